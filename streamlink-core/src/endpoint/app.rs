@@ -1,0 +1,293 @@
+//! Media in the host's own process: a source that it pushes packets into, and a tap that hands it every packet.
+
+use super::{Event, SourceContext, Status};
+use crate::{
+    flow::{BandwidthPolicy, Bitrate},
+    media::{MediaFamily, Packet, TsMonitor},
+    proto::rtp::Header,
+    router::{Admission, Batch, Closer, Limiter, Reader, State},
+    time::Throttle,
+};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
+};
+use tokio::{runtime::Handle, task::JoinHandle};
+use tokio_util::task::TaskTracker;
+
+/// The longest packet that may be pushed; longer RTMP messages than that are refused from the network too.
+const MAX_PACKET: usize = 16 * 1024 * 1024;
+
+/// Pushes packets into a flow. Cheap to clone; may be used from any thread.
+#[derive(Clone, Debug)]
+pub struct AppSource {
+    family: MediaFamily,
+    context: SourceContext,
+    state: Arc<Mutex<Pushing>>,
+}
+
+#[derive(Debug)]
+struct Pushing {
+    limiter: Limiter,
+    rate: Bitrate,
+    above: Throttle,
+    monitor: TsMonitor,
+    monitored: Instant,
+    batch: Vec<Packet>,
+}
+
+/// Why a packet was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The flow is at its maximum bandwidth (policy `Drop`): this packet was counted as dropped. Later ones may pass.
+    #[error("the flow is at its maximum bandwidth")]
+    Full,
+    /// The flow has stopped, or its policy `Disconnect` has ended this source.
+    #[error("the flow takes no more packets")]
+    Closed,
+    /// The packet is of another family than the source.
+    #[error("a packet of family {found} was pushed into a source of family {expected}")]
+    Family {
+        /// The family of the packet.
+        found: MediaFamily,
+        /// The family of the source.
+        expected: MediaFamily,
+    },
+    /// An RTP packet that is none, or a packet above 16 MiB.
+    #[error("the packet is malformed")]
+    Malformed,
+}
+
+impl AppSource {
+    pub(crate) fn new(family: MediaFamily, context: SourceContext) -> Self {
+        let (now, rate) = (Instant::now(), context.live.borrow().max_bandwidth);
+        context.status.counters.set_state(State::Waiting, now);
+        let state = Pushing {
+            limiter: Limiter::new(rate.as_bps(), now),
+            rate,
+            above: Throttle::new(Duration::from_secs(1)),
+            monitor: TsMonitor::new(),
+            monitored: now,
+            batch: Vec::new(),
+        };
+        Self { family, context, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The family of the packets that this source takes.
+    pub fn family(&self) -> MediaFamily {
+        self.family
+    }
+
+    /// Hands one packet to the flow, and to all its outputs. Never blocks.
+    ///
+    /// # Errors
+    /// See [`PushError`]; the packet is then gone, and the flow goes on.
+    pub fn push(&self, packet: Packet) -> Result<(), PushError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.take(&mut state, packet);
+        self.publish(&mut state);
+        result
+    }
+
+    /// Hands several packets to the flow at once, which costs less than one by one. What is refused is left out.
+    ///
+    /// # Errors
+    /// The first refusal, after all packets were offered.
+    pub fn push_all(&self, packets: impl IntoIterator<Item = Packet>) -> Result<(), PushError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let results: Result<(), PushError> =
+            packets.into_iter().map(|packet| self.take(&mut state, packet)).fold(Ok(()), Result::and);
+        self.publish(&mut state);
+        results
+    }
+
+    fn take(&self, state: &mut Pushing, packet: Packet) -> Result<(), PushError> {
+        let status = &self.context.status;
+        if self.context.stop.is_cancelled() || status.counters.state() == State::Failed {
+            return Err(PushError::Closed);
+        }
+        if packet.family() != self.family {
+            return Err(PushError::Family { found: packet.family(), expected: self.family });
+        }
+        let rtp = matches!(self.family, MediaFamily::Rtp | MediaFamily::Rtsp);
+        let header = if rtp { Header::parse(packet.data()).ok() } else { None };
+        if packet.data().len() > MAX_PACKET || (rtp && header.is_none()) {
+            status.counters.malformed.add(1);
+            return Err(PushError::Malformed);
+        }
+        let now = Instant::now();
+        let live = self.context.live.borrow();
+        if live.max_bandwidth != state.rate {
+            state.rate = live.max_bandwidth;
+            state.limiter.set_rate(state.rate.as_bps());
+        }
+        if state.limiter.admit(now, packet.data().len()) == Admission::Above {
+            if let Some(packets) = state.above.admit(now, 1) {
+                self.context.events.emit(Event::BandwidthExceeded { source: status.name(), packets });
+            }
+            match live.policy {
+                BandwidthPolicy::Warn => {}
+                BandwidthPolicy::Drop => {
+                    status.counters.dropped.add(1);
+                    return Err(PushError::Full);
+                }
+                BandwidthPolicy::Disconnect => {
+                    status.counters.dropped.add(1);
+                    status.counters.set_state(State::Failed, now);
+                    let reason = super::LossReason::BandwidthExceeded;
+                    self.context.events.emit(Event::SourceLost { source: status.name(), reason });
+                    return Err(PushError::Closed);
+                }
+            }
+        }
+        if status.counters.state() != State::Connected {
+            status.counters.set_state(State::Connected, now);
+            self.context.events.emit(Event::SourceConnected { source: status.name(), peer: None });
+        }
+        match (self.family, header) {
+            (MediaFamily::Datagrams, _) => state.monitor.observe(packet.data()),
+            (MediaFamily::Rtp, Some(h)) if h.payload_type == 33 => {
+                state.monitor.observe(packet.data().get(h.payload_start..h.payload_end).unwrap_or_default());
+            }
+            _ => {}
+        }
+        if let Some(description) = state.monitor.description() {
+            self.context.describe(description);
+        }
+        if now.saturating_duration_since(state.monitored) >= Duration::from_secs(1) {
+            state.monitored = now;
+            status.publish_monitor(&state.monitor);
+        }
+        state.batch.push(packet);
+        Ok(())
+    }
+
+    fn publish(&self, state: &mut Pushing) {
+        let bytes = state.batch.iter().map(|p| p.data().len() as u64).sum();
+        self.context.status.counters.passed(Instant::now(), state.batch.len() as u64, bytes);
+        self.context.ring.publish(&mut state.batch);
+    }
+}
+
+/// Hands every packet of a flow to the host, sharing the bytes with all outputs.
+///
+/// It starts where the flow started, or where it was added. A host that is slower than the source loses the
+/// oldest packets, and the output's `dropped` counts them. Also a [`futures_core::Stream`].
+#[derive(Debug)]
+pub struct Tap {
+    reader: Reader,
+    status: Arc<Status>,
+    tasks: Tasks,
+    window: Vec<Arc<Batch>>,
+    /// The next batch of the window, and the next packet in it.
+    next: (usize, usize),
+}
+
+/// Where the tasks of a flow run, and who waits for them.
+#[derive(Clone, Debug)]
+pub(crate) struct Tasks {
+    pub(crate) runtime: Handle,
+    pub(crate) tracker: TaskTracker,
+}
+
+impl Tasks {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.tracker.spawn_on(task, &self.runtime)
+    }
+}
+
+impl Tap {
+    pub(crate) fn new(reader: Reader, status: Arc<Status>, tasks: Tasks) -> Self {
+        Self { reader, status, tasks, window: Vec::new(), next: (0, 0) }
+    }
+
+    /// The next packet; `None` when the flow has stopped or the tap was removed, and all that came has been handed over.
+    pub async fn next(&mut self) -> Option<Packet> {
+        poll_fn(|cx| self.poll_packet(cx)).await
+    }
+
+    /// The next packet, if there is one now.
+    pub fn try_next(&mut self) -> Option<Packet> {
+        match self.poll_packet(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(packet) => packet,
+            Poll::Pending => None,
+        }
+    }
+
+    /// Whether the flow has stopped, or the tap was removed. What came before can still be read.
+    pub fn is_closed(&self) -> bool {
+        self.reader.is_closed()
+    }
+
+    /// Calls `callback` with every packet, on the engine's runtime, until the flow stops or the result is dropped.
+    ///
+    /// The callback should return soon: it runs on a thread that others need too, and while it runs, packets
+    /// queue up and may be lost to this tap. Stopping the flow waits for it.
+    pub fn for_each(mut self, mut callback: impl FnMut(Packet) + Send + 'static) -> TapCallback {
+        let (tasks, closer) = (self.tasks.clone(), self.reader.closer());
+        let task = tasks.spawn(async move {
+            while let Some(packet) = self.next().await {
+                callback(packet);
+            }
+        });
+        TapCallback { closer, task: Some(task) }
+    }
+
+    fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Option<Packet>> {
+        loop {
+            let (batch, packet) = self.next;
+            if let Some(found) = self.window.get(batch) {
+                if let Some(found) = found.packets().get(packet) {
+                    self.next.1 += 1;
+                    return Poll::Ready(Some(found.clone()));
+                }
+                self.next = (batch + 1, 0);
+                continue;
+            }
+            self.window.clear();
+            self.next = (0, 0);
+            if ready!(self.reader.poll_ready(cx)).is_err() {
+                return Poll::Ready(None);
+            }
+            let lost = self.reader.read(&mut self.window);
+            let read = Batch::totals(&self.window);
+            self.status.counters.dropped.add(lost.packets);
+            self.status.counters.passed(Instant::now(), read.packets, read.bytes);
+        }
+    }
+}
+
+impl futures_core::Stream for Tap {
+    type Item = Packet;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Packet>> {
+        self.poll_packet(cx)
+    }
+}
+
+/// A tap that calls back. Dropping it ends the calls, after the one that may be running.
+#[derive(Debug)]
+pub struct TapCallback {
+    closer: Closer,
+    task: Option<JoinHandle<()>>,
+}
+
+impl TapCallback {
+    /// Ends the calls, and waits until the last one has returned.
+    pub async fn stop(mut self) {
+        self.closer.close();
+        if let Some(task) = self.task.take() {
+            let _ = task.await; // a callback that panicked has ended too
+        }
+    }
+}
+
+impl Drop for TapCallback {
+    fn drop(&mut self) {
+        self.closer.close();
+    }
+}

@@ -1,0 +1,206 @@
+//! Events: what a host is told while its flow runs.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::sync::broadcast;
+
+/// Something that happened in a flow. [`std::fmt::Display`] gives a sentence for a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The flow runs.
+    FlowStarted,
+    /// The flow has stopped; no more events follow.
+    FlowStopped,
+    /// A source brings media.
+    SourceConnected {
+        /// The source's name.
+        source: String,
+        /// Who sends; `None` for a source in the host's process.
+        peer: Option<SocketAddr>,
+    },
+    /// A source brings no more media.
+    SourceLost {
+        /// The source's name.
+        source: String,
+        /// Why.
+        reason: LossReason,
+    },
+    /// The flow has switched from one source to another.
+    Switched {
+        /// The name of the source that was active.
+        from: String,
+        /// The name of the source that is.
+        to: String,
+        /// The gap in the media.
+        gap: Duration,
+    },
+    /// An output is connected, or a player of it.
+    OutputConnected {
+        /// The output's name.
+        output: String,
+        /// The destination or the player.
+        peer: Option<SocketAddr>,
+    },
+    /// An output, or a player of it, has lost its connection.
+    OutputLost {
+        /// The output's name.
+        output: String,
+        /// The destination or the player.
+        peer: Option<SocketAddr>,
+        /// Why.
+        reason: LossReason,
+    },
+    /// An output will try to connect again.
+    OutputRetrying {
+        /// The output's name.
+        output: String,
+        /// How many attempts have failed.
+        attempt: u32,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// A peer was turned away. At most one event a second for each endpoint.
+    PeerRefused {
+        /// The name of the source or output.
+        endpoint: String,
+        /// The last such peer.
+        peer: SocketAddr,
+        /// Why.
+        reason: RefusalReason,
+        /// How many times since the last such event.
+        count: u64,
+    },
+    /// The source brings more than the flow's maximum bandwidth. At most one event a second.
+    BandwidthExceeded {
+        /// The source's name.
+        source: String,
+        /// Packets above the bandwidth since the last such event.
+        packets: u64,
+    },
+    /// An output does not keep up and has lost packets. At most one event a second for each output.
+    OutputLagging {
+        /// The output's name.
+        output: String,
+        /// Packets that it has lost in all.
+        dropped: u64,
+    },
+    /// What the media consists of, when it is first known and when it changes.
+    MediaDescribed {
+        /// The source's name.
+        source: String,
+        /// The codecs, as in `MPEG-TS: H.264 (PID 256), AAC (PID 257)`.
+        description: String,
+    },
+    /// The reader was too slow: so many events before this one are gone.
+    Missed {
+        /// How many.
+        count: u64,
+    },
+}
+
+/// Why a source or an output was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// Nothing came for the idle timeout.
+    Idle,
+    /// The bandwidth policy is `Disconnect`, and the source was above it.
+    BandwidthExceeded,
+    /// The edited allowlist no longer admits the peer.
+    NoLongerAllowed,
+    /// The peer closed the connection.
+    Closed,
+    /// The operating system said so.
+    Io(String),
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LossReason::Idle => f.write_str("nothing came for the idle timeout"),
+            LossReason::BandwidthExceeded => f.write_str("above the maximum bandwidth"),
+            LossReason::NoLongerAllowed => f.write_str("no longer on the allowlist"),
+            LossReason::Closed => f.write_str("closed by the peer"),
+            LossReason::Io(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Why a peer was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// It is not on the allowlist.
+    NotAllowed,
+    /// The endpoint has as many peers as it may have.
+    TooManyPeers,
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RefusalReason::NotAllowed => "not on the allowlist",
+            RefusalReason::TooManyPeers => "too many peers",
+        })
+    }
+}
+
+fn at(peer: &Option<SocketAddr>) -> String {
+    peer.map(|p| format!(" ({p})")).unwrap_or_default()
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::FlowStarted => f.write_str("the flow has started"),
+            Event::FlowStopped => f.write_str("the flow has stopped"),
+            Event::SourceConnected { source, peer } => write!(f, "source `{source}` brings media{}", at(peer)),
+            Event::SourceLost { source, reason } => write!(f, "source `{source}` is lost: {reason}"),
+            Event::Switched { from, to, gap } => {
+                write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
+            }
+            Event::OutputConnected { output, peer } => write!(f, "output `{output}` is connected{}", at(peer)),
+            Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} is lost: {reason}", at(peer)),
+            Event::OutputRetrying { output, attempt, delay } => {
+                write!(f, "output `{output}` tries again in {} ms, after {attempt} attempts", delay.as_millis())
+            }
+            Event::PeerRefused { endpoint, peer, reason, count } => {
+                write!(f, "`{endpoint}` refused {peer}: {reason} ({count} times)")
+            }
+            Event::BandwidthExceeded { source, packets } => {
+                write!(f, "source `{source}` is above the maximum bandwidth: {packets} packets")
+            }
+            Event::OutputLagging { output, dropped } => {
+                write!(f, "output `{output}` does not keep up: {dropped} packets dropped so far")
+            }
+            Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
+            Event::Missed { count } => write!(f, "{count} events were missed"),
+        }
+    }
+}
+
+/// Where drivers report events: to the host's readers, and to the log.
+#[derive(Clone, Debug)]
+pub(crate) struct EventSink {
+    flow: Arc<str>,
+    sender: broadcast::Sender<Event>,
+}
+
+impl EventSink {
+    /// Events that wait for a reader at most; a slower reader loses the oldest.
+    const CAPACITY: usize = 1024;
+
+    pub(crate) fn new(flow: &str) -> Self {
+        Self { flow: flow.into(), sender: broadcast::Sender::new(Self::CAPACITY) }
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        log::info!("flow `{}`: {event}", self.flow);
+        // No reader is no error.
+        let _ = self.sender.send(event);
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.sender.subscribe()
+    }
+}

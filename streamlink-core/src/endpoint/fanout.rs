@@ -1,0 +1,242 @@
+//! The fan-out of datagrams: shards, each a task that reads the ring once and hands every batch to all of its
+//! sinks. So a batch wakes a shard once, not every output, and a large fan-out uses every worker.
+//!
+//! A sink never waits. One whose socket is full goes on by itself: it keeps a reader of its own from where it
+//! stopped, and comes back to the others when it has caught up, or has lost what the ring no longer holds.
+
+use super::{Event, EventSink, Status, Tasks};
+use crate::{
+    router::{Batch, Reader, Ring},
+    time::Throttle,
+};
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Sinks that one shard drives before another shard is started.
+const SINKS_PER_SHARD: usize = 16;
+
+/// One destination of datagrams.
+pub(crate) trait Sink: Send {
+    /// Sends the packets of `batch` from number `from` on; returns how many are dealt with. Less than all
+    /// means that the sink is full.
+    fn send(&mut self, batch: &Batch, from: usize) -> usize;
+
+    /// Ready when the sink can take more.
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// Names a sink within its fan-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SinkId {
+    shard: usize,
+    number: u64,
+}
+
+enum Command {
+    Add { number: u64, sink: Box<dyn Sink>, status: Arc<Status> },
+    Remove { number: u64, done: oneshot::Sender<()> },
+}
+
+/// The shards of one flow.
+#[derive(Debug)]
+pub(crate) struct Fanout {
+    ring: Arc<Ring>,
+    events: EventSink,
+    tasks: Tasks,
+    max_shards: usize,
+    shards: Mutex<Shards>,
+}
+
+#[derive(Debug, Default)]
+struct Shards {
+    /// Where the commands of each shard go, and how many sinks it has.
+    list: Vec<(mpsc::UnboundedSender<Command>, usize)>,
+    last_number: u64,
+}
+
+impl Fanout {
+    pub(crate) fn new(ring: Arc<Ring>, events: EventSink, tasks: Tasks, max_shards: usize) -> Self {
+        Self { ring, events, tasks, max_shards: max_shards.max(1), shards: Mutex::default() }
+    }
+
+    /// Adds a sink, which gets what is published from now on.
+    pub(crate) fn add(&self, sink: Box<dyn Sink>, status: Arc<Status>) -> SinkId {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let least = shards.list.iter().enumerate().min_by_key(|(_, (_, sinks))| *sinks).map(|(i, (_, n))| (i, *n));
+        let shard = match least {
+            Some((shard, sinks)) if sinks < SINKS_PER_SHARD || shards.list.len() >= self.max_shards => shard,
+            _ => {
+                let (sender, commands) = mpsc::unbounded_channel();
+                let shard = Shard::new(self.ring.reader(), self.events.clone());
+                self.tasks.spawn(shard.run(commands));
+                shards.list.push((sender, 0));
+                shards.list.len() - 1
+            }
+        };
+        shards.last_number += 1;
+        let number = shards.last_number;
+        let (sender, sinks) = &mut shards.list[shard];
+        *sinks += 1;
+        // A shard that has ended was closed with its flow; the sink then ends here.
+        let _ = sender.send(Command::Add { number, sink, status });
+        SinkId { shard, number }
+    }
+
+    /// Removes a sink, and waits until its socket is closed.
+    pub(crate) async fn remove(&self, id: SinkId) {
+        let (done, wait) = oneshot::channel();
+        {
+            let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((sender, sinks)) = shards.list.get_mut(id.shard) {
+                *sinks = sinks.saturating_sub(1);
+                let _ = sender.send(Command::Remove { number: id.number, done });
+            }
+        }
+        let _ = wait.await; // a shard that has ended has closed its sockets
+    }
+}
+
+/// One sink and where it stands.
+struct Entry {
+    number: u64,
+    sink: Box<dyn Sink>,
+    status: Arc<Status>,
+    /// The number of the next batch that it needs.
+    next: u64,
+    /// Set while the sink is full.
+    behind: Option<Behind>,
+    lag: Throttle,
+}
+
+/// A sink that is full: what it still has to send.
+struct Behind {
+    reader: Reader,
+    /// The batch in hand, and how many of its packets are done. Only one: the others are the ring's to bound.
+    current: Option<Arc<Batch>>,
+    done: usize,
+}
+
+struct Shard {
+    reader: Reader,
+    events: EventSink,
+    entries: Vec<Entry>,
+    window: Vec<Arc<Batch>>,
+}
+
+impl Shard {
+    fn new(reader: Reader, events: EventSink) -> Self {
+        Self { reader, events, entries: Vec::new(), window: Vec::new() }
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let closed = tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => {
+                        self.apply(command);
+                        continue;
+                    }
+                    None => true,
+                },
+                ready = self.reader.ready() => ready.is_err(),
+                () = Self::catch_up(&mut self.entries, &self.events) => continue,
+            };
+            if closed {
+                return;
+            }
+            self.deliver();
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Add { number, sink, status } => {
+                // What was published before belongs to the others alone.
+                self.deliver();
+                let lag = Throttle::new(Duration::from_secs(1));
+                let next = self.reader.position();
+                self.entries.push(Entry { number, sink, status, next, behind: None, lag });
+            }
+            Command::Remove { number, done } => {
+                self.entries.retain(|entry| entry.number != number);
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Hands what is new to all sinks that are not behind.
+    fn deliver(&mut self) {
+        let lost = self.reader.read(&mut self.window);
+        let now = Instant::now();
+        for entry in &mut self.entries {
+            if entry.behind.is_some() {
+                continue; // its own reader sees the same
+            }
+            entry.dropped(lost.packets, now, &self.events);
+            for batch in self.window.iter().filter(|batch| batch.sequence() >= entry.next) {
+                let done = entry.sink.send(batch, 0);
+                if done < batch.packets().len() {
+                    let mut reader = self.reader.fork(batch);
+                    reader.read_one();
+                    entry.behind = Some(Behind { reader, current: Some(batch.clone()), done });
+                    break;
+                }
+            }
+            entry.next = entry.next.max(self.reader.position());
+        }
+        self.window.clear();
+    }
+
+    /// Ends when a sink that was behind has caught up or lost something; never, while none is behind.
+    async fn catch_up(entries: &mut [Entry], events: &EventSink) {
+        poll_fn(|cx| {
+            let mut moved = false;
+            for entry in entries.iter_mut().filter(|entry| entry.behind.is_some()) {
+                while entry.behind.is_some() && entry.sink.poll_writable(cx).is_ready() {
+                    entry.resume(events);
+                    moved = true;
+                }
+            }
+            if moved { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Entry {
+    /// Sends what a full sink has missed.
+    fn resume(&mut self, events: &EventSink) {
+        let Some(behind) = &mut self.behind else { return };
+        let mut lost = 0;
+        while let Some(batch) = &behind.current {
+            behind.done += self.sink.send(batch, behind.done);
+            if behind.done < batch.packets().len() {
+                return self.dropped(lost, Instant::now(), events);
+            }
+            let (next, missed) = behind.reader.read_one();
+            lost += missed.packets;
+            (behind.current, behind.done) = (next, 0);
+        }
+        // It may have overtaken the shard, which must not send the same again.
+        self.next = behind.reader.position();
+        self.behind = None;
+        self.dropped(lost, Instant::now(), events);
+    }
+
+    fn dropped(&mut self, packets: u64, now: Instant, events: &EventSink) {
+        if packets == 0 {
+            return;
+        }
+        self.status.counters.dropped.add(packets);
+        if self.lag.admit(now, packets).is_some() {
+            let dropped = self.status.counters.dropped.get();
+            events.emit(Event::OutputLagging { output: self.status.name(), dropped });
+        }
+    }
+}

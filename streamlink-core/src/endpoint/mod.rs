@@ -1,0 +1,41 @@
+//! The drivers: what joins sockets, protocol and router for one source or output. One folder a protocol.
+//!
+//! A driver is opened first, which may fail and starts nothing, and then run. A source publishes into the flow's
+//! ring; an output reads from it: datagram outputs by the shards of the [`fanout`], the others by a task of
+//! their own.
+
+mod app;
+mod event;
+pub(crate) mod fanout;
+pub(crate) mod rtp;
+mod status;
+
+pub(crate) use app::Tasks;
+pub use app::{AppSource, PushError, Tap, TapCallback};
+pub(crate) use event::EventSink;
+pub use event::{Event, LossReason, RefusalReason};
+pub(crate) use status::{Live, Status};
+
+use crate::router::Ring;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What a source's driver needs of its flow.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceContext {
+    pub(crate) status: Arc<Status>,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) events: EventSink,
+    /// The settings that can change while it runs.
+    pub(crate) live: watch::Receiver<Live>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl SourceContext {
+    /// Tells the host what the media consists of.
+    fn describe(&self, description: String) {
+        self.status.media.store(Some(Arc::new(description.clone())));
+        self.events.emit(Event::MediaDescribed { source: self.status.name(), description });
+    }
+}

@@ -1,0 +1,475 @@
+//! The handle of a running flow: its addresses, events, statistics, and everything that can be changed.
+
+use super::{
+    Shared,
+    start::{self, RunningOutput, RunningSource},
+    stats::{EndpointStats, FlowStats},
+};
+use crate::{
+    endpoint::{AppSource, Event, EventSink, Live, Status, Tap, Tasks, fanout::Fanout},
+    error::{ConfigError, ConfigErrors, Error, Problem},
+    flow::{Allowlist, BandwidthPolicy, Bitrate, InputProtocol, Name, Output, check_output},
+    router::{Ring, State},
+};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+use tokio::sync::broadcast;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A running flow, as its handle and the engine share it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(super) id: u64,
+    pub(super) name: String,
+    pub(super) shared: Weak<Shared>,
+    pub(super) input: InputProtocol,
+    pub(super) max_bandwidth: Mutex<Bitrate>,
+    pub(super) ring: Arc<Ring>,
+    pub(super) events: EventSink,
+    pub(super) tasks: Tasks,
+    pub(super) source_tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    pub(super) stopped: AtomicBool,
+    pub(super) fanout: Fanout,
+    pub(super) sources: Mutex<Vec<RunningSource>>,
+    pub(super) outputs: Mutex<Vec<RunningOutput>>,
+    /// One change of the outputs at a time.
+    pub(super) editing: tokio::sync::Mutex<()>,
+}
+
+impl Running {
+    pub(super) fn sources(&self) -> MutexGuard<'_, Vec<RunningSource>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn outputs(&self) -> MutexGuard<'_, Vec<RunningOutput>> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rate(&self) -> Bitrate {
+        *self.max_bandwidth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back the flow's name and addresses, and tells its tasks to end.
+    pub(super) fn cancel(&self) {
+        self.retire();
+        self.ring.close();
+        self.report_stop();
+    }
+
+    fn retire(&self) {
+        self.stop.cancel();
+        self.source_tasks.close();
+        self.tasks.tracker.close();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.release(self.id);
+            let mut flows = shared.flows();
+            if flows.get(&self.name).is_some_and(|flow| flow.id == self.id) {
+                flows.remove(&self.name);
+            }
+        }
+    }
+
+    /// Ends the sources, then, when all they brought has been handed on, the outputs.
+    pub(super) async fn stop(&self) {
+        self.retire();
+        self.source_tasks.wait().await;
+        self.ring.close();
+        self.tasks.tracker.wait().await;
+        for status in self.statuses() {
+            status.counters.set_state(State::Idle, Instant::now());
+        }
+        self.report_stop();
+    }
+
+    fn report_stop(&self) {
+        if !self.stopped.swap(true, Ordering::Relaxed) {
+            self.events.emit(Event::FlowStopped);
+        }
+    }
+
+    fn statuses(&self) -> Vec<Arc<Status>> {
+        let sources: Vec<_> = self.sources().iter().map(|s| s.status.clone()).collect();
+        sources.into_iter().chain(self.outputs().iter().map(|o| o.status.clone())).collect()
+    }
+
+    pub(super) fn stats(&self) -> FlowStats {
+        let now = Instant::now();
+        let source = |s: &RunningSource| {
+            EndpointStats::new(&s.status, s.source.protocol().to_string(), s.input_address.clone(), now)
+        };
+        let output = |o: &RunningOutput| EndpointStats::new(&o.status, o.output.protocol().to_string(), None, now);
+        let sources = self.sources().iter().map(source).collect();
+        let outputs = self.outputs().iter().map(output).collect();
+        FlowStats { name: self.name.clone(), max_bandwidth: self.rate(), sources, outputs }
+    }
+
+    fn taken(&self, name: &str) -> bool {
+        self.sources().iter().any(|s| s.status.name() == name) || self.outputs().iter().any(|o| o.status.name() == name)
+    }
+
+    fn check_name(&self, old: &str, new: &str) -> Result<(), Error> {
+        Name::new(new).map_err(|problem| config("name", problem))?;
+        match old != new && self.taken(new) {
+            true => Err(Error::AlreadyExists { what: "an endpoint", name: new.to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    fn alive(&self) -> Result<Arc<Shared>, Error> {
+        match self.shared.upgrade() {
+            Some(shared) if !self.stop.is_cancelled() => Ok(shared),
+            _ => Err(Error::Stopped("flow")),
+        }
+    }
+
+    async fn add_output(&self, output: Output) -> Result<(), Error> {
+        let _one_at_a_time = self.editing.lock().await;
+        let shared = self.alive()?;
+        let path = "output";
+        let output = check_output(path, self.input, output)?;
+        start::region(&shared, &output).map_err(|problem| config("output.region", problem))?;
+        if self.taken(output.name()) {
+            return Err(Error::AlreadyExists { what: "an endpoint", name: output.name().to_owned() });
+        }
+        let status = Status::new(output.name(), output.common.description.clone());
+        let opened = start::open_output(&shared, &self.name, &output, self.rate(), &status).await?;
+        self.run_output(output, status, opened);
+        Ok(())
+    }
+
+    async fn remove_output(&self, name: &str) -> Result<(), Error> {
+        let _one_at_a_time = self.editing.lock().await;
+        self.alive()?;
+        let output = {
+            let mut outputs = self.outputs();
+            let at = outputs.iter().position(|o| o.status.name() == name).ok_or_else(|| not_found("output", name))?;
+            outputs.remove(at)
+        };
+        if let Some(tap) = &output.tap {
+            tap.closer.close();
+        }
+        for sink in output.sinks {
+            self.fanout.remove(sink).await;
+        }
+        output.status.counters.set_state(State::Idle, Instant::now());
+        Ok(())
+    }
+}
+
+fn not_found(what: &'static str, name: &str) -> Error {
+    Error::NotFound { what, name: name.to_owned() }
+}
+
+fn config(path: &str, problem: Problem) -> Error {
+    Error::Config(ConfigErrors::from(ConfigError::new(path, problem)))
+}
+
+/// Changes of an output that need no reconnect. What is not named stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct OutputEdit {
+    name: Option<String>,
+    description: Option<String>,
+}
+
+impl OutputEdit {
+    /// No change yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A new name, unique within the flow.
+    pub fn rename(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// A new description.
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.description = Some(text.into());
+        self
+    }
+}
+
+/// Changes of a source that need no reconnect. What is not named stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct SourceEdit {
+    name: Option<String>,
+    description: Option<String>,
+    allow: Option<Allowlist>,
+}
+
+impl SourceEdit {
+    /// No change yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A new name, unique within the flow.
+    pub fn rename(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// A new description.
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.description = Some(text.into());
+        self
+    }
+
+    /// A new allowlist; a sender that it does not admit is cut off.
+    pub fn allow(mut self, list: Allowlist) -> Self {
+        self.allow = Some(list);
+        self
+    }
+}
+
+/// A running flow. Dropping it stops the flow without waiting; [`FlowHandle::stop`] waits.
+#[derive(Debug)]
+pub struct FlowHandle {
+    running: Arc<Running>,
+    events: tokio::sync::Mutex<Events>,
+}
+
+impl FlowHandle {
+    pub(super) fn new(running: Arc<Running>, events: broadcast::Receiver<Event>) -> Self {
+        Self { running, events: tokio::sync::Mutex::new(Events::new(events)) }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.running.name
+    }
+
+    /// The URLs that encoders send to: one for each source that listens.
+    pub fn input_addresses(&self) -> Vec<String> {
+        self.running.sources().iter().filter_map(|s| s.input_address.clone()).collect()
+    }
+
+    /// The URLs that players fetch from: the names of the outputs that listen, each with its URL.
+    pub fn playback_urls(&self) -> Vec<(String, String)> {
+        Vec::new() // no output of this version listens: their drivers come with their protocols
+    }
+
+    /// The next event since the flow was started; `None` when the flow has stopped. For one reader; more get
+    /// [`FlowHandle::events`].
+    pub async fn next_event(&self) -> Option<Event> {
+        self.events.lock().await.next().await
+    }
+
+    /// Another reader of events, from now on.
+    pub fn events(&self) -> Events {
+        Events::new(self.running.events.subscribe())
+    }
+
+    /// The counters of this moment; the data path does not stop for it.
+    pub fn stats(&self) -> FlowStats {
+        self.running.stats()
+    }
+
+    /// The end into which the host pushes the media of a [`Source::app_rtp`](crate::Source::app_rtp) and its kin.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such source.
+    pub fn app_source(&self, name: &str) -> Result<AppSource, Error> {
+        let sources = self.running.sources();
+        let found = sources.iter().find(|s| s.status.name() == name).and_then(|s| s.app.clone());
+        found.ok_or_else(|| not_found("app source", name))
+    }
+
+    /// The end from which the host takes the packets of an [`Output::tap`]. It can be taken once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such tap, or it was taken before.
+    pub fn tap(&self, name: &str) -> Result<Tap, Error> {
+        let mut outputs = self.running.outputs();
+        let found = outputs.iter_mut().find(|o| o.status.name() == name);
+        let reader = found.and_then(|o| Some((o.tap.as_mut()?.reader.take()?, o.status.clone())));
+        let (reader, status) = reader.ok_or_else(|| not_found("tap", name))?;
+        Ok(Tap::new(reader, status, self.running.tasks.clone()))
+    }
+
+    /// Adds an output. It gets what comes from now on; no other output notices.
+    ///
+    /// # Errors
+    /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
+    pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
+        let (running, output) = (self.running.clone(), output.into());
+        self.on_runtime(async move { running.add_output(output).await }).await
+    }
+
+    /// Removes an output, and waits until its sockets are closed. No other output notices.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none of that name.
+    pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
+        let (running, name) = (self.running.clone(), name.to_owned());
+        self.on_runtime(async move { running.remove_output(&name).await }).await
+    }
+
+    /// Puts another output in the place of one, under a name of its own choice. It is checked and opened first: when
+    /// that fails, the old one stays.
+    ///
+    /// # Errors
+    /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
+    pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
+        let (running, name, output) = (self.running.clone(), name.to_owned(), output.into());
+        self.on_runtime(async move {
+            let wanted = output.name().to_owned();
+            if wanted != name {
+                running.add_output(output).await?;
+                return running.remove_output(&name).await;
+            }
+            // The old one steps aside under a name that no one else can have: names hold no control characters.
+            let aside = format!("{name}\u{0}");
+            let old = running.outputs().iter().find(|o| o.status.name() == name).map(|o| o.status.clone());
+            let old = old.ok_or_else(|| not_found("output", &name))?;
+            old.rename(&aside);
+            match running.add_output(output).await {
+                Ok(()) => running.remove_output(&aside).await,
+                Err(error) => {
+                    old.rename(&name);
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Changes an output in place.
+    ///
+    /// # Errors
+    /// When there is no such output, or a new value is wrong; nothing is then changed.
+    pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<(), Error> {
+        self.running.alive()?;
+        let found = self.running.outputs().iter().find(|o| o.status.name() == name).map(|o| o.status.clone());
+        let status = found.ok_or_else(|| not_found("output", name))?;
+        self.edit_status(&status, name, edit.name, edit.description)
+    }
+
+    /// Changes a source in place.
+    ///
+    /// # Errors
+    /// When there is no such source, or a new value is wrong; nothing is then changed.
+    pub fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
+        self.running.alive()?;
+        let sources = self.running.sources();
+        let found = sources.iter().find(|s| s.status.name() == name).map(|s| (s.status.clone(), s.live.clone()));
+        drop(sources);
+        let (status, live) = found.ok_or_else(|| not_found("source", name))?;
+        self.edit_status(&status, name, edit.name, edit.description)?;
+        if let Some(allow) = edit.allow {
+            live.send_modify(|live| live.allow = allow);
+        }
+        Ok(())
+    }
+
+    fn edit_status(
+        &self,
+        status: &Status,
+        old: &str,
+        name: Option<String>,
+        description: Option<String>,
+    ) -> Result<(), Error> {
+        if let Some(name) = &name {
+            self.running.check_name(old, name)?;
+        }
+        if let Some(text) = description {
+            crate::flow::check_description(&text).map_err(|problem| config("description", problem))?;
+            status.describe(Some(text));
+        }
+        if let Some(name) = name {
+            status.rename(&name);
+        }
+        Ok(())
+    }
+
+    /// Changes the maximum bandwidth, from the next packet on.
+    ///
+    /// # Errors
+    /// When it is 0, or the flow has stopped.
+    pub fn set_max_bandwidth(&self, rate: Bitrate) -> Result<(), Error> {
+        self.running.alive()?;
+        if rate.as_bps() == 0 {
+            return Err(config("max_bandwidth", Problem::out_of_range("0", "1 bit per second and more")));
+        }
+        *self.running.max_bandwidth.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+        self.running.ring.set_limits(start::queue_limits(rate));
+        self.change_live(|live| live.max_bandwidth = rate);
+        Ok(())
+    }
+
+    /// Changes what happens above the maximum bandwidth.
+    ///
+    /// # Errors
+    /// When the flow has stopped.
+    pub fn set_bandwidth_policy(&self, policy: BandwidthPolicy) -> Result<(), Error> {
+        self.running.alive()?;
+        self.change_live(|live| live.policy = policy);
+        Ok(())
+    }
+
+    fn change_live(&self, change: impl Fn(&mut Live)) {
+        self.running.sources().iter().for_each(|source| source.live.send_modify(&change));
+    }
+
+    /// Stops the flow: what the source has brought is handed on, then all tasks end and all sockets close.
+    pub async fn stop(self) {
+        self.running.stop().await;
+    }
+
+    /// Runs a change on the engine's runtime, to which sockets belong, whoever awaits it.
+    async fn on_runtime(&self, change: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<(), Error> {
+        let done = self.running.tasks.runtime.spawn(change).await;
+        done.unwrap_or(Err(Error::Stopped("engine")))
+    }
+}
+
+impl Drop for FlowHandle {
+    fn drop(&mut self) {
+        self.running.cancel();
+    }
+}
+
+/// A reader of a flow's events. One that is too slow loses the oldest, and is told how many.
+#[derive(Debug)]
+pub struct Events {
+    receiver: broadcast::Receiver<Event>,
+    ended: bool,
+}
+
+impl Events {
+    fn new(receiver: broadcast::Receiver<Event>) -> Self {
+        Self { receiver, ended: false }
+    }
+
+    /// The next event; `None` when the flow has stopped.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = match self.receiver.recv().await {
+            Ok(event) => event,
+            Err(broadcast::error::RecvError::Lagged(count)) => Event::Missed { count },
+            Err(broadcast::error::RecvError::Closed) => return None,
+        };
+        self.ended = event == Event::FlowStopped;
+        Some(event)
+    }
+
+    /// The next event, if there is one now.
+    pub fn try_next(&mut self) -> Option<Event> {
+        let event = match self.receiver.try_recv() {
+            Ok(event) => event,
+            Err(broadcast::error::TryRecvError::Lagged(count)) => Event::Missed { count },
+            Err(_) => return None,
+        };
+        self.ended |= event == Event::FlowStopped;
+        Some(event)
+    }
+}

@@ -1,0 +1,91 @@
+//! Statistics as OpenMetrics text.
+
+use super::stats::{EndpointStats, FlowStats};
+use crate::router::State;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use std::fmt;
+
+/// The text of a scrape.
+pub(super) fn text(flows: &[FlowStats]) -> String {
+    let mut registry = Registry::with_prefix("streamlink");
+    registry.register_collector(Box::new(Snapshot(flows.to_vec())));
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => text,
+        Err(fmt::Error) => String::new(), // writing to a String does not fail
+    }
+}
+
+#[derive(Debug)]
+struct Snapshot(Vec<FlowStats>);
+
+type Read = fn(&EndpointStats) -> u64;
+
+const COUNTERS: &[(&str, &str, Read)] = &[
+    ("bytes", "Bytes handed on", |s| s.bytes),
+    ("packets", "Packets handed on", |s| s.packets),
+    ("lost_packets", "Packets that never came or came too late", |s| s.lost),
+    ("recovered_packets", "Packets that were put in their place", |s| s.recovered),
+    ("retransmitted_packets", "Packets that were sent again", |s| s.retransmitted),
+    ("dropped_packets", "Packets that came and were not handed on", |s| s.dropped),
+    ("malformed_datagrams", "Datagrams that could not be read", |s| s.malformed),
+    ("refused_peers", "Datagrams or connections of peers that are not admitted", |s| s.refused),
+    ("reconnections", "Returns after a loss", |s| s.reconnections),
+    ("sync_errors", "MPEG-TS packets without their sync byte", |s| s.sync_errors),
+    ("continuity_errors", "MPEG-TS continuity counter errors", EndpointStats::continuity_errors),
+];
+
+const GAUGES: &[(&str, &str, Read)] = &[
+    ("bit_rate", "Bits per second over the last second", |s| s.bit_rate.as_bps()),
+    ("connected", "Whether the endpoint is connected", |s| u64::from(s.state == State::Connected)),
+    ("jitter_microseconds", "RFC 3550 interarrival jitter", |s| {
+        u64::try_from(s.jitter.as_micros()).unwrap_or(u64::MAX)
+    }),
+];
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (name, help, read) in COUNTERS {
+            let metric = |value| ConstCounter::new(value);
+            self.family(&mut encoder, name, help, *read, metric)?;
+        }
+        for (name, help, read) in GAUGES {
+            // Gauges are signed; no rate or jitter comes near the limit.
+            let metric = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            self.family(&mut encoder, name, help, *read, metric)?;
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// One metric of every endpoint.
+    fn family<M: EncodeMetric>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        read: Read,
+        metric: impl Fn(u64) -> M,
+    ) -> Result<(), fmt::Error> {
+        let mut encoder = encoder.encode_descriptor(name, help, None, metric(0).metric_type())?;
+        for flow in &self.0 {
+            let sources = flow.sources.iter().map(|s| ("source", s));
+            for (role, endpoint) in sources.chain(flow.outputs.iter().map(|o| ("output", o))) {
+                let labels = [
+                    ("flow", flow.name.as_str()),
+                    ("role", role),
+                    ("endpoint", endpoint.name.as_str()),
+                    ("protocol", endpoint.protocol.as_str()),
+                ];
+                metric(read(endpoint)).encode(encoder.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

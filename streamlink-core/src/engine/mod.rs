@@ -1,0 +1,202 @@
+//! Runs flows: the [`Engine`], the handle of a running flow, statistics, metrics.
+
+mod handle;
+mod metrics;
+mod start;
+mod stats;
+
+pub use handle::{Events, FlowHandle, OutputEdit, SourceEdit};
+pub use stats::{EndpointStats, FlowStats};
+
+use crate::{
+    error::Error,
+    flow::{Claim, Flow},
+    net::Egress,
+};
+use handle::Running;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
+use tokio::runtime::{Handle, Runtime};
+
+/// Owns the runtime (its own, or the host's), knows the regions, and starts flows.
+///
+/// Dropping the engine stops its flows without waiting; [`Engine::shutdown`] waits.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    /// Only an engine of its own has one; dropped in the background.
+    runtime: Option<Runtime>,
+}
+
+/// What the handles of running flows need of their engine.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    runtime: Handle,
+    workers: usize,
+    regions: BTreeMap<String, Egress>,
+    public_host: Option<String>,
+    flows: Mutex<HashMap<String, Arc<Running>>>,
+    /// Local addresses and keys that are taken, with the flow that has them.
+    claims: Mutex<HashMap<Claim, (u64, String)>>,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    fn flows(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, HashMap<Claim, (u64, String)>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what a flow has claimed.
+    fn release(&self, id: u64) {
+        self.claims().retain(|_, (owner, _)| *owner != id);
+    }
+}
+
+/// Where the packets of a region leave from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegionEgress {
+    /// A local address, to which the output's sockets are bound.
+    Address(IpAddr),
+    /// An interface, by name.
+    Interface(String),
+}
+
+/// Settings of an engine.
+#[derive(Clone, Debug, Default)]
+pub struct EngineBuilder {
+    workers: Option<usize>,
+    regions: BTreeMap<String, Egress>,
+    public_host: Option<String>,
+}
+
+impl EngineBuilder {
+    /// Threads of the engine's own runtime (one a processor core; 1–1024). Flows and connections add none.
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = Some(threads.clamp(1, 1024));
+        self
+    }
+
+    /// Names a region that outputs can leave from.
+    pub fn region(mut self, name: impl Into<String>, egress: RegionEgress) -> Self {
+        let egress = match egress {
+            RegionEgress::Address(address) => Egress { address: Some(address), interface: None },
+            RegionEgress::Interface(name) => Egress { address: None, interface: Some(name) },
+        };
+        self.regions.insert(name.into(), egress);
+        self
+    }
+
+    /// The host name that input addresses and playback URLs show for listeners on every address (by default the
+    /// first address of this machine that is not a loopback one).
+    pub fn public_host(mut self, host: impl Into<String>) -> Self {
+        self.public_host = Some(host.into());
+        self
+    }
+
+    /// Starts an engine with a runtime of its own.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] when the system gives no threads.
+    pub fn build(self) -> Result<Engine, Error> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        if let Some(threads) = self.workers {
+            builder.worker_threads(threads);
+        }
+        let runtime = builder.thread_name("streamlink").enable_all().build().map_err(Error::Runtime)?;
+        let handle = runtime.handle().clone();
+        Ok(self.on_handle(handle, Some(runtime)))
+    }
+
+    /// An engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
+    pub fn on(self, runtime: Handle) -> Engine {
+        self.on_handle(runtime, None)
+    }
+
+    fn on_handle(self, handle: Handle, runtime: Option<Runtime>) -> Engine {
+        let shared = Shared {
+            workers: handle.metrics().num_workers(),
+            runtime: handle,
+            regions: self.regions,
+            public_host: self.public_host,
+            flows: Mutex::default(),
+            claims: Mutex::default(),
+            next_id: AtomicU64::new(1),
+        };
+        Engine { shared: Arc::new(shared), runtime }
+    }
+}
+
+impl Engine {
+    /// An engine with a runtime of its own, one thread a processor core.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] when the system gives no threads.
+    pub fn new() -> Result<Self, Error> {
+        Self::builder().build()
+    }
+
+    /// An engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
+    pub fn on(runtime: Handle) -> Self {
+        Self::builder().on(runtime)
+    }
+
+    /// Settings of an engine.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor.
+    ///
+    /// # Errors
+    /// When an address cannot be bound, a region is unknown, a name or an address is taken by another flow, or a
+    /// part of the flow has no driver yet. Nothing is then started.
+    pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
+        let shared = self.shared.clone();
+        // Sockets belong to the engine's runtime, whoever awaits this.
+        let started = self.shared.runtime.spawn(start::start(shared, flow)).await;
+        started.unwrap_or(Err(Error::Stopped("engine")))
+    }
+
+    /// Runs a future to its end, for hosts without an executor of their own. Must not be called from within one.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.shared.runtime.block_on(future)
+    }
+
+    /// Statistics of all flows, in the order of their names.
+    pub fn stats(&self) -> Vec<FlowStats> {
+        let flows: BTreeMap<String, Arc<Running>> =
+            self.shared.flows().iter().map(|(name, flow)| (name.clone(), flow.clone())).collect();
+        flows.values().map(|flow| flow.stats()).collect()
+    }
+
+    /// Statistics of all flows as OpenMetrics text, for a scraper.
+    pub fn metrics(&self) -> String {
+        metrics::text(&self.stats())
+    }
+
+    /// Stops all flows, and waits until their tasks have ended and their sockets are closed.
+    pub async fn shutdown(&self) {
+        let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
+        for flow in flows {
+            flow.stop().await;
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
+        flows.iter().for_each(|flow| flow.cancel());
+        if let Some(runtime) = self.runtime.take() {
+            // Not a wait: an engine may be dropped within a task.
+            runtime.shutdown_background();
+        }
+    }
+}

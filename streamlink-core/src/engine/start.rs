@@ -1,0 +1,305 @@
+//! Starting a flow: everything is opened first; only when all of it is open does anything run.
+
+use super::{FlowHandle, Shared, handle::Running};
+use crate::{
+    endpoint::{
+        AppSource, Event, EventSink, Live, SourceContext, Status, Tasks,
+        fanout::{Fanout, SinkId},
+        rtp,
+    },
+    error::{ConfigError, ConfigErrors, Error, Problem},
+    flow::{Allowlist, Bitrate, Claim, Flow, Output, OutputKind, Source, SourceKind},
+    net::{Egress, advertised_ip},
+    router::{Closer, Limits, Reader, Ring, State},
+};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long the ring holds packets for outputs that lag.
+const QUEUE_TIME: Duration = Duration::from_secs(1);
+/// The ring's smallest bound in bytes: some datagrams of any size.
+const MIN_QUEUE: u64 = 256 * 1024;
+
+/// What the ring may hold for a flow of this bandwidth: a second of it.
+pub(super) fn queue_limits(max_bandwidth: Bitrate) -> Limits {
+    Limits { bytes: max_bandwidth.bytes_in(QUEUE_TIME).max(MIN_QUEUE), time: QUEUE_TIME }
+}
+
+/// A source of a running flow.
+#[derive(Debug)]
+pub(super) struct RunningSource {
+    pub(super) source: Source,
+    pub(super) status: Arc<Status>,
+    pub(super) live: watch::Sender<Live>,
+    pub(super) input_address: Option<String>,
+    pub(super) app: Option<AppSource>,
+}
+
+/// An output of a running flow.
+#[derive(Debug)]
+pub(super) struct RunningOutput {
+    pub(super) output: Output,
+    pub(super) status: Arc<Status>,
+    pub(super) sinks: Vec<SinkId>,
+    pub(super) tap: Option<TapEnd>,
+}
+
+/// The engine's end of a tap: its reader until the host takes it, and what ends it.
+#[derive(Debug)]
+pub(super) struct TapEnd {
+    pub(super) reader: Option<Reader>,
+    pub(super) closer: Closer,
+}
+
+/// Names an endpoint in errors.
+struct Place<'a> {
+    flow: &'a str,
+    endpoint: String,
+}
+
+impl Place<'_> {
+    fn source<'a>(flow: &'a str, name: &str) -> Place<'a> {
+        Place { flow, endpoint: format!("source `{name}`") }
+    }
+
+    fn output<'a>(flow: &'a str, name: &str) -> Place<'a> {
+        Place { flow, endpoint: format!("output `{name}`") }
+    }
+
+    fn unsupported(&self, what: impl Into<String>) -> Error {
+        Error::Unsupported { flow: self.flow.to_owned(), endpoint: self.endpoint.clone(), what: what.into() }
+    }
+
+    fn bind(&self, address: SocketAddr, cause: io::Error) -> Error {
+        Error::Bind { flow: self.flow.to_owned(), endpoint: self.endpoint.clone(), address, cause }
+    }
+
+    fn io(&self, what: String, cause: io::Error) -> Error {
+        Error::Io { flow: self.flow.to_owned(), endpoint: self.endpoint.clone(), what, cause }
+    }
+}
+
+/// The addresses that a flow has taken, given back if the flow does not start.
+struct Reservation<'a> {
+    shared: &'a Shared,
+    id: u64,
+    kept: bool,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.shared.release(self.id);
+        }
+    }
+}
+
+/// Takes what a flow claims for itself alone.
+fn reserve<'a>(
+    shared: &'a Shared,
+    id: u64,
+    flow: &str,
+    claims: Vec<(String, Claim)>,
+) -> Result<Reservation<'a>, ConfigErrors> {
+    let mut taken = shared.claims();
+    let conflicts = claims.iter().filter_map(|(path, claim)| {
+        let (_, owner) = taken.get(claim)?;
+        let problem = format!("flow `{owner}` already listens on {claim} with the same key");
+        Some(ConfigError::new(format!("{path}.bind"), Problem::Duplicate(problem)))
+    });
+    match ConfigErrors::collect(conflicts.collect()) {
+        Some(errors) => Err(errors),
+        None => {
+            taken.extend(claims.into_iter().map(|(_, claim)| (claim, (id, flow.to_owned()))));
+            Ok(Reservation { shared, id, kept: false })
+        }
+    }
+}
+
+pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle, Error> {
+    let name = flow.name().to_owned();
+    check_regions(&shared, &flow.outputs)?;
+    let Some(source) = flow.sources.first().cloned() else { return Err(Error::Stopped("flow")) }; // never: valid
+    if flow.sources.len() > 1 {
+        return Err(Place::source(&name, flow.sources[1].name()).unsupported("a backup source"));
+    }
+    if shared.flows().contains_key(&name) {
+        return Err(Error::AlreadyExists { what: "a flow", name });
+    }
+    let sources = flow.sources.iter().enumerate().filter_map(|(i, s)| Some((format!("sources[{i}]"), s.claim()?)));
+    let outputs = flow.outputs.iter().enumerate().filter_map(|(i, o)| Some((format!("outputs[{i}]"), o.claim()?)));
+    let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+    let mut reservation = reserve(&shared, id, &name, sources.chain(outputs).collect())?;
+
+    // Open everything.
+    let events = EventSink::new(&name);
+    let ring = Ring::new(queue_limits(flow.max_bandwidth));
+    let tasks = Tasks { runtime: shared.runtime.clone(), tracker: TaskTracker::new() };
+    let stop = CancellationToken::new();
+    let open = open_source(&shared, &name, &source, flow.max_bandwidth)?;
+    let mut outputs = Vec::new();
+    for output in flow.outputs {
+        let status = Status::new(output.name(), output.common.description.clone());
+        let opened = open_output(&shared, &name, &output, flow.max_bandwidth, &status).await?;
+        outputs.push((output, status, opened));
+    }
+
+    // Run it: nothing fails from here on, but for a flow of the same name that was quicker.
+    let live = Live {
+        allow: source.clone().allow_mut().map(std::mem::take).unwrap_or_else(Allowlist::everyone),
+        max_bandwidth: flow.max_bandwidth,
+        policy: flow.policy,
+    };
+    let (live, live_reader) = watch::channel(live);
+    let status = Status::new(source.name(), source.common.description.clone());
+    let context = SourceContext {
+        status: status.clone(),
+        ring: ring.clone(),
+        events: events.clone(),
+        live: live_reader,
+        stop: stop.child_token(),
+    };
+    let fanout = Fanout::new(ring.clone(), events.clone(), tasks.clone(), shared.workers);
+    let own_events = events.subscribe();
+    let running = Running {
+        id,
+        name: name.clone(),
+        shared: Arc::downgrade(&shared),
+        input: source.protocol(),
+        max_bandwidth: Mutex::new(flow.max_bandwidth),
+        ring,
+        events: events.clone(),
+        tasks,
+        source_tasks: TaskTracker::new(),
+        stop,
+        stopped: AtomicBool::new(false),
+        fanout,
+        sources: Mutex::default(),
+        outputs: Mutex::default(),
+        editing: tokio::sync::Mutex::new(()),
+    };
+    let running = Arc::new(running);
+    match shared.flows().entry(name.clone()) {
+        std::collections::hash_map::Entry::Occupied(_) => return Err(Error::AlreadyExists { what: "a flow", name }),
+        std::collections::hash_map::Entry::Vacant(entry) => entry.insert(running.clone()),
+    };
+    reservation.kept = true;
+    for (output, status, opened) in outputs {
+        running.run_output(output, status, opened);
+    }
+    events.emit(Event::FlowStarted);
+    let (input_address, app) = match open {
+        OpenSource::Rtp(rtp) => {
+            let address = format!("rtp://{}", advertise(&shared, rtp.local_addr()));
+            running.source_tasks.spawn_on(rtp.run(context, flow.coalesce), &shared.runtime);
+            (Some(address), None)
+        }
+        OpenSource::App(family) => (None, Some(AppSource::new(family, context))),
+    };
+    let entry = RunningSource { source, status, live, input_address, app };
+    running.sources().push(entry);
+    Ok(FlowHandle::new(running.clone(), own_events))
+}
+
+fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors> {
+    let errors = outputs.iter().enumerate().filter_map(|(i, output)| {
+        let problem = region(shared, output).err()?;
+        Some(ConfigError::new(format!("outputs[{i}].region"), problem))
+    });
+    ConfigErrors::collect(errors.collect()).map_or(Ok(()), Err)
+}
+
+/// Where an output leaves from.
+pub(super) fn region(shared: &Shared, output: &Output) -> Result<Egress, Problem> {
+    let Some(name) = &output.common.region else { return Ok(Egress::default()) };
+    shared.regions.get(name).cloned().ok_or_else(|| {
+        let known: Vec<&str> = shared.regions.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Problem::UnknownRegion { name: name.clone(), known }
+    })
+}
+
+/// A listener's address as a peer would reach it.
+fn advertise(shared: &Shared, bound: SocketAddr) -> String {
+    match &shared.public_host {
+        Some(host) if bound.ip().is_unspecified() => match host.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, bound.port()).to_string(),
+            Err(_) => format!("{host}:{}", bound.port()),
+        },
+        _ => SocketAddr::new(advertised_ip(bound.ip()), bound.port()).to_string(),
+    }
+}
+
+enum OpenSource {
+    Rtp(rtp::RtpSource),
+    App(crate::media::MediaFamily),
+}
+
+fn open_source(_: &Shared, flow: &str, source: &Source, rate: Bitrate) -> Result<OpenSource, Error> {
+    let place = Place::source(flow, source.name());
+    let bytes_per_second = rate.bytes_in(Duration::from_secs(1));
+    match &source.kind {
+        SourceKind::Rtp(settings) => rtp::RtpSource::open(settings, bytes_per_second)
+            .map(OpenSource::Rtp)
+            .map_err(|cause| place.bind(settings.listen.bind, cause)),
+        SourceKind::App(family) => Ok(OpenSource::App(*family)),
+        _ => Err(place.unsupported(format!("a {} source", source.protocol()))),
+    }
+}
+
+/// An output with its sockets open.
+pub(super) enum OpenOutput {
+    Rtp(rtp::OpenOutput),
+    Tap,
+}
+
+pub(super) async fn open_output(
+    shared: &Shared,
+    flow: &str,
+    output: &Output,
+    rate: Bitrate,
+    status: &Arc<Status>,
+) -> Result<OpenOutput, Error> {
+    let place = Place::output(flow, output.name());
+    match &output.kind {
+        OutputKind::Rtp(settings) => {
+            let egress = region(shared, output)
+                .map_err(|problem| Error::from(ConfigErrors::from(ConfigError::new("region", problem))))?;
+            let opened = rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status).await;
+            opened.map(OpenOutput::Rtp).map_err(|(what, cause)| place.io(what, cause))
+        }
+        OutputKind::Tap(_) => Ok(OpenOutput::Tap),
+        _ => Err(place.unsupported(format!("a {} output", output.protocol()))),
+    }
+}
+
+impl Running {
+    /// Puts an opened output to work.
+    pub(super) fn run_output(&self, output: Output, status: Arc<Status>, opened: OpenOutput) {
+        status.counters.set_state(State::Connected, Instant::now());
+        let (sinks, tap) = match opened {
+            OpenOutput::Rtp(rtp) => {
+                let sinks = rtp.sinks.into_iter().map(|sink| self.fanout.add(sink, status.clone())).collect();
+                for peer in rtp.peers {
+                    self.events.emit(Event::OutputConnected { output: status.name(), peer: Some(peer) });
+                }
+                (sinks, None)
+            }
+            OpenOutput::Tap => {
+                let reader = self.ring.reader();
+                let closer = reader.closer();
+                (Vec::new(), Some(TapEnd { reader: Some(reader), closer }))
+            }
+        };
+        self.outputs().push(RunningOutput { output, status, sinks, tap });
+    }
+}

@@ -1,0 +1,98 @@
+//! Statistics: a snapshot of the counters.
+
+use crate::{endpoint::Status, flow::Bitrate, media::PidStats, router::State};
+use std::time::{Duration, Instant};
+
+/// A flow at one moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FlowStats {
+    /// The flow's name.
+    pub name: String,
+    /// The most that the source may bring.
+    pub max_bandwidth: Bitrate,
+    /// The sources.
+    pub sources: Vec<EndpointStats>,
+    /// The outputs.
+    pub outputs: Vec<EndpointStats>,
+}
+
+/// A source or an output at one moment. Counters count from the endpoint's start and never go back.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointStats {
+    /// The endpoint's name.
+    pub name: String,
+    /// Its description.
+    pub description: Option<String>,
+    /// What it speaks, as in `RTP`.
+    pub protocol: String,
+    /// Its state.
+    pub state: State,
+    /// The URL that an encoder sends to, of a source that listens.
+    pub input_address: Option<String>,
+    /// For how long it has been connected.
+    pub connected_for: Option<Duration>,
+    /// How often it has come back after a loss.
+    pub reconnections: u64,
+    /// Bytes handed on: RTP packets with their header, without UDP and IP.
+    pub bytes: u64,
+    /// Packets handed on.
+    pub packets: u64,
+    /// The bit rate over the last second.
+    pub bit_rate: Bitrate,
+    /// Packets that never came, or came after their time.
+    pub lost: u64,
+    /// Packets that came out of order and were put in their place.
+    pub recovered: u64,
+    /// Packets that were sent again.
+    pub retransmitted: u64,
+    /// Packets that came and were not handed on. A source: above the bandwidth, filtered by payload type, double,
+    /// late, of a foreign stream, lost in a full socket. An output: it did not keep up, or the system refused them.
+    pub dropped: u64,
+    /// Datagrams that could not be read.
+    pub malformed: u64,
+    /// Datagrams or connections of peers that are not on the allowlist.
+    pub refused: u64,
+    /// The interarrival jitter (RFC 3550 section 6.4.1), of RTP sources.
+    pub jitter: Duration,
+    /// MPEG-TS packets without their sync byte, and datagrams that are no whole number of packets.
+    pub sync_errors: u64,
+    /// What the media consists of, once known.
+    pub media: Option<String>,
+    /// The PIDs of an MPEG-TS source, about a second old.
+    pub pids: Vec<PidStats>,
+}
+
+impl EndpointStats {
+    pub(super) fn new(status: &Status, protocol: String, input_address: Option<String>, now: Instant) -> Self {
+        let c = &status.counters;
+        Self {
+            name: status.name(),
+            description: status.description(),
+            protocol,
+            state: c.state(),
+            input_address,
+            connected_for: c.connected_for(now),
+            reconnections: c.reconnections.get(),
+            bytes: c.bytes.get(),
+            packets: c.packets.get(),
+            bit_rate: Bitrate::bps(c.bits_per_second(now)),
+            lost: c.lost.get(),
+            recovered: c.recovered.get(),
+            retransmitted: c.retransmitted.get(),
+            dropped: c.dropped.get(),
+            malformed: c.malformed.get(),
+            refused: c.refused.get(),
+            jitter: Duration::from_micros(c.jitter_us.get()),
+            sync_errors: c.sync_errors.get(),
+            media: status.media.load_full().map(|text| text.as_ref().clone()),
+            pids: status.pids.load().as_ref().clone(),
+        }
+    }
+
+    /// Continuity errors of all PIDs.
+    pub fn continuity_errors(&self) -> u64 {
+        self.pids.iter().fold(0, |sum, pid| sum.saturating_add(pid.continuity_errors))
+    }
+}

@@ -1,0 +1,43 @@
+//! The public vocabulary: flows, sources and outputs with all their settings. Pure data: nothing here opens a
+//! socket or reads a clock.
+//!
+//! Settings are types whose values are always legal ([`Latency`], [`Passphrase`], [`Allowlist`], …), and a
+//! [`Flow`] only exists if it is valid as a whole.
+
+mod address;
+mod allowlist;
+mod bitrate;
+#[cfg(feature = "serde")]
+mod document;
+mod endpoint;
+mod name;
+mod output;
+mod pairing;
+mod plan;
+mod rtmp;
+mod rtp;
+mod rtsp;
+mod secret;
+mod settings;
+mod source;
+mod srt;
+mod url;
+
+pub use address::{HostPort, Interface, Reconnect};
+pub use allowlist::Allowlist;
+pub use bitrate::Bitrate;
+pub use endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder, SourceBuilder, role};
+pub use name::Name;
+pub use output::{IntoOutput, Output, TapOutput};
+pub use pairing::{FedBy, InputProtocol, OutputProtocol, family};
+pub use plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowBuilder, NoSource};
+pub use rtmp::{RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};
+pub use rtp::{PayloadTypes, Rewrite, RtpInput, RtpOutput};
+pub use rtsp::{Rtsp, RtspCaller, RtspListener, RtspTransport};
+pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
+pub use source::{AppInput, IntoSource, Source};
+pub use srt::{Latency, Srt, SrtCaller, SrtListener};
+
+pub(crate) use output::OutputKind;
+pub(crate) use plan::{Claim, check_description, check_output};
+pub(crate) use source::SourceKind;

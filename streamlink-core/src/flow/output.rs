@@ -1,0 +1,250 @@
+//! Outputs: where media goes out.
+
+use super::{
+    address::{Call, HostPort},
+    endpoint::{Common, OutputBuilder},
+    pairing::OutputProtocol,
+    rtmp::{RtmpAddress, RtmpPlayServer, RtmpPush, RtmpRelay, check_app},
+    rtp::RtpOutput,
+    rtsp::{RtspCaller, RtspListener, RtspOptions, check_path},
+    secret::StreamKey,
+    settings::{Entries, Settings},
+    source::{bind_or_placeholder, remote_or_placeholder},
+    srt::{SrtCaller, SrtListener, SrtOptions},
+};
+use crate::error::Problem;
+
+/// An output: where media goes out.
+///
+/// The constructors return a typed builder; [`Output::from_url`] reads the URL grammar instead.
+#[derive(Clone, Debug)]
+pub struct Output {
+    pub(crate) common: Common,
+    pub(crate) kind: OutputKind,
+}
+
+/// The settings of an output, one variant a protocol and role.
+#[derive(Clone, Debug)]
+pub(crate) enum OutputKind {
+    RtmpRelay(RtmpRelay),
+    RtmpPush(RtmpPush),
+    RtmpPlay(RtmpPlayServer),
+    SrtListener(SrtListener),
+    SrtCaller(SrtCaller),
+    Rtp(RtpOutput),
+    RtspListener(RtspListener),
+    RtspCaller(RtspCaller),
+    Tap(TapOutput),
+}
+
+/// The settings of a tap, which hands every packet to the host: none.
+#[derive(Clone, Copy, Debug)]
+pub struct TapOutput(());
+
+impl TapOutput {
+    pub(crate) const fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Settings for TapOutput {
+    fn set(&mut self, _: &str, _: &str) -> Option<Result<(), Problem>> {
+        None
+    }
+    fn list(&self, _: &mut Entries) {}
+}
+
+impl Output {
+    /// The redundant RTMP relay to one destination, or to two with `.second(…)`: `url` as in
+    /// `rtmp://example.com/live`.
+    pub fn rtmp(name: impl Into<String>, url: &str, key: StreamKey) -> OutputBuilder<RtmpRelay> {
+        let push = Self::rtmp_push(name, url, key);
+        OutputBuilder::new(push.common, RtmpRelay { first: push.settings, second: None })
+    }
+
+    /// We publish to an RTMP server: `url` as in `rtmp://example.com/live`.
+    pub fn rtmp_push(name: impl Into<String>, url: &str, key: StreamKey) -> OutputBuilder<RtmpPush> {
+        let mut common = Common::new(name);
+        let address = common.keep("url", url.parse()).unwrap_or_else(RtmpAddress::placeholder);
+        let mut settings = RtmpPush::new(address);
+        settings.key = Some(key);
+        OutputBuilder::new(common, settings)
+    }
+
+    /// We serve RTMP players: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
+    pub fn rtmp_pull(name: impl Into<String>, bind: &str, app: &str) -> OutputBuilder<RtmpPlayServer> {
+        let mut common = Common::new(name);
+        let listen = bind_or_placeholder(&mut common, bind);
+        let app = common.keep("app", check_app(app)).unwrap_or_default();
+        OutputBuilder::new(common, RtmpPlayServer::new(listen, app))
+    }
+
+    /// SRT callers fetch from us: `bind` as in `0.0.0.0:9001`.
+    pub fn srt_listener(name: impl Into<String>, bind: &str) -> OutputBuilder<SrtListener> {
+        let mut common = Common::new(name);
+        let listen = bind_or_placeholder(&mut common, bind);
+        OutputBuilder::new(common, SrtListener { listen, srt: SrtOptions::default() })
+    }
+
+    /// We call an SRT listener and send: `remote` as in `example.com:9000`.
+    pub fn srt_caller(name: impl Into<String>, remote: &str) -> OutputBuilder<SrtCaller> {
+        let mut common = Common::new(name);
+        let remote = remote_or_placeholder(&mut common, remote);
+        OutputBuilder::new(common, SrtCaller { call: Call::new(remote), srt: SrtOptions::default() })
+    }
+
+    /// RTP packets leave to `destination`: `example.com:5004`, `239.1.1.1:5004`, `[ff3e::1]:5004`.
+    pub fn rtp(name: impl Into<String>, destination: &str) -> OutputBuilder<RtpOutput> {
+        let mut common = Common::new(name);
+        let destination = common.keep("destination", destination.parse()).unwrap_or_else(HostPort::placeholder);
+        OutputBuilder::new(common, RtpOutput::new(destination))
+    }
+
+    /// We serve RTSP players: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
+    pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> OutputBuilder<RtspListener> {
+        let mut common = Common::new(name);
+        let listen = bind_or_placeholder(&mut common, bind);
+        let path = common.keep("path", check_path(path, 1)).unwrap_or_default();
+        OutputBuilder::new(common, RtspListener { listen, rtsp: RtspOptions::new(false, path) })
+    }
+
+    /// We record to an RTSP server: `url` as in `rtsp://user:password@example.com/path`.
+    pub fn rtsp_caller(name: impl Into<String>, url: &str) -> OutputBuilder<RtspCaller> {
+        let mut common = Common::new(name);
+        let settings = common.keep("url", RtspCaller::parse(url)).unwrap_or_else(|| RtspCaller {
+            call: Call::new(HostPort::placeholder()),
+            rtsp: RtspOptions::new(false, String::new()),
+        });
+        OutputBuilder::new(common, settings)
+    }
+
+    /// Every packet is handed to the host, without copying; see `FlowHandle::tap`.
+    pub fn tap(name: impl Into<String>) -> OutputBuilder<TapOutput> {
+        OutputBuilder::new(Common::new(name), TapOutput::new())
+    }
+
+    /// An output from a URL, with its settings in the query:
+    ///
+    /// - `rtp://192.0.2.1:5004?second=198.51.100.1:5004`, `rtp://239.1.1.1:5004?iface=eth1&ttl=8`
+    /// - `srt://:9001?mode=listener&max_players=4`, `srt://example.com:9000?passphrase=…&pbkeylen=32`
+    /// - `rtmp://0.0.0.0:1935/live/KEY` (players pull from us), `rtmp://example.com/live?key=KEY` (we push),
+    ///   and with `relay=true` or `second=…` the redundant relay
+    /// - `rtsp://0.0.0.0:554/cam/1`, `rtsp://user:pw@host/path?transport=tcp`
+    /// - `tap:`
+    ///
+    /// What is wrong with the URL is reported by `build()`, with everything else.
+    pub fn from_url(name: impl Into<String>, url: &str) -> Output {
+        super::url::output(Common::new(name), url, Vec::new())
+    }
+
+    /// A description for people; at most 1024 bytes without control characters.
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.common.description = Some(text.into());
+        self
+    }
+
+    /// The region that this output leaves from: a name that the engine maps to a local address or interface.
+    pub fn region(mut self, name: impl Into<String>) -> Self {
+        self.common.region = Some(name.into());
+        self
+    }
+
+    /// Sets one setting by its name in the URL grammar, as in `latency`, `200`.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.common.set(&mut self.kind, key, value);
+        self
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.common.name
+    }
+
+    /// What this output speaks.
+    pub fn protocol(&self) -> OutputProtocol {
+        match &self.kind {
+            OutputKind::RtmpRelay(_) => OutputProtocol::Rtmp,
+            OutputKind::RtmpPush(_) => OutputProtocol::RtmpPush,
+            OutputKind::RtmpPlay(_) => OutputProtocol::RtmpPull,
+            OutputKind::SrtListener(_) | OutputKind::SrtCaller(_) => OutputProtocol::Srt,
+            OutputKind::Rtp(_) => OutputProtocol::Rtp,
+            OutputKind::RtspListener(_) | OutputKind::RtspCaller(_) => OutputProtocol::Rtsp,
+            OutputKind::Tap(_) => OutputProtocol::Tap,
+        }
+    }
+
+    /// The URL that [`Output::from_url`] reads back to the same output. It holds the secrets.
+    pub fn to_url(&self) -> String {
+        super::url::write(&super::url::output_parts(&self.kind))
+    }
+}
+
+impl OutputKind {
+    pub(crate) fn settings(&mut self) -> &mut dyn Settings {
+        match self {
+            OutputKind::RtmpRelay(s) => s,
+            OutputKind::RtmpPush(s) => s,
+            OutputKind::RtmpPlay(s) => s,
+            OutputKind::SrtListener(s) => s,
+            OutputKind::SrtCaller(s) => s,
+            OutputKind::Rtp(s) => s,
+            OutputKind::RtspListener(s) => s,
+            OutputKind::RtspCaller(s) => s,
+            OutputKind::Tap(s) => s,
+        }
+    }
+}
+
+impl Settings for OutputKind {
+    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
+        self.settings().set(key, value)
+    }
+
+    fn list(&self, out: &mut Entries) {
+        // The settings are only read; the mutable access saves a second table of variants.
+        self.clone().settings().list(out);
+    }
+}
+
+/// Anything that can be an output of a flow: the builders of [`Output`], and `Output` itself.
+pub trait IntoOutput {
+    /// The settings, for the compiler's check of the pairing ([`FedBy`](super::FedBy)).
+    type Settings;
+    /// The output, with the errors that its builder found.
+    fn into_output(self) -> Output;
+}
+
+impl IntoOutput for Output {
+    type Settings = Output;
+    fn into_output(self) -> Output {
+        self
+    }
+}
+
+macro_rules! into_output {
+    ($($settings:ident => $kind:ident;)*) => {$(
+        impl IntoOutput for OutputBuilder<$settings> {
+            type Settings = $settings;
+            fn into_output(self) -> Output {
+                Output { common: self.common, kind: OutputKind::$kind(self.settings) }
+            }
+        }
+        impl From<OutputBuilder<$settings>> for Output {
+            fn from(builder: OutputBuilder<$settings>) -> Output {
+                builder.into_output()
+            }
+        }
+    )*};
+}
+
+into_output! {
+    RtmpRelay => RtmpRelay;
+    RtmpPush => RtmpPush;
+    RtmpPlayServer => RtmpPlay;
+    SrtListener => SrtListener;
+    SrtCaller => SrtCaller;
+    RtpOutput => Rtp;
+    RtspListener => RtspListener;
+    RtspCaller => RtspCaller;
+    TapOutput => Tap;
+}

@@ -1,0 +1,591 @@
+//! The flow: a configuration that is always valid, and the builder that makes it so.
+
+use super::{
+    allowlist::Allowlist,
+    bitrate::Bitrate,
+    endpoint::Common,
+    name::{Name, check_text},
+    output::{IntoOutput, Output, OutputKind},
+    pairing::{FedBy, allowed_text, family::Family},
+    secret::StreamKey,
+    settings::check_millis,
+    source::{IntoSource, Source, SourceKind},
+};
+use crate::{
+    error::{ConfigError, ConfigErrors, Problem},
+    media::MediaFamily,
+};
+use std::{collections::HashMap, marker::PhantomData, net::SocketAddr, time::Duration};
+
+/// What happens to media above the flow's maximum bandwidth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BandwidthPolicy {
+    /// Whole packets are dropped; for RTMP whole frames, up to the next key frame.
+    #[default]
+    Drop,
+    /// The source is disconnected.
+    Disconnect,
+    /// Everything passes; an event and the counters tell.
+    Warn,
+}
+
+/// How the sources of a flow back each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failover {
+    pub(crate) policy: FailoverPolicy,
+    pub(crate) loss_threshold: Duration,
+    pub(crate) cold: bool,
+}
+
+/// When a flow switches between its sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailoverPolicy {
+    /// The source that delivers first is active; after a loss the flow stays with the backup.
+    Stay,
+    /// Back to the first source when it has delivered for this long.
+    Prefer(Duration),
+    /// All sources are merged packet by packet (SMPTE ST 2022-7) in a window of 100–500 ms; RTP and SRT only.
+    Merge(Duration),
+}
+
+impl Failover {
+    /// A policy, with a loss threshold of 500 ms and hot backups.
+    pub fn new(policy: FailoverPolicy) -> Self {
+        Self { policy, loss_threshold: Duration::from_millis(500), cold: false }
+    }
+
+    /// How long the active source may bring no media before it counts as lost (500 ms; 50–60 000).
+    pub fn loss_threshold(mut self, threshold: Duration) -> Self {
+        self.loss_threshold = threshold;
+        self
+    }
+
+    /// Connects the backups only when they are needed; for callers.
+    pub fn cold(mut self) -> Self {
+        self.cold = true;
+        self
+    }
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self::new(FailoverPolicy::Stay)
+    }
+}
+
+/// A flow: one source, or several that back each other, and any number of outputs.
+///
+/// A `Flow` is always valid: [`FlowBuilder::build`] is the only way to one.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    pub(crate) name: Name,
+    pub(crate) max_bandwidth: Bitrate,
+    pub(crate) policy: BandwidthPolicy,
+    pub(crate) coalesce: Duration,
+    pub(crate) failover: Failover,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) outputs: Vec<Output>,
+}
+
+/// The type of a [`FlowBuilder`] that has no source yet.
+#[derive(Clone, Copy, Debug)]
+pub enum NoSource {}
+
+impl Flow {
+    /// Starts a flow with its name (1–128 bytes) and its maximum bandwidth (above 0).
+    pub fn builder(name: impl Into<String>, max_bandwidth: Bitrate) -> FlowBuilder<NoSource> {
+        FlowBuilder {
+            draft: FlowDraft {
+                name: name.into(),
+                max_bandwidth,
+                policy: BandwidthPolicy::default(),
+                coalesce: Flow::DEFAULT_COALESCE,
+                failover: Failover::default(),
+                sources: Vec::new(),
+                outputs: Vec::new(),
+                errors: Vec::new(),
+            },
+            family: PhantomData,
+        }
+    }
+
+    /// The default of [`FlowBuilder::coalesce`].
+    pub const DEFAULT_COALESCE: Duration = Duration::from_millis(1);
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The most that the source may bring.
+    pub fn max_bandwidth(&self) -> Bitrate {
+        self.max_bandwidth
+    }
+
+    /// The sources; never empty, all of one family. The first is the one that `Prefer` prefers.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// The outputs.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    /// The media family of the sources.
+    pub fn family(&self) -> MediaFamily {
+        // Invariant: a flow has at least one source; the fallback is never taken.
+        self.sources.first().map_or(MediaFamily::Datagrams, Source::family)
+    }
+}
+
+/// Collects a flow, and all that is wrong with it. `F` is the family of the source.
+#[derive(Clone, Debug)]
+pub struct FlowBuilder<F> {
+    draft: FlowDraft,
+    family: PhantomData<F>,
+}
+
+/// A flow that has not been checked.
+#[derive(Clone, Debug)]
+pub(crate) struct FlowDraft {
+    pub(crate) name: String,
+    pub(crate) max_bandwidth: Bitrate,
+    pub(crate) policy: BandwidthPolicy,
+    pub(crate) coalesce: Duration,
+    pub(crate) failover: Failover,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) outputs: Vec<Output>,
+    pub(crate) errors: Vec<ConfigError>,
+}
+
+impl FlowBuilder<NoSource> {
+    /// The source.
+    pub fn source<S: IntoSource>(mut self, source: S) -> FlowBuilder<S::Family> {
+        self.draft.sources.push(source.into_source());
+        FlowBuilder { draft: self.draft, family: PhantomData }
+    }
+}
+
+impl<F> FlowBuilder<F> {
+    /// What happens above the maximum bandwidth (`Drop`).
+    pub fn bandwidth_policy(mut self, policy: BandwidthPolicy) -> Self {
+        self.draft.policy = policy;
+        self
+    }
+
+    /// How long datagrams that have arrived may wait for more, so that they leave together (1 ms; 0–20).
+    ///
+    /// Sending many datagrams at once costs a fraction of sending each by itself. 0 hands on at once whatever
+    /// one read finds. The wait ends a fraction of a millisecond late, as timers do.
+    pub fn coalesce(mut self, window: Duration) -> Self {
+        self.draft.coalesce = window;
+        self
+    }
+}
+
+impl<F: Family> FlowBuilder<F> {
+    /// A backup for the source, of the same family. May be called again.
+    pub fn backup<S: IntoSource<Family = F>>(mut self, source: S) -> Self {
+        self.draft.sources.push(source.into_source());
+        self
+    }
+
+    /// How the sources back each other (`Stay`, 500 ms).
+    pub fn failover(mut self, failover: Failover) -> Self {
+        self.draft.failover = failover;
+        self
+    }
+
+    /// An output. Which outputs a source can feed is checked by the compiler; see [`FedBy`].
+    ///
+    /// ```compile_fail
+    /// use streamlink_core::*;
+    /// // An SRT source feeds SRT and RTMP_PUSH, not RTP:
+    /// Flow::builder("f", Bitrate::mbps(20))
+    ///     .source(Source::srt_listener("venue", "0.0.0.0:9000"))
+    ///     .output(Output::rtp("studio", "192.0.2.1:5004"));
+    /// ```
+    pub fn output<O: IntoOutput>(mut self, output: O) -> Self
+    where
+        O::Settings: FedBy<F>,
+    {
+        self.draft.outputs.push(output.into_output());
+        self
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// All that is wrong, each with the path of its field, as in `outputs[1].latency`.
+    pub fn build(self) -> Result<Flow, ConfigErrors> {
+        self.draft.build()
+    }
+}
+
+impl FlowDraft {
+    pub(crate) fn build(mut self) -> Result<Flow, ConfigErrors> {
+        let mut errors = std::mem::take(&mut self.errors);
+        let mut keep = |path: &str, result: Result<(), Problem>| {
+            if let Err(problem) = result {
+                errors.push(ConfigError::new(path, problem));
+            }
+        };
+        let name = Name::new(self.name.clone());
+        keep("name", name.as_ref().map(|_| ()).map_err(Clone::clone));
+        if self.max_bandwidth.as_bps() == 0 {
+            keep("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
+        }
+        keep("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
+        check_failover(&self, &mut keep);
+
+        let first = self.sources.first().map(|s| (s.protocol(), s.family()));
+        if first.is_none() {
+            keep("sources", Err(Problem::Missing));
+        }
+        let mut taken = Taken::default();
+        for (i, source) in self.sources.iter_mut().enumerate() {
+            let path = format!("sources[{i}]");
+            source.common.errors.extend(source_problem(source));
+            check_endpoint(&path, &mut source.common, &mut taken, &mut errors);
+            if let SourceKind::Rtmp(s) = &mut source.kind {
+                generate_key(&path, &mut s.key, &mut errors);
+            }
+            let (found, expected) = (source.family(), first.map_or(source.family(), |(_, family)| family));
+            if found != expected {
+                let problem = Problem::MixedFamilies { found: found.to_string(), expected: expected.to_string() };
+                errors.push(ConfigError::new(path.as_str(), problem));
+            }
+            taken.claim(&path, source.claim(), &mut errors);
+        }
+        for (i, output) in self.outputs.iter_mut().enumerate() {
+            let path = format!("outputs[{i}]");
+            output.common.errors.extend(output_problem(output));
+            check_endpoint(&path, &mut output.common, &mut taken, &mut errors);
+            if let OutputKind::RtmpPlay(s) = &mut output.kind {
+                generate_key(&path, &mut s.key, &mut errors);
+            }
+            if let Some((input, _)) = first {
+                errors.extend(check_pairing(input, output).map(|problem| ConfigError::new(path.as_str(), problem)));
+            }
+            taken.claim(&path, output.claim(), &mut errors);
+        }
+        match (ConfigErrors::collect(errors), name) {
+            (None, Ok(name)) => Ok(Flow {
+                name,
+                max_bandwidth: self.max_bandwidth,
+                policy: self.policy,
+                coalesce: self.coalesce,
+                failover: self.failover,
+                sources: self.sources,
+                outputs: self.outputs,
+            }),
+            (Some(errors), _) => Err(errors),
+            (None, Err(problem)) => Err(ConfigError::new("name", problem).into()),
+        }
+    }
+}
+
+/// Checks one output by itself, as when it is added to a running flow.
+pub(crate) fn check_output(
+    flow: &str,
+    input: super::InputProtocol,
+    mut output: Output,
+) -> Result<Output, ConfigErrors> {
+    let mut errors = Vec::new();
+    output.common.errors.extend(output_problem(&output));
+    check_endpoint(flow, &mut output.common, &mut Taken::default(), &mut errors);
+    errors.extend(check_pairing(input, &output).map(|problem| ConfigError::new(flow, problem)));
+    if let OutputKind::RtmpPlay(s) = &mut output.kind {
+        generate_key(flow, &mut s.key, &mut errors);
+    }
+    ConfigErrors::collect(errors).map_or(Ok(output), Err)
+}
+
+fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<Problem> {
+    let broken = output.common.errors.iter().any(|e| e.path() == "url"); // no protocol to compare
+    (!broken && !input.allowed_outputs().contains(&output.protocol())).then(|| Problem::Pairing {
+        input: input.to_string(),
+        output: output.protocol().to_string(),
+        allowed: allowed_text(input.family()),
+    })
+}
+
+fn check_failover(draft: &FlowDraft, keep: &mut impl FnMut(&str, Result<(), Problem>)) {
+    keep("failover.loss_threshold", check_millis(draft.failover.loss_threshold, 50..=60_000).map(drop));
+    match draft.failover.policy {
+        FailoverPolicy::Stay => {}
+        FailoverPolicy::Prefer(hold) => keep("failover.hold", check_millis(hold, 0..=3_600_000).map(drop)),
+        FailoverPolicy::Merge(window) => {
+            keep("failover.window", check_millis(window, 100..=500).map(drop));
+            let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
+            if draft.sources.iter().any(|s| !families.contains(&s.family())) {
+                keep("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));
+            }
+        }
+    }
+    if draft.failover.cold {
+        let pushed = draft.sources.iter().skip(1).find(|s| !s.is_caller());
+        if let Some(source) = pushed {
+            let problem = format!("`{}` waits to be connected to; only a caller can be a cold backup", source.name());
+            keep("failover.cold", Err(Problem::Conflict(problem)));
+        }
+    }
+}
+
+/// The name, description, region and the builder's own errors of one endpoint.
+fn check_endpoint(path: &str, common: &mut Common, taken: &mut Taken, errors: &mut Vec<ConfigError>) {
+    let mut keep = |field: &str, result: Result<(), Problem>| {
+        if let Err(problem) = result {
+            errors.push(ConfigError::new(field, problem).within(path));
+        }
+    };
+    keep("name", Name::new(common.name.as_str()).map(drop));
+    if let Some(text) = &common.description {
+        keep("description", check_description(text));
+    }
+    if let Some(text) = &common.region {
+        keep("region", Name::new(text.as_str()).map(drop));
+    }
+    if let Some(other) = taken.names.insert(common.name.clone(), path.to_owned()) {
+        keep("name", Err(Problem::Duplicate(format!("`{}` is already the name of {other}", common.name))));
+    }
+    errors.extend(common.errors.drain(..).map(|e| e.within(path)));
+}
+
+/// A description: at most 1024 bytes without control characters.
+pub(crate) fn check_description(text: &str) -> Result<(), Problem> {
+    check_text(text, 0, 1024)
+}
+
+fn generate_key(path: &str, key: &mut Option<StreamKey>, errors: &mut Vec<ConfigError>) {
+    if key.is_none() {
+        match StreamKey::generate() {
+            Ok(fresh) => *key = Some(fresh),
+            Err(problem) => errors.push(ConfigError::new("key", problem).within(path)),
+        }
+    }
+}
+
+fn source_problem(source: &Source) -> Option<ConfigError> {
+    match &source.kind {
+        SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        _ => None,
+    }
+}
+
+fn output_problem(output: &Output) -> Option<ConfigError> {
+    match &output.kind {
+        OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        _ => None,
+    }
+}
+
+/// A local address, and what distinguishes endpoints that share it: app and key, stream id, path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Claim {
+    transport: &'static str,
+    address: SocketAddr,
+    key: String,
+}
+
+impl std::fmt::Display for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", self.transport, self.address)
+    }
+}
+
+impl Source {
+    /// What this source claims for itself alone; `None` for callers, and for a port that the system picks.
+    pub(crate) fn claim(&self) -> Option<Claim> {
+        let (transport, listen, key) = match &self.kind {
+            SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
+            SourceKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
+            SourceKind::Rtmp(s) => ("rtmp", &s.listen, app_key(&s.app, &s.key)),
+            SourceKind::RtspListener(s) => ("rtsp", &s.listen, s.rtsp.path.clone()),
+            _ => return None,
+        };
+        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })
+    }
+
+    /// The allowlist of a listener.
+    pub(crate) fn allow_mut(&mut self) -> Option<&mut Allowlist> {
+        match &mut self.kind {
+            SourceKind::Rtp(s) => Some(&mut s.listen.allow),
+            SourceKind::SrtListener(s) => Some(&mut s.listen.allow),
+            SourceKind::Rtmp(s) => Some(&mut s.listen.allow),
+            SourceKind::RtspListener(s) => Some(&mut s.listen.allow),
+            _ => None,
+        }
+    }
+}
+
+impl Output {
+    /// What this output claims for itself alone; `None` for callers, and for a port that the system picks.
+    pub(crate) fn claim(&self) -> Option<Claim> {
+        let (transport, listen, key) = match &self.kind {
+            OutputKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
+            OutputKind::RtmpPlay(s) => ("rtmp", &s.listen, app_key(&s.app, &s.key)),
+            OutputKind::RtspListener(s) => ("rtsp", &s.listen, s.rtsp.path.clone()),
+            _ => return None,
+        };
+        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })
+    }
+}
+
+fn app_key(app: &str, key: &Option<StreamKey>) -> String {
+    format!("{app}/{}", key.as_ref().map_or("", StreamKey::reveal))
+}
+
+/// Names and addresses that are taken within a flow, with the path of who took them.
+#[derive(Default)]
+struct Taken {
+    names: HashMap<String, String>,
+    claims: HashMap<Claim, String>,
+}
+
+impl Taken {
+    fn claim(&mut self, path: &str, claim: Option<Claim>, errors: &mut Vec<ConfigError>) {
+        let Some(claim) = claim else { return };
+        let text = claim.to_string();
+        if let Some(other) = self.claims.insert(claim, path.to_owned()) {
+            let problem = Problem::Duplicate(format!("{other} already listens on {text} with the same key"));
+            errors.push(ConfigError::new("bind", problem).within(path));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{InputProtocol, KeyLength, Latency, OutputProtocol, Passphrase, Rewrite};
+
+    fn paths(result: Result<Flow, ConfigErrors>) -> Vec<String> {
+        result.unwrap_err().iter().map(|e| e.path().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_flow_of_every_protocol_builds() {
+        let key = || StreamKey::new("KEY").unwrap();
+        Flow::builder("srt", Bitrate::mbps(20))
+            .source(
+                Source::srt_listener("venue", "0.0.0.0:9000")
+                    .latency(Latency::SAME_CONTINENT)
+                    .encryption(Passphrase::new("correct horse").unwrap(), KeyLength::Aes256)
+                    .allow("203.3.3.3/28;198.51.100.7".parse().unwrap()),
+            )
+            .backup(Source::srt_caller("spare", "example.com:9000"))
+            .failover(Failover::new(FailoverPolicy::Prefer(Duration::from_secs(5))).cold())
+            .output(Output::srt_listener("partner", "0.0.0.0:9001").max_players(4))
+            .output(Output::rtmp_push("platform", "rtmp://live.example.com/app", key()))
+            .output(Output::tap("tap"))
+            .build()
+            .unwrap();
+        let flow = Flow::builder("rtmp", Bitrate::mbps(20))
+            .source(Source::rtmp("a", ":1935", "live"))
+            .backup(Source::rtmp_pull("b", "rtmp://x/live", key()))
+            .output(Output::rtmp("c", "rtmp://x/live", key()).second("rtmps://y/live", key()).chunk_size(40960))
+            .output(Output::rtmp_pull("d", ":1935", "play").gop_cache(0))
+            .build()
+            .unwrap();
+        assert!(flow.sources[0].to_url().len() > "rtmp://0.0.0.0:1935/live/".len() + 32, "a key was generated");
+        Flow::builder("rtsp", Bitrate::mbps(20))
+            .source(Source::rtsp_listener("a", ":8554", "cam/1"))
+            .backup(Source::rtsp_caller("b", "rtsp://u:p@host/path"))
+            .output(Output::rtsp_listener("c", ":8554", "out"))
+            .output(Output::rtsp_caller("d", "rtsp://host/path"))
+            .build()
+            .unwrap();
+        Flow::builder("rtp", Bitrate::mbps(20))
+            .source(Source::rtp("a", "239.1.1.1:5004").interface("eth1"))
+            .backup(Source::rtp("b", "239.1.1.2:5004"))
+            .failover(Failover::new(FailoverPolicy::Merge(Duration::from_millis(200))))
+            .output(Output::rtp("c", "192.0.2.1:5004").second("192.0.2.2:5004").rewrite(Rewrite::Random))
+            .build()
+            .unwrap();
+    }
+
+    #[test]
+    fn every_error_is_found_with_its_path() {
+        let result = Flow::builder("", Bitrate::bps(0))
+            .source(Source::rtp("x\n", "nowhere").idle_timeout(Duration::from_secs(60)))
+            .coalesce(Duration::from_secs(1))
+            .output(Output::rtp("out", "host:0").ttl(0))
+            .output(Output::rtp("out", "host:5004").interface("this name is too long"))
+            .build();
+        assert_eq!(
+            paths(result),
+            [
+                "name",
+                "max_bandwidth",
+                "coalesce",
+                "sources[0].name",
+                "sources[0].bind",
+                "sources[0].idle_timeout",
+                "outputs[0].destination",
+                "outputs[0].ttl",
+                "outputs[1].name",
+                "outputs[1].iface"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_only_shows_at_run_time_is_checked_too() {
+        let result = Flow::builder("f", Bitrate::mbps(1))
+            .source(Source::from_url("s", "srt://:9000"))
+            .backup(Source::from_url("b", "rtp://:5004"))
+            .output(Output::from_url("o", "rtp://h:5004"))
+            .output(Output::from_url("p", "srt://:9000"))
+            .output(Output::from_url("q", "srt://:9000/path"))
+            .build();
+        let errors = result.unwrap_err();
+        let text = errors.to_string();
+        assert_eq!(errors.iter().count(), 4, "{text}");
+        assert!(
+            text.contains("outputs[0]: a SRT source cannot feed a RTP output; it can feed SRT, RTMP_PUSH, tap"),
+            "{text}"
+        );
+        assert!(text.contains("outputs[1].bind: sources[0] already listens"), "{text}");
+        assert!(text.contains("sources[1]: carries RTP"), "{text}");
+    }
+
+    #[test]
+    fn the_run_time_check_agrees_with_the_table() {
+        let inputs =
+            ["rtmp://:1/a/k", "rtmp://h/a?key=k", "srt://:1", "srt://h:1", "rtp://:1", "rtsp://:1/p", "rtsp://h/p"];
+        let outputs = [
+            "rtmp://h/a?key=k&relay=1",
+            "rtmp://h/a?key=k",
+            "rtmp://:2/a/k",
+            "srt://:2",
+            "srt://h:2",
+            "rtp://h:2",
+            "rtsp://:2/p",
+            "rtsp://h/p",
+            "tap:",
+        ];
+        for input in inputs {
+            for output in outputs {
+                let source = Source::from_url("s", input);
+                let sink = Output::from_url("o", output);
+                let allowed = source.protocol().allowed_outputs().contains(&sink.protocol());
+                let built = Flow::builder("f", Bitrate::mbps(1)).source(source).output(sink).build();
+                assert_eq!(built.is_ok(), allowed, "{input} -> {output}: {built:?}");
+            }
+        }
+        assert_eq!(InputProtocol::Rtp.allowed_outputs().first(), Some(&OutputProtocol::Rtp));
+    }
+
+    #[test]
+    fn failover_is_checked() {
+        let base = || Flow::builder("f", Bitrate::mbps(1)).source(Source::rtmp("a", ":1935", "live"));
+        let merge = Failover::new(FailoverPolicy::Merge(Duration::from_millis(99)));
+        assert_eq!(paths(base().failover(merge).build()), ["failover.window", "failover.policy"]);
+        let cold = Failover::default().cold().loss_threshold(Duration::ZERO);
+        let result = base().backup(Source::rtmp("b", ":1935", "live")).failover(cold).build();
+        assert_eq!(paths(result), ["failover.loss_threshold", "failover.cold"]);
+    }
+}

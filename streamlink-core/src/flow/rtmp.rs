@@ -1,0 +1,284 @@
+//! RTMP and Enhanced RTMP: the settings of sources and outputs.
+
+use super::{
+    address::{Call, HostPort, Listen},
+    endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder},
+    name::check_text,
+    secret::StreamKey,
+    settings::{Entries, Settings, number, store},
+};
+use crate::error::Problem;
+use std::fmt;
+
+/// The address of an RTMP application: `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RtmpAddress {
+    pub(crate) tls: bool,
+    pub(crate) remote: HostPort,
+    pub(crate) app: String,
+}
+
+/// The port of `rtmp`.
+pub(crate) const RTMP_PORT: u16 = 1935;
+/// The port of `rtmps`.
+pub(crate) const RTMPS_PORT: u16 = 443;
+
+/// An application name: 1–256 bytes of printable ASCII; may hold `/`, but not at its ends.
+pub(crate) fn check_app(app: &str) -> Result<String, Problem> {
+    check_text(app, 1, 256)?;
+    match app.bytes().all(|b| b.is_ascii_graphic()) && !app.starts_with('/') && !app.ends_with('/') {
+        true => Ok(app.to_owned()),
+        false => Err(Problem::malformed(app, "an application name such as `live`")),
+    }
+}
+
+impl RtmpAddress {
+    pub(crate) fn new(tls: bool, remote: HostPort, app: &str) -> Result<Self, Problem> {
+        Ok(Self { tls, remote, app: check_app(app)? })
+    }
+
+    pub(crate) fn placeholder() -> Self {
+        Self { tls: false, remote: HostPort::placeholder(), app: "invalid".into() }
+    }
+}
+
+impl std::str::FromStr for RtmpAddress {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let bad = || Problem::malformed(s, "an address such as `rtmp://example.com/live`");
+        let (tls, rest) = match s.split_once("://") {
+            Some(("rtmp", rest)) => (false, rest),
+            Some(("rtmps", rest)) => (true, rest),
+            _ => return Err(bad()),
+        };
+        let (host, app) = rest.split_once('/').ok_or_else(bad)?;
+        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
+        Self::new(tls, HostPort::parse(host, Some(port))?, app.trim_end_matches('/'))
+    }
+}
+
+impl fmt::Display for RtmpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}/{}", if self.tls { "rtmps" } else { "rtmp" }, self.remote, self.app)
+    }
+}
+
+/// The settings of an RTMP source that publishers push to.
+#[derive(Clone, Debug)]
+pub struct RtmpPublishServer {
+    pub(crate) listen: Listen,
+    pub(crate) app: String,
+    /// `None` until `build()`, which then generates one.
+    pub(crate) key: Option<StreamKey>,
+}
+
+/// The settings of an RTMP_PULL source, which plays from a server.
+#[derive(Clone, Debug)]
+pub struct RtmpPull {
+    pub(crate) call: Call,
+    pub(crate) address: RtmpAddress,
+    pub(crate) key: Option<StreamKey>,
+}
+
+/// The settings of an RTMP_PUSH output.
+#[derive(Clone, Debug)]
+pub struct RtmpPush {
+    pub(crate) call: Call,
+    pub(crate) address: RtmpAddress,
+    pub(crate) key: Option<StreamKey>,
+    pub(crate) chunk_size: u32,
+}
+
+/// The settings of an RTMP output, the relay to one or two destinations that are fed at the same time.
+#[derive(Clone, Debug)]
+pub struct RtmpRelay {
+    pub(crate) first: RtmpPush,
+    pub(crate) second: Option<(RtmpAddress, StreamKey)>,
+}
+
+/// The settings of an RTMP_PULL output, which serves players.
+#[derive(Clone, Debug)]
+pub struct RtmpPlayServer {
+    pub(crate) listen: Listen,
+    pub(crate) app: String,
+    pub(crate) key: Option<StreamKey>,
+    pub(crate) gop_cache: u32,
+}
+
+const CHUNK_SIZE: std::ops::RangeInclusive<u32> = 4096..=40_960;
+const DEFAULT_CHUNK_SIZE: u32 = 4096;
+const GOP_CACHE: std::ops::RangeInclusive<u32> = 0..=256 * 1024 * 1024;
+const DEFAULT_GOP_CACHE: u32 = 16 * 1024 * 1024;
+
+impl RtmpPull {
+    pub(crate) fn new(address: RtmpAddress) -> Self {
+        Self { call: Call::new(address.remote.clone()), address, key: None }
+    }
+}
+
+impl RtmpPush {
+    pub(crate) fn new(address: RtmpAddress) -> Self {
+        Self { call: Call::new(address.remote.clone()), address, key: None, chunk_size: DEFAULT_CHUNK_SIZE }
+    }
+}
+
+impl RtmpPlayServer {
+    pub(crate) fn new(listen: Listen, app: String) -> Self {
+        Self { listen, app, key: None, gop_cache: DEFAULT_GOP_CACHE }
+    }
+}
+
+fn key(slot: &mut Option<StreamKey>, value: &str) -> Option<Result<(), Problem>> {
+    store(slot, StreamKey::new(value).map(Some))
+}
+
+impl Settings for RtmpPublishServer {
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
+        match name {
+            "key" => key(&mut self.key, value),
+            _ => self.listen.set(name, value),
+        }
+    }
+    fn list(&self, out: &mut Entries) {
+        self.listen.list(out);
+    }
+}
+
+impl Settings for RtmpPull {
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
+        match name {
+            "key" => key(&mut self.key, value),
+            _ => self.call.set(name, value),
+        }
+    }
+    fn list(&self, out: &mut Entries) {
+        out.push_some("key", self.key.as_ref().map(StreamKey::reveal));
+        self.call.list(out);
+    }
+}
+
+impl Settings for RtmpPush {
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
+        match name {
+            "key" => key(&mut self.key, value),
+            "chunk_size" => store(&mut self.chunk_size, number(value, CHUNK_SIZE, "bytes")),
+            _ => self.call.set(name, value),
+        }
+    }
+    fn list(&self, out: &mut Entries) {
+        out.push_some("key", self.key.as_ref().map(StreamKey::reveal));
+        out.push_unless("chunk_size", self.chunk_size, DEFAULT_CHUNK_SIZE);
+        self.call.list(out);
+    }
+}
+
+impl Settings for RtmpRelay {
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
+        match name {
+            // The second destination in one value: its address, a space, its key.
+            "second" => Some((|| {
+                let bad = || Problem::malformed("the second destination", "an address, a space and a stream key");
+                let (address, key) = value.split_once(' ').ok_or_else(bad)?;
+                self.second = Some((address.parse()?, StreamKey::new(key)?));
+                Ok(())
+            })()),
+            _ => self.first.set(name, value),
+        }
+    }
+    fn list(&self, out: &mut Entries) {
+        if let Some((address, key)) = &self.second {
+            out.push("second", format_args!("{address} {}", key.reveal()));
+        }
+        self.first.list(out);
+    }
+}
+
+impl Settings for RtmpPlayServer {
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
+        match name {
+            "key" => key(&mut self.key, value),
+            "gop_cache" => store(&mut self.gop_cache, number(value, GOP_CACHE, "bytes")),
+            _ => self.listen.set(name, value),
+        }
+    }
+    fn list(&self, out: &mut Entries) {
+        out.push_unless("gop_cache", self.gop_cache, DEFAULT_GOP_CACHE);
+        self.listen.list(out);
+    }
+}
+
+macro_rules! listening {
+    ($($settings:ident),*) => {$(
+        impl Listening for $settings {
+            #[allow(private_interfaces)]
+            fn listen_mut(&mut self) -> &mut Listen {
+                &mut self.listen
+            }
+        }
+        impl<R> EndpointBuilder<R, $settings> {
+            /// The stream key; a random one of 160 bits is generated when none is set.
+            pub fn key(self, key: StreamKey) -> Self {
+                self.with(|s| s.key = Some(key))
+            }
+        }
+    )*};
+}
+listening!(RtmpPublishServer, RtmpPlayServer);
+
+impl Calling for RtmpPull {
+    #[allow(private_interfaces)]
+    fn call_mut(&mut self) -> &mut Call {
+        &mut self.call
+    }
+}
+
+impl Calling for RtmpPush {
+    #[allow(private_interfaces)]
+    fn call_mut(&mut self) -> &mut Call {
+        &mut self.call
+    }
+}
+
+impl Calling for RtmpRelay {
+    #[allow(private_interfaces)]
+    fn call_mut(&mut self) -> &mut Call {
+        &mut self.first.call
+    }
+}
+
+fn chunk_size(bytes: u32) -> Result<u32, Problem> {
+    match CHUNK_SIZE.contains(&bytes) {
+        true => Ok(bytes),
+        false => Err(Problem::out_of_range(bytes, "4096 to 40960 bytes")),
+    }
+}
+
+impl OutputBuilder<RtmpPush> {
+    /// The size of the chunks that are sent (4096 bytes; 4096–40 960).
+    pub fn chunk_size(self, bytes: u32) -> Self {
+        self.try_with("chunk_size", chunk_size(bytes), |s, v| s.chunk_size = v)
+    }
+}
+
+impl OutputBuilder<RtmpRelay> {
+    /// A second destination that is fed at the same time.
+    pub fn second(self, address: impl AsRef<str>, key: StreamKey) -> Self {
+        self.try_with("second", address.as_ref().parse(), |s, address| s.second = Some((address, key)))
+    }
+
+    /// The size of the chunks that are sent (4096 bytes; 4096–40 960).
+    pub fn chunk_size(self, bytes: u32) -> Self {
+        self.try_with("chunk_size", chunk_size(bytes), |s, v| s.first.chunk_size = v)
+    }
+}
+
+impl OutputBuilder<RtmpPlayServer> {
+    /// How many bytes may be kept so that a late player starts with a key frame (16 MiB; 0–256 MiB; 0: off).
+    pub fn gop_cache(self, bytes: u32) -> Self {
+        let value = match GOP_CACHE.contains(&bytes) {
+            true => Ok(bytes),
+            false => Err(Problem::out_of_range(bytes, "0 to 268435456 bytes")),
+        };
+        self.try_with("gop_cache", value, |s, v| s.gop_cache = v)
+    }
+}

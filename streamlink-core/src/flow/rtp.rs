@@ -1,0 +1,262 @@
+//! RTP over UDP (RFC 3550; MPEG-TS over RTP: RFC 2250): the settings of source and output.
+
+use super::{
+    address::{HostPort, Interface, Listen},
+    endpoint::{Listening, OutputBuilder, SourceBuilder},
+    settings::{Entries, Settings, check_millis, millis, number, store},
+};
+use crate::error::Problem;
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+
+/// A set of RTP payload types (0–127). The empty set stands for all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PayloadTypes(u128);
+
+impl PayloadTypes {
+    /// All payload types.
+    pub const ALL: Self = Self(0);
+    /// MPEG-TS (payload type 33).
+    pub const MPEG_TS: Self = Self(1 << 33);
+
+    /// The same set with one more payload type.
+    ///
+    /// # Errors
+    /// Above 127.
+    pub fn with(self, payload_type: u8) -> Result<Self, Problem> {
+        match payload_type {
+            0..=127 => Ok(Self(self.0 | 1 << payload_type)),
+            n => Err(Problem::out_of_range(n, "0 to 127")),
+        }
+    }
+
+    /// Whether packets of this type pass.
+    pub const fn admits(self, payload_type: u8) -> bool {
+        self.0 == 0 || (payload_type < 128 && self.0 >> payload_type & 1 == 1)
+    }
+}
+
+impl FromStr for PayloadTypes {
+    type Err = Problem;
+    /// Numbers separated by commas: `33,96`.
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let bad = |_| Problem::malformed(s, "payload types such as `33,96`");
+        s.split(',').try_fold(Self::ALL, |set, pt| set.with(pt.trim().parse().map_err(bad)?))
+    }
+}
+
+impl fmt::Display for PayloadTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members: Vec<String> = (0..128).filter(|pt| self.0 >> pt & 1 == 1).map(|pt| pt.to_string()).collect();
+        f.write_str(&members.join(","))
+    }
+}
+
+/// The settings of an RTP source.
+#[derive(Clone, Debug)]
+pub struct RtpInput {
+    /// The local address; a multicast address is joined. RTP has no connections: there is no peer limit.
+    pub(crate) listen: Listen,
+    pub(crate) interface: Option<Interface>,
+    /// Only this sender of the multicast group (source-specific multicast, RFC 4607).
+    pub(crate) multicast_source: Option<IpAddr>,
+    pub(crate) payload_types: PayloadTypes,
+    pub(crate) reorder_window: Duration,
+    pub(crate) idle_timeout: Duration,
+}
+
+const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=10_000;
+const REORDER: std::ops::RangeInclusive<u64> = 0..=1_000;
+const DEFAULT_REORDER: Duration = Duration::from_millis(50);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_millis(5000);
+
+impl RtpInput {
+    pub(crate) fn new(listen: Listen) -> Self {
+        Self {
+            listen,
+            interface: None,
+            multicast_source: None,
+            payload_types: PayloadTypes::ALL,
+            reorder_window: DEFAULT_REORDER,
+            idle_timeout: DEFAULT_IDLE_TIMEOUT,
+        }
+    }
+
+    /// What only holds of all settings together.
+    pub(crate) fn check(&self) -> Option<(&'static str, Problem)> {
+        let group = self.listen.bind.ip();
+        match self.multicast_source {
+            Some(source) if !group.is_multicast() => {
+                Some(("source", Problem::Conflict(format!("a multicast sender ({source}) needs a multicast group"))))
+            }
+            Some(source) if source.is_ipv4() != group.is_ipv4() => {
+                Some(("source", Problem::Conflict(format!("{source} and the group {group} are of different families"))))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Settings for RtpInput {
+    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
+        match key {
+            "max_players" | "max_peers" => None,
+            "iface" => store(&mut self.interface, value.parse().map(Some)),
+            "source" => {
+                let address = value.parse().map_err(|_| Problem::malformed(value, "an address"));
+                store(&mut self.multicast_source, address.map(Some))
+            }
+            "pt" => store(&mut self.payload_types, value.parse()),
+            "reorder" => store(&mut self.reorder_window, millis(value, REORDER)),
+            "idle_timeout" => store(&mut self.idle_timeout, millis(value, IDLE_TIMEOUT)),
+            _ => self.listen.set(key, value),
+        }
+    }
+
+    fn list(&self, out: &mut Entries) {
+        out.push_some("iface", self.interface.as_ref());
+        out.push_some("source", self.multicast_source);
+        if self.payload_types != PayloadTypes::ALL {
+            out.push("pt", self.payload_types);
+        }
+        out.push_unless("reorder", self.reorder_window.as_millis(), DEFAULT_REORDER.as_millis());
+        out.push_unless("idle_timeout", self.idle_timeout.as_millis(), DEFAULT_IDLE_TIMEOUT.as_millis());
+        self.listen.list(out);
+    }
+}
+
+impl Listening for RtpInput {
+    #[allow(private_interfaces)]
+    fn listen_mut(&mut self) -> &mut Listen {
+        &mut self.listen
+    }
+}
+
+impl SourceBuilder<RtpInput> {
+    /// The interface that receives a multicast group: a name or an address (by default the system's choice).
+    pub fn interface(self, interface: impl AsRef<str>) -> Self {
+        self.try_with("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v))
+    }
+
+    /// Joins the group for this sender only (source-specific multicast, RFC 4607).
+    pub fn multicast_source(self, sender: IpAddr) -> Self {
+        self.with(|s| s.multicast_source = Some(sender))
+    }
+
+    /// The payload types that pass (all); packets of others are dropped and counted.
+    pub fn payload_types(self, types: PayloadTypes) -> Self {
+        self.with(|s| s.payload_types = types)
+    }
+
+    /// How long a gap in the sequence is held open for packets that come out of order (50 ms; 0–1000).
+    /// Packets that come in order are never delayed; 0 switches reordering off.
+    pub fn reorder_window(self, window: Duration) -> Self {
+        self.try_with("reorder", check_millis(window, REORDER), |s, v| s.reorder_window = v)
+    }
+
+    /// How long the sender may be silent before the source counts as lost (5000 ms; 1000–10 000).
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        self.try_with("idle_timeout", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.idle_timeout = v)
+    }
+}
+
+/// Whether an RTP output keeps the sequence numbers and SSRC of the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rewrite {
+    /// Every packet leaves as it came; SMPTE ST 2022-7 receivers need that.
+    #[default]
+    Preserve,
+    /// A random SSRC, and sequence numbers without the source's gaps and restarts.
+    Random,
+    /// This SSRC, and sequence numbers without the source's gaps and restarts.
+    Ssrc(u32),
+}
+
+impl FromStr for Rewrite {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        match s {
+            "preserve" => Ok(Rewrite::Preserve),
+            "random" => Ok(Rewrite::Random),
+            _ => number(s, 0..=u32::MAX, "an SSRC").map(Rewrite::Ssrc),
+        }
+    }
+}
+
+impl fmt::Display for Rewrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rewrite::Preserve => f.write_str("preserve"),
+            Rewrite::Random => f.write_str("random"),
+            Rewrite::Ssrc(ssrc) => ssrc.fmt(f),
+        }
+    }
+}
+
+/// The settings of an RTP output.
+#[derive(Clone, Debug)]
+pub struct RtpOutput {
+    pub(crate) destination: HostPort,
+    pub(crate) second: Option<HostPort>,
+    pub(crate) interface: Option<Interface>,
+    pub(crate) ttl: u8,
+    pub(crate) rewrite: Rewrite,
+}
+
+const DEFAULT_TTL: u8 = 64;
+
+impl RtpOutput {
+    pub(crate) fn new(destination: HostPort) -> Self {
+        Self { destination, second: None, interface: None, ttl: DEFAULT_TTL, rewrite: Rewrite::Preserve }
+    }
+
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = &HostPort> {
+        std::iter::once(&self.destination).chain(&self.second)
+    }
+}
+
+impl Settings for RtpOutput {
+    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
+        match key {
+            "second" => store(&mut self.second, value.parse().map(Some)),
+            "iface" => store(&mut self.interface, value.parse().map(Some)),
+            "ttl" => store(&mut self.ttl, number(value, 1..=255, "hops")),
+            "ssrc" => store(&mut self.rewrite, value.parse()),
+            _ => None,
+        }
+    }
+
+    fn list(&self, out: &mut Entries) {
+        out.push_some("second", self.second.as_ref());
+        out.push_some("iface", self.interface.as_ref());
+        out.push_unless("ttl", self.ttl, DEFAULT_TTL);
+        if self.rewrite != Rewrite::Preserve {
+            out.push("ssrc", self.rewrite);
+        }
+    }
+}
+
+impl OutputBuilder<RtpOutput> {
+    /// A second destination that is fed with the same packets, for receivers with SMPTE ST 2022-7.
+    pub fn second(self, destination: impl AsRef<str>) -> Self {
+        self.try_with("second", destination.as_ref().parse(), |s, v| s.second = Some(v))
+    }
+
+    /// The interface that a multicast group is sent on: a name or an address (by default the system's choice).
+    pub fn interface(self, interface: impl AsRef<str>) -> Self {
+        self.try_with("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v))
+    }
+
+    /// The time to live, or hop limit, of the packets (64; 1–255), unicast and multicast.
+    pub fn ttl(self, hops: u8) -> Self {
+        let value = match hops {
+            0 => Err(Problem::out_of_range(0, "1 to 255 hops")),
+            n => Ok(n),
+        };
+        self.try_with("ttl", value, |s, v| s.ttl = v)
+    }
+
+    /// Whether sequence numbers and SSRC are kept (they are) or rewritten.
+    pub fn rewrite(self, rewrite: Rewrite) -> Self {
+        self.with(|s| s.rewrite = rewrite)
+    }
+}

@@ -1,0 +1,167 @@
+//! Secrets: passphrases, stream keys and passwords. None of them is ever printed by `Debug` or logged.
+
+use super::name::check_text;
+use crate::error::Problem;
+use std::fmt;
+
+/// The passphrase of an encrypted SRT connection: 10–79 bytes (draft-sharabayko-srt-01, section 6.1).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Passphrase(String);
+
+impl Passphrase {
+    /// Checks a passphrase.
+    ///
+    /// # Errors
+    /// When it is shorter than 10 or longer than 79 bytes.
+    pub fn new(secret: impl Into<String>) -> Result<Self, Problem> {
+        let secret = secret.into();
+        match secret.len() {
+            10..=79 => Ok(Self(secret)),
+            n => Err(Problem::out_of_range(format!("a length of {n}"), "10 to 79 bytes")),
+        }
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The length of the AES key of an encrypted SRT connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyLength {
+    /// 16 bytes.
+    #[default]
+    Aes128,
+    /// 24 bytes.
+    Aes192,
+    /// 32 bytes.
+    Aes256,
+}
+
+impl KeyLength {
+    /// 16, 24 or 32.
+    pub const fn bytes(self) -> u8 {
+        match self {
+            KeyLength::Aes128 => 16,
+            KeyLength::Aes192 => 24,
+            KeyLength::Aes256 => 32,
+        }
+    }
+}
+
+impl std::str::FromStr for KeyLength {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        match s {
+            "16" => Ok(KeyLength::Aes128),
+            "24" => Ok(KeyLength::Aes192),
+            "32" => Ok(KeyLength::Aes256),
+            _ => Err(Problem::malformed(s, "16, 24 or 32 (bytes)")),
+        }
+    }
+}
+
+/// The key that names a stream of an RTMP application: 1–256 bytes of printable ASCII without `/`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct StreamKey(String);
+
+impl StreamKey {
+    /// Checks a key.
+    ///
+    /// # Errors
+    /// When it is empty or too long, or holds white space, a slash, or anything outside printable ASCII.
+    pub fn new(key: impl Into<String>) -> Result<Self, Problem> {
+        let key = key.into();
+        if key.is_empty() || key.len() > 256 {
+            return Err(Problem::out_of_range(format!("a length of {}", key.len()), "1 to 256 bytes"));
+        }
+        match key.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
+            true => Ok(Self(key)),
+            false => Err(Problem::malformed("the key", "printable ASCII without white space and `/`")),
+        }
+    }
+
+    /// A fresh key of 160 random bits from the operating system.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness.
+    pub fn generate() -> Result<Self, Problem> {
+        let mut bits = [0u8; 20];
+        getrandom::fill(&mut bits).map_err(|e| Problem::Conflict(format!("no randomness for a stream key: {e}")))?;
+        Ok(Self(bits.iter().map(|b| format!("{b:02x}")).collect()))
+    }
+
+    /// The key itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A user name and password for RTSP (Basic and Digest): each at most 128 bytes, the name without `:`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub(crate) user: String,
+    pub(crate) password: String,
+}
+
+impl Credentials {
+    /// Checks a pair of user name and password.
+    ///
+    /// # Errors
+    /// When the name is empty or holds a colon (RFC 7617 section 2), or either is too long or holds control
+    /// characters.
+    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Result<Self, Problem> {
+        let (user, password) = (user.into(), password.into());
+        check_text(&user, 1, 128)?;
+        if check_text(&password, 0, 128).is_err() {
+            return Err(Problem::malformed("the password", "at most 128 bytes without control characters"));
+        }
+        match user.contains(':') {
+            true => Err(Problem::malformed(user, "a user name without a colon")),
+            false => Ok(Self { user, password }),
+        }
+    }
+
+    /// The user name.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The password itself.
+    pub fn reveal_password(&self) -> &str {
+        &self.password
+    }
+}
+
+macro_rules! hidden {
+    ($($ty:ident),*) => {$(
+        impl fmt::Debug for $ty {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($ty), "(hidden)"))
+            }
+        }
+    )*};
+}
+hidden!(Passphrase, StreamKey, Credentials);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_checked_and_never_printed() {
+        assert!(Passphrase::new("123456789").is_err());
+        assert!(Passphrase::new("x".repeat(80)).is_err());
+        let secret = Passphrase::new("correct horse").unwrap();
+        assert_eq!(format!("{secret:?}"), "Passphrase(hidden)");
+        for bad in ["", "a b", "a/b", "é"] {
+            let error = StreamKey::new(bad).unwrap_err().to_string();
+            assert!(!error.contains("a b"), "{error}");
+        }
+        let (a, b) = (StreamKey::generate().unwrap(), StreamKey::generate().unwrap());
+        assert_ne!(a, b);
+        assert_eq!(a.reveal().len(), 40);
+        assert!(Credentials::new("a:b", "c").is_err());
+    }
+}

@@ -1,0 +1,448 @@
+//! The URL grammar that the examples, C and JSON share: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
+
+use super::{
+    address::{Call, HostPort, Listen, parse_bind},
+    endpoint::Common,
+    output::{Output, OutputKind, TapOutput},
+    rtmp::{
+        RTMP_PORT, RTMPS_PORT, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, check_app,
+    },
+    rtp::{RtpInput, RtpOutput},
+    rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions, check_path},
+    secret::{Credentials, StreamKey},
+    settings::{Entries, Settings},
+    source::{Source, SourceKind},
+    srt::{SrtCaller, SrtListener, SrtOptions},
+};
+use crate::{error::Problem, media::MediaFamily};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+/// The longest URL that is read.
+const MAX_URL: usize = 8192;
+
+/// A URL, taken apart and decoded.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) scheme: String,
+    pub(crate) user: Option<(String, String)>,
+    /// `host:port`, as it stands.
+    pub(crate) authority: String,
+    /// Without the leading slash.
+    pub(crate) path: String,
+    pub(crate) query: Vec<(String, String)>,
+}
+
+fn decode(text: &str) -> Result<String, Problem> {
+    let bytes = percent_decode_str(text).decode_utf8();
+    bytes.map(|t| t.into_owned()).map_err(|_| Problem::malformed("the URL", "UTF-8 after percent-decoding"))
+}
+
+fn split(url: &str) -> Result<Parts, Problem> {
+    let bad = || Problem::malformed("the URL", "of the form `scheme://[host]:port[/path][?key=value&…]`");
+    if url.len() > MAX_URL {
+        return Err(Problem::out_of_range("the URL", format!("1 to {MAX_URL} bytes")));
+    }
+    let (scheme, rest) = url.split_once(':').ok_or_else(bad)?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, authority) = match authority.rsplit_once('@') {
+        None => (None, authority),
+        Some((user, host)) => {
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            (Some((decode(user)?, decode(password)?)), host)
+        }
+    };
+    let mut parts = Parts {
+        scheme: scheme.to_ascii_lowercase(),
+        user,
+        authority: authority.to_owned(),
+        path: decode(path)?,
+        query: Vec::new(),
+    };
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        parts.query.push((decode(key)?, decode(value)?));
+    }
+    Ok(parts)
+}
+
+impl Parts {
+    /// Takes a key out of the query; the last one counts.
+    fn take(&mut self, key: &str) -> Option<String> {
+        let mut found = None;
+        self.query.retain_mut(|(k, v)| {
+            let hit = k == key;
+            if hit {
+                found = Some(std::mem::take(v));
+            }
+            !hit
+        });
+        found
+    }
+
+    /// Whether we listen: as `mode` says, else when the host is missing or a wildcard.
+    fn is_listener(&mut self) -> Result<bool, Problem> {
+        match self.take("mode").as_deref() {
+            Some("listener") => Ok(true),
+            Some("caller") => Ok(false),
+            Some(other) => Err(Problem::malformed(other, "listener or caller")),
+            None => {
+                let host = match self.authority.rsplit_once(':') {
+                    Some((host, port)) if !port.ends_with(']') => host,
+                    _ => &self.authority,
+                };
+                Ok(matches!(host, "" | "*" | "0.0.0.0" | "[::]"))
+            }
+        }
+    }
+
+    fn bind(&self, default_port: Option<u16>) -> Result<Listen, Problem> {
+        parse_bind(&self.authority, default_port).map(Listen::new)
+    }
+
+    fn remote(&self, default_port: Option<u16>) -> Result<HostPort, Problem> {
+        HostPort::parse(&self.authority, default_port)
+    }
+
+    fn no_path(&self) -> Result<(), Problem> {
+        match self.path.is_empty() {
+            true => Ok(()),
+            false => Err(Problem::malformed(&self.path, format!("allowed: {} has no path", self.scheme))),
+        }
+    }
+
+    /// `app/key` of a listener: the last part of the path is the key, unless it is in the query.
+    fn app_and_key(&self) -> Result<(String, Option<StreamKey>), Problem> {
+        let path = self.path.trim_end_matches('/');
+        match path.rsplit_once('/') {
+            Some((app, key)) if !self.query.iter().any(|(k, _)| k == "key") => {
+                Ok((check_app(app)?, Some(StreamKey::new(key)?)))
+            }
+            _ => Ok((check_app(path)?, None)),
+        }
+    }
+
+    fn rtmp(&self) -> Result<RtmpAddress, Problem> {
+        let tls = self.scheme == "rtmps";
+        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
+        RtmpAddress::new(tls, self.remote(Some(port))?, self.path.trim_end_matches('/'))
+    }
+
+    fn rtsp(&self, min_path: usize) -> Result<(RtspOptions, Option<u16>), Problem> {
+        let tls = self.scheme == "rtsps";
+        let mut rtsp = RtspOptions::new(tls, check_path(&self.path, min_path)?);
+        if let Some((user, password)) = &self.user {
+            rtsp.credentials = Some(Credentials::new(user, password)?);
+        }
+        Ok((rtsp, Some(if tls { RTSPS_PORT } else { RTSP_PORT })))
+    }
+
+    fn unknown_scheme<T>(&self) -> Result<T, Problem> {
+        Err(Problem::malformed(&self.scheme, "one of the schemes rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+    }
+}
+
+fn source_kind(parts: &mut Parts) -> Result<SourceKind, Problem> {
+    match parts.scheme.as_str() {
+        "rtp" => {
+            parts.take("mode");
+            parts.no_path()?;
+            Ok(SourceKind::Rtp(RtpInput::new(parts.bind(None)?)))
+        }
+        "srt" => {
+            parts.no_path()?;
+            Ok(match parts.is_listener()? {
+                true => SourceKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt: SrtOptions::default() }),
+                false => {
+                    let call = Call::new(parts.remote(None)?);
+                    SourceKind::SrtCaller(SrtCaller { call, srt: SrtOptions::default() })
+                }
+            })
+        }
+        "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
+            true => {
+                let (app, key) = parts.app_and_key()?;
+                SourceKind::Rtmp(RtmpPublishServer { listen: parts.bind(Some(RTMP_PORT))?, app, key })
+            }
+            false => SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)),
+        }),
+        "rtsp" | "rtsps" => Ok(match parts.is_listener()? {
+            true => {
+                let (rtsp, port) = parts.rtsp(1)?;
+                SourceKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp })
+            }
+            false => {
+                let (rtsp, port) = parts.rtsp(0)?;
+                SourceKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp })
+            }
+        }),
+        "app" => match parts.authority.as_str() {
+            "datagrams" => Ok(SourceKind::App(MediaFamily::Datagrams)),
+            "rtp" => Ok(SourceKind::App(MediaFamily::Rtp)),
+            "rtmp" => Ok(SourceKind::App(MediaFamily::Rtmp)),
+            "rtsp" => Ok(SourceKind::App(MediaFamily::Rtsp)),
+            other => Err(Problem::malformed(other, "one of the families datagrams, rtp, rtmp, rtsp")),
+        },
+        _ => parts.unknown_scheme(),
+    }
+}
+
+fn output_kind(parts: &mut Parts) -> Result<OutputKind, Problem> {
+    match parts.scheme.as_str() {
+        "rtp" => {
+            parts.take("mode");
+            parts.no_path()?;
+            Ok(OutputKind::Rtp(RtpOutput::new(parts.remote(None)?)))
+        }
+        "srt" => {
+            parts.no_path()?;
+            Ok(match parts.is_listener()? {
+                true => OutputKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt: SrtOptions::default() }),
+                false => {
+                    let call = Call::new(parts.remote(None)?);
+                    OutputKind::SrtCaller(SrtCaller { call, srt: SrtOptions::default() })
+                }
+            })
+        }
+        "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
+            true => {
+                let (app, key) = parts.app_and_key()?;
+                let mut server = RtmpPlayServer::new(parts.bind(Some(RTMP_PORT))?, app);
+                server.key = key;
+                OutputKind::RtmpPlay(server)
+            }
+            false => {
+                let relay = parts.take("relay").is_some_and(|v| v != "false");
+                let second = parts.query.iter().any(|(k, _)| k == "second");
+                let push = RtmpPush::new(parts.rtmp()?);
+                match relay || second {
+                    true => OutputKind::RtmpRelay(RtmpRelay { first: push, second: None }),
+                    false => OutputKind::RtmpPush(push),
+                }
+            }
+        }),
+        "rtsp" | "rtsps" => Ok(match parts.is_listener()? {
+            true => {
+                let (rtsp, port) = parts.rtsp(1)?;
+                OutputKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp })
+            }
+            false => {
+                let (rtsp, port) = parts.rtsp(0)?;
+                OutputKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp })
+            }
+        }),
+        "tap" => Ok(OutputKind::Tap(TapOutput::new())),
+        _ => parts.unknown_scheme(),
+    }
+}
+
+/// Reads a URL, then `more` settings, into a source; what is wrong is remembered in it.
+pub(crate) fn source(mut common: Common, url: &str, more: Vec<(String, String)>) -> Source {
+    let (kind, query) = read(&mut common, url, more, source_kind);
+    let mut kind = kind.unwrap_or(SourceKind::App(MediaFamily::Datagrams));
+    query.iter().for_each(|(key, value)| common.set(&mut kind, key, value));
+    Source { common, kind }
+}
+
+/// Reads a URL, then `more` settings, into an output; what is wrong is remembered in it.
+pub(crate) fn output(mut common: Common, url: &str, more: Vec<(String, String)>) -> Output {
+    let (kind, query) = read(&mut common, url, more, output_kind);
+    let mut kind = kind.unwrap_or(OutputKind::Tap(TapOutput::new()));
+    query.iter().for_each(|(key, value)| common.set(&mut kind, key, value));
+    Output { common, kind }
+}
+
+/// The kind that a URL stands for, and the settings that are left to be set on it: none when the kind is unknown.
+fn read<K>(
+    common: &mut Common,
+    url: &str,
+    more: Vec<(String, String)>,
+    kind: impl FnOnce(&mut Parts) -> Result<K, Problem>,
+) -> (Option<K>, Vec<(String, String)>) {
+    let result = split(url).and_then(|mut parts| {
+        parts.query.extend(more);
+        kind(&mut parts).map(|kind| (kind, parts.query))
+    });
+    match common.keep("url", result) {
+        Some((kind, query)) => (Some(kind), query),
+        None => (None, Vec::new()),
+    }
+}
+
+/// A URL to be written: everything before the query, and the settings that differ from the default.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) base: String,
+    pub(crate) query: Entries,
+}
+
+/// What is encoded in a query: whatever would end the value or the URL, and what no URL holds.
+const QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'+').add(b'<').add(b'>');
+/// What is encoded in a path or a user name.
+const PATH: &AsciiSet = &QUERY.add(b'?').add(b'@').add(b':').add(b'[').add(b']');
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, PATH).to_string()
+}
+
+pub(crate) fn write(url: &Written) -> String {
+    let mut text = url.base.clone();
+    for (i, (key, value)) in url.query.0.iter().enumerate() {
+        text.push(if i == 0 { '?' } else { '&' });
+        text.push_str(key);
+        text.push('=');
+        text.extend(utf8_percent_encode(value, QUERY));
+    }
+    text
+}
+
+fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {
+    let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
+    let user = rtsp.credentials.as_ref();
+    let user = user.map(|c| format!("{}:{}@", encoded(&c.user), encoded(&c.password))).unwrap_or_default();
+    format!("{scheme}://{user}{authority}/{}", encoded(&rtsp.path))
+}
+
+fn rtmp_listener(listen: &Listen, app: &str, key: &Option<StreamKey>) -> String {
+    let key = key.as_ref().map(|k| format!("/{}", encoded(k.reveal()))).unwrap_or_default();
+    format!("rtmp://{}/{}{key}", listen.bind, encoded(app))
+}
+
+fn rtmp_caller(address: &RtmpAddress) -> String {
+    let scheme = if address.tls { "rtmps" } else { "rtmp" };
+    format!("{scheme}://{}/{}", address.remote, encoded(&address.app))
+}
+
+/// The mode is written where the host alone would not say it.
+fn written(base: String, listener: bool, host_is_wildcard: bool, settings: &dyn Settings) -> Written {
+    let mut query = Entries::default();
+    if listener != host_is_wildcard {
+        query.push("mode", if listener { "listener" } else { "caller" });
+    }
+    settings.list(&mut query);
+    Written { base, query }
+}
+
+pub(crate) fn source_parts(kind: &SourceKind) -> Written {
+    let wild = |l: &Listen| l.bind.ip().is_unspecified();
+    let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
+    match kind {
+        SourceKind::Rtp(s) => written(format!("rtp://{}", s.listen.bind), true, true, s),
+        SourceKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
+        SourceKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        SourceKind::Rtmp(s) => written(rtmp_listener(&s.listen, &s.app, &s.key), true, wild(&s.listen), s),
+        SourceKind::RtmpPull(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        SourceKind::RtspListener(s) => {
+            written(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+        }
+        SourceKind::RtspCaller(s) => {
+            written(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
+        }
+        SourceKind::App(family) => {
+            Written { base: format!("app://{}", family.to_string().to_ascii_lowercase()), query: Entries::default() }
+        }
+    }
+}
+
+pub(crate) fn output_parts(kind: &OutputKind) -> Written {
+    let wild = |l: &Listen| l.bind.ip().is_unspecified();
+    let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
+    match kind {
+        OutputKind::Rtp(s) => written(format!("rtp://{}", s.destination), false, false, s),
+        OutputKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
+        OutputKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        OutputKind::RtmpPlay(s) => written(rtmp_listener(&s.listen, &s.app, &s.key), true, wild(&s.listen), s),
+        OutputKind::RtmpPush(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        OutputKind::RtmpRelay(s) => {
+            let mut url = written(rtmp_caller(&s.first.address), false, remote_wild(&s.first.call), s);
+            if s.second.is_none() {
+                url.query.push("relay", true);
+            }
+            url
+        }
+        OutputKind::RtspListener(s) => {
+            written(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+        }
+        OutputKind::RtspCaller(s) => {
+            written(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
+        }
+        OutputKind::Tap(_) => Written { base: "tap:".into(), query: Entries::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{InputProtocol, OutputProtocol};
+
+    const SOURCES: &[(&str, InputProtocol)] = &[
+        (
+            "srt://:9000?mode=listener&latency=120&passphrase=correct%20horse&pbkeylen=32&streamid=cam1",
+            InputProtocol::Srt,
+        ),
+        ("srt://example.com:9000?latency=Intercontinental&tlpktdrop=no", InputProtocol::Srt),
+        ("srt://127.0.0.1:9000?mode=listener", InputProtocol::Srt),
+        ("rtmp://0.0.0.0:1935/live/KEY", InputProtocol::Rtmp),
+        ("rtmp://example.com/live?key=KEY", InputProtocol::RtmpPull),
+        ("rtmps://example.com/live/deep?key=KEY&reconnect_min=100", InputProtocol::RtmpPull),
+        ("rtp://239.1.1.1:5004?iface=eth1", InputProtocol::Rtp),
+        ("rtp://:5004?pt=33,96&reorder=0&idle_timeout=1000&allow=10.0.0.0/8;192.0.2.1", InputProtocol::Rtp),
+        ("rtp://[ff3e::1]:5004?source=2001:db8::1", InputProtocol::Rtp),
+        ("rtsp://user:p%40w@host/path?transport=tcp", InputProtocol::Rtsp),
+        ("rtsp://:8554/cam/1", InputProtocol::Rtsp),
+        ("app://rtp", InputProtocol::App(MediaFamily::Rtp)),
+    ];
+
+    const OUTPUTS: &[(&str, OutputProtocol)] = &[
+        ("srt://:9001?mode=listener&max_players=4&allow=10.0.0.0/8", OutputProtocol::Srt),
+        ("srt://[2001:db8::1]:7000?rcvlatency=20&peerlatency=400", OutputProtocol::Srt),
+        ("rtmp://0.0.0.0:1935/live/KEY?gop_cache=0", OutputProtocol::RtmpPull),
+        ("rtmp://example.com/live?key=KEY&chunk_size=40960", OutputProtocol::RtmpPush),
+        ("rtmp://a.example/live?key=K&second=rtmp://b.example/live%20K2", OutputProtocol::Rtmp),
+        ("rtmp://a.example/live?key=K&relay=true", OutputProtocol::Rtmp),
+        ("rtp://192.0.2.1:5004?second=198.51.100.1:5004&ttl=8&ssrc=7", OutputProtocol::Rtp),
+        ("rtsp://:8554/cam/1?gop_cache=off", OutputProtocol::Rtsp),
+        ("rtsps://u:p@host:1/x", OutputProtocol::Rtsp),
+        ("tap:", OutputProtocol::Tap),
+    ];
+
+    #[test]
+    fn urls_are_read_and_written_back() {
+        for (url, protocol) in SOURCES {
+            let source = Source::from_url("a", url);
+            assert_eq!(source.common.errors, [], "{url}");
+            assert_eq!(source.protocol(), *protocol, "{url}");
+            let again = Source::from_url("a", &source.to_url());
+            assert_eq!(format!("{source:?}"), format!("{again:?}"), "{url}");
+            assert_eq!(source.to_url(), again.to_url());
+        }
+        for (url, protocol) in OUTPUTS {
+            let output = Output::from_url("a", url);
+            assert_eq!(output.common.errors, [], "{url}");
+            assert_eq!(output.protocol(), *protocol, "{url}");
+            let again = Output::from_url("a", &output.to_url());
+            assert_eq!(format!("{output:?}"), format!("{again:?}"), "{url}");
+            assert_eq!(output.to_url(), again.to_url());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_secrets_are_not() {
+        let errors = |url: &str| {
+            let errors = Source::from_url("a", url).common.errors;
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let found = errors("srt://:9000?latency=10001&passphrase=short&pbkeylen=20&nonsense=1");
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(found[0].starts_with("latency: 10001 is outside 0 to 10000"), "{found:?}");
+        assert!(found[3].starts_with("nonsense: there is no such setting"), "{found:?}");
+        assert!(!found.concat().contains("short"));
+        for bad in
+            ["", "x", "http://a", "srt://", "srt://:x", "rtp://:5004/path", "rtmp://:1935", "app://x", "rtp://%ff"]
+        {
+            assert_eq!(errors(bad).len(), 1, "{bad}");
+        }
+        assert_eq!(errors(&format!("srt://:9000?streamid={}", "x".repeat(9000))).len(), 1);
+    }
+}

@@ -1,0 +1,99 @@
+//! StreamLink moves live video: a **flow** takes one **source**, with or without a backup, and hands its packets
+//! to any number of **outputs**, without copying them and without ever letting one bad peer hurt another.
+//!
+//! ```
+//! use streamlink_core::{Bitrate, Engine, Flow, Output, Packet, Source};
+//! use std::time::Instant;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::new()?;
+//! let flow = Flow::builder("match-day", Bitrate::mbps(20))
+//!     .source(Source::rtp("venue", "127.0.0.1:0").allow("127.0.0.0/8".parse()?))
+//!     .output(Output::rtp("studio", "127.0.0.1:5004"))
+//!     .output(Output::tap("monitor"))
+//!     .build()?; // every error at once, each with its field
+//! engine.block_on(async {
+//!     let running = engine.start(flow).await?;
+//!     println!("point the encoder at {}", running.input_addresses()[0]);
+//!     running.add_output(Output::rtp("partner", "127.0.0.1:5006")).await?;
+//!     println!("{:?}", running.next_event().await);
+//!     running.stop().await;
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! # What can feed what
+//!
+//! Checked by the compiler where the types are known, and by `build()` where they are not; see [`FedBy`] and
+//! [`InputProtocol::allowed_outputs`].
+//!
+//! | source | outputs |
+//! |---|---|
+//! | RTMP, RTMP_PULL | RTMP, RTMP_PUSH, RTMP_PULL |
+//! | SRT (listener, caller) | SRT (listener, caller), RTMP_PUSH |
+//! | RTP | RTP |
+//! | RTSP (push in, pull) | RTSP (serve, push) |
+//! | any | tap, into the host's process |
+//!
+//! This version has drivers for RTP, for sources that the host pushes into ([`AppSource`]), and for taps
+//! ([`Tap`]). All other endpoints can be configured, and are refused at start with [`Error::Unsupported`].
+//!
+//! # How a packet travels
+//!
+//! ```text
+//! net ──► endpoint ──► proto ──► router ──► endpoint ──► net
+//! recvmmsg  RTP source   header,    ring of     shards of      GSO runs
+//! GRO       task         order      batches     the fan-out    gathered
+//! ```
+//!
+//! A source's task reads a socket in batches, without copying. Its protocol's state machine checks and orders the
+//! packets. They enter the flow's ring once, whatever the number of outputs. Each output reads the ring at its own
+//! pace: one that does not keep up loses the oldest packets, which are counted, and nobody else notices. Datagram
+//! outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output.
+//!
+//! # Map of the modules
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `flow` | the vocabulary: flows, sources and outputs with their settings; always valid, pure data |
+//! | `engine` | runs flows: [`Engine`], [`FlowHandle`], statistics, OpenMetrics |
+//! | `endpoint` | the drivers that join sockets, protocol and router; events; app sources and taps |
+//! | `router` | the ring, the bandwidth limiter, counters; no sockets, no clock |
+//! | `proto` | protocols as state machines, given bytes and time |
+//! | `media` | packets, and what can be read in MPEG-TS |
+//! | `net` | UDP in batches; the only module with `unsafe` |
+//!
+//! # Features
+//!
+//! - `serde`: flows to and from JSON (`Flow::from_json`, `Flow::to_json`) and any other serde format.
+//!
+//! # Platforms
+//!
+//! Linux; GSO (4.18) and GRO (5.0) are used where the kernel has them.
+
+mod endpoint;
+mod engine;
+mod error;
+mod flow;
+mod media;
+mod net;
+mod proto;
+mod router;
+mod time;
+
+pub use endpoint::{AppSource, Event, LossReason, PushError, RefusalReason, Tap, TapCallback};
+pub use engine::{
+    EndpointStats, Engine, EngineBuilder, Events, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
+};
+pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
+pub use flow::{
+    Allowlist, AppInput, BandwidthPolicy, Bitrate, Calling, Credentials, EndpointBuilder, Failover, FailoverPolicy,
+    FedBy, Flow, FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency,
+    Listening, Name, NoSource, Output, OutputBuilder, OutputProtocol, Passphrase, PayloadTypes, Reconnect, Rewrite,
+    RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, RtpInput, RtpOutput, Rtsp,
+    RtspCaller, RtspListener, RtspTransport, Source, SourceBuilder, Srt, SrtCaller, SrtListener, StreamKey, TapOutput,
+    family, role,
+};
+pub use media::{MediaFamily, Packet, PidStats, RtmpKind};
+pub use router::State;

@@ -1,0 +1,8 @@
+//! What is carried: packets, and what can be read in them.
+
+mod packet;
+mod ts;
+
+pub use packet::{MediaFamily, Packet, RtmpKind};
+pub use ts::PidStats;
+pub(crate) use ts::TsMonitor;

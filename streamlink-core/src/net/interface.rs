@@ -1,0 +1,46 @@
+//! Network interfaces by name or address.
+
+use if_addrs::IfAddr;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+/// An interface as the socket options want it.
+#[derive(Clone, Debug)]
+pub(crate) struct InterfaceId {
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    /// Its first IPv4 address, which is how IPv4 multicast names it.
+    pub(crate) ipv4: Option<Ipv4Addr>,
+}
+
+/// Finds an interface by its name or one of its addresses.
+pub(crate) fn find(wanted: &str) -> io::Result<InterfaceId> {
+    let address = wanted.parse::<IpAddr>().ok();
+    let all = if_addrs::get_if_addrs()?;
+    let hit = all.iter().find(|i| i.name == wanted || address.is_some_and(|a| i.ip() == a));
+    let hit =
+        hit.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no interface `{wanted}`")))?;
+    let ipv4 = all.iter().filter(|i| i.name == hit.name).find_map(|i| match (&i.addr, address) {
+        (IfAddr::V4(v4), Some(IpAddr::V4(wanted))) => (v4.ip == wanted).then_some(v4.ip),
+        (IfAddr::V4(v4), _) => Some(v4.ip),
+        _ => None,
+    });
+    Ok(InterfaceId { name: hit.name.clone(), index: hit.index.unwrap_or(0), ipv4 })
+}
+
+/// The address that a person would paste into an encoder for a socket bound to `bound`: for a wildcard, the
+/// first address of this machine that is not a loopback one, of the same family.
+pub(crate) fn advertised_ip(bound: IpAddr) -> IpAddr {
+    if !bound.is_unspecified() {
+        return bound;
+    }
+    let fallback = match bound {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    let all = if_addrs::get_if_addrs().unwrap_or_default();
+    let good = |i: &&if_addrs::Interface| !i.is_loopback() && !i.is_link_local() && i.ip().is_ipv4() == bound.is_ipv4();
+    all.iter().find(good).map_or(fallback, |i| i.ip())
+}

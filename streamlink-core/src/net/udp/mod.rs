@@ -1,0 +1,9 @@
+//! UDP sockets that receive and send in batches.
+
+mod receive;
+mod send;
+mod socket;
+
+pub(crate) use receive::{Received, Receiver};
+pub(crate) use send::{Datagram, Sender};
+pub(crate) use socket::{Egress, Multicast, UdpOptions, UdpSocket};

@@ -1,0 +1,253 @@
+//! Receiving in batches: one `recvmmsg` takes up to a datagram a lane, each possibly a run that the kernel has
+//! put together (GRO). The bytes are split, never copied.
+//!
+//! A lane is a piece of memory in which datagrams lie one behind the other. When it is used up it is put aside,
+//! and taken back into use when the last packet in it is gone; so a steady stream allocates nothing.
+
+use bytes::{Bytes, BytesMut};
+use socket2::Socket;
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, RawFd},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The most that one receive can bring: a GRO run is at most 64 KiB.
+const MAX_RUN: usize = 65_536;
+/// The size of a lane's memory.
+const LANE: usize = 2 * MAX_RUN;
+/// Lanes of one receiver at most, and so datagrams of one `recvmmsg`.
+const MAX_LANES: usize = 16;
+/// Used-up lanes that are kept for later; above that, memory is given back.
+const MAX_RESTING: usize = 64;
+/// Room for three control messages: GRO size, time stamp, overflow counter.
+const CONTROL: usize = 128;
+
+/// One datagram.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) data: Bytes,
+    pub(crate) peer: SocketAddr,
+    /// When the kernel received it.
+    pub(crate) arrival: Instant,
+}
+
+/// The memory into which a socket receives: at most [`MAX_LANES`] lanes of [`LANE`] bytes, beside what
+/// packets that are still in use hold.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    lanes: Vec<BytesMut>,
+    resting: VecDeque<BytesMut>,
+    /// Datagrams that the socket has dropped because its buffer was full, as the kernel counts them.
+    overflows: u32,
+    overflows_seen: u64,
+}
+
+impl Receiver {
+    /// Memory for a stream of so many bytes per second.
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        let lanes = match bytes_per_second {
+            0..6_000_000 => 4,
+            6_000_000..25_000_000 => 8,
+            _ => MAX_LANES,
+        };
+        Self {
+            lanes: (0..lanes).map(|_| BytesMut::with_capacity(LANE)).collect(),
+            resting: VecDeque::new(),
+            overflows: 0,
+            overflows_seen: 0,
+        }
+    }
+
+    /// Datagrams that were lost in the socket's full buffer since the last call.
+    pub(crate) fn take_overflows(&mut self) -> u64 {
+        std::mem::take(&mut self.overflows_seen)
+    }
+
+    /// One `recvmmsg`. Hands every datagram to `each`, in order; returns whether there may be more to read.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing, and whatever else the socket says.
+    #[allow(unsafe_code)]
+    pub(crate) fn receive(&mut self, fd: RawFd, mut each: impl FnMut(Received)) -> io::Result<bool> {
+        for lane in &mut self.lanes {
+            refill(lane, &mut self.resting);
+        }
+        let lanes = self.lanes.len();
+        // SAFETY: all four are plain data, for which all zeroes is a value.
+        let mut names: [libc::sockaddr_storage; MAX_LANES] = unsafe { std::mem::zeroed() };
+        let mut controls = [Control([0; CONTROL]); MAX_LANES];
+        let mut vectors: [libc::iovec; MAX_LANES] = unsafe { std::mem::zeroed() };
+        let mut messages: [libc::mmsghdr; MAX_LANES] = unsafe { std::mem::zeroed() };
+        for i in 0..lanes {
+            let spare = self.lanes[i].spare_capacity_mut();
+            vectors[i].iov_base = spare.as_mut_ptr().cast();
+            vectors[i].iov_len = spare.len().min(MAX_RUN);
+            let header = &mut messages[i].msg_hdr;
+            header.msg_name = std::ptr::from_mut(&mut names[i]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_iov = &raw mut vectors[i];
+            header.msg_iovlen = 1;
+            header.msg_control = controls[i].0.as_mut_ptr().cast();
+            header.msg_controllen = CONTROL;
+        }
+        // SAFETY: every header points to memory of its own that outlives the call, with its true length; the
+        // lanes' spare memory is not touched by anyone else, as they are borrowed mutably.
+        let count = unsafe {
+            libc::recvmmsg(fd, messages.as_mut_ptr(), lanes as libc::c_uint, libc::MSG_DONTWAIT, std::ptr::null_mut())
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?.min(lanes);
+        let clock = Clock::now();
+        for i in 0..count {
+            let length = messages[i].msg_len as usize;
+            // SAFETY: the kernel has written `length` bytes, at most iov_len, to the start of the spare memory.
+            unsafe { self.lanes[i].set_len(length.min(vectors[i].iov_len)) };
+            let notes = read_control(&messages[i].msg_hdr);
+            if let Some(total) = notes.overflows {
+                self.overflows_seen += u64::from(total.wrapping_sub(self.overflows));
+                self.overflows = total;
+            }
+            let Some(peer) = peer_address(&names[i]) else {
+                self.lanes[i].clear();
+                continue;
+            };
+            let arrival = clock.at(notes.stamp);
+            let truncated = messages[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            split(&mut self.lanes[i], notes.segment, truncated, |data| each(Received { data, peer, arrival }));
+        }
+        Ok(count == lanes)
+    }
+}
+
+/// Hands out what lies in a lane, in pieces of `segment` bytes. An empty datagram is one piece of no bytes.
+fn split(lane: &mut BytesMut, segment: Option<usize>, truncated: bool, mut each: impl FnMut(Bytes)) {
+    if truncated {
+        lane.clear(); // longer than any UDP datagram: nothing of it can be trusted
+        return;
+    }
+    let segment = segment.filter(|s| *s > 0).unwrap_or(usize::MAX);
+    loop {
+        let length = segment.min(lane.len());
+        each(lane.split_to(length).freeze());
+        if lane.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Makes sure that a lane has room for the longest run.
+fn refill(lane: &mut BytesMut, resting: &mut VecDeque<BytesMut>) {
+    if lane.capacity() - lane.len() >= MAX_RUN || lane.try_reclaim(LANE) {
+        return;
+    }
+    let reusable = resting.front_mut().is_some_and(|oldest| oldest.try_reclaim(LANE));
+    let oldest = if reusable { resting.pop_front() } else { None };
+    let used = std::mem::replace(lane, oldest.unwrap_or_else(|| BytesMut::with_capacity(LANE)));
+    if resting.len() == MAX_RESTING {
+        resting.pop_front(); // someone keeps a packet of it: its memory goes when that does
+    }
+    resting.push_back(used);
+}
+
+/// A buffer for control messages, aligned as `cmsghdr` wants it.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+#[derive(Default)]
+struct Notes {
+    segment: Option<usize>,
+    stamp: Option<Duration>,
+    overflows: Option<u32>,
+}
+
+#[allow(unsafe_code)]
+fn read_control(header: &libc::msghdr) -> Notes {
+    let mut notes = Notes::default();
+    // SAFETY: the kernel has filled the control buffer of `header` and set its length; the macros stay within it,
+    // and `read_unaligned` does not rely on the alignment of the data.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(header);
+        while let Some(m) = message.as_ref() {
+            let data = libc::CMSG_DATA(m);
+            match (m.cmsg_level, m.cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    notes.segment = usize::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    let time = data.cast::<libc::timespec>().read_unaligned();
+                    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+                    notes.stamp = seconds.ok().zip(nanos.ok()).map(|(s, n)| Duration::new(s, n.min(999_999_999)));
+                }
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                    notes.overflows = Some(data.cast::<u32>().read_unaligned());
+                }
+                _ => {}
+            }
+            message = libc::CMSG_NXTHDR(header, m);
+        }
+    }
+    notes
+}
+
+#[allow(unsafe_code)]
+fn peer_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the storage, which is large enough for every family, holds this one.
+            let v4 = unsafe { &*std::ptr::from_ref(storage).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*std::ptr::from_ref(storage).cast::<libc::sockaddr_in6>() };
+            let ip = IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr)).to_canonical();
+            Some(SocketAddr::new(ip, u16::from_be(v6.sin6_port)))
+        }
+        _ => None,
+    }
+}
+
+/// Puts the kernel's wall-clock stamps on the monotonic clock.
+struct Clock {
+    instant: Instant,
+    wall: Option<Duration>,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self { instant: Instant::now(), wall: SystemTime::now().duration_since(UNIX_EPOCH).ok() }
+    }
+
+    /// A stamp from the future, or from more than ten seconds ago, means that the wall clock was set: it is
+    /// not believed.
+    fn at(&self, stamp: Option<Duration>) -> Instant {
+        let age = self.wall.zip(stamp).and_then(|(wall, stamp)| wall.checked_sub(stamp));
+        let age = age.filter(|age| *age < Duration::from_secs(10)).unwrap_or_default();
+        self.instant.checked_sub(age).unwrap_or(self.instant)
+    }
+}
+
+/// Asks for GRO, time stamps and the overflow counter. All three are optional: without them, packets come one
+/// by one and are stamped when they are read.
+#[allow(unsafe_code)]
+pub(super) fn enable_extras(socket: &Socket) {
+    let on: libc::c_int = 1;
+    for (level, option) in [
+        (libc::SOL_UDP, libc::UDP_GRO),
+        (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+    ] {
+        // SAFETY: the pointer and the length describe `on`, which outlives the call.
+        let result = unsafe {
+            let length = size_of::<libc::c_int>() as libc::socklen_t;
+            libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&on).cast(), length)
+        };
+        if result != 0 {
+            log::debug!("socket option {level}/{option}: {}", io::Error::last_os_error());
+        }
+    }
+}

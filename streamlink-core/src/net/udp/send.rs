@@ -1,0 +1,301 @@
+//! Sending in batches: runs of equal-sized datagrams leave in one call (GSO), header and payload gathered from
+//! where they lie.
+//!
+//! Where the kernel refuses a run, the same datagrams are sent one by one, so that none is lost, and the next
+//! runs are sent one by one as well, for a while: what was refused may be possible on the next route.
+
+use super::socket::UdpSocket;
+use std::{io, os::fd::RawFd};
+
+/// Segments of one run at most (`UDP_MAX_SEGMENTS` of kernels since 4.18).
+const MAX_SEGMENTS: usize = 64;
+/// Bytes of one run at most: the largest UDP payload over IPv4, less room for IP options.
+const MAX_BYTES: usize = 65_000;
+/// How many runs are sent without GSO after the kernel has refused one; doubles up to the second number.
+const SKIP: (u32, u32) = (16, 4096);
+
+/// One datagram, gathered from two places.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Datagram<'a> {
+    /// May be empty.
+    pub(crate) head: &'a [u8],
+    pub(crate) body: &'a [u8],
+}
+
+impl Datagram<'_> {
+    fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Datagrams that are dealt with: sent, or refused. The rest is to be offered again when the socket can write.
+    pub(crate) done: usize,
+    /// Of these, the datagrams that the system refused for good: too long, no route, not permitted.
+    pub(crate) refused: usize,
+    /// The socket's buffer is full.
+    pub(crate) blocked: bool,
+}
+
+/// Sends on one connected socket, and remembers what the kernel thinks of GSO there.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    supported: bool,
+    /// Runs still to be sent without GSO.
+    skip: u32,
+    penalty: u32,
+}
+
+impl Sender {
+    pub(crate) fn new(socket: &UdpSocket) -> Self {
+        Self { supported: supports_gso(socket.as_raw_fd()), skip: 0, penalty: SKIP.0 }
+    }
+
+    /// A sender that never uses GSO.
+    #[cfg(test)]
+    fn plain() -> Self {
+        Self { supported: false, skip: 0, penalty: SKIP.0 }
+    }
+
+    /// Sends as much as the socket takes.
+    pub(crate) fn send(&mut self, socket: &UdpSocket, datagrams: &[Datagram<'_>]) -> Sent {
+        let mut sent = Sent::default();
+        while let Some(rest) = datagrams.get(sent.done..).filter(|rest| !rest.is_empty()) {
+            let run = run_length(rest);
+            if run > 1 && self.may_use_gso() {
+                match self.transmit(socket, &rest[..run], Some(rest[0].len())) {
+                    Ok(()) => {
+                        self.penalty = SKIP.0;
+                        sent.done += run;
+                        continue;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        sent.blocked = true;
+                        return sent;
+                    }
+                    Err(e) => {
+                        log::debug!("a run of {run} datagrams was refused, sending them one by one: {e}");
+                        self.skip = self.penalty;
+                        self.penalty = (self.penalty * 2).min(SKIP.1);
+                    }
+                }
+            }
+            for datagram in &rest[..run] {
+                match self.transmit(socket, std::slice::from_ref(datagram), None) {
+                    Ok(()) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        sent.blocked = true;
+                        return sent;
+                    }
+                    Err(_) => sent.refused += 1,
+                }
+                sent.done += 1;
+            }
+        }
+        sent
+    }
+
+    fn may_use_gso(&mut self) -> bool {
+        let may = self.supported && self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
+        may
+    }
+
+    /// One `sendmsg`. An error that an earlier datagram has caused (a peer that does not listen) is taken off
+    /// the socket, and this one is tried again.
+    fn transmit(&self, socket: &UdpSocket, run: &[Datagram<'_>], segment: Option<usize>) -> io::Result<()> {
+        let mut result = Ok(());
+        for _ in 0..3 {
+            result = send_message(socket.as_raw_fd(), run, segment);
+            match &result {
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::EINTR)) => {}
+                _ => break,
+            }
+        }
+        result
+    }
+}
+
+/// How many datagrams from the first on can leave in one call: all as long as the first, and a shorter last one.
+fn run_length(datagrams: &[Datagram<'_>]) -> usize {
+    let size = datagrams[0].len();
+    if size == 0 {
+        return 1;
+    }
+    let limit = (MAX_BYTES / size).clamp(1, MAX_SEGMENTS);
+    let mut run = 1;
+    for datagram in datagrams.iter().take(limit).skip(1) {
+        let length = datagram.len();
+        if length > size || length == 0 {
+            break;
+        }
+        run += 1;
+        if length < size {
+            break;
+        }
+    }
+    run
+}
+
+#[allow(unsafe_code)]
+fn send_message(fd: RawFd, run: &[Datagram<'_>], segment: Option<usize>) -> io::Result<()> {
+    /// Room for one control message with a `u16`.
+    #[repr(C, align(8))]
+    struct Control([u8; 32]);
+
+    let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+    let mut vectors = [empty; 2 * MAX_SEGMENTS];
+    let mut count = 0;
+    for datagram in run.iter().take(MAX_SEGMENTS) {
+        for part in [datagram.head, datagram.body] {
+            if !part.is_empty() {
+                vectors[count] = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+                count += 1;
+            }
+        }
+    }
+    let mut control = Control([0; 32]);
+    // SAFETY: msghdr is plain data, for which all zeroes is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors.as_mut_ptr();
+    message.msg_iovlen = count;
+    if let Some(segment) = segment.and_then(|s| u16::try_from(s).ok()) {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: the buffer has room for CMSG_SPACE(2) = 24 bytes, is aligned for a cmsghdr, and its length is
+        // set before the macros look at it.
+        unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_UDP;
+            (*header).cmsg_type = libc::UDP_SEGMENT;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as usize;
+            libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
+        }
+    }
+    // SAFETY: the header points to vectors and control data that outlive the call; the vectors point to borrowed
+    // slices, which the kernel only reads.
+    let result = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[allow(unsafe_code)]
+fn supports_gso(fd: RawFd) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: pointer and length describe `value` and `length`, which outlive the call.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_UDP, libc::UDP_SEGMENT, std::ptr::from_mut(&mut value).cast(), &raw mut length)
+    };
+    result == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{receive::Receiver, socket::UdpOptions};
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn pair() -> (UdpSocket, UdpSocket) {
+        let options = UdpOptions { receive_buffer: Some(4 << 20), ..UdpOptions::default() };
+        let receiver = UdpSocket::receiving("127.0.0.1:0".parse::<SocketAddr>().unwrap(), &options).unwrap();
+        let sender = UdpSocket::sending(receiver.local_addr(), &options).unwrap();
+        (sender, receiver)
+    }
+
+    async fn receive_all(socket: &UdpSocket, wanted: usize) -> Vec<Vec<u8>> {
+        let mut receiver = Receiver::new(1_000_000);
+        let mut got = Vec::new();
+        while got.len() < wanted {
+            socket.drain(&mut receiver, usize::MAX, |r| got.push(r.data.to_vec())).await.unwrap();
+        }
+        got
+    }
+
+    /// Datagrams of all kinds of lengths: runs, a short end, an empty one, longer ones.
+    fn mixture() -> Vec<Vec<u8>> {
+        let lengths = [1328usize, 1328, 1328, 700, 1328, 0, 1328, 1328, 40, 40, 40, 1400, 1400, 20_000, 20_000, 20_000];
+        let many = std::iter::repeat_n(1328, 150);
+        lengths.into_iter().chain(many).enumerate().map(|(i, n)| vec![i as u8; n]).collect()
+    }
+
+    #[tokio::test]
+    async fn a_batch_arrives_whole_and_in_order_with_and_without_gso() {
+        for plain in [false, true] {
+            let (socket, peer) = pair();
+            let mut sender = if plain { Sender::plain() } else { Sender::new(&socket) };
+            let wanted = mixture();
+            for chunk in wanted.chunks(50) {
+                let split: Vec<Datagram<'_>> = chunk
+                    .iter()
+                    .map(|d| {
+                        let (head, body) = d.split_at(d.len().min(12));
+                        Datagram { head, body }
+                    })
+                    .collect();
+                let sent = sender.send(&socket, &split);
+                assert_eq!(sent, Sent { done: split.len(), refused: 0, blocked: false });
+                assert_eq!(receive_all(&peer, chunk.len()).await, chunk);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_refused_alone_and_gso_comes_back() {
+        let (socket, peer) = pair();
+        let mut sender = Sender::new(&socket);
+        let (long, good) = (vec![1u8; 70_000], vec![2u8; 1000]);
+        let d = |body| Datagram { head: &[], body };
+        let sent = sender.send(&socket, &[d(&good), d(&good), d(&long), d(&good)]);
+        assert_eq!(sent, Sent { done: 4, refused: 1, blocked: false });
+        assert_eq!(receive_all(&peer, 3).await.len(), 3);
+        sender.skip = 1;
+        assert!(!sender.may_use_gso());
+        assert_eq!(sender.may_use_gso(), sender.supported);
+    }
+
+    /// A socket without UDP checksums cannot segment: the kernel refuses the run, which then leaves one by one.
+    #[tokio::test]
+    #[allow(unsafe_code)]
+    async fn a_refused_run_is_sent_one_by_one_and_gso_is_tried_again() {
+        let (socket, peer) = pair();
+        let mut sender = Sender::new(&socket);
+        if !sender.supported {
+            return;
+        }
+        let no_check = |value: libc::c_int| {
+            let length = size_of::<libc::c_int>() as libc::socklen_t;
+            // SAFETY: the pointer and the length describe `value`.
+            let result = unsafe {
+                let pointer = std::ptr::from_ref(&value).cast();
+                libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, pointer, length)
+            };
+            assert_eq!(result, 0);
+        };
+        let body = vec![7u8; 1000];
+        let run = [Datagram { head: &[], body: &body }; 4];
+        no_check(1);
+        assert!(sender.transmit(&socket, &run, Some(1000)).is_err());
+        assert_eq!(sender.send(&socket, &run), Sent { done: 4, refused: 0, blocked: false });
+        assert_eq!(receive_all(&peer, 4).await.len(), 4);
+        assert_eq!((sender.skip, sender.penalty), (SKIP.0, 2 * SKIP.0));
+        no_check(0);
+        for _ in 0..=SKIP.0 {
+            assert_eq!(sender.send(&socket, &run).done, 4);
+            assert_eq!(receive_all(&peer, 4).await.len(), 4);
+        }
+        assert_eq!((sender.skip, sender.penalty), (0, SKIP.0), "GSO is back in use");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_listen_costs_nothing() {
+        let (socket, peer) = pair();
+        drop(peer);
+        let mut sender = Sender::new(&socket);
+        for _ in 0..10 {
+            let sent = sender.send(&socket, &[Datagram { head: &[], body: b"hello" }; 3]);
+            assert_eq!((sent.done, sent.blocked), (3, false));
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Opening UDP sockets: addresses, multicast, interfaces, buffers.
+
+use super::receive::{Received, Receiver};
+use crate::net::interface;
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, RawFd},
+    task::{Context, Poll},
+};
+use tokio::io::unix::AsyncFd;
+
+/// A multicast group to receive.
+#[derive(Clone, Debug)]
+pub(crate) struct Multicast {
+    /// Only this sender (RFC 4607).
+    pub(crate) source: Option<IpAddr>,
+    /// A name or an address.
+    pub(crate) interface: Option<String>,
+}
+
+/// Where packets of an output leave from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Egress {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) interface: Option<String>,
+}
+
+/// How a UDP socket is opened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UdpOptions {
+    /// The group at the bound address.
+    pub(crate) multicast: Option<Multicast>,
+    /// In bytes; the system may grant less.
+    pub(crate) receive_buffer: Option<usize>,
+    /// In bytes; the system may grant less.
+    pub(crate) send_buffer: Option<usize>,
+    /// Time to live, or hop limit, of unicast and multicast packets.
+    pub(crate) ttl: Option<u8>,
+    pub(crate) egress: Egress,
+}
+
+/// A non-blocking UDP socket of the runtime.
+#[derive(Debug)]
+pub(crate) struct UdpSocket {
+    io: AsyncFd<Socket>,
+    local: SocketAddr,
+}
+
+fn domain(address: IpAddr) -> Domain {
+    match address {
+        IpAddr::V4(_) => Domain::IPV4,
+        IpAddr::V6(_) => Domain::IPV6,
+    }
+}
+
+impl UdpSocket {
+    /// A socket that receives at `address`, or from the group that it names. Must be called within the runtime.
+    pub(crate) fn receiving(address: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
+        let socket = open(address.ip(), options)?;
+        if address.ip().is_unspecified() && address.is_ipv6() {
+            socket.set_only_v6(false)?; // `[::]` hears IPv4 too
+        }
+        if address.ip().is_multicast() {
+            // Several programs may receive one group.
+            socket.set_reuse_address(true)?;
+        }
+        socket.bind(&address.into())?;
+        if let Some(group) = &options.multicast {
+            join(&socket, address.ip(), group)?;
+        }
+        super::receive::enable_extras(&socket);
+        Self::register(socket)
+    }
+
+    /// A socket that sends to `peer`, and hears from it alone. Must be called within the runtime.
+    pub(crate) fn sending(peer: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
+        let socket = open(peer.ip(), options)?;
+        let any: IpAddr = match peer {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = options.egress.address.unwrap_or(any);
+        socket.bind(&SocketAddr::new(local, 0).into())?;
+        if let Some(name) = &options.egress.interface {
+            let interface = interface::find(name)?;
+            match peer.ip() {
+                ip if !ip.is_multicast() => socket.bind_device(Some(interface.name.as_bytes()))?,
+                IpAddr::V4(_) => socket.set_multicast_if_v4(&ipv4_of(&interface)?)?,
+                IpAddr::V6(_) => socket.set_multicast_if_v6(interface.index)?,
+            }
+        }
+        socket.connect(&peer.into())?;
+        Self::register(socket)
+    }
+
+    #[allow(unsafe_code)]
+    fn register(socket: Socket) -> io::Result<Self> {
+        let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
+        // SAFETY: the socket owns its descriptor, keeps it for as long as it lives, and is never given out mutably.
+        let io = unsafe { AsyncFd::register(socket) }?;
+        Ok(Self { io, local })
+    }
+
+    /// The address that the socket is bound to.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Reads what is there, or waits for the first datagram; stops after `most` datagrams, or a few more.
+    pub(crate) async fn drain(
+        &self,
+        memory: &mut Receiver,
+        most: usize,
+        mut each: impl FnMut(Received),
+    ) -> io::Result<()> {
+        let mut count = 0;
+        loop {
+            let mut guard = self.io.readable().await?;
+            let result = memory.receive(self.as_raw_fd(), |datagram| {
+                count += 1;
+                each(datagram);
+            });
+            match result {
+                Ok(true) => {
+                    guard.retain_ready();
+                    if count >= most {
+                        return Ok(());
+                    }
+                }
+                // Fewer than there was room for: the socket is empty, and whatever comes from now on is news.
+                Ok(false) => {
+                    guard.clear_ready();
+                    return Ok(());
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    guard.clear_ready();
+                    if count > 0 {
+                        return Ok(());
+                    }
+                }
+                Err(e) => {
+                    guard.clear_ready();
+                    return Err(e);
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to read, without reading it.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.io.readable().await.map(|mut guard| guard.retain_ready())
+    }
+
+    /// Ready when the socket can take more. Writing itself goes straight to the descriptor: it nearly always
+    /// succeeds, and the runtime need not be asked first.
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = std::task::ready!(self.io.poll_write_ready(cx))?;
+            if can_write(self.as_raw_fd()) {
+                guard.retain_ready();
+                return Poll::Ready(Ok(()));
+            }
+            guard.clear_ready(); // what the runtime remembered was from before the buffer filled up
+        }
+    }
+
+    /// The descriptor, to write to and to look at socket options.
+    pub(crate) fn as_raw_fd(&self) -> RawFd {
+        self.io.get_ref().as_raw_fd()
+    }
+}
+
+#[allow(unsafe_code)]
+fn can_write(fd: RawFd) -> bool {
+    let mut entry = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointer describes one entry, which outlives the call; a timeout of 0 returns at once.
+    unsafe { libc::poll(&raw mut entry, 1, 0) != 0 }
+}
+
+fn open(ip: IpAddr, options: &UdpOptions) -> io::Result<Socket> {
+    let socket = Socket::new(domain(ip), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    // The system caps both at net.core.[rw]mem_max; less than asked for is no error.
+    if let Some(bytes) = options.receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(ttl) = options.ttl {
+        match ip {
+            IpAddr::V4(_) => {
+                socket.set_ttl_v4(ttl.into())?;
+                socket.set_multicast_ttl_v4(ttl.into())?;
+            }
+            IpAddr::V6(_) => {
+                socket.set_unicast_hops_v6(ttl.into())?;
+                socket.set_multicast_hops_v6(ttl.into())?;
+            }
+        }
+    }
+    Ok(socket)
+}
+
+fn ipv4_of(interface: &interface::InterfaceId) -> io::Result<Ipv4Addr> {
+    interface.ipv4.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::AddrNotAvailable, format!("`{}` has no IPv4 address", interface.name))
+    })
+}
+
+fn join(socket: &Socket, group: IpAddr, wanted: &Multicast) -> io::Result<()> {
+    let interface = wanted.interface.as_deref().map(interface::find).transpose()?;
+    match (group, wanted.source) {
+        (IpAddr::V4(group), None) => {
+            let index = interface.map_or(0, |i| i.index);
+            socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))
+        }
+        (IpAddr::V4(group), Some(IpAddr::V4(source))) => {
+            let address = interface.as_ref().map(ipv4_of).transpose()?.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            socket.join_ssm_v4(&source, &group, &address)
+        }
+        (IpAddr::V6(group), None) => socket.join_multicast_v6(&group, interface.map_or(0, |i| i.index)),
+        (IpAddr::V6(_), Some(IpAddr::V6(_))) => {
+            join_ssm_v6(socket, group, wanted.source, interface.map_or(0, |i| i.index))
+        }
+        // Invariant: a valid flow has group and sender of one family.
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the group and its sender are of different families")),
+    }
+}
+
+/// `MCAST_JOIN_SOURCE_GROUP` (RFC 3678 section 5.1), which socket2 does not have.
+#[allow(unsafe_code)]
+fn join_ssm_v6(socket: &Socket, group: IpAddr, source: Option<IpAddr>, index: u32) -> io::Result<()> {
+    /// `struct group_source_req`.
+    #[repr(C)]
+    struct GroupSourceReq {
+        interface: u32,
+        group: libc::sockaddr_storage,
+        source: libc::sockaddr_storage,
+    }
+    const MCAST_JOIN_SOURCE_GROUP: libc::c_int = 46;
+    let storage = |ip: IpAddr| {
+        // SAFETY: sockaddr_storage is plain data, for which all zeroes is a value.
+        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let address = SockAddr::from(SocketAddr::new(ip, 0));
+        // SAFETY: `address` is a valid socket address of `len()` bytes, never more than the storage holds.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                address.as_ptr().cast::<u8>(),
+                std::ptr::from_mut(&mut storage).cast::<u8>(),
+                address.len() as usize,
+            );
+        }
+        storage
+    };
+    let Some(source) = source else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let request = GroupSourceReq { interface: index, group: storage(group), source: storage(source) };
+    // SAFETY: the pointer and the length describe `request`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            MCAST_JOIN_SOURCE_GROUP,
+            std::ptr::from_ref(&request).cast(),
+            size_of::<GroupSourceReq>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

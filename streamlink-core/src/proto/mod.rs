@@ -1,0 +1,3 @@
+//! The protocols as state machines: given bytes and time, without sockets, clocks or randomness of their own.
+
+pub(crate) mod rtp;

@@ -1,0 +1,42 @@
+//! Rewriting of sequence number and SSRC, for receivers that shall not see the source's gaps and restarts.
+
+/// The part of a packet that is rewritten: the fixed header (RFC 3550 section 5.1).
+pub(crate) const REWRITTEN: usize = 12;
+
+/// Numbers packets by their place in the flow. So two destinations of one output see the same numbers, and a
+/// packet that one of them has lost is a gap there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rewriter {
+    ssrc: u32,
+    first: u16,
+}
+
+impl Rewriter {
+    pub(crate) fn new(ssrc: u32, first: u16) -> Self {
+        Self { ssrc, first }
+    }
+
+    /// The new fixed header of the flow's packet number `place`. What is shorter than a header stays as it is,
+    /// as far as it goes.
+    pub(crate) fn header(&self, packet: &[u8], place: u64) -> [u8; REWRITTEN] {
+        let mut header = packet.first_chunk::<REWRITTEN>().copied().unwrap_or_default();
+        let sequence = self.first.wrapping_add(place as u16); // sequence numbers count modulo 2^16
+        header[2..4].copy_from_slice(&sequence.to_be_bytes());
+        header[8..12].copy_from_slice(&self.ssrc.to_be_bytes());
+        header
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_the_place_over_the_wrap() {
+        let packet = [0x80, 0xa1, 9, 9, 1, 2, 3, 4, 5, 6, 7, 8, 0xff];
+        let rewriter = Rewriter::new(0xdead_beef, 0xffff);
+        assert_eq!(rewriter.header(&packet, 0), [0x80, 0xa1, 0xff, 0xff, 1, 2, 3, 4, 0xde, 0xad, 0xbe, 0xef]);
+        assert_eq!(rewriter.header(&packet, 1)[2..4], [0, 0]);
+        assert_eq!(rewriter.header(&packet, 65_540)[2..4], [0, 3]);
+    }
+}

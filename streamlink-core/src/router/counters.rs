@@ -1,0 +1,195 @@
+//! What is counted of an endpoint: plain atomics, written by the one task that drives it, read by anyone.
+
+use std::{
+    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// The state of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum State {
+    /// Not started, or stopped.
+    #[default]
+    Idle,
+    /// Listening, or between two attempts to connect.
+    Waiting,
+    /// Media flows, or can flow.
+    Connected,
+    /// Given up; the last event says why.
+    Failed,
+}
+
+/// A counter that one task writes.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        if n > 0 {
+            self.0.fetch_add(n, Relaxed);
+        }
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The counters of one endpoint, on cache lines of their own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    pub(crate) bytes: Counter,
+    pub(crate) packets: Counter,
+    /// Never came, or came too late.
+    pub(crate) lost: Counter,
+    /// Came out of order, repeated or by another path, and were put in their place.
+    pub(crate) recovered: Counter,
+    pub(crate) retransmitted: Counter,
+    /// Came, and were dropped: queue, bandwidth, duplicates, filters.
+    pub(crate) dropped: Counter,
+    /// Could not be read.
+    pub(crate) malformed: Counter,
+    /// Came from peers that are not admitted.
+    pub(crate) refused: Counter,
+    pub(crate) reconnections: Counter,
+    pub(crate) jitter_us: Counter,
+    /// MPEG-TS packets without their sync byte.
+    pub(crate) sync_errors: Counter,
+    /// Milliseconds since the endpoint's start at which it was last connected, plus one; 0: it is not.
+    connected: Counter,
+    state: AtomicU8,
+    rate: Rate,
+    start: Instant,
+}
+
+impl Counters {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            bytes: Counter::default(),
+            packets: Counter::default(),
+            lost: Counter::default(),
+            recovered: Counter::default(),
+            retransmitted: Counter::default(),
+            dropped: Counter::default(),
+            malformed: Counter::default(),
+            refused: Counter::default(),
+            reconnections: Counter::default(),
+            jitter_us: Counter::default(),
+            sync_errors: Counter::default(),
+            connected: Counter::default(),
+            state: AtomicU8::new(0),
+            rate: Rate::default(),
+            start: now,
+        }
+    }
+
+    /// So much has passed.
+    pub(crate) fn passed(&self, now: Instant, packets: u64, bytes: u64) {
+        self.packets.add(packets);
+        self.bytes.add(bytes);
+        self.rate.add(self.age(now), bytes);
+    }
+
+    /// The bit rate over the last second.
+    pub(crate) fn bits_per_second(&self, now: Instant) -> u64 {
+        self.rate.bytes_in_last_second(self.age(now)).saturating_mul(8)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Relaxed) {
+            1 => State::Waiting,
+            2 => State::Connected,
+            3 => State::Failed,
+            _ => State::Idle,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: State, now: Instant) {
+        let number = match state {
+            State::Idle => 0,
+            State::Waiting => 1,
+            State::Connected => 2,
+            State::Failed => 3,
+        };
+        self.state.store(number, Relaxed);
+        self.connected.set(if state == State::Connected { self.age(now).saturating_add(1) } else { 0 });
+    }
+
+    /// For how long the endpoint has been connected.
+    pub(crate) fn connected_for(&self, now: Instant) -> Option<Duration> {
+        let since = self.connected.get().checked_sub(1)?;
+        Some(Duration::from_millis(self.age(now).saturating_sub(since)))
+    }
+
+    /// Milliseconds since the start.
+    fn age(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Bytes of the last second, in tenths: each entry is the number of its tenth and its bytes.
+#[derive(Debug, Default)]
+struct Rate([(AtomicU64, AtomicU64); Rate::SLOTS]);
+
+impl Rate {
+    const SLOT_MS: u64 = 100;
+    /// Ten whole tenths, and the one in progress.
+    const SLOTS: usize = 11;
+
+    fn add(&self, ms: u64, bytes: u64) {
+        let number = ms / Self::SLOT_MS;
+        let (slot, sum) = &self.0[(number % Self::SLOTS as u64) as usize];
+        if slot.load(Relaxed) != number {
+            // One task writes: between the two stores, a reader may miss a tenth of a second, once.
+            sum.store(0, Relaxed);
+            slot.store(number, Relaxed);
+        }
+        sum.fetch_add(bytes, Relaxed);
+    }
+
+    fn bytes_in_last_second(&self, ms: u64) -> u64 {
+        let number = ms / Self::SLOT_MS;
+        let recent = |slot: u64| slot < number && slot + 10 >= number;
+        self.0
+            .iter()
+            .filter(|(slot, _)| recent(slot.load(Relaxed)))
+            .fold(0, |sum, (_, b)| sum.saturating_add(b.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_last_second() {
+        let start = Instant::now();
+        let counters = Counters::new(start);
+        let at = |ms| start + Duration::from_millis(ms);
+        for i in 0..300 {
+            counters.passed(at(10 * i), 1, 1000);
+        }
+        assert_eq!(counters.bits_per_second(at(3000)), 800_000);
+        assert_eq!(counters.bits_per_second(at(3500)), 400_000);
+        assert_eq!(counters.bits_per_second(at(9000)), 0);
+        assert_eq!((counters.packets.get(), counters.bytes.get()), (300, 300_000));
+    }
+
+    #[test]
+    fn the_state_says_since_when() {
+        let start = Instant::now();
+        let counters = Counters::new(start);
+        assert_eq!((counters.state(), counters.connected_for(start)), (State::Idle, None));
+        counters.set_state(State::Connected, start);
+        let later = start + Duration::from_secs(5);
+        assert_eq!((counters.state(), counters.connected_for(later)), (State::Connected, Some(Duration::from_secs(5))));
+        counters.set_state(State::Waiting, later);
+        assert_eq!((counters.state(), counters.connected_for(later)), (State::Waiting, None));
+    }
+}

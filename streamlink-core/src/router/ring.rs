@@ -1,0 +1,489 @@
+//! The ring: what a flow's source has brought of late, read by every output at its own pace.
+//!
+//! A source publishes batches; an output has a [`Reader`], which is a position in the ring. So handing a packet
+//! to a thousand outputs is one entry in one ring: no queue a output, no copy, and no memory for an output that
+//! keeps up. A batch goes when every reader has passed it, or when the ring's bound in bytes or time is reached:
+//! then the readers that are still before it have lost it, oldest packets first, and are told how much.
+//! The source never waits.
+
+use crate::media::Packet;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+/// Batches that are kept for later use when they have been read.
+const MAX_SPARE: usize = 64;
+/// Readers that are woken between two locks.
+const WAKE_AT_ONCE: usize = 32;
+
+/// How much the ring holds for readers that lag. Both bounds hold; the newest batch is always there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) bytes: u64,
+    pub(crate) time: Duration,
+}
+
+/// A count of packets and of their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Totals {
+    fn since(self, earlier: Totals) -> Totals {
+        Totals {
+            packets: self.packets.saturating_sub(earlier.packets),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+        }
+    }
+}
+
+/// Packets that were published together. Never empty.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    packets: Vec<Packet>,
+    sequence: u64,
+    bytes: u64,
+    /// What was published before this batch.
+    before: Totals,
+}
+
+impl Batch {
+    /// What several batches hold together.
+    pub(crate) fn totals(batches: &[Arc<Batch>]) -> Totals {
+        batches.iter().fold(Totals::default(), |sum, batch| Totals {
+            packets: sum.packets + batch.packets.len() as u64,
+            bytes: sum.bytes + batch.bytes,
+        })
+    }
+
+    pub(crate) fn packets(&self) -> &[Packet] {
+        &self.packets
+    }
+
+    /// The number of this batch in its ring.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The number of the first packet in its ring.
+    pub(crate) fn first_packet(&self) -> u64 {
+        self.before.packets
+    }
+}
+
+/// What a flow's source has brought of late.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    /// The number of the batch that comes next; also readable without the lock.
+    head: AtomicU64,
+    closed: AtomicBool,
+    state: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    batches: VecDeque<Arc<Batch>>,
+    /// The number of the oldest batch that is kept.
+    first: u64,
+    bytes: u64,
+    totals: Totals,
+    limits: Limits,
+    readers: Vec<Slot>,
+    spare: Vec<Arc<Batch>>,
+}
+
+/// One reader, as the ring sees it.
+#[derive(Debug)]
+struct Slot {
+    /// The next batch that it will read; `u64::MAX` when the slot is free.
+    position: u64,
+    waker: Option<Waker>,
+}
+
+const FREE: u64 = u64::MAX;
+
+impl Ring {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            head: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            state: Mutex::new(Inner {
+                batches: VecDeque::new(),
+                first: 0,
+                bytes: 0,
+                totals: Totals::default(),
+                limits,
+                readers: Vec::new(),
+                spare: Vec::new(),
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Invariant: nothing panics while the lock is held; if it did, the ring would still be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the bounds; they hold from the next batch on.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.lock().limits = limits;
+    }
+
+    /// Hands over packets as one batch. `packets` comes back empty, with room from an earlier batch.
+    pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
+        let Some(newest) = packets.last().map(Packet::arrival) else { return };
+        let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
+        let mut inner = self.lock();
+        let sequence = inner.first + inner.batches.len() as u64;
+        let before = inner.totals;
+        inner.totals.packets += packets.len() as u64;
+        inner.totals.bytes += bytes;
+        inner.bytes += bytes;
+        let batch = inner.fill(packets, Batch { packets: Vec::new(), sequence, bytes, before });
+        inner.batches.push_back(batch);
+        self.head.store(sequence + 1, Ordering::Release);
+        let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
+        while let Some(oldest) = inner.batches.front() {
+            let old = oldest.packets.last().map(|p| newest.saturating_duration_since(p.arrival()));
+            let read = oldest.sequence < slowest;
+            let over = inner.bytes > inner.limits.bytes || old.is_some_and(|age| age > inner.limits.time);
+            if !read && !(over && inner.batches.len() > 1) {
+                break;
+            }
+            inner.drop_oldest();
+        }
+        drop(inner);
+        self.wake();
+    }
+
+    /// No more will come: readers end when they have read what is there.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Wakes all that wait, outside the lock, a handful at a time.
+    fn wake(&self) {
+        let mut from = 0;
+        loop {
+            let mut wakers = [const { None }; WAKE_AT_ONCE];
+            let mut found = 0;
+            let mut inner = self.lock();
+            while found < WAKE_AT_ONCE && from < inner.readers.len() {
+                if let Some(waker) = inner.readers[from].waker.take() {
+                    wakers[found] = Some(waker);
+                    found += 1;
+                }
+                from += 1;
+            }
+            drop(inner);
+            wakers.into_iter().flatten().for_each(Waker::wake);
+            if found < WAKE_AT_ONCE {
+                return;
+            }
+        }
+    }
+
+    /// A reader of what comes from now on.
+    pub(crate) fn reader(self: &Arc<Self>) -> Reader {
+        let mut inner = self.lock();
+        let (position, seen) = (inner.first + inner.batches.len() as u64, inner.totals);
+        self.reader_at(&mut inner, position, seen)
+    }
+
+    fn reader_at(self: &Arc<Self>, inner: &mut Inner, position: u64, seen: Totals) -> Reader {
+        let fresh = Slot { position, waker: None };
+        let slot = match inner.readers.iter().position(|slot| slot.position == FREE) {
+            Some(free) => {
+                inner.readers[free] = fresh;
+                free
+            }
+            None => {
+                inner.readers.push(fresh);
+                inner.readers.len() - 1
+            }
+        };
+        Reader { ring: self.clone(), slot, position, seen, closed: Arc::default() }
+    }
+}
+
+impl Inner {
+    /// Puts a batch together, in the memory of an old one where there is one.
+    fn fill(&mut self, packets: &mut Vec<Packet>, mut batch: Batch) -> Arc<Batch> {
+        if let Some(mut spare) = self.spare.pop()
+            && let Some(old) = Arc::get_mut(&mut spare)
+        {
+            std::mem::swap(&mut old.packets, packets);
+            std::mem::swap(&mut old.packets, &mut batch.packets);
+            *old = batch;
+            return spare;
+        }
+        std::mem::swap(&mut batch.packets, packets);
+        Arc::new(batch)
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(mut oldest) = self.batches.pop_front() else { return };
+        self.first += 1;
+        self.bytes = self.bytes.saturating_sub(oldest.bytes);
+        // A batch that a reader still holds is freed by that reader.
+        if self.spare.len() < MAX_SPARE
+            && let Some(batch) = Arc::get_mut(&mut oldest)
+        {
+            batch.packets.clear();
+            self.spare.push(oldest);
+        }
+    }
+}
+
+/// A position in a ring.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    ring: Arc<Ring>,
+    slot: usize,
+    position: u64,
+    seen: Totals,
+    closed: Arc<AtomicBool>,
+}
+
+/// Closes one reader from outside.
+#[derive(Debug)]
+pub(crate) struct Closer {
+    ring: Arc<Ring>,
+    slot: usize,
+    closed: Arc<AtomicBool>,
+}
+
+impl Closer {
+    /// The reader ends when it has read what is there.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // If the reader is gone and its slot is another's by now, that one wakes once in vain.
+        let waker = self.ring.lock().readers[self.slot].waker.take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Reader {
+    pub(crate) fn closer(&self) -> Closer {
+        Closer { ring: self.ring.clone(), slot: self.slot, closed: self.closed.clone() }
+    }
+
+    /// Whether nothing will come beside what is there.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ring.closed.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether there is something to read; `Err` when there will never be again.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        if self.ring.head.load(Ordering::Acquire) > self.position {
+            return Poll::Ready(Ok(()));
+        }
+        let mut inner = self.ring.lock();
+        if self.ring.head.load(Ordering::Acquire) > self.position {
+            return Poll::Ready(Ok(()));
+        }
+        if self.is_closed() {
+            return Poll::Ready(Err(Closed));
+        }
+        let slot = &mut inner.readers[self.slot];
+        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            slot.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Waits for something to read.
+    pub(crate) async fn ready(&mut self) -> Result<(), Closed> {
+        std::future::poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// Appends all new batches to `window`; returns what was lost before the first of them.
+    pub(crate) fn read(&mut self, window: &mut Vec<Arc<Batch>>) -> Totals {
+        self.read_up_to(usize::MAX, window)
+    }
+
+    /// The next batch, and what was lost before it. For a reader that cannot say when it will be done with it.
+    pub(crate) fn read_one(&mut self) -> (Option<Arc<Batch>>, Totals) {
+        let mut one = Vec::with_capacity(1);
+        let lost = self.read_up_to(1, &mut one);
+        (one.pop(), lost)
+    }
+
+    fn read_up_to(&mut self, most: usize, window: &mut Vec<Arc<Batch>>) -> Totals {
+        let mut inner = self.ring.lock();
+        let mut lost = Totals::default();
+        if self.position < inner.first {
+            let oldest = inner.batches.front().map_or(inner.totals, |batch| batch.before);
+            lost = oldest.since(self.seen);
+            self.position = inner.first;
+        }
+        let skip = (self.position - inner.first) as usize; // never more than the batches in the ring
+        let left = inner.batches.len() - skip;
+        window.extend(inner.batches.iter().skip(skip).take(most).cloned());
+        self.position += left.min(most) as u64;
+        let next = self.position - inner.first;
+        self.seen = inner.batches.get(next as usize).map_or(inner.totals, |batch| batch.before);
+        inner.readers[self.slot].position = self.position;
+        lost
+    }
+
+    /// A reader that starts at a batch that is still at hand, for an output that falls behind the others.
+    pub(crate) fn fork(&self, from: &Batch) -> Reader {
+        self.ring.reader_at(&mut self.ring.lock(), from.sequence, from.before)
+    }
+
+    /// The number of the batch that comes next.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.ring.lock().readers[self.slot] = Slot { position: FREE, waker: None };
+    }
+}
+
+/// The ring is closed, and all of it has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Closed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    const GENEROUS: Limits = Limits { bytes: 1 << 30, time: Duration::from_secs(3600) };
+
+    fn packets(at: Instant, sizes: &[usize]) -> Vec<Packet> {
+        sizes.iter().map(|n| Packet::datagram(vec![0; *n], at)).collect()
+    }
+
+    fn lengths(window: &mut Vec<Arc<Batch>>) -> Vec<usize> {
+        window.drain(..).flat_map(|b| b.packets().iter().map(|p| p.data().len()).collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn every_reader_reads_everything_from_its_start_on() {
+        let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+        let mut early = ring.reader();
+        ring.publish(&mut packets(now, &[1, 2]));
+        let mut late = ring.reader();
+        ring.publish(&mut packets(now, &[3]));
+        ring.publish(&mut packets(now, &[]));
+        assert_eq!(early.read(&mut window), Totals::default());
+        assert_eq!(window[1].first_packet(), 2);
+        assert_eq!(lengths(&mut window), [1, 2, 3]);
+        assert_eq!(late.read(&mut window), Totals::default());
+        assert_eq!(lengths(&mut window), [3]);
+        assert_eq!((early.position(), late.position()), (2, 2));
+    }
+
+    #[test]
+    fn what_all_have_read_is_not_kept_and_memory_is_used_again() {
+        let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+        let mut reader = ring.reader();
+        let mut batch = Vec::new();
+        for _ in 0..1000 {
+            batch.extend(packets(now, &[1316; 10]));
+            ring.publish(&mut batch);
+            assert!(batch.is_empty());
+            reader.read(&mut window);
+            window.clear();
+        }
+        let inner = ring.lock();
+        assert!(inner.batches.len() <= 1 && inner.spare.len() <= 2, "{inner:?}");
+        assert!(batch.capacity() >= 10);
+    }
+
+    #[test]
+    fn a_reader_that_lags_loses_the_oldest_and_is_told_exactly() {
+        let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
+        let (mut slow, mut fast) = (ring.reader(), ring.reader());
+        for i in 1..=10 {
+            ring.publish(&mut packets(now, &[20 + i, 10]));
+            assert_eq!(fast.read(&mut window), Totals::default());
+        }
+        window.clear();
+        // The last two batches hold 39 and 40 bytes; a third would exceed 100.
+        assert_eq!(slow.read(&mut window), Totals { packets: 16, bytes: (21..=28).sum::<u64>() + 80 });
+        assert_eq!(lengths(&mut window), [29, 10, 30, 10]);
+        // Lost by age: an hour and a second later, only the newest is there.
+        ring.publish(&mut packets(now, &[1]));
+        ring.publish(&mut packets(now + Duration::from_secs(3601), &[2]));
+        assert_eq!(slow.read(&mut window), Totals { packets: 1, bytes: 1 });
+        assert_eq!(lengths(&mut window), [2]);
+        // A single batch above the bound still passes.
+        ring.publish(&mut packets(now, &[1000]));
+        assert_eq!(slow.read(&mut window), Totals::default());
+        assert_eq!(lengths(&mut window), [1000]);
+    }
+
+    #[test]
+    fn a_fork_reads_again_from_its_batch_and_holds_it() {
+        let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+        let mut reader = ring.reader();
+        ring.publish(&mut packets(now, &[1]));
+        ring.publish(&mut packets(now, &[2]));
+        reader.read(&mut window);
+        let mut fork = reader.fork(&window[1]);
+        window.clear();
+        ring.publish(&mut packets(now, &[3]));
+        reader.read(&mut window);
+        window.clear();
+        ring.publish(&mut packets(now, &[4]));
+        assert_eq!(fork.read(&mut window), Totals::default());
+        assert_eq!(lengths(&mut window), [2, 3, 4]);
+        drop(fork);
+        assert_eq!(ring.lock().readers.iter().filter(|s| s.position != FREE).count(), 1);
+    }
+
+    #[test]
+    fn one_reader_is_closed_by_itself() {
+        let (ring, mut window) = (Ring::new(GENEROUS), Vec::new());
+        let (mut a, mut b) = (ring.reader(), ring.reader());
+        ring.publish(&mut packets(Instant::now(), &[1]));
+        a.closer().close();
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert_eq!(a.poll_ready(cx), Poll::Ready(Ok(())), "what is there can still be read");
+        a.read(&mut window);
+        assert_eq!(a.poll_ready(cx), Poll::Ready(Err(Closed)));
+        b.read(&mut window);
+        assert_eq!(b.poll_ready(cx), Poll::Pending);
+    }
+
+    #[tokio::test]
+    async fn many_readers_are_woken_once_a_batch_and_end_with_the_ring() {
+        let (ring, now) = (Ring::new(GENEROUS), Instant::now());
+        let tasks: Vec<_> = (0..100)
+            .map(|_| {
+                let mut reader = ring.reader();
+                tokio::spawn(async move {
+                    let (mut window, mut count) = (Vec::new(), 0);
+                    while reader.ready().await.is_ok() {
+                        reader.read(&mut window);
+                        count += lengths(&mut window).len();
+                    }
+                    count
+                })
+            })
+            .collect();
+        for _ in 0..50 {
+            ring.publish(&mut packets(now, &[1, 1]));
+            tokio::task::yield_now().await;
+        }
+        ring.close();
+        for task in tasks {
+            assert_eq!(task.await.unwrap(), 100);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Helpers for code that is given the time instead of reading a clock.
+
+use std::time::{Duration, Instant};
+
+/// Lets something through at most once an interval, and counts what it held back.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    interval: Duration,
+    last: Option<Instant>,
+    held: u64,
+}
+
+impl Throttle {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self { interval, last: None, held: 0 }
+    }
+
+    /// `occurrences` more. `Some(n)` when they may be reported, standing for all `n` since the last report.
+    pub(crate) fn admit(&mut self, now: Instant, occurrences: u64) -> Option<u64> {
+        self.held = self.held.saturating_add(occurrences);
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.held))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn throttle_reports_once_an_interval_and_counts_the_rest() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(Duration::from_secs(1));
+        assert_eq!(throttle.admit(start, 1), Some(1));
+        for ms in [1, 500, 999] {
+            assert_eq!(throttle.admit(start + Duration::from_millis(ms), 1), None);
+        }
+        assert_eq!(throttle.admit(start + Duration::from_secs(1), 2), Some(5));
+    }
+}
