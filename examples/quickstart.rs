@@ -1,0 +1,118 @@
+//! The main job in one program, with nothing else installed: a clip (H.264 and AAC in MPEG-TS) is played over RTP
+//! into a flow; the flow hands it to three RTP receivers and to a tap in this process; all four check every byte.
+//!
+//!     cargo run --release --example quickstart
+
+use std::{
+    error::Error,
+    net::UdpSocket,
+    thread,
+    time::{Duration, Instant},
+};
+use streamlink_core::{Bitrate, Engine, Flow, Output, PayloadTypes, Source};
+use streamlink_examples::Table;
+
+/// Made with ffmpeg: five seconds of a test picture and a tone.
+const CLIP: &[u8] = include_bytes!("media/clip.ts");
+/// The rate at which the clip was made.
+const CLIP_RATE: Bitrate = Bitrate::kbps(1100);
+/// Seven transport packets a datagram, as is usual.
+const PAYLOAD: usize = 7 * 188;
+const RTP_HEADER: usize = 12;
+/// A receiver that hears nothing for so long has heard all there is.
+const SILENCE: Duration = Duration::from_secs(2);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let names = ["studio", "partner", "archive"];
+    let mut receivers = Vec::new();
+    let mut builder = Flow::builder("quickstart", Bitrate::mbps(20))
+        .source(Source::rtp("clip", "127.0.0.1:0").payload_types(PayloadTypes::MPEG_TS).allow("127.0.0.1".parse()?))
+        .output(Output::tap("tap"));
+    for name in names {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        builder = builder.output(Output::rtp(name, &socket.local_addr()?.to_string()));
+        receivers.push((name, thread::spawn(move || receive(&socket))));
+    }
+    let flow = builder.build()?;
+
+    let engine = Engine::new()?;
+    let running = engine.block_on(engine.start(flow))?;
+    let address = running.input_addresses().first().cloned().unwrap_or_default();
+    println!(
+        "playing {} bytes of MPEG-TS into {address}, out of it to {} receivers and a tap\n",
+        CLIP.len(),
+        names.len()
+    );
+
+    let (sender, tapped) = std::sync::mpsc::channel();
+    let calls = running.tap("tap")?.for_each(move |packet| {
+        let _ = sender.send(packet.data().slice(RTP_HEADER..)); // read until the sender is gone
+    });
+    let target = address.trim_start_matches("rtp://").to_owned();
+    let player = thread::spawn(move || play(&target));
+    let mut table = Table::default();
+    while !player.is_finished() {
+        thread::sleep(Duration::from_millis(500));
+        table.draw(&running.stats());
+    }
+    player.join().map_err(|_| "the player failed")??;
+
+    let mut good = true;
+    let mut verdict = |name: &str, bytes: &[u8]| {
+        let same = bytes == CLIP;
+        println!("{name:<8} {:>7} bytes, {}", bytes.len(), if same { "every byte as sent" } else { "NOT as sent" });
+        good &= same;
+    };
+    println!();
+    for (name, receiver) in receivers {
+        verdict(name, &receiver.join().map_err(|_| "a receiver failed")??);
+    }
+    let source = running.stats().sources.into_iter().next();
+    engine.block_on(running.stop());
+    engine.block_on(calls.stop());
+    verdict("tap", &tapped.iter().flatten().collect::<Vec<u8>>());
+    println!("\nthe source carried {}", source.and_then(|s| s.media).unwrap_or_else(|| "nothing known".into()));
+    if good { Ok(()) } else { Err("what arrived is not what was sent".into()) }
+}
+
+/// Sends the clip in real time as MPEG-TS over RTP (RFC 2250).
+fn play(target: &str) -> std::io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(target)?;
+    let start = Instant::now();
+    let mut sent = 0u64;
+    for (sequence, payload) in CLIP.chunks(PAYLOAD).enumerate() {
+        let due = Duration::from_secs_f64(sent as f64 * 8.0 / CLIP_RATE.as_bps() as f64);
+        thread::sleep(due.saturating_sub(start.elapsed()));
+        let mut packet = vec![0x80, 33];
+        packet.extend((sequence as u16).to_be_bytes());
+        packet.extend(((due.as_secs_f64() * 90_000.0) as u32).to_be_bytes());
+        packet.extend(0x5eed_u32.to_be_bytes());
+        packet.extend(payload);
+        socket.send(&packet)?;
+        sent += payload.len() as u64;
+    }
+    Ok(())
+}
+
+/// Collects payloads until nothing comes any more.
+fn receive(socket: &UdpSocket) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 2048];
+    let mut started = false;
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(n) => {
+                started = true;
+                bytes.extend_from_slice(buffer.get(RTP_HEADER..n).unwrap_or_default());
+            }
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                if started {
+                    return Ok(bytes);
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}

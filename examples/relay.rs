@@ -1,0 +1,187 @@
+//! A relay on the command line: one source, with or without backups, to any number of outputs.
+//!
+//!     relay --source rtp://:5004 --output studio=rtp://192.0.2.1:5004 --max-bandwidth 20M
+//!     relay --config flow.json --stats json
+//!
+//! While it runs it reads commands from standard input: `add NAME=URL`, `remove NAME`, `allow SOURCE LIST`,
+//! `bandwidth RATE`, `quit`. Ctrl-C ends it with a summary.
+
+use clap::{Parser, ValueEnum};
+use std::{error::Error, io::BufRead, path::PathBuf, thread, time::Duration};
+use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, Source, SourceEdit};
+use streamlink_examples::{Table, json};
+use tokio::sync::mpsc;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Relays live video from one source to any number of outputs.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where media comes in, as in rtp://:5004 or rtp://239.1.1.1:5004?iface=eth1
+    #[arg(long, value_name = "URL", required_unless_present = "config")]
+    source: Option<String>,
+    /// Another source of the same family; may be given several times
+    #[arg(long, value_name = "URL")]
+    backup: Vec<String>,
+    /// Where media goes out, as in studio=rtp://192.0.2.1:5004; may be given several times
+    #[arg(long, value_name = "NAME=URL")]
+    output: Vec<String>,
+    /// The most that the source may bring
+    #[arg(long, value_name = "RATE", default_value = "20M")]
+    max_bandwidth: Bitrate,
+    /// Who may send to the sources, as in 203.3.3.3/28;198.51.100.7
+    #[arg(long, value_name = "LIST")]
+    allow: Option<String>,
+    /// How statistics are shown, once a second
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    stats: Form,
+    /// A flow in JSON, instead of --source, --backup, --output and --max-bandwidth
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "backup", "output"])]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A live table on standard error
+    Table,
+    /// One JSON object a second on standard output
+    Json,
+    /// None
+    None,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments = Arguments::parse();
+    let flow = flow(&arguments)?;
+    let engine = Engine::on(tokio::runtime::Handle::current());
+    let running = engine.start(flow).await?;
+    for address in running.input_addresses() {
+        eprintln!("input address: {address}");
+    }
+    for (output, url) in running.playback_urls() {
+        eprintln!("playback URL of {output}: {url}");
+    }
+    let mut events = running.events();
+    let mut commands = commands();
+    let mut table = Table::default();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut end = std::pin::pin!(interrupted());
+    loop {
+        tokio::select! {
+            _ = tick.tick() => match arguments.stats {
+                Form::Table => table.draw(&running.stats()),
+                Form::Json => println!("{}", json(&running.stats())),
+                Form::None => {}
+            },
+            event = events.next() => match event {
+                Some(event) => eprintln!("{event}"),
+                None => break,
+            },
+            command = commands.recv() => match command.as_deref().map(str::trim) {
+                Some("quit") => break,
+                Some("") | None => {}
+                Some(command) => match obey(&running, command).await {
+                    Ok(()) => eprintln!("done: {command}"),
+                    Err(error) => eprintln!("{command}: {error}"),
+                },
+            },
+            result = &mut end => {
+                result?;
+                break;
+            }
+        }
+    }
+    let last = running.stats();
+    running.stop().await;
+    summary(&last);
+    Ok(())
+}
+
+/// Ctrl-C, or the signal that ends services.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+fn flow(arguments: &Arguments) -> Result<Flow, Failure> {
+    if let Some(file) = &arguments.config {
+        let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        return Ok(Flow::from_json(&text)?);
+    }
+    let source = |name: &str, url: &str| {
+        let source = Source::from_url(name, url);
+        match &arguments.allow {
+            Some(list) => source.set("allow", list),
+            None => source,
+        }
+    };
+    let first = source("source", arguments.source.as_deref().unwrap_or_default());
+    let mut builder = Flow::builder("relay", arguments.max_bandwidth).source(first);
+    for (i, url) in arguments.backup.iter().enumerate() {
+        builder = builder.backup(source(&format!("backup-{}", i + 1), url));
+    }
+    for text in &arguments.output {
+        builder = builder.output(output(text)?);
+    }
+    Ok(builder.build()?)
+}
+
+fn output(text: &str) -> Result<Output, Failure> {
+    let (name, url) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form NAME=URL"))?;
+    Ok(Output::from_url(name, url))
+}
+
+/// Lines of standard input; none once it has ended.
+fn commands() -> mpsc::UnboundedReceiver<String> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    // Reading standard input cannot be interrupted: a thread of its own does, and ends with the program.
+    thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+        // Keep the channel open: a relay without a terminal runs on.
+        loop {
+            thread::park();
+        }
+    });
+    receiver
+}
+
+async fn obey(running: &FlowHandle, command: &str) -> Result<(), Failure> {
+    match command.split_once(' ') {
+        Some(("add", text)) => running.add_output(output(text)?).await?,
+        Some(("remove", name)) => running.remove_output(name).await?,
+        Some(("bandwidth", rate)) => running.set_max_bandwidth(rate.parse()?)?,
+        Some(("allow", rest)) => {
+            let (source, list) = rest.split_once(' ').unwrap_or((rest, ""));
+            running.edit_source(source, SourceEdit::new().allow(list.parse()?))?;
+        }
+        _ => return Err("commands: add NAME=URL, remove NAME, allow SOURCE LIST, bandwidth RATE, quit".into()),
+    }
+    Ok(())
+}
+
+fn summary(stats: &FlowStats) {
+    eprintln!("\nsummary of `{}`", stats.name);
+    for (role, endpoint) in
+        stats.sources.iter().map(|s| ("source", s)).chain(stats.outputs.iter().map(|o| ("output", o)))
+    {
+        eprintln!(
+            "{role} `{}`: {} packets, {} bytes, {} lost, {} dropped, {} refused, {} malformed",
+            endpoint.name,
+            endpoint.packets,
+            endpoint.bytes,
+            endpoint.lost,
+            endpoint.dropped,
+            endpoint.refused,
+            endpoint.malformed
+        );
+    }
+}

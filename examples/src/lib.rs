@@ -1,0 +1,75 @@
+//! What the examples share: statistics as a live table, and as JSON.
+
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use streamlink_core::{EndpointStats, FlowStats};
+
+/// A table of rates that is drawn over itself on a terminal, and line after line elsewhere.
+#[derive(Debug, Default)]
+pub struct Table {
+    drawn: usize,
+}
+
+impl Table {
+    /// Draws the flow as it is now on standard error, which leaves standard output to the program's results.
+    pub fn draw(&mut self, stats: &FlowStats) {
+        let mut lines = vec![format!(
+            "{:<22} {:<6} {:<10} {:>9} {:>9} {:>6} {:>8} {:>6}",
+            "endpoint", "speaks", "state", "Mb/s", "packets", "lost", "dropped", "CC err"
+        )];
+        let rows = stats.sources.iter().map(|s| ("-> ", s)).chain(stats.outputs.iter().map(|o| ("   -> ", o)));
+        for (arrow, row) in rows {
+            let name: String = format!("{arrow}{}", row.name).chars().take(22).collect();
+            lines.push(format!(
+                "{name:<22} {:<6} {:<10} {:>9.3} {:>9} {:>6} {:>8} {:>6}",
+                row.protocol,
+                format!("{:?}", row.state),
+                row.bit_rate.as_bps() as f64 / 1e6,
+                row.packets,
+                row.lost,
+                row.dropped,
+                row.continuity_errors(),
+            ));
+        }
+        let mut out = std::io::stderr().lock();
+        let up = match out.is_terminal() && self.drawn > 0 {
+            true => format!("\x1b[{}A\x1b[J", self.drawn),
+            false => String::new(),
+        };
+        self.drawn = lines.len();
+        // A terminal that is gone is no reason to stop a relay.
+        let _ = writeln!(out, "{up}{}", lines.join("\n"));
+    }
+}
+
+/// Statistics as one JSON object.
+pub fn json(stats: &FlowStats) -> Value {
+    let endpoint = |s: &EndpointStats| {
+        json!({
+            "name": s.name,
+            "protocol": s.protocol,
+            "state": format!("{:?}", s.state),
+            "connected_ms": s.connected_for.map(|d| d.as_millis() as u64),
+            "reconnections": s.reconnections,
+            "bytes": s.bytes,
+            "packets": s.packets,
+            "bit_rate": s.bit_rate.as_bps(),
+            "lost": s.lost,
+            "recovered": s.recovered,
+            "retransmitted": s.retransmitted,
+            "dropped": s.dropped,
+            "malformed": s.malformed,
+            "refused": s.refused,
+            "jitter_us": s.jitter.as_micros() as u64,
+            "sync_errors": s.sync_errors,
+            "continuity_errors": s.continuity_errors(),
+            "media": s.media,
+        })
+    };
+    json!({
+        "flow": stats.name,
+        "max_bandwidth": stats.max_bandwidth.as_bps(),
+        "sources": stats.sources.iter().map(endpoint).collect::<Vec<_>>(),
+        "outputs": stats.outputs.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
