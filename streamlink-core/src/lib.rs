@@ -82,7 +82,7 @@ mod proto;
 mod router;
 mod time;
 
-pub use endpoint::{AppSource, Event, LossReason, PushError, RefusalReason, Tap, TapCallback};
+pub use endpoint::{AppSource, Event, LossReason, PacketBatch, PushError, RefusalReason, Tap, TapCallback};
 pub use engine::{
     EndpointStats, Engine, EngineBuilder, Events, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
 };

@@ -182,9 +182,33 @@ pub struct Tap {
     reader: Reader,
     status: Arc<Status>,
     tasks: Tasks,
+    /// What was read from the ring, the oldest last.
     window: Vec<Arc<Batch>>,
-    /// The next batch of the window, and the next packet in it.
-    next: (usize, usize),
+    /// The batch from which packets are taken one by one.
+    current: Option<PacketBatch>,
+}
+
+/// Packets of a tap that came together, shared with all outputs.
+#[derive(Clone, Debug)]
+pub struct PacketBatch {
+    batch: Arc<Batch>,
+    first: usize,
+}
+
+impl PacketBatch {
+    fn take_first(&mut self) -> Option<Packet> {
+        let packet = self.first().cloned();
+        self.first += usize::from(packet.is_some());
+        packet
+    }
+}
+
+impl std::ops::Deref for PacketBatch {
+    type Target = [Packet];
+
+    fn deref(&self) -> &[Packet] {
+        self.batch.packets().get(self.first..).unwrap_or_default()
+    }
 }
 
 /// Where the tasks of a flow run, and who waits for them.
@@ -202,7 +226,7 @@ impl Tasks {
 
 impl Tap {
     pub(crate) fn new(reader: Reader, status: Arc<Status>, tasks: Tasks) -> Self {
-        Self { reader, status, tasks, window: Vec::new(), next: (0, 0) }
+        Self { reader, status, tasks, window: Vec::new(), current: None }
     }
 
     /// The next packet; `None` when the flow has stopped or the tap was removed, and all that came has been handed over.
@@ -214,6 +238,19 @@ impl Tap {
     pub fn try_next(&mut self) -> Option<Packet> {
         match self.poll_packet(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(packet) => packet,
+            Poll::Pending => None,
+        }
+    }
+
+    /// The packets that came together, which costs less than one by one; `None` as for [`Tap::next`].
+    pub async fn next_batch(&mut self) -> Option<PacketBatch> {
+        poll_fn(|cx| self.poll_batch(cx)).await
+    }
+
+    /// The packets that came together, if there are any now.
+    pub fn try_next_batch(&mut self) -> Option<PacketBatch> {
+        match self.poll_batch(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(batch) => batch,
             Poll::Pending => None,
         }
     }
@@ -239,25 +276,33 @@ impl Tap {
 
     fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Option<Packet>> {
         loop {
-            let (batch, packet) = self.next;
-            if let Some(found) = self.window.get(batch) {
-                if let Some(found) = found.packets().get(packet) {
-                    self.next.1 += 1;
-                    return Poll::Ready(Some(found.clone()));
-                }
-                self.next = (batch + 1, 0);
-                continue;
+            if let Some(packet) = self.current.as_mut().and_then(PacketBatch::take_first) {
+                return Poll::Ready(Some(packet));
             }
-            self.window.clear();
-            self.next = (0, 0);
+            self.current = None;
+            match ready!(self.poll_batch(cx)) {
+                Some(batch) => self.current = Some(batch),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<PacketBatch>> {
+        if let Some(rest) = self.current.take().filter(|batch| !batch.is_empty()) {
+            return Poll::Ready(Some(rest));
+        }
+        if self.window.is_empty() {
             if ready!(self.reader.poll_ready(cx)).is_err() {
                 return Poll::Ready(None);
             }
             let lost = self.reader.read(&mut self.window);
+            self.window.reverse(); // taken from the end
             let read = Batch::totals(&self.window);
             self.status.counters.dropped.add(lost.packets);
-            self.status.counters.passed(Instant::now(), read.packets, read.bytes);
+            let now = self.window.first().and_then(|newest| newest.arrival());
+            self.status.counters.passed(now.unwrap_or_else(Instant::now), read.packets, read.bytes);
         }
+        Poll::Ready(self.window.pop().map(|batch| PacketBatch { batch, first: 0 }))
     }
 }
 

@@ -24,7 +24,7 @@ const SINKS_PER_SHARD: usize = 16;
 pub(crate) trait Sink: Send {
     /// Sends the packets of `batch` from number `from` on; returns how many are dealt with. Less than all
     /// means that the sink is full.
-    fn send(&mut self, batch: &Batch, from: usize) -> usize;
+    fn send(&mut self, batch: &Batch, from: usize, now: Instant) -> usize;
 
     /// Ready when the sink can take more.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -180,7 +180,7 @@ impl Shard {
             }
             entry.dropped(lost.packets, now, &self.events);
             for batch in self.window.iter().filter(|batch| batch.sequence() >= entry.next) {
-                let done = entry.sink.send(batch, 0);
+                let done = entry.sink.send(batch, 0, now);
                 if done < batch.packets().len() {
                     let mut reader = self.reader.fork(batch);
                     reader.read_one();
@@ -213,11 +213,11 @@ impl Entry {
     /// Sends what a full sink has missed.
     fn resume(&mut self, events: &EventSink) {
         let Some(behind) = &mut self.behind else { return };
-        let mut lost = 0;
+        let (mut lost, now) = (0, Instant::now());
         while let Some(batch) = &behind.current {
-            behind.done += self.sink.send(batch, behind.done);
+            behind.done += self.sink.send(batch, behind.done, now);
             if behind.done < batch.packets().len() {
-                return self.dropped(lost, Instant::now(), events);
+                return self.dropped(lost, now, events);
             }
             let (next, missed) = behind.reader.read_one();
             lost += missed.packets;
@@ -226,7 +226,7 @@ impl Entry {
         // It may have overtaken the shard, which must not send the same again.
         self.next = behind.reader.position();
         self.behind = None;
-        self.dropped(lost, Instant::now(), events);
+        self.dropped(lost, now, events);
     }
 
     fn dropped(&mut self, packets: u64, now: Instant, events: &EventSink) {

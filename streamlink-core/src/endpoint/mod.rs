@@ -11,7 +11,7 @@ pub(crate) mod rtp;
 mod status;
 
 pub(crate) use app::Tasks;
-pub use app::{AppSource, PushError, Tap, TapCallback};
+pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use event::EventSink;
 pub use event::{Event, LossReason, RefusalReason};
 pub(crate) use status::{Live, Status};

@@ -20,7 +20,7 @@ pub enum State {
     Failed,
 }
 
-/// A counter that one task writes.
+/// A counter.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -29,6 +29,11 @@ impl Counter {
         if n > 0 {
             self.0.fetch_add(n, Relaxed);
         }
+    }
+
+    /// For the only writer of this counter: cheaper.
+    fn add_alone(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
     pub(crate) fn set(&self, n: u64) {
@@ -89,10 +94,10 @@ impl Counters {
         }
     }
 
-    /// So much has passed.
+    /// So much has passed. Called by one task at a time.
     pub(crate) fn passed(&self, now: Instant, packets: u64, bytes: u64) {
-        self.packets.add(packets);
-        self.bytes.add(bytes);
+        self.packets.add_alone(packets);
+        self.bytes.add_alone(bytes);
         self.rate.add(self.age(now), bytes);
     }
 
@@ -135,7 +140,7 @@ impl Counters {
 
 /// Bytes of the last second, in tenths: each entry is the number of its tenth and its bytes.
 #[derive(Debug, Default)]
-struct Rate([(AtomicU64, AtomicU64); Rate::SLOTS]);
+struct Rate([(Counter, Counter); Rate::SLOTS]);
 
 impl Rate {
     const SLOT_MS: u64 = 100;
@@ -145,21 +150,18 @@ impl Rate {
     fn add(&self, ms: u64, bytes: u64) {
         let number = ms / Self::SLOT_MS;
         let (slot, sum) = &self.0[(number % Self::SLOTS as u64) as usize];
-        if slot.load(Relaxed) != number {
+        if slot.get() != number {
             // One task writes: between the two stores, a reader may miss a tenth of a second, once.
-            sum.store(0, Relaxed);
-            slot.store(number, Relaxed);
+            sum.set(0);
+            slot.set(number);
         }
-        sum.fetch_add(bytes, Relaxed);
+        sum.add_alone(bytes);
     }
 
     fn bytes_in_last_second(&self, ms: u64) -> u64 {
         let number = ms / Self::SLOT_MS;
         let recent = |slot: u64| slot < number && slot + 10 >= number;
-        self.0
-            .iter()
-            .filter(|(slot, _)| recent(slot.load(Relaxed)))
-            .fold(0, |sum, (_, b)| sum.saturating_add(b.load(Relaxed)))
+        self.0.iter().filter(|(slot, _)| recent(slot.get())).fold(0, |sum, (_, b)| sum.saturating_add(b.get()))
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Batches that are kept for later use when they have been read.
@@ -66,6 +66,11 @@ impl Batch {
 
     pub(crate) fn packets(&self) -> &[Packet] {
         &self.packets
+    }
+
+    /// When its last packet came in: what readers take for the time, which saves them a look at the clock.
+    pub(crate) fn arrival(&self) -> Option<Instant> {
+        self.packets.last().map(Packet::arrival)
     }
 
     /// The number of this batch in its ring.
@@ -152,7 +157,7 @@ impl Ring {
         self.head.store(sequence + 1, Ordering::Release);
         let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
         while let Some(oldest) = inner.batches.front() {
-            let old = oldest.packets.last().map(|p| newest.saturating_duration_since(p.arrival()));
+            let old = oldest.arrival().map(|arrival| newest.saturating_duration_since(arrival));
             let read = oldest.sequence < slowest;
             let over = inner.bytes > inner.limits.bytes || old.is_some_and(|age| age > inner.limits.time);
             if !read && !(over && inner.batches.len() > 1) {
@@ -360,7 +365,6 @@ pub(crate) struct Closed;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     const GENEROUS: Limits = Limits { bytes: 1 << 30, time: Duration::from_secs(3600) };
 

@@ -79,7 +79,7 @@ struct RtpSink {
 }
 
 impl Sink for RtpSink {
-    fn send(&mut self, batch: &Batch, from: usize) -> usize {
+    fn send(&mut self, batch: &Batch, from: usize, now: Instant) -> usize {
         let packets = batch.packets();
         let mut done = from.min(packets.len());
         let (mut passed, mut bytes, mut refused) = (0, 0, 0);
@@ -109,7 +109,7 @@ impl Sink for RtpSink {
         }
         if self.counts {
             let counters = &self.status.counters;
-            counters.passed(Instant::now(), (passed - refused) as u64, bytes);
+            counters.passed(now, (passed - refused) as u64, bytes);
             counters.dropped.add(refused as u64);
         }
         done - from

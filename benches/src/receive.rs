@@ -1,0 +1,126 @@
+//! Receivers: many UDP sockets read by one thread, which counts, checks the sequence, and takes the latency from
+//! the kernel's own stamps, so that it does not matter how soon it gets to read.
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+};
+use std::{
+    io::IoSliceMut,
+    net::UdpSocket,
+    os::fd::{AsFd, AsRawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+/// What all receivers together got.
+#[derive(Clone, Debug, Default)]
+pub struct Received {
+    /// Bytes of UDP payload.
+    pub bytes: u64,
+    /// Packets of each receiver.
+    pub packets: Vec<u64>,
+    /// Packets that are missing in the sequence.
+    pub missing: u64,
+    /// Nanoseconds from the stamp in the payload to the kernel's stamp, in order.
+    pub latency: Vec<u64>,
+}
+
+impl Received {
+    /// The latency in milliseconds below which this share of the packets lies.
+    pub fn percentile(&self, share: f64) -> f64 {
+        let at = (self.latency.len() as f64 * share) as usize;
+        self.latency.get(at.min(self.latency.len().saturating_sub(1))).map_or(f64::NAN, |ns| *ns as f64 / 1e6)
+    }
+}
+
+/// Receivers at work.
+#[derive(Debug)]
+pub struct Receivers {
+    /// Their addresses.
+    pub addresses: Vec<String>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Received>,
+}
+
+impl Receivers {
+    /// Opens so many receivers. `stamped`: whether the payload holds the time of sending.
+    ///
+    /// # Errors
+    /// When a socket fails.
+    pub fn start(count: usize, stamped: bool) -> std::io::Result<Self> {
+        let mut sockets = Vec::new();
+        for _ in 0..count {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            socket.set_nonblocking(true)?;
+            setsockopt(&socket, sockopt::RcvBuf, &(4 << 20))?;
+            setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+            sockets.push(socket);
+        }
+        let addresses = sockets.iter().map(|s| s.local_addr().map(|a| a.to_string())).collect::<Result<_, _>>()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || receive(&sockets, stamped, &stop)
+        });
+        Ok(Self { addresses, stop, thread })
+    }
+
+    /// Ends them when nothing more is on its way, and says what came.
+    ///
+    /// # Errors
+    /// When the thread failed.
+    pub fn finish(self) -> std::io::Result<Received> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut received = self.thread.join().map_err(|_| std::io::Error::other("the receivers failed"))?;
+        received.latency.sort_unstable();
+        Ok(received)
+    }
+}
+
+fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received {
+    let mut got = Received { packets: vec![0; sockets.len()], ..Received::default() };
+    let mut last: Vec<Option<u16>> = vec![None; sockets.len()];
+    let mut buffer = vec![0u8; 65_536];
+    let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    loop {
+        // One look in a few milliseconds: reading must cost little beside what is measured.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let mut polled: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
+        let ready = poll(&mut polled, PollTimeout::from(100u16)).unwrap_or(0);
+        if ready == 0 && stop.load(Ordering::Relaxed) {
+            return got;
+        }
+        let readable = |p: &PollFd<'_>| p.revents().is_some_and(|e| e.contains(PollFlags::POLLIN));
+        for i in (0..sockets.len()).filter(|i| readable(&polled[*i])) {
+            loop {
+                let (length, at) = {
+                    let mut slices = [IoSliceMut::new(&mut buffer)];
+                    let fd = sockets[i].as_raw_fd();
+                    let flags = MsgFlags::MSG_DONTWAIT;
+                    let Ok(message) = recvmsg::<()>(fd, &mut slices, Some(&mut control), flags) else { break };
+                    let stamp = message.cmsgs().into_iter().flatten().find_map(|c| match c {
+                        ControlMessageOwned::ScmTimestampns(t) => {
+                            Some(t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+                        }
+                        _ => None,
+                    });
+                    (message.bytes, stamp)
+                };
+                got.bytes += length as u64;
+                got.packets[i] += 1;
+                let Some(packet) = buffer.get(..length).filter(|p| p.len() >= 20) else { continue };
+                let sequence = u16::from_be_bytes([packet[2], packet[3]]);
+                if let Some(before) = last[i].replace(sequence) {
+                    got.missing += u64::from(sequence.wrapping_sub(before).wrapping_sub(1));
+                }
+                if stamped && let (Some(at), Ok(sent)) = (at, packet[12..20].try_into().map(u64::from_be_bytes)) {
+                    got.latency.push(at.saturating_sub(sent));
+                }
+            }
+        }
+    }
+}
