@@ -39,7 +39,8 @@ fn main() -> Result<(), Failure> {
         }
     }
     type Work = fn(&Plan) -> Result<Row, Failure>;
-    let works: [(&str, Work); 2] = [("rtp-fanout", rtp_fanout), ("idle-outputs", idle_outputs)];
+    let works: [(&str, Work); 3] =
+        [("rtp-fanout", rtp_fanout), ("rtp-fanout-runs", rtp_fanout_runs), ("idle-outputs", idle_outputs)];
     let mut rows = Vec::new();
     for (name, work) in works {
         if plan.only.as_deref().is_none_or(|only| only == name) {
@@ -83,8 +84,17 @@ fn gstreamer(port: u16, receivers: &[String]) -> std::io::Result<Subject> {
     Subject::start(&mut command, false)
 }
 
-/// RTP from one sender to fifty receivers.
+/// RTP from one sender to fifty receivers that take each datagram by itself.
 fn rtp_fanout(plan: &Plan) -> Result<Row, Failure> {
+    fanout_row(plan, "which take each datagram by itself", false)
+}
+
+/// RTP from one sender to fifty receivers that take runs of datagrams.
+fn rtp_fanout_runs(plan: &Plan) -> Result<Row, Failure> {
+    fanout_row(plan, "which take runs (UDP_GRO)", true)
+}
+
+fn fanout_row(plan: &Plan, receivers: &str, take_runs: bool) -> Result<Row, Failure> {
     const RECEIVERS: usize = 50;
     let media = feed::make_media(plan.folder.path(), plan.seconds)?;
     let programs: [(&str, Start); 4] = [
@@ -97,7 +107,7 @@ fn rtp_fanout(plan: &Plan) -> Result<Row, Failure> {
     for run in 0..plan.runs {
         for (i, (name, start)) in programs.iter().enumerate() {
             eprintln!("run {} of {}: {name}", run + 1, plan.runs);
-            runs[i].push(fanout_run(*start, RECEIVERS, &media)?);
+            runs[i].push(fanout_run(*start, RECEIVERS, take_runs, &media)?);
         }
     }
     let figures: Vec<Figure> = programs.iter().zip(&runs).map(|((name, _), runs)| figure(name, runs)).collect();
@@ -111,7 +121,7 @@ fn rtp_fanout(plan: &Plan) -> Result<Row, Failure> {
         ("packets lost".into(), figures[0].lost as f64, 0.0),
         ("added latency p99, ms".into(), figures[0].latency.1, 3.0),
     ];
-    let title = format!("RTP, 6 Mb/s MPEG-TS from ffmpeg to {RECEIVERS} receivers");
+    let title = format!("RTP, 6 Mb/s MPEG-TS from ffmpeg to {RECEIVERS} receivers, {receivers}");
     Ok(Row { title, figures, targets })
 }
 
@@ -136,12 +146,14 @@ fn figure(name: &str, runs: &[Run]) -> Figure {
 }
 
 /// One program, once: its CPU with ffmpeg as sender, then its latency with stamped packets.
-fn fanout_run(start: Start, count: usize, media: &PathBuf) -> Result<Run, Failure> {
-    let (usage, cpu, received) = with_subject(start, count, false, |port| feed::play_with_ffmpeg(media, port))?;
+fn fanout_run(start: Start, count: usize, take_runs: bool, media: &PathBuf) -> Result<Run, Failure> {
+    let receivers = Receivers::start(count, false, take_runs)?;
+    let (usage, cpu, received) = with_subject(start, receivers, |port| feed::play_with_ffmpeg(media, port))?;
     let most = received.packets.iter().max().copied().unwrap_or(0);
     let short: u64 = received.packets.iter().map(|n| most - n).sum();
     let seconds = Duration::from_secs(4);
-    let (_, _, stamped) = with_subject(start, count, true, |port| feed::play_stamped(port, seconds).map(drop))?;
+    let receivers = Receivers::start(count, true, take_runs)?;
+    let (_, _, stamped) = with_subject(start, receivers, |port| feed::play_stamped(port, seconds).map(drop))?;
     if received.bytes == 0 || stamped.latency.is_empty() {
         return Err("nothing arrived".into());
     }
@@ -156,11 +168,9 @@ fn fanout_run(start: Start, count: usize, media: &PathBuf) -> Result<Run, Failur
 /// Runs a program while something plays into it; what it used, and what came out.
 fn with_subject(
     start: Start,
-    count: usize,
-    stamped: bool,
+    receivers: Receivers,
     play: impl FnOnce(u16) -> std::io::Result<()>,
 ) -> Result<(Usage, Duration, Received), Failure> {
-    let receivers = Receivers::start(count, stamped)?;
     let port = free_port()?;
     let subject = start(port, &receivers.addresses)?;
     subject.wait_for_udp(port)?;

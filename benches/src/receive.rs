@@ -47,17 +47,22 @@ pub struct Receivers {
 }
 
 impl Receivers {
-    /// Opens so many receivers. `stamped`: whether the payload holds the time of sending.
+    /// Opens so many receivers. `stamped`: whether the payload holds the time of sending. `runs`: whether they take
+    /// runs of datagrams as the sender made them (UDP_GRO), as a receiver does that was written for high rates; else
+    /// the kernel takes runs apart for them, and on the loopback it charges that to the sender.
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn start(count: usize, stamped: bool) -> std::io::Result<Self> {
+    pub fn start(count: usize, stamped: bool, runs: bool) -> std::io::Result<Self> {
         let mut sockets = Vec::new();
         for _ in 0..count {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
             socket.set_nonblocking(true)?;
             setsockopt(&socket, sockopt::RcvBuf, &(4 << 20))?;
             setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+            if runs {
+                setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
+            }
             sockets.push(socket);
         }
         let addresses = sockets.iter().map(|s| s.local_addr().map(|a| a.to_string())).collect::<Result<_, _>>()?;
@@ -85,7 +90,7 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
     let mut got = Received { packets: vec![0; sockets.len()], ..Received::default() };
     let mut last: Vec<Option<u16>> = vec![None; sockets.len()];
     let mut buffer = vec![0u8; 65_536];
-    let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec, i32);
     loop {
         // One look in a few milliseconds: reading must cost little beside what is measured.
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -97,28 +102,36 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
         let readable = |p: &PollFd<'_>| p.revents().is_some_and(|e| e.contains(PollFlags::POLLIN));
         for i in (0..sockets.len()).filter(|i| readable(&polled[*i])) {
             loop {
-                let (length, at) = {
+                let (length, at, segment) = {
                     let mut slices = [IoSliceMut::new(&mut buffer)];
                     let fd = sockets[i].as_raw_fd();
                     let flags = MsgFlags::MSG_DONTWAIT;
                     let Ok(message) = recvmsg::<()>(fd, &mut slices, Some(&mut control), flags) else { break };
-                    let stamp = message.cmsgs().into_iter().flatten().find_map(|c| match c {
-                        ControlMessageOwned::ScmTimestampns(t) => {
-                            Some(t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+                    let (mut stamp, mut segment) = (None, usize::MAX);
+                    for note in message.cmsgs().into_iter().flatten() {
+                        match note {
+                            ControlMessageOwned::ScmTimestampns(t) => {
+                                stamp = Some(t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64);
+                            }
+                            ControlMessageOwned::UdpGroSegments(size) => segment = usize::try_from(size).unwrap_or(1),
+                            _ => {}
                         }
-                        _ => None,
-                    });
-                    (message.bytes, stamp)
+                    }
+                    (message.bytes, stamp, segment.max(1))
                 };
                 got.bytes += length as u64;
-                got.packets[i] += 1;
-                let Some(packet) = buffer.get(..length).filter(|p| p.len() >= 20) else { continue };
-                let sequence = u16::from_be_bytes([packet[2], packet[3]]);
-                if let Some(before) = last[i].replace(sequence) {
-                    got.missing += u64::from(sequence.wrapping_sub(before).wrapping_sub(1));
-                }
-                if stamped && let (Some(at), Ok(sent)) = (at, packet[12..20].try_into().map(u64::from_be_bytes)) {
-                    got.latency.push(at.saturating_sub(sent));
+                for packet in buffer[..length].chunks(segment) {
+                    got.packets[i] += 1;
+                    if packet.len() < 20 {
+                        continue;
+                    }
+                    let sequence = u16::from_be_bytes([packet[2], packet[3]]);
+                    if let Some(before) = last[i].replace(sequence) {
+                        got.missing += u64::from(sequence.wrapping_sub(before).wrapping_sub(1));
+                    }
+                    if stamped && let (Some(at), Ok(sent)) = (at, packet[12..20].try_into().map(u64::from_be_bytes)) {
+                        got.latency.push(at.saturating_sub(sent));
+                    }
                 }
             }
         }

@@ -177,7 +177,7 @@ impl<F> FlowBuilder<F> {
     /// How long datagrams that have arrived may wait for more, so that they leave together (1 ms; 0–20).
     ///
     /// Sending many datagrams at once costs a fraction of sending each by itself. 0 hands on at once whatever
-    /// one read finds. The wait ends a fraction of a millisecond late, as timers do.
+    /// one read finds.
     pub fn coalesce(mut self, window: Duration) -> Self {
         self.draft.coalesce = window;
         self

@@ -1,7 +1,9 @@
-//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends). The only module where `unsafe` may stand.
+//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), and a precise timer. The only module where `unsafe` may stand.
 
+mod alarm;
 mod interface;
 mod udp;
 
+pub(crate) use alarm::Alarm;
 pub(crate) use interface::advertised_ip;
 pub(crate) use udp::{Datagram, Egress, Multicast, Received, Receiver, Sender, UdpOptions, UdpSocket};

@@ -4,7 +4,7 @@ use crate::{
     endpoint::{Event, Live, LossReason, RefusalReason, SourceContext},
     flow::{BandwidthPolicy, RtpInput},
     media::{Packet, TsMonitor},
-    net::{Multicast, Received, Receiver as SocketReceiver, UdpOptions, UdpSocket},
+    net::{Alarm, Multicast, Received, Receiver as SocketReceiver, UdpOptions, UdpSocket},
     proto::rtp::{Header, NotRtp, Receiver},
     router::{Admission, Limiter, State},
     time::Throttle,
@@ -31,6 +31,7 @@ pub(crate) struct RtpSource {
     settings: RtpInput,
     socket: UdpSocket,
     memory: SocketReceiver,
+    alarm: Alarm,
 }
 
 impl RtpSource {
@@ -44,7 +45,8 @@ impl RtpSource {
         let buffer = (bytes_per_second / 2).clamp(*RECEIVE_BUFFER.start(), *RECEIVE_BUFFER.end());
         let options = UdpOptions { multicast, receive_buffer: usize::try_from(buffer).ok(), ..UdpOptions::default() };
         let socket = UdpSocket::receiving(bind, &options)?;
-        Ok(Self { settings: settings.clone(), socket, memory: SocketReceiver::new(bytes_per_second) })
+        let memory = SocketReceiver::new(bytes_per_second);
+        Ok(Self { settings: settings.clone(), socket, memory, alarm: Alarm::new()? })
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -53,7 +55,7 @@ impl RtpSource {
 
     /// Runs until it is stopped.
     pub(crate) async fn run(self, context: SourceContext, coalesce: Duration) {
-        let Self { settings, socket, mut memory } = self;
+        let Self { settings, socket, mut memory, alarm } = self;
         let stop = context.stop.clone();
         let mut live = context.live.clone();
         let mut intake = Intake::new(settings, context);
@@ -72,7 +74,7 @@ impl RtpSource {
                         // More may come while this waits, and all of it then leaves together.
                         tokio::select! {
                             () = stop.cancelled() => return intake.stop(),
-                            () = tokio::time::sleep(coalesce) => {}
+                            () = alarm.wait(coalesce) => {}
                         }
                     }
                     let result = socket.drain(&mut memory, MAX_BATCH, |datagram| intake.datagram(datagram)).await;
