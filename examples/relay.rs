@@ -7,7 +7,7 @@
 //! `bandwidth RATE`, `quit`. Ctrl-C ends it with a summary.
 
 use clap::{Parser, ValueEnum};
-use std::{error::Error, io::BufRead, path::PathBuf, thread, time::Duration};
+use std::{error::Error, io::BufRead, path::PathBuf, process::ExitCode, thread, time::Duration};
 use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, Source, SourceEdit};
 use streamlink_examples::{Table, json};
 use tokio::sync::mpsc;
@@ -51,10 +51,19 @@ enum Form {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = Arguments::parse();
-    let flow = flow(&arguments)?;
+    match relay(&Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn relay(arguments: &Arguments) -> Result<(), Failure> {
+    let flow = flow(arguments)?;
     let engine = Engine::on(tokio::runtime::Handle::current());
     let running = engine.start(flow).await?;
     for address in running.input_addresses() {

@@ -65,7 +65,6 @@ pub enum PushError {
 impl AppSource {
     pub(crate) fn new(family: MediaFamily, context: SourceContext) -> Self {
         let (now, rate) = (Instant::now(), context.live.borrow().max_bandwidth);
-        context.status.counters.set_state(State::Waiting, now);
         let state = Pushing {
             limiter: Limiter::new(rate.as_bps(), now),
             rate,

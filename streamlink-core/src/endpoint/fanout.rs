@@ -17,8 +17,9 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// Sinks that one shard drives before another shard is started.
-const SINKS_PER_SHARD: usize = 16;
+/// Sinks that one shard drives before another shard is started: waking a second thread costs more than it saves
+/// a small fan-out.
+const SINKS_PER_SHARD: usize = 64;
 
 /// One destination of datagrams.
 pub(crate) trait Sink: Send {

@@ -161,6 +161,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     };
     let (live, live_reader) = watch::channel(live);
     let status = Status::new(source.name(), source.common.description.clone());
+    status.counters.set_state(State::Waiting, Instant::now());
     let context = SourceContext {
         status: status.clone(),
         ring: ring.clone(),

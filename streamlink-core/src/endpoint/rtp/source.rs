@@ -130,7 +130,6 @@ impl Intake {
     fn new(settings: RtpInput, context: SourceContext) -> Self {
         let now = Instant::now();
         let live = context.live.borrow().clone();
-        context.status.counters.set_state(State::Waiting, now);
         Self {
             limiter: Limiter::new(live.max_bandwidth.as_bps(), now),
             receiver: Receiver::new(settings.reorder_window),

@@ -32,7 +32,8 @@ impl Header {
         if fixed[0] >> 6 != 2 {
             return Err(NotRtp::Malformed);
         }
-        if (192..=223).contains(&fixed[1]) {
+        // The RTCP types in use: SR to XR. As RTP, these would be payload types 72-79 with the marker set.
+        if (200..=207).contains(&fixed[1]) {
             return Err(NotRtp::Rtcp);
         }
         let (padding, extension, csrcs) = (fixed[0] & 0x20 != 0, fixed[0] & 0x10 != 0, usize::from(fixed[0] & 0x0f));

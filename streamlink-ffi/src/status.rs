@@ -1,0 +1,70 @@
+//! Status codes. A number is given once, and never again to something else.
+
+use streamlink_core::ErrorKind;
+
+/// What became of a call.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It succeeded.
+    Ok = 0,
+    /// An argument is NULL that must not be, or not valid UTF-8.
+    InvalidArgument = 1,
+    /// The configuration is wrong; the error names the field.
+    InvalidConfig = 2,
+    /// The configuration is right, but this version has no driver for a part of it.
+    Unsupported = 3,
+    /// A local address is used by another socket or flow.
+    AddressInUse = 4,
+    /// The operating system denies the address or the operation.
+    PermissionDenied = 5,
+    /// There is no flow, source or output of that name.
+    NotFound = 6,
+    /// The name is already taken.
+    AlreadyExists = 7,
+    /// The flow or the engine has stopped.
+    Stopped = 8,
+    /// Another failure of the operating system.
+    Io = 9,
+    /// An error within the library; please report it.
+    Internal = 10,
+}
+
+impl From<ErrorKind> for Status {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::InvalidConfig => Status::InvalidConfig,
+            ErrorKind::Unsupported => Status::Unsupported,
+            ErrorKind::AddressInUse => Status::AddressInUse,
+            ErrorKind::PermissionDenied => Status::PermissionDenied,
+            ErrorKind::NotFound => Status::NotFound,
+            ErrorKind::AlreadyExists => Status::AlreadyExists,
+            ErrorKind::Stopped => Status::Stopped,
+            ErrorKind::Io => Status::Io,
+            // A kind that is newer than this crate.
+            _ => Status::Internal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_error_has_a_status_of_its_own() {
+        let kinds = [
+            (ErrorKind::InvalidConfig, 2),
+            (ErrorKind::Unsupported, 3),
+            (ErrorKind::AddressInUse, 4),
+            (ErrorKind::PermissionDenied, 5),
+            (ErrorKind::NotFound, 6),
+            (ErrorKind::AlreadyExists, 7),
+            (ErrorKind::Stopped, 8),
+            (ErrorKind::Io, 9),
+        ];
+        for (kind, number) in kinds {
+            assert_eq!(Status::from(kind) as i32, number, "{kind:?}");
+        }
+    }
+}

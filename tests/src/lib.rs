@@ -1,0 +1,38 @@
+//! What the tests share: media, RTP senders and receivers, real programs, and waiting for conditions.
+
+pub mod peer;
+pub mod rtp;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How long a test waits for a condition before it fails: long enough for a machine that is busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives something.
+///
+/// # Panics
+/// When it does not in time.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie within the workspace").to_owned()
+}
+
+/// The clip of the quickstart: five seconds of H.264 and AAC in MPEG-TS, 125 video frames.
+pub fn clip() -> PathBuf {
+    root().join("examples/media/clip.ts")
+}
