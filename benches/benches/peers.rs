@@ -4,13 +4,7 @@
 
 #![allow(missing_docs)]
 
-use std::{
-    error::Error,
-    net::UdpSocket,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{error::Error, net::UdpSocket, path::Path, process::Command, time::Duration};
 use streamlink_benches::{
     feed,
     process::{Subject, Usage},
@@ -149,7 +143,7 @@ fn figure(name: &str, runs: &[Run]) -> Figure {
 }
 
 /// One program, once: its CPU with ffmpeg as sender, then its latency with stamped packets.
-fn fanout_run(start: Start, count: usize, take_runs: bool, media: &PathBuf) -> Result<Run, Failure> {
+fn fanout_run(start: Start, count: usize, take_runs: bool, media: &Path) -> Result<Run, Failure> {
     let receivers = Receivers::start(count, false, take_runs)?;
     let (usage, cpu, received) = with_subject(start, receivers, |port| feed::play_with_ffmpeg(media, port))?;
     let most = received.packets.iter().max().copied().unwrap_or(0);

@@ -3,6 +3,8 @@
 
 // The counting allocator is the only way to see allocations.
 #![allow(unsafe_code)]
+// A bench that cannot run fails.
+#![allow(clippy::expect_used)]
 #![allow(missing_docs)]
 
 use bytes::Bytes;

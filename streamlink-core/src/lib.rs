@@ -97,3 +97,8 @@ pub use flow::{
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind};
 pub use router::State;
+
+/// The Rust of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -9,8 +9,7 @@ use streamlink_tests::{
 
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 
-fn compile(compiler: &str, language: &str, program: &Path, is_static: bool) {
-    let source = root().join("tests/c/lifecycle.c");
+fn compile(compiler: &str, language: &str, source: &Path, program: &Path, is_static: bool) {
     let include = format!("-I{}", root().join("include").display());
     let standard = if language == "c" { "-std=c99" } else { "-std=c++17" };
     let library = target().join(if is_static { "libstreamlink.a" } else { "libstreamlink.so" });
@@ -29,7 +28,7 @@ fn a_c_program_uses_the_library_and_leaks_nothing() {
     for (compiler, language) in [("gcc", "c"), ("clang", "c"), ("g++", "c++"), ("clang++", "c++")] {
         for is_static in [false, true] {
             let program: PathBuf = folder.path().join(format!("{compiler}-{is_static}"));
-            compile(compiler, language, &program, is_static);
+            compile(compiler, language, &root().join("tests/c/lifecycle.c"), &program, is_static);
             let path = program.to_str().unwrap();
             assert_eq!(run(path, &[]), "ok\n", "{path}");
             if compiler == "gcc" {
@@ -41,4 +40,16 @@ fn a_c_program_uses_the_library_and_leaks_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn the_c_of_the_readme_compiles_and_runs() {
+    built(&["-p", "streamlink-ffi"]);
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let code = readme.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("readme.c"), folder.path().join("readme"));
+    std::fs::write(&source, code).unwrap();
+    compile("gcc", "c", &source, &program, false);
+    assert!(run(program.to_str().unwrap(), &[]).starts_with("libstreamlink "));
 }

@@ -241,3 +241,143 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{media::Packet, router::Limits};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Waker,
+    };
+    use tokio::runtime::Handle;
+    use tokio_util::task::TaskTracker;
+
+    /// What a test sees of its sink, and how much room it gives it.
+    #[derive(Default)]
+    struct Pipe {
+        room: AtomicUsize,
+        got: Mutex<Vec<u8>>,
+        waker: Mutex<Option<Waker>>,
+    }
+
+    impl Pipe {
+        fn with_room(room: usize) -> Arc<Self> {
+            Arc::new(Self { room: AtomicUsize::new(room), ..Self::default() })
+        }
+
+        fn give(&self, room: usize) {
+            self.room.fetch_add(room, Ordering::SeqCst);
+            self.waker.lock().unwrap().take().into_iter().for_each(Waker::wake);
+        }
+
+        async fn wait_for(&self, count: usize) -> Vec<u8> {
+            for _ in 0..10_000 {
+                if self.got.lock().unwrap().len() >= count {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            self.got.lock().unwrap().clone()
+        }
+    }
+
+    struct FakeSink(Arc<Pipe>);
+
+    impl Sink for FakeSink {
+        fn send(&mut self, batch: &Batch, from: usize, _: Instant) -> usize {
+            let packets = &batch.packets()[from..];
+            let take = packets.len().min(self.0.room.load(Ordering::SeqCst));
+            self.0.room.fetch_sub(take, Ordering::SeqCst);
+            self.0.got.lock().unwrap().extend(packets[..take].iter().map(|p| p.data()[0]));
+            take
+        }
+
+        fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            *self.0.waker.lock().unwrap() = Some(cx.waker().clone());
+            if self.0.room.load(Ordering::SeqCst) > 0 { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    fn rig(bytes: u64) -> (Arc<Ring>, Fanout, EventSink) {
+        let ring = Ring::new(Limits { bytes, time: Duration::from_secs(3600) });
+        let events = EventSink::new("test");
+        let tasks = Tasks { runtime: Handle::current(), tracker: TaskTracker::new() };
+        (ring.clone(), Fanout::new(ring, events.clone(), tasks, 4), events)
+    }
+
+    fn publish(ring: &Ring, numbers: std::ops::Range<u8>) {
+        let numbers: Vec<u8> = numbers.collect();
+        for pair in numbers.chunks(2) {
+            ring.publish(&mut pair.iter().map(|n| Packet::datagram(vec![*n; 10], Instant::now())).collect());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_sink_catches_up_by_itself_and_gets_everything_once() {
+        let (ring, fanout, _) = rig(1 << 20);
+        let (free, full) = (Pipe::with_room(1000), Pipe::with_room(3));
+        let (status, other) = (Status::new("free", None), Status::new("full", None));
+        fanout.add(Box::new(FakeSink(free.clone())), status.clone());
+        fanout.add(Box::new(FakeSink(full.clone())), other.clone());
+        tokio::task::yield_now().await;
+        publish(&ring, 0..100);
+        free.wait_for(100).await;
+        assert_eq!(*full.got.lock().unwrap(), [0, 1, 2]);
+        full.give(4);
+        full.wait_for(7).await;
+        publish(&ring, 100..110);
+        free.wait_for(110).await;
+        full.give(200);
+        publish(&ring, 110..120);
+        assert_eq!(full.wait_for(120).await, (0..120).collect::<Vec<u8>>());
+        publish(&ring, 120..130);
+        assert_eq!(full.wait_for(130).await, (0..130).collect::<Vec<u8>>());
+        assert_eq!(free.wait_for(130).await, (0..130).collect::<Vec<u8>>());
+        assert_eq!((status.counters.dropped.get(), other.counters.dropped.get()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_a_full_sink_cannot_have_any_more_is_counted() {
+        let (ring, fanout, events) = rig(100); // ten packets
+        let mut seen = events.subscribe();
+        let full = Pipe::with_room(1);
+        let status = Status::new("full", None);
+        let id = fanout.add(Box::new(FakeSink(full.clone())), status.clone());
+        tokio::task::yield_now().await;
+        publish(&ring, 0..2);
+        full.wait_for(1).await;
+        publish(&ring, 2..100);
+        full.give(1000);
+        let got = full.wait_for(12).await;
+        // The batch in hand is finished, then what the ring still holds follows.
+        assert_eq!(got, [&[0, 1][..], &(90..100).collect::<Vec<u8>>()].concat());
+        assert_eq!(status.counters.dropped.get(), 88);
+        assert_eq!(seen.recv().await.unwrap(), Event::OutputLagging { output: "full".into(), dropped: 88 });
+        // A removed sink gets nothing more, and is gone when `remove` returns.
+        fanout.remove(id).await;
+        assert_eq!(Arc::strong_count(&full), 1);
+        publish(&ring, 100..110);
+        tokio::task::yield_now().await;
+        assert_eq!(full.got.lock().unwrap().len(), 12);
+    }
+
+    #[tokio::test]
+    async fn a_large_fan_out_is_spread_over_shards_and_ends_with_the_ring() {
+        let (ring, fanout, _) = rig(1 << 20);
+        let pipes: Vec<_> = (0..300).map(|_| Pipe::with_room(1000)).collect();
+        for pipe in &pipes {
+            fanout.add(Box::new(FakeSink(pipe.clone())), Status::new("x", None));
+        }
+        let loads: Vec<usize> = fanout.shards.lock().unwrap().list.iter().map(|(_, sinks)| *sinks).collect();
+        assert_eq!(loads, [75, 75, 75, 75]);
+        tokio::task::yield_now().await;
+        publish(&ring, 0..50);
+        ring.close();
+        fanout.tasks.tracker.close();
+        fanout.tasks.tracker.wait().await;
+        for pipe in pipes {
+            assert_eq!(pipe.got.lock().unwrap().len(), 50, "what was published before the end is sent");
+        }
+    }
+}

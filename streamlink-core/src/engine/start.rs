@@ -241,7 +241,7 @@ fn advertise(shared: &Shared, bound: SocketAddr) -> String {
 }
 
 enum OpenSource {
-    Rtp(rtp::RtpSource),
+    Rtp(Box<rtp::RtpSource>),
     App(crate::media::MediaFamily),
 }
 
@@ -250,7 +250,7 @@ fn open_source(_: &Shared, flow: &str, source: &Source, rate: Bitrate) -> Result
     let bytes_per_second = rate.bytes_in(Duration::from_secs(1));
     match &source.kind {
         SourceKind::Rtp(settings) => rtp::RtpSource::open(settings, bytes_per_second)
-            .map(OpenSource::Rtp)
+            .map(|source| OpenSource::Rtp(Box::new(source)))
             .map_err(|cause| place.bind(settings.listen.bind, cause)),
         SourceKind::App(family) => Ok(OpenSource::App(*family)),
         _ => Err(place.unsupported(format!("a {} source", source.protocol()))),

@@ -42,7 +42,7 @@ impl fmt::Display for Bitrate {
     /// The shortest exact text that [`FromStr`] reads back to the same rate.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, suffix) in [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")] {
-            if self.0 > 0 && self.0 % unit == 0 {
+            if self.0 > 0 && self.0.is_multiple_of(unit) {
                 return write!(f, "{}{suffix}", self.0 / unit);
             }
         }

@@ -47,12 +47,14 @@ impl Common {
 
     /// Sets one setting by name, remembering what is wrong with it.
     pub(crate) fn set(&mut self, settings: &mut impl Settings, key: &str, value: &str) {
-        let result = match key {
-            "description" => Some(Ok(self.description = Some(value.to_owned()))),
-            "region" => Some(Ok(self.region = Some(value.to_owned()))),
-            _ => settings.set(key, value),
-        };
-        self.keep(key, result.unwrap_or(Err(Problem::UnknownField)));
+        match key {
+            "description" => self.description = Some(value.to_owned()),
+            "region" => self.region = Some(value.to_owned()),
+            _ => {
+                let result = settings.set(key, value).unwrap_or(Err(Problem::UnknownField));
+                self.keep(key, result);
+            }
+        }
     }
 }
 

@@ -132,6 +132,11 @@ impl Flow {
         &self.outputs
     }
 
+    /// How the sources back each other.
+    pub fn failover(&self) -> Failover {
+        self.failover
+    }
+
     /// The media family of the sources.
     pub fn family(&self) -> MediaFamily {
         // Invariant: a flow has at least one source; the fallback is never taken.

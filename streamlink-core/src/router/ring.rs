@@ -160,7 +160,8 @@ impl Ring {
             let old = oldest.arrival().map(|arrival| newest.saturating_duration_since(arrival));
             let read = oldest.sequence < slowest;
             let over = inner.bytes > inner.limits.bytes || old.is_some_and(|age| age > inner.limits.time);
-            if !read && !(over && inner.batches.len() > 1) {
+            let goes = read || (over && inner.batches.len() > 1);
+            if !goes {
                 break;
             }
             inner.drop_oldest();

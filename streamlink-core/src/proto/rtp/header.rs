@@ -92,7 +92,7 @@ mod tests {
         assert_eq!((header.payload_type, header.sequence, header.timestamp, header.ssrc), (33, 0x1234, 1, 2));
         assert_eq!(&packet[header.payload_start..header.payload_end], b"media");
         for cut in 0..28 {
-            assert_eq!(Header::parse(&packet[..cut]).is_ok(), false, "{cut}");
+            assert!(Header::parse(&packet[..cut]).is_err(), "{cut}");
         }
         assert_eq!(Header::parse(&[0x80, 200, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]), Err(NotRtp::Rtcp));
     }
