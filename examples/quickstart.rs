@@ -1,5 +1,6 @@
 //! The main job in one program, with nothing else installed: a clip (H.264 and AAC in MPEG-TS) is played over RTP
-//! into a flow; the flow hands it to three RTP receivers and to a tap in this process; all four check every byte.
+//! into a flow; the flow hands it to three RTP receivers and to a tap in this process. The same clip is pushed into a
+//! second flow, which serves it over encrypted SRT to a third one. All five ends check every byte.
 //!
 //!     cargo run --release --example quickstart
 
@@ -9,7 +10,10 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use streamlink_core::{Bitrate, Engine, Flow, Output, PayloadTypes, Source};
+use streamlink_core::{
+    AppSource, Bitrate, Engine, Flow, FlowHandle, KeyLength, Output, Packet, Passphrase, PayloadTypes, Source,
+    TapCallback,
+};
 use streamlink_examples::Table;
 
 /// Made with ffmpeg: five seconds of a test picture and a tone.
@@ -40,17 +44,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let running = engine.block_on(engine.start(flow))?;
     let address = running.input_addresses().first().cloned().unwrap_or_default();
     println!(
-        "playing {} bytes of MPEG-TS into {address}, out of it to {} receivers and a tap\n",
+        "playing {} bytes of MPEG-TS into {address}, out of it to {} receivers and a tap",
         CLIP.len(),
         names.len()
     );
 
-    let (sender, tapped) = std::sync::mpsc::channel();
-    let calls = running.tap("tap")?.for_each(move |packet| {
-        let _ = sender.send(packet.data().slice(RTP_HEADER..)); // read until the sender is gone
-    });
+    let (tapped, calls) = collect(&running, RTP_HEADER)?;
+    let (serving, receiving) = srt(&engine)?;
+    let (received, srt_calls) = collect(&receiving, 0)?;
+    let app = serving.app_source("clip")?;
+    println!("and over SRT, encrypted, from {} to another flow\n", serving.playback_urls()[0].1);
     let target = address.trim_start_matches("rtp://").to_owned();
-    let player = thread::spawn(move || play(&target));
+    let player = thread::spawn(move || play(&target, &app));
     let mut table = Table::default();
     while !player.is_finished() {
         thread::sleep(Duration::from_millis(500));
@@ -68,16 +73,65 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, receiver) in receivers {
         verdict(name, &receiver.join().map_err(|_| "a receiver failed")??);
     }
+    let silence = Instant::now();
     let source = running.stats().sources.into_iter().next();
     engine.block_on(running.stop());
     engine.block_on(calls.stop());
     verdict("tap", &tapped.iter().flatten().collect::<Vec<u8>>());
+    // What SRT holds back for its latency is still handed over.
+    engine.block_on(serving.stop());
+    while receiving.stats().sources.first().is_some_and(|s| (s.bytes as usize) < CLIP.len())
+        && silence.elapsed() < SILENCE
+    {
+        thread::sleep(Duration::from_millis(10));
+    }
+    engine.block_on(receiving.stop());
+    engine.block_on(srt_calls.stop());
+    verdict("srt", &received.iter().flatten().collect::<Vec<u8>>());
     println!("\nthe source carried {}", source.and_then(|s| s.media).unwrap_or_else(|| "nothing known".into()));
     if good { Ok(()) } else { Err("what arrived is not what was sent".into()) }
 }
 
-/// Sends the clip in real time as MPEG-TS over RTP (RFC 2250).
-fn play(target: &str) -> std::io::Result<()> {
+/// Two flows: one that serves over SRT what the program pushes, and one that fetches it.
+fn srt(engine: &Engine) -> Result<(FlowHandle, FlowHandle), Box<dyn Error>> {
+    let secret = || Passphrase::new("correct horse battery");
+    let serving = Flow::builder("quickstart-srt-out", Bitrate::mbps(20))
+        .source(Source::app_datagrams("clip"))
+        .output(Output::srt_listener("players", "127.0.0.1:0").encryption(secret()?, KeyLength::Aes256))
+        .build()?;
+    let serving = engine.block_on(engine.start(serving))?;
+    let address = serving.playback_urls()[0].1.trim_start_matches("srt://").to_owned();
+    let receiving = Flow::builder("quickstart-srt-in", Bitrate::mbps(20))
+        .source(Source::srt_caller("fetch", &address).encryption(secret()?, KeyLength::Aes256))
+        .output(Output::tap("tap"))
+        .build()?;
+    let receiving = engine.block_on(engine.start(receiving))?;
+    // Playing starts when the player is there.
+    engine.block_on(async {
+        while let Some(event) = serving.next_event().await {
+            if matches!(event, streamlink_core::Event::OutputConnected { .. }) {
+                break;
+            }
+        }
+    });
+    Ok((serving, receiving))
+}
+
+/// Collects what the tap of a flow hands over, without the first bytes of each packet.
+#[allow(clippy::type_complexity)]
+fn collect(
+    flow: &FlowHandle,
+    skip: usize,
+) -> Result<(std::sync::mpsc::Receiver<bytes::Bytes>, TapCallback), Box<dyn Error>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let calls = flow.tap("tap")?.for_each(move |packet| {
+        let _ = sender.send(packet.data().slice(skip..)); // read until the sender is gone
+    });
+    Ok((receiver, calls))
+}
+
+/// Sends the clip in real time as MPEG-TS over RTP (RFC 2250), and pushes it into a flow.
+fn play(target: &str, app: &AppSource) -> std::io::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(target)?;
     let start = Instant::now();
@@ -91,6 +145,7 @@ fn play(target: &str) -> std::io::Result<()> {
         packet.extend(0x5eed_u32.to_be_bytes());
         packet.extend(payload);
         socket.send(&packet)?;
+        app.push(Packet::datagram(payload, Instant::now())).map_err(std::io::Error::other)?;
         sent += payload.len() as u64;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! A relay on the command line: one source, with or without backups, to any number of outputs.
 //!
 //!     relay --source rtp://:5004 --output studio=rtp://192.0.2.1:5004 --max-bandwidth 20M
+//!     relay --source srt://:9000?latency=200 --output partner=srt://:9001?max_players=4
 //!     relay --config flow.json --stats json
 //!
 //! While it runs it reads commands from standard input: `add NAME=URL`, `remove NAME`, `allow SOURCE LIST`,
@@ -17,7 +18,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// Relays live video from one source to any number of outputs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Where media comes in, as in rtp://:5004 or rtp://239.1.1.1:5004?iface=eth1
+    /// Where media comes in, as in rtp://:5004 or srt://:9000?mode=listener&latency=200
     #[arg(long, value_name = "URL", required_unless_present = "config")]
     source: Option<String>,
     /// Another source of the same family; may be given several times

@@ -36,7 +36,7 @@
 //! | RTSP (push in, pull) | RTSP (serve, push) |
 //! | any | tap, into the host's process |
 //!
-//! This version has drivers for RTP, for sources that the host pushes into ([`AppSource`]), and for taps
+//! This version has drivers for RTP, for SRT, for sources that the host pushes into ([`AppSource`]), and for taps
 //! ([`Tap`]). All other endpoints can be configured, and are refused at start with [`Error::Unsupported`].
 //!
 //! # How a packet travels
@@ -49,8 +49,9 @@
 //!
 //! A source's task reads a socket in batches, without copying. Its protocol's state machine checks and orders the
 //! packets. They enter the flow's ring once, whatever the number of outputs. Each output reads the ring at its own
-//! pace: one that does not keep up loses the oldest packets, which are counted, and nobody else notices. Datagram
-//! outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output.
+//! pace: one that does not keep up loses the oldest packets, which are counted, and nobody else notices. RTP
+//! outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output. All
+//! SRT callers of a port share its socket and its task.
 //!
 //! # Map of the modules
 //!
@@ -82,7 +83,9 @@ mod proto;
 mod router;
 mod time;
 
-pub use endpoint::{AppSource, Event, LossReason, PacketBatch, PushError, RefusalReason, Tap, TapCallback};
+pub use endpoint::{
+    AppSource, Event, LossReason, PacketBatch, PlayerStats, PushError, RefusalReason, Tap, TapCallback,
+};
 pub use engine::{
     EndpointStats, Engine, EngineBuilder, Events, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
 };

@@ -18,6 +18,9 @@ impl Throttle {
     /// `occurrences` more. `Some(n)` when they may be reported, standing for all `n` since the last report.
     pub(crate) fn admit(&mut self, now: Instant, occurrences: u64) -> Option<u64> {
         self.held = self.held.saturating_add(occurrences);
+        if self.held == 0 {
+            return None; // a look whether something that was held back may be reported by now
+        }
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
             return None;
         }
@@ -39,5 +42,9 @@ mod tests {
             assert_eq!(throttle.admit(start + Duration::from_millis(ms), 1), None);
         }
         assert_eq!(throttle.admit(start + Duration::from_secs(1), 2), Some(5));
+        assert_eq!(throttle.admit(start + Duration::from_secs(3), 0), None);
+        assert_eq!(throttle.admit(start + Duration::from_secs(3), 1), Some(1));
+        assert_eq!(throttle.admit(start + Duration::from_millis(3500), 1), None);
+        assert_eq!(throttle.admit(start + Duration::from_secs(4), 0), Some(1));
     }
 }

@@ -167,3 +167,105 @@ fn a_flood_leaves_memory_bounded_and_other_flows_alone() {
     assert!(relay.finish().success());
     engine.block_on(calm.stop());
 }
+
+/// A listener under fire: handshakes from many ports, conclusions with forged cookies, garbage, and packets for a
+/// live connection from a stranger. Memory stays where it was, and the live connection loses nothing.
+#[test]
+fn an_srt_listener_is_not_impressed() {
+    let engine = Engine::builder().workers(2).build().unwrap();
+    let out_port = Sink::new().0.local_addr().unwrap().port();
+    let mut relay = Peer::start(
+        peer::example("relay"),
+        &[
+            "--source",
+            "srt://127.0.0.1:0?mode=listener",
+            "--output",
+            &format!("out=srt://127.0.0.1:{out_port}?mode=listener"),
+            "--stats",
+            "none",
+        ],
+    );
+    relay.wait_for("input address: srt://");
+    let address = relay.output().split("srt://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    // A live connection through it: our own flows on both sides.
+    let sending = Flow::builder("sending", Bitrate::mbps(20))
+        .source(Source::app_datagrams("app"))
+        .output(Output::srt_caller("out", &address))
+        .build()
+        .unwrap();
+    let receiving = Flow::builder("receiving", Bitrate::mbps(20))
+        .source(Source::srt_caller("in", &format!("127.0.0.1:{out_port}")))
+        .output(Output::tap("tap"))
+        .build()
+        .unwrap();
+    let (sending, receiving) =
+        (engine.block_on(engine.start(sending)).unwrap(), engine.block_on(engine.start(receiving)).unwrap());
+    relay.wait_for("output `out` is connected");
+    eventually("the sender is connected", || {
+        (sending.stats().outputs[0].state == streamlink_core::State::Connected).then_some(())
+    });
+    let (app, mut tap) = (sending.app_source("app").unwrap(), receiving.tap("tap").unwrap());
+
+    let before = memory(&relay);
+    let end = Instant::now() + Duration::from_secs(4);
+    let target = address.clone();
+    let flood = std::thread::spawn(move || {
+        let mut random = Random(7);
+        let sockets: Vec<_> = (0..50).map(|_| Sink::new()).collect();
+        let mut sent = 0u64;
+        while Instant::now() < end {
+            let socket = &sockets[random.next() as usize % sockets.len()].0;
+            let mut bytes: Vec<u8> = (0..16 + random.next() % 120).map(|_| random.next() as u8).collect();
+            match random.next() % 4 {
+                // Inductions, and conclusions with cookies made up.
+                0 | 1 => {
+                    bytes.resize(64 + 28, 0);
+                    bytes[..16].fill(0);
+                    bytes[0] = 0x80;
+                    bytes[16..20].copy_from_slice(&[0, 0, 0, 4 + (random.next() % 2) as u8]);
+                    let kind = if random.next() % 2 == 0 { 1u32 } else { u32::MAX };
+                    bytes[36..40].copy_from_slice(&kind.to_be_bytes());
+                }
+                // Control packets and data for whoever may be there.
+                2 => bytes[0] = 0x80,
+                _ => bytes[0] &= 0x7f,
+            }
+            let _ = socket.send_to(&bytes, &target); // a full socket is no failure
+            sent += 1;
+            // Many, but not more than two cores can look at beside everything else that goes on here.
+            if sent.is_multiple_of(16) {
+                streamlink_tests::rtp::pause();
+            }
+        }
+        sent
+    });
+    let (mut pushed, mut got) = (0u32, 0u32);
+    let mut most = 0;
+    let mut take = |got: &mut u32| {
+        while let Some(packet) = tap.try_next() {
+            assert_eq!(packet.data()[..4], got.to_be_bytes(), "in order, and none missing");
+            *got += 1;
+        }
+    };
+    while Instant::now() < end {
+        let mut payload = vec![0; 1316];
+        payload[..4].copy_from_slice(&pushed.to_be_bytes());
+        app.push(streamlink_core::Packet::datagram(payload, Instant::now())).unwrap();
+        pushed += 1;
+        take(&mut got);
+        if pushed.is_multiple_of(100) {
+            most = most.max(memory(&relay));
+        }
+        (0..3).for_each(|_| streamlink_tests::rtp::pause());
+    }
+    assert!(flood.join().unwrap() > 1000);
+    eventually("all that was pushed", || {
+        take(&mut got);
+        (got == pushed).then_some(())
+    });
+    assert!(most < before + 16 * 1024, "{before} KiB before, {most} KiB at most");
+    engine.block_on(sending.stop());
+    engine.block_on(receiving.stop());
+    relay.tell("quit");
+    assert!(relay.finish().success());
+}

@@ -1,19 +1,20 @@
 //! Media in the host's own process: a source that it pushes packets into, and a tap that hands it every packet.
 
-use super::{Event, SourceContext, Status};
+use super::{
+    LossReason, SourceContext, Status,
+    intake::{Intake, Verdict},
+};
 use crate::{
-    flow::{BandwidthPolicy, Bitrate},
-    media::{MediaFamily, Packet, TsMonitor},
+    media::{MediaFamily, Packet},
     proto::rtp::Header,
-    router::{Admission, Batch, Closer, Limiter, Reader, State},
-    time::Throttle,
+    router::{Batch, Closer, Reader, State},
 };
 use std::{
     future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker, ready},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::task::TaskTracker;
@@ -26,17 +27,7 @@ const MAX_PACKET: usize = 16 * 1024 * 1024;
 pub struct AppSource {
     family: MediaFamily,
     context: SourceContext,
-    state: Arc<Mutex<Pushing>>,
-}
-
-#[derive(Debug)]
-struct Pushing {
-    limiter: Limiter,
-    rate: Bitrate,
-    above: Throttle,
-    monitor: TsMonitor,
-    monitored: Instant,
-    batch: Vec<Packet>,
+    intake: Arc<Mutex<Intake>>,
 }
 
 /// Why a packet was not taken.
@@ -64,16 +55,8 @@ pub enum PushError {
 
 impl AppSource {
     pub(crate) fn new(family: MediaFamily, context: SourceContext) -> Self {
-        let (now, rate) = (Instant::now(), context.live.borrow().max_bandwidth);
-        let state = Pushing {
-            limiter: Limiter::new(rate.as_bps(), now),
-            rate,
-            above: Throttle::new(Duration::from_secs(1)),
-            monitor: TsMonitor::new(),
-            monitored: now,
-            batch: Vec::new(),
-        };
-        Self { family, context, state: Arc::new(Mutex::new(state)) }
+        let intake = Intake::new(context.clone(), Instant::now());
+        Self { family, context, intake: Arc::new(Mutex::new(intake)) }
     }
 
     /// The family of the packets that this source takes.
@@ -86,10 +69,7 @@ impl AppSource {
     /// # Errors
     /// See [`PushError`]; the packet is then gone, and the flow goes on.
     pub fn push(&self, packet: Packet) -> Result<(), PushError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = self.take(&mut state, packet);
-        self.publish(&mut state);
-        result
+        self.push_all([packet])
     }
 
     /// Hands several packets to the flow at once, which costs less than one by one. What is refused is left out.
@@ -97,78 +77,39 @@ impl AppSource {
     /// # Errors
     /// The first refusal, after all packets were offered.
     pub fn push_all(&self, packets: impl IntoIterator<Item = Packet>) -> Result<(), PushError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let results: Result<(), PushError> =
-            packets.into_iter().map(|packet| self.take(&mut state, packet)).fold(Ok(()), Result::and);
-        self.publish(&mut state);
+        let mut intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
+        intake.refresh();
+        let now = Instant::now();
+        let results = packets.into_iter().map(|packet| self.take(&mut intake, packet, now)).fold(Ok(()), Result::and);
+        intake.publish(now, None);
+        if results == Err(PushError::Closed) && intake.last_media().is_some() && !self.context.stop.is_cancelled() {
+            intake.lose(now, LossReason::BandwidthExceeded);
+            self.context.status.counters.set_state(State::Failed, now);
+        }
         results
     }
 
-    fn take(&self, state: &mut Pushing, packet: Packet) -> Result<(), PushError> {
-        let status = &self.context.status;
-        if self.context.stop.is_cancelled() || status.counters.state() == State::Failed {
+    fn take(&self, intake: &mut Intake, packet: Packet, now: Instant) -> Result<(), PushError> {
+        let counters = &self.context.status.counters;
+        if self.context.stop.is_cancelled() || counters.state() == State::Failed {
             return Err(PushError::Closed);
         }
         if packet.family() != self.family {
             return Err(PushError::Family { found: packet.family(), expected: self.family });
         }
         let rtp = matches!(self.family, MediaFamily::Rtp | MediaFamily::Rtsp);
-        let header = if rtp { Header::parse(packet.data()).ok() } else { None };
-        if packet.data().len() > MAX_PACKET || (rtp && header.is_none()) {
-            status.counters.malformed.add(1);
+        if packet.data().len() > MAX_PACKET || (rtp && Header::parse(packet.data()).is_err()) {
+            counters.malformed.add(1);
             return Err(PushError::Malformed);
         }
-        let now = Instant::now();
-        let live = self.context.live.borrow();
-        if live.max_bandwidth != state.rate {
-            state.rate = live.max_bandwidth;
-            state.limiter.set_rate(state.rate.as_bps());
-        }
-        if state.limiter.admit(now, packet.data().len()) == Admission::Above {
-            if let Some(packets) = state.above.admit(now, 1) {
-                self.context.events.emit(Event::BandwidthExceeded { source: status.name(), packets });
+        match intake.admit(now, packet.data().len()) {
+            Verdict::Pass => {
+                intake.out.push(packet);
+                Ok(())
             }
-            match live.policy {
-                BandwidthPolicy::Warn => {}
-                BandwidthPolicy::Drop => {
-                    status.counters.dropped.add(1);
-                    return Err(PushError::Full);
-                }
-                BandwidthPolicy::Disconnect => {
-                    status.counters.dropped.add(1);
-                    status.counters.set_state(State::Failed, now);
-                    let reason = super::LossReason::BandwidthExceeded;
-                    self.context.events.emit(Event::SourceLost { source: status.name(), reason });
-                    return Err(PushError::Closed);
-                }
-            }
+            Verdict::Drop => Err(PushError::Full),
+            Verdict::Disconnect => Err(PushError::Closed),
         }
-        if status.counters.state() != State::Connected {
-            status.counters.set_state(State::Connected, now);
-            self.context.events.emit(Event::SourceConnected { source: status.name(), peer: None });
-        }
-        match (self.family, header) {
-            (MediaFamily::Datagrams, _) => state.monitor.observe(packet.data()),
-            (MediaFamily::Rtp, Some(h)) if h.payload_type == 33 => {
-                state.monitor.observe(packet.data().get(h.payload_start..h.payload_end).unwrap_or_default());
-            }
-            _ => {}
-        }
-        if let Some(description) = state.monitor.description() {
-            self.context.describe(description);
-        }
-        if now.saturating_duration_since(state.monitored) >= Duration::from_secs(1) {
-            state.monitored = now;
-            status.publish_monitor(&state.monitor);
-        }
-        state.batch.push(packet);
-        Ok(())
-    }
-
-    fn publish(&self, state: &mut Pushing) {
-        let bytes = state.batch.iter().map(|p| p.data().len() as u64).sum();
-        self.context.status.counters.passed(Instant::now(), state.batch.len() as u64, bytes);
-        self.context.ring.publish(&mut state.batch);
     }
 }
 

@@ -25,6 +25,15 @@ pub enum Event {
         /// Why.
         reason: LossReason,
     },
+    /// A source that calls will try to connect again.
+    SourceRetrying {
+        /// The source's name.
+        source: String,
+        /// How many attempts have failed.
+        attempt: u32,
+        /// How long it waits.
+        delay: Duration,
+    },
     /// The flow has switched from one source to another.
     Switched {
         /// The name of the source that was active.
@@ -110,6 +119,10 @@ pub enum LossReason {
     NoLongerAllowed,
     /// The peer closed the connection.
     Closed,
+    /// The peer refused the connection; what it said.
+    Rejected(String),
+    /// The peer did not answer in time.
+    TimedOut,
     /// The operating system said so.
     Io(String),
 }
@@ -121,6 +134,8 @@ impl fmt::Display for LossReason {
             LossReason::BandwidthExceeded => f.write_str("above the maximum bandwidth"),
             LossReason::NoLongerAllowed => f.write_str("no longer on the allowlist"),
             LossReason::Closed => f.write_str("closed by the peer"),
+            LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
+            LossReason::TimedOut => f.write_str("the peer does not answer"),
             LossReason::Io(text) => f.write_str(text),
         }
     }
@@ -134,6 +149,16 @@ pub enum RefusalReason {
     NotAllowed,
     /// The endpoint has as many peers as it may have.
     TooManyPeers,
+    /// Its passphrase is another one.
+    WrongPassphrase,
+    /// It is encrypted and the endpoint is not, or the other way round.
+    EncryptionMismatch,
+    /// It asked for a stream that is not there.
+    NoSuchStream,
+    /// Another publisher is connected.
+    InUse,
+    /// It wants what we do not have, or speaks another version.
+    Incompatible,
 }
 
 impl fmt::Display for RefusalReason {
@@ -141,6 +166,11 @@ impl fmt::Display for RefusalReason {
         f.write_str(match self {
             RefusalReason::NotAllowed => "not on the allowlist",
             RefusalReason::TooManyPeers => "too many peers",
+            RefusalReason::WrongPassphrase => "wrong passphrase",
+            RefusalReason::EncryptionMismatch => "one end is encrypted and the other is not",
+            RefusalReason::NoSuchStream => "no such stream",
+            RefusalReason::InUse => "another publisher is connected",
+            RefusalReason::Incompatible => "incompatible",
         })
     }
 }
@@ -156,6 +186,9 @@ impl fmt::Display for Event {
             Event::FlowStopped => f.write_str("the flow has stopped"),
             Event::SourceConnected { source, peer } => write!(f, "source `{source}` brings media{}", at(peer)),
             Event::SourceLost { source, reason } => write!(f, "source `{source}` is lost: {reason}"),
+            Event::SourceRetrying { source, attempt, delay } => {
+                write!(f, "source `{source}` tries again in {} ms, after {attempt} attempts", delay.as_millis())
+            }
             Event::Switched { from, to, gap } => {
                 write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
             }

@@ -7,13 +7,16 @@
 mod app;
 mod event;
 pub(crate) mod fanout;
+mod intake;
 pub(crate) mod rtp;
+pub(crate) mod srt;
 mod status;
 
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use event::EventSink;
 pub use event::{Event, LossReason, RefusalReason};
+pub use status::PlayerStats;
 pub(crate) use status::{Live, Status};
 
 use crate::router::Ring;
@@ -37,5 +40,13 @@ impl SourceContext {
     fn describe(&self, description: String) {
         self.status.media.store(Some(Arc::new(description.clone())));
         self.events.emit(Event::MediaDescribed { source: self.status.name(), description });
+    }
+}
+
+/// Waits for a moment; for ever, if there is none.
+async fn sleep_until(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }

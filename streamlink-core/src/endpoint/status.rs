@@ -6,7 +6,11 @@ use crate::{
     router::Counters,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
-use std::{sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A running endpoint, as the engine, its statistics and its driver share it.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct Status {
     pub(crate) counters: Counters,
     /// MPEG-TS sources: replaced about once a second.
     pub(crate) pids: ArcSwap<Vec<PidStats>>,
+    /// The players of a listener, replaced about once a second.
+    pub(crate) players: ArcSwap<Vec<PlayerStats>>,
     /// What the media consists of.
     pub(crate) media: ArcSwapOption<String>,
 }
@@ -27,6 +33,7 @@ impl Status {
             description: ArcSwapOption::new(description.map(Arc::new)),
             counters: Counters::new(Instant::now()),
             pids: ArcSwap::default(),
+            players: ArcSwap::default(),
             media: ArcSwapOption::empty(),
         })
     }
@@ -52,6 +59,28 @@ impl Status {
     pub(crate) fn describe(&self, text: Option<String>) {
         self.description.store(text.map(Arc::new));
     }
+}
+
+/// One player of an output, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlayerStats {
+    /// Its address.
+    pub peer: SocketAddr,
+    /// For how long it has been connected.
+    pub connected_for: Duration,
+    /// Bytes sent to it, repeats not counted.
+    pub bytes: u64,
+    /// Packets sent to it, repeats not counted.
+    pub packets: u64,
+    /// Packets sent again.
+    pub retransmitted: u64,
+    /// Packets that it reported lost.
+    pub lost: u64,
+    /// Packets given up for it.
+    pub dropped: u64,
+    /// The round trip.
+    pub round_trip: Duration,
 }
 
 /// The settings of a source that can change while it runs.

@@ -2,13 +2,13 @@
 
 use super::{
     Shared,
-    start::{self, RunningOutput, RunningSource},
+    start::{self, OutputEnd, PortRoute, RunningOutput, RunningSource},
     stats::{EndpointStats, FlowStats},
 };
 use crate::{
     endpoint::{AppSource, Event, EventSink, Live, Status, Tap, Tasks, fanout::Fanout},
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{Allowlist, BandwidthPolicy, Bitrate, InputProtocol, Name, Output, check_output},
+    flow::{Allowlist, BandwidthPolicy, Bitrate, InputProtocol, Name, Output, OutputKind, check_output},
     router::{Ring, State},
 };
 use std::{
@@ -51,7 +51,7 @@ impl Running {
         self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rate(&self) -> Bitrate {
+    pub(super) fn rate(&self) -> Bitrate {
         *self.max_bandwidth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,7 +59,31 @@ impl Running {
     pub(super) fn cancel(&self) {
         self.retire();
         self.ring.close();
+        for route in self.take_routes() {
+            // Not a wait: the port does it in its own time.
+            self.tasks.runtime.spawn(async move { route.port.remove(route.id).await });
+        }
+        self.stop_output_tasks();
         self.report_stop();
+    }
+
+    /// The places on shared ports, which are to be given back.
+    fn take_routes(&self) -> Vec<PortRoute> {
+        let sources: Vec<PortRoute> = self.sources().iter_mut().filter_map(|source| source.route.take()).collect();
+        let outputs = self.outputs();
+        let routes = outputs.iter().filter_map(|output| match &output.end {
+            OutputEnd::Route(route) => Some(route.clone()),
+            _ => None,
+        });
+        sources.into_iter().chain(routes).collect()
+    }
+
+    fn stop_output_tasks(&self) {
+        for output in self.outputs().iter() {
+            if let OutputEnd::Task { stop, .. } = &output.end {
+                stop.cancel();
+            }
+        }
     }
 
     fn retire(&self) {
@@ -79,8 +103,21 @@ impl Running {
     pub(super) async fn stop(&self) {
         self.retire();
         self.source_tasks.wait().await;
+        let routes = self.take_routes();
+        for route in &routes {
+            route.port.remove(route.id).await;
+        }
         self.ring.close();
+        self.stop_output_tasks();
         self.tasks.tracker.wait().await;
+        self.outputs().iter_mut().for_each(|output| {
+            if matches!(output.end, OutputEnd::Route(_)) {
+                output.end = OutputEnd::Sinks(Vec::new()); // what held the port is in `routes`
+            }
+        });
+        for route in routes {
+            route.port.release().await;
+        }
         for status in self.statuses() {
             status.counters.set_state(State::Idle, Instant::now());
         }
@@ -103,7 +140,8 @@ impl Running {
         let source = |s: &RunningSource| {
             EndpointStats::new(&s.status, s.source.protocol().to_string(), s.input_address.clone(), now)
         };
-        let output = |o: &RunningOutput| EndpointStats::new(&o.status, o.output.protocol().to_string(), None, now);
+        let output =
+            |o: &RunningOutput| EndpointStats::new(&o.status, o.output.protocol().to_string(), o.url.clone(), now);
         let sources = self.sources().iter().map(source).collect();
         let outputs = self.outputs().iter().map(output).collect();
         FlowStats { name: self.name.clone(), max_bandwidth: self.rate(), sources, outputs }
@@ -151,11 +189,21 @@ impl Running {
             let at = outputs.iter().position(|o| o.status.name() == name).ok_or_else(|| not_found("output", name))?;
             outputs.remove(at)
         };
-        if let Some(tap) = &output.tap {
-            tap.closer.close();
-        }
-        for sink in output.sinks {
-            self.fanout.remove(sink).await;
+        match output.end {
+            OutputEnd::Tap(tap) => tap.closer.close(),
+            OutputEnd::Sinks(sinks) => {
+                for sink in sinks {
+                    self.fanout.remove(sink).await;
+                }
+            }
+            OutputEnd::Task { stop, task } => {
+                stop.cancel();
+                let _ = task.await; // a task that failed has ended too
+            }
+            OutputEnd::Route(PortRoute { port, id }) => {
+                port.remove(id).await;
+                port.release().await;
+            }
         }
         output.status.counters.set_state(State::Idle, Instant::now());
         Ok(())
@@ -175,6 +223,8 @@ fn config(path: &str, problem: Problem) -> Error {
 pub struct OutputEdit {
     name: Option<String>,
     description: Option<String>,
+    allow: Option<Allowlist>,
+    max_players: Option<u32>,
 }
 
 impl OutputEdit {
@@ -192,6 +242,18 @@ impl OutputEdit {
     /// A new description.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = Some(text.into());
+        self
+    }
+
+    /// A new allowlist, of an output that listens; players that it does not admit are cut off.
+    pub fn allow(mut self, list: Allowlist) -> Self {
+        self.allow = Some(list);
+        self
+    }
+
+    /// How many players may be connected, of an output that listens (1–1 000 000). Those that are stay.
+    pub fn max_players(mut self, players: u32) -> Self {
+        self.max_players = Some(players);
         self
     }
 }
@@ -253,7 +315,8 @@ impl FlowHandle {
 
     /// The URLs that players fetch from: the names of the outputs that listen, each with its URL.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
-        Vec::new() // no output of this version listens: their drivers come with their protocols
+        let outputs = self.running.outputs();
+        outputs.iter().filter_map(|o| Some((o.status.name(), o.url.clone()?))).collect()
     }
 
     /// The next event since the flow was started; `None` when the flow has stopped. For one reader; more get
@@ -289,8 +352,11 @@ impl FlowHandle {
     pub fn tap(&self, name: &str) -> Result<Tap, Error> {
         let mut outputs = self.running.outputs();
         let found = outputs.iter_mut().find(|o| o.status.name() == name);
-        let reader = found.and_then(|o| Some((o.tap.as_mut()?.reader.take()?, o.status.clone())));
-        let (reader, status) = reader.ok_or_else(|| not_found("tap", name))?;
+        let taken = found.and_then(|o| match &mut o.end {
+            OutputEnd::Tap(tap) => tap.reader.take().map(|reader| (reader, o.status.clone())),
+            _ => None,
+        });
+        let (reader, status) = taken.ok_or_else(|| not_found("tap", name))?;
         Ok(Tap::new(reader, status, self.running.tasks.clone()))
     }
 
@@ -349,7 +415,31 @@ impl FlowHandle {
         self.running.alive()?;
         let found = self.running.outputs().iter().find(|o| o.status.name() == name).map(|o| o.status.clone());
         let status = found.ok_or_else(|| not_found("output", name))?;
+        if edit.allow.is_some() || edit.max_players.is_some() {
+            self.edit_listener(name, edit.allow, edit.max_players)?;
+        }
         self.edit_status(&status, name, edit.name, edit.description)
+    }
+
+    /// The settings that only an output that listens has.
+    fn edit_listener(&self, name: &str, allow: Option<Allowlist>, max_players: Option<u32>) -> Result<(), Error> {
+        if max_players.is_some_and(|n| !(1..=1_000_000).contains(&n)) {
+            let problem = Problem::out_of_range(max_players.unwrap_or(0), "1 to 1000000 peers");
+            return Err(config("max_players", problem));
+        }
+        let mut outputs = self.running.outputs();
+        let found = outputs.iter_mut().find(|o| o.status.name() == name);
+        let output = found.ok_or_else(|| not_found("output", name))?;
+        match (&mut output.output.kind, &output.end) {
+            (OutputKind::SrtListener(settings), OutputEnd::Route(route)) => {
+                let listen = &mut settings.listen;
+                listen.allow = allow.unwrap_or_else(|| listen.allow.clone());
+                listen.max_peers = max_players.or(listen.max_peers);
+                route.port.edit(route.id, listen.allow.clone(), listen.max_peers);
+                Ok(())
+            }
+            _ => Err(config("allow", Problem::UnknownField)),
+        }
     }
 
     /// Changes a source in place.

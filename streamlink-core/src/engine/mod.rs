@@ -9,6 +9,7 @@ pub use handle::{Events, FlowHandle, OutputEdit, SourceEdit};
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
+    endpoint::srt,
     error::Error,
     flow::{Claim, Flow},
     net::Egress,
@@ -16,8 +17,9 @@ use crate::{
 use handle::Running;
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     flows: Mutex<HashMap<String, Arc<Running>>>,
     /// Local addresses and keys that are taken, with the flow that has them.
     claims: Mutex<HashMap<Claim, (u64, String)>>,
+    /// Ports that several flows may share.
+    srt_ports: Mutex<HashMap<SocketAddr, Weak<srt::Port>>>,
     next_id: AtomicU64,
 }
 
@@ -51,6 +55,20 @@ impl Shared {
 
     fn claims(&self) -> MutexGuard<'_, HashMap<Claim, (u64, String)>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The SRT port at an address: one that is open, or a new one. Must be called within the runtime.
+    fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
+        let mut ports = self.srt_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.retain(|_, port| port.strong_count() > 0);
+        if let Some(port) = ports.get(&address).and_then(Weak::upgrade) {
+            return Ok(port);
+        }
+        let port = srt::Port::open(address)?;
+        if address.port() != 0 {
+            ports.insert(address, Arc::downgrade(&port));
+        }
+        Ok(port)
     }
 
     /// Gives back what a flow has claimed.
@@ -127,6 +145,7 @@ impl EngineBuilder {
             public_host: self.public_host,
             flows: Mutex::default(),
             claims: Mutex::default(),
+            srt_ports: Mutex::default(),
             next_id: AtomicU64::new(1),
         };
         Engine { shared: Arc::new(shared), runtime }

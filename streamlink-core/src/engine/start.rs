@@ -5,10 +5,10 @@ use crate::{
     endpoint::{
         AppSource, Event, EventSink, Live, SourceContext, Status, Tasks,
         fanout::{Fanout, SinkId},
-        rtp,
+        rtp, srt,
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{Allowlist, Bitrate, Claim, Flow, Output, OutputKind, Source, SourceKind},
+    flow::{Allowlist, Bitrate, Claim, Flow, Output, OutputKind, Source, SourceKind, SrtCaller, SrtListener},
     net::{Egress, advertised_ip},
     router::{Closer, Limits, Reader, Ring, State},
 };
@@ -40,6 +40,8 @@ pub(super) struct RunningSource {
     pub(super) source: Source,
     pub(super) status: Arc<Status>,
     pub(super) live: watch::Sender<Live>,
+    /// Its place on a shared port, if it has one.
+    pub(super) route: Option<PortRoute>,
     pub(super) input_address: Option<String>,
     pub(super) app: Option<AppSource>,
 }
@@ -49,8 +51,29 @@ pub(super) struct RunningSource {
 pub(super) struct RunningOutput {
     pub(super) output: Output,
     pub(super) status: Arc<Status>,
-    pub(super) sinks: Vec<SinkId>,
-    pub(super) tap: Option<TapEnd>,
+    pub(super) end: OutputEnd,
+    /// Where players fetch from.
+    pub(super) url: Option<String>,
+}
+
+/// What drives an output, and what ends it.
+#[derive(Debug)]
+pub(super) enum OutputEnd {
+    Sinks(Vec<SinkId>),
+    Tap(TapEnd),
+    /// A task of its own.
+    Task {
+        stop: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    },
+    Route(PortRoute),
+}
+
+/// A place on a shared port.
+#[derive(Clone, Debug)]
+pub(super) struct PortRoute {
+    pub(super) port: Arc<srt::Port>,
+    pub(super) id: srt::RouteId,
 }
 
 /// The engine's end of a tap: its reader until the host takes it, and what ends it.
@@ -198,15 +221,27 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         running.run_output(output, status, opened);
     }
     events.emit(Event::FlowStarted);
-    let (input_address, app) = match open {
+    let (mut input_address, mut app, mut route) = (None, None, None);
+    match open {
         OpenSource::Rtp(rtp) => {
-            let address = format!("rtp://{}", advertise(&shared, rtp.local_addr()));
+            input_address = Some(format!("rtp://{}", advertise(&shared, rtp.local_addr())));
             running.source_tasks.spawn_on(rtp.run(context, flow.coalesce), &shared.runtime);
-            (Some(address), None)
         }
-        OpenSource::App(family) => (None, Some(AppSource::new(family, context))),
-    };
-    let entry = RunningSource { source, status, live, input_address, app };
+        OpenSource::SrtListener(port, settings) => {
+            input_address = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()));
+            let end = srt::RouteEnd::Source(context);
+            let id = port.add(srt_route(&settings, &status, &events, flow.max_bandwidth, end));
+            route = Some(PortRoute { port, id });
+        }
+        OpenSource::SrtCaller(settings) => {
+            let stop = context.stop.clone();
+            let direction = srt::Direction::Receive(context);
+            let call = srt_call(&settings, Egress::default(), &status, &events, flow.max_bandwidth, stop, direction);
+            running.source_tasks.spawn_on(call.run(), &shared.runtime);
+        }
+        OpenSource::App(family) => app = Some(AppSource::new(family, context)),
+    }
+    let entry = RunningSource { source, status, live, route, input_address, app };
     running.sources().push(entry);
     Ok(FlowHandle::new(running.clone(), own_events))
 }
@@ -242,16 +277,70 @@ fn advertise(shared: &Shared, bound: SocketAddr) -> String {
 
 enum OpenSource {
     Rtp(Box<rtp::RtpSource>),
+    SrtListener(Arc<srt::Port>, Box<SrtListener>),
+    SrtCaller(Box<SrtCaller>),
     App(crate::media::MediaFamily),
 }
 
-fn open_source(_: &Shared, flow: &str, source: &Source, rate: Bitrate) -> Result<OpenSource, Error> {
+/// The URL of an SRT listener, as a caller wants it. It holds no secret.
+fn srt_url(shared: &Shared, bound: SocketAddr, stream_id: Option<&str>) -> String {
+    let id = stream_id.map(|id| format!("?streamid={id}")).unwrap_or_default();
+    format!("srt://{}{id}", advertise(shared, bound))
+}
+
+fn srt_route(
+    settings: &SrtListener,
+    status: &Arc<Status>,
+    events: &EventSink,
+    rate: Bitrate,
+    end: srt::RouteEnd,
+) -> srt::Route {
+    srt::Route {
+        stream_id: settings.srt.stream_id.clone(),
+        allow: settings.listen.allow.clone(),
+        max_peers: settings.listen.max_peers,
+        terms: srt::terms(&settings.srt, rate.bytes_in(Duration::from_secs(1))),
+        status: status.clone(),
+        events: events.clone(),
+        end,
+    }
+}
+
+fn srt_call(
+    settings: &SrtCaller,
+    egress: Egress,
+    status: &Arc<Status>,
+    events: &EventSink,
+    rate: Bitrate,
+    stop: CancellationToken,
+    direction: srt::Direction,
+) -> srt::Call {
+    srt::Call {
+        remote: settings.call.remote.clone(),
+        reconnect: settings.call.reconnect,
+        connect_timeout: settings.call.connect_timeout,
+        stream_id: settings.srt.stream_id.clone(),
+        terms: srt::terms(&settings.srt, rate.bytes_in(Duration::from_secs(1))),
+        egress,
+        status: status.clone(),
+        events: events.clone(),
+        stop,
+        direction,
+    }
+}
+
+fn open_source(shared: &Shared, flow: &str, source: &Source, rate: Bitrate) -> Result<OpenSource, Error> {
     let place = Place::source(flow, source.name());
     let bytes_per_second = rate.bytes_in(Duration::from_secs(1));
     match &source.kind {
         SourceKind::Rtp(settings) => rtp::RtpSource::open(settings, bytes_per_second)
             .map(|source| OpenSource::Rtp(Box::new(source)))
             .map_err(|cause| place.bind(settings.listen.bind, cause)),
+        SourceKind::SrtListener(settings) => {
+            let port = shared.srt_port(settings.listen.bind).map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenSource::SrtListener(port, Box::new(settings.clone())))
+        }
+        SourceKind::SrtCaller(settings) => Ok(OpenSource::SrtCaller(Box::new(settings.clone()))),
         SourceKind::App(family) => Ok(OpenSource::App(*family)),
         _ => Err(place.unsupported(format!("a {} source", source.protocol()))),
     }
@@ -260,6 +349,8 @@ fn open_source(_: &Shared, flow: &str, source: &Source, rate: Bitrate) -> Result
 /// An output with its sockets open.
 pub(super) enum OpenOutput {
     Rtp(rtp::OpenOutput),
+    SrtListener(Arc<srt::Port>, Box<SrtListener>),
+    SrtCaller(Box<SrtCaller>, Egress),
     Tap,
 }
 
@@ -271,10 +362,15 @@ pub(super) async fn open_output(
     status: &Arc<Status>,
 ) -> Result<OpenOutput, Error> {
     let place = Place::output(flow, output.name());
+    let egress = region(shared, output)
+        .map_err(|problem| Error::from(ConfigErrors::from(ConfigError::new("region", problem))))?;
     match &output.kind {
+        OutputKind::SrtListener(settings) => {
+            let port = shared.srt_port(settings.listen.bind).map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenOutput::SrtListener(port, Box::new(settings.clone())))
+        }
+        OutputKind::SrtCaller(settings) => Ok(OpenOutput::SrtCaller(Box::new(settings.clone()), egress)),
         OutputKind::Rtp(settings) => {
-            let egress = region(shared, output)
-                .map_err(|problem| Error::from(ConfigErrors::from(ConfigError::new("region", problem))))?;
             let opened = rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status).await;
             opened.map(OpenOutput::Rtp).map_err(|(what, cause)| place.io(what, cause))
         }
@@ -286,21 +382,39 @@ pub(super) async fn open_output(
 impl Running {
     /// Puts an opened output to work.
     pub(super) fn run_output(&self, output: Output, status: Arc<Status>, opened: OpenOutput) {
-        status.counters.set_state(State::Connected, Instant::now());
-        let (sinks, tap) = match opened {
+        let now = Instant::now();
+        let mut url = None;
+        let end = match opened {
             OpenOutput::Rtp(rtp) => {
+                status.counters.set_state(State::Connected, now);
                 let sinks = rtp.sinks.into_iter().map(|sink| self.fanout.add(sink, status.clone())).collect();
                 for peer in rtp.peers {
                     self.events.emit(Event::OutputConnected { output: status.name(), peer: Some(peer) });
                 }
-                (sinks, None)
+                OutputEnd::Sinks(sinks)
+            }
+            OpenOutput::SrtListener(port, settings) => {
+                status.counters.set_state(State::Waiting, now);
+                if let Some(shared) = self.shared.upgrade() {
+                    url = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()));
+                }
+                let end = srt::RouteEnd::Output(self.ring.reader());
+                let id = port.add(srt_route(&settings, &status, &self.events, self.rate(), end));
+                OutputEnd::Route(PortRoute { port, id })
+            }
+            OpenOutput::SrtCaller(settings, egress) => {
+                let stop = CancellationToken::new();
+                let direction = srt::Direction::Send(self.ring.reader());
+                let call = srt_call(&settings, egress, &status, &self.events, self.rate(), stop.clone(), direction);
+                OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
             }
             OpenOutput::Tap => {
+                status.counters.set_state(State::Connected, now);
                 let reader = self.ring.reader();
                 let closer = reader.closer();
-                (Vec::new(), Some(TapEnd { reader: Some(reader), closer }))
+                OutputEnd::Tap(TapEnd { reader: Some(reader), closer })
             }
         };
-        self.outputs().push(RunningOutput { output, status, sinks, tap });
+        self.outputs().push(RunningOutput { output, status, end, url });
     }
 }

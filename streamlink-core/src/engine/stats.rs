@@ -1,6 +1,11 @@
 //! Statistics: a snapshot of the counters.
 
-use crate::{endpoint::Status, flow::Bitrate, media::PidStats, router::State};
+use crate::{
+    endpoint::{PlayerStats, Status},
+    flow::Bitrate,
+    media::PidStats,
+    router::State,
+};
 use std::time::{Duration, Instant};
 
 /// A flow at one moment.
@@ -29,8 +34,9 @@ pub struct EndpointStats {
     pub protocol: String,
     /// Its state.
     pub state: State,
-    /// The URL that an encoder sends to, of a source that listens.
-    pub input_address: Option<String>,
+    /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output
+    /// that listens.
+    pub url: Option<String>,
     /// For how long it has been connected.
     pub connected_for: Option<Duration>,
     /// How often it has come back after a loss.
@@ -58,6 +64,16 @@ pub struct EndpointStats {
     pub jitter: Duration,
     /// MPEG-TS packets without their sync byte, and datagrams that are no whole number of packets.
     pub sync_errors: u64,
+    /// The round trip, of protocols that measure it.
+    pub round_trip: Duration,
+    /// The latency that both ends agreed on, of SRT.
+    pub latency: Duration,
+    /// The time between the oldest and the newest packet that are held for their moment, of SRT sources.
+    pub buffered: Duration,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+    /// The players of an output that listens, about a second old.
+    pub players: Vec<PlayerStats>,
     /// What the media consists of, once known.
     pub media: Option<String>,
     /// The PIDs of an MPEG-TS source, about a second old.
@@ -65,14 +81,14 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
-    pub(super) fn new(status: &Status, protocol: String, input_address: Option<String>, now: Instant) -> Self {
+    pub(super) fn new(status: &Status, protocol: String, url: Option<String>, now: Instant) -> Self {
         let c = &status.counters;
         Self {
             name: status.name(),
             description: status.description(),
             protocol,
             state: c.state(),
-            input_address,
+            url,
             connected_for: c.connected_for(now),
             reconnections: c.reconnections.get(),
             bytes: c.bytes.get(),
@@ -86,6 +102,11 @@ impl EndpointStats {
             refused: c.refused.get(),
             jitter: Duration::from_micros(c.jitter_us.get()),
             sync_errors: c.sync_errors.get(),
+            round_trip: Duration::from_micros(c.rtt_us.get()),
+            latency: Duration::from_micros(c.latency_us.get()),
+            buffered: Duration::from_micros(c.buffered_us.get()),
+            encrypted: c.encrypted.get() != 0,
+            players: status.players.load().as_ref().clone(),
             media: status.media.load_full().map(|text| text.as_ref().clone()),
             pids: status.pids.load().as_ref().clone(),
         }

@@ -41,3 +41,4 @@ pub use srt::{Latency, Srt, SrtCaller, SrtListener};
 pub(crate) use output::OutputKind;
 pub(crate) use plan::{Claim, check_description, check_output};
 pub(crate) use source::SourceKind;
+pub(crate) use srt::SrtOptions;

@@ -6,4 +6,4 @@ mod udp;
 
 pub(crate) use alarm::Alarm;
 pub(crate) use interface::advertised_ip;
-pub(crate) use udp::{Datagram, Egress, Multicast, Received, Receiver, Sender, UdpOptions, UdpSocket};
+pub(crate) use udp::{Datagram, Egress, Multicast, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket};

@@ -1,3 +1,4 @@
 //! The protocols as state machines: given bytes and time, without sockets, clocks or randomness of their own.
 
 pub(crate) mod rtp;
+pub(crate) mod srt;

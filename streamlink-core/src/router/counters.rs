@@ -66,6 +66,11 @@ pub(crate) struct Counters {
     pub(crate) jitter_us: Counter,
     /// MPEG-TS packets without their sync byte.
     pub(crate) sync_errors: Counter,
+    pub(crate) rtt_us: Counter,
+    pub(crate) latency_us: Counter,
+    pub(crate) buffered_us: Counter,
+    /// 0 or 1.
+    pub(crate) encrypted: Counter,
     /// Milliseconds since the endpoint's start at which it was last connected, plus one; 0: it is not.
     connected: Counter,
     state: AtomicU8,
@@ -87,6 +92,10 @@ impl Counters {
             reconnections: Counter::default(),
             jitter_us: Counter::default(),
             sync_errors: Counter::default(),
+            rtt_us: Counter::default(),
+            latency_us: Counter::default(),
+            buffered_us: Counter::default(),
+            encrypted: Counter::default(),
             connected: Counter::default(),
             state: AtomicU8::new(0),
             rate: Rate::default(),

@@ -8,4 +8,4 @@ mod ring;
 pub(crate) use counters::Counters;
 pub use counters::State;
 pub(crate) use limiter::{Admission, Limiter};
-pub(crate) use ring::{Batch, Closer, Limits, Reader, Ring};
+pub(crate) use ring::{Batch, Closed, Closer, Limits, Reader, Ring};

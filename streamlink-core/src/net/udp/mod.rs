@@ -5,5 +5,5 @@ mod send;
 mod socket;
 
 pub(crate) use receive::{Received, Receiver};
-pub(crate) use send::{Datagram, Sender};
+pub(crate) use send::{Datagram, Peer, Sender};
 pub(crate) use socket::{Egress, Multicast, UdpOptions, UdpSocket};

@@ -5,7 +5,12 @@
 //! runs are sent one by one as well, for a while: what was refused may be possible on the next route.
 
 use super::socket::UdpSocket;
-use std::{io, os::fd::RawFd};
+use socket2::SockAddr;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::RawFd,
+};
 
 /// Segments of one run at most (`UDP_MAX_SEGMENTS` of kernels since 4.18).
 const MAX_SEGMENTS: usize = 64;
@@ -28,6 +33,22 @@ impl Datagram<'_> {
     }
 }
 
+/// The address of a peer, as the kernel wants it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer(SockAddr);
+
+impl Peer {
+    /// `peer`, as a socket with this local address reaches it.
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        match (peer.ip(), local) {
+            (IpAddr::V4(v4), SocketAddr::V6(_)) => {
+                Self(SocketAddr::new(v4.to_ipv6_mapped().into(), peer.port()).into())
+            }
+            _ => Self(peer.into()),
+        }
+    }
+}
+
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
@@ -39,7 +60,7 @@ pub(crate) struct Sent {
     pub(crate) blocked: bool,
 }
 
-/// Sends on one connected socket, and remembers what the kernel thinks of GSO there.
+/// Sends to one peer, and remembers what the kernel thinks of GSO there.
 #[derive(Debug)]
 pub(crate) struct Sender {
     supported: bool,
@@ -61,11 +82,16 @@ impl Sender {
 
     /// Sends as much as the socket takes.
     pub(crate) fn send(&mut self, socket: &UdpSocket, datagrams: &[Datagram<'_>]) -> Sent {
+        self.send_to(socket, None, datagrams)
+    }
+
+    /// The same, on a socket that is not connected.
+    pub(crate) fn send_to(&mut self, socket: &UdpSocket, to: Option<&Peer>, datagrams: &[Datagram<'_>]) -> Sent {
         let mut sent = Sent::default();
         while let Some(rest) = datagrams.get(sent.done..).filter(|rest| !rest.is_empty()) {
             let run = run_length(rest);
             if run > 1 && self.may_use_gso() {
-                match self.transmit(socket, &rest[..run], Some(rest[0].len())) {
+                match self.transmit(socket, to, &rest[..run], Some(rest[0].len())) {
                     Ok(()) => {
                         self.penalty = SKIP.0;
                         sent.done += run;
@@ -83,7 +109,7 @@ impl Sender {
                 }
             }
             for datagram in &rest[..run] {
-                match self.transmit(socket, std::slice::from_ref(datagram), None) {
+                match self.transmit(socket, to, std::slice::from_ref(datagram), None) {
                     Ok(()) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                         sent.blocked = true;
@@ -105,10 +131,16 @@ impl Sender {
 
     /// One `sendmsg`. An error that an earlier datagram has caused (a peer that does not listen) is taken off
     /// the socket, and this one is tried again.
-    fn transmit(&self, socket: &UdpSocket, run: &[Datagram<'_>], segment: Option<usize>) -> io::Result<()> {
+    fn transmit(
+        &self,
+        socket: &UdpSocket,
+        to: Option<&Peer>,
+        run: &[Datagram<'_>],
+        segment: Option<usize>,
+    ) -> io::Result<()> {
         let mut result = Ok(());
         for _ in 0..3 {
-            result = send_message(socket.as_raw_fd(), run, segment);
+            result = send_message(socket.as_raw_fd(), to, run, segment);
             match &result {
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::EINTR)) => {}
                 _ => break,
@@ -140,7 +172,7 @@ fn run_length(datagrams: &[Datagram<'_>]) -> usize {
 }
 
 #[allow(unsafe_code)]
-fn send_message(fd: RawFd, run: &[Datagram<'_>], segment: Option<usize>) -> io::Result<()> {
+fn send_message(fd: RawFd, to: Option<&Peer>, run: &[Datagram<'_>], segment: Option<usize>) -> io::Result<()> {
     /// Room for one control message with a `u16`.
     #[repr(C, align(8))]
     struct Control([u8; 32]);
@@ -161,6 +193,10 @@ fn send_message(fd: RawFd, run: &[Datagram<'_>], segment: Option<usize>) -> io::
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = count;
+    if let Some(Peer(address)) = to {
+        message.msg_name = address.as_ptr().cast_mut().cast();
+        message.msg_namelen = address.len();
+    }
     if let Some(segment) = segment.and_then(|s| u16::try_from(s).ok()) {
         message.msg_control = control.0.as_mut_ptr().cast();
         // SAFETY: the buffer has room for CMSG_SPACE(2) = 24 bytes, is aligned for a cmsghdr, and its length is
@@ -174,8 +210,8 @@ fn send_message(fd: RawFd, run: &[Datagram<'_>], segment: Option<usize>) -> io::
             libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
         }
     }
-    // SAFETY: the header points to vectors and control data that outlive the call; the vectors point to borrowed
-    // slices, which the kernel only reads.
+    // SAFETY: the header points to an address, vectors and control data that outlive the call; the vectors point to
+    // borrowed slices; the kernel only reads all of them.
     let result = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -195,7 +231,6 @@ fn supports_gso(fd: RawFd) -> bool {
 mod tests {
     use super::super::{receive::Receiver, socket::UdpOptions};
     use super::*;
-    use std::net::SocketAddr;
 
     fn pair() -> (UdpSocket, UdpSocket) {
         let options = UdpOptions { receive_buffer: Some(4 << 20), ..UdpOptions::default() };
@@ -276,7 +311,7 @@ mod tests {
         let body = vec![7u8; 1000];
         let run = [Datagram { head: &[], body: &body }; 4];
         no_check(1);
-        assert!(sender.transmit(&socket, &run, Some(1000)).is_err());
+        assert!(sender.transmit(&socket, None, &run, Some(1000)).is_err());
         assert_eq!(sender.send(&socket, &run), Sent { done: 4, refused: 0, blocked: false });
         assert_eq!(receive_all(&peer, 4).await.len(), 4);
         assert_eq!((sender.skip, sender.penalty), (SKIP.0, 2 * SKIP.0));

@@ -1,0 +1,160 @@
+//! What every source does with its packets on their way into the flow: the bandwidth limit, the state and its
+//! events, the look into MPEG-TS, the counters, the ring.
+
+use super::{Event, Live, LossReason, SourceContext};
+use crate::{
+    flow::BandwidthPolicy,
+    media::MediaFamily,
+    media::{Packet, TsMonitor},
+    proto::rtp::Header,
+    router::{Admission, Limiter, State},
+    time::Throttle,
+};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+/// The payload type of MPEG-TS (RFC 3551 section 6).
+const MPEG_TS: u8 = 33;
+/// How often the statistics of the transport stream are replaced.
+const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Pass,
+    /// It is above the bandwidth; counted already.
+    Drop,
+    /// It is above the bandwidth, and the source is to be disconnected; counted already.
+    Disconnect,
+}
+
+/// The way of a source's packets into the flow.
+#[derive(Debug)]
+pub(super) struct Intake {
+    pub(super) context: SourceContext,
+    live: Live,
+    limiter: Limiter,
+    above: Throttle,
+    /// Packets above the bandwidth that no event has told of yet.
+    above_untold: u64,
+    monitor: TsMonitor,
+    monitored: Instant,
+    /// How often media has begun to come.
+    connections: u64,
+    last_media: Option<Instant>,
+    /// What waits to be published.
+    pub(super) out: Vec<Packet>,
+}
+
+impl Intake {
+    pub(super) fn new(context: SourceContext, now: Instant) -> Self {
+        let live = context.live.borrow().clone();
+        Self {
+            limiter: Limiter::new(live.max_bandwidth.as_bps(), now),
+            above: Throttle::new(Duration::from_secs(1)),
+            above_untold: 0,
+            monitor: TsMonitor::new(),
+            monitored: now,
+            connections: 0,
+            last_media: None,
+            out: Vec::new(),
+            live,
+            context,
+        }
+    }
+
+    /// The settings that can change, as they are now.
+    pub(super) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Takes over settings that have changed; returns whether some have.
+    pub(super) fn refresh(&mut self) -> bool {
+        let changed = self.context.live.has_changed().unwrap_or(false);
+        if changed {
+            self.live = self.context.live.borrow_and_update().clone();
+            self.limiter.set_rate(self.live.max_bandwidth.as_bps());
+        }
+        changed
+    }
+
+    /// When media last came, while the source is connected.
+    pub(super) fn last_media(&self) -> Option<Instant> {
+        self.last_media
+    }
+
+    /// Whether a packet of so many bytes may pass.
+    pub(super) fn admit(&mut self, now: Instant, bytes: usize) -> Verdict {
+        if self.limiter.admit(now, bytes) == Admission::Within {
+            return Verdict::Pass;
+        }
+        self.above_untold += 1;
+        if self.live.policy == BandwidthPolicy::Warn {
+            return Verdict::Pass;
+        }
+        self.context.status.counters.dropped.add(1);
+        match self.live.policy {
+            BandwidthPolicy::Disconnect => Verdict::Disconnect,
+            _ => Verdict::Drop,
+        }
+    }
+
+    /// Hands over what waits, and tells what is to be told.
+    pub(super) fn publish(&mut self, now: Instant, peer: Option<SocketAddr>) {
+        let status = &self.context.status;
+        if self.above_untold > 0
+            && let Some(packets) = self.above.admit(now, std::mem::take(&mut self.above_untold))
+        {
+            self.context.events.emit(Event::BandwidthExceeded { source: status.name(), packets });
+        }
+        if self.out.is_empty() {
+            return;
+        }
+        if self.last_media.replace(now).is_none() {
+            status.counters.set_state(State::Connected, now);
+            status.counters.reconnections.set(self.connections);
+            self.connections += 1;
+            self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
+        }
+        let mut bytes = 0;
+        for packet in &self.out {
+            bytes += packet.data().len() as u64;
+            if let Some(payload) = transport_stream(packet) {
+                self.monitor.observe(payload);
+            }
+        }
+        status.counters.passed(now, self.out.len() as u64, bytes);
+        self.context.ring.publish(&mut self.out);
+        if let Some(description) = self.monitor.description() {
+            self.context.describe(description);
+        }
+        if now.saturating_duration_since(self.monitored) >= MONITOR_INTERVAL {
+            self.monitored = now;
+            self.context.status.publish_monitor(&self.monitor);
+        }
+    }
+
+    /// No more media comes.
+    pub(super) fn lose(&mut self, now: Instant, reason: LossReason) {
+        self.publish(now, None);
+        if self.last_media.take().is_some() {
+            let status = &self.context.status;
+            status.counters.set_state(State::Waiting, now);
+            self.context.events.emit(Event::SourceLost { source: status.name(), reason });
+        }
+    }
+}
+
+/// Where a packet may hold MPEG-TS.
+fn transport_stream(packet: &Packet) -> Option<&[u8]> {
+    match packet.family() {
+        MediaFamily::Datagrams => Some(packet.data()),
+        MediaFamily::Rtp => {
+            let header = Header::parse(packet.data()).ok().filter(|h| h.payload_type == MPEG_TS)?;
+            packet.data().get(header.payload_start..header.payload_end)
+        }
+        _ => None,
+    }
+}

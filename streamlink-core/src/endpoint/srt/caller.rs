@@ -1,0 +1,322 @@
+//! An SRT caller: a socket and a task of its own, which calls, sends or receives, and calls again after a loss.
+
+use super::{
+    super::{
+        Event, EventSink, LossReason, SourceContext, Status,
+        intake::{Intake, Verdict},
+        sleep_until,
+    },
+    link::Link,
+    port::settle,
+};
+use crate::{
+    flow::{HostPort, Reconnect},
+    media::Packet as MediaPacket,
+    net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
+    proto::srt::{
+        Caller, CloseReason, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination,
+    },
+    router::{Batch, Reader, State},
+};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The buffers that are asked for, in bytes.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Datagrams that are handled before others get their turn.
+const MAX_BATCH: usize = 512;
+/// How often statistics are brought up to date.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a call is for.
+#[derive(Debug)]
+pub(crate) enum Direction {
+    Receive(SourceContext),
+    Send(Reader),
+}
+
+/// A caller, ready to run.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) remote: HostPort,
+    pub(crate) reconnect: Reconnect,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) stream_id: Option<String>,
+    pub(crate) terms: Terms,
+    pub(crate) egress: Egress,
+    pub(crate) status: Arc<Status>,
+    pub(crate) events: EventSink,
+    pub(crate) stop: CancellationToken,
+    pub(crate) direction: Direction,
+}
+
+/// How a connection, or the attempt at one, has ended.
+enum End {
+    Stopped,
+    Lost(LossReason),
+}
+
+fn random(bytes: &mut [u8]) {
+    // Without the system's randomness no engine would have started.
+    let _ = getrandom::fill(bytes);
+}
+
+impl Call {
+    /// Runs until it is stopped.
+    pub(crate) async fn run(mut self) {
+        let now = Instant::now();
+        self.status.counters.set_state(State::Waiting, now);
+        let mut intake = match &self.direction {
+            Direction::Receive(context) => Some(Intake::new(context.clone(), now)),
+            Direction::Send(_) => None,
+        };
+        let (mut attempts, mut delay) = (0u32, self.reconnect.start);
+        let mut connections = 0u64;
+        loop {
+            let started = Instant::now();
+            let end = match self.call().await {
+                Ok(mut session) => {
+                    attempts = 0;
+                    self.connected(&session, intake.is_some(), &mut connections);
+                    session.run(&mut self, intake.as_mut()).await
+                }
+                Err(end) => end,
+            };
+            let now = Instant::now();
+            self.status.counters.set_state(State::Waiting, now);
+            let reason = match end {
+                End::Stopped => return intake.iter_mut().for_each(|intake| intake.publish(now, None)),
+                End::Lost(reason) => reason,
+            };
+            self.lost(reason, attempts, intake.as_mut(), now);
+            if now.saturating_duration_since(started) >= Reconnect::HEALTHY_AFTER {
+                delay = self.reconnect.start;
+            }
+            attempts = attempts.saturating_add(1);
+            // Up to a quarter more, so that callers that were lost together do not come back together.
+            let mut dice = [0];
+            random(&mut dice);
+            let wait = delay + delay * u32::from(dice[0]) / 1024;
+            self.retrying(intake.is_some(), attempts, wait);
+            delay = (delay * 2).min(self.reconnect.cap);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn connected(&self, session: &Session, is_source: bool, connections: &mut u64) {
+        let stats = session.link.connection.stats();
+        self.status.counters.encrypted.set(u64::from(stats.encrypted));
+        if !is_source {
+            self.status.counters.set_state(State::Connected, Instant::now());
+            self.status.counters.reconnections.set(*connections);
+            let output = self.status.name();
+            self.events.emit(Event::OutputConnected { output, peer: Some(session.peer) });
+        }
+        *connections += 1;
+    }
+
+    fn lost(&self, reason: LossReason, attempts: u32, intake: Option<&mut Intake>, now: Instant) {
+        match intake {
+            Some(intake) if intake.last_media().is_some() => intake.lose(now, reason),
+            // Attempt after attempt fails for one reason: it is told once, then the retries are.
+            _ if attempts > 0 => {}
+            Some(_) => self.events.emit(Event::SourceLost { source: self.status.name(), reason }),
+            None => self.events.emit(Event::OutputLost { output: self.status.name(), peer: None, reason }),
+        }
+    }
+
+    fn retrying(&self, is_source: bool, attempt: u32, delay: Duration) {
+        let name = self.status.name();
+        self.events.emit(match is_source {
+            true => Event::SourceRetrying { source: name, attempt, delay },
+            false => Event::OutputRetrying { output: name, attempt, delay },
+        });
+    }
+
+    /// One attempt.
+    async fn call(&self) -> Result<Session, End> {
+        let attempt = async {
+            let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string()));
+            let mut found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await.map_err(io)?;
+            let peer = found.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+            let options = UdpOptions {
+                receive_buffer: Some(SOCKET_BUFFER),
+                send_buffer: Some(SOCKET_BUFFER),
+                egress: self.egress.clone(),
+                ..UdpOptions::default()
+            };
+            let socket = UdpSocket::sending(peer, &options).map_err(io)?;
+            let mut id = [0; 4];
+            random(&mut id);
+            let local = Local { id: (u32::from_be_bytes(id) & 0x3fff_ffff).max(1), start: Instant::now(), random };
+            let caller = Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
+            let mut session = shake_hands(caller, socket, local.id, self.terms.bytes_per_second).await?;
+            session.peer = peer;
+            Ok(session)
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Err(End::Stopped),
+            result = attempt => result,
+        }
+    }
+}
+
+/// Calls until the listener has decided.
+async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) -> Result<Session, End> {
+    let mut memory = Receiver::new(rate);
+    let mut sender = Sender::new(&socket);
+    let mut inbox = Vec::new();
+    loop {
+        let now = Instant::now();
+        if let Some(packet) = caller.poll_transmit(now) {
+            sender.send(&socket, &[Datagram { head: &[], body: &packet }]);
+        }
+        let deadline = caller.next_timeout();
+        tokio::select! {
+            result = socket.drain(&mut memory, 1, |datagram| inbox.push(datagram)) => {
+                if let Err(error) = result {
+                    log::debug!("SRT caller: {error}"); // nobody listens yet: called again
+                }
+            }
+            () = sleep_until(Some(deadline)) => {}
+        }
+        let now = Instant::now();
+        let mut progress = caller.handle_timeout(now);
+        for datagram in inbox.drain(..) {
+            if destination(&datagram.data) != Some(id) {
+                continue;
+            }
+            if let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) =
+                Packet::parse(&datagram.data)
+            {
+                progress = caller.handle(body, timestamp, now);
+            }
+        }
+        match progress {
+            Progress::Calling => {}
+            Progress::Connected(connection) => {
+                let peer = socket.local_addr(); // replaced by the caller, who knows it
+                let link = Link::new(*connection, &socket, None);
+                return Ok(Session { link, socket, memory, peer });
+            }
+            Progress::Rejected(reason) => return Err(End::Lost(LossReason::Rejected(reason.to_string()))),
+            Progress::TimedOut => return Err(End::Lost(LossReason::TimedOut)),
+        }
+    }
+}
+
+/// A connection that is up.
+struct Session {
+    link: Link,
+    socket: UdpSocket,
+    memory: Receiver,
+    peer: std::net::SocketAddr,
+}
+
+impl Session {
+    async fn run(&mut self, call: &mut Call, mut intake: Option<&mut Intake>) -> End {
+        let mut scratch = Vec::new();
+        let mut window: Vec<Arc<Batch>> = Vec::new();
+        let mut inbox = Vec::new();
+        let mut settled = ConnectionStats::default();
+        let mut next_stats = Instant::now() + STATS_INTERVAL;
+        loop {
+            let due = self.link.connection.next_timeout().map_or(next_stats, |at| at.min(next_stats));
+            let mut ended = false;
+            tokio::select! {
+                biased;
+                () = call.stop.cancelled() => ended = true,
+                ready = ready(&mut call.direction) => ended = ready.is_err(),
+                result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| inbox.push(datagram)) => {
+                    if let Err(error) = result {
+                        log::debug!("SRT caller: {error}"); // the peer's silence will tell
+                    }
+                }
+                () = sleep_until(Some(due)) => {}
+            }
+            let now = Instant::now();
+            if let Direction::Send(reader) = &mut call.direction {
+                let lost = reader.read(&mut window);
+                call.status.counters.dropped.add(lost.packets);
+                for packet in window.iter().flat_map(|batch| batch.packets()) {
+                    self.link.connection.push(packet.data(), now);
+                }
+                window.clear();
+            }
+            for datagram in inbox.drain(..) {
+                if destination(&datagram.data) == Some(self.link.connection.local_id())
+                    && let Some(packet) = Packet::parse(&datagram.data)
+                {
+                    self.link.connection.handle(&packet, &datagram.data, datagram.arrival.min(now));
+                }
+            }
+            let reason = self.attend(intake.as_deref_mut(), now);
+            if ended {
+                self.link.connection.shut_down(now);
+            }
+            self.link.flush(&self.socket, &mut scratch, now);
+            if now >= next_stats || ended || reason.is_some() {
+                next_stats = now + STATS_INTERVAL;
+                self.statistics(&call.status, intake.is_some(), &mut settled, now);
+            }
+            if ended {
+                return End::Stopped;
+            }
+            if let Some(reason) = reason {
+                return End::Lost(reason);
+            }
+        }
+    }
+
+    /// Does what is due, hands over what has come; `Some` when the connection has ended.
+    fn attend(&mut self, intake: Option<&mut Intake>, now: Instant) -> Option<LossReason> {
+        let connection: &mut Connection = &mut self.link.connection;
+        connection.handle_timeout(now);
+        if let Some(intake) = intake {
+            intake.refresh();
+            while let Some(payload) = connection.poll_payload(now) {
+                match intake.admit(now, payload.len()) {
+                    Verdict::Pass => intake.out.push(MediaPacket::datagram(payload, now)),
+                    Verdict::Drop => {}
+                    Verdict::Disconnect => {
+                        connection.shut_down(now);
+                        return Some(LossReason::BandwidthExceeded);
+                    }
+                }
+            }
+            intake.publish(now, Some(self.peer));
+        } else {
+            while connection.poll_payload(now).is_some() {} // a receiver has nothing to say
+        }
+        connection.closed().map(|reason| match reason {
+            CloseReason::Shutdown => LossReason::Closed,
+            CloseReason::Idle => LossReason::Idle,
+            CloseReason::Protocol => LossReason::Io("the peer broke the protocol".into()),
+        })
+    }
+
+    fn statistics(&self, status: &Status, is_source: bool, settled: &mut ConnectionStats, now: Instant) {
+        let stats = self.link.connection.stats();
+        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        status.counters.rtt_us.set(micros(stats.rtt));
+        status.counters.latency_us.set(micros(stats.latency));
+        status.counters.buffered_us.set(micros(stats.buffered));
+        settle(status, is_source, &stats, settled, now);
+        *settled = stats;
+    }
+}
+
+/// Waits for something to send. A source has nothing to send: it waits for ever.
+async fn ready(direction: &mut Direction) -> Result<(), crate::router::Closed> {
+    match direction {
+        Direction::Send(reader) => reader.ready().await,
+        Direction::Receive(_) => std::future::pending().await,
+    }
+}

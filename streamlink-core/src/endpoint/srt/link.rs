@@ -1,0 +1,46 @@
+//! One connection on a socket: what it has to send leaves in runs.
+
+use crate::{
+    net::{Datagram, Peer, Sender, UdpSocket},
+    proto::srt::{Connection, Transmit},
+};
+use std::time::Instant;
+
+/// Packets that are handed to the socket at once.
+const CHUNK: usize = 64;
+
+/// A connection, and the way to its peer.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    sender: Sender,
+    to: Option<Peer>,
+}
+
+impl Link {
+    /// `to`: `None` on a connected socket.
+    pub(super) fn new(connection: Connection, socket: &UdpSocket, to: Option<Peer>) -> Self {
+        Self { connection, sender: Sender::new(socket), to }
+    }
+
+    /// Sends all that may leave now. What the socket does not take is lost, as on a network, and repeated.
+    pub(super) fn flush(&mut self, socket: &UdpSocket, scratch: &mut Vec<Transmit>, now: Instant) {
+        loop {
+            scratch.clear();
+            while scratch.len() < CHUNK
+                && let Some(transmit) = self.connection.poll_transmit(now)
+            {
+                scratch.push(transmit);
+            }
+            if scratch.is_empty() {
+                return;
+            }
+            let mut datagrams = [Datagram { head: &[], body: &[] }; CHUNK];
+            for (datagram, transmit) in datagrams.iter_mut().zip(scratch.iter()) {
+                let head = transmit.header.as_ref().map_or(&[][..], |header| &header[..]);
+                *datagram = Datagram { head, body: &transmit.body };
+            }
+            self.sender.send_to(socket, self.to.as_ref(), &datagrams[..scratch.len()]);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! SRT: listeners share a port, which one task drives with all its connections; a caller has a task and a socket
+//! of its own.
+
+mod caller;
+mod link;
+mod port;
+mod terms;
+
+pub(crate) use caller::{Call, Direction};
+pub(crate) use port::{Port, Route, RouteEnd, RouteId};
+pub(crate) use terms::terms;

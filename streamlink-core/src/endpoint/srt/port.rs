@@ -1,0 +1,673 @@
+//! A port that SRT callers connect to: one socket, one task, any number of connections, for any number of sources
+//! and outputs, which their stream ids tell apart.
+//!
+//! Until a caller has sent back its cookie nothing of it is kept. Memory: [`MAX_LINKS`] connections at most, each
+//! bounded by its terms.
+
+use super::{
+    super::{
+        Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
+        intake::{Intake, Verdict},
+        sleep_until,
+    },
+    link::Link,
+    terms::reason,
+};
+use crate::{
+    flow::Allowlist,
+    media::Packet as MediaPacket,
+    net::{Datagram, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
+    proto::srt::{
+        CloseReason, Connection, ConnectionStats, Control, Greeting, Handshake, Listener, Local, Packet, Rejection,
+        Terms, Transmit, destination, write_control,
+    },
+    router::{Batch, Reader},
+    time::Throttle,
+};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Connections of one port at most.
+const MAX_LINKS: usize = 10_000;
+/// Datagrams that are handled before others get their turn.
+const MAX_BATCH: usize = 512;
+/// The buffers that are asked for, in bytes.
+const SOCKET_BUFFER: usize = 8 << 20;
+/// How often statistics are brought up to date.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Names a route of a port.
+pub(crate) type RouteId = u64;
+
+/// A source or an output that callers of a port are for.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) stream_id: Option<String>,
+    pub(crate) allow: Allowlist,
+    pub(crate) max_peers: Option<u32>,
+    pub(crate) terms: Terms,
+    pub(crate) status: Arc<Status>,
+    pub(crate) events: EventSink,
+    pub(crate) end: RouteEnd,
+}
+
+/// Where the media of a route comes from or goes to.
+#[derive(Debug)]
+pub(crate) enum RouteEnd {
+    Source(SourceContext),
+    Output(Reader),
+}
+
+enum Command {
+    Add(RouteId, Box<Route>),
+    Remove(RouteId, oneshot::Sender<()>),
+    Edit(RouteId, Allowlist, Option<u32>),
+}
+
+/// A handle to a port. The port closes when its last handle goes.
+#[derive(Debug)]
+pub(crate) struct Port {
+    local: SocketAddr,
+    commands: mpsc::UnboundedSender<Command>,
+    next_route: AtomicU64,
+    ended: CancellationToken,
+}
+
+impl Port {
+    /// Opens a port. Must be called within the runtime.
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Arc<Self>> {
+        let options = UdpOptions {
+            receive_buffer: Some(SOCKET_BUFFER),
+            send_buffer: Some(SOCKET_BUFFER),
+            ..UdpOptions::default()
+        };
+        let socket = UdpSocket::receiving(address, &options)?;
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(io::Error::other)?;
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let local = socket.local_addr();
+        let task = PortTask::new(socket, secret);
+        let ended = CancellationToken::new();
+        let end = ended.clone();
+        tokio::spawn(async move {
+            task.run(receiver).await; // the socket goes with it
+            end.cancel();
+        });
+        Ok(Arc::new(Self { local, commands, next_route: AtomicU64::new(1), ended }))
+    }
+
+    /// Gives back a handle; waits for the socket to close if it was the last.
+    pub(crate) async fn release(self: Arc<Self>) {
+        let ended = self.ended.clone();
+        if Arc::into_inner(self).is_some() {
+            ended.cancelled().await;
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn add(&self, route: Route) -> RouteId {
+        let id = self.next_route.fetch_add(1, Ordering::Relaxed);
+        let _ = self.commands.send(Command::Add(id, Box::new(route))); // a port that has ended takes no callers
+        id
+    }
+
+    pub(crate) fn edit(&self, route: RouteId, allow: Allowlist, max_peers: Option<u32>) {
+        let _ = self.commands.send(Command::Edit(route, allow, max_peers));
+    }
+
+    /// Removes a route, and waits until its callers have been told goodbye.
+    pub(crate) async fn remove(&self, route: RouteId) {
+        let (done, wait) = oneshot::channel();
+        let _ = self.commands.send(Command::Remove(route, done));
+        let _ = wait.await;
+    }
+}
+
+struct Linked {
+    link: Link,
+    peer: SocketAddr,
+    /// The peer's own id, which names its handshake.
+    peer_id: u32,
+    /// The answer to its conclusion, which it may ask for again.
+    answer: Bytes,
+    route: RouteId,
+    since: Instant,
+    scheduled: Option<Instant>,
+    settled: ConnectionStats,
+}
+
+struct OpenRoute {
+    route: Route,
+    intake: Option<Intake>,
+    players: usize,
+    refused: Throttle,
+    /// The last caller that was refused, and why.
+    last_refused: Option<(SocketAddr, Rejection)>,
+}
+
+struct PortTask {
+    socket: UdpSocket,
+    memory: Receiver,
+    listener: Listener,
+    sender: Sender,
+    routes: HashMap<RouteId, OpenRoute>,
+    links: HashMap<u32, Linked>,
+    /// Which connection a peer's handshake belongs to.
+    by_peer: HashMap<(SocketAddr, u32), u32>,
+    timers: BTreeSet<(Instant, u32)>,
+    scratch: Vec<Transmit>,
+    window: Vec<Arc<Batch>>,
+    inbox: Vec<Received>,
+    next_stats: Instant,
+}
+
+fn random(bytes: &mut [u8]) {
+    // Without the system's randomness no engine and no port would have started.
+    let _ = getrandom::fill(bytes);
+}
+
+impl PortTask {
+    fn new(socket: UdpSocket, secret: [u8; 32]) -> Self {
+        let now = Instant::now();
+        Self {
+            sender: Sender::new(&socket),
+            memory: Receiver::new(u64::MAX),
+            listener: Listener::new(secret, now),
+            routes: HashMap::new(),
+            links: HashMap::new(),
+            by_peer: HashMap::new(),
+            timers: BTreeSet::new(),
+            scratch: Vec::new(),
+            window: Vec::new(),
+            inbox: Vec::new(),
+            next_stats: now + STATS_INTERVAL,
+            socket,
+        }
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let deadline = self.timers.first().map(|(at, _)| *at).map_or(self.next_stats, |at| at.min(self.next_stats));
+            let routes = &mut self.routes;
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                route = poll_fn(|cx| poll_outputs(routes, cx)) => self.fan_out(route),
+                result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram)) => {
+                    if let Err(error) = result {
+                        log::debug!("SRT port {}: {error}", self.socket.local_addr());
+                    }
+                    let mut inbox = std::mem::take(&mut self.inbox);
+                    let mut touched = Vec::new();
+                    let now = Instant::now();
+                    for datagram in inbox.drain(..) {
+                        if let Some(id) = self.datagram(datagram, now)
+                            && touched.last() != Some(&id)
+                        {
+                            touched.push(id);
+                        }
+                    }
+                    self.inbox = inbox;
+                    touched.sort_unstable();
+                    touched.dedup();
+                    touched.into_iter().for_each(|id| self.attend(id, now));
+                    self.publish(now);
+                }
+                () = sleep_until(Some(deadline)) => self.timeouts(Instant::now()),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Add(id, route) => {
+                let intake = match &route.end {
+                    RouteEnd::Source(context) => Some(Intake::new(context.clone(), now)),
+                    RouteEnd::Output(_) => None,
+                };
+                let refused = Throttle::new(Duration::from_secs(1));
+                self.routes.insert(id, OpenRoute { route: *route, intake, players: 0, refused, last_refused: None });
+            }
+            Command::Remove(id, done) => {
+                // The last of what an output has to send.
+                self.fan_out(id);
+                for link in self.links_of(id) {
+                    self.close(link, LossReason::Closed, now);
+                }
+                self.routes.remove(&id);
+                let _ = done.send(());
+            }
+            Command::Edit(id, allow, max_peers) => {
+                if let Some(open) = self.routes.get_mut(&id) {
+                    open.route.max_peers = max_peers;
+                    open.route.allow = allow;
+                }
+                self.expel(id, now);
+            }
+        }
+    }
+
+    fn links_of(&self, route: RouteId) -> Vec<u32> {
+        self.links.iter().filter(|(_, linked)| linked.route == route).map(|(id, _)| *id).collect()
+    }
+
+    /// Closes connections that the allowlist no longer admits.
+    fn expel(&mut self, route: RouteId, now: Instant) {
+        let Some(open) = self.routes.get(&route) else { return };
+        let gone: Vec<u32> = self
+            .links
+            .iter()
+            .filter(|(_, linked)| linked.route == route && !open.route.allow.admits(linked.peer.ip()))
+            .map(|(id, _)| *id)
+            .collect();
+        gone.into_iter().for_each(|id| self.close(id, LossReason::NoLongerAllowed, now));
+    }
+
+    /// Hands what is new of one output to all its players.
+    fn fan_out(&mut self, route: RouteId) {
+        let Some(open) = self.routes.get_mut(&route) else { return };
+        let RouteEnd::Output(reader) = &mut open.route.end else { return };
+        self.window.clear();
+        let lost = reader.read(&mut self.window);
+        if open.players > 0 {
+            open.route.status.counters.dropped.add(lost.packets);
+        }
+        let now = Instant::now();
+        for id in self.links_of(route) {
+            if let Some(linked) = self.links.get_mut(&id) {
+                for packet in self.window.iter().flat_map(|batch| batch.packets()) {
+                    linked.link.connection.push(packet.data(), now);
+                }
+            }
+            self.attend(id, now);
+        }
+        self.window.clear();
+    }
+
+    /// One datagram; returns the connection that it belongs to.
+    fn datagram(&mut self, datagram: Received, now: Instant) -> Option<u32> {
+        let Received { data, peer, arrival } = datagram;
+        let id = destination(&data)?;
+        if id != 0 {
+            let linked = self.links.get_mut(&id)?;
+            if linked.peer != peer {
+                return None; // forged, or of an old connection
+            }
+            let packet = Packet::parse(&data)?;
+            if let Packet::Control { control: Control::Handshake(_), .. } = packet {
+                let answer = linked.answer.clone();
+                self.reply(peer, &answer);
+                return None;
+            }
+            linked.link.connection.handle(&packet, &data, arrival.min(now));
+            return Some(id);
+        }
+        let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) = Packet::parse(&data) else {
+            return None;
+        };
+        if !self.routes.values().any(|open| open.route.allow.admits(peer.ip())) {
+            self.refuse_stranger(body, peer, now);
+            return None;
+        }
+        match self.listener.greet(body, peer, now) {
+            Greeting::Reply(reply) => self.reply(peer, &reply),
+            Greeting::Request(request) => self.request(&request, timestamp, peer, now),
+            Greeting::Ignore => {}
+        }
+        None
+    }
+
+    fn reply(&mut self, peer: SocketAddr, packet: &[u8]) {
+        let to = Peer::new(peer, self.socket.local_addr());
+        self.sender.send_to(&self.socket, Some(&to), &[Datagram { head: &[], body: packet }]);
+    }
+
+    /// A peer that no route admits: a rejection, and no cookie.
+    fn refuse_stranger(&mut self, body: &[u8], peer: SocketAddr, now: Instant) {
+        if let Some(handshake) = Handshake::parse(body) {
+            let reply = self.listener.reject(&handshake, Rejection::FORBIDDEN, now);
+            self.reply(peer, &reply);
+        }
+        for open in self.routes.values_mut() {
+            open.refuse(peer, Rejection::FORBIDDEN, now);
+        }
+    }
+
+    /// A caller has shown its address and asks for a connection.
+    fn request(&mut self, request: &Handshake, timestamp: u32, peer: SocketAddr, now: Instant) {
+        let known = self.by_peer.get(&(peer, request.socket_id)).and_then(|id| self.links.get(id));
+        if let Some(linked) = known {
+            let answer = linked.answer.clone();
+            return self.reply(peer, &answer);
+        }
+        let asked = Asked::parse(request.extensions.stream_id.as_deref());
+        let route = self.routes.iter().find(|(_, open)| asked.is_for(&open.route)).map(|(id, _)| *id);
+        let result = match route {
+            None => Err(Rejection::NOT_FOUND),
+            Some(route) => self.admit(route, request, timestamp, peer, now),
+        };
+        if let Err(rejection) = result {
+            match route.and_then(|route| self.routes.get_mut(&route)) {
+                Some(open) => open.refuse(peer, rejection, now),
+                None => self.routes.values_mut().for_each(|open| open.refuse(peer, rejection, now)),
+            }
+            let reply = self.listener.reject(request, rejection, now);
+            self.reply(peer, &reply);
+        }
+    }
+
+    fn admit(
+        &mut self,
+        id: RouteId,
+        request: &Handshake,
+        timestamp: u32,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Rejection> {
+        let open = self.routes.get_mut(&id).ok_or(Rejection::NOT_FOUND)?;
+        if !open.route.allow.admits(peer.ip()) {
+            return Err(Rejection::FORBIDDEN);
+        }
+        let most = if open.intake.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
+        if open.players >= most {
+            return Err(if open.intake.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
+        }
+        if self.links.len() >= MAX_LINKS {
+            return Err(Rejection::RESOURCE);
+        }
+        let local = Local { id: fresh_id(&self.links), start: now, random };
+        let (agreement, answer) = open.route.terms.accept(request, timestamp, local)?;
+        let body = answer.write(false);
+        let answer: Bytes = write_control(&Control::Handshake(&body), 0, request.socket_id).into();
+        let to = Peer::new(peer, self.socket.local_addr());
+        let link = Link::new(Connection::new(agreement, now), &self.socket, Some(to));
+        open.players += 1;
+        open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
+        if open.intake.is_none() {
+            let output = open.route.status.name();
+            open.route.events.emit(Event::OutputConnected { output, peer: Some(peer) });
+        }
+        let linked = Linked {
+            link,
+            peer,
+            peer_id: request.socket_id,
+            answer: answer.clone(),
+            route: id,
+            since: now,
+            scheduled: None,
+            settled: ConnectionStats::default(),
+        };
+        self.links.insert(local.id, linked);
+        self.by_peer.insert((peer, request.socket_id), local.id);
+        self.reply(peer, &answer);
+        self.attend(local.id, now);
+        Ok(())
+    }
+
+    /// Does what a connection has to do: hands over what it has received, sends, and looks when it is due again.
+    fn attend(&mut self, id: u32, now: Instant) {
+        let Some(linked) = self.links.get_mut(&id) else { return };
+        linked.link.connection.handle_timeout(now);
+        if let Some(intake) = self.routes.get_mut(&linked.route).and_then(|open| open.intake.as_mut()) {
+            while let Some(payload) = linked.link.connection.poll_payload(now) {
+                match intake.admit(now, payload.len()) {
+                    Verdict::Pass => intake.out.push(MediaPacket::datagram(payload, now)),
+                    Verdict::Drop => {}
+                    Verdict::Disconnect => return self.close(id, LossReason::BandwidthExceeded, now),
+                }
+            }
+        } else {
+            while linked.link.connection.poll_payload(now).is_some() {} // a player has nothing to say
+        }
+        linked.link.flush(&self.socket, &mut self.scratch, now);
+        if let Some(reason) = linked.link.connection.closed() {
+            let reason = match reason {
+                CloseReason::Shutdown => LossReason::Closed,
+                CloseReason::Idle => LossReason::Idle,
+                CloseReason::Protocol => LossReason::Io("the peer broke the protocol".into()),
+            };
+            return self.close(id, reason, now);
+        }
+        let next = linked.link.connection.next_timeout();
+        if next != linked.scheduled {
+            if let Some(old) = linked.scheduled {
+                self.timers.remove(&(old, id));
+            }
+            self.timers.extend(next.map(|at| (at, id)));
+            linked.scheduled = next;
+        }
+    }
+
+    fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
+        let Some(mut linked) = self.links.remove(&id) else { return };
+        linked.link.connection.shut_down(now);
+        linked.link.flush(&self.socket, &mut self.scratch, now);
+        self.by_peer.remove(&(linked.peer, linked.peer_id));
+        if let Some(at) = linked.scheduled {
+            self.timers.remove(&(at, id));
+        }
+        let Some(open) = self.routes.get_mut(&linked.route) else { return };
+        open.players = open.players.saturating_sub(1);
+        open.settle(&mut linked, now);
+        match &mut open.intake {
+            Some(intake) => intake.lose(now, reason),
+            None => {
+                let output = open.route.status.name();
+                open.route.events.emit(Event::OutputLost { output, peer: Some(linked.peer), reason });
+            }
+        }
+    }
+
+    fn timeouts(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.remove(&(at, id));
+            if let Some(linked) = self.links.get_mut(&id) {
+                linked.scheduled = None;
+            }
+            self.attend(id, now);
+            if self.links.get(&id).and_then(|linked| linked.scheduled).is_some_and(|again| again <= now) {
+                break; // due at once again: others first
+            }
+        }
+        if now >= self.next_stats {
+            self.next_stats = now + STATS_INTERVAL;
+            self.statistics(now);
+        }
+        self.publish(now);
+    }
+
+    /// Hands over what the sources have received.
+    fn publish(&mut self, now: Instant) {
+        let mut expel = Vec::new();
+        for (id, open) in &mut self.routes {
+            if let Some(intake) = &mut open.intake {
+                if intake.refresh() {
+                    open.route.allow = intake.live().allow.clone();
+                    expel.push(*id);
+                }
+                intake.publish(now, None);
+            }
+        }
+        expel.into_iter().for_each(|id| self.expel(id, now));
+    }
+
+    fn statistics(&mut self, now: Instant) {
+        let mut players: HashMap<RouteId, Vec<PlayerStats>> = HashMap::new();
+        for linked in self.links.values_mut() {
+            let Some(open) = self.routes.get_mut(&linked.route) else { continue };
+            let stats = linked.link.connection.stats();
+            let counters = &open.route.status.counters;
+            let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+            counters.rtt_us.set(micros(stats.rtt));
+            counters.latency_us.set(micros(stats.latency));
+            counters.buffered_us.set(micros(stats.buffered));
+            open.settle(linked, now);
+            if open.intake.is_none() {
+                players.entry(linked.route).or_default().push(PlayerStats {
+                    peer: linked.peer,
+                    connected_for: now.saturating_duration_since(linked.since),
+                    bytes: stats.sent.bytes,
+                    packets: stats.sent.packets,
+                    retransmitted: stats.sent.retransmitted,
+                    lost: stats.sent.lost,
+                    dropped: stats.sent.dropped,
+                    round_trip: stats.rtt,
+                });
+            }
+        }
+        for (id, open) in &mut self.routes {
+            open.report_refusals(now, 0);
+            open.route.status.players.store(Arc::new(players.remove(id).unwrap_or_default()));
+        }
+    }
+}
+
+impl OpenRoute {
+    fn refuse(&mut self, peer: SocketAddr, rejection: Rejection, now: Instant) {
+        self.route.status.counters.refused.add(1);
+        self.last_refused = Some((peer, rejection));
+        self.report_refusals(now, 1);
+    }
+
+    /// Tells of refusals, unless that was done less than a second ago.
+    fn report_refusals(&mut self, now: Instant, new: u64) {
+        if let Some(count) = self.refused.admit(now, new)
+            && let Some((peer, rejection)) = self.last_refused
+        {
+            let (endpoint, reason) = (self.route.status.name(), reason(rejection));
+            self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+        }
+    }
+}
+
+impl OpenRoute {
+    /// Adds what a connection has counted since the last time to the counters of its source or output.
+    fn settle(&self, linked: &mut Linked, now: Instant) {
+        let stats = linked.link.connection.stats();
+        let before = std::mem::replace(&mut linked.settled, stats);
+        settle(&self.route.status, self.intake.is_some(), &stats, &before, now);
+    }
+}
+
+/// Adds the difference between two looks at a connection to the counters of its source or output.
+pub(super) fn settle(
+    status: &Status,
+    is_source: bool,
+    stats: &ConnectionStats,
+    before: &ConnectionStats,
+    now: Instant,
+) {
+    let counters = &status.counters;
+    if is_source {
+        counters.lost.add(stats.received.lost - before.received.lost);
+        counters.recovered.add(stats.received.recovered - before.received.recovered);
+        counters.dropped.add(stats.received.discarded - before.received.discarded);
+        counters.malformed.add(stats.undecrypted - before.undecrypted);
+    } else {
+        let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
+        counters.passed(now, packets, bytes);
+        counters.lost.add(stats.sent.lost - before.sent.lost);
+        counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
+        counters.dropped.add(stats.sent.dropped - before.sent.dropped);
+    }
+}
+
+/// The first output whose ring has something new. Those that have ended are waited for no longer.
+fn poll_outputs(routes: &mut HashMap<RouteId, OpenRoute>, cx: &mut Context<'_>) -> Poll<RouteId> {
+    for (id, open) in routes {
+        if let RouteEnd::Output(reader) = &mut open.route.end
+            && let Poll::Ready(Ok(())) = reader.poll_ready(cx)
+        {
+            return Poll::Ready(*id);
+        }
+    }
+    Poll::Pending
+}
+
+/// An id that no connection has; never 0, which stands for the handshake.
+fn fresh_id(links: &HashMap<u32, Linked>) -> u32 {
+    loop {
+        let mut bytes = [0; 4];
+        random(&mut bytes);
+        let id = u32::from_be_bytes(bytes) & 0x3fff_ffff;
+        if id != 0 && !links.contains_key(&id) {
+            return id;
+        }
+    }
+}
+
+/// What a caller asks for: a plain stream id, or the form of libsrt's access control
+/// (`#!::r=RESOURCE,m=publish|request,u=USER`).
+struct Asked {
+    resource: Option<String>,
+    /// `Some(true)`: it wants to publish.
+    publish: Option<bool>,
+}
+
+impl Asked {
+    fn parse(stream_id: Option<&str>) -> Self {
+        let Some(id) = stream_id.filter(|id| !id.is_empty()) else { return Self { resource: None, publish: None } };
+        let Some(fields) = id.strip_prefix("#!::") else {
+            return Self { resource: Some(id.to_owned()), publish: None };
+        };
+        let mut asked = Self { resource: None, publish: None };
+        for (key, value) in fields.split(',').filter_map(|field| field.split_once('=')) {
+            match (key, value) {
+                ("r", name) => asked.resource = Some(name.to_owned()),
+                ("m", "publish") => asked.publish = Some(true),
+                ("m", "request") => asked.publish = Some(false),
+                _ => {}
+            }
+        }
+        asked
+    }
+
+    /// A route without a stream id takes every caller that goes its way.
+    fn is_for(&self, route: &Route) -> bool {
+        let is_source = matches!(route.end, RouteEnd::Source(_));
+        let name = match (&route.stream_id, &self.resource) {
+            (None, _) => true,
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (Some(_), None) => false,
+        };
+        name && self.publish.is_none_or(|publish| publish == is_source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_ids_are_plain_or_access_control() {
+        let asked = Asked::parse(Some("#!::r=cam1,m=publish,u=me"));
+        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), Some(true)));
+        let asked = Asked::parse(Some("#!::h=host,r=cam/2,m=request,,=,x"));
+        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam/2"), Some(false)));
+        let asked = Asked::parse(Some("cam1"));
+        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), None));
+        assert_eq!(Asked::parse(None).resource, None);
+    }
+}

@@ -1,0 +1,134 @@
+//! The caller's half of the handshake (draft-sharabayko-srt-01, section 4.3.1): induction, conclusion, repeated
+//! until they are answered or the time is up.
+
+use super::{
+    connection::{Agreement, Connection},
+    crypto::Keys,
+    handshake::{Extensions, Handshake, Kind, MAGIC},
+    packet::{Control, write_control},
+    sequence::Sequence,
+    terms::{Local, Rejection, Terms},
+};
+use std::time::{Duration, Instant};
+
+/// How often a packet of the handshake is sent until it is answered.
+const REPEAT: Duration = Duration::from_millis(250);
+
+/// How a call goes.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Not decided yet.
+    Calling,
+    Connected(Box<Connection>),
+    /// The listener refuses.
+    Rejected(Rejection),
+    /// No answer in time.
+    TimedOut,
+}
+
+/// Calls a listener.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    terms: Terms,
+    local: Local,
+    stream_id: Option<String>,
+    initial_sequence: Sequence,
+    keys: Option<Keys>,
+    material: Option<Vec<u8>>,
+    /// Set once the listener has answered the induction.
+    cookie: Option<u32>,
+    next_send: Instant,
+    deadline: Instant,
+}
+
+impl Caller {
+    /// Starts a call at `local.start`.
+    pub(crate) fn new(terms: Terms, local: Local, stream_id: Option<String>, timeout: Duration) -> Self {
+        let mut random = [0; 48];
+        (local.random)(&mut random);
+        let mut number = [0; 4];
+        (local.random)(&mut number);
+        let keys = terms.passphrase.is_some().then(|| Keys::generate(terms.key_length, &random));
+        let material = keys.as_ref().zip(terms.passphrase.as_ref()).and_then(|(keys, secret)| keys.material(secret));
+        Self {
+            initial_sequence: Sequence::new(u32::from_be_bytes(number)),
+            keys,
+            material,
+            cookie: None,
+            next_send: local.start,
+            deadline: local.start + timeout,
+            terms,
+            local,
+            stream_id,
+        }
+    }
+
+    /// The packet that is due, if one is.
+    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Vec<u8>> {
+        if now < self.next_send {
+            return None;
+        }
+        self.next_send = now + REPEAT;
+        let mut handshake = Handshake {
+            version: 4,
+            encryption: 0,
+            extension_field: 2,
+            initial_sequence: self.initial_sequence,
+            mtu: 1500,
+            window: self.terms.buffer as u32,
+            kind: Kind::Induction,
+            socket_id: self.local.id,
+            cookie: 0,
+            extensions: Extensions::default(),
+        };
+        if let Some(cookie) = self.cookie {
+            handshake.version = 5;
+            handshake.kind = Kind::Conclusion;
+            handshake.cookie = cookie;
+            handshake.encryption = if self.keys.is_some() { (self.terms.key_length / 8) as u16 } else { 0 };
+            handshake.extensions.srt = Some(self.terms.extension());
+            handshake.extensions.key_material = self.material.clone();
+            handshake.extensions.stream_id = self.stream_id.clone();
+        }
+        let body = handshake.write(true);
+        let timestamp = now.saturating_duration_since(self.local.start).as_micros() as u32;
+        Some(write_control(&Control::Handshake(&body), timestamp, 0))
+    }
+
+    /// When something is due.
+    pub(crate) fn next_timeout(&self) -> Instant {
+        self.next_send.min(self.deadline)
+    }
+
+    pub(crate) fn handle_timeout(&self, now: Instant) -> Progress {
+        if now >= self.deadline { Progress::TimedOut } else { Progress::Calling }
+    }
+
+    /// One handshake packet of the listener.
+    pub(crate) fn handle(&mut self, body: &[u8], timestamp: u32, now: Instant) -> Progress {
+        let Some(answer) = Handshake::parse(body) else { return Progress::Calling };
+        match (answer.kind, self.cookie) {
+            (Kind::Rejection(code), _) => Progress::Rejected(Rejection(code)),
+            (Kind::Induction, None) => {
+                if answer.version != 5 || answer.extension_field != MAGIC {
+                    return Progress::Rejected(Rejection::VERSION);
+                }
+                self.cookie = Some(answer.cookie);
+                self.next_send = now;
+                Progress::Calling
+            }
+            (Kind::Conclusion, Some(_)) => {
+                let sequence = self.initial_sequence;
+                match self.terms.conclude(&answer, timestamp, self.local, self.keys.clone(), sequence) {
+                    Ok(agreement) => Progress::Connected(Box::new(self.connect(agreement, now))),
+                    Err(reason) => Progress::Rejected(reason),
+                }
+            }
+            _ => Progress::Calling,
+        }
+    }
+
+    fn connect(&self, agreement: Agreement, now: Instant) -> Connection {
+        Connection::new(agreement, now)
+    }
+}

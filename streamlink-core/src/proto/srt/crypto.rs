@@ -1,0 +1,192 @@
+//! Encryption (draft-sharabayko-srt-01, section 6): stream keys made from randomness, wrapped with a key made from
+//! the passphrase, exchanged as key material, and changed on the way. AES in counter mode.
+
+use super::{packet::KeyFlag, sequence::Sequence};
+use aes::{Aes128, Aes192, Aes256};
+use ctr::cipher::{KeyIvInit, StreamCipher};
+use std::fmt;
+
+/// Iterations of PBKDF2 (section 6.1.4).
+const ITERATIONS: u32 = 2048;
+const SALT: usize = 16;
+/// Key material before the salt (section 3.2.2).
+const FIXED: usize = 16;
+const WRAP_OVERHEAD: usize = 8;
+/// AES in counter mode.
+const CIPHER_CTR: u8 = 2;
+
+/// The status word of a key response that refuses (section 3.2.1.2).
+pub(crate) const STATUS_NO_SECRET: u32 = 3;
+/// The passphrases differ.
+pub(crate) const STATUS_BAD_SECRET: u32 = 4;
+
+/// Why key material is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyError {
+    /// It is not as it should be, or of a cipher that we do not have.
+    Malformed,
+    /// It was wrapped with another passphrase.
+    BadSecret,
+}
+
+/// A stream key: 16, 24 or 32 bytes.
+#[derive(Clone, PartialEq, Eq)]
+struct Key(Vec<u8>);
+
+/// The keys of one direction, and the material that announces them.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    salt: [u8; SALT],
+    even: Option<Key>,
+    odd: Option<Key>,
+    length: usize,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(hidden)")
+    }
+}
+
+/// The key that wraps stream keys.
+fn wrapping_key(passphrase: &str, salt: &[u8; SALT], length: usize) -> Vec<u8> {
+    let mut key = vec![0; length];
+    // The salt of PBKDF2 is the lower half of the salt.
+    pbkdf2::pbkdf2_hmac::<sha1::Sha1>(passphrase.as_bytes(), &salt[8..], ITERATIONS, &mut key);
+    key
+}
+
+fn wrap(key: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+    match key.len() {
+        16 => aes_kw::KekAes128::try_from(key).ok()?.wrap_vec(data).ok(),
+        24 => aes_kw::KekAes192::try_from(key).ok()?.wrap_vec(data).ok(),
+        32 => aes_kw::KekAes256::try_from(key).ok()?.wrap_vec(data).ok(),
+        _ => None,
+    }
+}
+
+fn unwrap(key: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+    match key.len() {
+        16 => aes_kw::KekAes128::try_from(key).ok()?.unwrap_vec(data).ok(),
+        24 => aes_kw::KekAes192::try_from(key).ok()?.unwrap_vec(data).ok(),
+        32 => aes_kw::KekAes256::try_from(key).ok()?.unwrap_vec(data).ok(),
+        _ => None,
+    }
+}
+
+impl Keys {
+    /// A first, even key. `random` has room for the salt and a key.
+    pub(crate) fn generate(length: usize, random: &[u8; 48]) -> Self {
+        let (salt, key) = random.split_at(SALT);
+        let salt = salt.first_chunk().copied().unwrap_or_default();
+        let key = Key(key.iter().copied().take(length).collect());
+        Self { salt, even: Some(key), odd: None, length }
+    }
+
+    /// Puts a fresh key in the place of the one that is not in use.
+    pub(crate) fn refresh(&mut self, next: KeyFlag, random: &[u8; 32]) {
+        let key = Some(Key(random.iter().copied().take(self.length).collect()));
+        match next {
+            KeyFlag::Odd => self.odd = key,
+            _ => self.even = key,
+        }
+    }
+
+    /// Forgets the key that was used before.
+    pub(crate) fn retire(&mut self, old: KeyFlag) {
+        match old {
+            KeyFlag::Odd => self.odd = None,
+            _ => self.even = None,
+        }
+    }
+
+    /// The key material message (section 3.2.2) with all keys there are.
+    pub(crate) fn material(&self, passphrase: &str) -> Option<Vec<u8>> {
+        let flags = u8::from(self.even.is_some()) | u8::from(self.odd.is_some()) << 1;
+        let keys: Vec<u8> = [&self.even, &self.odd].into_iter().flatten().flat_map(|k| k.0.iter().copied()).collect();
+        let wrapped = wrap(&wrapping_key(passphrase, &self.salt, self.length), &keys)?;
+        let mut bytes = vec![0x12, 0x20, 0x29, flags, 0, 0, 0, 0, CIPHER_CTR, 0, 2, 0, 0, 0];
+        bytes.extend([(SALT / 4) as u8, (self.length / 4) as u8]);
+        bytes.extend(self.salt);
+        bytes.extend(wrapped);
+        Some(bytes)
+    }
+
+    /// Reads a key material message.
+    pub(crate) fn from_material(bytes: &[u8], passphrase: &str) -> Result<Self, KeyError> {
+        let fixed = bytes.first_chunk::<FIXED>().ok_or(KeyError::Malformed)?;
+        let flags = fixed[3] & 3;
+        let (salt_length, length) = (usize::from(fixed[14]) * 4, usize::from(fixed[15]) * 4);
+        let good = fixed[0] == 0x12 && fixed[1..3] == [0x20, 0x29] && flags != 0;
+        if !good || fixed[8] != CIPHER_CTR || salt_length != SALT || ![16, 24, 32].contains(&length) {
+            return Err(KeyError::Malformed);
+        }
+        let count = flags.count_ones() as usize;
+        let rest = bytes.get(FIXED..).unwrap_or_default();
+        let (salt, wrapped) = rest.split_first_chunk::<SALT>().ok_or(KeyError::Malformed)?;
+        let wrapped = wrapped.get(..WRAP_OVERHEAD + count * length).ok_or(KeyError::Malformed)?;
+        let keys = unwrap(&wrapping_key(passphrase, salt, length), wrapped).ok_or(KeyError::BadSecret)?;
+        let mut keys = keys.chunks(length).map(|k| Key(k.to_vec()));
+        let even = if flags & 1 != 0 { keys.next() } else { None };
+        let odd = if flags & 2 != 0 { keys.next() } else { None };
+        Ok(Self { salt: *salt, even, odd, length })
+    }
+
+    /// Takes over keys that the peer has announced on the way; a key that it no longer names stays as it is.
+    pub(crate) fn update(&mut self, newer: Keys) {
+        (self.salt, self.length) = (newer.salt, newer.length);
+        self.even = newer.even.or(self.even.take());
+        self.odd = newer.odd.or(self.odd.take());
+    }
+
+    /// The length of the keys in bytes.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Encrypts or decrypts a payload in place, which is the same in counter mode. `false`: there is no such key.
+    pub(crate) fn apply(&self, key: KeyFlag, sequence: Sequence, payload: &mut [u8]) -> bool {
+        let key = match key {
+            KeyFlag::Clear => return true,
+            KeyFlag::Even => &self.even,
+            KeyFlag::Odd => &self.odd,
+        };
+        let Some(Key(key)) = key else { return false };
+        // Section 6.2.2: the packet's number above a counter of 16 bits, mixed with the salt.
+        let mut iv = [0u8; 16];
+        iv[10..14].copy_from_slice(&sequence.number().to_be_bytes());
+        iv.iter_mut().zip(&self.salt).take(14).for_each(|(a, b)| *a ^= b);
+        match key.len() {
+            16 => ctr::Ctr128BE::<Aes128>::new_from_slices(key, &iv).map(|mut c| c.apply_keystream(payload)),
+            24 => ctr::Ctr128BE::<Aes192>::new_from_slices(key, &iv).map(|mut c| c.apply_keystream(payload)),
+            _ => ctr::Ctr128BE::<Aes256>::new_from_slices(key, &iv).map(|mut c| c.apply_keystream(payload)),
+        }
+        .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn material_goes_over_and_the_keys_fit() {
+        for length in [16, 24, 32] {
+            let mut ours = Keys::generate(length, &[7; 48]);
+            ours.refresh(KeyFlag::Odd, &[9; 32]);
+            let material = ours.material("correct horse").unwrap();
+            let theirs = Keys::from_material(&material, "correct horse").unwrap();
+            assert_eq!(Keys::from_material(&material, "wrong horse!").unwrap_err(), KeyError::BadSecret);
+            for flag in [KeyFlag::Even, KeyFlag::Odd] {
+                let mut payload = *b"some payload that is longer than a block";
+                assert!(ours.apply(flag, Sequence::new(5), &mut payload));
+                assert_ne!(&payload, b"some payload that is longer than a block");
+                assert!(theirs.apply(flag, Sequence::new(5), &mut payload));
+                assert_eq!(&payload, b"some payload that is longer than a block");
+            }
+            for cut in 0..material.len() {
+                assert!(Keys::from_material(&material[..cut], "correct horse").is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The handshake of version 5 (draft-sharabayko-srt-01, sections 3.2.1 and 4.3): its fields and extensions.
+
+use super::sequence::Sequence;
+
+/// The fields before the extensions.
+const FIXED: usize = 48;
+/// What tells a listener of version 5 from an older one.
+pub(crate) const MAGIC: u16 = 0x4a17;
+/// Extensions of one handshake that are read.
+const MAX_EXTENSIONS: usize = 8;
+/// The longest stream id (`SRTO_STREAMID`).
+pub(crate) const MAX_STREAM_ID: usize = 512;
+
+/// The version that we claim: 1.5.0.
+pub(crate) const SRT_VERSION: u32 = 0x01_05_00;
+
+/// Flags of HSREQ and HSRSP (section 3.2.1.1.1): sends and receives with TSBPD, can encrypt, drops what is too
+/// late, sends periodic loss reports, marks what it sends again.
+pub(crate) const FLAGS: u32 = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20;
+/// The flag of a peer in stream mode, which live transmission is not.
+pub(crate) const FLAG_STREAM: u32 = 0x40;
+/// The flag of a peer that drops what is too late.
+pub(crate) const FLAG_DROP: u32 = 0x08;
+
+/// What a handshake packet is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Induction,
+    Conclusion,
+    /// The peer refuses, with this code: below 1000 one of libsrt's own, above one of the application's.
+    Rejection(u32),
+    /// Rendezvous and others, which we do not take part in.
+    Other(u32),
+}
+
+const INDUCTION: u32 = 1;
+const CONCLUSION: u32 = 0xffff_ffff;
+/// Kinds from this number on, below the negative ones, are rejections.
+const REJECTIONS: u32 = 1000;
+
+/// A handshake packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handshake {
+    pub(crate) version: u32,
+    /// The key length in units of 8 bytes; 0: none.
+    pub(crate) encryption: u16,
+    pub(crate) extension_field: u16,
+    pub(crate) initial_sequence: Sequence,
+    pub(crate) mtu: u32,
+    pub(crate) window: u32,
+    pub(crate) kind: Kind,
+    pub(crate) socket_id: u32,
+    pub(crate) cookie: u32,
+    pub(crate) extensions: Extensions,
+}
+
+/// The extensions that we understand; others are passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extensions {
+    /// HSREQ or HSRSP.
+    pub(crate) srt: Option<SrtExtension>,
+    /// KMREQ or KMRSP: key material, or a status word.
+    pub(crate) key_material: Option<Vec<u8>>,
+    pub(crate) stream_id: Option<String>,
+    /// The congestion controller's name, if it is not `live`.
+    pub(crate) congestion: Option<String>,
+    /// The peer wants to be a member of a group (bonding).
+    pub(crate) group: bool,
+    /// A packet filter, which would alter the packets.
+    pub(crate) filter: bool,
+}
+
+/// The SRT handshake extension (section 3.2.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SrtExtension {
+    pub(crate) version: u32,
+    pub(crate) flags: u32,
+    /// Milliseconds that the sender of this wants for what it receives.
+    pub(crate) receive_delay: u16,
+    /// Milliseconds that it wants its peer to keep.
+    pub(crate) send_delay: u16,
+}
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at.checked_add(4)?)?.first_chunk().map(|b| u32::from_be_bytes(*b))
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at.checked_add(2)?)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+}
+
+impl Handshake {
+    /// Reads the contents of a handshake packet.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        let version = be32(body, 0)?;
+        let number = be32(body, 20)?;
+        let kind = match number {
+            INDUCTION => Kind::Induction,
+            CONCLUSION => Kind::Conclusion,
+            // Taken as signed, the other kinds are negative.
+            n if (REJECTIONS..0x8000_0000).contains(&n) => Kind::Rejection(n - REJECTIONS),
+            n => Kind::Other(n),
+        };
+        let rest = body.get(FIXED..)?;
+        let extended = version == 5 && kind == Kind::Conclusion;
+        let extensions = if extended { Extensions::parse(rest)? } else { Extensions::default() };
+        Some(Self {
+            version,
+            encryption: be16(body, 4)?,
+            extension_field: be16(body, 6)?,
+            initial_sequence: Sequence::new(be32(body, 8)?),
+            mtu: be32(body, 12)?,
+            window: be32(body, 16)?,
+            kind,
+            socket_id: be32(body, 24)?,
+            cookie: be32(body, 28)?,
+            extensions,
+        })
+    }
+
+    /// Writes the contents of a handshake packet. `request` tells HSREQ and KMREQ from the responses.
+    pub(crate) fn write(&self, request: bool) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(FIXED + 64);
+        bytes.extend(self.version.to_be_bytes());
+        bytes.extend(self.encryption.to_be_bytes());
+        let mut extensions = Vec::new();
+        let flags = self.extensions.write(request, &mut extensions);
+        let field = if self.kind == Kind::Conclusion { flags } else { self.extension_field };
+        bytes.extend(field.to_be_bytes());
+        bytes.extend(self.initial_sequence.number().to_be_bytes());
+        bytes.extend(self.mtu.to_be_bytes());
+        bytes.extend(self.window.to_be_bytes());
+        let kind = match self.kind {
+            Kind::Induction => INDUCTION,
+            Kind::Conclusion => CONCLUSION,
+            Kind::Rejection(code) => code.saturating_add(REJECTIONS),
+            Kind::Other(number) => number,
+        };
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(self.socket_id.to_be_bytes());
+        bytes.extend(self.cookie.to_be_bytes());
+        bytes.extend([0; 16]); // the peer's address, which nobody needs
+        bytes.extend(extensions);
+        bytes
+    }
+}
+
+impl Extensions {
+    fn parse(mut rest: &[u8]) -> Option<Self> {
+        let mut found = Self::default();
+        for _ in 0..MAX_EXTENSIONS {
+            if rest.is_empty() {
+                break;
+            }
+            let (kind, words) = (be16(rest, 0)?, usize::from(be16(rest, 2)?));
+            let end = 4 + 4 * words;
+            let content = rest.get(4..end)?;
+            match kind {
+                1 | 2 => {
+                    found.srt = Some(SrtExtension {
+                        version: be32(content, 0)?,
+                        flags: be32(content, 4)?,
+                        receive_delay: be16(content, 8)?,
+                        send_delay: be16(content, 10)?,
+                    });
+                }
+                3 | 4 => found.key_material = Some(content.to_vec()),
+                5 => found.stream_id = Some(read_text(content, MAX_STREAM_ID)?),
+                6 => found.congestion = Some(read_text(content, 64)?),
+                7 => found.filter = true,
+                8 => found.group = true,
+                _ => {}
+            }
+            rest = rest.get(end..)?;
+        }
+        Some(found)
+    }
+
+    /// Appends the extensions; returns the flags that announce them.
+    fn write(&self, request: bool, bytes: &mut Vec<u8>) -> u16 {
+        let mut flags = 0;
+        let mut put = |kind: u16, content: &[u8]| {
+            bytes.extend(kind.to_be_bytes());
+            bytes.extend(((content.len() / 4) as u16).to_be_bytes()); // contents are short: at most 512 bytes
+            bytes.extend(content);
+        };
+        let offset = u16::from(!request);
+        if let Some(srt) = &self.srt {
+            let mut content = srt.version.to_be_bytes().to_vec();
+            content.extend(srt.flags.to_be_bytes());
+            content.extend(srt.receive_delay.to_be_bytes());
+            content.extend(srt.send_delay.to_be_bytes());
+            put(1 + offset, &content);
+            flags |= 1;
+        }
+        if let Some(material) = &self.key_material {
+            put(3 + offset, material);
+            flags |= 2;
+        }
+        if let Some(id) = &self.stream_id {
+            put(5, &write_text(id));
+            flags |= 4;
+        }
+        flags
+    }
+}
+
+/// Text is sent in words of four bytes, each with its bytes reversed (section 3.2.1.3).
+fn read_text(content: &[u8], most: usize) -> Option<String> {
+    let mut bytes: Vec<u8> = content.chunks(4).flat_map(|word| word.iter().rev().copied()).collect();
+    let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    bytes.truncate(end);
+    if bytes.len() > most {
+        return None;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn write_text(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.chunks(4).flat_map(|word| word.iter().rev().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_handshake_with_everything_goes_out_and_comes_back() {
+        let handshake = Handshake {
+            version: 5,
+            encryption: 2,
+            extension_field: 7,
+            initial_sequence: Sequence::new(77),
+            mtu: 1500,
+            window: 8192,
+            kind: Kind::Conclusion,
+            socket_id: 5,
+            cookie: 6,
+            extensions: Extensions {
+                srt: Some(SrtExtension { version: SRT_VERSION, flags: FLAGS, receive_delay: 120, send_delay: 200 }),
+                key_material: Some(vec![0x12, 0x20, 0x29, 1]),
+                stream_id: Some("#!::r=cam1,m=publish".into()),
+                ..Extensions::default()
+            },
+        };
+        assert_eq!(Handshake::parse(&handshake.write(true)), Some(handshake.clone()));
+        assert_eq!(Handshake::parse(&handshake.write(false)), Some(handshake));
+        assert_eq!(write_text("abcde"), *b"dcba\0\0\0e");
+        assert_eq!(read_text(b"dcba\0\0\0e", 512).as_deref(), Some("abcde"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 48..300)) {
+            bytes[..4].copy_from_slice(&5u32.to_be_bytes());
+            bytes[20..24].copy_from_slice(&CONCLUSION.to_be_bytes());
+            for length in [0u8, 1, 3, 60] {
+                if let Some(extension) = bytes.get_mut(48..52) {
+                    extension.copy_from_slice(&[0, length % 9, 0, length]);
+                }
+                let _ = Handshake::parse(&bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! SRT (draft-sharabayko-srt-01, and libsrt where it differs): the handshake, encryption, and connections that
+//! repeat what is lost and hand over what comes at the right time. Sans-IO: given packets and the time.
+
+mod call;
+mod connection;
+mod crypto;
+mod handshake;
+mod listen;
+mod packet;
+mod receive;
+mod send;
+mod sequence;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use call::{Caller, Progress};
+pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
+pub(crate) use handshake::Handshake;
+pub(crate) use listen::{Greeting, Listener};
+pub(crate) use packet::{Control, Packet, destination, write_control};
+pub(crate) use terms::{Local, Rejection, Terms};

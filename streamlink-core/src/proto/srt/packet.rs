@@ -1,0 +1,283 @@
+//! Packets on the wire (draft-sharabayko-srt-01, section 3): read with all bounds checked, and written.
+
+use super::sequence::Sequence;
+
+/// Every packet starts with so many bytes.
+pub(crate) const HEADER: usize = 16;
+/// The largest payload: an Ethernet frame less IPv4, UDP and SRT headers.
+pub(crate) const MAX_PAYLOAD: usize = 1456;
+/// Ranges of one loss report that are read; more than fit into a packet of 1500 bytes.
+const MAX_RANGES: usize = 364;
+
+/// Which key a payload is encrypted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyFlag {
+    /// None.
+    Clear,
+    Even,
+    Odd,
+}
+
+/// The header of a data packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DataHeader {
+    pub(crate) sequence: Sequence,
+    pub(crate) key: KeyFlag,
+    pub(crate) retransmitted: bool,
+    /// 26 bits.
+    pub(crate) message: u32,
+    /// Microseconds since the sender's start; wraps.
+    pub(crate) timestamp: u32,
+    pub(crate) destination: u32,
+}
+
+/// A control packet; the handshake's contents are read by their own module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Control<'a> {
+    Handshake(&'a [u8]),
+    KeepAlive,
+    Ack(Ack),
+    Nak(Vec<(Sequence, Sequence)>),
+    Shutdown,
+    AckAck(u32),
+    DropRequest {
+        first: Sequence,
+        last: Sequence,
+    },
+    PeerError,
+    /// Key material, beside the handshake: `UMSG_EXT` 3 and 4.
+    KeyRequest(&'a [u8]),
+    KeyResponse(&'a [u8]),
+    /// Well made, and of no meaning to us.
+    Other,
+}
+
+/// An acknowledgement. A light one has only the sequence number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ack {
+    /// Counts full acknowledgements; 0 for a light one.
+    pub(crate) number: u32,
+    /// All before this have come, or were given up.
+    pub(crate) next: u32,
+    /// Microseconds.
+    pub(crate) rtt: u32,
+    /// Microseconds.
+    pub(crate) rtt_variance: u32,
+    /// Packets.
+    pub(crate) window: u32,
+    pub(crate) packets_per_second: u32,
+    /// Packets per second.
+    pub(crate) capacity: u32,
+    pub(crate) bytes_per_second: u32,
+    pub(crate) full: bool,
+}
+
+/// A packet, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Packet<'a> {
+    Data(DataHeader),
+    Control { timestamp: u32, destination: u32, control: Control<'a> },
+}
+
+fn word(bytes: &[u8], index: usize) -> Option<u32> {
+    let at = index.checked_mul(4)?;
+    bytes.get(at..at.checked_add(4)?)?.first_chunk().map(|b| u32::from_be_bytes(*b))
+}
+
+/// The socket id that a packet is for; 0 for the first of a handshake.
+pub(crate) fn destination(bytes: &[u8]) -> Option<u32> {
+    word(bytes, 3)
+}
+
+impl<'a> Packet<'a> {
+    /// Reads a datagram. `None`: it is no SRT packet. The payload of a data packet starts at [`HEADER`].
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (first, second, timestamp, destination) =
+            (word(bytes, 0)?, word(bytes, 1)?, word(bytes, 2)?, word(bytes, 3)?);
+        let body = bytes.get(HEADER..)?;
+        if first >> 31 == 0 {
+            let key = match second >> 27 & 3 {
+                0 => KeyFlag::Clear,
+                1 => KeyFlag::Even,
+                2 => KeyFlag::Odd,
+                _ => return None,
+            };
+            if body.is_empty() || body.len() > MAX_PAYLOAD {
+                return None;
+            }
+            return Some(Packet::Data(DataHeader {
+                sequence: Sequence::new(first),
+                key,
+                retransmitted: second >> 26 & 1 == 1,
+                message: second & 0x03ff_ffff,
+                timestamp,
+                destination,
+            }));
+        }
+        let (kind, subtype) = (first >> 16 & 0x7fff, first & 0xffff);
+        let control = match (kind, subtype) {
+            (0, _) => Control::Handshake(body),
+            (1, _) => Control::KeepAlive,
+            (2, _) => Control::Ack(Ack {
+                number: second,
+                next: word(body, 0)? & 0x7fff_ffff,
+                rtt: word(body, 1).unwrap_or(0),
+                rtt_variance: word(body, 2).unwrap_or(0),
+                window: word(body, 3).unwrap_or(0),
+                packets_per_second: word(body, 4).unwrap_or(0),
+                capacity: word(body, 5).unwrap_or(0),
+                bytes_per_second: word(body, 6).unwrap_or(0),
+                full: body.len() >= 16,
+            }),
+            (3, _) => Control::Nak(parse_losses(body)?),
+            (5, _) => Control::Shutdown,
+            (6, _) => Control::AckAck(second),
+            (7, _) => {
+                Control::DropRequest { first: Sequence::new(word(body, 0)?), last: Sequence::new(word(body, 1)?) }
+            }
+            (8, _) => Control::PeerError,
+            (0x7fff, 3) => Control::KeyRequest(body),
+            (0x7fff, 4) => Control::KeyResponse(body),
+            _ => Control::Other,
+        };
+        Some(Packet::Control { timestamp, destination, control })
+    }
+}
+
+/// A list of losses (appendix A): single numbers, and ranges whose first number has its highest bit set.
+fn parse_losses(body: &[u8]) -> Option<Vec<(Sequence, Sequence)>> {
+    let mut ranges = Vec::new();
+    let mut index = 0;
+    while let Some(first) = word(body, index) {
+        if ranges.len() == MAX_RANGES {
+            return None;
+        }
+        let last = if first >> 31 == 1 {
+            index += 1;
+            word(body, index)?
+        } else {
+            first
+        };
+        let (first, last) = (Sequence::new(first), Sequence::new(last));
+        if first.distance(last) < 0 {
+            return None;
+        }
+        ranges.push((first, last));
+        index += 1;
+    }
+    Some(ranges)
+}
+
+impl DataHeader {
+    pub(crate) fn to_bytes(self) -> [u8; HEADER] {
+        let key = match self.key {
+            KeyFlag::Clear => 0,
+            KeyFlag::Even => 1,
+            KeyFlag::Odd => 2,
+        };
+        // A message of one packet (both PP bits set), to be delivered in order.
+        let second =
+            0xc000_0000 | 1 << 29 | key << 27 | u32::from(self.retransmitted) << 26 | self.message & 0x03ff_ffff;
+        header(self.sequence.number(), second, self.timestamp, self.destination)
+    }
+}
+
+fn header(first: u32, second: u32, timestamp: u32, destination: u32) -> [u8; HEADER] {
+    let mut bytes = [0; HEADER];
+    for (place, value) in bytes.chunks_exact_mut(4).zip([first, second, timestamp, destination]) {
+        place.copy_from_slice(&value.to_be_bytes());
+    }
+    bytes
+}
+
+/// Writes a control packet.
+pub(crate) fn write_control(control: &Control<'_>, timestamp: u32, destination: u32) -> Vec<u8> {
+    let (kind, subtype, second) = match control {
+        Control::Handshake(_) => (0, 0, 0),
+        Control::KeepAlive => (1, 0, 0),
+        Control::Ack(ack) => (2, 0, ack.number),
+        Control::Nak(_) => (3, 0, 0),
+        Control::Shutdown => (5, 0, 0),
+        Control::AckAck(number) => (6, 0, *number),
+        Control::DropRequest { .. } => (7, 0, 0),
+        Control::PeerError | Control::Other => (8, 0, 0),
+        Control::KeyRequest(_) => (0x7fff, 3, 0),
+        Control::KeyResponse(_) => (0x7fff, 4, 0),
+    };
+    let mut bytes = header(0x8000_0000 | kind << 16 | subtype, second, timestamp, destination).to_vec();
+    let mut put = |value: u32| bytes.extend(value.to_be_bytes());
+    match control {
+        Control::Handshake(body) | Control::KeyRequest(body) | Control::KeyResponse(body) => bytes.extend(*body),
+        Control::Ack(ack) if ack.full => {
+            let fields = [ack.next, ack.rtt, ack.rtt_variance, ack.window, ack.packets_per_second, ack.capacity];
+            fields.into_iter().for_each(&mut put);
+            put(ack.bytes_per_second);
+        }
+        Control::Ack(ack) => put(ack.next),
+        Control::Nak(ranges) => {
+            for (first, last) in ranges {
+                if first == last {
+                    put(first.number());
+                } else {
+                    put(first.number() | 0x8000_0000);
+                    put(last.number());
+                }
+            }
+        }
+        Control::DropRequest { first, last } => {
+            put(first.number());
+            put(last.number());
+        }
+        // libsrt sends, and older ones expect, four bytes where there is nothing to say.
+        _ => put(0),
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn packets_go_out_and_come_back() {
+        let data = DataHeader {
+            sequence: Sequence::new(0x7fff_ffff),
+            key: KeyFlag::Odd,
+            retransmitted: true,
+            message: 0x03ff_ffff,
+            timestamp: 5,
+            destination: 6,
+        };
+        let mut bytes = data.to_bytes().to_vec();
+        assert_eq!(Packet::parse(&bytes), None, "no payload");
+        bytes.push(1);
+        assert_eq!(Packet::parse(&bytes), Some(Packet::Data(data)));
+        let ack = Ack { number: 3, next: 9, rtt: 1, rtt_variance: 2, window: 4, full: true, ..Ack::default() };
+        let s = Sequence::new;
+        for control in [
+            Control::KeepAlive,
+            Control::Ack(ack),
+            Control::Ack(Ack { next: 7, ..Ack::default() }),
+            Control::Nak(vec![(s(1), s(1)), (s(0x7fff_fffe), s(3))]),
+            Control::Shutdown,
+            Control::AckAck(77),
+            Control::DropRequest { first: s(3), last: s(5) },
+            Control::KeyRequest(&[1, 2, 3, 4]),
+        ] {
+            let bytes = write_control(&control, 11, 22);
+            assert_eq!(Packet::parse(&bytes), Some(Packet::Control { timestamp: 11, destination: 22, control }));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..9) {
+            let _ = Packet::parse(&bytes);
+            if let [first, second, ..] = &mut bytes[..] {
+                (*first, *second) = (0x80, kind);
+                let _ = Packet::parse(&bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The receiving half of a connection: packets put in order and held until their time (TSBPD), losses reported at
+//! once and again, acknowledgements, and what comes too late given up (draft-sharabayko-srt-01, sections 4.4–4.8).
+
+use super::sequence::{Sequence, Unwrapper};
+use bytes::Bytes;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// Ranges of losses that are followed at most; the oldest are given up beyond it.
+const MAX_LOSSES: usize = 1024;
+/// Acknowledgements whose answer is waited for at most.
+const MAX_PENDING_ACKS: usize = 64;
+/// Samples of the drift between the clocks that are averaged, and the step from which the clock is adjusted.
+const DRIFT_SAMPLES: i64 = 1000;
+const MAX_DRIFT_US: i64 = 5000;
+
+/// What the receiving half has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReceiveCounts {
+    /// Handed over in order.
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// Missing when a later one came.
+    pub(crate) missed: u64,
+    /// Missed, and came in time after all.
+    pub(crate) recovered: u64,
+    /// Never came, or too late.
+    pub(crate) lost: u64,
+    /// Came twice, too late, far outside the window, or could not be decrypted.
+    pub(crate) discarded: u64,
+}
+
+#[derive(Debug)]
+struct Loss {
+    first: Sequence,
+    last: Sequence,
+    reported: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct ReceiveHalf {
+    /// From `base` on; the last is always there.
+    slots: VecDeque<Option<(Bytes, u64)>>,
+    /// The number of the next packet to hand over.
+    base: Sequence,
+    losses: VecDeque<Loss>,
+    capacity: usize,
+    clock: Unwrapper,
+    /// The moment of the peer's (unwrapped) time `origin`.
+    epoch: Instant,
+    origin: u64,
+    latency: Duration,
+    drop_late: bool,
+    drift_sum: i64,
+    drift_count: i64,
+    /// What the clock was adjusted by, in microseconds.
+    adjustment: i64,
+    acked: Sequence,
+    ack_number: u32,
+    pending_acks: VecDeque<(u32, Instant)>,
+    since_ack: u32,
+    last_ack: Option<Instant>,
+    confirmed: bool,
+    pub(crate) counts: ReceiveCounts,
+}
+
+impl ReceiveHalf {
+    /// `timestamp`: that of the handshake packet that came at `now`.
+    pub(crate) fn new(
+        first: Sequence,
+        capacity: usize,
+        latency: Duration,
+        drop_late: bool,
+        timestamp: u32,
+        now: Instant,
+    ) -> Self {
+        let mut clock = Unwrapper::new(timestamp);
+        let origin = clock.unwrap(timestamp);
+        Self {
+            slots: VecDeque::new(),
+            base: first,
+            losses: VecDeque::new(),
+            capacity,
+            clock,
+            epoch: now,
+            origin,
+            latency,
+            drop_late,
+            drift_sum: 0,
+            drift_count: 0,
+            adjustment: 0,
+            acked: first,
+            ack_number: 0,
+            pending_acks: VecDeque::new(),
+            since_ack: 0,
+            last_ack: None,
+            confirmed: true,
+            counts: ReceiveCounts::default(),
+        }
+    }
+
+    /// One behind the highest number that has come.
+    fn end(&self) -> Sequence {
+        self.base.after(self.slots.len() as u32) // at most the capacity
+    }
+
+    /// The first number that is missing.
+    pub(crate) fn next_missing(&self) -> Sequence {
+        self.losses.front().map_or(self.end(), |loss| loss.first)
+    }
+
+    /// Packets that there is room for.
+    pub(crate) fn window(&self) -> u32 {
+        self.capacity.saturating_sub(self.slots.len()).max(2) as u32
+    }
+
+    /// Whether a packet of this number is wanted. What is not is counted.
+    pub(crate) fn wants(&mut self, sequence: Sequence) -> bool {
+        let wanted = match usize::try_from(self.base.distance(sequence)) {
+            Ok(ahead) => ahead < self.capacity && !matches!(self.slots.get(ahead), Some(Some(_))),
+            Err(_) => false,
+        };
+        if !wanted {
+            self.counts.discarded += 1;
+        }
+        wanted
+    }
+
+    /// Takes a packet that is wanted. Returns a gap that has just opened before it, to be reported at once.
+    pub(crate) fn store(
+        &mut self,
+        sequence: Sequence,
+        timestamp: u32,
+        payload: Bytes,
+        now: Instant,
+    ) -> Option<(Sequence, Sequence)> {
+        let ahead = usize::try_from(self.base.distance(sequence)).ok().filter(|n| *n < self.capacity)?;
+        let time = self.clock.unwrap(timestamp);
+        self.since_ack += 1;
+        if ahead < self.slots.len() {
+            self.slots[ahead] = Some((payload, time));
+            self.counts.recovered += 1;
+            self.forget(sequence, sequence);
+            return None;
+        }
+        let gap = (ahead > self.slots.len()).then(|| (self.end(), sequence.after(0x7fff_ffff)));
+        if let Some((first, last)) = gap {
+            self.counts.missed += (ahead - self.slots.len()) as u64;
+            if self.losses.len() == MAX_LOSSES {
+                self.losses.pop_front();
+            }
+            self.losses.push_back(Loss { first, last, reported: now });
+        }
+        self.slots.resize(ahead, None);
+        self.slots.push_back(Some((payload, time)));
+        gap
+    }
+
+    /// Takes numbers out of the list of losses.
+    fn forget(&mut self, from: Sequence, to: Sequence) {
+        let mut at = 0;
+        while let Some(loss) = self.losses.get_mut(at) {
+            let (first, last, reported) = (loss.first, loss.last, loss.reported);
+            if last.distance(from) > 0 || to.distance(first) > 0 {
+                at += 1; // apart
+                continue;
+            }
+            let (keeps_start, keeps_end) = (first.distance(from) > 0, to.distance(last) > 0);
+            match (keeps_start, keeps_end) {
+                (false, false) => {
+                    self.losses.remove(at);
+                    continue;
+                }
+                (true, false) => loss.last = from.after(0x7fff_ffff),
+                (false, true) => loss.first = to.after(1),
+                (true, true) => {
+                    loss.last = from.after(0x7fff_ffff);
+                    if self.losses.len() < MAX_LOSSES {
+                        self.losses.insert(at + 1, Loss { first: to.after(1), last, reported });
+                    }
+                    return;
+                }
+            }
+            at += 1;
+        }
+    }
+
+    /// The sender has given these up.
+    pub(crate) fn call_off(&mut self, first: Sequence, last: Sequence) {
+        if first.distance(last) >= 0 {
+            // Only what is known to be missing: a range from the network is not walked.
+            self.forget(first, last);
+        }
+    }
+
+    /// The losses that were not reported for `interval`, as many as fit into one packet.
+    pub(crate) fn overdue_losses(&mut self, now: Instant, interval: Duration) -> Vec<(Sequence, Sequence)> {
+        let mut due = Vec::new();
+        for loss in &mut self.losses {
+            if due.len() == 180 {
+                break;
+            }
+            if now.saturating_duration_since(loss.reported) >= interval {
+                loss.reported = now;
+                due.push((loss.first, loss.last));
+            }
+        }
+        due
+    }
+
+    /// When losses are to be reported again.
+    pub(crate) fn next_report(&self, interval: Duration) -> Option<Instant> {
+        self.losses.iter().map(|loss| loss.reported).min()?.checked_add(interval)
+    }
+
+    /// When a packet of the peer's time is to be handed over.
+    fn due(&self, time: u64) -> Instant {
+        let shift = i128::from(time) - i128::from(self.origin) + i128::from(self.adjustment);
+        let shift = shift + self.latency.as_micros() as i128;
+        let magnitude = Duration::from_micros(u64::try_from(shift.unsigned_abs()).unwrap_or(0));
+        let moment = if shift < 0 { self.epoch.checked_sub(magnitude) } else { self.epoch.checked_add(magnitude) };
+        moment.unwrap_or(self.epoch)
+    }
+
+    /// Nothing that is missing will come any more.
+    pub(crate) fn stop_waiting(&mut self) {
+        self.drop_late = true;
+    }
+
+    /// The next packet whose time has come.
+    pub(crate) fn deliver(&mut self, now: Instant) -> Option<Bytes> {
+        let (gap, due) = self.next_available()?;
+        if due > now || (gap > 0 && !self.drop_late) {
+            return None;
+        }
+        if gap > 0 {
+            // What is before it is too late: given up.
+            self.slots.drain(..gap);
+            let last = self.base.after(gap as u32 - 1);
+            self.forget(self.base, last);
+            self.base = last.after(1);
+            self.counts.lost += gap as u64;
+        }
+        let (payload, _) = self.slots.pop_front().flatten()?;
+        self.base = self.base.after(1);
+        self.counts.packets += 1;
+        self.counts.bytes += payload.len() as u64;
+        Some(payload)
+    }
+
+    /// How many packets are missing before the first that is there, and when that is due.
+    fn next_available(&self) -> Option<(usize, Instant)> {
+        let at = self.slots.iter().position(Option::is_some)?;
+        let (_, time) = self.slots.get(at)?.as_ref()?;
+        Some((at, self.due(*time)))
+    }
+
+    /// When the next packet is to be handed over.
+    pub(crate) fn next_delivery(&self) -> Option<Instant> {
+        let (gap, due) = self.next_available()?;
+        (gap == 0 || self.drop_late).then_some(due)
+    }
+
+    /// Time between the oldest and the newest packet that are held.
+    pub(crate) fn buffered(&self) -> Duration {
+        let time = |slot: Option<&Option<(Bytes, u64)>>| slot.and_then(Option::as_ref).map(|(_, time)| *time);
+        let first = self.slots.iter().flatten().next().map(|(_, time)| *time);
+        let span = time(self.slots.back()).zip(first).map_or(0, |(last, first)| last.saturating_sub(first));
+        Duration::from_micros(span)
+    }
+
+    /// Whether enough came for a light acknowledgement.
+    pub(crate) fn light_ack_due(&mut self) -> bool {
+        let due = self.since_ack >= 64;
+        if due {
+            self.since_ack = 0;
+        }
+        due
+    }
+
+    /// The number of a full acknowledgement that is due now, with the number that it acknowledges.
+    pub(crate) fn ack_due(&mut self, now: Instant, repeat: Duration) -> Option<(u32, Sequence)> {
+        let next = self.next_missing();
+        let news = next != self.acked;
+        let again = !self.confirmed && self.last_ack.is_some_and(|at| now.saturating_duration_since(at) >= repeat);
+        if !news && !again {
+            return None;
+        }
+        self.acked = next;
+        self.since_ack = 0;
+        self.confirmed = false;
+        self.last_ack = Some(now);
+        self.ack_number = if self.ack_number >= 0x7fff_ffff { 1 } else { self.ack_number + 1 };
+        if self.pending_acks.len() == MAX_PENDING_ACKS {
+            self.pending_acks.pop_front();
+        }
+        self.pending_acks.push_back((self.ack_number, now));
+        Some((self.ack_number, next))
+    }
+
+    /// Whether an acknowledgement will be due without anything more coming.
+    pub(crate) fn needs_ack(&self) -> bool {
+        self.next_missing() != self.acked || !self.confirmed
+    }
+
+    /// The peer has seen an acknowledgement; returns the round trip.
+    pub(crate) fn confirm(&mut self, number: u32, timestamp: u32, now: Instant) -> Option<Duration> {
+        let at = self.pending_acks.iter().position(|(n, _)| *n == number)?;
+        let (_, sent) = self.pending_acks.get(at).copied()?;
+        self.pending_acks.drain(..=at);
+        self.confirmed |= number == self.ack_number;
+        let rtt = now.saturating_duration_since(sent);
+        self.observe_clock(timestamp, now, rtt);
+        Some(rtt)
+    }
+
+    /// Section 4.7: the peer's clock against ours, averaged; adjusted in steps of a few milliseconds.
+    fn observe_clock(&mut self, timestamp: u32, now: Instant, rtt: Duration) {
+        let time = self.clock.unwrap(timestamp);
+        let expected = self.due(time).checked_sub(self.latency).unwrap_or(now);
+        let expected = expected.checked_add(rtt / 2).unwrap_or(expected);
+        let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+        let late = match now.checked_duration_since(expected) {
+            Some(late) => micros(late),
+            None => -micros(expected.saturating_duration_since(now)),
+        };
+        self.drift_sum = self.drift_sum.saturating_add(late.clamp(-1_000_000, 1_000_000));
+        self.drift_count += 1;
+        if self.drift_count >= DRIFT_SAMPLES {
+            let average = self.drift_sum / self.drift_count;
+            (self.drift_sum, self.drift_count) = (0, 0);
+            if average.abs() > MAX_DRIFT_US {
+                self.adjustment = self.adjustment.saturating_add(average);
+            }
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! SRT over a simulated network, in virtual time: loss, bursts, reordering, duplication, jitter, blackouts. A seed
+//! that once failed stays here.
+
+use super::{packet::HEADER, *};
+use bytes::Bytes;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Pseudo-random numbers (xorshift), the same for the same seed.
+#[derive(Clone)]
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn percent(&mut self, chance: u64) -> bool {
+        self.roll() % 10_000 < chance * 100
+    }
+}
+
+fn random(bytes: &mut [u8]) {
+    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = 17 + i as u8);
+}
+
+/// What a network does to packets.
+#[derive(Clone, Copy)]
+struct Weather {
+    /// Percent.
+    loss: u64,
+    /// Percent of packets after which a burst of ten is lost.
+    bursts: u64,
+    duplicates: u64,
+    delay: Duration,
+    jitter: Duration,
+    /// Nothing gets through in the direction of the caller's packets.
+    blackout: Option<(Duration, Duration)>,
+}
+
+const FAIR: Weather = Weather {
+    loss: 0,
+    bursts: 0,
+    duplicates: 0,
+    delay: Duration::from_millis(10),
+    jitter: Duration::ZERO,
+    blackout: None,
+};
+
+enum End {
+    Calling(Box<Caller>),
+    Up(Box<Connection>),
+    Down,
+}
+
+/// A caller that sends and a listener that receives, and the network between them.
+struct World {
+    start: Instant,
+    now: Instant,
+    caller: End,
+    listener: Listener,
+    terms: Terms,
+    accepted: Option<(Connection, Vec<u8>)>,
+    wires: BTreeMap<(Instant, u64), (bool, Bytes)>,
+    count: u64,
+    dice: Dice,
+    burst: u32,
+    weather: Weather,
+    delivered: Vec<(Duration, Bytes)>,
+    rejected: Option<Rejection>,
+}
+
+const PEER: &str = "192.0.2.1:5000";
+
+impl World {
+    fn new(weather: Weather, caller: Terms, listener: Terms, seed: u64) -> Self {
+        let start = Instant::now();
+        // The caller's clock starts a little before the wrap of its timestamps, if a test wants that.
+        let local = Local { id: 100, start, random };
+        Self {
+            start,
+            now: start,
+            caller: End::Calling(Box::new(Caller::new(caller, local, Some("cam1".into()), ms(3000)))),
+            listener: Listener::new([3; 32], start),
+            terms: listener,
+            accepted: None,
+            wires: BTreeMap::new(),
+            count: 0,
+            dice: Dice(seed | 1),
+            burst: 0,
+            weather,
+            delivered: Vec::new(),
+            rejected: None,
+        }
+    }
+
+    /// Puts a packet on the wire.
+    fn put(&mut self, to_listener: bool, bytes: Bytes) {
+        let elapsed = self.now - self.start;
+        let dark = to_listener && self.weather.blackout.is_some_and(|(from, to)| (from..to).contains(&elapsed));
+        if self.burst > 0 {
+            self.burst -= 1;
+            return;
+        }
+        if self.dice.percent(self.weather.bursts) {
+            self.burst = 10;
+            return;
+        }
+        if dark || self.dice.percent(self.weather.loss) {
+            return;
+        }
+        let copies = 1 + u64::from(self.dice.percent(self.weather.duplicates));
+        for _ in 0..copies {
+            let jitter = self.weather.jitter.as_micros() as u64;
+            let extra = if jitter > 0 { self.dice.roll() % jitter } else { 0 };
+            self.count += 1;
+            let at = self.now + self.weather.delay + Duration::from_micros(extra);
+            self.wires.insert((at, self.count), (to_listener, bytes.clone()));
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut out = Vec::new();
+        let now = self.now;
+        match &mut self.caller {
+            End::Calling(caller) => out.extend(caller.poll_transmit(now).map(|b| (true, Bytes::from(b)))),
+            End::Up(connection) => out.extend(drain(connection, now).into_iter().map(|b| (true, b))),
+            End::Down => {}
+        }
+        if let Some((connection, _)) = &mut self.accepted {
+            out.extend(drain(connection, now).into_iter().map(|b| (false, b)));
+            while let Some(payload) = connection.poll_payload(now) {
+                self.delivered.push((now - self.start, payload));
+            }
+        }
+        out.into_iter().for_each(|(to_listener, bytes)| self.put(to_listener, bytes));
+    }
+
+    fn arrive(&mut self, to_listener: bool, bytes: &Bytes) {
+        let now = self.now;
+        let Some(packet) = Packet::parse(bytes) else { panic!("a packet of ours cannot be read") };
+        if to_listener {
+            match (&packet, &mut self.accepted) {
+                (Packet::Control { control: Control::Handshake(body), timestamp, .. }, accepted) => {
+                    let peer: SocketAddr = PEER.parse().unwrap();
+                    match self.listener.greet(body, peer, now) {
+                        Greeting::Reply(reply) => self.put(false, reply.into()),
+                        Greeting::Request(request) => match accepted {
+                            // A repeated conclusion gets the same answer.
+                            Some((_, reply)) => {
+                                let reply = reply.clone().into();
+                                self.put(false, reply);
+                            }
+                            None => {
+                                assert_eq!(request.extensions.stream_id.as_deref(), Some("cam1"));
+                                let local = Local { id: 200, start: now, random };
+                                match self.terms.accept(&request, *timestamp, local) {
+                                    Ok((agreement, answer)) => {
+                                        let body = answer.write(false);
+                                        let reply = write_control(&Control::Handshake(&body), 0, request.socket_id);
+                                        self.accepted = Some((Connection::new(agreement, now), reply.clone()));
+                                        self.put(false, reply.into());
+                                    }
+                                    Err(reason) => {
+                                        let reply = self.listener.reject(&request, reason, now);
+                                        self.put(false, reply.into());
+                                    }
+                                }
+                            }
+                        },
+                        Greeting::Ignore => {}
+                    }
+                }
+                (_, Some((connection, _))) => connection.handle(&packet, bytes, now),
+                _ => {}
+            }
+            return;
+        }
+        match &mut self.caller {
+            End::Calling(caller) => {
+                if let Packet::Control { control: Control::Handshake(body), timestamp, .. } = packet {
+                    match caller.handle(body, timestamp, now) {
+                        Progress::Connected(connection) => self.caller = End::Up(connection),
+                        Progress::Rejected(reason) => {
+                            self.rejected = Some(reason);
+                            self.caller = End::Down;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            End::Up(connection) => connection.handle(&packet, bytes, now),
+            End::Down => {}
+        }
+    }
+
+    /// Lets time pass, doing whatever is due.
+    fn run_until(&mut self, end: Instant) {
+        for step in 0.. {
+            assert!(step < 50_000_000, "time stands still");
+            self.flush();
+            let wire = self.wires.keys().next().map(|(at, _)| *at);
+            let caller = match &self.caller {
+                End::Calling(caller) => Some(caller.next_timeout()),
+                End::Up(connection) => connection.next_timeout(),
+                End::Down => None,
+            };
+            let listener = self.accepted.as_ref().and_then(|(connection, _)| connection.next_timeout());
+            let due = [wire, caller, listener].into_iter().flatten().min().unwrap_or(end);
+            if due >= end {
+                self.now = end;
+                return self.flush();
+            }
+            // A timer that is due at once is looked at a little later, as a runtime would.
+            self.now = due.max(self.now + Duration::from_micros(if wire == Some(due) { 0 } else { 100 }));
+            while let Some((key, (to_listener, bytes))) = self.wires.pop_first() {
+                if key.0 > self.now {
+                    self.wires.insert(key, (to_listener, bytes));
+                    break;
+                }
+                self.arrive(to_listener, &bytes);
+            }
+            let now = self.now;
+            if let End::Up(connection) = &mut self.caller {
+                connection.handle_timeout(now);
+            }
+            if let Some((connection, _)) = &mut self.accepted {
+                connection.handle_timeout(now);
+            }
+        }
+    }
+
+    fn connect(&mut self) -> &mut Self {
+        for _ in 0..300 {
+            self.run_until(self.now + ms(10));
+            if matches!(self.caller, End::Up(_)) && self.accepted.is_some() {
+                return self;
+            }
+        }
+        panic!("no connection");
+    }
+
+    fn sender(&mut self) -> &mut Connection {
+        match &mut self.caller {
+            End::Up(connection) => connection,
+            _ => panic!("not connected"),
+        }
+    }
+
+    fn receiver(&mut self) -> &mut Connection {
+        &mut self.accepted.as_mut().unwrap().0
+    }
+
+    /// Sends numbered packets evenly, and lets them arrive; returns when each was sent.
+    fn send(&mut self, count: u32, interval: Duration) -> Vec<Duration> {
+        let mut sent = Vec::new();
+        for i in 0..count {
+            let now = self.now;
+            assert!(self.sender().push(&payload(i), now), "no room");
+            sent.push(now - self.start);
+            self.run_until(now + interval);
+        }
+        self.run_until(self.now + ms(3000));
+        sent
+    }
+
+    /// Whatever the network does: nothing twice, nothing out of order, nothing altered.
+    fn check(&self) -> Vec<u32> {
+        let numbers: Vec<u32> = self.delivered.iter().map(|(_, p)| number(p)).collect();
+        assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{numbers:?}");
+        for (_, p) in &self.delivered {
+            assert_eq!(*p, payload(number(p)));
+        }
+        numbers
+    }
+}
+
+fn drain(connection: &mut Connection, now: Instant) -> Vec<Bytes> {
+    std::iter::from_fn(|| connection.poll_transmit(now))
+        .map(|t| match t.header {
+            Some(header) => [&header[..], &t.body].concat().into(),
+            None => t.body,
+        })
+        .collect()
+}
+
+fn payload(i: u32) -> Bytes {
+    let mut bytes = i.to_be_bytes().to_vec();
+    bytes.extend((0..1312u32).map(|k| (k ^ i) as u8));
+    bytes.into()
+}
+
+fn number(payload: &Bytes) -> u32 {
+    u32::from_be_bytes(payload[..4].try_into().unwrap())
+}
+
+fn latency(millis: u64) -> Terms {
+    Terms { receive_latency: ms(millis), peer_latency: ms(millis), ..Terms::default() }
+}
+
+#[test]
+fn a_fair_network_delivers_everything_at_the_right_time() {
+    let mut world = World::new(FAIR, latency(120), latency(200), 1);
+    let sent = world.connect().send(1000, ms(2));
+    assert_eq!(world.check(), (0..1000).collect::<Vec<u32>>());
+    // Both ends' wishes: the larger latency holds, from the moment of sending, whatever the path takes of it.
+    for (at, (due, _)) in sent.iter().zip(&world.delivered) {
+        let held = *due - *at;
+        assert!((ms(200)..ms(212)).contains(&held), "{held:?}");
+    }
+    let stats = world.receiver().stats();
+    assert_eq!((stats.received.lost, stats.received.missed, stats.latency), (0, 0, ms(200)));
+    assert!((ms(19)..ms(22)).contains(&stats.rtt), "{:?}", stats.rtt);
+    assert_eq!(world.sender().stats().sent.retransmitted, 0);
+}
+
+#[test]
+fn with_four_round_trips_of_latency_ten_percent_of_loss_cost_nothing() {
+    for seed in 0..8 {
+        for encrypted in [false, true] {
+            let secret = encrypted.then(|| "correct horse".to_owned());
+            let weather = Weather { loss: 10, delay: ms(100), jitter: ms(5), ..FAIR };
+            let terms = Terms { passphrase: secret, ..latency(1200) };
+            let mut world = World::new(weather, terms.clone(), terms, 1000 + seed);
+            world.connect().send(2000, ms(2));
+            assert_eq!(world.check().len(), 2000, "seed {seed}: {:?}", world.receiver().stats());
+            let stats = world.receiver().stats();
+            assert!(stats.received.lost == 0 && stats.received.recovered > 100, "{stats:?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_the_network_does_nothing_is_doubled_reordered_or_altered() {
+    for seed in 0..40 {
+        let mut dice = Dice(seed * 77 + 5);
+        let weather = Weather {
+            loss: dice.roll() % 31,
+            bursts: dice.roll() % 3,
+            duplicates: dice.roll() % 20,
+            delay: ms(dice.roll() % 100),
+            jitter: ms(dice.roll() % 40),
+            blackout: dice.percent(50).then(|| (ms(2000), ms(2000 + dice.roll() % 1500))),
+        };
+        let terms = Terms { passphrase: Some("correct horse".into()), ..latency(120 + dice.roll() % 500) };
+        let mut world = World::new(weather, terms.clone(), terms, seed);
+        for _ in 0..20 {
+            if matches!(world.caller, End::Up(_)) {
+                break;
+            }
+            world.run_until(world.now + ms(100));
+        }
+        if !matches!(world.caller, End::Up(_)) {
+            continue; // thirty percent of loss both ways: not every call gets through
+        }
+        world.send(1500, ms(2));
+        let numbers = world.check();
+        let stats = world.receiver().stats().received;
+        assert_eq!(stats.packets, numbers.len() as u64, "seed {seed}");
+    }
+}
+
+#[test]
+fn sequence_numbers_and_timestamps_wrap_in_two_hours() {
+    // Two hours and a half: the timestamps wrap twice. The first sequence number lies just before its own wrap.
+    fn high(bytes: &mut [u8]) {
+        bytes.fill(0xff);
+    }
+    let weather = Weather { loss: 2, delay: ms(20), jitter: ms(3), ..FAIR };
+    let mut world = World::new(weather, latency(300), latency(300), 9);
+    let local = Local { id: 100, start: world.start, random: high };
+    world.caller = End::Calling(Box::new(Caller::new(latency(300), local, Some("cam1".into()), ms(3000))));
+    let sent = world.connect().send(90_000, ms(100));
+    assert_eq!(world.check().len(), 90_000);
+    for (at, (due, _)) in sent.iter().zip(&world.delivered) {
+        let held = *due - *at;
+        assert!((ms(290)..ms(330)).contains(&held), "{held:?} at {at:?}");
+    }
+    assert!(world.now - world.start > Duration::from_secs(9000));
+}
+
+#[test]
+fn keys_change_on_the_way_without_a_gap() {
+    let terms = Terms {
+        passphrase: Some("correct horse".into()),
+        key_refresh: 200,
+        key_announce: 50,
+        key_length: 32,
+        ..latency(400)
+    };
+    let weather = Weather { loss: 5, delay: ms(20), ..FAIR };
+    let mut world = World::new(weather, terms.clone(), terms, 4);
+    world.connect().send(3000, ms(2));
+    assert_eq!(world.check().len(), 3000);
+    assert_eq!(world.receiver().stats().undecrypted, 0);
+}
+
+#[test]
+fn encryption_must_agree() {
+    let secret = |s: &str| Terms { passphrase: Some(s.into()), ..Terms::default() };
+    for (caller, listener, reason) in [
+        (secret("correct horse"), secret("wrong horse!"), Rejection::BAD_SECRET),
+        (secret("correct horse"), Terms::default(), Rejection::UNSECURE),
+        (Terms::default(), secret("correct horse"), Rejection::UNSECURE),
+    ] {
+        let mut world = World::new(FAIR, caller, listener, 2);
+        world.run_until(world.now + ms(500));
+        assert_eq!(world.rejected, Some(reason));
+        assert!(world.accepted.is_none());
+    }
+}
+
+#[test]
+fn a_peer_that_is_gone_is_noticed_and_a_goodbye_is_heard() {
+    let mut world = World::new(FAIR, Terms::default(), Terms::default(), 3);
+    world.connect().send(10, ms(2));
+    let count = world.delivered.len();
+    // Idle, both stay: they say that they are alive.
+    world.run_until(world.now + Duration::from_secs(60));
+    assert_eq!((world.sender().closed(), world.receiver().closed()), (None, None));
+    // What was sent just before the goodbye is still handed over at its time.
+    let now = world.now;
+    assert!(world.sender().push(&payload(10), now));
+    world.flush();
+    world.sender().shut_down(now);
+    world.run_until(now + ms(100));
+    assert_eq!((world.receiver().closed(), world.delivered.len()), (None, count));
+    world.run_until(now + ms(300));
+    assert_eq!((world.receiver().closed(), world.delivered.len()), (Some(CloseReason::Shutdown), count + 1));
+
+    let mut world = World::new(FAIR, Terms::default(), Terms::default(), 3);
+    world.connect();
+    world.caller = End::Down;
+    world.run_until(world.now + Duration::from_secs(6));
+    assert_eq!(world.receiver().closed(), Some(CloseReason::Idle));
+}
+
+#[test]
+fn forged_and_replayed_handshakes_get_nothing() {
+    let now = Instant::now();
+    let listener = Listener::new([3; 32], now);
+    let local = Local { id: 1, start: now, random };
+    let mut caller = Caller::new(Terms::default(), local, None, ms(3000));
+    let (a, b): (SocketAddr, SocketAddr) = (PEER.parse().unwrap(), "192.0.2.2:5000".parse().unwrap());
+    let body = |bytes: &[u8]| bytes[HEADER..].to_vec();
+    let induction = caller.poll_transmit(now).unwrap();
+    let Greeting::Reply(reply) = listener.greet(&body(&induction), a, now) else { panic!("no reply") };
+    assert!(reply.len() <= induction.len(), "an answer to an unknown address must not amplify");
+    assert!(matches!(caller.handle(&body(&reply), 0, now), Progress::Calling));
+    let conclusion = body(&caller.poll_transmit(now).unwrap());
+    assert!(matches!(listener.greet(&conclusion, a, now), Greeting::Request(_)));
+    assert!(matches!(listener.greet(&conclusion, b, now), Greeting::Ignore), "the cookie is another address's");
+    let later = now + Duration::from_secs(121);
+    assert!(matches!(listener.greet(&conclusion, a, later), Greeting::Ignore), "the cookie is too old");
+    for cut in 0..conclusion.len() {
+        let _ = listener.greet(&conclusion[..cut], a, now);
+    }
+}
+
+#[test]
+fn hostile_packets_within_a_connection_are_bounded() {
+    let mut world = World::new(FAIR, Terms::default(), Terms::default(), 3);
+    world.connect().send(50, ms(2));
+    let now = world.now;
+    let mut dice = Dice(99);
+    for round in 0..20_000u32 {
+        let mut bytes = vec![0u8; 16 + dice.roll() as usize % 64];
+        bytes.iter_mut().for_each(|b| *b = dice.roll() as u8);
+        if round % 2 == 0 {
+            bytes[..4].copy_from_slice(&[0x80, (round / 2 % 9) as u8, 0, 0]);
+        } else {
+            bytes[0] &= 0x7f;
+        }
+        if round % 18 == 10 {
+            continue; // a shutdown is no garbage
+        }
+        let bytes = Bytes::from(bytes);
+        if let Some(packet) = Packet::parse(&bytes) {
+            world.receiver().handle(&packet, &bytes, now);
+        }
+        world.receiver().handle_timeout(now);
+        while world.receiver().poll_payload(now).is_some() {}
+    }
+    while world.receiver().poll_transmit(now).is_some() {}
+}

@@ -1,0 +1,508 @@
+//! SRT with libsrt's own programs: srt-live-transmit, ffmpeg and GStreamer, in both roles and both directions, plain
+//! and encrypted, and through a network that loses packets.
+
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use streamlink_core::{
+    Bitrate, Engine, Event, Flow, FlowHandle, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase,
+    RefusalReason, Source, TapCallback,
+};
+use streamlink_tests::{
+    clip, eventually,
+    peer::{self, Peer},
+    rtp::Sink,
+};
+
+const SECRET: &str = "correct-horse";
+
+fn free_port() -> u16 {
+    Sink::new().0.local_addr().unwrap().port()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn key_length(bytes: u8) -> KeyLength {
+    bytes.to_string().parse().unwrap()
+}
+
+/// The query of libsrt's programs for a key length; 0: no encryption.
+fn encryption(bytes: u8) -> String {
+    if bytes == 0 { String::new() } else { format!("&passphrase={SECRET}&pbkeylen={bytes}") }
+}
+
+struct Rig {
+    engine: Engine,
+    running: FlowHandle,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    fn start(source: Source, outputs: Vec<Output>) -> Self {
+        let engine = Engine::builder().workers(2).build().unwrap();
+        let mut flow = Flow::builder("srt", Bitrate::mbps(20)).source(source);
+        for output in outputs {
+            flow = flow.output(output);
+        }
+        let running = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+        Self { engine, running, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn input_port(&self) -> u16 {
+        self.running.input_addresses()[0].rsplit_once(':').unwrap().1.parse().unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn event<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
+        self.engine.block_on(async {
+            tokio::time::timeout(streamlink_tests::PATIENCE, async {
+                while let Some(event) = self.running.next_event().await {
+                    if let Some(found) = wanted(event) {
+                        return found;
+                    }
+                }
+                panic!("the flow has ended");
+            })
+            .await
+            .expect("an event in time")
+        })
+    }
+
+    fn stop(self) {
+        self.engine.block_on(self.running.stop());
+    }
+}
+
+/// Collects what a tap hands over.
+struct Recording {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    _calls: TapCallback,
+}
+
+impl Recording {
+    fn start(rig: &Rig) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let to = bytes.clone();
+        let calls = rig.running.tap("tap").unwrap().for_each(move |p| to.lock().unwrap().extend_from_slice(p.data()));
+        Self { bytes, _calls: calls }
+    }
+
+    /// All of it, once the source is lost and the tap has seen as much as the source.
+    fn finish(self, rig: &Rig) -> Vec<u8> {
+        rig.event(|e| matches!(e, Event::SourceLost { .. }).then_some(()));
+        let total = rig.running.stats().sources[0].bytes as usize;
+        eventually("the tap has everything", || (self.bytes.lock().unwrap().len() >= total).then_some(()));
+        self.bytes.lock().unwrap().clone()
+    }
+}
+
+fn ffmpeg_sends(url: &str) -> Peer {
+    let from = clip();
+    Peer::start(
+        "ffmpeg",
+        &["-v", "error", "-nostdin", "-re", "-i", text(&from), "-map", "0", "-c", "copy", "-f", "mpegts", url],
+    )
+}
+
+/// What arrived is what ffmpeg makes of the clip, byte for byte; it leaves before its very last packets are out.
+fn check(rig: &Rig, bytes: &[u8]) {
+    let (reference, from) = (rig.file("reference.ts"), clip());
+    peer::run(
+        "ffmpeg",
+        &["-v", "error", "-nostdin", "-i", text(&from), "-map", "0", "-c", "copy", "-f", "mpegts", text(&reference)],
+    );
+    let reference = fs::read(reference).unwrap();
+    assert!(
+        reference.starts_with(bytes) && bytes.len() > reference.len() * 9 / 10,
+        "{} {}",
+        bytes.len(),
+        reference.len()
+    );
+}
+
+#[test]
+fn ffmpeg_calls_our_listener_and_we_call_ffmpegs() {
+    for bytes in [0, 16, 24, 32] {
+        let mut source = Source::srt_listener("in", "127.0.0.1:0").latency(Latency::from_millis(80).unwrap());
+        if bytes > 0 {
+            source = source.encryption(Passphrase::new(SECRET).unwrap(), key_length(bytes));
+        }
+        let rig = Rig::start(source.into(), vec![Output::tap("tap").into()]);
+        let tap = Recording::start(&rig);
+        let url = format!("srt://127.0.0.1:{}?mode=caller&pkt_size=1316{}", rig.input_port(), encryption(bytes));
+        let mut sender = ffmpeg_sends(&url);
+        assert!(sender.finish().success(), "{}", sender.output());
+        check(&rig, &tap.finish(&rig));
+        let source = rig.running.stats().sources[0].clone();
+        assert_eq!((source.encrypted, source.lost, source.continuity_errors()), (bytes > 0, 0, 0));
+        rig.stop();
+    }
+    // We call.
+    let port = free_port();
+    let mut sender = ffmpeg_sends(&format!("srt://127.0.0.1:{port}?mode=listener&pkt_size=1316{}", encryption(32)));
+    let source = Source::srt_caller("in", &format!("127.0.0.1:{port}"))
+        .encryption(Passphrase::new(SECRET).unwrap(), KeyLength::Aes256)
+        .reconnect(Duration::from_millis(100), Duration::from_millis(1000));
+    let rig = Rig::start(source.into(), vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&rig);
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    let bytes = tap.finish(&rig);
+    assert!(sender.finish().success(), "{}", sender.output());
+    check(&rig, &bytes);
+    rig.stop();
+}
+
+/// Our listener or caller sends; a program of libsrt receives into a file, which grows until all of the clip is there.
+#[test]
+fn srt_live_transmit_gets_everything_from_our_listener_and_our_caller() {
+    for bytes in [0, 16, 32] {
+        for we_call in [false, true] {
+            let port = free_port();
+            let encrypt = |o: streamlink_core::OutputBuilder<streamlink_core::SrtListener>| match bytes {
+                0 => o,
+                n => o.encryption(Passphrase::new(SECRET).unwrap(), key_length(n)),
+            };
+            let output: Output = if we_call {
+                let caller = Output::srt_caller("out", &format!("127.0.0.1:{port}"));
+                match bytes {
+                    0 => caller.into(),
+                    n => caller.encryption(Passphrase::new(SECRET).unwrap(), key_length(n)).into(),
+                }
+            } else {
+                encrypt(Output::srt_listener("out", &format!("127.0.0.1:{port}"))).into()
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket2::SockRef::from(&to).set_recv_buffer_size(8 << 20).unwrap();
+            let sink = Sink(to);
+            let mode = if we_call { "listener" } else { "caller" };
+            let url = format!("srt://127.0.0.1:{port}?mode={mode}{}", encryption(bytes));
+            let target = format!("udp://{}", sink.address());
+            let receiver = if we_call {
+                let receiver = Peer::start("srt-live-transmit", &["-q", &url, &target]);
+                receiver.wait_for_udp(port);
+                Some(receiver)
+            } else {
+                None
+            };
+            let rig = Rig::start(Source::app_datagrams("in").into(), vec![output]);
+            let receiver = receiver.unwrap_or_else(|| Peer::start("srt-live-transmit", &["-q", &url, &target]));
+            rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+            let source = rig.running.app_source("in").unwrap();
+            let media = fs::read(clip()).unwrap();
+            let player = std::thread::spawn({
+                let media = media.clone();
+                move || {
+                    for (i, chunk) in media.chunks(1316).enumerate() {
+                        source.push(streamlink_core::Packet::datagram(chunk.to_vec(), Instant::now())).unwrap();
+                        if i % 4 == 3 {
+                            (0..4).for_each(|_| streamlink_tests::rtp::pause());
+                        }
+                    }
+                }
+            });
+            let mut got = Vec::new();
+            while got.len() < media.len() {
+                got.extend(sink.next());
+            }
+            assert!(got == media, "{bytes} {we_call}: what arrived is not what was sent");
+            player.join().unwrap();
+            drop((receiver, folder));
+            rig.stop();
+        }
+    }
+}
+
+#[test]
+fn gstreamer_sends_to_us_and_receives_from_us() {
+    let rig = Rig::start(
+        Source::srt_listener("in", "127.0.0.1:0").stream_id("cam1").into(),
+        vec![Output::srt_listener("out", "127.0.0.1:0").into(), Output::tap("tap").into()],
+    );
+    let tap = Recording::start(&rig);
+    let (_, url) = rig.running.playback_urls()[0].clone();
+    let file = rig.file("played.ts");
+    let receiver = Peer::start(
+        "gst-launch-1.0",
+        &[
+            "-e",
+            "srtsrc",
+            &format!("uri={url}?mode=caller"),
+            "!",
+            "filesink",
+            "buffer-mode=unbuffered",
+            &format!("location={}", text(&file)),
+        ],
+    );
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    let from = clip();
+    let port = rig.input_port_of_stream();
+    peer::run(
+        "gst-launch-1.0",
+        &[
+            "-q",
+            "filesrc",
+            &format!("location={}", text(&from)),
+            "blocksize=1316",
+            "!",
+            "tsparse",
+            "set-timestamps=true",
+            "alignment=7",
+            "!",
+            "srtsink",
+            "wait-for-connection=true",
+            &format!("uri=srt://127.0.0.1:{port}?mode=caller&streamid=cam1"),
+        ],
+    );
+    let received = tap.finish(&rig);
+    // GStreamer fills datagrams up with null packets (PID 8191), and leaves before its last ones are out.
+    let content = |bytes: &[u8]| -> Vec<u8> {
+        bytes.chunks(188).filter(|p| p[1] & 0x1f != 0x1f || p[2] != 0xff).flatten().copied().collect()
+    };
+    let original = content(&fs::read(&from).unwrap());
+    let carried = content(&received);
+    assert!(original.starts_with(&carried) && carried.len() > original.len() * 9 / 10, "{}", carried.len());
+    eventually("all of it", || (fs::metadata(&file).ok()?.len() as usize >= received.len()).then_some(()));
+    assert!(fs::read(&file).unwrap() == received, "what GStreamer received is not what the flow carried");
+    drop(receiver);
+    rig.stop();
+}
+
+impl Rig {
+    /// The port of an input address that ends with a stream id.
+    fn input_port_of_stream(&self) -> u16 {
+        let address = self.running.input_addresses()[0].clone();
+        let bare = address.split('?').next().unwrap();
+        bare.rsplit_once(':').unwrap().1.parse().unwrap()
+    }
+}
+
+#[test]
+fn whoever_does_not_agree_about_encryption_is_refused_and_the_event_says_why() {
+    let secret = |s: &str| Some(Passphrase::new(s).unwrap());
+    for (ours, theirs, reason) in [
+        (secret(SECRET), "&passphrase=wrong-horse-1", RefusalReason::WrongPassphrase),
+        (secret(SECRET), "", RefusalReason::EncryptionMismatch),
+        (None, "&passphrase=wrong-horse-1", RefusalReason::EncryptionMismatch),
+    ] {
+        let mut source = Source::srt_listener("in", "127.0.0.1:0");
+        if let Some(secret) = ours {
+            source = source.encryption(secret, KeyLength::Aes128);
+        }
+        let rig = Rig::start(source.into(), vec![]);
+        let mut caller = ffmpeg_sends(&format!("srt://127.0.0.1:{}?mode=caller{theirs}", rig.input_port()));
+        let found = rig.event(|e| match e {
+            Event::PeerRefused { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert_eq!(found, reason);
+        assert!(!caller.finish().success());
+        assert_eq!(rig.running.stats().sources[0].refused, 1);
+        rig.stop();
+    }
+    // And the other way round: libsrt refuses us.
+    for (ours, theirs) in [(Some("wrong-horse-1"), SECRET), (None, SECRET)] {
+        let port = free_port();
+        let listener = Peer::start(
+            "srt-live-transmit",
+            &["-q", &format!("srt://127.0.0.1:{port}?mode=listener&passphrase={theirs}"), "file://con"],
+        );
+        listener.wait_for_udp(port);
+        let mut output = Output::srt_caller("out", &format!("127.0.0.1:{port}"));
+        if let Some(secret) = ours {
+            output = output.encryption(Passphrase::new(secret).unwrap(), KeyLength::Aes128);
+        }
+        let rig = Rig::start(Source::app_datagrams("in").into(), vec![output.into()]);
+        let reason = rig.event(|e| match e {
+            Event::OutputLost { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert!(matches!(reason, LossReason::Rejected(_)), "{reason:?}");
+        rig.event(|e| matches!(e, Event::OutputRetrying { .. }).then_some(()));
+        rig.stop();
+    }
+}
+
+#[test]
+fn players_are_limited_listed_and_cut_off() {
+    let rig = Rig::start(
+        Source::app_datagrams("in").into(),
+        vec![Output::srt_listener("out", "127.0.0.1:0").max_players(1).into()],
+    );
+    let (name, url) = rig.running.playback_urls()[0].clone();
+    assert_eq!(name, "out");
+    let play = || Peer::start("srt-live-transmit", &["-q", "-a", "no", &format!("{url}?mode=caller"), "file://con"]);
+    let _first = play();
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    let _second = play();
+    let reason = rig.event(|e| match e {
+        Event::PeerRefused { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, RefusalReason::TooManyPeers);
+    eventually("the player is listed", || (rig.running.stats().outputs[0].players.len() == 1).then_some(()));
+    rig.running.edit_output("out", OutputEdit::new().allow("10.0.0.0/8".parse().unwrap())).unwrap();
+    let reason = rig.event(|e| match e {
+        Event::OutputLost { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, LossReason::NoLongerAllowed);
+    let _third = play();
+    let reason = rig.event(|e| match e {
+        Event::PeerRefused { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, RefusalReason::NotAllowed);
+    rig.stop();
+}
+
+#[test]
+fn one_port_serves_several_flows_by_their_stream_ids() {
+    let port = free_port();
+    let bind = format!("127.0.0.1:{port}");
+    let engine = Engine::builder().workers(2).build().unwrap();
+    let start = |name: &str| {
+        let flow = Flow::builder(name, Bitrate::mbps(20))
+            .source(Source::srt_listener("in", &bind).stream_id(name))
+            .output(Output::tap("tap"))
+            .build()
+            .unwrap();
+        engine.block_on(engine.start(flow)).unwrap()
+    };
+    let (one, two) = (start("one"), start("two"));
+    let (mut tap_one, mut tap_two) = (one.tap("tap").unwrap(), two.tap("tap").unwrap());
+    let url = |id: &str| format!("srt://{bind}?mode=caller&pkt_size=1316&streamid={id}");
+    let mut senders = [ffmpeg_sends(&url("one")), ffmpeg_sends(&url("#!::r=two,m=publish"))];
+    for tap in [&mut tap_one, &mut tap_two] {
+        eventually("media in both flows", || tap.try_next());
+    }
+    let mut lost = ffmpeg_sends(&url("three"));
+    assert!(!lost.finish().success());
+    // One flow goes; the other goes on, and the port stays.
+    engine.block_on(one.stop());
+    for sender in &mut senders {
+        sender.finish();
+    }
+    eventually("the whole clip in the other", || (two.stats().sources[0].packets > 380).then_some(()));
+    assert_eq!(two.stats().sources[0].lost, 0);
+    engine.block_on(two.stop());
+    UdpSocket::bind(&bind).expect("the port is free again");
+}
+
+/// A network in this process that loses 5 % in each direction and takes 20 ms, with a seed.
+struct Lossy {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<(u64, u64)>>,
+}
+
+impl Lossy {
+    fn to(target: SocketAddr) -> Self {
+        let (front, back) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        for socket in [&front, &back] {
+            socket.set_nonblocking(true).unwrap();
+            socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).unwrap();
+        }
+        let address = front.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                let (mut seed, mut client) = (0x5eed_u64, None);
+                let (mut passed, mut lost) = (0, 0);
+                let mut queue = std::collections::VecDeque::new();
+                let mut buffer = [0; 2048];
+                while !stop.load(Ordering::Relaxed) {
+                    for (socket, forward) in [(&front, true), (&back, false)] {
+                        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                            if forward {
+                                client = Some(from);
+                            }
+                            seed ^= seed << 13;
+                            seed ^= seed >> 7;
+                            seed ^= seed << 17;
+                            if seed % 100 < 5 {
+                                lost += 1;
+                                continue;
+                            }
+                            passed += 1;
+                            queue.push_back((
+                                Instant::now() + Duration::from_millis(20),
+                                forward,
+                                buffer[..length].to_vec(),
+                            ));
+                        }
+                    }
+                    while queue.front().is_some_and(|(at, _, _)| *at <= Instant::now()) {
+                        let Some((_, forward, bytes)) = queue.pop_front() else { break };
+                        let _ = match (forward, client) {
+                            (true, _) => back.send_to(&bytes, target),
+                            (false, Some(client)) => front.send_to(&bytes, client),
+                            _ => Ok(0),
+                        };
+                    }
+                    std::thread::sleep(Duration::from_micros(500)); // a turn of the network, not a wait
+                }
+                (passed, lost)
+            }
+        });
+        Self { address, stop, thread: Some(thread) }
+    }
+
+    fn finish(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+#[test]
+fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
+    let rig = Rig::start(
+        Source::srt_listener("in", "127.0.0.1:0").latency(Latency::from_millis(400).unwrap()).into(),
+        vec![
+            Output::srt_listener("out", "127.0.0.1:0").latency(Latency::from_millis(400).unwrap()).into(),
+            Output::tap("tap").into(),
+        ],
+    );
+    let tap = Recording::start(&rig);
+    let (_, url) = rig.running.playback_urls()[0].clone();
+    let network_in = Lossy::to(SocketAddr::from(([127, 0, 0, 1], rig.input_port())));
+    let network_out = Lossy::to(url.trim_start_matches("srt://").parse().unwrap());
+    let sink = Sink::new();
+    let from_us = format!("srt://{}?mode=caller&latency=400", network_out.address);
+    let receiver = Peer::start("srt-live-transmit", &["-q", &from_us, &format!("udp://{}", sink.address())]);
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    let mut sender = ffmpeg_sends(&format!("srt://{}?mode=caller&pkt_size=1316&latency=400000", network_in.address));
+    assert!(sender.finish().success(), "{}", sender.output());
+    let received = tap.finish(&rig);
+    let played: Vec<u8> = sink.drain(Duration::from_secs(2)).concat();
+    let ((_, lost_in), (_, lost_out)) = (network_in.finish(), network_out.finish());
+    assert!(lost_in > 0 && lost_out > 0, "the network lost nothing");
+    let source = rig.running.stats().sources[0].clone();
+    assert_eq!(source.lost, 0, "{source:?}");
+    assert!(source.recovered > 0 && source.round_trip >= Duration::from_millis(39), "{source:?}");
+    // ffmpeg says goodbye without waiting: what was lost just before cannot be repeated.
+    let file = rig.file("received.ts");
+    fs::write(&file, &received).unwrap();
+    assert_eq!(source.continuity_errors(), 0);
+    assert!(
+        received.starts_with(&played) && played.len() + 20 * 1316 > received.len(),
+        "{} {}",
+        played.len(),
+        received.len()
+    );
+    drop(receiver);
+    rig.stop();
+}
