@@ -49,6 +49,20 @@ pub fn play_with_ffmpeg(file: &Path, port: u16) -> std::io::Result<()> {
     if status.success() { Ok(()) } else { Err(std::io::Error::other("ffmpeg could not play")) }
 }
 
+/// Plays a file over SRT in real time with ffmpeg, which calls, to its end.
+///
+/// # Errors
+/// When ffmpeg is missing or fails.
+pub fn play_srt_with_ffmpeg(file: &Path, port: u16) -> std::io::Result<()> {
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-re", "-i"])
+        .arg(file)
+        .args(["-c", "copy", "-f", "mpegts", &format!("srt://127.0.0.1:{port}?mode=caller&pkt_size=1316")])
+        .stdout(Stdio::null())
+        .status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::other("ffmpeg could not play")) }
+}
+
 /// Sends RTP packets with the time in their payload, in bursts of a frame, 25 frames a second at 6 Mb/s: as an
 /// encoder does. Returns how many.
 ///

@@ -5,3 +5,4 @@ pub mod feed;
 pub mod process;
 pub mod receive;
 pub mod report;
+pub mod srt;

@@ -1,4 +1,4 @@
-//! The library at the work that its peers do: RTP from one address to many.
+//! The library at the work that its peers do: from one URL to many.
 //!
 //!     bench-relay COALESCE_MS IN OUT…
 
@@ -9,9 +9,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let coalesce = Duration::from_millis(arguments.next().ok_or("how long to coalesce?")?.parse()?);
     let input = arguments.next().ok_or("where to receive?")?;
-    let mut flow = Flow::builder("bench", Bitrate::mbps(20)).source(Source::rtp("in", &input)).coalesce(coalesce);
-    for (i, peer) in arguments.enumerate() {
-        flow = flow.output(Output::rtp(format!("out-{i}"), &peer));
+    let source = Source::from_url("in", &input);
+    let mut flow = Flow::builder("bench", Bitrate::mbps(1000)).source(source).coalesce(coalesce);
+    for (i, url) in arguments.enumerate() {
+        flow = flow.output(Output::from_url(format!("out-{i}"), &url));
     }
     let engine = Engine::new()?;
     let running = engine.block_on(engine.start(flow.build()?))?;

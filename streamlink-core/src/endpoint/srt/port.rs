@@ -46,6 +46,8 @@ const MAX_LINKS: usize = 10_000;
 const MAX_BATCH: usize = 512;
 /// The buffers that are asked for, in bytes.
 const SOCKET_BUFFER: usize = 8 << 20;
+/// After a read, the socket is left alone for so long: acknowledgements and media gather, and cost less together.
+const READ_PAUSE: Duration = Duration::from_millis(1);
 /// How often statistics are brought up to date.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -155,7 +157,8 @@ struct Linked {
 struct OpenRoute {
     route: Route,
     intake: Option<Intake>,
-    players: usize,
+    /// Its connections.
+    links: Vec<u32>,
     refused: Throttle,
     /// The last caller that was refused, and why.
     last_refused: Option<(SocketAddr, Rejection)>,
@@ -175,6 +178,7 @@ struct PortTask {
     window: Vec<Arc<Batch>>,
     inbox: Vec<Received>,
     next_stats: Instant,
+    next_read: Instant,
 }
 
 fn random(bytes: &mut [u8]) {
@@ -197,13 +201,17 @@ impl PortTask {
             window: Vec::new(),
             inbox: Vec::new(),
             next_stats: now + STATS_INTERVAL,
+            next_read: now,
             socket,
         }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
-            let deadline = self.timers.first().map(|(at, _)| *at).map_or(self.next_stats, |at| at.min(self.next_stats));
+            let first = self.timers.first().map(|(at, _)| *at);
+            let may_read = Instant::now() >= self.next_read;
+            let pause = (!may_read).then_some(self.next_read);
+            let deadline = first.into_iter().chain(pause).fold(self.next_stats, Instant::min);
             let routes = &mut self.routes;
             tokio::select! {
                 biased;
@@ -212,13 +220,14 @@ impl PortTask {
                     None => return,
                 },
                 route = poll_fn(|cx| poll_outputs(routes, cx)) => self.fan_out(route),
-                result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram)) => {
+                result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram)), if may_read => {
                     if let Err(error) = result {
                         log::debug!("SRT port {}: {error}", self.socket.local_addr());
                     }
                     let mut inbox = std::mem::take(&mut self.inbox);
                     let mut touched = Vec::new();
                     let now = Instant::now();
+                    self.next_read = now + READ_PAUSE;
                     for datagram in inbox.drain(..) {
                         if let Some(id) = self.datagram(datagram, now)
                             && touched.last() != Some(&id)
@@ -246,14 +255,14 @@ impl PortTask {
                     RouteEnd::Output(_) => None,
                 };
                 let refused = Throttle::new(Duration::from_secs(1));
-                self.routes.insert(id, OpenRoute { route: *route, intake, players: 0, refused, last_refused: None });
+                self.routes
+                    .insert(id, OpenRoute { route: *route, intake, links: Vec::new(), refused, last_refused: None });
             }
             Command::Remove(id, done) => {
                 // The last of what an output has to send.
                 self.fan_out(id);
-                for link in self.links_of(id) {
-                    self.close(link, LossReason::Closed, now);
-                }
+                let links = self.routes.get(&id).map(|open| open.links.clone()).unwrap_or_default();
+                links.into_iter().for_each(|link| self.close(link, LossReason::Closed, now));
                 self.routes.remove(&id);
                 let _ = done.send(());
             }
@@ -267,19 +276,11 @@ impl PortTask {
         }
     }
 
-    fn links_of(&self, route: RouteId) -> Vec<u32> {
-        self.links.iter().filter(|(_, linked)| linked.route == route).map(|(id, _)| *id).collect()
-    }
-
     /// Closes connections that the allowlist no longer admits.
     fn expel(&mut self, route: RouteId, now: Instant) {
         let Some(open) = self.routes.get(&route) else { return };
-        let gone: Vec<u32> = self
-            .links
-            .iter()
-            .filter(|(_, linked)| linked.route == route && !open.route.allow.admits(linked.peer.ip()))
-            .map(|(id, _)| *id)
-            .collect();
+        let admitted = |id: &u32| self.links.get(id).is_some_and(|linked| open.route.allow.admits(linked.peer.ip()));
+        let gone: Vec<u32> = open.links.iter().filter(|id| !admitted(id)).copied().collect();
         gone.into_iter().for_each(|id| self.close(id, LossReason::NoLongerAllowed, now));
     }
 
@@ -289,11 +290,12 @@ impl PortTask {
         let RouteEnd::Output(reader) = &mut open.route.end else { return };
         self.window.clear();
         let lost = reader.read(&mut self.window);
-        if open.players > 0 {
+        if !open.links.is_empty() {
             open.route.status.counters.dropped.add(lost.packets);
         }
         let now = Instant::now();
-        for id in self.links_of(route) {
+        // Attending to a connection may close it, and so change the list.
+        for id in open.links.clone() {
             if let Some(linked) = self.links.get_mut(&id) {
                 for packet in self.window.iter().flat_map(|batch| batch.packets()) {
                     linked.link.connection.push(packet.data(), now);
@@ -389,7 +391,7 @@ impl PortTask {
             return Err(Rejection::FORBIDDEN);
         }
         let most = if open.intake.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
-        if open.players >= most {
+        if open.links.len() >= most {
             return Err(if open.intake.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
         }
         if self.links.len() >= MAX_LINKS {
@@ -401,7 +403,7 @@ impl PortTask {
         let answer: Bytes = write_control(&Control::Handshake(&body), 0, request.socket_id).into();
         let to = Peer::new(peer, self.socket.local_addr());
         let link = Link::new(Connection::new(agreement, now), &self.socket, Some(to));
-        open.players += 1;
+        open.links.push(local.id);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
         if open.intake.is_none() {
             let output = open.route.status.name();
@@ -467,7 +469,7 @@ impl PortTask {
             self.timers.remove(&(at, id));
         }
         let Some(open) = self.routes.get_mut(&linked.route) else { return };
-        open.players = open.players.saturating_sub(1);
+        open.links.retain(|link| *link != id);
         open.settle(&mut linked, now);
         match &mut open.intake {
             Some(intake) => intake.lose(now, reason),

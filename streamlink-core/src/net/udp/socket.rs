@@ -39,6 +39,8 @@ pub(crate) struct UdpOptions {
     /// Time to live, or hop limit, of unicast and multicast packets.
     pub(crate) ttl: Option<u8>,
     pub(crate) egress: Egress,
+    /// A socket that sends hears much as well: it takes runs of datagrams, with their time of arrival.
+    pub(crate) converses: bool,
 }
 
 /// A non-blocking UDP socket of the runtime.
@@ -92,6 +94,9 @@ impl UdpSocket {
             }
         }
         socket.connect(&peer.into())?;
+        if options.converses {
+            super::receive::enable_extras(&socket);
+        }
         Self::register(socket)
     }
 

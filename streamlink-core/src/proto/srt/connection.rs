@@ -24,6 +24,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Control packets that wait to be sent at most; beyond that the oldest are dropped, as a network would.
 const MAX_CONTROL: usize = 1024;
+/// The memory for encryption grows by so many bytes.
+const ARENA: usize = 24 * 1456;
 /// The sender gives packets up when they are so much older than the latency, and a second at least.
 const DROP_MARGIN: Duration = Duration::from_millis(20);
 const MIN_DROP_AGE: Duration = Duration::from_millis(1000);
@@ -116,6 +118,17 @@ pub(crate) struct Connection {
     unconfirmed: Option<(Vec<u8>, Option<Instant>)>,
     undecrypted: u64,
     last_progress: Instant,
+    /// Memory for what is encrypted or decrypted, packet behind packet.
+    arena: BytesMut,
+}
+
+/// A copy of a payload, in memory that is used again when the packets in it are gone.
+fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
+    if arena.capacity() < payload.len() {
+        arena.reserve(ARENA);
+    }
+    arena.extend_from_slice(payload);
+    arena.split()
 }
 
 impl Connection {
@@ -142,6 +155,7 @@ impl Connection {
             unconfirmed: None,
             undecrypted: 0,
             last_progress: now,
+            arena: BytesMut::new(),
             agreement,
         }
     }
@@ -190,7 +204,7 @@ impl Connection {
         let payload = match &self.sending_keys {
             None => payload.clone(),
             Some(keys) => {
-                let mut encrypted = BytesMut::from(&payload[..]);
+                let mut encrypted = stage(&mut self.arena, payload);
                 keys.apply(self.key, self.sender.next_sequence(), &mut encrypted);
                 encrypted.freeze()
             }
@@ -238,7 +252,7 @@ impl Connection {
                         return;
                     }
                     (flag, Some(keys)) => {
-                        let mut clear = BytesMut::from(&payload[..]);
+                        let mut clear = stage(&mut self.arena, &payload);
                         if !keys.apply(flag, header.sequence, &mut clear) {
                             self.undecrypted += 1;
                             return;

@@ -3,7 +3,10 @@
 
 use super::{packet::KeyFlag, sequence::Sequence};
 use aes::{Aes128, Aes192, Aes256};
-use ctr::cipher::{KeyIvInit, StreamCipher};
+use ctr::{
+    CtrCore,
+    cipher::{InnerIvInit, KeyInit, StreamCipher},
+};
 use std::fmt;
 
 /// Iterations of PBKDF2 (section 6.1.4).
@@ -29,9 +32,35 @@ pub(crate) enum KeyError {
     BadSecret,
 }
 
-/// A stream key: 16, 24 or 32 bytes.
-#[derive(Clone, PartialEq, Eq)]
-struct Key(Vec<u8>);
+/// A stream key: 16, 24 or 32 bytes, and the cipher made of it, which is used for every packet.
+#[derive(Clone)]
+struct Key {
+    bytes: Vec<u8>,
+    cipher: Cipher,
+}
+
+/// AES in counter mode, with an expanded key that lies elsewhere.
+type Counter<'a, Aes> = ctr::Ctr128BE<&'a Aes>;
+
+#[derive(Clone)]
+enum Cipher {
+    Aes128(Box<Aes128>),
+    Aes192(Box<Aes192>),
+    Aes256(Box<Aes256>),
+}
+
+impl Key {
+    /// `None`: not a key of one of the three lengths.
+    fn new(bytes: &[u8]) -> Option<Self> {
+        let cipher = match bytes.len() {
+            16 => Cipher::Aes128(Box::new(Aes128::new_from_slice(bytes).ok()?)),
+            24 => Cipher::Aes192(Box::new(Aes192::new_from_slice(bytes).ok()?)),
+            32 => Cipher::Aes256(Box::new(Aes256::new_from_slice(bytes).ok()?)),
+            _ => return None,
+        };
+        Some(Self { bytes: bytes.to_vec(), cipher })
+    }
+}
 
 /// The keys of one direction, and the material that announces them.
 #[derive(Clone)]
@@ -79,13 +108,12 @@ impl Keys {
     pub(crate) fn generate(length: usize, random: &[u8; 48]) -> Self {
         let (salt, key) = random.split_at(SALT);
         let salt = salt.first_chunk().copied().unwrap_or_default();
-        let key = Key(key.iter().copied().take(length).collect());
-        Self { salt, even: Some(key), odd: None, length }
+        Self { salt, even: key.get(..length).and_then(Key::new), odd: None, length }
     }
 
     /// Puts a fresh key in the place of the one that is not in use.
     pub(crate) fn refresh(&mut self, next: KeyFlag, random: &[u8; 32]) {
-        let key = Some(Key(random.iter().copied().take(self.length).collect()));
+        let key = random.get(..self.length).and_then(Key::new);
         match next {
             KeyFlag::Odd => self.odd = key,
             _ => self.even = key,
@@ -103,7 +131,8 @@ impl Keys {
     /// The key material message (section 3.2.2) with all keys there are.
     pub(crate) fn material(&self, passphrase: &str) -> Option<Vec<u8>> {
         let flags = u8::from(self.even.is_some()) | u8::from(self.odd.is_some()) << 1;
-        let keys: Vec<u8> = [&self.even, &self.odd].into_iter().flatten().flat_map(|k| k.0.iter().copied()).collect();
+        let keys: Vec<u8> =
+            [&self.even, &self.odd].into_iter().flatten().flat_map(|k| k.bytes.iter().copied()).collect();
         let wrapped = wrap(&wrapping_key(passphrase, &self.salt, self.length), &keys)?;
         let mut bytes = vec![0x12, 0x20, 0x29, flags, 0, 0, 0, 0, CIPHER_CTR, 0, 2, 0, 0, 0];
         bytes.extend([(SALT / 4) as u8, (self.length / 4) as u8]);
@@ -126,7 +155,7 @@ impl Keys {
         let (salt, wrapped) = rest.split_first_chunk::<SALT>().ok_or(KeyError::Malformed)?;
         let wrapped = wrapped.get(..WRAP_OVERHEAD + count * length).ok_or(KeyError::Malformed)?;
         let keys = unwrap(&wrapping_key(passphrase, salt, length), wrapped).ok_or(KeyError::BadSecret)?;
-        let mut keys = keys.chunks(length).map(|k| Key(k.to_vec()));
+        let mut keys = keys.chunks(length).filter_map(Key::new);
         let even = if flags & 1 != 0 { keys.next() } else { None };
         let odd = if flags & 2 != 0 { keys.next() } else { None };
         Ok(Self { salt: *salt, even, odd, length })
@@ -151,17 +180,18 @@ impl Keys {
             KeyFlag::Even => &self.even,
             KeyFlag::Odd => &self.odd,
         };
-        let Some(Key(key)) = key else { return false };
+        let Some(key) = key else { return false };
         // Section 6.2.2: the packet's number above a counter of 16 bits, mixed with the salt.
         let mut iv = [0u8; 16];
         iv[10..14].copy_from_slice(&sequence.number().to_be_bytes());
         iv.iter_mut().zip(&self.salt).take(14).for_each(|(a, b)| *a ^= b);
-        match key.len() {
-            16 => ctr::Ctr128BE::<Aes128>::new_from_slices(key, &iv).map(|mut c| c.apply_keystream(payload)),
-            24 => ctr::Ctr128BE::<Aes192>::new_from_slices(key, &iv).map(|mut c| c.apply_keystream(payload)),
-            _ => ctr::Ctr128BE::<Aes256>::new_from_slices(key, &iv).map(|mut c| c.apply_keystream(payload)),
+        let iv = (&iv).into();
+        match &key.cipher {
+            Cipher::Aes128(aes) => Counter::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(payload),
+            Cipher::Aes192(aes) => Counter::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(payload),
+            Cipher::Aes256(aes) => Counter::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(payload),
         }
-        .is_ok()
+        true
     }
 }
 

@@ -1,0 +1,144 @@
+//! SRT players and senders for the harness: the library's own, in the harness's process, so that every program
+//! under test has the same ones.
+
+use std::{
+    io::{Error, Result},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use streamlink_core::{AppSource, Bitrate, Engine, Event, Flow, FlowHandle, Output, Packet, Source, TapCallback};
+
+/// SRT callers that fetch and count.
+pub struct Players {
+    engine: Engine,
+    players: Vec<(FlowHandle, TapCallback)>,
+    bytes: Arc<Vec<AtomicU64>>,
+}
+
+/// What all players together got.
+#[derive(Clone, Copy, Debug)]
+pub struct Played {
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// Packets that were given up by a player, or that one got fewer of than another.
+    pub lost: u64,
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::other(error.to_string())
+}
+
+impl Players {
+    /// Starts so many callers of a URL, and waits until the system under test has accepted them all (which shows
+    /// when media comes; here, when none is still calling).
+    ///
+    /// # Errors
+    /// When a flow cannot be started.
+    pub fn start(count: usize, url: &str) -> Result<Self> {
+        let engine = Engine::new().map_err(failed)?;
+        let bytes: Arc<Vec<AtomicU64>> = Arc::new((0..count).map(|_| AtomicU64::new(0)).collect());
+        let mut players = Vec::new();
+        for i in 0..count {
+            let source = Source::from_url("in", url).set("reconnect_min", "100").set("reconnect_max", "1000");
+            let flow = Flow::builder(format!("player-{i}"), Bitrate::mbps(1000)).source(source);
+            let flow = flow.output(Output::from_url("tap", "tap:")).build().map_err(failed)?;
+            let running = engine.block_on(engine.start(flow)).map_err(failed)?;
+            let counts = bytes.clone();
+            let tap = running.tap("tap").map_err(failed)?;
+            let calls = tap.for_each(move |packet| {
+                counts[i].fetch_add(packet.data().len() as u64, Relaxed);
+            });
+            players.push((running, calls));
+        }
+        Ok(Self { engine, players, bytes })
+    }
+
+    /// How many have heard something.
+    pub fn playing(&self) -> usize {
+        self.bytes.iter().filter(|bytes| bytes.load(Relaxed) > 0).count()
+    }
+
+    /// What they have got so far.
+    pub fn played(&self) -> Played {
+        let each: Vec<u64> = self.bytes.iter().map(|b| b.load(Relaxed)).collect();
+        let most = each.iter().max().copied().unwrap_or(0);
+        // A player that had joined as late as the others has as much, but for what is under way.
+        let short = each.iter().map(|b| (most - b) / 1316).filter(|packets| *packets > 100).sum::<u64>();
+        let given_up: u64 = self.players.iter().map(|(running, _)| running.stats().sources[0].lost).sum();
+        Played { bytes: each.iter().sum(), lost: short + given_up }
+    }
+
+    /// Ends them.
+    pub fn stop(self) {
+        let Self { engine, players, .. } = self;
+        for (running, _calls) in players {
+            engine.block_on(running.stop());
+        }
+    }
+}
+
+/// A caller that pushes at a steady rate.
+pub struct Pusher {
+    engine: Engine,
+    running: FlowHandle,
+    source: AppSource,
+    /// What it has pushed, in bytes.
+    pushed: Mutex<u64>,
+}
+
+impl Pusher {
+    /// Calls a URL, and waits until it is connected.
+    ///
+    /// # Errors
+    /// When the flow cannot be started.
+    pub fn connect(url: &str) -> Result<Self> {
+        let engine = Engine::new().map_err(failed)?;
+        let output = Output::from_url("out", url).set("reconnect_min", "100").set("reconnect_max", "1000");
+        let flow = Flow::builder("pusher", Bitrate::mbps(2000)).source(Source::from_url("in", "app://datagrams"));
+        let running = engine.block_on(engine.start(flow.output(output).build().map_err(failed)?)).map_err(failed)?;
+        engine.block_on(async {
+            while let Some(event) = running.next_event().await {
+                if matches!(event, Event::OutputConnected { .. }) {
+                    break;
+                }
+            }
+        });
+        let source = running.app_source("in").map_err(failed)?;
+        Ok(Self { engine, running, source, pushed: Mutex::new(0) })
+    }
+
+    /// Pushes at a rate for some time, a millisecond's worth at once.
+    ///
+    /// # Errors
+    /// When the flow refuses.
+    pub fn push(&self, bits_per_second: u64, time: Duration) -> Result<()> {
+        let payload = bytes::Bytes::from(vec![0x47u8; 1316]);
+        let start = Instant::now();
+        let mut sent = 0u64;
+        while start.elapsed() < time {
+            let due = (start.elapsed().as_secs_f64() * bits_per_second as f64 / 8.0) as u64;
+            let count = due.saturating_sub(sent) / 1316;
+            let now = Instant::now();
+            self.source.push_all((0..count).map(|_| Packet::datagram(payload.clone(), now))).map_err(failed)?;
+            sent += count * 1316;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Ok(mut pushed) = self.pushed.lock() {
+            *pushed += sent;
+        }
+        Ok(())
+    }
+
+    /// What it has pushed, in bytes.
+    pub fn pushed(&self) -> u64 {
+        self.pushed.lock().map_or(0, |pushed| *pushed)
+    }
+
+    /// Ends it.
+    pub fn stop(self) {
+        self.engine.block_on(self.running.stop());
+    }
+}
