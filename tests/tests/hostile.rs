@@ -223,7 +223,7 @@ fn an_srt_listener_is_not_impressed() {
                     bytes[..16].fill(0);
                     bytes[0] = 0x80;
                     bytes[16..20].copy_from_slice(&[0, 0, 0, 4 + (random.next() % 2) as u8]);
-                    let kind = if random.next() % 2 == 0 { 1u32 } else { u32::MAX };
+                    let kind = if random.next().is_multiple_of(2) { 1u32 } else { u32::MAX };
                     bytes[36..40].copy_from_slice(&kind.to_be_bytes());
                 }
                 // Control packets and data for whoever may be there.

@@ -20,7 +20,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
     while ports.len() < N {
         let sink = Sink::new();
         let port = sink.0.local_addr().unwrap().port();
-        if port % 2 == 0 && std::net::UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
+        if port.is_multiple_of(2) && std::net::UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
             ports.push(port);
         }
         held.push(sink);

@@ -1,7 +1,7 @@
 //! The floor: the least that a program must do that sends each packet to each receiver by itself. One `recvfrom`
 //! and one `sendto` a receiver, for every packet, in one thread.
 //!
-//!     bench-floor IN OUT…
+//! `bench-floor IN OUT…`
 
 use std::net::{SocketAddr, UdpSocket};
 

@@ -1,6 +1,6 @@
 //! The library at the work that its peers do: from one URL to many.
 //!
-//!     bench-relay COALESCE_MS IN OUT…
+//! `bench-relay COALESCE_MS IN OUT…`
 
 use std::time::Duration;
 use streamlink_core::{Bitrate, Engine, Flow, Output, Source};

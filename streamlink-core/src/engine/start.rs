@@ -12,6 +12,7 @@ use crate::{
     net::{Egress, advertised_ip},
     router::{Closer, Limits, Reader, Ring, State},
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -284,7 +285,8 @@ enum OpenSource {
 
 /// The URL of an SRT listener, as a caller wants it. It holds no secret.
 fn srt_url(shared: &Shared, bound: SocketAddr, stream_id: Option<&str>) -> String {
-    let id = stream_id.map(|id| format!("?streamid={id}")).unwrap_or_default();
+    let encoded = |id| utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
+    let id = stream_id.map(|id| format!("?streamid={}", encoded(id))).unwrap_or_default();
     format!("srt://{}{id}", advertise(shared, bound))
 }
 

@@ -7,7 +7,7 @@ use super::{
         sleep_until,
     },
     link::Link,
-    port::settle,
+    route::settle,
 };
 use crate::{
     flow::{HostPort, Reconnect},
@@ -81,6 +81,7 @@ impl Call {
             let end = match self.call().await {
                 Ok(mut session) => {
                     attempts = 0;
+                    self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
                     session.run(&mut self, intake.as_mut()).await
                 }
@@ -107,6 +108,16 @@ impl Call {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    /// What came while there was no connection is stale: the peer gets what comes from now on.
+    fn skip_to_now(&mut self) {
+        if let Direction::Send(reader) = &mut self.direction {
+            let mut window = Vec::new();
+            let lost = reader.read(&mut window);
+            let stale = Batch::totals(&window);
+            self.status.counters.dropped.add(lost.packets + stale.packets);
         }
     }
 

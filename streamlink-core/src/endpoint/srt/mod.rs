@@ -4,8 +4,10 @@
 mod caller;
 mod link;
 mod port;
+mod route;
 mod terms;
 
 pub(crate) use caller::{Call, Direction};
-pub(crate) use port::{Port, Route, RouteEnd, RouteId};
+pub(crate) use port::Port;
+pub(crate) use route::{Route, RouteEnd, RouteId};
 pub(crate) use terms::terms;

@@ -5,13 +5,9 @@
 //! bounded by its terms.
 
 use super::{
-    super::{
-        Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
-        intake::{Intake, Verdict},
-        sleep_until,
-    },
+    super::{Event, LossReason, PlayerStats, intake::Verdict, sleep_until},
     link::Link,
-    terms::reason,
+    route::{Asked, OpenRoute, Route, RouteEnd, RouteId, settle},
 };
 use crate::{
     flow::Allowlist,
@@ -19,12 +15,10 @@ use crate::{
     net::{Datagram, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{
         CloseReason, Connection, ConnectionStats, Control, Greeting, Handshake, Listener, Local, Packet, Rejection,
-        Terms, Transmit, destination, write_control,
+        Transmit, destination, write_control,
     },
-    router::{Batch, Reader},
-    time::Throttle,
+    router::Batch,
 };
-use bytes::Bytes;
 use std::{
     collections::{BTreeSet, HashMap},
     future::poll_fn,
@@ -50,28 +44,6 @@ const SOCKET_BUFFER: usize = 8 << 20;
 const READ_PAUSE: Duration = Duration::from_millis(1);
 /// How often statistics are brought up to date.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Names a route of a port.
-pub(crate) type RouteId = u64;
-
-/// A source or an output that callers of a port are for.
-#[derive(Debug)]
-pub(crate) struct Route {
-    pub(crate) stream_id: Option<String>,
-    pub(crate) allow: Allowlist,
-    pub(crate) max_peers: Option<u32>,
-    pub(crate) terms: Terms,
-    pub(crate) status: Arc<Status>,
-    pub(crate) events: EventSink,
-    pub(crate) end: RouteEnd,
-}
-
-/// Where the media of a route comes from or goes to.
-#[derive(Debug)]
-pub(crate) enum RouteEnd {
-    Source(SourceContext),
-    Output(Reader),
-}
 
 enum Command {
     Add(RouteId, Box<Route>),
@@ -147,21 +119,29 @@ struct Linked {
     /// The peer's own id, which names its handshake.
     peer_id: u32,
     /// The answer to its conclusion, which it may ask for again.
-    answer: Bytes,
+    answer: Vec<u8>,
     route: RouteId,
     since: Instant,
     scheduled: Option<Instant>,
     settled: ConnectionStats,
 }
 
-struct OpenRoute {
-    route: Route,
-    intake: Option<Intake>,
-    /// Its connections.
-    links: Vec<u32>,
-    refused: Throttle,
-    /// The last caller that was refused, and why.
-    last_refused: Option<(SocketAddr, Rejection)>,
+impl Linked {
+    /// Adds what the connection has counted since the last time to the counters of its source or output.
+    fn settle(&mut self, open: &OpenRoute, now: Instant) {
+        let stats = self.link.connection.stats();
+        let before = std::mem::replace(&mut self.settled, stats);
+        settle(&open.route.status, open.intake.is_some(), &stats, &before, now);
+    }
+
+    /// The answer to a conclusion, with the time of now: the peer sets its clock by it.
+    fn answer_at(&self, now: Instant) -> Vec<u8> {
+        let mut answer = self.answer.clone();
+        if let Some(place) = answer.get_mut(8..12) {
+            place.copy_from_slice(&self.link.connection.timestamp(now).to_be_bytes());
+        }
+        answer
+    }
 }
 
 struct PortTask {
@@ -250,13 +230,7 @@ impl PortTask {
         let now = Instant::now();
         match command {
             Command::Add(id, route) => {
-                let intake = match &route.end {
-                    RouteEnd::Source(context) => Some(Intake::new(context.clone(), now)),
-                    RouteEnd::Output(_) => None,
-                };
-                let refused = Throttle::new(Duration::from_secs(1));
-                self.routes
-                    .insert(id, OpenRoute { route: *route, intake, links: Vec::new(), refused, last_refused: None });
+                self.routes.insert(id, OpenRoute::new(*route, now));
             }
             Command::Remove(id, done) => {
                 // The last of what an output has to send.
@@ -317,7 +291,7 @@ impl PortTask {
             }
             let packet = Packet::parse(&data)?;
             if let Packet::Control { control: Control::Handshake(_), .. } = packet {
-                let answer = linked.answer.clone();
+                let answer = linked.answer_at(now);
                 self.reply(peer, &answer);
                 return None;
             }
@@ -359,7 +333,7 @@ impl PortTask {
     fn request(&mut self, request: &Handshake, timestamp: u32, peer: SocketAddr, now: Instant) {
         let known = self.by_peer.get(&(peer, request.socket_id)).and_then(|id| self.links.get(id));
         if let Some(linked) = known {
-            let answer = linked.answer.clone();
+            let answer = linked.answer_at(now);
             return self.reply(peer, &answer);
         }
         let asked = Asked::parse(request.extensions.stream_id.as_deref());
@@ -400,7 +374,7 @@ impl PortTask {
         let local = Local { id: fresh_id(&self.links), start: now, random };
         let (agreement, answer) = open.route.terms.accept(request, timestamp, local)?;
         let body = answer.write(false);
-        let answer: Bytes = write_control(&Control::Handshake(&body), 0, request.socket_id).into();
+        let answer = write_control(&Control::Handshake(&body), 0, request.socket_id);
         let to = Peer::new(peer, self.socket.local_addr());
         let link = Link::new(Connection::new(agreement, now), &self.socket, Some(to));
         open.links.push(local.id);
@@ -470,7 +444,7 @@ impl PortTask {
         }
         let Some(open) = self.routes.get_mut(&linked.route) else { return };
         open.links.retain(|link| *link != id);
-        open.settle(&mut linked, now);
+        linked.settle(open, now);
         match &mut open.intake {
             Some(intake) => intake.lose(now, reason),
             None => {
@@ -525,7 +499,7 @@ impl PortTask {
             counters.rtt_us.set(micros(stats.rtt));
             counters.latency_us.set(micros(stats.latency));
             counters.buffered_us.set(micros(stats.buffered));
-            open.settle(linked, now);
+            linked.settle(open, now);
             if open.intake.is_none() {
                 players.entry(linked.route).or_default().push(PlayerStats {
                     peer: linked.peer,
@@ -543,56 +517,6 @@ impl PortTask {
             open.report_refusals(now, 0);
             open.route.status.players.store(Arc::new(players.remove(id).unwrap_or_default()));
         }
-    }
-}
-
-impl OpenRoute {
-    fn refuse(&mut self, peer: SocketAddr, rejection: Rejection, now: Instant) {
-        self.route.status.counters.refused.add(1);
-        self.last_refused = Some((peer, rejection));
-        self.report_refusals(now, 1);
-    }
-
-    /// Tells of refusals, unless that was done less than a second ago.
-    fn report_refusals(&mut self, now: Instant, new: u64) {
-        if let Some(count) = self.refused.admit(now, new)
-            && let Some((peer, rejection)) = self.last_refused
-        {
-            let (endpoint, reason) = (self.route.status.name(), reason(rejection));
-            self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
-        }
-    }
-}
-
-impl OpenRoute {
-    /// Adds what a connection has counted since the last time to the counters of its source or output.
-    fn settle(&self, linked: &mut Linked, now: Instant) {
-        let stats = linked.link.connection.stats();
-        let before = std::mem::replace(&mut linked.settled, stats);
-        settle(&self.route.status, self.intake.is_some(), &stats, &before, now);
-    }
-}
-
-/// Adds the difference between two looks at a connection to the counters of its source or output.
-pub(super) fn settle(
-    status: &Status,
-    is_source: bool,
-    stats: &ConnectionStats,
-    before: &ConnectionStats,
-    now: Instant,
-) {
-    let counters = &status.counters;
-    if is_source {
-        counters.lost.add(stats.received.lost - before.received.lost);
-        counters.recovered.add(stats.received.recovered - before.received.recovered);
-        counters.dropped.add(stats.received.discarded - before.received.discarded);
-        counters.malformed.add(stats.undecrypted - before.undecrypted);
-    } else {
-        let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
-        counters.passed(now, packets, bytes);
-        counters.lost.add(stats.sent.lost - before.sent.lost);
-        counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
-        counters.dropped.add(stats.sent.dropped - before.sent.dropped);
     }
 }
 
@@ -617,59 +541,5 @@ fn fresh_id(links: &HashMap<u32, Linked>) -> u32 {
         if id != 0 && !links.contains_key(&id) {
             return id;
         }
-    }
-}
-
-/// What a caller asks for: a plain stream id, or the form of libsrt's access control
-/// (`#!::r=RESOURCE,m=publish|request,u=USER`).
-struct Asked {
-    resource: Option<String>,
-    /// `Some(true)`: it wants to publish.
-    publish: Option<bool>,
-}
-
-impl Asked {
-    fn parse(stream_id: Option<&str>) -> Self {
-        let Some(id) = stream_id.filter(|id| !id.is_empty()) else { return Self { resource: None, publish: None } };
-        let Some(fields) = id.strip_prefix("#!::") else {
-            return Self { resource: Some(id.to_owned()), publish: None };
-        };
-        let mut asked = Self { resource: None, publish: None };
-        for (key, value) in fields.split(',').filter_map(|field| field.split_once('=')) {
-            match (key, value) {
-                ("r", name) => asked.resource = Some(name.to_owned()),
-                ("m", "publish") => asked.publish = Some(true),
-                ("m", "request") => asked.publish = Some(false),
-                _ => {}
-            }
-        }
-        asked
-    }
-
-    /// A route without a stream id takes every caller that goes its way.
-    fn is_for(&self, route: &Route) -> bool {
-        let is_source = matches!(route.end, RouteEnd::Source(_));
-        let name = match (&route.stream_id, &self.resource) {
-            (None, _) => true,
-            (Some(ours), Some(theirs)) => ours == theirs,
-            (Some(_), None) => false,
-        };
-        name && self.publish.is_none_or(|publish| publish == is_source)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stream_ids_are_plain_or_access_control() {
-        let asked = Asked::parse(Some("#!::r=cam1,m=publish,u=me"));
-        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), Some(true)));
-        let asked = Asked::parse(Some("#!::h=host,r=cam/2,m=request,,=,x"));
-        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam/2"), Some(false)));
-        let asked = Asked::parse(Some("cam1"));
-        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), None));
-        assert_eq!(Asked::parse(None).resource, None);
     }
 }

@@ -180,7 +180,8 @@ impl Connection {
         }
     }
 
-    fn timestamp(&self, now: Instant) -> u32 {
+    /// Our time, as packets carry it.
+    pub(crate) fn timestamp(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.agreement.start).as_micros() as u32 // wraps, as timestamps do
     }
 

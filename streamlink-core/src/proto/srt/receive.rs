@@ -252,7 +252,10 @@ impl ReceiveHalf {
 
     /// How many packets are missing before the first that is there, and when that is due.
     fn next_available(&self) -> Option<(usize, Instant)> {
-        let at = self.slots.iter().position(Option::is_some)?;
+        // The first range of losses says where to look, so that a wide gap is not walked for every packet.
+        let known = self.losses.front().filter(|loss| loss.first == self.base);
+        let skip = known.and_then(|loss| usize::try_from(self.base.distance(loss.last)).ok()).map_or(0, |n| n + 1);
+        let at = skip + self.slots.iter().skip(skip).position(Option::is_some)?;
         let (_, time) = self.slots.get(at)?.as_ref()?;
         Some((at, self.due(*time)))
     }

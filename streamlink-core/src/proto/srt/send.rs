@@ -123,6 +123,8 @@ impl SendHalf {
     /// The peer misses these. What is no longer here is returned, to be called off.
     pub(crate) fn report_lost(&mut self, ranges: &[(Sequence, Sequence)]) -> Option<(Sequence, Sequence)> {
         let mut gone = None;
+        // Ranges that overlap are no honest report: what is looked at is bounded by what is there.
+        let mut budget = self.sent.saturating_add(ranges.len());
         for (from, to) in ranges {
             let (start, end) = (self.first.distance(*from), self.first.distance(*to));
             if start < 0 {
@@ -131,6 +133,8 @@ impl SendHalf {
             let start = usize::try_from(start).unwrap_or(0);
             let end = usize::try_from(end).map_or(0, |end| end.saturating_add(1)).min(self.sent);
             for index in start..end {
+                let Some(left) = budget.checked_sub(1) else { return gone };
+                budget = left;
                 let sequence = self.first.after(index as u32);
                 if let Some(item) = self.items.get_mut(index)
                     && !item.lost

@@ -1,0 +1,155 @@
+//! The routes of a port: which source or output a caller is for, who may come, and what is counted of it.
+
+use super::{
+    super::{Event, EventSink, SourceContext, Status, intake::Intake},
+    terms::reason,
+};
+use crate::{
+    flow::Allowlist,
+    proto::srt::{ConnectionStats, Rejection, Terms},
+    router::Reader,
+    time::Throttle,
+};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Names a route of a port.
+pub(crate) type RouteId = u64;
+
+/// A source or an output that callers of a port are for.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) stream_id: Option<String>,
+    pub(crate) allow: Allowlist,
+    pub(crate) max_peers: Option<u32>,
+    pub(crate) terms: Terms,
+    pub(crate) status: Arc<Status>,
+    pub(crate) events: EventSink,
+    pub(crate) end: RouteEnd,
+}
+
+/// Where the media of a route comes from or goes to.
+#[derive(Debug)]
+pub(crate) enum RouteEnd {
+    Source(SourceContext),
+    Output(Reader),
+}
+
+/// A route of an open port.
+pub(super) struct OpenRoute {
+    pub(super) route: Route,
+    pub(super) intake: Option<Intake>,
+    /// Its connections.
+    pub(super) links: Vec<u32>,
+    pub(super) refused: Throttle,
+    /// The last caller that was refused, and why.
+    pub(super) last_refused: Option<(SocketAddr, Rejection)>,
+}
+
+impl OpenRoute {
+    pub(super) fn new(route: Route, now: Instant) -> Self {
+        let intake = match &route.end {
+            RouteEnd::Source(context) => Some(Intake::new(context.clone(), now)),
+            RouteEnd::Output(_) => None,
+        };
+        let refused = Throttle::new(Duration::from_secs(1));
+        Self { route, intake, links: Vec::new(), refused, last_refused: None }
+    }
+
+    /// Counts a caller that was turned away, and tells of it.
+    pub(super) fn refuse(&mut self, peer: SocketAddr, rejection: Rejection, now: Instant) {
+        self.route.status.counters.refused.add(1);
+        self.last_refused = Some((peer, rejection));
+        self.report_refusals(now, 1);
+    }
+
+    /// Tells of refusals, unless that was done less than a second ago.
+    pub(super) fn report_refusals(&mut self, now: Instant, new: u64) {
+        if let Some(count) = self.refused.admit(now, new)
+            && let Some((peer, rejection)) = self.last_refused
+        {
+            let (endpoint, reason) = (self.route.status.name(), reason(rejection));
+            self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+        }
+    }
+}
+
+/// Adds the difference between two looks at a connection to the counters of its source or output.
+pub(super) fn settle(
+    status: &Status,
+    is_source: bool,
+    stats: &ConnectionStats,
+    before: &ConnectionStats,
+    now: Instant,
+) {
+    let counters = &status.counters;
+    if is_source {
+        counters.lost.add(stats.received.lost - before.received.lost);
+        counters.recovered.add(stats.received.recovered - before.received.recovered);
+        counters.dropped.add(stats.received.discarded - before.received.discarded);
+        counters.malformed.add(stats.undecrypted - before.undecrypted);
+    } else {
+        let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
+        counters.passed(now, packets, bytes);
+        counters.lost.add(stats.sent.lost - before.sent.lost);
+        counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
+        counters.dropped.add(stats.sent.dropped - before.sent.dropped);
+    }
+}
+
+/// What a caller asks for: a plain stream id, or the form of libsrt's access control
+/// (`#!::r=RESOURCE,m=publish|request,u=USER`).
+pub(super) struct Asked {
+    resource: Option<String>,
+    /// `Some(true)`: it wants to publish.
+    publish: Option<bool>,
+}
+
+impl Asked {
+    pub(super) fn parse(stream_id: Option<&str>) -> Self {
+        let Some(id) = stream_id.filter(|id| !id.is_empty()) else { return Self { resource: None, publish: None } };
+        let Some(fields) = id.strip_prefix("#!::") else {
+            return Self { resource: Some(id.to_owned()), publish: None };
+        };
+        let mut asked = Self { resource: None, publish: None };
+        for (key, value) in fields.split(',').filter_map(|field| field.split_once('=')) {
+            match (key, value) {
+                ("r", name) => asked.resource = Some(name.to_owned()),
+                ("m", "publish") => asked.publish = Some(true),
+                ("m", "request") => asked.publish = Some(false),
+                _ => {}
+            }
+        }
+        asked
+    }
+
+    /// A route without a stream id takes every caller that goes its way.
+    pub(super) fn is_for(&self, route: &Route) -> bool {
+        let is_source = matches!(route.end, RouteEnd::Source(_));
+        let name = match (&route.stream_id, &self.resource) {
+            (None, _) => true,
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (Some(_), None) => false,
+        };
+        name && self.publish.is_none_or(|publish| publish == is_source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stream_ids_are_plain_or_access_control() {
+        let asked = Asked::parse(Some("#!::r=cam1,m=publish,u=me"));
+        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), Some(true)));
+        let asked = Asked::parse(Some("#!::h=host,r=cam/2,m=request,,=,x"));
+        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam/2"), Some(false)));
+        let asked = Asked::parse(Some("cam1"));
+        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), None));
+        assert_eq!(Asked::parse(None).resource, None);
+    }
+}
