@@ -22,6 +22,16 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// The descriptors of the process, once those of earlier tests, which close in the background, are gone.
+fn settled() -> usize {
+    let mut last = 0;
+    eventually("a steady number of descriptors", || {
+        let before = std::mem::replace(&mut last, descriptors());
+        std::thread::sleep(std::time::Duration::from_millis(100)); // between two looks
+        (before == last && last == descriptors()).then_some(last)
+    })
+}
+
 fn flow(name: &str, bind: &str, sinks: &[&Sink]) -> Flow {
     let mut flow = Flow::builder(name, Bitrate::mbps(20)).source(Source::rtp("in", bind));
     for (i, sink) in sinks.iter().enumerate() {
@@ -36,7 +46,7 @@ fn a_stopped_flow_leaves_no_task_and_no_socket() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let engine = Engine::on(runtime.handle().clone());
     let sinks: Vec<Sink> = (0..100).map(|_| Sink::new()).collect();
-    let before = (descriptors(), runtime.metrics().num_alive_tasks());
+    let before = (settled(), runtime.metrics().num_alive_tasks());
     for _ in 0..5 {
         let running =
             runtime.block_on(engine.start(flow("f", "127.0.0.1:0", &sinks.iter().collect::<Vec<_>>()))).unwrap();
@@ -68,7 +78,7 @@ fn a_stopped_flow_leaves_no_task_and_no_socket() {
 #[test]
 fn an_engine_of_its_own_goes_without_a_trace() {
     let _alone = alone();
-    let before = descriptors();
+    let before = settled();
     let sink = Sink::new();
     let engine = Engine::new().unwrap();
     let running = engine.block_on(engine.start(flow("f", "127.0.0.1:0", &[&sink]))).unwrap();
@@ -85,7 +95,7 @@ fn what_cannot_be_opened_starts_nothing() {
     let start = |flow| engine.block_on(engine.start(flow));
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let before = descriptors();
+    let before = settled();
 
     let error = start(flow("f", &address, &[])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddressInUse);
@@ -178,4 +188,26 @@ fn metrics_are_open_metrics_text() {
     let text = eventually("the metric", || Some(engine.metrics()).filter(|text| text.contains(line)));
     assert!(text.contains("# TYPE streamlink_packets counter") && text.ends_with("# EOF\n"), "{text}");
     engine.block_on(running.stop());
+}
+
+#[test]
+fn an_address_and_key_belong_to_one_output_also_when_it_is_added_later() {
+    let _alone = alone();
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let bind = Sink::new().address();
+    let srt = |name: &str, id: &str| Output::srt_listener(name, &bind).stream_id(id);
+    let flow = Flow::builder("f", Bitrate::mbps(1)).source(Source::app_datagrams("in")).output(srt("a", "one"));
+    let running = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let error = engine.block_on(running.add_output(srt("b", "one"))).unwrap_err();
+    assert!(error.to_string().contains("output.bind: flow `f` already listens"), "{error}");
+    engine.block_on(running.add_output(srt("b", "two"))).unwrap();
+    // In its own place it may have what it had; what fails leaves the old one where it was.
+    engine.block_on(running.replace_output("a", srt("a", "one"))).unwrap();
+    assert!(engine.block_on(running.replace_output("a", srt("a", "two"))).is_err());
+    assert!(engine.block_on(running.add_output(srt("c", "one"))).is_err());
+    engine.block_on(running.remove_output("a")).unwrap();
+    engine.block_on(running.add_output(srt("c", "one"))).unwrap();
+    assert_eq!(running.playback_urls().len(), 2);
+    engine.block_on(running.stop());
+    UdpSocket::bind(&bind).expect("the port is free again");
 }

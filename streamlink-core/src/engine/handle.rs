@@ -8,7 +8,7 @@ use super::{
 use crate::{
     endpoint::{AppSource, Event, EventSink, Live, Status, Tap, Tasks, fanout::Fanout},
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{Allowlist, BandwidthPolicy, Bitrate, InputProtocol, Name, Output, OutputKind, check_output},
+    flow::{Allowlist, BandwidthPolicy, Bitrate, Claim, InputProtocol, Name, Output, OutputKind, check_output},
     router::{Ring, State},
 };
 use std::{
@@ -103,6 +103,7 @@ impl Running {
     pub(super) async fn stop(&self) {
         self.retire();
         self.source_tasks.wait().await;
+        let _no_more_changes = self.editing.lock().await;
         let routes = self.take_routes();
         for route in &routes {
             route.port.remove(route.id).await;
@@ -176,9 +177,46 @@ impl Running {
             return Err(Error::AlreadyExists { what: "an endpoint", name: output.name().to_owned() });
         }
         let status = Status::new(output.name(), output.common.description.clone());
-        let opened = start::open_output(&shared, &self.name, &output, self.rate(), &status).await?;
-        self.run_output(output, status, opened);
-        Ok(())
+        let claim = output.claim();
+        if let Some(claim) = &claim {
+            shared.claim(self.id, &self.name, claim).map_err(|problem| config("output.bind", problem))?;
+        }
+        match start::open_output(&shared, &self.name, &output, self.rate(), &status).await {
+            Ok(opened) => {
+                self.run_output(output, status, opened);
+                Ok(())
+            }
+            Err(error) => {
+                claim.iter().for_each(|claim| shared.unclaim(claim));
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts an output in the place of another, which may have the same name and claim the same address and key.
+    async fn replace_output(&self, name: &str, output: Output) -> Result<(), Error> {
+        let shared = self.alive()?;
+        // The old one steps aside under a name that no one else can have: names hold no control characters.
+        let aside = format!("{name}\u{0}");
+        let step_aside = |from: &str, to: &str, claim: Option<Claim>| {
+            let mut outputs = self.outputs();
+            let old = outputs.iter_mut().find(|o| o.status.name() == from)?;
+            old.status.rename(to);
+            Some(std::mem::replace(&mut old.claim, claim))
+        };
+        let claim = step_aside(name, &aside, None).ok_or_else(|| not_found("output", name))?;
+        claim.iter().for_each(|claim| shared.unclaim(claim));
+        match self.add_output(output).await {
+            Ok(()) => self.remove_output(&aside).await,
+            Err(error) => {
+                if let Some(claim) = &claim {
+                    // It was free until just now; should another flow have been quicker, the old output stays all the same.
+                    let _ = shared.claim(self.id, &self.name, claim);
+                }
+                step_aside(&aside, name, claim);
+                Err(error)
+            }
+        }
     }
 
     async fn remove_output(&self, name: &str) -> Result<(), Error> {
@@ -189,6 +227,9 @@ impl Running {
             let at = outputs.iter().position(|o| o.status.name() == name).ok_or_else(|| not_found("output", name))?;
             outputs.remove(at)
         };
+        if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &output.claim) {
+            shared.unclaim(claim);
+        }
         match output.end {
             OutputEnd::Tap(tap) => tap.closer.close(),
             OutputEnd::Sinks(sinks) => {
@@ -385,26 +426,7 @@ impl FlowHandle {
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
         let (running, name, output) = (self.running.clone(), name.to_owned(), output.into());
-        self.on_runtime(async move {
-            let wanted = output.name().to_owned();
-            if wanted != name {
-                running.add_output(output).await?;
-                return running.remove_output(&name).await;
-            }
-            // The old one steps aside under a name that no one else can have: names hold no control characters.
-            let aside = format!("{name}\u{0}");
-            let old = running.outputs().iter().find(|o| o.status.name() == name).map(|o| o.status.clone());
-            let old = old.ok_or_else(|| not_found("output", &name))?;
-            old.rename(&aside);
-            match running.add_output(output).await {
-                Ok(()) => running.remove_output(&aside).await,
-                Err(error) => {
-                    old.rename(&name);
-                    Err(error)
-                }
-            }
-        })
-        .await
+        self.on_runtime(async move { running.replace_output(&name, output).await }).await
     }
 
     /// Changes an output in place.

@@ -10,7 +10,7 @@ pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
     endpoint::srt,
-    error::Error,
+    error::{Error, Problem},
     flow::{Claim, Flow},
     net::Egress,
 };
@@ -69,6 +69,20 @@ impl Shared {
             ports.insert(address, Arc::downgrade(&port));
         }
         Ok(port)
+    }
+
+    /// Takes an address and key for a running flow.
+    fn claim(&self, id: u64, flow: &str, claim: &Claim) -> Result<(), Problem> {
+        let mut claims = self.claims();
+        if let Some((_, owner)) = claims.get(claim) {
+            return Err(Problem::Duplicate(format!("flow `{owner}` already listens on {claim} with the same key")));
+        }
+        claims.insert(claim.clone(), (id, flow.to_owned()));
+        Ok(())
+    }
+
+    fn unclaim(&self, claim: &Claim) {
+        self.claims().remove(claim);
     }
 
     /// Gives back what a flow has claimed.

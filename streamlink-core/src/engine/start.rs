@@ -53,6 +53,8 @@ pub(super) struct RunningOutput {
     pub(super) output: Output,
     pub(super) status: Arc<Status>,
     pub(super) end: OutputEnd,
+    /// What it claims for itself alone.
+    pub(super) claim: Option<Claim>,
     /// Where players fetch from.
     pub(super) url: Option<String>,
 }
@@ -417,6 +419,7 @@ impl Running {
                 OutputEnd::Tap(TapEnd { reader: Some(reader), closer })
             }
         };
-        self.outputs().push(RunningOutput { output, status, end, url });
+        let claim = output.claim();
+        self.outputs().push(RunningOutput { output, status, end, claim, url });
     }
 }
