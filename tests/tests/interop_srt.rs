@@ -116,6 +116,15 @@ fn ffmpeg_sends(url: &str) -> Peer {
     )
 }
 
+/// Waits for the end of a sender. libsrt, within ffmpeg, at times corrupts its heap when it shuts down after all
+/// was sent (`corrupted double-linked list`, no fault in valgrind): how it ends is not what is tested, and what
+/// arrived is compared byte for byte.
+fn sent(sender: &mut Peer) {
+    let status = sender.finish();
+    let aborted = std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGABRT);
+    assert!(status.success() || aborted, "{status}: {}", sender.output());
+}
+
 /// What arrived is what ffmpeg makes of the clip, byte for byte; it leaves before its very last packets are out.
 fn check(rig: &Rig, bytes: &[u8]) {
     let (reference, from) = (rig.file("reference.ts"), clip());
@@ -143,7 +152,7 @@ fn ffmpeg_calls_our_listener_and_we_call_ffmpegs() {
         let tap = Recording::start(&rig);
         let url = format!("srt://127.0.0.1:{}?mode=caller&pkt_size=1316{}", rig.input_port(), encryption(bytes));
         let mut sender = ffmpeg_sends(&url);
-        assert!(sender.finish().success(), "{}", sender.output());
+        sent(&mut sender);
         check(&rig, &tap.finish(&rig));
         let source = rig.running.stats().sources[0].clone();
         assert_eq!((source.encrypted, source.lost, source.continuity_errors()), (bytes > 0, 0, 0));
@@ -159,7 +168,7 @@ fn ffmpeg_calls_our_listener_and_we_call_ffmpegs() {
     let tap = Recording::start(&rig);
     rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
     let bytes = tap.finish(&rig);
-    assert!(sender.finish().success(), "{}", sender.output());
+    sent(&mut sender);
     check(&rig, &bytes);
     rig.stop();
 }
@@ -485,7 +494,7 @@ fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
     let receiver = Peer::start("srt-live-transmit", &["-q", &from_us, &format!("udp://{}", sink.address())]);
     rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
     let mut sender = ffmpeg_sends(&format!("srt://{}?mode=caller&pkt_size=1316&latency=400000", network_in.address));
-    assert!(sender.finish().success(), "{}", sender.output());
+    sent(&mut sender);
     let received = tap.finish(&rig);
     let played: Vec<u8> = sink.drain(Duration::from_secs(2)).concat();
     let ((_, lost_in), (_, lost_out)) = (network_in.finish(), network_out.finish());

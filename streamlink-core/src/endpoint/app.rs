@@ -102,11 +102,18 @@ impl AppSource {
             counters.malformed.add(1);
             return Err(PushError::Malformed);
         }
-        match intake.admit(now, packet.data().len()) {
-            Verdict::Pass => {
-                intake.out.push(packet);
-                Ok(())
-            }
+        let verdict = match self.family {
+            MediaFamily::Rtmp => intake.message(now, packet),
+            _ => match intake.admit(now, packet.data().len()) {
+                Verdict::Pass => {
+                    intake.out.push(packet);
+                    Verdict::Pass
+                }
+                refused => refused,
+            },
+        };
+        match verdict {
+            Verdict::Pass => Ok(()),
             Verdict::Drop => Err(PushError::Full),
             Verdict::Disconnect => Err(PushError::Closed),
         }

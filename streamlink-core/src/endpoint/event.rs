@@ -123,6 +123,10 @@ pub enum LossReason {
     Rejected(String),
     /// The peer did not answer in time.
     TimedOut,
+    /// The peer broke the protocol; how.
+    Protocol(String),
+    /// The peer did not keep up for too long.
+    TooSlow,
     /// The operating system said so.
     Io(String),
 }
@@ -136,6 +140,8 @@ impl fmt::Display for LossReason {
             LossReason::Closed => f.write_str("closed by the peer"),
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
             LossReason::TimedOut => f.write_str("the peer does not answer"),
+            LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
+            LossReason::TooSlow => f.write_str("the peer does not keep up"),
             LossReason::Io(text) => f.write_str(text),
         }
     }

@@ -4,10 +4,9 @@
 use super::{Event, Live, LossReason, SourceContext};
 use crate::{
     flow::BandwidthPolicy,
-    media::MediaFamily,
-    media::{Packet, TsMonitor},
+    media::{MediaFamily, Packet, RtmpKind, TsMonitor, flv::Moment},
     proto::rtp::Header,
-    router::{Admission, Limiter, State},
+    router::{Admission, GopCutter, Limiter, State},
     time::Throttle,
 };
 use std::{
@@ -40,6 +39,8 @@ pub(super) struct Intake {
     /// Packets above the bandwidth that no event has told of yet.
     above_untold: u64,
     monitor: TsMonitor,
+    gops: GopCutter,
+    frames: Frames,
     monitored: Instant,
     /// How often media has begun to come.
     connections: u64,
@@ -56,6 +57,8 @@ impl Intake {
             above: Throttle::new(Duration::from_secs(1)),
             above_untold: 0,
             monitor: TsMonitor::new(),
+            gops: GopCutter::default(),
+            frames: Frames::default(),
             monitored: now,
             connections: 0,
             last_media: None,
@@ -101,6 +104,31 @@ impl Intake {
         }
     }
 
+    /// A stream of FLV messages begins.
+    pub(super) fn begin_messages(&mut self) {
+        self.gops.begin();
+    }
+
+    /// An FLV message: it waits to be published, or is dropped. Above the bandwidth whole frames go, up to the next
+    /// key frame.
+    pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
+        let Some(moment) = self.gops.observe(&packet) else {
+            self.context.status.counters.dropped.add(1);
+            return Verdict::Drop;
+        };
+        let verdict = self.admit(now, packet.data().len());
+        if verdict == Verdict::Pass {
+            if moment == Moment::Start {
+                self.count();
+            }
+            self.frames.count(&packet, moment);
+            self.gops.push(&self.context.ring, &mut self.out, packet, moment);
+        } else if !matches!(moment, Moment::Sample { video: false }) {
+            self.gops.wait_for_start();
+        }
+        verdict
+    }
+
     /// Hands over what waits, and tells what is to be told.
     pub(super) fn publish(&mut self, now: Instant, peer: Option<SocketAddr>) {
         let status = &self.context.status;
@@ -118,6 +146,23 @@ impl Intake {
             self.connections += 1;
             self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
         }
+        self.count();
+        let context = &self.context;
+        self.gops.publish(&context.ring, &mut self.out);
+        if let Some(description) = self.monitor.description().or_else(|| self.gops.description()) {
+            context.describe(description);
+        }
+        let since = now.saturating_duration_since(self.monitored);
+        if since >= MONITOR_INTERVAL {
+            self.monitored = now;
+            context.status.publish_monitor(&self.monitor);
+            self.frames.publish(context, since);
+        }
+    }
+
+    /// Looks at what is about to be handed over, and counts it.
+    fn count(&mut self) {
+        let Some(last) = self.out.last().map(Packet::arrival) else { return };
         let mut bytes = 0;
         for packet in &self.out {
             bytes += packet.data().len() as u64;
@@ -125,15 +170,7 @@ impl Intake {
                 self.monitor.observe(payload);
             }
         }
-        status.counters.passed(now, self.out.len() as u64, bytes);
-        self.context.ring.publish(&mut self.out);
-        if let Some(description) = self.monitor.description() {
-            self.context.describe(description);
-        }
-        if now.saturating_duration_since(self.monitored) >= MONITOR_INTERVAL {
-            self.monitored = now;
-            self.context.status.publish_monitor(&self.monitor);
-        }
+        self.context.status.counters.passed(last, self.out.len() as u64, bytes);
     }
 
     /// No more media comes.
@@ -144,6 +181,31 @@ impl Intake {
             status.counters.set_state(State::Waiting, now);
             self.context.events.emit(Event::SourceLost { source: status.name(), reason });
         }
+    }
+}
+
+/// FLV frames since the last look.
+#[derive(Debug, Default)]
+struct Frames {
+    video: u64,
+    audio: u64,
+}
+
+impl Frames {
+    fn count(&mut self, packet: &Packet, moment: Moment) {
+        match packet.rtmp_message() {
+            Some((RtmpKind::Video, _)) if moment != Moment::Header => self.video += 1,
+            Some((RtmpKind::Audio, _)) if moment != Moment::Header => self.audio += 1,
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self, context: &SourceContext, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        let Self { video, audio } = std::mem::take(self);
+        // In thousandths of a frame per second.
+        context.status.counters.video_rate.set(video.saturating_mul(1_000_000) / millis);
+        context.status.counters.audio_rate.set(audio.saturating_mul(1_000_000) / millis);
     }
 }
 

@@ -8,6 +8,8 @@ mod app;
 mod event;
 pub(crate) mod fanout;
 mod intake;
+mod redial;
+pub(crate) mod rtmp;
 pub(crate) mod rtp;
 pub(crate) mod srt;
 mod status;
@@ -49,4 +51,10 @@ async fn sleep_until(deadline: Option<std::time::Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// Fills a buffer with the system's randomness.
+fn random(bytes: &mut [u8]) {
+    // Without it no engine and no port would have started.
+    let _ = getrandom::fill(bytes);
 }

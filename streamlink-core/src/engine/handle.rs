@@ -61,7 +61,7 @@ impl Running {
         self.ring.close();
         for route in self.take_routes() {
             // Not a wait: the port does it in its own time.
-            self.tasks.runtime.spawn(async move { route.port.remove(route.id).await });
+            self.tasks.runtime.spawn(async move { route.remove().await });
         }
         self.stop_output_tasks();
         self.report_stop();
@@ -106,7 +106,7 @@ impl Running {
         let _no_more_changes = self.editing.lock().await;
         let routes = self.take_routes();
         for route in &routes {
-            route.port.remove(route.id).await;
+            route.remove().await;
         }
         self.ring.close();
         self.stop_output_tasks();
@@ -117,7 +117,7 @@ impl Running {
             }
         });
         for route in routes {
-            route.port.release().await;
+            route.release().await;
         }
         for status in self.statuses() {
             status.counters.set_state(State::Idle, Instant::now());
@@ -241,9 +241,9 @@ impl Running {
                 stop.cancel();
                 let _ = task.await; // a task that failed has ended too
             }
-            OutputEnd::Route(PortRoute { port, id }) => {
-                port.remove(id).await;
-                port.release().await;
+            OutputEnd::Route(route) => {
+                route.remove().await;
+                route.release().await;
             }
         }
         output.status.counters.set_state(State::Idle, Instant::now());
@@ -452,16 +452,17 @@ impl FlowHandle {
         let mut outputs = self.running.outputs();
         let found = outputs.iter_mut().find(|o| o.status.name() == name);
         let output = found.ok_or_else(|| not_found("output", name))?;
-        match (&mut output.output.kind, &output.end) {
-            (OutputKind::SrtListener(settings), OutputEnd::Route(route)) => {
-                let listen = &mut settings.listen;
-                listen.allow = allow.unwrap_or_else(|| listen.allow.clone());
-                listen.max_peers = max_players.or(listen.max_peers);
-                route.port.edit(route.id, listen.allow.clone(), listen.max_peers);
-                Ok(())
-            }
-            _ => Err(config("allow", Problem::UnknownField)),
+        let listen = match &mut output.output.kind {
+            OutputKind::SrtListener(settings) => &mut settings.listen,
+            OutputKind::RtmpPlay(settings) => &mut settings.listen,
+            _ => return Err(config("allow", Problem::UnknownField)),
+        };
+        listen.allow = allow.unwrap_or_else(|| listen.allow.clone());
+        listen.max_peers = max_players.or(listen.max_peers);
+        if let OutputEnd::Route(route) = &output.end {
+            route.edit(listen.allow.clone(), listen.max_peers);
         }
+        Ok(())
     }
 
     /// Changes a source in place.

@@ -9,7 +9,7 @@ pub use handle::{Events, FlowHandle, OutputEdit, SourceEdit};
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
-    endpoint::srt,
+    endpoint::{rtmp, srt},
     error::{Error, Problem},
     flow::{Claim, Flow},
     net::Egress,
@@ -44,7 +44,8 @@ pub(crate) struct Shared {
     /// Local addresses and keys that are taken, with the flow that has them.
     claims: Mutex<HashMap<Claim, (u64, String)>>,
     /// Ports that several flows may share.
-    srt_ports: Mutex<HashMap<SocketAddr, Weak<srt::Port>>>,
+    srt_ports: Ports<srt::Port>,
+    rtmp_ports: Ports<rtmp::Port>,
     next_id: AtomicU64,
 }
 
@@ -55,20 +56,6 @@ impl Shared {
 
     fn claims(&self) -> MutexGuard<'_, HashMap<Claim, (u64, String)>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The SRT port at an address: one that is open, or a new one. Must be called within the runtime.
-    fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
-        let mut ports = self.srt_ports.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.retain(|_, port| port.strong_count() > 0);
-        if let Some(port) = ports.get(&address).and_then(Weak::upgrade) {
-            return Ok(port);
-        }
-        let port = srt::Port::open(address)?;
-        if address.port() != 0 {
-            ports.insert(address, Arc::downgrade(&port));
-        }
-        Ok(port)
     }
 
     /// Takes an address and key for a running flow.
@@ -88,6 +75,32 @@ impl Shared {
     /// Gives back what a flow has claimed.
     fn release(&self, id: u64) {
         self.claims().retain(|_, (owner, _)| *owner != id);
+    }
+}
+
+/// The ports of one protocol that are open, by the address that was asked for.
+#[derive(Debug)]
+struct Ports<P>(Mutex<HashMap<SocketAddr, Weak<P>>>);
+
+impl<P> Default for Ports<P> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<P> Ports<P> {
+    /// The port at an address: one that is open, or a new one. Must be called within the runtime.
+    fn at(&self, address: SocketAddr, open: impl FnOnce(SocketAddr) -> io::Result<Arc<P>>) -> io::Result<Arc<P>> {
+        let mut ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.retain(|_, port| port.strong_count() > 0);
+        if let Some(port) = ports.get(&address).and_then(Weak::upgrade) {
+            return Ok(port);
+        }
+        let port = open(address)?;
+        if address.port() != 0 {
+            ports.insert(address, Arc::downgrade(&port));
+        }
+        Ok(port)
     }
 }
 
@@ -159,7 +172,8 @@ impl EngineBuilder {
             public_host: self.public_host,
             flows: Mutex::default(),
             claims: Mutex::default(),
-            srt_ports: Mutex::default(),
+            srt_ports: Ports::default(),
+            rtmp_ports: Ports::default(),
             next_id: AtomicU64::new(1),
         };
         Engine { shared: Arc::new(shared), runtime }

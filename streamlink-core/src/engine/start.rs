@@ -5,10 +5,13 @@ use crate::{
     endpoint::{
         AppSource, Event, EventSink, Live, SourceContext, Status, Tasks,
         fanout::{Fanout, SinkId},
-        rtp, srt,
+        rtmp, rtp, srt,
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{Allowlist, Bitrate, Claim, Flow, Output, OutputKind, Source, SourceKind, SrtCaller, SrtListener},
+    flow::{
+        Allowlist, Bitrate, Claim, DEFAULT_GOP_CACHE, Flow, Output, OutputKind, RtmpAddress, RtmpPlayServer,
+        RtmpPublishServer, RtmpPull, RtmpPush, Source, SourceKind, SrtCaller, SrtListener, StreamKey,
+    },
     net::{Egress, advertised_ip},
     router::{Closer, Limits, Reader, Ring, State},
 };
@@ -74,9 +77,34 @@ pub(super) enum OutputEnd {
 
 /// A place on a shared port.
 #[derive(Clone, Debug)]
-pub(super) struct PortRoute {
-    pub(super) port: Arc<srt::Port>,
-    pub(super) id: srt::RouteId,
+pub(super) enum PortRoute {
+    Srt(Arc<srt::Port>, srt::RouteId),
+    Rtmp(Arc<rtmp::Port>, rtmp::RouteId),
+}
+
+impl PortRoute {
+    pub(super) fn edit(&self, allow: Allowlist, max_peers: Option<u32>) {
+        match self {
+            PortRoute::Srt(port, id) => port.edit(*id, allow, max_peers),
+            PortRoute::Rtmp(port, id) => port.edit(*id, allow, max_peers),
+        }
+    }
+
+    /// Gives up the place, and waits until its connections have ended.
+    pub(super) async fn remove(&self) {
+        match self {
+            PortRoute::Srt(port, id) => port.remove(*id).await,
+            PortRoute::Rtmp(port, id) => port.remove(*id).await,
+        }
+    }
+
+    /// Gives back the handle; waits for the socket to close if it was the last.
+    pub(super) async fn release(self) {
+        match self {
+            PortRoute::Srt(port, _) => port.release().await,
+            PortRoute::Rtmp(port, _) => port.release().await,
+        }
+    }
 }
 
 /// The engine's end of a tap: its reader until the host takes it, and what ends it.
@@ -234,13 +262,34 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             input_address = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()));
             let end = srt::RouteEnd::Source(context);
             let id = port.add(srt_route(&settings, &status, &events, flow.max_bandwidth, end));
-            route = Some(PortRoute { port, id });
+            route = Some(PortRoute::Srt(port, id));
         }
         OpenSource::SrtCaller(settings) => {
             let stop = context.stop.clone();
             let direction = srt::Direction::Receive(context);
             let call = srt_call(&settings, Egress::default(), &status, &events, flow.max_bandwidth, stop, direction);
             running.source_tasks.spawn_on(call.run(), &shared.runtime);
+        }
+        OpenSource::RtmpListener(port, settings) => {
+            input_address = Some(rtmp_url(&shared, port.local_addr(), &settings.app, settings.key.as_ref()));
+            let key = route_key(settings.key);
+            let id = port.add(rtmp::Route {
+                app: settings.app,
+                key,
+                allow: settings.listen.allow,
+                max_peers: None,
+                status: status.clone(),
+                events: events.clone(),
+                end: rtmp::RouteEnd::Source(context),
+            });
+            route = Some(PortRoute::Rtmp(port, id));
+        }
+        OpenSource::RtmpPull(settings) => {
+            let stop = context.stop.clone();
+            let direction = rtmp::Direction::Play(context);
+            let call =
+                rtmp_call(&settings.address, settings.key.as_ref(), &settings.call, Egress::default(), direction);
+            running.source_tasks.spawn_on(call(status.clone(), events.clone(), stop).run(), &shared.runtime);
         }
         OpenSource::App(family) => app = Some(AppSource::new(family, context)),
     }
@@ -282,7 +331,49 @@ enum OpenSource {
     Rtp(Box<rtp::RtpSource>),
     SrtListener(Arc<srt::Port>, Box<SrtListener>),
     SrtCaller(Box<SrtCaller>),
+    RtmpListener(Arc<rtmp::Port>, Box<RtmpPublishServer>),
+    RtmpPull(Box<RtmpPull>),
     App(crate::media::MediaFamily),
+}
+
+/// Invariant: `build()` has generated the key of a listener that had none.
+fn route_key(key: Option<StreamKey>) -> StreamKey {
+    key.unwrap_or_else(StreamKey::unguessed)
+}
+
+/// The URL of an RTMP listener, as an encoder or a player wants it. Whoever has it can come in.
+fn rtmp_url(shared: &Shared, bound: SocketAddr, app: &str, key: Option<&StreamKey>) -> String {
+    format!("rtmp://{}/{app}/{}", advertise(shared, bound), key.map_or("", StreamKey::reveal))
+}
+
+/// A call that lacks what only a running endpoint has.
+fn rtmp_call(
+    address: &RtmpAddress,
+    key: Option<&StreamKey>,
+    call: &crate::flow::Call,
+    egress: Egress,
+    direction: rtmp::Direction,
+) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::Call {
+    let (remote, app, url) = (address.remote.clone(), address.app.clone(), address.to_string());
+    let (key, reconnect, connect_timeout) = (key.cloned(), call.reconnect, call.connect_timeout);
+    move |status, events, stop| rtmp::Call {
+        remote,
+        app,
+        url,
+        key,
+        reconnect,
+        connect_timeout,
+        egress,
+        status,
+        events,
+        stop,
+        direction,
+    }
+}
+
+/// What the kernel may hold for a peer that takes media over TCP: a second of the flow.
+fn send_buffer(rate: Bitrate) -> usize {
+    usize::try_from(rate.bytes_in(QUEUE_TIME).clamp(64 << 10, 4 << 20)).unwrap_or(4 << 20)
 }
 
 /// The URL of an SRT listener, as a caller wants it. It holds no secret.
@@ -341,9 +432,16 @@ fn open_source(shared: &Shared, flow: &str, source: &Source, rate: Bitrate) -> R
             .map(|source| OpenSource::Rtp(Box::new(source)))
             .map_err(|cause| place.bind(settings.listen.bind, cause)),
         SourceKind::SrtListener(settings) => {
-            let port = shared.srt_port(settings.listen.bind).map_err(|e| place.bind(settings.listen.bind, e))?;
+            let port = shared.srt_ports.at(settings.listen.bind, srt::Port::open);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenSource::SrtListener(port, Box::new(settings.clone())))
         }
+        SourceKind::Rtmp(settings) => {
+            let port = shared.rtmp_ports.at(settings.listen.bind, rtmp::Port::open);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenSource::RtmpListener(port, Box::new(settings.clone())))
+        }
+        SourceKind::RtmpPull(settings) => Ok(OpenSource::RtmpPull(Box::new(settings.clone()))),
         SourceKind::SrtCaller(settings) => Ok(OpenSource::SrtCaller(Box::new(settings.clone()))),
         SourceKind::App(family) => Ok(OpenSource::App(*family)),
         _ => Err(place.unsupported(format!("a {} source", source.protocol()))),
@@ -355,6 +453,9 @@ pub(super) enum OpenOutput {
     Rtp(rtp::OpenOutput),
     SrtListener(Arc<srt::Port>, Box<SrtListener>),
     SrtCaller(Box<SrtCaller>, Egress),
+    RtmpPlay(Arc<rtmp::Port>, Box<RtmpPlayServer>),
+    /// To one destination or more.
+    RtmpPush(Vec<RtmpPush>, Egress),
     Tap,
 }
 
@@ -370,8 +471,24 @@ pub(super) async fn open_output(
         .map_err(|problem| Error::from(ConfigErrors::from(ConfigError::new("region", problem))))?;
     match &output.kind {
         OutputKind::SrtListener(settings) => {
-            let port = shared.srt_port(settings.listen.bind).map_err(|e| place.bind(settings.listen.bind, e))?;
+            let port = shared.srt_ports.at(settings.listen.bind, srt::Port::open);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenOutput::SrtListener(port, Box::new(settings.clone())))
+        }
+        OutputKind::RtmpPlay(settings) => {
+            let port = shared.rtmp_ports.at(settings.listen.bind, rtmp::Port::open);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenOutput::RtmpPlay(port, Box::new(settings.clone())))
+        }
+        OutputKind::RtmpPush(settings) => Ok(OpenOutput::RtmpPush(vec![settings.clone()], egress)),
+        OutputKind::RtmpRelay(settings) => {
+            let second = settings.second.as_ref().map(|(address, key)| {
+                let mut second = settings.first.clone();
+                (second.address, second.key) = (address.clone(), Some(key.clone()));
+                second
+            });
+            let destinations = std::iter::once(settings.first.clone()).chain(second).collect();
+            Ok(OpenOutput::RtmpPush(destinations, egress))
         }
         OutputKind::SrtCaller(settings) => Ok(OpenOutput::SrtCaller(Box::new(settings.clone()), egress)),
         OutputKind::Rtp(settings) => {
@@ -404,7 +521,58 @@ impl Running {
                 }
                 let end = srt::RouteEnd::Output(self.ring.reader());
                 let id = port.add(srt_route(&settings, &status, &self.events, self.rate(), end));
-                OutputEnd::Route(PortRoute { port, id })
+                OutputEnd::Route(PortRoute::Srt(port, id))
+            }
+            OpenOutput::RtmpPlay(port, settings) => {
+                status.counters.set_state(State::Waiting, now);
+                if let Some(shared) = self.shared.upgrade() {
+                    url = Some(rtmp_url(&shared, port.local_addr(), &settings.app, settings.key.as_ref()));
+                }
+                self.ring.keep_from_start(u64::from(settings.gop_cache));
+                let terms = rtmp::PlayTerms {
+                    gop_cache: u64::from(settings.gop_cache),
+                    coalesce: settings.coalesce,
+                    slow: settings.slow_timeout,
+                    send_buffer: send_buffer(self.rate()),
+                };
+                let id = port.add(rtmp::Route {
+                    app: settings.app,
+                    key: route_key(settings.key),
+                    allow: settings.listen.allow,
+                    max_peers: settings.listen.max_peers,
+                    status: status.clone(),
+                    events: self.events.clone(),
+                    end: rtmp::RouteEnd::Output(self.ring.clone(), terms),
+                });
+                OutputEnd::Route(PortRoute::Rtmp(port, id))
+            }
+            OpenOutput::RtmpPush(destinations, egress) => {
+                self.ring.keep_from_start(u64::from(DEFAULT_GOP_CACHE));
+                let stop = CancellationToken::new();
+                let legs = rtmp::Legs::new(destinations.len());
+                let calls: Vec<_> = destinations
+                    .iter()
+                    .enumerate()
+                    .map(|(leg, settings)| {
+                        let direction = rtmp::Direction::Publish {
+                            ring: self.ring.clone(),
+                            chunk_size: settings.chunk_size as usize,
+                            gop_cache: u64::from(DEFAULT_GOP_CACHE),
+                            send_buffer: send_buffer(self.rate()),
+                            leg,
+                            legs: legs.clone(),
+                        };
+                        let call = rtmp_call(
+                            &settings.address,
+                            settings.key.as_ref(),
+                            &settings.call,
+                            egress.clone(),
+                            direction,
+                        );
+                        call(status.clone(), self.events.clone(), stop.clone())
+                    })
+                    .collect();
+                OutputEnd::Task { stop, task: self.tasks.spawn(rtmp::run_all(calls)) }
             }
             OpenOutput::SrtCaller(settings, egress) => {
                 let stop = CancellationToken::new();

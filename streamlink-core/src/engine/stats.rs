@@ -64,6 +64,10 @@ pub struct EndpointStats {
     pub jitter: Duration,
     /// MPEG-TS packets without their sync byte, and datagrams that are no whole number of packets.
     pub sync_errors: u64,
+    /// Video frames per second, of RTMP sources, about a second old.
+    pub video_frame_rate: f64,
+    /// Audio frames per second, of RTMP sources, about a second old.
+    pub audio_frame_rate: f64,
     /// The round trip, of protocols that measure it.
     pub round_trip: Duration,
     /// The latency that both ends agreed on, of SRT.
@@ -102,6 +106,8 @@ impl EndpointStats {
             refused: c.refused.get(),
             jitter: Duration::from_micros(c.jitter_us.get()),
             sync_errors: c.sync_errors.get(),
+            video_frame_rate: c.video_rate.get() as f64 / 1000.0,
+            audio_frame_rate: c.audio_rate.get() as f64 / 1000.0,
             round_trip: Duration::from_micros(c.rtt_us.get()),
             latency: Duration::from_micros(c.latency_us.get()),
             buffered: Duration::from_micros(c.buffered_us.get()),

@@ -38,7 +38,9 @@ pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
 pub use source::{AppInput, IntoSource, Source};
 pub use srt::{Latency, Srt, SrtCaller, SrtListener};
 
+pub(crate) use address::Call;
 pub(crate) use output::OutputKind;
 pub(crate) use plan::{Claim, check_description, check_output};
+pub(crate) use rtmp::DEFAULT_GOP_CACHE;
 pub(crate) use source::SourceKind;
 pub(crate) use srt::SrtOptions;

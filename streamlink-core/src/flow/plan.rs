@@ -408,7 +408,7 @@ impl Source {
         let (transport, listen, key) = match &self.kind {
             SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
             SourceKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
-            SourceKind::Rtmp(s) => ("rtmp", &s.listen, app_key(&s.app, &s.key)),
+            SourceKind::Rtmp(s) => ("rtmp", &s.listen, app_key("publish", &s.app, &s.key)),
             SourceKind::RtspListener(s) => ("rtsp", &s.listen, s.rtsp.path.clone()),
             _ => return None,
         };
@@ -432,7 +432,7 @@ impl Output {
     pub(crate) fn claim(&self) -> Option<Claim> {
         let (transport, listen, key) = match &self.kind {
             OutputKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
-            OutputKind::RtmpPlay(s) => ("rtmp", &s.listen, app_key(&s.app, &s.key)),
+            OutputKind::RtmpPlay(s) => ("rtmp", &s.listen, app_key("play", &s.app, &s.key)),
             OutputKind::RtspListener(s) => ("rtsp", &s.listen, s.rtsp.path.clone()),
             _ => return None,
         };
@@ -440,8 +440,9 @@ impl Output {
     }
 }
 
-fn app_key(app: &str, key: &Option<StreamKey>) -> String {
-    format!("{app}/{}", key.as_ref().map_or("", StreamKey::reveal))
+/// A publisher and players may use the same application and key: they ask for different things.
+fn app_key(role: &str, app: &str, key: &Option<StreamKey>) -> String {
+    format!("{role} {app}/{}", key.as_ref().map_or("", StreamKey::reveal))
 }
 
 /// Names and addresses that are taken within a flow, with the path of who took them.

@@ -5,10 +5,10 @@ use super::{
     endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder},
     name::check_text,
     secret::StreamKey,
-    settings::{Entries, Settings, number, store},
+    settings::{Entries, Settings, check_millis, millis, number, store},
 };
 use crate::error::Problem;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// The address of an RTMP application: `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,12 +103,20 @@ pub struct RtmpPlayServer {
     pub(crate) app: String,
     pub(crate) key: Option<StreamKey>,
     pub(crate) gop_cache: u32,
+    pub(crate) coalesce: Duration,
+    pub(crate) slow_timeout: Duration,
 }
 
 const CHUNK_SIZE: std::ops::RangeInclusive<u32> = 4096..=40_960;
 const DEFAULT_CHUNK_SIZE: u32 = 4096;
 const GOP_CACHE: std::ops::RangeInclusive<u32> = 0..=256 * 1024 * 1024;
-const DEFAULT_GOP_CACHE: u32 = 16 * 1024 * 1024;
+pub(crate) const DEFAULT_GOP_CACHE: u32 = 16 * 1024 * 1024;
+/// In milliseconds.
+const COALESCE: std::ops::RangeInclusive<u64> = 0..=1000;
+const DEFAULT_COALESCE: Duration = Duration::ZERO;
+/// In milliseconds.
+const SLOW_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=300_000;
+const DEFAULT_SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl RtmpPull {
     pub(crate) fn new(address: RtmpAddress) -> Self {
@@ -124,7 +132,14 @@ impl RtmpPush {
 
 impl RtmpPlayServer {
     pub(crate) fn new(listen: Listen, app: String) -> Self {
-        Self { listen, app, key: None, gop_cache: DEFAULT_GOP_CACHE }
+        Self {
+            listen,
+            app,
+            key: None,
+            gop_cache: DEFAULT_GOP_CACHE,
+            coalesce: DEFAULT_COALESCE,
+            slow_timeout: DEFAULT_SLOW_TIMEOUT,
+        }
     }
 }
 
@@ -198,11 +213,15 @@ impl Settings for RtmpPlayServer {
         match name {
             "key" => key(&mut self.key, value),
             "gop_cache" => store(&mut self.gop_cache, number(value, GOP_CACHE, "bytes")),
+            "coalesce" => store(&mut self.coalesce, millis(value, COALESCE)),
+            "slow_timeout" => store(&mut self.slow_timeout, millis(value, SLOW_TIMEOUT)),
             _ => self.listen.set(name, value),
         }
     }
     fn list(&self, out: &mut Entries) {
         out.push_unless("gop_cache", self.gop_cache, DEFAULT_GOP_CACHE);
+        out.push_unless("coalesce", self.coalesce.as_millis(), DEFAULT_COALESCE.as_millis());
+        out.push_unless("slow_timeout", self.slow_timeout.as_millis(), DEFAULT_SLOW_TIMEOUT.as_millis());
         self.listen.list(out);
     }
 }
@@ -280,5 +299,18 @@ impl OutputBuilder<RtmpPlayServer> {
             false => Err(Problem::out_of_range(bytes, "0 to 268435456 bytes")),
         };
         self.try_with("gop_cache", value, |s, v| s.gop_cache = v)
+    }
+
+    /// How long messages may wait for more, so that they are written together (0; 0–1000 ms).
+    ///
+    /// Writing a third of a second at once costs a fraction of writing each message by itself, and delays the
+    /// picture by as much. 0 hands on each message as it comes.
+    pub fn coalesce(self, window: Duration) -> Self {
+        self.try_with("coalesce", check_millis(window, COALESCE), |s, v| s.coalesce = v)
+    }
+
+    /// How long a player may be behind before it is cut off (10 s; 1–300). Until then it skips to key frames.
+    pub fn slow_timeout(self, timeout: Duration) -> Self {
+        self.try_with("slow_timeout", check_millis(timeout, SLOW_TIMEOUT), |s, v| s.slow_timeout = v)
     }
 }

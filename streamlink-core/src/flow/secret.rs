@@ -92,6 +92,11 @@ impl StreamKey {
         Ok(Self(bits.iter().map(|b| format!("{b:02x}")).collect()))
     }
 
+    /// A key that no peer can name: peers' keys hold something.
+    pub(crate) fn unguessed() -> Self {
+        Self("\u{0}".into())
+    }
+
     /// The key itself.
     pub fn reveal(&self) -> &str {
         &self.0

@@ -1,5 +1,6 @@
 //! What is carried: packets, and what can be read in them.
 
+pub(crate) mod flv;
 mod packet;
 mod ts;
 

@@ -1,4 +1,5 @@
 //! The protocols as state machines: given bytes and time, without sockets, clocks or randomness of their own.
 
+pub(crate) mod rtmp;
 pub(crate) mod rtp;
 pub(crate) mod srt;

@@ -66,6 +66,9 @@ pub(crate) struct Counters {
     pub(crate) jitter_us: Counter,
     /// MPEG-TS packets without their sync byte.
     pub(crate) sync_errors: Counter,
+    /// FLV frames, in thousandths of a frame per second.
+    pub(crate) video_rate: Counter,
+    pub(crate) audio_rate: Counter,
     pub(crate) rtt_us: Counter,
     pub(crate) latency_us: Counter,
     pub(crate) buffered_us: Counter,
@@ -92,6 +95,8 @@ impl Counters {
             reconnections: Counter::default(),
             jitter_us: Counter::default(),
             sync_errors: Counter::default(),
+            video_rate: Counter::default(),
+            audio_rate: Counter::default(),
             rtt_us: Counter::default(),
             latency_us: Counter::default(),
             buffered_us: Counter::default(),

@@ -29,6 +29,9 @@ pub(crate) struct Limits {
     pub(crate) time: Duration,
 }
 
+/// What a reader that starts at a batch must be given first.
+pub(crate) type Preamble = Arc<[Packet]>;
+
 /// A count of packets and of their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -53,6 +56,8 @@ pub(crate) struct Batch {
     bytes: u64,
     /// What was published before this batch.
     before: Totals,
+    /// A reader may start here.
+    start: Option<Preamble>,
 }
 
 impl Batch {
@@ -66,6 +71,11 @@ impl Batch {
 
     pub(crate) fn packets(&self) -> &[Packet] {
         &self.packets
+    }
+
+    /// What a reader needs before it starts with this batch; `None`: it cannot start here.
+    pub(crate) fn start(&self) -> Option<&Preamble> {
+        self.start.as_ref()
     }
 
     /// When its last packet came in: what readers take for the time, which saves them a look at the clock.
@@ -101,6 +111,10 @@ struct Inner {
     bytes: u64,
     totals: Totals,
     limits: Limits,
+    /// The last batch where a reader may start, and what was published before it.
+    start: Option<(u64, Totals)>,
+    /// Bytes from there on that are kept for readers that are still to come, at most.
+    keep: u64,
     readers: Vec<Slot>,
     spare: Vec<Arc<Batch>>,
 }
@@ -126,6 +140,8 @@ impl Ring {
                 bytes: 0,
                 totals: Totals::default(),
                 limits,
+                start: None,
+                keep: 0,
                 readers: Vec::new(),
                 spare: Vec::new(),
             }),
@@ -142,8 +158,24 @@ impl Ring {
         self.lock().limits = limits;
     }
 
+    /// Keeps what has come since the last start, for readers that are still to come, if it is no more than so many
+    /// bytes. What was asked for before still holds.
+    pub(crate) fn keep_from_start(&self, bytes: u64) {
+        let mut inner = self.lock();
+        inner.keep = inner.keep.max(bytes);
+    }
+
     /// Hands over packets as one batch. `packets` comes back empty, with room from an earlier batch.
     pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
+        self.publish_batch(packets, None);
+    }
+
+    /// Hands over packets as one batch, at which a reader may start that was given the preamble.
+    pub(crate) fn publish_start(&self, packets: &mut Vec<Packet>, preamble: Preamble) {
+        self.publish_batch(packets, Some(preamble));
+    }
+
+    fn publish_batch(&self, packets: &mut Vec<Packet>, start: Option<Preamble>) {
         let Some(newest) = packets.last().map(Packet::arrival) else { return };
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
         let mut inner = self.lock();
@@ -152,8 +184,14 @@ impl Ring {
         inner.totals.packets += packets.len() as u64;
         inner.totals.bytes += bytes;
         inner.bytes += bytes;
-        let batch = inner.fill(packets, Batch { packets: Vec::new(), sequence, bytes, before });
+        if start.is_some() {
+            inner.start = Some((sequence, before));
+        }
+        let batch = inner.fill(packets, Batch { packets: Vec::new(), sequence, bytes, before, start });
         inner.batches.push_back(batch);
+        let (keep, totals) = (inner.keep, inner.totals);
+        inner.start = inner.start.filter(|(_, before)| totals.since(*before).bytes <= keep);
+        let kept = inner.start.map_or(FREE, |(sequence, _)| sequence);
         self.head.store(sequence + 1, Ordering::Release);
         let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
         while let Some(oldest) = inner.batches.front() {
@@ -161,7 +199,7 @@ impl Ring {
             let read = oldest.sequence < slowest;
             let over = inner.bytes > inner.limits.bytes || old.is_some_and(|age| age > inner.limits.time);
             let goes = read || (over && inner.batches.len() > 1);
-            if !goes {
+            if !goes || oldest.sequence >= kept {
                 break;
             }
             inner.drop_oldest();
@@ -205,6 +243,16 @@ impl Ring {
         self.reader_at(&mut inner, position, seen)
     }
 
+    /// A reader that starts at the last start, if no more than so many bytes have come since; otherwise a reader of
+    /// what comes from now on.
+    pub(crate) fn reader_from_start(self: &Arc<Self>, bytes: u64) -> Reader {
+        let mut inner = self.lock();
+        let (next, totals) = (inner.first + inner.batches.len() as u64, inner.totals);
+        let start = inner.start.filter(|(_, before)| totals.since(*before).bytes <= bytes);
+        let (position, seen) = start.unwrap_or((next, totals));
+        self.reader_at(&mut inner, position, seen)
+    }
+
     fn reader_at(self: &Arc<Self>, inner: &mut Inner, position: u64, seen: Totals) -> Reader {
         let fresh = Slot { position, waker: None };
         let slot = match inner.readers.iter().position(|slot| slot.position == FREE) {
@@ -245,6 +293,7 @@ impl Inner {
             && let Some(batch) = Arc::get_mut(&mut oldest)
         {
             batch.packets.clear();
+            batch.start = None;
             self.spare.push(oldest);
         }
     }
@@ -314,17 +363,22 @@ impl Reader {
 
     /// Appends all new batches to `window`; returns what was lost before the first of them.
     pub(crate) fn read(&mut self, window: &mut Vec<Arc<Batch>>) -> Totals {
-        self.read_up_to(usize::MAX, window)
+        self.read_up_to(usize::MAX, u64::MAX, window)
+    }
+
+    /// Appends new batches to `window`, up to about so many bytes, but at least one.
+    pub(crate) fn read_some(&mut self, bytes: u64, window: &mut Vec<Arc<Batch>>) -> Totals {
+        self.read_up_to(usize::MAX, bytes, window)
     }
 
     /// The next batch, and what was lost before it. For a reader that cannot say when it will be done with it.
     pub(crate) fn read_one(&mut self) -> (Option<Arc<Batch>>, Totals) {
         let mut one = Vec::with_capacity(1);
-        let lost = self.read_up_to(1, &mut one);
+        let lost = self.read_up_to(1, u64::MAX, &mut one);
         (one.pop(), lost)
     }
 
-    fn read_up_to(&mut self, most: usize, window: &mut Vec<Arc<Batch>>) -> Totals {
+    fn read_up_to(&mut self, most: usize, bytes: u64, window: &mut Vec<Arc<Batch>>) -> Totals {
         let mut inner = self.ring.lock();
         let mut lost = Totals::default();
         if self.position < inner.first {
@@ -333,9 +387,15 @@ impl Reader {
             self.position = inner.first;
         }
         let skip = (self.position - inner.first) as usize; // never more than the batches in the ring
-        let left = inner.batches.len() - skip;
-        window.extend(inner.batches.iter().skip(skip).take(most).cloned());
-        self.position += left.min(most) as u64;
+        let mut taken = 0u64;
+        for batch in inner.batches.iter().skip(skip).take(most) {
+            if taken >= bytes {
+                break;
+            }
+            taken = taken.saturating_add(batch.bytes.max(1));
+            window.push(batch.clone());
+            self.position += 1;
+        }
         let next = self.position - inner.first;
         self.seen = inner.batches.get(next as usize).map_or(inner.totals, |batch| batch.before);
         inner.readers[self.slot].position = self.position;
@@ -345,6 +405,11 @@ impl Reader {
     /// A reader that starts at a batch that is still at hand, for an output that falls behind the others.
     pub(crate) fn fork(&self, from: &Batch) -> Reader {
         self.ring.reader_at(&mut self.ring.lock(), from.sequence, from.before)
+    }
+
+    /// Packets between the position of an earlier reader and this one's.
+    pub(crate) fn missed_since(&self, earlier: &Reader) -> u64 {
+        self.seen.since(earlier.seen).packets
     }
 
     /// The number of the batch that comes next.
@@ -450,6 +515,35 @@ mod tests {
         assert_eq!(lengths(&mut window), [2, 3, 4]);
         drop(fork);
         assert_eq!(ring.lock().readers.iter().filter(|s| s.position != FREE).count(), 1);
+    }
+
+    #[test]
+    fn late_readers_start_at_the_last_start_if_it_is_kept() {
+        let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
+        ring.keep_from_start(500);
+        let preamble: Preamble = packets(now, &[7]).into();
+        ring.publish(&mut packets(now, &[50]));
+        ring.publish_start(&mut packets(now, &[200]), preamble.clone());
+        ring.publish(&mut packets(now, &[100]));
+        assert_eq!(ring.lock().batches.len(), 2, "kept though above the bound, and though nobody reads");
+        let mut late = ring.reader_from_start(300);
+        assert_eq!(late.read(&mut window), Totals::default());
+        assert!(Arc::ptr_eq(window[0].start().unwrap(), &preamble));
+        assert_eq!(lengths(&mut window), [200, 100]);
+        // More than this reader wants: it gets what comes.
+        let mut picky = ring.reader_from_start(299);
+        ring.publish_start(&mut packets(now, &[10]), preamble.clone());
+        assert_eq!(ring.lock().batches.len(), 1, "the last start is where late readers begin");
+        picky.read(&mut window);
+        assert_eq!(lengths(&mut window), [10]);
+        // More than is to be kept: it is let go.
+        late.read(&mut window);
+        window.clear();
+        ring.publish(&mut packets(now, &[491]));
+        ring.publish(&mut packets(now, &[5]));
+        assert_eq!(ring.lock().batches.len(), 1);
+        ring.reader_from_start(u64::MAX).read(&mut window);
+        assert_eq!(lengths(&mut window), [0; 0]);
     }
 
     #[test]

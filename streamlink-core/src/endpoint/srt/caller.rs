@@ -4,6 +4,8 @@ use super::{
     super::{
         Event, EventSink, LossReason, SourceContext, Status,
         intake::{Intake, Verdict},
+        random,
+        redial::{Redial, report_loss, report_retry},
         sleep_until,
     },
     link::Link,
@@ -60,11 +62,6 @@ enum End {
     Lost(LossReason),
 }
 
-fn random(bytes: &mut [u8]) {
-    // Without the system's randomness no engine would have started.
-    let _ = getrandom::fill(bytes);
-}
-
 impl Call {
     /// Runs until it is stopped.
     pub(crate) async fn run(mut self) {
@@ -74,13 +71,13 @@ impl Call {
             Direction::Receive(context) => Some(Intake::new(context.clone(), now)),
             Direction::Send(_) => None,
         };
-        let (mut attempts, mut delay) = (0u32, self.reconnect.start);
+        let mut redial = Redial::new(self.reconnect);
         let mut connections = 0u64;
         loop {
             let started = Instant::now();
             let end = match self.call().await {
                 Ok(mut session) => {
-                    attempts = 0;
+                    redial.connected();
                     self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
                     session.run(&mut self, intake.as_mut()).await
@@ -93,17 +90,9 @@ impl Call {
                 End::Stopped => return intake.iter_mut().for_each(|intake| intake.publish(now, None)),
                 End::Lost(reason) => reason,
             };
-            self.lost(reason, attempts, intake.as_mut(), now);
-            if now.saturating_duration_since(started) >= Reconnect::HEALTHY_AFTER {
-                delay = self.reconnect.start;
-            }
-            attempts = attempts.saturating_add(1);
-            // Up to a quarter more, so that callers that were lost together do not come back together.
-            let mut dice = [0];
-            random(&mut dice);
-            let wait = delay + delay * u32::from(dice[0]) / 1024;
-            self.retrying(intake.is_some(), attempts, wait);
-            delay = (delay * 2).min(self.reconnect.cap);
+            self.lost(reason, redial.repeats(), intake.as_mut(), now);
+            let (attempt, wait) = redial.failed(started, now);
+            report_retry(&self.events, &self.status, intake.is_some(), attempt, wait);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -133,22 +122,13 @@ impl Call {
         *connections += 1;
     }
 
-    fn lost(&self, reason: LossReason, attempts: u32, intake: Option<&mut Intake>, now: Instant) {
+    fn lost(&self, reason: LossReason, repeats: bool, intake: Option<&mut Intake>, now: Instant) {
         match intake {
             Some(intake) if intake.last_media().is_some() => intake.lose(now, reason),
             // Attempt after attempt fails for one reason: it is told once, then the retries are.
-            _ if attempts > 0 => {}
-            Some(_) => self.events.emit(Event::SourceLost { source: self.status.name(), reason }),
-            None => self.events.emit(Event::OutputLost { output: self.status.name(), peer: None, reason }),
+            _ if repeats => {}
+            intake => report_loss(&self.events, &self.status, intake.is_some(), reason),
         }
-    }
-
-    fn retrying(&self, is_source: bool, attempt: u32, delay: Duration) {
-        let name = self.status.name();
-        self.events.emit(match is_source {
-            true => Event::SourceRetrying { source: name, attempt, delay },
-            false => Event::OutputRetrying { output: name, attempt, delay },
-        });
     }
 
     /// One attempt.
@@ -310,7 +290,7 @@ impl Session {
         connection.closed().map(|reason| match reason {
             CloseReason::Shutdown => LossReason::Closed,
             CloseReason::Idle => LossReason::Idle,
-            CloseReason::Protocol => LossReason::Io("the peer broke the protocol".into()),
+            CloseReason::Protocol => LossReason::Protocol("SRT".into()),
         })
     }
 

@@ -5,7 +5,7 @@
 //! bounded by its terms.
 
 use super::{
-    super::{Event, LossReason, PlayerStats, intake::Verdict, sleep_until},
+    super::{Event, LossReason, PlayerStats, intake::Verdict, random, sleep_until},
     link::Link,
     route::{Asked, OpenRoute, Route, RouteEnd, RouteId, settle},
 };
@@ -159,11 +159,6 @@ struct PortTask {
     inbox: Vec<Received>,
     next_stats: Instant,
     next_read: Instant,
-}
-
-fn random(bytes: &mut [u8]) {
-    // Without the system's randomness no engine and no port would have started.
-    let _ = getrandom::fill(bytes);
 }
 
 impl PortTask {
@@ -420,7 +415,7 @@ impl PortTask {
             let reason = match reason {
                 CloseReason::Shutdown => LossReason::Closed,
                 CloseReason::Idle => LossReason::Idle,
-                CloseReason::Protocol => LossReason::Io("the peer broke the protocol".into()),
+                CloseReason::Protocol => LossReason::Protocol("SRT".into()),
             };
             return self.close(id, reason, now);
         }

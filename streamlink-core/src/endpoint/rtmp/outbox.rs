@@ -1,0 +1,258 @@
+//! What one connection is still to be sent: media from the ring, and answers between its messages.
+//!
+//! Nothing is copied: a vectored write names the chunk headers and the pieces of the messages' bodies. A peer that
+//! does not take what it is sent holds a few batches at most; the rest stays in the ring, and goes by its bounds.
+
+use crate::{
+    media::{Packet, RtmpKind, flv::is_metadata},
+    net::Stream,
+    proto::rtmp::{ChunkHeads, Framing},
+    router::{Batch, Preamble, Totals},
+};
+use bytes::Bytes;
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+/// Messages in one write at most.
+const MESSAGES: usize = 32;
+/// Slices in one write at most.
+const SLICES: usize = 128;
+/// `@setDataFrame` as AMF0: a publisher says it before its metadata, so that a server keeps them.
+const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
+
+/// Messages that go one after the other.
+#[derive(Debug)]
+enum Segment {
+    Batch(Arc<Batch>),
+    /// What a peer needs before the batch that follows, at the time of that batch; or messages that were altered.
+    Own(Arc<[Packet]>, Option<u32>),
+}
+
+impl Segment {
+    fn packets(&self) -> &[Packet] {
+        match self {
+            Segment::Batch(batch) => batch.packets(),
+            Segment::Own(packets, _) => packets,
+        }
+    }
+
+    /// When a message of it is to be shown.
+    fn time(&self, packet: &Packet) -> u32 {
+        match self {
+            Segment::Own(_, Some(time)) => *time,
+            _ => packet.rtmp_message().map_or(0, |(_, time)| time),
+        }
+    }
+}
+
+/// Messages as a server wants them, if that is any different: metadata come with a command.
+fn for_server(packets: &[Packet]) -> Option<Arc<[Packet]>> {
+    let metadata = |packet: &Packet| {
+        packet.rtmp_message().filter(|(kind, _)| *kind == RtmpKind::Data && is_metadata(packet.data()))
+    };
+    packets.iter().any(|packet| metadata(packet).is_some()).then(|| {
+        let altered = packets.iter().map(|packet| match metadata(packet) {
+            Some((kind, time)) => {
+                let body = Bytes::from([SET_DATA_FRAME, packet.data()].concat());
+                Packet::rtmp(kind, time, body, packet.arrival())
+            }
+            None => packet.clone(),
+        });
+        altered.collect()
+    })
+}
+
+/// What one connection is still to be sent.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    framing: Framing,
+    publishes: bool,
+    /// Answers, which go between two messages.
+    control: Vec<u8>,
+    control_sent: usize,
+    segments: VecDeque<Segment>,
+    /// The next message: its place in the first segment, and how much of it was sent.
+    at: usize,
+    sent: usize,
+    /// Nothing is of use before the next start.
+    waits: bool,
+    preamble: Option<Preamble>,
+    /// Media that was sent since this was last looked at.
+    done: Totals,
+    dropped: u64,
+}
+
+impl Outbox {
+    /// `publishes`: the peer is a server, not a player.
+    pub(super) fn new(framing: Framing, publishes: bool) -> Self {
+        Self {
+            framing,
+            publishes,
+            control: Vec::new(),
+            control_sent: 0,
+            segments: VecDeque::new(),
+            at: 0,
+            sent: 0,
+            waits: true,
+            preamble: None,
+            done: Totals::default(),
+            dropped: 0,
+        }
+    }
+
+    /// Answers that are to go between two messages.
+    pub(super) fn push_control(&mut self, bytes: Vec<u8>) {
+        if self.control.is_empty() {
+            self.control = bytes;
+        } else {
+            self.control.extend(bytes);
+        }
+    }
+
+    /// Bytes of answers that wait.
+    pub(super) fn control_len(&self) -> usize {
+        self.control.len()
+    }
+
+    /// Batches from the ring, and how many packets before them are lost: then pictures wait for the next start.
+    pub(super) fn push_media(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) {
+        self.dropped += lost;
+        self.waits |= lost > 0;
+        for batch in window.drain(..) {
+            match batch.start() {
+                Some(preamble) => {
+                    self.waits = false;
+                    if !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
+                        let first = batch.packets().first().and_then(Packet::rtmp_message);
+                        let headers = if self.publishes { for_server(preamble) } else { None };
+                        let headers = headers.unwrap_or_else(|| preamble.clone());
+                        if !headers.is_empty() {
+                            self.segments.push_back(Segment::Own(headers, first.map(|(_, time)| time)));
+                        }
+                        self.preamble = Some(preamble.clone());
+                    }
+                }
+                None if self.waits => {
+                    self.dropped += batch.packets().len() as u64;
+                    continue;
+                }
+                None => {}
+            }
+            let altered = if self.publishes { for_server(batch.packets()) } else { None };
+            self.segments.push_back(altered.map_or(Segment::Batch(batch), |packets| Segment::Own(packets, None)));
+        }
+    }
+
+    /// Media that was sent since the last call, and packets that were left out.
+    pub(super) fn take_counts(&mut self) -> (Totals, u64) {
+        (std::mem::take(&mut self.done), std::mem::take(&mut self.dropped))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.segments.is_empty()
+    }
+
+    /// Writes until all is written, or the peer takes no more for now.
+    pub(super) fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let written = {
+                let mut heads = [ChunkHeads::EMPTY; MESSAGES];
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let count = self.gather(&mut heads, &mut slices);
+                ready!(stream.poll_write(cx, &slices[..count]))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Names what is to be written next.
+    fn gather<'a>(&'a self, heads: &'a mut [ChunkHeads; MESSAGES], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let mut messages = self.messages();
+        for (head, (packet, time)) in heads.iter_mut().zip(&mut messages) {
+            let (kind, _) = packet.rtmp_message().unwrap_or((RtmpKind::Data, 0));
+            *head = self.framing.heads(kind.into(), time, self.framing.stream, packet.data().len());
+        }
+        let heads = &*heads;
+        let mut count = 0;
+        let mut take = |slice: &'a [u8]| {
+            slices[count] = IoSlice::new(slice);
+            count += 1;
+            count < SLICES
+        };
+        let control = self.control.get(self.control_sent..).unwrap_or_default();
+        let mut first = true;
+        if self.sent == 0 && !control.is_empty() && !take(control) {
+            return count;
+        }
+        for (head, (packet, _)) in heads.iter().zip(self.messages()) {
+            let from = if first { self.sent } else { 0 };
+            if !head.slices(packet.data(), from, &mut take) {
+                break;
+            }
+            if first && self.sent > 0 && !control.is_empty() && !take(control) {
+                break;
+            }
+            first = false;
+        }
+        count
+    }
+
+    /// The messages that are to be sent, with their times.
+    fn messages(&self) -> impl Iterator<Item = (&Packet, u32)> {
+        let whole = self.segments.iter().flat_map(|s| s.packets().iter().map(move |p| (p, s.time(p))));
+        whole.skip(self.at)
+    }
+
+    /// So much was written, in the order of [`Outbox::gather`].
+    fn advance(&mut self, mut written: usize) {
+        if self.sent > 0 {
+            written = self.advance_message(written);
+        }
+        if self.sent == 0 {
+            let control = (self.control.len() - self.control_sent).min(written);
+            self.control_sent += control;
+            written -= control;
+            if self.control_sent == self.control.len() {
+                (self.control, self.control_sent) = (Vec::new(), 0);
+            }
+        }
+        while written > 0 && !self.segments.is_empty() {
+            written = self.advance_message(written);
+        }
+    }
+
+    /// Counts bytes off the first message; returns what is left of them.
+    fn advance_message(&mut self, written: usize) -> usize {
+        let Some((packet, time)) = self.messages().next() else { return 0 };
+        let (kind, _) = packet.rtmp_message().unwrap_or((RtmpKind::Data, 0));
+        let length = packet.data().len();
+        let total = self.framing.heads(kind.into(), time, self.framing.stream, length).total();
+        let left = total.saturating_sub(self.sent);
+        if written < left {
+            self.sent += written;
+            return 0;
+        }
+        self.sent = 0;
+        self.done.packets += 1;
+        self.done.bytes += length as u64;
+        self.next_message();
+        written - left
+    }
+
+    /// Goes on to the message after the first one.
+    fn next_message(&mut self) {
+        self.at += 1;
+        if self.segments.front().is_some_and(|segment| self.at >= segment.packets().len()) {
+            self.segments.pop_front();
+            self.at = 0;
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Receiving: what a publisher, or a server that we play from, brings on one connection.
+
+use super::{End, inbound::Inbound};
+use crate::{
+    endpoint::LossReason,
+    net::Stream,
+    proto::rtmp::{ClientSession, Fault, Outcome, Request, ServerSession},
+};
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long whoever brings media may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a peer may take for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last answer may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The side of a session that brings media.
+pub(super) trait Bring {
+    /// Takes what has come.
+    fn bring(&mut self, bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End>;
+    /// What is to be answered.
+    fn answers(&mut self) -> Vec<u8>;
+    /// Says goodbye.
+    fn end(&mut self);
+}
+
+impl Bring for ServerSession {
+    fn bring(&mut self, mut bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End> {
+        self.link().received(bytes.len());
+        while let Some(request) = self.read(&mut bytes)? {
+            match request {
+                Request::Media(message) => inbound.take(message, now)?,
+                Request::End => return Err(End::Lost(LossReason::Closed)),
+                Request::Publish { .. } | Request::Play { .. } => {
+                    return Err(Fault::Unexpected("publish or play").into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.link().take_output()
+    }
+
+    fn end(&mut self) {}
+}
+
+impl Bring for ClientSession {
+    fn bring(&mut self, mut bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End> {
+        self.link().received(bytes.len());
+        while let Some(outcome) = self.read(&mut bytes)? {
+            match outcome {
+                Outcome::Media(message) => inbound.take(message, now)?,
+                Outcome::End => return Err(End::Lost(LossReason::Closed)),
+                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                Outcome::Ready => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.link().take_output()
+    }
+
+    fn end(&mut self) {
+        ClientSession::end(self);
+    }
+}
+
+/// Writes all of it.
+pub(super) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Receives until the flow or the peer ends it. What had come before is in `inbound` already.
+pub(super) async fn receive(
+    stream: &mut Stream,
+    session: &mut impl Bring,
+    inbound: &mut Inbound,
+    peer: SocketAddr,
+    stop: &CancellationToken,
+) -> End {
+    let mut stopped = pin!(stop.cancelled());
+    let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
+    let mut heard = Instant::now();
+    let end = loop {
+        let answers = session.answers();
+        if !answers.is_empty() {
+            let answered = tokio::select! {
+                () = &mut stopped => Err(End::Stopped),
+                result = tokio::time::timeout(ANSWER_TIMEOUT, write_all(stream, &answers)) => match result {
+                    Ok(result) => result.map_err(End::from),
+                    Err(_) => Err(End::Lost(LossReason::TooSlow)),
+                },
+            };
+            if let Err(end) = answered {
+                break end;
+            }
+        }
+        let result = poll_fn(|cx| {
+            if stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(End::Stopped));
+            }
+            let (mut taken, now) = (Ok(()), Instant::now());
+            match stream.poll_read(cx, |bytes| taken = session.bring(bytes, inbound, now)) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
+                Poll::Ready(Ok(_)) => {
+                    heard = now;
+                    return Poll::Ready(inbound.publish(peer, now).and(taken));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {}
+            }
+            while timer.as_mut().poll(cx).is_ready() {
+                if now.saturating_duration_since(heard) >= IDLE_TIMEOUT {
+                    return Poll::Ready(Err(End::Lost(LossReason::Idle)));
+                }
+                timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
+            }
+            Poll::Pending
+        })
+        .await;
+        if let Err(end) = result {
+            break end;
+        }
+    };
+    if matches!(end, End::Stopped) {
+        session.end();
+    }
+    // The answer to its goodbye, or ours.
+    let answers = session.answers();
+    let farewell = async {
+        let _ = write_all(stream, &answers).await; // the peer may be gone
+        stream.shut_down().await;
+    };
+    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    end
+}

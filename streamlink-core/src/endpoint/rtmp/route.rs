@@ -1,0 +1,259 @@
+//! The routes of a port: which source or output a peer is for, who may come, and what is counted of it.
+
+use super::{
+    super::{Event, EventSink, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
+    inbound::Inbound,
+};
+use crate::{
+    flow::{Allowlist, StreamKey},
+    router::{Ring, State, Totals},
+    time::Throttle,
+};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Names a route of a port.
+pub(crate) type RouteId = u64;
+
+/// A source or an output that peers of a port are for.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) app: String,
+    pub(crate) key: StreamKey,
+    pub(crate) allow: Allowlist,
+    pub(crate) max_peers: Option<u32>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) events: EventSink,
+    pub(crate) end: RouteEnd,
+}
+
+/// Where the media of a route comes from or goes to.
+#[derive(Debug)]
+pub(crate) enum RouteEnd {
+    Source(SourceContext),
+    Output(Arc<Ring>, PlayTerms),
+}
+
+/// How players are served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlayTerms {
+    /// Bytes of the last group of pictures that a new player gets at most; above, it waits for the next.
+    pub(crate) gop_cache: u64,
+    /// How long messages may wait for more, so that they are written together.
+    pub(crate) coalesce: Duration,
+    /// How long a player may be behind before it is cut off.
+    pub(crate) slow: Duration,
+    /// Bytes that the kernel may hold for a player.
+    pub(crate) send_buffer: usize,
+}
+
+/// A route of an open port.
+#[derive(Debug)]
+pub(super) struct OpenRoute {
+    app: String,
+    key: StreamKey,
+    pub(super) status: Arc<Status>,
+    pub(super) events: EventSink,
+    pub(super) end: OpenEnd,
+    admission: Mutex<Admission>,
+    players: Mutex<Players>,
+    refused: Mutex<Throttle>,
+    /// Ends all its connections.
+    pub(super) stop: CancellationToken,
+    /// Knows when they have ended.
+    pub(super) connections: TaskTracker,
+}
+
+#[derive(Debug)]
+pub(super) enum OpenEnd {
+    /// The publisher that is connected has taken what is in there.
+    Source(Mutex<Option<Box<Inbound>>>),
+    Output(Arc<Ring>, PlayTerms),
+}
+
+#[derive(Debug)]
+struct Admission {
+    allow: Allowlist,
+    max_peers: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Players {
+    list: HashMap<u64, Arc<Player>>,
+    next: u64,
+}
+
+/// One peer that is sent media, as others see it.
+#[derive(Debug)]
+pub(super) struct Player {
+    pub(super) peer: SocketAddr,
+    since: Instant,
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    dropped: AtomicU64,
+    /// What was added to the output's counters already.
+    settled: Mutex<(Totals, u64)>,
+    /// Ends the connection: the peer is no longer admitted.
+    pub(super) expelled: CancellationToken,
+}
+
+impl Player {
+    pub(super) fn new(peer: SocketAddr, now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            since: now,
+            packets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            settled: Mutex::default(),
+            expelled: CancellationToken::new(),
+        })
+    }
+
+    /// So much was sent, or left out. Called by its own task alone.
+    pub(super) fn count(&self, sent: Totals, dropped: u64) {
+        for (counter, more) in [(&self.packets, sent.packets), (&self.bytes, sent.bytes), (&self.dropped, dropped)] {
+            if more > 0 {
+                counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
+            }
+        }
+    }
+
+    /// Adds what is new to the counters of its output. Called by one task at a time for an output.
+    pub(super) fn settle(&self, status: &Status, events: &EventSink, now: Instant) {
+        let sent = Totals { packets: self.packets.load(Relaxed), bytes: self.bytes.load(Relaxed) };
+        let dropped = self.dropped.load(Relaxed);
+        let mut settled = lock(&self.settled);
+        let (before, dropped_before) = std::mem::replace(&mut *settled, (sent, dropped));
+        status.counters.passed(now, sent.packets - before.packets, sent.bytes - before.bytes);
+        status.counters.dropped.add(dropped - dropped_before);
+        if dropped > dropped_before {
+            let total = status.counters.dropped.get();
+            events.emit(Event::OutputLagging { output: status.name(), dropped: total });
+        }
+    }
+
+    pub(super) fn stats(&self, now: Instant) -> PlayerStats {
+        PlayerStats {
+            peer: self.peer,
+            connected_for: now.saturating_duration_since(self.since),
+            bytes: self.bytes.load(Relaxed),
+            packets: self.packets.load(Relaxed),
+            retransmitted: 0,
+            lost: 0,
+            dropped: self.dropped.load(Relaxed),
+            round_trip: Duration::ZERO,
+        }
+    }
+}
+
+/// Compares keys in a time that tells nothing of where they differ.
+fn same(ours: &str, theirs: &str) -> bool {
+    let difference = ours.bytes().zip(theirs.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    ours.len() == theirs.len() && difference == 0
+}
+
+/// Nothing panics while such a lock is held; if it did, what it guards would still be whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl OpenRoute {
+    pub(super) fn new(route: Route, now: Instant) -> Arc<Self> {
+        let end = match route.end {
+            RouteEnd::Source(context) => OpenEnd::Source(Mutex::new(Some(Box::new(Inbound::new(context, now))))),
+            RouteEnd::Output(ring, terms) => OpenEnd::Output(ring, terms),
+        };
+        Arc::new(Self {
+            app: route.app,
+            key: route.key,
+            status: route.status,
+            events: route.events,
+            end,
+            admission: Mutex::new(Admission { allow: route.allow, max_peers: route.max_peers }),
+            players: Mutex::default(),
+            refused: Mutex::new(Throttle::new(Duration::from_secs(1))),
+            stop: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        })
+    }
+
+    pub(super) fn is_source(&self) -> bool {
+        matches!(self.end, OpenEnd::Source(_))
+    }
+
+    /// Whether a peer that wants to publish, or to play, is for this route. Some put parameters behind the key.
+    pub(super) fn is_for(&self, publish: bool, app: &str, key: &str) -> bool {
+        let bare = key.split_once('?').map_or(key, |(bare, _)| bare);
+        let ours = self.key.reveal();
+        self.is_source() == publish && self.app == app && (same(ours, key) | same(ours, bare))
+    }
+
+    pub(super) fn admits(&self, peer: IpAddr) -> bool {
+        lock(&self.admission).allow.admits(peer)
+    }
+
+    /// Changes who may come; who may not any more is cut off.
+    pub(super) fn edit(&self, allow: Allowlist, max_peers: Option<u32>) {
+        for player in lock(&self.players).list.values().filter(|player| !allow.admits(player.peer.ip())) {
+            player.expelled.cancel();
+        }
+        *lock(&self.admission) = Admission { allow, max_peers };
+    }
+
+    /// Takes in a player, if there is room.
+    pub(super) fn enter(&self, peer: SocketAddr, now: Instant) -> Option<(u64, Arc<Player>)> {
+        let most = lock(&self.admission).max_peers.map_or(usize::MAX, |n| n as usize);
+        let mut players = lock(&self.players);
+        if players.list.len() >= most {
+            return None;
+        }
+        let player = Player::new(peer, now);
+        let id = players.next;
+        players.next += 1;
+        players.list.insert(id, player.clone());
+        self.status.counters.set_state(State::Connected, now);
+        self.events.emit(Event::OutputConnected { output: self.status.name(), peer: Some(peer) });
+        Some((id, player))
+    }
+
+    /// Lets a player go.
+    pub(super) fn leave(&self, id: u64, reason: LossReason, now: Instant) {
+        let mut players = lock(&self.players);
+        let Some(player) = players.list.remove(&id) else { return };
+        player.settle(&self.status, &self.events, now);
+        if players.list.is_empty() {
+            self.status.counters.set_state(State::Waiting, now);
+        }
+        self.status.players.store(Arc::new(players.list.values().map(|p| p.stats(now)).collect()));
+        self.events.emit(Event::OutputLost { output: self.status.name(), peer: Some(player.peer), reason });
+    }
+
+    /// Brings the statistics up to date.
+    pub(super) fn settle(&self, now: Instant) {
+        if self.is_source() {
+            return;
+        }
+        let players = lock(&self.players);
+        players.list.values().for_each(|player| player.settle(&self.status, &self.events, now));
+        let mut list: Vec<PlayerStats> = players.list.values().map(|player| player.stats(now)).collect();
+        list.sort_by_key(|player| std::cmp::Reverse(player.connected_for));
+        self.status.players.store(Arc::new(list));
+    }
+
+    /// Counts a peer that was turned away, and tells of it.
+    pub(super) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+        self.status.counters.refused.add(1);
+        if let Some(count) = lock(&self.refused).admit(now, 1) {
+            self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, count });
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
+
+use super::{End, outbox::Outbox, route::Player};
+use crate::{
+    endpoint::LossReason,
+    net::Stream,
+    proto::rtmp::{ClientSession, Fault, Outcome, Request, ServerSession},
+    router::{Batch, Reader},
+};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes that are taken from the ring at once: what a peer that stops reading holds.
+const AT_ONCE: u64 = 256 << 10;
+/// How long a peer may take for the last of what it is sent.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Bytes of answers that may wait for a peer that does not read.
+const MAX_CONTROL: usize = 64 << 10;
+
+/// The side of a session that is sent media.
+pub(super) trait Talk {
+    /// Takes what the peer says; true: it has ended the stream.
+    fn listen(&mut self, bytes: &[u8]) -> Result<bool, End>;
+    /// What is to be answered.
+    fn answers(&mut self) -> Vec<u8>;
+    /// Says goodbye.
+    fn end(&mut self);
+}
+
+impl Talk for ServerSession {
+    fn listen(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
+        self.link().received(bytes.len());
+        while let Some(request) = self.read(&mut bytes)? {
+            if request == Request::End {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.link().take_output()
+    }
+
+    fn end(&mut self) {
+        ServerSession::end(self);
+    }
+}
+
+impl Talk for ClientSession {
+    fn listen(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
+        self.link().received(bytes.len());
+        while let Some(outcome) = self.read(&mut bytes)? {
+            match outcome {
+                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                Outcome::End => return Ok(true),
+                Outcome::Ready | Outcome::Media(_) => {}
+            }
+        }
+        Ok(false)
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.link().take_output()
+    }
+
+    fn end(&mut self) {
+        ClientSession::end(self);
+    }
+}
+
+/// How media is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// How long messages may wait for more.
+    pub(super) coalesce: Duration,
+    /// How long the peer may be behind.
+    pub(super) slow: Duration,
+}
+
+struct Sending<'a, T> {
+    stream: &'a mut Stream,
+    session: &'a mut T,
+    reader: &'a mut Reader,
+    outbox: Outbox,
+    player: &'a Player,
+    pace: Pace,
+    window: Vec<Arc<Batch>>,
+    /// Since when the peer is behind.
+    behind: Option<Instant>,
+    /// When more may be written.
+    next: Instant,
+    ending: bool,
+}
+
+/// Sends until the flow, the peer or the endpoint ends it.
+pub(super) async fn send<T: Talk>(
+    stream: &mut Stream,
+    session: &mut T,
+    reader: &mut Reader,
+    outbox: Outbox,
+    player: &Player,
+    pace: Pace,
+    stop: &CancellationToken,
+) -> End {
+    let now = Instant::now();
+    let mut timer = pin!(tokio::time::sleep_until((now + pace.slow).into()));
+    let mut sending = Sending {
+        stream,
+        session,
+        reader,
+        outbox,
+        player,
+        pace,
+        window: Vec::new(),
+        behind: None,
+        next: now,
+        ending: false,
+    };
+    let end = {
+        let mut stopped = pin!(stop.cancelled());
+        let mut expelled = pin!(player.expelled.cancelled());
+        poll_fn(|cx| {
+            if stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Stopped);
+            }
+            if expelled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Lost(LossReason::NoLongerAllowed));
+            }
+            sending.poll(timer.as_mut(), cx)
+        })
+        .await
+    };
+    if matches!(end, End::Stopped) {
+        sending.farewell().await;
+    }
+    sending.count();
+    end
+}
+
+impl<T: Talk> Sending<'_, T> {
+    fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<End> {
+        if let Some(end) = self.poll_input(cx) {
+            return Poll::Ready(end);
+        }
+        loop {
+            match self.outbox.poll_write(self.stream, cx) {
+                Poll::Ready(Ok(())) => self.behind = None,
+                Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
+                Poll::Pending => {
+                    self.count();
+                    let now = Instant::now();
+                    let since = *self.behind.get_or_insert(now);
+                    if now.saturating_duration_since(since) >= self.pace.slow {
+                        return Poll::Ready(End::Lost(LossReason::TooSlow));
+                    }
+                    return wake_at(timer, since + self.pace.slow, cx);
+                }
+            }
+            self.count();
+            if self.ending {
+                return Poll::Ready(End::Stopped);
+            }
+            if !self.pace.coalesce.is_zero() {
+                let now = Instant::now();
+                if now < self.next {
+                    // Not a word of the ring until then.
+                    if timer.deadline().into_std() != self.next {
+                        timer.as_mut().reset(self.next.into());
+                    }
+                    if timer.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+            match self.reader.poll_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => {
+                    // The flow has ended, and all of it was sent.
+                    self.ending = true;
+                    self.session.end();
+                    self.outbox.push_control(self.session.answers());
+                }
+                Poll::Ready(Ok(())) => {
+                    let lost = self.reader.read_some(AT_ONCE, &mut self.window);
+                    self.outbox.push_media(lost.packets, &mut self.window);
+                    if !self.pace.coalesce.is_zero() {
+                        self.next = Instant::now() + self.pace.coalesce;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hears the peer; `Some` when it has left.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        loop {
+            let mut heard = Ok(false);
+            let Self { stream, session, .. } = self;
+            match stream.poll_read(cx, |bytes| heard = session.listen(bytes)) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Some(error.into()),
+                Poll::Ready(Ok(0)) => return Some(End::Lost(LossReason::Closed)),
+                Poll::Ready(Ok(_)) => match heard {
+                    Err(end) => return Some(end),
+                    Ok(true) => return Some(End::Lost(LossReason::Closed)),
+                    Ok(false) => {}
+                },
+            }
+            let answers = self.session.answers();
+            if !answers.is_empty() {
+                self.outbox.push_control(answers);
+            }
+            if self.outbox.control_len() > MAX_CONTROL {
+                return Some(Fault::Malformed("it does not read our answers").into());
+            }
+        }
+        None
+    }
+
+    fn count(&mut self) {
+        let (sent, dropped) = self.outbox.take_counts();
+        self.player.count(sent, dropped);
+    }
+
+    /// What is in the ring, and a goodbye, for as long as is reasonable.
+    async fn farewell(&mut self) {
+        if !self.ending {
+            let lost = self.reader.read(&mut self.window);
+            self.outbox.push_media(lost.packets, &mut self.window);
+        }
+        let Self { outbox, stream, session, .. } = self;
+        let rest = async {
+            poll_fn(|cx| outbox.poll_write(stream, cx)).await?;
+            session.end(); // behind all media
+            outbox.push_control(session.answers());
+            poll_fn(|cx| outbox.poll_write(stream, cx)).await
+        };
+        let _ = tokio::time::timeout(FAREWELL, rest).await; // a peer that does not read misses it
+    }
+}
+
+/// Sets the timer; pending, unless the time has come already, when the task runs again at once.
+fn wake_at(mut timer: Pin<&mut Sleep>, at: Instant, cx: &mut Context<'_>) -> Poll<End> {
+    if timer.deadline().into_std() != at {
+        timer.as_mut().reset(at.into());
+    }
+    if timer.as_mut().poll(cx).is_ready() {
+        cx.waker().wake_by_ref();
+    }
+    Poll::Pending
+}

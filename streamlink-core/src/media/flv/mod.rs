@@ -1,0 +1,7 @@
+//! FLV messages, as RTMP carries them: what an audio or video message is, and where a player may start.
+
+mod start;
+mod tag;
+
+pub(crate) use start::{Moment, StartPoints};
+pub(crate) use tag::{Codec, Role, Tag, is_metadata, without_set_data_frame};

@@ -1,0 +1,152 @@
+//! Where a player may start in a stream of FLV messages, and what it must be given first.
+
+use super::{Codec, Role, Tag, is_metadata};
+use crate::media::{Packet, RtmpKind};
+use std::sync::Arc;
+
+/// Headers that are kept at most (metadata, sequence headers of all tracks).
+const MAX_HEADERS: usize = 32;
+/// The longest header that is kept, in bytes.
+const MAX_HEADER: usize = 64 << 10;
+
+/// What a message means for a player that comes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// It describes what follows.
+    Header,
+    /// A player may start with it.
+    Start,
+    /// A sample that a player needs only if it has those before. `video`: it shows, or refers to, a picture.
+    Sample { video: bool },
+}
+
+/// Which header a header replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot(u8, u8, u8);
+
+/// Follows a stream. Holds at most [`MAX_HEADERS`] headers of [`MAX_HEADER`] bytes.
+#[derive(Debug, Default)]
+pub(crate) struct StartPoints {
+    headers: Vec<(Slot, Packet)>,
+    /// The headers in order, made when a player may start and they have changed.
+    preamble: Option<Arc<[Packet]>>,
+    video: Option<Codec>,
+    audio: Option<Codec>,
+    described: bool,
+}
+
+impl StartPoints {
+    /// Takes note of a message.
+    pub(crate) fn observe(&mut self, packet: &Packet) -> Moment {
+        let Some((kind, _)) = packet.rtmp_message() else { return Moment::Sample { video: false } };
+        if kind == RtmpKind::Data {
+            if is_metadata(packet.data()) {
+                self.keep(Slot(0, 0, 0), packet);
+                return Moment::Header;
+            }
+            return Moment::Sample { video: false };
+        }
+        let Some(tag) = Tag::parse(kind, packet.data()) else { return Moment::Sample { video: false } };
+        let is_video = kind == RtmpKind::Video;
+        let codec = if is_video { &mut self.video } else { &mut self.audio };
+        if tag.role != Role::Other && *codec != Some(tag.codec) {
+            *codec = Some(tag.codec);
+            self.described = false;
+        }
+        match tag.role {
+            Role::Header { track, number } => {
+                self.keep(Slot(if is_video { 1 } else { 2 }, track, number), packet);
+                Moment::Header
+            }
+            Role::Key if is_video => Moment::Start,
+            // Where there is no picture, sound can start anywhere.
+            Role::Sample if !is_video && self.video.is_none() => Moment::Start,
+            _ => Moment::Sample { video: is_video },
+        }
+    }
+
+    fn keep(&mut self, slot: Slot, packet: &Packet) {
+        if packet.data().len() > MAX_HEADER {
+            return;
+        }
+        let full = self.headers.len() >= MAX_HEADERS;
+        match self.headers.iter_mut().find(|(other, _)| *other == slot) {
+            Some((_, old)) if old.data() == packet.data() => return,
+            Some((_, old)) => *old = packet.clone(),
+            None if full => return,
+            None => {
+                self.headers.push((slot, packet.clone()));
+                self.headers.sort_by_key(|(slot, _)| *slot);
+            }
+        }
+        self.preamble = None;
+    }
+
+    /// What a player needs before it starts. The same allocation as long as nothing in it has changed.
+    pub(crate) fn preamble(&mut self) -> Arc<[Packet]> {
+        let Self { headers, preamble, .. } = self;
+        preamble.get_or_insert_with(|| headers.iter().map(|(_, packet)| packet.clone()).collect()).clone()
+    }
+
+    /// Whether there is, or was, a picture.
+    pub(crate) fn has_video(&self) -> bool {
+        self.video.is_some()
+    }
+
+    /// What the stream consists of, once, when that is first known and whenever it changes.
+    pub(crate) fn description(&mut self) -> Option<String> {
+        if self.described || (self.video.is_none() && self.audio.is_none()) {
+            return None;
+        }
+        self.described = true;
+        let names: Vec<String> = [self.video, self.audio].into_iter().flatten().map(Codec::name).collect();
+        Some(names.join(", "))
+    }
+
+    /// Another stream begins: what was known of the old one is forgotten.
+    pub(crate) fn reset(&mut self) {
+        *self = Self { described: false, ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn packet(kind: RtmpKind, body: &'static [u8]) -> Packet {
+        Packet::rtmp(kind, 0, body, Instant::now())
+    }
+
+    #[test]
+    fn players_start_at_key_frames_after_the_newest_headers() {
+        let mut points = StartPoints::default();
+        let observe = |points: &mut StartPoints, kind, body| points.observe(&packet(kind, body));
+        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 0, 1]), Moment::Header);
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 0, 1]), Moment::Header);
+        assert_eq!(observe(&mut points, RtmpKind::Data, b"\x02\x00\x0aonMetaData"), Moment::Header);
+        assert_eq!(points.description().unwrap(), "H.264, AAC");
+        assert_eq!(points.description(), None);
+        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 1]), Moment::Sample { video: false });
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x27, 1]), Moment::Sample { video: true });
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 1]), Moment::Start);
+        let preamble = points.preamble();
+        let kinds: Vec<RtmpKind> = preamble.iter().filter_map(|p| p.rtmp_message()).map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, [RtmpKind::Data, RtmpKind::Video, RtmpKind::Audio]);
+        observe(&mut points, RtmpKind::Video, &[0x17, 0, 1]);
+        assert!(Arc::ptr_eq(&preamble, &points.preamble()), "the same header again changes nothing");
+        observe(&mut points, RtmpKind::Video, &[0x17, 0, 2]);
+        assert_eq!(points.preamble()[1].data()[2], 2);
+        assert_eq!(points.preamble().len(), 3);
+    }
+
+    #[test]
+    fn sound_alone_starts_anywhere() {
+        let mut points = StartPoints::default();
+        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), Moment::Header);
+        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 1])), Moment::Start);
+        assert_eq!(points.description().unwrap(), "AAC");
+        points.reset();
+        assert!(points.preamble().is_empty() && !points.has_video());
+    }
+}

@@ -1,0 +1,273 @@
+//! The first bytes of audio and video messages (Adobe's FLV specification 10.1, annex E; Enhanced RTMP v2,
+//! "Enhanced Audio" and "Enhanced Video").
+
+use crate::media::RtmpKind;
+use bytes::Bytes;
+
+/// How a sample is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Codec {
+    /// The SoundFormat of a legacy audio tag.
+    LegacyAudio(u8),
+    /// The CodecID of a legacy video tag.
+    LegacyVideo(u8),
+    /// Enhanced RTMP.
+    FourCc([u8; 4]),
+    /// Several tracks, each with a codec of its own.
+    Several,
+}
+
+impl Codec {
+    /// Its common name.
+    pub(crate) fn name(self) -> String {
+        let known = match self {
+            Codec::LegacyAudio(format) => match format {
+                2 | 14 => "MP3",
+                7 => "G.711 A-law",
+                8 => "G.711 µ-law",
+                10 => "AAC",
+                11 => "Speex",
+                _ => "other audio",
+            },
+            Codec::LegacyVideo(id) => match id {
+                2 => "Sorenson H.263",
+                4 | 5 => "VP6",
+                7 => "H.264",
+                12 => "HEVC",
+                _ => "other video",
+            },
+            Codec::FourCc(code) => match &code {
+                b"avc1" => "H.264",
+                b"hvc1" => "HEVC",
+                b"vvc1" => "VVC",
+                b"av01" => "AV1",
+                b"vp08" => "VP8",
+                b"vp09" => "VP9",
+                b"mp4a" => "AAC",
+                b".mp3" => "MP3",
+                b"Opus" => "Opus",
+                b"ac-3" => "AC-3",
+                b"ec-3" => "E-AC-3",
+                b"fLaC" => "FLAC",
+                _ => return code.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '?' }).collect(),
+            },
+            Codec::Several => "several tracks",
+        };
+        known.to_owned()
+    }
+}
+
+/// What a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// What a decoder needs before the first sample: a sequence header, colour information, channel layout.
+    /// Headers of one track and number replace each other.
+    Header { track: u8, number: u8 },
+    /// A video sample from which decoding can start.
+    Key,
+    /// Any other sample.
+    Sample,
+    /// An end of sequence, or a command frame: nothing to decode.
+    Other,
+}
+
+/// The beginning of an audio or video message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) codec: Codec,
+    pub(crate) role: Role,
+}
+
+/// Packet modifiers before the real packet type, at most (Enhanced RTMP v2, "ModEx").
+const MAX_MODIFIERS: usize = 8;
+
+impl Tag {
+    /// Reads the beginning of a message. `None` when it is too short to be one.
+    pub(crate) fn parse(kind: RtmpKind, body: &[u8]) -> Option<Tag> {
+        match kind {
+            RtmpKind::Video => Self::video(body),
+            RtmpKind::Audio => Self::audio(body),
+            RtmpKind::Data => None,
+        }
+    }
+
+    fn video(body: &[u8]) -> Option<Tag> {
+        let (&first, rest) = body.split_first()?;
+        if first & 0x80 != 0 {
+            let sample = match (first >> 4) & 0x07 {
+                1 | 4 => Role::Key,
+                5 => Role::Other, // a command
+                _ => Role::Sample,
+            };
+            return enhanced(first & 0x0f, rest, |packet_type| match packet_type {
+                0 | 5 => Header(0), // sequence start, or that of MPEG-2 TS
+                1 | 3 => Is(sample),
+                4 => Header(1), // metadata, such as colour information
+                _ => Is(Role::Other),
+            });
+        }
+        let codec = Codec::LegacyVideo(first & 0x0f);
+        let sample = match first >> 4 {
+            1 | 4 => Role::Key,
+            5 => Role::Other,
+            _ => Role::Sample,
+        };
+        let role = match (first & 0x0f, rest.first()) {
+            (7 | 12, Some(0)) => Role::Header { track: 0, number: 0 },
+            (7 | 12, Some(1)) => sample,
+            (7 | 12, _) => Role::Other,
+            _ => sample,
+        };
+        Some(Tag { codec, role })
+    }
+
+    fn audio(body: &[u8]) -> Option<Tag> {
+        let (&first, rest) = body.split_first()?;
+        if first >> 4 == 9 {
+            return enhanced(first & 0x0f, rest, |packet_type| match packet_type {
+                0 => Header(0),
+                1 => Is(Role::Sample),
+                4 => Header(1), // channel layout
+                _ => Is(Role::Other),
+            });
+        }
+        let role = match (first >> 4, rest.first()) {
+            (10, Some(0)) => Role::Header { track: 0, number: 0 },
+            _ => Role::Sample,
+        };
+        Some(Tag { codec: Codec::LegacyAudio(first >> 4), role })
+    }
+}
+
+/// What a packet type of Enhanced RTMP means.
+enum Meaning {
+    Header(u8),
+    Is(Role),
+}
+use Meaning::{Header, Is};
+
+const MULTITRACK_VIDEO: u8 = 6;
+const MULTITRACK_AUDIO: u8 = 5;
+const MODIFIER: u8 = 7;
+
+fn enhanced(mut packet_type: u8, mut rest: &[u8], meaning: impl Fn(u8) -> Meaning) -> Option<Tag> {
+    let is_video = matches!(meaning(3), Is(Role::Key | Role::Sample));
+    // Modifiers: a size (a byte, less one; 255: two more bytes), data, and the next packet type.
+    for _ in 0..MAX_MODIFIERS {
+        if packet_type != MODIFIER {
+            break;
+        }
+        let (&size, after) = rest.split_first()?;
+        let (size, after) = match (size, after) {
+            (255, [a, b, after @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])) + 1, after),
+            (255, _) => return None,
+            _ => (usize::from(size) + 1, after),
+        };
+        let (&next, after) = after.get(size..)?.split_first()?;
+        (packet_type, rest) = (next & 0x0f, after);
+    }
+    let multitrack = packet_type == if is_video { MULTITRACK_VIDEO } else { MULTITRACK_AUDIO };
+    if !multitrack {
+        let codec = Codec::FourCc(*rest.first_chunk()?);
+        return Some(Tag { codec, role: role(meaning(packet_type), 0) });
+    }
+    let (&kind, rest) = rest.split_first()?;
+    let packet_type = kind & 0x0f;
+    // 0: one track, 1: several of one codec, 2: several codecs.
+    let (codec, track) = match kind >> 4 {
+        0 | 1 => (Codec::FourCc(*rest.first_chunk()?), *rest.get(4)?),
+        _ => (Codec::Several, *rest.get(4)?),
+    };
+    Some(Tag { codec, role: role(meaning(packet_type), track) })
+}
+
+fn role(meaning: Meaning, track: u8) -> Role {
+    match meaning {
+        Header(number) => Role::Header { track, number },
+        Is(role) => role,
+    }
+}
+
+/// `@setDataFrame` as AMF0: publishers say it to the server; players must not see it.
+const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
+/// `onMetaData` as AMF0.
+const ON_METADATA: &[u8] = b"\x02\x00\x0aonMetaData";
+
+/// A data message without the `@setDataFrame` of a publisher. Shares the bytes.
+pub(crate) fn without_set_data_frame(body: Bytes) -> Bytes {
+    match body.starts_with(SET_DATA_FRAME) {
+        true => body.slice(SET_DATA_FRAME.len()..),
+        false => body,
+    }
+}
+
+/// Whether a data message describes the stream.
+pub(crate) fn is_metadata(body: &[u8]) -> bool {
+    body.starts_with(ON_METADATA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn video(bytes: &[u8]) -> (Codec, Role) {
+        let tag = Tag::parse(RtmpKind::Video, bytes).unwrap();
+        (tag.codec, tag.role)
+    }
+
+    fn audio(bytes: &[u8]) -> (Codec, Role) {
+        let tag = Tag::parse(RtmpKind::Audio, bytes).unwrap();
+        (tag.codec, tag.role)
+    }
+
+    const HEADER: Role = Role::Header { track: 0, number: 0 };
+
+    #[test]
+    fn legacy_tags() {
+        assert_eq!(video(&[0x17, 0, 0, 0, 0]), (Codec::LegacyVideo(7), HEADER));
+        assert_eq!(video(&[0x17, 1, 0, 0, 0]).1, Role::Key);
+        assert_eq!(video(&[0x27, 1, 0, 0, 0]).1, Role::Sample);
+        assert_eq!(video(&[0x17, 2]).1, Role::Other);
+        assert_eq!(video(&[0x1c, 1]), (Codec::LegacyVideo(12), Role::Key));
+        assert_eq!(video(&[0x12, 1]).1, Role::Key);
+        assert_eq!(video(&[0x57, 0]).1, HEADER);
+        assert_eq!(audio(&[0xaf, 0, 0x12, 0x10]), (Codec::LegacyAudio(10), HEADER));
+        assert_eq!(audio(&[0xaf, 1, 0]).1, Role::Sample);
+        assert_eq!(audio(&[0x2f]).1, Role::Sample);
+        assert_eq!(Tag::parse(RtmpKind::Audio, &[]), None);
+    }
+
+    #[test]
+    fn enhanced_tags() {
+        assert_eq!(video(b"\x90hvc1"), (Codec::FourCc(*b"hvc1"), HEADER));
+        assert_eq!(video(b"\x91hvc1\0\0\0").1, Role::Key);
+        assert_eq!(video(b"\xa3av01").1, Role::Sample);
+        assert_eq!(video(b"\x94hvc1").1, Role::Header { track: 0, number: 1 });
+        assert_eq!(video(b"\x92hvc1").1, Role::Other);
+        assert_eq!(audio(b"\x90Opus"), (Codec::FourCc(*b"Opus"), HEADER));
+        assert_eq!(audio(b"\x91Opus").1, Role::Sample);
+        // One track (number 3) of several; a nanosecond offset before the packet type.
+        assert_eq!(video(b"\x96\x00avc1\x03"), (Codec::FourCc(*b"avc1"), Role::Header { track: 3, number: 0 }));
+        assert_eq!(video(b"\x96\x21avc1\x01"), (Codec::Several, Role::Key));
+        assert_eq!(video(b"\x97\x02abc\x01vp09").1, Role::Key);
+        assert_eq!(audio(b"\x95\x01Opus\x02"), (Codec::FourCc(*b"Opus"), Role::Sample));
+        assert_eq!(Tag::parse(RtmpKind::Video, b"\x97\xff\xff\xff").map(|t| t.role), None);
+        assert_eq!(Codec::FourCc(*b"av01").name(), "AV1");
+    }
+
+    #[test]
+    fn metadata_is_recognised_with_and_without_its_prefix() {
+        let body = Bytes::from_static(b"\x02\x00\x0d@setDataFrame\x02\x00\x0aonMetaData\x08");
+        let bare = without_set_data_frame(body);
+        assert!(is_metadata(&bare));
+        assert_eq!(without_set_data_frame(bare.clone()), bare);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_not(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..30)) {
+            Tag::parse(RtmpKind::Video, &bytes);
+            Tag::parse(RtmpKind::Audio, &bytes);
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! Chunks (RTMP specification, section 5.3): messages are cut into chunks, and chunks of several chunk streams
+//! may alternate.
+//!
+//! [`ChunkReader`] puts messages together. What it holds is bounded: [`MAX_STREAMS`] chunk streams, and
+//! [`MAX_BUFFERED`] bytes of messages that are not complete. [`Framing`] does the opposite without copying: it
+//! names the slices (headers and pieces of the message's body) that a vectored write hands to the kernel.
+
+use super::{Fault, message};
+use bytes::{Bytes, BytesMut};
+
+/// Chunk streams of one connection at most. Encoders use fewer than ten.
+const MAX_STREAMS: usize = 64;
+/// The longest media message, in bytes.
+const MAX_MEDIA: usize = 16 << 20;
+/// The longest other message, in bytes.
+const MAX_OTHER: usize = 64 << 10;
+/// Bytes of incomplete messages at most, of a peer that sends media.
+const MAX_BUFFERED: usize = 24 << 20;
+/// Bytes of incomplete messages at most, of a peer that was not let in yet.
+const MAX_BUFFERED_EARLY: usize = 256 << 10;
+/// The chunk size until a peer says another (section 5.4.1).
+const DEFAULT_CHUNK_SIZE: usize = 128;
+/// Memory that is set aside for a message before any of it has come.
+const MAX_RESERVE: usize = 256 << 10;
+/// A timestamp field that says: four more bytes follow the header.
+const EXTENDED: u32 = 0xff_ffff;
+/// The longest chunk header: 3 bytes of basic header, 11 of message header, 4 of extended timestamp.
+const MAX_HEAD: usize = 18;
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// The message type id.
+    pub(crate) kind: u8,
+    /// Milliseconds; wraps.
+    pub(crate) timestamp: u32,
+    /// The message stream id.
+    pub(crate) stream: u32,
+    pub(crate) body: Bytes,
+}
+
+/// Puts the messages of one connection together.
+#[derive(Debug)]
+pub(crate) struct ChunkReader {
+    chunk_size: usize,
+    /// Whether media is expected, or only commands.
+    media: bool,
+    /// The header in progress.
+    head: [u8; MAX_HEAD],
+    have: usize,
+    /// The chunk whose body is in progress: its stream's place in the list, and how much is to come.
+    body: Option<(usize, usize)>,
+    streams: Vec<ChunkStream>,
+    buffered: usize,
+}
+
+#[derive(Debug, Default)]
+struct ChunkStream {
+    id: u32,
+    timestamp: u32,
+    delta: u32,
+    length: usize,
+    kind: u8,
+    stream: u32,
+    /// The extended timestamp of its last header, if there was one.
+    extended: Option<u32>,
+    /// A message in progress.
+    partial: Option<BytesMut>,
+}
+
+/// How much of a header is there.
+enum Head {
+    /// So many bytes are needed.
+    Needs(usize),
+    Complete {
+        format: u8,
+        id: u32,
+        /// Bytes of basic header.
+        basic: usize,
+        /// The extended timestamp that was in it.
+        extended: Option<u32>,
+    },
+}
+
+impl ChunkReader {
+    pub(crate) fn new() -> Self {
+        Self {
+            chunk_size: DEFAULT_CHUNK_SIZE,
+            media: false,
+            head: [0; MAX_HEAD],
+            have: 0,
+            body: None,
+            streams: Vec::new(),
+            buffered: 0,
+        }
+    }
+
+    /// Long messages are welcome from now on.
+    pub(crate) fn expect_media(&mut self) {
+        self.media = true;
+    }
+
+    /// Takes bytes from `input` up to the end of a message. `None`: all is taken, and more is needed.
+    ///
+    /// Changes of the chunk size and aborts are obeyed here, and not handed on.
+    ///
+    /// # Errors
+    /// When the peer breaks the protocol or exceeds a bound.
+    pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Fault> {
+        loop {
+            let done = match self.body {
+                Some((at, left)) => self.read_body(at, left, input)?,
+                None => match self.read_head(input)? {
+                    Progress::Starved => return Ok(None),
+                    Progress::Started => self.finish_if_empty(),
+                    Progress::Complete(message) => Some(message),
+                },
+            };
+            match done {
+                Some(message) if self.obey(&message)? => {}
+                Some(message) => return Ok(Some(message)),
+                None if input.is_empty() => return Ok(None),
+                None => {}
+            }
+        }
+    }
+
+    /// Set Chunk Size and Abort concern nobody else (sections 5.4.1 and 5.4.2).
+    fn obey(&mut self, message: &Message) -> Result<bool, Fault> {
+        let value = || {
+            let bytes = message.body.first_chunk().ok_or(Fault::Malformed("a control message that is too short"))?;
+            Ok(u32::from_be_bytes(*bytes))
+        };
+        match message.kind {
+            message::SET_CHUNK_SIZE => match value()? {
+                size @ 1..=0x7fff_ffff => self.chunk_size = size as usize,
+                size => return Err(Fault::ChunkSize(size)),
+            },
+            message::ABORT => {
+                let id = value()?;
+                if let Some(stream) = self.streams.iter_mut().find(|s| s.id == id)
+                    && let Some(partial) = stream.partial.take()
+                {
+                    self.buffered -= partial.len();
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn read_head(&mut self, input: &mut &[u8]) -> Result<Progress, Fault> {
+        loop {
+            match self.head()? {
+                Head::Needs(length) => {
+                    let take = length.saturating_sub(self.have).min(input.len());
+                    if take == 0 {
+                        return Ok(Progress::Starved);
+                    }
+                    let (taken, rest) = input.split_at(take);
+                    self.head[self.have..self.have + take].copy_from_slice(taken);
+                    self.have += take;
+                    *input = rest;
+                }
+                Head::Complete { format, id, basic, extended } => return self.begin(format, id, basic, extended),
+            }
+        }
+    }
+
+    /// Looks at what is there of a header.
+    fn head(&self) -> Result<Head, Fault> {
+        let head = &self.head[..self.have];
+        let Some(first) = head.first() else { return Ok(Head::Needs(1)) };
+        let format = first >> 6;
+        let (basic, id) = match (first & 0x3f, head) {
+            (0, [_, low, ..]) => (2, 64 + u32::from(*low)),
+            (0, _) => return Ok(Head::Needs(2)),
+            (1, [_, low, high, ..]) => (3, 64 + u32::from(*low) + 256 * u32::from(*high)),
+            (1, _) => return Ok(Head::Needs(3)),
+            (id, _) => (1, u32::from(id)),
+        };
+        let length = basic + [11, 7, 3, 0][usize::from(format)];
+        if head.len() < length {
+            return Ok(Head::Needs(length));
+        }
+        let has_extended = match format {
+            3 => self.streams.iter().any(|s| s.id == id && s.extended.is_some()),
+            _ => be24(&head[basic..]) == EXTENDED,
+        };
+        if !has_extended {
+            return Ok(Head::Complete { format, id, basic, extended: None });
+        }
+        match head.get(length..).and_then(|rest| rest.first_chunk()) {
+            Some(bytes) => Ok(Head::Complete { format, id, basic, extended: Some(u32::from_be_bytes(*bytes)) }),
+            None => Ok(Head::Needs(length + 4)),
+        }
+    }
+
+    /// A header is complete: a message begins or goes on.
+    fn begin(&mut self, format: u8, id: u32, basic: usize, extended: Option<u32>) -> Result<Progress, Fault> {
+        let fields = &self.head[basic..];
+        self.have = 0;
+        let at = match self.streams.iter().position(|s| s.id == id) {
+            Some(at) => at,
+            // librtmp's first ping starts with a header of format 1.
+            None if format > 1 => return Err(Fault::Malformed("a chunk that continues nothing")),
+            None if self.streams.len() >= MAX_STREAMS => return Err(Fault::Malformed("too many chunk streams")),
+            None => {
+                self.streams.push(ChunkStream { id, ..ChunkStream::default() });
+                self.streams.len() - 1
+            }
+        };
+        let stream = &mut self.streams[at];
+        if format == 3 && stream.partial.is_some() {
+            // The middle of a message. Not all encoders repeat the extended timestamp there: if this is not it,
+            // it belongs to the message.
+            let stray = extended.filter(|value| stream.extended != Some(*value));
+            return self.resume(at, stray.map(u32::to_be_bytes));
+        }
+        if let Some(abandoned) = stream.partial.take() {
+            self.buffered -= abandoned.len(); // a new message begins: the old one will never be complete
+        }
+        if format <= 1 {
+            stream.length = be24(&fields[3..]) as usize;
+            stream.kind = fields[6];
+        }
+        if format == 0 {
+            stream.stream = u32::from_le_bytes([fields[7], fields[8], fields[9], fields[10]]);
+        }
+        if format < 3 {
+            stream.extended = extended;
+            stream.delta = extended.unwrap_or_else(|| be24(fields));
+        }
+        // A header of format 3 after one of format 0 repeats its timestamp as a delta (section 5.3.1.2.4).
+        stream.timestamp = if format == 0 { stream.delta } else { stream.timestamp.wrapping_add(stream.delta) };
+        let limit = if self.media && message::is_media(stream.kind) { MAX_MEDIA } else { MAX_OTHER };
+        if stream.length > limit {
+            return Err(Fault::TooLong { kind: stream.kind, length: stream.length });
+        }
+        stream.partial = Some(BytesMut::with_capacity(stream.length.min(MAX_RESERVE)));
+        self.body = Some((at, stream.length.min(self.chunk_size)));
+        Ok(Progress::Started)
+    }
+
+    /// The next chunk of a message. `stray`: bytes of its body that were read with the header.
+    fn resume(&mut self, at: usize, stray: Option<[u8; 4]>) -> Result<Progress, Fault> {
+        let stream = &self.streams[at];
+        let left = stream.length.saturating_sub(stream.partial.as_ref().map_or(0, BytesMut::len)).min(self.chunk_size);
+        self.body = Some((at, left));
+        let Some(bytes) = stray else { return Ok(Progress::Started) };
+        let mut rest = &bytes[..];
+        let done = self.read_body(at, left, &mut rest)?;
+        // What is behind the end of the chunk is the next header's.
+        self.head[..rest.len()].copy_from_slice(rest);
+        self.have = rest.len();
+        Ok(done.map_or(Progress::Started, Progress::Complete))
+    }
+
+    /// A message without a body is complete with its header.
+    fn finish_if_empty(&mut self) -> Option<Message> {
+        match self.body {
+            Some((at, 0)) => {
+                self.body = None;
+                self.complete(at)
+            }
+            _ => None,
+        }
+    }
+
+    fn read_body(&mut self, at: usize, left: usize, input: &mut &[u8]) -> Result<Option<Message>, Fault> {
+        let take = left.min(input.len());
+        let (taken, rest) = input.split_at(take);
+        *input = rest;
+        self.buffered += take;
+        if self.buffered > if self.media { MAX_BUFFERED } else { MAX_BUFFERED_EARLY } {
+            return Err(Fault::Malformed("too many messages in progress"));
+        }
+        let stream = &mut self.streams[at];
+        let length = stream.length;
+        let partial = stream.partial.get_or_insert_default();
+        partial.extend_from_slice(taken);
+        let whole = partial.len() >= length;
+        self.body = (take < left).then_some((at, left - take));
+        Ok(if whole { self.complete(at) } else { None })
+    }
+
+    fn complete(&mut self, at: usize) -> Option<Message> {
+        let stream = &mut self.streams[at];
+        let body = stream.partial.take()?.freeze();
+        self.buffered -= body.len();
+        Some(Message { kind: stream.kind, timestamp: stream.timestamp, stream: stream.stream, body })
+    }
+}
+
+enum Progress {
+    /// More bytes are needed.
+    Starved,
+    /// The body of a chunk follows.
+    Started,
+    Complete(Message),
+}
+
+fn be24(bytes: &[u8]) -> u32 {
+    match bytes {
+        [a, b, c, ..] => u32::from_be_bytes([0, *a, *b, *c]),
+        _ => 0,
+    }
+}
+
+/// How messages are cut on a connection's way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Framing {
+    /// The chunk size that the peer was told.
+    pub(crate) chunk_size: usize,
+    /// The message stream that media is for.
+    pub(crate) stream: u32,
+}
+
+/// The headers of the chunks of one message: a full one, and the short one of all that follow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChunkHeads {
+    first: [u8; 16],
+    first_length: usize,
+    next: [u8; 5],
+    next_length: usize,
+    body: usize,
+    chunk_size: usize,
+}
+
+impl ChunkHeads {
+    pub(crate) const EMPTY: Self =
+        Self { first: [0; 16], first_length: 0, next: [0; 5], next_length: 0, body: 0, chunk_size: 1 };
+
+    /// The whole message on the wire, in bytes.
+    pub(crate) fn total(&self) -> usize {
+        let more = self.body.saturating_sub(1) / self.chunk_size;
+        self.first_length + self.body + more * self.next_length
+    }
+
+    /// Names the slices of the message from a position on, in order, until `take` wants no more.
+    pub(crate) fn slices<'a>(&'a self, body: &'a [u8], from: usize, mut take: impl FnMut(&'a [u8]) -> bool) -> bool {
+        let mut skip = from;
+        let mut give = |slice: &'a [u8]| {
+            let rest = slice.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(slice.len());
+            rest.is_empty() || take(rest)
+        };
+        if !give(&self.first[..self.first_length]) {
+            return false;
+        }
+        for (i, piece) in body.chunks(self.chunk_size).enumerate() {
+            if i > 0 && !give(&self.next[..self.next_length]) {
+                return false;
+            }
+            if !give(piece) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Framing {
+    /// The headers of a message. Always full ones, so that the same bytes fit every connection at any moment.
+    pub(crate) fn heads(&self, kind: u8, timestamp: u32, stream: u32, body: usize) -> ChunkHeads {
+        let chunk_stream = message::chunk_stream(kind);
+        let field = timestamp.min(EXTENDED);
+        let mut heads = ChunkHeads { body, chunk_size: self.chunk_size.max(1), ..ChunkHeads::EMPTY };
+        heads.first[0] = chunk_stream;
+        heads.first[1..4].copy_from_slice(&field.to_be_bytes()[1..]);
+        heads.first[4..7].copy_from_slice(&u32::try_from(body).unwrap_or(u32::MAX).to_be_bytes()[1..]);
+        heads.first[7] = kind;
+        heads.first[8..12].copy_from_slice(&stream.to_le_bytes());
+        heads.next[0] = 0xc0 | chunk_stream;
+        (heads.first_length, heads.next_length) = (12, 1);
+        if field == EXTENDED {
+            heads.first[12..].copy_from_slice(&timestamp.to_be_bytes());
+            heads.next[1..].copy_from_slice(&timestamp.to_be_bytes());
+            (heads.first_length, heads.next_length) = (16, 5);
+        }
+        heads
+    }
+
+    /// Appends a whole message.
+    pub(crate) fn write(&self, kind: u8, timestamp: u32, stream: u32, body: &[u8], out: &mut Vec<u8>) {
+        self.heads(kind, timestamp, stream, body.len()).slices(body, 0, |slice| {
+            out.extend_from_slice(slice);
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "chunk_tests.rs"]
+mod tests;

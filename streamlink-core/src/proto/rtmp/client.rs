@@ -1,0 +1,223 @@
+//! The side that calls: connects to an application of a server, and publishes to it or plays from it.
+
+use super::{
+    Fault, Link, Message,
+    amf0::{self, Value},
+    link::WINDOW,
+    message::{self, event},
+};
+
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Publish {
+        /// The size of the chunks that we send.
+        chunk_size: usize,
+    },
+    Play,
+}
+
+/// What the host is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The server takes or sends media from now on.
+    Ready,
+    /// The server refuses; what it says.
+    Rejected(String),
+    /// A media message to play.
+    Media(Message),
+    /// The server has ended the stream.
+    End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Handshake,
+    Connecting,
+    Creating,
+    Asking,
+    Ready,
+    Ended,
+}
+
+/// Transactions: each command has a number of its own.
+const CONNECT: f64 = 1.0;
+const RELEASE: f64 = 2.0;
+const FC_PUBLISH: f64 = 3.0;
+const CREATE: f64 = 4.0;
+const ASK: f64 = 5.0;
+/// How much a server may send ahead, in milliseconds.
+const BUFFER: u32 = 3000;
+
+/// A connection that we have opened.
+pub(crate) struct ClientSession {
+    link: Link,
+    state: State,
+    purpose: Purpose,
+    app: String,
+    /// The address of the application, as in `rtmp://example.com/live`.
+    url: String,
+    key: String,
+}
+
+impl ClientSession {
+    /// `random` fills the handshake's packets.
+    pub(crate) fn new(purpose: Purpose, app: &str, url: &str, key: &str, random: fn(&mut [u8])) -> Self {
+        let (app, url, key) = (app.to_owned(), url.to_owned(), key.to_owned());
+        Self { link: Link::client(random), state: State::Handshake, purpose, app, url, key }
+    }
+
+    pub(crate) fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    /// Takes bytes from `input` up to something that concerns the host.
+    ///
+    /// # Errors
+    /// When the server breaks the protocol.
+    pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Outcome>, Fault> {
+        loop {
+            let message = self.link.read(input)?;
+            if self.state == State::Handshake && self.link.is_open() {
+                self.connect();
+            }
+            let Some(message) = message else { return Ok(None) };
+            let outcome = match message.kind {
+                message::COMMAND => self.command(&message)?,
+                _ if self.state == State::Ready || self.state == State::Asking => Some(Outcome::Media(message)),
+                _ => None,
+            };
+            if outcome.is_some() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    fn connect(&mut self) {
+        self.state = State::Connecting;
+        let publishes = self.purpose != Purpose::Play;
+        let mut arguments = vec![
+            ("app".to_owned(), Value::text(&*self.app)),
+            ("type".to_owned(), Value::text("nonprivate")),
+            (
+                "flashVer".to_owned(),
+                Value::text(if publishes { "FMLE/3.0 (compatible; StreamLink)" } else { "LNX 9,0,124,2" }),
+            ),
+            ("tcUrl".to_owned(), Value::text(&*self.url)),
+        ];
+        if !publishes {
+            arguments.extend([
+                ("fpad".to_owned(), Value::Boolean(false)),
+                ("capabilities".to_owned(), Value::Number(15.0)),
+                ("audioCodecs".to_owned(), Value::Number(4071.0)),
+                ("videoCodecs".to_owned(), Value::Number(252.0)),
+                ("videoFunction".to_owned(), Value::Number(1.0)),
+            ]);
+        }
+        // Enhanced RTMP: what we take and what we bring may be of any codec.
+        let codecs = ["av01", "vp09", "hvc1", "avc1", "Opus", "ac-3", "ec-3", "fLaC", ".mp3", "mp4a"];
+        arguments.push(("fourCcList".to_owned(), Value::StrictArray(codecs.map(Value::text).to_vec())));
+        self.command_out("connect", CONNECT, 0, [Value::Object(arguments)]);
+    }
+
+    fn command(&mut self, message: &Message) -> Result<Option<Outcome>, Fault> {
+        let values = amf0::read_all(&message.body)?;
+        let name = values.first().and_then(Value::as_text).unwrap_or_default();
+        let transaction = values.get(1).and_then(Value::as_number).unwrap_or(0.0);
+        let text = |field: &str| {
+            let found = values.iter().skip(2).find_map(|v| v.field(field)).and_then(Value::as_text);
+            found.unwrap_or_default().to_owned()
+        };
+        match (name, self.state) {
+            ("_result", State::Connecting) if transaction == CONNECT => self.create(),
+            ("_result", State::Creating) if transaction == CREATE => {
+                let stream = values.get(3).and_then(Value::as_number).unwrap_or(1.0);
+                self.ask(stream as u32); // a number beyond the range becomes its end
+            }
+            ("_error", State::Connecting | State::Creating | State::Asking)
+                if transaction != RELEASE && transaction != FC_PUBLISH =>
+            {
+                return Ok(Some(self.rejected(text("code"), text("description"))));
+            }
+            ("onStatus", State::Asking | State::Ready) => {
+                return Ok(self.status(&text("code"), &text("level"), text("description")));
+            }
+            ("close", _) => return Ok(Some(self.rejected(String::new(), "it closes the connection".into()))),
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn create(&mut self) {
+        self.state = State::Creating;
+        match self.purpose {
+            Purpose::Publish { chunk_size } => {
+                self.link.announce_chunk_size(chunk_size);
+                let key = self.key.clone();
+                self.command_out("releaseStream", RELEASE, 0, [Value::Null, Value::text(&*key)]);
+                self.command_out("FCPublish", FC_PUBLISH, 0, [Value::Null, Value::text(key)]);
+            }
+            Purpose::Play => self.link.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, WINDOW),
+        }
+        self.command_out("createStream", CREATE, 0, [Value::Null]);
+    }
+
+    fn ask(&mut self, stream: u32) {
+        self.state = State::Asking;
+        self.link.set_stream(stream);
+        let key = Value::text(&*self.key);
+        match self.purpose {
+            Purpose::Publish { .. } => {
+                self.command_out("publish", ASK, stream, [Value::Null, key, Value::text("live")])
+            }
+            Purpose::Play => {
+                self.link.expect_media();
+                // -2: live, or recorded if there is nothing live.
+                self.command_out("play", ASK, stream, [Value::Null, key, Value::Number(-2000.0)]);
+                self.link.event(event::SET_BUFFER_LENGTH, &[stream, BUFFER]);
+            }
+        }
+    }
+
+    fn status(&mut self, code: &str, level: &str, description: String) -> Option<Outcome> {
+        match code {
+            "NetStream.Publish.Start" | "NetStream.Play.Start" if self.state == State::Asking => {
+                self.state = State::Ready;
+                Some(Outcome::Ready)
+            }
+            "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete" => {
+                self.state = State::Ended;
+                Some(Outcome::End)
+            }
+            _ if level == "error" => Some(self.rejected(code.to_owned(), description)),
+            _ => None,
+        }
+    }
+
+    fn rejected(&mut self, code: String, description: String) -> Outcome {
+        self.state = State::Ended;
+        // What a server says goes into events and logs: it is shortened, and the key is taken out.
+        let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
+        let text = if self.key.is_empty() { text } else { text.replace(&self.key, "…") };
+        Outcome::Rejected(text.chars().filter(|c| !c.is_control()).take(256).collect())
+    }
+
+    /// Says goodbye to the server.
+    pub(crate) fn end(&mut self) {
+        if self.state == State::Ready {
+            let stream = self.link.framing().stream;
+            if matches!(self.purpose, Purpose::Publish { .. }) {
+                let key = Value::text(&*self.key);
+                self.command_out("FCUnpublish", 6.0, 0, [Value::Null, key]);
+            }
+            self.command_out("deleteStream", 7.0, 0, [Value::Null, Value::Number(f64::from(stream))]);
+            self.state = State::Ended;
+        }
+    }
+
+    fn command_out<const N: usize>(&mut self, name: &str, transaction: f64, stream: u32, arguments: [Value; N]) {
+        let mut values = vec![Value::text(name), Value::Number(transaction)];
+        values.extend(arguments);
+        self.link.amf(message::COMMAND, stream, &values);
+    }
+}

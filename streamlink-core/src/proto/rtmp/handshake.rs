@@ -1,0 +1,177 @@
+//! The handshake (RTMP specification, section 5.2), plain and with the digests that Flash's servers and players
+//! exchange (which is written down nowhere, but spoken by every server): 1 + 1536 + 1536 bytes in each direction.
+
+use super::Fault;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+/// The length of the packets C1, S1, C2 and S2.
+const PACKET: usize = 1536;
+const VERSION: u8 = 3;
+const DIGEST: usize = 32;
+
+const SECRET: [u8; 32] = [
+    0xf0, 0xee, 0xc2, 0x4a, 0x80, 0x68, 0xbe, 0xe8, 0x2e, 0x00, 0xd0, 0xd1, 0x02, 0x9e, 0x7e, 0x57, 0x6e, 0xec, 0x5d,
+    0x2d, 0x29, 0x80, 0x6f, 0xab, 0x93, 0xb8, 0xe6, 0x36, 0xcf, 0xeb, 0x31, 0xae,
+];
+const PLAYER: &[u8] = b"Genuine Adobe Flash Player 001";
+const SERVER: &[u8] = b"Genuine Adobe Flash Media Server 001";
+
+/// One side of a handshake. It never holds more than three of its packets.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    server: bool,
+    own: Vec<u8>,
+    inbox: Vec<u8>,
+    /// The peer's first packet was answered.
+    answered: bool,
+}
+
+impl Handshake {
+    /// The side that was called. `random` fills the packets.
+    pub(crate) fn server(random: fn(&mut [u8])) -> Self {
+        Self { server: true, own: packet(SERVER, [3, 5, 1, 1], random), inbox: Vec::new(), answered: false }
+    }
+
+    /// The side that calls; what is written to `out` comes first.
+    pub(crate) fn client(random: fn(&mut [u8]), out: &mut Vec<u8>) -> Self {
+        let own = packet(PLAYER, [9, 0, 124, 2], random);
+        out.push(VERSION);
+        out.extend_from_slice(&own);
+        Self { server: false, own, inbox: Vec::new(), answered: false }
+    }
+
+    /// Takes what it needs from `input` and appends its answers to `out`; true when the handshake is complete.
+    ///
+    /// # Errors
+    /// [`Fault::Handshake`] when the peer does not speak RTMP.
+    pub(crate) fn read(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<bool, Fault> {
+        if !self.answered {
+            self.fill(input, 1 + PACKET);
+            if self.inbox.first().is_some_and(|version| *version != VERSION) {
+                return Err(Fault::Handshake);
+            }
+            let Some(theirs) = self.inbox.get(1..1 + PACKET) else { return Ok(false) };
+            let answer = self.answer(theirs);
+            if self.server {
+                out.push(VERSION);
+                out.extend_from_slice(&self.own);
+            }
+            out.extend_from_slice(&answer);
+            self.answered = true;
+            self.inbox.clear();
+        }
+        // The peer's answer to ours: clients and servers send all kinds of things here.
+        self.fill(input, PACKET);
+        Ok(self.inbox.len() == PACKET)
+    }
+
+    fn fill(&mut self, input: &mut &[u8], length: usize) {
+        let take = length.saturating_sub(self.inbox.len()).min(input.len());
+        let (taken, rest) = input.split_at(take);
+        self.inbox.extend_from_slice(taken);
+        *input = rest;
+    }
+
+    /// The second packet: signed, if the peer's first one was; otherwise an echo.
+    fn answer(&self, theirs: &[u8]) -> Vec<u8> {
+        let (expected, key) = if self.server { (PLAYER, SERVER) } else { (SERVER, PLAYER) };
+        let Some(digest) = find_digest(theirs, expected) else { return theirs.to_vec() };
+        // Random bytes, and a digest under a key that is made from the peer's digest.
+        let mut answer = self.own.iter().rev().copied().collect::<Vec<u8>>();
+        answer.truncate(PACKET - DIGEST);
+        let key = hmac(&[key, &SECRET[..]].concat(), &[&digest]);
+        let signature = hmac(&key, &[&answer]);
+        answer.extend_from_slice(&signature);
+        answer
+    }
+}
+
+/// A first packet: a time of 0, a version, random bytes, and a digest among them.
+fn packet(key: &[u8], version: [u8; 4], random: fn(&mut [u8])) -> Vec<u8> {
+    let mut packet = vec![0; PACKET];
+    random(&mut packet[8..]);
+    packet[4..8].copy_from_slice(&version);
+    let at = digest_at(&packet, 8);
+    let digest = hmac(key, &[&packet[..at], &packet[at + DIGEST..]]);
+    packet[at..at + DIGEST].copy_from_slice(&digest);
+    packet
+}
+
+/// Where the digest of a packet stands: four bytes at `base` say so. Always well within the packet.
+fn digest_at(packet: &[u8], base: usize) -> usize {
+    let sum: usize = packet[base..base + 4].iter().map(|b| usize::from(*b)).sum();
+    base + 4 + sum % 728
+}
+
+/// The digest of a peer's first packet, by either of the two layouts, if it is right.
+fn find_digest(packet: &[u8], key: &[u8]) -> Option<[u8; DIGEST]> {
+    [8, 772].into_iter().find_map(|base| {
+        let at = digest_at(packet, base);
+        let digest = hmac(key, &[&packet[..at], &packet[at + DIGEST..]]);
+        (packet[at..at + DIGEST] == digest).then_some(digest)
+    })
+}
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; DIGEST] {
+    // Invariant: HMAC takes keys of any length.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; DIGEST] };
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(bytes: &mut [u8]) {
+        bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 31 % 251) as u8);
+    }
+
+    #[test]
+    fn both_sides_agree_at_every_split() {
+        for step in [1, 7, 1536, 1537, 4000] {
+            let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+            let mut client = Handshake::client(random, &mut to_server);
+            let mut server = Handshake::server(random);
+            let (mut client_done, mut server_done) = (false, false);
+            let pass = |from: &mut Vec<u8>, side: &mut Handshake, to: &mut Vec<u8>| {
+                let chunk: Vec<u8> = from.drain(..step.min(from.len())).collect();
+                let mut input = &chunk[..];
+                let done = side.read(&mut input, to).unwrap();
+                assert!(input.is_empty());
+                done
+            };
+            while !to_server.is_empty() || !to_client.is_empty() {
+                server_done |= pass(&mut to_server, &mut server, &mut to_client);
+                client_done |= pass(&mut to_client, &mut client, &mut to_server);
+            }
+            assert!(client_done && server_done, "{step}");
+        }
+    }
+
+    #[test]
+    fn digests_are_answered_with_digests_and_plain_packets_with_an_echo() {
+        let mut out = Vec::new();
+        Handshake::client(random, &mut out);
+        assert!(find_digest(&out[1..], PLAYER).is_some());
+        let mut server = Handshake::server(random);
+        let mut answer = Vec::new();
+        assert!(!server.read(&mut &out[..], &mut answer).unwrap());
+        assert_eq!(answer.len(), 1 + 2 * PACKET);
+        assert!(find_digest(&answer[1..1 + PACKET], SERVER).is_some());
+        assert_ne!(answer[1 + PACKET..], out[1..]);
+
+        let mut plain = vec![VERSION];
+        plain.extend((0..PACKET).map(|i| if i < 8 { 0 } else { i as u8 }));
+        let mut answer = Vec::new();
+        Handshake::server(random).read(&mut &plain[..], &mut answer).unwrap();
+        assert_eq!(answer[1 + PACKET..], plain[1..]);
+    }
+
+    #[test]
+    fn what_is_not_rtmp_is_refused_at_its_first_byte() {
+        let mut server = Handshake::server(random);
+        assert_eq!(server.read(&mut &b"GET / HTTP/1.1\r\n"[..], &mut Vec::new()), Err(Fault::Handshake));
+    }
+}

@@ -1,0 +1,40 @@
+//! RTMP (Adobe's specification 1.0, and Enhanced RTMP v2 where it says so).
+//!
+//! From the bottom up: [`Handshake`]; [`ChunkReader`] and [`Framing`], which turn bytes into messages and back;
+//! AMF0 values; [`Link`], which is one side of a connection up to commands; [`ServerSession`] and
+//! [`ClientSession`], which speak the commands of publishing and playing.
+
+mod amf0;
+mod chunk;
+mod client;
+mod handshake;
+mod link;
+pub(crate) mod message;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use chunk::{ChunkHeads, Framing, Message};
+pub(crate) use client::{ClientSession, Outcome, Purpose};
+pub(crate) use link::Link;
+pub(crate) use server::{Refusal, Request, ServerSession};
+
+use chunk::ChunkReader;
+use handshake::Handshake;
+
+/// What a peer did that ends its connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("it does not speak RTMP")]
+    Handshake,
+    #[error("a chunk size of {0}")]
+    ChunkSize(u32),
+    #[error("a message of type {kind} with {length} bytes")]
+    TooLong { kind: u8, length: usize },
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("malformed AMF0: {0}")]
+    Amf(&'static str),
+    #[error("{0} out of turn")]
+    Unexpected(&'static str),
+}

@@ -1,0 +1,244 @@
+//! The side that was called: a publisher or a player comes, says which stream it wants, and is let in or not.
+
+use super::{
+    Fault, Link, Message,
+    amf0::{self, Value},
+    link::{CHUNK_SIZE, WINDOW},
+    message::{self, event},
+};
+
+/// The message stream that every peer gets: each connection carries one.
+const STREAM: u32 = 1;
+/// The longest name of an application or a stream, in bytes.
+const MAX_NAME: usize = 1024;
+/// Commands before a peer says what it wants, at most.
+const MAX_COMMANDS: u32 = 64;
+
+/// What a peer asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// It wants to publish. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
+    Publish { app: String, key: String },
+    /// It wants to play. Answer in the same way.
+    Play { app: String, key: String },
+    /// A media message of a publisher that was let in.
+    Media(Message),
+    /// It has ended its stream.
+    End,
+}
+
+/// Why a peer is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// There is no such application or key.
+    NotFound,
+    /// Somebody publishes there.
+    InUse,
+    /// It may not, or there are enough players.
+    Denied,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for `connect`.
+    Fresh,
+    /// Waits for `publish` or `play`.
+    Connected,
+    /// Has asked, and waits for an answer.
+    Asked {
+        publish: bool,
+    },
+    Publishing,
+    Playing,
+    Ended,
+}
+
+/// A connection that a peer has opened.
+pub(crate) struct ServerSession {
+    link: Link,
+    state: State,
+    app: String,
+    key: String,
+    commands: u32,
+}
+
+impl ServerSession {
+    /// `random` fills the handshake's packets.
+    pub(crate) fn new(random: fn(&mut [u8])) -> Self {
+        Self { link: Link::server(random), state: State::Fresh, app: String::new(), key: String::new(), commands: 0 }
+    }
+
+    pub(crate) fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    /// Takes bytes from `input` up to something that concerns the host.
+    ///
+    /// # Errors
+    /// When the peer breaks the protocol.
+    pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Fault> {
+        while let Some(message) = self.link.read(input)? {
+            let request = match message.kind {
+                message::COMMAND => self.command(&message)?,
+                _ if self.state == State::Publishing => Some(Request::Media(message)),
+                _ => None, // early or late
+            };
+            if request.is_some() {
+                return Ok(request);
+            }
+        }
+        Ok(None)
+    }
+
+    fn command(&mut self, message: &Message) -> Result<Option<Request>, Fault> {
+        if matches!(self.state, State::Fresh | State::Connected) {
+            self.commands += 1;
+            if self.commands > MAX_COMMANDS {
+                return Err(Fault::Malformed("too many commands"));
+            }
+        }
+        let values = amf0::read_all(&message.body)?;
+        let Some(name) = values.first().and_then(Value::as_text) else {
+            return Err(Fault::Malformed("a command without a name"));
+        };
+        let transaction = values.get(1).and_then(Value::as_number).unwrap_or(0.0);
+        let argument = |at: usize| values.get(at).and_then(Value::as_text).unwrap_or_default();
+        match (name, self.state) {
+            ("connect", State::Fresh) => self.connect(transaction, values.get(2))?,
+            ("connect", _) => return Err(Fault::Unexpected("connect")),
+            (_, State::Fresh) => return Err(Fault::Unexpected("a command before connect")),
+            ("createStream", _) => self.result(transaction, Value::Null, Value::Number(f64::from(STREAM))),
+            ("getStreamLength", _) => self.result(transaction, Value::Null, Value::Number(0.0)),
+            ("releaseStream" | "_checkbw", _) => self.result(transaction, Value::Null, Value::Undefined),
+            ("FCPublish", _) => self.notify_key("onFCPublish", "NetStream.Publish.Start", argument(3)),
+            ("FCSubscribe", _) => self.notify_key("onFCSubscribe", "NetStream.Play.Start", argument(3)),
+            ("publish" | "play", State::Connected) => return self.ask(name == "publish", argument(3)).map(Some),
+            ("publish" | "play", _) => return Err(Fault::Unexpected("publish or play")),
+            ("pause", State::Playing) => {
+                // Live: there is nothing to pause, and the player is told so.
+                self.status("status", "NetStream.Play.Start", "This stream is live.");
+            }
+            ("FCUnpublish" | "deleteStream" | "closeStream", State::Publishing | State::Playing) => {
+                if self.state == State::Publishing {
+                    self.status("status", "NetStream.Unpublish.Success", "The stream has ended.");
+                }
+                self.state = State::Ended;
+                return Ok(Some(Request::End));
+            }
+            _ => {} // what nobody needs an answer to
+        }
+        Ok(None)
+    }
+
+    fn connect(&mut self, transaction: f64, arguments: Option<&Value>) -> Result<(), Fault> {
+        let field = |name| arguments.and_then(|a| a.field(name));
+        let app = field("app").and_then(Value::as_text).ok_or(Fault::Malformed("connect without an application"))?;
+        // Some clients put parameters or a slash at the end.
+        let app = app.split_once('?').map_or(app, |(app, _)| app).trim_matches('/');
+        self.app = bounded(app)?;
+        self.link.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, WINDOW);
+        self.link.set_peer_bandwidth();
+        self.link.announce_chunk_size(CHUNK_SIZE);
+        let properties = Value::object([
+            ("fmsVer", Value::text("FMS/3,5,7,7009")),
+            ("capabilities", Value::Number(31.0)),
+            ("mode", Value::Number(1.0)),
+        ]);
+        let mut information = vec![
+            ("level".to_owned(), Value::text("status")),
+            ("code".to_owned(), Value::text("NetConnection.Connect.Success")),
+            ("description".to_owned(), Value::text("Connection succeeded.")),
+            ("objectEncoding".to_owned(), Value::Number(0.0)),
+        ];
+        if ["fourCcList", "capsEx", "videoFourCcInfoMap", "audioFourCcInfoMap"].iter().any(|n| field(n).is_some()) {
+            // Enhanced RTMP v2, "Enhancing NetConnection connect command": media is passed on, whatever it is.
+            let everything = || Value::object([("*", Value::Number(4.0))]); // can forward
+            information.push(("fourCcList".into(), Value::StrictArray(vec![Value::text("*")])));
+            information.push(("videoFourCcInfoMap".into(), everything()));
+            information.push(("audioFourCcInfoMap".into(), everything()));
+            information.push(("capsEx".into(), Value::Number(f64::from(0x02 | 0x04 | 0x08)))); // multitrack, ModEx
+        }
+        self.result(transaction, properties, Value::Object(information));
+        self.state = State::Connected;
+        Ok(())
+    }
+
+    fn ask(&mut self, publish: bool, name: &str) -> Result<Request, Fault> {
+        self.key = bounded(name)?;
+        self.state = State::Asked { publish };
+        let (app, key) = (self.app.clone(), self.key.clone());
+        Ok(if publish { Request::Publish { app, key } } else { Request::Play { app, key } })
+    }
+
+    /// Lets the peer in.
+    pub(crate) fn accept(&mut self) {
+        match self.state {
+            State::Asked { publish: true } => {
+                self.link.expect_media();
+                self.link.event(event::STREAM_BEGIN, &[STREAM]);
+                self.status("status", "NetStream.Publish.Start", "Publishing.");
+                self.state = State::Publishing;
+            }
+            State::Asked { publish: false } => {
+                self.link.set_stream(STREAM);
+                self.link.event(event::STREAM_BEGIN, &[STREAM]);
+                self.status("status", "NetStream.Play.Reset", "Playing.");
+                self.status("status", "NetStream.Play.Start", "Playing.");
+                let access = [Value::text("|RtmpSampleAccess"), Value::Boolean(true), Value::Boolean(true)];
+                self.link.amf(message::DATA, STREAM, &access);
+                self.state = State::Playing;
+            }
+            _ => {}
+        }
+    }
+
+    /// Turns the peer away; send what is left, and close.
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
+        let publish = matches!(self.state, State::Asked { publish: true });
+        let (code, why) = match (publish, refusal) {
+            (true, Refusal::InUse) => ("NetStream.Publish.BadName", "Somebody publishes there."),
+            (true, Refusal::NotFound) => ("NetStream.Publish.BadName", "No such stream."),
+            (true, Refusal::Denied) => ("NetStream.Publish.Denied", "Not allowed."),
+            (false, Refusal::Denied | Refusal::InUse) => ("NetStream.Play.Failed", "Not allowed, or too many players."),
+            (false, Refusal::NotFound) => ("NetStream.Play.StreamNotFound", "No such stream."),
+        };
+        self.status("error", code, why);
+        self.state = State::Ended;
+    }
+
+    /// Tells a player that nothing more comes.
+    pub(crate) fn end(&mut self) {
+        if self.state == State::Playing {
+            self.link.event(event::STREAM_EOF, &[STREAM]);
+            self.status("status", "NetStream.Play.UnpublishNotify", "The stream has ended.");
+            self.state = State::Ended;
+        }
+    }
+
+    fn result(&mut self, transaction: f64, properties: Value, information: Value) {
+        let values = [Value::text("_result"), Value::Number(transaction), properties, information];
+        self.link.amf(message::COMMAND, 0, &values);
+    }
+
+    fn status(&mut self, level: &str, code: &str, description: &str) {
+        let information = Value::object([
+            ("level", Value::text(level)),
+            ("code", Value::text(code)),
+            ("description", Value::text(description)),
+        ]);
+        let values = [Value::text("onStatus"), Value::Number(0.0), Value::Null, information];
+        self.link.amf(message::COMMAND, STREAM, &values);
+    }
+
+    fn notify_key(&mut self, command: &str, code: &str, key: &str) {
+        let information = Value::object([("code", Value::text(code)), ("description", Value::text(key))]);
+        self.link.amf(message::COMMAND, 0, &[Value::text(command), Value::Number(0.0), Value::Null, information]);
+    }
+}
+
+fn bounded(name: &str) -> Result<String, Fault> {
+    match name.len() <= MAX_NAME {
+        true => Ok(name.to_owned()),
+        false => Err(Fault::Malformed("a name that is too long")),
+    }
+}

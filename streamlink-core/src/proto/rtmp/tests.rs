@@ -1,0 +1,201 @@
+//! Client and server sessions against each other, and hostile ones.
+
+use super::*;
+use crate::proto::rtmp::amf0::Value;
+use bytes::Bytes;
+use proptest::prelude::*;
+
+fn random(bytes: &mut [u8]) {
+    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 7 % 253) as u8);
+}
+
+/// Carries bytes to and fro in pieces of `step`, until nothing moves.
+struct Pair {
+    server: ServerSession,
+    client: ClientSession,
+    requests: Vec<Request>,
+    outcomes: Vec<Outcome>,
+    step: usize,
+}
+
+impl Pair {
+    fn new(purpose: Purpose, step: usize) -> Self {
+        let client = ClientSession::new(purpose, "live", "rtmp://host/live", "key", random);
+        Self { server: ServerSession::new(random), client, requests: Vec::new(), outcomes: Vec::new(), step }
+    }
+
+    fn run(&mut self) {
+        loop {
+            let (up, down) = (self.client.link().take_output(), self.server.link().take_output());
+            if up.is_empty() && down.is_empty() {
+                return;
+            }
+            for mut piece in up.chunks(self.step) {
+                while let Some(request) = self.server.read(&mut piece).unwrap() {
+                    self.requests.push(request);
+                }
+            }
+            for mut piece in down.chunks(self.step) {
+                while let Some(outcome) = self.client.read(&mut piece).unwrap() {
+                    self.outcomes.push(outcome);
+                }
+            }
+        }
+    }
+}
+
+fn send(link: &mut Link, kind: u8, timestamp: u32, body: &[u8]) -> Vec<u8> {
+    let framing = link.framing();
+    let mut bytes = Vec::new();
+    framing.write(kind, timestamp, framing.stream, body, &mut bytes);
+    bytes
+}
+
+#[test]
+fn a_client_publishes_at_every_split() {
+    for step in [1, 13, 100_000] {
+        let mut pair = Pair::new(Purpose::Publish { chunk_size: 4096 }, step);
+        pair.run();
+        assert_eq!(pair.requests, [Request::Publish { app: "live".into(), key: "key".into() }]);
+        assert_eq!(pair.outcomes, []);
+        pair.server.accept();
+        pair.run();
+        assert_eq!(pair.outcomes, [Outcome::Ready]);
+        let body = vec![5; 10_000];
+        let bytes = send(pair.client.link(), message::VIDEO, 40, &body);
+        for mut piece in bytes.chunks(step) {
+            pair.requests.extend(pair.server.read(&mut piece).unwrap());
+        }
+        let media = Message { kind: message::VIDEO, timestamp: 40, stream: 1, body: Bytes::from(body) };
+        assert_eq!(pair.requests[1], Request::Media(media));
+        pair.client.end();
+        pair.run();
+        assert_eq!(pair.requests.last(), Some(&Request::End));
+    }
+}
+
+#[test]
+fn a_client_plays_and_is_told_of_the_end() {
+    let mut pair = Pair::new(Purpose::Play, 1000);
+    pair.run();
+    assert_eq!(pair.requests, [Request::Play { app: "live".into(), key: "key".into() }]);
+    pair.server.accept();
+    pair.run();
+    assert!(pair.outcomes.contains(&Outcome::Ready));
+    let bytes = send(pair.server.link(), message::AUDIO, 7, &[1, 2, 3]);
+    let outcome = pair.client.read(&mut &bytes[..]).unwrap();
+    let media = Message { kind: message::AUDIO, timestamp: 7, stream: 1, body: Bytes::from_static(&[1, 2, 3]) };
+    assert_eq!(outcome, Some(Outcome::Media(media)));
+    pair.server.end();
+    pair.run();
+    assert_eq!(pair.outcomes.last(), Some(&Outcome::End));
+}
+
+#[test]
+fn refusals_reach_the_client_without_the_key() {
+    for (purpose, refusal, code) in [
+        (Purpose::Publish { chunk_size: 4096 }, Refusal::InUse, "NetStream.Publish.BadName"),
+        (Purpose::Publish { chunk_size: 4096 }, Refusal::Denied, "NetStream.Publish.Denied"),
+        (Purpose::Play, Refusal::NotFound, "NetStream.Play.StreamNotFound"),
+        (Purpose::Play, Refusal::Denied, "NetStream.Play.Failed"),
+    ] {
+        let mut pair = Pair::new(purpose, 500);
+        pair.run();
+        pair.server.refuse(refusal);
+        pair.run();
+        let Some(Outcome::Rejected(text)) = pair.outcomes.last() else { panic!("{:?}", pair.outcomes) };
+        assert!(text.starts_with(code) && !text.contains("key"), "{text}");
+    }
+}
+
+/// A server session that has been through the handshake, and what to send it next.
+fn open_server() -> (ServerSession, Link) {
+    let mut server = ServerSession::new(random);
+    let mut client = Link::client(random);
+    for _ in 0..3 {
+        server.read(&mut &client.take_output()[..]).unwrap();
+        client.read(&mut &server.link().take_output()[..]).unwrap();
+    }
+    assert!(server.link().is_open() && client.is_open());
+    (server, client)
+}
+
+fn command(link: &mut Link, values: &[Value]) -> Vec<u8> {
+    link.amf(message::COMMAND, 0, values);
+    link.take_output()
+}
+
+#[test]
+fn commands_out_of_turn_are_refused() {
+    let (mut server, mut client) = open_server();
+    let publish = [Value::text("publish"), Value::Number(1.0), Value::Null, Value::text("key")];
+    let bytes = command(&mut client, &publish);
+    assert_eq!(server.read(&mut &bytes[..]), Err(Fault::Unexpected("a command before connect")));
+
+    let (mut server, mut client) = open_server();
+    let connect = [Value::text("connect"), Value::Number(1.0), Value::object([("app", Value::text("live/"))])];
+    let bytes = command(&mut client, &connect);
+    assert_eq!(server.read(&mut &bytes[..]), Ok(None));
+    assert_eq!(server.read(&mut &bytes[..]), Err(Fault::Unexpected("connect")));
+    let bytes = command(&mut client, &publish);
+    assert_eq!(server.read(&mut &bytes[..]), Ok(Some(Request::Publish { app: "live".into(), key: "key".into() })));
+    assert_eq!(server.read(&mut &bytes[..]), Err(Fault::Unexpected("publish or play")));
+}
+
+#[test]
+fn endless_commands_and_unread_answers_end_a_connection() {
+    let (mut server, mut client) = open_server();
+    let connect = [Value::text("connect"), Value::Number(1.0), Value::object([("app", Value::text("live"))])];
+    let bytes = command(&mut client, &connect);
+    server.read(&mut &bytes[..]).unwrap();
+    let create = command(&mut client, &[Value::text("createStream"), Value::Number(2.0)]);
+    let many = create.repeat(100);
+    assert_eq!(server.read(&mut &many[..]), Err(Fault::Malformed("too many commands")));
+
+    let (mut server, mut client) = open_server();
+    client.event(message::event::PING_REQUEST, &[1]);
+    let pings = client.take_output().repeat(10_000);
+    assert_eq!(server.read(&mut &pings[..]), Err(Fault::Malformed("it does not read our answers")));
+}
+
+#[test]
+fn bytes_are_acknowledged_by_the_peers_window() {
+    let (mut server, mut client) = open_server();
+    client.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, 1000);
+    server.read(&mut &client.take_output()[..]).unwrap();
+    server.link().take_output();
+    server.link().received(999);
+    assert!(server.link().take_output().is_empty());
+    server.link().received(1);
+    assert_eq!(server.link().take_output(), [2, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0, 0x03, 0xe8]);
+}
+
+#[test]
+fn an_aggregate_message_is_taken_apart() {
+    let mut pair = Pair::new(Purpose::Publish { chunk_size: 4096 }, 5000);
+    pair.run();
+    pair.server.accept();
+    pair.run();
+    let tag = |kind: u8, time: u8, body: u8| [kind, 0, 0, 1, 0, 0, time, 0, 0, 0, 0, body, 0, 0, 0, 12];
+    let body = [tag(8, 100, 1), tag(9, 120, 2), tag(8, 121, 3)].concat();
+    let bytes = send(pair.client.link(), message::AGGREGATE, 5000, &body);
+    let mut input = &bytes[..];
+    let mut seen = Vec::new();
+    while let Some(Request::Media(m)) = pair.server.read(&mut input).unwrap() {
+        seen.push((m.kind, m.timestamp, m.body[0]));
+    }
+    assert_eq!(seen, [(8, 5000, 1), (9, 5020, 2), (8, 5021, 3)]);
+    let bytes = send(pair.client.link(), message::AGGREGATE, 0, &body[..27]);
+    assert!(pair.server.read(&mut &bytes[..]).is_err());
+}
+
+proptest! {
+    /// Whatever comes after the handshake: it is handled or refused, and answers stay bounded.
+    #[test]
+    fn any_bytes_are_handled_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+        let (mut server, _) = open_server();
+        let mut input = &bytes[..];
+        while let Ok(Some(_)) = server.read(&mut input) {}
+        prop_assert!(server.link().take_output().len() < 200_000);
+    }
+}

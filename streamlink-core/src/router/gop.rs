@@ -1,0 +1,100 @@
+//! Groups of pictures: FLV messages go into the ring in batches that begin where a player may start, so that a late
+//! player begins with the last of them, and one that has lost something goes on with the next.
+
+use super::{Preamble, Ring};
+use crate::media::{
+    Packet,
+    flv::{Moment, StartPoints},
+};
+
+/// Cuts a stream of FLV messages into batches.
+#[derive(Debug, Default)]
+pub(crate) struct GopCutter {
+    points: StartPoints,
+    /// The batch in the making begins with a start.
+    start: Option<Preamble>,
+    /// Pictures are of no use before the next start.
+    waits: bool,
+}
+
+impl GopCutter {
+    /// A stream begins: nothing that depends on what came before is of use.
+    pub(crate) fn begin(&mut self) {
+        self.points.reset();
+        self.waits = true;
+    }
+
+    /// A message is missing: pictures are of no use until the next start.
+    pub(crate) fn wait_for_start(&mut self) {
+        self.waits |= self.points.has_video();
+    }
+
+    /// What a message is; `None` when it is of no use.
+    pub(crate) fn observe(&mut self, packet: &Packet) -> Option<Moment> {
+        let moment = self.points.observe(packet);
+        (!(self.waits && moment == Moment::Sample { video: true })).then_some(moment)
+    }
+
+    /// Adds a message that was observed to the batch in the making; one that is a start begins another.
+    pub(crate) fn push(&mut self, ring: &Ring, out: &mut Vec<Packet>, packet: Packet, moment: Moment) {
+        if moment == Moment::Start {
+            self.publish(ring, out);
+            self.start = Some(self.points.preamble());
+            self.waits = false;
+        }
+        out.push(packet);
+    }
+
+    /// Hands the batch over.
+    pub(crate) fn publish(&mut self, ring: &Ring, out: &mut Vec<Packet>) {
+        match self.start.take() {
+            Some(preamble) => ring.publish_start(out, preamble),
+            None => ring.publish(out),
+        }
+    }
+
+    /// What the stream consists of, once, when that is first known and whenever it changes.
+    pub(crate) fn description(&mut self) -> Option<String> {
+        self.points.description()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{media::RtmpKind, router::Limits};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn batches_begin_at_key_frames_and_nothing_depends_on_what_is_missing() {
+        let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(3600) });
+        ring.keep_from_start(1 << 20);
+        let (mut cutter, mut out) = (GopCutter::default(), Vec::new());
+        cutter.begin();
+        let mut give = |kind, body: &'static [u8]| {
+            let packet = Packet::rtmp(kind, 0, body, Instant::now());
+            let moment = cutter.observe(&packet);
+            if let Some(moment) = moment {
+                cutter.push(&ring, &mut out, packet, moment);
+            }
+            moment.is_some()
+        };
+        let (header, key, sample) = (&[0x17, 0][..], &[0x17, 1][..], &[0x27, 1][..]);
+        assert!(give(RtmpKind::Video, header));
+        assert!(!give(RtmpKind::Video, sample), "it depends on a key frame that did not come");
+        assert!(give(RtmpKind::Audio, &[0xaf, 1]));
+        for body in [key, sample, sample, key, sample] {
+            assert!(give(RtmpKind::Video, body));
+        }
+        cutter.publish(&ring, &mut out);
+        let mut window = Vec::new();
+        ring.reader_from_start(1 << 20).read(&mut window);
+        assert_eq!(window.len(), 1);
+        assert_eq!(window[0].packets().len(), 2);
+        assert_eq!(window[0].start().unwrap()[0].data(), header);
+        cutter.wait_for_start();
+        let packet = |body: &'static [u8]| Packet::rtmp(RtmpKind::Video, 0, body, Instant::now());
+        assert_eq!(cutter.observe(&packet(sample)), None);
+        assert_eq!(cutter.observe(&packet(key)), Some(Moment::Start));
+    }
+}
