@@ -1,6 +1,9 @@
 //! What the tests share: media, RTP senders and receivers, real programs, and waiting for conditions.
 
+pub mod media;
+pub mod nginx;
 pub mod peer;
+pub mod rig;
 pub mod rtp;
 
 use std::{

@@ -4,32 +4,23 @@
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
-    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, Engine, Event, Flow, FlowHandle, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase,
-    RefusalReason, Source, TapCallback,
+    Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase, RefusalReason, Source,
 };
 use streamlink_tests::{
     clip, eventually,
     peer::{self, Peer},
+    rig::{Recording, Rig, free_port, text},
     rtp::Sink,
 };
 
 const SECRET: &str = "correct-horse";
-
-fn free_port() -> u16 {
-    Sink::new().0.local_addr().unwrap().port()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 fn key_length(bytes: u8) -> KeyLength {
     bytes.to_string().parse().unwrap()
@@ -38,74 +29,6 @@ fn key_length(bytes: u8) -> KeyLength {
 /// The query of libsrt's programs for a key length; 0: no encryption.
 fn encryption(bytes: u8) -> String {
     if bytes == 0 { String::new() } else { format!("&passphrase={SECRET}&pbkeylen={bytes}") }
-}
-
-struct Rig {
-    engine: Engine,
-    running: FlowHandle,
-    folder: tempfile::TempDir,
-}
-
-impl Rig {
-    fn start(source: Source, outputs: Vec<Output>) -> Self {
-        let engine = Engine::builder().workers(2).build().unwrap();
-        let mut flow = Flow::builder("srt", Bitrate::mbps(20)).source(source);
-        for output in outputs {
-            flow = flow.output(output);
-        }
-        let running = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
-        Self { engine, running, folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn input_port(&self) -> u16 {
-        self.running.input_addresses()[0].rsplit_once(':').unwrap().1.parse().unwrap()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn event<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
-        self.engine.block_on(async {
-            tokio::time::timeout(streamlink_tests::PATIENCE, async {
-                while let Some(event) = self.running.next_event().await {
-                    if let Some(found) = wanted(event) {
-                        return found;
-                    }
-                }
-                panic!("the flow has ended");
-            })
-            .await
-            .expect("an event in time")
-        })
-    }
-
-    fn stop(self) {
-        self.engine.block_on(self.running.stop());
-    }
-}
-
-/// Collects what a tap hands over.
-struct Recording {
-    bytes: Arc<Mutex<Vec<u8>>>,
-    _calls: TapCallback,
-}
-
-impl Recording {
-    fn start(rig: &Rig) -> Self {
-        let bytes = Arc::new(Mutex::new(Vec::new()));
-        let to = bytes.clone();
-        let calls = rig.running.tap("tap").unwrap().for_each(move |p| to.lock().unwrap().extend_from_slice(p.data()));
-        Self { bytes, _calls: calls }
-    }
-
-    /// All of it, once the source is lost and the tap has seen as much as the source.
-    fn finish(self, rig: &Rig) -> Vec<u8> {
-        rig.event(|e| matches!(e, Event::SourceLost { .. }).then_some(()));
-        let total = rig.running.stats().sources[0].bytes as usize;
-        eventually("the tap has everything", || (self.bytes.lock().unwrap().len() >= total).then_some(()));
-        self.bytes.lock().unwrap().clone()
-    }
 }
 
 fn ffmpeg_sends(url: &str) -> Peer {
@@ -148,7 +71,7 @@ fn ffmpeg_calls_our_listener_and_we_call_ffmpegs() {
         if bytes > 0 {
             source = source.encryption(Passphrase::new(SECRET).unwrap(), key_length(bytes));
         }
-        let rig = Rig::start(source.into(), vec![Output::tap("tap").into()]);
+        let rig = Rig::start(source, vec![Output::tap("tap").into()]);
         let tap = Recording::start(&rig);
         let url = format!("srt://127.0.0.1:{}?mode=caller&pkt_size=1316{}", rig.input_port(), encryption(bytes));
         let mut sender = ffmpeg_sends(&url);
@@ -164,7 +87,7 @@ fn ffmpeg_calls_our_listener_and_we_call_ffmpegs() {
     let source = Source::srt_caller("in", &format!("127.0.0.1:{port}"))
         .encryption(Passphrase::new(SECRET).unwrap(), KeyLength::Aes256)
         .reconnect(Duration::from_millis(100), Duration::from_millis(1000));
-    let rig = Rig::start(source.into(), vec![Output::tap("tap").into()]);
+    let rig = Rig::start(source, vec![Output::tap("tap").into()]);
     let tap = Recording::start(&rig);
     rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
     let bytes = tap.finish(&rig);
@@ -206,7 +129,7 @@ fn srt_live_transmit_gets_everything_from_our_listener_and_our_caller() {
             } else {
                 None
             };
-            let rig = Rig::start(Source::app_datagrams("in").into(), vec![output]);
+            let rig = Rig::start(Source::app_datagrams("in"), vec![output]);
             let receiver = receiver.unwrap_or_else(|| Peer::start("srt-live-transmit", &["-q", &url, &target]));
             rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
             let source = rig.running.app_source("in").unwrap();
@@ -237,7 +160,7 @@ fn srt_live_transmit_gets_everything_from_our_listener_and_our_caller() {
 #[test]
 fn gstreamer_sends_to_us_and_receives_from_us() {
     let rig = Rig::start(
-        Source::srt_listener("in", "127.0.0.1:0").stream_id("cam1").into(),
+        Source::srt_listener("in", "127.0.0.1:0").stream_id("cam1"),
         vec![Output::srt_listener("out", "127.0.0.1:0").into(), Output::tap("tap").into()],
     );
     let tap = Recording::start(&rig);
@@ -257,7 +180,7 @@ fn gstreamer_sends_to_us_and_receives_from_us() {
     );
     rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
     let from = clip();
-    let port = rig.input_port_of_stream();
+    let port = rig.input_port();
     peer::run(
         "gst-launch-1.0",
         &[
@@ -289,15 +212,6 @@ fn gstreamer_sends_to_us_and_receives_from_us() {
     rig.stop();
 }
 
-impl Rig {
-    /// The port of an input address that ends with a stream id.
-    fn input_port_of_stream(&self) -> u16 {
-        let address = self.running.input_addresses()[0].clone();
-        let bare = address.split('?').next().unwrap();
-        bare.rsplit_once(':').unwrap().1.parse().unwrap()
-    }
-}
-
 #[test]
 fn whoever_does_not_agree_about_encryption_is_refused_and_the_event_says_why() {
     let secret = |s: &str| Some(Passphrase::new(s).unwrap());
@@ -310,7 +224,7 @@ fn whoever_does_not_agree_about_encryption_is_refused_and_the_event_says_why() {
         if let Some(secret) = ours {
             source = source.encryption(secret, KeyLength::Aes128);
         }
-        let rig = Rig::start(source.into(), vec![]);
+        let rig = Rig::start(source, vec![]);
         let mut caller = ffmpeg_sends(&format!("srt://127.0.0.1:{}?mode=caller{theirs}", rig.input_port()));
         let found = rig.event(|e| match e {
             Event::PeerRefused { reason, .. } => Some(reason),
@@ -333,7 +247,7 @@ fn whoever_does_not_agree_about_encryption_is_refused_and_the_event_says_why() {
         if let Some(secret) = ours {
             output = output.encryption(Passphrase::new(secret).unwrap(), KeyLength::Aes128);
         }
-        let rig = Rig::start(Source::app_datagrams("in").into(), vec![output.into()]);
+        let rig = Rig::start(Source::app_datagrams("in"), vec![output.into()]);
         let reason = rig.event(|e| match e {
             Event::OutputLost { reason, .. } => Some(reason),
             _ => None,
@@ -346,10 +260,8 @@ fn whoever_does_not_agree_about_encryption_is_refused_and_the_event_says_why() {
 
 #[test]
 fn players_are_limited_listed_and_cut_off() {
-    let rig = Rig::start(
-        Source::app_datagrams("in").into(),
-        vec![Output::srt_listener("out", "127.0.0.1:0").max_players(1).into()],
-    );
+    let rig =
+        Rig::start(Source::app_datagrams("in"), vec![Output::srt_listener("out", "127.0.0.1:0").max_players(1).into()]);
     let (name, url) = rig.running.playback_urls()[0].clone();
     assert_eq!(name, "out");
     let play = || Peer::start("srt-live-transmit", &["-q", "-a", "no", &format!("{url}?mode=caller"), "file://con"]);
@@ -479,7 +391,7 @@ impl Lossy {
 #[test]
 fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
     let rig = Rig::start(
-        Source::srt_listener("in", "127.0.0.1:0").latency(Latency::from_millis(400).unwrap()).into(),
+        Source::srt_listener("in", "127.0.0.1:0").latency(Latency::from_millis(400).unwrap()),
         vec![
             Output::srt_listener("out", "127.0.0.1:0").latency(Latency::from_millis(400).unwrap()).into(),
             Output::tap("tap").into(),

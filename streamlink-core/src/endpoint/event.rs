@@ -100,6 +100,14 @@ pub enum Event {
         /// The codecs, as in `MPEG-TS: H.264 (PID 256), AAC (PID 257)`.
         description: String,
     },
+    /// MPEG-TS is turned into RTMP messages: which streams pass, and which RTMP cannot carry. When none pass, the
+    /// RTMP outputs have failed.
+    Remuxed {
+        /// The streams that pass, as in `H.264 (PID 256), AAC (PID 257)`.
+        carried: String,
+        /// The streams that do not.
+        left_out: String,
+    },
     /// The reader was too slow: so many events before this one are gone.
     Missed {
         /// How many.
@@ -213,6 +221,11 @@ impl fmt::Display for Event {
                 write!(f, "output `{output}` does not keep up: {dropped} packets dropped so far")
             }
             Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
+            Event::Remuxed { carried, left_out } if carried.is_empty() => {
+                write!(f, "RTMP can carry nothing of what there is: {left_out}")
+            }
+            Event::Remuxed { carried, left_out } if left_out.is_empty() => write!(f, "RTMP carries {carried}"),
+            Event::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
             Event::Missed { count } => write!(f, "{count} events were missed"),
         }
     }

@@ -9,6 +9,7 @@ mod event;
 pub(crate) mod fanout;
 mod intake;
 mod redial;
+pub(crate) mod remux;
 pub(crate) mod rtmp;
 pub(crate) mod rtp;
 pub(crate) mod srt;

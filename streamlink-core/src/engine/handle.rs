@@ -6,14 +6,22 @@ use super::{
     stats::{EndpointStats, FlowStats},
 };
 use crate::{
-    endpoint::{AppSource, Event, EventSink, Live, Status, Tap, Tasks, fanout::Fanout},
+    endpoint::{
+        AppSource, Event, EventSink, Live, Status, Tap, Tasks,
+        fanout::Fanout,
+        remux::{self, RemuxStatus},
+    },
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{Allowlist, BandwidthPolicy, Bitrate, Claim, InputProtocol, Name, Output, OutputKind, check_output},
+    flow::{
+        Allowlist, BandwidthPolicy, Bitrate, Claim, InputProtocol, Name, Output, OutputKind, OutputProtocol,
+        check_output,
+    },
+    media::MediaFamily,
     router::{Ring, State},
 };
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -38,11 +46,44 @@ pub(crate) struct Running {
     pub(super) fanout: Fanout,
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
+    /// What RTMP outputs of a flow of datagrams read from.
+    pub(super) remux: OnceLock<Remux>,
     /// One change of the outputs at a time.
     pub(super) editing: tokio::sync::Mutex<()>,
 }
 
+/// The FLV messages that were found in a flow's MPEG-TS.
+#[derive(Debug)]
+pub(super) struct Remux {
+    ring: Arc<Ring>,
+    status: Arc<RemuxStatus>,
+    /// All of it is in the ring.
+    done: CancellationToken,
+}
+
 impl Running {
+    /// The ring that RTMP outputs read from: the flow's own, or that of its remux, which starts with its first reader.
+    pub(super) fn rtmp_ring(&self) -> Arc<Ring> {
+        if self.input.family() == MediaFamily::Rtmp {
+            return self.ring.clone();
+        }
+        let remux = self.remux.get_or_init(|| {
+            let ring = Ring::new(start::queue_limits(self.rate()));
+            let status = Arc::<RemuxStatus>::default();
+            let done = CancellationToken::new();
+            let (run, end) = (
+                remux::run(self.ring.reader(), ring.clone(), self.events.clone(), status.clone()),
+                done.clone().drop_guard(),
+            );
+            self.tasks.spawn(async move {
+                run.await;
+                drop(end);
+            });
+            Remux { ring, status, done }
+        });
+        remux.ring.clone()
+    }
+
     pub(super) fn sources(&self) -> MutexGuard<'_, Vec<RunningSource>> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,6 +150,9 @@ impl Running {
             route.remove().await;
         }
         self.ring.close();
+        if let Some(remux) = self.remux.get() {
+            remux.done.cancelled().await;
+        }
         self.stop_output_tasks();
         self.tasks.tracker.wait().await;
         self.outputs().iter_mut().for_each(|output| {
@@ -141,8 +185,16 @@ impl Running {
         let source = |s: &RunningSource| {
             EndpointStats::new(&s.status, s.source.protocol().to_string(), s.input_address.clone(), now)
         };
-        let output =
-            |o: &RunningOutput| EndpointStats::new(&o.status, o.output.protocol().to_string(), o.url.clone(), now);
+        let output = |o: &RunningOutput| {
+            let mut stats = EndpointStats::new(&o.status, o.output.protocol().to_string(), o.url.clone(), now);
+            if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
+                stats.media = remux.status.selection();
+                if remux.status.has_nothing() {
+                    stats.state = State::Failed;
+                }
+            }
+            stats
+        };
         let sources = self.sources().iter().map(source).collect();
         let outputs = self.outputs().iter().map(output).collect();
         FlowStats { name: self.name.clone(), max_bandwidth: self.rate(), sources, outputs }
@@ -513,6 +565,9 @@ impl FlowHandle {
         }
         *self.running.max_bandwidth.lock().unwrap_or_else(PoisonError::into_inner) = rate;
         self.running.ring.set_limits(start::queue_limits(rate));
+        if let Some(remux) = self.running.remux.get() {
+            remux.ring.set_limits(start::queue_limits(rate));
+        }
         self.change_live(|live| live.max_bandwidth = rate);
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -240,6 +240,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         fanout,
         sources: Mutex::default(),
         outputs: Mutex::default(),
+        remux: OnceLock::new(),
         editing: tokio::sync::Mutex::new(()),
     };
     let running = Arc::new(running);
@@ -547,7 +548,8 @@ impl Running {
                 OutputEnd::Route(PortRoute::Rtmp(port, id))
             }
             OpenOutput::RtmpPush(destinations, egress) => {
-                self.ring.keep_from_start(u64::from(DEFAULT_GOP_CACHE));
+                let ring = self.rtmp_ring();
+                ring.keep_from_start(u64::from(DEFAULT_GOP_CACHE));
                 let stop = CancellationToken::new();
                 let legs = rtmp::Legs::new(destinations.len());
                 let calls: Vec<_> = destinations
@@ -555,7 +557,7 @@ impl Running {
                     .enumerate()
                     .map(|(leg, settings)| {
                         let direction = rtmp::Direction::Publish {
-                            ring: self.ring.clone(),
+                            ring: ring.clone(),
                             chunk_size: settings.chunk_size as usize,
                             gop_cache: u64::from(DEFAULT_GOP_CACHE),
                             send_buffer: send_buffer(self.rate()),

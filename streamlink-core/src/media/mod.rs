@@ -2,8 +2,10 @@
 
 pub(crate) mod flv;
 mod packet;
+mod remux;
 mod ts;
 
 pub use packet::{MediaFamily, Packet, RtmpKind};
+pub(crate) use remux::Remuxer;
 pub use ts::PidStats;
 pub(crate) use ts::TsMonitor;

@@ -9,7 +9,7 @@ use super::{
     End,
     inbound::Inbound,
     outbox::Outbox,
-    receive::{Bring, receive, write_all},
+    receive::{Bring, linger, receive, write_all},
     route::{OpenEnd, OpenRoute, PlayTerms, Route, RouteId, lock},
     send::{Pace, Talk, send},
 };
@@ -194,7 +194,7 @@ impl Shared {
             return greeted.turn_away(Refusal::NotFound).await;
         };
         drop(routes);
-        let _counted = route.connections.token();
+        let counted = route.connections.token();
         if !route.admits(peer.ip()) {
             route.refuse(peer, RefusalReason::NotAllowed, now);
             return greeted.turn_away(Refusal::Denied).await;
@@ -215,6 +215,8 @@ impl Shared {
                 };
                 taken.end(&end, Instant::now());
                 *lock(inbound) = Some(taken);
+                drop(counted);
+                linger(&mut greeted.stream).await;
             }
             OpenEnd::Output(ring, terms) => {
                 let Some((id, player)) = route.enter(peer, now) else {
@@ -276,7 +278,7 @@ impl Greeted {
     }
 
     /// Says no, and closes.
-    async fn turn_away(mut self, refusal: Refusal) {
+    async fn turn_away(&mut self, refusal: Refusal) {
         self.session.refuse(refusal);
         let farewell = async {
             let _ = self.answer().await; // it may be gone

@@ -90,6 +90,12 @@ pub(super) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
+/// After its goodbye a peer closes the connection itself; one that does not is not waited for.
+pub(super) async fn linger(stream: &mut Stream) {
+    let closed = async { while poll_fn(|cx| stream.poll_read(cx, |_| {})).await.is_ok_and(|count| count > 0) {} };
+    let _ = tokio::time::timeout(FAREWELL, closed).await;
+}
+
 /// Receives until the flow or the peer ends it. What had come before is in `inbound` already.
 pub(super) async fn receive(
     stream: &mut Stream,
@@ -149,7 +155,9 @@ pub(super) async fn receive(
     let answers = session.answers();
     let farewell = async {
         let _ = write_all(stream, &answers).await; // the peer may be gone
-        stream.shut_down().await;
+        if !matches!(end, End::Lost(LossReason::Closed)) {
+            stream.shut_down().await;
+        }
     };
     let _ = tokio::time::timeout(FAREWELL, farewell).await;
     end

@@ -65,7 +65,7 @@ pub(super) struct OpenRoute {
     pub(super) end: OpenEnd,
     admission: Mutex<Admission>,
     players: Mutex<Players>,
-    refused: Mutex<Throttle>,
+    refused: Mutex<Refused>,
     /// Ends all its connections.
     pub(super) stop: CancellationToken,
     /// Knows when they have ended.
@@ -77,6 +77,13 @@ pub(super) enum OpenEnd {
     /// The publisher that is connected has taken what is in there.
     Source(Mutex<Option<Box<Inbound>>>),
     Output(Arc<Ring>, PlayTerms),
+}
+
+/// Peers that were turned away, the last of them, and when that was told.
+#[derive(Debug)]
+struct Refused {
+    throttle: Throttle,
+    last: Option<(SocketAddr, RefusalReason)>,
 }
 
 #[derive(Debug)]
@@ -180,7 +187,7 @@ impl OpenRoute {
             end,
             admission: Mutex::new(Admission { allow: route.allow, max_peers: route.max_peers }),
             players: Mutex::default(),
-            refused: Mutex::new(Throttle::new(Duration::from_secs(1))),
+            refused: Mutex::new(Refused { throttle: Throttle::new(Duration::from_secs(1)), last: None }),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         })
@@ -239,6 +246,7 @@ impl OpenRoute {
 
     /// Brings the statistics up to date.
     pub(super) fn settle(&self, now: Instant) {
+        self.report_refusals(now, 0);
         if self.is_source() {
             return;
         }
@@ -252,7 +260,16 @@ impl OpenRoute {
     /// Counts a peer that was turned away, and tells of it.
     pub(super) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         self.status.counters.refused.add(1);
-        if let Some(count) = lock(&self.refused).admit(now, 1) {
+        lock(&self.refused).last = Some((peer, reason));
+        self.report_refusals(now, 1);
+    }
+
+    /// Tells of refusals, unless that was done less than a second ago.
+    fn report_refusals(&self, now: Instant, new: u64) {
+        let mut refused = lock(&self.refused);
+        if let Some(count) = refused.throttle.admit(now, new)
+            && let Some((peer, reason)) = refused.last
+        {
             self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, count });
         }
     }

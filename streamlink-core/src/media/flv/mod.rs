@@ -1,5 +1,6 @@
 //! FLV messages, as RTMP carries them: what an audio or video message is, and where a player may start.
 
+pub(crate) mod amf0;
 mod start;
 mod tag;
 

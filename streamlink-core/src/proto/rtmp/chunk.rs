@@ -127,7 +127,7 @@ impl ChunkReader {
 
     /// Set Chunk Size and Abort concern nobody else (sections 5.4.1 and 5.4.2).
     fn obey(&mut self, message: &Message) -> Result<bool, Fault> {
-        let value = || {
+        let value = || -> Result<u32, Fault> {
             let bytes = message.body.first_chunk().ok_or(Fault::Malformed("a control message that is too short"))?;
             Ok(u32::from_be_bytes(*bytes))
         };

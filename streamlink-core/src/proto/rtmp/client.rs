@@ -2,10 +2,10 @@
 
 use super::{
     Fault, Link, Message,
-    amf0::{self, Value},
     link::WINDOW,
     message::{self, event},
 };
+use crate::media::flv::amf0::{self, Value};
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,10 @@
 //! One side of a connection, up to commands: the handshake, chunks, acknowledgements, pings.
 
 use super::{ChunkReader, Fault, Framing, Handshake, Message, message};
-use crate::media::RtmpKind;
+use crate::media::{
+    RtmpKind,
+    flv::amf0::{self, Value},
+};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -174,8 +177,8 @@ impl Link {
     }
 
     /// A command or data message.
-    pub(crate) fn amf(&mut self, kind: u8, stream: u32, values: &[super::amf0::Value]) {
-        let body = super::amf0::write_all(values);
+    pub(crate) fn amf(&mut self, kind: u8, stream: u32, values: &[Value]) {
+        let body = amf0::write_all(values);
         self.framing.write(kind, 0, stream, &body, &mut self.out);
     }
 }

@@ -4,7 +4,6 @@
 //! AMF0 values; [`Link`], which is one side of a connection up to commands; [`ServerSession`] and
 //! [`ClientSession`], which speak the commands of publishing and playing.
 
-mod amf0;
 mod chunk;
 mod client;
 mod handshake;
@@ -19,6 +18,7 @@ pub(crate) use client::{ClientSession, Outcome, Purpose};
 pub(crate) use link::Link;
 pub(crate) use server::{Refusal, Request, ServerSession};
 
+use crate::media::flv::amf0::AmfError;
 use chunk::ChunkReader;
 use handshake::Handshake;
 
@@ -33,8 +33,8 @@ pub(crate) enum Fault {
     TooLong { kind: u8, length: usize },
     #[error("{0}")]
     Malformed(&'static str),
-    #[error("malformed AMF0: {0}")]
-    Amf(&'static str),
+    #[error(transparent)]
+    Amf(#[from] AmfError),
     #[error("{0} out of turn")]
     Unexpected(&'static str),
 }

@@ -2,10 +2,10 @@
 
 use super::{
     Fault, Link, Message,
-    amf0::{self, Value},
     link::{CHUNK_SIZE, WINDOW},
     message::{self, event},
 };
+use crate::media::flv::amf0::{self, Value};
 
 /// The message stream that every peer gets: each connection carries one.
 const STREAM: u32 = 1;

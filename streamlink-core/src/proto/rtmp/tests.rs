@@ -1,7 +1,7 @@
 //! Client and server sessions against each other, and hostile ones.
 
 use super::*;
-use crate::proto::rtmp::amf0::Value;
+use crate::media::flv::amf0::Value;
 use bytes::Bytes;
 use proptest::prelude::*;
 

@@ -1,6 +1,9 @@
 //! AMF0 (Action Message Format, version 0): the values in commands and metadata, read within limits.
 
-use super::Fault;
+/// What is wrong with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed AMF0: {0}")]
+pub(crate) struct AmfError(&'static str);
 
 /// Values within values at most.
 const MAX_DEPTH: usize = 16;
@@ -152,8 +155,8 @@ fn write_fields(fields: &[(String, Value)], out: &mut Vec<u8>) {
 /// Reads all values of a message.
 ///
 /// # Errors
-/// [`Fault::Amf`] when it breaks off, nests too deep, has too many values, or holds what AMF0 does not know.
-pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Value>, Fault> {
+/// [`AmfError`] when it breaks off, nests too deep, has too many values, or holds what AMF0 does not know.
+pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Value>, AmfError> {
     let mut reader = Reader { rest: bytes, left: MAX_VALUES };
     let mut values = Vec::new();
     while !reader.rest.is_empty() {
@@ -175,37 +178,37 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Fault::Amf("it breaks off"))?;
+    fn take(&mut self, count: usize) -> Result<&'a [u8], AmfError> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(AmfError("it breaks off"))?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], AmfError> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.take(N)?);
         Ok(bytes)
     }
 
-    fn short(&mut self) -> Result<String, Fault> {
+    fn short(&mut self) -> Result<String, AmfError> {
         let length = u16::from_be_bytes(self.array()?);
         self.text(usize::from(length))
     }
 
-    fn long(&mut self) -> Result<String, Fault> {
+    fn long(&mut self) -> Result<String, AmfError> {
         let length = u32::from_be_bytes(self.array()?);
         self.text(length as usize)
     }
 
     /// Encoders write whatever encoding their system has: what is not UTF-8 is replaced, not refused.
-    fn text(&mut self, length: usize) -> Result<String, Fault> {
+    fn text(&mut self, length: usize) -> Result<String, AmfError> {
         Ok(String::from_utf8_lossy(self.take(length)?).into_owned())
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value, Fault> {
-        self.left = self.left.checked_sub(1).ok_or(Fault::Amf("too many values"))?;
+    fn value(&mut self, depth: usize) -> Result<Value, AmfError> {
+        self.left = self.left.checked_sub(1).ok_or(AmfError("too many values"))?;
         if depth > MAX_DEPTH {
-            return Err(Fault::Amf("nested too deep"));
+            return Err(AmfError("nested too deep"));
         }
         Ok(match self.array::<1>()?[0] {
             marker::NUMBER => Value::Number(f64::from_be_bytes(self.array()?)),
@@ -227,7 +230,7 @@ impl<'a> Reader<'a> {
             marker::STRICT_ARRAY => {
                 let count = u32::from_be_bytes(self.array()?) as usize;
                 if count > self.left {
-                    return Err(Fault::Amf("too many values"));
+                    return Err(AmfError("too many values"));
                 }
                 let mut values = Vec::new();
                 for _ in 0..count {
@@ -238,12 +241,12 @@ impl<'a> Reader<'a> {
             marker::DATE => Value::Date(f64::from_be_bytes(self.array()?), i16::from_be_bytes(self.array()?)),
             marker::XML => Value::Xml(self.long()?),
             marker::TYPED_OBJECT => Value::Typed(self.short()?, self.fields(depth)?),
-            _ => return Err(Fault::Amf("an unknown type")),
+            _ => return Err(AmfError("an unknown type")),
         })
     }
 
     /// Fields up to the end marker; some encoders leave that out at the end of a message.
-    fn fields(&mut self, depth: usize) -> Result<Vec<(String, Value)>, Fault> {
+    fn fields(&mut self, depth: usize) -> Result<Vec<(String, Value)>, AmfError> {
         let mut fields = Vec::new();
         while !self.rest.is_empty() {
             let name = self.short()?;
@@ -306,11 +309,11 @@ mod tests {
     #[test]
     fn depth_and_number_are_limited() {
         let nested = [marker::OBJECT, 0, 1, b'a'].repeat(2_500_000); // ten megabytes
-        assert_eq!(read_all(&nested), Err(Fault::Amf("nested too deep")));
+        assert_eq!(read_all(&nested), Err(AmfError("nested too deep")));
         let arrays = [marker::STRICT_ARRAY, 0, 0, 0, 1].repeat(2_000_000);
-        assert_eq!(read_all(&arrays), Err(Fault::Amf("nested too deep")));
-        assert_eq!(read_all(&[marker::NULL; MAX_VALUES + 1]), Err(Fault::Amf("too many values")));
-        assert_eq!(read_all(&[marker::STRICT_ARRAY, 0xff, 0xff, 0xff, 0xff]), Err(Fault::Amf("too many values")));
+        assert_eq!(read_all(&arrays), Err(AmfError("nested too deep")));
+        assert_eq!(read_all(&[marker::NULL; MAX_VALUES + 1]), Err(AmfError("too many values")));
+        assert_eq!(read_all(&[marker::STRICT_ARRAY, 0xff, 0xff, 0xff, 0xff]), Err(AmfError("too many values")));
     }
 
     #[test]

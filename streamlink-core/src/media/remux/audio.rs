@@ -1,0 +1,352 @@
+//! Audio: frames of AAC (ADTS), MP3, AC-3, E-AC-3 and Opus out of PES packets, and what decoders need before them.
+
+/// Bytes of a frame that is not complete that are kept from one PES packet to the next.
+const MAX_REST: usize = 64 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AudioCodec {
+    Aac,
+    Mp3,
+    Ac3,
+    Eac3,
+    Opus { channels: u8 },
+}
+
+/// What the sound is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sound {
+    pub(super) sample_rate: u32,
+    pub(super) channels: u8,
+    /// The profile of AAC: the audio object type, less one.
+    profile: u8,
+}
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    /// Without a header of the transport.
+    pub(super) data: Vec<u8>,
+    pub(super) sound: Sound,
+    /// In units of 90 kHz.
+    pub(super) duration: i64,
+    /// It began in an earlier PES packet, whose time does not count for it.
+    pub(super) carried: bool,
+}
+
+/// A frame's place in a buffer.
+struct Extent {
+    /// Header bytes that are left out.
+    header: usize,
+    length: usize,
+    sound: Sound,
+    samples: u32,
+}
+
+/// Takes frames out of PES packets.
+#[derive(Debug)]
+pub(super) struct AudioParser {
+    codec: AudioCodec,
+    rest: Vec<u8>,
+}
+
+impl AudioParser {
+    pub(super) fn new(codec: AudioCodec) -> Self {
+        Self { codec, rest: Vec::new() }
+    }
+
+    /// What is kept of an incomplete frame is of no use: something is missing behind it.
+    pub(super) fn lost(&mut self) {
+        self.rest.clear();
+    }
+
+    /// Takes the data of a PES packet apart.
+    pub(super) fn parse(&mut self, data: &[u8]) -> Vec<Frame> {
+        let carried = self.rest.len();
+        let mut bytes = std::mem::take(&mut self.rest);
+        bytes.extend_from_slice(data);
+        let (mut frames, mut at) = (Vec::new(), 0);
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match self.extent(rest) {
+                Ok(extent) => {
+                    let Some(data) = rest.get(extent.header..extent.length) else { break };
+                    let duration = i64::from(extent.samples) * 90_000 / i64::from(extent.sound.sample_rate.max(1));
+                    frames.push(Frame { data: data.to_vec(), sound: extent.sound, duration, carried: at < carried });
+                    at += extent.length;
+                }
+                Err(Unreadable::Short) => break,
+                Err(Unreadable::NotHere) => at += 1, // on to where the next frame may begin
+            }
+        }
+        bytes.drain(..at.min(bytes.len()));
+        if bytes.len() <= MAX_REST {
+            self.rest = bytes;
+        }
+        frames
+    }
+
+    fn extent(&self, bytes: &[u8]) -> Result<Extent, Unreadable> {
+        match self.codec {
+            AudioCodec::Aac => adts(bytes),
+            AudioCodec::Mp3 => mp3(bytes),
+            AudioCodec::Ac3 | AudioCodec::Eac3 => ac3(bytes),
+            AudioCodec::Opus { channels } => opus(bytes, channels),
+        }
+    }
+}
+
+enum Unreadable {
+    /// More bytes are needed.
+    Short,
+    /// No frame begins here.
+    NotHere,
+}
+use Unreadable::{NotHere, Short};
+
+const AAC_RATES: [u32; 13] =
+    [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
+
+/// An ADTS frame (ISO/IEC 13818-7 section 6.2).
+fn adts(bytes: &[u8]) -> Result<Extent, Unreadable> {
+    let &[a, b, c, d, e, f, g] = bytes.first_chunk().ok_or(Short)?;
+    if a != 0xff || b & 0xf6 != 0xf0 {
+        return Err(NotHere);
+    }
+    let sample_rate = *AAC_RATES.get(usize::from(c >> 2 & 0x0f)).ok_or(NotHere)?;
+    let channels = (c & 1) << 2 | d >> 6;
+    let length = usize::from(d & 3) << 11 | usize::from(e) << 3 | usize::from(f >> 5);
+    let header = if b & 1 == 0 { 9 } else { 7 };
+    if length <= header {
+        return Err(NotHere);
+    }
+    let samples = 1024 * (u32::from(g & 3) + 1);
+    if bytes.len() < length {
+        return Err(Short);
+    }
+    Ok(Extent { header, length, sound: Sound { sample_rate, channels, profile: c >> 6 }, samples })
+}
+
+/// A frame of MPEG audio, layer III (ISO/IEC 11172-3 section 2.4.1.3, ISO/IEC 13818-3 section 2.4.1.3).
+fn mp3(bytes: &[u8]) -> Result<Extent, Unreadable> {
+    let &[a, b, c, d] = bytes.first_chunk().ok_or(Short)?;
+    if a != 0xff || b & 0xe6 != 0xe2 {
+        return Err(NotHere); // no frame, or of another layer
+    }
+    let version = b >> 3 & 3; // 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
+    let rates = match version {
+        3 => [44_100, 48_000, 32_000],
+        2 => [22_050, 24_000, 16_000],
+        0 => [11_025, 12_000, 8_000],
+        _ => return Err(NotHere),
+    };
+    let sample_rate: u32 = *rates.get(usize::from(c >> 2 & 3)).ok_or(NotHere)?;
+    let kbps: [u32; 15] = match version {
+        3 => [0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320],
+        _ => [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
+    };
+    let rate = *kbps.get(usize::from(c >> 4)).filter(|rate| **rate > 0).ok_or(NotHere)?;
+    let samples = if version == 3 { 1152 } else { 576 };
+    let length = (samples / 8 * rate * 1000 / sample_rate + u32::from(c >> 1 & 1)) as usize;
+    if bytes.len() < length {
+        return Err(Short);
+    }
+    let channels = if d >> 6 == 3 { 1 } else { 2 };
+    Ok(Extent { header: 0, length, sound: Sound { sample_rate, channels, profile: 0 }, samples })
+}
+
+/// A synchronisation frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.3, E.1.2, E.1.3).
+fn ac3(bytes: &[u8]) -> Result<Extent, Unreadable> {
+    let &[a, b, c, d, e, _, g] = bytes.first_chunk().ok_or(Short)?;
+    if (a, b) != (0x0b, 0x77) {
+        return Err(NotHere);
+    }
+    const CHANNELS: [u8; 8] = [2, 1, 2, 3, 3, 4, 4, 5];
+    const RATES: [u32; 3] = [48_000, 44_100, 32_000];
+    let (length, sample_rate, samples, channels);
+    if e >> 3 > 10 {
+        // E-AC-3
+        length = 2 * ((usize::from(c & 7) << 8 | usize::from(d)) + 1);
+        match e >> 6 {
+            3 => {
+                sample_rate = *RATES.get(usize::from(e >> 4 & 3)).ok_or(NotHere)? / 2;
+                samples = 1536;
+            }
+            code => {
+                sample_rate = RATES[usize::from(code)];
+                samples = [256, 512, 768, 1536][usize::from(e >> 4 & 3)];
+            }
+        }
+        channels = CHANNELS[usize::from(e >> 1 & 7)] + (e & 1);
+    } else {
+        const KBPS: [u32; 19] =
+            [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640];
+        sample_rate = *RATES.get(usize::from(e >> 6)).ok_or(NotHere)?;
+        let kbps = *KBPS.get(usize::from(e >> 1 & 0x1f)).ok_or(NotHere)?;
+        // 1536 samples at so many kilobits, in words of 16 bits; 44.1 kHz alternates.
+        let words = kbps * 96_000 / sample_rate + if sample_rate == 44_100 { u32::from(e & 1) } else { 0 };
+        length = 2 * words as usize;
+        samples = 1536;
+        channels = CHANNELS[usize::from(g >> 5)];
+    }
+    if bytes.len() < length {
+        return Err(Short);
+    }
+    Ok(Extent { header: 0, length, sound: Sound { sample_rate, channels, profile: 0 }, samples })
+}
+
+/// An access unit of Opus behind its control header (the Opus in MPEG-TS draft, section 4).
+fn opus(bytes: &[u8], channels: u8) -> Result<Extent, Unreadable> {
+    let &[a, b] = bytes.first_chunk().ok_or(Short)?;
+    if a != 0x7f || b & 0xe0 != 0xe0 {
+        return Err(NotHere);
+    }
+    let (mut at, mut size) = (2, 0usize);
+    loop {
+        let byte = *bytes.get(at).ok_or(Short)?;
+        at += 1;
+        size += usize::from(byte);
+        if byte != 0xff {
+            break;
+        }
+    }
+    if b & 0x10 != 0 {
+        at += 2; // samples to trim at the start
+    }
+    if b & 0x08 != 0 {
+        at += 2; // and at the end
+    }
+    if b & 0x04 != 0 {
+        at += 1 + usize::from(*bytes.get(at).ok_or(Short)?);
+    }
+    let packet = bytes.get(at..at + size).ok_or(Short)?;
+    let samples = opus_samples(packet).ok_or(NotHere)?;
+    Ok(Extent { header: at, length: at + size, sound: Sound { sample_rate: 48_000, channels, profile: 0 }, samples })
+}
+
+/// How long an Opus packet is, at 48 kHz (RFC 6716 section 3.1).
+fn opus_samples(packet: &[u8]) -> Option<u32> {
+    let (&toc, rest) = packet.split_first()?;
+    let frame = match toc >> 3 {
+        config @ 0..=11 => [480, 960, 1920, 2880][usize::from(config & 3)],
+        config @ 12..=15 => [480, 960][usize::from(config & 1)],
+        config => [120, 240, 480, 960][usize::from(config & 3)],
+    };
+    let frames = match toc & 3 {
+        0 => 1,
+        1 | 2 => 2,
+        _ => u32::from(rest.first()? & 0x3f),
+    };
+    Some(frame * frames).filter(|samples| (1..=5760).contains(samples))
+}
+
+impl AudioCodec {
+    /// What stands before each frame in a message (Adobe's FLV specification E.4.2, Enhanced RTMP v2).
+    pub(super) fn tag(self, sound: Sound) -> Vec<u8> {
+        match self {
+            AudioCodec::Aac => vec![0xaf, 1],
+            AudioCodec::Mp3 => {
+                let rate = match sound.sample_rate {
+                    0..=11_025 => 1,
+                    11_026..=22_050 => 2,
+                    _ => 3,
+                };
+                vec![0x20 | rate << 2 | 2 | u8::from(sound.channels > 1)]
+            }
+            AudioCodec::Ac3 => b"\x91ac-3".to_vec(),
+            AudioCodec::Eac3 => b"\x91ec-3".to_vec(),
+            AudioCodec::Opus { .. } => b"\x91Opus".to_vec(),
+        }
+    }
+
+    /// The message that a decoder needs first, if it does.
+    pub(super) fn header(self, sound: Sound) -> Option<Vec<u8>> {
+        match self {
+            AudioCodec::Aac => {
+                // AudioSpecificConfig (ISO/IEC 14496-3 section 1.6.2.1)
+                let rate = u8::try_from(AAC_RATES.iter().position(|rate| *rate == sound.sample_rate)?).ok()?;
+                let config = u16::from(sound.profile + 1) << 11 | u16::from(rate) << 7 | u16::from(sound.channels) << 3;
+                Some([&[0xaf, 0][..], &config.to_be_bytes()].concat())
+            }
+            AudioCodec::Opus { channels } => {
+                // The identification header of RFC 7845 section 5.1.
+                let mut header = b"\x90OpusOpusHead\x01".to_vec();
+                header.push(channels);
+                header.extend(312u16.to_le_bytes()); // pre-skip
+                header.extend(48_000u32.to_le_bytes());
+                header.extend([0, 0, 0]); // gain, mapping family
+                Some(header)
+            }
+            _ => None,
+        }
+    }
+
+    /// Its number or code in `onMetaData`.
+    pub(super) fn number(self) -> f64 {
+        let code = |code: &[u8; 4]| f64::from(u32::from_be_bytes(*code));
+        match self {
+            AudioCodec::Aac => 10.0,
+            AudioCodec::Mp3 => 2.0,
+            AudioCodec::Ac3 => code(b"ac-3"),
+            AudioCodec::Eac3 => code(b"ec-3"),
+            AudioCodec::Opus { .. } => code(b"Opus"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adts_frame(payload: usize) -> Vec<u8> {
+        let length = 7 + payload;
+        // AAC-LC, 48 kHz, stereo
+        let mut frame =
+            vec![0xff, 0xf1, 0x4c, 0x80 | (length >> 11) as u8, (length >> 3) as u8, (length << 5) as u8 | 0x1f, 0xfc];
+        frame.extend(vec![payload as u8; payload]);
+        frame
+    }
+
+    #[test]
+    fn frames_lie_side_by_side_and_across_packets() {
+        let mut parser = AudioParser::new(AudioCodec::Aac);
+        let bytes = [adts_frame(10), adts_frame(20), adts_frame(30)].concat();
+        let (first, second) = bytes.split_at(50);
+        let frames = parser.parse(first);
+        assert_eq!(frames.len(), 2);
+        assert_eq!((frames[0].duration, frames[1].data.len(), frames[1].carried), (1920, 20, false));
+        let frames = parser.parse(&[second, &adts_frame(5)].concat());
+        assert_eq!(frames.iter().map(|f| (f.data.len(), f.carried)).collect::<Vec<_>>(), [(30, true), (5, false)]);
+        assert_eq!(AudioCodec::Aac.header(frames[0].sound).unwrap(), [0xaf, 0, 0x11, 0x90]);
+        // Garbage before a frame is passed over.
+        let frames = parser.parse(&[&[1, 2, 3][..], &adts_frame(9)].concat());
+        assert_eq!(frames.len(), 1);
+    }
+
+    #[test]
+    fn headers_of_other_codecs_are_read() {
+        let sound = |codec: AudioCodec, mut header: Vec<u8>| {
+            header.resize(4000, 0);
+            AudioParser::new(codec)
+                .parse(&header)
+                .first()
+                .map(|f| (f.sound.sample_rate, f.sound.channels, f.data.len(), f.duration))
+        };
+        assert_eq!(sound(AudioCodec::Mp3, vec![0xff, 0xfb, 0x94, 0x00]), Some((48_000, 2, 384, 2160)));
+        assert_eq!(sound(AudioCodec::Ac3, vec![0x0b, 0x77, 0, 0, 0x1c, 0x40, 0xe0]), Some((48_000, 5, 1536, 2880)));
+        assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0x3e, 0x80, 0]), None, "reserved");
+        let opus = [&[0x7f, 0xe0, 0xff, 0x05][..], &[0xfc; 260]].concat();
+        assert_eq!(sound(AudioCodec::Opus { channels: 2 }, opus), Some((48_000, 2, 260, 1800)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_taken_apart(data in proptest::collection::vec(proptest::num::u8::ANY, 0..600), first in 0usize..4) {
+            for codec in [AudioCodec::Aac, AudioCodec::Mp3, AudioCodec::Ac3, AudioCodec::Eac3, AudioCodec::Opus { channels: 2 }] {
+                let start: &[u8] = [&[0xff, 0xf1][..], &[0xff, 0xfb], &[0x0b, 0x77], &[0x7f, 0xe0]][first];
+                let mut parser = AudioParser::new(codec);
+                parser.parse(&[start, &data].concat());
+                parser.parse(&data);
+                proptest::prop_assert!(parser.rest.len() <= MAX_REST);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The clip of the quickstart, and hostile streams.
+
+use super::*;
+use crate::media::flv::{Role, Tag};
+use proptest::prelude::*;
+
+fn clip() -> Vec<u8> {
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/media/clip.ts")).unwrap()
+}
+
+fn remux(bytes: &[u8], size: usize) -> (Remuxer, Vec<Packet>) {
+    let (mut remuxer, mut out, now) = (Remuxer::new(), Vec::new(), Instant::now());
+    for payload in bytes.chunks(size) {
+        remuxer.push(payload, now, &mut out);
+    }
+    remuxer.finish(now, &mut out);
+    (remuxer, out)
+}
+
+fn times(packets: &[Packet], wanted: RtmpKind) -> Vec<u32> {
+    packets
+        .iter()
+        .filter_map(|p| {
+            let (kind, time) = p.rtmp_message()?;
+            let header = Tag::parse(kind, p.data()).is_none_or(|t| matches!(t.role, Role::Header { .. }));
+            (kind == wanted && !header).then_some(time)
+        })
+        .collect()
+}
+
+#[test]
+fn a_clip_gives_every_frame_with_rising_times_however_it_is_cut() {
+    let clip = clip();
+    let (mut remuxer, whole) = remux(&clip, 1316);
+    let selection = remuxer.selection().unwrap();
+    assert_eq!((selection.carried.len(), selection.left_out.len()), (2, 0));
+    let (video, audio) = (times(&whole, RtmpKind::Video), times(&whole, RtmpKind::Audio));
+    assert_eq!((video.len(), video[0]), (125, 0));
+    assert!(audio.len() > 225, "{}", audio.len());
+    assert!(video.is_sorted() && audio.is_sorted());
+    assert!(video.windows(2).all(|w| (39..=41).contains(&(w[1] - w[0]))), "{video:?}");
+    assert!(audio.windows(2).all(|w| (21..=24).contains(&(w[1] - w[0]))), "{audio:?}");
+    let tags: Vec<_> = whole.iter().filter_map(|p| Tag::parse(p.rtmp_message()?.0, p.data())).collect();
+    assert!(matches!(tags[0].role, Role::Header { .. }));
+    assert_eq!(tags.iter().find(|t| !matches!(t.role, Role::Header { .. })).map(|t| t.role), Some(Role::Key));
+    for size in [188, 1000, 7 * 188 + 1] {
+        let (_, other) = remux(&clip, size);
+        assert!(whole.iter().map(Packet::data).eq(other.iter().map(Packet::data)), "{size}");
+    }
+}
+
+#[test]
+fn the_wrap_of_timestamps_does_not_show() {
+    // Every timestamp of the clip is moved so that the wrap comes in its middle.
+    let mut clip = clip();
+    let shift = (1u64 << 33) - 90_000 * 3;
+    for packet in clip.chunks_exact_mut(188) {
+        let start = if packet[3] & 0x20 != 0 { 5 + usize::from(packet[4]) } else { 4 };
+        if packet[1] & 0x40 == 0 || packet.get(start..start + 3) != Some(&[0, 0, 1]) {
+            continue;
+        }
+        let flags = packet[start + 7] >> 6;
+        for (present, at) in [(flags & 2 != 0, start + 9), (flags == 3, start + 14)] {
+            if present {
+                let b = &mut packet[at..at + 5];
+                let old = u64::from(b[0] >> 1 & 7) << 30
+                    | u64::from(b[1]) << 22
+                    | u64::from(b[2] >> 1) << 15
+                    | u64::from(b[3]) << 7
+                    | u64::from(b[4] >> 1);
+                let new = (old + shift) & ((1 << 33) - 1);
+                b[0] = b[0] & 0xf1 | ((new >> 30) as u8 & 7) << 1;
+                b[1] = (new >> 22) as u8;
+                b[2] = ((new >> 15) as u8) << 1 | 1;
+                b[3] = (new >> 7) as u8;
+                b[4] = (new as u8) << 1 | 1;
+            }
+        }
+    }
+    let (_, moved) = remux(&clip, 1316);
+    let (_, plain) = remux(&self::clip(), 1316);
+    for kind in [RtmpKind::Video, RtmpKind::Audio] {
+        let (a, b) = (times(&moved, kind), times(&plain, kind));
+        assert_eq!(a.len(), b.len());
+        assert!(a.iter().zip(&b).all(|(a, b)| a.abs_diff(*b) <= 1), "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn what_is_lost_costs_the_frames_that_it_was_part_of_and_nothing_else() {
+    let clip = clip();
+    let mut lossy: Vec<u8> = Vec::new();
+    for (i, packet) in clip.chunks_exact(188).enumerate() {
+        if i % 500 != 250 {
+            lossy.extend_from_slice(packet);
+        }
+    }
+    let (_, out) = remux(&lossy, 1316);
+    let (video, audio) = (times(&out, RtmpKind::Video), times(&out, RtmpKind::Audio));
+    assert!(video.is_sorted() && audio.is_sorted());
+    assert!(video.len() > 110 && audio.len() > 200, "{} {}", video.len(), audio.len());
+}
+
+proptest! {
+    /// A clip with bytes changed at random: no panic, and times that never go back.
+    #[test]
+    fn a_damaged_clip_is_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..60), size in 1usize..3000) {
+        let mut clip = clip();
+        clip.truncate(188 * 800);
+        for (at, value) in changes {
+            let at = at.index(clip.len());
+            clip[at] = value;
+        }
+        let (_, out) = remux(&clip, size);
+        prop_assert!(times(&out, RtmpKind::Video).is_sorted());
+        prop_assert!(times(&out, RtmpKind::Audio).is_sorted());
+    }
+
+    /// Packets that are valid only in their sync byte.
+    #[test]
+    fn any_packets_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 188 * 20)) {
+        for packet in bytes.chunks_exact_mut(188) {
+            packet[0] = 0x47;
+            packet[1] &= 0x41; // few PIDs, so that they have something to do with each other
+            packet[3] &= 0x3f;
+        }
+        remux(&bytes, 1316);
+    }
+}

@@ -1,0 +1,165 @@
+//! A running flow, and what its tap has seen.
+
+use crate::{PATIENCE, eventually};
+use std::{
+    net::{TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use streamlink_core::{Bitrate, Engine, Event, Flow, FlowHandle, Output, Packet, Source, TapCallback};
+
+/// A path as an argument of a program.
+///
+/// # Panics
+/// When it is not UTF-8.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A port on which nobody listens, over UDP or TCP.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
+    loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let port = udp.local_addr().expect("bound").port();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A flow that runs on an engine of its own, and a folder for files.
+#[derive(Debug)]
+pub struct Rig {
+    /// The engine.
+    pub engine: Engine,
+    /// The flow.
+    pub running: FlowHandle,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// Starts a flow of at most 20 Mb/s.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[track_caller]
+    pub fn start(source: impl Into<Source>, outputs: Vec<Output>) -> Self {
+        let engine = Engine::builder().workers(2).build().expect("an engine");
+        let mut flow = Flow::builder("test", Bitrate::mbps(20)).source(source.into());
+        for output in outputs {
+            flow = flow.output(output);
+        }
+        let flow = flow.build().expect("a valid flow");
+        let running = engine.block_on(engine.start(flow)).expect("a running flow");
+        Self { engine, running, folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    /// The URL of the source.
+    pub fn input(&self) -> String {
+        self.running.input_addresses()[0].clone()
+    }
+
+    /// The port of the source.
+    ///
+    /// # Panics
+    /// When its URL has none.
+    pub fn input_port(&self) -> u16 {
+        let url = self.input();
+        let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        let authority = rest.split(['/', '?']).next().expect("an address");
+        authority.rsplit_once(':').expect("a port").1.parse().expect("a number")
+    }
+
+    /// The URL of the first output that listens.
+    pub fn playback(&self) -> String {
+        self.running.playback_urls()[0].1.clone()
+    }
+
+    /// A file of this name, in a folder of this flow.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Waits for an event.
+    ///
+    /// # Panics
+    /// When it does not come in time.
+    #[track_caller]
+    pub fn event<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
+        let mut seen = Vec::new();
+        let found = self.engine.block_on(async {
+            tokio::time::timeout(PATIENCE, async {
+                while let Some(event) = self.running.next_event().await {
+                    seen.push(event.clone());
+                    if let Some(found) = wanted(event) {
+                        return Some(found);
+                    }
+                }
+                None
+            })
+            .await
+        });
+        match found {
+            Ok(Some(found)) => found,
+            _ => panic!("the event did not come; these did: {seen:?}"),
+        }
+    }
+
+    /// Waits until the source is lost.
+    #[track_caller]
+    pub fn source_lost(&self) {
+        self.event(|e| matches!(e, Event::SourceLost { .. }).then_some(()));
+    }
+
+    /// Stops the flow.
+    pub fn stop(self) {
+        self.engine.block_on(self.running.stop());
+    }
+}
+
+/// Collects what the tap named `tap` hands over.
+#[derive(Debug)]
+pub struct Recording {
+    packets: Arc<Mutex<Vec<Packet>>>,
+    _calls: TapCallback,
+}
+
+impl Recording {
+    /// Starts to collect.
+    ///
+    /// # Panics
+    /// When the flow has no such tap.
+    pub fn start(rig: &Rig) -> Self {
+        let packets = Arc::new(Mutex::new(Vec::new()));
+        let to = packets.clone();
+        let tap = rig.running.tap("tap").expect("a tap");
+        let calls = tap.for_each(move |p| to.lock().expect("whole").push(p));
+        Self { packets, _calls: calls }
+    }
+
+    /// What has come so far.
+    ///
+    /// # Panics
+    /// When a callback did.
+    pub fn packets(&self) -> Vec<Packet> {
+        self.packets.lock().expect("whole").clone()
+    }
+
+    /// All packets, once the source is lost and the tap has seen as much as the source.
+    #[track_caller]
+    pub fn finish_packets(self, rig: &Rig) -> Vec<Packet> {
+        rig.source_lost();
+        let total = rig.running.stats().sources[0].packets as usize;
+        eventually("the tap has everything", || (self.packets().len() >= total).then_some(()));
+        self.packets()
+    }
+
+    /// The bytes of all packets, one after the other.
+    #[track_caller]
+    pub fn finish(self, rig: &Rig) -> Vec<u8> {
+        self.finish_packets(rig).iter().flat_map(|p| p.data().to_vec()).collect()
+    }
+}

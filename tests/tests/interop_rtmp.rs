@@ -1,0 +1,500 @@
+//! RTMP with real programs: ffmpeg, GStreamer, rtmpdump and nginx-rtmp, as publishers, players and servers; and SRT
+//! that leaves as RTMP.
+
+use std::{fs, path::Path, time::Duration};
+use streamlink_core::{
+    Event, LossReason, Output, OutputEdit, Packet, RefusalReason, RtmpKind, Source, SourceEdit, State, StreamKey,
+};
+use streamlink_tests::{
+    clip, eventually,
+    media::{self, codecs, pictures, times},
+    nginx::Nginx,
+    peer::{self, Peer},
+    rig::{Recording, Rig, free_port, text},
+};
+
+fn key(text: &str) -> StreamKey {
+    StreamKey::new(text).unwrap()
+}
+
+fn publishing(name: &str) -> Source {
+    Source::rtmp(name, "127.0.0.1:0", "live").key(key("KEY")).into()
+}
+
+fn ffmpeg_publishes(file: &Path, url: &str) -> Peer {
+    media::play(file, &["-map", "0", "-c", "copy", "-f", "flv", url])
+}
+
+/// The times of a stream of a recording never go back.
+fn check_times(file: &Path, stream: &str) -> Vec<(f64, f64)> {
+    let times = times(file, stream);
+    assert!(
+        !times.is_empty() && times.windows(2).all(|w| w[0].0 <= w[1].0),
+        "{stream} of {}: {times:?}",
+        file.display()
+    );
+    times
+}
+
+/// FLV messages, as a file.
+fn flv(packets: &[Packet]) -> Vec<u8> {
+    let mut file = b"FLV\x01\x05\0\0\0\x09\0\0\0\0".to_vec();
+    for packet in packets {
+        let (kind, time) = packet.rtmp_message().unwrap();
+        let number = match kind {
+            RtmpKind::Audio => 8,
+            RtmpKind::Video => 9,
+            _ => 18,
+        };
+        let length = packet.data().len() as u32;
+        file.push(number);
+        file.extend(&length.to_be_bytes()[1..]);
+        file.extend(&time.to_be_bytes()[1..]);
+        file.push(time.to_be_bytes()[0]);
+        file.extend([0; 3]);
+        file.extend_from_slice(packet.data());
+        file.extend((length + 11).to_be_bytes());
+    }
+    file
+}
+
+#[test]
+fn ffmpeg_publishes_to_us_and_players_get_every_picture() {
+    let rig = Rig::start(
+        publishing("in"),
+        vec![Output::tap("tap").into(), Output::rtmp_pull("out", "127.0.0.1:0", "play").into()],
+    );
+    let tap = Recording::start(&rig);
+    let files = [rig.file("ffmpeg.flv"), rig.file("rtmpdump.flv"), rig.file("gst.flv")];
+    let url = rig.playback();
+    let location = format!("location={}", text(&files[2]));
+    let source = format!("location={url}");
+    let players = [
+        Peer::start(
+            "ffmpeg",
+            &["-v", "error", "-nostdin", "-y", "-i", &url, "-map", "0", "-c", "copy", "-f", "flv", text(&files[0])],
+        ),
+        Peer::start("rtmpdump", &["-q", "--live", "-r", &url, "-o", text(&files[1])]),
+        Peer::start(
+            "gst-launch-1.0",
+            &["-e", "rtmp2src", &source, "!", "filesink", &location, "buffer-mode=unbuffered"],
+        ),
+    ];
+    eventually("three players", || (rig.running.stats().outputs[1].players.len() == 3).then_some(()));
+    let mut publisher = ffmpeg_publishes(&clip(), &rig.input());
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    let packets = tap.finish_packets(&rig);
+    let stats = rig.running.stats();
+    let source = &stats.sources[0];
+    assert_eq!((source.dropped, source.media.as_deref()), (0, Some("H.264, AAC")));
+    eventually("the players have everything", || {
+        let out = &rig.running.stats().outputs[1];
+        (out.players.iter().all(|p| p.packets >= packets.len() as u64)).then_some(())
+    });
+    rig.engine.block_on(rig.running.remove_output("out")).unwrap(); // tells them that the stream has ended
+    for mut player in players {
+        player.finish();
+    }
+    let original = pictures(&clip());
+    assert_eq!(original.len(), 125);
+    for file in &files {
+        assert_eq!(
+            codecs(file).iter().filter(|c| ["h264", "aac"].contains(&c.as_str())).count(),
+            2,
+            "{}",
+            file.display()
+        );
+        let played = pictures(file);
+        assert!(played == original, "{}: {} of {}", file.display(), played.len(), original.len());
+        check_times(file, "v:0");
+        check_times(file, "a:0");
+    }
+    rig.stop();
+}
+
+#[test]
+fn gstreamer_publishes_to_us() {
+    let rig = Rig::start(publishing("in"), vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&rig);
+    let from = format!("location={}", text(&clip()));
+    let to = format!("location={}", rig.input());
+    let mut publisher = Peer::start(
+        "gst-launch-1.0",
+        &[
+            "-q",
+            "filesrc",
+            &from,
+            "!",
+            "tsdemux",
+            "name=d",
+            "d.",
+            "!",
+            "queue",
+            "!",
+            "h264parse",
+            "!",
+            "flvmux",
+            "name=m",
+            "streamable=true",
+            "!",
+            "rtmp2sink",
+            &to,
+            "d.",
+            "!",
+            "queue",
+            "!",
+            "aacparse",
+            "!",
+            "m.",
+        ],
+    );
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    let file = rig.file("got.flv");
+    fs::write(&file, flv(&tap.finish_packets(&rig))).unwrap();
+    assert!(pictures(&file) == pictures(&clip()));
+    rig.stop();
+}
+
+#[test]
+fn we_push_to_nginx_and_pull_from_it() {
+    let nginx = Nginx::start();
+    // A relay to two destinations, and a push that comes back by a pull.
+    let relay = Output::rtmp("relay", &nginx.url(), key("first")).second(nginx.url(), key("second")).chunk_size(10_000);
+    let rig =
+        Rig::start(publishing("in"), vec![relay.into(), Output::rtmp_push("push", &nginx.url(), key("third")).into()]);
+    let connected = || rig.running.stats().outputs.iter().map(|o| o.players.len()).sum::<usize>() == 3;
+    eventually("three connections", || connected().then_some(()));
+    let pull = Source::rtmp_pull("in", &nginx.url(), key("third"))
+        .reconnect(Duration::from_millis(100), Duration::from_millis(1000));
+    let pulled = Rig::start(pull, vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&pulled);
+    let mut publisher = ffmpeg_publishes(&clip(), &rig.input());
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    rig.source_lost();
+    let total = rig.running.stats().sources[0].packets;
+    eventually("all of it is out", || {
+        let out = rig.running.stats().outputs;
+        (out[0].packets >= 2 * total && out[1].packets >= total).then_some(())
+    });
+    assert_eq!(rig.running.stats().outputs[0].players.len(), 2);
+    rig.stop(); // ends the streams, and nginx its recordings
+    let original = pictures(&clip());
+    for name in ["first", "second", "third"] {
+        let file = nginx.recording(name);
+        eventually(name, || (pictures(&file).len() == original.len()).then_some(()));
+        assert!(pictures(&file) == original, "{name}");
+        check_times(&file, "v:0");
+        check_times(&file, "a:0");
+    }
+    // nginx does not tell players of the end.
+    let total = pulled.running.stats().sources[0].packets as usize;
+    eventually("the tap has everything", || (tap.packets().len() >= total).then_some(()));
+    let packets = tap.packets();
+    let file = pulled.file("pulled.flv");
+    fs::write(&file, flv(&packets)).unwrap();
+    let got = pictures(&file);
+    assert!(original.ends_with(&got) && got.len() > 90, "{}", got.len());
+    pulled.stop();
+}
+
+/// What arrives at nginx from a remuxed stream: every picture of the original from the first key frame on, sound and
+/// picture as far apart as in the original.
+fn check_remuxed(nginx: &Nginx, name: &str, original: &Path, has: (bool, bool)) {
+    let file = nginx.recording(name);
+    if has.0 {
+        let wanted = pictures(original);
+        eventually("all pictures", || (pictures(&file).len() == wanted.len()).then_some(()));
+        assert!(pictures(&file) == wanted, "{name}");
+        let shown = check_times(&file, "v:0");
+        let frame = 0.04;
+        assert!(shown.windows(2).all(|w| w[1].0 - w[0].0 < 1.5 * frame), "{shown:?}");
+    }
+    if has.1 {
+        check_times(&file, "a:0");
+    }
+    if has == (true, true) {
+        let gap = |file: &Path| {
+            let first = |stream| times(file, stream).iter().map(|t| t.1).fold(f64::MAX, f64::min);
+            (first("v:0"), times(file, "a:0").iter().map(|t| t.1).collect::<Vec<_>>())
+        };
+        // The sound that begins with, or just after, the first picture lies as far from it as in the original.
+        let ((video, audio), (wanted_video, wanted_audio)) = (gap(&file), gap(original));
+        let after = |video: f64, audio: &[f64]| audio.iter().map(|t| t - video).find(|d| *d >= 0.0).unwrap();
+        let (got, wanted) = (after(video, &audio), after(wanted_video, &wanted_audio));
+        assert!((got - wanted).abs() < 0.04, "{got} instead of {wanted}");
+    }
+}
+
+#[test]
+fn srt_leaves_as_rtmp_with_every_picture_and_in_step() {
+    let nginx = Nginx::start();
+    let folder = tempfile::tempdir().unwrap();
+    let made = |name: &str, arguments: &[&str]| {
+        let file = folder.path().join(name);
+        media::make(&clip(), arguments, &file);
+        file
+    };
+    let bframes = ["-map", "0", "-c:v", "libx264", "-bf", "3", "-g", "25", "-c:a", "copy", "-f", "mpegts"];
+    let mp3 = ["-map", "0:v", "-map", "0:a", "-c:v", "copy", "-c:a", "libmp3lame", "-f", "mpegts"];
+    for (name, file, has) in [
+        ("clip", clip(), (true, true)),
+        ("bframes", made("b.ts", &bframes), (true, true)),
+        ("mp3", made("m.ts", &mp3), (true, true)),
+        ("video", made("v.ts", &["-map", "0:v", "-c", "copy", "-f", "mpegts"]), (true, false)),
+        ("audio", made("a.ts", &["-map", "0:a", "-c", "copy", "-f", "mpegts"]), (false, true)),
+    ] {
+        let rig = Rig::start(
+            Source::srt_listener("in", "127.0.0.1:0"),
+            vec![Output::rtmp_push("push", &nginx.url(), key(name)).into()],
+        );
+        rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+        let srt = format!("srt://127.0.0.1:{}?mode=caller", rig.input_port());
+        // srt-live-transmit sends all that it is given; ffmpeg leaves before its last packets are out.
+        let port = free_port();
+        let udp = format!("udp://127.0.0.1:{port}");
+        let transmit = Peer::start("srt-live-transmit", &["-q", &udp, &srt]);
+        transmit.wait_for_udp(port);
+        let mut sender =
+            media::play(&file, &["-map", "0", "-c", "copy", "-f", "mpegts", &format!("{udp}?pkt_size=1316")]);
+        assert!(sender.finish().success(), "{}", sender.output());
+        let selection = rig.event(|e| match e {
+            Event::Remuxed { carried, left_out } => Some((carried, left_out)),
+            _ => None,
+        });
+        assert_eq!(selection.1, "");
+        // Nothing more comes: the last picture is out when the counters stand still.
+        let mut last = 0;
+        eventually("the end", || {
+            std::thread::sleep(Duration::from_millis(700));
+            let now = rig.running.stats().outputs[0].packets;
+            (std::mem::replace(&mut last, now) == now && now > 0).then_some(())
+        });
+        drop(transmit);
+        rig.stop();
+        check_remuxed(&nginx, name, &file, has);
+    }
+}
+
+#[test]
+fn hevc_leaves_as_enhanced_rtmp_and_decodes_to_the_same_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hevc.ts");
+    media::make(
+        &clip(),
+        &[
+            "-map",
+            "0",
+            "-c:v",
+            "libx265",
+            "-x265-params",
+            "log-level=none",
+            "-preset",
+            "ultrafast",
+            "-g",
+            "25",
+            "-c:a",
+            "copy",
+            "-f",
+            "mpegts",
+        ],
+        &file,
+    );
+    // No program here reads HEVC over RTMP: we push to ourselves, and take the messages apart.
+    let port = free_port();
+    let target = Rig::start(
+        Source::rtmp("in", &format!("127.0.0.1:{port}"), "live").key(key("KEY")),
+        vec![Output::tap("tap").into()],
+    );
+    let tap = Recording::start(&target);
+    let rig = Rig::start(
+        Source::app_datagrams("in"),
+        vec![Output::rtmp_push("push", &format!("rtmp://127.0.0.1:{port}/live"), key("KEY")).into()],
+    );
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    let app = rig.running.app_source("in").unwrap();
+    for chunk in fs::read(&file).unwrap().chunks(1316) {
+        app.push(Packet::datagram(chunk.to_vec(), std::time::Instant::now())).unwrap();
+        streamlink_tests::rtp::pause();
+    }
+    rig.stop();
+    let packets = tap.finish_packets(&target);
+    assert_eq!(target.running.stats().sources[0].media.as_deref(), Some("HEVC, AAC"));
+    let mut stream = Vec::new();
+    let units = |data: &[u8], stream: &mut Vec<u8>| {
+        let mut rest = data;
+        while let [a, b, c, d, tail @ ..] = rest {
+            let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+            stream.extend([0, 0, 0, 1]);
+            stream.extend_from_slice(&tail[..length]);
+            rest = &tail[length..];
+        }
+    };
+    for packet in packets.iter().filter(|p| p.rtmp_message().unwrap().0 == RtmpKind::Video) {
+        let body = packet.data();
+        assert_eq!(&body[1..5], b"hvc1");
+        match body[0] & 0x0f {
+            0 => {
+                // The parameter sets of the configuration record.
+                let mut rest = &body[5 + 23..];
+                while let [_, 0, 1, high, low, tail @ ..] = rest {
+                    let length = usize::from(u16::from_be_bytes([*high, *low]));
+                    stream.extend([0, 0, 0, 1]);
+                    stream.extend_from_slice(&tail[..length]);
+                    rest = &tail[length..];
+                }
+                assert!(rest.is_empty());
+            }
+            _ => units(&body[8..], &mut stream),
+        }
+    }
+    let bare = folder.path().join("got.h265");
+    fs::write(&bare, stream).unwrap();
+    let (got, wanted) = (pictures(&bare), pictures(&file));
+    assert!(got == wanted, "{} of {}", got.len(), wanted.len());
+    target.stop();
+}
+
+#[test]
+fn what_rtmp_cannot_carry_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mpeg2.ts");
+    media::make(&clip(), &["-map", "0:v", "-c:v", "mpeg2video", "-f", "mpegts"], &file);
+    let nginx = Nginx::start();
+    let rig =
+        Rig::start(Source::app_datagrams("in"), vec![Output::rtmp_push("push", &nginx.url(), key("none")).into()]);
+    let app = rig.running.app_source("in").unwrap();
+    for chunk in fs::read(&file).unwrap().chunks(1316) {
+        app.push(Packet::datagram(chunk.to_vec(), std::time::Instant::now())).unwrap();
+    }
+    let event = rig.event(|e| matches!(e, Event::Remuxed { .. }).then(|| e.to_string()));
+    assert_eq!(event, "RTMP can carry nothing of what there is: MPEG-2 video (PID 256)");
+    let stats = rig.running.stats().outputs[0].clone();
+    assert_eq!((stats.state, stats.media), (State::Failed, Some(event)));
+    rig.stop();
+}
+
+#[test]
+fn a_late_player_starts_at_once_with_the_last_key_frame() {
+    let rig = Rig::start(publishing("in"), vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").into()]);
+    let url = rig.playback();
+    let publisher = ffmpeg_publishes(&clip(), &rig.input());
+    eventually("three seconds", || (rig.running.stats().sources[0].packets > 220).then_some(()));
+    let file = rig.file("late.flv");
+    let mut player = Peer::start(
+        "ffmpeg",
+        &["-v", "error", "-nostdin", "-y", "-i", &url, "-map", "0", "-c", "copy", "-f", "flv", text(&file)],
+    );
+    rig.source_lost();
+    let seen = rig.running.stats().sources[0].packets;
+    eventually("the player has the rest", || {
+        rig.running.stats().outputs[0].players.first().is_some_and(|p| p.packets * 5 > seen).then_some(())
+    });
+    rig.engine.block_on(rig.running.remove_output("out")).unwrap();
+    player.finish();
+    let (got, original) = (pictures(&file), pictures(&clip()));
+    assert!(
+        original.ends_with(&got) && got.len() < 100 && got.len() % 25 == 0,
+        "whole groups of pictures: {}",
+        got.len()
+    );
+    drop(publisher);
+    rig.stop();
+}
+
+#[test]
+fn peers_are_refused_with_a_reason_and_others_do_not_notice() {
+    let rig = Rig::start(
+        Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")),
+        vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").key(key("PLAY")).max_players(1).into()],
+    );
+    let (input, playback) = (rig.input(), rig.playback());
+    assert!(playback.ends_with("/play/PLAY"));
+    let publisher = media::play(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &input]);
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    let refused = |wanted: RefusalReason| {
+        rig.event(|e| match e {
+            Event::PeerRefused { reason, .. } if reason == wanted => Some(()),
+            _ => None,
+        })
+    };
+    let mut second = ffmpeg_publishes(&clip(), &input);
+    refused(RefusalReason::InUse);
+    assert!(!second.finish().success() && second.output().contains("Somebody publishes there"), "{}", second.output());
+    let mut wrong = ffmpeg_publishes(&clip(), &input.replace("KEY", "GUESS"));
+    refused(RefusalReason::NoSuchStream);
+    assert!(!wrong.finish().success());
+    let play = |url: &str| Peer::start("ffmpeg", &["-v", "error", "-nostdin", "-i", url, "-f", "null", "-"]);
+    let mut player = play(&playback);
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    let mut third = play(&playback);
+    refused(RefusalReason::TooManyPeers);
+    assert!(!third.finish().success());
+    // Edits put out those who are no longer admitted.
+    rig.running.edit_output("out", OutputEdit::new().allow("192.0.2.0/24".parse().unwrap())).unwrap();
+    rig.event(|e| matches!(e, Event::OutputLost { reason: LossReason::NoLongerAllowed, .. }).then_some(()));
+    player.finish();
+    rig.running.edit_source("in", SourceEdit::new().allow("192.0.2.0/24".parse().unwrap())).unwrap();
+    rig.event(|e| matches!(e, Event::SourceLost { reason: LossReason::NoLongerAllowed, .. }).then_some(()));
+    // Now nobody is admitted anywhere: closed before a byte is exchanged.
+    assert!(!play(&playback).finish().success());
+    refused(RefusalReason::NotAllowed);
+    drop(publisher);
+    rig.stop();
+}
+
+#[test]
+fn a_push_comes_back_with_a_key_frame_when_the_server_does() {
+    let port = free_port();
+    let nginx = Nginx::on(port, "");
+    let push = Output::rtmp_push("push", &nginx.url(), key("KEY"))
+        .reconnect(Duration::from_millis(100), Duration::from_millis(1000));
+    let rig = Rig::start(publishing("in"), vec![push.into()]);
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    let publisher = media::play(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &rig.input()]);
+    nginx.wait_for_bytes("KEY", 50_000);
+    drop(nginx); // killed
+    rig.event(|e| matches!(e, Event::OutputLost { .. }).then_some(()));
+    let nginx = Nginx::on(port, "");
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    rig.source_lost();
+    let out = rig.running.stats().outputs[0].clone();
+    assert_eq!(out.reconnections, 1);
+    rig.stop();
+    let file = nginx.recording("KEY");
+    let original = pictures(&clip());
+    let got = eventually("whole groups of pictures", || {
+        let got = pictures(&file);
+        (!got.is_empty() && got.len() % 25 == 0).then_some(got)
+    });
+    assert!(original.ends_with(&got));
+    check_times(&file, "v:0");
+    drop(publisher);
+}
+
+#[test]
+fn the_examples_take_a_publisher_to_a_player() {
+    let (port, file) = (free_port(), tempfile::tempdir().unwrap());
+    let path = file.path().join("played.flv");
+    let url = format!("rtmp://127.0.0.1:{port}/live/KEY");
+    let mut relay = Peer::start(
+        peer::example("relay"),
+        &[
+            "--source",
+            &format!("{url}?mode=listener"),
+            "--output",
+            &format!("play={url}?mode=listener"),
+            "--max-bandwidth",
+            "20M",
+        ],
+    );
+    relay.wait_for(&url);
+    let mut player =
+        Peer::start("ffmpeg", &["-v", "error", "-nostdin", "-y", "-i", &url, "-c", "copy", "-f", "flv", text(&path)]);
+    let mut publisher = ffmpeg_publishes(&clip(), &url);
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    eventually("something was played", || fs::metadata(&path).ok().filter(|m| m.len() > 100_000));
+    relay.signal(libc::SIGINT);
+    assert!(relay.finish().success(), "{}", relay.output());
+    player.finish();
+    assert!(relay.output().contains("RTMP_PULL"));
+}
