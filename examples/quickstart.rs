@@ -1,6 +1,7 @@
 //! The main job in one program, with nothing else installed: a clip (H.264 and AAC in MPEG-TS) is played over RTP
 //! into a flow; the flow hands it to three RTP receivers and to a tap in this process. The same clip is pushed into a
-//! second flow, which serves it over encrypted SRT to a third one. All five ends check every byte.
+//! second flow, which serves it over encrypted SRT to a third one, and turns it into RTMP and publishes it to a fourth
+//! one, which serves it to a fifth. All ends check every byte; at the end of RTMP it is every picture.
 //!
 //!     cargo run --release --example quickstart
 
@@ -11,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    AppSource, Bitrate, Engine, Flow, FlowHandle, KeyLength, Output, Packet, Passphrase, PayloadTypes, Source,
-    TapCallback,
+    AppSource, Bitrate, Engine, Flow, FlowHandle, KeyLength, Output, Packet, Passphrase, PayloadTypes, RtmpKind,
+    Source, StreamKey, TapCallback,
 };
 use streamlink_examples::Table;
 
@@ -23,6 +24,8 @@ const CLIP_RATE: Bitrate = Bitrate::kbps(1100);
 /// Seven transport packets a datagram, as is usual.
 const PAYLOAD: usize = 7 * 188;
 const RTP_HEADER: usize = 12;
+/// The pictures in the clip.
+const PICTURES: usize = 125;
 /// A receiver that hears nothing for so long has heard all there is.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -50,18 +53,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
 
     let (tapped, calls) = collect(&running, RTP_HEADER)?;
-    let (serving, receiving) = srt(&engine)?;
+    let (studio, player) = rtmp(&engine)?;
+    let (messages, rtmp_calls) = pictures(&player)?;
+    let (serving, receiving) = srt(&engine, &studio.input_addresses()[0])?;
     let (received, srt_calls) = collect(&receiving, 0)?;
     let app = serving.app_source("clip")?;
-    println!("and over SRT, encrypted, from {} to another flow\n", serving.playback_urls()[0].1);
+    println!("and over SRT, encrypted, from {} to another flow", serving.playback_urls()[0].1);
+    println!("and over RTMP to a flow that serves it at {}, to yet another\n", studio.playback_urls()[0].1);
     let target = address.trim_start_matches("rtp://").to_owned();
-    let player = thread::spawn(move || play(&target, &app));
+    let clip = thread::spawn(move || play(&target, &app));
     let mut table = Table::default();
-    while !player.is_finished() {
+    while !clip.is_finished() {
         thread::sleep(Duration::from_millis(500));
-        table.draw(&running.stats());
+        table.draw_all(&[running.stats(), serving.stats(), studio.stats()]);
     }
-    player.join().map_err(|_| "the player failed")??;
+    clip.join().map_err(|_| "the player failed")??;
 
     let mut good = true;
     let mut verdict = |name: &str, bytes: &[u8]| {
@@ -88,16 +94,64 @@ fn main() -> Result<(), Box<dyn Error>> {
     engine.block_on(receiving.stop());
     engine.block_on(srt_calls.stop());
     verdict("srt", &received.iter().flatten().collect::<Vec<u8>>());
+    // All that was published has been served when both ends have counted the same.
+    let all = |flow: &FlowHandle| flow.stats().sources.first().map(|s| s.packets);
+    while all(&studio) != all(&player) && silence.elapsed() < 2 * SILENCE {
+        thread::sleep(Duration::from_millis(10));
+    }
+    engine.block_on(player.stop());
+    engine.block_on(rtmp_calls.stop());
+    engine.block_on(studio.stop());
+    let shown = messages.iter().count();
+    println!("{:<8} {shown:>7} pictures of {PICTURES}", "rtmp");
+    good &= shown == PICTURES;
     println!("\nthe source carried {}", source.and_then(|s| s.media).unwrap_or_else(|| "nothing known".into()));
     if good { Ok(()) } else { Err("what arrived is not what was sent".into()) }
 }
 
-/// Two flows: one that serves over SRT what the program pushes, and one that fetches it.
-fn srt(engine: &Engine) -> Result<(FlowHandle, FlowHandle), Box<dyn Error>> {
+/// Two flows: one that publishers push to and that serves players, and one that plays from it.
+fn rtmp(engine: &Engine) -> Result<(FlowHandle, FlowHandle), Box<dyn Error>> {
+    let studio = Flow::builder("quickstart-rtmp", Bitrate::mbps(20))
+        .source(Source::rtmp("publisher", "127.0.0.1:0", "live"))
+        .output(Output::rtmp_pull("players", "127.0.0.1:0", "play"))
+        .build()?;
+    let studio = engine.block_on(engine.start(studio))?;
+    let (address, key) = split_key(&studio.playback_urls()[0].1)?;
+    let player = Flow::builder("quickstart-rtmp-in", Bitrate::mbps(20))
+        .source(Source::rtmp_pull("play", &address, key))
+        .output(Output::tap("tap"))
+        .build()?;
+    Ok((studio, engine.block_on(engine.start(player))?))
+}
+
+/// `rtmp://host:port/app/key` is what a person pastes into an encoder; programs want the key by itself.
+fn split_key(url: &str) -> Result<(String, StreamKey), Box<dyn Error>> {
+    let (address, key) = url.rsplit_once('/').ok_or("an address without a key")?;
+    Ok((address.to_owned(), StreamKey::new(key)?))
+}
+
+/// Hands over every picture that the tap of a flow sees: its FLV message, without those that only configure decoders.
+#[allow(clippy::type_complexity)]
+fn pictures(flow: &FlowHandle) -> Result<(std::sync::mpsc::Receiver<Packet>, TapCallback), Box<dyn Error>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let calls = flow.tap("tap")?.for_each(move |packet| {
+        let video = packet.rtmp_message().is_some_and(|(kind, _)| kind == RtmpKind::Video);
+        if video && packet.data().get(1) == Some(&1) {
+            let _ = sender.send(packet); // read until the sender is gone
+        }
+    });
+    Ok((receiver, calls))
+}
+
+/// Two flows: one that serves over SRT what the program pushes, and publishes it over RTMP, and one that fetches the
+/// former.
+fn srt(engine: &Engine, rtmp: &str) -> Result<(FlowHandle, FlowHandle), Box<dyn Error>> {
     let secret = || Passphrase::new("correct horse battery");
+    let (address, key) = split_key(rtmp)?;
     let serving = Flow::builder("quickstart-srt-out", Bitrate::mbps(20))
         .source(Source::app_datagrams("clip"))
         .output(Output::srt_listener("players", "127.0.0.1:0").encryption(secret()?, KeyLength::Aes256))
+        .output(Output::rtmp_push("platform", &address, key))
         .build()?;
     let serving = engine.block_on(engine.start(serving))?;
     let address = serving.playback_urls()[0].1.trim_start_matches("srt://").to_owned();
@@ -106,12 +160,13 @@ fn srt(engine: &Engine) -> Result<(FlowHandle, FlowHandle), Box<dyn Error>> {
         .output(Output::tap("tap"))
         .build()?;
     let receiving = engine.block_on(engine.start(receiving))?;
-    // Playing starts when the player is there.
+    // Playing starts when the player and the platform are there.
     engine.block_on(async {
-        while let Some(event) = serving.next_event().await {
-            if matches!(event, streamlink_core::Event::OutputConnected { .. }) {
-                break;
-            }
+        let mut missing = 2;
+        while missing > 0
+            && let Some(event) = serving.next_event().await
+        {
+            missing -= usize::from(matches!(event, streamlink_core::Event::OutputConnected { .. }));
         }
     });
     Ok((serving, receiving))

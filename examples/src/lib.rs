@@ -13,15 +13,23 @@ pub struct Table {
 impl Table {
     /// Draws the flow as it is now on standard error, which leaves standard output to the program's results.
     pub fn draw(&mut self, stats: &FlowStats) {
+        self.draw_all(std::slice::from_ref(stats));
+    }
+
+    /// Draws several flows, one below the other.
+    pub fn draw_all(&mut self, flows: &[FlowStats]) {
         let mut lines = vec![format!(
-            "{:<22} {:<6} {:<10} {:>9} {:>9} {:>6} {:>8} {:>6}",
+            "{:<22} {:<9} {:<10} {:>9} {:>9} {:>6} {:>8} {:>6}",
             "endpoint", "speaks", "state", "Mb/s", "packets", "lost", "dropped", "CC err"
         )];
-        let rows = stats.sources.iter().map(|s| ("-> ", s)).chain(stats.outputs.iter().map(|o| ("   -> ", o)));
+        let rows = flows.iter().flat_map(|stats| {
+            let outputs = stats.outputs.iter().map(|o| ("   -> ", o));
+            stats.sources.iter().map(|s| ("-> ", s)).chain(outputs)
+        });
         for (arrow, row) in rows {
             let name: String = format!("{arrow}{}", row.name).chars().take(22).collect();
             lines.push(format!(
-                "{name:<22} {:<6} {:<10} {:>9.3} {:>9} {:>6} {:>8} {:>6}",
+                "{name:<22} {:<9} {:<10} {:>9.3} {:>9} {:>6} {:>8} {:>6}",
                 row.protocol,
                 format!("{:?}", row.state),
                 row.bit_rate.as_bps() as f64 / 1e6,

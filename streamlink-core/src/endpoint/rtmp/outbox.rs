@@ -137,7 +137,9 @@ impl Outbox {
                     }
                 }
                 None if self.waits => {
-                    self.dropped += batch.packets().len() as u64;
+                    // What came before the first start was never meant for it.
+                    let started = self.preamble.is_some();
+                    self.dropped += if started { batch.packets().len() as u64 } else { 0 };
                     continue;
                 }
                 None => {}

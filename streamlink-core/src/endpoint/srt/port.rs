@@ -17,7 +17,7 @@ use crate::{
         CloseReason, Connection, ConnectionStats, Control, Greeting, Handshake, Listener, Local, Packet, Rejection,
         Transmit, destination, write_control,
     },
-    router::Batch,
+    router::{Batch, State},
 };
 use std::{
     collections::{BTreeSet, HashMap},
@@ -375,6 +375,7 @@ impl PortTask {
         open.links.push(local.id);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
         if open.intake.is_none() {
+            open.route.status.counters.set_state(State::Connected, now);
             let output = open.route.status.name();
             open.route.events.emit(Event::OutputConnected { output, peer: Some(peer) });
         }
@@ -444,6 +445,9 @@ impl PortTask {
             Some(intake) => intake.lose(now, reason),
             None => {
                 let output = open.route.status.name();
+                if open.links.is_empty() {
+                    open.route.status.counters.set_state(State::Waiting, now);
+                }
                 open.route.events.emit(Event::OutputLost { output, peer: Some(linked.peer), reason });
             }
         }
