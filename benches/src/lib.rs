@@ -5,4 +5,5 @@ pub mod feed;
 pub mod process;
 pub mod receive;
 pub mod report;
+pub mod rtmp;
 pub mod srt;

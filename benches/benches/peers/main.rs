@@ -15,6 +15,8 @@ use streamlink_benches::{
     srt::{Players, Pusher},
 };
 
+mod rtmp;
+
 type Failure = Box<dyn Error>;
 
 struct Plan {
@@ -38,7 +40,7 @@ fn main() -> Result<(), Failure> {
         }
     }
     type Work = fn(&Plan) -> Result<Row, Failure>;
-    let works: [(&str, Work); 7] = [
+    let works: [(&str, Work); 10] = [
         ("rtp-fanout", rtp_fanout),
         ("rtp-fanout-runs", rtp_fanout_runs),
         ("idle-outputs", idle_outputs),
@@ -46,6 +48,9 @@ fn main() -> Result<(), Failure> {
         ("srt-fanout-aes", srt_fanout_aes),
         ("srt-relay", srt_relay),
         ("srt-idle", srt_idle),
+        ("rtmp-fanout", rtmp::fanout),
+        ("rtmp-publishers", rtmp::publishers),
+        ("rtmp-remux", rtmp::remux),
     ];
     let mut rows = Vec::new();
     for (name, work) in works {
