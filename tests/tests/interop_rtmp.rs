@@ -3,7 +3,8 @@
 
 use std::{fs, path::Path, time::Duration};
 use streamlink_core::{
-    Event, LossReason, Output, OutputEdit, Packet, RefusalReason, RtmpKind, Source, SourceEdit, State, StreamKey,
+    Bitrate, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason, RtmpKind, Source, SourceEdit,
+    State, StreamKey,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -497,4 +498,83 @@ fn the_examples_take_a_publisher_to_a_player() {
     assert!(relay.finish().success(), "{}", relay.output());
     player.finish();
     assert!(relay.output().contains("RTMP_PULL"));
+}
+
+#[test]
+fn rtmps_from_ffmpeg_through_a_push_to_a_player() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let (certificate, private) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let engine = Engine::builder()
+        .workers(2)
+        .tls_identity(certificate.as_bytes(), private.as_bytes())
+        .unwrap()
+        .tls_roots(certificate.as_bytes())
+        .unwrap()
+        .build()
+        .unwrap();
+    let flow = |name: &str, source: Source, output: Output| {
+        let flow = Flow::builder(name, Bitrate::mbps(20)).source(source).output(output).output(Output::tap("tap"));
+        engine.block_on(engine.start(flow.build().unwrap())).unwrap()
+    };
+    let (port, other) = (free_port(), free_port());
+    let bind = |port: u16| format!("127.0.0.1:{port}");
+    // ffmpeg pushes to the first flow, which pushes to the second, where ffmpeg plays; all of it within TLS.
+    let second = flow(
+        "second",
+        Source::rtmp("in", &bind(other), "live").key(key("KEY")).tls().into(),
+        Output::rtmp_pull("out", &bind(other), "live").key(key("KEY")).tls().into(),
+    );
+    let push = Output::rtmp_push("push", &format!("rtmps://localhost:{other}/live"), key("KEY"));
+    let first = flow("first", Source::rtmp("in", &bind(port), "live").key(key("KEY")).tls().into(), push.into());
+    assert_eq!(first.input_addresses(), [format!("rtmps://127.0.0.1:{port}/live/KEY")]);
+    eventually("the push", || (first.stats().outputs[0].state == State::Connected).then_some(()));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("played.flv");
+    let url = second.playback_urls()[0].1.clone();
+    let arguments = ["-v", "error", "-nostdin", "-y", "-i", &url, "-map", "0", "-c", "copy", "-f", "flv", text(&file)];
+    let mut player = Peer::start("ffmpeg", &arguments);
+    eventually("the player", || (second.stats().outputs[0].players.len() == 1).then_some(()));
+    let mut publisher = ffmpeg_publishes(&clip(), &first.input_addresses()[0]);
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    let total = first.stats().sources[0].packets;
+    assert!(total > 300);
+    eventually("all of it", || {
+        let out = second.stats().outputs[0].clone();
+        (out.packets >= total).then_some(())
+    });
+    engine.block_on(async {
+        second.remove_output("out").await.unwrap();
+        first.stop().await;
+        second.stop().await;
+    });
+    player.finish();
+    assert!(pictures(&file) == pictures(&clip()));
+    // Whoever is not trusted is not talked to.
+    let stranger = Engine::builder().workers(1).build().unwrap();
+    let target = flow(
+        "third",
+        Source::rtmp("in", &bind(port), "live").tls().into(),
+        Output::rtmp_push("x", "rtmp://127.0.0.1:1/a", key("K")).into(),
+    );
+    let doubtful = Flow::builder("f", Bitrate::mbps(1)).source(Source::app_rtmp("in")).output(Output::rtmp_push(
+        "out",
+        &format!("rtmps://localhost:{port}/live"),
+        key("KEY"),
+    ));
+    let running = stranger.block_on(stranger.start(doubtful.build().unwrap())).unwrap();
+    let reason = stranger.block_on(async {
+        while let Some(event) = running.next_event().await {
+            if let Event::OutputLost { reason, .. } = event {
+                return reason.to_string();
+            }
+        }
+        String::new()
+    });
+    assert!(reason.contains("certificate"), "{reason}");
+    // Without a certificate nothing starts.
+    let bare = Flow::builder("g", Bitrate::mbps(1)).source(Source::rtmp("in", "127.0.0.1:0", "live").tls());
+    let error = stranger.block_on(stranger.start(bare.build().unwrap())).unwrap_err().to_string();
+    assert!(error.contains("tls_identity"), "{error}");
+    stranger.block_on(running.stop());
+    engine.block_on(target.stop());
 }

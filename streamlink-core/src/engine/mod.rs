@@ -10,16 +10,16 @@ pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
     endpoint::{rtmp, srt},
-    error::{Error, Problem},
+    error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Claim, Flow},
-    net::Egress,
+    net::{Egress, TlsClient, TlsServer},
 };
 use handle::Running;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -46,6 +46,10 @@ pub(crate) struct Shared {
     /// Ports that several flows may share.
     srt_ports: Ports<srt::Port>,
     rtmp_ports: Ports<rtmp::Port>,
+    tls_server: Option<TlsServer>,
+    tls_roots: Vec<u8>,
+    /// Made with the first caller that needs it.
+    tls_client: OnceLock<Result<TlsClient, String>>,
     next_id: AtomicU64,
 }
 
@@ -56,6 +60,25 @@ impl Shared {
 
     fn claims(&self) -> MutexGuard<'_, HashMap<Claim, (u64, String)>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The RTMP port at an address. Must be called within the runtime.
+    fn rtmp_port(&self, address: SocketAddr, tls: bool) -> io::Result<Arc<rtmp::Port>> {
+        let server = match (tls, &self.tls_server) {
+            (false, _) => None,
+            (true, Some(server)) => Some(server.clone()),
+            (true, None) => return Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
+        };
+        let port = self.rtmp_ports.at(address, |address| rtmp::Port::open(address, server))?;
+        match port.is_secure() == tls {
+            true => Ok(port),
+            false => Err(io::Error::new(io::ErrorKind::AddrInUse, "another flow listens there, with TLS or without")),
+        }
+    }
+
+    /// What callers that speak TLS trust.
+    fn tls_client(&self) -> Result<TlsClient, String> {
+        self.tls_client.get_or_init(|| TlsClient::new(&self.tls_roots)).clone()
     }
 
     /// Takes an address and key for a running flow.
@@ -104,6 +127,10 @@ impl<P> Ports<P> {
     }
 }
 
+fn tls_error(field: &str, what: String) -> Error {
+    ConfigErrors::from(ConfigError::new(field, Problem::Conflict(what))).into()
+}
+
 /// Where the packets of a region leave from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegionEgress {
@@ -119,6 +146,8 @@ pub struct EngineBuilder {
     workers: Option<usize>,
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
+    tls_server: Option<TlsServer>,
+    tls_roots: Vec<u8>,
 }
 
 impl EngineBuilder {
@@ -143,6 +172,25 @@ impl EngineBuilder {
     pub fn public_host(mut self, host: impl Into<String>) -> Self {
         self.public_host = Some(host.into());
         self
+    }
+
+    /// The certificates, its own first, and the private key that listeners show when they speak TLS (`rtmps`), as PEM.
+    ///
+    /// # Errors
+    /// When they cannot be read or do not belong together, or this build has no TLS (the feature `tls`).
+    pub fn tls_identity(mut self, certificates: &[u8], key: &[u8]) -> Result<Self, Error> {
+        self.tls_server = Some(TlsServer::new(certificates, key).map_err(|what| tls_error("tls_identity", what))?);
+        Ok(self)
+    }
+
+    /// Certificates, as PEM, that callers trust beside those of the system when they speak TLS.
+    ///
+    /// # Errors
+    /// When they cannot be read, or this build has no TLS (the feature `tls`).
+    pub fn tls_roots(mut self, certificates: &[u8]) -> Result<Self, Error> {
+        TlsClient::new(certificates).map_err(|what| tls_error("tls_roots", what))?;
+        self.tls_roots = certificates.to_vec();
+        Ok(self)
     }
 
     /// Starts an engine with a runtime of its own.
@@ -174,6 +222,9 @@ impl EngineBuilder {
             claims: Mutex::default(),
             srt_ports: Ports::default(),
             rtmp_ports: Ports::default(),
+            tls_server: self.tls_server,
+            tls_roots: self.tls_roots,
+            tls_client: OnceLock::new(),
             next_id: AtomicU64::new(1),
         };
         Engine { shared: Arc::new(shared), runtime }

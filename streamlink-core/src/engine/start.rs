@@ -12,7 +12,7 @@ use crate::{
         Allowlist, Bitrate, Claim, DEFAULT_GOP_CACHE, Flow, Output, OutputKind, RtmpAddress, RtmpPlayServer,
         RtmpPublishServer, RtmpPull, RtmpPush, Source, SourceKind, SrtCaller, SrtListener, StreamKey,
     },
-    net::{Egress, advertised_ip},
+    net::{Egress, TlsClient, advertised_ip},
     router::{Closer, Limits, Reader, Ring, State},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -272,7 +272,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             running.source_tasks.spawn_on(call.run(), &shared.runtime);
         }
         OpenSource::RtmpListener(port, settings) => {
-            input_address = Some(rtmp_url(&shared, port.local_addr(), &settings.app, settings.key.as_ref()));
+            input_address = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()));
             let key = route_key(settings.key);
             let id = port.add(rtmp::Route {
                 app: settings.app,
@@ -285,11 +285,17 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             });
             route = Some(PortRoute::Rtmp(port, id));
         }
-        OpenSource::RtmpPull(settings) => {
+        OpenSource::RtmpPull(settings, tls) => {
             let stop = context.stop.clone();
             let direction = rtmp::Direction::Play(context);
-            let call =
-                rtmp_call(&settings.address, settings.key.as_ref(), &settings.call, Egress::default(), direction);
+            let call = rtmp_call(
+                &settings.address,
+                settings.key.as_ref(),
+                tls.clone(),
+                &settings.call,
+                Egress::default(),
+                direction,
+            );
             running.source_tasks.spawn_on(call(status.clone(), events.clone(), stop).run(), &shared.runtime);
         }
         OpenSource::App(family) => app = Some(AppSource::new(family, context)),
@@ -333,7 +339,7 @@ enum OpenSource {
     SrtListener(Arc<srt::Port>, Box<SrtListener>),
     SrtCaller(Box<SrtCaller>),
     RtmpListener(Arc<rtmp::Port>, Box<RtmpPublishServer>),
-    RtmpPull(Box<RtmpPull>),
+    RtmpPull(Box<RtmpPull>, Option<TlsClient>),
     App(crate::media::MediaFamily),
 }
 
@@ -343,14 +349,24 @@ fn route_key(key: Option<StreamKey>) -> StreamKey {
 }
 
 /// The URL of an RTMP listener, as an encoder or a player wants it. Whoever has it can come in.
-fn rtmp_url(shared: &Shared, bound: SocketAddr, app: &str, key: Option<&StreamKey>) -> String {
-    format!("rtmp://{}/{app}/{}", advertise(shared, bound), key.map_or("", StreamKey::reveal))
+fn rtmp_url(shared: &Shared, port: &rtmp::Port, app: &str, key: Option<&StreamKey>) -> String {
+    let scheme = if port.is_secure() { "rtmps" } else { "rtmp" };
+    format!("{scheme}://{}/{app}/{}", advertise(shared, port.local_addr()), key.map_or("", StreamKey::reveal))
+}
+
+/// Whom a caller trusts, if it speaks TLS.
+fn trust(shared: &Shared, address: &RtmpAddress, place: &Place<'_>) -> Result<Option<TlsClient>, Error> {
+    match address.tls {
+        false => Ok(None),
+        true => shared.tls_client().map(Some).map_err(|what| place.io("TLS".into(), io::Error::other(what))),
+    }
 }
 
 /// A call that lacks what only a running endpoint has.
 fn rtmp_call(
     address: &RtmpAddress,
     key: Option<&StreamKey>,
+    tls: Option<TlsClient>,
     call: &crate::flow::Call,
     egress: Egress,
     direction: rtmp::Direction,
@@ -359,6 +375,7 @@ fn rtmp_call(
     let (key, reconnect, connect_timeout) = (key.cloned(), call.reconnect, call.connect_timeout);
     move |status, events, stop| rtmp::Call {
         remote,
+        tls,
         app,
         url,
         key,
@@ -438,11 +455,14 @@ fn open_source(shared: &Shared, flow: &str, source: &Source, rate: Bitrate) -> R
             Ok(OpenSource::SrtListener(port, Box::new(settings.clone())))
         }
         SourceKind::Rtmp(settings) => {
-            let port = shared.rtmp_ports.at(settings.listen.bind, rtmp::Port::open);
+            let port = shared.rtmp_port(settings.listen.bind, settings.tls);
             let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenSource::RtmpListener(port, Box::new(settings.clone())))
         }
-        SourceKind::RtmpPull(settings) => Ok(OpenSource::RtmpPull(Box::new(settings.clone()))),
+        SourceKind::RtmpPull(settings) => {
+            let tls = trust(shared, &settings.address, &place)?;
+            Ok(OpenSource::RtmpPull(Box::new(settings.clone()), tls))
+        }
         SourceKind::SrtCaller(settings) => Ok(OpenSource::SrtCaller(Box::new(settings.clone()))),
         SourceKind::App(family) => Ok(OpenSource::App(*family)),
         _ => Err(place.unsupported(format!("a {} source", source.protocol()))),
@@ -456,7 +476,7 @@ pub(super) enum OpenOutput {
     SrtCaller(Box<SrtCaller>, Egress),
     RtmpPlay(Arc<rtmp::Port>, Box<RtmpPlayServer>),
     /// To one destination or more.
-    RtmpPush(Vec<RtmpPush>, Egress),
+    RtmpPush(Vec<(RtmpPush, Option<TlsClient>)>, Egress),
     Tap,
 }
 
@@ -477,19 +497,23 @@ pub(super) async fn open_output(
             Ok(OpenOutput::SrtListener(port, Box::new(settings.clone())))
         }
         OutputKind::RtmpPlay(settings) => {
-            let port = shared.rtmp_ports.at(settings.listen.bind, rtmp::Port::open);
+            let port = shared.rtmp_port(settings.listen.bind, settings.tls);
             let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenOutput::RtmpPlay(port, Box::new(settings.clone())))
         }
-        OutputKind::RtmpPush(settings) => Ok(OpenOutput::RtmpPush(vec![settings.clone()], egress)),
+        OutputKind::RtmpPush(settings) => {
+            let tls = trust(shared, &settings.address, &place)?;
+            Ok(OpenOutput::RtmpPush(vec![(settings.clone(), tls)], egress))
+        }
         OutputKind::RtmpRelay(settings) => {
             let second = settings.second.as_ref().map(|(address, key)| {
                 let mut second = settings.first.clone();
                 (second.address, second.key) = (address.clone(), Some(key.clone()));
                 second
             });
-            let destinations = std::iter::once(settings.first.clone()).chain(second).collect();
-            Ok(OpenOutput::RtmpPush(destinations, egress))
+            let destinations = std::iter::once(settings.first.clone()).chain(second);
+            let trusting = |push: RtmpPush| Ok((push.clone(), trust(shared, &push.address, &place)?));
+            Ok(OpenOutput::RtmpPush(destinations.map(trusting).collect::<Result<_, Error>>()?, egress))
         }
         OutputKind::SrtCaller(settings) => Ok(OpenOutput::SrtCaller(Box::new(settings.clone()), egress)),
         OutputKind::Rtp(settings) => {
@@ -527,7 +551,7 @@ impl Running {
             OpenOutput::RtmpPlay(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
                 if let Some(shared) = self.shared.upgrade() {
-                    url = Some(rtmp_url(&shared, port.local_addr(), &settings.app, settings.key.as_ref()));
+                    url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()));
                 }
                 self.ring.keep_from_start(u64::from(settings.gop_cache));
                 let terms = rtmp::PlayTerms {
@@ -555,7 +579,7 @@ impl Running {
                 let calls: Vec<_> = destinations
                     .iter()
                     .enumerate()
-                    .map(|(leg, settings)| {
+                    .map(|(leg, (settings, tls))| {
                         let direction = rtmp::Direction::Publish {
                             ring: ring.clone(),
                             chunk_size: settings.chunk_size as usize,
@@ -567,6 +591,7 @@ impl Running {
                         let call = rtmp_call(
                             &settings.address,
                             settings.key.as_ref(),
+                            tls.clone(),
                             &settings.call,
                             egress.clone(),
                             direction,

@@ -70,6 +70,7 @@ pub struct RtmpPublishServer {
     pub(crate) app: String,
     /// `None` until `build()`, which then generates one.
     pub(crate) key: Option<StreamKey>,
+    pub(crate) tls: bool,
 }
 
 /// The settings of an RTMP_PULL source, which plays from a server.
@@ -105,6 +106,7 @@ pub struct RtmpPlayServer {
     pub(crate) gop_cache: u32,
     pub(crate) coalesce: Duration,
     pub(crate) slow_timeout: Duration,
+    pub(crate) tls: bool,
 }
 
 const CHUNK_SIZE: std::ops::RangeInclusive<u32> = 4096..=40_960;
@@ -139,6 +141,7 @@ impl RtmpPlayServer {
             gop_cache: DEFAULT_GOP_CACHE,
             coalesce: DEFAULT_COALESCE,
             slow_timeout: DEFAULT_SLOW_TIMEOUT,
+            tls: false,
         }
     }
 }
@@ -235,6 +238,12 @@ macro_rules! listening {
             }
         }
         impl<R> EndpointBuilder<R, $settings> {
+            /// RTMPS: peers speak TLS with us. The engine must have a certificate
+            /// ([`EngineBuilder::tls_identity`](crate::EngineBuilder::tls_identity)).
+            pub fn tls(self) -> Self {
+                self.with(|s| s.tls = true)
+            }
+
             /// The stream key; a random one of 160 bits is generated when none is set.
             pub fn key(self, key: StreamKey) -> Self {
                 self.with(|s| s.key = Some(key))

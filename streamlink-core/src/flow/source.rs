@@ -48,7 +48,7 @@ impl Source {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         let app = common.keep("app", check_app(app)).unwrap_or_default();
-        SourceBuilder::new(common, RtmpPublishServer { listen, app, key: None })
+        SourceBuilder::new(common, RtmpPublishServer { listen, app, key: None, tls: false })
     }
 
     /// We play from an RTMP server: `url` as in `rtmp://example.com/live`.

@@ -129,6 +129,12 @@ impl Parts {
         RtmpAddress::new(tls, self.remote(Some(port))?, self.path.trim_end_matches('/'))
     }
 
+    /// Where an RTMP listener listens, and whether it speaks TLS.
+    fn rtmp_bind(&self) -> Result<(Listen, bool), Problem> {
+        let tls = self.scheme == "rtmps";
+        Ok((self.bind(Some(if tls { RTMPS_PORT } else { RTMP_PORT }))?, tls))
+    }
+
     fn rtsp(&self, min_path: usize) -> Result<(RtspOptions, Option<u16>), Problem> {
         let tls = self.scheme == "rtsps";
         let mut rtsp = RtspOptions::new(tls, check_path(&self.path, min_path)?);
@@ -163,7 +169,8 @@ fn source_kind(parts: &mut Parts) -> Result<SourceKind, Problem> {
         "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
             true => {
                 let (app, key) = parts.app_and_key()?;
-                SourceKind::Rtmp(RtmpPublishServer { listen: parts.bind(Some(RTMP_PORT))?, app, key })
+                let (listen, tls) = parts.rtmp_bind()?;
+                SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls })
             }
             false => SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)),
         }),
@@ -208,8 +215,9 @@ fn output_kind(parts: &mut Parts) -> Result<OutputKind, Problem> {
         "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
             true => {
                 let (app, key) = parts.app_and_key()?;
-                let mut server = RtmpPlayServer::new(parts.bind(Some(RTMP_PORT))?, app);
-                server.key = key;
+                let (listen, tls) = parts.rtmp_bind()?;
+                let mut server = RtmpPlayServer::new(listen, app);
+                (server.key, server.tls) = (key, tls);
                 OutputKind::RtmpPlay(server)
             }
             false => {
@@ -304,9 +312,10 @@ fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {
     format!("{scheme}://{user}{authority}/{}", encoded(&rtsp.path))
 }
 
-fn rtmp_listener(listen: &Listen, app: &str, key: &Option<StreamKey>) -> String {
+fn rtmp_listener(listen: &Listen, app: &str, key: &Option<StreamKey>, tls: bool) -> String {
+    let scheme = if tls { "rtmps" } else { "rtmp" };
     let key = key.as_ref().map(|k| format!("/{}", encoded(k.reveal()))).unwrap_or_default();
-    format!("rtmp://{}/{}{key}", listen.bind, encoded(app))
+    format!("{scheme}://{}/{}{key}", listen.bind, encoded(app))
 }
 
 fn rtmp_caller(address: &RtmpAddress) -> String {
@@ -331,7 +340,7 @@ pub(crate) fn source_parts(kind: &SourceKind) -> Written {
         SourceKind::Rtp(s) => written(format!("rtp://{}", s.listen.bind), true, true, s),
         SourceKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
         SourceKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
-        SourceKind::Rtmp(s) => written(rtmp_listener(&s.listen, &s.app, &s.key), true, wild(&s.listen), s),
+        SourceKind::Rtmp(s) => written(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
         SourceKind::RtmpPull(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
         SourceKind::RtspListener(s) => {
             written(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
@@ -352,7 +361,7 @@ pub(crate) fn output_parts(kind: &OutputKind) -> Written {
         OutputKind::Rtp(s) => written(format!("rtp://{}", s.destination), false, false, s),
         OutputKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
         OutputKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
-        OutputKind::RtmpPlay(s) => written(rtmp_listener(&s.listen, &s.app, &s.key), true, wild(&s.listen), s),
+        OutputKind::RtmpPlay(s) => written(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
         OutputKind::RtmpPush(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
         OutputKind::RtmpRelay(s) => {
             let mut url = written(rtmp_caller(&s.first.address), false, remote_wild(&s.first.call), s);
@@ -384,6 +393,7 @@ mod tests {
         ("srt://example.com:9000?latency=Intercontinental&tlpktdrop=no", InputProtocol::Srt),
         ("srt://127.0.0.1:9000?mode=listener", InputProtocol::Srt),
         ("rtmp://0.0.0.0:1935/live/KEY", InputProtocol::Rtmp),
+        ("rtmps://0.0.0.0:443/live/KEY", InputProtocol::Rtmp),
         ("rtmp://example.com/live?key=KEY", InputProtocol::RtmpPull),
         ("rtmps://example.com/live/deep?key=KEY&reconnect_min=100", InputProtocol::RtmpPull),
         ("rtp://239.1.1.1:5004?iface=eth1", InputProtocol::Rtp),

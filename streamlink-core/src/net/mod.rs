@@ -1,11 +1,17 @@
-//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP, and a precise timer. The only module where `unsafe` may stand.
+//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP, TLS, and a precise timer. The only module where `unsafe` may stand.
 
 mod alarm;
 mod interface;
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod udp;
 
 pub(crate) use alarm::Alarm;
 pub(crate) use interface::advertised_ip;
 pub(crate) use tcp::{Stream, listen};
+pub(crate) use tls::{TlsClient, TlsServer};
 pub(crate) use udp::{Datagram, Egress, Multicast, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket};

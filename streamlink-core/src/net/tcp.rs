@@ -1,6 +1,6 @@
-//! TCP: listening, calling from a chosen local address, and vectored writes.
+//! TCP, with TLS or without: listening, calling from a chosen local address, and vectored writes.
 
-use super::{Egress, interface};
+use super::{Egress, TlsClient, TlsServer, interface};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     future::poll_fn,
@@ -32,8 +32,15 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    socket: TcpStream,
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Secured(Box<dyn Secured>),
+}
+
+/// A connection within TLS.
+pub(crate) trait Secured: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {
+    /// What is below.
+    fn socket(&self) -> &TcpStream;
 }
 
 impl Stream {
@@ -41,7 +48,30 @@ impl Stream {
     pub(crate) fn accepted(socket: TcpStream) -> Self {
         // Media does not wait for more of it; if the option is refused, it is only later.
         let _ = socket.set_nodelay(true);
-        Self { socket }
+        Self::Plain(socket)
+    }
+
+    /// Shakes hands with a caller, if the listener speaks TLS.
+    pub(crate) async fn secure_accepted(self, tls: Option<&TlsServer>) -> io::Result<Self> {
+        match (self, tls) {
+            (Stream::Plain(socket), Some(tls)) => Ok(Stream::Secured(tls.accept(socket).await?)),
+            (stream, _) => Ok(stream),
+        }
+    }
+
+    /// Shakes hands with a listener that must prove to be `host`, if the caller speaks TLS.
+    pub(crate) async fn secure_connected(self, host: &str, tls: Option<&TlsClient>) -> io::Result<Self> {
+        match (self, tls) {
+            (Stream::Plain(socket), Some(tls)) => Ok(Stream::Secured(tls.connect(host, socket).await?)),
+            (stream, _) => Ok(stream),
+        }
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Secured(secured) => secured.socket(),
+        }
     }
 
     /// Calls a peer.
@@ -60,26 +90,44 @@ impl Stream {
     /// Bounds what the kernel holds of what a peer has not taken, in bytes.
     pub(crate) fn limit_send_buffer(&self, bytes: usize) {
         // Only a limit on delay: without it, all works.
-        let _ = SockRef::from(&self.socket).set_send_buffer_size(bytes);
+        let _ = SockRef::from(self.socket()).set_send_buffer_size(bytes);
     }
 
     /// Reads what is there, and hands it to `take`; 0 bytes: the peer has closed.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
         let mut memory = [const { MaybeUninit::uninit() }; READ];
         let mut buffer = ReadBuf::uninit(&mut memory);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+        ready!(match self {
+            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
+            Stream::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
+        })?;
         take(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Writes what the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        match self {
+            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Stream::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Brings what TLS holds back to the kernel. Ready at once without TLS.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Secured(secured) => Pin::new(secured).poll_flush(cx),
+        }
     }
 
     /// Ends our side, after all that was written.
     pub(crate) async fn shut_down(&mut self) {
         // The peer may be gone already.
-        let _ = poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await;
+        let _ = poll_fn(|cx| match self {
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
+        })
+        .await;
     }
 }

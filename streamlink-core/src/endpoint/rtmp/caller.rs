@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     flow::{HostPort, Reconnect, StreamKey},
-    net::{Egress, Stream},
+    net::{Egress, Stream, TlsClient},
     proto::rtmp::{ClientSession, Outcome, Purpose},
     router::{Reader, Ring, State},
 };
@@ -87,6 +87,8 @@ pub(crate) async fn run_all(calls: Vec<Call>) {
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
+    /// RTMPS, and whom to trust.
+    pub(crate) tls: Option<TlsClient>,
     pub(crate) app: String,
     /// The address of the application, without the key.
     pub(crate) url: String,
@@ -164,6 +166,7 @@ impl Call {
             let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
             let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
             let stream = Stream::connect(peer, &self.egress).await?;
+            let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let purpose = match self.direction {
                 Direction::Play(_) => Purpose::Play,
                 Direction::Publish { chunk_size, .. } => Purpose::Publish { chunk_size },

@@ -172,7 +172,7 @@ impl Outbox {
             }
             self.advance(written);
         }
-        Poll::Ready(Ok(()))
+        stream.poll_flush(cx)
     }
 
     /// Names what is to be written next.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     flow::Allowlist,
-    net::{self, Stream},
+    net::{self, Stream, TlsServer},
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
 };
@@ -58,6 +58,7 @@ pub(crate) struct Port {
 struct Shared {
     routes: Mutex<HashMap<RouteId, Arc<OpenRoute>>>,
     next_route: AtomicU64,
+    tls: Option<TlsServer>,
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
 }
@@ -70,12 +71,15 @@ impl Drop for Port {
 
 impl Port {
     /// Opens a port. Must be called within the runtime.
-    pub(crate) fn open(address: SocketAddr) -> io::Result<Arc<Self>> {
+    ///
+    /// `tls`: the port speaks RTMPS.
+    pub(crate) fn open(address: SocketAddr, tls: Option<TlsServer>) -> io::Result<Arc<Self>> {
         let listener = net::listen(address)?;
         let local = listener.local_addr()?;
         let shared = Arc::new(Shared {
             routes: Mutex::default(),
             next_route: AtomicU64::new(1),
+            tls,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
         });
@@ -90,6 +94,11 @@ impl Port {
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Whether it speaks RTMPS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.shared.tls.is_some()
     }
 
     pub(crate) fn add(&self, route: Route) -> RouteId {
@@ -161,14 +170,19 @@ impl Shared {
         };
         let (shared, stop) = (self.clone(), stop.clone());
         tokio::spawn(async move {
-            let mut greeted = Greeted { stream, session: ServerSession::new(random), rest: Vec::new() };
+            let greeting = async {
+                let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
+                let mut greeted = Greeted { stream, session: ServerSession::new(random), rest: Vec::new() };
+                let request = greeted.ask().await?;
+                Ok::<_, End>((greeted, request))
+            };
             let asked = tokio::select! {
                 () = stop.cancelled() => return,
-                asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, greeted.ask()) => asked,
+                asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)) => asked,
             };
             drop(pending);
             match asked {
-                Ok(Ok(request)) => Box::pin(shared.serve(greeted, peer, request)).await,
+                Ok(Ok((greeted, request))) => Box::pin(shared.serve(greeted, peer, request)).await,
                 Ok(Err(end)) => log::debug!("RTMP peer {peer}: {end:?}"),
                 Err(_) => log::debug!("RTMP peer {peer} did not say what it wants"),
             }

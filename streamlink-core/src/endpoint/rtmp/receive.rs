@@ -87,7 +87,7 @@ pub(super) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Resu
         }
         bytes = bytes.get(written..).unwrap_or_default();
     }
-    Ok(())
+    poll_fn(|cx| stream.poll_flush(cx)).await
 }
 
 /// After its goodbye a peer closes the connection itself; one that does not is not waited for.

@@ -1,0 +1,35 @@
+//! In the place of TLS, where the feature `tls` is off.
+
+use super::tcp::Secured;
+use std::io;
+use tokio::net::TcpStream;
+
+const MISSING: &str = "this build has no TLS (the feature `tls`)";
+
+/// Cannot be made.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsServer(());
+
+/// Cannot be made.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsClient(());
+
+impl TlsServer {
+    pub(crate) fn new(_: &[u8], _: &[u8]) -> Result<Self, String> {
+        Err(MISSING.into())
+    }
+
+    pub(super) async fn accept(&self, _: TcpStream) -> io::Result<Box<dyn Secured>> {
+        Err(io::Error::other(MISSING))
+    }
+}
+
+impl TlsClient {
+    pub(crate) fn new(_: &[u8]) -> Result<Self, String> {
+        Err(MISSING.into())
+    }
+
+    pub(super) async fn connect(&self, _: &str, _: TcpStream) -> io::Result<Box<dyn Secured>> {
+        Err(io::Error::other(MISSING))
+    }
+}

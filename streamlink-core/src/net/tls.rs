@@ -1,0 +1,83 @@
+//! TLS (rustls, with ring): what a listener shows of itself, and whom a caller trusts.
+
+use super::tcp::Secured;
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use std::{io, sync::Arc};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// The certificate and key of listeners.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsServer(Arc<ServerConfig>);
+
+/// The certificates that callers trust.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsClient(Arc<ClientConfig>);
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match list {
+        Ok(list) if !list.is_empty() => Ok(list),
+        Ok(_) => Err("no certificate in the PEM text".into()),
+        Err(error) => Err(format!("the certificates cannot be read: {error}")),
+    }
+}
+
+impl TlsServer {
+    /// A chain of certificates, the listener's own first, and its private key, as PEM.
+    pub(crate) fn new(chain: &[u8], key: &[u8]) -> Result<Self, String> {
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("the private key cannot be read: {e}"))?;
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|e| e.to_string())?.with_no_client_auth();
+        let config = builder.with_single_cert(certificates(chain)?, key).map_err(|e| e.to_string())?;
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// Shakes hands with a caller.
+    pub(super) async fn accept(&self, socket: TcpStream) -> io::Result<Box<dyn Secured>> {
+        Ok(Box::new(TlsAcceptor::from(self.0.clone()).accept(socket).await?))
+    }
+}
+
+impl TlsClient {
+    /// Trusts the system's certificates, and more, as PEM.
+    pub(crate) fn new(more: &[u8]) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        // Those of the system that cannot be read are not trusted; a peer that needs one is refused.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if !more.is_empty() {
+            for certificate in certificates(more)? {
+                roots.add(certificate).map_err(|e| e.to_string())?;
+            }
+        }
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let config = builder.map_err(|e| e.to_string())?.with_root_certificates(roots).with_no_client_auth();
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// Shakes hands with a listener that must prove to be `host`.
+    pub(super) async fn connect(&self, host: &str, socket: TcpStream) -> io::Result<Box<dyn Secured>> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        Ok(Box::new(TlsConnector::from(self.0.clone()).connect(name, socket).await?))
+    }
+}
+
+impl Secured for tokio_rustls::server::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl Secured for tokio_rustls::client::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
