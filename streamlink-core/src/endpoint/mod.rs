@@ -14,6 +14,7 @@ pub(crate) mod rtmp;
 pub(crate) mod rtp;
 pub(crate) mod srt;
 mod status;
+pub(crate) mod tcp;
 
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};

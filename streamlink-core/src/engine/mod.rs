@@ -9,7 +9,7 @@ pub use handle::{Events, FlowHandle, OutputEdit, SourceEdit};
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
-    endpoint::{rtmp, srt},
+    endpoint::{rtmp::Rtmp, srt, tcp::Port},
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Claim, Flow},
     net::{Egress, TlsClient, TlsServer},
@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     claims: Mutex<HashMap<Claim, (u64, String)>>,
     /// Ports that several flows may share.
     srt_ports: Ports<srt::Port>,
-    rtmp_ports: Ports<rtmp::Port>,
+    rtmp_ports: Ports<Port<Rtmp>>,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
     /// Made with the first caller that needs it.
@@ -63,13 +63,13 @@ impl Shared {
     }
 
     /// The RTMP port at an address. Must be called within the runtime.
-    fn rtmp_port(&self, address: SocketAddr, tls: bool) -> io::Result<Arc<rtmp::Port>> {
+    fn rtmp_port(&self, address: SocketAddr, tls: bool) -> io::Result<Arc<Port<Rtmp>>> {
         let server = match (tls, &self.tls_server) {
             (false, _) => None,
             (true, Some(server)) => Some(server.clone()),
             (true, None) => return Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
         };
-        let port = self.rtmp_ports.at(address, |address| rtmp::Port::open(address, server))?;
+        let port = self.rtmp_ports.at(address, |address| Port::open(address, server))?;
         match port.is_secure() == tls {
             true => Ok(port),
             false => Err(io::Error::new(io::ErrorKind::AddrInUse, "another flow listens there, with TLS or without")),

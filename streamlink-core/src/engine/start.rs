@@ -5,7 +5,9 @@ use crate::{
     endpoint::{
         AppSource, Event, EventSink, Live, SourceContext, Status, Tasks,
         fanout::{Fanout, SinkId},
-        rtmp, rtp, srt,
+        rtmp::{self, Rtmp},
+        rtp, srt,
+        tcp::{PlayTerms, Port, Route, RouteEnd, RouteId},
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{
@@ -79,7 +81,7 @@ pub(super) enum OutputEnd {
 #[derive(Clone, Debug)]
 pub(super) enum PortRoute {
     Srt(Arc<srt::Port>, srt::RouteId),
-    Rtmp(Arc<rtmp::Port>, rtmp::RouteId),
+    Rtmp(Arc<Port<Rtmp>>, RouteId),
 }
 
 impl PortRoute {
@@ -274,14 +276,13 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         OpenSource::RtmpListener(port, settings) => {
             input_address = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()));
             let key = route_key(settings.key);
-            let id = port.add(rtmp::Route {
-                app: settings.app,
-                key,
+            let id = port.add(Route {
+                place: rtmp::Place { app: settings.app, key },
                 allow: settings.listen.allow,
                 max_peers: None,
                 status: status.clone(),
                 events: events.clone(),
-                end: rtmp::RouteEnd::Source(context),
+                end: RouteEnd::Source(context),
             });
             route = Some(PortRoute::Rtmp(port, id));
         }
@@ -338,7 +339,7 @@ enum OpenSource {
     Rtp(Box<rtp::RtpSource>),
     SrtListener(Arc<srt::Port>, Box<SrtListener>),
     SrtCaller(Box<SrtCaller>),
-    RtmpListener(Arc<rtmp::Port>, Box<RtmpPublishServer>),
+    RtmpListener(Arc<Port<Rtmp>>, Box<RtmpPublishServer>),
     RtmpPull(Box<RtmpPull>, Option<TlsClient>),
     App(crate::media::MediaFamily),
 }
@@ -349,7 +350,7 @@ fn route_key(key: Option<StreamKey>) -> StreamKey {
 }
 
 /// The URL of an RTMP listener, as an encoder or a player wants it. Whoever has it can come in.
-fn rtmp_url(shared: &Shared, port: &rtmp::Port, app: &str, key: Option<&StreamKey>) -> String {
+fn rtmp_url(shared: &Shared, port: &Port<Rtmp>, app: &str, key: Option<&StreamKey>) -> String {
     let scheme = if port.is_secure() { "rtmps" } else { "rtmp" };
     format!("{scheme}://{}/{app}/{}", advertise(shared, port.local_addr()), key.map_or("", StreamKey::reveal))
 }
@@ -474,7 +475,7 @@ pub(super) enum OpenOutput {
     Rtp(rtp::OpenOutput),
     SrtListener(Arc<srt::Port>, Box<SrtListener>),
     SrtCaller(Box<SrtCaller>, Egress),
-    RtmpPlay(Arc<rtmp::Port>, Box<RtmpPlayServer>),
+    RtmpPlay(Arc<Port<Rtmp>>, Box<RtmpPlayServer>),
     /// To one destination or more.
     RtmpPush(Vec<(RtmpPush, Option<TlsClient>)>, Egress),
     Tap,
@@ -554,20 +555,19 @@ impl Running {
                     url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()));
                 }
                 self.ring.keep_from_start(u64::from(settings.gop_cache));
-                let terms = rtmp::PlayTerms {
+                let terms = PlayTerms {
                     gop_cache: u64::from(settings.gop_cache),
                     coalesce: settings.coalesce,
                     slow: settings.slow_timeout,
                     send_buffer: send_buffer(self.rate()),
                 };
-                let id = port.add(rtmp::Route {
-                    app: settings.app,
-                    key: route_key(settings.key),
+                let id = port.add(Route {
+                    place: rtmp::Place { app: settings.app, key: route_key(settings.key) },
                     allow: settings.listen.allow,
                     max_peers: settings.listen.max_peers,
                     status: status.clone(),
                     events: self.events.clone(),
-                    end: rtmp::RouteEnd::Output(self.ring.clone(), terms),
+                    end: RouteEnd::Output(self.ring.clone(), terms),
                 });
                 OutputEnd::Route(PortRoute::Rtmp(port, id))
             }

@@ -4,13 +4,11 @@ use super::{
     super::{
         Event, EventSink, LossReason, PlayerStats, SourceContext, Status, random,
         redial::{Redial, report_loss, report_retry},
+        tcp::{End, Outbox, Pace, Player, lock, send, write_all},
     },
-    End,
     inbound::Inbound,
-    outbox::Outbox,
-    receive::{receive, write_all},
-    route::{Player, lock},
-    send::{Pace, send},
+    receive::receive,
+    wire::RtmpWire,
 };
 use crate::{
     flow::{HostPort, Reconnect, StreamKey},
@@ -199,7 +197,7 @@ impl Call {
         self.status.counters.dropped.add(fresh.missed_since(reader));
         *reader = fresh;
         let player = Player::new(up.peer, Instant::now());
-        let outbox = Outbox::new(up.session.link().framing(), true);
+        let outbox = Outbox::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
         let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
         let end = {
             let mut sending = pin!(send(&mut up.stream, &mut up.session, reader, outbox, &player, pace, &self.stop));

@@ -1,11 +1,9 @@
 //! The way of a publisher's messages into a flow: one timeline over all connections, then the intake.
 
-use super::{
-    super::{
-        SourceContext,
-        intake::{Intake, Verdict},
-    },
-    End,
+use super::super::{
+    SourceContext,
+    intake::{Intake, Verdict},
+    tcp::End,
 };
 use crate::{
     endpoint::LossReason,
@@ -22,7 +20,7 @@ use std::{
 
 /// What one source keeps from connection to connection.
 #[derive(Debug)]
-pub(super) struct Inbound {
+pub(crate) struct Inbound {
     intake: Intake,
     timeline: Timeline,
 }

@@ -1,6 +1,9 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
-use super::{End, inbound::Inbound};
+use super::{
+    super::tcp::{End, write_all},
+    inbound::Inbound,
+};
 use crate::{
     endpoint::LossReason,
     net::Stream,
@@ -8,7 +11,6 @@ use crate::{
 };
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
     net::SocketAddr,
     pin::pin,
     task::Poll,
@@ -76,18 +78,6 @@ impl Bring for ClientSession {
     fn end(&mut self) {
         ClientSession::end(self);
     }
-}
-
-/// Writes all of it.
-pub(super) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        bytes = bytes.get(written..).unwrap_or_default();
-    }
-    poll_fn(|cx| stream.poll_flush(cx)).await
 }
 
 /// After its goodbye a peer closes the connection itself; one that does not is not waited for.

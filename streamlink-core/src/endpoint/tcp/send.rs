@@ -1,10 +1,9 @@
 //! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
 
-use super::{End, outbox::Outbox, route::Player};
+use super::{End, Outbox, Player, Wire};
 use crate::{
     endpoint::LossReason,
     net::Stream,
-    proto::rtmp::{ClientSession, Fault, Outcome, Request, ServerSession},
     router::{Batch, Reader},
 };
 use std::{
@@ -25,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const MAX_CONTROL: usize = 64 << 10;
 
 /// The side of a session that is sent media.
-pub(super) trait Talk {
+pub(in crate::endpoint) trait Talk {
     /// Takes what the peer says; true: it has ended the stream.
     fn listen(&mut self, bytes: &[u8]) -> Result<bool, End>;
     /// What is to be answered.
@@ -34,62 +33,20 @@ pub(super) trait Talk {
     fn end(&mut self);
 }
 
-impl Talk for ServerSession {
-    fn listen(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
-        self.link().received(bytes.len());
-        while let Some(request) = self.read(&mut bytes)? {
-            if request == Request::End {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn answers(&mut self) -> Vec<u8> {
-        self.link().take_output()
-    }
-
-    fn end(&mut self) {
-        ServerSession::end(self);
-    }
-}
-
-impl Talk for ClientSession {
-    fn listen(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
-        self.link().received(bytes.len());
-        while let Some(outcome) = self.read(&mut bytes)? {
-            match outcome {
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
-                Outcome::End => return Ok(true),
-                Outcome::Ready | Outcome::Media(_) => {}
-            }
-        }
-        Ok(false)
-    }
-
-    fn answers(&mut self) -> Vec<u8> {
-        self.link().take_output()
-    }
-
-    fn end(&mut self) {
-        ClientSession::end(self);
-    }
-}
-
 /// How media is sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(in crate::endpoint) struct Pace {
     /// How long messages may wait for more.
-    pub(super) coalesce: Duration,
+    pub(in crate::endpoint) coalesce: Duration,
     /// How long the peer may be behind.
-    pub(super) slow: Duration,
+    pub(in crate::endpoint) slow: Duration,
 }
 
-struct Sending<'a, T> {
+struct Sending<'a, T, W> {
     stream: &'a mut Stream,
     session: &'a mut T,
     reader: &'a mut Reader,
-    outbox: Outbox,
+    outbox: Outbox<W>,
     player: &'a Player,
     pace: Pace,
     window: Vec<Arc<Batch>>,
@@ -101,11 +58,11 @@ struct Sending<'a, T> {
 }
 
 /// Sends until the flow, the peer or the endpoint ends it.
-pub(super) async fn send<T: Talk>(
+pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
     stream: &mut Stream,
     session: &mut T,
     reader: &mut Reader,
-    outbox: Outbox,
+    outbox: Outbox<W>,
     player: &Player,
     pace: Pace,
     stop: &CancellationToken,
@@ -145,7 +102,7 @@ pub(super) async fn send<T: Talk>(
     end
 }
 
-impl<T: Talk> Sending<'_, T> {
+impl<T: Talk, W: Wire> Sending<'_, T, W> {
     fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<End> {
         if let Some(end) = self.poll_input(cx) {
             return Poll::Ready(end);
@@ -219,7 +176,7 @@ impl<T: Talk> Sending<'_, T> {
                 self.outbox.push_control(answers);
             }
             if self.outbox.control_len() > MAX_CONTROL {
-                return Some(Fault::Malformed("it does not read our answers").into());
+                return Some(End::Lost(LossReason::Protocol("it does not read our answers".into())));
             }
         }
         None

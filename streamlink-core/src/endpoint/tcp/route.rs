@@ -2,10 +2,10 @@
 
 use super::{
     super::{Event, EventSink, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
-    inbound::Inbound,
+    Service,
 };
 use crate::{
-    flow::{Allowlist, StreamKey},
+    flow::Allowlist,
     router::{Ring, State, Totals},
     time::Throttle,
 };
@@ -25,9 +25,8 @@ pub(crate) type RouteId = u64;
 
 /// A source or an output that peers of a port are for.
 #[derive(Debug)]
-pub(crate) struct Route {
-    pub(crate) app: String,
-    pub(crate) key: StreamKey,
+pub(crate) struct Route<S: Service> {
+    pub(crate) place: S::Place,
     pub(crate) allow: Allowlist,
     pub(crate) max_peers: Option<u32>,
     pub(crate) status: Arc<Status>,
@@ -57,25 +56,24 @@ pub(crate) struct PlayTerms {
 
 /// A route of an open port.
 #[derive(Debug)]
-pub(super) struct OpenRoute {
-    app: String,
-    key: StreamKey,
-    pub(super) status: Arc<Status>,
-    pub(super) events: EventSink,
-    pub(super) end: OpenEnd,
+pub(in crate::endpoint) struct OpenRoute<S: Service> {
+    pub(in crate::endpoint) place: S::Place,
+    pub(in crate::endpoint) status: Arc<Status>,
+    pub(in crate::endpoint) events: EventSink,
+    pub(in crate::endpoint) end: OpenEnd<S::Inbound>,
     admission: Mutex<Admission>,
     players: Mutex<Players>,
     refused: Mutex<Refused>,
     /// Ends all its connections.
-    pub(super) stop: CancellationToken,
+    pub(in crate::endpoint) stop: CancellationToken,
     /// Knows when they have ended.
-    pub(super) connections: TaskTracker,
+    pub(in crate::endpoint) connections: TaskTracker,
 }
 
 #[derive(Debug)]
-pub(super) enum OpenEnd {
+pub(in crate::endpoint) enum OpenEnd<I> {
     /// The publisher that is connected has taken what is in there.
-    Source(Mutex<Option<Box<Inbound>>>),
+    Source(Mutex<Option<Box<I>>>),
     Output(Arc<Ring>, PlayTerms),
 }
 
@@ -100,8 +98,8 @@ struct Players {
 
 /// One peer that is sent media, as others see it.
 #[derive(Debug)]
-pub(super) struct Player {
-    pub(super) peer: SocketAddr,
+pub(in crate::endpoint) struct Player {
+    pub(in crate::endpoint) peer: SocketAddr,
     since: Instant,
     packets: AtomicU64,
     bytes: AtomicU64,
@@ -109,11 +107,11 @@ pub(super) struct Player {
     /// What was added to the output's counters already.
     settled: Mutex<(Totals, u64)>,
     /// Ends the connection: the peer is no longer admitted.
-    pub(super) expelled: CancellationToken,
+    pub(in crate::endpoint) expelled: CancellationToken,
 }
 
 impl Player {
-    pub(super) fn new(peer: SocketAddr, now: Instant) -> Arc<Self> {
+    pub(in crate::endpoint) fn new(peer: SocketAddr, now: Instant) -> Arc<Self> {
         Arc::new(Self {
             peer,
             since: now,
@@ -126,7 +124,7 @@ impl Player {
     }
 
     /// So much was sent, or left out. Called by its own task alone.
-    pub(super) fn count(&self, sent: Totals, dropped: u64) {
+    pub(in crate::endpoint) fn count(&self, sent: Totals, dropped: u64) {
         for (counter, more) in [(&self.packets, sent.packets), (&self.bytes, sent.bytes), (&self.dropped, dropped)] {
             if more > 0 {
                 counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
@@ -135,7 +133,7 @@ impl Player {
     }
 
     /// Adds what is new to the counters of its output. Called by one task at a time for an output.
-    pub(super) fn settle(&self, status: &Status, events: &EventSink, now: Instant) {
+    pub(in crate::endpoint) fn settle(&self, status: &Status, events: &EventSink, now: Instant) {
         let sent = Totals { packets: self.packets.load(Relaxed), bytes: self.bytes.load(Relaxed) };
         let dropped = self.dropped.load(Relaxed);
         let mut settled = lock(&self.settled);
@@ -148,7 +146,7 @@ impl Player {
         }
     }
 
-    pub(super) fn stats(&self, now: Instant) -> PlayerStats {
+    pub(in crate::endpoint) fn stats(&self, now: Instant) -> PlayerStats {
         PlayerStats {
             peer: self.peer,
             connected_for: now.saturating_duration_since(self.since),
@@ -162,26 +160,19 @@ impl Player {
     }
 }
 
-/// Compares keys in a time that tells nothing of where they differ.
-fn same(ours: &str, theirs: &str) -> bool {
-    let difference = ours.bytes().zip(theirs.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
-    ours.len() == theirs.len() && difference == 0
-}
-
 /// Nothing panics while such a lock is held; if it did, what it guards would still be whole.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::endpoint) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl OpenRoute {
-    pub(super) fn new(route: Route, now: Instant) -> Arc<Self> {
+impl<S: Service> OpenRoute<S> {
+    pub(in crate::endpoint) fn new(route: Route<S>, now: Instant) -> Arc<Self> {
         let end = match route.end {
-            RouteEnd::Source(context) => OpenEnd::Source(Mutex::new(Some(Box::new(Inbound::new(context, now))))),
+            RouteEnd::Source(context) => OpenEnd::Source(Mutex::new(Some(Box::new(S::inbound(context, now))))),
             RouteEnd::Output(ring, terms) => OpenEnd::Output(ring, terms),
         };
         Arc::new(Self {
-            app: route.app,
-            key: route.key,
+            place: route.place,
             status: route.status,
             events: route.events,
             end,
@@ -193,23 +184,16 @@ impl OpenRoute {
         })
     }
 
-    pub(super) fn is_source(&self) -> bool {
+    pub(in crate::endpoint) fn is_source(&self) -> bool {
         matches!(self.end, OpenEnd::Source(_))
     }
 
-    /// Whether a peer that wants to publish, or to play, is for this route. Some put parameters behind the key.
-    pub(super) fn is_for(&self, publish: bool, app: &str, key: &str) -> bool {
-        let bare = key.split_once('?').map_or(key, |(bare, _)| bare);
-        let ours = self.key.reveal();
-        self.is_source() == publish && self.app == app && (same(ours, key) | same(ours, bare))
-    }
-
-    pub(super) fn admits(&self, peer: IpAddr) -> bool {
+    pub(in crate::endpoint) fn admits(&self, peer: IpAddr) -> bool {
         lock(&self.admission).allow.admits(peer)
     }
 
     /// Changes who may come; who may not any more is cut off.
-    pub(super) fn edit(&self, allow: Allowlist, max_peers: Option<u32>) {
+    pub(in crate::endpoint) fn edit(&self, allow: Allowlist, max_peers: Option<u32>) {
         for player in lock(&self.players).list.values().filter(|player| !allow.admits(player.peer.ip())) {
             player.expelled.cancel();
         }
@@ -217,7 +201,7 @@ impl OpenRoute {
     }
 
     /// Takes in a player, if there is room.
-    pub(super) fn enter(&self, peer: SocketAddr, now: Instant) -> Option<(u64, Arc<Player>)> {
+    pub(in crate::endpoint) fn enter(&self, peer: SocketAddr, now: Instant) -> Option<(u64, Arc<Player>)> {
         let most = lock(&self.admission).max_peers.map_or(usize::MAX, |n| n as usize);
         let mut players = lock(&self.players);
         if players.list.len() >= most {
@@ -233,7 +217,7 @@ impl OpenRoute {
     }
 
     /// Lets a player go.
-    pub(super) fn leave(&self, id: u64, reason: LossReason, now: Instant) {
+    pub(in crate::endpoint) fn leave(&self, id: u64, reason: LossReason, now: Instant) {
         let mut players = lock(&self.players);
         let Some(player) = players.list.remove(&id) else { return };
         player.settle(&self.status, &self.events, now);
@@ -245,7 +229,7 @@ impl OpenRoute {
     }
 
     /// Brings the statistics up to date.
-    pub(super) fn settle(&self, now: Instant) {
+    pub(in crate::endpoint) fn settle(&self, now: Instant) {
         self.report_refusals(now, 0);
         if self.is_source() {
             return;
@@ -258,7 +242,7 @@ impl OpenRoute {
     }
 
     /// Counts a peer that was turned away, and tells of it.
-    pub(super) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+    pub(in crate::endpoint) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         self.status.counters.refused.add(1);
         lock(&self.refused).last = Some((peer, reason));
         self.report_refusals(now, 1);

@@ -1,15 +1,13 @@
 //! What one connection is still to be sent: media from the ring, and answers between its messages.
 //!
-//! Nothing is copied: a vectored write names the chunk headers and the pieces of the messages' bodies. A peer that
+//! Nothing is copied: a vectored write names the protocol's headers and the pieces of the packets. A peer that
 //! does not take what it is sent holds a few batches at most; the rest stays in the ring, and goes by its bounds.
 
 use crate::{
-    media::{Packet, RtmpKind, flv::is_metadata},
+    media::Packet,
     net::Stream,
-    proto::rtmp::{ChunkHeads, Framing},
     router::{Batch, Preamble, Totals},
 };
-use bytes::Bytes;
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
@@ -21,8 +19,21 @@ use std::{
 const MESSAGES: usize = 32;
 /// Slices in one write at most.
 const SLICES: usize = 128;
-/// `@setDataFrame` as AMF0: a publisher says it before its metadata, so that a server keeps them.
-const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
+/// How packets look on the wire of one protocol.
+pub(in crate::endpoint) trait Wire {
+    /// What goes before the pieces of a packet.
+    type Head: Copy;
+    /// The head of no packet.
+    const EMPTY: Self::Head;
+    /// The head of a packet. `time`: a time other than the packet's own, in milliseconds.
+    fn head(&self, packet: &Packet, time: Option<u32>) -> Self::Head;
+    /// The bytes on the wire; 0: the packet is not for this peer.
+    fn total(head: &Self::Head) -> usize;
+    /// Names the slices from a position on, in order, until `take` wants no more.
+    fn slices<'a>(head: &'a Self::Head, body: &'a [u8], from: usize, take: impl FnMut(&'a [u8]) -> bool) -> bool;
+    /// Packets as this peer wants them, if that is any different.
+    fn altered(&self, packets: &[Packet]) -> Option<Arc<[Packet]>>;
+}
 
 /// Messages that go one after the other.
 #[derive(Debug)]
@@ -40,37 +51,19 @@ impl Segment {
         }
     }
 
-    /// When a message of it is to be shown.
-    fn time(&self, packet: &Packet) -> u32 {
+    /// A time for its packets other than their own.
+    fn time(&self) -> Option<u32> {
         match self {
-            Segment::Own(_, Some(time)) => *time,
-            _ => packet.rtmp_message().map_or(0, |(_, time)| time),
+            Segment::Own(_, time) => *time,
+            Segment::Batch(_) => None,
         }
     }
 }
 
-/// Messages as a server wants them, if that is any different: metadata come with a command.
-fn for_server(packets: &[Packet]) -> Option<Arc<[Packet]>> {
-    let metadata = |packet: &Packet| {
-        packet.rtmp_message().filter(|(kind, _)| *kind == RtmpKind::Data && is_metadata(packet.data()))
-    };
-    packets.iter().any(|packet| metadata(packet).is_some()).then(|| {
-        let altered = packets.iter().map(|packet| match metadata(packet) {
-            Some((kind, time)) => {
-                let body = Bytes::from([SET_DATA_FRAME, packet.data()].concat());
-                Packet::rtmp(kind, time, body, packet.arrival())
-            }
-            None => packet.clone(),
-        });
-        altered.collect()
-    })
-}
-
 /// What one connection is still to be sent.
 #[derive(Debug)]
-pub(super) struct Outbox {
-    framing: Framing,
-    publishes: bool,
+pub(in crate::endpoint) struct Outbox<W> {
+    wire: W,
     /// Answers, which go between two messages.
     control: Vec<u8>,
     control_sent: usize,
@@ -86,12 +79,10 @@ pub(super) struct Outbox {
     dropped: u64,
 }
 
-impl Outbox {
-    /// `publishes`: the peer is a server, not a player.
-    pub(super) fn new(framing: Framing, publishes: bool) -> Self {
+impl<W: Wire> Outbox<W> {
+    pub(in crate::endpoint) fn new(wire: W) -> Self {
         Self {
-            framing,
-            publishes,
+            wire,
             control: Vec::new(),
             control_sent: 0,
             segments: VecDeque::new(),
@@ -105,7 +96,7 @@ impl Outbox {
     }
 
     /// Answers that are to go between two messages.
-    pub(super) fn push_control(&mut self, bytes: Vec<u8>) {
+    pub(in crate::endpoint) fn push_control(&mut self, bytes: Vec<u8>) {
         if self.control.is_empty() {
             self.control = bytes;
         } else {
@@ -114,12 +105,12 @@ impl Outbox {
     }
 
     /// Bytes of answers that wait.
-    pub(super) fn control_len(&self) -> usize {
+    pub(in crate::endpoint) fn control_len(&self) -> usize {
         self.control.len()
     }
 
     /// Batches from the ring, and how many packets before them are lost: then pictures wait for the next start.
-    pub(super) fn push_media(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) {
+    pub(in crate::endpoint) fn push_media(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) {
         self.dropped += lost;
         self.waits |= lost > 0;
         for batch in window.drain(..) {
@@ -128,8 +119,7 @@ impl Outbox {
                     self.waits = false;
                     if !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
                         let first = batch.packets().first().and_then(Packet::rtmp_message);
-                        let headers = if self.publishes { for_server(preamble) } else { None };
-                        let headers = headers.unwrap_or_else(|| preamble.clone());
+                        let headers = self.wire.altered(preamble).unwrap_or_else(|| preamble.clone());
                         if !headers.is_empty() {
                             self.segments.push_back(Segment::Own(headers, first.map(|(_, time)| time)));
                         }
@@ -144,25 +134,33 @@ impl Outbox {
                 }
                 None => {}
             }
-            let altered = if self.publishes { for_server(batch.packets()) } else { None };
+            let altered = self.wire.altered(batch.packets());
             self.segments.push_back(altered.map_or(Segment::Batch(batch), |packets| Segment::Own(packets, None)));
         }
     }
 
     /// Media that was sent since the last call, and packets that were left out.
-    pub(super) fn take_counts(&mut self) -> (Totals, u64) {
+    pub(in crate::endpoint) fn take_counts(&mut self) -> (Totals, u64) {
         (std::mem::take(&mut self.done), std::mem::take(&mut self.dropped))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::endpoint) fn is_empty(&self) -> bool {
         self.control.is_empty() && self.segments.is_empty()
     }
 
     /// Writes until all is written, or the peer takes no more for now.
-    pub(super) fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+    pub(in crate::endpoint) fn poll_write(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            self.skip();
+            if self.is_empty() {
+                return stream.poll_flush(cx);
+            }
             let written = {
-                let mut heads = [ChunkHeads::EMPTY; MESSAGES];
+                let mut heads = [W::EMPTY; MESSAGES];
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 let count = self.gather(&mut heads, &mut slices);
                 ready!(stream.poll_write(cx, &slices[..count]))?
@@ -172,15 +170,26 @@ impl Outbox {
             }
             self.advance(written);
         }
-        stream.poll_flush(cx)
+    }
+
+    /// Passes over what is not for this peer.
+    fn skip(&mut self) {
+        while self.sent == 0 && self.next_total() == Some(0) {
+            self.next_message();
+        }
+    }
+
+    /// The bytes of the next packet on the wire.
+    fn next_total(&self) -> Option<usize> {
+        let (packet, time) = self.messages().next()?;
+        Some(W::total(&self.wire.head(packet, time)))
     }
 
     /// Names what is to be written next.
-    fn gather<'a>(&'a self, heads: &'a mut [ChunkHeads; MESSAGES], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    fn gather<'a>(&'a self, heads: &'a mut [W::Head; MESSAGES], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
         let mut messages = self.messages();
         for (head, (packet, time)) in heads.iter_mut().zip(&mut messages) {
-            let (kind, _) = packet.rtmp_message().unwrap_or((RtmpKind::Data, 0));
-            *head = self.framing.heads(kind.into(), time, self.framing.stream, packet.data().len());
+            *head = self.wire.head(packet, time);
         }
         let heads = &*heads;
         let mut count = 0;
@@ -196,7 +205,7 @@ impl Outbox {
         }
         for (head, (packet, _)) in heads.iter().zip(self.messages()) {
             let from = if first { self.sent } else { 0 };
-            if !head.slices(packet.data(), from, &mut take) {
+            if !W::slices(head, packet.data(), from, &mut take) {
                 break;
             }
             if first && self.sent > 0 && !control.is_empty() && !take(control) {
@@ -208,8 +217,8 @@ impl Outbox {
     }
 
     /// The messages that are to be sent, with their times.
-    fn messages(&self) -> impl Iterator<Item = (&Packet, u32)> {
-        let whole = self.segments.iter().flat_map(|s| s.packets().iter().map(move |p| (p, s.time(p))));
+    fn messages(&self) -> impl Iterator<Item = (&Packet, Option<u32>)> {
+        let whole = self.segments.iter().flat_map(|s| s.packets().iter().map(move |p| (p, s.time())));
         whole.skip(self.at)
     }
 
@@ -234,17 +243,18 @@ impl Outbox {
     /// Counts bytes off the first message; returns what is left of them.
     fn advance_message(&mut self, written: usize) -> usize {
         let Some((packet, time)) = self.messages().next() else { return 0 };
-        let (kind, _) = packet.rtmp_message().unwrap_or((RtmpKind::Data, 0));
         let length = packet.data().len();
-        let total = self.framing.heads(kind.into(), time, self.framing.stream, length).total();
+        let total = W::total(&self.wire.head(packet, time));
         let left = total.saturating_sub(self.sent);
         if written < left {
             self.sent += written;
             return 0;
         }
         self.sent = 0;
-        self.done.packets += 1;
-        self.done.bytes += length as u64;
+        if total > 0 {
+            self.done.packets += 1;
+            self.done.bytes += length as u64;
+        }
         self.next_message();
         written - left
     }

@@ -1,0 +1,220 @@
+//! What peers of an RTMP port want, and how they get it.
+
+use super::{
+    super::{
+        LossReason, RefusalReason, SourceContext, random,
+        tcp::{
+            End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Talk, Visit, lock, send,
+            write_all,
+        },
+    },
+    inbound::Inbound,
+    receive::{Bring, linger, receive},
+    wire::RtmpWire,
+};
+use crate::{
+    flow::StreamKey,
+    net::Stream,
+    proto::rtmp::{Refusal, Request, ServerSession},
+    router::Ring,
+};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// RTMP, as a port speaks it.
+#[derive(Debug)]
+pub(crate) enum Rtmp {}
+
+/// Application and key.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) app: String,
+    pub(crate) key: StreamKey,
+}
+
+impl Place {
+    /// Some put parameters behind the key.
+    fn is(&self, app: &str, key: &str) -> bool {
+        let bare = key.split_once('?').map_or(key, |(bare, _)| bare);
+        let ours = self.key.reveal();
+        self.app == app && (same(ours, key) | same(ours, bare))
+    }
+}
+
+/// Compares keys in a time that tells nothing of where they differ.
+fn same(ours: &str, theirs: &str) -> bool {
+    let difference = ours.bytes().zip(theirs.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    ours.len() == theirs.len() && difference == 0
+}
+
+impl Service for Rtmp {
+    type Place = Place;
+    type Inbound = Inbound;
+    const NAME: &'static str = "RTMP";
+
+    fn inbound(context: SourceContext, now: Instant) -> Inbound {
+        Inbound::new(context, now)
+    }
+
+    #[allow(private_interfaces)]
+    async fn connection(shared: Arc<Shared<Self>>, visit: Visit) {
+        let Visit { stream, peer, pending } = visit;
+        let greeting = async {
+            let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
+            let mut greeted = Greeted { stream, session: ServerSession::new(random), rest: Vec::new() };
+            let request = greeted.ask().await?;
+            Ok::<_, End>((greeted, request))
+        };
+        let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
+        drop(pending);
+        match asked {
+            Ok(Ok((greeted, request))) => Box::pin(serve(&shared, greeted, peer, request)).await,
+            Ok(Err(end)) => log::debug!("RTMP peer {peer}: {end:?}"),
+            Err(_) => log::debug!("RTMP peer {peer} did not say what it wants"),
+        }
+    }
+}
+
+/// Finds out what a peer came for, and lets it have that.
+async fn serve(shared: &Shared<Rtmp>, mut greeted: Greeted, peer: SocketAddr, request: Request) {
+    let (publish, app, key) = match request {
+        Request::Publish { app, key } => (true, app, key),
+        Request::Play { app, key } => (false, app, key),
+        Request::Media(_) | Request::End => return, // never before it was let in
+    };
+    let now = Instant::now();
+    let routes = shared.all();
+    let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&app, &key));
+    let Some(route) = found.cloned() else {
+        // Whose guess it was is not known: it is counted where such a peer could have gone.
+        for route in routes.iter().filter(|r| r.is_source() == publish) {
+            route.refuse(peer, RefusalReason::NoSuchStream, now);
+        }
+        return greeted.turn_away(Refusal::NotFound).await;
+    };
+    drop(routes);
+    let counted = route.connections.token();
+    if !route.admits(peer.ip()) {
+        route.refuse(peer, RefusalReason::NotAllowed, now);
+        return greeted.turn_away(Refusal::Denied).await;
+    }
+    match &route.end {
+        OpenEnd::Source(inbound) => {
+            let Some(mut taken) = lock(inbound).take() else {
+                route.refuse(peer, RefusalReason::InUse, now);
+                return greeted.turn_away(Refusal::InUse).await;
+            };
+            let end = match taken.admits(peer.ip()) {
+                true => greeted.receive(&mut taken, peer, &route.stop).await,
+                false => {
+                    route.refuse(peer, RefusalReason::NotAllowed, now);
+                    greeted.turn_away(Refusal::Denied).await;
+                    End::Stopped
+                }
+            };
+            taken.end(&end, Instant::now());
+            *lock(inbound) = Some(taken);
+            drop(counted);
+            linger(&mut greeted.stream).await;
+        }
+        OpenEnd::Output(ring, terms) => {
+            let Some((id, player)) = route.enter(peer, now) else {
+                route.refuse(peer, RefusalReason::TooManyPeers, now);
+                return greeted.turn_away(Refusal::Denied).await;
+            };
+            let end = greeted.play(ring, *terms, &player, &route.stop).await;
+            let reason = match end {
+                End::Stopped => LossReason::Closed,
+                End::Lost(reason) => reason,
+            };
+            route.leave(id, reason, Instant::now());
+        }
+    }
+}
+
+/// A connection, its session, and what has come behind what was read of it.
+struct Greeted {
+    stream: Stream,
+    session: ServerSession,
+    rest: Vec<u8>,
+}
+
+impl Greeted {
+    /// Talks until the peer says what it wants.
+    async fn ask(&mut self) -> Result<Request, End> {
+        loop {
+            let (mut found, mut rest) = (Ok(None), Vec::new());
+            let Self { stream, session, .. } = self;
+            let count = poll_fn(|cx| {
+                stream.poll_read(cx, |mut bytes| {
+                    session.link().received(bytes.len());
+                    found = session.read(&mut bytes);
+                    rest = bytes.to_vec();
+                })
+            })
+            .await?;
+            if count == 0 {
+                return Err(End::Lost(LossReason::Closed));
+            }
+            let found = found?;
+            if let Some(request) = found {
+                self.rest = rest;
+                return Ok(request);
+            }
+            self.answer().await?;
+        }
+    }
+
+    async fn answer(&mut self) -> Result<(), End> {
+        let bytes = self.session.link().take_output();
+        Ok(write_all(&mut self.stream, &bytes).await?)
+    }
+
+    /// Says no, and closes.
+    async fn turn_away(&mut self, refusal: Refusal) {
+        self.session.refuse(refusal);
+        let farewell = async {
+            let _ = self.answer().await; // it may be gone
+            self.stream.shut_down().await;
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
+    }
+
+    /// Takes what a publisher brings.
+    async fn receive(&mut self, inbound: &mut Inbound, peer: SocketAddr, stop: &CancellationToken) -> End {
+        inbound.begin();
+        self.session.accept();
+        let early = std::mem::take(&mut self.rest);
+        match self.session.bring(&early, inbound, Instant::now()) {
+            Ok(()) => receive(&mut self.stream, &mut self.session, inbound, peer, stop).await,
+            Err(end) => end,
+        }
+    }
+
+    /// Gives a player what the flow brings.
+    async fn play(mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, stop: &CancellationToken) -> End {
+        self.stream.limit_send_buffer(terms.send_buffer);
+        self.session.accept();
+        let early = std::mem::take(&mut self.rest);
+        match self.session.listen(&early) {
+            Ok(false) => {}
+            Ok(true) => return End::Lost(LossReason::Closed),
+            Err(end) => return end,
+        }
+        let mut outbox = Outbox::new(RtmpWire { framing: self.session.link().framing(), publishes: false });
+        outbox.push_control(self.session.link().take_output());
+        let mut reader = ring.reader_from_start(terms.gop_cache);
+        let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
+        let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, stop).await;
+        drop(reader);
+        if matches!(end, End::Stopped) {
+            self.stream.shut_down().await;
+        }
+        end
+    }
+}

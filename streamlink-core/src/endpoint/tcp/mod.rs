@@ -1,0 +1,70 @@
+//! What protocols over TCP share: ports with their routes, and the way of media from the ring to one connection.
+
+mod outbox;
+mod port;
+mod route;
+mod send;
+
+pub(in crate::endpoint) use outbox::{Outbox, Wire};
+pub(crate) use port::Port;
+pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
+pub(in crate::endpoint) use route::{OpenEnd, Player, lock};
+pub(crate) use route::{PlayTerms, Route, RouteEnd, RouteId};
+pub(in crate::endpoint) use send::{Pace, Talk, send};
+
+use super::{LossReason, SourceContext};
+use crate::net::Stream;
+use std::{
+    fmt::Debug,
+    future::poll_fn,
+    io::{self, IoSlice},
+    sync::Arc,
+    time::Instant,
+};
+
+/// A protocol whose peers connect to a port.
+pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
+    /// What names a route, and what the protocol needs to know of it.
+    type Place: Debug + Send + Sync;
+    /// What a source keeps from publisher to publisher.
+    type Inbound: Debug + Send;
+    /// Its name in logs.
+    const NAME: &'static str;
+
+    /// What a source keeps, before its first publisher.
+    fn inbound(context: SourceContext, now: Instant) -> Self::Inbound;
+
+    /// Finds out what a peer wants, and lets it have that. Dropped when the port closes.
+    #[allow(private_interfaces)]
+    fn connection(shared: Arc<Shared<Self>>, visit: Visit) -> impl Future<Output = ()> + Send;
+}
+
+/// How a connection has ended.
+#[derive(Debug)]
+pub(in crate::endpoint) enum End {
+    /// We have ended it.
+    Stopped,
+    Lost(LossReason),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        End::Lost(match error.kind() {
+            BrokenPipe | ConnectionReset | UnexpectedEof => LossReason::Closed,
+            _ => LossReason::Io(error.to_string()),
+        })
+    }
+}
+
+/// Writes all of it.
+pub(in crate::endpoint) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    poll_fn(|cx| stream.poll_flush(cx)).await
+}
