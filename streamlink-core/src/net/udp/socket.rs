@@ -113,7 +113,8 @@ impl UdpSocket {
         self.local
     }
 
-    /// Reads what is there, or waits for the first datagram; stops after `most` datagrams, or a few more.
+    /// Waits until there may be something to read, and reads what is there: nothing, when that was read already by
+    /// the time that the runtime heard of it. Stops after `most` datagrams, or a few more.
     pub(crate) async fn drain(
         &self,
         memory: &mut Receiver,
@@ -141,9 +142,7 @@ impl UdpSocket {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
-                    if count > 0 {
-                        return Ok(());
-                    }
+                    return Ok(());
                 }
                 Err(e) => {
                     guard.clear_ready();
@@ -272,4 +271,23 @@ fn join_ssm_v6(socket: &Socket, group: IpAddr, source: Option<IpAddr>, index: u3
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// The runtime may tell of a datagram that was read together with those before it.
+    #[tokio::test]
+    async fn what_was_read_already_is_not_waited_for() {
+        let socket = UdpSocket::receiving(SocketAddr::from(([127, 0, 0, 1], 0)), &UdpOptions::default()).unwrap();
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[1], socket.local_addr()).unwrap();
+        socket.readable().await.unwrap();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 16];
+        socket.io.get_ref().recv(&mut buffer).unwrap();
+        let mut memory = Receiver::new(1_000_000);
+        let drained = socket.drain(&mut memory, 10, |_| panic!("there is nothing"));
+        tokio::time::timeout(Duration::from_secs(5), drained).await.unwrap().unwrap();
+    }
 }
