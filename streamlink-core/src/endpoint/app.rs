@@ -5,8 +5,8 @@ use super::{
     intake::{Intake, Verdict},
 };
 use crate::{
-    media::{MediaFamily, Packet},
-    proto::rtp::Header,
+    media::{MediaFamily, Packet, rtsp::Presentation},
+    proto::rtp::{Header, NotRtp},
     router::{Batch, Closer, Reader, State},
 };
 use std::{
@@ -64,6 +64,23 @@ impl AppSource {
         self.family
     }
 
+    /// Says what the packets of a source of family RTSP are: its SDP (RFC 8866), whose sections of media number the
+    /// tracks. Players can come from then on; another SDP ends the sessions of those that are there.
+    ///
+    /// # Errors
+    /// [`PushError::Family`] for a source of another family, [`PushError::Malformed`] for an SDP that cannot be read.
+    pub fn set_sdp(&self, sdp: &str) -> Result<(), PushError> {
+        if self.family != MediaFamily::Rtsp {
+            return Err(PushError::Family { found: MediaFamily::Rtsp, expected: self.family });
+        }
+        let presentation = Presentation::parse(sdp.as_bytes()).map_err(|_| PushError::Malformed)?;
+        let presentation = Arc::new(presentation);
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner).begin_presentation(&presentation);
+        self.context.describe(presentation.description());
+        self.context.stage.set(&presentation);
+        Ok(())
+    }
+
     /// Hands one packet to the flow, and to all its outputs. Never blocks.
     ///
     /// # Errors
@@ -97,13 +114,17 @@ impl AppSource {
         if packet.family() != self.family {
             return Err(PushError::Family { found: packet.family(), expected: self.family });
         }
-        let rtp = matches!(self.family, MediaFamily::Rtp | MediaFamily::Rtsp);
-        if packet.data().len() > MAX_PACKET || (rtp && Header::parse(packet.data()).is_err()) {
+        let good = match (self.family, Header::parse(packet.data())) {
+            (MediaFamily::Rtp, result) => result.is_ok(),
+            (MediaFamily::Rtsp, result) => result != Err(NotRtp::Malformed),
+            _ => true,
+        };
+        if packet.data().len() > MAX_PACKET || !good {
             counters.malformed.add(1);
             return Err(PushError::Malformed);
         }
         let verdict = match self.family {
-            MediaFamily::Rtmp => intake.message(now, packet),
+            MediaFamily::Rtmp | MediaFamily::Rtsp => intake.message(now, packet),
             _ => match intake.admit(now, packet.data().len()) {
                 Verdict::Pass => {
                     intake.out.push(packet);

@@ -4,7 +4,7 @@
 use super::{Event, Live, LossReason, SourceContext};
 use crate::{
     flow::BandwidthPolicy,
-    media::{MediaFamily, Packet, RtmpKind, TsMonitor, flv::Moment},
+    media::{MediaFamily, Packet, RtmpKind, TsMonitor, flv::Moment, rtsp::Presentation},
     proto::rtp::Header,
     router::{Admission, GopCutter, Limiter, State},
     time::Throttle,
@@ -109,7 +109,12 @@ impl Intake {
         self.gops.begin();
     }
 
-    /// An FLV message: it waits to be published, or is dropped. Above the bandwidth whole frames go, up to the next
+    /// A presentation of RTSP begins.
+    pub(super) fn begin_presentation(&mut self, presentation: &Presentation) {
+        self.gops.begin_presentation(presentation);
+    }
+
+    /// An FLV message, or a packet of an RTSP track: it waits to be published, or is dropped. Above the bandwidth whole frames go, up to the next
     /// key frame.
     pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
         let Some(moment) = self.gops.observe(&packet) else {

@@ -12,6 +12,7 @@ mod redial;
 pub(crate) mod remux;
 pub(crate) mod rtmp;
 pub(crate) mod rtp;
+pub(crate) mod rtsp;
 pub(crate) mod srt;
 mod status;
 pub(crate) mod tcp;
@@ -23,7 +24,7 @@ pub use event::{Event, LossReason, RefusalReason};
 pub use status::PlayerStats;
 pub(crate) use status::{Live, Status};
 
-use crate::router::Ring;
+use crate::{media::rtsp::Presentation, router::Ring};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,36 @@ pub(crate) struct SourceContext {
     /// The settings that can change while it runs.
     pub(crate) live: watch::Receiver<Live>,
     pub(crate) stop: CancellationToken,
+    /// What an RTSP source brings, for those who play it.
+    pub(crate) stage: Arc<Stage>,
+}
+
+/// The presentation of a flow's RTSP source, once there is one; the last one stays when the source is lost.
+#[derive(Debug, Default)]
+pub(crate) struct Stage(watch::Sender<Option<Arc<Presentation>>>);
+
+impl Stage {
+    /// What there is to play.
+    pub(crate) fn current(&self) -> Option<Arc<Presentation>> {
+        self.0.borrow().clone()
+    }
+
+    /// Another presentation, or the same again, which nobody notices.
+    pub(crate) fn set(&self, presentation: &Arc<Presentation>) {
+        self.0.send_if_modified(|current| {
+            let changed = current.as_ref() != Some(presentation);
+            if changed {
+                *current = Some(presentation.clone());
+            }
+            changed
+        });
+    }
+
+    /// Waits for a presentation other than this.
+    async fn other_than(&self, known: Option<&Arc<Presentation>>) {
+        // The sender is here: it does not go away.
+        let _ = self.0.subscribe().wait_for(|current| current.is_some() && current.as_ref() != known).await;
+    }
 }
 
 impl SourceContext {

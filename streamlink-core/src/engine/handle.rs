@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        AppSource, Event, EventSink, Live, Status, Tap, Tasks,
+        AppSource, Event, EventSink, Live, Stage, Status, Tap, Tasks,
         fanout::Fanout,
         remux::{self, RemuxStatus},
     },
@@ -46,6 +46,8 @@ pub(crate) struct Running {
     pub(super) fanout: Fanout,
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
+    /// What an RTSP source brings.
+    pub(super) stage: Arc<Stage>,
     /// What RTMP outputs of a flow of datagrams read from.
     pub(super) remux: OnceLock<Remux>,
     /// One change of the outputs at a time.
@@ -507,6 +509,7 @@ impl FlowHandle {
         let listen = match &mut output.output.kind {
             OutputKind::SrtListener(settings) => &mut settings.listen,
             OutputKind::RtmpPlay(settings) => &mut settings.listen,
+            OutputKind::RtspListener(settings) => &mut settings.listen,
             _ => return Err(config("allow", Problem::UnknownField)),
         };
         listen.allow = allow.unwrap_or_else(|| listen.allow.clone());

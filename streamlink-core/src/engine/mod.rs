@@ -9,7 +9,12 @@ pub use handle::{Events, FlowHandle, OutputEdit, SourceEdit};
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
-    endpoint::{rtmp::Rtmp, srt, tcp::Port},
+    endpoint::{
+        rtmp::Rtmp,
+        rtsp::Rtsp,
+        srt,
+        tcp::{Port, Service},
+    },
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Claim, Flow},
     net::{Egress, TlsClient, TlsServer},
@@ -46,6 +51,7 @@ pub(crate) struct Shared {
     /// Ports that several flows may share.
     srt_ports: Ports<srt::Port>,
     rtmp_ports: Ports<Port<Rtmp>>,
+    rtsp_ports: Ports<Port<Rtsp>>,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
     /// Made with the first caller that needs it.
@@ -62,14 +68,14 @@ impl Shared {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The RTMP port at an address. Must be called within the runtime.
-    fn rtmp_port(&self, address: SocketAddr, tls: bool) -> io::Result<Arc<Port<Rtmp>>> {
+    /// The port at an address, of RTMP or RTSP. Must be called within the runtime.
+    fn tcp_port<S: Service>(&self, ports: &Ports<Port<S>>, address: SocketAddr, tls: bool) -> io::Result<Arc<Port<S>>> {
         let server = match (tls, &self.tls_server) {
             (false, _) => None,
             (true, Some(server)) => Some(server.clone()),
             (true, None) => return Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
         };
-        let port = self.rtmp_ports.at(address, |address| Port::open(address, server))?;
+        let port = ports.at(address, |address| Port::open(address, server))?;
         match port.is_secure() == tls {
             true => Ok(port),
             false => Err(io::Error::new(io::ErrorKind::AddrInUse, "another flow listens there, with TLS or without")),
@@ -222,6 +228,7 @@ impl EngineBuilder {
             claims: Mutex::default(),
             srt_ports: Ports::default(),
             rtmp_ports: Ports::default(),
+            rtsp_ports: Ports::default(),
             tls_server: self.tls_server,
             tls_roots: self.tls_roots,
             tls_client: OnceLock::new(),

@@ -3,16 +3,19 @@
 use super::{FlowHandle, Shared, handle::Running};
 use crate::{
     endpoint::{
-        AppSource, Event, EventSink, Live, SourceContext, Status, Tasks,
+        AppSource, Event, EventSink, Live, SourceContext, Stage, Status, Tasks,
         fanout::{Fanout, SinkId},
         rtmp::{self, Rtmp},
-        rtp, srt,
+        rtp,
+        rtsp::{self, Rtsp, User},
+        srt,
         tcp::{PlayTerms, Port, Route, RouteEnd, RouteId},
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{
         Allowlist, Bitrate, Claim, DEFAULT_GOP_CACHE, Flow, Output, OutputKind, RtmpAddress, RtmpPlayServer,
-        RtmpPublishServer, RtmpPull, RtmpPush, Source, SourceKind, SrtCaller, SrtListener, StreamKey,
+        RtmpPublishServer, RtmpPull, RtmpPush, RtspCaller, RtspListener, RtspOptions, Source, SourceKind, SrtCaller,
+        SrtListener, StreamKey,
     },
     net::{Egress, TlsClient, advertised_ip},
     router::{Closer, Limits, Reader, Ring, State},
@@ -32,6 +35,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long the ring holds packets for outputs that lag.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
+/// How long an RTSP player over TCP may be behind before it is cut off.
+const RTSP_SLOW: Duration = Duration::from_secs(10);
 /// The ring's smallest bound in bytes: some datagrams of any size.
 const MIN_QUEUE: u64 = 256 * 1024;
 
@@ -82,6 +87,7 @@ pub(super) enum OutputEnd {
 pub(super) enum PortRoute {
     Srt(Arc<srt::Port>, srt::RouteId),
     Rtmp(Arc<Port<Rtmp>>, RouteId),
+    Rtsp(Arc<Port<Rtsp>>, RouteId),
 }
 
 impl PortRoute {
@@ -89,6 +95,7 @@ impl PortRoute {
         match self {
             PortRoute::Srt(port, id) => port.edit(*id, allow, max_peers),
             PortRoute::Rtmp(port, id) => port.edit(*id, allow, max_peers),
+            PortRoute::Rtsp(port, id) => port.edit(*id, allow, max_peers),
         }
     }
 
@@ -97,6 +104,7 @@ impl PortRoute {
         match self {
             PortRoute::Srt(port, id) => port.remove(*id).await,
             PortRoute::Rtmp(port, id) => port.remove(*id).await,
+            PortRoute::Rtsp(port, id) => port.remove(*id).await,
         }
     }
 
@@ -105,6 +113,7 @@ impl PortRoute {
         match self {
             PortRoute::Srt(port, _) => port.release().await,
             PortRoute::Rtmp(port, _) => port.release().await,
+            PortRoute::Rtsp(port, _) => port.release().await,
         }
     }
 }
@@ -224,7 +233,9 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         events: events.clone(),
         live: live_reader,
         stop: stop.child_token(),
+        stage: Arc::default(),
     };
+    let stage = context.stage.clone();
     let fanout = Fanout::new(ring.clone(), events.clone(), tasks.clone(), shared.workers);
     let own_events = events.subscribe();
     let running = Running {
@@ -242,6 +253,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         fanout,
         sources: Mutex::default(),
         outputs: Mutex::default(),
+        stage: stage.clone(),
         remux: OnceLock::new(),
         editing: tokio::sync::Mutex::new(()),
     };
@@ -299,6 +311,24 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             );
             running.source_tasks.spawn_on(call(status.clone(), events.clone(), stop).run(), &shared.runtime);
         }
+        OpenSource::RtspListener(port, settings) => {
+            input_address = Some(rtsp_url(&shared, &port, &settings.rtsp.path));
+            let id = port.add(Route {
+                place: rtsp_place(&settings.rtsp, &stage),
+                allow: settings.listen.allow,
+                max_peers: None,
+                status: status.clone(),
+                events: events.clone(),
+                end: RouteEnd::Source(context),
+            });
+            route = Some(PortRoute::Rtsp(port, id));
+        }
+        OpenSource::RtspCaller(settings, tls) => {
+            let stop = context.stop.clone();
+            let direction = rtsp::Direction::Play(context);
+            let call = rtsp_call(&settings, tls, Egress::default(), direction);
+            running.source_tasks.spawn_on(call(status.clone(), events.clone(), stop).run(), &shared.runtime);
+        }
         OpenSource::App(family) => app = Some(AppSource::new(family, context)),
     }
     let entry = RunningSource { source, status, live, route, input_address, app };
@@ -341,6 +371,8 @@ enum OpenSource {
     SrtCaller(Box<SrtCaller>),
     RtmpListener(Arc<Port<Rtmp>>, Box<RtmpPublishServer>),
     RtmpPull(Box<RtmpPull>, Option<TlsClient>),
+    RtspListener(Arc<Port<Rtsp>>, Box<RtspListener>),
+    RtspCaller(Box<RtspCaller>, Option<TlsClient>),
     App(crate::media::MediaFamily),
 }
 
@@ -356,8 +388,8 @@ fn rtmp_url(shared: &Shared, port: &Port<Rtmp>, app: &str, key: Option<&StreamKe
 }
 
 /// Whom a caller trusts, if it speaks TLS.
-fn trust(shared: &Shared, address: &RtmpAddress, place: &Place<'_>) -> Result<Option<TlsClient>, Error> {
-    match address.tls {
+fn trust(shared: &Shared, tls: bool, place: &Place<'_>) -> Result<Option<TlsClient>, Error> {
+    match tls {
         false => Ok(None),
         true => shared.tls_client().map(Some).map_err(|what| place.io("TLS".into(), io::Error::other(what))),
     }
@@ -382,6 +414,48 @@ fn rtmp_call(
         key,
         reconnect,
         connect_timeout,
+        egress,
+        status,
+        events,
+        stop,
+        direction,
+    }
+}
+
+/// The URL of an RTSP listener. It holds no password.
+fn rtsp_url(shared: &Shared, port: &Port<Rtsp>, path: &str) -> String {
+    let scheme = if port.is_secure() { "rtsps" } else { "rtsp" };
+    format!("{scheme}://{}/{path}", advertise(shared, port.local_addr()))
+}
+
+fn rtsp_user(options: &RtspOptions) -> Option<User> {
+    let credentials = options.credentials.as_ref()?;
+    Some(User { name: credentials.user().to_owned(), password: credentials.reveal_password().to_owned() })
+}
+
+fn rtsp_place(options: &RtspOptions, stage: &Arc<Stage>) -> rtsp::Place {
+    let path = options.path.trim_matches('/').to_owned();
+    rtsp::Place { path, user: rtsp_user(options), transport: options.transport, stage: stage.clone() }
+}
+
+/// A call that lacks what only a running endpoint has.
+fn rtsp_call(
+    settings: &RtspCaller,
+    tls: Option<TlsClient>,
+    egress: Egress,
+    direction: rtsp::Direction,
+) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::Call + use<> {
+    let (call, options) = (settings.call.clone(), settings.rtsp.clone());
+    let scheme = if options.tls { "rtsps" } else { "rtsp" };
+    let url = format!("{scheme}://{}/{}", call.remote, options.path);
+    move |status, events, stop| rtsp::Call {
+        remote: call.remote,
+        tls,
+        url,
+        user: rtsp_user(&options),
+        transport: options.transport,
+        reconnect: call.reconnect,
+        connect_timeout: call.connect_timeout,
         egress,
         status,
         events,
@@ -456,17 +530,25 @@ fn open_source(shared: &Shared, flow: &str, source: &Source, rate: Bitrate) -> R
             Ok(OpenSource::SrtListener(port, Box::new(settings.clone())))
         }
         SourceKind::Rtmp(settings) => {
-            let port = shared.rtmp_port(settings.listen.bind, settings.tls);
+            let port = shared.tcp_port(&shared.rtmp_ports, settings.listen.bind, settings.tls);
             let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenSource::RtmpListener(port, Box::new(settings.clone())))
         }
         SourceKind::RtmpPull(settings) => {
-            let tls = trust(shared, &settings.address, &place)?;
+            let tls = trust(shared, settings.address.tls, &place)?;
             Ok(OpenSource::RtmpPull(Box::new(settings.clone()), tls))
         }
         SourceKind::SrtCaller(settings) => Ok(OpenSource::SrtCaller(Box::new(settings.clone()))),
+        SourceKind::RtspListener(settings) => {
+            let port = shared.tcp_port(&shared.rtsp_ports, settings.listen.bind, settings.rtsp.tls);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenSource::RtspListener(port, Box::new(settings.clone())))
+        }
+        SourceKind::RtspCaller(settings) => {
+            let tls = trust(shared, settings.rtsp.tls, &place)?;
+            Ok(OpenSource::RtspCaller(Box::new(settings.clone()), tls))
+        }
         SourceKind::App(family) => Ok(OpenSource::App(*family)),
-        _ => Err(place.unsupported(format!("a {} source", source.protocol()))),
     }
 }
 
@@ -478,6 +560,8 @@ pub(super) enum OpenOutput {
     RtmpPlay(Arc<Port<Rtmp>>, Box<RtmpPlayServer>),
     /// To one destination or more.
     RtmpPush(Vec<(RtmpPush, Option<TlsClient>)>, Egress),
+    RtspListener(Arc<Port<Rtsp>>, Box<RtspListener>),
+    RtspCaller(Box<RtspCaller>, Option<TlsClient>, Egress),
     Tap,
 }
 
@@ -498,12 +582,12 @@ pub(super) async fn open_output(
             Ok(OpenOutput::SrtListener(port, Box::new(settings.clone())))
         }
         OutputKind::RtmpPlay(settings) => {
-            let port = shared.rtmp_port(settings.listen.bind, settings.tls);
+            let port = shared.tcp_port(&shared.rtmp_ports, settings.listen.bind, settings.tls);
             let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenOutput::RtmpPlay(port, Box::new(settings.clone())))
         }
         OutputKind::RtmpPush(settings) => {
-            let tls = trust(shared, &settings.address, &place)?;
+            let tls = trust(shared, settings.address.tls, &place)?;
             Ok(OpenOutput::RtmpPush(vec![(settings.clone(), tls)], egress))
         }
         OutputKind::RtmpRelay(settings) => {
@@ -513,7 +597,7 @@ pub(super) async fn open_output(
                 second
             });
             let destinations = std::iter::once(settings.first.clone()).chain(second);
-            let trusting = |push: RtmpPush| Ok((push.clone(), trust(shared, &push.address, &place)?));
+            let trusting = |push: RtmpPush| Ok((push.clone(), trust(shared, push.address.tls, &place)?));
             Ok(OpenOutput::RtmpPush(destinations.map(trusting).collect::<Result<_, Error>>()?, egress))
         }
         OutputKind::SrtCaller(settings) => Ok(OpenOutput::SrtCaller(Box::new(settings.clone()), egress)),
@@ -521,8 +605,16 @@ pub(super) async fn open_output(
             let opened = rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status).await;
             opened.map(OpenOutput::Rtp).map_err(|(what, cause)| place.io(what, cause))
         }
+        OutputKind::RtspListener(settings) => {
+            let port = shared.tcp_port(&shared.rtsp_ports, settings.listen.bind, settings.rtsp.tls);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenOutput::RtspListener(port, Box::new(settings.clone())))
+        }
+        OutputKind::RtspCaller(settings) => {
+            let tls = trust(shared, settings.rtsp.tls, &place)?;
+            Ok(OpenOutput::RtspCaller(Box::new(settings.clone()), tls, egress))
+        }
         OutputKind::Tap(_) => Ok(OpenOutput::Tap),
-        _ => Err(place.unsupported(format!("a {} output", output.protocol()))),
     }
 }
 
@@ -605,6 +697,43 @@ impl Running {
                 let stop = CancellationToken::new();
                 let direction = srt::Direction::Send(self.ring.reader());
                 let call = srt_call(&settings, egress, &status, &self.events, self.rate(), stop.clone(), direction);
+                OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
+            }
+            OpenOutput::RtspListener(port, settings) => {
+                status.counters.set_state(State::Waiting, now);
+                if let Some(shared) = self.shared.upgrade() {
+                    url = Some(rtsp_url(&shared, &port, &settings.rtsp.path));
+                }
+                let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
+                self.ring.keep_from_start(gop_cache);
+                let terms = PlayTerms {
+                    gop_cache,
+                    coalesce: Duration::ZERO,
+                    slow: RTSP_SLOW,
+                    send_buffer: send_buffer(self.rate()),
+                };
+                let id = port.add(Route {
+                    place: rtsp_place(&settings.rtsp, &self.stage),
+                    allow: settings.listen.allow,
+                    max_peers: settings.listen.max_peers,
+                    status: status.clone(),
+                    events: self.events.clone(),
+                    end: RouteEnd::Output(self.ring.clone(), terms),
+                });
+                OutputEnd::Route(PortRoute::Rtsp(port, id))
+            }
+            OpenOutput::RtspCaller(settings, tls, egress) => {
+                let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
+                self.ring.keep_from_start(gop_cache);
+                let stop = CancellationToken::new();
+                let direction = rtsp::Direction::Record {
+                    ring: self.ring.clone(),
+                    stage: self.stage.clone(),
+                    gop_cache,
+                    send_buffer: send_buffer(self.rate()),
+                };
+                let call = rtsp_call(&settings, tls, egress, direction);
+                let call = call(status.clone(), self.events.clone(), stop.clone());
                 OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
             }
             OpenOutput::Tap => {

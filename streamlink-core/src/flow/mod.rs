@@ -42,5 +42,6 @@ pub(crate) use address::Call;
 pub(crate) use output::OutputKind;
 pub(crate) use plan::{Claim, check_description, check_output};
 pub(crate) use rtmp::DEFAULT_GOP_CACHE;
+pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspOptions};
 pub(crate) use source::SourceKind;
 pub(crate) use srt::SrtOptions;

@@ -409,7 +409,7 @@ impl Source {
             SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
             SourceKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
             SourceKind::Rtmp(s) => ("rtmp", &s.listen, app_key("publish", &s.app, &s.key)),
-            SourceKind::RtspListener(s) => ("rtsp", &s.listen, s.rtsp.path.clone()),
+            SourceKind::RtspListener(s) => ("rtsp", &s.listen, format!("record {}", s.rtsp.path)),
             _ => return None,
         };
         (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })
@@ -433,7 +433,7 @@ impl Output {
         let (transport, listen, key) = match &self.kind {
             OutputKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
             OutputKind::RtmpPlay(s) => ("rtmp", &s.listen, app_key("play", &s.app, &s.key)),
-            OutputKind::RtspListener(s) => ("rtsp", &s.listen, s.rtsp.path.clone()),
+            OutputKind::RtspListener(s) => ("rtsp", &s.listen, format!("play {}", s.rtsp.path)),
             _ => return None,
         };
         (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })

@@ -74,7 +74,8 @@ impl Packet {
         Self { data: body.into(), arrival, kind: Kind::Rtmp { kind, timestamp } }
     }
 
-    /// An RTP packet of one track of an RTSP presentation; tracks are numbered as in the SDP, from 0.
+    /// An RTP packet, or an RTCP packet, of one track of an RTSP presentation; tracks are numbered as in the SDP,
+    /// from 0.
     pub fn rtsp(track: u8, packet: impl Into<Bytes>, arrival: Instant) -> Self {
         Self { data: packet.into(), arrival, kind: Kind::Rtsp { track } }
     }

@@ -67,6 +67,11 @@ impl Stream {
         }
     }
 
+    /// Our end.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
     fn socket(&self) -> &TcpStream {
         match self {
             Stream::Plain(socket) => socket,

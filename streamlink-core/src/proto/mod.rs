@@ -2,4 +2,5 @@
 
 pub(crate) mod rtmp;
 pub(crate) mod rtp;
+pub(crate) mod rtsp;
 pub(crate) mod srt;

@@ -1,16 +1,19 @@
-//! Groups of pictures: FLV messages go into the ring in batches that begin where a player may start, so that a late
+//! Groups of pictures: FLV messages and RTP packets of RTSP tracks go into the ring in batches that begin where a player may start, so that a late
 //! player begins with the last of them, and one that has lost something goes on with the next.
 
 use super::{Preamble, Ring};
 use crate::media::{
-    Packet,
+    MediaFamily, Packet,
     flv::{Moment, StartPoints},
+    rtsp::{Presentation, RtspStarts},
 };
 
-/// Cuts a stream of FLV messages into batches.
+/// Cuts a stream into batches.
 #[derive(Debug, Default)]
 pub(crate) struct GopCutter {
     points: StartPoints,
+    /// The same for RTSP.
+    starts: RtspStarts,
     /// The batch in the making begins with a start.
     start: Option<Preamble>,
     /// Pictures are of no use before the next start.
@@ -24,14 +27,22 @@ impl GopCutter {
         self.waits = true;
     }
 
+    /// A presentation of RTSP begins.
+    pub(crate) fn begin_presentation(&mut self, presentation: &Presentation) {
+        self.starts.begin(presentation);
+    }
+
     /// A message is missing: pictures are of no use until the next start.
     pub(crate) fn wait_for_start(&mut self) {
-        self.waits |= self.points.has_video();
+        self.waits |= self.points.has_video() || self.starts.has_video();
     }
 
     /// What a message is; `None` when it is of no use.
     pub(crate) fn observe(&mut self, packet: &Packet) -> Option<Moment> {
-        let moment = self.points.observe(packet);
+        let moment = match packet.family() {
+            MediaFamily::Rtsp => self.starts.observe(packet),
+            _ => self.points.observe(packet),
+        };
         (!(self.waits && moment == Moment::Sample { video: true })).then_some(moment)
     }
 
@@ -39,7 +50,10 @@ impl GopCutter {
     pub(crate) fn push(&mut self, ring: &Ring, out: &mut Vec<Packet>, packet: Packet, moment: Moment) {
         if moment == Moment::Start {
             self.publish(ring, out);
-            self.start = Some(self.points.preamble());
+            self.start = Some(match packet.family() {
+                MediaFamily::Rtsp => self.starts.preamble(),
+                _ => self.points.preamble(),
+            });
             self.waits = false;
         }
         out.push(packet);

@@ -31,6 +31,8 @@ pub(in crate::endpoint) trait Talk {
     fn answers(&mut self) -> Vec<u8>;
     /// Says goodbye.
     fn end(&mut self);
+    /// Time has passed; there may be something to say.
+    fn tick(&mut self, _now: Instant) {}
 }
 
 /// How media is sent.
@@ -147,7 +149,15 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
                 }
                 Poll::Ready(Ok(())) => {
                     let lost = self.reader.read_some(AT_ONCE, &mut self.window);
+                    let now = self.window.first().and_then(|batch| batch.arrival());
                     self.outbox.push_media(lost.packets, &mut self.window);
+                    if let Some(now) = now {
+                        self.session.tick(now);
+                        let answers = self.session.answers();
+                        if !answers.is_empty() {
+                            self.outbox.push_control(answers);
+                        }
+                    }
                     if !self.pace.coalesce.is_zero() {
                         self.next = Instant::now() + self.pace.coalesce;
                     }

@@ -4,6 +4,7 @@ use super::receive::{Received, Receiver};
 use crate::net::interface;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use std::{
+    future::poll_fn,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
@@ -121,9 +122,20 @@ impl UdpSocket {
         most: usize,
         mut each: impl FnMut(Received),
     ) -> io::Result<()> {
+        poll_fn(|cx| self.poll_drain(cx, memory, most, &mut each)).await
+    }
+
+    /// The same, for one task that waits for several sockets.
+    pub(crate) fn poll_drain(
+        &self,
+        cx: &mut Context<'_>,
+        memory: &mut Receiver,
+        most: usize,
+        mut each: impl FnMut(Received),
+    ) -> Poll<io::Result<()>> {
         let mut count = 0;
         loop {
-            let mut guard = self.io.readable().await?;
+            let mut guard = std::task::ready!(self.io.poll_read_ready(cx))?;
             let result = memory.receive(self.as_raw_fd(), |datagram| {
                 count += 1;
                 each(datagram);
@@ -132,21 +144,21 @@ impl UdpSocket {
                 Ok(true) => {
                     guard.retain_ready();
                     if count >= most {
-                        return Ok(());
+                        return Poll::Ready(Ok(()));
                     }
                 }
                 // Fewer than there was room for: the socket is empty, and whatever comes from now on is news.
                 Ok(false) => {
                     guard.clear_ready();
-                    return Ok(());
+                    return Poll::Ready(Ok(()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
-                    return Ok(());
+                    return Poll::Ready(Ok(()));
                 }
                 Err(e) => {
                     guard.clear_ready();
-                    return Err(e);
+                    return Poll::Ready(Err(e));
                 }
             }
         }

@@ -1,0 +1,360 @@
+//! A caller: a task that connects to a server, plays from it or records to it, and comes back after a loss.
+
+use super::{
+    super::{
+        Event, EventSink, LossReason, SourceContext, Stage, Status,
+        redial::{Redial, report_loss, report_retry},
+        tcp::{End, Outbox, Pace, Player, send, write_all},
+    },
+    inbound::Inbound,
+    receive::Receiving,
+    talk::Recorder,
+    udp::UdpTracks,
+    wire::Interleaved,
+};
+use crate::{
+    flow::{HostPort, Reconnect, RtspTransport},
+    media::rtsp::Presentation,
+    net::{Egress, Stream, TlsClient},
+    proto::rtsp::{ClientSession, Outcome, Purpose, User},
+    router::{Reader, Ring, State},
+};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often statistics are brought up to date.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long media may take to come over UDP before TCP is tried.
+const UDP_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a server may not take what it is sent before it is called again.
+const SLOW: Duration = Duration::from_secs(10);
+/// Redirections that are followed, one after the other.
+const MAX_REDIRECTS: u32 = 3;
+
+/// What a call is for.
+#[derive(Debug)]
+pub(crate) enum Direction {
+    Play(SourceContext),
+    Record {
+        ring: Arc<Ring>,
+        stage: Arc<Stage>,
+        /// Bytes of the last group of pictures that the server gets at most when a connection is up.
+        gop_cache: u64,
+        /// Bytes that the kernel may hold for the server.
+        send_buffer: usize,
+    },
+}
+
+/// A caller, ready to run.
+pub(crate) struct Call {
+    pub(crate) remote: HostPort,
+    /// RTSPS, and whom to trust.
+    pub(crate) tls: Option<TlsClient>,
+    /// The address without a password.
+    pub(crate) url: String,
+    pub(crate) user: Option<User>,
+    pub(crate) transport: RtspTransport,
+    pub(crate) reconnect: Reconnect,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) egress: Egress,
+    pub(crate) status: Arc<Status>,
+    pub(crate) events: EventSink,
+    pub(crate) stop: CancellationToken,
+    pub(crate) direction: Direction,
+}
+
+/// What a call keeps from connection to connection.
+enum Side {
+    Play(Box<Inbound>),
+    Record(Reader),
+}
+
+/// A connection on which the server has agreed.
+struct Up {
+    stream: Stream,
+    session: ClientSession,
+    udp: UdpTracks,
+    peer: SocketAddr,
+}
+
+/// Why an attempt has failed.
+enum Failed {
+    End(End),
+    /// Over UDP it does not work.
+    NoUdp,
+    Redirect(String),
+}
+
+impl<T: Into<End>> From<T> for Failed {
+    fn from(end: T) -> Self {
+        Failed::End(end.into())
+    }
+}
+
+impl Call {
+    /// Runs until it is stopped.
+    pub(crate) async fn run(mut self) {
+        let now = Instant::now();
+        self.status.counters.set_state(State::Waiting, now);
+        let mut side = match &self.direction {
+            Direction::Play(context) => Side::Play(Box::new(Inbound::new(context.clone(), now))),
+            Direction::Record { ring, .. } => Side::Record(ring.reader()),
+        };
+        let is_source = matches!(side, Side::Play(_));
+        // Recording over UDP loses what the network loses: it is done when it is asked for.
+        let mut udp = match self.transport {
+            RtspTransport::Udp => true,
+            RtspTransport::Tcp => false,
+            RtspTransport::Auto => is_source,
+        };
+        let mut redial = Redial::new(self.reconnect);
+        let (mut redirects, mut connected_before) = (0, false);
+        loop {
+            let started = Instant::now();
+            let end = match self.call(udp).await {
+                Ok(mut up) => {
+                    (redirects, _) = (0, redial.connected());
+                    match &mut side {
+                        Side::Play(inbound) => self.play(&mut up, inbound, udp).await,
+                        Side::Record(reader) => {
+                            self.status.counters.set_state(State::Connected, Instant::now());
+                            self.status.counters.reconnections.add(u64::from(connected_before));
+                            connected_before = true;
+                            let output = self.status.name();
+                            self.events.emit(Event::OutputConnected { output, peer: Some(up.peer) });
+                            self.record(&mut up, reader).await
+                        }
+                    }
+                }
+                Err(Failed::NoUdp) if self.transport == RtspTransport::Auto => {
+                    udp = false;
+                    continue;
+                }
+                Err(Failed::NoUdp) => End::Lost(LossReason::Rejected("461 Unsupported Transport".into())),
+                Err(Failed::Redirect(url)) if redirects < MAX_REDIRECTS && self.follow(&url) => {
+                    redirects += 1;
+                    continue;
+                }
+                Err(Failed::Redirect(url)) => End::Lost(LossReason::Rejected(format!("moved to {url}"))),
+                Err(Failed::End(end)) => end,
+            };
+            let now = Instant::now();
+            self.status.counters.set_state(State::Waiting, now);
+            let mut told = false;
+            if let Side::Play(inbound) = &mut side {
+                told = inbound.is_live();
+                inbound.end(&end, now);
+                // Nothing has come over UDP: over TCP then, at once.
+                if udp && !told && self.transport == RtspTransport::Auto && matches!(end, End::Lost(LossReason::Idle)) {
+                    udp = false;
+                    continue;
+                }
+            }
+            let End::Lost(reason) = end else { return };
+            if !told && !redial.repeats() {
+                report_loss(&self.events, &self.status, is_source, reason);
+            }
+            let (attempt, wait) = redial.failed(started, now);
+            report_retry(&self.events, &self.status, is_source, attempt, wait);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Goes on elsewhere, if it is told where in a way that can be followed.
+    fn follow(&mut self, url: &str) -> bool {
+        let scheme = if self.tls.is_some() { "rtsps://" } else { "rtsp://" };
+        let Some(rest) = url.strip_prefix(scheme) else { return false };
+        let authority = rest.split('/').next().unwrap_or_default();
+        let default = if self.tls.is_some() { crate::flow::RTSPS_PORT } else { crate::flow::RTSP_PORT };
+        match HostPort::parse(authority, Some(default)) {
+            Ok(remote) => {
+                (self.remote, self.url) = (remote, url.to_owned());
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// One attempt.
+    async fn call(&self, udp: bool) -> Result<Up, Failed> {
+        let purpose = match &self.direction {
+            Direction::Play(_) => Purpose::Play,
+            Direction::Record { stage, .. } => {
+                // There is nothing to announce before there is something to send.
+                tokio::select! {
+                    () = self.stop.cancelled() => return Err(End::Stopped.into()),
+                    presentation = some_presentation(stage) => Purpose::Record(presentation),
+                }
+            }
+        };
+        let attempt = async {
+            let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
+            let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
+            let stream = Stream::connect(peer, &self.egress).await?;
+            let local = stream.local_addr()?.ip();
+            let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
+            let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp);
+            let mut up = Up { stream, session, udp: UdpTracks::default(), peer };
+            up.greet(local).await?;
+            Ok(up)
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Err(End::Stopped.into()),
+            result = tokio::time::timeout(self.connect_timeout, attempt) => {
+                result.unwrap_or(Err(End::Lost(LossReason::TimedOut).into()))
+            }
+        }
+    }
+
+    async fn play(&self, up: &mut Up, inbound: &mut Inbound, udp: bool) -> End {
+        let Some(presentation) = up.session.presentation().cloned() else { return End::Stopped };
+        inbound.begin(&presentation, udp);
+        let wire = Interleaved::new(up.session.tracks());
+        let first = (udp && self.transport == RtspTransport::Auto).then_some(UDP_PATIENCE);
+        let Up { stream, session, udp, peer } = up;
+        Receiving { stream, session, wire, udp, inbound, peer: *peer, first }.run(&self.stop).await
+    }
+
+    async fn record(&self, up: &mut Up, reader: &mut Reader) -> End {
+        let Direction::Record { ring, stage, gop_cache, send_buffer } = &self.direction else { return End::Stopped };
+        // From the last key frame on, if nothing from there was sent before; otherwise from the next.
+        let from_start = ring.reader_from_start(*gop_cache);
+        let fresh = if from_start.position() >= reader.position() { from_start } else { ring.reader() };
+        self.status.counters.dropped.add(fresh.missed_since(reader));
+        *reader = fresh;
+        let player = Player::new(up.peer, Instant::now());
+        let known = up.session.presentation().cloned();
+        let end = {
+            let mut sending = pin!(async {
+                if !up.udp.is_empty() {
+                    return self.record_udp(up, reader, &player).await;
+                }
+                up.stream.limit_send_buffer(*send_buffer);
+                let outbox = Outbox::new(Interleaved::new(up.session.tracks()));
+                let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
+                let next_sign = Instant::now() + up.session.keep_alive_interval();
+                let mut recorder = Recorder { session: &mut up.session, next_sign };
+                send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, &self.stop).await
+            });
+            let mut stats = tokio::time::interval(STATS_INTERVAL);
+            loop {
+                tokio::select! {
+                    end = &mut sending => break end,
+                    _ = stats.tick() => self.settle(&player, true),
+                    // The server was told of another presentation: it is called again.
+                    () = stage.other_than(known.as_ref()) => break End::Lost(LossReason::Closed),
+                }
+            }
+        };
+        self.settle(&player, false);
+        if matches!(end, End::Stopped) {
+            up.stream.shut_down().await;
+        }
+        end
+    }
+
+    async fn record_udp(&self, up: &mut Up, reader: &mut Reader, player: &Player) -> End {
+        let (mut window, mut next_sign) = (Vec::new(), Instant::now() + up.session.keep_alive_interval());
+        let mut begun = false;
+        loop {
+            let Up { stream, session, udp, .. } = up;
+            tokio::select! {
+                () = self.stop.cancelled() => {
+                    session.end();
+                    let _ = write_all(stream, &session.take_output()).await; // the server may be gone
+                    return End::Stopped;
+                }
+                read = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => match read {
+                    Ok(0) => return End::Lost(LossReason::Closed),
+                    Ok(_) => while let Some(outcome) = match session.next() {
+                        Ok(outcome) => outcome,
+                        Err(fault) => return fault.into(),
+                    } {
+                        if let Outcome::Rejected(what) = outcome {
+                            return End::Lost(LossReason::Rejected(what));
+                        }
+                    },
+                    Err(error) => return error.into(),
+                },
+                ready = reader.ready() => {
+                    if ready.is_err() {
+                        return End::Stopped;
+                    }
+                    let lost = reader.read(&mut window).packets;
+                    if !begun {
+                        let start = window.iter().position(|batch| batch.start().is_some());
+                        window.drain(..start.unwrap_or(window.len()));
+                        begun = start.is_some();
+                    }
+                    let preamble = window.first().and_then(|batch| batch.start()).cloned();
+                    let (sent, refused) = udp.send(&window, preamble.as_deref());
+                    player.count(sent, refused + lost);
+                    window.clear();
+                }
+                () = tokio::time::sleep_until(next_sign.into()) => {
+                    next_sign = Instant::now() + session.keep_alive_interval();
+                    session.keep_alive();
+                }
+            }
+            let answers = up.session.take_output();
+            if let Err(error) = write_all(&mut up.stream, &answers).await {
+                return error.into();
+            }
+        }
+    }
+
+    fn settle(&self, player: &Player, connected: bool) {
+        let now = Instant::now();
+        player.settle(&self.status, &self.events, now);
+        let list = if connected { vec![player.stats(now)] } else { Vec::new() };
+        self.status.players.store(Arc::new(list));
+    }
+}
+
+async fn some_presentation(stage: &Stage) -> Arc<Presentation> {
+    loop {
+        if let Some(presentation) = stage.current() {
+            return presentation;
+        }
+        stage.other_than(None).await;
+    }
+}
+
+impl Up {
+    /// Talks until the server has agreed.
+    async fn greet(&mut self, local: std::net::IpAddr) -> Result<(), Failed> {
+        loop {
+            let bytes = self.session.take_output();
+            write_all(&mut self.stream, &bytes).await?;
+            let Self { stream, session, .. } = self;
+            let count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))).await?;
+            if count == 0 {
+                return Err(End::Lost(LossReason::Closed).into());
+            }
+            while let Some(outcome) = self.session.next().map_err(End::from)? {
+                match outcome {
+                    Outcome::Ready => return Ok(()),
+                    Outcome::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
+                    Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what)).into()),
+                    Outcome::NoUdp => return Err(Failed::NoUdp),
+                    Outcome::Redirect(url) => return Err(Failed::Redirect(url)),
+                    Outcome::Frame { .. } => {} // early
+                }
+            }
+            if let Some(track) = self.session.wants_ports() {
+                let ports = self.udp.open(track, local)?;
+                self.session.offer_ports(track, ports);
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
+
+use super::{
+    super::tcp::{End, write_all},
+    inbound::Inbound,
+    talk::Nowhere,
+    udp::UdpTracks,
+    wire::Interleaved,
+};
+use crate::{
+    endpoint::LossReason,
+    net::Stream,
+    proto::rtsp::{ClientSession, Outcome, Request, ServerSession},
+};
+use bytes::Bytes;
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long whoever brings media may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a peer may take for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last answer may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How often the sender over UDP is told that we receive.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The side of a session that brings media.
+pub(super) trait Bring {
+    /// Takes what has come in the connection; frames go to `take`.
+    fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End>;
+    /// What is to be answered.
+    fn answers(&mut self) -> Vec<u8>;
+    /// How often to give a sign of life, and how to.
+    fn sign_of_life(&mut self) -> Option<Duration>;
+    /// Says goodbye.
+    fn end(&mut self);
+}
+
+impl Bring for ServerSession {
+    fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End> {
+        self.push(bytes);
+        while let Some(request) = self.next(&mut Nowhere)? {
+            match request {
+                Request::Frame { channel, data } => take(channel, data)?,
+                _ => return Err(End::Lost(LossReason::Closed)),
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.take_output()
+    }
+
+    fn sign_of_life(&mut self) -> Option<Duration> {
+        None
+    }
+
+    fn end(&mut self) {}
+}
+
+impl Bring for ClientSession {
+    fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End> {
+        self.push(bytes);
+        while let Some(outcome) = self.next()? {
+            match outcome {
+                Outcome::Frame { channel, data } => take(channel, data)?,
+                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.take_output()
+    }
+
+    fn sign_of_life(&mut self) -> Option<Duration> {
+        self.keep_alive();
+        Some(self.keep_alive_interval())
+    }
+
+    fn end(&mut self) {
+        ClientSession::end(self);
+    }
+}
+
+/// A session that brings media.
+pub(super) struct Receiving<'a, T> {
+    pub(super) stream: &'a mut Stream,
+    pub(super) session: &'a mut T,
+    pub(super) wire: Interleaved,
+    pub(super) udp: &'a mut UdpTracks,
+    pub(super) inbound: &'a mut Inbound,
+    pub(super) peer: SocketAddr,
+    /// A session over UDP that has heard nothing for so long at its start is given up.
+    pub(super) first: Option<Duration>,
+}
+
+impl<T: Bring> Receiving<'_, T> {
+    /// Receives until the flow or the peer ends it.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> End {
+        let start = Instant::now();
+        let mut next_sign = self.session.sign_of_life().map(|interval| start + interval);
+        let mut next_report = start;
+        let (mut heard, mut heard_any) = (start, false);
+        let mut stopped = pin!(stop.cancelled());
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let end = loop {
+            let now = Instant::now();
+            if next_sign.is_some_and(|at| now >= at) {
+                next_sign = self.session.sign_of_life().map(|interval| now + interval);
+            }
+            if !self.udp.is_empty() && now >= next_report {
+                self.udp.greet(&EMPTY_REPORT, !heard_any);
+                next_report = now + if heard_any { REPORT_INTERVAL } else { Duration::from_millis(500) };
+            }
+            if let Err(end) = self.answer(stop).await {
+                break end;
+            }
+            let patience = self.first.filter(|_| !heard_any).unwrap_or(IDLE_TIMEOUT);
+            if now.saturating_duration_since(heard) >= patience {
+                break End::Lost(LossReason::Idle);
+            }
+            let report = (!self.udp.is_empty()).then_some(next_report);
+            let due = [next_sign, report, self.inbound.next_timeout(), Some(heard + patience)];
+            let due = due.into_iter().flatten().min().unwrap_or(now);
+            timer.as_mut().reset(due.into());
+            let result = poll_fn(|cx| {
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(End::Stopped));
+                }
+                let Self { stream, session, wire, udp, inbound, peer, .. } = &mut self;
+                let (now, mut taken, mut some) = (Instant::now(), Ok(()), false);
+                let read = stream.poll_read(cx, |bytes| {
+                    taken = session.bring(bytes, &mut |channel, data| match wire.track(channel) {
+                        Some(track) => {
+                            heard_any = true;
+                            inbound.take(track, data, now, now)
+                        }
+                        None => Ok(()), // a channel that was not agreed on
+                    });
+                });
+                match read {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
+                    Poll::Ready(Ok(_)) => some = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending => {}
+                }
+                if !udp.is_empty() {
+                    let mut udp_taken = Ok(());
+                    let received = udp.poll_receive(cx, peer.ip(), |track, datagram| {
+                        heard_any = true;
+                        if udp_taken.is_ok() {
+                            udp_taken = inbound.take(track, datagram.data, datagram.arrival, now);
+                        }
+                    });
+                    some |= received.is_ready();
+                    taken = taken.and(udp_taken);
+                    inbound.strangers(std::mem::take(&mut udp.strangers));
+                }
+                if some {
+                    heard = now;
+                }
+                if some || timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(inbound.publish(*peer, now).and(taken));
+                }
+                Poll::Pending
+            })
+            .await;
+            if let Err(end) = result {
+                break end;
+            }
+        };
+        if !matches!(end, End::Lost(LossReason::Closed)) {
+            self.session.end();
+        }
+        // The answer to its goodbye, or ours.
+        let answers = self.session.answers();
+        let farewell = async {
+            let _ = write_all(self.stream, &answers).await; // the peer may be gone
+            self.stream.shut_down().await;
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        end
+    }
+
+    async fn answer(&mut self, stop: &CancellationToken) -> Result<(), End> {
+        let answers = self.session.answers();
+        if answers.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = stop.cancelled() => Err(End::Stopped),
+            result = tokio::time::timeout(ANSWER_TIMEOUT, write_all(self.stream, &answers)) => match result {
+                Ok(result) => Ok(result?),
+                Err(_) => Err(End::Lost(LossReason::TooSlow)),
+            },
+        }
+    }
+}
+
+/// A receiver report about nobody (RFC 3550 section 6.4.2): a sign of life.
+const EMPTY_REPORT: [u8; 8] = [0x80, 201, 0, 1, 0, 0, 0, 1];

@@ -1,0 +1,347 @@
+//! What clients of an RTSP port want, and how they get it.
+
+use super::{
+    super::{
+        LossReason, RefusalReason, SourceContext, Stage, random,
+        tcp::{
+            End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Visit, lock, send,
+            write_all,
+        },
+    },
+    inbound::Inbound,
+    receive::Receiving,
+    talk::Nowhere,
+    udp::UdpTracks,
+    wire::Interleaved,
+};
+use crate::{
+    flow::RtspTransport,
+    media::rtsp::Presentation,
+    net::Stream,
+    proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},
+    router::{Batch, Preamble, Ring},
+};
+use std::{
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// After so long without a request or a report, a player over UDP is gone: what clients are told, and a little more.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(70);
+/// How long the last answer may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// RTSP, as a port speaks it.
+#[derive(Debug)]
+pub(crate) enum Rtsp {}
+
+/// A path, who may use it, and what is there.
+pub(crate) struct Place {
+    pub(crate) path: String,
+    pub(crate) user: Option<User>,
+    pub(crate) transport: RtspTransport,
+    pub(crate) stage: Arc<Stage>,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Service for Rtsp {
+    type Place = Place;
+    type Inbound = Inbound;
+    const NAME: &'static str = "RTSP";
+
+    fn inbound(context: SourceContext, now: Instant) -> Inbound {
+        Inbound::new(context, now)
+    }
+
+    #[allow(private_interfaces)]
+    async fn connection(shared: Arc<Shared<Self>>, visit: Visit) {
+        let Visit { stream, peer, pending } = visit;
+        let greeting = async {
+            let local = stream.local_addr()?.ip();
+            let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
+            let mut client =
+                Client { stream, session: ServerSession::new(random), udp: UdpTracks::default(), peer, local };
+            let request = client.ask(&shared).await?;
+            Ok::<_, End>((client, request))
+        };
+        let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
+        drop(pending);
+        match asked {
+            Ok(Ok((client, request))) => Box::pin(serve(&shared, client, request)).await,
+            Ok(Err(end)) => log::debug!("RTSP peer {peer}: {end:?}"),
+            Err(_) => log::debug!("RTSP peer {peer} did not say what it wants"),
+        }
+    }
+}
+
+/// What a session may see of its port.
+struct House<'a> {
+    shared: &'a Shared<Rtsp>,
+    udp: &'a mut UdpTracks,
+    peer: SocketAddr,
+    local: IpAddr,
+}
+
+impl Directory for House<'_> {
+    fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status> {
+        let (routes, now) = (self.shared.all(), Instant::now());
+        let Some(route) = routes.iter().find(|r| r.is_source() == publish && r.place.path == path) else {
+            for route in routes.iter().filter(|r| r.is_source() == publish) {
+                route.refuse(self.peer, RefusalReason::NoSuchStream, now);
+            }
+            return Err(Status::NOT_FOUND);
+        };
+        if !route.admits(self.peer.ip()) {
+            route.refuse(self.peer, RefusalReason::NotAllowed, now);
+            return Err(Status::FORBIDDEN);
+        }
+        Ok(Found {
+            user: route.place.user.clone(),
+            presentation: if publish { None } else { route.place.stage.current() },
+            tcp: route.place.transport != RtspTransport::Udp,
+            udp: route.place.transport != RtspTransport::Tcp,
+        })
+    }
+
+    fn open_udp(&mut self, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
+        let ports = self.udp.open(track, self.local).ok()?;
+        self.udp.set_peer(track, self.peer.ip(), client);
+        Some(ports)
+    }
+}
+
+/// A connection, its session, and its tracks over UDP.
+struct Client {
+    stream: Stream,
+    session: ServerSession,
+    udp: UdpTracks,
+    peer: SocketAddr,
+    local: IpAddr,
+}
+
+impl Client {
+    /// Talks until the client wants to play or record.
+    async fn ask(&mut self, shared: &Shared<Rtsp>) -> Result<Request, End> {
+        loop {
+            let Self { stream, session, .. } = self;
+            let count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))).await?;
+            if count == 0 {
+                return Err(End::Lost(LossReason::Closed));
+            }
+            let mut house = House { shared, udp: &mut self.udp, peer: self.peer, local: self.local };
+            let request = self.session.next(&mut house);
+            match request {
+                Ok(Some(Request::End)) => {
+                    self.answer().await?;
+                    return Err(End::Lost(LossReason::Closed));
+                }
+                Ok(Some(request)) => return Ok(request),
+                Ok(None) => self.answer().await?,
+                Err(fault) => {
+                    let _ = self.answer().await; // what could be answered before
+                    return Err(fault.into());
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self) -> Result<(), End> {
+        let bytes = self.session.take_output();
+        Ok(write_all(&mut self.stream, &bytes).await?)
+    }
+
+    /// Says no, and closes.
+    async fn turn_away(&mut self, status: Status) {
+        self.session.refuse(status);
+        let farewell = async {
+            let _ = self.answer().await; // it may be gone
+            self.stream.shut_down().await;
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+
+    /// Takes what a client brings.
+    async fn receive(
+        &mut self,
+        inbound: &mut Inbound,
+        presentation: &Arc<Presentation>,
+        stop: &CancellationToken,
+    ) -> End {
+        inbound.begin(presentation, !self.udp.is_empty());
+        self.session.accept();
+        let wire = Interleaved::new(self.session.tracks());
+        let Self { stream, session, udp, peer, .. } = self;
+        Receiving { stream, session, wire, udp, inbound, peer: *peer, first: None }.run(stop).await
+    }
+
+    /// Gives a player what the flow brings.
+    async fn play(&mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, stop: &CancellationToken) -> End {
+        self.session.accept();
+        if let Err(end) = self.answer().await {
+            return end;
+        }
+        let mut reader = ring.reader_from_start(terms.gop_cache);
+        if self.udp.is_empty() {
+            self.stream.limit_send_buffer(terms.send_buffer);
+            let outbox = Outbox::new(Interleaved::new(self.session.tracks()));
+            let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
+            let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, stop).await;
+            self.stream.shut_down().await;
+            return end;
+        }
+        let (mut stopped, mut expelled) = (pin!(stop.cancelled()), pin!(player.expelled.cancelled()));
+        let mut gate = Gate::default();
+        let mut window = Vec::new();
+        let mut heard = Instant::now();
+        let mut timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
+        let end = loop {
+            let Self { stream, session, udp, peer, .. } = self;
+            let result = poll_fn(|cx| {
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(End::Stopped));
+                }
+                if expelled.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(End::Lost(LossReason::NoLongerAllowed)));
+                }
+                let now = Instant::now();
+                match stream.poll_read(cx, |bytes| session.push(bytes)) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
+                    Poll::Ready(Ok(_)) => {
+                        heard = now;
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending => {}
+                }
+                // Reports of the receiver, and what opens its way through address translation.
+                while udp.poll_receive(cx, peer.ip(), |_, _| heard = now).is_ready() {}
+                match reader.poll_ready(cx) {
+                    Poll::Ready(Ok(())) => {
+                        let lost = reader.read_some(u64::MAX, &mut window).packets;
+                        let (preamble, skipped) = gate.pass(lost, &mut window);
+                        let (sent, refused) = udp.send(&window, preamble.as_deref());
+                        player.count(sent, refused + lost + skipped);
+                        window.clear();
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Stopped)),
+                    Poll::Pending => {}
+                }
+                while timer.as_mut().poll(cx).is_ready() {
+                    if now.saturating_duration_since(heard) >= SESSION_TIMEOUT {
+                        return Poll::Ready(Err(End::Lost(LossReason::Idle)));
+                    }
+                    timer.as_mut().reset((heard + SESSION_TIMEOUT).into());
+                }
+                Poll::Pending
+            })
+            .await;
+            let said = result.and_then(|()| match self.session.next(&mut Nowhere)? {
+                Some(Request::End) => Err(End::Lost(LossReason::Closed)),
+                _ => Ok(()),
+            });
+            let answered = tokio::time::timeout(FAREWELL, self.answer()).await;
+            if let Err(end) = said {
+                break end;
+            }
+            match answered {
+                Ok(Ok(())) => {}
+                Ok(Err(end)) => break end,
+                Err(_) => break End::Lost(LossReason::TooSlow),
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, self.stream.shut_down()).await;
+        end
+    }
+}
+
+/// Lets a player over UDP begin, and go on after a loss, at a key frame.
+#[derive(Default)]
+struct Gate {
+    begun: bool,
+    lost: bool,
+}
+
+impl Gate {
+    /// Takes out of a window what is of no use; returns what goes before the rest, and how many packets were taken
+    /// out of what was already under way.
+    fn pass(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) -> (Option<Preamble>, u64) {
+        self.lost |= lost > 0;
+        if self.begun && !self.lost {
+            return (None, 0);
+        }
+        let start = window.iter().position(|batch| batch.start().is_some());
+        let skip = start.unwrap_or(window.len());
+        let skipped: usize = window.drain(..skip).map(|batch| batch.packets().len()).sum();
+        let counts = if self.begun { skipped as u64 } else { 0 };
+        let preamble = window.first().and_then(|batch| batch.start()).cloned();
+        if start.is_some() {
+            (self.begun, self.lost) = (true, false);
+        }
+        (preamble, counts)
+    }
+}
+
+/// Lets a client have what it wants.
+async fn serve(shared: &Shared<Rtsp>, mut client: Client, request: Request) {
+    let (path, presentation) = match request {
+        Request::Publish { path, presentation } => (path, Some(presentation)),
+        Request::Play { path } => (path, None),
+        Request::Frame { .. } | Request::End => return, // never before it was let in
+    };
+    let (now, peer, publish) = (Instant::now(), client.peer, presentation.is_some());
+    let mixed = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. }))) && !client.udp.is_empty();
+    let found = shared.all().into_iter().find(|r| r.is_source() == publish && r.place.path == path);
+    let Some(route) = found else { return client.turn_away(Status::NOT_FOUND).await };
+    if mixed {
+        return client.turn_away(Status::UNSUPPORTED_TRANSPORT).await;
+    }
+    let counted = route.connections.token();
+    match (&route.end, presentation) {
+        (OpenEnd::Source(inbound), Some(presentation)) => {
+            let Some(mut taken) = lock(inbound).take() else {
+                route.refuse(peer, RefusalReason::InUse, now);
+                return client.turn_away(Status::FORBIDDEN).await;
+            };
+            let end = match taken.admits(peer.ip()) {
+                true => client.receive(&mut taken, &presentation, &route.stop).await,
+                false => {
+                    route.refuse(peer, RefusalReason::NotAllowed, now);
+                    client.turn_away(Status::FORBIDDEN).await;
+                    End::Stopped
+                }
+            };
+            taken.end(&end, Instant::now());
+            *lock(inbound) = Some(taken);
+        }
+        (OpenEnd::Output(ring, terms), None) => {
+            let known = route.place.stage.current();
+            let Some((id, player)) = route.enter(peer, now) else {
+                route.refuse(peer, RefusalReason::TooManyPeers, now);
+                return client.turn_away(Status::NOT_ENOUGH_BANDWIDTH).await;
+            };
+            let end = tokio::select! {
+                end = client.play(ring, *terms, &player, &route.stop) => end,
+                // It was told of another presentation: it is to ask again.
+                () = route.place.stage.other_than(known.as_ref()) => End::Lost(LossReason::Closed),
+            };
+            let reason = match end {
+                End::Stopped => LossReason::Closed,
+                End::Lost(reason) => reason,
+            };
+            route.leave(id, reason, Instant::now());
+        }
+        _ => {}
+    }
+    drop(counted);
+}

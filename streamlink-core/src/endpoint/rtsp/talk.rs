@@ -1,0 +1,73 @@
+//! The sides of RTSP sessions that are sent media over TCP.
+
+use super::super::tcp::{End, Talk};
+use crate::{
+    endpoint::LossReason,
+    proto::rtsp::{ClientSession, Directory, Found, Outcome, Request, ServerSession, Status},
+};
+use std::time::Instant;
+
+/// For sessions that have found what they were looking for.
+pub(super) struct Nowhere;
+
+impl Directory for Nowhere {
+    fn find(&mut self, _: bool, _: &str) -> Result<Found, Status> {
+        Err(Status::NOT_VALID_IN_THIS_STATE)
+    }
+
+    fn open_udp(&mut self, _: usize, _: (u16, u16)) -> Option<(u16, u16)> {
+        None
+    }
+}
+
+impl Talk for ServerSession {
+    fn listen(&mut self, bytes: &[u8]) -> Result<bool, End> {
+        self.push(bytes);
+        while let Some(request) = self.next(&mut Nowhere)? {
+            // Frames are reports of the receiver.
+            if request == Request::End {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.take_output()
+    }
+
+    fn end(&mut self) {}
+}
+
+/// A client that records, and gives signs of life.
+pub(super) struct Recorder<'a> {
+    pub(super) session: &'a mut ClientSession,
+    pub(super) next_sign: Instant,
+}
+
+impl Talk for Recorder<'_> {
+    fn listen(&mut self, bytes: &[u8]) -> Result<bool, End> {
+        self.session.push(bytes);
+        while let Some(outcome) = self.session.next()? {
+            if let Outcome::Rejected(what) = outcome {
+                return Err(End::Lost(LossReason::Rejected(what)));
+            }
+        }
+        Ok(false)
+    }
+
+    fn answers(&mut self) -> Vec<u8> {
+        self.session.take_output()
+    }
+
+    fn end(&mut self) {
+        self.session.end();
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if now >= self.next_sign {
+            self.next_sign = now + self.session.keep_alive_interval();
+            self.session.keep_alive();
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The side that calls: describes and plays, or announces and records.
+
+use super::{Fault, Item, Reader, SetUp, User, auth::Answer, message::Response, transport::Transport};
+use crate::media::rtsp::Presentation;
+use bytes::Bytes;
+use rtsp_types::headers;
+use std::{sync::Arc, time::Duration};
+
+/// How long a session lives without a word, when the server does not say (RFC 2326 section 12.37).
+const DEFAULT_TIMEOUT: u64 = 60;
+/// Answers with a password that a server refuses, at most.
+const MAX_REFUSED: u32 = 2;
+
+/// What a call is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose {
+    Play,
+    Record(Arc<Presentation>),
+}
+
+/// What the host is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// A track travels over UDP, to or from these ports of the server.
+    ServerPorts { track: usize, ports: (u16, u16) },
+    /// Media flows from now on.
+    Ready,
+    /// The server refuses; what it says.
+    Rejected(String),
+    /// The server does not do UDP.
+    NoUdp,
+    /// It is to be had elsewhere.
+    Redirect(String),
+    /// An interleaved frame.
+    Frame { channel: u8, data: Bytes },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Options,
+    Describing,
+    Announcing,
+    /// The number of the track.
+    SettingUp(usize),
+    Starting,
+    Running,
+    Ended,
+}
+
+/// A connection that we have opened.
+pub(crate) struct ClientSession {
+    reader: Reader,
+    out: Vec<u8>,
+    purpose: Purpose,
+    udp: bool,
+    user: Option<User>,
+    answer: Option<Answer>,
+    /// Requests with the answer.
+    answered: u32,
+    refused: u32,
+    /// The address that was asked for, and the one that tracks are named from.
+    url: String,
+    base: String,
+    state: State,
+    wants_ports: Option<usize>,
+    cseq: u32,
+    /// The request that is under way, to be repeated with a password: method, address, headers, body.
+    last: Option<(&'static str, String, String, Option<String>)>,
+    /// Whether the server knows GET_PARAMETER.
+    knows_get_parameter: bool,
+    session: Option<String>,
+    timeout: Duration,
+    presentation: Option<Arc<Presentation>>,
+    tracks: Vec<Option<SetUp>>,
+}
+
+impl ClientSession {
+    /// `url` is the address without a password.
+    pub(crate) fn new(purpose: Purpose, url: &str, user: Option<User>, udp: bool) -> Self {
+        let mut session = Self {
+            reader: Reader::default(),
+            out: Vec::new(),
+            purpose,
+            udp,
+            user,
+            answer: None,
+            answered: 0,
+            refused: 0,
+            url: url.to_owned(),
+            base: url.to_owned(),
+            state: State::Options,
+            wants_ports: None,
+            cseq: 0,
+            last: None,
+            knows_get_parameter: false,
+            session: None,
+            timeout: Duration::from_secs(DEFAULT_TIMEOUT),
+            presentation: None,
+            tracks: Vec::new(),
+        };
+        session.send("OPTIONS", url.to_owned(), String::new(), None);
+        session
+    }
+
+    /// More bytes have come.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.reader.push(bytes);
+    }
+
+    /// What is to be sent. It never stops in the middle of a message.
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// How the tracks travel.
+    pub(crate) fn tracks(&self) -> &[Option<SetUp>] {
+        &self.tracks
+    }
+
+    /// What is played or recorded, once known.
+    pub(crate) fn presentation(&self) -> Option<&Arc<Presentation>> {
+        self.presentation.as_ref()
+    }
+
+    /// How often the server wants a sign of life.
+    pub(crate) fn keep_alive_interval(&self) -> Duration {
+        (self.timeout / 2).clamp(Duration::from_secs(1), Duration::from_secs(30))
+    }
+
+    /// The next thing that concerns the host.
+    ///
+    /// # Errors
+    /// When the server breaks the protocol.
+    pub(crate) fn next(&mut self) -> Result<Option<Outcome>, Fault> {
+        while let Some(item) = self.reader.next()? {
+            let outcome = match item {
+                Item::Response(response) => self.response(&response),
+                Item::Frame { channel, data } => Some(Outcome::Frame { channel, data }),
+                Item::Request(request) => {
+                    // A server may ask whether we are still there.
+                    let cseq = request.header(&headers::CSEQ).map_or("0", |v| v.as_str());
+                    let cseq: String = cseq.chars().filter(char::is_ascii_digit).take(20).collect();
+                    self.out.extend(format!("RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\n\r\n").into_bytes());
+                    None
+                }
+            };
+            if outcome.is_some() {
+                return Ok(outcome);
+            }
+        }
+        Ok(None)
+    }
+
+    fn send(&mut self, method: &'static str, url: String, headers: String, body: Option<String>) {
+        self.cseq += 1;
+        let mut text = format!("{method} {url} RTSP/1.0\r\nCSeq: {}\r\nUser-Agent: StreamLink\r\n{headers}", self.cseq);
+        if let Some(session) = &self.session {
+            text += &format!("Session: {session}\r\n");
+        }
+        if let (Some(answer), Some(user)) = (&self.answer, &self.user) {
+            self.answered += 1;
+            text += &answer.header(user, method, &url, self.answered);
+        }
+        match &body {
+            Some(sdp) => {
+                text += &format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}", sdp.len());
+            }
+            None => text += "\r\n",
+        }
+        self.out.extend(text.into_bytes());
+        self.last = Some((method, url, headers, body));
+    }
+
+    fn response(&mut self, response: &Response) -> Option<Outcome> {
+        let status = u16::from(response.status());
+        if let Some(id) = response.header(&headers::SESSION).map(|value| value.as_str()) {
+            let (id, parameters) = id.split_once(';').unwrap_or((id, ""));
+            self.session = Some(id.trim().chars().filter(|c| c.is_ascii_graphic()).take(128).collect());
+            let timeout = parameters.split(';').find_map(|p| p.trim().strip_prefix("timeout="));
+            if let Some(seconds) = timeout.and_then(|t| t.trim().parse::<u64>().ok()) {
+                self.timeout = Duration::from_secs(seconds.clamp(2, 3600));
+            }
+        }
+        if matches!(self.state, State::Running | State::Ended) {
+            return None; // an answer to a sign of life
+        }
+        match status {
+            200..=299 => self.step(response),
+            301..=308 => match response.header(&headers::LOCATION) {
+                Some(location) => Some(Outcome::Redirect(location.as_str().to_owned())),
+                None => Some(self.rejected(response)),
+            },
+            401 => self.unauthorized(response),
+            461 if self.udp => Some(Outcome::NoUdp),
+            // Some servers do not know OPTIONS: what comes next will tell.
+            _ if self.state == State::Options && status != 404 => self.step(response),
+            _ => Some(self.rejected(response)),
+        }
+    }
+
+    fn unauthorized(&mut self, response: &Response) -> Option<Outcome> {
+        // A header that is there several times comes as one, with commas between.
+        let all = response.header(&headers::WWW_AUTHENTICATE).map(|v| v.as_str().to_owned()).unwrap_or_default();
+        let answer = Answer::choose(split_challenges(&all).into_iter());
+        self.refused += 1;
+        match (answer, self.last.take()) {
+            (Some(answer), Some((method, url, headers, body)))
+                if self.user.is_some() && self.refused <= MAX_REFUSED =>
+            {
+                (self.answer, self.answered) = (Some(answer), 0);
+                self.send(method, url, headers, body);
+                None
+            }
+            _ => Some(self.rejected(response)),
+        }
+    }
+
+    /// The server agrees: on to the next thing.
+    fn step(&mut self, response: &Response) -> Option<Outcome> {
+        self.refused = 0;
+        match self.state {
+            State::Options => {
+                let public = response.header(&headers::PUBLIC).map_or("", |v| v.as_str());
+                self.knows_get_parameter = public.contains("GET_PARAMETER");
+                let url = self.url.clone();
+                match self.purpose.clone() {
+                    Purpose::Play => {
+                        self.state = State::Describing;
+                        self.send("DESCRIBE", url, "Accept: application/sdp\r\n".into(), None);
+                    }
+                    Purpose::Record(presentation) => {
+                        self.state = State::Announcing;
+                        self.tracks = vec![None; presentation.tracks().len()];
+                        let sdp = presentation.to_sdp();
+                        self.presentation = Some(presentation);
+                        self.send("ANNOUNCE", url, String::new(), Some(sdp));
+                    }
+                }
+                None
+            }
+            State::Describing => {
+                let base = response.header(&headers::CONTENT_BASE).map(|v| v.as_str());
+                let base = base.or_else(|| response.header(&headers::CONTENT_LOCATION).map(|v| v.as_str()));
+                if let Some(base) = base.filter(|base| base.contains("://")) {
+                    self.base = base.trim().to_owned();
+                }
+                match Presentation::parse(response.body()) {
+                    Ok(presentation) => {
+                        self.tracks = vec![None; presentation.tracks().len()];
+                        self.presentation = Some(Arc::new(presentation));
+                        self.set_up(0)
+                    }
+                    Err(what) => {
+                        self.state = State::Ended;
+                        Some(Outcome::Rejected(what.into()))
+                    }
+                }
+            }
+            State::Announcing => self.set_up(0),
+            State::SettingUp(track) => self.was_set_up(track, response),
+            State::Starting => {
+                self.state = State::Running;
+                Some(Outcome::Ready)
+            }
+            State::Running | State::Ended => None,
+        }
+    }
+
+    fn set_up(&mut self, track: usize) -> Option<Outcome> {
+        if track >= self.tracks.len() {
+            self.state = State::Starting;
+            let (method, url) = match self.purpose {
+                Purpose::Play => ("PLAY", self.aggregate()),
+                Purpose::Record(_) => ("RECORD", self.url.clone()),
+            };
+            self.send(method, url, "Range: npt=0.000-\r\n".into(), None);
+            return None;
+        }
+        self.state = State::SettingUp(track);
+        if self.udp {
+            self.wants_ports = Some(track);
+            return None;
+        }
+        let number = u8::try_from(2 * track).unwrap_or(0); // few tracks
+        let transport = Transport { tcp: true, interleaved: Some((number, number + 1)), ..Transport::default() };
+        self.send_set_up(track, transport);
+        None
+    }
+
+    /// The ports for a track that is to travel over UDP.
+    pub(crate) fn offer_ports(&mut self, track: usize, ports: (u16, u16)) {
+        self.wants_ports = None;
+        self.send_set_up(track, Transport { client_port: Some(ports), ..Transport::default() });
+    }
+
+    fn send_set_up(&mut self, track: usize, mut transport: Transport) {
+        transport.record = matches!(self.purpose, Purpose::Record(_));
+        let url = self.track_url(track);
+        self.send("SETUP", url, format!("Transport: {transport}\r\n"), None);
+    }
+
+    fn was_set_up(&mut self, track: usize, response: &Response) -> Option<Outcome> {
+        let header = response.header(&headers::TRANSPORT).map_or("", |v| v.as_str());
+        let transport = Transport::parse_all(header).into_iter().next();
+        let Some(transport) = transport.filter(|transport| transport.tcp != self.udp) else {
+            return Some(if self.udp { Outcome::NoUdp } else { self.rejected(response) });
+        };
+        if self.udp {
+            self.tracks[track] = Some(SetUp::Udp);
+            let ports = transport.server_port;
+            self.set_up(track + 1);
+            return match ports {
+                Some(ports) => Some(Outcome::ServerPorts { track, ports }),
+                None if matches!(self.purpose, Purpose::Play) => Some(Outcome::ServerPorts { track, ports: (0, 0) }),
+                None => Some(self.rejected(response)),
+            };
+        }
+        let number = u8::try_from(2 * track).unwrap_or(0);
+        let (rtp, rtcp) = transport.interleaved.unwrap_or((number, number + 1));
+        self.tracks[track] = Some(SetUp::Tcp { rtp, rtcp });
+        self.set_up(track + 1)
+    }
+
+    /// The track that is to travel over UDP and waits for a pair of ports, if one does; see
+    /// [`ClientSession::offer_ports`].
+    pub(crate) fn wants_ports(&self) -> Option<usize> {
+        self.wants_ports
+    }
+
+    /// Tells the server that we are still there.
+    pub(crate) fn keep_alive(&mut self) {
+        if self.state == State::Running {
+            let url = self.aggregate();
+            self.send(if self.knows_get_parameter { "GET_PARAMETER" } else { "OPTIONS" }, url, String::new(), None);
+        }
+    }
+
+    /// Says goodbye.
+    pub(crate) fn end(&mut self) {
+        if self.session.is_some() && self.state != State::Ended {
+            let url = self.aggregate();
+            self.send("TEARDOWN", url, String::new(), None);
+        }
+        self.state = State::Ended;
+    }
+
+    /// The address of all tracks together.
+    fn aggregate(&self) -> String {
+        match self.purpose {
+            Purpose::Play => self.base.clone(),
+            Purpose::Record(_) => self.url.clone(),
+        }
+    }
+
+    /// The address of a track: absolute, or from the base.
+    fn track_url(&self, track: usize) -> String {
+        let own = Presentation::control(track);
+        let control = match (&self.purpose, &self.presentation) {
+            (Purpose::Play, Some(presentation)) => presentation.tracks().get(track).map_or("", |t| t.control.as_str()),
+            _ => own.as_str(),
+        };
+        match control {
+            "" | "*" => self.base.clone(),
+            absolute if absolute.contains("://") => absolute.to_owned(),
+            relative => format!("{}/{}", self.base.trim_end_matches('/'), relative.trim_start_matches('/')),
+        }
+    }
+
+    fn rejected(&mut self, response: &Response) -> Outcome {
+        self.state = State::Ended;
+        let reason: String = response.reason_phrase().chars().filter(|c| !c.is_control()).take(200).collect();
+        Outcome::Rejected(format!("{} {reason}", u16::from(response.status())))
+    }
+}
+
+/// Several challenges in one header: each begins with the name of a scheme.
+fn split_challenges(text: &str) -> Vec<&str> {
+    let mut starts: Vec<usize> = Vec::new();
+    let lower = text.to_ascii_lowercase();
+    for scheme in ["basic ", "digest "] {
+        starts.extend(lower.match_indices(scheme).map(|(at, _)| at).filter(|at| {
+            let before = lower.get(..*at).unwrap_or_default().trim_end();
+            before.is_empty() || before.ends_with(',')
+        }));
+    }
+    starts.sort_unstable();
+    let ends = starts.iter().copied().skip(1).chain([text.len()]);
+    starts
+        .iter()
+        .zip(ends)
+        .filter_map(|(start, end)| text.get(*start..end))
+        .map(|t| t.trim_end_matches([',', ' ']))
+        .collect()
+}

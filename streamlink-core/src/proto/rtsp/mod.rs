@@ -1,0 +1,44 @@
+//! RTSP 1.0 (RFC 2326).
+//!
+//! From the bottom up: [`Reader`], which turns bytes into requests, responses and interleaved frames; the `Transport`
+//! header; Basic and Digest authentication; [`ServerSession`] and [`ClientSession`].
+
+mod auth;
+mod client;
+mod message;
+mod server;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub(crate) use auth::{Challenges, User};
+pub(crate) use client::{ClientSession, Outcome, Purpose};
+pub(crate) use server::{Directory, Found, Request, ServerSession, SetUp};
+
+use message::{Item, Reader};
+
+/// What a peer did that ends its connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("too many requests without a result")]
+    TooManyRequests,
+}
+
+/// A status (RFC 2326 section 7.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status(pub(crate) u16, pub(crate) &'static str);
+
+impl Status {
+    pub(crate) const OK: Self = Self(200, "OK");
+    pub(crate) const BAD_REQUEST: Self = Self(400, "Bad Request");
+    pub(crate) const UNAUTHORIZED: Self = Self(401, "Unauthorized");
+    pub(crate) const FORBIDDEN: Self = Self(403, "Forbidden");
+    pub(crate) const NOT_FOUND: Self = Self(404, "Not Found");
+    pub(crate) const NOT_ENOUGH_BANDWIDTH: Self = Self(453, "Not Enough Bandwidth");
+    pub(crate) const SESSION_NOT_FOUND: Self = Self(454, "Session Not Found");
+    pub(crate) const NOT_VALID_IN_THIS_STATE: Self = Self(455, "Method Not Valid in This State");
+    pub(crate) const UNSUPPORTED_TRANSPORT: Self = Self(461, "Unsupported Transport");
+    pub(crate) const NOT_IMPLEMENTED: Self = Self(501, "Not Implemented");
+}

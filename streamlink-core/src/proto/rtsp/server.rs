@@ -1,0 +1,416 @@
+//! The side that was called: a client announces and records, or describes and plays.
+
+use super::{
+    Challenges, Fault, Item, Reader, Status, User,
+    auth::{Verdict, hex},
+    message,
+    transport::Transport,
+};
+use crate::media::rtsp::Presentation;
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use rtsp_types::{Method, headers};
+use std::{fmt::Write, sync::Arc};
+
+/// Requests before a client plays or records, at most.
+const MAX_REQUESTS: u32 = 128;
+/// Requests without the right password, at most.
+const MAX_REFUSED: u32 = 5;
+/// After how many seconds of silence a session ends, as clients are told.
+pub(crate) const SESSION_TIMEOUT: u32 = 60;
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// To send what it has announced. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
+    Publish { path: String, presentation: Arc<Presentation> },
+    /// To be sent the tracks that it has set up. Answer in the same way.
+    Play { path: String },
+    /// An interleaved frame.
+    Frame { channel: u8, data: Bytes },
+    /// It has ended its session.
+    End,
+}
+
+/// How a track travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SetUp {
+    /// In the connection, on these channels.
+    Tcp { rtp: u8, rtcp: u8 },
+    /// Over UDP; the directory knows where.
+    Udp,
+}
+
+/// What there is at a path.
+#[derive(Clone)]
+pub(crate) struct Found {
+    /// Who may; everybody, if nobody is named.
+    pub(crate) user: Option<User>,
+    /// What can be played.
+    pub(crate) presentation: Option<Arc<Presentation>>,
+    pub(crate) tcp: bool,
+    pub(crate) udp: bool,
+}
+
+/// What a session asks of its surroundings.
+pub(crate) trait Directory {
+    /// What there is at a path, for one who wants to publish or to play.
+    fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status>;
+    /// Opens a pair of ports for a track that is to travel over UDP, to or from these ports of the client.
+    fn open_udp(&mut self, track: usize, client: (u16, u16)) -> Option<(u16, u16)>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fresh,
+    /// A path is chosen.
+    Chosen,
+    /// Has asked to play or record, and waits for an answer.
+    Asked,
+    Running,
+    Ended,
+}
+
+/// A connection that a client has opened.
+pub(crate) struct ServerSession {
+    reader: Reader,
+    out: Vec<u8>,
+    challenges: Challenges,
+    id: String,
+    state: State,
+    requests: u32,
+    refused: u32,
+    publish: bool,
+    path: String,
+    found: Option<Found>,
+    tracks: Vec<Option<SetUp>>,
+    /// The number of the request that waits for an answer, and the address that it named.
+    asked: Option<(String, String)>,
+}
+
+impl ServerSession {
+    /// `random` makes the session's number and nonce.
+    pub(crate) fn new(random: fn(&mut [u8])) -> Self {
+        let mut id = [0; 8];
+        random(&mut id);
+        Self {
+            reader: Reader::default(),
+            out: Vec::new(),
+            challenges: Challenges::new(random),
+            id: hex(&id),
+            state: State::Fresh,
+            requests: 0,
+            refused: 0,
+            publish: false,
+            path: String::new(),
+            found: None,
+            tracks: Vec::new(),
+            asked: None,
+        }
+    }
+
+    /// More bytes have come.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.reader.push(bytes);
+    }
+
+    /// What is to be sent. It never stops in the middle of a message.
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// How the tracks travel; those that were not set up do not.
+    pub(crate) fn tracks(&self) -> &[Option<SetUp>] {
+        &self.tracks
+    }
+
+    /// The next thing that concerns the host.
+    ///
+    /// # Errors
+    /// When the client breaks the protocol.
+    pub(crate) fn next(&mut self, directory: &mut dyn Directory) -> Result<Option<Request>, Fault> {
+        while let Some(item) = self.reader.next()? {
+            let request = match item {
+                Item::Request(request) => self.request(&request, directory)?,
+                Item::Frame { channel, data } if self.state == State::Running => Some(Request::Frame { channel, data }),
+                Item::Frame { .. } | Item::Response(_) => None,
+            };
+            if request.is_some() {
+                return Ok(request);
+            }
+        }
+        Ok(None)
+    }
+
+    fn request(&mut self, request: &message::Request, directory: &mut dyn Directory) -> Result<Option<Request>, Fault> {
+        if self.state != State::Running {
+            self.requests += 1;
+            if self.requests > MAX_REQUESTS || self.refused > MAX_REFUSED {
+                return Err(Fault::TooManyRequests);
+            }
+        }
+        let cseq = request.header(&headers::CSEQ).map_or("0", |v| v.as_str()).to_owned();
+        let uri = request.request_uri().map(|uri| uri.as_str().to_owned()).unwrap_or_default();
+        let outcome = match request.method() {
+            Method::Options => {
+                self.respond(&cseq, Status::OK, PUBLIC, None);
+                Ok(())
+            }
+            Method::GetParameter | Method::SetParameter => {
+                let session = self.session();
+                self.respond(&cseq, Status::OK, &session, None);
+                Ok(())
+            }
+            Method::Describe => self.describe(&cseq, &uri, request, directory),
+            Method::Announce => self.announce(&cseq, &uri, request, directory)?,
+            Method::Setup => self.set_up(&cseq, &uri, request, directory),
+            Method::Play if !self.publish => return Ok(self.ask(cseq, uri)),
+            Method::Record if self.publish => return Ok(self.ask(cseq, uri)),
+            Method::Play | Method::Record => Err(Status::NOT_VALID_IN_THIS_STATE),
+            Method::Teardown => {
+                let session = self.session();
+                self.respond(&cseq, Status::OK, &session, None);
+                self.state = State::Ended;
+                return Ok(Some(Request::End));
+            }
+            _ => Err(Status::NOT_IMPLEMENTED),
+        };
+        if let Err(status) = outcome {
+            self.fail(&cseq, status);
+        }
+        Ok(None)
+    }
+
+    /// Looks whether a client may do what it wants; `Err` is the answer when it may not.
+    fn admit(
+        &mut self,
+        publish: bool,
+        path: &str,
+        request: &message::Request,
+        directory: &mut dyn Directory,
+    ) -> Result<Found, Status> {
+        let found = directory.find(publish, path)?;
+        if let Some(user) = &found.user {
+            let header = request.header(&headers::AUTHORIZATION).map(|value| value.as_str());
+            let method: &str = request.method().into();
+            match self.challenges.check(header, user, method) {
+                Verdict::Accepted => {}
+                Verdict::Stale => return Err(STALE),
+                Verdict::Refused => {
+                    // The first request comes without a password as a rule.
+                    self.refused += u32::from(header.is_some());
+                    return Err(Status::UNAUTHORIZED);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn describe(
+        &mut self,
+        cseq: &str,
+        uri: &str,
+        request: &message::Request,
+        directory: &mut dyn Directory,
+    ) -> Result<(), Status> {
+        if !matches!(self.state, State::Fresh | State::Chosen) {
+            return Err(Status::NOT_VALID_IN_THIS_STATE);
+        }
+        let path = path_of(request);
+        let found = self.admit(false, &path, request, directory)?;
+        let sdp = found.presentation.as_ref().ok_or(Status::NOT_FOUND)?.to_sdp();
+        self.choose(false, path, found);
+        let base = format!("Content-Base: {}/\r\n", uri.trim_end_matches('/'));
+        self.respond(cseq, Status::OK, &base, Some(&sdp));
+        Ok(())
+    }
+
+    fn announce(
+        &mut self,
+        cseq: &str,
+        _: &str,
+        request: &message::Request,
+        directory: &mut dyn Directory,
+    ) -> Result<Result<(), Status>, Fault> {
+        if self.state != State::Fresh {
+            return Ok(Err(Status::NOT_VALID_IN_THIS_STATE));
+        }
+        let path = path_of(request);
+        let mut found = match self.admit(true, &path, request, directory) {
+            Ok(found) => found,
+            Err(status) => return Ok(Err(status)),
+        };
+        let Ok(presentation) = Presentation::parse(request.body()) else { return Ok(Err(Status::BAD_REQUEST)) };
+        found.presentation = Some(Arc::new(presentation));
+        self.choose(true, path, found);
+        self.respond(cseq, Status::OK, "", None);
+        Ok(Ok(()))
+    }
+
+    fn choose(&mut self, publish: bool, path: String, found: Found) {
+        let count = found.presentation.as_ref().map_or(0, |p| p.tracks().len());
+        if self.path != path || self.tracks.len() != count {
+            self.tracks = vec![None; count];
+        }
+        (self.publish, self.path, self.found) = (publish, path, Some(found));
+        self.state = State::Chosen;
+    }
+
+    fn set_up(
+        &mut self,
+        cseq: &str,
+        uri: &str,
+        request: &message::Request,
+        directory: &mut dyn Directory,
+    ) -> Result<(), Status> {
+        if self.state == State::Fresh {
+            // Some clients know what there is without asking.
+            let path = path_of(request);
+            let base = path.rsplit_once("/trackID=").map_or(path.as_str(), |(base, _)| base).to_owned();
+            let found = self.admit(false, &base, request, directory)?;
+            self.choose(false, base, found);
+        }
+        if self.state != State::Chosen {
+            return Err(Status::NOT_VALID_IN_THIS_STATE);
+        }
+        let found = self.found.clone().ok_or(Status::SESSION_NOT_FOUND)?;
+        let presentation = found.presentation.as_ref().ok_or(Status::NOT_FOUND)?;
+        let track = self.track(uri, presentation).ok_or(Status::NOT_FOUND)?;
+        let header = request.header(&headers::TRANSPORT).ok_or(Status::UNSUPPORTED_TRANSPORT)?;
+        for mut transport in Transport::parse_all(header.as_str()) {
+            if transport.multicast || (transport.tcp && !found.tcp) || (!transport.tcp && !found.udp) {
+                continue;
+            }
+            let set_up = if transport.tcp {
+                let number = u8::try_from(2 * track).unwrap_or(0); // few tracks
+                let (rtp, rtcp) = transport.interleaved.unwrap_or((number, number + 1));
+                transport.interleaved = Some((rtp, rtcp));
+                let taken = |other: &Option<SetUp>| match other {
+                    Some(SetUp::Tcp { rtp: a, rtcp: b }) => [a, b].iter().any(|c| **c == rtp || **c == rtcp),
+                    _ => false,
+                };
+                if self.tracks.iter().enumerate().any(|(i, other)| i != track && taken(other)) {
+                    return Err(Status::UNSUPPORTED_TRANSPORT);
+                }
+                SetUp::Tcp { rtp, rtcp }
+            } else {
+                let Some(client) = transport.client_port.filter(|(a, b)| *a > 0 && *b > 0) else { continue };
+                transport.server_port = Some(directory.open_udp(track, client).ok_or(Status::NOT_ENOUGH_BANDWIDTH)?);
+                SetUp::Udp
+            };
+            transport.record = self.publish;
+            self.tracks[track] = Some(set_up);
+            let headers = format!("Transport: {transport}\r\n{}", self.session());
+            self.respond(cseq, Status::OK, &headers, None);
+            return Ok(());
+        }
+        Err(Status::UNSUPPORTED_TRANSPORT)
+    }
+
+    /// Which track an address names.
+    fn track(&self, uri: &str, presentation: &Presentation) -> Option<usize> {
+        let uri = uri.trim_end_matches('/');
+        let tracks = presentation.tracks();
+        if !self.publish {
+            let named = uri.rsplit_once("/trackID=").map(|(_, number)| number.parse::<usize>());
+            return match named {
+                Some(Ok(number)) => Some(number).filter(|number| *number < tracks.len()),
+                Some(Err(_)) => None,
+                None => (tracks.len() == 1).then_some(0),
+            };
+        }
+        let named = tracks.iter().position(|track| !track.control.is_empty() && uri.ends_with(&track.control));
+        // Without names, in their order.
+        named.or_else(|| self.tracks.iter().position(Option::is_none).filter(|at| tracks[*at].control.is_empty()))
+    }
+
+    fn ask(&mut self, cseq: String, uri: String) -> Option<Request> {
+        match (self.state, self.found.as_ref().and_then(|found| found.presentation.clone())) {
+            (State::Chosen, Some(presentation)) if self.tracks.iter().any(Option::is_some) => {
+                self.state = State::Asked;
+                self.asked = Some((cseq, uri));
+                let path = self.path.clone();
+                Some(match self.publish {
+                    true => Request::Publish { path, presentation },
+                    false => Request::Play { path },
+                })
+            }
+            (State::Running, _) => {
+                let session = self.session();
+                self.respond(&cseq, Status::OK, &session, None);
+                None
+            }
+            _ => {
+                self.fail(&cseq, Status::NOT_VALID_IN_THIS_STATE);
+                None
+            }
+        }
+    }
+
+    /// Lets the client do what it has asked for.
+    pub(crate) fn accept(&mut self) {
+        let Some((cseq, uri)) = self.asked.take() else { return };
+        let mut headers = self.session();
+        if !self.publish {
+            headers.push_str("Range: npt=now-\r\nRTP-Info: ");
+            let base = uri.trim_end_matches('/');
+            let set_up = self.tracks.iter().enumerate().filter(|(_, set_up)| set_up.is_some());
+            let names: Vec<String> =
+                set_up.map(|(track, _)| format!("url={base}/{}", Presentation::control(track))).collect();
+            headers.push_str(&names.join(","));
+            headers.push_str("\r\n");
+        }
+        self.state = State::Running;
+        self.respond(&cseq, Status::OK, &headers, None);
+    }
+
+    /// Turns the client away; send what is left, and close.
+    pub(crate) fn refuse(&mut self, status: Status) {
+        if let Some((cseq, _)) = self.asked.take() {
+            self.fail(&cseq, status);
+        }
+        self.state = State::Ended;
+    }
+
+    fn session(&self) -> String {
+        format!("Session: {};timeout={SESSION_TIMEOUT}\r\n", self.id)
+    }
+
+    fn fail(&mut self, cseq: &str, status: Status) {
+        match status {
+            Status::UNAUTHORIZED => {
+                let headers = self.challenges.headers(false);
+                self.respond(cseq, status, &headers, None);
+            }
+            STALE => {
+                let headers = self.challenges.headers(true);
+                self.respond(cseq, Status::UNAUTHORIZED, &headers, None);
+            }
+            _ => self.respond(cseq, status, "", None),
+        }
+    }
+
+    /// `cseq` comes from the peer: nothing of it but digits goes back.
+    fn respond(&mut self, cseq: &str, Status(code, reason): Status, headers: &str, body: Option<&str>) {
+        let cseq: String = cseq.chars().filter(char::is_ascii_digit).take(20).collect();
+        let mut text = format!("RTSP/1.0 {code} {reason}\r\nCSeq: {cseq}\r\nServer: StreamLink\r\n{headers}");
+        // Writing to a String does not fail.
+        let _ = match body {
+            Some(sdp) => write!(text, "Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}", sdp.len()),
+            None => write!(text, "\r\n"),
+        };
+        self.out.extend(text.into_bytes());
+    }
+}
+
+const PUBLIC: &str =
+    "Public: OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, RECORD, GET_PARAMETER, SET_PARAMETER, TEARDOWN\r\n";
+
+/// Unauthorized, but only for the nonce.
+const STALE: Status = Status(401, "Unauthorized (stale)");
+
+/// The path of a request, decoded, without slashes around it.
+fn path_of(request: &message::Request) -> String {
+    let path = request.request_uri().map(|uri| uri.path()).unwrap_or_default();
+    percent_decode_str(path).decode_utf8_lossy().trim_matches('/').to_owned()
+}

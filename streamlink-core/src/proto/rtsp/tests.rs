@@ -1,0 +1,225 @@
+//! Client and server sessions against each other, and hostile ones.
+
+use super::*;
+use crate::media::rtsp::Presentation;
+use message::{Item, Reader};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+fn random(bytes: &mut [u8]) {
+    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
+}
+
+const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=No Name\r\nt=0 0\r\n\
+    m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:streamid=0\r\n\
+    m=audio 0 RTP/AVP 97\r\na=rtpmap:97 MPEG4-GENERIC/48000/2\r\na=control:streamid=1\r\n";
+
+fn presentation() -> Arc<Presentation> {
+    Arc::new(Presentation::parse(SDP.as_bytes()).unwrap())
+}
+
+struct House {
+    user: Option<User>,
+    presentation: Option<Arc<Presentation>>,
+    tcp: bool,
+    udp: bool,
+    opened: Vec<(usize, (u16, u16))>,
+}
+
+impl Default for House {
+    fn default() -> Self {
+        Self { user: None, presentation: Some(presentation()), tcp: true, udp: true, opened: Vec::new() }
+    }
+}
+
+impl Directory for House {
+    fn find(&mut self, _: bool, path: &str) -> Result<Found, Status> {
+        match path {
+            "cam/1" => Ok(Found {
+                user: self.user.clone(),
+                presentation: self.presentation.clone(),
+                tcp: self.tcp,
+                udp: self.udp,
+            }),
+            _ => Err(Status::NOT_FOUND),
+        }
+    }
+
+    fn open_udp(&mut self, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
+        self.opened.push((track, client));
+        Some((8000 + 2 * track as u16, 8001 + 2 * track as u16))
+    }
+}
+
+/// Carries bytes to and fro in pieces of `step`, until nothing moves.
+fn run(
+    server: &mut ServerSession,
+    client: &mut ClientSession,
+    house: &mut House,
+    step: usize,
+) -> (Vec<Request>, Vec<Outcome>) {
+    let (mut requests, mut outcomes) = (Vec::new(), Vec::new());
+    loop {
+        let up = client.take_output();
+        for piece in up.chunks(step) {
+            server.push(piece);
+            while let Some(request) = server.next(house).unwrap() {
+                if matches!(request, Request::Publish { .. } | Request::Play { .. }) {
+                    server.accept();
+                }
+                requests.push(request);
+            }
+        }
+        let down = server.take_output();
+        for piece in down.chunks(step) {
+            client.push(piece);
+            while let Some(outcome) = client.next().unwrap() {
+                outcomes.push(outcome);
+            }
+            if let Some(track) = client.wants_ports() {
+                client.offer_ports(track, (5000, 5001));
+            }
+        }
+        if up.is_empty() && down.is_empty() {
+            return (requests, outcomes);
+        }
+    }
+}
+
+const URL: &str = "rtsp://127.0.0.1:8554/cam/1";
+
+#[test]
+fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
+    for (udp, step) in [(false, 1), (false, 100_000), (true, 7), (true, 100_000)] {
+        let (mut server, mut house) = (ServerSession::new(random), House::default());
+        let mut client = ClientSession::new(Purpose::Play, URL, None, udp);
+        let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
+        assert_eq!(requests, [Request::Play { path: "cam/1".into() }]);
+        assert_eq!(outcomes.last(), Some(&Outcome::Ready), "{outcomes:?}");
+        assert_eq!(server.tracks(), client.tracks());
+        assert_eq!(house.opened.len(), if udp { 2 } else { 0 });
+        assert!(client.presentation().unwrap().tracks()[1].control == "trackID=1");
+        client.keep_alive();
+        assert_eq!(run(&mut server, &mut client, &mut house, step), (vec![], vec![]));
+        client.end();
+        assert_eq!(run(&mut server, &mut client, &mut house, step).0, [Request::End]);
+
+        let (mut server, mut house) = (ServerSession::new(random), House::default());
+        let mut client = ClientSession::new(Purpose::Record(presentation()), URL, None, udp);
+        let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
+        assert!(matches!(&requests[..], [Request::Publish { path, .. }] if path == "cam/1"), "{requests:?}");
+        assert_eq!(outcomes.last(), Some(&Outcome::Ready));
+        assert!(server.tracks().iter().all(Option::is_some));
+        if !udp {
+            let frame = [b'$', 2, 0, 3, 1, 2, 3];
+            server.push(&frame);
+            let got = server.next(&mut house).unwrap();
+            assert_eq!(got, Some(Request::Frame { channel: 2, data: vec![1, 2, 3].into() }));
+        }
+    }
+}
+
+#[test]
+fn passwords_are_asked_for_and_given() {
+    let user = |password: &str| Some(User { name: "me".into(), password: password.into() });
+    let mut house = House { user: user("secret"), ..House::default() };
+    for (given, good) in [(user("secret"), true), (user("guess"), false), (None, false)] {
+        let mut server = ServerSession::new(random);
+        let mut client = ClientSession::new(Purpose::Play, URL, given, false);
+        let (requests, outcomes) = run(&mut server, &mut client, &mut house, 1000);
+        assert_eq!(requests.len(), usize::from(good));
+        match outcomes.last() {
+            Some(Outcome::Ready) => assert!(good),
+            Some(Outcome::Rejected(what)) => assert!(!good && what.starts_with("401"), "{what}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_or_not_offered_is_refused() {
+    let mut house = House { udp: false, ..House::default() };
+    let mut server = ServerSession::new(random);
+    let mut client = ClientSession::new(Purpose::Play, URL, None, true);
+    let (_, outcomes) = run(&mut server, &mut client, &mut house, 1000);
+    assert_eq!(outcomes, [Outcome::NoUdp]);
+    let mut client = ClientSession::new(Purpose::Play, "rtsp://127.0.0.1/other", None, false);
+    let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
+    assert_eq!(outcomes, [Outcome::Rejected("404 Not Found".into())]);
+    house.presentation = None;
+    let mut client = ClientSession::new(Purpose::Play, URL, None, false);
+    let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
+    assert_eq!(outcomes, [Outcome::Rejected("404 Not Found".into())]);
+}
+
+fn say(text: &str) -> (ServerSession, Result<Option<Request>, Fault>, String) {
+    let mut server = ServerSession::new(random);
+    server.push(text.as_bytes());
+    let result = server.next(&mut House::default());
+    let said = String::from_utf8(server.take_output()).unwrap();
+    (server, result, said)
+}
+
+#[test]
+fn requests_out_of_turn_and_endless_ones_are_refused() {
+    let (_, result, said) = say("PLAY rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 3\r\n\r\n");
+    assert!(result == Ok(None) && said.starts_with("RTSP/1.0 455 ") && said.contains("CSeq: 3\r\n"), "{said}");
+    let (_, result, said) = say("SETUP rtsp://h/cam/1/trackID=9 RTSP/1.0\r\nCSeq: 1\r\nTransport: RTP/AVP/TCP\r\n\r\n");
+    assert!(result == Ok(None) && said.starts_with("RTSP/1.0 404 "), "{said}");
+    let (_, result, said) =
+        say("SETUP rtsp://h/cam/1/trackID=0 RTSP/1.0\r\nCSeq: 1\r\nTransport: RTP/AVP;multicast\r\n\r\n");
+    assert!(result == Ok(None) && said.starts_with("RTSP/1.0 461 "), "{said}");
+    let (_, result, said) = say("PAUSE rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n");
+    assert!(result == Ok(None) && said.starts_with("RTSP/1.0 501 "), "{said}");
+    assert_eq!(say(&"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n".repeat(200)).1, Err(Fault::TooManyRequests));
+    let endless = format!("OPTIONS * RTSP/1.0\r\nX: {}", "y".repeat(20_000));
+    assert_eq!(say(&endless).1, Err(Fault::Malformed("a header that is too long")));
+    let long = format!(
+        "ANNOUNCE rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 4000000000\r\n\r\n{}",
+        "z".repeat(90_000)
+    );
+    assert_eq!(say(&long).1, Err(Fault::Malformed("a body that is too long")));
+    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(Fault::Malformed("what is no RTSP")));
+    // What a peer says is not repeated to others, nor to itself.
+    let (_, _, said) = say("OPTIONS * RTSP/1.0\r\nCSeq: 7\u{b}Evil: x\r\n\r\n");
+    assert!(!said.contains("Evil"), "{said}");
+}
+
+proptest! {
+    #[test]
+    fn any_split_gives_the_same_messages(mut splits in prop::collection::vec(0usize..700, 0..30), frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..5)) {
+        let mut bytes = b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n\r\n".to_vec();
+        for frame in &frames {
+            bytes.extend([b'$', 1, 0, frame.len() as u8]);
+            bytes.extend(frame);
+        }
+        bytes.extend(format!("ANNOUNCE rtsp://h/p RTSP/1.0\r\nCSeq: 2\r\nContent-Length: {}\r\n\r\n{SDP}", SDP.len()).into_bytes());
+        let read = |splits: &[usize]| {
+            let (mut reader, mut items, mut from) = (Reader::default(), Vec::<Item>::new(), 0);
+            for to in splits.iter().copied().filter(|s| *s < bytes.len()).chain([bytes.len()]) {
+                reader.push(&bytes[from..to]);
+                from = to;
+                while let Some(item) = reader.next().unwrap() {
+                    items.push(item);
+                }
+            }
+            items
+        };
+        splits.sort_unstable();
+        let whole = read(&[]);
+        prop_assert_eq!(whole.len(), 2 + frames.len());
+        prop_assert_eq!(read(&splits), whole);
+    }
+
+    #[test]
+    fn any_bytes_are_handled_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..500), text in "(OPTIONS|SETUP|PLAY|ANNOUNCE|\\$|RTSP/1.0 [0-9]{3} OK| |rtsp://h/cam/1|CSeq: [0-9]|Transport: .{0,30}|\r\n|\r\n\r\n|.){0,60}") {
+        for input in [&bytes[..], text.as_bytes()] {
+            let mut server = ServerSession::new(random);
+            server.push(input);
+            while let Ok(Some(_)) = server.next(&mut House::default()) {}
+            let mut client = ClientSession::new(Purpose::Play, URL, None, false);
+            client.push(input);
+            while let Ok(Some(_)) = client.next() {}
+        }
+    }
+}

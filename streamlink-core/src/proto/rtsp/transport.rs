@@ -1,0 +1,71 @@
+//! The `Transport` header (RFC 2326 section 12.39).
+
+/// One way for a track to travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Transport {
+    /// Interleaved in the connection; otherwise over UDP.
+    pub(crate) tcp: bool,
+    pub(crate) multicast: bool,
+    /// The channels of RTP and RTCP.
+    pub(crate) interleaved: Option<(u8, u8)>,
+    /// The ports of the client for RTP and RTCP.
+    pub(crate) client_port: Option<(u16, u16)>,
+    pub(crate) server_port: Option<(u16, u16)>,
+    pub(crate) record: bool,
+}
+
+/// `a-b`, or `a`, which stands for `a` and the next.
+fn pair<T: std::str::FromStr + Copy>(text: &str, next: impl Fn(T) -> Option<T>) -> Option<(T, T)> {
+    match text.split_once('-') {
+        Some((a, b)) => Some((a.parse().ok()?, b.parse().ok()?)),
+        None => {
+            let first = text.parse().ok()?;
+            Some((first, next(first)?))
+        }
+    }
+}
+
+impl Transport {
+    /// Reads the ways that a header offers, in the order of preference; those that are unknown are left out.
+    pub(crate) fn parse_all(header: &str) -> Vec<Transport> {
+        header.split(',').take(16).filter_map(Self::parse).collect()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.trim().split(';');
+        let tcp = match parts.next()?.trim().to_ascii_uppercase().as_str() {
+            "RTP/AVP/TCP" => true,
+            "RTP/AVP" | "RTP/AVP/UDP" => false,
+            _ => return None,
+        };
+        let mut transport = Transport { tcp, ..Transport::default() };
+        for part in parts {
+            let (key, value) = part.trim().split_once('=').unwrap_or((part.trim(), ""));
+            match key.to_ascii_lowercase().as_str() {
+                "multicast" => transport.multicast = true,
+                "interleaved" => transport.interleaved = pair(value, |a: u8| a.checked_add(1)),
+                "client_port" => transport.client_port = pair(value, |a: u16| a.checked_add(1)),
+                "server_port" => transport.server_port = pair(value, |a: u16| a.checked_add(1)),
+                "mode" => transport.record = value.trim_matches('"').eq_ignore_ascii_case("record"),
+                _ => {}
+            }
+        }
+        Some(transport)
+    }
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.tcp { "RTP/AVP/TCP;unicast" } else { "RTP/AVP;unicast" })?;
+        if let Some((a, b)) = self.interleaved {
+            write!(f, ";interleaved={a}-{b}")?;
+        }
+        if let Some((a, b)) = self.client_port {
+            write!(f, ";client_port={a}-{b}")?;
+        }
+        if let Some((a, b)) = self.server_port {
+            write!(f, ";server_port={a}-{b}")?;
+        }
+        if self.record { f.write_str(";mode=record") } else { Ok(()) }
+    }
+}
