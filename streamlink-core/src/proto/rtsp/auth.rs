@@ -111,8 +111,9 @@ impl Challenges {
             let (nonce, name) = (&self.nonce, algorithm.name());
             format!("WWW-Authenticate: Digest realm=\"{REALM}\", nonce=\"{nonce}\", algorithm={name}{stale}\r\n")
         };
-        // Clients take the first that they know; old ones know MD5 alone, and some stumble over what they do not know.
-        format!("{}{}WWW-Authenticate: Basic realm=\"{REALM}\"\r\n", digest(Algorithm::Md5), digest(Algorithm::Sha256))
+        // In the order of preference (RFC 7616 section 3.7). Clients that know MD5 alone take the first and ignore its
+        // algorithm (live555), or the last (FFmpeg): either way they answer with MD5, which is right for one nonce.
+        format!("{}{}WWW-Authenticate: Basic realm=\"{REALM}\"\r\n", digest(Algorithm::Sha256), digest(Algorithm::Md5))
     }
 
     /// Checks an `Authorization` header.

@@ -1,0 +1,476 @@
+//! RTSP with real programs: ffmpeg and GStreamer as clients that record and play, and gst-rtsp-server as the server.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use streamlink_core::{
+    Credentials, Event, LossReason, Output, OutputEdit, Packet, RefusalReason, RtspTransport, Source, State,
+};
+use streamlink_tests::{
+    clip, eventually,
+    media::{self, pictures},
+    peer::{self, Peer},
+    rig::{Recording, Rig, free_port, text},
+};
+
+/// The clip in a container whose codecs need no headers in the stream.
+fn mp4(folder: &Path) -> PathBuf {
+    let file = folder.join("clip.mp4");
+    media::make(&clip(), &["-map", "0", "-c", "copy", "-bsf:a", "aac_adtstoasc"], &file);
+    file
+}
+
+fn publish(file: &Path, transport: &str, url: &str) -> Peer {
+    media::play(file, &["-map", "0", "-c", "copy", "-f", "rtsp", "-rtsp_transport", transport, url])
+}
+
+/// Plays, and writes the checksums of the pictures into a file.
+fn watch(transport: &str, url: &str, to: &Path) -> Peer {
+    let arguments = ["-v", "error", "-nostdin", "-y", "-rtsp_transport", transport, "-i", url, "-map", "0:v"];
+    let rest = ["-fps_mode", "passthrough", "-flush_packets", "1", "-f", "framemd5", text(to)];
+    Peer::start("ffmpeg", &[&arguments[..], &rest].concat())
+}
+
+fn sums(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let rows = text.lines().filter(|line| !line.starts_with('#'));
+    rows.filter_map(|line| line.rsplit(',').next()).map(|sum| sum.trim().to_owned()).collect()
+}
+
+/// A player that came while the clip ran has pictures from a key frame on, one after the other; its decoder keeps the
+/// last of them to itself.
+fn check_run(sums_file: &Path, original: &[String], player: &Peer) {
+    let got =
+        eventually(&format!("pictures: {}", player.output()), || Some(sums(sums_file)).filter(|got| got.len() > 40));
+    let at = original.iter().position(|sum| *sum == got[0]).expect("a picture of the original");
+    assert!(at % 25 == 0 && original[at..].starts_with(&got), "{}: {at} {}", sums_file.display(), got.len());
+}
+
+fn recorded() -> Source {
+    Source::rtsp_listener("in", "127.0.0.1:0", "cam/1").into()
+}
+
+#[test]
+fn ffmpeg_records_to_us_and_plays_from_us_over_tcp_and_udp_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    let original = pictures(&file);
+    for transport in ["tcp", "udp"] {
+        let rig = Rig::start(
+            recorded(),
+            vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into(), Output::tap("tap").into()],
+        );
+        let tap = Recording::start(&rig);
+        let mut publisher = publish(&file, transport, &rig.input());
+        rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+        let files = [rig.file("tcp.md5"), rig.file("udp.md5")];
+        let url = rig.playback();
+        let players = [watch("tcp", &url, &files[0]), watch("udp", &url, &files[1])];
+        assert!(publisher.finish().success(), "{}", publisher.output());
+        let packets = tap.finish_packets(&rig);
+        let stats = rig.running.stats();
+        assert_eq!(stats.sources[0].media.as_deref(), Some("H.264, AAC"));
+        assert_eq!((stats.sources[0].lost, stats.sources[0].dropped, stats.outputs[0].dropped), (0, 0, 0));
+        assert!(packets.iter().any(|p| p.data()[1] == 200), "sender reports are handed on");
+        for (file, player) in files.iter().zip(players) {
+            check_run(file, &original, &player);
+        }
+        rig.stop();
+    }
+}
+
+#[test]
+fn codecs_of_all_kinds_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, arguments, description) in [
+        (
+            "hevc.mkv",
+            &[
+                "-c:v",
+                "libx265",
+                "-x265-params",
+                "log-level=none",
+                "-preset",
+                "ultrafast",
+                "-g",
+                "25",
+                "-c:a",
+                "libopus",
+            ][..],
+            "HEVC, Opus",
+        ),
+        ("pcmu.mkv", &["-c:v", "copy", "-c:a", "pcm_mulaw", "-ar", "8000", "-ac", "1"], "H.264, G.711 µ-law"),
+    ] {
+        let file = folder.path().join(name);
+        media::make(&clip(), &[&["-map", "0"], arguments].concat(), &file);
+        let rig = Rig::start(recorded(), vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into()]);
+        let publisher = publish(&file, "tcp", &rig.input());
+        rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+        assert_eq!(rig.running.stats().sources[0].media.as_deref(), Some(description));
+        let sums_file = rig.file("got.md5");
+        let player = watch("tcp", &rig.playback(), &sums_file);
+        let original = pictures(&file);
+        check_run(&sums_file, &original, &player);
+        drop((player, publisher));
+        rig.stop();
+    }
+}
+
+#[test]
+fn gstreamer_records_to_us_and_plays_from_us() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    let rig = Rig::start(
+        recorded(),
+        vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into(), Output::tap("tap").into()],
+    );
+    let (from, to) = (format!("location={}", text(&file)), format!("location={}", rig.input()));
+    let mut publisher = Peer::start(
+        "gst-launch-1.0",
+        &[
+            "-q",
+            "filesrc",
+            &from,
+            "!",
+            "qtdemux",
+            "name=d",
+            "rtspclientsink",
+            "name=s",
+            &to,
+            "protocols=tcp",
+            "d.video_0",
+            "!",
+            "queue",
+            "!",
+            "h264parse",
+            "!",
+            "s.",
+            "d.audio_0",
+            "!",
+            "queue",
+            "!",
+            "aacparse",
+            "!",
+            "s.",
+        ],
+    );
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    let got = rig.file("got.h264");
+    let (from, to) = (format!("location={}", rig.playback()), format!("location={}", text(&got)));
+    let player = Peer::start(
+        "gst-launch-1.0",
+        &[
+            "-q",
+            "rtspsrc",
+            &from,
+            "protocols=tcp",
+            "latency=0",
+            "!",
+            "application/x-rtp,media=video",
+            "!",
+            "rtph264depay",
+            "!",
+            "video/x-h264,stream-format=byte-stream",
+            "!",
+            "filesink",
+            &to,
+            "buffer-mode=unbuffered",
+        ],
+    );
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    rig.source_lost();
+    let original = pictures(&file);
+    let got = eventually("the end of the clip", || {
+        let got = if fs::metadata(&got).is_ok_and(|m| m.len() > 100_000) { pictures(&got) } else { Vec::new() };
+        (got.len() > 60 && original.ends_with(&got)).then_some(got)
+    });
+    assert_eq!(got.len() % 25, 0, "whole groups of pictures");
+    drop(player);
+    rig.stop();
+}
+
+fn server(port: u16, play: &Path, record: &Path, password: Option<&str>) -> Peer {
+    let script = streamlink_tests::root().join("tests/peers/rtsp_server.py");
+    let port = port.to_string();
+    let mut arguments = vec![text(&script), &port, text(play), text(record)];
+    arguments.extend(password.into_iter().flat_map(|password| ["me", password]));
+    let peer = Peer::start("/usr/bin/python3", &arguments);
+    peer.wait_for("ready");
+    peer
+}
+
+#[test]
+fn we_pull_from_gst_rtsp_server_and_push_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    let original = pictures(&file);
+    for (transport, password) in
+        [(RtspTransport::Auto, None), (RtspTransport::Tcp, Some("secret")), (RtspTransport::Udp, Some("secret"))]
+    {
+        let port = free_port();
+        let target = folder.path().join(format!("recorded-{transport}.h264"));
+        let server = server(port, &file, &target, password);
+        let login = password.map(|password| format!("me:{password}@")).unwrap_or_default();
+        // Out of the server, through a flow, into the server.
+        let record = match transport {
+            RtspTransport::Udp => RtspTransport::Udp,
+            _ => RtspTransport::Tcp,
+        };
+        let rig = Rig::start(
+            Source::rtsp_caller("in", &format!("rtsp://{login}127.0.0.1:{port}/play")).transport(transport),
+            vec![
+                Output::rtsp_caller("out", &format!("rtsp://{login}127.0.0.1:{port}/record")).transport(record).into(),
+                Output::tap("tap").into(),
+            ],
+        );
+        eventually("both connections", || {
+            let stats = rig.running.stats();
+            (stats.sources[0].state == State::Connected && stats.outputs[0].state == State::Connected).then_some(())
+        });
+        // The server does not always say that the file has ended; nothing more comes then.
+        let mut last = 0;
+        eventually("the end", || {
+            std::thread::sleep(Duration::from_millis(800));
+            let now = rig.running.stats().outputs[0].packets;
+            (std::mem::replace(&mut last, now) == now && now > 100).then_some(())
+        });
+        let stats = rig.running.stats();
+        assert_eq!(stats.sources[0].lost, 0, "{transport}");
+        rig.stop();
+        let got = eventually("what was recorded", || {
+            let got =
+                if fs::metadata(&target).is_ok_and(|m| m.len() > 100_000) { pictures(&target) } else { Vec::new() };
+            (got.len() >= 70).then_some(got)
+        });
+        // The recorder begins with the first key frame that it was sent, and may lack some of the last few.
+        let at = original.iter().position(|sum| *sum == got[0]).expect("a picture of the original");
+        assert!(at % 25 == 0 && original[at..].starts_with(&got[..got.len() - 5]), "{transport}: {at} {}", got.len());
+        drop(server);
+    }
+}
+
+#[test]
+fn passwords_paths_and_lists_decide_who_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    let credentials = || Credentials::new("me", "secret").unwrap();
+    let rig = Rig::start(
+        Source::rtsp_listener("in", "127.0.0.1:0", "cam/1").credentials(credentials()),
+        vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").credentials(credentials()).max_players(1).into()],
+    );
+    let with = |url: &str, login: &str| url.replace("rtsp://", &format!("rtsp://{login}@"));
+    let (input, playback) = (rig.input(), rig.playback());
+    for wrong in [input.clone(), with(&input, "me:guess")] {
+        let mut publisher = publish(&file, "tcp", &wrong);
+        assert!(!publisher.finish().success() && publisher.output().contains("401"), "{}", publisher.output());
+    }
+    let mut publisher = publish(&file, "tcp", &with(&input.replace("cam/1", "cam/2"), "me:secret"));
+    assert!(!publisher.finish().success() && publisher.output().contains("404"), "{}", publisher.output());
+    let publisher = publish(&file, "tcp", &with(&input, "me:secret"));
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    let refused = |wanted: RefusalReason| {
+        rig.event(|e| match e {
+            Event::PeerRefused { reason, .. } if reason == wanted => Some(()),
+            _ => None,
+        })
+    };
+    let mut second = publish(&file, "tcp", &with(&input, "me:secret"));
+    refused(RefusalReason::InUse);
+    assert!(!second.finish().success());
+    let mut player = watch("tcp", &with(&playback, "me:secret"), &rig.file("a.md5"));
+    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    let mut third = watch("tcp", &with(&playback, "me:secret"), &rig.file("b.md5"));
+    refused(RefusalReason::TooManyPeers);
+    assert!(!third.finish().success());
+    let mut wrong = watch("tcp", &playback, &rig.file("c.md5"));
+    assert!(!wrong.finish().success() && wrong.output().contains("401"), "{}", wrong.output());
+    rig.running.edit_output("out", OutputEdit::new().allow("192.0.2.0/24".parse().unwrap())).unwrap();
+    rig.event(|e| matches!(e, Event::OutputLost { reason: LossReason::NoLongerAllowed, .. }).then_some(()));
+    player.finish();
+    assert_eq!(rig.running.stats().outputs[0].state, State::Waiting);
+    drop(publisher);
+    rig.stop();
+}
+
+/// A client that does as little as it must.
+struct Bare(TcpStream, u32);
+
+impl Bare {
+    fn connect(rig: &Rig) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", rig.input_port())).unwrap();
+        stream.set_read_timeout(Some(streamlink_tests::PATIENCE)).unwrap();
+        Self(stream, 0)
+    }
+
+    fn ask(&mut self, request: &str, headers: &str, body: &str) -> String {
+        self.1 += 1;
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        write!(self.0, "{request} RTSP/1.0\r\nCSeq: {}\r\n{headers}{length}\r\n{body}", self.1).unwrap();
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while !answer.ends_with(b"\r\n\r\n") {
+            self.0.read_exact(&mut byte).unwrap();
+            answer.push(byte[0]);
+        }
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 0 RTP/AVP 0\r\na=control:track\r\n";
+
+fn rtp(sequence: u16) -> Vec<u8> {
+    let mut packet = vec![0x80, 0];
+    packet.extend(sequence.to_be_bytes());
+    packet.extend((u32::from(sequence) * 160).to_be_bytes());
+    packet.extend([0, 0, 0, 7]);
+    packet.extend([sequence as u8; 160]);
+    packet
+}
+
+#[test]
+fn strangers_and_unknown_channels_cost_nothing_and_disorder_over_udp_is_put_right() {
+    let rig = Rig::start(recorded(), vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&rig);
+    let url = rig.input();
+    let media = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = media.local_addr().unwrap().port();
+    let mut client = Bare::connect(&rig);
+    assert!(client.ask(&format!("ANNOUNCE {url}"), "Content-Type: application/sdp\r\n", SDP).contains("200"));
+    let transport = format!("Transport: RTP/AVP;unicast;client_port={port}-{};mode=record\r\n", port.wrapping_add(1));
+    let answer = client.ask(&format!("SETUP {url}/track"), &transport, "");
+    let ports = answer.split("server_port=").nth(1).expect("ports").split(['-', ';', '\r']).next().unwrap();
+    let server: u16 = ports.parse().unwrap();
+    assert!(client.ask(&format!("RECORD {url}"), "", "").contains("200"));
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for i in 0..1000u16 {
+        for _ in 0..3 {
+            stranger.send_to(&rtp(60_000 + i % 100), ("127.0.0.1", server)).unwrap();
+        }
+        // Pairs arrive in the wrong order, but for the first.
+        media.send_to(&rtp(if i < 2 { i } else { i ^ 1 }), ("127.0.0.1", server)).unwrap();
+        if i % 50 == 0 {
+            media.send_to(b"garbage", ("127.0.0.1", server)).unwrap();
+        }
+        streamlink_tests::rtp::pause();
+    }
+    eventually("all packets", || (tap.packets().len() >= 1000).then_some(()));
+    let got: Vec<u16> = tap.packets().iter().map(|p| u16::from_be_bytes([p.data()[2], p.data()[3]])).collect();
+    assert_eq!(got, (0..1000).collect::<Vec<u16>>());
+    let stats = rig.running.stats().sources[0].clone();
+    assert_eq!((stats.lost, stats.malformed), (0, 20));
+    assert!(stats.refused > 100, "{}", stats.refused);
+    // Frames of a channel that was not agreed on are passed over; then the session ends in order.
+    client.0.write_all(&[b'$', 77, 0, 4, 1, 2, 3, 4]).unwrap();
+    assert!(client.ask(&format!("TEARDOWN {url}"), "", "").contains("200"));
+    rig.source_lost();
+    rig.stop();
+}
+
+#[test]
+fn a_source_that_comes_back_goes_on_in_numbers_and_players_stay() {
+    let rig = Rig::start(
+        recorded(),
+        vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into(), Output::tap("tap").into()],
+    );
+    let tap = Recording::start(&rig);
+    let url = rig.input();
+    let session = |from: u16| {
+        let mut client = Bare::connect(&rig);
+        client.ask(&format!("ANNOUNCE {url}"), "Content-Type: application/sdp\r\n", SDP);
+        client.ask(&format!("SETUP {url}/track"), "Transport: RTP/AVP/TCP;unicast;interleaved=0-1;mode=record\r\n", "");
+        assert!(client.ask(&format!("RECORD {url}"), "", "").contains("200"));
+        for i in from..from + 10 {
+            let packet = rtp(i);
+            client.0.write_all(&[&[b'$', 0, 0, packet.len() as u8][..], &packet].concat()).unwrap();
+        }
+        client
+    };
+    let first = session(100);
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    eventually("ten packets", || (tap.packets().len() >= 10).then_some(()));
+    let port: u16 = rig.playback().rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
+    let mut player = Bare(TcpStream::connect(("127.0.0.1", port)).unwrap(), 0);
+    let play = rig.playback();
+    assert!(player.ask(&format!("DESCRIBE {play}"), "", "").contains("application/sdp"));
+    drop(first);
+    rig.source_lost();
+    let second = session(5000);
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    eventually("ten more", || (tap.packets().len() >= 20).then_some(()));
+    let numbers = |p: &Packet| (u16::from_be_bytes([p.data()[2], p.data()[3]]), p.data()[12..].to_vec());
+    let got: Vec<u16> = tap.packets().iter().map(|p| numbers(p).0).collect();
+    assert_eq!(got, (100..120).collect::<Vec<u16>>());
+    assert!(tap.packets()[15].data()[12..] == rtp(5005)[12..], "the payload is as it was");
+    drop(second);
+    rig.stop();
+}
+
+#[test]
+fn hostile_clients_are_refused_and_a_live_stream_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    let rig = Rig::start(recorded(), vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&rig);
+    let mut publisher = publish(&file, "tcp", &rig.input());
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    let url = rig.input();
+    let closed = |bytes: &[u8]| {
+        let mut client = Bare::connect(&rig);
+        let _ = client.0.write_all(bytes); // it may be closed before all of it is out
+        let mut rest = Vec::new();
+        client.0.read_to_end(&mut rest).is_ok() || rest.is_empty()
+    };
+    assert!(closed(b"GET / HTTP/1.1\r\n\r\n"));
+    assert!(closed(format!("OPTIONS * RTSP/1.0\r\nX: {}", "y".repeat(40_000)).as_bytes()));
+    assert!(closed("OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n".repeat(1000).as_bytes()));
+    assert!(closed(
+        format!("ANNOUNCE {url} RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 99999999\r\n\r\n{}", "z".repeat(200_000))
+            .as_bytes()
+    ));
+    let half_open: Vec<TcpStream> = (0..500)
+        .map(|i| {
+            let mut stream = TcpStream::connect(("127.0.0.1", rig.input_port())).unwrap();
+            stream.write_all(&b"DESCRIBE rtsp://"[..i % 16]).unwrap();
+            stream
+        })
+        .collect();
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    let packets = tap.finish_packets(&rig);
+    let media = packets.iter().filter(|p| p.data()[1] != 200 && p.rtsp_track() == Some(0));
+    let mut numbers: Vec<u16> = media.map(|p| u16::from_be_bytes([p.data()[2], p.data()[3]])).collect();
+    numbers.dedup();
+    assert!(numbers.windows(2).all(|w| w[1] == w[0].wrapping_add(1)), "nothing is missing");
+    drop(half_open);
+    rig.stop();
+}
+
+#[test]
+fn the_relay_takes_a_publisher_to_a_player() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, sums_file, port) = (mp4(folder.path()), folder.path().join("got.md5"), free_port());
+    let url = format!("rtsp://127.0.0.1:{port}/live");
+    let mut relay = Peer::start(
+        peer::example("relay"),
+        &[
+            "--source",
+            &format!("{url}?mode=listener"),
+            "--output",
+            &format!("play={url}?mode=listener"),
+            "--max-bandwidth",
+            "20M",
+        ],
+    );
+    relay.wait_for(&url);
+    let mut publisher = publish(&file, "udp", &url);
+    relay.wait_for("brings media");
+    let player = watch("tcp", &url, &sums_file);
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    eventually("pictures", || (sums(&sums_file).len() > 40).then_some(()));
+    relay.signal(libc::SIGINT);
+    assert!(relay.finish().success(), "{}", relay.output());
+    drop(player);
+}
