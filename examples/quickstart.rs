@@ -1,7 +1,8 @@
 //! The main job in one program, with nothing else installed: a clip (H.264 and AAC in MPEG-TS) is played over RTP
 //! into a flow; the flow hands it to three RTP receivers and to a tap in this process. The same clip is pushed into a
 //! second flow, which serves it over encrypted SRT to a third one, and turns it into RTMP and publishes it to a fourth
-//! one, which serves it to a fifth. All ends check every byte; at the end of RTMP it is every picture.
+//! one, which serves it to a fifth; and into a sixth, which serves it over RTSP to a seventh. All ends check every byte;
+//! at the end of RTMP it is every picture.
 //!
 //!     cargo run --release --example quickstart
 
@@ -13,7 +14,7 @@ use std::{
 };
 use streamlink_core::{
     AppSource, Bitrate, Engine, Flow, FlowHandle, KeyLength, Output, Packet, Passphrase, PayloadTypes, RtmpKind,
-    Source, StreamKey, TapCallback,
+    RtspTransport, Source, StreamKey, TapCallback,
 };
 use streamlink_examples::Table;
 
@@ -59,13 +60,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (received, srt_calls) = collect(&receiving, 0)?;
     let app = serving.app_source("clip")?;
     println!("and over SRT, encrypted, from {} to another flow", serving.playback_urls()[0].1);
-    println!("and over RTMP to a flow that serves it at {}, to yet another\n", studio.playback_urls()[0].1);
+    println!("and over RTMP to a flow that serves it at {}, to yet another", studio.playback_urls()[0].1);
+    let (camera, viewer) = rtsp(&engine)?;
+    let (viewed, rtsp_calls) = collect(&viewer, RTP_HEADER)?;
+    println!("and over RTSP, from {}\n", camera.playback_urls()[0].1);
+    let lens = camera.app_source("clip")?;
     let target = address.trim_start_matches("rtp://").to_owned();
-    let clip = thread::spawn(move || play(&target, &app));
+    let clip = thread::spawn(move || play(&target, &app, &lens));
     let mut table = Table::default();
     while !clip.is_finished() {
         thread::sleep(Duration::from_millis(500));
-        table.draw_all(&[running.stats(), serving.stats(), studio.stats()]);
+        table.draw_all(&[running.stats(), serving.stats(), studio.stats(), camera.stats()]);
     }
     clip.join().map_err(|_| "the player failed")??;
 
@@ -102,6 +107,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     engine.block_on(player.stop());
     engine.block_on(rtmp_calls.stop());
     engine.block_on(studio.stop());
+    while all(&camera) != all(&viewer) && silence.elapsed() < 3 * SILENCE {
+        thread::sleep(Duration::from_millis(10));
+    }
+    engine.block_on(viewer.stop());
+    engine.block_on(rtsp_calls.stop());
+    engine.block_on(camera.stop());
+    let viewed = viewed.iter().flatten().collect::<Vec<u8>>();
+    println!(
+        "{:<8} {:>7} bytes, {}",
+        "rtsp",
+        viewed.len(),
+        if viewed == CLIP { "every byte as sent" } else { "NOT as sent" }
+    );
+    good &= viewed == CLIP;
     let shown = messages.iter().count();
     println!("{:<8} {shown:>7} pictures of {PICTURES}", "rtmp");
     good &= shown == PICTURES;
@@ -122,6 +141,32 @@ fn rtmp(engine: &Engine) -> Result<(FlowHandle, FlowHandle), Box<dyn Error>> {
         .output(Output::tap("tap"))
         .build()?;
     Ok((studio, engine.block_on(engine.start(player))?))
+}
+
+/// Two flows: one that serves over RTSP what the program pushes, and one that plays from it.
+fn rtsp(engine: &Engine) -> Result<(FlowHandle, FlowHandle), Box<dyn Error>> {
+    let camera = Flow::builder("quickstart-rtsp-out", Bitrate::mbps(20))
+        .source(Source::app_rtsp("clip"))
+        .output(Output::rtsp_listener("players", "127.0.0.1:0", "clip"))
+        .build()?;
+    let camera = engine.block_on(engine.start(camera))?;
+    // One track: MPEG-TS over RTP.
+    let sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=clip\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\n";
+    camera.app_source("clip")?.set_sdp(sdp)?;
+    let viewer = Flow::builder("quickstart-rtsp-in", Bitrate::mbps(20))
+        .source(Source::rtsp_caller("play", &camera.playback_urls()[0].1).transport(RtspTransport::Tcp))
+        .output(Output::tap("tap"))
+        .build()?;
+    let viewer = engine.block_on(engine.start(viewer))?;
+    // Playing starts when the player is there.
+    engine.block_on(async {
+        while let Some(event) = camera.next_event().await {
+            if matches!(event, streamlink_core::Event::OutputConnected { .. }) {
+                break;
+            }
+        }
+    });
+    Ok((camera, viewer))
 }
 
 /// `rtmp://host:port/app/key` is what a person pastes into an encoder; programs want the key by itself.
@@ -185,8 +230,8 @@ fn collect(
     Ok((receiver, calls))
 }
 
-/// Sends the clip in real time as MPEG-TS over RTP (RFC 2250), and pushes it into a flow.
-fn play(target: &str, app: &AppSource) -> std::io::Result<()> {
+/// Sends the clip in real time as MPEG-TS over RTP (RFC 2250), and pushes it into two flows.
+fn play(target: &str, app: &AppSource, lens: &AppSource) -> std::io::Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(target)?;
     let start = Instant::now();
@@ -200,6 +245,7 @@ fn play(target: &str, app: &AppSource) -> std::io::Result<()> {
         packet.extend(0x5eed_u32.to_be_bytes());
         packet.extend(payload);
         socket.send(&packet)?;
+        lens.push(Packet::rtsp(0, packet, Instant::now())).map_err(std::io::Error::other)?;
         app.push(Packet::datagram(payload, Instant::now())).map_err(std::io::Error::other)?;
         sent += payload.len() as u64;
     }

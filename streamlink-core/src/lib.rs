@@ -36,8 +36,7 @@
 //! | RTSP (push in, pull) | RTSP (serve, push) |
 //! | any | tap, into the host's process |
 //!
-//! This version has drivers for RTP, for SRT, for sources that the host pushes into ([`AppSource`]), and for taps
-//! ([`Tap`]). All other endpoints can be configured, and are refused at start with [`Error::Unsupported`].
+//! All of them run. What can be configured and is refused at start with [`Error::Unsupported`] is a backup source.
 //!
 //! # How a packet travels
 //!
@@ -51,7 +50,10 @@
 //! packets. They enter the flow's ring once, whatever the number of outputs. Each output reads the ring at its own
 //! pace: one that does not keep up loses the oldest packets, which are counted, and nobody else notices. RTP
 //! outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output. All
-//! SRT callers of a port share its socket and its task.
+//! SRT callers of a port share its socket and its task. RTMP and RTSP peers have a task each, and no buffer: a vectored
+//! write names the protocol's headers and the bytes that came in. Their batches begin at key frames, and the ring keeps
+//! the last group of pictures, so that a late player starts at once. SRT that leaves as RTMP goes through a remux, which
+//! publishes into a ring of its own.
 //!
 //! # Map of the modules
 //!
@@ -60,13 +62,14 @@
 //! | `flow` | the vocabulary: flows, sources and outputs with their settings; always valid, pure data |
 //! | `engine` | runs flows: [`Engine`], [`FlowHandle`], statistics, OpenMetrics |
 //! | `endpoint` | the drivers that join sockets, protocol and router; events; app sources and taps |
-//! | `router` | the ring, the bandwidth limiter, counters; no sockets, no clock |
-//! | `proto` | protocols as state machines, given bytes and time |
-//! | `media` | packets, and what can be read in MPEG-TS |
-//! | `net` | UDP in batches; the only module with `unsafe` |
+//! | `router` | the ring, groups of pictures, the bandwidth limiter, counters; no sockets, no clock |
+//! | `proto` | RTP, SRT, RTMP and RTSP as state machines, given bytes and time |
+//! | `media` | packets, what can be read in MPEG-TS, FLV and RTP, and the remux of MPEG-TS to FLV |
+//! | `net` | UDP in batches, vectored TCP, TLS; the only module with `unsafe` |
 //!
 //! # Features
 //!
+//! - `tls` (on by default): RTMPS and RTSPS, for listeners and callers (rustls with ring).
 //! - `serde`: flows to and from JSON (`Flow::from_json`, `Flow::to_json`) and any other serde format.
 //!
 //! # Platforms

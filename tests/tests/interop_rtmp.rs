@@ -465,7 +465,7 @@ fn a_push_comes_back_with_a_key_frame_when_the_server_does() {
     let original = pictures(&clip());
     let got = eventually("whole groups of pictures", || {
         let got = pictures(&file);
-        (!got.is_empty() && got.len() % 25 == 0).then_some(got)
+        (!got.is_empty() && got.len().is_multiple_of(25)).then_some(got)
     });
     assert!(original.ends_with(&got));
     check_times(&file, "v:0");

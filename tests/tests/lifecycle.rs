@@ -119,8 +119,8 @@ fn what_cannot_be_opened_starts_nothing() {
     let error = start(lost.build().unwrap()).unwrap_err().to_string();
     assert_eq!(error, "outputs[0].region: there is no region `moon`; known: here");
 
-    let unsupported =
-        Flow::builder("f", Bitrate::mbps(1)).source(Source::rtsp_listener("in", ":8554", "live")).build().unwrap();
+    let two = Flow::builder("f", Bitrate::mbps(1)).source(Source::rtp("a", "127.0.0.1:5996"));
+    let unsupported = two.backup(Source::rtp("b", "127.0.0.1:5998")).build().unwrap();
     let error = start(unsupported).unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     assert_eq!(descriptors(), before);

@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn numbers_go_on_over_reconnections() {
         let (mut numbering, start) = (Numbering::new(90_000), Instant::now());
-        let mut pass = |numbering: &mut Numbering, packet: Packet| {
+        let pass = |numbering: &mut Numbering, packet: Packet| {
             let header = Header::parse(packet.data()).unwrap();
             let packet = numbering.packet(packet, &header);
             let header = Header::parse(packet.data()).unwrap();
