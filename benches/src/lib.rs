@@ -6,4 +6,5 @@ pub mod process;
 pub mod receive;
 pub mod report;
 pub mod rtmp;
+pub mod rtsp;
 pub mod srt;

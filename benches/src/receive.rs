@@ -121,6 +121,9 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
                 };
                 got.bytes += length as u64;
                 for packet in buffer[..length].chunks(segment) {
+                    if packet.get(1).is_some_and(|kind| (200..=207).contains(kind)) {
+                        continue; // RTCP for a neighbour
+                    }
                     got.packets[i] += 1;
                     if packet.len() < 20 {
                         continue;

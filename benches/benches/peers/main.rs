@@ -16,6 +16,7 @@ use streamlink_benches::{
 };
 
 mod rtmp;
+mod rtsp;
 
 type Failure = Box<dyn Error>;
 
@@ -40,7 +41,7 @@ fn main() -> Result<(), Failure> {
         }
     }
     type Work = fn(&Plan) -> Result<Row, Failure>;
-    let works: [(&str, Work); 10] = [
+    let works: [(&str, Work); 12] = [
         ("rtp-fanout", rtp_fanout),
         ("rtp-fanout-runs", rtp_fanout_runs),
         ("idle-outputs", idle_outputs),
@@ -51,6 +52,8 @@ fn main() -> Result<(), Failure> {
         ("rtmp-fanout", rtmp::fanout),
         ("rtmp-publishers", rtmp::publishers),
         ("rtmp-remux", rtmp::remux),
+        ("rtsp-tcp", rtsp::tcp),
+        ("rtsp-udp", rtsp::udp),
     ];
     let mut rows = Vec::new();
     for (name, work) in works {

@@ -33,7 +33,7 @@ fn nginx(plan: &Plan, port: u16, more: &str) -> Result<Subject, Failure> {
     Ok(subject)
 }
 
-fn relay(flows: &[Vec<String>]) -> Result<Subject, Failure> {
+pub(crate) fn relay(flows: &[Vec<String>]) -> Result<Subject, Failure> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench-relay"));
     command.arg("1");
     for (i, urls) in flows.iter().enumerate() {

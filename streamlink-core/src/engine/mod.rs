@@ -1,5 +1,6 @@
 //! Runs flows: the [`Engine`], the handle of a running flow, statistics, metrics.
 
+mod drivers;
 mod handle;
 mod metrics;
 mod start;

@@ -1,0 +1,159 @@
+//! RTSP beside gst-rtsp-server.
+
+use super::{Failure, Plan, Run, figure, free_port, rtmp};
+use std::{path::Path, process::Command, time::Duration};
+use streamlink_benches::{
+    feed,
+    process::Subject,
+    receive::Receivers,
+    report::{Figure, Row, median},
+    rtmp::tags,
+    rtsp::{self, Players},
+};
+
+const PLAYERS: usize = 100;
+
+#[derive(Clone, Copy)]
+enum Server {
+    Ours,
+    Gstreamer,
+    Floor,
+}
+
+/// One publisher, 100 players over TCP.
+pub(crate) fn tcp(plan: &Plan) -> Result<Row, Failure> {
+    let programs = [
+        ("streamlink", Server::Ours),
+        ("gst-rtsp-server, shared media", Server::Gstreamer),
+        ("floor: only the writes", Server::Floor),
+    ];
+    let (figures, runs, memory) = measure(plan, &programs, false)?;
+    let ratio =
+        |peer: usize| median(runs[0].iter().zip(&runs[peer]).map(|(a, b)| a.cpu_per_gb / b.cpu_per_gb).collect());
+    let targets = vec![
+        ("CPU, ratio to gst-rtsp-server".into(), ratio(1), 0.6),
+        ("CPU, ratio to the floor".into(), ratio(2), 1.4),
+        ("players that got less than the others".into(), figures[0].lost as f64, 0.0),
+        ("memory of a player, KiB".into(), memory, 16.0),
+    ];
+    Ok(Row { title: format!("RTSP over TCP, 6 Mb/s H.264 to {PLAYERS} players"), figures, targets })
+}
+
+/// One publisher, 100 players over UDP.
+pub(crate) fn udp(plan: &Plan) -> Result<Row, Failure> {
+    let programs = [("streamlink", Server::Ours), ("gst-rtsp-server, shared media", Server::Gstreamer)];
+    let (figures, runs, memory) = measure(plan, &programs, true)?;
+    let ratio = median(runs[0].iter().zip(&runs[1]).map(|(a, b)| a.cpu_per_gb / b.cpu_per_gb).collect());
+    let targets = vec![
+        ("CPU, ratio to gst-rtsp-server".into(), ratio, 0.4),
+        ("packets lost".into(), figures[0].lost as f64, 0.0),
+        ("memory of a player, KiB".into(), memory, 16.0),
+    ];
+    Ok(Row { title: format!("RTSP over UDP, 6 Mb/s H.264 to {PLAYERS} players"), figures, targets })
+}
+
+type Measured = (Vec<Figure>, Vec<Vec<Run>>, f64);
+
+fn measure(plan: &Plan, programs: &[(&str, Server)], over_udp: bool) -> Result<Measured, Failure> {
+    let media = feed::make_media(plan.folder.path(), plan.seconds)?;
+    let video = rtsp::video(&media)?;
+    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); programs.len()];
+    let mut memory = Vec::new();
+    for run in 0..plan.runs {
+        for (i, (name, server)) in programs.iter().enumerate() {
+            eprintln!("run {} of {}: {name}", run + 1, plan.runs);
+            let (run, each) = one_run(plan, *server, &video, over_udp)?;
+            runs[i].push(run);
+            if i == 0 {
+                memory.push(each);
+            }
+        }
+    }
+    let figures = programs.iter().zip(&runs).map(|((name, _), runs)| figure(name, runs)).collect();
+    Ok((figures, runs, median(memory)))
+}
+
+fn one_run(plan: &Plan, server: Server, video: &Path, over_udp: bool) -> Result<(Run, f64), Failure> {
+    let (port, input) = (free_port()?, free_port()?);
+    if matches!(server, Server::Floor) {
+        return floor(plan, port, video);
+    }
+    let path = "live";
+    let (subject, mut feeder) = match server {
+        Server::Ours => {
+            let url = format!("rtsp://127.0.0.1:{port}/{path}");
+            let subject = rtmp::relay(&[vec![format!("{url}?mode=listener"), format!("{url}?mode=listener")]])?;
+            let feeder = rtsp::record_with_ffmpeg(video, &url)?;
+            (subject, feeder)
+        }
+        _ => {
+            let subject = Subject::start(&mut rtsp::gst_rtsp_server(port, input, plan.folder.path())?, true)?;
+            (subject, rtsp::send_rtp_with_ffmpeg(video, input)?)
+        }
+    };
+    std::thread::sleep(Duration::from_millis(1500)); // the feed is there
+    let alone = subject.usage();
+    let receivers = if over_udp { Some(Receivers::start(PLAYERS, false, false)?) } else { None };
+    let ports: Option<Vec<u16>> = receivers
+        .as_ref()
+        .map(|receivers| receivers.addresses.iter().filter_map(|a| a.rsplit_once(':')?.1.parse().ok()).collect());
+    let players = Players::start(PLAYERS, port, path, ports.as_deref());
+    let players = players.inspect_err(|_| drop(feeder.kill()))?;
+    std::thread::sleep(Duration::from_millis(1500)); // all play, and what they got at once is over
+    let (before, got_before) = (subject.usage(), players.bytes());
+    let seconds = Duration::from_secs(plan.seconds);
+    std::thread::sleep(seconds);
+    let (after, got_after) = (subject.usage(), players.bytes());
+    let _ = feeder.kill();
+    let _ = feeder.wait();
+    std::thread::sleep(Duration::from_millis(300));
+    let total = subject.usage();
+    drop(subject);
+    players.stop();
+    let each: Vec<u64> = got_after.iter().zip(&got_before).map(|(a, b)| a - b).collect();
+    let most = each.iter().max().copied().unwrap_or(0);
+    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+    let run = match receivers {
+        None => Run {
+            cpu_per_gb: cpu / (each.iter().sum::<u64>() as f64 / 1e9),
+            lost: each.iter().filter(|bytes| **bytes * 100 < most * 95).count() as u64,
+            latency: (0.0, 0.0),
+            usage: after,
+        },
+        Some(receivers) => {
+            // The whole of it is counted against the whole of the time.
+            let received = receivers.finish()?;
+            let cpu = total.cpu.saturating_sub(alone.cpu).as_secs_f64();
+            Run {
+                cpu_per_gb: cpu / (received.bytes as f64 / 1e9),
+                lost: received.missing,
+                latency: (0.0, 0.0),
+                usage: after,
+            }
+        }
+    };
+    Ok((run, after.memory.saturating_sub(alone.memory) as f64 / PLAYERS as f64 / 1024.0))
+}
+
+/// The same bytes, written at their time by a program that does nothing else.
+fn floor(plan: &Plan, port: u16, video: &Path) -> Result<(Run, f64), Failure> {
+    let (file, messages) = tags(video, &["-c", "copy"])?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench-floor-writes"));
+    command.args([port.to_string(), PLAYERS.to_string(), "0".to_owned()]).arg(file);
+    let subject = Subject::start(&mut command, true)?;
+    let players = streamlink_benches::rtmp::Watchers::start(PLAYERS, port, "KEY")?;
+    let before = subject.usage();
+    std::thread::sleep(Duration::from_secs(plan.seconds + 3));
+    let after = subject.usage();
+    let each = players.bytes();
+    drop(subject);
+    players.stop();
+    let whole: u64 = messages.iter().map(|tag| tag.body.len() as u64).sum();
+    let run = Run {
+        cpu_per_gb: after.cpu.saturating_sub(before.cpu).as_secs_f64() / (each.iter().sum::<u64>() as f64 / 1e9),
+        lost: each.iter().filter(|bytes| **bytes * 100 < whole * 99).count() as u64,
+        latency: (0.0, 0.0),
+        usage: after,
+    };
+    Ok((run, 0.0))
+}
