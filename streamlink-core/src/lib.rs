@@ -87,7 +87,8 @@ mod router;
 mod time;
 
 pub use endpoint::{
-    AppSource, Event, LossReason, PacketBatch, PlayerStats, PushError, RefusalReason, Tap, TapCallback,
+    AppSource, Event, LossReason, PacketBatch, PlayerStats, PushError, RefusalReason, SrtAccess, SrtRequest, Tap,
+    TapCallback,
 };
 pub use engine::{
     EndpointStats, Engine, EngineBuilder, Events, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,

@@ -236,13 +236,15 @@ fn srt_leaves_as_rtmp_with_every_picture_and_in_step() {
         file
     };
     let bframes = ["-map", "0", "-c:v", "libx264", "-bf", "3", "-g", "25", "-c:a", "copy", "-f", "mpegts"];
+    let latm = ["-c:a", "aac", "-mpegts_flags", "latm"];
     let mp3 = ["-map", "0:v", "-map", "0:a", "-c:v", "copy", "-c:a", "libmp3lame", "-f", "mpegts"];
-    for (name, file, has) in [
-        ("clip", clip(), (true, true)),
-        ("bframes", made("b.ts", &bframes), (true, true)),
-        ("mp3", made("m.ts", &mp3), (true, true)),
-        ("video", made("v.ts", &["-map", "0:v", "-c", "copy", "-f", "mpegts"]), (true, false)),
-        ("audio", made("a.ts", &["-map", "0:a", "-c", "copy", "-f", "mpegts"]), (false, true)),
+    for (name, file, has, more) in [
+        ("clip", clip(), (true, true), &[][..]),
+        ("bframes", made("b.ts", &bframes), (true, true), &[]),
+        ("mp3", made("m.ts", &mp3), (true, true), &[]),
+        ("latm", clip(), (true, true), &latm),
+        ("video", made("v.ts", &["-map", "0:v", "-c", "copy", "-f", "mpegts"]), (true, false), &[]),
+        ("audio", made("a.ts", &["-map", "0:a", "-c", "copy", "-f", "mpegts"]), (false, true), &[]),
     ] {
         let rig = Rig::start(
             Source::srt_listener("in", "127.0.0.1:0"),
@@ -255,8 +257,9 @@ fn srt_leaves_as_rtmp_with_every_picture_and_in_step() {
         let udp = format!("udp://127.0.0.1:{port}");
         let transmit = Peer::start("srt-live-transmit", &["-q", &udp, &srt]);
         transmit.wait_for_udp(port);
-        let mut sender =
-            media::play(&file, &["-map", "0", "-c", "copy", "-f", "mpegts", &format!("{udp}?pkt_size=1316")]);
+        let to = format!("{udp}?pkt_size=1316");
+        let arguments = [&["-map", "0", "-c", "copy"], more, &["-f", "mpegts", &to]].concat();
+        let mut sender = media::play(&file, &arguments);
         assert!(sender.finish().success(), "{}", sender.output());
         let selection = rig.event(|e| match e {
             Event::Remuxed { carried, left_out } => Some((carried, left_out)),

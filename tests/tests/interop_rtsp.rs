@@ -129,7 +129,7 @@ fn gstreamer_records_to_us_and_plays_from_us() {
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into(), Output::tap("tap").into()],
     );
     let (from, to) = (format!("location={}", text(&file)), format!("location={}", rig.input()));
-    let mut publisher = Peer::start(
+    let publisher = Peer::start(
         "gst-launch-1.0",
         &[
             "-q",
@@ -181,15 +181,15 @@ fn gstreamer_records_to_us_and_plays_from_us() {
             "buffer-mode=unbuffered",
         ],
     );
-    assert!(publisher.finish().success(), "{}", publisher.output());
-    rig.source_lost();
     let original = pictures(&file);
     let got = eventually("the end of the clip", || {
         let got = if fs::metadata(&got).is_ok_and(|m| m.len() > 100_000) { pictures(&got) } else { Vec::new() };
         (got.len() > 60 && original.ends_with(&got)).then_some(got)
     });
     assert_eq!(got.len() % 25, 0, "whole groups of pictures");
-    drop(player);
+    // Not all versions of this client end by themselves when they have sent all.
+    drop((player, publisher));
+    rig.source_lost();
     rig.stop();
 }
 

@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase, RefusalReason, Source,
+    Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase, RefusalReason,
+    Source, SrtAccess,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -426,4 +427,46 @@ fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
     );
     drop(receiver);
     rig.stop();
+}
+
+#[test]
+fn the_host_lets_callers_in_chooses_their_passphrases_and_refuses_them_with_a_code() {
+    let engine = Engine::builder()
+        .workers(2)
+        .srt_access(|request| {
+            assert_eq!((request.endpoint, request.publishes), ("in", true));
+            match request.stream_id {
+                Some("open") => SrtAccess::Accept,
+                Some("guarded") => SrtAccess::AcceptWith(Passphrase::new(SECRET).unwrap()),
+                Some("fragile") => panic!("a bug of the host"),
+                _ => SrtAccess::Reject(2042),
+            }
+        })
+        .build()
+        .unwrap();
+    let flow = Flow::builder("f", Bitrate::mbps(20)).source(Source::srt_listener("in", "127.0.0.1:0"));
+    let running = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let port: u16 = running.input_addresses()[0].rsplit_once(':').unwrap().1.parse().unwrap();
+    let bytes = || running.stats().sources[0].bytes;
+    for (id, more) in [("open", ""), ("guarded", "&passphrase=correct-horse&pbkeylen=16")] {
+        let before = bytes();
+        let sender = ffmpeg_sends(&format!("srt://127.0.0.1:{port}?mode=caller&streamid={id}{more}"));
+        eventually(&format!("{id} is let in: {}", sender.output()), || (bytes() > before + 50_000).then_some(()));
+        drop(sender);
+        eventually("it is gone", || {
+            (running.stats().sources[0].state == streamlink_core::State::Waiting).then_some(())
+        });
+    }
+    for (id, code) in [("other", "code 2042"), ("fragile", "code 1500")] {
+        let caller = Source::srt_caller("call", &format!("127.0.0.1:{port}")).stream_id(id);
+        let rig = Rig::start(caller, vec![]);
+        let reason = rig.event(|e| match e {
+            Event::SourceLost { reason, .. } => Some(reason.to_string()),
+            _ => None,
+        });
+        assert!(reason.contains(code), "{reason}");
+        rig.stop();
+    }
+    assert!(running.stats().sources[0].refused >= 2);
+    engine.block_on(running.stop());
 }

@@ -173,6 +173,8 @@ pub enum RefusalReason {
     InUse,
     /// It wants what we do not have, or speaks another version.
     Incompatible,
+    /// The host has refused it.
+    ByHost,
 }
 
 impl fmt::Display for RefusalReason {
@@ -185,6 +187,7 @@ impl fmt::Display for RefusalReason {
             RefusalReason::NoSuchStream => "no such stream",
             RefusalReason::InUse => "another publisher is connected",
             RefusalReason::Incompatible => "incompatible",
+            RefusalReason::ByHost => "refused by the host",
         })
     }
 }

@@ -21,6 +21,7 @@ pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use event::EventSink;
 pub use event::{Event, LossReason, RefusalReason};
+pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{Live, Status};
 

@@ -11,6 +11,7 @@ pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
     endpoint::{
+        SrtAccess, SrtRequest,
         rtmp::Rtmp,
         rtsp::Rtsp,
         srt,
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     srt_ports: Ports<srt::Port>,
     rtmp_ports: Ports<Port<Rtmp>>,
     rtsp_ports: Ports<Port<Rtsp>>,
+    srt_gate: Option<srt::Gate>,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
     /// Made with the first caller that needs it.
@@ -67,6 +69,11 @@ impl Shared {
 
     fn claims(&self) -> MutexGuard<'_, HashMap<Claim, (u64, String)>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The SRT port at an address. Must be called within the runtime.
+    fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
+        self.srt_ports.at(address, |address| srt::Port::open(address, self.srt_gate.clone()))
     }
 
     /// The port at an address, of RTMP or RTSP. Must be called within the runtime.
@@ -153,6 +160,7 @@ pub struct EngineBuilder {
     workers: Option<usize>,
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
+    srt_gate: Option<srt::Gate>,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
 }
@@ -178,6 +186,16 @@ impl EngineBuilder {
     /// first address of this machine that is not a loopback one).
     pub fn public_host(mut self, host: impl Into<String>) -> Self {
         self.public_host = Some(host.into());
+        self
+    }
+
+    /// Asks the host about every caller of an SRT listener whom the allowlist admits: it may let the caller in, choose
+    /// its passphrase (by the stream id, say), or refuse it with a code.
+    ///
+    /// Called on a thread that serves other callers of the port too: it should answer at once. If it panics, the caller
+    /// is refused.
+    pub fn srt_access(mut self, ask: impl Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync + 'static) -> Self {
+        self.srt_gate = Some(srt::Gate(Arc::new(ask)));
         self
     }
 
@@ -230,6 +248,7 @@ impl EngineBuilder {
             srt_ports: Ports::default(),
             rtmp_ports: Ports::default(),
             rtsp_ports: Ports::default(),
+            srt_gate: self.srt_gate,
             tls_server: self.tls_server,
             tls_roots: self.tls_roots,
             tls_client: OnceLock::new(),

@@ -386,7 +386,7 @@ fn open_source(shared: &Shared, flow: &str, source: &Source, rate: Bitrate) -> R
             .map(|source| OpenSource::Rtp(Box::new(source)))
             .map_err(|cause| place.bind(settings.listen.bind, cause)),
         SourceKind::SrtListener(settings) => {
-            let port = shared.srt_ports.at(settings.listen.bind, srt::Port::open);
+            let port = shared.srt_port(settings.listen.bind);
             let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenSource::SrtListener(port, Box::new(settings.clone())))
         }
@@ -438,7 +438,7 @@ pub(super) async fn open_output(
         .map_err(|problem| Error::from(ConfigErrors::from(ConfigError::new("region", problem))))?;
     match &output.kind {
         OutputKind::SrtListener(settings) => {
-            let port = shared.srt_ports.at(settings.listen.bind, srt::Port::open);
+            let port = shared.srt_port(settings.listen.bind);
             let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
             Ok(OpenOutput::SrtListener(port, Box::new(settings.clone())))
         }

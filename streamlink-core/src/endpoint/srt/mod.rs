@@ -1,12 +1,15 @@
 //! SRT: listeners share a port, which one task drives with all its connections; a caller has a task and a socket
 //! of its own.
 
+mod access;
 mod caller;
 mod link;
 mod port;
 mod route;
 mod terms;
 
+pub(crate) use access::Gate;
+pub use access::{SrtAccess, SrtRequest};
 pub(crate) use caller::{Call, Direction};
 pub(crate) use port::Port;
 pub(crate) use route::{Route, RouteEnd, RouteId};

@@ -6,6 +6,7 @@
 
 use super::{
     super::{Event, LossReason, PlayerStats, intake::Verdict, random, sleep_until},
+    access::{Gate, SrtRequest},
     link::Link,
     route::{Asked, OpenRoute, Route, RouteEnd, RouteId, settle},
 };
@@ -15,7 +16,7 @@ use crate::{
     net::{Datagram, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{
         CloseReason, Connection, ConnectionStats, Control, Greeting, Handshake, Listener, Local, Packet, Rejection,
-        Transmit, destination, write_control,
+        Terms, Transmit, destination, write_control,
     },
     router::{Batch, State},
 };
@@ -62,7 +63,7 @@ pub(crate) struct Port {
 
 impl Port {
     /// Opens a port. Must be called within the runtime.
-    pub(crate) fn open(address: SocketAddr) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(address: SocketAddr, gate: Option<Gate>) -> io::Result<Arc<Self>> {
         let options = UdpOptions {
             receive_buffer: Some(SOCKET_BUFFER),
             send_buffer: Some(SOCKET_BUFFER),
@@ -73,7 +74,7 @@ impl Port {
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let local = socket.local_addr();
-        let task = PortTask::new(socket, secret);
+        let task = PortTask::new(socket, secret, gate);
         let ended = CancellationToken::new();
         let end = ended.clone();
         tokio::spawn(async move {
@@ -149,6 +150,7 @@ struct PortTask {
     memory: Receiver,
     listener: Listener,
     sender: Sender,
+    gate: Option<Gate>,
     routes: HashMap<RouteId, OpenRoute>,
     links: HashMap<u32, Linked>,
     /// Which connection a peer's handshake belongs to.
@@ -162,12 +164,13 @@ struct PortTask {
 }
 
 impl PortTask {
-    fn new(socket: UdpSocket, secret: [u8; 32]) -> Self {
+    fn new(socket: UdpSocket, secret: [u8; 32], gate: Option<Gate>) -> Self {
         let now = Instant::now();
         Self {
             sender: Sender::new(&socket),
             memory: Receiver::new(u64::MAX),
             listener: Listener::new(secret, now),
+            gate,
             routes: HashMap::new(),
             links: HashMap::new(),
             by_peer: HashMap::new(),
@@ -367,7 +370,17 @@ impl PortTask {
             return Err(Rejection::RESOURCE);
         }
         let local = Local { id: fresh_id(&self.links), start: now, random };
-        let (agreement, answer) = open.route.terms.accept(request, timestamp, local)?;
+        let mut terms = None;
+        if let Some(gate) = &self.gate {
+            let name = open.route.status.name();
+            let stream_id = request.extensions.stream_id.as_deref();
+            let asked = SrtRequest { endpoint: &name, peer, stream_id, publishes: open.intake.is_some() };
+            terms = gate.ask(&asked)?.map(|passphrase| {
+                let passphrase = Some(passphrase.reveal().to_owned());
+                Terms { passphrase, ..open.route.terms.clone() }
+            });
+        }
+        let (agreement, answer) = terms.as_ref().unwrap_or(&open.route.terms).accept(request, timestamp, local)?;
         let body = answer.write(false);
         let answer = write_control(&Control::Handshake(&body), 0, request.socket_id);
         let to = Peer::new(peer, self.socket.local_addr());

@@ -1,4 +1,6 @@
-//! Audio: frames of AAC (ADTS), MP3, AC-3, E-AC-3 and Opus out of PES packets, and what decoders need before them.
+//! Audio: frames of AAC (ADTS, LATM), MP3, AC-3, E-AC-3 and Opus out of PES packets, and what decoders need before them.
+
+use super::latm;
 
 /// Bytes of a frame that is not complete that are kept from one PES packet to the next.
 const MAX_REST: usize = 64 << 10;
@@ -6,10 +8,14 @@ const MAX_REST: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AudioCodec {
     Aac,
+    /// The same in another envelope.
+    AacLatm,
     Mp3,
     Ac3,
     Eac3,
-    Opus { channels: u8 },
+    Opus {
+        channels: u8,
+    },
 }
 
 /// What the sound is like.
@@ -19,6 +25,13 @@ pub(super) struct Sound {
     pub(super) channels: u8,
     /// The profile of AAC: the audio object type, less one.
     profile: u8,
+}
+
+impl Sound {
+    /// Of AAC; the profile is the audio object type, less one.
+    pub(super) fn aac(sample_rate: u32, channels: u8, profile: u8) -> Self {
+        Self { sample_rate, channels, profile }
+    }
 }
 
 /// One frame.
@@ -47,11 +60,13 @@ struct Extent {
 pub(super) struct AudioParser {
     codec: AudioCodec,
     rest: Vec<u8>,
+    /// What a LATM stream has said of itself.
+    latm: Option<latm::Config>,
 }
 
 impl AudioParser {
     pub(super) fn new(codec: AudioCodec) -> Self {
-        Self { codec, rest: Vec::new() }
+        Self { codec, rest: Vec::new(), latm: None }
     }
 
     /// What is kept of an incomplete frame is of no use: something is missing behind it.
@@ -66,6 +81,22 @@ impl AudioParser {
         bytes.extend_from_slice(data);
         let (mut frames, mut at) = (Vec::new(), 0);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if self.codec == AudioCodec::AacLatm {
+                // LOAS: a sync word and a length before each element (section 1.7.2).
+                match loas(rest) {
+                    Ok(length) => {
+                        let element = rest.get(3..length).unwrap_or_default();
+                        if let Some((sound, data)) = latm::element(element, &mut self.latm) {
+                            let duration = 1024 * 90_000 / i64::from(sound.sample_rate.max(1));
+                            frames.push(Frame { data, sound, duration, carried: at < carried });
+                        }
+                        at += length;
+                    }
+                    Err(Unreadable::Short) => break,
+                    Err(Unreadable::NotHere) => at += 1,
+                }
+                continue;
+            }
             match self.extent(rest) {
                 Ok(extent) => {
                     let Some(data) = rest.get(extent.header..extent.length) else { break };
@@ -86,7 +117,7 @@ impl AudioParser {
 
     fn extent(&self, bytes: &[u8]) -> Result<Extent, Unreadable> {
         match self.codec {
-            AudioCodec::Aac => adts(bytes),
+            AudioCodec::Aac | AudioCodec::AacLatm => adts(bytes),
             AudioCodec::Mp3 => mp3(bytes),
             AudioCodec::Ac3 | AudioCodec::Eac3 => ac3(bytes),
             AudioCodec::Opus { channels } => opus(bytes, channels),
@@ -123,6 +154,16 @@ fn adts(bytes: &[u8]) -> Result<Extent, Unreadable> {
         return Err(Short);
     }
     Ok(Extent { header, length, sound: Sound { sample_rate, channels, profile: c >> 6 }, samples })
+}
+
+/// The length of an element of the LOAS that carries LATM, with its three bytes of header.
+fn loas(bytes: &[u8]) -> Result<usize, Unreadable> {
+    let &[a, b, c] = bytes.first_chunk().ok_or(Short)?;
+    if a != 0x56 || b & 0xe0 != 0xe0 {
+        return Err(NotHere);
+    }
+    let length = 3 + (usize::from(b & 0x1f) << 8 | usize::from(c));
+    if bytes.len() < length { Err(Short) } else { Ok(length) }
 }
 
 /// A frame of MPEG audio, layer III (ISO/IEC 11172-3 section 2.4.1.3, ISO/IEC 13818-3 section 2.4.1.3).
@@ -242,7 +283,7 @@ impl AudioCodec {
     /// What stands before each frame in a message (Adobe's FLV specification E.4.2, Enhanced RTMP v2).
     pub(super) fn tag(self, sound: Sound) -> Vec<u8> {
         match self {
-            AudioCodec::Aac => vec![0xaf, 1],
+            AudioCodec::Aac | AudioCodec::AacLatm => vec![0xaf, 1],
             AudioCodec::Mp3 => {
                 let rate = match sound.sample_rate {
                     0..=11_025 => 1,
@@ -260,7 +301,7 @@ impl AudioCodec {
     /// The message that a decoder needs first, if it does.
     pub(super) fn header(self, sound: Sound) -> Option<Vec<u8>> {
         match self {
-            AudioCodec::Aac => {
+            AudioCodec::Aac | AudioCodec::AacLatm => {
                 // AudioSpecificConfig (ISO/IEC 14496-3 section 1.6.2.1)
                 let rate = u8::try_from(AAC_RATES.iter().position(|rate| *rate == sound.sample_rate)?).ok()?;
                 let config = u16::from(sound.profile + 1) << 11 | u16::from(rate) << 7 | u16::from(sound.channels) << 3;
@@ -283,7 +324,7 @@ impl AudioCodec {
     pub(super) fn number(self) -> f64 {
         let code = |code: &[u8; 4]| f64::from(u32::from_be_bytes(*code));
         match self {
-            AudioCodec::Aac => 10.0,
+            AudioCodec::Aac | AudioCodec::AacLatm => 10.0,
             AudioCodec::Mp3 => 2.0,
             AudioCodec::Ac3 => code(b"ac-3"),
             AudioCodec::Eac3 => code(b"ec-3"),
@@ -340,7 +381,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_taken_apart(data in proptest::collection::vec(proptest::num::u8::ANY, 0..600), first in 0usize..4) {
-            for codec in [AudioCodec::Aac, AudioCodec::Mp3, AudioCodec::Ac3, AudioCodec::Eac3, AudioCodec::Opus { channels: 2 }] {
+            for codec in [AudioCodec::Aac, AudioCodec::AacLatm, AudioCodec::Mp3, AudioCodec::Ac3, AudioCodec::Eac3, AudioCodec::Opus { channels: 2 }] {
                 let start: &[u8] = [&[0xff, 0xf1][..], &[0xff, 0xfb], &[0x0b, 0x77], &[0x7f, 0xe0]][first];
                 let mut parser = AudioParser::new(codec);
                 parser.parse(&[start, &data].concat());

@@ -206,6 +206,7 @@ fn kind(stream_type: StreamType, info: &StreamInfo<'_>) -> Option<Kind> {
     Some(match u8::from(stream_type) {
         0x03 | 0x04 => Kind::MpegAudio,
         0x0f => Kind::Aac,
+        0x11 => Kind::AacLatm,
         0x1b => Kind::H264,
         0x24 => Kind::Hevc,
         0x81 => Kind::Ac3,

@@ -1,12 +1,13 @@
 //! MPEG-TS to FLV messages: the one place where media changes its container. Nothing is coded anew.
 //!
 //! Of the first program with something that RTMP can carry, one video and one audio stream pass: H.264, HEVC; AAC
-//! (ADTS), MP3, AC-3, E-AC-3, Opus, those that legacy RTMP lacks as Enhanced RTMP has them. Messages begin with a key
+//! (ADTS, LATM), MP3, AC-3, E-AC-3, Opus, those that legacy RTMP lacks as Enhanced RTMP has them. Messages begin with a key
 //! frame, at time 0, and their times never go back.
 
 mod audio;
 mod clock;
 mod demux;
+mod latm;
 mod video;
 
 use crate::media::{
@@ -32,6 +33,7 @@ enum Kind {
     H264,
     Hevc,
     Aac,
+    AacLatm,
     /// Layers I to III; only III can be carried.
     MpegAudio,
     Ac3,
@@ -47,6 +49,7 @@ impl Kind {
             Kind::H264 => "H.264",
             Kind::Hevc => "HEVC",
             Kind::Aac => "AAC",
+            Kind::AacLatm => "AAC (LATM)",
             Kind::MpegAudio => "MPEG audio",
             Kind::Ac3 => "AC-3",
             Kind::Eac3 => "E-AC-3",
@@ -172,6 +175,7 @@ impl Remuxer {
             Ok(Kind::H264) if ours && video_free => self.take_video(found.pid, VideoCodec::H264),
             Ok(Kind::Hevc) if ours && video_free => self.take_video(found.pid, VideoCodec::Hevc),
             Ok(Kind::Aac) if ours && audio_free => self.take_audio(found.pid, AudioCodec::Aac),
+            Ok(Kind::AacLatm) if ours && audio_free => self.take_audio(found.pid, AudioCodec::AacLatm),
             Ok(Kind::MpegAudio) if ours && audio_free => self.take_audio(found.pid, AudioCodec::Mp3),
             Ok(Kind::Ac3) if ours && audio_free => self.take_audio(found.pid, AudioCodec::Ac3),
             Ok(Kind::Eac3) if ours && audio_free => self.take_audio(found.pid, AudioCodec::Eac3),

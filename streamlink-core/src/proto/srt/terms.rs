@@ -34,6 +34,8 @@ impl Rejection {
     pub(crate) const FORBIDDEN: Self = Self(1403);
     /// `SRT_REJX_NOTFOUND`.
     pub(crate) const NOT_FOUND: Self = Self(1404);
+    /// `SRT_REJX_ISE`: something is wrong with the host.
+    pub(crate) const INTERNAL: Self = Self(1500);
     /// `SRT_REJX_CONFLICT`: the resource is in use.
     pub(crate) const CONFLICT: Self = Self(1409);
 }
