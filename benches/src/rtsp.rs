@@ -103,7 +103,7 @@ impl Players {
 /// # Errors
 /// When ffmpeg is missing or fails.
 pub fn video(media: &Path) -> Result<std::path::PathBuf> {
-    let file = media.with_extension("mp4");
+    let file = media.with_extension("video.ts");
     let status = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-y", "-i"])
         .arg(media)
@@ -157,7 +157,7 @@ pub fn send_rtp_with_ffmpeg(file: &Path, port: u16) -> Result<std::process::Chil
     Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-re", "-stream_loop", "-1", "-i"])
         .arg(file)
-        .args(["-c", "copy", "-bsf:v", "dump_extra", "-f", "rtp", &format!("rtp://127.0.0.1:{port}?pkt_size=1400")])
+        .args(["-c", "copy", "-f", "rtp", &format!("rtp://127.0.0.1:{port}?pkt_size=1400")])
         .stdout(Stdio::null())
         .spawn()
 }
