@@ -102,5 +102,6 @@ fn a_flow_comes_from_a_file_and_a_wrong_one_is_refused_as_a_whole() {
 fn the_quickstart_succeeds() {
     let mut quickstart = Peer::start(peer::example("quickstart"), &[]);
     assert!(quickstart.finish().success(), "{}", quickstart.output());
-    assert_eq!(quickstart.output().matches("every byte as sent").count(), 5);
+    assert_eq!(quickstart.output().matches("every byte as sent").count(), 6);
+    assert!(quickstart.output().contains("125 pictures of 125"));
 }
