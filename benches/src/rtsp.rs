@@ -22,6 +22,14 @@ async fn ask(stream: &mut TcpStream, cseq: u32, request: &str, headers: &str) ->
     let (mut answer, mut byte) = (Vec::new(), [0]);
     while !answer.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).await?;
+        if answer.is_empty() && byte == *b"$" {
+            // Some servers send media before they answer.
+            let mut head = [0; 3];
+            stream.read_exact(&mut head).await?;
+            let mut frame = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+            stream.read_exact(&mut frame).await?;
+            continue;
+        }
         answer.push(byte[0]);
         if answer.len() > 65_536 {
             return Err(Error::other("an endless answer"));
