@@ -443,6 +443,10 @@ fn peers_are_refused_with_a_reason_and_others_do_not_notice() {
     assert!(!play(&playback).finish().success());
     refused(RefusalReason::NotAllowed);
     drop(publisher);
+    // An edit lets in those who were not admitted before.
+    rig.running.edit_source("in", SourceEdit::new().allow("127.0.0.0/8".parse().unwrap())).unwrap();
+    let _publisher = media::play(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &input]);
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
     rig.stop();
 }
 

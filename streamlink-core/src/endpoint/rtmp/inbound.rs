@@ -58,7 +58,7 @@ impl Inbound {
         }
     }
 
-    pub(super) fn admits(&self, peer: IpAddr) -> bool {
+    fn admits(&self, peer: IpAddr) -> bool {
         self.intake.live().allow.admits(peer)
     }
 

@@ -104,19 +104,12 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Greeted, peer: SocketAddr, re
         return greeted.turn_away(Refusal::Denied).await;
     }
     match &route.end {
-        OpenEnd::Source(inbound) => {
+        OpenEnd::Source(inbound, _) => {
             let Some(mut taken) = lock(inbound).take() else {
                 route.refuse(peer, RefusalReason::InUse, now);
                 return greeted.turn_away(Refusal::InUse).await;
             };
-            let end = match taken.admits(peer.ip()) {
-                true => greeted.receive(&mut taken, peer, &route.stop).await,
-                false => {
-                    route.refuse(peer, RefusalReason::NotAllowed, now);
-                    greeted.turn_away(Refusal::Denied).await;
-                    End::Stopped
-                }
-            };
+            let end = greeted.receive(&mut taken, peer, &route.stop).await;
             taken.end(&end, Instant::now());
             *lock(inbound) = Some(taken);
             drop(counted);

@@ -131,7 +131,7 @@ impl Inbound {
         self.intake.context.status.counters.refused.add(count);
     }
 
-    pub(super) fn admits(&self, peer: IpAddr) -> bool {
+    fn admits(&self, peer: IpAddr) -> bool {
         self.intake.live().allow.admits(peer)
     }
 

@@ -308,19 +308,13 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Client, request: Request) {
     }
     let counted = route.connections.token();
     match (&route.end, presentation) {
-        (OpenEnd::Source(inbound), Some(presentation)) => {
+        (OpenEnd::Source(inbound, _), Some(presentation)) => {
             let Some(mut taken) = lock(inbound).take() else {
                 route.refuse(peer, RefusalReason::InUse, now);
                 return client.turn_away(Status::FORBIDDEN).await;
             };
-            let end = match taken.admits(peer.ip()) {
-                true => client.receive(&mut taken, &presentation, &route.stop).await,
-                false => {
-                    route.refuse(peer, RefusalReason::NotAllowed, now);
-                    client.turn_away(Status::FORBIDDEN).await;
-                    End::Stopped
-                }
-            };
+            // An edit of the allowlist since the announcement is seen with the first packet.
+            let end = client.receive(&mut taken, &presentation, &route.stop).await;
             taken.end(&end, Instant::now());
             *lock(inbound) = Some(taken);
         }

@@ -19,6 +19,7 @@ use std::{
 const MESSAGES: usize = 32;
 /// Slices in one write at most.
 const SLICES: usize = 128;
+
 /// How packets look on the wire of one protocol.
 pub(in crate::endpoint) trait Wire {
     /// What goes before the pieces of a packet.

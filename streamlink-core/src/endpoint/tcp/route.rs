@@ -1,7 +1,7 @@
 //! The routes of a port: which source or output a peer is for, who may come, and what is counted of it.
 
 use super::{
-    super::{Event, EventSink, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
+    super::{Event, EventSink, Live, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
     Service,
 };
 use crate::{
@@ -18,6 +18,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Names a route of a port.
@@ -72,8 +73,8 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
 
 #[derive(Debug)]
 pub(in crate::endpoint) enum OpenEnd<I> {
-    /// The publisher that is connected has taken what is in there.
-    Source(Mutex<Option<Box<I>>>),
+    /// The publisher that is connected has taken what is in there. Who may be one, the settings of the source say.
+    Source(Mutex<Option<Box<I>>>, watch::Receiver<Live>),
     Output(Arc<Ring>, PlayTerms),
 }
 
@@ -168,7 +169,10 @@ pub(in crate::endpoint) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<S: Service> OpenRoute<S> {
     pub(in crate::endpoint) fn new(route: Route<S>, now: Instant) -> Arc<Self> {
         let end = match route.end {
-            RouteEnd::Source(context) => OpenEnd::Source(Mutex::new(Some(Box::new(S::inbound(context, now))))),
+            RouteEnd::Source(context) => {
+                let live = context.live.clone();
+                OpenEnd::Source(Mutex::new(Some(Box::new(S::inbound(context, now)))), live)
+            }
             RouteEnd::Output(ring, terms) => OpenEnd::Output(ring, terms),
         };
         Arc::new(Self {
@@ -185,11 +189,14 @@ impl<S: Service> OpenRoute<S> {
     }
 
     pub(in crate::endpoint) fn is_source(&self) -> bool {
-        matches!(self.end, OpenEnd::Source(_))
+        matches!(self.end, OpenEnd::Source(..))
     }
 
     pub(in crate::endpoint) fn admits(&self, peer: IpAddr) -> bool {
-        lock(&self.admission).allow.admits(peer)
+        match &self.end {
+            OpenEnd::Source(_, live) => live.borrow().allow.admits(peer),
+            OpenEnd::Output(..) => lock(&self.admission).allow.admits(peer),
+        }
     }
 
     /// Changes who may come; who may not any more is cut off.
