@@ -57,12 +57,15 @@ pub fn json(stats: &FlowStats) -> Value {
             "name": s.name,
             "protocol": s.protocol,
             "state": format!("{:?}", s.state),
+            "active": s.active,
             "connected_ms": s.connected_for.map(|d| d.as_millis() as u64),
             "reconnections": s.reconnections,
             "bytes": s.bytes,
             "packets": s.packets,
             "bit_rate": s.bit_rate.as_bps(),
             "lost": s.lost,
+            "only_here": s.only_here,
+            "late": s.late,
             "recovered": s.recovered,
             "retransmitted": s.retransmitted,
             "dropped": s.dropped,
@@ -77,6 +80,7 @@ pub fn json(stats: &FlowStats) -> Value {
     json!({
         "flow": stats.name,
         "max_bandwidth": stats.max_bandwidth.as_bps(),
+        "merge_lost": stats.merge_lost,
         "sources": stats.sources.iter().map(endpoint).collect::<Vec<_>>(),
         "outputs": stats.outputs.iter().map(endpoint).collect::<Vec<_>>(),
     })

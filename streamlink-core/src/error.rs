@@ -8,8 +8,6 @@ use std::{fmt, io, net::SocketAddr};
 pub enum ErrorKind {
     /// The configuration is wrong; see [`ConfigErrors`].
     InvalidConfig,
-    /// The configuration is right, but this version has no driver for a part of it.
-    Unsupported,
     /// A local address is used by another socket, or by another flow of this engine.
     AddressInUse,
     /// The operating system denies the address or the operation to this process.
@@ -31,16 +29,6 @@ pub enum Error {
     /// The configuration is wrong. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// This version has no driver for a part of the flow. Nothing was started.
-    #[error("flow `{flow}`, {endpoint}: {what} is not supported by this version")]
-    Unsupported {
-        /// The flow's name.
-        flow: String,
-        /// The endpoint, as in ``source `venue` ``.
-        endpoint: String,
-        /// What is missing.
-        what: String,
-    },
     /// A local address could not be bound. Nothing was started.
     #[error("flow `{flow}`, {endpoint}: cannot use address {address}: {cause}")]
     Bind {
@@ -96,7 +84,6 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Config(_) => ErrorKind::InvalidConfig,
-            Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::Bind { cause, .. } | Error::Io { cause, .. } => match cause.kind() {
                 io::ErrorKind::AddrInUse => ErrorKind::AddressInUse,
                 io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,

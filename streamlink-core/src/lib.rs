@@ -36,7 +36,7 @@
 //! | RTSP (push in, pull) | RTSP (serve, push) |
 //! | any | tap, into the host's process |
 //!
-//! All of them run. What can be configured and is refused at start with [`Error::Unsupported`] is a backup source.
+//! A source may have backups, of the same family: listeners and callers in any mix. See [`Failover`].
 //!
 //! # How a packet travels
 //!
@@ -47,7 +47,8 @@
 //! ```
 //!
 //! A source's task reads a socket in batches, without copying. Its protocol's state machine checks and orders the
-//! packets. They enter the flow's ring once, whatever the number of outputs. Each output reads the ring at its own
+//! packets. The group of the flow's sources lets those of the active one pass, or merges all, and makes what comes from
+//! one after the other a single stream. They enter the flow's ring once, whatever the number of outputs. Each output reads the ring at its own
 //! pace: one that does not keep up loses the oldest packets, which are counted, and nobody else notices. RTP
 //! outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output. All
 //! SRT callers of a port share its socket and its task. RTMP and RTSP peers have a task each, and no buffer: a vectored
@@ -62,7 +63,7 @@
 //! | `flow` | the vocabulary: flows, sources and outputs with their settings; always valid, pure data |
 //! | `engine` | runs flows: [`Engine`], [`FlowHandle`], statistics, OpenMetrics |
 //! | `endpoint` | the drivers that join sockets, protocol and router; events; app sources and taps |
-//! | `router` | the ring, groups of pictures, the bandwidth limiter, counters; no sockets, no clock |
+//! | `router` | the group of sources (failover, ST 2022-7), the ring, the bandwidth limiter, counters; no sockets, no clock |
 //! | `proto` | RTP, SRT, RTMP and RTSP as state machines, given bytes and time |
 //! | `media` | packets, what can be read in MPEG-TS, FLV and RTP, and the remux of MPEG-TS to FLV |
 //! | `net` | UDP in batches, vectored TCP, TLS; the only module with `unsafe` |

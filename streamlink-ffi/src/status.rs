@@ -12,8 +12,6 @@ pub enum Status {
     InvalidArgument = 1,
     /// The configuration is wrong; the error names the field.
     InvalidConfig = 2,
-    /// The configuration is right, but this version has no driver for a part of it.
-    Unsupported = 3,
     /// A local address is used by another socket or flow.
     AddressInUse = 4,
     /// The operating system denies the address or the operation.
@@ -34,7 +32,6 @@ impl From<ErrorKind> for Status {
     fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::InvalidConfig => Status::InvalidConfig,
-            ErrorKind::Unsupported => Status::Unsupported,
             ErrorKind::AddressInUse => Status::AddressInUse,
             ErrorKind::PermissionDenied => Status::PermissionDenied,
             ErrorKind::NotFound => Status::NotFound,
@@ -55,7 +52,6 @@ mod tests {
     fn every_kind_of_error_has_a_status_of_its_own() {
         let kinds = [
             (ErrorKind::InvalidConfig, 2),
-            (ErrorKind::Unsupported, 3),
             (ErrorKind::AddressInUse, 4),
             (ErrorKind::PermissionDenied, 5),
             (ErrorKind::NotFound, 6),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
-use streamlink_core::{Bitrate, Engine, Event, Flow, FlowHandle, Output, Packet, Source, TapCallback};
+use streamlink_core::{Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, Packet, Source, TapCallback};
 
 /// A path as an argument of a program.
 ///
@@ -47,8 +47,22 @@ impl Rig {
     /// When it cannot be started.
     #[track_caller]
     pub fn start(source: impl Into<Source>, outputs: Vec<Output>) -> Self {
+        Self::start_with(vec![source.into()], Failover::default(), outputs)
+    }
+
+    /// Starts a flow of at most 20 Mb/s with backups.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[track_caller]
+    pub fn start_with(sources: Vec<Source>, failover: Failover, outputs: Vec<Output>) -> Self {
         let engine = Engine::builder().workers(2).build().expect("an engine");
-        let mut flow = Flow::builder("test", Bitrate::mbps(20)).source(source.into());
+        let mut sources = sources.into_iter();
+        let first = sources.next().expect("a source");
+        let mut flow = Flow::builder("test", Bitrate::mbps(20)).source(first).failover(failover);
+        for backup in sources {
+            flow = flow.backup(backup);
+        }
         for output in outputs {
             flow = flow.output(output);
         }

@@ -4,7 +4,7 @@ use std::{
     net::UdpSocket,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use streamlink_core::{Bitrate, Engine, Error, ErrorKind, Event, Flow, Output, RegionEgress, Source};
+use streamlink_core::{Bitrate, Engine, ErrorKind, Event, Flow, Output, RegionEgress, Source};
 use streamlink_tests::{
     eventually,
     peer::{self, Peer},
@@ -119,10 +119,6 @@ fn what_cannot_be_opened_starts_nothing() {
     let error = start(lost.build().unwrap()).unwrap_err().to_string();
     assert_eq!(error, "outputs[0].region: there is no region `moon`; known: here");
 
-    let two = Flow::builder("f", Bitrate::mbps(1)).source(Source::rtp("a", "127.0.0.1:5996"));
-    let unsupported = two.backup(Source::rtp("b", "127.0.0.1:5998")).build().unwrap();
-    let error = start(unsupported).unwrap_err();
-    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     assert_eq!(descriptors(), before);
 
     // Two flows: one name, one address.

@@ -5,8 +5,11 @@ use super::{
     intake::{Intake, Verdict},
 };
 use crate::{
-    media::{MediaFamily, Packet, rtsp::Presentation},
-    proto::rtp::{Header, NotRtp},
+    media::{
+        MediaFamily, Packet,
+        rtp::{Header, NotRtp},
+        rtsp::Presentation,
+    },
     router::{Batch, Closer, Reader, State},
 };
 use std::{
@@ -77,7 +80,6 @@ impl AppSource {
         let presentation = Arc::new(presentation);
         self.intake.lock().unwrap_or_else(PoisonError::into_inner).begin_presentation(&presentation);
         self.context.describe(presentation.description());
-        self.context.stage.set(&presentation);
         Ok(())
     }
 
@@ -127,7 +129,7 @@ impl AppSource {
             MediaFamily::Rtmp | MediaFamily::Rtsp => intake.message(now, packet),
             _ => match intake.admit(now, packet.data().len()) {
                 Verdict::Pass => {
-                    intake.out.push(packet);
+                    intake.out.packets.push(packet);
                     Verdict::Pass
                 }
                 refused => refused,

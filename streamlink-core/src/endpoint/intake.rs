@@ -1,21 +1,19 @@
 //! What every source does with its packets on their way into the flow: the bandwidth limit, the state and its
-//! events, the look into MPEG-TS, the counters, the ring.
+//! events, the look into MPEG-TS, the counters, and the group of the flow's sources.
 
 use super::{Event, Live, LossReason, SourceContext};
 use crate::{
     flow::BandwidthPolicy,
-    media::{MediaFamily, Packet, RtmpKind, TsMonitor, flv::Moment, rtsp::Presentation},
-    proto::rtp::Header,
-    router::{Admission, GopCutter, Limiter, State},
+    media::{MediaFamily, Packet, RtmpKind, TsMonitor, flv::Moment, rtp::Header, rtsp::Presentation},
+    router::{Admission, Delivery, GopCutter, Limiter, Preamble, State},
     time::Throttle,
 };
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-/// The payload type of MPEG-TS (RFC 3551 section 6).
-const MPEG_TS: u8 = 33;
 /// How often the statistics of the transport stream are replaced.
 const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,8 +43,10 @@ pub(super) struct Intake {
     /// How often media has begun to come.
     connections: u64,
     last_media: Option<Instant>,
+    /// There are other sources.
+    has_backup: bool,
     /// What waits to be published.
-    pub(super) out: Vec<Packet>,
+    pub(super) out: Delivery,
 }
 
 impl Intake {
@@ -62,7 +62,8 @@ impl Intake {
             monitored: now,
             connections: 0,
             last_media: None,
-            out: Vec::new(),
+            has_backup: context.group.has_backup(),
+            out: Delivery::default(),
             live,
             context,
         }
@@ -107,15 +108,17 @@ impl Intake {
     /// A stream of FLV messages begins.
     pub(super) fn begin_messages(&mut self) {
         self.gops.begin();
+        self.context.group.begin(self.context.number, None);
     }
 
     /// A presentation of RTSP begins.
-    pub(super) fn begin_presentation(&mut self, presentation: &Presentation) {
+    pub(super) fn begin_presentation(&mut self, presentation: &Arc<Presentation>) {
         self.gops.begin_presentation(presentation);
+        self.context.group.begin(self.context.number, Some(presentation));
     }
 
-    /// An FLV message, or a packet of an RTSP track: it waits to be published, or is dropped. Above the bandwidth whole frames go, up to the next
-    /// key frame.
+    /// An FLV message, or a packet of an RTSP track: it waits to be published, or is dropped. Above the bandwidth whole
+    /// frames go, up to the next key frame.
     pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
         let Some(moment) = self.gops.observe(&packet) else {
             self.context.status.counters.dropped.add(1);
@@ -123,11 +126,8 @@ impl Intake {
         };
         let verdict = self.admit(now, packet.data().len());
         if verdict == Verdict::Pass {
-            if moment == Moment::Start {
-                self.count();
-            }
             self.frames.count(&packet, moment);
-            self.gops.push(&self.context.ring, &mut self.out, packet, moment);
+            self.gops.push(&mut self.out, packet, moment);
         } else if !matches!(moment, Moment::Sample { video: false }) {
             self.gops.wait_for_start();
         }
@@ -153,7 +153,8 @@ impl Intake {
         }
         self.count();
         let context = &self.context;
-        self.gops.publish(&context.ring, &mut self.out);
+        let switch = context.group.offer(context.number, &mut self.out, now);
+        context.switched(switch);
         if let Some(description) = self.monitor.description().or_else(|| self.gops.description()) {
             context.describe(description);
         }
@@ -167,15 +168,14 @@ impl Intake {
 
     /// Looks at what is about to be handed over, and counts it.
     fn count(&mut self) {
-        let Some(last) = self.out.last().map(Packet::arrival) else { return };
-        let mut bytes = 0;
-        for packet in &self.out {
-            bytes += packet.data().len() as u64;
-            if let Some(payload) = transport_stream(packet) {
-                self.monitor.observe(payload);
+        let Some(last) = self.out.packets.last().map(Packet::arrival) else { return };
+        for (at, packet) in self.out.packets.iter().enumerate() {
+            let random_access = transport_stream(packet).is_some_and(|payload| self.monitor.observe(payload));
+            if random_access && self.has_backup {
+                self.out.starts.push((at, Preamble::from([])));
             }
         }
-        self.context.status.counters.passed(last, self.out.len() as u64, bytes);
+        self.context.status.counters.passed(last, self.out.packets.len() as u64, self.out.bytes());
     }
 
     /// No more media comes.
@@ -186,6 +186,7 @@ impl Intake {
             status.counters.set_state(State::Waiting, now);
             self.context.events.emit(Event::SourceLost { source: status.name(), reason });
         }
+        self.context.lose(now);
     }
 }
 
@@ -219,7 +220,7 @@ fn transport_stream(packet: &Packet) -> Option<&[u8]> {
     match packet.family() {
         MediaFamily::Datagrams => Some(packet.data()),
         MediaFamily::Rtp => {
-            let header = Header::parse(packet.data()).ok().filter(|h| h.payload_type == MPEG_TS)?;
+            let header = Header::parse(packet.data()).ok().filter(Header::is_mpeg_ts)?;
             packet.data().get(header.payload_start..header.payload_end)
         }
         _ => None,

@@ -25,7 +25,7 @@ pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{Live, Status};
 
-use crate::{media::rtsp::Presentation, router::Ring};
+use crate::router::{Group, Switch};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -34,41 +34,15 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug)]
 pub(crate) struct SourceContext {
     pub(crate) status: Arc<Status>,
-    pub(crate) ring: Arc<Ring>,
+    /// Its place among the sources.
+    pub(crate) number: usize,
+    /// All sources of the flow, in order.
+    pub(crate) sources: Arc<[Arc<Status>]>,
+    pub(crate) group: Arc<Group>,
     pub(crate) events: EventSink,
     /// The settings that can change while it runs.
     pub(crate) live: watch::Receiver<Live>,
     pub(crate) stop: CancellationToken,
-    /// What an RTSP source brings, for those who play it.
-    pub(crate) stage: Arc<Stage>,
-}
-
-/// The presentation of a flow's RTSP source, once there is one; the last one stays when the source is lost.
-#[derive(Debug, Default)]
-pub(crate) struct Stage(watch::Sender<Option<Arc<Presentation>>>);
-
-impl Stage {
-    /// What there is to play.
-    pub(crate) fn current(&self) -> Option<Arc<Presentation>> {
-        self.0.borrow().clone()
-    }
-
-    /// Another presentation, or the same again, which nobody notices.
-    pub(crate) fn set(&self, presentation: &Arc<Presentation>) {
-        self.0.send_if_modified(|current| {
-            let changed = current.as_ref() != Some(presentation);
-            if changed {
-                *current = Some(presentation.clone());
-            }
-            changed
-        });
-    }
-
-    /// Waits for a presentation other than this.
-    async fn other_than(&self, known: Option<&Arc<Presentation>>) {
-        // The sender is here: it does not go away.
-        let _ = self.0.subscribe().wait_for(|current| current.is_some() && current.as_ref() != known).await;
-    }
 }
 
 impl SourceContext {
@@ -76,6 +50,18 @@ impl SourceContext {
     fn describe(&self, description: String) {
         self.status.media.store(Some(Arc::new(description.clone())));
         self.events.emit(Event::MediaDescribed { source: self.status.name(), description });
+    }
+
+    /// The source is lost to its flow.
+    pub(crate) fn lose(&self, now: std::time::Instant) {
+        self.switched(self.group.lose(self.number, now));
+    }
+
+    /// Tells the host that another source feeds the flow.
+    fn switched(&self, switch: Option<Switch>) {
+        let Some(Switch { from, to, gap }) = switch else { return };
+        let name = |number: usize| self.sources.get(number).map(|status| status.name()).unwrap_or_default();
+        self.events.emit(Event::Switched { from: name(from), to: name(to), gap });
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{Event, EventSink};
 use crate::{
     media::Remuxer,
-    router::{GopCutter, Reader, Ring},
+    router::{Delivery, GopCutter, Reader, Ring},
 };
 use arc_swap::ArcSwapOption;
 use std::{
@@ -42,7 +42,7 @@ impl RemuxStatus {
 /// Runs until the flow ends.
 pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, status: Arc<RemuxStatus>) {
     let (mut remuxer, mut cutter) = (Remuxer::new(), GopCutter::default());
-    let (mut window, mut messages, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut window, mut messages, mut out) = (Vec::new(), Vec::new(), Delivery::default());
     let mut waits = false;
     loop {
         let ready = tokio::select! {
@@ -64,10 +64,10 @@ pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, 
         }
         for message in messages.drain(..) {
             if let Some(moment) = cutter.observe(&message) {
-                cutter.push(&ring, &mut out, message, moment);
+                cutter.push(&mut out, message, moment);
             }
         }
-        cutter.publish(&ring, &mut out);
+        ring.deliver(&mut out);
         if let Some(selection) = remuxer.selection() {
             let (carried, left_out) = (selection.carried.join(", "), selection.left_out.join(", "));
             status.nothing.store(carried.is_empty(), Relaxed);

@@ -3,7 +3,7 @@
 use super::{Shared, start::QUEUE_TIME};
 use crate::{
     endpoint::{
-        EventSink, Stage, Status,
+        EventSink, Status,
         rtmp::{self, Rtmp},
         rtsp::{self, Rtsp, User},
         srt,
@@ -11,6 +11,7 @@ use crate::{
     },
     flow::{Bitrate, RtmpAddress, RtspCaller, RtspOptions, SrtCaller, SrtListener, StreamKey},
     net::{Egress, TlsClient, advertised_ip},
+    router::Stage,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{

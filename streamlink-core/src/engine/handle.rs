@@ -2,12 +2,14 @@
 
 use super::{
     Shared,
-    start::{self, OutputEnd, PortRoute, RunningOutput, RunningSource},
+    outputs::{self, OutputEnd, RunningOutput},
+    sources::RunningSource,
+    start::{self, PortRoute},
     stats::{EndpointStats, FlowStats},
 };
 use crate::{
     endpoint::{
-        AppSource, Event, EventSink, Live, Stage, Status, Tap, Tasks,
+        AppSource, Event, EventSink, Live, Status, Tap, Tasks,
         fanout::Fanout,
         remux::{self, RemuxStatus},
     },
@@ -17,7 +19,7 @@ use crate::{
         check_output,
     },
     media::MediaFamily,
-    router::{Ring, State},
+    router::{Group, Ring, Stage, State},
 };
 use std::{
     sync::{
@@ -38,6 +40,8 @@ pub(crate) struct Running {
     pub(super) input: InputProtocol,
     pub(super) max_bandwidth: Mutex<Bitrate>,
     pub(super) ring: Arc<Ring>,
+    /// What the sources bring goes through it into the ring.
+    pub(super) group: Arc<Group>,
     pub(super) events: EventSink,
     pub(super) tasks: Tasks,
     pub(super) source_tasks: TaskTracker,
@@ -151,6 +155,7 @@ impl Running {
         for route in &routes {
             route.remove().await;
         }
+        self.group.finish(Instant::now());
         self.ring.close();
         if let Some(remux) = self.remux.get() {
             remux.done.cancelled().await;
@@ -184,8 +189,15 @@ impl Running {
 
     pub(super) fn stats(&self) -> FlowStats {
         let now = Instant::now();
-        let source = |s: &RunningSource| {
-            EndpointStats::new(&s.status, s.source.protocol().to_string(), s.input_address.clone(), now)
+        let source = |(number, s): (usize, &RunningSource)| {
+            let protocol = s.source.protocol().to_string();
+            let mut stats = EndpointStats::new(&s.status, protocol, s.input_address.clone(), now);
+            stats.active = self.group.is_active(number);
+            if let Some((counts, _)) = self.group.merged(number) {
+                stats.lost = counts.lost;
+                (stats.only_here, stats.late) = (counts.only_here, counts.late);
+            }
+            stats
         };
         let output = |o: &RunningOutput| {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().to_string(), o.url.clone(), now);
@@ -197,9 +209,10 @@ impl Running {
             }
             stats
         };
-        let sources = self.sources().iter().map(source).collect();
+        let sources = self.sources().iter().enumerate().map(source).collect();
+        let merge_lost = self.group.merged(0).map_or(0, |(_, lost)| lost);
         let outputs = self.outputs().iter().map(output).collect();
-        FlowStats { name: self.name.clone(), max_bandwidth: self.rate(), sources, outputs }
+        FlowStats { name: self.name.clone(), max_bandwidth: self.rate(), merge_lost, sources, outputs }
     }
 
     fn taken(&self, name: &str) -> bool {
@@ -235,7 +248,7 @@ impl Running {
         if let Some(claim) = &claim {
             shared.claim(self.id, &self.name, claim).map_err(|problem| config("output.bind", problem))?;
         }
-        match start::open_output(&shared, &self.name, &output, self.rate(), &status).await {
+        match outputs::open_output(&shared, &self.name, &output, self.rate(), &status).await {
             Ok(opened) => {
                 self.run_output(output, status, opened);
                 Ok(())

@@ -30,6 +30,8 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("bytes", "Bytes handed on", |s| s.bytes),
     ("packets", "Packets handed on", |s| s.packets),
     ("lost_packets", "Packets that never came or came too late", |s| s.lost),
+    ("only_here_packets", "Packets that no other source of a merge has brought", |s| s.only_here),
+    ("late_packets", "Packets that came after the window of a merge was over", |s| s.late),
     ("recovered_packets", "Packets that were put in their place", |s| s.recovered),
     ("retransmitted_packets", "Packets that were sent again", |s| s.retransmitted),
     ("dropped_packets", "Packets that came and were not handed on", |s| s.dropped),
@@ -43,6 +45,7 @@ const COUNTERS: &[(&str, &str, Read)] = &[
 const GAUGES: &[(&str, &str, Read)] = &[
     ("bit_rate", "Bits per second over the last second", |s| s.bit_rate.as_bps()),
     ("connected", "Whether the endpoint is connected", |s| u64::from(s.state == State::Connected)),
+    ("active", "Whether the flow is fed by this source", |s| u64::from(s.active)),
     ("jitter_microseconds", "RFC 3550 interarrival jitter", |s| {
         u64::try_from(s.jitter.as_micros()).unwrap_or(u64::MAX)
     }),

@@ -3,6 +3,8 @@
 mod drivers;
 mod handle;
 mod metrics;
+mod outputs;
+mod sources;
 mod start;
 mod stats;
 

@@ -16,6 +16,8 @@ pub struct FlowStats {
     pub name: String,
     /// The most that the source may bring.
     pub max_bandwidth: Bitrate,
+    /// Of a merge (SMPTE ST 2022-7): packets that no source has brought in time.
+    pub merge_lost: u64,
     /// The sources.
     pub sources: Vec<EndpointStats>,
     /// The outputs.
@@ -34,6 +36,8 @@ pub struct EndpointStats {
     pub protocol: String,
     /// Its state.
     pub state: State,
+    /// Of a source: whether the flow is fed by it. Of several only one is, but for a merge.
+    pub active: bool,
     /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output
     /// that listens.
     pub url: Option<String>,
@@ -49,6 +53,10 @@ pub struct EndpointStats {
     pub bit_rate: Bitrate,
     /// Packets that never came, or came after their time.
     pub lost: u64,
+    /// Of a source in a merge: packets that no other source has brought.
+    pub only_here: u64,
+    /// Of a source in a merge: packets that came after the window was over.
+    pub late: u64,
     /// Packets that came out of order and were put in their place.
     pub recovered: u64,
     /// Packets that were sent again.
@@ -92,6 +100,7 @@ impl EndpointStats {
             description: status.description(),
             protocol,
             state: c.state(),
+            active: false,
             url,
             connected_for: c.connected_for(now),
             reconnections: c.reconnections.get(),
@@ -99,6 +108,8 @@ impl EndpointStats {
             packets: c.packets.get(),
             bit_rate: Bitrate::bps(c.bits_per_second(now)),
             lost: c.lost.get(),
+            only_here: 0,
+            late: 0,
             recovered: c.recovered.get(),
             retransmitted: c.retransmitted.get(),
             dropped: c.dropped.get(),

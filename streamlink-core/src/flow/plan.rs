@@ -17,6 +17,9 @@ use crate::{
 };
 use std::{collections::HashMap, marker::PhantomData, net::SocketAddr, time::Duration};
 
+/// Sources of one merge at most.
+const MAX_PATHS: usize = 16;
+
 /// What happens to media above the flow's maximum bandwidth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BandwidthPolicy {
@@ -30,6 +33,20 @@ pub enum BandwidthPolicy {
 }
 
 /// How the sources of a flow back each other.
+///
+/// The first source that brings media feeds the flow. It is lost when its connection closes, or when it brings nothing
+/// for the loss threshold; then the first other source that has media takes over, and [`Event::Switched`] tells of it.
+/// Outputs are never disconnected for it.
+///
+/// - RTMP and RTSP go on with a video key frame: with the last one of the backup, whose group of pictures is kept (up
+///   to 16 MiB), or else with the next. Timestamps, sequence numbers and sender reports go on; headers and parameter
+///   sets are sent again when they differ. RTSP players stay when the tracks are coded alike.
+/// - MPEG-TS, over SRT or RTP, goes on at a random access point of the video, if the stream marks them and one comes
+///   within the loss threshold; otherwise, and anything else, with the next packet. Before the first transport packet of
+///   each PID goes one with the discontinuity indicator. RTP keeps one SSRC, with sequence numbers and timestamps that
+///   go on; a backup that carries the very same packets goes on with the next of them, unaltered.
+///
+/// [`Event::Switched`]: crate::Event::Switched
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failover {
     pub(crate) policy: FailoverPolicy,
@@ -44,7 +61,8 @@ pub enum FailoverPolicy {
     Stay,
     /// Back to the first source when it has delivered for this long.
     Prefer(Duration),
-    /// All sources are merged packet by packet (SMPTE ST 2022-7) in a window of 100–500 ms; RTP and SRT only.
+    /// All sources carry the same RTP packets, over RTP or SRT, and are merged packet by packet (SMPTE ST 2022-7) in a
+    /// recovery window of 100–500 ms: a path may be later than another by as much. Up to 16 sources.
     Merge(Duration),
 }
 
@@ -135,6 +153,12 @@ impl Flow {
     /// How the sources back each other.
     pub fn failover(&self) -> Failover {
         self.failover
+    }
+
+    /// What the first source speaks: its outputs are those of the family.
+    pub(crate) fn input(&self) -> super::InputProtocol {
+        // Invariant: as below.
+        self.sources.first().map_or(super::InputProtocol::Rtp, Source::protocol)
     }
 
     /// The media family of the sources.
@@ -323,6 +347,9 @@ fn check_failover(draft: &FlowDraft, keep: &mut impl FnMut(&str, Result<(), Prob
         FailoverPolicy::Prefer(hold) => keep("failover.hold", check_millis(hold, 0..=3_600_000).map(drop)),
         FailoverPolicy::Merge(window) => {
             keep("failover.window", check_millis(window, 100..=500).map(drop));
+            if draft.sources.len() > MAX_PATHS {
+                keep("sources", Err(Problem::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
+            }
             let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
             if draft.sources.iter().any(|s| !families.contains(&s.family())) {
                 keep("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));

@@ -3,6 +3,7 @@
 pub(crate) mod flv;
 mod packet;
 mod remux;
+pub(crate) mod rtp;
 pub(crate) mod rtsp;
 mod ts;
 

@@ -80,6 +80,11 @@ impl Packet {
         Self { data: packet.into(), arrival, kind: Kind::Rtsp { track } }
     }
 
+    /// The same packet with other bytes.
+    pub(crate) fn with_data(&self, data: Bytes) -> Self {
+        Self { data, arrival: self.arrival, kind: self.kind }
+    }
+
     /// The bytes: the datagram, the whole RTP packet, or the body of the message.
     pub fn data(&self) -> &Bytes {
         &self.data

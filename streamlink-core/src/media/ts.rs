@@ -47,6 +47,11 @@ pub(crate) fn stream_type_name(stream_type: u8) -> &'static str {
     }
 }
 
+/// Whether a stream type is one of pictures.
+fn is_video(stream_type: u8) -> bool {
+    matches!(stream_type, 0x01 | 0x02 | 0x10 | 0x1b | 0x21 | 0x24 | 0x33)
+}
+
 #[derive(Debug, Default)]
 struct Pid {
     stats: PidStats,
@@ -77,18 +82,21 @@ impl TsMonitor {
         monitor
     }
 
-    /// Looks at the payload of one datagram: whole transport packets, or something else that is counted.
-    pub(crate) fn observe(&mut self, payload: &[u8]) {
+    /// Looks at the payload of one datagram: whole transport packets, or something else that is counted. Returns
+    /// whether a picture begins in it from which decoding can start.
+    pub(crate) fn observe(&mut self, payload: &[u8]) -> bool {
+        let mut random_access = false;
         let packets = payload.chunks_exact(PACKET);
         if !packets.remainder().is_empty() {
             self.sync_errors = self.sync_errors.saturating_add(1);
         }
         for packet in packets {
             match packet[0] == SYNC {
-                true => self.packet(packet),
+                true => random_access |= self.packet(packet),
                 false => self.sync_errors = self.sync_errors.saturating_add(1),
             }
         }
+        random_access
     }
 
     /// The PIDs, in order.
@@ -111,13 +119,14 @@ impl TsMonitor {
         Some(format!("MPEG-TS: {}", names.join(", ")))
     }
 
-    fn packet(&mut self, packet: &[u8]) {
+    /// One transport packet; returns whether it is a random access point of a video stream (section 2.4.3.5).
+    fn packet(&mut self, packet: &[u8]) -> bool {
         let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
         if pid == NULL_PID {
-            return;
+            return false;
         }
         if !self.pids.contains_key(&pid) && self.pids.len() >= MAX_PIDS {
-            return;
+            return false;
         }
         let (has_adaptation, has_payload) = (packet[3] & 0x20 != 0, packet[3] & 0x10 != 0);
         let adaptation = if has_adaptation { usize::from(packet[4]) } else { 0 };
@@ -131,6 +140,8 @@ impl TsMonitor {
         if has_payload && let Some(payload) = packet.get(start..) {
             self.section(pid, packet[1] & 0x40 != 0, payload);
         }
+        let video = self.pids.get(&pid).and_then(|pid| pid.stats.stream_type).is_some_and(is_video);
+        video && has_adaptation && adaptation > 0 && packet[5] & 0x40 != 0
     }
 
     /// Puts the sections of the PAT and the PMTs together (section 2.4.4).

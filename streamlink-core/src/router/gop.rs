@@ -1,21 +1,19 @@
-//! Groups of pictures: FLV messages and RTP packets of RTSP tracks go into the ring in batches that begin where a player may start, so that a late
+//! Groups of pictures: among FLV messages and RTP packets of RTSP tracks, the places where a player may start. A late
 //! player begins with the last of them, and one that has lost something goes on with the next.
 
-use super::{Preamble, Ring};
+use super::Delivery;
 use crate::media::{
     MediaFamily, Packet,
     flv::{Moment, StartPoints},
     rtsp::{Presentation, RtspStarts},
 };
 
-/// Cuts a stream into batches.
+/// Finds the places in a stream.
 #[derive(Debug, Default)]
 pub(crate) struct GopCutter {
     points: StartPoints,
     /// The same for RTSP.
     starts: RtspStarts,
-    /// The batch in the making begins with a start.
-    start: Option<Preamble>,
     /// Pictures are of no use before the next start.
     waits: bool,
 }
@@ -46,25 +44,16 @@ impl GopCutter {
         (!(self.waits && moment == Moment::Sample { video: true })).then_some(moment)
     }
 
-    /// Adds a message that was observed to the batch in the making; one that is a start begins another.
-    pub(crate) fn push(&mut self, ring: &Ring, out: &mut Vec<Packet>, packet: Packet, moment: Moment) {
+    /// Adds a message that was observed to what is to be handed over.
+    pub(crate) fn push(&mut self, out: &mut Delivery, packet: Packet, moment: Moment) {
         if moment == Moment::Start {
-            self.publish(ring, out);
-            self.start = Some(match packet.family() {
+            out.mark_start(match packet.family() {
                 MediaFamily::Rtsp => self.starts.preamble(),
                 _ => self.points.preamble(),
             });
             self.waits = false;
         }
-        out.push(packet);
-    }
-
-    /// Hands the batch over.
-    pub(crate) fn publish(&mut self, ring: &Ring, out: &mut Vec<Packet>) {
-        match self.start.take() {
-            Some(preamble) => ring.publish_start(out, preamble),
-            None => ring.publish(out),
-        }
+        out.packets.push(packet);
     }
 
     /// What the stream consists of, once, when that is first known and whenever it changes.
@@ -76,20 +65,23 @@ impl GopCutter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{media::RtmpKind, router::Limits};
+    use crate::{
+        media::RtmpKind,
+        router::{Limits, Ring},
+    };
     use std::time::{Duration, Instant};
 
     #[test]
     fn batches_begin_at_key_frames_and_nothing_depends_on_what_is_missing() {
         let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(3600) });
         ring.keep_from_start(1 << 20);
-        let (mut cutter, mut out) = (GopCutter::default(), Vec::new());
+        let (mut cutter, mut out) = (GopCutter::default(), Delivery::default());
         cutter.begin();
         let mut give = |kind, body: &'static [u8]| {
             let packet = Packet::rtmp(kind, 0, body, Instant::now());
             let moment = cutter.observe(&packet);
             if let Some(moment) = moment {
-                cutter.push(&ring, &mut out, packet, moment);
+                cutter.push(&mut out, packet, moment);
             }
             moment.is_some()
         };
@@ -100,7 +92,7 @@ mod tests {
         for body in [key, sample, sample, key, sample] {
             assert!(give(RtmpKind::Video, body));
         }
-        cutter.publish(&ring, &mut out);
+        ring.deliver(&mut out);
         let mut window = Vec::new();
         ring.reader_from_start(1 << 20).read(&mut window);
         assert_eq!(window.len(), 1);

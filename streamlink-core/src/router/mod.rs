@@ -1,13 +1,22 @@
-//! From one source to all outputs: the ring that they read, the bandwidth limiter, and the counters.
-//! No sockets, and no clock: whoever calls says what time it is.
+//! From the sources to all outputs: which source feeds the flow, the ring that outputs read, the bandwidth limiter, and
+//! the counters. No sockets, and no clock: whoever calls says what time it is.
 
 mod counters;
+mod delivery;
 mod gop;
+mod group;
 mod limiter;
+mod merge;
 mod ring;
+mod splice;
+mod stage;
 
 pub(crate) use counters::Counters;
 pub use counters::State;
+pub(crate) use delivery::Delivery;
 pub(crate) use gop::GopCutter;
+pub(crate) use group::{Group, GroupTerms, Switch, Turns};
 pub(crate) use limiter::{Admission, Limiter};
+use merge::{Merge, PathCounts};
 pub(crate) use ring::{Batch, Closed, Closer, Limits, Preamble, Reader, Ring, Totals};
+pub(crate) use stage::Stage;

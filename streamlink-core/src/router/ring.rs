@@ -6,6 +6,7 @@
 //! then the readers that are still before it have lost it, oldest packets first, and are told how much.
 //! The source never waits.
 
+use super::Delivery;
 use crate::media::Packet;
 use std::{
     collections::VecDeque,
@@ -165,16 +166,23 @@ impl Ring {
         inner.keep = inner.keep.max(bytes);
     }
 
-    /// Hands over packets as one batch. `packets` comes back empty, with room from an earlier batch.
-    pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
-        self.publish_batch(packets, None);
+    /// Hands over what a source has brought, in batches that begin where readers may start. It comes back empty.
+    pub(crate) fn deliver(&self, delivery: &mut Delivery) {
+        let (mut done, mut start) = (0, None);
+        for (at, preamble) in delivery.starts.drain(..) {
+            if at > done {
+                let rest = delivery.packets.split_off(at - done);
+                self.publish_batch(&mut delivery.packets, start.take());
+                delivery.packets = rest;
+                done = at;
+            }
+            start = Some(preamble);
+        }
+        self.publish_batch(&mut delivery.packets, start);
     }
 
-    /// Hands over packets as one batch, at which a reader may start that was given the preamble.
-    pub(crate) fn publish_start(&self, packets: &mut Vec<Packet>, preamble: Preamble) {
-        self.publish_batch(packets, Some(preamble));
-    }
-
+    /// Hands over packets as one batch, at which a reader may start that was given the preamble. `packets` comes back
+    /// empty, with room from an earlier batch.
     fn publish_batch(&self, packets: &mut Vec<Packet>, start: Option<Preamble>) {
         let Some(newest) = packets.last().map(Packet::arrival) else { return };
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
@@ -431,6 +439,16 @@ pub(crate) struct Closed;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Ring {
+        pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
+            self.publish_batch(packets, None);
+        }
+
+        fn publish_start(&self, packets: &mut Vec<Packet>, preamble: Preamble) {
+            self.publish_batch(packets, Some(preamble));
+        }
+    }
 
     const GENEROUS: Limits = Limits { bytes: 1 << 30, time: Duration::from_secs(3600) };
 

@@ -7,9 +7,12 @@ use crate::{
         sleep_until,
     },
     flow::RtpInput,
-    media::Packet,
+    media::{
+        Packet,
+        rtp::{Header, NotRtp},
+    },
     net::{Alarm, Multicast, Received, Receiver as SocketReceiver, UdpOptions, UdpSocket},
-    proto::rtp::{Header, NotRtp, Receiver},
+    proto::rtp::Receiver,
     time::Throttle,
 };
 use std::{
@@ -161,7 +164,7 @@ impl Reception {
         match self.intake.admit(arrival, data.len()) {
             Verdict::Pass => {
                 self.sender = Some(peer);
-                self.receiver.handle(&header, Packet::rtp(data, arrival), &mut self.intake.out);
+                self.receiver.handle(&header, Packet::rtp(data, arrival), &mut self.intake.out.packets);
             }
             Verdict::Drop => {}
             Verdict::Disconnect => self.tally.disconnect = true,
@@ -190,7 +193,7 @@ impl Reception {
 
     /// Hands over what has come, and keeps the books.
     fn publish(&mut self, now: Instant) {
-        self.receiver.handle_timeout(now, &mut self.intake.out);
+        self.receiver.handle_timeout(now, &mut self.intake.out.packets);
         let counters = &self.intake.context.status.counters;
         let tally = std::mem::take(&mut self.tally);
         let quality = self.receiver.quality();
@@ -231,14 +234,14 @@ impl Reception {
     }
 
     fn lose(&mut self, reason: LossReason) {
-        self.receiver.reset(&mut self.intake.out);
+        self.receiver.reset(&mut self.intake.out.packets);
         self.intake.lose(Instant::now(), reason);
         self.sender = None;
     }
 
     /// The flow stops: what was held back still passes.
     fn stop(mut self) {
-        self.receiver.reset(&mut self.intake.out);
+        self.receiver.reset(&mut self.intake.out.packets);
         self.publish(Instant::now());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, SourceContext, Stage, Status,
+        Event, EventSink, LossReason, SourceContext, Status,
         redial::{Redial, report_loss, report_retry},
         tcp::{End, Outbox, Pace, Player, send, write_all},
     },
@@ -17,7 +17,7 @@ use crate::{
     media::rtsp::Presentation,
     net::{Egress, Stream, TlsClient},
     proto::rtsp::{ClientSession, Outcome, Purpose, User},
-    router::{Reader, Ring, State},
+    router::{Reader, Ring, Stage, State},
 };
 use std::{
     future::poll_fn,

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason, SourceContext, Stage, random,
+        LossReason, RefusalReason, SourceContext, random,
         tcp::{
             End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Visit, lock, send,
             write_all,
@@ -19,7 +19,7 @@ use crate::{
     media::rtsp::Presentation,
     net::Stream,
     proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},
-    router::{Batch, Preamble, Ring},
+    router::{Batch, Preamble, Ring, Stage},
 };
 use std::{
     future::poll_fn,

@@ -275,7 +275,7 @@ impl Session {
             intake.refresh();
             while let Some(payload) = connection.poll_payload(now) {
                 match intake.admit(now, payload.len()) {
-                    Verdict::Pass => intake.out.push(MediaPacket::datagram(payload, now)),
+                    Verdict::Pass => intake.out.packets.push(MediaPacket::datagram(payload, now)),
                     Verdict::Drop => {}
                     Verdict::Disconnect => {
                         connection.shut_down(now);

@@ -416,7 +416,7 @@ impl PortTask {
         if let Some(intake) = self.routes.get_mut(&linked.route).and_then(|open| open.intake.as_mut()) {
             while let Some(payload) = linked.link.connection.poll_payload(now) {
                 match intake.admit(now, payload.len()) {
-                    Verdict::Pass => intake.out.push(MediaPacket::datagram(payload, now)),
+                    Verdict::Pass => intake.out.packets.push(MediaPacket::datagram(payload, now)),
                     Verdict::Drop => {}
                     Verdict::Disconnect => return self.close(id, LossReason::BandwidthExceeded, now),
                 }

@@ -181,6 +181,24 @@ fn enhanced(mut packet_type: u8, mut rest: &[u8], meaning: impl Fn(u8) -> Meanin
     Some(Tag { codec, role: role(meaning(packet_type), track) })
 }
 
+/// By how much a picture is shown later than it is decoded, in milliseconds. 0 where it is not said, as with AV1, or in a
+/// message of several tracks.
+pub(crate) fn composition_time(body: &[u8]) -> i32 {
+    let field = match body {
+        // AVC and HEVC, NAL units.
+        [first, 1, a, b, c, ..] if first & 0x80 == 0 && matches!(first & 0x0f, 7 | 12) => [*a, *b, *c],
+        // CodedFrames of those codecs; CodedFramesX has no such field.
+        [first, b'a', b'v', b'c', b'1', a, b, c, ..] | [first, b'h' | b'v', b'v', b'c', b'1', a, b, c, ..]
+            if first & 0x8f == 0x81 =>
+        {
+            [*a, *b, *c]
+        }
+        _ => return 0,
+    };
+    // 24 bits with a sign.
+    i32::from_be_bytes([field[0], field[1], field[2], 0]) >> 8
+}
+
 fn role(meaning: Meaning, track: u8) -> Role {
     match meaning {
         Header(number) => Role::Header { track, number },
@@ -253,6 +271,16 @@ mod tests {
         assert_eq!(audio(b"\x95\x01Opus\x02"), (Codec::FourCc(*b"Opus"), Role::Sample));
         assert_eq!(Tag::parse(RtmpKind::Video, b"\x97\xff\xff\xff").map(|t| t.role), None);
         assert_eq!(Codec::FourCc(*b"av01").name(), "AV1");
+    }
+
+    #[test]
+    fn composition_times_have_a_sign() {
+        assert_eq!(composition_time(&[0x27, 1, 0, 0, 80, 9]), 80);
+        assert_eq!(composition_time(&[0x27, 1, 0xff, 0xff, 0xfe]), -2);
+        assert_eq!(composition_time(b"\x91hvc1\0\x01\x00"), 256);
+        assert_eq!(composition_time(b"\x91av01\0\x01\x00"), 0);
+        assert_eq!(composition_time(b"\x93hvc1\0\x01\x00"), 0);
+        assert_eq!(composition_time(&[0x27, 0, 0, 0, 80]) + composition_time(&[]), 0);
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! A presentation: the SDP (RFC 8866) of a publisher, and the tracks in it.
 
-use sdp_types::Session;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use sdp_types::{Media, Session};
 use std::fmt::Write;
 
 /// Tracks of one presentation at most.
 const MAX_TRACKS: usize = 16;
+/// Parameter sets of one track at most.
+const MAX_PARAMETER_SETS: usize = 16;
+/// The longest parameter set that is kept, in bytes: one that fits a packet.
+const MAX_PARAMETER_SET: usize = 1400;
 
 /// What a publisher has announced. Never without a track.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +30,35 @@ pub(crate) struct Track {
     pub(crate) encoding: String,
     /// In Hz.
     pub(crate) clock_rate: u32,
+    /// What a decoder needs before the first picture, where the SDP has it (RFC 6184 section 8.1, RFC 7798 section 7.1).
+    pub(crate) parameter_sets: Vec<Bytes>,
+    /// What a player goes by, except for that.
+    terms: Vec<String>,
+}
+
+/// The parameters of `a=fmtp` that say what the parameter sets in the stream say too.
+const IN_BAND: [&str; 5] = ["sprop-parameter-sets", "sprop-vps", "sprop-sps", "sprop-pps", "profile-level-id"];
+
+fn parameters(media: &Media) -> impl Iterator<Item = (&str, &str)> {
+    let lines = media.attributes.iter().filter(|a| a.attribute == "fmtp").filter_map(|a| a.value.as_deref());
+    let fields = lines.filter_map(|line| line.split_once(' ')).flat_map(|(_, fields)| fields.split(';'));
+    fields.map(|field| field.trim().split_once('=').unwrap_or((field.trim(), "")))
+}
+
+fn parameter_sets(media: &Media) -> Vec<Bytes> {
+    let sets = parameters(media).filter(|(name, _)| name.starts_with("sprop-")).flat_map(|(_, value)| value.split(','));
+    let sets = sets.filter_map(|set| BASE64_STANDARD.decode(set).ok());
+    sets.filter(|set| (1..=MAX_PARAMETER_SET).contains(&set.len())).take(MAX_PARAMETER_SETS).map(Bytes::from).collect()
+}
+
+fn terms(media: &Media, is_video: bool) -> Vec<String> {
+    let mut terms = vec![format!("{} {} {}", media.media, media.proto, media.fmt)];
+    let maps = media.attributes.iter().filter(|a| a.attribute == "rtpmap").filter_map(|a| a.value.clone());
+    terms.extend(maps);
+    let kept = parameters(media).filter(|(name, _)| !(is_video && IN_BAND.contains(name)));
+    terms.extend(kept.map(|(name, value)| format!("{name}={value}")));
+    terms.sort_unstable();
+    terms
 }
 
 /// What the payload types that need no `a=rtpmap` stand for (RFC 3551 section 6).
@@ -59,11 +94,15 @@ impl Presentation {
                 encoding = parts.next().unwrap_or_default();
                 clock_rate = parts.next().and_then(|rate| rate.parse().ok()).unwrap_or(clock_rate);
             }
+            let encoding = encoding.to_ascii_uppercase();
+            let is_video = matches!(encoding.as_str(), "H264" | "H265");
             Track {
                 control: attribute("control").unwrap_or_default().to_owned(),
                 media: media.media.clone(),
-                encoding: encoding.to_ascii_uppercase(),
                 clock_rate: clock_rate.max(1),
+                parameter_sets: if is_video { parameter_sets(media) } else { Vec::new() },
+                terms: terms(media, is_video),
+                encoding,
             }
         });
         let tracks = tracks.collect();
@@ -72,6 +111,12 @@ impl Presentation {
 
     pub(crate) fn tracks(&self) -> &[Track] {
         &self.tracks
+    }
+
+    /// Whether who plays one can go on with the other: the same tracks, coded alike.
+    pub(crate) fn continues(&self, other: &Presentation) -> bool {
+        let terms = |p: &Presentation| p.tracks.iter().map(|track| track.terms.clone()).collect::<Vec<_>>();
+        self == other || terms(self) == terms(other)
     }
 
     /// The SDP for those who play from us, or to whom we announce it: as it came, but for the addresses, the ports and
@@ -156,6 +201,17 @@ mod tests {
         let again = Presentation::parse(sdp.as_bytes()).unwrap();
         assert_eq!(again.tracks()[2].control, "trackID=2");
         assert!(Presentation::parse(b"v=0\r\no=- 1 1 IN IP4 1.2.3.4\r\ns=-\r\nt=0 0\r\n").is_err());
+    }
+
+    #[test]
+    fn another_encoder_continues_what_is_coded_alike() {
+        let with = |from: &str, to: &str| Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap();
+        let first = with("=1\r\na=c", "=1;sprop-parameter-sets=Z0I=,aM4=;profile-level-id=42e01f\r\na=c");
+        assert_eq!(first.tracks()[0].parameter_sets, [&[0x67, 0x42][..], &[0x68, 0xce]]);
+        let second = with("s=No Name", "s=Other");
+        assert!(first.continues(&second) && second.continues(&first) && first != second);
+        assert!(!with("RTP/AVP 97\r\nb=AS:128\r\na=rtpmap:97", "RTP/AVP 98\r\na=rtpmap:98").continues(&second));
+        assert!(!with("packetization-mode=1", "packetization-mode=0").continues(&second));
     }
 
     proptest::proptest! {

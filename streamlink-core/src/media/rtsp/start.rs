@@ -20,6 +20,8 @@ pub(crate) struct RtspStarts {
     key: Option<u32>,
     /// The last sender report of each track, which lets players bring the tracks in step.
     reports: Vec<Option<Packet>>,
+    /// The reports, made when a player may start and they have changed.
+    preamble: Option<Arc<[Packet]>>,
 }
 
 impl RtspStarts {
@@ -32,7 +34,7 @@ impl RtspStarts {
         };
         self.codecs = presentation.tracks().iter().map(|track| codec(&track.encoding)).collect();
         self.reports = vec![None; self.codecs.len()];
-        self.key = None;
+        (self.key, self.preamble) = (None, None);
     }
 
     /// Whether there is a track in which a player can start only with a key frame.
@@ -48,6 +50,7 @@ impl RtspStarts {
                 && packet.data().get(1) == Some(&SENDER_REPORT)
             {
                 *report = Some(packet.clone());
+                self.preamble = None;
             }
             return Moment::Header;
         }
@@ -64,9 +67,10 @@ impl RtspStarts {
         Moment::Start
     }
 
-    /// What a player gets first: the last sender reports.
-    pub(crate) fn preamble(&self) -> Arc<[Packet]> {
-        self.reports.iter().flatten().cloned().collect()
+    /// What a player gets first: the last sender reports. The same allocation as long as there are no others.
+    pub(crate) fn preamble(&mut self) -> Arc<[Packet]> {
+        let Self { reports, preamble, .. } = self;
+        preamble.get_or_insert_with(|| reports.iter().flatten().cloned().collect()).clone()
     }
 }
 

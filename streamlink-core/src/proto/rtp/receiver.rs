@@ -5,8 +5,7 @@
 //! over. A stream that starts anew, with another SSRC or a leap in its sequence, is believed when two of its
 //! packets follow each other; neither of them is lost.
 
-use super::header::Header;
-use crate::media::Packet;
+use crate::media::{Packet, rtp::Header};
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},

@@ -63,6 +63,11 @@ impl Header {
         })
     }
 
+    /// Whether the payload is MPEG-TS (RFC 3551 section 6).
+    pub(crate) fn is_mpeg_ts(&self) -> bool {
+        self.payload_type == 33
+    }
+
     /// The clock rate of the static payload types (RFC 3551 section 6); 90 kHz for video and all others.
     pub(crate) fn clock_rate(&self) -> u32 {
         match self.payload_type {

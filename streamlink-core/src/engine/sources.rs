@@ -1,0 +1,249 @@
+//! The sources of a flow: opened first, then put to work; those that are connected only when they are needed.
+
+use super::{
+    Shared,
+    drivers::{
+        advertise, route_key, rtmp_call, rtmp_url, rtsp_call, rtsp_place, rtsp_url, srt_call, srt_route, srt_url,
+    },
+    handle::Running,
+    start::{Place, PortRoute, trust},
+};
+use crate::{
+    endpoint::{
+        AppSource, Live, SourceContext, Status,
+        rtmp::{self, Rtmp},
+        rtp,
+        rtsp::{self, Rtsp},
+        srt,
+        tcp::{Port, Route, RouteEnd},
+    },
+    error::Error,
+    flow::{
+        Bitrate, Failover, FailoverPolicy, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener, Source, SourceKind,
+        SrtCaller, SrtListener,
+    },
+    net::{Egress, TlsClient},
+    router::{Group, GroupTerms, State, Turns},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// How often a merge looks for packets that have waited long enough while nothing comes.
+const MERGE_TICK: Duration = Duration::from_millis(20);
+
+/// How often it is asked whether a cold backup is needed.
+const COLD_TICK: Duration = Duration::from_millis(50);
+
+/// How the sources of a flow take turns.
+pub(super) fn group_terms(failover: Failover) -> GroupTerms {
+    let turns = match failover.policy {
+        FailoverPolicy::Stay => Turns::Stay,
+        FailoverPolicy::Prefer(hold) => Turns::Prefer(hold),
+        FailoverPolicy::Merge(window) => Turns::Merge(window),
+    };
+    GroupTerms { turns, loss_threshold: failover.loss_threshold }
+}
+
+/// A source of a running flow.
+#[derive(Debug)]
+pub(super) struct RunningSource {
+    pub(super) source: Source,
+    pub(super) status: Arc<Status>,
+    pub(super) live: watch::Sender<Live>,
+    /// Its place on a shared port, if it has one.
+    pub(super) route: Option<PortRoute>,
+    pub(super) input_address: Option<String>,
+    pub(super) app: Option<AppSource>,
+}
+
+/// A source with its sockets open.
+pub(super) enum OpenSource {
+    Rtp(Box<rtp::RtpSource>),
+    SrtListener(Arc<srt::Port>, Box<SrtListener>),
+    SrtCaller(Box<SrtCaller>),
+    RtmpListener(Arc<Port<Rtmp>>, Box<RtmpPublishServer>),
+    RtmpPull(Box<RtmpPull>, Option<TlsClient>),
+    RtspListener(Arc<Port<Rtsp>>, Box<RtspListener>),
+    RtspCaller(Box<RtspCaller>, Option<TlsClient>),
+    App(crate::media::MediaFamily),
+}
+
+pub(super) fn open_source(
+    shared: &Shared,
+    flow: &str,
+    source: &Source,
+    rate: Bitrate,
+    failover: Failover,
+) -> Result<OpenSource, Error> {
+    let place = Place::source(flow, source.name());
+    let bytes_per_second = rate.bytes_in(Duration::from_secs(1));
+    match &source.kind {
+        SourceKind::Rtp(settings) => {
+            let mut settings = settings.clone();
+            if let FailoverPolicy::Merge(_) = failover.policy {
+                settings.reorder_window = Duration::ZERO; // the merge has a window of its own
+            }
+            rtp::RtpSource::open(&settings, bytes_per_second)
+                .map(|source| OpenSource::Rtp(Box::new(source)))
+                .map_err(|cause| place.bind(settings.listen.bind, cause))
+        }
+        SourceKind::SrtListener(settings) => {
+            let port = shared.srt_port(settings.listen.bind);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenSource::SrtListener(port, Box::new(settings.clone())))
+        }
+        SourceKind::Rtmp(settings) => {
+            let port = shared.tcp_port(&shared.rtmp_ports, settings.listen.bind, settings.tls);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenSource::RtmpListener(port, Box::new(settings.clone())))
+        }
+        SourceKind::RtmpPull(settings) => {
+            let tls = trust(shared, settings.address.tls, &place)?;
+            Ok(OpenSource::RtmpPull(Box::new(settings.clone()), tls))
+        }
+        SourceKind::SrtCaller(settings) => Ok(OpenSource::SrtCaller(Box::new(settings.clone()))),
+        SourceKind::RtspListener(settings) => {
+            let port = shared.tcp_port(&shared.rtsp_ports, settings.listen.bind, settings.rtsp.tls);
+            let port = port.map_err(|e| place.bind(settings.listen.bind, e))?;
+            Ok(OpenSource::RtspListener(port, Box::new(settings.clone())))
+        }
+        SourceKind::RtspCaller(settings) => {
+            let tls = trust(shared, settings.rtsp.tls, &place)?;
+            Ok(OpenSource::RtspCaller(Box::new(settings.clone()), tls))
+        }
+        SourceKind::App(family) => Ok(OpenSource::App(*family)),
+    }
+}
+
+impl Running {
+    /// Puts an opened source to work. `cold`: it is connected only when it is needed.
+    pub(super) fn run_source(
+        &self,
+        shared: &Shared,
+        source: Source,
+        opened: OpenSource,
+        (context, live): (SourceContext, watch::Sender<Live>),
+        coalesce: Duration,
+        cold: bool,
+    ) {
+        let (mut input_address, mut app, mut route) = (None, None, None);
+        let (status, events) = (context.status.clone(), context.events.clone());
+        match opened {
+            OpenSource::Rtp(rtp) => {
+                input_address = Some(format!("rtp://{}", advertise(shared, rtp.local_addr())));
+                self.source_tasks.spawn_on(rtp.run(context, coalesce), &shared.runtime);
+            }
+            OpenSource::SrtListener(port, settings) => {
+                input_address = Some(srt_url(shared, port.local_addr(), settings.srt.stream_id.as_deref()));
+                let end = srt::RouteEnd::Source(context);
+                let id = port.add(srt_route(&settings, &status, &events, self.rate(), end));
+                route = Some(PortRoute::Srt(port, id));
+            }
+            OpenSource::SrtCaller(settings) => {
+                let rate = self.rate();
+                self.run_caller(context, cold, move |context| {
+                    let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                    let direction = srt::Direction::Receive(context);
+                    srt_call(&settings, Egress::default(), &status, &events, rate, stop, direction).run()
+                });
+            }
+            OpenSource::RtmpListener(port, settings) => {
+                input_address = Some(rtmp_url(shared, &port, &settings.app, settings.key.as_ref()));
+                let key = route_key(settings.key);
+                let id = port.add(Route {
+                    place: rtmp::Place { app: settings.app, key },
+                    allow: settings.listen.allow,
+                    max_peers: None,
+                    status: status.clone(),
+                    events: events.clone(),
+                    end: RouteEnd::Source(context),
+                });
+                route = Some(PortRoute::Rtmp(port, id));
+            }
+            OpenSource::RtmpPull(settings, tls) => self.run_caller(context, cold, move |context| {
+                let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                let direction = rtmp::Direction::Play(context);
+                let (key, egress) = (settings.key.as_ref(), Egress::default());
+                let call = rtmp_call(&settings.address, key, tls.clone(), &settings.call, egress, direction);
+                call(status, events, stop).run()
+            }),
+            OpenSource::RtspListener(port, settings) => {
+                input_address = Some(rtsp_url(shared, &port, &settings.rtsp.path));
+                let id = port.add(Route {
+                    place: rtsp_place(&settings.rtsp, &self.stage),
+                    allow: settings.listen.allow,
+                    max_peers: None,
+                    status: status.clone(),
+                    events: events.clone(),
+                    end: RouteEnd::Source(context),
+                });
+                route = Some(PortRoute::Rtsp(port, id));
+            }
+            OpenSource::RtspCaller(settings, tls) => self.run_caller(context, cold, move |context| {
+                let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                let direction = rtsp::Direction::Play(context);
+                rtsp_call(&settings, tls.clone(), Egress::default(), direction)(status, events, stop).run()
+            }),
+            OpenSource::App(family) => app = Some(AppSource::new(family, context)),
+        }
+        let entry = RunningSource { source, status, live, route, input_address, app };
+        self.sources().push(entry);
+    }
+
+    /// Runs a source that calls.
+    fn run_caller<F>(&self, context: SourceContext, cold: bool, call: impl Fn(SourceContext) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = &self.tasks.runtime;
+        match cold {
+            true => self.source_tasks.spawn_on(call_when_needed(context, call), runtime),
+            false => self.source_tasks.spawn_on(call(context), runtime),
+        };
+    }
+
+    /// Lets a merge notice that time passes while nothing comes.
+    pub(super) fn run_merge_clock(&self, group: Arc<Group>) {
+        let stop = self.stop.clone();
+        let clock = async move {
+            while !stop.is_cancelled() {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(MERGE_TICK) => group.handle_timeout(Instant::now()),
+                }
+            }
+        };
+        self.source_tasks.spawn_on(clock, &self.tasks.runtime);
+    }
+}
+
+/// Calls while the flow needs it.
+async fn call_when_needed<F: Future<Output = ()>>(context: SourceContext, call: impl Fn(SourceContext) -> F) {
+    let started = Instant::now();
+    let look = || tokio::time::sleep(COLD_TICK);
+    let is_needed = || context.group.is_needed(context.number, Instant::now(), started);
+    loop {
+        context.status.counters.set_state(State::Idle, Instant::now());
+        while !is_needed() {
+            tokio::select! {
+                () = context.stop.cancelled() => return,
+                () = look() => {}
+            }
+        }
+        let stop = context.stop.child_token();
+        let mut running = std::pin::pin!(call(SourceContext { stop: stop.clone(), ..context.clone() }));
+        loop {
+            tokio::select! {
+                () = &mut running => break,
+                () = look() => if !is_needed() { stop.cancel() },
+            }
+        }
+        context.lose(Instant::now());
+        if context.stop.is_cancelled() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,270 @@
+use super::*;
+use crate::{
+    media::{Packet, RtmpKind},
+    router::{GopCutter, Limits, Reader},
+};
+
+const THRESHOLD: Duration = Duration::from_millis(500);
+
+/// Two sources in virtual time, and a reader of what the flow gets.
+struct Bench {
+    group: Arc<Group>,
+    ring: Arc<Ring>,
+    reader: Reader,
+    start: Instant,
+    cutters: [GopCutter; 2],
+    switches: Vec<Switch>,
+}
+
+impl Bench {
+    fn new(turns: Turns, family: MediaFamily) -> Self {
+        let ring = Ring::new(Limits { bytes: 1 << 30, time: Duration::from_secs(3600) });
+        ring.keep_from_start(1 << 20);
+        let terms = GroupTerms { turns, loss_threshold: THRESHOLD };
+        let group = Group::new(ring.clone(), Arc::default(), terms, family, 2);
+        let (reader, mut cutters) = (ring.reader(), [GopCutter::default(), GopCutter::default()]);
+        cutters.iter_mut().for_each(GopCutter::begin);
+        Self { group, ring, reader, start: Instant::now(), cutters, switches: Vec::new() }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    fn offer(&mut self, source: usize, mut delivery: Delivery, ms: u64) {
+        let switch = self.group.offer(source, &mut delivery, self.at(ms));
+        assert!(delivery.is_empty() && delivery.starts.is_empty());
+        self.switches.extend(switch);
+    }
+
+    /// A frame of an encoder whose clock stands at `ms` plus an offset of its own: a key frame every second.
+    fn frame(&mut self, source: usize, ms: u64) {
+        let time = ms as u32 + [0, 500_000][source];
+        let body = if ms.is_multiple_of(1000) { [0x17, 1, source as u8] } else { [0x27, 1, source as u8] };
+        let arrival = self.at(ms);
+        let mut delivery = Delivery::default();
+        let mut give = |cutter: &mut GopCutter, packet: Packet| {
+            if let Some(moment) = cutter.observe(&packet) {
+                cutter.push(&mut delivery, packet, moment);
+            }
+        };
+        if ms.is_multiple_of(1000) {
+            let header = vec![0x17, 0, source as u8];
+            give(&mut self.cutters[source], Packet::rtmp(RtmpKind::Video, time, header, arrival));
+        }
+        give(&mut self.cutters[source], Packet::rtmp(RtmpKind::Video, time, body.to_vec(), arrival));
+        self.offer(source, delivery, ms);
+    }
+
+    fn lose(&mut self, source: usize, ms: u64) {
+        let switch = self.group.lose(source, self.at(ms));
+        self.switches.extend(switch);
+        self.cutters[source] = GopCutter::default();
+        self.cutters[source].begin();
+    }
+
+    /// What the flow got: of each message the body, and the timestamp.
+    fn read(&mut self) -> Vec<(Vec<u8>, u32)> {
+        let mut window = Vec::new();
+        self.reader.read(&mut window);
+        let packets = window.iter().flat_map(|batch| batch.packets());
+        packets.map(|p| (p.data().to_vec(), p.rtmp_message().map_or(0, |(_, time)| time))).collect()
+    }
+}
+
+fn pictures(read: &[(Vec<u8>, u32)]) -> Vec<(u8, u32)> {
+    read.iter().filter(|(body, _)| body[1] == 1).map(|(body, time)| (body[2], *time)).collect()
+}
+
+fn monotone(times: &[(u8, u32)]) -> bool {
+    times.windows(2).all(|pair| pair[0].1 < pair[1].1)
+}
+
+#[test]
+fn a_closed_source_is_replaced_at_once_from_the_last_key_frame() {
+    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    for ms in (0..1400).step_by(40) {
+        bench.frame(0, ms);
+        bench.frame(1, ms);
+    }
+    assert!(bench.group.is_active(0) && !bench.group.is_active(1));
+    bench.read();
+    bench.lose(0, 1400);
+    assert_eq!(bench.switches, [Switch { from: 0, to: 1, gap: Duration::ZERO }]);
+    let read = bench.read();
+    assert_eq!(read[0].0, [0x17, 0, 1], "its header first: it is another");
+    let seen = pictures(&read);
+    assert_eq!((seen[0], seen.len()), ((1, 1400), 10), "the group of pictures since 1000 ms, one picture on");
+    assert!(monotone(&seen));
+    bench.frame(1, 1400);
+    assert_eq!(pictures(&bench.read()), [(1, 1800)]);
+    // A late player begins with what the new source has.
+    let mut window = Vec::new();
+    bench.ring.reader_from_start(1 << 20).read(&mut window);
+    assert_eq!(window[0].start().unwrap()[0].data()[2], 1);
+    // The first one comes back: the flow stays.
+    for ms in (1440..4000).step_by(40) {
+        bench.frame(0, ms);
+        bench.frame(1, ms);
+    }
+    assert_eq!(bench.switches.len(), 1);
+    assert!(pictures(&bench.read()).iter().all(|(source, _)| *source == 1));
+}
+
+#[test]
+fn a_silent_source_is_replaced_after_the_threshold() {
+    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    for ms in (0..5000).step_by(40) {
+        if ms < 2000 {
+            bench.frame(0, ms);
+        }
+        bench.frame(1, ms);
+    }
+    // The last frame came at 1960, so it counts as lost with the one after 2460.
+    assert_eq!(bench.switches, [Switch { from: 0, to: 1, gap: Duration::from_millis(40) }]);
+    let seen = pictures(&bench.read());
+    let switched = seen.iter().position(|(source, _)| *source == 1).unwrap();
+    assert_eq!((seen[switched - 1], seen[switched]), ((0, 1960), (1, 2000)), "it goes on with the cached key frame");
+    assert!(monotone(&seen));
+    assert_eq!(seen.last(), Some(&(1, 4960)));
+}
+
+#[test]
+fn without_a_key_frame_nothing_takes_over_and_the_old_source_may_come_back() {
+    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    for ms in (0..1100).step_by(40) {
+        bench.frame(0, ms);
+    }
+    // The backup comes in the middle of a group of pictures.
+    for ms in (1200..1800).step_by(40) {
+        bench.frame(1, ms);
+    }
+    bench.frame(0, 1800);
+    assert!(bench.switches.is_empty());
+    for ms in (1840..2400).step_by(40) {
+        bench.frame(1, ms);
+    }
+    assert_eq!(bench.switches.len(), 1, "with its key frame of 2000 ms, when the threshold is over");
+    assert!(monotone(&pictures(&bench.read())));
+}
+
+#[test]
+fn the_preferred_source_gets_the_flow_back_after_its_hold_time() {
+    let mut bench = Bench::new(Turns::Prefer(Duration::from_millis(1500)), MediaFamily::Rtmp);
+    for ms in (0..2000).step_by(40) {
+        bench.frame(0, ms);
+        bench.frame(1, ms);
+    }
+    bench.lose(0, 2000);
+    for ms in (2000..7000).step_by(40) {
+        if ms >= 3000 {
+            bench.frame(0, ms);
+        }
+        bench.frame(1, ms);
+    }
+    assert_eq!(bench.switches.iter().map(|s| (s.from, s.to)).collect::<Vec<_>>(), [(0, 1), (1, 0)]);
+    let seen = pictures(&bench.read());
+    assert!(monotone(&seen));
+    let back = seen.iter().rposition(|(source, _)| *source == 1).unwrap();
+    // Since 3000, so due from 4500 on, with the key frame of 5000.
+    let frames_since = (seen.len() - 1 - back) as u64;
+    assert_eq!(frames_since, (7000 - 5000) / 40);
+}
+
+#[test]
+fn datagrams_go_on_at_a_random_access_point_or_when_none_comes() {
+    for has_starts in [true, false] {
+        let mut bench = Bench::new(Turns::Stay, MediaFamily::Datagrams);
+        for ms in (0..4000u64).step_by(10) {
+            for source in 0..2 {
+                let mut delivery = Delivery::default();
+                if has_starts && ms.is_multiple_of(250) {
+                    delivery.mark_start(super::super::Preamble::from([]));
+                }
+                delivery.packets.push(Packet::datagram(vec![source as u8, (ms / 10) as u8], bench.at(ms)));
+                if source == 1 || ms < 1000 {
+                    bench.offer(source, delivery, ms);
+                }
+            }
+        }
+        assert_eq!(bench.switches.len(), 1);
+        // Lost since 990: due with 1500, which is a start.
+        assert_eq!(bench.switches[0].gap, Duration::from_millis(510));
+        let read = bench.read();
+        assert_eq!(read.len(), 100 + 250);
+    }
+}
+
+#[test]
+fn a_merge_takes_each_packet_from_whoever_has_it() {
+    let mut bench = Bench::new(Turns::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
+    for i in 0..100u16 {
+        for source in 0..2 {
+            // Each loses every tenth, not the same ones, and both lose the 50th.
+            if i % 10 == [3, 7][source] || i == 50 {
+                continue;
+            }
+            let mut data = vec![0x80, 33];
+            data.extend(i.to_be_bytes());
+            data.extend([0; 8]);
+            let ms = u64::from(i) * 10 + 5 * source as u64;
+            let mut delivery = Delivery::default();
+            delivery.packets.push(Packet::rtp(data, bench.at(ms)));
+            bench.offer(source, delivery, ms);
+        }
+    }
+    bench.group.finish(bench.at(2000));
+    assert_eq!(bench.read().len(), 99);
+    let (counts, lost) = bench.group.merged(0).unwrap();
+    assert_eq!(lost, 1);
+    assert!(counts.only_here > 0 && counts.lost > 0);
+    assert!(bench.group.is_active(0) && bench.group.is_active(1));
+    assert!(bench.switches.is_empty());
+}
+
+#[test]
+fn a_backup_is_needed_when_nothing_comes() {
+    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    assert!(!bench.group.is_needed(1, bench.at(400), bench.start));
+    assert!(bench.group.is_needed(1, bench.at(600), bench.start));
+    bench.frame(0, 1000);
+    assert!(!bench.group.is_needed(1, bench.at(1400), bench.start));
+    assert!(bench.group.is_needed(1, bench.at(1600), bench.start));
+    bench.frame(1, 2000);
+    assert!(bench.group.is_needed(1, bench.at(2100), bench.start), "it is active");
+}
+
+#[test]
+fn two_lossy_paths_of_which_one_is_dead_for_two_seconds_lose_only_what_both_lose() {
+    let mut bench = Bench::new(Turns::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
+    let mut dice = 7u32;
+    let mut wanted = Vec::new();
+    let mut events = Vec::new();
+    for ms in 0..20_000u64 {
+        let mut came = false;
+        for source in 0..2 {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let dead = source == 1 && (9000..11_000).contains(&ms);
+            // The second path is 120 ms behind.
+            if dice >> 16 >= 6554 && !dead {
+                came = true;
+                events.push((ms + 120 * source as u64, source, ms as u16));
+            }
+        }
+        wanted.extend(came.then_some(ms as u16));
+    }
+    events.sort_by_key(|(ms, ..)| *ms);
+    for (ms, source, sequence) in events {
+        let mut data = vec![0x80, 33];
+        data.extend(sequence.to_be_bytes());
+        data.extend([0; 8]);
+        let mut delivery = Delivery::default();
+        delivery.packets.push(Packet::rtp(data, bench.at(ms)));
+        bench.offer(source, delivery, ms);
+    }
+    bench.group.finish(bench.at(21_000));
+    let read: Vec<u16> = bench.read().iter().map(|(data, _)| u16::from_be_bytes([data[2], data[3]])).collect();
+    assert_eq!(read, wanted);
+    let lost_on_both = 20_000 - wanted.len() as u64;
+    assert!(lost_on_both > 300 && bench.group.merged(0).unwrap().1 == lost_on_both);
+}

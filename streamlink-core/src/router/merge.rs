@@ -1,0 +1,351 @@
+//! The merge of SMPTE ST 2022-7: sources that carry the same RTP packets, packet by packet.
+//!
+//! A packet passes when it first comes, whichever path brings it. Behind one that is missing the others wait for the
+//! recovery window, so that either path may lose what the other delivers, and be later than the other by as much.
+
+use crate::media::{Packet, rtp::Header};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// Paths at most: one bit each.
+pub(crate) const MAX_PATHS: usize = 16;
+/// Steps in the sequence, forward and back, within which a packet belongs to the stream; also packets remembered
+/// before the next one, and held behind it.
+const REACH: i16 = 16_000;
+
+/// What is counted of one path, in packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PathCounts {
+    /// Other paths have brought them, this one has not.
+    pub(crate) lost: u64,
+    /// No other path has brought them.
+    pub(crate) only_here: u64,
+    /// Came after the window was over.
+    pub(crate) late: u64,
+    /// Of another stream.
+    pub(crate) foreign: u64,
+}
+
+#[derive(Debug)]
+struct PathState {
+    counts: PathCounts,
+    last: Option<Instant>,
+    /// The last packet was of another stream.
+    foreign: bool,
+}
+
+/// One place in the sequence.
+#[derive(Debug, Default)]
+struct Slot {
+    /// The paths that have brought it.
+    paths: u16,
+    packet: Option<Packet>,
+}
+
+/// Follows one stream over several paths. Holds at most twice [`REACH`] places.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    window: Duration,
+    paths: Vec<PathState>,
+    ssrc: Option<u32>,
+    /// The extended sequence number of the first slot.
+    first: u64,
+    /// The one that passes next.
+    next: u64,
+    slots: VecDeque<Slot>,
+    /// When the first of the packets came that wait.
+    waiting_since: Option<Instant>,
+    /// When a packet of this stream last came.
+    heard: Option<Instant>,
+    /// Places before `next` that were passed by a moment, to know when paths had their time.
+    passed: VecDeque<(Instant, u64)>,
+    lost: u64,
+}
+
+impl Merge {
+    pub(crate) fn new(window: Duration, paths: usize) -> Self {
+        let path = || PathState { counts: PathCounts::default(), last: None, foreign: false };
+        Self {
+            window,
+            paths: (0..paths.min(MAX_PATHS)).map(|_| path()).collect(),
+            ssrc: None,
+            first: 0,
+            next: 0,
+            slots: VecDeque::new(),
+            waiting_since: None,
+            heard: None,
+            passed: VecDeque::new(),
+            lost: 0,
+        }
+    }
+
+    pub(crate) fn counts(&self, path: usize) -> PathCounts {
+        self.paths.get(path).map(|path| path.counts).unwrap_or_default()
+    }
+
+    /// Packets that no path has brought in time.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Takes a packet of a path; what may pass now is appended to `out`, in order. What is no RTP is left out.
+    pub(crate) fn handle(&mut self, path: usize, packet: Packet, now: Instant, out: &mut Vec<Packet>) {
+        let Ok(header) = Header::parse(packet.data()) else { return };
+        let window = self.window;
+        let Some(state) = self.paths.get_mut(path) else { return };
+        state.last = Some(now);
+        let belongs = self.ssrc == Some(header.ssrc) && within_reach(self.next, header.sequence).is_some();
+        state.foreign = !belongs;
+        if !belongs {
+            // A stream that starts anew is believed when no path brings the old one any more.
+            let recent = |path: &PathState| path.last.is_some_and(|last| now.saturating_duration_since(last) <= window);
+            if self.paths.iter().any(|path| recent(path) && !path.foreign) {
+                let counts = &mut self.paths[path].counts; // it was found above
+                counts.foreign = counts.foreign.saturating_add(1);
+                return;
+            }
+            self.restart(&header, out);
+        }
+        let Some(sequence) = within_reach(self.next, header.sequence) else { return }; // never: it was checked
+        self.heard = Some(now);
+        self.place(path, sequence, packet, now, out);
+        self.settle(now);
+    }
+
+    fn place(&mut self, path: usize, sequence: u64, packet: Packet, now: Instant, out: &mut Vec<Packet>) {
+        let bit = 1u16 << path; // below MAX_PATHS
+        let late = &mut self.paths[path].counts.late; // it was found by the caller
+        let Some(place) = sequence.checked_sub(self.first) else {
+            *late = late.saturating_add(1);
+            return;
+        };
+        let place = place as usize; // at most twice REACH
+        while self.slots.len() <= place {
+            self.slots.push_back(Slot::default());
+        }
+        let slot = &mut self.slots[place];
+        if sequence < self.next {
+            // Passed already, or given up.
+            *late = late.saturating_add(u64::from(slot.paths == 0));
+            slot.paths |= if slot.paths == 0 { 0 } else { bit };
+            return;
+        }
+        slot.paths |= bit;
+        slot.packet.get_or_insert(packet);
+        if sequence > self.next {
+            self.waiting_since.get_or_insert(now);
+        }
+        self.release(now, out);
+    }
+
+    /// When [`Merge::handle_timeout`] has something to do.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.waiting_since?.checked_add(self.window)
+    }
+
+    /// Gives up what has not come in its time.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        while self.next_timeout().is_some_and(|at| at <= now) {
+            self.skip_gap(now, out);
+        }
+        self.settle(now);
+    }
+
+    /// The stream ends: what waits passes.
+    pub(crate) fn finish(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        while self.waiting_since.is_some() {
+            self.skip_gap(now, out);
+        }
+    }
+
+    fn at(&self, sequence: u64) -> usize {
+        (sequence - self.first) as usize // `next` is never before `first`; at most twice REACH behind it
+    }
+
+    /// Lets pass what follows without a gap.
+    fn release(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        let before = self.next;
+        while let Some(packet) = self.slots.get_mut((self.next - self.first) as usize).and_then(|s| s.packet.take()) {
+            out.push(packet);
+            self.next += 1;
+        }
+        if self.next > before {
+            self.passed.push_back((now, self.next));
+            // What waits behind the next gap has waited since its first packet came.
+            let next = self.at(self.next);
+            let waiting = self.slots.iter().skip(next).filter_map(|slot| slot.packet.as_ref());
+            self.waiting_since = waiting.map(Packet::arrival).min();
+        }
+    }
+
+    fn skip_gap(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        let next = self.at(self.next);
+        let gap = self.slots.iter().skip(next).take_while(|slot| slot.packet.is_none()).count();
+        if next + gap >= self.slots.len() {
+            self.waiting_since = None; // nothing waits
+            return;
+        }
+        self.lost = self.lost.saturating_add(gap as u64);
+        self.next += gap as u64;
+        self.release(now, out);
+    }
+
+    /// Counts what each path has brought of the packets that all of them have had their time for.
+    fn settle(&mut self, now: Instant) {
+        let mut over = None;
+        while let Some((at, sequence)) = self.passed.front() {
+            // A path may be later than the first one by the window.
+            let due = now.saturating_duration_since(*at) > self.window;
+            if !due && self.next - self.first <= REACH as u64 {
+                break;
+            }
+            over = Some(*sequence);
+            self.passed.pop_front();
+        }
+        let Some(over) = over else { return };
+        while self.first < over {
+            let Some(slot) = self.slots.pop_front() else { break };
+            self.first += 1;
+            if slot.paths == 0 {
+                continue; // lost everywhere
+            }
+            for (number, path) in self.paths.iter_mut().enumerate() {
+                let bit = 1 << number;
+                let counts = &mut path.counts;
+                counts.lost = counts.lost.saturating_add(u64::from(slot.paths & bit == 0));
+                counts.only_here = counts.only_here.saturating_add(u64::from(slot.paths == bit));
+            }
+        }
+    }
+
+    fn restart(&mut self, header: &Header, out: &mut Vec<Packet>) {
+        out.extend(self.slots.drain(..).filter_map(|slot| slot.packet));
+        self.ssrc = Some(header.ssrc);
+        // Well above zero, so that packets from before the first one have a number too.
+        self.next = (1 << 32) + u64::from(header.sequence);
+        self.first = self.next;
+        self.waiting_since = None;
+        self.passed.clear();
+        self.paths.iter_mut().for_each(|path| path.foreign = false);
+    }
+}
+
+/// The extended sequence number that is closest to `next`; `None` if it is too far away to belong.
+fn within_reach(next: u64, sequence: u16) -> Option<u64> {
+    let step = sequence.wrapping_sub(next as u16) as i16; // modulo 2^16
+    (-REACH..=REACH).contains(&step).then(|| next.checked_add_signed(step.into())).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const WINDOW: Duration = Duration::from_millis(200);
+
+    struct Bench {
+        merge: Merge,
+        start: Instant,
+        out: Vec<Packet>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { merge: Merge::new(WINDOW, 2), start: Instant::now(), out: Vec::new() }
+        }
+
+        fn feed_from(&mut self, path: usize, ms: u64, ssrc: u32, sequence: u16) {
+            let now = self.start + Duration::from_millis(ms);
+            let mut data = vec![0x80, 33];
+            data.extend(sequence.to_be_bytes());
+            data.extend([0; 4]);
+            data.extend(ssrc.to_be_bytes());
+            self.merge.handle_timeout(now, &mut self.out);
+            self.merge.handle(path, Packet::rtp(data, now), now, &mut self.out);
+        }
+
+        fn feed(&mut self, path: usize, ms: u64, sequence: u16) {
+            self.feed_from(path, ms, 7, sequence);
+        }
+
+        fn sequences(&self) -> Vec<u16> {
+            self.out.iter().map(|packet| Header::parse(packet.data()).unwrap().sequence).collect()
+        }
+    }
+
+    #[test]
+    fn what_one_path_loses_the_other_brings_within_the_window() {
+        let mut bench = Bench::new();
+        for (path, ms, sequence) in [(0, 0, 65534), (0, 1, 65535), (0, 3, 1), (1, 150, 65534), (1, 151, 65535)] {
+            bench.feed(path, ms, sequence);
+        }
+        assert_eq!(bench.sequences(), [65534, 65535]);
+        bench.feed(1, 152, 0);
+        bench.feed(1, 153, 1);
+        assert_eq!(bench.sequences(), [65534, 65535, 0, 1]);
+        bench.feed(0, 200, 3);
+        bench.merge.handle_timeout(bench.start + Duration::from_millis(401), &mut bench.out);
+        assert_eq!((bench.sequences().len(), bench.merge.lost()), (5, 1));
+        bench.feed(1, 402, 2);
+        assert_eq!(bench.merge.counts(1), PathCounts { lost: 0, only_here: 1, late: 1, foreign: 0 });
+        bench.feed(0, 700, 4);
+        bench.feed(0, 1000, 5);
+        assert_eq!(bench.merge.counts(0), PathCounts { lost: 1, only_here: 2, late: 0, foreign: 0 });
+        assert_eq!(bench.merge.counts(1), PathCounts { lost: 2, only_here: 1, late: 1, foreign: 0 });
+    }
+
+    #[test]
+    fn a_stream_that_starts_anew_is_followed_when_all_paths_have_it() {
+        let mut bench = Bench::new();
+        for sequence in 0..4 {
+            bench.feed(0, u64::from(sequence), sequence);
+            bench.feed(1, u64::from(sequence), sequence);
+        }
+        bench.feed_from(0, 10, 8, 500);
+        bench.feed(1, 10, 4);
+        bench.feed_from(0, 11, 8, 501);
+        assert_eq!(bench.sequences(), [0, 1, 2, 3, 4], "the other path still has the old one");
+        bench.feed_from(1, 12, 8, 500);
+        bench.feed_from(0, 13, 8, 502);
+        bench.feed_from(1, 13, 8, 501);
+        bench.feed_from(1, 14, 8, 502);
+        assert_eq!(bench.sequences()[5..], [500, 501, 502]);
+        // One path vanishes, the other starts anew: after the window it is believed.
+        bench.feed_from(1, 300, 9, 40);
+        assert_eq!(bench.sequences().last(), Some(&40));
+    }
+
+    proptest! {
+        /// Either path may lose anything and be late by less than the window: what comes out is what at least one of
+        /// them has brought, once and in order.
+        #[test]
+        fn the_output_is_the_union_of_the_paths(
+            fates in proptest::collection::vec((any::<bool>(), any::<bool>()), 1..400),
+            skew in 0u64..190, first in any::<u16>(), gap in 1u64..3,
+        ) {
+            let mut bench = Bench::new();
+            let mut events = Vec::new();
+            for (i, (a, b)) in fates.iter().enumerate() {
+                let (at, sequence) = (i as u64 * gap, first.wrapping_add(i as u16));
+                events.extend(a.then_some((at, 0, sequence)));
+                events.extend(b.then_some((at + skew, 1, sequence)));
+            }
+            events.sort_by_key(|event| event.0);
+            for (at, path, sequence) in &events {
+                bench.feed(*path, *at, *sequence);
+            }
+            let end = bench.start + Duration::from_secs(10);
+            bench.merge.handle_timeout(end, &mut bench.out);
+            let brought: Vec<u16> = fates.iter().enumerate().filter(|(_, (a, b))| a | b)
+                .map(|(i, _)| first.wrapping_add(i as u16)).collect();
+            // What only the later path has, from before the first packet of the earlier one, has no place.
+            let out = bench.sequences();
+            let skipped = brought.len() - out.len();
+            prop_assert_eq!(&out[..], &brought[skipped..]);
+            let from_first = fates.iter().position(|(a, _)| *a).unwrap_or(0);
+            prop_assert!(skipped <= from_first);
+        }
+    }
+}

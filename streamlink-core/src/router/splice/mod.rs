@@ -1,0 +1,70 @@
+//! One stream out of many: what comes over several connections, or from several sources, goes on with the numbers and
+//! the times of what came before. The first connection of a flow is never altered.
+
+mod flv;
+mod numbering;
+mod seam;
+
+use super::Delivery;
+use crate::media::{MediaFamily, rtsp::Presentation};
+use flv::Timeline;
+use numbering::{RtpSplice, Tracks};
+use seam::Seam;
+
+/// What makes the streams of a flow one.
+#[derive(Debug)]
+pub(super) struct Splice(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// There is one source, whose packets pass as they are.
+    Plain,
+    Messages(Timeline),
+    Tracks(Tracks),
+    Rtp(RtpSplice),
+    Datagrams(Seam),
+}
+
+impl Splice {
+    /// `alone`: there is one source, and no other will follow it.
+    pub(super) fn new(family: MediaFamily, alone: bool) -> Self {
+        Self(match family {
+            MediaFamily::Rtmp => Kind::Messages(Timeline::default()),
+            MediaFamily::Rtsp => Kind::Tracks(Tracks::default()),
+            _ if alone => Kind::Plain,
+            MediaFamily::Rtp => Kind::Rtp(RtpSplice::default()),
+            MediaFamily::Datagrams => Kind::Datagrams(Seam::default()),
+        })
+    }
+
+    /// Another connection of the same source follows. `known`: the presentation before.
+    pub(super) fn reconnect(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
+        match &mut self.0 {
+            Kind::Messages(timeline) => timeline.join(false),
+            Kind::Tracks(tracks) => tracks.join(known, presentation, false),
+            Kind::Plain | Kind::Rtp(_) | Kind::Datagrams(_) => {}
+        }
+    }
+
+    /// Another source follows.
+    pub(super) fn switch(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
+        match &mut self.0 {
+            Kind::Messages(timeline) => timeline.join(true),
+            Kind::Tracks(tracks) => tracks.join(known, presentation, true),
+            Kind::Rtp(rtp) => rtp.join(),
+            Kind::Datagrams(seam) => seam.join(),
+            Kind::Plain => {}
+        }
+    }
+
+    /// Makes a delivery go on where the last one ended.
+    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+        match &mut self.0 {
+            Kind::Plain => {}
+            Kind::Messages(timeline) => timeline.apply(delivery),
+            Kind::Tracks(tracks) => tracks.apply(delivery),
+            Kind::Rtp(rtp) => rtp.apply(delivery),
+            Kind::Datagrams(seam) => seam.apply(delivery),
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! RTP: sequence numbers, timestamps and the synchronisation source that go on (RFC 3550 section 5.1).
+
+use super::seam::Seam;
+use crate::{
+    media::{
+        Packet,
+        rtp::Header,
+        rtsp::{Presentation, is_rtcp},
+    },
+    router::{Delivery, Preamble},
+};
+use bytes::{Bytes, BytesMut};
+use std::time::{Duration, Instant};
+
+/// Packets by which one of two sources of the same stream may be behind the other, to be known as such.
+const MAX_BEHIND: i16 = 4000;
+/// The clock rate of MPEG-TS, and of most else.
+const VIDEO_CLOCK: u32 = 90_000;
+
+/// The numbers of one RTP stream. The first connection is not altered.
+#[derive(Debug)]
+struct Numbering {
+    clock_rate: u32,
+    ssrc: Option<u32>,
+    sequence: u16,
+    timestamp: u32,
+    /// What was handed on last, as it was handed on.
+    last: Option<(u16, u32, Instant)>,
+    /// The latest timestamp: pictures come in the order of decoding.
+    latest: u32,
+    /// The shortest time from one timestamp to another.
+    step: Option<u32>,
+    /// The last sender report that was handed on: its moment (NTP, 32.32 bits of seconds) and timestamp.
+    report: Option<(u64, u32)>,
+    fresh: bool,
+    /// Packets are to be altered.
+    alters: bool,
+}
+
+impl Numbering {
+    fn new(clock_rate: u32) -> Self {
+        Self {
+            clock_rate,
+            ssrc: None,
+            sequence: 0,
+            timestamp: 0,
+            last: None,
+            latest: 0,
+            step: None,
+            report: None,
+            fresh: true,
+            alters: false,
+        }
+    }
+
+    fn begin(&mut self) {
+        self.fresh = true;
+    }
+
+    /// The timestamp of what comes at a moment, had the stream not been away.
+    fn place(&self, at: Instant) -> Option<u32> {
+        let (_, timestamp, last) = self.last?;
+        let gap = at.saturating_duration_since(last).as_micros() * u128::from(self.clock_rate) / 1_000_000;
+        Some(timestamp.wrapping_add(u32::try_from(gap).unwrap_or(u32::MAX).max(1)))
+    }
+
+    /// By how much what would come at a moment must wait to be after all that came before.
+    fn wait(&self, at: Instant) -> Duration {
+        let Some(place) = self.place(at) else { return Duration::ZERO };
+        let missing = self.latest.wrapping_add(self.step.unwrap_or(1)).wrapping_sub(place);
+        match missing < 1 << 31 {
+            true => Duration::from_micros(u64::from(missing) * 1_000_000 / u64::from(self.clock_rate) + 1),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// `shift`: by how much a stream that takes over comes later than it came in.
+    fn packet(&mut self, packet: Packet, header: &Header, shift: Duration) -> Packet {
+        if std::mem::take(&mut self.fresh)
+            && let (Some((sequence, ..)), Some(place)) = (self.last, self.place(packet.arrival() + shift))
+        {
+            self.sequence = sequence.wrapping_add(1).wrapping_sub(header.sequence);
+            self.timestamp = place.wrapping_sub(header.timestamp);
+            self.alters = true;
+        }
+        let ssrc = *self.ssrc.get_or_insert(header.ssrc);
+        let (sequence, timestamp) =
+            (header.sequence.wrapping_add(self.sequence), header.timestamp.wrapping_add(self.timestamp));
+        let later = |last: u16| sequence.wrapping_sub(last) < 1 << 15;
+        let before = self.last.map(|(_, before, _)| before);
+        if self.last.is_none_or(|(last, ..)| later(last)) {
+            self.last = Some((sequence, timestamp, packet.arrival() + shift));
+        }
+        let step = before.map(|before| (timestamp.wrapping_sub(before) as i32).unsigned_abs()).filter(|step| *step > 0);
+        self.step = self.step.into_iter().chain(step).min();
+        if before.is_none() || timestamp.wrapping_sub(self.latest) < 1 << 31 {
+            self.latest = timestamp;
+        }
+        if !self.alters {
+            return packet;
+        }
+        let mut data = BytesMut::from(&packet.data()[..]);
+        // Invariant: a header has been read from these bytes.
+        data[2..4].copy_from_slice(&sequence.to_be_bytes());
+        data[4..8].copy_from_slice(&timestamp.to_be_bytes());
+        data[8..12].copy_from_slice(&ssrc.to_be_bytes());
+        packet.with_data(data.freeze())
+    }
+
+    /// A sender report speaks of the same source, timestamps and clock (RFC 3550 section 6.4.1). `clock`: what is added
+    /// to the moments of all tracks, once known. `None` for a report that has no place yet.
+    fn report(&mut self, data: &Bytes, clock: &mut Option<u64>) -> Option<Bytes> {
+        let Some((head, _)) = data.split_first_chunk::<20>().filter(|(head, _)| head[1] == 200) else {
+            return Some(data.clone());
+        };
+        if self.fresh && self.last.is_some() {
+            return None;
+        }
+        let [.., n0, n1, n2, n3, n4, n5, n6, n7, t0, t1, t2, t3] = *head;
+        let ntp = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
+        let time = u32::from_be_bytes([t0, t1, t2, t3]).wrapping_add(self.timestamp);
+        let clock = match *clock {
+            Some(clock) => clock,
+            None => {
+                // The clock goes on as the timestamps do, whatever the new source takes for the time.
+                let (before, at) = self.report?;
+                let since = i128::from(time.wrapping_sub(at) as i32); // modulo 2^32
+                let since = (since << 32) / i128::from(self.clock_rate);
+                *clock.insert(before.wrapping_add(since as u64).wrapping_sub(ntp)) // modulo 2^64
+            }
+        };
+        self.report = Some((ntp.wrapping_add(clock), time));
+        if !self.alters && clock == 0 {
+            return Some(data.clone());
+        }
+        let mut report = BytesMut::from(&data[..]);
+        if let Some(ssrc) = self.ssrc {
+            report[4..8].copy_from_slice(&ssrc.to_be_bytes());
+        }
+        report[8..16].copy_from_slice(&ntp.wrapping_add(clock).to_be_bytes());
+        report[16..20].copy_from_slice(&time.to_be_bytes());
+        Some(report.freeze())
+    }
+}
+
+/// The tracks of an RTSP presentation.
+#[derive(Debug, Default)]
+pub(super) struct Tracks {
+    tracks: Vec<Numbering>,
+    /// By how much the stream that has joined comes later than it came in; `None`: nothing of it has come.
+    shift: Option<Duration>,
+    /// What is added to the moments of sender reports; `None`: the first one is still to come.
+    clock: Option<u64>,
+    /// Parameter sets that the stream before did not have, and their track: they go before the next key frame.
+    parameter_sets: Vec<(u8, Bytes)>,
+}
+
+impl Tracks {
+    /// Another connection: of a presentation that continues the one before, or of something else.
+    pub(super) fn join(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>, switched: bool) {
+        self.shift = None;
+        self.parameter_sets.clear();
+        self.clock = None;
+        let Some(presentation) = presentation else { return self.tracks.iter_mut().for_each(Numbering::begin) };
+        match known.filter(|known| presentation.continues(known)) {
+            Some(known) => {
+                self.tracks.iter_mut().for_each(Numbering::begin);
+                let sets = presentation.tracks().iter().zip(known.tracks()).enumerate();
+                let changed = sets.filter(|(_, (new, old))| switched && new.parameter_sets != old.parameter_sets);
+                self.parameter_sets = changed
+                    .filter_map(|(number, (new, _))| Some((u8::try_from(number).ok()?, new)))
+                    .flat_map(|(number, new)| new.parameter_sets.iter().map(move |set| (number, set.clone())))
+                    .collect();
+            }
+            None => self.tracks = presentation.tracks().iter().map(|track| Numbering::new(track.clock_rate)).collect(),
+        }
+        if self.tracks.iter().all(|track| track.report.is_none()) {
+            self.clock = Some(0);
+        }
+    }
+
+    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+        self.insert_parameter_sets(delivery);
+        let Self { tracks, shift, clock, .. } = self;
+        let mut stale = Vec::new();
+        for (at, packet) in delivery.packets.iter_mut().enumerate() {
+            if is_rtcp(packet.data()) {
+                match placed_report(tracks, clock, packet) {
+                    Some(report) => *packet = report,
+                    None => stale.push(at),
+                }
+                continue;
+            }
+            let Ok(header) = Header::parse(packet.data()) else { continue };
+            let shift = *shift.get_or_insert_with(|| {
+                // All tracks by the same: nothing goes back, and they stay in step.
+                let ends = tracks.iter().filter_map(|track| track.last).map(|(.., at)| at);
+                let behind = ends.map(|end| end.saturating_duration_since(packet.arrival())).max().unwrap_or_default();
+                let track = packet.rtsp_track().and_then(|track| tracks.get(usize::from(track)));
+                behind + track.map(|track| track.wait(packet.arrival() + behind)).unwrap_or_default()
+            });
+            if let Some(track) = packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
+                *packet = track.packet(packet.clone(), &header, shift);
+            }
+        }
+        for at in stale.into_iter().rev() {
+            delivery.remove(at);
+        }
+        for (_, preamble) in &mut delivery.starts {
+            self.preamble(preamble);
+        }
+    }
+
+    /// The sender reports that a player gets first; the same allocation where nothing is to be altered.
+    fn preamble(&mut self, preamble: &mut Preamble) {
+        let Self { tracks, clock, .. } = self;
+        if *clock != Some(0) || tracks.iter().any(|track| track.alters) {
+            // The latest report of a track goes by what it says, not by when it is said.
+            *preamble = preamble.iter().filter_map(|packet| placed_report(tracks, clock, packet)).collect();
+        }
+    }
+
+    /// Parameter sets in single NAL unit packets (RFC 6184 section 5.6, RFC 7798 section 4.4.1) of the picture's time.
+    fn insert_parameter_sets(&mut self, delivery: &mut Delivery) {
+        if self.parameter_sets.is_empty() {
+            return;
+        }
+        let Some(at) = delivery.starts.first().map(|(at, _)| *at) else { return };
+        let Some(key) = delivery.packets.get(at).cloned() else { return };
+        let Ok(header) = Header::parse(key.data()) else { return };
+        let sets: Vec<_> = std::mem::take(&mut self.parameter_sets);
+        let sets: Vec<_> = sets.into_iter().filter(|(track, _)| Some(*track) == key.rtsp_track()).collect();
+        let count = sets.len() as u16; // a presentation has few
+        let packets: Vec<Packet> = (0..count)
+            .zip(sets)
+            .map(|(i, (_, set))| {
+                let sequence = header.sequence.wrapping_sub(count).wrapping_add(i);
+                let mut data = BytesMut::with_capacity(12 + set.len());
+                data.extend_from_slice(&[0x80, header.payload_type]);
+                data.extend_from_slice(&sequence.to_be_bytes());
+                data.extend_from_slice(&header.timestamp.to_be_bytes());
+                data.extend_from_slice(&header.ssrc.to_be_bytes());
+                data.extend_from_slice(&set);
+                key.with_data(data.freeze())
+            })
+            .collect();
+        delivery.insert(at, packets);
+    }
+}
+
+/// A report of the track that it belongs to.
+fn placed_report(tracks: &mut [Numbering], clock: &mut Option<u64>, packet: &Packet) -> Option<Packet> {
+    match packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
+        Some(track) => track.report(packet.data(), clock).map(|data| packet.with_data(data)),
+        None => Some(packet.clone()),
+    }
+}
+
+/// The one stream of a flow of RTP.
+#[derive(Debug)]
+pub(super) struct RtpSplice {
+    numbering: Numbering,
+    seam: Seam,
+}
+
+impl Default for RtpSplice {
+    fn default() -> Self {
+        Self { numbering: Numbering::new(VIDEO_CLOCK), seam: Seam::default() }
+    }
+}
+
+impl RtpSplice {
+    pub(super) fn join(&mut self) {
+        self.numbering.begin();
+        self.seam.join();
+    }
+
+    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+        let mut out = Vec::with_capacity(delivery.packets.len() + 1);
+        for packet in delivery.packets.drain(..) {
+            let Ok(header) = Header::parse(packet.data()) else {
+                out.push(packet); // never: it was read before
+                continue;
+            };
+            if self.numbering.fresh
+                && let Some(distance) = self.continues(&header)
+            {
+                if distance <= 0 {
+                    continue; // the other source has brought it
+                }
+                // The other source's own next packet: nothing is to be altered.
+                (self.numbering.sequence, self.numbering.timestamp) = (0, 0);
+                (self.numbering.fresh, self.numbering.alters) = (false, false);
+                self.seam.forget();
+            }
+            self.numbering.clock_rate = header.clock_rate();
+            let marks = packet.data().get(header.payload_start..header.payload_end).filter(|_| header.is_mpeg_ts());
+            if let Some(marks) = marks.and_then(|payload| self.seam.marks(payload, packet.arrival())) {
+                // A packet of its own before this one, which all that follow make room for.
+                let mut data = BytesMut::with_capacity(12 + marks.len());
+                data.extend_from_slice(&[0x80, header.payload_type]);
+                data.extend_from_slice(&header.sequence.wrapping_sub(1).to_be_bytes());
+                data.extend_from_slice(&header.timestamp.to_be_bytes());
+                data.extend_from_slice(&header.ssrc.to_be_bytes());
+                data.extend_from_slice(&marks);
+                if !self.numbering.fresh {
+                    self.numbering.sequence = self.numbering.sequence.wrapping_add(1);
+                    self.numbering.alters = true;
+                }
+                let before = Header { sequence: header.sequence.wrapping_sub(1), ..header };
+                out.push(self.numbering.packet(packet.with_data(data.freeze()), &before, Duration::ZERO));
+            }
+            out.push(self.numbering.packet(packet, &header, Duration::ZERO));
+        }
+        delivery.packets = out;
+    }
+
+    /// How far behind the last packet that was handed on this one is in the same stream; `None`: it is another stream.
+    fn continues(&self, header: &Header) -> Option<i16> {
+        let (sequence, timestamp, _) = self.numbering.last?;
+        let distance = header.sequence.wrapping_sub(sequence) as i16; // modulo 2^16
+        let time = i64::from(header.timestamp.wrapping_sub(timestamp) as i32).abs(); // modulo 2^32
+        let near = (-MAX_BEHIND..=MAX_BEHIND).contains(&distance) && time <= 10 * i64::from(self.numbering.clock_rate);
+        (self.numbering.ssrc == Some(header.ssrc) && near).then_some(distance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(payload_type: u8, sequence: u16, timestamp: u32, ssrc: u32) -> Vec<u8> {
+        let mut data = vec![0x80, payload_type];
+        data.extend(sequence.to_be_bytes());
+        data.extend(timestamp.to_be_bytes());
+        data.extend(ssrc.to_be_bytes());
+        data.push(1);
+        data
+    }
+
+    fn header(packet: &Packet) -> (u16, u32, u32) {
+        let header = Header::parse(packet.data()).unwrap();
+        (header.sequence, header.timestamp, header.ssrc)
+    }
+
+    #[test]
+    fn numbers_go_on_over_reconnections() {
+        let (mut numbering, start) = (Numbering::new(90_000), Instant::now());
+        let rtp = |sequence, timestamp, ssrc, at| Packet::rtsp(0, bytes(96, sequence, timestamp, ssrc), at);
+        let pass = |numbering: &mut Numbering, packet: Packet| {
+            let read = Header::parse(packet.data()).unwrap();
+            header(&numbering.packet(packet, &read, Duration::ZERO))
+        };
+        numbering.begin();
+        assert_eq!(pass(&mut numbering, rtp(u16::MAX, u32::MAX, 7, start)), (u16::MAX, u32::MAX, 7));
+        let report: Bytes = [&[0x80, 200, 0, 6, 0, 0, 0, 9][..], &[0; 8], &[0, 0, 0, 5], &[0; 8]].concat().into();
+        assert_eq!(numbering.report(&report, &mut Some(0)).unwrap(), report);
+        numbering.begin();
+        assert_eq!(numbering.report(&report, &mut None), None, "it has no place yet");
+        let later = start + Duration::from_millis(100);
+        assert_eq!(pass(&mut numbering, rtp(500, 1000, 8, later)), (0, 8999, 7));
+        assert_eq!(pass(&mut numbering, rtp(501, 1900, 8, later)), (1, 9899, 7));
+        let mut clock = None;
+        let report = numbering.report(&report, &mut clock).unwrap();
+        assert_eq!((&report[4..8], &report[16..20]), (&[0, 0, 0, 7][..], &8004u32.to_be_bytes()[..]));
+        // The first report was of timestamp 5 and moment 0.
+        let moment = (7999u64 << 32) / 90_000;
+        assert_eq!((&report[8..16], clock), (&moment.to_be_bytes()[..], Some(moment)));
+    }
+
+    #[test]
+    fn the_same_stream_from_another_source_is_not_altered_and_not_repeated() {
+        let (mut splice, now) = (RtpSplice::default(), Instant::now());
+        let give = |splice: &mut RtpSplice, sequences: std::ops::Range<u16>, ssrc| {
+            let packets = sequences.map(|s| Packet::rtp(bytes(96, s, u32::from(s), ssrc), now)).collect();
+            let mut delivery = Delivery { packets, starts: Vec::new() };
+            splice.apply(&mut delivery);
+            delivery.packets.iter().map(header).collect::<Vec<_>>()
+        };
+        assert_eq!(give(&mut splice, 10..20, 7).len(), 10);
+        splice.join();
+        assert_eq!(give(&mut splice, 15..22, 7), [(20, 20, 7), (21, 21, 7)]);
+        splice.join();
+        assert_eq!(give(&mut splice, 900..902, 8), [(22, 22, 7), (23, 23, 7)]);
+        splice.join();
+        assert_eq!(give(&mut splice, 30..31, 7), [(30, 30, 7)], "its own numbers, a few packets on");
+    }
+
+    #[test]
+    fn tracks_stay_in_step_when_the_backup_begins_with_the_past() {
+        let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+            a=fmtp:96 packetization-mode=1; sprop-parameter-sets=Z0I=,aM4=\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
+        let old = Presentation::parse(sdp.as_bytes()).unwrap();
+        let new = Presentation::parse(sdp.replace("aM4=", "aM8=").as_bytes()).unwrap();
+        let (mut tracks, start) = (Tracks::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let rtp =
+            |track, timestamp, ms| Packet::rtsp(track, bytes(96 + track, 1, timestamp, 1 + u32::from(track)), at(ms));
+        tracks.join(None, Some(&old), false);
+        let mut first = Delivery { packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)], starts: Vec::new() };
+        tracks.apply(&mut first);
+        tracks.join(Some(&old), Some(&new), true);
+        // The backup's last group of pictures began 400 ms before the loss.
+        let packets = vec![rtp(0, 500, 600), rtp(1, 700, 620)];
+        let mut second = Delivery { packets, starts: vec![(0, Preamble::from([]))] };
+        tracks.apply(&mut second);
+        let sent: Vec<_> = second.packets.iter().map(header).collect();
+        assert_eq!(sent, [(2, 90_001, 1), (3, 90_001, 1), (4, 90_001, 1), (2, 8_160, 2)]);
+        assert_eq!(&second.packets[1].data()[12..], [0x68, 0xcf]);
+        let mut third = Delivery { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
+        tracks.apply(&mut third);
+        assert_eq!(header(&third.packets[0]).1, 90_901);
+    }
+}

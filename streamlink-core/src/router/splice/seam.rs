@@ -1,0 +1,115 @@
+//! MPEG-TS: after a switch, decoders are told that the continuity counters and the clock start anew.
+//!
+//! The transport packets of the source are not touched. Before the first one of each PID goes one that holds nothing
+//! but an adaptation field with the discontinuity indicator (ISO/IEC 13818-1 section 2.4.3.5), and the counter from
+//! which that first one goes on.
+
+use crate::{media::Packet, router::Delivery};
+use bytes::Bytes;
+use std::time::{Duration, Instant};
+
+const PACKET: usize = 188;
+const SYNC: u8 = 0x47;
+const NULL_PID: u16 = 0x1fff;
+const PIDS: usize = 8192;
+/// How long after a switch PIDs are looked for that come for the first time: tables come every second or so.
+const WATCH: Duration = Duration::from_secs(10);
+/// PIDs of one datagram at most.
+const MAX_MARKS: usize = 7;
+
+/// The place where one transport stream ends and another begins.
+#[derive(Debug, Default)]
+pub(super) struct Seam {
+    joined: bool,
+    /// The PIDs that have come since, and until when others are looked for.
+    watch: Option<(Box<[u64]>, Instant)>,
+}
+
+impl Seam {
+    pub(super) fn join(&mut self) {
+        self.joined = true;
+    }
+
+    /// It was none.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+        if !self.joined && self.watch.is_none() {
+            return;
+        }
+        let mut out = Vec::with_capacity(delivery.packets.len() + 1);
+        for packet in delivery.packets.drain(..) {
+            if let Some(marks) = self.marks(packet.data(), packet.arrival()) {
+                out.push(Packet::datagram(marks, packet.arrival()));
+            }
+            out.push(packet);
+        }
+        delivery.packets = out;
+    }
+
+    /// What goes before a payload.
+    pub(super) fn marks(&mut self, payload: &[u8], now: Instant) -> Option<Bytes> {
+        if std::mem::take(&mut self.joined) {
+            self.watch = Some((vec![0; PIDS / 64].into(), now.checked_add(WATCH)?));
+        }
+        let (seen, until) = self.watch.as_mut()?;
+        if now >= *until {
+            self.watch = None;
+            return None;
+        }
+        let mut marks = Vec::new();
+        for packet in payload.chunks_exact(PACKET).filter(|packet| packet[0] == SYNC) {
+            let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
+            let word = seen.get_mut(usize::from(pid) / 64)?; // always: a PID has 13 bits
+            let bit = 1 << (pid % 64);
+            if pid == NULL_PID || *word & bit != 0 || marks.len() >= MAX_MARKS * PACKET {
+                continue;
+            }
+            *word |= bit;
+            let has_payload = packet[3] & 0x10 != 0;
+            // A packet without payload does not count.
+            let counter = packet[3].wrapping_sub(u8::from(has_payload)) & 0x0f;
+            let [high, low] = pid.to_be_bytes();
+            marks.extend([SYNC, high, low, 0x20 | counter, (PACKET - 5) as u8, 0x80]);
+            marks.resize(marks.len() + PACKET - 6, 0xff);
+        }
+        (!marks.is_empty()).then(|| marks.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::TsMonitor;
+
+    fn ts(pid: u16, counter: u8) -> Vec<u8> {
+        let [high, low] = pid.to_be_bytes();
+        let mut packet = vec![SYNC, high, low, 0x10 | counter];
+        packet.resize(PACKET, 1);
+        packet
+    }
+
+    #[test]
+    fn a_switch_is_no_continuity_error() {
+        let (mut seam, mut monitor, now) = (Seam::default(), TsMonitor::new(), Instant::now());
+        let pass = |seam: &mut Seam, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
+            let packets = vec![Packet::datagram(packets.concat(), at)];
+            let mut delivery = Delivery { packets, starts: Vec::new() };
+            seam.apply(&mut delivery);
+            for packet in &delivery.packets {
+                monitor.observe(packet.data());
+            }
+            delivery.packets.len()
+        };
+        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 3), ts(257, 9)], now), 1);
+        seam.join();
+        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 12), ts(256, 13)], now), 2);
+        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 14), ts(257, 1)], now), 2);
+        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 15), ts(257, 2)], now), 1);
+        assert_eq!(monitor.pids().iter().map(|pid| pid.continuity_errors).sum::<u64>(), 0);
+        assert_eq!(pass(&mut seam, &mut monitor, &[ts(300, 2)], now + 2 * WATCH), 1);
+        assert!(seam.watch.is_none());
+    }
+}

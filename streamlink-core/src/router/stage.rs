@@ -1,0 +1,36 @@
+//! What there is to play, for RTSP.
+
+use crate::media::rtsp::Presentation;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The presentation of a flow's RTSP source, once there is one; the last one stays when the source is lost.
+#[derive(Debug, Default)]
+pub(crate) struct Stage(watch::Sender<Option<Arc<Presentation>>>);
+
+impl Stage {
+    /// What there is to play.
+    pub(crate) fn current(&self) -> Option<Arc<Presentation>> {
+        self.0.borrow().clone()
+    }
+
+    /// Another presentation. Who plays one that it continues does not notice.
+    pub(super) fn set(&self, presentation: &Arc<Presentation>) {
+        self.0.send_if_modified(|current| {
+            let continues = current.as_ref().is_some_and(|current| presentation.continues(current));
+            *current = Some(presentation.clone());
+            !continues
+        });
+    }
+
+    /// Waits for a presentation that does not continue this one.
+    pub(crate) async fn other_than(&self, known: Option<&Arc<Presentation>>) {
+        let other = |current: &Option<Arc<Presentation>>| match (current, known) {
+            (Some(current), Some(known)) => !current.continues(known),
+            (current, None) => current.is_some(),
+            (None, Some(_)) => false,
+        };
+        // The sender is here: it does not go away.
+        let _ = self.0.subscribe().wait_for(other).await;
+    }
+}

@@ -1,0 +1,351 @@
+//! Failover with real programs: two encoders feed a flow, the active one is killed or stopped, and what players record
+//! is looked at afterwards.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use streamlink_core::{Event, Failover, FailoverPolicy, FlowStats, Output, Source, State, StreamKey};
+use streamlink_tests::{
+    clip, eventually,
+    media::{self, times},
+    peer::{self, Peer},
+    rig::{Rig, text},
+    rtp::{Sender, Sink, packet, pause, payload, sequence, ssrc},
+};
+
+/// A minute of the clip, over and over, whose sound goes on without a seam.
+fn minute(rig: &Rig, name: &str) -> PathBuf {
+    let (clip, file) = (clip(), rig.file(name));
+    let filter = ["-map", "0", "-c:v", "copy", "-c:a", "aac", "-af", "aresample=async=1"];
+    let input = ["-v", "error", "-nostdin", "-stream_loop", "11", "-i", text(&clip)];
+    peer::run("ffmpeg", &[&input[..], &filter, &[text(&file)]].concat());
+    file
+}
+
+/// An encoder: a file in real time.
+fn encoder(file: &Path, arguments: &[&str]) -> Peer {
+    media::play(file, &[&["-map", "0", "-c", "copy"][..], arguments].concat())
+}
+
+fn player(url: &str, file: &Path, before: &[&str], format: &str) -> Peer {
+    let mut all = vec!["-v", "error", "-nostdin", "-y"];
+    all.extend(before);
+    all.extend(["-i", url, "-map", "0:v", "-map", "0:a", "-c", "copy", "-f", format, text(file)]);
+    Peer::start("ffmpeg", &all)
+}
+
+/// Waits until a source, and then the first output, has handed on so many more packets.
+fn more_packets(rig: &Rig, count: u64) {
+    let before = rig.running.stats();
+    let packets = |stats: &FlowStats| stats.sources.iter().chain(&stats.outputs).map(|e| e.packets).collect::<Vec<_>>();
+    let what = format!("more packets than {:?}", packets(&before));
+    eventually(&what, || {
+        let now = rig.running.stats();
+        let more = |a: &[streamlink_core::EndpointStats], b: &[streamlink_core::EndpointStats]| {
+            a[0].packets >= b[0].packets + count || a.iter().zip(b).all(|(a, b)| a.packets >= b.packets + count)
+        };
+        (more(&now.sources[1..], &before.sources[1..]) && more(&now.outputs, &before.outputs)).then_some(())
+    });
+}
+
+fn switched(rig: &Rig) -> (String, String, Duration) {
+    rig.event(|event| match event {
+        Event::Switched { from, to, gap } => Some((from, to, gap)),
+        Event::OutputLost { output, reason, .. } => panic!("`{output}` is lost: {reason}"),
+        _ => None,
+    })
+}
+
+fn both_connected(rig: &Rig) {
+    eventually("both sources", || {
+        rig.running.stats().sources.iter().all(|s| s.state == State::Connected).then_some(())
+    });
+}
+
+/// The greatest step between two decoding times, in seconds; they never go back.
+fn greatest_step(file: &Path, stream: &str) -> f64 {
+    let times = times(file, stream);
+    let steps = times.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(steps.clone().all(|step| step >= 0.0), "{stream} of {} goes back", file.display());
+    assert!(times.len() > 50, "{stream} of {}: {} packets", file.display(), times.len());
+    steps.fold(0.0, f64::max)
+}
+
+/// The interval of the clip's key frames, in seconds.
+const KEY_INTERVAL: f64 = 1.0;
+
+/// Kills the active encoder of two, then freezes the other one. The player is connected all the time, and the switches
+/// come when they should.
+fn kill_and_freeze(rig: &Rig, mut encoders: [Peer; 2], start: impl Fn(usize) -> Peer, player: &mut Peer) {
+    both_connected(rig);
+    more_packets(rig, 100);
+    // The active source of two goes away.
+    encoders[0].signal(libc::SIGKILL);
+    let (from, to, _) = switched(rig);
+    assert_eq!((from.as_str(), to.as_str()), ("one", "two"));
+    let stats = rig.running.stats();
+    assert!(!stats.sources[0].active && stats.sources[1].active);
+    more_packets(rig, 100);
+    // It comes back, when it is known to be gone, and nothing changes until the other one is silent.
+    eventually("the loss of the first", || (rig.running.stats().sources[0].state == State::Waiting).then_some(()));
+    encoders[0] = start(0);
+    both_connected(rig);
+    more_packets(rig, 100);
+    encoders[1].signal(libc::SIGSTOP);
+    let (from, to, gap) = switched(rig);
+    assert_eq!((from.as_str(), to.as_str()), ("two", "one"));
+    // Only what a busy machine adds is more than the threshold and the wait for a key frame.
+    assert!(gap < Duration::from_secs_f64(0.5 + KEY_INTERVAL + 1.0), "{gap:?}");
+    eventually("more packets", || (rig.running.stats().sources[0].packets > 300).then_some(()));
+    encoders[1].signal(libc::SIGCONT);
+    player.signal(libc::SIGINT); // it writes the end of its file
+    player.finish();
+}
+
+/// What was recorded can be decoded without a complaint, and its times go on.
+fn check_recording(file: &Path) {
+    let frames = peer::decode(file);
+    assert!(frames > 100, "{frames}");
+    check_steps(greatest_step(file, "v:0"));
+    greatest_step(file, "a:0");
+}
+
+/// What was recorded of MPEG-TS: the continuity counters and the times go on. The last picture of a source that was
+/// killed may be cut, as it was sent; nothing else is complained about.
+fn check_transport_stream(file: &Path) {
+    check_continuity(&fs::read(file).unwrap());
+    let said = peer::run("ffmpeg", &["-v", "error", "-nostdin", "-i", text(file), "-map", "0", "-f", "null", "-"]);
+    assert!(said.lines().all(|line| line.contains("error while decoding MB") || line.contains("concealing")), "{said}");
+    check_steps(greatest_step(file, "v:0"));
+    greatest_step(file, "a:0");
+}
+
+/// Continuity counters follow each other, unless a discontinuity is announced (ISO/IEC 13818-1 section 2.4.3.3).
+fn check_continuity(stream: &[u8]) {
+    let mut counters = HashMap::new();
+    assert!(stream.len() > 100 * 188 && stream.len().is_multiple_of(188));
+    for packet in stream.chunks_exact(188) {
+        assert_eq!(packet[0], 0x47);
+        let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
+        let (counter, payload) = (packet[3] & 15, packet[3] & 0x10 != 0);
+        let announced = packet[3] & 0x20 != 0 && packet[4] > 0 && packet[5] & 0x80 != 0;
+        if let Some(last) = counters.insert(pid, counter).filter(|_| pid != 0x1fff && !announced) {
+            assert_eq!(counter, if payload { (last + 1) & 15 } else { last }, "PID {pid}");
+        }
+    }
+}
+
+/// No more is missing than passes until a silent source counts as lost, and the other one has a key frame.
+fn check_steps(greatest: f64) {
+    println!("the greatest step between pictures: {greatest:.3} s");
+    assert!(greatest <= 0.5 + KEY_INTERVAL, "{greatest}");
+}
+
+/// The greatest step between the times of decoded pictures, in seconds; they never go back.
+fn greatest_shown_step(sums: &Path) -> f64 {
+    let said = fs::read_to_string(sums).unwrap();
+    let base = said.lines().find_map(|line| line.strip_prefix("#tb 0: ")).expect("a time base");
+    let (a, b) = base.split_once('/').expect("a fraction");
+    let unit = a.parse::<f64>().unwrap() / b.parse::<f64>().unwrap();
+    let rows = said.lines().filter(|line| !line.starts_with('#'));
+    let times: Vec<i64> = rows.filter_map(|line| line.split(',').nth(2)?.trim().parse().ok()).collect();
+    assert!(times.len() > 100, "{}", times.len());
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+    times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 * unit).fold(0.0, f64::max)
+}
+
+#[test]
+fn rtmp_goes_on_with_the_other_publisher() {
+    let source = |name: &str, key: &str| -> Source {
+        Source::rtmp(name, "127.0.0.1:0", "live").key(StreamKey::new(key).unwrap()).into()
+    };
+    let output = Output::rtmp_pull("out", "127.0.0.1:0", "play");
+    let rig = Rig::start_with(vec![source("one", "K1"), source("two", "K2")], Failover::default(), vec![output.into()]);
+    let urls = rig.running.input_addresses();
+    let minute = minute(&rig, "minute.ts");
+    let start = |number: usize| encoder(&minute, &["-f", "flv", &urls[number]]);
+    let first = start(0);
+    eventually("the first source", || (rig.running.stats().sources[0].packets > 0).then_some(()));
+    let file = rig.file("rtmp.flv");
+    let mut player = player(&rig.playback(), &file, &[], "flv");
+    kill_and_freeze(&rig, [first, start(1)], start, &mut player);
+    check_recording(&file);
+    rig.stop();
+}
+
+#[test]
+fn rtsp_goes_on_with_the_other_publisher() {
+    let source = |name: &str, path: &str| -> Source { Source::rtsp_listener(name, "127.0.0.1:0", path).into() };
+    let output = Output::rtsp_listener("out", "127.0.0.1:0", "play");
+    let rig = Rig::start_with(vec![source("one", "a"), source("two", "b")], Failover::default(), vec![output.into()]);
+    let urls = rig.running.input_addresses();
+    let minute = minute(&rig, "minute.mp4");
+    let start = |number: usize| encoder(&minute, &["-f", "rtsp", "-rtsp_transport", "tcp", &urls[number]]);
+    let first = start(0);
+    eventually("the first source", || (rig.running.stats().sources[0].packets > 0).then_some(()));
+    let sums = rig.file("sums");
+    let arguments = ["-v", "error", "-nostdin", "-y", "-rtsp_transport", "tcp", "-i", &rig.playback(), "-map", "0:v"];
+    let rest = ["-fps_mode", "passthrough", "-flush_packets", "1", "-f", "framemd5", text(&sums)];
+    let mut player = Peer::start("ffmpeg", &[&arguments[..], &rest].concat());
+    kill_and_freeze(&rig, [first, start(1)], start, &mut player);
+    assert_eq!(player.output(), "", "not a word of complaint");
+    check_steps(greatest_shown_step(&sums));
+    rig.stop();
+}
+
+#[test]
+fn srt_goes_on_with_the_other_caller() {
+    let source = |name: &str| -> Source { Source::srt_listener(name, "127.0.0.1:0").into() };
+    let output = Output::srt_listener("out", "127.0.0.1:0");
+    let rig = Rig::start_with(vec![source("one"), source("two")], Failover::default(), vec![output.into()]);
+    let urls = rig.running.input_addresses();
+    let minute = minute(&rig, "minute.ts");
+    let start =
+        |number: usize| encoder(&minute, &["-f", "mpegts", &format!("{}?mode=caller&pkt_size=1316", urls[number])]);
+    let file = rig.file("srt.ts");
+    // As it comes, and from the beginning: what the library has sent is to be looked at, not what ffmpeg makes of it.
+    let command = format!("exec srt-live-transmit -q '{}?mode=caller' file://con >'{}'", rig.playback(), text(&file));
+    let mut player = Peer::start("sh", &["-c", &command]);
+    eventually("the player", || (rig.running.stats().outputs[0].players.len() == 1).then_some(()));
+    let first = start(0);
+    eventually("the first source", || (rig.running.stats().sources[0].packets > 0).then_some(()));
+    kill_and_freeze(&rig, [first, start(1)], start, &mut player);
+    check_transport_stream(&file);
+    rig.stop();
+}
+
+#[test]
+fn rtp_goes_on_with_the_other_sender() {
+    let source = |name: &str| -> Source { Source::rtp(name, "127.0.0.1:0").into() };
+    let sink = Sink::new();
+    let output = Output::rtp("out", &sink.address());
+    let rig = Rig::start_with(vec![source("one"), source("two")], Failover::default(), vec![output.into()]);
+    let urls = rig.running.input_addresses();
+    let minute = minute(&rig, "minute.ts");
+    let start = |number: usize| encoder(&minute, &["-f", "rtp_mpegts", &format!("{}?pkt_size=1328", urls[number])]);
+    let (one, two) = (start(0), start(1));
+    both_connected(&rig);
+    more_packets(&rig, 100);
+    let active = usize::from(rig.running.stats().sources[1].active);
+    [&one, &two][active].signal(libc::SIGKILL);
+    let (_, _, gap) = switched(&rig);
+    assert!(gap < Duration::from_secs_f64(0.5 + KEY_INTERVAL + 1.0), "{gap:?}");
+    eventually("more packets", || (rig.running.stats().sources[1 - active].packets > 300).then_some(()));
+    rig.engine.block_on(rig.running.remove_output("out")).unwrap();
+    let received = sink.drain(Duration::from_millis(300));
+    assert!(received.windows(2).all(|pair| sequence(&pair[1]) == sequence(&pair[0]).wrapping_add(1)));
+    assert!(received.windows(2).all(|pair| ssrc(&pair[1]) == ssrc(&pair[0])));
+    let file = rig.file("rtp.ts");
+    fs::write(&file, received.iter().flat_map(|packet| packet[12..].to_vec()).collect::<Vec<u8>>()).unwrap();
+    check_transport_stream(&file);
+    rig.stop();
+}
+
+#[test]
+fn a_cold_backup_is_called_when_it_is_needed_and_the_preferred_source_comes_back() {
+    let key = |text: &str| StreamKey::new(text).unwrap();
+    let served = Output::rtmp_pull("out", "127.0.0.1:0", "live").key(key("SPARE"));
+    let remote = Rig::start(Source::rtmp("in", "127.0.0.1:0", "live").key(key("K")), vec![served.into()]);
+    let minute = minute(&remote, "minute.ts");
+    let _spare = encoder(&minute, &["-f", "flv", &remote.input()]);
+    let server = remote.playback().replace("/SPARE", "");
+    let sources = vec![
+        Source::rtmp("one", "127.0.0.1:0", "live").key(key("K1")).into(),
+        Source::rtmp_pull("two", &server, key("SPARE")).into(),
+    ];
+    let failover = Failover::new(FailoverPolicy::Prefer(Duration::from_secs(1))).cold();
+    let rig = Rig::start_with(sources, failover, vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").into()]);
+    eventually("the backup feeds the flow", || rig.running.stats().sources[1].active.then_some(()));
+    let idle = || {
+        eventually("the backup is at rest", || {
+            let idle = rig.running.stats().sources[1].state == State::Idle;
+            (idle && remote.running.stats().outputs[0].players.is_empty()).then_some(())
+        });
+    };
+    let file = rig.file("cold.flv");
+    let mut player = player(&rig.playback(), &file, &[], "flv");
+    for _ in 0..2 {
+        let publisher = encoder(&minute, &["-f", "flv", &rig.input()]);
+        let (from, to, _) = switched(&rig);
+        assert_eq!((from.as_str(), to.as_str()), ("two", "one"));
+        idle();
+        publisher.signal(libc::SIGKILL);
+        let (from, to, _) = switched(&rig);
+        assert_eq!((from.as_str(), to.as_str()), ("one", "two"));
+        let before = rig.running.stats().outputs[0].packets;
+        eventually("more packets", || (rig.running.stats().outputs[0].packets > before + 100).then_some(()));
+    }
+    player.signal(libc::SIGINT);
+    player.finish();
+    check_recording(&file);
+    rig.stop();
+    remote.stop();
+}
+
+#[test]
+fn two_paths_that_lose_different_packets_are_one_without_loss() {
+    let source = |name: &str| -> Source { Source::rtp(name, "127.0.0.1:0").into() };
+    let sink = Sink::new();
+    let failover = Failover::new(FailoverPolicy::Merge(Duration::from_millis(200)));
+    let rig =
+        Rig::start_with(vec![source("one"), source("two")], failover, vec![Output::rtp("out", &sink.address()).into()]);
+    let senders: Vec<Sender> = rig.running.input_addresses().iter().map(|url| Sender::to(url)).collect();
+    // Each path loses every tenth packet or so, by dice of its own; the second one is dead for a while, and it is 30
+    // packets behind.
+    let (first, count, skew) = (65_000u16, 4000u32, 30);
+    let mut dice = [1u32, 2];
+    let mut lost = [HashSet::new(), HashSet::new()];
+    let mut send = |path: usize, number: u32| {
+        dice[path] = dice[path].wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let dead = path == 1 && (2000..2400).contains(&number);
+        // The receiver takes a stream for one when two packets follow each other.
+        let unlucky = number > 2 && (dice[path] >> 16).is_multiple_of(10);
+        if unlucky || dead {
+            lost[path].insert(number);
+            return;
+        }
+        let sequence = first.wrapping_add(number as u16);
+        senders[path].send(&packet(33, sequence, number * 90, 7, &payload(sequence)));
+    };
+    for number in 0..count + skew {
+        if number < count {
+            send(0, number);
+        }
+        if let Some(number) = number.checked_sub(skew) {
+            send(1, number);
+        }
+        if number % 4 == 0 {
+            pause();
+        }
+    }
+    let both: HashSet<u32> = &lost[0] & &lost[1];
+    let wanted: Vec<u16> = (0..count).filter(|n| !both.contains(n)).map(|n| first.wrapping_add(n as u16)).collect();
+    let received: Vec<u16> = sink.drain(Duration::from_secs(1)).iter().map(|packet| sequence(packet)).collect();
+    assert!(both.len() > 20);
+    assert!(received == wanted, "{} of {}, {} lost on both", received.len(), wanted.len(), both.len());
+    let stats = rig.running.stats();
+    let trailing = (0..).take_while(|n| both.contains(&(count - 1 - n))).count() as u64;
+    assert_eq!(stats.merge_lost + trailing, both.len() as u64);
+    for path in 0..2 {
+        let only_here = &lost[1 - path] - &both;
+        // The last of them are not settled yet: no packet has come since.
+        assert!(stats.sources[path].only_here <= only_here.len() as u64);
+        assert!(stats.sources[path].only_here + 100 > only_here.len() as u64, "{:?}", stats.sources[path]);
+        assert!(stats.sources[path].active);
+    }
+    rig.stop();
+}
+
+#[test]
+fn the_example_measures_the_gaps() {
+    let said = peer::run(text(&peer::example("failover")), &["--seconds", "1", "rtmp", "srt"]);
+    for protocol in ["rtmp", "srt"] {
+        let row = said.lines().find(|line| line.starts_with(protocol) && line.ends_with(" ms"));
+        let row = row.unwrap_or_else(|| panic!("no row in {said}"));
+        let silence: u64 = row.split_whitespace().nth(1).and_then(|ms| ms.parse().ok()).unwrap();
+        assert!(silence < 3000, "{said}");
+    }
+}
