@@ -23,7 +23,7 @@ pub(crate) use event::EventSink;
 pub use event::{Event, LossReason, RefusalReason};
 pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
-pub(crate) use status::{Live, Status};
+pub(crate) use status::{Live, Shown, Status};
 
 use crate::router::{Group, Switch};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(crate) struct SourceContext {
 impl SourceContext {
     /// Tells the host what the media consists of.
     fn describe(&self, description: String) {
-        self.status.media.store(Some(Arc::new(description.clone())));
+        self.status.publish_media(description.clone());
         self.events.emit(Event::MediaDescribed { source: self.status.name(), description });
     }
 

@@ -5,59 +5,79 @@ use crate::{
     media::{PidStats, TsMonitor},
     router::Counters,
 };
-use arc_swap::{ArcSwap, ArcSwapOption};
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 /// A running endpoint, as the engine, its statistics and its driver share it.
 #[derive(Debug)]
 pub(crate) struct Status {
-    name: ArcSwap<String>,
-    description: ArcSwapOption<String>,
     pub(crate) counters: Counters,
+    /// What changes once a second or less.
+    shown: Mutex<Shown>,
+}
+
+/// What is known of an endpoint beside its counters.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
     /// MPEG-TS sources: replaced about once a second.
-    pub(crate) pids: ArcSwap<Vec<PidStats>>,
+    pub(crate) pids: Vec<PidStats>,
     /// The players of a listener, replaced about once a second.
-    pub(crate) players: ArcSwap<Vec<PlayerStats>>,
+    pub(crate) players: Vec<PlayerStats>,
     /// What the media consists of.
-    pub(crate) media: ArcSwapOption<String>,
+    pub(crate) media: Option<String>,
 }
 
 impl Status {
     pub(crate) fn new(name: &str, description: Option<String>) -> Arc<Self> {
-        Arc::new(Self {
-            name: ArcSwap::from_pointee(name.to_owned()),
-            description: ArcSwapOption::new(description.map(Arc::new)),
-            counters: Counters::new(Instant::now()),
-            pids: ArcSwap::default(),
-            players: ArcSwap::default(),
-            media: ArcSwapOption::empty(),
-        })
+        let shown = Shown { name: name.to_owned(), description, ..Shown::default() };
+        Arc::new(Self { counters: Counters::new(Instant::now()), shown: Mutex::new(shown) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        // Invariant: nothing panics while the lock is held; if it did, each field is still whole.
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of it, at one moment.
+    pub(crate) fn shown(&self) -> Shown {
+        self.lock().clone()
     }
 
     /// Shows what a transport stream was found to be.
     pub(super) fn publish_monitor(&self, monitor: &TsMonitor) {
         self.counters.sync_errors.set(monitor.sync_errors());
-        self.pids.store(Arc::new(monitor.pids()));
+        self.lock().pids = monitor.pids();
+    }
+
+    /// Shows who is connected.
+    pub(super) fn publish_players(&self, players: Vec<PlayerStats>) {
+        self.lock().players = players;
+    }
+
+    /// Shows what the media consists of.
+    pub(super) fn publish_media(&self, media: String) {
+        self.lock().media = Some(media);
     }
 
     pub(crate) fn name(&self) -> String {
-        self.name.load().as_ref().clone()
+        self.lock().name.clone()
+    }
+
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.lock().name == name
     }
 
     pub(crate) fn rename(&self, name: &str) {
-        self.name.store(Arc::new(name.to_owned()));
-    }
-
-    pub(crate) fn description(&self) -> Option<String> {
-        self.description.load_full().map(|text| text.as_ref().clone())
+        name.clone_into(&mut self.lock().name);
     }
 
     pub(crate) fn describe(&self, text: Option<String>) {
-        self.description.store(text.map(Arc::new));
+        self.lock().description = text;
     }
 }
 

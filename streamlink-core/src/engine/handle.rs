@@ -190,7 +190,7 @@ impl Running {
     pub(super) fn stats(&self) -> FlowStats {
         let now = Instant::now();
         let source = |(number, s): (usize, &RunningSource)| {
-            let protocol = s.source.protocol().to_string();
+            let protocol = s.source.protocol().name();
             let mut stats = EndpointStats::new(&s.status, protocol, s.input_address.clone(), now);
             stats.active = self.group.is_active(number);
             if let Some((counts, _)) = self.group.merged(number) {
@@ -200,7 +200,7 @@ impl Running {
             stats
         };
         let output = |o: &RunningOutput| {
-            let mut stats = EndpointStats::new(&o.status, o.output.protocol().to_string(), o.url.clone(), now);
+            let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
                 stats.media = remux.status.selection();
                 if remux.status.has_nothing() {
@@ -216,7 +216,7 @@ impl Running {
     }
 
     fn taken(&self, name: &str) -> bool {
-        self.sources().iter().any(|s| s.status.name() == name) || self.outputs().iter().any(|o| o.status.name() == name)
+        self.sources().iter().any(|s| s.status.is_named(name)) || self.outputs().iter().any(|o| o.status.is_named(name))
     }
 
     fn check_name(&self, old: &str, new: &str) -> Result<(), Error> {
@@ -267,7 +267,7 @@ impl Running {
         let aside = format!("{name}\u{0}");
         let step_aside = |from: &str, to: &str, claim: Option<Claim>| {
             let mut outputs = self.outputs();
-            let old = outputs.iter_mut().find(|o| o.status.name() == from)?;
+            let old = outputs.iter_mut().find(|o| o.status.is_named(from))?;
             old.status.rename(to);
             Some(std::mem::replace(&mut old.claim, claim))
         };
@@ -291,7 +291,7 @@ impl Running {
         self.alive()?;
         let output = {
             let mut outputs = self.outputs();
-            let at = outputs.iter().position(|o| o.status.name() == name).ok_or_else(|| not_found("output", name))?;
+            let at = outputs.iter().position(|o| o.status.is_named(name)).ok_or_else(|| not_found("output", name))?;
             outputs.remove(at)
         };
         if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &output.claim) {
@@ -449,7 +449,7 @@ impl FlowHandle {
     /// [`Error::NotFound`] when there is no such source.
     pub fn app_source(&self, name: &str) -> Result<AppSource, Error> {
         let sources = self.running.sources();
-        let found = sources.iter().find(|s| s.status.name() == name).and_then(|s| s.app.clone());
+        let found = sources.iter().find(|s| s.status.is_named(name)).and_then(|s| s.app.clone());
         found.ok_or_else(|| not_found("app source", name))
     }
 
@@ -459,7 +459,7 @@ impl FlowHandle {
     /// [`Error::NotFound`] when there is no such tap, or it was taken before.
     pub fn tap(&self, name: &str) -> Result<Tap, Error> {
         let mut outputs = self.running.outputs();
-        let found = outputs.iter_mut().find(|o| o.status.name() == name);
+        let found = outputs.iter_mut().find(|o| o.status.is_named(name));
         let taken = found.and_then(|o| match &mut o.end {
             OutputEnd::Tap(tap) => tap.reader.take().map(|reader| (reader, o.status.clone())),
             _ => None,
@@ -502,7 +502,7 @@ impl FlowHandle {
     /// When there is no such output, or a new value is wrong; nothing is then changed.
     pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<(), Error> {
         self.running.alive()?;
-        let found = self.running.outputs().iter().find(|o| o.status.name() == name).map(|o| o.status.clone());
+        let found = self.running.outputs().iter().find(|o| o.status.is_named(name)).map(|o| o.status.clone());
         let status = found.ok_or_else(|| not_found("output", name))?;
         if edit.allow.is_some() || edit.max_players.is_some() {
             self.edit_listener(name, edit.allow, edit.max_players)?;
@@ -517,7 +517,7 @@ impl FlowHandle {
             return Err(config("max_players", problem));
         }
         let mut outputs = self.running.outputs();
-        let found = outputs.iter_mut().find(|o| o.status.name() == name);
+        let found = outputs.iter_mut().find(|o| o.status.is_named(name));
         let output = found.ok_or_else(|| not_found("output", name))?;
         let listen = match &mut output.output.kind {
             OutputKind::SrtListener(settings) => &mut settings.listen,
@@ -540,7 +540,7 @@ impl FlowHandle {
     pub fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
         self.running.alive()?;
         let sources = self.running.sources();
-        let found = sources.iter().find(|s| s.status.name() == name).map(|s| (s.status.clone(), s.live.clone()));
+        let found = sources.iter().find(|s| s.status.is_named(name)).map(|s| (s.status.clone(), s.live.clone()));
         drop(sources);
         let (status, live) = found.ok_or_else(|| not_found("source", name))?;
         self.edit_status(&status, name, edit.name, edit.description)?;
@@ -603,7 +603,7 @@ impl FlowHandle {
     }
 
     /// Stops the flow: what the source has brought is handed on, then all tasks end and all sockets close.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.running.stop().await;
     }
 

@@ -84,7 +84,7 @@ impl Snapshot {
                     ("flow", flow.name.as_str()),
                     ("role", role),
                     ("endpoint", endpoint.name.as_str()),
-                    ("protocol", endpoint.protocol.as_str()),
+                    ("protocol", endpoint.protocol),
                 ];
                 metric(read(endpoint)).encode(encoder.encode_family(&labels)?)?;
             }

@@ -1,7 +1,7 @@
 //! Statistics: a snapshot of the counters.
 
 use crate::{
-    endpoint::{PlayerStats, Status},
+    endpoint::{PlayerStats, Shown, Status},
     flow::Bitrate,
     media::PidStats,
     router::State,
@@ -33,7 +33,7 @@ pub struct EndpointStats {
     /// Its description.
     pub description: Option<String>,
     /// What it speaks, as in `RTP`.
-    pub protocol: String,
+    pub protocol: &'static str,
     /// Its state.
     pub state: State,
     /// Of a source: whether the flow is fed by it. Of several only one is, but for a merge.
@@ -93,11 +93,12 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
-    pub(super) fn new(status: &Status, protocol: String, url: Option<String>, now: Instant) -> Self {
+    pub(super) fn new(status: &Status, protocol: &'static str, url: Option<String>, now: Instant) -> Self {
         let c = &status.counters;
+        let Shown { name, description, pids, players, media } = status.shown();
         Self {
-            name: status.name(),
-            description: status.description(),
+            name,
+            description,
             protocol,
             state: c.state(),
             active: false,
@@ -123,9 +124,9 @@ impl EndpointStats {
             latency: Duration::from_micros(c.latency_us.get()),
             buffered: Duration::from_micros(c.buffered_us.get()),
             encrypted: c.encrypted.get() != 0,
-            players: status.players.load().as_ref().clone(),
-            media: status.media.load_full().map(|text| text.as_ref().clone()),
-            pids: status.pids.load().as_ref().clone(),
+            players,
+            media,
+            pids,
         }
     }
 

@@ -88,16 +88,26 @@ impl InputProtocol {
     }
 }
 
+impl InputProtocol {
+    /// Its name, as in `RTMP_PULL` or `RTP app`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            InputProtocol::Rtmp => "RTMP",
+            InputProtocol::RtmpPull => "RTMP_PULL",
+            InputProtocol::Srt => "SRT",
+            InputProtocol::Rtp => "RTP",
+            InputProtocol::Rtsp => "RTSP",
+            InputProtocol::App(MediaFamily::Datagrams) => "Datagrams app",
+            InputProtocol::App(MediaFamily::Rtp) => "RTP app",
+            InputProtocol::App(MediaFamily::Rtmp) => "RTMP app",
+            InputProtocol::App(MediaFamily::Rtsp) => "RTSP app",
+        }
+    }
+}
+
 impl fmt::Display for InputProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            InputProtocol::Rtmp => f.write_str("RTMP"),
-            InputProtocol::RtmpPull => f.write_str("RTMP_PULL"),
-            InputProtocol::Srt => f.write_str("SRT"),
-            InputProtocol::Rtp => f.write_str("RTP"),
-            InputProtocol::Rtsp => f.write_str("RTSP"),
-            InputProtocol::App(family) => write!(f, "{family} app"),
-        }
+        f.write_str(self.name())
     }
 }
 
@@ -121,9 +131,10 @@ pub enum OutputProtocol {
     Tap,
 }
 
-impl fmt::Display for OutputProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl OutputProtocol {
+    /// Its name, as in `RTMP_PUSH`.
+    pub const fn name(self) -> &'static str {
+        match self {
             OutputProtocol::Rtmp => "RTMP",
             OutputProtocol::RtmpPush => "RTMP_PUSH",
             OutputProtocol::RtmpPull => "RTMP_PULL",
@@ -131,7 +142,13 @@ impl fmt::Display for OutputProtocol {
             OutputProtocol::Rtp => "RTP",
             OutputProtocol::Rtsp => "RTSP",
             OutputProtocol::Tap => "tap",
-        })
+        }
+    }
+}
+
+impl fmt::Display for OutputProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

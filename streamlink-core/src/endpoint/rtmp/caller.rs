@@ -67,7 +67,7 @@ impl Legs {
         if (before > 0) == connected.is_empty() {
             status.counters.set_state(if connected.is_empty() { State::Waiting } else { State::Connected }, now);
         }
-        status.players.store(Arc::new(connected));
+        status.publish_players(connected);
     }
 }
 

@@ -317,7 +317,7 @@ impl Call {
         let now = Instant::now();
         player.settle(&self.status, &self.events, now);
         let list = if connected { vec![player.stats(now)] } else { Vec::new() };
-        self.status.players.store(Arc::new(list));
+        self.status.publish_players(list);
     }
 }
 
