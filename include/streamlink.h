@@ -1,15 +1,24 @@
 /*
  * libstreamlink: moves live video from one source to any number of outputs.
  *
+ * In ten lines: an engine owns the threads; a flow has one source, or several that back each other, and any number of
+ * outputs, each given by a URL; it is started, tells events and statistics, and can be changed while it runs.
+ *
  * Conventions
  *   - Every call that can fail returns a streamlink_status; 0 is success.
  *   - Where a call takes a `streamlink_error **`, it may be NULL. On failure it is filled with an error that the
  *     caller frees with streamlink_error_free(); on success it is not touched. No other out-parameter is touched
  *     on failure.
- *   - Handles have one owner, who passes them to the matching _destroy() function; NULL is allowed there.
- *   - Any handle may be used from any thread, but not after it was destroyed.
+ *   - Handles have one owner, who passes them to the matching _destroy() or _free() function; NULL is allowed there.
+ *   - Any handle may be used from any thread, but not after it was destroyed. Destroying one that has callbacks waits
+ *     until they have returned; from within a callback it does not wait.
+ *   - Callbacks come from threads of the engine. They may call this library, unless their description says otherwise.
+ *     No exception may leave them.
  *   - Strings are UTF-8 and end with NUL. A string that is returned lives as long as the object that it came from.
+ *   - Structs that begin with `size` can grow: STREAMLINK_INIT() fills it in, and what one side does not know is zero.
+ *   - Numbers of enums are never given to something else. Where one is passed, its type is int32_t.
  *   - No call lets a panic out; one that happened within is STREAMLINK_STATUS_INTERNAL.
+ *   - Lines "Safety" say what the compiler cannot check: breaking them is undefined behaviour.
  *
  * This file is generated from streamlink-ffi; do not edit it.
  */
@@ -19,11 +28,15 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /** The version of this header. streamlink_abi_version() is that of the library. */
 #define STREAMLINK_VERSION_MAJOR 0
 #define STREAMLINK_VERSION_MINOR 1
 #define STREAMLINK_VERSION_PATCH 0
+
+/** Prepares a struct that begins with its size: all zero, and the size of this header's version of it. */
+#define STREAMLINK_INIT(object) (memset(&(object), 0, sizeof(object)), (object).size = sizeof(object))
 
 /**
  * What became of a call.
@@ -45,10 +58,6 @@ enum streamlink_status
    * The configuration is wrong; the error names the field.
    */
   STREAMLINK_STATUS_INVALID_CONFIG = 2,
-  /**
-   * The configuration is right, but this version has no driver for a part of it.
-   */
-  STREAMLINK_STATUS_UNSUPPORTED = 3,
   /**
    * A local address is used by another socket or flow.
    */
@@ -77,6 +86,18 @@ enum streamlink_status
    * An error within the library; please report it.
    */
   STREAMLINK_STATUS_INTERNAL = 10,
+  /**
+   * Nothing came in the time that was given.
+   */
+  STREAMLINK_STATUS_TIMED_OUT = 11,
+  /**
+   * The flow is at its maximum bandwidth: the packet was dropped, and later ones may pass.
+   */
+  STREAMLINK_STATUS_FULL = 12,
+  /**
+   * The packet is malformed, or of another family than the source.
+   */
+  STREAMLINK_STATUS_BAD_PACKET = 13,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -87,7 +108,316 @@ typedef int32_t streamlink_status;
 #endif // __cplusplus
 
 /**
- * Owns the threads on which flows run.
+ * How important a line of the log is.
+ */
+enum streamlink_log_level
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Nothing.
+   */
+  STREAMLINK_LOG_LEVEL_OFF = 0,
+  /**
+   * Something has failed.
+   */
+  STREAMLINK_LOG_LEVEL_ERROR = 1,
+  /**
+   * Something is not as it should be.
+   */
+  STREAMLINK_LOG_LEVEL_WARNING = 2,
+  /**
+   * What happens: all events.
+   */
+  STREAMLINK_LOG_LEVEL_INFO = 3,
+  /**
+   * Details.
+   */
+  STREAMLINK_LOG_LEVEL_DEBUG = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_log_level streamlink_log_level;
+#else
+typedef int32_t streamlink_log_level;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What happens to media above the flow's maximum bandwidth.
+ */
+enum streamlink_bandwidth_policy
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Whole packets are dropped; of RTMP and RTSP whole frames, up to the next key frame.
+   */
+  STREAMLINK_BANDWIDTH_POLICY_DROP = 0,
+  /**
+   * The source is disconnected.
+   */
+  STREAMLINK_BANDWIDTH_POLICY_DISCONNECT = 1,
+  /**
+   * Everything passes; an event and the counters tell.
+   */
+  STREAMLINK_BANDWIDTH_POLICY_WARN = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_bandwidth_policy streamlink_bandwidth_policy;
+#else
+typedef int32_t streamlink_bandwidth_policy;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How the sources of a flow back each other.
+ */
+enum streamlink_failover_policy
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * The source that delivers first is active; after a loss the flow stays with the backup.
+   */
+  STREAMLINK_FAILOVER_POLICY_STAY = 0,
+  /**
+   * Back to the first source when it has delivered for a time.
+   */
+  STREAMLINK_FAILOVER_POLICY_PREFER = 1,
+  /**
+   * All sources are merged packet by packet (SMPTE ST 2022-7); RTP, and SRT that carries RTP.
+   */
+  STREAMLINK_FAILOVER_POLICY_MERGE = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_failover_policy streamlink_failover_policy;
+#else
+typedef int32_t streamlink_failover_policy;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a source speaks.
+ */
+enum streamlink_input
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * RTMP, pushed to us by a publisher.
+   */
+  STREAMLINK_INPUT_RTMP = 1,
+  /**
+   * RTMP, fetched by us from a server.
+   */
+  STREAMLINK_INPUT_RTMP_PULL = 2,
+  /**
+   * SRT, listener or caller.
+   */
+  STREAMLINK_INPUT_SRT = 3,
+  /**
+   * RTP over UDP.
+   */
+  STREAMLINK_INPUT_RTP = 4,
+  /**
+   * RTSP, recorded to us or fetched by us.
+   */
+  STREAMLINK_INPUT_RTSP = 5,
+  /**
+   * Datagrams pushed by this process.
+   */
+  STREAMLINK_INPUT_APP_DATAGRAMS = 6,
+  /**
+   * RTP packets pushed by this process.
+   */
+  STREAMLINK_INPUT_APP_RTP = 7,
+  /**
+   * FLV messages pushed by this process.
+   */
+  STREAMLINK_INPUT_APP_RTMP = 8,
+  /**
+   * The RTP packets of RTSP tracks, pushed by this process.
+   */
+  STREAMLINK_INPUT_APP_RTSP = 9,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_input streamlink_input;
+#else
+typedef int32_t streamlink_input;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What has happened. A number is given once; a program must expect numbers that it does not know.
+ */
+enum streamlink_event_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * An event that is newer than this header: only its sentence is filled in.
+   */
+  STREAMLINK_EVENT_KIND_OTHER = 0,
+  /**
+   * The flow runs.
+   */
+  STREAMLINK_EVENT_KIND_FLOW_STARTED = 1,
+  /**
+   * The flow has stopped; no more events follow.
+   */
+  STREAMLINK_EVENT_KIND_FLOW_STOPPED = 2,
+  /**
+   * A source brings media. `peer`: who sends, if it is known.
+   */
+  STREAMLINK_EVENT_KIND_SOURCE_CONNECTED = 3,
+  /**
+   * A source brings no more media. `detail`: why.
+   */
+  STREAMLINK_EVENT_KIND_SOURCE_LOST = 4,
+  /**
+   * A source that calls will try again. `count`: attempts that have failed; `time_ms`: how long it waits.
+   */
+  STREAMLINK_EVENT_KIND_SOURCE_RETRYING = 5,
+  /**
+   * The flow has switched from the source `other` to the source `endpoint`. `time_ms`: the gap in the media.
+   */
+  STREAMLINK_EVENT_KIND_SWITCHED = 6,
+  /**
+   * An output is connected, or a player of it. `peer`: the destination or the player.
+   */
+  STREAMLINK_EVENT_KIND_OUTPUT_CONNECTED = 7,
+  /**
+   * An output, or a player of it, is lost. `peer`, `detail`: who and why.
+   */
+  STREAMLINK_EVENT_KIND_OUTPUT_LOST = 8,
+  /**
+   * An output will try again. `count`, `time_ms`: as for a source.
+   */
+  STREAMLINK_EVENT_KIND_OUTPUT_RETRYING = 9,
+  /**
+   * A peer was turned away. `peer`, `detail`: who and why; `count`: how often since the last such event.
+   */
+  STREAMLINK_EVENT_KIND_PEER_REFUSED = 10,
+  /**
+   * The source brings more than the flow's maximum bandwidth. `count`: packets above it.
+   */
+  STREAMLINK_EVENT_KIND_BANDWIDTH_EXCEEDED = 11,
+  /**
+   * An output does not keep up. `count`: packets that it has lost in all.
+   */
+  STREAMLINK_EVENT_KIND_OUTPUT_LAGGING = 12,
+  /**
+   * What the media of a source consists of: `detail`.
+   */
+  STREAMLINK_EVENT_KIND_MEDIA_DESCRIBED = 13,
+  /**
+   * MPEG-TS is turned into RTMP messages. `detail`: what passes; `other`: what is left out.
+   */
+  STREAMLINK_EVENT_KIND_REMUXED = 14,
+  /**
+   * The reader was too slow. `count`: events before this one that are gone.
+   */
+  STREAMLINK_EVENT_KIND_MISSED = 15,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_event_kind streamlink_event_kind;
+#else
+typedef int32_t streamlink_event_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * The state of an endpoint.
+ */
+enum streamlink_state
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * Not started, or stopped.
+   */
+  STREAMLINK_STATE_IDLE = 0,
+  /**
+   * Listening, or between two attempts to connect.
+   */
+  STREAMLINK_STATE_WAITING = 1,
+  /**
+   * Media flows, or can flow.
+   */
+  STREAMLINK_STATE_CONNECTED = 2,
+  /**
+   * Given up; the last event says why.
+   */
+  STREAMLINK_STATE_FAILED = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_state streamlink_state;
+#else
+typedef int32_t streamlink_state;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a packet is.
+ */
+enum streamlink_packet_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * A datagram with any payload, most often MPEG-TS: what SRT carries.
+   */
+  STREAMLINK_PACKET_KIND_DATAGRAM = 1,
+  /**
+   * An RTP packet, header included (RFC 3550).
+   */
+  STREAMLINK_PACKET_KIND_RTP = 2,
+  /**
+   * The body of an RTMP audio message (an FLV audio tag).
+   */
+  STREAMLINK_PACKET_KIND_RTMP_AUDIO = 3,
+  /**
+   * The body of an RTMP video message (an FLV video tag).
+   */
+  STREAMLINK_PACKET_KIND_RTMP_VIDEO = 4,
+  /**
+   * The body of an RTMP data message, such as onMetaData.
+   */
+  STREAMLINK_PACKET_KIND_RTMP_DATA = 5,
+  /**
+   * An RTP or RTCP packet of a track of an RTSP presentation.
+   */
+  STREAMLINK_PACKET_KIND_RTSP = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_packet_kind streamlink_packet_kind;
+#else
+typedef int32_t streamlink_packet_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * Where the host pushes packets into a flow: the source `app://…` of that flow. May be used after the flow was stopped:
+ * pushing is then STREAMLINK_STATUS_STOPPED.
+ */
+typedef struct streamlink_app_source streamlink_app_source;
+
+/**
+ * Owns the threads on which flows run, and the ports that flows share.
  */
 typedef struct streamlink_engine streamlink_engine;
 
@@ -96,28 +426,475 @@ typedef struct streamlink_engine streamlink_engine;
  */
 typedef struct streamlink_error streamlink_error;
 
+/**
+ * Something that happened in a flow.
+ */
+typedef struct streamlink_event streamlink_event;
+
+/**
+ * A running flow.
+ */
+typedef struct streamlink_flow streamlink_flow;
+
+/**
+ * A flow under construction.
+ */
+typedef struct streamlink_flow_builder streamlink_flow_builder;
+
+/**
+ * An output under construction.
+ */
+typedef struct streamlink_output streamlink_output;
+
+/**
+ * One unit of media. It never changes; the handle has one owner, and the bytes are shared with all other handles and
+ * outputs that hold the same packet.
+ */
+typedef struct streamlink_packet streamlink_packet;
+
+/**
+ * A source under construction.
+ */
+typedef struct streamlink_source streamlink_source;
+
+/**
+ * A flow at one moment.
+ */
+typedef struct streamlink_stats streamlink_stats;
+
+/**
+ * Where the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
+ * loses the oldest packets, and the output's `dropped` counts them.
+ */
+typedef struct streamlink_tap streamlink_tap;
+
+/**
+ * A text that the caller owns. Freed with streamlink_text_free().
+ */
+typedef struct streamlink_text streamlink_text;
+
+/**
+ * Gets the lines of the log, from any thread. `level` is a streamlink_log_level; the texts live until it returns. It
+ * should return soon, and call nothing of this library.
+ */
+typedef void (*streamlink_log)(void *user, int32_t level, const char *target, const char *message);
+
+/**
+ * A name for a place that outputs can leave from.
+ */
+typedef struct {
+  /**
+   * Its name.
+   */
+  const char *name;
+  /**
+   * A local address, to which the sockets of outputs are bound; NULL if there is an interface.
+   */
+  const char *address;
+  /**
+   * The name of an interface; NULL if there is an address.
+   */
+  const char *interface;
+} streamlink_region;
+
+/**
+ * A caller that asks to be let in by an SRT listener; its address is on the allowlist, and has been proved. All texts
+ * live until the callback returns.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes.
+   */
+  size_t size;
+  /**
+   * The name of the source or output that it would be for.
+   */
+  const char *endpoint;
+  /**
+   * Where it calls from, as in "192.0.2.1:9000" or "[2001:db8::1]:9000".
+   */
+  const char *peer;
+  /**
+   * The stream id as it came; NULL if there is none.
+   */
+  const char *stream_id;
+  /**
+   * Not 0: it would send, to a source. 0: it would receive, from an output.
+   */
+  int32_t publishes;
+} streamlink_srt_request;
+
+/**
+ * What the host says of a caller. It is all zero when the callback is called: the caller may come in.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes.
+   */
+  size_t size;
+  /**
+   * Not 0: it is refused with this code, which libsrt shows to its user: 1000 to 1999 stand for HTTP statuses plus
+   * 1000 (1401: unauthorized), 2000 and above are the host's own; others are sent as 1403.
+   */
+  uint32_t reject;
+  /**
+   * Not empty: it may come in with this passphrase of 10 to 79 bytes, which ends with NUL. Another length refuses
+   * the caller.
+   */
+  char passphrase[80];
+} streamlink_srt_reply;
+
+/**
+ * Asked about every caller of an SRT listener whom the allowlist admits. It is called on a thread that serves other
+ * callers too, and should return at once.
+ */
+typedef void (*streamlink_srt_access)(void *user,
+                                      const streamlink_srt_request *request,
+                                      streamlink_srt_reply *reply);
+
+/**
+ * Settings of an engine. Zeroes stand for the defaults; see STREAMLINK_INIT(). Nothing is kept that it points to, except
+ * for the function and its pointer.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes.
+   */
+  size_t size;
+  /**
+   * Threads, 1 to 1024; 0: one a processor core. Flows and connections add none.
+   */
+  uint32_t threads;
+  /**
+   * How many regions there are.
+   */
+  uint32_t region_count;
+  /**
+   * Regions that outputs can leave from.
+   */
+  const streamlink_region *regions;
+  /**
+   * The host name that input addresses and playback URLs show for listeners on every address; NULL: the first address
+   * of this machine that is not a loopback one.
+   */
+  const char *public_host;
+  /**
+   * Asked about callers of SRT listeners; NULL: nobody is asked.
+   */
+  streamlink_srt_access srt_access;
+  /**
+   * Handed to `srt_access`.
+   */
+  void *srt_access_user;
+  /**
+   * The certificates, its own first, and the private key that listeners show when they speak TLS (rtmps, rtsps), as
+   * PEM.
+   */
+  const uint8_t *tls_certificates;
+  /**
+   * The length of `tls_certificates` in bytes; 0: there are none.
+   */
+  size_t tls_certificates_length;
+  /**
+   * The private key.
+   */
+  const uint8_t *tls_key;
+  /**
+   * The length of `tls_key` in bytes.
+   */
+  size_t tls_key_length;
+  /**
+   * Certificates, as PEM, that callers trust beside those of the system.
+   */
+  const uint8_t *tls_roots;
+  /**
+   * The length of `tls_roots` in bytes; 0: there are none.
+   */
+  size_t tls_roots_length;
+} streamlink_engine_options;
+
+/**
+ * Gets the events of a flow, one at a time, from any thread. The event lives until it returns. It may call this library,
+ * and destroy its flow.
+ */
+typedef void (*streamlink_event_callback)(void *user, const streamlink_event *event);
+
+/**
+ * An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * A streamlink_event_kind.
+   */
+  int32_t kind;
+  /**
+   * See streamlink_event_kind.
+   */
+  uint32_t time_ms;
+  /**
+   * See streamlink_event_kind.
+   */
+  uint64_t count;
+  /**
+   * The source or output that it is about.
+   */
+  const char *endpoint;
+  /**
+   * See streamlink_event_kind.
+   */
+  const char *other;
+  /**
+   * The address of a peer, as in "192.0.2.1:9000".
+   */
+  const char *peer;
+  /**
+   * See streamlink_event_kind.
+   */
+  const char *detail;
+  /**
+   * The event as a sentence, for a log.
+   */
+  const char *sentence;
+} streamlink_event_info;
+
+/**
+ * A source or an output at one moment. Counters count from the endpoint's start and never go back. Texts end with NUL,
+ * are "" where there is nothing to say, and live as long as the snapshot. Fields are only ever added, at the end.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The endpoint's name.
+   */
+  const char *name;
+  /**
+   * Its description.
+   */
+  const char *description;
+  /**
+   * What it speaks, as in "RTP".
+   */
+  const char *protocol;
+  /**
+   * The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output that
+   * listens.
+   */
+  const char *url;
+  /**
+   * What the media consists of, once known.
+   */
+  const char *media;
+  /**
+   * Not 0: a source. 0: an output.
+   */
+  int32_t is_source;
+  /**
+   * A streamlink_state.
+   */
+  int32_t state;
+  /**
+   * Of a source, not 0: the flow is fed by it.
+   */
+  int32_t active;
+  /**
+   * Not 0: the connection is encrypted.
+   */
+  int32_t encrypted;
+  /**
+   * For how long it has been connected, in milliseconds; -1: it is not.
+   */
+  int64_t connected_ms;
+  /**
+   * How often it has come back after a loss.
+   */
+  uint64_t reconnections;
+  /**
+   * Bytes handed on: RTP packets with their header, without UDP and IP.
+   */
+  uint64_t bytes;
+  /**
+   * Packets handed on.
+   */
+  uint64_t packets;
+  /**
+   * Bits per second, over the last second.
+   */
+  uint64_t bit_rate;
+  /**
+   * Packets that never came, or came after their time.
+   */
+  uint64_t lost;
+  /**
+   * Packets that came out of order and were put in their place.
+   */
+  uint64_t recovered;
+  /**
+   * Packets that were sent again.
+   */
+  uint64_t retransmitted;
+  /**
+   * Packets that came and were not handed on.
+   */
+  uint64_t dropped;
+  /**
+   * Datagrams that could not be read.
+   */
+  uint64_t malformed;
+  /**
+   * Datagrams or connections of peers that are not on the allowlist.
+   */
+  uint64_t refused;
+  /**
+   * Of a source in a merge: packets that no other source has brought.
+   */
+  uint64_t only_here;
+  /**
+   * Of a source in a merge: packets that came after the window was over.
+   */
+  uint64_t late;
+  /**
+   * The interarrival jitter of RTP sources, in microseconds.
+   */
+  uint64_t jitter_us;
+  /**
+   * MPEG-TS packets without their sync byte.
+   */
+  uint64_t sync_errors;
+  /**
+   * MPEG-TS continuity counters that did not follow the one before, over all PIDs.
+   */
+  uint64_t continuity_errors;
+  /**
+   * The round trip, in microseconds, of protocols that measure it.
+   */
+  uint64_t round_trip_us;
+  /**
+   * The latency that both ends agreed on, in microseconds, of SRT.
+   */
+  uint64_t latency_us;
+  /**
+   * The time between the oldest and the newest packet that are held for their moment, in microseconds, of SRT sources.
+   */
+  uint64_t buffered_us;
+  /**
+   * Video frames per second, of RTMP sources.
+   */
+  double video_frame_rate;
+  /**
+   * Audio frames per second, of RTMP sources.
+   */
+  double audio_frame_rate;
+  /**
+   * How many players an output has that listens; see streamlink_stats_player().
+   */
+  size_t player_count;
+  /**
+   * How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
+   */
+  size_t pid_count;
+} streamlink_endpoint_stats;
+
+/**
+ * A player of an output that listens, at one moment.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * Its address, as in "192.0.2.1:9000"; lives as long as the snapshot.
+   */
+  const char *peer;
+  /**
+   * For how long it has been connected, in milliseconds.
+   */
+  uint64_t connected_ms;
+  /**
+   * Bytes sent to it, repeats not counted.
+   */
+  uint64_t bytes;
+  /**
+   * Packets sent to it, repeats not counted.
+   */
+  uint64_t packets;
+  /**
+   * Packets sent again.
+   */
+  uint64_t retransmitted;
+  /**
+   * Packets that it reported lost.
+   */
+  uint64_t lost;
+  /**
+   * Packets given up for it.
+   */
+  uint64_t dropped;
+  /**
+   * The round trip, in microseconds.
+   */
+  uint64_t round_trip_us;
+} streamlink_player_stats;
+
+/**
+ * One PID of an MPEG-TS source, at one moment.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The packet identifier, 0 to 8191.
+   */
+  uint32_t pid;
+  /**
+   * The stream type from the PMT (ISO/IEC 13818-1 table 2-34); -1: it is not in a PMT.
+   */
+  int32_t stream_type;
+  /**
+   * Transport packets.
+   */
+  uint64_t packets;
+  /**
+   * Continuity counters that did not follow the one before.
+   */
+  uint64_t continuity_errors;
+} streamlink_pid_stats;
+
+/**
+ * Called once, when nobody needs the bytes any more, from any thread.
+ */
+typedef void (*streamlink_release)(void *user);
+
+/**
+ * Gets the packets of a tap, one at a time. The packet lives until it returns; streamlink_packet_clone() keeps it. It
+ * should return soon: it runs on a thread that others need too. It may call this library, and destroy its tap.
+ */
+typedef void (*streamlink_tap_callback)(void *user, const streamlink_packet *packet);
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
 
 /**
- * Creates an engine with `threads` threads; 0: one a processor core. On success `*engine` is the new engine, which
- * is to be destroyed with streamlink_engine_destroy().
- *
- * # Safety
- * `engine` points to memory for a pointer; `error` is NULL or does so too.
+ * The version of the library as a number: major * 10000 + minor * 100 + patch. Compare it with the
+ * STREAMLINK_VERSION_ macros of the header that the program was compiled with: the major numbers must be equal, and as
+ * long as they are 0, the minor ones too.
  */
-streamlink_status streamlink_engine_create(uint32_t threads,
-                                           streamlink_engine **engine,
-                                           streamlink_error **error);
+uint32_t streamlink_abi_version(void);
 
 /**
- * Stops the flows of an engine, waits until their sockets are closed, and destroys it. NULL is allowed.
- *
- * # Safety
- * `engine` is NULL or an engine that was not destroyed, and is not used by another call at the same time.
+ * The version of the library as text, as in "0.1.0". Lives as long as the program.
  */
-void streamlink_engine_destroy(streamlink_engine *engine);
+const char *streamlink_version_string(void);
 
 /**
  * The status of the call that failed. NULL: STREAMLINK_STATUS_OK.
@@ -153,16 +930,742 @@ const char *streamlink_error_message(const streamlink_error *error);
 void streamlink_error_free(streamlink_error *error);
 
 /**
- * The version of the library as a number: major * 10000 + minor * 100 + patch. Compare it with the
- * STREAMLINK_VERSION_ macros of the header that the program was compiled with: the major numbers must be equal, and as
- * long as they are 0, the minor ones too.
+ * The text; it ends with NUL and lives as long as the object. NULL: "".
+ *
+ * # Safety
+ * `text` is NULL or a text that was not freed.
  */
-uint32_t streamlink_abi_version(void);
+const char *streamlink_text_data(const streamlink_text *text);
 
 /**
- * The version of the library as text, as in "0.1.0". Lives as long as the program.
+ * Its length in bytes, without the NUL.
+ *
+ * # Safety
+ * `text` is NULL or a text that was not freed.
  */
-const char *streamlink_version_string(void);
+size_t streamlink_text_length(const streamlink_text *text);
+
+/**
+ * Frees a text. NULL is allowed.
+ *
+ * # Safety
+ * `text` is NULL or a text that was not freed.
+ */
+void streamlink_text_free(streamlink_text *text);
+
+/**
+ * Hands the log of this process's streamlink to the host: lines up to a streamlink_log_level. It never holds a
+ * passphrase or a stream key. NULL, or STREAMLINK_LOG_LEVEL_OFF: no more lines. When it returns, the function that was
+ * set before is not called any more. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
+ *
+ * # Safety
+ * `sink` is NULL or a function that may be called with `user` from any thread; `error` is NULL or points to memory for
+ * a pointer. Not to be called from within `sink`.
+ */
+streamlink_status streamlink_log_set(streamlink_log sink,
+                                     void *user,
+                                     int32_t level,
+                                     streamlink_error **error);
+
+/**
+ * Creates an engine. `options` may be NULL. On success `*engine` is the new engine, which is to be destroyed with
+ * streamlink_engine_destroy().
+ *
+ * A process that forks must not use an engine in the child: its threads are not there. Create one after fork().
+ *
+ * # Safety
+ * `options` is NULL or as its description says; `engine` points to memory for a pointer; `error` is NULL or does so
+ * too.
+ */
+streamlink_status streamlink_engine_create(const streamlink_engine_options *options,
+                                           streamlink_engine **engine,
+                                           streamlink_error **error);
+
+/**
+ * Statistics of all flows as OpenMetrics text, for a scraper. On success `*metrics` is to be freed with
+ * streamlink_text_free().
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `metrics` points to memory for a pointer; `error` is NULL or does so
+ * too.
+ */
+streamlink_status streamlink_engine_metrics(const streamlink_engine *engine,
+                                            streamlink_text **metrics,
+                                            streamlink_error **error);
+
+/**
+ * Stops the flows of an engine, waits until their sockets are closed and their callbacks have ended, and destroys it.
+ * From within a callback it does not wait. The handles of its flows stay valid, and are to be destroyed: their calls
+ * return STREAMLINK_STATUS_STOPPED; the engine's threads end with the last of them. NULL is allowed.
+ *
+ * # Safety
+ * `engine` is NULL or an engine that was not destroyed, and is not used by another call at the same time.
+ */
+void streamlink_engine_destroy(streamlink_engine *engine);
+
+/**
+ * Creates a source from its name (1 to 128 bytes) and its URL:
+ *
+ *   rtp://:5004                            rtp://239.1.1.1:5004?iface=eth1&pt=33
+ *   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
+ *   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
+ *   rtmp://example.com/live?key=KEY        we pull
+ *   rtsp://0.0.0.0:554/cam/1               rtsp://user:password@example.com/path?transport=tcp
+ *   app://datagrams  app://rtp  app://rtmp  app://rtsp    this process pushes; see streamlink_flow_app_source()
+ *
+ * `mode=listener` or `mode=caller` decides where the host does not (no host, or a wildcard: listener). What is wrong
+ * with the URL is told when the flow is started, with everything else. On success `*source` is to be destroyed with
+ * streamlink_source_destroy().
+ *
+ * # Safety
+ * `name` and `url` are texts; `source` points to memory for a pointer; `error` is NULL or does so too.
+ */
+streamlink_status streamlink_source_create(const char *name,
+                                           const char *url,
+                                           streamlink_source **source,
+                                           streamlink_error **error);
+
+/**
+ * Sets one setting by its name in the query of the URL, as in "latency", "200"; also "description" and "allow", as in
+ * "203.3.3.3/28;198.51.100.7". A setting that is wrong is told when the flow is started.
+ *
+ * # Safety
+ * `source` is a source that was not destroyed; `key` and `value` are texts; `error` is NULL or points to memory for a
+ * pointer.
+ */
+streamlink_status streamlink_source_set(streamlink_source *source,
+                                        const char *key,
+                                        const char *value,
+                                        streamlink_error **error);
+
+/**
+ * Destroys a source under construction; flows that it was added to keep what it was. NULL is allowed.
+ *
+ * # Safety
+ * `source` is NULL or a source that was not destroyed, and is not used by another call at the same time.
+ */
+void streamlink_source_destroy(streamlink_source *source);
+
+/**
+ * Creates an output from its name (1 to 128 bytes) and its URL:
+ *
+ *   rtp://192.0.2.1:5004                   rtp://239.1.1.1:5004?iface=eth1&ttl=8
+ *   srt://:9001?max_players=4              srt://example.com:7000?passphrase=SECRET
+ *   rtmp://example.com/live?key=KEY        RTMP_PUSH, to one destination
+ *   rtmp://example.com/live?key=KEY&relay=true    RTMP, the relay to one destination or two
+ *   rtmp://0.0.0.0:1935/live/KEY           RTMP_PULL: players fetch from us
+ *   rtsp://0.0.0.0:8554/cam                rtsp://user:password@example.com/path
+ *   tap:                                   this process takes the packets; see streamlink_flow_tap()
+ *
+ * On success `*output` is to be destroyed with streamlink_output_destroy().
+ *
+ * # Safety
+ * `name` and `url` are texts; `output` points to memory for a pointer; `error` is NULL or does so too.
+ */
+streamlink_status streamlink_output_create(const char *name,
+                                           const char *url,
+                                           streamlink_output **output,
+                                           streamlink_error **error);
+
+/**
+ * Sets one setting by its name in the query of the URL, as in "ttl", "8"; also "description", "region", and "allow".
+ * A setting that is wrong is told when the flow is started, or the output is added to it.
+ *
+ * # Safety
+ * `output` is an output that was not destroyed; `key` and `value` are texts; `error` is NULL or points to memory for a
+ * pointer.
+ */
+streamlink_status streamlink_output_set(streamlink_output *output,
+                                        const char *key,
+                                        const char *value,
+                                        streamlink_error **error);
+
+/**
+ * Destroys an output under construction; flows that it was added to keep what it was. NULL is allowed.
+ *
+ * # Safety
+ * `output` is NULL or an output that was not destroyed, and is not used by another call at the same time.
+ */
+void streamlink_output_destroy(streamlink_output *output);
+
+/**
+ * Begins a flow with its name (1 to 128 bytes) and its maximum bandwidth in bits per second (above 0). On success
+ * `*builder` is to be destroyed with streamlink_flow_builder_destroy(), also after the flow was started from it.
+ *
+ * # Safety
+ * `name` is a text; `builder` points to memory for a pointer; `error` is NULL or does so too.
+ */
+streamlink_status streamlink_flow_builder_create(const char *name,
+                                                 uint64_t max_bandwidth,
+                                                 streamlink_flow_builder **builder,
+                                                 streamlink_error **error);
+
+/**
+ * Adds a source, as it is now; the second and all further ones are backups.
+ *
+ * # Safety
+ * Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_builder_add_source(streamlink_flow_builder *builder,
+                                                     const streamlink_source *source,
+                                                     streamlink_error **error);
+
+/**
+ * Adds an output, as it is now.
+ *
+ * # Safety
+ * Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_builder_add_output(streamlink_flow_builder *builder,
+                                                     const streamlink_output *output,
+                                                     streamlink_error **error);
+
+/**
+ * What happens above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
+ *
+ * # Safety
+ * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_builder_set_bandwidth_policy(streamlink_flow_builder *builder,
+                                                               int32_t policy,
+                                                               streamlink_error **error);
+
+/**
+ * How long datagrams that have arrived may wait for more, so that they leave together, in milliseconds (1; 0 to 20).
+ *
+ * # Safety
+ * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_builder_set_coalesce(streamlink_flow_builder *builder,
+                                                       uint32_t milliseconds,
+                                                       streamlink_error **error);
+
+/**
+ * How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
+ * `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
+ * long the active source may bring nothing (500; 50 to 60000), 0: as it is; `cold`: not 0: backups, which must be
+ * callers, are connected only when they are needed.
+ *
+ * # Safety
+ * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_builder_set_failover(streamlink_flow_builder *builder,
+                                                       int32_t policy,
+                                                       uint32_t time_ms,
+                                                       uint32_t loss_threshold_ms,
+                                                       int32_t cold,
+                                                       streamlink_error **error);
+
+/**
+ * Writes the flow as JSON, in the form that streamlink_flow_start_json() reads. It holds the secrets. On success
+ * `*json` is to be freed with streamlink_text_free(). A flow that is not valid is STREAMLINK_STATUS_INVALID_CONFIG: so
+ * this checks it, too.
+ *
+ * # Safety
+ * `builder` is a builder that was not destroyed; `json` points to memory for a pointer; `error` is NULL or does so too.
+ */
+streamlink_status streamlink_flow_builder_to_json(const streamlink_flow_builder *builder,
+                                                  streamlink_text **json,
+                                                  streamlink_error **error);
+
+/**
+ * Destroys a builder; flows that were started from it go on. NULL is allowed.
+ *
+ * # Safety
+ * `builder` is NULL or a builder that was not destroyed, and is not used by another call at the same time.
+ */
+void streamlink_flow_builder_destroy(streamlink_flow_builder *builder);
+
+/**
+ * The names of the outputs that a source can feed, in the order that a drop-down list would show them: "RTMP",
+ * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
+ * is no streamlink_input. The text lives as long as the program.
+ */
+const char *streamlink_allowed_output(int32_t input,
+                                      size_t index);
+
+/**
+ * Starts the flow of a builder: opens all its sockets, then runs it; nothing is started if anything is wrong. On success
+ * `*flow` is to be destroyed with streamlink_flow_destroy().
+ *
+ * # Safety
+ * `engine` and `builder` are objects that were not destroyed; `flow` points to memory for a pointer; `error` is NULL or
+ * does so too.
+ */
+streamlink_status streamlink_flow_start(const streamlink_engine *engine,
+                                        const streamlink_flow_builder *builder,
+                                        streamlink_flow **flow,
+                                        streamlink_error **error);
+
+/**
+ * Starts a flow from JSON, as in
+ *
+ *   { "name": "match-day", "max_bandwidth": "20M",
+ *     "sources": [ { "name": "venue", "url": "srt://:9000", "latency": 200 } ],
+ *     "outputs": [ { "name": "partner", "url": "srt://:9001", "max_players": 4, "allow": "203.3.3.3/28" } ] }
+ *
+ * Settings stand in the query of the URL, or beside it under the same names. Otherwise as streamlink_flow_start().
+ *
+ * # Safety
+ * `engine` is an object that was not destroyed; `json` is a text; `flow` points to memory for a pointer; `error` is NULL
+ * or does so too.
+ */
+streamlink_status streamlink_flow_start_json(const streamlink_engine *engine,
+                                             const char *json,
+                                             streamlink_flow **flow,
+                                             streamlink_error **error);
+
+/**
+ * Stops a flow: what the sources have brought is handed on, then all sockets close. Its last event is
+ * STREAMLINK_EVENT_KIND_FLOW_STOPPED. Stopping it again does nothing. Not to be called from within a callback, which it
+ * would wait for: STREAMLINK_STATUS_INVALID_ARGUMENT; streamlink_flow_destroy() is allowed there.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_stop(const streamlink_flow *flow,
+                                       streamlink_error **error);
+
+/**
+ * Stops a flow, waits until its callbacks have returned, and destroys it. From within a callback it does not wait: the
+ * callback of its events may then still get some, up to STREAMLINK_EVENT_KIND_FLOW_STOPPED. NULL is allowed.
+ *
+ * # Safety
+ * `flow` is NULL or a flow that was not destroyed, and is not used by another call at the same time.
+ */
+void streamlink_flow_destroy(streamlink_flow *flow);
+
+/**
+ * The URL that encoders send to, of a source that listens. On success `*url` is to be freed with streamlink_text_free().
+ * STREAMLINK_STATUS_NOT_FOUND: there is no such source, or it does not listen.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `source` is a text; `url` points to memory for a pointer; `error` is NULL or
+ * does so too.
+ */
+streamlink_status streamlink_flow_input_address(const streamlink_flow *flow,
+                                                const char *source,
+                                                streamlink_text **url,
+                                                streamlink_error **error);
+
+/**
+ * The URL that players fetch from, of an output that listens. On success `*url` is to be freed with
+ * streamlink_text_free(). STREAMLINK_STATUS_NOT_FOUND: there is no such output, or it does not listen.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `output` is a text; `url` points to memory for a pointer; `error` is NULL or
+ * does so too.
+ */
+streamlink_status streamlink_flow_playback_url(const streamlink_flow *flow,
+                                               const char *output,
+                                               streamlink_text **url,
+                                               streamlink_error **error);
+
+/**
+ * Adds an output, as it is now. It gets what comes from now on; no other output notices.
+ *
+ * # Safety
+ * Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_add_output(const streamlink_flow *flow,
+                                             const streamlink_output *output,
+                                             streamlink_error **error);
+
+/**
+ * Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays.
+ *
+ * # Safety
+ * Both are objects that were not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_replace_output(const streamlink_flow *flow,
+                                                 const char *name,
+                                                 const streamlink_output *output,
+                                                 streamlink_error **error);
+
+/**
+ * Removes an output, and waits until its sockets are closed. No other output notices.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_remove_output(const streamlink_flow *flow,
+                                                const char *name,
+                                                streamlink_error **error);
+
+/**
+ * Changes one setting of an output in place: "name", "description", "allow" (players that it does not admit are cut
+ * off) or "max_players" (1 to 1000000).
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_edit_output(const streamlink_flow *flow,
+                                              const char *name,
+                                              const char *key,
+                                              const char *value,
+                                              streamlink_error **error);
+
+/**
+ * Changes one setting of a source in place: "name", "description" or "allow" (a sender that it does not admit is cut
+ * off).
+ *
+ * # Safety
+ * As streamlink_flow_edit_output().
+ */
+streamlink_status streamlink_flow_edit_source(const streamlink_flow *flow,
+                                              const char *name,
+                                              const char *key,
+                                              const char *value,
+                                              streamlink_error **error);
+
+/**
+ * Changes the maximum bandwidth, in bits per second, from the next packet on.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_set_max_bandwidth(const streamlink_flow *flow,
+                                                    uint64_t bits_per_second,
+                                                    streamlink_error **error);
+
+/**
+ * Changes what happens above the maximum bandwidth: a streamlink_bandwidth_policy.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_set_bandwidth_policy(const streamlink_flow *flow,
+                                                       int32_t policy,
+                                                       streamlink_error **error);
+
+/**
+ * The counters of this moment; the data path does not stop for it. On success `*stats` is to be freed with
+ * streamlink_stats_free(). Works after the flow was stopped, too.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `stats` points to memory for a pointer; `error` is NULL or does so too.
+ */
+streamlink_status streamlink_flow_stats(const streamlink_flow *flow,
+                                        streamlink_stats **stats,
+                                        streamlink_error **error);
+
+/**
+ * Takes the next event since the flow was started; waits for it up to `timeout_ms` milliseconds (0: does not wait;
+ * negative: as long as it takes). On success `*event` is to be freed with streamlink_event_free(). Up to 1024 events
+ * wait; then the oldest go, and an event tells how many. STREAMLINK_STATUS_TIMED_OUT: none came;
+ * STREAMLINK_STATUS_STOPPED: the flow has stopped, and all events were taken. A flow with a callback has none here.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `event` points to memory for a pointer; `error` is NULL or does so too.
+ */
+streamlink_status streamlink_flow_next_event(const streamlink_flow *flow,
+                                             int64_t timeout_ms,
+                                             streamlink_event **event,
+                                             streamlink_error **error);
+
+/**
+ * A file descriptor that is readable while streamlink_flow_next_event() has something to return at once, for poll() and
+ * its kin. It belongs to the flow: not to be read or closed. -1: the system gives none.
+ *
+ * # Safety
+ * `flow` is NULL or a flow that was not destroyed.
+ */
+int32_t streamlink_flow_event_fd(const streamlink_flow *flow);
+
+/**
+ * From now on events go to this function, first those that wait; NULL: to streamlink_flow_next_event() again. When it
+ * returns, the function that was set before is not called any more, unless this is called from within it.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `callback` is NULL or may be called with `user` from any thread until the
+ * flow is destroyed or another one is set; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_set_event_callback(const streamlink_flow *flow,
+                                                     streamlink_event_callback callback,
+                                                     void *user,
+                                                     streamlink_error **error);
+
+/**
+ * Fills in what an event says; `info->size` must be set. See STREAMLINK_INIT(). NULL, or a size that is none: nothing is
+ * done.
+ *
+ * # Safety
+ * `event` is NULL or an event that was not freed; `info` is NULL or points to a struct of the size that it says.
+ */
+void streamlink_event_get(const streamlink_event *event,
+                          streamlink_event_info *info);
+
+/**
+ * Frees an event that streamlink_flow_next_event() has given. NULL is allowed.
+ *
+ * # Safety
+ * `event` is NULL or such an event that was not freed.
+ */
+void streamlink_event_free(streamlink_event *event);
+
+/**
+ * How many endpoints there are: sources first, then outputs, in their order.
+ *
+ * # Safety
+ * `stats` is NULL or a snapshot that was not freed.
+ */
+size_t streamlink_stats_count(const streamlink_stats *stats);
+
+/**
+ * The maximum bandwidth of the flow, in bits per second.
+ *
+ * # Safety
+ * `stats` is NULL or a snapshot that was not freed.
+ */
+uint64_t streamlink_stats_max_bandwidth(const streamlink_stats *stats);
+
+/**
+ * Of a merge (SMPTE ST 2022-7): packets that no source has brought in time.
+ *
+ * # Safety
+ * `stats` is NULL or a snapshot that was not freed.
+ */
+uint64_t streamlink_stats_merge_lost(const streamlink_stats *stats);
+
+/**
+ * Fills in an endpoint, counted from 0; `endpoint->size` must be set. See STREAMLINK_INIT().
+ *
+ * # Safety
+ * `stats` is a snapshot that was not freed; `endpoint` points to a struct of the size that it says; `error` is NULL or
+ * points to memory for a pointer.
+ */
+streamlink_status streamlink_stats_endpoint(const streamlink_stats *stats,
+                                            size_t index,
+                                            streamlink_endpoint_stats *endpoint,
+                                            streamlink_error **error);
+
+/**
+ * Fills in a player of an endpoint, both counted from 0; `player->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+streamlink_status streamlink_stats_player(const streamlink_stats *stats,
+                                          size_t endpoint,
+                                          size_t index,
+                                          streamlink_player_stats *player,
+                                          streamlink_error **error);
+
+/**
+ * Fills in a PID of an endpoint, both counted from 0; `pid->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+streamlink_status streamlink_stats_pid(const streamlink_stats *stats,
+                                       size_t endpoint,
+                                       size_t index,
+                                       streamlink_pid_stats *pid,
+                                       streamlink_error **error);
+
+/**
+ * Frees a snapshot. NULL is allowed.
+ *
+ * # Safety
+ * `stats` is NULL or a snapshot that was not freed.
+ */
+void streamlink_stats_free(streamlink_stats *stats);
+
+/**
+ * Makes a packet of a streamlink_packet_kind from a copy of some bytes. `time`: of an RTMP message its timestamp in
+ * milliseconds, of an RTSP packet the number of its track, as in the SDP, from 0; otherwise 0. On success `*packet` is
+ * to be freed with streamlink_packet_free().
+ *
+ * # Safety
+ * `data` points to `length` bytes; `packet` points to memory for a pointer; `error` is NULL or does so too.
+ */
+streamlink_status streamlink_packet_copy(int32_t kind,
+                                         uint32_t time,
+                                         const uint8_t *data,
+                                         size_t length,
+                                         streamlink_packet **packet,
+                                         streamlink_error **error);
+
+/**
+ * Makes a packet as streamlink_packet_copy(), without copying: the bytes must not change until `release` is called with
+ * `user`, which is when nobody needs them any more. On failure it is not called.
+ *
+ * # Safety
+ * `data` points to `length` bytes until then; `release` is a function; `packet` points to memory for a pointer; `error`
+ * is NULL or does so too.
+ */
+streamlink_status streamlink_packet_borrow(int32_t kind,
+                                           uint32_t time,
+                                           const uint8_t *data,
+                                           size_t length,
+                                           streamlink_release release,
+                                           void *user,
+                                           streamlink_packet **packet,
+                                           streamlink_error **error);
+
+/**
+ * Another handle to the same packet; NULL for NULL. To be freed with streamlink_packet_free().
+ *
+ * # Safety
+ * `packet` is NULL or a packet that was not freed.
+ */
+streamlink_packet *streamlink_packet_clone(const streamlink_packet *packet);
+
+/**
+ * Frees a handle of a packet. NULL is allowed.
+ *
+ * # Safety
+ * `packet` is NULL or a packet that was not freed.
+ */
+void streamlink_packet_free(streamlink_packet *packet);
+
+/**
+ * The bytes; they live as long as the handle. NULL: NULL.
+ *
+ * # Safety
+ * `packet` is NULL or a packet that was not freed.
+ */
+const uint8_t *streamlink_packet_data(const streamlink_packet *packet);
+
+/**
+ * How many bytes there are.
+ *
+ * # Safety
+ * `packet` is NULL or a packet that was not freed.
+ */
+size_t streamlink_packet_length(const streamlink_packet *packet);
+
+/**
+ * The streamlink_packet_kind; 0 for NULL.
+ *
+ * # Safety
+ * `packet` is NULL or a packet that was not freed.
+ */
+int32_t streamlink_packet_kind_of(const streamlink_packet *packet);
+
+/**
+ * The timestamp in milliseconds of an RTMP message, the track of an RTSP packet; otherwise 0.
+ *
+ * # Safety
+ * `packet` is NULL or a packet that was not freed.
+ */
+uint32_t streamlink_packet_time(const streamlink_packet *packet);
+
+/**
+ * For how long the packet has been in this process, in microseconds: for a socket, since the kernel received it.
+ *
+ * # Safety
+ * `packet` is NULL or a packet that was not freed.
+ */
+uint64_t streamlink_packet_age_us(const streamlink_packet *packet);
+
+/**
+ * The place where packets are pushed into the source `app://…` of this name. On success `*source` is to be destroyed
+ * with streamlink_app_source_destroy(), before or after the flow.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `name` is a text; `source` points to memory for a pointer; `error` is NULL or
+ * does so too.
+ */
+streamlink_status streamlink_flow_app_source(const streamlink_flow *flow,
+                                             const char *name,
+                                             streamlink_app_source **source,
+                                             streamlink_error **error);
+
+/**
+ * Hands packets to the flow, and to all its outputs; the handles stay the caller's. Never blocks. Many at once cost less
+ * than one by one. Returns the first refusal, after all were offered: STREAMLINK_STATUS_FULL, the flow is at its maximum
+ * bandwidth; STREAMLINK_STATUS_STOPPED; STREAMLINK_STATUS_BAD_PACKET, malformed or of another family. There is no
+ * streamlink_error for it: it is the hot path.
+ *
+ * # Safety
+ * `source` is an object that was not destroyed; `packets` points to `count` packets that were not freed.
+ */
+streamlink_status streamlink_app_source_push(const streamlink_app_source *source,
+                                             const streamlink_packet *const *packets,
+                                             size_t count);
+
+/**
+ * Hands packets to the flow as streamlink_app_source_push(), and frees their handles, whatever becomes of them; which
+ * costs less.
+ *
+ * # Safety
+ * As streamlink_app_source_push(). The packets are freed.
+ */
+streamlink_status streamlink_app_source_give(const streamlink_app_source *source,
+                                             streamlink_packet *const *packets,
+                                             size_t count);
+
+/**
+ * Says what the packets of a source `app://rtsp` are: its SDP (RFC 8866), whose sections of media number the tracks.
+ * Players can come from then on.
+ *
+ * # Safety
+ * `source` is an object that was not destroyed; `sdp` is a text; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_app_source_set_sdp(const streamlink_app_source *source,
+                                                const char *sdp,
+                                                streamlink_error **error);
+
+/**
+ * Destroys the place; the source itself stays, and ends with its flow. NULL is allowed.
+ *
+ * # Safety
+ * `source` is NULL or an object that was not destroyed, and is not used by another call at the same time.
+ */
+void streamlink_app_source_destroy(streamlink_app_source *source);
+
+/**
+ * Takes the end of an output `tap:`, which can be done once. On success `*tap` is to be destroyed with
+ * streamlink_tap_destroy(), before or after the flow.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `name` is a text; `tap` points to memory for a pointer; `error` is NULL or
+ * does so too.
+ */
+streamlink_status streamlink_flow_tap(const streamlink_flow *flow,
+                                      const char *name,
+                                      streamlink_tap **tap,
+                                      streamlink_error **error);
+
+/**
+ * Takes packets, as many as there are, up to `capacity`; waits for the first one up to `timeout_ms` milliseconds (0: does
+ * not wait; negative: as long as it takes). On success `*count` packets are in `packets`, at least one, each to be freed
+ * with streamlink_packet_free(). STREAMLINK_STATUS_TIMED_OUT: none came; STREAMLINK_STATUS_STOPPED: the flow has
+ * stopped, or the output was removed, and all that came before was handed over.
+ *
+ * # Safety
+ * `tap` is an object that was not destroyed; `packets` points to memory for `capacity` pointers, and `count` for a
+ * number; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_tap_next(streamlink_tap *tap,
+                                      int64_t timeout_ms,
+                                      streamlink_packet **packets,
+                                      size_t capacity,
+                                      size_t *count,
+                                      streamlink_error **error);
+
+/**
+ * From now on the host is called for every packet, on a thread of the engine, until the flow stops, the output is
+ * removed or the tap is destroyed. Can be done once.
+ *
+ * # Safety
+ * `tap` is an object that was not destroyed; `callback` may be called with `user` from any thread until then; `error` is
+ * NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_tap_set_callback(streamlink_tap *tap,
+                                              streamlink_tap_callback callback,
+                                              void *user,
+                                              streamlink_error **error);
+
+/**
+ * Destroys a tap, and waits until its callback has returned; from within a callback it does not wait. The output stays,
+ * and hands packets to nobody. NULL is allowed.
+ *
+ * # Safety
+ * `tap` is NULL or an object that was not destroyed, and is not used by another call at the same time.
+ */
+void streamlink_tap_destroy(streamlink_tap *tap);
 
 #ifdef __cplusplus
 }  // extern "C"

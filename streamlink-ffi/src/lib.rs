@@ -1,7 +1,43 @@
 //! The C ABI of StreamLink. What a caller reads is `include/streamlink.h`, which is generated from this crate.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `status`, `error`, `version`, `text` | what every call returns or hands over |
+//! | `guard` | the way in and out: no panic leaves, arguments are checked |
+//! | `run` | waiting for the engine, from any thread and from within callbacks |
+//! | `engine`, `access`, `logging` | engines, the hook that admits SRT callers, the log |
+//! | `config`, `flow` | flows before and while they run |
+//! | `event`, `stats` | what they tell |
+//! | `packet`, `app`, `tap` | media in and out of the host's process |
+
+// The header follows this order.
+pub mod version;
+
+pub mod status;
+
+pub mod error;
+
+pub mod text;
+
+pub mod logging;
+
+pub mod access;
 
 pub mod engine;
-pub mod error;
+
+pub mod config;
+
+pub mod flow;
+
+pub mod event;
+
+pub mod stats;
+
+pub mod packet;
+
+pub mod app;
+
+pub mod tap;
+
 mod guard;
-pub mod status;
-pub mod version;
+mod run;

@@ -1,6 +1,6 @@
-//! Status codes. A number is given once, and never again to something else.
+//! Status codes. A number is given once, and never again to something else. (3 was given before the first release.)
 
-use streamlink_core::ErrorKind;
+use streamlink_core::{ErrorKind, PushError};
 
 /// What became of a call.
 #[repr(i32)]
@@ -26,6 +26,24 @@ pub enum Status {
     Io = 9,
     /// An error within the library; please report it.
     Internal = 10,
+    /// Nothing came in the time that was given.
+    TimedOut = 11,
+    /// The flow is at its maximum bandwidth: the packet was dropped, and later ones may pass.
+    Full = 12,
+    /// The packet is malformed, or of another family than the source.
+    BadPacket = 13,
+}
+
+impl From<PushError> for Status {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::Full => Status::Full,
+            PushError::Closed => Status::Stopped,
+            PushError::Family { .. } | PushError::Malformed => Status::BadPacket,
+            // An error that is newer than this crate.
+            _ => Status::Internal,
+        }
+    }
 }
 
 impl From<ErrorKind> for Status {

@@ -1,0 +1,27 @@
+# find_package(streamlink) gives the targets streamlink::streamlink (shared) and streamlink::static.
+get_filename_component(_streamlink_prefix "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
+foreach(_streamlink_kind shared static)
+  if(_streamlink_kind STREQUAL "shared")
+    set(_streamlink_target streamlink::streamlink)
+    set(_streamlink_file libstreamlink.so)
+  else()
+    set(_streamlink_target streamlink::static)
+    set(_streamlink_file libstreamlink.a)
+  endif()
+  string(TOUPPER ${_streamlink_kind} _streamlink_type)
+  find_library(_streamlink_${_streamlink_kind} ${_streamlink_file} PATHS "${_streamlink_prefix}" PATH_SUFFIXES lib lib64
+    "lib/${CMAKE_LIBRARY_ARCHITECTURE}" NO_DEFAULT_PATH NO_CACHE)
+  if(_streamlink_${_streamlink_kind} AND NOT TARGET ${_streamlink_target})
+    add_library(${_streamlink_target} ${_streamlink_type} IMPORTED)
+    set_target_properties(${_streamlink_target} PROPERTIES
+      IMPORTED_LOCATION "${_streamlink_${_streamlink_kind}}"
+      INTERFACE_INCLUDE_DIRECTORIES "${_streamlink_prefix}/include")
+    if(_streamlink_kind STREQUAL "static")
+      set_target_properties(${_streamlink_target} PROPERTIES INTERFACE_LINK_LIBRARIES "pthread;dl;m;gcc_s;util;rt")
+    endif()
+  endif()
+endforeach()
+if(NOT TARGET streamlink::streamlink AND NOT TARGET streamlink::static)
+  set(streamlink_FOUND FALSE)
+  set(streamlink_NOT_FOUND_MESSAGE "no libstreamlink below ${_streamlink_prefix}")
+endif()

@@ -1,0 +1,136 @@
+//! Media from the host's own process.
+
+use crate::{
+    error::StreamlinkError,
+    flow::StreamlinkFlow,
+    guard::{Failure, give, guard, object, place, quiet, take, text},
+    packet::{StreamlinkPacket, unwrap},
+    status::Status,
+};
+use std::ffi::c_char;
+use streamlink_core::AppSource;
+
+/// Where the host pushes packets into a flow: the source `app://…` of that flow. May be used after the flow was stopped:
+/// pushing is then STREAMLINK_STATUS_STOPPED.
+pub struct StreamlinkAppSource {
+    source: AppSource,
+}
+
+/// The place where packets are pushed into the source `app://…` of this name. On success `*source` is to be destroyed
+/// with streamlink_app_source_destroy(), before or after the flow.
+///
+/// # Safety
+/// `flow` is a flow that was not destroyed; `name` is a text; `source` points to memory for a pointer; `error` is NULL or
+/// does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_app_source(
+    flow: *const StreamlinkFlow,
+    name: *const c_char,
+    source: *mut *mut StreamlinkAppSource,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (flow, name) = unsafe { (object(flow, "flow")?, text(name, "name")?) };
+        place(source, "source")?;
+        let found = flow.handle.app_source(name)?;
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(source, StreamlinkAppSource { source: found }) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Hands packets to the flow, and to all its outputs; the handles stay the caller's. Never blocks. Many at once cost less
+/// than one by one. Returns the first refusal, after all were offered: STREAMLINK_STATUS_FULL, the flow is at its maximum
+/// bandwidth; STREAMLINK_STATUS_STOPPED; STREAMLINK_STATUS_BAD_PACKET, malformed or of another family. There is no
+/// streamlink_error for it: it is the hot path.
+///
+/// # Safety
+/// `source` is an object that was not destroyed; `packets` points to `count` packets that were not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_app_source_push(
+    source: *const StreamlinkAppSource,
+    packets: *const *const StreamlinkPacket,
+    count: usize,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let Some(source) = (unsafe { source.as_ref() }) else { return Status::InvalidArgument };
+        if packets.is_null() || count > isize::MAX as usize / size_of::<usize>() {
+            return if count == 0 { Status::Ok } else { Status::InvalidArgument };
+        }
+        // SAFETY: so many are there, as the contract says.
+        let packets = unsafe { std::slice::from_raw_parts(packets, count) };
+        if packets.iter().any(|packet| packet.is_null()) {
+            return Status::InvalidArgument;
+        }
+        // SAFETY: packets that were not freed, as the contract says, and none is NULL.
+        let packets = packets.iter().map(|packet| unsafe { &**packet }.packet.clone());
+        source.source.push_all(packets).map_or_else(Status::from, |()| Status::Ok)
+    };
+    quiet(Status::Internal, body)
+}
+
+/// Hands packets to the flow as streamlink_app_source_push(), and frees their handles, whatever becomes of them; which
+/// costs less.
+///
+/// # Safety
+/// As streamlink_app_source_push(). The packets are freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_app_source_give(
+    source: *const StreamlinkAppSource,
+    packets: *const *mut StreamlinkPacket,
+    count: usize,
+) -> Status {
+    let body = || {
+        if packets.is_null() || count > isize::MAX as usize / size_of::<usize>() {
+            return if count == 0 { Status::Ok } else { Status::InvalidArgument };
+        }
+        // SAFETY: so many are there, as the contract says.
+        let packets = unsafe { std::slice::from_raw_parts(packets, count) };
+        let missing = packets.iter().any(|packet| packet.is_null());
+        // SAFETY: packets that were not freed, as the contract says.
+        let packets = packets.iter().filter_map(|packet| unsafe { unwrap(*packet) });
+        // SAFETY: as the contract says.
+        match unsafe { source.as_ref() } {
+            Some(source) if !missing => source.source.push_all(packets).map_or_else(Status::from, |()| Status::Ok),
+            _ => {
+                packets.for_each(drop);
+                Status::InvalidArgument
+            }
+        }
+    };
+    quiet(Status::Internal, body)
+}
+
+/// Says what the packets of a source `app://rtsp` are: its SDP (RFC 8866), whose sections of media number the tracks.
+/// Players can come from then on.
+///
+/// # Safety
+/// `source` is an object that was not destroyed; `sdp` is a text; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_app_source_set_sdp(
+    source: *const StreamlinkAppSource,
+    sdp: *const c_char,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (source, sdp) = unsafe { (object(source, "source")?, text(sdp, "sdp")?) };
+        source.source.set_sdp(sdp).map_err(Failure::from)
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Destroys the place; the source itself stays, and ends with its flow. NULL is allowed.
+///
+/// # Safety
+/// `source` is NULL or an object that was not destroyed, and is not used by another call at the same time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_app_source_destroy(source: *mut StreamlinkAppSource) {
+    // SAFETY: as the contract says.
+    quiet((), || drop(unsafe { take(source) }));
+}

@@ -1,0 +1,511 @@
+//! Sources, outputs and flows before they run.
+
+use crate::{
+    error::StreamlinkError,
+    guard::{Failure, give, guard, object, place, quiet, take, text},
+    status::Status,
+    text::StreamlinkText,
+};
+use std::{
+    ffi::c_char,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use streamlink_core::{
+    BandwidthPolicy, Bitrate, Failover, FailoverPolicy, Flow, InputProtocol, MediaFamily, Output, OutputProtocol,
+    Source,
+};
+
+/// A source under construction.
+pub struct StreamlinkSource {
+    source: Mutex<Source>,
+}
+
+/// An output under construction.
+pub struct StreamlinkOutput {
+    output: Mutex<Output>,
+}
+
+impl StreamlinkOutput {
+    /// What it is now.
+    pub(crate) fn get(&self) -> Output {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Creates a source from its name (1 to 128 bytes) and its URL:
+///
+///   rtp://:5004                            rtp://239.1.1.1:5004?iface=eth1&pt=33
+///   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
+///   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
+///   rtmp://example.com/live?key=KEY        we pull
+///   rtsp://0.0.0.0:554/cam/1               rtsp://user:password@example.com/path?transport=tcp
+///   app://datagrams  app://rtp  app://rtmp  app://rtsp    this process pushes; see streamlink_flow_app_source()
+///
+/// `mode=listener` or `mode=caller` decides where the host does not (no host, or a wildcard: listener). What is wrong
+/// with the URL is told when the flow is started, with everything else. On success `*source` is to be destroyed with
+/// streamlink_source_destroy().
+///
+/// # Safety
+/// `name` and `url` are texts; `source` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_source_create(
+    name: *const c_char,
+    url: *const c_char,
+    source: *mut *mut StreamlinkSource,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        place(source, "source")?;
+        // SAFETY: texts, as the contract says.
+        let made = unsafe { Source::from_url(text(name, "name")?, text(url, "url")?) };
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(source, StreamlinkSource { source: Mutex::new(made) }) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Sets one setting by its name in the query of the URL, as in "latency", "200"; also "description" and "allow", as in
+/// "203.3.3.3/28;198.51.100.7". A setting that is wrong is told when the flow is started.
+///
+/// # Safety
+/// `source` is a source that was not destroyed; `key` and `value` are texts; `error` is NULL or points to memory for a
+/// pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_source_set(
+    source: *mut StreamlinkSource,
+    key: *const c_char,
+    value: *const c_char,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (source, key, value) = unsafe { (object(source, "source")?, text(key, "key")?, text(value, "value")?) };
+        let mut place = source.source.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = place.clone().set(key, value);
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Destroys a source under construction; flows that it was added to keep what it was. NULL is allowed.
+///
+/// # Safety
+/// `source` is NULL or a source that was not destroyed, and is not used by another call at the same time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_source_destroy(source: *mut StreamlinkSource) {
+    // SAFETY: as the contract says.
+    quiet((), || drop(unsafe { take(source) }));
+}
+
+/// Creates an output from its name (1 to 128 bytes) and its URL:
+///
+///   rtp://192.0.2.1:5004                   rtp://239.1.1.1:5004?iface=eth1&ttl=8
+///   srt://:9001?max_players=4              srt://example.com:7000?passphrase=SECRET
+///   rtmp://example.com/live?key=KEY        RTMP_PUSH, to one destination
+///   rtmp://example.com/live?key=KEY&relay=true    RTMP, the relay to one destination or two
+///   rtmp://0.0.0.0:1935/live/KEY           RTMP_PULL: players fetch from us
+///   rtsp://0.0.0.0:8554/cam                rtsp://user:password@example.com/path
+///   tap:                                   this process takes the packets; see streamlink_flow_tap()
+///
+/// On success `*output` is to be destroyed with streamlink_output_destroy().
+///
+/// # Safety
+/// `name` and `url` are texts; `output` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_output_create(
+    name: *const c_char,
+    url: *const c_char,
+    output: *mut *mut StreamlinkOutput,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        place(output, "output")?;
+        // SAFETY: texts, as the contract says.
+        let made = unsafe { Output::from_url(text(name, "name")?, text(url, "url")?) };
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(output, StreamlinkOutput { output: Mutex::new(made) }) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Sets one setting by its name in the query of the URL, as in "ttl", "8"; also "description", "region", and "allow".
+/// A setting that is wrong is told when the flow is started, or the output is added to it.
+///
+/// # Safety
+/// `output` is an output that was not destroyed; `key` and `value` are texts; `error` is NULL or points to memory for a
+/// pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_output_set(
+    output: *mut StreamlinkOutput,
+    key: *const c_char,
+    value: *const c_char,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (output, key, value) = unsafe { (object(output, "output")?, text(key, "key")?, text(value, "value")?) };
+        let mut place = output.output.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = place.clone().set(key, value);
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Destroys an output under construction; flows that it was added to keep what it was. NULL is allowed.
+///
+/// # Safety
+/// `output` is NULL or an output that was not destroyed, and is not used by another call at the same time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_output_destroy(output: *mut StreamlinkOutput) {
+    // SAFETY: as the contract says.
+    quiet((), || drop(unsafe { take(output) }));
+}
+
+/// A flow under construction.
+pub struct StreamlinkFlowBuilder {
+    draft: Mutex<Draft>,
+}
+
+struct Draft {
+    name: String,
+    max_bandwidth: Bitrate,
+    policy: BandwidthPolicy,
+    coalesce: Duration,
+    failover: Failover,
+    sources: Vec<Source>,
+    outputs: Vec<Output>,
+}
+
+/// What happens to media above the flow's maximum bandwidth.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamlinkBandwidthPolicy {
+    /// Whole packets are dropped; of RTMP and RTSP whole frames, up to the next key frame.
+    Drop = 0,
+    /// The source is disconnected.
+    Disconnect = 1,
+    /// Everything passes; an event and the counters tell.
+    Warn = 2,
+}
+
+/// The policy that a number stands for: C may pass any.
+pub(crate) fn policy(number: i32) -> Result<BandwidthPolicy, Failure> {
+    match number {
+        0 => Ok(BandwidthPolicy::Drop),
+        1 => Ok(BandwidthPolicy::Disconnect),
+        2 => Ok(BandwidthPolicy::Warn),
+        other => Err(Failure::argument(format!("{other} is no bandwidth policy"))),
+    }
+}
+
+impl StreamlinkFlowBuilder {
+    /// The flow, if it is valid.
+    pub(crate) fn build(&self) -> Result<Flow, Failure> {
+        let draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = draft.sources.iter().cloned();
+        let Some(first) = sources.next() else {
+            let message = "sources: a flow needs a source".to_owned();
+            return Err(Failure { status: Status::InvalidConfig, field: Some("sources".into()), message });
+        };
+        let mut flow = Flow::builder(draft.name.as_str(), draft.max_bandwidth)
+            .source(first)
+            .bandwidth_policy(draft.policy)
+            .coalesce(draft.coalesce)
+            .failover(draft.failover);
+        for backup in sources {
+            flow = flow.backup(backup);
+        }
+        for output in draft.outputs.iter().cloned() {
+            flow = flow.output(output);
+        }
+        Ok(flow.build()?)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Draft)) {
+        change(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Begins a flow with its name (1 to 128 bytes) and its maximum bandwidth in bits per second (above 0). On success
+/// `*builder` is to be destroyed with streamlink_flow_builder_destroy(), also after the flow was started from it.
+///
+/// # Safety
+/// `name` is a text; `builder` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_create(
+    name: *const c_char,
+    max_bandwidth: u64,
+    builder: *mut *mut StreamlinkFlowBuilder,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        place(builder, "builder")?;
+        let draft = Draft {
+            // SAFETY: a text, as the contract says.
+            name: unsafe { text(name, "name") }?.to_owned(),
+            max_bandwidth: Bitrate::bps(max_bandwidth),
+            policy: BandwidthPolicy::default(),
+            coalesce: Flow::DEFAULT_COALESCE,
+            failover: Failover::default(),
+            sources: Vec::new(),
+            outputs: Vec::new(),
+        };
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(builder, StreamlinkFlowBuilder { draft: Mutex::new(draft) }) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Adds a source, as it is now; the second and all further ones are backups.
+///
+/// # Safety
+/// Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_add_source(
+    builder: *mut StreamlinkFlowBuilder,
+    source: *const StreamlinkSource,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (builder, source) = unsafe { (object(builder, "builder")?, object(source, "source")?) };
+        let source = source.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        builder.change(|draft| draft.sources.push(source));
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Adds an output, as it is now.
+///
+/// # Safety
+/// Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_add_output(
+    builder: *mut StreamlinkFlowBuilder,
+    output: *const StreamlinkOutput,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (builder, output) = unsafe { (object(builder, "builder")?, object(output, "output")?) };
+        let output = output.get();
+        builder.change(|draft| draft.outputs.push(output));
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// What happens above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
+///
+/// # Safety
+/// `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_set_bandwidth_policy(
+    builder: *mut StreamlinkFlowBuilder,
+    policy: i32,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let builder = unsafe { object(builder, "builder") }?;
+        let policy = self::policy(policy)?;
+        builder.change(|draft| draft.policy = policy);
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// How long datagrams that have arrived may wait for more, so that they leave together, in milliseconds (1; 0 to 20).
+///
+/// # Safety
+/// `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_set_coalesce(
+    builder: *mut StreamlinkFlowBuilder,
+    milliseconds: u32,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let builder = unsafe { object(builder, "builder") }?;
+        builder.change(|draft| draft.coalesce = Duration::from_millis(milliseconds.into()));
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// How the sources of a flow back each other.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamlinkFailoverPolicy {
+    /// The source that delivers first is active; after a loss the flow stays with the backup.
+    Stay = 0,
+    /// Back to the first source when it has delivered for a time.
+    Prefer = 1,
+    /// All sources are merged packet by packet (SMPTE ST 2022-7); RTP, and SRT that carries RTP.
+    Merge = 2,
+}
+
+/// How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
+/// `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
+/// long the active source may bring nothing (500; 50 to 60000), 0: as it is; `cold`: not 0: backups, which must be
+/// callers, are connected only when they are needed.
+///
+/// # Safety
+/// `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_set_failover(
+    builder: *mut StreamlinkFlowBuilder,
+    policy: i32,
+    time_ms: u32,
+    loss_threshold_ms: u32,
+    cold: i32,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let builder = unsafe { object(builder, "builder") }?;
+        let time = Duration::from_millis(time_ms.into());
+        let mut failover = Failover::new(match policy {
+            0 => FailoverPolicy::Stay,
+            1 => FailoverPolicy::Prefer(time),
+            2 => FailoverPolicy::Merge(time),
+            other => return Err(Failure::argument(format!("{other} is no failover policy"))),
+        });
+        if loss_threshold_ms > 0 {
+            failover = failover.loss_threshold(Duration::from_millis(loss_threshold_ms.into()));
+        }
+        if cold != 0 {
+            failover = failover.cold();
+        }
+        builder.change(|draft| draft.failover = failover);
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Writes the flow as JSON, in the form that streamlink_flow_start_json() reads. It holds the secrets. On success
+/// `*json` is to be freed with streamlink_text_free(). A flow that is not valid is STREAMLINK_STATUS_INVALID_CONFIG: so
+/// this checks it, too.
+///
+/// # Safety
+/// `builder` is a builder that was not destroyed; `json` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_to_json(
+    builder: *const StreamlinkFlowBuilder,
+    json: *mut *mut StreamlinkText,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let builder = unsafe { object(builder, "builder") }?;
+        place(json, "json")?;
+        let written = builder.build()?.to_json();
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(json, StreamlinkText::new(written)) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Destroys a builder; flows that were started from it go on. NULL is allowed.
+///
+/// # Safety
+/// `builder` is NULL or a builder that was not destroyed, and is not used by another call at the same time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_destroy(builder: *mut StreamlinkFlowBuilder) {
+    // SAFETY: as the contract says.
+    quiet((), || drop(unsafe { take(builder) }));
+}
+
+/// What a source speaks.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamlinkInput {
+    /// RTMP, pushed to us by a publisher.
+    Rtmp = 1,
+    /// RTMP, fetched by us from a server.
+    RtmpPull = 2,
+    /// SRT, listener or caller.
+    Srt = 3,
+    /// RTP over UDP.
+    Rtp = 4,
+    /// RTSP, recorded to us or fetched by us.
+    Rtsp = 5,
+    /// Datagrams pushed by this process.
+    AppDatagrams = 6,
+    /// RTP packets pushed by this process.
+    AppRtp = 7,
+    /// FLV messages pushed by this process.
+    AppRtmp = 8,
+    /// The RTP packets of RTSP tracks, pushed by this process.
+    AppRtsp = 9,
+}
+
+const INPUTS: [(StreamlinkInput, InputProtocol); 9] = [
+    (StreamlinkInput::Rtmp, InputProtocol::Rtmp),
+    (StreamlinkInput::RtmpPull, InputProtocol::RtmpPull),
+    (StreamlinkInput::Srt, InputProtocol::Srt),
+    (StreamlinkInput::Rtp, InputProtocol::Rtp),
+    (StreamlinkInput::Rtsp, InputProtocol::Rtsp),
+    (StreamlinkInput::AppDatagrams, InputProtocol::App(MediaFamily::Datagrams)),
+    (StreamlinkInput::AppRtp, InputProtocol::App(MediaFamily::Rtp)),
+    (StreamlinkInput::AppRtmp, InputProtocol::App(MediaFamily::Rtmp)),
+    (StreamlinkInput::AppRtsp, InputProtocol::App(MediaFamily::Rtsp)),
+];
+
+/// The names of the outputs that a source can feed, in the order that a drop-down list would show them: "RTMP",
+/// "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
+/// is no streamlink_input. The text lives as long as the program.
+#[unsafe(no_mangle)]
+pub extern "C" fn streamlink_allowed_output(input: i32, index: usize) -> *const c_char {
+    let found = INPUTS.iter().find(|(number, _)| *number as i32 == input);
+    let output = found.and_then(|(_, protocol)| protocol.allowed_outputs().get(index));
+    let name = match output {
+        Some(OutputProtocol::Rtmp) => c"RTMP",
+        Some(OutputProtocol::RtmpPush) => c"RTMP_PUSH",
+        Some(OutputProtocol::RtmpPull) => c"RTMP_PULL",
+        Some(OutputProtocol::Srt) => c"SRT",
+        Some(OutputProtocol::Rtp) => c"RTP",
+        Some(OutputProtocol::Rtsp) => c"RTSP",
+        Some(OutputProtocol::Tap) => c"tap",
+        _ => return std::ptr::null(),
+    };
+    name.as_ptr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn the_names_of_outputs_are_those_of_the_library() {
+        for (number, protocol) in INPUTS {
+            for (index, output) in protocol.allowed_outputs().iter().enumerate() {
+                let name = streamlink_allowed_output(number as i32, index);
+                assert!(!name.is_null());
+                // SAFETY: a text of the program.
+                assert_eq!(unsafe { CStr::from_ptr(name) }.to_string_lossy(), output.to_string());
+            }
+            assert!(streamlink_allowed_output(number as i32, protocol.allowed_outputs().len()).is_null());
+        }
+        assert!(streamlink_allowed_output(0, 0).is_null() && streamlink_allowed_output(-1, 7).is_null());
+    }
+}

@@ -1,0 +1,366 @@
+//! Statistics: a snapshot, and structs to read it.
+
+use crate::{
+    error::StreamlinkError,
+    guard::{Failure, Versioned, c_string, guard, object, quiet, take, write_sized},
+    status::Status,
+};
+use std::{
+    ffi::{CString, c_char},
+    sync::OnceLock,
+    time::Duration,
+};
+use streamlink_core::{EndpointStats, FlowStats, State};
+
+/// A flow at one moment.
+pub struct StreamlinkStats {
+    stats: FlowStats,
+    /// The texts of each endpoint, made when they are first asked for.
+    texts: Vec<OnceLock<Box<Texts>>>,
+}
+
+struct Texts {
+    name: CString,
+    description: CString,
+    protocol: CString,
+    url: CString,
+    media: CString,
+    players: Vec<CString>,
+}
+
+/// The state of an endpoint.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamlinkState {
+    /// Not started, or stopped.
+    Idle = 0,
+    /// Listening, or between two attempts to connect.
+    Waiting = 1,
+    /// Media flows, or can flow.
+    Connected = 2,
+    /// Given up; the last event says why.
+    Failed = 3,
+}
+
+/// A source or an output at one moment. Counters count from the endpoint's start and never go back. Texts end with NUL,
+/// are "" where there is nothing to say, and live as long as the snapshot. Fields are only ever added, at the end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkEndpointStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// The endpoint's name.
+    pub name: *const c_char,
+    /// Its description.
+    pub description: *const c_char,
+    /// What it speaks, as in "RTP".
+    pub protocol: *const c_char,
+    /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output that
+    /// listens.
+    pub url: *const c_char,
+    /// What the media consists of, once known.
+    pub media: *const c_char,
+    /// Not 0: a source. 0: an output.
+    pub is_source: i32,
+    /// A streamlink_state.
+    pub state: i32,
+    /// Of a source, not 0: the flow is fed by it.
+    pub active: i32,
+    /// Not 0: the connection is encrypted.
+    pub encrypted: i32,
+    /// For how long it has been connected, in milliseconds; -1: it is not.
+    pub connected_ms: i64,
+    /// How often it has come back after a loss.
+    pub reconnections: u64,
+    /// Bytes handed on: RTP packets with their header, without UDP and IP.
+    pub bytes: u64,
+    /// Packets handed on.
+    pub packets: u64,
+    /// Bits per second, over the last second.
+    pub bit_rate: u64,
+    /// Packets that never came, or came after their time.
+    pub lost: u64,
+    /// Packets that came out of order and were put in their place.
+    pub recovered: u64,
+    /// Packets that were sent again.
+    pub retransmitted: u64,
+    /// Packets that came and were not handed on.
+    pub dropped: u64,
+    /// Datagrams that could not be read.
+    pub malformed: u64,
+    /// Datagrams or connections of peers that are not on the allowlist.
+    pub refused: u64,
+    /// Of a source in a merge: packets that no other source has brought.
+    pub only_here: u64,
+    /// Of a source in a merge: packets that came after the window was over.
+    pub late: u64,
+    /// The interarrival jitter of RTP sources, in microseconds.
+    pub jitter_us: u64,
+    /// MPEG-TS packets without their sync byte.
+    pub sync_errors: u64,
+    /// MPEG-TS continuity counters that did not follow the one before, over all PIDs.
+    pub continuity_errors: u64,
+    /// The round trip, in microseconds, of protocols that measure it.
+    pub round_trip_us: u64,
+    /// The latency that both ends agreed on, in microseconds, of SRT.
+    pub latency_us: u64,
+    /// The time between the oldest and the newest packet that are held for their moment, in microseconds, of SRT sources.
+    pub buffered_us: u64,
+    /// Video frames per second, of RTMP sources.
+    pub video_frame_rate: f64,
+    /// Audio frames per second, of RTMP sources.
+    pub audio_frame_rate: f64,
+    /// How many players an output has that listens; see streamlink_stats_player().
+    pub player_count: usize,
+    /// How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
+    pub pid_count: usize,
+}
+
+/// A player of an output that listens, at one moment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkPlayerStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// Its address, as in "192.0.2.1:9000"; lives as long as the snapshot.
+    pub peer: *const c_char,
+    /// For how long it has been connected, in milliseconds.
+    pub connected_ms: u64,
+    /// Bytes sent to it, repeats not counted.
+    pub bytes: u64,
+    /// Packets sent to it, repeats not counted.
+    pub packets: u64,
+    /// Packets sent again.
+    pub retransmitted: u64,
+    /// Packets that it reported lost.
+    pub lost: u64,
+    /// Packets given up for it.
+    pub dropped: u64,
+    /// The round trip, in microseconds.
+    pub round_trip_us: u64,
+}
+
+/// One PID of an MPEG-TS source, at one moment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkPidStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// The packet identifier, 0 to 8191.
+    pub pid: u32,
+    /// The stream type from the PMT (ISO/IEC 13818-1 table 2-34); -1: it is not in a PMT.
+    pub stream_type: i32,
+    /// Transport packets.
+    pub packets: u64,
+    /// Continuity counters that did not follow the one before.
+    pub continuity_errors: u64,
+}
+
+// SAFETY: `size` is first, and all other fields may be zero.
+unsafe impl Versioned for StreamlinkEndpointStats {}
+// SAFETY: as above.
+unsafe impl Versioned for StreamlinkPlayerStats {}
+// SAFETY: as above.
+unsafe impl Versioned for StreamlinkPidStats {}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl StreamlinkStats {
+    pub(crate) fn new(stats: FlowStats) -> Self {
+        let count = stats.sources.len() + stats.outputs.len();
+        Self { stats, texts: (0..count).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// An endpoint, whether it is a source, and its texts.
+    fn endpoint(&self, index: usize) -> Result<(&EndpointStats, bool, &Texts), Failure> {
+        let found = self.stats.sources.iter().map(|s| (s, true)).chain(self.stats.outputs.iter().map(|o| (o, false)));
+        let missing = || Failure::new(Status::NotFound, format!("there is no endpoint {index}"));
+        let (stats, is_source) = found.into_iter().nth(index).ok_or_else(missing)?;
+        let texts = self.texts.get(index).ok_or_else(missing)?.get_or_init(|| {
+            Box::new(Texts {
+                name: c_string(stats.name.as_str()),
+                description: c_string(stats.description.as_deref().unwrap_or_default()),
+                protocol: c_string(stats.protocol),
+                url: c_string(stats.url.as_deref().unwrap_or_default()),
+                media: c_string(stats.media.as_deref().unwrap_or_default()),
+                players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
+            })
+        });
+        Ok((stats, is_source, texts))
+    }
+}
+
+/// How many endpoints there are: sources first, then outputs, in their order.
+///
+/// # Safety
+/// `stats` is NULL or a snapshot that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_count(stats: *const StreamlinkStats) -> usize {
+    // SAFETY: as the contract says.
+    unsafe { stats.as_ref() }.map_or(0, |s| s.texts.len())
+}
+
+/// The maximum bandwidth of the flow, in bits per second.
+///
+/// # Safety
+/// `stats` is NULL or a snapshot that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_max_bandwidth(stats: *const StreamlinkStats) -> u64 {
+    // SAFETY: as the contract says.
+    unsafe { stats.as_ref() }.map_or(0, |s| s.stats.max_bandwidth.as_bps())
+}
+
+/// Of a merge (SMPTE ST 2022-7): packets that no source has brought in time.
+///
+/// # Safety
+/// `stats` is NULL or a snapshot that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_merge_lost(stats: *const StreamlinkStats) -> u64 {
+    // SAFETY: as the contract says.
+    unsafe { stats.as_ref() }.map_or(0, |s| s.stats.merge_lost)
+}
+
+/// Fills in an endpoint, counted from 0; `endpoint->size` must be set. See STREAMLINK_INIT().
+///
+/// # Safety
+/// `stats` is a snapshot that was not freed; `endpoint` points to a struct of the size that it says; `error` is NULL or
+/// points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_endpoint(
+    stats: *const StreamlinkStats,
+    index: usize,
+    endpoint: *mut StreamlinkEndpointStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, is_source, texts) = unsafe { object(stats, "stats") }?.endpoint(index)?;
+        let state = match s.state {
+            State::Waiting => StreamlinkState::Waiting,
+            State::Connected => StreamlinkState::Connected,
+            State::Failed => StreamlinkState::Failed,
+            _ => StreamlinkState::Idle,
+        };
+        let filled = StreamlinkEndpointStats {
+            size: 0,
+            name: texts.name.as_ptr(),
+            description: texts.description.as_ptr(),
+            protocol: texts.protocol.as_ptr(),
+            url: texts.url.as_ptr(),
+            media: texts.media.as_ptr(),
+            is_source: is_source.into(),
+            state: state as i32,
+            active: s.active.into(),
+            encrypted: s.encrypted.into(),
+            connected_ms: s.connected_for.map_or(-1, |time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)),
+            reconnections: s.reconnections,
+            bytes: s.bytes,
+            packets: s.packets,
+            bit_rate: s.bit_rate.as_bps(),
+            lost: s.lost,
+            recovered: s.recovered,
+            retransmitted: s.retransmitted,
+            dropped: s.dropped,
+            malformed: s.malformed,
+            refused: s.refused,
+            only_here: s.only_here,
+            late: s.late,
+            jitter_us: micros(s.jitter),
+            sync_errors: s.sync_errors,
+            continuity_errors: s.continuity_errors(),
+            round_trip_us: micros(s.round_trip),
+            latency_us: micros(s.latency),
+            buffered_us: micros(s.buffered),
+            video_frame_rate: s.video_frame_rate,
+            audio_frame_rate: s.audio_frame_rate,
+            player_count: s.players.len(),
+            pid_count: s.pids.len(),
+        };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(endpoint, &filled, "endpoint") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in a player of an endpoint, both counted from 0; `player->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_player(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    player: *mut StreamlinkPlayerStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no player {index}"));
+        let (found, peer) = s.players.get(index).zip(texts.players.get(index)).ok_or_else(missing)?;
+        let filled = StreamlinkPlayerStats {
+            size: 0,
+            peer: peer.as_ptr(),
+            connected_ms: millis(found.connected_for),
+            bytes: found.bytes,
+            packets: found.packets,
+            retransmitted: found.retransmitted,
+            lost: found.lost,
+            dropped: found.dropped,
+            round_trip_us: micros(found.round_trip),
+        };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(player, &filled, "player") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in a PID of an endpoint, both counted from 0; `pid->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_pid(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    pid: *mut StreamlinkPidStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, ..) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no PID {index}"));
+        let found = s.pids.get(index).ok_or_else(missing)?;
+        let filled = StreamlinkPidStats {
+            size: 0,
+            pid: found.pid.into(),
+            stream_type: found.stream_type.map_or(-1, i32::from),
+            packets: found.packets,
+            continuity_errors: found.continuity_errors,
+        };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(pid, &filled, "pid") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Frees a snapshot. NULL is allowed.
+///
+/// # Safety
+/// `stats` is NULL or a snapshot that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_free(stats: *mut StreamlinkStats) {
+    // SAFETY: as the contract says.
+    quiet((), || drop(unsafe { take(stats) }));
+}

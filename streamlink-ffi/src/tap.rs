@@ -1,0 +1,190 @@
+//! Media for the host's own process.
+
+use crate::{
+    access::User,
+    error::StreamlinkError,
+    flow::StreamlinkFlow,
+    guard::{Failure, give, guard, object, place, quiet, take, text},
+    packet::{StreamlinkPacket, handle},
+    run,
+    status::Status,
+};
+use std::{
+    ffi::{c_char, c_void},
+    sync::{Arc, Mutex, PoisonError},
+};
+use streamlink_core::{Engine, Packet, PacketBatch, Tap, TapCallback};
+
+/// Where the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
+/// loses the oldest packets, and the output's `dropped` counts them.
+pub struct StreamlinkTap {
+    engine: Arc<Engine>,
+    reading: Mutex<Reading>,
+}
+
+/// How the host reads.
+enum Reading {
+    /// It asks. The batch from which packets are taken, and how many were.
+    Pull(Box<Tap>, Option<(PacketBatch, usize)>),
+    /// It is called.
+    Calls(TapCallback),
+    /// It was called, and wants no more.
+    Ended,
+}
+
+/// Gets the packets of a tap, one at a time. The packet lives until it returns; streamlink_packet_clone() keeps it. It
+/// should return soon: it runs on a thread that others need too. It may call this library, and destroy its tap.
+pub type StreamlinkTapCallback = Option<unsafe extern "C" fn(user: *mut c_void, packet: *const StreamlinkPacket)>;
+
+/// Takes the end of an output `tap:`, which can be done once. On success `*tap` is to be destroyed with
+/// streamlink_tap_destroy(), before or after the flow.
+///
+/// # Safety
+/// `flow` is a flow that was not destroyed; `name` is a text; `tap` points to memory for a pointer; `error` is NULL or
+/// does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_tap(
+    flow: *const StreamlinkFlow,
+    name: *const c_char,
+    tap: *mut *mut StreamlinkTap,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (flow, name) = unsafe { (object(flow, "flow")?, text(name, "name")?) };
+        place(tap, "tap")?;
+        let reading = Mutex::new(Reading::Pull(Box::new(flow.handle.tap(name)?), None));
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(tap, StreamlinkTap { engine: flow.engine.clone(), reading }) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Takes packets, as many as there are, up to `capacity`; waits for the first one up to `timeout_ms` milliseconds (0: does
+/// not wait; negative: as long as it takes). On success `*count` packets are in `packets`, at least one, each to be freed
+/// with streamlink_packet_free(). STREAMLINK_STATUS_TIMED_OUT: none came; STREAMLINK_STATUS_STOPPED: the flow has
+/// stopped, or the output was removed, and all that came before was handed over.
+///
+/// # Safety
+/// `tap` is an object that was not destroyed; `packets` points to memory for `capacity` pointers, and `count` for a
+/// number; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_tap_next(
+    tap: *mut StreamlinkTap,
+    timeout_ms: i64,
+    packets: *mut *mut StreamlinkPacket,
+    capacity: usize,
+    count: *mut usize,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let tap = unsafe { object(tap, "tap") }?;
+        place(packets, "packets")?;
+        place(count, "count")?;
+        if capacity == 0 {
+            return Err(Failure::argument("capacity is 0"));
+        }
+        let mut reading = tap.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let Reading::Pull(pull, current) = &mut *reading else {
+            return Err(Failure::argument("this tap calls back"));
+        };
+        let (batch, done) = match current.take() {
+            Some(rest) => rest,
+            None => (next_batch(&tap.engine, pull, timeout_ms)?, 0),
+        };
+        let given = batch.iter().skip(done).take(capacity);
+        let mut number = 0;
+        for packet in given {
+            // SAFETY: `number` is below the capacity.
+            unsafe { packets.add(number).write(handle(packet.clone())) };
+            number += 1;
+        }
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { count.write(number) };
+        if done + number < batch.len() {
+            *current = Some((batch, done + number));
+        }
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// The next batch; never an empty one.
+fn next_batch(engine: &Arc<Engine>, tap: &mut Tap, timeout_ms: i64) -> Result<PacketBatch, Failure> {
+    loop {
+        let closed = tap.is_closed();
+        let batch = match tap.try_next_batch() {
+            Some(batch) => Some(batch),
+            None if closed => None,
+            None if timeout_ms == 0 => return Err(Failure::new(Status::TimedOut, "no packet has come")),
+            None => run::wait_up_to(engine, timeout_ms, tap.next_batch())
+                .ok_or_else(|| Failure::new(Status::TimedOut, "no packet has come"))?,
+        };
+        match batch {
+            Some(batch) if batch.is_empty() => {} // never: nothing empty is published
+            Some(batch) => return Ok(batch),
+            None => return Err(Failure::new(Status::Stopped, "the tap has ended")),
+        }
+    }
+}
+
+/// From now on the host is called for every packet, on a thread of the engine, until the flow stops, the output is
+/// removed or the tap is destroyed. Can be done once.
+///
+/// # Safety
+/// `tap` is an object that was not destroyed; `callback` may be called with `user` from any thread until then; `error` is
+/// NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_tap_set_callback(
+    tap: *mut StreamlinkTap,
+    callback: StreamlinkTapCallback,
+    user: *mut c_void,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let tap = unsafe { object(tap, "tap") }?;
+        let Some(callback) = callback else { return Err(Failure::null("callback")) };
+        let mut reading = tap.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *reading, Reading::Ended) {
+            Reading::Pull(pull, None) => {
+                let user = User(user);
+                let call = move |packet: Packet| {
+                    let packet = StreamlinkPacket { packet };
+                    // SAFETY: the packet lives until the call returns, and the host promised a function of this type.
+                    run::callback(|| unsafe { callback(user.get(), &raw const packet) });
+                };
+                *reading = Reading::Calls(pull.for_each(call));
+                Ok(())
+            }
+            before => {
+                *reading = before;
+                Err(Failure::argument("packets were taken from this tap, or it calls back already"))
+            }
+        }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Destroys a tap, and waits until its callback has returned; from within a callback it does not wait. The output stays,
+/// and hands packets to nobody. NULL is allowed.
+///
+/// # Safety
+/// `tap` is NULL or an object that was not destroyed, and is not used by another call at the same time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_tap_destroy(tap: *mut StreamlinkTap) {
+    let body = || {
+        // SAFETY: as the contract says.
+        let Some(tap) = (unsafe { take(tap) }) else { return };
+        let StreamlinkTap { engine, reading } = *tap;
+        if let Reading::Calls(calls) = reading.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            run::finish(move || run::wait(&engine, calls.stop()));
+        }
+    };
+    quiet((), body);
+}

@@ -1,0 +1,238 @@
+/* Callbacks, some of which destroy what they belong to; and many threads at one engine. Compiles as C99 and as C++. */
+#include "check.h"
+
+#include <pthread.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+
+static void count_one(int *number)
+{
+    pthread_mutex_lock(&lock);
+    (*number)++;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+static void wait_for(int *number, int value)
+{
+    pthread_mutex_lock(&lock);
+    while (*number < value) {
+        pthread_cond_wait(&changed, &lock);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static int lines, events_seen, stops_seen, packets_seen, done;
+
+static void on_log(void *user, int32_t level, const char *target, const char *message)
+{
+    CHECK(user == &lines && level >= 1 && level <= 4 && target != NULL && message[0] != '\0');
+    count_one(&lines);
+}
+
+static void on_event(void *user, const streamlink_event *event)
+{
+    streamlink_event_info info;
+    STREAMLINK_INIT(info);
+    streamlink_event_get(event, &info);
+    CHECK(user == &events_seen && info.sentence[0] != '\0');
+    if (info.kind == STREAMLINK_EVENT_KIND_FLOW_STOPPED) {
+        count_one(&stops_seen);
+    }
+    count_one(&events_seen);
+}
+
+static void on_packet(void *user, const streamlink_packet *packet)
+{
+    CHECK(user == &packets_seen && streamlink_packet_length(packet) == 188);
+    count_one(&packets_seen);
+}
+
+static void ordinary(void)
+{
+    streamlink_engine *engine = check_engine();
+    streamlink_flow *flow;
+    streamlink_app_source *source = NULL;
+    streamlink_tap *tap = NULL;
+    streamlink_event *event = NULL;
+    streamlink_packet *packet = NULL;
+    size_t count = 0;
+    OK(streamlink_log_set(on_log, &lines, STREAMLINK_LOG_LEVEL_INFO, &error));
+    flow = check_flow(engine, "ordinary");
+    OK(streamlink_flow_set_event_callback(flow, on_event, &events_seen, &error));
+    OK(streamlink_flow_tap(flow, "tap", &tap, &error));
+    OK(streamlink_tap_set_callback(tap, on_packet, &packets_seen, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_tap_set_callback(tap, on_packet, &packets_seen, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_tap_next(tap, 0, &packet, 1, &count, &error));
+    OK(streamlink_flow_app_source(flow, "in", &source, &error));
+    check_push(source, 50);
+    wait_for(&packets_seen, 50);
+    wait_for(&events_seen, 2); /* started, source connected */
+    /* Without the callback, events wait for who asks. */
+    OK(streamlink_flow_set_event_callback(flow, NULL, NULL, &error));
+    OK(streamlink_flow_stop(flow, &error));
+    CHECK(stops_seen == 0);
+    OK(streamlink_flow_next_event(flow, 30000, &event, &error));
+    streamlink_event_free(event);
+    CHECK(lines > 0);
+    OK(streamlink_log_set(NULL, NULL, STREAMLINK_LOG_LEVEL_OFF, &error));
+    streamlink_tap_destroy(tap);
+    streamlink_app_source_destroy(source);
+    streamlink_flow_destroy(flow);
+    streamlink_engine_destroy(engine);
+}
+
+/* What the callbacks below destroy. */
+struct doomed {
+    streamlink_engine *engine;
+    streamlink_flow *flow;
+    streamlink_tap *tap;
+    int destroyed;
+};
+
+/* Takes what is to be destroyed, once. Under a lock that sanitizers see: they know nothing of the library's own. */
+static struct doomed take(struct doomed *from)
+{
+    struct doomed taken;
+    pthread_mutex_lock(&lock);
+    taken = *from;
+    from->destroyed = 1;
+    pthread_mutex_unlock(&lock);
+    return taken;
+}
+
+static void put(struct doomed *to, struct doomed from)
+{
+    pthread_mutex_lock(&lock);
+    *to = from;
+    pthread_mutex_unlock(&lock);
+}
+
+static void destroy_tap(void *user, const streamlink_packet *packet)
+{
+    struct doomed doomed = take((struct doomed *)user);
+    CHECK(packet != NULL);
+    if (!doomed.destroyed) {
+        streamlink_tap_destroy(doomed.tap);
+        count_one(&done);
+    }
+}
+
+static void destroy_flow_and_engine(void *user, const streamlink_event *event)
+{
+    struct doomed doomed = take((struct doomed *)user);
+    streamlink_event_info info;
+    STREAMLINK_INIT(info);
+    streamlink_event_get(event, &info);
+    if (!doomed.destroyed) {
+        streamlink_stats *stats = NULL;
+        streamlink_output *output = NULL;
+        /* Calls that wait are allowed here; the one that would wait for itself is refused. */
+        OK(streamlink_flow_stats(doomed.flow, &stats, &error));
+        streamlink_stats_free(stats);
+        OK(streamlink_output_create("late", "tap:", &output, &error));
+        OK(streamlink_flow_add_output(doomed.flow, output, &error));
+        OK(streamlink_flow_remove_output(doomed.flow, "late", &error));
+        streamlink_output_destroy(output);
+        OK(streamlink_flow_set_event_callback(doomed.flow, destroy_flow_and_engine, user, &error));
+        FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_flow_stop(doomed.flow, &error));
+        streamlink_flow_destroy(doomed.flow);
+        streamlink_engine_destroy(doomed.engine);
+    }
+    if (info.kind == STREAMLINK_EVENT_KIND_FLOW_STOPPED) {
+        count_one(&done);
+    }
+}
+
+static void from_within(void)
+{
+    static struct doomed first, second; /* they outlive what ends after its destruction */
+    struct doomed made;
+    streamlink_engine *engine = check_engine();
+    streamlink_app_source *source = NULL;
+    memset(&made, 0, sizeof made);
+    made.engine = engine;
+    made.flow = check_flow(engine, "tap destroyed");
+    OK(streamlink_flow_tap(made.flow, "tap", &made.tap, &error));
+    put(&first, made);
+    OK(streamlink_tap_set_callback(made.tap, destroy_tap, &first, &error));
+    OK(streamlink_flow_app_source(made.flow, "in", &source, &error));
+    check_push(source, 20);
+    wait_for(&done, 1);
+    check_push(source, 20);
+    streamlink_app_source_destroy(source);
+    streamlink_flow_destroy(made.flow);
+
+    made.tap = NULL;
+    made.flow = check_flow(engine, "flow destroyed");
+    put(&second, made);
+    OK(streamlink_flow_set_event_callback(made.flow, destroy_flow_and_engine, &second, &error));
+    wait_for(&done, 2);
+}
+
+static streamlink_engine *crowded;
+static streamlink_flow *shared_flow;
+
+static void *crowd(void *user)
+{
+    int number = *(int *)user, round;
+    for (round = 0; round < 15; round++) {
+        char name[32];
+        streamlink_flow *flow;
+        streamlink_output *output = NULL;
+        streamlink_stats *stats = NULL;
+        streamlink_text *metrics = NULL;
+        streamlink_endpoint_stats endpoint;
+        size_t i;
+        snprintf(name, sizeof name, "flow %d %d", number, round);
+        flow = check_flow(crowded, name);
+        OK(streamlink_output_create(name, "tap:", &output, &error));
+        OK(streamlink_flow_add_output(shared_flow, output, &error));
+        OK(streamlink_flow_edit_output(shared_flow, name, "description", "crowd", &error));
+        OK(streamlink_flow_stats(shared_flow, &stats, &error));
+        STREAMLINK_INIT(endpoint);
+        for (i = 0; i < streamlink_stats_count(stats); i++) {
+            OK(streamlink_stats_endpoint(stats, i, &endpoint, &error));
+        }
+        streamlink_stats_free(stats);
+        OK(streamlink_engine_metrics(crowded, &metrics, &error));
+        streamlink_text_free(metrics);
+        OK(streamlink_flow_remove_output(shared_flow, name, &error));
+        streamlink_output_destroy(output);
+        streamlink_flow_destroy(flow);
+    }
+    return NULL;
+}
+
+static void at_once(void)
+{
+    pthread_t threads[4];
+    int numbers[4], i;
+    streamlink_app_source *source = NULL;
+    crowded = check_engine();
+    shared_flow = check_flow(crowded, "shared");
+    OK(streamlink_flow_app_source(shared_flow, "in", &source, &error));
+    for (i = 0; i < 4; i++) {
+        numbers[i] = i;
+        CHECK(pthread_create(&threads[i], NULL, crowd, &numbers[i]) == 0);
+    }
+    for (i = 0; i < 20; i++) {
+        check_push(source, 20);
+    }
+    for (i = 0; i < 4; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    streamlink_app_source_destroy(source);
+    streamlink_engine_destroy(crowded); /* with a flow still there */
+    streamlink_flow_destroy(shared_flow);
+}
+
+int main(void)
+{
+    ordinary();
+    from_within();
+    at_once();
+    puts("ok");
+    return 0;
+}

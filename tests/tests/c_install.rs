@@ -1,0 +1,169 @@
+//! What C and C++ programs get when the library is installed: headers, libraries, pkg-config, CMake; and the examples,
+//! built against that and run with real media.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+use streamlink_tests::{
+    clip, eventually,
+    media::play,
+    peer::{self, Peer, run, target},
+    rig::{free_port, text},
+    root,
+    rtp::Sink,
+};
+
+/// Where the library was installed, once for all tests.
+fn installed() -> &'static Path {
+    static PREFIX: OnceLock<PathBuf> = OnceLock::new();
+    PREFIX.get_or_init(|| {
+        // It stays until the next run: other builds of the examples lie beside it.
+        let prefix = target().join("c-install");
+        let _ = fs::remove_dir_all(&prefix);
+        let to = format!("--prefix={}", text(&prefix));
+        let manifest = root().join("Cargo.toml");
+        let arguments = ["cinstall", "--debug", "-p", "streamlink-ffi", "--libdir=lib", &to];
+        run("cargo", &[&arguments[..], &["--manifest-path", text(&manifest)]].concat());
+        prefix
+    })
+}
+
+#[test]
+fn exported_symbols_are_those_of_the_committed_list_and_nothing_else() {
+    let library = installed().join("lib/libstreamlink.so");
+    let mut symbols: Vec<String> = run("nm", &["-D", "--defined-only", text(&library)])
+        .lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .map(str::to_owned)
+        .collect();
+    symbols.sort();
+    let committed = fs::read_to_string(root().join("streamlink-ffi/symbols.txt")).unwrap();
+    assert_eq!(symbols, committed.lines().collect::<Vec<_>>(), "streamlink-ffi/symbols.txt");
+    assert!(symbols.iter().all(|name| name.starts_with("streamlink_")));
+    assert!(run("readelf", &["-d", text(&library)]).contains("soname: [libstreamlink.so.0.1]"));
+    for version in ["lib/libstreamlink.so.0.1", concat!("lib/libstreamlink.so.", env!("CARGO_PKG_VERSION"))] {
+        assert!(installed().join(version).exists(), "{version}");
+    }
+    // The versions of the packages are that of the crate.
+    let read = |file: &str| fs::read_to_string(installed().join(file)).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let cmake = read("share/cmake/streamlink/streamlink-config-version.cmake");
+    assert!(cmake.contains(&format!("set(PACKAGE_VERSION {version})")));
+    assert!(read("lib/pkgconfig/streamlink.pc").contains(&format!("Version: {version}")));
+}
+
+/// The flags of pkg-config.
+fn flags(kind: &[&str]) -> Vec<String> {
+    let path = format!("PKG_CONFIG_PATH={}", text(&installed().join("lib/pkgconfig")));
+    let said = run("env", &[&[&path, "pkg-config"][..], kind, &["streamlink"]].concat());
+    said.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn pkg_config_builds_static_and_dynamic_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = text(installed()).to_owned();
+    let source = root().join("tests/c/lifecycle.c");
+    for is_static in [false, true] {
+        let program = folder.path().join(if is_static { "static" } else { "dynamic" });
+        let mut libraries = flags(if is_static { &["--static", "--libs"] } else { &["--libs"] });
+        if is_static {
+            // Of this library the archive; of the system's the shared ones.
+            for flag in &mut libraries {
+                *flag = flag.replace("-lstreamlink", "-l:libstreamlink.a");
+            }
+        } else {
+            libraries.push(format!("-Wl,-rpath,{prefix}/lib"));
+        }
+        let mut arguments: Vec<String> =
+            ["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Werror"].map(String::from).into();
+        arguments.extend(flags(&["--cflags"]));
+        arguments.extend([text(&source).to_owned(), "-o".into(), text(&program).to_owned()]);
+        arguments.extend(libraries);
+        run("gcc", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(run(text(&program), &[]), "ok\n");
+        let needs = run("readelf", &["-d", text(&program)]).contains("libstreamlink.so.0.1");
+        assert_eq!(needs, !is_static);
+    }
+}
+
+/// The examples, built with CMake; the first time they are asked for.
+fn examples(is_static: bool) -> &'static Path {
+    static BUILT: [OnceLock<PathBuf>; 2] = [OnceLock::new(), OnceLock::new()];
+    BUILT[usize::from(is_static)].get_or_init(|| {
+        let build = installed().join(if is_static { "examples-static" } else { "examples" });
+        let source = root().join("examples");
+        let prefix = format!("-DCMAKE_PREFIX_PATH={}", text(installed()));
+        let linkage = format!("-DSTREAMLINK_STATIC={}", if is_static { "ON" } else { "OFF" });
+        run("cmake", &["-S", text(&source), "-B", text(&build), &prefix, &linkage]);
+        run("cmake", &["--build", text(&build)]);
+        build
+    })
+}
+
+/// What stands in a program's output behind some words, on the same line.
+fn said_after(peer: &Peer, words: &str) -> String {
+    eventually(&format!("`{words}`: {}", peer.output()), || {
+        let output = peer.output();
+        let line = output.lines().find_map(|line| line.strip_prefix(words).map(|rest| rest.trim().to_owned()));
+        line.filter(|_| output.ends_with('\n'))
+    })
+}
+
+#[test]
+fn the_relay_in_c_relays_what_ffmpeg_sends() {
+    for is_static in [false, true] {
+        let sink = Sink::new();
+        let output = format!("studio=rtp://{}", sink.address());
+        let mut relay = Peer::start(examples(is_static).join("relay"), &["rtp://127.0.0.1:0", &output]);
+        let address = said_after(&relay, "send to rtp://");
+        let mut sender = peer::ffmpeg_plays(&clip(), &[&address]);
+        assert!(sender.finish().success());
+        relay.wait_for("source `source` carries MPEG-TS: H.264");
+        relay.signal(libc::SIGINT);
+        assert!(relay.finish().success(), "{}", relay.output());
+        let received = sink.drain(std::time::Duration::from_millis(200));
+        let bytes: usize = received.iter().map(|packet| packet.len() - 12).sum();
+        assert!(bytes > 500_000 && relay.output().contains("Mb/s"), "{bytes} {}", relay.output());
+    }
+}
+
+#[test]
+fn the_host_in_c_pushes_and_taps() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("played.ts");
+    let port = free_port();
+    let url = format!("srt://127.0.0.1:{port}?mode=listener");
+    let mut host = Peer::start(examples(false).join("host"), &[text(&clip()), &url]);
+    host.wait_for("play srt://");
+    let command = format!("exec srt-live-transmit -q 'srt://127.0.0.1:{port}' file://con >'{}'", text(&file));
+    let mut player = Peer::start("sh", &["-c", &command]);
+    assert!(host.finish().success(), "{}", host.output());
+    let length = fs::metadata(clip()).unwrap().len();
+    assert!(host.output().contains(&format!("{length} bytes of {length}")), "{}", host.output());
+    player.signal(libc::SIGINT); // it would call again
+    player.finish();
+    // It came while the file was playing: it has the end of it.
+    let (played, whole) = (fs::read(&file).unwrap(), fs::read(clip()).unwrap());
+    assert!(played.len() > 188 * 100 && whole.windows(188 * 7).step_by(188).any(|part| played.starts_with(part)));
+}
+
+#[test]
+fn the_failover_in_cpp_survives_its_encoder() {
+    let mut flow = Peer::start(examples(false).join("failover"), &["1"]);
+    let (main, backup) = (said_after(&flow, "main   "), said_after(&flow, "backup "));
+    let encoder = |url: &str| {
+        let url = format!("{url}?mode=caller&pkt_size=1316");
+        play(&clip(), &["-map", "0", "-c", "copy", "-f", "mpegts", &url])
+    };
+    let first = encoder(&main);
+    flow.wait_for("source `main` brings media");
+    let _second = encoder(&backup);
+    flow.wait_for("source `backup` brings media");
+    first.signal(libc::SIGKILL);
+    assert!(flow.finish().success(), "{}", flow.output());
+    assert!(flow.output().contains("main -> backup, gap "), "{}", flow.output());
+    assert!(flow.output().contains("packets, active"), "{}", flow.output());
+}
