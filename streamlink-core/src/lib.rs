@@ -81,6 +81,8 @@ mod endpoint;
 mod engine;
 mod error;
 mod flow;
+#[cfg(test)]
+mod fuzz;
 mod media;
 mod net;
 mod proto;

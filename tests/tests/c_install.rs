@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::OnceLock,
 };
 use streamlink_tests::{
@@ -22,10 +23,11 @@ fn installed() -> &'static Path {
         // It stays until the next run: other builds of the examples lie beside it.
         let prefix = target().join("c-install");
         let _ = fs::remove_dir_all(&prefix);
-        let to = format!("--prefix={}", text(&prefix));
-        let manifest = root().join("Cargo.toml");
-        let arguments = ["cinstall", "--debug", "-p", "streamlink-ffi", "--libdir=lib", &to];
-        run("cargo", &[&arguments[..], &["--manifest-path", text(&manifest)]].concat());
+        let mut build = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+        build.args(["cinstall", "--debug", "-p", "streamlink-ffi", "--libdir=lib"]).current_dir(root());
+        // It is a build, and takes as long as that takes.
+        let output = build.arg(format!("--prefix={}", text(&prefix))).output().expect("cargo");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         prefix
     })
 }

@@ -62,7 +62,7 @@ pub(crate) const RTSPS_PORT: u16 = 322;
 
 /// A path: at most 512 bytes of printable ASCII; the leading slash is optional.
 pub(crate) fn check_path(path: &str, min: usize) -> Result<String, Problem> {
-    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = path.trim_start_matches('/');
     check_text(path, min, 512)?;
     match path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#') {
         true => Ok(path.to_owned()),

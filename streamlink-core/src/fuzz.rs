@@ -1,0 +1,526 @@
+//! Fuzzing: everything that takes bytes from outside is fed with what real programs have said, altered by dice.
+//!
+//! The seeds are in `corpus/`, a folder a target: conversations of ffmpeg and GStreamer with this library, as they were
+//! recorded, and texts. Each target runs for two seconds, or as long as wished:
+//!
+//! ```text
+//! STREAMLINK_FUZZ_SECONDS=3600 STREAMLINK_FUZZ_SEED=7 cargo test -p streamlink-core --all-features --lib fuzz::
+//! ```
+//!
+//! What must hold: no panic (arithmetic is checked in this build), no input that takes more than a second, and bounded
+//! memory. An input that breaks it is written into the system's folder for temporary files; once mended, it goes into the
+//! corpus.
+
+use crate::{
+    flow::{Allowlist, Output, Source},
+    media::{
+        Packet as MediaPacket, Remuxer, RtmpKind, TsMonitor,
+        flv::{self, StartPoints, Tag, amf0},
+        rtp::Header,
+        rtsp::{Presentation, RtspStarts, is_rtcp},
+    },
+    proto::{
+        rtmp,
+        rtp::Receiver,
+        rtsp::{self, Directory, Found, Status},
+        srt::{
+            Caller, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms, write_control,
+        },
+    },
+    router::{Group, GroupTerms, Limits, Ring, Turns},
+};
+use bytes::Bytes;
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Pseudo-random numbers (xorshift), the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`; 0 if there is none.
+    fn below(&mut self, end: usize) -> usize {
+        if end == 0 { 0 } else { (self.roll() % end as u64) as usize }
+    }
+}
+
+/// Bytes that parsers like to stumble over.
+const ODD: [u8; 12] = [0, 1, 0x7f, 0x80, 0xff, 0xfe, b'\r', b'\n', b'$', b'%', b':', b'"'];
+
+/// Alters an input a little, or a lot.
+fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut Dice) {
+    for _ in 0..1 + dice.below(8) {
+        let at = dice.below(input.len());
+        match dice.below(9) {
+            0 if !input.is_empty() => input[at] ^= 1 << dice.below(8),
+            1 if !input.is_empty() => input[at] = ODD[dice.below(ODD.len())],
+            2 if !input.is_empty() => input[at] = dice.roll() as u8,
+            3 => {
+                let end = (at + 1 + dice.below(64)).min(input.len());
+                input.drain(at.min(end)..end);
+            }
+            4 => {
+                let run = vec![ODD[dice.below(ODD.len())]; 1 + dice.below(40)];
+                input.splice(at..at, run);
+            }
+            5 => {
+                let end = (at + dice.below(200)).min(input.len());
+                let again = input[at..end].to_vec();
+                input.splice(at..at, again);
+            }
+            6 => input.truncate(at),
+            7 if !others.is_empty() => {
+                let other = &others[dice.below(others.len())];
+                let from = dice.below(other.len());
+                let end = (from + dice.below(2000)).min(other.len());
+                input.splice(at..at, other[from..end].iter().copied());
+            }
+            // A number, of one to four bytes, becomes very large or very small.
+            _ => {
+                let value = if dice.below(2) == 0 { 0xff } else { 0 };
+                let end = (at + 1 + dice.below(4)).min(input.len());
+                input[at..end].fill(value);
+            }
+        }
+    }
+    input.truncate(128 << 10);
+}
+
+/// Feeds a target with altered seeds until the time is over.
+fn fuzz(name: &str, target: impl Fn(&[u8], &mut Dice)) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    let entries = fs::read_dir(&folder).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let seeds: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    let setting = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let time = Duration::from_secs(setting("STREAMLINK_FUZZ_SECONDS", 2));
+    let mut dice = Dice(setting("STREAMLINK_FUZZ_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let start = Instant::now();
+    let run = |input: &[u8], dice: &mut Dice| {
+        let (began, state) = (Instant::now(), dice.0);
+        let result = catch_unwind(AssertUnwindSafe(|| target(input, dice)));
+        let slow = began.elapsed() > Duration::from_secs(1);
+        if result.is_err() || slow {
+            let file = std::env::temp_dir().join(format!("streamlink-fuzz-{name}-{state:x}"));
+            fs::write(&file, input).unwrap();
+            println!("this input is in {}", file.display());
+        }
+        assert!(!slow, "an input took {:?}", began.elapsed());
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    };
+    // As they are, first: they must be of use.
+    for seed in &seeds {
+        run(seed, &mut dice);
+    }
+    let mut inputs = 0u64;
+    while start.elapsed() < time {
+        let mut input = seeds[dice.below(seeds.len())].clone();
+        mutate(&mut input, &seeds, &mut dice);
+        run(&input, &mut dice);
+        inputs += 1;
+    }
+    println!("{name}: {inputs} inputs");
+    assert!(inputs > 0);
+}
+
+fn random(bytes: &mut [u8]) {
+    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i as u8).wrapping_add(17));
+}
+
+/// The pieces in which a stream may arrive.
+fn pieces<'a>(mut input: &'a [u8], dice: &mut Dice) -> Vec<&'a [u8]> {
+    let mut pieces = Vec::new();
+    let most = [1, 7, 200, 5000, 70_000][dice.below(5)];
+    while !input.is_empty() && pieces.len() < 20_000 {
+        let (piece, rest) = input.split_at(input.len().min(1 + dice.below(most)));
+        pieces.push(piece);
+        input = rest;
+    }
+    pieces
+}
+
+/// Datagrams, each behind its length in two bytes.
+fn datagrams(mut input: &[u8]) -> Vec<Bytes> {
+    let mut found = Vec::new();
+    while let Some((length, rest)) = input.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length)).min(rest.len());
+        found.push(Bytes::copy_from_slice(&rest[..length]));
+        input = &rest[length..];
+    }
+    found
+}
+
+/// Feeds what looks like media to what looks at media.
+fn look_at(kind: RtmpKind, body: Bytes, points: &mut StartPoints) {
+    let _ = Tag::parse(kind, &body);
+    let _ = flv::composition_time(&body);
+    points.observe(&MediaPacket::rtmp(kind, 0, body, Instant::now()));
+    let _ = (points.preamble(), points.description());
+}
+
+#[test]
+fn rtmp_server() {
+    fuzz("rtmp_server", |input, dice| {
+        let mut session = rtmp::ServerSession::new(random);
+        let mut points = StartPoints::default();
+        for mut piece in pieces(input, dice) {
+            session.link().received(piece.len());
+            loop {
+                match session.read(&mut piece) {
+                    Ok(Some(rtmp::Request::Publish { .. } | rtmp::Request::Play { .. })) => match dice.below(8) {
+                        0 => session.refuse(rtmp::Refusal::InUse),
+                        _ => session.accept(),
+                    },
+                    Ok(Some(rtmp::Request::Media(message))) => {
+                        if let Some(kind) = message.media() {
+                            look_at(kind, flv::without_set_data_frame(message.body), &mut points);
+                        }
+                    }
+                    Ok(Some(rtmp::Request::End)) => {}
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+            assert!(session.link().take_output().len() < 1 << 20);
+        }
+    });
+}
+
+#[test]
+fn rtmp_client() {
+    fuzz("rtmp_client", |input, dice| {
+        let purpose =
+            if dice.below(2) == 0 { rtmp::Purpose::Play } else { rtmp::Purpose::Publish { chunk_size: 4096 } };
+        let mut session = rtmp::ClientSession::new(purpose, "live", "rtmp://127.0.0.1/live", "KEY", random);
+        let mut points = StartPoints::default();
+        for mut piece in pieces(input, dice) {
+            session.link().received(piece.len());
+            loop {
+                match session.read(&mut piece) {
+                    Ok(Some(rtmp::Outcome::Media(message))) => {
+                        if let Some(kind) = message.media() {
+                            look_at(kind, message.body, &mut points);
+                        }
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+            assert!(session.link().take_output().len() < 1 << 20);
+        }
+    });
+}
+
+#[test]
+fn amf() {
+    // Commands are in the conversations, at no particular place.
+    fuzz("rtmp_client", |input, dice| {
+        let from = dice.below(input.len());
+        if let Ok(values) = amf0::read_all(&input[from..]) {
+            assert!(values.len() <= input.len());
+        }
+    });
+}
+
+/// Everything can be published and played.
+struct Open(Arc<Presentation>);
+
+impl Directory for Open {
+    fn find(&mut self, publish: bool, _: &str) -> Result<Found, Status> {
+        let presentation = if publish { None } else { Some(self.0.clone()) };
+        Ok(Found { user: None, presentation, tcp: true, udp: true })
+    }
+
+    fn open_udp(&mut self, track: usize, _: (u16, u16)) -> Option<(u16, u16)> {
+        (track < 2).then_some((6970, 6971))
+    }
+}
+
+fn presentation() -> Arc<Presentation> {
+    let sdp = include_bytes!("../corpus/sdp/ffmpeg");
+    Arc::new(Presentation::parse(sdp).unwrap())
+}
+
+/// Packets of tracks, through what looks at them and what makes them go on.
+fn tracks(frames: Vec<(u8, Bytes)>, presentation: &Arc<Presentation>) {
+    let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
+    let terms = GroupTerms { turns: Turns::Stay, loss_threshold: Duration::from_millis(500) };
+    let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtsp, 2);
+    let mut starts = RtspStarts::default();
+    starts.begin(presentation);
+    let mut cutter = crate::router::GopCutter::default();
+    cutter.begin_presentation(presentation);
+    group.begin(0, Some(presentation));
+    group.begin(1, Some(presentation));
+    let mut delivery = crate::router::Delivery::default();
+    let start = Instant::now();
+    for (i, (channel, data)) in frames.into_iter().enumerate() {
+        let at = start + Duration::from_millis(20 * i as u64);
+        let packet = MediaPacket::rtsp(channel / 2, data, at);
+        let valid = is_rtcp(packet.data()) || Header::parse(packet.data()).is_ok();
+        if let Some(moment) = cutter.observe(&packet).filter(|_| valid) {
+            cutter.push(&mut delivery, packet, moment);
+        }
+        group.offer((i / 40) % 2, &mut delivery, at);
+        if i % 40 == 39 {
+            group.lose((i / 40) % 2, at);
+        }
+    }
+}
+
+#[test]
+fn rtsp_server() {
+    fuzz("rtsp_server", |input, dice| {
+        let mut session = rtsp::ServerSession::new(random);
+        let mut directory = Open(presentation());
+        let mut frames = Vec::new();
+        for piece in pieces(input, dice) {
+            session.push(piece);
+            loop {
+                match session.next(&mut directory) {
+                    Ok(Some(rtsp::Request::Publish { presentation, .. })) => {
+                        presentation.to_sdp();
+                        session.accept();
+                    }
+                    Ok(Some(rtsp::Request::Play { .. })) => session.accept(),
+                    Ok(Some(rtsp::Request::Frame { channel, data })) => frames.push((channel, data)),
+                    Ok(Some(rtsp::Request::End)) => {}
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+            assert!(session.take_output().len() < 1 << 20);
+        }
+        tracks(frames, &presentation());
+    });
+}
+
+#[test]
+fn rtsp_client() {
+    fuzz("rtsp_client", |input, dice| {
+        let record = dice.below(2) == 0;
+        let purpose = if record { rtsp::Purpose::Record(presentation()) } else { rtsp::Purpose::Play };
+        let mut session = rtsp::ClientSession::new(purpose, "rtsp://127.0.0.1/cam", None, dice.below(4) == 0);
+        let mut frames = Vec::new();
+        for piece in pieces(input, dice) {
+            session.push(piece);
+            loop {
+                match session.next() {
+                    Ok(Some(rtsp::Outcome::Frame { channel, data })) => frames.push((channel, data)),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+            assert!(session.take_output().len() < 1 << 20);
+        }
+        tracks(frames, &presentation());
+    });
+}
+
+#[test]
+fn sdp() {
+    fuzz("sdp", |input, _| {
+        if let Ok(presentation) = Presentation::parse(input) {
+            let written = presentation.to_sdp();
+            let again = Presentation::parse(written.as_bytes());
+            assert!(again.is_err() || again.is_ok_and(|again| again.tracks().len() == presentation.tracks().len()));
+            presentation.description();
+            assert!(presentation.continues(&presentation));
+        }
+    });
+}
+
+/// Both ends of a call.
+fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
+    let listener = Listener::new([3; 32], now);
+    let peer = "192.0.2.1:5000".parse().unwrap();
+    let mut caller =
+        Caller::new(terms.clone(), Local { id: 100, start: now, random }, Some("cam1".into()), Duration::from_secs(3));
+    for _ in 0..2 {
+        let asked = caller.poll_transmit(now).unwrap();
+        let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) = Packet::parse(&asked) else {
+            panic!("a handshake of ours cannot be read")
+        };
+        let (reply, connection) = match listener.greet(body, peer, now) {
+            Greeting::Reply(reply) => (reply, None),
+            Greeting::Request(request) => {
+                let local = Local { id: 200, start: now, random };
+                let (agreement, answer) = terms.accept(&request, timestamp, local).unwrap();
+                let body = answer.write(false);
+                let reply = write_control(&Control::Handshake(&body), 0, request.socket_id);
+                (reply, Some(Connection::new(agreement, now)))
+            }
+            Greeting::Ignore => panic!("our own handshake is ignored"),
+        };
+        let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) = Packet::parse(&reply) else {
+            panic!("an answer of ours cannot be read")
+        };
+        if let (Progress::Connected(near), Some(far)) = (caller.handle(body, timestamp, now), connection) {
+            return (near, far);
+        }
+    }
+    panic!("no connection");
+}
+
+/// Datagrams of a conversation, at a connection that is up, and at both ends of one that is not.
+fn srt(input: &[u8], dice: &mut Dice) {
+    let start = Instant::now();
+    let passphrase = (dice.below(2) == 0).then(|| "0123456789".to_owned());
+    let terms = Terms { passphrase, ..Terms::default() };
+    let listener = Listener::new([3; 32], start);
+    let peer = "192.0.2.1:5000".parse().unwrap();
+    let (mut near, mut far) = connected(&terms, start);
+    let local = Local { id: 100, start, random };
+    let mut caller = Caller::new(terms.clone(), local, None, Duration::from_secs(3));
+    near.push(&Bytes::from_static(b"payload"), start);
+    let mut now = start;
+    for (i, datagram) in datagrams(input).into_iter().enumerate() {
+        now += Duration::from_millis(dice.below(40) as u64);
+        let Some(packet) = Packet::parse(&datagram) else { continue };
+        if let Packet::Control { control: Control::Handshake(body), timestamp, .. } = &packet {
+            if let Some(handshake) = Handshake::parse(body) {
+                let _ = terms.accept(&handshake, *timestamp, Local { id: 200, start, random });
+                let body = handshake.write(false);
+                assert!(body.len() < 4096);
+            }
+            let _ = listener.greet(body, peer, now);
+            let _ = caller.poll_transmit(now);
+            let _ = caller.handle(body, *timestamp, now);
+        }
+        let connection = if dice.below(2) == 0 { &mut *near } else { &mut far };
+        connection.handle(&packet, &datagram, now);
+        connection.push(&Bytes::from(vec![i as u8; 1316]), now);
+        connection.handle_timeout(now);
+        let _ = connection.next_timeout();
+        for _ in 0..10_000 {
+            if connection.poll_transmit(now).is_none() {
+                break;
+            }
+        }
+        while connection.poll_payload(now).is_some() {}
+        let _ = connection.stats();
+    }
+}
+
+#[test]
+fn srt_listener() {
+    fuzz("srt_listener", srt);
+}
+
+#[test]
+fn srt_caller() {
+    fuzz("srt_caller", srt);
+}
+
+#[test]
+fn rtp() {
+    fuzz("rtp", |input, dice| {
+        let start = Instant::now();
+        let merge = dice.below(2) == 0;
+        let turns = if merge { Turns::Merge(Duration::from_millis(200)) } else { Turns::Stay };
+        let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
+        let terms = GroupTerms { turns, loss_threshold: Duration::from_millis(100) };
+        let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtp, 2);
+        let mut receivers = [50, 0].map(|ms| Receiver::new(Duration::from_millis(ms)));
+        let mut delivery = crate::router::Delivery::default();
+        let mut monitor = TsMonitor::new();
+        let mut now = start;
+        let packets = datagrams(input);
+        // Over and over, so that sequences go round.
+        for _ in 0..4 {
+            for data in &packets {
+                now += Duration::from_millis(dice.below(30) as u64);
+                let Ok(header) = Header::parse(data) else { continue };
+                let mut altered = data.to_vec();
+                altered[3] = altered[3].wrapping_add(dice.below(3) as u8);
+                let source = dice.below(2);
+                let packet = MediaPacket::rtp(altered, now);
+                let header = Header::parse(packet.data()).unwrap_or(header);
+                monitor.observe(&packet.data()[header.payload_start.min(packet.data().len())..]);
+                receivers[source].handle(&header, packet, &mut delivery.packets);
+                receivers[source].handle_timeout(now, &mut delivery.packets);
+                group.offer(source, &mut delivery, now);
+                group.handle_timeout(now);
+            }
+            group.lose(dice.below(2), now);
+        }
+        group.finish(now);
+    });
+}
+
+#[test]
+fn transport_stream() {
+    fuzz("ts", |input, dice| {
+        let (mut monitor, mut remuxer) = (TsMonitor::new(), Remuxer::new());
+        let mut messages = Vec::new();
+        let mut points = StartPoints::default();
+        let start = Instant::now();
+        for (i, payload) in input.chunks([1316, 188, 1000, 65_000][dice.below(4)]).enumerate() {
+            monitor.observe(payload);
+            remuxer.push(payload, start + Duration::from_millis(i as u64), &mut messages);
+            let _ = (monitor.description(), monitor.pids(), remuxer.selection());
+        }
+        remuxer.finish(Instant::now(), &mut messages);
+        for message in &messages {
+            points.observe(message);
+            let (kind, _) = message.rtmp_message().unwrap();
+            let _ = Tag::parse(kind, message.data());
+        }
+    });
+}
+
+/// An input as text; what is no text is none.
+fn as_text(input: &[u8]) -> String {
+    String::from_utf8_lossy(input).into_owned()
+}
+
+#[test]
+fn urls() {
+    fuzz("url", |input, _| {
+        let text = as_text(input);
+        let (source, output) = (Source::from_url("a", &text), Output::from_url("a", &text));
+        // What can be read can be written, and is then the same.
+        if source.common.errors.is_empty() {
+            assert_eq!(Source::from_url("a", &source.to_url()).to_url(), source.to_url());
+        }
+        if output.common.errors.is_empty() {
+            assert_eq!(Output::from_url("a", &output.to_url()).to_url(), output.to_url());
+        }
+    });
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn json() {
+    fuzz("json", |input, _| {
+        if let Ok(flow) = crate::flow::Flow::from_json(&as_text(input)) {
+            let again = crate::flow::Flow::from_json(&flow.to_json()).unwrap();
+            assert_eq!(again.to_json(), flow.to_json());
+        }
+    });
+}
+
+#[test]
+fn allowlists() {
+    fuzz("allowlist", |input, _| {
+        if let Ok(list) = as_text(input).parse::<Allowlist>() {
+            let again: Allowlist = list.to_string().parse().unwrap();
+            assert_eq!(again, list);
+            list.admits("203.3.3.4".parse().unwrap());
+        }
+    });
+}
