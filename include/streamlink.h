@@ -327,6 +327,11 @@ enum streamlink_event_kind
    * The reader was too slow. `count`: events before this one that are gone.
    */
   STREAMLINK_EVENT_KIND_MISSED = 15,
+  /**
+   * The MPEG-TS of a source has failed a check of ETSI TR 101 290. `detail`: which; `count`: how often since the last
+   * such event.
+   */
+  STREAMLINK_EVENT_KIND_TRANSPORT_ERROR = 16,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -764,13 +769,30 @@ typedef struct {
    */
   uint64_t jitter_us;
   /**
-   * MPEG-TS packets without their sync byte.
+   * MPEG-TS, ETSI TR 101 290: losses of sync (1.1), wrong sync bytes (1.2), PAT errors (1.3), continuity count errors
+   * (1.4), PMT errors (1.5) and PID errors (1.6); about a second old.
+   */
+  uint64_t sync_losses;
+  /**
+   * See sync_losses.
    */
   uint64_t sync_errors;
   /**
-   * MPEG-TS continuity counters that did not follow the one before, over all PIDs.
+   * See sync_losses.
+   */
+  uint64_t pat_errors;
+  /**
+   * See sync_losses.
    */
   uint64_t continuity_errors;
+  /**
+   * See sync_losses.
+   */
+  uint64_t pmt_errors;
+  /**
+   * See sync_losses.
+   */
+  uint64_t pid_errors;
   /**
    * The round trip, in microseconds, of protocols that measure it.
    */
@@ -1303,6 +1325,18 @@ streamlink_status streamlink_flow_edit_output(const streamlink_flow *flow,
                                               const char *name,
                                               const char *key,
                                               const char *value,
+                                              streamlink_error **error);
+
+/**
+ * Cuts off a player of an output that listens, by its address as streamlink_player_stats has it. It may come again: an
+ * allowlist keeps it out. STREAMLINK_STATUS_NOT_FOUND: there is no such output, or no such player of it.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_kick_player(const streamlink_flow *flow,
+                                              const char *output,
+                                              const char *peer,
                                               streamlink_error **error);
 
 /**

@@ -437,6 +437,11 @@ public:
     {
         detail::call(streamlink_flow_edit_output, get(), name.c_str(), key.c_str(), value.c_str());
     }
+    /// See streamlink_flow_kick_player().
+    void kick_player(const std::string &output, const std::string &peer)
+    {
+        detail::call(streamlink_flow_kick_player, get(), output.c_str(), peer.c_str());
+    }
     /// See streamlink_flow_edit_source().
     void edit_source(const std::string &name, const std::string &key, const std::string &value)
     {

@@ -36,7 +36,7 @@ impl Table {
                 row.packets,
                 row.lost,
                 row.dropped,
-                row.continuity_errors(),
+                row.transport.continuity,
             ));
         }
         let mut out = std::io::stderr().lock();
@@ -72,8 +72,14 @@ pub fn json(stats: &FlowStats) -> Value {
             "malformed": s.malformed,
             "refused": s.refused,
             "jitter_us": s.jitter.as_micros() as u64,
-            "sync_errors": s.sync_errors,
-            "continuity_errors": s.continuity_errors(),
+            "transport": {
+                "sync_losses": s.transport.sync_losses,
+                "sync_byte_errors": s.transport.sync_byte,
+                "pat_errors": s.transport.pat,
+                "continuity_errors": s.transport.continuity,
+                "pmt_errors": s.transport.pmt,
+                "pid_errors": s.transport.pid,
+            },
             "media": s.media,
         })
     };

@@ -450,7 +450,7 @@ fn rtp() {
                 let source = dice.below(2);
                 let packet = MediaPacket::rtp(altered, now);
                 let header = Header::parse(packet.data()).unwrap_or(header);
-                monitor.observe(&packet.data()[header.payload_start.min(packet.data().len())..]);
+                monitor.observe(&packet.data()[header.payload_start.min(packet.data().len())..], now);
                 receivers[source].handle(&header, packet, &mut delivery.packets);
                 receivers[source].handle_timeout(now, &mut delivery.packets);
                 group.offer(source, &mut delivery, now);
@@ -470,7 +470,7 @@ fn transport_stream() {
         let mut points = StartPoints::default();
         let start = Instant::now();
         for (i, payload) in input.chunks([1316, 188, 1000, 65_000][dice.below(4)]).enumerate() {
-            monitor.observe(payload);
+            monitor.observe(payload, start + Duration::from_millis(i as u64));
             remuxer.push(payload, start + Duration::from_millis(i as u64), &mut messages);
             let _ = (monitor.description(), monitor.pids(), remuxer.selection());
         }

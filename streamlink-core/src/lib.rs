@@ -105,7 +105,7 @@ pub use flow::{
     RtspCaller, RtspListener, RtspTransport, Source, SourceBuilder, Srt, SrtCaller, SrtListener, StreamKey, TapOutput,
     family, role,
 };
-pub use media::{MediaFamily, Packet, PidStats, RtmpKind};
+pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;
 
 /// The Rust of the README compiles.

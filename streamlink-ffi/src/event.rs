@@ -68,6 +68,9 @@ pub enum StreamlinkEventKind {
     Remuxed = 14,
     /// The reader was too slow. `count`: events before this one that are gone.
     Missed = 15,
+    /// The MPEG-TS of a source has failed a check of ETSI TR 101 290. `detail`: which; `count`: how often since the last
+    /// such event.
+    TransportError = 16,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -129,6 +132,7 @@ impl StreamlinkEvent {
             Event::MediaDescribed { .. } => (K::MediaDescribed, 0, 0),
             Event::Remuxed { .. } => (K::Remuxed, 0, 0),
             Event::Missed { count } => (K::Missed, 0, *count),
+            Event::TransportError { count, .. } => (K::TransportError, 0, *count),
             _ => (K::Other, 0, 0),
         }
     }
@@ -154,6 +158,9 @@ impl StreamlinkEvent {
                 }
                 Event::MediaDescribed { source, description } => {
                     (source.clone(), nothing(), nothing(), description.clone())
+                }
+                Event::TransportError { source, check, .. } => {
+                    (source.clone(), nothing(), nothing(), check.to_string())
                 }
                 Event::Remuxed { carried, left_out } => (nothing(), left_out.clone(), nothing(), carried.clone()),
                 _ => (nothing(), nothing(), nothing(), nothing()),

@@ -309,6 +309,28 @@ pub unsafe extern "C" fn streamlink_flow_edit_output(
     unsafe { guard(error, body) }
 }
 
+/// Cuts off a player of an output that listens, by its address as streamlink_player_stats has it. It may come again: an
+/// allowlist keeps it out. STREAMLINK_STATUS_NOT_FOUND: there is no such output, or no such player of it.
+///
+/// # Safety
+/// `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_kick_player(
+    flow: *const StreamlinkFlow,
+    output: *const c_char,
+    peer: *const c_char,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (flow, output, peer) = unsafe { (object(flow, "flow")?, text(output, "output")?, text(peer, "peer")?) };
+        let peer = peer.parse().map_err(|_| Failure::argument(format!("`{peer}` is no address")))?;
+        Ok(run::wait(&flow.engine, flow.handle.kick_player(output, peer))?)
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
 /// Changes one setting of a source in place: "name", "description" or "allow" (a sender that it does not admit is cut
 /// off).
 ///

@@ -96,10 +96,19 @@ pub struct StreamlinkEndpointStats {
     pub late: u64,
     /// The interarrival jitter of RTP sources, in microseconds.
     pub jitter_us: u64,
-    /// MPEG-TS packets without their sync byte.
+    /// MPEG-TS, ETSI TR 101 290: losses of sync (1.1), wrong sync bytes (1.2), PAT errors (1.3), continuity count errors
+    /// (1.4), PMT errors (1.5) and PID errors (1.6); about a second old.
+    pub sync_losses: u64,
+    /// See sync_losses.
     pub sync_errors: u64,
-    /// MPEG-TS continuity counters that did not follow the one before, over all PIDs.
+    /// See sync_losses.
+    pub pat_errors: u64,
+    /// See sync_losses.
     pub continuity_errors: u64,
+    /// See sync_losses.
+    pub pmt_errors: u64,
+    /// See sync_losses.
+    pub pid_errors: u64,
     /// The round trip, in microseconds, of protocols that measure it.
     pub round_trip_us: u64,
     /// The latency that both ends agreed on, in microseconds, of SRT.
@@ -272,8 +281,12 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             only_here: s.only_here,
             late: s.late,
             jitter_us: micros(s.jitter),
-            sync_errors: s.sync_errors,
-            continuity_errors: s.continuity_errors(),
+            sync_losses: s.transport.sync_losses,
+            sync_errors: s.transport.sync_byte,
+            pat_errors: s.transport.pat,
+            continuity_errors: s.transport.continuity,
+            pmt_errors: s.transport.pmt,
+            pid_errors: s.transport.pid,
             round_trip_us: micros(s.round_trip),
             latency_us: micros(s.latency),
             buffered_us: micros(s.buffered),

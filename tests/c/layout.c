@@ -72,8 +72,12 @@ int main(void)
     FIELD(streamlink_endpoint_stats, only_here);
     FIELD(streamlink_endpoint_stats, late);
     FIELD(streamlink_endpoint_stats, jitter_us);
+    FIELD(streamlink_endpoint_stats, sync_losses);
     FIELD(streamlink_endpoint_stats, sync_errors);
+    FIELD(streamlink_endpoint_stats, pat_errors);
     FIELD(streamlink_endpoint_stats, continuity_errors);
+    FIELD(streamlink_endpoint_stats, pmt_errors);
+    FIELD(streamlink_endpoint_stats, pid_errors);
     FIELD(streamlink_endpoint_stats, round_trip_us);
     FIELD(streamlink_endpoint_stats, latency_us);
     FIELD(streamlink_endpoint_stats, buffered_us);
@@ -146,6 +150,7 @@ int main(void)
     NUMBER(STREAMLINK_EVENT_KIND_MEDIA_DESCRIBED);
     NUMBER(STREAMLINK_EVENT_KIND_REMUXED);
     NUMBER(STREAMLINK_EVENT_KIND_MISSED);
+    NUMBER(STREAMLINK_EVENT_KIND_TRANSPORT_ERROR);
     NUMBER(STREAMLINK_STATE_IDLE);
     NUMBER(STREAMLINK_STATE_WAITING);
     NUMBER(STREAMLINK_STATE_CONNECTED);

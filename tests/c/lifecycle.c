@@ -207,6 +207,8 @@ static void changes(void)
     FAILS(STREAMLINK_STATUS_INVALID_CONFIG, streamlink_flow_edit_output(flow, "partners", "allow", "x/8", &error));
     FAILS(STREAMLINK_STATUS_INVALID_CONFIG, streamlink_flow_edit_output(flow, "partners", "latency", "7", &error));
     FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_flow_edit_output(flow, "players", "allow", "", &error));
+    FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_flow_kick_player(flow, "partners", "192.0.2.1:5", &error));
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_flow_kick_player(flow, "partners", "nobody", &error));
     OK(streamlink_flow_edit_source(flow, "venue", "allow", "127.0.0.1", &error));
     OK(streamlink_flow_set_max_bandwidth(flow, 1000000, &error));
     OK(streamlink_flow_set_bandwidth_policy(flow, STREAMLINK_BANDWIDTH_POLICY_DROP, &error));

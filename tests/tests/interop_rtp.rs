@@ -102,7 +102,7 @@ fn mpeg_ts_from_ffmpeg_arrives_byte_for_byte() {
     fs::write(&file, &received).unwrap();
     assert_eq!(peer::decode(&file), 125);
     let source = rig.running.stats().sources[0].clone();
-    assert_eq!(source.continuity_errors(), 0);
+    assert_eq!(source.transport.continuity, 0);
     assert_eq!(source.media.as_deref(), Some("MPEG-TS: H.264 (PID 256), AAC (PID 257)"));
     rig.stop_clean();
 }

@@ -4,10 +4,6 @@
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 use streamlink_core::{
@@ -16,6 +12,7 @@ use streamlink_core::{
 };
 use streamlink_tests::{
     clip, eventually,
+    lossy::Lossy,
     peer::{self, Peer},
     rig::{Recording, Rig, free_port, text},
     rtp::Sink,
@@ -79,7 +76,7 @@ fn ffmpeg_calls_our_listener_and_we_call_ffmpegs() {
         sent(&mut sender);
         check(&rig, &tap.finish(&rig));
         let source = rig.running.stats().sources[0].clone();
-        assert_eq!((source.encrypted, source.lost, source.continuity_errors()), (bytes > 0, 0, 0));
+        assert_eq!((source.encrypted, source.lost, source.transport.continuity), (bytes > 0, 0, 0));
         rig.stop();
     }
     // We call.
@@ -323,72 +320,6 @@ fn one_port_serves_several_flows_by_their_stream_ids() {
     UdpSocket::bind(&bind).expect("the port is free again");
 }
 
-/// A network in this process that loses 5 % in each direction and takes 20 ms, with a seed.
-struct Lossy {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<(u64, u64)>>,
-}
-
-impl Lossy {
-    fn to(target: SocketAddr) -> Self {
-        let (front, back) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
-        for socket in [&front, &back] {
-            socket.set_nonblocking(true).unwrap();
-            socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).unwrap();
-        }
-        let address = front.local_addr().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let stop = stop.clone();
-            move || {
-                let (mut seed, mut client) = (0x5eed_u64, None);
-                let (mut passed, mut lost) = (0, 0);
-                let mut queue = std::collections::VecDeque::new();
-                let mut buffer = [0; 2048];
-                while !stop.load(Ordering::Relaxed) {
-                    for (socket, forward) in [(&front, true), (&back, false)] {
-                        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                            if forward {
-                                client = Some(from);
-                            }
-                            seed ^= seed << 13;
-                            seed ^= seed >> 7;
-                            seed ^= seed << 17;
-                            if seed % 100 < 5 {
-                                lost += 1;
-                                continue;
-                            }
-                            passed += 1;
-                            queue.push_back((
-                                Instant::now() + Duration::from_millis(20),
-                                forward,
-                                buffer[..length].to_vec(),
-                            ));
-                        }
-                    }
-                    while queue.front().is_some_and(|(at, _, _)| *at <= Instant::now()) {
-                        let Some((_, forward, bytes)) = queue.pop_front() else { break };
-                        let _ = match (forward, client) {
-                            (true, _) => back.send_to(&bytes, target),
-                            (false, Some(client)) => front.send_to(&bytes, client),
-                            _ => Ok(0),
-                        };
-                    }
-                    std::thread::sleep(Duration::from_micros(500)); // a turn of the network, not a wait
-                }
-                (passed, lost)
-            }
-        });
-        Self { address, stop, thread: Some(thread) }
-    }
-
-    fn finish(mut self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap()
-    }
-}
-
 #[test]
 fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
     let rig = Rig::start(
@@ -400,8 +331,8 @@ fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
     );
     let tap = Recording::start(&rig);
     let (_, url) = rig.running.playback_urls()[0].clone();
-    let network_in = Lossy::to(SocketAddr::from(([127, 0, 0, 1], rig.input_port())));
-    let network_out = Lossy::to(url.trim_start_matches("srt://").parse().unwrap());
+    let network_in = Lossy::to(SocketAddr::from(([127, 0, 0, 1], rig.input_port())), 5);
+    let network_out = Lossy::to(url.trim_start_matches("srt://").parse().unwrap(), 5);
     let sink = Sink::new();
     let from_us = format!("srt://{}?mode=caller&latency=400", network_out.address);
     let receiver = Peer::start("srt-live-transmit", &["-q", &from_us, &format!("udp://{}", sink.address())]);
@@ -418,7 +349,7 @@ fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
     // ffmpeg says goodbye without waiting: what was lost just before cannot be repeated.
     let file = rig.file("received.ts");
     fs::write(&file, &received).unwrap();
-    assert_eq!(source.continuity_errors(), 0);
+    assert_eq!(source.transport.continuity, 0);
     assert!(
         received.starts_with(&played) && played.len() + 20 * 1316 > received.len(),
         "{} {}",

@@ -1,9 +1,9 @@
 //! RTP end to end over plain sockets: what goes in comes out, bit for bit, and every packet is accounted for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use streamlink_core::{
     BandwidthPolicy, Bitrate, Engine, Event, Flow, FlowHandle, LossReason, MediaFamily, Output, OutputEdit, Packet,
-    PayloadTypes, PushError, RefusalReason, Rewrite, Source, SourceEdit, State,
+    PayloadTypes, PushError, RefusalReason, Rewrite, Source, SourceEdit, State, TransportCheck,
 };
 use streamlink_tests::{
     eventually,
@@ -371,5 +371,57 @@ fn a_full_flow_tells_the_host_and_a_slow_tap_loses_the_oldest() {
     let pushed = stats.sources[0].packets;
     assert_eq!(got + stats.outputs[0].dropped, pushed);
     assert!(got <= 256 * 1024 / 1000 + 1, "{got}");
+    engine.block_on(running.stop());
+}
+
+#[test]
+fn broken_mpeg_ts_is_passed_on_counted_and_told() {
+    let engine = Engine::builder().workers(2).build().unwrap();
+    let sink = Sink::new();
+    let flow = Flow::builder("f", Bitrate::mbps(20))
+        .source(Source::rtp("in", "127.0.0.1:0"))
+        .output(Output::rtp("out", &sink.address()))
+        .build()
+        .unwrap();
+    let running = engine.block_on(engine.start(flow)).unwrap();
+    let sender = Sender::to(&running.input_addresses()[0]);
+    let clip = std::fs::read(streamlink_tests::clip()).unwrap();
+    let mut sent = 0u16;
+    let start = Instant::now();
+    // Every fiftieth datagram is missing in the stream, and one has lost its sync bytes. The tables come, so nothing else
+    // is wrong.
+    for (i, chunk) in clip.chunks(1316).enumerate().filter(|(i, _)| i % 50 != 49) {
+        let mut payload = chunk.to_vec();
+        if i == 120 {
+            payload.chunks_mut(188).for_each(|packet| packet[0] = 0);
+        }
+        sender.send(&packet(33, sent, u32::from(sent) * 90, 7, &payload));
+        sent += 1;
+        std::thread::sleep((Duration::from_millis(4) * i as u32).saturating_sub(start.elapsed())); // the pace of the clip
+    }
+    let errors = eventually("all is counted", || {
+        let stats = running.stats();
+        (stats.outputs[0].packets == u64::from(sent)).then_some(())?;
+        // A second old at most.
+        sender.send(&packet(33, sent, u32::from(sent) * 90, 7, &clip[..188]));
+        sent += 1;
+        Some(stats.sources[0].transport).filter(|errors| errors.sync_losses > 0)
+    });
+    assert!(errors.continuity >= 9 && (errors.sync_byte, errors.sync_losses) == (7, 1), "{errors:?}");
+    assert_eq!((errors.pmt, errors.pid), (0, 0), "{errors:?}");
+    let mut told = Vec::new();
+    engine.block_on(async {
+        while !told.contains(&TransportCheck::SyncLoss) || !told.contains(&TransportCheck::Continuity) {
+            match tokio::time::timeout(streamlink_tests::PATIENCE, running.next_event()).await {
+                Ok(Some(Event::TransportError { source, check, count })) => {
+                    assert!(source == "in" && count > 0);
+                    told.push(check);
+                }
+                Ok(Some(_)) => {}
+                other => panic!("{told:?} {other:?}"),
+            }
+        }
+    });
+    assert!(engine.metrics().contains("streamlink_sync_losses_total{"), "{}", engine.metrics());
     engine.block_on(running.stop());
 }

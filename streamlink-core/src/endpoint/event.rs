@@ -1,5 +1,6 @@
 //! Events: what a host is told while its flow runs.
 
+use crate::media::TransportCheck;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::broadcast;
 
@@ -100,6 +101,15 @@ pub enum Event {
         /// The codecs, as in `MPEG-TS: H.264 (PID 256), AAC (PID 257)`.
         description: String,
     },
+    /// The MPEG-TS of a source has failed a check of ETSI TR 101 290. At most one event a second for each check.
+    TransportError {
+        /// The source's name.
+        source: String,
+        /// Which check.
+        check: TransportCheck,
+        /// How often, since the last such event.
+        count: u64,
+    },
     /// MPEG-TS is turned into RTMP messages: which streams pass, and which RTMP cannot carry. When none pass, the
     /// RTMP outputs have failed.
     Remuxed {
@@ -125,6 +135,8 @@ pub enum LossReason {
     BandwidthExceeded,
     /// The edited allowlist no longer admits the peer.
     NoLongerAllowed,
+    /// The host has cut the peer off.
+    Kicked,
     /// The peer closed the connection.
     Closed,
     /// The peer refused the connection; what it said.
@@ -145,6 +157,7 @@ impl fmt::Display for LossReason {
             LossReason::Idle => f.write_str("nothing came for the idle timeout"),
             LossReason::BandwidthExceeded => f.write_str("above the maximum bandwidth"),
             LossReason::NoLongerAllowed => f.write_str("no longer on the allowlist"),
+            LossReason::Kicked => f.write_str("cut off by the host"),
             LossReason::Closed => f.write_str("closed by the peer"),
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
             LossReason::TimedOut => f.write_str("the peer does not answer"),
@@ -224,6 +237,9 @@ impl fmt::Display for Event {
                 write!(f, "output `{output}` does not keep up: {dropped} packets dropped so far")
             }
             Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
+            Event::TransportError { source, check, count } => {
+                write!(f, "source `{source}`: {check} in its MPEG-TS ({count} times)")
+            }
             Event::Remuxed { carried, left_out } if carried.is_empty() => {
                 write!(f, "RTMP can carry nothing of what there is: {left_out}")
             }

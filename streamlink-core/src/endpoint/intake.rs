@@ -4,7 +4,10 @@
 use super::{Event, Live, LossReason, SourceContext};
 use crate::{
     flow::BandwidthPolicy,
-    media::{MediaFamily, Packet, RtmpKind, TsMonitor, flv::Moment, rtp::Header, rtsp::Presentation},
+    media::{
+        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::Moment, rtp::Header,
+        rtsp::Presentation,
+    },
     router::{Admission, Delivery, GopCutter, Limiter, Preamble, State},
     time::Throttle,
 };
@@ -40,6 +43,8 @@ pub(super) struct Intake {
     gops: GopCutter,
     frames: Frames,
     monitored: Instant,
+    /// Failed checks of the transport stream that were told of.
+    told: TransportErrors,
     /// How often media has begun to come.
     connections: u64,
     last_media: Option<Instant>,
@@ -60,6 +65,7 @@ impl Intake {
             gops: GopCutter::default(),
             frames: Frames::default(),
             monitored: now,
+            told: TransportErrors::default(),
             connections: 0,
             last_media: None,
             has_backup: context.group.has_backup(),
@@ -162,6 +168,15 @@ impl Intake {
         if since >= MONITOR_INTERVAL {
             self.monitored = now;
             context.status.publish_monitor(&self.monitor);
+            let errors = self.monitor.errors();
+            for check in TransportCheck::ALL {
+                let count = errors.of(check).saturating_sub(self.told.of(check));
+                if count > 0 {
+                    let source = context.status.name();
+                    context.events.emit(Event::TransportError { source, check, count });
+                }
+            }
+            self.told = errors;
             self.frames.publish(context, since);
         }
     }
@@ -170,7 +185,8 @@ impl Intake {
     fn count(&mut self) {
         let Some(last) = self.out.packets.last().map(Packet::arrival) else { return };
         for (at, packet) in self.out.packets.iter().enumerate() {
-            let random_access = transport_stream(packet).is_some_and(|payload| self.monitor.observe(payload));
+            let random_access =
+                transport_stream(packet).is_some_and(|payload| self.monitor.observe(payload, packet.arrival()));
             if random_access && self.has_backup {
                 self.out.starts.push((at, Preamble::from([])));
             }
@@ -181,6 +197,7 @@ impl Intake {
     /// No more media comes.
     pub(super) fn lose(&mut self, now: Instant, reason: LossReason) {
         self.publish(now, None);
+        self.monitor.begin();
         if self.last_media.take().is_some() {
             let status = &self.context.status;
             status.counters.set_state(State::Waiting, now);

@@ -2,7 +2,7 @@
 
 use crate::{
     flow::{Allowlist, BandwidthPolicy, Bitrate},
-    media::{PidStats, TsMonitor},
+    media::{PidStats, TransportErrors, TsMonitor},
     router::Counters,
 };
 use std::{
@@ -26,6 +26,8 @@ pub(crate) struct Shown {
     pub(crate) description: Option<String>,
     /// MPEG-TS sources: replaced about once a second.
     pub(crate) pids: Vec<PidStats>,
+    /// The same, for the whole of it.
+    pub(crate) transport: TransportErrors,
     /// The players of a listener, replaced about once a second.
     pub(crate) players: Vec<PlayerStats>,
     /// What the media consists of.
@@ -50,8 +52,8 @@ impl Status {
 
     /// Shows what a transport stream was found to be.
     pub(super) fn publish_monitor(&self, monitor: &TsMonitor) {
-        self.counters.sync_errors.set(monitor.sync_errors());
-        self.lock().pids = monitor.pids();
+        let mut shown = self.lock();
+        (shown.pids, shown.transport) = (monitor.pids(), monitor.errors());
     }
 
     /// Shows who is connected.

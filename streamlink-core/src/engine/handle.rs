@@ -22,6 +22,7 @@ use crate::{
     router::{Group, Ring, Stage, State},
 };
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -531,6 +532,24 @@ impl FlowHandle {
             route.edit(listen.allow.clone(), listen.max_peers);
         }
         Ok(())
+    }
+
+    /// Cuts off a player of an output that listens, by its address as [`PlayerStats`](crate::PlayerStats) has it. It
+    /// may come again: an allowlist keeps it out.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such output, or no such player of it.
+    pub async fn kick_player(&self, output: &str, peer: SocketAddr) -> Result<(), Error> {
+        self.running.alive()?;
+        let route = self.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
+            OutputEnd::Route(route) => Some(route.clone()),
+            _ => None,
+        });
+        let route = route.ok_or_else(|| not_found("output", output))?;
+        match route {
+            Some(route) if route.kick(peer).await => Ok(()),
+            _ => Err(not_found("player", &peer.to_string())),
+        }
     }
 
     /// Changes a source in place.

@@ -38,8 +38,12 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("malformed_datagrams", "Datagrams that could not be read", |s| s.malformed),
     ("refused_peers", "Datagrams or connections of peers that are not admitted", |s| s.refused),
     ("reconnections", "Returns after a loss", |s| s.reconnections),
-    ("sync_errors", "MPEG-TS packets without their sync byte", |s| s.sync_errors),
-    ("continuity_errors", "MPEG-TS continuity counter errors", EndpointStats::continuity_errors),
+    ("sync_losses", "MPEG-TS losses of sync (TR 101 290, 1.1)", |s| s.transport.sync_losses),
+    ("sync_errors", "MPEG-TS sync byte errors (1.2)", |s| s.transport.sync_byte),
+    ("pat_errors", "MPEG-TS PAT errors (1.3)", |s| s.transport.pat),
+    ("continuity_errors", "MPEG-TS continuity count errors (1.4)", |s| s.transport.continuity),
+    ("pmt_errors", "MPEG-TS PMT errors (1.5)", |s| s.transport.pmt),
+    ("pid_errors", "MPEG-TS PID errors (1.6)", |s| s.transport.pid),
 ];
 
 const GAUGES: &[(&str, &str, Read)] = &[

@@ -59,6 +59,15 @@ impl PortRoute {
         }
     }
 
+    /// Cuts off the players at an address; returns whether there were any.
+    pub(super) async fn kick(&self, peer: SocketAddr) -> bool {
+        match self {
+            PortRoute::Srt(port, id) => port.kick(*id, peer).await,
+            PortRoute::Rtmp(port, id) => port.kick(*id, peer),
+            PortRoute::Rtsp(port, id) => port.kick(*id, peer),
+        }
+    }
+
     /// Gives up the place, and waits until its connections have ended.
     pub(super) async fn remove(&self) {
         match self {

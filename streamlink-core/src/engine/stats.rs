@@ -3,7 +3,7 @@
 use crate::{
     endpoint::{PlayerStats, Shown, Status},
     flow::Bitrate,
-    media::PidStats,
+    media::{PidStats, TransportErrors},
     router::State,
 };
 use std::time::{Duration, Instant};
@@ -70,8 +70,8 @@ pub struct EndpointStats {
     pub refused: u64,
     /// The interarrival jitter (RFC 3550 section 6.4.1), of RTP sources.
     pub jitter: Duration,
-    /// MPEG-TS packets without their sync byte, and datagrams that are no whole number of packets.
-    pub sync_errors: u64,
+    /// The first-priority checks of ETSI TR 101 290, of MPEG-TS sources, about a second old.
+    pub transport: TransportErrors,
     /// Video frames per second, of RTMP sources, about a second old.
     pub video_frame_rate: f64,
     /// Audio frames per second, of RTMP sources, about a second old.
@@ -95,7 +95,7 @@ pub struct EndpointStats {
 impl EndpointStats {
     pub(super) fn new(status: &Status, protocol: &'static str, url: Option<String>, now: Instant) -> Self {
         let c = &status.counters;
-        let Shown { name, description, pids, players, media } = status.shown();
+        let Shown { name, description, pids, transport, players, media } = status.shown();
         Self {
             name,
             description,
@@ -117,7 +117,7 @@ impl EndpointStats {
             malformed: c.malformed.get(),
             refused: c.refused.get(),
             jitter: Duration::from_micros(c.jitter_us.get()),
-            sync_errors: c.sync_errors.get(),
+            transport,
             video_frame_rate: c.video_rate.get() as f64 / 1000.0,
             audio_frame_rate: c.audio_rate.get() as f64 / 1000.0,
             round_trip: Duration::from_micros(c.rtt_us.get()),
@@ -128,10 +128,5 @@ impl EndpointStats {
             media,
             pids,
         }
-    }
-
-    /// Continuity errors of all PIDs.
-    pub fn continuity_errors(&self) -> u64 {
-        self.pids.iter().fold(0, |sum, pid| sum.saturating_add(pid.continuity_errors))
     }
 }

@@ -9,5 +9,5 @@ mod ts;
 
 pub use packet::{MediaFamily, Packet, RtmpKind};
 pub(crate) use remux::Remuxer;
-pub use ts::PidStats;
 pub(crate) use ts::TsMonitor;
+pub use ts::{PidStats, TransportCheck, TransportErrors};

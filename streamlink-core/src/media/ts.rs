@@ -1,7 +1,11 @@
 //! MPEG-TS (ISO/IEC 13818-1) as a monitor sees it: which PIDs there are, what they carry, and whether their
-//! continuity counters hold. Nothing is altered, and whatever is broken is counted, never refused.
+//! continuity counters hold, with the first-priority checks of ETSI TR 101 290 (section 5.2.1). Nothing is altered, and
+//! whatever is broken is counted, never refused.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
@@ -12,6 +16,84 @@ const MAX_PIDS: usize = 256;
 const MAX_PROGRAMS: usize = 64;
 /// The longest PSI section (ISO/IEC 13818-1 section 2.4.4: PAT and PMT).
 const MAX_SECTION: usize = 1024;
+
+/// The longest time between two PATs, and between two PMTs of a program (TR 101 290, 1.3 and 1.5).
+const TABLE_INTERVAL: Duration = Duration::from_millis(500);
+/// The longest time between two packets of a PID that a PMT names (1.6; the period is the user's).
+const PID_INTERVAL: Duration = Duration::from_secs(5);
+/// Wrong sync bytes in a row that are a loss, and right ones that end it (1.1).
+const SYNC_LOST: u8 = 2;
+const SYNC_FOUND: u8 = 5;
+/// How often it is looked whether something is missing.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A first-priority check of ETSI TR 101 290 (section 5.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransportCheck {
+    /// 1.1: two sync bytes in a row are wrong.
+    SyncLoss,
+    /// 1.2: a sync byte is wrong, or a datagram is no whole number of packets.
+    SyncByte,
+    /// 1.3: there is no PAT for half a second, PID 0 holds another table, or it is scrambled.
+    Pat,
+    /// 1.4: a continuity counter does not follow the one before.
+    Continuity,
+    /// 1.5: there is no PMT of a program for half a second, or it is scrambled.
+    Pmt,
+    /// 1.6: a PID that a PMT names does not occur for five seconds.
+    Pid,
+}
+
+impl TransportCheck {
+    /// All of them, in their order.
+    pub const ALL: [Self; 6] = [Self::SyncLoss, Self::SyncByte, Self::Pat, Self::Continuity, Self::Pmt, Self::Pid];
+}
+
+impl std::fmt::Display for TransportCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SyncLoss => "sync loss",
+            Self::SyncByte => "sync byte error",
+            Self::Pat => "PAT error",
+            Self::Continuity => "continuity count error",
+            Self::Pmt => "PMT error",
+            Self::Pid => "PID error",
+        })
+    }
+}
+
+/// How often each of the first-priority checks of ETSI TR 101 290 has failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportErrors {
+    /// 1.1.
+    pub sync_losses: u64,
+    /// 1.2.
+    pub sync_byte: u64,
+    /// 1.3.
+    pub pat: u64,
+    /// 1.4.
+    pub continuity: u64,
+    /// 1.5.
+    pub pmt: u64,
+    /// 1.6.
+    pub pid: u64,
+}
+
+impl TransportErrors {
+    /// The failures of one check.
+    pub const fn of(&self, check: TransportCheck) -> u64 {
+        match check {
+            TransportCheck::SyncLoss => self.sync_losses,
+            TransportCheck::SyncByte => self.sync_byte,
+            TransportCheck::Pat => self.pat,
+            TransportCheck::Continuity => self.continuity,
+            TransportCheck::Pmt => self.pmt,
+            TransportCheck::Pid => self.pid,
+        }
+    }
+}
 
 /// What was seen of one PID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,12 +139,18 @@ struct Pid {
     stats: PidStats,
     continuity: Option<u8>,
     repeated: bool,
+    /// When it last came, or was missed.
+    last: Option<Instant>,
+    /// The PID of the PMT that names it.
+    program: Option<u16>,
 }
 
 /// Collects the sections of one PSI PID.
 #[derive(Debug, Default)]
 struct Section {
     bytes: Vec<u8>,
+    /// When its table last came, or was missed.
+    last: Option<Instant>,
 }
 
 /// Watches a transport stream go by.
@@ -71,7 +159,11 @@ pub(crate) struct TsMonitor {
     pids: BTreeMap<u16, Pid>,
     /// PMT PIDs, with the sections in progress; PID 0 is the PAT.
     sections: BTreeMap<u16, Section>,
-    sync_errors: u64,
+    errors: TransportErrors,
+    /// Sync bytes in a row that were wrong while there was sync, or right while there was none.
+    doubts: u8,
+    out_of_sync: bool,
+    checked: Option<Instant>,
     changed: bool,
 }
 
@@ -84,19 +176,69 @@ impl TsMonitor {
 
     /// Looks at the payload of one datagram: whole transport packets, or something else that is counted. Returns
     /// whether a picture begins in it from which decoding can start.
-    pub(crate) fn observe(&mut self, payload: &[u8]) -> bool {
+    pub(crate) fn observe(&mut self, payload: &[u8], now: Instant) -> bool {
         let mut random_access = false;
         let packets = payload.chunks_exact(PACKET);
         if !packets.remainder().is_empty() {
-            self.sync_errors = self.sync_errors.saturating_add(1);
+            self.errors.sync_byte = self.errors.sync_byte.saturating_add(1);
         }
         for packet in packets {
-            match packet[0] == SYNC {
-                true => random_access |= self.packet(packet),
-                false => self.sync_errors = self.sync_errors.saturating_add(1),
+            self.sync(packet[0] == SYNC);
+            if packet[0] == SYNC {
+                random_access |= self.packet(packet, now);
             }
         }
+        if self.checked.is_none_or(|last| now.saturating_duration_since(last) >= CHECK_INTERVAL) {
+            self.checked = Some(now);
+            self.check(now);
+        }
         random_access
+    }
+
+    /// The stream begins again: what did not come while it was away is not missing.
+    pub(crate) fn begin(&mut self) {
+        self.pids.values_mut().for_each(|pid| pid.last = None);
+        self.sections.values_mut().for_each(|section| section.last = None);
+        (self.doubts, self.out_of_sync) = (0, false);
+    }
+
+    fn sync(&mut self, good: bool) {
+        if !good {
+            self.errors.sync_byte = self.errors.sync_byte.saturating_add(1);
+        }
+        if good != self.out_of_sync {
+            self.doubts = 0;
+            return;
+        }
+        self.doubts += 1; // at most 5
+        let limit = if self.out_of_sync { SYNC_FOUND } else { SYNC_LOST };
+        if self.doubts >= limit {
+            self.errors.sync_losses = self.errors.sync_losses.saturating_add(u64::from(!self.out_of_sync));
+            self.out_of_sync = !self.out_of_sync;
+            self.doubts = 0;
+        }
+    }
+
+    /// Counts what has not come for too long. A stream that is no MPEG-TS at all has no PIDs, and misses none.
+    fn check(&mut self, now: Instant) {
+        if self.pids.is_empty() {
+            return;
+        }
+        let missing = |last: &mut Option<Instant>, interval| {
+            let since = *last.get_or_insert(now);
+            let missing = now.saturating_duration_since(since) > interval;
+            if missing {
+                *last = Some(now);
+            }
+            u64::from(missing)
+        };
+        for (pid, section) in &mut self.sections {
+            let counter = if *pid == 0 { &mut self.errors.pat } else { &mut self.errors.pmt };
+            *counter = counter.saturating_add(missing(&mut section.last, TABLE_INTERVAL));
+        }
+        for pid in self.pids.values_mut().filter(|pid| pid.stats.stream_type.is_some()) {
+            self.errors.pid = self.errors.pid.saturating_add(missing(&mut pid.last, PID_INTERVAL));
+        }
     }
 
     /// The PIDs, in order.
@@ -104,9 +246,10 @@ impl TsMonitor {
         self.pids.values().map(|pid| pid.stats).collect()
     }
 
-    /// Datagrams and packets without the sync byte where it belongs.
-    pub(crate) fn sync_errors(&self) -> u64 {
-        self.sync_errors
+    /// How often each check has failed.
+    pub(crate) fn errors(&self) -> TransportErrors {
+        let continuity = self.pids.values().fold(0, |sum: u64, pid| sum.saturating_add(pid.stats.continuity_errors));
+        TransportErrors { continuity, ..self.errors }
     }
 
     /// What the programs consist of, once, when that is first known and whenever it changes.
@@ -120,7 +263,7 @@ impl TsMonitor {
     }
 
     /// One transport packet; returns whether it is a random access point of a video stream (section 2.4.3.5).
-    fn packet(&mut self, packet: &[u8]) -> bool {
+    fn packet(&mut self, packet: &[u8], now: Instant) -> bool {
         let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
         if pid == NULL_PID {
             return false;
@@ -135,17 +278,23 @@ impl TsMonitor {
         let entry = self.pids.entry(pid).or_default();
         entry.stats.pid = pid;
         entry.stats.packets = entry.stats.packets.saturating_add(1);
+        entry.last = Some(now);
         entry.follow(packet[3] & 0x0f, has_payload, discontinuity);
         let start = if has_adaptation { 5 + adaptation } else { 4 };
         if has_payload && let Some(payload) = packet.get(start..) {
-            self.section(pid, packet[1] & 0x40 != 0, payload);
+            self.section(pid, packet[1] & 0x40 != 0, payload, now);
+        }
+        let scrambled = packet[3] & 0xc0 != 0;
+        if scrambled && self.sections.contains_key(&pid) {
+            let counter = if pid == 0 { &mut self.errors.pat } else { &mut self.errors.pmt };
+            *counter = counter.saturating_add(1);
         }
         let video = self.pids.get(&pid).and_then(|pid| pid.stats.stream_type).is_some_and(is_video);
         video && has_adaptation && adaptation > 0 && packet[5] & 0x40 != 0
     }
 
     /// Puts the sections of the PAT and the PMTs together (section 2.4.4).
-    fn section(&mut self, pid: u16, starts: bool, payload: &[u8]) {
+    fn section(&mut self, pid: u16, starts: bool, payload: &[u8], now: Instant) {
         let Some(section) = self.sections.get_mut(&pid) else { return };
         if starts {
             let Some((&pointer, rest)) = payload.split_first() else { return };
@@ -164,13 +313,26 @@ impl TsMonitor {
         // Eight bytes of header, four of CRC.
         let Some(body) = whole.get(8..length.saturating_sub(4)) else { return };
         match table {
-            0x00 if pid == 0 => self.pat(body),
-            0x02 => self.pmt(body),
-            _ => {}
+            0x00 if pid == 0 => self.pat(body, whole.get(7) == Some(&0)),
+            0x02 if pid != 0 => self.pmt(pid, body),
+            _ if pid == 0 => {
+                self.errors.pat = self.errors.pat.saturating_add(1);
+                return;
+            }
+            _ => return, // other tables may share the PID of a PMT
+        }
+        if let Some(section) = self.sections.get_mut(&pid) {
+            section.last = Some(now);
         }
     }
 
-    fn pat(&mut self, body: &[u8]) {
+    /// `whole`: there is no other section of it.
+    fn pat(&mut self, body: &[u8], whole: bool) {
+        if whole {
+            // Programs that have ended are not missing.
+            let named = |pid: u16| body.chunks_exact(4).any(|p| u16::from_be_bytes([p[2] & 0x1f, p[3]]) == pid);
+            self.sections.retain(|pid, _| *pid == 0 || named(*pid));
+        }
         for program in body.chunks_exact(4) {
             let number = u16::from_be_bytes([program[0], program[1]]);
             let pid = u16::from_be_bytes([program[2] & 0x1f, program[3]]);
@@ -180,20 +342,29 @@ impl TsMonitor {
         }
     }
 
-    fn pmt(&mut self, body: &[u8]) {
+    fn pmt(&mut self, program: u16, body: &[u8]) {
         let [_, _, high, low, ..] = body else { return };
         let info = usize::from(u16::from_be_bytes([high & 0x0f, *low]));
         let mut streams = body.get(4 + info..).unwrap_or(&[]);
+        let mut ended: Vec<u16> =
+            self.pids.iter().filter(|(_, p)| p.program == Some(program)).map(|(pid, _)| *pid).collect();
         while let [stream_type, p1, p2, l1, l2, ..] = *streams {
             let pid = u16::from_be_bytes([p1 & 0x1f, p2]);
+            ended.retain(|other| *other != pid);
             if self.pids.contains_key(&pid) || self.pids.len() < MAX_PIDS {
                 let entry = self.pids.entry(pid).or_default();
                 entry.stats.pid = pid;
+                entry.program = Some(program);
                 self.changed |= entry.stats.stream_type != Some(stream_type);
                 entry.stats.stream_type = Some(stream_type);
             }
             let skip = 5 + usize::from(u16::from_be_bytes([l1 & 0x0f, l2]));
             streams = streams.get(skip..).unwrap_or(&[]);
+        }
+        for pid in ended {
+            if let Some(entry) = self.pids.get_mut(&pid) {
+                (entry.program, entry.stats.stream_type, self.changed) = (None, None, true);
+            }
         }
     }
 }
@@ -236,14 +407,14 @@ mod tests {
 
     #[test]
     fn programs_are_described_and_gaps_counted() {
-        let mut monitor = TsMonitor::new();
-        monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00]))); // program 1: PMT on PID 0x1000
+        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
+        monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])), now); // program 1: PMT on PID 0x1000
         let streams = [0xe1, 0x00, 0xf0, 0x00, 0x1b, 0xe1, 0x00, 0xf0, 0x00, 0x0f, 0xe1, 0x01, 0xf0, 0x00];
-        monitor.observe(&packet(0x1000, 0, true, &section(2, &streams)));
+        monitor.observe(&packet(0x1000, 0, true, &section(2, &streams)), now);
         assert_eq!(monitor.description().unwrap(), "MPEG-TS: H.264 (PID 256), AAC (PID 257)");
         assert_eq!(monitor.description(), None);
         for counter in [0, 1, 2, 2, 3, 5, 6, 6, 6] {
-            monitor.observe(&packet(0x100, counter, false, &[]));
+            monitor.observe(&packet(0x100, counter, false, &[]), now);
         }
         let video = monitor.pids().into_iter().find(|p| p.pid == 0x100).unwrap();
         assert_eq!((video.stream_type, video.packets, video.continuity_errors), (Some(0x1b), 9, 2));
@@ -251,15 +422,69 @@ mod tests {
 
     #[test]
     fn a_section_over_several_packets_is_put_together() {
-        let mut monitor = TsMonitor::new();
+        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
         let mut body = vec![0xe1, 0x00, 0xf0, 190];
         body.extend([0; 190]); // program descriptors that fill the first packet
         body.extend([0x24, 0xe1, 0x00, 0xf0, 0x00]);
-        monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])));
+        monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])), now);
         let pmt = section(2, &body);
-        monitor.observe(&packet(0x1000, 0, true, &pmt[..184]));
-        monitor.observe(&packet(0x1000, 1, false, &pmt[184..]));
+        monitor.observe(&packet(0x1000, 0, true, &pmt[..184]), now);
+        monitor.observe(&packet(0x1000, 1, false, &pmt[184..]), now);
         assert_eq!(monitor.description().unwrap(), "MPEG-TS: HEVC (PID 256)");
+    }
+
+    #[test]
+    fn the_first_priority_checks_of_tr_101_290() {
+        let (mut monitor, start) = (TsMonitor::new(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let pat = |counter| packet(0, counter, true, &section(0, &[0, 1, 0xf0, 0x00]));
+        let streams = [0xe1, 0x00, 0xf0, 0x00, 0x1b, 0xe1, 0x00, 0xf0, 0x00];
+        let pmt = |counter| packet(0x1000, counter, true, &section(2, &streams));
+        for i in 0..60 {
+            let counter = i as u8 & 15;
+            let good = [pat(counter), pmt(counter), packet(0x100, counter, false, &[])].concat();
+            monitor.observe(&good, at(100 * i));
+        }
+        assert_eq!(monitor.errors(), TransportErrors::default());
+        // A second without PAT, then one without PMT.
+        for i in 60..70 {
+            monitor.observe(&[pmt(i as u8 & 15), packet(0x100, i as u8 & 15, false, &[])].concat(), at(100 * i));
+        }
+        assert_eq!((monitor.errors().pat, monitor.errors().pmt), (1, 0));
+        for i in 70..80 {
+            monitor.observe(&[pat((i - 10) as u8 & 15), packet(0x100, i as u8 & 15, false, &[])].concat(), at(100 * i));
+        }
+        assert_eq!((monitor.errors().pat, monitor.errors().pmt, monitor.errors().pid), (1, 1, 0));
+        // Six seconds without pictures.
+        for i in 80..140 {
+            monitor.observe(&[pat((i - 10) as u8 & 15), pmt((i - 10) as u8 & 15)].concat(), at(100 * i));
+        }
+        assert_eq!((monitor.errors().pmt, monitor.errors().pid, monitor.errors().continuity), (1, 1, 0));
+        // Sync bytes: a single wrong one, then three in a row, then five right ones.
+        let wrong = vec![0; PACKET];
+        monitor.observe(&wrong, at(14_000));
+        monitor.observe(&packet(0x100, 0, false, &[]), at(14_000));
+        assert_eq!((monitor.errors().sync_byte, monitor.errors().sync_losses), (1, 0));
+        monitor.observe(&[wrong.clone(), wrong.clone(), wrong.clone()].concat(), at(14_001));
+        assert_eq!((monitor.errors().sync_byte, monitor.errors().sync_losses), (4, 1));
+        for i in 1..6 {
+            monitor.observe(&packet(0x100, i, false, &[]), at(14_002));
+        }
+        monitor.observe(&[wrong.clone(), wrong].concat(), at(14_003));
+        assert_eq!(monitor.errors().sync_losses, 2);
+        // Another table on PID 0, and a scrambled PAT.
+        monitor.observe(&packet(0, 3, true, &section(0x42, &[0; 8])), at(14_004));
+        let mut scrambled = pat(4);
+        scrambled[3] |= 0x80;
+        let before = monitor.errors().pat;
+        monitor.observe(&scrambled, at(14_005));
+        assert_eq!((before, monitor.errors().pat), (2, 3));
+        // A program that has ended is not missing.
+        monitor.observe(&packet(0, 5, true, &section(0, &[0, 1, 0xf1, 0x00])), at(14_006));
+        let pmt_errors = monitor.errors().pmt;
+        monitor.begin();
+        monitor.observe(&packet(0, 6, true, &section(0, &[0, 1, 0xf1, 0x00])), at(20_000));
+        assert_eq!(monitor.errors().pmt, pmt_errors, "what did not come while it was away is not missing");
     }
 
     proptest::proptest! {
@@ -270,7 +495,7 @@ mod tests {
                 chunk[0] = SYNC;
             }
             for _ in 0..4 {
-                monitor.observe(&bytes);
+                monitor.observe(&bytes, Instant::now());
                 bytes.rotate_left(1);
             }
             assert!(monitor.pids.len() <= MAX_PIDS + 1 && monitor.sections.len() <= MAX_PROGRAMS + 1);

@@ -64,8 +64,6 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     pub(crate) reconnections: Counter,
     pub(crate) jitter_us: Counter,
-    /// MPEG-TS packets without their sync byte.
-    pub(crate) sync_errors: Counter,
     /// FLV frames, in thousandths of a frame per second.
     pub(crate) video_rate: Counter,
     pub(crate) audio_rate: Counter,
@@ -94,7 +92,6 @@ impl Counters {
             refused: Counter::default(),
             reconnections: Counter::default(),
             jitter_us: Counter::default(),
-            sync_errors: Counter::default(),
             video_rate: Counter::default(),
             audio_rate: Counter::default(),
             rtt_us: Counter::default(),

@@ -211,7 +211,7 @@ impl Client {
                     return Poll::Ready(Err(End::Stopped));
                 }
                 if expelled.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Lost(LossReason::NoLongerAllowed)));
+                    return Poll::Ready(Err(End::Lost(player.expulsion())));
                 }
                 let now = Instant::now();
                 match stream.poll_read(cx, |bytes| session.push(bytes)) {

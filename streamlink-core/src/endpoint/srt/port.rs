@@ -50,6 +50,7 @@ enum Command {
     Add(RouteId, Box<Route>),
     Remove(RouteId, oneshot::Sender<()>),
     Edit(RouteId, Allowlist, Option<u32>),
+    Kick(RouteId, SocketAddr, oneshot::Sender<bool>),
 }
 
 /// A handle to a port. The port closes when its last handle goes.
@@ -104,6 +105,13 @@ impl Port {
 
     pub(crate) fn edit(&self, route: RouteId, allow: Allowlist, max_peers: Option<u32>) {
         let _ = self.commands.send(Command::Edit(route, allow, max_peers));
+    }
+
+    /// Cuts off the callers of a route at an address; returns whether there were any.
+    pub(crate) async fn kick(&self, route: RouteId, peer: SocketAddr) -> bool {
+        let (done, wait) = oneshot::channel();
+        let _ = self.commands.send(Command::Kick(route, peer, done));
+        wait.await.unwrap_or(false)
     }
 
     /// Removes a route, and waits until its callers have been told goodbye.
@@ -244,6 +252,13 @@ impl PortTask {
                     open.route.allow = allow;
                 }
                 self.expel(id, now);
+            }
+            Command::Kick(id, peer, done) => {
+                let links = self.routes.get(&id).map(|open| open.links.clone()).unwrap_or_default();
+                let at = |id: &u32| self.links.get(id).is_some_and(|linked| linked.peer == peer);
+                let gone: Vec<u32> = links.into_iter().filter(at).collect();
+                let _ = done.send(!gone.is_empty());
+                gone.into_iter().for_each(|id| self.close(id, LossReason::Kicked, now));
             }
         }
     }

@@ -110,6 +110,11 @@ impl<S: Service> Port<S> {
         }
     }
 
+    /// Cuts off the players of a route at an address; returns whether there are any.
+    pub(crate) fn kick(&self, route: RouteId, peer: SocketAddr) -> bool {
+        lock(&self.shared.routes).get(&route).is_some_and(|open| open.kick(peer))
+    }
+
     /// Removes a route, and waits until its connections have ended.
     pub(crate) async fn remove(&self, route: RouteId) {
         let Some(open) = lock(&self.shared.routes).remove(&route) else { return };

@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -107,8 +107,10 @@ pub(in crate::endpoint) struct Player {
     dropped: AtomicU64,
     /// What was added to the output's counters already.
     settled: Mutex<(Totals, u64)>,
-    /// Ends the connection: the peer is no longer admitted.
+    /// Ends the connection.
     pub(in crate::endpoint) expelled: CancellationToken,
+    /// Why.
+    kicked: AtomicBool,
 }
 
 impl Player {
@@ -121,7 +123,13 @@ impl Player {
             dropped: AtomicU64::new(0),
             settled: Mutex::default(),
             expelled: CancellationToken::new(),
+            kicked: AtomicBool::new(false),
         })
+    }
+
+    /// Why the connection was ended by us.
+    pub(in crate::endpoint) fn expulsion(&self) -> LossReason {
+        if self.kicked.load(Relaxed) { LossReason::Kicked } else { LossReason::NoLongerAllowed }
     }
 
     /// So much was sent, or left out. Called by its own task alone.
@@ -205,6 +213,17 @@ impl<S: Service> OpenRoute<S> {
             player.expelled.cancel();
         }
         *lock(&self.admission) = Admission { allow, max_peers };
+    }
+
+    /// Cuts off the players at an address; returns whether there are any.
+    pub(in crate::endpoint) fn kick(&self, peer: SocketAddr) -> bool {
+        let players = lock(&self.players);
+        let found = players.list.values().filter(|player| player.peer == peer);
+        found.fold(false, |_, player| {
+            player.kicked.store(true, Relaxed);
+            player.expelled.cancel();
+            true
+        })
     }
 
     /// Takes in a player, if there is room.

@@ -91,7 +91,7 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
                 return Poll::Ready(End::Stopped);
             }
             if expelled.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Lost(LossReason::NoLongerAllowed));
+                return Poll::Ready(End::Lost(player.expulsion()));
             }
             sending.poll(timer.as_mut(), cx)
         })

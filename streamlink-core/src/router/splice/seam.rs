@@ -99,7 +99,7 @@ mod tests {
             let mut delivery = Delivery { packets, starts: Vec::new() };
             seam.apply(&mut delivery);
             for packet in &delivery.packets {
-                monitor.observe(packet.data());
+                monitor.observe(packet.data(), now);
             }
             delivery.packets.len()
         };

@@ -1,0 +1,99 @@
+//! A network that is not what it should be.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// A UDP network in this process that loses some of what it carries in each direction, and takes 20 ms, with a seed.
+#[derive(Debug)]
+pub struct Lossy {
+    /// Where to send to.
+    pub address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    dark: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<(u64, u64)>>,
+}
+
+impl Lossy {
+    /// To an address, with a loss in percent.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub fn to(target: SocketAddr, percent: u64) -> Self {
+        let (front, back) =
+            (UdpSocket::bind("127.0.0.1:0").expect("a port"), UdpSocket::bind("127.0.0.1:0").expect("a port"));
+        for socket in [&front, &back] {
+            socket.set_nonblocking(true).expect("so");
+            socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).expect("a large buffer");
+        }
+        let address = front.local_addr().expect("bound");
+        let (stop, dark) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let thread = std::thread::spawn({
+            let (stop, dark) = (stop.clone(), dark.clone());
+            move || {
+                let (mut seed, mut client) = (0x5eed_u64, None);
+                let (mut passed, mut lost) = (0, 0);
+                let mut queue = std::collections::VecDeque::new();
+                let mut buffer = [0; 2048];
+                while !stop.load(Ordering::Relaxed) {
+                    for (socket, forward) in [(&front, true), (&back, false)] {
+                        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                            if forward {
+                                client = Some(from);
+                            }
+                            seed ^= seed << 13;
+                            seed ^= seed >> 7;
+                            seed ^= seed << 17;
+                            if seed % 100 < percent || dark.load(Ordering::Relaxed) {
+                                lost += 1;
+                                continue;
+                            }
+                            passed += 1;
+                            queue.push_back((
+                                Instant::now() + Duration::from_millis(20),
+                                forward,
+                                buffer[..length].to_vec(),
+                            ));
+                        }
+                    }
+                    while queue.front().is_some_and(|(at, _, _)| *at <= Instant::now()) {
+                        let Some((_, forward, bytes)) = queue.pop_front() else { break };
+                        let _ = match (forward, client) {
+                            (true, _) => back.send_to(&bytes, target),
+                            (false, Some(client)) => front.send_to(&bytes, client),
+                            _ => Ok(0),
+                        };
+                    }
+                    std::thread::sleep(Duration::from_micros(500)); // a turn of the network, not a wait
+                }
+                (passed, lost)
+            }
+        });
+        Self { address, stop, dark, thread: Some(thread) }
+    }
+
+    /// Nothing gets through, or what did before.
+    pub fn black_out(&self, dark: bool) {
+        self.dark.store(dark, Ordering::Relaxed);
+    }
+
+    /// Ends it; returns how many datagrams have passed, and how many were lost.
+    ///
+    /// # Panics
+    /// When it did.
+    pub fn finish(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().expect("it runs").join().expect("it has not failed")
+    }
+}
+
+impl Drop for Lossy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
