@@ -15,7 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, OutputEdit, Source, SourceEdit, State, StreamKey, Tap,
+    Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, OutputEdit, Source, SourceEdit, State, StreamKey,
+    TapCallback,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -43,14 +44,15 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// The memory of this process, in KiB: what the allocator has free is given back first.
+/// The memory of this process, in KiB: what it has, and what of it the allocator has handed out. The former grows until
+/// every page of the receive buffers, which are there from the start, was written to once.
 #[allow(unsafe_code)]
-fn memory() -> u64 {
-    // SAFETY: it may be called at any time, from any thread.
-    unsafe { libc::malloc_trim(0) };
+fn memory() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    // SAFETY: it may be called at any time, from any thread.
+    let heap = unsafe { libc::mallinfo2() };
+    (line.trim().trim_end_matches(" kB").parse().unwrap(), (heap.uordblks + heap.hblkhd) as u64 / 1024)
 }
 
 fn key(text: &str) -> StreamKey {
@@ -73,9 +75,9 @@ struct Stage {
     inputs: Vec<String>,
     encoders: Vec<Option<Peer>>,
     players: Vec<Peer>,
-    /// Reads all that comes, and is never touched.
-    steady: Tap,
-    steady_packets: u64,
+    /// Gets all that comes, and is never touched.
+    _steady: TapCallback,
+    steady_packets: Arc<AtomicU64>,
     added: Vec<String>,
 }
 
@@ -180,10 +182,33 @@ impl Stage {
         1
     }
 
-    fn read(&mut self) {
-        while let Some(batch) = self.steady.try_next_batch() {
-            self.steady_packets += batch.len() as u64;
+    /// Both encoders run for a while, and nobody plays: so what the flow keeps for players that are still to come is
+    /// the same each time.
+    fn settle(&mut self, engine: &Engine, clips: &BTreeMap<&str, &Path>) {
+        for name in std::mem::take(&mut self.added) {
+            engine.block_on(self.flow.remove_output(&name)).unwrap();
         }
+        self.players.clear();
+        for number in 0..2 {
+            self.encoders[number] = None;
+            eventually("a source without its encoder", || {
+                (self.flow.stats().sources[number].state == State::Waiting).then_some(())
+            });
+            self.encoders[number] = Some(self.encoder(number, clips));
+        }
+        let before = self.flow.stats();
+        eventually("media from both", || {
+            let now = self.flow.stats();
+            let more = now.sources.iter().zip(&before.sources).all(|(now, then)| now.packets > then.packets + 300);
+            more.then_some(())
+        });
+        self.encoders.iter_mut().for_each(|encoder| *encoder = None);
+        eventually("all peers are gone", || {
+            let stats = self.flow.stats();
+            let quiet = stats.sources.iter().all(|s| s.state == State::Waiting)
+                && stats.outputs.iter().all(|o| o.players.is_empty());
+            quiet.then_some(())
+        });
     }
 
     /// What was never touched has lost nothing, and is connected.
@@ -297,9 +322,13 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
         .into_iter()
         .zip(["rtmp", "srt", "rtsp"])
         .map(|(flow, family)| {
-            let (inputs, steady) = (flow.input_addresses(), flow.tap("steady").unwrap());
+            let (inputs, steady_packets) = (flow.input_addresses(), Arc::new(AtomicU64::new(0)));
+            let counter = steady_packets.clone();
+            let _steady = flow.tap("steady").unwrap().for_each(move |_| {
+                counter.fetch_add(1, Relaxed);
+            });
             let encoders = vec![None, None];
-            Stage { family, flow, inputs, encoders, players: Vec::new(), steady, steady_packets: 0, added: Vec::new() }
+            Stage { family, flow, inputs, encoders, players: Vec::new(), _steady, steady_packets, added: Vec::new() }
         })
         .collect();
     // SRT players may come over a link that goes dark.
@@ -310,51 +339,44 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
     let mut dice = Dice(0x0c4a_05ed);
     let (mut edits, mut killed, mut frozen, mut switches, mut kicked) = (0, 0, 0, 0, 0);
     let mut turns = 0u64;
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     let warm = Duration::from_secs(seconds / 4);
     let whole = Duration::from_secs(seconds);
     let mut idle: Vec<TcpStream> = Vec::new();
-    let mut before: Option<(usize, u64)> = None;
+    let mut before: Option<(usize, (u64, u64))> = None;
     let mut samples: Vec<(f64, u64)> = Vec::new();
     loop {
-        let over = begun.elapsed() >= whole;
+        // A busy machine may take longer to do as much.
+        let enough = (edits >= 200 && killed >= 100) || seconds < 60 || begun.elapsed() >= 2 * whole;
+        let over = begun.elapsed() >= whole && enough;
         if over || (before.is_none() && begun.elapsed() >= warm) {
             // All is calm for a moment: what is in use now is what the flows need.
             idle.clear();
-            for stage in &mut stages {
-                for name in std::mem::take(&mut stage.added) {
-                    engine.block_on(stage.flow.remove_output(&name)).unwrap();
-                }
-                stage.encoders.iter_mut().for_each(|encoder| *encoder = None);
-                stage.players.clear();
-            }
             dark.black_out(false);
-            for stage in &mut stages {
-                eventually("all peers are gone", || {
-                    stage.read();
-                    let stats = stage.flow.stats();
-                    let quiet = stats.sources.iter().all(|s| s.state == State::Waiting)
-                        && stats.outputs.iter().all(|o| o.players.is_empty());
-                    quiet.then_some(())
-                });
-            }
+            let settling = Instant::now();
+            stages.iter_mut().for_each(|stage| stage.settle(&engine, &clips));
+            begun += settling.elapsed(); // that was no chaos
             let now = (descriptors(), memory());
             match before {
-                Some((files, kib)) => {
+                Some((files, (rss, heap))) => {
                     println!(
                         "{turns} turns: {edits} edits, {killed} killed, {frozen} frozen or woken, {kicked} kicked, {switches} switches"
                     );
                     println!(
-                        "memory in KiB, every 50 turns: {:?}",
+                        "heap in KiB, every 50 turns: {:?}",
                         samples.iter().map(|(_, kib)| *kib).collect::<Vec<_>>()
                     );
                     println!(
                         "slope after the first quarter: {:.1} KiB a minute",
                         slope(&samples[samples.len() / 4..]) * 60.0
                     );
-                    println!("descriptors {files} -> {}, memory {kib} -> {} KiB", now.0, now.1);
-                    assert!(now.0 <= files, "{files} -> {} descriptors", now.0);
-                    assert!(now.1 <= kib + kib / 20, "{kib} -> {} KiB", now.1);
+                    let (files_now, (rss_now, heap_now)) = now;
+                    println!(
+                        "descriptors {files} -> {files_now}, memory {rss} -> {rss_now} KiB, of it heap {heap} -> {heap_now}"
+                    );
+                    assert!(files_now <= files, "{files} -> {files_now} descriptors");
+                    // Beside five per cent: lanes of UDP receivers, which rest until the next traffic finds them free.
+                    assert!(heap_now <= heap + heap / 20 + 1536, "{heap} -> {heap_now} KiB");
                 }
                 None => before = Some(now),
             }
@@ -364,7 +386,7 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
         }
         turns += 1;
         let at = dice.below(stages.len());
-        match dice.below(12) {
+        match dice.below(13) {
             // Encoders: both run most of the time.
             0..=2 => {
                 let number = dice.below(2);
@@ -427,7 +449,6 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
             _ => edits += stages[at].edit(&engine, &mut dice, &sink, turns as usize),
         }
         for stage in &mut stages {
-            stage.read();
             stage.check();
             let next = || async { tokio::time::timeout(Duration::ZERO, stage.flow.next_event()).await };
             while let Ok(Some(event)) = engine.block_on(async { next().await }) {
@@ -439,9 +460,9 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
             }
         }
         if turns.is_multiple_of(50) {
-            samples.push((begun.elapsed().as_secs_f64(), memory()));
+            samples.push((begun.elapsed().as_secs_f64(), memory().1));
         }
-        std::thread::sleep(Duration::from_millis(60 + dice.below(80) as u64)); // the pace of chaos
+        std::thread::sleep(Duration::from_millis(40 + dice.below(60) as u64)); // the pace of chaos
     }
 
     if seconds >= 60 {
@@ -450,17 +471,13 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
     // All counters add up: what the taps were handed is what was counted, and everything still works.
     for stage in &mut stages {
         stage.encoders[0] = Some(stage.encoder(0, &clips));
-        let before = stage.steady_packets;
-        eventually("media again", || {
-            stage.read();
-            (stage.steady_packets > before + 50).then_some(())
-        });
+        let before = stage.steady_packets.load(Relaxed);
+        eventually("media again", || (stage.steady_packets.load(Relaxed) > before + 50).then_some(()));
         stage.encoders.clear();
         engine.block_on(stage.flow.stop());
-        stage.read();
         let stats = stage.flow.stats();
         let steady = stats.outputs.iter().find(|o| o.name == "steady").unwrap();
-        assert_eq!((steady.packets, steady.dropped), (stage.steady_packets, 0), "{}", stage.family);
+        assert_eq!((steady.packets, steady.dropped), (stage.steady_packets.load(Relaxed), 0), "{}", stage.family);
         assert!(stats.sources.iter().map(|source| source.packets).sum::<u64>() >= steady.packets);
     }
     calm.finish();

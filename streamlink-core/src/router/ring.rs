@@ -20,6 +20,8 @@ use std::{
 
 /// Batches that are kept for later use when they have been read.
 const MAX_SPARE: usize = 64;
+/// Packets for which these have room at most, all together: 56 bytes each.
+const MAX_SPARE_ROOM: usize = 2048;
 /// Readers that are woken between two locks.
 const WAKE_AT_ONCE: usize = 32;
 
@@ -118,6 +120,8 @@ struct Inner {
     keep: u64,
     readers: Vec<Slot>,
     spare: Vec<Arc<Batch>>,
+    /// Packets for which the spare batches have room.
+    spare_room: usize,
 }
 
 /// One reader, as the ring sees it.
@@ -145,6 +149,7 @@ impl Ring {
                 keep: 0,
                 readers: Vec::new(),
                 spare: Vec::new(),
+                spare_room: 0,
             }),
         })
     }
@@ -283,6 +288,7 @@ impl Inner {
         if let Some(mut spare) = self.spare.pop()
             && let Some(old) = Arc::get_mut(&mut spare)
         {
+            self.spare_room = self.spare_room.saturating_sub(old.packets.capacity());
             std::mem::swap(&mut old.packets, packets);
             std::mem::swap(&mut old.packets, &mut batch.packets);
             *old = batch;
@@ -297,9 +303,12 @@ impl Inner {
         self.first += 1;
         self.bytes = self.bytes.saturating_sub(oldest.bytes);
         // A batch that a reader still holds is freed by that reader.
+        let room = self.spare_room + oldest.packets.capacity();
         if self.spare.len() < MAX_SPARE
+            && room <= MAX_SPARE_ROOM
             && let Some(batch) = Arc::get_mut(&mut oldest)
         {
+            self.spare_room = room;
             batch.packets.clear();
             batch.start = None;
             self.spare.push(oldest);

@@ -22,6 +22,8 @@ const LANE: usize = 2 * MAX_RUN;
 const MAX_LANES: usize = 16;
 /// Used-up lanes that are kept for later; above that, memory is given back.
 const MAX_RESTING: usize = 64;
+/// When so many of them, the oldest ones, are free at the same time, there are more than are needed.
+const SURPLUS: usize = 4;
 /// Room for three control messages: GRO size, time stamp, overflow counter.
 const CONTROL: usize = 128;
 
@@ -144,6 +146,9 @@ fn refill(lane: &mut BytesMut, resting: &mut VecDeque<BytesMut>) {
     }
     let reusable = resting.front_mut().is_some_and(|oldest| oldest.try_reclaim(LANE));
     let oldest = if reusable { resting.pop_front() } else { None };
+    if resting.get_mut(SURPLUS - 1).is_some_and(|lane| lane.try_reclaim(LANE)) {
+        resting.pop_front(); // one at a time: what a burst has needed goes in the course of some lanes
+    }
     let used = std::mem::replace(lane, oldest.unwrap_or_else(|| BytesMut::with_capacity(LANE)));
     if resting.len() == MAX_RESTING {
         resting.pop_front(); // someone keeps a packet of it: its memory goes when that does
