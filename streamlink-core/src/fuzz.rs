@@ -313,7 +313,7 @@ fn rtsp_client() {
     fuzz("rtsp_client", |input, dice| {
         let record = dice.below(2) == 0;
         let purpose = if record { rtsp::Purpose::Record(presentation()) } else { rtsp::Purpose::Play };
-        let mut session = rtsp::ClientSession::new(purpose, "rtsp://127.0.0.1/cam", None, dice.below(4) == 0);
+        let mut session = rtsp::ClientSession::new(purpose, "rtsp://127.0.0.1/cam", None, dice.below(4) == 0, random);
         let mut frames = Vec::new();
         for piece in pieces(input, dice) {
             session.push(piece);

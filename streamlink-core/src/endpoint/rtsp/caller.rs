@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, SourceContext, Status,
+        Event, EventSink, LossReason, SourceContext, Status, random,
         redial::{Redial, report_loss, report_retry},
         tcp::{End, Outbox, Pace, Player, send, write_all},
     },
@@ -203,7 +203,7 @@ impl Call {
             let stream = Stream::connect(peer, &self.egress).await?;
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
-            let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp);
+            let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, random);
             let mut up = Up { stream, session, udp: UdpTracks::default(), peer };
             up.greet(local).await?;
             Ok(up)

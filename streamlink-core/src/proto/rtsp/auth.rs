@@ -183,8 +183,8 @@ impl Answer {
         best.map(|(_, answer)| answer)
     }
 
-    /// The header of a request. `count` counts the requests that were made with one nonce.
-    pub(super) fn header(&self, user: &User, method: &str, uri: &str, count: u32) -> String {
+    /// The header of a request. `count` counts the requests that were made with one nonce, `cnonce` is our part of it.
+    pub(super) fn header(&self, user: &User, method: &str, uri: &str, (count, cnonce): (u32, &str)) -> String {
         match self {
             Answer::Basic => {
                 format!(
@@ -193,7 +193,7 @@ impl Answer {
                 )
             }
             Answer::Digest { realm, nonce, algorithm, qop, opaque } => {
-                let (nc, cnonce) = (format!("{count:08x}"), "5f3c9a0e");
+                let nc = format!("{count:08x}");
                 let get = |name: &str| match name {
                     "realm" => Some(realm.clone()),
                     "nonce" => Some(nonce.clone()),
@@ -244,7 +244,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("WWW-Authenticate: ")).collect();
         for offered in [&lines[..], &lines[..1], &lines[2..]] {
             let answer = Answer::choose(offered.iter().copied()).unwrap();
-            let header = answer.header(&user(), "DESCRIBE", "rtsp://h/p", 1);
+            let header = answer.header(&user(), "DESCRIBE", "rtsp://h/p", (1, "5f3c9a0e"));
             let header = header.trim().strip_prefix("Authorization: ").unwrap();
             assert_eq!(challenges.check(Some(header), &user(), "DESCRIBE"), Verdict::Accepted, "{header}");
             let other = User { password: "other".into(), ..user() };

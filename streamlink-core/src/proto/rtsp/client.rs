@@ -57,6 +57,8 @@ pub(crate) struct ClientSession {
     answer: Option<Answer>,
     /// Requests with the answer.
     answered: u32,
+    /// Our part of its nonce.
+    cnonce: String,
     refused: u32,
     /// The address that was asked for, and the one that tracks are named from.
     url: String,
@@ -76,7 +78,9 @@ pub(crate) struct ClientSession {
 
 impl ClientSession {
     /// `url` is the address without a password.
-    pub(crate) fn new(purpose: Purpose, url: &str, user: Option<User>, udp: bool) -> Self {
+    pub(crate) fn new(purpose: Purpose, url: &str, user: Option<User>, udp: bool, random: fn(&mut [u8])) -> Self {
+        let mut cnonce = [0; 8];
+        random(&mut cnonce);
         let mut session = Self {
             reader: Reader::default(),
             out: Vec::new(),
@@ -85,6 +89,7 @@ impl ClientSession {
             user,
             answer: None,
             answered: 0,
+            cnonce: format!("{:016x}", u64::from_be_bytes(cnonce)),
             refused: 0,
             url: url.to_owned(),
             base: url.to_owned(),
@@ -159,7 +164,7 @@ impl ClientSession {
         }
         if let (Some(answer), Some(user)) = (&self.answer, &self.user) {
             self.answered += 1;
-            text += &answer.header(user, method, &url, self.answered);
+            text += &answer.header(user, method, &url, (self.answered, &self.cnonce));
         }
         match &body {
             Some(sdp) => {

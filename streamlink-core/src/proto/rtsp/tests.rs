@@ -92,7 +92,7 @@ const URL: &str = "rtsp://127.0.0.1:8554/cam/1";
 fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
     for (udp, step) in [(false, 1), (false, 100_000), (true, 7), (true, 100_000)] {
         let (mut server, mut house) = (ServerSession::new(random), House::default());
-        let mut client = ClientSession::new(Purpose::Play, URL, None, udp);
+        let mut client = ClientSession::new(Purpose::Play, URL, None, udp, random);
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert_eq!(requests, [Request::Play { path: "cam/1".into() }]);
         assert_eq!(outcomes.last(), Some(&Outcome::Ready), "{outcomes:?}");
@@ -105,7 +105,7 @@ fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
         assert_eq!(run(&mut server, &mut client, &mut house, step).0, [Request::End]);
 
         let (mut server, mut house) = (ServerSession::new(random), House::default());
-        let mut client = ClientSession::new(Purpose::Record(presentation()), URL, None, udp);
+        let mut client = ClientSession::new(Purpose::Record(presentation()), URL, None, udp, random);
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert!(matches!(&requests[..], [Request::Publish { path, .. }] if path == "cam/1"), "{requests:?}");
         assert_eq!(outcomes.last(), Some(&Outcome::Ready));
@@ -125,7 +125,7 @@ fn passwords_are_asked_for_and_given() {
     let mut house = House { user: user("secret"), ..House::default() };
     for (given, good) in [(user("secret"), true), (user("guess"), false), (None, false)] {
         let mut server = ServerSession::new(random);
-        let mut client = ClientSession::new(Purpose::Play, URL, given, false);
+        let mut client = ClientSession::new(Purpose::Play, URL, given, false, random);
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, 1000);
         assert_eq!(requests.len(), usize::from(good));
         match outcomes.last() {
@@ -140,14 +140,14 @@ fn passwords_are_asked_for_and_given() {
 fn what_is_not_there_or_not_offered_is_refused() {
     let mut house = House { udp: false, ..House::default() };
     let mut server = ServerSession::new(random);
-    let mut client = ClientSession::new(Purpose::Play, URL, None, true);
+    let mut client = ClientSession::new(Purpose::Play, URL, None, true, random);
     let (_, outcomes) = run(&mut server, &mut client, &mut house, 1000);
     assert_eq!(outcomes, [Outcome::NoUdp]);
-    let mut client = ClientSession::new(Purpose::Play, "rtsp://127.0.0.1/other", None, false);
+    let mut client = ClientSession::new(Purpose::Play, "rtsp://127.0.0.1/other", None, false, random);
     let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
     assert_eq!(outcomes, [Outcome::Rejected("404 Not Found".into())]);
     house.presentation = None;
-    let mut client = ClientSession::new(Purpose::Play, URL, None, false);
+    let mut client = ClientSession::new(Purpose::Play, URL, None, false, random);
     let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
     assert_eq!(outcomes, [Outcome::Rejected("404 Not Found".into())]);
 }
@@ -217,7 +217,7 @@ proptest! {
             let mut server = ServerSession::new(random);
             server.push(input);
             while let Ok(Some(_)) = server.next(&mut House::default()) {}
-            let mut client = ClientSession::new(Purpose::Play, URL, None, false);
+            let mut client = ClientSession::new(Purpose::Play, URL, None, false, random);
             client.push(input);
             while let Ok(Some(_)) = client.next() {}
         }
