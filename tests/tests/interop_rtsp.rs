@@ -474,3 +474,54 @@ fn the_relay_takes_a_publisher_to_a_player() {
     assert!(relay.finish().success(), "{}", relay.output());
     drop(player);
 }
+
+#[test]
+fn a_player_pauses_and_goes_on_with_what_is_live_then() {
+    let output = Output::rtsp_listener("out", "127.0.0.1:0", "live");
+    let rig = Rig::start(recorded(), vec![output.into(), Output::tap("tap").into()]);
+    let tap = Recording::start(&rig);
+    let url = rig.input();
+    let mut client = Bare::connect(&rig);
+    assert!(client.ask(&format!("ANNOUNCE {url}"), "Content-Type: application/sdp\r\n", SDP).contains("200"));
+    let interleaved = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1;mode=record\r\n";
+    assert!(client.ask(&format!("SETUP {url}/track"), interleaved, "").contains("200"));
+    assert!(client.ask(&format!("RECORD {url}"), "", "").contains("200"));
+    let mut send = |sequence: u16| {
+        let packet = rtp(sequence);
+        client.0.write_all(&[&[b'$', 0, 0, packet.len() as u8][..], &packet].concat()).unwrap();
+        eventually("the packet", || (tap.packets().len() > usize::from(sequence)).then_some(()));
+    };
+    send(0);
+    let play = rig.playback();
+    let port: u16 = play.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
+    let mut player = Bare(TcpStream::connect(("127.0.0.1", port)).unwrap(), 0);
+    player.0.set_read_timeout(Some(streamlink_tests::PATIENCE)).unwrap();
+    assert!(player.ask(&format!("OPTIONS {play}"), "", "").contains("PAUSE"));
+    let described = player.ask(&format!("DESCRIBE {play}"), "", "");
+    let length = described.split("Content-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap();
+    let mut sdp = vec![0; length.parse().unwrap()];
+    player.0.read_exact(&mut sdp).unwrap();
+    let interleaved = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n";
+    assert!(player.ask(&format!("SETUP {play}/trackID=0"), interleaved, "").contains("200"));
+    // Not before it plays.
+    assert!(player.ask(&format!("PAUSE {play}"), "", "").contains("455"));
+    assert!(player.ask(&format!("PLAY {play}"), "", "").contains("200"));
+    let frame = |player: &mut Bare| {
+        let mut frame = [0; 4 + 172];
+        player.0.read_exact(&mut frame).unwrap();
+        assert_eq!(frame[0], b'$');
+        u16::from_be_bytes([frame[6], frame[7]])
+    };
+    send(1);
+    // The last group of pictures, which is one packet here, may come first.
+    let first = frame(&mut player);
+    assert!(first == 1 || (first == 0 && frame(&mut player) == 1));
+    assert!(player.ask(&format!("PAUSE {play}"), "", "").contains("200"));
+    (2..20).for_each(&mut send);
+    // An answer, and no frame before it.
+    assert!(player.ask(&format!("GET_PARAMETER {play}"), "", "").starts_with("RTSP/1.0 200"));
+    assert!(player.ask(&format!("PLAY {play}"), "", "").starts_with("RTSP/1.0 200"));
+    send(20);
+    assert_eq!(frame(&mut player), 20);
+    rig.stop();
+}

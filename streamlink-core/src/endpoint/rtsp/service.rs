@@ -228,6 +228,10 @@ impl Client {
                 match reader.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
                         let lost = reader.read_some(u64::MAX, &mut window).packets;
+                        if session.is_paused() {
+                            window.clear();
+                            gate.lost = true;
+                        }
                         let (preamble, skipped) = gate.pass(lost, &mut window);
                         let (sent, refused) = udp.send(&window, preamble.as_deref());
                         player.count(sent, refused + lost + skipped);

@@ -36,6 +36,10 @@ impl Talk for ServerSession {
         self.take_output()
     }
 
+    fn is_paused(&self) -> bool {
+        ServerSession::is_paused(self)
+    }
+
     fn end(&mut self) {}
 }
 

@@ -140,6 +140,11 @@ impl<W: Wire> Outbox<W> {
         }
     }
 
+    /// What comes next is of no use before the next start.
+    pub(in crate::endpoint) fn wait_for_start(&mut self) {
+        self.waits = true;
+    }
+
     /// Media that was sent since the last call, and packets that were left out.
     pub(in crate::endpoint) fn take_counts(&mut self) -> (Totals, u64) {
         (std::mem::take(&mut self.done), std::mem::take(&mut self.dropped))

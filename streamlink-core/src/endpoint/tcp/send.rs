@@ -31,6 +31,10 @@ pub(in crate::endpoint) trait Talk {
     fn answers(&mut self) -> Vec<u8>;
     /// Says goodbye.
     fn end(&mut self);
+    /// Whether the peer wants nothing for now.
+    fn is_paused(&self) -> bool {
+        false
+    }
     /// Time has passed; there may be something to say.
     fn tick(&mut self, _now: Instant) {}
 }
@@ -150,6 +154,10 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
                 Poll::Ready(Ok(())) => {
                     let lost = self.reader.read_some(AT_ONCE, &mut self.window);
                     let now = self.window.first().and_then(|batch| batch.arrival());
+                    if self.session.is_paused() {
+                        self.window.clear();
+                        self.outbox.wait_for_start();
+                    }
                     self.outbox.push_media(lost.packets, &mut self.window);
                     if let Some(now) = now {
                         self.session.tick(now);

@@ -86,6 +86,8 @@ pub(crate) struct ServerSession {
     tracks: Vec<Option<SetUp>>,
     /// The number of the request that waits for an answer, and the address that it named.
     asked: Option<(String, String)>,
+    /// A player wants nothing for now.
+    paused: bool,
 }
 
 impl ServerSession {
@@ -106,6 +108,7 @@ impl ServerSession {
             found: None,
             tracks: Vec::new(),
             asked: None,
+            paused: false,
         }
     }
 
@@ -165,8 +168,14 @@ impl ServerSession {
             Method::Announce => self.announce(&cseq, &uri, request, directory)?,
             Method::Setup => self.set_up(&cseq, &uri, request, directory),
             Method::Play if !self.publish => return Ok(self.ask(cseq, uri)),
+            Method::Pause if !self.publish && self.state == State::Running => {
+                self.paused = true;
+                let session = self.session();
+                self.respond(&cseq, Status::OK, &session, None);
+                Ok(())
+            }
             Method::Record if self.publish => return Ok(self.ask(cseq, uri)),
-            Method::Play | Method::Record => Err(Status::NOT_VALID_IN_THIS_STATE),
+            Method::Play | Method::Record | Method::Pause => Err(Status::NOT_VALID_IN_THIS_STATE),
             Method::Teardown => {
                 let session = self.session();
                 self.respond(&cseq, Status::OK, &session, None);
@@ -336,6 +345,7 @@ impl ServerSession {
                 })
             }
             (State::Running, _) => {
+                self.paused = false;
                 let session = self.session();
                 self.respond(&cseq, Status::OK, &session, None);
                 None
@@ -345,6 +355,11 @@ impl ServerSession {
                 None
             }
         }
+    }
+
+    /// Whether a player wants nothing for now. It goes on with what is live then: nothing is kept for it.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Lets the client do what it has asked for.
@@ -404,7 +419,7 @@ impl ServerSession {
 }
 
 const PUBLIC: &str =
-    "Public: OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, RECORD, GET_PARAMETER, SET_PARAMETER, TEARDOWN\r\n";
+    "Public: OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, PAUSE, RECORD, GET_PARAMETER, SET_PARAMETER, TEARDOWN\r\n";
 
 /// Unauthorized, but only for the nonce.
 const STALE: Status = Status(401, "Unauthorized (stale)");
