@@ -31,6 +31,23 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// Lets this process open so many files.
+///
+/// # Panics
+/// When the system does not allow it.
+#[allow(unsafe_code)]
+pub fn more_descriptors(count: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a struct of our own, which the call fills.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    if limit.rlim_cur < count {
+        limit.rlim_cur = count;
+        // SAFETY: a struct of our own, which the call reads.
+        let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+        assert_eq!(set, 0, "{count} open files are needed, and {} allowed", limit.rlim_max);
+    }
+}
+
 /// The root of the workspace.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie within the workspace").to_owned()

@@ -431,10 +431,12 @@ fn hostile_clients_are_refused_and_a_live_stream_goes_on() {
         format!("ANNOUNCE {url} RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 99999999\r\n\r\n{}", "z".repeat(200_000))
             .as_bytes()
     ));
-    let half_open: Vec<TcpStream> = (0..500)
+    // Ten thousand that say nothing, or half a request: a thousand may think it over, the others are closed.
+    streamlink_tests::more_descriptors(12_000);
+    let half_open: Vec<TcpStream> = (0..10_000)
         .map(|i| {
             let mut stream = TcpStream::connect(("127.0.0.1", rig.input_port())).unwrap();
-            stream.write_all(&b"DESCRIBE rtsp://"[..i % 16]).unwrap();
+            let _ = stream.write_all(&b"DESCRIBE rtsp://"[..i % 16]); // it may be closed already
             stream
         })
         .collect();
