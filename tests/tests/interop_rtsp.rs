@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 use streamlink_core::{
-    Credentials, Event, LossReason, Output, OutputEdit, Packet, RefusalReason, RtspTransport, Source, State,
+    Bitrate, Credentials, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason, RtspTransport,
+    Source, State,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -526,4 +527,60 @@ fn a_player_pauses_and_goes_on_with_what_is_live_then() {
     send(20);
     assert_eq!(frame(&mut player), 20);
     rig.stop();
+}
+
+#[test]
+fn rtsps_from_gstreamer_through_a_push_to_gstreamer() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let (certificate, private) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let engine = Engine::builder()
+        .workers(2)
+        .tls_identity(certificate.as_bytes(), private.as_bytes())
+        .unwrap()
+        .tls_roots(certificate.as_bytes())
+        .unwrap()
+        .build()
+        .unwrap();
+    let flow = |name: &str, source: &str, output: &str| {
+        let flow = Flow::builder(name, Bitrate::mbps(20))
+            .source(Source::from_url("in", source))
+            .output(Output::from_url("out", output));
+        engine.block_on(engine.start(flow.build().unwrap())).unwrap()
+    };
+    let (port, other, last) = (free_port(), free_port(), free_port());
+    let listener = |port: u16, path: &str| format!("rtsps://127.0.0.1:{port}/{path}?mode=listener");
+    // One GStreamer records to the first flow, which records to the second, where another plays; all of it within TLS.
+    let second = flow("second", &listener(other, "relay"), &listener(last, "live"));
+    let push = format!("rtsps://localhost:{other}/relay?mode=caller&transport=tcp");
+    let first = flow("first", &listener(port, "cam"), &push);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, got) = (mp4(folder.path()), folder.path().join("got.h264"));
+    let (from, to) = (format!("location={}", text(&file)), format!("location=rtsps://127.0.0.1:{port}/cam"));
+    let insecure = "tls-validation-flags=0"; // the certificate is its own authority
+    let publisher = Peer::start(
+        "gst-launch-1.0",
+        &[
+            &["-q", "filesrc", &from, "!", "qtdemux", "!", "h264parse", "!"],
+            &["rtspclientsink", &to, insecure, "protocols=tcp"][..],
+        ]
+        .concat(),
+    );
+    eventually("media at the second flow", || (second.stats().sources[0].packets > 10).then_some(()));
+    let (from, to) = (format!("location=rtsps://127.0.0.1:{last}/live"), format!("location={}", text(&got)));
+    let player = Peer::start(
+        "gst-launch-1.0",
+        &[
+            &["-q", "rtspsrc", &from, insecure, "protocols=tcp", "latency=0", "!", "rtph264depay", "!"][..],
+            &["video/x-h264,stream-format=byte-stream", "!", "filesink", &to, "buffer-mode=unbuffered"],
+        ]
+        .concat(),
+    );
+    let original = pictures(&file);
+    eventually(&format!("pictures: {} {}", publisher.output(), player.output()), || {
+        let got = if fs::metadata(&got).is_ok_and(|m| m.len() > 100_000) { pictures(&got) } else { Vec::new() };
+        (got.len() >= 25 && original.windows(got.len()).any(|part| part == got)).then_some(())
+    });
+    assert!(first.stats().outputs[0].packets > 100);
+    engine.block_on(first.stop());
+    engine.block_on(second.stop());
 }
