@@ -74,6 +74,8 @@ struct Path {
     presentation: Option<Arc<Presentation>>,
     /// Of a source that is not active: the last group of pictures, from its start on.
     backlog: Delivery,
+    /// Its bytes.
+    backlog_bytes: u64,
     /// Since when it could take over, and waits for a place to start.
     due_since: Option<Instant>,
     /// It has places to start.
@@ -286,11 +288,15 @@ impl Group {
             if !delivery.starts.is_empty() {
                 path.backlog.clear();
                 delivery.skip_to_start(true);
-                path.backlog.append(delivery);
-            } else if !path.backlog.is_empty() {
+            }
+            if path.backlog.is_empty() {
+                path.backlog_bytes = 0;
+            }
+            if !delivery.starts.is_empty() || !path.backlog.is_empty() {
+                path.backlog_bytes = path.backlog_bytes.saturating_add(delivery.bytes());
                 path.backlog.append(delivery);
             }
-            if path.backlog.bytes() > BACKLOG {
+            if path.backlog_bytes > BACKLOG {
                 path.backlog.clear(); // until the next start
             }
         }

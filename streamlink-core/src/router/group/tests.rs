@@ -268,3 +268,27 @@ fn two_lossy_paths_of_which_one_is_dead_for_two_seconds_lose_only_what_both_lose
     let lost_on_both = 20_000 - wanted.len() as u64;
     assert!(lost_on_both > 300 && bench.group.merged(0).unwrap().1 == lost_on_both);
 }
+
+#[test]
+fn what_is_kept_of_a_backup_is_bounded() {
+    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    bench.frame(0, 0);
+    let big = |bench: &Bench, ms| {
+        let body = [&[0x27, 1, 1][..], &vec![0; 1 << 20]].concat();
+        Packet::rtmp(RtmpKind::Video, ms as u32, body, bench.at(ms))
+    };
+    // A group of pictures that never ends.
+    bench.frame(1, 0);
+    for ms in 1..40 {
+        let mut delivery = Delivery::default();
+        delivery.packets.push(big(&bench, ms));
+        bench.offer(1, delivery, ms);
+        let held: u64 = bench.group.lock().paths[1].backlog.bytes();
+        assert!(held <= BACKLOG);
+    }
+    assert!(bench.group.lock().paths[1].backlog.is_empty());
+    bench.lose(0, 50);
+    assert!(bench.switches.is_empty(), "there is nothing to begin with");
+    bench.frame(1, 1000);
+    assert_eq!(bench.switches.len(), 1, "but for its next key frame");
+}
