@@ -3,8 +3,8 @@
 
 use std::{fs, path::Path, time::Duration};
 use streamlink_core::{
-    Bitrate, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason, RtmpKind, Source, SourceEdit,
-    State, StreamKey,
+    BandwidthPolicy, Bitrate, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason, RtmpKind,
+    Source, SourceEdit, State, StreamKey,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -584,4 +584,40 @@ fn rtmps_from_ffmpeg_through_a_push_to_a_player() {
     assert!(error.contains("tls_identity"), "{error}");
     stranger.block_on(running.stop());
     engine.block_on(target.stop());
+}
+
+#[test]
+fn above_the_bandwidth_whole_groups_of_pictures_go_or_the_publisher_does() {
+    // The clip has some 700 kb/s, in groups of pictures of a second.
+    let rig = Rig::start(publishing("in"), vec![Output::tap("tap").into()]);
+    rig.running.set_max_bandwidth(Bitrate::kbps(300)).unwrap();
+    let tap = Recording::start(&rig);
+    let mut publisher = ffmpeg_publishes(&clip(), &rig.input());
+    rig.event(|e| matches!(e, Event::BandwidthExceeded { .. }).then_some(()));
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    let packets = tap.finish_packets(&rig);
+    let stats = rig.running.stats();
+    assert!(stats.sources[0].dropped > 20, "{:?}", stats.sources[0]);
+    // What is left decodes without a complaint: no picture refers to one that is missing.
+    let file = rig.file("left.flv");
+    fs::write(&file, flv(&packets)).unwrap();
+    let left = pictures(&file);
+    let original = pictures(&clip());
+    assert!(left.len() >= 20 && left.len() < original.len() && left.iter().all(|sum| original.contains(sum)));
+
+    rig.running.set_bandwidth_policy(BandwidthPolicy::Disconnect).unwrap();
+    let mut publisher = ffmpeg_publishes(&clip(), &rig.input());
+    rig.event(|e| match e {
+        Event::SourceLost { reason, .. } => Some(assert_eq!(reason, LossReason::BandwidthExceeded)),
+        _ => None,
+    });
+    publisher.finish();
+    rig.running.set_bandwidth_policy(BandwidthPolicy::Warn).unwrap();
+    let before = rig.running.stats().sources[0].dropped;
+    let mut publisher = ffmpeg_publishes(&clip(), &rig.input());
+    rig.event(|e| matches!(e, Event::BandwidthExceeded { .. }).then_some(()));
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    rig.source_lost();
+    assert_eq!(rig.running.stats().sources[0].dropped, before, "everything passes");
+    rig.stop();
 }
