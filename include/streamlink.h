@@ -153,7 +153,7 @@ enum streamlink_bandwidth_policy
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
   /**
-   * Whole packets are dropped; of RTMP and RTSP whole frames, up to the next key frame.
+   * Whole packets are dropped, of RTMP whole frames; of RTMP and RTSP all pictures up to the next key frame.
    */
   STREAMLINK_BANDWIDTH_POLICY_DROP = 0,
   /**

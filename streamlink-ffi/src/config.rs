@@ -187,7 +187,7 @@ struct Draft {
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkBandwidthPolicy {
-    /// Whole packets are dropped; of RTMP and RTSP whole frames, up to the next key frame.
+    /// Whole packets are dropped, of RTMP whole frames; of RTMP and RTSP all pictures up to the next key frame.
     Drop = 0,
     /// The source is disconnected.
     Disconnect = 1,

@@ -607,10 +607,11 @@ fn above_the_bandwidth_whole_groups_of_pictures_go_or_the_publisher_does() {
 
     rig.running.set_bandwidth_policy(BandwidthPolicy::Disconnect).unwrap();
     let mut publisher = ffmpeg_publishes(&clip(), &rig.input());
-    rig.event(|e| match e {
-        Event::SourceLost { reason, .. } => Some(assert_eq!(reason, LossReason::BandwidthExceeded)),
+    let reason = rig.event(|e| match e {
+        Event::SourceLost { reason, .. } => Some(reason),
         _ => None,
     });
+    assert_eq!(reason, LossReason::BandwidthExceeded);
     publisher.finish();
     rig.running.set_bandwidth_policy(BandwidthPolicy::Warn).unwrap();
     let before = rig.running.stats().sources[0].dropped;

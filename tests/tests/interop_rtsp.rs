@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 use streamlink_core::{
-    Bitrate, Credentials, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason, RtspTransport,
-    Source, State,
+    BandwidthPolicy, Bitrate, Credentials, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason,
+    RtspTransport, Source, State,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -583,4 +583,36 @@ fn rtsps_from_gstreamer_through_a_push_to_gstreamer() {
     assert!(first.stats().outputs[0].packets > 100);
     engine.block_on(first.stop());
     engine.block_on(second.stop());
+}
+
+#[test]
+fn above_the_bandwidth_the_rest_of_a_group_of_pictures_goes_or_the_client_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    let output = Output::rtsp_listener("out", "127.0.0.1:0", "live");
+    let rig = Rig::start(recorded(), vec![output.into()]);
+    rig.running.set_max_bandwidth(Bitrate::kbps(300)).unwrap();
+    let mut publisher = publish(&file, "tcp", &rig.input());
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    let sums_file = rig.file("left.md5");
+    let player = watch("tcp", &rig.playback(), &sums_file);
+    rig.event(|e| matches!(e, Event::BandwidthExceeded { .. }).then_some(()));
+    assert!(publisher.finish().success(), "{}", publisher.output());
+    rig.source_lost();
+    let source = rig.running.stats().sources[0].clone();
+    assert!(source.dropped > 50, "{source:?}");
+    // No picture refers to one that is missing: only the one that was cut, once a group of pictures, is not as it was.
+    let original = pictures(&file);
+    let left = eventually("pictures", || Some(sums(&sums_file)).filter(|left| left.len() >= 15));
+    let altered = left.iter().filter(|sum| !original.contains(sum)).count();
+    assert!(altered <= 6 && altered < left.len() / 2, "{altered} of {}: {}", left.len(), player.output());
+    rig.running.set_bandwidth_policy(BandwidthPolicy::Disconnect).unwrap();
+    let mut publisher = publish(&file, "tcp", &rig.input());
+    let reason = rig.event(|e| match e {
+        Event::SourceLost { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, LossReason::BandwidthExceeded);
+    publisher.finish();
+    rig.stop();
 }

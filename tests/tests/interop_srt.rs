@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase, RefusalReason,
-    Source, SrtAccess,
+    BandwidthPolicy, Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase,
+    RefusalReason, Source, SrtAccess,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -400,4 +400,29 @@ fn the_host_lets_callers_in_chooses_their_passphrases_and_refuses_them_with_a_co
     }
     assert!(running.stats().sources[0].refused >= 2);
     engine.block_on(running.stop());
+}
+
+#[test]
+fn above_the_bandwidth_datagrams_are_dropped_or_the_caller_is_cut_off() {
+    let rig = Rig::start(Source::srt_listener("in", "127.0.0.1:0"), vec![Output::tap("tap").into()]);
+    rig.running.set_max_bandwidth(Bitrate::kbps(300)).unwrap();
+    let url = format!("srt://127.0.0.1:{}?mode=caller&pkt_size=1316", rig.input_port());
+    let mut sender = ffmpeg_sends(&url);
+    rig.event(|e| matches!(e, Event::BandwidthExceeded { .. }).then_some(()));
+    sent(&mut sender);
+    rig.source_lost();
+    let stats = rig.running.stats();
+    let (source, tap) = (&stats.sources[0], &stats.outputs[0]);
+    // A second of burst, and five at the rate: less than half of what came.
+    assert!(source.dropped > 100 && source.packets < 250, "{source:?}");
+    assert!(tap.packets + tap.dropped <= source.packets);
+    rig.running.set_bandwidth_policy(BandwidthPolicy::Disconnect).unwrap();
+    let mut sender = ffmpeg_sends(&url);
+    let reason = rig.event(|e| match e {
+        Event::SourceLost { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, LossReason::BandwidthExceeded);
+    sender.finish(); // it was told
+    rig.stop();
 }

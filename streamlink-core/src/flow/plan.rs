@@ -23,7 +23,7 @@ const MAX_PATHS: usize = 16;
 /// What happens to media above the flow's maximum bandwidth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BandwidthPolicy {
-    /// Whole packets are dropped; for RTMP whole frames, up to the next key frame.
+    /// Whole packets are dropped, of RTMP whole frames; of RTMP and RTSP all pictures up to the next key frame.
     #[default]
     Drop,
     /// The source is disconnected.
