@@ -48,9 +48,9 @@
 //!
 //! A source's task reads a socket in batches, without copying. Its protocol's state machine checks and orders the
 //! packets. The group of the flow's sources lets those of the active one pass, or merges all, and makes what comes from
-//! one after the other a single stream. They enter the flow's ring once, whatever the number of outputs. Each output reads the ring at its own
-//! pace: one that does not keep up loses the oldest packets, which are counted, and nobody else notices. RTP
-//! outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output. All
+//! one after the other a single stream. They enter the flow's ring once, whatever the number of outputs. Each output
+//! reads the ring at its own pace: one that does not keep up loses the oldest packets, which are counted, and nobody
+//! else notices. RTP outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output. All
 //! SRT callers of a port share its socket and its task. RTMP and RTSP peers have a task each, and no buffer: a vectored
 //! write names the protocol's headers and the bytes that came in. Their batches begin at key frames, and the ring keeps
 //! the last group of pictures, so that a late player starts at once. SRT that leaves as RTMP goes through a remux, which

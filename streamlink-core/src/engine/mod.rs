@@ -282,8 +282,8 @@ impl Engine {
     /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor.
     ///
     /// # Errors
-    /// When an address cannot be bound, a region is unknown, a name or an address is taken by another flow, or a
-    /// part of the flow has no driver yet. Nothing is then started.
+    /// When an address cannot be bound, a region is unknown, or a name or an address is taken by another flow. Nothing
+    /// is then started.
     pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
         let shared = self.shared.clone();
         // Sockets belong to the engine's runtime, whoever awaits this.
