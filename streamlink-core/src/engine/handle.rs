@@ -1,7 +1,7 @@
 //! The handle of a running flow: its addresses, events, statistics, and everything that can be changed.
 
 use super::{
-    Shared,
+    Events, OutputEdit, Shared, SourceEdit,
     outputs::{self, OutputEnd, RunningOutput},
     sources::RunningSource,
     start::{self, PortRoute},
@@ -327,79 +327,6 @@ fn config(path: &str, problem: Problem) -> Error {
     Error::Config(ConfigErrors::from(ConfigError::new(path, problem)))
 }
 
-/// Changes of an output that need no reconnect. What is not named stays as it is.
-#[derive(Clone, Debug, Default)]
-pub struct OutputEdit {
-    name: Option<String>,
-    description: Option<String>,
-    allow: Option<Allowlist>,
-    max_players: Option<u32>,
-}
-
-impl OutputEdit {
-    /// No change yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A new name, unique within the flow.
-    pub fn rename(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// A new description.
-    pub fn description(mut self, text: impl Into<String>) -> Self {
-        self.description = Some(text.into());
-        self
-    }
-
-    /// A new allowlist, of an output that listens; players that it does not admit are cut off.
-    pub fn allow(mut self, list: Allowlist) -> Self {
-        self.allow = Some(list);
-        self
-    }
-
-    /// How many players may be connected, of an output that listens (1–1 000 000). Those that are stay.
-    pub fn max_players(mut self, players: u32) -> Self {
-        self.max_players = Some(players);
-        self
-    }
-}
-
-/// Changes of a source that need no reconnect. What is not named stays as it is.
-#[derive(Clone, Debug, Default)]
-pub struct SourceEdit {
-    name: Option<String>,
-    description: Option<String>,
-    allow: Option<Allowlist>,
-}
-
-impl SourceEdit {
-    /// No change yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A new name, unique within the flow.
-    pub fn rename(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// A new description.
-    pub fn description(mut self, text: impl Into<String>) -> Self {
-        self.description = Some(text.into());
-        self
-    }
-
-    /// A new allowlist; a sender that it does not admit is cut off.
-    pub fn allow(mut self, list: Allowlist) -> Self {
-        self.allow = Some(list);
-        self
-    }
-}
-
 /// A running flow. Dropping it stops the flow without waiting; [`FlowHandle::stop`] waits.
 #[derive(Debug)]
 pub struct FlowHandle {
@@ -636,43 +563,5 @@ impl FlowHandle {
 impl Drop for FlowHandle {
     fn drop(&mut self) {
         self.running.cancel();
-    }
-}
-
-/// A reader of a flow's events. One that is too slow loses the oldest, and is told how many.
-#[derive(Debug)]
-pub struct Events {
-    receiver: broadcast::Receiver<Event>,
-    ended: bool,
-}
-
-impl Events {
-    fn new(receiver: broadcast::Receiver<Event>) -> Self {
-        Self { receiver, ended: false }
-    }
-
-    /// The next event; `None` when the flow has stopped.
-    pub async fn next(&mut self) -> Option<Event> {
-        if self.ended {
-            return None;
-        }
-        let event = match self.receiver.recv().await {
-            Ok(event) => event,
-            Err(broadcast::error::RecvError::Lagged(count)) => Event::Missed { count },
-            Err(broadcast::error::RecvError::Closed) => return None,
-        };
-        self.ended = event == Event::FlowStopped;
-        Some(event)
-    }
-
-    /// The next event, if there is one now.
-    pub fn try_next(&mut self) -> Option<Event> {
-        let event = match self.receiver.try_recv() {
-            Ok(event) => event,
-            Err(broadcast::error::TryRecvError::Lagged(count)) => Event::Missed { count },
-            Err(_) => return None,
-        };
-        self.ended |= event == Event::FlowStopped;
-        Some(event)
     }
 }

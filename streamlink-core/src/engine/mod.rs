@@ -1,6 +1,8 @@
 //! Runs flows: the [`Engine`], the handle of a running flow, statistics, metrics.
 
 mod drivers;
+mod edit;
+mod events;
 mod handle;
 mod metrics;
 mod outputs;
@@ -8,7 +10,9 @@ mod sources;
 mod start;
 mod stats;
 
-pub use handle::{Events, FlowHandle, OutputEdit, SourceEdit};
+pub use edit::{OutputEdit, SourceEdit};
+pub use events::Events;
+pub use handle::FlowHandle;
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
