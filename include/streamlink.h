@@ -927,8 +927,8 @@ const char *streamlink_version_string(void);
 streamlink_status streamlink_error_status(const streamlink_error *error);
 
 /**
- * The path of the field that is wrong, as in "outputs[1].latency"; "" if the error is not about a field. Lives as
- * long as the error. NULL: "".
+ * The path of the field that is wrong, as in "outputs[1].latency"; of an error of the system the endpoint that it is
+ * about, as in "source `venue`"; "" if there is neither. Lives as long as the error. NULL: "".
  *
  * # Safety
  * `error` is NULL or an error that was not freed.

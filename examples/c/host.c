@@ -2,19 +2,16 @@
  * A host that pushes its own MPEG-TS, and gets back what the flow hands on, through the C ABI.
  *
  *     host FILE.ts OUTPUT_URL
- *     host clip.ts srt://:9001
+ *     ffmpeg -re -i FILE -c copy -f mpegts - | host - srt://:9001
  *
- * The file is mapped into memory and pushed without copying, at its pace of 6 Mb/s; players fetch it from the output, and
- * a tap counts what all of them get. It ends with the file.
+ * What it reads is pushed without copying: a file at a pace of 6 Mb/s, a pipe at its own. Players fetch it from the
+ * output, and a tap counts what all of them get. It ends with what it reads.
  */
 #include <streamlink.h>
 
-#include <fcntl.h>
 #include <stdio.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { PAYLOAD = 7 * 188 };
 
@@ -30,10 +27,10 @@ static void on_packet(void *user, const streamlink_packet *packet)
     tally->bytes += streamlink_packet_length(packet);
 }
 
-/* The bytes belong to the file's mapping, which outlives all packets: there is nothing to give back. */
+/* Nobody needs a buffer any more. */
 static void on_release(void *user)
 {
-    (void)user;
+    free(user);
 }
 
 /* Says what went wrong; returns whether the call has succeeded. */
@@ -46,32 +43,38 @@ static int succeeded(streamlink_status status, streamlink_error *error)
     return status == STREAMLINK_STATUS_OK;
 }
 
-/* Pushes the file in real time. */
-static int play(streamlink_app_source *source, const uint8_t *data, size_t length)
+/* Pushes all that comes; returns how many bytes that were, or -1. `paced`: in real time. */
+static long play(streamlink_app_source *source, FILE *input, int paced)
 {
     const struct timespec pace = {0, PAYLOAD * 8 * 1000L / 6};
-    size_t at;
-    for (at = 0; at < length; at += PAYLOAD) {
-        size_t size = length - at < PAYLOAD ? length - at : PAYLOAD;
+    long total = 0;
+    for (;;) {
         streamlink_error *error = NULL;
         streamlink_packet *packet = NULL;
-        const streamlink_packet *one;
-        if (!succeeded(streamlink_packet_borrow(STREAMLINK_PACKET_KIND_DATAGRAM, 0, data + at, size, on_release, NULL,
+        uint8_t *buffer = (uint8_t *)malloc(PAYLOAD);
+        size_t size = buffer == NULL ? 0 : fread(buffer, 1, PAYLOAD, input);
+        if (size == 0) {
+            free(buffer);
+            return total;
+        }
+        /* From here on the buffer belongs to the packet. */
+        if (!succeeded(streamlink_packet_borrow(STREAMLINK_PACKET_KIND_DATAGRAM, 0, buffer, size, on_release, buffer,
                                                 &packet, &error),
                        error)) {
-            return 0;
+            free(buffer);
+            return -1;
         }
-        one = packet;
-        if (streamlink_app_source_push(source, &one, 1) != STREAMLINK_STATUS_OK) {
+        if (streamlink_app_source_give(source, &packet, 1) != STREAMLINK_STATUS_OK) {
             fprintf(stderr, "a packet was refused\n");
         }
-        streamlink_packet_free(packet);
-        nanosleep(&pace, NULL);
+        total += (long)size;
+        if (paced) {
+            nanosleep(&pace, NULL);
+        }
     }
-    return 1;
 }
 
-static int run(streamlink_engine *engine, const char *url, const uint8_t *data, size_t length)
+static int run(streamlink_engine *engine, const char *url, FILE *input, int paced)
 {
     streamlink_error *error = NULL;
     streamlink_flow_builder *builder = NULL;
@@ -82,6 +85,7 @@ static int run(streamlink_engine *engine, const char *url, const uint8_t *data, 
     streamlink_tap *tap = NULL;
     streamlink_text *playback = NULL;
     struct tally tally = {0, 0};
+    long total = 0;
     int good = succeeded(streamlink_flow_builder_create("host", 20u * 1000 * 1000, &builder, &error), error) &&
                succeeded(streamlink_source_create("file", "app://datagrams", &in, &error), error) &&
                succeeded(streamlink_output_create("out", url, &out, &error), error) &&
@@ -103,44 +107,38 @@ static int run(streamlink_engine *engine, const char *url, const uint8_t *data, 
             streamlink_text_free(playback);
         }
         fflush(stdout);
-        good = play(source, data, length);
+        total = play(source, input, paced);
         /* What was pushed is handed on, then everything ends. */
-        good = good && succeeded(streamlink_flow_stop(flow, &error), error);
+        good = total >= 0 && succeeded(streamlink_flow_stop(flow, &error), error);
     }
     streamlink_tap_destroy(tap);
     streamlink_app_source_destroy(source);
     streamlink_flow_destroy(flow);
-    printf("the tap has seen %llu packets, %llu bytes of %llu\n", tally.packets, tally.bytes,
-           (unsigned long long)length);
-    return good && tally.bytes == length;
+    printf("the tap has seen %llu packets, %llu bytes of %ld\n", tally.packets, tally.bytes, total);
+    return good && tally.bytes == (unsigned long long)total;
 }
 
 int main(int count, char **arguments)
 {
     streamlink_error *error = NULL;
     streamlink_engine *engine = NULL;
-    struct stat status;
-    int file, good;
-    void *data;
+    FILE *input = stdin;
+    int good, piped;
     if (count != 3) {
-        fprintf(stderr, "usage: %s FILE.ts OUTPUT_URL\n", arguments[0]);
+        fprintf(stderr, "usage: %s FILE.ts|- OUTPUT_URL\n", arguments[0]);
         return 2;
     }
-    file = open(arguments[1], O_RDONLY);
-    if (file < 0 || fstat(file, &status) != 0 || status.st_size <= 0) {
-        perror(arguments[1]);
-        return 1;
+    piped = arguments[1][0] == '-' && arguments[1][1] == '\0';
+    if (!piped) {
+        input = fopen(arguments[1], "rb");
     }
-    data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, file, 0);
-    close(file);
-    if (data == MAP_FAILED) {
+    if (input == NULL) {
         perror(arguments[1]);
         return 1;
     }
     good = succeeded(streamlink_engine_create(NULL, &engine, &error), error) &&
-           run(engine, arguments[2], (const uint8_t *)data, (size_t)status.st_size);
-    /* Outputs may hold packets until the engine is gone. */
+           run(engine, arguments[2], input, !piped);
     streamlink_engine_destroy(engine);
-    munmap(data, (size_t)status.st_size);
+    fclose(input);
     return good ? 0 : 1;
 }

@@ -28,8 +28,8 @@ pub unsafe extern "C" fn streamlink_error_status(error: *const StreamlinkError) 
     unsafe { error.as_ref() }.map_or(Status::Ok, |e| e.status)
 }
 
-/// The path of the field that is wrong, as in "outputs[1].latency"; "" if the error is not about a field. Lives as
-/// long as the error. NULL: "".
+/// The path of the field that is wrong, as in "outputs[1].latency"; of an error of the system the endpoint that it is
+/// about, as in "source `venue`"; "" if there is neither. Lives as long as the error. NULL: "".
 ///
 /// # Safety
 /// `error` is NULL or an error that was not freed.

@@ -75,7 +75,7 @@ static void ordinary(void)
     CHECK(stops_seen == 0);
     OK(streamlink_flow_next_event(flow, 30000, &event, &error));
     streamlink_event_free(event);
-    CHECK(lines > 0);
+    wait_for(&lines, 1);
     OK(streamlink_log_set(NULL, NULL, STREAMLINK_LOG_LEVEL_OFF, &error));
     streamlink_tap_destroy(tap);
     streamlink_app_source_destroy(source);
@@ -171,6 +171,76 @@ static void from_within(void)
     wait_for(&done, 2);
 }
 
+static int asked;
+
+/* Lets those in who ask for "good", with a passphrase, and turns the others away. */
+static void on_caller(void *user, const streamlink_srt_request *request, streamlink_srt_reply *reply)
+{
+    CHECK(user == &asked && request->size >= sizeof *request && reply->size >= sizeof *reply);
+    CHECK(strcmp(request->endpoint, "in") == 0 && request->publishes);
+    CHECK(strncmp(request->peer, "127.0.0.1:", 10) == 0 && request->stream_id != NULL);
+    if (strcmp(request->stream_id, "good") == 0) {
+        strcpy(reply->passphrase, "correct horse");
+    } else {
+        reply->reject = 1401;
+    }
+    count_one(&asked);
+}
+
+/* A flow that calls with a stream id, and has had an event of a kind; `detail` is what that said. */
+static streamlink_flow *call(streamlink_engine *engine, const char *port, const char *stream_id, int32_t kind, char *detail)
+{
+    char json[512];
+    streamlink_flow *flow = NULL;
+    int32_t seen = 0;
+    snprintf(json, sizeof json,
+             "{\"name\": \"%s\", \"max_bandwidth\": \"20M\", \"sources\": [{\"name\": \"host\", \"url\": "
+             "\"app://datagrams\"}], \"outputs\": [{\"name\": \"out\", \"url\": \"srt://127.0.0.1:%s?mode=caller\", "
+             "\"streamid\": \"%s\", \"passphrase\": \"correct horse\"}]}",
+             stream_id, port, stream_id);
+    OK(streamlink_flow_start_json(engine, json, &flow, &error));
+    while (seen != kind) {
+        streamlink_event *event = NULL;
+        streamlink_event_info info;
+        OK(streamlink_flow_next_event(flow, 30000, &event, &error));
+        STREAMLINK_INIT(info);
+        streamlink_event_get(event, &info);
+        seen = info.kind;
+        snprintf(detail, 128, "%s", info.detail);
+        streamlink_event_free(event);
+    }
+    return flow;
+}
+
+static void the_srt_hook(void)
+{
+    streamlink_engine_options options;
+    streamlink_engine *engine = NULL;
+    streamlink_flow *flow = NULL, *good, *bad;
+    streamlink_text *address = NULL;
+    char detail[128], port[16];
+    STREAMLINK_INIT(options);
+    options.threads = 2;
+    options.srt_access = on_caller;
+    options.srt_access_user = &asked;
+    OK(streamlink_engine_create(&options, &engine, &error));
+    OK(streamlink_flow_start_json(engine,
+                                  "{\"name\": \"guarded\", \"max_bandwidth\": \"20M\", \"sources\": [{\"name\": \"in\", "
+                                  "\"url\": \"srt://127.0.0.1:0?mode=listener\"}]}",
+                                  &flow, &error));
+    OK(streamlink_flow_input_address(flow, "in", &address, &error));
+    snprintf(port, sizeof port, "%s", strrchr(streamlink_text_data(address), ':') + 1);
+    streamlink_text_free(address);
+    bad = call(engine, port, "bad", STREAMLINK_EVENT_KIND_OUTPUT_LOST, detail);
+    CHECK(strstr(detail, "1401") != NULL);
+    good = call(engine, port, "good", STREAMLINK_EVENT_KIND_OUTPUT_CONNECTED, detail);
+    wait_for(&asked, 2);
+    streamlink_flow_destroy(good);
+    streamlink_flow_destroy(bad);
+    streamlink_flow_destroy(flow);
+    streamlink_engine_destroy(engine);
+}
+
 static streamlink_engine *crowded;
 static streamlink_flow *shared_flow;
 
@@ -232,6 +302,7 @@ int main(void)
 {
     ordinary();
     from_within();
+    the_srt_hook();
     at_once();
     puts("ok");
     return 0;

@@ -119,6 +119,15 @@ static void configurations(void)
     streamlink_output_destroy(output);
     CHECK(flow == NULL && text == NULL);
 
+    /* What the system refuses names the endpoint. */
+    CHECK(streamlink_flow_start_json(engine,
+                                     "{\"name\": \"far\", \"max_bandwidth\": 1000000, \"sources\": [{\"name\": \"in\", "
+                                     "\"url\": \"rtp://192.0.2.1:5004?mode=listener\"}]}",
+                                     &flow, &error) == STREAMLINK_STATUS_IO);
+    CHECK(strcmp(streamlink_error_field(error), "source `in`") == 0);
+    streamlink_error_free(error);
+    error = NULL;
+
     /* Two flows of one name; what is not there; what can be done once. */
     flow = check_flow(engine, "one");
     FAILS(STREAMLINK_STATUS_ALREADY_EXISTS,

@@ -138,18 +138,30 @@ fn the_host_in_c_pushes_and_taps() {
     let file = folder.path().join("played.ts");
     let port = free_port();
     let url = format!("srt://127.0.0.1:{port}?mode=listener");
-    let mut host = Peer::start(examples(false).join("host"), &[text(&clip()), &url]);
+    let feed = format!("ffmpeg -v error -nostdin -re -i '{}' -map 0 -c copy -f mpegts -", text(&clip()));
+    let command = format!("{feed} | '{}' - '{url}'", text(&examples(false).join("host")));
+    let mut host = Peer::start("sh", &["-c", &command]);
     host.wait_for("play srt://");
     let command = format!("exec srt-live-transmit -q 'srt://127.0.0.1:{port}' file://con >'{}'", text(&file));
     let mut player = Peer::start("sh", &["-c", &command]);
     assert!(host.finish().success(), "{}", host.output());
-    let length = fs::metadata(clip()).unwrap().len();
-    assert!(host.output().contains(&format!("{length} bytes of {length}")), "{}", host.output());
+    let said = host.output();
+    let (seen, all) = said.split(" packets, ").nth(1).and_then(|rest| rest.trim().split_once(" bytes of ")).unwrap();
+    assert!(seen == all && seen.parse::<usize>().unwrap() > 500_000, "{said}");
     player.signal(libc::SIGINT); // it would call again
     player.finish();
-    // It came while the file was playing: it has the end of it.
-    let (played, whole) = (fs::read(&file).unwrap(), fs::read(clip()).unwrap());
-    assert!(played.len() > 188 * 100 && whole.windows(188 * 7).step_by(188).any(|part| played.starts_with(part)));
+    // It came while ffmpeg was sending: it has whole transport packets from then on.
+    let played = fs::read(&file).unwrap();
+    assert!(
+        played.len() > 188 * 100
+            && played.len().is_multiple_of(188)
+            && played.chunks(188).all(|packet| packet[0] == 0x47)
+    );
+    // A file is pushed as it is.
+    let mut host = Peer::start(examples(true).join("host"), &[text(&clip()), "srt://127.0.0.1:0?mode=listener"]);
+    assert!(host.finish().success(), "{}", host.output());
+    let length = fs::metadata(clip()).unwrap().len();
+    assert!(host.output().contains(&format!("{length} bytes of {length}")), "{}", host.output());
 }
 
 #[test]
