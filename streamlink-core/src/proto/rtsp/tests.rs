@@ -169,7 +169,9 @@ fn requests_out_of_turn_and_endless_ones_are_refused() {
     let (_, result, said) =
         say("SETUP rtsp://h/cam/1/trackID=0 RTSP/1.0\r\nCSeq: 1\r\nTransport: RTP/AVP;multicast\r\n\r\n");
     assert!(result == Ok(None) && said.starts_with("RTSP/1.0 461 "), "{said}");
-    let (_, result, said) = say("PAUSE rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n");
+    let (server, result, said) = say("PAUSE rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n");
+    assert!(result == Ok(None) && said.starts_with("RTSP/1.0 455 ") && !server.is_paused(), "{said}");
+    let (_, result, said) = say("REDIRECT rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n");
     assert!(result == Ok(None) && said.starts_with("RTSP/1.0 501 "), "{said}");
     assert_eq!(say(&"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n".repeat(200)).1, Err(Fault::TooManyRequests));
     let endless = format!("OPTIONS * RTSP/1.0\r\nX: {}", "y".repeat(20_000));
