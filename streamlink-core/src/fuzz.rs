@@ -7,6 +7,8 @@
 //! STREAMLINK_FUZZ_SECONDS=3600 STREAMLINK_FUZZ_SEED=7 cargo test -p streamlink-core --all-features --lib fuzz::
 //! ```
 //!
+//! The module is compiled for tests only: what it unwraps is the corpus and our own handshakes, and it fails with them.
+//!
 //! What must hold: no panic (arithmetic is checked in this build), no input that takes more than a second, and bounded
 //! memory. An input that breaks it is written into the system's folder for temporary files; once mended, it goes into the
 //! corpus.

@@ -266,7 +266,7 @@ impl Queue {
             state.missed += 1;
         }
         state.waiting.push_back(event);
-        drop(state);
+        // Under the lock: a reader that takes the event at once clears the descriptor after this, not before.
         self.signal();
     }
 
@@ -281,7 +281,12 @@ impl Queue {
         loop {
             let mut state = self.lock();
             let Some((callback, user)) = state.callback else { return };
-            let Some(event) = state.take() else { return };
+            let Some(event) = state.take() else {
+                if !state.ended {
+                    self.clear();
+                }
+                return;
+            };
             state.running = Some(std::thread::current().id());
             drop(state);
             let event = StreamlinkEvent::new(event);

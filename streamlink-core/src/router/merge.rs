@@ -57,8 +57,6 @@ pub(crate) struct Merge {
     slots: VecDeque<Slot>,
     /// When the first of the packets came that wait.
     waiting_since: Option<Instant>,
-    /// When a packet of this stream last came.
-    heard: Option<Instant>,
     /// Places before `next` that were passed by a moment, to know when paths had their time.
     passed: VecDeque<(Instant, u64)>,
     lost: u64,
@@ -75,7 +73,6 @@ impl Merge {
             next: 0,
             slots: VecDeque::new(),
             waiting_since: None,
-            heard: None,
             passed: VecDeque::new(),
             lost: 0,
         }
@@ -109,7 +106,6 @@ impl Merge {
             self.restart(&header, out);
         }
         let Some(sequence) = within_reach(self.next, header.sequence) else { return }; // never: it was checked
-        self.heard = Some(now);
         self.place(path, sequence, packet, now, out);
         self.settle(now);
     }
