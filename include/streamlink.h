@@ -1153,7 +1153,8 @@ streamlink_status streamlink_flow_builder_set_bandwidth_policy(streamlink_flow_b
                                                                streamlink_error **error);
 
 /**
- * How long datagrams that have arrived may wait for more, so that they leave together, in milliseconds (1; 0 to 20).
+ * How long packets of RTP and RTSP sources that have arrived may wait for more, so that they leave together, in
+ * milliseconds (1; 0 to 20).
  *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.

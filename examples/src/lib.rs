@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
-use streamlink_core::{EndpointStats, FlowStats};
+use streamlink_core::{EndpointStats, FlowStats, PlayerStats};
 
 /// A table of rates that is drawn over itself on a terminal, and line after line elsewhere.
 #[derive(Debug, Default)]
@@ -52,6 +52,18 @@ impl Table {
 
 /// Statistics as one JSON object.
 pub fn json(stats: &FlowStats) -> Value {
+    let player = |p: &PlayerStats| {
+        json!({
+            "peer": p.peer.to_string(),
+            "connected_ms": p.connected_for.as_millis() as u64,
+            "bytes": p.bytes,
+            "packets": p.packets,
+            "retransmitted": p.retransmitted,
+            "lost": p.lost,
+            "dropped": p.dropped,
+            "round_trip_us": p.round_trip.as_micros() as u64,
+        })
+    };
     let endpoint = |s: &EndpointStats| {
         json!({
             "name": s.name,
@@ -81,6 +93,7 @@ pub fn json(stats: &FlowStats) -> Value {
                 "pid_errors": s.transport.pid,
             },
             "media": s.media,
+            "players": s.players.iter().map(player).collect::<Vec<_>>(),
         })
     };
     json!({

@@ -243,10 +243,10 @@ struct Open(Arc<Presentation>);
 impl Directory for Open {
     fn find(&mut self, publish: bool, _: &str) -> Result<Found, Status> {
         let presentation = if publish { None } else { Some(self.0.clone()) };
-        Ok(Found { user: None, presentation, tcp: true, udp: true })
+        Ok(Found { user: None, presentation, tcp: true, udp: true, groups: Vec::new() })
     }
 
-    fn open_udp(&mut self, track: usize, _: (u16, u16)) -> Option<(u16, u16)> {
+    fn open_udp(&mut self, _: bool, track: usize, _: (u16, u16)) -> Option<(u16, u16)> {
         (track < 2).then_some((6970, 6971))
     }
 }
@@ -295,9 +295,9 @@ fn rtsp_server() {
                 match session.next(&mut directory) {
                     Ok(Some(rtsp::Request::Publish { presentation, .. })) => {
                         presentation.to_sdp();
-                        session.accept();
+                        session.accept(&[]);
                     }
-                    Ok(Some(rtsp::Request::Play { .. })) => session.accept(),
+                    Ok(Some(rtsp::Request::Play { .. })) => session.accept(&[]),
                     Ok(Some(rtsp::Request::Frame { channel, data })) => frames.push((channel, data)),
                     Ok(Some(rtsp::Request::End)) => {}
                     Ok(None) => break,

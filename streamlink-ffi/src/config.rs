@@ -328,7 +328,8 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_bandwidth_policy(
     unsafe { guard(error, body) }
 }
 
-/// How long datagrams that have arrived may wait for more, so that they leave together, in milliseconds (1; 0 to 20).
+/// How long packets of RTP and RTSP sources that have arrived may wait for more, so that they leave together, in
+/// milliseconds (1; 0 to 20).
 ///
 /// # Safety
 /// `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.

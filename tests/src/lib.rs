@@ -6,6 +6,8 @@ pub mod nginx;
 pub mod peer;
 pub mod rig;
 pub mod rtp;
+pub mod rtsp;
+pub mod wire;
 
 use std::{
     path::{Path, PathBuf},

@@ -25,6 +25,15 @@ impl Lossy {
     /// # Panics
     /// When there is no port.
     pub fn to(target: SocketAddr, percent: u64) -> Self {
+        Self::watched(target, percent, |_, _, _| {})
+    }
+
+    /// The same, and everything that comes is looked at: whether it goes to the target, whether it will get there, and
+    /// its bytes.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub fn watched(target: SocketAddr, percent: u64, mut look: impl FnMut(bool, bool, &[u8]) + Send + 'static) -> Self {
         let (front, back) =
             (UdpSocket::bind("127.0.0.1:0").expect("a port"), UdpSocket::bind("127.0.0.1:0").expect("a port"));
         for socket in [&front, &back] {
@@ -49,7 +58,9 @@ impl Lossy {
                             seed ^= seed << 13;
                             seed ^= seed >> 7;
                             seed ^= seed << 17;
-                            if seed % 100 < percent || dark.load(Ordering::Relaxed) {
+                            let is_lost = seed % 100 < percent || dark.load(Ordering::Relaxed);
+                            look(forward, !is_lost, &buffer[..length]);
+                            if is_lost {
                                 lost += 1;
                                 continue;
                             }

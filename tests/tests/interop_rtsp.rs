@@ -3,12 +3,12 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 use streamlink_core::{
-    BandwidthPolicy, Bitrate, Credentials, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason,
+    BandwidthPolicy, Bitrate, Credentials, Engine, Event, Flow, LossReason, Output, OutputEdit, RefusalReason,
     RtspTransport, Source, State,
 };
 use streamlink_tests::{
@@ -16,6 +16,7 @@ use streamlink_tests::{
     media::{self, pictures},
     peer::{self, Peer},
     rig::{Recording, Rig, free_port, text},
+    rtsp::Bare,
 };
 
 /// The clip in a container whose codecs need no headers in the stream.
@@ -297,119 +298,6 @@ fn passwords_paths_and_lists_decide_who_may() {
     rig.stop();
 }
 
-/// A client that does as little as it must.
-struct Bare(TcpStream, u32);
-
-impl Bare {
-    fn connect(rig: &Rig) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", rig.input_port())).unwrap();
-        stream.set_read_timeout(Some(streamlink_tests::PATIENCE)).unwrap();
-        Self(stream, 0)
-    }
-
-    fn ask(&mut self, request: &str, headers: &str, body: &str) -> String {
-        self.1 += 1;
-        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        write!(self.0, "{request} RTSP/1.0\r\nCSeq: {}\r\n{headers}{length}\r\n{body}", self.1).unwrap();
-        let mut answer = Vec::new();
-        let mut byte = [0];
-        while !answer.ends_with(b"\r\n\r\n") {
-            self.0.read_exact(&mut byte).unwrap();
-            answer.push(byte[0]);
-        }
-        String::from_utf8(answer).unwrap()
-    }
-}
-
-const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 0 RTP/AVP 0\r\na=control:track\r\n";
-
-fn rtp(sequence: u16) -> Vec<u8> {
-    let mut packet = vec![0x80, 0];
-    packet.extend(sequence.to_be_bytes());
-    packet.extend((u32::from(sequence) * 160).to_be_bytes());
-    packet.extend([0, 0, 0, 7]);
-    packet.extend([sequence as u8; 160]);
-    packet
-}
-
-#[test]
-fn strangers_and_unknown_channels_cost_nothing_and_disorder_over_udp_is_put_right() {
-    let rig = Rig::start(recorded(), vec![Output::tap("tap").into()]);
-    let tap = Recording::start(&rig);
-    let url = rig.input();
-    let media = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let port = media.local_addr().unwrap().port();
-    let mut client = Bare::connect(&rig);
-    assert!(client.ask(&format!("ANNOUNCE {url}"), "Content-Type: application/sdp\r\n", SDP).contains("200"));
-    let transport = format!("Transport: RTP/AVP;unicast;client_port={port}-{};mode=record\r\n", port.wrapping_add(1));
-    let answer = client.ask(&format!("SETUP {url}/track"), &transport, "");
-    let ports = answer.split("server_port=").nth(1).expect("ports").split(['-', ';', '\r']).next().unwrap();
-    let server: u16 = ports.parse().unwrap();
-    assert!(client.ask(&format!("RECORD {url}"), "", "").contains("200"));
-    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-    for i in 0..1000u16 {
-        for _ in 0..3 {
-            stranger.send_to(&rtp(60_000 + i % 100), ("127.0.0.1", server)).unwrap();
-        }
-        // Pairs arrive in the wrong order, but for the first.
-        media.send_to(&rtp(if i < 2 { i } else { i ^ 1 }), ("127.0.0.1", server)).unwrap();
-        if i % 50 == 0 {
-            media.send_to(b"garbage", ("127.0.0.1", server)).unwrap();
-        }
-        streamlink_tests::rtp::pause();
-    }
-    eventually("all packets", || (tap.packets().len() >= 1000).then_some(()));
-    let got: Vec<u16> = tap.packets().iter().map(|p| u16::from_be_bytes([p.data()[2], p.data()[3]])).collect();
-    assert_eq!(got, (0..1000).collect::<Vec<u16>>());
-    let stats = rig.running.stats().sources[0].clone();
-    assert_eq!((stats.lost, stats.malformed), (0, 20));
-    assert!(stats.refused > 100, "{}", stats.refused);
-    // Frames of a channel that was not agreed on are passed over; then the session ends in order.
-    client.0.write_all(&[b'$', 77, 0, 4, 1, 2, 3, 4]).unwrap();
-    assert!(client.ask(&format!("TEARDOWN {url}"), "", "").contains("200"));
-    rig.source_lost();
-    rig.stop();
-}
-
-#[test]
-fn a_source_that_comes_back_goes_on_in_numbers_and_players_stay() {
-    let rig = Rig::start(
-        recorded(),
-        vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into(), Output::tap("tap").into()],
-    );
-    let tap = Recording::start(&rig);
-    let url = rig.input();
-    let session = |from: u16| {
-        let mut client = Bare::connect(&rig);
-        client.ask(&format!("ANNOUNCE {url}"), "Content-Type: application/sdp\r\n", SDP);
-        client.ask(&format!("SETUP {url}/track"), "Transport: RTP/AVP/TCP;unicast;interleaved=0-1;mode=record\r\n", "");
-        assert!(client.ask(&format!("RECORD {url}"), "", "").contains("200"));
-        for i in from..from + 10 {
-            let packet = rtp(i);
-            client.0.write_all(&[&[b'$', 0, 0, packet.len() as u8][..], &packet].concat()).unwrap();
-        }
-        client
-    };
-    let first = session(100);
-    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
-    eventually("ten packets", || (tap.packets().len() >= 10).then_some(()));
-    let port: u16 = rig.playback().rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
-    let mut player = Bare(TcpStream::connect(("127.0.0.1", port)).unwrap(), 0);
-    let play = rig.playback();
-    assert!(player.ask(&format!("DESCRIBE {play}"), "", "").contains("application/sdp"));
-    drop(first);
-    rig.source_lost();
-    let second = session(5000);
-    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
-    eventually("ten more", || (tap.packets().len() >= 20).then_some(()));
-    let numbers = |p: &Packet| (u16::from_be_bytes([p.data()[2], p.data()[3]]), p.data()[12..].to_vec());
-    let got: Vec<u16> = tap.packets().iter().map(|p| numbers(p).0).collect();
-    assert_eq!(got, (100..120).collect::<Vec<u16>>());
-    assert!(tap.packets()[15].data()[12..] == rtp(5005)[12..], "the payload is as it was");
-    drop(second);
-    rig.stop();
-}
-
 #[test]
 fn hostile_clients_are_refused_and_a_live_stream_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -478,55 +366,51 @@ fn the_relay_takes_a_publisher_to_a_player() {
     drop(player);
 }
 
+/// In a network of its own, whose loopback carries multicast.
 #[test]
-fn a_player_pauses_and_goes_on_with_what_is_live_then() {
-    let output = Output::rtsp_listener("out", "127.0.0.1:0", "live");
-    let rig = Rig::start(recorded(), vec![output.into(), Output::tap("tap").into()]);
-    let tap = Recording::start(&rig);
-    let url = rig.input();
-    let mut client = Bare::connect(&rig);
-    assert!(client.ask(&format!("ANNOUNCE {url}"), "Content-Type: application/sdp\r\n", SDP).contains("200"));
-    let interleaved = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1;mode=record\r\n";
-    assert!(client.ask(&format!("SETUP {url}/track"), interleaved, "").contains("200"));
-    assert!(client.ask(&format!("RECORD {url}"), "", "").contains("200"));
-    let mut send = |sequence: u16| {
-        let packet = rtp(sequence);
-        client.0.write_all(&[&[b'$', 0, 0, packet.len() as u8][..], &packet].concat()).unwrap();
-        eventually("the packet", || (tap.packets().len() > usize::from(sequence)).then_some(()));
+fn players_that_ask_for_multicast_hear_one_stream_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    let (original, log) = (pictures(&file), folder.path().join("relay.json"));
+    let (one, two) = (folder.path().join("one.md5"), folder.path().join("two.md5"));
+    let play = "ffmpeg -v error -nostdin -y -rtsp_transport udp_multicast -i rtsp://127.0.0.1:7002/play -map 0:v \
+        -fps_mode passthrough -flush_packets 1 -f framemd5";
+    let script = format!(
+        "ip link set lo up multicast on && ip route add 239.0.0.0/8 dev lo || exit 1
+        {relay} --source 'rtsp://127.0.0.1:7001/cam?mode=listener' --stats json --output \
+            'out=rtsp://127.0.0.1:7002/play?mode=listener&multicast=239.9.9.9:5000&iface=lo&ttl=1' >{log} &
+        until grep -q '\"outputs\"' {log}; do sleep 0.1; done
+        ffmpeg -v error -nostdin -re -stream_loop 5 -i {file} -map 0 -c copy -f rtsp -rtsp_transport tcp \
+            rtsp://127.0.0.1:7001/cam &
+        until grep -q 'H.264' {log}; do sleep 0.1; done
+        {play} {one} & {play} {two} & wait",
+        relay = text(&peer::example("relay")),
+        log = text(&log),
+        file = text(&file),
+        one = text(&one),
+        two = text(&two),
+    );
+    // All of it ends with the shell.
+    let shell = Peer::start("unshare", &["--net", "--pid", "--fork", "--kill-child", "sh", "-c", &script]);
+    for sums_file in [&one, &two] {
+        let got =
+            eventually(&format!("pictures: {}", shell.output()), || Some(sums(sums_file)).filter(|got| got.len() > 40));
+        let at = original.iter().position(|sum| *sum == got[0]).expect("a picture of the original");
+        assert!(at % 25 == 0 && original[at..].iter().zip(&got).all(|(a, b)| a == b), "{at} {}", got.len());
+    }
+    // What both have heard was sent once: to the group, and nothing to them.
+    let sent_nothing = |players: &str, peer: &str| {
+        let each = players.split('{').filter(|player| player.contains(peer));
+        each.map(|player| player.contains("\"bytes\":0,")).collect::<Vec<_>>()
     };
-    send(0);
-    let play = rig.playback();
-    let port: u16 = play.rsplit_once(':').unwrap().1.split('/').next().unwrap().parse().unwrap();
-    let mut player = Bare(TcpStream::connect(("127.0.0.1", port)).unwrap(), 0);
-    player.0.set_read_timeout(Some(streamlink_tests::PATIENCE)).unwrap();
-    assert!(player.ask(&format!("OPTIONS {play}"), "", "").contains("PAUSE"));
-    let described = player.ask(&format!("DESCRIBE {play}"), "", "");
-    let length = described.split("Content-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap();
-    let mut sdp = vec![0; length.parse().unwrap()];
-    player.0.read_exact(&mut sdp).unwrap();
-    let interleaved = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n";
-    assert!(player.ask(&format!("SETUP {play}/trackID=0"), interleaved, "").contains("200"));
-    // Not before it plays.
-    assert!(player.ask(&format!("PAUSE {play}"), "", "").contains("455"));
-    assert!(player.ask(&format!("PLAY {play}"), "", "").contains("200"));
-    let frame = |player: &mut Bare| {
-        let mut frame = [0; 4 + 172];
-        player.0.read_exact(&mut frame).unwrap();
-        assert_eq!(frame[0], b'$');
-        u16::from_be_bytes([frame[6], frame[7]])
-    };
-    send(1);
-    // The last group of pictures, which is one packet here, may come first.
-    let first = frame(&mut player);
-    assert!(first == 1 || (first == 0 && frame(&mut player) == 1));
-    assert!(player.ask(&format!("PAUSE {play}"), "", "").contains("200"));
-    (2..20).for_each(&mut send);
-    // An answer, and no frame before it.
-    assert!(player.ask(&format!("GET_PARAMETER {play}"), "", "").starts_with("RTSP/1.0 200"));
-    assert!(player.ask(&format!("PLAY {play}"), "", "").starts_with("RTSP/1.0 200"));
-    send(20);
-    assert_eq!(frame(&mut player), 20);
-    rig.stop();
+    eventually("the statistics of the group", || {
+        let said = fs::read_to_string(&log).unwrap();
+        let last = said.lines().rfind(|line| line.ends_with('}')).unwrap();
+        let players = last.split("\"players\":[").find(|list| list.contains("239.9.9.9:5000"))?;
+        let found = (sent_nothing(players, "239.9.9.9:5000"), sent_nothing(players, "127.0.0.1:"));
+        (found == (vec![false], vec![true, true])).then_some(())
+    });
+    drop(shell);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use super::{Event, EventSink, Status, Tasks};
 use crate::{
-    router::{Batch, Reader, Ring},
+    router::{Batch, Layout, Reader, Ring, Wish},
     time::Throttle,
 };
 use std::{
@@ -112,6 +112,8 @@ struct Entry {
     /// Set while the sink is full.
     behind: Option<Behind>,
     lag: Throttle,
+    /// Sinks send runs.
+    _wish: Wish,
 }
 
 /// A sink that is full: what it still has to send.
@@ -162,7 +164,15 @@ impl Shard {
                 self.deliver();
                 let lag = Throttle::new(Duration::from_secs(1));
                 let next = self.reader.position();
-                self.entries.push(Entry { number, sink, status, next, behind: None, lag });
+                self.entries.push(Entry {
+                    number,
+                    sink,
+                    status,
+                    next,
+                    behind: None,
+                    lag,
+                    _wish: self.reader.wish(Layout::Run),
+                });
             }
             Command::Remove { number, done } => {
                 self.entries.retain(|entry| entry.number != number);

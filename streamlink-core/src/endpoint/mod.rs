@@ -26,7 +26,7 @@ pub use status::PlayerStats;
 pub(crate) use status::{Live, Shown, Status};
 
 use crate::router::{Group, Switch};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,8 @@ pub(crate) struct SourceContext {
     pub(crate) events: EventSink,
     /// The settings that can change while it runs.
     pub(crate) live: watch::Receiver<Live>,
+    /// How long packets may wait for more, so that they leave together.
+    pub(crate) coalesce: Duration,
     pub(crate) stop: CancellationToken,
 }
 

@@ -83,7 +83,12 @@ pub(super) fn rtsp_user(options: &RtspOptions) -> Option<User> {
 
 pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<Stage>) -> rtsp::Place {
     let path = options.path.trim_matches('/').to_owned();
-    rtsp::Place { path, user: rtsp_user(options), transport: options.transport, stage: stage.clone() }
+    let (user, stage) = (rtsp_user(options), stage.clone());
+    let cast = options.multicast.map(|address| {
+        let interface = options.interface.as_ref().map(ToString::to_string);
+        rtsp::Cast::new(rtsp::MulticastGroup { address, ttl: options.ttl, interface })
+    });
+    rtsp::Place { path, user, transport: options.transport, symmetric: options.symmetric, stage, cast }
 }
 
 /// A call that lacks what only a running endpoint has.
@@ -102,6 +107,7 @@ pub(super) fn rtsp_call(
         url,
         user: rtsp_user(&options),
         transport: options.transport,
+        symmetric: options.symmetric,
         reconnect: call.reconnect,
         connect_timeout: call.connect_timeout,
         egress,

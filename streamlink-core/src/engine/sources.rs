@@ -126,7 +126,6 @@ impl Running {
         source: Source,
         opened: OpenSource,
         (context, live): (SourceContext, watch::Sender<Live>),
-        coalesce: Duration,
         cold: bool,
     ) {
         let (mut input_address, mut app, mut route) = (None, None, None);
@@ -134,7 +133,7 @@ impl Running {
         match opened {
             OpenSource::Rtp(rtp) => {
                 input_address = Some(format!("rtp://{}", advertise(shared, rtp.local_addr())));
-                self.source_tasks.spawn_on(rtp.run(context, coalesce), &shared.runtime);
+                self.source_tasks.spawn_on(rtp.run(context), &shared.runtime);
             }
             OpenSource::SrtListener(port, settings) => {
                 input_address = Some(srt_url(shared, port.local_addr(), settings.srt.stream_id.as_deref()));

@@ -232,10 +232,11 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             group: group.clone(),
             events: events.clone(),
             live: live_reader,
+            coalesce: flow.coalesce,
             stop: stop.child_token(),
         };
         let cold = flow.failover.cold && number > 0;
-        running.run_source(&shared, source, opened, (context, live), flow.coalesce, cold);
+        running.run_source(&shared, source, opened, (context, live), cold);
     }
     Ok(FlowHandle::new(running.clone(), own_events))
 }

@@ -51,7 +51,7 @@ pub struct EndpointStats {
     pub packets: u64,
     /// The bit rate over the last second.
     pub bit_rate: Bitrate,
-    /// Packets that never came, or came after their time.
+    /// Packets that never came, or came after their time; of an output, those that its players have reported as such.
     pub lost: u64,
     /// Of a source in a merge: packets that no other source has brought.
     pub only_here: u64,

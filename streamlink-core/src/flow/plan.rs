@@ -203,7 +203,8 @@ impl<F> FlowBuilder<F> {
         self
     }
 
-    /// How long datagrams that have arrived may wait for more, so that they leave together (1 ms; 0–20).
+    /// How long packets of RTP and RTSP sources that have arrived may wait for more, so that they leave together
+    /// (1 ms; 0–20).
     ///
     /// Sending many datagrams at once costs a fraction of sending each by itself. 0 hands on at once whatever
     /// one read finds.
@@ -402,6 +403,8 @@ fn generate_key(path: &str, key: &mut Option<StreamKey>, errors: &mut Vec<Config
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::RtspListener(s) => s.rtsp.check_no_group(),
+        SourceKind::RtspCaller(s) => s.rtsp.check_no_group(),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         _ => None,
     }
@@ -409,6 +412,7 @@ fn source_problem(source: &Source) -> Option<ConfigError> {
 
 fn output_problem(output: &Output) -> Option<ConfigError> {
     match &output.kind {
+        OutputKind::RtspCaller(s) => s.rtsp.check_no_group(),
         OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         _ => None,

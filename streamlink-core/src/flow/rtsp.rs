@@ -1,14 +1,14 @@
 //! RTSP 1.0 (RFC 2326): the settings of sources and outputs.
 
 use super::{
-    address::{Call, HostPort, Listen},
-    endpoint::{Calling, EndpointBuilder, Listening},
+    address::{Call, HostPort, Interface, Listen},
+    endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder},
     name::check_text,
     secret::Credentials,
-    settings::{Entries, Settings, boolean, store},
+    settings::{Entries, Settings, boolean, number, store},
 };
-use crate::error::Problem;
-use std::{fmt, str::FromStr};
+use crate::error::{ConfigError, Problem};
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// How the media of an RTSP session travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +53,28 @@ pub(crate) struct RtspOptions {
     pub(crate) transport: RtspTransport,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) gop_cache: bool,
+    pub(crate) symmetric: bool,
+    /// The group that players may hear, with the port of the first track.
+    pub(crate) multicast: Option<SocketAddr>,
+    pub(crate) interface: Option<Interface>,
+    pub(crate) ttl: u8,
+}
+
+/// A number of routers that is usual within one organisation (RFC 2365 leaves it to scopes).
+const DEFAULT_TTL: u8 = 16;
+/// The ports of a group: all tracks find theirs.
+const MULTICAST_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_500;
+
+fn check_group(text: &str) -> Result<SocketAddr, Problem> {
+    match text.parse::<SocketAddr>() {
+        Ok(group) if group.ip().is_multicast() && group.port().is_multiple_of(2) => {
+            match MULTICAST_PORTS.contains(&group.port()) {
+                true => Ok(group),
+                false => Err(Problem::out_of_range(group.port(), "1024 to 65500")),
+            }
+        }
+        _ => Err(Problem::malformed(text, "a multicast group with an even port, such as `239.1.1.1:5000`")),
+    }
 }
 
 /// The port of `rtsp`.
@@ -71,8 +93,29 @@ pub(crate) fn check_path(path: &str, min: usize) -> Result<String, Problem> {
 }
 
 impl RtspOptions {
+    /// What only an output that listens can have.
+    pub(crate) fn check_no_group(&self) -> Option<ConfigError> {
+        let set = [
+            ("multicast", self.multicast.is_some()),
+            ("iface", self.interface.is_some()),
+            ("ttl", self.ttl != DEFAULT_TTL),
+        ];
+        let found = set.iter().find(|(_, is_set)| *is_set);
+        found.map(|(field, _)| ConfigError::new(*field, Problem::UnknownField))
+    }
+
     pub(crate) fn new(tls: bool, path: String) -> Self {
-        Self { tls, path, transport: RtspTransport::Auto, credentials: None, gop_cache: true }
+        Self {
+            tls,
+            path,
+            transport: RtspTransport::Auto,
+            credentials: None,
+            gop_cache: true,
+            symmetric: false,
+            multicast: None,
+            interface: None,
+            ttl: DEFAULT_TTL,
+        }
     }
 }
 
@@ -81,12 +124,20 @@ impl Settings for RtspOptions {
         match key {
             "transport" => store(&mut self.transport, value.parse()),
             "gop_cache" => store(&mut self.gop_cache, boolean(value)),
+            "multicast" => store(&mut self.multicast, check_group(value).map(Some)),
+            "iface" => store(&mut self.interface, value.parse().map(Some)),
+            "ttl" => store(&mut self.ttl, number(value, 1..=255, "hops")),
+            "symmetric" => store(&mut self.symmetric, boolean(value)),
             _ => None,
         }
     }
     fn list(&self, out: &mut Entries) {
         out.push_unless("transport", self.transport, RtspTransport::Auto);
         out.push_unless("gop_cache", self.gop_cache, true);
+        out.push_unless("symmetric", self.symmetric, false);
+        out.push_some("multicast", self.multicast.as_ref());
+        out.push_some("iface", self.interface.as_ref());
+        out.push_unless("ttl", self.ttl, DEFAULT_TTL);
     }
 }
 
@@ -171,6 +222,26 @@ impl Calling for RtspCaller {
     }
 }
 
+impl OutputBuilder<RtspListener> {
+    /// A multicast group that players may ask to hear, such as `239.1.1.1:5000`: what is sent there is sent once for all
+    /// of them, while there is one. The first track takes this port, which is even, and the next; the second one the two
+    /// after them, and so on. Nothing by default.
+    pub fn multicast(self, group: impl AsRef<str>) -> Self {
+        self.try_with("multicast", check_group(group.as_ref()), |s, v| s.rtsp.multicast = Some(v))
+    }
+
+    /// The interface that the group is sent on: a name or an address (by default the system's choice).
+    pub fn interface(self, interface: impl AsRef<str>) -> Self {
+        self.try_with("iface", interface.as_ref().parse(), |s, v| s.rtsp.interface = Some(v))
+    }
+
+    /// The time to live, or hop limit, of what is sent to the group (16; 1–255).
+    pub fn ttl(self, hops: u8) -> Self {
+        let value = if hops == 0 { Err(Problem::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) };
+        self.try_with("ttl", value, |s, v| s.rtsp.ttl = v)
+    }
+}
+
 impl<R, S: Rtsp> EndpointBuilder<R, S> {
     /// How the media travels (`Auto`).
     pub fn transport(self, transport: RtspTransport) -> Self {
@@ -180,6 +251,13 @@ impl<R, S: Rtsp> EndpointBuilder<R, S> {
     /// What a peer must present (listener), or what we present (caller); nothing by default.
     pub fn credentials(self, credentials: Credentials) -> Self {
         self.with(|s| s.rtsp_mut().credentials = Some(credentials))
+    }
+
+    /// Over UDP, whether the peer's ports are those that its first datagrams come from, whatever it has announced (no):
+    /// for peers behind address translation, which changes ports (symmetric RTP, RFC 4961). Only the address of the
+    /// RTSP connection is believed.
+    pub fn symmetric(self, on: bool) -> Self {
+        self.with(|s| s.rtsp_mut().symmetric = on)
     }
 
     /// Whether a late player starts at the last key frame (it does).

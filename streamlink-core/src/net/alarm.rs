@@ -1,8 +1,10 @@
 //! A timer for waits below a millisecond, which the runtime's own timers round up to two or three.
 
 use std::{
+    future::poll_fn,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::io::unix::AsyncFd;
@@ -27,8 +29,18 @@ impl Alarm {
     }
 
     /// Waits for so long, to a fraction of a millisecond. A failing timer ends the wait at once.
-    #[allow(unsafe_code)]
     pub(crate) async fn wait(&self, duration: Duration) {
+        if self.set(duration).is_ok() {
+            poll_fn(|cx| self.poll_rung(cx)).await;
+        }
+    }
+
+    /// Sets the alarm, or sets it anew.
+    ///
+    /// # Errors
+    /// When the system refuses: it will not ring.
+    #[allow(unsafe_code)]
+    pub(crate) fn set(&self, duration: Duration) -> io::Result<()> {
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let value = libc::timespec {
             tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
@@ -36,18 +48,24 @@ impl Alarm {
         };
         let setting = libc::itimerspec { it_interval: zero, it_value: value };
         // SAFETY: the pointer is to `setting`, which outlives the call; the old setting is not asked for.
-        if unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut()) } != 0 {
-            return;
+        match unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Ready when the alarm that was set has rung, or fails; once for each time that it was set.
+    #[allow(unsafe_code)]
+    pub(crate) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Ok(mut guard) = self.0.readable().await else { return };
+            let Ok(mut guard) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Ready(()) };
             let mut expirations = 0u64;
             // SAFETY: the pointer and the length describe `expirations`, which outlives the call.
             let read = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut expirations).cast(), size_of::<u64>()) };
             guard.clear_ready();
             let again = read < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
             if !again {
-                return;
+                return Poll::Ready(());
             }
         }
     }

@@ -56,8 +56,9 @@ impl RtpSource {
     }
 
     /// Runs until it is stopped.
-    pub(crate) async fn run(self, context: SourceContext, coalesce: Duration) {
+    pub(crate) async fn run(self, context: SourceContext) {
         let Self { settings, socket, mut memory, alarm } = self;
+        let coalesce = context.coalesce;
         let (stop, mut live) = (context.stop.clone(), context.live.clone());
         let mut reception = Reception::new(settings, context);
         loop {
@@ -82,6 +83,9 @@ impl RtpSource {
                     reception.publish(Instant::now());
                 }
                 () = sleep_until(deadline) => reception.timeout(Instant::now()),
+            }
+            if reception.intake.last_media().is_none() {
+                memory.rest();
             }
         }
     }

@@ -16,7 +16,10 @@ use crate::{
     flow::{HostPort, Reconnect, RtspTransport},
     media::rtsp::Presentation,
     net::{Egress, Stream, TlsClient},
-    proto::rtsp::{ClientSession, Outcome, Purpose, User},
+    proto::{
+        rtp::Reports,
+        rtsp::{ClientSession, Outcome, Purpose, User},
+    },
     router::{Reader, Ring, Stage, State},
 };
 use std::{
@@ -61,6 +64,8 @@ pub(crate) struct Call {
     pub(crate) url: String,
     pub(crate) user: Option<User>,
     pub(crate) transport: RtspTransport,
+    /// Over UDP, the ports of the server are those that it sends from.
+    pub(crate) symmetric: bool,
     pub(crate) reconnect: Reconnect,
     pub(crate) connect_timeout: Duration,
     pub(crate) egress: Egress,
@@ -204,8 +209,8 @@ impl Call {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, random);
-            let mut up = Up { stream, session, udp: UdpTracks::default(), peer };
-            up.greet(local).await?;
+            let mut up = Up { stream, session, udp: UdpTracks::new(self.symmetric), peer };
+            up.greet(local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
         };
         tokio::select! {
@@ -265,9 +270,9 @@ impl Call {
 
     async fn record_udp(&self, up: &mut Up, reader: &mut Reader, player: &Player) -> End {
         let (mut window, mut next_sign) = (Vec::new(), Instant::now() + up.session.keep_alive_interval());
-        let mut begun = false;
+        let (mut begun, mut reports) = (false, Reports::default());
         loop {
-            let Up { stream, session, udp, .. } = up;
+            let Up { stream, session, udp, peer } = up;
             tokio::select! {
                 () = self.stop.cancelled() => {
                     session.end();
@@ -286,10 +291,12 @@ impl Call {
                     },
                     Err(error) => return error.into(),
                 },
+                () = udp.hear(peer.ip(), &mut reports) => {} // never
                 ready = reader.ready() => {
                     if ready.is_err() {
                         return End::Stopped;
                     }
+                    player.reported(reports.lost());
                     let lost = reader.read(&mut window).packets;
                     if !begun {
                         let start = window.iter().position(|batch| batch.start().is_some());
@@ -331,8 +338,8 @@ async fn some_presentation(stage: &Stage) -> Arc<Presentation> {
 }
 
 impl Up {
-    /// Talks until the server has agreed.
-    async fn greet(&mut self, local: std::net::IpAddr) -> Result<(), Failed> {
+    /// Talks until the server has agreed. `brings`: it is to send media.
+    async fn greet(&mut self, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
         loop {
             let bytes = self.session.take_output();
             write_all(&mut self.stream, &bytes).await?;
@@ -352,7 +359,7 @@ impl Up {
                 }
             }
             if let Some(track) = self.session.wants_ports() {
-                let ports = self.udp.open(track, local)?;
+                let ports = self.udp.open(track, local, brings)?;
                 self.session.offer_ports(track, ports);
             }
         }

@@ -12,7 +12,7 @@ use crate::{
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
     },
-    proto::rtp::Receiver,
+    proto::rtp::{Receiver, Reception},
 };
 use bytes::Bytes;
 use std::{
@@ -33,6 +33,10 @@ pub(crate) struct Inbound {
     /// Over UDP: what brings the packets of each track in order.
     receivers: Vec<Option<Receiver>>,
     ordered: Vec<Packet>,
+    /// Over UDP: what the sender is told of each track.
+    receptions: Vec<Reception>,
+    /// Our own SSRC in reports.
+    own: u32,
     /// What the receivers of this connection have reported as lost already.
     lost: u64,
 }
@@ -44,6 +48,8 @@ impl Inbound {
             presentation: None,
             receivers: Vec::new(),
             ordered: Vec::new(),
+            receptions: Vec::new(),
+            own: 1,
             lost: 0,
         }
     }
@@ -53,6 +59,10 @@ impl Inbound {
         let changed = self.presentation.as_ref() != Some(presentation);
         self.intake.begin_presentation(presentation);
         self.receivers = presentation.tracks().iter().map(|_| udp.then(|| Receiver::new(REORDER_WINDOW))).collect();
+        self.receptions = presentation.tracks().iter().map(|track| Reception::new(track.clock_rate)).collect();
+        let mut own = [0; 4];
+        super::super::random(&mut own);
+        self.own = u32::from_be_bytes(own);
         self.lost = 0;
         if changed {
             self.intake.context.describe(presentation.description());
@@ -65,6 +75,9 @@ impl Inbound {
         let (Some(receiver), Ok(number)) = (self.receivers.get_mut(track), u8::try_from(track)) else { return Ok(()) };
         let packet = Packet::rtsp(number, data, arrival);
         if is_rtcp(packet.data()) {
+            if let Some(reception) = self.receptions.get_mut(track) {
+                reception.heard(packet.data(), now);
+            }
             return self.hand_on(packet, now);
         }
         let Ok(header) = Header::parse(packet.data()) else {
@@ -72,6 +85,9 @@ impl Inbound {
             return Ok(());
         };
         let Some(receiver) = receiver else { return self.hand_on(packet, now) };
+        if let Some(reception) = self.receptions.get_mut(track) {
+            reception.packet(&header, arrival);
+        }
         receiver.handle(&header, packet, &mut self.ordered);
         self.hand_on_ordered(now)
     }
@@ -91,6 +107,17 @@ impl Inbound {
             Verdict::Pass | Verdict::Drop => Ok(()),
             Verdict::Disconnect => Err(End::Lost(LossReason::BandwidthExceeded)),
         }
+    }
+
+    /// What the sender of a track is told of it.
+    pub(super) fn report(&mut self, track: usize, now: Instant) -> Vec<u8> {
+        let own = self.own;
+        self.receptions.get_mut(track).map(|reception| reception.report(own, now)).unwrap_or_default()
+    }
+
+    /// How long packets may wait for more, so that they leave together.
+    pub(super) fn coalesce(&self) -> Duration {
+        self.intake.context.coalesce
     }
 
     /// When packets are to be let go that wait for one before them.

@@ -3,6 +3,7 @@
 //! pair of UDP ports.
 
 mod caller;
+mod cast;
 mod inbound;
 mod receive;
 mod service;
@@ -12,6 +13,7 @@ mod wire;
 
 pub(crate) use crate::proto::rtsp::User;
 pub(crate) use caller::{Call, Direction};
+pub(crate) use cast::{Cast, MulticastGroup};
 pub(crate) use service::{Place, Rtsp};
 
 use super::{LossReason, tcp::End};

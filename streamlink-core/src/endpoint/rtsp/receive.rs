@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     endpoint::LossReason,
-    net::Stream,
+    net::{Alarm, Stream},
     proto::rtsp::{ClientSession, Outcome, Request, ServerSession},
 };
 use bytes::Bytes;
@@ -28,7 +28,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last answer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often the sender over UDP is told that we receive.
+/// Reads whose packets wait for more at most.
+const MAX_READS: u32 = 16;
+/// How often the sender over UDP is told what we receive.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The side of a session that brings media.
@@ -114,13 +116,18 @@ impl<T: Bring> Receiving<'_, T> {
         let (mut heard, mut heard_any) = (start, false);
         let mut stopped = pin!(stop.cancelled());
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        // A picture comes in many pieces, one after the other; it is to leave in one.
+        let coalesce = self.inbound.coalesce();
+        let alarm = if coalesce.is_zero() { None } else { Alarm::new().ok() };
+        let mut gathered = 0;
         let end = loop {
             let now = Instant::now();
             if next_sign.is_some_and(|at| now >= at) {
                 next_sign = self.session.sign_of_life().map(|interval| now + interval);
             }
             if !self.udp.is_empty() && now >= next_report {
-                self.udp.greet(&EMPTY_REPORT, !heard_any);
+                let Self { udp, inbound, .. } = &mut self;
+                udp.greet(|track| inbound.report(track, now), !heard_any);
                 next_report = now + if heard_any { REPORT_INTERVAL } else { Duration::from_millis(500) };
             }
             if let Err(end) = self.answer(stop).await {
@@ -170,6 +177,22 @@ impl<T: Bring> Receiving<'_, T> {
                 if some {
                     heard = now;
                 }
+                if let Some(alarm) = &alarm {
+                    if some && taken.is_ok() && (gathered > 0 || alarm.set(coalesce).is_ok()) {
+                        gathered += 1;
+                    }
+                    if gathered > 0 && taken.is_ok() {
+                        if gathered > MAX_READS || alarm.poll_rung(cx).is_ready() {
+                            gathered = 0;
+                            return Poll::Ready(inbound.publish(*peer, now));
+                        }
+                        // Whatever else has come is heard before the alarm rings; answers can wait for so long.
+                        if some {
+                            cx.waker().wake_by_ref();
+                        }
+                        return Poll::Pending;
+                    }
+                }
                 if some || timer.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(inbound.publish(*peer, now).and(taken));
                 }
@@ -207,6 +230,3 @@ impl<T: Bring> Receiving<'_, T> {
         }
     }
 }
-
-/// A receiver report about nobody (RFC 3550 section 6.4.2): a sign of life.
-const EMPTY_REPORT: [u8; 8] = [0x80, 201, 0, 1, 0, 0, 0, 1];

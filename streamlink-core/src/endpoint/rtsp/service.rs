@@ -4,10 +4,11 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Visit, lock, send,
-            write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service, Shared, Visit, lock,
+            send, write_all,
         },
     },
+    cast::{Cast, MulticastGroup, Seat},
     inbound::Inbound,
     receive::Receiving,
     talk::Nowhere,
@@ -16,23 +17,26 @@ use super::{
 };
 use crate::{
     flow::RtspTransport,
-    media::rtsp::Presentation,
+    media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},
-    router::{Batch, Preamble, Ring, Stage},
+    router::{Batch, Layout, Preamble, Ring, Stage},
 };
 use std::{
     future::poll_fn,
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 /// After so long without a request or a report, a player over UDP is gone: what clients are told, and a little more.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(70);
+/// Bytes that a player is sent before it is heard again.
+const AT_FIRST: u64 = 256 << 10;
 /// How long the last answer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -45,7 +49,11 @@ pub(crate) struct Place {
     pub(crate) path: String,
     pub(crate) user: Option<User>,
     pub(crate) transport: RtspTransport,
+    /// Over UDP, the ports of clients are those that they send from.
+    pub(crate) symmetric: bool,
     pub(crate) stage: Arc<Stage>,
+    /// Where players may hear what is sent to all of them.
+    pub(crate) cast: Option<Cast>,
 }
 
 impl std::fmt::Debug for Place {
@@ -105,16 +113,22 @@ impl Directory for House<'_> {
             route.refuse(self.peer, RefusalReason::NotAllowed, now);
             return Err(Status::FORBIDDEN);
         }
+        self.udp.set_symmetric(route.place.symmetric);
+        let presentation = if publish { None } else { route.place.stage.current() };
+        let group = route.place.cast.as_ref().map(|cast| &cast.group);
+        let ports = |group: &MulticastGroup, track| Some((group.ip(), group.ports(track)?, group.ttl));
+        let tracks = 0..presentation.as_ref().map_or(0, |presentation| presentation.tracks().len());
         Ok(Found {
+            groups: group.into_iter().flat_map(|group| tracks.clone().map_while(|track| ports(group, track))).collect(),
             user: route.place.user.clone(),
-            presentation: if publish { None } else { route.place.stage.current() },
+            presentation,
             tcp: route.place.transport != RtspTransport::Udp,
             udp: route.place.transport != RtspTransport::Tcp,
         })
     }
 
-    fn open_udp(&mut self, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
-        let ports = self.udp.open(track, self.local).ok()?;
+    fn open_udp(&mut self, publish: bool, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
+        let ports = self.udp.open(track, self.local, publish).ok()?;
         self.udp.set_peer(track, self.peer.ip(), client);
         Some(ports)
     }
@@ -178,32 +192,49 @@ impl Client {
         stop: &CancellationToken,
     ) -> End {
         inbound.begin(presentation, !self.udp.is_empty());
-        self.session.accept();
+        self.session.accept(&[]);
         let wire = Interleaved::new(self.session.tracks());
         let Self { stream, session, udp, peer, .. } = self;
         Receiving { stream, session, wire, udp, inbound, peer: *peer, first: None }.run(stop).await
     }
 
     /// Gives a player what the flow brings.
-    async fn play(&mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, stop: &CancellationToken) -> End {
-        self.session.accept();
-        if let Err(end) = self.answer().await {
-            return end;
+    async fn play(&mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, route: &Arc<OpenRoute<Rtsp>>) -> End {
+        let stop = &route.stop;
+        if self.is_multicast() {
+            let tracks = self.session.tracks().len();
+            let seat = route.place.cast.as_ref().map(|cast| cast.join(route, ring, tracks));
+            return match seat {
+                Some(Ok(seat)) => self.listen(seat, player, stop).await,
+                Some(Err(error)) => error.into(),
+                None => End::Lost(LossReason::Closed),
+            };
         }
-        let mut reader = ring.reader_from_start(terms.gop_cache);
+        let (mut reader, mut window) = (ring.reader_from_start(terms.gop_cache), Vec::new());
+        let lost = reader.read_some(AT_FIRST, &mut window).packets;
+        self.session.accept(&first_packets(&window, self.session.tracks().len()));
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.answer()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(end)) => return end,
+            Err(_) => return End::Lost(LossReason::TooSlow),
+        }
         if self.udp.is_empty() {
             self.stream.limit_send_buffer(terms.send_buffer);
-            let outbox = Outbox::new(Interleaved::new(self.session.tracks()));
+            let wire = Interleaved::new(self.session.tracks());
+            let _wish = wire.is_usual().then(|| ring.wish(Layout::Frames));
+            let mut outbox = Outbox::new(wire);
+            outbox.push_media(lost, &mut window);
             let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
             let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, stop).await;
             self.stream.shut_down().await;
             return end;
         }
-        let (mut stopped, mut expelled) = (pin!(stop.cancelled()), pin!(player.expelled.cancelled()));
+        let _wish = ring.wish(Layout::Run);
         let mut gate = Gate::default();
-        let mut window = Vec::new();
-        let mut heard = Instant::now();
-        let mut timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
+        gate.give(&mut self.udp, lost, &mut window, player);
+        let (mut stopped, mut expelled) = (pin!(stop.cancelled()), pin!(player.expelled.cancelled()));
+        let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
+        let mut patience = Patience { heard: Instant::now(), timer };
         let end = loop {
             let Self { stream, session, udp, peer, .. } = self;
             let result = poll_fn(|cx| {
@@ -217,14 +248,18 @@ impl Client {
                 match stream.poll_read(cx, |bytes| session.push(bytes)) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                     Poll::Ready(Ok(_)) => {
-                        heard = now;
+                        patience.heard = now;
                         return Poll::Ready(Ok(()));
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                     Poll::Pending => {}
                 }
                 // Reports of the receiver, and what opens its way through address translation.
-                while udp.poll_receive(cx, peer.ip(), |_, _| heard = now).is_ready() {}
+                udp.poll_reports(cx, peer.ip(), |bytes| {
+                    patience.heard = now;
+                    session.report(bytes);
+                });
+                player.reported(session.reported_lost());
                 match reader.poll_ready(cx) {
                     Poll::Ready(Ok(())) => {
                         let lost = reader.read_some(u64::MAX, &mut window).packets;
@@ -232,51 +267,127 @@ impl Client {
                             window.clear();
                             gate.lost = true;
                         }
-                        let (preamble, skipped) = gate.pass(lost, &mut window);
-                        let (sent, refused) = udp.send(&window, preamble.as_deref());
-                        player.count(sent, refused + lost + skipped);
-                        window.clear();
+                        gate.give(udp, lost, &mut window, player);
                         return Poll::Ready(Ok(()));
                     }
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Stopped)),
                     Poll::Pending => {}
                 }
-                while timer.as_mut().poll(cx).is_ready() {
-                    if now.saturating_duration_since(heard) >= SESSION_TIMEOUT {
-                        return Poll::Ready(Err(End::Lost(LossReason::Idle)));
-                    }
-                    timer.as_mut().reset((heard + SESSION_TIMEOUT).into());
-                }
-                Poll::Pending
+                patience.poll_over(cx, now).map(Err)
             })
             .await;
-            let said = result.and_then(|()| match self.session.next(&mut Nowhere)? {
-                Some(Request::End) => Err(End::Lost(LossReason::Closed)),
-                _ => Ok(()),
-            });
-            let answered = tokio::time::timeout(FAREWELL, self.answer()).await;
-            if let Err(end) = said {
+            if let Err(end) = self.converse(result).await {
                 break end;
             }
-            match answered {
-                Ok(Ok(())) => {}
-                Ok(Err(end)) => break end,
-                Err(_) => break End::Lost(LossReason::TooSlow),
+        };
+        let _ = tokio::time::timeout(FAREWELL, self.stream.shut_down()).await;
+        end
+    }
+
+    /// Answers what was heard, if the session goes on.
+    async fn converse(&mut self, heard: Result<(), End>) -> Result<(), End> {
+        let said = heard.and_then(|()| {
+            // Frames are nothing to those who do not play over the connection, and must not pile up.
+            while let Some(request) = self.session.next(&mut Nowhere)? {
+                if request == Request::End {
+                    return Err(End::Lost(LossReason::Closed));
+                }
             }
+            Ok(())
+        });
+        let answered = tokio::time::timeout(FAREWELL, self.answer()).await;
+        said?;
+        answered.unwrap_or(Err(End::Lost(LossReason::TooSlow)))
+    }
+
+    fn is_multicast(&self) -> bool {
+        self.session.tracks().contains(&Some(SetUp::Multicast))
+    }
+
+    /// Keeps a player's session that hears what is sent to a group.
+    async fn listen(&mut self, _seat: Arc<Seat>, player: &Player, stop: &CancellationToken) -> End {
+        self.session.accept(&[]);
+        let (mut stopped, mut expelled) = (pin!(stop.cancelled()), pin!(player.expelled.cancelled()));
+        let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
+        let mut patience = Patience { heard: Instant::now(), timer };
+        let mut heard = Ok(());
+        let end = loop {
+            if let Err(end) = self.converse(heard).await {
+                break end;
+            }
+            let Self { stream, session, .. } = self;
+            heard = poll_fn(|cx| {
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(End::Stopped));
+                }
+                if expelled.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(End::Lost(player.expulsion())));
+                }
+                let now = Instant::now();
+                match stream.poll_read(cx, |bytes| session.push(bytes)) {
+                    Poll::Ready(Ok(0)) => Poll::Ready(Err(End::Lost(LossReason::Closed))),
+                    Poll::Ready(Ok(_)) => {
+                        patience.heard = now;
+                        Poll::Ready(Ok(()))
+                    }
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+                    Poll::Pending => patience.poll_over(cx, now).map(Err),
+                }
+            })
+            .await;
         };
         let _ = tokio::time::timeout(FAREWELL, self.stream.shut_down()).await;
         end
     }
 }
 
+/// Whether clients that are silent for too long are gone.
+struct Patience<'a> {
+    heard: Instant,
+    timer: Pin<&'a mut Sleep>,
+}
+
+impl Patience<'_> {
+    fn poll_over(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<End> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if now.saturating_duration_since(self.heard) >= SESSION_TIMEOUT {
+                return Poll::Ready(End::Lost(LossReason::Idle));
+            }
+            self.timer.as_mut().reset((self.heard + SESSION_TIMEOUT).into());
+        }
+        Poll::Pending
+    }
+}
+
+/// Of each track, the sequence number and the timestamp of the first packet from the first start on.
+fn first_packets(window: &[Arc<Batch>], tracks: usize) -> Vec<Option<(u16, u32)>> {
+    let mut first = vec![None; tracks];
+    let from_start = window.iter().skip_while(|batch| batch.start().is_none());
+    for packet in from_start.flat_map(|batch| batch.packets()) {
+        let place = packet.rtsp_track().and_then(|track| first.get_mut(usize::from(track)));
+        if let (Some(place @ None), Ok(header)) = (place, Header::parse(packet.data())) {
+            *place = Some((header.sequence, header.timestamp));
+        }
+    }
+    first
+}
+
 /// Lets a player over UDP begin, and go on after a loss, at a key frame.
 #[derive(Default)]
-struct Gate {
+pub(super) struct Gate {
     begun: bool,
     lost: bool,
 }
 
 impl Gate {
+    /// Sends a window, which comes back empty.
+    pub(super) fn give(&mut self, udp: &mut UdpTracks, lost: u64, window: &mut Vec<Arc<Batch>>, player: &Player) {
+        let (preamble, skipped) = self.pass(lost, window);
+        let (sent, refused) = udp.send(window, preamble.as_deref());
+        player.count(sent, refused + lost + skipped);
+        window.clear();
+    }
+
     /// Takes out of a window what is of no use; returns what goes before the rest, and how many packets were taken
     /// out of what was already under way.
     fn pass(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) -> (Option<Preamble>, u64) {
@@ -304,7 +415,9 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Client, request: Request) {
         Request::Frame { .. } | Request::End => return, // never before it was let in
     };
     let (now, peer, publish) = (Instant::now(), client.peer, presentation.is_some());
-    let mixed = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. }))) && !client.udp.is_empty();
+    let tcp = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. })));
+    let ways = [tcp, !client.udp.is_empty(), client.is_multicast()];
+    let mixed = ways.iter().filter(|way| **way).count() > 1;
     let found = shared.all().into_iter().find(|r| r.is_source() == publish && r.place.path == path);
     let Some(route) = found else { return client.turn_away(Status::NOT_FOUND).await };
     if mixed {
@@ -329,7 +442,7 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Client, request: Request) {
                 return client.turn_away(Status::NOT_ENOUGH_BANDWIDTH).await;
             };
             let end = tokio::select! {
-                end = client.play(ring, *terms, &player, &route.stop) => end,
+                end = client.play(ring, *terms, &player, &route) => end,
                 // It was told of another presentation: it is to ask again.
                 () = route.place.stage.other_than(known.as_ref()) => End::Lost(LossReason::Closed),
             };

@@ -15,7 +15,7 @@ impl Directory for Nowhere {
         Err(Status::NOT_VALID_IN_THIS_STATE)
     }
 
-    fn open_udp(&mut self, _: usize, _: (u16, u16)) -> Option<(u16, u16)> {
+    fn open_udp(&mut self, _: bool, _: usize, _: (u16, u16)) -> Option<(u16, u16)> {
         None
     }
 }
@@ -24,9 +24,10 @@ impl Talk for ServerSession {
     fn listen(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.push(bytes);
         while let Some(request) = self.next(&mut Nowhere)? {
-            // Frames are reports of the receiver.
-            if request == Request::End {
-                return Ok(true);
+            match request {
+                Request::End => return Ok(true),
+                Request::Frame { data, .. } => self.report(&data),
+                _ => {}
             }
         }
         Ok(false)
@@ -38,6 +39,10 @@ impl Talk for ServerSession {
 
     fn is_paused(&self) -> bool {
         ServerSession::is_paused(self)
+    }
+
+    fn reported_lost(&self) -> u64 {
+        ServerSession::reported_lost(self)
     }
 
     fn end(&mut self) {}

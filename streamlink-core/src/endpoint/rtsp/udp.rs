@@ -1,12 +1,15 @@
 //! Tracks over UDP: a pair of ports each, for RTP and RTCP, and the peer's pair. What comes from elsewhere is dropped
 //! and counted.
 
+use super::cast::MulticastGroup;
 use crate::{
     media::{Packet, rtsp::is_rtcp},
-    net::{Datagram, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
+    net::{Datagram, Egress, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
+    proto::rtp::Reports,
     router::{Batch, Totals},
 };
 use std::{
+    future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -28,16 +31,40 @@ const CHUNK: usize = 64;
 struct Pair {
     rtp: UdpSocket,
     rtcp: UdpSocket,
-    memory: Receiver,
+    /// Of a peer that sends media: what it is received into.
+    memory: Option<Receiver>,
     sender: Sender,
     control: Sender,
     peer: Option<(SocketAddr, SocketAddr)>,
+    /// Where the first datagrams have come from, if that is what counts.
+    heard: (bool, bool),
+}
+
+/// Whether a datagram is of the peer, which is `expected` to send from an address, if it has named one, and is `from` a
+/// host. Of a symmetric peer the first datagram from there settles the address, whatever it has named.
+fn admits(
+    expected: Option<&mut SocketAddr>,
+    heard: &mut bool,
+    symmetric: bool,
+    from: IpAddr,
+    sender: SocketAddr,
+) -> bool {
+    match expected {
+        None => sender.ip() == from,
+        Some(expected) if symmetric && !*heard && sender.ip() == from => {
+            (*expected, *heard) = (sender, true);
+            true
+        }
+        Some(expected) => sender == *expected,
+    }
 }
 
 /// All tracks of one session; those that do not travel over UDP are `None`.
 #[derive(Default)]
 pub(super) struct UdpTracks {
     pairs: Vec<Option<Pair>>,
+    /// The ports of the peer are those that it sends from.
+    symmetric: bool,
     /// Datagrams from others than the peer.
     pub(super) strangers: u64,
 }
@@ -50,8 +77,32 @@ fn random_port() -> u16 {
 }
 
 impl UdpTracks {
-    /// Opens a pair of ports for a track; returns their numbers.
-    pub(super) fn open(&mut self, track: usize, local: IpAddr) -> io::Result<(u16, u16)> {
+    pub(super) fn new(symmetric: bool) -> Self {
+        Self { symmetric, ..Self::default() }
+    }
+
+    /// To a multicast group, for all who listen there.
+    pub(super) fn to_group(group: &MulticastGroup, egress: Egress, tracks: usize) -> io::Result<Self> {
+        let options =
+            UdpOptions { send_buffer: Some(SOCKET_BUFFER), ttl: Some(group.ttl), egress, ..UdpOptions::default() };
+        let pair = |track| {
+            let (to_rtp, to_rtcp) = group.ports(track).ok_or(io::ErrorKind::InvalidInput)?;
+            let (to_rtp, to_rtcp) = (SocketAddr::new(group.ip(), to_rtp), SocketAddr::new(group.ip(), to_rtcp));
+            let (rtp, rtcp) = (UdpSocket::sending(to_rtp, &options)?, UdpSocket::sending(to_rtcp, &options)?);
+            let (sender, control, peer) = (Sender::new(&rtp), Sender::new(&rtcp), Some((to_rtp, to_rtcp)));
+            Ok(Some(Pair { rtp, rtcp, memory: None, sender, control, peer, heard: (false, false) }))
+        };
+        let pairs = (0..tracks).map(pair).collect::<io::Result<_>>()?;
+        Ok(Self { pairs, ..Self::default() })
+    }
+
+    /// The ports of the peer are those that it sends from, whatever it says.
+    pub(super) fn set_symmetric(&mut self, symmetric: bool) {
+        self.symmetric = symmetric;
+    }
+
+    /// Opens a pair of ports for a track; returns their numbers. `brings`: the peer sends media, not only reports.
+    pub(super) fn open(&mut self, track: usize, local: IpAddr, brings: bool) -> io::Result<(u16, u16)> {
         let options = UdpOptions {
             receive_buffer: Some(SOCKET_BUFFER),
             send_buffer: Some(SOCKET_BUFFER),
@@ -64,8 +115,8 @@ impl UdpTracks {
             match open(port).and_then(|rtp| Ok((rtp, open(port + 1)?))) {
                 Ok((rtp, rtcp)) => {
                     let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));
-                    let pair =
-                        Pair { rtp, rtcp, memory: Receiver::new(SOCKET_BUFFER as u64), sender, control, peer: None };
+                    let memory = brings.then(|| Receiver::new(SOCKET_BUFFER as u64));
+                    let pair = Pair { rtp, rtcp, memory, sender, control, peer: None, heard: (false, false) };
                     if self.pairs.len() <= track {
                         self.pairs.resize_with(track + 1, || None);
                     }
@@ -98,14 +149,15 @@ impl UdpTracks {
         from: IpAddr,
         mut take: impl FnMut(usize, Received),
     ) -> Poll<()> {
-        let Self { pairs, strangers } = self;
+        let Self { pairs, symmetric, strangers } = self;
         let mut some = false;
         for (track, pair) in pairs.iter_mut().enumerate() {
-            let Some(Pair { rtp, rtcp, memory, peer, .. }) = pair else { continue };
-            for (socket, expected) in [(&*rtp, peer.map(|p| p.0)), (&*rtcp, peer.map(|p| p.1))] {
+            let Some(Pair { rtp, rtcp, memory: Some(memory), peer, heard, .. }) = pair else { continue };
+            let (to_rtp, to_rtcp) = peer.as_mut().map(|(rtp, rtcp)| (rtp, rtcp)).unzip();
+            for (socket, mut expected, heard) in [(&*rtp, to_rtp, &mut heard.0), (&*rtcp, to_rtcp, &mut heard.1)] {
                 let mut each = |datagram: Received| {
                     let sender = SocketAddr::new(datagram.peer.ip().to_canonical(), datagram.peer.port());
-                    match expected.map_or(sender.ip() == from, |expected| sender == expected) {
+                    match admits(expected.as_deref_mut(), heard, *symmetric, from, sender) {
                         true => take(track, datagram),
                         false => *strangers += 1,
                     }
@@ -115,6 +167,30 @@ impl UdpTracks {
             }
         }
         if some { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Hears what peers say that are sent media: reports, and what opens the way through address translation. Whatever
+    /// comes from elsewhere is passed over.
+    pub(super) fn poll_reports(&mut self, cx: &mut Context<'_>, from: IpAddr, mut take: impl FnMut(&[u8])) {
+        for Pair { rtp, rtcp, peer, heard, .. } in self.pairs.iter_mut().flatten() {
+            let (to_rtp, to_rtcp) = peer.as_mut().map(|(rtp, rtcp)| (rtp, rtcp)).unzip();
+            for (socket, mut expected, heard) in [(rtp, to_rtp, &mut heard.0), (rtcp, to_rtcp, &mut heard.1)] {
+                socket.poll_each(cx, |bytes, sender| {
+                    if admits(expected.as_deref_mut(), heard, self.symmetric, from, sender) {
+                        take(bytes);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Hears reports for as long as it is waited for.
+    pub(super) async fn hear(&mut self, from: IpAddr, reports: &mut Reports) {
+        poll_fn(|cx| {
+            self.poll_reports(cx, from, |bytes| reports.take(bytes));
+            Poll::Pending
+        })
+        .await
     }
 
     /// Sends what is in a window; what the kernel does not take at once is lost. Returns what was sent, and how many
@@ -137,11 +213,12 @@ impl UdpTracks {
                 lost += refused;
             };
             for packet in packets().filter(own) {
+                let datagram = Datagram { head: &[], body: packet.data() };
                 if is_rtcp(packet.data()) {
-                    control.send_to(rtcp, Some(&rtcp_peer), &[Datagram { head: &[], body: packet.data() }]);
+                    control.send_to(rtcp, Some(&rtcp_peer), &[datagram]);
                     continue;
                 }
-                chunk[count] = Datagram { head: &[], body: packet.data() };
+                chunk[count] = datagram;
                 count += 1;
                 if count == CHUNK {
                     flush(&chunk);
@@ -153,11 +230,13 @@ impl UdpTracks {
         (done, lost)
     }
 
-    /// Sends a packet of RTCP, and one to the media port that opens the way through address translation.
-    pub(super) fn greet(&mut self, report: &[u8], open_the_way: bool) {
-        for pair in self.pairs.iter_mut().flatten() {
+    /// Sends a report on each track, and a packet to the media port that opens the way through address translation.
+    pub(super) fn greet(&mut self, mut report: impl FnMut(usize) -> Vec<u8>, open_the_way: bool) {
+        for (track, pair) in self.pairs.iter_mut().enumerate() {
+            let Some(pair) = pair else { continue };
             let Some((to_rtp, to_rtcp)) = pair.peer else { continue };
-            let datagram = [Datagram { head: &[], body: report }];
+            let report = report(track);
+            let datagram = [Datagram { head: &[], body: &report }];
             pair.control.send_to(&pair.rtcp, Some(&Peer::new(to_rtcp, pair.rtcp.local_addr())), &datagram);
             if open_the_way {
                 // An RTP packet without payload, of a payload type that is not used.

@@ -2,24 +2,42 @@
 
 use super::super::tcp::Wire;
 use crate::{
-    media::{Packet, rtsp::is_rtcp},
+    media::{
+        Packet,
+        rtsp::{is_rtcp, usual_channels},
+    },
     proto::rtsp::SetUp,
+    router::Batch,
 };
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// The channels of the tracks of one connection.
 #[derive(Clone, Debug)]
-pub(super) struct Interleaved(Vec<Option<SetUp>>);
+pub(super) struct Interleaved {
+    tracks: Vec<Option<SetUp>>,
+    /// All tracks are wanted, on the channels that nearly everybody takes: those of the first are 0 and 1, and so on.
+    is_usual: bool,
+}
 
 impl Interleaved {
     pub(super) fn new(tracks: &[Option<SetUp>]) -> Self {
-        Self(tracks.to_vec())
+        let is_usual = |(number, track): (usize, &Option<SetUp>)| {
+            let usual = usual_channels(number).map(|(rtp, rtcp)| SetUp::Tcp { rtp, rtcp });
+            usual.is_some() && *track == usual
+        };
+        Self { tracks: tracks.to_vec(), is_usual: tracks.iter().enumerate().all(is_usual) }
+    }
+
+    /// Whether batches can be sent as they are laid out for many.
+    pub(super) fn is_usual(&self) -> bool {
+        self.is_usual
     }
 
     /// The track of a channel, if it has one.
     pub(super) fn track(&self, channel: u8) -> Option<usize> {
         let has = |track: &Option<SetUp>| matches!(track, Some(SetUp::Tcp { rtp, rtcp }) if *rtp == channel || *rtcp == channel);
-        self.0.iter().position(has)
+        self.tracks.iter().position(has)
     }
 }
 
@@ -31,7 +49,7 @@ impl Wire for Interleaved {
     const EMPTY: Head = None;
 
     fn head(&self, packet: &Packet, _: Option<u32>) -> Head {
-        let Some(SetUp::Tcp { rtp, rtcp }) = self.0.get(usize::from(packet.rtsp_track()?))? else { return None };
+        let Some(SetUp::Tcp { rtp, rtcp }) = self.tracks.get(usize::from(packet.rtsp_track()?))? else { return None };
         let channel = if is_rtcp(packet.data()) { *rtcp } else { *rtp };
         let [high, low] = u16::try_from(packet.data().len()).ok()?.to_be_bytes();
         Some(([b'$', channel, high, low], packet.data().len()))
@@ -47,6 +65,10 @@ impl Wire for Interleaved {
             Some(rest) => take(rest) && take(body),
             None => take(body.get(from.saturating_sub(bytes.len())..).unwrap_or_default()),
         }
+    }
+
+    fn image<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
+        batch.frames().filter(|_| self.is_usual)
     }
 
     fn altered(&self, _: &[Packet]) -> Option<Arc<[Packet]>> {

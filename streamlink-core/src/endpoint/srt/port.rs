@@ -463,6 +463,9 @@ impl PortTask {
         linked.link.connection.shut_down(now);
         linked.link.flush(&self.socket, &mut self.scratch, now);
         self.by_peer.remove(&(linked.peer, linked.peer_id));
+        if self.links.is_empty() {
+            self.memory.rest();
+        }
         if let Some(at) = linked.scheduled {
             self.timers.remove(&(at, id));
         }

@@ -8,7 +8,7 @@ mod send;
 pub(in crate::endpoint) use outbox::{Outbox, Wire};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
-pub(in crate::endpoint) use route::{OpenEnd, Player, lock};
+pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player, lock};
 pub(crate) use route::{PlayTerms, Route, RouteEnd, RouteId};
 pub(in crate::endpoint) use send::{Pace, Talk, send};
 

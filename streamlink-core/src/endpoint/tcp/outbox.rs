@@ -8,6 +8,7 @@ use crate::{
     net::Stream,
     router::{Batch, Preamble, Totals},
 };
+use bytes::Bytes;
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
@@ -32,6 +33,10 @@ pub(in crate::endpoint) trait Wire {
     fn total(head: &Self::Head) -> usize;
     /// Names the slices from a position on, in order, until `take` wants no more.
     fn slices<'a>(head: &'a Self::Head, body: &'a [u8], from: usize, take: impl FnMut(&'a [u8]) -> bool) -> bool;
+    /// A batch in one piece as this peer wants all of it, where it is laid out so.
+    fn image<'a>(&self, _: &'a Batch) -> Option<&'a Bytes> {
+        None
+    }
     /// Packets as this peer wants them, if that is any different.
     fn altered(&self, packets: &[Packet]) -> Option<Arc<[Packet]>>;
 }
@@ -193,6 +198,12 @@ impl<W: Wire> Outbox<W> {
 
     /// Names what is to be written next.
     fn gather<'a>(&'a self, heads: &'a mut [W::Head; MESSAGES], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        if self.control.is_empty() {
+            let count = self.gather_images(slices);
+            if count > 0 {
+                return count;
+            }
+        }
         let mut messages = self.messages();
         for (head, (packet, time)) in heads.iter_mut().zip(&mut messages) {
             *head = self.wire.head(packet, time);
@@ -222,6 +233,33 @@ impl<W: Wire> Outbox<W> {
         count
     }
 
+    /// The same where all that comes next are whole batches in one piece; 0 where it is not.
+    fn gather_images<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let images = self.segments.iter().map_while(|segment| self.image(segment));
+        let mut count = 0;
+        for (slice, image) in slices.iter_mut().zip(images) {
+            let from = if count == 0 { self.sent_of_first() } else { 0 };
+            *slice = IoSlice::new(image.get(from..).unwrap_or_default());
+            count += 1;
+        }
+        count
+    }
+
+    /// A segment in one piece.
+    fn image<'a>(&self, segment: &'a Segment) -> Option<&'a Bytes> {
+        match segment {
+            Segment::Batch(batch) => self.wire.image(batch),
+            Segment::Own(..) => None,
+        }
+    }
+
+    /// Bytes of the first segment that were sent.
+    fn sent_of_first(&self) -> usize {
+        let Some(segment) = self.segments.front() else { return 0 };
+        let before = segment.packets().iter().take(self.at);
+        self.sent + before.map(|packet| W::total(&self.wire.head(packet, segment.time()))).sum::<usize>()
+    }
+
     /// The messages that are to be sent, with their times.
     fn messages(&self) -> impl Iterator<Item = (&Packet, Option<u32>)> {
         let whole = self.segments.iter().flat_map(|s| s.packets().iter().map(move |p| (p, s.time())));
@@ -241,8 +279,21 @@ impl<W: Wire> Outbox<W> {
                 (self.control, self.control_sent) = (Vec::new(), 0);
             }
         }
-        while written > 0 && !self.segments.is_empty() {
-            written = self.advance_message(written);
+        while written > 0
+            && let Some(segment) = self.segments.front()
+        {
+            // A segment that was written as a whole is counted as a whole.
+            let whole = self.image(segment).filter(|image| self.at == 0 && self.sent == 0 && image.len() <= written);
+            match (whole.map(Bytes::len), segment) {
+                (Some(length), Segment::Batch(batch)) => {
+                    let total = batch.total();
+                    self.done.packets += total.packets;
+                    self.done.bytes += total.bytes;
+                    self.segments.pop_front();
+                    written -= length;
+                }
+                _ => written = self.advance_message(written),
+            }
         }
     }
 

@@ -105,8 +105,10 @@ pub(in crate::endpoint) struct Player {
     packets: AtomicU64,
     bytes: AtomicU64,
     dropped: AtomicU64,
-    /// What was added to the output's counters already.
-    settled: Mutex<(Totals, u64)>,
+    /// What it has reported lost.
+    lost: AtomicU64,
+    /// What was added to the output's counters already: sent, dropped, lost.
+    settled: Mutex<(Totals, u64, u64)>,
     /// Ends the connection.
     pub(in crate::endpoint) expelled: CancellationToken,
     /// Why.
@@ -121,6 +123,7 @@ impl Player {
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             settled: Mutex::default(),
             expelled: CancellationToken::new(),
             kicked: AtomicBool::new(false),
@@ -141,12 +144,21 @@ impl Player {
         }
     }
 
+    /// So much it has reported lost in all. Called by its own task alone.
+    pub(in crate::endpoint) fn reported(&self, lost: u64) {
+        if lost > self.lost.load(Relaxed) {
+            self.lost.store(lost, Relaxed);
+        }
+    }
+
     /// Adds what is new to the counters of its output. Called by one task at a time for an output.
     pub(in crate::endpoint) fn settle(&self, status: &Status, events: &EventSink, now: Instant) {
         let sent = Totals { packets: self.packets.load(Relaxed), bytes: self.bytes.load(Relaxed) };
         let dropped = self.dropped.load(Relaxed);
         let mut settled = lock(&self.settled);
-        let (before, dropped_before) = std::mem::replace(&mut *settled, (sent, dropped));
+        let lost = self.lost.load(Relaxed);
+        let (before, dropped_before, lost_before) = std::mem::replace(&mut *settled, (sent, dropped, lost));
+        status.counters.lost.add(lost.saturating_sub(lost_before));
         status.counters.passed(now, sent.packets - before.packets, sent.bytes - before.bytes);
         status.counters.dropped.add(dropped - dropped_before);
         if dropped > dropped_before {
@@ -162,7 +174,7 @@ impl Player {
             bytes: self.bytes.load(Relaxed),
             packets: self.packets.load(Relaxed),
             retransmitted: 0,
-            lost: 0,
+            lost: self.lost.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
             round_trip: Duration::ZERO,
         }
@@ -218,7 +230,8 @@ impl<S: Service> OpenRoute<S> {
     /// Cuts off the players at an address; returns whether there are any.
     pub(in crate::endpoint) fn kick(&self, peer: SocketAddr) -> bool {
         let players = lock(&self.players);
-        let found = players.list.values().filter(|player| player.peer == peer);
+        // A multicast group is there as long as its players are.
+        let found = players.list.values().filter(|player| player.peer == peer && !peer.ip().is_multicast());
         found.fold(false, |_, player| {
             player.kicked.store(true, Relaxed);
             player.expelled.cancel();
@@ -230,16 +243,25 @@ impl<S: Service> OpenRoute<S> {
     pub(in crate::endpoint) fn enter(&self, peer: SocketAddr, now: Instant) -> Option<(u64, Arc<Player>)> {
         let most = lock(&self.admission).max_peers.map_or(usize::MAX, |n| n as usize);
         let mut players = lock(&self.players);
-        if players.list.len() >= most {
+        if players.list.values().filter(|player| !player.peer.ip().is_multicast()).count() >= most {
             return None;
         }
+        Some(self.take_in(&mut players, peer, now))
+    }
+
+    /// Takes in a multicast group, of which there is no bound.
+    pub(in crate::endpoint) fn enter_group(&self, group: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
+        self.take_in(&mut lock(&self.players), group, now)
+    }
+
+    fn take_in(&self, players: &mut Players, peer: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
         let player = Player::new(peer, now);
         let id = players.next;
         players.next += 1;
         players.list.insert(id, player.clone());
         self.status.counters.set_state(State::Connected, now);
         self.events.emit(Event::OutputConnected { output: self.status.name(), peer: Some(peer) });
-        Some((id, player))
+        (id, player)
     }
 
     /// Lets a player go.

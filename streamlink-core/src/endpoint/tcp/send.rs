@@ -35,6 +35,10 @@ pub(in crate::endpoint) trait Talk {
     fn is_paused(&self) -> bool {
         false
     }
+    /// Packets that the peer has reported lost.
+    fn reported_lost(&self) -> u64 {
+        0
+    }
     /// Time has passed; there may be something to say.
     fn tick(&mut self, _now: Instant) {}
 }
@@ -203,6 +207,7 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
     fn count(&mut self) {
         let (sent, dropped) = self.outbox.take_counts();
         self.player.count(sent, dropped);
+        self.player.reported(self.session.reported_lost());
     }
 
     /// What is in the ring, and a goodbye, for as long as is reasonable.

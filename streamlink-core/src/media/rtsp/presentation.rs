@@ -3,7 +3,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use sdp_types::{Media, Session};
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 /// Tracks of one presentation at most.
 const MAX_TRACKS: usize = 16;
@@ -30,14 +30,33 @@ pub(crate) struct Track {
     pub(crate) encoding: String,
     /// In Hz.
     pub(crate) clock_rate: u32,
+    /// Encoding, clock rate and channels, as in `a=rtpmap`: `OPUS/48000/2`.
+    form: String,
     /// What a decoder needs before the first picture, where the SDP has it (RFC 6184 section 8.1, RFC 7798 section 7.1).
     pub(crate) parameter_sets: Vec<Bytes>,
-    /// What a player goes by, except for that.
+    /// Of its packets, where there is but one.
+    pub(crate) payload_type: Option<u8>,
+    /// Its packets come with another payload type, and are to be given this one.
+    pub(crate) is_renumbered: bool,
+    /// What a player goes by, except for parameter sets and payload type.
     terms: Vec<String>,
 }
 
-/// The parameters of `a=fmtp` that say what the parameter sets in the stream say too.
-const IN_BAND: [&str; 5] = ["sprop-parameter-sets", "sprop-vps", "sprop-sps", "sprop-pps", "profile-level-id"];
+/// The parameters of `a=fmtp` by which packets of an encoding are read; what else there is repeats what the stream
+/// says, or is for people. `None`: it is not known, so all of them count.
+fn reading_terms(encoding: &str) -> Option<&'static [&'static str]> {
+    match encoding {
+        "H264" => Some(&["packetization-mode"]), // RFC 6184 section 8.1
+        "H265" => Some(&["sprop-max-don-diff"]), // RFC 7798 section 7.1
+        "MPEG4-GENERIC" => Some(&["mode", "sizelength", "indexlength", "indexdeltalength", "config"]), // RFC 3640
+        "MP4A-LATM" => Some(&["cpresent", "config"]), // RFC 6416 section 7.3
+        "OPUS" | "PCMU" | "PCMA" | "G722" | "L16" | "MPA" | "MPV" | "MP2T" | "AV1" | "VP8" | "VP9" => Some(&[]),
+        _ => None,
+    }
+}
+
+/// At the end of an AudioSpecificConfig: there is no SBR (ISO/IEC 14496-3 section 1.6.5.2). Some leave it out.
+const NO_SBR: &str = "56e500";
 
 fn parameters(media: &Media) -> impl Iterator<Item = (&str, &str)> {
     let lines = media.attributes.iter().filter(|a| a.attribute == "fmtp").filter_map(|a| a.value.as_deref());
@@ -51,12 +70,21 @@ fn parameter_sets(media: &Media) -> Vec<Bytes> {
     sets.filter(|set| (1..=MAX_PARAMETER_SET).contains(&set.len())).take(MAX_PARAMETER_SETS).map(Bytes::from).collect()
 }
 
-fn terms(media: &Media, is_video: bool) -> Vec<String> {
-    let mut terms = vec![format!("{} {} {}", media.media, media.proto, media.fmt)];
-    let maps = media.attributes.iter().filter(|a| a.attribute == "rtpmap").filter_map(|a| a.value.clone());
-    terms.extend(maps);
-    let kept = parameters(media).filter(|(name, _)| !(is_video && IN_BAND.contains(name)));
-    terms.extend(kept.map(|(name, value)| format!("{name}={value}")));
+fn terms(media: &Media, encoding: &str, form: &str, payload_type: Option<u8>) -> Vec<String> {
+    let mut terms = vec![format!("{} {} {form}", media.media, media.proto)];
+    if payload_type.is_none() {
+        terms.push(media.fmt.clone());
+    }
+    match reading_terms(encoding) {
+        None => terms.extend(parameters(media).map(|(name, value)| format!("{name}={value}"))),
+        Some(names) => {
+            let named = parameters(media).map(|(name, value)| (name.to_lowercase(), value.trim().to_lowercase()));
+            terms.extend(named.filter(|(name, _)| names.contains(&name.as_str())).map(|(name, value)| {
+                let value = value.strip_suffix(NO_SBR).filter(|_| name == "config").unwrap_or(&value);
+                format!("{name}={value}")
+            }));
+        }
+    }
     terms.sort_unstable();
     terms
 }
@@ -95,13 +123,23 @@ impl Presentation {
                 clock_rate = parts.next().and_then(|rate| rate.parse().ok()).unwrap_or(clock_rate);
             }
             let encoding = encoding.to_ascii_uppercase();
+            let two_channels = payload_type == 10; // the one static type that has them (RFC 3551 table 4)
+            let channels = map.map_or(if two_channels { "2" } else { "" }, |map| map.split('/').nth(2).unwrap_or(""));
+            let form = match channels {
+                "" | "1" => format!("{encoding}/{clock_rate}"),
+                channels => format!("{encoding}/{clock_rate}/{channels}"),
+            };
+            let only_type = media.fmt.trim().parse().ok().filter(|only: &u8| *only < 128);
             let is_video = matches!(encoding.as_str(), "H264" | "H265");
             Track {
                 control: attribute("control").unwrap_or_default().to_owned(),
                 media: media.media.clone(),
                 clock_rate: clock_rate.max(1),
                 parameter_sets: if is_video { parameter_sets(media) } else { Vec::new() },
-                terms: terms(media, is_video),
+                terms: terms(media, &encoding, &form, only_type),
+                form,
+                payload_type: only_type,
+                is_renumbered: false,
                 encoding,
             }
         });
@@ -117,6 +155,52 @@ impl Presentation {
     pub(crate) fn continues(&self, other: &Presentation) -> bool {
         let terms = |p: &Presentation| p.tracks.iter().map(|track| track.terms.clone()).collect::<Vec<_>>();
         self == other || terms(self) == terms(other)
+    }
+
+    /// This, as those see it who play the other: with its payload types, where this one continues it.
+    pub(crate) fn as_continued_from(self: &Arc<Self>, other: Option<&Presentation>) -> Arc<Self> {
+        let Some(other) = other.filter(|other| self.continues(other)) else { return self.clone() };
+        let wanted = |track: usize| {
+            let known = other.tracks.get(track).and_then(|track| track.payload_type);
+            known.zip(self.tracks.get(track)).filter(|(known, own)| own.payload_type != Some(*known))
+        };
+        if (0..self.tracks.len()).all(|track| wanted(track).is_none()) {
+            return self.clone();
+        }
+        let (mut sdp, mut section) = (String::with_capacity(self.sdp.len() + 64), None);
+        // Writing to a String does not fail.
+        for line in self.sdp.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+            let begins = line.starts_with("m=");
+            if begins {
+                section = Some(section.map_or(0, |number: usize| number + 1));
+            }
+            let Some((known, own)) = section.and_then(wanted) else {
+                let _ = write!(sdp, "{line}\r\n");
+                continue;
+            };
+            let of_the_type = line.split_once(':').and_then(|(name, rest)| {
+                let rest = rest.strip_prefix(&own.payload_type?.to_string())?;
+                (matches!(name, "a=rtpmap" | "a=fmtp" | "a=rtcp-fb") && rest.starts_with(' ')).then_some((name, rest))
+            });
+            // A static type (RFC 3551 section 6) needs no map, but the one in its place may.
+            let is_static = own.payload_type.is_some_and(|own| own < 96);
+            let _ = match (begins.then(|| line.rsplit_once(' ')).flatten(), of_the_type) {
+                (Some((head, _)), _) if is_static => {
+                    write!(sdp, "{head} {known}\r\na=rtpmap:{known} {}\r\n", own.form)
+                }
+                (Some((head, _)), _) => write!(sdp, "{head} {known}\r\n"),
+                (None, Some(("a=rtpmap", _))) if is_static => Ok(()),
+                (None, Some((name, rest))) => write!(sdp, "{name}:{known}{rest}\r\n"),
+                (None, None) => write!(sdp, "{line}\r\n"),
+            };
+        }
+        let mut tracks = self.tracks.clone();
+        for (number, track) in tracks.iter_mut().enumerate() {
+            if let Some((known, _)) = wanted(number) {
+                (track.payload_type, track.is_renumbered) = (Some(known), true);
+            }
+        }
+        Arc::new(Self { sdp, tracks })
     }
 
     /// The SDP for those who play from us, or to whom we announce it: as it came, but for the addresses, the ports and
@@ -210,8 +294,44 @@ mod tests {
         assert_eq!(first.tracks()[0].parameter_sets, [&[0x67, 0x42][..], &[0x68, 0xce]]);
         let second = with("s=No Name", "s=Other");
         assert!(first.continues(&second) && second.continues(&first) && first != second);
-        assert!(!with("RTP/AVP 97\r\nb=AS:128\r\na=rtpmap:97", "RTP/AVP 98\r\na=rtpmap:98").continues(&second));
         assert!(!with("packetization-mode=1", "packetization-mode=0").continues(&second));
+        assert!(!with("48000/2", "44100/2").continues(&second));
+    }
+
+    #[test]
+    fn payload_types_stay_those_that_players_know() {
+        let with = |from: &str, to: &str| Arc::new(Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap());
+        let known = with("s=No Name", "s=Known");
+        let other = with("RTP/AVP 97\r\nb=AS:128\r\na=rtpmap:97", "RTP/AVP 98\r\nb=AS:128\r\na=rtpmap:98");
+        assert!(other.continues(&known));
+        let seen = other.as_continued_from(Some(&known));
+        assert_eq!(seen.sdp, SDP);
+        let changed: Vec<_> = seen.tracks().iter().map(|track| (track.payload_type, track.is_renumbered)).collect();
+        assert_eq!(changed, [(Some(96), false), (Some(97), true), (Some(0), false)]);
+        let mapped = with("RTP/AVP 0\r\n", "RTP/AVP 100\r\na=rtpmap:100 PCMU/8000\r\n");
+        let seen = other.as_continued_from(Some(&mapped));
+        assert!(seen.sdp.ends_with("m=audio 0 RTP/AVP 100\r\na=rtpmap:100 PCMU/8000\r\n"), "{}", seen.sdp);
+        assert!(Arc::ptr_eq(&other, &other.as_continued_from(None)));
+    }
+
+    #[test]
+    fn what_two_programs_say_of_one_stream_is_one_stream() {
+        let sdp = |video: &str, audio: &str| {
+            let text = format!(
+                "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+                a=fmtp:96 {video}\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 MPEG4-GENERIC/48000/1\r\na=fmtp:97 {audio}\r\n"
+            );
+            Presentation::parse(text.as_bytes()).unwrap()
+        };
+        let ffmpeg = sdp(
+            "packetization-mode=1; sprop-parameter-sets=Z2QAHqzZ,aOl7LIs=; profile-level-id=64001E",
+            "profile-level-id=1;mode=AAC-hbr;sizelength=13;indexlength=3;indexdeltalength=3; config=118856E500",
+        );
+        let gstreamer = sdp(
+            "packetization-mode=1;sprop-parameter-sets=Z2QAHqzZ,aOl7LIs=;profile-level-id=64001e;level-asymmetry-allowed=1",
+            "streamtype=5;profile-level-id=2;mode=AAC-hbr;config=1188;sizelength=13;indexlength=3;indexdeltalength=3",
+        );
+        assert!(gstreamer.continues(&ffmpeg));
     }
 
     proptest::proptest! {

@@ -2,7 +2,8 @@
 //! put together (GRO). The bytes are split, never copied.
 //!
 //! A lane is a piece of memory in which datagrams lie one behind the other. When it is used up it is put aside,
-//! and taken back into use when the last packet in it is gone; so a steady stream allocates nothing.
+//! and taken back into use when the last packet in it is gone; so a steady stream allocates nothing. When the stream
+//! ends, what was put aside is given back.
 
 use bytes::{Bytes, BytesMut};
 use socket2::Socket;
@@ -66,6 +67,11 @@ impl Receiver {
     /// Datagrams that were lost in the socket's full buffer since the last call.
     pub(crate) fn take_overflows(&mut self) -> u64 {
         std::mem::take(&mut self.overflows_seen)
+    }
+
+    /// Nobody sends any more: lanes that were put aside are given back, those in use with the last packet in them.
+    pub(crate) fn rest(&mut self) {
+        self.resting.clear();
     }
 
     /// One `recvmmsg`. Hands every datagram to `each`, in order; returns whether there may be more to read.

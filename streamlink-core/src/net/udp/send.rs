@@ -179,10 +179,15 @@ fn send_message(fd: RawFd, to: Option<&Peer>, run: &[Datagram<'_>], segment: Opt
 
     let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let mut vectors = [empty; 2 * MAX_SEGMENTS];
-    let mut count = 0;
+    let mut count = 0usize;
     for datagram in run.iter().take(MAX_SEGMENTS) {
         for part in [datagram.head, datagram.body] {
-            if !part.is_empty() {
+            // Where one lies behind the other, they are one piece.
+            if let Some(last) = count.checked_sub(1).and_then(|last| vectors.get_mut(last))
+                && last.iov_base.cast_const().wrapping_byte_add(last.iov_len) == part.as_ptr().cast()
+            {
+                last.iov_len += part.len();
+            } else if !part.is_empty() {
                 vectors[count] = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
                 count += 1;
             }

@@ -6,11 +6,17 @@ use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type}
 use std::{
     future::poll_fn,
     io,
+    mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
     task::{Context, Poll},
 };
 use tokio::io::unix::AsyncFd;
+
+/// The longest datagram of a socket that hears little, in bytes.
+const SHORT: usize = 2048;
+/// Datagrams of such a socket that are handled before others get their turn.
+const AT_ONCE: usize = 32;
 
 /// A multicast group to receive.
 #[derive(Clone, Debug)]
@@ -162,6 +168,28 @@ impl UdpSocket {
                 }
             }
         }
+    }
+
+    /// Hands over the datagrams that have come, one at a time, for a socket that hears little: it needs no memory. Those
+    /// longer than [`SHORT`] bytes are cut. Of an error, as of a peer that does not listen, the peer's silence tells.
+    pub(crate) fn poll_each(&self, cx: &mut Context<'_>, mut each: impl FnMut(&[u8], SocketAddr)) {
+        for _ in 0..AT_ONCE {
+            let Poll::Ready(Ok(mut guard)) = self.io.poll_read_ready(cx) else { return };
+            let mut memory = [MaybeUninit::uninit(); SHORT];
+            match self.io.get_ref().recv_from(&mut memory) {
+                Ok((length, sender)) => {
+                    guard.retain_ready();
+                    // SAFETY: so many bytes were written, and a byte has no other requirement.
+                    #[allow(unsafe_code)]
+                    let bytes = unsafe { &*(std::ptr::from_ref(&memory[..length.min(SHORT)]) as *const [u8]) };
+                    if let Some(sender) = sender.as_socket() {
+                        each(bytes, SocketAddr::new(sender.ip().to_canonical(), sender.port()));
+                    }
+                }
+                Err(_) => guard.clear_ready(),
+            }
+        }
+        cx.waker().wake_by_ref(); // there is more, and others have their turn first
     }
 
     /// Waits until there is something to read, without reading it.

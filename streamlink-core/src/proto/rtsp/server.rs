@@ -6,11 +6,11 @@ use super::{
     message,
     transport::Transport,
 };
-use crate::media::rtsp::Presentation;
+use crate::{media::rtsp::Presentation, proto::rtp::Reports};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use rtsp_types::{Method, headers};
-use std::{fmt::Write, sync::Arc};
+use std::{fmt::Write, net::IpAddr, sync::Arc};
 
 /// Requests before a client plays or records, at most.
 const MAX_REQUESTS: u32 = 128;
@@ -39,6 +39,8 @@ pub(crate) enum SetUp {
     Tcp { rtp: u8, rtcp: u8 },
     /// Over UDP; the directory knows where.
     Udp,
+    /// Over UDP, to a group that others hear too.
+    Multicast,
 }
 
 /// What there is at a path.
@@ -50,14 +52,16 @@ pub(crate) struct Found {
     pub(crate) presentation: Option<Arc<Presentation>>,
     pub(crate) tcp: bool,
     pub(crate) udp: bool,
+    /// What can be played is sent to a group: for each track, its address, ports and reach.
+    pub(crate) groups: Vec<(IpAddr, (u16, u16), u8)>,
 }
 
 /// What a session asks of its surroundings.
 pub(crate) trait Directory {
     /// What there is at a path, for one who wants to publish or to play.
     fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status>;
-    /// Opens a pair of ports for a track that is to travel over UDP, to or from these ports of the client.
-    fn open_udp(&mut self, track: usize, client: (u16, u16)) -> Option<(u16, u16)>;
+    /// Opens a pair of ports for a track that is to travel over UDP, from these ports of the client or to them.
+    fn open_udp(&mut self, publish: bool, track: usize, client: (u16, u16)) -> Option<(u16, u16)>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +92,7 @@ pub(crate) struct ServerSession {
     asked: Option<(String, String)>,
     /// A player wants nothing for now.
     paused: bool,
+    reports: Reports,
 }
 
 impl ServerSession {
@@ -109,6 +114,7 @@ impl ServerSession {
             tracks: Vec::new(),
             asked: None,
             paused: false,
+            reports: Reports::default(),
         }
     }
 
@@ -287,10 +293,19 @@ impl ServerSession {
         let track = self.track(uri, presentation).ok_or(Status::NOT_FOUND)?;
         let header = request.header(&headers::TRANSPORT).ok_or(Status::UNSUPPORTED_TRANSPORT)?;
         for mut transport in Transport::parse_all(header.as_str()) {
-            if transport.multicast || (transport.tcp && !found.tcp) || (!transport.tcp && !found.udp) {
+            let group = found.groups.get(track).copied().filter(|_| !self.publish);
+            let offered = match (transport.multicast, transport.tcp) {
+                (true, _) => group.is_some(),
+                (false, true) => found.tcp,
+                (false, false) => found.udp,
+            };
+            if !offered {
                 continue;
             }
-            let set_up = if transport.tcp {
+            let set_up = if transport.multicast {
+                transport.group = group;
+                SetUp::Multicast
+            } else if transport.tcp {
                 let number = u8::try_from(2 * track).unwrap_or(0); // few tracks
                 let (rtp, rtcp) = transport.interleaved.unwrap_or((number, number + 1));
                 transport.interleaved = Some((rtp, rtcp));
@@ -304,7 +319,8 @@ impl ServerSession {
                 SetUp::Tcp { rtp, rtcp }
             } else {
                 let Some(client) = transport.client_port.filter(|(a, b)| *a > 0 && *b > 0) else { continue };
-                transport.server_port = Some(directory.open_udp(track, client).ok_or(Status::NOT_ENOUGH_BANDWIDTH)?);
+                transport.server_port =
+                    Some(directory.open_udp(self.publish, track, client).ok_or(Status::NOT_ENOUGH_BANDWIDTH)?);
                 SetUp::Udp
             };
             transport.record = self.publish;
@@ -357,22 +373,38 @@ impl ServerSession {
         }
     }
 
+    /// RTCP of a player has come.
+    pub(crate) fn report(&mut self, compound: &[u8]) {
+        self.reports.take(compound);
+    }
+
+    /// Packets that a player has reported lost.
+    pub(crate) fn reported_lost(&self) -> u64 {
+        self.reports.lost()
+    }
+
     /// Whether a player wants nothing for now. It goes on with what is live then: nothing is kept for it.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Lets the client do what it has asked for.
-    pub(crate) fn accept(&mut self) {
+    /// Lets the client do what it has asked for. `first`: of each track, the sequence number and the timestamp of the
+    /// first packet that a player will be sent, as far as they are known (RFC 2326 section 12.33).
+    pub(crate) fn accept(&mut self, first: &[Option<(u16, u32)>]) {
         let Some((cseq, uri)) = self.asked.take() else { return };
         let mut headers = self.session();
         if !self.publish {
             headers.push_str("Range: npt=now-\r\nRTP-Info: ");
             let base = uri.trim_end_matches('/');
             let set_up = self.tracks.iter().enumerate().filter(|(_, set_up)| set_up.is_some());
-            let names: Vec<String> =
-                set_up.map(|(track, _)| format!("url={base}/{}", Presentation::control(track))).collect();
-            headers.push_str(&names.join(","));
+            let names = set_up.map(|(track, _)| {
+                let name = format!("url={base}/{}", Presentation::control(track));
+                match first.get(track).copied().flatten() {
+                    Some((sequence, time)) => format!("{name};seq={sequence};rtptime={time}"),
+                    None => name,
+                }
+            });
+            headers.push_str(&names.collect::<Vec<_>>().join(","));
             headers.push_str("\r\n");
         }
         self.state = State::Running;

@@ -23,12 +23,20 @@ struct House {
     presentation: Option<Arc<Presentation>>,
     tcp: bool,
     udp: bool,
+    groups: Vec<(std::net::IpAddr, (u16, u16), u8)>,
     opened: Vec<(usize, (u16, u16))>,
 }
 
 impl Default for House {
     fn default() -> Self {
-        Self { user: None, presentation: Some(presentation()), tcp: true, udp: true, opened: Vec::new() }
+        Self {
+            user: None,
+            presentation: Some(presentation()),
+            tcp: true,
+            udp: true,
+            groups: Vec::new(),
+            opened: Vec::new(),
+        }
     }
 }
 
@@ -40,12 +48,13 @@ impl Directory for House {
                 presentation: self.presentation.clone(),
                 tcp: self.tcp,
                 udp: self.udp,
+                groups: self.groups.clone(),
             }),
             _ => Err(Status::NOT_FOUND),
         }
     }
 
-    fn open_udp(&mut self, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
+    fn open_udp(&mut self, _: bool, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
         self.opened.push((track, client));
         Some((8000 + 2 * track as u16, 8001 + 2 * track as u16))
     }
@@ -65,7 +74,7 @@ fn run(
             server.push(piece);
             while let Some(request) = server.next(house).unwrap() {
                 if matches!(request, Request::Publish { .. } | Request::Play { .. }) {
-                    server.accept();
+                    server.accept(&[]);
                 }
                 requests.push(request);
             }

@@ -1,5 +1,7 @@
 //! The `Transport` header (RFC 2326 section 12.39).
 
+use std::net::IpAddr;
+
 /// One way for a track to travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transport {
@@ -11,6 +13,8 @@ pub(crate) struct Transport {
     /// The ports of the client for RTP and RTCP.
     pub(crate) client_port: Option<(u16, u16)>,
     pub(crate) server_port: Option<(u16, u16)>,
+    /// Of multicast: the group, its ports and its reach.
+    pub(crate) group: Option<(IpAddr, (u16, u16), u8)>,
     pub(crate) record: bool,
 }
 
@@ -56,6 +60,9 @@ impl Transport {
 
 impl std::fmt::Display for Transport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((ip, (a, b), ttl)) = self.group {
+            return write!(f, "RTP/AVP;multicast;destination={ip};port={a}-{b};ttl={ttl}");
+        }
         f.write_str(if self.tcp { "RTP/AVP/TCP;unicast" } else { "RTP/AVP;unicast" })?;
         if let Some((a, b)) = self.interleaved {
             write!(f, ";interleaved={a}-{b}")?;

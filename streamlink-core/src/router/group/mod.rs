@@ -149,11 +149,9 @@ impl Group {
         path.backlog.clear();
         path.presentation = presentation.cloned();
         if feeds {
-            splice.reconnect(known.as_deref(), presentation.map(Arc::as_ref));
-            if let Some(presentation) = presentation {
-                *known = Some(presentation.clone());
-                self.stage.set(presentation);
-            }
+            let shown = presentation.map(|presentation| presentation.as_continued_from(known.as_deref()));
+            splice.reconnect(known.as_deref(), shown.as_deref());
+            self.show(known, shown);
         }
     }
 
@@ -314,15 +312,21 @@ impl Group {
     /// The presentation of the source that feeds the flow now is what players are told of.
     fn present(&self, inner: &mut Inner, source: usize, switched: bool) {
         let Inner { paths, splice, known, .. } = inner;
-        let presentation = paths.get(source).and_then(|path| path.presentation.clone());
+        let presentation = paths.get(source).and_then(|path| path.presentation.as_ref());
+        let shown = presentation.map(|presentation| presentation.as_continued_from(known.as_deref()));
         if switched {
-            splice.switch(known.as_deref(), presentation.as_deref());
-        } else if presentation.is_some() && presentation != *known {
-            splice.reconnect(known.as_deref(), presentation.as_deref());
+            splice.switch(known.as_deref(), shown.as_deref());
+        } else if shown.is_some() && shown != *known {
+            splice.reconnect(known.as_deref(), shown.as_deref());
         }
-        if let Some(presentation) = presentation {
-            self.stage.set(&presentation);
-            *known = Some(presentation);
+        self.show(known, shown);
+    }
+
+    /// What players are told of from now on.
+    fn show(&self, known: &mut Option<Arc<Presentation>>, shown: Option<Arc<Presentation>>) {
+        if let Some(shown) = shown {
+            self.stage.set(&shown);
+            *known = Some(shown);
         }
     }
 

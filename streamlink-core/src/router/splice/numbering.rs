@@ -22,6 +22,8 @@ const VIDEO_CLOCK: u32 = 90_000;
 struct Numbering {
     clock_rate: u32,
     ssrc: Option<u32>,
+    /// What packets are given, if they are altered.
+    payload_type: Option<u8>,
     sequence: u16,
     timestamp: u32,
     /// What was handed on last, as it was handed on.
@@ -42,6 +44,7 @@ impl Numbering {
         Self {
             clock_rate,
             ssrc: None,
+            payload_type: None,
             sequence: 0,
             timestamp: 0,
             last: None,
@@ -101,6 +104,9 @@ impl Numbering {
         }
         let mut data = BytesMut::from(&packet.data()[..]);
         // Invariant: a header has been read from these bytes.
+        if let Some(payload_type) = self.payload_type {
+            data[1] = data[1] & 0x80 | payload_type;
+        }
         data[2..4].copy_from_slice(&sequence.to_be_bytes());
         data[4..8].copy_from_slice(&timestamp.to_be_bytes());
         data[8..12].copy_from_slice(&ssrc.to_be_bytes());
@@ -173,6 +179,10 @@ impl Tracks {
                     .collect();
             }
             None => self.tracks = presentation.tracks().iter().map(|track| Numbering::new(track.clock_rate)).collect(),
+        }
+        for (numbering, track) in self.tracks.iter_mut().zip(presentation.tracks()) {
+            numbering.payload_type = track.payload_type;
+            numbering.alters |= track.is_renumbered;
         }
         if self.tracks.iter().all(|track| track.report.is_none()) {
             self.clock = Some(0);
@@ -328,6 +338,7 @@ impl RtpSplice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn bytes(payload_type: u8, sequence: u16, timestamp: u32, ssrc: u32) -> Vec<u8> {
         let mut data = vec![0x80, payload_type];
@@ -391,11 +402,13 @@ mod tests {
         let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
             a=fmtp:96 packetization-mode=1; sprop-parameter-sets=Z0I=,aM4=\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
         let old = Presentation::parse(sdp.as_bytes()).unwrap();
-        let new = Presentation::parse(sdp.replace("aM4=", "aM8=").as_bytes()).unwrap();
+        let new = sdp.replace("aM4=", "aM8=").replace("AVP 97", "AVP 98").replace("map:97", "map:98");
+        let new = Arc::new(Presentation::parse(new.as_bytes()).unwrap()).as_continued_from(Some(&old));
         let (mut tracks, start) = (Tracks::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        let rtp =
-            |track, timestamp, ms| Packet::rtsp(track, bytes(96 + track, 1, timestamp, 1 + u32::from(track)), at(ms));
+        let rtp = |track, timestamp, ms| {
+            Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
+        };
         tracks.join(None, Some(&old), false);
         let mut first = Delivery { packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)], starts: Vec::new() };
         tracks.apply(&mut first);
@@ -407,6 +420,7 @@ mod tests {
         let sent: Vec<_> = second.packets.iter().map(header).collect();
         assert_eq!(sent, [(2, 90_001, 1), (3, 90_001, 1), (4, 90_001, 1), (2, 8_160, 2)]);
         assert_eq!(&second.packets[1].data()[12..], [0x68, 0xcf]);
+        assert_eq!((second.packets[0].data()[1], second.packets[3].data()[1]), (96, 97), "as players know them");
         let mut third = Delivery { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
         tracks.apply(&mut third);
         assert_eq!(header(&third.packets[0]).1, 90_901);

@@ -1,0 +1,167 @@
+//! The ring in virtual time.
+
+use super::*;
+
+impl Ring {
+    pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
+        self.publish_batch(packets, None);
+    }
+
+    fn publish_start(&self, packets: &mut Vec<Packet>, preamble: Preamble) {
+        self.publish_batch(packets, Some(preamble));
+    }
+}
+
+const GENEROUS: Limits = Limits { bytes: 1 << 30, time: Duration::from_secs(3600) };
+
+fn packets(at: Instant, sizes: &[usize]) -> Vec<Packet> {
+    sizes.iter().map(|n| Packet::datagram(vec![0; *n], at)).collect()
+}
+
+fn lengths(window: &mut Vec<Arc<Batch>>) -> Vec<usize> {
+    window.drain(..).flat_map(|b| b.packets().iter().map(|p| p.data().len()).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn every_reader_reads_everything_from_its_start_on() {
+    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    let mut early = ring.reader();
+    ring.publish(&mut packets(now, &[1, 2]));
+    let mut late = ring.reader();
+    ring.publish(&mut packets(now, &[3]));
+    ring.publish(&mut packets(now, &[]));
+    assert_eq!(early.read(&mut window), Totals::default());
+    assert_eq!(window[1].first_packet(), 2);
+    assert_eq!(lengths(&mut window), [1, 2, 3]);
+    assert_eq!(late.read(&mut window), Totals::default());
+    assert_eq!(lengths(&mut window), [3]);
+    assert_eq!((early.position(), late.position()), (2, 2));
+}
+
+#[test]
+fn what_all_have_read_is_not_kept_and_memory_is_used_again() {
+    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    let mut reader = ring.reader();
+    let mut batch = Vec::new();
+    for _ in 0..1000 {
+        batch.extend(packets(now, &[1316; 10]));
+        ring.publish(&mut batch);
+        assert!(batch.is_empty());
+        reader.read(&mut window);
+        window.clear();
+    }
+    let inner = ring.lock();
+    assert!(inner.batches.len() <= 1 && inner.spare.len() <= 2, "{inner:?}");
+    assert!(batch.capacity() >= 10);
+}
+
+#[test]
+fn a_reader_that_lags_loses_the_oldest_and_is_told_exactly() {
+    let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
+    let (mut slow, mut fast) = (ring.reader(), ring.reader());
+    for i in 1..=10 {
+        ring.publish(&mut packets(now, &[20 + i, 10]));
+        assert_eq!(fast.read(&mut window), Totals::default());
+    }
+    window.clear();
+    // The last two batches hold 39 and 40 bytes; a third would exceed 100.
+    assert_eq!(slow.read(&mut window), Totals { packets: 16, bytes: (21..=28).sum::<u64>() + 80 });
+    assert_eq!(lengths(&mut window), [29, 10, 30, 10]);
+    // Lost by age: an hour and a second later, only the newest is there.
+    ring.publish(&mut packets(now, &[1]));
+    ring.publish(&mut packets(now + Duration::from_secs(3601), &[2]));
+    assert_eq!(slow.read(&mut window), Totals { packets: 1, bytes: 1 });
+    assert_eq!(lengths(&mut window), [2]);
+    // A single batch above the bound still passes.
+    ring.publish(&mut packets(now, &[1000]));
+    assert_eq!(slow.read(&mut window), Totals::default());
+    assert_eq!(lengths(&mut window), [1000]);
+}
+
+#[test]
+fn a_fork_reads_again_from_its_batch_and_holds_it() {
+    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    let mut reader = ring.reader();
+    ring.publish(&mut packets(now, &[1]));
+    ring.publish(&mut packets(now, &[2]));
+    reader.read(&mut window);
+    let mut fork = reader.fork(&window[1]);
+    window.clear();
+    ring.publish(&mut packets(now, &[3]));
+    reader.read(&mut window);
+    window.clear();
+    ring.publish(&mut packets(now, &[4]));
+    assert_eq!(fork.read(&mut window), Totals::default());
+    assert_eq!(lengths(&mut window), [2, 3, 4]);
+    drop(fork);
+    assert_eq!(ring.lock().readers.iter().filter(|s| s.position != FREE).count(), 1);
+}
+
+#[test]
+fn late_readers_start_at_the_last_start_if_it_is_kept() {
+    let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
+    ring.keep_from_start(500);
+    let preamble: Preamble = packets(now, &[7]).into();
+    ring.publish(&mut packets(now, &[50]));
+    ring.publish_start(&mut packets(now, &[200]), preamble.clone());
+    ring.publish(&mut packets(now, &[100]));
+    assert_eq!(ring.lock().batches.len(), 2, "kept though above the bound, and though nobody reads");
+    let mut late = ring.reader_from_start(300);
+    assert_eq!(late.read(&mut window), Totals::default());
+    assert!(Arc::ptr_eq(window[0].start().unwrap(), &preamble));
+    assert_eq!(lengths(&mut window), [200, 100]);
+    // More than this reader wants: it gets what comes.
+    let mut picky = ring.reader_from_start(299);
+    ring.publish_start(&mut packets(now, &[10]), preamble.clone());
+    assert_eq!(ring.lock().batches.len(), 1, "the last start is where late readers begin");
+    picky.read(&mut window);
+    assert_eq!(lengths(&mut window), [10]);
+    // More than is to be kept: it is let go.
+    late.read(&mut window);
+    window.clear();
+    ring.publish(&mut packets(now, &[491]));
+    ring.publish(&mut packets(now, &[5]));
+    assert_eq!(ring.lock().batches.len(), 1);
+    ring.reader_from_start(u64::MAX).read(&mut window);
+    assert_eq!(lengths(&mut window), [0; 0]);
+}
+
+#[test]
+fn one_reader_is_closed_by_itself() {
+    let (ring, mut window) = (Ring::new(GENEROUS), Vec::new());
+    let (mut a, mut b) = (ring.reader(), ring.reader());
+    ring.publish(&mut packets(Instant::now(), &[1]));
+    a.closer().close();
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert_eq!(a.poll_ready(cx), Poll::Ready(Ok(())), "what is there can still be read");
+    a.read(&mut window);
+    assert_eq!(a.poll_ready(cx), Poll::Ready(Err(Closed)));
+    b.read(&mut window);
+    assert_eq!(b.poll_ready(cx), Poll::Pending);
+}
+
+#[tokio::test]
+async fn many_readers_are_woken_once_a_batch_and_end_with_the_ring() {
+    let (ring, now) = (Ring::new(GENEROUS), Instant::now());
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let mut reader = ring.reader();
+            tokio::spawn(async move {
+                let (mut window, mut count) = (Vec::new(), 0);
+                while reader.ready().await.is_ok() {
+                    reader.read(&mut window);
+                    count += lengths(&mut window).len();
+                }
+                count
+            })
+        })
+        .collect();
+    for _ in 0..50 {
+        ring.publish(&mut packets(now, &[1, 1]));
+        tokio::task::yield_now().await;
+    }
+    ring.close();
+    for task in tasks {
+        assert_eq!(task.await.unwrap(), 100);
+    }
+}
