@@ -125,14 +125,13 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
                         continue; // RTCP for a neighbour
                     }
                     got.packets[i] += 1;
-                    if packet.len() < 20 {
-                        continue;
-                    }
-                    let sequence = u16::from_be_bytes([packet[2], packet[3]]);
+                    let Some(sequence) = packet.get(2..4) else { continue };
+                    let sequence = u16::from_be_bytes([sequence[0], sequence[1]]);
                     if let Some(before) = last[i].replace(sequence) {
                         got.missing += u64::from(sequence.wrapping_sub(before).wrapping_sub(1));
                     }
-                    if stamped && let (Some(at), Ok(sent)) = (at, packet[12..20].try_into().map(u64::from_be_bytes)) {
+                    let stamp = packet.get(12..20).filter(|_| stamped).and_then(|bytes| bytes.try_into().ok());
+                    if let (Some(at), Some(sent)) = (at, stamp.map(u64::from_be_bytes)) {
                         got.latency.push(at.saturating_sub(sent));
                     }
                 }

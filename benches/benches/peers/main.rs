@@ -41,7 +41,7 @@ fn main() -> Result<(), Failure> {
         }
     }
     type Work = fn(&Plan) -> Result<Row, Failure>;
-    let works: [(&str, Work); 12] = [
+    let works: [(&str, Work); 13] = [
         ("rtp-fanout", rtp_fanout),
         ("rtp-fanout-runs", rtp_fanout_runs),
         ("idle-outputs", idle_outputs),
@@ -54,6 +54,7 @@ fn main() -> Result<(), Failure> {
         ("rtmp-remux", rtmp::remux),
         ("rtsp-tcp", rtsp::tcp),
         ("rtsp-udp", rtsp::udp),
+        ("rtsp-udp-runs", rtsp::udp_runs),
     ];
     let mut rows = Vec::new();
     for (name, work) in works {

@@ -20,6 +20,14 @@ enum Server {
     Floor,
 }
 
+/// How the players get the media.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Tcp,
+    Datagrams,
+    Runs,
+}
+
 /// One publisher, 100 players over TCP.
 pub(crate) fn tcp(plan: &Plan) -> Result<Row, Failure> {
     let programs = [
@@ -27,7 +35,7 @@ pub(crate) fn tcp(plan: &Plan) -> Result<Row, Failure> {
         ("gst-rtsp-server, shared media", Server::Gstreamer),
         ("floor: only the writes", Server::Floor),
     ];
-    let (figures, runs, memory) = measure(plan, &programs, false)?;
+    let (figures, runs, memory) = measure(plan, &programs, Way::Tcp)?;
     let ratio =
         |peer: usize| median(runs[0].iter().zip(&runs[peer]).map(|(a, b)| a.cpu_per_gb / b.cpu_per_gb).collect());
     let targets = vec![
@@ -39,22 +47,53 @@ pub(crate) fn tcp(plan: &Plan) -> Result<Row, Failure> {
     Ok(Row { title: format!("RTSP over TCP, 6 Mb/s H.264 to {PLAYERS} players"), figures, targets })
 }
 
-/// One publisher, 100 players over UDP.
+/// One publisher, 100 players over UDP that take each datagram by itself.
 pub(crate) fn udp(plan: &Plan) -> Result<Row, Failure> {
+    udp_row(plan, Way::Datagrams)
+}
+
+/// One publisher, 100 players over UDP that take runs of datagrams.
+pub(crate) fn udp_runs(plan: &Plan) -> Result<Row, Failure> {
+    udp_row(plan, Way::Runs)
+}
+
+/// How long packets take through the library, from a publisher over TCP to 100 players over UDP, with the default
+/// coalescing: the milliseconds that half of them, and 99 of 100, stay below.
+fn latency(plan: &Plan) -> Result<(f64, f64), Failure> {
+    let port = free_port()?;
+    let url = format!("rtsp://127.0.0.1:{port}/live");
+    let _subject = rtmp::relay(&[vec![format!("{url}?mode=listener"), format!("{url}?mode=listener")]])?;
+    let (to, time) = (url.clone(), Duration::from_secs(plan.seconds + 3));
+    let feeder = std::thread::spawn(move || rtsp::record_stamped(&to, port, time));
+    std::thread::sleep(Duration::from_millis(500)); // the feed is there
+    let receivers = Receivers::start(PLAYERS, true, true)?;
+    let ports: Vec<u16> =
+        receivers.addresses.iter().filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect();
+    let players = Players::start(PLAYERS, port, "live", Some(&ports))?;
+    feeder.join().map_err(|_| "the feeder failed")??;
+    let received = receivers.finish()?;
+    players.stop();
+    Ok((received.percentile(0.5), received.percentile(0.99)))
+}
+
+fn udp_row(plan: &Plan, players: Way) -> Result<Row, Failure> {
     let programs = [("streamlink", Server::Ours), ("gst-rtsp-server, shared media", Server::Gstreamer)];
-    let (figures, runs, memory) = measure(plan, &programs, true)?;
+    let (mut figures, runs, memory) = measure(plan, &programs, players)?;
+    figures[0].latency = latency(plan)?;
     let ratio = median(runs[0].iter().zip(&runs[1]).map(|(a, b)| a.cpu_per_gb / b.cpu_per_gb).collect());
     let targets = vec![
         ("CPU, ratio to gst-rtsp-server".into(), ratio, 0.4),
         ("packets lost".into(), figures[0].lost as f64, 0.0),
         ("memory of a player, KiB".into(), memory, 16.0),
+        ("added latency p99, ms".into(), figures[0].latency.1, 5.0),
     ];
-    Ok(Row { title: format!("RTSP over UDP, 6 Mb/s H.264 to {PLAYERS} players"), figures, targets })
+    let how = if players == Way::Runs { "take runs (UDP_GRO)" } else { "take each datagram by itself" };
+    Ok(Row { title: format!("RTSP over UDP, 6 Mb/s H.264 to {PLAYERS} players, which {how}"), figures, targets })
 }
 
 type Measured = (Vec<Figure>, Vec<Vec<Run>>, f64);
 
-fn measure(plan: &Plan, programs: &[(&str, Server)], over_udp: bool) -> Result<Measured, Failure> {
+fn measure(plan: &Plan, programs: &[(&str, Server)], players: Way) -> Result<Measured, Failure> {
     let media = feed::make_media(plan.folder.path(), plan.seconds)?;
     let video = rtsp::video(&media)?;
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); programs.len()];
@@ -62,7 +101,7 @@ fn measure(plan: &Plan, programs: &[(&str, Server)], over_udp: bool) -> Result<M
     for run in 0..plan.runs {
         for (i, (name, server)) in programs.iter().enumerate() {
             eprintln!("run {} of {}: {name}", run + 1, plan.runs);
-            let (run, each) = one_run(plan, *server, &video, over_udp)?;
+            let (run, each) = one_run(plan, *server, &video, players)?;
             runs[i].push(run);
             if i == 0 {
                 memory.push(each);
@@ -73,7 +112,7 @@ fn measure(plan: &Plan, programs: &[(&str, Server)], over_udp: bool) -> Result<M
     Ok((figures, runs, median(memory)))
 }
 
-fn one_run(plan: &Plan, server: Server, video: &Path, over_udp: bool) -> Result<(Run, f64), Failure> {
+fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<(Run, f64), Failure> {
     let (port, input) = (free_port()?, free_port()?);
     if matches!(server, Server::Floor) {
         return floor(plan, port, video);
@@ -93,7 +132,10 @@ fn one_run(plan: &Plan, server: Server, video: &Path, over_udp: bool) -> Result<
     };
     std::thread::sleep(Duration::from_millis(1500)); // the feed is there
     let alone = subject.usage();
-    let receivers = if over_udp { Some(Receivers::start(PLAYERS, false, false)?) } else { None };
+    let receivers = match kind {
+        Way::Tcp => None,
+        Way::Datagrams | Way::Runs => Some(Receivers::start(PLAYERS, false, kind == Way::Runs)?),
+    };
     let ports: Option<Vec<u16>> = receivers
         .as_ref()
         .map(|receivers| receivers.addresses.iter().filter_map(|a| a.rsplit_once(':')?.1.parse().ok()).collect());
