@@ -1,9 +1,10 @@
 //! A network that is not what it should be.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     net::{SocketAddr, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -107,4 +108,51 @@ impl Drop for Lossy {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// What was on its way in one direction of an SRT connection, by the headers of its packets (draft-sharabayko-srt-01
+/// section 3.1).
+#[derive(Debug, Default)]
+pub struct SrtTraffic {
+    /// The length of each data packet that got through, and whether it was one that was sent again.
+    pub arrived: HashMap<u32, (usize, bool)>,
+    /// The length of each data packet that was sent, in order of their numbers.
+    pub sent: BTreeMap<u32, usize>,
+    /// Data packets that were sent again.
+    pub repeats: u64,
+}
+
+impl SrtTraffic {
+    fn look(&mut self, passed: bool, packet: &[u8]) {
+        if packet.len() < 16 || packet[0] & 0x80 != 0 {
+            return;
+        }
+        let number = u32::from_be_bytes([packet[0], packet[1], packet[2], packet[3]]);
+        let repeated = packet[4] & 0x04 != 0;
+        self.repeats += u64::from(repeated);
+        self.sent.insert(number, packet.len() - 16);
+        if passed {
+            self.arrived.entry(number).or_insert((packet.len() - 16, repeated));
+        }
+    }
+
+    /// The numbers of those that did not get through, repeats included.
+    pub fn missing(&self) -> Vec<u32> {
+        self.sent.keys().copied().filter(|number| !self.arrived.contains_key(number)).collect()
+    }
+}
+
+/// A [`Lossy`] network, and what SRT sends over it in one direction (`forward`: to the target).
+///
+/// # Panics
+/// When there is no port.
+pub fn watched_srt(target: SocketAddr, percent: u64, forward: bool) -> (Lossy, Arc<Mutex<SrtTraffic>>) {
+    let traffic = Arc::new(Mutex::new(SrtTraffic::default()));
+    let seen = traffic.clone();
+    let network = Lossy::watched(target, percent, move |way, passed, packet| {
+        if way == forward {
+            seen.lock().expect("whole").look(passed, packet);
+        }
+    });
+    (network, traffic)
 }

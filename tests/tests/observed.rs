@@ -1,7 +1,6 @@
 //! What is counted is what somebody outside of the library sees: on the wire, or in what a real program has recorded.
 
 use std::{
-    collections::HashMap,
     fs,
     net::SocketAddr,
     path::Path,
@@ -11,7 +10,7 @@ use std::{
 use streamlink_core::{EndpointStats, Latency, Output, PlayerStats, Source, StreamKey};
 use streamlink_tests::{
     clip, eventually,
-    lossy::Lossy,
+    lossy::{Lossy, watched_srt},
     media::{make, play},
     peer::Peer,
     rig::{Rig, text},
@@ -46,60 +45,23 @@ fn metric(text: &str, name: &str, label: &str) -> u64 {
     row.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// What was on its way in one direction of an SRT connection, by the headers of its packets (draft-sharabayko-srt-01
-/// section 3.1).
-#[derive(Debug, Default)]
-struct SrtTraffic {
-    /// The length of each data packet that got through, and whether it was one that was sent again.
-    arrived: HashMap<u32, (usize, bool)>,
-    /// The length of each data packet that was sent.
-    sent: HashMap<u32, usize>,
-    repeats: u64,
-}
-
-impl SrtTraffic {
-    fn look(&mut self, passed: bool, packet: &[u8]) {
-        if packet.len() < 16 || packet[0] & 0x80 != 0 {
-            return;
-        }
-        let number = u32::from_be_bytes(packet[..4].try_into().unwrap());
-        let repeated = packet[4] & 0x04 != 0;
-        self.repeats += u64::from(repeated);
-        self.sent.insert(number, packet.len() - 16);
-        if passed {
-            self.arrived.entry(number).or_insert((packet.len() - 16, repeated));
-        }
-    }
-}
-
-fn watched(target: SocketAddr, percent: u64, forward: bool) -> (Lossy, Arc<Mutex<SrtTraffic>>) {
-    let traffic = Arc::new(Mutex::new(SrtTraffic::default()));
-    let seen = traffic.clone();
-    let network = Lossy::watched(target, percent, move |way, passed, packet| {
-        if way == forward {
-            seen.lock().unwrap().look(passed, packet);
-        }
-    });
-    (network, traffic)
-}
-
 #[test]
 fn srt_counts_what_is_on_the_wire_losses_and_repeats_included() {
-    let latency = Latency::from_millis(600).unwrap();
+    let latency = Latency::from_millis(1000).unwrap();
     let rig = Rig::start(
         Source::srt_listener("in", "127.0.0.1:0").latency(latency),
         vec![Output::srt_listener("out", "127.0.0.1:0").latency(latency).into()],
     );
     let url = rig.playback();
-    let (network_in, way_in) = watched(SocketAddr::from(([127, 0, 0, 1], rig.input_port())), 5, true);
-    let (network_out, way_out) = watched(url.trim_start_matches("srt://").parse().unwrap(), 5, false);
+    let (network_in, way_in) = watched_srt(SocketAddr::from(([127, 0, 0, 1], rig.input_port())), 5, true);
+    let (network_out, way_out) = watched_srt(url.trim_start_matches("srt://").parse().unwrap(), 5, false);
     let file = rig.file("played.ts");
     let command =
-        format!("exec srt-live-transmit -q 'srt://{}?latency=600' file://con >'{}'", network_out.address, text(&file));
+        format!("exec srt-live-transmit -q 'srt://{}?latency=1000' file://con >'{}'", network_out.address, text(&file));
     let player = Peer::start("sh", &["-c", &command]);
     eventually("the player", || (rig.running.stats().outputs[0].players.len() == 1).then_some(()));
     // It stays when it has sent all, so that what was lost last is sent again.
-    let to_us = format!("srt://{}?latency=600", network_in.address);
+    let to_us = format!("srt://{}?latency=1000", network_in.address);
     let port = streamlink_tests::rig::free_port();
     let caller = Peer::start("srt-live-transmit", &["-q", &format!("udp://127.0.0.1:{port}"), &to_us]);
     caller.wait_for_udp(port);
