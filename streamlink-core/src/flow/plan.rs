@@ -43,8 +43,9 @@ pub enum BandwidthPolicy {
 ///   sets are sent again when they differ. RTSP players stay when the tracks are coded alike.
 /// - MPEG-TS, over SRT or RTP, goes on at a random access point of the video, if the stream marks them and one comes
 ///   within the loss threshold; otherwise, and anything else, with the next packet. Before the first transport packet of
-///   each PID goes one with the discontinuity indicator. RTP keeps one SSRC, with sequence numbers and timestamps that
-///   go on; a backup that carries the very same packets goes on with the next of them, unaltered.
+///   each PID goes one with the discontinuity indicator; PCR, PTS, DTS and SCTE 35 messages of a source whose times do
+///   not go on by themselves are moved so that they do. RTP keeps one SSRC, with sequence numbers and timestamps that go
+///   on; a backup that carries the very same packets goes on with the next of them, unaltered.
 ///
 /// [`Event::Switched`]: crate::Event::Switched
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! One stream out of many: what comes over several connections, or from several sources, goes on with the numbers and
 //! the times of what came before. The first connection of a flow is never altered.
 
+mod clock;
 mod flv;
 mod numbering;
 mod seam;

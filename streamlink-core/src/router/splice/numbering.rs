@@ -304,8 +304,9 @@ impl RtpSplice {
                 self.seam.forget();
             }
             self.numbering.clock_rate = header.clock_rate();
-            let marks = packet.data().get(header.payload_start..header.payload_end).filter(|_| header.is_mpeg_ts());
-            if let Some(marks) = marks.and_then(|payload| self.seam.marks(payload, packet.arrival())) {
+            let range = header.payload_start..header.payload_end;
+            let payload = packet.data().get(range.clone()).filter(|_| header.is_mpeg_ts());
+            if let Some(marks) = payload.and_then(|payload| self.seam.marks(payload, packet.arrival())) {
                 // A packet of its own before this one, which all that follow make room for.
                 let mut data = BytesMut::with_capacity(12 + marks.len());
                 data.extend_from_slice(&[0x80, header.payload_type]);
@@ -320,6 +321,15 @@ impl RtpSplice {
                 let before = Header { sequence: header.sequence.wrapping_sub(1), ..header };
                 out.push(self.numbering.packet(packet.with_data(data.freeze()), &before, Duration::ZERO));
             }
+            let altered = payload.and_then(|payload| self.seam.retime(payload, packet.arrival()));
+            let packet = match altered {
+                Some(payload) => {
+                    let mut data = BytesMut::from(&packet.data()[..]);
+                    data[range].copy_from_slice(&payload); // it has kept its length
+                    packet.with_data(data.freeze())
+                }
+                None => packet,
+            };
             out.push(self.numbering.packet(packet, &header, Duration::ZERO));
         }
         delivery.packets = out;

@@ -1,9 +1,10 @@
-//! MPEG-TS: after a switch, decoders are told that the continuity counters and the clock start anew.
+//! MPEG-TS: after a switch, decoders are told that the continuity counters start anew, and the times go on.
 //!
-//! The transport packets of the source are not touched. Before the first one of each PID goes one that holds nothing
+//! The transport packets of the source are not touched, but for times that would go back or leap. Before the first one of each PID goes one that holds nothing
 //! but an adaptation field with the discontinuity indicator (ISO/IEC 13818-1 section 2.4.3.5), and the counter from
 //! which that first one goes on.
 
+use super::clock::Clock;
 use crate::{media::Packet, router::Delivery};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -23,20 +24,28 @@ pub(super) struct Seam {
     joined: bool,
     /// The PIDs that have come since, and until when others are looked for.
     watch: Option<(Box<[u64]>, Instant)>,
+    clock: Clock,
 }
 
 impl Seam {
     pub(super) fn join(&mut self) {
         self.joined = true;
+        self.clock.join();
     }
 
     /// It was none.
     pub(super) fn forget(&mut self) {
-        *self = Self::default();
+        (self.joined, self.watch) = (false, None);
+        self.clock.settle();
     }
 
     pub(super) fn apply(&mut self, delivery: &mut Delivery) {
         if !self.joined && self.watch.is_none() {
+            for packet in &mut delivery.packets {
+                if let Some(altered) = self.retime(packet.data(), packet.arrival()) {
+                    *packet = packet.with_data(altered);
+                }
+            }
             return;
         }
         let mut out = Vec::with_capacity(delivery.packets.len() + 1);
@@ -44,9 +53,15 @@ impl Seam {
             if let Some(marks) = self.marks(packet.data(), packet.arrival()) {
                 out.push(Packet::datagram(marks, packet.arrival()));
             }
-            out.push(packet);
+            let altered = self.retime(packet.data(), packet.arrival());
+            out.push(altered.map_or_else(|| packet.clone(), |data| packet.with_data(data)));
         }
         delivery.packets = out;
+    }
+
+    /// A payload with times that go on, where its own do not.
+    pub(super) fn retime(&mut self, payload: &[u8], now: Instant) -> Option<Bytes> {
+        self.clock.pass(payload, now)
     }
 
     /// What goes before a payload.
