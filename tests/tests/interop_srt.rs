@@ -4,7 +4,7 @@
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use streamlink_core::{
     BandwidthPolicy, Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase,
