@@ -43,7 +43,7 @@ impl Players {
         let mut players = Vec::new();
         for i in 0..count {
             let source = Source::from_url("in", url).set("reconnect_min", "100").set("reconnect_max", "1000");
-            let flow = Flow::builder(format!("player-{i}"), Bitrate::mbps(1000)).source(source);
+            let flow = Flow::builder(format!("player-{i}"), Bitrate::mbps(10_000)).source(source);
             let flow = flow.output(Output::from_url("tap", "tap:")).build().map_err(failed)?;
             let running = engine.block_on(engine.start(flow)).map_err(failed)?;
             let counts = bytes.clone();
@@ -97,7 +97,7 @@ impl Pusher {
     pub fn connect(url: &str) -> Result<Self> {
         let engine = Engine::new().map_err(failed)?;
         let output = Output::from_url("out", url).set("reconnect_min", "100").set("reconnect_max", "1000");
-        let flow = Flow::builder("pusher", Bitrate::mbps(2000)).source(Source::from_url("in", "app://datagrams"));
+        let flow = Flow::builder("pusher", Bitrate::mbps(10_000)).source(Source::from_url("in", "app://datagrams"));
         let running = engine.block_on(engine.start(flow.output(output).build().map_err(failed)?)).map_err(failed)?;
         engine.block_on(async {
             while let Some(event) = running.next_event().await {
