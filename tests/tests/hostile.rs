@@ -1,10 +1,16 @@
-//! Whatever comes to an RTP port: it is counted, nobody else is hurt, and memory stays bounded.
+//! Whatever comes to an RTP or SRT port: it is counted, nobody else is hurt, and memory stays bounded.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, Output, Source};
 use streamlink_tests::{
     eventually,
+    lossy::Lossy,
     peer::{self, Peer},
+    rig::Rig,
     rtp::{Sender, Sink, packet, payload, sequence},
 };
 
@@ -166,6 +172,76 @@ fn a_flood_leaves_memory_bounded_and_other_flows_alone() {
     relay.tell("quit");
     assert!(relay.finish().success());
     engine.block_on(calm.stop());
+}
+
+/// A stranger knows all about a live connection: its id, its clock and where it is. What it says in the name of the
+/// other end comes to nothing, as it does not come from there.
+#[test]
+fn nobody_speaks_for_another_within_an_srt_connection() {
+    let rig = Rig::start(Source::srt_listener("in", "127.0.0.1:0"), vec![Output::tap("tap").into()]);
+    let listener = SocketAddr::from(([127, 0, 0, 1], rig.input_port()));
+    // The last header that the caller has sent.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let look = seen.clone();
+    let network = Lossy::watched(listener, 0, move |forward, _, packet| {
+        if forward && packet.len() >= 16 && !packet.starts_with(&[0x80, 0]) {
+            *look.lock().unwrap() = packet[..16].to_vec();
+        }
+    });
+    let sending = Flow::builder("sending", Bitrate::mbps(20))
+        .source(Source::app_datagrams("app"))
+        .output(Output::srt_caller("out", &network.address.to_string()))
+        .build()
+        .unwrap();
+    let sending = rig.engine.block_on(rig.engine.start(sending)).unwrap();
+    eventually("the connection", || {
+        (sending.stats().outputs[0].state == streamlink_core::State::Connected).then_some(())
+    });
+    let (app, mut tap) = (sending.app_source("app").unwrap(), rig.running.tap("tap").unwrap());
+    let (stranger, mut random) = (Sink::new().0, Random(11));
+    let before = rig.running.stats().sources[0].clone();
+    let (mut got, mut forged) = (0u32, 0u32);
+    for pushed in 0..2000u32 {
+        let mut payload = vec![0; 1316];
+        payload[..4].copy_from_slice(&pushed.to_be_bytes());
+        app.push(streamlink_core::Packet::datagram(payload, Instant::now())).unwrap();
+        let header = seen.lock().unwrap().clone();
+        if header.len() == 16 {
+            // A kind of control packet, with the time and the id of a real one; or data, further on.
+            let kind = [2u8, 3, 5, 6, 7, 8, 1][pushed as usize % 7];
+            let mut bytes = vec![0x80, kind, 0, 0, 0, 0, 0, 1];
+            bytes.extend(&header[8..16]);
+            bytes.extend((0..4 * (random.next() % 8)).map(|_| random.next() as u8));
+            if pushed % 3 == 0 {
+                bytes.splice(..8, header[..8].iter().copied());
+                bytes[3] = bytes[3].wrapping_add(1 + pushed as u8 % 50);
+                bytes.resize(if pushed % 2 == 0 { 16 + 1316 } else { 16 + 4000 }, 0xee);
+            }
+            if pushed % 5 == 0 {
+                bytes.truncate(random.next() as usize % 16);
+            }
+            stranger.send_to(&bytes, listener).unwrap();
+            forged += 1;
+        }
+        streamlink_tests::rtp::pause();
+        while let Some(packet) = tap.try_next() {
+            assert_eq!(packet.data()[..4], got.to_be_bytes(), "in order, and none missing");
+            got += 1;
+        }
+    }
+    eventually("all that was pushed", || {
+        while let Some(packet) = tap.try_next() {
+            assert_eq!(packet.data()[..4], got.to_be_bytes(), "in order, and none missing");
+            got += 1;
+        }
+        (got == 2000).then_some(())
+    });
+    let source = rig.running.stats().sources[0].clone();
+    assert!(forged > 1000, "{forged}");
+    assert_eq!((source.lost, source.reconnections), (0, before.reconnections), "{source:?}");
+    assert_eq!(source.bytes - before.bytes, 2000 * 1316);
+    rig.engine.block_on(sending.stop());
+    rig.stop();
 }
 
 /// A listener under fire: handshakes from many ports, conclusions with forged cookies, garbage, and packets for a

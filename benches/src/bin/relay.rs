@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (number, urls) in urls.split(|url| url == "--").enumerate() {
         let (input, outputs) = urls.split_first().ok_or("where to receive?")?;
         let source = Source::from_url("in", input);
-        let mut flow = Flow::builder(format!("bench-{number}"), Bitrate::mbps(10_000)).source(source).coalesce(coalesce);
+        let mut flow =
+            Flow::builder(format!("bench-{number}"), Bitrate::mbps(10_000)).source(source).coalesce(coalesce);
         for (i, url) in outputs.iter().enumerate() {
             flow = flow.output(Output::from_url(format!("out-{i}"), url));
         }
