@@ -163,7 +163,7 @@ fn relay_run(start: Start, rate: u64, time: Duration) -> Result<Run, Failure> {
 /// The highest rate at which a program loses nothing, by steps of a fifth. The senders and players take their share of
 /// the machine: what the faster program can is not less than what is found.
 pub(crate) fn ceiling(plan: &Plan) -> Result<Row, Failure> {
-    const FIRST: u64 = 100_000_000;
+    const FIRST: u64 = 300_000_000;
     const LAST: u64 = 4_000_000_000;
     let programs: [(&str, Start); 2] = [("streamlink", ours), ("srt-live-transmit", live_transmit)];
     let (mut found, mut figures) = ([Vec::new(), Vec::new()], Vec::new());
@@ -173,7 +173,7 @@ pub(crate) fn ceiling(plan: &Plan) -> Result<Row, Failure> {
             while rate < LAST {
                 eprintln!("run {} of {}: {name} at {} Mb/s", run + 1, plan.runs, rate / 1_000_000);
                 // One try may be disturbed by something else.
-                let tries = (0..2).map(|_| relay_run(*start, rate, Duration::from_secs(3)));
+                let tries = (0..2).map(|_| relay_run(*start, rate, Duration::from_secs(2)));
                 let Some(carried) = tries.filter_map(Result::ok).find(|run| run.lost == 0) else { break };
                 best = Some((rate, carried));
                 rate += rate / 5;

@@ -30,11 +30,27 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Reads in a row before others have a turn.
+const READS: u8 = 16;
+
 /// A connection.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    kind: Kind,
+    /// Reads since there was nothing to read.
+    reads: u8,
+}
+
+#[derive(Debug)]
+enum Kind {
     Plain(TcpStream),
     Secured(Box<dyn Secured>),
+}
+
+impl From<Kind> for Stream {
+    fn from(kind: Kind) -> Self {
+        Self { kind, reads: 0 }
+    }
 }
 
 /// A connection within TLS.
@@ -48,22 +64,22 @@ impl Stream {
     pub(crate) fn accepted(socket: TcpStream) -> Self {
         // Media does not wait for more of it; if the option is refused, it is only later.
         let _ = socket.set_nodelay(true);
-        Self::Plain(socket)
+        Kind::Plain(socket).into()
     }
 
     /// Shakes hands with a caller, if the listener speaks TLS.
     pub(crate) async fn secure_accepted(self, tls: Option<&TlsServer>) -> io::Result<Self> {
-        match (self, tls) {
-            (Stream::Plain(socket), Some(tls)) => Ok(Stream::Secured(tls.accept(socket).await?)),
-            (stream, _) => Ok(stream),
+        match (self.kind, tls) {
+            (Kind::Plain(socket), Some(tls)) => Ok(Kind::Secured(tls.accept(socket).await?).into()),
+            (kind, _) => Ok(kind.into()),
         }
     }
 
     /// Shakes hands with a listener that must prove to be `host`, if the caller speaks TLS.
     pub(crate) async fn secure_connected(self, host: &str, tls: Option<&TlsClient>) -> io::Result<Self> {
-        match (self, tls) {
-            (Stream::Plain(socket), Some(tls)) => Ok(Stream::Secured(tls.connect(host, socket).await?)),
-            (stream, _) => Ok(stream),
+        match (self.kind, tls) {
+            (Kind::Plain(socket), Some(tls)) => Ok(Kind::Secured(tls.connect(host, socket).await?).into()),
+            (kind, _) => Ok(kind.into()),
         }
     }
 
@@ -73,9 +89,9 @@ impl Stream {
     }
 
     fn socket(&self) -> &TcpStream {
-        match self {
-            Stream::Plain(socket) => socket,
-            Stream::Secured(secured) => secured.socket(),
+        match &self.kind {
+            Kind::Plain(socket) => socket,
+            Kind::Secured(secured) => secured.socket(),
         }
     }
 
@@ -98,40 +114,48 @@ impl Stream {
         let _ = SockRef::from(self.socket()).set_send_buffer_size(bytes);
     }
 
-    /// Reads what is there, and hands it to `take`; 0 bytes: the peer has closed.
+    /// Reads what is there, and hands it to `take`; 0 bytes: the peer has closed. Pending, to be called again at once,
+    /// after some reads in a row: who has much to say does not keep others from being heard.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
+        if self.reads == READS {
+            self.reads = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut memory = [const { MaybeUninit::uninit() }; READ];
         let mut buffer = ReadBuf::uninit(&mut memory);
-        ready!(match self {
-            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
-            Stream::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
-        })?;
+        let result = match &mut self.kind {
+            Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
+            Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
+        };
+        self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
+        ready!(result)?;
         take(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
     /// Writes what the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self {
-            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Stream::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
+        match &mut self.kind {
+            Kind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Kind::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
         }
     }
 
     /// Brings what TLS holds back to the kernel. Ready at once without TLS.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Plain(_) => Poll::Ready(Ok(())),
-            Stream::Secured(secured) => Pin::new(secured).poll_flush(cx),
+        match &mut self.kind {
+            Kind::Plain(_) => Poll::Ready(Ok(())),
+            Kind::Secured(secured) => Pin::new(secured).poll_flush(cx),
         }
     }
 
     /// Ends our side, after all that was written.
     pub(crate) async fn shut_down(&mut self) {
         // The peer may be gone already.
-        let _ = poll_fn(|cx| match self {
-            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Stream::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
+        let _ = poll_fn(|cx| match &mut self.kind {
+            Kind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Kind::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
         })
         .await;
     }

@@ -63,7 +63,7 @@ impl Service for Rtmp {
 
     #[allow(private_interfaces)]
     async fn connection(shared: Arc<Shared<Self>>, visit: Visit) {
-        let Visit { stream, peer, pending } = visit;
+        let Visit { stream, peer, connection, pending } = visit;
         let greeting = async {
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
             let mut greeted = Greeted { stream, session: ServerSession::new(random), rest: Vec::new() };
@@ -73,7 +73,10 @@ impl Service for Rtmp {
         let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
         drop(pending);
         match asked {
-            Ok(Ok((greeted, request))) => Box::pin(serve(&shared, greeted, peer, request)).await,
+            Ok(Ok((greeted, request))) => shared.clone().take_on(async move {
+                serve(&shared, greeted, peer, request).await;
+                drop(connection);
+            }),
             Ok(Err(end)) => log::debug!("RTMP peer {peer}: {end:?}"),
             Err(_) => log::debug!("RTMP peer {peer} did not say what it wants"),
         }

@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{End, write_all},
+    super::tcp::{End, give_way, write_all},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -119,7 +119,7 @@ impl<T: Bring> Receiving<'_, T> {
         // A picture comes in many pieces, one after the other; it is to leave in one.
         let coalesce = self.inbound.coalesce();
         let alarm = if coalesce.is_zero() { None } else { Alarm::new().ok() };
-        let mut gathered = 0;
+        let (mut gathered, mut turns) = (0, 0);
         let end = loop {
             let now = Instant::now();
             if next_sign.is_some_and(|at| now >= at) {
@@ -202,6 +202,7 @@ impl<T: Bring> Receiving<'_, T> {
             if let Err(end) = result {
                 break end;
             }
+            give_way(&mut turns).await;
         };
         if !matches!(end, End::Lost(LossReason::Closed)) {
             self.session.end();

@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service, Shared, Visit, lock,
-            send, write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service, Shared, Visit,
+            give_way, lock, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -73,7 +73,7 @@ impl Service for Rtsp {
 
     #[allow(private_interfaces)]
     async fn connection(shared: Arc<Shared<Self>>, visit: Visit) {
-        let Visit { stream, peer, pending } = visit;
+        let Visit { stream, peer, connection, pending } = visit;
         let greeting = async {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
@@ -85,7 +85,10 @@ impl Service for Rtsp {
         let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
         drop(pending);
         match asked {
-            Ok(Ok((client, request))) => Box::pin(serve(&shared, client, request)).await,
+            Ok(Ok((client, request))) => shared.clone().take_on(async move {
+                serve(&shared, client, request).await;
+                drop(connection);
+            }),
             Ok(Err(end)) => log::debug!("RTSP peer {peer}: {end:?}"),
             Err(_) => log::debug!("RTSP peer {peer} did not say what it wants"),
         }
@@ -235,6 +238,7 @@ impl Client {
         let (mut stopped, mut expelled) = (pin!(stop.cancelled()), pin!(player.expelled.cancelled()));
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
+        let mut turns = 0;
         let end = loop {
             let Self { stream, session, udp, peer, .. } = self;
             let result = poll_fn(|cx| {
@@ -279,6 +283,7 @@ impl Client {
             if let Err(end) = self.converse(result).await {
                 break end;
             }
+            give_way(&mut turns).await;
         };
         let _ = tokio::time::timeout(FAREWELL, self.stream.shut_down()).await;
         end

@@ -1,10 +1,12 @@
 //! What protocols over TCP share: ports with their routes, and the way of media from the ring to one connection.
 
+mod crew;
 mod outbox;
 mod port;
 mod route;
 mod send;
 
+pub(in crate::endpoint) use crew::give_way;
 pub(in crate::endpoint) use outbox::{Outbox, Wire};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
@@ -34,7 +36,7 @@ pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
     /// What a source keeps, before its first publisher.
     fn inbound(context: SourceContext, now: Instant) -> Self::Inbound;
 
-    /// Finds out what a peer wants, and lets it have that. Dropped when the port closes.
+    /// Finds out what a peer wants, and lets it have that by [`Shared::take_on`]. Dropped when the port closes.
     #[allow(private_interfaces)]
     fn connection(shared: Arc<Shared<Self>>, visit: Visit) -> impl Future<Output = ()> + Send;
 }

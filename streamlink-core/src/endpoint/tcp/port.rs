@@ -1,5 +1,5 @@
 //! A port that publishers and players connect to, for any number of sources and outputs, which the protocol tells
-//! apart. A task accepts; each connection has a task of its own.
+//! apart. A task accepts; each connection has a task of its own until it has said what it wants, and shares one then.
 //!
 //! Memory: [`MAX_CONNECTIONS`] connections, of which [`MAX_PENDING`] may not have said yet what they want; those hold
 //! at most some 256 KiB each, and are cut off after [`HANDSHAKE_TIMEOUT`].
@@ -7,6 +7,7 @@
 use super::{
     super::RefusalReason,
     Service,
+    crew::Crew,
     route::{OpenRoute, Route, RouteId, lock},
 };
 use crate::{
@@ -58,6 +59,7 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     pub(in crate::endpoint) tls: Option<TlsServer>,
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
+    crew: Crew,
 }
 
 impl<S: Service> Drop for Port<S> {
@@ -73,14 +75,15 @@ impl<S: Service> Port<S> {
     pub(crate) fn open(address: SocketAddr, tls: Option<TlsServer>) -> io::Result<Arc<Self>> {
         let listener = net::listen(address)?;
         let local = listener.local_addr()?;
+        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
         let shared = Arc::new(Shared {
             routes: Mutex::default(),
             next_route: AtomicU64::new(1),
             tls,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
+            crew: Crew::new(stop.clone()),
         });
-        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
         let port = Arc::new(Self { local, shared: shared.clone(), stop: stop.clone(), closed: closed.clone() });
         tokio::spawn(async move {
             shared.run(listener, &stop).await; // the socket goes with it
@@ -172,13 +175,17 @@ impl<S: Service> Shared<S> {
         };
         let (shared, stop) = (self.clone(), stop.clone());
         tokio::spawn(async move {
-            let visit = Visit { stream, peer, pending };
+            let visit = Visit { stream, peer, connection, pending };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = S::connection(shared, visit) => {}
             }
-            drop(connection);
         });
+    }
+
+    /// Runs a connection that has said what it wants, to its end, or until the port closes.
+    pub(in crate::endpoint) fn take_on(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.crew.take_on(connection);
     }
 }
 
@@ -191,6 +198,8 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
 pub(in crate::endpoint) struct Visit {
     pub(in crate::endpoint) stream: Stream,
     pub(in crate::endpoint) peer: SocketAddr,
+    /// To be kept for as long as it is there.
+    pub(in crate::endpoint) connection: OwnedSemaphorePermit,
     /// To be dropped when the peer has said what it wants.
     pub(in crate::endpoint) pending: OwnedSemaphorePermit,
 }
