@@ -1,7 +1,7 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
 use super::{
-    super::tcp::{End, write_all},
+    super::tcp::{End, Rare, write_all},
     inbound::Inbound,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -94,7 +94,7 @@ pub(super) async fn receive(
     peer: SocketAddr,
     stop: &CancellationToken,
 ) -> End {
-    let mut stopped = pin!(stop.cancelled());
+    let mut stopped = Rare::new(stop.cancelled());
     let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
     let mut heard = Instant::now();
     let end = loop {
@@ -112,7 +112,7 @@ pub(super) async fn receive(
             }
         }
         let result = poll_fn(|cx| {
-            if stopped.as_mut().poll(cx).is_ready() {
+            if Pin::new(&mut stopped).poll(cx).is_ready() {
                 return Poll::Ready(Err(End::Stopped));
             }
             let (mut taken, now) = (Ok(()), Instant::now());

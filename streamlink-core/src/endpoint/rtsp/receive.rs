@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{End, give_way, write_all},
+    super::tcp::{End, Rare, give_way, write_all},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -114,7 +114,7 @@ impl<T: Bring> Receiving<'_, T> {
         let mut next_sign = self.session.sign_of_life().map(|interval| start + interval);
         let mut next_report = start;
         let (mut heard, mut heard_any) = (start, false);
-        let mut stopped = pin!(stop.cancelled());
+        let mut stopped = Rare::new(stop.cancelled());
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         // A picture comes in many pieces, one after the other; it is to leave in one.
         let coalesce = self.inbound.coalesce();
@@ -142,7 +142,7 @@ impl<T: Bring> Receiving<'_, T> {
             let due = due.into_iter().flatten().min().unwrap_or(now);
             timer.as_mut().reset(due.into());
             let result = poll_fn(|cx| {
-                if stopped.as_mut().poll(cx).is_ready() {
+                if Pin::new(&mut stopped).poll(cx).is_ready() {
                     return Poll::Ready(Err(End::Stopped));
                 }
                 let Self { stream, session, wire, udp, inbound, peer, .. } = &mut self;

@@ -4,7 +4,7 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service, Shared, Visit,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Rare, Service, Shared, Visit,
             give_way, lock, send, write_all,
         },
     },
@@ -235,18 +235,15 @@ impl Client {
         let _wish = ring.wish(Layout::Run);
         let mut gate = Gate::default();
         gate.give(&mut self.udp, lost, &mut window, player);
-        let (mut stopped, mut expelled) = (pin!(stop.cancelled()), pin!(player.expelled.cancelled()));
+        let mut ended = player.ended(stop);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
         let mut turns = 0;
         let end = loop {
             let Self { stream, session, udp, peer, .. } = self;
             let result = poll_fn(|cx| {
-                if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Stopped));
-                }
-                if expelled.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Lost(player.expulsion())));
+                if let Poll::Ready(end) = Pin::new(&mut ended).poll(cx) {
+                    return Poll::Ready(Err(end));
                 }
                 let now = Instant::now();
                 match stream.poll_read(cx, |bytes| session.push(bytes)) {
@@ -312,7 +309,7 @@ impl Client {
     /// Keeps a player's session that hears what is sent to a group.
     async fn listen(&mut self, _seat: Arc<Seat>, player: &Player, stop: &CancellationToken) -> End {
         self.session.accept(&[]);
-        let (mut stopped, mut expelled) = (pin!(stop.cancelled()), pin!(player.expelled.cancelled()));
+        let mut ended = player.ended(stop);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
         let mut heard = Ok(());
@@ -322,11 +319,8 @@ impl Client {
             }
             let Self { stream, session, .. } = self;
             heard = poll_fn(|cx| {
-                if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Stopped));
-                }
-                if expelled.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Lost(player.expulsion())));
+                if let Poll::Ready(end) = Pin::new(&mut ended).poll(cx) {
+                    return Poll::Ready(Err(end));
                 }
                 let now = Instant::now();
                 match stream.poll_read(cx, |bytes| session.push(bytes)) {
@@ -446,11 +440,14 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Client, request: Request) {
                 route.refuse(peer, RefusalReason::TooManyPeers, now);
                 return client.turn_away(Status::NOT_ENOUGH_BANDWIDTH).await;
             };
-            let end = tokio::select! {
-                end = client.play(ring, *terms, &player, &route) => end,
+            let mut other = Rare::new(route.place.stage.other_than(known.as_ref()));
+            let mut playing = pin!(client.play(ring, *terms, &player, &route));
+            let end = poll_fn(|cx| match Pin::new(&mut other).poll(cx) {
                 // It was told of another presentation: it is to ask again.
-                () = route.place.stage.other_than(known.as_ref()) => End::Lost(LossReason::Closed),
-            };
+                Poll::Ready(()) => Poll::Ready(End::Lost(LossReason::Closed)),
+                Poll::Pending => playing.as_mut().poll(cx),
+            })
+            .await;
             let reason = match end {
                 End::Stopped => LossReason::Closed,
                 End::Lost(reason) => reason,

@@ -2,7 +2,7 @@
 
 use super::{
     super::{Event, EventSink, Live, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
-    Service,
+    End, Rare, Service,
 };
 use crate::{
     flow::Allowlist,
@@ -110,7 +110,7 @@ pub(in crate::endpoint) struct Player {
     /// What was added to the output's counters already: sent, dropped, lost.
     settled: Mutex<(Totals, u64, u64)>,
     /// Ends the connection.
-    pub(in crate::endpoint) expelled: CancellationToken,
+    expelled: CancellationToken,
     /// Why.
     kicked: AtomicBool,
 }
@@ -131,8 +131,19 @@ impl Player {
     }
 
     /// Why the connection was ended by us.
-    pub(in crate::endpoint) fn expulsion(&self) -> LossReason {
+    fn expulsion(&self) -> LossReason {
         if self.kicked.load(Relaxed) { LossReason::Kicked } else { LossReason::NoLongerAllowed }
+    }
+
+    /// Waits until we end its connection.
+    pub(in crate::endpoint) fn ended<'a>(&'a self, stop: &'a CancellationToken) -> Rare<'a, End> {
+        Rare::new(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => End::Stopped,
+                () = self.expelled.cancelled() => End::Lost(self.expulsion()),
+            }
+        })
     }
 
     /// So much was sent, or left out. Called by its own task alone.

@@ -92,16 +92,10 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
         ending: false,
     };
     let end = {
-        let mut stopped = pin!(stop.cancelled());
-        let mut expelled = pin!(player.expelled.cancelled());
-        poll_fn(|cx| {
-            if stopped.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Stopped);
-            }
-            if expelled.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Lost(player.expulsion()));
-            }
-            sending.poll(timer.as_mut(), cx)
+        let mut ended = player.ended(stop);
+        poll_fn(|cx| match Pin::new(&mut ended).poll(cx) {
+            Poll::Ready(end) => Poll::Ready(end),
+            Poll::Pending => sending.poll(timer.as_mut(), cx),
         })
         .await
     };

@@ -1,0 +1,107 @@
+//! Waiting for what happens rarely, if ever, while something else happens all the time.
+//!
+//! A task that waits for several things asks all of them whenever one has woken it. What has not woken it need not be
+//! asked: here, that is known.
+
+use futures_util::task::AtomicWaker;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+/// A future that is polled only when it has woken the task.
+pub(in crate::endpoint) struct Rare<'a, T> {
+    future: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
+    bell: Arc<Bell>,
+    /// What the future is given to call.
+    waker: Waker,
+    /// The task, as the bell knows it.
+    task: Waker,
+}
+
+#[derive(Debug)]
+struct Bell {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl<'a, T> Rare<'a, T> {
+    pub(in crate::endpoint) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
+        // The first time it is polled in any case.
+        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
+        Self { future: Box::pin(future), waker: bell.clone().into(), bell, task: Waker::noop().clone() }
+    }
+}
+
+impl<T> Future for Rare<'_, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let this = &mut *self;
+        let known = this.task.will_wake(cx.waker());
+        if known && !this.bell.rung.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        // To wake the task uses up what is registered. Whoever rings from here on finds it.
+        this.bell.task.register(cx.waker());
+        if !known {
+            this.task = cx.waker().clone();
+        }
+        match this.bell.rung.swap(false, Ordering::AcqRel) {
+            true => this.future.as_mut().poll(&mut Context::from_waker(&this.waker)),
+            false => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::poll_fn, sync::atomic::AtomicUsize};
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn it_is_asked_once_and_when_it_has_called() {
+        let (token, asked) = (CancellationToken::new(), AtomicUsize::new(0));
+        let mut inner = Box::pin(token.cancelled());
+        let mut rare = Rare::new(poll_fn(|cx| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            inner.as_mut().poll(cx)
+        }));
+        for _ in 0..10 {
+            assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut rare).poll(cx))).await.is_pending());
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        let again = token.clone();
+        tokio::spawn(async move { again.cancel() });
+        rare.await;
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn another_task_may_wait_for_it() {
+        let token = CancellationToken::new();
+        let inner = token.clone();
+        let mut rare = Rare::new(async move { inner.cancelled().await });
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut rare).poll(cx))).await.is_pending());
+        let waiting = tokio::spawn(rare);
+        tokio::task::yield_now().await;
+        token.cancel();
+        waiting.await.unwrap();
+    }
+}
