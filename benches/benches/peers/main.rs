@@ -6,7 +6,13 @@
 
 #![allow(missing_docs)]
 
-use std::{error::Error, net::UdpSocket, path::Path, process::Command, time::Duration};
+use std::{
+    error::Error,
+    net::{TcpListener, UdpSocket},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 use streamlink_benches::{
     feed,
     process::{Subject, Usage},
@@ -73,9 +79,14 @@ fn main() -> Result<(), Failure> {
     if plan.strict && !rows.iter().all(Row::holds) { Err("a target does not hold".into()) } else { Ok(()) }
 }
 
-/// A port that is free now.
+/// A port that is free now, over UDP and TCP.
 fn free_port() -> Result<u16, Failure> {
-    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port())
+    loop {
+        let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
 }
 
 /// How to start a program that relays RTP from a port to receivers.

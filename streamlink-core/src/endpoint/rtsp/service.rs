@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Rare, Service, Shared, Visit,
-            give_way, lock, send, write_all,
+            Door, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Rare, Service, Shared,
+            Visit, lock, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -27,7 +27,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio::time::Sleep;
@@ -37,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(70);
 /// Bytes that a player is sent before it is heard again.
 const AT_FIRST: u64 = 256 << 10;
+/// Windows that a player over UDP is sent in a row.
+const ROUNDS: usize = 8;
 /// How long the last answer may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -238,49 +240,56 @@ impl Client {
         let mut ended = player.ended(stop);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
-        let mut turns = 0;
+        let mut door = Door::new();
         let end = loop {
             let Self { stream, session, udp, peer, .. } = self;
             let result = poll_fn(|cx| {
                 if let Poll::Ready(end) = Pin::new(&mut ended).poll(cx) {
                     return Poll::Ready(Err(end));
                 }
-                let now = Instant::now();
-                match stream.poll_read(cx, |bytes| session.push(bytes)) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
-                    Poll::Ready(Ok(_)) => {
-                        patience.heard = now;
-                        return Poll::Ready(Ok(()));
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                    Poll::Pending => {}
-                }
-                // Reports of the receiver, and what opens its way through address translation.
-                udp.poll_reports(cx, peer.ip(), |bytes| {
-                    patience.heard = now;
-                    session.report(bytes);
-                });
-                player.reported(session.reported_lost());
-                match reader.poll_ready(cx) {
-                    Poll::Ready(Ok(())) => {
-                        let lost = reader.read_some(u64::MAX, &mut window).packets;
-                        if session.is_paused() {
-                            window.clear();
-                            gate.lost = true;
+                if door.has_rung(cx) {
+                    let (now, cx) = (Instant::now(), &mut Context::from_waker(door.waker()));
+                    match stream.poll_read(cx, |bytes| session.push(bytes)) {
+                        Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
+                        Poll::Ready(Ok(_)) => {
+                            patience.heard = now;
+                            door.leave_open();
+                            return Poll::Ready(Ok(()));
                         }
-                        gate.give(udp, lost, &mut window, player);
-                        return Poll::Ready(Ok(()));
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                        Poll::Pending => {}
                     }
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Stopped)),
-                    Poll::Pending => {}
+                    // Reports of the receiver, and what opens its way through address translation.
+                    udp.poll_reports(cx, peer.ip(), |bytes| {
+                        patience.heard = now;
+                        session.report(bytes);
+                    });
+                    player.reported(session.reported_lost());
+                    if let Poll::Ready(end) = patience.poll_over(cx, now) {
+                        return Poll::Ready(Err(end));
+                    }
                 }
-                patience.poll_over(cx, now).map(Err)
+                // A few times in a row, so that a flow that never rests lets others go on.
+                for _ in 0..ROUNDS {
+                    match ready!(reader.poll_ready(cx)) {
+                        Ok(()) => {
+                            let lost = reader.read_some(u64::MAX, &mut window).packets;
+                            if session.is_paused() {
+                                window.clear();
+                                gate.lost = true;
+                            }
+                            gate.give(udp, lost, &mut window, player);
+                        }
+                        Err(_) => return Poll::Ready(Err(End::Stopped)),
+                    }
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
             })
             .await;
             if let Err(end) = self.converse(result).await {
                 break end;
             }
-            give_way(&mut turns).await;
         };
         let _ = tokio::time::timeout(FAREWELL, self.stream.shut_down()).await;
         end

@@ -13,11 +13,11 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-/// A future that is polled only when it has woken the task.
-pub(in crate::endpoint) struct Rare<'a, T> {
-    future: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
+/// A door to some of what a task waits for: that is polled, with the door's waker, when the bell has rung.
+#[derive(Debug)]
+pub(in crate::endpoint) struct Door {
     bell: Arc<Bell>,
-    /// What the future is given to call.
+    /// What is behind the door is given this to call.
     waker: Waker,
     /// The task, as the bell knows it.
     task: Waker,
@@ -40,11 +40,48 @@ impl Wake for Bell {
     }
 }
 
+impl Door {
+    /// Its bell has rung, so that all is polled at first.
+    pub(in crate::endpoint) fn new() -> Self {
+        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
+        Self { waker: bell.clone().into(), bell, task: Waker::noop().clone() }
+    }
+
+    /// Whether the bell has rung since the last call. Then all that is behind the door must be polled until it is
+    /// pending, or [`Door::leave_open`] be called.
+    pub(in crate::endpoint) fn has_rung(&mut self, cx: &mut Context<'_>) -> bool {
+        let known = self.task.will_wake(cx.waker());
+        if known && !self.bell.rung.load(Ordering::Acquire) {
+            return false;
+        }
+        // To wake the task uses up what is registered. Whoever rings from here on finds it.
+        self.bell.task.register(cx.waker());
+        if !known {
+            self.task = cx.waker().clone();
+        }
+        self.bell.rung.swap(false, Ordering::AcqRel)
+    }
+
+    /// What is behind the door was not asked to the end.
+    pub(in crate::endpoint) fn leave_open(&mut self) {
+        self.bell.rung.store(true, Ordering::Release);
+    }
+
+    /// For what is behind the door.
+    pub(in crate::endpoint) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+}
+
+/// A future that is polled only when it has woken the task.
+pub(in crate::endpoint) struct Rare<'a, T> {
+    future: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
+    door: Door,
+}
+
 impl<'a, T> Rare<'a, T> {
     pub(in crate::endpoint) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
-        // The first time it is polled in any case.
-        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
-        Self { future: Box::pin(future), waker: bell.clone().into(), bell, task: Waker::noop().clone() }
+        Self { future: Box::pin(future), door: Door::new() }
     }
 }
 
@@ -52,18 +89,9 @@ impl<T> Future for Rare<'_, T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let this = &mut *self;
-        let known = this.task.will_wake(cx.waker());
-        if known && !this.bell.rung.load(Ordering::Acquire) {
-            return Poll::Pending;
-        }
-        // To wake the task uses up what is registered. Whoever rings from here on finds it.
-        this.bell.task.register(cx.waker());
-        if !known {
-            this.task = cx.waker().clone();
-        }
-        match this.bell.rung.swap(false, Ordering::AcqRel) {
-            true => this.future.as_mut().poll(&mut Context::from_waker(&this.waker)),
+        let Self { future, door } = &mut *self;
+        match door.has_rung(cx) {
+            true => future.as_mut().poll(&mut Context::from_waker(door.waker())),
             false => Poll::Pending,
         }
     }

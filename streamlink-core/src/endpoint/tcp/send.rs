@@ -1,6 +1,6 @@
 //! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
 
-use super::{End, Outbox, Player, Wire};
+use super::{Door, End, Outbox, Player, Wire};
 use crate::{
     endpoint::LossReason,
     net::Stream,
@@ -59,6 +59,8 @@ struct Sending<'a, T, W> {
     outbox: Outbox<W>,
     player: &'a Player,
     pace: Pace,
+    /// Behind it is what the peer says.
+    door: Door,
     window: Vec<Arc<Batch>>,
     /// Since when the peer is behind.
     behind: Option<Instant>,
@@ -86,6 +88,7 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
         outbox,
         player,
         pace,
+        door: Door::new(),
         window: Vec::new(),
         behind: None,
         next: now,
@@ -174,10 +177,13 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
 
     /// Hears the peer; `Some` when it has left.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        if !self.door.has_rung(cx) {
+            return None;
+        }
         loop {
             let mut heard = Ok(false);
-            let Self { stream, session, .. } = self;
-            match stream.poll_read(cx, |bytes| heard = session.listen(bytes)) {
+            let Self { stream, session, door, .. } = self;
+            match stream.poll_read(&mut Context::from_waker(door.waker()), |bytes| heard = session.listen(bytes)) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Some(error.into()),
                 Poll::Ready(Ok(0)) => return Some(End::Lost(LossReason::Closed)),
