@@ -50,12 +50,16 @@
 //! packets. The group of the flow's sources lets those of the active one pass, or merges all, and makes what comes from
 //! one after the other a single stream. They enter the flow's ring once, whatever the number of outputs. Each output
 //! reads the ring at its own pace: one that does not keep up loses the oldest packets, which are counted, and nobody
-//! else notices. RTP outputs are driven by a few shards, not a task each, and a whole batch leaves in one system call an output. All
-//! SRT callers of a port share its socket and its task. RTMP and RTSP peers have a task each, and no buffer: a vectored
-//! write names the protocol's headers and the bytes that came in. Where four outputs and more send over UDP, or over RTSP in
-//! TCP, packets are copied once as they enter the ring, so that what each output names to the kernel is one piece. Their batches begin at key frames, and the ring keeps
-//! the last group of pictures, so that a late player starts at once. SRT that leaves as RTMP goes through a remux, which
-//! publishes into a ring of its own.
+//! else notices.
+//!
+//! No output has a thread, and few have a task: RTP outputs are driven by a few shards; all SRT callers of a port share
+//! its socket and its task; the publishers and players of an RTMP or RTSP port share as many tasks as the engine has
+//! threads, at most. A whole batch leaves in one system call an output: a run of datagrams, or a vectored write that
+//! names the protocol's headers and the bytes that came in. Where four outputs and more send over UDP, or over RTSP in
+//! TCP, packets are copied once as they enter the ring, so that what each output names to the kernel is one piece.
+//!
+//! Batches of RTMP and RTSP begin at key frames, and the ring keeps the last group of pictures, so that a late player
+//! starts at once. SRT that leaves as RTMP goes through a remux, which publishes into a ring of its own.
 //!
 //! # Map of the modules
 //!

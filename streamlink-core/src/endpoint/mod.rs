@@ -1,8 +1,8 @@
 //! The drivers: what joins sockets, protocol and router for one source or output. One folder a protocol.
 //!
 //! A driver is opened first, which may fail and starts nothing, and then run. A source publishes into the flow's
-//! ring; an output reads from it: datagram outputs by the shards of the [`fanout`], the others by a task of
-//! their own.
+//! ring; an output reads from it: datagram outputs by the shards of the [`fanout`], callers by a task of
+//! their own, and the peers of a port by the tasks of that port.
 
 mod app;
 mod event;

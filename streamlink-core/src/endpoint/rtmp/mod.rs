@@ -1,8 +1,9 @@
 //! RTMP: publishers and players come to a port, which sources and outputs share; callers publish to a server or
-//! play from one. Each connection has a task, and no buffer of its own while nothing is in progress.
+//! play from one. A connection has no buffer of its own while nothing is in progress.
 //!
-//! Media goes from a connection's [`inbound::Inbound`] into the flow's ring, and from the ring through an [`super::tcp::Outbox`] to a
-//! connection: the message's bytes are those that came in, and only chunk headers are made anew.
+//! Media goes from a connection's [`inbound::Inbound`] into the flow's ring, and from the ring through an
+//! [`super::tcp::Outbox`] to a connection: the message's bytes are those that came in, and only chunk headers are made
+//! anew.
 
 mod caller;
 mod inbound;

@@ -1,7 +1,7 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
 use super::{
-    super::tcp::{End, Rare, write_all},
+    super::tcp::{Door, End, write_all},
     inbound::Inbound,
 };
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::{Pin, pin},
-    task::Poll,
+    pin::pin,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -94,8 +94,10 @@ pub(super) async fn receive(
     peer: SocketAddr,
     stop: &CancellationToken,
 ) -> End {
-    let mut stopped = Rare::new(stop.cancelled());
+    let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
+    // Behind it are these two, of which nothing is heard for a long time.
+    let mut door = Door::new();
     let mut heard = Instant::now();
     let end = loop {
         let answers = session.answers();
@@ -107,31 +109,35 @@ pub(super) async fn receive(
                     Err(_) => Err(End::Lost(LossReason::TooSlow)),
                 },
             };
+            door.leave_open(); // it was asked from elsewhere
             if let Err(end) = answered {
                 break end;
             }
         }
         let result = poll_fn(|cx| {
-            if Pin::new(&mut stopped).poll(cx).is_ready() {
-                return Poll::Ready(Err(End::Stopped));
-            }
-            let (mut taken, now) = (Ok(()), Instant::now());
-            match stream.poll_read(cx, |bytes| taken = session.bring(bytes, inbound, now)) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
-                Poll::Ready(Ok(_)) => {
-                    heard = now;
-                    return Poll::Ready(inbound.publish(peer, now).and(taken));
+            if door.has_rung(cx) {
+                let cx = &mut Context::from_waker(door.waker());
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(End::Stopped));
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                Poll::Pending => {}
-            }
-            while timer.as_mut().poll(cx).is_ready() {
-                if now.saturating_duration_since(heard) >= IDLE_TIMEOUT {
-                    return Poll::Ready(Err(End::Lost(LossReason::Idle)));
+                while timer.as_mut().poll(cx).is_ready() {
+                    if heard.elapsed() >= IDLE_TIMEOUT {
+                        return Poll::Ready(Err(End::Lost(LossReason::Idle)));
+                    }
+                    timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
                 }
-                timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
             }
-            Poll::Pending
+            let mut taken = Ok(());
+            let read = stream.poll_read(cx, |bytes| {
+                heard = Instant::now();
+                taken = session.bring(bytes, inbound, heard);
+            });
+            match read {
+                Poll::Ready(Ok(0)) => Poll::Ready(Err(End::Lost(LossReason::Closed))),
+                Poll::Ready(Ok(_)) => Poll::Ready(inbound.publish(peer, heard).and(taken)),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+                Poll::Pending => Poll::Pending,
+            }
         })
         .await;
         if let Err(end) = result {

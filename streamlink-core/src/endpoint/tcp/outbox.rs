@@ -122,15 +122,16 @@ impl<W: Wire> Outbox<W> {
         for batch in window.drain(..) {
             match batch.start() {
                 Some(preamble) => {
-                    self.waits = false;
-                    if !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
+                    // Who has got all since the last start has also got what has changed of it, among the media.
+                    let missed = std::mem::take(&mut self.waits) || self.preamble.is_none();
+                    if missed && !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
                         let first = batch.packets().first().and_then(Packet::rtmp_message);
                         let headers = self.wire.altered(preamble).unwrap_or_else(|| preamble.clone());
                         if !headers.is_empty() {
                             self.segments.push_back(Segment::Own(headers, first.map(|(_, time)| time)));
                         }
-                        self.preamble = Some(preamble.clone());
                     }
+                    self.preamble = Some(preamble.clone());
                 }
                 None if self.waits => {
                     // What came before the first start was never meant for it.

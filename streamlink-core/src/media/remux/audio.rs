@@ -196,15 +196,15 @@ fn mp3(bytes: &[u8]) -> Result<Extent, Unreadable> {
 
 /// A synchronisation frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.3, E.1.2, E.1.3).
 fn ac3(bytes: &[u8]) -> Result<Extent, Unreadable> {
-    let &[a, b, c, d, e, _, g] = bytes.first_chunk().ok_or(Short)?;
+    let &[a, b, c, d, e, f, g] = bytes.first_chunk().ok_or(Short)?;
     if (a, b) != (0x0b, 0x77) {
         return Err(NotHere);
     }
     const CHANNELS: [u8; 8] = [2, 1, 2, 3, 3, 4, 4, 5];
     const RATES: [u32; 3] = [48_000, 44_100, 32_000];
     let (length, sample_rate, samples, channels);
-    if e >> 3 > 10 {
-        // E-AC-3
+    // The `bsid`, which lies at the same place in both.
+    if f >> 3 > 10 {
         length = 2 * ((usize::from(c & 7) << 8 | usize::from(d)) + 1);
         match e >> 6 {
             3 => {
@@ -373,7 +373,8 @@ mod tests {
         };
         assert_eq!(sound(AudioCodec::Mp3, vec![0xff, 0xfb, 0x94, 0x00]), Some((48_000, 2, 384, 2160)));
         assert_eq!(sound(AudioCodec::Ac3, vec![0x0b, 0x77, 0, 0, 0x1c, 0x40, 0xe0]), Some((48_000, 5, 1536, 2880)));
-        assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0x3e, 0x80, 0]), None, "reserved");
+        assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0x3e, 0x80, 0]), Some((48_000, 5, 512, 2880)));
+        assert_eq!(sound(AudioCodec::Eac3, vec![0x0b, 0x77, 0, 0xff, 0xf4, 0x80, 0]), None, "reserved");
         let opus = [&[0x7f, 0xe0, 0xff, 0x05][..], &[0xfc; 260]].concat();
         assert_eq!(sound(AudioCodec::Opus { channels: 2 }, opus), Some((48_000, 2, 260, 1800)));
     }

@@ -34,6 +34,8 @@ struct Numbering {
     step: Option<u32>,
     /// The last sender report that was handed on: its moment (NTP, 32.32 bits of seconds) and timestamp.
     report: Option<(u64, u32)>,
+    /// It is of another connection than what comes now.
+    is_old_report: bool,
     fresh: bool,
     /// Packets are to be altered.
     alters: bool,
@@ -51,6 +53,7 @@ impl Numbering {
             latest: 0,
             step: None,
             report: None,
+            is_old_report: false,
             fresh: true,
             alters: false,
         }
@@ -58,6 +61,7 @@ impl Numbering {
 
     fn begin(&mut self) {
         self.fresh = true;
+        self.is_old_report = true;
     }
 
     /// The timestamp of what comes at a moment, had the stream not been away.
@@ -125,16 +129,17 @@ impl Numbering {
         let [.., n0, n1, n2, n3, n4, n5, n6, n7, t0, t1, t2, t3] = *head;
         let ntp = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
         let time = u32::from_be_bytes([t0, t1, t2, t3]).wrapping_add(self.timestamp);
-        let clock = match *clock {
-            Some(clock) => clock,
-            None => {
-                // The clock goes on as the timestamps do, whatever the new source takes for the time.
-                let (before, at) = self.report?;
-                let since = i128::from(time.wrapping_sub(at) as i32); // modulo 2^32
-                let since = (since << 32) / i128::from(self.clock_rate);
-                *clock.insert(before.wrapping_add(since as u64).wrapping_sub(ntp)) // modulo 2^64
-            }
-        };
+        if std::mem::take(&mut self.is_old_report)
+            && let Some((before, at)) = self.report
+        {
+            // The clock goes on as the timestamps do, whatever the new source takes for the time. Tracks that it takes
+            // to be further apart than they were go forward, and none goes back.
+            let since = i128::from(time.wrapping_sub(at) as i32); // modulo 2^32
+            let since = (since << 32) / i128::from(self.clock_rate);
+            let goes_on = before.wrapping_add(since as u64).wrapping_sub(ntp); // modulo 2^64
+            *clock = clock.filter(|clock| goes_on.wrapping_sub(*clock) as i64 <= 0).or(Some(goes_on));
+        }
+        let clock = (*clock)?;
         self.report = Some((ntp.wrapping_add(clock), time));
         if !self.alters && clock == 0 {
             return Some(data.clone());
@@ -434,5 +439,50 @@ mod tests {
         let mut third = Delivery { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
         tracks.apply(&mut third);
         assert_eq!(header(&third.packets[0]).1, 90_901);
+    }
+
+    #[test]
+    fn no_track_goes_back_by_the_reports_of_a_source_that_sees_them_further_apart() {
+        let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+            m=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
+        let sdp = Presentation::parse(sdp.as_bytes()).unwrap();
+        let (mut tracks, start) = (Tracks::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let rtp = |track, timestamp, ms| {
+            Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
+        };
+        // The moment is in milliseconds.
+        let report = |track: u8, moment: u64, timestamp: u32, ms| {
+            let mut data = vec![0x80, 200, 0, 6, 0, 0, 0, 1 + track];
+            data.extend(((moment << 32) / 1000).to_be_bytes());
+            data.extend(timestamp.to_be_bytes());
+            data.resize(28, 0);
+            Packet::rtsp(track, data, at(ms))
+        };
+        // At what moment a packet of a track is shown, by the last report of that track.
+        let shown = |delivery: &Delivery, track: u8, clock_rate: i64| {
+            let data =
+                delivery.packets.iter().find(|p| p.rtsp_track() == Some(track) && p.data()[1] == 200).unwrap().data();
+            let moment = u64::from_be_bytes(data[8..16].try_into().unwrap());
+            let time = u32::from_be_bytes(data[16..20].try_into().unwrap());
+            let moment = (u128::from(moment) * 1000 >> 32) as i64;
+            move |timestamp: u32| moment + i64::from(timestamp.wrapping_sub(time) as i32) * 1000 / clock_rate
+        };
+        tracks.join(None, Some(&sdp), false);
+        let packets =
+            vec![report(0, 50_000, 90_000, 0), report(1, 50_000, 8_000, 0), rtp(0, 90_000, 0), rtp(1, 8_000, 0)];
+        let mut first = Delivery { packets, starts: Vec::new() };
+        tracks.apply(&mut first);
+        let (video, audio) = (shown(&first, 0, 90_000), shown(&first, 1, 8_000));
+        // By the reports of the other source, its sound is 200 ms ahead of where its packets come.
+        tracks.join(Some(&sdp), Some(&sdp), true);
+        let packets = vec![rtp(0, 500, 40), rtp(1, 700, 40), report(1, 7_200, 700, 50), report(0, 7_000, 500, 50)];
+        let mut second = Delivery { packets, starts: Vec::new() };
+        tracks.apply(&mut second);
+        for (track, before, clock_rate) in [(0, &video as &dyn Fn(u32) -> i64, 90_000), (1, &audio, 8_000)] {
+            let after = shown(&second, track, clock_rate);
+            let timestamp = header(second.packets.iter().find(|p| p.rtsp_track() == Some(track)).unwrap()).1;
+            assert!(after(timestamp) >= before(timestamp) - 1, "{track}: {} {}", before(timestamp), after(timestamp));
+        }
     }
 }
