@@ -12,7 +12,9 @@ use std::{
     },
     time::Duration,
 };
-use streamlink_core::{Event, Failover, FailoverPolicy, FlowStats, Output, RtspTransport, Source, State, StreamKey};
+use streamlink_core::{
+    Event, Failover, FailoverPolicy, FlowStats, Latency, Output, RtspTransport, Source, State, StreamKey,
+};
 use streamlink_tests::{
     clip, eventually,
     lossy::Lossy,
@@ -93,14 +95,15 @@ fn handed_on(rig: &Rig, number: usize) -> u64 {
     rig.running.stats().sources[number].packets
 }
 
-/// Waits until an encoder, of which somebody counts what it has sent, is between two pictures: the last one is whole.
+/// Waits until an encoder, of which somebody counts what it has sent, is between two pictures: the last one is whole. On
+/// a busy machine an encoder may rest within a picture too, but hardly for long.
 fn between_pictures(sent: impl Fn() -> u64) {
-    let mut before = 0;
+    let (mut before, mut quiet) = (0, 0);
     eventually("a moment between two pictures", || {
         let now = sent();
-        let quiet = std::mem::replace(&mut before, now) == now && now > 0;
-        std::thread::sleep(Duration::from_millis(7));
-        (quiet && sent() == now).then_some(())
+        quiet = if std::mem::replace(&mut before, now) == now && now > 0 { quiet + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(6));
+        (quiet >= 2 && sent() == now).then_some(())
     });
 }
 
@@ -134,7 +137,8 @@ fn kill_and_freeze(
     assert_eq!((from.as_str(), to.as_str()), ("two", "one"));
     // Only what a busy machine adds is more than the threshold and the wait for a key frame.
     assert!(gap < Duration::from_secs_f64(0.5 + KEY_INTERVAL + 1.0), "{gap:?}");
-    eventually("more packets", || (rig.running.stats().sources[0].packets > 300).then_some(()));
+    let before = rig.running.stats().outputs[0].packets;
+    eventually("more packets", || (rig.running.stats().outputs[0].packets > before + 150).then_some(()));
     encoders[1].signal(libc::SIGCONT);
     player.signal(libc::SIGINT); // it writes the end of its file
     player.finish();
@@ -235,6 +239,8 @@ fn rtsp_goes_on_between_a_publisher_and_a_server() {
 
 #[test]
 fn srt_goes_on_between_a_caller_and_a_listener() {
+    // On a busy machine nobody is heard in time for less.
+    let latency = Latency::from_millis(800).unwrap();
     let port = free_port();
     // The encoders are watched from outside: the flow gets what they have sent a while later.
     let sent = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
@@ -247,16 +253,16 @@ fn srt_goes_on_between_a_caller_and_a_listener() {
     };
     let way_two = network(SocketAddr::from(([127, 0, 0, 1], port)), 1);
     let sources = vec![
-        Source::srt_listener("one", "127.0.0.1:0").into(),
-        Source::srt_caller("two", &way_two.address.to_string()).into(),
+        Source::srt_listener("one", "127.0.0.1:0").latency(latency).into(),
+        Source::srt_caller("two", &way_two.address.to_string()).latency(latency).into(),
     ];
-    let output = Output::srt_listener("out", "127.0.0.1:0");
+    let output = Output::srt_listener("out", "127.0.0.1:0").latency(latency);
     let rig = Rig::start_with(sources, Failover::default(), vec![output.into()]);
     let way_one = network(SocketAddr::from(([127, 0, 0, 1], rig.input_port())), 0);
     let minute = minute(&rig, "minute.ts");
     let urls = [
-        format!("srt://{}?mode=caller&pkt_size=1316", way_one.address),
-        format!("srt://127.0.0.1:{port}?mode=listener&pkt_size=1316"),
+        format!("srt://{}?mode=caller&pkt_size=1316&latency=800000", way_one.address),
+        format!("srt://127.0.0.1:{port}?mode=listener&pkt_size=1316&latency=800000"),
     ];
     // Each picture leaves when it is made, not when it fills its last datagram.
     let start = |number: usize| {
@@ -265,7 +271,8 @@ fn srt_goes_on_between_a_caller_and_a_listener() {
     };
     let file = rig.file("srt.ts");
     // As it comes, and from the beginning: what the library has sent is to be looked at, not what ffmpeg makes of it.
-    let command = format!("exec srt-live-transmit -q '{}?mode=caller' file://con >'{}'", rig.playback(), text(&file));
+    let command =
+        format!("exec srt-live-transmit -q '{}?mode=caller&latency=800' file://con >'{}'", rig.playback(), text(&file));
     let mut player = Peer::start("sh", &["-c", &command]);
     eventually("the player", || (rig.running.stats().outputs[0].players.len() == 1).then_some(()));
     let first = start(0);
