@@ -62,6 +62,7 @@ impl Row {
         }
         for (what, value, most) in &self.targets {
             let verdict = if value <= most { "holds" } else { "DOES NOT HOLD" };
+            let most = (most * 100.0).round() / 100.0;
             let _ = writeln!(text, "  {what}: {value:.2}, at most {most}: {verdict}");
         }
         text
