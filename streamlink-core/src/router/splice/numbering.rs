@@ -465,7 +465,7 @@ mod tests {
                 delivery.packets.iter().find(|p| p.rtsp_track() == Some(track) && p.data()[1] == 200).unwrap().data();
             let moment = u64::from_be_bytes(data[8..16].try_into().unwrap());
             let time = u32::from_be_bytes(data[16..20].try_into().unwrap());
-            let moment = (u128::from(moment) * 1000 >> 32) as i64;
+            let moment = ((u128::from(moment) * 1000) >> 32) as i64;
             move |timestamp: u32| moment + i64::from(timestamp.wrapping_sub(time) as i32) * 1000 / clock_rate
         };
         tracks.join(None, Some(&sdp), false);
