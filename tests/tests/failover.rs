@@ -113,8 +113,8 @@ fn between_pictures(sent: impl Fn() -> u64) {
     eventually("a moment between two pictures", || {
         let now = sent();
         quiet = if std::mem::replace(&mut before, now) == now && now > 0 { quiet + 1 } else { 0 };
-        std::thread::sleep(Duration::from_millis(6));
-        (quiet >= 2 && sent() == now).then_some(())
+        std::thread::sleep(Duration::from_millis(7));
+        (quiet >= 1 && sent() == now).then_some(())
     });
 }
 

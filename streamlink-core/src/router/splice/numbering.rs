@@ -36,6 +36,8 @@ struct Numbering {
     report: Option<(u64, u32)>,
     /// It is of another connection than what comes now.
     is_old_report: bool,
+    /// What is added to the moments of reports, where there was one before this connection.
+    clock: Option<u64>,
     fresh: bool,
     /// Packets are to be altered.
     alters: bool,
@@ -54,6 +56,7 @@ impl Numbering {
             step: None,
             report: None,
             is_old_report: false,
+            clock: None,
             fresh: true,
             alters: false,
         }
@@ -61,7 +64,7 @@ impl Numbering {
 
     fn begin(&mut self) {
         self.fresh = true;
-        self.is_old_report = true;
+        (self.is_old_report, self.clock) = (true, None);
     }
 
     /// The timestamp of what comes at a moment, had the stream not been away.
@@ -132,14 +135,15 @@ impl Numbering {
         if std::mem::take(&mut self.is_old_report)
             && let Some((before, at)) = self.report
         {
-            // The clock goes on as the timestamps do, whatever the new source takes for the time. Tracks that it takes
-            // to be further apart than they were go forward, and none goes back.
+            // The clock of each track goes on as its timestamps do, whatever the new source takes for the time: a step
+            // would set players back, or pictures that are shown out of order.
             let since = i128::from(time.wrapping_sub(at) as i32); // modulo 2^32
             let since = (since << 32) / i128::from(self.clock_rate);
             let goes_on = before.wrapping_add(since as u64).wrapping_sub(ntp); // modulo 2^64
-            *clock = clock.filter(|clock| goes_on.wrapping_sub(*clock) as i64 <= 0).or(Some(goes_on));
+            self.clock = Some(goes_on);
+            clock.get_or_insert(goes_on);
         }
-        let clock = (*clock)?;
+        let clock = self.clock.or(*clock)?; // a track that has said nothing before goes by the others
         self.report = Some((ntp.wrapping_add(clock), time));
         if !self.alters && clock == 0 {
             return Some(data.clone());
