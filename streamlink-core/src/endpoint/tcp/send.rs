@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 const AT_ONCE: u64 = 256 << 10;
 /// How long a peer may take for the last of what it is sent.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Windows that a peer is sent in a row, before others of the same task have a turn.
+const ROUNDS: usize = 8;
 /// Bytes of answers that may wait for a peer that does not read.
 const MAX_CONTROL: usize = 64 << 10;
 
@@ -114,7 +116,7 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
         if let Some(end) = self.poll_input(cx) {
             return Poll::Ready(end);
         }
-        loop {
+        for _ in 0..ROUNDS {
             match self.outbox.poll_write(self.stream, cx) {
                 Poll::Ready(Ok(())) => self.behind = None,
                 Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
@@ -173,6 +175,8 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
                 }
             }
         }
+        cx.waker().wake_by_ref(); // there may be more
+        Poll::Pending
     }
 
     /// Hears the peer; `Some` when it has left.
