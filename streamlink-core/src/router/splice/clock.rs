@@ -178,7 +178,7 @@ impl Found {
             let Some(length) = packet.get(4) else { return found };
             at = 5 + usize::from(*length);
             if *length >= 7
-                && packet[5] & 0x10 != 0
+                && packet.get(5).is_some_and(|flags| flags & 0x10 != 0)
                 && let Some(&[a, b, c, d, e]) = packet.get(6..11).and_then(<[u8]>::first_chunk)
             {
                 let base = u64::from(u32::from_be_bytes([a, b, c, d])) << 1 | u64::from(e >> 7);

@@ -34,9 +34,7 @@ struct Numbering {
     step: Option<u32>,
     /// The last sender report that was handed on: its moment (NTP, 32.32 bits of seconds) and timestamp.
     report: Option<(u64, u32)>,
-    /// It is of another connection than what comes now.
-    is_old_report: bool,
-    /// What is added to the moments of reports, where there was one before this connection.
+    /// What is added to the moments of reports; `None` until this connection has brought one.
     clock: Option<u64>,
     fresh: bool,
     /// Packets are to be altered.
@@ -55,7 +53,6 @@ impl Numbering {
             latest: 0,
             step: None,
             report: None,
-            is_old_report: false,
             clock: None,
             fresh: true,
             alters: false,
@@ -64,7 +61,7 @@ impl Numbering {
 
     fn begin(&mut self) {
         self.fresh = true;
-        (self.is_old_report, self.clock) = (true, None);
+        self.clock = None;
     }
 
     /// The timestamp of what comes at a moment, had the stream not been away.
@@ -132,7 +129,7 @@ impl Numbering {
         let [.., n0, n1, n2, n3, n4, n5, n6, n7, t0, t1, t2, t3] = *head;
         let ntp = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
         let time = u32::from_be_bytes([t0, t1, t2, t3]).wrapping_add(self.timestamp);
-        if std::mem::take(&mut self.is_old_report)
+        if self.clock.is_none()
             && let Some((before, at)) = self.report
         {
             // The clock of each track goes on as its timestamps do, whatever the new source takes for the time: a step
@@ -144,6 +141,7 @@ impl Numbering {
             clock.get_or_insert(goes_on);
         }
         let clock = self.clock.or(*clock)?; // a track that has said nothing before goes by the others
+        self.clock = Some(clock);
         self.report = Some((ntp.wrapping_add(clock), time));
         if !self.alters && clock == 0 {
             return Some(data.clone());

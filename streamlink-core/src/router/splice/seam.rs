@@ -53,8 +53,10 @@ impl Seam {
             if let Some(marks) = self.marks(packet.data(), packet.arrival()) {
                 out.push(Packet::datagram(marks, packet.arrival()));
             }
-            let altered = self.retime(packet.data(), packet.arrival());
-            out.push(altered.map_or_else(|| packet.clone(), |data| packet.with_data(data)));
+            out.push(match self.retime(packet.data(), packet.arrival()) {
+                Some(altered) => packet.with_data(altered),
+                None => packet,
+            });
         }
         delivery.packets = out;
     }
