@@ -62,6 +62,17 @@ impl Peer {
         eventually(&what, || self.output().contains(text).then_some(()));
     }
 
+    /// Waits until it has said something and a word behind it, which is returned: the rest of the line may come later.
+    #[track_caller]
+    pub fn wait_for_word(&self, after: &str) -> String {
+        let what = format!("a word after `{after}` from a peer");
+        eventually(&what, || {
+            let said = self.output();
+            let rest = said.split_once(after)?.1;
+            rest.split_once(char::is_whitespace).map(|(word, _)| word.to_owned())
+        })
+    }
+
     /// Waits until it listens on a UDP port.
     #[track_caller]
     pub fn wait_for_udp(&self, port: u16) {

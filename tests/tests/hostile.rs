@@ -117,8 +117,7 @@ fn a_flood_leaves_memory_bounded_and_other_flows_alone() {
             "none",
         ],
     );
-    relay.wait_for("input address: rtp://");
-    let address = relay.output().split("rtp://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let address = relay.wait_for_word("input address: rtp://");
     let engine = Engine::builder().workers(2).build().unwrap();
     let calm = start(&engine, &calm_sink);
     let calm_sender = Sender::to(&calm.input_addresses()[0]);
@@ -261,8 +260,7 @@ fn an_srt_listener_is_not_impressed() {
             "none",
         ],
     );
-    relay.wait_for("input address: srt://");
-    let address = relay.output().split("srt://").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let address = relay.wait_for_word("input address: srt://");
     // A live connection through it: our own flows on both sides.
     let sending = Flow::builder("sending", Bitrate::mbps(20))
         .source(Source::app_datagrams("app"))

@@ -8,9 +8,7 @@ use streamlink_tests::{
 };
 
 fn input_port(relay: &Peer) -> u16 {
-    relay.wait_for("input address: rtp://");
-    let said = relay.output();
-    let address = said.split("input address: rtp://").nth(1).unwrap().split_whitespace().next().unwrap();
+    let address = relay.wait_for_word("input address: rtp://");
     address.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 

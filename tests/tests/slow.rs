@@ -32,10 +32,11 @@ fn memory(peer: &Peer) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The first URL that the relay has named with these words before it.
-fn url_after(relay: &Peer, words: &str) -> String {
-    relay.wait_for(words);
-    relay.output().split(words).nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
+/// What it has said of its figures last, in a whole line.
+fn figures(relay: &Peer) -> String {
+    let said = relay.output();
+    let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default().to_owned()
 }
 
 fn address(url: &str) -> SocketAddr {
@@ -78,7 +79,7 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
         peer::example("relay"),
         &["--source", urls[0], "--output", &format!("out={}", urls[1]), "--max-bandwidth", "40M", "--stats", "json"],
     );
-    let (input, output) = (url_after(&relay, "input address: "), url_after(&relay, "playback URL of out: "));
+    let (input, output) = (relay.wait_for_word("input address: "), relay.wait_for_word("playback URL of out: "));
     let input_with = if scheme == "srt" { format!("{input}?pkt_size=1316") } else { input.clone() };
     // The clip over and over, each time from its beginning, without a break in time.
     let arguments = [&["-map", "0", "-c", "copy"][..], publish, &[&input_with]].concat();
@@ -92,10 +93,7 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
     let before = memory(&relay);
 
     let stuck: Vec<Peer> = (0..5).map(|_| player(scheme, &output, "/dev/null")).collect();
-    let players = |count: usize| {
-        let now = relay.output().lines().rev().find(|line| line.starts_with('{')).unwrap_or_default().to_owned();
-        now.matches("\"peer\"").count() == count
-    };
+    let players = |count: usize| figures(&relay).matches("\"peer\"").count() == count;
     eventually("all players", || players(6).then_some(()));
     stuck.iter().for_each(|player| player.signal(libc::SIGSTOP));
     let mut idle = idlers(address(&input), scheme);
@@ -126,7 +124,7 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
     // What the flow keeps for all players together (four seconds of 40 Mb/s), and 64 KiB for each that has connected.
     assert!(most < before + 20 * 1024 + 206 * 64, "{before} KiB before, {most} KiB at most");
     // Nobody was dropped anything who did not ask for it.
-    let last = relay.output().lines().rev().find(|line| line.starts_with('{')).unwrap().to_owned();
+    let last = figures(&relay);
     let player = last.split("\"players\":[").nth(1).or_else(|| last.split("\"players\": [").nth(1)).unwrap();
     assert!(player.contains("\"dropped\":0") || player.contains("\"dropped\": 0"), "{player}");
     relay.tell("quit");
