@@ -1,8 +1,7 @@
 //! Events: what a host is told while its flow runs.
 
 use crate::media::TransportCheck;
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::sync::broadcast;
+use std::{fmt, net::SocketAddr, time::Duration};
 
 /// Something that happened in a flow. [`std::fmt::Display`] gives a sentence for a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,31 +246,5 @@ impl fmt::Display for Event {
             Event::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
             Event::Missed { count } => write!(f, "{count} events were missed"),
         }
-    }
-}
-
-/// Where drivers report events: to the host's readers, and to the log.
-#[derive(Clone, Debug)]
-pub(crate) struct EventSink {
-    flow: Arc<str>,
-    sender: broadcast::Sender<Event>,
-}
-
-impl EventSink {
-    /// Events that wait for a reader at most; a slower reader loses the oldest.
-    const CAPACITY: usize = 1024;
-
-    pub(crate) fn new(flow: &str) -> Self {
-        Self { flow: flow.into(), sender: broadcast::Sender::new(Self::CAPACITY) }
-    }
-
-    pub(crate) fn emit(&self, event: Event) {
-        log::info!("flow `{}`: {event}", self.flow);
-        // No reader is no error.
-        let _ = self.sender.send(event);
-    }
-
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.sender.subscribe()
     }
 }

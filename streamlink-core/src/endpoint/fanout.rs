@@ -363,7 +363,7 @@ mod tests {
         // The batch in hand is finished, then what the ring still holds follows.
         assert_eq!(got, [&[0, 1][..], &(90..100).collect::<Vec<u8>>()].concat());
         assert_eq!(status.counters.dropped.get(), 88);
-        assert_eq!(seen.recv().await.unwrap(), Event::OutputLagging { output: "full".into(), dropped: 88 });
+        assert_eq!(seen.receive().await.unwrap(), Event::OutputLagging { output: "full".into(), dropped: 88 });
         // A removed sink gets nothing more, and is gone when `remove` returns.
         fanout.remove(id).await;
         assert_eq!(Arc::strong_count(&full), 1);

@@ -8,6 +8,7 @@ mod app;
 mod event;
 pub(crate) mod fanout;
 mod intake;
+mod mailbox;
 mod redial;
 pub(crate) mod remux;
 pub(crate) mod rtmp;
@@ -19,8 +20,8 @@ pub(crate) mod tcp;
 
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
-pub(crate) use event::EventSink;
 pub use event::{Event, LossReason, RefusalReason};
+pub(crate) use mailbox::{EventSink, Mailbox};
 pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{Live, Shown, Status};

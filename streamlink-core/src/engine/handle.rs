@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        AppSource, Event, EventSink, Live, Status, Tap, Tasks,
+        AppSource, Event, EventSink, Live, Mailbox, Status, Tap, Tasks,
         fanout::Fanout,
         remux::{self, RemuxStatus},
     },
@@ -29,7 +29,6 @@ use std::{
     },
     time::Instant,
 };
-use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A running flow, as its handle and the engine share it.
@@ -335,7 +334,7 @@ pub struct FlowHandle {
 }
 
 impl FlowHandle {
-    pub(super) fn new(running: Arc<Running>, events: broadcast::Receiver<Event>) -> Self {
+    pub(super) fn new(running: Arc<Running>, events: Mailbox) -> Self {
         Self { running, events: tokio::sync::Mutex::new(Events::new(events)) }
     }
 

@@ -17,15 +17,8 @@ impl Alarm {
     /// Must be called within the runtime.
     #[allow(unsafe_code)]
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: no pointers.
-        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new, and owned by no one else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: the descriptor is owned, and stays the same for as long as it is registered.
-        Ok(Self(unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }?))
+        Ok(Self(unsafe { AsyncFd::register_with_interest(timer()?, tokio::io::Interest::READABLE) }?))
     }
 
     /// Waits for so long, to a fraction of a millisecond. A failing timer ends the wait at once.
@@ -39,36 +32,59 @@ impl Alarm {
     ///
     /// # Errors
     /// When the system refuses: it will not ring.
-    #[allow(unsafe_code)]
     pub(crate) fn set(&self, duration: Duration) -> io::Result<()> {
-        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let value = libc::timespec {
-            tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: libc::c_long::from(duration.subsec_nanos().max(1)), // all zeroes would disarm it
-        };
-        let setting = libc::itimerspec { it_interval: zero, it_value: value };
-        // SAFETY: the pointer is to `setting`, which outlives the call; the old setting is not asked for.
-        match unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut()) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        set(self.0.get_ref(), duration, Duration::ZERO)
     }
 
     /// Ready when the alarm that was set has rung, or fails; once for each time that it was set.
-    #[allow(unsafe_code)]
     pub(crate) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Ok(mut guard) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Ready(()) };
-            let mut expirations = 0u64;
-            // SAFETY: the pointer and the length describe `expirations`, which outlives the call.
-            let read = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut expirations).cast(), size_of::<u64>()) };
+            let read = read(self.0.get_ref());
             guard.clear_ready();
-            let again = read < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
+            let again = read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
             if !again {
                 return Poll::Ready(());
             }
         }
     }
+}
+
+/// A timer that is not set.
+#[allow(unsafe_code)]
+pub(super) fn timer() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and owned by no one else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sets a timer, for once or for every so often from then on.
+#[allow(unsafe_code)]
+pub(super) fn set(timer: &OwnedFd, first: Duration, then: Duration) -> io::Result<()> {
+    let spec = |duration: Duration, least| libc::timespec {
+        tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(duration.subsec_nanos().max(least)),
+    };
+    // All zeroes would disarm it.
+    let setting = libc::itimerspec { it_interval: spec(then, 0), it_value: spec(first, 1) };
+    // SAFETY: the pointer is to `setting`, which outlives the call; the old setting is not asked for.
+    match unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes note of that it has rung, if it has.
+#[allow(unsafe_code)]
+pub(super) fn read(timer: &OwnedFd) -> io::Result<()> {
+    let mut expirations = 0u64;
+    // SAFETY: the pointer and the length describe `expirations`, which outlives the call.
+    let read = unsafe { libc::read(timer.as_raw_fd(), (&raw mut expirations).cast(), size_of::<u64>()) };
+    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod alarm;
 mod interface;
+mod nest;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
@@ -12,6 +13,7 @@ mod udp;
 
 pub(crate) use alarm::Alarm;
 pub(crate) use interface::advertised_ip;
+pub(crate) use nest::{Keeper, Nest};
 pub(crate) use tcp::{Stream, listen};
 pub(crate) use tls::{TlsClient, TlsServer};
 pub(crate) use udp::{Datagram, Egress, Multicast, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket};

@@ -1,6 +1,9 @@
 //! TCP, with TLS or without: listening, calling from a chosen local address, and vectored writes.
 
-use super::{Egress, TlsClient, TlsServer, interface};
+use super::{
+    Egress, TlsClient, TlsServer, interface,
+    nest::{Nest, Nested},
+};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     future::poll_fn,
@@ -8,7 +11,8 @@ use std::{
     mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -44,6 +48,7 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 enum Kind {
     Plain(TcpStream),
+    Nested(Nested),
     Secured(Box<dyn Secured>),
 }
 
@@ -83,15 +88,24 @@ impl Stream {
         }
     }
 
-    /// Our end.
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket().local_addr()
+    /// Has it read together with others of its task, which must be the nest's. One with TLS stays by itself.
+    pub(crate) fn nested(self, nest: &Arc<Nest>) -> io::Result<Self> {
+        match self.kind {
+            Kind::Plain(socket) => Ok(Kind::Nested(Nested::new(socket, nest)?).into()),
+            kind => Ok(kind.into()),
+        }
     }
 
-    fn socket(&self) -> &TcpStream {
+    /// Our end.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+    }
+
+    fn socket(&self) -> SockRef<'_> {
         match &self.kind {
-            Kind::Plain(socket) => socket,
-            Kind::Secured(secured) => secured.socket(),
+            Kind::Plain(socket) => SockRef::from(socket),
+            Kind::Nested(nested) => nested.socket(),
+            Kind::Secured(secured) => SockRef::from(secured.socket()),
         }
     }
 
@@ -111,7 +125,7 @@ impl Stream {
     /// Bounds what the kernel holds of what a peer has not taken, in bytes.
     pub(crate) fn limit_send_buffer(&self, bytes: usize) {
         // Only a limit on delay: without it, all works.
-        let _ = SockRef::from(self.socket()).set_send_buffer_size(bytes);
+        let _ = self.socket().set_send_buffer_size(bytes);
     }
 
     /// Reads what is there, and hands it to `take`; 0 bytes: the peer has closed. Pending, to be called again at once,
@@ -126,18 +140,21 @@ impl Stream {
         let mut buffer = ReadBuf::uninit(&mut memory);
         let result = match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
+            Kind::Nested(nested) => nested.poll_read(cx, &mut buffer),
             Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
         };
         self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
-        ready!(result)?;
-        take(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
+        result.map_ok(|()| {
+            take(buffer.filled());
+            buffer.filled().len()
+        })
     }
 
     /// Writes what the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Kind::Nested(nested) => nested.poll_write(cx, slices),
             Kind::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
         }
     }
@@ -145,7 +162,7 @@ impl Stream {
     /// Brings what TLS holds back to the kernel. Ready at once without TLS.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
-            Kind::Plain(_) => Poll::Ready(Ok(())),
+            Kind::Plain(_) | Kind::Nested(_) => Poll::Ready(Ok(())),
             Kind::Secured(secured) => Pin::new(secured).poll_flush(cx),
         }
     }
@@ -155,6 +172,7 @@ impl Stream {
         // The peer may be gone already.
         let _ = poll_fn(|cx| match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Kind::Nested(nested) => Poll::Ready(nested.shut_down()),
             Kind::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
         })
         .await;

@@ -14,12 +14,13 @@ use super::{
 };
 use crate::{
     flow::StreamKey,
-    net::Stream,
+    net::{Nest, Stream},
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
 };
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -73,6 +74,15 @@ impl Service for Rtmp {
         let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
         drop(pending);
         match asked {
+            Ok(Ok((greeted, request @ Request::Publish { .. }))) => {
+                shared.clone().take_on_publisher(|nest| async move {
+                    match greeted.nested(nest) {
+                        Ok(greeted) => serve(&shared, greeted, peer, request).await,
+                        Err(error) => log::warn!("RTMP peer {peer}: {error}"), // the system has no memory, most likely
+                    }
+                    drop(connection);
+                })
+            }
             Ok(Ok((greeted, request))) => shared.clone().take_on(async move {
                 serve(&shared, greeted, peer, request).await;
                 drop(connection);
@@ -164,6 +174,16 @@ impl Greeted {
             }
             self.answer().await?;
         }
+    }
+
+    /// Has the connection read together with others of its task.
+    fn nested(self, nest: Option<Arc<Nest>>) -> io::Result<Self> {
+        let Self { stream, session, rest } = self;
+        let stream = match nest {
+            Some(nest) => stream.nested(&nest)?,
+            None => stream,
+        };
+        Ok(Self { stream, session, rest })
     }
 
     async fn answer(&mut self) -> Result<(), End> {

@@ -10,53 +10,81 @@
 //! [`Stream`]: crate::net::Stream
 
 use super::lock;
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use crate::net::{Keeper, Nest};
+use futures_util::{FutureExt, StreamExt, future::CatchUnwind, stream::FuturesUnordered, task::AtomicWaker};
 use std::{
+    future::poll_fn,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    task::{Context, Poll, Wake, Waker},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Members of one task before another one is started: what they are sent at once is on its way within a few
-/// milliseconds.
-const MEMBERS: usize = 128;
-
 type Member = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The tasks of one port.
+/// The tasks of the players, or of the publishers, of one port.
 #[derive(Debug)]
 pub(super) struct Crew {
     watches: Mutex<Vec<Watch>>,
+    kind: Kind,
     most: usize,
     /// Ends all of them, and their members.
     stop: CancellationToken,
 }
 
-/// One of them.
+/// What the members do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Players,
+    Publishers,
+}
+
+impl Kind {
+    /// Members of one task before another one is started.
+    const fn members(self) -> usize {
+        match self {
+            // What they are sent at once is on its way within a few milliseconds.
+            Self::Players => 128,
+            // The more of them bring something, the less each of them costs.
+            Self::Publishers => 512,
+        }
+    }
+}
+
+/// One of the tasks.
 #[derive(Debug)]
 struct Watch {
     joining: mpsc::UnboundedSender<Member>,
     members: Arc<AtomicUsize>,
+    /// For the sockets of publishers.
+    nest: Option<Arc<Nest>>,
 }
 
 impl Crew {
     /// Of as many tasks as the runtime has threads, at most. Must be called within the runtime.
-    pub(super) fn new(stop: CancellationToken) -> Self {
+    pub(super) fn new(kind: Kind, stop: CancellationToken) -> Self {
         let most = tokio::runtime::Handle::current().metrics().num_workers().max(1);
-        Self { watches: Mutex::default(), most, stop }
+        Self { watches: Mutex::default(), kind, most, stop }
     }
 
-    /// Runs a connection to its end, or until the port closes.
-    pub(super) fn take_on(&self, member: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a connection to its end, or until the port closes. It is given the nest of its task, if that has one: a
+    /// task of publishers does, unless the system had no descriptors left.
+    pub(super) fn take_on<F>(&self, member: impl FnOnce(Option<Arc<Nest>>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let mut watches = lock(&self.watches);
         let least = watches.iter().enumerate().map(|(at, watch)| (watch.members.load(Relaxed), at)).min();
         let at = match least {
-            Some((members, at)) if members < MEMBERS || watches.len() >= self.most => at,
+            Some((members, at)) if members < self.kind.members() || watches.len() >= self.most => at,
             _ => {
                 watches.push(self.watch());
                 watches.len() - 1
@@ -65,38 +93,88 @@ impl Crew {
         let watch = &watches[at];
         watch.members.fetch_add(1, Relaxed);
         // A task that has ended was stopped, as the member would be.
-        let _ = watch.joining.send(Box::pin(member));
+        let _ = watch.joining.send(Box::pin(member(watch.nest.clone())));
     }
 
     fn watch(&self) -> Watch {
         let (joining, joins) = mpsc::unbounded_channel();
-        let members = Arc::new(AtomicUsize::new(0));
-        let (stop, count) = (self.stop.clone(), members.clone());
+        let keeper = (self.kind == Kind::Publishers).then(|| Keeper::new().ok()).flatten();
+        let nest = keeper.as_ref().map(|keeper| keeper.nest().clone());
+        let mut round = Round::new(joins, keeper);
+        let members = round.count.clone();
+        let stop = self.stop.clone();
         // Tokio's budget is one for all members, so that the first few would leave nothing to the others.
         tokio::spawn(tokio::task::unconstrained(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = run(joins, &count) => {}
+                () = poll_fn(|cx| round.poll(cx)) => {}
             }
         }));
-        Watch { joining, members }
+        Watch { joining, members, nest }
     }
 }
 
-async fn run(mut joins: mpsc::UnboundedReceiver<Member>, count: &AtomicUsize) {
-    let mut members = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            biased;
-            member = joins.recv() => match member {
-                // What a panic leaves behind is dropped with the member; what others share is behind locks.
-                Some(member) => members.push(AssertUnwindSafe(member).catch_unwind()),
-                None => return, // the port is gone
-            },
-            Some(_) = members.next(), if !members.is_empty() => {
-                count.fetch_sub(1, Relaxed);
-            }
+/// What one task does.
+struct Round {
+    joins: mpsc::UnboundedReceiver<Member>,
+    keeper: Option<Keeper>,
+    members: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Member>>>,
+    count: Arc<AtomicUsize>,
+    call: Arc<Call>,
+    /// What members call.
+    waker: Waker,
+}
+
+/// A call to the task. While the task is running already the runtime need not be told, which would wake another thread.
+#[derive(Debug, Default)]
+struct Call {
+    called: AtomicBool,
+    running: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.called.store(true, SeqCst);
+        if !self.running.load(SeqCst) {
+            self.task.wake();
         }
+    }
+}
+
+impl Round {
+    fn new(joins: mpsc::UnboundedReceiver<Member>, keeper: Option<Keeper>) -> Self {
+        let call = Arc::new(Call::default());
+        let (members, count) = (FuturesUnordered::new(), Arc::default());
+        Self { joins, keeper, members, count, waker: call.clone().into(), call }
+    }
+
+    /// Ready when the port is gone.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(member) = self.joins.poll_recv(cx) {
+            let Some(member) = member else { return Poll::Ready(()) };
+            // What a panic leaves behind is dropped with the member; what others share is behind locks.
+            self.members.push(AssertUnwindSafe(member).catch_unwind());
+        }
+        self.call.task.register(cx.waker());
+        self.call.running.store(true, SeqCst);
+        if let Some(keeper) = &mut self.keeper {
+            while keeper.poll_look(cx).is_ready() {}
+        }
+        // Who has called until now is heard now.
+        self.call.called.store(false, SeqCst);
+        while let Poll::Ready(Some(_)) = self.members.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
+            self.count.fetch_sub(1, Relaxed);
+        }
+        self.call.running.store(false, SeqCst);
+        if self.call.called.load(SeqCst) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 
@@ -121,11 +199,11 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn members_run_end_and_panic_alone_and_stop_together() {
         let stop = CancellationToken::new();
-        let (crew, go) = (Crew::new(stop.clone()), Arc::new(Notify::new()));
+        let (crew, go) = (Crew::new(Kind::Players, stop.clone()), Arc::new(Notify::new()));
         let alive = Arc::new(());
-        for number in 0..2 * MEMBERS + 10 {
+        for number in 0..2 * Kind::Players.members() + 10 {
             let (go, held) = (go.clone(), alive.clone());
-            crew.take_on(async move {
+            crew.take_on(|_| async move {
                 let _held = held;
                 match number {
                     3 => panic!("a bug"),
@@ -140,10 +218,10 @@ mod tests {
             }
         };
         // The one that has panicked is gone, and no other.
-        wait_for(2 * MEMBERS + 9).await;
+        wait_for(2 * Kind::Players.members() + 9).await;
         assert_eq!(sizes(&crew).len(), 2);
         go.notify_one();
-        wait_for(2 * MEMBERS + 8).await;
+        wait_for(2 * Kind::Players.members() + 8).await;
         stop.cancel();
         while Arc::strong_count(&alive) > 1 {
             tokio::task::yield_now().await;

@@ -7,12 +7,12 @@
 use super::{
     super::RefusalReason,
     Service,
-    crew::Crew,
+    crew::{Crew, Kind},
     route::{OpenRoute, Route, RouteId, lock},
 };
 use crate::{
     flow::Allowlist,
-    net::{self, Stream, TlsServer},
+    net::{self, Nest, Stream, TlsServer},
 };
 use std::{
     collections::HashMap,
@@ -59,7 +59,8 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     pub(in crate::endpoint) tls: Option<TlsServer>,
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
-    crew: Crew,
+    players: Crew,
+    publishers: Crew,
 }
 
 impl<S: Service> Drop for Port<S> {
@@ -82,7 +83,8 @@ impl<S: Service> Port<S> {
             tls,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
-            crew: Crew::new(stop.clone()),
+            players: Crew::new(Kind::Players, stop.clone()),
+            publishers: Crew::new(Kind::Publishers, stop.clone()),
         });
         let port = Arc::new(Self { local, shared: shared.clone(), stop: stop.clone(), closed: closed.clone() });
         tokio::spawn(async move {
@@ -185,7 +187,15 @@ impl<S: Service> Shared<S> {
 
     /// Runs a connection that has said what it wants, to its end, or until the port closes.
     pub(in crate::endpoint) fn take_on(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        self.crew.take_on(connection);
+        self.players.take_on(|_| connection);
+    }
+
+    /// The same for one that brings media, and may do so together with others of its task.
+    pub(in crate::endpoint) fn take_on_publisher<F>(&self, connection: impl FnOnce(Option<Arc<Nest>>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.publishers.take_on(connection);
     }
 }
 

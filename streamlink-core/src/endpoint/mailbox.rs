@@ -1,0 +1,152 @@
+//! The way of events from a flow to its host: each reader has a box of its own, which takes no memory while it is
+//! empty, and holds [`CAPACITY`] events at most.
+
+use super::Event;
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Poll, Waker},
+};
+
+/// Events that wait for a reader at most; a slower reader loses the oldest.
+const CAPACITY: usize = 1024;
+
+/// Where drivers report events: to the host's readers, and to the log.
+#[derive(Clone, Debug)]
+pub(crate) struct EventSink(Arc<Sink>);
+
+#[derive(Debug)]
+struct Sink {
+    flow: String,
+    readers: Mutex<Vec<Weak<Mutex<Waiting>>>>,
+}
+
+/// What waits for one reader.
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<Event>,
+    missed: u64,
+    /// No more events come.
+    closed: bool,
+    reader: Option<Waker>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Invariant: nothing panics while the lock is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Waiting {
+    fn next(&mut self) -> Option<Event> {
+        match std::mem::take(&mut self.missed) {
+            0 => self.events.pop_front(),
+            count => Some(Event::Missed { count }),
+        }
+    }
+}
+
+impl EventSink {
+    pub(crate) fn new(flow: &str) -> Self {
+        Self(Arc::new(Sink { flow: flow.to_owned(), readers: Mutex::default() }))
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        log::info!("flow `{}`: {event}", self.0.flow);
+        self.0.tell(|waiting| {
+            if waiting.events.len() >= CAPACITY {
+                waiting.events.pop_front();
+                waiting.missed += 1;
+            }
+            waiting.events.push_back(event.clone());
+        });
+    }
+
+    /// A reader of what happens from now on.
+    pub(crate) fn subscribe(&self) -> Mailbox {
+        let waiting = Arc::default();
+        lock(&self.0.readers).push(Arc::downgrade(&waiting));
+        Mailbox(waiting)
+    }
+}
+
+impl Sink {
+    fn tell(&self, mut change: impl FnMut(&mut Waiting)) {
+        // Readers that are gone are forgotten on the way.
+        lock(&self.readers).retain(|reader| {
+            let Some(waiting) = reader.upgrade() else { return false };
+            let mut waiting = lock(&waiting);
+            change(&mut waiting);
+            let waker = waiting.reader.take();
+            drop(waiting);
+            waker.into_iter().for_each(Waker::wake);
+            true
+        });
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.tell(|waiting| waiting.closed = true);
+    }
+}
+
+/// The box of one reader.
+#[derive(Debug)]
+pub(crate) struct Mailbox(Arc<Mutex<Waiting>>);
+
+impl Mailbox {
+    /// The next event; `None` when no more come.
+    pub(crate) async fn receive(&mut self) -> Option<Event> {
+        poll_fn(|cx| {
+            let mut waiting = lock(&self.0);
+            match waiting.next() {
+                None if !waiting.closed => {
+                    waiting.reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                next => Poll::Ready(next),
+            }
+        })
+        .await
+    }
+
+    /// The next event, if there is one now.
+    pub(crate) fn try_receive(&mut self) -> Option<Event> {
+        lock(&self.0).next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(number: usize) -> Event {
+        Event::SourceConnected { source: number.to_string(), peer: None }
+    }
+
+    #[tokio::test]
+    async fn every_reader_gets_all_and_a_slow_one_is_told_what_it_has_missed() {
+        let sink = EventSink::new("test");
+        sink.emit(event(0));
+        let (mut quick, mut slow) = (sink.subscribe(), sink.subscribe());
+        let gone = sink.subscribe();
+        drop(gone);
+        for number in 1..=CAPACITY + 5 {
+            sink.emit(event(number));
+            assert_eq!(quick.receive().await, Some(event(number)));
+        }
+        assert_eq!(lock(&sink.0.readers).len(), 2);
+        assert_eq!(quick.try_receive(), None);
+        assert_eq!(slow.receive().await, Some(Event::Missed { count: 5 }));
+        assert_eq!(slow.receive().await, Some(event(6)));
+        let waiting = tokio::spawn(async move { quick.receive().await });
+        tokio::task::yield_now().await;
+        drop(sink);
+        assert_eq!(waiting.await.unwrap(), None);
+        for number in 7..=CAPACITY + 5 {
+            assert_eq!(slow.try_receive(), Some(event(number)));
+        }
+        assert_eq!(slow.receive().await, None);
+    }
+}

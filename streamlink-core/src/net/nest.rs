@@ -1,0 +1,254 @@
+//! Sockets of one task that are read together.
+//!
+//! The runtime wakes a thread for every socket in which something has come. Where many peers bring a little each, all
+//! the time, that costs more than to read it. So a task that has many of them holds them in an epoll set of its own,
+//! which lies in the runtime's. While little comes, each arrival wakes the task, as that of any socket would; while
+//! much comes, the task looks every [`PAUSE`] for all that has come.
+//!
+//! Memory: two or three descriptors, and some 100 bytes for each socket.
+
+use futures_util::task::AtomicWaker;
+use mio::{Events, Interest, Registry, Token};
+use socket2::SockRef;
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{ReadBuf, unix::AsyncFd},
+    net::TcpStream,
+};
+
+/// How long what comes may wait for more, while much comes.
+const PAUSE: Duration = Duration::from_millis(4);
+/// For how long arrivals are counted, to tell whether much comes.
+const SPAN: Duration = Duration::from_millis(40);
+/// Much: so many in that time, which is three in a pause.
+const MUCH: usize = 30;
+/// Arrivals that are taken note of at once.
+const AT_ONCE: usize = 256;
+
+/// The sockets, as those see it who bring them.
+#[derive(Debug)]
+pub(crate) struct Nest {
+    registry: Registry,
+    slots: Mutex<Vec<Option<Arc<Slot>>>>,
+}
+
+/// What is known of one socket.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Something may have come, or gone.
+    ready: AtomicBool,
+    /// The peer has closed: there is always something to read.
+    closed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Nest {
+    fn slots(&self) -> MutexGuard<'_, Vec<Option<Arc<Slot>>>> {
+        // Invariant: nothing panics while the lock is held.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The one who looks at them. The task that polls it must be the one that reads the sockets: what a socket is known to
+/// hold is then never out of date.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    poll: mio::Poll,
+    events: Events,
+    nest: Arc<Nest>,
+    /// While little comes: tells that something has. While much comes: a clock that strikes every [`PAUSE`].
+    bell: AsyncFd<OwnedFd>,
+    strikes: bool,
+    /// Arrivals since a time.
+    count: usize,
+    since: Instant,
+}
+
+impl Keeper {
+    /// An empty nest. Must be called within the runtime.
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = mio::Poll::new()?;
+        let nest = Arc::new(Nest { registry: poll.registry().try_clone()?, slots: Mutex::default() });
+        Ok(Self {
+            bell: announcer(&poll)?,
+            strikes: false,
+            poll,
+            events: Events::with_capacity(AT_ONCE),
+            nest,
+            count: 0,
+            since: Instant::now(),
+        })
+    }
+
+    pub(crate) fn nest(&self) -> &Arc<Nest> {
+        &self.nest
+    }
+
+    /// Looks, when it is time, and wakes those who read the sockets in which something has come.
+    pub(crate) fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Ok(mut guard) = ready!(self.bell.poll_read_ready(cx)) {
+            guard.clear_ready();
+        }
+        if self.strikes {
+            let _ = super::alarm::read(self.bell.get_ref()); // which lets it go on
+        }
+        self.look();
+        self.choose_bell(Instant::now());
+        Poll::Ready(())
+    }
+
+    /// Once in a while.
+    fn choose_bell(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.since) < SPAN {
+            return;
+        }
+        let much = self.count >= MUCH;
+        (self.count, self.since) = (0, now);
+        if much != self.strikes {
+            // Each of them does for both, if the system has no descriptor for the other.
+            if let Ok(bell) = if much { clock() } else { announcer(&self.poll) } {
+                (self.bell, self.strikes) = (bell, much);
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        loop {
+            // An error: there is nothing to be seen, now or ever.
+            if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_err() {
+                return;
+            }
+            let mut found = 0;
+            for event in &self.events {
+                found += 1;
+                let slot = self.nest.slots().get(event.token().0).cloned().flatten();
+                let Some(slot) = slot else { continue };
+                if event.is_read_closed() || event.is_write_closed() || event.is_error() {
+                    slot.closed.store(true, Relaxed);
+                }
+                slot.ready.store(true, Relaxed);
+                slot.waker.wake();
+            }
+            self.count += found;
+            if found < AT_ONCE {
+                return;
+            }
+        }
+    }
+}
+
+/// Rings when there is something to be seen in a set.
+#[allow(unsafe_code)]
+fn announcer(poll: &mio::Poll) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: mio's descriptor is that of the set, and open for as long as `poll` is.
+    let set = unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) };
+    register(set.try_clone_to_owned()?)
+}
+
+/// Rings every [`PAUSE`].
+fn clock() -> io::Result<AsyncFd<OwnedFd>> {
+    let timer = super::alarm::timer()?;
+    super::alarm::set(&timer, PAUSE, PAUSE)?;
+    register(timer)
+}
+
+#[allow(unsafe_code)]
+fn register(bell: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, and stays the same for as long as it is registered.
+    Ok(unsafe { AsyncFd::register_with_interest(bell, tokio::io::Interest::READABLE) }?)
+}
+
+/// A socket in a nest.
+#[derive(Debug)]
+pub(crate) struct Nested {
+    socket: mio::net::TcpStream,
+    place: usize,
+    slot: Arc<Slot>,
+    nest: Arc<Nest>,
+}
+
+impl Nested {
+    /// Takes a socket from the runtime's set into another.
+    pub(crate) fn new(socket: TcpStream, nest: &Arc<Nest>) -> io::Result<Self> {
+        let mut socket = mio::net::TcpStream::from_std(socket.into_std()?);
+        let slot = Arc::new(Slot { ready: AtomicBool::new(true), ..Slot::default() });
+        let mut slots = nest.slots();
+        let place = slots.iter().position(Option::is_none).unwrap_or(slots.len());
+        nest.registry.register(&mut socket, Token(place), Interest::READABLE | Interest::WRITABLE)?;
+        if place == slots.len() {
+            slots.push(None);
+        }
+        slots[place] = Some(slot.clone());
+        drop(slots);
+        Ok(Self { socket, place, slot, nest: nest.clone() })
+    }
+
+    pub(crate) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.socket)
+    }
+
+    /// Reads what is there; nothing: the peer has closed.
+    #[allow(unsafe_code)]
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.slot.ready.load(Relaxed) {
+            self.slot.waker.register(cx.waker());
+            return Poll::Pending;
+        }
+        let room = buffer.remaining();
+        // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
+        let result = self.socket().recv(unsafe { buffer.unfilled_mut() });
+        let blocked = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        let empty = result.as_ref().map_or_else(blocked, |length| *length < room);
+        // What comes from here on is news, but of a peer that has closed nothing comes.
+        self.slot.ready.store(!empty || self.slot.closed.load(Relaxed), Relaxed);
+        match result {
+            Ok(length) => {
+                // SAFETY: so many bytes were written.
+                unsafe { buffer.assume_init(length) };
+                buffer.advance(length);
+                Poll::Ready(Ok(()))
+            }
+            Err(error) if blocked(&error) => {
+                self.slot.waker.register(cx.waker());
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Writes what the kernel takes.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.socket().send_vectored_with_flags(slices, libc::MSG_NOSIGNAL) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.slot.waker.register(cx.waker());
+                Poll::Pending
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    /// Ends our side.
+    pub(crate) fn shut_down(&self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        // Closing it does the same.
+        let _ = self.nest.registry.deregister(&mut self.socket);
+        if let Some(place) = self.nest.slots().get_mut(self.place) {
+            *place = None;
+        }
+    }
+}
