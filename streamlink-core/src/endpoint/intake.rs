@@ -20,6 +20,9 @@ use std::{
 /// How often the statistics of the transport stream are replaced.
 const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long changed settings may wait for being taken over.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What is to be done with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -35,6 +38,7 @@ pub(super) enum Verdict {
 pub(super) struct Intake {
     pub(super) context: SourceContext,
     live: Live,
+    refreshed: Instant,
     limiter: Limiter,
     above: Throttle,
     /// Packets above the bandwidth that no event has told of yet.
@@ -70,6 +74,7 @@ impl Intake {
             last_media: None,
             has_backup: context.group.has_backup(),
             out: Delivery::default(),
+            refreshed: now,
             live,
             context,
         }
@@ -78,6 +83,15 @@ impl Intake {
     /// The settings that can change, as they are now.
     pub(super) fn live(&self) -> &Live {
         &self.live
+    }
+
+    /// The same for one who asks all the time: looks every [`REFRESH_INTERVAL`].
+    pub(super) fn refresh_at_times(&mut self, now: Instant) -> bool {
+        let due = now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL;
+        if due {
+            self.refreshed = now;
+        }
+        due && self.refresh()
     }
 
     /// Takes over settings that have changed; returns whether some have.

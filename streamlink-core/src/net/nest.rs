@@ -7,7 +7,6 @@
 //!
 //! Memory: two or three descriptors, and some 100 bytes for each socket.
 
-use futures_util::task::AtomicWaker;
 use mio::{Events, Interest, Registry, Token};
 use socket2::SockRef;
 use std::{
@@ -18,7 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -49,7 +48,22 @@ struct Slot {
     ready: AtomicBool,
     /// The peer has closed: there is always something to read.
     closed: AtomicBool,
-    waker: AtomicWaker,
+    reader: Mutex<Option<Waker>>,
+}
+
+impl Slot {
+    fn reader(&self) -> MutexGuard<'_, Option<Waker>> {
+        // Invariant: nothing panics while the lock is held, but a waker of whoever reads.
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reader is the same as the last time, nearly always: then nothing is to be done.
+    fn register(&self, cx: &Context<'_>) {
+        let mut reader = self.reader();
+        if !reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *reader = Some(cx.waker().clone());
+        }
+    }
 }
 
 impl Nest {
@@ -137,7 +151,7 @@ impl Keeper {
                     slot.closed.store(true, Relaxed);
                 }
                 slot.ready.store(true, Relaxed);
-                slot.waker.wake();
+                slot.reader().iter().for_each(Waker::wake_by_ref);
             }
             self.count += found;
             if found < AT_ONCE {
@@ -201,7 +215,7 @@ impl Nested {
     #[allow(unsafe_code)]
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.slot.ready.load(Relaxed) {
-            self.slot.waker.register(cx.waker());
+            self.slot.register(cx);
             return Poll::Pending;
         }
         let room = buffer.remaining();
@@ -219,7 +233,7 @@ impl Nested {
                 Poll::Ready(Ok(()))
             }
             Err(error) if blocked(&error) => {
-                self.slot.waker.register(cx.waker());
+                self.slot.register(cx);
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(error)),
@@ -230,7 +244,7 @@ impl Nested {
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.socket().send_vectored_with_flags(slices, libc::MSG_NOSIGNAL) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.slot.waker.register(cx.waker());
+                self.slot.register(cx);
                 Poll::Pending
             }
             result => Poll::Ready(result),

@@ -3,10 +3,7 @@
 
 use crate::media::{Packet, rtsp::frame_header};
 use bytes::{Bytes, BytesMut};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// From so many outputs on that want a layout, the copy costs less than it saves.
 const MANY: usize = 4;
@@ -28,6 +25,14 @@ pub(super) struct Wishes {
 }
 
 impl Wishes {
+    pub(super) fn add(&self, layout: Layout) {
+        self.of(layout).fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn take_back(&self, layout: Layout) {
+        self.of(layout).fetch_sub(1, Relaxed);
+    }
+
     fn of(&self, layout: Layout) -> &AtomicUsize {
         match layout {
             Layout::Run => &self.run,
@@ -45,23 +50,6 @@ impl Wishes {
             lay_out_run(packets);
         }
         None
-    }
-}
-
-/// An output's wish, for as long as this is kept.
-#[derive(Debug)]
-pub(crate) struct Wish(Arc<Wishes>, Layout);
-
-impl Wish {
-    pub(super) fn new(wishes: &Arc<Wishes>, layout: Layout) -> Self {
-        wishes.of(layout).fetch_add(1, Relaxed);
-        Self(wishes.clone(), layout)
-    }
-}
-
-impl Drop for Wish {
-    fn drop(&mut self) {
-        self.0.of(self.1).fetch_sub(1, Relaxed);
     }
 }
 
@@ -105,23 +93,24 @@ mod tests {
 
     #[test]
     fn packets_are_what_they_were_and_lie_as_most_want_it() {
-        let wishes = Arc::new(Wishes::default());
+        let wishes = Wishes::default();
+        let all = |change: fn(&Wishes, Layout), layout| (0..MANY).for_each(|_| change(&wishes, layout));
         let datas = |packets: &[Packet]| packets.iter().map(|packet| packet.data().clone()).collect::<Vec<_>>();
         let (before, mut some) = (datas(&packets()), packets());
-        let runs: Vec<Wish> = (0..MANY).map(|_| Wish::new(&wishes, Layout::Run)).collect();
+        all(Wishes::add, Layout::Run);
         assert_eq!(wishes.lay_out(&mut some), None);
         assert_eq!(datas(&some), before);
         // The second packet of the first track lies behind the first one.
         assert_eq!(some[0].data().as_ptr_range().end, some[2].data().as_ptr());
-        let frames: Vec<Wish> = (0..MANY).map(|_| Wish::new(&wishes, Layout::Frames)).collect();
+        all(Wishes::add, Layout::Frames);
         let whole = wishes.lay_out(&mut some).unwrap();
         assert_eq!(datas(&some), before);
         let wanted =
             [&[b'$', 0, 0, 3, 0x80, 96, 1][..], &[b'$', 2, 0, 4, 0x80, 97, 2, 3], &[b'$', 1, 0, 3, 0x80, 200, 4]];
         assert_eq!(whole, wanted.concat());
-        drop(frames);
+        all(Wishes::take_back, Layout::Frames);
         assert_eq!(wishes.lay_out(&mut some), None);
-        drop(runs);
+        all(Wishes::take_back, Layout::Run);
         let mut alone = packets();
         let place = alone[0].data().as_ptr();
         wishes.lay_out(&mut alone);

@@ -8,7 +8,7 @@
 
 use super::{
     Delivery,
-    layout::{Layout, Wish, Wishes},
+    layout::{Layout, Wishes},
 };
 use crate::media::Packet;
 use bytes::Bytes;
@@ -119,7 +119,7 @@ pub(crate) struct Ring {
     /// The number of the batch that comes next; also readable without the lock.
     head: AtomicU64,
     closed: AtomicBool,
-    wishes: Arc<Wishes>,
+    wishes: Wishes,
     state: Mutex<Inner>,
 }
 
@@ -156,7 +156,7 @@ impl Ring {
         Arc::new(Self {
             head: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            wishes: Arc::default(),
+            wishes: Wishes::default(),
             state: Mutex::new(Inner {
                 batches: VecDeque::new(),
                 first: 0,
@@ -178,8 +178,9 @@ impl Ring {
     }
 
     /// An output wants packets to be laid out so.
-    pub(crate) fn wish(&self, layout: Layout) -> Wish {
-        Wish::new(&self.wishes, layout)
+    pub(crate) fn wish(self: &Arc<Self>, layout: Layout) -> Wish {
+        self.wishes.add(layout);
+        Wish(self.clone(), layout)
     }
 
     /// Changes the bounds; they hold from the next batch on.
@@ -216,6 +217,11 @@ impl Ring {
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
         let frames = self.wishes.lay_out(packets);
         let mut inner = self.lock();
+        if inner.pass_over(packets.len() as u64, bytes) {
+            self.head.store(inner.first, Ordering::Release);
+            packets.clear();
+            return;
+        }
         let sequence = inner.first + inner.batches.len() as u64;
         let before = inner.totals;
         inner.totals.packets += packets.len() as u64;
@@ -307,6 +313,18 @@ impl Ring {
 }
 
 impl Inner {
+    /// When nobody reads, and nothing is kept for those who may come, a batch is only counted.
+    fn pass_over(&mut self, packets: u64, bytes: u64) -> bool {
+        let nobody = self.keep == 0 && self.batches.is_empty() && self.readers.iter().all(|s| s.position == FREE);
+        if nobody {
+            self.totals.packets += packets;
+            self.totals.bytes += bytes;
+            self.first += 1;
+            self.start = None;
+        }
+        nobody
+    }
+
     /// Puts a batch together, in the memory of an old one where there is one.
     fn fill(&mut self, packets: &mut Vec<Packet>, mut batch: Batch) -> Arc<Batch> {
         if let Some(mut spare) = self.spare.pop()
@@ -338,6 +356,16 @@ impl Inner {
             batch.frames = None;
             self.spare.push(oldest);
         }
+    }
+}
+
+/// An output's wish, for as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct Wish(Arc<Ring>, Layout);
+
+impl Drop for Wish {
+    fn drop(&mut self) {
+        self.0.wishes.take_back(self.1);
     }
 }
 

@@ -44,7 +44,7 @@ impl Inbound {
     /// Hands over what has come; an error when an edit of the allowlist has put the peer out.
     pub(super) fn publish(&mut self, peer: SocketAddr, now: Instant) -> Result<(), End> {
         self.intake.publish(now, Some(peer));
-        match self.intake.refresh() && !self.admits(peer.ip()) {
+        match self.intake.refresh_at_times(now) && !self.admits(peer.ip()) {
             true => Err(End::Lost(LossReason::NoLongerAllowed)),
             false => Ok(()),
         }

@@ -136,7 +136,7 @@ impl Inbound {
         self.lost = lost;
         self.intake.publish(now, Some(peer));
         handed?;
-        match self.intake.refresh() && !self.admits(peer.ip()) {
+        match self.intake.refresh_at_times(now) && !self.admits(peer.ip()) {
             true => Err(End::Lost(LossReason::NoLongerAllowed)),
             false => Ok(()),
         }

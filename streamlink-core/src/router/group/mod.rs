@@ -159,6 +159,10 @@ impl Group {
     pub(crate) fn offer(&self, source: usize, delivery: &mut Delivery, now: Instant) -> Option<Switch> {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        if inner.paths.len() == 1 && inner.active == Some(source) {
+            self.hand_on(inner, delivery);
+            return None;
+        }
         let path = inner.paths.get_mut(source)?;
         let interrupted = |last: Instant| now.saturating_duration_since(last) > self.terms.loss_threshold;
         if path.last.is_none_or(interrupted) {
