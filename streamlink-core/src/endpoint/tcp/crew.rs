@@ -189,8 +189,10 @@ pub(in crate::endpoint) async fn give_way(times: &mut u8) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use tokio::sync::Notify;
+    use super::{super::write_all, *};
+    use crate::net::Stream;
+    use std::time::Duration;
+    use tokio::{net::TcpStream, sync::Notify};
 
     fn sizes(crew: &Crew) -> Vec<usize> {
         lock(&crew.watches).iter().map(|watch| watch.members.load(Relaxed)).collect()
@@ -226,5 +228,58 @@ mod tests {
         while Arc::strong_count(&alive) > 1 {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Publishers that bring a little, then much, then little again, each of which ends by closing.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn publishers_are_read_together_and_none_is_forgotten() {
+        const PUBLISHERS: usize = 60;
+        let stop = CancellationToken::new();
+        let crew = Crew::new(Kind::Publishers, stop.clone());
+        let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let got: Arc<Vec<AtomicUsize>> = Arc::new((0..PUBLISHERS).map(|_| AtomicUsize::new(0)).collect());
+        let mut ends = Vec::new();
+        for number in 0..PUBLISHERS {
+            let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            ends.push(Stream::accepted(client.unwrap()));
+            let (stream, got) = (Stream::accepted(accepted.unwrap().0), got.clone());
+            crew.take_on(|nest| async move {
+                let mut stream = stream.nested(&nest.unwrap()).unwrap();
+                while let Ok(length @ 1..) = poll_fn(|cx| stream.poll_read(cx, |_| {})).await {
+                    got[number].fetch_add(length, Relaxed);
+                }
+                got[number].fetch_add(1_000_000, Relaxed); // the end
+            });
+        }
+        assert_eq!(sizes(&crew), [PUBLISHERS]);
+        let have = async |wanted: usize| {
+            while got.iter().any(|count| count.load(Relaxed) != wanted) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let mut sent = 0;
+        for (rounds, pause) in [(3, 100), (200, 1), (3, 100)] {
+            for _ in 0..rounds {
+                for end in &mut ends {
+                    write_all(end, &[7; 100]).await.unwrap();
+                }
+                sent += 100;
+                tokio::time::sleep(Duration::from_millis(pause)).await; // their pace
+            }
+            have(sent).await;
+        }
+        // Some say a last word.
+        for end in ends.iter_mut().step_by(2) {
+            write_all(end, &[7; 100]).await.unwrap();
+        }
+        drop(ends);
+        while !sizes(&crew).iter().all(|size| *size == 0) {
+            tokio::task::yield_now().await;
+        }
+        for (number, count) in got.iter().enumerate() {
+            assert_eq!(count.load(Relaxed), 1_000_000 + sent + if number % 2 == 0 { 100 } else { 0 });
+        }
+        stop.cancel();
     }
 }
