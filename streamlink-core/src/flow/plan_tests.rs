@@ -1,0 +1,135 @@
+use super::*;
+use crate::flow::{InputProtocol, KeyLength, Latency, OutputProtocol, Passphrase, Rewrite};
+
+fn paths(result: Result<Flow, ConfigErrors>) -> Vec<String> {
+    result.unwrap_err().iter().map(|e| e.path().to_owned()).collect()
+}
+
+#[test]
+fn a_flow_of_every_protocol_builds() {
+    let key = || StreamKey::new("KEY").unwrap();
+    Flow::builder("srt", Bitrate::mbps(20))
+        .source(
+            Source::srt_listener("venue", "0.0.0.0:9000")
+                .latency(Latency::SAME_CONTINENT)
+                .encryption(Passphrase::new("correct horse").unwrap(), KeyLength::Aes256)
+                .allow("203.3.3.3/28;198.51.100.7".parse().unwrap()),
+        )
+        .backup(Source::srt_caller("spare", "example.com:9000"))
+        .failover(Failover::new(FailoverPolicy::Prefer(Duration::from_secs(5))).cold())
+        .output(Output::srt_listener("partner", "0.0.0.0:9001").max_players(4))
+        .output(Output::rtmp_push("platform", "rtmp://live.example.com/app", key()))
+        .output(Output::tap("tap"))
+        .build()
+        .unwrap();
+    let flow = Flow::builder("rtmp", Bitrate::mbps(20))
+        .source(Source::rtmp("a", ":1935", "live"))
+        .backup(Source::rtmp_pull("b", "rtmp://x/live", key()))
+        .output(Output::rtmp("c", "rtmp://x/live", key()).second("rtmps://y/live", key()).chunk_size(40960))
+        .output(Output::rtmp_pull("d", ":1935", "play").gop_cache(0))
+        .build()
+        .unwrap();
+    assert!(flow.sources[0].to_url().len() > "rtmp://0.0.0.0:1935/live/".len() + 32, "a key was generated");
+    let twice = Flow::builder("two addresses", Bitrate::mbps(20))
+        .source(Source::rtmp("first", ":1935", "live"))
+        .backup(Source::rtmp("second", ":1935", "live"))
+        .build()
+        .unwrap();
+    assert_ne!(twice.sources[0].to_url(), twice.sources[1].to_url(), "each has a key of its own");
+    Flow::builder("rtsp", Bitrate::mbps(20))
+        .source(Source::rtsp_listener("a", ":8554", "cam/1"))
+        .backup(Source::rtsp_caller("b", "rtsp://u:p@host/path"))
+        .output(Output::rtsp_listener("c", ":8554", "out"))
+        .output(Output::rtsp_caller("d", "rtsp://host/path"))
+        .build()
+        .unwrap();
+    Flow::builder("rtp", Bitrate::mbps(20))
+        .source(Source::rtp("a", "239.1.1.1:5004").interface("eth1"))
+        .backup(Source::rtp("b", "239.1.1.2:5004"))
+        .failover(Failover::new(FailoverPolicy::Merge(Duration::from_millis(200))))
+        .output(Output::rtp("c", "192.0.2.1:5004").second("192.0.2.2:5004").rewrite(Rewrite::Random))
+        .build()
+        .unwrap();
+}
+
+#[test]
+fn every_error_is_found_with_its_path() {
+    let result = Flow::builder("", Bitrate::bps(0))
+        .source(Source::rtp("x\n", "nowhere").idle_timeout(Duration::from_secs(60)))
+        .coalesce(Duration::from_secs(1))
+        .output(Output::rtp("out", "host:0").ttl(0))
+        .output(Output::rtp("out", "host:5004").interface("this name is too long"))
+        .build();
+    assert_eq!(
+        paths(result),
+        [
+            "name",
+            "max_bandwidth",
+            "coalesce",
+            "sources[0].name",
+            "sources[0].bind",
+            "sources[0].idle_timeout",
+            "outputs[0].destination",
+            "outputs[0].ttl",
+            "outputs[1].name",
+            "outputs[1].iface"
+        ]
+    );
+}
+
+#[test]
+fn what_only_shows_at_run_time_is_checked_too() {
+    let result = Flow::builder("f", Bitrate::mbps(1))
+        .source(Source::from_url("s", "srt://:9000"))
+        .backup(Source::from_url("b", "rtp://:5004"))
+        .output(Output::from_url("o", "rtp://h:5004"))
+        .output(Output::from_url("p", "srt://:9000"))
+        .output(Output::from_url("q", "srt://:9000/path"))
+        .build();
+    let errors = result.unwrap_err();
+    let text = errors.to_string();
+    assert_eq!(errors.iter().count(), 4, "{text}");
+    assert!(
+        text.contains("outputs[0]: a SRT source cannot feed a RTP output; it can feed SRT, RTMP_PUSH, tap"),
+        "{text}"
+    );
+    assert!(text.contains("outputs[1].bind: sources[0] already listens"), "{text}");
+    assert!(text.contains("sources[1]: carries RTP"), "{text}");
+}
+
+#[test]
+fn the_run_time_check_agrees_with_the_table() {
+    let inputs =
+        ["rtmp://:1/a/k", "rtmp://h/a?key=k", "srt://:1", "srt://h:1", "rtp://:1", "rtsp://:1/p", "rtsp://h/p"];
+    let outputs = [
+        "rtmp://h/a?key=k&relay=1",
+        "rtmp://h/a?key=k",
+        "rtmp://:2/a/k",
+        "srt://:2",
+        "srt://h:2",
+        "rtp://h:2",
+        "rtsp://:2/p",
+        "rtsp://h/p",
+        "tap:",
+    ];
+    for input in inputs {
+        for output in outputs {
+            let source = Source::from_url("s", input);
+            let sink = Output::from_url("o", output);
+            let allowed = source.protocol().allowed_outputs().contains(&sink.protocol());
+            let built = Flow::builder("f", Bitrate::mbps(1)).source(source).output(sink).build();
+            assert_eq!(built.is_ok(), allowed, "{input} -> {output}: {built:?}");
+        }
+    }
+    assert_eq!(InputProtocol::Rtp.allowed_outputs().first(), Some(&OutputProtocol::Rtp));
+}
+
+#[test]
+fn failover_is_checked() {
+    let base = || Flow::builder("f", Bitrate::mbps(1)).source(Source::rtmp("a", ":1935", "live"));
+    let merge = Failover::new(FailoverPolicy::Merge(Duration::from_millis(99)));
+    assert_eq!(paths(base().failover(merge).build()), ["failover.window", "failover.policy"]);
+    let cold = Failover::default().cold().loss_threshold(Duration::ZERO);
+    let result = base().backup(Source::rtmp("b", ":1935", "live")).failover(cold).build();
+    assert_eq!(paths(result), ["failover.loss_threshold", "failover.cold"]);
+}
