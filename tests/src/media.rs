@@ -79,3 +79,18 @@ pub fn play(file: &Path, arguments: &[&str]) -> peer::Peer {
     all.extend(arguments);
     peer::Peer::start("ffmpeg", &all)
 }
+
+/// The times of a stream of a recording, which never go back.
+///
+/// # Panics
+/// When they do, or there are none.
+#[track_caller]
+pub fn check_times(file: &Path, stream: &str) -> Vec<(f64, f64)> {
+    let times = times(file, stream);
+    assert!(
+        !times.is_empty() && times.windows(2).all(|w| w[0].0 <= w[1].0),
+        "{stream} of {}: {times:?}",
+        file.display()
+    );
+    times
+}

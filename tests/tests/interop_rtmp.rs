@@ -1,5 +1,4 @@
-//! RTMP with real programs: ffmpeg, GStreamer, rtmpdump and nginx-rtmp, as publishers, players and servers; and SRT
-//! that leaves as RTMP.
+//! RTMP with real programs: ffmpeg, GStreamer, rtmpdump and nginx-rtmp, as publishers, players and servers.
 
 use std::{fs, path::Path, time::Duration};
 use streamlink_core::{
@@ -8,7 +7,7 @@ use streamlink_core::{
 };
 use streamlink_tests::{
     clip, eventually,
-    media::{self, codecs, pictures, times},
+    media::{self, check_times, codecs, pictures},
     nginx::Nginx,
     peer::{self, Peer},
     rig::{Recording, Rig, free_port, text},
@@ -24,17 +23,6 @@ fn publishing(name: &str) -> Source {
 
 fn ffmpeg_publishes(file: &Path, url: &str) -> Peer {
     media::play(file, &["-map", "0", "-c", "copy", "-f", "flv", url])
-}
-
-/// The times of a stream of a recording never go back.
-fn check_times(file: &Path, stream: &str) -> Vec<(f64, f64)> {
-    let times = times(file, stream);
-    assert!(
-        !times.is_empty() && times.windows(2).all(|w| w[0].0 <= w[1].0),
-        "{stream} of {}: {times:?}",
-        file.display()
-    );
-    times
 }
 
 /// FLV messages, as a file.
@@ -196,185 +184,6 @@ fn we_push_to_nginx_and_pull_from_it() {
     let got = pictures(&file);
     assert!(original.ends_with(&got) && got.len() > 90, "{}", got.len());
     pulled.stop();
-}
-
-/// What arrives at nginx from a remuxed stream: every picture of the original from the first key frame on, sound and
-/// picture as far apart as in the original.
-fn check_remuxed(nginx: &Nginx, name: &str, original: &Path, has: (bool, bool)) {
-    let file = nginx.recording(name);
-    if has.0 {
-        let wanted = pictures(original);
-        eventually("all pictures", || (pictures(&file).len() == wanted.len()).then_some(()));
-        assert!(pictures(&file) == wanted, "{name}");
-        let shown = check_times(&file, "v:0");
-        let frame = 0.04;
-        assert!(shown.windows(2).all(|w| w[1].0 - w[0].0 < 1.5 * frame), "{shown:?}");
-    }
-    if has.1 {
-        check_times(&file, "a:0");
-    }
-    if has == (true, true) {
-        let gap = |file: &Path| {
-            let first = |stream| times(file, stream).iter().map(|t| t.1).fold(f64::MAX, f64::min);
-            (first("v:0"), times(file, "a:0").iter().map(|t| t.1).collect::<Vec<_>>())
-        };
-        // The sound that begins with, or just after, the first picture lies as far from it as in the original.
-        let ((video, audio), (wanted_video, wanted_audio)) = (gap(&file), gap(original));
-        let after = |video: f64, audio: &[f64]| audio.iter().map(|t| t - video).find(|d| *d >= 0.0).unwrap();
-        let (got, wanted) = (after(video, &audio), after(wanted_video, &wanted_audio));
-        assert!((got - wanted).abs() < 0.04, "{got} instead of {wanted}");
-    }
-}
-
-#[test]
-fn srt_leaves_as_rtmp_with_every_picture_and_in_step() {
-    let nginx = Nginx::start();
-    let folder = tempfile::tempdir().unwrap();
-    let made = |name: &str, arguments: &[&str]| {
-        let file = folder.path().join(name);
-        media::make(&clip(), arguments, &file);
-        file
-    };
-    let bframes = ["-map", "0", "-c:v", "libx264", "-bf", "3", "-g", "25", "-c:a", "copy", "-f", "mpegts"];
-    let latm = ["-c:a", "aac", "-mpegts_flags", "latm"];
-    let mp3 = ["-map", "0:v", "-map", "0:a", "-c:v", "copy", "-c:a", "libmp3lame", "-f", "mpegts"];
-    for (name, file, has, more) in [
-        ("clip", clip(), (true, true), &[][..]),
-        ("bframes", made("b.ts", &bframes), (true, true), &[]),
-        ("mp3", made("m.ts", &mp3), (true, true), &[]),
-        ("latm", clip(), (true, true), &latm),
-        ("video", made("v.ts", &["-map", "0:v", "-c", "copy", "-f", "mpegts"]), (true, false), &[]),
-        ("audio", made("a.ts", &["-map", "0:a", "-c", "copy", "-f", "mpegts"]), (false, true), &[]),
-    ] {
-        let rig = Rig::start(
-            Source::srt_listener("in", "127.0.0.1:0"),
-            vec![Output::rtmp_push("push", &nginx.url(), key(name)).into()],
-        );
-        rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
-        let srt = format!("srt://127.0.0.1:{}?mode=caller", rig.input_port());
-        // srt-live-transmit sends all that it is given; ffmpeg leaves before its last packets are out.
-        let port = free_port();
-        let udp = format!("udp://127.0.0.1:{port}");
-        let transmit = Peer::start("srt-live-transmit", &["-q", &udp, &srt]);
-        transmit.wait_for_udp(port);
-        let to = format!("{udp}?pkt_size=1316");
-        let arguments = [&["-map", "0", "-c", "copy"], more, &["-f", "mpegts", &to]].concat();
-        let mut sender = media::play(&file, &arguments);
-        assert!(sender.finish().success(), "{}", sender.output());
-        let selection = rig.event(|e| match e {
-            Event::Remuxed { carried, left_out } => Some((carried, left_out)),
-            _ => None,
-        });
-        assert_eq!(selection.1, "");
-        // Nothing more comes: the last picture is out when the counters stand still.
-        let mut last = 0;
-        eventually("the end", || {
-            std::thread::sleep(Duration::from_millis(700));
-            let now = rig.running.stats().outputs[0].packets;
-            (std::mem::replace(&mut last, now) == now && now > 0).then_some(())
-        });
-        drop(transmit);
-        rig.stop();
-        check_remuxed(&nginx, name, &file, has);
-    }
-}
-
-#[test]
-fn hevc_leaves_as_enhanced_rtmp_and_decodes_to_the_same_pictures() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hevc.ts");
-    media::make(
-        &clip(),
-        &[
-            "-map",
-            "0",
-            "-c:v",
-            "libx265",
-            "-x265-params",
-            "log-level=none",
-            "-preset",
-            "ultrafast",
-            "-g",
-            "25",
-            "-c:a",
-            "copy",
-            "-f",
-            "mpegts",
-        ],
-        &file,
-    );
-    // No program here reads HEVC over RTMP: we push to ourselves, and take the messages apart.
-    let port = free_port();
-    let target = Rig::start(
-        Source::rtmp("in", &format!("127.0.0.1:{port}"), "live").key(key("KEY")),
-        vec![Output::tap("tap").into()],
-    );
-    let tap = Recording::start(&target);
-    let rig = Rig::start(
-        Source::app_datagrams("in"),
-        vec![Output::rtmp_push("push", &format!("rtmp://127.0.0.1:{port}/live"), key("KEY")).into()],
-    );
-    rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
-    let app = rig.running.app_source("in").unwrap();
-    for chunk in fs::read(&file).unwrap().chunks(1316) {
-        app.push(Packet::datagram(chunk.to_vec(), std::time::Instant::now())).unwrap();
-        streamlink_tests::rtp::pause();
-    }
-    rig.stop();
-    let packets = tap.finish_packets(&target);
-    assert_eq!(target.running.stats().sources[0].media.as_deref(), Some("HEVC, AAC"));
-    let mut stream = Vec::new();
-    let units = |data: &[u8], stream: &mut Vec<u8>| {
-        let mut rest = data;
-        while let [a, b, c, d, tail @ ..] = rest {
-            let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-            stream.extend([0, 0, 0, 1]);
-            stream.extend_from_slice(&tail[..length]);
-            rest = &tail[length..];
-        }
-    };
-    for packet in packets.iter().filter(|p| p.rtmp_message().unwrap().0 == RtmpKind::Video) {
-        let body = packet.data();
-        assert_eq!(&body[1..5], b"hvc1");
-        match body[0] & 0x0f {
-            0 => {
-                // The parameter sets of the configuration record.
-                let mut rest = &body[5 + 23..];
-                while let [_, 0, 1, high, low, tail @ ..] = rest {
-                    let length = usize::from(u16::from_be_bytes([*high, *low]));
-                    stream.extend([0, 0, 0, 1]);
-                    stream.extend_from_slice(&tail[..length]);
-                    rest = &tail[length..];
-                }
-                assert!(rest.is_empty());
-            }
-            _ => units(&body[8..], &mut stream),
-        }
-    }
-    let bare = folder.path().join("got.h265");
-    fs::write(&bare, stream).unwrap();
-    let (got, wanted) = (pictures(&bare), pictures(&file));
-    assert!(got == wanted, "{} of {}", got.len(), wanted.len());
-    target.stop();
-}
-
-#[test]
-fn what_rtmp_cannot_carry_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("mpeg2.ts");
-    media::make(&clip(), &["-map", "0:v", "-c:v", "mpeg2video", "-f", "mpegts"], &file);
-    let nginx = Nginx::start();
-    let rig =
-        Rig::start(Source::app_datagrams("in"), vec![Output::rtmp_push("push", &nginx.url(), key("none")).into()]);
-    let app = rig.running.app_source("in").unwrap();
-    for chunk in fs::read(&file).unwrap().chunks(1316) {
-        app.push(Packet::datagram(chunk.to_vec(), std::time::Instant::now())).unwrap();
-    }
-    let event = rig.event(|e| matches!(e, Event::Remuxed { .. }).then(|| e.to_string()));
-    assert_eq!(event, "RTMP can carry nothing of what there is: MPEG-2 video (PID 256)");
-    let stats = rig.running.stats().outputs[0].clone();
-    assert_eq!((stats.state, stats.media), (State::Failed, Some(event)));
-    rig.stop();
 }
 
 #[test]

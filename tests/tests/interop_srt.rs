@@ -46,44 +46,17 @@ fn gstreamer_sends_to_us_and_receives_from_us() {
     let tap = Recording::start(&rig);
     let (_, url) = rig.running.playback_urls()[0].clone();
     let file = rig.file("played.ts");
-    let receiver = Peer::start(
-        "gst-launch-1.0",
-        &[
-            "-e",
-            "srtsrc",
-            &format!("uri={url}?mode=caller"),
-            "!",
-            "filesink",
-            "buffer-mode=unbuffered",
-            &format!("location={}", text(&file)),
-        ],
-    );
+    let receiver = peer::gstreamer_receives_srt(&format!("{url}?mode=caller"), &file);
     rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
-    let from = clip();
     let port = rig.input_port();
-    peer::run(
-        "gst-launch-1.0",
-        &[
-            "-q",
-            "filesrc",
-            &format!("location={}", text(&from)),
-            "blocksize=1316",
-            "!",
-            "tsparse",
-            "set-timestamps=true",
-            "alignment=7",
-            "!",
-            "srtsink",
-            "wait-for-connection=true",
-            &format!("uri=srt://127.0.0.1:{port}?mode=caller&streamid=cam1"),
-        ],
-    );
+    let mut sender = peer::gstreamer_sends_srt(&clip(), &format!("srt://127.0.0.1:{port}?mode=caller&streamid=cam1"));
+    assert!(sender.finish().success(), "{}", sender.output());
     let received = tap.finish(&rig);
     // GStreamer fills datagrams up with null packets (PID 8191), and leaves before its last ones are out.
     let content = |bytes: &[u8]| -> Vec<u8> {
         bytes.chunks(188).filter(|p| p[1] & 0x1f != 0x1f || p[2] != 0xff).flatten().copied().collect()
     };
-    let original = content(&fs::read(&from).unwrap());
+    let original = content(&fs::read(clip()).unwrap());
     let carried = content(&received);
     assert!(original.starts_with(&carried) && carried.len() > original.len() * 9 / 10, "{}", carried.len());
     eventually("all of it", || (fs::metadata(&file).ok()?.len() as usize >= received.len()).then_some(()));

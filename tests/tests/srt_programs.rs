@@ -87,23 +87,7 @@ impl Case {
         let (from, url) = (clip(), self.url(port));
         let sender = || match self.program {
             Program::Ffmpeg => Peer::start("ffmpeg", &[&remux(&from, &["-re"])[..], &[&url]].concat()),
-            Program::Gstreamer => Peer::start(
-                "gst-launch-1.0",
-                &[
-                    "-q",
-                    "filesrc",
-                    &format!("location={}", text(&from)),
-                    "blocksize=1316",
-                    "!",
-                    "tsparse",
-                    "set-timestamps=true",
-                    "alignment=7",
-                    "!",
-                    "srtsink",
-                    "wait-for-connection=true",
-                    &format!("uri={url}"),
-                ],
-            ),
+            Program::Gstreamer => peer::gstreamer_sends_srt(&from, &url),
             Program::LiveTransmit => {
                 let input = free_port();
                 let sender = Peer::start("srt-live-transmit", &["-q", &format!("udp://127.0.0.1:{input}"), &url]);
@@ -171,18 +155,7 @@ impl Case {
                 let raw = ["-v", "error", "-nostdin", "-f", "data", "-i", &url, "-map", "0", "-c", "copy"];
                 Peer::start("ffmpeg", &[&raw[..], &["-flush_packets", "1", "-f", "data", text(&file)]].concat())
             }
-            Program::Gstreamer => Peer::start(
-                "gst-launch-1.0",
-                &[
-                    "-e",
-                    "srtsrc",
-                    &format!("uri={url}"),
-                    "!",
-                    "filesink",
-                    "buffer-mode=unbuffered",
-                    &format!("location={}", text(&file)),
-                ],
-            ),
+            Program::Gstreamer => peer::gstreamer_receives_srt(&url, &file),
             Program::LiveTransmit => {
                 Peer::start("srt-live-transmit", &["-q", &url, &format!("udp://{}", sink.address())])
             }

@@ -14,6 +14,8 @@ mod udp;
 pub(crate) use alarm::Alarm;
 pub(crate) use interface::advertised_ip;
 pub(crate) use nest::{Keeper, Nest};
+#[cfg(test)]
+pub(crate) use tcp::Secured;
 pub(crate) use tcp::{Stream, listen};
 pub(crate) use tls::{TlsClient, TlsServer};
 pub(crate) use udp::{Datagram, Egress, Multicast, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket};

@@ -72,6 +72,12 @@ impl Stream {
         Kind::Plain(socket).into()
     }
 
+    /// Takes a connection within TLS.
+    #[cfg(test)]
+    pub(crate) fn secured(connection: Box<dyn Secured>) -> Self {
+        Kind::Secured(connection).into()
+    }
+
     /// Shakes hands with a caller, if the listener speaks TLS.
     pub(crate) async fn secure_accepted(self, tls: Option<&TlsServer>) -> io::Result<Self> {
         match (self.kind, tls) {

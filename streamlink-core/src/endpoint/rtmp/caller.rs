@@ -4,7 +4,7 @@ use super::{
     super::{
         Event, EventSink, LossReason, PlayerStats, SourceContext, Status, random,
         redial::{Redial, report_loss, report_retry},
-        tcp::{End, Outbox, Pace, Player, lock, send, write_all},
+        tcp::{End, Outbox, Pace, Player, farewell, lock, send, write_all},
     },
     inbound::Inbound,
     receive::receive,
@@ -211,7 +211,7 @@ impl Call {
         };
         self.settle(&player);
         if matches!(end, End::Stopped) {
-            up.stream.shut_down().await;
+            farewell(&mut up.stream, &[]).await;
         }
         end
     }

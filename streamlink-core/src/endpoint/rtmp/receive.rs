@@ -1,7 +1,7 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
 use super::{
-    super::tcp::{Door, End, write_all},
+    super::tcp::{Door, End, FAREWELL, answer, farewell},
     inbound::Inbound,
 };
 use crate::{
@@ -20,10 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How long whoever brings media may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a peer may take for an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last answer may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The side of a session that brings media.
 pub(super) trait Bring {
@@ -102,14 +98,7 @@ pub(super) async fn receive(
     let end = loop {
         let answers = session.answers();
         if !answers.is_empty() {
-            let answered = tokio::select! {
-                () = &mut stopped => Err(End::Stopped),
-                result = tokio::time::timeout(ANSWER_TIMEOUT, write_all(stream, &answers)) => match result {
-                    Ok(result) => result.map_err(End::from),
-                    Err(_) => Err(End::Lost(LossReason::TooSlow)),
-                },
-            };
-            door.leave_open(); // it was asked from elsewhere
+            let answered = answer(stream, &answers, stop).await;
             if let Err(end) = answered {
                 break end;
             }
@@ -149,12 +138,6 @@ pub(super) async fn receive(
     }
     // The answer to its goodbye, or ours.
     let answers = session.answers();
-    let farewell = async {
-        let _ = write_all(stream, &answers).await; // the peer may be gone
-        if !matches!(end, End::Lost(LossReason::Closed)) {
-            stream.shut_down().await;
-        }
-    };
-    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    farewell(stream, &answers).await;
     end
 }

@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Talk, Visit, lock, send,
-            write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Talk, Visit, farewell,
+            lock, send, write_all,
         },
     },
     inbound::Inbound,
@@ -18,13 +18,7 @@ use crate::{
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
 };
-use std::{
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// RTMP, as a port speaks it.
@@ -194,11 +188,8 @@ impl Greeted {
     /// Says no, and closes.
     async fn turn_away(&mut self, refusal: Refusal) {
         self.session.refuse(refusal);
-        let farewell = async {
-            let _ = self.answer().await; // it may be gone
-            self.stream.shut_down().await;
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(1), farewell).await;
+        let answer = self.session.link().take_output();
+        farewell(&mut self.stream, &answer).await;
     }
 
     /// Takes what a publisher brings.
@@ -229,7 +220,7 @@ impl Greeted {
         let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, stop).await;
         drop(reader);
         if matches!(end, End::Stopped) {
-            self.stream.shut_down().await;
+            farewell(&mut self.stream, &[]).await;
         }
         end
     }

@@ -4,7 +4,7 @@ use super::{
     super::{
         Event, EventSink, LossReason, SourceContext, Status, random,
         redial::{Redial, report_loss, report_retry},
-        tcp::{End, Outbox, Pace, Player, send, write_all},
+        tcp::{End, Outbox, Pace, Player, answer, farewell, send, write_all},
     },
     inbound::Inbound,
     receive::Receiving,
@@ -263,7 +263,7 @@ impl Call {
         };
         self.settle(&player, false);
         if matches!(end, End::Stopped) {
-            up.stream.shut_down().await;
+            farewell(&mut up.stream, &[]).await;
         }
         end
     }
@@ -276,7 +276,7 @@ impl Call {
             tokio::select! {
                 () = self.stop.cancelled() => {
                     session.end();
-                    let _ = write_all(stream, &session.take_output()).await; // the server may be gone
+                    farewell(stream, &session.take_output()).await;
                     return End::Stopped;
                 }
                 read = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => match read {
@@ -314,8 +314,8 @@ impl Call {
                 }
             }
             let answers = up.session.take_output();
-            if let Err(error) = write_all(&mut up.stream, &answers).await {
-                return error.into();
+            if let Err(end) = answer(&mut up.stream, &answers, &self.stop).await {
+                return end;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{End, Rare, give_way, write_all},
+    super::tcp::{End, Rare, answer, farewell, give_way},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -24,10 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 /// How long whoever brings media may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a peer may take for an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last answer may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// Reads whose packets wait for more at most.
 const MAX_READS: u32 = 16;
 /// How often the sender over UDP is told what we receive.
@@ -209,25 +205,12 @@ impl<T: Bring> Receiving<'_, T> {
         }
         // The answer to its goodbye, or ours.
         let answers = self.session.answers();
-        let farewell = async {
-            let _ = write_all(self.stream, &answers).await; // the peer may be gone
-            self.stream.shut_down().await;
-        };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        farewell(self.stream, &answers).await;
         end
     }
 
     async fn answer(&mut self, stop: &CancellationToken) -> Result<(), End> {
         let answers = self.session.answers();
-        if answers.is_empty() {
-            return Ok(());
-        }
-        tokio::select! {
-            () = stop.cancelled() => Err(End::Stopped),
-            result = tokio::time::timeout(ANSWER_TIMEOUT, write_all(self.stream, &answers)) => match result {
-                Ok(result) => Ok(result?),
-                Err(_) => Err(End::Lost(LossReason::TooSlow)),
-            },
-        }
+        answer(self.stream, &answers, stop).await
     }
 }

@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            Door, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Rare, Service, Shared,
-            Visit, lock, send, write_all,
+            Door, End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Rare, Service,
+            Shared, Visit, farewell, lock, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -39,8 +39,6 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(70);
 const AT_FIRST: u64 = 256 << 10;
 /// Windows that a player over UDP is sent in a row.
 const ROUNDS: usize = 8;
-/// How long the last answer may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// RTSP, as a port speaks it.
 #[derive(Debug)]
@@ -182,11 +180,8 @@ impl Client {
     /// Says no, and closes.
     async fn turn_away(&mut self, status: Status) {
         self.session.refuse(status);
-        let farewell = async {
-            let _ = self.answer().await; // it may be gone
-            self.stream.shut_down().await;
-        };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        let answer = self.session.take_output();
+        farewell(&mut self.stream, &answer).await;
     }
 
     /// Takes what a client brings.
@@ -231,7 +226,7 @@ impl Client {
             outbox.push_media(lost, &mut window);
             let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
             let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, stop).await;
-            self.stream.shut_down().await;
+            farewell(&mut self.stream, &[]).await;
             return end;
         }
         let _wish = ring.wish(Layout::Run);
@@ -291,7 +286,7 @@ impl Client {
                 break end;
             }
         };
-        let _ = tokio::time::timeout(FAREWELL, self.stream.shut_down()).await;
+        farewell(&mut self.stream, &[]).await;
         end
     }
 
@@ -344,7 +339,7 @@ impl Client {
             })
             .await;
         };
-        let _ = tokio::time::timeout(FAREWELL, self.stream.shut_down()).await;
+        farewell(&mut self.stream, &[]).await;
         end
     }
 }

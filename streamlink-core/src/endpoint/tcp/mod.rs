@@ -5,6 +5,7 @@ mod outbox;
 mod port;
 mod rare;
 mod route;
+mod say;
 mod send;
 
 pub(in crate::endpoint) use crew::give_way;
@@ -14,17 +15,11 @@ pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
 pub(in crate::endpoint) use rare::{Door, Rare};
 pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player, lock};
 pub(crate) use route::{PlayTerms, Route, RouteEnd, RouteId};
+pub(in crate::endpoint) use say::{FAREWELL, answer, farewell, write_all};
 pub(in crate::endpoint) use send::{Pace, Talk, send};
 
 use super::{LossReason, SourceContext};
-use crate::net::Stream;
-use std::{
-    fmt::Debug,
-    future::poll_fn,
-    io::{self, IoSlice},
-    sync::Arc,
-    time::Instant,
-};
+use std::{fmt::Debug, io, sync::Arc, time::Instant};
 
 /// A protocol whose peers connect to a port.
 pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
@@ -59,16 +54,4 @@ impl From<io::Error> for End {
             _ => LossReason::Io(error.to_string()),
         })
     }
-}
-
-/// Writes all of it.
-pub(in crate::endpoint) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        bytes = bytes.get(written..).unwrap_or_default();
-    }
-    poll_fn(|cx| stream.poll_flush(cx)).await
 }

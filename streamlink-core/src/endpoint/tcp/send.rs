@@ -1,6 +1,6 @@
 //! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
 
-use super::{Door, End, Outbox, Player, Wire};
+use super::{Door, End, FAREWELL, Outbox, Player, Wire};
 use crate::{
     endpoint::LossReason,
     net::Stream,
@@ -18,8 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Bytes that are taken from the ring at once: what a peer that stops reading holds.
 const AT_ONCE: u64 = 256 << 10;
-/// How long a peer may take for the last of what it is sent.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// Windows that a peer is sent in a row, before others of the same task have a turn.
 const ROUNDS: usize = 8;
 /// Bytes of answers that may wait for a peer that does not read.
