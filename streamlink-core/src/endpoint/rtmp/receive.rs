@@ -1,7 +1,7 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
 use super::{
-    super::tcp::{Door, End, FAREWELL, answer, farewell},
+    super::tcp::{Door, End, FAREWELL, answer, farewell, write_all},
     inbound::Inbound,
 };
 use crate::{
@@ -138,6 +138,12 @@ pub(super) async fn receive(
     }
     // The answer to its goodbye, or ours.
     let answers = session.answers();
-    farewell(stream, &answers).await;
+    match end {
+        // It closes the connection itself; some take it for an error when we do.
+        End::Lost(LossReason::Closed) => {
+            let _ = tokio::time::timeout(FAREWELL, write_all(stream, &answers)).await; // it may be gone
+        }
+        _ => farewell(stream, &answers).await,
+    }
     end
 }
