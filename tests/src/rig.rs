@@ -4,7 +4,10 @@ use crate::{PATIENCE, eventually};
 use std::{
     net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 use streamlink_core::{Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, Packet, Source, TapCallback};
 
@@ -16,18 +19,27 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// A port on which nobody listens, over UDP or TCP.
+/// Where ports are looked for: below those that the system gives to whoever does not care, and so takes again from
+/// under a test that means to use one.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
+
+/// A port on which nobody listens, over UDP or TCP; another one each time.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_port() -> u16 {
-    loop {
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let port = udp.local_addr().expect("bound").port();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Tests of one process after the other begin at other places.
+    let first = std::process::id().wrapping_mul(101);
+    for _ in 0..count {
+        let at = first.wrapping_add(NEXT.fetch_add(1, Relaxed)) % count;
+        let port = PORTS.start + u16::try_from(at).expect("less than the count");
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+    panic!("no port is free");
 }
 
 /// A flow that runs on an engine of its own, and a folder for files.

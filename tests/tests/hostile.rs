@@ -10,7 +10,7 @@ use streamlink_tests::{
     eventually,
     lossy::Lossy,
     peer::{self, Peer},
-    rig::Rig,
+    rig::{Rig, free_port},
     rtp::{Sender, Sink, packet, payload, sequence},
 };
 
@@ -248,7 +248,7 @@ fn nobody_speaks_for_another_within_an_srt_connection() {
 #[test]
 fn an_srt_listener_is_not_impressed() {
     let engine = Engine::builder().workers(2).build().unwrap();
-    let out_port = Sink::new().0.local_addr().unwrap().port();
+    let out_port = free_port();
     let mut relay = Peer::start(
         peer::example("relay"),
         &[

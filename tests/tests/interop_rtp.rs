@@ -10,22 +10,21 @@ use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, Output, Source};
 use streamlink_tests::{
     clip, eventually,
     peer::{self, Peer},
+    rig::free_port,
     rtp::Sink,
 };
 
-/// Ports that are free now, for programs that bind them themselves. Even, as RTP wants them.
+/// Ports for programs that bind them themselves. Even, as RTP wants them, and the next ones are theirs as well.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let mut held = Vec::new();
-    let mut ports = Vec::new();
-    while ports.len() < N {
-        let sink = Sink::new();
-        let port = sink.0.local_addr().unwrap().port();
-        if port.is_multiple_of(2) && std::net::UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
-            ports.push(port);
+    [(); N].map(|()| {
+        loop {
+            let (port, next) = (free_port(), free_port());
+            if port.is_multiple_of(2) && next == port + 1 {
+                return port;
+            }
+            free_port(); // the other parity comes first
         }
-        held.push(sink);
-    }
-    ports.try_into().unwrap()
+    })
 }
 
 struct Rig {

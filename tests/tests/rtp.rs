@@ -7,6 +7,7 @@ use streamlink_core::{
 };
 use streamlink_tests::{
     eventually,
+    rig::free_port,
     rtp::{Sender, Sink, packet, payload, sequence, ssrc},
 };
 
@@ -79,7 +80,7 @@ fn any_packet_arrives_bit_for_bit_over_ipv4_and_ipv6() {
 fn multicast_goes_in_and_out() {
     let engine = engine();
     for (group, source) in [("239.255.77.1", None), ("232.1.77.1", Some("127.0.0.1"))] {
-        let port = Sink::new().0.local_addr().unwrap().port();
+        let port = free_port();
         // Out: to the group, over the loopback interface. In: from the group there, as another flow's source.
         let mut input = Source::rtp("group", &format!("{group}:{port}")).interface("127.0.0.1");
         if let Some(source) = source {

@@ -1,4 +1,5 @@
-//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP, TLS, and a precise timer. The only module where `unsafe` may stand.
+//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP, alone or many sockets together, TLS, and a
+//! precise timer. The only module where `unsafe` may stand.
 
 mod alarm;
 mod interface;

@@ -39,6 +39,27 @@ fn every_reader_reads_everything_from_its_start_on() {
 }
 
 #[test]
+fn what_nobody_reads_is_counted_and_numbers_go_on() {
+    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    ring.publish(&mut packets(now, &[1]));
+    drop(ring.reader());
+    ring.publish(&mut packets(now, &[2, 3]));
+    assert!(ring.lock().batches.is_empty());
+    let mut reader = ring.reader();
+    assert_eq!(reader.position(), 2);
+    ring.publish(&mut packets(now, &[4]));
+    assert_eq!(reader.read(&mut window), Totals::default());
+    assert_eq!((window[0].sequence(), window[0].first_packet()), (2, 3));
+    assert_eq!(lengths(&mut window), [4]);
+    // From when on something is kept for those who may come, all is.
+    drop(reader);
+    ring.keep_from_start(100);
+    ring.publish_start(&mut packets(now, &[5]), Arc::new([]));
+    ring.reader_from_start(100).read(&mut window);
+    assert_eq!(lengths(&mut window), [5]);
+}
+
+#[test]
 fn what_all_have_read_is_not_kept_and_memory_is_used_again() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
     let mut reader = ring.reader();
