@@ -94,3 +94,6 @@ pub fn check_times(file: &Path, stream: &str) -> Vec<(f64, f64)> {
     );
     times
 }
+
+/// What makes ffmpeg code a video as HEVC, with a key frame a second.
+pub const HEVC: [&str; 8] = ["-c:v", "libx265", "-x265-params", "log-level=none", "-preset", "ultrafast", "-g", "25"];

@@ -13,7 +13,7 @@ use streamlink_core::{
 };
 use streamlink_tests::{
     clip, eventually,
-    media::{self, pictures},
+    media::{self, HEVC, pictures},
     peer::{self, Peer},
     rig::{Recording, Rig, free_port, text},
     rtsp::Bare,
@@ -89,22 +89,7 @@ fn ffmpeg_records_to_us_and_plays_from_us_over_tcp_and_udp_at_once() {
 fn codecs_of_all_kinds_pass() {
     let folder = tempfile::tempdir().unwrap();
     for (name, arguments, description) in [
-        (
-            "hevc.mkv",
-            &[
-                "-c:v",
-                "libx265",
-                "-x265-params",
-                "log-level=none",
-                "-preset",
-                "ultrafast",
-                "-g",
-                "25",
-                "-c:a",
-                "libopus",
-            ][..],
-            "HEVC, Opus",
-        ),
+        ("hevc.mkv", &[&HEVC[..], &["-c:a", "libopus"]].concat()[..], "HEVC, Opus"),
         ("pcmu.mkv", &["-c:v", "copy", "-c:a", "pcm_mulaw", "-ar", "8000", "-ac", "1"], "H.264, G.711 µ-law"),
     ] {
         let file = folder.path().join(name);

@@ -9,7 +9,7 @@ use std::{
 use streamlink_core::{Event, Output, Packet, RtmpKind, Source, State, StreamKey};
 use streamlink_tests::{
     clip, eventually,
-    media::{self, check_times, pictures, times},
+    media::{self, HEVC, check_times, pictures, times},
     nginx::Nginx,
     peer::{self, Peer},
     rig::{Recording, Rig, free_port, text},
@@ -104,26 +104,7 @@ fn srt_leaves_as_rtmp_with_every_picture_and_in_step() {
 fn hevc_leaves_as_enhanced_rtmp_and_decodes_to_the_same_pictures() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hevc.ts");
-    media::make(
-        &clip(),
-        &[
-            "-map",
-            "0",
-            "-c:v",
-            "libx265",
-            "-x265-params",
-            "log-level=none",
-            "-preset",
-            "ultrafast",
-            "-g",
-            "25",
-            "-c:a",
-            "copy",
-            "-f",
-            "mpegts",
-        ],
-        &file,
-    );
+    media::make(&clip(), &[&["-map", "0"][..], &HEVC, &["-c:a", "copy", "-f", "mpegts"]].concat(), &file);
     // No program here reads HEVC over RTMP: we push to ourselves, and take the messages apart.
     let port = free_port();
     let target = Rig::start(

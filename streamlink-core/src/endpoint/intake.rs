@@ -85,15 +85,6 @@ impl Intake {
         &self.live
     }
 
-    /// The same for one who asks all the time: looks every [`REFRESH_INTERVAL`].
-    pub(super) fn refresh_at_times(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL;
-        if due {
-            self.refreshed = now;
-        }
-        due && self.refresh()
-    }
-
     /// Takes over settings that have changed; returns whether some have.
     pub(super) fn refresh(&mut self) -> bool {
         let changed = self.context.live.has_changed().unwrap_or(false);
@@ -102,6 +93,15 @@ impl Intake {
             self.limiter.set_rate(self.live.max_bandwidth.as_bps());
         }
         changed
+    }
+
+    /// The same for one who asks all the time: looks every [`REFRESH_INTERVAL`].
+    pub(super) fn refresh_at_times(&mut self, now: Instant) -> bool {
+        let due = now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL;
+        if due {
+            self.refreshed = now;
+        }
+        due && self.refresh()
     }
 
     /// When media last came, while the source is connected.

@@ -1,11 +1,11 @@
 //! The way of events from a flow to its host: each reader has a box of its own, which takes no memory while it is
 //! empty, and holds [`CAPACITY`] events at most.
 
-use super::Event;
+use super::{Event, tcp::lock};
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     task::{Poll, Waker},
 };
 
@@ -30,11 +30,6 @@ struct Waiting {
     /// No more events come.
     closed: bool,
     reader: Option<Waker>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Invariant: nothing panics while the lock is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Waiting {
@@ -72,16 +67,17 @@ impl EventSink {
 
 impl Sink {
     fn tell(&self, mut change: impl FnMut(&mut Waiting)) {
+        let mut wakers = Vec::new();
         // Readers that are gone are forgotten on the way.
         lock(&self.readers).retain(|reader| {
             let Some(waiting) = reader.upgrade() else { return false };
             let mut waiting = lock(&waiting);
             change(&mut waiting);
-            let waker = waiting.reader.take();
-            drop(waiting);
-            waker.into_iter().for_each(Waker::wake);
+            wakers.extend(waiting.reader.take());
             true
         });
+        // Outside the locks: a waker is the host's code.
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 

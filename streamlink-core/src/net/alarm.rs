@@ -78,7 +78,7 @@ pub(super) fn set(timer: &OwnedFd, first: Duration, then: Duration) -> io::Resul
     }
 }
 
-/// Takes note of that it has rung, if it has.
+/// Takes note that it has rung, if it has.
 #[allow(unsafe_code)]
 pub(super) fn read(timer: &OwnedFd) -> io::Result<()> {
     let mut expirations = 0u64;

@@ -17,7 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -83,6 +83,8 @@ pub(crate) struct Keeper {
     /// While little comes: tells that something has. While much comes: a clock that strikes every [`PAUSE`].
     bell: AsyncFd<OwnedFd>,
     strikes: bool,
+    /// The last look has not seen all that there was.
+    is_more: bool,
     /// Arrivals since a time.
     count: usize,
     since: Instant,
@@ -96,6 +98,7 @@ impl Keeper {
         Ok(Self {
             bell: announcer(&poll)?,
             strikes: false,
+            is_more: false,
             poll,
             events: Events::with_capacity(AT_ONCE),
             nest,
@@ -108,17 +111,28 @@ impl Keeper {
         &self.nest
     }
 
-    /// Looks, when it is time, and wakes those who read the sockets in which something has come.
-    pub(crate) fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Ok(mut guard) = ready!(self.bell.poll_read_ready(cx)) {
-            guard.clear_ready();
+    /// Looks, if it is time, and wakes those who read the sockets in which something has come. Once only: if there is
+    /// more, the task is woken, and looks again when they have read.
+    pub(crate) fn look(&mut self, cx: &mut Context<'_>) {
+        match self.bell.poll_read_ready(cx) {
+            Poll::Ready(Ok(mut guard)) => {
+                guard.clear_ready();
+                if self.strikes {
+                    let _ = super::alarm::read(self.bell.get_ref()); // which lets it go on
+                }
+            }
+            Poll::Pending if self.is_more => {}
+            // Not yet; or the runtime ends.
+            _ => return,
         }
-        if self.strikes {
-            let _ = super::alarm::read(self.bell.get_ref()); // which lets it go on
-        }
-        self.look();
+        let found = self.wake_readers();
+        self.count += found;
+        self.is_more = found >= AT_ONCE;
         self.choose_bell(Instant::now());
-        Poll::Ready(())
+        // From here on the bell wakes the task, unless it has rung again already.
+        if self.is_more || matches!(self.bell.poll_read_ready(cx), Poll::Ready(Ok(_))) {
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// Once in a while.
@@ -136,28 +150,22 @@ impl Keeper {
         }
     }
 
-    fn look(&mut self) {
-        loop {
-            // An error: there is nothing to be seen, now or ever.
-            if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_err() {
-                return;
-            }
-            let mut found = 0;
-            for event in &self.events {
-                found += 1;
-                let slot = self.nest.slots().get(event.token().0).cloned().flatten();
-                let Some(slot) = slot else { continue };
-                if event.is_read_closed() || event.is_write_closed() || event.is_error() {
-                    slot.closed.store(true, Relaxed);
-                }
-                slot.ready.store(true, Relaxed);
-                slot.reader().iter().for_each(Waker::wake_by_ref);
-            }
-            self.count += found;
-            if found < AT_ONCE {
-                return;
-            }
+    /// Returns how many sockets there were.
+    fn wake_readers(&mut self) -> usize {
+        // An error: there is nothing to be seen, now or ever.
+        if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_err() {
+            return 0;
         }
+        let slots = self.nest.slots();
+        for event in &self.events {
+            let Some(Some(slot)) = slots.get(event.token().0) else { continue };
+            if event.is_read_closed() || event.is_write_closed() || event.is_error() {
+                slot.closed.store(true, Relaxed);
+            }
+            slot.ready.store(true, Relaxed);
+            slot.reader().iter().for_each(Waker::wake_by_ref);
+        }
+        self.events.iter().count()
     }
 }
 

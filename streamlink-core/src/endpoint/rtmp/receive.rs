@@ -97,11 +97,8 @@ pub(super) async fn receive(
     let mut heard = Instant::now();
     let end = loop {
         let answers = session.answers();
-        if !answers.is_empty() {
-            let answered = answer(stream, &answers, stop).await;
-            if let Err(end) = answered {
-                break end;
-            }
+        if let Err(end) = answer(stream, &answers, stop).await {
+            break end;
         }
         let result = poll_fn(|cx| {
             if door.has_rung(cx) {

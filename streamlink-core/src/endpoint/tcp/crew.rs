@@ -4,6 +4,8 @@
 //! one, and would wake its other threads to take some over, which costs more than what the players do. So they are
 //! members of a few tasks, each of which runs those that were woken, one after the other.
 //!
+//! The publishers of RTMP have tasks of their own, each of which reads them together when much comes ([`Nest`]).
+//!
 //! A member that panics ends alone. None can hold up the others: [`Stream`] gives way after a few reads in a row, and
 //! whoever takes much from elsewhere calls [`give_way`].
 //!
@@ -43,7 +45,9 @@ pub(super) struct Crew {
 /// What the members do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// And publishers that are read one by one.
     Players,
+    /// Those that are read together.
     Publishers,
 }
 
@@ -163,7 +167,7 @@ impl Round {
         self.call.task.register(cx.waker());
         self.call.running.store(true, SeqCst);
         if let Some(keeper) = &mut self.keeper {
-            while keeper.poll_look(cx).is_ready() {}
+            keeper.look(cx);
         }
         // Who has called until now is heard now.
         self.call.called.store(false, SeqCst);
@@ -230,7 +234,8 @@ mod tests {
         }
     }
 
-    /// Publishers that bring a little, then much, then little again, each of which ends by closing.
+    /// Publishers that bring a little, then much, then little again, each of which ends by closing. How often they bring
+    /// something is what is tested, with the kernel's clock: whatever time it takes, all of it must come.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn publishers_are_read_together_and_none_is_forgotten() {
         const PUBLISHERS: usize = 60;

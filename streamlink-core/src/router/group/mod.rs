@@ -159,6 +159,7 @@ impl Group {
     pub(crate) fn offer(&self, source: usize, delivery: &mut Delivery, now: Instant) -> Option<Switch> {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        // There is no other source to which it could be compared: nothing of what follows is for it.
         if inner.paths.len() == 1 && inner.active == Some(source) {
             self.hand_on(inner, delivery);
             return None;
