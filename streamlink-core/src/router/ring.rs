@@ -414,11 +414,11 @@ impl Reader {
 
     /// Whether there is something to read; `Err` when there will never be again.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        if self.ring.head.load(Ordering::Acquire) > self.position {
+        if self.has_more() {
             return Poll::Ready(Ok(()));
         }
         let mut inner = self.ring.lock();
-        if self.ring.head.load(Ordering::Acquire) > self.position {
+        if self.has_more() {
             return Poll::Ready(Ok(()));
         }
         if self.is_closed() {
@@ -429,6 +429,11 @@ impl Reader {
             slot.waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Whether there is something to read at this moment.
+    pub(crate) fn has_more(&self) -> bool {
+        self.ring.head.load(Ordering::Acquire) > self.position
     }
 
     /// Waits for something to read.

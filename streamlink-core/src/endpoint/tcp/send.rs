@@ -167,7 +167,8 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
                             self.outbox.push_control(answers);
                         }
                     }
-                    if !self.pace.coalesce.is_zero() {
+                    // What was too much to be taken at once follows without a pause.
+                    if !self.pace.coalesce.is_zero() && !self.reader.has_more() {
                         self.next = Instant::now() + self.pace.coalesce;
                     }
                 }
@@ -238,4 +239,100 @@ fn wake_at(mut timer: Pin<&mut Sleep>, at: Instant, cx: &mut Context<'_>) -> Pol
         cx.waker().wake_by_ref();
     }
     Poll::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        media::Packet,
+        net::{Egress, listen},
+        router::{Delivery, Limits, Ring},
+    };
+    use std::io;
+
+    /// A peer that is sent bare packets, and says nothing.
+    struct Bare;
+
+    impl Talk for Bare {
+        fn listen(&mut self, _: &[u8]) -> Result<bool, End> {
+            Ok(false)
+        }
+
+        fn answers(&mut self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn end(&mut self) {}
+    }
+
+    impl Wire for Bare {
+        type Head = usize;
+        const EMPTY: usize = 0;
+
+        fn head(&self, packet: &Packet, _: Option<u32>) -> usize {
+            packet.data().len()
+        }
+
+        fn total(head: &usize) -> usize {
+            *head
+        }
+
+        fn slices<'a>(_: &'a usize, body: &'a [u8], from: usize, mut take: impl FnMut(&'a [u8]) -> bool) -> bool {
+            take(body.get(from..).unwrap_or_default())
+        }
+
+        fn altered(&self, _: &[Packet]) -> Option<Arc<[Packet]>> {
+            None
+        }
+    }
+
+    /// Reads so many bytes.
+    async fn take(peer: &mut Stream, bytes: usize) -> io::Result<()> {
+        let mut taken = 0;
+        while taken < bytes {
+            match poll_fn(|cx| peer.poll_read(cx, |_| {})).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                length => taken += length,
+            }
+        }
+        Ok(())
+    }
+
+    /// However long messages wait for more: what is there is not held back because it is more than is taken at once.
+    #[tokio::test]
+    async fn what_waits_together_leaves_together() -> io::Result<()> {
+        const PACKET: usize = 50_000;
+        let listener = listen("127.0.0.1:0".parse().unwrap())?;
+        let address = listener.local_addr()?;
+        let mut stream = Stream::connect(address, &Egress::default()).await?;
+        let mut peer = Stream::accepted(listener.accept().await?.0);
+        let ring = Ring::new(Limits { bytes: 64 << 20, time: Duration::from_secs(3600) });
+        let mut reader = ring.reader();
+        let publish = |count: usize| {
+            for _ in 0..count {
+                let mut delivery = Delivery::default();
+                delivery.mark_start(Arc::from([]));
+                delivery.packets.push(Packet::datagram(vec![7; PACKET], Instant::now()));
+                ring.deliver(&mut delivery);
+            }
+        };
+        publish(100);
+        let (stop, player, mut session) = (CancellationToken::new(), Player::new(address, Instant::now()), Bare);
+        let pace = Pace { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
+        let sent = send(&mut stream, &mut session, &mut reader, Outbox::new(Bare), &player, pace, &stop);
+        let received = async {
+            take(&mut peer, 100 * PACKET).await?;
+            // The next window has begun.
+            publish(1);
+            let early = tokio::time::timeout(Duration::from_millis(100), take(&mut peer, 1)).await;
+            assert!(early.is_err(), "it did not wait for more");
+            stop.cancel();
+            // What waits leaves before the end.
+            take(&mut peer, PACKET).await
+        };
+        let (end, received) = tokio::join!(sent, received);
+        assert!(matches!(end, End::Stopped), "{end:?}");
+        received
+    }
 }
