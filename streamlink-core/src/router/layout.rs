@@ -1,31 +1,55 @@
 //! How the bytes of a batch lie in memory: as they came, or copied once so that what all outputs name to the kernel is
 //! one piece instead of many. It costs less to take in a piece than many, again for each output.
 
-use crate::media::{Packet, rtsp::frame_header};
+use crate::media::Packet;
 use bytes::{Bytes, BytesMut};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 /// From so many outputs on that want a layout, the copy costs less than it saves.
 const MANY: usize = 4;
 
 /// What an output wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Layout {
     /// Packets one behind the other, those of one track together: a run of datagrams.
     Run,
-    /// Packets of RTSP as interleaved frames on the usual channels.
-    Frames,
+    /// All of a batch as it goes over a connection. All outputs of a flow that want this want the same.
+    Stream(Write),
 }
+
+/// Writes a packet as it goes over a connection.
+pub(crate) type Write = fn(&Packet, &mut BytesMut) -> Written;
+
+/// How a packet was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Its bytes are the last ones, as they are.
+    Whole,
+    /// Something else is between them.
+    InPieces,
+    /// It cannot be.
+    Not,
+}
+
+/// Bytes that are set aside for what is written beside a packet's own; more of it only costs a copy.
+const BESIDE: usize = 32;
 
 /// How many outputs want which layout.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     run: AtomicUsize,
-    frames: AtomicUsize,
+    stream: AtomicUsize,
+    write: OnceLock<Write>,
 }
 
 impl Wishes {
     pub(super) fn add(&self, layout: Layout) {
+        if let Layout::Stream(write) = layout {
+            self.write.get_or_init(|| write);
+        }
         self.of(layout).fetch_add(1, Relaxed);
     }
 
@@ -36,15 +60,15 @@ impl Wishes {
     fn of(&self, layout: Layout) -> &AtomicUsize {
         match layout {
             Layout::Run => &self.run,
-            Layout::Frames => &self.frames,
+            Layout::Stream(_) => &self.stream,
         }
     }
 
-    /// Lays packets out as most outputs want it; returns all of them in one piece, as frames.
+    /// Lays packets out as most outputs want it; returns all of them as they go over a connection, in one piece.
     pub(super) fn lay_out(&self, packets: &mut [Packet]) -> Option<Bytes> {
-        let (run, frames) = (self.run.load(Relaxed), self.frames.load(Relaxed));
-        if frames >= MANY && frames >= run {
-            return lay_out_frames(packets);
+        let (run, stream) = (self.run.load(Relaxed), self.stream.load(Relaxed));
+        if stream >= MANY && stream >= run {
+            return lay_out_stream(packets, *self.write.get()?);
         }
         if run >= MANY {
             lay_out_run(packets);
@@ -64,19 +88,23 @@ fn lay_out_run(packets: &mut [Packet]) {
     }
 }
 
-/// `None`, and nothing is changed, when there is a packet that no frame can hold.
-fn lay_out_frames(packets: &mut [Packet]) -> Option<Bytes> {
-    let mut all = BytesMut::with_capacity(packets.iter().map(|packet| 4 + packet.data().len()).sum());
+/// Packets whose bytes are whole lie in the piece from then on; of others there are two copies. `None`, and nothing is
+/// changed, when there is one that cannot be written.
+fn lay_out_stream(packets: &mut [Packet], write: Write) -> Option<Bytes> {
+    let mut all = BytesMut::with_capacity(packets.iter().map(|packet| BESIDE + packet.data().len()).sum());
+    let mut ends = Vec::with_capacity(packets.len());
     for packet in &*packets {
-        all.extend_from_slice(&frame_header(packet)?);
-        all.extend_from_slice(packet.data());
+        let written = write(packet, &mut all);
+        if written == Written::Not {
+            return None;
+        }
+        ends.push((all.len(), written));
     }
     let all = all.freeze();
-    let mut at = 0;
-    for packet in packets {
-        let (from, to) = (at + 4, at + 4 + packet.data().len());
-        *packet = packet.with_data(all.slice(from..to));
-        at = to;
+    for (packet, (end, written)) in packets.iter_mut().zip(ends) {
+        if written == Written::Whole {
+            *packet = packet.with_data(all.slice(end - packet.data().len()..end));
+        }
     }
     Some(all)
 }
@@ -86,34 +114,59 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    fn packets() -> Vec<Packet> {
-        let packet = |track, bytes: &'static [u8]| Packet::rtsp(track, Bytes::from_static(bytes), Instant::now());
-        vec![packet(0, &[0x80, 96, 1]), packet(1, &[0x80, 97, 2, 3]), packet(0, &[0x80, 200, 4])]
+    /// With its length before it, and a stroke in the middle if it is long.
+    fn write(packet: &Packet, out: &mut BytesMut) -> Written {
+        out.extend_from_slice(&[packet.data().len() as u8]);
+        match packet.data().split_at_checked(3) {
+            Some((head, tail)) if !tail.is_empty() => {
+                [head, b"|", tail].into_iter().for_each(|part| out.extend_from_slice(part));
+                Written::InPieces
+            }
+            _ if packet.data().is_empty() => Written::Not,
+            _ => {
+                out.extend_from_slice(packet.data());
+                Written::Whole
+            }
+        }
+    }
+
+    fn packets(datas: &[&'static [u8]]) -> Vec<Packet> {
+        let packet = |(at, bytes): (usize, &&'static [u8])| Packet::rtsp(at as u8 % 2, *bytes, Instant::now());
+        datas.iter().enumerate().map(packet).collect()
+    }
+
+    fn datas(packets: &[Packet]) -> Vec<Bytes> {
+        packets.iter().map(|packet| packet.data().clone()).collect()
     }
 
     #[test]
     fn packets_are_what_they_were_and_lie_as_most_want_it() {
         let wishes = Wishes::default();
         let all = |change: fn(&Wishes, Layout), layout| (0..MANY).for_each(|_| change(&wishes, layout));
-        let datas = |packets: &[Packet]| packets.iter().map(|packet| packet.data().clone()).collect::<Vec<_>>();
-        let (before, mut some) = (datas(&packets()), packets());
+        let mut some = packets(&[b"ab", b"cde", b"fg", b"hijk"]);
+        let before = datas(&some);
         all(Wishes::add, Layout::Run);
         assert_eq!(wishes.lay_out(&mut some), None);
         assert_eq!(datas(&some), before);
         // The second packet of the first track lies behind the first one.
         assert_eq!(some[0].data().as_ptr_range().end, some[2].data().as_ptr());
-        all(Wishes::add, Layout::Frames);
+        all(Wishes::add, Layout::Stream(write));
         let whole = wishes.lay_out(&mut some).unwrap();
         assert_eq!(datas(&some), before);
-        let wanted =
-            [&[b'$', 0, 0, 3, 0x80, 96, 1][..], &[b'$', 2, 0, 4, 0x80, 97, 2, 3], &[b'$', 1, 0, 3, 0x80, 200, 4]];
-        assert_eq!(whole, wanted.concat());
-        all(Wishes::take_back, Layout::Frames);
+        assert_eq!(whole, b"\x02ab\x03cde\x02fg\x04hij|k"[..]);
+        // The last one lies elsewhere, as it is in pieces here.
+        let inside = |packet: &Packet| whole.as_ptr_range().contains(&packet.data().as_ptr());
+        assert_eq!(some.iter().map(inside).collect::<Vec<_>>(), [true, true, true, false]);
+        let mut some = packets(&[b"ab", b""]);
+        let place = some[0].data().as_ptr();
+        assert_eq!(wishes.lay_out(&mut some), None, "the second one cannot be written");
+        assert_eq!(some[0].data().as_ptr(), place);
+        all(Wishes::take_back, Layout::Stream(write));
         assert_eq!(wishes.lay_out(&mut some), None);
         all(Wishes::take_back, Layout::Run);
-        let mut alone = packets();
-        let place = alone[0].data().as_ptr();
+        let mut alone = packets(&[b"ab", b"cd", b"ef"]);
+        let place = alone[2].data().as_ptr();
         wishes.lay_out(&mut alone);
-        assert_eq!(alone[0].data().as_ptr(), place, "nobody wants it");
+        assert_eq!(alone[2].data().as_ptr(), place, "nobody wants it");
     }
 }

@@ -17,7 +17,7 @@ pub use counters::State;
 pub(crate) use delivery::Delivery;
 pub(crate) use gop::GopCutter;
 pub(crate) use group::{Group, GroupTerms, Switch, Turns};
-pub(crate) use layout::Layout;
+pub(crate) use layout::{Layout, Written};
 pub(crate) use limiter::{Admission, Limiter};
 use merge::{Merge, PathCounts};
 pub(crate) use ring::{Batch, Closed, Closer, Limits, Preamble, Reader, Ring, Totals, Wish};

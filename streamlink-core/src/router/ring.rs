@@ -65,8 +65,8 @@ pub(crate) struct Batch {
     before: Totals,
     /// A reader may start here.
     start: Option<Preamble>,
-    /// All of it, as it was laid out.
-    frames: Option<Bytes>,
+    /// All of it, as it goes over a connection.
+    image: Option<Bytes>,
 }
 
 impl Batch {
@@ -82,9 +82,9 @@ impl Batch {
         &self.packets
     }
 
-    /// All packets in one piece, as interleaved frames on the usual channels, if there are enough who want that.
-    pub(crate) fn frames(&self) -> Option<&Bytes> {
-        self.frames.as_ref()
+    /// All packets in one piece, as they go over a connection, if there are enough who want that.
+    pub(crate) fn image(&self) -> Option<&Bytes> {
+        self.image.as_ref()
     }
 
     /// What it holds.
@@ -215,7 +215,7 @@ impl Ring {
     fn publish_batch(&self, packets: &mut Vec<Packet>, start: Option<Preamble>) {
         let Some(newest) = packets.last().map(Packet::arrival) else { return };
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
-        let frames = self.wishes.lay_out(packets);
+        let image = self.wishes.lay_out(packets);
         let mut inner = self.lock();
         if inner.pass_over(packets.len() as u64, bytes) {
             self.head.store(inner.first, Ordering::Release);
@@ -230,7 +230,7 @@ impl Ring {
         if start.is_some() {
             inner.start = Some((sequence, before));
         }
-        let batch = inner.fill(packets, Batch { sequence, bytes, before, start, frames, ..Batch::default() });
+        let batch = inner.fill(packets, Batch { sequence, bytes, before, start, image, ..Batch::default() });
         inner.batches.push_back(batch);
         let (keep, totals) = (inner.keep, inner.totals);
         inner.start = inner.start.filter(|(_, before)| totals.since(*before).bytes <= keep);
@@ -353,7 +353,7 @@ impl Inner {
             self.spare_room = room;
             batch.packets.clear();
             batch.start = None;
-            batch.frames = None;
+            batch.image = None;
             self.spare.push(oldest);
         }
     }

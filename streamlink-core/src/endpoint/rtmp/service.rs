@@ -213,7 +213,9 @@ impl Greeted {
             Ok(true) => return End::Lost(LossReason::Closed),
             Err(end) => return end,
         }
-        let mut outbox = Outbox::new(RtmpWire { framing: self.session.link().framing(), publishes: false });
+        let wire = RtmpWire { framing: self.session.link().framing(), publishes: false };
+        let _wish = wire.layout().map(|layout| ring.wish(layout));
+        let mut outbox = Outbox::new(wire);
         outbox.push_control(self.session.link().take_output());
         let mut reader = ring.reader_from_start(terms.gop_cache);
         let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };

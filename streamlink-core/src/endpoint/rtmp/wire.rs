@@ -4,19 +4,39 @@ use super::super::tcp::Wire;
 use crate::{
     media::{Packet, RtmpKind, flv::is_metadata},
     proto::rtmp::{ChunkHeads, Framing},
+    router::{Batch, Layout, Written},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 
 /// `@setDataFrame` as AMF0: a publisher says it before its metadata, so that a server keeps them.
 const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
 
 /// How one connection wants its messages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RtmpWire {
     pub(super) framing: Framing,
     /// The peer is a server, not a player.
     pub(super) publishes: bool,
+}
+
+/// How all players want them.
+const USUAL: RtmpWire = RtmpWire { framing: Framing::PLAYERS, publishes: false };
+
+/// Writes a message so.
+fn write_usual(packet: &Packet, out: &mut BytesMut) -> Written {
+    USUAL.head(packet, None).slices(packet.data(), 0, |slice| {
+        out.extend_from_slice(slice);
+        true
+    });
+    if packet.data().len() <= USUAL.framing.chunk_size { Written::Whole } else { Written::InPieces }
+}
+
+impl RtmpWire {
+    /// How batches can be laid out for many.
+    pub(super) fn layout(&self) -> Option<Layout> {
+        (*self == USUAL).then_some(Layout::Stream(write_usual))
+    }
 }
 
 impl Wire for RtmpWire {
@@ -34,6 +54,10 @@ impl Wire for RtmpWire {
 
     fn slices<'a>(head: &'a ChunkHeads, body: &'a [u8], from: usize, take: impl FnMut(&'a [u8]) -> bool) -> bool {
         head.slices(body, from, take)
+    }
+
+    fn image<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
+        batch.image().filter(|_| *self == USUAL)
     }
 
     fn altered(&self, packets: &[Packet]) -> Option<Arc<[Packet]>> {
@@ -56,4 +80,28 @@ fn for_server(packets: &[Packet]) -> Option<Arc<[Packet]>> {
         });
         altered.collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn what_is_laid_out_for_many_is_what_each_would_be_sent() {
+        let Some(Layout::Stream(write)) = USUAL.layout() else { panic!("this is what players want") };
+        for length in [0, 1, 59_999, 60_000, 60_001, 180_001] {
+            let packet = Packet::rtmp(RtmpKind::Video, 0x0100_0000, vec![7; length], Instant::now());
+            let (head, mut alone, mut laid_out) = (USUAL.head(&packet, None), BytesMut::new(), BytesMut::new());
+            head.slices(packet.data(), 0, |slice| {
+                alone.extend_from_slice(slice);
+                true
+            });
+            assert_eq!(write(&packet, &mut laid_out) == Written::Whole, length <= 60_000);
+            assert_eq!(laid_out, alone);
+            assert_eq!(head.total(), alone.len());
+        }
+        let server = RtmpWire { publishes: true, ..USUAL };
+        assert!(server.layout().is_none());
+    }
 }

@@ -221,7 +221,7 @@ impl Client {
         if self.udp.is_empty() {
             self.stream.limit_send_buffer(terms.send_buffer);
             let wire = Interleaved::new(self.session.tracks());
-            let _wish = wire.is_usual().then(|| ring.wish(Layout::Frames));
+            let _wish = wire.layout().map(|layout| ring.wish(layout));
             let mut outbox = Outbox::new(wire);
             outbox.push_media(lost, &mut window);
             let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };

@@ -2,22 +2,35 @@
 
 use super::super::tcp::Wire;
 use crate::{
-    media::{
-        Packet,
-        rtsp::{is_rtcp, usual_channels},
-    },
+    media::{Packet, rtsp::is_rtcp},
     proto::rtsp::SetUp,
-    router::Batch,
+    router::{Batch, Layout, Written},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 
 /// The channels of the tracks of one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Interleaved {
     tracks: Vec<Option<SetUp>>,
-    /// All tracks are wanted, on the channels that nearly everybody takes: those of the first are 0 and 1, and so on.
+    /// All tracks are wanted, on the usual channels.
     is_usual: bool,
+}
+
+/// The channels of RTP and RTCP of a track that nearly everybody takes: 0 and 1 for the first, and so on.
+fn usual_channels(track: usize) -> Option<(u8, u8)> {
+    let rtp = u8::try_from(track.checked_mul(2)?).ok()?;
+    Some((rtp, rtp.checked_add(1)?))
+}
+
+/// Writes a packet as a frame on its usual channel.
+fn write_usual(packet: &Packet, out: &mut BytesMut) -> Written {
+    let channels = packet.rtsp_track().and_then(|track| usual_channels(track.into()));
+    let (Some((rtp, rtcp)), Ok(length)) = (channels, u16::try_from(packet.data().len())) else { return Written::Not };
+    out.extend_from_slice(&[b'$', if is_rtcp(packet.data()) { rtcp } else { rtp }]);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(packet.data());
+    Written::Whole
 }
 
 impl Interleaved {
@@ -29,9 +42,9 @@ impl Interleaved {
         Self { tracks: tracks.to_vec(), is_usual: tracks.iter().enumerate().all(is_usual) }
     }
 
-    /// Whether batches can be sent as they are laid out for many.
-    pub(super) fn is_usual(&self) -> bool {
-        self.is_usual
+    /// How batches can be laid out for many.
+    pub(super) fn layout(&self) -> Option<Layout> {
+        self.is_usual.then_some(Layout::Stream(write_usual))
     }
 
     /// The track of a channel, if it has one.
@@ -68,7 +81,7 @@ impl Wire for Interleaved {
     }
 
     fn image<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
-        batch.frames().filter(|_| self.is_usual)
+        batch.image().filter(|_| self.is_usual)
     }
 
     fn altered(&self, _: &[Packet]) -> Option<Arc<[Packet]>> {
@@ -80,6 +93,29 @@ impl Wire for Interleaved {
 mod tests {
     use super::*;
     use std::time::Instant;
+
+    #[test]
+    fn what_is_laid_out_for_many_is_what_each_would_be_sent() {
+        let wire = Interleaved::new(&[0, 1].map(|track| {
+            let (rtp, rtcp) = usual_channels(track).unwrap();
+            Some(SetUp::Tcp { rtp, rtcp })
+        }));
+        let Some(Layout::Stream(write)) = wire.layout() else { panic!("these are the usual channels") };
+        for (track, kind) in [(0, 96), (0, 200), (1, 97), (1, 201)] {
+            let packet = Packet::rtsp(track, vec![0x80, kind, 3, 4, 5], Instant::now());
+            let (head, mut alone, mut laid_out) = (wire.head(&packet, None), BytesMut::new(), BytesMut::new());
+            Interleaved::slices(&head, packet.data(), 0, |slice| {
+                alone.extend_from_slice(slice);
+                true
+            });
+            assert_eq!(write(&packet, &mut laid_out), Written::Whole);
+            assert_eq!(laid_out, alone);
+        }
+        let too_long = Packet::rtsp(0, vec![0x80; 65_536], Instant::now());
+        assert_eq!(write(&too_long, &mut BytesMut::new()), Written::Not);
+        let unusual = Interleaved::new(&[Some(SetUp::Tcp { rtp: 2, rtcp: 3 })]);
+        assert!(unusual.layout().is_none() && Interleaved::new(&[None]).layout().is_none());
+    }
 
     #[test]
     fn packets_go_on_the_channels_of_their_tracks_from_any_position() {

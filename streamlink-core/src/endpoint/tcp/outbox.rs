@@ -1,7 +1,8 @@
 //! What one connection is still to be sent: media from the ring, and answers between its messages.
 //!
-//! Nothing is copied: a vectored write names the protocol's headers and the pieces of the packets. A peer that
-//! does not take what it is sent holds a few batches at most; the rest stays in the ring, and goes by its bounds.
+//! Nothing is copied for it: a vectored write names the protocol's headers and the pieces of the packets, or the one piece
+//! in which the ring has laid a batch out for many. A peer that does not take what it is sent holds a few batches at most;
+//! the rest stays in the ring, and goes by its bounds.
 
 use crate::{
     media::Packet,

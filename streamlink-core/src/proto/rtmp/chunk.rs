@@ -361,6 +361,9 @@ impl ChunkHeads {
 }
 
 impl Framing {
+    /// How messages are cut for players, once those have been let in.
+    pub(crate) const PLAYERS: Self = Self { chunk_size: super::link::CHUNK_SIZE, stream: super::server::STREAM };
+
     /// The headers of a message. Always full ones, so that the same bytes fit every connection at any moment.
     pub(crate) fn heads(&self, kind: u8, timestamp: u32, stream: u32, body: usize) -> ChunkHeads {
         let chunk_stream = message::chunk_stream(kind);

@@ -8,7 +8,7 @@ use super::{
 use crate::media::flv::amf0::{self, Value};
 
 /// The message stream that every peer gets: each connection carries one.
-const STREAM: u32 = 1;
+pub(super) const STREAM: u32 = 1;
 /// The longest name of an application or a stream, in bytes.
 const MAX_NAME: usize = 1024;
 /// Commands before a peer says what it wants, at most.
