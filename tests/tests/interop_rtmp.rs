@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path, time::Duration};
 use streamlink_core::{
-    BandwidthPolicy, Bitrate, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, RefusalReason, RtmpKind,
-    Source, SourceEdit, State, StreamKey,
+    BandwidthPolicy, Bitrate, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, PlayerStats, RefusalReason,
+    RtmpKind, Source, SourceEdit, State, StreamKey,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -47,29 +47,41 @@ fn flv(packets: &[Packet]) -> Vec<u8> {
     file
 }
 
+/// ffmpeg as a player that keeps what it gets.
+fn ffmpeg_records(url: &str, file: &Path) -> Peer {
+    Peer::start(
+        "ffmpeg",
+        &["-v", "error", "-nostdin", "-y", "-i", url, "-map", "0", "-c", "copy", "-f", "flv", text(file)],
+    )
+}
+
+/// Six of them, so that messages are chunked once for all; half of them with merged writes.
 #[test]
 fn ffmpeg_publishes_to_us_and_players_get_every_picture() {
+    let merged = Output::rtmp_pull("merged", "127.0.0.1:0", "play").coalesce(Duration::from_millis(350));
     let rig = Rig::start(
         publishing("in"),
-        vec![Output::tap("tap").into(), Output::rtmp_pull("out", "127.0.0.1:0", "play").into()],
+        vec![Output::tap("tap").into(), Output::rtmp_pull("out", "127.0.0.1:0", "play").into(), merged.into()],
     );
     let tap = Recording::start(&rig);
-    let files = [rig.file("ffmpeg.flv"), rig.file("rtmpdump.flv"), rig.file("gst.flv")];
-    let url = rig.playback();
-    let location = format!("location={}", text(&files[2]));
-    let source = format!("location={url}");
-    let players = [
-        Peer::start(
-            "ffmpeg",
-            &["-v", "error", "-nostdin", "-y", "-i", &url, "-map", "0", "-c", "copy", "-f", "flv", text(&files[0])],
-        ),
-        Peer::start("rtmpdump", &["-q", "--live", "-r", &url, "-o", text(&files[1])]),
+    let names = ["rtmpdump", "gst", "ffmpeg", "merged-1", "merged-2", "merged-3"];
+    let files = names.map(|name| rig.file(&format!("{name}.flv")));
+    let urls = rig.running.playback_urls();
+    let [(_, url), (_, merged)] = &urls[..] else { panic!("two outputs listen: {urls:?}") };
+    let (source, location) = (format!("location={url}"), format!("location={}", text(&files[1])));
+    let mut players = vec![
+        Peer::start("rtmpdump", &["-q", "--live", "-r", url, "-o", text(&files[0])]),
         Peer::start(
             "gst-launch-1.0",
             &["-e", "rtmp2src", &source, "!", "filesink", &location, "buffer-mode=unbuffered"],
         ),
+        ffmpeg_records(url, &files[2]),
     ];
-    eventually("three players", || (rig.running.stats().outputs[1].players.len() == 3).then_some(()));
+    players.extend(files[3..].iter().map(|file| ffmpeg_records(merged, file)));
+    let each = |check: &dyn Fn(&[PlayerStats]) -> bool| {
+        rig.running.stats().outputs[1..].iter().all(|output| check(&output.players))
+    };
+    eventually("six players", || each(&|players| players.len() == 3).then_some(()));
     let mut publisher = ffmpeg_publishes(&clip(), &rig.input());
     assert!(publisher.finish().success(), "{}", publisher.output());
     let packets = tap.finish_packets(&rig);
@@ -77,10 +89,11 @@ fn ffmpeg_publishes_to_us_and_players_get_every_picture() {
     let source = &stats.sources[0];
     assert_eq!((source.dropped, source.media.as_deref()), (0, Some("H.264, AAC")));
     eventually("the players have everything", || {
-        let out = &rig.running.stats().outputs[1];
-        (out.players.iter().all(|p| p.packets >= packets.len() as u64)).then_some(())
+        each(&|players| players.iter().all(|player| player.packets >= packets.len() as u64)).then_some(())
     });
-    rig.engine.block_on(rig.running.remove_output("out")).unwrap(); // tells them that the stream has ended
+    for name in ["out", "merged"] {
+        rig.engine.block_on(rig.running.remove_output(name)).unwrap(); // tells them that the stream has ended
+    }
     for mut player in players {
         player.finish();
     }
@@ -193,10 +206,7 @@ fn a_late_player_starts_at_once_with_the_last_key_frame() {
     let publisher = ffmpeg_publishes(&clip(), &rig.input());
     eventually("three seconds", || (rig.running.stats().sources[0].packets > 220).then_some(()));
     let file = rig.file("late.flv");
-    let mut player = Peer::start(
-        "ffmpeg",
-        &["-v", "error", "-nostdin", "-y", "-i", &url, "-map", "0", "-c", "copy", "-f", "flv", text(&file)],
-    );
+    let mut player = ffmpeg_records(&url, &file);
     rig.source_lost();
     let seen = rig.running.stats().sources[0].packets;
     eventually("the player has the rest", || {
