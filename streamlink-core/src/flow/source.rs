@@ -45,7 +45,7 @@ pub struct AppInput<F>(PhantomData<F>);
 impl Source {
     /// RTMP publishers push to us: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
     ///
-    /// While much comes in at one port (750 writes of its publishers a second, or more), it is read every 4 ms, of all
+    /// While much comes in at one port (750 writes of its publishers a second, or more), it is read every 8 ms, of all
     /// of them together; else at once.
     pub fn rtmp(name: impl Into<String>, bind: &str, app: &str) -> SourceBuilder<RtmpPublishServer> {
         let mut common = Common::new(name);

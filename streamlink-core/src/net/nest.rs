@@ -26,10 +26,10 @@ use tokio::{
 };
 
 /// How long what comes may wait for more, while much comes.
-const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_millis(8);
 /// For how long arrivals are counted, to tell whether much comes.
 const SPAN: Duration = Duration::from_millis(40);
-/// Much: so many in that time, which is three in a pause.
+/// Much: so many in that time, which is six in a pause.
 const MUCH: usize = 30;
 /// Arrivals that are taken note of at once.
 const AT_ONCE: usize = 256;
@@ -219,13 +219,18 @@ impl Nested {
         SockRef::from(&self.socket)
     }
 
-    /// Reads what is there; nothing: the peer has closed.
-    #[allow(unsafe_code)]
-    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.slot.ready.load(Relaxed) {
+    /// Whether something may have come; the reader is told otherwise when it does.
+    pub(crate) fn may_read(&self, cx: &Context<'_>) -> bool {
+        let ready = self.slot.ready.load(Relaxed);
+        if !ready {
             self.slot.register(cx);
-            return Poll::Pending;
         }
+        ready
+    }
+
+    /// Reads what is there, if [`Nested::may_read`] says so; nothing: the peer has closed.
+    #[allow(unsafe_code)]
+    pub(crate) fn read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let room = buffer.remaining();
         // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
         let result = self.socket().recv(unsafe { buffer.unfilled_mut() });

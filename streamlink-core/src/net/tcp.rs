@@ -6,6 +6,7 @@ use super::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
+    cell::Cell,
     future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
@@ -21,8 +22,14 @@ use tokio::{
 
 /// Connections that the kernel may hold for us before we take them.
 const BACKLOG: i32 = 1024;
-/// What is read at once, in bytes. On the stack: a connection that is quiet has no buffer.
+/// What is read at once, in bytes.
 const READ: usize = 64 << 10;
+
+thread_local! {
+    /// Where it is read to: one for all connections of a thread, so that one that is quiet has no buffer. (On the stack,
+    /// so much would have every page of it touched, each time.)
+    static BUFFER: Cell<Option<Box<[MaybeUninit<u8>]>>> = const { Cell::new(None) };
+}
 
 /// Opens a listening socket. Must be called within the runtime.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -142,18 +149,26 @@ impl Stream {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let mut memory = [const { MaybeUninit::uninit() }; READ];
+        if let Kind::Nested(nested) = &self.kind
+            && !nested.may_read(cx)
+        {
+            self.reads = 0;
+            return Poll::Pending;
+        }
+        let mut memory = BUFFER.take().unwrap_or_else(|| Box::new_uninit_slice(READ));
         let mut buffer = ReadBuf::uninit(&mut memory);
         let result = match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
-            Kind::Nested(nested) => nested.poll_read(cx, &mut buffer),
+            Kind::Nested(nested) => nested.read(cx, &mut buffer),
             Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
         };
         self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
-        result.map_ok(|()| {
+        let result = result.map_ok(|()| {
             take(buffer.filled());
             buffer.filled().len()
-        })
+        });
+        BUFFER.set(Some(memory));
+        result
     }
 
     /// Writes what the kernel takes.

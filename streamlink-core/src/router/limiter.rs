@@ -42,9 +42,11 @@ impl Limiter {
 
     /// A packet of so many bytes.
     pub(crate) fn admit(&mut self, now: Instant, bytes: usize) -> Admission {
-        let gained = now.saturating_duration_since(self.last).min(BURST).as_micros() * u128::from(self.bits_per_second);
-        self.last = self.last.max(now);
-        self.tokens = (self.tokens + gained).min(self.full());
+        if now > self.last {
+            let gained = now.duration_since(self.last).min(BURST).as_micros() * u128::from(self.bits_per_second);
+            self.last = now;
+            self.tokens = (self.tokens + gained).min(self.full());
+        }
         match self.tokens.checked_sub(bytes as u128 * 8 * 1_000_000) {
             Some(rest) => {
                 self.tokens = rest;

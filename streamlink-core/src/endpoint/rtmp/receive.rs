@@ -13,7 +13,7 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -95,11 +95,12 @@ pub(super) async fn receive(
     // Behind it are these two, of which nothing is heard for a long time.
     let mut door = Door::new();
     let mut heard = Instant::now();
+    let mut answers = session.answers();
     let end = loop {
-        let answers = session.answers();
         if let Err(end) = answer(stream, &answers, stop).await {
             break end;
         }
+        // Reads until there is something to answer.
         let result = poll_fn(|cx| {
             if door.has_rung(cx) {
                 let cx = &mut Context::from_waker(door.waker());
@@ -113,21 +114,27 @@ pub(super) async fn receive(
                     timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
                 }
             }
-            let mut taken = Ok(());
-            let read = stream.poll_read(cx, |bytes| {
-                heard = Instant::now();
-                taken = session.bring(bytes, inbound, heard);
-            });
-            match read {
-                Poll::Ready(Ok(0)) => Poll::Ready(Err(End::Lost(LossReason::Closed))),
-                Poll::Ready(Ok(_)) => Poll::Ready(inbound.publish(peer, heard).and(taken)),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
-                Poll::Pending => Poll::Pending,
+            loop {
+                let mut taken = Ok(());
+                let read = stream.poll_read(cx, |bytes| {
+                    heard = Instant::now();
+                    taken = session.bring(bytes, inbound, heard);
+                });
+                match ready!(read) {
+                    Ok(0) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
+                    Ok(_) => inbound.publish(peer, heard).and(taken)?,
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+                let answers = session.answers();
+                if !answers.is_empty() {
+                    return Poll::Ready(Ok(answers));
+                }
             }
         })
         .await;
-        if let Err(end) = result {
-            break end;
+        match result {
+            Ok(more) => answers = more,
+            Err(end) => break end,
         }
     };
     if matches!(end, End::Stopped) {

@@ -42,24 +42,27 @@ pub(crate) struct Message {
 /// Puts the messages of one connection together.
 #[derive(Debug)]
 pub(crate) struct ChunkReader {
-    chunk_size: usize,
-    /// Whether media is expected, or only commands.
-    media: bool,
-    /// The header in progress.
-    head: [u8; MAX_HEAD],
-    have: usize,
+    /// Those that bring media come first.
+    streams: Vec<ChunkStream>,
     /// The chunk whose body is in progress: its stream's place in the list, and how much is to come.
     body: Option<(usize, usize)>,
-    streams: Vec<ChunkStream>,
+    chunk_size: usize,
     buffered: usize,
+    /// Whether media is expected, or only commands.
+    media: bool,
+    /// The header in progress, when it came in pieces.
+    have: usize,
+    head: [u8; MAX_HEAD],
 }
 
+/// On a cache line of its own: where there are many connections, each of them is found cold.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct ChunkStream {
     id: u32,
     timestamp: u32,
     delta: u32,
-    length: usize,
+    length: u32,
     kind: u8,
     stream: u32,
     /// The extended timestamp of its last header, if there was one.
@@ -77,6 +80,8 @@ enum Head {
         id: u32,
         /// Bytes of basic header.
         basic: usize,
+        /// All its bytes.
+        length: usize,
         /// The extended timestamp that was in it.
         extended: Option<u32>,
     },
@@ -85,13 +90,13 @@ enum Head {
 impl ChunkReader {
     pub(crate) fn new() -> Self {
         Self {
-            chunk_size: DEFAULT_CHUNK_SIZE,
-            media: false,
-            head: [0; MAX_HEAD],
-            have: 0,
-            body: None,
             streams: Vec::new(),
+            body: None,
+            chunk_size: DEFAULT_CHUNK_SIZE,
             buffered: 0,
+            media: false,
+            have: 0,
+            head: [0; MAX_HEAD],
         }
     }
 
@@ -150,8 +155,16 @@ impl ChunkReader {
     }
 
     fn read_head(&mut self, input: &mut &[u8]) -> Result<Progress, Fault> {
+        // Nearly always all of it is there.
+        if self.have == 0
+            && let Head::Complete { format, id, basic, length, extended } = self.head(input)?
+        {
+            let (head, rest) = input.split_at(length);
+            *input = rest;
+            return self.begin(format, id, &head[basic..], extended);
+        }
         loop {
-            match self.head()? {
+            match self.head(&self.head[..self.have])? {
                 Head::Needs(length) => {
                     let take = length.saturating_sub(self.have).min(input.len());
                     if take == 0 {
@@ -162,14 +175,17 @@ impl ChunkReader {
                     self.have += take;
                     *input = rest;
                 }
-                Head::Complete { format, id, basic, extended } => return self.begin(format, id, basic, extended),
+                Head::Complete { format, id, basic, extended, .. } => {
+                    let head = self.head;
+                    self.have = 0;
+                    return self.begin(format, id, &head[basic..], extended);
+                }
             }
         }
     }
 
     /// Looks at what is there of a header.
-    fn head(&self) -> Result<Head, Fault> {
-        let head = &self.head[..self.have];
+    fn head(&self, head: &[u8]) -> Result<Head, Fault> {
         let Some(first) = head.first() else { return Ok(Head::Needs(1)) };
         let format = first >> 6;
         let (basic, id) = match (first & 0x3f, head) {
@@ -188,19 +204,20 @@ impl ChunkReader {
             _ => be24(&head[basic..]) == EXTENDED,
         };
         if !has_extended {
-            return Ok(Head::Complete { format, id, basic, extended: None });
+            return Ok(Head::Complete { format, id, basic, length, extended: None });
         }
         match head.get(length..).and_then(|rest| rest.first_chunk()) {
-            Some(bytes) => Ok(Head::Complete { format, id, basic, extended: Some(u32::from_be_bytes(*bytes)) }),
+            Some(bytes) => {
+                let extended = Some(u32::from_be_bytes(*bytes));
+                Ok(Head::Complete { format, id, basic, length: length + 4, extended })
+            }
             None => Ok(Head::Needs(length + 4)),
         }
     }
 
-    /// A header is complete: a message begins or goes on.
-    fn begin(&mut self, format: u8, id: u32, basic: usize, extended: Option<u32>) -> Result<Progress, Fault> {
-        let fields = &self.head[basic..];
-        self.have = 0;
-        let at = match self.streams.iter().position(|s| s.id == id) {
+    /// A header is complete: a message begins or goes on. `fields`: what is behind the basic header.
+    fn begin(&mut self, format: u8, id: u32, fields: &[u8], extended: Option<u32>) -> Result<Progress, Fault> {
+        let mut at = match self.streams.iter().position(|s| s.id == id) {
             Some(at) => at,
             // librtmp's first ping starts with a header of format 1.
             None if format > 1 => return Err(Fault::Malformed("a chunk that continues nothing")),
@@ -210,6 +227,10 @@ impl ChunkReader {
                 self.streams.len() - 1
             }
         };
+        if at > 0 && message::is_media(self.streams[at].kind) && !message::is_media(self.streams[at - 1].kind) {
+            self.streams.swap(at, at - 1);
+            at -= 1;
+        }
         let stream = &mut self.streams[at];
         if format == 3 && stream.partial.is_some() {
             // The middle of a message. Not all encoders repeat the extended timestamp there: if this is not it,
@@ -221,7 +242,7 @@ impl ChunkReader {
             self.buffered -= abandoned.len(); // a new message begins: the old one will never be complete
         }
         if format <= 1 {
-            stream.length = be24(&fields[3..]) as usize;
+            stream.length = be24(&fields[3..]);
             stream.kind = fields[6];
         }
         if format == 0 {
@@ -234,18 +255,20 @@ impl ChunkReader {
         // A header of format 3 after one of format 0 repeats its timestamp as a delta (section 5.3.1.2.4).
         stream.timestamp = if format == 0 { stream.delta } else { stream.timestamp.wrapping_add(stream.delta) };
         let limit = if self.media && message::is_media(stream.kind) { MAX_MEDIA } else { MAX_OTHER };
-        if stream.length > limit {
-            return Err(Fault::TooLong { kind: stream.kind, length: stream.length });
+        let length = stream.length as usize;
+        if length > limit {
+            return Err(Fault::TooLong { kind: stream.kind, length });
         }
-        stream.partial = Some(BytesMut::with_capacity(stream.length.min(MAX_RESERVE)));
-        self.body = Some((at, stream.length.min(self.chunk_size)));
+        stream.partial = Some(BytesMut::new());
+        self.body = Some((at, length.min(self.chunk_size)));
         Ok(Progress::Started)
     }
 
     /// The next chunk of a message. `stray`: bytes of its body that were read with the header.
     fn resume(&mut self, at: usize, stray: Option<[u8; 4]>) -> Result<Progress, Fault> {
         let stream = &self.streams[at];
-        let left = stream.length.saturating_sub(stream.partial.as_ref().map_or(0, BytesMut::len)).min(self.chunk_size);
+        let have = stream.partial.as_ref().map_or(0, BytesMut::len);
+        let left = (stream.length as usize).saturating_sub(have).min(self.chunk_size);
         self.body = Some((at, left));
         let Some(bytes) = stray else { return Ok(Progress::Started) };
         let mut rest = &bytes[..];
@@ -271,16 +294,24 @@ impl ChunkReader {
         let take = left.min(input.len());
         let (taken, rest) = input.split_at(take);
         *input = rest;
+        self.body = (take < left).then_some((at, left - take));
+        let stream = &mut self.streams[at];
+        let length = stream.length as usize;
+        if take == length {
+            // All of it is here, as nearly always: it never waits.
+            stream.partial = None;
+            return Ok(Some(stream.message(Bytes::copy_from_slice(taken))));
+        }
         self.buffered += take;
         if self.buffered > if self.media { MAX_BUFFERED } else { MAX_BUFFERED_EARLY } {
             return Err(Fault::Malformed("too many messages in progress"));
         }
-        let stream = &mut self.streams[at];
-        let length = stream.length;
         let partial = stream.partial.get_or_insert_default();
+        if partial.capacity() == 0 {
+            partial.reserve(length.min(MAX_RESERVE));
+        }
         partial.extend_from_slice(taken);
         let whole = partial.len() >= length;
-        self.body = (take < left).then_some((at, left - take));
         Ok(if whole { self.complete(at) } else { None })
     }
 
@@ -288,7 +319,13 @@ impl ChunkReader {
         let stream = &mut self.streams[at];
         let body = stream.partial.take()?.freeze();
         self.buffered -= body.len();
-        Some(Message { kind: stream.kind, timestamp: stream.timestamp, stream: stream.stream, body })
+        Some(stream.message(body))
+    }
+}
+
+impl ChunkStream {
+    fn message(&self, body: Bytes) -> Message {
+        Message { kind: self.kind, timestamp: self.timestamp, stream: self.stream, body }
     }
 }
 
