@@ -33,29 +33,31 @@ pub(super) enum Verdict {
     Disconnect,
 }
 
-/// The way of a source's packets into the flow.
+/// The way of a source's packets into the flow. In this order: where there are many sources, each is found cold, and what
+/// every packet touches lies together.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Intake {
-    pub(super) context: SourceContext,
-    live: Live,
-    refreshed: Instant,
     limiter: Limiter,
-    above: Throttle,
     /// Packets above the bandwidth that no event has told of yet.
     above_untold: u64,
-    monitor: TsMonitor,
-    gops: GopCutter,
-    frames: Frames,
+    last_media: Option<Instant>,
     monitored: Instant,
+    refreshed: Instant,
+    /// What waits to be published.
+    pub(super) out: Delivery,
+    frames: Frames,
+    /// There are other sources.
+    has_backup: bool,
+    gops: GopCutter,
+    pub(super) context: SourceContext,
+    live: Live,
+    above: Throttle,
+    monitor: TsMonitor,
     /// Failed checks of the transport stream that were told of.
     told: TransportErrors,
     /// How often media has begun to come.
     connections: u64,
-    last_media: Option<Instant>,
-    /// There are other sources.
-    has_backup: bool,
-    /// What waits to be published.
-    pub(super) out: Delivery,
 }
 
 impl Intake {
@@ -63,20 +65,20 @@ impl Intake {
         let live = context.live.borrow().clone();
         Self {
             limiter: Limiter::new(live.max_bandwidth.as_bps(), now),
-            above: Throttle::new(Duration::from_secs(1)),
             above_untold: 0,
-            monitor: TsMonitor::new(),
-            gops: GopCutter::default(),
-            frames: Frames::default(),
+            last_media: None,
             monitored: now,
+            refreshed: now,
+            out: Delivery::default(),
+            frames: Frames::default(),
+            has_backup: context.group.has_backup(),
+            gops: GopCutter::default(),
+            context,
+            live,
+            above: Throttle::new(Duration::from_secs(1)),
+            monitor: TsMonitor::new(),
             told: TransportErrors::default(),
             connections: 0,
-            last_media: None,
-            has_backup: context.group.has_backup(),
-            out: Delivery::default(),
-            refreshed: now,
-            live,
-            context,
         }
     }
 
@@ -171,13 +173,12 @@ impl Intake {
             self.connections += 1;
             self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
         }
-        self.count();
+        let is_transport_stream = self.count();
         let context = &self.context;
         let switch = context.group.offer(context.number, &mut self.out, now);
         context.switched(switch);
-        if let Some(description) = self.monitor.description().or_else(|| self.gops.description()) {
-            context.describe(description);
-        }
+        let description = if is_transport_stream { self.monitor.description() } else { self.gops.description() };
+        description.into_iter().for_each(|description| context.describe(description));
         let since = now.saturating_duration_since(self.monitored);
         if since >= MONITOR_INTERVAL {
             self.monitored = now;
@@ -195,17 +196,19 @@ impl Intake {
         }
     }
 
-    /// Looks at what is about to be handed over, and counts it.
-    fn count(&mut self) {
-        let Some(last) = self.out.packets.last().map(Packet::arrival) else { return };
+    /// Looks at what is about to be handed over, and counts it; returns whether it may be MPEG-TS.
+    fn count(&mut self) -> bool {
+        let Some(last) = self.out.packets.last().map(Packet::arrival) else { return false };
+        let mut is_transport_stream = false;
         for (at, packet) in self.out.packets.iter().enumerate() {
-            let random_access =
-                transport_stream(packet).is_some_and(|payload| self.monitor.observe(payload, packet.arrival()));
-            if random_access && self.has_backup {
+            let Some(payload) = transport_stream(packet) else { continue };
+            is_transport_stream = true;
+            if self.monitor.observe(payload, packet.arrival()) && self.has_backup {
                 self.out.starts.push((at, Preamble::from([])));
             }
         }
         self.context.status.counters.passed(last, self.out.packets.len() as u64, self.out.bytes());
+        is_transport_stream
     }
 
     /// No more media comes.

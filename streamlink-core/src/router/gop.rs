@@ -8,14 +8,15 @@ use crate::media::{
     rtsp::{Presentation, RtspStarts},
 };
 
-/// Finds the places in a stream.
+/// Finds the places in a stream. In this order: what every message touches lies together.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct GopCutter {
+    /// Pictures are of no use before the next start.
+    waits: bool,
     points: StartPoints,
     /// The same for RTSP.
     starts: RtspStarts,
-    /// Pictures are of no use before the next start.
-    waits: bool,
 }
 
 impl GopCutter {

@@ -123,19 +123,21 @@ pub(crate) struct Ring {
     state: Mutex<Inner>,
 }
 
+/// In this order: where there are many flows, each is found cold, and what every batch touches lies together.
 #[derive(Debug)]
+#[repr(C)]
 struct Inner {
-    batches: VecDeque<Arc<Batch>>,
     /// The number of the oldest batch that is kept.
     first: u64,
-    bytes: u64,
     totals: Totals,
-    limits: Limits,
+    /// Bytes from the last start on that are kept for readers that are still to come, at most.
+    keep: u64,
+    batches: VecDeque<Arc<Batch>>,
+    readers: Vec<Slot>,
     /// The last batch where a reader may start, and what was published before it.
     start: Option<(u64, Totals)>,
-    /// Bytes from there on that are kept for readers that are still to come, at most.
-    keep: u64,
-    readers: Vec<Slot>,
+    bytes: u64,
+    limits: Limits,
     spare: Vec<Arc<Batch>>,
     /// Packets for which the spare batches have room.
     spare_room: usize,
@@ -158,14 +160,14 @@ impl Ring {
             closed: AtomicBool::new(false),
             wishes: Wishes::default(),
             state: Mutex::new(Inner {
-                batches: VecDeque::new(),
                 first: 0,
-                bytes: 0,
                 totals: Totals::default(),
-                limits,
-                start: None,
                 keep: 0,
+                batches: VecDeque::new(),
                 readers: Vec::new(),
+                start: None,
+                bytes: 0,
+                limits,
                 spare: Vec::new(),
                 spare_room: 0,
             }),

@@ -26,13 +26,14 @@ struct Slot(u8, u8, u8);
 
 /// Follows a stream. Holds at most [`MAX_HEADERS`] headers of [`MAX_HEADER`] bytes.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct StartPoints {
-    headers: Vec<(Slot, Packet)>,
-    /// The headers in order, made when a player may start and they have changed.
-    preamble: Option<Arc<[Packet]>>,
     video: Option<Codec>,
     audio: Option<Codec>,
     described: bool,
+    /// The headers in order, made when a player may start and they have changed.
+    preamble: Option<Arc<[Packet]>>,
+    headers: Vec<(Slot, Packet)>,
 }
 
 impl StartPoints {

@@ -17,19 +17,21 @@ const MAX_PENDING: usize = 64 << 10;
 /// Messages in one aggregate message at most.
 const MAX_AGGREGATE: usize = 4096;
 
-/// One side of a connection. Bytes that it wants to send gather in [`Link::take_output`].
+/// One side of a connection. Bytes that it wants to send gather in [`Link::take_output`]. In this order: what every read
+/// touches lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Link {
     handshake: Option<Box<Handshake>>,
-    reader: ChunkReader,
-    framing: Framing,
-    out: Vec<u8>,
     /// Bytes that have come, and how many of them were acknowledged.
     received: u64,
     acknowledged: u64,
     window: u32,
     /// The parts of an aggregate message.
     parts: VecDeque<Message>,
+    reader: ChunkReader,
+    out: Vec<u8>,
+    framing: Framing,
 }
 
 impl Link {
@@ -46,13 +48,13 @@ impl Link {
     fn new(handshake: Handshake, out: Vec<u8>) -> Self {
         Self {
             handshake: Some(Box::new(handshake)),
-            reader: ChunkReader::new(),
-            framing: Framing { chunk_size: 128, stream: 0 },
-            out,
             received: 0,
             acknowledged: 0,
             window: WINDOW,
             parts: VecDeque::new(),
+            reader: ChunkReader::new(),
+            out,
+            framing: Framing { chunk_size: 128, stream: 0 },
         }
     }
 

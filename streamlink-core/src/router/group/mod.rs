@@ -52,14 +52,16 @@ pub(crate) struct Group {
     inner: Mutex<Inner>,
 }
 
+/// In this order: what every packet of a lone source touches lies together.
 #[derive(Debug)]
+#[repr(C)]
 struct Inner {
     active: Option<usize>,
     paths: Vec<Path>,
-    splice: Splice,
-    merge: Option<Merge>,
     /// When the last packet came that was handed on.
     last: Option<Instant>,
+    splice: Splice,
+    merge: Option<Merge>,
     /// The presentation of what was handed on last.
     known: Option<Arc<Presentation>>,
 }
@@ -97,9 +99,9 @@ impl Group {
         let inner = Inner {
             active: None,
             paths: (0..sources).map(|_| Path::default()).collect(),
+            last: None,
             splice: Splice::new(family, sources == 1 || merge.is_some()),
             merge,
-            last: None,
             known: None,
         };
         Arc::new(Self { ring, stage, terms, family, inner: Mutex::new(inner) })
