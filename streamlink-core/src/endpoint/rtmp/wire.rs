@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn what_is_laid_out_for_many_is_what_each_would_be_sent() {
-        let Some(Layout::Stream(write)) = USUAL.layout() else { panic!("this is what players want") };
+        assert!(USUAL.layout().is_some());
         for length in [0, 1, 59_999, 60_000, 60_001, 180_001] {
             let packet = Packet::rtmp(RtmpKind::Video, 0x0100_0000, vec![7; length], Instant::now());
             let (head, mut alone, mut laid_out) = (USUAL.head(&packet, None), BytesMut::new(), BytesMut::new());
@@ -97,7 +97,7 @@ mod tests {
                 alone.extend_from_slice(slice);
                 true
             });
-            assert_eq!(write(&packet, &mut laid_out) == Written::Whole, length <= 60_000);
+            assert_eq!(write_usual(&packet, &mut laid_out) == Written::Whole, length <= 60_000);
             assert_eq!(laid_out, alone);
             assert_eq!(head.total(), alone.len());
         }

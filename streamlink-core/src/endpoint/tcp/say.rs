@@ -97,10 +97,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_takes_nothing_is_not_waited_for() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut stream =
-            Stream::secured(Box::new(Deaf(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap())));
+    async fn a_peer_that_takes_nothing_is_not_waited_for() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut stream = Stream::secured(Box::new(Deaf(TcpStream::connect(listener.local_addr()?).await?)));
         tokio::time::pause();
         let stop = CancellationToken::new();
         assert!(answer(&mut stream, &[], &stop).await.is_ok());
@@ -110,5 +109,6 @@ mod tests {
         farewell(&mut stream, b"goodbye").await;
         stop.cancel();
         assert!(matches!(answer(&mut stream, b"answer", &stop).await, Err(End::Stopped)));
+        Ok(())
     }
 }

@@ -303,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_together_leaves_together() -> io::Result<()> {
         const PACKET: usize = 50_000;
-        let listener = listen("127.0.0.1:0".parse().unwrap())?;
+        let listener = listen(([127, 0, 0, 1], 0).into())?;
         let address = listener.local_addr()?;
         let mut stream = Stream::connect(address, &Egress::default()).await?;
         let mut peer = Stream::accepted(listener.accept().await?.0);
