@@ -45,6 +45,7 @@ pub(crate) async fn open_output(
             ttl: Some(settings.ttl),
             send_buffer: usize::try_from((bytes_per_second / 4).clamp(MIN_SEND_BUFFER, 16 << 20)).ok(),
             egress: Egress { address: egress.address, interface: interface.clone() },
+            deaf: true,
             ..UdpOptions::default()
         };
         let socket = UdpSocket::sending(peer, &options).map_err(|e| (format!("cannot send to {peer}"), e))?;
@@ -116,7 +117,6 @@ impl Sink for RtpSink {
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // An error of the socket shows again when it is written to, and is counted there.
-        self.socket.poll_writable(cx).map(drop)
+        self.socket.poll_writable(cx)
     }
 }

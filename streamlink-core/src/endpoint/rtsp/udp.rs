@@ -38,6 +38,24 @@ struct Pair {
     peer: Option<(SocketAddr, SocketAddr)>,
     /// Where the first datagrams have come from, if that is what counts.
     heard: (bool, bool),
+    /// Where all media goes: the system need not look for the way each time.
+    connected: Option<SocketAddr>,
+}
+
+impl Pair {
+    /// Who media is for, if the socket does not know. Of a symmetric peer it is not settled before that was heard.
+    fn destination(&mut self, symmetric: bool) -> Option<Option<Peer>> {
+        let (to, _) = self.peer?;
+        if self.connected == Some(to) {
+            return Some(None);
+        }
+        let peer = Peer::new(to, self.rtp.local_addr());
+        if (!symmetric || self.heard.0) && self.rtp.connect(&peer).is_ok() {
+            self.connected = Some(to);
+            return Some(None);
+        }
+        Some(Some(peer))
+    }
 }
 
 /// Whether a datagram is of the peer, which is `expected` to send from an address, if it has named one, and is `from` a
@@ -83,14 +101,23 @@ impl UdpTracks {
 
     /// To a multicast group, for all who listen there.
     pub(super) fn to_group(group: &MulticastGroup, egress: Egress, tracks: usize) -> io::Result<Self> {
-        let options =
-            UdpOptions { send_buffer: Some(SOCKET_BUFFER), ttl: Some(group.ttl), egress, ..UdpOptions::default() };
+        let (send_buffer, ttl) = (Some(SOCKET_BUFFER), Some(group.ttl));
+        let options = UdpOptions { send_buffer, ttl, egress, deaf: true, ..UdpOptions::default() };
         let pair = |track| {
             let (to_rtp, to_rtcp) = group.ports(track).ok_or(io::ErrorKind::InvalidInput)?;
             let (to_rtp, to_rtcp) = (SocketAddr::new(group.ip(), to_rtp), SocketAddr::new(group.ip(), to_rtcp));
             let (rtp, rtcp) = (UdpSocket::sending(to_rtp, &options)?, UdpSocket::sending(to_rtcp, &options)?);
             let (sender, control, peer) = (Sender::new(&rtp), Sender::new(&rtcp), Some((to_rtp, to_rtcp)));
-            Ok(Some(Pair { rtp, rtcp, memory: None, sender, control, peer, heard: (false, false) }))
+            Ok(Some(Pair {
+                rtp,
+                rtcp,
+                memory: None,
+                sender,
+                control,
+                peer,
+                heard: (false, false),
+                connected: Some(to_rtp),
+            }))
         };
         let pairs = (0..tracks).map(pair).collect::<io::Result<_>>()?;
         Ok(Self { pairs, ..Self::default() })
@@ -103,20 +130,22 @@ impl UdpTracks {
 
     /// Opens a pair of ports for a track; returns their numbers. `brings`: the peer sends media, not only reports.
     pub(super) fn open(&mut self, track: usize, local: IpAddr, brings: bool) -> io::Result<(u16, u16)> {
-        let options = UdpOptions {
-            receive_buffer: Some(SOCKET_BUFFER),
-            send_buffer: Some(SOCKET_BUFFER),
-            ..UdpOptions::default()
+        // Of one that is sent media, only where it is may be told there.
+        let deaf = !brings && !self.symmetric;
+        let open = |port, deaf| {
+            let (receive_buffer, send_buffer) = (Some(SOCKET_BUFFER), Some(SOCKET_BUFFER));
+            let options = UdpOptions { receive_buffer, send_buffer, deaf, ..UdpOptions::default() };
+            UdpSocket::receiving(SocketAddr::new(local, port), &options)
         };
         let mut result = Err(io::ErrorKind::AddrInUse.into());
         for _ in 0..ATTEMPTS {
             let port = random_port();
-            let open = |port| UdpSocket::receiving(SocketAddr::new(local, port), &options);
-            match open(port).and_then(|rtp| Ok((rtp, open(port + 1)?))) {
+            match open(port, deaf).and_then(|rtp| Ok((rtp, open(port + 1, false)?))) {
                 Ok((rtp, rtcp)) => {
                     let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));
                     let memory = brings.then(|| Receiver::new(SOCKET_BUFFER as u64));
-                    let pair = Pair { rtp, rtcp, memory, sender, control, peer: None, heard: (false, false) };
+                    let (peer, heard, connected) = (None, (false, false), None);
+                    let pair = Pair { rtp, rtcp, memory, sender, control, peer, heard, connected };
                     if self.pairs.len() <= track {
                         self.pairs.resize_with(track + 1, || None);
                     }
@@ -199,14 +228,16 @@ impl UdpTracks {
         let (mut done, mut lost) = (Totals::default(), 0);
         let packets = || preamble.into_iter().flatten().chain(window.iter().flat_map(|batch| batch.packets()));
         for (track, pair) in self.pairs.iter_mut().enumerate() {
-            let Some(Pair { rtp, rtcp, sender, control, peer: Some((to_rtp, to_rtcp)), .. }) = pair else { continue };
-            let (rtp_peer, rtcp_peer) = (Peer::new(*to_rtp, rtp.local_addr()), Peer::new(*to_rtcp, rtcp.local_addr()));
+            let Some(pair) = pair else { continue };
+            let Some(destination) = pair.destination(self.symmetric) else { continue };
+            let Pair { rtp, rtcp, sender, control, peer: Some((_, to_rtcp)), .. } = pair else { continue };
+            let rtcp_peer = Peer::new(*to_rtcp, rtcp.local_addr());
             let own = |packet: &&Packet| packet.rtsp_track().map(usize::from) == Some(track);
             let mut chunk = [Datagram { head: &[], body: &[] }; CHUNK];
             let mut count = 0;
             let mut flush = |chunk: &[Datagram<'_>]| {
                 let bytes: u64 = chunk.iter().map(|d| d.body.len() as u64).sum();
-                let sent = sender.send_to(rtp, Some(&rtp_peer), chunk);
+                let sent = sender.send_to(rtp, destination.as_ref(), chunk);
                 let refused = (chunk.len() - sent.done + sent.refused) as u64;
                 done.packets += chunk.len() as u64 - refused;
                 done.bytes += if refused == 0 { bytes } else { 0 };

@@ -47,6 +47,10 @@ impl Peer {
             _ => Self(peer.into()),
         }
     }
+
+    pub(super) fn address(&self) -> &SockAddr {
+        &self.0
+    }
 }
 
 /// What became of a batch.

@@ -1,6 +1,9 @@
 //! Opening UDP sockets: addresses, multicast, interfaces, buffers.
 
-use super::receive::{Received, Receiver};
+use super::{
+    receive::{Received, Receiver},
+    send::Peer,
+};
 use crate::net::interface;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use std::{
@@ -8,10 +11,13 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     task::{Context, Poll},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdReadyGuard},
+};
 
 /// The longest datagram of a socket that hears little, in bytes.
 const SHORT: usize = 2048;
@@ -48,13 +54,25 @@ pub(crate) struct UdpOptions {
     pub(crate) egress: Egress,
     /// A socket that sends hears much as well: it takes runs of datagrams, with their time of arrival.
     pub(crate) converses: bool,
+    /// Whatever comes is of no interest: it is never read, and the system keeps none of it.
+    pub(crate) deaf: bool,
 }
 
 /// A non-blocking UDP socket of the runtime.
 #[derive(Debug)]
 pub(crate) struct UdpSocket {
-    io: AsyncFd<Socket>,
+    io: Io,
+    /// The same socket, while there is no room: tells when there is.
+    room: Option<AsyncFd<OwnedFd>>,
     local: SocketAddr,
+}
+
+/// Whether the runtime knows of it, which costs something with every datagram that leaves.
+#[derive(Debug)]
+enum Io {
+    /// For what comes alone: of room for more, the system would tell each time that it has sent something.
+    Hears(AsyncFd<Socket>),
+    Deaf(Socket),
 }
 
 fn domain(address: IpAddr) -> Domain {
@@ -80,7 +98,7 @@ impl UdpSocket {
             join(&socket, address.ip(), group)?;
         }
         super::receive::enable_extras(&socket);
-        Self::register(socket)
+        Self::register(socket, options)
     }
 
     /// A socket that sends to `peer`, and hears from it alone. Must be called within the runtime.
@@ -104,15 +122,36 @@ impl UdpSocket {
         if options.converses {
             super::receive::enable_extras(&socket);
         }
-        Self::register(socket)
+        Self::register(socket, options)
     }
 
     #[allow(unsafe_code)]
-    fn register(socket: Socket) -> io::Result<Self> {
+    fn register(socket: Socket, options: &UdpOptions) -> io::Result<Self> {
         let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
         // SAFETY: the socket owns its descriptor, keeps it for as long as it lives, and is never given out mutably.
-        let io = unsafe { AsyncFd::register(socket) }?;
-        Ok(Self { io, local })
+        let hears = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+        let io = if options.deaf { Io::Deaf(socket) } else { Io::Hears(hears(socket)?) };
+        Ok(Self { io, room: None, local })
+    }
+
+    /// Sends to this peer from now on, and hears from it alone: the way there is not looked for each time.
+    pub(crate) fn connect(&self, peer: &Peer) -> io::Result<()> {
+        self.socket().connect(peer.address())
+    }
+
+    fn socket(&self) -> &Socket {
+        match &self.io {
+            Io::Hears(io) => io.get_ref(),
+            Io::Deaf(socket) => socket,
+        }
+    }
+
+    /// Ready when something may have come.
+    fn poll_ready<'a>(&'a self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'a, Socket>>> {
+        match &self.io {
+            Io::Hears(io) => io.poll_read_ready(cx),
+            Io::Deaf(_) => Poll::Pending,
+        }
     }
 
     /// The address that the socket is bound to.
@@ -141,7 +180,7 @@ impl UdpSocket {
     ) -> Poll<io::Result<()>> {
         let mut count = 0;
         loop {
-            let mut guard = std::task::ready!(self.io.poll_read_ready(cx))?;
+            let mut guard = std::task::ready!(self.poll_ready(cx))?;
             let result = memory.receive(self.as_raw_fd(), |datagram| {
                 count += 1;
                 each(datagram);
@@ -174,9 +213,9 @@ impl UdpSocket {
     /// longer than [`SHORT`] bytes are cut. Of an error, as of a peer that does not listen, the peer's silence tells.
     pub(crate) fn poll_each(&self, cx: &mut Context<'_>, mut each: impl FnMut(&[u8], SocketAddr)) {
         for _ in 0..AT_ONCE {
-            let Poll::Ready(Ok(mut guard)) = self.io.poll_read_ready(cx) else { return };
+            let Poll::Ready(Ok(mut guard)) = self.poll_ready(cx) else { return };
             let mut memory = [MaybeUninit::uninit(); SHORT];
-            match self.io.get_ref().recv_from(&mut memory) {
+            match self.socket().recv_from(&mut memory) {
                 Ok((length, sender)) => {
                     guard.retain_ready();
                     // SAFETY: so many bytes were written, and a byte has no other requirement.
@@ -186,7 +225,9 @@ impl UdpSocket {
                         each(bytes, SocketAddr::new(sender.ip().to_canonical(), sender.port()));
                     }
                 }
-                Err(_) => guard.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                // There may be something behind it.
+                Err(_) => guard.retain_ready(),
             }
         }
         cx.waker().wake_by_ref(); // there is more, and others have their turn first
@@ -194,25 +235,43 @@ impl UdpSocket {
 
     /// Waits until there is something to read, without reading it.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.io.readable().await.map(|mut guard| guard.retain_ready())
+        poll_fn(|cx| self.poll_ready(cx)).await.map(|mut guard| guard.retain_ready())
     }
 
     /// Ready when the socket can take more. Writing itself goes straight to the descriptor: it nearly always
     /// succeeds, and the runtime need not be asked first.
-    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let mut guard = std::task::ready!(self.io.poll_write_ready(cx))?;
-            if can_write(self.as_raw_fd()) {
-                guard.retain_ready();
-                return Poll::Ready(Ok(()));
+    pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let fd = self.as_raw_fd();
+        while !can_write(fd) {
+            if self.room.is_none() {
+                self.room = self.watch_room().ok();
             }
-            guard.clear_ready(); // what the runtime remembered was from before the buffer filled up
+            match self.room.as_ref().map(|room| room.poll_write_ready(cx)) {
+                // Of before the buffer was full.
+                Some(Poll::Ready(Ok(mut guard))) => guard.clear_ready(),
+                Some(_) => return Poll::Pending,
+                // No descriptor is left: it looks again when others had their turn.
+                None => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
         }
+        self.room = None;
+        Poll::Ready(())
+    }
+
+    /// The runtime holds a descriptor once: this is another one.
+    #[allow(unsafe_code)]
+    fn watch_room(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let another = self.socket().as_fd().try_clone_to_owned()?;
+        // SAFETY: the descriptor is owned, and stays the same for as long as it is registered.
+        Ok(unsafe { AsyncFd::register_with_interest(another, Interest::WRITABLE) }?)
     }
 
     /// The descriptor, to write to and to look at socket options.
     pub(crate) fn as_raw_fd(&self) -> RawFd {
-        self.io.get_ref().as_raw_fd()
+        self.socket().as_raw_fd()
     }
 }
 
@@ -226,7 +285,8 @@ fn can_write(fd: RawFd) -> bool {
 fn open(ip: IpAddr, options: &UdpOptions) -> io::Result<Socket> {
     let socket = Socket::new(domain(ip), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     // The system caps both at net.core.[rw]mem_max; less than asked for is no error.
-    if let Some(bytes) = options.receive_buffer {
+    let receive_buffer = if options.deaf { Some(0) } else { options.receive_buffer };
+    if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes)?;
     }
     if let Some(bytes) = options.send_buffer {
@@ -318,6 +378,24 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    /// With sockets of another kind, which hold a bounded number of datagrams: those of UDP leave the loopback at once.
+    #[tokio::test]
+    async fn a_full_socket_is_waited_for_and_the_waiting_leaves_nothing_behind() {
+        let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None).unwrap();
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut socket = UdpSocket { io: Io::Deaf(ours), room: None, local };
+        for _ in 0..3 {
+            poll_fn(|cx| socket.poll_writable(cx)).await;
+            while socket.socket().send(&[1]).is_ok() {}
+            let full = poll_fn(|cx| Poll::Ready(socket.poll_writable(cx).is_pending())).await;
+            assert!(full && socket.room.is_some());
+            let reader = theirs.try_clone().unwrap();
+            tokio::spawn(async move { while reader.recv(&mut [MaybeUninit::uninit(); 16]).is_ok() {} });
+            poll_fn(|cx| socket.poll_writable(cx)).await;
+            assert!(socket.room.is_none());
+        }
+    }
+
     /// The runtime may tell of a datagram that was read together with those before it.
     #[tokio::test]
     async fn what_was_read_already_is_not_waited_for() {
@@ -325,7 +403,7 @@ mod tests {
         std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[1], socket.local_addr()).unwrap();
         socket.readable().await.unwrap();
         let mut buffer = [std::mem::MaybeUninit::uninit(); 16];
-        socket.io.get_ref().recv(&mut buffer).unwrap();
+        socket.socket().recv(&mut buffer).unwrap();
         let mut memory = Receiver::new(1_000_000);
         let drained = socket.drain(&mut memory, 10, |_| panic!("there is nothing"));
         tokio::time::timeout(Duration::from_secs(5), drained).await.unwrap().unwrap();
