@@ -30,6 +30,10 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// How often the members of a task that call while they run are run again before other tasks have a turn. (To call the
+/// runtime from within the task would wake another thread.)
+const TURNS: u8 = 4;
+
 type Member = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The tasks of the players, or of the publishers, of one port.
@@ -169,10 +173,16 @@ impl Round {
         if let Some(keeper) = &mut self.keeper {
             keeper.look(cx);
         }
-        // Who has called until now is heard now.
-        self.call.called.store(false, SeqCst);
-        while let Poll::Ready(Some(_)) = self.members.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
-            self.count.fetch_sub(1, Relaxed);
+        for _ in 0..TURNS {
+            // Who has called until now is heard now.
+            self.call.called.store(false, SeqCst);
+            while let Poll::Ready(Some(_)) = self.members.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
+                self.count.fetch_sub(1, Relaxed);
+            }
+            // The set calls, too, when it has run as many as it has, if there are more or not.
+            if !self.call.called.load(SeqCst) {
+                break;
+            }
         }
         self.call.running.store(false, SeqCst);
         if self.call.called.load(SeqCst) {
