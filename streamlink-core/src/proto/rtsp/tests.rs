@@ -43,7 +43,7 @@ impl Default for House {
 impl Directory for House {
     fn find(&mut self, _: bool, path: &str) -> Result<Found, Status> {
         match path {
-            "cam/1" => Ok(Found {
+            "cam" | "cam/1" => Ok(Found {
                 user: self.user.clone(),
                 presentation: self.presentation.clone(),
                 tcp: self.tcp,
@@ -124,6 +124,57 @@ fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
             server.push(&frame);
             let got = server.next(&mut house).unwrap();
             assert_eq!(got, Some(Request::Frame { channel: 2, data: vec![1, 2, 3].into() }));
+        }
+    }
+}
+
+/// What these clients have said to a server, taken from the wire. The name of the session alone is another one.
+#[test]
+fn what_real_clients_have_said_is_understood() {
+    let recorded = |name: &str| -> Vec<u8> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/rtsp_server");
+        let mut said = std::fs::read(folder.join(name)).unwrap();
+        let field = b"\r\nSession: ";
+        for at in (0..said.len() - field.len()).filter(|at| said[*at..].starts_with(field)).collect::<Vec<_>>() {
+            said[at + field.len()..][..16].copy_from_slice(b"0001020304050607");
+        }
+        said
+    };
+    for (name, tracks) in [("ffmpeg-play", 0), ("ffmpeg-record", 2), ("gst-record", 1)] {
+        let said = recorded(name);
+        for step in [1, 13, 100_000] {
+            let (mut server, mut house) = (ServerSession::new(random), House::default());
+            let (mut asked, mut frames, mut ended) = (None, 0, false);
+            for piece in said.chunks(step) {
+                server.push(piece);
+                while let Some(request) = server.next(&mut house).unwrap() {
+                    match request {
+                        Request::Play { path } => {
+                            asked = Some((path, 0));
+                            server.accept(&[]);
+                        }
+                        Request::Publish { path, presentation } => {
+                            asked = Some((path, presentation.tracks().len()));
+                            server.accept(&[]);
+                        }
+                        Request::Frame { data, .. } => {
+                            assert_eq!(data[0] >> 6, 2, "{name}: the version of RTP");
+                            frames += 1;
+                        }
+                        Request::End => ended = true,
+                    }
+                }
+            }
+            assert_eq!(asked, Some(("cam".to_owned(), tracks)), "{name}");
+            // Of those that record, what was kept breaks off within the media.
+            assert_eq!((frames > 0, ended), (tracks > 0, tracks == 0), "{name}");
+            let answers = server.take_output();
+            let answers = String::from_utf8_lossy(&answers);
+            assert_eq!(
+                answers.matches("RTSP/1.0 ").count(),
+                answers.matches("RTSP/1.0 200 OK\r\n").count(),
+                "{answers}"
+            );
         }
     }
 }
