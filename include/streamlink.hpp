@@ -299,6 +299,15 @@ private:
 class tap {
 public:
     explicit tap(streamlink_tap *handle) noexcept : handle_(handle) {}
+    tap(tap &&) noexcept = default;
+    tap &operator=(tap &&other) noexcept
+    {
+        handle_ = std::move(other.handle_); // first: until it is destroyed, it calls
+        calls_ = std::move(other.calls_);
+        ended_ = other.ended_;
+        return *this;
+    }
+    ~tap() = default;
 
     /// Takes the next packet. Empty: none came in time, or the flow has ended; see ended().
     packet next(std::optional<std::chrono::milliseconds> timeout = std::nullopt)
@@ -329,13 +338,14 @@ public:
     /// Calls a function for every packet, on a thread of the engine. It must not throw.
     void for_each(std::function<void(packet_view)> function)
     {
-        calls_ = std::make_unique<std::function<void(packet_view)>>(std::move(function));
+        auto calls = std::make_unique<std::function<void(packet_view)>>(std::move(function));
         detail::call(
             streamlink_tap_set_callback, handle_.get(),
             [](void *user, const streamlink_packet *one) noexcept {
                 (*static_cast<std::function<void(packet_view)> *>(user))(packet_view(one));
             },
-            static_cast<void *>(calls_.get()));
+            static_cast<void *>(calls.get()));
+        calls_ = std::move(calls);
     }
 
 private:
@@ -403,6 +413,14 @@ private:
 class flow {
 public:
     explicit flow(streamlink_flow *handle) noexcept : handle_(handle) {}
+    flow(flow &&) noexcept = default;
+    flow &operator=(flow &&other) noexcept
+    {
+        handle_ = std::move(other.handle_); // first: until it is destroyed, it calls
+        calls_ = std::move(other.calls_);
+        return *this;
+    }
+    ~flow() = default;
 
     void stop() { detail::call(streamlink_flow_stop, get()); }
 

@@ -81,7 +81,12 @@ int main()
         CHECK(one.size() == sizeof payload && streamlink::packet(one).data() == one.data());
         seen++;
     });
-    flow.on_event([&](const streamlink::event &one) { stopped += one.kind() == STREAMLINK_EVENT_KIND_FLOW_STOPPED; });
+    flow.on_event([&](const streamlink::event &one) {
+        if (one.kind() == STREAMLINK_EVENT_KIND_FLOW_STOPPED) {
+            std::this_thread::sleep_for(50ms); // meanwhile another flow takes its place
+            stopped++;
+        }
+    });
     CHECK(source.push(streamlink::packet(packet)) == STREAMLINK_STATUS_OK);
     while (seen == 0) {
         std::this_thread::sleep_for(1ms);
