@@ -380,8 +380,8 @@ mod tests {
 
     /// With sockets of another kind, which hold a bounded number of datagrams: those of UDP leave the loopback at once.
     #[tokio::test]
-    async fn a_full_socket_is_waited_for_and_the_waiting_leaves_nothing_behind() {
-        let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None).unwrap();
+    async fn a_full_socket_is_waited_for_and_the_waiting_leaves_nothing_behind() -> io::Result<()> {
+        let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut socket = UdpSocket { io: Io::Deaf(ours), room: None, local };
         for _ in 0..3 {
@@ -389,11 +389,12 @@ mod tests {
             while socket.socket().send(&[1]).is_ok() {}
             let full = poll_fn(|cx| Poll::Ready(socket.poll_writable(cx).is_pending())).await;
             assert!(full && socket.room.is_some());
-            let reader = theirs.try_clone().unwrap();
+            let reader = theirs.try_clone()?;
             tokio::spawn(async move { while reader.recv(&mut [MaybeUninit::uninit(); 16]).is_ok() {} });
             poll_fn(|cx| socket.poll_writable(cx)).await;
             assert!(socket.room.is_none());
         }
+        Ok(())
     }
 
     /// The runtime may tell of a datagram that was read together with those before it.
