@@ -194,6 +194,8 @@ fn register(bell: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 #[derive(Debug)]
 pub(crate) struct Nested {
     socket: mio::net::TcpStream,
+    /// It is told of room, too: the kernel had none once. (Who is always told is also told when all was read before.)
+    wants_room: bool,
     place: usize,
     slot: Arc<Slot>,
     nest: Arc<Nest>,
@@ -206,13 +208,13 @@ impl Nested {
         let slot = Arc::new(Slot { ready: AtomicBool::new(true), ..Slot::default() });
         let mut slots = nest.slots();
         let place = slots.iter().position(Option::is_none).unwrap_or(slots.len());
-        nest.registry.register(&mut socket, Token(place), Interest::READABLE | Interest::WRITABLE)?;
+        nest.registry.register(&mut socket, Token(place), Interest::READABLE)?;
         if place == slots.len() {
             slots.push(None);
         }
         slots[place] = Some(slot.clone());
         drop(slots);
-        Ok(Self { socket, place, slot, nest: nest.clone() })
+        Ok(Self { socket, wants_room: false, place, slot, nest: nest.clone() })
     }
 
     pub(crate) fn socket(&self) -> SockRef<'_> {
@@ -226,6 +228,11 @@ impl Nested {
             self.slot.register(cx);
         }
         ready
+    }
+
+    /// There may be more in it already than was read.
+    pub(crate) fn read_again(&self) {
+        self.slot.ready.store(true, Relaxed);
     }
 
     /// Reads what is there, if [`Nested::may_read`] says so; nothing: the peer has closed.
@@ -254,10 +261,16 @@ impl Nested {
     }
 
     /// Writes what the kernel takes.
-    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.socket().send_vectored_with_flags(slices, libc::MSG_NOSIGNAL) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.slot.register(cx);
+                if !self.wants_room {
+                    // Tells of room that there is by now, too.
+                    let both = Interest::READABLE | Interest::WRITABLE;
+                    self.nest.registry.reregister(&mut self.socket, Token(self.place), both)?;
+                    self.wants_room = true;
+                }
                 Poll::Pending
             }
             result => Poll::Ready(result),
@@ -277,5 +290,83 @@ impl Drop for Nested {
         if let Some(place) = self.nest.slots().get_mut(self.place) {
             *place = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::net::{Keeper, Stream, listen};
+    use std::{future::poll_fn, io, io::IoSlice, task::Poll};
+    use tokio::net::TcpStream;
+
+    /// A connection whose other side is read with others.
+    async fn pair(keeper: &Keeper) -> io::Result<(Stream, Stream)> {
+        let listener = listen(([127, 0, 0, 1], 0).into())?;
+        let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
+        Ok((Stream::accepted(peer?), Stream::accepted(accepted?.0).nested(keeper.nest())?))
+    }
+
+    async fn write(stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
+        poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await
+    }
+
+    /// What is read now, if anything.
+    async fn read(stream: &mut Stream) -> io::Result<usize> {
+        match poll_fn(|cx| Poll::Ready(stream.poll_read(cx, |_| {}))).await {
+            Poll::Ready(read) => read,
+            Poll::Pending => Ok(0),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_found_before_anyone_looks() -> io::Result<()> {
+        let keeper = Keeper::new()?;
+        let (mut peer, mut stream) = pair(&keeper).await?;
+        write(&mut peer, b"head").await?;
+        while read(&mut stream).await? == 0 {
+            stream.ask_for_more();
+            tokio::task::yield_now().await;
+        }
+        write(&mut peer, b"body").await?;
+        assert_eq!(read(&mut stream).await?, 0, "nobody has looked");
+        loop {
+            stream.ask_for_more();
+            match read(&mut stream).await? {
+                0 => tokio::task::yield_now().await,
+                length => {
+                    assert_eq!(length, 4);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_is_told_of_it() -> io::Result<()> {
+        const BYTES: usize = 32 << 20;
+        let mut keeper = Keeper::new()?;
+        let (mut peer, mut stream) = pair(&keeper).await?;
+        let mut sent = 0;
+        let send = poll_fn(|cx| {
+            keeper.look(cx);
+            while sent < BYTES {
+                match stream.poll_write(cx, &[IoSlice::new(&[7; 1 << 16])]) {
+                    Poll::Ready(written) => sent += written?,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(Ok(sent))
+        });
+        // A task of its own, so that what wakes it does not wake the sender.
+        let receive = tokio::spawn(async move {
+            let mut received = 0;
+            while received < BYTES {
+                received += poll_fn(|cx| peer.poll_read(cx, |_| {})).await?;
+            }
+            io::Result::Ok(received)
+        });
+        let sent: io::Result<usize> = send.await;
+        assert!(sent? >= BYTES && receive.await?? >= BYTES);
+        Ok(())
     }
 }

@@ -25,6 +25,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) trait Bring {
     /// Takes what has come.
     fn bring(&mut self, bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End>;
+    /// Whether what has come ends within a message.
+    fn is_within_message(&mut self) -> bool;
     /// What is to be answered.
     fn answers(&mut self) -> Vec<u8>;
     /// Says goodbye.
@@ -46,6 +48,10 @@ impl Bring for ServerSession {
         Ok(())
     }
 
+    fn is_within_message(&mut self) -> bool {
+        self.link().is_within_message()
+    }
+
     fn answers(&mut self) -> Vec<u8> {
         self.link().take_output()
     }
@@ -65,6 +71,10 @@ impl Bring for ClientSession {
             }
         }
         Ok(())
+    }
+
+    fn is_within_message(&mut self) -> bool {
+        self.link().is_within_message()
     }
 
     fn answers(&mut self) -> Vec<u8> {
@@ -122,7 +132,12 @@ pub(super) async fn receive(
                 });
                 match ready!(read) {
                     Ok(0) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
-                    Ok(_) => inbound.publish(peer, heard).and(taken)?,
+                    Ok(_) => {
+                        inbound.publish(peer, heard).and(taken)?;
+                        if session.is_within_message() {
+                            stream.ask_for_more();
+                        }
+                    }
                     Err(error) => return Poll::Ready(Err(error.into())),
                 }
                 let answers = session.answers();

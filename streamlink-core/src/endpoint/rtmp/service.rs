@@ -166,6 +166,7 @@ impl Greeted {
                 self.rest = rest;
                 return Ok(request);
             }
+            self.stream.ask_for_more();
             self.answer().await?;
         }
     }

@@ -100,6 +100,11 @@ impl ChunkReader {
         }
     }
 
+    /// Whether a message, or the header of one, has begun.
+    pub(crate) fn is_within_message(&self) -> bool {
+        self.body.is_some() || self.have > 0 || self.buffered > 0
+    }
+
     /// Long messages are welcome from now on.
     pub(crate) fn expect_media(&mut self) {
         self.media = true;

@@ -58,6 +58,11 @@ impl Link {
         }
     }
 
+    /// Whether what was read last ends within a message.
+    pub(crate) fn is_within_message(&self) -> bool {
+        self.reader.is_within_message()
+    }
+
     /// How our messages are cut.
     pub(crate) fn framing(&self) -> Framing {
         self.framing
