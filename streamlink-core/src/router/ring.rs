@@ -113,8 +113,10 @@ impl Batch {
     }
 }
 
-/// What a flow's source has brought of late.
+/// What a flow's source has brought of late. In this order, here and below: where there are many flows, each is found
+/// cold, and what every batch touches lies together.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Ring {
     /// The number of the batch that comes next; also readable without the lock.
     head: AtomicU64,
@@ -123,7 +125,6 @@ pub(crate) struct Ring {
     state: Mutex<Inner>,
 }
 
-/// In this order: where there are many flows, each is found cold, and what every batch touches lies together.
 #[derive(Debug)]
 #[repr(C)]
 struct Inner {

@@ -200,7 +200,8 @@ impl Call {
         let outbox = Outbox::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
         let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
         let end = {
-            let mut sending = pin!(send(&mut up.stream, &mut up.session, reader, outbox, &player, pace, &self.stop));
+            let mut sending =
+                pin!(send(&mut up.stream, &mut up.session, reader, outbox, &player, pace, player.ended(&self.stop)));
             let mut stats = tokio::time::interval(STATS_INTERVAL);
             loop {
                 tokio::select! {

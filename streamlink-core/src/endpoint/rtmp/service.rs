@@ -61,7 +61,8 @@ impl Service for Rtmp {
         let Visit { stream, peer, connection, pending } = visit;
         let greeting = async {
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
-            let mut greeted = Greeted { stream, session: ServerSession::new(random), rest: Vec::new() };
+            // Boxed, as every future that it is handed to would have room for it once more.
+            let mut greeted = Box::new(Greeted { stream, session: ServerSession::new(random), rest: Vec::new() });
             let request = greeted.ask().await?;
             Ok::<_, End>((greeted, request))
         };
@@ -88,7 +89,7 @@ impl Service for Rtmp {
 }
 
 /// Finds out what a peer came for, and lets it have that.
-async fn serve(shared: &Shared<Rtmp>, mut greeted: Greeted, peer: SocketAddr, request: Request) {
+async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAddr, request: Request) {
     let (publish, app, key) = match request {
         Request::Publish { app, key } => (true, app, key),
         Request::Play { app, key } => (false, app, key),
@@ -172,13 +173,13 @@ impl Greeted {
     }
 
     /// Has the connection read together with others of its task.
-    fn nested(self, nest: Option<Arc<Nest>>) -> io::Result<Self> {
-        let Self { stream, session, rest } = self;
+    fn nested(self: Box<Self>, nest: Option<Arc<Nest>>) -> io::Result<Box<Self>> {
+        let Self { stream, session, rest } = *self;
         let stream = match nest {
             Some(nest) => stream.nested(&nest)?,
             None => stream,
         };
-        Ok(Self { stream, session, rest })
+        Ok(Box::new(Self { stream, session, rest }))
     }
 
     async fn answer(&mut self) -> Result<(), End> {
@@ -205,7 +206,7 @@ impl Greeted {
     }
 
     /// Gives a player what the flow brings.
-    async fn play(mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, stop: &CancellationToken) -> End {
+    async fn play(&mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, stop: &CancellationToken) -> End {
         self.stream.limit_send_buffer(terms.send_buffer);
         self.session.accept();
         let early = std::mem::take(&mut self.rest);
@@ -220,7 +221,8 @@ impl Greeted {
         outbox.push_control(self.session.link().take_output());
         let mut reader = ring.reader_from_start(terms.gop_cache);
         let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
-        let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, stop).await;
+        let end =
+            send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, player.ended(stop)).await;
         drop(reader);
         if matches!(end, End::Stopped) {
             farewell(&mut self.stream, &[]).await;

@@ -249,7 +249,7 @@ impl Call {
                 let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
                 let next_sign = Instant::now() + up.session.keep_alive_interval();
                 let mut recorder = Recorder { session: &mut up.session, next_sign };
-                send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, &self.stop).await
+                send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await
             });
             let mut stats = tokio::time::interval(STATS_INTERVAL);
             loop {

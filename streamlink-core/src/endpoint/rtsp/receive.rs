@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{End, Rare, answer, farewell, give_way},
+    super::tcp::{Door, End, answer, farewell, give_way},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -16,8 +16,8 @@ use bytes::Bytes;
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::{Pin, pin},
-    task::Poll,
+    pin::pin,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -110,7 +110,9 @@ impl<T: Bring> Receiving<'_, T> {
         let mut next_sign = self.session.sign_of_life().map(|interval| start + interval);
         let mut next_report = start;
         let (mut heard, mut heard_any) = (start, false);
-        let mut stopped = Rare::new(stop.cancelled());
+        let mut stopped = pin!(stop.cancelled());
+        // Behind it is the end.
+        let mut door = Door::new();
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         // A picture comes in many pieces, one after the other; it is to leave in one.
         let coalesce = self.inbound.coalesce();
@@ -138,7 +140,7 @@ impl<T: Bring> Receiving<'_, T> {
             let due = due.into_iter().flatten().min().unwrap_or(now);
             timer.as_mut().reset(due.into());
             let result = poll_fn(|cx| {
-                if Pin::new(&mut stopped).poll(cx).is_ready() {
+                if door.has_rung(cx) && stopped.as_mut().poll(&mut Context::from_waker(door.waker())).is_ready() {
                     return Poll::Ready(Err(End::Stopped));
                 }
                 let Self { stream, session, wire, udp, inbound, peer, .. } = &mut self;

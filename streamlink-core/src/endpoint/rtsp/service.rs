@@ -4,7 +4,7 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            Door, End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Rare, Service,
+            Door, End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service,
             Shared, Visit, farewell, lock, send, write_all,
         },
     },
@@ -77,8 +77,9 @@ impl Service for Rtsp {
         let greeting = async {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
-            let mut client =
-                Client { stream, session: ServerSession::new(random), udp: UdpTracks::default(), peer, local };
+            let (session, udp) = (ServerSession::new(random), UdpTracks::default());
+            // Boxed, as every future that it is handed to would have room for it once more.
+            let mut client = Box::new(Client { stream, session, udp, peer, local });
             let request = client.ask(&shared).await?;
             Ok::<_, End>((client, request))
         };
@@ -198,14 +199,28 @@ impl Client {
         Receiving { stream, session, wire, udp, inbound, peer: *peer, first: None }.run(stop).await
     }
 
-    /// Gives a player what the flow brings.
-    async fn play(&mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, route: &Arc<OpenRoute<Rtsp>>) -> End {
-        let stop = &route.stop;
+    /// Gives a player what the flow brings. `known`: the presentation that it was told of.
+    async fn play(
+        &mut self,
+        ring: &Arc<Ring>,
+        terms: PlayTerms,
+        known: Option<Arc<Presentation>>,
+        player: &Player,
+        route: &Arc<OpenRoute<Rtsp>>,
+    ) -> End {
+        let ended = async {
+            tokio::select! {
+                biased;
+                end = player.ended(&route.stop) => end,
+                // It was told of another presentation: it is to ask again.
+                () = route.place.stage.other_than(known.as_ref()) => End::Lost(LossReason::Closed),
+            }
+        };
         if self.is_multicast() {
             let tracks = self.session.tracks().len();
             let seat = route.place.cast.as_ref().map(|cast| cast.join(route, ring, tracks));
             return match seat {
-                Some(Ok(seat)) => self.listen(seat, player, stop).await,
+                Some(Ok(seat)) => self.listen(seat, ended).await,
                 Some(Err(error)) => error.into(),
                 None => End::Lost(LossReason::Closed),
             };
@@ -225,25 +240,25 @@ impl Client {
             let mut outbox = Outbox::new(wire);
             outbox.push_media(lost, &mut window);
             let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
-            let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, stop).await;
+            let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, ended).await;
             farewell(&mut self.stream, &[]).await;
             return end;
         }
         let _wish = ring.wish(Layout::Run);
         let mut gate = Gate::default();
         gate.give(&mut self.udp, lost, &mut window, player);
-        let mut ended = player.ended(stop);
+        let mut ended = pin!(ended);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
         let mut door = Door::new();
         let end = loop {
             let Self { stream, session, udp, peer, .. } = self;
             let result = poll_fn(|cx| {
-                if let Poll::Ready(end) = Pin::new(&mut ended).poll(cx) {
-                    return Poll::Ready(Err(end));
-                }
                 if door.has_rung(cx) {
                     let (now, cx) = (Instant::now(), &mut Context::from_waker(door.waker()));
+                    if let Poll::Ready(end) = ended.as_mut().poll(cx) {
+                        return Poll::Ready(Err(end));
+                    }
                     match stream.poll_read(cx, |bytes| session.push(bytes)) {
                         Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                         Poll::Ready(Ok(_)) => {
@@ -311,9 +326,9 @@ impl Client {
     }
 
     /// Keeps a player's session that hears what is sent to a group.
-    async fn listen(&mut self, _seat: Arc<Seat>, player: &Player, stop: &CancellationToken) -> End {
+    async fn listen(&mut self, _seat: Arc<Seat>, ended: impl Future<Output = End>) -> End {
         self.session.accept(&[]);
-        let mut ended = player.ended(stop);
+        let mut ended = pin!(ended);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
         let mut heard = Ok(());
@@ -323,7 +338,7 @@ impl Client {
             }
             let Self { stream, session, .. } = self;
             heard = poll_fn(|cx| {
-                if let Poll::Ready(end) = Pin::new(&mut ended).poll(cx) {
+                if let Poll::Ready(end) = ended.as_mut().poll(cx) {
                     return Poll::Ready(Err(end));
                 }
                 let now = Instant::now();
@@ -411,7 +426,7 @@ impl Gate {
 }
 
 /// Lets a client have what it wants.
-async fn serve(shared: &Shared<Rtsp>, mut client: Client, request: Request) {
+async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request) {
     let (path, presentation) = match request {
         Request::Publish { path, presentation } => (path, Some(presentation)),
         Request::Play { path } => (path, None),
@@ -444,14 +459,7 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Client, request: Request) {
                 route.refuse(peer, RefusalReason::TooManyPeers, now);
                 return client.turn_away(Status::NOT_ENOUGH_BANDWIDTH).await;
             };
-            let mut other = Rare::new(route.place.stage.other_than(known.as_ref()));
-            let mut playing = pin!(client.play(ring, *terms, &player, &route));
-            let end = poll_fn(|cx| match Pin::new(&mut other).poll(cx) {
-                // It was told of another presentation: it is to ask again.
-                Poll::Ready(()) => Poll::Ready(End::Lost(LossReason::Closed)),
-                Poll::Pending => playing.as_mut().poll(cx),
-            })
-            .await;
+            let end = client.play(ring, *terms, known, &player, &route).await;
             let reason = match end {
                 End::Stopped => LossReason::Closed,
                 End::Lost(reason) => reason,

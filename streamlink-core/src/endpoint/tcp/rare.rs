@@ -5,12 +5,11 @@
 
 use futures_util::task::AtomicWaker;
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
 };
 
 /// A door to some of what a task waits for: that is polled, with the door's waker, when the bell has rung.
@@ -73,61 +72,45 @@ impl Door {
     }
 }
 
-/// A future that is polled only when it has woken the task.
-pub(in crate::endpoint) struct Rare<'a, T> {
-    future: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
-    door: Door,
-}
-
-impl<'a, T> Rare<'a, T> {
-    pub(in crate::endpoint) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
-        Self { future: Box::pin(future), door: Door::new() }
-    }
-}
-
-impl<T> Future for Rare<'_, T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let Self { future, door } = &mut *self;
-        match door.has_rung(cx) {
-            true => future.as_mut().poll(&mut Context::from_waker(door.waker())),
-            false => Poll::Pending,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{future::poll_fn, sync::atomic::AtomicUsize};
+    use std::{future::poll_fn, pin::pin, task::Poll};
     use tokio_util::sync::CancellationToken;
 
     #[tokio::test]
-    async fn it_is_asked_once_and_when_it_has_called() {
-        let (token, asked) = (CancellationToken::new(), AtomicUsize::new(0));
-        let mut inner = Box::pin(token.cancelled());
-        let mut rare = Rare::new(poll_fn(|cx| {
-            asked.fetch_add(1, Ordering::SeqCst);
-            inner.as_mut().poll(cx)
-        }));
+    async fn what_is_behind_it_is_asked_once_and_when_it_has_called() {
+        let token = CancellationToken::new();
+        let (mut inner, mut door, mut asked) = (pin!(token.cancelled()), Door::new(), 0);
+        let mut ask = |cx: &mut Context<'_>| {
+            if !door.has_rung(cx) {
+                return Poll::Pending;
+            }
+            asked += 1;
+            inner.as_mut().poll(&mut Context::from_waker(door.waker())).map(|()| asked)
+        };
         for _ in 0..10 {
-            assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut rare).poll(cx))).await.is_pending());
+            assert!(poll_fn(|cx| Poll::Ready(ask(cx))).await.is_pending());
         }
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
         let again = token.clone();
         tokio::spawn(async move { again.cancel() });
-        rare.await;
-        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        assert_eq!(poll_fn(ask).await, 2);
     }
 
     #[tokio::test]
     async fn another_task_may_wait_for_it() {
         let token = CancellationToken::new();
-        let inner = token.clone();
-        let mut rare = Rare::new(async move { inner.cancelled().await });
-        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut rare).poll(cx))).await.is_pending());
-        let waiting = tokio::spawn(rare);
+        let (inner, mut door) = (token.clone(), Door::new());
+        let mut waits = Box::pin(async move {
+            let mut inner = pin!(inner.cancelled());
+            poll_fn(|cx| match door.has_rung(cx) {
+                true => inner.as_mut().poll(&mut Context::from_waker(door.waker())),
+                false => Poll::Pending,
+            })
+            .await;
+        });
+        assert!(poll_fn(|cx| Poll::Ready(waits.as_mut().poll(cx))).await.is_pending());
+        let waiting = tokio::spawn(waits);
         tokio::task::yield_now().await;
         token.cancel();
         waiting.await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::{
     super::{Event, EventSink, Live, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
-    End, Rare, Service,
+    End, Service,
 };
 use crate::{
     flow::Allowlist,
@@ -136,14 +136,12 @@ impl Player {
     }
 
     /// Waits until we end its connection.
-    pub(in crate::endpoint) fn ended<'a>(&'a self, stop: &'a CancellationToken) -> Rare<'a, End> {
-        Rare::new(async move {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => End::Stopped,
-                () = self.expelled.cancelled() => End::Lost(self.expulsion()),
-            }
-        })
+    pub(in crate::endpoint) async fn ended(&self, stop: &CancellationToken) -> End {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => End::Stopped,
+            () = self.expelled.cancelled() => End::Lost(self.expulsion()),
+        }
     }
 
     /// So much was sent, or left out. Called by its own task alone.

@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
 
 /// Bytes that are taken from the ring at once: what a peer that stops reading holds.
 const AT_ONCE: u64 = 256 << 10;
@@ -59,7 +58,7 @@ struct Sending<'a, T, W> {
     outbox: Outbox<W>,
     player: &'a Player,
     pace: Pace,
-    /// Behind it is what the peer says.
+    /// Behind it are what the peer says, and the end.
     door: Door,
     window: Vec<Arc<Batch>>,
     /// Since when the peer is behind.
@@ -69,7 +68,8 @@ struct Sending<'a, T, W> {
     ending: bool,
 }
 
-/// Sends until the flow, the peer or the endpoint ends it.
+/// Sends until the flow or the peer ends it, or `ended` does, for which nothing is lost on the way to the peer when it is
+/// [`End::Stopped`].
 pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
     stream: &mut Stream,
     session: &mut T,
@@ -77,9 +77,10 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
     outbox: Outbox<W>,
     player: &Player,
     pace: Pace,
-    stop: &CancellationToken,
+    ended: impl Future<Output = End>,
 ) -> End {
     let now = Instant::now();
+    let mut ended = pin!(ended);
     let mut timer = pin!(tokio::time::sleep_until((now + pace.slow).into()));
     let mut sending = Sending {
         stream,
@@ -94,14 +95,7 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
         next: now,
         ending: false,
     };
-    let end = {
-        let mut ended = player.ended(stop);
-        poll_fn(|cx| match Pin::new(&mut ended).poll(cx) {
-            Poll::Ready(end) => Poll::Ready(end),
-            Poll::Pending => sending.poll(timer.as_mut(), cx),
-        })
-        .await
-    };
+    let end = poll_fn(|cx| sending.poll(ended.as_mut(), timer.as_mut(), cx)).await;
     if matches!(end, End::Stopped) {
         sending.farewell().await;
     }
@@ -110,9 +104,21 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
 }
 
 impl<T: Talk, W: Wire> Sending<'_, T, W> {
-    fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<End> {
-        if let Some(end) = self.poll_input(cx) {
-            return Poll::Ready(end);
+    fn poll(
+        &mut self,
+        ended: Pin<&mut impl Future<Output = End>>,
+        mut timer: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Poll<End> {
+        if self.door.has_rung(cx) {
+            let waker = self.door.waker().clone();
+            let cx = &mut Context::from_waker(&waker);
+            if let Poll::Ready(end) = ended.poll(cx) {
+                return Poll::Ready(end);
+            }
+            if let Some(end) = self.poll_input(cx) {
+                return Poll::Ready(end);
+            }
         }
         for _ in 0..ROUNDS {
             match self.outbox.poll_write(self.stream, cx) {
@@ -180,13 +186,10 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
 
     /// Hears the peer; `Some` when it has left.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        if !self.door.has_rung(cx) {
-            return None;
-        }
         loop {
             let mut heard = Ok(false);
-            let Self { stream, session, door, .. } = self;
-            match stream.poll_read(&mut Context::from_waker(door.waker()), |bytes| heard = session.listen(bytes)) {
+            let Self { stream, session, .. } = self;
+            match stream.poll_read(cx, |bytes| heard = session.listen(bytes)) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Some(error.into()),
                 Poll::Ready(Ok(0)) => return Some(End::Lost(LossReason::Closed)),
@@ -250,6 +253,7 @@ mod tests {
         router::{Delivery, Limits, Ring},
     };
     use std::io;
+    use tokio::sync::Notify;
 
     /// A peer that is sent bare packets, and says nothing.
     struct Bare;
@@ -318,16 +322,20 @@ mod tests {
             }
         };
         publish(100);
-        let (stop, player, mut session) = (CancellationToken::new(), Player::new(address, Instant::now()), Bare);
+        let (stop, player, mut session) = (Notify::new(), Player::new(address, Instant::now()), Bare);
         let pace = Pace { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
-        let sent = send(&mut stream, &mut session, &mut reader, Outbox::new(Bare), &player, pace, &stop);
+        let ended = async {
+            stop.notified().await;
+            End::Stopped
+        };
+        let sent = send(&mut stream, &mut session, &mut reader, Outbox::new(Bare), &player, pace, ended);
         let received = async {
             take(&mut peer, 100 * PACKET).await?;
             // The next window has begun.
             publish(1);
             let early = tokio::time::timeout(Duration::from_millis(100), take(&mut peer, 1)).await;
             assert!(early.is_err(), "it did not wait for more");
-            stop.cancel();
+            stop.notify_one();
             // What waits leaves before the end.
             take(&mut peer, PACKET).await
         };

@@ -42,17 +42,18 @@ pub(crate) struct Switch {
     pub(crate) gap: Duration,
 }
 
-/// The sources of one flow.
+/// The sources of one flow. In this order, here and below: where there are many flows, each is found cold, and what every
+/// packet of a lone source touches lies together.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Group {
     ring: Arc<Ring>,
-    stage: Arc<Stage>,
-    terms: GroupTerms,
     family: MediaFamily,
     inner: Mutex<Inner>,
+    stage: Arc<Stage>,
+    terms: GroupTerms,
 }
 
-/// In this order: what every packet of a lone source touches lies together.
 #[derive(Debug)]
 #[repr(C)]
 struct Inner {
