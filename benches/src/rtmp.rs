@@ -21,6 +21,9 @@ use tokio::{
 /// The chunk size that publishers announce.
 const CHUNK: usize = 60_000;
 
+/// The header of the first chunk of a message, in bytes.
+const HEAD: usize = 12;
+
 /// One message of a file.
 #[derive(Clone, Debug)]
 pub struct Tag {
@@ -175,18 +178,27 @@ impl Watchers {
     }
 }
 
+/// How a publisher writes a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// At once, and it leaves at once: as GStreamer's rtmp2sink does.
+    Whole,
+    /// Its header, then its body, which the kernel holds back until the header is acknowledged: as ffmpeg does.
+    Apart,
+}
+
 /// Publishes messages under many keys (`k0`, `k1`, …) in real time; returns the bytes that were written.
 ///
 /// # Errors
 /// When one cannot connect, or is cut off.
-pub fn publish_many(count: usize, port: u16, tags: &[Tag], begun: impl FnOnce()) -> Result<u64> {
+pub fn publish_many(count: usize, port: u16, tags: &[Tag], how: Writes, begun: impl FnOnce()) -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    // What belongs to one picture is written at once.
-    let mut groups: Vec<(u32, Vec<u8>)> = Vec::new();
+    // What belongs to one picture leaves at once, as those programs bring sound and pictures into order.
+    let mut groups: Vec<(u32, Vec<Vec<u8>>)> = Vec::new();
     for tag in tags {
         match groups.last_mut() {
-            Some((_, bytes)) if tag.kind != 9 => bytes.extend(tag.chunks()),
-            _ => groups.push((tag.time, tag.chunks())),
+            Some((_, messages)) if tag.kind != 9 => messages.push(tag.chunks()),
+            _ => groups.push((tag.time, vec![tag.chunks()])),
         }
     }
     let groups = Arc::new(groups);
@@ -195,6 +207,7 @@ pub fn publish_many(count: usize, port: u16, tags: &[Tag], begun: impl FnOnce())
         let mut stream = runtime.block_on(ask(port, "publish", &format!("k{i}")))?;
         let size = [&[2, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0][..], &(CHUNK as u32).to_be_bytes()].concat();
         runtime.block_on(stream.write_all(&size))?;
+        stream.set_nodelay(how == Writes::Whole)?;
         streams.push(stream);
     }
     std::thread::sleep(Duration::from_secs(1)); // all have been let in
@@ -207,12 +220,18 @@ pub fn publish_many(count: usize, port: u16, tags: &[Tag], begun: impl FnOnce())
             let (mut reads, mut writes) = stream.into_split();
             let drain = tokio::spawn(async move { while reads.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} });
             let mut written = 0;
-            for (time, bytes) in groups.iter() {
+            for (time, messages) in groups.iter() {
                 // Publishers are not in step.
                 let due = start + Duration::from_millis(u64::from(*time) + (i as u64 * 40 / 300));
                 tokio::time::sleep_until(due.into()).await;
-                writes.write_all(bytes).await?;
-                written += bytes.len() as u64;
+                for message in messages {
+                    let (head, body) = message.split_at(if how == Writes::Apart { HEAD } else { 0 });
+                    if !head.is_empty() {
+                        writes.write_all(head).await?;
+                    }
+                    writes.write_all(body).await?;
+                    written += message.len() as u64;
+                }
             }
             drain.abort();
             Ok::<u64, Error>(written)

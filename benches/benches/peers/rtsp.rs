@@ -1,7 +1,11 @@
 //! RTSP beside gst-rtsp-server.
 
 use super::{Failure, Plan, Run, figure, free_port, rtmp};
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::Path,
+    process::{Child, Command},
+    time::Duration,
+};
 use streamlink_benches::{
     feed,
     process::Subject,
@@ -12,6 +16,10 @@ use streamlink_benches::{
 };
 
 const PLAYERS: usize = 100;
+/// The path of the relay's flow.
+const PATH: &str = "live";
+/// After so long a feed, or all players, are there.
+const SETTLED: Duration = Duration::from_millis(1500);
 
 #[derive(Clone, Copy)]
 enum Server {
@@ -101,36 +109,48 @@ fn measure(plan: &Plan, programs: &[(&str, Server)], players: Way) -> Result<Mea
     for run in 0..plan.runs {
         for (i, (name, server)) in programs.iter().enumerate() {
             eprintln!("run {} of {}: {name}", run + 1, plan.runs);
-            let (run, each) = one_run(plan, *server, &video, players)?;
-            runs[i].push(run);
-            if i == 0 {
-                memory.push(each);
-            }
+            runs[i].push(one_run(plan, *server, &video, players)?);
         }
+        eprintln!("run {} of {}: streamlink, without players", run + 1, plan.runs);
+        let more = runs[0][run].usage.memory.saturating_sub(memory_without_players(plan, &video)?);
+        memory.push(more as f64 / PLAYERS as f64 / 1024.0);
     }
     let figures = programs.iter().zip(&runs).map(|((name, _), runs)| figure(name, runs)).collect();
     Ok((figures, runs, median(memory)))
 }
 
-fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<(Run, f64), Failure> {
+/// The relay at a port, and who records to it.
+fn recorded(port: u16, video: &Path) -> Result<(Subject, Child), Failure> {
+    let url = format!("rtsp://127.0.0.1:{port}/{PATH}");
+    let subject = rtmp::relay(&[vec![format!("{url}?mode=listener"), format!("{url}?mode=listener")]])?;
+    let feeder = rtsp::record_with_ffmpeg(video, &url)?;
+    Ok((subject, feeder))
+}
+
+/// What the relay takes for the flow alone, after as much time as it has with players: the last group of pictures, in the
+/// heap of each thread that has handled some of it.
+fn memory_without_players(plan: &Plan, video: &Path) -> Result<u64, Failure> {
+    let (subject, mut feeder) = recorded(free_port()?, video)?;
+    std::thread::sleep(2 * SETTLED + Duration::from_secs(plan.seconds));
+    let memory = subject.usage().memory;
+    feeder.kill()?;
+    feeder.wait()?;
+    Ok(memory)
+}
+
+fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, Failure> {
     let (port, input) = (free_port()?, free_port()?);
     if matches!(server, Server::Floor) {
         return floor(plan, port, video);
     }
-    let path = "live";
     let (subject, mut feeder) = match server {
-        Server::Ours => {
-            let url = format!("rtsp://127.0.0.1:{port}/{path}");
-            let subject = rtmp::relay(&[vec![format!("{url}?mode=listener"), format!("{url}?mode=listener")]])?;
-            let feeder = rtsp::record_with_ffmpeg(video, &url)?;
-            (subject, feeder)
-        }
+        Server::Ours => recorded(port, video)?,
         _ => {
             let subject = Subject::start(&mut rtsp::gst_rtsp_server(port, input, plan.folder.path())?, true)?;
             (subject, rtsp::send_rtp_with_ffmpeg(video, input)?)
         }
     };
-    std::thread::sleep(Duration::from_millis(1500)); // the feed is there
+    std::thread::sleep(SETTLED); // the feed is there
     let alone = subject.usage();
     let receivers = match kind {
         Way::Tcp => None,
@@ -139,9 +159,9 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<(Run,
     let ports: Option<Vec<u16>> = receivers
         .as_ref()
         .map(|receivers| receivers.addresses.iter().filter_map(|a| a.rsplit_once(':')?.1.parse().ok()).collect());
-    let players = Players::start(PLAYERS, port, path, ports.as_deref());
+    let players = Players::start(PLAYERS, port, PATH, ports.as_deref());
     let players = players.inspect_err(|_| drop(feeder.kill()))?;
-    std::thread::sleep(Duration::from_millis(1500)); // all play, and what they got at once is over
+    std::thread::sleep(SETTLED); // all play, and what they got at once is over
     let (before, got_before) = (subject.usage(), players.bytes());
     let seconds = Duration::from_secs(plan.seconds);
     std::thread::sleep(seconds);
@@ -155,7 +175,7 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<(Run,
     let each: Vec<u64> = got_after.iter().zip(&got_before).map(|(a, b)| a - b).collect();
     let most = each.iter().max().copied().unwrap_or(0);
     let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
-    let run = match receivers {
+    Ok(match receivers {
         None => Run {
             cpu_per_gb: cpu / (each.iter().sum::<u64>() as f64 / 1e9),
             lost: each.iter().filter(|bytes| **bytes * 100 < most * 95).count() as u64,
@@ -173,12 +193,11 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<(Run,
                 usage: after,
             }
         }
-    };
-    Ok((run, after.memory.saturating_sub(alone.memory) as f64 / PLAYERS as f64 / 1024.0))
+    })
 }
 
 /// The same bytes, written at their time by a program that does nothing else.
-fn floor(plan: &Plan, port: u16, video: &Path) -> Result<(Run, f64), Failure> {
+fn floor(plan: &Plan, port: u16, video: &Path) -> Result<Run, Failure> {
     let (file, messages) = tags(video, &["-c", "copy"])?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench-floor-writes"));
     command.args([port.to_string(), PLAYERS.to_string(), "0".to_owned()]).arg(file);
@@ -191,11 +210,10 @@ fn floor(plan: &Plan, port: u16, video: &Path) -> Result<(Run, f64), Failure> {
     drop(subject);
     players.stop();
     let whole: u64 = messages.iter().map(|tag| tag.body.len() as u64).sum();
-    let run = Run {
+    Ok(Run {
         cpu_per_gb: after.cpu.saturating_sub(before.cpu).as_secs_f64() / (each.iter().sum::<u64>() as f64 / 1e9),
         lost: each.iter().filter(|bytes| **bytes * 100 < whole * 99).count() as u64,
         latency: (0.0, 0.0),
         usage: after,
-    };
-    Ok((run, 0.0))
+    })
 }
