@@ -130,24 +130,24 @@ fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
 
 /// What these clients have said to a server, taken from the wire. The name of the session alone is another one.
 #[test]
-fn what_real_clients_have_said_is_understood() {
-    let recorded = |name: &str| -> Vec<u8> {
+fn what_real_clients_have_said_is_understood() -> Result<(), Box<dyn std::error::Error>> {
+    let recorded = |name: &str| -> std::io::Result<Vec<u8>> {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/rtsp_server");
-        let mut said = std::fs::read(folder.join(name)).unwrap();
+        let mut said = std::fs::read(folder.join(name))?;
         let field = b"\r\nSession: ";
         for at in (0..said.len() - field.len()).filter(|at| said[*at..].starts_with(field)).collect::<Vec<_>>() {
             said[at + field.len()..][..16].copy_from_slice(b"0001020304050607");
         }
-        said
+        Ok(said)
     };
     for (name, tracks) in [("ffmpeg-play", 0), ("ffmpeg-record", 2), ("gst-record", 1)] {
-        let said = recorded(name);
+        let said = recorded(name)?;
         for step in [1, 13, 100_000] {
             let (mut server, mut house) = (ServerSession::new(random), House::default());
             let (mut asked, mut frames, mut ended) = (None, 0, false);
             for piece in said.chunks(step) {
                 server.push(piece);
-                while let Some(request) = server.next(&mut house).unwrap() {
+                while let Some(request) = server.next(&mut house)? {
                     match request {
                         Request::Play { path } => {
                             asked = Some((path, 0));
@@ -177,6 +177,7 @@ fn what_real_clients_have_said_is_understood() {
             );
         }
     }
+    Ok(())
 }
 
 #[test]
