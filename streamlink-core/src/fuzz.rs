@@ -187,7 +187,8 @@ fn rtmp_server() {
                     },
                     Ok(Some(rtmp::Request::Media(message))) => {
                         if let Some(kind) = message.media() {
-                            look_at(kind, flv::without_set_data_frame(message.body), &mut points);
+                            let before = flv::set_data_frame(&message.body);
+                            look_at(kind, message.body.without(before).into(), &mut points);
                         }
                     }
                     Ok(Some(rtmp::Request::End)) => {}
@@ -213,7 +214,7 @@ fn rtmp_client() {
                 match session.read(&mut piece) {
                     Ok(Some(rtmp::Outcome::Media(message))) => {
                         if let Some(kind) = message.media() {
-                            look_at(kind, message.body, &mut points);
+                            look_at(kind, message.body.into(), &mut points);
                         }
                     }
                     Ok(Some(_)) => {}

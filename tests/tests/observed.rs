@@ -1,19 +1,20 @@
 //! What is counted is what somebody outside of the library sees: on the wire, or in what a real program has recorded.
 
 use std::{
+    error::Error,
     fs,
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use streamlink_core::{EndpointStats, Latency, Output, PlayerStats, Source, StreamKey};
+use streamlink_core::{EndpointStats, Latency, Output, Packet, PlayerStats, RtmpKind, Source, StreamKey};
 use streamlink_tests::{
     clip, eventually,
     lossy::{Lossy, watched_srt},
     media::{make, play},
     peer::Peer,
-    rig::{Rig, text},
+    rig::{Recording, Rig, text},
     rtp::{Sender, Sink},
     wire::Wire,
 };
@@ -124,15 +125,22 @@ fn rtp_counts_what_is_on_the_wire() {
     rig.stop();
 }
 
+/// The tags of an FLV file: their types and bodies.
+fn bodies(file: &[u8]) -> Vec<(u8, &[u8])> {
+    let (mut at, mut found) = (13, Vec::new());
+    while let Some(header) = file.get(at..at + 11) {
+        let length = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
+        found.push((header[0], &file[at + 11..at + 11 + length]));
+        at += 11 + length + 4;
+    }
+    found
+}
+
 /// The tags of an FLV file: how many, and the bytes of their bodies.
 fn tags(file: &Path) -> (u64, u64) {
-    let bytes = fs::read(file).unwrap();
-    let (mut at, mut count, mut total) = (13, 0, 0);
-    while let Some(header) = bytes.get(at..at + 11) {
-        let length = u32::from_be_bytes([0, header[1], header[2], header[3]]);
-        (at, count, total) = (at + 11 + length as usize + 4, count + 1, total + u64::from(length));
-    }
-    (count, total)
+    let file = fs::read(file).unwrap();
+    let bodies = bodies(&file);
+    (bodies.len() as u64, bodies.iter().map(|(_, body)| body.len() as u64).sum())
 }
 
 #[test]
@@ -160,6 +168,41 @@ fn rtmp_counts_what_the_encoder_sent_and_the_player_recorded() {
     agree("messages to the player", listed.packets, count);
     agree("bytes to the player", listed.bytes, bytes);
     rig.stop();
+}
+
+#[test]
+fn rtmp_counts_what_nobody_reads_and_hands_on_all_that_comes_from_when_somebody_does() -> Result<(), Box<dyn Error>> {
+    const SOUND_OR_PICTURE: [u8; 2] = [8, 9];
+    let rig = Rig::start(Source::rtmp("in", "127.0.0.1:0", "live").key(StreamKey::new("KEY")?), Vec::new());
+    let sent = rig.file("sent.flv");
+    make(&clip(), &["-map", "0", "-c", "copy", "-f", "flv"], &sent);
+    let mut encoder = play(&sent, &["-map", "0", "-c", "copy", "-f", "flv", &rig.input()]);
+    eventually("some of it is counted", || (rig.running.stats().sources[0].packets > 50).then_some(()));
+    rig.engine.block_on(rig.running.add_output(Output::tap("tap")))?;
+    let tap = Recording::start(&rig);
+    encoder.finish();
+    rig.source_lost();
+    let source = rig.running.stats().sources.remove(0);
+    let (count, bytes) = tags(&sent);
+    agree("messages in", source.packets, count);
+    agree("bytes in", source.bytes, bytes);
+    assert_eq!(source.media.as_deref(), Some("H.264, AAC"));
+    let file = fs::read(&sent)?;
+    let whole: Vec<&[u8]> =
+        bodies(&file).into_iter().filter(|(kind, _)| SOUND_OR_PICTURE.contains(kind)).map(|(_, body)| body).collect();
+    // The last message has come to the tap, and so have all before it, from one of them on.
+    let tapped = || -> Vec<Packet> {
+        let media = |packet: &Packet| !matches!(packet.rtmp_message(), Some((RtmpKind::Data, _)));
+        tap.packets().into_iter().filter(media).collect()
+    };
+    let last = whole.last().ok_or("an empty file")?;
+    eventually("the end", || tapped().last().is_some_and(|packet| packet.data() == last).then_some(()));
+    let tapped = tapped();
+    assert!(tapped.len() > 50 && tapped.len() < whole.len(), "{} of {}", tapped.len(), whole.len());
+    let rest = &whole[whole.len() - tapped.len()..];
+    assert!(tapped.iter().map(Packet::data).eq(rest), "{} messages, but not the last ones", tapped.len());
+    rig.stop();
+    Ok(())
 }
 
 /// What was interleaved with the talk of RTSP (RFC 2326 section 10.12): RTP packets, and their bytes.

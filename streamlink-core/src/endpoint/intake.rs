@@ -8,11 +8,13 @@ use crate::{
         MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::Moment, rtp::Header,
         rtsp::Presentation,
     },
-    router::{Admission, Delivery, GopCutter, Limiter, Preamble, State},
+    router::{Admission, Delivery, GopCutter, Limiter, Preamble, Ring, State, Totals},
     time::Throttle,
 };
+use bytes::Bytes;
 use std::{
     net::SocketAddr,
+    ops::Deref,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,9 +48,13 @@ pub(super) struct Intake {
     refreshed: Instant,
     /// What waits to be published.
     pub(super) out: Delivery,
+    /// What has come beside it, and was of use to nobody.
+    unheard: Totals,
     frames: Frames,
     /// There are other sources.
     has_backup: bool,
+    /// The flow's; it knows whether anybody reads.
+    ring: Arc<Ring>,
     gops: GopCutter,
     pub(super) context: SourceContext,
     live: Live,
@@ -70,8 +76,10 @@ impl Intake {
             monitored: now,
             refreshed: now,
             out: Delivery::default(),
+            unheard: Totals::default(),
             frames: Frames::default(),
             has_backup: context.group.has_backup(),
+            ring: context.group.ring().clone(),
             gops: GopCutter::default(),
             context,
             live,
@@ -142,18 +150,59 @@ impl Intake {
     /// An FLV message, or a packet of an RTSP track: it waits to be published, or is dropped. Above the bandwidth whole
     /// frames go, up to the next key frame.
     pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
-        let Some(moment) = self.gops.observe(&packet) else {
+        let observed = self.gops.observe(&packet);
+        self.judge(now, observed, packet.data().len()).map_or_else(
+            |verdict| verdict,
+            |moment| {
+                if let Some((kind, _)) = packet.rtmp_message() {
+                    self.frames.count(kind, moment);
+                }
+                self.gops.push(&mut self.out, packet, moment);
+                Verdict::Pass
+            },
+        )
+    }
+
+    /// The same for an FLV message that lies where it was read to. While nobody reads what the flow's only source brings,
+    /// it stays there, and is counted.
+    pub(super) fn flv(
+        &mut self,
+        now: Instant,
+        kind: RtmpKind,
+        timestamp: u32,
+        body: impl Deref<Target = [u8]> + Into<Bytes>,
+    ) -> Verdict {
+        if self.has_backup || self.last_media.is_none() || self.ring.is_heard() {
+            return self.message(now, Packet::rtmp(kind, timestamp, body, now));
+        }
+        let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
+        let observed = self.gops.observe_body(kind, &body, packet);
+        self.judge(now, observed, body.len()).map_or_else(
+            |verdict| verdict,
+            |moment| {
+                self.frames.count(kind, moment);
+                self.gops.pass_over(moment);
+                self.unheard.packets += 1;
+                self.unheard.bytes += body.len() as u64;
+                Verdict::Pass
+            },
+        )
+    }
+
+    /// Whether a message may pass that was found to be this, or to be of no use.
+    fn judge(&mut self, now: Instant, observed: Option<Moment>, bytes: usize) -> Result<Moment, Verdict> {
+        let Some(moment) = observed else {
             self.context.status.counters.dropped.add(1);
-            return Verdict::Drop;
+            return Err(Verdict::Drop);
         };
-        let verdict = self.admit(now, packet.data().len());
+        let verdict = self.admit(now, bytes);
         if verdict == Verdict::Pass {
-            self.frames.count(&packet, moment);
-            self.gops.push(&mut self.out, packet, moment);
-        } else if !matches!(moment, Moment::Sample { video: false }) {
+            return Ok(moment);
+        }
+        if !matches!(moment, Moment::Sample { video: false }) {
             self.gops.wait_for_start();
         }
-        verdict
+        Err(verdict)
     }
 
     /// Hands over what waits, and tells what is to be told.
@@ -164,7 +213,7 @@ impl Intake {
         {
             self.context.events.emit(Event::BandwidthExceeded { source: status.name(), packets });
         }
-        if self.out.is_empty() {
+        if self.out.is_empty() && self.unheard == Totals::default() {
             return;
         }
         if self.last_media.replace(now).is_none() {
@@ -173,10 +222,12 @@ impl Intake {
             self.connections += 1;
             self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
         }
-        let is_transport_stream = self.count();
+        let is_transport_stream = self.count(now);
         let context = &self.context;
-        let switch = context.group.offer(context.number, &mut self.out, now);
-        context.switched(switch);
+        if !self.out.is_empty() {
+            let switch = context.group.offer(context.number, &mut self.out, now);
+            context.switched(switch);
+        }
         let description = if is_transport_stream { self.monitor.description() } else { self.gops.description() };
         description.into_iter().for_each(|description| context.describe(description));
         let since = now.saturating_duration_since(self.monitored);
@@ -197,8 +248,9 @@ impl Intake {
     }
 
     /// Looks at what is about to be handed over, and counts it; returns whether it may be MPEG-TS.
-    fn count(&mut self) -> bool {
-        let Some(last) = self.out.packets.last().map(Packet::arrival) else { return false };
+    fn count(&mut self, now: Instant) -> bool {
+        let last = self.out.packets.last().map_or(now, Packet::arrival);
+        let unheard = std::mem::take(&mut self.unheard);
         let mut is_transport_stream = false;
         for (at, packet) in self.out.packets.iter().enumerate() {
             let Some(payload) = transport_stream(packet) else { continue };
@@ -207,7 +259,8 @@ impl Intake {
                 self.out.starts.push((at, Preamble::from([])));
             }
         }
-        self.context.status.counters.passed(last, self.out.packets.len() as u64, self.out.bytes());
+        let packets = unheard.packets + self.out.packets.len() as u64;
+        self.context.status.counters.passed(last, packets, unheard.bytes + self.out.bytes());
         is_transport_stream
     }
 
@@ -232,10 +285,10 @@ struct Frames {
 }
 
 impl Frames {
-    fn count(&mut self, packet: &Packet, moment: Moment) {
-        match packet.rtmp_message() {
-            Some((RtmpKind::Video, _)) if moment != Moment::Header => self.video += 1,
-            Some((RtmpKind::Audio, _)) if moment != Moment::Header => self.audio += 1,
+    fn count(&mut self, kind: RtmpKind, moment: Moment) {
+        match kind {
+            RtmpKind::Video if moment != Moment::Header => self.video += 1,
+            RtmpKind::Audio if moment != Moment::Header => self.audio += 1,
             _ => {}
         }
     }

@@ -196,6 +196,8 @@ pub(crate) struct Nested {
     socket: mio::net::TcpStream,
     /// It is told of room, too: the kernel had none once. (Who is always told is also told when all was read before.)
     wants_room: bool,
+    /// What was read last is to go on.
+    wants_more: bool,
     place: usize,
     slot: Arc<Slot>,
     nest: Arc<Nest>,
@@ -214,7 +216,7 @@ impl Nested {
         }
         slots[place] = Some(slot.clone());
         drop(slots);
-        Ok(Self { socket, wants_room: false, place, slot, nest: nest.clone() })
+        Ok(Self { socket, wants_room: false, wants_more: false, place, slot, nest: nest.clone() })
     }
 
     pub(crate) fn socket(&self) -> SockRef<'_> {
@@ -230,18 +232,24 @@ impl Nested {
         ready
     }
 
-    /// There may be more in it already than was read.
-    pub(crate) fn read_again(&self) {
+    /// There may be more in it already than was read; if not, the peer is asked for it.
+    pub(crate) fn ask_for_more(&mut self) {
+        self.wants_more = true;
         self.slot.ready.store(true, Relaxed);
     }
 
     /// Reads what is there, if [`Nested::may_read`] says so; nothing: the peer has closed.
     #[allow(unsafe_code)]
-    pub(crate) fn read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let room = buffer.remaining();
-        // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
-        let result = self.socket().recv(unsafe { buffer.unfilled_mut() });
         let blocked = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
+        let memory = unsafe { buffer.unfilled_mut() };
+        let mut result = self.socket().recv(memory);
+        if std::mem::take(&mut self.wants_more) && result.as_ref().is_err_and(blocked) {
+            super::tcp::acknowledge(&self.socket());
+            result = self.socket().recv(memory);
+        }
         let empty = result.as_ref().map_or_else(blocked, |length| *length < room);
         // What comes from here on is news, but of a peer that has closed nothing comes.
         self.slot.ready.store(!empty || self.slot.closed.load(Relaxed), Relaxed);

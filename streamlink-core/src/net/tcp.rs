@@ -31,6 +31,12 @@ thread_local! {
     static BUFFER: Cell<Option<Box<[MaybeUninit<u8>]>>> = const { Cell::new(None) };
 }
 
+/// Acknowledges what was read of a connection, if the kernel has not yet.
+pub(super) fn acknowledge(socket: &SockRef<'_>) {
+    // Without it, the rest only comes later.
+    let _ = socket.set_tcp_quickack(true);
+}
+
 /// Opens a listening socket. Must be called within the runtime.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -174,11 +180,10 @@ impl Stream {
     /// What was read last ends within something: asks for the rest. A peer that holds it back until the first part is
     /// acknowledged (ffmpeg writes a header, then what follows it, and has Nagle's algorithm do that) would wait for some
     /// 40 ms, as our kernel puts the acknowledgement off. Of a peer nearby the rest is there by the end of this call.
-    pub(crate) fn ask_for_more(&self) {
-        // Without it, the rest only comes later.
-        let _ = self.socket().set_tcp_quickack(true);
-        if let Kind::Nested(nested) = &self.kind {
-            nested.read_again();
+    pub(crate) fn ask_for_more(&mut self) {
+        match &mut self.kind {
+            Kind::Nested(nested) => nested.ask_for_more(),
+            Kind::Plain(_) | Kind::Secured(_) => acknowledge(&self.socket()),
         }
     }
 

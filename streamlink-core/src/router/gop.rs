@@ -3,7 +3,7 @@
 
 use super::Delivery;
 use crate::media::{
-    MediaFamily, Packet,
+    MediaFamily, Packet, RtmpKind,
     flv::{Moment, StartPoints},
     rtsp::{Presentation, RtspStarts},
 };
@@ -42,7 +42,27 @@ impl GopCutter {
             MediaFamily::Rtsp => self.starts.observe(packet),
             _ => self.points.observe(packet),
         };
+        self.unless_useless(moment)
+    }
+
+    /// What an FLV message is of which there may be no packet; `packet` makes one, if it is to be kept.
+    pub(crate) fn observe_body(
+        &mut self,
+        kind: RtmpKind,
+        body: &[u8],
+        packet: impl FnOnce() -> Packet,
+    ) -> Option<Moment> {
+        let moment = self.points.observe_body(kind, body, packet);
+        self.unless_useless(moment)
+    }
+
+    fn unless_useless(&self, moment: Moment) -> Option<Moment> {
         (!(self.waits && moment == Moment::Sample { video: true })).then_some(moment)
+    }
+
+    /// A message that was observed passes, and is not handed over.
+    pub(crate) fn pass_over(&mut self, moment: Moment) {
+        self.waits &= moment != Moment::Start;
     }
 
     /// Adds a message that was observed to what is to be handed over.
@@ -52,8 +72,8 @@ impl GopCutter {
                 MediaFamily::Rtsp => self.starts.preamble(),
                 _ => self.points.preamble(),
             });
-            self.waits = false;
         }
+        self.pass_over(moment);
         out.packets.push(packet);
     }
 
@@ -66,10 +86,7 @@ impl GopCutter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        media::RtmpKind,
-        router::{Limits, Ring},
-    };
+    use crate::router::{Limits, Ring};
     use std::time::{Duration, Instant};
 
     #[test]

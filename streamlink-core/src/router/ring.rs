@@ -16,7 +16,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -121,6 +121,8 @@ pub(crate) struct Ring {
     /// The number of the batch that comes next; also readable without the lock.
     head: AtomicU64,
     closed: AtomicBool,
+    /// Those who read; and one more, if something is kept for those who are still to come.
+    audience: AtomicUsize,
     wishes: Wishes,
     state: Mutex<Inner>,
 }
@@ -159,6 +161,7 @@ impl Ring {
         Arc::new(Self {
             head: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            audience: AtomicUsize::new(0),
             wishes: Wishes::default(),
             state: Mutex::new(Inner {
                 first: 0,
@@ -195,7 +198,15 @@ impl Ring {
     /// bytes. What was asked for before still holds.
     pub(crate) fn keep_from_start(&self, bytes: u64) {
         let mut inner = self.lock();
+        if inner.keep == 0 && bytes > 0 {
+            self.audience.fetch_add(1, Ordering::Release);
+        }
         inner.keep = inner.keep.max(bytes);
+    }
+
+    /// Whether what comes now is of use to anybody.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.audience.load(Ordering::Acquire) > 0
     }
 
     /// Hands over what a source has brought, in batches that begin where readers may start. It comes back empty.
@@ -303,6 +314,7 @@ impl Ring {
 
     fn reader_at(self: &Arc<Self>, inner: &mut Inner, position: u64, seen: Totals) -> Reader {
         let fresh = Slot { position, waker: None };
+        self.audience.fetch_add(1, Ordering::Release);
         let slot = match inner.readers.iter().position(|slot| slot.position == FREE) {
             Some(free) => {
                 inner.readers[free] = fresh;
@@ -506,6 +518,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.ring.lock().readers[self.slot] = Slot { position: FREE, waker: None };
+        self.ring.audience.fetch_sub(1, Ordering::Release);
     }
 }
 

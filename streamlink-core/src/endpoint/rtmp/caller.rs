@@ -13,7 +13,7 @@ use super::{
 use crate::{
     flow::{HostPort, Reconnect, StreamKey},
     net::{Egress, Stream, TlsClient},
-    proto::rtmp::{ClientSession, Outcome, Purpose},
+    proto::rtmp::{ClientSession, Message, Outcome, Purpose},
     router::{Reader, Ring, State},
 };
 use std::{
@@ -256,7 +256,7 @@ struct Up {
     session: ClientSession,
     peer: SocketAddr,
     /// Media that came before the server had agreed.
-    early: Vec<crate::proto::rtmp::Message>,
+    early: Vec<Message<'static>>,
 }
 
 /// Media messages that a server may send before it says that it will, at most.
@@ -276,7 +276,9 @@ impl Up {
                         match session.read(&mut bytes) {
                             Ok(None) => break,
                             Ok(Some(Outcome::Ready)) => ready = true,
-                            Ok(Some(Outcome::Media(message))) if early.len() < MAX_EARLY => early.push(message),
+                            Ok(Some(Outcome::Media(message))) if early.len() < MAX_EARLY => {
+                                early.push(message.into_owned());
+                            }
                             Ok(Some(Outcome::Media(_))) => {}
                             Ok(Some(Outcome::Rejected(what))) => fault = Some(LossReason::Rejected(what)),
                             Ok(Some(Outcome::End)) => fault = Some(LossReason::Closed),

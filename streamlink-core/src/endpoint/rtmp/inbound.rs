@@ -7,7 +7,7 @@ use super::super::{
 };
 use crate::{
     endpoint::LossReason,
-    media::{Packet, RtmpKind, flv::without_set_data_frame},
+    media::{RtmpKind, flv::set_data_frame},
     proto::rtmp::Message,
 };
 use std::{
@@ -32,10 +32,10 @@ impl Inbound {
     }
 
     /// Takes a message that is media; others are not the flow's business.
-    pub(super) fn take(&mut self, message: Message, now: Instant) -> Result<(), End> {
+    pub(super) fn take(&mut self, message: Message<'_>, now: Instant) -> Result<(), End> {
         let Some(kind) = message.media() else { return Ok(()) };
-        let body = if kind == RtmpKind::Data { without_set_data_frame(message.body) } else { message.body };
-        match self.intake.message(now, Packet::rtmp(kind, message.timestamp, body, now)) {
+        let before = if kind == RtmpKind::Data { set_data_frame(&message.body) } else { 0 };
+        match self.intake.flv(now, kind, message.timestamp, message.body.without(before)) {
             Verdict::Pass | Verdict::Drop => Ok(()),
             Verdict::Disconnect => Err(End::Lost(LossReason::BandwidthExceeded)),
         }

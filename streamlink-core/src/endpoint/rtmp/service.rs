@@ -89,7 +89,7 @@ impl Service for Rtmp {
 }
 
 /// Finds out what a peer came for, and lets it have that.
-async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAddr, request: Request) {
+async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAddr, request: Request<'_>) {
     let (publish, app, key) = match request {
         Request::Publish { app, key } => (true, app, key),
         Request::Play { app, key } => (false, app, key),
@@ -147,14 +147,14 @@ struct Greeted {
 
 impl Greeted {
     /// Talks until the peer says what it wants.
-    async fn ask(&mut self) -> Result<Request, End> {
+    async fn ask(&mut self) -> Result<Request<'static>, End> {
         loop {
             let (mut found, mut rest) = (Ok(None), Vec::new());
             let Self { stream, session, .. } = self;
             let count = poll_fn(|cx| {
                 stream.poll_read(cx, |mut bytes| {
                     session.link().received(bytes.len());
-                    found = session.read(&mut bytes);
+                    found = session.read(&mut bytes).map(|found| found.map(Request::into_owned));
                     rest = bytes.to_vec();
                 })
             })

@@ -5,4 +5,4 @@ mod start;
 mod tag;
 
 pub(crate) use start::{Moment, StartPoints};
-pub(crate) use tag::{Codec, Role, Tag, composition_time, is_metadata, without_set_data_frame};
+pub(crate) use tag::{Codec, Role, Tag, composition_time, is_metadata, set_data_frame};

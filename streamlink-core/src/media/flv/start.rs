@@ -39,15 +39,22 @@ pub(crate) struct StartPoints {
 impl StartPoints {
     /// Takes note of a message.
     pub(crate) fn observe(&mut self, packet: &Packet) -> Moment {
-        let Some((kind, _)) = packet.rtmp_message() else { return Moment::Sample { video: false } };
+        match packet.rtmp_message() {
+            Some((kind, _)) => self.observe_body(kind, packet.data(), || packet.clone()),
+            None => Moment::Sample { video: false },
+        }
+    }
+
+    /// Takes note of a message of which there may be no packet; `packet` makes one, if it is to be kept.
+    pub(crate) fn observe_body(&mut self, kind: RtmpKind, body: &[u8], packet: impl FnOnce() -> Packet) -> Moment {
         if kind == RtmpKind::Data {
-            if is_metadata(packet.data()) {
-                self.keep(Slot(0, 0, 0), packet);
+            if is_metadata(body) {
+                self.keep(Slot(0, 0, 0), body, packet);
                 return Moment::Header;
             }
             return Moment::Sample { video: false };
         }
-        let Some(tag) = Tag::parse(kind, packet.data()) else { return Moment::Sample { video: false } };
+        let Some(tag) = Tag::parse(kind, body) else { return Moment::Sample { video: false } };
         let is_video = kind == RtmpKind::Video;
         let codec = if is_video { &mut self.video } else { &mut self.audio };
         if tag.role != Role::Other && *codec != Some(tag.codec) {
@@ -56,7 +63,7 @@ impl StartPoints {
         }
         match tag.role {
             Role::Header { track, number } => {
-                self.keep(Slot(if is_video { 1 } else { 2 }, track, number), packet);
+                self.keep(Slot(if is_video { 1 } else { 2 }, track, number), body, packet);
                 Moment::Header
             }
             Role::Key if is_video => Moment::Start,
@@ -66,17 +73,17 @@ impl StartPoints {
         }
     }
 
-    fn keep(&mut self, slot: Slot, packet: &Packet) {
-        if packet.data().len() > MAX_HEADER {
+    fn keep(&mut self, slot: Slot, body: &[u8], packet: impl FnOnce() -> Packet) {
+        if body.len() > MAX_HEADER {
             return;
         }
         let full = self.headers.len() >= MAX_HEADERS;
         match self.headers.iter_mut().find(|(other, _)| *other == slot) {
-            Some((_, old)) if old.data() == packet.data() => return,
-            Some((_, old)) => *old = packet.clone(),
+            Some((_, old)) if old.data() == body => return,
+            Some((_, old)) => *old = packet(),
             None if full => return,
             None => {
-                self.headers.push((slot, packet.clone()));
+                self.headers.push((slot, packet()));
                 self.headers.sort_by_key(|(slot, _)| *slot);
             }
         }

@@ -7,6 +7,7 @@
 
 use super::{Fault, message};
 use bytes::{Bytes, BytesMut};
+use std::ops::Deref;
 
 /// Chunk streams of one connection at most. Encoders use fewer than ten.
 const MAX_STREAMS: usize = 64;
@@ -29,15 +30,70 @@ const MAX_HEAD: usize = 18;
 
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
+pub(crate) struct Message<'a> {
     /// The message type id.
     pub(crate) kind: u8,
     /// Milliseconds; wraps.
     pub(crate) timestamp: u32,
     /// The message stream id.
     pub(crate) stream: u32,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body<'a>,
 }
+
+impl Message<'_> {
+    /// The same, in memory of its own.
+    pub(crate) fn into_owned(self) -> Message<'static> {
+        let Self { kind, timestamp, stream, body } = self;
+        Message { kind, timestamp, stream, body: Body::Gathered(body.into()) }
+    }
+}
+
+/// The body of a message: whoever keeps it copies it out of what was read, if it still lies there.
+#[derive(Clone, Debug)]
+pub(crate) enum Body<'a> {
+    /// Where it was read to, as all of it came at once.
+    Read(&'a [u8]),
+    /// Put together.
+    Gathered(Bytes),
+}
+
+impl Body<'_> {
+    /// Without its first bytes, of which there must be so many.
+    pub(crate) fn without(self, bytes: usize) -> Self {
+        match self {
+            Self::Read(body) => Self::Read(&body[bytes..]),
+            Self::Gathered(body) => Self::Gathered(body.slice(bytes..)),
+        }
+    }
+}
+
+impl Deref for Body<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Read(body) => body,
+            Self::Gathered(body) => body,
+        }
+    }
+}
+
+impl From<Body<'_>> for Bytes {
+    fn from(body: Body<'_>) -> Self {
+        match body {
+            Body::Read(body) => Self::copy_from_slice(body),
+            Body::Gathered(body) => body,
+        }
+    }
+}
+
+impl PartialEq for Body<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Body<'_> {}
 
 /// Puts the messages of one connection together.
 #[derive(Debug)]
@@ -116,7 +172,7 @@ impl ChunkReader {
     ///
     /// # Errors
     /// When the peer breaks the protocol or exceeds a bound.
-    pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, Fault> {
         loop {
             let done = match self.body {
                 Some((at, left)) => self.read_body(at, left, input)?,
@@ -136,7 +192,7 @@ impl ChunkReader {
     }
 
     /// Set Chunk Size and Abort concern nobody else (sections 5.4.1 and 5.4.2).
-    fn obey(&mut self, message: &Message) -> Result<bool, Fault> {
+    fn obey(&mut self, message: &Message<'_>) -> Result<bool, Fault> {
         let value = || -> Result<u32, Fault> {
             let bytes = message.body.first_chunk().ok_or(Fault::Malformed("a control message that is too short"))?;
             Ok(u32::from_be_bytes(*bytes))
@@ -281,11 +337,11 @@ impl ChunkReader {
         // What is behind the end of the chunk is the next header's.
         self.head[..rest.len()].copy_from_slice(rest);
         self.have = rest.len();
-        Ok(done.map_or(Progress::Started, Progress::Complete))
+        Ok(done.map_or(Progress::Started, |message| Progress::Complete(message.into_owned())))
     }
 
     /// A message without a body is complete with its header.
-    fn finish_if_empty(&mut self) -> Option<Message> {
+    fn finish_if_empty(&mut self) -> Option<Message<'static>> {
         match self.body {
             Some((at, 0)) => {
                 self.body = None;
@@ -295,7 +351,7 @@ impl ChunkReader {
         }
     }
 
-    fn read_body(&mut self, at: usize, left: usize, input: &mut &[u8]) -> Result<Option<Message>, Fault> {
+    fn read_body<'a>(&mut self, at: usize, left: usize, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, Fault> {
         let take = left.min(input.len());
         let (taken, rest) = input.split_at(take);
         *input = rest;
@@ -305,7 +361,7 @@ impl ChunkReader {
         if take == length {
             // All of it is here, as nearly always: it never waits.
             stream.partial = None;
-            return Ok(Some(stream.message(Bytes::copy_from_slice(taken))));
+            return Ok(Some(stream.message(Body::Read(taken))));
         }
         self.buffered += take;
         if self.buffered > if self.media { MAX_BUFFERED } else { MAX_BUFFERED_EARLY } {
@@ -320,16 +376,16 @@ impl ChunkReader {
         Ok(if whole { self.complete(at) } else { None })
     }
 
-    fn complete(&mut self, at: usize) -> Option<Message> {
+    fn complete(&mut self, at: usize) -> Option<Message<'static>> {
         let stream = &mut self.streams[at];
         let body = stream.partial.take()?.freeze();
         self.buffered -= body.len();
-        Some(stream.message(body))
+        Some(stream.message(Body::Gathered(body)))
     }
 }
 
 impl ChunkStream {
-    fn message(&self, body: Bytes) -> Message {
+    fn message<'a>(&self, body: Body<'a>) -> Message<'a> {
         Message { kind: self.kind, timestamp: self.timestamp, stream: self.stream, body }
     }
 }
@@ -339,7 +395,7 @@ enum Progress {
     Starved,
     /// The body of a chunk follows.
     Started,
-    Complete(Message),
+    Complete(Message<'static>),
 }
 
 fn be24(bytes: &[u8]) -> u32 {

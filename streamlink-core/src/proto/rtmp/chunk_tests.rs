@@ -1,13 +1,13 @@
 use super::*;
 use proptest::prelude::*;
 
-fn read_all(reader: &mut ChunkReader, bytes: &[u8], splits: &[usize]) -> Result<Vec<Message>, Fault> {
+fn read_all(reader: &mut ChunkReader, bytes: &[u8], splits: &[usize]) -> Result<Vec<Message<'static>>, Fault> {
     let (mut messages, mut from) = (Vec::new(), 0);
     for split in splits.iter().copied().filter(|s| *s < bytes.len()).chain([bytes.len()]) {
         let mut input = &bytes[from..split.max(from)];
         from = from.max(split);
         while let Some(message) = reader.read(&mut input)? {
-            messages.push(message);
+            messages.push(message.into_owned());
         }
         assert!(input.is_empty());
     }
@@ -20,12 +20,12 @@ fn reader() -> ChunkReader {
     reader
 }
 
-fn message(kind: u8, timestamp: u32, body: Vec<u8>) -> Message {
-    Message { kind, timestamp, stream: 1, body: body.into() }
+fn message(kind: u8, timestamp: u32, body: Vec<u8>) -> Message<'static> {
+    Message { kind, timestamp, stream: 1, body: Body::Gathered(body.into()) }
 }
 
 /// The chunks of a message, each by itself, so that they can be interleaved.
-fn chunks(message: &Message, chunk_size: usize) -> Vec<Vec<u8>> {
+fn chunks(message: &Message<'_>, chunk_size: usize) -> Vec<Vec<u8>> {
     let framing = Framing { chunk_size, stream: 1 };
     let mut bytes = Vec::new();
     framing.write(message.kind, message.timestamp, message.stream, &message.body, &mut bytes);
@@ -53,7 +53,7 @@ proptest! {
         mut splits in prop::collection::vec(0usize..8000, 0..40),
     ) {
         let kinds = [crate::proto::rtmp::message::AUDIO, VIDEO, crate::proto::rtmp::message::DATA];
-        let messages: Vec<Message> = bodies.iter().enumerate()
+        let messages: Vec<Message<'_>> = bodies.iter().enumerate()
             .map(|(i, (lane, length, timestamp))| message(kinds[*lane], *timestamp, vec![i as u8; *length])).collect();
         let mut lanes: Vec<std::collections::VecDeque<Vec<u8>>> = (0..3)
             .map(|lane| messages.iter().filter(|m| m.kind == kinds[lane]).flat_map(|m| chunks(m, chunk_size)).collect())

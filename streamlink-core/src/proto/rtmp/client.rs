@@ -19,13 +19,13 @@ pub(crate) enum Purpose {
 
 /// What the host is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Outcome<'a> {
     /// The server takes or sends media from now on.
     Ready,
     /// The server refuses; what it says.
     Rejected(String),
     /// A media message to play.
-    Media(Message),
+    Media(Message<'a>),
     /// The server has ended the stream.
     End,
 }
@@ -75,7 +75,7 @@ impl ClientSession {
     ///
     /// # Errors
     /// When the server breaks the protocol.
-    pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Outcome>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Outcome<'a>>, Fault> {
         loop {
             let message = self.link.read(input)?;
             if self.state == State::Handshake && self.link.is_open() {
@@ -120,7 +120,7 @@ impl ClientSession {
         self.command_out("connect", CONNECT, 0, [Value::Object(arguments)]);
     }
 
-    fn command(&mut self, message: &Message) -> Result<Option<Outcome>, Fault> {
+    fn command(&mut self, message: &Message<'_>) -> Result<Option<Outcome<'static>>, Fault> {
         let values = amf0::read_all(&message.body)?;
         let name = values.first().and_then(Value::as_text).unwrap_or_default();
         let transaction = values.get(1).and_then(Value::as_number).unwrap_or(0.0);
@@ -179,7 +179,7 @@ impl ClientSession {
         }
     }
 
-    fn status(&mut self, code: &str, level: &str, description: String) -> Option<Outcome> {
+    fn status(&mut self, code: &str, level: &str, description: String) -> Option<Outcome<'static>> {
         match code {
             "NetStream.Publish.Start" | "NetStream.Play.Start" if self.state == State::Asking => {
                 self.state = State::Ready;
@@ -194,7 +194,7 @@ impl ClientSession {
         }
     }
 
-    fn rejected(&mut self, code: String, description: String) -> Outcome {
+    fn rejected(&mut self, code: String, description: String) -> Outcome<'static> {
         self.state = State::Ended;
         // What a server says goes into events and logs: it is shortened, and the key is taken out.
         let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");

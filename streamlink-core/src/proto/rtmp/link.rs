@@ -1,6 +1,6 @@
 //! One side of a connection, up to commands: the handshake, chunks, acknowledgements, pings.
 
-use super::{ChunkReader, Fault, Framing, Handshake, Message, message};
+use super::{Body, ChunkReader, Fault, Framing, Handshake, Message, message};
 use crate::media::{
     RtmpKind,
     flv::amf0::{self, Value},
@@ -28,7 +28,7 @@ pub(crate) struct Link {
     acknowledged: u64,
     window: u32,
     /// The parts of an aggregate message.
-    parts: VecDeque<Message>,
+    parts: VecDeque<Message<'static>>,
     reader: ChunkReader,
     out: Vec<u8>,
     framing: Framing,
@@ -97,7 +97,7 @@ impl Link {
     ///
     /// # Errors
     /// When the peer breaks the protocol, exceeds a bound, or lets our answers pile up.
-    pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, Fault> {
         if let Some(handshake) = &mut self.handshake {
             if !handshake.read(input, &mut self.out)? {
                 return Ok(None);
@@ -124,7 +124,7 @@ impl Link {
     }
 
     /// Handles what concerns the connection alone, and brings the rest into one form.
-    fn protocol(&mut self, mut message: Message) -> Result<Option<Message>, Fault> {
+    fn protocol<'a>(&mut self, mut message: Message<'a>) -> Result<Option<Message<'a>>, Fault> {
         let number = |at: usize| {
             let bytes = message.body.get(at..at + 4).and_then(|b| b.first_chunk());
             bytes.map(|b| u32::from_be_bytes(*b)).ok_or(Fault::Malformed("a control message that is too short"))
@@ -148,11 +148,11 @@ impl Link {
             message::DATA_AMF3 | message::COMMAND_AMF3 => {
                 message.kind = if message.kind == message::DATA_AMF3 { message::DATA } else { message::COMMAND };
                 if message.body.first() == Some(&0) {
-                    message.body = message.body.slice(1..);
+                    message.body = message.body.without(1);
                 }
                 return Ok(Some(message));
             }
-            message::AGGREGATE => self.parts = split_aggregate(&message)?,
+            message::AGGREGATE => self.parts = split_aggregate(message)?,
             message::AUDIO | message::VIDEO | message::DATA | message::COMMAND => return Ok(Some(message)),
             _ => {} // shared objects, and what nobody knows
         }
@@ -191,15 +191,15 @@ impl Link {
 }
 
 /// FLV tags in one message (section 7.1.6); their times count from that of the first.
-fn split_aggregate(message: &Message) -> Result<VecDeque<Message>, Fault> {
+fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, Fault> {
+    let whole = Bytes::from(message.body);
     let (mut parts, mut first, mut at) = (VecDeque::new(), None, 0usize);
-    while let Some(&[kind, l1, l2, l3, t1, t2, t3, t4, _, _, _]) = message.body.get(at..).and_then(|r| r.first_chunk())
-    {
+    while let Some(&[kind, l1, l2, l3, t1, t2, t3, t4, _, _, _]) = whole.get(at..).and_then(|r| r.first_chunk()) {
         let length = u32::from_be_bytes([0, l1, l2, l3]) as usize;
         let time = u32::from_be_bytes([t4, t1, t2, t3]);
         let start = at + 11;
-        let body: Bytes = match message.body.len().checked_sub(start) {
-            Some(left) if left >= length => message.body.slice(start..start + length),
+        let body = match whole.len().checked_sub(start) {
+            Some(left) if left >= length => Body::Gathered(whole.slice(start..start + length)),
             _ => return Err(Fault::Malformed("an aggregate message that breaks off")),
         };
         let offset = time.wrapping_sub(*first.get_or_insert(time));
@@ -215,7 +215,7 @@ fn split_aggregate(message: &Message) -> Result<VecDeque<Message>, Fault> {
     Ok(parts)
 }
 
-impl Message {
+impl Message<'_> {
     /// What kind of media this is, if it is any.
     pub(crate) fn media(&self) -> Option<RtmpKind> {
         match self.kind {

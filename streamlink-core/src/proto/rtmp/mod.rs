@@ -13,7 +13,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use chunk::{ChunkHeads, Framing, Message};
+pub(crate) use chunk::{Body, ChunkHeads, Framing, Message};
 pub(crate) use client::{ClientSession, Outcome, Purpose};
 pub(crate) use link::Link;
 pub(crate) use server::{Refusal, Request, ServerSession};

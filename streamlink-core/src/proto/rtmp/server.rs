@@ -16,15 +16,27 @@ const MAX_COMMANDS: u32 = 64;
 
 /// What a peer asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum Request<'a> {
     /// It wants to publish. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
     Publish { app: String, key: String },
     /// It wants to play. Answer in the same way.
     Play { app: String, key: String },
     /// A media message of a publisher that was let in.
-    Media(Message),
+    Media(Message<'a>),
     /// It has ended its stream.
     End,
+}
+
+impl Request<'_> {
+    /// The same, in memory of its own.
+    pub(crate) fn into_owned(self) -> Request<'static> {
+        match self {
+            Self::Publish { app, key } => Request::Publish { app, key },
+            Self::Play { app, key } => Request::Play { app, key },
+            Self::Media(message) => Request::Media(message.into_owned()),
+            Self::End => Request::End,
+        }
+    }
 }
 
 /// Why a peer is not let in.
@@ -76,7 +88,7 @@ impl ServerSession {
     ///
     /// # Errors
     /// When the peer breaks the protocol.
-    pub(crate) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Request<'a>>, Fault> {
         while let Some(message) = self.link.read(input)? {
             let request = match message.kind {
                 message::COMMAND => self.command(&message)?,
@@ -90,7 +102,7 @@ impl ServerSession {
         Ok(None)
     }
 
-    fn command(&mut self, message: &Message) -> Result<Option<Request>, Fault> {
+    fn command(&mut self, message: &Message<'_>) -> Result<Option<Request<'static>>, Fault> {
         if matches!(self.state, State::Fresh | State::Connected) {
             self.commands += 1;
             if self.commands > MAX_COMMANDS {
@@ -163,7 +175,7 @@ impl ServerSession {
         Ok(())
     }
 
-    fn ask(&mut self, publish: bool, name: &str) -> Result<Request, Fault> {
+    fn ask(&mut self, publish: bool, name: &str) -> Result<Request<'static>, Fault> {
         self.key = bounded(name)?;
         self.state = State::Asked { publish };
         let (app, key) = (self.app.clone(), self.key.clone());

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::media::flv::amf0::Value;
-use bytes::Bytes;
 use proptest::prelude::*;
 
 fn random(bytes: &mut [u8]) {
@@ -13,8 +12,8 @@ fn random(bytes: &mut [u8]) {
 struct Pair {
     server: ServerSession,
     client: ClientSession,
-    requests: Vec<Request>,
-    outcomes: Vec<Outcome>,
+    requests: Vec<Request<'static>>,
+    outcomes: Vec<Outcome<'static>>,
     step: usize,
 }
 
@@ -32,15 +31,24 @@ impl Pair {
             }
             for mut piece in up.chunks(self.step) {
                 while let Some(request) = self.server.read(&mut piece).unwrap() {
-                    self.requests.push(request);
+                    self.requests.push(request.into_owned());
                 }
             }
             for mut piece in down.chunks(self.step) {
                 while let Some(outcome) = self.client.read(&mut piece).unwrap() {
-                    self.outcomes.push(outcome);
+                    self.outcomes.push(owned(outcome));
                 }
             }
         }
+    }
+}
+
+fn owned(outcome: Outcome<'_>) -> Outcome<'static> {
+    match outcome {
+        Outcome::Ready => Outcome::Ready,
+        Outcome::Rejected(what) => Outcome::Rejected(what),
+        Outcome::Media(message) => Outcome::Media(message.into_owned()),
+        Outcome::End => Outcome::End,
     }
 }
 
@@ -64,9 +72,9 @@ fn a_client_publishes_at_every_split() {
         let body = vec![5; 10_000];
         let bytes = send(pair.client.link(), message::VIDEO, 40, &body);
         for mut piece in bytes.chunks(step) {
-            pair.requests.extend(pair.server.read(&mut piece).unwrap());
+            pair.requests.extend(pair.server.read(&mut piece).unwrap().map(Request::into_owned));
         }
-        let media = Message { kind: message::VIDEO, timestamp: 40, stream: 1, body: Bytes::from(body) };
+        let media = Message { kind: message::VIDEO, timestamp: 40, stream: 1, body: Body::Gathered(body.into()) };
         assert_eq!(pair.requests[1], Request::Media(media));
         pair.client.end();
         pair.run();
@@ -84,7 +92,7 @@ fn a_client_plays_and_is_told_of_the_end() {
     assert!(pair.outcomes.contains(&Outcome::Ready));
     let bytes = send(pair.server.link(), message::AUDIO, 7, &[1, 2, 3]);
     let outcome = pair.client.read(&mut &bytes[..]).unwrap();
-    let media = Message { kind: message::AUDIO, timestamp: 7, stream: 1, body: Bytes::from_static(&[1, 2, 3]) };
+    let media = Message { kind: message::AUDIO, timestamp: 7, stream: 1, body: Body::Read(&[1, 2, 3]) };
     assert_eq!(outcome, Some(Outcome::Media(media)));
     pair.server.end();
     pair.run();

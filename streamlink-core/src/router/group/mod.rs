@@ -113,6 +113,11 @@ impl Group {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where what it hands on goes.
+    pub(crate) fn ring(&self) -> &Arc<Ring> {
+        &self.ring
+    }
+
     /// Whether there is more than one source.
     pub(crate) fn has_backup(&self) -> bool {
         self.lock().paths.len() > 1

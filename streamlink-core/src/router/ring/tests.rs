@@ -23,6 +23,24 @@ fn lengths(window: &mut Vec<Arc<Batch>>) -> Vec<usize> {
 }
 
 #[test]
+fn a_ring_is_heard_while_somebody_reads_and_when_something_is_kept() {
+    let ring = Ring::new(GENEROUS);
+    assert!(!ring.is_heard());
+    let readers = (ring.reader(), ring.reader_from_start(100));
+    assert!(ring.is_heard());
+    drop(readers.0);
+    assert!(ring.is_heard());
+    drop(readers.1);
+    assert!(!ring.is_heard());
+    ring.keep_from_start(0);
+    assert!(!ring.is_heard(), "nothing is kept");
+    ring.keep_from_start(100);
+    ring.keep_from_start(200);
+    drop(ring.reader());
+    assert!(ring.is_heard());
+}
+
+#[test]
 fn every_reader_reads_everything_from_its_start_on() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
     let mut early = ring.reader();
