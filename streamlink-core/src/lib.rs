@@ -88,6 +88,7 @@ mod error;
 mod flow;
 #[cfg(test)]
 mod fuzz;
+mod lock;
 mod media;
 mod net;
 mod proto;

@@ -1,7 +1,8 @@
 //! The way of events from a flow to its host: each reader has a box of its own, which takes no memory while it is
 //! empty, and holds [`CAPACITY`] events at most.
 
-use super::{Event, tcp::lock};
+use super::Event;
+use crate::lock::lock;
 use std::{
     collections::VecDeque,
     future::poll_fn,

@@ -2,6 +2,7 @@
 //! precise timer. The only module where `unsafe` may stand.
 
 mod alarm;
+mod feed;
 mod interface;
 mod nest;
 mod tcp;
@@ -13,6 +14,7 @@ mod tls;
 mod udp;
 
 pub(crate) use alarm::Alarm;
+pub(crate) use feed::{Fed, Next, Take};
 pub(crate) use interface::advertised_ip;
 pub(crate) use nest::{Keeper, Nest};
 #[cfg(test)]

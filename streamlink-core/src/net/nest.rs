@@ -5,16 +5,27 @@
 //! which lies in the runtime's. While little comes, each arrival wakes the task, as that of any socket would; while
 //! much comes, the task looks every [`PAUSE`] for all that has come.
 //!
+//! What comes is read then and there, if whoever brought the socket has left somebody who takes it ([`Take`]): to find
+//! its task first, cold as that is, would cost as much again.
+//!
 //! Memory: two or three descriptors, and some 100 bytes for each socket.
 
-use mio::{Events, Interest, Registry, Token};
+use super::{
+    Fed, Next, Take,
+    tcp::{READS, acknowledge, with_memory},
+};
+use crate::lock::lock;
+use mio::{Events, Interest, Registry, Token, unix::SourceFd};
 use socket2::SockRef;
 use std::{
+    fmt,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     net::Shutdown,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
@@ -41,35 +52,127 @@ pub(crate) struct Nest {
     slots: Mutex<Vec<Option<Arc<Slot>>>>,
 }
 
-/// What is known of one socket.
-#[derive(Debug, Default)]
+/// One socket. In this order: it is found cold, and what every read touches lies together.
+#[derive(Debug)]
+#[repr(C, align(64))]
 struct Slot {
+    socket: std::net::TcpStream,
     /// Something may have come, or gone.
     ready: AtomicBool,
     /// The peer has closed: there is always something to read.
     closed: AtomicBool,
-    reader: Mutex<Option<Waker>>,
+    /// What was read last is to go on.
+    wants_more: AtomicBool,
+    reader: Mutex<Reader>,
 }
 
-impl Slot {
-    fn reader(&self) -> MutexGuard<'_, Option<Waker>> {
-        // Invariant: nothing panics while the lock is held, but a waker of whoever reads.
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Who reads a socket. Invariant: nothing panics while its lock is held, but a waker.
+#[derive(Default)]
+#[repr(C)]
+struct Reader {
+    /// Takes what comes, until there is something to tell.
+    taker: Option<Arc<Mutex<dyn Take>>>,
+    /// Is told what comes of that, or else that something has come.
+    waker: Option<Waker>,
+    fed: Option<io::Result<Fed>>,
+}
 
-    /// The reader is the same as the last time, nearly always: then nothing is to be done.
-    fn register(&self, cx: &Context<'_>) {
-        let mut reader = self.reader();
-        if !reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *reader = Some(cx.waker().clone());
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("fed", &self.fed).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// It is the same as the last time, nearly always: then nothing is to be done.
+    fn register(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
         }
     }
 }
 
+fn is_blocked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+impl Slot {
+    fn register(&self, cx: &Context<'_>) {
+        lock(&self.reader).register(cx);
+    }
+
+    /// There may be more in it already than was read; if not, the peer is asked for it.
+    fn ask_for_more(&self) {
+        self.wants_more.store(true, Relaxed);
+        self.ready.store(true, Relaxed);
+    }
+
+    /// Reads what is there; nothing: the peer has closed.
+    #[allow(unsafe_code)]
+    fn read(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+        let (room, socket) = (buffer.remaining(), SockRef::from(&self.socket));
+        // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
+        let memory = unsafe { buffer.unfilled_mut() };
+        let mut result = socket.recv(memory);
+        if self.wants_more.load(Relaxed) {
+            self.wants_more.store(false, Relaxed);
+            if result.as_ref().is_err_and(is_blocked) {
+                acknowledge(&socket);
+                result = socket.recv(memory);
+            }
+        }
+        let empty = result.as_ref().map_or_else(is_blocked, |length| *length < room);
+        // What comes from here on is news, but of a peer that has closed nothing comes.
+        self.ready.store(!empty || self.closed.load(Relaxed), Relaxed);
+        let length = result?;
+        // SAFETY: so many bytes were written.
+        unsafe { buffer.assume_init(length) };
+        buffer.advance(length);
+        Ok(length)
+    }
+
+    /// Something may have come: it is handed on, or the reader is told.
+    fn look(&self, memory: &mut [MaybeUninit<u8>]) {
+        self.ready.store(true, Relaxed);
+        let mut reader = lock(&self.reader);
+        if let Some(taker) = &reader.taker {
+            let fed = catch_unwind(AssertUnwindSafe(|| self.hand_on(taker, memory)));
+            match fed.unwrap_or_else(|_| Some(Err(io::Error::other("it panicked")))) {
+                None => return,
+                fed => (reader.taker, reader.fed) = (None, fed),
+            }
+        }
+        reader.waker.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Hands on what has come; `None`: all of it, and more may come.
+    fn hand_on(&self, taker: &Mutex<dyn Take>, memory: &mut [MaybeUninit<u8>]) -> Option<io::Result<Fed>> {
+        let mut taker = lock(taker);
+        for _ in 0..READS {
+            let mut buffer = ReadBuf::uninit(memory);
+            match self.read(&mut buffer) {
+                Ok(0) => return Some(Ok(Fed::Closed)),
+                Ok(_) => {}
+                Err(error) if is_blocked(&error) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+            match taker.take(buffer.filled()) {
+                Next::GoOn => {}
+                Next::Ask => self.ask_for_more(),
+                Next::Tell => return Some(Ok(Fed::Told)),
+            }
+            if !self.ready.load(Relaxed) {
+                return None;
+            }
+        }
+        Some(Ok(Fed::Told)) // others have a turn first
+    }
+}
+
 impl Nest {
+    /// Invariant: nothing panics while the lock is held.
     fn slots(&self) -> MutexGuard<'_, Vec<Option<Arc<Slot>>>> {
-        // Invariant: nothing panics while the lock is held.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 }
 
@@ -111,7 +214,7 @@ impl Keeper {
         &self.nest
     }
 
-    /// Looks, if it is time, and wakes those who read the sockets in which something has come. Once only: if there is
+    /// Looks, if it is time: what has come is handed on, or those who read the sockets are woken. Once only: if there is
     /// more, the task is woken, and looks again when they have read.
     pub(crate) fn look(&mut self, cx: &mut Context<'_>) {
         match self.bell.poll_read_ready(cx) {
@@ -125,7 +228,7 @@ impl Keeper {
             // Not yet; or the runtime ends.
             _ => return,
         }
-        let found = self.wake_readers();
+        let found = self.look_at_sockets();
         self.count += found;
         self.is_more = found >= AT_ONCE;
         self.choose_bell(Instant::now());
@@ -151,20 +254,21 @@ impl Keeper {
     }
 
     /// Returns how many sockets there were.
-    fn wake_readers(&mut self) -> usize {
+    fn look_at_sockets(&mut self) -> usize {
         // An error: there is nothing to be seen, now or ever.
         if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_err() {
             return 0;
         }
         let slots = self.nest.slots();
-        for event in &self.events {
-            let Some(Some(slot)) = slots.get(event.token().0) else { continue };
-            if event.is_read_closed() || event.is_write_closed() || event.is_error() {
-                slot.closed.store(true, Relaxed);
+        with_memory(|memory| {
+            for event in &self.events {
+                let Some(Some(slot)) = slots.get(event.token().0) else { continue };
+                if event.is_read_closed() || event.is_write_closed() || event.is_error() {
+                    slot.closed.store(true, Relaxed);
+                }
+                slot.look(memory);
             }
-            slot.ready.store(true, Relaxed);
-            slot.reader().iter().for_each(Waker::wake_by_ref);
-        }
+        });
         self.events.iter().count()
     }
 }
@@ -193,11 +297,8 @@ fn register(bell: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// A socket in a nest.
 #[derive(Debug)]
 pub(crate) struct Nested {
-    socket: mio::net::TcpStream,
     /// It is told of room, too: the kernel had none once. (Who is always told is also told when all was read before.)
     wants_room: bool,
-    /// What was read last is to go on.
-    wants_more: bool,
     place: usize,
     slot: Arc<Slot>,
     nest: Arc<Nest>,
@@ -206,21 +307,26 @@ pub(crate) struct Nested {
 impl Nested {
     /// Takes a socket from the runtime's set into another.
     pub(crate) fn new(socket: TcpStream, nest: &Arc<Nest>) -> io::Result<Self> {
-        let mut socket = mio::net::TcpStream::from_std(socket.into_std()?);
-        let slot = Arc::new(Slot { ready: AtomicBool::new(true), ..Slot::default() });
+        let slot = Arc::new(Slot {
+            socket: socket.into_std()?,
+            ready: AtomicBool::new(true),
+            closed: AtomicBool::new(false),
+            wants_more: AtomicBool::new(false),
+            reader: Mutex::default(),
+        });
         let mut slots = nest.slots();
         let place = slots.iter().position(Option::is_none).unwrap_or(slots.len());
-        nest.registry.register(&mut socket, Token(place), Interest::READABLE)?;
+        nest.registry.register(&mut SourceFd(&slot.socket.as_raw_fd()), Token(place), Interest::READABLE)?;
         if place == slots.len() {
             slots.push(None);
         }
         slots[place] = Some(slot.clone());
         drop(slots);
-        Ok(Self { socket, wants_room: false, wants_more: false, place, slot, nest: nest.clone() })
+        Ok(Self { wants_room: false, place, slot, nest: nest.clone() })
     }
 
     pub(crate) fn socket(&self) -> SockRef<'_> {
-        SockRef::from(&self.socket)
+        SockRef::from(&self.slot.socket)
     }
 
     /// Whether something may have come; the reader is told otherwise when it does.
@@ -233,50 +339,53 @@ impl Nested {
     }
 
     /// There may be more in it already than was read; if not, the peer is asked for it.
-    pub(crate) fn ask_for_more(&mut self) {
-        self.wants_more = true;
-        self.slot.ready.store(true, Relaxed);
+    pub(crate) fn ask_for_more(&self) {
+        self.slot.ask_for_more();
+    }
+
+    /// Has what comes from here on handed on, if all that has come was read.
+    pub(crate) fn feed(&self, taker: Arc<Mutex<dyn Take>>) {
+        if !self.slot.ready.load(Relaxed) {
+            lock(&self.slot.reader).taker = Some(taker);
+        }
+    }
+
+    /// What has come of that; `None`: nothing is handed on.
+    pub(crate) fn poll_fed(&self, cx: &Context<'_>) -> Option<Poll<io::Result<Fed>>> {
+        let mut reader = lock(&self.slot.reader);
+        if let Some(fed) = reader.fed.take() {
+            return Some(Poll::Ready(fed));
+        }
+        reader.register(cx);
+        reader.taker.is_some().then_some(Poll::Pending)
+    }
+
+    pub(crate) fn end_feed(&self) {
+        let mut reader = lock(&self.slot.reader);
+        (reader.taker, reader.fed) = (None, None);
     }
 
     /// Reads what is there, if [`Nested::may_read`] says so; nothing: the peer has closed.
-    #[allow(unsafe_code)]
-    pub(crate) fn read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let room = buffer.remaining();
-        let blocked = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
-        // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
-        let memory = unsafe { buffer.unfilled_mut() };
-        let mut result = self.socket().recv(memory);
-        if std::mem::take(&mut self.wants_more) && result.as_ref().is_err_and(blocked) {
-            super::tcp::acknowledge(&self.socket());
-            result = self.socket().recv(memory);
-        }
-        let empty = result.as_ref().map_or_else(blocked, |length| *length < room);
-        // What comes from here on is news, but of a peer that has closed nothing comes.
-        self.slot.ready.store(!empty || self.slot.closed.load(Relaxed), Relaxed);
-        match result {
-            Ok(length) => {
-                // SAFETY: so many bytes were written.
-                unsafe { buffer.assume_init(length) };
-                buffer.advance(length);
-                Poll::Ready(Ok(()))
-            }
-            Err(error) if blocked(&error) => {
+    pub(crate) fn read(&self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.slot.read(buffer) {
+            Err(error) if is_blocked(&error) => {
                 self.slot.register(cx);
                 Poll::Pending
             }
-            Err(error) => Poll::Ready(Err(error)),
+            result => Poll::Ready(result.map(|_| ())),
         }
     }
 
     /// Writes what the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.socket().send_vectored_with_flags(slices, libc::MSG_NOSIGNAL) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if is_blocked(&error) => {
                 self.slot.register(cx);
                 if !self.wants_room {
                     // Tells of room that there is by now, too.
                     let both = Interest::READABLE | Interest::WRITABLE;
-                    self.nest.registry.reregister(&mut self.socket, Token(self.place), both)?;
+                    let fd = self.slot.socket.as_raw_fd();
+                    self.nest.registry.reregister(&mut SourceFd(&fd), Token(self.place), both)?;
                     self.wants_room = true;
                 }
                 Poll::Pending
@@ -287,14 +396,14 @@ impl Nested {
 
     /// Ends our side.
     pub(crate) fn shut_down(&self) -> io::Result<()> {
-        self.socket.shutdown(Shutdown::Write)
+        self.slot.socket.shutdown(Shutdown::Write)
     }
 }
 
 impl Drop for Nested {
     fn drop(&mut self) {
         // Closing it does the same.
-        let _ = self.nest.registry.deregister(&mut self.socket);
+        let _ = self.nest.registry.deregister(&mut SourceFd(&self.slot.socket.as_raw_fd()));
         if let Some(place) = self.nest.slots().get_mut(self.place) {
             *place = None;
         }
@@ -303,8 +412,16 @@ impl Drop for Nested {
 
 #[cfg(test)]
 mod tests {
-    use crate::net::{Keeper, Stream, listen};
-    use std::{future::poll_fn, io, io::IoSlice, task::Poll};
+    use crate::{
+        lock::lock,
+        net::{Fed, Keeper, Next, Stream, Take, listen},
+    };
+    use std::{
+        future::poll_fn,
+        io::{self, IoSlice},
+        sync::{Arc, Mutex},
+        task::Poll,
+    };
     use tokio::net::TcpStream;
 
     /// A connection whose other side is read with others.
@@ -347,6 +464,82 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Keeps what it is given, and has something to tell of each `!`; a `?` it does not survive.
+    #[derive(Default)]
+    struct Ear(Vec<u8>);
+
+    impl Take for Ear {
+        fn take(&mut self, bytes: &[u8]) -> Next {
+            assert!(!bytes.contains(&b'?'), "a bug");
+            self.0.extend_from_slice(bytes);
+            if bytes.contains(&b'!') { Next::Tell } else { Next::GoOn }
+        }
+    }
+
+    /// Looks, once, and asks what has come of it.
+    async fn look(keeper: &mut Keeper, stream: &mut Stream, ear: &Arc<Mutex<Ear>>) -> Poll<io::Result<Fed>> {
+        tokio::task::yield_now().await;
+        poll_fn(|cx| {
+            keeper.look(cx);
+            Poll::Ready(stream.poll_feed(cx, ear))
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_handed_on_until_there_is_something_to_tell() -> io::Result<()> {
+        let mut keeper = Keeper::new()?;
+        let (mut peer, mut stream) = pair(&keeper).await?;
+        let ear = Arc::new(Mutex::new(Ear::default()));
+        let mut sent = Vec::new();
+        for (words, told) in [("some", false), ("thing", false), ("!", true), ("and on", false), ("!", true)] {
+            assert!(look(&mut keeper, &mut stream, &ear).await.is_pending());
+            write(&mut peer, words.as_bytes()).await?;
+            sent.extend_from_slice(words.as_bytes());
+            let fed = loop {
+                let fed = look(&mut keeper, &mut stream, &ear).await;
+                if lock(&ear).0 == sent {
+                    break fed;
+                }
+                assert!(fed.is_pending());
+            };
+            assert_eq!(matches!(fed, Poll::Ready(Ok(Fed::Told))), told, "{fed:?}");
+        }
+        assert!(look(&mut keeper, &mut stream, &ear).await.is_pending());
+        stream.end_feed();
+        write(&mut peer, b"later").await?;
+        peer.shut_down().await;
+        // It is not lost, and read when it is asked for.
+        while !matches!(look(&mut keeper, &mut stream, &ear).await, Poll::Ready(Ok(Fed::Closed))) {}
+        sent.extend_from_slice(b"later");
+        assert_eq!(lock(&ear).0, sent);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn much_is_handed_on_in_turns_and_a_panic_is_that_of_one() -> io::Result<()> {
+        const BYTES: usize = 8 << 20;
+        let mut keeper = Keeper::new()?;
+        let (mut loud, mut heard) = pair(&keeper).await?;
+        let (mut bad, mut deaf) = pair(&keeper).await?;
+        let ears: [Arc<Mutex<Ear>>; 2] = Default::default();
+        assert!(look(&mut keeper, &mut heard, &ears[0]).await.is_pending());
+        assert!(look(&mut keeper, &mut deaf, &ears[1]).await.is_pending());
+        write(&mut bad, b"?").await?;
+        tokio::spawn(async move {
+            let mut sent = 0;
+            while sent < BYTES {
+                sent += write(&mut loud, &vec![7; BYTES - sent]).await?;
+            }
+            loud.shut_down().await;
+            io::Result::Ok(())
+        });
+        while !matches!(look(&mut keeper, &mut heard, &ears[0]).await, Poll::Ready(Ok(Fed::Closed))) {}
+        assert_eq!(lock(&ears[0]).0, vec![7; BYTES]);
+        while !matches!(look(&mut keeper, &mut deaf, &ears[1]).await, Poll::Ready(Err(_))) {}
+        Ok(())
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! TCP, with TLS or without: listening, calling from a chosen local address, and vectored writes.
 
 use super::{
-    Egress, TlsClient, TlsServer, interface,
+    Egress, Fed, Next, Take, TlsClient, TlsServer, interface,
     nest::{Nest, Nested},
 };
+use crate::lock::lock;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     cell::Cell,
@@ -12,8 +13,8 @@ use std::{
     mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -37,6 +38,14 @@ pub(super) fn acknowledge(socket: &SockRef<'_>) {
     let _ = socket.set_tcp_quickack(true);
 }
 
+/// Lends the memory that the connections of this thread are read to.
+pub(super) fn with_memory<R>(read: impl FnOnce(&mut [MaybeUninit<u8>]) -> R) -> R {
+    let mut memory = BUFFER.take().unwrap_or_else(|| Box::new_uninit_slice(READ));
+    let result = read(&mut memory);
+    BUFFER.set(Some(memory));
+    result
+}
+
 /// Opens a listening socket. Must be called within the runtime.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -48,7 +57,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Reads in a row before others have a turn.
-const READS: u8 = 16;
+pub(super) const READS: u8 = 16;
 
 /// A connection.
 #[derive(Debug)]
@@ -161,20 +170,59 @@ impl Stream {
             self.reads = 0;
             return Poll::Pending;
         }
-        let mut memory = BUFFER.take().unwrap_or_else(|| Box::new_uninit_slice(READ));
-        let mut buffer = ReadBuf::uninit(&mut memory);
-        let result = match &mut self.kind {
-            Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
-            Kind::Nested(nested) => nested.read(cx, &mut buffer),
-            Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
-        };
-        self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
-        let result = result.map_ok(|()| {
-            take(buffer.filled());
-            buffer.filled().len()
-        });
-        BUFFER.set(Some(memory));
-        result
+        with_memory(|memory| {
+            let mut buffer = ReadBuf::uninit(memory);
+            let result = match &mut self.kind {
+                Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
+                Kind::Nested(nested) => nested.read(cx, &mut buffer),
+                Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
+            };
+            self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
+            result.map_ok(|()| {
+                take(buffer.filled());
+                buffer.filled().len()
+            })
+        })
+    }
+
+    /// Reads, and hands on what comes, until that has something to tell or the peer has closed. Of a connection that is
+    /// read together with others, the one who looks at them does so; [`Stream::end_feed`] ends it before.
+    pub(crate) fn poll_feed<T: Take + 'static>(
+        &mut self,
+        cx: &mut Context<'_>,
+        taker: &Arc<Mutex<T>>,
+    ) -> Poll<io::Result<Fed>> {
+        if let Kind::Nested(nested) = &self.kind
+            && let Some(fed) = nested.poll_fed(cx)
+        {
+            return fed;
+        }
+        loop {
+            let mut next = Next::GoOn;
+            let read = self.poll_read(cx, |bytes| {
+                if !bytes.is_empty() {
+                    next = lock(taker).take(bytes);
+                }
+            });
+            if read.is_pending()
+                && let Kind::Nested(nested) = &self.kind
+            {
+                nested.feed(taker.clone());
+            }
+            match (ready!(read)?, next) {
+                (0, _) => return Poll::Ready(Ok(Fed::Closed)),
+                (_, Next::GoOn) => {}
+                (_, Next::Ask) => self.ask_for_more(),
+                (_, Next::Tell) => return Poll::Ready(Ok(Fed::Told)),
+            }
+        }
+    }
+
+    /// Nothing more is to be handed on.
+    pub(crate) fn end_feed(&self) {
+        if let Kind::Nested(nested) = &self.kind {
+            nested.end_feed();
+        }
     }
 
     /// What was read last ends within something: asks for the rest. A peer that holds it back until the first part is

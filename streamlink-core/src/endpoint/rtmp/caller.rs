@@ -4,7 +4,7 @@ use super::{
     super::{
         Event, EventSink, LossReason, PlayerStats, SourceContext, Status, random,
         redial::{Redial, report_loss, report_retry},
-        tcp::{End, Outbox, Pace, Player, farewell, lock, send, write_all},
+        tcp::{End, Outbox, Pace, Player, farewell, send, write_all},
     },
     inbound::Inbound,
     receive::receive,
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     flow::{HostPort, Reconnect, StreamKey},
+    lock::lock,
     net::{Egress, Stream, TlsClient},
     proto::rtmp::{ClientSession, Message, Outcome, Purpose},
     router::{Reader, Ring, State},
@@ -109,7 +110,7 @@ impl Call {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
         let mut side = match &self.direction {
-            Direction::Play(context) => Side::Play(Box::new(Inbound::new(context.clone(), now))),
+            Direction::Play(context) => Side::Play(Arc::new(Mutex::new(Inbound::new(context.clone(), now)))),
             Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
         };
         let mut redial = Redial::new(self.reconnect);
@@ -120,7 +121,7 @@ impl Call {
                 Ok(mut up) => {
                     redial.connected();
                     match &mut side {
-                        Side::Play(inbound) => self.play(&mut up, inbound).await,
+                        Side::Play(inbound) => self.play(up, inbound).await,
                         Side::Publish(reader) => {
                             self.status.counters.reconnections.add(u64::from(connected_before));
                             connected_before = true;
@@ -135,6 +136,7 @@ impl Call {
             let now = Instant::now();
             let told = match &mut side {
                 Side::Play(inbound) => {
+                    let mut inbound = lock(inbound);
                     let live = inbound.is_live();
                     inbound.end(&end, now);
                     live
@@ -230,23 +232,23 @@ impl Call {
         }
     }
 
-    async fn play(&self, up: &mut Up, inbound: &mut Inbound) -> End {
-        inbound.begin();
-        let early = std::mem::take(&mut up.early);
-        let now = Instant::now();
-        for message in early {
-            if let Err(end) = inbound.take(message, now) {
-                return end;
-            }
+    async fn play(&self, up: Up, inbound: &Arc<Mutex<Inbound>>) -> End {
+        let Up { mut stream, session, peer, early } = up;
+        let taken = {
+            let (mut inbound, now) = (lock(inbound), Instant::now());
+            inbound.begin();
+            early.into_iter().try_for_each(|message| inbound.take(message, now))
+        };
+        match taken {
+            Ok(()) => receive(&mut stream, session, inbound.clone(), peer, &self.stop).await,
+            Err(end) => end,
         }
-        let Up { stream, session, peer, .. } = up;
-        receive(stream, session, inbound, *peer, &self.stop).await
     }
 }
 
 /// What a call keeps from connection to connection.
 enum Side {
-    Play(Box<Inbound>),
+    Play(Arc<Mutex<Inbound>>),
     Publish(Reader),
 }
 

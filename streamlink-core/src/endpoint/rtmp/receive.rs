@@ -6,14 +6,16 @@ use super::{
 };
 use crate::{
     endpoint::LossReason,
-    net::Stream,
+    lock::lock,
+    net::{Fed, Next, Stream, Take},
     proto::rtmp::{ClientSession, Fault, Outcome, Request, ServerSession},
 };
 use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::pin,
-    task::{Context, Poll, ready},
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -92,71 +94,57 @@ pub(super) async fn linger(stream: &mut Stream) {
     let _ = tokio::time::timeout(FAREWELL, closed).await;
 }
 
+/// What takes what comes on one connection. In this order: what every read touches lies together.
+#[repr(C)]
+struct Taker<B> {
+    session: B,
+    inbound: Arc<Mutex<Inbound>>,
+    heard: Instant,
+    peer: SocketAddr,
+    /// What is to be answered.
+    answers: Vec<u8>,
+    /// What came was the last.
+    end: Option<End>,
+}
+
+impl<B: Bring + Send> Take for Taker<B> {
+    fn take(&mut self, bytes: &[u8]) -> Next {
+        let mut inbound = lock(&self.inbound);
+        self.heard = Instant::now();
+        let taken = self.session.bring(bytes, &mut inbound, self.heard);
+        if let Err(end) = inbound.publish(self.peer, self.heard).and(taken) {
+            self.end = Some(end);
+            return Next::Tell;
+        }
+        self.answers = self.session.answers();
+        match self.session.is_within_message() {
+            _ if !self.answers.is_empty() => Next::Tell,
+            true => Next::Ask,
+            false => Next::GoOn,
+        }
+    }
+}
+
 /// Receives until the flow or the peer ends it. What had come before is in `inbound` already.
-pub(super) async fn receive(
+pub(super) async fn receive<B: Bring + Send + 'static>(
     stream: &mut Stream,
-    session: &mut impl Bring,
-    inbound: &mut Inbound,
+    mut session: B,
+    inbound: Arc<Mutex<Inbound>>,
     peer: SocketAddr,
     stop: &CancellationToken,
 ) -> End {
-    let mut stopped = pin!(stop.cancelled());
-    let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
-    // Behind it are these two, of which nothing is heard for a long time.
-    let mut door = Door::new();
-    let mut heard = Instant::now();
-    let mut answers = session.answers();
-    let end = loop {
-        if let Err(end) = answer(stream, &answers, stop).await {
-            break end;
+    let (heard, answers) = (Instant::now(), session.answers());
+    let taker = Arc::new(Mutex::new(Taker { session, inbound, heard, peer, answers, end: None }));
+    let end = listen(stream, &taker, stop).await;
+    stream.end_feed();
+    let answers = {
+        let mut taker = lock(&taker);
+        if matches!(end, End::Stopped) {
+            taker.session.end();
         }
-        // Reads until there is something to answer.
-        let result = poll_fn(|cx| {
-            if door.has_rung(cx) {
-                let cx = &mut Context::from_waker(door.waker());
-                if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Stopped));
-                }
-                while timer.as_mut().poll(cx).is_ready() {
-                    if heard.elapsed() >= IDLE_TIMEOUT {
-                        return Poll::Ready(Err(End::Lost(LossReason::Idle)));
-                    }
-                    timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
-                }
-            }
-            loop {
-                let mut taken = Ok(());
-                let read = stream.poll_read(cx, |bytes| {
-                    heard = Instant::now();
-                    taken = session.bring(bytes, inbound, heard);
-                });
-                match ready!(read) {
-                    Ok(0) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
-                    Ok(_) => {
-                        inbound.publish(peer, heard).and(taken)?;
-                        if session.is_within_message() {
-                            stream.ask_for_more();
-                        }
-                    }
-                    Err(error) => return Poll::Ready(Err(error.into())),
-                }
-                let answers = session.answers();
-                if !answers.is_empty() {
-                    return Poll::Ready(Ok(answers));
-                }
-            }
-        })
-        .await;
-        match result {
-            Ok(more) => answers = more,
-            Err(end) => break end,
-        }
+        // The answer to its goodbye, or ours.
+        taker.session.answers()
     };
-    if matches!(end, End::Stopped) {
-        session.end();
-    }
-    // The answer to its goodbye, or ours.
-    let answers = session.answers();
     match end {
         // It closes the connection itself; some take it for an error when we do.
         End::Lost(LossReason::Closed) => {
@@ -165,4 +153,46 @@ pub(super) async fn receive(
         _ => farewell(stream, &answers).await,
     }
     end
+}
+
+/// Has what comes taken, and answers, until one of them or the flow has an end.
+async fn listen<B: Bring + Send + 'static>(
+    stream: &mut Stream,
+    taker: &Arc<Mutex<Taker<B>>>,
+    stop: &CancellationToken,
+) -> End {
+    let mut stopped = pin!(stop.cancelled());
+    let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
+    // Behind it are these two, of which nothing is heard for a long time.
+    let mut door = Door::new();
+    loop {
+        let answers = std::mem::take(&mut lock(taker).answers);
+        if let Err(end) = answer(stream, &answers, stop).await {
+            return end;
+        }
+        let fed = poll_fn(|cx| {
+            if door.has_rung(cx) {
+                let cx = &mut Context::from_waker(door.waker());
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(End::Stopped));
+                }
+                while timer.as_mut().poll(cx).is_ready() {
+                    let heard = lock(taker).heard;
+                    if heard.elapsed() >= IDLE_TIMEOUT {
+                        return Poll::Ready(Err(End::Lost(LossReason::Idle)));
+                    }
+                    timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
+                }
+            }
+            stream.poll_feed(cx, taker).map_err(End::from)
+        });
+        match fed.await {
+            Ok(Fed::Closed) => return End::Lost(LossReason::Closed),
+            Ok(Fed::Told) => {}
+            Err(end) => return end,
+        }
+        if let Some(end) = lock(taker).end.take() {
+            return end;
+        }
+    }
 }

@@ -5,7 +5,7 @@ use super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
             End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Talk, Visit, farewell,
-            lock, send, write_all,
+            send, write_all,
         },
     },
     inbound::Inbound,
@@ -14,11 +14,18 @@ use super::{
 };
 use crate::{
     flow::StreamKey,
+    lock::lock,
     net::{Nest, Stream},
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
 };
-use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 /// RTMP, as a port speaks it.
@@ -49,11 +56,12 @@ fn same(ours: &str, theirs: &str) -> bool {
 
 impl Service for Rtmp {
     type Place = Place;
-    type Inbound = Inbound;
+    /// Shared with whoever takes what is read.
+    type Inbound = Arc<Mutex<Inbound>>;
     const NAME: &'static str = "RTMP";
 
-    fn inbound(context: SourceContext, now: Instant) -> Inbound {
-        Inbound::new(context, now)
+    fn inbound(context: SourceContext, now: Instant) -> Self::Inbound {
+        Arc::new(Mutex::new(Inbound::new(context, now)))
     }
 
     #[allow(private_interfaces)]
@@ -113,15 +121,15 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
     }
     match &route.end {
         OpenEnd::Source(inbound, _) => {
-            let Some(mut taken) = lock(inbound).take() else {
+            let Some(taken) = lock(inbound).take() else {
                 route.refuse(peer, RefusalReason::InUse, now);
                 return greeted.turn_away(Refusal::InUse).await;
             };
-            let end = greeted.receive(&mut taken, peer, &route.stop).await;
-            taken.end(&end, Instant::now());
+            let (mut stream, end) = greeted.receive(&taken, peer, &route.stop).await;
+            lock(&taken).end(&end, Instant::now());
             *lock(inbound) = Some(taken);
             drop(counted);
-            linger(&mut greeted.stream).await;
+            linger(&mut stream).await;
         }
         OpenEnd::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
@@ -195,14 +203,24 @@ impl Greeted {
     }
 
     /// Takes what a publisher brings.
-    async fn receive(&mut self, inbound: &mut Inbound, peer: SocketAddr, stop: &CancellationToken) -> End {
-        inbound.begin();
-        self.session.accept();
-        let early = std::mem::take(&mut self.rest);
-        match self.session.bring(&early, inbound, Instant::now()) {
-            Ok(()) => receive(&mut self.stream, &mut self.session, inbound, peer, stop).await,
+    async fn receive(
+        self: Box<Self>,
+        inbound: &Arc<Mutex<Inbound>>,
+        peer: SocketAddr,
+        stop: &CancellationToken,
+    ) -> (Stream, End) {
+        let Self { mut stream, mut session, rest } = *self;
+        session.accept();
+        let early = {
+            let mut inbound = lock(inbound);
+            inbound.begin();
+            session.bring(&rest, &mut inbound, Instant::now())
+        };
+        let end = match early {
+            Ok(()) => receive(&mut stream, session, inbound.clone(), peer, stop).await,
             Err(end) => end,
-        }
+        };
+        (stream, end)
     }
 
     /// Gives a player what the flow brings.

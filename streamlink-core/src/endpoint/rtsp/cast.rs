@@ -2,12 +2,13 @@
 //! that have asked to hear it there, for as long as there is one.
 
 use super::{
-    super::tcp::{OpenRoute, lock},
+    super::tcp::OpenRoute,
     service::{Gate, Rtsp},
     udp::UdpTracks,
 };
 use crate::{
     endpoint::LossReason,
+    lock::lock,
     net::Egress,
     router::{Layout, Ring},
 };

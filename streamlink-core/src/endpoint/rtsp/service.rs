@@ -5,7 +5,7 @@ use super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
             Door, End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service,
-            Shared, Visit, farewell, lock, send, write_all,
+            Shared, Visit, farewell, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     flow::RtspTransport,
+    lock::lock,
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},

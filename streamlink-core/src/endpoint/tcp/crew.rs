@@ -11,8 +11,10 @@
 //!
 //! [`Stream`]: crate::net::Stream
 
-use super::lock;
-use crate::net::{Keeper, Nest};
+use crate::{
+    lock::lock,
+    net::{Keeper, Nest},
+};
 use futures_util::{FutureExt, StreamExt, future::CatchUnwind, stream::FuturesUnordered, task::AtomicWaker};
 use std::{
     future::poll_fn,

@@ -8,10 +8,11 @@ use super::{
     super::RefusalReason,
     Service,
     crew::{Crew, Kind},
-    route::{OpenRoute, Route, RouteId, lock},
+    route::{OpenRoute, Route, RouteId},
 };
 use crate::{
     flow::Allowlist,
+    lock::lock,
     net::{self, Nest, Stream, TlsServer},
 };
 use std::{

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     flow::Allowlist,
+    lock::lock,
     router::{Ring, State, Totals},
     time::Throttle,
 };
@@ -13,7 +14,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -188,11 +189,6 @@ impl Player {
             round_trip: Duration::ZERO,
         }
     }
-}
-
-/// Nothing panics while such a lock is held; if it did, what it guards would still be whole.
-pub(in crate::endpoint) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S: Service> OpenRoute<S> {
