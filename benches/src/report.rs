@@ -112,9 +112,9 @@ fn svg(rows: &[Row]) -> String {
         let _ = writeln!(body, r#"<text x="10" y="{y}" class="title">{}</text>"#, escape(&row.title));
         y += 18.0;
         let most = row.figures.iter().map(|f| f.cpu_per_gb).fold(0.0, f64::max);
-        for (i, f) in row.figures.iter().enumerate() {
+        for f in &row.figures {
             let length = (f.cpu_per_gb / most * (width - left - 70.0)).max(1.0);
-            let class = if i == 0 { "ours" } else { "theirs" };
+            let class = if f.name.starts_with("streamlink") { "ours" } else { "theirs" };
             let _ = writeln!(
                 body,
                 r#"<text x="{}" y="{}" class="name">{}</text><rect x="{left}" y="{y}" width="{length:.1}" height="{}" class="{class}"/><text x="{:.1}" y="{}" class="value">{:.2}</text>"#,

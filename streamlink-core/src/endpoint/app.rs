@@ -5,6 +5,7 @@ use super::{
     intake::{Intake, Verdict},
 };
 use crate::{
+    lock::lock,
     media::{
         MediaFamily, Packet,
         rtp::{Header, NotRtp},
@@ -15,7 +16,7 @@ use crate::{
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker, ready},
     time::Instant,
 };
@@ -78,7 +79,7 @@ impl AppSource {
         }
         let presentation = Presentation::parse(sdp.as_bytes()).map_err(|_| PushError::Malformed)?;
         let presentation = Arc::new(presentation);
-        self.intake.lock().unwrap_or_else(PoisonError::into_inner).begin_presentation(&presentation);
+        lock(&self.intake).begin_presentation(&presentation);
         self.context.describe(presentation.description());
         Ok(())
     }
@@ -96,7 +97,7 @@ impl AppSource {
     /// # Errors
     /// The first refusal, after all packets were offered.
     pub fn push_all(&self, packets: impl IntoIterator<Item = Packet>) -> Result<(), PushError> {
-        let mut intake = self.intake.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut intake = lock(&self.intake);
         intake.refresh();
         let now = Instant::now();
         let results = packets.into_iter().map(|packet| self.take(&mut intake, packet, now)).fold(Ok(()), Result::and);

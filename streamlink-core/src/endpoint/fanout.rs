@@ -6,12 +6,13 @@
 
 use super::{Event, EventSink, Status, Tasks};
 use crate::{
+    lock::lock,
     router::{Batch, Layout, Reader, Ring, Wish},
     time::Throttle,
 };
 use std::{
     future::poll_fn,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -67,7 +68,7 @@ impl Fanout {
 
     /// Adds a sink, which gets what is published from now on.
     pub(crate) fn add(&self, sink: Box<dyn Sink>, status: Arc<Status>) -> SinkId {
-        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = lock(&self.shards);
         let least = shards.list.iter().enumerate().min_by_key(|(_, (_, sinks))| *sinks).map(|(i, (_, n))| (i, *n));
         let shard = match least {
             Some((shard, sinks)) if sinks < SINKS_PER_SHARD || shards.list.len() >= self.max_shards => shard,
@@ -92,7 +93,7 @@ impl Fanout {
     pub(crate) async fn remove(&self, id: SinkId) {
         let (done, wait) = oneshot::channel();
         {
-            let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shards = lock(&self.shards);
             if let Some((sender, sinks)) = shards.list.get_mut(id.shard) {
                 *sinks = sinks.saturating_sub(1);
                 let _ = sender.send(Command::Remove { number: id.number, done });

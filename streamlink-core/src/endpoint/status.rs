@@ -2,12 +2,13 @@
 
 use crate::{
     flow::{Allowlist, BandwidthPolicy, Bitrate},
+    lock::lock,
     media::{PidStats, TransportErrors, TsMonitor},
     router::Counters,
 };
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -42,7 +43,7 @@ impl Status {
 
     fn lock(&self) -> MutexGuard<'_, Shown> {
         // Invariant: nothing panics while the lock is held; if it did, each field is still whole.
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shown)
     }
 
     /// All of it, at one moment.

@@ -18,13 +18,14 @@ use crate::{
         Allowlist, BandwidthPolicy, Bitrate, Claim, InputProtocol, Name, Output, OutputKind, OutputProtocol,
         check_output,
     },
+    lock::lock,
     media::MediaFamily,
     router::{Group, Ring, Stage, State},
 };
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -91,15 +92,15 @@ impl Running {
     }
 
     pub(super) fn sources(&self) -> MutexGuard<'_, Vec<RunningSource>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sources)
     }
 
     pub(super) fn outputs(&self) -> MutexGuard<'_, Vec<RunningOutput>> {
-        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.outputs)
     }
 
     pub(super) fn rate(&self) -> Bitrate {
-        *self.max_bandwidth.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.max_bandwidth)
     }
 
     /// Gives back the flow's name and addresses, and tells its tasks to end.
@@ -524,7 +525,7 @@ impl FlowHandle {
         if rate.as_bps() == 0 {
             return Err(config("max_bandwidth", Problem::out_of_range("0", "1 bit per second and more")));
         }
-        *self.running.max_bandwidth.lock().unwrap_or_else(PoisonError::into_inner) = rate;
+        *lock(&self.running.max_bandwidth) = rate;
         self.running.ring.set_limits(start::queue_limits(rate));
         if let Some(remux) = self.running.remux.get() {
             remux.ring.set_limits(start::queue_limits(rate));

@@ -25,6 +25,7 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Claim, Flow},
+    lock::lock,
     net::{Egress, TlsClient, TlsServer},
 };
 use handle::Running;
@@ -32,7 +33,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, atomic::AtomicU64},
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -70,11 +71,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn flows(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.flows)
     }
 
     fn claims(&self) -> MutexGuard<'_, HashMap<Claim, (u64, String)>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.claims)
     }
 
     /// The SRT port at an address. Must be called within the runtime.
@@ -134,7 +135,7 @@ impl<P> Default for Ports<P> {
 impl<P> Ports<P> {
     /// The port at an address: one that is open, or a new one. Must be called within the runtime.
     fn at(&self, address: SocketAddr, open: impl FnOnce(SocketAddr) -> io::Result<Arc<P>>) -> io::Result<Arc<P>> {
-        let mut ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ports = lock(&self.0);
         ports.retain(|_, port| port.strong_count() > 0);
         if let Some(port) = ports.get(&address).and_then(Weak::upgrade) {
             return Ok(port);

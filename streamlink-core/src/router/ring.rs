@@ -10,12 +10,12 @@ use super::{
     Delivery,
     layout::{Layout, Wishes},
 };
-use crate::media::Packet;
+use crate::{lock::lock, media::Packet};
 use bytes::Bytes;
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -180,7 +180,7 @@ impl Ring {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Invariant: nothing panics while the lock is held; if it did, the ring would still be whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// An output wants packets to be laid out so.

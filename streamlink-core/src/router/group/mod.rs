@@ -5,9 +5,12 @@
 //! one does after a switch, is made one stream by the [`Splice`], and enters the flow's ring.
 
 use super::{Delivery, Merge, PathCounts, Ring, Stage, splice::Splice};
-use crate::media::{MediaFamily, rtsp::Presentation};
+use crate::{
+    lock::lock,
+    media::{MediaFamily, rtsp::Presentation},
+};
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -110,7 +113,7 @@ impl Group {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Invariant: nothing panics while the lock is held; if it did, the next packet finds a group that is whole.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Where what it hands on goes.
