@@ -129,6 +129,14 @@ fn fanout_run(plan: &Plan, server: Server, media: &Path, file: &Path, tags: &[Ta
     Ok((run, after.memory.saturating_sub(alone.memory) as f64 / PLAYERS as f64 / 1024.0))
 }
 
+/// Who takes what publishers bring.
+#[derive(Clone, Copy)]
+enum Taker {
+    Ours,
+    Nginx,
+    Floor,
+}
+
 /// 300 publishers into 300 flows.
 pub(crate) fn publishers(plan: &Plan) -> Result<Row, Failure> {
     let media = feed::make_media(plan.folder.path(), plan.seconds)?;
@@ -136,23 +144,29 @@ pub(crate) fn publishers(plan: &Plan) -> Result<Row, Failure> {
     let arguments = [&small[..], &["-bufsize", "250k", "-g", "25", "-c:a", "aac", "-b:a", "96k"]].concat();
     let (_, tags) = rtmp::tags(&media, &arguments)?;
     let programs = [
-        ("streamlink", true, Writes::Whole),
-        ("nginx-rtmp, one worker", false, Writes::Whole),
-        ("streamlink, written as ffmpeg does", true, Writes::Apart),
-        ("nginx-rtmp, written as ffmpeg does", false, Writes::Apart),
+        ("streamlink", Taker::Ours, Writes::Whole),
+        ("nginx-rtmp, one worker", Taker::Nginx, Writes::Whole),
+        ("floor: only the reads", Taker::Floor, Writes::Whole),
+        ("streamlink, written as ffmpeg does", Taker::Ours, Writes::Apart),
+        ("nginx-rtmp, written as ffmpeg does", Taker::Nginx, Writes::Apart),
+        ("floor, written as ffmpeg does", Taker::Floor, Writes::Apart),
     ];
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); programs.len()];
     for run in 0..plan.runs {
-        for (i, (name, ours, how)) in programs.into_iter().enumerate() {
+        for (i, (name, taker, how)) in programs.into_iter().enumerate() {
             eprintln!("run {} of {}: {name}", run + 1, plan.runs);
             let port = free_port()?;
-            let subject = match ours {
-                true => relay(
+            let subject = match taker {
+                Taker::Ours => relay(
                     &(0..PUBLISHERS)
                         .map(|i| vec![format!("rtmp://127.0.0.1:{port}/live/k{i}?mode=listener")])
                         .collect::<Vec<_>>(),
                 )?,
-                false => nginx(plan, port, "")?,
+                Taker::Nginx => nginx(plan, port, "")?,
+                Taker::Floor => {
+                    let mut command = Command::new(env!("CARGO_BIN_EXE_bench-floor-reads"));
+                    Subject::start(command.args([port.to_string(), PUBLISHERS.to_string()]), true)?
+                }
             };
             let mut before = Usage::default();
             let written = rtmp::publish_many(PUBLISHERS, port, &tags, how, || before = subject.usage())?;
@@ -171,7 +185,7 @@ pub(crate) fn publishers(plan: &Plan) -> Result<Row, Failure> {
         |a: usize, b: usize| median(runs[a].iter().zip(&runs[b]).map(|(a, b)| a.cpu_per_gb / b.cpu_per_gb).collect());
     let targets = vec![
         ("CPU, ratio to nginx-rtmp".into(), ratio(0, 1), 0.8),
-        ("CPU, ratio to nginx-rtmp, written as ffmpeg does".into(), ratio(2, 3), 0.8),
+        ("CPU, ratio to nginx-rtmp, written as ffmpeg does".into(), ratio(3, 4), 0.8),
     ];
     Ok(Row { title: format!("RTMP, {PUBLISHERS} publishers of 600 kb/s into as many flows"), figures, targets })
 }
