@@ -38,7 +38,7 @@ pub(super) enum Verdict {
 /// The way of a source's packets into the flow. In this order: where there are many sources, each is found cold, and what
 /// every packet touches lies together.
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub(super) struct Intake {
     limiter: Limiter,
     /// Packets above the bandwidth that no event has told of yet.

@@ -6,7 +6,7 @@ use super::{
         redial::{Redial, report_loss, report_retry},
         tcp::{End, Outbox, Pace, Player, farewell, send, write_all},
     },
-    inbound::Inbound,
+    inbound::Entrance,
     receive::receive,
     wire::RtmpWire,
 };
@@ -110,7 +110,7 @@ impl Call {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
         let mut side = match &self.direction {
-            Direction::Play(context) => Side::Play(Arc::new(Mutex::new(Inbound::new(context.clone(), now)))),
+            Direction::Play(context) => Side::Play(Entrance::new(context.clone(), now)),
             Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
         };
         let mut redial = Redial::new(self.reconnect);
@@ -136,7 +136,7 @@ impl Call {
             let now = Instant::now();
             let told = match &mut side {
                 Side::Play(inbound) => {
-                    let mut inbound = lock(inbound);
+                    let mut inbound = inbound.lock();
                     let live = inbound.is_live();
                     inbound.end(&end, now);
                     live
@@ -232,10 +232,10 @@ impl Call {
         }
     }
 
-    async fn play(&self, up: Up, inbound: &Arc<Mutex<Inbound>>) -> End {
+    async fn play(&self, up: Up, inbound: &Arc<Entrance>) -> End {
         let Up { mut stream, session, peer, early } = up;
         let taken = {
-            let (mut inbound, now) = (lock(inbound), Instant::now());
+            let (mut inbound, now) = (inbound.lock(), Instant::now());
             inbound.begin();
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };
@@ -248,7 +248,7 @@ impl Call {
 
 /// What a call keeps from connection to connection.
 enum Side {
-    Play(Arc<Mutex<Inbound>>),
+    Play(Arc<Entrance>),
     Publish(Reader),
 }
 

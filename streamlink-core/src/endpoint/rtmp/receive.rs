@@ -2,7 +2,7 @@
 
 use super::{
     super::tcp::{Door, End, FAREWELL, answer, farewell, write_all},
-    inbound::Inbound,
+    inbound::{Entrance, Inbound},
 };
 use crate::{
     endpoint::LossReason,
@@ -97,19 +97,19 @@ pub(super) async fn linger(stream: &mut Stream) {
 /// What takes what comes on one connection. In this order: what every read touches lies together.
 #[repr(C)]
 struct Taker<B> {
-    session: B,
-    inbound: Arc<Mutex<Inbound>>,
+    inbound: Arc<Entrance>,
     heard: Instant,
     peer: SocketAddr,
     /// What is to be answered.
     answers: Vec<u8>,
+    session: B,
     /// What came was the last.
     end: Option<End>,
 }
 
 impl<B: Bring + Send> Take for Taker<B> {
     fn take(&mut self, bytes: &[u8]) -> Next {
-        let mut inbound = lock(&self.inbound);
+        let mut inbound = self.inbound.lock();
         self.heard = Instant::now();
         let taken = self.session.bring(bytes, &mut inbound, self.heard);
         if let Err(end) = inbound.publish(self.peer, self.heard).and(taken) {
@@ -129,12 +129,12 @@ impl<B: Bring + Send> Take for Taker<B> {
 pub(super) async fn receive<B: Bring + Send + 'static>(
     stream: &mut Stream,
     mut session: B,
-    inbound: Arc<Mutex<Inbound>>,
+    inbound: Arc<Entrance>,
     peer: SocketAddr,
     stop: &CancellationToken,
 ) -> End {
     let (heard, answers) = (Instant::now(), session.answers());
-    let taker = Arc::new(Mutex::new(Taker { session, inbound, heard, peer, answers, end: None }));
+    let taker = Arc::new(Mutex::new(Taker { inbound, heard, peer, answers, session, end: None }));
     let end = listen(stream, &taker, stop).await;
     stream.end_feed();
     let answers = {

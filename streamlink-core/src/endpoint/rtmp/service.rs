@@ -8,7 +8,7 @@ use super::{
             send, write_all,
         },
     },
-    inbound::Inbound,
+    inbound::Entrance,
     receive::{Bring, linger, receive},
     wire::RtmpWire,
 };
@@ -19,13 +19,7 @@ use crate::{
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
 };
-use std::{
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// RTMP, as a port speaks it.
@@ -57,11 +51,11 @@ fn same(ours: &str, theirs: &str) -> bool {
 impl Service for Rtmp {
     type Place = Place;
     /// Shared with whoever takes what is read.
-    type Inbound = Arc<Mutex<Inbound>>;
+    type Inbound = Arc<Entrance>;
     const NAME: &'static str = "RTMP";
 
     fn inbound(context: SourceContext, now: Instant) -> Self::Inbound {
-        Arc::new(Mutex::new(Inbound::new(context, now)))
+        Entrance::new(context, now)
     }
 
     #[allow(private_interfaces)]
@@ -126,7 +120,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
                 return greeted.turn_away(Refusal::InUse).await;
             };
             let (mut stream, end) = greeted.receive(&taken, peer, &route.stop).await;
-            lock(&taken).end(&end, Instant::now());
+            taken.lock().end(&end, Instant::now());
             *lock(inbound) = Some(taken);
             drop(counted);
             linger(&mut stream).await;
@@ -205,14 +199,14 @@ impl Greeted {
     /// Takes what a publisher brings.
     async fn receive(
         self: Box<Self>,
-        inbound: &Arc<Mutex<Inbound>>,
+        inbound: &Arc<Entrance>,
         peer: SocketAddr,
         stop: &CancellationToken,
     ) -> (Stream, End) {
         let Self { mut stream, mut session, rest } = *self;
         session.accept();
         let early = {
-            let mut inbound = lock(inbound);
+            let mut inbound = inbound.lock();
             inbound.begin();
             session.bring(&rest, &mut inbound, Instant::now())
         };
