@@ -151,16 +151,16 @@ impl Intake {
     /// frames go, up to the next key frame.
     pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
         let observed = self.gops.observe(&packet);
-        self.judge(now, observed, packet.data().len()).map_or_else(
-            |verdict| verdict,
-            |moment| {
+        match self.judge(now, observed, packet.data().len()) {
+            Ok(moment) => {
                 if let Some((kind, _)) = packet.rtmp_message() {
                     self.frames.count(kind, moment);
                 }
                 self.gops.push(&mut self.out, packet, moment);
                 Verdict::Pass
-            },
-        )
+            }
+            Err(verdict) => verdict,
+        }
     }
 
     /// The same for an FLV message that lies where it was read to. While nobody reads what the flow's only source brings,
@@ -177,19 +177,19 @@ impl Intake {
         }
         let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
         let observed = self.gops.observe_body(kind, &body, packet);
-        self.judge(now, observed, body.len()).map_or_else(
-            |verdict| verdict,
-            |moment| {
+        match self.judge(now, observed, body.len()) {
+            Ok(moment) => {
                 self.frames.count(kind, moment);
                 self.gops.pass_over(moment);
                 self.unheard.packets += 1;
                 self.unheard.bytes += body.len() as u64;
                 Verdict::Pass
-            },
-        )
+            }
+            Err(verdict) => verdict,
+        }
     }
 
-    /// Whether a message may pass that was found to be this, or to be of no use.
+    /// Whether a message may pass that was observed to be this; `None`: to be of no use.
     fn judge(&mut self, now: Instant, observed: Option<Moment>, bytes: usize) -> Result<Moment, Verdict> {
         let Some(moment) = observed else {
             self.context.status.counters.dropped.add(1);
