@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    AppSource, Bitrate, Engine, Flow, FlowHandle, KeyLength, Output, Packet, Passphrase, PayloadTypes, RtmpKind,
-    RtspTransport, Source, StreamKey, TapCallback,
+    AppSource, Bitrate, Engine, Flow, FlowHandle, KeyLength, Latency, Output, Packet, Passphrase, PayloadTypes,
+    RtmpKind, RtspTransport, Source, StreamKey, TapCallback,
 };
 use streamlink_examples::Table;
 
@@ -201,7 +201,12 @@ fn srt(engine: &Engine, rtmp: &str) -> Result<(FlowHandle, FlowHandle), Box<dyn 
     let serving = engine.block_on(engine.start(serving))?;
     let address = serving.playback_urls()[0].1.trim_start_matches("srt://").to_owned();
     let receiving = Flow::builder("quickstart-srt-in", Bitrate::mbps(20))
-        .source(Source::srt_caller("fetch", &address).encryption(secret()?, KeyLength::Aes256))
+        .source(
+            // Every byte is to arrive, also where the machine has much else to do.
+            Source::srt_caller("fetch", &address)
+                .latency(Latency::INTERCONTINENTAL)
+                .encryption(secret()?, KeyLength::Aes256),
+        )
         .output(Output::tap("tap"))
         .build()?;
     let receiving = engine.block_on(engine.start(receiving))?;

@@ -46,7 +46,8 @@ impl Source {
     /// RTMP publishers push to us: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
     ///
     /// While much comes in at one port (750 writes of its publishers a second, or more), it is read every 8 ms, of all
-    /// of them together; else at once.
+    /// of them together; else at once, and so where most publishers wait for an acknowledgement within each message
+    /// (Nagle's algorithm, RFC 9293 section 3.7.4).
     pub fn rtmp(name: impl Into<String>, bind: &str, app: &str) -> SourceBuilder<RtmpPublishServer> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
