@@ -14,6 +14,7 @@
 //! corpus.
 
 use crate::{
+    dice::Dice,
     flow::{Allowlist, Output, Source},
     media::{
         Packet as MediaPacket, Remuxer, RtmpKind, TsMonitor,
@@ -39,23 +40,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-
-/// Pseudo-random numbers (xorshift), the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// A number below `end`; 0 if there is none.
-    fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.roll() % end as u64) as usize }
-    }
-}
 
 /// Bytes that parsers like to stumble over.
 const ODD: [u8; 12] = [0, 1, 0x7f, 0x80, 0xff, 0xfe, b'\r', b'\n', b'$', b'%', b':', b'"'];

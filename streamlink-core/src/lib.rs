@@ -82,6 +82,8 @@
 //!
 //! Linux; GSO (4.18) and GRO (5.0) are used where the kernel has them.
 
+#[cfg(test)]
+mod dice;
 mod endpoint;
 mod engine;
 mod error;

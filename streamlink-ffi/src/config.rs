@@ -2,15 +2,11 @@
 
 use crate::{
     error::StreamlinkError,
-    guard::{Failure, give, guard, object, place, quiet, take, text},
+    guard::{Failure, give, guard, lock, object, place, quiet, take, text},
     status::Status,
     text::StreamlinkText,
 };
-use std::{
-    ffi::c_char,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ffi::c_char, sync::Mutex, time::Duration};
 use streamlink_core::{
     BandwidthPolicy, Bitrate, Failover, FailoverPolicy, Flow, InputProtocol, MediaFamily, Output, OutputProtocol,
     Source,
@@ -29,7 +25,7 @@ pub struct StreamlinkOutput {
 impl StreamlinkOutput {
     /// What it is now.
     pub(crate) fn get(&self) -> Output {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.output).clone()
     }
 }
 
@@ -83,7 +79,7 @@ pub unsafe extern "C" fn streamlink_source_set(
     let body = || {
         // SAFETY: as the contract says.
         let (source, key, value) = unsafe { (object(source, "source")?, text(key, "key")?, text(value, "value")?) };
-        let mut place = source.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = lock(&source.source);
         *place = place.clone().set(key, value);
         Ok(())
     };
@@ -150,7 +146,7 @@ pub unsafe extern "C" fn streamlink_output_set(
     let body = || {
         // SAFETY: as the contract says.
         let (output, key, value) = unsafe { (object(output, "output")?, text(key, "key")?, text(value, "value")?) };
-        let mut place = output.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = lock(&output.output);
         *place = place.clone().set(key, value);
         Ok(())
     };
@@ -208,7 +204,7 @@ pub(crate) fn policy(number: i32) -> Result<BandwidthPolicy, Failure> {
 impl StreamlinkFlowBuilder {
     /// The flow, if it is valid.
     pub(crate) fn build(&self) -> Result<Flow, Failure> {
-        let draft = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        let draft = lock(&self.draft);
         let mut sources = draft.sources.iter().cloned();
         let Some(first) = sources.next() else {
             let message = "sources: a flow needs a source".to_owned();
@@ -229,7 +225,7 @@ impl StreamlinkFlowBuilder {
     }
 
     fn change(&self, change: impl FnOnce(&mut Draft)) {
-        change(&mut self.draft.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.draft));
     }
 }
 
@@ -278,7 +274,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_add_source(
     let body = || {
         // SAFETY: as the contract says.
         let (builder, source) = unsafe { (object(builder, "builder")?, object(source, "source")?) };
-        let source = source.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let source = lock(&source.source).clone();
         builder.change(|draft| draft.sources.push(source));
         Ok(())
     };

@@ -2,7 +2,7 @@
 
 use crate::{
     access::User,
-    guard::{Versioned, c_string, quiet, take},
+    guard::{Versioned, c_string, lock, quiet, take},
     run,
 };
 use std::{
@@ -255,7 +255,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Something has happened.

@@ -7,7 +7,13 @@ use std::{
     mem::MaybeUninit,
     panic::{AssertUnwindSafe, catch_unwind},
     ptr,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
+
+/// What a panic has interrupted is still whole, and is gone on with.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A failure on its way to the caller.
 #[derive(Debug)]

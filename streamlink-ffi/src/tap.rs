@@ -4,7 +4,7 @@ use crate::{
     access::User,
     error::StreamlinkError,
     flow::StreamlinkFlow,
-    guard::{Failure, give, guard, object, place, quiet, take, text},
+    guard::{Failure, give, guard, lock, object, place, quiet, take, text},
     packet::{StreamlinkPacket, handle},
     run,
     status::Status,
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn streamlink_tap_next(
         if capacity == 0 {
             return Err(Failure::argument("capacity is 0"));
         }
-        let mut reading = tap.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = lock(&tap.reading);
         let Reading::Pull(pull, current) = &mut *reading else {
             return Err(Failure::argument("this tap calls back"));
         };
@@ -149,7 +149,7 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
         // SAFETY: as the contract says.
         let tap = unsafe { object(tap, "tap") }?;
         let Some(callback) = callback else { return Err(Failure::null("callback")) };
-        let mut reading = tap.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = lock(&tap.reading);
         match std::mem::replace(&mut *reading, Reading::Ended) {
             Reading::Pull(pull, None) => {
                 let user = User(user);

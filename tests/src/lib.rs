@@ -1,5 +1,6 @@
 //! What the tests share: media, a lossy network, RTP senders and receivers, real programs, and waiting for conditions.
 
+pub mod dice;
 pub mod lossy;
 pub mod media;
 pub mod nginx;

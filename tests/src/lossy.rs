@@ -1,5 +1,6 @@
 //! A network that is not what it should be.
 
+use crate::dice::Dice;
 use std::{
     collections::{BTreeMap, HashMap},
     net::{SocketAddr, UdpSocket},
@@ -46,7 +47,7 @@ impl Lossy {
         let thread = std::thread::spawn({
             let (stop, dark) = (stop.clone(), dark.clone());
             move || {
-                let (mut seed, mut client) = (0x5eed_u64, None);
+                let (mut dice, mut client) = (Dice(0x5eed), None);
                 let (mut passed, mut lost) = (0, 0);
                 let mut queue = std::collections::VecDeque::new();
                 let mut buffer = [0; 2048];
@@ -56,10 +57,7 @@ impl Lossy {
                             if forward {
                                 client = Some(from);
                             }
-                            seed ^= seed << 13;
-                            seed ^= seed >> 7;
-                            seed ^= seed << 17;
-                            let is_lost = seed % 100 < percent || dark.load(Ordering::Relaxed);
+                            let is_lost = dice.roll() % 100 < percent || dark.load(Ordering::Relaxed);
                             look(forward, !is_lost, &buffer[..length]);
                             if is_lost {
                                 lost += 1;

@@ -19,25 +19,15 @@ use streamlink_core::{
     TapCallback,
 };
 use streamlink_tests::{
-    clip, eventually,
+    clip,
+    dice::Dice,
+    eventually,
     lossy::Lossy,
     media::{make, play},
     peer::Peer,
     rig::text,
     rtp::{Sender, Sink, packet, payload, sequence},
 };
-
-/// Pseudo-random numbers with a seed, so that a failure can be repeated (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-}
 
 /// Of the files of this process, how many are open.
 fn descriptors() -> usize {

@@ -19,11 +19,11 @@ use crate::{
     },
     error::Error,
     flow::{
-        Bitrate, Failover, FailoverPolicy, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener, Source, SourceKind,
-        SrtCaller, SrtListener,
+        self, Bitrate, Failover, FailoverPolicy, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener, Source,
+        SourceKind, SrtCaller, SrtListener,
     },
     net::{Egress, TlsClient},
-    router::{Group, GroupTerms, State, Turns},
+    router::{self, Group, GroupTerms, State, Turns},
 };
 use std::{
     sync::Arc,
@@ -36,6 +36,9 @@ const MERGE_TICK: Duration = Duration::from_millis(20);
 
 /// How often it is asked whether a cold backup is needed.
 const COLD_TICK: Duration = Duration::from_millis(50);
+
+// Who is let in finds a place.
+const _: () = assert!(flow::MAX_PATHS <= router::MAX_PATHS);
 
 /// How the sources of a flow take turns.
 pub(super) fn group_terms(failover: Failover) -> GroupTerms {

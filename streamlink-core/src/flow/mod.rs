@@ -40,7 +40,7 @@ pub use srt::{Latency, Srt, SrtCaller, SrtListener};
 
 pub(crate) use address::Call;
 pub(crate) use output::OutputKind;
-pub(crate) use plan::{Claim, check_description, check_output};
+pub(crate) use plan::{Claim, MAX_PATHS, check_description, check_output};
 pub(crate) use rtmp::DEFAULT_GOP_CACHE;
 pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspOptions};
 pub(crate) use source::SourceKind;

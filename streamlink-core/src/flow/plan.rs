@@ -18,7 +18,7 @@ use crate::{
 use std::{collections::HashMap, marker::PhantomData, net::SocketAddr, time::Duration};
 
 /// Sources of one merge at most.
-const MAX_PATHS: usize = 16;
+pub(crate) const MAX_PATHS: usize = 16;
 
 /// What happens to media above the flow's maximum bandwidth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

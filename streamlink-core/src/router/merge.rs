@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Paths at most: one bit each.
-pub(crate) const MAX_PATHS: usize = 16;
+pub(crate) const MAX_PATHS: usize = u16::BITS as usize;
 /// Steps in the sequence, forward and back, within which a packet belongs to the stream; also packets remembered
 /// before the next one, and held behind it.
 const REACH: i16 = 16_000;

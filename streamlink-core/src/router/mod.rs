@@ -19,6 +19,7 @@ pub(crate) use gop::GopCutter;
 pub(crate) use group::{Group, GroupTerms, Switch, Turns};
 pub(crate) use layout::{Layout, Written};
 pub(crate) use limiter::{Admission, Limiter};
+pub(crate) use merge::MAX_PATHS;
 use merge::{Merge, PathCounts};
 pub(crate) use ring::{Batch, Closed, Closer, Limits, Preamble, Reader, Ring, Totals, Wish};
 pub(crate) use stage::Stage;

@@ -43,18 +43,18 @@ struct Pair {
 }
 
 impl Pair {
-    /// Who media is for, if the socket does not know. Of a symmetric peer it is not settled before that was heard.
-    fn destination(&mut self, symmetric: bool) -> Option<Option<Peer>> {
-        let (to, _) = self.peer?;
+    /// Whom to name when media is sent there: nobody, once the socket knows. Where it goes to for a symmetric peer is not
+    /// settled before that was heard.
+    fn destination(&mut self, to: SocketAddr, symmetric: bool) -> Option<Peer> {
         if self.connected == Some(to) {
-            return Some(None);
+            return None;
         }
         let peer = Peer::new(to, self.rtp.local_addr());
         if (!symmetric || self.heard.0) && self.rtp.connect(&peer).is_ok() {
             self.connected = Some(to);
-            return Some(None);
+            return None;
         }
-        Some(Some(peer))
+        Some(peer)
     }
 }
 
@@ -229,9 +229,10 @@ impl UdpTracks {
         let packets = || preamble.into_iter().flatten().chain(window.iter().flat_map(|batch| batch.packets()));
         for (track, pair) in self.pairs.iter_mut().enumerate() {
             let Some(pair) = pair else { continue };
-            let Some(destination) = pair.destination(self.symmetric) else { continue };
-            let Pair { rtp, rtcp, sender, control, peer: Some((_, to_rtcp)), .. } = pair else { continue };
-            let rtcp_peer = Peer::new(*to_rtcp, rtcp.local_addr());
+            let Some((to_rtp, to_rtcp)) = pair.peer else { continue };
+            let destination = pair.destination(to_rtp, self.symmetric);
+            let Pair { rtp, rtcp, sender, control, .. } = pair;
+            let rtcp_peer = Peer::new(to_rtcp, rtcp.local_addr());
             let own = |packet: &&Packet| packet.rtsp_track().map(usize::from) == Some(track);
             let mut chunk = [Datagram { head: &[], body: &[] }; CHUNK];
             let mut count = 0;

@@ -2,6 +2,7 @@
 //! that once failed stays here.
 
 use super::{packet::HEADER, *};
+use crate::dice::Dice;
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -11,23 +12,6 @@ use std::{
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
-}
-
-/// Pseudo-random numbers (xorshift), the same for the same seed.
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.roll() % 10_000 < chance * 100
-    }
 }
 
 fn random(bytes: &mut [u8]) {

@@ -1,0 +1,24 @@
+//! Dice for tests.
+
+/// Pseudo-random numbers (xorshift), the same for the same seed, which is not 0.
+#[derive(Clone)]
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`; 0 if there is none.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        if end == 0 { 0 } else { (self.roll() % end as u64) as usize }
+    }
+
+    /// Whether what happens so often has happened.
+    pub(crate) fn percent(&mut self, chance: u64) -> bool {
+        self.roll() % 10_000 < chance * 100
+    }
+}
