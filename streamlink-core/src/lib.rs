@@ -108,8 +108,8 @@ pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
 pub use flow::{
     Allowlist, AppInput, BandwidthPolicy, Bitrate, Calling, Credentials, EndpointBuilder, Failover, FailoverPolicy,
     FedBy, Flow, FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency,
-    Listening, Name, NoSource, Output, OutputBuilder, OutputProtocol, Passphrase, PayloadTypes, Reconnect, Rewrite,
-    RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, RtpInput, RtpOutput, Rtsp,
+    Listening, Name, NoSource, Output, OutputBuilder, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, Reconnect,
+    Rewrite, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, RtpInput, RtpOutput, Rtsp,
     RtspCaller, RtspListener, RtspTransport, Source, SourceBuilder, Srt, SrtCaller, SrtListener, StreamKey, TapOutput,
     family, role,
 };

@@ -8,6 +8,7 @@ mod app;
 mod event;
 pub(crate) mod fanout;
 mod intake;
+mod listener;
 mod mailbox;
 mod redial;
 pub(crate) mod remux;

@@ -24,7 +24,7 @@ use crate::{
         tcp::{Port, Service},
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{Claim, Flow},
+    flow::{Claim, Flow, PeerLimits},
     lock::lock,
     net::{Egress, TlsClient, TlsServer},
 };
@@ -62,6 +62,7 @@ pub(crate) struct Shared {
     rtmp_ports: Ports<Port<Rtmp>>,
     rtsp_ports: Ports<Port<Rtsp>>,
     srt_gate: Option<srt::Gate>,
+    peer_limits: PeerLimits,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
     /// Made with the first caller that needs it.
@@ -80,7 +81,7 @@ impl Shared {
 
     /// The SRT port at an address. Must be called within the runtime.
     fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
-        self.srt_ports.at(address, |address| srt::Port::open(address, self.srt_gate.clone()))
+        self.srt_ports.at(address, |address| srt::Port::open(address, self.srt_gate.clone(), self.peer_limits))
     }
 
     /// The port at an address, of RTMP or RTSP. Must be called within the runtime.
@@ -90,7 +91,7 @@ impl Shared {
             (true, Some(server)) => Some(server.clone()),
             (true, None) => return Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
         };
-        let port = ports.at(address, |address| Port::open(address, server))?;
+        let port = ports.at(address, |address| Port::open(address, server, self.peer_limits))?;
         match port.is_secure() == tls {
             true => Ok(port),
             false => Err(io::Error::new(io::ErrorKind::AddrInUse, "another flow listens there, with TLS or without")),
@@ -168,6 +169,7 @@ pub struct EngineBuilder {
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
     srt_gate: Option<srt::Gate>,
+    peer_limits: PeerLimits,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
 }
@@ -203,6 +205,12 @@ impl EngineBuilder {
     /// is refused.
     pub fn srt_access(mut self, ask: impl Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync + 'static) -> Self {
         self.srt_gate = Some(srt::Gate(Arc::new(ask)));
+        self
+    }
+
+    /// Limits what one peer address may use of a listening port of SRT, RTMP or RTSP.
+    pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
+        self.peer_limits = limits;
         self
     }
 
@@ -256,6 +264,7 @@ impl EngineBuilder {
             rtmp_ports: Ports::default(),
             rtsp_ports: Ports::default(),
             srt_gate: self.srt_gate,
+            peer_limits: self.peer_limits,
             tls_server: self.tls_server,
             tls_roots: self.tls_roots,
             tls_client: OnceLock::new(),

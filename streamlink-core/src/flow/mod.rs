@@ -13,6 +13,7 @@ mod endpoint;
 mod name;
 mod output;
 mod pairing;
+mod peer_limits;
 mod plan;
 mod rtmp;
 mod rtp;
@@ -30,6 +31,7 @@ pub use endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder, SourceBui
 pub use name::Name;
 pub use output::{IntoOutput, Output, TapOutput};
 pub use pairing::{FedBy, InputProtocol, OutputProtocol, family};
+pub use peer_limits::PeerLimits;
 pub use plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowBuilder, NoSource};
 pub use rtmp::{RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};
 pub use rtp::{PayloadTypes, Rewrite, RtpInput, RtpOutput};

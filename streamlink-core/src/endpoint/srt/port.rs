@@ -5,13 +5,13 @@
 //! bounded by its terms.
 
 use super::{
-    super::{Event, LossReason, PlayerStats, intake::Verdict, random, sleep_until},
+    super::{Event, LossReason, PlayerStats, intake::Verdict, listener::PeerRegistry, random, sleep_until},
     access::{Gate, SrtRequest},
     link::Link,
     route::{Asked, OpenRoute, Route, RouteEnd, RouteId, settle},
 };
 use crate::{
-    flow::Allowlist,
+    flow::{Allowlist, PeerLimits},
     media::Packet as MediaPacket,
     net::{Datagram, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{
@@ -64,7 +64,7 @@ pub(crate) struct Port {
 
 impl Port {
     /// Opens a port. Must be called within the runtime.
-    pub(crate) fn open(address: SocketAddr, gate: Option<Gate>) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(address: SocketAddr, gate: Option<Gate>, limits: PeerLimits) -> io::Result<Arc<Self>> {
         let options = UdpOptions {
             receive_buffer: Some(SOCKET_BUFFER),
             send_buffer: Some(SOCKET_BUFFER),
@@ -75,7 +75,7 @@ impl Port {
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let local = socket.local_addr();
-        let task = PortTask::new(socket, secret, gate);
+        let task = PortTask::new(socket, secret, gate, PeerRegistry::new(limits));
         let ended = CancellationToken::new();
         let end = ended.clone();
         tokio::spawn(async move {
@@ -159,6 +159,7 @@ struct PortTask {
     listener: Listener,
     sender: Sender,
     gate: Option<Gate>,
+    peers: Arc<PeerRegistry>,
     routes: HashMap<RouteId, OpenRoute>,
     links: HashMap<u32, Linked>,
     /// Which connection a peer's handshake belongs to.
@@ -172,13 +173,14 @@ struct PortTask {
 }
 
 impl PortTask {
-    fn new(socket: UdpSocket, secret: [u8; 32], gate: Option<Gate>) -> Self {
+    fn new(socket: UdpSocket, secret: [u8; 32], gate: Option<Gate>, peers: Arc<PeerRegistry>) -> Self {
         let now = Instant::now();
         Self {
             sender: Sender::new(&socket),
             memory: Receiver::new(u64::MAX),
             listener: Listener::new(secret, now),
             gate,
+            peers,
             routes: HashMap::new(),
             links: HashMap::new(),
             by_peer: HashMap::new(),

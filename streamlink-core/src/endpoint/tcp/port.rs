@@ -5,13 +5,16 @@
 //! at most some 256 KiB each, and are cut off after [`HANDSHAKE_TIMEOUT`].
 
 use super::{
-    super::RefusalReason,
+    super::{
+        RefusalReason,
+        listener::{PeerRegistry, PeerSlot},
+    },
     Service,
     crew::{Crew, Kind},
     route::{OpenRoute, Route, RouteId},
 };
 use crate::{
-    flow::Allowlist,
+    flow::{Allowlist, PeerLimits},
     lock::lock,
     net::{self, Nest, Stream, TlsServer},
 };
@@ -60,6 +63,7 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     pub(in crate::endpoint) tls: Option<TlsServer>,
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
+    pub(in crate::endpoint) peers: Arc<PeerRegistry>,
     players: Crew,
     publishers: Crew,
 }
@@ -74,7 +78,7 @@ impl<S: Service> Port<S> {
     /// Opens a port. Must be called within the runtime.
     ///
     /// `tls`: the port speaks TLS.
-    pub(crate) fn open(address: SocketAddr, tls: Option<TlsServer>) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(address: SocketAddr, tls: Option<TlsServer>, limits: PeerLimits) -> io::Result<Arc<Self>> {
         let listener = net::listen(address)?;
         let local = listener.local_addr()?;
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
@@ -84,6 +88,7 @@ impl<S: Service> Port<S> {
             tls,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
+            peers: PeerRegistry::new(limits),
             players: Crew::new(Kind::Players, stop.clone()),
             publishers: Crew::new(Kind::Publishers, stop.clone()),
         });
@@ -173,9 +178,11 @@ impl<S: Service> Shared<S> {
             return routes.iter().for_each(|route| route.refuse(peer, RefusalReason::NotAllowed, now));
         }
         let permits = (self.connections.clone().try_acquire_owned(), self.pending.clone().try_acquire_owned());
-        let (Ok(connection), Ok(pending)) = permits else {
+        let shares = (self.peers.take_connection(peer.ip(), now), self.peers.take_pending(peer.ip(), now));
+        let ((Ok(connection), Ok(pending)), (Some(connection_share), Some(pending_share))) = (permits, shares) else {
             return routes.iter().for_each(|route| route.refuse(peer, RefusalReason::TooManyPeers, now));
         };
+        let (connection, pending) = ((connection, connection_share), (pending, pending_share));
         let (shared, stop) = (self.clone(), stop.clone());
         tokio::spawn(async move {
             let visit = Visit { stream, peer, connection, pending };
@@ -210,7 +217,7 @@ pub(in crate::endpoint) struct Visit {
     pub(in crate::endpoint) stream: Stream,
     pub(in crate::endpoint) peer: SocketAddr,
     /// To be kept for as long as it is there.
-    pub(in crate::endpoint) connection: OwnedSemaphorePermit,
+    pub(in crate::endpoint) connection: (OwnedSemaphorePermit, PeerSlot),
     /// To be dropped when the peer has said what it wants.
-    pub(in crate::endpoint) pending: OwnedSemaphorePermit,
+    pub(in crate::endpoint) pending: (OwnedSemaphorePermit, PeerSlot),
 }

@@ -1,0 +1,54 @@
+//! Limits on what one peer address may use of a listening port.
+
+/// Limits on what one peer address may use of a listening port. They keep one host from locking out the others.
+///
+/// The addresses of an IPv6 /64 network count as one, as one host usually has all of them. The defaults leave room for
+/// a site behind NAT; a load generator that plays hundreds of clients from one address needs higher ones.
+///
+/// ```
+/// use streamlink_core::{Engine, PeerLimits};
+///
+/// let limits = PeerLimits::new().connections(5000).refusals_per_second(100);
+/// let engine = Engine::builder().peer_limits(limits).build()?;
+/// # Ok::<(), streamlink_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct PeerLimits {
+    pub(crate) pending: u32,
+    pub(crate) connections: u32,
+    pub(crate) refusals_per_second: u32,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self { pending: 128, connections: 1000, refusals_per_second: 20 }
+    }
+}
+
+impl PeerLimits {
+    /// Returns the defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how many connections of one address may be open that have not said yet what they want (128; 1–1 000 000).
+    pub fn pending(mut self, connections: u32) -> Self {
+        self.pending = connections.clamp(1, 1_000_000);
+        self
+    }
+
+    /// Sets how many connections of one address may be open in all (1000; 1–1 000 000). Where an output has a limit
+    /// of players (`max_players`), that holds too.
+    pub fn connections(mut self, connections: u32) -> Self {
+        self.connections = connections.clamp(1, 1_000_000);
+        self
+    }
+
+    /// Sets how many attempts of one address may be refused per second (20; 1–1 000 000), such as wrong passwords. An
+    /// address that has used them up is turned away without its next attempts being looked at.
+    pub fn refusals_per_second(mut self, attempts: u32) -> Self {
+        self.refusals_per_second = attempts.clamp(1, 1_000_000);
+        self
+    }
+}
