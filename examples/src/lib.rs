@@ -1,4 +1,8 @@
-//! What the examples share: statistics as a live table, and as JSON.
+//! Parts that the examples share: statistics as a live table and as JSON, and a clip to play.
+
+mod clip;
+
+pub use clip::{play_clip, split_key};
 
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};

@@ -56,7 +56,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie within the workspace").to_owned()
 }
 
-/// The clip of the quickstart: five seconds of H.264 and AAC in MPEG-TS, 125 video frames.
+/// The clip of the examples: five seconds of H.264 and AAC in MPEG-TS, 125 video frames.
 pub fn clip() -> PathBuf {
     root().join("examples/media/clip.ts")
 }

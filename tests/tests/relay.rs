@@ -97,9 +97,20 @@ fn a_flow_comes_from_a_file_and_a_wrong_one_is_refused_as_a_whole() {
 }
 
 #[test]
-fn the_quickstart_succeeds() {
+fn selftest_compares_every_byte_of_every_protocol() {
+    let mut selftest = Peer::start(peer::example("selftest"), &[]);
+    assert!(selftest.finish().success(), "{}", selftest.output());
+    assert_eq!(selftest.output().matches("every byte as sent").count(), 6);
+    assert!(selftest.output().contains("125 pictures of 125"));
+}
+
+#[test]
+fn quickstart_prints_playback_urls_and_rates() {
     let mut quickstart = Peer::start(peer::example("quickstart"), &[]);
     assert!(quickstart.finish().success(), "{}", quickstart.output());
-    assert_eq!(quickstart.output().matches("every byte as sent").count(), 6);
-    assert!(quickstart.output().contains("125 pictures of 125"));
+    let output = quickstart.output();
+    for scheme in ["srt", "rtmp", "rtsp"] {
+        assert!(output.contains(&format!("play {scheme}://127.0.0.1:")), "{output}");
+    }
+    assert!(output.contains("Mb/s"), "{output}");
 }

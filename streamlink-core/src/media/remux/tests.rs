@@ -1,4 +1,4 @@
-//! The clip of the quickstart, and hostile streams.
+//! The clip of the examples, and hostile streams.
 
 use super::*;
 use crate::media::flv::{Role, Tag};
