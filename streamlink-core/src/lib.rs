@@ -118,5 +118,5 @@ pub use router::State;
 
 /// The Rust of the README compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -5,7 +5,7 @@ use crate::media::flv::{Role, Tag};
 use proptest::prelude::*;
 
 fn clip() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/media/clip.ts")).unwrap()
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/clip.ts")).unwrap()
 }
 
 fn remux(bytes: &[u8], size: usize) -> (Remuxer, Vec<Packet>) {

@@ -1,0 +1,1 @@
+../../examples/media/clip.ts
