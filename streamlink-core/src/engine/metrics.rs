@@ -1,7 +1,7 @@
 //! Statistics as OpenMetrics text.
 
 use super::stats::{EndpointStats, FlowStats};
-use crate::{endpoint::PlayerStats, media::PidStats, router::State};
+use crate::{endpoint::PlayerStats, flow::Bitrate, media::PidStats, router::State};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 use std::{fmt, time::Duration};
 
-/// The text of a scrape.
+/// Returns the text of a scrape.
 pub(super) fn text(flows: &[FlowStats]) -> String {
     let mut registry = Registry::with_prefix("streamlink");
     registry.register_collector(Box::new(Snapshot(flows.to_vec())));
@@ -21,75 +21,79 @@ pub(super) fn text(flows: &[FlowStats]) -> String {
     }
 }
 
-/// Metrics of one kind of thing: name, help, and how it is read.
+/// Metrics of one kind of thing, each with its name, its help text and the function that reads it.
 type Table<T, V> = [(&'static str, &'static str, fn(&T) -> V)];
 type Labels = Vec<(&'static str, String)>;
 
 const FLOW_COUNTERS: &Table<FlowStats, u64> =
-    &[("merge_lost_packets", "Packets that no source of a merge has brought", |f| f.merge_lost)];
+    &[("merge_lost_packets", "Packets that no source of a merge delivered", |f| f.merge_lost)];
 
 const FLOW_GAUGES: &Table<FlowStats, f64> =
-    &[("max_bandwidth", "Bits per second that the source may bring", |f| f.max_bandwidth.as_bps() as f64)];
+    &[("max_bandwidth_bytes_per_second", "Maximum bandwidth of the flow", |f| bytes(f.max_bandwidth))];
 
 const ENDPOINT_COUNTERS: &Table<EndpointStats, u64> = &[
-    ("bytes", "Bytes handed on", |s| s.bytes),
-    ("packets", "Packets handed on", |s| s.packets),
-    ("lost_packets", "Packets that never came or came too late", |s| s.lost),
-    ("only_here_packets", "Packets that no other source of a merge has brought", |s| s.only_here),
-    ("late_packets", "Packets that came after the window of a merge was over", |s| s.late),
-    ("recovered_packets", "Packets that were put in their place", |s| s.recovered),
-    ("retransmitted_packets", "Packets that were sent again", |s| s.retransmitted),
-    ("dropped_packets", "Packets that came and were not handed on", |s| s.dropped),
-    ("malformed_datagrams", "Datagrams that could not be read", |s| s.malformed),
-    ("refused_peers", "Datagrams or connections of peers that are not admitted", |s| s.refused),
-    ("reconnections", "Returns after a loss", |s| s.reconnections),
+    ("bytes", "Bytes passed on", |s| s.bytes),
+    ("packets", "Packets passed on", |s| s.packets),
+    ("lost_packets", "Packets that never arrived, or too late", |s| s.lost),
+    ("only_here_packets", "Packets that no other source of a merge delivered", |s| s.only_here),
+    ("late_packets", "Packets that arrived after the window of a merge", |s| s.late),
+    ("recovered_packets", "Packets that were missing and arrived in time", |s| s.recovered),
+    ("retransmitted_packets", "Packets sent again", |s| s.retransmitted),
+    ("dropped_packets", "Packets that arrived and were not passed on", |s| s.dropped),
+    ("malformed_datagrams", "Datagrams that could not be parsed", |s| s.malformed),
+    ("refused_peers", "Connections or datagrams refused", |s| s.refused),
+    ("reconnections", "Reconnections", |s| s.reconnections),
     ("sync_losses", "MPEG-TS losses of sync (TR 101 290, 1.1)", |s| s.transport.sync_losses),
-    ("sync_errors", "MPEG-TS sync byte errors (1.2)", |s| s.transport.sync_byte),
-    ("pat_errors", "MPEG-TS PAT errors (1.3)", |s| s.transport.pat),
-    ("continuity_errors", "MPEG-TS continuity count errors (1.4)", |s| s.transport.continuity),
-    ("pmt_errors", "MPEG-TS PMT errors (1.5)", |s| s.transport.pmt),
-    ("pid_errors", "MPEG-TS PID errors (1.6)", |s| s.transport.pid),
+    ("sync_errors", "MPEG-TS sync byte errors (TR 101 290, 1.2)", |s| s.transport.sync_byte),
+    ("pat_errors", "MPEG-TS PAT errors (TR 101 290, 1.3)", |s| s.transport.pat),
+    ("continuity_errors", "MPEG-TS continuity count errors (TR 101 290, 1.4)", |s| s.transport.continuity),
+    ("pmt_errors", "MPEG-TS PMT errors (TR 101 290, 1.5)", |s| s.transport.pmt),
+    ("pid_errors", "MPEG-TS PID errors (TR 101 290, 1.6)", |s| s.transport.pid),
 ];
 
 const ENDPOINT_GAUGES: &Table<EndpointStats, f64> = &[
-    ("bit_rate", "Bits per second over the last second", |s| s.bit_rate.as_bps() as f64),
+    ("rate_bytes_per_second", "Rate over the last second", |s| bytes(s.bit_rate)),
     ("connected", "Whether the endpoint is connected", |s| flag(s.state == State::Connected)),
-    ("connected_seconds", "For how long it has been", |s| s.connected_for.unwrap_or_default().as_secs_f64()),
-    ("active", "Whether the flow is fed by this source", |s| flag(s.active)),
-    ("jitter_microseconds", "RFC 3550 interarrival jitter", |s| micros(s.jitter)),
-    ("round_trip_microseconds", "The round trip, of protocols that measure it", |s| micros(s.round_trip)),
-    ("latency_microseconds", "The latency that both ends of SRT agreed on", |s| micros(s.latency)),
-    ("buffered_microseconds", "What an SRT source holds for its moment", |s| micros(s.buffered)),
+    ("connected_seconds", "Seconds since the endpoint connected", |s| seconds(s.connected_for.unwrap_or_default())),
+    ("active", "Whether the source feeds the flow", |s| flag(s.active)),
+    ("jitter_seconds", "Interarrival jitter (RFC 3550)", |s| seconds(s.jitter)),
+    ("round_trip_seconds", "Round trip time, where the protocol measures it", |s| seconds(s.round_trip)),
+    ("latency_seconds", "Latency agreed on by both ends of SRT", |s| seconds(s.latency)),
+    ("buffered_seconds", "Duration of media in the SRT receive buffer", |s| seconds(s.buffered)),
     ("encrypted", "Whether the connection is encrypted", |s| flag(s.encrypted)),
     ("video_frame_rate", "Video frames per second of an RTMP source", |s| s.video_frame_rate),
     ("audio_frame_rate", "Audio frames per second of an RTMP source", |s| s.audio_frame_rate),
-    ("players", "Connections of an output", |s| s.players.len() as f64),
+    ("players", "Connected players of an output", |s| s.players.len() as f64),
 ];
 
 const PID_COUNTERS: &Table<PidStats, u64> = &[
     ("pid_packets", "MPEG-TS packets of a PID", |p| p.packets),
-    ("pid_continuity_errors", "Continuity errors of a PID", |p| p.continuity_errors),
+    ("pid_continuity_errors", "Continuity count errors of a PID", |p| p.continuity_errors),
 ];
 
 const PLAYER_COUNTERS: &Table<PlayerStats, u64> = &[
-    ("player_bytes", "Bytes sent to a player, repeats not counted", |p| p.bytes),
-    ("player_packets", "Packets sent to a player, repeats not counted", |p| p.packets),
+    ("player_bytes", "Bytes sent to a player, without retransmissions", |p| p.bytes),
+    ("player_packets", "Packets sent to a player, without retransmissions", |p| p.packets),
     ("player_retransmitted_packets", "Packets sent to a player again", |p| p.retransmitted),
     ("player_lost_packets", "Packets that a player reported lost", |p| p.lost),
-    ("player_dropped_packets", "Packets given up for a player", |p| p.dropped),
+    ("player_dropped_packets", "Packets dropped for a player", |p| p.dropped),
 ];
 
 const PLAYER_GAUGES: &Table<PlayerStats, f64> = &[
-    ("player_connected_seconds", "For how long a player has been connected", |p| p.connected_for.as_secs_f64()),
-    ("player_round_trip_microseconds", "The round trip to a player", |p| micros(p.round_trip)),
+    ("player_connected_seconds", "Seconds since the player connected", |p| seconds(p.connected_for)),
+    ("player_round_trip_seconds", "Round trip time to a player", |p| seconds(p.round_trip)),
 ];
 
 fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
 }
 
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+fn bytes(rate: Bitrate) -> f64 {
+    rate.as_bps() as f64 / 8.0
 }
 
 #[derive(Debug)]
@@ -134,7 +138,7 @@ impl Snapshot {
     }
 }
 
-/// What endpoints consist of, each with one more label.
+/// Parts of all endpoints (PIDs, players), each with one more label.
 fn parts<'a, T>(
     endpoints: &[(Labels, &'a EndpointStats)],
     label: &'static str,
@@ -146,7 +150,7 @@ fn parts<'a, T>(
     each.flat_map(|(labels, endpoint)| of(endpoint).iter().map(move |part| (with(labels, part), part))).collect()
 }
 
-/// All metrics of a table, each for everything that has them.
+/// Encodes all metrics of a table, each with a row for everything that has it.
 fn families<T, V: Default, M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
     table: &Table<T, V>,
