@@ -106,12 +106,12 @@ pub use engine::{
 };
 pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
 pub use flow::{
-    Allowlist, AppInput, BandwidthPolicy, Bitrate, Calling, Credentials, EndpointBuilder, Failover, FailoverPolicy,
-    FedBy, Flow, FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency,
-    Listening, Name, NoSource, Output, OutputBuilder, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, Reconnect,
-    Rewrite, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, RtpInput, RtpOutput, Rtsp,
-    RtspCaller, RtspListener, RtspTransport, Source, SourceBuilder, Srt, SrtCaller, SrtListener, StreamKey, TapOutput,
-    family, role,
+    Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, Failover, FailoverPolicy, FedBy, Flow,
+    FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource,
+    NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, Rewrite, RtmpAddress,
+    RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
+    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Source,
+    SrtCallerBuilder, SrtListenerBuilder, StreamKey, TapBuilder, family, role,
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;

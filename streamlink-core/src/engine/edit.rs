@@ -4,6 +4,7 @@ use crate::flow::Allowlist;
 
 /// Changes of an output that need no reconnect. What is not named stays as it is.
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct OutputEdit {
     pub(super) name: Option<String>,
     pub(super) description: Option<String>,
@@ -44,6 +45,7 @@ impl OutputEdit {
 
 /// Changes of a source that need no reconnect. What is not named stays as it is.
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct SourceEdit {
     pub(super) name: Option<String>,
     pub(super) description: Option<String>,

@@ -155,6 +155,7 @@ fn tls_error(field: &str, what: String) -> Error {
 
 /// Where the packets of a region leave from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RegionEgress {
     /// A local address, to which the output's sockets are bound.
     Address(IpAddr),
@@ -164,6 +165,7 @@ pub enum RegionEgress {
 
 /// Settings of an engine.
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct EngineBuilder {
     workers: Option<usize>,
     regions: BTreeMap<String, Egress>,

@@ -111,6 +111,7 @@ pub(crate) fn parse_bind(text: &str, default_port: Option<u16>) -> Result<Socket
 
 /// A network interface: by name (`eth1`) or by one of its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Interface {
     /// The interface's name, 1–15 bytes.
     Name(String),
@@ -179,7 +180,7 @@ impl Settings for Listen {
 
 /// How a caller comes back after a loss: exponential backoff with jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reconnect {
+pub(crate) struct Reconnect {
     /// The first delay (500 ms; 100–30 000).
     pub(crate) start: Duration,
     /// The longest delay (30 s; 1–300 s).
@@ -188,7 +189,7 @@ pub struct Reconnect {
 
 impl Reconnect {
     /// A connection that lasted so long was healthy: the next loss starts with the first delay again.
-    pub const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+    pub(crate) const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 }
 
 impl Default for Reconnect {

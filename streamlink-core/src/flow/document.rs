@@ -13,7 +13,7 @@
 
 use super::{
     bitrate::Bitrate,
-    endpoint::Common,
+    builder::Common,
     output::Output,
     plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowDraft},
     source::Source,

@@ -7,9 +7,9 @@
 mod address;
 mod allowlist;
 mod bitrate;
+mod builder;
 #[cfg(feature = "serde")]
 mod document;
-mod endpoint;
 mod name;
 mod output;
 mod pairing;
@@ -24,26 +24,29 @@ mod source;
 mod srt;
 mod url;
 
-pub use address::{HostPort, Interface, Reconnect};
+pub use address::{HostPort, Interface};
 pub use allowlist::Allowlist;
 pub use bitrate::Bitrate;
-pub use endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder, SourceBuilder, role};
+pub use builder::role;
 pub use name::Name;
-pub use output::{IntoOutput, Output, TapOutput};
+pub use output::{IntoOutput, Output, TapBuilder};
 pub use pairing::{FedBy, InputProtocol, OutputProtocol, family};
 pub use peer_limits::PeerLimits;
-pub use plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowBuilder, NoSource};
-pub use rtmp::{RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};
-pub use rtp::{PayloadTypes, Rewrite, RtpInput, RtpOutput};
-pub use rtsp::{Rtsp, RtspCaller, RtspListener, RtspTransport};
+pub use plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowBuilder, NeedsSource, NoSource};
+pub use rtmp::{
+    RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
+};
+pub use rtp::{PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
+pub use rtsp::{RtspCallerBuilder, RtspListenerBuilder, RtspTransport};
 pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
-pub use source::{AppInput, IntoSource, Source};
-pub use srt::{Latency, Srt, SrtCaller, SrtListener};
+pub use source::{AppSourceBuilder, IntoSource, Source};
+pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 
-pub(crate) use address::Call;
+pub(crate) use address::{Call, Reconnect};
 pub(crate) use output::OutputKind;
 pub(crate) use plan::{Claim, MAX_PATHS, check_description, check_output};
-pub(crate) use rtmp::DEFAULT_GOP_CACHE;
-pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspOptions};
+pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush};
+pub(crate) use rtp::{RtpInput, RtpOutput};
+pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions};
 pub(crate) use source::SourceKind;
-pub(crate) use srt::SrtOptions;
+pub(crate) use srt::{SrtCaller, SrtListener, SrtOptions};

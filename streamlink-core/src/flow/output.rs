@@ -2,15 +2,18 @@
 
 use super::{
     address::{Call, HostPort},
-    endpoint::{Common, OutputBuilder},
-    pairing::OutputProtocol,
-    rtmp::{RtmpAddress, RtmpPlayServer, RtmpPush, RtmpRelay, check_app},
-    rtp::RtpOutput,
-    rtsp::{RtspCaller, RtspListener, RtspOptions, check_path},
+    builder::{Common, endpoint_builder, output_setters, role},
+    pairing::{FedBy, OutputProtocol, family},
+    rtmp::{
+        RtmpAddress, RtmpPlayServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay, RtmpRelayBuilder,
+        check_app,
+    },
+    rtp::{RtpOutput, RtpOutputBuilder},
+    rtsp::{RtspCaller, RtspCallerBuilder, RtspListener, RtspListenerBuilder, RtspOptions, check_path},
     secret::StreamKey,
     settings::{Entries, Settings},
     source::{bind_or_placeholder, remote_or_placeholder},
-    srt::{SrtCaller, SrtListener, SrtOptions},
+    srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
 };
 use crate::error::Problem;
 
@@ -37,9 +40,9 @@ pub(crate) enum OutputKind {
     Tap(TapOutput),
 }
 
-/// The settings of a tap, which hands every packet to the host: none.
+/// Settings of a tap, which hands every packet to the host: none.
 #[derive(Clone, Copy, Debug)]
-pub struct TapOutput(());
+pub(crate) struct TapOutput(());
 
 impl TapOutput {
     pub(crate) const fn new() -> Self {
@@ -54,73 +57,79 @@ impl Settings for TapOutput {
     fn list(&self, _: &mut Entries) {}
 }
 
+endpoint_builder! {
+    /// Builder of a tap, which hands every packet to the host. Made by [`Output::tap`](crate::Output::tap).
+    TapBuilder: TapOutput
+}
+output_setters!(TapBuilder);
+
 impl Output {
     /// The redundant RTMP relay to one destination, or to two with `.second(…)`: `url` as in
     /// `rtmp://example.com/live`.
-    pub fn rtmp(name: impl Into<String>, url: &str, key: StreamKey) -> OutputBuilder<RtmpRelay> {
+    pub fn rtmp(name: impl Into<String>, url: &str, key: StreamKey) -> RtmpRelayBuilder {
         let push = Self::rtmp_push(name, url, key);
-        OutputBuilder::new(push.common, RtmpRelay { first: push.settings, second: None })
+        RtmpRelayBuilder::new(push.draft.common, RtmpRelay { first: push.draft.settings, second: None })
     }
 
     /// We publish to an RTMP server: `url` as in `rtmp://example.com/live`.
-    pub fn rtmp_push(name: impl Into<String>, url: &str, key: StreamKey) -> OutputBuilder<RtmpPush> {
+    pub fn rtmp_push(name: impl Into<String>, url: &str, key: StreamKey) -> RtmpPushBuilder {
         let mut common = Common::new(name);
-        let address = common.keep("url", url.parse()).unwrap_or_else(RtmpAddress::placeholder);
+        let address = common.record_error("url", url.parse()).unwrap_or_else(RtmpAddress::placeholder);
         let mut settings = RtmpPush::new(address);
         settings.key = Some(key);
-        OutputBuilder::new(common, settings)
+        RtmpPushBuilder::new(common, settings)
     }
 
     /// We serve RTMP players: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
-    pub fn rtmp_pull(name: impl Into<String>, bind: &str, app: &str) -> OutputBuilder<RtmpPlayServer> {
+    pub fn rtmp_pull(name: impl Into<String>, bind: &str, app: &str) -> RtmpPullOutputBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        let app = common.keep("app", check_app(app)).unwrap_or_default();
-        OutputBuilder::new(common, RtmpPlayServer::new(listen, app))
+        let app = common.record_error("app", check_app(app)).unwrap_or_default();
+        RtmpPullOutputBuilder::new(common, RtmpPlayServer::new(listen, app))
     }
 
     /// SRT callers fetch from us: `bind` as in `0.0.0.0:9001`.
-    pub fn srt_listener(name: impl Into<String>, bind: &str) -> OutputBuilder<SrtListener> {
+    pub fn srt_listener(name: impl Into<String>, bind: &str) -> SrtListenerBuilder<role::Output> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        OutputBuilder::new(common, SrtListener { listen, srt: SrtOptions::default() })
+        SrtListenerBuilder::new(common, SrtListener { listen, srt: SrtOptions::default() })
     }
 
     /// We call an SRT listener and send: `remote` as in `example.com:9000`.
-    pub fn srt_caller(name: impl Into<String>, remote: &str) -> OutputBuilder<SrtCaller> {
+    pub fn srt_caller(name: impl Into<String>, remote: &str) -> SrtCallerBuilder<role::Output> {
         let mut common = Common::new(name);
         let remote = remote_or_placeholder(&mut common, remote);
-        OutputBuilder::new(common, SrtCaller { call: Call::new(remote), srt: SrtOptions::default() })
+        SrtCallerBuilder::new(common, SrtCaller { call: Call::new(remote), srt: SrtOptions::default() })
     }
 
     /// RTP packets leave to `destination`: `example.com:5004`, `239.1.1.1:5004`, `[ff3e::1]:5004`.
-    pub fn rtp(name: impl Into<String>, destination: &str) -> OutputBuilder<RtpOutput> {
+    pub fn rtp(name: impl Into<String>, destination: &str) -> RtpOutputBuilder {
         let mut common = Common::new(name);
-        let destination = common.keep("destination", destination.parse()).unwrap_or_else(HostPort::placeholder);
-        OutputBuilder::new(common, RtpOutput::new(destination))
+        let destination = common.record_error("destination", destination.parse()).unwrap_or_else(HostPort::placeholder);
+        RtpOutputBuilder::new(common, RtpOutput::new(destination))
     }
 
     /// We serve RTSP players: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
-    pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> OutputBuilder<RtspListener> {
+    pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> RtspListenerBuilder<role::Output> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        let path = common.keep("path", check_path(path, 1)).unwrap_or_default();
-        OutputBuilder::new(common, RtspListener { listen, rtsp: RtspOptions::new(false, path) })
+        let path = common.record_error("path", check_path(path, 1)).unwrap_or_default();
+        RtspListenerBuilder::new(common, RtspListener { listen, rtsp: RtspOptions::new(false, path) })
     }
 
     /// We record to an RTSP server: `url` as in `rtsp://user:password@example.com/path`.
-    pub fn rtsp_caller(name: impl Into<String>, url: &str) -> OutputBuilder<RtspCaller> {
+    pub fn rtsp_caller(name: impl Into<String>, url: &str) -> RtspCallerBuilder<role::Output> {
         let mut common = Common::new(name);
-        let settings = common.keep("url", RtspCaller::parse(url)).unwrap_or_else(|| RtspCaller {
+        let settings = common.record_error("url", RtspCaller::parse(url)).unwrap_or_else(|| RtspCaller {
             call: Call::new(HostPort::placeholder()),
             rtsp: RtspOptions::new(false, String::new()),
         });
-        OutputBuilder::new(common, settings)
+        RtspCallerBuilder::new(common, settings)
     }
 
     /// Every packet is handed to the host, without copying; see `FlowHandle::tap`.
-    pub fn tap(name: impl Into<String>) -> OutputBuilder<TapOutput> {
-        OutputBuilder::new(Common::new(name), TapOutput::new())
+    pub fn tap(name: impl Into<String>) -> TapBuilder {
+        TapBuilder::new(Common::new(name), TapOutput::new())
     }
 
     /// An output from a URL, with its settings in the query:
@@ -206,45 +215,44 @@ impl Settings for OutputKind {
     }
 }
 
-/// Anything that can be an output of a flow: the builders of [`Output`], and `Output` itself.
+/// A type that can be an output of a flow: the builders of [`Output`], and `Output` itself. The compiler's check of the
+/// pairing is [`FedBy`](super::FedBy).
 pub trait IntoOutput {
-    /// The settings, for the compiler's check of the pairing ([`FedBy`](super::FedBy)).
-    type Settings;
-    /// The output, with the errors that its builder found.
+    /// Returns the output, with the errors that its builder found.
     fn into_output(self) -> Output;
 }
 
 impl IntoOutput for Output {
-    type Settings = Output;
     fn into_output(self) -> Output {
         self
     }
 }
 
 macro_rules! into_output {
-    ($($settings:ident => $kind:ident;)*) => {$(
-        impl IntoOutput for OutputBuilder<$settings> {
-            type Settings = $settings;
+    ($($builder:ty => $kind:ident;)*) => {$(
+        impl IntoOutput for $builder {
             fn into_output(self) -> Output {
-                Output { common: self.common, kind: OutputKind::$kind(self.settings) }
+                Output { common: self.draft.common, kind: OutputKind::$kind(self.draft.settings) }
             }
         }
-        impl From<OutputBuilder<$settings>> for Output {
-            fn from(builder: OutputBuilder<$settings>) -> Output {
+        impl From<$builder> for Output {
+            fn from(builder: $builder) -> Output {
                 builder.into_output()
             }
         }
+        // Behind a source that is known at run time only, `build()` checks the pairing.
+        impl FedBy<family::Unchecked> for $builder {}
     )*};
 }
 
 into_output! {
-    RtmpRelay => RtmpRelay;
-    RtmpPush => RtmpPush;
-    RtmpPlayServer => RtmpPlay;
-    SrtListener => SrtListener;
-    SrtCaller => SrtCaller;
-    RtpOutput => Rtp;
-    RtspListener => RtspListener;
-    RtspCaller => RtspCaller;
-    TapOutput => Tap;
+    RtmpRelayBuilder => RtmpRelay;
+    RtmpPushBuilder => RtmpPush;
+    RtmpPullOutputBuilder => RtmpPlay;
+    SrtListenerBuilder<role::Output> => SrtListener;
+    SrtCallerBuilder<role::Output> => SrtCaller;
+    RtpOutputBuilder => Rtp;
+    RtspListenerBuilder<role::Output> => RtspListener;
+    RtspCallerBuilder<role::Output> => RtspCaller;
+    TapBuilder => Tap;
 }

@@ -2,11 +2,12 @@
 //! documentation and [`InputProtocol::allowed_outputs`] all come from it.
 
 use super::{
-    output::TapOutput,
-    rtmp::{RtmpPlayServer, RtmpPush, RtmpRelay},
-    rtp::RtpOutput,
-    rtsp::{RtspCaller, RtspListener},
-    srt::{SrtCaller, SrtListener},
+    builder::role,
+    output::{Output, TapBuilder},
+    rtmp::{RtmpPullOutputBuilder, RtmpPushBuilder, RtmpRelayBuilder},
+    rtp::RtpOutputBuilder,
+    rtsp::{RtspCallerBuilder, RtspListenerBuilder},
+    srt::{SrtCallerBuilder, SrtListenerBuilder},
 };
 use crate::media::MediaFamily;
 use std::fmt;
@@ -159,8 +160,9 @@ pub(crate) fn allowed_text(family: MediaFamily) -> String {
 }
 
 macro_rules! pairing_table {
-    ($($row:literal: $family:ident => $($output:ident [$($settings:ident),+]),+;)+) => {
-        /// An output whose settings are `Self` can be fed by a source of family `F`.
+    ($($row:literal: $family:ident => $($output:ident [$($builder:ty),+]),+;)+) => {
+        /// Pairing of an output with the family `F` of a source that can feed it. [`Output`](crate::Output) itself, as read
+        /// from a URL, pairs with every source: `build()` checks it.
         ///
         /// The table, which is also what [`InputProtocol::allowed_outputs`] answers:
         ///
@@ -173,8 +175,8 @@ macro_rules! pairing_table {
         )]
         pub trait FedBy<F: Family> {}
 
-        $($($(impl FedBy<family::$family> for $settings {})+)+)+
-        $(impl FedBy<family::$family> for TapOutput {})+
+        $($($(impl FedBy<family::$family> for $builder {})+)+)+
+        $(impl FedBy<family::$family> for TapBuilder {})+
 
         const fn allowed_outputs(family: MediaFamily) -> &'static [OutputProtocol] {
             match family {
@@ -189,17 +191,16 @@ macro_rules! pairing_table {
 
 pairing_table! {
     "RTMP and RTMP_PULL sources feed RTMP, RTMP_PUSH, RTMP_PULL, tap":
-        Rtmp => Rtmp [RtmpRelay], RtmpPush [RtmpPush], RtmpPull [RtmpPlayServer];
+        Rtmp => Rtmp [RtmpRelayBuilder], RtmpPush [RtmpPushBuilder], RtmpPull [RtmpPullOutputBuilder];
     "SRT sources feed SRT, RTMP_PUSH, tap":
-        Datagrams => Srt [SrtListener, SrtCaller], RtmpPush [RtmpPush];
+        Datagrams => Srt [SrtListenerBuilder<role::Output>, SrtCallerBuilder<role::Output>], RtmpPush [RtmpPushBuilder];
     "RTP sources feed RTP, tap":
-        Rtp => Rtp [RtpOutput];
+        Rtp => Rtp [RtpOutputBuilder];
     "RTSP sources feed RTSP, tap":
-        Rtsp => Rtsp [RtspListener, RtspCaller];
+        Rtsp => Rtsp [RtspListenerBuilder<role::Output>, RtspCallerBuilder<role::Output>];
 }
 
-// A builder that is checked at run time takes every output.
-impl<S> FedBy<family::Unchecked> for S {}
+impl<F: Family> FedBy<F> for Output {}
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use super::{
     allowlist::Allowlist,
     bitrate::Bitrate,
-    endpoint::Common,
+    builder::Common,
     name::{Name, check_text},
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, allowed_text, family::Family},
@@ -22,6 +22,7 @@ pub(crate) const MAX_PATHS: usize = 16;
 
 /// What happens to media above the flow's maximum bandwidth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BandwidthPolicy {
     /// Whole packets are dropped, of RTMP whole frames; of RTMP and RTSP all pictures up to the next key frame.
     #[default]
@@ -49,6 +50,7 @@ pub enum BandwidthPolicy {
 ///
 /// [`Event::Switched`]: crate::Event::Switched
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct Failover {
     pub(crate) policy: FailoverPolicy,
     pub(crate) loss_threshold: Duration,
@@ -57,6 +59,7 @@ pub struct Failover {
 
 /// When a flow switches between its sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FailoverPolicy {
     /// The source that delivers first is active; after a loss the flow stays with the backup.
     Stay,
@@ -171,6 +174,7 @@ impl Flow {
 
 /// Collects a flow, and all that is wrong with it. `F` is the family of the source.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct FlowBuilder<F> {
     draft: FlowDraft,
     family: PhantomData<F>,
@@ -195,7 +199,25 @@ impl FlowBuilder<NoSource> {
         self.draft.sources.push(source.into_source());
         FlowBuilder { draft: self.draft, family: PhantomData }
     }
+
+    /// Does not compile: a flow needs its source before its outputs, as the source decides which outputs it can feed.
+    ///
+    /// ```compile_fail
+    /// use streamlink_core::*;
+    /// Flow::builder("f", Bitrate::mbps(20)).output(Output::rtp("studio", "192.0.2.1:5004"));
+    /// ```
+    pub fn output<O: NeedsSource>(self, _output: O) -> Self {
+        self
+    }
 }
+
+/// Implemented by nothing: names the mistake when an output is given to a flow that has no source yet.
+#[diagnostic::on_unimplemented(
+    message = "a flow needs its source before its outputs",
+    label = "this flow has no source yet",
+    note = "call `.source(…)` first: it decides which outputs can follow"
+)]
+pub trait NeedsSource {}
 
 impl<F> FlowBuilder<F> {
     /// What happens above the maximum bandwidth (`Drop`).
@@ -239,10 +261,9 @@ impl<F: Family> FlowBuilder<F> {
     ///     .source(Source::srt_listener("venue", "0.0.0.0:9000"))
     ///     .output(Output::rtp("studio", "192.0.2.1:5004"));
     /// ```
-    pub fn output<O: IntoOutput>(mut self, output: O) -> Self
-    where
-        O::Settings: FedBy<F>,
-    {
+    ///
+    /// An [`Output`] itself, as [`Output::from_url`] returns it, is checked by `build()`.
+    pub fn output<O: IntoOutput + FedBy<F>>(mut self, output: O) -> Self {
         self.draft.outputs.push(output.into_output());
         self
     }

@@ -2,7 +2,7 @@
 
 use super::{
     address::{Call, HostPort, Listen},
-    endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder},
+    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters},
     name::check_text,
     secret::StreamKey,
     settings::{Entries, Settings, check_millis, millis, number, store},
@@ -63,9 +63,9 @@ impl fmt::Display for RtmpAddress {
     }
 }
 
-/// The settings of an RTMP source that publishers push to.
+/// Settings of an RTMP source that publishers push to.
 #[derive(Clone, Debug)]
-pub struct RtmpPublishServer {
+pub(crate) struct RtmpPublishServer {
     pub(crate) listen: Listen,
     pub(crate) app: String,
     /// `None` until `build()`, which then generates one.
@@ -73,33 +73,33 @@ pub struct RtmpPublishServer {
     pub(crate) tls: bool,
 }
 
-/// The settings of an RTMP_PULL source, which plays from a server.
+/// Settings of an RTMP_PULL source, which plays from a server.
 #[derive(Clone, Debug)]
-pub struct RtmpPull {
+pub(crate) struct RtmpPull {
     pub(crate) call: Call,
     pub(crate) address: RtmpAddress,
     pub(crate) key: Option<StreamKey>,
 }
 
-/// The settings of an RTMP_PUSH output.
+/// Settings of an RTMP_PUSH output.
 #[derive(Clone, Debug)]
-pub struct RtmpPush {
+pub(crate) struct RtmpPush {
     pub(crate) call: Call,
     pub(crate) address: RtmpAddress,
     pub(crate) key: Option<StreamKey>,
     pub(crate) chunk_size: u32,
 }
 
-/// The settings of an RTMP output, the relay to one or two destinations that are fed at the same time.
+/// Settings of an RTMP output, the relay to one or two destinations that are fed at the same time.
 #[derive(Clone, Debug)]
-pub struct RtmpRelay {
+pub(crate) struct RtmpRelay {
     pub(crate) first: RtmpPush,
     pub(crate) second: Option<(RtmpAddress, StreamKey)>,
 }
 
-/// The settings of an RTMP_PULL output, which serves players.
+/// Settings of an RTMP_PULL output, which serves players.
 #[derive(Clone, Debug)]
-pub struct RtmpPlayServer {
+pub(crate) struct RtmpPlayServer {
     pub(crate) listen: Listen,
     pub(crate) app: String,
     pub(crate) key: Option<StreamKey>,
@@ -229,97 +229,115 @@ impl Settings for RtmpPlayServer {
     }
 }
 
-macro_rules! listening {
-    ($($settings:ident),*) => {$(
-        impl Listening for $settings {
-            #[allow(private_interfaces)]
-            fn listen_mut(&mut self) -> &mut Listen {
-                &mut self.listen
-            }
-        }
-        impl<R> EndpointBuilder<R, $settings> {
-            /// RTMPS: peers speak TLS with us. The engine must have a certificate
+endpoint_builder! {
+    /// Builder of an RTMP source that publishers push to. Made by [`Source::rtmp`](crate::Source::rtmp).
+    RtmpSourceBuilder: RtmpPublishServer
+}
+listener_setters!(RtmpSourceBuilder, listen);
+
+endpoint_builder! {
+    /// Builder of an RTMP_PULL source, which plays from a server. Made by
+    /// [`Source::rtmp_pull`](crate::Source::rtmp_pull).
+    RtmpPullSourceBuilder: RtmpPull
+}
+caller_setters!(RtmpPullSourceBuilder, call);
+
+endpoint_builder! {
+    /// Builder of an RTMP_PUSH output, which publishes to one server. Made by
+    /// [`Output::rtmp_push`](crate::Output::rtmp_push).
+    RtmpPushBuilder: RtmpPush
+}
+caller_setters!(RtmpPushBuilder, call);
+output_setters!(RtmpPushBuilder);
+
+endpoint_builder! {
+    /// Builder of an RTMP output, the redundant relay to one or two destinations. Made by
+    /// [`Output::rtmp`](crate::Output::rtmp).
+    RtmpRelayBuilder: RtmpRelay
+}
+caller_setters!(RtmpRelayBuilder, first.call);
+output_setters!(RtmpRelayBuilder);
+
+endpoint_builder! {
+    /// Builder of an RTMP_PULL output, which serves players. Made by [`Output::rtmp_pull`](crate::Output::rtmp_pull).
+    RtmpPullOutputBuilder: RtmpPlayServer
+}
+listener_setters!(RtmpPullOutputBuilder, listen);
+player_setters!(RtmpPullOutputBuilder, listen);
+output_setters!(RtmpPullOutputBuilder);
+
+/// Defines the setters of both kinds of RTMP listeners.
+macro_rules! rtmp_listener_setters {
+    ($builder:ident) => {
+        impl $builder {
+            /// Speaks RTMPS: TLS with every peer. The engine must have a certificate
             /// ([`EngineBuilder::tls_identity`](crate::EngineBuilder::tls_identity)).
-            pub fn tls(self) -> Self {
-                self.with(|s| s.tls = true)
+            pub fn tls(mut self) -> Self {
+                self.draft.settings.tls = true;
+                self
             }
 
-            /// The stream key; a random one of 160 bits is generated when none is set.
-            pub fn key(self, key: StreamKey) -> Self {
-                self.with(|s| s.key = Some(key))
+            /// Sets the stream key; a random one of 160 bits is generated when none is set.
+            pub fn key(mut self, key: StreamKey) -> Self {
+                self.draft.settings.key = Some(key);
+                self
             }
         }
-    )*};
+    };
 }
-listening!(RtmpPublishServer, RtmpPlayServer);
+rtmp_listener_setters!(RtmpSourceBuilder);
+rtmp_listener_setters!(RtmpPullOutputBuilder);
 
-impl Calling for RtmpPull {
-    #[allow(private_interfaces)]
-    fn call_mut(&mut self) -> &mut Call {
-        &mut self.call
-    }
+fn check_chunk_size(bytes: u32) -> Result<u32, Problem> {
+    if CHUNK_SIZE.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "4096 to 40960 bytes")) }
 }
 
-impl Calling for RtmpPush {
-    #[allow(private_interfaces)]
-    fn call_mut(&mut self) -> &mut Call {
-        &mut self.call
-    }
+fn check_gop_cache(bytes: u32) -> Result<u32, Problem> {
+    if GOP_CACHE.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "0 to 268435456 bytes")) }
 }
 
-impl Calling for RtmpRelay {
-    #[allow(private_interfaces)]
-    fn call_mut(&mut self) -> &mut Call {
-        &mut self.first.call
+impl RtmpPushBuilder {
+    /// Sets the size of the chunks that are sent (4096 bytes; 4096–40 960).
+    pub fn chunk_size(mut self, bytes: u32) -> Self {
+        self.draft.try_set("chunk_size", check_chunk_size(bytes), |s, v| s.chunk_size = v);
+        self
     }
 }
 
-fn chunk_size(bytes: u32) -> Result<u32, Problem> {
-    match CHUNK_SIZE.contains(&bytes) {
-        true => Ok(bytes),
-        false => Err(Problem::out_of_range(bytes, "4096 to 40960 bytes")),
+impl RtmpRelayBuilder {
+    /// Adds a second destination that is sent the same at the same time.
+    pub fn second(mut self, address: impl AsRef<str>, key: StreamKey) -> Self {
+        self.draft.try_set("second", address.as_ref().parse(), |s, address| s.second = Some((address, key)));
+        self
+    }
+
+    /// Sets the size of the chunks that are sent (4096 bytes; 4096–40 960).
+    pub fn chunk_size(mut self, bytes: u32) -> Self {
+        self.draft.try_set("chunk_size", check_chunk_size(bytes), |s, v| s.first.chunk_size = v);
+        self
     }
 }
 
-impl OutputBuilder<RtmpPush> {
-    /// The size of the chunks that are sent (4096 bytes; 4096–40 960).
-    pub fn chunk_size(self, bytes: u32) -> Self {
-        self.try_with("chunk_size", chunk_size(bytes), |s, v| s.chunk_size = v)
-    }
-}
-
-impl OutputBuilder<RtmpRelay> {
-    /// A second destination that is fed at the same time.
-    pub fn second(self, address: impl AsRef<str>, key: StreamKey) -> Self {
-        self.try_with("second", address.as_ref().parse(), |s, address| s.second = Some((address, key)))
+impl RtmpPullOutputBuilder {
+    /// Sets the maximum size of the last group of pictures that is kept so that a late player starts with a key frame
+    /// (16 MiB; 0–256 MiB; 0: off).
+    pub fn gop_cache(mut self, bytes: u32) -> Self {
+        self.draft.try_set("gop_cache", check_gop_cache(bytes), |s, v| s.gop_cache = v);
+        self
     }
 
-    /// The size of the chunks that are sent (4096 bytes; 4096–40 960).
-    pub fn chunk_size(self, bytes: u32) -> Self {
-        self.try_with("chunk_size", chunk_size(bytes), |s, v| s.first.chunk_size = v)
-    }
-}
-
-impl OutputBuilder<RtmpPlayServer> {
-    /// How many bytes may be kept so that a late player starts with a key frame (16 MiB; 0–256 MiB; 0: off).
-    pub fn gop_cache(self, bytes: u32) -> Self {
-        let value = match GOP_CACHE.contains(&bytes) {
-            true => Ok(bytes),
-            false => Err(Problem::out_of_range(bytes, "0 to 268435456 bytes")),
-        };
-        self.try_with("gop_cache", value, |s, v| s.gop_cache = v)
-    }
-
-    /// How long messages may wait for more, so that they are written together (0; 0–1000 ms).
+    /// Sets the time that messages may wait for more, so that they are written together (0; 0–1000 ms).
     ///
     /// Writing a third of a second at once costs a fraction of writing each message by itself, and delays the
-    /// picture by as much. 0 hands on each message as it comes.
-    pub fn coalesce(self, window: Duration) -> Self {
-        self.try_with("coalesce", check_millis(window, COALESCE), |s, v| s.coalesce = v)
+    /// picture by as much. 0 passes each message on as it comes.
+    pub fn coalesce(mut self, window: Duration) -> Self {
+        self.draft.try_set("coalesce", check_millis(window, COALESCE), |s, v| s.coalesce = v);
+        self
     }
 
-    /// How long a player may be behind before it is cut off (10 s; 1–300). Until then it skips to key frames.
-    pub fn slow_timeout(self, timeout: Duration) -> Self {
-        self.try_with("slow_timeout", check_millis(timeout, SLOW_TIMEOUT), |s, v| s.slow_timeout = v)
+    /// Sets the time that a player may be behind before it is cut off (10 s; 1–300). Until then it skips to key frames.
+    pub fn slow_timeout(mut self, timeout: Duration) -> Self {
+        self.draft.try_set("slow_timeout", check_millis(timeout, SLOW_TIMEOUT), |s, v| s.slow_timeout = v);
+        self
     }
 }

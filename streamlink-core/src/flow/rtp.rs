@@ -2,7 +2,7 @@
 
 use super::{
     address::{HostPort, Interface, Listen},
-    endpoint::{Listening, OutputBuilder, SourceBuilder},
+    builder::{endpoint_builder, listener_setters, output_setters},
     settings::{Entries, Settings, check_millis, millis, number, store},
 };
 use crate::error::Problem;
@@ -51,9 +51,9 @@ impl fmt::Display for PayloadTypes {
     }
 }
 
-/// The settings of an RTP source.
+/// Settings of an RTP source.
 #[derive(Clone, Debug)]
-pub struct RtpInput {
+pub(crate) struct RtpInput {
     /// The local address; a multicast address is joined. RTP has no connections: there is no peer limit.
     pub(crate) listen: Listen,
     pub(crate) interface: Option<Interface>,
@@ -124,43 +124,48 @@ impl Settings for RtpInput {
     }
 }
 
-impl Listening for RtpInput {
-    #[allow(private_interfaces)]
-    fn listen_mut(&mut self) -> &mut Listen {
-        &mut self.listen
-    }
+endpoint_builder! {
+    /// Builder of an RTP source. Made by [`Source::rtp`](crate::Source::rtp).
+    RtpSourceBuilder: RtpInput
 }
+listener_setters!(RtpSourceBuilder, listen);
 
-impl SourceBuilder<RtpInput> {
-    /// The interface that receives a multicast group: a name or an address (by default the system's choice).
-    pub fn interface(self, interface: impl AsRef<str>) -> Self {
-        self.try_with("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v))
+impl RtpSourceBuilder {
+    /// Sets the interface that receives a multicast group: a name or an address (by default the system's choice).
+    pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
+        self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v));
+        self
     }
 
     /// Joins the group for this sender only (source-specific multicast, RFC 4607).
-    pub fn multicast_source(self, sender: IpAddr) -> Self {
-        self.with(|s| s.multicast_source = Some(sender))
+    pub fn multicast_source(mut self, sender: IpAddr) -> Self {
+        self.draft.settings.multicast_source = Some(sender);
+        self
     }
 
-    /// The payload types that pass (all); packets of others are dropped and counted.
-    pub fn payload_types(self, types: PayloadTypes) -> Self {
-        self.with(|s| s.payload_types = types)
+    /// Sets the payload types that pass (all); packets of others are dropped and counted.
+    pub fn payload_types(mut self, types: PayloadTypes) -> Self {
+        self.draft.settings.payload_types = types;
+        self
     }
 
-    /// How long a gap in the sequence is held open for packets that come out of order (50 ms; 0–1000).
+    /// Sets the time that a gap in the sequence is held open for packets that come out of order (50 ms; 0–1000).
     /// Packets that come in order are never delayed; 0 switches reordering off.
-    pub fn reorder_window(self, window: Duration) -> Self {
-        self.try_with("reorder", check_millis(window, REORDER), |s, v| s.reorder_window = v)
+    pub fn reorder_window(mut self, window: Duration) -> Self {
+        self.draft.try_set("reorder", check_millis(window, REORDER), |s, v| s.reorder_window = v);
+        self
     }
 
-    /// How long the sender may be silent before the source counts as lost (5000 ms; 1000–10 000).
-    pub fn idle_timeout(self, timeout: Duration) -> Self {
-        self.try_with("idle_timeout", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.idle_timeout = v)
+    /// Sets the time that the sender may be silent before the source counts as lost (5000 ms; 1000–10 000).
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.draft.try_set("idle_timeout", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.idle_timeout = v);
+        self
     }
 }
 
 /// Whether an RTP output keeps the sequence numbers and SSRC of the source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rewrite {
     /// Every packet leaves as it came; SMPTE ST 2022-7 receivers need that.
     #[default]
@@ -192,9 +197,9 @@ impl fmt::Display for Rewrite {
     }
 }
 
-/// The settings of an RTP output.
+/// Settings of an RTP output.
 #[derive(Clone, Debug)]
-pub struct RtpOutput {
+pub(crate) struct RtpOutput {
     pub(crate) destination: HostPort,
     pub(crate) second: Option<HostPort>,
     pub(crate) interface: Option<Interface>,
@@ -235,28 +240,39 @@ impl Settings for RtpOutput {
     }
 }
 
-impl OutputBuilder<RtpOutput> {
-    /// A second destination that is fed with the same packets, for receivers with SMPTE ST 2022-7.
-    pub fn second(self, destination: impl AsRef<str>) -> Self {
-        self.try_with("second", destination.as_ref().parse(), |s, v| s.second = Some(v))
+endpoint_builder! {
+    /// Builder of an RTP output. Made by [`Output::rtp`](crate::Output::rtp).
+    RtpOutputBuilder: RtpOutput
+}
+output_setters!(RtpOutputBuilder);
+
+/// Checks a time to live, or hop limit.
+pub(crate) fn check_ttl(hops: u8) -> Result<u8, Problem> {
+    if hops == 0 { Err(Problem::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) }
+}
+
+impl RtpOutputBuilder {
+    /// Adds a second destination that is sent the same packets, for receivers with SMPTE ST 2022-7.
+    pub fn second(mut self, destination: impl AsRef<str>) -> Self {
+        self.draft.try_set("second", destination.as_ref().parse(), |s, v| s.second = Some(v));
+        self
     }
 
-    /// The interface that a multicast group is sent on: a name or an address (by default the system's choice).
-    pub fn interface(self, interface: impl AsRef<str>) -> Self {
-        self.try_with("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v))
+    /// Sets the interface that a multicast group is sent on: a name or an address (by default the system's choice).
+    pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
+        self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v));
+        self
     }
 
-    /// The time to live, or hop limit, of the packets (64; 1–255), unicast and multicast.
-    pub fn ttl(self, hops: u8) -> Self {
-        let value = match hops {
-            0 => Err(Problem::out_of_range(0, "1 to 255 hops")),
-            n => Ok(n),
-        };
-        self.try_with("ttl", value, |s, v| s.ttl = v)
+    /// Sets the time to live, or hop limit, of the packets (64; 1–255), unicast and multicast.
+    pub fn ttl(mut self, hops: u8) -> Self {
+        self.draft.try_set("ttl", check_ttl(hops), |s, v| s.ttl = v);
+        self
     }
 
-    /// Whether sequence numbers and SSRC are kept (they are) or rewritten.
-    pub fn rewrite(self, rewrite: Rewrite) -> Self {
-        self.with(|s| s.rewrite = rewrite)
+    /// Sets whether sequence numbers and SSRC are kept (the default) or rewritten.
+    pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
+        self.draft.settings.rewrite = rewrite;
+        self
     }
 }

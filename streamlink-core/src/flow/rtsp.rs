@@ -2,8 +2,9 @@
 
 use super::{
     address::{Call, HostPort, Interface, Listen},
-    endpoint::{Calling, EndpointBuilder, Listening, OutputBuilder},
+    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
+    rtp::check_ttl,
     secret::Credentials,
     settings::{Entries, Settings, boolean, number, store},
 };
@@ -12,6 +13,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// How the media of an RTSP session travels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RtspTransport {
     /// A caller tries UDP, then TCP when no packet comes in time; a listener offers both.
     #[default]
@@ -141,16 +143,16 @@ impl Settings for RtspOptions {
     }
 }
 
-/// The settings of an RTSP listener: a source that is recorded to, or an output that serves players.
+/// Settings of an RTSP listener: a source that is recorded to, or an output that serves players.
 #[derive(Clone, Debug)]
-pub struct RtspListener {
+pub(crate) struct RtspListener {
     pub(crate) listen: Listen,
     pub(crate) rtsp: RtspOptions,
 }
 
-/// The settings of an RTSP caller: a source that plays from a server, or an output that records to one.
+/// Settings of an RTSP caller: a source that plays from a server, or an output that records to one.
 #[derive(Clone, Debug)]
-pub struct RtspCaller {
+pub(crate) struct RtspCaller {
     pub(crate) call: Call,
     pub(crate) rtsp: RtspOptions,
 }
@@ -179,21 +181,8 @@ impl RtspCaller {
     }
 }
 
-/// Settings of an RTSP endpoint. Sealed.
-pub trait Rtsp {
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn rtsp_mut(&mut self) -> &mut RtspOptions;
-}
-
-macro_rules! rtsp_endpoint {
+macro_rules! rtsp_settings {
     ($settings:ident, $base:ident) => {
-        impl Rtsp for $settings {
-            #[allow(private_interfaces)]
-            fn rtsp_mut(&mut self) -> &mut RtspOptions {
-                &mut self.rtsp
-            }
-        }
         impl Settings for $settings {
             fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
                 self.rtsp.set(key, value).or_else(|| self.$base.set(key, value))
@@ -205,63 +194,81 @@ macro_rules! rtsp_endpoint {
         }
     };
 }
-rtsp_endpoint!(RtspListener, listen);
-rtsp_endpoint!(RtspCaller, call);
+rtsp_settings!(RtspListener, listen);
+rtsp_settings!(RtspCaller, call);
 
-impl Listening for RtspListener {
-    #[allow(private_interfaces)]
-    fn listen_mut(&mut self) -> &mut Listen {
-        &mut self.listen
+endpoint_builder! {
+    /// Builder of an RTSP listener: a source that clients record to, or an output that serves players. Made by
+    /// [`Source::rtsp_listener`](crate::Source::rtsp_listener) and
+    /// [`Output::rtsp_listener`](crate::Output::rtsp_listener).
+    RtspListenerBuilder<R>: RtspListener
+}
+listener_setters!(<R> RtspListenerBuilder<R>, listen);
+player_setters!(RtspListenerBuilder<role::Output>, listen);
+output_setters!(RtspListenerBuilder<role::Output>);
+
+endpoint_builder! {
+    /// Builder of an RTSP caller: a source that plays from a server, or an output that records to one. Made by
+    /// [`Source::rtsp_caller`](crate::Source::rtsp_caller) and [`Output::rtsp_caller`](crate::Output::rtsp_caller).
+    RtspCallerBuilder<R>: RtspCaller
+}
+caller_setters!(<R> RtspCallerBuilder<R>, call);
+output_setters!(RtspCallerBuilder<role::Output>);
+
+impl RtspListenerBuilder<role::Output> {
+    /// Sets a multicast group that players may ask for, such as `239.1.1.1:5000` (none). It is sent once for all of
+    /// them, while there is one. The first track takes this port, which is even, and the next; the second track the
+    /// two after them, and so on.
+    pub fn multicast(mut self, group: impl AsRef<str>) -> Self {
+        self.draft.try_set("multicast", check_group(group.as_ref()), |s, v| s.rtsp.multicast = Some(v));
+        self
+    }
+
+    /// Sets the interface that the group is sent on: a name or an address (by default the system's choice).
+    pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
+        self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.rtsp.interface = Some(v));
+        self
+    }
+
+    /// Sets the time to live, or hop limit, of packets to the group (16; 1–255).
+    pub fn ttl(mut self, hops: u8) -> Self {
+        self.draft.try_set("ttl", check_ttl(hops), |s, v| s.rtsp.ttl = v);
+        self
     }
 }
 
-impl Calling for RtspCaller {
-    #[allow(private_interfaces)]
-    fn call_mut(&mut self) -> &mut Call {
-        &mut self.call
-    }
+/// Defines the setters of RTSP listeners and callers.
+macro_rules! rtsp_setters {
+    ($builder:ident) => {
+        impl<R> $builder<R> {
+            /// Sets the transport of the media (`Auto`).
+            pub fn transport(mut self, transport: RtspTransport) -> Self {
+                self.draft.settings.rtsp.transport = transport;
+                self
+            }
+
+            /// Sets the credentials that a peer must present (listener), or that are presented to it (caller); none by
+            /// default.
+            pub fn credentials(mut self, credentials: Credentials) -> Self {
+                self.draft.settings.rtsp.credentials = Some(credentials);
+                self
+            }
+
+            /// Sets whether the peer's UDP ports are those that its first datagrams come from, whatever it has
+            /// announced (off): for peers behind address translation, which changes ports (symmetric RTP, RFC 4961).
+            /// Only the address of the RTSP connection is accepted.
+            pub fn symmetric(mut self, on: bool) -> Self {
+                self.draft.settings.rtsp.symmetric = on;
+                self
+            }
+
+            /// Sets whether a late player starts at the last key frame (on).
+            pub fn gop_cache(mut self, on: bool) -> Self {
+                self.draft.settings.rtsp.gop_cache = on;
+                self
+            }
+        }
+    };
 }
-
-impl OutputBuilder<RtspListener> {
-    /// A multicast group that players may ask to hear, such as `239.1.1.1:5000`: what is sent there is sent once for all
-    /// of them, while there is one. The first track takes this port, which is even, and the next; the second one the two
-    /// after them, and so on. Nothing by default.
-    pub fn multicast(self, group: impl AsRef<str>) -> Self {
-        self.try_with("multicast", check_group(group.as_ref()), |s, v| s.rtsp.multicast = Some(v))
-    }
-
-    /// The interface that the group is sent on: a name or an address (by default the system's choice).
-    pub fn interface(self, interface: impl AsRef<str>) -> Self {
-        self.try_with("iface", interface.as_ref().parse(), |s, v| s.rtsp.interface = Some(v))
-    }
-
-    /// The time to live, or hop limit, of what is sent to the group (16; 1–255).
-    pub fn ttl(self, hops: u8) -> Self {
-        let value = if hops == 0 { Err(Problem::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) };
-        self.try_with("ttl", value, |s, v| s.rtsp.ttl = v)
-    }
-}
-
-impl<R, S: Rtsp> EndpointBuilder<R, S> {
-    /// How the media travels (`Auto`).
-    pub fn transport(self, transport: RtspTransport) -> Self {
-        self.with(|s| s.rtsp_mut().transport = transport)
-    }
-
-    /// What a peer must present (listener), or what we present (caller); nothing by default.
-    pub fn credentials(self, credentials: Credentials) -> Self {
-        self.with(|s| s.rtsp_mut().credentials = Some(credentials))
-    }
-
-    /// Over UDP, whether the peer's ports are those that its first datagrams come from, whatever it has announced (no):
-    /// for peers behind address translation, which changes ports (symmetric RTP, RFC 4961). Only the address of the
-    /// RTSP connection is believed.
-    pub fn symmetric(self, on: bool) -> Self {
-        self.with(|s| s.rtsp_mut().symmetric = on)
-    }
-
-    /// Whether a late player starts at the last key frame (it does).
-    pub fn gop_cache(self, on: bool) -> Self {
-        self.with(|s| s.rtsp_mut().gop_cache = on)
-    }
-}
+rtsp_setters!(RtspListenerBuilder);
+rtsp_setters!(RtspCallerBuilder);

@@ -29,6 +29,7 @@ impl Passphrase {
 
 /// The length of the AES key of an encrypted SRT connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeyLength {
     /// 16 bytes.
     #[default]

@@ -2,17 +2,16 @@
 
 use super::{
     address::{Call, HostPort, Listen, parse_bind},
-    endpoint::{Common, SourceBuilder},
+    builder::{Common, endpoint_builder, role},
     pairing::{InputProtocol, family},
-    rtmp::{RtmpAddress, RtmpPublishServer, RtmpPull, check_app},
-    rtp::RtpInput,
-    rtsp::{RtspCaller, RtspListener, RtspOptions, check_path},
+    rtmp::{RtmpAddress, RtmpPublishServer, RtmpPull, RtmpPullSourceBuilder, RtmpSourceBuilder, check_app},
+    rtp::{RtpInput, RtpSourceBuilder},
+    rtsp::{RtspCaller, RtspCallerBuilder, RtspListener, RtspListenerBuilder, RtspOptions, check_path},
     secret::StreamKey,
     settings::{Entries, Settings},
-    srt::{SrtCaller, SrtListener, SrtOptions},
+    srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
 };
 use crate::{error::Problem, media::MediaFamily};
-use std::marker::PhantomData;
 
 /// A source: where media comes in.
 ///
@@ -38,90 +37,92 @@ pub(crate) enum SourceKind {
     App(MediaFamily),
 }
 
-/// The settings of a source that the host pushes packets into: none beside the family.
+/// Settings of a source that the host pushes packets into: none beside the family.
 #[derive(Clone, Copy, Debug)]
-pub struct AppInput<F>(PhantomData<F>);
+pub(crate) struct AppInput;
+
+endpoint_builder! {
+    /// Builder of a source that the host pushes packets into. Made by
+    /// [`Source::app_datagrams`](crate::Source::app_datagrams) and its kin, one for each media family `F`.
+    AppSourceBuilder<F>: AppInput
+}
 
 impl Source {
     /// RTMP publishers push to us: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
-    ///
-    /// While much comes in at one port (750 writes of its publishers a second, or more), it is read every 8 ms, of all
-    /// of them together; else at once, and so where most publishers wait for an acknowledgement within each message
-    /// (Nagle's algorithm, RFC 9293 section 3.7.4).
-    pub fn rtmp(name: impl Into<String>, bind: &str, app: &str) -> SourceBuilder<RtmpPublishServer> {
+    pub fn rtmp(name: impl Into<String>, bind: &str, app: &str) -> RtmpSourceBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        let app = common.keep("app", check_app(app)).unwrap_or_default();
-        SourceBuilder::new(common, RtmpPublishServer { listen, app, key: None, tls: false })
+        let app = common.record_error("app", check_app(app)).unwrap_or_default();
+        RtmpSourceBuilder::new(common, RtmpPublishServer { listen, app, key: None, tls: false })
     }
 
     /// We play from an RTMP server: `url` as in `rtmp://example.com/live`.
-    pub fn rtmp_pull(name: impl Into<String>, url: &str, key: StreamKey) -> SourceBuilder<RtmpPull> {
+    pub fn rtmp_pull(name: impl Into<String>, url: &str, key: StreamKey) -> RtmpPullSourceBuilder {
         let mut common = Common::new(name);
-        let address = common.keep("url", url.parse()).unwrap_or_else(RtmpAddress::placeholder);
+        let address = common.record_error("url", url.parse()).unwrap_or_else(RtmpAddress::placeholder);
         let mut settings = RtmpPull::new(address);
         settings.key = Some(key);
-        SourceBuilder::new(common, settings)
+        RtmpPullSourceBuilder::new(common, settings)
     }
 
     /// SRT callers push to us: `bind` as in `0.0.0.0:9000`.
-    pub fn srt_listener(name: impl Into<String>, bind: &str) -> SourceBuilder<SrtListener> {
+    pub fn srt_listener(name: impl Into<String>, bind: &str) -> SrtListenerBuilder<role::Source> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        SourceBuilder::new(common, SrtListener { listen, srt: SrtOptions::default() })
+        SrtListenerBuilder::new(common, SrtListener { listen, srt: SrtOptions::default() })
     }
 
     /// We call an SRT listener and receive: `remote` as in `example.com:9000`.
-    pub fn srt_caller(name: impl Into<String>, remote: &str) -> SourceBuilder<SrtCaller> {
+    pub fn srt_caller(name: impl Into<String>, remote: &str) -> SrtCallerBuilder<role::Source> {
         let mut common = Common::new(name);
         let remote = remote_or_placeholder(&mut common, remote);
-        SourceBuilder::new(common, SrtCaller { call: Call::new(remote), srt: SrtOptions::default() })
+        SrtCallerBuilder::new(common, SrtCaller { call: Call::new(remote), srt: SrtOptions::default() })
     }
 
     /// RTP packets arrive at a local address, or from the multicast group `bind`: `0.0.0.0:5004`,
     /// `239.1.1.1:5004`, `[ff3e::1]:5004`.
-    pub fn rtp(name: impl Into<String>, bind: &str) -> SourceBuilder<RtpInput> {
+    pub fn rtp(name: impl Into<String>, bind: &str) -> RtpSourceBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        SourceBuilder::new(common, RtpInput::new(listen))
+        RtpSourceBuilder::new(common, RtpInput::new(listen))
     }
 
     /// RTSP clients record to us: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
-    pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> SourceBuilder<RtspListener> {
+    pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> RtspListenerBuilder<role::Source> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        let path = common.keep("path", check_path(path, 1)).unwrap_or_default();
-        SourceBuilder::new(common, RtspListener { listen, rtsp: RtspOptions::new(false, path) })
+        let path = common.record_error("path", check_path(path, 1)).unwrap_or_default();
+        RtspListenerBuilder::new(common, RtspListener { listen, rtsp: RtspOptions::new(false, path) })
     }
 
     /// We play from an RTSP server: `url` as in `rtsp://user:password@example.com/path`.
-    pub fn rtsp_caller(name: impl Into<String>, url: &str) -> SourceBuilder<RtspCaller> {
+    pub fn rtsp_caller(name: impl Into<String>, url: &str) -> RtspCallerBuilder<role::Source> {
         let mut common = Common::new(name);
-        let settings = common.keep("url", RtspCaller::parse(url)).unwrap_or_else(|| RtspCaller {
+        let settings = common.record_error("url", RtspCaller::parse(url)).unwrap_or_else(|| RtspCaller {
             call: Call::new(HostPort::placeholder()),
             rtsp: RtspOptions::new(false, String::new()),
         });
-        SourceBuilder::new(common, settings)
+        RtspCallerBuilder::new(common, settings)
     }
 
     /// The host pushes datagrams with any payload, most often MPEG-TS.
-    pub fn app_datagrams(name: impl Into<String>) -> SourceBuilder<AppInput<family::Datagrams>> {
-        SourceBuilder::new(Common::new(name), AppInput(PhantomData))
+    pub fn app_datagrams(name: impl Into<String>) -> AppSourceBuilder<family::Datagrams> {
+        AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
     /// The host pushes RTP packets.
-    pub fn app_rtp(name: impl Into<String>) -> SourceBuilder<AppInput<family::Rtp>> {
-        SourceBuilder::new(Common::new(name), AppInput(PhantomData))
+    pub fn app_rtp(name: impl Into<String>) -> AppSourceBuilder<family::Rtp> {
+        AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
     /// The host pushes FLV messages.
-    pub fn app_rtmp(name: impl Into<String>) -> SourceBuilder<AppInput<family::Rtmp>> {
-        SourceBuilder::new(Common::new(name), AppInput(PhantomData))
+    pub fn app_rtmp(name: impl Into<String>) -> AppSourceBuilder<family::Rtmp> {
+        AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
     /// The host pushes the RTP packets of RTSP tracks.
-    pub fn app_rtsp(name: impl Into<String>) -> SourceBuilder<AppInput<family::Rtsp>> {
-        SourceBuilder::new(Common::new(name), AppInput(PhantomData))
+    pub fn app_rtsp(name: impl Into<String>) -> AppSourceBuilder<family::Rtsp> {
+        AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
     /// A source from a URL, with its settings in the query:
@@ -211,11 +212,11 @@ impl Settings for SourceKind {
     }
 }
 
-/// Anything that can be the source of a flow: the builders of [`Source`], and `Source` itself.
+/// A type that can be the source of a flow: the builders of [`Source`], and `Source` itself.
 pub trait IntoSource {
-    /// The family, for the compiler's check of the pairing.
+    /// The media family, for the compiler's check of the pairing.
     type Family: family::Family;
-    /// The source, with the errors that its builder found.
+    /// Returns the source, with the errors that its builder found.
     fn into_source(self) -> Source;
 }
 
@@ -227,15 +228,16 @@ impl IntoSource for Source {
 }
 
 macro_rules! into_source {
-    ($($settings:ident: $family:ident => $kind:expr;)*) => {$(
-        impl IntoSource for SourceBuilder<$settings> {
+    ($($builder:ty: $family:ident => |$settings:pat_param| $kind:expr;)*) => {$(
+        impl IntoSource for $builder {
             type Family = family::$family;
             fn into_source(self) -> Source {
-                Source { common: self.common, kind: $kind(self.settings) }
+                let $settings = self.draft.settings;
+                Source { common: self.draft.common, kind: $kind }
             }
         }
-        impl From<SourceBuilder<$settings>> for Source {
-            fn from(builder: SourceBuilder<$settings>) -> Source {
+        impl From<$builder> for Source {
+            fn from(builder: $builder) -> Source {
                 builder.into_source()
             }
         }
@@ -243,36 +245,23 @@ macro_rules! into_source {
 }
 
 into_source! {
-    RtmpPublishServer: Rtmp => SourceKind::Rtmp;
-    RtmpPull: Rtmp => SourceKind::RtmpPull;
-    SrtListener: Datagrams => SourceKind::SrtListener;
-    SrtCaller: Datagrams => SourceKind::SrtCaller;
-    RtpInput: Rtp => SourceKind::Rtp;
-    RtspListener: Rtsp => SourceKind::RtspListener;
-    RtspCaller: Rtsp => SourceKind::RtspCaller;
+    RtmpSourceBuilder: Rtmp => |settings| SourceKind::Rtmp(settings);
+    RtmpPullSourceBuilder: Rtmp => |settings| SourceKind::RtmpPull(settings);
+    SrtListenerBuilder<role::Source>: Datagrams => |settings| SourceKind::SrtListener(settings);
+    SrtCallerBuilder<role::Source>: Datagrams => |settings| SourceKind::SrtCaller(settings);
+    RtpSourceBuilder: Rtp => |settings| SourceKind::Rtp(settings);
+    RtspListenerBuilder<role::Source>: Rtsp => |settings| SourceKind::RtspListener(settings);
+    RtspCallerBuilder<role::Source>: Rtsp => |settings| SourceKind::RtspCaller(settings);
+    AppSourceBuilder<family::Datagrams>: Datagrams => |AppInput| SourceKind::App(MediaFamily::Datagrams);
+    AppSourceBuilder<family::Rtp>: Rtp => |AppInput| SourceKind::App(MediaFamily::Rtp);
+    AppSourceBuilder<family::Rtmp>: Rtmp => |AppInput| SourceKind::App(MediaFamily::Rtmp);
+    AppSourceBuilder<family::Rtsp>: Rtsp => |AppInput| SourceKind::App(MediaFamily::Rtsp);
 }
-
-macro_rules! into_app_source {
-    ($($family:ident),*) => {$(
-        impl IntoSource for SourceBuilder<AppInput<family::$family>> {
-            type Family = family::$family;
-            fn into_source(self) -> Source {
-                Source { common: self.common, kind: SourceKind::App(MediaFamily::$family) }
-            }
-        }
-        impl From<SourceBuilder<AppInput<family::$family>>> for Source {
-            fn from(builder: SourceBuilder<AppInput<family::$family>>) -> Source {
-                builder.into_source()
-            }
-        }
-    )*};
-}
-into_app_source!(Datagrams, Rtp, Rtmp, Rtsp);
 
 pub(crate) fn bind_or_placeholder(common: &mut Common, bind: &str) -> Listen {
-    common.keep("bind", parse_bind(bind, None)).map_or_else(Listen::placeholder, Listen::new)
+    common.record_error("bind", parse_bind(bind, None)).map_or_else(Listen::placeholder, Listen::new)
 }
 
 pub(crate) fn remote_or_placeholder(common: &mut Common, remote: &str) -> HostPort {
-    common.keep("remote", remote.parse()).unwrap_or_else(HostPort::placeholder)
+    common.record_error("remote", remote.parse()).unwrap_or_else(HostPort::placeholder)
 }

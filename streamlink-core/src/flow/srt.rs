@@ -4,7 +4,7 @@
 use super::{
     address::{Call, Listen},
     bitrate::Bitrate,
-    endpoint::{Calling, EndpointBuilder, Listening},
+    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
     secret::{KeyLength, Passphrase},
     settings::{Entries, Settings, boolean, check_millis, millis, number, store},
@@ -154,35 +154,22 @@ impl Settings for SrtOptions {
     }
 }
 
-/// The settings of an SRT listener, as source or output.
+/// Settings of an SRT listener, as source or output.
 #[derive(Clone, Debug)]
-pub struct SrtListener {
+pub(crate) struct SrtListener {
     pub(crate) listen: Listen,
     pub(crate) srt: SrtOptions,
 }
 
-/// The settings of an SRT caller, as source or output.
+/// Settings of an SRT caller, as source or output.
 #[derive(Clone, Debug)]
-pub struct SrtCaller {
+pub(crate) struct SrtCaller {
     pub(crate) call: Call,
     pub(crate) srt: SrtOptions,
 }
 
-/// Settings of an SRT endpoint. Sealed.
-pub trait Srt {
-    #[doc(hidden)]
-    #[allow(private_interfaces)]
-    fn srt_mut(&mut self) -> &mut SrtOptions;
-}
-
-macro_rules! srt_endpoint {
+macro_rules! srt_settings {
     ($settings:ident, $base:ident) => {
-        impl Srt for $settings {
-            #[allow(private_interfaces)]
-            fn srt_mut(&mut self) -> &mut SrtOptions {
-                &mut self.srt
-            }
-        }
         impl Settings for $settings {
             fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
                 self.srt.set(key, value).or_else(|| self.$base.set(key, value))
@@ -194,83 +181,101 @@ macro_rules! srt_endpoint {
         }
     };
 }
-srt_endpoint!(SrtListener, listen);
-srt_endpoint!(SrtCaller, call);
+srt_settings!(SrtListener, listen);
+srt_settings!(SrtCaller, call);
 
-impl Listening for SrtListener {
-    #[allow(private_interfaces)]
-    fn listen_mut(&mut self) -> &mut Listen {
-        &mut self.listen
-    }
+endpoint_builder! {
+    /// Builder of an SRT listener: a source that callers send to, or an output that serves callers. Made by
+    /// [`Source::srt_listener`](crate::Source::srt_listener) and [`Output::srt_listener`](crate::Output::srt_listener).
+    SrtListenerBuilder<R>: SrtListener
+}
+listener_setters!(<R> SrtListenerBuilder<R>, listen);
+player_setters!(SrtListenerBuilder<role::Output>, listen);
+output_setters!(SrtListenerBuilder<role::Output>);
+
+endpoint_builder! {
+    /// Builder of an SRT caller: a source that fetches from a listener, or an output that sends to one. Made by
+    /// [`Source::srt_caller`](crate::Source::srt_caller) and [`Output::srt_caller`](crate::Output::srt_caller).
+    SrtCallerBuilder<R>: SrtCaller
+}
+caller_setters!(<R> SrtCallerBuilder<R>, call);
+output_setters!(SrtCallerBuilder<role::Output>);
+
+fn check_payload_size(bytes: u16) -> Result<u16, Problem> {
+    if PAYLOAD.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "188 to 1456 bytes")) }
 }
 
-impl Calling for SrtCaller {
-    #[allow(private_interfaces)]
-    fn call_mut(&mut self) -> &mut Call {
-        &mut self.call
-    }
+fn check_overhead(percent: u8) -> Result<u8, Problem> {
+    if OVERHEAD.contains(&percent) { Ok(percent) } else { Err(Problem::out_of_range(percent, "5 to 100 percent")) }
 }
 
-impl<R, S: Srt> EndpointBuilder<R, S> {
-    /// The latency in both directions (120 ms).
-    pub fn latency(self, latency: Latency) -> Self {
-        self.receive_latency(latency).peer_latency(latency)
-    }
+/// Defines the setters of SRT listeners and callers.
+macro_rules! srt_setters {
+    ($builder:ident) => {
+        impl<R> $builder<R> {
+            /// Sets the latency in both directions (120 ms).
+            pub fn latency(self, latency: Latency) -> Self {
+                self.receive_latency(latency).peer_latency(latency)
+            }
 
-    /// The latency of what this end receives (120 ms); the larger of both ends' wishes holds.
-    pub fn receive_latency(self, latency: Latency) -> Self {
-        self.with(|s| s.srt_mut().receive_latency = latency)
-    }
+            /// Sets the latency of received packets (120 ms). The larger of both ends' values holds.
+            pub fn receive_latency(mut self, latency: Latency) -> Self {
+                self.draft.settings.srt.receive_latency = latency;
+                self
+            }
 
-    /// The latency that the peer shall keep at least for what it receives (120 ms).
-    pub fn peer_latency(self, latency: Latency) -> Self {
-        self.with(|s| s.srt_mut().peer_latency = latency)
-    }
+            /// Sets the smallest latency of packets that the peer receives (120 ms).
+            pub fn peer_latency(mut self, latency: Latency) -> Self {
+                self.draft.settings.srt.peer_latency = latency;
+                self
+            }
 
-    /// Encrypts with AES; a peer with another passphrase, or with none, is refused.
-    pub fn encryption(self, passphrase: Passphrase, length: KeyLength) -> Self {
-        self.with(|s| {
-            s.srt_mut().passphrase = Some(passphrase);
-            s.srt_mut().key_length = length;
-        })
-    }
+            /// Encrypts with AES. A peer with another passphrase, or without one, is refused.
+            pub fn encryption(mut self, passphrase: Passphrase, length: KeyLength) -> Self {
+                self.draft.settings.srt.passphrase = Some(passphrase);
+                self.draft.settings.srt.key_length = length;
+                self
+            }
 
-    /// The stream id (1–512 bytes): a caller sends it; a listener that shares its port answers to it.
-    pub fn stream_id(self, id: impl AsRef<str>) -> Self {
-        self.try_with("streamid", stream_id(id.as_ref()), |s, id| s.srt_mut().stream_id = Some(id))
-    }
+            /// Sets the stream id (1–512 bytes): a caller sends it; a listener that shares its port answers to it.
+            pub fn stream_id(mut self, id: impl AsRef<str>) -> Self {
+                self.draft.try_set("streamid", stream_id(id.as_ref()), |s, id| s.srt.stream_id = Some(id));
+                self
+            }
 
-    /// How long the peer may be silent before the connection is lost (5000 ms; 1000–60 000).
-    pub fn peer_idle_timeout(self, timeout: Duration) -> Self {
-        self.try_with("peeridletimeo", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.srt_mut().peer_idle_timeout = v)
-    }
+            /// Sets the time that the peer may be silent before the connection is lost (5000 ms; 1000–60 000).
+            pub fn peer_idle_timeout(mut self, timeout: Duration) -> Self {
+                let timeout = check_millis(timeout, IDLE_TIMEOUT);
+                self.draft.try_set("peeridletimeo", timeout, |s, v| s.srt.peer_idle_timeout = v);
+                self
+            }
 
-    /// The largest payload of one packet (1316 bytes; 188–1456).
-    pub fn payload_size(self, bytes: u16) -> Self {
-        let value = match PAYLOAD.contains(&bytes) {
-            true => Ok(bytes),
-            false => Err(Problem::out_of_range(bytes, "188 to 1456 bytes")),
-        };
-        self.try_with("payloadsize", value, |s, v| s.srt_mut().payload_size = v)
-    }
+            /// Sets the largest payload of one packet (1316 bytes; 188–1456).
+            pub fn payload_size(mut self, bytes: u16) -> Self {
+                self.draft.try_set("payloadsize", check_payload_size(bytes), |s, v| s.srt.payload_size = v);
+                self
+            }
 
-    /// The most that a connection sends, repeats included (by default the flow's maximum bandwidth plus the
-    /// overhead).
-    pub fn max_bandwidth(self, rate: Bitrate) -> Self {
-        self.with(|s| s.srt_mut().max_bandwidth = Some(rate))
-    }
+            /// Sets the maximum rate of a connection, retransmissions included (by default the flow's maximum
+            /// bandwidth plus the overhead).
+            pub fn max_bandwidth(mut self, rate: Bitrate) -> Self {
+                self.draft.settings.srt.max_bandwidth = Some(rate);
+                self
+            }
 
-    /// The share of the input rate that repeats may take beside it (25 %; 5–100).
-    pub fn overhead(self, percent: u8) -> Self {
-        let value = match OVERHEAD.contains(&percent) {
-            true => Ok(percent),
-            false => Err(Problem::out_of_range(percent, "5 to 100 percent")),
-        };
-        self.try_with("oheadbw", value, |s, v| s.srt_mut().overhead_percent = v)
-    }
+            /// Sets the share of the input rate that retransmissions may take beside it (25 %; 5–100).
+            pub fn overhead(mut self, percent: u8) -> Self {
+                self.draft.try_set("oheadbw", check_overhead(percent), |s, v| s.srt.overhead_percent = v);
+                self
+            }
 
-    /// Whether packets that come too late are given up (on), or waited for (off).
-    pub fn packet_drop(self, on: bool) -> Self {
-        self.with(|s| s.srt_mut().packet_drop = on)
-    }
+            /// Sets whether packets that come too late are given up (on), or waited for (off).
+            pub fn packet_drop(mut self, on: bool) -> Self {
+                self.draft.settings.srt.packet_drop = on;
+                self
+            }
+        }
+    };
 }
+srt_setters!(SrtListenerBuilder);
+srt_setters!(SrtCallerBuilder);

@@ -2,7 +2,7 @@
 
 use super::{
     address::{Call, HostPort, Listen, parse_bind},
-    endpoint::Common,
+    builder::Common,
     output::{Output, OutputKind, TapOutput},
     rtmp::{
         RTMP_PORT, RTMPS_PORT, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, check_app,
@@ -272,7 +272,7 @@ fn read<K>(
         parts.query.extend(more);
         kind(&mut parts).map(|kind| (kind, parts.query))
     });
-    match common.keep("url", result) {
+    match common.record_error("url", result) {
         Some((kind, query)) => (Some(kind), query),
         None => (None, Vec::new()),
     }

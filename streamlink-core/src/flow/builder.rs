@@ -1,0 +1,178 @@
+//! The parts that the builders of all sources and outputs share: a name, a description, settings, the errors so far,
+//! and the setters of listeners and of callers.
+//!
+//! Setters never fail and never panic: an error is recorded with its field, and `FlowBuilder::build` returns all of
+//! them at once.
+
+use super::settings::Settings;
+use crate::error::{ConfigError, Problem};
+
+/// The role of an endpoint, as a type.
+pub mod role {
+    /// The role of an endpoint that brings media in.
+    #[derive(Clone, Copy, Debug)]
+    pub enum Source {}
+    /// The role of an endpoint that takes media out.
+    #[derive(Clone, Copy, Debug)]
+    pub enum Output {}
+}
+
+/// Properties that every endpoint has beside its protocol's settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) errors: Vec<ConfigError>,
+}
+
+impl Common {
+    pub(crate) fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), description: None, region: None, errors: Vec::new() }
+    }
+
+    /// Records an error and goes on with `None`.
+    pub(crate) fn record_error<T>(&mut self, field: &str, value: Result<T, Problem>) -> Option<T> {
+        value.map_err(|problem| self.errors.push(ConfigError::new(field, problem))).ok()
+    }
+
+    /// Sets one setting by name; an error is recorded.
+    pub(crate) fn set(&mut self, settings: &mut impl Settings, key: &str, value: &str) {
+        match key {
+            "description" => self.description = Some(value.to_owned()),
+            "region" => self.region = Some(value.to_owned()),
+            _ => {
+                let result = settings.set(key, value).unwrap_or(Err(Problem::UnknownField));
+                self.record_error(key, result);
+            }
+        }
+    }
+}
+
+/// An endpoint under construction.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft<S> {
+    pub(crate) common: Common,
+    pub(crate) settings: S,
+}
+
+impl<S> Draft<S> {
+    pub(crate) fn new(common: Common, settings: S) -> Self {
+        Self { common, settings }
+    }
+
+    /// Applies a setter whose value may be wrong; an error is recorded.
+    pub(crate) fn try_set<T>(&mut self, field: &str, value: Result<T, Problem>, set: impl FnOnce(&mut S, T)) {
+        if let Some(value) = self.common.record_error(field, value) {
+            set(&mut self.settings, value);
+        }
+    }
+}
+
+/// Checks the number of peers of a listener.
+pub(crate) fn check_peers(peers: u32) -> Result<u32, Problem> {
+    if (1..=1_000_000).contains(&peers) { Ok(peers) } else { Err(Problem::out_of_range(peers, "1 to 1000000 peers")) }
+}
+
+/// Defines the builder of one kind of endpoint, with the setters that all endpoints have.
+macro_rules! endpoint_builder {
+    ($(#[$doc:meta])* $name:ident$(<$param:ident>)?: $settings:ty) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        #[must_use]
+        pub struct $name$(<$param>)? {
+            pub(crate) draft: crate::flow::builder::Draft<$settings>,
+            $(role: std::marker::PhantomData<$param>,)?
+        }
+
+        impl$(<$param>)? $name$(<$param>)? {
+            pub(crate) fn new(common: crate::flow::builder::Common, settings: $settings) -> Self {
+                Self {
+                    draft: crate::flow::builder::Draft::new(common, settings),
+                    $(role: std::marker::PhantomData::<$param>,)?
+                }
+            }
+
+            /// Sets a description for people; at most 1024 bytes without control characters.
+            pub fn description(mut self, text: impl Into<String>) -> Self {
+                self.draft.common.description = Some(text.into());
+                self
+            }
+        }
+    };
+}
+
+/// Defines the setters that all outputs have.
+macro_rules! output_setters {
+    ($builder:ty) => {
+        impl $builder {
+            /// Sets the region that this output leaves from: a name that the engine maps to a local address or
+            /// interface.
+            pub fn region(mut self, name: impl Into<String>) -> Self {
+                self.draft.common.region = Some(name.into());
+                self
+            }
+        }
+    };
+}
+
+/// Defines the setter that all listeners have. The path leads from the settings to [`super::address::Listen`].
+macro_rules! listener_setters {
+    (<$param:ident> $builder:ty, $($path:ident).+) => {
+        impl<$param> $builder { listener_setters!(@body $($path).+); }
+    };
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder { listener_setters!(@body $($path).+); }
+    };
+    (@body $($path:ident).+) => {
+        /// Sets the peers that may connect; everyone by default. Enforced before any protocol byte is answered.
+        pub fn allow(mut self, list: crate::flow::Allowlist) -> Self {
+            self.draft.settings.$($path).+.allow = list;
+            self
+        }
+    };
+}
+
+/// Defines the setter of outputs that serve players.
+macro_rules! player_setters {
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder {
+            /// Sets the maximum number of players at the same time (1–1 000 000).
+            pub fn max_players(mut self, players: u32) -> Self {
+                let players = crate::flow::builder::check_peers(players);
+                self.draft.try_set("max_players", players, |s, n| s.$($path).+.max_peers = Some(n));
+                self
+            }
+        }
+    };
+}
+
+/// Defines the setters that all callers have. The path leads from the settings to [`super::address::Call`].
+macro_rules! caller_setters {
+    (<$param:ident> $builder:ty, $($path:ident).+) => {
+        impl<$param> $builder { caller_setters!(@body $($path).+); }
+    };
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder { caller_setters!(@body $($path).+); }
+    };
+    (@body $($path:ident).+) => {
+        /// Sets the first and the longest delay between attempts to connect (500 ms and 30 s; 100 ms–30 s, 1–300 s).
+        /// The delay doubles from one to the other, with jitter, and starts again after 10 s of health.
+        pub fn reconnect(mut self, first: std::time::Duration, longest: std::time::Duration) -> Self {
+            let first = crate::flow::settings::check_millis(first, 100..=30_000);
+            let longest = crate::flow::settings::check_millis(longest, 1_000..=300_000);
+            self.draft.try_set("reconnect_min", first, |s, v| s.$($path).+.reconnect.start = v);
+            self.draft.try_set("reconnect_max", longest, |s, v| s.$($path).+.reconnect.cap = v);
+            self
+        }
+
+        /// Sets the time that a peer may take to answer (3000 ms; 100–60 000).
+        pub fn connect_timeout(mut self, timeout: std::time::Duration) -> Self {
+            let timeout = crate::flow::settings::check_millis(timeout, crate::flow::Call::CONNECT_TIMEOUT);
+            self.draft.try_set("connect_timeout", timeout, |s, v| s.$($path).+.connect_timeout = v);
+            self
+        }
+    };
+}
+
+pub(crate) use {caller_setters, endpoint_builder, listener_setters, output_setters, player_setters};
