@@ -14,7 +14,6 @@
 //! corpus.
 
 use crate::{
-    dice::Dice,
     flow::{Allowlist, Output, Source},
     media::{
         Packet as MediaPacket, Remuxer, RtmpKind, TsMonitor,
@@ -31,6 +30,7 @@ use crate::{
         },
     },
     router::{Group, GroupTerms, Limits, Ring, Turns},
+    test_rng::TestRng,
 };
 use bytes::Bytes;
 use std::{
@@ -45,13 +45,13 @@ use std::{
 const ODD: [u8; 12] = [0, 1, 0x7f, 0x80, 0xff, 0xfe, b'\r', b'\n', b'$', b'%', b':', b'"'];
 
 /// Alters an input a little, or a lot.
-fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut Dice) {
+fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut TestRng) {
     for _ in 0..1 + dice.below(8) {
         let at = dice.below(input.len());
         match dice.below(9) {
             0 if !input.is_empty() => input[at] ^= 1 << dice.below(8),
             1 if !input.is_empty() => input[at] = ODD[dice.below(ODD.len())],
-            2 if !input.is_empty() => input[at] = dice.roll() as u8,
+            2 if !input.is_empty() => input[at] = dice.next_u64() as u8,
             3 => {
                 let end = (at + 1 + dice.below(64)).min(input.len());
                 input.drain(at.min(end)..end);
@@ -84,7 +84,7 @@ fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut Dice) {
 }
 
 /// Feeds a target with altered seeds until the time is over.
-fn fuzz(name: &str, target: impl Fn(&[u8], &mut Dice)) {
+fn fuzz(name: &str, target: impl Fn(&[u8], &mut TestRng)) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let entries = fs::read_dir(&folder).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -92,9 +92,9 @@ fn fuzz(name: &str, target: impl Fn(&[u8], &mut Dice)) {
     let seeds: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
     let setting = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let time = Duration::from_secs(setting("STREAMLINK_FUZZ_SECONDS", 2));
-    let mut dice = Dice(setting("STREAMLINK_FUZZ_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = TestRng(setting("STREAMLINK_FUZZ_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let start = Instant::now();
-    let run = |input: &[u8], dice: &mut Dice| {
+    let run = |input: &[u8], dice: &mut TestRng| {
         let (began, state) = (Instant::now(), dice.0);
         let result = catch_unwind(AssertUnwindSafe(|| target(input, dice)));
         let slow = began.elapsed() > Duration::from_secs(1);
@@ -126,7 +126,7 @@ fn random(bytes: &mut [u8]) {
 }
 
 /// The pieces in which a stream may arrive.
-fn pieces<'a>(mut input: &'a [u8], dice: &mut Dice) -> Vec<&'a [u8]> {
+fn pieces<'a>(mut input: &'a [u8], dice: &mut TestRng) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     let most = [1, 7, 200, 5000, 70_000][dice.below(5)];
     while !input.is_empty() && pieces.len() < 20_000 {
@@ -364,7 +364,7 @@ fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
 }
 
 /// Datagrams of a conversation, at a connection that is up, and at both ends of one that is not.
-fn srt(input: &[u8], dice: &mut Dice) {
+fn srt(input: &[u8], dice: &mut TestRng) {
     let start = Instant::now();
     let passphrase = (dice.below(2) == 0).then(|| "0123456789".to_owned());
     let terms = Terms { passphrase, ..Terms::default() };
