@@ -233,7 +233,7 @@ impl Intake {
         let since = now.saturating_duration_since(self.monitored);
         if since >= MONITOR_INTERVAL {
             self.monitored = now;
-            context.status.publish_monitor(&self.monitor);
+            context.status.set_transport(&self.monitor);
             let errors = self.monitor.errors();
             for check in TransportCheck::ALL {
                 let count = errors.of(check).saturating_sub(self.told.of(check));

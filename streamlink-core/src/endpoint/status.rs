@@ -17,12 +17,12 @@ use std::{
 pub(crate) struct Status {
     pub(crate) counters: Counters,
     /// What changes once a second or less.
-    shown: Mutex<Shown>,
+    snapshot: Mutex<StatusSnapshot>,
 }
 
 /// What is known of an endpoint beside its counters.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
+pub(crate) struct StatusSnapshot {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     /// MPEG-TS sources: replaced about once a second.
@@ -37,33 +37,33 @@ pub(crate) struct Shown {
 
 impl Status {
     pub(crate) fn new(name: &str, description: Option<String>) -> Arc<Self> {
-        let shown = Shown { name: name.to_owned(), description, ..Shown::default() };
-        Arc::new(Self { counters: Counters::new(Instant::now()), shown: Mutex::new(shown) })
+        let snapshot = StatusSnapshot { name: name.to_owned(), description, ..StatusSnapshot::default() };
+        Arc::new(Self { counters: Counters::new(Instant::now()), snapshot: Mutex::new(snapshot) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shown> {
+    fn lock(&self) -> MutexGuard<'_, StatusSnapshot> {
         // Invariant: nothing panics while the lock is held; if it did, each field is still whole.
-        lock(&self.shown)
+        lock(&self.snapshot)
     }
 
     /// All of it, at one moment.
-    pub(crate) fn shown(&self) -> Shown {
+    pub(crate) fn snapshot(&self) -> StatusSnapshot {
         self.lock().clone()
     }
 
     /// Shows what a transport stream was found to be.
-    pub(super) fn publish_monitor(&self, monitor: &TsMonitor) {
-        let mut shown = self.lock();
-        (shown.pids, shown.transport) = (monitor.pids(), monitor.errors());
+    pub(super) fn set_transport(&self, monitor: &TsMonitor) {
+        let mut snapshot = self.lock();
+        (snapshot.pids, snapshot.transport) = (monitor.pids(), monitor.errors());
     }
 
     /// Shows who is connected.
-    pub(super) fn publish_players(&self, players: Vec<PlayerStats>) {
+    pub(super) fn set_players(&self, players: Vec<PlayerStats>) {
         self.lock().players = players;
     }
 
     /// Shows what the media consists of.
-    pub(super) fn publish_media(&self, media: String) {
+    pub(super) fn set_media(&self, media: String) {
         self.lock().media = Some(media);
     }
 

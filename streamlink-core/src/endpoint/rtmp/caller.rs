@@ -2,8 +2,9 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, PlayerStats, SourceContext, Status, random,
-        redial::{Redial, report_loss, report_retry},
+        Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
+        backoff::{Backoff, report_loss, report_retry},
+        random,
         tcp::{End, Outbox, Pace, Player, farewell, send, write_all},
     },
     inbound::Entrance,
@@ -68,7 +69,7 @@ impl Legs {
         if (before > 0) == connected.is_empty() {
             status.counters.set_state(if connected.is_empty() { State::Waiting } else { State::Connected }, now);
         }
-        status.publish_players(connected);
+        status.set_players(connected);
     }
 }
 
@@ -113,7 +114,7 @@ impl Call {
             Direction::Play(context) => Side::Play(Entrance::new(context.clone(), now)),
             Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
         };
-        let mut redial = Redial::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect);
         let mut connected_before = false;
         loop {
             let started = Instant::now();

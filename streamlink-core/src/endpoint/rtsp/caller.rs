@@ -2,8 +2,9 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, SourceContext, Status, random,
-        redial::{Redial, report_loss, report_retry},
+        Event, EventSink, LossReason, SourceContext, Status,
+        backoff::{Backoff, report_loss, report_retry},
+        random,
         tcp::{End, Outbox, Pace, Player, answer, farewell, send, write_all},
     },
     inbound::Inbound,
@@ -119,7 +120,7 @@ impl Call {
             RtspTransport::Tcp => false,
             RtspTransport::Auto => is_source,
         };
-        let mut redial = Redial::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect);
         let (mut redirects, mut connected_before) = (0, false);
         loop {
             let started = Instant::now();
@@ -324,7 +325,7 @@ impl Call {
         let now = Instant::now();
         player.settle(&self.status, &self.events, now);
         let list = if connected { vec![player.stats(now)] } else { Vec::new() };
-        self.status.publish_players(list);
+        self.status.set_players(list);
     }
 }
 

@@ -277,7 +277,7 @@ impl<S: Service> OpenRoute<S> {
         if players.list.is_empty() {
             self.status.counters.set_state(State::Waiting, now);
         }
-        self.status.publish_players(players.list.values().map(|p| p.stats(now)).collect());
+        self.status.set_players(players.list.values().map(|p| p.stats(now)).collect());
         self.events.emit(Event::OutputLost { output: self.status.name(), peer: Some(player.peer), reason });
     }
 
@@ -291,7 +291,7 @@ impl<S: Service> OpenRoute<S> {
         players.list.values().for_each(|player| player.settle(&self.status, &self.events, now));
         let mut list: Vec<PlayerStats> = players.list.values().map(|player| player.stats(now)).collect();
         list.sort_by_key(|player| std::cmp::Reverse(player.connected_for));
-        self.status.publish_players(list);
+        self.status.set_players(list);
     }
 
     /// Counts a peer that was turned away, and tells of it.

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 /// Counts attempts, and says how long to wait for the next.
 #[derive(Debug)]
-pub(super) struct Redial {
+pub(super) struct Backoff {
     reconnect: Reconnect,
     delay: Duration,
     attempts: u32,
 }
 
-impl Redial {
+impl Backoff {
     pub(super) fn new(reconnect: Reconnect) -> Self {
         Self { reconnect, delay: reconnect.start, attempts: 0 }
     }
