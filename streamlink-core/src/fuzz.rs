@@ -189,14 +189,14 @@ fn rtmp_server() {
 fn rtmp_client() {
     fuzz("rtmp_client", |input, dice| {
         let purpose =
-            if dice.below(2) == 0 { rtmp::Purpose::Play } else { rtmp::Purpose::Publish { chunk_size: 4096 } };
+            if dice.below(2) == 0 { rtmp::ClientRole::Play } else { rtmp::ClientRole::Publish { chunk_size: 4096 } };
         let mut session = rtmp::ClientSession::new(purpose, "live", "rtmp://127.0.0.1/live", "KEY", random);
         let mut points = StartPoints::default();
         for mut piece in pieces(input, dice) {
             session.link().received(piece.len());
             loop {
                 match session.read(&mut piece) {
-                    Ok(Some(rtmp::Outcome::Media(message))) => {
+                    Ok(Some(rtmp::ClientEvent::Media(message))) => {
                         if let Some(kind) = message.media() {
                             look_at(kind, message.body.into(), &mut points);
                         }
@@ -299,14 +299,14 @@ fn rtsp_server() {
 fn rtsp_client() {
     fuzz("rtsp_client", |input, dice| {
         let record = dice.below(2) == 0;
-        let purpose = if record { rtsp::Purpose::Record(presentation()) } else { rtsp::Purpose::Play };
+        let purpose = if record { rtsp::ClientRole::Record(presentation()) } else { rtsp::ClientRole::Play };
         let mut session = rtsp::ClientSession::new(purpose, "rtsp://127.0.0.1/cam", None, dice.below(4) == 0, random);
         let mut frames = Vec::new();
         for piece in pieces(input, dice) {
             session.push(piece);
             loop {
                 match session.next() {
-                    Ok(Some(rtsp::Outcome::Frame { channel, data })) => frames.push((channel, data)),
+                    Ok(Some(rtsp::ClientEvent::Frame { channel, data })) => frames.push((channel, data)),
                     Ok(Some(_)) => {}
                     Ok(None) => break,
                     Err(_) => return,

@@ -15,7 +15,7 @@ use crate::{
     flow::{HostPort, Reconnect, StreamKey},
     lock::lock,
     net::{Egress, Stream, TlsClient},
-    proto::rtmp::{ClientSession, Message, Outcome, Purpose},
+    proto::rtmp::{ClientEvent, ClientRole, ClientSession, Message},
     router::{Reader, Ring, State},
 };
 use std::{
@@ -169,8 +169,8 @@ impl Call {
             let stream = Stream::connect(peer, &self.egress).await?;
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let purpose = match self.direction {
-                Direction::Play(_) => Purpose::Play,
-                Direction::Publish { chunk_size, .. } => Purpose::Publish { chunk_size },
+                Direction::Play(_) => ClientRole::Play,
+                Direction::Publish { chunk_size, .. } => ClientRole::Publish { chunk_size },
             };
             let session = ClientSession::new(
                 purpose,
@@ -278,13 +278,13 @@ impl Up {
                     loop {
                         match session.read(&mut bytes) {
                             Ok(None) => break,
-                            Ok(Some(Outcome::Ready)) => ready = true,
-                            Ok(Some(Outcome::Media(message))) if early.len() < MAX_EARLY => {
+                            Ok(Some(ClientEvent::Ready)) => ready = true,
+                            Ok(Some(ClientEvent::Media(message))) if early.len() < MAX_EARLY => {
                                 early.push(message.into_owned());
                             }
-                            Ok(Some(Outcome::Media(_))) => {}
-                            Ok(Some(Outcome::Rejected(what))) => fault = Some(LossReason::Rejected(what)),
-                            Ok(Some(Outcome::End)) => fault = Some(LossReason::Closed),
+                            Ok(Some(ClientEvent::Media(_))) => {}
+                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(LossReason::Rejected(what)),
+                            Ok(Some(ClientEvent::End)) => fault = Some(LossReason::Closed),
                             Err(error) => {
                                 fault = Some(LossReason::Protocol(error.to_string()));
                                 break;

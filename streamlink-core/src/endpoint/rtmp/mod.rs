@@ -16,10 +16,10 @@ pub(crate) use caller::{Call, Direction, Legs, run_all};
 pub(crate) use service::{Place, Rtmp};
 
 use super::{LossReason, tcp::End};
-use crate::proto::rtmp::Fault;
+use crate::proto::rtmp::ProtocolError;
 
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
+impl From<ProtocolError> for End {
+    fn from(fault: ProtocolError) -> Self {
         End::Lost(LossReason::Protocol(fault.to_string()))
     }
 }

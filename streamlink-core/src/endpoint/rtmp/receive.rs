@@ -8,7 +8,7 @@ use crate::{
     endpoint::LossReason,
     lock::lock,
     net::{Fed, Next, Stream, Take},
-    proto::rtmp::{ClientSession, Fault, Outcome, Request, ServerSession},
+    proto::rtmp::{ClientEvent, ClientSession, ProtocolError, Request, ServerSession},
 };
 use std::{
     future::poll_fn,
@@ -43,7 +43,7 @@ impl Bring for ServerSession {
                 Request::Media(message) => inbound.take(message, now)?,
                 Request::End => return Err(End::Lost(LossReason::Closed)),
                 Request::Publish { .. } | Request::Play { .. } => {
-                    return Err(Fault::Unexpected("publish or play").into());
+                    return Err(ProtocolError::Unexpected("publish or play").into());
                 }
             }
         }
@@ -66,10 +66,10 @@ impl Bring for ClientSession {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                Outcome::Media(message) => inbound.take(message, now)?,
-                Outcome::End => return Err(End::Lost(LossReason::Closed)),
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
-                Outcome::Ready => {}
+                ClientEvent::Media(message) => inbound.take(message, now)?,
+                ClientEvent::End => return Err(End::Lost(LossReason::Closed)),
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::Ready => {}
             }
         }
         Ok(())

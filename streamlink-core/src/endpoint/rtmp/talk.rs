@@ -3,7 +3,7 @@
 use super::super::tcp::{End, Talk};
 use crate::{
     endpoint::LossReason,
-    proto::rtmp::{ClientSession, Outcome, Request, ServerSession},
+    proto::rtmp::{ClientEvent, ClientSession, Request, ServerSession},
 };
 
 impl Talk for ServerSession {
@@ -31,9 +31,9 @@ impl Talk for ClientSession {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
-                Outcome::End => return Ok(true),
-                Outcome::Ready | Outcome::Media(_) => {}
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::End => return Ok(true),
+                ClientEvent::Ready | ClientEvent::Media(_) => {}
             }
         }
         Ok(false)

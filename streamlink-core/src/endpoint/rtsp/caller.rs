@@ -19,7 +19,7 @@ use crate::{
     net::{Egress, Stream, TlsClient},
     proto::{
         rtp::Reports,
-        rtsp::{ClientSession, Outcome, Purpose, User},
+        rtsp::{ClientEvent, ClientRole, ClientSession, User},
     },
     router::{Reader, Ring, Stage, State},
 };
@@ -194,12 +194,12 @@ impl Call {
     /// One attempt.
     async fn call(&self, udp: bool) -> Result<Up, Failed> {
         let purpose = match &self.direction {
-            Direction::Play(_) => Purpose::Play,
+            Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
                 // There is nothing to announce before there is something to send.
                 tokio::select! {
                     () = self.stop.cancelled() => return Err(End::Stopped.into()),
-                    presentation = some_presentation(stage) => Purpose::Record(presentation),
+                    presentation = some_presentation(stage) => ClientRole::Record(presentation),
                 }
             }
         };
@@ -286,7 +286,7 @@ impl Call {
                         Ok(outcome) => outcome,
                         Err(fault) => return fault.into(),
                     } {
-                        if let Outcome::Rejected(what) = outcome {
+                        if let ClientEvent::Rejected(what) = outcome {
                             return End::Lost(LossReason::Rejected(what));
                         }
                     },
@@ -351,12 +351,12 @@ impl Up {
             }
             while let Some(outcome) = self.session.next().map_err(End::from)? {
                 match outcome {
-                    Outcome::Ready => return Ok(()),
-                    Outcome::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
-                    Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what)).into()),
-                    Outcome::NoUdp => return Err(Failed::NoUdp),
-                    Outcome::Redirect(url) => return Err(Failed::Redirect(url)),
-                    Outcome::Frame { .. } => {} // early
+                    ClientEvent::Ready => return Ok(()),
+                    ClientEvent::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
+                    ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what)).into()),
+                    ClientEvent::NoUdp => return Err(Failed::NoUdp),
+                    ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
+                    ClientEvent::Frame { .. } => {} // early
                 }
             }
             if let Some(track) = self.session.wants_ports() {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     endpoint::LossReason,
     net::{Alarm, Stream},
-    proto::rtsp::{ClientSession, Outcome, Request, ServerSession},
+    proto::rtsp::{ClientEvent, ClientSession, Request, ServerSession},
 };
 use bytes::Bytes;
 use std::{
@@ -69,8 +69,8 @@ impl Bring for ClientSession {
         self.push(bytes);
         while let Some(outcome) = self.next()? {
             match outcome {
-                Outcome::Frame { channel, data } => take(channel, data)?,
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::Frame { channel, data } => take(channel, data)?,
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
                 _ => {}
             }
         }

@@ -3,7 +3,7 @@
 use super::super::tcp::{End, Talk};
 use crate::{
     endpoint::LossReason,
-    proto::rtsp::{ClientSession, Directory, Found, Outcome, Request, ServerSession, Status},
+    proto::rtsp::{ClientEvent, ClientSession, Directory, Found, Request, ServerSession, Status},
 };
 use std::time::Instant;
 
@@ -58,7 +58,7 @@ impl Talk for Recorder<'_> {
     fn listen(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.session.push(bytes);
         while let Some(outcome) = self.session.next()? {
-            if let Outcome::Rejected(what) = outcome {
+            if let ClientEvent::Rejected(what) = outcome {
                 return Err(End::Lost(LossReason::Rejected(what)));
             }
         }
