@@ -326,7 +326,7 @@ fn sdp() {
             let again = Presentation::parse(written.as_bytes());
             assert!(again.is_err() || again.is_ok_and(|again| again.tracks().len() == presentation.tracks().len()));
             presentation.description();
-            assert!(presentation.continues(&presentation));
+            assert!(presentation.is_compatible_with(&presentation));
         }
     });
 }

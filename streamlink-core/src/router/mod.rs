@@ -2,6 +2,7 @@
 //! the counters. No sockets, and no clock: whoever calls says what time it is.
 
 mod counters;
+mod current_presentation;
 mod delivery;
 mod gop;
 mod group;
@@ -10,10 +11,10 @@ mod limiter;
 mod merge;
 mod ring;
 mod splice;
-mod stage;
 
 pub(crate) use counters::Counters;
 pub use counters::State;
+pub(crate) use current_presentation::CurrentPresentation;
 pub(crate) use delivery::Delivery;
 pub(crate) use gop::GopCutter;
 pub(crate) use group::{Group, GroupTerms, Switch, Turns};
@@ -22,4 +23,3 @@ pub(crate) use limiter::{Admission, Limiter};
 pub(crate) use merge::MAX_PATHS;
 use merge::{Merge, PathCounts};
 pub(crate) use ring::{Batch, Closed, Closer, Limits, Preamble, Reader, Ring, Totals, Wish};
-pub(crate) use stage::Stage;

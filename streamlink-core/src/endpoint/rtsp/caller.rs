@@ -21,7 +21,7 @@ use crate::{
         rtp::Reports,
         rtsp::{ClientEvent, ClientRole, ClientSession, User},
     },
-    router::{Reader, Ring, Stage, State},
+    router::{CurrentPresentation, Reader, Ring, State},
 };
 use std::{
     future::poll_fn,
@@ -48,7 +48,7 @@ pub(crate) enum Direction {
     Play(SourceContext),
     Record {
         ring: Arc<Ring>,
-        stage: Arc<Stage>,
+        stage: Arc<CurrentPresentation>,
         /// Bytes of the last group of pictures that the server gets at most when a connection is up.
         gop_cache: u64,
         /// Bytes that the kernel may hold for the server.
@@ -258,7 +258,7 @@ impl Call {
                     end = &mut sending => break end,
                     _ = stats.tick() => self.settle(&player, true),
                     // The server was told of another presentation: it is called again.
-                    () = stage.other_than(known.as_ref()) => break End::Lost(LossReason::Closed),
+                    () = stage.changed_from(known.as_ref()) => break End::Lost(LossReason::Closed),
                 }
             }
         };
@@ -329,12 +329,12 @@ impl Call {
     }
 }
 
-async fn some_presentation(stage: &Stage) -> Arc<Presentation> {
+async fn some_presentation(stage: &CurrentPresentation) -> Arc<Presentation> {
     loop {
         if let Some(presentation) = stage.current() {
             return presentation;
         }
-        stage.other_than(None).await;
+        stage.changed_from(None).await;
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},
-    router::{Batch, Layout, Preamble, Ring, Stage},
+    router::{Batch, CurrentPresentation, Layout, Preamble, Ring},
 };
 use std::{
     future::poll_fn,
@@ -52,7 +52,7 @@ pub(crate) struct Place {
     pub(crate) transport: RtspTransport,
     /// Over UDP, the ports of clients are those that they send from.
     pub(crate) symmetric: bool,
-    pub(crate) stage: Arc<Stage>,
+    pub(crate) stage: Arc<CurrentPresentation>,
     /// Where players may hear what is sent to all of them.
     pub(crate) cast: Option<Cast>,
 }
@@ -214,7 +214,7 @@ impl Client {
                 biased;
                 end = player.ended(&route.stop) => end,
                 // It was told of another presentation: it is to ask again.
-                () = route.place.stage.other_than(known.as_ref()) => End::Lost(LossReason::Closed),
+                () = route.place.stage.changed_from(known.as_ref()) => End::Lost(LossReason::Closed),
             }
         };
         if self.is_multicast() {

@@ -152,14 +152,14 @@ impl Presentation {
     }
 
     /// Whether who plays one can go on with the other: the same tracks, coded alike.
-    pub(crate) fn continues(&self, other: &Presentation) -> bool {
+    pub(crate) fn is_compatible_with(&self, other: &Presentation) -> bool {
         let terms = |p: &Presentation| p.tracks.iter().map(|track| track.terms.clone()).collect::<Vec<_>>();
         self == other || terms(self) == terms(other)
     }
 
     /// This, as those see it who play the other: with its payload types, where this one continues it.
     pub(crate) fn as_continued_from(self: &Arc<Self>, other: Option<&Presentation>) -> Arc<Self> {
-        let Some(other) = other.filter(|other| self.continues(other)) else { return self.clone() };
+        let Some(other) = other.filter(|other| self.is_compatible_with(other)) else { return self.clone() };
         let wanted = |track: usize| {
             let known = other.tracks.get(track).and_then(|track| track.payload_type);
             known.zip(self.tracks.get(track)).filter(|(known, own)| own.payload_type != Some(*known))
@@ -293,9 +293,9 @@ mod tests {
         let first = with("=1\r\na=c", "=1;sprop-parameter-sets=Z0I=,aM4=;profile-level-id=42e01f\r\na=c");
         assert_eq!(first.tracks()[0].parameter_sets, [&[0x67, 0x42][..], &[0x68, 0xce]]);
         let second = with("s=No Name", "s=Other");
-        assert!(first.continues(&second) && second.continues(&first) && first != second);
-        assert!(!with("packetization-mode=1", "packetization-mode=0").continues(&second));
-        assert!(!with("48000/2", "44100/2").continues(&second));
+        assert!(first.is_compatible_with(&second) && second.is_compatible_with(&first) && first != second);
+        assert!(!with("packetization-mode=1", "packetization-mode=0").is_compatible_with(&second));
+        assert!(!with("48000/2", "44100/2").is_compatible_with(&second));
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         let with = |from: &str, to: &str| Arc::new(Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap());
         let known = with("s=No Name", "s=Known");
         let other = with("RTP/AVP 97\r\nb=AS:128\r\na=rtpmap:97", "RTP/AVP 98\r\nb=AS:128\r\na=rtpmap:98");
-        assert!(other.continues(&known));
+        assert!(other.is_compatible_with(&known));
         let seen = other.as_continued_from(Some(&known));
         assert_eq!(seen.sdp, SDP);
         let changed: Vec<_> = seen.tracks().iter().map(|track| (track.payload_type, track.is_renumbered)).collect();
@@ -331,7 +331,7 @@ mod tests {
             "packetization-mode=1;sprop-parameter-sets=Z2QAHqzZ,aOl7LIs=;profile-level-id=64001e;level-asymmetry-allowed=1",
             "streamtype=5;profile-level-id=2;mode=AAC-hbr;config=1188;sizelength=13;indexlength=3;indexdeltalength=3",
         );
-        assert!(gstreamer.continues(&ffmpeg));
+        assert!(gstreamer.is_compatible_with(&ffmpeg));
     }
 
     proptest::proptest! {

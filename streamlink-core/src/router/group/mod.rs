@@ -4,7 +4,7 @@
 //! pictures is kept, so that a switch has a key frame to begin with. What the active source brings, and what the next
 //! one does after a switch, is made one stream by the [`Splice`], and enters the flow's ring.
 
-use super::{Delivery, Merge, PathCounts, Ring, Stage, splice::Splice};
+use super::{CurrentPresentation, Delivery, Merge, PathCounts, Ring, splice::Splice};
 use crate::{
     lock::lock,
     media::{MediaFamily, rtsp::Presentation},
@@ -53,7 +53,7 @@ pub(crate) struct Group {
     ring: Arc<Ring>,
     family: MediaFamily,
     inner: Mutex<Inner>,
-    stage: Arc<Stage>,
+    stage: Arc<CurrentPresentation>,
     terms: GroupTerms,
 }
 
@@ -91,7 +91,7 @@ struct Path {
 impl Group {
     pub(crate) fn new(
         ring: Arc<Ring>,
-        stage: Arc<Stage>,
+        stage: Arc<CurrentPresentation>,
         terms: GroupTerms,
         family: MediaFamily,
         sources: usize,

@@ -175,7 +175,7 @@ impl Tracks {
         self.parameter_sets.clear();
         self.clock = None;
         let Some(presentation) = presentation else { return self.tracks.iter_mut().for_each(Numbering::begin) };
-        match known.filter(|known| presentation.continues(known)) {
+        match known.filter(|known| presentation.is_compatible_with(known)) {
             Some(known) => {
                 self.tracks.iter_mut().for_each(Numbering::begin);
                 let sets = presentation.tracks().iter().zip(known.tracks()).enumerate();
@@ -300,7 +300,7 @@ impl RtpSplice {
                 continue;
             };
             if self.numbering.fresh
-                && let Some(distance) = self.continues(&header)
+                && let Some(distance) = self.distance_from_last(&header)
             {
                 if distance <= 0 {
                     continue; // the other source has brought it
@@ -343,7 +343,7 @@ impl RtpSplice {
     }
 
     /// How far behind the last packet that was handed on this one is in the same stream; `None`: it is another stream.
-    fn continues(&self, header: &Header) -> Option<i16> {
+    fn distance_from_last(&self, header: &Header) -> Option<i16> {
         let (sequence, timestamp, _) = self.numbering.last?;
         let distance = header.sequence.wrapping_sub(sequence) as i16; // modulo 2^16
         let time = i64::from(header.timestamp.wrapping_sub(timestamp) as i32).abs(); // modulo 2^32

@@ -6,9 +6,9 @@ use tokio::sync::watch;
 
 /// The presentation of a flow's RTSP source, once there is one; the last one stays when the source is lost.
 #[derive(Debug, Default)]
-pub(crate) struct Stage(watch::Sender<Option<Arc<Presentation>>>);
+pub(crate) struct CurrentPresentation(watch::Sender<Option<Arc<Presentation>>>);
 
-impl Stage {
+impl CurrentPresentation {
     /// What there is to play.
     pub(crate) fn current(&self) -> Option<Arc<Presentation>> {
         self.0.borrow().clone()
@@ -17,16 +17,16 @@ impl Stage {
     /// Another presentation. Who plays one that it continues does not notice.
     pub(super) fn set(&self, presentation: &Arc<Presentation>) {
         self.0.send_if_modified(|current| {
-            let continues = current.as_ref().is_some_and(|current| presentation.continues(current));
+            let compatible = current.as_ref().is_some_and(|current| presentation.is_compatible_with(current));
             *current = Some(presentation.clone());
-            !continues
+            !compatible
         });
     }
 
     /// Waits for a presentation that does not continue this one.
-    pub(crate) async fn other_than(&self, known: Option<&Arc<Presentation>>) {
+    pub(crate) async fn changed_from(&self, known: Option<&Arc<Presentation>>) {
         let other = |current: &Option<Arc<Presentation>>| match (current, known) {
-            (Some(current), Some(known)) => !current.continues(known),
+            (Some(current), Some(known)) => !current.is_compatible_with(known),
             (current, None) => current.is_some(),
             (None, Some(_)) => false,
         };
