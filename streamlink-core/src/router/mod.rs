@@ -1,6 +1,7 @@
 //! From the sources to all outputs: which source feeds the flow, the ring that outputs read, the bandwidth limiter, and
 //! the counters. No sockets, and no clock: whoever calls says what time it is.
 
+mod continuity;
 mod counters;
 mod current_presentation;
 mod delivery;
@@ -10,7 +11,6 @@ mod layout;
 mod limiter;
 mod merge;
 mod ring;
-mod splice;
 
 pub(crate) use counters::Counters;
 pub use counters::State;

@@ -2,9 +2,9 @@
 //!
 //! The first source that brings media is the active one. The others are followed: of RTMP and RTSP the last group of
 //! pictures is kept, so that a switch has a key frame to begin with. What the active source brings, and what the next
-//! one does after a switch, is made one stream by the [`Splice`], and enters the flow's ring.
+//! one does after a switch, is made one stream by the [`Continuity`], and enters the flow's ring.
 
-use super::{CurrentPresentation, Delivery, Merge, PathCounts, Ring, splice::Splice};
+use super::{CurrentPresentation, Delivery, Merge, PathCounts, Ring, continuity::Continuity};
 use crate::{
     lock::lock,
     media::{MediaFamily, rtsp::Presentation},
@@ -64,7 +64,7 @@ struct Inner {
     paths: Vec<Path>,
     /// When the last packet came that was handed on.
     last: Option<Instant>,
-    splice: Splice,
+    continuity: Continuity,
     merge: Option<Merge>,
     /// The presentation of what was handed on last.
     known: Option<Arc<Presentation>>,
@@ -104,7 +104,7 @@ impl Group {
             active: None,
             paths: (0..sources).map(|_| Path::default()).collect(),
             last: None,
-            splice: Splice::new(family, sources == 1 || merge.is_some()),
+            continuity: Continuity::new(family, sources == 1 || merge.is_some()),
             merge,
             known: None,
         };
@@ -155,13 +155,13 @@ impl Group {
     pub(crate) fn begin(&self, source: usize, presentation: Option<&Arc<Presentation>>) {
         let mut inner = self.lock();
         let feeds = inner.active.is_none_or(|active| active == source);
-        let Inner { paths, splice, known, .. } = &mut *inner;
+        let Inner { paths, continuity, known, .. } = &mut *inner;
         let Some(path) = paths.get_mut(source) else { return };
         path.backlog.clear();
         path.presentation = presentation.cloned();
         if feeds {
             let shown = presentation.map(|presentation| presentation.as_continued_from(known.as_deref()));
-            splice.reconnect(known.as_deref(), shown.as_deref());
+            continuity.reconnect(known.as_deref(), shown.as_deref());
             self.show(known, shown);
         }
     }
@@ -327,13 +327,13 @@ impl Group {
 
     /// The presentation of the source that feeds the flow now is what players are told of.
     fn present(&self, inner: &mut Inner, source: usize, switched: bool) {
-        let Inner { paths, splice, known, .. } = inner;
+        let Inner { paths, continuity, known, .. } = inner;
         let presentation = paths.get(source).and_then(|path| path.presentation.as_ref());
         let shown = presentation.map(|presentation| presentation.as_continued_from(known.as_deref()));
         if switched {
-            splice.switch(known.as_deref(), shown.as_deref());
+            continuity.switch(known.as_deref(), shown.as_deref());
         } else if shown.is_some() && shown != *known {
-            splice.reconnect(known.as_deref(), shown.as_deref());
+            continuity.reconnect(known.as_deref(), shown.as_deref());
         }
         self.show(known, shown);
     }
@@ -347,7 +347,7 @@ impl Group {
     }
 
     fn hand_on(&self, inner: &mut Inner, delivery: &mut Delivery) {
-        inner.splice.apply(delivery);
+        inner.continuity.apply(delivery);
         if let Some(last) = delivery.packets.last() {
             inner.last = Some(last.arrival());
         }

@@ -3,45 +3,45 @@
 
 mod clock;
 mod flv;
-mod numbering;
-mod seam;
+mod rtp;
+mod ts;
 
 use super::Delivery;
 use crate::media::{MediaFamily, rtsp::Presentation};
-use flv::Timeline;
-use numbering::{RtpSplice, Tracks};
-use seam::Seam;
+use flv::FlvTimestamps;
+use rtp::{RtpContinuity, TrackRewriters};
+use ts::TsContinuity;
 
 /// What makes the streams of a flow one.
 #[derive(Debug)]
-pub(super) struct Splice(Kind);
+pub(super) struct Continuity(Kind);
 
 #[derive(Debug)]
 enum Kind {
     /// There is one source, whose packets pass as they are.
     Plain,
-    Messages(Timeline),
-    Tracks(Tracks),
-    Rtp(RtpSplice),
-    Datagrams(Seam),
+    Messages(FlvTimestamps),
+    Tracks(TrackRewriters),
+    Rtp(RtpContinuity),
+    Datagrams(TsContinuity),
 }
 
-impl Splice {
+impl Continuity {
     /// `alone`: there is one source, and no other will follow it.
     pub(super) fn new(family: MediaFamily, alone: bool) -> Self {
         Self(match family {
-            MediaFamily::Rtmp => Kind::Messages(Timeline::default()),
-            MediaFamily::Rtsp => Kind::Tracks(Tracks::default()),
+            MediaFamily::Rtmp => Kind::Messages(FlvTimestamps::default()),
+            MediaFamily::Rtsp => Kind::Tracks(TrackRewriters::default()),
             _ if alone => Kind::Plain,
-            MediaFamily::Rtp => Kind::Rtp(RtpSplice::default()),
-            MediaFamily::Datagrams => Kind::Datagrams(Seam::default()),
+            MediaFamily::Rtp => Kind::Rtp(RtpContinuity::default()),
+            MediaFamily::Datagrams => Kind::Datagrams(TsContinuity::default()),
         })
     }
 
     /// Another connection of the same source follows. `known`: the presentation before.
     pub(super) fn reconnect(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
         match &mut self.0 {
-            Kind::Messages(timeline) => timeline.join(false),
+            Kind::Messages(timestamps) => timestamps.join(false),
             Kind::Tracks(tracks) => tracks.join(known, presentation, false),
             Kind::Plain | Kind::Rtp(_) | Kind::Datagrams(_) => {}
         }
@@ -50,10 +50,10 @@ impl Splice {
     /// Another source follows.
     pub(super) fn switch(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
         match &mut self.0 {
-            Kind::Messages(timeline) => timeline.join(true),
+            Kind::Messages(timestamps) => timestamps.join(true),
             Kind::Tracks(tracks) => tracks.join(known, presentation, true),
             Kind::Rtp(rtp) => rtp.join(),
-            Kind::Datagrams(seam) => seam.join(),
+            Kind::Datagrams(continuity) => continuity.join(),
             Kind::Plain => {}
         }
     }
@@ -62,10 +62,10 @@ impl Splice {
     pub(super) fn apply(&mut self, delivery: &mut Delivery) {
         match &mut self.0 {
             Kind::Plain => {}
-            Kind::Messages(timeline) => timeline.apply(delivery),
+            Kind::Messages(timestamps) => timestamps.apply(delivery),
             Kind::Tracks(tracks) => tracks.apply(delivery),
             Kind::Rtp(rtp) => rtp.apply(delivery),
-            Kind::Datagrams(seam) => seam.apply(delivery),
+            Kind::Datagrams(continuity) => continuity.apply(delivery),
         }
     }
 }

@@ -20,14 +20,14 @@ const MAX_MARKS: usize = 7;
 
 /// The place where one transport stream ends and another begins.
 #[derive(Debug, Default)]
-pub(super) struct Seam {
+pub(super) struct TsContinuity {
     joined: bool,
     /// The PIDs that have come since, and until when others are looked for.
     watch: Option<(Box<[u64]>, Instant)>,
     clock: Clock,
 }
 
-impl Seam {
+impl TsContinuity {
     pub(super) fn join(&mut self) {
         self.joined = true;
         self.clock.join();
@@ -110,23 +110,23 @@ mod tests {
 
     #[test]
     fn a_switch_is_no_continuity_error() {
-        let (mut seam, mut monitor, now) = (Seam::default(), TsMonitor::new(), Instant::now());
-        let pass = |seam: &mut Seam, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
+        let (mut continuity, mut monitor, now) = (TsContinuity::default(), TsMonitor::new(), Instant::now());
+        let pass = |continuity: &mut TsContinuity, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
             let packets = vec![Packet::datagram(packets.concat(), at)];
             let mut delivery = Delivery { packets, starts: Vec::new() };
-            seam.apply(&mut delivery);
+            continuity.apply(&mut delivery);
             for packet in &delivery.packets {
                 monitor.observe(packet.data(), now);
             }
             delivery.packets.len()
         };
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 3), ts(257, 9)], now), 1);
-        seam.join();
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 12), ts(256, 13)], now), 2);
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 14), ts(257, 1)], now), 2);
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 15), ts(257, 2)], now), 1);
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 3), ts(257, 9)], now), 1);
+        continuity.join();
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 12), ts(256, 13)], now), 2);
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 14), ts(257, 1)], now), 2);
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 15), ts(257, 2)], now), 1);
         assert_eq!(monitor.pids().iter().map(|pid| pid.continuity_errors).sum::<u64>(), 0);
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(300, 2)], now + 2 * WATCH), 1);
-        assert!(seam.watch.is_none());
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(300, 2)], now + 2 * WATCH), 1);
+        assert!(continuity.watch.is_none());
     }
 }

@@ -1,6 +1,6 @@
 //! RTP: sequence numbers, timestamps and the synchronisation source that go on (RFC 3550 section 5.1).
 
-use super::seam::Seam;
+use super::ts::TsContinuity;
 use crate::{
     media::{
         Packet,
@@ -19,7 +19,7 @@ const VIDEO_CLOCK: u32 = 90_000;
 
 /// The numbers of one RTP stream. The first connection is not altered.
 #[derive(Debug)]
-struct Numbering {
+struct RtpRewriter {
     clock_rate: u32,
     ssrc: Option<u32>,
     /// What packets are given, if they are altered.
@@ -41,7 +41,7 @@ struct Numbering {
     alters: bool,
 }
 
-impl Numbering {
+impl RtpRewriter {
     fn new(clock_rate: u32) -> Self {
         Self {
             clock_rate,
@@ -158,8 +158,8 @@ impl Numbering {
 
 /// The tracks of an RTSP presentation.
 #[derive(Debug, Default)]
-pub(super) struct Tracks {
-    tracks: Vec<Numbering>,
+pub(super) struct TrackRewriters {
+    tracks: Vec<RtpRewriter>,
     /// By how much the stream that has joined comes later than it came in; `None`: nothing of it has come.
     shift: Option<Duration>,
     /// What is added to the moments of sender reports; `None`: the first one is still to come.
@@ -168,16 +168,16 @@ pub(super) struct Tracks {
     parameter_sets: Vec<(u8, Bytes)>,
 }
 
-impl Tracks {
+impl TrackRewriters {
     /// Another connection: of a presentation that continues the one before, or of something else.
     pub(super) fn join(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>, switched: bool) {
         self.shift = None;
         self.parameter_sets.clear();
         self.clock = None;
-        let Some(presentation) = presentation else { return self.tracks.iter_mut().for_each(Numbering::begin) };
+        let Some(presentation) = presentation else { return self.tracks.iter_mut().for_each(RtpRewriter::begin) };
         match known.filter(|known| presentation.is_compatible_with(known)) {
             Some(known) => {
-                self.tracks.iter_mut().for_each(Numbering::begin);
+                self.tracks.iter_mut().for_each(RtpRewriter::begin);
                 let sets = presentation.tracks().iter().zip(known.tracks()).enumerate();
                 let changed = sets.filter(|(_, (new, old))| switched && new.parameter_sets != old.parameter_sets);
                 self.parameter_sets = changed
@@ -185,11 +185,13 @@ impl Tracks {
                     .flat_map(|(number, new)| new.parameter_sets.iter().map(move |set| (number, set.clone())))
                     .collect();
             }
-            None => self.tracks = presentation.tracks().iter().map(|track| Numbering::new(track.clock_rate)).collect(),
+            None => {
+                self.tracks = presentation.tracks().iter().map(|track| RtpRewriter::new(track.clock_rate)).collect()
+            }
         }
-        for (numbering, track) in self.tracks.iter_mut().zip(presentation.tracks()) {
-            numbering.payload_type = track.payload_type;
-            numbering.alters |= track.is_renumbered;
+        for (rewriter, track) in self.tracks.iter_mut().zip(presentation.tracks()) {
+            rewriter.payload_type = track.payload_type;
+            rewriter.alters |= track.is_renumbered;
         }
         if self.tracks.iter().all(|track| track.report.is_none()) {
             self.clock = Some(0);
@@ -266,7 +268,7 @@ impl Tracks {
 }
 
 /// A report of the track that it belongs to.
-fn placed_report(tracks: &mut [Numbering], clock: &mut Option<u64>, packet: &Packet) -> Option<Packet> {
+fn placed_report(tracks: &mut [RtpRewriter], clock: &mut Option<u64>, packet: &Packet) -> Option<Packet> {
     match packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
         Some(track) => track.report(packet.data(), clock).map(|data| packet.with_data(data)),
         None => Some(packet.clone()),
@@ -275,21 +277,21 @@ fn placed_report(tracks: &mut [Numbering], clock: &mut Option<u64>, packet: &Pac
 
 /// The one stream of a flow of RTP.
 #[derive(Debug)]
-pub(super) struct RtpSplice {
-    numbering: Numbering,
-    seam: Seam,
+pub(super) struct RtpContinuity {
+    rewriter: RtpRewriter,
+    ts: TsContinuity,
 }
 
-impl Default for RtpSplice {
+impl Default for RtpContinuity {
     fn default() -> Self {
-        Self { numbering: Numbering::new(VIDEO_CLOCK), seam: Seam::default() }
+        Self { rewriter: RtpRewriter::new(VIDEO_CLOCK), ts: TsContinuity::default() }
     }
 }
 
-impl RtpSplice {
+impl RtpContinuity {
     pub(super) fn join(&mut self) {
-        self.numbering.begin();
-        self.seam.join();
+        self.rewriter.begin();
+        self.ts.join();
     }
 
     pub(super) fn apply(&mut self, delivery: &mut Delivery) {
@@ -299,21 +301,21 @@ impl RtpSplice {
                 out.push(packet); // never: it was read before
                 continue;
             };
-            if self.numbering.fresh
+            if self.rewriter.fresh
                 && let Some(distance) = self.distance_from_last(&header)
             {
                 if distance <= 0 {
                     continue; // the other source has brought it
                 }
                 // The other source's own next packet: nothing is to be altered.
-                (self.numbering.sequence, self.numbering.timestamp) = (0, 0);
-                (self.numbering.fresh, self.numbering.alters) = (false, false);
-                self.seam.forget();
+                (self.rewriter.sequence, self.rewriter.timestamp) = (0, 0);
+                (self.rewriter.fresh, self.rewriter.alters) = (false, false);
+                self.ts.forget();
             }
-            self.numbering.clock_rate = header.clock_rate();
+            self.rewriter.clock_rate = header.clock_rate();
             let range = header.payload_start..header.payload_end;
             let payload = packet.data().get(range.clone()).filter(|_| header.is_mpeg_ts());
-            if let Some(marks) = payload.and_then(|payload| self.seam.marks(payload, packet.arrival())) {
+            if let Some(marks) = payload.and_then(|payload| self.ts.marks(payload, packet.arrival())) {
                 // A packet of its own before this one, which all that follow make room for.
                 let mut data = BytesMut::with_capacity(12 + marks.len());
                 data.extend_from_slice(&[0x80, header.payload_type]);
@@ -321,14 +323,14 @@ impl RtpSplice {
                 data.extend_from_slice(&header.timestamp.to_be_bytes());
                 data.extend_from_slice(&header.ssrc.to_be_bytes());
                 data.extend_from_slice(&marks);
-                if !self.numbering.fresh {
-                    self.numbering.sequence = self.numbering.sequence.wrapping_add(1);
-                    self.numbering.alters = true;
+                if !self.rewriter.fresh {
+                    self.rewriter.sequence = self.rewriter.sequence.wrapping_add(1);
+                    self.rewriter.alters = true;
                 }
                 let before = Header { sequence: header.sequence.wrapping_sub(1), ..header };
-                out.push(self.numbering.packet(packet.with_data(data.freeze()), &before, Duration::ZERO));
+                out.push(self.rewriter.packet(packet.with_data(data.freeze()), &before, Duration::ZERO));
             }
-            let altered = payload.and_then(|payload| self.seam.retime(payload, packet.arrival()));
+            let altered = payload.and_then(|payload| self.ts.retime(payload, packet.arrival()));
             let packet = match altered {
                 Some(payload) => {
                     let mut data = BytesMut::from(&packet.data()[..]);
@@ -337,18 +339,18 @@ impl RtpSplice {
                 }
                 None => packet,
             };
-            out.push(self.numbering.packet(packet, &header, Duration::ZERO));
+            out.push(self.rewriter.packet(packet, &header, Duration::ZERO));
         }
         delivery.packets = out;
     }
 
     /// How far behind the last packet that was handed on this one is in the same stream; `None`: it is another stream.
     fn distance_from_last(&self, header: &Header) -> Option<i16> {
-        let (sequence, timestamp, _) = self.numbering.last?;
+        let (sequence, timestamp, _) = self.rewriter.last?;
         let distance = header.sequence.wrapping_sub(sequence) as i16; // modulo 2^16
         let time = i64::from(header.timestamp.wrapping_sub(timestamp) as i32).abs(); // modulo 2^32
-        let near = (-MAX_BEHIND..=MAX_BEHIND).contains(&distance) && time <= 10 * i64::from(self.numbering.clock_rate);
-        (self.numbering.ssrc == Some(header.ssrc) && near).then_some(distance)
+        let near = (-MAX_BEHIND..=MAX_BEHIND).contains(&distance) && time <= 10 * i64::from(self.rewriter.clock_rate);
+        (self.rewriter.ssrc == Some(header.ssrc) && near).then_some(distance)
     }
 }
 
@@ -373,23 +375,23 @@ mod tests {
 
     #[test]
     fn numbers_go_on_over_reconnections() {
-        let (mut numbering, start) = (Numbering::new(90_000), Instant::now());
+        let (mut rewriter, start) = (RtpRewriter::new(90_000), Instant::now());
         let rtp = |sequence, timestamp, ssrc, at| Packet::rtsp(0, bytes(96, sequence, timestamp, ssrc), at);
-        let pass = |numbering: &mut Numbering, packet: Packet| {
+        let pass = |rewriter: &mut RtpRewriter, packet: Packet| {
             let read = Header::parse(packet.data()).unwrap();
-            header(&numbering.packet(packet, &read, Duration::ZERO))
+            header(&rewriter.packet(packet, &read, Duration::ZERO))
         };
-        numbering.begin();
-        assert_eq!(pass(&mut numbering, rtp(u16::MAX, u32::MAX, 7, start)), (u16::MAX, u32::MAX, 7));
+        rewriter.begin();
+        assert_eq!(pass(&mut rewriter, rtp(u16::MAX, u32::MAX, 7, start)), (u16::MAX, u32::MAX, 7));
         let report: Bytes = [&[0x80, 200, 0, 6, 0, 0, 0, 9][..], &[0; 8], &[0, 0, 0, 5], &[0; 8]].concat().into();
-        assert_eq!(numbering.report(&report, &mut Some(0)).unwrap(), report);
-        numbering.begin();
-        assert_eq!(numbering.report(&report, &mut None), None, "it has no place yet");
+        assert_eq!(rewriter.report(&report, &mut Some(0)).unwrap(), report);
+        rewriter.begin();
+        assert_eq!(rewriter.report(&report, &mut None), None, "it has no place yet");
         let later = start + Duration::from_millis(100);
-        assert_eq!(pass(&mut numbering, rtp(500, 1000, 8, later)), (0, 8999, 7));
-        assert_eq!(pass(&mut numbering, rtp(501, 1900, 8, later)), (1, 9899, 7));
+        assert_eq!(pass(&mut rewriter, rtp(500, 1000, 8, later)), (0, 8999, 7));
+        assert_eq!(pass(&mut rewriter, rtp(501, 1900, 8, later)), (1, 9899, 7));
         let mut clock = None;
-        let report = numbering.report(&report, &mut clock).unwrap();
+        let report = rewriter.report(&report, &mut clock).unwrap();
         assert_eq!((&report[4..8], &report[16..20]), (&[0, 0, 0, 7][..], &8004u32.to_be_bytes()[..]));
         // The first report was of timestamp 5 and moment 0.
         let moment = (7999u64 << 32) / 90_000;
@@ -398,8 +400,8 @@ mod tests {
 
     #[test]
     fn the_same_stream_from_another_source_is_not_altered_and_not_repeated() {
-        let (mut splice, now) = (RtpSplice::default(), Instant::now());
-        let give = |splice: &mut RtpSplice, sequences: std::ops::Range<u16>, ssrc| {
+        let (mut splice, now) = (RtpContinuity::default(), Instant::now());
+        let give = |splice: &mut RtpContinuity, sequences: std::ops::Range<u16>, ssrc| {
             let packets = sequences.map(|s| Packet::rtp(bytes(96, s, u32::from(s), ssrc), now)).collect();
             let mut delivery = Delivery { packets, starts: Vec::new() };
             splice.apply(&mut delivery);
@@ -421,7 +423,7 @@ mod tests {
         let old = Presentation::parse(sdp.as_bytes()).unwrap();
         let new = sdp.replace("aM4=", "aM8=").replace("AVP 97", "AVP 98").replace("map:97", "map:98");
         let new = Arc::new(Presentation::parse(new.as_bytes()).unwrap()).as_continued_from(Some(&old));
-        let (mut tracks, start) = (Tracks::default(), Instant::now());
+        let (mut tracks, start) = (TrackRewriters::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let rtp = |track, timestamp, ms| {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
@@ -448,7 +450,7 @@ mod tests {
         let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
             m=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
         let sdp = Presentation::parse(sdp.as_bytes()).unwrap();
-        let (mut tracks, start) = (Tracks::default(), Instant::now());
+        let (mut tracks, start) = (TrackRewriters::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let rtp = |track, timestamp, ms| {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))

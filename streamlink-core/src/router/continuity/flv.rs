@@ -1,4 +1,4 @@
-//! FLV messages: one timeline, and headers again when they differ.
+//! FLV messages: continuous timestamps, and headers again when they differ.
 
 use crate::{
     media::{
@@ -14,7 +14,7 @@ const MAX_STEP: u32 = 200;
 
 /// Timestamps that go on over reconnections and switches: players see one stream.
 #[derive(Debug, Default)]
-pub(super) struct Timeline {
+pub(super) struct FlvTimestamps {
     /// What is added to the timestamps of this connection.
     offset: u32,
     /// The latest timestamp that was handed on, and when its message came.
@@ -43,7 +43,7 @@ fn later(a: u32, b: u32) -> bool {
     a != b && a.wrapping_sub(b) < 1 << 31
 }
 
-impl Timeline {
+impl FlvTimestamps {
     pub(super) fn join(&mut self, switched: bool) {
         self.fresh = true;
         self.switched |= switched;
@@ -166,13 +166,13 @@ mod tests {
     const AUDIO: &[u8] = &[0xaf, 1];
 
     struct Bench {
-        timeline: Timeline,
+        timestamps: FlvTimestamps,
         start: Instant,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { timeline: Timeline::default(), start: Instant::now() }
+            Self { timestamps: FlvTimestamps::default(), start: Instant::now() }
         }
 
         fn packet(&self, kind: RtmpKind, time: u32, body: &'static [u8], ms: u64) -> Packet {
@@ -181,7 +181,7 @@ mod tests {
 
         fn times(&mut self, packets: Vec<Packet>) -> Vec<u32> {
             let mut delivery = Delivery { packets, starts: Vec::new() };
-            self.timeline.apply(&mut delivery);
+            self.timestamps.apply(&mut delivery);
             delivery.packets.iter().map(|p| p.rtmp_message().unwrap().1).collect()
         }
     }
@@ -189,16 +189,16 @@ mod tests {
     #[test]
     fn timestamps_go_on_over_reconnections_and_the_wrap() {
         let mut bench = Bench::new();
-        bench.timeline.join(false);
+        bench.timestamps.join(false);
         let video = |bench: &Bench, time, ms| bench.packet(RtmpKind::Video, time, VIDEO, ms);
         let header = |bench: &Bench, ms| bench.packet(RtmpKind::Video, 0, VIDEO_HEADER, ms);
         let first =
             vec![header(&bench, 0), video(&bench, u32::MAX - 9, 0), video(&bench, 30, 40), video(&bench, 20, 40)];
         assert_eq!(bench.times(first), [0, u32::MAX - 9, 30, 20], "the first connection is not altered, and wraps");
-        bench.timeline.join(false);
+        bench.timestamps.join(false);
         let second = vec![header(&bench, 500), video(&bench, 7000, 540), video(&bench, 7040, 580)];
         assert_eq!(bench.times(second), [30, 530, 570]);
-        bench.timeline.join(false);
+        bench.timestamps.join(false);
         let third = vec![video(&bench, 0, 580)];
         assert_eq!(bench.times(third), [610], "a picture on");
     }
@@ -211,8 +211,8 @@ mod tests {
         let (key, sound) = (|bench: &Bench, t, ms| bench.packet(RtmpKind::Video, t, KEY, ms), RtmpKind::Audio);
         let packets = vec![key(&bench, 0, 0), bench.packet(sound, 50, AUDIO, 0)];
         let mut first = Delivery { packets, starts: vec![(0, old.clone())] };
-        bench.timeline.apply(&mut first);
-        bench.timeline.join(true);
+        bench.timestamps.apply(&mut first);
+        bench.timestamps.join(true);
         // From the cache: a picture that came before the last one of the old source.
         let packets = vec![
             key(&bench, 9000, 0),
@@ -222,15 +222,15 @@ mod tests {
             key(&bench, 9080, 80),
         ];
         let mut second = Delivery { packets, starts: vec![(0, new.clone()), (4, new.clone())] };
-        bench.timeline.apply(&mut second);
+        bench.timestamps.apply(&mut second);
         let times: Vec<u32> = second.packets.iter().map(|p| p.rtmp_message().unwrap().1).collect();
         assert_eq!(times, [51, 51, 61, 91, 131], "the header, the key frame, the sound that is new, pictures");
         assert_eq!(second.packets[0].data(), new[0].data());
         assert_eq!(second.starts.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 4]);
-        bench.timeline.join(true);
+        bench.timestamps.join(true);
         let mut third =
             Delivery { packets: vec![key(&bench, 0, 80)], starts: vec![(0, preamble(&bench, &[0x17, 0, 1]))] };
-        bench.timeline.apply(&mut third);
+        bench.timestamps.apply(&mut third);
         assert_eq!(third.packets.len(), 1, "the same headers are not sent again");
         let time = third.packets[0].rtmp_message().unwrap().1;
         assert_eq!(time, 91 + 80 + 40, "the last picture that came is shown before it");
