@@ -252,7 +252,7 @@ fn tracks(frames: Vec<(u8, Bytes)>, presentation: &Arc<Presentation>) {
     cutter.begin_presentation(presentation);
     group.begin(0, Some(presentation));
     group.begin(1, Some(presentation));
-    let mut delivery = crate::router::Delivery::default();
+    let mut delivery = crate::router::MediaBatch::default();
     let start = Instant::now();
     for (i, (channel, data)) in frames.into_iter().enumerate() {
         let at = start + Duration::from_millis(20 * i as u64);
@@ -423,7 +423,7 @@ fn rtp() {
         let terms = GroupTerms { turns, loss_threshold: Duration::from_millis(100) };
         let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtp, 2);
         let mut receivers = [50, 0].map(|ms| Receiver::new(Duration::from_millis(ms)));
-        let mut delivery = crate::router::Delivery::default();
+        let mut delivery = crate::router::MediaBatch::default();
         let mut monitor = TsMonitor::new();
         let mut now = start;
         let packets = datagrams(input);

@@ -8,7 +8,7 @@ use crate::{
         MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::Moment, rtp::Header,
         rtsp::Presentation,
     },
-    router::{Admission, Delivery, GopCutter, Limiter, Preamble, Ring, State, Totals},
+    router::{Admission, GopCutter, Limiter, MediaBatch, Preamble, Ring, State, Totals},
     time::Throttle,
 };
 use bytes::Bytes;
@@ -47,7 +47,7 @@ pub(super) struct Intake {
     monitored: Instant,
     refreshed: Instant,
     /// What waits to be published.
-    pub(super) out: Delivery,
+    pub(super) out: MediaBatch,
     /// What has come beside it, and was of use to nobody.
     unheard: Totals,
     frames: Frames,
@@ -75,7 +75,7 @@ impl Intake {
             last_media: None,
             monitored: now,
             refreshed: now,
-            out: Delivery::default(),
+            out: MediaBatch::default(),
             unheard: Totals::default(),
             frames: Frames::default(),
             has_backup: context.group.has_backup(),

@@ -1,7 +1,7 @@
 //! Groups of pictures: among FLV messages and RTP packets of RTSP tracks, the places where a player may start. A late
 //! player begins with the last of them, and one that has lost something goes on with the next.
 
-use super::Delivery;
+use super::MediaBatch;
 use crate::media::{
     MediaFamily, Packet, RtmpKind,
     flv::{Moment, StartPoints},
@@ -66,9 +66,9 @@ impl GopCutter {
     }
 
     /// Adds a message that was observed to what is to be handed over.
-    pub(crate) fn push(&mut self, out: &mut Delivery, packet: Packet, moment: Moment) {
+    pub(crate) fn push(&mut self, out: &mut MediaBatch, packet: Packet, moment: Moment) {
         if moment == Moment::Start {
-            out.mark_start(match packet.family() {
+            out.mark_entry_point(match packet.family() {
                 MediaFamily::Rtsp => self.starts.preamble(),
                 _ => self.points.preamble(),
             });
@@ -93,7 +93,7 @@ mod tests {
     fn batches_begin_at_key_frames_and_nothing_depends_on_what_is_missing() {
         let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(3600) });
         ring.keep_from_start(1 << 20);
-        let (mut cutter, mut out) = (GopCutter::default(), Delivery::default());
+        let (mut cutter, mut out) = (GopCutter::default(), MediaBatch::default());
         cutter.begin();
         let mut give = |kind, body: &'static [u8]| {
             let packet = Packet::rtmp(kind, 0, body, Instant::now());

@@ -4,22 +4,22 @@
 mod continuity;
 mod counters;
 mod current_presentation;
-mod delivery;
 mod gop;
 mod group;
 mod layout;
 mod limiter;
+mod media_batch;
 mod merge;
 mod ring;
 
 pub(crate) use counters::Counters;
 pub use counters::State;
 pub(crate) use current_presentation::CurrentPresentation;
-pub(crate) use delivery::Delivery;
 pub(crate) use gop::GopCutter;
 pub(crate) use group::{Group, GroupTerms, Switch, Turns};
 pub(crate) use layout::{Layout, Written};
 pub(crate) use limiter::{Admission, Limiter};
+pub(crate) use media_batch::MediaBatch;
 pub(crate) use merge::MAX_PATHS;
 use merge::{Merge, PathCounts};
 pub(crate) use ring::{Batch, Closed, Closer, Limits, Preamble, Reader, Ring, Totals, Wish};

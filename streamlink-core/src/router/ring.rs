@@ -7,7 +7,7 @@
 //! The source never waits.
 
 use super::{
-    Delivery,
+    MediaBatch,
     layout::{Layout, Wishes},
 };
 use crate::{lock::lock, media::Packet};
@@ -210,7 +210,7 @@ impl Ring {
     }
 
     /// Hands over what a source has brought, in batches that begin where readers may start. It comes back empty.
-    pub(crate) fn deliver(&self, delivery: &mut Delivery) {
+    pub(crate) fn deliver(&self, delivery: &mut MediaBatch) {
         let (mut done, mut start) = (0, None);
         for (at, preamble) in delivery.starts.drain(..) {
             if at > done {

@@ -250,7 +250,7 @@ mod tests {
     use crate::{
         media::Packet,
         net::{Egress, listen},
-        router::{Delivery, Limits, Ring},
+        router::{Limits, MediaBatch, Ring},
     };
     use std::io;
     use tokio::sync::Notify;
@@ -315,8 +315,8 @@ mod tests {
         let mut reader = ring.reader();
         let publish = |count: usize| {
             for _ in 0..count {
-                let mut delivery = Delivery::default();
-                delivery.mark_start(Arc::from([]));
+                let mut delivery = MediaBatch::default();
+                delivery.mark_entry_point(Arc::from([]));
                 delivery.packets.push(Packet::datagram(vec![7; PACKET], Instant::now()));
                 ring.deliver(&mut delivery);
             }

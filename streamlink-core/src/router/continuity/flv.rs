@@ -5,7 +5,7 @@ use crate::{
         Packet, RtmpKind,
         flv::{Role, Tag, composition_time},
     },
-    router::{Delivery, Preamble},
+    router::{MediaBatch, Preamble},
 };
 use std::time::Instant;
 
@@ -50,7 +50,7 @@ impl FlvTimestamps {
         self.overlaps = self.last.is_some();
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         let mut doubled = Vec::new();
         for (at, packet) in delivery.packets.iter_mut().enumerate() {
             let Some((kind, timestamp)) = packet.rtmp_message() else { continue };
@@ -127,7 +127,7 @@ impl FlvTimestamps {
 
     /// Headers that players have already are the same allocation, so that they do not get them again. After a switch,
     /// those that differ are also part of the stream.
-    fn headers(&mut self, delivery: &mut Delivery) {
+    fn headers(&mut self, delivery: &mut MediaBatch) {
         let mut resend = None;
         for (at, preamble) in &mut delivery.starts {
             let known = self.preamble.clone().filter(|known| same_headers(known, preamble));
@@ -180,7 +180,7 @@ mod tests {
         }
 
         fn times(&mut self, packets: Vec<Packet>) -> Vec<u32> {
-            let mut delivery = Delivery { packets, starts: Vec::new() };
+            let mut delivery = MediaBatch { packets, starts: Vec::new() };
             self.timestamps.apply(&mut delivery);
             delivery.packets.iter().map(|p| p.rtmp_message().unwrap().1).collect()
         }
@@ -210,7 +210,7 @@ mod tests {
         let (old, new) = (preamble(&bench, VIDEO_HEADER), preamble(&bench, &[0x17, 0, 1]));
         let (key, sound) = (|bench: &Bench, t, ms| bench.packet(RtmpKind::Video, t, KEY, ms), RtmpKind::Audio);
         let packets = vec![key(&bench, 0, 0), bench.packet(sound, 50, AUDIO, 0)];
-        let mut first = Delivery { packets, starts: vec![(0, old.clone())] };
+        let mut first = MediaBatch { packets, starts: vec![(0, old.clone())] };
         bench.timestamps.apply(&mut first);
         bench.timestamps.join(true);
         // From the cache: a picture that came before the last one of the old source.
@@ -221,7 +221,7 @@ mod tests {
             bench.packet(RtmpKind::Video, 9040, &[0x27, 1, 0, 0, 80], 40),
             key(&bench, 9080, 80),
         ];
-        let mut second = Delivery { packets, starts: vec![(0, new.clone()), (4, new.clone())] };
+        let mut second = MediaBatch { packets, starts: vec![(0, new.clone()), (4, new.clone())] };
         bench.timestamps.apply(&mut second);
         let times: Vec<u32> = second.packets.iter().map(|p| p.rtmp_message().unwrap().1).collect();
         assert_eq!(times, [51, 51, 61, 91, 131], "the header, the key frame, the sound that is new, pictures");
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(second.starts.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 4]);
         bench.timestamps.join(true);
         let mut third =
-            Delivery { packets: vec![key(&bench, 0, 80)], starts: vec![(0, preamble(&bench, &[0x17, 0, 1]))] };
+            MediaBatch { packets: vec![key(&bench, 0, 80)], starts: vec![(0, preamble(&bench, &[0x17, 0, 1]))] };
         bench.timestamps.apply(&mut third);
         assert_eq!(third.packets.len(), 1, "the same headers are not sent again");
         let time = third.packets[0].rtmp_message().unwrap().1;

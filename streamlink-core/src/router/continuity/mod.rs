@@ -6,7 +6,7 @@ mod flv;
 mod rtp;
 mod ts;
 
-use super::Delivery;
+use super::MediaBatch;
 use crate::media::{MediaFamily, rtsp::Presentation};
 use flv::FlvTimestamps;
 use rtp::{RtpContinuity, TrackRewriters};
@@ -59,7 +59,7 @@ impl Continuity {
     }
 
     /// Makes a delivery go on where the last one ended.
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         match &mut self.0 {
             Kind::Plain => {}
             Kind::Messages(timestamps) => timestamps.apply(delivery),

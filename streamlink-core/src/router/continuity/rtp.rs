@@ -7,7 +7,7 @@ use crate::{
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
     },
-    router::{Delivery, Preamble},
+    router::{MediaBatch, Preamble},
 };
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
@@ -198,7 +198,7 @@ impl TrackRewriters {
         }
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         self.insert_parameter_sets(delivery);
         let Self { tracks, shift, clock, .. } = self;
         let mut stale = Vec::new();
@@ -240,7 +240,7 @@ impl TrackRewriters {
     }
 
     /// Parameter sets in single NAL unit packets (RFC 6184 section 5.6, RFC 7798 section 4.4.1) of the picture's time.
-    fn insert_parameter_sets(&mut self, delivery: &mut Delivery) {
+    fn insert_parameter_sets(&mut self, delivery: &mut MediaBatch) {
         if self.parameter_sets.is_empty() {
             return;
         }
@@ -294,7 +294,7 @@ impl RtpContinuity {
         self.ts.join();
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         let mut out = Vec::with_capacity(delivery.packets.len() + 1);
         for packet in delivery.packets.drain(..) {
             let Ok(header) = Header::parse(packet.data()) else {
@@ -403,7 +403,7 @@ mod tests {
         let (mut splice, now) = (RtpContinuity::default(), Instant::now());
         let give = |splice: &mut RtpContinuity, sequences: std::ops::Range<u16>, ssrc| {
             let packets = sequences.map(|s| Packet::rtp(bytes(96, s, u32::from(s), ssrc), now)).collect();
-            let mut delivery = Delivery { packets, starts: Vec::new() };
+            let mut delivery = MediaBatch { packets, starts: Vec::new() };
             splice.apply(&mut delivery);
             delivery.packets.iter().map(header).collect::<Vec<_>>()
         };
@@ -429,18 +429,18 @@ mod tests {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
         };
         tracks.join(None, Some(&old), false);
-        let mut first = Delivery { packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)], starts: Vec::new() };
+        let mut first = MediaBatch { packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)], starts: Vec::new() };
         tracks.apply(&mut first);
         tracks.join(Some(&old), Some(&new), true);
         // The backup's last group of pictures began 400 ms before the loss.
         let packets = vec![rtp(0, 500, 600), rtp(1, 700, 620)];
-        let mut second = Delivery { packets, starts: vec![(0, Preamble::from([]))] };
+        let mut second = MediaBatch { packets, starts: vec![(0, Preamble::from([]))] };
         tracks.apply(&mut second);
         let sent: Vec<_> = second.packets.iter().map(header).collect();
         assert_eq!(sent, [(2, 90_001, 1), (3, 90_001, 1), (4, 90_001, 1), (2, 8_160, 2)]);
         assert_eq!(&second.packets[1].data()[12..], [0x68, 0xcf]);
         assert_eq!((second.packets[0].data()[1], second.packets[3].data()[1]), (96, 97), "as players know them");
-        let mut third = Delivery { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
+        let mut third = MediaBatch { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
         tracks.apply(&mut third);
         assert_eq!(header(&third.packets[0]).1, 90_901);
     }
@@ -464,7 +464,7 @@ mod tests {
             Packet::rtsp(track, data, at(ms))
         };
         // At what moment a packet of a track is shown, by the last report of that track.
-        let shown = |delivery: &Delivery, track: u8, clock_rate: i64| {
+        let shown = |delivery: &MediaBatch, track: u8, clock_rate: i64| {
             let data =
                 delivery.packets.iter().find(|p| p.rtsp_track() == Some(track) && p.data()[1] == 200).unwrap().data();
             let moment = u64::from_be_bytes(data[8..16].try_into().unwrap());
@@ -475,13 +475,13 @@ mod tests {
         tracks.join(None, Some(&sdp), false);
         let packets =
             vec![report(0, 50_000, 90_000, 0), report(1, 50_000, 8_000, 0), rtp(0, 90_000, 0), rtp(1, 8_000, 0)];
-        let mut first = Delivery { packets, starts: Vec::new() };
+        let mut first = MediaBatch { packets, starts: Vec::new() };
         tracks.apply(&mut first);
         let (video, audio) = (shown(&first, 0, 90_000), shown(&first, 1, 8_000));
         // By the reports of the other source, its sound is 200 ms ahead of where its packets come.
         tracks.join(Some(&sdp), Some(&sdp), true);
         let packets = vec![rtp(0, 500, 40), rtp(1, 700, 40), report(1, 7_200, 700, 50), report(0, 7_000, 500, 50)];
-        let mut second = Delivery { packets, starts: Vec::new() };
+        let mut second = MediaBatch { packets, starts: Vec::new() };
         tracks.apply(&mut second);
         for (track, before, clock_rate) in [(0, &video as &dyn Fn(u32) -> i64, 90_000), (1, &audio, 8_000)] {
             let after = shown(&second, track, clock_rate);

@@ -5,7 +5,7 @@
 //! which that first one goes on.
 
 use super::clock::Clock;
-use crate::{media::Packet, router::Delivery};
+use crate::{media::Packet, router::MediaBatch};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ impl TsContinuity {
         self.clock.settle();
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         if !self.joined && self.watch.is_none() {
             for packet in &mut delivery.packets {
                 if let Some(altered) = self.retime(packet.data(), packet.arrival()) {
@@ -113,7 +113,7 @@ mod tests {
         let (mut continuity, mut monitor, now) = (TsContinuity::default(), TsMonitor::new(), Instant::now());
         let pass = |continuity: &mut TsContinuity, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
             let packets = vec![Packet::datagram(packets.concat(), at)];
-            let mut delivery = Delivery { packets, starts: Vec::new() };
+            let mut delivery = MediaBatch { packets, starts: Vec::new() };
             continuity.apply(&mut delivery);
             for packet in &delivery.packets {
                 monitor.observe(packet.data(), now);

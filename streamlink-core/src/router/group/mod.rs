@@ -4,7 +4,7 @@
 //! pictures is kept, so that a switch has a key frame to begin with. What the active source brings, and what the next
 //! one does after a switch, is made one stream by the [`Continuity`], and enters the flow's ring.
 
-use super::{CurrentPresentation, Delivery, Merge, PathCounts, Ring, continuity::Continuity};
+use super::{CurrentPresentation, MediaBatch, Merge, PathCounts, Ring, continuity::Continuity};
 use crate::{
     lock::lock,
     media::{MediaFamily, rtsp::Presentation},
@@ -79,7 +79,7 @@ struct Path {
     since: Option<Instant>,
     presentation: Option<Arc<Presentation>>,
     /// Of a source that is not active: the last group of pictures, from its start on.
-    backlog: Delivery,
+    backlog: MediaBatch,
     /// Its bytes.
     backlog_bytes: u64,
     /// Since when it could take over, and waits for a place to start.
@@ -167,7 +167,7 @@ impl Group {
     }
 
     /// What a source has brought; the delivery comes back empty.
-    pub(crate) fn offer(&self, source: usize, delivery: &mut Delivery, now: Instant) -> Option<Switch> {
+    pub(crate) fn offer(&self, source: usize, delivery: &mut MediaBatch, now: Instant) -> Option<Switch> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         // There is no other source to which it could be compared: nothing of what follows is for it.
@@ -183,7 +183,7 @@ impl Group {
         path.last = Some(now);
         path.has_starts |= !delivery.starts.is_empty();
         if let Some(merge) = &mut inner.merge {
-            let mut out = Delivery::default();
+            let mut out = MediaBatch::default();
             delivery.packets.drain(..).for_each(|packet| merge.handle(source, packet, now, &mut out.packets));
             merge.handle_timeout(now, &mut out.packets);
             delivery.starts.clear();
@@ -215,7 +215,7 @@ impl Group {
         if let Some(merge) = &mut inner.merge
             && merge.next_timeout().is_some_and(|at| at <= now)
         {
-            let mut out = Delivery::default();
+            let mut out = MediaBatch::default();
             merge.handle_timeout(now, &mut out.packets);
             self.hand_on(&mut inner, &mut out);
         }
@@ -247,7 +247,7 @@ impl Group {
     pub(crate) fn finish(&self, now: Instant) {
         let mut inner = self.lock();
         if let Some(merge) = &mut inner.merge {
-            let mut out = Delivery::default();
+            let mut out = MediaBatch::default();
             merge.finish(now, &mut out.packets);
             self.hand_on(&mut inner, &mut out);
         }
@@ -259,7 +259,7 @@ impl Group {
         inner: &mut Inner,
         active: usize,
         source: usize,
-        delivery: &mut Delivery,
+        delivery: &mut MediaBatch,
         now: Instant,
     ) -> bool {
         let silent = |last: Instant| now.saturating_duration_since(last) > self.terms.loss_threshold;
@@ -296,7 +296,7 @@ impl Group {
     }
 
     /// Follows a source that is not active.
-    fn keep(&self, inner: &mut Inner, source: usize, delivery: &mut Delivery) {
+    fn keep(&self, inner: &mut Inner, source: usize, delivery: &mut MediaBatch) {
         let Some(path) = inner.paths.get_mut(source) else { return };
         if matches!(self.family, MediaFamily::Rtmp | MediaFamily::Rtsp) {
             if !delivery.starts.is_empty() {
@@ -317,7 +317,7 @@ impl Group {
         delivery.clear();
     }
 
-    fn switch(&self, inner: &mut Inner, from: usize, to: usize, delivery: &Delivery) -> Switch {
+    fn switch(&self, inner: &mut Inner, from: usize, to: usize, delivery: &MediaBatch) -> Switch {
         inner.active = Some(to);
         self.present(inner, to, true);
         let first = delivery.packets.first().map(crate::media::Packet::arrival);
@@ -346,7 +346,7 @@ impl Group {
         }
     }
 
-    fn hand_on(&self, inner: &mut Inner, delivery: &mut Delivery) {
+    fn hand_on(&self, inner: &mut Inner, delivery: &mut MediaBatch) {
         inner.continuity.apply(delivery);
         if let Some(last) = delivery.packets.last() {
             inner.last = Some(last.arrival());

@@ -31,7 +31,7 @@ impl Bench {
         self.start + Duration::from_millis(ms)
     }
 
-    fn offer(&mut self, source: usize, mut delivery: Delivery, ms: u64) {
+    fn offer(&mut self, source: usize, mut delivery: MediaBatch, ms: u64) {
         let switch = self.group.offer(source, &mut delivery, self.at(ms));
         assert!(delivery.is_empty() && delivery.starts.is_empty());
         self.switches.extend(switch);
@@ -42,7 +42,7 @@ impl Bench {
         let time = ms as u32 + [0, 500_000][source];
         let body = if ms.is_multiple_of(1000) { [0x17, 1, source as u8] } else { [0x27, 1, source as u8] };
         let arrival = self.at(ms);
-        let mut delivery = Delivery::default();
+        let mut delivery = MediaBatch::default();
         let mut give = |cutter: &mut GopCutter, packet: Packet| {
             if let Some(moment) = cutter.observe(&packet) {
                 cutter.push(&mut delivery, packet, moment);
@@ -177,9 +177,9 @@ fn datagrams_go_on_at_a_random_access_point_or_when_none_comes() {
         let mut bench = Bench::new(Turns::Stay, MediaFamily::Datagrams);
         for ms in (0..4000u64).step_by(10) {
             for source in 0..2 {
-                let mut delivery = Delivery::default();
+                let mut delivery = MediaBatch::default();
                 if has_starts && ms.is_multiple_of(250) {
-                    delivery.mark_start(super::super::Preamble::from([]));
+                    delivery.mark_entry_point(super::super::Preamble::from([]));
                 }
                 delivery.packets.push(Packet::datagram(vec![source as u8, (ms / 10) as u8], bench.at(ms)));
                 if source == 1 || ms < 1000 {
@@ -208,7 +208,7 @@ fn a_merge_takes_each_packet_from_whoever_has_it() {
             data.extend(i.to_be_bytes());
             data.extend([0; 8]);
             let ms = u64::from(i) * 10 + 5 * source as u64;
-            let mut delivery = Delivery::default();
+            let mut delivery = MediaBatch::default();
             delivery.packets.push(Packet::rtp(data, bench.at(ms)));
             bench.offer(source, delivery, ms);
         }
@@ -258,7 +258,7 @@ fn two_lossy_paths_of_which_one_is_dead_for_two_seconds_lose_only_what_both_lose
         let mut data = vec![0x80, 33];
         data.extend(sequence.to_be_bytes());
         data.extend([0; 8]);
-        let mut delivery = Delivery::default();
+        let mut delivery = MediaBatch::default();
         delivery.packets.push(Packet::rtp(data, bench.at(ms)));
         bench.offer(source, delivery, ms);
     }
@@ -280,7 +280,7 @@ fn what_is_kept_of_a_backup_is_bounded() {
     // A group of pictures that never ends.
     bench.frame(1, 0);
     for ms in 1..40 {
-        let mut delivery = Delivery::default();
+        let mut delivery = MediaBatch::default();
         delivery.packets.push(big(&bench, ms));
         bench.offer(1, delivery, ms);
         let held: u64 = bench.group.lock().paths[1].backlog.bytes();

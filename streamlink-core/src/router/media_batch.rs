@@ -5,13 +5,13 @@ use crate::media::Packet;
 
 /// Packets in order, and where readers may start among them. It is filled, handed over, and filled again.
 #[derive(Debug, Default)]
-pub(crate) struct Delivery {
+pub(crate) struct MediaBatch {
     pub(crate) packets: Vec<Packet>,
     /// The places of packets with which a reader may start, in order, and what it needs before.
     pub(crate) starts: Vec<(usize, Preamble)>,
 }
 
-impl Delivery {
+impl MediaBatch {
     pub(crate) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
@@ -27,7 +27,7 @@ impl Delivery {
     }
 
     /// A packet with which a reader may start comes next.
-    pub(crate) fn mark_start(&mut self, preamble: Preamble) {
+    pub(crate) fn mark_entry_point(&mut self, preamble: Preamble) {
         self.starts.push((self.packets.len(), preamble));
     }
 
@@ -50,7 +50,7 @@ impl Delivery {
     }
 
     /// Adds all that another delivery holds, which comes back empty.
-    pub(crate) fn append(&mut self, more: &mut Delivery) {
+    pub(crate) fn append(&mut self, more: &mut MediaBatch) {
         let behind = self.packets.len();
         self.packets.append(&mut more.packets);
         self.starts.extend(more.starts.drain(..).map(|(at, preamble)| (behind + at, preamble)));
