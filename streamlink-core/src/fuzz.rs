@@ -17,9 +17,9 @@ use crate::{
     flow::{Allowlist, Output, Source},
     media::{
         Packet as MediaPacket, Remuxer, RtmpKind, TsMonitor,
-        flv::{self, StartPoints, Tag, amf0},
+        flv::{self, FlvRandomAccessTracker, Tag, amf0},
         rtp::Header,
-        rtsp::{Presentation, RtspStarts, is_rtcp},
+        rtsp::{Presentation, RtspRandomAccessTracker, is_rtcp},
     },
     proto::{
         rtmp,
@@ -149,7 +149,7 @@ fn datagrams(mut input: &[u8]) -> Vec<Bytes> {
 }
 
 /// Feeds what looks like media to what looks at media.
-fn look_at(kind: RtmpKind, body: Bytes, points: &mut StartPoints) {
+fn look_at(kind: RtmpKind, body: Bytes, points: &mut FlvRandomAccessTracker) {
     let _ = Tag::parse(kind, &body);
     let _ = flv::composition_time(&body);
     points.observe(&MediaPacket::rtmp(kind, 0, body, Instant::now()));
@@ -160,7 +160,7 @@ fn look_at(kind: RtmpKind, body: Bytes, points: &mut StartPoints) {
 fn rtmp_server() {
     fuzz("rtmp_server", |input, dice| {
         let mut session = rtmp::ServerSession::new(random);
-        let mut points = StartPoints::default();
+        let mut points = FlvRandomAccessTracker::default();
         for mut piece in pieces(input, dice) {
             session.link().received(piece.len());
             loop {
@@ -191,7 +191,7 @@ fn rtmp_client() {
         let purpose =
             if dice.below(2) == 0 { rtmp::ClientRole::Play } else { rtmp::ClientRole::Publish { chunk_size: 4096 } };
         let mut session = rtmp::ClientSession::new(purpose, "live", "rtmp://127.0.0.1/live", "KEY", random);
-        let mut points = StartPoints::default();
+        let mut points = FlvRandomAccessTracker::default();
         for mut piece in pieces(input, dice) {
             session.link().received(piece.len());
             loop {
@@ -246,9 +246,9 @@ fn tracks(frames: Vec<(u8, Bytes)>, presentation: &Arc<Presentation>) {
     let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
     let terms = GroupTerms { turns: Turns::Stay, loss_threshold: Duration::from_millis(500) };
     let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtsp, 2);
-    let mut starts = RtspStarts::default();
+    let mut starts = RtspRandomAccessTracker::default();
     starts.begin(presentation);
-    let mut cutter = crate::router::GopCutter::default();
+    let mut cutter = crate::router::GopSegmenter::default();
     cutter.begin_presentation(presentation);
     group.begin(0, Some(presentation));
     group.begin(1, Some(presentation));
@@ -454,7 +454,7 @@ fn transport_stream() {
     fuzz("ts", |input, dice| {
         let (mut monitor, mut remuxer) = (TsMonitor::new(), Remuxer::new());
         let mut messages = Vec::new();
-        let mut points = StartPoints::default();
+        let mut points = FlvRandomAccessTracker::default();
         let start = Instant::now();
         for (i, payload) in input.chunks([1316, 188, 1000, 65_000][dice.below(4)]).enumerate() {
             monitor.observe(payload, start + Duration::from_millis(i as u64));

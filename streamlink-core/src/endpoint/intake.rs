@@ -5,10 +5,10 @@ use super::{Event, Live, LossReason, SourceContext};
 use crate::{
     flow::BandwidthPolicy,
     media::{
-        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::Moment, rtp::Header,
+        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::MessageRole, rtp::Header,
         rtsp::Presentation,
     },
-    router::{Admission, GopCutter, Limiter, MediaBatch, Preamble, Ring, State, Totals},
+    router::{Admission, GopSegmenter, Limiter, MediaBatch, Preamble, Ring, State, Totals},
     time::Throttle,
 };
 use bytes::Bytes;
@@ -55,7 +55,7 @@ pub(super) struct Intake {
     has_backup: bool,
     /// The flow's; it knows whether anybody reads.
     ring: Arc<Ring>,
-    gops: GopCutter,
+    gops: GopSegmenter,
     pub(super) context: SourceContext,
     live: Live,
     above: Throttle,
@@ -80,7 +80,7 @@ impl Intake {
             frames: Frames::default(),
             has_backup: context.group.has_backup(),
             ring: context.group.ring().clone(),
-            gops: GopCutter::default(),
+            gops: GopSegmenter::default(),
             context,
             live,
             above: Throttle::new(Duration::from_secs(1)),
@@ -152,11 +152,11 @@ impl Intake {
     pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
         let observed = self.gops.observe(&packet);
         match self.judge(now, observed, packet.data().len()) {
-            Ok(moment) => {
+            Ok(role) => {
                 if let Some((kind, _)) = packet.rtmp_message() {
-                    self.frames.count(kind, moment);
+                    self.frames.count(kind, role);
                 }
-                self.gops.push(&mut self.out, packet, moment);
+                self.gops.push(&mut self.out, packet, role);
                 Verdict::Pass
             }
             Err(verdict) => verdict,
@@ -178,9 +178,9 @@ impl Intake {
         let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
         let observed = self.gops.observe_body(kind, &body, packet);
         match self.judge(now, observed, body.len()) {
-            Ok(moment) => {
-                self.frames.count(kind, moment);
-                self.gops.pass_over(moment);
+            Ok(role) => {
+                self.frames.count(kind, role);
+                self.gops.pass_over(role);
                 self.unheard.packets += 1;
                 self.unheard.bytes += body.len() as u64;
                 Verdict::Pass
@@ -190,16 +190,16 @@ impl Intake {
     }
 
     /// Whether a message may pass that was observed to be this; `None`: to be of no use.
-    fn judge(&mut self, now: Instant, observed: Option<Moment>, bytes: usize) -> Result<Moment, Verdict> {
-        let Some(moment) = observed else {
+    fn judge(&mut self, now: Instant, observed: Option<MessageRole>, bytes: usize) -> Result<MessageRole, Verdict> {
+        let Some(role) = observed else {
             self.context.status.counters.dropped.add(1);
             return Err(Verdict::Drop);
         };
         let verdict = self.admit(now, bytes);
         if verdict == Verdict::Pass {
-            return Ok(moment);
+            return Ok(role);
         }
-        if !matches!(moment, Moment::Sample { video: false }) {
+        if !matches!(role, MessageRole::Sample { video: false }) {
             self.gops.wait_for_start();
         }
         Err(verdict)
@@ -285,10 +285,10 @@ struct Frames {
 }
 
 impl Frames {
-    fn count(&mut self, kind: RtmpKind, moment: Moment) {
+    fn count(&mut self, kind: RtmpKind, role: MessageRole) {
         match kind {
-            RtmpKind::Video if moment != Moment::Header => self.video += 1,
-            RtmpKind::Audio if moment != Moment::Header => self.audio += 1,
+            RtmpKind::Video if role != MessageRole::Header => self.video += 1,
+            RtmpKind::Audio if role != MessageRole::Header => self.audio += 1,
             _ => {}
         }
     }

@@ -4,7 +4,7 @@
 use super::{Event, EventSink};
 use crate::{
     media::Remuxer,
-    router::{GopCutter, MediaBatch, Reader, Ring},
+    router::{GopSegmenter, MediaBatch, Reader, Ring},
 };
 use arc_swap::ArcSwapOption;
 use std::{
@@ -41,7 +41,7 @@ impl RemuxStatus {
 
 /// Runs until the flow ends.
 pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, status: Arc<RemuxStatus>) {
-    let (mut remuxer, mut cutter) = (Remuxer::new(), GopCutter::default());
+    let (mut remuxer, mut cutter) = (Remuxer::new(), GopSegmenter::default());
     let (mut window, mut messages, mut out) = (Vec::new(), Vec::new(), MediaBatch::default());
     let mut waits = false;
     loop {

@@ -15,7 +15,7 @@ mod ring;
 pub(crate) use counters::Counters;
 pub use counters::State;
 pub(crate) use current_presentation::CurrentPresentation;
-pub(crate) use gop::GopCutter;
+pub(crate) use gop::GopSegmenter;
 pub(crate) use group::{Group, GroupTerms, Switch, Turns};
 pub(crate) use layout::{Layout, Written};
 pub(crate) use limiter::{Admission, Limiter};

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     media::{Packet, RtmpKind},
-    router::{GopCutter, Limits, Reader},
+    router::{GopSegmenter, Limits, Reader},
 };
 
 const THRESHOLD: Duration = Duration::from_millis(500);
@@ -12,7 +12,7 @@ struct Bench {
     ring: Arc<Ring>,
     reader: Reader,
     start: Instant,
-    cutters: [GopCutter; 2],
+    cutters: [GopSegmenter; 2],
     switches: Vec<Switch>,
 }
 
@@ -22,8 +22,8 @@ impl Bench {
         ring.keep_from_start(1 << 20);
         let terms = GroupTerms { turns, loss_threshold: THRESHOLD };
         let group = Group::new(ring.clone(), Arc::default(), terms, family, 2);
-        let (reader, mut cutters) = (ring.reader(), [GopCutter::default(), GopCutter::default()]);
-        cutters.iter_mut().for_each(GopCutter::begin);
+        let (reader, mut cutters) = (ring.reader(), [GopSegmenter::default(), GopSegmenter::default()]);
+        cutters.iter_mut().for_each(GopSegmenter::begin);
         Self { group, ring, reader, start: Instant::now(), cutters, switches: Vec::new() }
     }
 
@@ -43,7 +43,7 @@ impl Bench {
         let body = if ms.is_multiple_of(1000) { [0x17, 1, source as u8] } else { [0x27, 1, source as u8] };
         let arrival = self.at(ms);
         let mut delivery = MediaBatch::default();
-        let mut give = |cutter: &mut GopCutter, packet: Packet| {
+        let mut give = |cutter: &mut GopSegmenter, packet: Packet| {
             if let Some(moment) = cutter.observe(&packet) {
                 cutter.push(&mut delivery, packet, moment);
             }
@@ -59,7 +59,7 @@ impl Bench {
     fn lose(&mut self, source: usize, ms: u64) {
         let switch = self.group.lose(source, self.at(ms));
         self.switches.extend(switch);
-        self.cutters[source] = GopCutter::default();
+        self.cutters[source] = GopSegmenter::default();
         self.cutters[source].begin();
     }
 

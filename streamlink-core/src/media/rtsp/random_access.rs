@@ -2,7 +2,7 @@
 //! (RFC 7798), and anywhere where there is no such track.
 
 use super::Presentation;
-use crate::media::{Packet, flv::Moment};
+use crate::media::{Packet, flv::MessageRole};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ enum Codec {
 
 /// Follows the packets of a presentation.
 #[derive(Debug, Default)]
-pub(crate) struct RtspStarts {
+pub(crate) struct RtspRandomAccessTracker {
     codecs: Vec<Codec>,
     /// The time of the key frame in progress.
     key: Option<u32>,
@@ -24,7 +24,7 @@ pub(crate) struct RtspStarts {
     preamble: Option<Arc<[Packet]>>,
 }
 
-impl RtspStarts {
+impl RtspRandomAccessTracker {
     /// Another presentation begins.
     pub(crate) fn begin(&mut self, presentation: &Presentation) {
         let codec = |encoding: &str| match encoding {
@@ -43,7 +43,7 @@ impl RtspStarts {
     }
 
     /// Takes note of a packet.
-    pub(crate) fn observe(&mut self, packet: &Packet) -> Moment {
+    pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         let track = usize::from(packet.rtsp_track().unwrap_or(0));
         if is_rtcp(packet.data()) {
             if let Some(report) = self.reports.get_mut(track)
@@ -52,19 +52,19 @@ impl RtspStarts {
                 *report = Some(packet.clone());
                 self.preamble = None;
             }
-            return Moment::Header;
+            return MessageRole::Header;
         }
         let codec = self.codecs.get(track).copied().unwrap_or(Codec::Other);
         if codec == Codec::Other {
-            return if self.has_video() { Moment::Sample { video: false } } else { Moment::Start };
+            return if self.has_video() { MessageRole::Sample { video: false } } else { MessageRole::RandomAccess };
         }
-        let Some((time, payload)) = time_and_payload(packet.data()) else { return Moment::Sample { video: true } };
+        let Some((time, payload)) = time_and_payload(packet.data()) else { return MessageRole::Sample { video: true } };
         // All packets of a picture have one time: it starts with the first that is part of a key frame.
         if self.key == Some(time) || !begins_key_frame(codec, payload) {
-            return Moment::Sample { video: true };
+            return MessageRole::Sample { video: true };
         }
         self.key = Some(time);
-        Moment::Start
+        MessageRole::RandomAccess
     }
 
     /// What a player gets first: the last sender reports. The same allocation as long as there are no others.
@@ -135,23 +135,23 @@ mod tests {
 
     #[test]
     fn players_start_at_the_first_packet_of_a_key_frame() {
-        let mut starts = RtspStarts::default();
+        let mut starts = RtspRandomAccessTracker::default();
         starts.begin(&presentation(&["H264", "OPUS"]));
-        let video = Moment::Sample { video: true };
-        assert_eq!(starts.observe(&rtp(0, 1, &[0x67, 1])), Moment::Start);
+        let video = MessageRole::Sample { video: true };
+        assert_eq!(starts.observe(&rtp(0, 1, &[0x67, 1])), MessageRole::RandomAccess);
         assert_eq!(starts.observe(&rtp(0, 1, &[0x7c, 0x85])), video, "the same picture");
-        assert_eq!(starts.observe(&rtp(1, 1, &[0x65])), Moment::Sample { video: false });
+        assert_eq!(starts.observe(&rtp(1, 1, &[0x65])), MessageRole::Sample { video: false });
         assert_eq!(starts.observe(&rtp(0, 2, &[0x41])), video);
-        assert_eq!(starts.observe(&rtp(0, 3, &[0x7c, 0x85])), Moment::Start);
-        assert_eq!(starts.observe(&rtp(0, 4, &[0x18, 0, 2, 0x67, 0])), Moment::Start);
+        assert_eq!(starts.observe(&rtp(0, 3, &[0x7c, 0x85])), MessageRole::RandomAccess);
+        assert_eq!(starts.observe(&rtp(0, 4, &[0x18, 0, 2, 0x67, 0])), MessageRole::RandomAccess);
         let report = Packet::rtsp(0, vec![0x80, 200, 0, 6], Instant::now());
-        assert_eq!(starts.observe(&report), Moment::Header);
+        assert_eq!(starts.observe(&report), MessageRole::Header);
         assert_eq!(starts.preamble().len(), 1);
         starts.begin(&presentation(&["H265"]));
-        assert_eq!(starts.observe(&rtp(0, 1, &[0x40, 1])), Moment::Start);
-        assert_eq!(starts.observe(&rtp(0, 2, &[0x62, 1, 0x93])), Moment::Start);
+        assert_eq!(starts.observe(&rtp(0, 1, &[0x40, 1])), MessageRole::RandomAccess);
+        assert_eq!(starts.observe(&rtp(0, 2, &[0x62, 1, 0x93])), MessageRole::RandomAccess);
         assert_eq!(starts.observe(&rtp(0, 3, &[0x02, 1])), video);
         starts.begin(&presentation(&["PCMU"]));
-        assert_eq!(starts.observe(&rtp(0, 1, &[1])), Moment::Start);
+        assert_eq!(starts.observe(&rtp(0, 1, &[1])), MessageRole::RandomAccess);
     }
 }

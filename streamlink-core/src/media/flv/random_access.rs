@@ -11,11 +11,11 @@ const MAX_HEADER: usize = 64 << 10;
 
 /// What a message means for a player that comes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub(crate) enum MessageRole {
     /// It describes what follows.
     Header,
     /// A player may start with it.
-    Start,
+    RandomAccess,
     /// A sample that a player needs only if it has those before. `video`: it shows, or refers to, a picture.
     Sample { video: bool },
 }
@@ -27,7 +27,7 @@ struct Slot(u8, u8, u8);
 /// Follows a stream. Holds at most [`MAX_HEADERS`] headers of [`MAX_HEADER`] bytes.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(crate) struct StartPoints {
+pub(crate) struct FlvRandomAccessTracker {
     video: Option<Codec>,
     audio: Option<Codec>,
     described: bool,
@@ -36,25 +36,25 @@ pub(crate) struct StartPoints {
     headers: Vec<(Slot, Packet)>,
 }
 
-impl StartPoints {
+impl FlvRandomAccessTracker {
     /// Takes note of a message.
-    pub(crate) fn observe(&mut self, packet: &Packet) -> Moment {
+    pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         match packet.rtmp_message() {
             Some((kind, _)) => self.observe_body(kind, packet.data(), || packet.clone()),
-            None => Moment::Sample { video: false },
+            None => MessageRole::Sample { video: false },
         }
     }
 
     /// Takes note of a message of which there may be no packet; `packet` makes one, if it is to be kept.
-    pub(crate) fn observe_body(&mut self, kind: RtmpKind, body: &[u8], packet: impl FnOnce() -> Packet) -> Moment {
+    pub(crate) fn observe_body(&mut self, kind: RtmpKind, body: &[u8], packet: impl FnOnce() -> Packet) -> MessageRole {
         if kind == RtmpKind::Data {
             if is_metadata(body) {
                 self.keep(Slot(0, 0, 0), body, packet);
-                return Moment::Header;
+                return MessageRole::Header;
             }
-            return Moment::Sample { video: false };
+            return MessageRole::Sample { video: false };
         }
-        let Some(tag) = Tag::parse(kind, body) else { return Moment::Sample { video: false } };
+        let Some(tag) = Tag::parse(kind, body) else { return MessageRole::Sample { video: false } };
         let is_video = kind == RtmpKind::Video;
         let codec = if is_video { &mut self.video } else { &mut self.audio };
         if tag.role != Role::Other && *codec != Some(tag.codec) {
@@ -64,12 +64,12 @@ impl StartPoints {
         match tag.role {
             Role::Header { track, number } => {
                 self.keep(Slot(if is_video { 1 } else { 2 }, track, number), body, packet);
-                Moment::Header
+                MessageRole::Header
             }
-            Role::Key if is_video => Moment::Start,
+            Role::Key if is_video => MessageRole::RandomAccess,
             // Where there is no picture, sound can start anywhere.
-            Role::Sample if !is_video && self.video.is_none() => Moment::Start,
-            _ => Moment::Sample { video: is_video },
+            Role::Sample if !is_video && self.video.is_none() => MessageRole::RandomAccess,
+            _ => MessageRole::Sample { video: is_video },
         }
     }
 
@@ -128,16 +128,16 @@ mod tests {
 
     #[test]
     fn players_start_at_key_frames_after_the_newest_headers() {
-        let mut points = StartPoints::default();
-        let observe = |points: &mut StartPoints, kind, body| points.observe(&packet(kind, body));
-        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 0, 1]), Moment::Header);
-        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 0, 1]), Moment::Header);
-        assert_eq!(observe(&mut points, RtmpKind::Data, b"\x02\x00\x0aonMetaData"), Moment::Header);
+        let mut points = FlvRandomAccessTracker::default();
+        let observe = |points: &mut FlvRandomAccessTracker, kind, body| points.observe(&packet(kind, body));
+        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 0, 1]), MessageRole::Header);
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 0, 1]), MessageRole::Header);
+        assert_eq!(observe(&mut points, RtmpKind::Data, b"\x02\x00\x0aonMetaData"), MessageRole::Header);
         assert_eq!(points.description().unwrap(), "H.264, AAC");
         assert_eq!(points.description(), None);
-        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 1]), Moment::Sample { video: false });
-        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x27, 1]), Moment::Sample { video: true });
-        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 1]), Moment::Start);
+        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 1]), MessageRole::Sample { video: false });
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x27, 1]), MessageRole::Sample { video: true });
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 1]), MessageRole::RandomAccess);
         let preamble = points.preamble();
         let kinds: Vec<RtmpKind> = preamble.iter().filter_map(|p| p.rtmp_message()).map(|(kind, _)| kind).collect();
         assert_eq!(kinds, [RtmpKind::Data, RtmpKind::Video, RtmpKind::Audio]);
@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn sound_alone_starts_anywhere() {
-        let mut points = StartPoints::default();
-        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), Moment::Header);
-        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 1])), Moment::Start);
+        let mut points = FlvRandomAccessTracker::default();
+        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), MessageRole::Header);
+        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 1])), MessageRole::RandomAccess);
         assert_eq!(points.description().unwrap(), "AAC");
         points.reset();
         assert!(points.preamble().is_empty() && !points.has_video());
