@@ -7,7 +7,7 @@
 use super::{Event, EventSink, Status, Tasks};
 use crate::{
     lock::lock,
-    router::{Batch, Layout, Reader, Ring, Wish},
+    router::{Batch, BatchLayout, LayoutInterest, Reader, Ring},
     time::Throttle,
 };
 use std::{
@@ -114,7 +114,7 @@ struct Entry {
     behind: Option<Behind>,
     lag: Throttle,
     /// Sinks send runs.
-    _wish: Wish,
+    _interest: LayoutInterest,
 }
 
 /// A sink that is full: what it still has to send.
@@ -172,7 +172,7 @@ impl Shard {
                     next,
                     behind: None,
                     lag,
-                    _wish: self.reader.wish(Layout::Run),
+                    _interest: self.reader.layout_interest(BatchLayout::Contiguous),
                 });
             }
             Command::Remove { number, done } => {

@@ -9,75 +9,75 @@ use std::sync::{
 };
 
 /// From so many outputs on that want a layout, the copy costs less than it saves.
-const MANY: usize = 4;
+const MIN_INTERESTED_OUTPUTS: usize = 4;
 
 /// What an output wants.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Layout {
+pub(crate) enum BatchLayout {
     /// Packets one behind the other, those of one track together: a run of datagrams.
-    Run,
+    Contiguous,
     /// All of a batch as it goes over a connection. All outputs of a flow that want this want the same.
-    Stream(Write),
+    Framed(Write),
 }
 
 /// Writes a packet as it goes over a connection.
-pub(crate) type Write = fn(&Packet, &mut BytesMut) -> Written;
+pub(crate) type Write = fn(&Packet, &mut BytesMut) -> WriteOutcome;
 
 /// How a packet was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum WriteOutcome {
     /// Its bytes are the last ones, as they are.
     Whole,
     /// Something else is between them.
     InPieces,
     /// It cannot be.
-    Not,
+    Unsupported,
 }
 
 /// Bytes that are set aside for what is written beside a packet's own; more of it only costs a copy.
-const BESIDE: usize = 32;
+const FRAMING_RESERVE: usize = 32;
 
 /// How many outputs want which layout.
 #[derive(Debug, Default)]
-pub(super) struct Wishes {
-    run: AtomicUsize,
-    stream: AtomicUsize,
+pub(super) struct LayoutInterests {
+    contiguous: AtomicUsize,
+    framed: AtomicUsize,
     write: OnceLock<Write>,
 }
 
-impl Wishes {
-    pub(super) fn add(&self, layout: Layout) {
-        if let Layout::Stream(write) = layout {
+impl LayoutInterests {
+    pub(super) fn add(&self, layout: BatchLayout) {
+        if let BatchLayout::Framed(write) = layout {
             self.write.get_or_init(|| write);
         }
         self.of(layout).fetch_add(1, Relaxed);
     }
 
-    pub(super) fn take_back(&self, layout: Layout) {
+    pub(super) fn remove(&self, layout: BatchLayout) {
         self.of(layout).fetch_sub(1, Relaxed);
     }
 
-    fn of(&self, layout: Layout) -> &AtomicUsize {
+    fn of(&self, layout: BatchLayout) -> &AtomicUsize {
         match layout {
-            Layout::Run => &self.run,
-            Layout::Stream(_) => &self.stream,
+            BatchLayout::Contiguous => &self.contiguous,
+            BatchLayout::Framed(_) => &self.framed,
         }
     }
 
     /// Lays packets out as most outputs want it; returns all of them as they go over a connection, in one piece.
     pub(super) fn lay_out(&self, packets: &mut [Packet]) -> Option<Bytes> {
-        let (run, stream) = (self.run.load(Relaxed), self.stream.load(Relaxed));
-        if stream >= MANY && stream >= run {
-            return lay_out_stream(packets, *self.write.get()?);
+        let (contiguous, framed) = (self.contiguous.load(Relaxed), self.framed.load(Relaxed));
+        if framed >= MIN_INTERESTED_OUTPUTS && framed >= contiguous {
+            return lay_out_framed(packets, *self.write.get()?);
         }
-        if run >= MANY {
-            lay_out_run(packets);
+        if contiguous >= MIN_INTERESTED_OUTPUTS {
+            lay_out_contiguous(packets);
         }
         None
     }
 }
 
-fn lay_out_run(packets: &mut [Packet]) {
+fn lay_out_contiguous(packets: &mut [Packet]) {
     let mut order: Vec<usize> = (0..packets.len()).collect();
     order.sort_by_key(|at| packets[*at].rtsp_track());
     let mut all = BytesMut::with_capacity(packets.iter().map(|packet| packet.data().len()).sum());
@@ -90,19 +90,19 @@ fn lay_out_run(packets: &mut [Packet]) {
 
 /// Packets whose bytes are whole lie in the piece from then on; of others there are two copies. `None`, and nothing is
 /// changed, when there is one that cannot be written.
-fn lay_out_stream(packets: &mut [Packet], write: Write) -> Option<Bytes> {
-    let mut all = BytesMut::with_capacity(packets.iter().map(|packet| BESIDE + packet.data().len()).sum());
+fn lay_out_framed(packets: &mut [Packet], write: Write) -> Option<Bytes> {
+    let mut all = BytesMut::with_capacity(packets.iter().map(|packet| FRAMING_RESERVE + packet.data().len()).sum());
     let mut ends = Vec::with_capacity(packets.len());
     for packet in &*packets {
         let written = write(packet, &mut all);
-        if written == Written::Not {
+        if written == WriteOutcome::Unsupported {
             return None;
         }
         ends.push((all.len(), written));
     }
     let all = all.freeze();
     for (packet, (end, written)) in packets.iter_mut().zip(ends) {
-        if written == Written::Whole {
+        if written == WriteOutcome::Whole {
             *packet = packet.with_data(all.slice(end - packet.data().len()..end));
         }
     }
@@ -115,17 +115,17 @@ mod tests {
     use std::time::Instant;
 
     /// With its length before it, and a stroke in the middle if it is long.
-    fn write(packet: &Packet, out: &mut BytesMut) -> Written {
+    fn write(packet: &Packet, out: &mut BytesMut) -> WriteOutcome {
         out.extend_from_slice(&[packet.data().len() as u8]);
         match packet.data().split_at_checked(3) {
             Some((head, tail)) if !tail.is_empty() => {
                 [head, b"|", tail].into_iter().for_each(|part| out.extend_from_slice(part));
-                Written::InPieces
+                WriteOutcome::InPieces
             }
-            _ if packet.data().is_empty() => Written::Not,
+            _ if packet.data().is_empty() => WriteOutcome::Unsupported,
             _ => {
                 out.extend_from_slice(packet.data());
-                Written::Whole
+                WriteOutcome::Whole
             }
         }
     }
@@ -141,17 +141,19 @@ mod tests {
 
     #[test]
     fn packets_are_what_they_were_and_lie_as_most_want_it() {
-        let wishes = Wishes::default();
-        let all = |change: fn(&Wishes, Layout), layout| (0..MANY).for_each(|_| change(&wishes, layout));
+        let interests = LayoutInterests::default();
+        let all = |change: fn(&LayoutInterests, BatchLayout), layout| {
+            (0..MIN_INTERESTED_OUTPUTS).for_each(|_| change(&interests, layout))
+        };
         let mut some = packets(&[b"ab", b"cde", b"fg", b"hijk"]);
         let before = datas(&some);
-        all(Wishes::add, Layout::Run);
-        assert_eq!(wishes.lay_out(&mut some), None);
+        all(LayoutInterests::add, BatchLayout::Contiguous);
+        assert_eq!(interests.lay_out(&mut some), None);
         assert_eq!(datas(&some), before);
         // The second packet of the first track lies behind the first one.
         assert_eq!(some[0].data().as_ptr_range().end, some[2].data().as_ptr());
-        all(Wishes::add, Layout::Stream(write));
-        let whole = wishes.lay_out(&mut some).unwrap();
+        all(LayoutInterests::add, BatchLayout::Framed(write));
+        let whole = interests.lay_out(&mut some).unwrap();
         assert_eq!(datas(&some), before);
         assert_eq!(whole, b"\x02ab\x03cde\x02fg\x04hij|k"[..]);
         // The last one lies elsewhere, as it is in pieces here.
@@ -159,14 +161,14 @@ mod tests {
         assert_eq!(some.iter().map(inside).collect::<Vec<_>>(), [true, true, true, false]);
         let mut some = packets(&[b"ab", b""]);
         let place = some[0].data().as_ptr();
-        assert_eq!(wishes.lay_out(&mut some), None, "the second one cannot be written");
+        assert_eq!(interests.lay_out(&mut some), None, "the second one cannot be written");
         assert_eq!(some[0].data().as_ptr(), place);
-        all(Wishes::take_back, Layout::Stream(write));
-        assert_eq!(wishes.lay_out(&mut some), None);
-        all(Wishes::take_back, Layout::Run);
+        all(LayoutInterests::remove, BatchLayout::Framed(write));
+        assert_eq!(interests.lay_out(&mut some), None);
+        all(LayoutInterests::remove, BatchLayout::Contiguous);
         let mut alone = packets(&[b"ab", b"cd", b"ef"]);
         let place = alone[2].data().as_ptr();
-        wishes.lay_out(&mut alone);
+        interests.lay_out(&mut alone);
         assert_eq!(alone[2].data().as_ptr(), place, "nobody wants it");
     }
 }

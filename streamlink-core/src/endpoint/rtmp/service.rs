@@ -228,7 +228,7 @@ impl Greeted {
             Err(end) => return end,
         }
         let wire = RtmpWire { framing: self.session.link().framing(), publishes: false };
-        let _wish = wire.layout().map(|layout| ring.wish(layout));
+        let _interest = wire.layout().map(|layout| ring.layout_interest(layout));
         let mut outbox = Outbox::new(wire);
         outbox.push_control(self.session.link().take_output());
         let mut reader = ring.reader_from_start(terms.gop_cache);

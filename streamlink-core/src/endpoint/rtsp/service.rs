@@ -21,7 +21,7 @@ use crate::{
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},
-    router::{Batch, CurrentPresentation, Layout, Preamble, Ring},
+    router::{Batch, BatchLayout, CurrentPresentation, Preamble, Ring},
 };
 use std::{
     future::poll_fn,
@@ -237,7 +237,7 @@ impl Client {
         if self.udp.is_empty() {
             self.stream.limit_send_buffer(terms.send_buffer);
             let wire = Interleaved::new(self.session.tracks());
-            let _wish = wire.layout().map(|layout| ring.wish(layout));
+            let _interest = wire.layout().map(|layout| ring.layout_interest(layout));
             let mut outbox = Outbox::new(wire);
             outbox.push_media(lost, &mut window);
             let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
@@ -245,7 +245,7 @@ impl Client {
             farewell(&mut self.stream, &[]).await;
             return end;
         }
-        let _wish = ring.wish(Layout::Run);
+        let _interest = ring.layout_interest(BatchLayout::Contiguous);
         let mut gate = Gate::default();
         gate.give(&mut self.udp, lost, &mut window, player);
         let mut ended = pin!(ended);

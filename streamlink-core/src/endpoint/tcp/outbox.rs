@@ -35,7 +35,7 @@ pub(in crate::endpoint) trait Wire {
     /// Names the slices from a position on, in order, until `take` wants no more.
     fn slices<'a>(head: &'a Self::Head, body: &'a [u8], from: usize, take: impl FnMut(&'a [u8]) -> bool) -> bool;
     /// A batch in one piece as this peer wants all of it, where it is laid out so.
-    fn image<'a>(&self, _: &'a Batch) -> Option<&'a Bytes> {
+    fn framed_bytes<'a>(&self, _: &'a Batch) -> Option<&'a Bytes> {
         None
     }
     /// Packets as this peer wants them, if that is any different.
@@ -201,7 +201,7 @@ impl<W: Wire> Outbox<W> {
     /// Names what is to be written next.
     fn gather<'a>(&'a self, heads: &'a mut [W::Head; MESSAGES], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
         if self.control.is_empty() {
-            let count = self.gather_images(slices);
+            let count = self.gather_framed(slices);
             if count > 0 {
                 return count;
             }
@@ -236,21 +236,21 @@ impl<W: Wire> Outbox<W> {
     }
 
     /// The same where all that comes next are whole batches in one piece; 0 where it is not.
-    fn gather_images<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
-        let images = self.segments.iter().map_while(|segment| self.image(segment));
+    fn gather_framed<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let whole = self.segments.iter().map_while(|segment| self.framed_bytes(segment));
         let mut count = 0;
-        for (slice, image) in slices.iter_mut().zip(images) {
+        for (slice, bytes) in slices.iter_mut().zip(whole) {
             let from = if count == 0 { self.sent_of_first() } else { 0 };
-            *slice = IoSlice::new(image.get(from..).unwrap_or_default());
+            *slice = IoSlice::new(bytes.get(from..).unwrap_or_default());
             count += 1;
         }
         count
     }
 
     /// A segment in one piece.
-    fn image<'a>(&self, segment: &'a Segment) -> Option<&'a Bytes> {
+    fn framed_bytes<'a>(&self, segment: &'a Segment) -> Option<&'a Bytes> {
         match segment {
-            Segment::Batch(batch) => self.wire.image(batch),
+            Segment::Batch(batch) => self.wire.framed_bytes(batch),
             Segment::Own(..) => None,
         }
     }
@@ -285,7 +285,8 @@ impl<W: Wire> Outbox<W> {
             && let Some(segment) = self.segments.front()
         {
             // A segment that was written as a whole is counted as a whole.
-            let whole = self.image(segment).filter(|image| self.at == 0 && self.sent == 0 && image.len() <= written);
+            let whole =
+                self.framed_bytes(segment).filter(|bytes| self.at == 0 && self.sent == 0 && bytes.len() <= written);
             match (whole.map(Bytes::len), segment) {
                 (Some(length), Segment::Batch(batch)) => {
                     let total = batch.total();
