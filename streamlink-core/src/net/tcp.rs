@@ -1,8 +1,9 @@
 //! TCP, with TLS or without: listening, calling from a chosen local address, and vectored writes.
 
 use super::{
-    Egress, Fed, Next, Take, TlsClient, TlsServer, interface,
-    nest::{Nest, Nested},
+    Egress, ReadAction, ReadOutcome, ReadSink, TlsClient, TlsServer,
+    epoll_group::{EpollGroup, GroupedStream},
+    interface,
 };
 use crate::lock::lock;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -70,7 +71,7 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 enum Kind {
     Plain(TcpStream),
-    Nested(Nested),
+    Grouped(GroupedStream),
     Secured(Box<dyn Secured>),
 }
 
@@ -116,10 +117,10 @@ impl Stream {
         }
     }
 
-    /// Has it read together with others of its task, which must be the nest's. One with TLS stays by itself.
-    pub(crate) fn nested(self, nest: &Arc<Nest>) -> io::Result<Self> {
+    /// Has it read together with others of its task, which must be the group's. One with TLS stays by itself.
+    pub(crate) fn grouped(self, group: &Arc<EpollGroup>) -> io::Result<Self> {
         match self.kind {
-            Kind::Plain(socket) => Ok(Kind::Nested(Nested::new(socket, nest)?).into()),
+            Kind::Plain(socket) => Ok(Kind::Grouped(GroupedStream::new(socket, group)?).into()),
             kind => Ok(kind.into()),
         }
     }
@@ -132,7 +133,7 @@ impl Stream {
     fn socket(&self) -> SockRef<'_> {
         match &self.kind {
             Kind::Plain(socket) => SockRef::from(socket),
-            Kind::Nested(nested) => nested.socket(),
+            Kind::Grouped(grouped) => grouped.socket(),
             Kind::Secured(secured) => SockRef::from(secured.socket()),
         }
     }
@@ -164,8 +165,8 @@ impl Stream {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Kind::Nested(nested) = &self.kind
-            && !nested.may_read(cx)
+        if let Kind::Grouped(grouped) = &self.kind
+            && !grouped.may_read(cx)
         {
             self.reads = 0;
             return Poll::Pending;
@@ -174,7 +175,7 @@ impl Stream {
             let mut buffer = ReadBuf::uninit(memory);
             let result = match &mut self.kind {
                 Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
-                Kind::Nested(nested) => nested.read(cx, &mut buffer),
+                Kind::Grouped(grouped) => grouped.read(cx, &mut buffer),
                 Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
             };
             self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
@@ -186,51 +187,51 @@ impl Stream {
     }
 
     /// Reads, and hands on what comes, until that has something to tell or the peer has closed. Of a connection that is
-    /// read together with others, the one who looks at them does so; [`Stream::end_feed`] ends it before.
-    pub(crate) fn poll_feed<T: Take + 'static>(
+    /// read together with others, the one who looks at them does so; [`Stream::detach_sink`] ends it before.
+    pub(crate) fn poll_read_to_sink<T: ReadSink + 'static>(
         &mut self,
         cx: &mut Context<'_>,
-        taker: &Arc<Mutex<T>>,
-    ) -> Poll<io::Result<Fed>> {
-        if let Kind::Nested(nested) = &self.kind
-            && let Some(fed) = nested.poll_fed(cx)
+        sink: &Arc<Mutex<T>>,
+    ) -> Poll<io::Result<ReadOutcome>> {
+        if let Kind::Grouped(grouped) = &self.kind
+            && let Some(outcome) = grouped.poll_sink(cx)
         {
-            return fed;
+            return outcome;
         }
         loop {
-            let mut next = Next::GoOn;
+            let mut next = ReadAction::Continue;
             let read = self.poll_read(cx, |bytes| {
                 if !bytes.is_empty() {
-                    next = lock(taker).take(bytes);
+                    next = lock(sink).on_read(bytes);
                 }
             });
             if read.is_pending()
-                && let Kind::Nested(nested) = &self.kind
+                && let Kind::Grouped(grouped) = &self.kind
             {
-                nested.feed(taker.clone());
+                grouped.attach_sink(sink.clone());
             }
             match (ready!(read)?, next) {
-                (0, _) => return Poll::Ready(Ok(Fed::Closed)),
-                (_, Next::GoOn) => {}
-                (_, Next::Ask) => self.ask_for_more(),
-                (_, Next::Tell) => return Poll::Ready(Ok(Fed::Told)),
+                (0, _) => return Poll::Ready(Ok(ReadOutcome::Closed)),
+                (_, ReadAction::Continue) => {}
+                (_, ReadAction::RequestMore) => self.request_more(),
+                (_, ReadAction::Notify) => return Poll::Ready(Ok(ReadOutcome::Notified)),
             }
         }
     }
 
     /// Nothing more is to be handed on.
-    pub(crate) fn end_feed(&self) {
-        if let Kind::Nested(nested) = &self.kind {
-            nested.end_feed();
+    pub(crate) fn detach_sink(&self) {
+        if let Kind::Grouped(grouped) = &self.kind {
+            grouped.detach_sink();
         }
     }
 
     /// What was read last ends within something: asks for the rest. A peer that holds it back until the first part is
     /// acknowledged (ffmpeg writes a header, then what follows it, and has Nagle's algorithm do that) would wait for some
     /// 40 ms, as our kernel puts the acknowledgement off. Of a peer nearby the rest is there by the end of this call.
-    pub(crate) fn ask_for_more(&mut self) {
+    pub(crate) fn request_more(&mut self) {
         match &mut self.kind {
-            Kind::Nested(nested) => nested.ask_for_more(),
+            Kind::Grouped(grouped) => grouped.request_more(),
             Kind::Plain(_) | Kind::Secured(_) => acknowledge(&self.socket()),
         }
     }
@@ -239,7 +240,7 @@ impl Stream {
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Kind::Nested(nested) => nested.poll_write(cx, slices),
+            Kind::Grouped(grouped) => grouped.poll_write(cx, slices),
             Kind::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
         }
     }
@@ -247,7 +248,7 @@ impl Stream {
     /// Brings what TLS holds back to the kernel. Ready at once without TLS.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
-            Kind::Plain(_) | Kind::Nested(_) => Poll::Ready(Ok(())),
+            Kind::Plain(_) | Kind::Grouped(_) => Poll::Ready(Ok(())),
             Kind::Secured(secured) => Pin::new(secured).poll_flush(cx),
         }
     }
@@ -257,7 +258,7 @@ impl Stream {
         // The peer may be gone already.
         let _ = poll_fn(|cx| match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Kind::Nested(nested) => Poll::Ready(nested.shut_down()),
+            Kind::Grouped(grouped) => Poll::Ready(grouped.shut_down()),
             Kind::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
         })
         .await;

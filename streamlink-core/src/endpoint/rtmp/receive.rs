@@ -7,7 +7,7 @@ use super::{
 use crate::{
     endpoint::LossReason,
     lock::lock,
-    net::{Fed, Next, Stream, Take},
+    net::{ReadAction, ReadOutcome, ReadSink, Stream},
     proto::rtmp::{ClientEvent, ClientSession, ProtocolError, Request, ServerSession},
 };
 use std::{
@@ -107,20 +107,20 @@ struct Taker<B> {
     end: Option<End>,
 }
 
-impl<B: Bring + Send> Take for Taker<B> {
-    fn take(&mut self, bytes: &[u8]) -> Next {
+impl<B: Bring + Send> ReadSink for Taker<B> {
+    fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
         let mut inbound = self.inbound.lock();
         self.heard = Instant::now();
         let taken = self.session.bring(bytes, &mut inbound, self.heard);
         if let Err(end) = inbound.publish(self.peer, self.heard).and(taken) {
             self.end = Some(end);
-            return Next::Tell;
+            return ReadAction::Notify;
         }
         self.answers = self.session.answers();
         match self.session.is_within_message() {
-            _ if !self.answers.is_empty() => Next::Tell,
-            true => Next::Ask,
-            false => Next::GoOn,
+            _ if !self.answers.is_empty() => ReadAction::Notify,
+            true => ReadAction::RequestMore,
+            false => ReadAction::Continue,
         }
     }
 }
@@ -136,7 +136,7 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
     let (heard, answers) = (Instant::now(), session.answers());
     let taker = Arc::new(Mutex::new(Taker { inbound, heard, peer, answers, session, end: None }));
     let end = listen(stream, &taker, stop).await;
-    stream.end_feed();
+    stream.detach_sink();
     let answers = {
         let mut taker = lock(&taker);
         if matches!(end, End::Stopped) {
@@ -184,11 +184,11 @@ async fn listen<B: Bring + Send + 'static>(
                     timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
                 }
             }
-            stream.poll_feed(cx, taker).map_err(End::from)
+            stream.poll_read_to_sink(cx, taker).map_err(End::from)
         });
         match fed.await {
-            Ok(Fed::Closed) => return End::Lost(LossReason::Closed),
-            Ok(Fed::Told) => {}
+            Ok(ReadOutcome::Closed) => return End::Lost(LossReason::Closed),
+            Ok(ReadOutcome::Notified) => {}
             Err(end) => return end,
         }
         if let Some(end) = lock(taker).end.take() {

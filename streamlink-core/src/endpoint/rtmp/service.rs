@@ -15,7 +15,7 @@ use super::{
 use crate::{
     flow::StreamKey,
     lock::lock,
-    net::{Nest, Stream},
+    net::{EpollGroup, Stream},
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
 };
@@ -72,8 +72,8 @@ impl Service for Rtmp {
         drop(pending);
         match asked {
             Ok(Ok((greeted, request @ Request::Publish { .. }))) => {
-                shared.clone().take_on_publisher(|nest| async move {
-                    match greeted.nested(nest) {
+                shared.clone().take_on_publisher(|epoll_group| async move {
+                    match greeted.grouped(epoll_group) {
                         Ok(greeted) => serve(&shared, greeted, peer, request).await,
                         Err(error) => log::warn!("RTMP peer {peer}: {error}"), // the system has no memory, most likely
                     }
@@ -169,16 +169,16 @@ impl Greeted {
                 self.rest = rest;
                 return Ok(request);
             }
-            self.stream.ask_for_more();
+            self.stream.request_more();
             self.answer().await?;
         }
     }
 
     /// Has the connection read together with others of its task.
-    fn nested(self: Box<Self>, nest: Option<Arc<Nest>>) -> io::Result<Box<Self>> {
+    fn grouped(self: Box<Self>, epoll_group: Option<Arc<EpollGroup>>) -> io::Result<Box<Self>> {
         let Self { stream, session, rest } = *self;
-        let stream = match nest {
-            Some(nest) => stream.nested(&nest)?,
+        let stream = match epoll_group {
+            Some(epoll_group) => stream.grouped(&epoll_group)?,
             None => stream,
         };
         Ok(Box::new(Self { stream, session, rest }))

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     endpoint::LossReason,
-    net::{Alarm, Stream},
+    net::{Stream, TimerFd},
     proto::rtsp::{ClientEvent, ClientSession, Request, ServerSession},
 };
 use bytes::Bytes;
@@ -116,7 +116,7 @@ impl<T: Bring> Receiving<'_, T> {
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         // A picture comes in many pieces, one after the other; it is to leave in one.
         let coalesce = self.inbound.coalesce();
-        let alarm = if coalesce.is_zero() { None } else { Alarm::new().ok() };
+        let alarm = if coalesce.is_zero() { None } else { TimerFd::new().ok() };
         let (mut gathered, mut turns) = (0, 0);
         let end = loop {
             let now = Instant::now();
@@ -180,7 +180,7 @@ impl<T: Bring> Receiving<'_, T> {
                         gathered += 1;
                     }
                     if gathered > 0 && taken.is_ok() {
-                        if gathered > MAX_READS || alarm.poll_rung(cx).is_ready() {
+                        if gathered > MAX_READS || alarm.poll_expired(cx).is_ready() {
                             gathered = 0;
                             return Poll::Ready(inbound.publish(*peer, now));
                         }

@@ -140,7 +140,7 @@ impl Call {
                 receive_buffer: Some(SOCKET_BUFFER),
                 send_buffer: Some(SOCKET_BUFFER),
                 egress: self.egress.clone(),
-                converses: true,
+                bidirectional: true,
                 ..UdpOptions::default()
             };
             let socket = UdpSocket::sending(peer, &options).map_err(io)?;

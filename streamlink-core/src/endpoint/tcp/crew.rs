@@ -4,7 +4,7 @@
 //! one, and would wake its other threads to take some over, which costs more than what the players do. So they are
 //! members of a few tasks, each of which runs those that were woken, one after the other.
 //!
-//! The publishers of RTMP have tasks of their own, each of which reads them together when much comes ([`Nest`]).
+//! The publishers of RTMP have tasks of their own, each of which reads them together when much comes ([`EpollGroup`]).
 //!
 //! A member that panics ends alone. None can hold up the others: [`Stream`] gives way after a few reads in a row, and
 //! whoever takes much from elsewhere calls [`give_way`].
@@ -13,7 +13,7 @@
 
 use crate::{
     lock::lock,
-    net::{Keeper, Nest},
+    net::{EpollGroup, GroupPoller},
 };
 use futures_util::{FutureExt, StreamExt, future::CatchUnwind, stream::FuturesUnordered, task::AtomicWaker};
 use std::{
@@ -75,7 +75,7 @@ struct Watch {
     joining: mpsc::UnboundedSender<Member>,
     members: Arc<AtomicUsize>,
     /// For the sockets of publishers.
-    nest: Option<Arc<Nest>>,
+    epoll_group: Option<Arc<EpollGroup>>,
 }
 
 impl Crew {
@@ -85,9 +85,9 @@ impl Crew {
         Self { watches: Mutex::default(), kind, most, stop }
     }
 
-    /// Runs a connection to its end, or until the port closes. It is given the nest of its task, if that has one: a
+    /// Runs a connection to its end, or until the port closes. It is given the group of its task, if that has one: a
     /// task of publishers does, unless the system had no descriptors left.
-    pub(super) fn take_on<F>(&self, member: impl FnOnce(Option<Arc<Nest>>) -> F)
+    pub(super) fn take_on<F>(&self, member: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -103,13 +103,13 @@ impl Crew {
         let watch = &watches[at];
         watch.members.fetch_add(1, Relaxed);
         // A task that has ended was stopped, as the member would be.
-        let _ = watch.joining.send(Box::pin(member(watch.nest.clone())));
+        let _ = watch.joining.send(Box::pin(member(watch.epoll_group.clone())));
     }
 
     fn watch(&self) -> Watch {
         let (joining, joins) = mpsc::unbounded_channel();
-        let keeper = (self.kind == Kind::Publishers).then(|| Keeper::new().ok()).flatten();
-        let nest = keeper.as_ref().map(|keeper| keeper.nest().clone());
+        let keeper = (self.kind == Kind::Publishers).then(|| GroupPoller::new().ok()).flatten();
+        let epoll_group = keeper.as_ref().map(|keeper| keeper.group().clone());
         let mut round = Round::new(joins, keeper);
         let members = round.count.clone();
         let stop = self.stop.clone();
@@ -120,14 +120,14 @@ impl Crew {
                 () = poll_fn(|cx| round.poll(cx)) => {}
             }
         }));
-        Watch { joining, members, nest }
+        Watch { joining, members, epoll_group }
     }
 }
 
 /// What one task does.
 struct Round {
     joins: mpsc::UnboundedReceiver<Member>,
-    keeper: Option<Keeper>,
+    keeper: Option<GroupPoller>,
     members: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Member>>>,
     count: Arc<AtomicUsize>,
     call: Arc<Call>,
@@ -157,7 +157,7 @@ impl Wake for Call {
 }
 
 impl Round {
-    fn new(joins: mpsc::UnboundedReceiver<Member>, keeper: Option<Keeper>) -> Self {
+    fn new(joins: mpsc::UnboundedReceiver<Member>, keeper: Option<GroupPoller>) -> Self {
         let call = Arc::new(Call::default());
         let (members, count) = (FuturesUnordered::new(), Arc::default());
         Self { joins, keeper, members, count, waker: call.clone().into(), call }
@@ -173,7 +173,7 @@ impl Round {
         self.call.task.register(cx.waker());
         self.call.running.store(true, SeqCst);
         if let Some(keeper) = &mut self.keeper {
-            keeper.look(cx);
+            keeper.poll(cx);
         }
         for _ in 0..TURNS {
             // Who has called until now is heard now.
@@ -261,8 +261,8 @@ mod tests {
             let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
             ends.push(Stream::accepted(client.unwrap()));
             let (stream, got) = (Stream::accepted(accepted.unwrap().0), got.clone());
-            crew.take_on(|nest| async move {
-                let mut stream = stream.nested(&nest.unwrap()).unwrap();
+            crew.take_on(|epoll_group| async move {
+                let mut stream = stream.grouped(&epoll_group.unwrap()).unwrap();
                 while let Ok(length @ 1..) = poll_fn(|cx| stream.poll_read(cx, |_| {})).await {
                     got[number].fetch_add(length, Relaxed);
                 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     flow::{Allowlist, PeerLimits},
     lock::lock,
-    net::{self, Nest, Stream, TlsServer},
+    net::{self, EpollGroup, Stream, TlsServer},
 };
 use std::{
     collections::HashMap,
@@ -199,7 +199,7 @@ impl<S: Service> Shared<S> {
     }
 
     /// The same for one that brings media, and may do so together with others of its task.
-    pub(in crate::endpoint) fn take_on_publisher<F>(&self, connection: impl FnOnce(Option<Arc<Nest>>) -> F)
+    pub(in crate::endpoint) fn take_on_publisher<F>(&self, connection: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {

@@ -68,15 +68,15 @@ mod tests {
 
     /// A peer within TLS that takes nothing, not even that we close.
     #[derive(Debug)]
-    struct Deaf(TcpStream);
+    struct Unresponsive(TcpStream);
 
-    impl AsyncRead for Deaf {
+    impl AsyncRead for Unresponsive {
         fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
             Poll::Pending
         }
     }
 
-    impl AsyncWrite for Deaf {
+    impl AsyncWrite for Unresponsive {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
             Poll::Pending
         }
@@ -90,7 +90,7 @@ mod tests {
         }
     }
 
-    impl Secured for Deaf {
+    impl Secured for Unresponsive {
         fn socket(&self) -> &TcpStream {
             &self.0
         }
@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_not_waited_for() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let mut stream = Stream::secured(Box::new(Deaf(TcpStream::connect(listener.local_addr()?).await?)));
+        let mut stream = Stream::secured(Box::new(Unresponsive(TcpStream::connect(listener.local_addr()?).await?)));
         tokio::time::pause();
         let stop = CancellationToken::new();
         assert!(answer(&mut stream, &[], &stop).await.is_ok());

@@ -53,9 +53,9 @@ pub(crate) struct UdpOptions {
     pub(crate) ttl: Option<u8>,
     pub(crate) egress: Egress,
     /// A socket that sends hears much as well: it takes runs of datagrams, with their time of arrival.
-    pub(crate) converses: bool,
+    pub(crate) bidirectional: bool,
     /// Whatever comes is of no interest: it is never read, and the system keeps none of it.
-    pub(crate) deaf: bool,
+    pub(crate) send_only: bool,
 }
 
 /// A non-blocking UDP socket of the runtime.
@@ -71,8 +71,8 @@ pub(crate) struct UdpSocket {
 #[derive(Debug)]
 enum Io {
     /// For what comes alone: of room for more, the system would tell each time that it has sent something.
-    Hears(AsyncFd<Socket>),
-    Deaf(Socket),
+    Registered(AsyncFd<Socket>),
+    SendOnly(Socket),
 }
 
 fn domain(address: IpAddr) -> Domain {
@@ -119,7 +119,7 @@ impl UdpSocket {
             }
         }
         socket.connect(&peer.into())?;
-        if options.converses {
+        if options.bidirectional {
             super::receive::enable_extras(&socket);
         }
         Self::register(socket, options)
@@ -129,8 +129,8 @@ impl UdpSocket {
     fn register(socket: Socket, options: &UdpOptions) -> io::Result<Self> {
         let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
         // SAFETY: the socket owns its descriptor, keeps it for as long as it lives, and is never given out mutably.
-        let hears = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        let io = if options.deaf { Io::Deaf(socket) } else { Io::Hears(hears(socket)?) };
+        let register = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+        let io = if options.send_only { Io::SendOnly(socket) } else { Io::Registered(register(socket)?) };
         Ok(Self { io, room: None, local })
     }
 
@@ -141,16 +141,16 @@ impl UdpSocket {
 
     fn socket(&self) -> &Socket {
         match &self.io {
-            Io::Hears(io) => io.get_ref(),
-            Io::Deaf(socket) => socket,
+            Io::Registered(io) => io.get_ref(),
+            Io::SendOnly(socket) => socket,
         }
     }
 
     /// Ready when something may have come.
     fn poll_ready<'a>(&'a self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'a, Socket>>> {
         match &self.io {
-            Io::Hears(io) => io.poll_read_ready(cx),
-            Io::Deaf(_) => Poll::Pending,
+            Io::Registered(io) => io.poll_read_ready(cx),
+            Io::SendOnly(_) => Poll::Pending,
         }
     }
 
@@ -285,7 +285,7 @@ fn can_write(fd: RawFd) -> bool {
 fn open(ip: IpAddr, options: &UdpOptions) -> io::Result<Socket> {
     let socket = Socket::new(domain(ip), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     // The system caps both at net.core.[rw]mem_max; less than asked for is no error.
-    let receive_buffer = if options.deaf { Some(0) } else { options.receive_buffer };
+    let receive_buffer = if options.send_only { Some(0) } else { options.receive_buffer };
     if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes)?;
     }
@@ -383,7 +383,7 @@ mod tests {
     async fn a_full_socket_is_waited_for_and_the_waiting_leaves_nothing_behind() -> io::Result<()> {
         let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut socket = UdpSocket { io: Io::Deaf(ours), room: None, local };
+        let mut socket = UdpSocket { io: Io::SendOnly(ours), room: None, local };
         for _ in 0..3 {
             poll_fn(|cx| socket.poll_writable(cx)).await;
             while socket.socket().send(&[1]).is_ok() {}

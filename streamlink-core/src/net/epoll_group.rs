@@ -2,19 +2,19 @@
 //!
 //! The runtime wakes a thread for every socket in which something has come. Where many peers bring a little each, all
 //! the time, that costs more than to read it. So a task that has many of them holds them in an epoll set of its own,
-//! which lies in the runtime's, and looks at all of them now and then ([`Keeper`]).
+//! which lies in the runtime's, and looks at all of them now and then ([`GroupPoller`]).
 //!
-//! What comes is read then and there, if whoever brought the socket has left somebody who takes it ([`Take`]): to find
+//! What comes is read then and there, if whoever brought the socket has left somebody who takes it ([`ReadSink`]): to find
 //! its task first, cold as that is, would cost as much again.
 //!
 //! Memory: two or three descriptors, and some 100 bytes for each socket.
 
-mod keeper;
+mod poller;
 
-pub(crate) use keeper::Keeper;
+pub(crate) use poller::GroupPoller;
 
 use super::{
-    Fed, Next, Take,
+    ReadAction, ReadOutcome, ReadSink,
     tcp::{READS, acknowledge},
 };
 use crate::lock::lock;
@@ -37,7 +37,7 @@ use tokio::{io::ReadBuf, net::TcpStream};
 
 /// The sockets, as those see it who bring them.
 #[derive(Debug)]
-pub(crate) struct Nest {
+pub(crate) struct EpollGroup {
     registry: Registry,
     slots: Mutex<Vec<Option<Arc<Slot>>>>,
 }
@@ -61,15 +61,15 @@ struct Slot {
 #[repr(C)]
 struct Reader {
     /// Takes what comes, until there is something to tell.
-    taker: Option<Arc<Mutex<dyn Take>>>,
+    sink: Option<Arc<Mutex<dyn ReadSink>>>,
     /// Is told what comes of that, or else that something has come.
     waker: Option<Waker>,
-    fed: Option<io::Result<Fed>>,
+    outcome: Option<io::Result<ReadOutcome>>,
 }
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("fed", &self.fed).finish_non_exhaustive()
+        f.debug_struct("Reader").field("outcome", &self.outcome).finish_non_exhaustive()
     }
 }
 
@@ -92,7 +92,7 @@ impl Slot {
     }
 
     /// There may be more in it already than was read; if not, the peer is asked for it.
-    fn ask_for_more(&self) {
+    fn request_more(&self) {
         self.wants_more.store(true, Relaxed);
         self.ready.store(true, Relaxed);
     }
@@ -122,14 +122,14 @@ impl Slot {
     }
 
     /// Something may have come: it is handed on, or the reader is told. Returns whether part of it was held back.
-    fn look(&self, memory: &mut [MaybeUninit<u8>]) -> bool {
+    fn on_ready(&self, memory: &mut [MaybeUninit<u8>]) -> bool {
         self.ready.store(true, Relaxed);
         let (mut reader, mut held_back) = (lock(&self.reader), false);
-        if let Some(taker) = &reader.taker {
-            let fed = catch_unwind(AssertUnwindSafe(|| self.hand_on(taker, memory, &mut held_back)));
-            match fed.unwrap_or_else(|_| Some(Err(io::Error::other("it panicked")))) {
+        if let Some(sink) = &reader.sink {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.read_into_sink(sink, memory, &mut held_back)));
+            match outcome.unwrap_or_else(|_| Some(Err(io::Error::other("it panicked")))) {
                 None => return held_back,
-                fed => (reader.taker, reader.fed) = (None, fed),
+                outcome => (reader.sink, reader.outcome) = (None, outcome),
             }
         }
         reader.waker.iter().for_each(Waker::wake_by_ref);
@@ -138,57 +138,57 @@ impl Slot {
 
     /// Hands on what has come; `None`: all of it, and more may come. Part of it was held back if there was nothing left
     /// to read, and then there was.
-    fn hand_on(
+    fn read_into_sink(
         &self,
-        taker: &Mutex<dyn Take>,
+        sink: &Mutex<dyn ReadSink>,
         memory: &mut [MaybeUninit<u8>],
         held_back: &mut bool,
-    ) -> Option<io::Result<Fed>> {
-        let (mut taker, mut is_asked) = (lock(taker), false);
+    ) -> Option<io::Result<ReadOutcome>> {
+        let (mut sink, mut is_asked) = (lock(sink), false);
         for _ in 0..READS {
             let mut buffer = ReadBuf::uninit(memory);
             match self.read(&mut buffer) {
-                Ok(0) => return Some(Ok(Fed::Closed)),
+                Ok(0) => return Some(Ok(ReadOutcome::Closed)),
                 Ok(_) => *held_back |= mem::take(&mut is_asked),
                 Err(error) if is_blocked(&error) => return None,
                 Err(error) => return Some(Err(error)),
             }
-            match taker.take(buffer.filled()) {
-                Next::GoOn => {}
-                Next::Ask => {
+            match sink.on_read(buffer.filled()) {
+                ReadAction::Continue => {}
+                ReadAction::RequestMore => {
                     is_asked = !self.ready.load(Relaxed);
-                    self.ask_for_more();
+                    self.request_more();
                 }
-                Next::Tell => return Some(Ok(Fed::Told)),
+                ReadAction::Notify => return Some(Ok(ReadOutcome::Notified)),
             }
             if !self.ready.load(Relaxed) {
                 return None;
             }
         }
-        Some(Ok(Fed::Told)) // others have a turn first
+        Some(Ok(ReadOutcome::Notified)) // others have a turn first
     }
 }
 
-impl Nest {
+impl EpollGroup {
     /// Invariant: nothing panics while the lock is held.
     fn slots(&self) -> MutexGuard<'_, Vec<Option<Arc<Slot>>>> {
         lock(&self.slots)
     }
 }
 
-/// A socket in a nest.
+/// A socket in a group.
 #[derive(Debug)]
-pub(crate) struct Nested {
+pub(crate) struct GroupedStream {
     /// It is told of room, too: the kernel had none once. (Who is always told is also told when all was read before.)
     wants_room: bool,
     place: usize,
     slot: Arc<Slot>,
-    nest: Arc<Nest>,
+    group: Arc<EpollGroup>,
 }
 
-impl Nested {
+impl GroupedStream {
     /// Takes a socket from the runtime's set into another.
-    pub(crate) fn new(socket: TcpStream, nest: &Arc<Nest>) -> io::Result<Self> {
+    pub(crate) fn new(socket: TcpStream, group: &Arc<EpollGroup>) -> io::Result<Self> {
         let slot = Arc::new(Slot {
             socket: socket.into_std()?,
             ready: AtomicBool::new(true),
@@ -196,15 +196,15 @@ impl Nested {
             wants_more: AtomicBool::new(false),
             reader: Mutex::default(),
         });
-        let mut slots = nest.slots();
+        let mut slots = group.slots();
         let place = slots.iter().position(Option::is_none).unwrap_or(slots.len());
-        nest.registry.register(&mut SourceFd(&slot.socket.as_raw_fd()), Token(place), Interest::READABLE)?;
+        group.registry.register(&mut SourceFd(&slot.socket.as_raw_fd()), Token(place), Interest::READABLE)?;
         if place == slots.len() {
             slots.push(None);
         }
         slots[place] = Some(slot.clone());
         drop(slots);
-        Ok(Self { wants_room: false, place, slot, nest: nest.clone() })
+        Ok(Self { wants_room: false, place, slot, group: group.clone() })
     }
 
     pub(crate) fn socket(&self) -> SockRef<'_> {
@@ -221,33 +221,33 @@ impl Nested {
     }
 
     /// There may be more in it already than was read; if not, the peer is asked for it.
-    pub(crate) fn ask_for_more(&self) {
-        self.slot.ask_for_more();
+    pub(crate) fn request_more(&self) {
+        self.slot.request_more();
     }
 
     /// Has what comes from here on handed on, if all that has come was read.
-    pub(crate) fn feed(&self, taker: Arc<Mutex<dyn Take>>) {
+    pub(crate) fn attach_sink(&self, sink: Arc<Mutex<dyn ReadSink>>) {
         if !self.slot.ready.load(Relaxed) {
-            lock(&self.slot.reader).taker = Some(taker);
+            lock(&self.slot.reader).sink = Some(sink);
         }
     }
 
     /// What has come of that; `None`: nothing is handed on.
-    pub(crate) fn poll_fed(&self, cx: &Context<'_>) -> Option<Poll<io::Result<Fed>>> {
+    pub(crate) fn poll_sink(&self, cx: &Context<'_>) -> Option<Poll<io::Result<ReadOutcome>>> {
         let mut reader = lock(&self.slot.reader);
-        if let Some(fed) = reader.fed.take() {
-            return Some(Poll::Ready(fed));
+        if let Some(outcome) = reader.outcome.take() {
+            return Some(Poll::Ready(outcome));
         }
         reader.register(cx);
-        reader.taker.is_some().then_some(Poll::Pending)
+        reader.sink.is_some().then_some(Poll::Pending)
     }
 
-    pub(crate) fn end_feed(&self) {
+    pub(crate) fn detach_sink(&self) {
         let mut reader = lock(&self.slot.reader);
-        (reader.taker, reader.fed) = (None, None);
+        (reader.sink, reader.outcome) = (None, None);
     }
 
-    /// Reads what is there, if [`Nested::may_read`] says so; nothing: the peer has closed.
+    /// Reads what is there, if [`GroupedStream::may_read`] says so; nothing: the peer has closed.
     pub(crate) fn read(&self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.slot.read(buffer) {
             Err(error) if is_blocked(&error) => {
@@ -267,7 +267,7 @@ impl Nested {
                     // Tells of room that there is by now, too.
                     let both = Interest::READABLE | Interest::WRITABLE;
                     let fd = self.slot.socket.as_raw_fd();
-                    self.nest.registry.reregister(&mut SourceFd(&fd), Token(self.place), both)?;
+                    self.group.registry.reregister(&mut SourceFd(&fd), Token(self.place), both)?;
                     self.wants_room = true;
                 }
                 Poll::Pending
@@ -282,11 +282,11 @@ impl Nested {
     }
 }
 
-impl Drop for Nested {
+impl Drop for GroupedStream {
     fn drop(&mut self) {
         // Closing it does the same.
-        let _ = self.nest.registry.deregister(&mut SourceFd(&self.slot.socket.as_raw_fd()));
-        if let Some(place) = self.nest.slots().get_mut(self.place) {
+        let _ = self.group.registry.deregister(&mut SourceFd(&self.slot.socket.as_raw_fd()));
+        if let Some(place) = self.group.slots().get_mut(self.place) {
             *place = None;
         }
     }

@@ -11,9 +11,9 @@ use tokio::io::unix::AsyncFd;
 
 /// A timer of the kernel (`timerfd`), one descriptor.
 #[derive(Debug)]
-pub(crate) struct Alarm(AsyncFd<OwnedFd>);
+pub(crate) struct TimerFd(AsyncFd<OwnedFd>);
 
-impl Alarm {
+impl TimerFd {
     /// Must be called within the runtime.
     #[allow(unsafe_code)]
     pub(crate) fn new() -> io::Result<Self> {
@@ -24,7 +24,7 @@ impl Alarm {
     /// Waits for so long, to a fraction of a millisecond. A failing timer ends the wait at once.
     pub(crate) async fn wait(&self, duration: Duration) {
         if self.set(duration).is_ok() {
-            poll_fn(|cx| self.poll_rung(cx)).await;
+            poll_fn(|cx| self.poll_expired(cx)).await;
         }
     }
 
@@ -37,7 +37,7 @@ impl Alarm {
     }
 
     /// Ready when the alarm that was set has rung, or fails; once for each time that it was set.
-    pub(crate) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Ok(mut guard) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Ready(()) };
             let read = read(self.0.get_ref());
@@ -94,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_waits_again_and_again_and_never_too_short() {
-        let alarm = Alarm::new().unwrap();
+        let alarm = TimerFd::new().unwrap();
         for micros in [0, 1, 300, 1000] {
             let start = Instant::now();
             alarm.wait(Duration::from_micros(micros)).await;
