@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{Door, End, answer, farewell, give_way},
+    super::tcp::{Door, End, answer, farewell, yield_periodically},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -200,7 +200,7 @@ impl<T: Bring> Receiving<'_, T> {
             if let Err(end) = result {
                 break end;
             }
-            give_way(&mut turns).await;
+            yield_periodically(&mut turns).await;
         };
         if !matches!(end, End::Lost(LossReason::Closed)) {
             self.session.end();

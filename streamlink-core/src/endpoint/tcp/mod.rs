@@ -1,6 +1,6 @@
 //! What protocols over TCP share: ports with their routes, and the way of media from the ring to one connection.
 
-mod crew;
+mod executor;
 mod outbox;
 mod port;
 mod rare;
@@ -8,7 +8,7 @@ mod route;
 mod say;
 mod send;
 
-pub(in crate::endpoint) use crew::give_way;
+pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use outbox::{Outbox, Wire};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};

@@ -2,12 +2,12 @@
 //!
 //! Media that comes wakes all players of a flow at once. Were each of them a task, the runtime would be told of every
 //! one, and would wake its other threads to take some over, which costs more than what the players do. So they are
-//! members of a few tasks, each of which runs those that were woken, one after the other.
+//! connections of a few tasks, each of which runs those that were woken, one after the other.
 //!
 //! The publishers of RTMP have tasks of their own, each of which reads them together when much comes ([`EpollGroup`]).
 //!
-//! A member that panics ends alone. None can hold up the others: [`Stream`] gives way after a few reads in a row, and
-//! whoever takes much from elsewhere calls [`give_way`].
+//! A connection that panics ends alone. None can hold up the others: [`Stream`] gives way after a few reads in a row, and
+//! whoever takes much from elsewhere calls [`yield_periodically`].
 //!
 //! [`Stream`]: crate::net::Stream
 
@@ -32,23 +32,23 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How often the members of a task that call while they run are run again before other tasks have a turn. (To call the
+/// How often the connections of a task that call while they run are run again before other tasks have a turn. (To call the
 /// runtime from within the task would wake another thread.)
-const TURNS: u8 = 4;
+const MAX_PASSES: u8 = 4;
 
-type Member = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The tasks of the players, or of the publishers, of one port.
 #[derive(Debug)]
-pub(super) struct Crew {
-    watches: Mutex<Vec<Watch>>,
+pub(super) struct ConnectionExecutor {
+    workers: Mutex<Vec<Worker>>,
     kind: Kind,
-    most: usize,
-    /// Ends all of them, and their members.
+    max_workers: usize,
+    /// Ends all of them, and their connections.
     stop: CancellationToken,
 }
 
-/// What the members do.
+/// What the connections do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// And publishers that are read one by one.
@@ -59,7 +59,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Members of one task before another one is started.
-    const fn members(self) -> usize {
+    const fn max_connections(self) -> usize {
         match self {
             // What they are sent at once is on its way within a few milliseconds.
             Self::Players => 128,
@@ -71,131 +71,135 @@ impl Kind {
 
 /// One of the tasks.
 #[derive(Debug)]
-struct Watch {
-    joining: mpsc::UnboundedSender<Member>,
-    members: Arc<AtomicUsize>,
+struct Worker {
+    sender: mpsc::UnboundedSender<Connection>,
+    load: Arc<AtomicUsize>,
     /// For the sockets of publishers.
     epoll_group: Option<Arc<EpollGroup>>,
 }
 
-impl Crew {
+impl ConnectionExecutor {
     /// Of as many tasks as the runtime has threads, at most. Must be called within the runtime.
     pub(super) fn new(kind: Kind, stop: CancellationToken) -> Self {
-        let most = tokio::runtime::Handle::current().metrics().num_workers().max(1);
-        Self { watches: Mutex::default(), kind, most, stop }
+        let max_workers = tokio::runtime::Handle::current().metrics().num_workers().max(1);
+        Self { workers: Mutex::default(), kind, max_workers, stop }
     }
 
     /// Runs a connection to its end, or until the port closes. It is given the group of its task, if that has one: a
     /// task of publishers does, unless the system had no descriptors left.
-    pub(super) fn take_on<F>(&self, member: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
+    pub(super) fn run<F>(&self, connection: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut watches = lock(&self.watches);
-        let least = watches.iter().enumerate().map(|(at, watch)| (watch.members.load(Relaxed), at)).min();
+        let mut workers = lock(&self.workers);
+        let least = workers.iter().enumerate().map(|(at, worker)| (worker.load.load(Relaxed), at)).min();
         let at = match least {
-            Some((members, at)) if members < self.kind.members() || watches.len() >= self.most => at,
+            Some((connections, at))
+                if connections < self.kind.max_connections() || workers.len() >= self.max_workers =>
+            {
+                at
+            }
             _ => {
-                watches.push(self.watch());
-                watches.len() - 1
+                workers.push(self.worker());
+                workers.len() - 1
             }
         };
-        let watch = &watches[at];
-        watch.members.fetch_add(1, Relaxed);
-        // A task that has ended was stopped, as the member would be.
-        let _ = watch.joining.send(Box::pin(member(watch.epoll_group.clone())));
+        let worker = &workers[at];
+        worker.load.fetch_add(1, Relaxed);
+        // A task that has ended was stopped, as the connection would be.
+        let _ = worker.sender.send(Box::pin(connection(worker.epoll_group.clone())));
     }
 
-    fn watch(&self) -> Watch {
-        let (joining, joins) = mpsc::unbounded_channel();
-        let keeper = (self.kind == Kind::Publishers).then(|| GroupPoller::new().ok()).flatten();
-        let epoll_group = keeper.as_ref().map(|keeper| keeper.group().clone());
-        let mut round = Round::new(joins, keeper);
-        let members = round.count.clone();
+    fn worker(&self) -> Worker {
+        let (sender, incoming) = mpsc::unbounded_channel();
+        let poller = (self.kind == Kind::Publishers).then(|| GroupPoller::new().ok()).flatten();
+        let epoll_group = poller.as_ref().map(|poller| poller.group().clone());
+        let mut task = WorkerTask::new(incoming, poller);
+        let load = task.load.clone();
         let stop = self.stop.clone();
-        // Tokio's budget is one for all members, so that the first few would leave nothing to the others.
+        // Tokio's budget is one for all connections, so that the first few would leave nothing to the others.
         tokio::spawn(tokio::task::unconstrained(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = poll_fn(|cx| round.poll(cx)) => {}
+                () = poll_fn(|cx| task.poll(cx)) => {}
             }
         }));
-        Watch { joining, members, epoll_group }
+        Worker { sender, load, epoll_group }
     }
 }
 
 /// What one task does.
-struct Round {
-    joins: mpsc::UnboundedReceiver<Member>,
-    keeper: Option<GroupPoller>,
-    members: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Member>>>,
-    count: Arc<AtomicUsize>,
-    call: Arc<Call>,
-    /// What members call.
+struct WorkerTask {
+    incoming: mpsc::UnboundedReceiver<Connection>,
+    poller: Option<GroupPoller>,
+    connections: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Connection>>>,
+    load: Arc<AtomicUsize>,
+    wake_state: Arc<WakeState>,
+    /// What connections call.
     waker: Waker,
 }
 
 /// A call to the task. While the task is running already the runtime need not be told, which would wake another thread.
 #[derive(Debug, Default)]
-struct Call {
-    called: AtomicBool,
+struct WakeState {
+    woken: AtomicBool,
     running: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Wake for Call {
+impl Wake for WakeState {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.called.store(true, SeqCst);
+        self.woken.store(true, SeqCst);
         if !self.running.load(SeqCst) {
             self.task.wake();
         }
     }
 }
 
-impl Round {
-    fn new(joins: mpsc::UnboundedReceiver<Member>, keeper: Option<GroupPoller>) -> Self {
-        let call = Arc::new(Call::default());
-        let (members, count) = (FuturesUnordered::new(), Arc::default());
-        Self { joins, keeper, members, count, waker: call.clone().into(), call }
+impl WorkerTask {
+    fn new(incoming: mpsc::UnboundedReceiver<Connection>, poller: Option<GroupPoller>) -> Self {
+        let wake_state = Arc::new(WakeState::default());
+        let (connections, load) = (FuturesUnordered::new(), Arc::default());
+        Self { incoming, poller, connections, load, waker: wake_state.clone().into(), wake_state }
     }
 
     /// Ready when the port is gone.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Poll::Ready(member) = self.joins.poll_recv(cx) {
-            let Some(member) = member else { return Poll::Ready(()) };
-            // What a panic leaves behind is dropped with the member; what others share is behind locks.
-            self.members.push(AssertUnwindSafe(member).catch_unwind());
+        while let Poll::Ready(connection) = self.incoming.poll_recv(cx) {
+            let Some(connection) = connection else { return Poll::Ready(()) };
+            // What a panic leaves behind is dropped with the connection; what others share is behind locks.
+            self.connections.push(AssertUnwindSafe(connection).catch_unwind());
         }
-        self.call.task.register(cx.waker());
-        self.call.running.store(true, SeqCst);
-        if let Some(keeper) = &mut self.keeper {
-            keeper.poll(cx);
+        self.wake_state.task.register(cx.waker());
+        self.wake_state.running.store(true, SeqCst);
+        if let Some(poller) = &mut self.poller {
+            poller.poll(cx);
         }
-        for _ in 0..TURNS {
+        for _ in 0..MAX_PASSES {
             // Who has called until now is heard now.
-            self.call.called.store(false, SeqCst);
-            while let Poll::Ready(Some(_)) = self.members.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
-                self.count.fetch_sub(1, Relaxed);
+            self.wake_state.woken.store(false, SeqCst);
+            while let Poll::Ready(Some(_)) = self.connections.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
+                self.load.fetch_sub(1, Relaxed);
             }
             // The set calls, too, when it has run as many as it has, if there are more or not.
-            if !self.call.called.load(SeqCst) {
+            if !self.wake_state.woken.load(SeqCst) {
                 break;
             }
         }
-        self.call.running.store(false, SeqCst);
-        if self.call.called.load(SeqCst) {
+        self.wake_state.running.store(false, SeqCst);
+        if self.wake_state.woken.load(SeqCst) {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
 }
 
-/// Lets the other members go on, every few times that it is called.
-pub(in crate::endpoint) async fn give_way(times: &mut u8) {
+/// Lets the other connections go on, every few times that it is called.
+pub(in crate::endpoint) async fn yield_periodically(times: &mut u8) {
     *times += 1;
     if *times == 16 {
         *times = 0;
@@ -210,18 +214,18 @@ mod tests {
     use std::time::Duration;
     use tokio::{net::TcpStream, sync::Notify};
 
-    fn sizes(crew: &Crew) -> Vec<usize> {
-        lock(&crew.watches).iter().map(|watch| watch.members.load(Relaxed)).collect()
+    fn sizes(executor: &ConnectionExecutor) -> Vec<usize> {
+        lock(&executor.workers).iter().map(|worker| worker.load.load(Relaxed)).collect()
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn members_run_end_and_panic_alone_and_stop_together() {
         let stop = CancellationToken::new();
-        let (crew, go) = (Crew::new(Kind::Players, stop.clone()), Arc::new(Notify::new()));
+        let (executor, go) = (ConnectionExecutor::new(Kind::Players, stop.clone()), Arc::new(Notify::new()));
         let alive = Arc::new(());
-        for number in 0..2 * Kind::Players.members() + 10 {
+        for number in 0..2 * Kind::Players.max_connections() + 10 {
             let (go, held) = (go.clone(), alive.clone());
-            crew.take_on(|_| async move {
+            executor.run(|_| async move {
                 let _held = held;
                 match number {
                     3 => panic!("a bug"),
@@ -231,15 +235,15 @@ mod tests {
             });
         }
         let wait_for = async |count: usize| {
-            while sizes(&crew).iter().sum::<usize>() != count {
+            while sizes(&executor).iter().sum::<usize>() != count {
                 tokio::task::yield_now().await;
             }
         };
         // The one that has panicked is gone, and no other.
-        wait_for(2 * Kind::Players.members() + 9).await;
-        assert_eq!(sizes(&crew).len(), 2);
+        wait_for(2 * Kind::Players.max_connections() + 9).await;
+        assert_eq!(sizes(&executor).len(), 2);
         go.notify_one();
-        wait_for(2 * Kind::Players.members() + 8).await;
+        wait_for(2 * Kind::Players.max_connections() + 8).await;
         stop.cancel();
         while Arc::strong_count(&alive) > 1 {
             tokio::task::yield_now().await;
@@ -252,7 +256,7 @@ mod tests {
     async fn publishers_are_read_together_and_none_is_forgotten() {
         const PUBLISHERS: usize = 60;
         let stop = CancellationToken::new();
-        let crew = Crew::new(Kind::Publishers, stop.clone());
+        let executor = ConnectionExecutor::new(Kind::Publishers, stop.clone());
         let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let got: Arc<Vec<AtomicUsize>> = Arc::new((0..PUBLISHERS).map(|_| AtomicUsize::new(0)).collect());
@@ -261,7 +265,7 @@ mod tests {
             let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
             ends.push(Stream::accepted(client.unwrap()));
             let (stream, got) = (Stream::accepted(accepted.unwrap().0), got.clone());
-            crew.take_on(|epoll_group| async move {
+            executor.run(|epoll_group| async move {
                 let mut stream = stream.grouped(&epoll_group.unwrap()).unwrap();
                 while let Ok(length @ 1..) = poll_fn(|cx| stream.poll_read(cx, |_| {})).await {
                     got[number].fetch_add(length, Relaxed);
@@ -269,7 +273,7 @@ mod tests {
                 got[number].fetch_add(1_000_000, Relaxed); // the end
             });
         }
-        assert_eq!(sizes(&crew), [PUBLISHERS]);
+        assert_eq!(sizes(&executor), [PUBLISHERS]);
         let have = async |wanted: usize| {
             while got.iter().any(|count| count.load(Relaxed) != wanted) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -291,7 +295,7 @@ mod tests {
             write_all(end, &[7; 100]).await.unwrap();
         }
         drop(ends);
-        while !sizes(&crew).iter().all(|size| *size == 0) {
+        while !sizes(&executor).iter().all(|size| *size == 0) {
             tokio::task::yield_now().await;
         }
         for (number, count) in got.iter().enumerate() {
