@@ -1,7 +1,7 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
 use super::{
-    super::tcp::{Door, End, FAREWELL, answer, farewell, write_all},
+    super::tcp::{End, FAREWELL, SubWaker, answer, farewell, write_all},
     inbound::{Entrance, Inbound},
 };
 use crate::{
@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -163,26 +163,29 @@ async fn listen<B: Bring + Send + 'static>(
 ) -> End {
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
-    // Behind it are these two, of which nothing is heard for a long time.
-    let mut door = Door::new();
+    // Polls these two, which are rarely ready.
+    let mut sub_waker = SubWaker::new();
     loop {
         let answers = std::mem::take(&mut lock(taker).answers);
         if let Err(end) = answer(stream, &answers, stop).await {
             return end;
         }
         let fed = poll_fn(|cx| {
-            if door.has_rung(cx) {
-                let cx = &mut Context::from_waker(door.waker());
+            let rare = sub_waker.poll_if_woken(cx, |cx| {
                 if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Stopped));
+                    return Poll::Ready(End::Stopped);
                 }
                 while timer.as_mut().poll(cx).is_ready() {
                     let heard = lock(taker).heard;
                     if heard.elapsed() >= IDLE_TIMEOUT {
-                        return Poll::Ready(Err(End::Lost(LossReason::Idle)));
+                        return Poll::Ready(End::Lost(LossReason::Idle));
                     }
                     timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
                 }
+                Poll::Pending
+            });
+            if let Poll::Ready(end) = rare {
+                return Poll::Ready(Err(end));
             }
             stream.poll_read_to_sink(cx, taker).map_err(End::from)
         });

@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{Door, End, answer, farewell, yield_periodically},
+    super::tcp::{End, SubWaker, answer, farewell, yield_periodically},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -17,7 +17,7 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::pin,
-    task::{Context, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -111,8 +111,8 @@ impl<T: Bring> Receiving<'_, T> {
         let mut next_report = start;
         let (mut heard, mut heard_any) = (start, false);
         let mut stopped = pin!(stop.cancelled());
-        // Behind it is the end.
-        let mut door = Door::new();
+        // Polls `stopped`.
+        let mut sub_waker = SubWaker::new();
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         // A picture comes in many pieces, one after the other; it is to leave in one.
         let coalesce = self.inbound.coalesce();
@@ -140,7 +140,7 @@ impl<T: Bring> Receiving<'_, T> {
             let due = due.into_iter().flatten().min().unwrap_or(now);
             timer.as_mut().reset(due.into());
             let result = poll_fn(|cx| {
-                if door.has_rung(cx) && stopped.as_mut().poll(&mut Context::from_waker(door.waker())).is_ready() {
+                if sub_waker.poll_if_woken(cx, |cx| stopped.as_mut().poll(cx)).is_ready() {
                     return Poll::Ready(Err(End::Stopped));
                 }
                 let Self { stream, session, wire, udp, inbound, peer, .. } = &mut self;

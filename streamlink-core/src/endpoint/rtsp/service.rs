@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            Door, End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service,
-            Shared, Visit, farewell, send, write_all,
+            End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service, Shared,
+            SubWaker, Visit, farewell, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -251,12 +251,12 @@ impl Client {
         let mut ended = pin!(ended);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
-        let mut door = Door::new();
+        let mut sub_waker = SubWaker::new();
         let end = loop {
             let Self { stream, session, udp, peer, .. } = self;
             let result = poll_fn(|cx| {
-                if door.has_rung(cx) {
-                    let (now, cx) = (Instant::now(), &mut Context::from_waker(door.waker()));
+                let rare = sub_waker.poll_if_woken(cx, |cx| {
+                    let now = Instant::now();
                     if let Poll::Ready(end) = ended.as_mut().poll(cx) {
                         return Poll::Ready(Err(end));
                     }
@@ -264,7 +264,6 @@ impl Client {
                         Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                         Poll::Ready(Ok(_)) => {
                             patience.heard = now;
-                            door.leave_open();
                             return Poll::Ready(Ok(()));
                         }
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
@@ -276,9 +275,10 @@ impl Client {
                         session.report(bytes);
                     });
                     player.reported(session.reported_lost());
-                    if let Poll::Ready(end) = patience.poll_over(cx, now) {
-                        return Poll::Ready(Err(end));
-                    }
+                    patience.poll_over(cx, now).map(Err)
+                });
+                if rare.is_ready() {
+                    return rare;
                 }
                 // A few times in a row, so that a flow that never rests lets others go on.
                 for _ in 0..ROUNDS {

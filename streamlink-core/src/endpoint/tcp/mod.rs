@@ -3,20 +3,20 @@
 mod executor;
 mod outbox;
 mod port;
-mod rare;
 mod route;
 mod say;
 mod send;
+mod sub_waker;
 
 pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use outbox::{Outbox, Wire};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
-pub(in crate::endpoint) use rare::Door;
 pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player};
 pub(crate) use route::{PlayTerms, Route, RouteEnd, RouteId};
 pub(in crate::endpoint) use say::{FAREWELL, answer, farewell, write_all};
 pub(in crate::endpoint) use send::{Pace, Talk, send};
+pub(in crate::endpoint) use sub_waker::SubWaker;
 
 use super::{LossReason, SourceContext};
 use std::{fmt::Debug, io, sync::Arc, time::Instant};

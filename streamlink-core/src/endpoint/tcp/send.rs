@@ -1,6 +1,6 @@
 //! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
 
-use super::{Door, End, FAREWELL, Outbox, Player, Wire};
+use super::{End, FAREWELL, Outbox, Player, SubWaker, Wire};
 use crate::{
     endpoint::LossReason,
     net::Stream,
@@ -10,7 +10,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio::time::Sleep;
@@ -58,8 +58,8 @@ struct Sending<'a, T, W> {
     outbox: Outbox<W>,
     player: &'a Player,
     pace: Pace,
-    /// Behind it are what the peer says, and the end.
-    door: Door,
+    /// Polls the end and what the peer sends.
+    sub_waker: SubWaker,
     window: Vec<Arc<Batch>>,
     /// Since when the peer is behind.
     behind: Option<Instant>,
@@ -89,7 +89,7 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
         outbox,
         player,
         pace,
-        door: Door::new(),
+        sub_waker: SubWaker::new(),
         window: Vec::new(),
         behind: None,
         next: now,
@@ -110,15 +110,15 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
         mut timer: Pin<&mut Sleep>,
         cx: &mut Context<'_>,
     ) -> Poll<End> {
-        if self.door.has_rung(cx) {
-            let waker = self.door.waker().clone();
-            let cx = &mut Context::from_waker(&waker);
+        let Self { stream, session, outbox, sub_waker, .. } = self;
+        let end = sub_waker.poll_if_woken(cx, |cx| {
             if let Poll::Ready(end) = ended.poll(cx) {
                 return Poll::Ready(end);
             }
-            if let Some(end) = self.poll_input(cx) {
-                return Poll::Ready(end);
-            }
+            poll_input(stream, *session, outbox, cx)
+        });
+        if end.is_ready() {
+            return end;
         }
         for _ in 0..ROUNDS {
             match self.outbox.poll_write(self.stream, cx) {
@@ -184,32 +184,6 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
         Poll::Pending
     }
 
-    /// Hears the peer; `Some` when it has left.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        loop {
-            let mut heard = Ok(false);
-            let Self { stream, session, .. } = self;
-            match stream.poll_read(cx, |bytes| heard = session.listen(bytes)) {
-                Poll::Pending => break,
-                Poll::Ready(Err(error)) => return Some(error.into()),
-                Poll::Ready(Ok(0)) => return Some(End::Lost(LossReason::Closed)),
-                Poll::Ready(Ok(_)) => match heard {
-                    Err(end) => return Some(end),
-                    Ok(true) => return Some(End::Lost(LossReason::Closed)),
-                    Ok(false) => {}
-                },
-            }
-            let answers = self.session.answers();
-            if !answers.is_empty() {
-                self.outbox.push_control(answers);
-            }
-            if self.outbox.control_len() > MAX_CONTROL {
-                return Some(End::Lost(LossReason::Protocol("it does not read our answers".into())));
-            }
-        }
-        None
-    }
-
     fn count(&mut self) {
         let (sent, dropped) = self.outbox.take_counts();
         self.player.count(sent, dropped);
@@ -230,6 +204,35 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
             poll_fn(|cx| outbox.poll_write(stream, cx)).await
         };
         let _ = tokio::time::timeout(FAREWELL, rest).await; // a peer that does not read misses it
+    }
+}
+
+/// Reads what the peer sends, and queues the session's answers; ready when the peer has left.
+fn poll_input<T: Talk, W: Wire>(
+    stream: &mut Stream,
+    session: &mut T,
+    outbox: &mut Outbox<W>,
+    cx: &mut Context<'_>,
+) -> Poll<End> {
+    loop {
+        let mut is_over = Ok(false);
+        match ready!(stream.poll_read(cx, |bytes| is_over = session.listen(bytes))) {
+            Err(error) => return Poll::Ready(error.into()),
+            Ok(0) => return Poll::Ready(End::Lost(LossReason::Closed)),
+            Ok(_) => match is_over {
+                Err(end) => return Poll::Ready(end),
+                Ok(true) => return Poll::Ready(End::Lost(LossReason::Closed)),
+                Ok(false) => {}
+            },
+        }
+        let answers = session.answers();
+        if !answers.is_empty() {
+            outbox.push_control(answers);
+        }
+        if outbox.control_len() > MAX_CONTROL {
+            let reason = "control responses not read (64 KiB pending)";
+            return Poll::Ready(End::Lost(LossReason::Protocol(reason.into())));
+        }
     }
 }
 
