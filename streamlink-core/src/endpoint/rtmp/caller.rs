@@ -5,7 +5,7 @@ use super::{
         Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
         random,
-        tcp::{End, Outbox, Pace, Player, farewell, send, write_all},
+        tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
     },
     inbound::Entrance,
     receive::receive,
@@ -200,8 +200,8 @@ impl Call {
         self.status.counters.dropped.add(fresh.missed_since(reader));
         *reader = fresh;
         let player = Player::new(up.peer, Instant::now());
-        let outbox = Outbox::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
-        let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
+        let outbox = SendQueue::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
+        let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW };
         let end = {
             let mut sending =
                 pin!(send(&mut up.stream, &mut up.session, reader, outbox, &player, pace, player.ended(&self.stop)));
@@ -215,7 +215,7 @@ impl Call {
         };
         self.settle(&player);
         if matches!(end, End::Stopped) {
-            farewell(&mut up.stream, &[]).await;
+            close_with(&mut up.stream, &[]).await;
         }
         end
     }

@@ -2,7 +2,7 @@
 //! play from one. A connection has no buffer of its own while nothing is in progress.
 //!
 //! Media goes from a connection's [`inbound::Inbound`] into the flow's ring, and from the ring through an
-//! [`super::tcp::Outbox`] to a connection: the message's bytes are those that came in, and only chunk headers are made
+//! [`super::tcp::SendQueue`] to a connection: the message's bytes are those that came in, and only chunk headers are made
 //! anew.
 
 mod caller;

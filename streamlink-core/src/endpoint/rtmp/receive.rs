@@ -1,7 +1,7 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
 use super::{
-    super::tcp::{End, FAREWELL, SubWaker, answer, farewell, write_all},
+    super::tcp::{CLOSE_TIMEOUT, End, SubWaker, answer, close_with, write_all},
     inbound::{Entrance, Inbound},
 };
 use crate::{
@@ -89,9 +89,9 @@ impl Bring for ClientSession {
 }
 
 /// After its goodbye a peer closes the connection itself; one that does not is not waited for.
-pub(super) async fn linger(stream: &mut Stream) {
+pub(super) async fn drain_until_closed(stream: &mut Stream) {
     let closed = async { while poll_fn(|cx| stream.poll_read(cx, |_| {})).await.is_ok_and(|count| count > 0) {} };
-    let _ = tokio::time::timeout(FAREWELL, closed).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
 }
 
 /// What takes what comes on one connection. In this order: what every read touches lies together.
@@ -148,9 +148,9 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
     match end {
         // It closes the connection itself; some take it for an error when we do.
         End::Lost(LossReason::Closed) => {
-            let _ = tokio::time::timeout(FAREWELL, write_all(stream, &answers)).await; // it may be gone
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, write_all(stream, &answers)).await; // it may be gone
         }
-        _ => farewell(stream, &answers).await,
+        _ => close_with(stream, &answers).await,
     }
     end
 }

@@ -5,7 +5,7 @@ use super::{
         Event, EventSink, LossReason, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
         random,
-        tcp::{End, Outbox, Pace, Player, answer, farewell, send, write_all},
+        tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
     inbound::Inbound,
     receive::Receiving,
@@ -246,8 +246,8 @@ impl Call {
                     return self.record_udp(up, reader, &player).await;
                 }
                 up.stream.limit_send_buffer(*send_buffer);
-                let outbox = Outbox::new(Interleaved::new(up.session.tracks()));
-                let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
+                let outbox = SendQueue::new(Interleaved::new(up.session.tracks()));
+                let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW };
                 let next_sign = Instant::now() + up.session.keep_alive_interval();
                 let mut recorder = Recorder { session: &mut up.session, next_sign };
                 send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await
@@ -264,7 +264,7 @@ impl Call {
         };
         self.settle(&player, false);
         if matches!(end, End::Stopped) {
-            farewell(&mut up.stream, &[]).await;
+            close_with(&mut up.stream, &[]).await;
         }
         end
     }
@@ -277,7 +277,7 @@ impl Call {
             tokio::select! {
                 () = self.stop.cancelled() => {
                     session.end();
-                    farewell(stream, &session.take_output()).await;
+                    close_with(stream, &session.take_output()).await;
                     return End::Stopped;
                 }
                 read = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => match read {

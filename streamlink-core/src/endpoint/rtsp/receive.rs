@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{End, SubWaker, answer, farewell, yield_periodically},
+    super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -207,7 +207,7 @@ impl<T: Bring> Receiving<'_, T> {
         }
         // The answer to its goodbye, or ours.
         let answers = self.session.answers();
-        farewell(self.stream, &answers).await;
+        close_with(self.stream, &answers).await;
         end
     }
 

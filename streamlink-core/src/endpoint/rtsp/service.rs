@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service, Shared,
-            SubWaker, Visit, farewell, send, write_all,
+            CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Player, PlayerLimits, SendQueue, Service,
+            Shared, SubWaker, Visit, WritePacing, close_with, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -183,7 +183,7 @@ impl Client {
     async fn turn_away(&mut self, status: Status) {
         self.session.refuse(status);
         let answer = self.session.take_output();
-        farewell(&mut self.stream, &answer).await;
+        close_with(&mut self.stream, &answer).await;
     }
 
     /// Takes what a client brings.
@@ -204,7 +204,7 @@ impl Client {
     async fn play(
         &mut self,
         ring: &Arc<Ring>,
-        terms: PlayTerms,
+        terms: PlayerLimits,
         known: Option<Arc<Presentation>>,
         player: &Player,
         route: &Arc<OpenRoute<Rtsp>>,
@@ -238,11 +238,11 @@ impl Client {
             self.stream.limit_send_buffer(terms.send_buffer);
             let wire = Interleaved::new(self.session.tracks());
             let _interest = wire.layout().map(|layout| ring.layout_interest(layout));
-            let mut outbox = Outbox::new(wire);
+            let mut outbox = SendQueue::new(wire);
             outbox.push_media(lost, &mut window);
-            let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
+            let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow };
             let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, ended).await;
-            farewell(&mut self.stream, &[]).await;
+            close_with(&mut self.stream, &[]).await;
             return end;
         }
         let _interest = ring.layout_interest(BatchLayout::Contiguous);
@@ -302,7 +302,7 @@ impl Client {
                 break end;
             }
         };
-        farewell(&mut self.stream, &[]).await;
+        close_with(&mut self.stream, &[]).await;
         end
     }
 
@@ -317,7 +317,7 @@ impl Client {
             }
             Ok(())
         });
-        let answered = tokio::time::timeout(FAREWELL, self.answer()).await;
+        let answered = tokio::time::timeout(CLOSE_TIMEOUT, self.answer()).await;
         said?;
         answered.unwrap_or(Err(End::Lost(LossReason::TooSlow)))
     }
@@ -355,7 +355,7 @@ impl Client {
             })
             .await;
         };
-        farewell(&mut self.stream, &[]).await;
+        close_with(&mut self.stream, &[]).await;
         end
     }
 }

@@ -40,12 +40,12 @@ pub(crate) struct Route<S: Service> {
 #[derive(Debug)]
 pub(crate) enum RouteEnd {
     Source(SourceContext),
-    Output(Arc<Ring>, PlayTerms),
+    Output(Arc<Ring>, PlayerLimits),
 }
 
 /// How players are served.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PlayTerms {
+pub(crate) struct PlayerLimits {
     /// Bytes of the last group of pictures that a new player gets at most; above, it waits for the next.
     pub(crate) gop_cache: u64,
     /// How long messages may wait for more, so that they are written together.
@@ -76,7 +76,7 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
 pub(in crate::endpoint) enum OpenEnd<I> {
     /// The publisher that is connected has taken what is in there. Who may be one, the settings of the source say.
     Source(Mutex<Option<Box<I>>>, watch::Receiver<Live>),
-    Output(Arc<Ring>, PlayTerms),
+    Output(Arc<Ring>, PlayerLimits),
 }
 
 /// Peers that were turned away, the last of them, and when that was told.

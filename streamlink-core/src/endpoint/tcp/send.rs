@@ -1,6 +1,6 @@
 //! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
 
-use super::{End, FAREWELL, Outbox, Player, SubWaker, Wire};
+use super::{CLOSE_TIMEOUT, End, Player, SendQueue, SubWaker, Wire};
 use crate::{
     endpoint::LossReason,
     net::Stream,
@@ -16,18 +16,18 @@ use std::{
 use tokio::time::Sleep;
 
 /// Bytes that are taken from the ring at once: what a peer that stops reading holds.
-const AT_ONCE: u64 = 256 << 10;
+const WINDOW: u64 = 256 << 10;
 /// Windows that a peer is sent in a row, before others of the same task have a turn.
-const ROUNDS: usize = 8;
+const MAX_WINDOWS: usize = 8;
 /// Bytes of answers that may wait for a peer that does not read.
-const MAX_CONTROL: usize = 64 << 10;
+const MAX_PENDING_CONTROL: usize = 64 << 10;
 
 /// The side of a session that is sent media.
-pub(in crate::endpoint) trait Talk {
+pub(in crate::endpoint) trait SendSession {
     /// Takes what the peer says; true: it has ended the stream.
-    fn listen(&mut self, bytes: &[u8]) -> Result<bool, End>;
+    fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End>;
     /// What is to be answered.
-    fn answers(&mut self) -> Vec<u8>;
+    fn take_output(&mut self) -> Vec<u8>;
     /// Says goodbye.
     fn end(&mut self);
     /// Whether the peer wants nothing for now.
@@ -44,7 +44,7 @@ pub(in crate::endpoint) trait Talk {
 
 /// How media is sent.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::endpoint) struct Pace {
+pub(in crate::endpoint) struct WritePacing {
     /// How long messages may wait for more.
     pub(in crate::endpoint) coalesce: Duration,
     /// How long the peer may be behind.
@@ -55,9 +55,9 @@ struct Sending<'a, T, W> {
     stream: &'a mut Stream,
     session: &'a mut T,
     reader: &'a mut Reader,
-    outbox: Outbox<W>,
+    queue: SendQueue<W>,
     player: &'a Player,
-    pace: Pace,
+    pacing: WritePacing,
     /// Polls the end and what the peer sends.
     sub_waker: SubWaker,
     window: Vec<Arc<Batch>>,
@@ -70,25 +70,25 @@ struct Sending<'a, T, W> {
 
 /// Sends until the flow or the peer ends it, or `ended` does, for which nothing is lost on the way to the peer when it is
 /// [`End::Stopped`].
-pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
+pub(in crate::endpoint) async fn send<T: SendSession, W: Wire>(
     stream: &mut Stream,
     session: &mut T,
     reader: &mut Reader,
-    outbox: Outbox<W>,
+    queue: SendQueue<W>,
     player: &Player,
-    pace: Pace,
+    pacing: WritePacing,
     ended: impl Future<Output = End>,
 ) -> End {
     let now = Instant::now();
     let mut ended = pin!(ended);
-    let mut timer = pin!(tokio::time::sleep_until((now + pace.slow).into()));
+    let mut timer = pin!(tokio::time::sleep_until((now + pacing.slow).into()));
     let mut sending = Sending {
         stream,
         session,
         reader,
-        outbox,
+        queue,
         player,
-        pace,
+        pacing,
         sub_waker: SubWaker::new(),
         window: Vec::new(),
         behind: None,
@@ -97,48 +97,48 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
     };
     let end = poll_fn(|cx| sending.poll(ended.as_mut(), timer.as_mut(), cx)).await;
     if matches!(end, End::Stopped) {
-        sending.farewell().await;
+        sending.finish().await;
     }
     sending.count();
     end
 }
 
-impl<T: Talk, W: Wire> Sending<'_, T, W> {
+impl<T: SendSession, W: Wire> Sending<'_, T, W> {
     fn poll(
         &mut self,
         ended: Pin<&mut impl Future<Output = End>>,
         mut timer: Pin<&mut Sleep>,
         cx: &mut Context<'_>,
     ) -> Poll<End> {
-        let Self { stream, session, outbox, sub_waker, .. } = self;
+        let Self { stream, session, queue, sub_waker, .. } = self;
         let end = sub_waker.poll_if_woken(cx, |cx| {
             if let Poll::Ready(end) = ended.poll(cx) {
                 return Poll::Ready(end);
             }
-            poll_input(stream, *session, outbox, cx)
+            poll_input(stream, *session, queue, cx)
         });
         if end.is_ready() {
             return end;
         }
-        for _ in 0..ROUNDS {
-            match self.outbox.poll_write(self.stream, cx) {
+        for _ in 0..MAX_WINDOWS {
+            match self.queue.poll_write(self.stream, cx) {
                 Poll::Ready(Ok(())) => self.behind = None,
                 Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
                 Poll::Pending => {
                     self.count();
                     let now = Instant::now();
                     let since = *self.behind.get_or_insert(now);
-                    if now.saturating_duration_since(since) >= self.pace.slow {
+                    if now.saturating_duration_since(since) >= self.pacing.slow {
                         return Poll::Ready(End::Lost(LossReason::TooSlow));
                     }
-                    return wake_at(timer, since + self.pace.slow, cx);
+                    return wake_at(timer, since + self.pacing.slow, cx);
                 }
             }
             self.count();
             if self.ending {
                 return Poll::Ready(End::Stopped);
             }
-            if !self.pace.coalesce.is_zero() {
+            if !self.pacing.coalesce.is_zero() {
                 let now = Instant::now();
                 if now < self.next {
                     // Not a word of the ring until then.
@@ -156,26 +156,26 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
                     // The flow has ended, and all of it was sent.
                     self.ending = true;
                     self.session.end();
-                    self.outbox.push_control(self.session.answers());
+                    self.queue.push_control(self.session.take_output());
                 }
                 Poll::Ready(Ok(())) => {
-                    let lost = self.reader.read_some(AT_ONCE, &mut self.window);
+                    let lost = self.reader.read_some(WINDOW, &mut self.window);
                     let now = self.window.first().and_then(|batch| batch.arrival());
                     if self.session.is_paused() {
                         self.window.clear();
-                        self.outbox.wait_for_start();
+                        self.queue.wait_for_start();
                     }
-                    self.outbox.push_media(lost.packets, &mut self.window);
+                    self.queue.push_media(lost.packets, &mut self.window);
                     if let Some(now) = now {
                         self.session.tick(now);
-                        let answers = self.session.answers();
-                        if !answers.is_empty() {
-                            self.outbox.push_control(answers);
+                        let output = self.session.take_output();
+                        if !output.is_empty() {
+                            self.queue.push_control(output);
                         }
                     }
                     // What was too much to be taken at once follows without a pause.
-                    if !self.pace.coalesce.is_zero() && !self.reader.has_more() {
-                        self.next = Instant::now() + self.pace.coalesce;
+                    if !self.pacing.coalesce.is_zero() && !self.reader.has_more() {
+                        self.next = Instant::now() + self.pacing.coalesce;
                     }
                 }
             }
@@ -185,38 +185,38 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
     }
 
     fn count(&mut self) {
-        let (sent, dropped) = self.outbox.take_counts();
+        let (sent, dropped) = self.queue.take_counts();
         self.player.count(sent, dropped);
         self.player.reported(self.session.reported_lost());
     }
 
     /// What is in the ring, and a goodbye, for as long as is reasonable.
-    async fn farewell(&mut self) {
+    async fn finish(&mut self) {
         if !self.ending {
             let lost = self.reader.read(&mut self.window);
-            self.outbox.push_media(lost.packets, &mut self.window);
+            self.queue.push_media(lost.packets, &mut self.window);
         }
-        let Self { outbox, stream, session, .. } = self;
+        let Self { queue, stream, session, .. } = self;
         let rest = async {
-            poll_fn(|cx| outbox.poll_write(stream, cx)).await?;
+            poll_fn(|cx| queue.poll_write(stream, cx)).await?;
             session.end(); // behind all media
-            outbox.push_control(session.answers());
-            poll_fn(|cx| outbox.poll_write(stream, cx)).await
+            queue.push_control(session.take_output());
+            poll_fn(|cx| queue.poll_write(stream, cx)).await
         };
-        let _ = tokio::time::timeout(FAREWELL, rest).await; // a peer that does not read misses it
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await; // a peer that does not read misses it
     }
 }
 
 /// Reads what the peer sends, and queues the session's answers; ready when the peer has left.
-fn poll_input<T: Talk, W: Wire>(
+fn poll_input<T: SendSession, W: Wire>(
     stream: &mut Stream,
     session: &mut T,
-    outbox: &mut Outbox<W>,
+    queue: &mut SendQueue<W>,
     cx: &mut Context<'_>,
 ) -> Poll<End> {
     loop {
         let mut is_over = Ok(false);
-        match ready!(stream.poll_read(cx, |bytes| is_over = session.listen(bytes))) {
+        match ready!(stream.poll_read(cx, |bytes| is_over = session.on_bytes(bytes))) {
             Err(error) => return Poll::Ready(error.into()),
             Ok(0) => return Poll::Ready(End::Lost(LossReason::Closed)),
             Ok(_) => match is_over {
@@ -225,11 +225,11 @@ fn poll_input<T: Talk, W: Wire>(
                 Ok(false) => {}
             },
         }
-        let answers = session.answers();
-        if !answers.is_empty() {
-            outbox.push_control(answers);
+        let output = session.take_output();
+        if !output.is_empty() {
+            queue.push_control(output);
         }
-        if outbox.control_len() > MAX_CONTROL {
+        if queue.control_len() > MAX_PENDING_CONTROL {
             let reason = "control responses not read (64 KiB pending)";
             return Poll::Ready(End::Lost(LossReason::Protocol(reason.into())));
         }
@@ -261,12 +261,12 @@ mod tests {
     /// A peer that is sent bare packets, and says nothing.
     struct Bare;
 
-    impl Talk for Bare {
-        fn listen(&mut self, _: &[u8]) -> Result<bool, End> {
+    impl SendSession for Bare {
+        fn on_bytes(&mut self, _: &[u8]) -> Result<bool, End> {
             Ok(false)
         }
 
-        fn answers(&mut self) -> Vec<u8> {
+        fn take_output(&mut self) -> Vec<u8> {
             Vec::new()
         }
 
@@ -326,12 +326,12 @@ mod tests {
         };
         publish(100);
         let (stop, player, mut session) = (Notify::new(), Player::new(address, Instant::now()), Bare);
-        let pace = Pace { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
+        let pacing = WritePacing { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
         let ended = async {
             stop.notified().await;
             End::Stopped
         };
-        let sent = send(&mut stream, &mut session, &mut reader, Outbox::new(Bare), &player, pace, ended);
+        let sent = send(&mut stream, &mut session, &mut reader, SendQueue::new(Bare), &player, pacing, ended);
         let received = async {
             take(&mut peer, 100 * PACKET).await?;
             // The next window has begun.

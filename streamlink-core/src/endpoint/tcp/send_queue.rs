@@ -18,9 +18,9 @@ use std::{
 };
 
 /// Messages in one write at most.
-const MESSAGES: usize = 32;
+const MAX_MESSAGES: usize = 32;
 /// Slices in one write at most.
-const SLICES: usize = 128;
+const MAX_SLICES: usize = 128;
 
 /// How packets look on the wire of one protocol.
 pub(in crate::endpoint) trait Wire {
@@ -47,21 +47,21 @@ pub(in crate::endpoint) trait Wire {
 enum Segment {
     Batch(Arc<Batch>),
     /// What a peer needs before the batch that follows, at the time of that batch; or messages that were altered.
-    Own(Arc<[Packet]>, Option<u32>),
+    Rewritten(Arc<[Packet]>, Option<u32>),
 }
 
 impl Segment {
     fn packets(&self) -> &[Packet] {
         match self {
             Segment::Batch(batch) => batch.packets(),
-            Segment::Own(packets, _) => packets,
+            Segment::Rewritten(packets, _) => packets,
         }
     }
 
     /// A time for its packets other than their own.
     fn time(&self) -> Option<u32> {
         match self {
-            Segment::Own(_, time) => *time,
+            Segment::Rewritten(_, time) => *time,
             Segment::Batch(_) => None,
         }
     }
@@ -69,7 +69,7 @@ impl Segment {
 
 /// What one connection is still to be sent.
 #[derive(Debug)]
-pub(in crate::endpoint) struct Outbox<W> {
+pub(in crate::endpoint) struct SendQueue<W> {
     wire: W,
     /// Answers, which go between two messages.
     control: Vec<u8>,
@@ -79,14 +79,14 @@ pub(in crate::endpoint) struct Outbox<W> {
     at: usize,
     sent: usize,
     /// Nothing is of use before the next start.
-    waits: bool,
+    waits_for_start: bool,
     preamble: Option<Preamble>,
     /// Media that was sent since this was last looked at.
     done: Totals,
     dropped: u64,
 }
 
-impl<W: Wire> Outbox<W> {
+impl<W: Wire> SendQueue<W> {
     pub(in crate::endpoint) fn new(wire: W) -> Self {
         Self {
             wire,
@@ -95,7 +95,7 @@ impl<W: Wire> Outbox<W> {
             segments: VecDeque::new(),
             at: 0,
             sent: 0,
-            waits: true,
+            waits_for_start: true,
             preamble: None,
             done: Totals::default(),
             dropped: 0,
@@ -119,22 +119,22 @@ impl<W: Wire> Outbox<W> {
     /// Batches from the ring, and how many packets before them are lost: then pictures wait for the next start.
     pub(in crate::endpoint) fn push_media(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) {
         self.dropped += lost;
-        self.waits |= lost > 0;
+        self.waits_for_start |= lost > 0;
         for batch in window.drain(..) {
             match batch.start() {
                 Some(preamble) => {
                     // Who has got all since the last start has also got what has changed of it, among the media.
-                    let missed = std::mem::take(&mut self.waits) || self.preamble.is_none();
+                    let missed = std::mem::take(&mut self.waits_for_start) || self.preamble.is_none();
                     if missed && !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
                         let first = batch.packets().first().and_then(Packet::rtmp_message);
                         let headers = self.wire.altered(preamble).unwrap_or_else(|| preamble.clone());
                         if !headers.is_empty() {
-                            self.segments.push_back(Segment::Own(headers, first.map(|(_, time)| time)));
+                            self.segments.push_back(Segment::Rewritten(headers, first.map(|(_, time)| time)));
                         }
                     }
                     self.preamble = Some(preamble.clone());
                 }
-                None if self.waits => {
+                None if self.waits_for_start => {
                     // What came before the first start was never meant for it.
                     let started = self.preamble.is_some();
                     self.dropped += if started { batch.packets().len() as u64 } else { 0 };
@@ -143,13 +143,13 @@ impl<W: Wire> Outbox<W> {
                 None => {}
             }
             let altered = self.wire.altered(batch.packets());
-            self.segments.push_back(altered.map_or(Segment::Batch(batch), |packets| Segment::Own(packets, None)));
+            self.segments.push_back(altered.map_or(Segment::Batch(batch), |packets| Segment::Rewritten(packets, None)));
         }
     }
 
     /// What comes next is of no use before the next start.
     pub(in crate::endpoint) fn wait_for_start(&mut self) {
-        self.waits = true;
+        self.waits_for_start = true;
     }
 
     /// Media that was sent since the last call, and packets that were left out.
@@ -173,8 +173,8 @@ impl<W: Wire> Outbox<W> {
                 return stream.poll_flush(cx);
             }
             let written = {
-                let mut heads = [W::EMPTY; MESSAGES];
-                let mut slices = [IoSlice::new(&[]); SLICES];
+                let mut heads = [W::EMPTY; MAX_MESSAGES];
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let count = self.gather(&mut heads, &mut slices);
                 ready!(stream.poll_write(cx, &slices[..count]))?
             };
@@ -199,7 +199,7 @@ impl<W: Wire> Outbox<W> {
     }
 
     /// Names what is to be written next.
-    fn gather<'a>(&'a self, heads: &'a mut [W::Head; MESSAGES], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    fn gather<'a>(&'a self, heads: &'a mut [W::Head; MAX_MESSAGES], slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         if self.control.is_empty() {
             let count = self.gather_framed(slices);
             if count > 0 {
@@ -215,7 +215,7 @@ impl<W: Wire> Outbox<W> {
         let mut take = |slice: &'a [u8]| {
             slices[count] = IoSlice::new(slice);
             count += 1;
-            count < SLICES
+            count < MAX_SLICES
         };
         let control = self.control.get(self.control_sent..).unwrap_or_default();
         let mut first = true;
@@ -236,7 +236,7 @@ impl<W: Wire> Outbox<W> {
     }
 
     /// The same where all that comes next are whole batches in one piece; 0 where it is not.
-    fn gather_framed<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    fn gather_framed<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let whole = self.segments.iter().map_while(|segment| self.framed_bytes(segment));
         let mut count = 0;
         for (slice, bytes) in slices.iter_mut().zip(whole) {
@@ -251,7 +251,7 @@ impl<W: Wire> Outbox<W> {
     fn framed_bytes<'a>(&self, segment: &'a Segment) -> Option<&'a Bytes> {
         match segment {
             Segment::Batch(batch) => self.wire.framed_bytes(batch),
-            Segment::Own(..) => None,
+            Segment::Rewritten(..) => None,
         }
     }
 
@@ -268,7 +268,7 @@ impl<W: Wire> Outbox<W> {
         whole.skip(self.at)
     }
 
-    /// So much was written, in the order of [`Outbox::gather`].
+    /// So much was written, in the order of [`SendQueue::gather`].
     fn advance(&mut self, mut written: usize) {
         if self.sent > 0 {
             written = self.advance_message(written);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// How long a peer may take for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last words may take.
-pub(in crate::endpoint) const FAREWELL: Duration = Duration::from_secs(1);
+pub(in crate::endpoint) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Writes all of it, however long that takes.
 pub(in crate::endpoint) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
@@ -45,12 +45,12 @@ pub(in crate::endpoint) async fn answer(
 }
 
 /// Says the last words, and ends our side of the connection.
-pub(in crate::endpoint) async fn farewell(stream: &mut Stream, bytes: &[u8]) {
+pub(in crate::endpoint) async fn close_with(stream: &mut Stream, bytes: &[u8]) {
     let last = async {
         let _ = write_all(stream, bytes).await; // the peer may be gone
         stream.shut_down().await;
     };
-    let _ = tokio::time::timeout(FAREWELL, last).await; // one that does not read misses it
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, last).await; // one that does not read misses it
 }
 
 #[cfg(test)]
@@ -105,8 +105,8 @@ mod tests {
         assert!(answer(&mut stream, &[], &stop).await.is_ok());
         let slow = answer(&mut stream, b"answer", &stop).await;
         assert!(matches!(slow, Err(End::Lost(LossReason::TooSlow))), "{slow:?}");
-        farewell(&mut stream, &[]).await;
-        farewell(&mut stream, b"goodbye").await;
+        close_with(&mut stream, &[]).await;
+        close_with(&mut stream, b"goodbye").await;
         stop.cancel();
         assert!(matches!(answer(&mut stream, b"answer", &stop).await, Err(End::Stopped)));
         Ok(())
