@@ -1,13 +1,15 @@
-//! Sockets of one task that are read together.
+//! An epoll set of its own for the sockets of one task, so that they can be read together.
 //!
-//! The runtime wakes a thread for every socket in which something has come. Where many peers bring a little each, all
-//! the time, that costs more than to read it. So a task that has many of them holds them in an epoll set of its own,
-//! which lies in the runtime's, and looks at all of them now and then ([`GroupPoller`]).
+//! Problem: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
+//! all the time, this costs more than reading. So a task with many sockets registers them in an epoll set of its own,
+//! which is itself registered with the runtime, and polls it from time to time ([`GroupPoller`]).
 //!
-//! What comes is read then and there, if whoever brought the socket has left somebody who takes it ([`ReadSink`]): to find
-//! its task first, cold as that is, would cost as much again.
+//! What has arrived is read at once and passed to a [`ReadSink`], if the socket's owner has attached one: to wake and
+//! poll the owner's future first, whose memory is not in the cache, would cost as much again.
 //!
 //! Memory: two or three descriptors, and some 100 bytes for each socket.
+//!
+//! To turn it off: do not call [`Stream::grouped`](super::Stream::grouped); all else works the same on single sockets.
 
 mod poller;
 
@@ -35,7 +37,7 @@ use std::{
 };
 use tokio::{io::ReadBuf, net::TcpStream};
 
-/// The sockets, as those see it who bring them.
+/// The sockets of one epoll set, for their owners.
 #[derive(Debug)]
 pub(crate) struct EpollGroup {
     registry: Registry,
@@ -47,22 +49,22 @@ pub(crate) struct EpollGroup {
 #[repr(C, align(64))]
 struct Slot {
     socket: std::net::TcpStream,
-    /// Something may have come, or gone.
+    /// The socket may have become readable, writable or closed.
     ready: AtomicBool,
-    /// The peer has closed: there is always something to read.
+    /// The peer has closed, so that the socket stays readable.
     closed: AtomicBool,
-    /// What was read last is to go on.
+    /// The last read ended within a message.
     wants_more: AtomicBool,
     reader: Mutex<Reader>,
 }
 
-/// Who reads a socket. Invariant: nothing panics while its lock is held, but a waker.
+/// The reader of a socket. Invariant: nothing panics while its lock is held, but a waker.
 #[derive(Default)]
 #[repr(C)]
 struct Reader {
-    /// Takes what comes, until there is something to tell.
+    /// Takes what is read, until it asks to notify the owner.
     sink: Option<Arc<Mutex<dyn ReadSink>>>,
-    /// Is told what comes of that, or else that something has come.
+    /// Woken with the outcome of the sink, or when the socket is ready.
     waker: Option<Waker>,
     outcome: Option<io::Result<ReadOutcome>>,
 }
@@ -74,7 +76,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// It is the same as the last time, nearly always: then nothing is to be done.
+    /// Registers a waker, which is nearly always the one already there.
     fn register(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
@@ -91,17 +93,17 @@ impl Slot {
         lock(&self.reader).register(cx);
     }
 
-    /// There may be more in it already than was read; if not, the peer is asked for it.
+    /// Requests the rest of a message: the next read acknowledges what came before, if nothing more has arrived.
     fn request_more(&self) {
         self.wants_more.store(true, Relaxed);
         self.ready.store(true, Relaxed);
     }
 
-    /// Reads what is there; nothing: the peer has closed.
+    /// Reads from the socket; returns 0 when the peer has closed.
     #[allow(unsafe_code)]
     fn read(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
         let (room, socket) = (buffer.remaining(), SockRef::from(&self.socket));
-        // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
+        // SAFETY: no byte of it is made uninitialized: `recv` only writes to it.
         let memory = unsafe { buffer.unfilled_mut() };
         let mut result = socket.recv(memory);
         if self.wants_more.load(Relaxed) {
@@ -112,16 +114,17 @@ impl Slot {
             }
         }
         let empty = result.as_ref().map_or_else(is_blocked, |length| *length < room);
-        // What comes from here on is news, but of a peer that has closed nothing comes.
+        // Later arrivals are reported by epoll, but none is when the peer has closed.
         self.ready.store(!empty || self.closed.load(Relaxed), Relaxed);
         let length = result?;
-        // SAFETY: so many bytes were written.
+        // SAFETY: `recv` has written `length` bytes.
         unsafe { buffer.assume_init(length) };
         buffer.advance(length);
         Ok(length)
     }
 
-    /// Something may have come: it is handed on, or the reader is told. Returns whether part of it was held back.
+    /// Handles readiness: reads into the sink, or wakes the reader. Returns whether the peer held back a part of a
+    /// message until it was acknowledged.
     fn on_ready(&self, memory: &mut [MaybeUninit<u8>]) -> bool {
         self.ready.store(true, Relaxed);
         let (mut reader, mut held_back) = (lock(&self.reader), false);
@@ -136,8 +139,8 @@ impl Slot {
         held_back
     }
 
-    /// Hands on what has come; `None`: all of it, and more may come. Part of it was held back if there was nothing left
-    /// to read, and then there was.
+    /// Reads into the sink until the socket is empty; `None` when more may follow. Sets `held_back` if the socket was
+    /// empty after a request for more, and then was not.
     fn read_into_sink(
         &self,
         sink: &Mutex<dyn ReadSink>,
@@ -176,10 +179,11 @@ impl EpollGroup {
     }
 }
 
-/// A socket in a group.
+/// A socket of a group.
 #[derive(Debug)]
 pub(crate) struct GroupedStream {
-    /// It is told of room, too: the kernel had none once. (Who is always told is also told when all was read before.)
+    /// Registered for writability, too, as the kernel's buffer was full once. (A socket always registered for both is
+    /// also reported when only its peer has read.)
     wants_room: bool,
     place: usize,
     slot: Arc<Slot>,
@@ -187,7 +191,7 @@ pub(crate) struct GroupedStream {
 }
 
 impl GroupedStream {
-    /// Takes a socket from the runtime's set into another.
+    /// Moves a socket from the runtime's epoll set to the group's.
     pub(crate) fn new(socket: TcpStream, group: &Arc<EpollGroup>) -> io::Result<Self> {
         let slot = Arc::new(Slot {
             socket: socket.into_std()?,
@@ -211,7 +215,7 @@ impl GroupedStream {
         SockRef::from(&self.slot.socket)
     }
 
-    /// Whether something may have come; the reader is told otherwise when it does.
+    /// Returns whether the socket may be readable; if not, the reader is woken when it is.
     pub(crate) fn may_read(&self, cx: &Context<'_>) -> bool {
         let ready = self.slot.ready.load(Relaxed);
         if !ready {
@@ -220,19 +224,19 @@ impl GroupedStream {
         ready
     }
 
-    /// There may be more in it already than was read; if not, the peer is asked for it.
+    /// Requests the rest of a message: the next read acknowledges what came before, if nothing more has arrived.
     pub(crate) fn request_more(&self) {
         self.slot.request_more();
     }
 
-    /// Has what comes from here on handed on, if all that has come was read.
+    /// Passes what arrives from here on to `sink`, if all that has arrived was read.
     pub(crate) fn attach_sink(&self, sink: Arc<Mutex<dyn ReadSink>>) {
         if !self.slot.ready.load(Relaxed) {
             lock(&self.slot.reader).sink = Some(sink);
         }
     }
 
-    /// What has come of that; `None`: nothing is handed on.
+    /// Returns the outcome of the sink; `None` when no sink is attached.
     pub(crate) fn poll_sink(&self, cx: &Context<'_>) -> Option<Poll<io::Result<ReadOutcome>>> {
         let mut reader = lock(&self.slot.reader);
         if let Some(outcome) = reader.outcome.take() {
@@ -247,7 +251,7 @@ impl GroupedStream {
         (reader.sink, reader.outcome) = (None, None);
     }
 
-    /// Reads what is there, if [`GroupedStream::may_read`] says so; nothing: the peer has closed.
+    /// Reads from the socket, if [`GroupedStream::may_read`] allows it; 0 bytes mean that the peer has closed.
     pub(crate) fn read(&self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.slot.read(buffer) {
             Err(error) if is_blocked(&error) => {
@@ -258,13 +262,13 @@ impl GroupedStream {
         }
     }
 
-    /// Writes what the kernel takes.
+    /// Writes as much as the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.socket().send_vectored_with_flags(slices, libc::MSG_NOSIGNAL) {
             Err(error) if is_blocked(&error) => {
                 self.slot.register(cx);
                 if !self.wants_room {
-                    // Tells of room that there is by now, too.
+                    // Registering again also reports room that there is by now.
                     let both = Interest::READABLE | Interest::WRITABLE;
                     let fd = self.slot.socket.as_raw_fd();
                     self.group.registry.reregister(&mut SourceFd(&fd), Token(self.place), both)?;
@@ -276,7 +280,7 @@ impl GroupedStream {
         }
     }
 
-    /// Ends our side.
+    /// Shuts down our side.
     pub(crate) fn shut_down(&self) -> io::Result<()> {
         self.slot.socket.shutdown(Shutdown::Write)
     }
@@ -284,7 +288,7 @@ impl GroupedStream {
 
 impl Drop for GroupedStream {
     fn drop(&mut self) {
-        // Closing it does the same.
+        // A failure is harmless: closing the socket deregisters it.
         let _ = self.group.registry.deregister(&mut SourceFd(&self.slot.socket.as_raw_fd()));
         if let Some(place) = self.group.slots().get_mut(self.place) {
             *place = None;

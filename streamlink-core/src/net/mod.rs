@@ -1,5 +1,5 @@
-//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP, alone or many sockets together, TLS, and a
-//! precise timer. The only module where `unsafe` may stand.
+//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP with and without TLS, groups of TCP
+//! sockets that are read together, and a precise timer. The only module where `unsafe` may stand.
 
 mod epoll_group;
 mod interface;

@@ -1,26 +1,26 @@
-//! Handing on what is read of a connection, where it is read.
+//! Handling of what is read of a connection, in the place where it is read.
 
 /// Takes what is read of a connection.
 pub(crate) trait ReadSink: Send {
-    /// So much was read.
+    /// Takes bytes, and returns what the reader is to do next.
     fn on_read(&mut self, bytes: &[u8]) -> ReadAction;
 }
 
-/// What is to be done when something was taken.
+/// The reader's next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadAction {
     /// Read on.
     Continue,
-    /// It ends within something: ask for the rest, and read on.
+    /// The bytes end within a message: request the rest, and read on.
     RequestMore,
-    /// There is something for whoever waits for the connection.
+    /// Notify the owner of the connection.
     Notify,
 }
 
-/// Why reading has stopped.
+/// The reason why reading has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadOutcome {
-    /// Whoever takes it may have something to tell; there may be more to read.
+    /// The sink has asked to notify the owner; there may be more to read.
     Notified,
     /// The peer has closed.
     Closed,

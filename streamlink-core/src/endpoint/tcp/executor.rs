@@ -1,13 +1,14 @@
-//! The tasks that the connections of a port share once they have said what they want.
+//! A small executor: the tasks that the connections of one port share after their handshake.
 //!
-//! Media that comes wakes all players of a flow at once. Were each of them a task, the runtime would be told of every
-//! one, and would wake its other threads to take some over, which costs more than what the players do. So they are
-//! connections of a few tasks, each of which runs those that were woken, one after the other.
+//! Arriving media wakes all players of a flow at once. With one task a player, the runtime would schedule each of them
+//! and wake its other threads to steal some, which costs more than the players' own work. So the players are futures of
+//! a few tasks, each of which polls those that were woken, one after the other.
 //!
-//! The publishers of RTMP have tasks of their own, each of which reads them together when much comes ([`EpollGroup`]).
+//! RTMP publishers have tasks of their own, each of which reads its sockets together when many of them are busy
+//! ([`EpollGroup`]).
 //!
-//! A connection that panics ends alone. None can hold up the others: [`Stream`] gives way after a few reads in a row, and
-//! whoever takes much from elsewhere calls [`yield_periodically`].
+//! A connection that panics ends alone. None can starve the others: [`Stream`] yields after a few reads in a row, and a
+//! connection that receives much from elsewhere calls [`yield_periodically`].
 //!
 //! [`Stream`]: crate::net::Stream
 
@@ -32,8 +33,8 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How often the connections of a task that call while they run are run again before other tasks have a turn. (To call the
-/// runtime from within the task would wake another thread.)
+/// Maximum number of passes over the woken connections before other tasks have a turn. (Waking the runtime from within
+/// the task would wake another thread.)
 const MAX_PASSES: u8 = 4;
 
 type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -44,49 +45,49 @@ pub(super) struct ConnectionExecutor {
     workers: Mutex<Vec<Worker>>,
     kind: Kind,
     max_workers: usize,
-    /// Ends all of them, and their connections.
+    /// Ends all tasks with their connections.
     stop: CancellationToken,
 }
 
-/// What the connections do.
+/// The role of an executor's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// And publishers that are read one by one.
+    /// Players, and publishers that are read one by one.
     Players,
-    /// Those that are read together.
+    /// Publishers that are read together.
     Publishers,
 }
 
 impl Kind {
-    /// Members of one task before another one is started.
+    /// Number of connections of one task before another task is started.
     const fn max_connections(self) -> usize {
         match self {
-            // What they are sent at once is on its way within a few milliseconds.
+            // A batch for so many players is written within a few milliseconds.
             Self::Players => 128,
-            // The more of them bring something, the less each of them costs.
+            // The more publishers are busy, the less each of them costs.
             Self::Publishers => 512,
         }
     }
 }
 
-/// One of the tasks.
+/// The executor's handle of one task.
 #[derive(Debug)]
 struct Worker {
     sender: mpsc::UnboundedSender<Connection>,
     load: Arc<AtomicUsize>,
-    /// For the sockets of publishers.
+    /// The sockets of publishers; `None` for players, or without descriptors.
     epoll_group: Option<Arc<EpollGroup>>,
 }
 
 impl ConnectionExecutor {
-    /// Of as many tasks as the runtime has threads, at most. Must be called within the runtime.
+    /// Creates an executor of at most as many tasks as the runtime has threads. Must be called within the runtime.
     pub(super) fn new(kind: Kind, stop: CancellationToken) -> Self {
         let max_workers = tokio::runtime::Handle::current().metrics().num_workers().max(1);
         Self { workers: Mutex::default(), kind, max_workers, stop }
     }
 
-    /// Runs a connection to its end, or until the port closes. It is given the group of its task, if that has one: a
-    /// task of publishers does, unless the system had no descriptors left.
+    /// Runs a connection to its end, or until the port closes. `connection` is given the epoll group of its task:
+    /// publishers have one, unless the system had no descriptors left.
     pub(super) fn run<F>(&self, connection: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -106,7 +107,7 @@ impl ConnectionExecutor {
         };
         let worker = &workers[at];
         worker.load.fetch_add(1, Relaxed);
-        // A task that has ended was stopped, as the connection would be.
+        // Fails only when the task was stopped, which would have stopped the connection, too.
         let _ = worker.sender.send(Box::pin(connection(worker.epoll_group.clone())));
     }
 
@@ -117,7 +118,7 @@ impl ConnectionExecutor {
         let mut task = WorkerTask::new(incoming, poller);
         let load = task.load.clone();
         let stop = self.stop.clone();
-        // Tokio's budget is one for all connections, so that the first few would leave nothing to the others.
+        // Tokio's cooperative budget is per task: the first few connections would use it up for all.
         tokio::spawn(tokio::task::unconstrained(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -128,18 +129,19 @@ impl ConnectionExecutor {
     }
 }
 
-/// What one task does.
+/// The future of one task.
 struct WorkerTask {
     incoming: mpsc::UnboundedReceiver<Connection>,
     poller: Option<GroupPoller>,
     connections: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Connection>>>,
     load: Arc<AtomicUsize>,
     wake_state: Arc<WakeState>,
-    /// What connections call.
+    /// The waker of the connections.
     waker: Waker,
 }
 
-/// A call to the task. While the task is running already the runtime need not be told, which would wake another thread.
+/// The wake-ups of a task. While the task is running they set a flag only: telling the runtime would wake another
+/// thread.
 #[derive(Debug, Default)]
 struct WakeState {
     woken: AtomicBool,
@@ -167,11 +169,11 @@ impl WorkerTask {
         Self { incoming, poller, connections, load, waker: wake_state.clone().into(), wake_state }
     }
 
-    /// Ready when the port is gone.
+    /// Polls the woken connections; ready when the port is gone.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Poll::Ready(connection) = self.incoming.poll_recv(cx) {
             let Some(connection) = connection else { return Poll::Ready(()) };
-            // What a panic leaves behind is dropped with the connection; what others share is behind locks.
+            // Unwind safe: the connection's own state is dropped with it, and shared state is behind locks.
             self.connections.push(AssertUnwindSafe(connection).catch_unwind());
         }
         self.wake_state.task.register(cx.waker());
@@ -180,12 +182,12 @@ impl WorkerTask {
             poller.poll(cx);
         }
         for _ in 0..MAX_PASSES {
-            // Who has called until now is heard now.
+            // Wake-ups up to here are served by this pass.
             self.wake_state.woken.store(false, SeqCst);
             while let Poll::Ready(Some(_)) = self.connections.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
                 self.load.fetch_sub(1, Relaxed);
             }
-            // The set calls, too, when it has run as many as it has, if there are more or not.
+            // `FuturesUnordered` also wakes when it yields after polling all its futures.
             if !self.wake_state.woken.load(SeqCst) {
                 break;
             }
@@ -198,7 +200,7 @@ impl WorkerTask {
     }
 }
 
-/// Lets the other connections go on, every few times that it is called.
+/// Yields to the other connections, once in 16 calls. `times`: the caller's count of them.
 pub(in crate::endpoint) async fn yield_periodically(times: &mut u8) {
     *times += 1;
     if *times == 16 {
@@ -239,7 +241,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        // The one that has panicked is gone, and no other.
+        // The connection that has panicked is gone, and no other.
         wait_for(2 * Kind::Players.max_connections() + 9).await;
         assert_eq!(sizes(&executor).len(), 2);
         go.notify_one();
@@ -250,8 +252,8 @@ mod tests {
         }
     }
 
-    /// Publishers that bring a little, then much, then little again, each of which ends by closing. How often they bring
-    /// something is what is tested, with the kernel's clock: whatever time it takes, all of it must come.
+    /// Publishers bring a little, then much, then little again, and end by closing. The pauses choose the mode of
+    /// reading; every byte must arrive however long it takes.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn publishers_are_read_together_and_none_is_forgotten() {
         const PUBLISHERS: usize = 60;
@@ -290,7 +292,7 @@ mod tests {
             }
             have(sent).await;
         }
-        // Some say a last word.
+        // Half of them send once more before they close.
         for end in ends.iter_mut().step_by(2) {
             write_all(end, &[7; 100]).await.unwrap();
         }

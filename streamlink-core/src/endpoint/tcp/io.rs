@@ -1,4 +1,4 @@
-//! What is said to a peer beside media. None of it waits for a peer that does not listen for longer than is decent.
+//! Writes to a peer beside media, each with a timeout, so that a peer that does not read cannot hold up its task.
 
 use super::End;
 use crate::{endpoint::LossReason, net::Stream};
@@ -9,12 +9,12 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long a peer may take for an answer.
+/// Time for a peer to take a response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last words may take.
+/// Time for the last bytes of a connection to be written.
 pub(in crate::endpoint) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Writes all of it, however long that takes.
+/// Writes all of `bytes`, without a timeout.
 pub(in crate::endpoint) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await?;
@@ -26,7 +26,7 @@ pub(in crate::endpoint) async fn write_all(stream: &mut Stream, mut bytes: &[u8]
     poll_fn(|cx| stream.poll_flush(cx)).await
 }
 
-/// Writes an answer, until the flow stops, or the peer has taken too long for it.
+/// Writes a response, until the flow stops or [`ANSWER_TIMEOUT`] has passed.
 pub(in crate::endpoint) async fn answer(
     stream: &mut Stream,
     bytes: &[u8],
@@ -44,13 +44,13 @@ pub(in crate::endpoint) async fn answer(
     }
 }
 
-/// Says the last words, and ends our side of the connection.
+/// Writes `bytes`, then shuts down our side of the connection, within [`CLOSE_TIMEOUT`].
 pub(in crate::endpoint) async fn close_with(stream: &mut Stream, bytes: &[u8]) {
     let last = async {
-        let _ = write_all(stream, bytes).await; // the peer may be gone
+        let _ = write_all(stream, bytes).await; // fails if the peer is gone
         stream.shut_down().await;
     };
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, last).await; // one that does not read misses it
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, last).await; // a peer that does not read is not waited for
 }
 
 #[cfg(test)]
@@ -66,7 +66,7 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    /// A peer within TLS that takes nothing, not even that we close.
+    /// A TLS connection on which no operation ever completes, not even closing.
     #[derive(Debug)]
     struct Unresponsive(TcpStream);
 

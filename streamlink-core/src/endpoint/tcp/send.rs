@@ -1,4 +1,4 @@
-//! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
+//! The sending side of a connection: writes media from the ring, and serves what the peer sends meanwhile.
 
 use super::{CLOSE_TIMEOUT, End, Player, SendQueue, SubWaker, Wire};
 use crate::{
@@ -15,39 +15,39 @@ use std::{
 };
 use tokio::time::Sleep;
 
-/// Bytes that are taken from the ring at once: what a peer that stops reading holds.
+/// Maximum number of bytes taken from the ring at once, which bounds what a peer that stops reading holds.
 const WINDOW: u64 = 256 << 10;
-/// Windows that a peer is sent in a row, before others of the same task have a turn.
+/// Maximum number of windows written in a row before other connections of the task have a turn.
 const MAX_WINDOWS: usize = 8;
-/// Bytes of answers that may wait for a peer that does not read.
+/// Maximum number of bytes of control messages pending for a peer that does not read.
 const MAX_PENDING_CONTROL: usize = 64 << 10;
 
-/// The side of a session that is sent media.
+/// A protocol session whose peer is sent media.
 pub(in crate::endpoint) trait SendSession {
-    /// Takes what the peer says; true: it has ended the stream.
+    /// Handles bytes from the peer; returns whether it has ended the stream.
     fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End>;
-    /// What is to be answered.
+    /// Takes the pending bytes to be sent to the peer.
     fn take_output(&mut self) -> Vec<u8>;
-    /// Says goodbye.
+    /// Queues the messages that end the stream.
     fn end(&mut self);
-    /// Whether the peer wants nothing for now.
+    /// Returns whether the peer has paused.
     fn is_paused(&self) -> bool {
         false
     }
-    /// Packets that the peer has reported lost.
+    /// Number of packets that the peer has reported lost.
     fn reported_lost(&self) -> u64 {
         0
     }
-    /// Time has passed; there may be something to say.
+    /// Handles the passing of time; may queue a keep-alive.
     fn tick(&mut self, _now: Instant) {}
 }
 
-/// How media is sent.
+/// Timing of the writes to one connection.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::endpoint) struct WritePacing {
-    /// How long messages may wait for more.
+    /// Time that messages wait to leave together with later ones.
     pub(in crate::endpoint) coalesce: Duration,
-    /// How long the peer may be behind.
+    /// Time that the peer may be behind before it is disconnected.
     pub(in crate::endpoint) slow: Duration,
 }
 
@@ -61,15 +61,15 @@ struct Sending<'a, T, W> {
     /// Polls the end and what the peer sends.
     sub_waker: SubWaker,
     window: Vec<Arc<Batch>>,
-    /// Since when the peer is behind.
+    /// The time since when the socket is full.
     behind: Option<Instant>,
-    /// When more may be written.
+    /// The earliest time of the next read from the ring.
     next: Instant,
     ending: bool,
 }
 
-/// Sends until the flow or the peer ends it, or `ended` does, for which nothing is lost on the way to the peer when it is
-/// [`End::Stopped`].
+/// Sends until the flow, the peer or `ended` ends it. If that is with [`End::Stopped`], what is in the ring is sent
+/// before.
 pub(in crate::endpoint) async fn send<T: SendSession, W: Wire>(
     stream: &mut Stream,
     session: &mut T,
@@ -141,7 +141,7 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
             if !self.pacing.coalesce.is_zero() {
                 let now = Instant::now();
                 if now < self.next {
-                    // Not a word of the ring until then.
+                    // The ring is not polled before that time.
                     if timer.deadline().into_std() != self.next {
                         timer.as_mut().reset(self.next.into());
                     }
@@ -153,7 +153,7 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
             match self.reader.poll_ready(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => {
-                    // The flow has ended, and all of it was sent.
+                    // The flow has ended, and all of its media was sent.
                     self.ending = true;
                     self.session.end();
                     self.queue.push_control(self.session.take_output());
@@ -173,7 +173,7 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
                             self.queue.push_control(output);
                         }
                     }
-                    // What was too much to be taken at once follows without a pause.
+                    // What exceeded the window follows without a pause.
                     if !self.pacing.coalesce.is_zero() && !self.reader.has_more() {
                         self.next = Instant::now() + self.pacing.coalesce;
                     }
@@ -190,7 +190,7 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
         self.player.reported(self.session.reported_lost());
     }
 
-    /// What is in the ring, and a goodbye, for as long as is reasonable.
+    /// Sends what is in the ring, then the end of the stream, within [`CLOSE_TIMEOUT`].
     async fn finish(&mut self) {
         if !self.ending {
             let lost = self.reader.read(&mut self.window);
@@ -199,11 +199,11 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
         let Self { queue, stream, session, .. } = self;
         let rest = async {
             poll_fn(|cx| queue.poll_write(stream, cx)).await?;
-            session.end(); // behind all media
+            session.end(); // after all media
             queue.push_control(session.take_output());
             poll_fn(|cx| queue.poll_write(stream, cx)).await
         };
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await; // a peer that does not read misses it
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await; // a peer that does not read is not waited for
     }
 }
 
@@ -236,7 +236,7 @@ fn poll_input<T: SendSession, W: Wire>(
     }
 }
 
-/// Sets the timer; pending, unless the time has come already, when the task runs again at once.
+/// Resets the timer, and returns pending; if `at` is past, the task is woken at once.
 fn wake_at(mut timer: Pin<&mut Sleep>, at: Instant, cx: &mut Context<'_>) -> Poll<End> {
     if timer.deadline().into_std() != at {
         timer.as_mut().reset(at.into());
@@ -258,7 +258,7 @@ mod tests {
     use std::io;
     use tokio::sync::Notify;
 
-    /// A peer that is sent bare packets, and says nothing.
+    /// A peer that is sent the packets without headers, and sends nothing.
     struct Bare;
 
     impl SendSession for Bare {
@@ -294,7 +294,7 @@ mod tests {
         }
     }
 
-    /// Reads so many bytes.
+    /// Reads `bytes` bytes.
     async fn take(peer: &mut Stream, bytes: usize) -> io::Result<()> {
         let mut taken = 0;
         while taken < bytes {
@@ -306,7 +306,7 @@ mod tests {
         Ok(())
     }
 
-    /// However long messages wait for more: what is there is not held back because it is more than is taken at once.
+    /// A coalescing time of an hour does not hold back what exceeded the first window.
     #[tokio::test]
     async fn what_waits_together_leaves_together() -> io::Result<()> {
         const PACKET: usize = 50_000;
@@ -339,7 +339,7 @@ mod tests {
             let early = tokio::time::timeout(Duration::from_millis(100), take(&mut peer, 1)).await;
             assert!(early.is_err(), "it did not wait for more");
             stop.notify_one();
-            // What waits leaves before the end.
+            // Waiting messages are sent before the end.
             take(&mut peer, PACKET).await
         };
         let (end, received) = tokio::join!(sent, received);

@@ -1,9 +1,9 @@
-//! The one who looks at the sockets of a group, and when.
+//! Polls the sockets of a group, and decides when.
 //!
-//! While little comes, each arrival wakes the task, as that of any socket would; while much comes, the task looks every
-//! [`PAUSE`] for all that has come. Not so where most peers write a little, then more, and their kernels hold the latter
-//! back until the former is acknowledged (Nagle's algorithm, RFC 9293 section 3.7.4): each of them is to be read twice all
-//! the same, and sooner, which costs less while the socket is warm.
+//! While few arrivals are counted, each of them wakes the task, as with any socket; while many are, the task polls
+//! every [`PAUSE`] for all of them. It does not where most peers write a message in two parts and their kernels hold
+//! the second back until the first is acknowledged (Nagle's algorithm, RFC 9293 section 3.7.4): each of these is read
+//! twice all the same, and the second read is cheaper soon after the first.
 
 use super::EpollGroup;
 use crate::net::{tcp::with_memory, timer_fd};
@@ -17,37 +17,38 @@ use std::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// How long what comes may wait for more, while much comes.
+/// Time between two polls while the group is busy.
 const PAUSE: Duration = Duration::from_millis(8);
-/// For how long arrivals are counted, to tell whether much comes.
+/// Time over which arrivals are counted to decide whether the group is busy.
 const SPAN: Duration = Duration::from_millis(40);
-/// Much: so many in that time, which is six in a pause.
+/// Number of arrivals in [`SPAN`] from which on the group is busy: six in a pause.
 const BUSY_ARRIVALS_PER_SPAN: usize = 30;
-/// Most: so many of three. To wait saves twice as much with others as it costs with those that hold back.
+/// Periodic polling is off when at least two thirds of the reads were held back. Waiting saves twice as much on other
+/// reads as it costs on these.
 const MAX_HELD_BACK_THIRDS: usize = 2;
-/// Arrivals that are taken note of at once.
+/// Maximum number of events of one poll.
 const AT_ONCE: usize = 256;
 
-/// The one who looks. The task that polls it must be the one that reads the sockets: what a socket is known to
-/// hold is then never out of date.
+/// Polls a group. The task that owns it must be the one that reads the sockets, so that their readiness flags are never
+/// out of date.
 #[derive(Debug)]
 pub(crate) struct GroupPoller {
     poll: mio::Poll,
     events: Events,
     group: Arc<EpollGroup>,
-    /// Tells that something has come; while to wait is of use: a clock that is_periodic every [`PAUSE`].
+    /// Wakes the task: the group's epoll descriptor, or a timer of period [`PAUSE`] while that is of use.
     wake_source: AsyncFd<OwnedFd>,
     pub(super) is_periodic: bool,
-    /// The last look has not seen all that there was.
+    /// The last poll may not have returned all events.
     has_more: bool,
-    /// Arrivals since a time, and those of which part was held back.
+    /// Arrivals since `since`, and those of which a part was held back.
     count: usize,
     held_back: usize,
     since: Instant,
 }
 
 impl GroupPoller {
-    /// An empty group. Must be called within the runtime.
+    /// Creates an empty group. Must be called within the runtime.
     pub(crate) fn new() -> io::Result<Self> {
         let poll = mio::Poll::new()?;
         let group = Arc::new(EpollGroup { registry: poll.registry().try_clone()?, slots: Mutex::default() });
@@ -68,31 +69,31 @@ impl GroupPoller {
         &self.group
     }
 
-    /// Looks, if it is time: what has come is handed on, or those who read the sockets are woken. Once only: if there is
-    /// more, the task is woken, and looks again when they have read.
+    /// Polls the sockets if the wake source is ready, reads into their sinks or wakes their readers. Once only: if
+    /// there are more events, the task is woken, and polls again after its readers.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
         match self.wake_source.poll_read_ready(cx) {
             Poll::Ready(Ok(mut guard)) => {
                 guard.clear_ready();
                 if self.is_periodic {
-                    let _ = timer_fd::read(self.wake_source.get_ref()); // which lets it go on
+                    let _ = timer_fd::read(self.wake_source.get_ref()); // which rearms it
                 }
             }
             Poll::Pending if self.has_more => {}
-            // Not yet; or the runtime ends.
+            // Not due yet; or the runtime ends.
             _ => return,
         }
         let found = self.dispatch_events();
         self.count += found;
         self.has_more = found >= AT_ONCE;
         self.update_mode(Instant::now());
-        // From here on the wake_source wakes the task, unless it has rung again already.
+        // From here on the wake source wakes the task, unless it is ready again already.
         if self.has_more || matches!(self.wake_source.poll_read_ready(cx), Poll::Ready(Ok(_))) {
             cx.waker().wake_by_ref();
         }
     }
 
-    /// Once in a while, by what has come since.
+    /// Decides once in [`SPAN`] between polling periodically and at each arrival.
     fn update_mode(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) < SPAN {
             return;
@@ -100,16 +101,16 @@ impl GroupPoller {
         let is_busy = self.count >= BUSY_ARRIVALS_PER_SPAN && 3 * self.held_back < MAX_HELD_BACK_THIRDS * self.count;
         (self.count, self.held_back, self.since) = (0, 0, now);
         if is_busy != self.is_periodic {
-            // Each of them does for both, if the system has no descriptor for the other.
+            // Without a descriptor for the other, the current source serves both modes.
             if let Ok(wake_source) = if is_busy { periodic_timer() } else { readiness_source(&self.poll) } {
                 (self.wake_source, self.is_periodic) = (wake_source, is_busy);
             }
         }
     }
 
-    /// Returns how many sockets there were.
+    /// Handles the events of one poll; returns their number.
     fn dispatch_events(&mut self) -> usize {
-        // An error: there is nothing to be seen, now or ever.
+        // Epoll fails only for reasons that do not pass, such as a bad descriptor.
         if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_err() {
             return 0;
         }
@@ -127,15 +128,15 @@ impl GroupPoller {
     }
 }
 
-/// Rings when there is something to be seen in a set.
+/// Registers the group's epoll descriptor, which is readable when the group has events.
 #[allow(unsafe_code)]
 fn readiness_source(poll: &mio::Poll) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: mio's descriptor is that of the set, and open for as long as `poll` is.
+    // SAFETY: mio's descriptor is that of the epoll set, and open for as long as `poll` is.
     let set = unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) };
     register(set.try_clone_to_owned()?)
 }
 
-/// Rings every [`PAUSE`].
+/// Registers a timer of period [`PAUSE`].
 fn periodic_timer() -> io::Result<AsyncFd<OwnedFd>> {
     let timer = timer_fd::timer()?;
     timer_fd::set(&timer, PAUSE, PAUSE)?;

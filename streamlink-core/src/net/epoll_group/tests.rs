@@ -1,4 +1,4 @@
-//! Sockets that are read together: real ones, over the loopback.
+//! Tests of grouped sockets over the loopback.
 
 use crate::{
     lock::lock,
@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::net::TcpStream;
 
-/// A connection whose other side is read with others.
+/// Returns the two ends of a connection, the second in the group.
 async fn pair(poller: &GroupPoller) -> io::Result<(Stream, Stream)> {
     let listener = listen(([127, 0, 0, 1], 0).into())?;
     let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
@@ -23,7 +23,7 @@ async fn write(stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
     poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await
 }
 
-/// What is read now, if anything.
+/// Reads what has arrived, if anything.
 async fn read(stream: &mut Stream) -> io::Result<usize> {
     match poll_fn(|cx| Poll::Ready(stream.poll_read(cx, |_| {}))).await {
         Poll::Ready(read) => read,
@@ -54,8 +54,7 @@ async fn what_is_asked_for_is_found_before_anyone_looks() -> io::Result<()> {
     }
 }
 
-/// Keeps what it is given, knows that more follows a `:`, and has something to tell of each `!`; a `?` it does not
-/// survive.
+/// Keeps what it is given, requests more after a `:`, notifies of each `!`, and panics on a `?`.
 #[derive(Default)]
 struct RecordingSink(Vec<u8>);
 
@@ -71,7 +70,7 @@ impl ReadSink for RecordingSink {
     }
 }
 
-/// Looks, once, and asks what has come of it.
+/// Polls the group once, then the stream.
 async fn poll_once(
     poller: &mut GroupPoller,
     stream: &mut Stream,
@@ -108,7 +107,7 @@ async fn what_comes_is_handed_on_until_there_is_something_to_tell() -> io::Resul
     stream.detach_sink();
     write(&mut peer, b"later").await?;
     peer.shut_down().await;
-    // It is not lost, and read when it is asked for.
+    // It is not lost: a later read returns it.
     while !matches!(poll_once(&mut poller, &mut stream, &sink).await, Poll::Ready(Ok(ReadOutcome::Closed))) {}
     sent.extend_from_slice(b"later");
     assert_eq!(lock(&sink).0, sent);
@@ -144,12 +143,12 @@ async fn peers_that_hold_back_are_not_made_to_wait() -> io::Result<()> {
     for parts in [&["head:body"][..], &["head:", "body"]] {
         let mut poller = GroupPoller::new()?;
         let listener = listen(([127, 0, 0, 1], 0).into())?;
-        // It has Nagle's algorithm, as any has that is not told otherwise.
+        // Nagle's algorithm is on, as by default.
         let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
         let (peer, mut stream) = (peer?, Stream::accepted(accepted?.0).grouped(poller.group())?);
         let sink = Arc::new(Mutex::new(RecordingSink::default()));
         let (mut rounds, mut waits) = (0_usize, false);
-        // The others are made to wait sooner or later.
+        // The others are held back sooner or later.
         while if parts.len() == 1 { !waits } else { rounds < 3000 } {
             for part in parts {
                 assert_eq!(peer.try_write(part.as_bytes())?, part.len());
@@ -181,7 +180,7 @@ async fn who_finds_no_room_is_told_of_it() -> io::Result<()> {
         }
         Poll::Ready(Ok(sent))
     });
-    // A task of its own, so that what wakes it does not wake the sender.
+    // A task of its own, so that its wake-ups do not wake the sender.
     let receive = tokio::spawn(async move {
         let mut received = 0;
         while received < BYTES {
