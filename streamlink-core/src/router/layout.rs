@@ -1,5 +1,5 @@
-//! How the bytes of a batch lie in memory: as they came, or copied once so that what all outputs name to the kernel is
-//! one piece instead of many. It costs less to take in a piece than many, again for each output.
+//! Memory layout of a batch: as it came, or copied once so that each output passes one slice to the kernel instead of
+//! many. The copy is paid once, the gathering of many slices once for each output.
 
 use crate::media::Packet;
 use bytes::{Bytes, BytesMut};
@@ -8,36 +8,36 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// From so many outputs on that want a layout, the copy costs less than it saves.
+/// Number of outputs interested in a layout from which on the copy costs less than it saves.
 const MIN_INTERESTED_OUTPUTS: usize = 4;
 
-/// What an output wants.
+/// The memory layout that an output can use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum BatchLayout {
     /// Packets one behind the other, those of one track together: a run of datagrams.
     Contiguous,
-    /// All of a batch as it goes over a connection. All outputs of a flow that want this want the same.
+    /// All of a batch as it goes over a connection. All outputs of a flow with this interest use the same framing.
     Framed(Write),
 }
 
 /// Writes a packet as it goes over a connection.
 pub(crate) type Write = fn(&Packet, &mut BytesMut) -> WriteOutcome;
 
-/// How a packet was written.
+/// The result of writing a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteOutcome {
-    /// Its bytes are the last ones, as they are.
+    /// The packet's bytes are the last ones written, unchanged.
     Whole,
-    /// Something else is between them.
+    /// Headers stand between the packet's bytes.
     InPieces,
-    /// It cannot be.
+    /// The packet cannot be written.
     Unsupported,
 }
 
-/// Bytes that are set aside for what is written beside a packet's own; more of it only costs a copy.
+/// Bytes reserved for the framing of a packet; more of it only costs a reallocation.
 const FRAMING_RESERVE: usize = 32;
 
-/// How many outputs want which layout.
+/// Number of outputs interested in each layout.
 #[derive(Debug, Default)]
 pub(super) struct LayoutInterests {
     contiguous: AtomicUsize,
@@ -64,7 +64,8 @@ impl LayoutInterests {
         }
     }
 
-    /// Lays packets out as most outputs want it; returns all of them as they go over a connection, in one piece.
+    /// Lays out packets for the majority of the outputs; returns the framed bytes of all of them, if that is the
+    /// layout.
     pub(super) fn lay_out(&self, packets: &mut [Packet]) -> Option<Bytes> {
         let (contiguous, framed) = (self.contiguous.load(Relaxed), self.framed.load(Relaxed));
         if framed >= MIN_INTERESTED_OUTPUTS && framed >= contiguous {
@@ -88,8 +89,8 @@ fn lay_out_contiguous(packets: &mut [Packet]) {
     }
 }
 
-/// Packets whose bytes are whole lie in the piece from then on; of others there are two copies. `None`, and nothing is
-/// changed, when there is one that cannot be written.
+/// Writes all packets framed. Packets whose bytes are whole then share this memory; of others there are two copies.
+/// Returns `None`, and changes nothing, when a packet cannot be written.
 fn lay_out_framed(packets: &mut [Packet], write: Write) -> Option<Bytes> {
     let mut all = BytesMut::with_capacity(packets.iter().map(|packet| FRAMING_RESERVE + packet.data().len()).sum());
     let mut ends = Vec::with_capacity(packets.len());
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    /// With its length before it, and a stroke in the middle if it is long.
+    /// Writes a length and the packet, with a stroke in the middle of long ones.
     fn write(packet: &Packet, out: &mut BytesMut) -> WriteOutcome {
         out.extend_from_slice(&[packet.data().len() as u8]);
         match packet.data().split_at_checked(3) {
@@ -156,7 +157,7 @@ mod tests {
         let whole = interests.lay_out(&mut some).unwrap();
         assert_eq!(datas(&some), before);
         assert_eq!(whole, b"\x02ab\x03cde\x02fg\x04hij|k"[..]);
-        // The last one lies elsewhere, as it is in pieces here.
+        // The last one lies elsewhere, as it is written in pieces.
         let inside = |packet: &Packet| whole.as_ptr_range().contains(&packet.data().as_ptr());
         assert_eq!(some.iter().map(inside).collect::<Vec<_>>(), [true, true, true, false]);
         let mut some = packets(&[b"ab", b""]);

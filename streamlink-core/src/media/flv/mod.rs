@@ -1,4 +1,4 @@
-//! FLV messages, as RTMP carries them: what an audio or video message is, and where a player may start.
+//! FLV messages, as RTMP carries them: their types and codecs, and the points where a player may start.
 
 pub(crate) mod amf0;
 mod random_access;

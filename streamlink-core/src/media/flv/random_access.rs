@@ -1,26 +1,26 @@
-//! Where a player may start in a stream of FLV messages, and what it must be given first.
+//! Random access in a stream of FLV messages: where a player may start, and the headers that it needs first.
 
 use super::{Codec, Role, Tag, is_metadata};
 use crate::media::{Packet, RtmpKind};
 use std::sync::Arc;
 
-/// Headers that are kept at most (metadata, sequence headers of all tracks).
+/// Maximum number of headers kept (metadata, sequence headers of all tracks).
 const MAX_HEADERS: usize = 32;
-/// The longest header that is kept, in bytes.
+/// Maximum length of a header that is kept, in bytes.
 const MAX_HEADER: usize = 64 << 10;
 
-/// What a message means for a player that comes now.
+/// The role of a message for a player that joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MessageRole {
-    /// It describes what follows.
+    /// Describes what follows.
     Header,
     /// A player may start with it.
     RandomAccess,
-    /// A sample that a player needs only if it has those before. `video`: it shows, or refers to, a picture.
+    /// Needed only by a player that has the samples before. `video`: part of a picture.
     Sample { video: bool },
 }
 
-/// Which header a header replaces.
+/// Identifies a header: a later one with the same slot replaces it. (Kind, track, number.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot(u8, u8, u8);
 
@@ -31,13 +31,13 @@ pub(crate) struct FlvRandomAccessTracker {
     video: Option<Codec>,
     audio: Option<Codec>,
     described: bool,
-    /// The headers in order, made when a player may start and they have changed.
+    /// The headers in order, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
     headers: Vec<(Slot, Packet)>,
 }
 
 impl FlvRandomAccessTracker {
-    /// Takes note of a message.
+    /// Records a message, and returns its role.
     pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         match packet.rtmp_message() {
             Some((kind, _)) => self.observe_body(kind, packet.data(), || packet.clone()),
@@ -45,7 +45,7 @@ impl FlvRandomAccessTracker {
         }
     }
 
-    /// Takes note of a message of which there may be no packet; `packet` makes one, if it is to be kept.
+    /// Records a message that need not exist as a packet; `packet` makes one, if it is to be kept.
     pub(crate) fn observe_body(&mut self, kind: RtmpKind, body: &[u8], packet: impl FnOnce() -> Packet) -> MessageRole {
         if kind == RtmpKind::Data {
             if is_metadata(body) {
@@ -67,7 +67,7 @@ impl FlvRandomAccessTracker {
                 MessageRole::Header
             }
             Role::Key if is_video => MessageRole::RandomAccess,
-            // Where there is no picture, sound can start anywhere.
+            // Without video, a player may start at any audio message.
             Role::Sample if !is_video && self.video.is_none() => MessageRole::RandomAccess,
             _ => MessageRole::Sample { video: is_video },
         }
@@ -90,18 +90,18 @@ impl FlvRandomAccessTracker {
         self.preamble = None;
     }
 
-    /// What a player needs before it starts. The same allocation as long as nothing in it has changed.
+    /// Returns the headers that a player needs first. The same allocation as long as none has changed.
     pub(crate) fn preamble(&mut self) -> Arc<[Packet]> {
         let Self { headers, preamble, .. } = self;
         preamble.get_or_insert_with(|| headers.iter().map(|(_, packet)| packet.clone()).collect()).clone()
     }
 
-    /// Whether there is, or was, a picture.
+    /// Returns whether the stream has video.
     pub(crate) fn has_video(&self) -> bool {
         self.video.is_some()
     }
 
-    /// What the stream consists of, once, when that is first known and whenever it changes.
+    /// Returns the codecs of the stream, once when they are first known and after each change.
     pub(crate) fn description(&mut self) -> Option<String> {
         if self.described || (self.video.is_none() && self.audio.is_none()) {
             return None;
@@ -111,7 +111,7 @@ impl FlvRandomAccessTracker {
         Some(names.join(", "))
     }
 
-    /// Another stream begins: what was known of the old one is forgotten.
+    /// Begins another stream: forgets the old one.
     pub(crate) fn reset(&mut self) {
         *self = Self { described: false, ..Self::default() };
     }

@@ -1,4 +1,4 @@
-//! RTSP media: what a presentation consists of, and where a player may start in it.
+//! RTSP media: presentations, and the points in them where a player may start.
 
 mod presentation;
 mod random_access;

@@ -1,5 +1,5 @@
-//! Where a player may start among the RTP packets of a presentation: with a key frame of H.264 (RFC 6184) or HEVC
-//! (RFC 7798), and anywhere where there is no such track.
+//! Random access among the RTP packets of a presentation: at key frames of H.264 (RFC 6184) and HEVC (RFC 7798), and
+//! anywhere in a presentation without such a track.
 
 use super::Presentation;
 use crate::media::{Packet, flv::MessageRole};
@@ -16,16 +16,16 @@ enum Codec {
 #[derive(Debug, Default)]
 pub(crate) struct RtspRandomAccessTracker {
     codecs: Vec<Codec>,
-    /// The time of the key frame in progress.
+    /// The timestamp of the key frame in progress.
     key: Option<u32>,
-    /// The last sender report of each track, which lets players bring the tracks in step.
+    /// The last sender report of each track, by which players synchronise the tracks.
     reports: Vec<Option<Packet>>,
-    /// The reports, made when a player may start and they have changed.
+    /// The reports, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
 }
 
 impl RtspRandomAccessTracker {
-    /// Another presentation begins.
+    /// Begins another presentation.
     pub(crate) fn begin(&mut self, presentation: &Presentation) {
         let codec = |encoding: &str| match encoding {
             "H264" => Codec::H264,
@@ -37,12 +37,12 @@ impl RtspRandomAccessTracker {
         (self.key, self.preamble) = (None, None);
     }
 
-    /// Whether there is a track in which a player can start only with a key frame.
+    /// Returns whether there is a track that a player can start only with a key frame of.
     pub(crate) fn has_video(&self) -> bool {
         self.codecs.iter().any(|codec| *codec != Codec::Other)
     }
 
-    /// Takes note of a packet.
+    /// Records a packet, and returns its role.
     pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         let track = usize::from(packet.rtsp_track().unwrap_or(0));
         if is_rtcp(packet.data()) {
@@ -59,7 +59,7 @@ impl RtspRandomAccessTracker {
             return if self.has_video() { MessageRole::Sample { video: false } } else { MessageRole::RandomAccess };
         }
         let Some((time, payload)) = time_and_payload(packet.data()) else { return MessageRole::Sample { video: true } };
-        // All packets of a picture have one time: it starts with the first that is part of a key frame.
+        // All packets of a picture have one timestamp: it starts with the first that is part of a key frame.
         if self.key == Some(time) || !begins_key_frame(codec, payload) {
             return MessageRole::Sample { video: true };
         }
@@ -67,7 +67,7 @@ impl RtspRandomAccessTracker {
         MessageRole::RandomAccess
     }
 
-    /// What a player gets first: the last sender reports. The same allocation as long as there are no others.
+    /// Returns the last sender reports, which a player gets first. The same allocation as long as none has changed.
     pub(crate) fn preamble(&mut self) -> Arc<[Packet]> {
         let Self { reports, preamble, .. } = self;
         preamble.get_or_insert_with(|| reports.iter().flatten().cloned().collect()).clone()
@@ -76,12 +76,12 @@ impl RtspRandomAccessTracker {
 
 const SENDER_REPORT: u8 = 200;
 
-/// Whether a packet is one of RTCP (RFC 5761 section 4).
+/// Returns whether a packet is RTCP (RFC 5761 section 4).
 pub(crate) fn is_rtcp(packet: &[u8]) -> bool {
     packet.get(1).is_some_and(|kind| (192..=223).contains(kind))
 }
 
-/// The timestamp and the payload behind the header (RFC 3550 section 5.1).
+/// Returns the timestamp, and the payload behind the header (RFC 3550 section 5.1).
 fn time_and_payload(packet: &[u8]) -> Option<(u32, &[u8])> {
     let &[first, _, _, _, a, b, c, d] = packet.first_chunk()?;
     let mut start = 12 + 4 * usize::from(first & 0x0f);

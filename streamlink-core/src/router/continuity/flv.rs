@@ -1,4 +1,4 @@
-//! FLV messages: continuous timestamps, and headers again when they differ.
+//! FLV: timestamps that continue over reconnections and switches, and headers sent again when they differ.
 
 use crate::{
     media::{
@@ -9,33 +9,33 @@ use crate::{
 };
 use std::time::Instant;
 
-/// The longest time from one picture or sound to the next that counts as such, in milliseconds.
+/// Maximum step between two pictures or sounds that counts as their duration, in milliseconds.
 const MAX_STEP: u32 = 200;
 
-/// Timestamps that go on over reconnections and switches: players see one stream.
+/// The timestamps of a flow, which continue over reconnections and switches, so that players see one stream.
 #[derive(Debug, Default)]
 pub(super) struct FlvTimestamps {
-    /// What is added to the timestamps of this connection.
+    /// Added to the timestamps of this connection.
     offset: u32,
-    /// The latest timestamp that was handed on, and when its message came.
+    /// The latest timestamp passed on, and the arrival time of its message.
     last: Option<(u32, Instant)>,
-    /// The latest timestamp of a sound.
+    /// The latest audio timestamp.
     last_audio: Option<u32>,
-    /// The longest time from one sound to the next.
+    /// The longest step between two audio messages.
     sound: u32,
-    /// The last timestamp of a picture, and the latest moment at which one is shown.
+    /// The last video timestamp, and the latest presentation time.
     last_video: Option<(u32, u32)>,
-    /// The time from one picture to the next.
+    /// The step between the last two pictures.
     picture: u32,
-    /// No sample has come on this connection.
+    /// No sample has arrived on this connection.
     fresh: bool,
-    /// All sounds of this connection so far belong before those that were handed on.
+    /// All audio of this connection so far belongs before the audio passed on.
     overlaps: bool,
-    /// The headers of another source come with the next start.
+    /// The headers of another source come with the next entry point.
     switched: bool,
     /// The headers that players have.
     preamble: Option<Preamble>,
-    /// Headers have come since.
+    /// Headers have arrived since.
     outdated: bool,
 }
 
@@ -67,7 +67,7 @@ impl FlvTimestamps {
                 *packet = Packet::rtmp(kind, placed, packet.data().clone(), packet.arrival());
             }
             if kind == RtmpKind::Audio && sample {
-                // The sound of the source before was ahead of its pictures: what was heard is not said again.
+                // The audio of the last source was ahead of its pictures: what was heard is not sent again.
                 let step = self.last_audio.map(|last| placed.wrapping_sub(last));
                 self.overlaps &= step.is_some_and(|step| step < self.sound.max(1) || step > u32::MAX / 2);
                 if self.overlaps {
@@ -84,14 +84,14 @@ impl FlvTimestamps {
         self.headers(delivery);
     }
 
-    /// The timestamp under which a message is handed on. A stream that comes back goes on where it would be had it
-    /// not been away; one that takes over with pictures from before goes on at once. Its pictures are shown after all
-    /// that came before.
+    /// Returns the timestamp to pass a message on with. A stream that comes back continues where it would be had it not
+    /// been away; one that takes over with earlier pictures continues at once. Its pictures are shown after all earlier
+    /// ones.
     fn place(&mut self, timestamp: u32, sample: bool, composition: i32, arrival: Instant) -> u32 {
         if self.fresh {
             match self.last {
                 None => self.fresh = !sample,
-                // Headers come with any time, often 0.
+                // Headers come with any timestamp, often 0.
                 Some((last, _)) if !sample => return last,
                 Some((last, at)) => {
                     let gap = arrival.saturating_duration_since(at).as_millis();
@@ -114,7 +114,7 @@ impl FlvTimestamps {
         placed
     }
 
-    /// Takes note of a picture.
+    /// Records the timestamps of a picture.
     fn follow(&mut self, placed: u32, composition: i32) {
         let shown = placed.wrapping_add_signed(composition);
         let (before, latest) = self.last_video.unwrap_or((placed, shown));
@@ -125,8 +125,8 @@ impl FlvTimestamps {
         self.last_video = Some((placed, if later(shown, latest) { shown } else { latest }));
     }
 
-    /// Headers that players have already are the same allocation, so that they do not get them again. After a switch,
-    /// those that differ are also part of the stream.
+    /// Replaces headers that players already have by the same allocation, so that they are not sent again. After a
+    /// switch, headers that differ are also inserted into the stream.
     fn headers(&mut self, delivery: &mut MediaBatch) {
         let mut resend = None;
         for (at, preamble) in &mut delivery.starts {
@@ -213,7 +213,7 @@ mod tests {
         let mut first = MediaBatch { packets, starts: vec![(0, old.clone())] };
         bench.timestamps.apply(&mut first);
         bench.timestamps.join(true);
-        // From the cache: a picture that came before the last one of the old source.
+        // From the GOP cache: a picture that came before the last one of the old source.
         let packets = vec![
             key(&bench, 9000, 0),
             bench.packet(sound, 8990, AUDIO, 0),

@@ -1,5 +1,5 @@
-//! One stream out of many: what comes over several connections, or from several sources, goes on with the numbers and
-//! the times of what came before. The first connection of a flow is never altered.
+//! One stream out of many: media of several connections, or of several sources, continues the sequence numbers and
+//! timestamps of what came before. The first connection of a flow is never altered.
 
 mod clock;
 mod flv;
@@ -12,13 +12,13 @@ use flv::FlvTimestamps;
 use rtp::{RtpContinuity, TrackRewriters};
 use ts::TsContinuity;
 
-/// What makes the streams of a flow one.
+/// Makes the streams of a flow's connections and sources one.
 #[derive(Debug)]
 pub(super) struct Continuity(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    /// There is one source, whose packets pass as they are.
+    /// A single source, whose packets pass unaltered.
     Plain,
     Messages(FlvTimestamps),
     Tracks(TrackRewriters),
@@ -38,7 +38,7 @@ impl Continuity {
         })
     }
 
-    /// Another connection of the same source follows. `known`: the presentation before.
+    /// Begins another connection of the same source. `known`: the presentation before.
     pub(super) fn reconnect(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
         match &mut self.0 {
             Kind::Messages(timestamps) => timestamps.join(false),
@@ -47,7 +47,7 @@ impl Continuity {
         }
     }
 
-    /// Another source follows.
+    /// Begins another source.
     pub(super) fn switch(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
         match &mut self.0 {
             Kind::Messages(timestamps) => timestamps.join(true),
@@ -58,7 +58,7 @@ impl Continuity {
         }
     }
 
-    /// Makes a delivery go on where the last one ended.
+    /// Alters a batch so that it continues the last one.
     pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         match &mut self.0 {
             Kind::Plain => {}

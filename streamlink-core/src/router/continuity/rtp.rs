@@ -1,4 +1,4 @@
-//! RTP: sequence numbers, timestamps and the synchronisation source that go on (RFC 3550 section 5.1).
+//! RTP: sequence numbers, timestamps and the synchronisation source continue (RFC 3550 section 5.1).
 
 use super::ts::TsContinuity;
 use crate::{
@@ -12,32 +12,32 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 
-/// Packets by which one of two sources of the same stream may be behind the other, to be known as such.
+/// Maximum distance in packets between two sources of the same stream for them to be recognised as such.
 const MAX_BEHIND: i16 = 4000;
-/// The clock rate of MPEG-TS, and of most else.
+/// Clock rate of MPEG-TS and video, in Hz.
 const VIDEO_CLOCK: u32 = 90_000;
 
-/// The numbers of one RTP stream. The first connection is not altered.
+/// Rewrites the numbers of one RTP stream. The first connection is not altered.
 #[derive(Debug)]
 struct RtpRewriter {
     clock_rate: u32,
     ssrc: Option<u32>,
-    /// What packets are given, if they are altered.
+    /// The payload type of altered packets.
     payload_type: Option<u8>,
     sequence: u16,
     timestamp: u32,
-    /// What was handed on last, as it was handed on.
+    /// Sequence number, timestamp and arrival time of the last packet, as passed on.
     last: Option<(u16, u32, Instant)>,
-    /// The latest timestamp: pictures come in the order of decoding.
+    /// The latest timestamp: pictures come in decoding order.
     latest: u32,
-    /// The shortest time from one timestamp to another.
+    /// The shortest step between two timestamps.
     step: Option<u32>,
-    /// The last sender report that was handed on: its moment (NTP, 32.32 bits of seconds) and timestamp.
+    /// The last sender report passed on: its NTP time (32.32 bits of seconds) and timestamp.
     report: Option<(u64, u32)>,
-    /// What is added to the moments of reports; `None` until this connection has brought one.
+    /// Added to the NTP times of reports; `None` until this connection has brought one.
     clock: Option<u64>,
     fresh: bool,
-    /// Packets are to be altered.
+    /// Packets are altered.
     alters: bool,
 }
 
@@ -64,14 +64,14 @@ impl RtpRewriter {
         self.clock = None;
     }
 
-    /// The timestamp of what comes at a moment, had the stream not been away.
+    /// Returns the timestamp of a packet at `at`, had the stream not been away.
     fn place(&self, at: Instant) -> Option<u32> {
         let (_, timestamp, last) = self.last?;
         let gap = at.saturating_duration_since(last).as_micros() * u128::from(self.clock_rate) / 1_000_000;
         Some(timestamp.wrapping_add(u32::try_from(gap).unwrap_or(u32::MAX).max(1)))
     }
 
-    /// By how much what would come at a moment must wait to be after all that came before.
+    /// Returns the time that a packet at `at` must be delayed to come after all earlier ones.
     fn wait(&self, at: Instant) -> Duration {
         let Some(place) = self.place(at) else { return Duration::ZERO };
         let missing = self.latest.wrapping_add(self.step.unwrap_or(1)).wrapping_sub(place);
@@ -81,7 +81,7 @@ impl RtpRewriter {
         }
     }
 
-    /// `shift`: by how much a stream that takes over comes later than it came in.
+    /// Rewrites a packet. `shift`: delay of a stream that takes over.
     fn packet(&mut self, packet: Packet, header: &Header, shift: Duration) -> Packet {
         if std::mem::take(&mut self.fresh)
             && let (Some((sequence, ..)), Some(place)) = (self.last, self.place(packet.arrival() + shift))
@@ -117,8 +117,8 @@ impl RtpRewriter {
         packet.with_data(data.freeze())
     }
 
-    /// A sender report speaks of the same source, timestamps and clock (RFC 3550 section 6.4.1). `clock`: what is added
-    /// to the moments of all tracks, once known. `None` for a report that has no place yet.
+    /// Rewrites a sender report to the same source, timestamps and clock (RFC 3550 section 6.4.1). `clock`: added to
+    /// the NTP times of all tracks, once known. `None` for a report that has no place yet.
     fn report(&mut self, data: &Bytes, clock: &mut Option<u64>) -> Option<Bytes> {
         let Some((head, _)) = data.split_first_chunk::<20>().filter(|(head, _)| head[1] == 200) else {
             return Some(data.clone());
@@ -132,7 +132,7 @@ impl RtpRewriter {
         if self.clock.is_none()
             && let Some((before, at)) = self.report
         {
-            // The clock of each track goes on as its timestamps do, whatever the new source takes for the time: a step
+            // The clock of each track continues as its timestamps do, whatever time the new source reports: a step
             // would set players back, or pictures that are shown out of order.
             let since = i128::from(time.wrapping_sub(at) as i32); // modulo 2^32
             let since = (since << 32) / i128::from(self.clock_rate);
@@ -140,7 +140,7 @@ impl RtpRewriter {
             self.clock = Some(goes_on);
             clock.get_or_insert(goes_on);
         }
-        let clock = self.clock.or(*clock)?; // a track that has said nothing before goes by the others
+        let clock = self.clock.or(*clock)?; // a track without an earlier report uses the clock of the others
         self.clock = Some(clock);
         self.report = Some((ntp.wrapping_add(clock), time));
         if !self.alters && clock == 0 {
@@ -156,20 +156,20 @@ impl RtpRewriter {
     }
 }
 
-/// The tracks of an RTSP presentation.
+/// Rewrites the tracks of an RTSP presentation.
 #[derive(Debug, Default)]
 pub(super) struct TrackRewriters {
     tracks: Vec<RtpRewriter>,
-    /// By how much the stream that has joined comes later than it came in; `None`: nothing of it has come.
+    /// Delay of the stream that has taken over; `None` until some of it has arrived.
     shift: Option<Duration>,
-    /// What is added to the moments of sender reports; `None`: the first one is still to come.
+    /// Added to the NTP times of sender reports; `None` until the first one.
     clock: Option<u64>,
     /// Parameter sets that the stream before did not have, and their track: they go before the next key frame.
     parameter_sets: Vec<(u8, Bytes)>,
 }
 
 impl TrackRewriters {
-    /// Another connection: of a presentation that continues the one before, or of something else.
+    /// Begins another connection: of a presentation that is compatible with the one before, or of another one.
     pub(super) fn join(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>, switched: bool) {
         self.shift = None;
         self.parameter_sets.clear();
@@ -212,7 +212,7 @@ impl TrackRewriters {
             }
             let Ok(header) = Header::parse(packet.data()) else { continue };
             let shift = *shift.get_or_insert_with(|| {
-                // All tracks by the same: nothing goes back, and they stay in step.
+                // The same delay for all tracks, so that none goes back and they stay in step.
                 let ends = tracks.iter().filter_map(|track| track.last).map(|(.., at)| at);
                 let behind = ends.map(|end| end.saturating_duration_since(packet.arrival())).max().unwrap_or_default();
                 let track = packet.rtsp_track().and_then(|track| tracks.get(usize::from(track)));
@@ -230,16 +230,17 @@ impl TrackRewriters {
         }
     }
 
-    /// The sender reports that a player gets first; the same allocation where nothing is to be altered.
+    /// Rewrites the sender reports that a player gets first; keeps the allocation where nothing is altered.
     fn preamble(&mut self, preamble: &mut Preamble) {
         let Self { tracks, clock, .. } = self;
         if *clock != Some(0) || tracks.iter().any(|track| track.alters) {
-            // The latest report of a track goes by what it says, not by when it is said.
+            // The latest report of a track is valid whenever it is sent.
             *preamble = preamble.iter().filter_map(|packet| placed_report(tracks, clock, packet)).collect();
         }
     }
 
-    /// Parameter sets in single NAL unit packets (RFC 6184 section 5.6, RFC 7798 section 4.4.1) of the picture's time.
+    /// Inserts parameter sets as single NAL unit packets (RFC 6184 section 5.6, RFC 7798 section 4.4.1) with the
+    /// timestamp of the key frame.
     fn insert_parameter_sets(&mut self, delivery: &mut MediaBatch) {
         if self.parameter_sets.is_empty() {
             return;
@@ -267,7 +268,7 @@ impl TrackRewriters {
     }
 }
 
-/// A report of the track that it belongs to.
+/// Rewrites a report with the rewriter of its track.
 fn placed_report(tracks: &mut [RtpRewriter], clock: &mut Option<u64>, packet: &Packet) -> Option<Packet> {
     match packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
         Some(track) => track.report(packet.data(), clock).map(|data| packet.with_data(data)),
@@ -305,9 +306,9 @@ impl RtpContinuity {
                 && let Some(distance) = self.distance_from_last(&header)
             {
                 if distance <= 0 {
-                    continue; // the other source has brought it
+                    continue; // the other source has sent it
                 }
-                // The other source's own next packet: nothing is to be altered.
+                // The next packet of the other source's own stream: nothing is altered.
                 (self.rewriter.sequence, self.rewriter.timestamp) = (0, 0);
                 (self.rewriter.fresh, self.rewriter.alters) = (false, false);
                 self.ts.forget();
@@ -316,7 +317,7 @@ impl RtpContinuity {
             let range = header.payload_start..header.payload_end;
             let payload = packet.data().get(range.clone()).filter(|_| header.is_mpeg_ts());
             if let Some(marks) = payload.and_then(|payload| self.ts.marks(payload, packet.arrival())) {
-                // A packet of its own before this one, which all that follow make room for.
+                // A packet of its own before this one; all that follow are renumbered.
                 let mut data = BytesMut::with_capacity(12 + marks.len());
                 data.extend_from_slice(&[0x80, header.payload_type]);
                 data.extend_from_slice(&header.sequence.wrapping_sub(1).to_be_bytes());
@@ -334,7 +335,7 @@ impl RtpContinuity {
             let packet = match altered {
                 Some(payload) => {
                     let mut data = BytesMut::from(&packet.data()[..]);
-                    data[range].copy_from_slice(&payload); // it has kept its length
+                    data[range].copy_from_slice(&payload); // the length is unchanged
                     packet.with_data(data.freeze())
                 }
                 None => packet,
@@ -344,7 +345,8 @@ impl RtpContinuity {
         delivery.packets = out;
     }
 
-    /// How far behind the last packet that was handed on this one is in the same stream; `None`: it is another stream.
+    /// Returns the distance from the last packet passed on to this one in the same stream; `None` if it is another
+    /// stream.
     fn distance_from_last(&self, header: &Header) -> Option<i16> {
         let (sequence, timestamp, _) = self.rewriter.last?;
         let distance = header.sequence.wrapping_sub(sequence) as i16; // modulo 2^16
@@ -393,7 +395,7 @@ mod tests {
         let mut clock = None;
         let report = rewriter.report(&report, &mut clock).unwrap();
         assert_eq!((&report[4..8], &report[16..20]), (&[0, 0, 0, 7][..], &8004u32.to_be_bytes()[..]));
-        // The first report was of timestamp 5 and moment 0.
+        // The first report was of timestamp 5 and NTP time 0.
         let moment = (7999u64 << 32) / 90_000;
         assert_eq!((&report[8..16], clock), (&moment.to_be_bytes()[..], Some(moment)));
     }
@@ -455,7 +457,7 @@ mod tests {
         let rtp = |track, timestamp, ms| {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
         };
-        // The moment is in milliseconds.
+        // `moment`: the NTP time in milliseconds.
         let report = |track: u8, moment: u64, timestamp: u32, ms| {
             let mut data = vec![0x80, 200, 0, 6, 0, 0, 0, 1 + track];
             data.extend(((moment << 32) / 1000).to_be_bytes());
@@ -463,7 +465,7 @@ mod tests {
             data.resize(28, 0);
             Packet::rtsp(track, data, at(ms))
         };
-        // At what moment a packet of a track is shown, by the last report of that track.
+        // Returns the presentation time of a packet by the last report of its track, in milliseconds.
         let shown = |delivery: &MediaBatch, track: u8, clock_rate: i64| {
             let data =
                 delivery.packets.iter().find(|p| p.rtsp_track() == Some(track) && p.data()[1] == 200).unwrap().data();
@@ -478,7 +480,7 @@ mod tests {
         let mut first = MediaBatch { packets, starts: Vec::new() };
         tracks.apply(&mut first);
         let (video, audio) = (shown(&first, 0, 90_000), shown(&first, 1, 8_000));
-        // By the reports of the other source, its sound is 200 ms ahead of where its packets come.
+        // By the reports of the other source, its sound is 200 ms ahead of its arrival.
         tracks.join(Some(&sdp), Some(&sdp), true);
         let packets = vec![rtp(0, 500, 40), rtp(1, 700, 40), report(1, 7_200, 700, 50), report(0, 7_000, 500, 50)];
         let mut second = MediaBatch { packets, starts: Vec::new() };
