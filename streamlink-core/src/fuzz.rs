@@ -14,13 +14,12 @@
 //! corpus.
 
 use crate::{
-    dice::Dice,
     flow::{Allowlist, Output, Source},
     media::{
         Packet as MediaPacket, Remuxer, RtmpKind, TsMonitor,
-        flv::{self, StartPoints, Tag, amf0},
+        flv::{self, FlvRandomAccessTracker, Tag, amf0},
         rtp::Header,
-        rtsp::{Presentation, RtspStarts, is_rtcp},
+        rtsp::{Presentation, RtspRandomAccessTracker, is_rtcp},
     },
     proto::{
         rtmp,
@@ -31,6 +30,7 @@ use crate::{
         },
     },
     router::{Group, GroupTerms, Limits, Ring, Turns},
+    test_rng::TestRng,
 };
 use bytes::Bytes;
 use std::{
@@ -45,13 +45,13 @@ use std::{
 const ODD: [u8; 12] = [0, 1, 0x7f, 0x80, 0xff, 0xfe, b'\r', b'\n', b'$', b'%', b':', b'"'];
 
 /// Alters an input a little, or a lot.
-fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut Dice) {
+fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut TestRng) {
     for _ in 0..1 + dice.below(8) {
         let at = dice.below(input.len());
         match dice.below(9) {
             0 if !input.is_empty() => input[at] ^= 1 << dice.below(8),
             1 if !input.is_empty() => input[at] = ODD[dice.below(ODD.len())],
-            2 if !input.is_empty() => input[at] = dice.roll() as u8,
+            2 if !input.is_empty() => input[at] = dice.next_u64() as u8,
             3 => {
                 let end = (at + 1 + dice.below(64)).min(input.len());
                 input.drain(at.min(end)..end);
@@ -84,7 +84,7 @@ fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut Dice) {
 }
 
 /// Feeds a target with altered seeds until the time is over.
-fn fuzz(name: &str, target: impl Fn(&[u8], &mut Dice)) {
+fn fuzz(name: &str, target: impl Fn(&[u8], &mut TestRng)) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let entries = fs::read_dir(&folder).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -92,9 +92,9 @@ fn fuzz(name: &str, target: impl Fn(&[u8], &mut Dice)) {
     let seeds: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
     let setting = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let time = Duration::from_secs(setting("STREAMLINK_FUZZ_SECONDS", 2));
-    let mut dice = Dice(setting("STREAMLINK_FUZZ_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = TestRng(setting("STREAMLINK_FUZZ_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let start = Instant::now();
-    let run = |input: &[u8], dice: &mut Dice| {
+    let run = |input: &[u8], dice: &mut TestRng| {
         let (began, state) = (Instant::now(), dice.0);
         let result = catch_unwind(AssertUnwindSafe(|| target(input, dice)));
         let slow = began.elapsed() > Duration::from_secs(1);
@@ -126,7 +126,7 @@ fn random(bytes: &mut [u8]) {
 }
 
 /// The pieces in which a stream may arrive.
-fn pieces<'a>(mut input: &'a [u8], dice: &mut Dice) -> Vec<&'a [u8]> {
+fn pieces<'a>(mut input: &'a [u8], dice: &mut TestRng) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     let most = [1, 7, 200, 5000, 70_000][dice.below(5)];
     while !input.is_empty() && pieces.len() < 20_000 {
@@ -149,7 +149,7 @@ fn datagrams(mut input: &[u8]) -> Vec<Bytes> {
 }
 
 /// Feeds what looks like media to what looks at media.
-fn look_at(kind: RtmpKind, body: Bytes, points: &mut StartPoints) {
+fn look_at(kind: RtmpKind, body: Bytes, points: &mut FlvRandomAccessTracker) {
     let _ = Tag::parse(kind, &body);
     let _ = flv::composition_time(&body);
     points.observe(&MediaPacket::rtmp(kind, 0, body, Instant::now()));
@@ -160,7 +160,7 @@ fn look_at(kind: RtmpKind, body: Bytes, points: &mut StartPoints) {
 fn rtmp_server() {
     fuzz("rtmp_server", |input, dice| {
         let mut session = rtmp::ServerSession::new(random);
-        let mut points = StartPoints::default();
+        let mut points = FlvRandomAccessTracker::default();
         for mut piece in pieces(input, dice) {
             session.link().received(piece.len());
             loop {
@@ -189,14 +189,14 @@ fn rtmp_server() {
 fn rtmp_client() {
     fuzz("rtmp_client", |input, dice| {
         let purpose =
-            if dice.below(2) == 0 { rtmp::Purpose::Play } else { rtmp::Purpose::Publish { chunk_size: 4096 } };
+            if dice.below(2) == 0 { rtmp::ClientRole::Play } else { rtmp::ClientRole::Publish { chunk_size: 4096 } };
         let mut session = rtmp::ClientSession::new(purpose, "live", "rtmp://127.0.0.1/live", "KEY", random);
-        let mut points = StartPoints::default();
+        let mut points = FlvRandomAccessTracker::default();
         for mut piece in pieces(input, dice) {
             session.link().received(piece.len());
             loop {
                 match session.read(&mut piece) {
-                    Ok(Some(rtmp::Outcome::Media(message))) => {
+                    Ok(Some(rtmp::ClientEvent::Media(message))) => {
                         if let Some(kind) = message.media() {
                             look_at(kind, message.body.into(), &mut points);
                         }
@@ -246,13 +246,13 @@ fn tracks(frames: Vec<(u8, Bytes)>, presentation: &Arc<Presentation>) {
     let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
     let terms = GroupTerms { turns: Turns::Stay, loss_threshold: Duration::from_millis(500) };
     let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtsp, 2);
-    let mut starts = RtspStarts::default();
+    let mut starts = RtspRandomAccessTracker::default();
     starts.begin(presentation);
-    let mut cutter = crate::router::GopCutter::default();
+    let mut cutter = crate::router::GopSegmenter::default();
     cutter.begin_presentation(presentation);
     group.begin(0, Some(presentation));
     group.begin(1, Some(presentation));
-    let mut delivery = crate::router::Delivery::default();
+    let mut delivery = crate::router::MediaBatch::default();
     let start = Instant::now();
     for (i, (channel, data)) in frames.into_iter().enumerate() {
         let at = start + Duration::from_millis(20 * i as u64);
@@ -299,14 +299,14 @@ fn rtsp_server() {
 fn rtsp_client() {
     fuzz("rtsp_client", |input, dice| {
         let record = dice.below(2) == 0;
-        let purpose = if record { rtsp::Purpose::Record(presentation()) } else { rtsp::Purpose::Play };
+        let purpose = if record { rtsp::ClientRole::Record(presentation()) } else { rtsp::ClientRole::Play };
         let mut session = rtsp::ClientSession::new(purpose, "rtsp://127.0.0.1/cam", None, dice.below(4) == 0, random);
         let mut frames = Vec::new();
         for piece in pieces(input, dice) {
             session.push(piece);
             loop {
                 match session.next() {
-                    Ok(Some(rtsp::Outcome::Frame { channel, data })) => frames.push((channel, data)),
+                    Ok(Some(rtsp::ClientEvent::Frame { channel, data })) => frames.push((channel, data)),
                     Ok(Some(_)) => {}
                     Ok(None) => break,
                     Err(_) => return,
@@ -326,7 +326,7 @@ fn sdp() {
             let again = Presentation::parse(written.as_bytes());
             assert!(again.is_err() || again.is_ok_and(|again| again.tracks().len() == presentation.tracks().len()));
             presentation.description();
-            assert!(presentation.continues(&presentation));
+            assert!(presentation.is_compatible_with(&presentation));
         }
     });
 }
@@ -364,7 +364,7 @@ fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
 }
 
 /// Datagrams of a conversation, at a connection that is up, and at both ends of one that is not.
-fn srt(input: &[u8], dice: &mut Dice) {
+fn srt(input: &[u8], dice: &mut TestRng) {
     let start = Instant::now();
     let passphrase = (dice.below(2) == 0).then(|| "0123456789".to_owned());
     let terms = Terms { passphrase, ..Terms::default() };
@@ -423,7 +423,7 @@ fn rtp() {
         let terms = GroupTerms { turns, loss_threshold: Duration::from_millis(100) };
         let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtp, 2);
         let mut receivers = [50, 0].map(|ms| Receiver::new(Duration::from_millis(ms)));
-        let mut delivery = crate::router::Delivery::default();
+        let mut delivery = crate::router::MediaBatch::default();
         let mut monitor = TsMonitor::new();
         let mut now = start;
         let packets = datagrams(input);
@@ -454,7 +454,7 @@ fn transport_stream() {
     fuzz("ts", |input, dice| {
         let (mut monitor, mut remuxer) = (TsMonitor::new(), Remuxer::new());
         let mut messages = Vec::new();
-        let mut points = StartPoints::default();
+        let mut points = FlvRandomAccessTracker::default();
         let start = Instant::now();
         for (i, payload) in input.chunks([1316, 188, 1000, 65_000][dice.below(4)]).enumerate() {
             monitor.observe(payload, start + Duration::from_millis(i as u64));

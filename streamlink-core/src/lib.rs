@@ -82,8 +82,6 @@
 //!
 //! Linux; GSO (4.18) and GRO (5.0) are used where the kernel has them.
 
-#[cfg(test)]
-mod dice;
 mod endpoint;
 mod engine;
 mod error;
@@ -95,6 +93,8 @@ mod media;
 mod net;
 mod proto;
 mod router;
+#[cfg(test)]
+mod test_rng;
 mod time;
 
 pub use endpoint::{

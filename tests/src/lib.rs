@@ -1,6 +1,5 @@
 //! What the tests share: media, a lossy network, RTP senders and receivers, real programs, and waiting for conditions.
 
-pub mod dice;
 pub mod lossy;
 pub mod media;
 pub mod nginx;
@@ -8,6 +7,7 @@ pub mod peer;
 pub mod rig;
 pub mod rtp;
 pub mod rtsp;
+pub mod test_rng;
 pub mod wire;
 
 use std::{

@@ -1,6 +1,6 @@
 //! A network that is not what it should be.
 
-use crate::dice::Dice;
+use crate::test_rng::TestRng;
 use std::{
     collections::{BTreeMap, HashMap},
     net::{SocketAddr, UdpSocket},
@@ -47,7 +47,7 @@ impl Lossy {
         let thread = std::thread::spawn({
             let (stop, dark) = (stop.clone(), dark.clone());
             move || {
-                let (mut dice, mut client) = (Dice(0x5eed), None);
+                let (mut dice, mut client) = (TestRng(0x5eed), None);
                 let (mut passed, mut lost) = (0, 0);
                 let mut queue = std::collections::VecDeque::new();
                 let mut buffer = [0; 2048];
@@ -57,7 +57,7 @@ impl Lossy {
                             if forward {
                                 client = Some(from);
                             }
-                            let is_lost = dice.roll() % 100 < percent || dark.load(Ordering::Relaxed);
+                            let is_lost = dice.next_u64() % 100 < percent || dark.load(Ordering::Relaxed);
                             look(forward, !is_lost, &buffer[..length]);
                             if is_lost {
                                 lost += 1;

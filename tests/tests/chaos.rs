@@ -19,14 +19,13 @@ use streamlink_core::{
     TapCallback,
 };
 use streamlink_tests::{
-    clip,
-    dice::Dice,
-    eventually,
+    clip, eventually,
     lossy::Lossy,
     media::{make, play},
     peer::Peer,
     rig::text,
     rtp::{Sender, Sink, packet, payload, sequence},
+    test_rng::TestRng,
 };
 
 /// Of the files of this process, how many are open.
@@ -83,7 +82,7 @@ impl Stage {
     }
 
     /// A player of one of the outputs that listen.
-    fn player(&self, dice: &mut Dice, dark: &Lossy) -> Peer {
+    fn player(&self, dice: &mut TestRng, dark: &Lossy) -> Peer {
         let urls = self.flow.playback_urls();
         let url = &urls[dice.below(urls.len())].1;
         match self.family {
@@ -115,7 +114,7 @@ impl Stage {
     }
 
     /// An output that comes and goes, of a kind that the family allows.
-    fn extra(&self, name: &str, dice: &mut Dice, sink: &Sink) -> Output {
+    fn extra(&self, name: &str, dice: &mut TestRng, sink: &Sink) -> Output {
         let nowhere = "127.0.0.1:9";
         match (self.family, dice.below(3)) {
             ("rtmp", 0) => Output::rtmp_pull(name, "127.0.0.1:0", "extra").into(),
@@ -129,7 +128,7 @@ impl Stage {
     }
 
     /// Changes something by dice; returns how many changes that were.
-    fn edit(&mut self, engine: &Engine, dice: &mut Dice, sink: &Sink, count: usize) -> usize {
+    fn edit(&mut self, engine: &Engine, dice: &mut TestRng, sink: &Sink, count: usize) -> usize {
         let name = format!("extra-{count}");
         match dice.below(8) {
             0 | 1 => {
@@ -326,7 +325,7 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
     let dark = Lossy::to(srt_url.trim_start_matches("srt://").parse().unwrap(), 1);
     let sink = Sink::new();
 
-    let mut dice = Dice(0x0c4a_05ed);
+    let mut dice = TestRng(0x0c4a_05ed);
     let (mut edits, mut killed, mut frozen, mut switches, mut kicked) = (0, 0, 0, 0, 0);
     let mut turns = 0u64;
     let mut begun = Instant::now();

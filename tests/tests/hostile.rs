@@ -7,12 +7,12 @@ use std::{
 };
 use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, Output, Source};
 use streamlink_tests::{
-    dice::Dice,
     eventually,
     lossy::Lossy,
     peer::{self, Peer},
     rig::{Rig, free_port},
     rtp::{Sender, Sink, packet, payload, sequence},
+    test_rng::TestRng,
 };
 
 fn start(engine: &Engine, sink: &Sink) -> FlowHandle {
@@ -30,7 +30,7 @@ fn garbage_is_counted_and_the_stream_goes_on() {
     let sink = Sink::new();
     let running = start(&engine, &sink);
     let (sender, attacker) = (Sender::to(&running.input_addresses()[0]), Sender::to(&running.input_addresses()[0]));
-    let mut random = Dice(0x5eed);
+    let mut random = TestRng(0x5eed);
     let (mut malformed, mut foreign) = (0, 0);
     let total = 1000u16;
     for i in 0..total {
@@ -43,12 +43,12 @@ fn garbage_is_counted_and_the_stream_goes_on() {
             0 => {
                 // Truncated: fewer bytes than the header says.
                 let whole = packet(96, i, 0, 7, &[]);
-                attacker.send(&whole[..random.roll() as usize % 12]);
+                attacker.send(&whole[..random.next_u64() as usize % 12]);
                 malformed += 1;
             }
             1 => {
                 // Not version 2.
-                let mut bytes: Vec<u8> = (0..random.roll() % 1400).map(|_| random.roll() as u8).collect();
+                let mut bytes: Vec<u8> = (0..random.next_u64() % 1400).map(|_| random.next_u64() as u8).collect();
                 bytes.insert(0, 0x3f);
                 attacker.send(&bytes);
                 malformed += 1;
@@ -56,13 +56,19 @@ fn garbage_is_counted_and_the_stream_goes_on() {
             2 => {
                 // An extension or CSRCs that reach beyond the end; padding longer than the packet.
                 let mut bytes = packet(96, i, 0, 7, &[0, 0, 0xff, 0xff]);
-                bytes[0] |= [0x10, 0x0f, 0x20][random.roll() as usize % 3];
+                bytes[0] |= [0x10, 0x0f, 0x20][random.next_u64() as usize % 3];
                 attacker.send(&bytes);
                 malformed += 1;
             }
             3 => {
                 // Well made, but of another stream.
-                attacker.send(&packet(96, random.roll() as u16, 0, random.roll() as u32 | 0x8000_0000, &payload(i)));
+                attacker.send(&packet(
+                    96,
+                    random.next_u64() as u16,
+                    0,
+                    random.next_u64() as u32 | 0x8000_0000,
+                    &payload(i),
+                ));
                 foreign += 1;
             }
             _ => attacker.send(&[]),
@@ -116,11 +122,11 @@ fn a_flood_leaves_memory_bounded_and_other_flows_alone() {
     let end = Instant::now() + Duration::from_secs(5);
     let floods: Vec<_> = (0..3u64)
         .map(|seed| {
-            let (address, mut random) = (address.clone(), Dice(seed + 1));
+            let (address, mut random) = (address.clone(), TestRng(seed + 1));
             std::thread::spawn(move || {
                 let sender = Sender::to(&address);
                 while Instant::now() < end {
-                    let (a, b) = (random.roll(), random.roll());
+                    let (a, b) = (random.next_u64(), random.next_u64());
                     let size = [0, 20, 1316, 1400, 9000, 60_000][a as usize % 6];
                     // Sequence numbers all over the place, a few SSRCs, any flags.
                     let mut bytes =
@@ -186,7 +192,7 @@ fn nobody_speaks_for_another_within_an_srt_connection() {
         (sending.stats().outputs[0].state == streamlink_core::State::Connected).then_some(())
     });
     let (app, mut tap) = (sending.app_source("app").unwrap(), rig.running.tap("tap").unwrap());
-    let (stranger, mut random) = (Sink::new().0, Dice(11));
+    let (stranger, mut random) = (Sink::new().0, TestRng(11));
     let before = rig.running.stats().sources[0].clone();
     let (mut got, mut forged) = (0u32, 0u32);
     for pushed in 0..2000u32 {
@@ -199,14 +205,14 @@ fn nobody_speaks_for_another_within_an_srt_connection() {
             let kind = [2u8, 3, 5, 6, 7, 8, 1][pushed as usize % 7];
             let mut bytes = vec![0x80, kind, 0, 0, 0, 0, 0, 1];
             bytes.extend(&header[8..16]);
-            bytes.extend((0..4 * (random.roll() % 8)).map(|_| random.roll() as u8));
+            bytes.extend((0..4 * (random.next_u64() % 8)).map(|_| random.next_u64() as u8));
             if pushed % 3 == 0 {
                 bytes.splice(..8, header[..8].iter().copied());
                 bytes[3] = bytes[3].wrapping_add(1 + pushed as u8 % 50);
                 bytes.resize(if pushed % 2 == 0 { 16 + 1316 } else { 16 + 4000 }, 0xee);
             }
             if pushed % 5 == 0 {
-                bytes.truncate(random.roll() as usize % 16);
+                bytes.truncate(random.next_u64() as usize % 16);
             }
             stranger.send_to(&bytes, listener).unwrap();
             forged += 1;
@@ -273,20 +279,20 @@ fn an_srt_listener_is_not_impressed() {
     let end = Instant::now() + Duration::from_secs(4);
     let target = address.clone();
     let flood = std::thread::spawn(move || {
-        let mut random = Dice(7);
+        let mut random = TestRng(7);
         let sockets: Vec<_> = (0..50).map(|_| Sink::new()).collect();
         let mut sent = 0u64;
         while Instant::now() < end {
-            let socket = &sockets[random.roll() as usize % sockets.len()].0;
-            let mut bytes: Vec<u8> = (0..16 + random.roll() % 120).map(|_| random.roll() as u8).collect();
-            match random.roll() % 4 {
+            let socket = &sockets[random.next_u64() as usize % sockets.len()].0;
+            let mut bytes: Vec<u8> = (0..16 + random.next_u64() % 120).map(|_| random.next_u64() as u8).collect();
+            match random.next_u64() % 4 {
                 // Inductions, and conclusions with cookies made up.
                 0 | 1 => {
                     bytes.resize(64 + 28, 0);
                     bytes[..16].fill(0);
                     bytes[0] = 0x80;
-                    bytes[16..20].copy_from_slice(&[0, 0, 0, 4 + (random.roll() % 2) as u8]);
-                    let kind = if random.roll().is_multiple_of(2) { 1u32 } else { u32::MAX };
+                    bytes[16..20].copy_from_slice(&[0, 0, 0, 4 + (random.next_u64() % 2) as u8]);
+                    let kind = if random.next_u64().is_multiple_of(2) { 1u32 } else { u32::MAX };
                     bytes[36..40].copy_from_slice(&kind.to_be_bytes());
                 }
                 // Control packets and data for whoever may be there.

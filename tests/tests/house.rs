@@ -60,13 +60,13 @@ fn modules_import_only_what_lies_below_them() {
         ("error", &[]),
         ("time", &[]),
         ("lock", &[]),
-        ("dice", &[]), // for tests only
+        ("test_rng", &[]), // for tests only
         ("media", &[]),
         ("net", &["lock"]),
         ("flow", &["media", "error"]),
-        ("proto", &["media", "time", "error", "dice"]),
+        ("proto", &["media", "time", "error", "test_rng"]),
         ("router", &["media", "lock", "time", "error"]),
-        ("fuzz", &["proto", "router", "flow", "media", "dice"]), // for tests only
+        ("fuzz", &["proto", "router", "flow", "media", "test_rng"]), // for tests only
         ("endpoint", &["proto", "router", "net", "flow", "media", "lock", "time", "error"]),
         ("engine", &["endpoint", "flow", "router", "net", "media", "lock", "time", "error"]),
     ];

@@ -1,13 +1,13 @@
-//! The fan-out of datagrams: shards, each a task that reads the ring once and hands every batch to all of its
-//! sinks. So a batch wakes a shard once, not every output, and a large fan-out uses every worker.
+//! The fan-out of datagrams: shards, each a task that reads the ring once and hands every batch to all of its sinks. A
+//! batch wakes a shard once instead of every output, and a large fan-out uses every worker.
 //!
-//! A sink never waits. One whose socket is full goes on by itself: it keeps a reader of its own from where it
-//! stopped, and comes back to the others when it has caught up, or has lost what the ring no longer holds.
+//! A sink never waits. One whose socket is full gets a reader of its own from where it stopped, and rejoins the others
+//! when it has caught up, or has lost what the ring no longer holds.
 
 use super::{Event, EventSink, Status, Tasks};
 use crate::{
     lock::lock,
-    router::{Batch, Layout, Reader, Ring, Wish},
+    router::{Batch, BatchLayout, LayoutInterest, Reader, Ring},
     time::Throttle,
 };
 use std::{
@@ -18,21 +18,21 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// Sinks that one shard drives before another shard is started: waking a second thread costs more than it saves
-/// a small fan-out.
+/// Number of sinks of one shard before another shard is started: for a small fan-out, waking a second thread costs more
+/// than it saves.
 const SINKS_PER_SHARD: usize = 64;
 
 /// One destination of datagrams.
 pub(crate) trait Sink: Send {
-    /// Sends the packets of `batch` from number `from` on; returns how many are dealt with. Less than all
-    /// means that the sink is full.
+    /// Sends the packets of `batch` from index `from` on; returns the number of packets sent or given up. Fewer than
+    /// all means that the sink is full.
     fn send(&mut self, batch: &Batch, from: usize, now: Instant) -> usize;
 
     /// Ready when the sink can take more.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-/// Names a sink within its fan-out.
+/// Identifies a sink within its fan-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SinkId {
     shard: usize,
@@ -56,7 +56,7 @@ pub(crate) struct Fanout {
 
 #[derive(Debug, Default)]
 struct Shards {
-    /// Where the commands of each shard go, and how many sinks it has.
+    /// The command channel and the number of sinks of each shard.
     list: Vec<(mpsc::UnboundedSender<Command>, usize)>,
     last_number: u64,
 }
@@ -66,7 +66,7 @@ impl Fanout {
         Self { ring, events, tasks, max_shards: max_shards.max(1), shards: Mutex::default() }
     }
 
-    /// Adds a sink, which gets what is published from now on.
+    /// Adds a sink, which is sent what is published from now on.
     pub(crate) fn add(&self, sink: Box<dyn Sink>, status: Arc<Status>) -> SinkId {
         let mut shards = lock(&self.shards);
         let least = shards.list.iter().enumerate().min_by_key(|(_, (_, sinks))| *sinks).map(|(i, (_, n))| (i, *n));
@@ -84,7 +84,7 @@ impl Fanout {
         let number = shards.last_number;
         let (sender, sinks) = &mut shards.list[shard];
         *sinks += 1;
-        // A shard that has ended was closed with its flow; the sink then ends here.
+        // Fails only when the shard was closed with its flow; the sink is dropped here.
         let _ = sender.send(Command::Add { number, sink, status });
         SinkId { shard, number }
     }
@@ -103,24 +103,24 @@ impl Fanout {
     }
 }
 
-/// One sink and where it stands.
+/// One sink and its position.
 struct Entry {
     number: u64,
     sink: Box<dyn Sink>,
     status: Arc<Status>,
-    /// The number of the next batch that it needs.
+    /// Sequence number of the next batch to send.
     next: u64,
     /// Set while the sink is full.
     behind: Option<Behind>,
     lag: Throttle,
-    /// Sinks send runs.
-    _wish: Wish,
+    /// Sinks send runs of datagrams.
+    _interest: LayoutInterest,
 }
 
-/// A sink that is full: what it still has to send.
+/// The backlog of a full sink.
 struct Behind {
     reader: Reader,
-    /// The batch in hand, and how many of its packets are done. Only one: the others are the ring's to bound.
+    /// The batch in progress, and the number of its packets sent. Only one, as the ring bounds the others.
     current: Option<Arc<Batch>>,
     done: usize,
 }
@@ -161,7 +161,7 @@ impl Shard {
     fn apply(&mut self, command: Command) {
         match command {
             Command::Add { number, sink, status } => {
-                // What was published before belongs to the others alone.
+                // The new sink does not get what was published before.
                 self.deliver();
                 let lag = Throttle::new(Duration::from_secs(1));
                 let next = self.reader.position();
@@ -172,7 +172,7 @@ impl Shard {
                     next,
                     behind: None,
                     lag,
-                    _wish: self.reader.wish(Layout::Run),
+                    _interest: self.reader.layout_interest(BatchLayout::Contiguous),
                 });
             }
             Command::Remove { number, done } => {
@@ -182,13 +182,13 @@ impl Shard {
         }
     }
 
-    /// Hands what is new to all sinks that are not behind.
+    /// Sends new batches to all sinks that are not behind.
     fn deliver(&mut self) {
         let lost = self.reader.read(&mut self.window);
         let now = Instant::now();
         for entry in &mut self.entries {
             if entry.behind.is_some() {
-                continue; // its own reader sees the same
+                continue; // it is read by the sink's own reader
             }
             entry.dropped(lost.packets, now, &self.events);
             for batch in self.window.iter().filter(|batch| batch.sequence() >= entry.next) {
@@ -205,7 +205,7 @@ impl Shard {
         self.window.clear();
     }
 
-    /// Ends when a sink that was behind has caught up or lost something; never, while none is behind.
+    /// Sends to the sinks that are behind; ends when one of them has made progress, and never while none is behind.
     async fn catch_up(entries: &mut [Entry], events: &EventSink) {
         poll_fn(|cx| {
             let mut moved = false;
@@ -222,7 +222,7 @@ impl Shard {
 }
 
 impl Entry {
-    /// Sends what a full sink has missed.
+    /// Sends from the backlog of a full sink.
     fn resume(&mut self, events: &EventSink) {
         let Some(behind) = &mut self.behind else { return };
         let (mut lost, now) = (0, Instant::now());
@@ -235,7 +235,7 @@ impl Entry {
             lost += missed.packets;
             (behind.current, behind.done) = (next, 0);
         }
-        // It may have overtaken the shard, which must not send the same again.
+        // The sink may be ahead of the shard, which must not send the same again.
         self.next = behind.reader.position();
         self.behind = None;
         self.dropped(lost, now, events);
@@ -264,7 +264,7 @@ mod tests {
     use tokio::runtime::Handle;
     use tokio_util::task::TaskTracker;
 
-    /// What a test sees of its sink, and how much room it gives it.
+    /// What a sink was sent, and the number of packets that it still accepts.
     #[derive(Default)]
     struct Pipe {
         room: AtomicUsize,

@@ -5,10 +5,10 @@ use super::{Event, Live, LossReason, SourceContext};
 use crate::{
     flow::BandwidthPolicy,
     media::{
-        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::Moment, rtp::Header,
+        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::MessageRole, rtp::Header,
         rtsp::Presentation,
     },
-    router::{Admission, Delivery, GopCutter, Limiter, Preamble, Ring, State, Totals},
+    router::{Admission, GopSegmenter, Limiter, MediaBatch, Preamble, Ring, State, Totals},
     time::Throttle,
 };
 use bytes::Bytes;
@@ -47,7 +47,7 @@ pub(super) struct Intake {
     monitored: Instant,
     refreshed: Instant,
     /// What waits to be published.
-    pub(super) out: Delivery,
+    pub(super) out: MediaBatch,
     /// What has come beside it, and was of use to nobody.
     unheard: Totals,
     frames: Frames,
@@ -55,7 +55,7 @@ pub(super) struct Intake {
     has_backup: bool,
     /// The flow's; it knows whether anybody reads.
     ring: Arc<Ring>,
-    gops: GopCutter,
+    gops: GopSegmenter,
     pub(super) context: SourceContext,
     live: Live,
     above: Throttle,
@@ -75,12 +75,12 @@ impl Intake {
             last_media: None,
             monitored: now,
             refreshed: now,
-            out: Delivery::default(),
+            out: MediaBatch::default(),
             unheard: Totals::default(),
             frames: Frames::default(),
             has_backup: context.group.has_backup(),
             ring: context.group.ring().clone(),
-            gops: GopCutter::default(),
+            gops: GopSegmenter::default(),
             context,
             live,
             above: Throttle::new(Duration::from_secs(1)),
@@ -152,11 +152,11 @@ impl Intake {
     pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
         let observed = self.gops.observe(&packet);
         match self.judge(now, observed, packet.data().len()) {
-            Ok(moment) => {
+            Ok(role) => {
                 if let Some((kind, _)) = packet.rtmp_message() {
-                    self.frames.count(kind, moment);
+                    self.frames.count(kind, role);
                 }
-                self.gops.push(&mut self.out, packet, moment);
+                self.gops.push(&mut self.out, packet, role);
                 Verdict::Pass
             }
             Err(verdict) => verdict,
@@ -178,9 +178,9 @@ impl Intake {
         let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
         let observed = self.gops.observe_body(kind, &body, packet);
         match self.judge(now, observed, body.len()) {
-            Ok(moment) => {
-                self.frames.count(kind, moment);
-                self.gops.pass_over(moment);
+            Ok(role) => {
+                self.frames.count(kind, role);
+                self.gops.pass_over(role);
                 self.unheard.packets += 1;
                 self.unheard.bytes += body.len() as u64;
                 Verdict::Pass
@@ -190,16 +190,16 @@ impl Intake {
     }
 
     /// Whether a message may pass that was observed to be this; `None`: to be of no use.
-    fn judge(&mut self, now: Instant, observed: Option<Moment>, bytes: usize) -> Result<Moment, Verdict> {
-        let Some(moment) = observed else {
+    fn judge(&mut self, now: Instant, observed: Option<MessageRole>, bytes: usize) -> Result<MessageRole, Verdict> {
+        let Some(role) = observed else {
             self.context.status.counters.dropped.add(1);
             return Err(Verdict::Drop);
         };
         let verdict = self.admit(now, bytes);
         if verdict == Verdict::Pass {
-            return Ok(moment);
+            return Ok(role);
         }
-        if !matches!(moment, Moment::Sample { video: false }) {
+        if !matches!(role, MessageRole::Sample { video: false }) {
             self.gops.wait_for_start();
         }
         Err(verdict)
@@ -233,7 +233,7 @@ impl Intake {
         let since = now.saturating_duration_since(self.monitored);
         if since >= MONITOR_INTERVAL {
             self.monitored = now;
-            context.status.publish_monitor(&self.monitor);
+            context.status.set_transport(&self.monitor);
             let errors = self.monitor.errors();
             for check in TransportCheck::ALL {
                 let count = errors.of(check).saturating_sub(self.told.of(check));
@@ -285,10 +285,10 @@ struct Frames {
 }
 
 impl Frames {
-    fn count(&mut self, kind: RtmpKind, moment: Moment) {
+    fn count(&mut self, kind: RtmpKind, role: MessageRole) {
         match kind {
-            RtmpKind::Video if moment != Moment::Header => self.video += 1,
-            RtmpKind::Audio if moment != Moment::Header => self.audio += 1,
+            RtmpKind::Video if role != MessageRole::Header => self.video += 1,
+            RtmpKind::Audio if role != MessageRole::Header => self.audio += 1,
             _ => {}
         }
     }

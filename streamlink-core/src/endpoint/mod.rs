@@ -5,12 +5,12 @@
 //! their own, and the peers of a port by the tasks of that port.
 
 mod app;
+mod backoff;
 mod event;
 pub(crate) mod fanout;
 mod intake;
 mod listener;
 mod mailbox;
-mod redial;
 pub(crate) mod remux;
 pub(crate) mod rtmp;
 pub(crate) mod rtp;
@@ -25,7 +25,7 @@ pub use event::{Event, LossReason, RefusalReason};
 pub(crate) use mailbox::{EventSink, Mailbox};
 pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
-pub(crate) use status::{Live, Shown, Status};
+pub(crate) use status::{Live, Status, StatusSnapshot};
 
 use crate::router::{Group, Switch};
 use std::{sync::Arc, time::Duration};
@@ -52,7 +52,7 @@ pub(crate) struct SourceContext {
 impl SourceContext {
     /// Tells the host what the media consists of.
     fn describe(&self, description: String) {
-        self.status.publish_media(description.clone());
+        self.status.set_media(description.clone());
         self.events.emit(Event::MediaDescribed { source: self.status.name(), description });
     }
 

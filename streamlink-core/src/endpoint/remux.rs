@@ -4,7 +4,7 @@
 use super::{Event, EventSink};
 use crate::{
     media::Remuxer,
-    router::{Delivery, GopCutter, Reader, Ring},
+    router::{GopSegmenter, MediaBatch, Reader, Ring},
 };
 use arc_swap::ArcSwapOption;
 use std::{
@@ -41,8 +41,8 @@ impl RemuxStatus {
 
 /// Runs until the flow ends.
 pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, status: Arc<RemuxStatus>) {
-    let (mut remuxer, mut cutter) = (Remuxer::new(), GopCutter::default());
-    let (mut window, mut messages, mut out) = (Vec::new(), Vec::new(), Delivery::default());
+    let (mut remuxer, mut cutter) = (Remuxer::new(), GopSegmenter::default());
+    let (mut window, mut messages, mut out) = (Vec::new(), Vec::new(), MediaBatch::default());
     let mut waits = false;
     loop {
         let ready = tokio::select! {

@@ -1,4 +1,4 @@
-//! What is known of a running endpoint: its name, its counters, and what it carries.
+//! The status of a running endpoint: its name, its counters, and what it carries.
 
 use crate::{
     flow::{Allowlist, BandwidthPolicy, Bitrate},
@@ -12,58 +12,58 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A running endpoint, as the engine, its statistics and its driver share it.
+/// The status of a running endpoint, shared by the engine, the statistics and the endpoint's driver.
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(crate) counters: Counters,
-    /// What changes once a second or less.
-    shown: Mutex<Shown>,
+    /// The parts that change once a second or less.
+    snapshot: Mutex<StatusSnapshot>,
 }
 
-/// What is known of an endpoint beside its counters.
+/// The status of an endpoint beside its counters, at one moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shown {
+pub(crate) struct StatusSnapshot {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
-    /// MPEG-TS sources: replaced about once a second.
+    /// PIDs of an MPEG-TS source, updated about once a second.
     pub(crate) pids: Vec<PidStats>,
-    /// The same, for the whole of it.
+    /// Transport errors of an MPEG-TS source, updated about once a second.
     pub(crate) transport: TransportErrors,
-    /// The players of a listener, replaced about once a second.
+    /// Players of a listener, updated about once a second.
     pub(crate) players: Vec<PlayerStats>,
-    /// What the media consists of.
+    /// Description of the media.
     pub(crate) media: Option<String>,
 }
 
 impl Status {
     pub(crate) fn new(name: &str, description: Option<String>) -> Arc<Self> {
-        let shown = Shown { name: name.to_owned(), description, ..Shown::default() };
-        Arc::new(Self { counters: Counters::new(Instant::now()), shown: Mutex::new(shown) })
+        let snapshot = StatusSnapshot { name: name.to_owned(), description, ..StatusSnapshot::default() };
+        Arc::new(Self { counters: Counters::new(Instant::now()), snapshot: Mutex::new(snapshot) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shown> {
+    fn lock(&self) -> MutexGuard<'_, StatusSnapshot> {
         // Invariant: nothing panics while the lock is held; if it did, each field is still whole.
-        lock(&self.shown)
+        lock(&self.snapshot)
     }
 
-    /// All of it, at one moment.
-    pub(crate) fn shown(&self) -> Shown {
+    /// Returns a copy of the status.
+    pub(crate) fn snapshot(&self) -> StatusSnapshot {
         self.lock().clone()
     }
 
-    /// Shows what a transport stream was found to be.
-    pub(super) fn publish_monitor(&self, monitor: &TsMonitor) {
-        let mut shown = self.lock();
-        (shown.pids, shown.transport) = (monitor.pids(), monitor.errors());
+    /// Updates the PIDs and transport errors.
+    pub(super) fn set_transport(&self, monitor: &TsMonitor) {
+        let mut snapshot = self.lock();
+        (snapshot.pids, snapshot.transport) = (monitor.pids(), monitor.errors());
     }
 
-    /// Shows who is connected.
-    pub(super) fn publish_players(&self, players: Vec<PlayerStats>) {
+    /// Updates the list of players.
+    pub(super) fn set_players(&self, players: Vec<PlayerStats>) {
         self.lock().players = players;
     }
 
-    /// Shows what the media consists of.
-    pub(super) fn publish_media(&self, media: String) {
+    /// Sets the description of the media.
+    pub(super) fn set_media(&self, media: String) {
         self.lock().media = Some(media);
     }
 
@@ -88,25 +88,25 @@ impl Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PlayerStats {
-    /// Its address.
+    /// Address of the player.
     pub peer: SocketAddr,
-    /// For how long it has been connected.
+    /// Duration of the connection.
     pub connected_for: Duration,
-    /// Bytes sent to it, repeats not counted.
+    /// Bytes sent, without retransmissions.
     pub bytes: u64,
-    /// Packets sent to it, repeats not counted.
+    /// Packets sent, without retransmissions.
     pub packets: u64,
-    /// Packets sent again.
+    /// Packets retransmitted.
     pub retransmitted: u64,
-    /// Packets that it reported lost.
+    /// Packets that the player has reported lost.
     pub lost: u64,
-    /// Packets given up for it.
+    /// Packets dropped because the player was too slow.
     pub dropped: u64,
-    /// The round trip.
+    /// Round trip time.
     pub round_trip: Duration,
 }
 
-/// The settings of a source that can change while it runs.
+/// Settings of a source that can change while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) allow: Allowlist,

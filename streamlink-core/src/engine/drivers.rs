@@ -11,7 +11,7 @@ use crate::{
     },
     flow::{Bitrate, RtmpAddress, RtspCaller, RtspOptions, SrtCaller, SrtListener, StreamKey},
     net::{Egress, TlsClient, advertised_ip},
-    router::Stage,
+    router::CurrentPresentation,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{
@@ -81,7 +81,7 @@ pub(super) fn rtsp_user(options: &RtspOptions) -> Option<User> {
     Some(User { name: credentials.user().to_owned(), password: credentials.reveal_password().to_owned() })
 }
 
-pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<Stage>) -> rtsp::Place {
+pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<CurrentPresentation>) -> rtsp::Place {
     let path = options.path.trim_matches('/').to_owned();
     let (user, stage) = (rtsp_user(options), stage.clone());
     let cast = options.multicast.map(|address| {

@@ -20,7 +20,7 @@ use crate::{
     },
     lock::lock,
     media::MediaFamily,
-    router::{Group, Ring, Stage, State},
+    router::{CurrentPresentation, Group, Ring, State},
 };
 use std::{
     net::SocketAddr,
@@ -52,7 +52,7 @@ pub(crate) struct Running {
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
     /// What an RTSP source brings.
-    pub(super) stage: Arc<Stage>,
+    pub(super) stage: Arc<CurrentPresentation>,
     /// What RTMP outputs of a flow of datagrams read from.
     pub(super) remux: OnceLock<Remux>,
     /// One change of the outputs at a time.

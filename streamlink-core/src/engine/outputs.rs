@@ -16,7 +16,7 @@ use crate::{
         rtp,
         rtsp::{self, Rtsp},
         srt,
-        tcp::{PlayTerms, Port, Route, RouteEnd},
+        tcp::{PlayerLimits, Port, Route, RouteEnd},
     },
     error::{ConfigError, ConfigErrors, Error},
     flow::{
@@ -162,7 +162,7 @@ impl Running {
                     url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()));
                 }
                 self.ring.keep_from_start(u64::from(settings.gop_cache));
-                let terms = PlayTerms {
+                let terms = PlayerLimits {
                     gop_cache: u64::from(settings.gop_cache),
                     coalesce: settings.coalesce,
                     slow: settings.slow_timeout,
@@ -221,7 +221,7 @@ impl Running {
                 }
                 let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
                 self.ring.keep_from_start(gop_cache);
-                let terms = PlayTerms {
+                let terms = PlayerLimits {
                     gop_cache,
                     coalesce: Duration::ZERO,
                     slow: RTSP_SLOW,

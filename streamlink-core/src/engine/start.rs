@@ -18,7 +18,7 @@ use crate::{
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Allowlist, Bitrate, Claim, Flow, Output},
     net::{Egress, TlsClient},
-    router::{Group, Limits, Ring, Stage, State, Turns},
+    router::{CurrentPresentation, Group, Limits, Ring, State, Turns},
 };
 use std::{
     io,
@@ -179,7 +179,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     }
 
     // Run it: nothing fails from here on, but for a flow of the same name that was quicker.
-    let stage = Arc::<Stage>::default();
+    let stage = Arc::<CurrentPresentation>::default();
     let terms = group_terms(flow.failover);
     let group = Group::new(ring.clone(), stage.clone(), terms, family, sources.len());
     let fanout = Fanout::new(ring.clone(), events.clone(), tasks.clone(), shared.workers);

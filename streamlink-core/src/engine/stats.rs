@@ -1,7 +1,7 @@
 //! Statistics: a snapshot of the counters.
 
 use crate::{
-    endpoint::{PlayerStats, Shown, Status},
+    endpoint::{PlayerStats, Status, StatusSnapshot},
     flow::Bitrate,
     media::{PidStats, TransportErrors},
     router::State,
@@ -95,7 +95,7 @@ pub struct EndpointStats {
 impl EndpointStats {
     pub(super) fn new(status: &Status, protocol: &'static str, url: Option<String>, now: Instant) -> Self {
         let c = &status.counters;
-        let Shown { name, description, pids, transport, players, media } = status.shown();
+        let StatusSnapshot { name, description, pids, transport, players, media } = status.snapshot();
         Self {
             name,
             description,

@@ -1,4 +1,4 @@
-//! What is carried: packets, and what can be read in them.
+//! Media: packets, and parsers of their contents.
 
 pub(crate) mod flv;
 mod packet;

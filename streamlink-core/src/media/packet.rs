@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use std::{fmt, time::Instant};
 
-/// What kind of media a flow carries.
+/// Family of media that a flow carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MediaFamily {
-    /// Datagrams with any payload, most often MPEG-TS: what SRT carries.
+    /// Datagrams with any payload, most often MPEG-TS: the family of SRT.
     Datagrams,
     /// RTP packets.
     Rtp,
@@ -59,43 +59,42 @@ enum Kind {
 }
 
 impl Packet {
-    /// A datagram with any payload.
+    /// Makes a datagram with any payload.
     pub fn datagram(payload: impl Into<Bytes>, arrival: Instant) -> Self {
         Self { data: payload.into(), arrival, kind: Kind::Datagram }
     }
 
-    /// An RTP packet, header included (RFC 3550 section 5.1). Whether it is one is checked where it enters a flow.
+    /// Makes an RTP packet, header included (RFC 3550 section 5.1). The header is checked when it enters a flow.
     pub fn rtp(packet: impl Into<Bytes>, arrival: Instant) -> Self {
         Self { data: packet.into(), arrival, kind: Kind::Rtp }
     }
 
-    /// The body of an RTMP media message, and its timestamp in milliseconds.
+    /// Makes an RTMP media message of its body, and its timestamp in milliseconds.
     pub fn rtmp(kind: RtmpKind, timestamp: u32, body: impl Into<Bytes>, arrival: Instant) -> Self {
         Self { data: body.into(), arrival, kind: Kind::Rtmp { kind, timestamp } }
     }
 
-    /// An RTP packet, or an RTCP packet, of one track of an RTSP presentation; tracks are numbered as in the SDP,
-    /// from 0.
+    /// Makes an RTP or RTCP packet of one track of an RTSP presentation; tracks are numbered as in the SDP, from 0.
     pub fn rtsp(track: u8, packet: impl Into<Bytes>, arrival: Instant) -> Self {
         Self { data: packet.into(), arrival, kind: Kind::Rtsp { track } }
     }
 
-    /// The same packet with other bytes.
+    /// Returns the same packet with other bytes.
     pub(crate) fn with_data(&self, data: Bytes) -> Self {
         Self { data, arrival: self.arrival, kind: self.kind }
     }
 
-    /// The bytes: the datagram, the whole RTP packet, or the body of the message.
+    /// Returns the bytes: the datagram, the whole RTP packet, or the body of the message.
     pub fn data(&self) -> &Bytes {
         &self.data
     }
 
-    /// When the packet came in: for a socket, when the kernel received it.
+    /// Returns the time of arrival: for a socket, when the kernel received the packet.
     pub fn arrival(&self) -> Instant {
         self.arrival
     }
 
-    /// The family that this packet belongs to.
+    /// Returns the family that this packet belongs to.
     pub fn family(&self) -> MediaFamily {
         match self.kind {
             Kind::Datagram => MediaFamily::Datagrams,
@@ -105,7 +104,7 @@ impl Packet {
         }
     }
 
-    /// The kind and the timestamp in milliseconds of an RTMP message.
+    /// Returns the kind and the timestamp in milliseconds of an RTMP message; `None` for other families.
     pub fn rtmp_message(&self) -> Option<(RtmpKind, u32)> {
         match self.kind {
             Kind::Rtmp { kind, timestamp } => Some((kind, timestamp)),
@@ -113,7 +112,7 @@ impl Packet {
         }
     }
 
-    /// The track of an RTP packet of an RTSP presentation.
+    /// Returns the track of an RTP packet of an RTSP presentation; `None` for other families.
     pub fn rtsp_track(&self) -> Option<u8> {
         match self.kind {
             Kind::Rtsp { track } => Some(track),

@@ -1,32 +1,32 @@
-//! The RTP header (RFC 3550 section 5.1), checked to its end.
+//! The RTP header (RFC 3550 section 5.1), validated in full.
 
-/// The fixed part of the header.
+/// Length of the fixed part of the header.
 const FIXED: usize = 12;
 
-/// What an RTP packet says of itself.
+/// The header of an RTP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) payload_type: u8,
     pub(crate) sequence: u16,
     pub(crate) timestamp: u32,
     pub(crate) ssrc: u32,
-    /// Where the payload starts: behind CSRCs and extension.
+    /// Start of the payload: behind CSRCs and extension.
     pub(crate) payload_start: usize,
-    /// Where it ends: before the padding.
+    /// End of the payload: before the padding.
     pub(crate) payload_end: usize,
 }
 
-/// Why a datagram is not an RTP packet.
+/// The reason why a datagram is not an RTP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotRtp {
-    /// Too short for what its header announces, or not version 2.
+    /// Shorter than its header announces, or not version 2.
     Malformed,
     /// An RTCP packet on the same port (RFC 5761 section 4).
     Rtcp,
 }
 
 impl Header {
-    /// Reads the header of a datagram.
+    /// Parses the header of a datagram.
     pub(crate) fn parse(datagram: &[u8]) -> Result<Self, NotRtp> {
         let Some((fixed, _)) = datagram.split_first_chunk::<FIXED>() else { return Err(NotRtp::Malformed) };
         if fixed[0] >> 6 != 2 {
@@ -63,12 +63,12 @@ impl Header {
         })
     }
 
-    /// Whether the payload is MPEG-TS (RFC 3551 section 6).
+    /// Returns whether the payload is MPEG-TS (RFC 3551 section 6).
     pub(crate) fn is_mpeg_ts(&self) -> bool {
         self.payload_type == 33
     }
 
-    /// The clock rate of the static payload types (RFC 3551 section 6); 90 kHz for video and all others.
+    /// Returns the clock rate of static payload types (RFC 3551 section 6), in Hz; 90 kHz for video and all others.
     pub(crate) fn clock_rate(&self) -> u32 {
         match self.payload_type {
             0 | 3 | 4 | 5 | 7 | 8 | 9 | 12 | 13 | 15 | 18 => 8_000,

@@ -1,6 +1,5 @@
-//! MPEG-TS (ISO/IEC 13818-1) as a monitor sees it: which PIDs there are, what they carry, and whether their
-//! continuity counters hold, with the first-priority checks of ETSI TR 101 290 (section 5.2.1). Nothing is altered, and
-//! whatever is broken is counted, never refused.
+//! Monitoring of MPEG-TS (ISO/IEC 13818-1): the PIDs with their stream types and continuity errors, and the
+//! first-priority checks of ETSI TR 101 290 (section 5.2.1). Nothing is altered, and errors are counted, never refused.
 
 use std::{
     collections::BTreeMap,
@@ -10,21 +9,21 @@ use std::{
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
 const NULL_PID: u16 = 0x1fff;
-/// PIDs that are followed at most; a hostile stream could name all 8192.
+/// Maximum number of PIDs that are followed; a hostile stream could name all 8192.
 const MAX_PIDS: usize = 256;
-/// Programs that are followed at most.
+/// Maximum number of programs that are followed.
 const MAX_PROGRAMS: usize = 64;
-/// The longest PSI section (ISO/IEC 13818-1 section 2.4.4: PAT and PMT).
+/// Maximum length of a PSI section, in bytes (ISO/IEC 13818-1 section 2.4.4: PAT and PMT).
 const MAX_SECTION: usize = 1024;
 
-/// The longest time between two PATs, and between two PMTs of a program (TR 101 290, 1.3 and 1.5).
+/// Maximum time between two PATs, and between two PMTs of a program (TR 101 290, 1.3 and 1.5).
 const TABLE_INTERVAL: Duration = Duration::from_millis(500);
-/// The longest time between two packets of a PID that a PMT names (1.6; the period is the user's).
+/// Maximum time between two packets of a PID that a PMT names (1.6; the period is the user's).
 const PID_INTERVAL: Duration = Duration::from_secs(5);
-/// Wrong sync bytes in a row that are a loss, and right ones that end it (1.1).
+/// Number of wrong sync bytes in a row that are a sync loss, and of right ones that end it (1.1).
 const SYNC_LOST: u8 = 2;
 const SYNC_FOUND: u8 = 5;
-/// How often it is looked whether something is missing.
+/// Time between two checks for missing tables and PIDs.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A first-priority check of ETSI TR 101 290 (section 5.2.1).
@@ -33,7 +32,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub enum TransportCheck {
     /// 1.1: two sync bytes in a row are wrong.
     SyncLoss,
-    /// 1.2: a sync byte is wrong, or a datagram is no whole number of packets.
+    /// 1.2: a sync byte is wrong, or a datagram is not a whole number of packets.
     SyncByte,
     /// 1.3: there is no PAT for half a second, PID 0 holds another table, or it is scrambled.
     Pat,
@@ -46,7 +45,7 @@ pub enum TransportCheck {
 }
 
 impl TransportCheck {
-    /// All of them, in their order.
+    /// All checks, in order.
     pub const ALL: [Self; 6] = [Self::SyncLoss, Self::SyncByte, Self::Pat, Self::Continuity, Self::Pmt, Self::Pid];
 }
 
@@ -63,26 +62,26 @@ impl std::fmt::Display for TransportCheck {
     }
 }
 
-/// How often each of the first-priority checks of ETSI TR 101 290 has failed.
+/// Number of failures of each first-priority check of ETSI TR 101 290.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportErrors {
-    /// 1.1.
+    /// Failures of check 1.1.
     pub sync_losses: u64,
-    /// 1.2.
+    /// Failures of check 1.2.
     pub sync_byte: u64,
-    /// 1.3.
+    /// Failures of check 1.3.
     pub pat: u64,
-    /// 1.4.
+    /// Failures of check 1.4.
     pub continuity: u64,
-    /// 1.5.
+    /// Failures of check 1.5.
     pub pmt: u64,
-    /// 1.6.
+    /// Failures of check 1.6.
     pub pid: u64,
 }
 
 impl TransportErrors {
-    /// The failures of one check.
+    /// Returns the number of failures of one check.
     pub const fn of(&self, check: TransportCheck) -> u64 {
         match check {
             TransportCheck::SyncLoss => self.sync_losses,
@@ -95,7 +94,7 @@ impl TransportErrors {
     }
 }
 
-/// What was seen of one PID.
+/// Statistics of one PID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PidStats {
@@ -103,13 +102,13 @@ pub struct PidStats {
     pub pid: u16,
     /// The stream type from the PMT (ISO/IEC 13818-1 table 2-34): 0x1b H.264, 0x24 HEVC, 0x0f AAC, …
     pub stream_type: Option<u8>,
-    /// Transport packets.
+    /// Number of transport packets.
     pub packets: u64,
-    /// Continuity counters that did not follow the one before.
+    /// Number of continuity counters that did not follow the one before.
     pub continuity_errors: u64,
 }
 
-/// The common name of a stream type.
+/// Returns the common name of a stream type.
 pub(crate) fn stream_type_name(stream_type: u8) -> &'static str {
     match stream_type {
         0x01 => "MPEG-1 video",
@@ -129,7 +128,7 @@ pub(crate) fn stream_type_name(stream_type: u8) -> &'static str {
     }
 }
 
-/// Whether a stream type is one of pictures.
+/// Returns whether a stream type is video.
 fn is_video(stream_type: u8) -> bool {
     matches!(stream_type, 0x01 | 0x02 | 0x10 | 0x1b | 0x21 | 0x24 | 0x33)
 }
@@ -139,9 +138,9 @@ struct Pid {
     stats: PidStats,
     continuity: Option<u8>,
     repeated: bool,
-    /// When it last came, or was missed.
+    /// Time of its last arrival, or of its last absence that was counted.
     last: Option<Instant>,
-    /// The PID of the PMT that names it.
+    /// PID of the PMT that names it.
     program: Option<u16>,
 }
 
@@ -149,18 +148,18 @@ struct Pid {
 #[derive(Debug, Default)]
 struct Section {
     bytes: Vec<u8>,
-    /// When its table last came, or was missed.
+    /// Time of its table's last arrival, or of its last absence that was counted.
     last: Option<Instant>,
 }
 
-/// Watches a transport stream go by.
+/// Monitors a transport stream.
 #[derive(Debug, Default)]
 pub(crate) struct TsMonitor {
     pids: BTreeMap<u16, Pid>,
-    /// PMT PIDs, with the sections in progress; PID 0 is the PAT.
+    /// PIDs of PMTs, with the sections in progress; PID 0 is the PAT.
     sections: BTreeMap<u16, Section>,
     errors: TransportErrors,
-    /// Sync bytes in a row that were wrong while there was sync, or right while there was none.
+    /// Number of sync bytes in a row that were wrong while in sync, or right while out of sync.
     doubts: u8,
     out_of_sync: bool,
     checked: Option<Instant>,
@@ -174,8 +173,8 @@ impl TsMonitor {
         monitor
     }
 
-    /// Looks at the payload of one datagram: whole transport packets, or something else that is counted. Returns
-    /// whether a picture begins in it from which decoding can start.
+    /// Observes the payload of one datagram: whole transport packets, or errors that are counted. Returns whether a
+    /// picture begins in it from which decoding can start.
     pub(crate) fn observe(&mut self, payload: &[u8], now: Instant) -> bool {
         let mut random_access = false;
         let packets = payload.chunks_exact(PACKET);
@@ -195,7 +194,7 @@ impl TsMonitor {
         random_access
     }
 
-    /// The stream begins again: what did not come while it was away is not missing.
+    /// Begins the stream again: what was missing meanwhile is not an error.
     pub(crate) fn begin(&mut self) {
         self.pids.values_mut().for_each(|pid| pid.last = None);
         self.sections.values_mut().for_each(|section| section.last = None);
@@ -219,7 +218,7 @@ impl TsMonitor {
         }
     }
 
-    /// Counts what has not come for too long. A stream that is no MPEG-TS at all has no PIDs, and misses none.
+    /// Counts tables and PIDs that are overdue. A stream that is not MPEG-TS at all has no PIDs, and misses none.
     fn check(&mut self, now: Instant) {
         if self.pids.is_empty() {
             return;
@@ -241,18 +240,18 @@ impl TsMonitor {
         }
     }
 
-    /// The PIDs, in order.
+    /// Returns the PIDs, in order.
     pub(crate) fn pids(&self) -> Vec<PidStats> {
         self.pids.values().map(|pid| pid.stats).collect()
     }
 
-    /// How often each check has failed.
+    /// Returns the number of failures of each check.
     pub(crate) fn errors(&self) -> TransportErrors {
         let continuity = self.pids.values().fold(0, |sum: u64, pid| sum.saturating_add(pid.stats.continuity_errors));
         TransportErrors { continuity, ..self.errors }
     }
 
-    /// What the programs consist of, once, when that is first known and whenever it changes.
+    /// Returns the streams of the programs, once when they are first known and after each change.
     pub(crate) fn description(&mut self) -> Option<String> {
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -262,7 +261,7 @@ impl TsMonitor {
         Some(format!("MPEG-TS: {}", names.join(", ")))
     }
 
-    /// One transport packet; returns whether it is a random access point of a video stream (section 2.4.3.5).
+    /// Observes one transport packet; returns whether it is a random access point of a video stream (section 2.4.3.5).
     fn packet(&mut self, packet: &[u8], now: Instant) -> bool {
         let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
         if pid == NULL_PID {
@@ -293,7 +292,7 @@ impl TsMonitor {
         video && has_adaptation && adaptation > 0 && packet[5] & 0x40 != 0
     }
 
-    /// Puts the sections of the PAT and the PMTs together (section 2.4.4).
+    /// Reassembles the sections of the PAT and the PMTs (section 2.4.4).
     fn section(&mut self, pid: u16, starts: bool, payload: &[u8], now: Instant) {
         let Some(section) = self.sections.get_mut(&pid) else { return };
         if starts {
@@ -326,7 +325,7 @@ impl TsMonitor {
         }
     }
 
-    /// `whole`: there is no other section of it.
+    /// Takes a section of the PAT. `whole`: the table has no other section.
     fn pat(&mut self, body: &[u8], whole: bool) {
         if whole {
             // Programs that have ended are not missing.
@@ -370,7 +369,8 @@ impl TsMonitor {
 }
 
 impl Pid {
-    /// Section 2.4.3.3: the counter goes up with each packet that has a payload; one repeat is allowed.
+    /// Checks the continuity counter (section 2.4.3.3): it increases with each packet that has a payload; one
+    /// repetition is allowed.
     fn follow(&mut self, counter: u8, has_payload: bool, discontinuity: bool) {
         if let Some(last) = self.continuity
             && !discontinuity

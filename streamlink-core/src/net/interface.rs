@@ -6,12 +6,12 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-/// An interface as the socket options want it.
+/// An interface as socket options name it.
 #[derive(Clone, Debug)]
 pub(crate) struct InterfaceId {
     pub(crate) name: String,
     pub(crate) index: u32,
-    /// Its first IPv4 address, which is how IPv4 multicast names it.
+    /// Its first IPv4 address, by which IPv4 multicast options name it.
     pub(crate) ipv4: Option<Ipv4Addr>,
 }
 
@@ -30,8 +30,8 @@ pub(crate) fn find(wanted: &str) -> io::Result<InterfaceId> {
     Ok(InterfaceId { name: hit.name.clone(), index: hit.index.unwrap_or(0), ipv4 })
 }
 
-/// The address that a person would paste into an encoder for a socket bound to `bound`: for a wildcard, the
-/// first address of this machine that is not a loopback one, of the same family.
+/// Returns the address to advertise for a socket bound to `bound`: for a wildcard, the first address of this machine of
+/// the same family that is neither loopback nor link-local.
 pub(crate) fn advertised_ip(bound: IpAddr) -> IpAddr {
     if !bound.is_unspecified() {
         return bound;

@@ -1,11 +1,11 @@
-//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP, alone or many sockets together, TLS, and a
-//! precise timer. The only module where `unsafe` may stand.
+//! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP with and without TLS, groups of TCP
+//! sockets that are read together, and a precise timer. The only module where `unsafe` may stand.
 
-mod alarm;
-mod feed;
+mod epoll_group;
 mod interface;
-mod nest;
+mod read_sink;
 mod tcp;
+mod timer_fd;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]
@@ -13,12 +13,12 @@ mod tls;
 mod tls;
 mod udp;
 
-pub(crate) use alarm::Alarm;
-pub(crate) use feed::{Fed, Next, Take};
+pub(crate) use epoll_group::{EpollGroup, GroupPoller};
 pub(crate) use interface::advertised_ip;
-pub(crate) use nest::{Keeper, Nest};
+pub(crate) use read_sink::{ReadAction, ReadOutcome, ReadSink};
 #[cfg(test)]
 pub(crate) use tcp::Secured;
 pub(crate) use tcp::{Stream, listen};
+pub(crate) use timer_fd::TimerFd;
 pub(crate) use tls::{TlsClient, TlsServer};
 pub(crate) use udp::{Datagram, Egress, Multicast, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket};

@@ -1,4 +1,4 @@
-//! In the place of TLS, where the feature `tls` is off.
+//! Substitute for TLS in builds without the feature `tls`.
 
 use super::tcp::Secured;
 use std::io;
@@ -6,11 +6,11 @@ use tokio::net::TcpStream;
 
 const MISSING: &str = "this build has no TLS (the feature `tls`)";
 
-/// Cannot be made.
+/// Cannot be constructed.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsServer(());
 
-/// Cannot be made.
+/// Cannot be constructed.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsClient(());
 

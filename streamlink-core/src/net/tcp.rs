@@ -1,8 +1,9 @@
-//! TCP, with TLS or without: listening, calling from a chosen local address, and vectored writes.
+//! TCP, with TLS or without: listening, connecting from a chosen local address, and vectored writes.
 
 use super::{
-    Egress, Fed, Next, Take, TlsClient, TlsServer, interface,
-    nest::{Nest, Nested},
+    Egress, ReadAction, ReadOutcome, ReadSink, TlsClient, TlsServer,
+    epoll_group::{EpollGroup, GroupedStream},
+    interface,
 };
 use crate::lock::lock;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -21,24 +22,24 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
-/// Connections that the kernel may hold for us before we take them.
+/// Maximum number of connections that the kernel holds before they are accepted.
 const BACKLOG: i32 = 1024;
-/// What is read at once, in bytes.
+/// Maximum number of bytes of one read.
 const READ: usize = 64 << 10;
 
 thread_local! {
-    /// Where it is read to: one for all connections of a thread, so that one that is quiet has no buffer. (On the stack,
-    /// so much would have every page of it touched, each time.)
+    /// The read buffer of a thread, shared by all its connections, so that idle ones have none. (A buffer of this size
+    /// on the stack would have its pages touched at each read.)
     static BUFFER: Cell<Option<Box<[MaybeUninit<u8>]>>> = const { Cell::new(None) };
 }
 
-/// Acknowledges what was read of a connection, if the kernel has not yet.
+/// Acknowledges what was read of a connection, unless the kernel has done so.
 pub(super) fn acknowledge(socket: &SockRef<'_>) {
-    // Without it, the rest only comes later.
+    // On failure, the rest of the message arrives later, not never.
     let _ = socket.set_tcp_quickack(true);
 }
 
-/// Lends the memory that the connections of this thread are read to.
+/// Lends the read buffer of this thread.
 pub(super) fn with_memory<R>(read: impl FnOnce(&mut [MaybeUninit<u8>]) -> R) -> R {
     let mut memory = BUFFER.take().unwrap_or_else(|| Box::new_uninit_slice(READ));
     let result = read(&mut memory);
@@ -56,21 +57,21 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Reads in a row before others have a turn.
+/// Maximum number of reads in a row before other connections have a turn.
 pub(super) const READS: u8 = 16;
 
-/// A connection.
+/// A TCP connection.
 #[derive(Debug)]
 pub(crate) struct Stream {
     kind: Kind,
-    /// Reads since there was nothing to read.
+    /// Number of reads in a row.
     reads: u8,
 }
 
 #[derive(Debug)]
 enum Kind {
     Plain(TcpStream),
-    Nested(Nested),
+    Grouped(GroupedStream),
     Secured(Box<dyn Secured>),
 }
 
@@ -82,14 +83,14 @@ impl From<Kind> for Stream {
 
 /// A connection within TLS.
 pub(crate) trait Secured: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {
-    /// What is below.
+    /// The socket that carries it.
     fn socket(&self) -> &TcpStream;
 }
 
 impl Stream {
-    /// Takes a connection that was accepted.
+    /// Takes an accepted connection.
     pub(crate) fn accepted(socket: TcpStream) -> Self {
-        // Media does not wait for more of it; if the option is refused, it is only later.
+        // Media must not wait for more of it (Nagle's algorithm); if the option is refused, it is only later.
         let _ = socket.set_nodelay(true);
         Kind::Plain(socket).into()
     }
@@ -100,7 +101,7 @@ impl Stream {
         Kind::Secured(connection).into()
     }
 
-    /// Shakes hands with a caller, if the listener speaks TLS.
+    /// Performs the TLS handshake with a caller, if the listener has TLS.
     pub(crate) async fn secure_accepted(self, tls: Option<&TlsServer>) -> io::Result<Self> {
         match (self.kind, tls) {
             (Kind::Plain(socket), Some(tls)) => Ok(Kind::Secured(tls.accept(socket).await?).into()),
@@ -108,7 +109,7 @@ impl Stream {
         }
     }
 
-    /// Shakes hands with a listener that must prove to be `host`, if the caller speaks TLS.
+    /// Performs the TLS handshake with a listener whose certificate must be valid for `host`, if the caller has TLS.
     pub(crate) async fn secure_connected(self, host: &str, tls: Option<&TlsClient>) -> io::Result<Self> {
         match (self.kind, tls) {
             (Kind::Plain(socket), Some(tls)) => Ok(Kind::Secured(tls.connect(host, socket).await?).into()),
@@ -116,15 +117,15 @@ impl Stream {
         }
     }
 
-    /// Has it read together with others of its task, which must be the nest's. One with TLS stays by itself.
-    pub(crate) fn nested(self, nest: &Arc<Nest>) -> io::Result<Self> {
+    /// Moves the connection to a group, which must be that of its task. One with TLS stays as it is.
+    pub(crate) fn grouped(self, group: &Arc<EpollGroup>) -> io::Result<Self> {
         match self.kind {
-            Kind::Plain(socket) => Ok(Kind::Nested(Nested::new(socket, nest)?).into()),
+            Kind::Plain(socket) => Ok(Kind::Grouped(GroupedStream::new(socket, group)?).into()),
             kind => Ok(kind.into()),
         }
     }
 
-    /// Our end.
+    /// Returns our address.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
     }
@@ -132,12 +133,12 @@ impl Stream {
     fn socket(&self) -> SockRef<'_> {
         match &self.kind {
             Kind::Plain(socket) => SockRef::from(socket),
-            Kind::Nested(nested) => nested.socket(),
+            Kind::Grouped(grouped) => grouped.socket(),
             Kind::Secured(secured) => SockRef::from(secured.socket()),
         }
     }
 
-    /// Calls a peer.
+    /// Connects to a peer.
     pub(crate) async fn connect(peer: SocketAddr, egress: &Egress) -> io::Result<Self> {
         let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(address) = egress.address {
@@ -150,22 +151,22 @@ impl Stream {
         socket.connect(peer).await.map(Self::accepted)
     }
 
-    /// Bounds what the kernel holds of what a peer has not taken, in bytes.
+    /// Limits the kernel's send buffer, in bytes.
     pub(crate) fn limit_send_buffer(&self, bytes: usize) {
-        // Only a limit on delay: without it, all works.
+        // A failure only costs delay.
         let _ = self.socket().set_send_buffer_size(bytes);
     }
 
-    /// Reads what is there, and hands it to `take`; 0 bytes: the peer has closed. Pending, to be called again at once,
-    /// after some reads in a row: who has much to say does not keep others from being heard.
+    /// Reads what has arrived, and passes it to `take`; 0 bytes mean that the peer has closed. After [`READS`] reads in
+    /// a row it is pending once and wakes the task, so that others have a turn.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
         if self.reads == READS {
             self.reads = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Kind::Nested(nested) = &self.kind
-            && !nested.may_read(cx)
+        if let Kind::Grouped(grouped) = &self.kind
+            && !grouped.may_read(cx)
         {
             self.reads = 0;
             return Poll::Pending;
@@ -174,7 +175,7 @@ impl Stream {
             let mut buffer = ReadBuf::uninit(memory);
             let result = match &mut self.kind {
                 Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
-                Kind::Nested(nested) => nested.read(cx, &mut buffer),
+                Kind::Grouped(grouped) => grouped.read(cx, &mut buffer),
                 Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
             };
             self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
@@ -185,79 +186,79 @@ impl Stream {
         })
     }
 
-    /// Reads, and hands on what comes, until that has something to tell or the peer has closed. Of a connection that is
-    /// read together with others, the one who looks at them does so; [`Stream::end_feed`] ends it before.
-    pub(crate) fn poll_feed<T: Take + 'static>(
+    /// Reads into a sink until the sink asks to notify, or the peer closes. For a connection in a group, the group's
+    /// poller reads while this is pending; [`Stream::detach_sink`] ends that.
+    pub(crate) fn poll_read_to_sink<T: ReadSink + 'static>(
         &mut self,
         cx: &mut Context<'_>,
-        taker: &Arc<Mutex<T>>,
-    ) -> Poll<io::Result<Fed>> {
-        if let Kind::Nested(nested) = &self.kind
-            && let Some(fed) = nested.poll_fed(cx)
+        sink: &Arc<Mutex<T>>,
+    ) -> Poll<io::Result<ReadOutcome>> {
+        if let Kind::Grouped(grouped) = &self.kind
+            && let Some(outcome) = grouped.poll_sink(cx)
         {
-            return fed;
+            return outcome;
         }
         loop {
-            let mut next = Next::GoOn;
+            let mut next = ReadAction::Continue;
             let read = self.poll_read(cx, |bytes| {
                 if !bytes.is_empty() {
-                    next = lock(taker).take(bytes);
+                    next = lock(sink).on_read(bytes);
                 }
             });
             if read.is_pending()
-                && let Kind::Nested(nested) = &self.kind
+                && let Kind::Grouped(grouped) = &self.kind
             {
-                nested.feed(taker.clone());
+                grouped.attach_sink(sink.clone());
             }
             match (ready!(read)?, next) {
-                (0, _) => return Poll::Ready(Ok(Fed::Closed)),
-                (_, Next::GoOn) => {}
-                (_, Next::Ask) => self.ask_for_more(),
-                (_, Next::Tell) => return Poll::Ready(Ok(Fed::Told)),
+                (0, _) => return Poll::Ready(Ok(ReadOutcome::Closed)),
+                (_, ReadAction::Continue) => {}
+                (_, ReadAction::RequestMore) => self.request_more(),
+                (_, ReadAction::Notify) => return Poll::Ready(Ok(ReadOutcome::Notified)),
             }
         }
     }
 
-    /// Nothing more is to be handed on.
-    pub(crate) fn end_feed(&self) {
-        if let Kind::Nested(nested) = &self.kind {
-            nested.end_feed();
+    /// Detaches the sink: nothing is passed to it any more.
+    pub(crate) fn detach_sink(&self) {
+        if let Kind::Grouped(grouped) = &self.kind {
+            grouped.detach_sink();
         }
     }
 
-    /// What was read last ends within something: asks for the rest. A peer that holds it back until the first part is
-    /// acknowledged (ffmpeg writes a header, then what follows it, and has Nagle's algorithm do that) would wait for some
-    /// 40 ms, as our kernel puts the acknowledgement off. Of a peer nearby the rest is there by the end of this call.
-    pub(crate) fn ask_for_more(&mut self) {
+    /// Requests the rest of a message that the last read ended in. A peer with Nagle's algorithm holds the rest back
+    /// until the first part is acknowledged (ffmpeg writes a header, then what follows it), and the kernel delays the
+    /// acknowledgement by some 40 ms. From a peer nearby the rest has arrived when this returns.
+    pub(crate) fn request_more(&mut self) {
         match &mut self.kind {
-            Kind::Nested(nested) => nested.ask_for_more(),
+            Kind::Grouped(grouped) => grouped.request_more(),
             Kind::Plain(_) | Kind::Secured(_) => acknowledge(&self.socket()),
         }
     }
 
-    /// Writes what the kernel takes.
+    /// Writes as much as the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Kind::Nested(nested) => nested.poll_write(cx, slices),
+            Kind::Grouped(grouped) => grouped.poll_write(cx, slices),
             Kind::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
         }
     }
 
-    /// Brings what TLS holds back to the kernel. Ready at once without TLS.
+    /// Flushes what TLS holds back. Ready at once without TLS.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
-            Kind::Plain(_) | Kind::Nested(_) => Poll::Ready(Ok(())),
+            Kind::Plain(_) | Kind::Grouped(_) => Poll::Ready(Ok(())),
             Kind::Secured(secured) => Pin::new(secured).poll_flush(cx),
         }
     }
 
-    /// Ends our side, after all that was written.
+    /// Shuts down our side, after all that was written.
     pub(crate) async fn shut_down(&mut self) {
-        // The peer may be gone already.
+        // Fails if the peer is gone.
         let _ = poll_fn(|cx| match &mut self.kind {
             Kind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Kind::Nested(nested) => Poll::Ready(nested.shut_down()),
+            Kind::Grouped(grouped) => Poll::Ready(grouped.shut_down()),
             Kind::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
         })
         .await;

@@ -1,4 +1,4 @@
-//! TLS (rustls, with ring): what a listener shows of itself, and whom a caller trusts.
+//! TLS (rustls with ring): the certificate of listeners, and the trust anchors of callers.
 
 use super::tcp::Secured;
 use rustls::{
@@ -32,7 +32,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 impl TlsServer {
-    /// A chain of certificates, the listener's own first, and its private key, as PEM.
+    /// Takes a certificate chain, the listener's own first, and its private key, as PEM.
     pub(crate) fn new(chain: &[u8], key: &[u8]) -> Result<Self, String> {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("the private key cannot be read: {e}"))?;
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
@@ -41,17 +41,17 @@ impl TlsServer {
         Ok(Self(Arc::new(config)))
     }
 
-    /// Shakes hands with a caller.
+    /// Performs the handshake with a caller.
     pub(super) async fn accept(&self, socket: TcpStream) -> io::Result<Box<dyn Secured>> {
         Ok(Box::new(TlsAcceptor::from(self.0.clone()).accept(socket).await?))
     }
 }
 
 impl TlsClient {
-    /// Trusts the system's certificates, and more, as PEM.
+    /// Trusts the system's certificates and those in `more`, as PEM.
     pub(crate) fn new(more: &[u8]) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
-        // Those of the system that cannot be read are not trusted; a peer that needs one is refused.
+        // System certificates that cannot be read are not trusted; a peer that needs one is refused.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if !more.is_empty() {
             for certificate in certificates(more)? {
@@ -63,7 +63,7 @@ impl TlsClient {
         Ok(Self(Arc::new(config)))
     }
 
-    /// Shakes hands with a listener that must prove to be `host`.
+    /// Performs the handshake with a listener whose certificate must be valid for `host`.
     pub(super) async fn connect(&self, host: &str, socket: TcpStream) -> io::Result<Box<dyn Secured>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         Ok(Box::new(TlsConnector::from(self.0.clone()).connect(name, socket).await?))

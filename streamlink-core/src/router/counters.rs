@@ -1,4 +1,4 @@
-//! What is counted of an endpoint: plain atomics, written by the one task that drives it, read by anyone.
+//! Counters of an endpoint: plain atomics, written by the one task that drives it, read by anyone.
 
 use std::{
     sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
@@ -31,7 +31,7 @@ impl Counter {
         }
     }
 
-    /// For the only writer of this counter: cheaper.
+    /// Adds without a read-modify-write instruction, for the only writer of this counter.
     fn add_alone(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
@@ -53,16 +53,16 @@ pub(crate) struct Counters {
     pub(crate) packets: Counter,
     start: Instant,
     rate: Rate,
-    /// Never came, or came too late.
+    /// Never arrived, or too late.
     pub(crate) lost: Counter,
-    /// Came out of order, repeated or by another path, and were put in their place.
+    /// Arrived out of order, repeated or by another path, and were put in their place.
     pub(crate) recovered: Counter,
     pub(crate) retransmitted: Counter,
-    /// Came, and were dropped: queue, bandwidth, duplicates, filters.
+    /// Arrived, and were dropped: queue, bandwidth, duplicates, filters.
     pub(crate) dropped: Counter,
-    /// Could not be read.
+    /// Could not be parsed.
     pub(crate) malformed: Counter,
-    /// Came from peers that are not admitted.
+    /// Arrived from peers that are not admitted.
     pub(crate) refused: Counter,
     pub(crate) reconnections: Counter,
     pub(crate) jitter_us: Counter,
@@ -74,7 +74,7 @@ pub(crate) struct Counters {
     pub(crate) buffered_us: Counter,
     /// 0 or 1.
     pub(crate) encrypted: Counter,
-    /// Milliseconds since the endpoint's start at which it was last connected, plus one; 0: it is not.
+    /// Milliseconds from the endpoint's start to its last connection, plus one; 0 while it is not connected.
     connected: Counter,
     state: AtomicU8,
 }
@@ -105,14 +105,14 @@ impl Counters {
         }
     }
 
-    /// So much has passed. Called by one task at a time.
+    /// Counts packets and bytes that have passed. Called by one task at a time.
     pub(crate) fn passed(&self, now: Instant, packets: u64, bytes: u64) {
         self.packets.add_alone(packets);
         self.bytes.add_alone(bytes);
         self.rate.add(self.age(now), bytes);
     }
 
-    /// The bit rate over the last second.
+    /// Returns the bit rate over the last second.
     pub(crate) fn bits_per_second(&self, now: Instant) -> u64 {
         self.rate.bytes_in_last_second(self.age(now)).saturating_mul(8)
     }
@@ -137,7 +137,7 @@ impl Counters {
         self.connected.set(if state == State::Connected { self.age(now).saturating_add(1) } else { 0 });
     }
 
-    /// For how long the endpoint has been connected.
+    /// Returns the duration of the connection; `None` while there is none.
     pub(crate) fn connected_for(&self, now: Instant) -> Option<Duration> {
         let since = self.connected.get().checked_sub(1)?;
         Some(Duration::from_millis(self.age(now).saturating_sub(since)))

@@ -2,23 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-/// The burst that the bucket holds.
+/// Time that the full bucket lasts at the maximum rate.
 const BURST: Duration = Duration::from_secs(1);
 
-/// Whether a packet is within the bandwidth.
+/// The limiter's verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It is, and its bytes are taken off.
+    /// The packet fits, and its bytes are taken off.
     Within,
-    /// It is not; nothing was taken off.
+    /// The packet does not fit; nothing was taken off.
     Above,
 }
 
-/// A token bucket. Time may stand still or go back between calls: it then gains nothing.
+/// A token bucket. Time may stand still or go back between calls: the bucket then gains nothing.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     bits_per_second: u64,
-    /// Bits times 10^6, so that microseconds lose nothing.
+    /// Bits times 10^6, so that microseconds are not rounded.
     tokens: u128,
     last: Instant,
 }
@@ -34,13 +34,13 @@ impl Limiter {
         u128::from(self.bits_per_second) * BURST.as_micros()
     }
 
-    /// Changes the rate; what is in the bucket stays, up to the new burst.
+    /// Changes the rate; the bucket keeps its content, up to the new burst.
     pub(crate) fn set_rate(&mut self, bits_per_second: u64) {
         self.bits_per_second = bits_per_second;
         self.tokens = self.tokens.min(self.full());
     }
 
-    /// A packet of so many bytes.
+    /// Judges a packet of `bytes` bytes at `now`.
     pub(crate) fn admit(&mut self, now: Instant, bytes: usize) -> Admission {
         if now > self.last {
             let gained = now.duration_since(self.last).min(BURST).as_micros() * u128::from(self.bits_per_second);

@@ -1,25 +1,25 @@
 //! From the sources to all outputs: which source feeds the flow, the ring that outputs read, the bandwidth limiter, and
 //! the counters. No sockets, and no clock: whoever calls says what time it is.
 
+mod continuity;
 mod counters;
-mod delivery;
+mod current_presentation;
 mod gop;
 mod group;
 mod layout;
 mod limiter;
+mod media_batch;
 mod merge;
 mod ring;
-mod splice;
-mod stage;
 
 pub(crate) use counters::Counters;
 pub use counters::State;
-pub(crate) use delivery::Delivery;
-pub(crate) use gop::GopCutter;
+pub(crate) use current_presentation::CurrentPresentation;
+pub(crate) use gop::GopSegmenter;
 pub(crate) use group::{Group, GroupTerms, Switch, Turns};
-pub(crate) use layout::{Layout, Written};
+pub(crate) use layout::{BatchLayout, WriteOutcome};
 pub(crate) use limiter::{Admission, Limiter};
+pub(crate) use media_batch::MediaBatch;
 pub(crate) use merge::MAX_PATHS;
 use merge::{Merge, PathCounts};
-pub(crate) use ring::{Batch, Closed, Closer, Limits, Preamble, Reader, Ring, Totals, Wish};
-pub(crate) use stage::Stage;
+pub(crate) use ring::{Batch, Closed, Closer, LayoutInterest, Limits, Preamble, Reader, Ring, Totals};

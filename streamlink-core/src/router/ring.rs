@@ -7,8 +7,8 @@
 //! The source never waits.
 
 use super::{
-    Delivery,
-    layout::{Layout, Wishes},
+    MediaBatch,
+    layout::{BatchLayout, LayoutInterests},
 };
 use crate::{lock::lock, media::Packet};
 use bytes::Bytes;
@@ -66,7 +66,7 @@ pub(crate) struct Batch {
     /// A reader may start here.
     start: Option<Preamble>,
     /// All of it, as it goes over a connection.
-    image: Option<Bytes>,
+    framed_bytes: Option<Bytes>,
 }
 
 impl Batch {
@@ -83,8 +83,8 @@ impl Batch {
     }
 
     /// All packets in one piece, as they go over a connection, if there are enough who want that.
-    pub(crate) fn image(&self) -> Option<&Bytes> {
-        self.image.as_ref()
+    pub(crate) fn framed_bytes(&self) -> Option<&Bytes> {
+        self.framed_bytes.as_ref()
     }
 
     /// What it holds.
@@ -123,7 +123,7 @@ pub(crate) struct Ring {
     closed: AtomicBool,
     /// Those who read; and one more, if something is kept for those who are still to come.
     audience: AtomicUsize,
-    wishes: Wishes,
+    interests: LayoutInterests,
     state: Mutex<Inner>,
 }
 
@@ -162,7 +162,7 @@ impl Ring {
             head: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             audience: AtomicUsize::new(0),
-            wishes: Wishes::default(),
+            interests: LayoutInterests::default(),
             state: Mutex::new(Inner {
                 first: 0,
                 totals: Totals::default(),
@@ -184,9 +184,9 @@ impl Ring {
     }
 
     /// An output wants packets to be laid out so.
-    pub(crate) fn wish(self: &Arc<Self>, layout: Layout) -> Wish {
-        self.wishes.add(layout);
-        Wish(self.clone(), layout)
+    pub(crate) fn layout_interest(self: &Arc<Self>, layout: BatchLayout) -> LayoutInterest {
+        self.interests.add(layout);
+        LayoutInterest(self.clone(), layout)
     }
 
     /// Changes the bounds; they hold from the next batch on.
@@ -210,7 +210,7 @@ impl Ring {
     }
 
     /// Hands over what a source has brought, in batches that begin where readers may start. It comes back empty.
-    pub(crate) fn deliver(&self, delivery: &mut Delivery) {
+    pub(crate) fn deliver(&self, delivery: &mut MediaBatch) {
         let (mut done, mut start) = (0, None);
         for (at, preamble) in delivery.starts.drain(..) {
             if at > done {
@@ -229,7 +229,7 @@ impl Ring {
     fn publish_batch(&self, packets: &mut Vec<Packet>, start: Option<Preamble>) {
         let Some(newest) = packets.last().map(Packet::arrival) else { return };
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
-        let image = self.wishes.lay_out(packets);
+        let framed_bytes = self.interests.lay_out(packets);
         let mut inner = self.lock();
         if inner.pass_over(packets.len() as u64, bytes) {
             self.head.store(inner.first, Ordering::Release);
@@ -246,7 +246,7 @@ impl Ring {
         if start.is_some() {
             inner.start = Some((sequence, before));
         }
-        let batch = inner.fill(packets, Batch { sequence, bytes, before, start, image, ..Batch::default() });
+        let batch = inner.fill(packets, Batch { sequence, bytes, before, start, framed_bytes, ..Batch::default() });
         inner.batches.push_back(batch);
         let (keep, totals) = (inner.keep, inner.totals);
         inner.start = inner.start.filter(|(_, before)| totals.since(*before).bytes <= keep);
@@ -370,7 +370,7 @@ impl Inner {
             self.spare_room = room;
             batch.packets.clear();
             batch.start = None;
-            batch.image = None;
+            batch.framed_bytes = None;
             self.spare.push(oldest);
         }
     }
@@ -378,11 +378,11 @@ impl Inner {
 
 /// An output's wish, for as long as this is kept.
 #[derive(Debug)]
-pub(crate) struct Wish(Arc<Ring>, Layout);
+pub(crate) struct LayoutInterest(Arc<Ring>, BatchLayout);
 
-impl Drop for Wish {
+impl Drop for LayoutInterest {
     fn drop(&mut self) {
-        self.0.wishes.take_back(self.1);
+        self.0.interests.remove(self.1);
     }
 }
 
@@ -419,9 +419,9 @@ impl Reader {
         Closer { ring: self.ring.clone(), slot: self.slot, closed: self.closed.clone() }
     }
 
-    /// See [`Ring::wish`].
-    pub(crate) fn wish(&self, layout: Layout) -> Wish {
-        self.ring.wish(layout)
+    /// See [`Ring::layout_interest`].
+    pub(crate) fn layout_interest(&self, layout: BatchLayout) -> LayoutInterest {
+        self.ring.layout_interest(layout)
     }
 
     /// Whether nothing will come beside what is there.

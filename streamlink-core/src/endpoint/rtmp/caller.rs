@@ -2,9 +2,10 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, PlayerStats, SourceContext, Status, random,
-        redial::{Redial, report_loss, report_retry},
-        tcp::{End, Outbox, Pace, Player, farewell, send, write_all},
+        Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
+        backoff::{Backoff, report_loss, report_retry},
+        random,
+        tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
     },
     inbound::Entrance,
     receive::receive,
@@ -14,7 +15,7 @@ use crate::{
     flow::{HostPort, Reconnect, StreamKey},
     lock::lock,
     net::{Egress, Stream, TlsClient},
-    proto::rtmp::{ClientSession, Message, Outcome, Purpose},
+    proto::rtmp::{ClientEvent, ClientRole, ClientSession, Message},
     router::{Reader, Ring, State},
 };
 use std::{
@@ -68,7 +69,7 @@ impl Legs {
         if (before > 0) == connected.is_empty() {
             status.counters.set_state(if connected.is_empty() { State::Waiting } else { State::Connected }, now);
         }
-        status.publish_players(connected);
+        status.set_players(connected);
     }
 }
 
@@ -113,7 +114,7 @@ impl Call {
             Direction::Play(context) => Side::Play(Entrance::new(context.clone(), now)),
             Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
         };
-        let mut redial = Redial::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect);
         let mut connected_before = false;
         loop {
             let started = Instant::now();
@@ -168,8 +169,8 @@ impl Call {
             let stream = Stream::connect(peer, &self.egress).await?;
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let purpose = match self.direction {
-                Direction::Play(_) => Purpose::Play,
-                Direction::Publish { chunk_size, .. } => Purpose::Publish { chunk_size },
+                Direction::Play(_) => ClientRole::Play,
+                Direction::Publish { chunk_size, .. } => ClientRole::Publish { chunk_size },
             };
             let session = ClientSession::new(
                 purpose,
@@ -199,8 +200,8 @@ impl Call {
         self.status.counters.dropped.add(fresh.missed_since(reader));
         *reader = fresh;
         let player = Player::new(up.peer, Instant::now());
-        let outbox = Outbox::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
-        let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
+        let outbox = SendQueue::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
+        let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW };
         let end = {
             let mut sending =
                 pin!(send(&mut up.stream, &mut up.session, reader, outbox, &player, pace, player.ended(&self.stop)));
@@ -214,7 +215,7 @@ impl Call {
         };
         self.settle(&player);
         if matches!(end, End::Stopped) {
-            farewell(&mut up.stream, &[]).await;
+            close_with(&mut up.stream, &[]).await;
         }
         end
     }
@@ -277,13 +278,13 @@ impl Up {
                     loop {
                         match session.read(&mut bytes) {
                             Ok(None) => break,
-                            Ok(Some(Outcome::Ready)) => ready = true,
-                            Ok(Some(Outcome::Media(message))) if early.len() < MAX_EARLY => {
+                            Ok(Some(ClientEvent::Ready)) => ready = true,
+                            Ok(Some(ClientEvent::Media(message))) if early.len() < MAX_EARLY => {
                                 early.push(message.into_owned());
                             }
-                            Ok(Some(Outcome::Media(_))) => {}
-                            Ok(Some(Outcome::Rejected(what))) => fault = Some(LossReason::Rejected(what)),
-                            Ok(Some(Outcome::End)) => fault = Some(LossReason::Closed),
+                            Ok(Some(ClientEvent::Media(_))) => {}
+                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(LossReason::Rejected(what)),
+                            Ok(Some(ClientEvent::End)) => fault = Some(LossReason::Closed),
                             Err(error) => {
                                 fault = Some(LossReason::Protocol(error.to_string()));
                                 break;

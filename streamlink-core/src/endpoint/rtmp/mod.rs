@@ -2,7 +2,7 @@
 //! play from one. A connection has no buffer of its own while nothing is in progress.
 //!
 //! Media goes from a connection's [`inbound::Inbound`] into the flow's ring, and from the ring through an
-//! [`super::tcp::Outbox`] to a connection: the message's bytes are those that came in, and only chunk headers are made
+//! [`super::tcp::SendQueue`] to a connection: the message's bytes are those that came in, and only chunk headers are made
 //! anew.
 
 mod caller;
@@ -16,10 +16,10 @@ pub(crate) use caller::{Call, Direction, Legs, run_all};
 pub(crate) use service::{Place, Rtmp};
 
 use super::{LossReason, tcp::End};
-use crate::proto::rtmp::Fault;
+use crate::proto::rtmp::ProtocolError;
 
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
+impl From<ProtocolError> for End {
+    fn from(fault: ProtocolError) -> Self {
         End::Lost(LossReason::Protocol(fault.to_string()))
     }
 }

@@ -1,21 +1,21 @@
 //! Receiving: what a publisher, or a server that we play from, brings on one connection.
 
 use super::{
-    super::tcp::{Door, End, FAREWELL, answer, farewell, write_all},
+    super::tcp::{CLOSE_TIMEOUT, End, SubWaker, answer, close_with, write_all},
     inbound::{Entrance, Inbound},
 };
 use crate::{
     endpoint::LossReason,
     lock::lock,
-    net::{Fed, Next, Stream, Take},
-    proto::rtmp::{ClientSession, Fault, Outcome, Request, ServerSession},
+    net::{ReadAction, ReadOutcome, ReadSink, Stream},
+    proto::rtmp::{ClientEvent, ClientSession, ProtocolError, Request, ServerSession},
 };
 use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,7 @@ impl Bring for ServerSession {
                 Request::Media(message) => inbound.take(message, now)?,
                 Request::End => return Err(End::Lost(LossReason::Closed)),
                 Request::Publish { .. } | Request::Play { .. } => {
-                    return Err(Fault::Unexpected("publish or play").into());
+                    return Err(ProtocolError::Unexpected("publish or play").into());
                 }
             }
         }
@@ -66,10 +66,10 @@ impl Bring for ClientSession {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                Outcome::Media(message) => inbound.take(message, now)?,
-                Outcome::End => return Err(End::Lost(LossReason::Closed)),
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
-                Outcome::Ready => {}
+                ClientEvent::Media(message) => inbound.take(message, now)?,
+                ClientEvent::End => return Err(End::Lost(LossReason::Closed)),
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::Ready => {}
             }
         }
         Ok(())
@@ -89,9 +89,9 @@ impl Bring for ClientSession {
 }
 
 /// After its goodbye a peer closes the connection itself; one that does not is not waited for.
-pub(super) async fn linger(stream: &mut Stream) {
+pub(super) async fn drain_until_closed(stream: &mut Stream) {
     let closed = async { while poll_fn(|cx| stream.poll_read(cx, |_| {})).await.is_ok_and(|count| count > 0) {} };
-    let _ = tokio::time::timeout(FAREWELL, closed).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
 }
 
 /// What takes what comes on one connection. In this order: what every read touches lies together.
@@ -107,20 +107,20 @@ struct Taker<B> {
     end: Option<End>,
 }
 
-impl<B: Bring + Send> Take for Taker<B> {
-    fn take(&mut self, bytes: &[u8]) -> Next {
+impl<B: Bring + Send> ReadSink for Taker<B> {
+    fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
         let mut inbound = self.inbound.lock();
         self.heard = Instant::now();
         let taken = self.session.bring(bytes, &mut inbound, self.heard);
         if let Err(end) = inbound.publish(self.peer, self.heard).and(taken) {
             self.end = Some(end);
-            return Next::Tell;
+            return ReadAction::Notify;
         }
         self.answers = self.session.answers();
         match self.session.is_within_message() {
-            _ if !self.answers.is_empty() => Next::Tell,
-            true => Next::Ask,
-            false => Next::GoOn,
+            _ if !self.answers.is_empty() => ReadAction::Notify,
+            true => ReadAction::RequestMore,
+            false => ReadAction::Continue,
         }
     }
 }
@@ -136,7 +136,7 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
     let (heard, answers) = (Instant::now(), session.answers());
     let taker = Arc::new(Mutex::new(Taker { inbound, heard, peer, answers, session, end: None }));
     let end = listen(stream, &taker, stop).await;
-    stream.end_feed();
+    stream.detach_sink();
     let answers = {
         let mut taker = lock(&taker);
         if matches!(end, End::Stopped) {
@@ -148,9 +148,9 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
     match end {
         // It closes the connection itself; some take it for an error when we do.
         End::Lost(LossReason::Closed) => {
-            let _ = tokio::time::timeout(FAREWELL, write_all(stream, &answers)).await; // it may be gone
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, write_all(stream, &answers)).await; // it may be gone
         }
-        _ => farewell(stream, &answers).await,
+        _ => close_with(stream, &answers).await,
     }
     end
 }
@@ -163,32 +163,35 @@ async fn listen<B: Bring + Send + 'static>(
 ) -> End {
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
-    // Behind it are these two, of which nothing is heard for a long time.
-    let mut door = Door::new();
+    // Polls these two, which are rarely ready.
+    let mut sub_waker = SubWaker::new();
     loop {
         let answers = std::mem::take(&mut lock(taker).answers);
         if let Err(end) = answer(stream, &answers, stop).await {
             return end;
         }
         let fed = poll_fn(|cx| {
-            if door.has_rung(cx) {
-                let cx = &mut Context::from_waker(door.waker());
+            let rare = sub_waker.poll_if_woken(cx, |cx| {
                 if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(End::Stopped));
+                    return Poll::Ready(End::Stopped);
                 }
                 while timer.as_mut().poll(cx).is_ready() {
                     let heard = lock(taker).heard;
                     if heard.elapsed() >= IDLE_TIMEOUT {
-                        return Poll::Ready(Err(End::Lost(LossReason::Idle)));
+                        return Poll::Ready(End::Lost(LossReason::Idle));
                     }
                     timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
                 }
+                Poll::Pending
+            });
+            if let Poll::Ready(end) = rare {
+                return Poll::Ready(Err(end));
             }
-            stream.poll_feed(cx, taker).map_err(End::from)
+            stream.poll_read_to_sink(cx, taker).map_err(End::from)
         });
         match fed.await {
-            Ok(Fed::Closed) => return End::Lost(LossReason::Closed),
-            Ok(Fed::Told) => {}
+            Ok(ReadOutcome::Closed) => return End::Lost(LossReason::Closed),
+            Ok(ReadOutcome::Notified) => {}
             Err(end) => return end,
         }
         if let Some(end) = lock(taker).end.take() {

@@ -4,18 +4,18 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, Outbox, Pace, PlayTerms, Player, Service, Shared, Talk, Visit, farewell,
-            send, write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, Player, PlayerLimits, SendQueue, SendSession, Service, Shared, Visit,
+            WritePacing, close_with, send, write_all,
         },
     },
     inbound::Entrance,
-    receive::{Bring, linger, receive},
+    receive::{Bring, drain_until_closed, receive},
     wire::RtmpWire,
 };
 use crate::{
     flow::StreamKey,
     lock::lock,
-    net::{Nest, Stream},
+    net::{EpollGroup, Stream},
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
 };
@@ -72,8 +72,8 @@ impl Service for Rtmp {
         drop(pending);
         match asked {
             Ok(Ok((greeted, request @ Request::Publish { .. }))) => {
-                shared.clone().take_on_publisher(|nest| async move {
-                    match greeted.nested(nest) {
+                shared.clone().take_on_publisher(|epoll_group| async move {
+                    match greeted.grouped(epoll_group) {
                         Ok(greeted) => serve(&shared, greeted, peer, request).await,
                         Err(error) => log::warn!("RTMP peer {peer}: {error}"), // the system has no memory, most likely
                     }
@@ -123,7 +123,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
             taken.lock().end(&end, Instant::now());
             *lock(inbound) = Some(taken);
             drop(counted);
-            linger(&mut stream).await;
+            drain_until_closed(&mut stream).await;
         }
         OpenEnd::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
@@ -169,16 +169,16 @@ impl Greeted {
                 self.rest = rest;
                 return Ok(request);
             }
-            self.stream.ask_for_more();
+            self.stream.request_more();
             self.answer().await?;
         }
     }
 
     /// Has the connection read together with others of its task.
-    fn nested(self: Box<Self>, nest: Option<Arc<Nest>>) -> io::Result<Box<Self>> {
+    fn grouped(self: Box<Self>, epoll_group: Option<Arc<EpollGroup>>) -> io::Result<Box<Self>> {
         let Self { stream, session, rest } = *self;
-        let stream = match nest {
-            Some(nest) => stream.nested(&nest)?,
+        let stream = match epoll_group {
+            Some(epoll_group) => stream.grouped(&epoll_group)?,
             None => stream,
         };
         Ok(Box::new(Self { stream, session, rest }))
@@ -193,7 +193,7 @@ impl Greeted {
     async fn turn_away(&mut self, refusal: Refusal) {
         self.session.refuse(refusal);
         let answer = self.session.link().take_output();
-        farewell(&mut self.stream, &answer).await;
+        close_with(&mut self.stream, &answer).await;
     }
 
     /// Takes what a publisher brings.
@@ -218,26 +218,26 @@ impl Greeted {
     }
 
     /// Gives a player what the flow brings.
-    async fn play(&mut self, ring: &Arc<Ring>, terms: PlayTerms, player: &Player, stop: &CancellationToken) -> End {
+    async fn play(&mut self, ring: &Arc<Ring>, terms: PlayerLimits, player: &Player, stop: &CancellationToken) -> End {
         self.stream.limit_send_buffer(terms.send_buffer);
         self.session.accept();
         let early = std::mem::take(&mut self.rest);
-        match self.session.listen(&early) {
+        match self.session.on_bytes(&early) {
             Ok(false) => {}
             Ok(true) => return End::Lost(LossReason::Closed),
             Err(end) => return end,
         }
         let wire = RtmpWire { framing: self.session.link().framing(), publishes: false };
-        let _wish = wire.layout().map(|layout| ring.wish(layout));
-        let mut outbox = Outbox::new(wire);
+        let _interest = wire.layout().map(|layout| ring.layout_interest(layout));
+        let mut outbox = SendQueue::new(wire);
         outbox.push_control(self.session.link().take_output());
         let mut reader = ring.reader_from_start(terms.gop_cache);
-        let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
+        let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow };
         let end =
             send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, player.ended(stop)).await;
         drop(reader);
         if matches!(end, End::Stopped) {
-            farewell(&mut self.stream, &[]).await;
+            close_with(&mut self.stream, &[]).await;
         }
         end
     }

@@ -1,13 +1,13 @@
 //! The sides of RTMP sessions that are sent media.
 
-use super::super::tcp::{End, Talk};
+use super::super::tcp::{End, SendSession};
 use crate::{
     endpoint::LossReason,
-    proto::rtmp::{ClientSession, Outcome, Request, ServerSession},
+    proto::rtmp::{ClientEvent, ClientSession, Request, ServerSession},
 };
 
-impl Talk for ServerSession {
-    fn listen(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
+impl SendSession for ServerSession {
+    fn on_bytes(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
         self.link().received(bytes.len());
         while let Some(request) = self.read(&mut bytes)? {
             if request == Request::End {
@@ -17,7 +17,7 @@ impl Talk for ServerSession {
         Ok(false)
     }
 
-    fn answers(&mut self) -> Vec<u8> {
+    fn take_output(&mut self) -> Vec<u8> {
         self.link().take_output()
     }
 
@@ -26,20 +26,20 @@ impl Talk for ServerSession {
     }
 }
 
-impl Talk for ClientSession {
-    fn listen(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
+impl SendSession for ClientSession {
+    fn on_bytes(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
-                Outcome::End => return Ok(true),
-                Outcome::Ready | Outcome::Media(_) => {}
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::End => return Ok(true),
+                ClientEvent::Ready | ClientEvent::Media(_) => {}
             }
         }
         Ok(false)
     }
 
-    fn answers(&mut self) -> Vec<u8> {
+    fn take_output(&mut self) -> Vec<u8> {
         self.link().take_output()
     }
 

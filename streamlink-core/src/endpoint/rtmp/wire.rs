@@ -4,7 +4,7 @@ use super::super::tcp::Wire;
 use crate::{
     media::{Packet, RtmpKind, flv::is_metadata},
     proto::rtmp::{ChunkHeads, Framing},
-    router::{Batch, Layout, Written},
+    router::{Batch, BatchLayout, WriteOutcome},
 };
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -24,18 +24,18 @@ pub(super) struct RtmpWire {
 const USUAL: RtmpWire = RtmpWire { framing: Framing::PLAYERS, publishes: false };
 
 /// Writes a message so.
-fn write_usual(packet: &Packet, out: &mut BytesMut) -> Written {
+fn write_usual(packet: &Packet, out: &mut BytesMut) -> WriteOutcome {
     USUAL.head(packet, None).slices(packet.data(), 0, |slice| {
         out.extend_from_slice(slice);
         true
     });
-    if packet.data().len() <= USUAL.framing.chunk_size { Written::Whole } else { Written::InPieces }
+    if packet.data().len() <= USUAL.framing.chunk_size { WriteOutcome::Whole } else { WriteOutcome::InPieces }
 }
 
 impl RtmpWire {
     /// How batches can be laid out for many.
-    pub(super) fn layout(&self) -> Option<Layout> {
-        (*self == USUAL).then_some(Layout::Stream(write_usual))
+    pub(super) fn layout(&self) -> Option<BatchLayout> {
+        (*self == USUAL).then_some(BatchLayout::Framed(write_usual))
     }
 }
 
@@ -56,8 +56,8 @@ impl Wire for RtmpWire {
         head.slices(body, from, take)
     }
 
-    fn image<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
-        batch.image().filter(|_| *self == USUAL)
+    fn framed_bytes<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
+        batch.framed_bytes().filter(|_| *self == USUAL)
     }
 
     fn altered(&self, packets: &[Packet]) -> Option<Arc<[Packet]>> {
@@ -97,7 +97,7 @@ mod tests {
                 alone.extend_from_slice(slice);
                 true
             });
-            assert_eq!(write_usual(&packet, &mut laid_out) == Written::Whole, length <= 60_000);
+            assert_eq!(write_usual(&packet, &mut laid_out) == WriteOutcome::Whole, length <= 60_000);
             assert_eq!(laid_out, alone);
             assert_eq!(head.total(), alone.len());
         }

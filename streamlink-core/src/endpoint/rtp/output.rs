@@ -45,7 +45,7 @@ pub(crate) async fn open_output(
             ttl: Some(settings.ttl),
             send_buffer: usize::try_from((bytes_per_second / 4).clamp(MIN_SEND_BUFFER, 16 << 20)).ok(),
             egress: Egress { address: egress.address, interface: interface.clone() },
-            deaf: true,
+            send_only: true,
             ..UdpOptions::default()
         };
         let socket = UdpSocket::sending(peer, &options).map_err(|e| (format!("cannot send to {peer}"), e))?;

@@ -11,7 +11,7 @@ use crate::{
         Packet,
         rtp::{Header, NotRtp},
     },
-    net::{Alarm, Multicast, Received, Receiver as SocketReceiver, UdpOptions, UdpSocket},
+    net::{Multicast, Received, Receiver as SocketReceiver, TimerFd, UdpOptions, UdpSocket},
     proto::rtp::Receiver,
     time::Throttle,
 };
@@ -33,7 +33,7 @@ pub(crate) struct RtpSource {
     settings: RtpInput,
     socket: UdpSocket,
     memory: SocketReceiver,
-    alarm: Alarm,
+    alarm: TimerFd,
 }
 
 impl RtpSource {
@@ -48,7 +48,7 @@ impl RtpSource {
         let options = UdpOptions { multicast, receive_buffer: usize::try_from(buffer).ok(), ..UdpOptions::default() };
         let socket = UdpSocket::receiving(bind, &options)?;
         let memory = SocketReceiver::new(bytes_per_second);
-        Ok(Self { settings: settings.clone(), socket, memory, alarm: Alarm::new()? })
+        Ok(Self { settings: settings.clone(), socket, memory, alarm: TimerFd::new()? })
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {

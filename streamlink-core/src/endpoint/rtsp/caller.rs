@@ -2,9 +2,10 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, SourceContext, Status, random,
-        redial::{Redial, report_loss, report_retry},
-        tcp::{End, Outbox, Pace, Player, answer, farewell, send, write_all},
+        Event, EventSink, LossReason, SourceContext, Status,
+        backoff::{Backoff, report_loss, report_retry},
+        random,
+        tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
     inbound::Inbound,
     receive::Receiving,
@@ -18,9 +19,9 @@ use crate::{
     net::{Egress, Stream, TlsClient},
     proto::{
         rtp::Reports,
-        rtsp::{ClientSession, Outcome, Purpose, User},
+        rtsp::{ClientEvent, ClientRole, ClientSession, User},
     },
-    router::{Reader, Ring, Stage, State},
+    router::{CurrentPresentation, Reader, Ring, State},
 };
 use std::{
     future::poll_fn,
@@ -47,7 +48,7 @@ pub(crate) enum Direction {
     Play(SourceContext),
     Record {
         ring: Arc<Ring>,
-        stage: Arc<Stage>,
+        stage: Arc<CurrentPresentation>,
         /// Bytes of the last group of pictures that the server gets at most when a connection is up.
         gop_cache: u64,
         /// Bytes that the kernel may hold for the server.
@@ -119,7 +120,7 @@ impl Call {
             RtspTransport::Tcp => false,
             RtspTransport::Auto => is_source,
         };
-        let mut redial = Redial::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect);
         let (mut redirects, mut connected_before) = (0, false);
         loop {
             let started = Instant::now();
@@ -193,12 +194,12 @@ impl Call {
     /// One attempt.
     async fn call(&self, udp: bool) -> Result<Up, Failed> {
         let purpose = match &self.direction {
-            Direction::Play(_) => Purpose::Play,
+            Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
                 // There is nothing to announce before there is something to send.
                 tokio::select! {
                     () = self.stop.cancelled() => return Err(End::Stopped.into()),
-                    presentation = some_presentation(stage) => Purpose::Record(presentation),
+                    presentation = some_presentation(stage) => ClientRole::Record(presentation),
                 }
             }
         };
@@ -245,8 +246,8 @@ impl Call {
                     return self.record_udp(up, reader, &player).await;
                 }
                 up.stream.limit_send_buffer(*send_buffer);
-                let outbox = Outbox::new(Interleaved::new(up.session.tracks()));
-                let pace = Pace { coalesce: Duration::ZERO, slow: SLOW };
+                let outbox = SendQueue::new(Interleaved::new(up.session.tracks()));
+                let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW };
                 let next_sign = Instant::now() + up.session.keep_alive_interval();
                 let mut recorder = Recorder { session: &mut up.session, next_sign };
                 send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await
@@ -257,13 +258,13 @@ impl Call {
                     end = &mut sending => break end,
                     _ = stats.tick() => self.settle(&player, true),
                     // The server was told of another presentation: it is called again.
-                    () = stage.other_than(known.as_ref()) => break End::Lost(LossReason::Closed),
+                    () = stage.changed_from(known.as_ref()) => break End::Lost(LossReason::Closed),
                 }
             }
         };
         self.settle(&player, false);
         if matches!(end, End::Stopped) {
-            farewell(&mut up.stream, &[]).await;
+            close_with(&mut up.stream, &[]).await;
         }
         end
     }
@@ -276,7 +277,7 @@ impl Call {
             tokio::select! {
                 () = self.stop.cancelled() => {
                     session.end();
-                    farewell(stream, &session.take_output()).await;
+                    close_with(stream, &session.take_output()).await;
                     return End::Stopped;
                 }
                 read = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => match read {
@@ -285,7 +286,7 @@ impl Call {
                         Ok(outcome) => outcome,
                         Err(fault) => return fault.into(),
                     } {
-                        if let Outcome::Rejected(what) = outcome {
+                        if let ClientEvent::Rejected(what) = outcome {
                             return End::Lost(LossReason::Rejected(what));
                         }
                     },
@@ -324,16 +325,16 @@ impl Call {
         let now = Instant::now();
         player.settle(&self.status, &self.events, now);
         let list = if connected { vec![player.stats(now)] } else { Vec::new() };
-        self.status.publish_players(list);
+        self.status.set_players(list);
     }
 }
 
-async fn some_presentation(stage: &Stage) -> Arc<Presentation> {
+async fn some_presentation(stage: &CurrentPresentation) -> Arc<Presentation> {
     loop {
         if let Some(presentation) = stage.current() {
             return presentation;
         }
-        stage.other_than(None).await;
+        stage.changed_from(None).await;
     }
 }
 
@@ -350,12 +351,12 @@ impl Up {
             }
             while let Some(outcome) = self.session.next().map_err(End::from)? {
                 match outcome {
-                    Outcome::Ready => return Ok(()),
-                    Outcome::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
-                    Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what)).into()),
-                    Outcome::NoUdp => return Err(Failed::NoUdp),
-                    Outcome::Redirect(url) => return Err(Failed::Redirect(url)),
-                    Outcome::Frame { .. } => {} // early
+                    ClientEvent::Ready => return Ok(()),
+                    ClientEvent::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
+                    ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what)).into()),
+                    ClientEvent::NoUdp => return Err(Failed::NoUdp),
+                    ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
+                    ClientEvent::Frame { .. } => {} // early
                 }
             }
             if let Some(track) = self.session.wants_ports() {

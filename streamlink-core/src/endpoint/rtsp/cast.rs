@@ -10,7 +10,7 @@ use crate::{
     endpoint::LossReason,
     lock::lock,
     net::Egress,
-    router::{Layout, Ring},
+    router::{BatchLayout, Ring},
 };
 use std::{
     io,
@@ -88,7 +88,7 @@ async fn send(
 ) {
     let (id, player) = route.enter_group(group, Instant::now());
     let (mut reader, mut gate, mut window) = (ring.reader(), Gate::default(), Vec::new());
-    let _wish = ring.wish(Layout::Run);
+    let _interest = ring.layout_interest(BatchLayout::Contiguous);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,

@@ -17,10 +17,10 @@ pub(crate) use cast::{Cast, MulticastGroup};
 pub(crate) use service::{Place, Rtsp};
 
 use super::{LossReason, tcp::End};
-use crate::proto::rtsp::Fault;
+use crate::proto::rtsp::ProtocolError;
 
-impl From<Fault> for End {
-    fn from(fault: Fault) -> Self {
+impl From<ProtocolError> for End {
+    fn from(fault: ProtocolError) -> Self {
         End::Lost(LossReason::Protocol(fault.to_string()))
     }
 }

@@ -1,7 +1,7 @@
 //! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
 
 use super::{
-    super::tcp::{Door, End, answer, farewell, give_way},
+    super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
     inbound::Inbound,
     talk::Nowhere,
     udp::UdpTracks,
@@ -9,15 +9,15 @@ use super::{
 };
 use crate::{
     endpoint::LossReason,
-    net::{Alarm, Stream},
-    proto::rtsp::{ClientSession, Outcome, Request, ServerSession},
+    net::{Stream, TimerFd},
+    proto::rtsp::{ClientEvent, ClientSession, Request, ServerSession},
 };
 use bytes::Bytes;
 use std::{
     future::poll_fn,
     net::SocketAddr,
     pin::pin,
-    task::{Context, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -69,8 +69,8 @@ impl Bring for ClientSession {
         self.push(bytes);
         while let Some(outcome) = self.next()? {
             match outcome {
-                Outcome::Frame { channel, data } => take(channel, data)?,
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::Frame { channel, data } => take(channel, data)?,
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
                 _ => {}
             }
         }
@@ -111,12 +111,12 @@ impl<T: Bring> Receiving<'_, T> {
         let mut next_report = start;
         let (mut heard, mut heard_any) = (start, false);
         let mut stopped = pin!(stop.cancelled());
-        // Behind it is the end.
-        let mut door = Door::new();
+        // Polls `stopped`.
+        let mut sub_waker = SubWaker::new();
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         // A picture comes in many pieces, one after the other; it is to leave in one.
         let coalesce = self.inbound.coalesce();
-        let alarm = if coalesce.is_zero() { None } else { Alarm::new().ok() };
+        let alarm = if coalesce.is_zero() { None } else { TimerFd::new().ok() };
         let (mut gathered, mut turns) = (0, 0);
         let end = loop {
             let now = Instant::now();
@@ -140,7 +140,7 @@ impl<T: Bring> Receiving<'_, T> {
             let due = due.into_iter().flatten().min().unwrap_or(now);
             timer.as_mut().reset(due.into());
             let result = poll_fn(|cx| {
-                if door.has_rung(cx) && stopped.as_mut().poll(&mut Context::from_waker(door.waker())).is_ready() {
+                if sub_waker.poll_if_woken(cx, |cx| stopped.as_mut().poll(cx)).is_ready() {
                     return Poll::Ready(Err(End::Stopped));
                 }
                 let Self { stream, session, wire, udp, inbound, peer, .. } = &mut self;
@@ -180,7 +180,7 @@ impl<T: Bring> Receiving<'_, T> {
                         gathered += 1;
                     }
                     if gathered > 0 && taken.is_ok() {
-                        if gathered > MAX_READS || alarm.poll_rung(cx).is_ready() {
+                        if gathered > MAX_READS || alarm.poll_expired(cx).is_ready() {
                             gathered = 0;
                             return Poll::Ready(inbound.publish(*peer, now));
                         }
@@ -200,14 +200,14 @@ impl<T: Bring> Receiving<'_, T> {
             if let Err(end) = result {
                 break end;
             }
-            give_way(&mut turns).await;
+            yield_periodically(&mut turns).await;
         };
         if !matches!(end, End::Lost(LossReason::Closed)) {
             self.session.end();
         }
         // The answer to its goodbye, or ours.
         let answers = self.session.answers();
-        farewell(self.stream, &answers).await;
+        close_with(self.stream, &answers).await;
         end
     }
 

@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext, random,
         tcp::{
-            Door, End, FAREWELL, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Outbox, Pace, PlayTerms, Player, Service,
-            Shared, Visit, farewell, send, write_all,
+            CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Player, PlayerLimits, SendQueue, Service,
+            Shared, SubWaker, Visit, WritePacing, close_with, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -21,7 +21,7 @@ use crate::{
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},
-    router::{Batch, Layout, Preamble, Ring, Stage},
+    router::{Batch, BatchLayout, CurrentPresentation, Preamble, Ring},
 };
 use std::{
     future::poll_fn,
@@ -52,7 +52,7 @@ pub(crate) struct Place {
     pub(crate) transport: RtspTransport,
     /// Over UDP, the ports of clients are those that they send from.
     pub(crate) symmetric: bool,
-    pub(crate) stage: Arc<Stage>,
+    pub(crate) stage: Arc<CurrentPresentation>,
     /// Where players may hear what is sent to all of them.
     pub(crate) cast: Option<Cast>,
 }
@@ -183,7 +183,7 @@ impl Client {
     async fn turn_away(&mut self, status: Status) {
         self.session.refuse(status);
         let answer = self.session.take_output();
-        farewell(&mut self.stream, &answer).await;
+        close_with(&mut self.stream, &answer).await;
     }
 
     /// Takes what a client brings.
@@ -204,7 +204,7 @@ impl Client {
     async fn play(
         &mut self,
         ring: &Arc<Ring>,
-        terms: PlayTerms,
+        terms: PlayerLimits,
         known: Option<Arc<Presentation>>,
         player: &Player,
         route: &Arc<OpenRoute<Rtsp>>,
@@ -214,7 +214,7 @@ impl Client {
                 biased;
                 end = player.ended(&route.stop) => end,
                 // It was told of another presentation: it is to ask again.
-                () = route.place.stage.other_than(known.as_ref()) => End::Lost(LossReason::Closed),
+                () = route.place.stage.changed_from(known.as_ref()) => End::Lost(LossReason::Closed),
             }
         };
         if self.is_multicast() {
@@ -237,26 +237,26 @@ impl Client {
         if self.udp.is_empty() {
             self.stream.limit_send_buffer(terms.send_buffer);
             let wire = Interleaved::new(self.session.tracks());
-            let _wish = wire.layout().map(|layout| ring.wish(layout));
-            let mut outbox = Outbox::new(wire);
+            let _interest = wire.layout().map(|layout| ring.layout_interest(layout));
+            let mut outbox = SendQueue::new(wire);
             outbox.push_media(lost, &mut window);
-            let pace = Pace { coalesce: terms.coalesce, slow: terms.slow };
+            let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow };
             let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, ended).await;
-            farewell(&mut self.stream, &[]).await;
+            close_with(&mut self.stream, &[]).await;
             return end;
         }
-        let _wish = ring.wish(Layout::Run);
+        let _interest = ring.layout_interest(BatchLayout::Contiguous);
         let mut gate = Gate::default();
         gate.give(&mut self.udp, lost, &mut window, player);
         let mut ended = pin!(ended);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
         let mut patience = Patience { heard: Instant::now(), timer };
-        let mut door = Door::new();
+        let mut sub_waker = SubWaker::new();
         let end = loop {
             let Self { stream, session, udp, peer, .. } = self;
             let result = poll_fn(|cx| {
-                if door.has_rung(cx) {
-                    let (now, cx) = (Instant::now(), &mut Context::from_waker(door.waker()));
+                let rare = sub_waker.poll_if_woken(cx, |cx| {
+                    let now = Instant::now();
                     if let Poll::Ready(end) = ended.as_mut().poll(cx) {
                         return Poll::Ready(Err(end));
                     }
@@ -264,7 +264,6 @@ impl Client {
                         Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                         Poll::Ready(Ok(_)) => {
                             patience.heard = now;
-                            door.leave_open();
                             return Poll::Ready(Ok(()));
                         }
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
@@ -276,9 +275,10 @@ impl Client {
                         session.report(bytes);
                     });
                     player.reported(session.reported_lost());
-                    if let Poll::Ready(end) = patience.poll_over(cx, now) {
-                        return Poll::Ready(Err(end));
-                    }
+                    patience.poll_over(cx, now).map(Err)
+                });
+                if rare.is_ready() {
+                    return rare;
                 }
                 // A few times in a row, so that a flow that never rests lets others go on.
                 for _ in 0..ROUNDS {
@@ -302,7 +302,7 @@ impl Client {
                 break end;
             }
         };
-        farewell(&mut self.stream, &[]).await;
+        close_with(&mut self.stream, &[]).await;
         end
     }
 
@@ -317,7 +317,7 @@ impl Client {
             }
             Ok(())
         });
-        let answered = tokio::time::timeout(FAREWELL, self.answer()).await;
+        let answered = tokio::time::timeout(CLOSE_TIMEOUT, self.answer()).await;
         said?;
         answered.unwrap_or(Err(End::Lost(LossReason::TooSlow)))
     }
@@ -355,7 +355,7 @@ impl Client {
             })
             .await;
         };
-        farewell(&mut self.stream, &[]).await;
+        close_with(&mut self.stream, &[]).await;
         end
     }
 }

@@ -1,9 +1,9 @@
 //! The sides of RTSP sessions that are sent media over TCP.
 
-use super::super::tcp::{End, Talk};
+use super::super::tcp::{End, SendSession};
 use crate::{
     endpoint::LossReason,
-    proto::rtsp::{ClientSession, Directory, Found, Outcome, Request, ServerSession, Status},
+    proto::rtsp::{ClientEvent, ClientSession, Directory, Found, Request, ServerSession, Status},
 };
 use std::time::Instant;
 
@@ -20,8 +20,8 @@ impl Directory for Nowhere {
     }
 }
 
-impl Talk for ServerSession {
-    fn listen(&mut self, bytes: &[u8]) -> Result<bool, End> {
+impl SendSession for ServerSession {
+    fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.push(bytes);
         while let Some(request) = self.next(&mut Nowhere)? {
             match request {
@@ -33,7 +33,7 @@ impl Talk for ServerSession {
         Ok(false)
     }
 
-    fn answers(&mut self) -> Vec<u8> {
+    fn take_output(&mut self) -> Vec<u8> {
         self.take_output()
     }
 
@@ -54,18 +54,18 @@ pub(super) struct Recorder<'a> {
     pub(super) next_sign: Instant,
 }
 
-impl Talk for Recorder<'_> {
-    fn listen(&mut self, bytes: &[u8]) -> Result<bool, End> {
+impl SendSession for Recorder<'_> {
+    fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.session.push(bytes);
         while let Some(outcome) = self.session.next()? {
-            if let Outcome::Rejected(what) = outcome {
+            if let ClientEvent::Rejected(what) = outcome {
                 return Err(End::Lost(LossReason::Rejected(what)));
             }
         }
         Ok(false)
     }
 
-    fn answers(&mut self) -> Vec<u8> {
+    fn take_output(&mut self) -> Vec<u8> {
         self.session.take_output()
     }
 

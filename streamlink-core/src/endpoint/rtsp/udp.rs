@@ -102,7 +102,7 @@ impl UdpTracks {
     /// To a multicast group, for all who listen there.
     pub(super) fn to_group(group: &MulticastGroup, egress: Egress, tracks: usize) -> io::Result<Self> {
         let (send_buffer, ttl) = (Some(SOCKET_BUFFER), Some(group.ttl));
-        let options = UdpOptions { send_buffer, ttl, egress, deaf: true, ..UdpOptions::default() };
+        let options = UdpOptions { send_buffer, ttl, egress, send_only: true, ..UdpOptions::default() };
         let pair = |track| {
             let (to_rtp, to_rtcp) = group.ports(track).ok_or(io::ErrorKind::InvalidInput)?;
             let (to_rtp, to_rtcp) = (SocketAddr::new(group.ip(), to_rtp), SocketAddr::new(group.ip(), to_rtcp));
@@ -131,16 +131,16 @@ impl UdpTracks {
     /// Opens a pair of ports for a track; returns their numbers. `brings`: the peer sends media, not only reports.
     pub(super) fn open(&mut self, track: usize, local: IpAddr, brings: bool) -> io::Result<(u16, u16)> {
         // Of one that is sent media, only where it is may be told there.
-        let deaf = !brings && !self.symmetric;
-        let open = |port, deaf| {
+        let send_only = !brings && !self.symmetric;
+        let open = |port, send_only| {
             let (receive_buffer, send_buffer) = (Some(SOCKET_BUFFER), Some(SOCKET_BUFFER));
-            let options = UdpOptions { receive_buffer, send_buffer, deaf, ..UdpOptions::default() };
+            let options = UdpOptions { receive_buffer, send_buffer, send_only, ..UdpOptions::default() };
             UdpSocket::receiving(SocketAddr::new(local, port), &options)
         };
         let mut result = Err(io::ErrorKind::AddrInUse.into());
         for _ in 0..ATTEMPTS {
             let port = random_port();
-            match open(port, deaf).and_then(|rtp| Ok((rtp, open(port + 1, false)?))) {
+            match open(port, send_only).and_then(|rtp| Ok((rtp, open(port + 1, false)?))) {
                 Ok((rtp, rtcp)) => {
                     let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));
                     let memory = brings.then(|| Receiver::new(SOCKET_BUFFER as u64));

@@ -4,7 +4,7 @@ use super::super::tcp::Wire;
 use crate::{
     media::{Packet, rtsp::is_rtcp},
     proto::rtsp::SetUp,
-    router::{Batch, Layout, Written},
+    router::{Batch, BatchLayout, WriteOutcome},
 };
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -24,13 +24,15 @@ fn usual_channels(track: usize) -> Option<(u8, u8)> {
 }
 
 /// Writes a packet as a frame on its usual channel.
-fn write_usual(packet: &Packet, out: &mut BytesMut) -> Written {
+fn write_usual(packet: &Packet, out: &mut BytesMut) -> WriteOutcome {
     let channels = packet.rtsp_track().and_then(|track| usual_channels(track.into()));
-    let (Some((rtp, rtcp)), Ok(length)) = (channels, u16::try_from(packet.data().len())) else { return Written::Not };
+    let (Some((rtp, rtcp)), Ok(length)) = (channels, u16::try_from(packet.data().len())) else {
+        return WriteOutcome::Unsupported;
+    };
     out.extend_from_slice(&[b'$', if is_rtcp(packet.data()) { rtcp } else { rtp }]);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(packet.data());
-    Written::Whole
+    WriteOutcome::Whole
 }
 
 impl Interleaved {
@@ -43,8 +45,8 @@ impl Interleaved {
     }
 
     /// How batches can be laid out for many.
-    pub(super) fn layout(&self) -> Option<Layout> {
-        self.is_usual.then_some(Layout::Stream(write_usual))
+    pub(super) fn layout(&self) -> Option<BatchLayout> {
+        self.is_usual.then_some(BatchLayout::Framed(write_usual))
     }
 
     /// The track of a channel, if it has one.
@@ -80,8 +82,8 @@ impl Wire for Interleaved {
         }
     }
 
-    fn image<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
-        batch.image().filter(|_| self.is_usual)
+    fn framed_bytes<'a>(&self, batch: &'a Batch) -> Option<&'a Bytes> {
+        batch.framed_bytes().filter(|_| self.is_usual)
     }
 
     fn altered(&self, _: &[Packet]) -> Option<Arc<[Packet]>> {
@@ -106,11 +108,11 @@ mod tests {
                 alone.extend_from_slice(slice);
                 true
             });
-            assert_eq!(write_usual(&packet, &mut laid_out), Written::Whole);
+            assert_eq!(write_usual(&packet, &mut laid_out), WriteOutcome::Whole);
             assert_eq!(laid_out, alone);
         }
         let too_long = Packet::rtsp(0, vec![0x80; 65_536], Instant::now());
-        assert_eq!(write_usual(&too_long, &mut BytesMut::new()), Written::Not);
+        assert_eq!(write_usual(&too_long, &mut BytesMut::new()), WriteOutcome::Unsupported);
         let unusual = Interleaved::new(&[Some(SetUp::Tcp { rtp: 2, rtcp: 3 })]);
         assert!(unusual.layout().is_none() && Interleaved::new(&[None]).layout().is_none());
     }

@@ -3,10 +3,9 @@
 use super::{
     super::{
         Event, EventSink, LossReason, SourceContext, Status,
+        backoff::{Backoff, report_loss, report_retry},
         intake::{Intake, Verdict},
-        random,
-        redial::{Redial, report_loss, report_retry},
-        sleep_until,
+        random, sleep_until,
     },
     link::Link,
     route::settle,
@@ -71,7 +70,7 @@ impl Call {
             Direction::Receive(context) => Some(Intake::new(context.clone(), now)),
             Direction::Send(_) => None,
         };
-        let mut redial = Redial::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect);
         let mut connections = 0u64;
         loop {
             let started = Instant::now();
@@ -141,7 +140,7 @@ impl Call {
                 receive_buffer: Some(SOCKET_BUFFER),
                 send_buffer: Some(SOCKET_BUFFER),
                 egress: self.egress.clone(),
-                converses: true,
+                bidirectional: true,
                 ..UdpOptions::default()
             };
             let socket = UdpSocket::sending(peer, &options).map_err(io)?;

@@ -547,7 +547,7 @@ impl PortTask {
         }
         for (id, open) in &mut self.routes {
             open.report_refusals(now, 0);
-            open.route.status.publish_players(players.remove(id).unwrap_or_default());
+            open.route.status.set_players(players.remove(id).unwrap_or_default());
         }
     }
 }

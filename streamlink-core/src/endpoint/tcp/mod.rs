@@ -1,25 +1,25 @@
 //! What protocols over TCP share: ports with their routes, and the way of media from the ring to one connection.
 
-mod crew;
-mod outbox;
+mod executor;
+mod io;
 mod port;
-mod rare;
 mod route;
-mod say;
 mod send;
+mod send_queue;
+mod sub_waker;
 
-pub(in crate::endpoint) use crew::give_way;
-pub(in crate::endpoint) use outbox::{Outbox, Wire};
+pub(in crate::endpoint) use executor::yield_periodically;
+pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
-pub(in crate::endpoint) use rare::Door;
 pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player};
-pub(crate) use route::{PlayTerms, Route, RouteEnd, RouteId};
-pub(in crate::endpoint) use say::{FAREWELL, answer, farewell, write_all};
-pub(in crate::endpoint) use send::{Pace, Talk, send};
+pub(crate) use route::{PlayerLimits, Route, RouteEnd, RouteId};
+pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
+pub(in crate::endpoint) use send_queue::{SendQueue, Wire};
+pub(in crate::endpoint) use sub_waker::SubWaker;
 
 use super::{LossReason, SourceContext};
-use std::{fmt::Debug, io, sync::Arc, time::Instant};
+use std::{fmt::Debug, sync::Arc, time::Instant};
 
 /// A protocol whose peers connect to a port.
 pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
@@ -46,9 +46,9 @@ pub(in crate::endpoint) enum End {
     Lost(LossReason),
 }
 
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         End::Lost(match error.kind() {
             BrokenPipe | ConnectionReset | UnexpectedEof => LossReason::Closed,
             _ => LossReason::Io(error.to_string()),

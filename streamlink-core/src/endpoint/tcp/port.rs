@@ -10,13 +10,13 @@ use super::{
         listener::{PeerRegistry, PeerSlot},
     },
     Service,
-    crew::{Crew, Kind},
+    executor::{ConnectionExecutor, Kind},
     route::{OpenRoute, Route, RouteId},
 };
 use crate::{
     flow::{Allowlist, PeerLimits},
     lock::lock,
-    net::{self, Nest, Stream, TlsServer},
+    net::{self, EpollGroup, Stream, TlsServer},
 };
 use std::{
     collections::HashMap,
@@ -64,8 +64,8 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
     pub(in crate::endpoint) peers: Arc<PeerRegistry>,
-    players: Crew,
-    publishers: Crew,
+    players: ConnectionExecutor,
+    publishers: ConnectionExecutor,
 }
 
 impl<S: Service> Drop for Port<S> {
@@ -89,8 +89,8 @@ impl<S: Service> Port<S> {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
             peers: PeerRegistry::new(limits),
-            players: Crew::new(Kind::Players, stop.clone()),
-            publishers: Crew::new(Kind::Publishers, stop.clone()),
+            players: ConnectionExecutor::new(Kind::Players, stop.clone()),
+            publishers: ConnectionExecutor::new(Kind::Publishers, stop.clone()),
         });
         let port = Arc::new(Self { local, shared: shared.clone(), stop: stop.clone(), closed: closed.clone() });
         tokio::spawn(async move {
@@ -195,15 +195,15 @@ impl<S: Service> Shared<S> {
 
     /// Runs a connection that has said what it wants, to its end, or until the port closes.
     pub(in crate::endpoint) fn take_on(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        self.players.take_on(|_| connection);
+        self.players.run(|_| connection);
     }
 
     /// The same for one that brings media, and may do so together with others of its task.
-    pub(in crate::endpoint) fn take_on_publisher<F>(&self, connection: impl FnOnce(Option<Arc<Nest>>) -> F)
+    pub(in crate::endpoint) fn take_on_publisher<F>(&self, connection: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.publishers.take_on(connection);
+        self.publishers.run(connection);
     }
 }
 

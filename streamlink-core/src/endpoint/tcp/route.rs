@@ -40,12 +40,12 @@ pub(crate) struct Route<S: Service> {
 #[derive(Debug)]
 pub(crate) enum RouteEnd {
     Source(SourceContext),
-    Output(Arc<Ring>, PlayTerms),
+    Output(Arc<Ring>, PlayerLimits),
 }
 
 /// How players are served.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PlayTerms {
+pub(crate) struct PlayerLimits {
     /// Bytes of the last group of pictures that a new player gets at most; above, it waits for the next.
     pub(crate) gop_cache: u64,
     /// How long messages may wait for more, so that they are written together.
@@ -76,7 +76,7 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
 pub(in crate::endpoint) enum OpenEnd<I> {
     /// The publisher that is connected has taken what is in there. Who may be one, the settings of the source say.
     Source(Mutex<Option<Box<I>>>, watch::Receiver<Live>),
-    Output(Arc<Ring>, PlayTerms),
+    Output(Arc<Ring>, PlayerLimits),
 }
 
 /// Peers that were turned away, the last of them, and when that was told.
@@ -277,7 +277,7 @@ impl<S: Service> OpenRoute<S> {
         if players.list.is_empty() {
             self.status.counters.set_state(State::Waiting, now);
         }
-        self.status.publish_players(players.list.values().map(|p| p.stats(now)).collect());
+        self.status.set_players(players.list.values().map(|p| p.stats(now)).collect());
         self.events.emit(Event::OutputLost { output: self.status.name(), peer: Some(player.peer), reason });
     }
 
@@ -291,7 +291,7 @@ impl<S: Service> OpenRoute<S> {
         players.list.values().for_each(|player| player.settle(&self.status, &self.events, now));
         let mut list: Vec<PlayerStats> = players.list.values().map(|player| player.stats(now)).collect();
         list.sort_by_key(|player| std::cmp::Reverse(player.connected_for));
-        self.status.publish_players(list);
+        self.status.set_players(list);
     }
 
     /// Counts a peer that was turned away, and tells of it.

@@ -1,6 +1,6 @@
-//! Sending: what comes into the ring goes to one connection, and what the peer says in between is answered.
+//! The sending side of a connection: writes media from the ring, and serves what the peer sends meanwhile.
 
-use super::{Door, End, FAREWELL, Outbox, Player, Wire};
+use super::{CLOSE_TIMEOUT, End, Player, SendQueue, SubWaker, Wire};
 use crate::{
     endpoint::LossReason,
     net::Stream,
@@ -10,44 +10,44 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio::time::Sleep;
 
-/// Bytes that are taken from the ring at once: what a peer that stops reading holds.
-const AT_ONCE: u64 = 256 << 10;
-/// Windows that a peer is sent in a row, before others of the same task have a turn.
-const ROUNDS: usize = 8;
-/// Bytes of answers that may wait for a peer that does not read.
-const MAX_CONTROL: usize = 64 << 10;
+/// Maximum number of bytes taken from the ring at once, which bounds what a peer that stops reading holds.
+const WINDOW: u64 = 256 << 10;
+/// Maximum number of windows written in a row before other connections of the task have a turn.
+const MAX_WINDOWS: usize = 8;
+/// Maximum number of bytes of control messages pending for a peer that does not read.
+const MAX_PENDING_CONTROL: usize = 64 << 10;
 
-/// The side of a session that is sent media.
-pub(in crate::endpoint) trait Talk {
-    /// Takes what the peer says; true: it has ended the stream.
-    fn listen(&mut self, bytes: &[u8]) -> Result<bool, End>;
-    /// What is to be answered.
-    fn answers(&mut self) -> Vec<u8>;
-    /// Says goodbye.
+/// A protocol session whose peer is sent media.
+pub(in crate::endpoint) trait SendSession {
+    /// Handles bytes from the peer; returns whether it has ended the stream.
+    fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End>;
+    /// Takes the pending bytes to be sent to the peer.
+    fn take_output(&mut self) -> Vec<u8>;
+    /// Queues the messages that end the stream.
     fn end(&mut self);
-    /// Whether the peer wants nothing for now.
+    /// Returns whether the peer has paused.
     fn is_paused(&self) -> bool {
         false
     }
-    /// Packets that the peer has reported lost.
+    /// Number of packets that the peer has reported lost.
     fn reported_lost(&self) -> u64 {
         0
     }
-    /// Time has passed; there may be something to say.
+    /// Handles the passing of time; may queue a keep-alive.
     fn tick(&mut self, _now: Instant) {}
 }
 
-/// How media is sent.
+/// Timing of the writes to one connection.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::endpoint) struct Pace {
-    /// How long messages may wait for more.
+pub(in crate::endpoint) struct WritePacing {
+    /// Time that messages wait to leave together with later ones.
     pub(in crate::endpoint) coalesce: Duration,
-    /// How long the peer may be behind.
+    /// Time that the peer may be behind before it is disconnected.
     pub(in crate::endpoint) slow: Duration,
 }
 
@@ -55,41 +55,41 @@ struct Sending<'a, T, W> {
     stream: &'a mut Stream,
     session: &'a mut T,
     reader: &'a mut Reader,
-    outbox: Outbox<W>,
+    queue: SendQueue<W>,
     player: &'a Player,
-    pace: Pace,
-    /// Behind it are what the peer says, and the end.
-    door: Door,
+    pacing: WritePacing,
+    /// Polls the end and what the peer sends.
+    sub_waker: SubWaker,
     window: Vec<Arc<Batch>>,
-    /// Since when the peer is behind.
+    /// The time since when the socket is full.
     behind: Option<Instant>,
-    /// When more may be written.
+    /// The earliest time of the next read from the ring.
     next: Instant,
     ending: bool,
 }
 
-/// Sends until the flow or the peer ends it, or `ended` does, for which nothing is lost on the way to the peer when it is
-/// [`End::Stopped`].
-pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
+/// Sends until the flow, the peer or `ended` ends it. If that is with [`End::Stopped`], what is in the ring is sent
+/// before.
+pub(in crate::endpoint) async fn send<T: SendSession, W: Wire>(
     stream: &mut Stream,
     session: &mut T,
     reader: &mut Reader,
-    outbox: Outbox<W>,
+    queue: SendQueue<W>,
     player: &Player,
-    pace: Pace,
+    pacing: WritePacing,
     ended: impl Future<Output = End>,
 ) -> End {
     let now = Instant::now();
     let mut ended = pin!(ended);
-    let mut timer = pin!(tokio::time::sleep_until((now + pace.slow).into()));
+    let mut timer = pin!(tokio::time::sleep_until((now + pacing.slow).into()));
     let mut sending = Sending {
         stream,
         session,
         reader,
-        outbox,
+        queue,
         player,
-        pace,
-        door: Door::new(),
+        pacing,
+        sub_waker: SubWaker::new(),
         window: Vec::new(),
         behind: None,
         next: now,
@@ -97,51 +97,51 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
     };
     let end = poll_fn(|cx| sending.poll(ended.as_mut(), timer.as_mut(), cx)).await;
     if matches!(end, End::Stopped) {
-        sending.farewell().await;
+        sending.finish().await;
     }
     sending.count();
     end
 }
 
-impl<T: Talk, W: Wire> Sending<'_, T, W> {
+impl<T: SendSession, W: Wire> Sending<'_, T, W> {
     fn poll(
         &mut self,
         ended: Pin<&mut impl Future<Output = End>>,
         mut timer: Pin<&mut Sleep>,
         cx: &mut Context<'_>,
     ) -> Poll<End> {
-        if self.door.has_rung(cx) {
-            let waker = self.door.waker().clone();
-            let cx = &mut Context::from_waker(&waker);
+        let Self { stream, session, queue, sub_waker, .. } = self;
+        let end = sub_waker.poll_if_woken(cx, |cx| {
             if let Poll::Ready(end) = ended.poll(cx) {
                 return Poll::Ready(end);
             }
-            if let Some(end) = self.poll_input(cx) {
-                return Poll::Ready(end);
-            }
+            poll_input(stream, *session, queue, cx)
+        });
+        if end.is_ready() {
+            return end;
         }
-        for _ in 0..ROUNDS {
-            match self.outbox.poll_write(self.stream, cx) {
+        for _ in 0..MAX_WINDOWS {
+            match self.queue.poll_write(self.stream, cx) {
                 Poll::Ready(Ok(())) => self.behind = None,
                 Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
                 Poll::Pending => {
                     self.count();
                     let now = Instant::now();
                     let since = *self.behind.get_or_insert(now);
-                    if now.saturating_duration_since(since) >= self.pace.slow {
+                    if now.saturating_duration_since(since) >= self.pacing.slow {
                         return Poll::Ready(End::Lost(LossReason::TooSlow));
                     }
-                    return wake_at(timer, since + self.pace.slow, cx);
+                    return wake_at(timer, since + self.pacing.slow, cx);
                 }
             }
             self.count();
             if self.ending {
                 return Poll::Ready(End::Stopped);
             }
-            if !self.pace.coalesce.is_zero() {
+            if !self.pacing.coalesce.is_zero() {
                 let now = Instant::now();
                 if now < self.next {
-                    // Not a word of the ring until then.
+                    // The ring is not polled before that time.
                     if timer.deadline().into_std() != self.next {
                         timer.as_mut().reset(self.next.into());
                     }
@@ -153,29 +153,29 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
             match self.reader.poll_ready(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => {
-                    // The flow has ended, and all of it was sent.
+                    // The flow has ended, and all of its media was sent.
                     self.ending = true;
                     self.session.end();
-                    self.outbox.push_control(self.session.answers());
+                    self.queue.push_control(self.session.take_output());
                 }
                 Poll::Ready(Ok(())) => {
-                    let lost = self.reader.read_some(AT_ONCE, &mut self.window);
+                    let lost = self.reader.read_some(WINDOW, &mut self.window);
                     let now = self.window.first().and_then(|batch| batch.arrival());
                     if self.session.is_paused() {
                         self.window.clear();
-                        self.outbox.wait_for_start();
+                        self.queue.wait_for_start();
                     }
-                    self.outbox.push_media(lost.packets, &mut self.window);
+                    self.queue.push_media(lost.packets, &mut self.window);
                     if let Some(now) = now {
                         self.session.tick(now);
-                        let answers = self.session.answers();
-                        if !answers.is_empty() {
-                            self.outbox.push_control(answers);
+                        let output = self.session.take_output();
+                        if !output.is_empty() {
+                            self.queue.push_control(output);
                         }
                     }
-                    // What was too much to be taken at once follows without a pause.
-                    if !self.pace.coalesce.is_zero() && !self.reader.has_more() {
-                        self.next = Instant::now() + self.pace.coalesce;
+                    // What exceeded the window follows without a pause.
+                    if !self.pacing.coalesce.is_zero() && !self.reader.has_more() {
+                        self.next = Instant::now() + self.pacing.coalesce;
                     }
                 }
             }
@@ -184,56 +184,59 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
         Poll::Pending
     }
 
-    /// Hears the peer; `Some` when it has left.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        loop {
-            let mut heard = Ok(false);
-            let Self { stream, session, .. } = self;
-            match stream.poll_read(cx, |bytes| heard = session.listen(bytes)) {
-                Poll::Pending => break,
-                Poll::Ready(Err(error)) => return Some(error.into()),
-                Poll::Ready(Ok(0)) => return Some(End::Lost(LossReason::Closed)),
-                Poll::Ready(Ok(_)) => match heard {
-                    Err(end) => return Some(end),
-                    Ok(true) => return Some(End::Lost(LossReason::Closed)),
-                    Ok(false) => {}
-                },
-            }
-            let answers = self.session.answers();
-            if !answers.is_empty() {
-                self.outbox.push_control(answers);
-            }
-            if self.outbox.control_len() > MAX_CONTROL {
-                return Some(End::Lost(LossReason::Protocol("it does not read our answers".into())));
-            }
-        }
-        None
-    }
-
     fn count(&mut self) {
-        let (sent, dropped) = self.outbox.take_counts();
+        let (sent, dropped) = self.queue.take_counts();
         self.player.count(sent, dropped);
         self.player.reported(self.session.reported_lost());
     }
 
-    /// What is in the ring, and a goodbye, for as long as is reasonable.
-    async fn farewell(&mut self) {
+    /// Sends what is in the ring, then the end of the stream, within [`CLOSE_TIMEOUT`].
+    async fn finish(&mut self) {
         if !self.ending {
             let lost = self.reader.read(&mut self.window);
-            self.outbox.push_media(lost.packets, &mut self.window);
+            self.queue.push_media(lost.packets, &mut self.window);
         }
-        let Self { outbox, stream, session, .. } = self;
+        let Self { queue, stream, session, .. } = self;
         let rest = async {
-            poll_fn(|cx| outbox.poll_write(stream, cx)).await?;
-            session.end(); // behind all media
-            outbox.push_control(session.answers());
-            poll_fn(|cx| outbox.poll_write(stream, cx)).await
+            poll_fn(|cx| queue.poll_write(stream, cx)).await?;
+            session.end(); // after all media
+            queue.push_control(session.take_output());
+            poll_fn(|cx| queue.poll_write(stream, cx)).await
         };
-        let _ = tokio::time::timeout(FAREWELL, rest).await; // a peer that does not read misses it
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await; // a peer that does not read is not waited for
     }
 }
 
-/// Sets the timer; pending, unless the time has come already, when the task runs again at once.
+/// Reads what the peer sends, and queues the session's answers; ready when the peer has left.
+fn poll_input<T: SendSession, W: Wire>(
+    stream: &mut Stream,
+    session: &mut T,
+    queue: &mut SendQueue<W>,
+    cx: &mut Context<'_>,
+) -> Poll<End> {
+    loop {
+        let mut is_over = Ok(false);
+        match ready!(stream.poll_read(cx, |bytes| is_over = session.on_bytes(bytes))) {
+            Err(error) => return Poll::Ready(error.into()),
+            Ok(0) => return Poll::Ready(End::Lost(LossReason::Closed)),
+            Ok(_) => match is_over {
+                Err(end) => return Poll::Ready(end),
+                Ok(true) => return Poll::Ready(End::Lost(LossReason::Closed)),
+                Ok(false) => {}
+            },
+        }
+        let output = session.take_output();
+        if !output.is_empty() {
+            queue.push_control(output);
+        }
+        if queue.control_len() > MAX_PENDING_CONTROL {
+            let reason = "control responses not read (64 KiB pending)";
+            return Poll::Ready(End::Lost(LossReason::Protocol(reason.into())));
+        }
+    }
+}
+
+/// Resets the timer, and returns pending; if `at` is past, the task is woken at once.
 fn wake_at(mut timer: Pin<&mut Sleep>, at: Instant, cx: &mut Context<'_>) -> Poll<End> {
     if timer.deadline().into_std() != at {
         timer.as_mut().reset(at.into());
@@ -250,20 +253,20 @@ mod tests {
     use crate::{
         media::Packet,
         net::{Egress, listen},
-        router::{Delivery, Limits, Ring},
+        router::{Limits, MediaBatch, Ring},
     };
     use std::io;
     use tokio::sync::Notify;
 
-    /// A peer that is sent bare packets, and says nothing.
+    /// A peer that is sent the packets without headers, and sends nothing.
     struct Bare;
 
-    impl Talk for Bare {
-        fn listen(&mut self, _: &[u8]) -> Result<bool, End> {
+    impl SendSession for Bare {
+        fn on_bytes(&mut self, _: &[u8]) -> Result<bool, End> {
             Ok(false)
         }
 
-        fn answers(&mut self) -> Vec<u8> {
+        fn take_output(&mut self) -> Vec<u8> {
             Vec::new()
         }
 
@@ -291,7 +294,7 @@ mod tests {
         }
     }
 
-    /// Reads so many bytes.
+    /// Reads `bytes` bytes.
     async fn take(peer: &mut Stream, bytes: usize) -> io::Result<()> {
         let mut taken = 0;
         while taken < bytes {
@@ -303,7 +306,7 @@ mod tests {
         Ok(())
     }
 
-    /// However long messages wait for more: what is there is not held back because it is more than is taken at once.
+    /// A coalescing time of an hour does not hold back what exceeded the first window.
     #[tokio::test]
     async fn what_waits_together_leaves_together() -> io::Result<()> {
         const PACKET: usize = 50_000;
@@ -315,20 +318,20 @@ mod tests {
         let mut reader = ring.reader();
         let publish = |count: usize| {
             for _ in 0..count {
-                let mut delivery = Delivery::default();
-                delivery.mark_start(Arc::from([]));
+                let mut delivery = MediaBatch::default();
+                delivery.mark_entry_point(Arc::from([]));
                 delivery.packets.push(Packet::datagram(vec![7; PACKET], Instant::now()));
                 ring.deliver(&mut delivery);
             }
         };
         publish(100);
         let (stop, player, mut session) = (Notify::new(), Player::new(address, Instant::now()), Bare);
-        let pace = Pace { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
+        let pacing = WritePacing { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
         let ended = async {
             stop.notified().await;
             End::Stopped
         };
-        let sent = send(&mut stream, &mut session, &mut reader, Outbox::new(Bare), &player, pace, ended);
+        let sent = send(&mut stream, &mut session, &mut reader, SendQueue::new(Bare), &player, pacing, ended);
         let received = async {
             take(&mut peer, 100 * PACKET).await?;
             // The next window has begun.
@@ -336,7 +339,7 @@ mod tests {
             let early = tokio::time::timeout(Duration::from_millis(100), take(&mut peer, 1)).await;
             assert!(early.is_err(), "it did not wait for more");
             stop.notify_one();
-            // What waits leaves before the end.
+            // Waiting messages are sent before the end.
             take(&mut peer, PACKET).await
         };
         let (end, received) = tokio::join!(sent, received);

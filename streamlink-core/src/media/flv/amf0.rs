@@ -1,13 +1,13 @@
 //! AMF0 (Action Message Format, version 0): the values in commands and metadata, read within limits.
 
-/// What is wrong with a message.
+/// The error of a message that is not valid AMF0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed AMF0: {0}")]
 pub(crate) struct AmfError(&'static str);
 
-/// Values within values at most.
+/// Maximum nesting of values.
 const MAX_DEPTH: usize = 16;
-/// Values in one message at most, those within others counted too.
+/// Maximum number of values in one message, nested ones included.
 const MAX_VALUES: usize = 4096;
 
 /// A value (AMF0 specification, section 2). Objects keep the order of their fields.
@@ -15,7 +15,7 @@ const MAX_VALUES: usize = 4096;
 pub(crate) enum Value {
     Number(f64),
     Boolean(bool),
-    /// Short and long strings are one thing; which it is on the wire follows from the length.
+    /// A short or long string; the form on the wire follows from the length.
     String(String),
     Object(Vec<(String, Value)>),
     Null,
@@ -30,12 +30,12 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// A string.
+    /// Makes a string.
     pub(crate) fn text(text: impl Into<String>) -> Self {
         Value::String(text.into())
     }
 
-    /// An object with fields in this order.
+    /// Makes an object with fields in this order.
     pub(crate) fn object<const N: usize>(fields: [(&str, Value); N]) -> Self {
         Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
@@ -54,7 +54,7 @@ impl Value {
         }
     }
 
-    /// A field of an object or array.
+    /// Returns a field of an object or array.
     pub(crate) fn field(&self, name: &str) -> Option<&Value> {
         match self {
             Value::Object(fields) | Value::EcmaArray(fields) | Value::Typed(_, fields) => {
@@ -64,7 +64,7 @@ impl Value {
         }
     }
 
-    /// Appends the value as it stands on the wire.
+    /// Appends the value in its wire format.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match self {
             Value::Number(number) => {
@@ -137,7 +137,7 @@ fn write_long(marker: u8, text: &str, out: &mut Vec<u8>) {
     out.extend(&text.as_bytes()[..length as usize]);
 }
 
-/// A name has no marker, and at most 65 535 bytes.
+/// Writes a name: it has no marker, and at most 65 535 bytes.
 fn write_name(name: &str, out: &mut Vec<u8>) {
     let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
     out.extend(length.to_be_bytes());
@@ -155,7 +155,7 @@ fn write_fields(fields: &[(String, Value)], out: &mut Vec<u8>) {
 /// Reads all values of a message.
 ///
 /// # Errors
-/// [`AmfError`] when it breaks off, nests too deep, has too many values, or holds what AMF0 does not know.
+/// [`AmfError`] for a message that is truncated, nests too deep, has too many values, or holds unknown types.
 pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Value>, AmfError> {
     let mut reader = Reader { rest: bytes, left: MAX_VALUES };
     let mut values = Vec::new();
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         self.text(length as usize)
     }
 
-    /// Encoders write whatever encoding their system has: what is not UTF-8 is replaced, not refused.
+    /// Reads a string. Encoders use their system's encoding: what is not UTF-8 is replaced, not refused.
     fn text(&mut self, length: usize) -> Result<String, AmfError> {
         Ok(String::from_utf8_lossy(self.take(length)?).into_owned())
     }
@@ -219,7 +219,7 @@ impl<'a> Reader<'a> {
             marker::NULL => Value::Null,
             marker::UNDEFINED | marker::UNSUPPORTED => Value::Undefined,
             marker::REFERENCE => {
-                // To an object that was written before; nothing that RTMP needs uses it.
+                // A reference to an earlier object; nothing that RTMP needs uses it.
                 self.array::<2>()?;
                 Value::Undefined
             }
@@ -245,7 +245,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Fields up to the end marker; some encoders leave that out at the end of a message.
+    /// Reads fields up to the end marker, which some encoders omit at the end of a message.
     fn fields(&mut self, depth: usize) -> Result<Vec<(String, Value)>, AmfError> {
         let mut fields = Vec::new();
         while !self.rest.is_empty() {

@@ -1,8 +1,8 @@
-//! FLV messages, as RTMP carries them: what an audio or video message is, and where a player may start.
+//! FLV messages, as RTMP carries them: their types and codecs, and the points where a player may start.
 
 pub(crate) mod amf0;
-mod start;
+mod random_access;
 mod tag;
 
-pub(crate) use start::{Moment, StartPoints};
+pub(crate) use random_access::{FlvRandomAccessTracker, MessageRole};
 pub(crate) use tag::{Codec, Role, Tag, composition_time, is_metadata, set_data_frame};

@@ -3,21 +3,21 @@
 
 use crate::media::RtmpKind;
 
-/// How a sample is coded.
+/// The codec of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Codec {
     /// The SoundFormat of a legacy audio tag.
     LegacyAudio(u8),
     /// The CodecID of a legacy video tag.
     LegacyVideo(u8),
-    /// Enhanced RTMP.
+    /// The FourCC of an enhanced tag.
     FourCc([u8; 4]),
     /// Several tracks, each with a codec of its own.
     Several,
 }
 
 impl Codec {
-    /// Its common name.
+    /// Returns its common name.
     pub(crate) fn name(self) -> String {
         let known = match self {
             Codec::LegacyAudio(format) => match format {
@@ -56,10 +56,10 @@ impl Codec {
     }
 }
 
-/// What a message is for.
+/// The role of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// What a decoder needs before the first sample: a sequence header, colour information, channel layout.
+    /// A header that a decoder needs before the first sample: a sequence header, colour information, channel layout.
     /// Headers of one track and number replace each other.
     Header { track: u8, number: u8 },
     /// A video sample from which decoding can start.
@@ -70,18 +70,18 @@ pub(crate) enum Role {
     Other,
 }
 
-/// The beginning of an audio or video message.
+/// The parsed beginning of an audio or video message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tag {
     pub(crate) codec: Codec,
     pub(crate) role: Role,
 }
 
-/// Packet modifiers before the real packet type, at most (Enhanced RTMP v2, "ModEx").
+/// Maximum number of modifiers before the real packet type (Enhanced RTMP v2, "ModEx").
 const MAX_MODIFIERS: usize = 8;
 
 impl Tag {
-    /// Reads the beginning of a message. `None` when it is too short to be one.
+    /// Parses the beginning of a message; `None` when it is too short.
     pub(crate) fn parse(kind: RtmpKind, body: &[u8]) -> Option<Tag> {
         match kind {
             RtmpKind::Video => Self::video(body),
@@ -138,7 +138,7 @@ impl Tag {
     }
 }
 
-/// What a packet type of Enhanced RTMP means.
+/// The role of a packet type of Enhanced RTMP.
 enum Meaning {
     Header(u8),
     Is(Role),
@@ -180,8 +180,8 @@ fn enhanced(mut packet_type: u8, mut rest: &[u8], meaning: impl Fn(u8) -> Meanin
     Some(Tag { codec, role: role(meaning(packet_type), track) })
 }
 
-/// By how much a picture is shown later than it is decoded, in milliseconds. 0 where it is not said, as with AV1, or in a
-/// message of several tracks.
+/// Returns the composition time offset in milliseconds: presentation minus decoding time. 0 where a message has none,
+/// as with AV1, or has several tracks.
 pub(crate) fn composition_time(body: &[u8]) -> i32 {
     let field = match body {
         // AVC and HEVC, NAL units.
@@ -194,7 +194,7 @@ pub(crate) fn composition_time(body: &[u8]) -> i32 {
         }
         _ => return 0,
     };
-    // 24 bits with a sign.
+    // A signed number of 24 bits.
     i32::from_be_bytes([field[0], field[1], field[2], 0]) >> 8
 }
 
@@ -205,17 +205,17 @@ fn role(meaning: Meaning, track: u8) -> Role {
     }
 }
 
-/// `@setDataFrame` as AMF0: publishers say it to the server; players must not see it.
+/// `@setDataFrame` as AMF0: sent by publishers to the server; not passed on to players.
 const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
 /// `onMetaData` as AMF0.
 const ON_METADATA: &[u8] = b"\x02\x00\x0aonMetaData";
 
-/// How many bytes of a data message are the `@setDataFrame` of a publisher.
+/// Returns the length of the `@setDataFrame` at the start of a publisher's data message, or 0.
 pub(crate) fn set_data_frame(body: &[u8]) -> usize {
     if body.starts_with(SET_DATA_FRAME) { SET_DATA_FRAME.len() } else { 0 }
 }
 
-/// Whether a data message describes the stream.
+/// Returns whether a data message is `onMetaData`.
 pub(crate) fn is_metadata(body: &[u8]) -> bool {
     body.starts_with(ON_METADATA)
 }

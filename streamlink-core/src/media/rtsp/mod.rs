@@ -1,7 +1,7 @@
-//! RTSP media: what a presentation consists of, and where a player may start in it.
+//! RTSP media: presentations, and the points in them where a player may start.
 
 mod presentation;
-mod start;
+mod random_access;
 
 pub(crate) use presentation::Presentation;
-pub(crate) use start::{RtspStarts, is_rtcp};
+pub(crate) use random_access::{RtspRandomAccessTracker, is_rtcp};

@@ -5,45 +5,46 @@ use bytes::Bytes;
 use sdp_types::{Media, Session};
 use std::{fmt::Write, sync::Arc};
 
-/// Tracks of one presentation at most.
+/// Maximum number of tracks of one presentation.
 const MAX_TRACKS: usize = 16;
-/// Parameter sets of one track at most.
+/// Maximum number of parameter sets of one track.
 const MAX_PARAMETER_SETS: usize = 16;
-/// The longest parameter set that is kept, in bytes: one that fits a packet.
+/// Maximum length of a parameter set that is kept, in bytes: one that fits a packet.
 const MAX_PARAMETER_SET: usize = 1400;
 
-/// What a publisher has announced. Never without a track.
+/// A publisher's announcement, with at least one track.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Presentation {
     sdp: String,
     tracks: Vec<Track>,
 }
 
-/// One track: a section of media in the SDP.
+/// One track: a media section of the SDP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Track {
-    /// How requests name it, as the SDP has it; empty when it says nothing.
+    /// The control attribute: the track's name in requests; empty when the SDP has none.
     pub(crate) control: String,
     /// `video`, `audio`, …
     pub(crate) media: String,
-    /// As in `a=rtpmap`, in capitals: `H264`, `OPUS`; empty when it is not said.
+    /// As in `a=rtpmap`, in capitals: `H264`, `OPUS`; empty when unknown.
     pub(crate) encoding: String,
     /// In Hz.
     pub(crate) clock_rate: u32,
     /// Encoding, clock rate and channels, as in `a=rtpmap`: `OPUS/48000/2`.
     form: String,
-    /// What a decoder needs before the first picture, where the SDP has it (RFC 6184 section 8.1, RFC 7798 section 7.1).
+    /// Parameter sets from the SDP (RFC 6184 section 8.1, RFC 7798 section 7.1), which a decoder needs before the first
+    /// picture.
     pub(crate) parameter_sets: Vec<Bytes>,
-    /// Of its packets, where there is but one.
+    /// The payload type of its packets, if there is only one.
     pub(crate) payload_type: Option<u8>,
-    /// Its packets come with another payload type, and are to be given this one.
+    /// Its packets come with another payload type, and are rewritten to this one.
     pub(crate) is_renumbered: bool,
-    /// What a player goes by, except for parameter sets and payload type.
+    /// The attributes that a player depends on, except for parameter sets and payload type.
     terms: Vec<String>,
 }
 
-/// The parameters of `a=fmtp` by which packets of an encoding are read; what else there is repeats what the stream
-/// says, or is for people. `None`: it is not known, so all of them count.
+/// Returns the `a=fmtp` parameters that affect the parsing of an encoding's packets; the others repeat the stream, or
+/// are informative. `None` for an unknown encoding, of which all parameters count.
 fn reading_terms(encoding: &str) -> Option<&'static [&'static str]> {
     match encoding {
         "H264" => Some(&["packetization-mode"]), // RFC 6184 section 8.1
@@ -55,7 +56,8 @@ fn reading_terms(encoding: &str) -> Option<&'static [&'static str]> {
     }
 }
 
-/// At the end of an AudioSpecificConfig: there is no SBR (ISO/IEC 14496-3 section 1.6.5.2). Some leave it out.
+/// The end of an AudioSpecificConfig that signals the absence of SBR (ISO/IEC 14496-3 section 1.6.5.2). Some encoders
+/// omit it.
 const NO_SBR: &str = "56e500";
 
 fn parameters(media: &Media) -> impl Iterator<Item = (&str, &str)> {
@@ -89,7 +91,7 @@ fn terms(media: &Media, encoding: &str, form: &str, payload_type: Option<u8>) ->
     terms
 }
 
-/// What the payload types that need no `a=rtpmap` stand for (RFC 3551 section 6).
+/// Returns encoding and clock rate of the payload types that need no `a=rtpmap` (RFC 3551 section 6).
 fn well_known(payload_type: u8) -> (&'static str, u32) {
     match payload_type {
         0 => ("PCMU", 8_000),
@@ -105,7 +107,7 @@ fn well_known(payload_type: u8) -> (&'static str, u32) {
 }
 
 impl Presentation {
-    /// Reads an SDP.
+    /// Parses an SDP.
     pub(crate) fn parse(sdp: &[u8]) -> Result<Self, &'static str> {
         let session = Session::parse(sdp).map_err(|_| "an SDP that cannot be read")?;
         if session.medias.is_empty() || session.medias.len() > MAX_TRACKS {
@@ -151,15 +153,15 @@ impl Presentation {
         &self.tracks
     }
 
-    /// Whether who plays one can go on with the other: the same tracks, coded alike.
-    pub(crate) fn continues(&self, other: &Presentation) -> bool {
+    /// Returns whether a player of one can continue with the other: the same tracks, coded alike.
+    pub(crate) fn is_compatible_with(&self, other: &Presentation) -> bool {
         let terms = |p: &Presentation| p.tracks.iter().map(|track| track.terms.clone()).collect::<Vec<_>>();
         self == other || terms(self) == terms(other)
     }
 
-    /// This, as those see it who play the other: with its payload types, where this one continues it.
+    /// Returns this presentation with the payload types of `other`, if they are compatible.
     pub(crate) fn as_continued_from(self: &Arc<Self>, other: Option<&Presentation>) -> Arc<Self> {
-        let Some(other) = other.filter(|other| self.continues(other)) else { return self.clone() };
+        let Some(other) = other.filter(|other| self.is_compatible_with(other)) else { return self.clone() };
         let wanted = |track: usize| {
             let known = other.tracks.get(track).and_then(|track| track.payload_type);
             known.zip(self.tracks.get(track)).filter(|(known, own)| own.payload_type != Some(*known))
@@ -203,8 +205,7 @@ impl Presentation {
         Arc::new(Self { sdp, tracks })
     }
 
-    /// The SDP for those who play from us, or to whom we announce it: as it came, but for the addresses, the ports and
-    /// the names of the tracks.
+    /// Returns the SDP for players and servers: as it came, but for addresses, ports and track names.
     pub(crate) fn to_sdp(&self) -> String {
         let mut out = String::with_capacity(self.sdp.len() + 64);
         let mut section = None;
@@ -229,12 +230,12 @@ impl Presentation {
         out
     }
 
-    /// The name of a track in [`Presentation::to_sdp`].
+    /// Returns the name of a track in [`Presentation::to_sdp`].
     pub(crate) fn control(track: usize) -> String {
         format!("trackID={track}")
     }
 
-    /// What it consists of, for people.
+    /// Returns the encodings of the tracks.
     pub(crate) fn description(&self) -> String {
         let name = |track: &Track| match track.encoding.as_str() {
             "H264" => "H.264".to_owned(),
@@ -250,7 +251,7 @@ impl Presentation {
     }
 }
 
-/// Each part of the SDP names itself at its end.
+/// Writes the control attribute at the end of a section of the SDP.
 fn end_section(out: &mut String, section: Option<usize>) {
     // Writing to a String does not fail.
     let _ = match section {
@@ -293,9 +294,9 @@ mod tests {
         let first = with("=1\r\na=c", "=1;sprop-parameter-sets=Z0I=,aM4=;profile-level-id=42e01f\r\na=c");
         assert_eq!(first.tracks()[0].parameter_sets, [&[0x67, 0x42][..], &[0x68, 0xce]]);
         let second = with("s=No Name", "s=Other");
-        assert!(first.continues(&second) && second.continues(&first) && first != second);
-        assert!(!with("packetization-mode=1", "packetization-mode=0").continues(&second));
-        assert!(!with("48000/2", "44100/2").continues(&second));
+        assert!(first.is_compatible_with(&second) && second.is_compatible_with(&first) && first != second);
+        assert!(!with("packetization-mode=1", "packetization-mode=0").is_compatible_with(&second));
+        assert!(!with("48000/2", "44100/2").is_compatible_with(&second));
     }
 
     #[test]
@@ -303,7 +304,7 @@ mod tests {
         let with = |from: &str, to: &str| Arc::new(Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap());
         let known = with("s=No Name", "s=Known");
         let other = with("RTP/AVP 97\r\nb=AS:128\r\na=rtpmap:97", "RTP/AVP 98\r\nb=AS:128\r\na=rtpmap:98");
-        assert!(other.continues(&known));
+        assert!(other.is_compatible_with(&known));
         let seen = other.as_continued_from(Some(&known));
         assert_eq!(seen.sdp, SDP);
         let changed: Vec<_> = seen.tracks().iter().map(|track| (track.payload_type, track.is_renumbered)).collect();
@@ -331,7 +332,7 @@ mod tests {
             "packetization-mode=1;sprop-parameter-sets=Z2QAHqzZ,aOl7LIs=;profile-level-id=64001e;level-asymmetry-allowed=1",
             "streamtype=5;profile-level-id=2;mode=AAC-hbr;config=1188;sizelength=13;indexlength=3;indexdeltalength=3",
         );
-        assert!(gstreamer.continues(&ffmpeg));
+        assert!(gstreamer.is_compatible_with(&ffmpeg));
     }
 
     proptest::proptest! {

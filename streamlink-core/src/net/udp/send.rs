@@ -1,8 +1,8 @@
-//! Sending in batches: runs of equal-sized datagrams leave in one call (GSO), header and payload gathered from
-//! where they lie.
+//! Sending in batches: runs of equal-sized datagrams leave in one call (GSO), with headers and payloads gathered from
+//! where they are.
 //!
-//! Where the kernel refuses a run, the same datagrams are sent one by one, so that none is lost, and the next
-//! runs are sent one by one as well, for a while: what was refused may be possible on the next route.
+//! Where the kernel refuses a run, the same datagrams are sent one by one, so that none is lost. So are the next runs
+//! for a while, as GSO may be possible on a later route.
 
 use super::socket::UdpSocket;
 use socket2::SockAddr;
@@ -12,17 +12,17 @@ use std::{
     os::fd::RawFd,
 };
 
-/// Segments of one run at most (`UDP_MAX_SEGMENTS` of kernels since 4.18).
+/// Maximum number of segments of one run (`UDP_MAX_SEGMENTS` of kernels since 4.18).
 const MAX_SEGMENTS: usize = 64;
-/// Bytes of one run at most: the largest UDP payload over IPv4, less room for IP options.
+/// Maximum number of bytes of one run: the largest UDP payload over IPv4, less room for IP options.
 const MAX_BYTES: usize = 65_000;
-/// How many runs are sent without GSO after the kernel has refused one; doubles up to the second number.
+/// Number of runs sent without GSO after the kernel has refused one; doubles up to the second number.
 const SKIP: (u32, u32) = (16, 4096);
 
-/// One datagram, gathered from two places.
+/// One datagram, gathered from two slices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Datagram<'a> {
-    /// May be empty.
+    /// The first slice; may be empty.
     pub(crate) head: &'a [u8],
     pub(crate) body: &'a [u8],
 }
@@ -33,12 +33,12 @@ impl Datagram<'_> {
     }
 }
 
-/// The address of a peer, as the kernel wants it.
+/// The address of a peer in the kernel's format.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer(SockAddr);
 
 impl Peer {
-    /// `peer`, as a socket with this local address reaches it.
+    /// Converts `peer`, as a socket with the local address `local` reaches it.
     pub(crate) fn new(peer: SocketAddr, local: SocketAddr) -> Self {
         match (peer.ip(), local) {
             (IpAddr::V4(v4), SocketAddr::V6(_)) => {
@@ -53,22 +53,22 @@ impl Peer {
     }
 }
 
-/// What became of a batch.
+/// The result of sending a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
-    /// Datagrams that are dealt with: sent, or refused. The rest is to be offered again when the socket can write.
+    /// Number of datagrams sent or refused. The rest is to be offered again when the socket is writable.
     pub(crate) done: usize,
-    /// Of these, the datagrams that the system refused for good: too long, no route, not permitted.
+    /// Number of these that the system refused for good: too long, no route, not permitted.
     pub(crate) refused: usize,
     /// The socket's buffer is full.
     pub(crate) blocked: bool,
 }
 
-/// Sends to one peer, and remembers what the kernel thinks of GSO there.
+/// Sends to one peer, and remembers whether the kernel accepts GSO for it.
 #[derive(Debug)]
 pub(crate) struct Sender {
     supported: bool,
-    /// Runs still to be sent without GSO.
+    /// Number of runs still to be sent without GSO.
     skip: u32,
     penalty: u32,
 }
@@ -89,7 +89,7 @@ impl Sender {
         self.send_to(socket, None, datagrams)
     }
 
-    /// The same, on a socket that is not connected.
+    /// Sends to a peer on a socket that is not connected.
     pub(crate) fn send_to(&mut self, socket: &UdpSocket, to: Option<&Peer>, datagrams: &[Datagram<'_>]) -> Sent {
         let mut sent = Sent::default();
         while let Some(rest) = datagrams.get(sent.done..).filter(|rest| !rest.is_empty()) {
@@ -133,8 +133,8 @@ impl Sender {
         may
     }
 
-    /// One `sendmsg`. An error that an earlier datagram has caused (a peer that does not listen) is taken off
-    /// the socket, and this one is tried again.
+    /// Calls `sendmsg` once. A pending error of an earlier datagram (from a peer that does not listen) is cleared, and
+    /// the call repeated.
     fn transmit(
         &self,
         socket: &UdpSocket,
@@ -154,7 +154,7 @@ impl Sender {
     }
 }
 
-/// How many datagrams from the first on can leave in one call: all as long as the first, and a shorter last one.
+/// Number of datagrams that can leave in one call: all as long as the first, and a shorter last one.
 fn run_length(datagrams: &[Datagram<'_>]) -> usize {
     let size = datagrams[0].len();
     if size == 0 {
@@ -186,7 +186,7 @@ fn send_message(fd: RawFd, to: Option<&Peer>, run: &[Datagram<'_>], segment: Opt
     let mut count = 0usize;
     for datagram in run.iter().take(MAX_SEGMENTS) {
         for part in [datagram.head, datagram.body] {
-            // Where one lies behind the other, they are one piece.
+            // Slices that are adjacent in memory become one.
             if let Some(last) = count.checked_sub(1).and_then(|last| vectors.get_mut(last))
                 && last.iov_base.cast_const().wrapping_byte_add(last.iov_len) == part.as_ptr().cast()
             {
@@ -257,7 +257,7 @@ mod tests {
         got
     }
 
-    /// Datagrams of all kinds of lengths: runs, a short end, an empty one, longer ones.
+    /// Datagrams of mixed lengths: runs, a short end, an empty one, longer ones.
     fn mixture() -> Vec<Vec<u8>> {
         let lengths = [1328usize, 1328, 1328, 700, 1328, 0, 1328, 1328, 40, 40, 40, 1400, 1400, 20_000, 20_000, 20_000];
         let many = std::iter::repeat_n(1328, 150);

@@ -1,4 +1,4 @@
-//! Opening UDP sockets: addresses, multicast, interfaces, buffers.
+//! Opening of UDP sockets: addresses, multicast, interfaces, buffers.
 
 use super::{
     receive::{Received, Receiver},
@@ -19,31 +19,31 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-/// The longest datagram of a socket that hears little, in bytes.
+/// Maximum length of a datagram read by [`UdpSocket::poll_each`], in bytes.
 const SHORT: usize = 2048;
-/// Datagrams of such a socket that are handled before others get their turn.
+/// Maximum number of datagrams of one [`UdpSocket::poll_each`], before others have a turn.
 const AT_ONCE: usize = 32;
 
 /// A multicast group to receive.
 #[derive(Clone, Debug)]
 pub(crate) struct Multicast {
-    /// Only this sender (RFC 4607).
+    /// The only sender to receive from (RFC 4607).
     pub(crate) source: Option<IpAddr>,
-    /// A name or an address.
+    /// The interface, by name or address.
     pub(crate) interface: Option<String>,
 }
 
-/// Where packets of an output leave from.
+/// The local address and interface that an output sends from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Egress {
     pub(crate) address: Option<IpAddr>,
     pub(crate) interface: Option<String>,
 }
 
-/// How a UDP socket is opened.
+/// Options of a UDP socket.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UdpOptions {
-    /// The group at the bound address.
+    /// The multicast group at the bound address.
     pub(crate) multicast: Option<Multicast>,
     /// In bytes; the system may grant less.
     pub(crate) receive_buffer: Option<usize>,
@@ -52,27 +52,27 @@ pub(crate) struct UdpOptions {
     /// Time to live, or hop limit, of unicast and multicast packets.
     pub(crate) ttl: Option<u8>,
     pub(crate) egress: Egress,
-    /// A socket that sends hears much as well: it takes runs of datagrams, with their time of arrival.
-    pub(crate) converses: bool,
-    /// Whatever comes is of no interest: it is never read, and the system keeps none of it.
-    pub(crate) deaf: bool,
+    /// A sending socket that also receives much: runs of datagrams (GRO), with arrival times.
+    pub(crate) bidirectional: bool,
+    /// What arrives is never read, and the system keeps none of it.
+    pub(crate) send_only: bool,
 }
 
 /// A non-blocking UDP socket of the runtime.
 #[derive(Debug)]
 pub(crate) struct UdpSocket {
     io: Io,
-    /// The same socket, while there is no room: tells when there is.
+    /// A duplicate of the descriptor while the send buffer is full, to be woken when there is room.
     room: Option<AsyncFd<OwnedFd>>,
     local: SocketAddr,
 }
 
-/// Whether the runtime knows of it, which costs something with every datagram that leaves.
+/// Registration with the runtime, which costs something with every datagram sent.
 #[derive(Debug)]
 enum Io {
-    /// For what comes alone: of room for more, the system would tell each time that it has sent something.
-    Hears(AsyncFd<Socket>),
-    Deaf(Socket),
+    /// For readability alone: registered for writability, too, it would be reported after each datagram that has left.
+    Registered(AsyncFd<Socket>),
+    SendOnly(Socket),
 }
 
 fn domain(address: IpAddr) -> Domain {
@@ -83,11 +83,11 @@ fn domain(address: IpAddr) -> Domain {
 }
 
 impl UdpSocket {
-    /// A socket that receives at `address`, or from the group that it names. Must be called within the runtime.
+    /// Opens a socket that receives at `address`, or from the group that it names. Must be called within the runtime.
     pub(crate) fn receiving(address: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
         let socket = open(address.ip(), options)?;
         if address.ip().is_unspecified() && address.is_ipv6() {
-            socket.set_only_v6(false)?; // `[::]` hears IPv4 too
+            socket.set_only_v6(false)?; // `[::]` receives IPv4, too
         }
         if address.ip().is_multicast() {
             // Several programs may receive one group.
@@ -101,7 +101,7 @@ impl UdpSocket {
         Self::register(socket, options)
     }
 
-    /// A socket that sends to `peer`, and hears from it alone. Must be called within the runtime.
+    /// Opens a socket that sends to `peer`, and receives from it alone. Must be called within the runtime.
     pub(crate) fn sending(peer: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
         let socket = open(peer.ip(), options)?;
         let any: IpAddr = match peer {
@@ -119,7 +119,7 @@ impl UdpSocket {
             }
         }
         socket.connect(&peer.into())?;
-        if options.converses {
+        if options.bidirectional {
             super::receive::enable_extras(&socket);
         }
         Self::register(socket, options)
@@ -129,28 +129,28 @@ impl UdpSocket {
     fn register(socket: Socket, options: &UdpOptions) -> io::Result<Self> {
         let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
         // SAFETY: the socket owns its descriptor, keeps it for as long as it lives, and is never given out mutably.
-        let hears = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        let io = if options.deaf { Io::Deaf(socket) } else { Io::Hears(hears(socket)?) };
+        let register = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+        let io = if options.send_only { Io::SendOnly(socket) } else { Io::Registered(register(socket)?) };
         Ok(Self { io, room: None, local })
     }
 
-    /// Sends to this peer from now on, and hears from it alone: the way there is not looked for each time.
+    /// Connects the socket to a peer: the route is looked up once, and only this peer is received.
     pub(crate) fn connect(&self, peer: &Peer) -> io::Result<()> {
         self.socket().connect(peer.address())
     }
 
     fn socket(&self) -> &Socket {
         match &self.io {
-            Io::Hears(io) => io.get_ref(),
-            Io::Deaf(socket) => socket,
+            Io::Registered(io) => io.get_ref(),
+            Io::SendOnly(socket) => socket,
         }
     }
 
-    /// Ready when something may have come.
+    /// Ready when the socket may be readable.
     fn poll_ready<'a>(&'a self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'a, Socket>>> {
         match &self.io {
-            Io::Hears(io) => io.poll_read_ready(cx),
-            Io::Deaf(_) => Poll::Pending,
+            Io::Registered(io) => io.poll_read_ready(cx),
+            Io::SendOnly(_) => Poll::Pending,
         }
     }
 
@@ -159,8 +159,8 @@ impl UdpSocket {
         self.local
     }
 
-    /// Waits until there may be something to read, and reads what is there: nothing, when that was read already by
-    /// the time that the runtime heard of it. Stops after `most` datagrams, or a few more.
+    /// Waits until the socket may be readable, and reads what is there: nothing, if it was read before the runtime
+    /// reported it. Stops after `most` datagrams, or a few more.
     pub(crate) async fn drain(
         &self,
         memory: &mut Receiver,
@@ -170,7 +170,7 @@ impl UdpSocket {
         poll_fn(|cx| self.poll_drain(cx, memory, most, &mut each)).await
     }
 
-    /// The same, for one task that waits for several sockets.
+    /// Reads as [`UdpSocket::drain`] does, for a task that polls several sockets.
     pub(crate) fn poll_drain(
         &self,
         cx: &mut Context<'_>,
@@ -192,7 +192,7 @@ impl UdpSocket {
                         return Poll::Ready(Ok(()));
                     }
                 }
-                // Fewer than there was room for: the socket is empty, and whatever comes from now on is news.
+                // Fewer than there was room for: the socket is empty, and later arrivals are reported.
                 Ok(false) => {
                     guard.clear_ready();
                     return Poll::Ready(Ok(()));
@@ -209,8 +209,9 @@ impl UdpSocket {
         }
     }
 
-    /// Hands over the datagrams that have come, one at a time, for a socket that hears little: it needs no memory. Those
-    /// longer than [`SHORT`] bytes are cut. Of an error, as of a peer that does not listen, the peer's silence tells.
+    /// Reads what has arrived, one datagram at a time, for a socket that receives little: it needs no buffer of its
+    /// own. Datagrams longer than [`SHORT`] bytes are truncated. Socket errors (such as those of a peer that does not
+    /// listen) are ignored: the peer's silence is noticed instead.
     pub(crate) fn poll_each(&self, cx: &mut Context<'_>, mut each: impl FnMut(&[u8], SocketAddr)) {
         for _ in 0..AT_ONCE {
             let Poll::Ready(Ok(mut guard)) = self.poll_ready(cx) else { return };
@@ -218,7 +219,7 @@ impl UdpSocket {
             match self.socket().recv_from(&mut memory) {
                 Ok((length, sender)) => {
                     guard.retain_ready();
-                    // SAFETY: so many bytes were written, and a byte has no other requirement.
+                    // SAFETY: `recv_from` has written so many bytes, and any value is valid for a byte.
                     #[allow(unsafe_code)]
                     let bytes = unsafe { &*(std::ptr::from_ref(&memory[..length.min(SHORT)]) as *const [u8]) };
                     if let Some(sender) = sender.as_socket() {
@@ -226,20 +227,20 @@ impl UdpSocket {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                // There may be something behind it.
+                // There may be datagrams behind the error.
                 Err(_) => guard.retain_ready(),
             }
         }
-        cx.waker().wake_by_ref(); // there is more, and others have their turn first
+        cx.waker().wake_by_ref(); // there may be more; others have their turn first
     }
 
-    /// Waits until there is something to read, without reading it.
+    /// Waits until the socket is readable, without reading.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_ready(cx)).await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Ready when the socket can take more. Writing itself goes straight to the descriptor: it nearly always
-    /// succeeds, and the runtime need not be asked first.
+    /// Ready when the socket can take more. Writes go straight to the descriptor: they nearly always succeed, and need
+    /// not ask the runtime first.
     pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let fd = self.as_raw_fd();
         while !can_write(fd) {
@@ -247,10 +248,10 @@ impl UdpSocket {
                 self.room = self.watch_room().ok();
             }
             match self.room.as_ref().map(|room| room.poll_write_ready(cx)) {
-                // Of before the buffer was full.
+                // Readiness of before the buffer was full.
                 Some(Poll::Ready(Ok(mut guard))) => guard.clear_ready(),
                 Some(_) => return Poll::Pending,
-                // No descriptor is left: it looks again when others had their turn.
+                // No descriptor is left: poll again when others had their turn.
                 None => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
@@ -261,7 +262,7 @@ impl UdpSocket {
         Poll::Ready(())
     }
 
-    /// The runtime holds a descriptor once: this is another one.
+    /// Registers a duplicate of the descriptor: the runtime registers each descriptor once.
     #[allow(unsafe_code)]
     fn watch_room(&self) -> io::Result<AsyncFd<OwnedFd>> {
         let another = self.socket().as_fd().try_clone_to_owned()?;
@@ -269,7 +270,7 @@ impl UdpSocket {
         Ok(unsafe { AsyncFd::register_with_interest(another, Interest::WRITABLE) }?)
     }
 
-    /// The descriptor, to write to and to look at socket options.
+    /// Returns the descriptor, for writes and socket options.
     pub(crate) fn as_raw_fd(&self) -> RawFd {
         self.socket().as_raw_fd()
     }
@@ -285,7 +286,7 @@ fn can_write(fd: RawFd) -> bool {
 fn open(ip: IpAddr, options: &UdpOptions) -> io::Result<Socket> {
     let socket = Socket::new(domain(ip), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     // The system caps both at net.core.[rw]mem_max; less than asked for is no error.
-    let receive_buffer = if options.deaf { Some(0) } else { options.receive_buffer };
+    let receive_buffer = if options.send_only { Some(0) } else { options.receive_buffer };
     if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes)?;
     }
@@ -378,12 +379,12 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// With sockets of another kind, which hold a bounded number of datagrams: those of UDP leave the loopback at once.
+    /// Uses a Unix socket pair, which holds a bounded number of datagrams: those of UDP leave the loopback at once.
     #[tokio::test]
     async fn a_full_socket_is_waited_for_and_the_waiting_leaves_nothing_behind() -> io::Result<()> {
         let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut socket = UdpSocket { io: Io::Deaf(ours), room: None, local };
+        let mut socket = UdpSocket { io: Io::SendOnly(ours), room: None, local };
         for _ in 0..3 {
             poll_fn(|cx| socket.poll_writable(cx)).await;
             while socket.socket().send(&[1]).is_ok() {}
@@ -397,7 +398,7 @@ mod tests {
         Ok(())
     }
 
-    /// The runtime may tell of a datagram that was read together with those before it.
+    /// The runtime may report a datagram that was read together with those before it.
     #[tokio::test]
     async fn what_was_read_already_is_not_waited_for() {
         let socket = UdpSocket::receiving(SocketAddr::from(([127, 0, 0, 1], 0)), &UdpOptions::default()).unwrap();

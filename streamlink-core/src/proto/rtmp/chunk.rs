@@ -5,7 +5,7 @@
 //! [`MAX_BUFFERED`] bytes of messages that are not complete. [`Framing`] does the opposite without copying: it
 //! names the slices (headers and pieces of the message's body) that a vectored write hands to the kernel.
 
-use super::{Fault, message};
+use super::{ProtocolError, message};
 use bytes::{Bytes, BytesMut};
 use std::ops::Deref;
 
@@ -172,7 +172,7 @@ impl ChunkReader {
     ///
     /// # Errors
     /// When the peer breaks the protocol or exceeds a bound.
-    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolError> {
         loop {
             let done = match self.body {
                 Some((at, left)) => self.read_body(at, left, input)?,
@@ -192,15 +192,16 @@ impl ChunkReader {
     }
 
     /// Set Chunk Size and Abort concern nobody else (sections 5.4.1 and 5.4.2).
-    fn obey(&mut self, message: &Message<'_>) -> Result<bool, Fault> {
-        let value = || -> Result<u32, Fault> {
-            let bytes = message.body.first_chunk().ok_or(Fault::Malformed("a control message that is too short"))?;
+    fn obey(&mut self, message: &Message<'_>) -> Result<bool, ProtocolError> {
+        let value = || -> Result<u32, ProtocolError> {
+            let bytes =
+                message.body.first_chunk().ok_or(ProtocolError::Malformed("a control message that is too short"))?;
             Ok(u32::from_be_bytes(*bytes))
         };
         match message.kind {
             message::SET_CHUNK_SIZE => match value()? {
                 size @ 1..=0x7fff_ffff => self.chunk_size = size as usize,
-                size => return Err(Fault::ChunkSize(size)),
+                size => return Err(ProtocolError::ChunkSize(size)),
             },
             message::ABORT => {
                 let id = value()?;
@@ -215,7 +216,7 @@ impl ChunkReader {
         Ok(true)
     }
 
-    fn read_head(&mut self, input: &mut &[u8]) -> Result<Progress, Fault> {
+    fn read_head(&mut self, input: &mut &[u8]) -> Result<Progress, ProtocolError> {
         // Nearly always all of it is there.
         if self.have == 0
             && let Head::Complete { format, id, basic, length, extended } = self.head(input)?
@@ -246,7 +247,7 @@ impl ChunkReader {
     }
 
     /// Looks at what is there of a header.
-    fn head(&self, head: &[u8]) -> Result<Head, Fault> {
+    fn head(&self, head: &[u8]) -> Result<Head, ProtocolError> {
         let Some(first) = head.first() else { return Ok(Head::Needs(1)) };
         let format = first >> 6;
         let (basic, id) = match (first & 0x3f, head) {
@@ -277,12 +278,14 @@ impl ChunkReader {
     }
 
     /// A header is complete: a message begins or goes on. `fields`: what is behind the basic header.
-    fn begin(&mut self, format: u8, id: u32, fields: &[u8], extended: Option<u32>) -> Result<Progress, Fault> {
+    fn begin(&mut self, format: u8, id: u32, fields: &[u8], extended: Option<u32>) -> Result<Progress, ProtocolError> {
         let mut at = match self.streams.iter().position(|s| s.id == id) {
             Some(at) => at,
             // librtmp's first ping starts with a header of format 1.
-            None if format > 1 => return Err(Fault::Malformed("a chunk that continues nothing")),
-            None if self.streams.len() >= MAX_STREAMS => return Err(Fault::Malformed("too many chunk streams")),
+            None if format > 1 => return Err(ProtocolError::Malformed("a chunk that continues nothing")),
+            None if self.streams.len() >= MAX_STREAMS => {
+                return Err(ProtocolError::Malformed("too many chunk streams"));
+            }
             None => {
                 self.streams.push(ChunkStream { id, ..ChunkStream::default() });
                 self.streams.len() - 1
@@ -318,7 +321,7 @@ impl ChunkReader {
         let limit = if self.media && message::is_media(stream.kind) { MAX_MEDIA } else { MAX_OTHER };
         let length = stream.length as usize;
         if length > limit {
-            return Err(Fault::TooLong { kind: stream.kind, length });
+            return Err(ProtocolError::TooLong { kind: stream.kind, length });
         }
         stream.partial = Some(BytesMut::new());
         self.body = Some((at, length.min(self.chunk_size)));
@@ -326,7 +329,7 @@ impl ChunkReader {
     }
 
     /// The next chunk of a message. `stray`: bytes of its body that were read with the header.
-    fn resume(&mut self, at: usize, stray: Option<[u8; 4]>) -> Result<Progress, Fault> {
+    fn resume(&mut self, at: usize, stray: Option<[u8; 4]>) -> Result<Progress, ProtocolError> {
         let stream = &self.streams[at];
         let have = stream.partial.as_ref().map_or(0, BytesMut::len);
         let left = (stream.length as usize).saturating_sub(have).min(self.chunk_size);
@@ -351,7 +354,12 @@ impl ChunkReader {
         }
     }
 
-    fn read_body<'a>(&mut self, at: usize, left: usize, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, Fault> {
+    fn read_body<'a>(
+        &mut self,
+        at: usize,
+        left: usize,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Message<'a>>, ProtocolError> {
         let take = left.min(input.len());
         let (taken, rest) = input.split_at(take);
         *input = rest;
@@ -365,7 +373,7 @@ impl ChunkReader {
         }
         self.buffered += take;
         if self.buffered > if self.media { MAX_BUFFERED } else { MAX_BUFFERED_EARLY } {
-            return Err(Fault::Malformed("too many messages in progress"));
+            return Err(ProtocolError::Malformed("too many messages in progress"));
         }
         let partial = stream.partial.get_or_insert_default();
         if partial.capacity() == 0 {

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn read_all(reader: &mut ChunkReader, bytes: &[u8], splits: &[usize]) -> Result<Vec<Message<'static>>, Fault> {
+fn read_all(reader: &mut ChunkReader, bytes: &[u8], splits: &[usize]) -> Result<Vec<Message<'static>>, ProtocolError> {
     let (mut messages, mut from) = (Vec::new(), 0);
     for split in splits.iter().copied().filter(|s| *s < bytes.len()).chain([bytes.len()]) {
         let mut input = &bytes[from..split.max(from)];
@@ -176,25 +176,25 @@ fn hostile_chunks_are_refused() {
         Framing { chunk_size: 128, stream: 0 }.write(1, 0, 0, &size.to_be_bytes(), &mut bytes);
         bytes
     };
-    assert_eq!(refuse(&set(0)), Fault::ChunkSize(0));
-    assert_eq!(refuse(&set(1 << 31)), Fault::ChunkSize(1 << 31));
+    assert_eq!(refuse(&set(0)), ProtocolError::ChunkSize(0));
+    assert_eq!(refuse(&set(1 << 31)), ProtocolError::ChunkSize(1 << 31));
     assert!(read_all(&mut reader(), &set(0x7fff_ffff), &[]).is_ok());
     for first in [0xc6, 0x86] {
-        assert_eq!(refuse(&[first, 0, 0, 0, 0]), Fault::Malformed("a chunk that continues nothing"));
+        assert_eq!(refuse(&[first, 0, 0, 0, 0]), ProtocolError::Malformed("a chunk that continues nothing"));
     }
     let long = [0x03, 0, 0, 0, 0xff, 0xff, 0xff, message::COMMAND, 0, 0, 0, 0];
-    assert_eq!(refuse(&long), Fault::TooLong { kind: message::COMMAND, length: 0xff_ffff });
+    assert_eq!(refuse(&long), ProtocolError::TooLong { kind: message::COMMAND, length: 0xff_ffff });
     let mut early = ChunkReader::new();
     let video = [0x06, 0, 0, 0, 0x02, 0, 0, VIDEO, 0, 0, 0, 0];
     assert!(early.read(&mut &video[..]).is_err(), "no long messages before they are expected");
     let many: Vec<u8> =
         (0..70u8).flat_map(|i| [0x00, i, 0, 0, 0, 0, 0, 9, VIDEO, 0, 0, 0, 0].into_iter().chain([0; 9])).collect();
-    assert_eq!(refuse(&many), Fault::Malformed("too many chunk streams"));
+    assert_eq!(refuse(&many), ProtocolError::Malformed("too many chunk streams"));
     // Many long messages in progress at once: each has sent a chunk of 4 MiB of its 8.
     let mut bytes = set(4 << 20);
     for id in 0..7u8 {
         bytes.extend([0x00, id, 0, 0, 0, 0x80, 0, 0, VIDEO, 0, 0, 0, 0]);
         bytes.extend(vec![0; 4 << 20]);
     }
-    assert_eq!(refuse(&bytes), Fault::Malformed("too many messages in progress"));
+    assert_eq!(refuse(&bytes), ProtocolError::Malformed("too many messages in progress"));
 }

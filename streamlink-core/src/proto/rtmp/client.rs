@@ -1,7 +1,7 @@
 //! The side that calls: connects to an application of a server, and publishes to it or plays from it.
 
 use super::{
-    Fault, Link, Message,
+    Link, Message, ProtocolError,
     link::WINDOW,
     message::{self, event},
 };
@@ -9,7 +9,7 @@ use crate::media::flv::amf0::{self, Value};
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum ClientRole {
     Publish {
         /// The size of the chunks that we send.
         chunk_size: usize,
@@ -19,7 +19,7 @@ pub(crate) enum Purpose {
 
 /// What the host is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome<'a> {
+pub(crate) enum ClientEvent<'a> {
     /// The server takes or sends media from now on.
     Ready,
     /// The server refuses; what it says.
@@ -53,7 +53,7 @@ const BUFFER: u32 = 3000;
 pub(crate) struct ClientSession {
     link: Link,
     state: State,
-    purpose: Purpose,
+    purpose: ClientRole,
     app: String,
     /// The address of the application, as in `rtmp://example.com/live`.
     url: String,
@@ -62,7 +62,7 @@ pub(crate) struct ClientSession {
 
 impl ClientSession {
     /// `random` fills the handshake's packets.
-    pub(crate) fn new(purpose: Purpose, app: &str, url: &str, key: &str, random: fn(&mut [u8])) -> Self {
+    pub(crate) fn new(purpose: ClientRole, app: &str, url: &str, key: &str, random: fn(&mut [u8])) -> Self {
         let (app, url, key) = (app.to_owned(), url.to_owned(), key.to_owned());
         Self { link: Link::client(random), state: State::Handshake, purpose, app, url, key }
     }
@@ -75,7 +75,7 @@ impl ClientSession {
     ///
     /// # Errors
     /// When the server breaks the protocol.
-    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Outcome<'a>>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<ClientEvent<'a>>, ProtocolError> {
         loop {
             let message = self.link.read(input)?;
             if self.state == State::Handshake && self.link.is_open() {
@@ -84,7 +84,7 @@ impl ClientSession {
             let Some(message) = message else { return Ok(None) };
             let outcome = match message.kind {
                 message::COMMAND => self.command(&message)?,
-                _ if self.state == State::Ready || self.state == State::Asking => Some(Outcome::Media(message)),
+                _ if self.state == State::Ready || self.state == State::Asking => Some(ClientEvent::Media(message)),
                 _ => None,
             };
             if outcome.is_some() {
@@ -95,7 +95,7 @@ impl ClientSession {
 
     fn connect(&mut self) {
         self.state = State::Connecting;
-        let publishes = self.purpose != Purpose::Play;
+        let publishes = self.purpose != ClientRole::Play;
         let mut arguments = vec![
             ("app".to_owned(), Value::text(&*self.app)),
             ("type".to_owned(), Value::text("nonprivate")),
@@ -120,7 +120,7 @@ impl ClientSession {
         self.command_out("connect", CONNECT, 0, [Value::Object(arguments)]);
     }
 
-    fn command(&mut self, message: &Message<'_>) -> Result<Option<Outcome<'static>>, Fault> {
+    fn command(&mut self, message: &Message<'_>) -> Result<Option<ClientEvent<'static>>, ProtocolError> {
         let values = amf0::read_all(&message.body)?;
         let name = values.first().and_then(Value::as_text).unwrap_or_default();
         let transaction = values.get(1).and_then(Value::as_number).unwrap_or(0.0);
@@ -151,13 +151,13 @@ impl ClientSession {
     fn create(&mut self) {
         self.state = State::Creating;
         match self.purpose {
-            Purpose::Publish { chunk_size } => {
+            ClientRole::Publish { chunk_size } => {
                 self.link.announce_chunk_size(chunk_size);
                 let key = self.key.clone();
                 self.command_out("releaseStream", RELEASE, 0, [Value::Null, Value::text(&*key)]);
                 self.command_out("FCPublish", FC_PUBLISH, 0, [Value::Null, Value::text(key)]);
             }
-            Purpose::Play => self.link.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, WINDOW),
+            ClientRole::Play => self.link.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, WINDOW),
         }
         self.command_out("createStream", CREATE, 0, [Value::Null]);
     }
@@ -167,10 +167,10 @@ impl ClientSession {
         self.link.set_stream(stream);
         let key = Value::text(&*self.key);
         match self.purpose {
-            Purpose::Publish { .. } => {
+            ClientRole::Publish { .. } => {
                 self.command_out("publish", ASK, stream, [Value::Null, key, Value::text("live")])
             }
-            Purpose::Play => {
+            ClientRole::Play => {
                 self.link.expect_media();
                 // -2: live, or recorded if there is nothing live.
                 self.command_out("play", ASK, stream, [Value::Null, key, Value::Number(-2000.0)]);
@@ -179,34 +179,34 @@ impl ClientSession {
         }
     }
 
-    fn status(&mut self, code: &str, level: &str, description: String) -> Option<Outcome<'static>> {
+    fn status(&mut self, code: &str, level: &str, description: String) -> Option<ClientEvent<'static>> {
         match code {
             "NetStream.Publish.Start" | "NetStream.Play.Start" if self.state == State::Asking => {
                 self.state = State::Ready;
-                Some(Outcome::Ready)
+                Some(ClientEvent::Ready)
             }
             "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete" => {
                 self.state = State::Ended;
-                Some(Outcome::End)
+                Some(ClientEvent::End)
             }
             _ if level == "error" => Some(self.rejected(code.to_owned(), description)),
             _ => None,
         }
     }
 
-    fn rejected(&mut self, code: String, description: String) -> Outcome<'static> {
+    fn rejected(&mut self, code: String, description: String) -> ClientEvent<'static> {
         self.state = State::Ended;
         // What a server says goes into events and logs: it is shortened, and the key is taken out.
         let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
         let text = if self.key.is_empty() { text } else { text.replace(&self.key, "…") };
-        Outcome::Rejected(text.chars().filter(|c| !c.is_control()).take(256).collect())
+        ClientEvent::Rejected(text.chars().filter(|c| !c.is_control()).take(256).collect())
     }
 
     /// Says goodbye to the server.
     pub(crate) fn end(&mut self) {
         if self.state == State::Ready {
             let stream = self.link.framing().stream;
-            if matches!(self.purpose, Purpose::Publish { .. }) {
+            if matches!(self.purpose, ClientRole::Publish { .. }) {
                 let key = Value::text(&*self.key);
                 self.command_out("FCUnpublish", 6.0, 0, [Value::Null, key]);
             }

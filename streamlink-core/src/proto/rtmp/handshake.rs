@@ -1,7 +1,7 @@
 //! The handshake (RTMP specification, section 5.2), plain and with the digests that Flash's servers and players
 //! exchange (which is written down nowhere, but spoken by every server): 1 + 1536 + 1536 bytes in each direction.
 
-use super::Fault;
+use super::ProtocolError;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -44,12 +44,12 @@ impl Handshake {
     /// Takes what it needs from `input` and appends its answers to `out`; true when the handshake is complete.
     ///
     /// # Errors
-    /// [`Fault::Handshake`] when the peer does not speak RTMP.
-    pub(crate) fn read(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<bool, Fault> {
+    /// [`ProtocolError::Handshake`] when the peer does not speak RTMP.
+    pub(crate) fn read(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<bool, ProtocolError> {
         if !self.answered {
             self.fill(input, 1 + PACKET);
             if self.inbox.first().is_some_and(|version| *version != VERSION) {
-                return Err(Fault::Handshake);
+                return Err(ProtocolError::Handshake);
             }
             let Some(theirs) = self.inbox.get(1..1 + PACKET) else { return Ok(false) };
             let answer = self.answer(theirs);
@@ -172,6 +172,6 @@ mod tests {
     #[test]
     fn what_is_not_rtmp_is_refused_at_its_first_byte() {
         let mut server = Handshake::server(random);
-        assert_eq!(server.read(&mut &b"GET / HTTP/1.1\r\n"[..], &mut Vec::new()), Err(Fault::Handshake));
+        assert_eq!(server.read(&mut &b"GET / HTTP/1.1\r\n"[..], &mut Vec::new()), Err(ProtocolError::Handshake));
     }
 }

@@ -1,6 +1,6 @@
 //! One side of a connection, up to commands: the handshake, chunks, acknowledgements, pings.
 
-use super::{Body, ChunkReader, Fault, Framing, Handshake, Message, message};
+use super::{Body, ChunkReader, Framing, Handshake, Message, ProtocolError, message};
 use crate::media::{
     RtmpKind,
     flv::amf0::{self, Value},
@@ -97,7 +97,7 @@ impl Link {
     ///
     /// # Errors
     /// When the peer breaks the protocol, exceeds a bound, or lets our answers pile up.
-    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolError> {
         if let Some(handshake) = &mut self.handshake {
             if !handshake.read(input, &mut self.out)? {
                 return Ok(None);
@@ -113,7 +113,7 @@ impl Link {
                 return Ok(Some(message));
             }
             if self.out.len() > MAX_PENDING {
-                return Err(Fault::Malformed("it does not read our answers"));
+                return Err(ProtocolError::Malformed("it does not read our answers"));
             }
         }
     }
@@ -124,10 +124,10 @@ impl Link {
     }
 
     /// Handles what concerns the connection alone, and brings the rest into one form.
-    fn protocol<'a>(&mut self, mut message: Message<'a>) -> Result<Option<Message<'a>>, Fault> {
+    fn protocol<'a>(&mut self, mut message: Message<'a>) -> Result<Option<Message<'a>>, ProtocolError> {
         let number = |at: usize| {
             let bytes = message.body.get(at..at + 4).and_then(|b| b.first_chunk());
-            bytes.map(|b| u32::from_be_bytes(*b)).ok_or(Fault::Malformed("a control message that is too short"))
+            bytes.map(|b| u32::from_be_bytes(*b)).ok_or(ProtocolError::Malformed("a control message that is too short"))
         };
         match message.kind {
             message::ACKNOWLEDGEMENT => {}
@@ -191,7 +191,7 @@ impl Link {
 }
 
 /// FLV tags in one message (section 7.1.6); their times count from that of the first.
-fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, Fault> {
+fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, ProtocolError> {
     let whole = Bytes::from(message.body);
     let (mut parts, mut first, mut at) = (VecDeque::new(), None, 0usize);
     while let Some(&[kind, l1, l2, l3, t1, t2, t3, t4, _, _, _]) = whole.get(at..).and_then(|r| r.first_chunk()) {
@@ -200,7 +200,7 @@ fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, F
         let start = at + 11;
         let body = match whole.len().checked_sub(start) {
             Some(left) if left >= length => Body::Gathered(whole.slice(start..start + length)),
-            _ => return Err(Fault::Malformed("an aggregate message that breaks off")),
+            _ => return Err(ProtocolError::Malformed("an aggregate message that breaks off")),
         };
         let offset = time.wrapping_sub(*first.get_or_insert(time));
         if matches!(kind, message::AUDIO | message::VIDEO | message::DATA) {
@@ -208,7 +208,7 @@ fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, F
             parts.push_back(Message { kind, timestamp, stream: message.stream, body });
         }
         if parts.len() > MAX_AGGREGATE {
-            return Err(Fault::Malformed("too many messages in one"));
+            return Err(ProtocolError::Malformed("too many messages in one"));
         }
         at = start + length + 4; // and the size of the tag, again
     }

@@ -14,7 +14,7 @@ mod server;
 mod tests;
 
 pub(crate) use chunk::{Body, ChunkHeads, Framing, Message};
-pub(crate) use client::{ClientSession, Outcome, Purpose};
+pub(crate) use client::{ClientEvent, ClientRole, ClientSession};
 pub(crate) use link::Link;
 pub(crate) use server::{Refusal, Request, ServerSession};
 
@@ -24,7 +24,7 @@ use handshake::Handshake;
 
 /// What a peer did that ends its connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum ProtocolError {
     #[error("it does not speak RTMP")]
     Handshake,
     #[error("a chunk size of {0}")]

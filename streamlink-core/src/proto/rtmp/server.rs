@@ -1,7 +1,7 @@
 //! The side that was called: a publisher or a player comes, says which stream it wants, and is let in or not.
 
 use super::{
-    Fault, Link, Message,
+    Link, Message, ProtocolError,
     link::{CHUNK_SIZE, WINDOW},
     message::{self, event},
 };
@@ -88,7 +88,7 @@ impl ServerSession {
     ///
     /// # Errors
     /// When the peer breaks the protocol.
-    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Request<'a>>, Fault> {
+    pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Request<'a>>, ProtocolError> {
         while let Some(message) = self.link.read(input)? {
             let request = match message.kind {
                 message::COMMAND => self.command(&message)?,
@@ -102,30 +102,30 @@ impl ServerSession {
         Ok(None)
     }
 
-    fn command(&mut self, message: &Message<'_>) -> Result<Option<Request<'static>>, Fault> {
+    fn command(&mut self, message: &Message<'_>) -> Result<Option<Request<'static>>, ProtocolError> {
         if matches!(self.state, State::Fresh | State::Connected) {
             self.commands += 1;
             if self.commands > MAX_COMMANDS {
-                return Err(Fault::Malformed("too many commands"));
+                return Err(ProtocolError::Malformed("too many commands"));
             }
         }
         let values = amf0::read_all(&message.body)?;
         let Some(name) = values.first().and_then(Value::as_text) else {
-            return Err(Fault::Malformed("a command without a name"));
+            return Err(ProtocolError::Malformed("a command without a name"));
         };
         let transaction = values.get(1).and_then(Value::as_number).unwrap_or(0.0);
         let argument = |at: usize| values.get(at).and_then(Value::as_text).unwrap_or_default();
         match (name, self.state) {
             ("connect", State::Fresh) => self.connect(transaction, values.get(2))?,
-            ("connect", _) => return Err(Fault::Unexpected("connect")),
-            (_, State::Fresh) => return Err(Fault::Unexpected("a command before connect")),
+            ("connect", _) => return Err(ProtocolError::Unexpected("connect")),
+            (_, State::Fresh) => return Err(ProtocolError::Unexpected("a command before connect")),
             ("createStream", _) => self.result(transaction, Value::Null, Value::Number(f64::from(STREAM))),
             ("getStreamLength", _) => self.result(transaction, Value::Null, Value::Number(0.0)),
             ("releaseStream" | "_checkbw", _) => self.result(transaction, Value::Null, Value::Undefined),
             ("FCPublish", _) => self.notify_key("onFCPublish", "NetStream.Publish.Start", argument(3)),
             ("FCSubscribe", _) => self.notify_key("onFCSubscribe", "NetStream.Play.Start", argument(3)),
             ("publish" | "play", State::Connected) => return self.ask(name == "publish", argument(3)).map(Some),
-            ("publish" | "play", _) => return Err(Fault::Unexpected("publish or play")),
+            ("publish" | "play", _) => return Err(ProtocolError::Unexpected("publish or play")),
             ("pause", State::Playing) => {
                 // Live: there is nothing to pause, and the player is told so.
                 self.status("status", "NetStream.Play.Start", "This stream is live.");
@@ -142,9 +142,10 @@ impl ServerSession {
         Ok(None)
     }
 
-    fn connect(&mut self, transaction: f64, arguments: Option<&Value>) -> Result<(), Fault> {
+    fn connect(&mut self, transaction: f64, arguments: Option<&Value>) -> Result<(), ProtocolError> {
         let field = |name| arguments.and_then(|a| a.field(name));
-        let app = field("app").and_then(Value::as_text).ok_or(Fault::Malformed("connect without an application"))?;
+        let app =
+            field("app").and_then(Value::as_text).ok_or(ProtocolError::Malformed("connect without an application"))?;
         // Some clients put parameters or a slash at the end.
         let app = app.split_once('?').map_or(app, |(app, _)| app).trim_matches('/');
         self.app = bounded(app)?;
@@ -175,7 +176,7 @@ impl ServerSession {
         Ok(())
     }
 
-    fn ask(&mut self, publish: bool, name: &str) -> Result<Request<'static>, Fault> {
+    fn ask(&mut self, publish: bool, name: &str) -> Result<Request<'static>, ProtocolError> {
         self.key = bounded(name)?;
         self.state = State::Asked { publish };
         let (app, key) = (self.app.clone(), self.key.clone());
@@ -248,9 +249,9 @@ impl ServerSession {
     }
 }
 
-fn bounded(name: &str) -> Result<String, Fault> {
+fn bounded(name: &str) -> Result<String, ProtocolError> {
     match name.len() <= MAX_NAME {
         true => Ok(name.to_owned()),
-        false => Err(Fault::Malformed("a name that is too long")),
+        false => Err(ProtocolError::Malformed("a name that is too long")),
     }
 }

@@ -13,12 +13,12 @@ struct Pair {
     server: ServerSession,
     client: ClientSession,
     requests: Vec<Request<'static>>,
-    outcomes: Vec<Outcome<'static>>,
+    outcomes: Vec<ClientEvent<'static>>,
     step: usize,
 }
 
 impl Pair {
-    fn new(purpose: Purpose, step: usize) -> Self {
+    fn new(purpose: ClientRole, step: usize) -> Self {
         let client = ClientSession::new(purpose, "live", "rtmp://host/live", "key", random);
         Self { server: ServerSession::new(random), client, requests: Vec::new(), outcomes: Vec::new(), step }
     }
@@ -43,12 +43,12 @@ impl Pair {
     }
 }
 
-fn owned(outcome: Outcome<'_>) -> Outcome<'static> {
+fn owned(outcome: ClientEvent<'_>) -> ClientEvent<'static> {
     match outcome {
-        Outcome::Ready => Outcome::Ready,
-        Outcome::Rejected(what) => Outcome::Rejected(what),
-        Outcome::Media(message) => Outcome::Media(message.into_owned()),
-        Outcome::End => Outcome::End,
+        ClientEvent::Ready => ClientEvent::Ready,
+        ClientEvent::Rejected(what) => ClientEvent::Rejected(what),
+        ClientEvent::Media(message) => ClientEvent::Media(message.into_owned()),
+        ClientEvent::End => ClientEvent::End,
     }
 }
 
@@ -62,13 +62,13 @@ fn send(link: &mut Link, kind: u8, timestamp: u32, body: &[u8]) -> Vec<u8> {
 #[test]
 fn a_client_publishes_at_every_split() {
     for step in [1, 13, 100_000] {
-        let mut pair = Pair::new(Purpose::Publish { chunk_size: 4096 }, step);
+        let mut pair = Pair::new(ClientRole::Publish { chunk_size: 4096 }, step);
         pair.run();
         assert_eq!(pair.requests, [Request::Publish { app: "live".into(), key: "key".into() }]);
         assert_eq!(pair.outcomes, []);
         pair.server.accept();
         pair.run();
-        assert_eq!(pair.outcomes, [Outcome::Ready]);
+        assert_eq!(pair.outcomes, [ClientEvent::Ready]);
         let body = vec![5; 10_000];
         let bytes = send(pair.client.link(), message::VIDEO, 40, &body);
         for mut piece in bytes.chunks(step) {
@@ -84,34 +84,34 @@ fn a_client_publishes_at_every_split() {
 
 #[test]
 fn a_client_plays_and_is_told_of_the_end() {
-    let mut pair = Pair::new(Purpose::Play, 1000);
+    let mut pair = Pair::new(ClientRole::Play, 1000);
     pair.run();
     assert_eq!(pair.requests, [Request::Play { app: "live".into(), key: "key".into() }]);
     pair.server.accept();
     pair.run();
-    assert!(pair.outcomes.contains(&Outcome::Ready));
+    assert!(pair.outcomes.contains(&ClientEvent::Ready));
     let bytes = send(pair.server.link(), message::AUDIO, 7, &[1, 2, 3]);
     let outcome = pair.client.read(&mut &bytes[..]).unwrap();
     let media = Message { kind: message::AUDIO, timestamp: 7, stream: 1, body: Body::Read(&[1, 2, 3]) };
-    assert_eq!(outcome, Some(Outcome::Media(media)));
+    assert_eq!(outcome, Some(ClientEvent::Media(media)));
     pair.server.end();
     pair.run();
-    assert_eq!(pair.outcomes.last(), Some(&Outcome::End));
+    assert_eq!(pair.outcomes.last(), Some(&ClientEvent::End));
 }
 
 #[test]
 fn refusals_reach_the_client_without_the_key() {
     for (purpose, refusal, code) in [
-        (Purpose::Publish { chunk_size: 4096 }, Refusal::InUse, "NetStream.Publish.BadName"),
-        (Purpose::Publish { chunk_size: 4096 }, Refusal::Denied, "NetStream.Publish.Denied"),
-        (Purpose::Play, Refusal::NotFound, "NetStream.Play.StreamNotFound"),
-        (Purpose::Play, Refusal::Denied, "NetStream.Play.Failed"),
+        (ClientRole::Publish { chunk_size: 4096 }, Refusal::InUse, "NetStream.Publish.BadName"),
+        (ClientRole::Publish { chunk_size: 4096 }, Refusal::Denied, "NetStream.Publish.Denied"),
+        (ClientRole::Play, Refusal::NotFound, "NetStream.Play.StreamNotFound"),
+        (ClientRole::Play, Refusal::Denied, "NetStream.Play.Failed"),
     ] {
         let mut pair = Pair::new(purpose, 500);
         pair.run();
         pair.server.refuse(refusal);
         pair.run();
-        let Some(Outcome::Rejected(text)) = pair.outcomes.last() else { panic!("{:?}", pair.outcomes) };
+        let Some(ClientEvent::Rejected(text)) = pair.outcomes.last() else { panic!("{:?}", pair.outcomes) };
         assert!(text.starts_with(code) && !text.contains("key"), "{text}");
     }
 }
@@ -138,16 +138,16 @@ fn commands_out_of_turn_are_refused() {
     let (mut server, mut client) = open_server();
     let publish = [Value::text("publish"), Value::Number(1.0), Value::Null, Value::text("key")];
     let bytes = command(&mut client, &publish);
-    assert_eq!(server.read(&mut &bytes[..]), Err(Fault::Unexpected("a command before connect")));
+    assert_eq!(server.read(&mut &bytes[..]), Err(ProtocolError::Unexpected("a command before connect")));
 
     let (mut server, mut client) = open_server();
     let connect = [Value::text("connect"), Value::Number(1.0), Value::object([("app", Value::text("live/"))])];
     let bytes = command(&mut client, &connect);
     assert_eq!(server.read(&mut &bytes[..]), Ok(None));
-    assert_eq!(server.read(&mut &bytes[..]), Err(Fault::Unexpected("connect")));
+    assert_eq!(server.read(&mut &bytes[..]), Err(ProtocolError::Unexpected("connect")));
     let bytes = command(&mut client, &publish);
     assert_eq!(server.read(&mut &bytes[..]), Ok(Some(Request::Publish { app: "live".into(), key: "key".into() })));
-    assert_eq!(server.read(&mut &bytes[..]), Err(Fault::Unexpected("publish or play")));
+    assert_eq!(server.read(&mut &bytes[..]), Err(ProtocolError::Unexpected("publish or play")));
 }
 
 #[test]
@@ -158,12 +158,12 @@ fn endless_commands_and_unread_answers_end_a_connection() {
     server.read(&mut &bytes[..]).unwrap();
     let create = command(&mut client, &[Value::text("createStream"), Value::Number(2.0)]);
     let many = create.repeat(100);
-    assert_eq!(server.read(&mut &many[..]), Err(Fault::Malformed("too many commands")));
+    assert_eq!(server.read(&mut &many[..]), Err(ProtocolError::Malformed("too many commands")));
 
     let (mut server, mut client) = open_server();
     client.event(message::event::PING_REQUEST, &[1]);
     let pings = client.take_output().repeat(10_000);
-    assert_eq!(server.read(&mut &pings[..]), Err(Fault::Malformed("it does not read our answers")));
+    assert_eq!(server.read(&mut &pings[..]), Err(ProtocolError::Malformed("it does not read our answers")));
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn bytes_are_acknowledged_by_the_peers_window() {
 
 #[test]
 fn an_aggregate_message_is_taken_apart() {
-    let mut pair = Pair::new(Purpose::Publish { chunk_size: 4096 }, 5000);
+    let mut pair = Pair::new(ClientRole::Publish { chunk_size: 4096 }, 5000);
     pair.run();
     pair.server.accept();
     pair.run();

@@ -1,6 +1,6 @@
 //! The side that calls: describes and plays, or announces and records.
 
-use super::{Fault, Item, Reader, SetUp, User, auth::Answer, message::Response, transport::Transport};
+use super::{Item, ProtocolError, Reader, SetUp, User, auth::Answer, message::Response, transport::Transport};
 use crate::media::rtsp::Presentation;
 use bytes::Bytes;
 use rtsp_types::headers;
@@ -13,14 +13,14 @@ const MAX_REFUSED: u32 = 2;
 
 /// What a call is for.
 #[derive(Clone, Debug)]
-pub(crate) enum Purpose {
+pub(crate) enum ClientRole {
     Play,
     Record(Arc<Presentation>),
 }
 
 /// What the host is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum ClientEvent {
     /// A track travels over UDP, to or from these ports of the server.
     ServerPorts { track: usize, ports: (u16, u16) },
     /// Media flows from now on.
@@ -51,7 +51,7 @@ enum State {
 pub(crate) struct ClientSession {
     reader: Reader,
     out: Vec<u8>,
-    purpose: Purpose,
+    purpose: ClientRole,
     udp: bool,
     user: Option<User>,
     answer: Option<Answer>,
@@ -78,7 +78,7 @@ pub(crate) struct ClientSession {
 
 impl ClientSession {
     /// `url` is the address without a password.
-    pub(crate) fn new(purpose: Purpose, url: &str, user: Option<User>, udp: bool, random: fn(&mut [u8])) -> Self {
+    pub(crate) fn new(purpose: ClientRole, url: &str, user: Option<User>, udp: bool, random: fn(&mut [u8])) -> Self {
         let mut cnonce = [0; 8];
         random(&mut cnonce);
         let mut session = Self {
@@ -136,11 +136,11 @@ impl ClientSession {
     ///
     /// # Errors
     /// When the server breaks the protocol.
-    pub(crate) fn next(&mut self) -> Result<Option<Outcome>, Fault> {
+    pub(crate) fn next(&mut self) -> Result<Option<ClientEvent>, ProtocolError> {
         while let Some(item) = self.reader.next()? {
             let outcome = match item {
                 Item::Response(response) => self.response(&response),
-                Item::Frame { channel, data } => Some(Outcome::Frame { channel, data }),
+                Item::Frame { channel, data } => Some(ClientEvent::Frame { channel, data }),
                 Item::Request(request) => {
                     // A server may ask whether we are still there.
                     let cseq = request.header(&headers::CSEQ).map_or("0", |v| v.as_str());
@@ -176,7 +176,7 @@ impl ClientSession {
         self.last = Some((method, url, headers, body));
     }
 
-    fn response(&mut self, response: &Response) -> Option<Outcome> {
+    fn response(&mut self, response: &Response) -> Option<ClientEvent> {
         let status = u16::from(response.status());
         if let Some(id) = response.header(&headers::SESSION).map(|value| value.as_str()) {
             let (id, parameters) = id.split_once(';').unwrap_or((id, ""));
@@ -192,18 +192,18 @@ impl ClientSession {
         match status {
             200..=299 => self.step(response),
             301..=308 => match response.header(&headers::LOCATION) {
-                Some(location) => Some(Outcome::Redirect(location.as_str().to_owned())),
+                Some(location) => Some(ClientEvent::Redirect(location.as_str().to_owned())),
                 None => Some(self.rejected(response)),
             },
             401 => self.unauthorized(response),
-            461 if self.udp => Some(Outcome::NoUdp),
+            461 if self.udp => Some(ClientEvent::NoUdp),
             // Some servers do not know OPTIONS: what comes next will tell.
             _ if self.state == State::Options && status != 404 => self.step(response),
             _ => Some(self.rejected(response)),
         }
     }
 
-    fn unauthorized(&mut self, response: &Response) -> Option<Outcome> {
+    fn unauthorized(&mut self, response: &Response) -> Option<ClientEvent> {
         // A header that is there several times comes as one, with commas between.
         let all = response.header(&headers::WWW_AUTHENTICATE).map(|v| v.as_str().to_owned()).unwrap_or_default();
         let answer = Answer::choose(split_challenges(&all).into_iter());
@@ -221,7 +221,7 @@ impl ClientSession {
     }
 
     /// The server agrees: on to the next thing.
-    fn step(&mut self, response: &Response) -> Option<Outcome> {
+    fn step(&mut self, response: &Response) -> Option<ClientEvent> {
         self.refused = 0;
         match self.state {
             State::Options => {
@@ -229,11 +229,11 @@ impl ClientSession {
                 self.knows_get_parameter = public.contains("GET_PARAMETER");
                 let url = self.url.clone();
                 match self.purpose.clone() {
-                    Purpose::Play => {
+                    ClientRole::Play => {
                         self.state = State::Describing;
                         self.send("DESCRIBE", url, "Accept: application/sdp\r\n".into(), None);
                     }
-                    Purpose::Record(presentation) => {
+                    ClientRole::Record(presentation) => {
                         self.state = State::Announcing;
                         self.tracks = vec![None; presentation.tracks().len()];
                         let sdp = presentation.to_sdp();
@@ -257,7 +257,7 @@ impl ClientSession {
                     }
                     Err(what) => {
                         self.state = State::Ended;
-                        Some(Outcome::Rejected(what.into()))
+                        Some(ClientEvent::Rejected(what.into()))
                     }
                 }
             }
@@ -265,18 +265,18 @@ impl ClientSession {
             State::SettingUp(track) => self.was_set_up(track, response),
             State::Starting => {
                 self.state = State::Running;
-                Some(Outcome::Ready)
+                Some(ClientEvent::Ready)
             }
             State::Running | State::Ended => None,
         }
     }
 
-    fn set_up(&mut self, track: usize) -> Option<Outcome> {
+    fn set_up(&mut self, track: usize) -> Option<ClientEvent> {
         if track >= self.tracks.len() {
             self.state = State::Starting;
             let (method, url) = match self.purpose {
-                Purpose::Play => ("PLAY", self.aggregate()),
-                Purpose::Record(_) => ("RECORD", self.url.clone()),
+                ClientRole::Play => ("PLAY", self.aggregate()),
+                ClientRole::Record(_) => ("RECORD", self.url.clone()),
             };
             self.send(method, url, "Range: npt=0.000-\r\n".into(), None);
             return None;
@@ -299,24 +299,26 @@ impl ClientSession {
     }
 
     fn send_set_up(&mut self, track: usize, mut transport: Transport) {
-        transport.record = matches!(self.purpose, Purpose::Record(_));
+        transport.record = matches!(self.purpose, ClientRole::Record(_));
         let url = self.track_url(track);
         self.send("SETUP", url, format!("Transport: {transport}\r\n"), None);
     }
 
-    fn was_set_up(&mut self, track: usize, response: &Response) -> Option<Outcome> {
+    fn was_set_up(&mut self, track: usize, response: &Response) -> Option<ClientEvent> {
         let header = response.header(&headers::TRANSPORT).map_or("", |v| v.as_str());
         let transport = Transport::parse_all(header).into_iter().next();
         let Some(transport) = transport.filter(|transport| transport.tcp != self.udp) else {
-            return Some(if self.udp { Outcome::NoUdp } else { self.rejected(response) });
+            return Some(if self.udp { ClientEvent::NoUdp } else { self.rejected(response) });
         };
         if self.udp {
             self.tracks[track] = Some(SetUp::Udp);
             let ports = transport.server_port;
             self.set_up(track + 1);
             return match ports {
-                Some(ports) => Some(Outcome::ServerPorts { track, ports }),
-                None if matches!(self.purpose, Purpose::Play) => Some(Outcome::ServerPorts { track, ports: (0, 0) }),
+                Some(ports) => Some(ClientEvent::ServerPorts { track, ports }),
+                None if matches!(self.purpose, ClientRole::Play) => {
+                    Some(ClientEvent::ServerPorts { track, ports: (0, 0) })
+                }
                 None => Some(self.rejected(response)),
             };
         }
@@ -352,8 +354,8 @@ impl ClientSession {
     /// The address of all tracks together.
     fn aggregate(&self) -> String {
         match self.purpose {
-            Purpose::Play => self.base.clone(),
-            Purpose::Record(_) => self.url.clone(),
+            ClientRole::Play => self.base.clone(),
+            ClientRole::Record(_) => self.url.clone(),
         }
     }
 
@@ -361,7 +363,9 @@ impl ClientSession {
     fn track_url(&self, track: usize) -> String {
         let own = Presentation::control(track);
         let control = match (&self.purpose, &self.presentation) {
-            (Purpose::Play, Some(presentation)) => presentation.tracks().get(track).map_or("", |t| t.control.as_str()),
+            (ClientRole::Play, Some(presentation)) => {
+                presentation.tracks().get(track).map_or("", |t| t.control.as_str())
+            }
             _ => own.as_str(),
         };
         match control {
@@ -371,10 +375,10 @@ impl ClientSession {
         }
     }
 
-    fn rejected(&mut self, response: &Response) -> Outcome {
+    fn rejected(&mut self, response: &Response) -> ClientEvent {
         self.state = State::Ended;
         let reason: String = response.reason_phrase().chars().filter(|c| !c.is_control()).take(200).collect();
-        Outcome::Rejected(format!("{} {reason}", u16::from(response.status())))
+        ClientEvent::Rejected(format!("{} {reason}", u16::from(response.status())))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bytes to messages: requests and responses (through rtsp-types), and interleaved frames (RFC 2326 section 10.12).
 
-use super::Fault;
+use super::ProtocolError;
 use bytes::{Buf, Bytes, BytesMut};
 use rtsp_types::{Message, ParseError};
 
@@ -39,7 +39,7 @@ impl Reader {
     }
 
     /// The next message or frame, if it is complete.
-    pub(crate) fn next(&mut self) -> Result<Option<Item>, Fault> {
+    pub(crate) fn next(&mut self) -> Result<Option<Item>, ProtocolError> {
         // Some peers send empty lines between messages.
         while matches!(self.rest.first(), Some(b'\r' | b'\n')) {
             self.rest.advance(1);
@@ -62,10 +62,10 @@ impl Reader {
         Some(Item::Frame { channel, data })
     }
 
-    fn message(&mut self) -> Result<Option<Item>, Fault> {
+    fn message(&mut self) -> Result<Option<Item>, ProtocolError> {
         let head = memchr::memmem::find(&self.rest, b"\r\n\r\n");
         if head.unwrap_or(self.rest.len()) > MAX_HEAD {
-            return Err(Fault::Malformed("a header that is too long"));
+            return Err(ProtocolError::Malformed("a header that is too long"));
         }
         if head.is_none() {
             return Ok(None);
@@ -80,8 +80,8 @@ impl Reader {
                 }))
             }
             Err(ParseError::Incomplete(_)) if self.rest.len() <= MAX_HEAD + MAX_BODY => Ok(None),
-            Err(ParseError::Incomplete(_)) => Err(Fault::Malformed("a body that is too long")),
-            Err(ParseError::Error) => Err(Fault::Malformed("what is no RTSP")),
+            Err(ParseError::Incomplete(_)) => Err(ProtocolError::Malformed("a body that is too long")),
+            Err(ParseError::Error) => Err(ProtocolError::Malformed("what is no RTSP")),
         }
     }
 }

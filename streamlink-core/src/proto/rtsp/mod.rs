@@ -12,14 +12,14 @@ mod tests;
 mod transport;
 
 pub(crate) use auth::{Challenges, User};
-pub(crate) use client::{ClientSession, Outcome, Purpose};
+pub(crate) use client::{ClientEvent, ClientRole, ClientSession};
 pub(crate) use server::{Directory, Found, Request, ServerSession, SetUp};
 
 use message::{Item, Reader};
 
 /// What a peer did that ends its connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum ProtocolError {
     #[error("{0}")]
     Malformed(&'static str),
     #[error("too many requests without a result")]

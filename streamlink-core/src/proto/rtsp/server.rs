@@ -1,7 +1,7 @@
 //! The side that was called: a client announces and records, or describes and plays.
 
 use super::{
-    Challenges, Fault, Item, Reader, Status, User,
+    Challenges, Item, ProtocolError, Reader, Status, User,
     auth::{Verdict, hex},
     message,
     transport::Transport,
@@ -137,7 +137,7 @@ impl ServerSession {
     ///
     /// # Errors
     /// When the client breaks the protocol.
-    pub(crate) fn next(&mut self, directory: &mut dyn Directory) -> Result<Option<Request>, Fault> {
+    pub(crate) fn next(&mut self, directory: &mut dyn Directory) -> Result<Option<Request>, ProtocolError> {
         while let Some(item) = self.reader.next()? {
             let request = match item {
                 Item::Request(request) => self.request(&request, directory)?,
@@ -151,11 +151,15 @@ impl ServerSession {
         Ok(None)
     }
 
-    fn request(&mut self, request: &message::Request, directory: &mut dyn Directory) -> Result<Option<Request>, Fault> {
+    fn request(
+        &mut self,
+        request: &message::Request,
+        directory: &mut dyn Directory,
+    ) -> Result<Option<Request>, ProtocolError> {
         if self.state != State::Running {
             self.requests += 1;
             if self.requests > MAX_REQUESTS || self.refused > MAX_REFUSED {
-                return Err(Fault::TooManyRequests);
+                return Err(ProtocolError::TooManyRequests);
             }
         }
         let cseq = request.header(&headers::CSEQ).map_or("0", |v| v.as_str()).to_owned();
@@ -246,7 +250,7 @@ impl ServerSession {
         _: &str,
         request: &message::Request,
         directory: &mut dyn Directory,
-    ) -> Result<Result<(), Status>, Fault> {
+    ) -> Result<Result<(), Status>, ProtocolError> {
         if self.state != State::Fresh {
             return Ok(Err(Status::NOT_VALID_IN_THIS_STATE));
         }

@@ -66,7 +66,7 @@ fn run(
     client: &mut ClientSession,
     house: &mut House,
     step: usize,
-) -> (Vec<Request>, Vec<Outcome>) {
+) -> (Vec<Request>, Vec<ClientEvent>) {
     let (mut requests, mut outcomes) = (Vec::new(), Vec::new());
     loop {
         let up = client.take_output();
@@ -101,10 +101,10 @@ const URL: &str = "rtsp://127.0.0.1:8554/cam/1";
 fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
     for (udp, step) in [(false, 1), (false, 100_000), (true, 7), (true, 100_000)] {
         let (mut server, mut house) = (ServerSession::new(random), House::default());
-        let mut client = ClientSession::new(Purpose::Play, URL, None, udp, random);
+        let mut client = ClientSession::new(ClientRole::Play, URL, None, udp, random);
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert_eq!(requests, [Request::Play { path: "cam/1".into() }]);
-        assert_eq!(outcomes.last(), Some(&Outcome::Ready), "{outcomes:?}");
+        assert_eq!(outcomes.last(), Some(&ClientEvent::Ready), "{outcomes:?}");
         assert_eq!(server.tracks(), client.tracks());
         assert_eq!(house.opened.len(), if udp { 2 } else { 0 });
         assert!(client.presentation().unwrap().tracks()[1].control == "trackID=1");
@@ -114,10 +114,10 @@ fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
         assert_eq!(run(&mut server, &mut client, &mut house, step).0, [Request::End]);
 
         let (mut server, mut house) = (ServerSession::new(random), House::default());
-        let mut client = ClientSession::new(Purpose::Record(presentation()), URL, None, udp, random);
+        let mut client = ClientSession::new(ClientRole::Record(presentation()), URL, None, udp, random);
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert!(matches!(&requests[..], [Request::Publish { path, .. }] if path == "cam/1"), "{requests:?}");
-        assert_eq!(outcomes.last(), Some(&Outcome::Ready));
+        assert_eq!(outcomes.last(), Some(&ClientEvent::Ready));
         assert!(server.tracks().iter().all(Option::is_some));
         if !udp {
             let frame = [b'$', 2, 0, 3, 1, 2, 3];
@@ -186,12 +186,12 @@ fn passwords_are_asked_for_and_given() {
     let mut house = House { user: user("secret"), ..House::default() };
     for (given, good) in [(user("secret"), true), (user("guess"), false), (None, false)] {
         let mut server = ServerSession::new(random);
-        let mut client = ClientSession::new(Purpose::Play, URL, given, false, random);
+        let mut client = ClientSession::new(ClientRole::Play, URL, given, false, random);
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, 1000);
         assert_eq!(requests.len(), usize::from(good));
         match outcomes.last() {
-            Some(Outcome::Ready) => assert!(good),
-            Some(Outcome::Rejected(what)) => assert!(!good && what.starts_with("401"), "{what}"),
+            Some(ClientEvent::Ready) => assert!(good),
+            Some(ClientEvent::Rejected(what)) => assert!(!good && what.starts_with("401"), "{what}"),
             other => panic!("{other:?}"),
         }
     }
@@ -201,19 +201,19 @@ fn passwords_are_asked_for_and_given() {
 fn what_is_not_there_or_not_offered_is_refused() {
     let mut house = House { udp: false, ..House::default() };
     let mut server = ServerSession::new(random);
-    let mut client = ClientSession::new(Purpose::Play, URL, None, true, random);
+    let mut client = ClientSession::new(ClientRole::Play, URL, None, true, random);
     let (_, outcomes) = run(&mut server, &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [Outcome::NoUdp]);
-    let mut client = ClientSession::new(Purpose::Play, "rtsp://127.0.0.1/other", None, false, random);
+    assert_eq!(outcomes, [ClientEvent::NoUdp]);
+    let mut client = ClientSession::new(ClientRole::Play, "rtsp://127.0.0.1/other", None, false, random);
     let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [Outcome::Rejected("404 Not Found".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found".into())]);
     house.presentation = None;
-    let mut client = ClientSession::new(Purpose::Play, URL, None, false, random);
+    let mut client = ClientSession::new(ClientRole::Play, URL, None, false, random);
     let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [Outcome::Rejected("404 Not Found".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found".into())]);
 }
 
-fn say(text: &str) -> (ServerSession, Result<Option<Request>, Fault>, String) {
+fn say(text: &str) -> (ServerSession, Result<Option<Request>, ProtocolError>, String) {
     let mut server = ServerSession::new(random);
     server.push(text.as_bytes());
     let result = server.next(&mut House::default());
@@ -234,15 +234,15 @@ fn requests_out_of_turn_and_endless_ones_are_refused() {
     assert!(result == Ok(None) && said.starts_with("RTSP/1.0 455 ") && !server.is_paused(), "{said}");
     let (_, result, said) = say("REDIRECT rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n");
     assert!(result == Ok(None) && said.starts_with("RTSP/1.0 501 "), "{said}");
-    assert_eq!(say(&"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n".repeat(200)).1, Err(Fault::TooManyRequests));
+    assert_eq!(say(&"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n".repeat(200)).1, Err(ProtocolError::TooManyRequests));
     let endless = format!("OPTIONS * RTSP/1.0\r\nX: {}", "y".repeat(20_000));
-    assert_eq!(say(&endless).1, Err(Fault::Malformed("a header that is too long")));
+    assert_eq!(say(&endless).1, Err(ProtocolError::Malformed("a header that is too long")));
     let long = format!(
         "ANNOUNCE rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 4000000000\r\n\r\n{}",
         "z".repeat(90_000)
     );
-    assert_eq!(say(&long).1, Err(Fault::Malformed("a body that is too long")));
-    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(Fault::Malformed("what is no RTSP")));
+    assert_eq!(say(&long).1, Err(ProtocolError::Malformed("a body that is too long")));
+    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("what is no RTSP")));
     // What a peer says is not repeated to others, nor to itself.
     let (_, _, said) = say("OPTIONS * RTSP/1.0\r\nCSeq: 7\u{b}Evil: x\r\n\r\n");
     assert!(!said.contains("Evil"), "{said}");
@@ -280,7 +280,7 @@ proptest! {
             let mut server = ServerSession::new(random);
             server.push(input);
             while let Ok(Some(_)) = server.next(&mut House::default()) {}
-            let mut client = ClientSession::new(Purpose::Play, URL, None, false, random);
+            let mut client = ClientSession::new(ClientRole::Play, URL, None, false, random);
             client.push(input);
             while let Ok(Some(_)) = client.next() {}
         }

@@ -2,7 +2,7 @@
 //! that once failed stays here.
 
 use super::{packet::HEADER, *};
-use crate::dice::Dice;
+use crate::test_rng::TestRng;
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -57,7 +57,7 @@ struct World {
     accepted: Option<(Connection, Vec<u8>)>,
     wires: BTreeMap<(Instant, u64), (bool, Bytes)>,
     count: u64,
-    dice: Dice,
+    dice: TestRng,
     burst: u32,
     weather: Weather,
     delivered: Vec<(Duration, Bytes)>,
@@ -80,7 +80,7 @@ impl World {
             accepted: None,
             wires: BTreeMap::new(),
             count: 0,
-            dice: Dice(seed | 1),
+            dice: TestRng(seed | 1),
             burst: 0,
             weather,
             delivered: Vec::new(),
@@ -106,7 +106,7 @@ impl World {
         let copies = 1 + u64::from(self.dice.percent(self.weather.duplicates));
         for _ in 0..copies {
             let jitter = self.weather.jitter.as_micros() as u64;
-            let extra = if jitter > 0 { self.dice.roll() % jitter } else { 0 };
+            let extra = if jitter > 0 { self.dice.next_u64() % jitter } else { 0 };
             self.count += 1;
             let at = self.now + self.weather.delay + Duration::from_micros(extra);
             self.wires.insert((at, self.count), (to_listener, bytes.clone()));
@@ -327,16 +327,16 @@ fn with_four_round_trips_of_latency_ten_percent_of_loss_cost_nothing() {
 #[test]
 fn whatever_the_network_does_nothing_is_doubled_reordered_or_altered() {
     for seed in 0..40 {
-        let mut dice = Dice(seed * 77 + 5);
+        let mut dice = TestRng(seed * 77 + 5);
         let weather = Weather {
-            loss: dice.roll() % 31,
-            bursts: dice.roll() % 3,
-            duplicates: dice.roll() % 20,
-            delay: ms(dice.roll() % 100),
-            jitter: ms(dice.roll() % 40),
-            blackout: dice.percent(50).then(|| (ms(2000), ms(2000 + dice.roll() % 1500))),
+            loss: dice.next_u64() % 31,
+            bursts: dice.next_u64() % 3,
+            duplicates: dice.next_u64() % 20,
+            delay: ms(dice.next_u64() % 100),
+            jitter: ms(dice.next_u64() % 40),
+            blackout: dice.percent(50).then(|| (ms(2000), ms(2000 + dice.next_u64() % 1500))),
         };
-        let terms = Terms { passphrase: Some("correct horse".into()), ..latency(120 + dice.roll() % 500) };
+        let terms = Terms { passphrase: Some("correct horse".into()), ..latency(120 + dice.next_u64() % 500) };
         let mut world = World::new(weather, terms.clone(), terms, seed);
         for _ in 0..20 {
             if matches!(world.caller, End::Up(_)) {
@@ -456,10 +456,10 @@ fn hostile_packets_within_a_connection_are_bounded() {
     let mut world = World::new(FAIR, Terms::default(), Terms::default(), 3);
     world.connect().send(50, ms(2));
     let now = world.now;
-    let mut dice = Dice(99);
+    let mut dice = TestRng(99);
     for round in 0..20_000u32 {
-        let mut bytes = vec![0u8; 16 + dice.roll() as usize % 64];
-        bytes.iter_mut().for_each(|b| *b = dice.roll() as u8);
+        let mut bytes = vec![0u8; 16 + dice.next_u64() as usize % 64];
+        bytes.iter_mut().for_each(|b| *b = dice.next_u64() as u8);
         if round % 2 == 0 {
             bytes[..4].copy_from_slice(&[0x80, (round / 2 % 9) as u8, 0, 0]);
         } else {

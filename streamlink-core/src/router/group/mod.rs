@@ -2,9 +2,9 @@
 //!
 //! The first source that brings media is the active one. The others are followed: of RTMP and RTSP the last group of
 //! pictures is kept, so that a switch has a key frame to begin with. What the active source brings, and what the next
-//! one does after a switch, is made one stream by the [`Splice`], and enters the flow's ring.
+//! one does after a switch, is made one stream by the [`Continuity`], and enters the flow's ring.
 
-use super::{Delivery, Merge, PathCounts, Ring, Stage, splice::Splice};
+use super::{CurrentPresentation, MediaBatch, Merge, PathCounts, Ring, continuity::Continuity};
 use crate::{
     lock::lock,
     media::{MediaFamily, rtsp::Presentation},
@@ -53,7 +53,7 @@ pub(crate) struct Group {
     ring: Arc<Ring>,
     family: MediaFamily,
     inner: Mutex<Inner>,
-    stage: Arc<Stage>,
+    stage: Arc<CurrentPresentation>,
     terms: GroupTerms,
 }
 
@@ -64,7 +64,7 @@ struct Inner {
     paths: Vec<Path>,
     /// When the last packet came that was handed on.
     last: Option<Instant>,
-    splice: Splice,
+    continuity: Continuity,
     merge: Option<Merge>,
     /// The presentation of what was handed on last.
     known: Option<Arc<Presentation>>,
@@ -79,7 +79,7 @@ struct Path {
     since: Option<Instant>,
     presentation: Option<Arc<Presentation>>,
     /// Of a source that is not active: the last group of pictures, from its start on.
-    backlog: Delivery,
+    backlog: MediaBatch,
     /// Its bytes.
     backlog_bytes: u64,
     /// Since when it could take over, and waits for a place to start.
@@ -91,7 +91,7 @@ struct Path {
 impl Group {
     pub(crate) fn new(
         ring: Arc<Ring>,
-        stage: Arc<Stage>,
+        stage: Arc<CurrentPresentation>,
         terms: GroupTerms,
         family: MediaFamily,
         sources: usize,
@@ -104,7 +104,7 @@ impl Group {
             active: None,
             paths: (0..sources).map(|_| Path::default()).collect(),
             last: None,
-            splice: Splice::new(family, sources == 1 || merge.is_some()),
+            continuity: Continuity::new(family, sources == 1 || merge.is_some()),
             merge,
             known: None,
         };
@@ -155,19 +155,19 @@ impl Group {
     pub(crate) fn begin(&self, source: usize, presentation: Option<&Arc<Presentation>>) {
         let mut inner = self.lock();
         let feeds = inner.active.is_none_or(|active| active == source);
-        let Inner { paths, splice, known, .. } = &mut *inner;
+        let Inner { paths, continuity, known, .. } = &mut *inner;
         let Some(path) = paths.get_mut(source) else { return };
         path.backlog.clear();
         path.presentation = presentation.cloned();
         if feeds {
             let shown = presentation.map(|presentation| presentation.as_continued_from(known.as_deref()));
-            splice.reconnect(known.as_deref(), shown.as_deref());
+            continuity.reconnect(known.as_deref(), shown.as_deref());
             self.show(known, shown);
         }
     }
 
     /// What a source has brought; the delivery comes back empty.
-    pub(crate) fn offer(&self, source: usize, delivery: &mut Delivery, now: Instant) -> Option<Switch> {
+    pub(crate) fn offer(&self, source: usize, delivery: &mut MediaBatch, now: Instant) -> Option<Switch> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         // There is no other source to which it could be compared: nothing of what follows is for it.
@@ -183,7 +183,7 @@ impl Group {
         path.last = Some(now);
         path.has_starts |= !delivery.starts.is_empty();
         if let Some(merge) = &mut inner.merge {
-            let mut out = Delivery::default();
+            let mut out = MediaBatch::default();
             delivery.packets.drain(..).for_each(|packet| merge.handle(source, packet, now, &mut out.packets));
             merge.handle_timeout(now, &mut out.packets);
             delivery.starts.clear();
@@ -215,7 +215,7 @@ impl Group {
         if let Some(merge) = &mut inner.merge
             && merge.next_timeout().is_some_and(|at| at <= now)
         {
-            let mut out = Delivery::default();
+            let mut out = MediaBatch::default();
             merge.handle_timeout(now, &mut out.packets);
             self.hand_on(&mut inner, &mut out);
         }
@@ -247,7 +247,7 @@ impl Group {
     pub(crate) fn finish(&self, now: Instant) {
         let mut inner = self.lock();
         if let Some(merge) = &mut inner.merge {
-            let mut out = Delivery::default();
+            let mut out = MediaBatch::default();
             merge.finish(now, &mut out.packets);
             self.hand_on(&mut inner, &mut out);
         }
@@ -259,7 +259,7 @@ impl Group {
         inner: &mut Inner,
         active: usize,
         source: usize,
-        delivery: &mut Delivery,
+        delivery: &mut MediaBatch,
         now: Instant,
     ) -> bool {
         let silent = |last: Instant| now.saturating_duration_since(last) > self.terms.loss_threshold;
@@ -296,7 +296,7 @@ impl Group {
     }
 
     /// Follows a source that is not active.
-    fn keep(&self, inner: &mut Inner, source: usize, delivery: &mut Delivery) {
+    fn keep(&self, inner: &mut Inner, source: usize, delivery: &mut MediaBatch) {
         let Some(path) = inner.paths.get_mut(source) else { return };
         if matches!(self.family, MediaFamily::Rtmp | MediaFamily::Rtsp) {
             if !delivery.starts.is_empty() {
@@ -317,7 +317,7 @@ impl Group {
         delivery.clear();
     }
 
-    fn switch(&self, inner: &mut Inner, from: usize, to: usize, delivery: &Delivery) -> Switch {
+    fn switch(&self, inner: &mut Inner, from: usize, to: usize, delivery: &MediaBatch) -> Switch {
         inner.active = Some(to);
         self.present(inner, to, true);
         let first = delivery.packets.first().map(crate::media::Packet::arrival);
@@ -327,13 +327,13 @@ impl Group {
 
     /// The presentation of the source that feeds the flow now is what players are told of.
     fn present(&self, inner: &mut Inner, source: usize, switched: bool) {
-        let Inner { paths, splice, known, .. } = inner;
+        let Inner { paths, continuity, known, .. } = inner;
         let presentation = paths.get(source).and_then(|path| path.presentation.as_ref());
         let shown = presentation.map(|presentation| presentation.as_continued_from(known.as_deref()));
         if switched {
-            splice.switch(known.as_deref(), shown.as_deref());
+            continuity.switch(known.as_deref(), shown.as_deref());
         } else if shown.is_some() && shown != *known {
-            splice.reconnect(known.as_deref(), shown.as_deref());
+            continuity.reconnect(known.as_deref(), shown.as_deref());
         }
         self.show(known, shown);
     }
@@ -346,8 +346,8 @@ impl Group {
         }
     }
 
-    fn hand_on(&self, inner: &mut Inner, delivery: &mut Delivery) {
-        inner.splice.apply(delivery);
+    fn hand_on(&self, inner: &mut Inner, delivery: &mut MediaBatch) {
+        inner.continuity.apply(delivery);
         if let Some(last) = delivery.packets.last() {
             inner.last = Some(last.arrival());
         }

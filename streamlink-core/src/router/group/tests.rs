@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     media::{Packet, RtmpKind},
-    router::{GopCutter, Limits, Reader},
+    router::{GopSegmenter, Limits, Reader},
 };
 
 const THRESHOLD: Duration = Duration::from_millis(500);
@@ -12,7 +12,7 @@ struct Bench {
     ring: Arc<Ring>,
     reader: Reader,
     start: Instant,
-    cutters: [GopCutter; 2],
+    cutters: [GopSegmenter; 2],
     switches: Vec<Switch>,
 }
 
@@ -22,8 +22,8 @@ impl Bench {
         ring.keep_from_start(1 << 20);
         let terms = GroupTerms { turns, loss_threshold: THRESHOLD };
         let group = Group::new(ring.clone(), Arc::default(), terms, family, 2);
-        let (reader, mut cutters) = (ring.reader(), [GopCutter::default(), GopCutter::default()]);
-        cutters.iter_mut().for_each(GopCutter::begin);
+        let (reader, mut cutters) = (ring.reader(), [GopSegmenter::default(), GopSegmenter::default()]);
+        cutters.iter_mut().for_each(GopSegmenter::begin);
         Self { group, ring, reader, start: Instant::now(), cutters, switches: Vec::new() }
     }
 
@@ -31,7 +31,7 @@ impl Bench {
         self.start + Duration::from_millis(ms)
     }
 
-    fn offer(&mut self, source: usize, mut delivery: Delivery, ms: u64) {
+    fn offer(&mut self, source: usize, mut delivery: MediaBatch, ms: u64) {
         let switch = self.group.offer(source, &mut delivery, self.at(ms));
         assert!(delivery.is_empty() && delivery.starts.is_empty());
         self.switches.extend(switch);
@@ -42,8 +42,8 @@ impl Bench {
         let time = ms as u32 + [0, 500_000][source];
         let body = if ms.is_multiple_of(1000) { [0x17, 1, source as u8] } else { [0x27, 1, source as u8] };
         let arrival = self.at(ms);
-        let mut delivery = Delivery::default();
-        let mut give = |cutter: &mut GopCutter, packet: Packet| {
+        let mut delivery = MediaBatch::default();
+        let mut give = |cutter: &mut GopSegmenter, packet: Packet| {
             if let Some(moment) = cutter.observe(&packet) {
                 cutter.push(&mut delivery, packet, moment);
             }
@@ -59,7 +59,7 @@ impl Bench {
     fn lose(&mut self, source: usize, ms: u64) {
         let switch = self.group.lose(source, self.at(ms));
         self.switches.extend(switch);
-        self.cutters[source] = GopCutter::default();
+        self.cutters[source] = GopSegmenter::default();
         self.cutters[source].begin();
     }
 
@@ -177,9 +177,9 @@ fn datagrams_go_on_at_a_random_access_point_or_when_none_comes() {
         let mut bench = Bench::new(Turns::Stay, MediaFamily::Datagrams);
         for ms in (0..4000u64).step_by(10) {
             for source in 0..2 {
-                let mut delivery = Delivery::default();
+                let mut delivery = MediaBatch::default();
                 if has_starts && ms.is_multiple_of(250) {
-                    delivery.mark_start(super::super::Preamble::from([]));
+                    delivery.mark_entry_point(super::super::Preamble::from([]));
                 }
                 delivery.packets.push(Packet::datagram(vec![source as u8, (ms / 10) as u8], bench.at(ms)));
                 if source == 1 || ms < 1000 {
@@ -208,7 +208,7 @@ fn a_merge_takes_each_packet_from_whoever_has_it() {
             data.extend(i.to_be_bytes());
             data.extend([0; 8]);
             let ms = u64::from(i) * 10 + 5 * source as u64;
-            let mut delivery = Delivery::default();
+            let mut delivery = MediaBatch::default();
             delivery.packets.push(Packet::rtp(data, bench.at(ms)));
             bench.offer(source, delivery, ms);
         }
@@ -258,7 +258,7 @@ fn two_lossy_paths_of_which_one_is_dead_for_two_seconds_lose_only_what_both_lose
         let mut data = vec![0x80, 33];
         data.extend(sequence.to_be_bytes());
         data.extend([0; 8]);
-        let mut delivery = Delivery::default();
+        let mut delivery = MediaBatch::default();
         delivery.packets.push(Packet::rtp(data, bench.at(ms)));
         bench.offer(source, delivery, ms);
     }
@@ -280,7 +280,7 @@ fn what_is_kept_of_a_backup_is_bounded() {
     // A group of pictures that never ends.
     bench.frame(1, 0);
     for ms in 1..40 {
-        let mut delivery = Delivery::default();
+        let mut delivery = MediaBatch::default();
         delivery.packets.push(big(&bench, ms));
         bench.offer(1, delivery, ms);
         let held: u64 = bench.group.lock().paths[1].backlog.bytes();

@@ -1,8 +1,8 @@
-//! What one connection is still to be sent: media from the ring, and answers between its messages.
+//! The queue of one connection: media from the ring, and control messages between its messages.
 //!
-//! Nothing is copied for it: a vectored write names the protocol's headers and the pieces of the packets, or the one piece
-//! in which the ring has laid a batch out for many. A peer that does not take what it is sent holds a few batches at most;
-//! the rest stays in the ring, and goes by its bounds.
+//! Media is not copied: a vectored write names the protocol's headers and the pieces of the packets, or the framed
+//! bytes that the ring has made of a batch for many outputs. A peer that stops reading holds a few batches at most; the
+//! rest stays in the ring, within its bounds.
 
 use crate::{
     media::Packet,
@@ -17,76 +17,76 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// Messages in one write at most.
-const MESSAGES: usize = 32;
-/// Slices in one write at most.
-const SLICES: usize = 128;
+/// Maximum number of messages in one write.
+const MAX_MESSAGES: usize = 32;
+/// Maximum number of slices in one write.
+const MAX_SLICES: usize = 128;
 
-/// How packets look on the wire of one protocol.
+/// The wire format of one protocol.
 pub(in crate::endpoint) trait Wire {
-    /// What goes before the pieces of a packet.
+    /// The protocol's header of a packet.
     type Head: Copy;
-    /// The head of no packet.
+    /// The header of no packet.
     const EMPTY: Self::Head;
-    /// The head of a packet. `time`: a time other than the packet's own, in milliseconds.
+    /// Returns the header of a packet. `time`: the timestamp to use instead of the packet's own, in milliseconds.
     fn head(&self, packet: &Packet, time: Option<u32>) -> Self::Head;
-    /// The bytes on the wire; 0: the packet is not for this peer.
+    /// Number of bytes on the wire; 0 for a packet that this peer does not get.
     fn total(head: &Self::Head) -> usize;
-    /// Names the slices from a position on, in order, until `take` wants no more.
+    /// Calls `take` with the slices of a message from byte `from` on, in order, until it returns false.
     fn slices<'a>(head: &'a Self::Head, body: &'a [u8], from: usize, take: impl FnMut(&'a [u8]) -> bool) -> bool;
-    /// A batch in one piece as this peer wants all of it, where it is laid out so.
-    fn image<'a>(&self, _: &'a Batch) -> Option<&'a Bytes> {
+    /// Returns the framed bytes of a batch, if it has any and this peer gets all of it in that form.
+    fn framed_bytes<'a>(&self, _: &'a Batch) -> Option<&'a Bytes> {
         None
     }
-    /// Packets as this peer wants them, if that is any different.
+    /// Returns the packets as this peer gets them, if that differs from `packets`.
     fn altered(&self, packets: &[Packet]) -> Option<Arc<[Packet]>>;
 }
 
-/// Messages that go one after the other.
+/// A run of messages.
 #[derive(Debug)]
 enum Segment {
     Batch(Arc<Batch>),
-    /// What a peer needs before the batch that follows, at the time of that batch; or messages that were altered.
-    Own(Arc<[Packet]>, Option<u32>),
+    /// The preamble of the batch that follows, at the time of that batch, or messages altered for this peer.
+    Rewritten(Arc<[Packet]>, Option<u32>),
 }
 
 impl Segment {
     fn packets(&self) -> &[Packet] {
         match self {
             Segment::Batch(batch) => batch.packets(),
-            Segment::Own(packets, _) => packets,
+            Segment::Rewritten(packets, _) => packets,
         }
     }
 
-    /// A time for its packets other than their own.
+    /// The timestamp of all its packets, instead of their own.
     fn time(&self) -> Option<u32> {
         match self {
-            Segment::Own(_, time) => *time,
+            Segment::Rewritten(_, time) => *time,
             Segment::Batch(_) => None,
         }
     }
 }
 
-/// What one connection is still to be sent.
+/// Messages to be written to one connection.
 #[derive(Debug)]
-pub(in crate::endpoint) struct Outbox<W> {
+pub(in crate::endpoint) struct SendQueue<W> {
     wire: W,
-    /// Answers, which go between two messages.
+    /// Control messages, which are written between two media messages.
     control: Vec<u8>,
     control_sent: usize,
     segments: VecDeque<Segment>,
-    /// The next message: its place in the first segment, and how much of it was sent.
+    /// The next message: its index in the first segment, and the number of its bytes already written.
     at: usize,
     sent: usize,
-    /// Nothing is of use before the next start.
-    waits: bool,
+    /// Media is dropped up to the next entry point.
+    waits_for_start: bool,
     preamble: Option<Preamble>,
-    /// Media that was sent since this was last looked at.
+    /// Media written since the last [`SendQueue::take_counts`].
     done: Totals,
     dropped: u64,
 }
 
-impl<W: Wire> Outbox<W> {
+impl<W: Wire> SendQueue<W> {
     pub(in crate::endpoint) fn new(wire: W) -> Self {
         Self {
             wire,
@@ -95,14 +95,14 @@ impl<W: Wire> Outbox<W> {
             segments: VecDeque::new(),
             at: 0,
             sent: 0,
-            waits: true,
+            waits_for_start: true,
             preamble: None,
             done: Totals::default(),
             dropped: 0,
         }
     }
 
-    /// Answers that are to go between two messages.
+    /// Adds control messages, to be written between two media messages.
     pub(in crate::endpoint) fn push_control(&mut self, bytes: Vec<u8>) {
         if self.control.is_empty() {
             self.control = bytes;
@@ -111,31 +111,31 @@ impl<W: Wire> Outbox<W> {
         }
     }
 
-    /// Bytes of answers that wait.
+    /// Number of pending bytes of control messages.
     pub(in crate::endpoint) fn control_len(&self) -> usize {
         self.control.len()
     }
 
-    /// Batches from the ring, and how many packets before them are lost: then pictures wait for the next start.
+    /// Adds batches from the ring. After `lost` packets, media is dropped up to the next entry point.
     pub(in crate::endpoint) fn push_media(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) {
         self.dropped += lost;
-        self.waits |= lost > 0;
+        self.waits_for_start |= lost > 0;
         for batch in window.drain(..) {
             match batch.start() {
                 Some(preamble) => {
-                    // Who has got all since the last start has also got what has changed of it, among the media.
-                    let missed = std::mem::take(&mut self.waits) || self.preamble.is_none();
+                    // A peer that missed nothing has received changed headers as part of the media.
+                    let missed = std::mem::take(&mut self.waits_for_start) || self.preamble.is_none();
                     if missed && !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
                         let first = batch.packets().first().and_then(Packet::rtmp_message);
                         let headers = self.wire.altered(preamble).unwrap_or_else(|| preamble.clone());
                         if !headers.is_empty() {
-                            self.segments.push_back(Segment::Own(headers, first.map(|(_, time)| time)));
+                            self.segments.push_back(Segment::Rewritten(headers, first.map(|(_, time)| time)));
                         }
                     }
                     self.preamble = Some(preamble.clone());
                 }
-                None if self.waits => {
-                    // What came before the first start was never meant for it.
+                None if self.waits_for_start => {
+                    // Media before the first entry point is not meant for this peer, and not counted as dropped.
                     let started = self.preamble.is_some();
                     self.dropped += if started { batch.packets().len() as u64 } else { 0 };
                     continue;
@@ -143,16 +143,16 @@ impl<W: Wire> Outbox<W> {
                 None => {}
             }
             let altered = self.wire.altered(batch.packets());
-            self.segments.push_back(altered.map_or(Segment::Batch(batch), |packets| Segment::Own(packets, None)));
+            self.segments.push_back(altered.map_or(Segment::Batch(batch), |packets| Segment::Rewritten(packets, None)));
         }
     }
 
-    /// What comes next is of no use before the next start.
+    /// Drops media up to the next entry point.
     pub(in crate::endpoint) fn wait_for_start(&mut self) {
-        self.waits = true;
+        self.waits_for_start = true;
     }
 
-    /// Media that was sent since the last call, and packets that were left out.
+    /// Takes the media written and the number of packets dropped since the last call.
     pub(in crate::endpoint) fn take_counts(&mut self) -> (Totals, u64) {
         (std::mem::take(&mut self.done), std::mem::take(&mut self.dropped))
     }
@@ -161,7 +161,7 @@ impl<W: Wire> Outbox<W> {
         self.control.is_empty() && self.segments.is_empty()
     }
 
-    /// Writes until all is written, or the peer takes no more for now.
+    /// Writes until the queue is empty, or the socket is full.
     pub(in crate::endpoint) fn poll_write(
         &mut self,
         stream: &mut Stream,
@@ -173,8 +173,8 @@ impl<W: Wire> Outbox<W> {
                 return stream.poll_flush(cx);
             }
             let written = {
-                let mut heads = [W::EMPTY; MESSAGES];
-                let mut slices = [IoSlice::new(&[]); SLICES];
+                let mut heads = [W::EMPTY; MAX_MESSAGES];
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let count = self.gather(&mut heads, &mut slices);
                 ready!(stream.poll_write(cx, &slices[..count]))?
             };
@@ -185,23 +185,23 @@ impl<W: Wire> Outbox<W> {
         }
     }
 
-    /// Passes over what is not for this peer.
+    /// Skips packets that this peer does not get.
     fn skip(&mut self) {
         while self.sent == 0 && self.next_total() == Some(0) {
             self.next_message();
         }
     }
 
-    /// The bytes of the next packet on the wire.
+    /// Number of bytes of the next packet on the wire.
     fn next_total(&self) -> Option<usize> {
         let (packet, time) = self.messages().next()?;
         Some(W::total(&self.wire.head(packet, time)))
     }
 
-    /// Names what is to be written next.
-    fn gather<'a>(&'a self, heads: &'a mut [W::Head; MESSAGES], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    /// Fills `slices` with the bytes to be written next; returns their number.
+    fn gather<'a>(&'a self, heads: &'a mut [W::Head; MAX_MESSAGES], slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         if self.control.is_empty() {
-            let count = self.gather_images(slices);
+            let count = self.gather_framed(slices);
             if count > 0 {
                 return count;
             }
@@ -215,7 +215,7 @@ impl<W: Wire> Outbox<W> {
         let mut take = |slice: &'a [u8]| {
             slices[count] = IoSlice::new(slice);
             count += 1;
-            count < SLICES
+            count < MAX_SLICES
         };
         let control = self.control.get(self.control_sent..).unwrap_or_default();
         let mut first = true;
@@ -235,40 +235,40 @@ impl<W: Wire> Outbox<W> {
         count
     }
 
-    /// The same where all that comes next are whole batches in one piece; 0 where it is not.
-    fn gather_images<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
-        let images = self.segments.iter().map_while(|segment| self.image(segment));
+    /// Fills `slices` with the framed bytes of the next batches; returns 0 if the next segment has none.
+    fn gather_framed<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+        let whole = self.segments.iter().map_while(|segment| self.framed_bytes(segment));
         let mut count = 0;
-        for (slice, image) in slices.iter_mut().zip(images) {
+        for (slice, bytes) in slices.iter_mut().zip(whole) {
             let from = if count == 0 { self.sent_of_first() } else { 0 };
-            *slice = IoSlice::new(image.get(from..).unwrap_or_default());
+            *slice = IoSlice::new(bytes.get(from..).unwrap_or_default());
             count += 1;
         }
         count
     }
 
-    /// A segment in one piece.
-    fn image<'a>(&self, segment: &'a Segment) -> Option<&'a Bytes> {
+    /// The framed bytes of a whole segment.
+    fn framed_bytes<'a>(&self, segment: &'a Segment) -> Option<&'a Bytes> {
         match segment {
-            Segment::Batch(batch) => self.wire.image(batch),
-            Segment::Own(..) => None,
+            Segment::Batch(batch) => self.wire.framed_bytes(batch),
+            Segment::Rewritten(..) => None,
         }
     }
 
-    /// Bytes of the first segment that were sent.
+    /// Number of bytes of the first segment already written.
     fn sent_of_first(&self) -> usize {
         let Some(segment) = self.segments.front() else { return 0 };
         let before = segment.packets().iter().take(self.at);
         self.sent + before.map(|packet| W::total(&self.wire.head(packet, segment.time()))).sum::<usize>()
     }
 
-    /// The messages that are to be sent, with their times.
+    /// The messages to be written, with the timestamps to use instead of their own.
     fn messages(&self) -> impl Iterator<Item = (&Packet, Option<u32>)> {
         let whole = self.segments.iter().flat_map(|s| s.packets().iter().map(move |p| (p, s.time())));
         whole.skip(self.at)
     }
 
-    /// So much was written, in the order of [`Outbox::gather`].
+    /// Removes `written` bytes, in the order of [`SendQueue::gather`].
     fn advance(&mut self, mut written: usize) {
         if self.sent > 0 {
             written = self.advance_message(written);
@@ -284,8 +284,9 @@ impl<W: Wire> Outbox<W> {
         while written > 0
             && let Some(segment) = self.segments.front()
         {
-            // A segment that was written as a whole is counted as a whole.
-            let whole = self.image(segment).filter(|image| self.at == 0 && self.sent == 0 && image.len() <= written);
+            // A segment written as a whole is counted as a whole.
+            let whole =
+                self.framed_bytes(segment).filter(|bytes| self.at == 0 && self.sent == 0 && bytes.len() <= written);
             match (whole.map(Bytes::len), segment) {
                 (Some(length), Segment::Batch(batch)) => {
                     let total = batch.total();
@@ -299,7 +300,7 @@ impl<W: Wire> Outbox<W> {
         }
     }
 
-    /// Counts bytes off the first message; returns what is left of them.
+    /// Removes bytes of the first message; returns how many are left over.
     fn advance_message(&mut self, written: usize) -> usize {
         let Some((packet, time)) = self.messages().next() else { return 0 };
         let length = packet.data().len();
@@ -318,7 +319,7 @@ impl<W: Wire> Outbox<W> {
         written - left
     }
 
-    /// Goes on to the message after the first one.
+    /// Removes the first message.
     fn next_message(&mut self) {
         self.at += 1;
         if self.segments.front().is_some_and(|segment| self.at >= segment.packets().len()) {

@@ -1,17 +1,17 @@
-//! What a source hands over at once.
+//! A batch of media, as a source hands it over.
 
 use super::ring::Preamble;
 use crate::media::Packet;
 
-/// Packets in order, and where readers may start among them. It is filled, handed over, and filled again.
+/// Packets in order, and the entry points among them. It is filled, handed over, and filled again.
 #[derive(Debug, Default)]
-pub(crate) struct Delivery {
+pub(crate) struct MediaBatch {
     pub(crate) packets: Vec<Packet>,
-    /// The places of packets with which a reader may start, in order, and what it needs before.
+    /// Entry points: the index of each packet that a reader may start with, in order, and the preamble it needs.
     pub(crate) starts: Vec<(usize, Preamble)>,
 }
 
-impl Delivery {
+impl MediaBatch {
     pub(crate) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
@@ -21,18 +21,18 @@ impl Delivery {
         self.starts.clear();
     }
 
-    /// The bytes of all packets.
+    /// Number of bytes of all packets.
     pub(crate) fn bytes(&self) -> u64 {
         self.packets.iter().map(|packet| packet.data().len() as u64).sum()
     }
 
-    /// A packet with which a reader may start comes next.
-    pub(crate) fn mark_start(&mut self, preamble: Preamble) {
+    /// Marks the next packet as one that a reader may start with.
+    pub(crate) fn mark_entry_point(&mut self, preamble: Preamble) {
         self.starts.push((self.packets.len(), preamble));
     }
 
-    /// Drops what comes before the first start, or before the last one; everything if there is none. Returns whether
-    /// there is one.
+    /// Drops the packets before the first entry point, or before the last one; all of them if there is none. Returns
+    /// whether there is one.
     pub(crate) fn skip_to_start(&mut self, last: bool) -> bool {
         let found = if last { self.starts.pop() } else { self.starts.first().cloned() };
         let Some((at, preamble)) = found else {
@@ -44,19 +44,19 @@ impl Delivery {
             self.starts.clear();
             self.starts.push((0, preamble));
         } else {
-            self.starts.iter_mut().for_each(|(place, _)| *place -= at); // in order: none is before the first
+            self.starts.iter_mut().for_each(|(place, _)| *place -= at); // in order: no other is before the first
         }
         true
     }
 
-    /// Adds all that another delivery holds, which comes back empty.
-    pub(crate) fn append(&mut self, more: &mut Delivery) {
+    /// Moves all packets of another batch to the end of this one.
+    pub(crate) fn append(&mut self, more: &mut MediaBatch) {
         let behind = self.packets.len();
         self.packets.append(&mut more.packets);
         self.starts.extend(more.starts.drain(..).map(|(at, preamble)| (behind + at, preamble)));
     }
 
-    /// Puts packets before the one at a place; a start there begins with them.
+    /// Inserts packets at an index; an entry point there begins with them.
     pub(crate) fn insert(&mut self, at: usize, packets: impl IntoIterator<Item = Packet>) {
         let before = self.packets.len();
         self.packets.splice(at..at, packets);
@@ -64,7 +64,7 @@ impl Delivery {
         self.starts.iter_mut().filter(|(place, _)| *place > at).for_each(|(place, _)| *place += more);
     }
 
-    /// Takes out the packet at a place; a start there begins with the one behind it.
+    /// Removes the packet at an index; an entry point there moves to the next one.
     pub(crate) fn remove(&mut self, at: usize) {
         self.packets.remove(at);
         self.starts.iter_mut().filter(|(place, _)| *place > at).for_each(|(place, _)| *place -= 1);

@@ -1,8 +1,8 @@
-//! Sockets that are read together: real ones, over the loopback.
+//! Tests of grouped sockets over the loopback.
 
 use crate::{
     lock::lock,
-    net::{Fed, Keeper, Next, Stream, Take, listen},
+    net::{GroupPoller, ReadAction, ReadOutcome, ReadSink, Stream, listen},
 };
 use std::{
     future::poll_fn,
@@ -12,18 +12,18 @@ use std::{
 };
 use tokio::net::TcpStream;
 
-/// A connection whose other side is read with others.
-async fn pair(keeper: &Keeper) -> io::Result<(Stream, Stream)> {
+/// Returns the two ends of a connection, the second in the group.
+async fn pair(poller: &GroupPoller) -> io::Result<(Stream, Stream)> {
     let listener = listen(([127, 0, 0, 1], 0).into())?;
     let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
-    Ok((Stream::accepted(peer?), Stream::accepted(accepted?.0).nested(keeper.nest())?))
+    Ok((Stream::accepted(peer?), Stream::accepted(accepted?.0).grouped(poller.group())?))
 }
 
 async fn write(stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
     poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await
 }
 
-/// What is read now, if anything.
+/// Reads what has arrived, if anything.
 async fn read(stream: &mut Stream) -> io::Result<usize> {
     match poll_fn(|cx| Poll::Ready(stream.poll_read(cx, |_| {}))).await {
         Poll::Ready(read) => read,
@@ -33,17 +33,17 @@ async fn read(stream: &mut Stream) -> io::Result<usize> {
 
 #[tokio::test]
 async fn what_is_asked_for_is_found_before_anyone_looks() -> io::Result<()> {
-    let keeper = Keeper::new()?;
-    let (mut peer, mut stream) = pair(&keeper).await?;
+    let poller = GroupPoller::new()?;
+    let (mut peer, mut stream) = pair(&poller).await?;
     write(&mut peer, b"head").await?;
     while read(&mut stream).await? == 0 {
-        stream.ask_for_more();
+        stream.request_more();
         tokio::task::yield_now().await;
     }
     write(&mut peer, b"body").await?;
     assert_eq!(read(&mut stream).await?, 0, "nobody has looked");
     loop {
-        stream.ask_for_more();
+        stream.request_more();
         match read(&mut stream).await? {
             0 => tokio::task::yield_now().await,
             length => {
@@ -54,72 +54,75 @@ async fn what_is_asked_for_is_found_before_anyone_looks() -> io::Result<()> {
     }
 }
 
-/// Keeps what it is given, knows that more follows a `:`, and has something to tell of each `!`; a `?` it does not
-/// survive.
+/// Keeps what it is given, requests more after a `:`, notifies of each `!`, and panics on a `?`.
 #[derive(Default)]
-struct Ear(Vec<u8>);
+struct RecordingSink(Vec<u8>);
 
-impl Take for Ear {
-    fn take(&mut self, bytes: &[u8]) -> Next {
+impl ReadSink for RecordingSink {
+    fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
         assert!(!bytes.contains(&b'?'), "a bug");
         self.0.extend_from_slice(bytes);
         match bytes.last() {
-            Some(b':') => Next::Ask,
-            _ if bytes.contains(&b'!') => Next::Tell,
-            _ => Next::GoOn,
+            Some(b':') => ReadAction::RequestMore,
+            _ if bytes.contains(&b'!') => ReadAction::Notify,
+            _ => ReadAction::Continue,
         }
     }
 }
 
-/// Looks, once, and asks what has come of it.
-async fn look(keeper: &mut Keeper, stream: &mut Stream, ear: &Arc<Mutex<Ear>>) -> Poll<io::Result<Fed>> {
+/// Polls the group once, then the stream.
+async fn poll_once(
+    poller: &mut GroupPoller,
+    stream: &mut Stream,
+    sink: &Arc<Mutex<RecordingSink>>,
+) -> Poll<io::Result<ReadOutcome>> {
     tokio::task::yield_now().await;
     poll_fn(|cx| {
-        keeper.look(cx);
-        Poll::Ready(stream.poll_feed(cx, ear))
+        poller.poll(cx);
+        Poll::Ready(stream.poll_read_to_sink(cx, sink))
     })
     .await
 }
 
 #[tokio::test]
 async fn what_comes_is_handed_on_until_there_is_something_to_tell() -> io::Result<()> {
-    let mut keeper = Keeper::new()?;
-    let (mut peer, mut stream) = pair(&keeper).await?;
-    let ear = Arc::new(Mutex::new(Ear::default()));
+    let mut poller = GroupPoller::new()?;
+    let (mut peer, mut stream) = pair(&poller).await?;
+    let sink = Arc::new(Mutex::new(RecordingSink::default()));
     let mut sent = Vec::new();
-    for (words, told) in [("some", false), ("thing", false), ("!", true), ("and on", false), ("!", true)] {
-        assert!(look(&mut keeper, &mut stream, &ear).await.is_pending());
+    for (words, notified) in [("some", false), ("thing", false), ("!", true), ("and on", false), ("!", true)] {
+        assert!(poll_once(&mut poller, &mut stream, &sink).await.is_pending());
         write(&mut peer, words.as_bytes()).await?;
         sent.extend_from_slice(words.as_bytes());
-        let fed = loop {
-            let fed = look(&mut keeper, &mut stream, &ear).await;
-            if lock(&ear).0 == sent {
-                break fed;
+        let outcome = loop {
+            let outcome = poll_once(&mut poller, &mut stream, &sink).await;
+            if lock(&sink).0 == sent {
+                break outcome;
             }
-            assert!(fed.is_pending());
+            assert!(outcome.is_pending());
         };
-        assert_eq!(matches!(fed, Poll::Ready(Ok(Fed::Told))), told, "{fed:?}");
+        assert_eq!(matches!(outcome, Poll::Ready(Ok(ReadOutcome::Notified))), notified, "{outcome:?}");
     }
-    assert!(look(&mut keeper, &mut stream, &ear).await.is_pending());
-    stream.end_feed();
+    assert!(poll_once(&mut poller, &mut stream, &sink).await.is_pending());
+    stream.detach_sink();
     write(&mut peer, b"later").await?;
     peer.shut_down().await;
-    // It is not lost, and read when it is asked for.
-    while !matches!(look(&mut keeper, &mut stream, &ear).await, Poll::Ready(Ok(Fed::Closed))) {}
+    // It is not lost: a later read returns it.
+    while !matches!(poll_once(&mut poller, &mut stream, &sink).await, Poll::Ready(Ok(ReadOutcome::Closed))) {}
     sent.extend_from_slice(b"later");
-    assert_eq!(lock(&ear).0, sent);
+    assert_eq!(lock(&sink).0, sent);
     Ok(())
 }
 
 #[tokio::test]
 async fn much_is_handed_on_in_turns_and_a_panic_is_that_of_one() -> io::Result<()> {
     const BYTES: usize = 8 << 20;
-    let mut keeper = Keeper::new()?;
-    let (mut loud, mut heard) = pair(&keeper).await?;
-    let (mut bad, mut deaf) = pair(&keeper).await?;
-    let ears: [Arc<Mutex<Ear>>; 2] = Default::default();
-    assert!(look(&mut keeper, &mut heard, &ears[0]).await.is_pending());
-    assert!(look(&mut keeper, &mut deaf, &ears[1]).await.is_pending());
+    let mut poller = GroupPoller::new()?;
+    let (mut loud, mut heard) = pair(&poller).await?;
+    let (mut bad, mut send_only) = pair(&poller).await?;
+    let ears: [Arc<Mutex<RecordingSink>>; 2] = Default::default();
+    assert!(poll_once(&mut poller, &mut heard, &ears[0]).await.is_pending());
+    assert!(poll_once(&mut poller, &mut send_only, &ears[1]).await.is_pending());
     write(&mut bad, b"?").await?;
     tokio::spawn(async move {
         let mut sent = 0;
@@ -129,31 +132,31 @@ async fn much_is_handed_on_in_turns_and_a_panic_is_that_of_one() -> io::Result<(
         loud.shut_down().await;
         io::Result::Ok(())
     });
-    while !matches!(look(&mut keeper, &mut heard, &ears[0]).await, Poll::Ready(Ok(Fed::Closed))) {}
+    while !matches!(poll_once(&mut poller, &mut heard, &ears[0]).await, Poll::Ready(Ok(ReadOutcome::Closed))) {}
     assert_eq!(lock(&ears[0]).0, vec![7; BYTES]);
-    while !matches!(look(&mut keeper, &mut deaf, &ears[1]).await, Poll::Ready(Err(_))) {}
+    while !matches!(poll_once(&mut poller, &mut send_only, &ears[1]).await, Poll::Ready(Err(_))) {}
     Ok(())
 }
 
 #[tokio::test]
 async fn peers_that_hold_back_are_not_made_to_wait() -> io::Result<()> {
     for parts in [&["head:body"][..], &["head:", "body"]] {
-        let mut keeper = Keeper::new()?;
+        let mut poller = GroupPoller::new()?;
         let listener = listen(([127, 0, 0, 1], 0).into())?;
-        // It has Nagle's algorithm, as any has that is not told otherwise.
+        // Nagle's algorithm is on, as by default.
         let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
-        let (peer, mut stream) = (peer?, Stream::accepted(accepted?.0).nested(keeper.nest())?);
-        let ear = Arc::new(Mutex::new(Ear::default()));
+        let (peer, mut stream) = (peer?, Stream::accepted(accepted?.0).grouped(poller.group())?);
+        let sink = Arc::new(Mutex::new(RecordingSink::default()));
         let (mut rounds, mut waits) = (0_usize, false);
-        // The others are made to wait sooner or later.
+        // The others are held back sooner or later.
         while if parts.len() == 1 { !waits } else { rounds < 3000 } {
             for part in parts {
                 assert_eq!(peer.try_write(part.as_bytes())?, part.len());
             }
             rounds += 1;
-            while lock(&ear).0.len() < 9 * rounds {
-                assert!(look(&mut keeper, &mut stream, &ear).await.is_pending());
-                waits |= keeper.strikes;
+            while lock(&sink).0.len() < 9 * rounds {
+                assert!(poll_once(&mut poller, &mut stream, &sink).await.is_pending());
+                waits |= poller.is_periodic;
             }
         }
         assert_eq!(waits, parts.len() == 1);
@@ -164,11 +167,11 @@ async fn peers_that_hold_back_are_not_made_to_wait() -> io::Result<()> {
 #[tokio::test]
 async fn who_finds_no_room_is_told_of_it() -> io::Result<()> {
     const BYTES: usize = 32 << 20;
-    let mut keeper = Keeper::new()?;
-    let (mut peer, mut stream) = pair(&keeper).await?;
+    let mut poller = GroupPoller::new()?;
+    let (mut peer, mut stream) = pair(&poller).await?;
     let mut sent = 0;
     let send = poll_fn(|cx| {
-        keeper.look(cx);
+        poller.poll(cx);
         while sent < BYTES {
             match stream.poll_write(cx, &[IoSlice::new(&[7; 1 << 16])]) {
                 Poll::Ready(written) => sent += written?,
@@ -177,7 +180,7 @@ async fn who_finds_no_room_is_told_of_it() -> io::Result<()> {
         }
         Poll::Ready(Ok(sent))
     });
-    // A task of its own, so that what wakes it does not wake the sender.
+    // A task of its own, so that its wake-ups do not wake the sender.
     let receive = tokio::spawn(async move {
         let mut received = 0;
         while received < BYTES {

@@ -1,47 +1,47 @@
-//! RTP: sequence numbers, timestamps and the synchronisation source that go on (RFC 3550 section 5.1).
+//! RTP: sequence numbers, timestamps and the synchronisation source continue (RFC 3550 section 5.1).
 
-use super::seam::Seam;
+use super::ts::TsContinuity;
 use crate::{
     media::{
         Packet,
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
     },
-    router::{Delivery, Preamble},
+    router::{MediaBatch, Preamble},
 };
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 
-/// Packets by which one of two sources of the same stream may be behind the other, to be known as such.
+/// Maximum distance in packets between two sources of the same stream for them to be recognised as such.
 const MAX_BEHIND: i16 = 4000;
-/// The clock rate of MPEG-TS, and of most else.
+/// Clock rate of MPEG-TS and video, in Hz.
 const VIDEO_CLOCK: u32 = 90_000;
 
-/// The numbers of one RTP stream. The first connection is not altered.
+/// Rewrites the numbers of one RTP stream. The first connection is not altered.
 #[derive(Debug)]
-struct Numbering {
+struct RtpRewriter {
     clock_rate: u32,
     ssrc: Option<u32>,
-    /// What packets are given, if they are altered.
+    /// The payload type of altered packets.
     payload_type: Option<u8>,
     sequence: u16,
     timestamp: u32,
-    /// What was handed on last, as it was handed on.
+    /// Sequence number, timestamp and arrival time of the last packet, as passed on.
     last: Option<(u16, u32, Instant)>,
-    /// The latest timestamp: pictures come in the order of decoding.
+    /// The latest timestamp: pictures come in decoding order.
     latest: u32,
-    /// The shortest time from one timestamp to another.
+    /// The shortest step between two timestamps.
     step: Option<u32>,
-    /// The last sender report that was handed on: its moment (NTP, 32.32 bits of seconds) and timestamp.
+    /// The last sender report passed on: its NTP time (32.32 bits of seconds) and timestamp.
     report: Option<(u64, u32)>,
-    /// What is added to the moments of reports; `None` until this connection has brought one.
+    /// Added to the NTP times of reports; `None` until this connection has brought one.
     clock: Option<u64>,
     fresh: bool,
-    /// Packets are to be altered.
+    /// Packets are altered.
     alters: bool,
 }
 
-impl Numbering {
+impl RtpRewriter {
     fn new(clock_rate: u32) -> Self {
         Self {
             clock_rate,
@@ -64,14 +64,14 @@ impl Numbering {
         self.clock = None;
     }
 
-    /// The timestamp of what comes at a moment, had the stream not been away.
+    /// Returns the timestamp of a packet at `at`, had the stream not been away.
     fn place(&self, at: Instant) -> Option<u32> {
         let (_, timestamp, last) = self.last?;
         let gap = at.saturating_duration_since(last).as_micros() * u128::from(self.clock_rate) / 1_000_000;
         Some(timestamp.wrapping_add(u32::try_from(gap).unwrap_or(u32::MAX).max(1)))
     }
 
-    /// By how much what would come at a moment must wait to be after all that came before.
+    /// Returns the time that a packet at `at` must be delayed to come after all earlier ones.
     fn wait(&self, at: Instant) -> Duration {
         let Some(place) = self.place(at) else { return Duration::ZERO };
         let missing = self.latest.wrapping_add(self.step.unwrap_or(1)).wrapping_sub(place);
@@ -81,7 +81,7 @@ impl Numbering {
         }
     }
 
-    /// `shift`: by how much a stream that takes over comes later than it came in.
+    /// Rewrites a packet. `shift`: delay of a stream that takes over.
     fn packet(&mut self, packet: Packet, header: &Header, shift: Duration) -> Packet {
         if std::mem::take(&mut self.fresh)
             && let (Some((sequence, ..)), Some(place)) = (self.last, self.place(packet.arrival() + shift))
@@ -117,8 +117,8 @@ impl Numbering {
         packet.with_data(data.freeze())
     }
 
-    /// A sender report speaks of the same source, timestamps and clock (RFC 3550 section 6.4.1). `clock`: what is added
-    /// to the moments of all tracks, once known. `None` for a report that has no place yet.
+    /// Rewrites a sender report to the same source, timestamps and clock (RFC 3550 section 6.4.1). `clock`: added to
+    /// the NTP times of all tracks, once known. `None` for a report that has no place yet.
     fn report(&mut self, data: &Bytes, clock: &mut Option<u64>) -> Option<Bytes> {
         let Some((head, _)) = data.split_first_chunk::<20>().filter(|(head, _)| head[1] == 200) else {
             return Some(data.clone());
@@ -132,7 +132,7 @@ impl Numbering {
         if self.clock.is_none()
             && let Some((before, at)) = self.report
         {
-            // The clock of each track goes on as its timestamps do, whatever the new source takes for the time: a step
+            // The clock of each track continues as its timestamps do, whatever time the new source reports: a step
             // would set players back, or pictures that are shown out of order.
             let since = i128::from(time.wrapping_sub(at) as i32); // modulo 2^32
             let since = (since << 32) / i128::from(self.clock_rate);
@@ -140,7 +140,7 @@ impl Numbering {
             self.clock = Some(goes_on);
             clock.get_or_insert(goes_on);
         }
-        let clock = self.clock.or(*clock)?; // a track that has said nothing before goes by the others
+        let clock = self.clock.or(*clock)?; // a track without an earlier report uses the clock of the others
         self.clock = Some(clock);
         self.report = Some((ntp.wrapping_add(clock), time));
         if !self.alters && clock == 0 {
@@ -156,28 +156,28 @@ impl Numbering {
     }
 }
 
-/// The tracks of an RTSP presentation.
+/// Rewrites the tracks of an RTSP presentation.
 #[derive(Debug, Default)]
-pub(super) struct Tracks {
-    tracks: Vec<Numbering>,
-    /// By how much the stream that has joined comes later than it came in; `None`: nothing of it has come.
+pub(super) struct TrackRewriters {
+    tracks: Vec<RtpRewriter>,
+    /// Delay of the stream that has taken over; `None` until some of it has arrived.
     shift: Option<Duration>,
-    /// What is added to the moments of sender reports; `None`: the first one is still to come.
+    /// Added to the NTP times of sender reports; `None` until the first one.
     clock: Option<u64>,
     /// Parameter sets that the stream before did not have, and their track: they go before the next key frame.
     parameter_sets: Vec<(u8, Bytes)>,
 }
 
-impl Tracks {
-    /// Another connection: of a presentation that continues the one before, or of something else.
+impl TrackRewriters {
+    /// Begins another connection: of a presentation that is compatible with the one before, or of another one.
     pub(super) fn join(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>, switched: bool) {
         self.shift = None;
         self.parameter_sets.clear();
         self.clock = None;
-        let Some(presentation) = presentation else { return self.tracks.iter_mut().for_each(Numbering::begin) };
-        match known.filter(|known| presentation.continues(known)) {
+        let Some(presentation) = presentation else { return self.tracks.iter_mut().for_each(RtpRewriter::begin) };
+        match known.filter(|known| presentation.is_compatible_with(known)) {
             Some(known) => {
-                self.tracks.iter_mut().for_each(Numbering::begin);
+                self.tracks.iter_mut().for_each(RtpRewriter::begin);
                 let sets = presentation.tracks().iter().zip(known.tracks()).enumerate();
                 let changed = sets.filter(|(_, (new, old))| switched && new.parameter_sets != old.parameter_sets);
                 self.parameter_sets = changed
@@ -185,18 +185,20 @@ impl Tracks {
                     .flat_map(|(number, new)| new.parameter_sets.iter().map(move |set| (number, set.clone())))
                     .collect();
             }
-            None => self.tracks = presentation.tracks().iter().map(|track| Numbering::new(track.clock_rate)).collect(),
+            None => {
+                self.tracks = presentation.tracks().iter().map(|track| RtpRewriter::new(track.clock_rate)).collect()
+            }
         }
-        for (numbering, track) in self.tracks.iter_mut().zip(presentation.tracks()) {
-            numbering.payload_type = track.payload_type;
-            numbering.alters |= track.is_renumbered;
+        for (rewriter, track) in self.tracks.iter_mut().zip(presentation.tracks()) {
+            rewriter.payload_type = track.payload_type;
+            rewriter.alters |= track.is_renumbered;
         }
         if self.tracks.iter().all(|track| track.report.is_none()) {
             self.clock = Some(0);
         }
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         self.insert_parameter_sets(delivery);
         let Self { tracks, shift, clock, .. } = self;
         let mut stale = Vec::new();
@@ -210,7 +212,7 @@ impl Tracks {
             }
             let Ok(header) = Header::parse(packet.data()) else { continue };
             let shift = *shift.get_or_insert_with(|| {
-                // All tracks by the same: nothing goes back, and they stay in step.
+                // The same delay for all tracks, so that none goes back and they stay in step.
                 let ends = tracks.iter().filter_map(|track| track.last).map(|(.., at)| at);
                 let behind = ends.map(|end| end.saturating_duration_since(packet.arrival())).max().unwrap_or_default();
                 let track = packet.rtsp_track().and_then(|track| tracks.get(usize::from(track)));
@@ -228,17 +230,18 @@ impl Tracks {
         }
     }
 
-    /// The sender reports that a player gets first; the same allocation where nothing is to be altered.
+    /// Rewrites the sender reports that a player gets first; keeps the allocation where nothing is altered.
     fn preamble(&mut self, preamble: &mut Preamble) {
         let Self { tracks, clock, .. } = self;
         if *clock != Some(0) || tracks.iter().any(|track| track.alters) {
-            // The latest report of a track goes by what it says, not by when it is said.
+            // The latest report of a track is valid whenever it is sent.
             *preamble = preamble.iter().filter_map(|packet| placed_report(tracks, clock, packet)).collect();
         }
     }
 
-    /// Parameter sets in single NAL unit packets (RFC 6184 section 5.6, RFC 7798 section 4.4.1) of the picture's time.
-    fn insert_parameter_sets(&mut self, delivery: &mut Delivery) {
+    /// Inserts parameter sets as single NAL unit packets (RFC 6184 section 5.6, RFC 7798 section 4.4.1) with the
+    /// timestamp of the key frame.
+    fn insert_parameter_sets(&mut self, delivery: &mut MediaBatch) {
         if self.parameter_sets.is_empty() {
             return;
         }
@@ -265,8 +268,8 @@ impl Tracks {
     }
 }
 
-/// A report of the track that it belongs to.
-fn placed_report(tracks: &mut [Numbering], clock: &mut Option<u64>, packet: &Packet) -> Option<Packet> {
+/// Rewrites a report with the rewriter of its track.
+fn placed_report(tracks: &mut [RtpRewriter], clock: &mut Option<u64>, packet: &Packet) -> Option<Packet> {
     match packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
         Some(track) => track.report(packet.data(), clock).map(|data| packet.with_data(data)),
         None => Some(packet.clone()),
@@ -275,80 +278,81 @@ fn placed_report(tracks: &mut [Numbering], clock: &mut Option<u64>, packet: &Pac
 
 /// The one stream of a flow of RTP.
 #[derive(Debug)]
-pub(super) struct RtpSplice {
-    numbering: Numbering,
-    seam: Seam,
+pub(super) struct RtpContinuity {
+    rewriter: RtpRewriter,
+    ts: TsContinuity,
 }
 
-impl Default for RtpSplice {
+impl Default for RtpContinuity {
     fn default() -> Self {
-        Self { numbering: Numbering::new(VIDEO_CLOCK), seam: Seam::default() }
+        Self { rewriter: RtpRewriter::new(VIDEO_CLOCK), ts: TsContinuity::default() }
     }
 }
 
-impl RtpSplice {
+impl RtpContinuity {
     pub(super) fn join(&mut self) {
-        self.numbering.begin();
-        self.seam.join();
+        self.rewriter.begin();
+        self.ts.join();
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         let mut out = Vec::with_capacity(delivery.packets.len() + 1);
         for packet in delivery.packets.drain(..) {
             let Ok(header) = Header::parse(packet.data()) else {
                 out.push(packet); // never: it was read before
                 continue;
             };
-            if self.numbering.fresh
-                && let Some(distance) = self.continues(&header)
+            if self.rewriter.fresh
+                && let Some(distance) = self.distance_from_last(&header)
             {
                 if distance <= 0 {
-                    continue; // the other source has brought it
+                    continue; // the other source has sent it
                 }
-                // The other source's own next packet: nothing is to be altered.
-                (self.numbering.sequence, self.numbering.timestamp) = (0, 0);
-                (self.numbering.fresh, self.numbering.alters) = (false, false);
-                self.seam.forget();
+                // The next packet of the other source's own stream: nothing is altered.
+                (self.rewriter.sequence, self.rewriter.timestamp) = (0, 0);
+                (self.rewriter.fresh, self.rewriter.alters) = (false, false);
+                self.ts.forget();
             }
-            self.numbering.clock_rate = header.clock_rate();
+            self.rewriter.clock_rate = header.clock_rate();
             let range = header.payload_start..header.payload_end;
             let payload = packet.data().get(range.clone()).filter(|_| header.is_mpeg_ts());
-            if let Some(marks) = payload.and_then(|payload| self.seam.marks(payload, packet.arrival())) {
-                // A packet of its own before this one, which all that follow make room for.
+            if let Some(marks) = payload.and_then(|payload| self.ts.marks(payload, packet.arrival())) {
+                // A packet of its own before this one; all that follow are renumbered.
                 let mut data = BytesMut::with_capacity(12 + marks.len());
                 data.extend_from_slice(&[0x80, header.payload_type]);
                 data.extend_from_slice(&header.sequence.wrapping_sub(1).to_be_bytes());
                 data.extend_from_slice(&header.timestamp.to_be_bytes());
                 data.extend_from_slice(&header.ssrc.to_be_bytes());
                 data.extend_from_slice(&marks);
-                if !self.numbering.fresh {
-                    self.numbering.sequence = self.numbering.sequence.wrapping_add(1);
-                    self.numbering.alters = true;
+                if !self.rewriter.fresh {
+                    self.rewriter.sequence = self.rewriter.sequence.wrapping_add(1);
+                    self.rewriter.alters = true;
                 }
                 let before = Header { sequence: header.sequence.wrapping_sub(1), ..header };
-                out.push(self.numbering.packet(packet.with_data(data.freeze()), &before, Duration::ZERO));
+                out.push(self.rewriter.packet(packet.with_data(data.freeze()), &before, Duration::ZERO));
             }
-            let altered = payload.and_then(|payload| self.seam.retime(payload, packet.arrival()));
+            let altered = payload.and_then(|payload| self.ts.retime(payload, packet.arrival()));
             let packet = match altered {
                 Some(payload) => {
                     let mut data = BytesMut::from(&packet.data()[..]);
-                    data[range].copy_from_slice(&payload); // it has kept its length
+                    data[range].copy_from_slice(&payload); // the length is unchanged
                     packet.with_data(data.freeze())
                 }
                 None => packet,
             };
-            out.push(self.numbering.packet(packet, &header, Duration::ZERO));
+            out.push(self.rewriter.packet(packet, &header, Duration::ZERO));
         }
         delivery.packets = out;
     }
 
-    /// How far behind the last packet that was handed on this one is in the same stream; `None`: it is another stream.
-    fn continues(&self, header: &Header) -> Option<i16> {
-        let (sequence, timestamp, _) = self.numbering.last?;
+    /// Returns the distance from the last packet passed on to this one in the same stream; `None` if it is another
+    /// stream.
+    fn distance_from_last(&self, header: &Header) -> Option<i16> {
+        let (sequence, timestamp, _) = self.rewriter.last?;
         let distance = header.sequence.wrapping_sub(sequence) as i16; // modulo 2^16
         let time = i64::from(header.timestamp.wrapping_sub(timestamp) as i32).abs(); // modulo 2^32
-        let near = (-MAX_BEHIND..=MAX_BEHIND).contains(&distance) && time <= 10 * i64::from(self.numbering.clock_rate);
-        (self.numbering.ssrc == Some(header.ssrc) && near).then_some(distance)
+        let near = (-MAX_BEHIND..=MAX_BEHIND).contains(&distance) && time <= 10 * i64::from(self.rewriter.clock_rate);
+        (self.rewriter.ssrc == Some(header.ssrc) && near).then_some(distance)
     }
 }
 
@@ -373,35 +377,35 @@ mod tests {
 
     #[test]
     fn numbers_go_on_over_reconnections() {
-        let (mut numbering, start) = (Numbering::new(90_000), Instant::now());
+        let (mut rewriter, start) = (RtpRewriter::new(90_000), Instant::now());
         let rtp = |sequence, timestamp, ssrc, at| Packet::rtsp(0, bytes(96, sequence, timestamp, ssrc), at);
-        let pass = |numbering: &mut Numbering, packet: Packet| {
+        let pass = |rewriter: &mut RtpRewriter, packet: Packet| {
             let read = Header::parse(packet.data()).unwrap();
-            header(&numbering.packet(packet, &read, Duration::ZERO))
+            header(&rewriter.packet(packet, &read, Duration::ZERO))
         };
-        numbering.begin();
-        assert_eq!(pass(&mut numbering, rtp(u16::MAX, u32::MAX, 7, start)), (u16::MAX, u32::MAX, 7));
+        rewriter.begin();
+        assert_eq!(pass(&mut rewriter, rtp(u16::MAX, u32::MAX, 7, start)), (u16::MAX, u32::MAX, 7));
         let report: Bytes = [&[0x80, 200, 0, 6, 0, 0, 0, 9][..], &[0; 8], &[0, 0, 0, 5], &[0; 8]].concat().into();
-        assert_eq!(numbering.report(&report, &mut Some(0)).unwrap(), report);
-        numbering.begin();
-        assert_eq!(numbering.report(&report, &mut None), None, "it has no place yet");
+        assert_eq!(rewriter.report(&report, &mut Some(0)).unwrap(), report);
+        rewriter.begin();
+        assert_eq!(rewriter.report(&report, &mut None), None, "it has no place yet");
         let later = start + Duration::from_millis(100);
-        assert_eq!(pass(&mut numbering, rtp(500, 1000, 8, later)), (0, 8999, 7));
-        assert_eq!(pass(&mut numbering, rtp(501, 1900, 8, later)), (1, 9899, 7));
+        assert_eq!(pass(&mut rewriter, rtp(500, 1000, 8, later)), (0, 8999, 7));
+        assert_eq!(pass(&mut rewriter, rtp(501, 1900, 8, later)), (1, 9899, 7));
         let mut clock = None;
-        let report = numbering.report(&report, &mut clock).unwrap();
+        let report = rewriter.report(&report, &mut clock).unwrap();
         assert_eq!((&report[4..8], &report[16..20]), (&[0, 0, 0, 7][..], &8004u32.to_be_bytes()[..]));
-        // The first report was of timestamp 5 and moment 0.
+        // The first report was of timestamp 5 and NTP time 0.
         let moment = (7999u64 << 32) / 90_000;
         assert_eq!((&report[8..16], clock), (&moment.to_be_bytes()[..], Some(moment)));
     }
 
     #[test]
     fn the_same_stream_from_another_source_is_not_altered_and_not_repeated() {
-        let (mut splice, now) = (RtpSplice::default(), Instant::now());
-        let give = |splice: &mut RtpSplice, sequences: std::ops::Range<u16>, ssrc| {
+        let (mut splice, now) = (RtpContinuity::default(), Instant::now());
+        let give = |splice: &mut RtpContinuity, sequences: std::ops::Range<u16>, ssrc| {
             let packets = sequences.map(|s| Packet::rtp(bytes(96, s, u32::from(s), ssrc), now)).collect();
-            let mut delivery = Delivery { packets, starts: Vec::new() };
+            let mut delivery = MediaBatch { packets, starts: Vec::new() };
             splice.apply(&mut delivery);
             delivery.packets.iter().map(header).collect::<Vec<_>>()
         };
@@ -421,24 +425,24 @@ mod tests {
         let old = Presentation::parse(sdp.as_bytes()).unwrap();
         let new = sdp.replace("aM4=", "aM8=").replace("AVP 97", "AVP 98").replace("map:97", "map:98");
         let new = Arc::new(Presentation::parse(new.as_bytes()).unwrap()).as_continued_from(Some(&old));
-        let (mut tracks, start) = (Tracks::default(), Instant::now());
+        let (mut tracks, start) = (TrackRewriters::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let rtp = |track, timestamp, ms| {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
         };
         tracks.join(None, Some(&old), false);
-        let mut first = Delivery { packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)], starts: Vec::new() };
+        let mut first = MediaBatch { packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)], starts: Vec::new() };
         tracks.apply(&mut first);
         tracks.join(Some(&old), Some(&new), true);
         // The backup's last group of pictures began 400 ms before the loss.
         let packets = vec![rtp(0, 500, 600), rtp(1, 700, 620)];
-        let mut second = Delivery { packets, starts: vec![(0, Preamble::from([]))] };
+        let mut second = MediaBatch { packets, starts: vec![(0, Preamble::from([]))] };
         tracks.apply(&mut second);
         let sent: Vec<_> = second.packets.iter().map(header).collect();
         assert_eq!(sent, [(2, 90_001, 1), (3, 90_001, 1), (4, 90_001, 1), (2, 8_160, 2)]);
         assert_eq!(&second.packets[1].data()[12..], [0x68, 0xcf]);
         assert_eq!((second.packets[0].data()[1], second.packets[3].data()[1]), (96, 97), "as players know them");
-        let mut third = Delivery { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
+        let mut third = MediaBatch { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
         tracks.apply(&mut third);
         assert_eq!(header(&third.packets[0]).1, 90_901);
     }
@@ -448,12 +452,12 @@ mod tests {
         let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
             m=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
         let sdp = Presentation::parse(sdp.as_bytes()).unwrap();
-        let (mut tracks, start) = (Tracks::default(), Instant::now());
+        let (mut tracks, start) = (TrackRewriters::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         let rtp = |track, timestamp, ms| {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
         };
-        // The moment is in milliseconds.
+        // `moment`: the NTP time in milliseconds.
         let report = |track: u8, moment: u64, timestamp: u32, ms| {
             let mut data = vec![0x80, 200, 0, 6, 0, 0, 0, 1 + track];
             data.extend(((moment << 32) / 1000).to_be_bytes());
@@ -461,8 +465,8 @@ mod tests {
             data.resize(28, 0);
             Packet::rtsp(track, data, at(ms))
         };
-        // At what moment a packet of a track is shown, by the last report of that track.
-        let shown = |delivery: &Delivery, track: u8, clock_rate: i64| {
+        // Returns the presentation time of a packet by the last report of its track, in milliseconds.
+        let shown = |delivery: &MediaBatch, track: u8, clock_rate: i64| {
             let data =
                 delivery.packets.iter().find(|p| p.rtsp_track() == Some(track) && p.data()[1] == 200).unwrap().data();
             let moment = u64::from_be_bytes(data[8..16].try_into().unwrap());
@@ -473,13 +477,13 @@ mod tests {
         tracks.join(None, Some(&sdp), false);
         let packets =
             vec![report(0, 50_000, 90_000, 0), report(1, 50_000, 8_000, 0), rtp(0, 90_000, 0), rtp(1, 8_000, 0)];
-        let mut first = Delivery { packets, starts: Vec::new() };
+        let mut first = MediaBatch { packets, starts: Vec::new() };
         tracks.apply(&mut first);
         let (video, audio) = (shown(&first, 0, 90_000), shown(&first, 1, 8_000));
-        // By the reports of the other source, its sound is 200 ms ahead of where its packets come.
+        // By the reports of the other source, its sound is 200 ms ahead of its arrival.
         tracks.join(Some(&sdp), Some(&sdp), true);
         let packets = vec![rtp(0, 500, 40), rtp(1, 700, 40), report(1, 7_200, 700, 50), report(0, 7_000, 500, 50)];
-        let mut second = Delivery { packets, starts: Vec::new() };
+        let mut second = MediaBatch { packets, starts: Vec::new() };
         tracks.apply(&mut second);
         for (track, before, clock_rate) in [(0, &video as &dyn Fn(u32) -> i64, 90_000), (1, &audio, 8_000)] {
             let after = shown(&second, track, clock_rate);

@@ -1,11 +1,11 @@
-//! Dice for tests.
+//! TestRng for tests.
 
 /// Pseudo-random numbers (xorshift), the same for the same seed, which is not 0.
 #[derive(Clone)]
-pub(crate) struct Dice(pub(crate) u64);
+pub(crate) struct TestRng(pub(crate) u64);
 
-impl Dice {
-    pub(crate) fn roll(&mut self) -> u64 {
+impl TestRng {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -14,11 +14,11 @@ impl Dice {
 
     /// A number below `end`; 0 if there is none.
     pub(crate) fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.roll() % end as u64) as usize }
+        if end == 0 { 0 } else { (self.next_u64() % end as u64) as usize }
     }
 
     /// Whether what happens so often has happened.
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
-        self.roll() % 10_000 < chance * 100
+        self.next_u64() % 10_000 < chance * 100
     }
 }

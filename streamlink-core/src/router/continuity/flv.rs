@@ -1,41 +1,41 @@
-//! FLV messages: one timeline, and headers again when they differ.
+//! FLV: timestamps that continue over reconnections and switches, and headers sent again when they differ.
 
 use crate::{
     media::{
         Packet, RtmpKind,
         flv::{Role, Tag, composition_time},
     },
-    router::{Delivery, Preamble},
+    router::{MediaBatch, Preamble},
 };
 use std::time::Instant;
 
-/// The longest time from one picture or sound to the next that counts as such, in milliseconds.
+/// Maximum step between two pictures or sounds that counts as their duration, in milliseconds.
 const MAX_STEP: u32 = 200;
 
-/// Timestamps that go on over reconnections and switches: players see one stream.
+/// The timestamps of a flow, which continue over reconnections and switches, so that players see one stream.
 #[derive(Debug, Default)]
-pub(super) struct Timeline {
-    /// What is added to the timestamps of this connection.
+pub(super) struct FlvTimestamps {
+    /// Added to the timestamps of this connection.
     offset: u32,
-    /// The latest timestamp that was handed on, and when its message came.
+    /// The latest timestamp passed on, and the arrival time of its message.
     last: Option<(u32, Instant)>,
-    /// The latest timestamp of a sound.
+    /// The latest audio timestamp.
     last_audio: Option<u32>,
-    /// The longest time from one sound to the next.
+    /// The longest step between two audio messages.
     sound: u32,
-    /// The last timestamp of a picture, and the latest moment at which one is shown.
+    /// The last video timestamp, and the latest presentation time.
     last_video: Option<(u32, u32)>,
-    /// The time from one picture to the next.
+    /// The step between the last two pictures.
     picture: u32,
-    /// No sample has come on this connection.
+    /// No sample has arrived on this connection.
     fresh: bool,
-    /// All sounds of this connection so far belong before those that were handed on.
+    /// All audio of this connection so far belongs before the audio passed on.
     overlaps: bool,
-    /// The headers of another source come with the next start.
+    /// The headers of another source come with the next entry point.
     switched: bool,
     /// The headers that players have.
     preamble: Option<Preamble>,
-    /// Headers have come since.
+    /// Headers have arrived since.
     outdated: bool,
 }
 
@@ -43,14 +43,14 @@ fn later(a: u32, b: u32) -> bool {
     a != b && a.wrapping_sub(b) < 1 << 31
 }
 
-impl Timeline {
+impl FlvTimestamps {
     pub(super) fn join(&mut self, switched: bool) {
         self.fresh = true;
         self.switched |= switched;
         self.overlaps = self.last.is_some();
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         let mut doubled = Vec::new();
         for (at, packet) in delivery.packets.iter_mut().enumerate() {
             let Some((kind, timestamp)) = packet.rtmp_message() else { continue };
@@ -67,7 +67,7 @@ impl Timeline {
                 *packet = Packet::rtmp(kind, placed, packet.data().clone(), packet.arrival());
             }
             if kind == RtmpKind::Audio && sample {
-                // The sound of the source before was ahead of its pictures: what was heard is not said again.
+                // The audio of the last source was ahead of its pictures: what was heard is not sent again.
                 let step = self.last_audio.map(|last| placed.wrapping_sub(last));
                 self.overlaps &= step.is_some_and(|step| step < self.sound.max(1) || step > u32::MAX / 2);
                 if self.overlaps {
@@ -84,14 +84,14 @@ impl Timeline {
         self.headers(delivery);
     }
 
-    /// The timestamp under which a message is handed on. A stream that comes back goes on where it would be had it
-    /// not been away; one that takes over with pictures from before goes on at once. Its pictures are shown after all
-    /// that came before.
+    /// Returns the timestamp to pass a message on with. A stream that comes back continues where it would be had it not
+    /// been away; one that takes over with earlier pictures continues at once. Its pictures are shown after all earlier
+    /// ones.
     fn place(&mut self, timestamp: u32, sample: bool, composition: i32, arrival: Instant) -> u32 {
         if self.fresh {
             match self.last {
                 None => self.fresh = !sample,
-                // Headers come with any time, often 0.
+                // Headers come with any timestamp, often 0.
                 Some((last, _)) if !sample => return last,
                 Some((last, at)) => {
                     let gap = arrival.saturating_duration_since(at).as_millis();
@@ -114,7 +114,7 @@ impl Timeline {
         placed
     }
 
-    /// Takes note of a picture.
+    /// Records the timestamps of a picture.
     fn follow(&mut self, placed: u32, composition: i32) {
         let shown = placed.wrapping_add_signed(composition);
         let (before, latest) = self.last_video.unwrap_or((placed, shown));
@@ -125,9 +125,9 @@ impl Timeline {
         self.last_video = Some((placed, if later(shown, latest) { shown } else { latest }));
     }
 
-    /// Headers that players have already are the same allocation, so that they do not get them again. After a switch,
-    /// those that differ are also part of the stream.
-    fn headers(&mut self, delivery: &mut Delivery) {
+    /// Replaces headers that players already have by the same allocation, so that they are not sent again. After a
+    /// switch, headers that differ are also inserted into the stream.
+    fn headers(&mut self, delivery: &mut MediaBatch) {
         let mut resend = None;
         for (at, preamble) in &mut delivery.starts {
             let known = self.preamble.clone().filter(|known| same_headers(known, preamble));
@@ -166,13 +166,13 @@ mod tests {
     const AUDIO: &[u8] = &[0xaf, 1];
 
     struct Bench {
-        timeline: Timeline,
+        timestamps: FlvTimestamps,
         start: Instant,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { timeline: Timeline::default(), start: Instant::now() }
+            Self { timestamps: FlvTimestamps::default(), start: Instant::now() }
         }
 
         fn packet(&self, kind: RtmpKind, time: u32, body: &'static [u8], ms: u64) -> Packet {
@@ -180,8 +180,8 @@ mod tests {
         }
 
         fn times(&mut self, packets: Vec<Packet>) -> Vec<u32> {
-            let mut delivery = Delivery { packets, starts: Vec::new() };
-            self.timeline.apply(&mut delivery);
+            let mut delivery = MediaBatch { packets, starts: Vec::new() };
+            self.timestamps.apply(&mut delivery);
             delivery.packets.iter().map(|p| p.rtmp_message().unwrap().1).collect()
         }
     }
@@ -189,16 +189,16 @@ mod tests {
     #[test]
     fn timestamps_go_on_over_reconnections_and_the_wrap() {
         let mut bench = Bench::new();
-        bench.timeline.join(false);
+        bench.timestamps.join(false);
         let video = |bench: &Bench, time, ms| bench.packet(RtmpKind::Video, time, VIDEO, ms);
         let header = |bench: &Bench, ms| bench.packet(RtmpKind::Video, 0, VIDEO_HEADER, ms);
         let first =
             vec![header(&bench, 0), video(&bench, u32::MAX - 9, 0), video(&bench, 30, 40), video(&bench, 20, 40)];
         assert_eq!(bench.times(first), [0, u32::MAX - 9, 30, 20], "the first connection is not altered, and wraps");
-        bench.timeline.join(false);
+        bench.timestamps.join(false);
         let second = vec![header(&bench, 500), video(&bench, 7000, 540), video(&bench, 7040, 580)];
         assert_eq!(bench.times(second), [30, 530, 570]);
-        bench.timeline.join(false);
+        bench.timestamps.join(false);
         let third = vec![video(&bench, 0, 580)];
         assert_eq!(bench.times(third), [610], "a picture on");
     }
@@ -210,10 +210,10 @@ mod tests {
         let (old, new) = (preamble(&bench, VIDEO_HEADER), preamble(&bench, &[0x17, 0, 1]));
         let (key, sound) = (|bench: &Bench, t, ms| bench.packet(RtmpKind::Video, t, KEY, ms), RtmpKind::Audio);
         let packets = vec![key(&bench, 0, 0), bench.packet(sound, 50, AUDIO, 0)];
-        let mut first = Delivery { packets, starts: vec![(0, old.clone())] };
-        bench.timeline.apply(&mut first);
-        bench.timeline.join(true);
-        // From the cache: a picture that came before the last one of the old source.
+        let mut first = MediaBatch { packets, starts: vec![(0, old.clone())] };
+        bench.timestamps.apply(&mut first);
+        bench.timestamps.join(true);
+        // From the GOP cache: a picture that came before the last one of the old source.
         let packets = vec![
             key(&bench, 9000, 0),
             bench.packet(sound, 8990, AUDIO, 0),
@@ -221,16 +221,16 @@ mod tests {
             bench.packet(RtmpKind::Video, 9040, &[0x27, 1, 0, 0, 80], 40),
             key(&bench, 9080, 80),
         ];
-        let mut second = Delivery { packets, starts: vec![(0, new.clone()), (4, new.clone())] };
-        bench.timeline.apply(&mut second);
+        let mut second = MediaBatch { packets, starts: vec![(0, new.clone()), (4, new.clone())] };
+        bench.timestamps.apply(&mut second);
         let times: Vec<u32> = second.packets.iter().map(|p| p.rtmp_message().unwrap().1).collect();
         assert_eq!(times, [51, 51, 61, 91, 131], "the header, the key frame, the sound that is new, pictures");
         assert_eq!(second.packets[0].data(), new[0].data());
         assert_eq!(second.starts.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 4]);
-        bench.timeline.join(true);
+        bench.timestamps.join(true);
         let mut third =
-            Delivery { packets: vec![key(&bench, 0, 80)], starts: vec![(0, preamble(&bench, &[0x17, 0, 1]))] };
-        bench.timeline.apply(&mut third);
+            MediaBatch { packets: vec![key(&bench, 0, 80)], starts: vec![(0, preamble(&bench, &[0x17, 0, 1]))] };
+        bench.timestamps.apply(&mut third);
         assert_eq!(third.packets.len(), 1, "the same headers are not sent again");
         let time = third.packets[0].rtmp_message().unwrap().1;
         assert_eq!(time, 91 + 80 + 40, "the last picture that came is shown before it");

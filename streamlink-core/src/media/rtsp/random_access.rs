@@ -1,8 +1,8 @@
-//! Where a player may start among the RTP packets of a presentation: with a key frame of H.264 (RFC 6184) or HEVC
-//! (RFC 7798), and anywhere where there is no such track.
+//! Random access among the RTP packets of a presentation: at key frames of H.264 (RFC 6184) and HEVC (RFC 7798), and
+//! anywhere in a presentation without such a track.
 
 use super::Presentation;
-use crate::media::{Packet, flv::Moment};
+use crate::media::{Packet, flv::MessageRole};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,18 +14,18 @@ enum Codec {
 
 /// Follows the packets of a presentation.
 #[derive(Debug, Default)]
-pub(crate) struct RtspStarts {
+pub(crate) struct RtspRandomAccessTracker {
     codecs: Vec<Codec>,
-    /// The time of the key frame in progress.
+    /// The timestamp of the key frame in progress.
     key: Option<u32>,
-    /// The last sender report of each track, which lets players bring the tracks in step.
+    /// The last sender report of each track, by which players synchronise the tracks.
     reports: Vec<Option<Packet>>,
-    /// The reports, made when a player may start and they have changed.
+    /// The reports, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
 }
 
-impl RtspStarts {
-    /// Another presentation begins.
+impl RtspRandomAccessTracker {
+    /// Begins another presentation.
     pub(crate) fn begin(&mut self, presentation: &Presentation) {
         let codec = |encoding: &str| match encoding {
             "H264" => Codec::H264,
@@ -37,13 +37,13 @@ impl RtspStarts {
         (self.key, self.preamble) = (None, None);
     }
 
-    /// Whether there is a track in which a player can start only with a key frame.
+    /// Returns whether there is a track that a player can start only with a key frame of.
     pub(crate) fn has_video(&self) -> bool {
         self.codecs.iter().any(|codec| *codec != Codec::Other)
     }
 
-    /// Takes note of a packet.
-    pub(crate) fn observe(&mut self, packet: &Packet) -> Moment {
+    /// Records a packet, and returns its role.
+    pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         let track = usize::from(packet.rtsp_track().unwrap_or(0));
         if is_rtcp(packet.data()) {
             if let Some(report) = self.reports.get_mut(track)
@@ -52,22 +52,22 @@ impl RtspStarts {
                 *report = Some(packet.clone());
                 self.preamble = None;
             }
-            return Moment::Header;
+            return MessageRole::Header;
         }
         let codec = self.codecs.get(track).copied().unwrap_or(Codec::Other);
         if codec == Codec::Other {
-            return if self.has_video() { Moment::Sample { video: false } } else { Moment::Start };
+            return if self.has_video() { MessageRole::Sample { video: false } } else { MessageRole::RandomAccess };
         }
-        let Some((time, payload)) = time_and_payload(packet.data()) else { return Moment::Sample { video: true } };
-        // All packets of a picture have one time: it starts with the first that is part of a key frame.
+        let Some((time, payload)) = time_and_payload(packet.data()) else { return MessageRole::Sample { video: true } };
+        // All packets of a picture have one timestamp: it starts with the first that is part of a key frame.
         if self.key == Some(time) || !begins_key_frame(codec, payload) {
-            return Moment::Sample { video: true };
+            return MessageRole::Sample { video: true };
         }
         self.key = Some(time);
-        Moment::Start
+        MessageRole::RandomAccess
     }
 
-    /// What a player gets first: the last sender reports. The same allocation as long as there are no others.
+    /// Returns the last sender reports, which a player gets first. The same allocation as long as none has changed.
     pub(crate) fn preamble(&mut self) -> Arc<[Packet]> {
         let Self { reports, preamble, .. } = self;
         preamble.get_or_insert_with(|| reports.iter().flatten().cloned().collect()).clone()
@@ -76,12 +76,12 @@ impl RtspStarts {
 
 const SENDER_REPORT: u8 = 200;
 
-/// Whether a packet is one of RTCP (RFC 5761 section 4).
+/// Returns whether a packet is RTCP (RFC 5761 section 4).
 pub(crate) fn is_rtcp(packet: &[u8]) -> bool {
     packet.get(1).is_some_and(|kind| (192..=223).contains(kind))
 }
 
-/// The timestamp and the payload behind the header (RFC 3550 section 5.1).
+/// Returns the timestamp, and the payload behind the header (RFC 3550 section 5.1).
 fn time_and_payload(packet: &[u8]) -> Option<(u32, &[u8])> {
     let &[first, _, _, _, a, b, c, d] = packet.first_chunk()?;
     let mut start = 12 + 4 * usize::from(first & 0x0f);
@@ -135,23 +135,23 @@ mod tests {
 
     #[test]
     fn players_start_at_the_first_packet_of_a_key_frame() {
-        let mut starts = RtspStarts::default();
+        let mut starts = RtspRandomAccessTracker::default();
         starts.begin(&presentation(&["H264", "OPUS"]));
-        let video = Moment::Sample { video: true };
-        assert_eq!(starts.observe(&rtp(0, 1, &[0x67, 1])), Moment::Start);
+        let video = MessageRole::Sample { video: true };
+        assert_eq!(starts.observe(&rtp(0, 1, &[0x67, 1])), MessageRole::RandomAccess);
         assert_eq!(starts.observe(&rtp(0, 1, &[0x7c, 0x85])), video, "the same picture");
-        assert_eq!(starts.observe(&rtp(1, 1, &[0x65])), Moment::Sample { video: false });
+        assert_eq!(starts.observe(&rtp(1, 1, &[0x65])), MessageRole::Sample { video: false });
         assert_eq!(starts.observe(&rtp(0, 2, &[0x41])), video);
-        assert_eq!(starts.observe(&rtp(0, 3, &[0x7c, 0x85])), Moment::Start);
-        assert_eq!(starts.observe(&rtp(0, 4, &[0x18, 0, 2, 0x67, 0])), Moment::Start);
+        assert_eq!(starts.observe(&rtp(0, 3, &[0x7c, 0x85])), MessageRole::RandomAccess);
+        assert_eq!(starts.observe(&rtp(0, 4, &[0x18, 0, 2, 0x67, 0])), MessageRole::RandomAccess);
         let report = Packet::rtsp(0, vec![0x80, 200, 0, 6], Instant::now());
-        assert_eq!(starts.observe(&report), Moment::Header);
+        assert_eq!(starts.observe(&report), MessageRole::Header);
         assert_eq!(starts.preamble().len(), 1);
         starts.begin(&presentation(&["H265"]));
-        assert_eq!(starts.observe(&rtp(0, 1, &[0x40, 1])), Moment::Start);
-        assert_eq!(starts.observe(&rtp(0, 2, &[0x62, 1, 0x93])), Moment::Start);
+        assert_eq!(starts.observe(&rtp(0, 1, &[0x40, 1])), MessageRole::RandomAccess);
+        assert_eq!(starts.observe(&rtp(0, 2, &[0x62, 1, 0x93])), MessageRole::RandomAccess);
         assert_eq!(starts.observe(&rtp(0, 3, &[0x02, 1])), video);
         starts.begin(&presentation(&["PCMU"]));
-        assert_eq!(starts.observe(&rtp(0, 1, &[1])), Moment::Start);
+        assert_eq!(starts.observe(&rtp(0, 1, &[1])), MessageRole::RandomAccess);
     }
 }

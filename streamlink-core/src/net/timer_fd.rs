@@ -1,4 +1,4 @@
-//! A timer for waits below a millisecond, which the runtime's own timers round up to two or three.
+//! A timer for waits below a millisecond, which the runtime's own timers round up to two or three milliseconds.
 
 use std::{
     future::poll_fn,
@@ -9,35 +9,35 @@ use std::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// A timer of the kernel (`timerfd`), one descriptor.
+/// A kernel timer (`timerfd`); holds one descriptor.
 #[derive(Debug)]
-pub(crate) struct Alarm(AsyncFd<OwnedFd>);
+pub(crate) struct TimerFd(AsyncFd<OwnedFd>);
 
-impl Alarm {
-    /// Must be called within the runtime.
+impl TimerFd {
+    /// Creates a timer that is not set. Must be called within the runtime.
     #[allow(unsafe_code)]
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the descriptor is owned, and stays the same for as long as it is registered.
         Ok(Self(unsafe { AsyncFd::register_with_interest(timer()?, tokio::io::Interest::READABLE) }?))
     }
 
-    /// Waits for so long, to a fraction of a millisecond. A failing timer ends the wait at once.
+    /// Waits for `duration`, to a fraction of a millisecond. A failing timer ends the wait at once.
     pub(crate) async fn wait(&self, duration: Duration) {
         if self.set(duration).is_ok() {
-            poll_fn(|cx| self.poll_rung(cx)).await;
+            poll_fn(|cx| self.poll_expired(cx)).await;
         }
     }
 
-    /// Sets the alarm, or sets it anew.
+    /// Sets the timer, in place of an earlier setting.
     ///
     /// # Errors
-    /// When the system refuses: it will not ring.
+    /// When the system refuses: the timer does not expire.
     pub(crate) fn set(&self, duration: Duration) -> io::Result<()> {
         set(self.0.get_ref(), duration, Duration::ZERO)
     }
 
-    /// Ready when the alarm that was set has rung, or fails; once for each time that it was set.
-    pub(crate) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the timer has expired, or fails; once for each time that it was set.
+    pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Ok(mut guard) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Ready(()) };
             let read = read(self.0.get_ref());
@@ -50,10 +50,10 @@ impl Alarm {
     }
 }
 
-/// A timer that is not set.
+/// Creates a timer that is not set.
 #[allow(unsafe_code)]
 pub(super) fn timer() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
+    // SAFETY: the call takes no pointers.
     let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -62,14 +62,14 @@ pub(super) fn timer() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sets a timer, for once or for every so often from then on.
+/// Sets a timer to expire after `first`, then every `then` if that is not zero.
 #[allow(unsafe_code)]
 pub(super) fn set(timer: &OwnedFd, first: Duration, then: Duration) -> io::Result<()> {
     let spec = |duration: Duration, least| libc::timespec {
         tv_sec: libc::time_t::try_from(duration.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(duration.subsec_nanos().max(least)),
     };
-    // All zeroes would disarm it.
+    // A value of zero would disarm the timer.
     let setting = libc::itimerspec { it_interval: spec(then, 0), it_value: spec(first, 1) };
     // SAFETY: the pointer is to `setting`, which outlives the call; the old setting is not asked for.
     match unsafe { libc::timerfd_settime(timer.as_raw_fd(), 0, &raw const setting, std::ptr::null_mut()) } {
@@ -78,7 +78,7 @@ pub(super) fn set(timer: &OwnedFd, first: Duration, then: Duration) -> io::Resul
     }
 }
 
-/// Takes note that it has rung, if it has.
+/// Clears the expiration of a timer; `WouldBlock` if it has not expired.
 #[allow(unsafe_code)]
 pub(super) fn read(timer: &OwnedFd) -> io::Result<()> {
     let mut expirations = 0u64;
@@ -94,13 +94,13 @@ mod tests {
 
     #[tokio::test]
     async fn it_waits_again_and_again_and_never_too_short() {
-        let alarm = Alarm::new().unwrap();
+        let alarm = TimerFd::new().unwrap();
         for micros in [0, 1, 300, 1000] {
             let start = Instant::now();
             alarm.wait(Duration::from_micros(micros)).await;
             assert!(start.elapsed() >= Duration::from_micros(micros));
         }
-        // A wait that was given up does not shorten the next one.
+        // A wait that was dropped does not shorten the next one.
         let _ = tokio::time::timeout(Duration::from_millis(1), alarm.wait(Duration::from_millis(20))).await;
         let start = Instant::now();
         alarm.wait(Duration::from_millis(30)).await;

@@ -1,39 +1,40 @@
-//! How a caller comes back: exponential backoff with jitter, and what is told of it.
+//! Exponential backoff with jitter between a caller's attempts to connect, and the events about them.
 
 use super::{Event, EventSink, LossReason, Status};
 use crate::flow::Reconnect;
 use std::time::{Duration, Instant};
 
-/// Counts attempts, and says how long to wait for the next.
+/// Counts attempts, and computes the delay before the next one.
 #[derive(Debug)]
-pub(super) struct Redial {
+pub(super) struct Backoff {
     reconnect: Reconnect,
     delay: Duration,
     attempts: u32,
 }
 
-impl Redial {
+impl Backoff {
     pub(super) fn new(reconnect: Reconnect) -> Self {
         Self { reconnect, delay: reconnect.start, attempts: 0 }
     }
 
-    /// Whether the last attempt failed, too: its reason was told already.
+    /// Returns whether the attempt before failed, too, so that its loss was reported already.
     pub(super) fn repeats(&self) -> bool {
         self.attempts > 0
     }
 
-    /// A connection is up.
+    /// Resets the count of attempts after a successful one.
     pub(super) fn connected(&mut self) {
         self.attempts = 0;
     }
 
-    /// A connection, or an attempt that began at `started`, has failed: how many have, and how long to wait.
+    /// Records the failure of a connection, or of an attempt, that began at `started`; returns the number of failures
+    /// in a row and the delay before the next attempt.
     pub(super) fn failed(&mut self, started: Instant, now: Instant) -> (u32, Duration) {
         if now.saturating_duration_since(started) >= Reconnect::HEALTHY_AFTER {
             self.delay = self.reconnect.start;
         }
         self.attempts = self.attempts.saturating_add(1);
-        // Up to a quarter more, so that callers that were lost together do not come back together.
+        // Up to a quarter more, so that callers lost together do not reconnect together.
         let mut dice = [0];
         super::random(&mut dice);
         let wait = self.delay + self.delay * u32::from(dice[0]) / 1024;
@@ -42,7 +43,7 @@ impl Redial {
     }
 }
 
-/// Tells of a loss and of the next attempt.
+/// Emits an event about the next attempt.
 pub(super) fn report_retry(events: &EventSink, status: &Status, is_source: bool, attempt: u32, delay: Duration) {
     let name = status.name();
     events.emit(match is_source {
@@ -51,7 +52,7 @@ pub(super) fn report_retry(events: &EventSink, status: &Status, is_source: bool,
     });
 }
 
-/// Tells that an output, or an attempt to connect a source, has failed.
+/// Emits an event about the loss of an output, or of a source that could not connect.
 pub(super) fn report_loss(events: &EventSink, status: &Status, is_source: bool, reason: LossReason) {
     let name = status.name();
     events.emit(match is_source {

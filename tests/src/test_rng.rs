@@ -1,12 +1,12 @@
-//! Chance that can be repeated.
+//! Reproducible pseudo-random numbers.
 
 /// Pseudo-random numbers (xorshift), the same for the same seed, which is not 0.
 #[derive(Clone, Debug)]
-pub struct Dice(pub u64);
+pub struct TestRng(pub u64);
 
-impl Dice {
+impl TestRng {
     /// The next number.
-    pub fn roll(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -18,6 +18,6 @@ impl Dice {
     /// # Panics
     /// When there is none.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.roll() % end as u64) as usize
+        (self.next_u64() % end as u64) as usize
     }
 }

@@ -1,20 +1,22 @@
-//! Sockets of one task that are read together.
+//! An epoll set of its own for the sockets of one task, so that they can be read together.
 //!
-//! The runtime wakes a thread for every socket in which something has come. Where many peers bring a little each, all
-//! the time, that costs more than to read it. So a task that has many of them holds them in an epoll set of its own,
-//! which lies in the runtime's, and looks at all of them now and then ([`Keeper`]).
+//! Problem: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
+//! all the time, this costs more than reading. So a task with many sockets registers them in an epoll set of its own,
+//! which is itself registered with the runtime, and polls it from time to time ([`GroupPoller`]).
 //!
-//! What comes is read then and there, if whoever brought the socket has left somebody who takes it ([`Take`]): to find
-//! its task first, cold as that is, would cost as much again.
+//! What has arrived is read at once and passed to a [`ReadSink`], if the socket's owner has attached one: to wake and
+//! poll the owner's future first, whose memory is not in the cache, would cost as much again.
 //!
 //! Memory: two or three descriptors, and some 100 bytes for each socket.
+//!
+//! To turn it off: do not call [`Stream::grouped`](super::Stream::grouped); all else works the same on single sockets.
 
-mod keeper;
+mod poller;
 
-pub(crate) use keeper::Keeper;
+pub(crate) use poller::GroupPoller;
 
 use super::{
-    Fed, Next, Take,
+    ReadAction, ReadOutcome, ReadSink,
     tcp::{READS, acknowledge},
 };
 use crate::lock::lock;
@@ -35,9 +37,9 @@ use std::{
 };
 use tokio::{io::ReadBuf, net::TcpStream};
 
-/// The sockets, as those see it who bring them.
+/// The sockets of one epoll set, for their owners.
 #[derive(Debug)]
-pub(crate) struct Nest {
+pub(crate) struct EpollGroup {
     registry: Registry,
     slots: Mutex<Vec<Option<Arc<Slot>>>>,
 }
@@ -47,34 +49,34 @@ pub(crate) struct Nest {
 #[repr(C, align(64))]
 struct Slot {
     socket: std::net::TcpStream,
-    /// Something may have come, or gone.
+    /// The socket may have become readable, writable or closed.
     ready: AtomicBool,
-    /// The peer has closed: there is always something to read.
+    /// The peer has closed, so that the socket stays readable.
     closed: AtomicBool,
-    /// What was read last is to go on.
+    /// The last read ended within a message.
     wants_more: AtomicBool,
     reader: Mutex<Reader>,
 }
 
-/// Who reads a socket. Invariant: nothing panics while its lock is held, but a waker.
+/// The reader of a socket. Invariant: nothing panics while its lock is held, but a waker.
 #[derive(Default)]
 #[repr(C)]
 struct Reader {
-    /// Takes what comes, until there is something to tell.
-    taker: Option<Arc<Mutex<dyn Take>>>,
-    /// Is told what comes of that, or else that something has come.
+    /// Takes what is read, until it asks to notify the owner.
+    sink: Option<Arc<Mutex<dyn ReadSink>>>,
+    /// Woken with the outcome of the sink, or when the socket is ready.
     waker: Option<Waker>,
-    fed: Option<io::Result<Fed>>,
+    outcome: Option<io::Result<ReadOutcome>>,
 }
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("fed", &self.fed).finish_non_exhaustive()
+        f.debug_struct("Reader").field("outcome", &self.outcome).finish_non_exhaustive()
     }
 }
 
 impl Reader {
-    /// It is the same as the last time, nearly always: then nothing is to be done.
+    /// Registers a waker, which is nearly always the one already there.
     fn register(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
@@ -91,17 +93,17 @@ impl Slot {
         lock(&self.reader).register(cx);
     }
 
-    /// There may be more in it already than was read; if not, the peer is asked for it.
-    fn ask_for_more(&self) {
+    /// Requests the rest of a message: the next read acknowledges what came before, if nothing more has arrived.
+    fn request_more(&self) {
         self.wants_more.store(true, Relaxed);
         self.ready.store(true, Relaxed);
     }
 
-    /// Reads what is there; nothing: the peer has closed.
+    /// Reads from the socket; returns 0 when the peer has closed.
     #[allow(unsafe_code)]
     fn read(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
         let (room, socket) = (buffer.remaining(), SockRef::from(&self.socket));
-        // SAFETY: nothing in it is made uninitialized: `recv` only writes to it.
+        // SAFETY: no byte of it is made uninitialized: `recv` only writes to it.
         let memory = unsafe { buffer.unfilled_mut() };
         let mut result = socket.recv(memory);
         if self.wants_more.load(Relaxed) {
@@ -112,83 +114,85 @@ impl Slot {
             }
         }
         let empty = result.as_ref().map_or_else(is_blocked, |length| *length < room);
-        // What comes from here on is news, but of a peer that has closed nothing comes.
+        // Later arrivals are reported by epoll, but none is when the peer has closed.
         self.ready.store(!empty || self.closed.load(Relaxed), Relaxed);
         let length = result?;
-        // SAFETY: so many bytes were written.
+        // SAFETY: `recv` has written `length` bytes.
         unsafe { buffer.assume_init(length) };
         buffer.advance(length);
         Ok(length)
     }
 
-    /// Something may have come: it is handed on, or the reader is told. Returns whether part of it was held back.
-    fn look(&self, memory: &mut [MaybeUninit<u8>]) -> bool {
+    /// Handles readiness: reads into the sink, or wakes the reader. Returns whether the peer held back a part of a
+    /// message until it was acknowledged.
+    fn on_ready(&self, memory: &mut [MaybeUninit<u8>]) -> bool {
         self.ready.store(true, Relaxed);
         let (mut reader, mut held_back) = (lock(&self.reader), false);
-        if let Some(taker) = &reader.taker {
-            let fed = catch_unwind(AssertUnwindSafe(|| self.hand_on(taker, memory, &mut held_back)));
-            match fed.unwrap_or_else(|_| Some(Err(io::Error::other("it panicked")))) {
+        if let Some(sink) = &reader.sink {
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.read_into_sink(sink, memory, &mut held_back)));
+            match outcome.unwrap_or_else(|_| Some(Err(io::Error::other("it panicked")))) {
                 None => return held_back,
-                fed => (reader.taker, reader.fed) = (None, fed),
+                outcome => (reader.sink, reader.outcome) = (None, outcome),
             }
         }
         reader.waker.iter().for_each(Waker::wake_by_ref);
         held_back
     }
 
-    /// Hands on what has come; `None`: all of it, and more may come. Part of it was held back if there was nothing left
-    /// to read, and then there was.
-    fn hand_on(
+    /// Reads into the sink until the socket is empty; `None` when more may follow. Sets `held_back` if the socket was
+    /// empty after a request for more, and then was not.
+    fn read_into_sink(
         &self,
-        taker: &Mutex<dyn Take>,
+        sink: &Mutex<dyn ReadSink>,
         memory: &mut [MaybeUninit<u8>],
         held_back: &mut bool,
-    ) -> Option<io::Result<Fed>> {
-        let (mut taker, mut is_asked) = (lock(taker), false);
+    ) -> Option<io::Result<ReadOutcome>> {
+        let (mut sink, mut is_asked) = (lock(sink), false);
         for _ in 0..READS {
             let mut buffer = ReadBuf::uninit(memory);
             match self.read(&mut buffer) {
-                Ok(0) => return Some(Ok(Fed::Closed)),
+                Ok(0) => return Some(Ok(ReadOutcome::Closed)),
                 Ok(_) => *held_back |= mem::take(&mut is_asked),
                 Err(error) if is_blocked(&error) => return None,
                 Err(error) => return Some(Err(error)),
             }
-            match taker.take(buffer.filled()) {
-                Next::GoOn => {}
-                Next::Ask => {
+            match sink.on_read(buffer.filled()) {
+                ReadAction::Continue => {}
+                ReadAction::RequestMore => {
                     is_asked = !self.ready.load(Relaxed);
-                    self.ask_for_more();
+                    self.request_more();
                 }
-                Next::Tell => return Some(Ok(Fed::Told)),
+                ReadAction::Notify => return Some(Ok(ReadOutcome::Notified)),
             }
             if !self.ready.load(Relaxed) {
                 return None;
             }
         }
-        Some(Ok(Fed::Told)) // others have a turn first
+        Some(Ok(ReadOutcome::Notified)) // others have a turn first
     }
 }
 
-impl Nest {
+impl EpollGroup {
     /// Invariant: nothing panics while the lock is held.
     fn slots(&self) -> MutexGuard<'_, Vec<Option<Arc<Slot>>>> {
         lock(&self.slots)
     }
 }
 
-/// A socket in a nest.
+/// A socket of a group.
 #[derive(Debug)]
-pub(crate) struct Nested {
-    /// It is told of room, too: the kernel had none once. (Who is always told is also told when all was read before.)
+pub(crate) struct GroupedStream {
+    /// Registered for writability, too, as the kernel's buffer was full once. (A socket always registered for both is
+    /// also reported when only its peer has read.)
     wants_room: bool,
     place: usize,
     slot: Arc<Slot>,
-    nest: Arc<Nest>,
+    group: Arc<EpollGroup>,
 }
 
-impl Nested {
-    /// Takes a socket from the runtime's set into another.
-    pub(crate) fn new(socket: TcpStream, nest: &Arc<Nest>) -> io::Result<Self> {
+impl GroupedStream {
+    /// Moves a socket from the runtime's epoll set to the group's.
+    pub(crate) fn new(socket: TcpStream, group: &Arc<EpollGroup>) -> io::Result<Self> {
         let slot = Arc::new(Slot {
             socket: socket.into_std()?,
             ready: AtomicBool::new(true),
@@ -196,22 +200,22 @@ impl Nested {
             wants_more: AtomicBool::new(false),
             reader: Mutex::default(),
         });
-        let mut slots = nest.slots();
+        let mut slots = group.slots();
         let place = slots.iter().position(Option::is_none).unwrap_or(slots.len());
-        nest.registry.register(&mut SourceFd(&slot.socket.as_raw_fd()), Token(place), Interest::READABLE)?;
+        group.registry.register(&mut SourceFd(&slot.socket.as_raw_fd()), Token(place), Interest::READABLE)?;
         if place == slots.len() {
             slots.push(None);
         }
         slots[place] = Some(slot.clone());
         drop(slots);
-        Ok(Self { wants_room: false, place, slot, nest: nest.clone() })
+        Ok(Self { wants_room: false, place, slot, group: group.clone() })
     }
 
     pub(crate) fn socket(&self) -> SockRef<'_> {
         SockRef::from(&self.slot.socket)
     }
 
-    /// Whether something may have come; the reader is told otherwise when it does.
+    /// Returns whether the socket may be readable; if not, the reader is woken when it is.
     pub(crate) fn may_read(&self, cx: &Context<'_>) -> bool {
         let ready = self.slot.ready.load(Relaxed);
         if !ready {
@@ -220,34 +224,34 @@ impl Nested {
         ready
     }
 
-    /// There may be more in it already than was read; if not, the peer is asked for it.
-    pub(crate) fn ask_for_more(&self) {
-        self.slot.ask_for_more();
+    /// Requests the rest of a message: the next read acknowledges what came before, if nothing more has arrived.
+    pub(crate) fn request_more(&self) {
+        self.slot.request_more();
     }
 
-    /// Has what comes from here on handed on, if all that has come was read.
-    pub(crate) fn feed(&self, taker: Arc<Mutex<dyn Take>>) {
+    /// Passes what arrives from here on to `sink`, if all that has arrived was read.
+    pub(crate) fn attach_sink(&self, sink: Arc<Mutex<dyn ReadSink>>) {
         if !self.slot.ready.load(Relaxed) {
-            lock(&self.slot.reader).taker = Some(taker);
+            lock(&self.slot.reader).sink = Some(sink);
         }
     }
 
-    /// What has come of that; `None`: nothing is handed on.
-    pub(crate) fn poll_fed(&self, cx: &Context<'_>) -> Option<Poll<io::Result<Fed>>> {
+    /// Returns the outcome of the sink; `None` when no sink is attached.
+    pub(crate) fn poll_sink(&self, cx: &Context<'_>) -> Option<Poll<io::Result<ReadOutcome>>> {
         let mut reader = lock(&self.slot.reader);
-        if let Some(fed) = reader.fed.take() {
-            return Some(Poll::Ready(fed));
+        if let Some(outcome) = reader.outcome.take() {
+            return Some(Poll::Ready(outcome));
         }
         reader.register(cx);
-        reader.taker.is_some().then_some(Poll::Pending)
+        reader.sink.is_some().then_some(Poll::Pending)
     }
 
-    pub(crate) fn end_feed(&self) {
+    pub(crate) fn detach_sink(&self) {
         let mut reader = lock(&self.slot.reader);
-        (reader.taker, reader.fed) = (None, None);
+        (reader.sink, reader.outcome) = (None, None);
     }
 
-    /// Reads what is there, if [`Nested::may_read`] says so; nothing: the peer has closed.
+    /// Reads from the socket, if [`GroupedStream::may_read`] allows it; 0 bytes mean that the peer has closed.
     pub(crate) fn read(&self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.slot.read(buffer) {
             Err(error) if is_blocked(&error) => {
@@ -258,16 +262,16 @@ impl Nested {
         }
     }
 
-    /// Writes what the kernel takes.
+    /// Writes as much as the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.socket().send_vectored_with_flags(slices, libc::MSG_NOSIGNAL) {
             Err(error) if is_blocked(&error) => {
                 self.slot.register(cx);
                 if !self.wants_room {
-                    // Tells of room that there is by now, too.
+                    // Registering again also reports room that there is by now.
                     let both = Interest::READABLE | Interest::WRITABLE;
                     let fd = self.slot.socket.as_raw_fd();
-                    self.nest.registry.reregister(&mut SourceFd(&fd), Token(self.place), both)?;
+                    self.group.registry.reregister(&mut SourceFd(&fd), Token(self.place), both)?;
                     self.wants_room = true;
                 }
                 Poll::Pending
@@ -276,17 +280,17 @@ impl Nested {
         }
     }
 
-    /// Ends our side.
+    /// Shuts down our side.
     pub(crate) fn shut_down(&self) -> io::Result<()> {
         self.slot.socket.shutdown(Shutdown::Write)
     }
 }
 
-impl Drop for Nested {
+impl Drop for GroupedStream {
     fn drop(&mut self) {
-        // Closing it does the same.
-        let _ = self.nest.registry.deregister(&mut SourceFd(&self.slot.socket.as_raw_fd()));
-        if let Some(place) = self.nest.slots().get_mut(self.place) {
+        // A failure is harmless: closing the socket deregisters it.
+        let _ = self.group.registry.deregister(&mut SourceFd(&self.slot.socket.as_raw_fd()));
+        if let Some(place) = self.group.slots().get_mut(self.place) {
             *place = None;
         }
     }

@@ -1,4 +1,4 @@
-//! What is said to a peer beside media. None of it waits for a peer that does not listen for longer than is decent.
+//! Writes to a peer beside media, each with a timeout, so that a peer that does not read cannot hold up its task.
 
 use super::End;
 use crate::{endpoint::LossReason, net::Stream};
@@ -9,12 +9,12 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long a peer may take for an answer.
+/// Time for a peer to take a response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last words may take.
-pub(in crate::endpoint) const FAREWELL: Duration = Duration::from_secs(1);
+/// Time for the last bytes of a connection to be written.
+pub(in crate::endpoint) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Writes all of it, however long that takes.
+/// Writes all of `bytes`, without a timeout.
 pub(in crate::endpoint) async fn write_all(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await?;
@@ -26,7 +26,7 @@ pub(in crate::endpoint) async fn write_all(stream: &mut Stream, mut bytes: &[u8]
     poll_fn(|cx| stream.poll_flush(cx)).await
 }
 
-/// Writes an answer, until the flow stops, or the peer has taken too long for it.
+/// Writes a response, until the flow stops or [`ANSWER_TIMEOUT`] has passed.
 pub(in crate::endpoint) async fn answer(
     stream: &mut Stream,
     bytes: &[u8],
@@ -44,13 +44,13 @@ pub(in crate::endpoint) async fn answer(
     }
 }
 
-/// Says the last words, and ends our side of the connection.
-pub(in crate::endpoint) async fn farewell(stream: &mut Stream, bytes: &[u8]) {
+/// Writes `bytes`, then shuts down our side of the connection, within [`CLOSE_TIMEOUT`].
+pub(in crate::endpoint) async fn close_with(stream: &mut Stream, bytes: &[u8]) {
     let last = async {
-        let _ = write_all(stream, bytes).await; // the peer may be gone
+        let _ = write_all(stream, bytes).await; // fails if the peer is gone
         stream.shut_down().await;
     };
-    let _ = tokio::time::timeout(FAREWELL, last).await; // one that does not read misses it
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, last).await; // a peer that does not read is not waited for
 }
 
 #[cfg(test)]
@@ -66,17 +66,17 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
-    /// A peer within TLS that takes nothing, not even that we close.
+    /// A TLS connection on which no operation ever completes, not even closing.
     #[derive(Debug)]
-    struct Deaf(TcpStream);
+    struct Unresponsive(TcpStream);
 
-    impl AsyncRead for Deaf {
+    impl AsyncRead for Unresponsive {
         fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
             Poll::Pending
         }
     }
 
-    impl AsyncWrite for Deaf {
+    impl AsyncWrite for Unresponsive {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
             Poll::Pending
         }
@@ -90,7 +90,7 @@ mod tests {
         }
     }
 
-    impl Secured for Deaf {
+    impl Secured for Unresponsive {
         fn socket(&self) -> &TcpStream {
             &self.0
         }
@@ -99,14 +99,14 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_not_waited_for() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let mut stream = Stream::secured(Box::new(Deaf(TcpStream::connect(listener.local_addr()?).await?)));
+        let mut stream = Stream::secured(Box::new(Unresponsive(TcpStream::connect(listener.local_addr()?).await?)));
         tokio::time::pause();
         let stop = CancellationToken::new();
         assert!(answer(&mut stream, &[], &stop).await.is_ok());
         let slow = answer(&mut stream, b"answer", &stop).await;
         assert!(matches!(slow, Err(End::Lost(LossReason::TooSlow))), "{slow:?}");
-        farewell(&mut stream, &[]).await;
-        farewell(&mut stream, b"goodbye").await;
+        close_with(&mut stream, &[]).await;
+        close_with(&mut stream, b"goodbye").await;
         stop.cancel();
         assert!(matches!(answer(&mut stream, b"answer", &stop).await, Err(End::Stopped)));
         Ok(())

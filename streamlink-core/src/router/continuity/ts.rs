@@ -1,11 +1,11 @@
-//! MPEG-TS: after a switch, decoders are told that the continuity counters start anew, and the times go on.
+//! MPEG-TS: after a switch, decoders are told that the continuity counters start anew, and timestamps continue.
 //!
-//! The transport packets of the source are not touched, but for times that would go back or leap. Before the first one of each PID goes one that holds nothing
-//! but an adaptation field with the discontinuity indicator (ISO/IEC 13818-1 section 2.4.3.5), and the counter from
-//! which that first one goes on.
+//! The transport packets of the source are altered only where their timestamps would go back or leap. Before the first
+//! one of each PID an empty packet is inserted: an adaptation field with the discontinuity indicator (ISO/IEC 13818-1
+//! section 2.4.3.5), and the continuity counter that precedes the first packet's.
 
 use super::clock::Clock;
-use crate::{media::Packet, router::Delivery};
+use crate::{media::Packet, router::MediaBatch};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -13,33 +13,33 @@ const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
 const NULL_PID: u16 = 0x1fff;
 const PIDS: usize = 8192;
-/// How long after a switch PIDs are looked for that come for the first time: tables come every second or so.
+/// Time after a switch in which new PIDs are marked: tables come every second or so.
 const WATCH: Duration = Duration::from_secs(10);
-/// PIDs of one datagram at most.
+/// Maximum number of discontinuity packets before one datagram.
 const MAX_MARKS: usize = 7;
 
-/// The place where one transport stream ends and another begins.
+/// Continues one transport stream with another.
 #[derive(Debug, Default)]
-pub(super) struct Seam {
+pub(super) struct TsContinuity {
     joined: bool,
-    /// The PIDs that have come since, and until when others are looked for.
+    /// The PIDs seen since the switch, and the end of the search for others.
     watch: Option<(Box<[u64]>, Instant)>,
     clock: Clock,
 }
 
-impl Seam {
+impl TsContinuity {
     pub(super) fn join(&mut self) {
         self.joined = true;
         self.clock.join();
     }
 
-    /// It was none.
+    /// Cancels a switch that was none.
     pub(super) fn forget(&mut self) {
         (self.joined, self.watch) = (false, None);
         self.clock.settle();
     }
 
-    pub(super) fn apply(&mut self, delivery: &mut Delivery) {
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         if !self.joined && self.watch.is_none() {
             for packet in &mut delivery.packets {
                 if let Some(altered) = self.retime(packet.data(), packet.arrival()) {
@@ -61,12 +61,12 @@ impl Seam {
         delivery.packets = out;
     }
 
-    /// A payload with times that go on, where its own do not.
+    /// Returns the payload with continued timestamps, if its own do not continue.
     pub(super) fn retime(&mut self, payload: &[u8], now: Instant) -> Option<Bytes> {
         self.clock.pass(payload, now)
     }
 
-    /// What goes before a payload.
+    /// Returns the discontinuity packets to be sent before a payload.
     pub(super) fn marks(&mut self, payload: &[u8], now: Instant) -> Option<Bytes> {
         if std::mem::take(&mut self.joined) {
             self.watch = Some((vec![0; PIDS / 64].into(), now.checked_add(WATCH)?));
@@ -79,7 +79,7 @@ impl Seam {
         let mut marks = Vec::new();
         for packet in payload.chunks_exact(PACKET).filter(|packet| packet[0] == SYNC) {
             let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
-            let word = seen.get_mut(usize::from(pid) / 64)?; // always: a PID has 13 bits
+            let word = seen.get_mut(usize::from(pid) / 64)?; // in range: a PID has 13 bits
             let bit = 1 << (pid % 64);
             if pid == NULL_PID || *word & bit != 0 || marks.len() >= MAX_MARKS * PACKET {
                 continue;
@@ -110,23 +110,23 @@ mod tests {
 
     #[test]
     fn a_switch_is_no_continuity_error() {
-        let (mut seam, mut monitor, now) = (Seam::default(), TsMonitor::new(), Instant::now());
-        let pass = |seam: &mut Seam, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
+        let (mut continuity, mut monitor, now) = (TsContinuity::default(), TsMonitor::new(), Instant::now());
+        let pass = |continuity: &mut TsContinuity, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
             let packets = vec![Packet::datagram(packets.concat(), at)];
-            let mut delivery = Delivery { packets, starts: Vec::new() };
-            seam.apply(&mut delivery);
+            let mut delivery = MediaBatch { packets, starts: Vec::new() };
+            continuity.apply(&mut delivery);
             for packet in &delivery.packets {
                 monitor.observe(packet.data(), now);
             }
             delivery.packets.len()
         };
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 3), ts(257, 9)], now), 1);
-        seam.join();
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 12), ts(256, 13)], now), 2);
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 14), ts(257, 1)], now), 2);
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(256, 15), ts(257, 2)], now), 1);
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 3), ts(257, 9)], now), 1);
+        continuity.join();
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 12), ts(256, 13)], now), 2);
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 14), ts(257, 1)], now), 2);
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(256, 15), ts(257, 2)], now), 1);
         assert_eq!(monitor.pids().iter().map(|pid| pid.continuity_errors).sum::<u64>(), 0);
-        assert_eq!(pass(&mut seam, &mut monitor, &[ts(300, 2)], now + 2 * WATCH), 1);
-        assert!(seam.watch.is_none());
+        assert_eq!(pass(&mut continuity, &mut monitor, &[ts(300, 2)], now + 2 * WATCH), 1);
+        assert!(continuity.watch.is_none());
     }
 }

@@ -1,60 +1,60 @@
-//! Where a player may start in a stream of FLV messages, and what it must be given first.
+//! Random access in a stream of FLV messages: where a player may start, and the headers that it needs first.
 
 use super::{Codec, Role, Tag, is_metadata};
 use crate::media::{Packet, RtmpKind};
 use std::sync::Arc;
 
-/// Headers that are kept at most (metadata, sequence headers of all tracks).
+/// Maximum number of headers kept (metadata, sequence headers of all tracks).
 const MAX_HEADERS: usize = 32;
-/// The longest header that is kept, in bytes.
+/// Maximum length of a header that is kept, in bytes.
 const MAX_HEADER: usize = 64 << 10;
 
-/// What a message means for a player that comes now.
+/// The role of a message for a player that joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
-    /// It describes what follows.
+pub(crate) enum MessageRole {
+    /// Describes what follows.
     Header,
     /// A player may start with it.
-    Start,
-    /// A sample that a player needs only if it has those before. `video`: it shows, or refers to, a picture.
+    RandomAccess,
+    /// Needed only by a player that has the samples before. `video`: part of a picture.
     Sample { video: bool },
 }
 
-/// Which header a header replaces.
+/// Identifies a header: a later one with the same slot replaces it. (Kind, track, number.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot(u8, u8, u8);
 
 /// Follows a stream. Holds at most [`MAX_HEADERS`] headers of [`MAX_HEADER`] bytes.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(crate) struct StartPoints {
+pub(crate) struct FlvRandomAccessTracker {
     video: Option<Codec>,
     audio: Option<Codec>,
     described: bool,
-    /// The headers in order, made when a player may start and they have changed.
+    /// The headers in order, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
     headers: Vec<(Slot, Packet)>,
 }
 
-impl StartPoints {
-    /// Takes note of a message.
-    pub(crate) fn observe(&mut self, packet: &Packet) -> Moment {
+impl FlvRandomAccessTracker {
+    /// Records a message, and returns its role.
+    pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         match packet.rtmp_message() {
             Some((kind, _)) => self.observe_body(kind, packet.data(), || packet.clone()),
-            None => Moment::Sample { video: false },
+            None => MessageRole::Sample { video: false },
         }
     }
 
-    /// Takes note of a message of which there may be no packet; `packet` makes one, if it is to be kept.
-    pub(crate) fn observe_body(&mut self, kind: RtmpKind, body: &[u8], packet: impl FnOnce() -> Packet) -> Moment {
+    /// Records a message that need not exist as a packet; `packet` makes one, if it is to be kept.
+    pub(crate) fn observe_body(&mut self, kind: RtmpKind, body: &[u8], packet: impl FnOnce() -> Packet) -> MessageRole {
         if kind == RtmpKind::Data {
             if is_metadata(body) {
                 self.keep(Slot(0, 0, 0), body, packet);
-                return Moment::Header;
+                return MessageRole::Header;
             }
-            return Moment::Sample { video: false };
+            return MessageRole::Sample { video: false };
         }
-        let Some(tag) = Tag::parse(kind, body) else { return Moment::Sample { video: false } };
+        let Some(tag) = Tag::parse(kind, body) else { return MessageRole::Sample { video: false } };
         let is_video = kind == RtmpKind::Video;
         let codec = if is_video { &mut self.video } else { &mut self.audio };
         if tag.role != Role::Other && *codec != Some(tag.codec) {
@@ -64,12 +64,12 @@ impl StartPoints {
         match tag.role {
             Role::Header { track, number } => {
                 self.keep(Slot(if is_video { 1 } else { 2 }, track, number), body, packet);
-                Moment::Header
+                MessageRole::Header
             }
-            Role::Key if is_video => Moment::Start,
-            // Where there is no picture, sound can start anywhere.
-            Role::Sample if !is_video && self.video.is_none() => Moment::Start,
-            _ => Moment::Sample { video: is_video },
+            Role::Key if is_video => MessageRole::RandomAccess,
+            // Without video, a player may start at any audio message.
+            Role::Sample if !is_video && self.video.is_none() => MessageRole::RandomAccess,
+            _ => MessageRole::Sample { video: is_video },
         }
     }
 
@@ -90,18 +90,18 @@ impl StartPoints {
         self.preamble = None;
     }
 
-    /// What a player needs before it starts. The same allocation as long as nothing in it has changed.
+    /// Returns the headers that a player needs first. The same allocation as long as none has changed.
     pub(crate) fn preamble(&mut self) -> Arc<[Packet]> {
         let Self { headers, preamble, .. } = self;
         preamble.get_or_insert_with(|| headers.iter().map(|(_, packet)| packet.clone()).collect()).clone()
     }
 
-    /// Whether there is, or was, a picture.
+    /// Returns whether the stream has video.
     pub(crate) fn has_video(&self) -> bool {
         self.video.is_some()
     }
 
-    /// What the stream consists of, once, when that is first known and whenever it changes.
+    /// Returns the codecs of the stream, once when they are first known and after each change.
     pub(crate) fn description(&mut self) -> Option<String> {
         if self.described || (self.video.is_none() && self.audio.is_none()) {
             return None;
@@ -111,7 +111,7 @@ impl StartPoints {
         Some(names.join(", "))
     }
 
-    /// Another stream begins: what was known of the old one is forgotten.
+    /// Begins another stream: forgets the old one.
     pub(crate) fn reset(&mut self) {
         *self = Self { described: false, ..Self::default() };
     }
@@ -128,16 +128,16 @@ mod tests {
 
     #[test]
     fn players_start_at_key_frames_after_the_newest_headers() {
-        let mut points = StartPoints::default();
-        let observe = |points: &mut StartPoints, kind, body| points.observe(&packet(kind, body));
-        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 0, 1]), Moment::Header);
-        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 0, 1]), Moment::Header);
-        assert_eq!(observe(&mut points, RtmpKind::Data, b"\x02\x00\x0aonMetaData"), Moment::Header);
+        let mut points = FlvRandomAccessTracker::default();
+        let observe = |points: &mut FlvRandomAccessTracker, kind, body| points.observe(&packet(kind, body));
+        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 0, 1]), MessageRole::Header);
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 0, 1]), MessageRole::Header);
+        assert_eq!(observe(&mut points, RtmpKind::Data, b"\x02\x00\x0aonMetaData"), MessageRole::Header);
         assert_eq!(points.description().unwrap(), "H.264, AAC");
         assert_eq!(points.description(), None);
-        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 1]), Moment::Sample { video: false });
-        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x27, 1]), Moment::Sample { video: true });
-        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 1]), Moment::Start);
+        assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 1]), MessageRole::Sample { video: false });
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x27, 1]), MessageRole::Sample { video: true });
+        assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 1]), MessageRole::RandomAccess);
         let preamble = points.preamble();
         let kinds: Vec<RtmpKind> = preamble.iter().filter_map(|p| p.rtmp_message()).map(|(kind, _)| kind).collect();
         assert_eq!(kinds, [RtmpKind::Data, RtmpKind::Video, RtmpKind::Audio]);
@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn sound_alone_starts_anywhere() {
-        let mut points = StartPoints::default();
-        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), Moment::Header);
-        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 1])), Moment::Start);
+        let mut points = FlvRandomAccessTracker::default();
+        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), MessageRole::Header);
+        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 1])), MessageRole::RandomAccess);
         assert_eq!(points.description().unwrap(), "AAC");
         points.reset();
         assert!(points.preamble().is_empty() && !points.has_video());

@@ -1,9 +1,9 @@
-//! MPEG-TS: after a switch, the clock and the times of pictures and sound go on from where they were.
+//! MPEG-TS: after a switch, the program clock and the timestamps of pictures and sound go on from where they were.
 //!
-//! A source whose own times go on already (encoders that are locked to each other, or one stream over two paths) is
-//! not touched. Of any other, the same is added to all times from the switch on, modulo 2^33 (ISO/IEC 13818-1 section
-//! 2.4.3.7): to the PCR, to the PTS and DTS of PES packets, and to the adjustment in messages of SCTE 35 (section 9.6.1
-//! there). A stream that is scrambled keeps its times, as those of its PES packets cannot be reached.
+//! A source whose own timestamps go on already (encoders that are locked to each other, or one stream over two paths)
+//! is not touched. Of any other, the same is added to all timestamps from the switch on, modulo 2^33 (ISO/IEC 13818-1
+//! section 2.4.3.7): to the PCR, to the PTS and DTS of PES packets, and to the adjustment in messages of SCTE 35
+//! (section 9.6.1 there). A scrambled stream keeps its timestamps, as those of its PES packets cannot be reached.
 
 use bytes::{Bytes, BytesMut};
 use mpeg2ts_reader::mpegts_crc::sum32;
@@ -11,47 +11,47 @@ use std::time::{Duration, Instant};
 
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
-/// Times have 33 bits.
+/// Timestamps have 33 bits.
 const MASK: u64 = (1 << 33) - 1;
 const SECOND: u64 = 90_000;
-/// What is left between the last picture before a switch and the first one behind it at least: that of 25 a second.
+/// Minimum time between the last picture before a switch and the first one after it: a frame at 25 a second.
 const FRAME: u64 = SECOND / 25;
 /// A greater step is one of the source's own: its clock begins anew.
 const MAX_STEP: u64 = 10 * SECOND;
-/// The table of SCTE 35, and the length of its fixed part with the CRC.
+/// The table id of SCTE 35, and the length of its fixed part with the CRC.
 const SPLICE_TABLE: u8 = 0xfc;
 const MIN_SPLICE: usize = 20;
 
-/// The clock of what is handed on. All times are in 1/90 000 s, modulo 2^33.
+/// The clock of the stream as it is passed on. All times are in 1/90 000 s, modulo 2^33.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    /// What is added to the times of the source.
+    /// Added to the timestamps of the source.
     shift: u64,
-    /// Another source has taken over, and none of its times is known yet.
+    /// Another source has taken over, and none of its timestamps is known yet.
     joined: bool,
-    /// The latest decoding time that was handed on, and when it came.
+    /// The latest decoding time passed on, and its time of arrival.
     reach: Option<(u64, Instant)>,
     /// The latest presentation time.
     shown: u64,
-    /// By how much the times of one elementary stream come behind those of another, at most.
+    /// Maximum delay of one elementary stream's timestamps behind those of another.
     lag: u64,
-    /// The last PCR, and by how much decoding times are ahead of it.
+    /// The last PCR, and the lead of decoding times over it.
     reference: Option<u64>,
     ahead: u64,
 }
 
 impl Clock {
-    /// Another source follows.
+    /// Begins another source.
     pub(super) fn join(&mut self) {
         self.joined = true;
     }
 
-    /// What follows is the same stream as before, as it comes.
+    /// Takes what follows for the same stream as before, unaltered.
     pub(super) fn settle(&mut self) {
         (self.shift, self.joined) = (0, false);
     }
 
-    /// Follows a payload; returns what it is to be instead, if that is anything else.
+    /// Follows a payload; returns its replacement if timestamps are altered.
     pub(super) fn pass(&mut self, payload: &[u8], now: Instant) -> Option<Bytes> {
         if self.joined {
             self.decide(payload, now);
@@ -71,7 +71,7 @@ impl Clock {
         altered.map(BytesMut::freeze)
     }
 
-    /// What is added from now on, by the first time in a payload.
+    /// Decides the shift from the first timestamp in a payload.
     fn decide(&mut self, payload: &[u8], now: Instant) {
         let found = || payload.chunks_exact(PACKET).map(Found::of);
         if found().any(|found| found.is_scrambled) {
@@ -85,7 +85,7 @@ impl Clock {
         self.reference = None;
     }
 
-    /// What is to be added for a time to come after all others, and as much later as it has come later.
+    /// Returns the shift that puts `first` after all earlier timestamps, by the time that it has arrived later.
     fn place(&self, first: u64, now: Instant) -> u64 {
         let Some((reach, at)) = self.reach else { return 0 };
         let passed = ticks(now.saturating_duration_since(at));
@@ -119,7 +119,7 @@ impl Clock {
         } else {
             self.reach = Some((decoded, now));
         }
-        // Nobody shows a picture that long after it was decoded.
+        // No picture is shown that long after it was decoded.
         if is_before(self.shown, shown) && minus(shown, decoded) < MAX_STEP {
             self.shown = shown;
         }
@@ -146,23 +146,23 @@ fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_micros() * u128::from(SECOND) / 1_000_000).unwrap_or(MASK) & MASK
 }
 
-/// The times in the header of a PES packet.
+/// The timestamps in the header of a PES packet.
 #[derive(Clone, Copy, Debug)]
 struct Pes {
     decoded: u64,
-    /// Where the PTS is, and what it says.
+    /// Position and value of the PTS.
     shown: (usize, u64),
-    /// Where the DTS is, if there is one.
+    /// Position of the DTS, if there is one.
     decoded_at: Option<usize>,
 }
 
-/// What a transport packet says of times.
+/// The timestamps in a transport packet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
-    /// Where the PCR is, and its base.
+    /// Position and base of the PCR.
     reference: Option<(usize, u64)>,
     pes: Option<Pes>,
-    /// Where a section of SCTE 35 is, and its length.
+    /// Position and length of a section of SCTE 35.
     splice: Option<(usize, usize)>,
     is_scrambled: bool,
 }
@@ -201,7 +201,7 @@ impl Found {
         self.reference.is_some() || self.pes.is_some() || self.splice.is_some()
     }
 
-    /// Adds to all times of the packet that this was found in.
+    /// Adds `shift` to all timestamps of the packet.
     fn move_by(&self, packet: &mut [u8], shift: u64) {
         if let Some((at, base)) = self.reference
             && let Some(field) = packet.get_mut(at..at + 5)
@@ -230,10 +230,10 @@ fn be32(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |first| u64::from(u32::from_be_bytes(*first)))
 }
 
-/// The times of a PES packet that begins at `at` (ISO/IEC 13818-1 section 2.4.3.6).
+/// Finds the timestamps of a PES packet that begins at `at` (ISO/IEC 13818-1 section 2.4.3.6).
 fn pes(payload: &[u8], at: usize) -> Option<Pes> {
     let head = payload.first_chunk::<9>().filter(|head| head[..3] == [0, 0, 1])?;
-    // These have no such header; and of the others, there is a PTS, and perhaps a DTS.
+    // These stream ids have no such header; the others may have a PTS, with or without a DTS.
     let is_plain = matches!(head[3], 0xbc | 0xbe | 0xbf | 0xf0 | 0xf1 | 0xf2 | 0xf8 | 0xff);
     if is_plain || head[6] & 0xc0 != 0x80 || head[7] & 0x80 == 0 {
         return None;
@@ -244,7 +244,7 @@ fn pes(payload: &[u8], at: usize) -> Option<Pes> {
     Some(Pes { decoded: decoded.unwrap_or(shown), shown: (at + 9, shown), decoded_at: decoded.map(|_| at + 14) })
 }
 
-/// A whole section of SCTE 35, and its length.
+/// Finds a whole section of SCTE 35; returns its position and length.
 fn splice(payload: &[u8], at: usize) -> Option<(usize, usize)> {
     let pointer = 1 + usize::from(*payload.first()?);
     let section = payload.get(pointer..)?;
@@ -273,7 +273,7 @@ fn write_time(packet: &mut [u8], at: usize, time: u64) {
 mod tests {
     use super::*;
 
-    /// A transport packet with a PCR and the header of a PES packet.
+    /// Makes a transport packet with a PCR and the header of a PES packet.
     fn packet(pid: u16, reference: Option<u64>, shown: u64, decoded: Option<u64>) -> Vec<u8> {
         let [high, low] = pid.to_be_bytes();
         let mut bytes = vec![SYNC, 0x40 | high, low, 0x30, 7, if reference.is_some() { 0x10 } else { 0 }];
@@ -326,7 +326,7 @@ mod tests {
             let bytes = packet(256, Some(minus(time, 63_000)), add(time, 2 * FRAME), Some(time));
             assert_eq!(clock.pass(&bytes, start + ms(40 * frame)), None, "the first source is not touched");
         }
-        // Another one, 600 ms later, by a clock of its own.
+        // Another source, 600 ms later, with a clock of its own.
         clock.join();
         let last = add(base, 9 * FRAME);
         for frame in 0..30 {
@@ -352,7 +352,7 @@ mod tests {
         let out = clock.pass(&video(9 * FRAME), start + ms(14 * 40)).unwrap();
         let (_, shown, decoded) = times(&out);
         assert!(decoded > 13 * FRAME && shown > 16 * FRAME, "{decoded} {shown}");
-        // It comes back, and goes on as it came.
+        // The first source returns, with unaltered timestamps.
         clock.join();
         assert_eq!(clock.pass(&video(40 * FRAME), start + ms(40 * 40)), None);
     }
@@ -401,7 +401,7 @@ mod tests {
         Found::of(&bytes).move_by(&mut moved, 1 << 32 | 2);
         assert_eq!(moved[5 + 4..5 + 9], [1 ^ 1, 0, 0, 0, 1].map(|byte: u8| byte), "{:?}", &moved[..20]);
         assert_eq!(sum32(&moved[5..5 + section.len()]), 0);
-        bytes[10] ^= 1; // its checksum is wrong: no such message
+        bytes[10] ^= 1; // the checksum is wrong: not a valid message
         assert!(!Found::of(&bytes).has_times());
     }
 

@@ -1,0 +1,71 @@
+//! One stream out of many: media of several connections, or of several sources, continues the sequence numbers and
+//! timestamps of what came before. The first connection of a flow is never altered.
+
+mod clock;
+mod flv;
+mod rtp;
+mod ts;
+
+use super::MediaBatch;
+use crate::media::{MediaFamily, rtsp::Presentation};
+use flv::FlvTimestamps;
+use rtp::{RtpContinuity, TrackRewriters};
+use ts::TsContinuity;
+
+/// Makes the streams of a flow's connections and sources one.
+#[derive(Debug)]
+pub(super) struct Continuity(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// A single source, whose packets pass unaltered.
+    Plain,
+    Messages(FlvTimestamps),
+    Tracks(TrackRewriters),
+    Rtp(RtpContinuity),
+    Datagrams(TsContinuity),
+}
+
+impl Continuity {
+    /// `alone`: there is one source, and no other will follow it.
+    pub(super) fn new(family: MediaFamily, alone: bool) -> Self {
+        Self(match family {
+            MediaFamily::Rtmp => Kind::Messages(FlvTimestamps::default()),
+            MediaFamily::Rtsp => Kind::Tracks(TrackRewriters::default()),
+            _ if alone => Kind::Plain,
+            MediaFamily::Rtp => Kind::Rtp(RtpContinuity::default()),
+            MediaFamily::Datagrams => Kind::Datagrams(TsContinuity::default()),
+        })
+    }
+
+    /// Begins another connection of the same source. `known`: the presentation before.
+    pub(super) fn reconnect(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
+        match &mut self.0 {
+            Kind::Messages(timestamps) => timestamps.join(false),
+            Kind::Tracks(tracks) => tracks.join(known, presentation, false),
+            Kind::Plain | Kind::Rtp(_) | Kind::Datagrams(_) => {}
+        }
+    }
+
+    /// Begins another source.
+    pub(super) fn switch(&mut self, known: Option<&Presentation>, presentation: Option<&Presentation>) {
+        match &mut self.0 {
+            Kind::Messages(timestamps) => timestamps.join(true),
+            Kind::Tracks(tracks) => tracks.join(known, presentation, true),
+            Kind::Rtp(rtp) => rtp.join(),
+            Kind::Datagrams(continuity) => continuity.join(),
+            Kind::Plain => {}
+        }
+    }
+
+    /// Alters a batch so that it continues the last one.
+    pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
+        match &mut self.0 {
+            Kind::Plain => {}
+            Kind::Messages(timestamps) => timestamps.apply(delivery),
+            Kind::Tracks(tracks) => tracks.apply(delivery),
+            Kind::Rtp(rtp) => rtp.apply(delivery),
+            Kind::Datagrams(continuity) => continuity.apply(delivery),
+        }
+    }
+}
