@@ -78,6 +78,9 @@ impl Call {
             let end = match self.call().await {
                 Ok(mut session) => {
                     redial.connected();
+                    if intake.is_none() {
+                        session.link.connection.send_only(); // a receiver has nothing to say
+                    }
                     self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
                     session.run(&mut self, intake.as_mut()).await
@@ -285,7 +288,7 @@ impl Session {
             }
             intake.publish(now, Some(self.peer));
         } else {
-            while connection.poll_payload(now).is_some() {} // a receiver has nothing to say
+            while connection.poll_payload(now).is_some() {} // none, but the end of the connection
         }
         connection.closed().map(|reason| match reason {
             CloseReason::Shutdown => LossReason::Closed,
