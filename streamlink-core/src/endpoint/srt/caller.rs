@@ -259,7 +259,7 @@ impl Session {
             self.link.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
-                self.statistics(&call.status, intake.is_some(), &mut settled, now);
+                self.statistics(&call.status, &call.events, intake.is_some(), &mut settled, now);
             }
             if ended {
                 return End::Stopped;
@@ -297,13 +297,20 @@ impl Session {
         })
     }
 
-    fn statistics(&self, status: &Status, is_source: bool, settled: &mut ConnectionStats, now: Instant) {
+    fn statistics(
+        &self,
+        status: &Status,
+        events: &EventSink,
+        is_source: bool,
+        settled: &mut ConnectionStats,
+        now: Instant,
+    ) {
         let stats = self.link.connection.stats();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         status.counters.rtt_us.set(micros(stats.rtt));
         status.counters.latency_us.set(micros(stats.latency));
         status.counters.buffered_us.set(micros(stats.buffered));
-        settle(status, is_source, &stats, settled, now);
+        settle(status, events, is_source, &stats, settled, now);
         *settled = stats;
     }
 }

@@ -140,7 +140,7 @@ impl Linked {
     fn settle(&mut self, open: &OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        settle(&open.route.status, open.intake.is_some(), &stats, &before, now);
+        settle(&open.route.status, &open.route.events, open.intake.is_some(), &stats, &before, now);
     }
 
     /// The answer to a conclusion, with the time of now: the peer sets its clock by it.
