@@ -109,6 +109,15 @@ pub enum Event {
         /// How often, since the last such event.
         count: u64,
     },
+    /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
+    /// latency from their arrival on; a clock that has leapt is believed after 64 of them in a row. At most one event a
+    /// second.
+    TimestampsAhead {
+        /// The source's name.
+        source: String,
+        /// Packets since the last such event.
+        packets: u64,
+    },
     /// MPEG-TS is turned into RTMP messages: which streams pass, and which RTMP cannot carry. When none pass, the
     /// RTMP outputs have failed.
     Remuxed {
@@ -238,6 +247,9 @@ impl fmt::Display for Event {
             Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
             Event::TransportError { source, check, count } => {
                 write!(f, "source `{source}`: {check} in its MPEG-TS ({count} times)")
+            }
+            Event::TimestampsAhead { source, packets } => {
+                write!(f, "source `{source}`: the timestamps of {packets} packets are far ahead of its clock")
             }
             Event::Remuxed { carried, left_out } if carried.is_empty() => {
                 write!(f, "RTMP can carry nothing of what there is: {left_out}")

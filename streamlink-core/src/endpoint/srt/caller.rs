@@ -77,6 +77,9 @@ impl Call {
             let end = match self.call().await {
                 Ok(mut session) => {
                     redial.connected();
+                    if intake.is_none() {
+                        session.link.connection.send_only(); // a receiver has nothing to say
+                    }
                     self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
                     session.run(&mut self, intake.as_mut()).await
@@ -255,7 +258,7 @@ impl Session {
             self.link.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
-                self.statistics(&call.status, intake.is_some(), &mut settled, now);
+                self.statistics(&call.status, &call.events, intake.is_some(), &mut settled, now);
             }
             if ended {
                 return End::Stopped;
@@ -284,7 +287,7 @@ impl Session {
             }
             intake.publish(now, Some(self.peer));
         } else {
-            while connection.poll_payload(now).is_some() {} // a receiver has nothing to say
+            while connection.poll_payload(now).is_some() {} // none, but the end of the connection
         }
         connection.closed().map(|reason| match reason {
             CloseReason::Shutdown => LossReason::Closed,
@@ -293,13 +296,20 @@ impl Session {
         })
     }
 
-    fn statistics(&self, status: &Status, is_source: bool, settled: &mut ConnectionStats, now: Instant) {
+    fn statistics(
+        &self,
+        status: &Status,
+        events: &EventSink,
+        is_source: bool,
+        settled: &mut ConnectionStats,
+        now: Instant,
+    ) {
         let stats = self.link.connection.stats();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         status.counters.rtt_us.set(micros(stats.rtt));
         status.counters.latency_us.set(micros(stats.latency));
         status.counters.buffered_us.set(micros(stats.buffered));
-        settle(status, is_source, &stats, settled, now);
+        settle(status, events, is_source, &stats, settled, now);
         *settled = stats;
     }
 }

@@ -140,7 +140,7 @@ impl Linked {
     fn settle(&mut self, open: &OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        settle(&open.route.status, open.intake.is_some(), &stats, &before, now);
+        settle(&open.route.status, &open.route.events, open.intake.is_some(), &stats, &before, now);
     }
 
     /// The answer to a conclusion, with the time of now: the peer sets its clock by it.
@@ -401,7 +401,11 @@ impl PortTask {
         let body = answer.write(false);
         let answer = write_control(&Control::Handshake(&body), 0, request.socket_id);
         let to = Peer::new(peer, self.socket.local_addr());
-        let link = Link::new(Connection::new(agreement, now), &self.socket, Some(to));
+        let mut connection = Connection::new(agreement, now);
+        if open.intake.is_none() {
+            connection.send_only(); // a player has nothing to say
+        }
+        let link = Link::new(connection, &self.socket, Some(to));
         open.links.push(local.id);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
         if open.intake.is_none() {
@@ -439,7 +443,7 @@ impl PortTask {
                 }
             }
         } else {
-            while linked.link.connection.poll_payload(now).is_some() {} // a player has nothing to say
+            while linked.link.connection.poll_payload(now).is_some() {} // none, but the end of the connection
         }
         linked.link.flush(&self.socket, &mut self.scratch, now);
         if let Some(reason) = linked.link.connection.closed() {

@@ -21,8 +21,10 @@ const MAX_BUFFERED: usize = 24 << 20;
 const MAX_BUFFERED_EARLY: usize = 256 << 10;
 /// The chunk size until a peer says another (section 5.4.1).
 const DEFAULT_CHUNK_SIZE: usize = 128;
-/// Memory that is set aside for a message before any of it has come.
+/// Memory that is set aside for a message when its first piece comes, at most, of a peer that sends media.
 const MAX_RESERVE: usize = 256 << 10;
+/// The same, of a peer that was not let in yet.
+const MAX_RESERVE_EARLY: usize = 4 << 10;
 /// A timestamp field that says: four more bytes follow the header.
 const EXTENDED: u32 = 0xff_ffff;
 /// The longest chunk header: 3 bytes of basic header, 11 of message header, 4 of extended timestamp.
@@ -377,7 +379,7 @@ impl ChunkReader {
         }
         let partial = stream.partial.get_or_insert_default();
         if partial.capacity() == 0 {
-            partial.reserve(length.min(MAX_RESERVE));
+            partial.reserve(length.min(if self.media { MAX_RESERVE } else { MAX_RESERVE_EARLY }));
         }
         partial.extend_from_slice(taken);
         let whole = partial.len() >= length;

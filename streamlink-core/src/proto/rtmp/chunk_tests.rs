@@ -198,3 +198,16 @@ fn hostile_chunks_are_refused() {
     }
     assert_eq!(refuse(&bytes), ProtocolError::Malformed("too many messages in progress"));
 }
+
+/// A peer that was not let in yet may begin a long message on every chunk stream.
+#[test]
+fn chunk_reader_sets_little_aside_for_messages_that_have_only_begun() {
+    let mut reader = ChunkReader::new();
+    for id in 3..63u8 {
+        let mut chunk = vec![id, 0, 0, 0, 0, 0xff, 0xff, 20, 0, 0, 0, 0]; // 65535 bytes of a command are to come
+        chunk.resize(12 + 128, 7);
+        assert_eq!(reader.read(&mut &chunk[..]).unwrap(), None);
+    }
+    let held: usize = reader.streams.iter().filter_map(|stream| stream.partial.as_ref()).map(BytesMut::capacity).sum();
+    assert!(held <= 60 * 2 * MAX_RESERVE_EARLY, "{held} bytes are set aside");
+}

@@ -1,6 +1,7 @@
 //! Bytes to messages: requests and responses (through rtsp-types), and interleaved frames (RFC 2326 section 10.12).
 
 use super::ProtocolError;
+use crate::media::compact;
 use bytes::{Buf, Bytes, BytesMut};
 use rtsp_types::{Message, ParseError};
 
@@ -23,10 +24,12 @@ pub(crate) enum Item {
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     rest: Bytes,
+    /// The size of the buffer in which the rest lies.
+    buffer: usize,
 }
 
 impl Reader {
-    /// More bytes have come. They are copied once; frames share the copy.
+    /// More bytes have come. They are copied once; frames share the copy, unless they are small against it.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         if self.rest.is_empty() {
             self.rest = Bytes::copy_from_slice(bytes);
@@ -36,6 +39,7 @@ impl Reader {
             whole.extend_from_slice(bytes);
             self.rest = whole.freeze();
         }
+        self.buffer = self.rest.len();
     }
 
     /// The next message or frame, if it is complete.
@@ -59,7 +63,8 @@ impl Reader {
         }
         let mut data = self.rest.split_to(length);
         data.advance(4);
-        Some(Item::Frame { channel, data })
+        // Whoever keeps it must not keep all that came with it.
+        Some(Item::Frame { channel, data: compact(data, self.buffer) })
     }
 
     fn message(&mut self) -> Result<Option<Item>, ProtocolError> {

@@ -286,3 +286,33 @@ proptest! {
         }
     }
 }
+
+/// A client may send one short frame of its track in each read, and fill the rest with frames that nobody wants.
+#[test]
+fn rtsp_frame_that_is_small_against_what_came_with_it_is_copied() {
+    let frame = |channel: u8, length: usize| {
+        let mut frame = vec![b'$', channel];
+        frame.extend_from_slice(&(length as u16).to_be_bytes());
+        frame.resize(4 + length, channel);
+        frame
+    };
+    let mut reader = Reader::default();
+    let mut next = |bytes: &[u8]| {
+        reader.push(bytes);
+        let mut frames = Vec::new();
+        while let Some(Item::Frame { data, .. }) = reader.next().unwrap() {
+            frames.push(data);
+        }
+        frames
+    };
+    // Memory that is shared cannot be taken back for writing.
+    let is_alone = |frames: Vec<bytes::Bytes>, at: usize| frames[at].is_unique();
+    let mixed = [frame(0, 188), frame(9, 60_000)].concat();
+    assert!(is_alone(next(&mixed), 0));
+    let two_pieces = [next(&mixed[..30_000]), next(&mixed[30_000..])];
+    assert_eq!([two_pieces[0].len(), two_pieces[1].len()], [1, 1]);
+    assert!(two_pieces[0][0].is_unique());
+    // A picture in pieces: they share what was read.
+    let picture: Vec<u8> = (0..7).flat_map(|_| frame(0, 1400)).collect();
+    assert!(!is_alone(next(&picture), 0));
+}

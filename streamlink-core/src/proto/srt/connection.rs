@@ -98,6 +98,8 @@ pub(crate) struct ConnectionStats {
 #[derive(Debug)]
 pub(crate) struct Connection {
     agreement: Agreement,
+    /// What the peer sends is of no use.
+    sends_only: bool,
     sender: SendHalf,
     receiver: ReceiveHalf,
     control: VecDeque<Bytes>,
@@ -131,6 +133,13 @@ fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
     arena.split()
 }
 
+/// Gives back what was staged last: what is of no use must not take the place of what is kept.
+fn unstage(arena: &mut BytesMut, mut staged: BytesMut) {
+    staged.unsplit(std::mem::take(arena));
+    staged.clear();
+    *arena = staged;
+}
+
 impl Connection {
     pub(crate) fn new(agreement: Agreement, now: Instant) -> Self {
         let a = &agreement;
@@ -156,8 +165,14 @@ impl Connection {
             undecrypted: 0,
             last_progress: now,
             arena: BytesMut::new(),
+            sends_only: false,
             agreement,
         }
+    }
+
+    /// Takes no payloads from now on: those that come are dropped, and no memory is held for them.
+    pub(crate) fn send_only(&mut self) {
+        self.sends_only = true;
     }
 
     pub(crate) fn closed(&self) -> Option<CloseReason> {
@@ -241,6 +256,8 @@ impl Connection {
         }
         self.last_heard = now;
         match packet {
+            // Of what nobody wants, nothing is kept. The peer gives it up, as what comes too late.
+            Packet::Data(_) if self.sends_only => self.receiver.counts.discarded += 1,
             Packet::Data(header) => {
                 if !self.receiver.wants(header.sequence) {
                     return;
@@ -255,6 +272,7 @@ impl Connection {
                     (flag, Some(keys)) => {
                         let mut clear = stage(&mut self.arena, &payload);
                         if !keys.apply(flag, header.sequence, &mut clear) {
+                            unstage(&mut self.arena, clear);
                             self.undecrypted += 1;
                             return;
                         }
