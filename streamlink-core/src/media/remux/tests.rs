@@ -1,4 +1,4 @@
-//! The clip of the quickstart, and hostile streams.
+//! Tests with the clip of the quickstart, and with hostile streams.
 
 use super::*;
 use crate::media::flv::{Role, Tag};

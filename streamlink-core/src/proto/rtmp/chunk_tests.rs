@@ -24,7 +24,7 @@ fn message(kind: u8, timestamp: u32, body: Vec<u8>) -> Message<'static> {
     Message { kind, timestamp, stream: 1, body: Body::Gathered(body.into()) }
 }
 
-/// The chunks of a message, each by itself, so that they can be interleaved.
+/// Returns the chunks of a message one by one, so that they can be interleaved.
 fn chunks(message: &Message<'_>, chunk_size: usize) -> Vec<Vec<u8>> {
     let framing = Framing { chunk_size, stream: 1 };
     let mut bytes = Vec::new();

@@ -1,11 +1,11 @@
 //! The handshake (RTMP specification, section 5.2), plain and with the digests that Flash's servers and players
-//! exchange (which is written down nowhere, but spoken by every server): 1 + 1536 + 1536 bytes in each direction.
+//! exchange (in no specification, but implemented by every server): 1 + 1536 + 1536 bytes in each direction.
 
 use super::ProtocolError;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// The length of the packets C1, S1, C2 and S2.
+/// Length of the packets C1, S1, C2 and S2, in bytes.
 const PACKET: usize = 1536;
 const VERSION: u8 = 3;
 const DIGEST: usize = 32;
@@ -17,7 +17,7 @@ const SECRET: [u8; 32] = [
 const PLAYER: &[u8] = b"Genuine Adobe Flash Player 001";
 const SERVER: &[u8] = b"Genuine Adobe Flash Media Server 001";
 
-/// One side of a handshake. It never holds more than three of its packets.
+/// One side of a handshake. Holds at most three packets.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     server: bool,
@@ -28,12 +28,12 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// The side that was called. `random` fills the packets.
+    /// Begins the server's side. `random` fills the packets.
     pub(crate) fn server(random: fn(&mut [u8])) -> Self {
         Self { server: true, own: packet(SERVER, [3, 5, 1, 1], random), inbox: Vec::new(), answered: false }
     }
 
-    /// The side that calls; what is written to `out` comes first.
+    /// Begins the client's side; C0 and C1 are written to `out`.
     pub(crate) fn client(random: fn(&mut [u8]), out: &mut Vec<u8>) -> Self {
         let own = packet(PLAYER, [9, 0, 124, 2], random);
         out.push(VERSION);
@@ -41,7 +41,8 @@ impl Handshake {
         Self { server: false, own, inbox: Vec::new(), answered: false }
     }
 
-    /// Takes what it needs from `input` and appends its answers to `out`; true when the handshake is complete.
+    /// Takes the handshake's bytes from `input` and appends responses to `out`; returns whether the handshake is
+    /// complete.
     ///
     /// # Errors
     /// [`ProtocolError::Handshake`] when the peer does not speak RTMP.
@@ -61,7 +62,7 @@ impl Handshake {
             self.answered = true;
             self.inbox.clear();
         }
-        // The peer's answer to ours: clients and servers send all kinds of things here.
+        // The peer's second packet is ignored: clients and servers send various things here.
         self.fill(input, PACKET);
         Ok(self.inbox.len() == PACKET)
     }
@@ -73,11 +74,11 @@ impl Handshake {
         *input = rest;
     }
 
-    /// The second packet: signed, if the peer's first one was; otherwise an echo.
+    /// Makes the second packet: signed, if the peer's first one was; otherwise an echo.
     fn answer(&self, theirs: &[u8]) -> Vec<u8> {
         let (expected, key) = if self.server { (PLAYER, SERVER) } else { (SERVER, PLAYER) };
         let Some(digest) = find_digest(theirs, expected) else { return theirs.to_vec() };
-        // Random bytes, and a digest under a key that is made from the peer's digest.
+        // Random bytes, and a digest under a key that is derived from the peer's digest.
         let mut answer = self.own.iter().rev().copied().collect::<Vec<u8>>();
         answer.truncate(PACKET - DIGEST);
         let key = hmac(&[key, &SECRET[..]].concat(), &[&digest]);
@@ -87,7 +88,7 @@ impl Handshake {
     }
 }
 
-/// A first packet: a time of 0, a version, random bytes, and a digest among them.
+/// Makes a first packet: a time of 0, a version, and random bytes with a digest among them.
 fn packet(key: &[u8], version: [u8; 4], random: fn(&mut [u8])) -> Vec<u8> {
     let mut packet = vec![0; PACKET];
     random(&mut packet[8..]);
@@ -98,13 +99,13 @@ fn packet(key: &[u8], version: [u8; 4], random: fn(&mut [u8])) -> Vec<u8> {
     packet
 }
 
-/// Where the digest of a packet stands: four bytes at `base` say so. Always well within the packet.
+/// Returns the offset of the digest in a packet, which four bytes at `base` encode. Always well within the packet.
 fn digest_at(packet: &[u8], base: usize) -> usize {
     let sum: usize = packet[base..base + 4].iter().map(|b| usize::from(*b)).sum();
     base + 4 + sum % 728
 }
 
-/// The digest of a peer's first packet, by either of the two layouts, if it is right.
+/// Returns the digest of a peer's first packet, if it is valid in either of the two layouts.
 fn find_digest(packet: &[u8], key: &[u8]) -> Option<[u8; DIGEST]> {
     [8, 772].into_iter().find_map(|base| {
         let at = digest_at(packet, base);

@@ -1,4 +1,4 @@
-//! Client and server sessions against each other, and hostile ones.
+//! Client and server sessions against each other, and against hostile ones.
 
 use super::*;
 use crate::media::flv::amf0::Value;
@@ -8,7 +8,7 @@ fn random(bytes: &mut [u8]) {
     bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 7 % 253) as u8);
 }
 
-/// Carries bytes to and fro in pieces of `step`, until nothing moves.
+/// Carries bytes to and fro in pieces of `step`, until there are no more.
 struct Pair {
     server: ServerSession,
     client: ClientSession,
@@ -116,7 +116,7 @@ fn refusals_reach_the_client_without_the_key() {
     }
 }
 
-/// A server session that has been through the handshake, and what to send it next.
+/// Returns a server session after the handshake, and the link to send it messages.
 fn open_server() -> (ServerSession, Link) {
     let mut server = ServerSession::new(random);
     let mut client = Link::client(random);
@@ -198,7 +198,7 @@ fn an_aggregate_message_is_taken_apart() {
 }
 
 proptest! {
-    /// Whatever comes after the handshake: it is handled or refused, and answers stay bounded.
+    /// Random bytes after the handshake are handled or refused, and pending responses stay bounded.
     #[test]
     fn any_bytes_are_handled_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         let (mut server, _) = open_server();
