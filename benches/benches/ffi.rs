@@ -1,4 +1,4 @@
-//! What the C ABI adds: packets pushed and tapped through it and through Rust, in turn, and a snapshot of statistics.
+//! The cost of the C ABI: packets pushed and tapped through it and through Rust, in turn, and a snapshot of statistics.
 //! One thread does everything, so the time is CPU time.
 
 #![allow(unsafe_code)]
@@ -23,13 +23,13 @@ use streamlink::{
 };
 use streamlink_core::{Bitrate, Engine, Flow, Output, Packet, Source};
 
-/// What a datagram of MPEG-TS holds.
+/// Payload of a datagram of MPEG-TS, in bytes.
 const PAYLOAD: usize = 1316;
 const BATCH: usize = 16;
 /// Batches in one measurement, and measurements of each kind.
 const BATCHES: usize = 2000;
 const RUNS: usize = 21;
-/// The figures to reach.
+/// The targets.
 const MOST_NS: f64 = 60.0;
 const MOST_SNAPSHOT: Duration = Duration::from_micros(20);
 
@@ -51,7 +51,7 @@ fn start_c(engine: *const streamlink::engine::StreamlinkEngine, json: &str) -> *
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that it builds.
+    // `cargo test --benches` only checks that it builds.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }

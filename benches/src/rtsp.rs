@@ -1,4 +1,4 @@
-//! RTSP players for the harness that do as little as they can, and the peer that they are compared on.
+//! Minimal RTSP players for the harness, and the peer that they are compared on.
 
 use crate::feed::{BITS_PER_SECOND, wall_nanos};
 use std::{
@@ -50,7 +50,7 @@ async fn ask(stream: &mut TcpStream, cseq: u32, request: &str, headers: &str) ->
     }
 }
 
-/// Plays the first track of an address; `transport` is what the header of that name asks for.
+/// Plays the first track of an address; `transport` is the value of the Transport header.
 async fn play(url: &str, port: u16, transport: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let sdp = ask(&mut stream, 1, &format!("DESCRIBE {url}"), "Accept: application/sdp\r\n").await?;
@@ -71,7 +71,7 @@ pub struct Players {
 }
 
 impl Players {
-    /// Starts so many players of an address; returns when all play. `ports`: those of players over UDP.
+    /// Starts `count` players of an address; returns when all play. `ports`: those of players over UDP.
     ///
     /// # Errors
     /// When one cannot play.
@@ -135,11 +135,11 @@ pub fn record_with_ffmpeg(file: &Path, url: &str) -> Result<std::process::Child>
         .spawn()
 }
 
-/// Records packets with the time in their payload over TCP, in bursts of a picture, 25 a second at 6 Mb/s, of an encoding
-/// that needs no key frames. Returns how many.
+/// Records packets with the time in their payload over TCP, in bursts of a picture, 25 a second at 6 Mb/s, of an
+/// encoding without key frames. Returns their number.
 ///
 /// # Errors
-/// When the server does not agree.
+/// When the server refuses.
 pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
     const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 STAMP/90000\r\n\
         a=control:track\r\n";
@@ -188,7 +188,7 @@ pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
     Ok(sent)
 }
 
-/// gst-rtsp-server, which takes what comes over RTP at one port, and serves it to all players from one pipeline.
+/// gst-rtsp-server, which takes RTP at one port, and serves it to all players from one pipeline.
 ///
 /// # Errors
 /// When the script cannot be written.

@@ -45,7 +45,7 @@ pub(crate) fn relay(flows: &[Vec<String>]) -> Result<Subject, Failure> {
     Ok(Subject::start(&mut command, true)?)
 }
 
-/// Who serves the players.
+/// The server of the players.
 #[derive(Clone, Copy)]
 enum Server {
     Ours { window: u32 },
@@ -129,7 +129,7 @@ fn fanout_run(plan: &Plan, server: Server, media: &Path, file: &Path, tags: &[Ta
     Ok((run, after.memory.saturating_sub(alone.memory) as f64 / PLAYERS as f64 / 1024.0))
 }
 
-/// Who takes what publishers bring.
+/// The server of the publishers.
 #[derive(Clone, Copy)]
 enum Taker {
     Ours,
@@ -190,7 +190,7 @@ pub(crate) fn publishers(plan: &Plan) -> Result<Row, Failure> {
     Ok(Row { title: format!("RTMP, {PUBLISHERS} publishers of 600 kb/s into as many flows"), figures, targets })
 }
 
-/// A server for what is remuxed, in this process.
+/// Starts servers for the remuxed streams, in this process.
 fn sinks(engine: &Engine, port: u16) -> Result<Vec<FlowHandle>, Failure> {
     let flow = |i: usize| -> Result<FlowHandle, Failure> {
         let source = Source::from_url("in", &format!("rtmp://127.0.0.1:{port}/live/k{i}?mode=listener"));

@@ -8,7 +8,7 @@ use std::{
     net::TcpListener,
 };
 
-/// What is read at once, in bytes.
+/// Maximum number of bytes of one read.
 const READ: usize = 64 << 10;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

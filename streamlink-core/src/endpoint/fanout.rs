@@ -264,7 +264,7 @@ mod tests {
     use tokio::runtime::Handle;
     use tokio_util::task::TaskTracker;
 
-    /// What a sink was sent, and the number of packets that it still accepts.
+    /// The packets that a sink was sent, and the number that it still accepts.
     #[derive(Default)]
     struct Pipe {
         room: AtomicUsize,

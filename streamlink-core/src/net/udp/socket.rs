@@ -54,7 +54,7 @@ pub(crate) struct UdpOptions {
     pub(crate) egress: Egress,
     /// A sending socket that also receives much: runs of datagrams (GRO), with arrival times.
     pub(crate) bidirectional: bool,
-    /// What arrives is never read, and the system keeps none of it.
+    /// Sends only: arrivals are never read, and the system keeps none of them.
     pub(crate) send_only: bool,
 }
 
