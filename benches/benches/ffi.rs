@@ -65,7 +65,8 @@ fn main() {
         .build()
         .expect("valid");
     let running = engine.block_on(engine.start(flow)).expect("starts");
-    let (source, mut tap) = (running.app_source("in").expect("there"), running.tap("tap").expect("there"));
+    let source = running.app_source("in").expect("there");
+    let mut tap = running.tap("tap").expect("there");
     let mut rust = || {
         for _ in 0..BATCHES {
             let packets = (0..BATCH).map(|_| Packet::datagram(Bytes::copy_from_slice(&payload), Instant::now()));
@@ -83,7 +84,8 @@ fn main() {
     let json = r#"{"name": "c", "max_bandwidth": 18446744073709, "sources": [{"name": "in", "url": "app://datagrams"}],
         "outputs": [{"name": "tap", "url": "tap:"}]}"#;
     let c_flow = start_c(c_engine, json);
-    let (mut c_source, mut c_tap) = (null_mut(), null_mut());
+    let mut c_source = null_mut();
+    let mut c_tap = null_mut();
     let name = |name: &'static std::ffi::CStr| -> *const c_char { name.as_ptr() };
     // SAFETY: live objects, texts, and places for the results.
     unsafe {
@@ -103,7 +105,9 @@ fn main() {
                 let taken = packets.as_mut_ptr();
                 check(streamlink_tap_next(c_tap, 0, taken, BATCH, &raw mut count, null_mut()));
                 assert_eq!(count, BATCH);
-                packets.iter().for_each(|packet| streamlink_packet_free(*packet));
+                for packet in &packets {
+                    streamlink_packet_free(*packet);
+                }
             }
         }
     };
@@ -149,7 +153,8 @@ fn main() {
         }
         readings.push(start.elapsed().as_secs_f64());
     }
-    let (snapshot, all) = (median(snapshots) * 1e6, median(readings) * 1e6);
+    let snapshot = median(snapshots) * 1e6;
+    let all = median(readings) * 1e6;
     println!("a snapshot of a flow with 100 outputs: {snapshot:.1} µs; with reading all of it {all:.1} µs");
     let most = MOST_SNAPSHOT.as_micros() as f64;
     println!("  a snapshot, µs: {snapshot:.1}, at most {most}: {}", verdict(snapshot <= most));

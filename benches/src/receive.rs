@@ -107,7 +107,8 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
                     let fd = sockets[i].as_raw_fd();
                     let flags = MsgFlags::MSG_DONTWAIT;
                     let Ok(message) = recvmsg::<()>(fd, &mut slices, Some(&mut control), flags) else { break };
-                    let (mut stamp, mut segment) = (None, usize::MAX);
+                    let mut stamp = None;
+                    let mut segment = usize::MAX;
                     for note in message.cmsgs().into_iter().flatten() {
                         match note {
                             ControlMessageOwned::ScmTimestampns(t) => {

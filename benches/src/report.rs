@@ -105,7 +105,9 @@ fn escape(text: &str) -> String {
 
 /// Draws a bar for each program: CPU seconds per gigabyte, less is better.
 fn svg(rows: &[Row]) -> String {
-    let (width, left, bar) = (760.0, 250.0, 22.0);
+    let width = 760.0;
+    let left = 250.0;
+    let bar = 22.0;
     let mut body = String::new();
     let mut y = 28.0;
     for row in rows.iter().filter(|row| row.figures.iter().any(|f| f.cpu_per_gb > 0.0)) {

@@ -75,7 +75,8 @@ pub fn tags(media: &Path, arguments: &[&str]) -> Result<(PathBuf, Vec<Tag>)> {
 
 /// The messages of an FLV file.
 pub fn read_tags(bytes: &Bytes) -> Vec<Tag> {
-    let (mut tags, mut at) = (Vec::new(), 13);
+    let mut tags = Vec::new();
+    let mut at = 13;
     while let Some(&[kind, l1, l2, l3, t1, t2, t3, t0, _, _, _]) = bytes.get(at..).and_then(|b| b.first_chunk()) {
         let length = u32::from_be_bytes([0, l1, l2, l3]) as usize;
         if bytes.len() < at + 11 + length {

@@ -20,7 +20,8 @@ use tokio::{
 /// Sends a request, and reads the answer to its end.
 async fn ask(stream: &mut TcpStream, cseq: u32, request: &str, headers: &str) -> Result<String> {
     stream.write_all(format!("{request} RTSP/1.0\r\nCSeq: {cseq}\r\n{headers}\r\n").as_bytes()).await?;
-    let (mut answer, mut byte) = (Vec::new(), [0]);
+    let mut answer = Vec::new();
+    let mut byte = [0];
     while !answer.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).await?;
         if answer.is_empty() && byte == *b"$" {
@@ -44,10 +45,7 @@ async fn ask(stream: &mut TcpStream, cseq: u32, request: &str, headers: &str) ->
         stream.read_exact(&mut body).await?;
         text += &String::from_utf8_lossy(&body);
     }
-    match text.starts_with("RTSP/1.0 200") {
-        true => Ok(text),
-        false => Err(Error::other(format!("{request}: {text}"))),
-    }
+    if text.starts_with("RTSP/1.0 200") { Ok(text) } else { Err(Error::other(format!("{request}: {text}"))) }
 }
 
 /// Plays the first track of an address; `transport` is the value of the Transport header.
@@ -159,7 +157,8 @@ pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
     ];
     for request in requests {
         stream.write_all(request.as_bytes())?;
-        let (mut answer, mut byte) = (Vec::new(), [0]);
+        let mut answer = Vec::new();
+        let mut byte = [0];
         while !answer.ends_with(b"\r\n\r\n") && answer.len() < 65_536 {
             stream.read_exact(&mut byte)?;
             answer.push(byte[0]);
@@ -169,8 +168,10 @@ pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
         }
     }
     let per_picture = BITS_PER_SECOND / 25 / 8 / 1316;
-    let (start, picture) = (Instant::now(), Duration::from_millis(40));
-    let (mut sent, mut pictures) = (0u64, 0u32);
+    let start = Instant::now();
+    let picture = Duration::from_millis(40);
+    let mut sent = 0u64;
+    let mut pictures = 0u32;
     while start.elapsed() < time {
         for _ in 0..per_picture {
             let mut frame = vec![0; 4 + SIZE];

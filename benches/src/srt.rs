@@ -135,7 +135,8 @@ impl Pusher {
     /// Pushes media at a rate, in datagrams of seven transport packets, to its end; everything of a picture at 25 a
     /// second comes at once, as encoders send it.
     pub fn play(&self, media: &[u8], bits_per_second: u64) {
-        let (start, mut sent) = (Instant::now(), 0u64);
+        let start = Instant::now();
+        let mut sent = 0u64;
         for payload in media.chunks(1316) {
             let picture = sent * 8 * 25 / bits_per_second;
             std::thread::sleep(Duration::from_millis(40 * picture).saturating_sub(start.elapsed()));

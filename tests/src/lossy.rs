@@ -36,19 +36,23 @@ impl Lossy {
     /// # Panics
     /// When there is no port.
     pub fn watched(target: SocketAddr, percent: u64, mut look: impl FnMut(bool, bool, &[u8]) + Send + 'static) -> Self {
-        let (front, back) =
-            (UdpSocket::bind("127.0.0.1:0").expect("a port"), UdpSocket::bind("127.0.0.1:0").expect("a port"));
+        let front = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let back = UdpSocket::bind("127.0.0.1:0").expect("a port");
         for socket in [&front, &back] {
             socket.set_nonblocking(true).expect("so");
             socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).expect("a large buffer");
         }
         let address = front.local_addr().expect("bound");
-        let (stop, dark) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let dark = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (stop, dark) = (stop.clone(), dark.clone());
+            let stop = stop.clone();
+            let dark = dark.clone();
             move || {
-                let (mut dice, mut client) = (TestRng(0x5eed), None);
-                let (mut passed, mut lost) = (0, 0);
+                let mut dice = TestRng(0x5eed);
+                let mut client = None;
+                let mut passed = 0;
+                let mut lost = 0;
                 let mut queue = std::collections::VecDeque::new();
                 let mut buffer = [0; 2048];
                 while !stop.load(Ordering::Relaxed) {

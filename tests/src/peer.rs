@@ -143,7 +143,8 @@ pub fn ffmpeg_plays(file: &Path, targets: &[&str]) -> Peer {
 /// Starts GStreamer, which sends a transport stream to an SRT URL at its own pace.
 #[track_caller]
 pub fn gstreamer_sends_srt(file: &Path, url: &str) -> Peer {
-    let (from, to) = (format!("location={}", file.display()), format!("uri={url}"));
+    let from = format!("location={}", file.display());
+    let to = format!("uri={url}");
     let read = ["-q", "filesrc", &from, "blocksize=1316", "!", "tsparse", "set-timestamps=true", "alignment=7", "!"];
     Peer::start("gst-launch-1.0", &[&read[..], &["srtsink", "wait-for-connection=true", &to]].concat())
 }
@@ -151,7 +152,8 @@ pub fn gstreamer_sends_srt(file: &Path, url: &str) -> Peer {
 /// Starts GStreamer, which writes what it receives from an SRT URL to a file as it comes.
 #[track_caller]
 pub fn gstreamer_receives_srt(url: &str, file: &Path) -> Peer {
-    let (from, to) = (format!("uri={url}"), format!("location={}", file.display()));
+    let from = format!("uri={url}");
+    let to = format!("location={}", file.display());
     Peer::start("gst-launch-1.0", &["-e", "srtsrc", &from, "!", "filesink", "buffer-mode=unbuffered", &to])
 }
 

@@ -222,7 +222,8 @@ fn idle_outputs(_: &Plan) -> Result<Row, Failure> {
         std::thread::sleep(Duration::from_millis(500));
         Ok(subject.usage())
     };
-    let (one, many) = (usage(1)?, usage(OUTPUTS)?);
+    let one = usage(1)?;
+    let many = usage(OUTPUTS)?;
     let each = many.memory.saturating_sub(one.memory) as f64 / (OUTPUTS - 1) as f64;
     let figure = |name: &str, usage: Usage| Figure {
         name: name.to_owned(),

@@ -71,7 +71,8 @@ fn latency(plan: &Plan) -> Result<(f64, f64), Failure> {
     let port = free_port()?;
     let url = format!("rtsp://127.0.0.1:{port}/live");
     let _subject = rtmp::relay(&[vec![format!("{url}?mode=listener"), format!("{url}?mode=listener")]])?;
-    let (to, time) = (url.clone(), Duration::from_secs(plan.seconds + 3));
+    let to = url.clone();
+    let time = Duration::from_secs(plan.seconds + 3);
     let feeder = std::thread::spawn(move || rtsp::record_stamped(&to, port, time));
     std::thread::sleep(Duration::from_millis(500)); // the feed has begun
     let receivers = Receivers::start(PLAYERS, true, true)?;
@@ -139,7 +140,8 @@ fn memory_without_players(plan: &Plan, video: &Path) -> Result<u64, Failure> {
 }
 
 fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, Failure> {
-    let (port, input) = (free_port()?, free_port()?);
+    let port = free_port()?;
+    let input = free_port()?;
     if matches!(server, Server::Floor) {
         return floor(plan, port, video);
     }
@@ -162,10 +164,12 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, 
     let players = Players::start(PLAYERS, port, PATH, ports.as_deref());
     let players = players.inspect_err(|_| drop(feeder.kill()))?;
     std::thread::sleep(SETTLED); // all play, and their first burst is over
-    let (before, got_before) = (subject.usage(), players.bytes());
+    let before = subject.usage();
+    let got_before = players.bytes();
     let seconds = Duration::from_secs(plan.seconds);
     std::thread::sleep(seconds);
-    let (after, got_after) = (subject.usage(), players.bytes());
+    let after = subject.usage();
+    let got_after = players.bytes();
     let _ = feeder.kill();
     let _ = feeder.wait();
     std::thread::sleep(Duration::from_millis(300));

@@ -83,7 +83,8 @@ fn fanout_row(plan: &Plan, encrypted: bool) -> Result<Row, Failure> {
 }
 
 fn fanout_run(start: Start, count: usize, encrypted: bool, media: &Path) -> Result<Run, Failure> {
-    let (input, output) = (free_port()?, free_port()?);
+    let input = free_port()?;
+    let output = free_port()?;
     let subject = start(input, output, encrypted)?;
     subject.wait_for_udp(input)?;
     // A program may open its output only when its input has begun: then the players call until it does.
@@ -94,7 +95,8 @@ fn fanout_run(start: Start, count: usize, encrypted: bool, media: &Path) -> Resu
     feed::play_srt_with_ffmpeg(media, input)?;
     std::thread::sleep(Duration::from_millis(500)); // the last packets leave
     let after = subject.usage();
-    let (playing, played) = (players.playing(), players.played());
+    let playing = players.playing();
+    let played = players.played();
     drop(subject);
     players.stop();
     if playing < count {
@@ -129,7 +131,8 @@ pub(crate) fn relay(plan: &Plan) -> Result<Row, Failure> {
 }
 
 fn relay_run(start: Start, rate: u64, time: Duration) -> Result<Run, Failure> {
-    let (input, output) = (free_port()?, free_port()?);
+    let input = free_port()?;
+    let output = free_port()?;
     let subject = start(input, output, false)?;
     subject.wait_for_udp(input)?;
     let pusher = Pusher::connect(&format!("srt://127.0.0.1:{input}?mode=caller"))?;
@@ -144,11 +147,15 @@ fn relay_run(start: Start, rate: u64, time: Duration) -> Result<Run, Failure> {
         }
     }
     std::thread::sleep(Duration::from_millis(500));
-    let (before, pushed, played) = (subject.usage(), pusher.pushed(), players.played());
+    let before = subject.usage();
+    let pushed = pusher.pushed();
+    let played = players.played();
     pusher.push(rate, time)?;
     std::thread::sleep(Duration::from_millis(700)); // the last packets leave, after both latencies
-    let (after, got) = (subject.usage(), players.played());
-    let (pushed, bytes) = (pusher.pushed() - pushed, got.bytes - played.bytes);
+    let after = subject.usage();
+    let got = players.played();
+    let pushed = pusher.pushed() - pushed;
+    let bytes = got.bytes - played.bytes;
     drop(subject);
     pusher.stop();
     players.stop();
@@ -166,10 +173,12 @@ pub(crate) fn ceiling(plan: &Plan) -> Result<Row, Failure> {
     const FIRST: u64 = 300_000_000;
     const LAST: u64 = 4_000_000_000;
     let programs: [(&str, Start); 2] = [("streamlink", ours), ("srt-live-transmit", live_transmit)];
-    let (mut found, mut figures) = ([Vec::new(), Vec::new()], Vec::new());
+    let mut found = [Vec::new(), Vec::new()];
+    let mut figures = Vec::new();
     for run in 0..plan.runs {
         for (i, (name, start)) in programs.iter().enumerate() {
-            let (mut rate, mut best) = (FIRST, None);
+            let mut rate = FIRST;
+            let mut best = None;
             while rate < LAST {
                 eprintln!("run {} of {}: {name} at {} Mb/s", run + 1, plan.runs, rate / 1_000_000);
                 // One try may be disturbed by something else.
@@ -195,7 +204,8 @@ pub(crate) fn ceiling(plan: &Plan) -> Result<Row, Failure> {
 /// A thousand connected callers without media.
 pub(crate) fn idle(_: &Plan) -> Result<Row, Failure> {
     const CALLERS: usize = 1000;
-    let (input, output) = (free_port()?, free_port()?);
+    let input = free_port()?;
+    let output = free_port()?;
     let subject = ours(input, output, false)?;
     let before = subject.usage();
     let players = Players::start(CALLERS, &format!("srt://127.0.0.1:{output}?mode=caller"))?;

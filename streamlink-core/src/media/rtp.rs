@@ -36,7 +36,9 @@ impl Header {
         if (200..=207).contains(&fixed[1]) {
             return Err(NotRtp::Rtcp);
         }
-        let (padding, extension, csrcs) = (fixed[0] & 0x20 != 0, fixed[0] & 0x10 != 0, usize::from(fixed[0] & 0x0f));
+        let padding = fixed[0] & 0x20 != 0;
+        let extension = fixed[0] & 0x10 != 0;
+        let csrcs = usize::from(fixed[0] & 0x0f);
         let mut start = FIXED + 4 * csrcs;
         if extension {
             let Some(&[_, _, high, low]) = datagram.get(start..start + 4) else { return Err(NotRtp::Malformed) };

@@ -325,7 +325,9 @@ mod tests {
             }
         };
         publish(100);
-        let (stop, player, mut session) = (Notify::new(), Player::new(address, Instant::now()), Bare);
+        let stop = Notify::new();
+        let player = Player::new(address, Instant::now());
+        let mut session = Bare;
         let pacing = WritePacing { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
         let ended = async {
             stop.notified().await;

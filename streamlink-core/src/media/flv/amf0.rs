@@ -94,7 +94,9 @@ impl Value {
             Value::StrictArray(values) => {
                 out.push(marker::STRICT_ARRAY);
                 out.extend(u32::try_from(values.len()).unwrap_or(u32::MAX).to_be_bytes());
-                values.iter().for_each(|value| value.write(out));
+                for value in values {
+                    value.write(out);
+                }
             }
             Value::Date(millis, zone) => {
                 out.push(marker::DATE);
@@ -168,7 +170,9 @@ pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Value>, AmfError> {
 /// Writes values one after the other.
 pub(crate) fn write_all(values: &[Value]) -> Vec<u8> {
     let mut out = Vec::new();
-    values.iter().for_each(|value| value.write(&mut out));
+    for value in values {
+        value.write(&mut out);
+    }
     out
 }
 

@@ -163,7 +163,8 @@ fn enhanced(mut packet_type: u8, mut rest: &[u8], meaning: impl Fn(u8) -> Meanin
             _ => (usize::from(size) + 1, after),
         };
         let (&next, after) = after.get(size..)?.split_first()?;
-        (packet_type, rest) = (next & 0x0f, after);
+        packet_type = next & 0x0f;
+        rest = after;
     }
     let multitrack = packet_type == if is_video { MULTITRACK_VIDEO } else { MULTITRACK_AUDIO };
     if !multitrack {

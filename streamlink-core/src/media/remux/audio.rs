@@ -80,7 +80,8 @@ impl AudioParser {
         let carried = self.rest.len();
         let mut bytes = std::mem::take(&mut self.rest);
         bytes.extend_from_slice(data);
-        let (mut frames, mut at) = (Vec::new(), 0);
+        let mut frames = Vec::new();
+        let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if self.codec == AudioCodec::AacLatm {
                 // LOAS: a sync word and a length before each element (section 1.7.2).
@@ -241,7 +242,8 @@ fn opus(bytes: &[u8], channels: u8) -> Result<Extent, Unreadable> {
     if a != 0x7f || b & 0xe0 != 0xe0 {
         return Err(NotHere);
     }
-    let (mut at, mut size) = (2, 0usize);
+    let mut at = 2;
+    let mut size = 0usize;
     loop {
         let byte = *bytes.get(at).ok_or(Short)?;
         at += 1;

@@ -68,7 +68,9 @@ mod tests {
 
     #[test]
     fn timestamps_wrap_and_jump_without_a_break() {
-        let (mut clock, mut video, mut audio) = (Clock::default(), TrackClock::default(), TrackClock::default());
+        let mut clock = Clock::default();
+        let mut video = TrackClock::default();
+        let mut audio = TrackClock::default();
         let near_end = (1u64 << 33) - 3600;
         let first = clock.unwrap(&mut video, near_end);
         clock.start(first);

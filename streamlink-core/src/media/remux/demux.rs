@@ -100,7 +100,9 @@ impl Demux {
 
     /// Appends the incomplete PES packets to `items`.
     pub(super) fn finish(&mut self, items: &mut Vec<Item>) {
-        self.context.assemblies.iter_mut().for_each(|assembly| assembly.finish(items));
+        for assembly in &mut self.context.assemblies {
+            assembly.finish(items);
+        }
     }
 
     fn packets(&mut self, bytes: &[u8]) {
@@ -279,9 +281,10 @@ impl Assembly {
             }
             _ => {}
         }
-        match packet.payload_unit_start_indicator() {
-            true => self.begin(payload, items),
-            false => self.append(payload, items),
+        if packet.payload_unit_start_indicator() {
+            self.begin(payload, items);
+        } else {
+            self.append(payload, items);
         }
     }
 
@@ -301,7 +304,8 @@ impl Assembly {
         let goes_on = self.is_video && self.open && pts.is_none();
         if !goes_on {
             self.finish(items);
-            (self.pes.pts, self.pes.dts) = (pts, dts);
+            self.pes.pts = pts;
+            self.pes.dts = dts;
         }
         self.length = match header.pes_packet_length() {
             PesLength::Bounded(length) if !self.is_video => {

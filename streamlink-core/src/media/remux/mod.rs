@@ -169,8 +169,8 @@ impl Remuxer {
         // A stream that has changed its codec keeps its place.
         let free = |pid: Option<u16>| pid.is_none_or(|pid| pid == found.pid);
         let ours = self.program.is_none_or(|program| program == found.program);
-        let (video_free, audio_free) =
-            (free(self.video.as_ref().map(|t| t.pid)), free(self.audio.as_ref().map(|t| t.pid)));
+        let video_free = free(self.video.as_ref().map(|t| t.pid));
+        let audio_free = free(self.audio.as_ref().map(|t| t.pid));
         let taken = match found.kind {
             Ok(Kind::H264) if ours && video_free => self.take_video(found.pid, VideoCodec::H264),
             Ok(Kind::Hevc) if ours && video_free => self.take_video(found.pid, VideoCodec::Hevc),
@@ -260,7 +260,8 @@ impl Remuxer {
                 self.started = true;
             }
             let placed = self.clock.place(&mut track.clock, at, track.frame);
-            let (time, shown) = (millis(placed), millis(placed + delay));
+            let time = millis(placed);
+            let shown = millis(placed + delay);
             let mut body = unit.data;
             let [_, composition @ ..] = shown.wrapping_sub(time).to_be_bytes();
             match track.codec {
@@ -326,7 +327,9 @@ impl Remuxer {
         if let Some(track) = self.video.as_ref().filter(|track| track.configured) {
             add("width", f64::from(track.picture.width));
             add("height", f64::from(track.picture.height));
-            track.picture.frame_rate.into_iter().for_each(|rate| add("framerate", rate));
+            if let Some(rate) = track.picture.frame_rate {
+                add("framerate", rate);
+            }
             add(
                 "videocodecid",
                 match track.codec {

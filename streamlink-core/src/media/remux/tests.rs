@@ -9,7 +9,9 @@ fn clip() -> Vec<u8> {
 }
 
 fn remux(bytes: &[u8], size: usize) -> (Remuxer, Vec<Packet>) {
-    let (mut remuxer, mut out, now) = (Remuxer::new(), Vec::new(), Instant::now());
+    let mut remuxer = Remuxer::new();
+    let mut out = Vec::new();
+    let now = Instant::now();
     for payload in bytes.chunks(size) {
         remuxer.push(payload, now, &mut out);
     }
@@ -34,7 +36,8 @@ fn a_clip_gives_every_frame_with_rising_times_however_it_is_cut() {
     let (mut remuxer, whole) = remux(&clip, 1316);
     let selection = remuxer.selection().unwrap();
     assert_eq!((selection.carried.len(), selection.left_out.len()), (2, 0));
-    let (video, audio) = (times(&whole, RtmpKind::Video), times(&whole, RtmpKind::Audio));
+    let video = times(&whole, RtmpKind::Video);
+    let audio = times(&whole, RtmpKind::Audio);
     assert_eq!((video.len(), video[0]), (125, 0));
     assert!(audio.len() > 225, "{}", audio.len());
     assert!(video.is_sorted() && audio.is_sorted());
@@ -80,7 +83,8 @@ fn the_wrap_of_timestamps_does_not_show() {
     let (_, moved) = remux(&clip, 1316);
     let (_, plain) = remux(&self::clip(), 1316);
     for kind in [RtmpKind::Video, RtmpKind::Audio] {
-        let (a, b) = (times(&moved, kind), times(&plain, kind));
+        let a = times(&moved, kind);
+        let b = times(&plain, kind);
         assert_eq!(a.len(), b.len());
         assert!(a.iter().zip(&b).all(|(a, b)| a.abs_diff(*b) <= 1), "{a:?} {b:?}");
     }
@@ -96,7 +100,8 @@ fn what_is_lost_costs_the_frames_that_it_was_part_of_and_nothing_else() {
         }
     }
     let (_, out) = remux(&lossy, 1316);
-    let (video, audio) = (times(&out, RtmpKind::Video), times(&out, RtmpKind::Audio));
+    let video = times(&out, RtmpKind::Video);
+    let audio = times(&out, RtmpKind::Audio);
     assert!(video.is_sorted() && audio.is_sorted());
     assert!(video.len() > 110 && audio.len() > 200, "{} {}", video.len(), audio.len());
 }

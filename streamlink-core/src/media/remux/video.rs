@@ -198,7 +198,9 @@ impl VideoParser {
     /// HEVCDecoderConfigurationRecord (ISO/IEC 14496-15 section 8.3.3.1).
     fn hevc(&self) -> Option<(Vec<u8>, Picture)> {
         let [video, sequence, picture] = &self.sets;
-        let (_, first, _) = (video.first()?, sequence.first()?, picture.first()?);
+        video.first()?;
+        let first = sequence.first()?;
+        picture.first()?;
         let sps = HevcSequence::parse(first)?;
         let mut record = vec![1];
         record.extend(sps.profile_tier_level);
@@ -288,10 +290,13 @@ impl HevcSequence {
         let mut width = bits.read_ue("width").ok()?;
         let mut height = bits.read_ue("height").ok()?;
         if bits.read_bit("conformance_window_flag").ok()? {
-            let (across, down) =
-                (if matches!(chroma_format, 1 | 2) { 2 } else { 1 }, if chroma_format == 1 { 2 } else { 1 });
+            let across = if matches!(chroma_format, 1 | 2) { 2 } else { 1 };
+            let down = if chroma_format == 1 { 2 } else { 1 };
             let mut crop = || bits.read_ue("offset").ok();
-            let (left, right, top, bottom) = (crop()?, crop()?, crop()?, crop()?);
+            let left = crop()?;
+            let right = crop()?;
+            let top = crop()?;
+            let bottom = crop()?;
             width = width.saturating_sub(left.saturating_add(right).saturating_mul(across));
             height = height.saturating_sub(top.saturating_add(bottom).saturating_mul(down));
         }
@@ -392,20 +397,22 @@ mod tests {
     }
 
     proptest::proptest! {
-        #[test]
-        fn any_bytes_are_taken_apart(data in proptest::collection::vec(0u8..8, 0..400), hevc in proptest::bool::ANY) {
-            let mut parser = VideoParser::new(if hevc { VideoCodec::Hevc } else { VideoCodec::H264 });
-            parser.parse(&data, 5);
-            parser.configuration();
-        }
-
-        #[test]
-        fn any_parameter_sets_are_read_or_not(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
-            for codec in [VideoCodec::H264, VideoCodec::Hevc] {
-                let mut parser = VideoParser::new(codec);
-                (0..3).for_each(|number| parser.keep(number, &data));
+            #[test]
+            fn any_bytes_are_taken_apart(data in proptest::collection::vec(0u8..8, 0..400), hevc in proptest::bool::ANY) {
+                let mut parser = VideoParser::new(if hevc { VideoCodec::Hevc } else { VideoCodec::H264 });
+                parser.parse(&data, 5);
                 parser.configuration();
             }
-        }
+
+            #[test]
+            fn any_parameter_sets_are_read_or_not(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
+                for codec in [VideoCodec::H264, VideoCodec::Hevc] {
+                    let mut parser = VideoParser::new(codec);
+                    for number in 0..3 {
+     parser.keep(number, &data);
     }
+                    parser.configuration();
+                }
+            }
+        }
 }

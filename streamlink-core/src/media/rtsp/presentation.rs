@@ -169,7 +169,8 @@ impl Presentation {
         if (0..self.tracks.len()).all(|track| wanted(track).is_none()) {
             return self.clone();
         }
-        let (mut sdp, mut section) = (String::with_capacity(self.sdp.len() + 64), None);
+        let mut sdp = String::with_capacity(self.sdp.len() + 64);
+        let mut section = None;
         // Writing to a String does not fail.
         for line in self.sdp.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
             let begins = line.starts_with("m=");
@@ -199,7 +200,8 @@ impl Presentation {
         let mut tracks = self.tracks.clone();
         for (number, track) in tracks.iter_mut().enumerate() {
             if let Some((known, _)) = wanted(number) {
-                (track.payload_type, track.is_renumbered) = (Some(known), true);
+                track.payload_type = Some(known);
+                track.is_renumbered = true;
             }
         }
         Arc::new(Self { sdp, tracks })
@@ -216,7 +218,9 @@ impl Presentation {
                 section = Some(section.map_or(0, |number: usize| number + 1));
                 // m=<media> <port> <proto> <fmt> …
                 let mut fields = media.splitn(3, ' ');
-                let (kind, _, rest) = (fields.next(), fields.next(), fields.next());
+                let kind = fields.next();
+                fields.next(); // the port
+                let rest = fields.next();
                 let _ = write!(out, "m={} 0 {}\r\n", kind.unwrap_or_default(), rest.unwrap_or_default());
             } else if line.starts_with("o=") {
                 out.push_str("o=- 0 0 IN IP4 127.0.0.1\r\n");

@@ -34,7 +34,8 @@ impl RtspRandomAccessTracker {
         };
         self.codecs = presentation.tracks().iter().map(|track| codec(&track.encoding)).collect();
         self.reports = vec![None; self.codecs.len()];
-        (self.key, self.preamble) = (None, None);
+        self.key = None;
+        self.preamble = None;
     }
 
     /// Returns whether there is a track that a player can start only with a key frame of.

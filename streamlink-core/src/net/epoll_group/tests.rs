@@ -145,9 +145,11 @@ async fn peers_that_hold_back_are_not_made_to_wait() -> io::Result<()> {
         let listener = listen(([127, 0, 0, 1], 0).into())?;
         // Nagle's algorithm is on, as by default.
         let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
-        let (peer, mut stream) = (peer?, Stream::accepted(accepted?.0).grouped(poller.group())?);
+        let peer = peer?;
+        let mut stream = Stream::accepted(accepted?.0).grouped(poller.group())?;
         let sink = Arc::new(Mutex::new(RecordingSink::default()));
-        let (mut rounds, mut waits) = (0_usize, false);
+        let mut rounds = 0_usize;
+        let mut waits = false;
         // The others are held back sooner or later.
         while if parts.len() == 1 { !waits } else { rounds < 3000 } {
             for part in parts {

@@ -289,7 +289,8 @@ mod tests {
     async fn what_is_too_long_is_refused_alone_and_gso_comes_back() {
         let (socket, peer) = pair();
         let mut sender = Sender::new(&socket);
-        let (long, good) = (vec![1u8; 70_000], vec![2u8; 1000]);
+        let long = vec![1u8; 70_000];
+        let good = vec![2u8; 1000];
         let d = |body| Datagram { head: &[], body };
         let sent = sender.send(&socket, &[d(&good), d(&good), d(&long), d(&good)]);
         assert_eq!(sent, Sent { done: 4, refused: 1, blocked: false });

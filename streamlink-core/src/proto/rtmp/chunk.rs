@@ -482,11 +482,13 @@ impl Framing {
         heads.first[7] = kind;
         heads.first[8..12].copy_from_slice(&stream.to_le_bytes());
         heads.next[0] = 0xc0 | chunk_stream;
-        (heads.first_length, heads.next_length) = (12, 1);
+        heads.first_length = 12;
+        heads.next_length = 1;
         if field == EXTENDED {
             heads.first[12..].copy_from_slice(&timestamp.to_be_bytes());
             heads.next[1..].copy_from_slice(&timestamp.to_be_bytes());
-            (heads.first_length, heads.next_length) = (16, 5);
+            heads.first_length = 16;
+            heads.next_length = 5;
         }
         heads
     }

@@ -2,7 +2,8 @@ use super::*;
 use proptest::prelude::*;
 
 fn read_all(reader: &mut ChunkReader, bytes: &[u8], splits: &[usize]) -> Result<Vec<Message<'static>>, ProtocolError> {
-    let (mut messages, mut from) = (Vec::new(), 0);
+    let mut messages = Vec::new();
+    let mut from = 0;
     for split in splits.iter().copied().filter(|s| *s < bytes.len()).chain([bytes.len()]) {
         let mut input = &bytes[from..split.max(from)];
         from = from.max(split);

@@ -63,7 +63,9 @@ pub(crate) struct ClientSession {
 impl ClientSession {
     /// Creates a session. `random` fills the handshake's packets.
     pub(crate) fn new(purpose: ClientRole, app: &str, url: &str, key: &str, random: fn(&mut [u8])) -> Self {
-        let (app, url, key) = (app.to_owned(), url.to_owned(), key.to_owned());
+        let app = app.to_owned();
+        let url = url.to_owned();
+        let key = key.to_owned();
         Self { link: Link::client(random), state: State::Handshake, purpose, app, url, key }
     }
 

@@ -117,7 +117,9 @@ fn find_digest(packet: &[u8], key: &[u8]) -> Option<[u8; DIGEST]> {
 fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; DIGEST] {
     // Invariant: HMAC takes keys of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; DIGEST] };
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     mac.finalize().into_bytes().into()
 }
 
@@ -126,16 +128,20 @@ mod tests {
     use super::*;
 
     fn random(bytes: &mut [u8]) {
-        bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 31 % 251) as u8);
+        for (i, b) in bytes.iter_mut().enumerate() {
+            *b = (i * 31 % 251) as u8;
+        }
     }
 
     #[test]
     fn both_sides_agree_at_every_split() {
         for step in [1, 7, 1536, 1537, 4000] {
-            let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+            let mut to_server = Vec::new();
+            let mut to_client = Vec::new();
             let mut client = Handshake::client(random, &mut to_server);
             let mut server = Handshake::server(random);
-            let (mut client_done, mut server_done) = (false, false);
+            let mut client_done = false;
+            let mut server_done = false;
             let pass = |from: &mut Vec<u8>, side: &mut Handshake, to: &mut Vec<u8>| {
                 let chunk: Vec<u8> = from.drain(..step.min(from.len())).collect();
                 let mut input = &chunk[..];

@@ -179,7 +179,9 @@ impl Link {
     /// Queues a user control event (section 6.2).
     pub(crate) fn event(&mut self, event: u16, numbers: &[u32]) {
         let mut body = event.to_be_bytes().to_vec();
-        numbers.iter().for_each(|n| body.extend(n.to_be_bytes()));
+        for number in numbers {
+            body.extend(number.to_be_bytes());
+        }
         self.framing.write(message::USER_CONTROL, 0, 0, &body, &mut self.out);
     }
 
@@ -193,7 +195,9 @@ impl Link {
 /// Splits an aggregate message into FLV tags (section 7.1.6); their timestamps are relative to that of the first.
 fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, ProtocolError> {
     let whole = Bytes::from(message.body);
-    let (mut parts, mut first, mut at) = (VecDeque::new(), None, 0usize);
+    let mut parts = VecDeque::new();
+    let mut first = None;
+    let mut at = 0usize;
     while let Some(&[kind, l1, l2, l3, t1, t2, t3, t4, _, _, _]) = whole.get(at..).and_then(|r| r.first_chunk()) {
         let length = u32::from_be_bytes([0, l1, l2, l3]) as usize;
         let time = u32::from_be_bytes([t4, t1, t2, t3]);

@@ -5,7 +5,9 @@ use crate::media::flv::amf0::Value;
 use proptest::prelude::*;
 
 fn random(bytes: &mut [u8]) {
-    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 7 % 253) as u8);
+    for (i, b) in bytes.iter_mut().enumerate() {
+        *b = (i * 7 % 253) as u8;
+    }
 }
 
 /// Carries bytes to and fro in pieces of `step`, until there are no more.
@@ -25,7 +27,8 @@ impl Pair {
 
     fn run(&mut self) {
         loop {
-            let (up, down) = (self.client.link().take_output(), self.server.link().take_output());
+            let up = self.client.link().take_output();
+            let down = self.server.link().take_output();
             if up.is_empty() && down.is_empty() {
                 return;
             }

@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn what_one_side_reports_the_other_side_reads() {
-        let (mut reception, start) = (Reception::new(90_000), Instant::now());
+        let mut reception = Reception::new(90_000);
+        let start = Instant::now();
         let empty = reception.report(9, start);
         assert_eq!(empty[..8], [0x80, 201, 0, 1, 0, 0, 0, 9]);
         let mut reports = Reports::default();
@@ -210,7 +211,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn whatever_comes_is_read_or_passed_over(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let (mut reports, mut reception) = (Reports::default(), Reception::new(1));
+            let mut reports = Reports::default();
+            let mut reception = Reception::new(1);
             reports.take(&bytes);
             reception.heard(&bytes, Instant::now());
             if let Ok(header) = Header::parse(&bytes) {

@@ -207,7 +207,8 @@ mod tests {
     fn a_switch_repeats_no_sound_and_sends_headers_that_differ() {
         let mut bench = Bench::new();
         let preamble = |bench: &Bench, body| -> Preamble { Arc::new([bench.packet(RtmpKind::Video, 0, body, 0)]) };
-        let (old, new) = (preamble(&bench, VIDEO_HEADER), preamble(&bench, &[0x17, 0, 1]));
+        let old = preamble(&bench, VIDEO_HEADER);
+        let new = preamble(&bench, &[0x17, 0, 1]);
         let (key, sound) = (|bench: &Bench, t, ms| bench.packet(RtmpKind::Video, t, KEY, ms), RtmpKind::Audio);
         let packets = vec![key(&bench, 0, 0), bench.packet(sound, 50, AUDIO, 0)];
         let mut first = MediaBatch { packets, starts: vec![(0, old.clone())] };
