@@ -132,7 +132,7 @@ impl Slot {
         let mut held_back = false;
         if let Some(sink) = &reader.sink {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.read_into_sink(sink, memory, &mut held_back)));
-            match outcome.unwrap_or_else(|_| Some(Err(io::Error::other("it panicked")))) {
+            match outcome.unwrap_or_else(|_| Some(Err(io::Error::other("internal error: the reader panicked")))) {
                 None => return held_back,
                 outcome => {
                     reader.sink = None;

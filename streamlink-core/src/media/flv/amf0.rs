@@ -183,7 +183,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], AmfError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(AmfError("it breaks off"))?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(AmfError("truncated"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -212,7 +212,7 @@ impl<'a> Reader<'a> {
     fn value(&mut self, depth: usize) -> Result<Value, AmfError> {
         self.left = self.left.checked_sub(1).ok_or(AmfError("too many values"))?;
         if depth > MAX_DEPTH {
-            return Err(AmfError("nested too deep"));
+            return Err(AmfError("nested too deeply"));
         }
         Ok(match self.array::<1>()?[0] {
             marker::NUMBER => Value::Number(f64::from_be_bytes(self.array()?)),
@@ -245,7 +245,7 @@ impl<'a> Reader<'a> {
             marker::DATE => Value::Date(f64::from_be_bytes(self.array()?), i16::from_be_bytes(self.array()?)),
             marker::XML => Value::Xml(self.long()?),
             marker::TYPED_OBJECT => Value::Typed(self.short()?, self.fields(depth)?),
-            _ => return Err(AmfError("an unknown type")),
+            _ => return Err(AmfError("unknown type marker")),
         })
     }
 
@@ -313,9 +313,9 @@ mod tests {
     #[test]
     fn depth_and_number_are_limited() {
         let nested = [marker::OBJECT, 0, 1, b'a'].repeat(2_500_000); // ten megabytes
-        assert_eq!(read_all(&nested), Err(AmfError("nested too deep")));
+        assert_eq!(read_all(&nested), Err(AmfError("nested too deeply")));
         let arrays = [marker::STRICT_ARRAY, 0, 0, 0, 1].repeat(2_000_000);
-        assert_eq!(read_all(&arrays), Err(AmfError("nested too deep")));
+        assert_eq!(read_all(&arrays), Err(AmfError("nested too deeply")));
         assert_eq!(read_all(&[marker::NULL; MAX_VALUES + 1]), Err(AmfError("too many values")));
         assert_eq!(read_all(&[marker::STRICT_ARRAY, 0xff, 0xff, 0xff, 0xff]), Err(AmfError("too many values")));
     }

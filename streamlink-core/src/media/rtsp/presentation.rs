@@ -109,11 +109,11 @@ fn well_known(payload_type: u8) -> (&'static str, u32) {
 impl Presentation {
     /// Parses an SDP.
     pub(crate) fn parse(sdp: &[u8]) -> Result<Self, &'static str> {
-        let session = Session::parse(sdp).map_err(|_| "an SDP that cannot be read")?;
+        let session = Session::parse(sdp).map_err(|_| "invalid SDP")?;
         if session.medias.is_empty() || session.medias.len() > MAX_TRACKS {
-            return Err("an SDP without media, or with too much");
+            return Err("SDP without a media section, or with more than 16");
         }
-        let sdp = String::from_utf8(sdp.to_vec()).map_err(|_| "an SDP that is not UTF-8")?;
+        let sdp = String::from_utf8(sdp.to_vec()).map_err(|_| "SDP is not UTF-8")?;
         let tracks = session.medias.iter().map(|media| {
             let attribute = |name| media.get_first_attribute_value(name).flatten();
             let payload_type = media.fmt.split_whitespace().next().and_then(|t| t.parse().ok()).unwrap_or(u8::MAX);

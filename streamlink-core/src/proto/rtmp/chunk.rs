@@ -195,7 +195,7 @@ impl ChunkReader {
     fn obey(&mut self, message: &Message<'_>) -> Result<bool, ProtocolError> {
         let value = || -> Result<u32, ProtocolError> {
             let bytes =
-                message.body.first_chunk().ok_or(ProtocolError::Malformed("a control message that is too short"))?;
+                message.body.first_chunk().ok_or(ProtocolError::Malformed("control message too short"))?;
             Ok(u32::from_be_bytes(*bytes))
         };
         match message.kind {
@@ -282,7 +282,7 @@ impl ChunkReader {
         let mut at = match self.streams.iter().position(|s| s.id == id) {
             Some(at) => at,
             // librtmp's first ping starts with a header of format 1.
-            None if format > 1 => return Err(ProtocolError::Malformed("a chunk that continues nothing")),
+            None if format > 1 => return Err(ProtocolError::Malformed("type 2 or 3 chunk without a preceding header")),
             None if self.streams.len() >= MAX_STREAMS => {
                 return Err(ProtocolError::Malformed("too many chunk streams"));
             }
@@ -373,7 +373,7 @@ impl ChunkReader {
         }
         self.buffered += take;
         if self.buffered > if self.media { MAX_BUFFERED } else { MAX_BUFFERED_EARLY } {
-            return Err(ProtocolError::Malformed("too many messages in progress"));
+            return Err(ProtocolError::Malformed("too many bytes of incomplete messages"));
         }
         let partial = stream.partial.get_or_insert_default();
         if partial.capacity() == 0 {

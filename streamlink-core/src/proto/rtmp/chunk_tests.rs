@@ -181,7 +181,7 @@ fn hostile_chunks_are_refused() {
     assert_eq!(refuse(&set(1 << 31)), ProtocolError::ChunkSize(1 << 31));
     assert!(read_all(&mut reader(), &set(0x7fff_ffff), &[]).is_ok());
     for first in [0xc6, 0x86] {
-        assert_eq!(refuse(&[first, 0, 0, 0, 0]), ProtocolError::Malformed("a chunk that continues nothing"));
+        assert_eq!(refuse(&[first, 0, 0, 0, 0]), ProtocolError::Malformed("type 2 or 3 chunk without a preceding header"));
     }
     let long = [0x03, 0, 0, 0, 0xff, 0xff, 0xff, message::COMMAND, 0, 0, 0, 0];
     assert_eq!(refuse(&long), ProtocolError::TooLong { kind: message::COMMAND, length: 0xff_ffff });
@@ -197,5 +197,5 @@ fn hostile_chunks_are_refused() {
         bytes.extend([0x00, id, 0, 0, 0, 0x80, 0, 0, VIDEO, 0, 0, 0, 0]);
         bytes.extend(vec![0; 4 << 20]);
     }
-    assert_eq!(refuse(&bytes), ProtocolError::Malformed("too many messages in progress"));
+    assert_eq!(refuse(&bytes), ProtocolError::Malformed("too many bytes of incomplete messages"));
 }

@@ -144,7 +144,7 @@ impl ClientSession {
             ("onStatus", State::Asking | State::Ready) => {
                 return Ok(self.status(&text("code"), &text("level"), text("description")));
             }
-            ("close", _) => return Ok(Some(self.rejected(String::new(), "it closes the connection".into()))),
+            ("close", _) => return Ok(Some(self.rejected(String::new(), "server closed the connection".into()))),
             _ => {}
         }
         Ok(None)

@@ -113,7 +113,7 @@ impl Link {
                 return Ok(Some(message));
             }
             if self.out.len() > MAX_PENDING {
-                return Err(ProtocolError::Malformed("it does not read our answers"));
+                return Err(ProtocolError::Malformed("control responses not read (64 KiB pending)"));
             }
         }
     }
@@ -127,7 +127,7 @@ impl Link {
     fn protocol<'a>(&mut self, mut message: Message<'a>) -> Result<Option<Message<'a>>, ProtocolError> {
         let number = |at: usize| {
             let bytes = message.body.get(at..at + 4).and_then(|b| b.first_chunk());
-            bytes.map(|b| u32::from_be_bytes(*b)).ok_or(ProtocolError::Malformed("a control message that is too short"))
+            bytes.map(|b| u32::from_be_bytes(*b)).ok_or(ProtocolError::Malformed("control message too short"))
         };
         match message.kind {
             message::ACKNOWLEDGEMENT => {}
@@ -204,7 +204,7 @@ fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, P
         let start = at + 11;
         let body = match whole.len().checked_sub(start) {
             Some(left) if left >= length => Body::Gathered(whole.slice(start..start + length)),
-            _ => return Err(ProtocolError::Malformed("an aggregate message that breaks off")),
+            _ => return Err(ProtocolError::Malformed("truncated aggregate message")),
         };
         let offset = time.wrapping_sub(*first.get_or_insert(time));
         if matches!(kind, message::AUDIO | message::VIDEO | message::DATA) {
@@ -212,7 +212,7 @@ fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, P
             parts.push_back(Message { kind, timestamp, stream: message.stream, body });
         }
         if parts.len() > MAX_AGGREGATE {
-            return Err(ProtocolError::Malformed("too many messages in one"));
+            return Err(ProtocolError::Malformed("too many messages in one aggregate message"));
         }
         at = start + length + 4; // the tag is followed by its size
     }

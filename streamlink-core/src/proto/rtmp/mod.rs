@@ -25,16 +25,16 @@ use handshake::Handshake;
 /// A violation of the protocol by the peer, which ends its connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProtocolError {
-    #[error("it does not speak RTMP")]
+    #[error("invalid RTMP handshake")]
     Handshake,
-    #[error("a chunk size of {0}")]
+    #[error("invalid chunk size {0}")]
     ChunkSize(u32),
-    #[error("a message of type {kind} with {length} bytes")]
+    #[error("message of type {kind} too long ({length} bytes)")]
     TooLong { kind: u8, length: usize },
     #[error("{0}")]
     Malformed(&'static str),
     #[error(transparent)]
     Amf(#[from] AmfError),
-    #[error("{0} out of turn")]
+    #[error("unexpected message: {0}")]
     Unexpected(&'static str),
 }
