@@ -89,7 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_packet_with_everything() {
+    fn rtp_header_with_all_fields_parses() {
         let mut packet = vec![0xb2, 0xa1, 0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 2]; // padding, extension, 2 CSRCs, marker
         packet.extend([0; 8]);
         packet.extend([0xbe, 0xde, 0, 1, 9, 9, 9, 9]);
@@ -106,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_the_payload_lies_within(packet in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn rtp_payload_range_is_always_within_packet(packet in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(header) = Header::parse(&packet) {
                 prop_assert!(FIXED <= header.payload_start);
                 prop_assert!(packet.get(header.payload_start..header.payload_end).is_some());

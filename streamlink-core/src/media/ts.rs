@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_described_and_gaps_counted() {
+    fn ts_monitor_describes_programs_and_counts_gaps() {
         let mut monitor = TsMonitor::new();
         let now = Instant::now();
         monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])), now); // program 1: PMT on PID 0x1000
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_over_several_packets_is_put_together() {
+    fn ts_monitor_reassembles_sections() {
         let mut monitor = TsMonitor::new();
         let now = Instant::now();
         let mut body = vec![0xe1, 0x00, 0xf0, 190];
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_priority_checks_of_tr_101_290() {
+    fn ts_monitor_first_priority_checks_of_tr_101_290() {
         let mut monitor = TsMonitor::new();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
@@ -500,7 +500,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_that_arrives_makes_it_panic_or_grow(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..2000)) {
+        fn ts_monitor_survives_any_bytes_in_bounded_memory(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..2000)) {
             let mut monitor = TsMonitor::new();
             for chunk in bytes.chunks_mut(PACKET) {
                 chunk[0] = SYNC;

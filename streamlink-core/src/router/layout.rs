@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_what_they_were_and_lie_as_most_want_it() {
+    fn layout_follows_majority_and_keeps_packets() {
         let interests = LayoutInterests::default();
         let all = |change: fn(&LayoutInterests, BatchLayout), layout| {
             for _ in 0..MIN_INTERESTED_OUTPUTS {

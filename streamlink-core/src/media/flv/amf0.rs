@@ -292,18 +292,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(values in prop::collection::vec(values(), 0..5)) {
+        fn amf0_values_round_trip(values in prop::collection::vec(values(), 0..5)) {
             prop_assert_eq!(read_all(&write_all(&values)).unwrap(), values);
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn amf0_reader_survives_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = read_all(&bytes);
         }
     }
 
     #[test]
-    fn long_strings_have_a_marker_of_their_own() {
+    fn amf0_long_strings_use_their_marker() {
         let long = Value::text("x".repeat(70_000));
         let bytes = write_all(std::slice::from_ref(&long));
         assert_eq!(bytes[..5], [marker::LONG_STRING, 0, 1, 0x11, 0x70]);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_and_number_are_limited() {
+    fn amf0_limits_depth_and_number_of_values() {
         let nested = [marker::OBJECT, 0, 1, b'a'].repeat(2_500_000); // ten megabytes
         assert_eq!(read_all(&nested), Err(AmfError("nested too deeply")));
         let arrays = [marker::STRICT_ARRAY, 0, 0, 0, 1].repeat(2_000_000);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_may_lack_its_end() {
+    fn amf0_object_without_end_marker_is_read() {
         let mut bytes = write_all(&[Value::object([("app", Value::text("live"))])]);
         bytes.truncate(bytes.len() - 3);
         let read = read_all(&bytes).unwrap();

@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_lie_side_by_side_and_across_packets() {
+    fn audio_frames_found_within_and_across_pes_packets() {
         let mut parser = AudioParser::new(AudioCodec::Aac);
         let bytes = [adts_frame(10), adts_frame(20), adts_frame(30)].concat();
         let (first, second) = bytes.split_at(50);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_other_codecs_are_read() {
+    fn audio_headers_of_each_codec_parse() {
         let sound = |codec: AudioCodec, mut header: Vec<u8>| {
             header.resize(4000, 0);
             AudioParser::new(codec)
@@ -384,7 +384,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_taken_apart(data in proptest::collection::vec(proptest::num::u8::ANY, 0..600), first in 0usize..4) {
+        fn audio_parser_survives_any_bytes(data in proptest::collection::vec(proptest::num::u8::ANY, 0..600), first in 0usize..4) {
             for codec in [AudioCodec::Aac, AudioCodec::AacLatm, AudioCodec::Mp3, AudioCodec::Ac3, AudioCodec::Eac3, AudioCodec::Opus { channels: 2 }] {
                 let start: &[u8] = [&[0xff, 0xf1][..], &[0xff, 0xfb], &[0x0b, 0x77], &[0x7f, 0xe0]][first];
                 let mut parser = AudioParser::new(codec);

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_wrap_and_jump_without_a_break() {
+    fn remux_clock_continues_over_wraps_and_jumps() {
         let mut clock = Clock::default();
         let mut video = TrackClock::default();
         let mut audio = TrackClock::default();

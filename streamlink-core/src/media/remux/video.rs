@@ -378,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_streams_are_taken_apart() {
+    fn video_byte_stream_splits_into_access_units() {
         let nals = |data| NalUnits::new(data).map(<[u8]>::to_vec).collect::<Vec<_>>();
         assert_eq!(
             nals(&[0, 0, 0, 1, 9, 0x10, 0, 0, 1, 0x65, 1, 2, 0, 0, 0, 1, 0x41]),
@@ -398,14 +398,14 @@ mod tests {
 
     proptest::proptest! {
             #[test]
-            fn any_bytes_are_taken_apart(data in proptest::collection::vec(0u8..8, 0..400), hevc in proptest::bool::ANY) {
+            fn video_parser_survives_any_bytes(data in proptest::collection::vec(0u8..8, 0..400), hevc in proptest::bool::ANY) {
                 let mut parser = VideoParser::new(if hevc { VideoCodec::Hevc } else { VideoCodec::H264 });
                 parser.parse(&data, 5);
                 parser.configuration();
             }
 
             #[test]
-            fn any_parameter_sets_are_read_or_not(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
+            fn video_survives_any_parameter_sets(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
                 for codec in [VideoCodec::H264, VideoCodec::Hevc] {
                     let mut parser = VideoParser::new(codec);
                     for number in 0..3 {

@@ -274,7 +274,7 @@ mod tests {
         m=audio 0 RTP/AVP 0\r\n";
 
     #[test]
-    fn tracks_are_found_and_what_must_change_changes() {
+    fn sdp_tracks_parse_and_are_rewritten_for_players() {
         let presentation = Presentation::parse(SDP.as_bytes()).unwrap();
         let seen: Vec<_> = presentation.tracks().iter().map(|t| (&*t.control, &*t.encoding, t.clock_rate)).collect();
         assert_eq!(
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn another_encoder_continues_what_is_coded_alike() {
+    fn sdp_of_another_encoder_is_compatible_if_coded_alike() {
         let with = |from: &str, to: &str| Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap();
         let first = with("=1\r\na=c", "=1;sprop-parameter-sets=Z0I=,aM4=;profile-level-id=42e01f\r\na=c");
         assert_eq!(first.tracks()[0].parameter_sets, [&[0x67, 0x42][..], &[0x68, 0xce]]);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn payload_types_stay_those_that_players_know() {
+    fn sdp_continuation_keeps_payload_types() {
         let with = |from: &str, to: &str| Arc::new(Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap());
         let known = with("s=No Name", "s=Known");
         let other = with("RTP/AVP 97\r\nb=AS:128\r\na=rtpmap:97", "RTP/AVP 98\r\nb=AS:128\r\na=rtpmap:98");
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_programs_say_of_one_stream_is_one_stream() {
+    fn sdp_of_gstreamer_and_ffmpeg_are_compatible() {
         let sdp = |video: &str, audio: &str| {
             let text = format!(
                 "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
@@ -341,7 +341,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "(v=0|o=- 1 1 IN IP4 1.1.1.1|s=-|t=0 0|m=video 0 RTP/AVP 96|a=.{0,20}|[a-z]=.{0,10}|\r\n|\n){0,30}") {
+        fn sdp_parser_survives_any_text(text in "(v=0|o=- 1 1 IN IP4 1.1.1.1|s=-|t=0 0|m=video 0 RTP/AVP 96|a=.{0,20}|[a-z]=.{0,10}|\r\n|\n){0,30}") {
             if let Ok(presentation) = Presentation::parse(text.as_bytes()) {
                 presentation.to_sdp();
             }

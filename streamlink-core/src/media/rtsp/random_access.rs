@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn players_start_at_the_first_packet_of_a_key_frame() {
+    fn rtsp_random_access_at_first_packet_of_key_frame() {
         let mut starts = RtspRandomAccessTracker::default();
         starts.begin(&presentation(&["H264", "OPUS"]));
         let video = MessageRole::Sample { video: true };

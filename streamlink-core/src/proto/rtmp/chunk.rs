@@ -194,8 +194,7 @@ impl ChunkReader {
     /// Handles Set Chunk Size and Abort (sections 5.4.1 and 5.4.2); returns whether the message was one of them.
     fn obey(&mut self, message: &Message<'_>) -> Result<bool, ProtocolError> {
         let value = || -> Result<u32, ProtocolError> {
-            let bytes =
-                message.body.first_chunk().ok_or(ProtocolError::Malformed("control message too short"))?;
+            let bytes = message.body.first_chunk().ok_or(ProtocolError::Malformed("control message too short"))?;
             Ok(u32::from_be_bytes(*bytes))
         };
         match message.kind {

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_agree_at_every_split() {
+    fn rtmp_handshake_completes_at_every_split() {
         for step in [1, 7, 1536, 1537, 4000] {
             let mut to_server = Vec::new();
             let mut to_client = Vec::new();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_answered_with_digests_and_plain_packets_with_an_echo() {
+    fn rtmp_handshake_answers_digest_or_echo() {
         let mut out = Vec::new();
         Handshake::client(random, &mut out);
         assert!(find_digest(&out[1..], PLAYER).is_some());
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_rtmp_is_refused_at_its_first_byte() {
+    fn rtmp_handshake_rejects_other_protocols_at_first_byte() {
         let mut server = Handshake::server(random);
         assert_eq!(server.read(&mut &b"GET / HTTP/1.1\r\n"[..], &mut Vec::new()), Err(ProtocolError::Handshake));
     }

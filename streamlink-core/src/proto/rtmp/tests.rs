@@ -63,7 +63,7 @@ fn send(link: &mut Link, kind: u8, timestamp: u32, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_publishes_at_every_split() {
+fn rtmp_client_publishes_at_every_split() {
     for step in [1, 13, 100_000] {
         let mut pair = Pair::new(ClientRole::Publish { chunk_size: 4096 }, step);
         pair.run();
@@ -86,7 +86,7 @@ fn a_client_publishes_at_every_split() {
 }
 
 #[test]
-fn a_client_plays_and_is_told_of_the_end() {
+fn rtmp_client_plays_until_end_of_stream() {
     let mut pair = Pair::new(ClientRole::Play, 1000);
     pair.run();
     assert_eq!(pair.requests, [Request::Play { app: "live".into(), key: "key".into() }]);
@@ -103,7 +103,7 @@ fn a_client_plays_and_is_told_of_the_end() {
 }
 
 #[test]
-fn refusals_reach_the_client_without_the_key() {
+fn rtmp_rejection_reaches_client_without_key() {
     for (purpose, refusal, code) in [
         (ClientRole::Publish { chunk_size: 4096 }, Refusal::InUse, "NetStream.Publish.BadName"),
         (ClientRole::Publish { chunk_size: 4096 }, Refusal::Denied, "NetStream.Publish.Denied"),
@@ -137,7 +137,7 @@ fn command(link: &mut Link, values: &[Value]) -> Vec<u8> {
 }
 
 #[test]
-fn commands_out_of_turn_are_refused() {
+fn rtmp_server_refuses_unexpected_commands() {
     let (mut server, mut client) = open_server();
     let publish = [Value::text("publish"), Value::Number(1.0), Value::Null, Value::text("key")];
     let bytes = command(&mut client, &publish);
@@ -154,7 +154,7 @@ fn commands_out_of_turn_are_refused() {
 }
 
 #[test]
-fn endless_commands_and_unread_answers_end_a_connection() {
+fn rtmp_server_bounds_commands_and_unread_responses() {
     let (mut server, mut client) = open_server();
     let connect = [Value::text("connect"), Value::Number(1.0), Value::object([("app", Value::text("live"))])];
     let bytes = command(&mut client, &connect);
@@ -166,11 +166,14 @@ fn endless_commands_and_unread_answers_end_a_connection() {
     let (mut server, mut client) = open_server();
     client.event(message::event::PING_REQUEST, &[1]);
     let pings = client.take_output().repeat(10_000);
-    assert_eq!(server.read(&mut &pings[..]), Err(ProtocolError::Malformed("control responses not read (64 KiB pending)")));
+    assert_eq!(
+        server.read(&mut &pings[..]),
+        Err(ProtocolError::Malformed("control responses not read (64 KiB pending)"))
+    );
 }
 
 #[test]
-fn bytes_are_acknowledged_by_the_peers_window() {
+fn rtmp_acknowledges_by_peer_window() {
     let (mut server, mut client) = open_server();
     client.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, 1000);
     server.read(&mut &client.take_output()[..]).unwrap();
@@ -182,7 +185,7 @@ fn bytes_are_acknowledged_by_the_peers_window() {
 }
 
 #[test]
-fn an_aggregate_message_is_taken_apart() {
+fn rtmp_aggregate_message_is_split() {
     let mut pair = Pair::new(ClientRole::Publish { chunk_size: 4096 }, 5000);
     pair.run();
     pair.server.accept();
@@ -203,7 +206,7 @@ fn an_aggregate_message_is_taken_apart() {
 proptest! {
     /// Random bytes after the handshake are handled or refused, and pending responses stay bounded.
     #[test]
-    fn any_bytes_are_handled_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+    fn rtmp_server_survives_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         let (mut server, _) = open_server();
         let mut input = &bytes[..];
         while let Ok(Some(_)) = server.read(&mut input) {}

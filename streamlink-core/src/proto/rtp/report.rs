@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_reports_the_other_side_reads() {
+    fn rtcp_reports_round_trip() {
         let mut reception = Reception::new(90_000);
         let start = Instant::now();
         let empty = reception.report(9, start);
@@ -210,7 +210,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_is_read_or_passed_over(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        fn rtcp_parser_survives_any_bytes(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             let mut reports = Reports::default();
             let mut reception = Reception::new(1);
             reports.take(&bytes);

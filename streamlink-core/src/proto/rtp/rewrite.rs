@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_follow_the_place_over_the_wrap() {
+    fn rtp_rewrite_numbers_follow_place_over_wrap() {
         let packet = [0x80, 0xa1, 9, 9, 1, 2, 3, 4, 5, 6, 7, 8, 0xff];
         let rewriter = Rewriter::new(0xdead_beef, 0xffff);
         assert_eq!(rewriter.header(&packet, 0), [0x80, 0xa1, 0xff, 0xff, 1, 2, 3, 4, 0xde, 0xad, 0xbe, 0xef]);

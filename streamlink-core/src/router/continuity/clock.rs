@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_and_written_as_they_are() {
+    fn ts_timestamps_round_trip() {
         for time in [0, 1, 0x1234_5678, MASK, 1 << 32, 0x1_5555_5555] {
             let bytes = packet(256, Some(time), time, Some(minus(time, 3600)));
             assert_eq!(times(&bytes), (Some(time), time, minus(time, 3600)));
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_times_of_another_source_go_on_and_wrap() {
+    fn ts_continuity_continues_times_over_switch_and_wrap() {
         let mut clock = Clock::default();
         let start = Instant::now();
         let base = MASK - SECOND; // a second before the wrap
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_whose_times_go_on_is_not_touched_and_one_that_is_a_little_behind_is() {
+    fn ts_continuity_alters_only_sources_that_go_back() {
         let mut clock = Clock::default();
         let start = Instant::now();
         let video = |time: u64| packet(256, None, time + 3 * FRAME, Some(time));
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_that_comes_behind_its_pictures_does_not_go_back_either() {
+    fn ts_continuity_covers_late_audio() {
         let mut clock = Clock::default();
         let start = Instant::now();
         let video = |time| packet(256, None, time, None);
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_time_may_be_a_pcr_and_scrambled_streams_are_left_alone() {
+    fn ts_continuity_starts_at_pcr_and_skips_scrambled() {
         let mut clock = Clock::default();
         let start = Instant::now();
         clock.pass(&packet(256, Some(1_000_000), 1_063_000, None), start);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_scte_35_are_adjusted() {
+    fn ts_continuity_adjusts_scte_35() {
         let mut section = vec![SPLICE_TABLE, 0x30, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xf0, 5, 6];
         section.extend([0xfe, 0x12, 0x34, 0x56, 0x78, 0, 0]);
         section[2] = (section.len() + 4 - 3) as u8;
@@ -419,7 +419,7 @@ mod tests {
 
     proptest::proptest! {
             #[test]
-            fn nothing_that_arrives_makes_it_panic(
+            fn ts_continuity_survives_any_bytes(
                 payloads in proptest::collection::vec(proptest::collection::vec(proptest::num::u8::ANY, 0..600), 1..8),
             ) {
                 let mut clock = Clock::default();

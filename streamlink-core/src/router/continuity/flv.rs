@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_go_on_over_reconnections_and_the_wrap() {
+    fn flv_timestamps_continue_over_reconnections_and_wrap() {
         let mut bench = Bench::new();
         bench.timestamps.join(false);
         let video = |bench: &Bench, time, ms| bench.packet(RtmpKind::Video, time, VIDEO, ms);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_repeats_no_sound_and_sends_headers_that_differ() {
+    fn flv_switch_repeats_no_audio_and_resends_headers() {
         let mut bench = Bench::new();
         let preamble = |bench: &Bench, body| -> Preamble { Arc::new([bench.packet(RtmpKind::Video, 0, body, 0)]) };
         let old = preamble(&bench, VIDEO_HEADER);

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on_over_reconnections() {
+    fn rtp_continuity_over_reconnections() {
         let (mut rewriter, start) = (RtpRewriter::new(90_000), Instant::now());
         let rtp = |sequence, timestamp, ssrc, at| Packet::rtsp(0, bytes(96, sequence, timestamp, ssrc), at);
         let pass = |rewriter: &mut RtpRewriter, packet: Packet| {
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_stream_from_another_source_is_not_altered_and_not_repeated() {
+    fn rtp_continuity_passes_same_stream_unaltered_once() {
         let mut splice = RtpContinuity::default();
         let now = Instant::now();
         let give = |splice: &mut RtpContinuity, sequences: std::ops::Range<u16>, ssrc| {
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn tracks_stay_in_step_when_the_backup_begins_with_the_past() {
+    fn rtsp_continuity_keeps_tracks_in_step_with_past_backup() {
         let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
             a=fmtp:96 packetization-mode=1; sprop-parameter-sets=Z0I=,aM4=\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
         let old = Presentation::parse(sdp.as_bytes()).unwrap();
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn no_track_goes_back_by_the_reports_of_a_source_that_sees_them_further_apart() {
+    fn rtsp_continuity_reports_never_move_tracks_back() {
         let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
             m=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
         let sdp = Presentation::parse(sdp.as_bytes()).unwrap();

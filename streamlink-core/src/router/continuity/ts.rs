@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_no_continuity_error() {
+    fn ts_continuity_marks_discontinuity_at_switch() {
         let mut continuity = TsContinuity::default();
         let mut monitor = TsMonitor::new();
         let now = Instant::now();
