@@ -35,9 +35,9 @@ impl Backoff {
         }
         self.attempts = self.attempts.saturating_add(1);
         // Up to a quarter more, so that callers lost together do not reconnect together.
-        let mut dice = [0];
-        super::random(&mut dice);
-        let wait = self.delay + self.delay * u32::from(dice[0]) / 1024;
+        let mut jitter = [0];
+        super::random(&mut jitter);
+        let wait = self.delay + self.delay * u32::from(jitter[0]) / 1024;
         self.delay = (self.delay * 2).min(self.reconnect.cap);
         (self.attempts, wait)
     }
@@ -46,17 +46,19 @@ impl Backoff {
 /// Emits an event about the next attempt.
 pub(super) fn report_retry(events: &EventSink, status: &Status, is_source: bool, attempt: u32, delay: Duration) {
     let name = status.name();
-    events.emit(match is_source {
-        true => Event::SourceRetrying { source: name, attempt, delay },
-        false => Event::OutputRetrying { output: name, attempt, delay },
+    events.emit(if is_source {
+        Event::SourceRetrying { source: name, attempt, delay }
+    } else {
+        Event::OutputRetrying { output: name, attempt, delay }
     });
 }
 
 /// Emits an event about the loss of an output, or of a source that could not connect.
 pub(super) fn report_loss(events: &EventSink, status: &Status, is_source: bool, reason: LossReason) {
     let name = status.name();
-    events.emit(match is_source {
-        true => Event::SourceLost { source: name, reason },
-        false => Event::OutputLost { output: name, peer: None, reason },
+    events.emit(if is_source {
+        Event::SourceLost { source: name, reason }
+    } else {
+        Event::OutputLost { output: name, peer: None, reason }
     });
 }

@@ -54,7 +54,8 @@ impl Status {
     /// Updates the PIDs and transport errors.
     pub(super) fn set_transport(&self, monitor: &TsMonitor) {
         let mut snapshot = self.lock();
-        (snapshot.pids, snapshot.transport) = (monitor.pids(), monitor.errors());
+        snapshot.pids = monitor.pids();
+        snapshot.transport = monitor.errors();
     }
 
     /// Updates the list of players.

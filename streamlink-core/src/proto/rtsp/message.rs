@@ -86,7 +86,7 @@ impl Reader {
             }
             Err(ParseError::Incomplete(_)) if self.rest.len() <= MAX_HEAD + MAX_BODY => Ok(None),
             Err(ParseError::Incomplete(_)) => Err(ProtocolError::Malformed("a body that is too long")),
-            Err(ParseError::Error) => Err(ProtocolError::Malformed("what is no RTSP")),
+            Err(ParseError::Error) => Err(ProtocolError::Malformed("not an RTSP message")),
         }
     }
 }

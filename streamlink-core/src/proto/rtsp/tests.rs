@@ -242,7 +242,7 @@ fn requests_out_of_turn_and_endless_ones_are_refused() {
         "z".repeat(90_000)
     );
     assert_eq!(say(&long).1, Err(ProtocolError::Malformed("a body that is too long")));
-    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("what is no RTSP")));
+    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("not an RTSP message")));
     // What a peer says is not repeated to others, nor to itself.
     let (_, _, said) = say("OPTIONS * RTSP/1.0\r\nCSeq: 7\u{b}Evil: x\r\n\r\n");
     assert!(!said.contains("Evil"), "{said}");
