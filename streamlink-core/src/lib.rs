@@ -94,7 +94,10 @@ mod lock;
 mod media;
 mod net;
 mod proto;
+mod random;
 mod router;
+mod secret;
+mod text;
 mod time;
 
 pub use endpoint::{
@@ -111,10 +114,11 @@ pub use flow::{
     Listening, Name, NoSource, Output, OutputBuilder, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, Reconnect,
     Rewrite, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, RtpInput, RtpOutput, Rtsp,
     RtspCaller, RtspListener, RtspTransport, Source, SourceBuilder, Srt, SrtCaller, SrtListener, StreamKey, TapOutput,
-    family, role,
+    family, role, shown_url,
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;
+pub use text::PeerText;
 
 /// The Rust of the README compiles.
 #[cfg(doctest)]

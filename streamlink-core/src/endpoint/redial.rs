@@ -1,7 +1,7 @@
 //! How a caller comes back: exponential backoff with jitter, and what is told of it.
 
 use super::{Event, EventSink, LossReason, Status};
-use crate::flow::Reconnect;
+use crate::{flow::Reconnect, random::Random};
 use std::time::{Duration, Instant};
 
 /// Counts attempts, and says how long to wait for the next.
@@ -10,11 +10,12 @@ pub(super) struct Redial {
     reconnect: Reconnect,
     delay: Duration,
     attempts: u32,
+    random: Random,
 }
 
 impl Redial {
-    pub(super) fn new(reconnect: Reconnect) -> Self {
-        Self { reconnect, delay: reconnect.start, attempts: 0 }
+    pub(super) fn new(reconnect: Reconnect, random: Random) -> Self {
+        Self { reconnect, delay: reconnect.start, attempts: 0, random }
     }
 
     /// Whether the last attempt failed, too: its reason was told already.
@@ -34,9 +35,8 @@ impl Redial {
         }
         self.attempts = self.attempts.saturating_add(1);
         // Up to a quarter more, so that callers that were lost together do not come back together.
-        let mut dice = [0];
-        super::random(&mut dice);
-        let wait = self.delay + self.delay * u32::from(dice[0]) / 1024;
+        let [dice] = self.random.bytes();
+        let wait = self.delay + self.delay * u32::from(dice) / 1024;
         self.delay = (self.delay * 2).min(self.reconnect.cap);
         (self.attempts, wait)
     }

@@ -5,6 +5,7 @@ use crate::{
     lock::lock,
     media::{PidStats, TransportErrors, TsMonitor},
     router::Counters,
+    text::PeerText,
 };
 use std::{
     net::SocketAddr,
@@ -32,7 +33,7 @@ pub(crate) struct Shown {
     /// The players of a listener, replaced about once a second.
     pub(crate) players: Vec<PlayerStats>,
     /// What the media consists of.
-    pub(crate) media: Option<String>,
+    pub(crate) media: Option<PeerText>,
 }
 
 impl Status {
@@ -63,7 +64,7 @@ impl Status {
     }
 
     /// Shows what the media consists of.
-    pub(super) fn publish_media(&self, media: String) {
+    pub(super) fn publish_media(&self, media: PeerText) {
         self.lock().media = Some(media);
     }
 

@@ -20,6 +20,7 @@ use crate::{
     },
     lock::lock,
     media::MediaFamily,
+    random::Random,
     router::{Group, Ring, Stage, State},
 };
 use std::{
@@ -36,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(super) id: u64,
+    pub(super) random: Random,
     pub(super) name: String,
     pub(super) shared: Weak<Shared>,
     pub(super) input: InputProtocol,
@@ -203,7 +205,7 @@ impl Running {
         let output = |o: &RunningOutput| {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
-                stats.media = remux.status.selection();
+                stats.media = remux.status.selection().map(Into::into);
                 if remux.status.has_nothing() {
                     stats.state = State::Failed;
                 }

@@ -117,7 +117,9 @@ pub(super) async fn open_output(
         }
         OutputKind::SrtCaller(settings) => Ok(OpenOutput::SrtCaller(Box::new(settings.clone()), egress)),
         OutputKind::Rtp(settings) => {
-            let opened = rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status).await;
+            let opened =
+                rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status, &shared.random)
+                    .await;
             opened.map(OpenOutput::Rtp).map_err(|(what, cause)| place.io(what, cause))
         }
         OutputKind::RtspListener(settings) => {
@@ -200,6 +202,7 @@ impl Running {
                             settings.key.as_ref(),
                             tls.clone(),
                             &settings.call,
+                            self.random.clone(),
                             egress.clone(),
                             direction,
                         );
@@ -211,7 +214,16 @@ impl Running {
             OpenOutput::SrtCaller(settings, egress) => {
                 let stop = CancellationToken::new();
                 let direction = srt::Direction::Send(self.ring.reader());
-                let call = srt_call(&settings, egress, &status, &self.events, self.rate(), stop.clone(), direction);
+                let call = srt_call(
+                    &settings,
+                    self.random.clone(),
+                    egress,
+                    &status,
+                    &self.events,
+                    self.rate(),
+                    stop.clone(),
+                    direction,
+                );
                 OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
             }
             OpenOutput::RtspListener(port, settings) => {
@@ -247,7 +259,7 @@ impl Running {
                     gop_cache,
                     send_buffer: send_buffer(self.rate()),
                 };
-                let call = rtsp_call(&settings, tls, egress, direction);
+                let call = rtsp_call(&settings, tls, self.random.clone(), egress, direction);
                 let call = call(status.clone(), self.events.clone(), stop.clone());
                 OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
             }

@@ -148,8 +148,9 @@ impl Running {
                 let rate = self.rate();
                 self.run_caller(context, cold, move |context| {
                     let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                    let random = context.random.clone();
                     let direction = srt::Direction::Receive(context);
-                    srt_call(&settings, Egress::default(), &status, &events, rate, stop, direction).run()
+                    srt_call(&settings, random, Egress::default(), &status, &events, rate, stop, direction).run()
                 });
             }
             OpenSource::RtmpListener(port, settings) => {
@@ -167,9 +168,10 @@ impl Running {
             }
             OpenSource::RtmpPull(settings, tls) => self.run_caller(context, cold, move |context| {
                 let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                let random = context.random.clone();
                 let direction = rtmp::Direction::Play(context);
                 let (key, egress) = (settings.key.as_ref(), Egress::default());
-                let call = rtmp_call(&settings.address, key, tls.clone(), &settings.call, egress, direction);
+                let call = rtmp_call(&settings.address, key, tls.clone(), &settings.call, random, egress, direction);
                 call(status, events, stop).run()
             }),
             OpenSource::RtspListener(port, settings) => {
@@ -186,8 +188,9 @@ impl Running {
             }
             OpenSource::RtspCaller(settings, tls) => self.run_caller(context, cold, move |context| {
                 let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                let random = context.random.clone();
                 let direction = rtsp::Direction::Play(context);
-                rtsp_call(&settings, tls.clone(), Egress::default(), direction)(status, events, stop).run()
+                rtsp_call(&settings, tls.clone(), random, Egress::default(), direction)(status, events, stop).run()
             }),
             OpenSource::App(family) => app = Some(AppSource::new(family, context)),
         }

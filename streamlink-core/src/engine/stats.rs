@@ -5,6 +5,7 @@ use crate::{
     flow::Bitrate,
     media::{PidStats, TransportErrors},
     router::State,
+    text::PeerText,
 };
 use std::time::{Duration, Instant};
 
@@ -87,7 +88,7 @@ pub struct EndpointStats {
     /// The players of an output that listens, about a second old.
     pub players: Vec<PlayerStats>,
     /// What the media consists of, once known.
-    pub media: Option<String>,
+    pub media: Option<PeerText>,
     /// The PIDs of an MPEG-TS source, about a second old.
     pub pids: Vec<PidStats>,
 }

@@ -20,6 +20,7 @@ mod rtp;
 mod rtsp;
 mod secret;
 mod settings;
+mod shown_url;
 mod source;
 mod srt;
 mod url;
@@ -37,6 +38,7 @@ pub use rtmp::{RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPus
 pub use rtp::{PayloadTypes, Rewrite, RtpInput, RtpOutput};
 pub use rtsp::{Rtsp, RtspCaller, RtspListener, RtspTransport};
 pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
+pub use shown_url::shown_url;
 pub use source::{AppInput, IntoSource, Source};
 pub use srt::{Latency, Srt, SrtCaller, SrtListener};
 

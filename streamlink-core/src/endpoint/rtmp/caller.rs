@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, PlayerStats, SourceContext, Status, random,
+        Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
         redial::{Redial, report_loss, report_retry},
         tcp::{End, Outbox, Pace, Player, farewell, send, write_all},
     },
@@ -15,6 +15,7 @@ use crate::{
     lock::lock,
     net::{Egress, Stream, TlsClient},
     proto::rtmp::{ClientSession, Message, Outcome, Purpose},
+    random::Random,
     router::{Reader, Ring, State},
 };
 use std::{
@@ -93,6 +94,7 @@ pub(crate) struct Call {
     pub(crate) url: String,
     pub(crate) key: Option<StreamKey>,
     pub(crate) reconnect: Reconnect,
+    pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
     pub(crate) egress: Egress,
     pub(crate) status: Arc<Status>,
@@ -113,7 +115,7 @@ impl Call {
             Direction::Play(context) => Side::Play(Entrance::new(context.clone(), now)),
             Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
         };
-        let mut redial = Redial::new(self.reconnect);
+        let mut redial = Redial::new(self.reconnect, self.random.clone());
         let mut connected_before = false;
         loop {
             let started = Instant::now();
@@ -175,8 +177,8 @@ impl Call {
                 purpose,
                 &self.app,
                 &self.url,
-                self.key.as_ref().map_or("", StreamKey::reveal),
-                random,
+                self.key.as_ref().map(|key| key.secret().clone()).unwrap_or_default(),
+                &self.random,
             );
             let mut up = Up { stream, session, peer, early: Vec::new() };
             up.greet().await?;
@@ -282,10 +284,10 @@ impl Up {
                                 early.push(message.into_owned());
                             }
                             Ok(Some(Outcome::Media(_))) => {}
-                            Ok(Some(Outcome::Rejected(what))) => fault = Some(LossReason::Rejected(what)),
+                            Ok(Some(Outcome::Rejected(what))) => fault = Some(LossReason::Rejected(what.into())),
                             Ok(Some(Outcome::End)) => fault = Some(LossReason::Closed),
                             Err(error) => {
-                                fault = Some(LossReason::Protocol(error.to_string()));
+                                fault = Some(LossReason::Protocol(error.to_string().into()));
                                 break;
                             }
                         }

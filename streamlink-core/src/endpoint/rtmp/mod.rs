@@ -20,6 +20,6 @@ use crate::proto::rtmp::Fault;
 
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
-        End::Lost(LossReason::Protocol(fault.to_string()))
+        End::Lost(LossReason::Protocol(fault.to_string().into()))
     }
 }

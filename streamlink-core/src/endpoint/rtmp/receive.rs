@@ -68,7 +68,7 @@ impl Bring for ClientSession {
             match outcome {
                 Outcome::Media(message) => inbound.take(message, now)?,
                 Outcome::End => return Err(End::Lost(LossReason::Closed)),
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
                 Outcome::Ready => {}
             }
         }

@@ -31,7 +31,7 @@ impl Talk for ClientSession {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
                 Outcome::End => return Ok(true),
                 Outcome::Ready | Outcome::Media(_) => {}
             }

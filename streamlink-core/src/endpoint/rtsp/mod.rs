@@ -21,6 +21,6 @@ use crate::proto::rtsp::Fault;
 
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
-        End::Lost(LossReason::Protocol(fault.to_string()))
+        End::Lost(LossReason::Protocol(fault.to_string().into()))
     }
 }

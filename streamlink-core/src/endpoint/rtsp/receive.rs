@@ -70,7 +70,7 @@ impl Bring for ClientSession {
         while let Some(outcome) = self.next()? {
             match outcome {
                 Outcome::Frame { channel, data } => take(channel, data)?,
-                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                Outcome::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
                 _ => {}
             }
         }

@@ -5,7 +5,12 @@ use super::{
     link::WINDOW,
     message::{self, event},
 };
-use crate::media::flv::amf0::{self, Value};
+use crate::{
+    media::flv::amf0::{self, Value},
+    random::Random,
+    secret::Secret,
+    text::without,
+};
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +62,13 @@ pub(crate) struct ClientSession {
     app: String,
     /// The address of the application, as in `rtmp://example.com/live`.
     url: String,
-    key: String,
+    key: Secret,
 }
 
 impl ClientSession {
     /// `random` fills the handshake's packets.
-    pub(crate) fn new(purpose: Purpose, app: &str, url: &str, key: &str, random: fn(&mut [u8])) -> Self {
-        let (app, url, key) = (app.to_owned(), url.to_owned(), key.to_owned());
+    pub(crate) fn new(purpose: Purpose, app: &str, url: &str, key: Secret, random: &Random) -> Self {
+        let (app, url) = (app.to_owned(), url.to_owned());
         Self { link: Link::client(random), state: State::Handshake, purpose, app, url, key }
     }
 
@@ -153,7 +158,7 @@ impl ClientSession {
         match self.purpose {
             Purpose::Publish { chunk_size } => {
                 self.link.announce_chunk_size(chunk_size);
-                let key = self.key.clone();
+                let key = self.key.reveal().to_owned();
                 self.command_out("releaseStream", RELEASE, 0, [Value::Null, Value::text(&*key)]);
                 self.command_out("FCPublish", FC_PUBLISH, 0, [Value::Null, Value::text(key)]);
             }
@@ -165,7 +170,7 @@ impl ClientSession {
     fn ask(&mut self, stream: u32) {
         self.state = State::Asking;
         self.link.set_stream(stream);
-        let key = Value::text(&*self.key);
+        let key = Value::text(self.key.reveal());
         match self.purpose {
             Purpose::Publish { .. } => {
                 self.command_out("publish", ASK, stream, [Value::Null, key, Value::text("live")])
@@ -196,10 +201,9 @@ impl ClientSession {
 
     fn rejected(&mut self, code: String, description: String) -> Outcome<'static> {
         self.state = State::Ended;
-        // What a server says goes into events and logs: it is shortened, and the key is taken out.
+        // Some servers repeat what they were sent.
         let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
-        let text = if self.key.is_empty() { text } else { text.replace(&self.key, "…") };
-        Outcome::Rejected(text.chars().filter(|c| !c.is_control()).take(256).collect())
+        Outcome::Rejected(without(&text, self.key.reveal()))
     }
 
     /// Says goodbye to the server.
@@ -207,7 +211,7 @@ impl ClientSession {
         if self.state == State::Ready {
             let stream = self.link.framing().stream;
             if matches!(self.purpose, Purpose::Publish { .. }) {
-                let key = Value::text(&*self.key);
+                let key = Value::text(self.key.reveal());
                 self.command_out("FCUnpublish", 6.0, 0, [Value::Null, key]);
             }
             self.command_out("deleteStream", 7.0, 0, [Value::Null, Value::Number(f64::from(stream))]);
