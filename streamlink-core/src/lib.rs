@@ -111,10 +111,10 @@ pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
 pub use flow::{
     Allowlist, AppInput, BandwidthPolicy, Bitrate, Calling, Credentials, EndpointBuilder, Failover, FailoverPolicy,
     FedBy, Flow, FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency,
-    Listening, Name, NoSource, Output, OutputBuilder, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, Reconnect,
-    Rewrite, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, RtpInput, RtpOutput, Rtsp,
-    RtspCaller, RtspListener, RtspTransport, Source, SourceBuilder, Srt, SrtCaller, SrtListener, StreamKey, TapOutput,
-    family, role, shown_url,
+    Listening, Name, NoSource, Output, OutputBuilder, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, PeerUrl,
+    Reconnect, Rewrite, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, RtpInput,
+    RtpOutput, Rtsp, RtspCaller, RtspListener, RtspTransport, Source, SourceBuilder, Srt, SrtCaller, SrtListener,
+    StreamKey, TapOutput, family, role, shown_url,
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;

@@ -348,13 +348,13 @@ impl FlowHandle {
 
     /// The URLs that encoders send to: one for each source that listens.
     pub fn input_addresses(&self) -> Vec<String> {
-        self.running.sources().iter().filter_map(|s| s.input_address.clone()).collect()
+        self.running.sources().iter().filter_map(|s| Some(s.input_address.as_ref()?.to_string())).collect()
     }
 
     /// The URLs that players fetch from: the names of the outputs that listen, each with its URL.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
         let outputs = self.running.outputs();
-        outputs.iter().filter_map(|o| Some((o.status.name(), o.url.clone()?))).collect()
+        outputs.iter().filter_map(|o| Some((o.status.name(), o.url.as_ref()?.to_string()))).collect()
     }
 
     /// The next event since the flow was started; `None` when the flow has stopped. For one reader; more get

@@ -20,8 +20,8 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error},
     flow::{
-        Bitrate, Claim, DEFAULT_GOP_CACHE, Output, OutputKind, RtmpPlayServer, RtmpPush, RtspCaller, RtspListener,
-        SrtCaller, SrtListener,
+        Bitrate, Claim, DEFAULT_GOP_CACHE, Output, OutputKind, PeerUrl, RtmpPlayServer, RtmpPush, RtspCaller,
+        RtspListener, SrtCaller, SrtListener,
     },
     net::{Egress, TlsClient},
     router::{Closer, Reader, State},
@@ -44,7 +44,7 @@ pub(super) struct RunningOutput {
     /// What it claims for itself alone.
     pub(super) claim: Option<Claim>,
     /// Where players fetch from.
-    pub(super) url: Option<String>,
+    pub(super) url: Option<PeerUrl>,
 }
 
 /// What drives an output, and what ends it.
@@ -152,7 +152,7 @@ impl Running {
             OpenOutput::SrtListener(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
                 if let Some(shared) = self.shared.upgrade() {
-                    url = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()));
+                    url = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()).into());
                 }
                 let end = srt::RouteEnd::Output(self.ring.reader());
                 let id = port.add(srt_route(&settings, &status, &self.events, self.rate(), end));
@@ -161,7 +161,7 @@ impl Running {
             OpenOutput::RtmpPlay(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
                 if let Some(shared) = self.shared.upgrade() {
-                    url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()));
+                    url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()).into());
                 }
                 self.ring.keep_from_start(u64::from(settings.gop_cache));
                 let terms = PlayTerms {
@@ -229,7 +229,7 @@ impl Running {
             OpenOutput::RtspListener(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
                 if let Some(shared) = self.shared.upgrade() {
-                    url = Some(rtsp_url(&shared, &port, &settings.rtsp.path));
+                    url = Some(rtsp_url(&shared, &port, &settings.rtsp.path).into());
                 }
                 let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
                 self.ring.keep_from_start(gop_cache);

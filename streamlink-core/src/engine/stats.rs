@@ -2,7 +2,7 @@
 
 use crate::{
     endpoint::{PlayerStats, Shown, Status},
-    flow::Bitrate,
+    flow::{Bitrate, PeerUrl},
     media::{PidStats, TransportErrors},
     router::State,
     text::PeerText,
@@ -41,7 +41,7 @@ pub struct EndpointStats {
     pub active: bool,
     /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output
     /// that listens.
-    pub url: Option<String>,
+    pub url: Option<PeerUrl>,
     /// For how long it has been connected.
     pub connected_for: Option<Duration>,
     /// How often it has come back after a loss.
@@ -94,7 +94,7 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
-    pub(super) fn new(status: &Status, protocol: &'static str, url: Option<String>, now: Instant) -> Self {
+    pub(super) fn new(status: &Status, protocol: &'static str, url: Option<PeerUrl>, now: Instant) -> Self {
         let c = &status.counters;
         let Shown { name, description, pids, transport, players, media } = status.shown();
         Self {

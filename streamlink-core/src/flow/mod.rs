@@ -38,7 +38,7 @@ pub use rtmp::{RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPus
 pub use rtp::{PayloadTypes, Rewrite, RtpInput, RtpOutput};
 pub use rtsp::{Rtsp, RtspCaller, RtspListener, RtspTransport};
 pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
-pub use shown_url::shown_url;
+pub use shown_url::{PeerUrl, shown_url};
 pub use source::{AppInput, IntoSource, Source};
 pub use srt::{Latency, Srt, SrtCaller, SrtListener};
 

@@ -11,7 +11,7 @@ use crate::error::Problem;
 use std::{fmt, time::Duration};
 
 /// The address of an RTMP application: `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RtmpAddress {
     pub(crate) tls: bool,
     pub(crate) remote: HostPort,
@@ -61,6 +61,13 @@ impl std::str::FromStr for RtmpAddress {
         let (host, app) = rest.split_once('/').ok_or_else(bad)?;
         let port = if tls { RTMPS_PORT } else { RTMP_PORT };
         Self::new(tls, HostPort::parse(host, Some(port))?, app.trim_end_matches('/'))
+    }
+}
+
+// The application may hold a token, or a key that was put there.
+impl fmt::Debug for RtmpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RtmpAddress({})", shown_url(&self.to_string()))
     }
 }
 

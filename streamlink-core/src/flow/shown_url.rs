@@ -1,6 +1,7 @@
 //! URLs as they may be shown: in events, errors and logs, without what is secret in them.
 
-use crate::text::shown;
+use crate::{secret::Secret, text::shown};
+use std::{fmt, ops::Deref};
 
 /// The longest URL that is shown, in bytes.
 const MAX_SHOWN: usize = 512;
@@ -43,6 +44,43 @@ const PUBLIC: &[&str] = &[
 
 /// Settings whose values are secret, or hold a secret.
 pub(crate) const SECRET: &[&str] = &["key", "passphrase", "second", "streamid"];
+
+/// The URL at which peers reach an endpoint. That of RTMP holds the stream key: `Display` gives it whole, for those who
+/// are to have it, and `Debug` as [`shown_url`] does.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PeerUrl(Secret);
+
+impl PeerUrl {
+    /// The whole URL.
+    pub fn as_str(&self) -> &str {
+        self.0.reveal()
+    }
+}
+
+impl From<String> for PeerUrl {
+    fn from(url: String) -> Self {
+        Self(url.into())
+    }
+}
+
+impl Deref for PeerUrl {
+    type Target = str;
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for PeerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for PeerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerUrl({})", shown_url(self.as_str()))
+    }
+}
 
 /// Whether a setting is known to hold no secret.
 pub(crate) fn is_public(setting: &str) -> bool {
