@@ -23,6 +23,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 /// Relays live video from one source to any number of outputs.
 #[derive(Parser)]
+#[command(name = "relay")]
 struct Arguments {
     /// Where media comes in, as in rtp://:5004 or srt://:9000?mode=listener&latency=200
     #[arg(long, value_name = "URL", required_unless_present = "config")]
