@@ -160,12 +160,14 @@ impl StreamlinkEvent {
                     (endpoint.clone(), nothing(), peer.to_string(), reason.to_string())
                 }
                 Event::MediaDescribed { source, description } => {
-                    (source.clone(), nothing(), nothing(), description.clone())
+                    (source.clone(), nothing(), nothing(), description.to_string())
                 }
                 Event::TransportError { source, check, .. } => {
                     (source.clone(), nothing(), nothing(), check.to_string())
                 }
-                Event::Remuxed { carried, left_out } => (nothing(), left_out.clone(), nothing(), carried.clone()),
+                Event::Remuxed { carried, left_out } => {
+                    (nothing(), left_out.to_string(), nothing(), carried.to_string())
+                }
                 _ => (nothing(), nothing(), nothing(), nothing()),
             };
             Texts {

@@ -1,7 +1,7 @@
 //! Exponential backoff with jitter between a caller's attempts to connect, and the events about them.
 
 use super::{Event, EventSink, LossReason, Status};
-use crate::flow::Reconnect;
+use crate::{flow::Reconnect, random::Random};
 use std::time::{Duration, Instant};
 
 /// Counts attempts, and computes the delay before the next one.
@@ -10,11 +10,12 @@ pub(super) struct Backoff {
     reconnect: Reconnect,
     delay: Duration,
     attempts: u32,
+    random: Random,
 }
 
 impl Backoff {
-    pub(super) fn new(reconnect: Reconnect) -> Self {
-        Self { reconnect, delay: reconnect.start, attempts: 0 }
+    pub(super) fn new(reconnect: Reconnect, random: Random) -> Self {
+        Self { reconnect, delay: reconnect.start, attempts: 0, random }
     }
 
     /// Returns whether the attempt before failed, too, so that its loss was reported already.
@@ -35,9 +36,8 @@ impl Backoff {
         }
         self.attempts = self.attempts.saturating_add(1);
         // Up to a quarter more, so that callers lost together do not reconnect together.
-        let mut jitter = [0];
-        super::random(&mut jitter);
-        let wait = self.delay + self.delay * u32::from(jitter[0]) / 1024;
+        let [jitter] = self.random.bytes();
+        let wait = self.delay + self.delay * u32::from(jitter) / 1024;
         self.delay = (self.delay * 2).min(self.reconnect.cap);
         (self.attempts, wait)
     }

@@ -1,6 +1,6 @@
 //! Events: what a host is told while its flow runs.
 
-use crate::media::TransportCheck;
+use crate::{media::TransportCheck, text::PeerText};
 use std::{fmt, net::SocketAddr, time::Duration};
 
 /// Something that happened in a flow. [`std::fmt::Display`] gives a sentence for a log.
@@ -98,7 +98,7 @@ pub enum Event {
         /// The source's name.
         source: String,
         /// The codecs, as in `MPEG-TS: H.264 (PID 256), AAC (PID 257)`.
-        description: String,
+        description: PeerText,
     },
     /// The MPEG-TS of a source has failed a check of ETSI TR 101 290. At most one event a second for each check.
     TransportError {
@@ -122,9 +122,9 @@ pub enum Event {
     /// RTMP outputs have failed.
     Remuxed {
         /// The streams that pass, as in `H.264 (PID 256), AAC (PID 257)`.
-        carried: String,
+        carried: PeerText,
         /// The streams that do not.
-        left_out: String,
+        left_out: PeerText,
     },
     /// The reader was too slow: so many events before this one are gone.
     Missed {
@@ -148,15 +148,15 @@ pub enum LossReason {
     /// The peer closed the connection.
     Closed,
     /// The peer refused the connection; what it said.
-    Rejected(String),
+    Rejected(PeerText),
     /// The peer did not answer in time.
     TimedOut,
     /// The peer broke the protocol; how.
-    Protocol(String),
+    Protocol(PeerText),
     /// The peer did not keep up for too long.
     TooSlow,
     /// The operating system said so.
-    Io(String),
+    Io(PeerText),
 }
 
 impl fmt::Display for LossReason {
@@ -171,7 +171,7 @@ impl fmt::Display for LossReason {
             LossReason::TimedOut => f.write_str("the peer does not answer"),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
-            LossReason::Io(text) => f.write_str(text),
+            LossReason::Io(text) => text.fmt(f),
         }
     }
 }

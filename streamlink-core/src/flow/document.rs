@@ -19,7 +19,10 @@ use super::{
     source::Source,
     url,
 };
-use crate::error::{ConfigError, ConfigErrors, Problem};
+use crate::{
+    error::{ConfigError, ConfigErrors, Problem},
+    secret::Secret,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -30,8 +33,7 @@ impl Flow {
     /// # Errors
     /// Text that is no JSON is one error without a path; otherwise all that is wrong, each with its path.
     pub fn from_json(json: &str) -> Result<Flow, ConfigErrors> {
-        let value =
-            serde_json::from_str(json).map_err(|e| ConfigError::new("", Problem::malformed(e, "a flow in JSON")))?;
+        let value = serde_json::from_str(json).map_err(|e| ConfigError::new("", no_json(&e)))?;
         read_flow(value)
     }
 
@@ -52,6 +54,12 @@ impl<'de> Deserialize<'de> for Flow {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         read_flow(Value::deserialize(deserializer)?).map_err(de::Error::custom)
     }
+}
+
+/// Text that is no JSON. What was read is not quoted: it may be a secret.
+fn no_json(error: &serde_json::Error) -> Problem {
+    let place = format!("what stands at line {}, column {}", error.line(), error.column());
+    Problem::malformed(place, "JSON, as a flow is")
 }
 
 /// An object whose members are taken one by one; what is left over is unknown.
@@ -182,23 +190,23 @@ fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
     let failover = failover.map_or_else(Failover::default, |value| read_failover(value, &mut errors));
     let sources = sources.into_iter().enumerate().map(|(i, value)| {
         let (common, url, more) = read_endpoint(format!("sources[{i}]"), value, &mut errors);
-        url::source(common, &url, more)
+        url::source(common, url.reveal(), more)
     });
     let sources: Vec<Source> = sources.collect();
     let outputs = outputs.into_iter().enumerate().map(|(i, value)| {
         let (common, url, more) = read_endpoint(format!("outputs[{i}]"), value, &mut errors);
-        url::output(common, &url, more)
+        url::output(common, url.reveal(), more)
     });
     let outputs: Vec<Output> = outputs.collect();
     FlowDraft { name, max_bandwidth, policy, coalesce, failover, sources, outputs, errors }.build()
 }
 
 /// The name, the URL and the settings beside it, which are read as if they stood in the query.
-fn read_endpoint(path: String, value: Value, errors: &mut Vec<ConfigError>) -> (Common, String, Vec<(String, String)>) {
+fn read_endpoint(path: String, value: Value, errors: &mut Vec<ConfigError>) -> (Common, Secret, url::Pairs) {
     let mut m = Members::new(path, value, errors);
-    let (name, url) = (m.required("name"), m.required("url"));
+    let (name, url) = (m.required("name"), m.required("url").into());
     let keys: Vec<String> = m.map.keys().cloned().collect();
-    let more = keys.into_iter().filter_map(|key| m.text(&key).map(|value| (key, value))).collect();
+    let more = keys.into_iter().filter_map(|key| m.text(&key).map(|value| (key, value.into()))).collect();
     m.finish();
     (Common::new(name), url, more)
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::{ConfigError, ConfigErrors, Problem},
     media::MediaFamily,
+    secret::Secret,
 };
 use std::{collections::HashMap, marker::PhantomData, net::SocketAddr, time::Duration};
 
@@ -448,7 +449,7 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
 pub(crate) struct Claim {
     transport: &'static str,
     address: SocketAddr,
-    key: String,
+    key: Secret,
 }
 
 impl std::fmt::Display for Claim {
@@ -467,7 +468,7 @@ impl Source {
             SourceKind::RtspListener(s) => ("rtsp", &s.listen, format!("record {}", s.rtsp.path)),
             _ => return None,
         };
-        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })
+        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
     }
 
     /// The allowlist of a listener.
@@ -491,7 +492,7 @@ impl Output {
             OutputKind::RtspListener(s) => ("rtsp", &s.listen, format!("play {}", s.rtsp.path)),
             _ => return None,
         };
-        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })
+        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) trait Settings {
 }
 
 /// A list of settings, in the order of their declaration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Entries(pub(crate) Vec<(&'static str, String)>);
 
 impl Entries {

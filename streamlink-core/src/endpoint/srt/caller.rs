@@ -5,7 +5,7 @@ use super::{
         Event, EventSink, LossReason, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
         intake::{Intake, Verdict},
-        random, sleep_until,
+        sleep_until,
     },
     link::Link,
     route::settle,
@@ -17,6 +17,7 @@ use crate::{
     proto::srt::{
         Caller, CloseReason, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination,
     },
+    random::Random,
     router::{Batch, Reader, State},
 };
 use std::{
@@ -45,6 +46,7 @@ pub(crate) enum Direction {
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
     pub(crate) reconnect: Reconnect,
+    pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
     pub(crate) stream_id: Option<String>,
     pub(crate) terms: Terms,
@@ -70,7 +72,7 @@ impl Call {
             Direction::Receive(context) => Some(Intake::new(context.clone(), now)),
             Direction::Send(_) => None,
         };
-        let mut redial = Backoff::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect, self.random.clone());
         let mut connections = 0u64;
         loop {
             let started = Instant::now();
@@ -136,7 +138,7 @@ impl Call {
     /// One attempt.
     async fn call(&self) -> Result<Session, End> {
         let attempt = async {
-            let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string()));
+            let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string().into()));
             let mut found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await.map_err(io)?;
             let peer = found.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
             let options = UdpOptions {
@@ -147,11 +149,10 @@ impl Call {
                 ..UdpOptions::default()
             };
             let socket = UdpSocket::sending(peer, &options).map_err(io)?;
-            let mut id = [0; 4];
-            random(&mut id);
-            let local = Local { id: (u32::from_be_bytes(id) & 0x3fff_ffff).max(1), start: Instant::now(), random };
+            let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
+            let local = Local { id, start: Instant::now(), random: self.random.clone() };
             let caller = Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
-            let mut session = shake_hands(caller, socket, local.id, self.terms.bytes_per_second).await?;
+            let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second).await?;
             session.peer = peer;
             Ok(session)
         };
@@ -200,7 +201,7 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
-            Progress::Rejected(reason) => return Err(End::Lost(LossReason::Rejected(reason.to_string()))),
+            Progress::Rejected(reason) => return Err(End::Lost(LossReason::Rejected(reason.to_string().into()))),
             Progress::TimedOut => return Err(End::Lost(LossReason::TimedOut)),
         }
     }

@@ -5,7 +5,12 @@ use super::{
     link::WINDOW,
     message::{self, event},
 };
-use crate::media::flv::amf0::{self, Value};
+use crate::{
+    media::flv::amf0::{self, Value},
+    random::Random,
+    secret::Secret,
+    text::without,
+};
 
 /// The purpose of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +62,14 @@ pub(crate) struct ClientSession {
     app: String,
     /// The address of the application, as in `rtmp://example.com/live`.
     url: String,
-    key: String,
+    key: Secret,
 }
 
 impl ClientSession {
     /// Creates a session. `random` fills the handshake's packets.
-    pub(crate) fn new(purpose: ClientRole, app: &str, url: &str, key: &str, random: fn(&mut [u8])) -> Self {
+    pub(crate) fn new(purpose: ClientRole, app: &str, url: &str, key: Secret, random: &Random) -> Self {
         let app = app.to_owned();
         let url = url.to_owned();
-        let key = key.to_owned();
         Self { link: Link::client(random), state: State::Handshake, purpose, app, url, key }
     }
 
@@ -155,7 +159,7 @@ impl ClientSession {
         match self.purpose {
             ClientRole::Publish { chunk_size } => {
                 self.link.announce_chunk_size(chunk_size);
-                let key = self.key.clone();
+                let key = self.key.reveal().to_owned();
                 self.command_out("releaseStream", RELEASE, 0, [Value::Null, Value::text(&*key)]);
                 self.command_out("FCPublish", FC_PUBLISH, 0, [Value::Null, Value::text(key)]);
             }
@@ -167,7 +171,7 @@ impl ClientSession {
     fn ask(&mut self, stream: u32) {
         self.state = State::Asking;
         self.link.set_stream(stream);
-        let key = Value::text(&*self.key);
+        let key = Value::text(self.key.reveal());
         match self.purpose {
             ClientRole::Publish { .. } => {
                 self.command_out("publish", ASK, stream, [Value::Null, key, Value::text("live")])
@@ -198,10 +202,9 @@ impl ClientSession {
 
     fn rejected(&mut self, code: String, description: String) -> ClientEvent<'static> {
         self.state = State::Ended;
-        // The server's text goes into events and logs: it is shortened, and the key is removed.
+        // Some servers repeat what they were sent: the key is removed.
         let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
-        let text = if self.key.is_empty() { text } else { text.replace(&self.key, "…") };
-        ClientEvent::Rejected(text.chars().filter(|c| !c.is_control()).take(256).collect())
+        ClientEvent::Rejected(without(&text, self.key.reveal()))
     }
 
     /// Queues the commands that end the stream.
@@ -209,7 +212,7 @@ impl ClientSession {
         if self.state == State::Ready {
             let stream = self.link.framing().stream;
             if matches!(self.purpose, ClientRole::Publish { .. }) {
-                let key = Value::text(&*self.key);
+                let key = Value::text(self.key.reveal());
                 self.command_out("FCUnpublish", 6.0, 0, [Value::Null, key]);
             }
             self.command_out("deleteStream", 7.0, 0, [Value::Null, Value::Number(f64::from(stream))]);

@@ -2,6 +2,7 @@
 //! exchange (in no specification, but implemented by every server): 1 + 1536 + 1536 bytes in each direction.
 
 use super::ProtocolError;
+use crate::random::Random;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
@@ -29,12 +30,12 @@ pub(crate) struct Handshake {
 
 impl Handshake {
     /// Begins the server's side. `random` fills the packets.
-    pub(crate) fn server(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn server(random: &Random) -> Self {
         Self { server: true, own: packet(SERVER, [3, 5, 1, 1], random), inbox: Vec::new(), answered: false }
     }
 
     /// Begins the client's side; C0 and C1 are written to `out`.
-    pub(crate) fn client(random: fn(&mut [u8]), out: &mut Vec<u8>) -> Self {
+    pub(crate) fn client(random: &Random, out: &mut Vec<u8>) -> Self {
         let own = packet(PLAYER, [9, 0, 124, 2], random);
         out.push(VERSION);
         out.extend_from_slice(&own);
@@ -89,9 +90,9 @@ impl Handshake {
 }
 
 /// Makes a first packet: a time of 0, a version, and random bytes with a digest among them.
-fn packet(key: &[u8], version: [u8; 4], random: fn(&mut [u8])) -> Vec<u8> {
+fn packet(key: &[u8], version: [u8; 4], random: &Random) -> Vec<u8> {
     let mut packet = vec![0; PACKET];
-    random(&mut packet[8..]);
+    random.fill(&mut packet[8..]);
     packet[4..8].copy_from_slice(&version);
     let at = digest_at(&packet, 8);
     let digest = hmac(key, &[&packet[..at], &packet[at + DIGEST..]]);
@@ -138,8 +139,8 @@ mod tests {
         for step in [1, 7, 1536, 1537, 4000] {
             let mut to_server = Vec::new();
             let mut to_client = Vec::new();
-            let mut client = Handshake::client(random, &mut to_server);
-            let mut server = Handshake::server(random);
+            let mut client = Handshake::client(&Random::of(random), &mut to_server);
+            let mut server = Handshake::server(&Random::of(random));
             let mut client_done = false;
             let mut server_done = false;
             let pass = |from: &mut Vec<u8>, side: &mut Handshake, to: &mut Vec<u8>| {
@@ -160,9 +161,9 @@ mod tests {
     #[test]
     fn rtmp_handshake_answers_digest_or_echo() {
         let mut out = Vec::new();
-        Handshake::client(random, &mut out);
+        Handshake::client(&Random::of(random), &mut out);
         assert!(find_digest(&out[1..], PLAYER).is_some());
-        let mut server = Handshake::server(random);
+        let mut server = Handshake::server(&Random::of(random));
         let mut answer = Vec::new();
         assert!(!server.read(&mut &out[..], &mut answer).unwrap());
         assert_eq!(answer.len(), 1 + 2 * PACKET);
@@ -172,13 +173,13 @@ mod tests {
         let mut plain = vec![VERSION];
         plain.extend((0..PACKET).map(|i| if i < 8 { 0 } else { i as u8 }));
         let mut answer = Vec::new();
-        Handshake::server(random).read(&mut &plain[..], &mut answer).unwrap();
+        Handshake::server(&Random::of(random)).read(&mut &plain[..], &mut answer).unwrap();
         assert_eq!(answer[1 + PACKET..], plain[1..]);
     }
 
     #[test]
     fn rtmp_handshake_rejects_other_protocols_at_first_byte() {
-        let mut server = Handshake::server(random);
+        let mut server = Handshake::server(&Random::of(random));
         assert_eq!(server.read(&mut &b"GET / HTTP/1.1\r\n"[..], &mut Vec::new()), Err(ProtocolError::Handshake));
     }
 }

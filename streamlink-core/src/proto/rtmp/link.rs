@@ -1,9 +1,12 @@
 //! One side of a connection, up to commands: the handshake, chunks, acknowledgements, pings.
 
 use super::{Body, ChunkReader, Framing, Handshake, Message, ProtocolError, message};
-use crate::media::{
-    RtmpKind,
-    flv::amf0::{self, Value},
+use crate::{
+    media::{
+        RtmpKind,
+        flv::amf0::{self, Value},
+    },
+    random::Random,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -35,11 +38,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn server(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn server(random: &Random) -> Self {
         Self::new(Handshake::server(random), Vec::new())
     }
 
-    pub(crate) fn client(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn client(random: &Random) -> Self {
         let mut out = Vec::new();
         let handshake = Handshake::client(random, &mut out);
         Self::new(handshake, out)

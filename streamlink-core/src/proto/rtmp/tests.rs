@@ -1,7 +1,7 @@
 //! Client and server sessions against each other, and against hostile ones.
 
 use super::*;
-use crate::media::flv::amf0::Value;
+use crate::{media::flv::amf0::Value, random::Random};
 use proptest::prelude::*;
 
 fn random(bytes: &mut [u8]) {
@@ -21,8 +21,14 @@ struct Pair {
 
 impl Pair {
     fn new(purpose: ClientRole, step: usize) -> Self {
-        let client = ClientSession::new(purpose, "live", "rtmp://host/live", "key", random);
-        Self { server: ServerSession::new(random), client, requests: Vec::new(), outcomes: Vec::new(), step }
+        let client = ClientSession::new(purpose, "live", "rtmp://host/live", "key".into(), &Random::of(random));
+        Self {
+            server: ServerSession::new(&Random::of(random)),
+            client,
+            requests: Vec::new(),
+            outcomes: Vec::new(),
+            step,
+        }
     }
 
     fn run(&mut self) {
@@ -121,8 +127,8 @@ fn rtmp_rejection_reaches_client_without_key() {
 
 /// Returns a server session after the handshake, and the link to send it messages.
 fn open_server() -> (ServerSession, Link) {
-    let mut server = ServerSession::new(random);
-    let mut client = Link::client(random);
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut client = Link::client(&Random::of(random));
     for _ in 0..3 {
         server.read(&mut &client.take_output()[..]).unwrap();
         client.read(&mut &server.link().take_output()[..]).unwrap();

@@ -4,6 +4,7 @@ use super::ProtocolError;
 use crate::media::compact;
 use bytes::{Buf, Bytes, BytesMut};
 use rtsp_types::{Message, ParseError};
+use std::fmt;
 
 /// The longest header of a message, in bytes.
 const MAX_HEAD: usize = 16 << 10;
@@ -13,15 +14,26 @@ const MAX_BODY: usize = 64 << 10;
 pub(crate) type Request = rtsp_types::Request<Vec<u8>>;
 pub(crate) type Response = rtsp_types::Response<Vec<u8>>;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) enum Item {
     Request(Box<Request>),
     Response(Box<Response>),
     Frame { channel: u8, data: Bytes },
 }
 
+// Headers may hold a password: they are not shown.
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Item::Request(request) => write!(f, "Request({:?})", request.method()),
+            Item::Response(response) => write!(f, "Response({})", u16::from(response.status())),
+            Item::Frame { channel, data } => write!(f, "Frame({channel}, {} bytes)", data.len()),
+        }
+    }
+}
+
 /// Takes bytes apart. Holds one message or frame that is not complete, within the limits above.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Reader {
     rest: Bytes,
     /// The size of the buffer in which the rest lies.
