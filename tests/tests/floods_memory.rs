@@ -209,7 +209,12 @@ fn rtp_packets_that_wait_for_one_before_them_hold_about_their_size() {
     let source = Source::rtp("in", "127.0.0.1:0").reorder_window(Duration::from_secs(1));
     let running = run(
         &engine,
-        Flow::builder("f", RATE).source(source).output(Output::rtp("out", &sink.address())).build().unwrap(),
+        Flow::builder("f", RATE)
+            .source(source)
+            .coalesce(Duration::ZERO)
+            .output(Output::rtp("out", &sink.address()))
+            .build()
+            .unwrap(),
     );
     let address = authority(&running.input_addresses()[0]);
     let (sender, garbage) = (Sender::to(&address), UdpSocket::bind("127.0.0.1:0").unwrap());
