@@ -18,10 +18,11 @@ const MAX_OTHER: usize = 64 << 10;
 /// Bytes of incomplete messages at most, of a peer that sends media.
 const MAX_BUFFERED: usize = 24 << 20;
 /// Bytes of incomplete messages at most, of a peer that was not let in yet.
-const MAX_BUFFERED_EARLY: usize = 256 << 10;
+const MAX_BUFFERED_EARLY: usize = 128 << 10;
 /// The chunk size until a peer says another (section 5.4.1).
 const DEFAULT_CHUNK_SIZE: usize = 128;
-/// Memory that is set aside for a message before any of it has come.
+/// Memory that is set aside for a message of a peer that sends media before any of it has come. Others get memory for
+/// what has come only: they could begin a message on every chunk stream.
 const MAX_RESERVE: usize = 256 << 10;
 /// A timestamp field that says: four more bytes follow the header.
 const EXTENDED: u32 = 0xff_ffff;
@@ -368,7 +369,7 @@ impl ChunkReader {
             return Err(Fault::Malformed("too many messages in progress"));
         }
         let partial = stream.partial.get_or_insert_default();
-        if partial.capacity() == 0 {
+        if self.media && partial.capacity() == 0 {
             partial.reserve(length.min(MAX_RESERVE));
         }
         partial.extend_from_slice(taken);

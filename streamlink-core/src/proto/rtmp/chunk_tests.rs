@@ -198,3 +198,16 @@ fn hostile_chunks_are_refused() {
     }
     assert_eq!(refuse(&bytes), Fault::Malformed("too many messages in progress"));
 }
+
+#[test]
+fn chunk_reader_sets_nothing_aside_for_messages_of_a_peer_that_was_not_let_in() {
+    let mut reader = ChunkReader::new();
+    for id in 3..63u8 {
+        // A command of 64 KiB on each chunk stream, of which one chunk comes.
+        let mut bytes = vec![id, 0, 0, 0, 1, 0, 0, 20, 0, 0, 0, 0];
+        bytes.extend([0; 128]);
+        assert!(matches!(reader.read(&mut &bytes[..]), Ok(None)));
+    }
+    let held: usize = reader.streams.iter().flat_map(|stream| &stream.partial).map(BytesMut::capacity).sum();
+    assert!(held <= 2 * MAX_BUFFERED_EARLY, "{held} bytes for {} that came", reader.buffered);
+}
