@@ -2,6 +2,7 @@
 //! precise timer. The only module where `unsafe` may stand.
 
 mod alarm;
+mod descriptors;
 mod feed;
 mod interface;
 mod nest;
@@ -14,6 +15,7 @@ mod tls;
 mod udp;
 
 pub(crate) use alarm::Alarm;
+pub(crate) use descriptors::{DescriptorBudget, DescriptorPermit, SpareDescriptor, is_out_of_descriptors};
 pub(crate) use feed::{Fed, Next, Take};
 pub(crate) use interface::advertised_ip;
 pub(crate) use nest::{Keeper, Nest};
