@@ -21,6 +21,10 @@ use crate::proto::rtsp::Fault;
 
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
-        End::Lost(LossReason::Protocol(fault.to_string()))
+        match fault {
+            // The refusals are counted already, each with its reason.
+            Fault::TooManyAttempts => End::Stopped,
+            _ => End::Lost(LossReason::Protocol(fault.to_string())),
+        }
     }
 }

@@ -13,7 +13,7 @@ pub(in crate::endpoint) use outbox::{Outbox, Wire};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
 pub(in crate::endpoint) use rare::Door;
-pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player};
+pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player, PlayerPlace};
 pub(crate) use route::{PlayTerms, Route, RouteEnd, RouteId};
 pub(in crate::endpoint) use say::{FAREWELL, answer, farewell, write_all};
 pub(in crate::endpoint) use send::{Pace, Talk, send};
