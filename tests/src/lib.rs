@@ -6,6 +6,7 @@ pub mod media;
 pub mod nginx;
 pub mod peer;
 pub mod rig;
+pub mod rtmp;
 pub mod rtp;
 pub mod rtsp;
 pub mod wire;
