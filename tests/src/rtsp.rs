@@ -50,7 +50,9 @@ impl Bare {
     pub fn ask(&mut self, request: &str, headers: &str, body: &str) -> String {
         self.1 += 1;
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        write!(self.0, "{request} RTSP/1.0\r\nCSeq: {}\r\n{headers}{length}\r\n{body}", self.1).expect("sent");
+        // In one piece: a second one would wait until the first is acknowledged.
+        let head = format!("{request} RTSP/1.0\r\nCSeq: {}\r\n{headers}{length}\r\n{body}", self.1);
+        self.0.write_all(head.as_bytes()).expect("sent");
         let mut answer = Vec::new();
         let mut byte = [0];
         while !answer.ends_with(b"\r\n\r\n") {

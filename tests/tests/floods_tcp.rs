@@ -240,7 +240,7 @@ fn set_up_everything(rig: &Rig) -> Vec<rtsp::Bare> {
         }
         [publisher, player]
     };
-    (0..10).flat_map(one).collect()
+    (0..5).flat_map(one).collect()
 }
 
 #[test]
