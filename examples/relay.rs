@@ -15,7 +15,9 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use std::{error::Error, io::BufRead, path::PathBuf, process::ExitCode, thread, time::Duration};
-use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, PeerText, Source, SourceEdit, shown_url};
+use streamlink_core::{
+    Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, PeerLimits, PeerText, Source, SourceEdit, shown_url,
+};
 use streamlink_examples::{Table, json};
 use tokio::sync::mpsc;
 
@@ -43,6 +45,15 @@ struct Arguments {
     /// How statistics are shown, once a second
     #[arg(long, value_name = "FORM", default_value = "table")]
     stats: Form,
+    /// Connections that one peer address may have at each listening port (1 to 1000000)
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    peer_connections: u32,
+    /// How many of them may not have said yet what they want
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    peer_pending: u32,
+    /// Attempts of one peer address that may be refused per second, such as wrong passwords
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    peer_refusals: u32,
     /// A flow in JSON, instead of --source, --backup, --output and --max-bandwidth
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "backup", "output"])]
     config: Option<PathBuf>,
@@ -99,7 +110,11 @@ fn explain(error: &clap::Error) -> ExitCode {
 
 async fn relay(arguments: &Arguments) -> Result<(), Failure> {
     let flow = flow(arguments)?;
-    let engine = Engine::on(tokio::runtime::Handle::current())?;
+    let limits = PeerLimits::new()
+        .connections(arguments.peer_connections)
+        .pending(arguments.peer_pending)
+        .refusals_per_second(arguments.peer_refusals);
+    let engine = Engine::builder().peer_limits(limits).on(tokio::runtime::Handle::current())?;
     let running = engine.start(flow).await?;
     for address in running.input_addresses() {
         eprintln!("input address: {address}");

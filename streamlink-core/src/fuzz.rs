@@ -233,8 +233,8 @@ impl Directory for Open {
         Ok(Found { user: None, presentation, tcp: true, udp: true, groups: Vec::new() })
     }
 
-    fn open_udp(&mut self, _: bool, track: usize, _: (u16, u16)) -> Option<(u16, u16)> {
-        (track < 2).then_some((6970, 6971))
+    fn open_udp(&mut self, _: bool, _: &str, track: usize, _: (u16, u16)) -> Result<(u16, u16), Status> {
+        if track < 2 { Ok((6970, 6971)) } else { Err(Status::NOT_ENOUGH_BANDWIDTH) }
     }
 }
 

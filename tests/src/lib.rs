@@ -5,6 +5,7 @@ pub mod media;
 pub mod nginx;
 pub mod peer;
 pub mod rig;
+pub mod rtmp;
 pub mod rtp;
 pub mod rtsp;
 pub mod test_rng;

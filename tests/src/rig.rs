@@ -9,7 +9,9 @@ use std::{
         atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
-use streamlink_core::{Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, Packet, Source, TapCallback};
+use streamlink_core::{
+    Bitrate, Engine, EngineBuilder, Event, Failover, Flow, FlowHandle, Output, Packet, Source, TapCallback,
+};
 
 /// A path as an argument of a program.
 ///
@@ -67,7 +69,16 @@ impl Rig {
     /// When it cannot be started.
     #[track_caller]
     pub fn start_with(sources: Vec<Source>, failover: Failover, outputs: Vec<Output>) -> Self {
-        let engine = Engine::builder().workers(2).build().expect("an engine");
+        Self::start_on(Engine::builder(), sources, failover, outputs)
+    }
+
+    /// Starts a flow of at most 20 Mb/s on an engine with settings of its own.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[track_caller]
+    pub fn start_on(engine: EngineBuilder, sources: Vec<Source>, failover: Failover, outputs: Vec<Output>) -> Self {
+        let engine = engine.workers(2).build().expect("an engine");
         let mut sources = sources.into_iter();
         let first = sources.next().expect("a source");
         let mut flow = Flow::builder("test", Bitrate::mbps(20)).source(first).failover(failover);

@@ -1,8 +1,9 @@
-//! A recorder of TCP connections.
+//! A recorder of TCP connections, and connections from a chosen address.
 
+use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
 };
 
@@ -60,4 +61,16 @@ fn pass(mut from: TcpStream, mut to: TcpStream, said: &Mutex<Said>, way: usize) 
         }
     }
     let _ = to.shutdown(Shutdown::Write); // fails if it is gone
+}
+
+/// Connects from a local address (`127.0.0.2`: all of 127.0.0.0/8 is this machine's) to a port of this machine.
+///
+/// # Errors
+/// When the address is none, or nobody listens there.
+pub fn connect_from(from: &str, port: u16) -> io::Result<TcpStream> {
+    let from: IpAddr = from.parse().map_err(io::Error::other)?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
+    Ok(socket.into())
 }

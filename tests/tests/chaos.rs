@@ -15,8 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, OutputEdit, Source, SourceEdit, State, StreamKey,
-    TapCallback,
+    Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, OutputEdit, PeerLimits, Source, SourceEdit, State,
+    StreamKey, TapCallback,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -276,7 +276,9 @@ fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
     make(&ts, &["-map", "0", "-c", "copy", "-bsf:a", "aac_adtstoasc"], &mp4);
     let clips = BTreeMap::from([("rtmp", ts.as_path()), ("srt", ts.as_path()), ("rtsp", mp4.as_path())]);
 
-    let engine = Engine::builder().workers(2).build().unwrap();
+    // All peers are at one address, those that say nonsense and those that are meant to come through.
+    let limits = PeerLimits::new().connections(10_000).pending(1000).refusals_per_second(10_000);
+    let engine = Engine::builder().workers(2).peer_limits(limits).build().unwrap();
     let calm_sink = Sink::new();
     let calm_flow = Flow::builder("calm", Bitrate::mbps(50))
         .source(Source::rtp("in", "127.0.0.1:0"))

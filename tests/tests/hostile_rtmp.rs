@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
     time::{Duration, Instant},
 };
-use streamlink_core::{Event, LossReason, Output, Packet, RtmpKind, Source, StreamKey};
+use streamlink_core::{Engine, Event, Failover, LossReason, Output, Packet, PeerLimits, RtmpKind, Source, StreamKey};
 use streamlink_tests::{
     clip, eventually, media,
     peer::Peer,
@@ -68,7 +68,9 @@ fn memory() -> u64 {
 
 #[test]
 fn hostile_peers_are_closed_and_a_live_stream_goes_on() {
-    let rig = Rig::start(Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")), vec![Output::tap("tap").into()]);
+    let source = Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY"));
+    let engine = Engine::builder().peer_limits(PeerLimits::new().pending(1000));
+    let rig = Rig::start_on(engine, vec![source.into()], Failover::default(), vec![Output::tap("tap").into()]);
     let tap = Recording::start(&rig);
     let mut publisher = media::play(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &rig.input()]);
     rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));

@@ -3,13 +3,15 @@
 //! `bench-relay COALESCE_MS IN OUT… [-- IN OUT…]…`
 
 use std::time::Duration;
-use streamlink_core::{Bitrate, Engine, Flow, Output, Source};
+use streamlink_core::{Bitrate, Engine, Flow, Output, PeerLimits, Source};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let coalesce = Duration::from_millis(arguments.next().ok_or("how long to coalesce?")?.parse()?);
     let urls: Vec<String> = arguments.collect();
-    let engine = Engine::new()?;
+    // All its peers are at one address.
+    let limits = PeerLimits::new().connections(100_000).pending(100_000).refusals_per_second(100_000);
+    let engine = Engine::builder().peer_limits(limits).build()?;
     let mut flows = Vec::new();
     for (number, urls) in urls.split(|url| url == "--").enumerate() {
         let (input, outputs) = urls.split_first().ok_or("where to receive?")?;

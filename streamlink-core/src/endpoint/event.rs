@@ -184,8 +184,17 @@ pub enum RefusalReason {
     NotAllowed,
     /// The endpoint has as many peers as it may have.
     TooManyPeers,
+    /// Its address has as many connections, or connections that have not said yet what they want, as one address may
+    /// have (`PeerLimits`).
+    TooManyFromAddress,
+    /// So many attempts of its address were refused that this one was not looked at (`PeerLimits`).
+    TooManyAttempts,
+    /// There are no file descriptors left for peers, or no UDP ports.
+    OutOfDescriptors,
     /// Its passphrase is another one.
     WrongPassphrase,
+    /// Its user name or password is another one.
+    WrongPassword,
     /// It is encrypted and the endpoint is not, or the other way round.
     EncryptionMismatch,
     /// It asked for a stream that is not there.
@@ -194,6 +203,8 @@ pub enum RefusalReason {
     InUse,
     /// It wants what we do not have, or speaks another version.
     Incompatible,
+    /// It has not said in time what it wants.
+    TimedOut,
     /// The host has refused it.
     ByHost,
 }
@@ -203,11 +214,16 @@ impl fmt::Display for RefusalReason {
         f.write_str(match self {
             RefusalReason::NotAllowed => "not on the allowlist",
             RefusalReason::TooManyPeers => "too many peers",
+            RefusalReason::TooManyFromAddress => "too many connections of its address",
+            RefusalReason::TooManyAttempts => "too many refused attempts of its address",
+            RefusalReason::OutOfDescriptors => "no file descriptors or ports left",
             RefusalReason::WrongPassphrase => "wrong passphrase",
+            RefusalReason::WrongPassword => "wrong password",
             RefusalReason::EncryptionMismatch => "one end is encrypted and the other is not",
             RefusalReason::NoSuchStream => "no such stream",
             RefusalReason::InUse => "another publisher is connected",
             RefusalReason::Incompatible => "incompatible",
+            RefusalReason::TimedOut => "it did not say in time what it wants",
             RefusalReason::ByHost => "refused by the host",
         })
     }

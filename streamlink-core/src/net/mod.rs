@@ -1,6 +1,7 @@
 //! Sockets: UDP in batches (GSO, GRO, recvmmsg, gathered sends), vectored TCP with and without TLS, groups of TCP
 //! sockets that are read together, and a precise timer. The only module where `unsafe` may stand.
 
+mod descriptors;
 mod epoll_group;
 mod interface;
 mod read_sink;
@@ -13,6 +14,7 @@ mod tls;
 mod tls;
 mod udp;
 
+pub(crate) use descriptors::{DescriptorBudget, DescriptorPermit, SpareDescriptor, is_out_of_descriptors};
 pub(crate) use epoll_group::{EpollGroup, GroupPoller};
 pub(crate) use interface::advertised_ip;
 pub(crate) use read_sink::{ReadAction, ReadOutcome, ReadSink};

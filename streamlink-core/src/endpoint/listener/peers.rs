@@ -2,7 +2,11 @@
 //!
 //! Memory: [`MAX_ADDRESSES`] entries of some 64 bytes, beside one for each address that has a connection.
 
-use crate::{flow::PeerLimits, lock::lock};
+use crate::{
+    flow::PeerLimits,
+    lock::lock,
+    net::{DescriptorBudget, DescriptorPermit},
+};
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
@@ -121,6 +125,11 @@ impl PeerRegistry {
     /// Takes a place for a connection; `None` when its address has used up its share.
     pub(in crate::endpoint) fn take_connection(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<PeerSlot> {
         self.take(peer, now, Share::Connection)
+    }
+
+    /// Takes descriptors of the process that a peer causes; `None` when there are none left for it.
+    pub(in crate::endpoint) fn take_descriptors(&self, peer: IpAddr, count: usize) -> Option<DescriptorPermit> {
+        DescriptorBudget::of_process().take(share_address(peer), count)
     }
 
     /// Counts a refused attempt of an address that is known to be the peer's own.

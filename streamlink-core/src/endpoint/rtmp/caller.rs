@@ -223,7 +223,9 @@ impl Call {
 
     fn settle(&self, player: &Player) {
         let now = Instant::now();
-        player.settle(&self.status, &self.events, now);
+        if let Some(event) = player.settle(&self.status, now) {
+            self.events.emit(event);
+        }
         self.show(Some(player.stats(now)), now);
     }
 

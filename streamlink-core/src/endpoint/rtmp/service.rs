@@ -85,8 +85,14 @@ impl Service for Rtmp {
                 serve(&shared, greeted, peer, request).await;
                 drop(connection);
             }),
-            Ok(Err(end)) => log::debug!("RTMP peer {peer}: {end:?}"),
-            Err(_) => log::debug!("RTMP peer {peer} did not say what it wants"),
+            Ok(Err(end)) => {
+                log::debug!("RTMP peer {peer}: {end:?}");
+                shared.refuse_unasked(peer, Some(&end));
+            }
+            Err(_) => {
+                log::debug!("RTMP peer {peer} did not say what it wants");
+                shared.refuse_unasked(peer, None);
+            }
         }
     }
 }
@@ -100,8 +106,16 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
     };
     let now = Instant::now();
     let routes = shared.all();
+    // An application and a key that are not ours may be a guess, of which an address has so many a second.
+    if !shared.peers.may_attempt(peer.ip(), now) {
+        for route in routes.iter().filter(|route| route.is_source() == publish) {
+            route.refuse(peer, RefusalReason::TooManyAttempts, now);
+        }
+        return greeted.turn_away(Refusal::Denied).await;
+    }
     let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&app, key.reveal()));
     let Some(route) = found.cloned() else {
+        shared.peers.refused(peer.ip(), now);
         // Whose guess it was is not known: it is counted where such a peer could have gone.
         for route in routes.iter().filter(|r| r.is_source() == publish) {
             route.refuse(peer, RefusalReason::NoSuchStream, now);

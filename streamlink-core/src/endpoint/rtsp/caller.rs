@@ -327,7 +327,9 @@ impl Call {
 
     fn settle(&self, player: &Player, connected: bool) {
         let now = Instant::now();
-        player.settle(&self.status, &self.events, now);
+        if let Some(event) = player.settle(&self.status, now) {
+            self.events.emit(event);
+        }
         let list = if connected { vec![player.stats(now)] } else { Vec::new() };
         self.status.set_players(list);
     }
@@ -364,7 +366,7 @@ impl Up {
                 }
             }
             if let Some(track) = self.session.wants_ports() {
-                let ports = self.udp.open(random, track, local, brings)?;
+                let ports = self.udp.open(random, track, local, brings, None)?;
                 self.session.offer_ports(track, ports);
             }
         }

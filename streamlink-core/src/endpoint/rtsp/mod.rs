@@ -21,6 +21,10 @@ use crate::proto::rtsp::ProtocolError;
 
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {
-        End::Lost(LossReason::Protocol(fault.to_string().into()))
+        match fault {
+            // The refusals are counted already, each with its reason.
+            ProtocolError::TooManyAttempts => End::Stopped,
+            _ => End::Lost(LossReason::Protocol(fault.to_string().into())),
+        }
     }
 }

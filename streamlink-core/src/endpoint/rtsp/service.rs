@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext,
         tcp::{
-            CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Player, PlayerLimits, SendQueue, Service,
-            Shared, SubWaker, Visit, WritePacing, close_with, send, write_all,
+            CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Player, PlayerLimits, PlayerPlace, SendQueue,
+            Service, Shared, SubWaker, Visit, WritePacing, close_with, send, write_all,
         },
     },
     cast::{Cast, MulticastGroup, Seat},
@@ -80,7 +80,7 @@ impl Service for Rtsp {
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
             let (session, udp) = (ServerSession::new(&shared.random), UdpTracks::default());
             // Boxed, as every future that it is handed to would have room for it once more.
-            let mut client = Box::new(Client { stream, session, udp, peer, local });
+            let mut client = Box::new(Client { stream, session, udp, place: None, peer, local });
             let request = client.ask(&shared).await?;
             Ok::<_, End>((client, request))
         };
@@ -91,9 +91,73 @@ impl Service for Rtsp {
                 serve(&shared, client, request).await;
                 drop(connection);
             }),
-            Ok(Err(end)) => log::debug!("RTSP peer {peer}: {end:?}"),
-            Err(_) => log::debug!("RTSP peer {peer} did not say what it wants"),
+            Ok(Err(end)) => {
+                log::debug!("RTSP peer {peer}: {end:?}");
+                shared.refuse_unasked(peer, Some(&end));
+            }
+            Err(_) => {
+                log::debug!("RTSP peer {peer} did not say what it wants");
+                shared.refuse_unasked(peer, None);
+            }
         }
+    }
+}
+
+/// The place at a route that is kept for a client for which ports were opened, until it records or plays.
+enum ReservedPlace {
+    Publisher(PublisherPlace),
+    Player(Arc<OpenRoute<Rtsp>>, PlayerPlace<Rtsp>),
+}
+
+impl ReservedPlace {
+    /// Takes the place of a publisher or a player; the reason when it is not to be had.
+    fn take(route: &Arc<OpenRoute<Rtsp>>) -> Result<Self, RefusalReason> {
+        match &route.end {
+            OpenEnd::Source(..) => PublisherPlace::take(route).map(Self::Publisher).ok_or(RefusalReason::InUse),
+            OpenEnd::Output(..) => {
+                let place = route.reserve().ok_or(RefusalReason::TooManyPeers)?;
+                Ok(Self::Player(route.clone(), place))
+            }
+        }
+    }
+
+    fn route(&self) -> &Arc<OpenRoute<Rtsp>> {
+        match self {
+            Self::Publisher(place) => &place.route,
+            Self::Player(route, _) => route,
+        }
+    }
+}
+
+/// The place of the one publisher of a source, given back when dropped.
+struct PublisherPlace {
+    route: Arc<OpenRoute<Rtsp>>,
+    inbound: Option<Box<Inbound>>,
+}
+
+impl PublisherPlace {
+    fn take(route: &Arc<OpenRoute<Rtsp>>) -> Option<Self> {
+        let OpenEnd::Source(inbound, _) = &route.end else { return None };
+        let inbound = Some(lock(inbound).take()?);
+        Some(Self { route: route.clone(), inbound })
+    }
+}
+
+impl Drop for PublisherPlace {
+    fn drop(&mut self) {
+        if let (OpenEnd::Source(inbound, _), Some(taken)) = (&self.route.end, self.inbound.take()) {
+            *lock(inbound) = Some(taken);
+        }
+    }
+}
+
+/// The status that a client is told for a reason.
+fn status_of(reason: RefusalReason) -> Status {
+    match reason {
+        RefusalReason::TooManyAttempts => Status::SERVICE_UNAVAILABLE,
+        RefusalReason::TooManyPeers | RefusalReason::OutOfDescriptors => Status::NOT_ENOUGH_BANDWIDTH,
+        RefusalReason::NoSuchStream => Status::NOT_FOUND,
+        _ => Status::FORBIDDEN,
     }
 }
 
@@ -101,15 +165,69 @@ impl Service for Rtsp {
 struct House<'a> {
     shared: &'a Shared<Rtsp>,
     udp: &'a mut UdpTracks,
+    place: &'a mut Option<ReservedPlace>,
     peer: SocketAddr,
     local: IpAddr,
 }
 
+impl House<'_> {
+    fn route(&self, publish: bool, path: &str) -> Option<Arc<OpenRoute<Rtsp>>> {
+        self.shared.all().into_iter().find(|route| route.is_source() == publish && route.place.path == path)
+    }
+
+    /// Keeps a place at a route for the client; only who has one gets ports.
+    fn keep_place(&mut self, route: &Arc<OpenRoute<Rtsp>>) -> Result<(), RefusalReason> {
+        if self.place.as_ref().is_some_and(|place| Arc::ptr_eq(place.route(), route)) {
+            return Ok(());
+        }
+        // A route of that name that is gone by now.
+        *self.place = None;
+        *self.place = Some(ReservedPlace::take(route)?);
+        Ok(())
+    }
+
+    fn open_ports(
+        &mut self,
+        route: &Arc<OpenRoute<Rtsp>>,
+        publish: bool,
+        track: usize,
+        client: (u16, u16),
+    ) -> Result<(u16, u16), RefusalReason> {
+        self.keep_place(route)?;
+        let out = RefusalReason::OutOfDescriptors;
+        let permit = self.shared.peers.take_descriptors(self.peer.ip(), 2).ok_or(out);
+        let opened = permit.and_then(|permit| {
+            let opened = self.udp.open(&self.shared.random, track, self.local, publish, Some(permit));
+            opened.map_err(|error| {
+                log::debug!("RTSP peer {}: no ports: {error}", self.peer);
+                out
+            })
+        });
+        if opened.is_err() {
+            self.shared.note_shortage("no file descriptors or ports for tracks over UDP");
+        }
+        let ports = opened?;
+        self.udp.set_peer(track, self.peer.ip(), client);
+        Ok(ports)
+    }
+}
+
 impl Directory for House<'_> {
     fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status> {
-        let (routes, now) = (self.shared.all(), Instant::now());
-        let Some(route) = routes.iter().find(|r| r.is_source() == publish && r.place.path == path) else {
-            for route in routes.iter().filter(|r| r.is_source() == publish) {
+        let now = Instant::now();
+        let route = self.route(publish, path);
+        // What is refused may be a guess, of which an address has so many a second.
+        if !self.shared.peers.may_attempt(self.peer.ip(), now) {
+            let reason = RefusalReason::TooManyAttempts;
+            match &route {
+                Some(route) => route.refuse(self.peer, reason, now),
+                None => self.shared.refuse_everywhere(self.peer, reason, now),
+            }
+            return Err(status_of(reason));
+        }
+        let Some(route) = route else {
+            self.shared.peers.refused(self.peer.ip(), now);
+            for route in self.shared.all().iter().filter(|route| route.is_source() == publish) {
                 route.refuse(self.peer, RefusalReason::NoSuchStream, now);
             }
             return Err(Status::NOT_FOUND);
@@ -132,10 +250,31 @@ impl Directory for House<'_> {
         })
     }
 
-    fn open_udp(&mut self, publish: bool, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
-        let ports = self.udp.open(&self.shared.random, track, self.local, publish).ok()?;
-        self.udp.set_peer(track, self.peer.ip(), client);
-        Some(ports)
+    fn wrong_password(&mut self, publish: bool, path: &str) {
+        let now = Instant::now();
+        self.shared.peers.refused(self.peer.ip(), now);
+        if let Some(route) = self.route(publish, path) {
+            route.refuse(self.peer, RefusalReason::WrongPassword, now);
+        }
+    }
+
+    fn may_announce(&mut self, path: &str) -> Result<(), Status> {
+        let route = self.route(true, path).ok_or(Status::NOT_FOUND)?;
+        let OpenEnd::Source(inbound, _) = &route.end else { return Err(Status::NOT_FOUND) };
+        let is_free = lock(inbound).is_some();
+        if is_free {
+            return Ok(());
+        }
+        route.refuse(self.peer, RefusalReason::InUse, Instant::now());
+        Err(status_of(RefusalReason::InUse))
+    }
+
+    fn open_udp(&mut self, publish: bool, path: &str, track: usize, client: (u16, u16)) -> Result<(u16, u16), Status> {
+        let route = self.route(publish, path).ok_or(Status::NOT_FOUND)?;
+        self.open_ports(&route, publish, track, client).map_err(|reason| {
+            route.refuse(self.peer, reason, Instant::now());
+            status_of(reason)
+        })
     }
 }
 
@@ -144,6 +283,8 @@ struct Client {
     stream: Stream,
     session: ServerSession,
     udp: UdpTracks,
+    /// There is one once it has ports.
+    place: Option<ReservedPlace>,
     peer: SocketAddr,
     local: IpAddr,
 }
@@ -152,12 +293,17 @@ impl Client {
     /// Talks until the client wants to play or record.
     async fn ask(&mut self, shared: &Shared<Rtsp>) -> Result<Request, End> {
         loop {
-            let Self { stream, session, .. } = self;
-            let count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))).await?;
+            let Self { stream, session, udp, place, .. } = self;
+            // Ports do not outlive what they were opened for.
+            let stop = place.as_ref().map(|place| place.route().stop.clone()).unwrap_or_default();
+            let count = tokio::select! {
+                () = stop.cancelled() => return Err(End::Stopped),
+                count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => count?,
+            };
             if count == 0 {
                 return Err(End::Lost(LossReason::Closed));
             }
-            let mut house = House { shared, udp: &mut self.udp, peer: self.peer, local: self.local };
+            let mut house = House { shared, udp, place, peer: self.peer, local: self.local };
             let request = self.session.next(&mut house);
             match request {
                 Ok(Some(Request::End)) => {
@@ -443,20 +589,30 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
         return client.turn_away(Status::UNSUPPORTED_TRANSPORT).await;
     }
     let counted = route.connections.token();
+    let place = client.place.take().filter(|place| Arc::ptr_eq(place.route(), &route));
     match (&route.end, presentation) {
-        (OpenEnd::Source(inbound, _), Some(presentation)) => {
-            let Some(mut taken) = lock(inbound).take() else {
+        (OpenEnd::Source(..), Some(presentation)) => {
+            let place = match place {
+                Some(ReservedPlace::Publisher(place)) => Some(place),
+                _ => PublisherPlace::take(&route),
+            };
+            let Some(mut place) = place else {
                 route.refuse(peer, RefusalReason::InUse, now);
                 return client.turn_away(Status::FORBIDDEN).await;
             };
             // An edit of the allowlist since the announcement is seen with the first packet.
-            let end = client.receive(&mut taken, &presentation, &route.stop).await;
-            taken.end(&end, Instant::now());
-            *lock(inbound) = Some(taken);
+            if let Some(inbound) = &mut place.inbound {
+                let end = client.receive(inbound, &presentation, &route.stop).await;
+                inbound.end(&end, Instant::now());
+            }
         }
         (OpenEnd::Output(ring, terms), None) => {
             let known = route.place.stage.current();
-            let Some((id, player)) = route.enter(peer, now) else {
+            let entered = match place {
+                Some(ReservedPlace::Player(_, place)) => Some(route.enter_reserved(place, peer, now)),
+                _ => route.enter(peer, now),
+            };
+            let Some((id, player)) = entered else {
                 route.refuse(peer, RefusalReason::TooManyPeers, now);
                 return client.turn_away(Status::NOT_ENOUGH_BANDWIDTH).await;
             };

@@ -15,8 +15,8 @@ impl Directory for Nowhere {
         Err(Status::NOT_VALID_IN_THIS_STATE)
     }
 
-    fn open_udp(&mut self, _: bool, _: usize, _: (u16, u16)) -> Option<(u16, u16)> {
-        None
+    fn open_udp(&mut self, _: bool, _: &str, _: usize, _: (u16, u16)) -> Result<(u16, u16), Status> {
+        Err(Status::NOT_VALID_IN_THIS_STATE)
     }
 }
 

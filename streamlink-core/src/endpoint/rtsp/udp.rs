@@ -4,7 +4,10 @@
 use super::cast::MulticastGroup;
 use crate::{
     media::{Packet, rtsp::is_rtcp},
-    net::{Datagram, Egress, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
+    net::{
+        Datagram, DescriptorPermit, Egress, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket,
+        is_out_of_descriptors,
+    },
     proto::rtp::Reports,
     random::Random,
     router::{Batch, Totals},
@@ -41,6 +44,8 @@ struct Pair {
     heard: (bool, bool),
     /// Where all media goes: the system need not look for the way each time.
     connected: Option<SocketAddr>,
+    /// Its share of the descriptors that peers may cause.
+    _descriptors: Option<DescriptorPermit>,
 }
 
 impl Pair {
@@ -116,6 +121,7 @@ impl UdpTracks {
                 peer,
                 heard: (false, false),
                 connected: Some(to_rtp),
+                _descriptors: None,
             }))
         };
         let pairs = (0..tracks).map(pair).collect::<io::Result<_>>()?;
@@ -128,12 +134,14 @@ impl UdpTracks {
     }
 
     /// Opens a pair of ports for a track; returns their numbers. `brings`: the peer sends media, not only reports.
+    /// `permit`: what the pair takes of the descriptors that peers may cause.
     pub(super) fn open(
         &mut self,
         random: &Random,
         track: usize,
         local: IpAddr,
         brings: bool,
+        permit: Option<DescriptorPermit>,
     ) -> io::Result<(u16, u16)> {
         // Of one that is sent media, only where it is may be told there.
         let send_only = !brings && !self.symmetric;
@@ -150,13 +158,16 @@ impl UdpTracks {
                     let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));
                     let memory = brings.then(|| Receiver::new(SOCKET_BUFFER as u64));
                     let (peer, heard, connected) = (None, (false, false), None);
-                    let pair = Pair { rtp, rtcp, memory, sender, control, peer, heard, connected };
+                    let _descriptors = permit;
+                    let pair = Pair { rtp, rtcp, memory, sender, control, peer, heard, connected, _descriptors };
                     if self.pairs.len() <= track {
                         self.pairs.resize_with(track + 1, || None);
                     }
                     self.pairs[track] = Some(pair);
                     return Ok((port, port + 1));
                 }
+                // No other port would help.
+                Err(error) if is_out_of_descriptors(&error) => return Err(error),
                 Err(error) => result = Err(error),
             }
         }

@@ -12,7 +12,7 @@ pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
-pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player};
+pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player, PlayerPlace};
 pub(crate) use route::{PlayerLimits, Route, RouteEnd, RouteId};
 pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
 pub(in crate::endpoint) use send_queue::{SendQueue, Wire};

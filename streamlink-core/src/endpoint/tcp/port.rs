@@ -2,23 +2,25 @@
 //! apart. A task accepts; each connection has a task of its own until it has said what it wants, and shares one then.
 //!
 //! Memory: [`MAX_CONNECTIONS`] connections, of which [`MAX_PENDING`] may not have said yet what they want; those hold
-//! at most some 256 KiB each, and are cut off after [`HANDSHAKE_TIMEOUT`].
+//! at most some 512 KiB each, and are cut off [`HANDSHAKE_TIMEOUT`] after they were accepted, whatever they have sent.
+//! One address has a share of both ([`PeerLimits`]), and all ports of the process together have a budget of descriptors.
 
 use super::{
     super::{
-        RefusalReason,
+        LossReason, RefusalReason,
         listener::{PeerRegistry, PeerSlot},
     },
-    Service,
+    End, Service,
     executor::{ConnectionExecutor, Kind},
     route::{OpenRoute, Route, RouteId},
 };
 use crate::{
     flow::{Allowlist, PeerLimits},
     lock::lock,
-    net::{self, EpollGroup, Stream, TlsServer},
+    net::{self, DescriptorPermit, EpollGroup, SpareDescriptor, Stream, TlsServer},
     random::Random,
 };
+use futures_util::FutureExt;
 use std::{
     collections::HashMap,
     io,
@@ -46,6 +48,8 @@ pub(in crate::endpoint) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause after the system had no connection to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A shortage that pauses for less than this is logged as one.
+const SHORTAGE_END: Duration = Duration::from_secs(10);
 
 /// A handle to a port. The port closes when its last handle goes.
 #[derive(Debug)]
@@ -66,8 +70,21 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
     pub(in crate::endpoint) peers: Arc<PeerRegistry>,
+    shortage: Shortage,
     players: ConnectionExecutor,
     publishers: ConnectionExecutor,
+}
+
+/// When descriptors were last short, so that a log has one line about it.
+#[derive(Debug, Default)]
+struct Shortage(Mutex<Option<Instant>>);
+
+impl Shortage {
+    /// Returns whether a shortage begins, rather than goes on.
+    fn begins(&self, now: Instant) -> bool {
+        let last = lock(&self.0).replace(now);
+        last.is_none_or(|last| now.saturating_duration_since(last) >= SHORTAGE_END)
+    }
 }
 
 impl<S: Service> Drop for Port<S> {
@@ -97,6 +114,7 @@ impl<S: Service> Port<S> {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
             peers: PeerRegistry::new(limits),
+            shortage: Shortage::default(),
             players: ConnectionExecutor::new(Kind::Players, stop.clone()),
             publishers: ConnectionExecutor::new(Kind::Publishers, stop.clone()),
         });
@@ -155,22 +173,76 @@ impl<S: Service> Shared<S> {
     async fn run(self: Arc<Self>, listener: TcpListener, stop: &CancellationToken) {
         let mut stats = tokio::time::interval(STATS_INTERVAL);
         let mut stopped = pin!(stop.cancelled());
+        let mut spare = SpareDescriptor::new();
         loop {
             tokio::select! {
                 () = &mut stopped => return,
                 accepted = listener.accept() => match accepted {
                     Ok((socket, peer)) => self.accepted(Stream::accepted(socket), peer, stop),
-                    Err(error) => {
-                        log::warn!("{} port: {error}", S::NAME); // too many open files, most likely
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    Err(error) if net::is_out_of_descriptors(&error) => {
+                        if !self.refuse_without_descriptors(&listener, &mut spare, &error) {
+                            tokio::time::sleep(ACCEPT_PAUSE).await;
+                        }
                     }
+                    // The connection has ended already, most likely; others wait.
+                    Err(error) => log::debug!("{} port {:?}: {error}", S::NAME, listener.local_addr()),
                 },
                 _ = stats.tick() => {
+                    spare.restore();
                     let now = Instant::now();
-                    self.all().iter().for_each(|route| route.settle(now));
+                    for route in self.all() {
+                        route.settle(now);
+                    }
                 }
             }
         }
+    }
+
+    /// Accepts a connection with the descriptor that is kept for this, and closes it. Returns whether that was done:
+    /// otherwise the connection goes on waiting.
+    fn refuse_without_descriptors(
+        &self,
+        listener: &TcpListener,
+        spare: &mut SpareDescriptor,
+        error: &io::Error,
+    ) -> bool {
+        self.note_shortage(&error.to_string());
+        let lent = spare.lend();
+        let accepted = listener.accept().now_or_never();
+        let refused = match accepted {
+            Some(Ok((socket, peer))) => {
+                drop(socket);
+                self.refuse_everywhere(canonical(peer), RefusalReason::OutOfDescriptors, Instant::now());
+                true
+            }
+            _ => false,
+        };
+        spare.restore();
+        lent && refused
+    }
+
+    /// Logs that peers find no descriptors; once until there were some for a while.
+    pub(in crate::endpoint) fn note_shortage(&self, error: &str) {
+        if self.shortage.begins(Instant::now()) {
+            log::warn!("{} port: peers are refused: {error}", S::NAME);
+        }
+    }
+
+    /// Counts a peer of which it is not known what it wanted, wherever it could have gone.
+    pub(in crate::endpoint) fn refuse_everywhere(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+        for route in self.all() {
+            route.refuse(peer, reason, now);
+        }
+    }
+
+    /// Counts a connection that has ended before its peer has said what it wants, if that was not the peer's own will.
+    pub(in crate::endpoint) fn refuse_unasked(&self, peer: SocketAddr, end: Option<&End>) {
+        let reason = match end {
+            None => RefusalReason::TimedOut,
+            Some(End::Lost(LossReason::Protocol(_))) => RefusalReason::Incompatible,
+            Some(_) => return,
+        };
+        self.refuse_everywhere(peer, reason, Instant::now());
     }
 
     pub(in crate::endpoint) fn all(&self) -> Vec<Arc<OpenRoute<S>>> {
@@ -181,16 +253,10 @@ impl<S: Service> Shared<S> {
     fn accepted(self: &Arc<Self>, stream: Stream, peer: SocketAddr, stop: &CancellationToken) {
         let peer = canonical(peer);
         let now = Instant::now();
-        let routes = self.all();
-        if !routes.iter().any(|route| route.admits(peer.ip())) {
-            return routes.iter().for_each(|route| route.refuse(peer, RefusalReason::NotAllowed, now));
-        }
-        let permits = (self.connections.clone().try_acquire_owned(), self.pending.clone().try_acquire_owned());
-        let shares = (self.peers.take_connection(peer.ip(), now), self.peers.take_pending(peer.ip(), now));
-        let ((Ok(connection), Ok(pending)), (Some(connection_share), Some(pending_share))) = (permits, shares) else {
-            return routes.iter().for_each(|route| route.refuse(peer, RefusalReason::TooManyPeers, now));
+        let (connection, pending) = match self.admit(peer, now) {
+            Ok(places) => places,
+            Err(reason) => return self.refuse_everywhere(peer, reason, now),
         };
-        let (connection, pending) = ((connection, connection_share), (pending, pending_share));
         let (shared, stop) = (self.clone(), stop.clone());
         tokio::spawn(async move {
             let visit = Visit { stream, peer, connection, pending };
@@ -199,6 +265,28 @@ impl<S: Service> Shared<S> {
                 () = S::connection(shared, visit) => {}
             }
         });
+    }
+
+    /// Takes the places that a connection needs.
+    fn admit(&self, peer: SocketAddr, now: Instant) -> Result<(ConnectionPlace, PendingPlace), RefusalReason> {
+        if !self.all().iter().any(|route| route.admits(peer.ip())) {
+            return Err(RefusalReason::NotAllowed);
+        }
+        if !self.peers.may_attempt(peer.ip(), now) {
+            return Err(RefusalReason::TooManyAttempts);
+        }
+        let from_address = RefusalReason::TooManyFromAddress;
+        let share = self.peers.take_connection(peer.ip(), now).ok_or(from_address)?;
+        let pending_share = self.peers.take_pending(peer.ip(), now).ok_or(from_address)?;
+        let too_many = |_| RefusalReason::TooManyPeers;
+        let permit = self.connections.clone().try_acquire_owned().map_err(too_many)?;
+        let pending_permit = self.pending.clone().try_acquire_owned().map_err(too_many)?;
+        let Some(descriptor) = self.peers.take_descriptors(peer.ip(), 1) else {
+            self.note_shortage("the budget of file descriptors is used up");
+            return Err(RefusalReason::OutOfDescriptors);
+        };
+        let connection = ConnectionPlace { _permit: permit, _share: share, _descriptor: descriptor };
+        Ok((connection, PendingPlace { _permit: pending_permit, _share: pending_share }))
     }
 
     /// Runs a connection that has said what it wants, to its end, or until the port closes.
@@ -225,7 +313,20 @@ pub(in crate::endpoint) struct Visit {
     pub(in crate::endpoint) stream: Stream,
     pub(in crate::endpoint) peer: SocketAddr,
     /// To be kept for as long as it is there.
-    pub(in crate::endpoint) connection: (OwnedSemaphorePermit, PeerSlot),
+    pub(in crate::endpoint) connection: ConnectionPlace,
     /// To be dropped when the peer has said what it wants.
-    pub(in crate::endpoint) pending: (OwnedSemaphorePermit, PeerSlot),
+    pub(in crate::endpoint) pending: PendingPlace,
+}
+
+/// What a connection takes of the port, of its address's share, and of the process, for as long as it is there.
+pub(in crate::endpoint) struct ConnectionPlace {
+    _permit: OwnedSemaphorePermit,
+    _share: PeerSlot,
+    _descriptor: DescriptorPermit,
+}
+
+/// What a connection takes beside until it has said what it wants.
+pub(in crate::endpoint) struct PendingPlace {
+    _permit: OwnedSemaphorePermit,
+    _share: PeerSlot,
 }

@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -96,6 +96,19 @@ struct Admission {
 struct Players {
     list: HashMap<u64, Arc<Player>>,
     next: u64,
+    /// Places of players to come.
+    reserved: usize,
+}
+
+/// The place of a player that has not asked for media yet, but for which descriptors are to be opened.
+#[derive(Debug)]
+pub(in crate::endpoint) struct PlayerPlace<S: Service>(Arc<OpenRoute<S>>);
+
+impl<S: Service> Drop for PlayerPlace<S> {
+    fn drop(&mut self) {
+        let mut players = lock(&self.0.players);
+        players.reserved = players.reserved.saturating_sub(1);
+    }
 }
 
 /// One peer that is sent media, as others see it.
@@ -161,8 +174,10 @@ impl Player {
         }
     }
 
-    /// Adds what is new to the counters of its output. Called by one task at a time for an output.
-    pub(in crate::endpoint) fn settle(&self, status: &Status, events: &EventSink, now: Instant) {
+    /// Adds what is new to the counters of its output, and returns what is to be told of it. Called by one task at a
+    /// time for an output.
+    #[must_use]
+    pub(in crate::endpoint) fn settle(&self, status: &Status, now: Instant) -> Option<Event> {
         let sent = Totals { packets: self.packets.load(Relaxed), bytes: self.bytes.load(Relaxed) };
         let dropped = self.dropped.load(Relaxed);
         let mut settled = lock(&self.settled);
@@ -171,10 +186,10 @@ impl Player {
         status.counters.lost.add(lost.saturating_sub(lost_before));
         status.counters.passed(now, sent.packets - before.packets, sent.bytes - before.bytes);
         status.counters.dropped.add(dropped - dropped_before);
-        if dropped > dropped_before {
-            let total = status.counters.dropped.get();
-            events.emit(Event::OutputLagging { output: status.name(), dropped: total });
+        if dropped == dropped_before {
+            return None;
         }
+        Some(Event::OutputLagging { output: status.name(), dropped: status.counters.dropped.get() })
     }
 
     pub(in crate::endpoint) fn stats(&self, now: Instant) -> PlayerStats {
@@ -246,38 +261,69 @@ impl<S: Service> OpenRoute<S> {
 
     /// Takes in a player, if there is room.
     pub(in crate::endpoint) fn enter(&self, peer: SocketAddr, now: Instant) -> Option<(u64, Arc<Player>)> {
-        let most = lock(&self.admission).max_peers.map_or(usize::MAX, |n| n as usize);
+        let players = lock(&self.players);
+        self.has_room(&players).then(|| self.take_in(players, peer, now))
+    }
+
+    /// Takes in a player for whom a place was kept.
+    pub(in crate::endpoint) fn enter_reserved(
+        &self,
+        place: PlayerPlace<S>,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> (u64, Arc<Player>) {
+        let entered = self.take_in(lock(&self.players), peer, now);
+        drop(place); // not before: nobody else may take it
+        entered
+    }
+
+    /// Keeps a place for a player, if there is room.
+    pub(in crate::endpoint) fn reserve(self: &Arc<Self>) -> Option<PlayerPlace<S>> {
         let mut players = lock(&self.players);
-        if players.list.values().filter(|player| !player.peer.ip().is_multicast()).count() >= most {
+        if !self.has_room(&players) {
             return None;
         }
-        Some(self.take_in(&mut players, peer, now))
+        players.reserved += 1;
+        Some(PlayerPlace(self.clone()))
     }
 
     /// Takes in a multicast group, of which there is no bound.
     pub(in crate::endpoint) fn enter_group(&self, group: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
-        self.take_in(&mut lock(&self.players), group, now)
+        self.take_in(lock(&self.players), group, now)
     }
 
-    fn take_in(&self, players: &mut Players, peer: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
+    fn has_room(&self, players: &Players) -> bool {
+        let most = lock(&self.admission).max_peers.map_or(usize::MAX, |n| n as usize);
+        let unicast = players.list.values().filter(|player| !player.peer.ip().is_multicast()).count();
+        unicast + players.reserved < most
+    }
+
+    fn take_in(&self, mut players: MutexGuard<'_, Players>, peer: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
         let player = Player::new(peer, now);
         let id = players.next;
         players.next += 1;
         players.list.insert(id, player.clone());
         self.status.counters.set_state(State::Connected, now);
+        drop(players); // an event is told without a lock
         self.events.emit(Event::OutputConnected { output: self.status.name(), peer: Some(peer) });
         (id, player)
     }
 
     /// Lets a player go.
     pub(in crate::endpoint) fn leave(&self, id: u64, reason: LossReason, now: Instant) {
-        let mut players = lock(&self.players);
-        let Some(player) = players.list.remove(&id) else { return };
-        player.settle(&self.status, &self.events, now);
-        if players.list.is_empty() {
-            self.status.counters.set_state(State::Waiting, now);
+        let (player, lagging) = {
+            let mut players = lock(&self.players);
+            let Some(player) = players.list.remove(&id) else { return };
+            let lagging = player.settle(&self.status, now);
+            if players.list.is_empty() {
+                self.status.counters.set_state(State::Waiting, now);
+            }
+            self.status.set_players(players.list.values().map(|p| p.stats(now)).collect());
+            (player, lagging)
+        };
+        if let Some(event) = lagging {
+            self.events.emit(event);
         }
-        self.status.set_players(players.list.values().map(|p| p.stats(now)).collect());
         self.events.emit(Event::OutputLost { output: self.status.name(), peer: Some(player.peer), reason });
     }
 
@@ -287,11 +333,19 @@ impl<S: Service> OpenRoute<S> {
         if self.is_source() {
             return;
         }
+        let mut lagging = None;
         let players = lock(&self.players);
-        players.list.values().for_each(|player| player.settle(&self.status, &self.events, now));
+        for player in players.list.values() {
+            // The figure is that of the output: the last one is the whole.
+            lagging = player.settle(&self.status, now).or(lagging);
+        }
         let mut list: Vec<PlayerStats> = players.list.values().map(|player| player.stats(now)).collect();
         list.sort_by_key(|player| std::cmp::Reverse(player.connected_for));
         self.status.set_players(list);
+        drop(players);
+        if let Some(event) = lagging {
+            self.events.emit(event);
+        }
     }
 
     /// Counts a peer that was turned away, and tells of it.
@@ -303,10 +357,12 @@ impl<S: Service> OpenRoute<S> {
 
     /// Tells of refusals, unless that was done less than a second ago.
     fn report_refusals(&self, now: Instant, new: u64) {
-        let mut refused = lock(&self.refused);
-        if let Some(count) = refused.throttle.admit(now, new)
-            && let Some((peer, reason)) = refused.last
-        {
+        let told = {
+            let mut refused = lock(&self.refused);
+            let count = refused.throttle.admit(now, new);
+            count.zip(refused.last)
+        };
+        if let Some((count, (peer, reason))) = told {
             self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, count });
         }
     }

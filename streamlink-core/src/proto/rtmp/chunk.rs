@@ -18,13 +18,12 @@ const MAX_OTHER: usize = 64 << 10;
 /// Maximum number of bytes of incomplete messages from a peer that sends media.
 const MAX_BUFFERED: usize = 24 << 20;
 /// Maximum number of bytes of incomplete messages from a peer that was not admitted yet.
-const MAX_BUFFERED_EARLY: usize = 256 << 10;
+const MAX_BUFFERED_EARLY: usize = 128 << 10;
 /// Chunk size before a peer sets another, in bytes (section 5.4.1).
 const DEFAULT_CHUNK_SIZE: usize = 128;
-/// Maximum number of bytes reserved for a message when its first piece arrives, from a peer that sends media.
+/// Maximum number of bytes reserved for a message when its first piece arrives, from a peer that sends media. Others get
+/// memory for what has arrived only: they could begin a message on every chunk stream.
 const MAX_RESERVE: usize = 256 << 10;
-/// Maximum number of bytes reserved for a message from a peer that was not admitted yet.
-const MAX_RESERVE_EARLY: usize = 4 << 10;
 /// The timestamp field of a header that an extended timestamp of four bytes follows.
 const EXTENDED: u32 = 0xff_ffff;
 /// Maximum length of a chunk header: 3 bytes of basic header, 11 of message header, 4 of extended timestamp.
@@ -377,8 +376,8 @@ impl ChunkReader {
             return Err(ProtocolError::Malformed("too many bytes of incomplete messages"));
         }
         let partial = stream.partial.get_or_insert_default();
-        if partial.capacity() == 0 {
-            partial.reserve(length.min(if self.media { MAX_RESERVE } else { MAX_RESERVE_EARLY }));
+        if self.media && partial.capacity() == 0 {
+            partial.reserve(length.min(MAX_RESERVE));
         }
         partial.extend_from_slice(taken);
         let whole = partial.len() >= length;

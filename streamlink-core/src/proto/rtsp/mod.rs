@@ -24,6 +24,9 @@ pub(crate) enum ProtocolError {
     Malformed(&'static str),
     #[error("too many requests without a result")]
     TooManyRequests,
+    /// The client was answered, and is to be cut off: too many of its attempts were refused.
+    #[error("too many refused attempts")]
+    TooManyAttempts,
 }
 
 /// A status (RFC 2326 section 7.1.1).
@@ -41,4 +44,6 @@ impl Status {
     pub(crate) const NOT_VALID_IN_THIS_STATE: Self = Self(455, "Method Not Valid in This State");
     pub(crate) const UNSUPPORTED_TRANSPORT: Self = Self(461, "Unsupported Transport");
     pub(crate) const NOT_IMPLEMENTED: Self = Self(501, "Not Implemented");
+    /// Too many attempts were refused: nothing more is looked at, and the connection ends.
+    pub(crate) const SERVICE_UNAVAILABLE: Self = Self(503, "Service Unavailable");
 }

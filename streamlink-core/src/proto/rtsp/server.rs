@@ -14,8 +14,10 @@ use std::{fmt::Write, net::IpAddr, sync::Arc};
 
 /// Requests before a client plays or records, at most.
 const MAX_REQUESTS: u32 = 128;
-/// Requests without the right password, at most.
-const MAX_REFUSED: u32 = 5;
+/// Wrong passwords of one connection at most: with the last of them it ends.
+const MAX_REFUSED: u32 = 4;
+/// Answers that wait to be sent at most, in bytes: one with the longest SDP, and some more.
+const MAX_PENDING: usize = 128 << 10;
 /// After how many seconds of silence a session ends, as clients are told.
 pub(crate) const SESSION_TIMEOUT: u32 = 60;
 
@@ -58,10 +60,22 @@ pub(crate) struct Found {
 
 /// What a session asks of its surroundings.
 pub(crate) trait Directory {
-    /// What there is at a path, for one who wants to publish or to play.
+    /// What there is at a path, for one who wants to publish or to play. It has not shown its password yet.
+    ///
+    /// [`Status::SERVICE_UNAVAILABLE`] ends the connection.
     fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status>;
-    /// Opens a pair of ports for a track that is to travel over UDP, from these ports of the client or to them.
-    fn open_udp(&mut self, publish: bool, track: usize, client: (u16, u16)) -> Option<(u16, u16)>;
+
+    /// Takes note of a wrong password for what was found.
+    fn wrong_password(&mut self, _publish: bool, _path: &str) {}
+
+    /// Looks whether a client that has shown its password may announce: nobody else publishes there.
+    fn may_announce(&mut self, _path: &str) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Opens a pair of ports for a track that is to travel over UDP, from these ports of the client or to them. The
+    /// client has shown its password, and the track exists.
+    fn open_udp(&mut self, publish: bool, path: &str, track: usize, client: (u16, u16)) -> Result<(u16, u16), Status>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +153,9 @@ impl ServerSession {
     /// When the client breaks the protocol.
     pub(crate) fn next(&mut self, directory: &mut dyn Directory) -> Result<Option<Request>, ProtocolError> {
         while let Some(item) = self.reader.next()? {
+            if self.out.len() > MAX_PENDING {
+                return Err(ProtocolError::Malformed("it does not wait for our answers"));
+            }
             let request = match item {
                 Item::Request(request) => self.request(&request, directory)?,
                 Item::Frame { channel, data } if self.state == State::Running => Some(Request::Frame { channel, data }),
@@ -158,7 +175,7 @@ impl ServerSession {
     ) -> Result<Option<Request>, ProtocolError> {
         if self.state != State::Running {
             self.requests += 1;
-            if self.requests > MAX_REQUESTS || self.refused > MAX_REFUSED {
+            if self.requests > MAX_REQUESTS {
                 return Err(ProtocolError::TooManyRequests);
             }
         }
@@ -196,6 +213,10 @@ impl ServerSession {
         };
         if let Err(status) = outcome {
             self.fail(&cseq, status);
+            if status == Status::SERVICE_UNAVAILABLE || self.refused >= MAX_REFUSED {
+                self.state = State::Ended;
+                return Err(ProtocolError::TooManyAttempts);
+            }
         }
         Ok(None)
     }
@@ -217,7 +238,10 @@ impl ServerSession {
                 Verdict::Stale => return Err(STALE),
                 Verdict::Refused => {
                     // The first request comes without a password as a rule.
-                    self.refused += u32::from(header.is_some());
+                    if header.is_some() {
+                        self.refused += 1;
+                        directory.wrong_password(publish, path);
+                    }
                     return Err(Status::UNAUTHORIZED);
                 }
             }
@@ -237,7 +261,12 @@ impl ServerSession {
         }
         let path = path_of(request);
         let found = self.admit(false, &path, request, directory)?;
-        let sdp = found.presentation.as_ref().ok_or(Status::NOT_FOUND)?.to_sdp();
+        let presentation = found.presentation.as_ref().ok_or(Status::NOT_FOUND)?;
+        let is_same = self.path == path && self.tracks.len() == presentation.tracks().len();
+        if !is_same && self.tracks.iter().any(Option::is_some) {
+            return Err(Status::NOT_VALID_IN_THIS_STATE); // what was set up belongs to the other
+        }
+        let sdp = presentation.to_sdp();
         self.choose(false, path, found);
         let base = format!("Content-Base: {}/\r\n", uri.trim_end_matches('/'));
         self.respond(cseq, Status::OK, &base, Some(&sdp));
@@ -255,7 +284,8 @@ impl ServerSession {
             return Ok(Err(Status::NOT_VALID_IN_THIS_STATE));
         }
         let path = path_of(request);
-        let mut found = match self.admit(true, &path, request, directory) {
+        let admitted = self.admit(true, &path, request, directory);
+        let mut found = match admitted.and_then(|found| directory.may_announce(&path).map(|()| found)) {
             Ok(found) => found,
             Err(status) => return Ok(Err(status)),
         };
@@ -323,8 +353,7 @@ impl ServerSession {
                 SetUp::Tcp { rtp, rtcp }
             } else {
                 let Some(client) = transport.client_port.filter(|(a, b)| *a > 0 && *b > 0) else { continue };
-                transport.server_port =
-                    Some(directory.open_udp(self.publish, track, client).ok_or(Status::NOT_ENOUGH_BANDWIDTH)?);
+                transport.server_port = Some(directory.open_udp(self.publish, &self.path, track, client)?);
                 SetUp::Udp
             };
             transport.record = self.publish;

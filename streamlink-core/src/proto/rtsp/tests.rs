@@ -25,6 +25,11 @@ struct House {
     udp: bool,
     groups: Vec<(std::net::IpAddr, (u16, u16), u8)>,
     opened: Vec<(usize, (u16, u16))>,
+    wrong_passwords: u32,
+    /// Somebody publishes.
+    is_live: bool,
+    /// Too many attempts were refused.
+    is_exhausted: bool,
 }
 
 impl Default for House {
@@ -36,12 +41,18 @@ impl Default for House {
             udp: true,
             groups: Vec::new(),
             opened: Vec::new(),
+            wrong_passwords: 0,
+            is_live: false,
+            is_exhausted: false,
         }
     }
 }
 
 impl Directory for House {
     fn find(&mut self, _: bool, path: &str) -> Result<Found, Status> {
+        if self.is_exhausted {
+            return Err(Status::SERVICE_UNAVAILABLE);
+        }
         match path {
             "cam" | "cam/1" => Ok(Found {
                 user: self.user.clone(),
@@ -54,9 +65,17 @@ impl Directory for House {
         }
     }
 
-    fn open_udp(&mut self, _: bool, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
+    fn wrong_password(&mut self, _: bool, _: &str) {
+        self.wrong_passwords += 1;
+    }
+
+    fn may_announce(&mut self, _: &str) -> Result<(), Status> {
+        if self.is_live { Err(Status::FORBIDDEN) } else { Ok(()) }
+    }
+
+    fn open_udp(&mut self, _: bool, _: &str, track: usize, client: (u16, u16)) -> Result<(u16, u16), Status> {
         self.opened.push((track, client));
-        Some((8000 + 2 * track as u16, 8001 + 2 * track as u16))
+        Ok((8000 + 2 * track as u16, 8001 + 2 * track as u16))
     }
 }
 
@@ -315,4 +334,88 @@ fn rtsp_frame_that_is_small_against_what_came_with_it_is_copied() {
     // A picture in pieces: they share what was read.
     let picture: Vec<u8> = (0..7).flat_map(|_| frame(0, 1400)).collect();
     assert!(!is_alone(next(&picture), 0));
+}
+
+const DESCRIBE: &str = "DESCRIBE rtsp://h/cam RTSP/1.0\r\nCSeq: 1\r\n";
+
+fn locked() -> House {
+    let user = User { name: "me".into(), password: "secret".into() };
+    House { user: Some(user), ..House::default() }
+}
+
+#[test]
+fn rtsp_server_counts_wrong_passwords_and_ends_the_connection() {
+    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), locked());
+    // Without a password, as a first request comes: asked for one, and not counted.
+    server.push(format!("{DESCRIBE}\r\n").as_bytes());
+    assert_eq!(server.next(&mut house), Ok(None));
+    assert_eq!(house.wrong_passwords, 0);
+    let wrong = format!("{DESCRIBE}Authorization: Basic bWU6Z3Vlc3M=\r\n\r\n");
+    for number in 1..4 {
+        server.push(wrong.as_bytes());
+        assert_eq!(server.next(&mut house), Ok(None));
+        assert_eq!(house.wrong_passwords, number);
+    }
+    // The last is answered, and what follows it is not looked at.
+    server.take_output();
+    server.push(wrong.repeat(3).as_bytes());
+    assert_eq!(server.next(&mut house), Err(ProtocolError::TooManyAttempts));
+    assert_eq!(house.wrong_passwords, 4);
+    let answers = String::from_utf8(server.take_output()).unwrap();
+    assert_eq!(answers.matches("RTSP/1.0 401").count(), 1, "{answers}");
+}
+
+#[test]
+fn rtsp_server_does_not_count_a_stale_nonce_as_a_wrong_password() {
+    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), locked());
+    let challenge = "Digest realm=\"StreamLink\", nonce=\"of another connection\", algorithm=MD5";
+    let answer = auth::Answer::choose([challenge].into_iter()).unwrap();
+    let header = answer.header(house.user.as_ref().unwrap(), "DESCRIBE", "rtsp://h/cam", (1, ""));
+    server.push(format!("{DESCRIBE}{}\r\n", header.as_str()).as_bytes());
+    assert_eq!(server.next(&mut house), Ok(None));
+    assert_eq!(house.wrong_passwords, 0);
+    assert!(String::from_utf8(server.take_output()).unwrap().contains("stale=true"));
+}
+
+#[test]
+fn rtsp_server_checks_no_password_of_an_exhausted_address() {
+    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House { is_exhausted: true, ..locked() });
+    server.push(format!("{DESCRIBE}Authorization: Basic bWU6c2VjcmV0\r\n\r\n").as_bytes());
+    assert_eq!(server.next(&mut house), Err(ProtocolError::TooManyAttempts));
+    assert!(String::from_utf8(server.take_output()).unwrap().starts_with("RTSP/1.0 503"));
+}
+
+#[test]
+fn rtsp_server_opens_no_ports_before_a_client_is_admitted() {
+    let set_up =
+        "SETUP rtsp://h/cam/streamid=0 RTSP/1.0\r\nCSeq: 2\r\nTransport: RTP/AVP;client_port=5000-5001\r\n\r\n";
+    let announce = format!(
+        "ANNOUNCE rtsp://h/cam RTSP/1.0\r\nCSeq: 1\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{SDP}",
+        SDP.len()
+    );
+    for mut house in [locked(), House { is_live: true, ..House::default() }] {
+        let mut server = ServerSession::new(&Random::of(random));
+        server.push(announce.as_bytes());
+        server.push(set_up.as_bytes());
+        assert_eq!(server.next(&mut house), Ok(None));
+        assert_eq!(house.opened, []);
+        let answers = String::from_utf8(server.take_output()).unwrap();
+        let refused = if house.is_live { "RTSP/1.0 403" } else { "RTSP/1.0 401" };
+        assert!(answers.starts_with(refused) && !answers.contains("server_port"), "{answers}");
+    }
+    let mut house = House::default();
+    let mut server = ServerSession::new(&Random::of(random));
+    server.push(set_up.replace("streamid=0", "trackID=2").as_bytes());
+    assert_eq!(server.next(&mut house), Ok(None));
+    assert_eq!(house.opened, [], "a track that is not there");
+}
+
+#[test]
+fn rtsp_server_bounds_the_answers_that_wait() {
+    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
+    let long = SDP.replace("s=No Name", &format!("s={}", "x".repeat(40_000)));
+    house.presentation = Some(Arc::new(Presentation::parse(long.as_bytes()).unwrap()));
+    server.push(format!("{DESCRIBE}\r\n").repeat(100).as_bytes());
+    assert!(matches!(server.next(&mut house), Err(ProtocolError::Malformed(_))));
+    assert!(server.take_output().len() < 200_000);
 }
