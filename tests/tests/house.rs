@@ -61,7 +61,7 @@ fn modules_import_only_what_lies_below_them() {
         ("time", &[]),
         ("lock", &[]),
         ("dice", &[]), // for tests only
-        ("media", &[]),
+        ("media", &["lock"]),
         ("net", &["lock"]),
         ("flow", &["media", "error"]),
         ("proto", &["media", "time", "error", "dice"]),

@@ -2,13 +2,13 @@
 
 use crate::{
     flow::{Allowlist, BandwidthPolicy, Bitrate},
-    lock::lock,
+    lock::{Guard, lock},
     media::{PidStats, TransportErrors, TsMonitor},
     router::Counters,
 };
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -41,7 +41,7 @@ impl Status {
         Arc::new(Self { counters: Counters::new(Instant::now()), shown: Mutex::new(shown) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shown> {
+    fn lock(&self) -> Guard<'_, Shown> {
         // Invariant: nothing panics while the lock is held; if it did, each field is still whole.
         lock(&self.shown)
     }

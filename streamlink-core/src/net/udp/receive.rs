@@ -5,6 +5,7 @@
 //! and taken back into use when the last packet in it is gone; so a steady stream allocates nothing. When the stream
 //! ends, what was put aside is given back.
 
+use crate::lock;
 use bytes::{Bytes, BytesMut};
 use socket2::Socket;
 use std::{
@@ -258,7 +259,9 @@ pub(super) fn enable_extras(socket: &Socket) {
             libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&on).cast(), length)
         };
         if result != 0 {
-            log::debug!("socket option {level}/{option}: {}", io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // Ports are opened under a lock.
+            lock::log_unlocked(move || log::debug!("socket option {level}/{option}: {error}"));
         }
     }
 }
