@@ -15,7 +15,8 @@
  *   - Callbacks come from threads of the engine. They may call this library, unless their description says otherwise.
  *     No exception may leave them.
  *   - Strings are UTF-8 and end with NUL. A string that is returned lives as long as the object that it came from.
- *   - Structs that begin with `size` can grow: STREAMLINK_INIT() fills it in, and what one side does not know is zero.
+ *   - Structs that begin with `size` can grow: STREAMLINK_INIT() fills it in, and what one side does not know is zero. A
+ *     size below 8 or above 4096 bytes is STREAMLINK_STATUS_INVALID_ARGUMENT.
  *   - Numbers of enums are never given to something else. Where one is passed, its type is int32_t.
  *   - No call lets a panic out; one that happened within is STREAMLINK_STATUS_INTERNAL.
  *   - Lines "Safety" say what the compiler cannot check: breaking them is undefined behaviour.
@@ -484,7 +485,7 @@ typedef struct streamlink_text streamlink_text;
 
 /**
  * Gets the lines of the log, from any thread. `level` is a streamlink_log_level; the texts live until it returns. It
- * should return soon, and call nothing of this library.
+ * should return soon. It may call this library; what it calls may write to the log in turn.
  */
 typedef void (*streamlink_log)(void *user, int32_t level, const char *target, const char *message);
 
@@ -620,6 +621,24 @@ typedef struct {
    * The length of `tls_roots` in bytes; 0: there are none.
    */
   size_t tls_roots_length;
+  /**
+   * Connections of one peer address to a listening port that may be open and have not said yet what they want, 1 to
+   * 1000000; 0: 128. The addresses of an IPv6 /64 network count as one, here and below.
+   */
+  uint32_t peer_pending;
+  /**
+   * Connections of one peer address to a listening port that may be open in all, 1 to 1000000; 0: 1000.
+   */
+  uint32_t peer_connections;
+  /**
+   * Attempts of one peer address per second that may be refused at a listening port, such as wrong passwords, before
+   * its next ones are turned away unseen, 1 to 1000000; 0: 20.
+   */
+  uint32_t peer_refusals_per_second;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } streamlink_engine_options;
 
 /**
@@ -982,11 +1001,11 @@ void streamlink_text_free(streamlink_text *text);
 /**
  * Hands the log of this process's streamlink to the host: lines up to a streamlink_log_level. It never holds a
  * passphrase or a stream key. NULL, or STREAMLINK_LOG_LEVEL_OFF: no more lines. When it returns, the function that was
- * set before is not called any more. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
+ * set before is not called any more; from within such a function it does not wait for that. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
  *
  * # Safety
  * `sink` is NULL or a function that may be called with `user` from any thread; `error` is NULL or points to memory for
- * a pointer. Not to be called from within `sink`.
+ * a pointer.
  */
 streamlink_status streamlink_log_set(streamlink_log sink,
                                      void *user,

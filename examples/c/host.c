@@ -33,12 +33,16 @@ static void on_release(void *user)
     free(user);
 }
 
-/* Says what went wrong; returns whether the call has succeeded. */
-static int succeeded(streamlink_status status, streamlink_error *error)
+/*
+ * Says what went wrong, and frees the error; returns whether the call has succeeded. It takes the place of the error, not
+ * the error itself: in `succeeded(call(…, &error), error)` the compiler may read `error` before the call.
+ */
+static int succeeded(streamlink_status status, streamlink_error **error)
 {
     if (status != STREAMLINK_STATUS_OK) {
-        fprintf(stderr, "error %d: %s\n", (int)status, streamlink_error_message(error));
-        streamlink_error_free(error);
+        fprintf(stderr, "error %d: %s\n", (int)status, streamlink_error_message(*error));
+        streamlink_error_free(*error);
+        *error = NULL;
     }
     return status == STREAMLINK_STATUS_OK;
 }
@@ -60,7 +64,7 @@ static long play(streamlink_app_source *source, FILE *input, int paced)
         /* From here on the buffer belongs to the packet. */
         if (!succeeded(streamlink_packet_borrow(STREAMLINK_PACKET_KIND_DATAGRAM, 0, buffer, size, on_release, buffer,
                                                 &packet, &error),
-                       error)) {
+                       &error)) {
             free(buffer);
             return -1;
         }
@@ -86,17 +90,17 @@ static int run(streamlink_engine *engine, const char *url, FILE *input, int pace
     streamlink_text *playback = NULL;
     struct tally tally = {0, 0};
     long total = 0;
-    int good = succeeded(streamlink_flow_builder_create("host", 20u * 1000 * 1000, &builder, &error), error) &&
-               succeeded(streamlink_source_create("file", "app://datagrams", &in, &error), error) &&
-               succeeded(streamlink_output_create("out", url, &out, &error), error) &&
-               succeeded(streamlink_output_create("monitor", "tap:", &monitor, &error), error) &&
-               succeeded(streamlink_flow_builder_add_source(builder, in, &error), error) &&
-               succeeded(streamlink_flow_builder_add_output(builder, out, &error), error) &&
-               succeeded(streamlink_flow_builder_add_output(builder, monitor, &error), error) &&
-               succeeded(streamlink_flow_start(engine, builder, &flow, &error), error) &&
-               succeeded(streamlink_flow_app_source(flow, "file", &source, &error), error) &&
-               succeeded(streamlink_flow_tap(flow, "monitor", &tap, &error), error) &&
-               succeeded(streamlink_tap_set_callback(tap, on_packet, &tally, &error), error);
+    int good = succeeded(streamlink_flow_builder_create("host", 20u * 1000 * 1000, &builder, &error), &error) &&
+               succeeded(streamlink_source_create("file", "app://datagrams", &in, &error), &error) &&
+               succeeded(streamlink_output_create("out", url, &out, &error), &error) &&
+               succeeded(streamlink_output_create("monitor", "tap:", &monitor, &error), &error) &&
+               succeeded(streamlink_flow_builder_add_source(builder, in, &error), &error) &&
+               succeeded(streamlink_flow_builder_add_output(builder, out, &error), &error) &&
+               succeeded(streamlink_flow_builder_add_output(builder, monitor, &error), &error) &&
+               succeeded(streamlink_flow_start(engine, builder, &flow, &error), &error) &&
+               succeeded(streamlink_flow_app_source(flow, "file", &source, &error), &error) &&
+               succeeded(streamlink_flow_tap(flow, "monitor", &tap, &error), &error) &&
+               succeeded(streamlink_tap_set_callback(tap, on_packet, &tally, &error), &error);
     streamlink_output_destroy(monitor);
     streamlink_output_destroy(out);
     streamlink_source_destroy(in);
@@ -109,7 +113,7 @@ static int run(streamlink_engine *engine, const char *url, FILE *input, int pace
         fflush(stdout);
         total = play(source, input, paced);
         /* What was pushed is handed on, then everything ends. */
-        good = total >= 0 && succeeded(streamlink_flow_stop(flow, &error), error);
+        good = total >= 0 && succeeded(streamlink_flow_stop(flow, &error), &error);
     }
     streamlink_tap_destroy(tap);
     streamlink_app_source_destroy(source);
@@ -136,7 +140,7 @@ int main(int count, char **arguments)
         perror(arguments[1]);
         return 1;
     }
-    good = succeeded(streamlink_engine_create(NULL, &engine, &error), error) &&
+    good = succeeded(streamlink_engine_create(NULL, &engine, &error), &error) &&
            run(engine, arguments[2], input, !piped);
     streamlink_engine_destroy(engine);
     fclose(input);

@@ -21,12 +21,16 @@ static void on_signal(int number)
     interrupted = 1;
 }
 
-/* Says what went wrong; returns whether the call has succeeded. */
-static int succeeded(streamlink_status status, streamlink_error *error)
+/*
+ * Says what went wrong, and frees the error; returns whether the call has succeeded. It takes the place of the error, not
+ * the error itself: in `succeeded(call(…, &error), error)` the compiler may read `error` before the call.
+ */
+static int succeeded(streamlink_status status, streamlink_error **error)
 {
     if (status != STREAMLINK_STATUS_OK) {
-        fprintf(stderr, "error %d: %s\n", (int)status, streamlink_error_message(error));
-        streamlink_error_free(error);
+        fprintf(stderr, "error %d: %s\n", (int)status, streamlink_error_message(*error));
+        streamlink_error_free(*error);
+        *error = NULL;
     }
     return status == STREAMLINK_STATUS_OK;
 }
@@ -37,8 +41,8 @@ static int configure(streamlink_flow_builder *builder, int count, char **argumen
     streamlink_error *error = NULL;
     streamlink_source *source = NULL;
     int i, good;
-    good = succeeded(streamlink_source_create("source", arguments[1], &source, &error), error) &&
-           succeeded(streamlink_flow_builder_add_source(builder, source, &error), error);
+    good = succeeded(streamlink_source_create("source", arguments[1], &source, &error), &error) &&
+           succeeded(streamlink_flow_builder_add_source(builder, source, &error), &error);
     streamlink_source_destroy(source);
     for (i = 2; good && i < count; i++) {
         streamlink_output *output = NULL;
@@ -48,8 +52,8 @@ static int configure(streamlink_flow_builder *builder, int count, char **argumen
             return 0;
         }
         *url++ = '\0';
-        good = succeeded(streamlink_output_create(arguments[i], url, &output, &error), error) &&
-               succeeded(streamlink_flow_builder_add_output(builder, output, &error), error);
+        good = succeeded(streamlink_output_create(arguments[i], url, &output, &error), &error) &&
+               succeeded(streamlink_flow_builder_add_output(builder, output, &error), &error);
         streamlink_output_destroy(output);
     }
     return good;
@@ -122,10 +126,10 @@ int main(int count, char **arguments)
     }
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    good = succeeded(streamlink_engine_create(NULL, &engine, &error), error) &&
-           succeeded(streamlink_flow_builder_create("relay", 20u * 1000 * 1000, &builder, &error), error) &&
+    good = succeeded(streamlink_engine_create(NULL, &engine, &error), &error) &&
+           succeeded(streamlink_flow_builder_create("relay", 20u * 1000 * 1000, &builder, &error), &error) &&
            configure(builder, count, arguments) &&
-           succeeded(streamlink_flow_start(engine, builder, &flow, &error), error);
+           succeeded(streamlink_flow_start(engine, builder, &flow, &error), &error);
     streamlink_flow_builder_destroy(builder);
     if (good) {
         run(flow);

@@ -12,7 +12,7 @@ use std::{
     ffi::{c_char, c_void},
     sync::Arc,
 };
-use streamlink_core::{Engine, RegionEgress};
+use streamlink_core::{Engine, PeerLimits, RegionEgress};
 
 /// Owns the threads on which flows run, and the ports that flows share.
 pub struct StreamlinkEngine {
@@ -64,10 +64,48 @@ pub struct StreamlinkEngineOptions {
     pub tls_roots: *const u8,
     /// The length of `tls_roots` in bytes; 0: there are none.
     pub tls_roots_length: usize,
+    /// Connections of one peer address to a listening port that may be open and have not said yet what they want, 1 to
+    /// 1000000; 0: 128. The addresses of an IPv6 /64 network count as one, here and below.
+    pub peer_pending: u32,
+    /// Connections of one peer address to a listening port that may be open in all, 1 to 1000000; 0: 1000.
+    pub peer_connections: u32,
+    /// Attempts of one peer address per second that may be refused at a listening port, such as wrong passwords, before
+    /// its next ones are turned away unseen, 1 to 1000000; 0: 20.
+    pub peer_refusals_per_second: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: `size` is first, and all other fields may be zero.
 unsafe impl Versioned for StreamlinkEngineOptions {}
+
+/// What one peer address may use of a listening port.
+fn peer_limits(options: &StreamlinkEngineOptions) -> Result<PeerLimits, Failure> {
+    if options.reserved != 0 {
+        return Err(Failure::argument("options: reserved is not 0"));
+    }
+    let check = |field: &str, value: u32| {
+        if value <= 1_000_000 {
+            Ok(value)
+        } else {
+            Err(Failure::argument(format!("options: {field} is {value}, above 1000000")))
+        }
+    };
+    let mut limits = PeerLimits::new();
+    let pending = check("peer_pending", options.peer_pending)?;
+    if pending > 0 {
+        limits = limits.pending(pending);
+    }
+    let connections = check("peer_connections", options.peer_connections)?;
+    if connections > 0 {
+        limits = limits.connections(connections);
+    }
+    let refusals = check("peer_refusals_per_second", options.peer_refusals_per_second)?;
+    if refusals > 0 {
+        limits = limits.refusals_per_second(refusals);
+    }
+    Ok(limits)
+}
 
 /// Creates an engine. `options` may be NULL. On success `*engine` is the new engine, which is to be destroyed with
 /// streamlink_engine_destroy().
@@ -91,6 +129,7 @@ pub unsafe extern "C" fn streamlink_engine_create(
         if options.threads > 0 {
             builder = builder.workers(options.threads.try_into().unwrap_or(usize::MAX));
         }
+        builder = builder.peer_limits(peer_limits(&options)?);
         for i in 0..options.region_count as usize {
             place(options.regions.cast_mut(), "regions")?;
             // SAFETY: so many are there, as the caller says.

@@ -166,7 +166,25 @@ pub(crate) unsafe fn take<T>(pointer: *mut T) -> Option<Box<T>> {
 /// `#[repr(C)]`, the first field is `size: usize`, and all bytes zero are a value.
 pub(crate) unsafe trait Versioned: Copy {}
 
-/// Reads a struct whose caller may know fewer fields than we, or more; those must then be zero.
+/// Size of a versioned struct at most, in bytes. Ours are far smaller; a size above it is garbage, and nothing is read or
+/// written because of it.
+pub(crate) const MAX_STRUCT: usize = 4096;
+
+/// The size that a versioned struct says it has.
+///
+/// # Safety
+/// `pointer` points to a struct that begins with its size in bytes.
+unsafe fn size_of_struct<T: Versioned>(pointer: *const T, argument: &str) -> Result<usize, Failure> {
+    // SAFETY: it begins with its size, as the contract says.
+    let size = unsafe { pointer.cast::<usize>().read() };
+    if (size_of::<usize>()..=MAX_STRUCT).contains(&size) {
+        Ok(size)
+    } else {
+        Err(Failure::argument(format!("{argument}: size is not that of the struct; STREAMLINK_INIT() sets it")))
+    }
+}
+
+/// Reads a struct whose caller may know fewer fields than we, or more, up to [`MAX_STRUCT`]; those must then be zero.
 ///
 /// # Safety
 /// `pointer` is NULL, or points to a struct that begins with its size in bytes.
@@ -176,11 +194,8 @@ pub(crate) unsafe fn read_sized<T: Versioned>(pointer: *const T, argument: &str)
         // SAFETY: all bytes zero are a value, as the trait says.
         return Ok(unsafe { value.assume_init() });
     }
-    // SAFETY: it begins with its size, as the contract says.
-    let size = unsafe { pointer.cast::<usize>().read() };
-    if size < size_of::<usize>() || size > isize::MAX as usize {
-        return Err(Failure::argument(format!("{argument}: size is not that of the struct")));
-    }
+    // SAFETY: as the contract says.
+    let size = unsafe { size_of_struct(pointer, argument) }?;
     let known = size.min(size_of::<T>());
     // SAFETY: so many bytes are there on both sides.
     unsafe { ptr::copy_nonoverlapping(pointer.cast::<u8>(), value.as_mut_ptr().cast::<u8>(), known) };
@@ -199,11 +214,8 @@ pub(crate) unsafe fn read_sized<T: Versioned>(pointer: *const T, argument: &str)
 /// `pointer` points to a struct that begins with its size in bytes.
 pub(crate) unsafe fn write_sized<T: Versioned>(pointer: *mut T, value: &T, argument: &str) -> Result<(), Failure> {
     place(pointer, argument)?;
-    // SAFETY: it begins with its size, as the contract says.
-    let size = unsafe { pointer.cast::<usize>().read() };
-    if size < size_of::<usize>() || size > isize::MAX as usize {
-        return Err(Failure::argument(format!("{argument}: size is not that of the struct")));
-    }
+    // SAFETY: as the contract says.
+    let size = unsafe { size_of_struct(pointer, argument) }?;
     let known = size.min(size_of::<T>());
     // SAFETY: so many bytes are there on both sides.
     unsafe { ptr::copy_nonoverlapping(ptr::from_ref(value).cast::<u8>(), pointer.cast::<u8>(), known) };
@@ -241,6 +253,11 @@ mod tests {
         assert_eq!(read(&[16, 1, 2]).map(|p| (p.a, p.b)).ok(), Some((1, 0)));
         assert_eq!(read(&[40, 1, 2, 0, 0]).map(|p| (p.a, p.b)).ok(), Some((1, 2)));
         assert!(read(&[40, 1, 2, 0, 7]).is_err() && read(&[0]).is_err() && read(&[usize::MAX]).is_err());
+        let mut largest = vec![0usize; 2 * MAX_STRUCT / size_of::<usize>()];
+        largest[0] = MAX_STRUCT;
+        assert!(read(&largest).is_ok());
+        largest[0] = MAX_STRUCT + 1;
+        assert!(read(&largest).is_err(), "garbage in place of a size is not believed");
         // SAFETY: as above.
         let write = |words: &mut [usize]| unsafe {
             write_sized(words.as_mut_ptr().cast::<Pair>(), &Pair { size: 24, a: 1, b: 2 }, "pair")
@@ -248,5 +265,7 @@ mod tests {
         let (mut old, mut new) = ([16usize, 9, 9], [40usize, 9, 9, 9, 9]);
         assert!(write(&mut old).is_ok() && write(&mut new).is_ok());
         assert_eq!((old, new), ([16, 1, 9], [40, 1, 2, 9, 9]));
+        largest[1] = 9;
+        assert!(write(&mut largest).is_err() && largest[1] == 9);
     }
 }

@@ -3,14 +3,15 @@
 use crate::{
     access::User,
     error::StreamlinkError,
-    guard::{Failure, c_string, guard},
+    guard::{Failure, c_string, guard, lock},
     run,
     status::Status,
 };
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::{
+    cell::Cell,
     ffi::{c_char, c_void},
-    sync::{PoisonError, RwLock},
+    sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
 /// How important a line of the log is.
@@ -30,13 +31,25 @@ pub enum StreamlinkLogLevel {
 }
 
 /// Gets the lines of the log, from any thread. `level` is a streamlink_log_level; the texts live until it returns. It
-/// should return soon, and call nothing of this library.
+/// should return soon. It may call this library; what it calls may write to the log in turn.
 pub type StreamlinkLog =
     Option<unsafe extern "C" fn(user: *mut c_void, level: i32, target: *const c_char, message: *const c_char)>;
 
-type Sink = (unsafe extern "C" fn(*mut c_void, i32, *const c_char, *const c_char), User);
+/// The function that the host has set. Whoever calls it holds a reference, and no lock.
+struct Sink {
+    function: unsafe extern "C" fn(*mut c_void, i32, *const c_char, *const c_char),
+    user: User,
+}
 
-static SINK: RwLock<Option<Sink>> = RwLock::new(None);
+static SINK: Mutex<Option<Arc<Sink>>> = Mutex::new(None);
+
+/// A call of a function that is not set any more has ended.
+static ENDED: Condvar = Condvar::new();
+
+thread_local! {
+    /// Calls of such functions that this thread is in.
+    static CALLS: Cell<usize> = const { Cell::new(0) };
+}
 
 struct Logger;
 
@@ -53,10 +66,21 @@ impl Log for Logger {
             Level::Debug | Level::Trace => StreamlinkLogLevel::Debug,
         };
         let (target, message) = (c_string(record.target()), c_string(record.args().to_string()));
-        // Held while the host is called: when streamlink_log_set() returns, the old function is not called any more.
-        if let Some((sink, user)) = *SINK.read().unwrap_or_else(PoisonError::into_inner) {
+        let sink = lock(&SINK).clone();
+        let Some(sink) = sink else { return };
+        CALLS.with(|calls| calls.set(calls.get() + 1));
+        let call = || {
             // SAFETY: the texts live until the call returns, and the host promised a function of this type.
-            run::callback(|| unsafe { sink(user.get(), level as i32, target.as_ptr(), message.as_ptr()) });
+            unsafe { (sink.function)(sink.user.get(), level as i32, target.as_ptr(), message.as_ptr()) }
+        };
+        run::callback(call);
+        CALLS.with(|calls| calls.set(calls.get() - 1));
+        let current = lock(&SINK);
+        let is_current = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &sink));
+        drop(sink); // under the lock, so that who waits for it does not miss it
+        drop(current);
+        if !is_current {
+            ENDED.notify_all();
         }
     }
 
@@ -65,11 +89,11 @@ impl Log for Logger {
 
 /// Hands the log of this process's streamlink to the host: lines up to a streamlink_log_level. It never holds a
 /// passphrase or a stream key. NULL, or STREAMLINK_LOG_LEVEL_OFF: no more lines. When it returns, the function that was
-/// set before is not called any more. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
+/// set before is not called any more; from within such a function it does not wait for that. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
 ///
 /// # Safety
 /// `sink` is NULL or a function that may be called with `user` from any thread; `error` is NULL or points to memory for
-/// a pointer. Not to be called from within `sink`.
+/// a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_log_set(
     sink: StreamlinkLog,
@@ -90,8 +114,17 @@ pub unsafe extern "C" fn streamlink_log_set(
         if !*OURS.get_or_init(|| log::set_logger(&Logger).is_ok()) {
             return Err(Failure::new(Status::AlreadyExists, "this process has another logger"));
         }
-        *SINK.write().unwrap_or_else(PoisonError::into_inner) = sink.map(|sink| (sink, User(user)));
-        log::set_max_level(if sink.is_some() { filter } else { LevelFilter::Off });
+        let new = sink.map(|function| Arc::new(Sink { function, user: User(user) }));
+        log::set_max_level(if new.is_some() { filter } else { LevelFilter::Off });
+        let mut current = lock(&SINK);
+        let old = std::mem::replace(&mut *current, new);
+        if CALLS.with(Cell::get) > 0 {
+            return Ok(()); // it would wait for itself
+        }
+        // No one takes another reference: it is not in its place any more.
+        while old.as_ref().is_some_and(|old| Arc::strong_count(old) > 1) {
+            current = ENDED.wait(current).unwrap_or_else(PoisonError::into_inner);
+        }
         Ok(())
     };
     // SAFETY: `error` is as the contract says.

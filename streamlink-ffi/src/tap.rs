@@ -87,6 +87,8 @@ pub unsafe extern "C" fn streamlink_tap_next(
         if capacity == 0 {
             return Err(Failure::argument("capacity is 0"));
         }
+        // Outlives the lock: dropping the batch may run the host's release functions, which may use this tap.
+        let _finished: PacketBatch;
         let mut reading = lock(&tap.reading);
         let Reading::Pull(pull, current) = &mut *reading else {
             return Err(Failure::argument("this tap calls back"));
@@ -106,6 +108,8 @@ pub unsafe extern "C" fn streamlink_tap_next(
         unsafe { count.write(number) };
         if done + number < batch.len() {
             *current = Some((batch, done + number));
+        } else {
+            _finished = batch;
         }
         Ok(())
     };

@@ -37,6 +37,10 @@ int main(void)
     FIELD(streamlink_engine_options, tls_key_length);
     FIELD(streamlink_engine_options, tls_roots);
     FIELD(streamlink_engine_options, tls_roots_length);
+    FIELD(streamlink_engine_options, peer_pending);
+    FIELD(streamlink_engine_options, peer_connections);
+    FIELD(streamlink_engine_options, peer_refusals_per_second);
+    FIELD(streamlink_engine_options, reserved);
     SIZE(streamlink_event_info);
     FIELD(streamlink_event_info, size);
     FIELD(streamlink_event_info, kind);

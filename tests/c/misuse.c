@@ -73,6 +73,15 @@ static void structs(void)
     newer.unknown = 1;
     FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_engine_create(&newer.known, &engine, &error));
     STREAMLINK_INIT(options);
+    options.size = (size_t)1 << 40; /* garbage: nothing behind the struct is read */
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_engine_create(&options, &engine, &error));
+    STREAMLINK_INIT(options);
+    options.reserved = 1;
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_engine_create(&options, &engine, &error));
+    STREAMLINK_INIT(options);
+    options.peer_connections = 1000001;
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_engine_create(&options, &engine, &error));
+    STREAMLINK_INIT(options);
     options.region_count = 3;
     FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_engine_create(&options, &engine, &error));
     STREAMLINK_INIT(options);

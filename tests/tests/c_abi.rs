@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use streamlink_tests::{
-    peer::{built, run, target},
+    peer::{Peer, built, run, target},
     rig::text,
     root,
 };
@@ -35,7 +35,7 @@ fn programs_use_and_misuse_the_library_in_every_language_and_linkage() {
     let wrapper = root().join("tests/cpp/wrapper.cpp");
     let mut runs: Vec<(&str, PathBuf)> = Vec::new();
     for compiler in ["gcc", "clang", "g++", "clang++"] {
-        runs.extend(["lifecycle.c", "misuse.c", "callbacks.c"].map(|name| (compiler, c(name))));
+        runs.extend(["lifecycle.c", "misuse.c", "callbacks.c", "reentry.c"].map(|name| (compiler, c(name))));
     }
     runs.extend([("g++", wrapper.clone()), ("clang++", wrapper)]);
     let program = folder.path().join("program");
@@ -57,9 +57,13 @@ fn valgrind_finds_no_leak_and_no_invalid_access() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
     let wrapper = root().join("tests/cpp/wrapper.cpp");
-    for (compiler, source) in
-        [("gcc", c("lifecycle.c")), ("gcc", c("misuse.c")), ("gcc", c("callbacks.c")), ("g++", wrapper)]
-    {
+    for (compiler, source) in [
+        ("gcc", c("lifecycle.c")),
+        ("gcc", c("misuse.c")),
+        ("gcc", c("callbacks.c")),
+        ("gcc", c("reentry.c")),
+        ("g++", wrapper),
+    ] {
         compile(compiler, &source, &program, false, &[]);
         let leaks = ["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
         let said = run("valgrind", &[&["-q", "--error-exitcode=9"], &leaks[..], &[text(&program)]].concat());
@@ -76,12 +80,45 @@ fn sanitizers_find_no_fault_on_the_c_side() {
     // The library is not instrumented: its own locks are not seen, nor are its accesses to be judged.
     std::fs::write(&suppressions, "called_from_lib:libstreamlink.so\n").unwrap();
     let options = format!("TSAN_OPTIONS=suppressions={} ignore_noninstrumented_modules=1", text(&suppressions));
-    for name in ["lifecycle.c", "misuse.c", "callbacks.c"] {
+    for name in ["lifecycle.c", "misuse.c", "callbacks.c", "reentry.c"] {
         compile("gcc", &c(name), &program, false, &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
         assert_eq!(run(text(&program), &[]), "ok\n", "{name}");
         compile("gcc", &c(name), &program, false, &["-fsanitize=thread"]);
         // Without address randomisation, which some kernels have too much of for it.
         assert_eq!(run("env", &[&options, "setarch", "-R", text(&program)]), "ok\n", "{name}");
+    }
+}
+
+/// The order in which a compiler reads arguments is its own affair: an error must reach the user with each of them.
+#[test]
+fn c_examples_print_errors_with_every_compiler_and_leak_nothing() {
+    built(&["-p", "streamlink-ffi"]);
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("program");
+    let media = folder.path().join("media");
+    std::fs::write(&media, [0x47; 188]).unwrap();
+    let cases = [
+        (
+            "relay.c",
+            ["wrong://x", "out=srt://127.0.0.1:9"],
+            "error 2: sources[0].url: `wrong` is not one of the schemes",
+        ),
+        ("host.c", [text(&media), "wrong://x"], "error 2: outputs[0].url: `wrong` is not one of the schemes"),
+    ];
+    for compiler in ["gcc", "clang"] {
+        for (name, arguments, error) in &cases {
+            // Not every system has the sanitizers of clang.
+            let last: &[&str] = if compiler == "gcc" { &["-fsanitize=address"] } else { &["-O3"] };
+            for more in [&[][..], &["-O2"], last] {
+                compile(compiler, &root().join("examples/c").join(name), &program, false, more);
+                let mut example = Peer::start(&program, arguments);
+                let status = example.finish();
+                let said = example.output();
+                assert_eq!(status.code(), Some(1), "{compiler} {more:?} {name}: {said}");
+                assert!(said.contains(error), "{compiler} {more:?} {name}: {said}");
+                assert!(!said.contains("LeakSanitizer"), "{said}");
+            }
+        }
     }
 }
 

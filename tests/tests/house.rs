@@ -64,7 +64,7 @@ fn modules_import_only_what_lies_below_them() {
         ("lock", &[]),
         ("random", &["lock"]),
         ("test_rng", &[]), // for tests only
-        ("media", &[]),
+        ("media", &["lock"]),
         ("net", &["lock"]),
         ("flow", &["media", "error", "random", "secret", "text"]),
         ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),

@@ -5,7 +5,7 @@ use super::{
     intake::{Intake, Verdict},
 };
 use crate::{
-    lock::lock,
+    lock::{self, lock},
     media::{
         MediaFamily, Packet,
         rtp::{Header, NotRtp},
@@ -28,13 +28,18 @@ const MAX_PACKET: usize = 16 * 1024 * 1024;
 
 /// Bytes that a tap takes out of the flow's ring at once, or one batch: so much it holds beside what the ring holds.
 const WINDOW: u64 = 1 << 20;
+/// Maximum number of packets of one [`AppSource::push_all`] that enter the flow together.
+const MAX_STAGED: usize = 1024;
 
-/// Pushes packets into a flow. Cheap to clone; may be used from any thread.
+/// Pushes packets into a flow. Cheap to clone; may be used from any thread, and from within everything that this library
+/// calls: wakers, a logger, and release functions that run when the bytes of a packet are dropped.
 #[derive(Clone, Debug)]
 pub struct AppSource {
     family: MediaFamily,
     context: SourceContext,
     intake: Arc<Mutex<Intake>>,
+    /// Memory for packets on their way from the host's iterator, used again from call to call.
+    staging: Arc<Mutex<Vec<Packet>>>,
 }
 
 /// Why a packet was not taken.
@@ -63,7 +68,7 @@ pub enum PushError {
 impl AppSource {
     pub(crate) fn new(family: MediaFamily, context: SourceContext) -> Self {
         let intake = Intake::new(context.clone(), Instant::now());
-        Self { family, context, intake: Arc::new(Mutex::new(intake)) }
+        Self { family, context, intake: Arc::new(Mutex::new(intake)), staging: Arc::default() }
     }
 
     /// The family of the packets that this source takes.
@@ -92,27 +97,46 @@ impl AppSource {
     /// # Errors
     /// See [`PushError`]; the packet is then gone, and the flow goes on.
     pub fn push(&self, packet: Packet) -> Result<(), PushError> {
-        self.push_all([packet])
+        self.check(&packet)?;
+        self.take_in(std::iter::once(packet))
     }
 
-    /// Hands several packets to the flow at once, which costs less than one by one. What is refused is left out.
+    /// Hands several packets to the flow at once, which costs less than one by one. What is refused is left out. Those
+    /// that other threads push meanwhile may come between them where there are more than 1024.
     ///
     /// # Errors
     /// The first refusal, after all packets were offered.
     pub fn push_all(&self, packets: impl IntoIterator<Item = Packet>) -> Result<(), PushError> {
-        let mut intake = lock(&self.intake);
-        intake.refresh();
-        let now = Instant::now();
-        let results = packets.into_iter().map(|packet| self.take(&mut intake, packet, now)).fold(Ok(()), Result::and);
-        intake.publish(now, None);
-        if results == Err(PushError::Closed) && intake.last_media().is_some() && !self.context.stop.is_cancelled() {
-            intake.lose(now, LossReason::BandwidthExceeded);
-            self.context.status.counters.set_state(State::Failed, now);
+        lock::assert_unlocked();
+        // The iterator is the host's code, and so is what runs when a refused packet is dropped: no lock is held.
+        let mut staged = std::mem::take(&mut *lock(&self.staging));
+        let mut packets = packets.into_iter();
+        let mut result = Ok(());
+        loop {
+            let mut is_end = true;
+            for packet in packets.by_ref() {
+                match self.check(&packet) {
+                    Ok(()) => staged.push(packet),
+                    Err(error) => result = result.and(Err(error)),
+                }
+                if staged.len() >= MAX_STAGED {
+                    is_end = false;
+                    break;
+                }
+            }
+            if !staged.is_empty() {
+                result = result.and(self.take_in(staged.drain(..)));
+            }
+            if is_end {
+                break;
+            }
         }
-        results
+        *lock(&self.staging) = staged;
+        result
     }
 
-    fn take(&self, intake: &mut Intake, packet: Packet, now: Instant) -> Result<(), PushError> {
+    /// Looks at one packet, before anything is locked.
+    fn check(&self, packet: &Packet) -> Result<(), PushError> {
         let counters = &self.context.status.counters;
         if self.context.stop.is_cancelled() || counters.state() == State::Failed {
             return Err(PushError::Closed);
@@ -128,6 +152,30 @@ impl AppSource {
         if packet.data().len() > MAX_PACKET || !good {
             counters.malformed.add(1);
             return Err(PushError::Malformed);
+        }
+        Ok(())
+    }
+
+    /// Takes packets that were looked at into the flow.
+    fn take_in(&self, packets: impl Iterator<Item = Packet>) -> Result<(), PushError> {
+        let mut intake = lock(&self.intake);
+        intake.refresh();
+        let now = Instant::now();
+        let mut result = Ok(());
+        for packet in packets {
+            result = result.and(self.admit(&mut intake, packet, now));
+        }
+        intake.publish(now, None);
+        if result == Err(PushError::Closed) && intake.last_media().is_some() && !self.context.stop.is_cancelled() {
+            intake.lose(now, LossReason::BandwidthExceeded);
+            self.context.status.counters.set_state(State::Failed, now);
+        }
+        result
+    }
+
+    fn admit(&self, intake: &mut Intake, packet: Packet, now: Instant) -> Result<(), PushError> {
+        if self.context.stop.is_cancelled() || self.context.status.counters.state() == State::Failed {
+            return Err(PushError::Closed);
         }
         let verdict = match self.family {
             MediaFamily::Rtmp | MediaFamily::Rtsp => intake.message(now, packet),
@@ -246,6 +294,7 @@ impl Tap {
         let (tasks, closer) = (self.tasks.clone(), self.reader.closer());
         let task = tasks.spawn(async move {
             while let Some(packet) = self.next().await {
+                lock::assert_unlocked();
                 callback(packet);
             }
         });

@@ -2,7 +2,7 @@
 //! empty, and holds [`CAPACITY`] events at most.
 
 use super::Event;
-use crate::lock::lock;
+use crate::lock::{self, lock};
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -48,7 +48,10 @@ impl EventSink {
     }
 
     pub(crate) fn emit(&self, event: Event) {
-        log::info!("flow `{}`: {event}", self.0.flow);
+        if log::max_level() >= log::Level::Info {
+            let (sink, event) = (self.0.clone(), event.clone());
+            lock::log_unlocked(move || log::info!("flow `{}`: {event}", sink.flow));
+        }
         self.0.tell(|waiting| {
             if waiting.events.len() >= CAPACITY {
                 waiting.events.pop_front();
@@ -68,17 +71,16 @@ impl EventSink {
 
 impl Sink {
     fn tell(&self, mut change: impl FnMut(&mut Waiting)) {
-        let mut wakers = Vec::new();
         // Readers that are gone are forgotten on the way.
         lock(&self.readers).retain(|reader| {
             let Some(waiting) = reader.upgrade() else { return false };
             let mut waiting = lock(&waiting);
             change(&mut waiting);
-            wakers.extend(waiting.reader.take());
+            if let Some(waker) = waiting.reader.take() {
+                lock::wake(waker);
+            }
             true
         });
-        // Outside the locks: a waker is the host's code.
-        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -96,16 +98,24 @@ impl Mailbox {
     /// The next event; `None` when no more come.
     pub(crate) async fn receive(&mut self) -> Option<Event> {
         poll_fn(|cx| {
-            let mut waiting = lock(&self.0);
-            match waiting.next() {
-                None if !waiting.closed => {
-                    waiting.reader = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-                next => Poll::Ready(next),
+            if let Poll::Ready(next) = self.poll_next() {
+                return Poll::Ready(next);
             }
+            // A waker may be the host's code: it is cloned and dropped outside the lock.
+            let waker = cx.waker().clone();
+            let old = lock(&self.0).reader.replace(waker);
+            drop(old);
+            self.poll_next() // what came before the waker was there
         })
         .await
+    }
+
+    fn poll_next(&self) -> Poll<Option<Event>> {
+        let mut waiting = lock(&self.0);
+        match waiting.next() {
+            None if !waiting.closed => Poll::Pending,
+            next => Poll::Ready(next),
+        }
     }
 
     /// The next event, if there is one now.

@@ -2,14 +2,14 @@
 
 use crate::{
     flow::{Allowlist, BandwidthPolicy, Bitrate},
-    lock::lock,
+    lock::{Guard, lock},
     media::{PidStats, TransportErrors, TsMonitor},
     router::Counters,
     text::PeerText,
 };
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -42,7 +42,7 @@ impl Status {
         Arc::new(Self { counters: Counters::new(Instant::now()), snapshot: Mutex::new(snapshot) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, StatusSnapshot> {
+    fn lock(&self) -> Guard<'_, StatusSnapshot> {
         // Invariant: nothing panics while the lock is held; if it did, each field is still whole.
         lock(&self.snapshot)
     }

@@ -18,7 +18,7 @@ use crate::{
         Allowlist, BandwidthPolicy, Bitrate, Claim, InputProtocol, Name, Output, OutputKind, OutputProtocol,
         check_output,
     },
-    lock::lock,
+    lock::{self, Guard, lock},
     media::MediaFamily,
     random::Random,
     router::{CurrentPresentation, Group, Ring, State},
@@ -26,7 +26,7 @@ use crate::{
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -93,11 +93,11 @@ impl Running {
         remux.ring.clone()
     }
 
-    pub(super) fn sources(&self) -> MutexGuard<'_, Vec<RunningSource>> {
+    pub(super) fn sources(&self) -> Guard<'_, Vec<RunningSource>> {
         lock(&self.sources)
     }
 
-    pub(super) fn outputs(&self) -> MutexGuard<'_, Vec<RunningOutput>> {
+    pub(super) fn outputs(&self) -> Guard<'_, Vec<RunningOutput>> {
         lock(&self.outputs)
     }
 
@@ -237,9 +237,18 @@ impl Running {
         }
     }
 
+    /// Waits for other edits to end, or for the flow to be stopped: a stop waits for tasks in which the host's code may
+    /// be waiting for its edit.
+    async fn begin_edit(&self) -> Result<(tokio::sync::MutexGuard<'_, ()>, Arc<Shared>), Error> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Error::Stopped("flow")),
+            guard = self.editing.lock() => Ok((guard, self.alive()?)),
+        }
+    }
+
     async fn add_output(&self, output: Output) -> Result<(), Error> {
-        let _one_at_a_time = self.editing.lock().await;
-        let shared = self.alive()?;
+        let (_one_at_a_time, shared) = self.begin_edit().await?;
         let path = "output";
         let output = check_output(path, self.input, output)?;
         start::region(&shared, &output).map_err(|problem| config("output.region", problem))?;
@@ -290,8 +299,7 @@ impl Running {
     }
 
     async fn remove_output(&self, name: &str) -> Result<(), Error> {
-        let _one_at_a_time = self.editing.lock().await;
-        self.alive()?;
+        let (one_at_a_time, _) = self.begin_edit().await?;
         let output = {
             let mut outputs = self.outputs();
             let at = outputs.iter().position(|o| o.status.is_named(name)).ok_or_else(|| not_found("output", name))?;
@@ -300,6 +308,9 @@ impl Running {
         if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &output.claim) {
             shared.unclaim(claim);
         }
+        // A stop waits for the rest, too. Other edits do not: the host's code may run one in the task that is waited for.
+        let _until_closed = self.tasks.tracker.token();
+        drop(one_at_a_time);
         match output.end {
             OutputEnd::Tap(tap) => tap.closer.close(),
             OutputEnd::Sinks(sinks) => {
@@ -552,12 +563,12 @@ impl FlowHandle {
 
     /// Stops the flow: what the source has brought is handed on, then all tasks end and all sockets close.
     pub async fn stop(&self) {
-        self.running.stop().await;
+        lock::hold_back(self.running.stop()).await;
     }
 
     /// Runs a change on the engine's runtime, to which sockets belong, whoever awaits it.
     async fn on_runtime(&self, change: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<(), Error> {
-        let done = self.running.tasks.runtime.spawn(change).await;
+        let done = self.running.tasks.runtime.spawn(lock::hold_back(change)).await;
         done.unwrap_or(Err(Error::Stopped("engine")))
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Claim, Flow, PeerLimits},
-    lock::lock,
+    lock::{self, Guard, lock},
     net::{Egress, TlsClient, TlsServer},
     random::{self, Random},
 };
@@ -34,7 +34,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicU64},
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -74,11 +74,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn flows(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
+    fn flows(&self) -> Guard<'_, HashMap<String, Arc<Running>>> {
         lock(&self.flows)
     }
 
-    fn claims(&self) -> MutexGuard<'_, HashMap<Claim, (u64, String)>> {
+    fn claims(&self) -> Guard<'_, HashMap<Claim, (u64, String)>> {
         lock(&self.claims)
     }
 
@@ -216,6 +216,10 @@ impl EngineBuilder {
     /// Called on a thread that serves other callers of the port too: it should answer at once. If it panics, the caller
     /// is refused.
     pub fn srt_access(mut self, ask: impl Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync + 'static) -> Self {
+        let ask = move |request: &SrtRequest<'_>| {
+            lock::assert_unlocked();
+            ask(request)
+        };
         self.srt_gate = Some(srt::Gate(Arc::new(ask)));
         self
     }
@@ -346,7 +350,7 @@ impl Engine {
     pub async fn shutdown(&self) {
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
         for flow in flows {
-            flow.stop().await;
+            lock::hold_back(flow.stop()).await;
         }
     }
 }
@@ -362,6 +366,8 @@ impl Drop for Engine {
     }
 }
 
+#[cfg(test)]
+mod reentry_tests;
 #[cfg(test)]
 mod tests {
     use super::*;

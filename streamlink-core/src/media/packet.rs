@@ -1,5 +1,6 @@
 //! Packets: one unit of media of one family, shared without copying.
 
+use crate::lock;
 use bytes::Bytes;
 use std::{fmt, time::Instant};
 
@@ -65,6 +66,15 @@ enum Kind {
     Rtp,
     Rtmp { kind: RtmpKind, timestamp: u32 },
     Rtsp { track: u8 },
+}
+
+impl Drop for Packet {
+    /// Releases the bytes, which may run code of the host: not while this thread holds a lock.
+    fn drop(&mut self) {
+        if lock::is_held() {
+            lock::release(std::mem::take(&mut self.data));
+        }
+    }
 }
 
 impl Packet {

@@ -19,7 +19,7 @@ use super::{
     ReadAction, ReadOutcome, ReadSink,
     tcp::{READS, acknowledge},
 };
-use crate::lock::lock;
+use crate::lock::{Guard, lock};
 use mio::{Interest, Registry, Token, unix::SourceFd};
 use socket2::SockRef;
 use std::{
@@ -30,7 +30,7 @@ use std::{
     os::fd::AsRawFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
@@ -182,7 +182,7 @@ impl Slot {
 
 impl EpollGroup {
     /// Invariant: nothing panics while the lock is held.
-    fn slots(&self) -> MutexGuard<'_, Vec<Option<Arc<Slot>>>> {
+    fn slots(&self) -> Guard<'_, Vec<Option<Arc<Slot>>>> {
         lock(&self.slots)
     }
 }

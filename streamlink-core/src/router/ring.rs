@@ -10,12 +10,15 @@ use super::{
     MediaBatch,
     layout::{BatchLayout, LayoutInterests},
 };
-use crate::{lock::lock, media::Packet};
+use crate::{
+    lock::{self, Guard, lock},
+    media::Packet,
+};
 use bytes::Bytes;
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -26,8 +29,6 @@ use std::{
 const MAX_SPARE: usize = 64;
 /// Packets for which these have room at most, all together: 56 bytes each.
 const MAX_SPARE_ROOM: usize = 2048;
-/// Readers that are woken between two locks.
-const WAKE_AT_ONCE: usize = 32;
 
 /// What a packet that is held costs beside its bytes, about: its place, its share of a batch, and how its memory is kept.
 const PACKET_COST: u64 = 256;
@@ -189,7 +190,7 @@ impl Ring {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> Guard<'_, Inner> {
         // Invariant: nothing panics while the lock is held; if it did, the ring would still be whole.
         lock(&self.state)
     }
@@ -290,24 +291,11 @@ impl Ring {
         self.wake();
     }
 
-    /// Wakes all that wait, outside the lock, a handful at a time.
+    /// Wakes all that wait, when this thread holds no lock any more.
     fn wake(&self) {
-        let mut from = 0;
-        loop {
-            let mut wakers = [const { None }; WAKE_AT_ONCE];
-            let mut found = 0;
-            let mut inner = self.lock();
-            while found < WAKE_AT_ONCE && from < inner.readers.len() {
-                if let Some(waker) = inner.readers[from].waker.take() {
-                    wakers[found] = Some(waker);
-                    found += 1;
-                }
-                from += 1;
-            }
-            drop(inner);
-            wakers.into_iter().flatten().for_each(Waker::wake);
-            if found < WAKE_AT_ONCE {
-                return;
+        for slot in &mut self.lock().readers {
+            if let Some(waker) = slot.waker.take() {
+                lock::wake(waker);
             }
         }
     }
@@ -427,7 +415,9 @@ impl Closer {
         self.closed.store(true, Ordering::Release);
         // If the reader is gone and its slot is another's by now, that one wakes once in vain.
         let waker = self.ring.lock().readers[self.slot].waker.take();
-        waker.into_iter().for_each(Waker::wake);
+        if let Some(waker) = waker {
+            lock::wake(waker);
+        }
     }
 }
 
@@ -451,18 +441,27 @@ impl Reader {
         if self.has_more() {
             return Poll::Ready(Ok(()));
         }
-        let mut inner = self.ring.lock();
-        if self.has_more() {
-            return Poll::Ready(Ok(()));
+        let mut waker = None;
+        loop {
+            let mut inner = self.ring.lock();
+            if self.has_more() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.is_closed() {
+                return Poll::Ready(Err(Closed));
+            }
+            let slot = &mut inner.readers[self.slot];
+            if slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+            if waker.is_some() {
+                lock::drop_waker(std::mem::replace(&mut slot.waker, waker));
+                return Poll::Pending;
+            }
+            // A waker may be the host's code: it is cloned outside the lock.
+            drop(inner);
+            waker = Some(cx.waker().clone());
         }
-        if self.is_closed() {
-            return Poll::Ready(Err(Closed));
-        }
-        let slot = &mut inner.readers[self.slot];
-        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            slot.waker = Some(cx.waker().clone());
-        }
-        Poll::Pending
     }
 
     /// Whether there is something to read at this moment.
@@ -534,7 +533,8 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.ring.lock().readers[self.slot] = Slot { position: FREE, waker: None };
+        let free = Slot { position: FREE, waker: None };
+        lock::drop_waker(std::mem::replace(&mut self.ring.lock().readers[self.slot], free).waker);
         self.ring.audience.fetch_sub(1, Ordering::Release);
     }
 }

@@ -7,13 +7,13 @@ use super::super::{
 };
 use crate::{
     endpoint::LossReason,
-    lock::lock,
+    lock::{Guard, lock},
     media::{RtmpKind, flv::set_data_frame},
     proto::rtmp::Message,
 };
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -27,7 +27,7 @@ impl Entrance {
         Arc::new(Self(Mutex::new(Inbound { intake: Intake::new(context, now) })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inbound> {
+    pub(super) fn lock(&self) -> Guard<'_, Inbound> {
         lock(&self.0)
     }
 }

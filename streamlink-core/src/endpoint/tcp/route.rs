@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     flow::Allowlist,
-    lock::lock,
+    lock::{Guard, lock},
     router::{Ring, State, Totals},
     time::Throttle,
 };
@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -298,7 +298,7 @@ impl<S: Service> OpenRoute<S> {
         unicast + players.reserved < most
     }
 
-    fn take_in(&self, mut players: MutexGuard<'_, Players>, peer: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
+    fn take_in(&self, mut players: Guard<'_, Players>, peer: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
         let player = Player::new(peer, now);
         let id = players.next;
         players.next += 1;

@@ -117,10 +117,11 @@ impl GroupPoller {
         if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_err() {
             return 0;
         }
-        let slots = self.group.slots();
         with_memory(|memory| {
             for event in &self.events {
-                let Some(Some(slot)) = slots.get(event.token().0) else { continue };
+                // Not held while it is looked at: what the host's code waits for is to run between two sockets.
+                let slot = self.group.slots().get(event.token().0).cloned().flatten();
+                let Some(slot) = slot else { continue };
                 if event.is_read_closed() || event.is_write_closed() || event.is_error() {
                     slot.closed.store(true, Relaxed);
                 }

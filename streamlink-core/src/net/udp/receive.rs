@@ -11,6 +11,7 @@
 //! datagrams are copied to memory of their own, of their size, until a lane is free again. Then a packet that is kept
 //! costs what it is long, and about 100 bytes, whoever keeps it. Traffic that is handed on soon never gets there.
 
+use crate::lock;
 use bytes::{Bytes, BytesMut};
 use socket2::Socket;
 use std::{
@@ -332,7 +333,9 @@ pub(super) fn enable_extras(socket: &Socket) {
             libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&on).cast(), length)
         };
         if result != 0 {
-            log::debug!("socket option {level}/{option}: {}", io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // Ports are opened under a lock.
+            lock::log_unlocked(move || log::debug!("socket option {level}/{option}: {error}"));
         }
     }
 }

@@ -6,11 +6,11 @@
 
 use super::{CurrentPresentation, MediaBatch, Merge, PathCounts, Ring, continuity::Continuity, ring::most_packets};
 use crate::{
-    lock::lock,
+    lock::{Guard, lock},
     media::{MediaFamily, rtsp::Presentation},
 };
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -112,7 +112,7 @@ impl Group {
         Arc::new(Self { ring, stage, terms, family, inner: Mutex::new(inner) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> Guard<'_, Inner> {
         // Invariant: nothing panics while the lock is held; if it did, the next packet finds a group that is whole.
         lock(&self.inner)
     }

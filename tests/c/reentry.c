@@ -1,0 +1,236 @@
+/*
+ * Functions of the host that call the library: the release function of a borrowed packet, and that of the log. Whatever
+ * makes the library call them, it comes back. Compiles as C99 and as C++.
+ */
+#include "check.h"
+
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SECONDS = 60, PACKETS = 1500 };
+
+static streamlink_engine *engine;
+static streamlink_flow *flow;
+static streamlink_app_source *source;
+static streamlink_tap *tap; /* as all that follows, it is used from the threads of the engine, too: by LOAD and STORE */
+static uint8_t data[1316];
+
+/* What the function does, and whether it is at it. */
+static void (*action)(void);
+static int inside, calls, log_acts;
+static const char *volatile step = "";
+
+#define LOAD(variable) __atomic_load_n(&(variable), __ATOMIC_SEQ_CST)
+#define STORE(variable, value) __atomic_store_n(&(variable), (value), __ATOMIC_SEQ_CST)
+
+static void too_late(int number)
+{
+    static const char text[] = "a call from a function of the host never came back: ";
+    const char *name = step;
+    (void)number;
+    if (write(2, text, sizeof text - 1) >= 0 && write(2, name, strlen(name)) >= 0 && write(2, "\n", 1) >= 0) {
+        _exit(2);
+    }
+    _exit(3);
+}
+
+static void act(void)
+{
+    void (*now)(void) = LOAD(action);
+    if (now != NULL && !__atomic_exchange_n(&inside, 1, __ATOMIC_SEQ_CST)) {
+        __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
+        now();
+        STORE(inside, 0);
+    }
+}
+
+static void on_release(void *user)
+{
+    (void)user;
+    act();
+}
+
+static void on_log(void *user, int32_t level, const char *target, const char *message)
+{
+    (void)user;
+    (void)level;
+    (void)target;
+    (void)message;
+    if (LOAD(log_acts)) {
+        act();
+    }
+}
+
+static void push_one(void)
+{
+    streamlink_packet *packet = NULL;
+    const streamlink_packet *one;
+    OK(streamlink_packet_copy(STREAMLINK_PACKET_KIND_DATAGRAM, 0, data, sizeof data, &packet, &error));
+    one = packet;
+    streamlink_app_source_push(source, &one, 1); /* the flow may be stopped */
+    streamlink_packet_free(packet);
+}
+
+static void read_statistics(void)
+{
+    streamlink_stats *stats = NULL;
+    OK(streamlink_flow_stats(flow, &stats, &error));
+    streamlink_stats_free(stats);
+}
+
+static void set_bandwidth(void)
+{
+    streamlink_flow_set_max_bandwidth(flow, 900000000, NULL);
+}
+
+static void edit(void)
+{
+    streamlink_flow_edit_source(flow, "in", "description", "a", NULL);
+}
+
+static void change_outputs(void)
+{
+    streamlink_output *output = NULL;
+    OK(streamlink_output_create("late", "srt://127.0.0.1:9", &output, &error));
+    if (streamlink_flow_add_output(flow, output, NULL) == STREAMLINK_STATUS_OK) {
+        streamlink_flow_remove_output(flow, "late", NULL);
+    }
+    streamlink_output_destroy(output);
+}
+
+static void read_event(void)
+{
+    streamlink_event *event = NULL;
+    if (streamlink_flow_next_event(flow, 0, &event, NULL) == STREAMLINK_STATUS_OK) {
+        streamlink_event_free(event);
+    }
+}
+
+static void read_tap(void)
+{
+    streamlink_packet *packet = NULL;
+    size_t count = 0;
+    streamlink_tap *open = LOAD(tap);
+    if (open != NULL && streamlink_tap_next(open, 0, &packet, 1, &count, NULL) == STREAMLINK_STATUS_OK) {
+        streamlink_packet_free(packet);
+    }
+}
+
+static void set_log(void)
+{
+    OK(streamlink_log_set(on_log, NULL, STREAMLINK_LOG_LEVEL_DEBUG, &error));
+}
+
+static streamlink_status give(int32_t kind)
+{
+    streamlink_packet *packet = NULL;
+    OK(streamlink_packet_borrow(kind, 0, data, sizeof data, on_release, NULL, &packet, &error));
+    return streamlink_app_source_give(source, &packet, 1);
+}
+
+static void start(const char *name)
+{
+    streamlink_tap *made = NULL;
+    flow = check_flow(engine, name);
+    OK(streamlink_flow_app_source(flow, "in", &source, &error));
+    OK(streamlink_flow_tap(flow, "tap", &made, &error));
+    STORE(tap, made);
+}
+
+static void stop(void)
+{
+    streamlink_tap *gone = LOAD(tap);
+    OK(streamlink_flow_stop(flow, &error));
+    STORE(tap, NULL);
+    streamlink_tap_destroy(gone);
+    STORE(action, NULL);
+    STORE(log_acts, 0);
+    streamlink_app_source_destroy(source);
+    streamlink_flow_destroy(flow);
+}
+
+/* A packet of another family, given away: it is dropped within the call. */
+static void refused(void)
+{
+    CHECK(give(STREAMLINK_PACKET_KIND_RTP) == STREAMLINK_STATUS_BAD_PACKET);
+}
+
+/* The ring drops the oldest packets when newer ones come, and what is above the bandwidth never gets there. */
+static void dropped_by_the_ring(void)
+{
+    const struct timespec pause = {0, 2000000};
+    int i;
+    OK(streamlink_flow_set_max_bandwidth(flow, 1000000, &error));
+    for (i = 0; i < PACKETS; i++) {
+        give(STREAMLINK_PACKET_KIND_DATAGRAM);
+        if (i % 100 == 0) {
+            nanosleep(&pause, NULL);
+        }
+    }
+}
+
+/* The tap holds the last handle, and lets go of it within the call that takes the packet out. */
+static void dropped_by_the_tap(void)
+{
+    streamlink_packet *packet = NULL;
+    size_t count = 0;
+    int i;
+    for (i = 0; i < 20; i++) {
+        CHECK(give(STREAMLINK_PACKET_KIND_DATAGRAM) == STREAMLINK_STATUS_OK);
+        CHECK(streamlink_flow_set_max_bandwidth(flow, 1000000000, NULL) == STREAMLINK_STATUS_OK);
+        if (streamlink_tap_next(LOAD(tap), 0, &packet, 1, &count, NULL) == STREAMLINK_STATUS_OK) {
+            streamlink_packet_free(packet);
+        }
+    }
+}
+
+/* The first packet is an event, and so a line of the log. */
+static void logged(void)
+{
+    STORE(log_acts, 1);
+    CHECK(give(STREAMLINK_PACKET_KIND_DATAGRAM) == STREAMLINK_STATUS_OK);
+    CHECK(LOAD(calls) > 0);
+}
+
+int main(void)
+{
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } situations[] = {{"refused", refused},
+                      {"dropped by the ring", dropped_by_the_ring},
+                      {"dropped by the tap", dropped_by_the_tap},
+                      {"logged", logged}};
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } actions[] = {{"push", push_one},       {"statistics", read_statistics}, {"bandwidth", set_bandwidth}, {"edit", edit},
+                   {"outputs", change_outputs}, {"events", read_event},       {"tap", read_tap},            {"log", set_log}};
+    size_t i, k;
+    engine = check_engine();
+    signal(SIGALRM, too_late);
+    set_log();
+    for (i = 0; i < sizeof situations / sizeof *situations; i++) {
+        for (k = 0; k < sizeof actions / sizeof *actions; k++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s, %s", situations[i].name, actions[k].name);
+            step = name;
+            alarm(SECONDS);
+            start(name);
+            STORE(calls, 0);
+            STORE(action, actions[k].run);
+            situations[i].run();
+            stop();
+            if (LOAD(calls) == 0) {
+                fprintf(stderr, "%s: the function was not called\n", name);
+                abort();
+            }
+            alarm(0);
+        }
+    }
+    OK(streamlink_log_set(NULL, NULL, STREAMLINK_LOG_LEVEL_OFF, &error));
+    streamlink_engine_destroy(engine);
+    printf("ok\n");
+    return 0;
+}
