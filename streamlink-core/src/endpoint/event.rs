@@ -146,6 +146,10 @@ pub enum LossReason {
     Protocol(String),
     /// The peer did not keep up for too long.
     TooSlow,
+    /// The peer says that it is there, but of what was sent to it nothing was acknowledged for the idle timeout.
+    Unacknowledged,
+    /// A fault within the library: it is given up.
+    Internal(String),
     /// The operating system said so.
     Io(String),
 }
@@ -162,6 +166,8 @@ impl fmt::Display for LossReason {
             LossReason::TimedOut => f.write_str("the peer does not answer"),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
+            LossReason::Unacknowledged => f.write_str("the peer acknowledged nothing for the idle timeout"),
+            LossReason::Internal(what) => write!(f, "internal error: {what}"),
             LossReason::Io(text) => f.write_str(text),
         }
     }
@@ -173,8 +179,10 @@ impl fmt::Display for LossReason {
 pub enum RefusalReason {
     /// It is not on the allowlist.
     NotAllowed,
-    /// The endpoint has as many peers as it may have.
+    /// The endpoint, its port or the peer's address has as many peers as it may have.
     TooManyPeers,
+    /// Its address has made too many attempts, or too many are being decided.
+    TooManyAttempts,
     /// Its passphrase is another one.
     WrongPassphrase,
     /// It is encrypted and the endpoint is not, or the other way round.
@@ -194,6 +202,7 @@ impl fmt::Display for RefusalReason {
         f.write_str(match self {
             RefusalReason::NotAllowed => "not on the allowlist",
             RefusalReason::TooManyPeers => "too many peers",
+            RefusalReason::TooManyAttempts => "too many attempts",
             RefusalReason::WrongPassphrase => "wrong passphrase",
             RefusalReason::EncryptionMismatch => "one end is encrypted and the other is not",
             RefusalReason::NoSuchStream => "no such stream",

@@ -15,9 +15,7 @@ use crate::{
     flow::{HostPort, Reconnect},
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{
-        Caller, CloseReason, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination,
-    },
+    proto::srt::{Caller, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination},
     router::{Batch, Reader, State},
 };
 use std::{
@@ -287,11 +285,7 @@ impl Session {
         } else {
             while connection.poll_payload(now).is_some() {} // a receiver has nothing to say
         }
-        connection.closed().map(|reason| match reason {
-            CloseReason::Shutdown => LossReason::Closed,
-            CloseReason::Idle => LossReason::Idle,
-            CloseReason::Protocol => LossReason::Protocol("SRT".into()),
-        })
+        self.link.loss()
     }
 
     fn statistics(&self, status: &Status, is_source: bool, settled: &mut ConnectionStats, now: Instant) {

@@ -48,8 +48,8 @@ impl Caller {
         (local.random)(&mut random);
         let mut number = [0; 4];
         (local.random)(&mut number);
-        let keys = terms.passphrase.is_some().then(|| Keys::generate(terms.key_length, &random));
-        let material = keys.as_ref().zip(terms.passphrase.as_ref()).and_then(|(keys, secret)| keys.material(secret));
+        let keys = terms.passphrase.as_ref().map(|secret| Keys::generate(terms.key_length, &random, secret));
+        let material = keys.as_ref().and_then(Keys::material);
         Self {
             initial_sequence: Sequence::new(u32::from_be_bytes(number)),
             keys,
@@ -90,7 +90,7 @@ impl Caller {
             handshake.extensions.key_material = self.material.clone();
             handshake.extensions.stream_id = self.stream_id.clone();
         }
-        let body = handshake.write(true);
+        let body = handshake.write();
         let timestamp = now.saturating_duration_since(self.local.start).as_micros() as u32;
         Some(write_control(&Control::Handshake(&body), timestamp, 0))
     }
