@@ -535,7 +535,7 @@ typedef struct {
 } streamlink_srt_request;
 
 /**
- * What the host says of a caller. It is all zero when the callback is called: the caller may come in.
+ * The host's decision on a caller. It is all zero when the callback is called: a callback that writes nothing refuses.
  */
 typedef struct {
   /**
@@ -543,20 +543,25 @@ typedef struct {
    */
   size_t size;
   /**
-   * Not 0: it is refused with this code, which libsrt shows to its user: 1000 to 1999 stand for HTTP statuses plus
-   * 1000 (1401: unauthorized), 2000 and above are the host's own; others are sent as 1403.
+   * The code with which it is refused, which libsrt shows to its user: 1000 to 1999 stand for HTTP statuses plus
+   * 1000 (1401: unauthorized), 2000 and above are the host's own; others, also 0, are sent as 1403.
    */
   uint32_t reject;
   /**
-   * Not empty: it may come in with this passphrase of 10 to 79 bytes, which ends with NUL. Another length refuses
-   * the caller.
+   * Not empty: an accepted caller needs this passphrase of 10 to 79 bytes, which ends with NUL. Another length
+   * refuses it. Empty: it needs that of the source or output, if that has one.
    */
   char passphrase[80];
+  /**
+   * Not 0: the caller may come in. 0: it is refused.
+   */
+  int32_t accept;
 } streamlink_srt_reply;
 
 /**
- * Asked about every caller of an SRT listener whom the allowlist admits. It is called on a thread that serves other
- * callers too, and should return at once.
+ * Asked about every caller of an SRT listener whom the allowlist admits. It is called on threads of its own, several
+ * at the same time (16 for each port at most), which no media waits for. A caller is refused with code 1500 when there
+ * is no answer within 2 seconds. Stopping a flow waits until questions about its callers have returned.
  */
 typedef void (*streamlink_srt_access)(void *user,
                                       const streamlink_srt_request *request,

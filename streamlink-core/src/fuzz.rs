@@ -350,11 +350,11 @@ fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
             panic!("a handshake of ours cannot be read")
         };
         let (reply, connection) = match listener.greet(body, peer, now) {
-            Greeting::Reply(reply) => (reply, None),
+            Greeting::Induction(induction) => (listener.welcome(&induction, peer, now), None),
             Greeting::Request(request) => {
                 let local = Local { id: 200, start: now, random: Random::of(random) };
-                let (agreement, answer) = terms.accept(&request, timestamp, &local).unwrap();
-                let body = answer.write(false);
+                let (agreement, answer) = terms.accept_here(&request, timestamp, &local).unwrap();
+                let body = answer.write();
                 let reply = write_control(&Control::Handshake(&body), 0, request.socket_id);
                 (reply, Some(Connection::new(agreement, now)))
             }
@@ -387,8 +387,9 @@ fn srt(input: &[u8], dice: &mut TestRng) {
         let Some(packet) = Packet::parse(&datagram) else { continue };
         if let Packet::Control { control: Control::Handshake(body), timestamp, .. } = &packet {
             if let Some(handshake) = Handshake::parse(body) {
-                let _ = terms.accept(&handshake, *timestamp, &Local { id: 200, start, random: Random::of(random) });
-                let body = handshake.write(false);
+                let local = Local { id: 200, start, random: Random::of(random) };
+                let _ = terms.accept_here(&handshake, *timestamp, &local);
+                let body = handshake.write();
                 assert!(body.len() < 4096);
             }
             let _ = listener.greet(body, peer, now);

@@ -21,18 +21,20 @@ pub struct StreamlinkSrtRequest {
     pub publishes: i32,
 }
 
-/// What the host says of a caller. It is all zero when the callback is called: the caller may come in.
+/// The host's decision on a caller. It is all zero when the callback is called: a callback that writes nothing refuses.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct StreamlinkSrtReply {
     /// The size of this struct, in bytes.
     pub size: usize,
-    /// Not 0: it is refused with this code, which libsrt shows to its user: 1000 to 1999 stand for HTTP statuses plus
-    /// 1000 (1401: unauthorized), 2000 and above are the host's own; others are sent as 1403.
+    /// The code with which it is refused, which libsrt shows to its user: 1000 to 1999 stand for HTTP statuses plus
+    /// 1000 (1401: unauthorized), 2000 and above are the host's own; others, also 0, are sent as 1403.
     pub reject: u32,
-    /// Not empty: it may come in with this passphrase of 10 to 79 bytes, which ends with NUL. Another length refuses
-    /// the caller.
+    /// Not empty: an accepted caller needs this passphrase of 10 to 79 bytes, which ends with NUL. Another length
+    /// refuses it. Empty: it needs that of the source or output, if that has one.
     pub passphrase: [c_char; 80],
+    /// Not 0: the caller may come in. 0: it is refused.
+    pub accept: i32,
 }
 
 // SAFETY: `size` is first, and all other fields may be zero.
@@ -40,8 +42,9 @@ unsafe impl Versioned for StreamlinkSrtRequest {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkSrtReply {}
 
-/// Asked about every caller of an SRT listener whom the allowlist admits. It is called on a thread that serves other
-/// callers too, and should return at once.
+/// Asked about every caller of an SRT listener whom the allowlist admits. It is called on threads of its own, several
+/// at the same time (16 for each port at most), which no media waits for. A caller is refused with code 1500 when there
+/// is no answer within 2 seconds. Stopping a flow waits until questions about its callers have returned.
 pub type StreamlinkSrtAccess = Option<
     unsafe extern "C" fn(user: *mut c_void, request: *const StreamlinkSrtRequest, reply: *mut StreamlinkSrtReply),
 >;
@@ -75,10 +78,11 @@ pub(crate) fn ask(
         stream_id: stream_id.as_ref().map_or(std::ptr::null(), |id| id.as_ptr()),
         publishes: request.publishes.into(),
     };
-    let mut reply = StreamlinkSrtReply { size: size_of::<StreamlinkSrtReply>(), reject: 0, passphrase: [0; 80] };
+    let size = size_of::<StreamlinkSrtReply>();
+    let mut reply = StreamlinkSrtReply { size, reject: 0, passphrase: [0; 80], accept: 0 };
     // SAFETY: both live until the call returns, and the host promised a function of this type.
     run::callback(|| unsafe { hook(user.get(), &raw const asked, &raw mut reply) });
-    if reply.reject != 0 {
+    if reply.accept == 0 {
         return SrtAccess::Reject(reply.reject);
     }
     // The cast is of bytes: `char` has a sign on some machines.

@@ -181,9 +181,10 @@ static void on_caller(void *user, const streamlink_srt_request *request, streaml
     CHECK(strncmp(request->peer, "127.0.0.1:", 10) == 0 && request->stream_id != NULL);
     if (strcmp(request->stream_id, "good") == 0) {
         strcpy(reply->passphrase, "correct horse");
-    } else {
+        reply->accept = 1;
+    } else if (strcmp(request->stream_id, "bad") == 0) {
         reply->reject = 1401;
-    }
+    } /* else: nothing is written, which refuses */
     count_one(&asked);
 }
 
@@ -216,7 +217,7 @@ static void the_srt_hook(void)
 {
     streamlink_engine_options options;
     streamlink_engine *engine = NULL;
-    streamlink_flow *flow = NULL, *good, *bad;
+    streamlink_flow *flow = NULL, *good, *bad, *silent;
     streamlink_text *address = NULL;
     char detail[128], port[16];
     STREAMLINK_INIT(options);
@@ -233,9 +234,12 @@ static void the_srt_hook(void)
     streamlink_text_free(address);
     bad = call(engine, port, "bad", STREAMLINK_EVENT_KIND_OUTPUT_LOST, detail);
     CHECK(strstr(detail, "1401") != NULL);
+    silent = call(engine, port, "silent", STREAMLINK_EVENT_KIND_OUTPUT_LOST, detail);
+    CHECK(strstr(detail, "forbidden") != NULL); /* 1403 */
     good = call(engine, port, "good", STREAMLINK_EVENT_KIND_OUTPUT_CONNECTED, detail);
-    wait_for(&asked, 2);
+    wait_for(&asked, 3);
     streamlink_flow_destroy(good);
+    streamlink_flow_destroy(silent);
     streamlink_flow_destroy(bad);
     streamlink_flow_destroy(flow);
     streamlink_engine_destroy(engine);

@@ -23,6 +23,7 @@ int main(void)
     FIELD(streamlink_srt_reply, size);
     FIELD(streamlink_srt_reply, reject);
     FIELD(streamlink_srt_reply, passphrase);
+    FIELD(streamlink_srt_reply, accept);
     SIZE(streamlink_engine_options);
     FIELD(streamlink_engine_options, size);
     FIELD(streamlink_engine_options, threads);

@@ -155,6 +155,10 @@ pub enum LossReason {
     Protocol(PeerText),
     /// The peer did not keep up for too long.
     TooSlow,
+    /// The peer says that it is there, but of what was sent to it nothing was acknowledged for the idle timeout.
+    Unacknowledged,
+    /// A fault within the library: it is given up.
+    Internal(String),
     /// The operating system said so.
     Io(PeerText),
 }
@@ -171,6 +175,8 @@ impl fmt::Display for LossReason {
             LossReason::TimedOut => f.write_str("the peer does not answer"),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
+            LossReason::Unacknowledged => f.write_str("the peer acknowledged nothing for the idle timeout"),
+            LossReason::Internal(what) => write!(f, "internal error: {what}"),
             LossReason::Io(text) => text.fmt(f),
         }
     }
@@ -182,12 +188,13 @@ impl fmt::Display for LossReason {
 pub enum RefusalReason {
     /// It is not on the allowlist.
     NotAllowed,
-    /// The endpoint has as many peers as it may have.
+    /// The endpoint, its port or the peer's address has as many peers as it may have.
     TooManyPeers,
     /// Its address has as many connections, or connections that have not said yet what they want, as one address may
     /// have (`PeerLimits`).
     TooManyFromAddress,
-    /// So many attempts of its address were refused that this one was not looked at (`PeerLimits`).
+    /// So many attempts of its address were refused that this one was not looked at, or too many are being decided
+    /// (`PeerLimits`).
     TooManyAttempts,
     /// There are no file descriptors left for peers, or no UDP ports.
     OutOfDescriptors,

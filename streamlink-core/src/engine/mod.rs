@@ -213,8 +213,9 @@ impl EngineBuilder {
     /// Asks the host about every caller of an SRT listener whom the allowlist admits: it may let the caller in, choose
     /// its passphrase (by the stream id, say), or refuse it with a code.
     ///
-    /// Called on a thread that serves other callers of the port too: it should answer at once. If it panics, the caller
-    /// is refused.
+    /// Called on threads for blocking work, which no media waits for, 16 times at once for each port at most. If it
+    /// panics or does not answer within 2 seconds, the caller is refused. Stopping a flow waits until the calls about
+    /// its callers have returned.
     pub fn srt_access(mut self, ask: impl Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync + 'static) -> Self {
         let ask = move |request: &SrtRequest<'_>| {
             lock::assert_unlocked();

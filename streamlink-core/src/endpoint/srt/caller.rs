@@ -14,9 +14,7 @@ use crate::{
     flow::{HostPort, Reconnect},
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{
-        Caller, CloseReason, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination,
-    },
+    proto::srt::{Caller, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination},
     random::Random,
     router::{Batch, Reader, State},
 };
@@ -290,11 +288,7 @@ impl Session {
         } else {
             while connection.poll_payload(now).is_some() {} // none, but the end of the connection
         }
-        connection.closed().map(|reason| match reason {
-            CloseReason::Shutdown => LossReason::Closed,
-            CloseReason::Idle => LossReason::Idle,
-            CloseReason::Protocol => LossReason::Protocol("SRT".into()),
-        })
+        self.link.loss()
     }
 
     fn statistics(

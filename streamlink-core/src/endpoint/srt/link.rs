@@ -1,8 +1,9 @@
 //! One connection on a socket: what it has to send leaves in runs.
 
+use super::super::LossReason;
 use crate::{
     net::{Datagram, Peer, Sender, UdpSocket},
-    proto::srt::{Connection, Transmit},
+    proto::srt::{CloseReason, Connection, Transmit},
 };
 use std::time::Instant;
 
@@ -21,6 +22,16 @@ impl Link {
     /// `to`: `None` on a connected socket.
     pub(super) fn new(connection: Connection, socket: &UdpSocket, to: Option<Peer>) -> Self {
         Self { connection, sender: Sender::new(socket), to }
+    }
+
+    /// Why the connection has ended, if it has.
+    pub(super) fn loss(&self) -> Option<LossReason> {
+        self.connection.closed().map(|reason| match reason {
+            CloseReason::Shutdown => LossReason::Closed,
+            CloseReason::Idle => LossReason::Idle,
+            CloseReason::Unacknowledged => LossReason::Unacknowledged,
+            CloseReason::Protocol(how) => LossReason::Protocol(format!("SRT: {how}").into()),
+        })
     }
 
     /// Sends all that may leave now. What the socket does not take is lost, as on a network, and repeated.

@@ -2,8 +2,11 @@
 //! of its own.
 
 mod access;
+mod admission;
+mod attempts;
 mod caller;
 mod link;
+mod linked;
 mod port;
 mod route;
 mod terms;

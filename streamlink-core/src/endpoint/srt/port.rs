@@ -1,31 +1,33 @@
 //! A port that SRT callers connect to: one socket, one task, any number of connections, for any number of sources
 //! and outputs, which their stream ids tell apart.
 //!
-//! Until a caller has sent back its cookie nothing of it is kept. Memory: [`MAX_LINKS`] connections at most, each
-//! bounded by its terms.
+//! Who comes in is the matter of `admission`. Memory: 10 000 connections at most, each bounded by its terms, and the
+//! attempts that are being decided.
 
 use super::{
     super::{Event, LossReason, PlayerStats, intake::Verdict, listener::PeerRegistry, sleep_until},
-    access::{Gate, SrtRequest},
-    link::Link,
-    route::{Asked, OpenRoute, Route, RouteEnd, RouteId, settle},
+    access::Gate,
+    attempts::Attempts,
+    linked::Linked,
+    route::{OpenRoute, Route, RouteEnd, RouteId},
 };
 use crate::{
     flow::{Allowlist, PeerLimits},
     media::Packet as MediaPacket,
-    net::{Datagram, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{
-        CloseReason, Connection, ConnectionStats, Control, Greeting, Handshake, Listener, Local, Packet, Rejection,
-        Terms, Transmit, destination, write_control,
-    },
+    net::{Received, Receiver, Sender, UdpOptions, UdpSocket},
+    proto::srt::{Control, Listener, Packet, Transmit, destination},
     random::Random,
     router::{Batch, State},
+    time::Throttle,
 };
+use futures_util::FutureExt;
 use std::{
+    any::Any,
     collections::{BTreeSet, HashMap},
     future::poll_fn,
     io,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,11 +35,12 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::SendError},
+    oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
-/// Connections of one port at most.
-const MAX_LINKS: usize = 10_000;
 /// Datagrams that are handled before others get their turn.
 const MAX_BATCH: usize = 512;
 /// The buffers that are asked for, in bytes.
@@ -52,6 +55,8 @@ enum Command {
     Remove(RouteId, oneshot::Sender<()>),
     Edit(RouteId, Allowlist, Option<u32>),
     Kick(RouteId, SocketAddr, oneshot::Sender<bool>),
+    #[cfg(test)]
+    Panic,
 }
 
 /// A handle to a port. The port closes when its last handle goes.
@@ -77,14 +82,18 @@ impl Port {
             ..UdpOptions::default()
         };
         let socket = UdpSocket::receiving(address, &options)?;
-        let (commands, receiver) = mpsc::unbounded_channel();
+        let (commands, mut receiver) = mpsc::unbounded_channel();
         let local = socket.local_addr();
-        let task = PortTask::new(socket, random, gate, PeerRegistry::new(limits));
+        let mut task = PortTask::new(socket, random, gate, PeerRegistry::new(limits));
         let ended = CancellationToken::new();
-        let end = ended.clone();
+        let end = ended.clone().drop_guard();
         tokio::spawn(async move {
-            task.run(receiver).await; // the socket goes with it
-            end.cancel();
+            let result = AssertUnwindSafe(task.run(&mut receiver)).catch_unwind().await;
+            if let Err(panic) = result {
+                task.fail(&mut receiver, &*panic);
+            }
+            drop(task); // the socket goes with it
+            drop(end); // also dropped, and so told, if this does not get here
         });
         Ok(Arc::new(Self { local, commands, next_route: AtomicU64::new(1), ended }))
     }
@@ -103,7 +112,9 @@ impl Port {
 
     pub(crate) fn add(&self, route: Route) -> RouteId {
         let id = self.next_route.fetch_add(1, Ordering::Relaxed);
-        let _ = self.commands.send(Command::Add(id, Box::new(route))); // a port that has ended takes no callers
+        if let Err(SendError(Command::Add(_, route))) = self.commands.send(Command::Add(id, Box::new(route))) {
+            route.fail("the SRT port has failed", Instant::now());
+        }
         id
     }
 
@@ -126,49 +137,23 @@ impl Port {
     }
 }
 
-struct Linked {
-    link: Link,
-    peer: SocketAddr,
-    /// The peer's own id, which names its handshake.
-    peer_id: u32,
-    /// The answer to its conclusion, which it may ask for again.
-    answer: Vec<u8>,
-    route: RouteId,
-    since: Instant,
-    scheduled: Option<Instant>,
-    settled: ConnectionStats,
-}
-
-impl Linked {
-    /// Adds what the connection has counted since the last time to the counters of its source or output.
-    fn settle(&mut self, open: &OpenRoute, now: Instant) {
-        let stats = self.link.connection.stats();
-        let before = std::mem::replace(&mut self.settled, stats);
-        settle(&open.route.status, &open.route.events, open.intake.is_some(), &stats, &before, now);
-    }
-
-    /// The answer to a conclusion, with the time of now: the peer sets its clock by it.
-    fn answer_at(&self, now: Instant) -> Vec<u8> {
-        let mut answer = self.answer.clone();
-        if let Some(place) = answer.get_mut(8..12) {
-            place.copy_from_slice(&self.link.connection.timestamp(now).to_be_bytes());
-        }
-        answer
-    }
-}
-
-struct PortTask {
-    socket: UdpSocket,
+pub(super) struct PortTask {
+    pub(super) socket: UdpSocket,
     memory: Receiver,
-    listener: Listener,
-    random: Random,
-    sender: Sender,
-    gate: Option<Gate>,
-    peers: Arc<PeerRegistry>,
-    routes: HashMap<RouteId, OpenRoute>,
-    links: HashMap<u32, Linked>,
+    pub(super) listener: Listener,
+    pub(super) random: Random,
+    pub(super) sender: Sender,
+    pub(super) gate: Option<Gate>,
+    pub(super) peers: Arc<PeerRegistry>,
+    pub(super) routes: HashMap<RouteId, OpenRoute>,
+    pub(super) links: HashMap<u32, Linked>,
     /// Which connection a peer's handshake belongs to.
-    by_peer: HashMap<(SocketAddr, u32), u32>,
+    pub(super) by_peer: HashMap<(SocketAddr, u32), u32>,
+    pub(super) attempts: Attempts,
+    /// Questions that the host has not answered in time.
+    pub(super) unanswered: Throttle,
+    /// Routes that are removed, but about whose callers the host is still being asked.
+    leaving: Vec<(RouteId, oneshot::Sender<()>)>,
     timers: BTreeSet<(Instant, u32)>,
     scratch: Vec<Transmit>,
     window: Vec<Arc<Batch>>,
@@ -190,6 +175,9 @@ impl PortTask {
             routes: HashMap::new(),
             links: HashMap::new(),
             by_peer: HashMap::new(),
+            attempts: Attempts::new(),
+            unanswered: Throttle::new(Duration::from_secs(1)),
+            leaving: Vec::new(),
             timers: BTreeSet::new(),
             scratch: Vec::new(),
             window: Vec::new(),
@@ -200,12 +188,32 @@ impl PortTask {
         }
     }
 
-    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    /// Gives up all sources and outputs after a panic.
+    fn fail(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>, panic: &(dyn Any + Send)) {
+        let texts = (panic.downcast_ref::<&str>().copied(), panic.downcast_ref::<String>().map(String::as_str));
+        let why = format!("the task of an SRT port panicked: {}", texts.0.or(texts.1).unwrap_or("for no reason given"));
+        log::error!("SRT port {}: {why}", self.socket.local_addr());
+        commands.close();
+        let mut routes: Vec<Route> = self.routes.drain().map(|(_, open)| open.route).collect();
+        while let Ok(command) = commands.try_recv() {
+            if let Command::Add(_, route) = command {
+                routes.push(*route);
+            }
+        }
+        let now = Instant::now();
+        for route in routes {
+            // What has panicked may be what this needs, too: the others are given up all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| route.fail(&why, now)));
+        }
+    }
+
+    async fn run(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
         loop {
             let first = self.timers.first().map(|(at, _)| *at);
             let may_read = Instant::now() >= self.next_read;
             let pause = (!may_read).then_some(self.next_read);
-            let deadline = first.into_iter().chain(pause).fold(self.next_stats, Instant::min);
+            let overdue = self.attempts.next_timeout();
+            let deadline = first.into_iter().chain(pause).chain(overdue).fold(self.next_stats, Instant::min);
             let routes = &mut self.routes;
             tokio::select! {
                 biased;
@@ -214,6 +222,7 @@ impl PortTask {
                     None => return,
                 },
                 route = poll_fn(|cx| poll_outputs(routes, cx)) => self.fan_out(route),
+                outcome = self.attempts.next() => self.decide(outcome, Instant::now()),
                 result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram)), if may_read => {
                     if let Err(error) = result {
                         log::debug!("SRT port {}: {error}", self.socket.local_addr());
@@ -252,7 +261,9 @@ impl PortTask {
                 let links = self.routes.get(&id).map(|open| open.links.clone()).unwrap_or_default();
                 links.into_iter().for_each(|link| self.close(link, LossReason::Closed, now));
                 self.routes.remove(&id);
-                let _ = done.send(());
+                self.attempts.remove_route(id);
+                self.leaving.push((id, done));
+                self.let_go();
             }
             Command::Edit(id, allow, max_peers) => {
                 if let Some(open) = self.routes.get_mut(&id) {
@@ -267,6 +278,20 @@ impl PortTask {
                 let gone: Vec<u32> = links.into_iter().filter(at).collect();
                 let _ = done.send(!gone.is_empty());
                 gone.into_iter().for_each(|id| self.close(id, LossReason::Kicked, now));
+            }
+            #[cfg(test)]
+            Command::Panic => std::panic::resume_unwind(Box::new("a test wants it")),
+        }
+    }
+
+    /// Tells that routes are removed, once the host is asked about their callers no longer: what it answers with may
+    /// end with them.
+    pub(super) fn let_go(&mut self) {
+        for (route, done) in std::mem::take(&mut self.leaving) {
+            if self.attempts.is_asking(route) {
+                self.leaving.push((route, done));
+            } else {
+                let _ = done.send(());
             }
         }
     }
@@ -311,9 +336,8 @@ impl PortTask {
                 return None; // forged, or of an old connection
             }
             let packet = Packet::parse(&data)?;
-            if let Packet::Control { control: Control::Handshake(_), .. } = packet {
-                let answer = linked.answer_at(now);
-                self.reply(peer, &answer);
+            if let Packet::Control { control: Control::Handshake(body), .. } = packet {
+                self.handshake_of(id, body, peer, now);
                 return None;
             }
             linked.link.connection.handle(&packet, &data, arrival.min(now));
@@ -322,123 +346,12 @@ impl PortTask {
         let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) = Packet::parse(&data) else {
             return None;
         };
-        if !self.routes.values().any(|open| open.route.allow.admits(peer.ip())) {
-            self.refuse_stranger(body, peer, now);
-            return None;
-        }
-        match self.listener.greet(body, peer, now) {
-            Greeting::Reply(reply) => self.reply(peer, &reply),
-            Greeting::Request(request) => self.request(&request, timestamp, peer, now),
-            Greeting::Ignore => {}
-        }
+        self.handshake(body, timestamp, peer, now);
         None
     }
 
-    fn reply(&mut self, peer: SocketAddr, packet: &[u8]) {
-        let to = Peer::new(peer, self.socket.local_addr());
-        self.sender.send_to(&self.socket, Some(&to), &[Datagram { head: &[], body: packet }]);
-    }
-
-    /// A peer that no route admits: a rejection, and no cookie.
-    fn refuse_stranger(&mut self, body: &[u8], peer: SocketAddr, now: Instant) {
-        if let Some(handshake) = Handshake::parse(body) {
-            let reply = self.listener.reject(&handshake, Rejection::FORBIDDEN, now);
-            self.reply(peer, &reply);
-        }
-        for open in self.routes.values_mut() {
-            open.refuse(peer, Rejection::FORBIDDEN, now);
-        }
-    }
-
-    /// A caller has shown its address and asks for a connection.
-    fn request(&mut self, request: &Handshake, timestamp: u32, peer: SocketAddr, now: Instant) {
-        let known = self.by_peer.get(&(peer, request.socket_id)).and_then(|id| self.links.get(id));
-        if let Some(linked) = known {
-            let answer = linked.answer_at(now);
-            return self.reply(peer, &answer);
-        }
-        let asked = Asked::parse(request.extensions.stream_id.as_deref());
-        let route = self.routes.iter().find(|(_, open)| asked.is_for(&open.route)).map(|(id, _)| *id);
-        let result = match route {
-            None => Err(Rejection::NOT_FOUND),
-            Some(route) => self.admit(route, request, timestamp, peer, now),
-        };
-        if let Err(rejection) = result {
-            match route.and_then(|route| self.routes.get_mut(&route)) {
-                Some(open) => open.refuse(peer, rejection, now),
-                None => self.routes.values_mut().for_each(|open| open.refuse(peer, rejection, now)),
-            }
-            let reply = self.listener.reject(request, rejection, now);
-            self.reply(peer, &reply);
-        }
-    }
-
-    fn admit(
-        &mut self,
-        id: RouteId,
-        request: &Handshake,
-        timestamp: u32,
-        peer: SocketAddr,
-        now: Instant,
-    ) -> Result<(), Rejection> {
-        let open = self.routes.get_mut(&id).ok_or(Rejection::NOT_FOUND)?;
-        if !open.route.allow.admits(peer.ip()) {
-            return Err(Rejection::FORBIDDEN);
-        }
-        let most = if open.intake.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
-        if open.links.len() >= most {
-            return Err(if open.intake.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
-        }
-        if self.links.len() >= MAX_LINKS {
-            return Err(Rejection::RESOURCE);
-        }
-        let id_here = fresh_id(&self.random, &self.links);
-        let local = Local { id: id_here, start: now, random: self.random.clone() };
-        let mut terms = None;
-        if let Some(gate) = &self.gate {
-            let name = open.route.status.name();
-            let stream_id = request.extensions.stream_id.as_deref();
-            let asked = SrtRequest { endpoint: &name, peer, stream_id, publishes: open.intake.is_some() };
-            terms = gate.ask(&asked)?.map(|passphrase| {
-                let passphrase = Some(passphrase.secret().clone());
-                Terms { passphrase, ..open.route.terms.clone() }
-            });
-        }
-        let (agreement, answer) = terms.as_ref().unwrap_or(&open.route.terms).accept(request, timestamp, &local)?;
-        let body = answer.write(false);
-        let answer = write_control(&Control::Handshake(&body), 0, request.socket_id);
-        let to = Peer::new(peer, self.socket.local_addr());
-        let mut connection = Connection::new(agreement, now);
-        if open.intake.is_none() {
-            connection.send_only(); // a player has nothing to say
-        }
-        let link = Link::new(connection, &self.socket, Some(to));
-        open.links.push(local.id);
-        open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
-        if open.intake.is_none() {
-            open.route.status.counters.set_state(State::Connected, now);
-            let output = open.route.status.name();
-            open.route.events.emit(Event::OutputConnected { output, peer: Some(peer) });
-        }
-        let linked = Linked {
-            link,
-            peer,
-            peer_id: request.socket_id,
-            answer: answer.clone(),
-            route: id,
-            since: now,
-            scheduled: None,
-            settled: ConnectionStats::default(),
-        };
-        self.links.insert(local.id, linked);
-        self.by_peer.insert((peer, request.socket_id), local.id);
-        self.reply(peer, &answer);
-        self.attend(local.id, now);
-        Ok(())
-    }
-
     /// Does what a connection has to do: hands over what it has received, sends, and looks when it is due again.
-    fn attend(&mut self, id: u32, now: Instant) {
+    pub(super) fn attend(&mut self, id: u32, now: Instant) {
         let Some(linked) = self.links.get_mut(&id) else { return };
         linked.link.connection.handle_timeout(now);
         if let Some(intake) = self.routes.get_mut(&linked.route).and_then(|open| open.intake.as_mut()) {
@@ -453,12 +366,7 @@ impl PortTask {
             while linked.link.connection.poll_payload(now).is_some() {} // none, but the end of the connection
         }
         linked.link.flush(&self.socket, &mut self.scratch, now);
-        if let Some(reason) = linked.link.connection.closed() {
-            let reason = match reason {
-                CloseReason::Shutdown => LossReason::Closed,
-                CloseReason::Idle => LossReason::Idle,
-                CloseReason::Protocol => LossReason::Protocol("SRT".into()),
-            };
+        if let Some(reason) = linked.link.loss() {
             return self.close(id, reason, now);
         }
         let next = linked.link.connection.next_timeout();
@@ -498,6 +406,7 @@ impl PortTask {
     }
 
     fn timeouts(&mut self, now: Instant) {
+        self.give_up_overdue(now);
         while let Some((at, id)) = self.timers.first().copied()
             && at <= now
         {
@@ -575,12 +484,59 @@ fn poll_outputs(routes: &mut HashMap<RouteId, OpenRoute>, cx: &mut Context<'_>) 
     Poll::Pending
 }
 
-/// An id that no connection has; never 0, which stands for the handshake.
-fn fresh_id(random: &Random, links: &HashMap<u32, Linked>) -> u32 {
-    loop {
-        let id = u32::from_be_bytes(random.bytes()) & 0x3fff_ffff;
-        if id != 0 && !links.contains_key(&id) {
-            return id;
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{EventSink, Status},
+        *,
+    };
+    use crate::{
+        proto::srt::Terms,
+        router::{Limits, Ring},
+    };
+
+    fn output(name: &str, events: &EventSink) -> Route {
+        let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
+        Route {
+            stream_id: Some(name.to_owned()),
+            allow: Allowlist::default(),
+            max_peers: None,
+            terms: Terms::default(),
+            status: Status::new(name, None),
+            events: events.clone(),
+            end: RouteEnd::Output(ring.reader()),
         }
+    }
+
+    #[tokio::test]
+    async fn srt_port_whose_task_panics_fails_its_endpoints_and_closes() {
+        let events = EventSink::new("f");
+        let mut mailbox = events.subscribe();
+        let port =
+            Port::open(([127, 0, 0, 1], 0).into(), None, PeerLimits::new(), Random::of(|bytes| bytes.fill(7))).unwrap();
+        let (first, second) = (output("first", &events), output("second", &events));
+        let statuses = [first.status.clone(), second.status.clone()];
+        let id = port.add(first);
+        let (done, wait) = oneshot::channel();
+        port.commands.send(Command::Panic).unwrap();
+        // These come to a task that is about to panic, and the last to one that has.
+        port.add(second);
+        port.commands.send(Command::Remove(id, done)).unwrap();
+        assert!(wait.await.is_err());
+        assert!(!port.kick(id, ([127, 0, 0, 1], 1).into()).await);
+        port.ended.cancelled().await;
+        let third = output("third", &events);
+        let late = third.status.clone();
+        port.add(third);
+        port.remove(id).await;
+        let local = port.local_addr();
+        port.release().await;
+        for status in statuses.iter().chain([&late]) {
+            assert_eq!(status.counters.state(), State::Failed, "{}", status.name());
+            let event = mailbox.receive().await.unwrap();
+            let Event::OutputLost { reason: LossReason::Internal(why), .. } = event else { panic!("{event:?}") };
+            assert!(why.contains("SRT port"), "{why}");
+        }
+        std::net::UdpSocket::bind(local).expect("the socket is closed");
     }
 }

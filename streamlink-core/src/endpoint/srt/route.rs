@@ -1,13 +1,12 @@
 //! The routes of a port: which source or output a caller is for, who may come, and what is counted of it.
 
-use super::{
-    super::{Event, EventSink, SourceContext, Status, intake::Intake},
-    terms::reason,
+use super::super::{
+    Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, intake::Intake,
 };
 use crate::{
     flow::Allowlist,
-    proto::srt::{ConnectionStats, Rejection, Terms},
-    router::Reader,
+    proto::srt::{ConnectionStats, Terms},
+    router::{Reader, State},
     time::Throttle,
 };
 use std::{
@@ -38,6 +37,18 @@ pub(crate) enum RouteEnd {
     Output(Reader),
 }
 
+impl Route {
+    /// Gives up the source or output: its port serves it no longer.
+    pub(super) fn fail(&self, why: &str, now: Instant) {
+        let is_source = matches!(self.end, RouteEnd::Source(_));
+        if let RouteEnd::Source(context) = &self.end {
+            context.lose(now);
+        }
+        self.status.counters.set_state(State::Failed, now);
+        report_loss(&self.events, &self.status, is_source, LossReason::Internal(why.to_owned()));
+    }
+}
+
 /// A route of an open port.
 pub(super) struct OpenRoute {
     pub(super) route: Route,
@@ -46,7 +57,7 @@ pub(super) struct OpenRoute {
     pub(super) links: Vec<u32>,
     pub(super) refused: Throttle,
     /// The last caller that was refused, and why.
-    pub(super) last_refused: Option<(SocketAddr, Rejection)>,
+    pub(super) last_refused: Option<(SocketAddr, RefusalReason)>,
 }
 
 impl OpenRoute {
@@ -60,18 +71,18 @@ impl OpenRoute {
     }
 
     /// Counts a caller that was turned away, and tells of it.
-    pub(super) fn refuse(&mut self, peer: SocketAddr, rejection: Rejection, now: Instant) {
+    pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         self.route.status.counters.refused.add(1);
-        self.last_refused = Some((peer, rejection));
+        self.last_refused = Some((peer, reason));
         self.report_refusals(now, 1);
     }
 
     /// Tells of refusals, unless that was done less than a second ago.
     pub(super) fn report_refusals(&mut self, now: Instant, new: u64) {
         if let Some(count) = self.refused.admit(now, new)
-            && let Some((peer, rejection)) = self.last_refused
+            && let Some((peer, reason)) = self.last_refused
         {
-            let (endpoint, reason) = (self.route.status.name(), reason(rejection));
+            let endpoint = self.route.status.name();
             self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
         }
     }

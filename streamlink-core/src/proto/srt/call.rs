@@ -47,9 +47,8 @@ impl Caller {
     pub(crate) fn new(terms: Terms, local: Local, stream_id: Option<String>, timeout: Duration) -> Self {
         let random = Zeroizing::new(local.random.bytes());
         let number = local.random.bytes();
-        let keys = terms.passphrase.is_some().then(|| Keys::generate(terms.key_length, &random));
-        let material =
-            keys.as_ref().zip(terms.passphrase.as_ref()).and_then(|(keys, secret)| keys.material(secret.reveal()));
+        let keys = terms.passphrase.as_ref().map(|secret| Keys::generate(terms.key_length, &random, secret.reveal()));
+        let material = keys.as_ref().and_then(Keys::material);
         Self {
             initial_sequence: Sequence::new(u32::from_be_bytes(number)),
             keys,
@@ -90,7 +89,7 @@ impl Caller {
             handshake.extensions.key_material = self.material.clone();
             handshake.extensions.stream_id = self.stream_id.clone();
         }
-        let body = handshake.write(true);
+        let body = handshake.write();
         let timestamp = now.saturating_duration_since(self.local.start).as_micros() as u32;
         Some(write_control(&Control::Handshake(&body), timestamp, 0))
     }

@@ -4,10 +4,10 @@
 //! ([`Connection::poll_payload`]) and the next moment at which something happens ([`Connection::next_timeout`]).
 
 use super::{
-    crypto::{Keys, STATUS_BAD_SECRET, STATUS_NO_SECRET},
+    crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_SECRET, STATUS_NO_SECRET},
     packet::{Ack, Control, KeyFlag, MAX_PAYLOAD, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
-    send::{SendCounts, SendHalf},
+    send::{Acknowledged, SendCounts, SendHalf},
     sequence::Sequence,
 };
 use crate::{random::Random, secret::Secret};
@@ -31,6 +31,10 @@ const ARENA: usize = 24 * 1456;
 /// The sender gives packets up when they are so much older than the latency, and a second at least.
 const DROP_MARGIN: Duration = Duration::from_millis(20);
 const MIN_DROP_AGE: Duration = Duration::from_millis(1000);
+
+/// Minimum interval between two derivations of the key that wraps the peer's keys, as each takes time from all
+/// connections. In libsrt the salt, and so that key, stays the same for a connection.
+const DERIVATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a connection is set up with, after both ends have agreed.
 #[derive(Clone, Debug)]
@@ -77,8 +81,10 @@ pub(crate) enum CloseReason {
     Shutdown,
     /// Nothing came for too long.
     Idle,
-    /// The peer has broken the protocol.
-    Protocol,
+    /// Of what was sent nothing was acknowledged for too long, though the peer is there.
+    Unacknowledged,
+    /// The peer has broken the protocol; how.
+    Protocol(&'static str),
 }
 
 /// A connection at one moment.
@@ -118,7 +124,11 @@ pub(crate) struct Connection {
     /// Key material that the peer has not confirmed, and when it was last sent.
     unconfirmed: Option<(Vec<u8>, Option<Instant>)>,
     undecrypted: u64,
+    /// When the key that wraps the peer's keys may be derived anew.
+    next_derivation: Instant,
     last_progress: Instant,
+    /// Since when something waits to be acknowledged and the peer has shown no sign of reading.
+    unread_since: Option<Instant>,
     /// Memory for what is encrypted or decrypted, packet behind packet.
     arena: BytesMut,
 }
@@ -162,7 +172,9 @@ impl Connection {
             sending_keys: a.keys.clone(),
             unconfirmed: None,
             undecrypted: 0,
+            next_derivation: now,
             last_progress: now,
+            unread_since: None,
             arena: BytesMut::new(),
             sends_only: false,
             agreement,
@@ -230,14 +242,14 @@ impl Connection {
 
     /// Section 6.1.6: the next key is announced in time, taken into use, and the old one forgotten.
     fn turn_keys(&mut self) {
-        let (Some(keys), Some(passphrase)) = (&mut self.sending_keys, &self.agreement.passphrase) else { return };
+        let Some(keys) = &mut self.sending_keys else { return };
         self.key_used += 1;
         let next = if self.key == KeyFlag::Even { KeyFlag::Odd } else { KeyFlag::Even };
         let (refresh, announce) = (self.agreement.key_refresh, self.agreement.key_announce);
         if self.key_used == refresh.saturating_sub(announce).max(1) {
             let random = Zeroizing::new(self.agreement.random.bytes());
             keys.refresh(next, &random);
-            self.unconfirmed = keys.material(passphrase.reveal()).map(|material| (material, None));
+            self.unconfirmed = keys.material().map(|material| (material, None));
         } else if self.key_used >= refresh && self.unconfirmed.is_none() {
             // Confirmed by the peer: from here on.
             self.key = next;
@@ -293,9 +305,13 @@ impl Connection {
         match control {
             Control::Ack(ack) => {
                 let window = ack.full.then_some(ack.window as usize);
-                if !self.sender.acknowledge(Sequence::new(ack.next), window) {
-                    self.closed = Some(CloseReason::Protocol); // what was never sent cannot have come
-                    return;
+                match self.sender.acknowledge(Sequence::new(ack.next), window) {
+                    Acknowledged::Progress => self.unread_since = None,
+                    Acknowledged::Nothing => {}
+                    Acknowledged::Unsent => {
+                        self.closed = Some(CloseReason::Protocol("it acknowledges what was never sent"));
+                        return;
+                    }
                 }
                 self.last_progress = now;
                 if ack.full {
@@ -312,6 +328,7 @@ impl Connection {
                 }
             }
             Control::Nak(ranges) => {
+                self.unread_since = None; // who misses something reads
                 if let Some((first, last)) = self.sender.report_lost(ranges) {
                     self.say(&Control::DropRequest { first, last }, now);
                 }
@@ -321,7 +338,7 @@ impl Connection {
                 self.ending = true;
                 self.receiver.stop_waiting();
             }
-            Control::PeerError => self.closed = Some(CloseReason::Protocol),
+            Control::PeerError => self.closed = Some(CloseReason::Protocol("it reports an error of its own")),
             Control::KeyRequest(material) => self.take_keys(material, now),
             Control::KeyResponse(material) => {
                 if self.unconfirmed.as_ref().is_some_and(|(ours, _)| ours == material) {
@@ -334,19 +351,29 @@ impl Connection {
 
     /// The peer announces its next key.
     fn take_keys(&mut self, material: &[u8], now: Instant) {
-        let status = match (&mut self.agreement.keys, &self.agreement.passphrase) {
-            (Some(keys), Some(passphrase)) => match Keys::from_material(material, passphrase.reveal()) {
-                Ok(newer) => {
-                    keys.update(newer);
-                    None
-                }
-                Err(_) => Some(STATUS_BAD_SECRET),
-            },
-            _ => Some(STATUS_NO_SECRET),
+        let opened = match (&mut self.agreement.keys, &self.agreement.passphrase) {
+            (Some(keys), Some(passphrase)) => {
+                KeyDerivation::of_material(material, passphrase.reveal()).and_then(|derivation| {
+                    let wrapping = if derivation.is_done_by(keys.wrapping()) {
+                        keys.wrapping().clone()
+                    } else if now >= self.next_derivation {
+                        self.next_derivation = now + DERIVATION_INTERVAL;
+                        derivation.run()
+                    } else {
+                        return Ok(false); // not answered: the peer announces it again
+                    };
+                    keys.update(Keys::from_material(material, wrapping)?);
+                    Ok(true)
+                })
+            }
+            _ => return self.say(&Control::KeyResponse(&STATUS_NO_SECRET.to_be_bytes()), now),
         };
-        match status {
-            None => self.say(&Control::KeyResponse(material), now),
-            Some(status) => self.say(&Control::KeyResponse(&status.to_be_bytes()), now),
+        match opened {
+            Ok(true) => self.say(&Control::KeyResponse(material), now),
+            Ok(false) => {}
+            Err(KeyError::Malformed | KeyError::BadSecret) => {
+                self.say(&Control::KeyResponse(&STATUS_BAD_SECRET.to_be_bytes()), now);
+            }
         }
     }
 
@@ -385,6 +412,10 @@ impl Connection {
             self.closed = Some(CloseReason::Idle);
             return;
         }
+        if self.is_unread(now) {
+            self.closed = Some(CloseReason::Unacknowledged);
+            return;
+        }
         if now >= self.next_ack {
             self.next_ack = now + ACK_INTERVAL;
             let repeat = self.rtt + self.rtt_variance * 4;
@@ -419,6 +450,17 @@ impl Connection {
         if now.saturating_duration_since(self.last_said) >= KEEP_ALIVE {
             self.say(&Control::KeepAlive, now);
         }
+    }
+
+    /// Whether the peer has shown for the idle timeout no sign of reading what waits for it. Saying that it is alive
+    /// is none: it would keep a connection and all that is sent on it for nothing.
+    fn is_unread(&mut self, now: Instant) -> bool {
+        if self.sender.is_empty() {
+            self.unread_since = None;
+            return false;
+        }
+        let since = *self.unread_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= self.agreement.peer_idle
     }
 
     fn repeat_keys(&mut self, now: Instant) {

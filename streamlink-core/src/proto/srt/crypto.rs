@@ -16,6 +16,8 @@ const SALT: usize = 16;
 /// Key material before the salt (section 3.2.2).
 const FIXED: usize = 16;
 const WRAP_OVERHEAD: usize = 8;
+/// The longest key, in bytes.
+const MAX_KEY: usize = 32;
 /// AES in counter mode.
 const CIPHER_CTR: u8 = 2;
 
@@ -63,27 +65,100 @@ impl Key {
     }
 }
 
-/// The keys of one direction, and the material that announces them.
+/// The key that wraps stream keys: made from the passphrase and a salt, at the price of a derivation.
+#[derive(Clone)]
+pub(crate) struct WrappingKey {
+    salt: [u8; SALT],
+    /// 16, 24 or 32 bytes, as the stream keys.
+    length: usize,
+    bytes: Zeroizing<[u8; MAX_KEY]>,
+}
+
+impl fmt::Debug for WrappingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WrappingKey(hidden)")
+    }
+}
+
+impl WrappingKey {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// A derivation of a wrapping key that is still to be run. It takes about half a millisecond of a processor, so that
+/// attempts of strangers are run where no media passes.
+#[derive(Clone)]
+pub(crate) struct KeyDerivation {
+    passphrase: Zeroizing<String>,
+    salt: [u8; SALT],
+    length: usize,
+}
+
+impl fmt::Debug for KeyDerivation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDerivation(hidden)")
+    }
+}
+
+impl KeyDerivation {
+    /// Returns the derivation that opens a key material message.
+    pub(crate) fn of_material(bytes: &[u8], passphrase: &str) -> Result<Self, KeyError> {
+        let material = Material::parse(bytes)?;
+        Ok(Self { passphrase: Zeroizing::new(passphrase.to_owned()), salt: *material.salt, length: material.length })
+    }
+
+    /// Returns whether a wrapping key is the result of this derivation, given that the passphrase is the same.
+    pub(crate) fn is_done_by(&self, key: &WrappingKey) -> bool {
+        self.salt == key.salt && self.length == key.length
+    }
+
+    pub(crate) fn run(&self) -> WrappingKey {
+        let mut bytes = Zeroizing::new([0; MAX_KEY]);
+        let key = bytes.get_mut(..self.length).unwrap_or_default();
+        // The salt of PBKDF2 is the lower half of the salt.
+        pbkdf2::pbkdf2_hmac::<sha1::Sha1>(self.passphrase.as_bytes(), &self.salt[8..], ITERATIONS, key);
+        WrappingKey { salt: self.salt, length: self.length, bytes }
+    }
+}
+
+/// A key material message (section 3.2.2), read but not opened.
+struct Material<'a> {
+    flags: u8,
+    salt: &'a [u8; SALT],
+    length: usize,
+    wrapped: &'a [u8],
+}
+
+impl<'a> Material<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, KeyError> {
+        let fixed = bytes.first_chunk::<FIXED>().ok_or(KeyError::Malformed)?;
+        let flags = fixed[3] & 3;
+        let (salt_length, length) = (usize::from(fixed[14]) * 4, usize::from(fixed[15]) * 4);
+        let good = fixed[0] == 0x12 && fixed[1..3] == [0x20, 0x29] && flags != 0;
+        if !good || fixed[8] != CIPHER_CTR || salt_length != SALT || ![16, 24, 32].contains(&length) {
+            return Err(KeyError::Malformed);
+        }
+        let count = flags.count_ones() as usize;
+        let rest = bytes.get(FIXED..).unwrap_or_default();
+        let (salt, wrapped) = rest.split_first_chunk::<SALT>().ok_or(KeyError::Malformed)?;
+        let wrapped = wrapped.get(..WRAP_OVERHEAD + count * length).ok_or(KeyError::Malformed)?;
+        Ok(Self { flags, salt, length, wrapped })
+    }
+}
+
+/// The keys of one direction, and the key that wraps them when they are announced.
 #[derive(Clone)]
 pub(crate) struct Keys {
-    salt: [u8; SALT],
+    wrapping: WrappingKey,
     even: Option<Key>,
     odd: Option<Key>,
-    length: usize,
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keys(hidden)")
     }
-}
-
-/// The key that wraps stream keys.
-fn wrapping_key(passphrase: &str, salt: &[u8; SALT], length: usize) -> Zeroizing<Vec<u8>> {
-    let mut key = Zeroizing::new(vec![0; length]);
-    // The salt of PBKDF2 is the lower half of the salt.
-    pbkdf2::pbkdf2_hmac::<sha1::Sha1>(passphrase.as_bytes(), &salt[8..], ITERATIONS, &mut key);
-    key
 }
 
 fn wrap(key: &[u8], data: &[u8]) -> Option<Vec<u8>> {
@@ -106,16 +181,18 @@ fn unwrap(key: &[u8], data: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 }
 
 impl Keys {
-    /// A first, even key. `random` has room for the salt and a key.
-    pub(crate) fn generate(length: usize, random: &[u8; 48]) -> Self {
+    /// A first, even key, and the derivation of the key that wraps it. `random` has room for the salt and a key;
+    /// `length`: 16, 24 or 32.
+    pub(crate) fn generate(length: usize, random: &[u8; 48], passphrase: &str) -> Self {
         let (salt, key) = random.split_at(SALT);
         let salt = salt.first_chunk().copied().unwrap_or_default();
-        Self { salt, even: key.get(..length).and_then(Key::new), odd: None, length }
+        let wrapping = KeyDerivation { passphrase: Zeroizing::new(passphrase.to_owned()), salt, length }.run();
+        Self { wrapping, even: key.get(..length).and_then(Key::new), odd: None }
     }
 
     /// Puts a fresh key in the place of the one that is not in use.
     pub(crate) fn refresh(&mut self, next: KeyFlag, random: &[u8; 32]) {
-        let key = random.get(..self.length).and_then(Key::new);
+        let key = random.get(..self.wrapping.length).and_then(Key::new);
         match next {
             KeyFlag::Odd => self.odd = key,
             _ => self.even = key,
@@ -131,51 +208,49 @@ impl Keys {
     }
 
     /// The key material message (section 3.2.2) with all keys there are.
-    pub(crate) fn material(&self, passphrase: &str) -> Option<Vec<u8>> {
+    pub(crate) fn material(&self) -> Option<Vec<u8>> {
         let flags = u8::from(self.even.is_some()) | u8::from(self.odd.is_some()) << 1;
         // With room for both, so that no copy is left behind by growing.
-        let mut keys = Zeroizing::new(Vec::with_capacity(2 * self.length));
+        let mut keys = Zeroizing::new(Vec::with_capacity(2 * self.wrapping.length));
         for key in [&self.even, &self.odd].into_iter().flatten() {
             keys.extend_from_slice(&key.bytes);
         }
-        let wrapped = wrap(&wrapping_key(passphrase, &self.salt, self.length), &keys)?;
+        let wrapped = wrap(self.wrapping.bytes(), &keys)?;
         let mut bytes = vec![0x12, 0x20, 0x29, flags, 0, 0, 0, 0, CIPHER_CTR, 0, 2, 0, 0, 0];
-        bytes.extend([(SALT / 4) as u8, (self.length / 4) as u8]);
-        bytes.extend(self.salt);
+        bytes.extend([(SALT / 4) as u8, (self.wrapping.length / 4) as u8]);
+        bytes.extend(self.wrapping.salt);
         bytes.extend(wrapped);
         Some(bytes)
     }
 
-    /// Reads a key material message.
-    pub(crate) fn from_material(bytes: &[u8], passphrase: &str) -> Result<Self, KeyError> {
-        let fixed = bytes.first_chunk::<FIXED>().ok_or(KeyError::Malformed)?;
-        let flags = fixed[3] & 3;
-        let (salt_length, length) = (usize::from(fixed[14]) * 4, usize::from(fixed[15]) * 4);
-        let good = fixed[0] == 0x12 && fixed[1..3] == [0x20, 0x29] && flags != 0;
-        if !good || fixed[8] != CIPHER_CTR || salt_length != SALT || ![16, 24, 32].contains(&length) {
+    /// Opens a key material message with the key of its derivation.
+    pub(crate) fn from_material(bytes: &[u8], wrapping: WrappingKey) -> Result<Self, KeyError> {
+        let Material { flags, salt, length, wrapped } = Material::parse(bytes)?;
+        if *salt != wrapping.salt || length != wrapping.length {
             return Err(KeyError::Malformed);
         }
-        let count = flags.count_ones() as usize;
-        let rest = bytes.get(FIXED..).unwrap_or_default();
-        let (salt, wrapped) = rest.split_first_chunk::<SALT>().ok_or(KeyError::Malformed)?;
-        let wrapped = wrapped.get(..WRAP_OVERHEAD + count * length).ok_or(KeyError::Malformed)?;
-        let keys = unwrap(&wrapping_key(passphrase, salt, length), wrapped).ok_or(KeyError::BadSecret)?;
+        let keys = unwrap(wrapping.bytes(), wrapped).ok_or(KeyError::BadSecret)?;
         let mut keys = keys.chunks(length).filter_map(Key::new);
         let even = if flags & 1 != 0 { keys.next() } else { None };
         let odd = if flags & 2 != 0 { keys.next() } else { None };
-        Ok(Self { salt: *salt, even, odd, length })
+        Ok(Self { wrapping, even, odd })
     }
 
     /// Takes over keys that the peer has announced on the way; a key that it no longer names stays as it is.
     pub(crate) fn update(&mut self, newer: Keys) {
-        (self.salt, self.length) = (newer.salt, newer.length);
+        self.wrapping = newer.wrapping;
         self.even = newer.even.or(self.even.take());
         self.odd = newer.odd.or(self.odd.take());
     }
 
     /// The length of the keys in bytes.
     pub(crate) fn length(&self) -> usize {
-        self.length
+        self.wrapping.length
+    }
+
+    /// The key that wraps them.
+    pub(crate) fn wrapping(&self) -> &WrappingKey {
+        &self.wrapping
     }
 
     /// Encrypts or decrypts a payload in place, which is the same in counter mode. `false`: there is no such key.
@@ -189,7 +264,7 @@ impl Keys {
         // Section 6.2.2: the packet's number above a counter of 16 bits, mixed with the salt.
         let mut iv = [0u8; 16];
         iv[10..14].copy_from_slice(&sequence.number().to_be_bytes());
-        iv.iter_mut().zip(&self.salt).take(14).for_each(|(a, b)| *a ^= b);
+        iv.iter_mut().zip(&self.wrapping.salt).take(14).for_each(|(a, b)| *a ^= b);
         let iv = (&iv).into();
         match &key.cipher {
             Cipher::Aes128(aes) => Counter::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(payload),
@@ -204,14 +279,18 @@ impl Keys {
 mod tests {
     use super::*;
 
+    fn open(material: &[u8], passphrase: &str) -> Result<Keys, KeyError> {
+        Keys::from_material(material, KeyDerivation::of_material(material, passphrase)?.run())
+    }
+
     #[test]
     fn material_goes_over_and_the_keys_fit() {
         for length in [16, 24, 32] {
-            let mut ours = Keys::generate(length, &[7; 48]);
+            let mut ours = Keys::generate(length, &[7; 48], "correct horse");
             ours.refresh(KeyFlag::Odd, &[9; 32]);
-            let material = ours.material("correct horse").unwrap();
-            let theirs = Keys::from_material(&material, "correct horse").unwrap();
-            assert_eq!(Keys::from_material(&material, "wrong horse!").unwrap_err(), KeyError::BadSecret);
+            let material = ours.material().unwrap();
+            let theirs = open(&material, "correct horse").unwrap();
+            assert_eq!(open(&material, "wrong horse!").unwrap_err(), KeyError::BadSecret);
             for flag in [KeyFlag::Even, KeyFlag::Odd] {
                 let mut payload = *b"some payload that is longer than a block";
                 assert!(ours.apply(flag, Sequence::new(5), &mut payload));
@@ -220,8 +299,20 @@ mod tests {
                 assert_eq!(&payload, b"some payload that is longer than a block");
             }
             for cut in 0..material.len() {
-                assert!(Keys::from_material(&material[..cut], "correct horse").is_err());
+                assert!(open(&material[..cut], "correct horse").is_err());
             }
+        }
+    }
+
+    #[test]
+    fn wrapping_key_opens_only_material_of_its_salt_and_length() {
+        let material = Keys::generate(16, &[7; 48], "correct horse").material().unwrap();
+        for (length, byte) in [(16, 8), (32, 7)] {
+            let other = Keys::generate(length, &[byte; 48], "correct horse");
+            let derivation = KeyDerivation::of_material(&material, "correct horse").unwrap();
+            assert!(!derivation.is_done_by(other.wrapping()));
+            assert!(derivation.is_done_by(&derivation.run()));
+            assert!(Keys::from_material(&material, other.wrapping().clone()).is_err());
         }
     }
 }

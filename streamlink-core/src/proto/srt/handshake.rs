@@ -57,6 +57,8 @@ pub(crate) struct Handshake {
 /// The extensions that we understand; others are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extensions {
+    /// They answer a request: HSRSP and KMRSP instead of HSREQ and KMREQ.
+    pub(crate) response: bool,
     /// HSREQ or HSRSP.
     pub(crate) srt: Option<SrtExtension>,
     /// KMREQ or KMRSP: key material, or a status word.
@@ -118,13 +120,26 @@ impl Handshake {
         })
     }
 
-    /// Writes the contents of a handshake packet. `request` tells HSREQ and KMREQ from the responses.
-    pub(crate) fn write(&self, request: bool) -> Vec<u8> {
+    /// Returns whether this is a request of a caller, the only thing that a listener answers: an induction or a
+    /// conclusion with an id to answer to, and neither a listener's answer to one nor a rejection. A listener that
+    /// answered more than that could be set on another one, or on itself, without end.
+    pub(crate) fn is_request(&self) -> bool {
+        let is_answer = match self.kind {
+            // A caller has no cookie yet, and a listener's answer has the mark.
+            Kind::Induction => self.cookie != 0 || (self.version == 5 && self.extension_field == MAGIC),
+            Kind::Conclusion => self.extensions.response,
+            Kind::Rejection(_) | Kind::Other(_) => true,
+        };
+        self.socket_id != 0 && !is_answer
+    }
+
+    /// Writes the contents of a handshake packet.
+    pub(crate) fn write(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(FIXED + 64);
         bytes.extend(self.version.to_be_bytes());
         bytes.extend(self.encryption.to_be_bytes());
         let mut extensions = Vec::new();
-        let flags = self.extensions.write(request, &mut extensions);
+        let flags = self.extensions.write(&mut extensions);
         let field = if self.kind == Kind::Conclusion { flags } else { self.extension_field };
         bytes.extend(field.to_be_bytes());
         bytes.extend(self.initial_sequence.number().to_be_bytes());
@@ -155,6 +170,7 @@ impl Extensions {
             let (kind, words) = (be16(rest, 0)?, usize::from(be16(rest, 2)?));
             let end = 4 + 4 * words;
             let content = rest.get(4..end)?;
+            found.response |= matches!(kind, 2 | 4);
             match kind {
                 1 | 2 => {
                     found.srt = Some(SrtExtension {
@@ -177,14 +193,14 @@ impl Extensions {
     }
 
     /// Appends the extensions; returns the flags that announce them.
-    fn write(&self, request: bool, bytes: &mut Vec<u8>) -> u16 {
+    fn write(&self, bytes: &mut Vec<u8>) -> u16 {
         let mut flags = 0;
         let mut put = |kind: u16, content: &[u8]| {
             bytes.extend(kind.to_be_bytes());
             bytes.extend(((content.len() / 4) as u16).to_be_bytes()); // contents are short: at most 512 bytes
             bytes.extend(content);
         };
-        let offset = u16::from(!request);
+        let offset = u16::from(self.response);
         if let Some(srt) = &self.srt {
             let mut content = srt.version.to_be_bytes().to_vec();
             content.extend(srt.flags.to_be_bytes());
@@ -229,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_handshake_with_everything_goes_out_and_comes_back() {
-        let handshake = Handshake {
+        let mut handshake = Handshake {
             version: 5,
             encryption: 2,
             extension_field: 7,
@@ -246,8 +262,11 @@ mod tests {
                 ..Extensions::default()
             },
         };
-        assert_eq!(Handshake::parse(&handshake.write(true)), Some(handshake.clone()));
-        assert_eq!(Handshake::parse(&handshake.write(false)), Some(handshake));
+        assert_eq!(Handshake::parse(&handshake.write()), Some(handshake.clone()));
+        assert!(handshake.is_request());
+        handshake.extensions.response = true;
+        assert_eq!(Handshake::parse(&handshake.write()), Some(handshake.clone()));
+        assert!(!handshake.is_request());
         assert_eq!(write_text("abcde"), *b"dcba\0\0\0e");
         assert_eq!(read_text(b"dcba\0\0\0e", 512).as_deref(), Some("abcde"));
     }

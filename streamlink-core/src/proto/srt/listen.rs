@@ -19,8 +19,8 @@ const COOKIE_AGE: Duration = Duration::from_secs(60);
 /// What a listener makes of a handshake packet.
 #[derive(Debug)]
 pub(crate) enum Greeting {
-    /// Send this back; nothing is kept.
-    Reply(Vec<u8>),
+    /// A caller begins: it may be given its cookie ([`Listener::welcome`]), or be refused. Nothing is kept of it.
+    Induction(Box<Handshake>),
     /// The peer has shown its address, and asks for a connection.
     Request(Box<Handshake>),
     /// Not worth an answer.
@@ -54,43 +54,46 @@ impl Listener {
         now.saturating_duration_since(self.start).as_micros() as u32 // wraps, as timestamps do
     }
 
-    /// One handshake packet. `encryption`: the key length that is announced, in bytes.
+    /// Sorts one handshake packet. Only a caller's request is worth an answer, and each is worth one.
     pub(crate) fn greet(&self, body: &[u8], peer: SocketAddr, now: Instant) -> Greeting {
-        let Some(handshake) = Handshake::parse(body) else { return Greeting::Ignore };
+        let Some(handshake) = Handshake::parse(body).filter(Handshake::is_request) else { return Greeting::Ignore };
         match handshake.kind {
-            Kind::Induction if (4..=5).contains(&handshake.version) => {
-                let reply = Handshake {
-                    version: 5,
-                    encryption: 0,
-                    extension_field: MAGIC,
-                    cookie: self.cookie(peer, self.minute(now)),
-                    extensions: Extensions::default(),
-                    ..handshake
-                };
-                let body = reply.write(false);
-                let to = handshake.socket_id;
-                Greeting::Reply(write_control(&Control::Handshake(&body), self.timestamp(now), to))
-            }
+            Kind::Induction if (4..=5).contains(&handshake.version) => Greeting::Induction(Box::new(handshake)),
             Kind::Conclusion => {
                 let minute = self.minute(now);
                 let good = [minute, minute.saturating_sub(1)].iter().any(|m| self.cookie(peer, *m) == handshake.cookie);
-                match good {
-                    false => Greeting::Ignore, // forged, or too old: the peer will begin anew
-                    true if handshake.version != 5 => Greeting::Reply(self.reject(&handshake, Rejection::VERSION, now)),
-                    true => Greeting::Request(Box::new(handshake)),
+                if good {
+                    Greeting::Request(Box::new(handshake))
+                } else {
+                    Greeting::Ignore // forged, or too old: the peer will begin anew
                 }
             }
             _ => Greeting::Ignore,
         }
     }
 
-    /// The packet that refuses a request.
+    /// The answer to an induction, which gives the peer its cookie. It is no longer than the induction, whose sender's
+    /// address may be forged.
+    pub(crate) fn welcome(&self, induction: &Handshake, peer: SocketAddr, now: Instant) -> Vec<u8> {
+        let reply = Handshake {
+            version: 5,
+            encryption: 0,
+            extension_field: MAGIC,
+            cookie: self.cookie(peer, self.minute(now)),
+            extensions: Extensions::default(),
+            ..induction.clone()
+        };
+        let body = reply.write();
+        write_control(&Control::Handshake(&body), self.timestamp(now), induction.socket_id)
+    }
+
+    /// The packet that refuses a request; no longer than that.
     pub(crate) fn reject(&self, request: &Handshake, reason: Rejection, now: Instant) -> Vec<u8> {
         let mut answer = request.clone();
         answer.kind = Kind::Rejection(reason.0);
         answer.extensions = Extensions::default();
         answer.extension_field = 0;
-        let body = answer.write(false);
+        let body = answer.write();
         write_control(&Control::Handshake(&body), self.timestamp(now), request.socket_id)
     }
 }

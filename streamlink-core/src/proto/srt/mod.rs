@@ -16,7 +16,8 @@ mod tests;
 
 pub(crate) use call::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
+pub(crate) use crypto::{KeyDerivation, WrappingKey};
 pub(crate) use handshake::Handshake;
 pub(crate) use listen::{Greeting, Listener};
 pub(crate) use packet::{Control, Packet, destination, write_control};
-pub(crate) use terms::{Local, Rejection, Terms};
+pub(crate) use terms::{Local, Rejection, Terms, acceptable};

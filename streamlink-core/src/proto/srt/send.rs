@@ -41,11 +41,24 @@ pub(crate) struct SendCounts {
     pub(crate) lost: u64,
 }
 
+/// What an acknowledgement has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acknowledged {
+    /// The peer has got further than it had said before.
+    Progress,
+    /// It says what it has said before.
+    Nothing,
+    /// It names what was never sent.
+    Unsent,
+}
+
 #[derive(Debug)]
 pub(crate) struct SendHalf {
     items: VecDeque<Item>,
     /// The number of the first item.
     first: Sequence,
+    /// The furthest acknowledgement. What was given up as too late may be acknowledged after that.
+    acknowledged: Sequence,
     /// Items that have been sent at least once.
     sent: usize,
     /// Reported lost, to be sent again before anything new.
@@ -65,6 +78,7 @@ impl SendHalf {
         let mut half = Self {
             items: VecDeque::new(),
             first,
+            acknowledged: first,
             sent: 0,
             losses: VecDeque::new(),
             capacity,
@@ -105,19 +119,30 @@ impl SendHalf {
         self.sent
     }
 
-    /// Everything before `next` has come. `false`: that was never sent.
-    pub(crate) fn acknowledge(&mut self, next: Sequence, window: Option<usize>) -> bool {
+    /// Whether nothing waits to be sent or acknowledged.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Takes note that everything before `next` has come.
+    pub(crate) fn acknowledge(&mut self, next: Sequence, window: Option<usize>) -> Acknowledged {
         if let Some(window) = window {
             self.window = window;
         }
-        let Ok(count) = usize::try_from(self.first.distance(next)) else { return true }; // an old one
-        if count > self.sent {
-            return false;
+        let ahead = self.first.distance(next);
+        if usize::try_from(ahead).is_ok_and(|count| count > self.sent) {
+            return Acknowledged::Unsent;
         }
-        self.items.drain(..count);
-        self.sent -= count;
-        self.first = next;
-        true
+        let is_progress = self.acknowledged.distance(next) > 0;
+        if is_progress {
+            self.acknowledged = next;
+        }
+        if let Ok(count) = usize::try_from(ahead) {
+            self.items.drain(..count);
+            self.sent -= count;
+            self.first = next;
+        } // else: what it names was given up
+        if is_progress { Acknowledged::Progress } else { Acknowledged::Nothing }
     }
 
     /// The peer misses these. What is no longer here is returned, to be called off.

@@ -2,7 +2,7 @@
 
 use super::{
     connection::Agreement,
-    crypto::{KeyError, Keys},
+    crypto::{KeyDerivation, KeyError, Keys, WrappingKey},
     handshake::{Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
     sequence::Sequence,
 };
@@ -127,29 +127,43 @@ impl Terms {
         (self.receive_latency.max(wish(theirs.send_delay)), self.peer_latency.max(wish(theirs.receive_delay)))
     }
 
-    /// The keys that a caller's material brings, or why there is no agreement about encryption.
-    fn keys(&self, material: Option<&[u8]>) -> Result<Option<Keys>, Rejection> {
-        match (&self.passphrase, material) {
+    /// A listener's look at a conclusion, as far as it costs nothing: whether both ends can agree, apart from their
+    /// passphrases. `Some`: this is to be derived first, and handed to [`Terms::accept`].
+    pub(crate) fn prepare(&self, request: &Handshake) -> Result<Option<KeyDerivation>, Rejection> {
+        acceptable(request)?;
+        match (&self.passphrase, request.extensions.key_material.as_deref()) {
             (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(Rejection::UNSECURE),
-            (Some(passphrase), Some(material)) => match Keys::from_material(material, passphrase.reveal()) {
+            (Some(passphrase), Some(material)) => {
+                KeyDerivation::of_material(material, passphrase.reveal()).map(Some).map_err(|_| Rejection::ROGUE)
+            }
+        }
+    }
+
+    /// The keys that a caller's material brings, or why there is no agreement about encryption.
+    fn keys(&self, material: Option<&[u8]>, wrapping: Option<WrappingKey>) -> Result<Option<Keys>, Rejection> {
+        match (&self.passphrase, material, wrapping) {
+            (None, None, None) => Ok(None),
+            (Some(_), Some(material), Some(wrapping)) => match Keys::from_material(material, wrapping) {
                 Ok(keys) => Ok(Some(keys)),
                 Err(KeyError::BadSecret) => Err(Rejection::BAD_SECRET),
                 Err(KeyError::Malformed) => Err(Rejection::ROGUE),
             },
+            _ => Err(Rejection::UNSECURE),
         }
     }
 
-    /// A listener's answer to a conclusion: what is agreed, and the packet that says so.
+    /// A listener's answer to a conclusion: what is agreed, and the packet that says so. `wrapping` is the result of
+    /// what [`Terms::prepare`] has asked for.
     pub(crate) fn accept(
         &self,
         request: &Handshake,
         timestamp: u32,
         local: &Local,
+        wrapping: Option<WrappingKey>,
     ) -> Result<(Agreement, Handshake), Rejection> {
-        let theirs = request.extensions.srt.ok_or(Rejection::ROGUE)?;
-        check(&theirs, &request.extensions)?;
-        let keys = self.keys(request.extensions.key_material.as_deref())?;
+        let theirs = acceptable(request)?;
+        let keys = self.keys(request.extensions.key_material.as_deref(), wrapping)?;
         let (receive_latency, send_latency) = self.settle(&theirs);
         let answer = Handshake {
             version: 5,
@@ -168,6 +182,7 @@ impl Terms {
                     ..self.extension()
                 }),
                 key_material: request.extensions.key_material.clone(),
+                response: true,
                 ..Extensions::default()
             },
         };
@@ -182,6 +197,18 @@ impl Terms {
             request.initial_sequence,
         );
         Ok((agreement, answer))
+    }
+
+    /// The same with the derivation run at once.
+    #[cfg(test)]
+    pub(crate) fn accept_here(
+        &self,
+        request: &Handshake,
+        timestamp: u32,
+        local: &Local,
+    ) -> Result<(Agreement, Handshake), Rejection> {
+        let wrapping = self.prepare(request)?.map(|derivation| derivation.run());
+        self.accept(request, timestamp, local, wrapping)
     }
 
     /// A caller's reading of the answer to its conclusion. `keys` are those that it has announced.
@@ -239,6 +266,16 @@ impl Terms {
             random: local.random.clone(),
         }
     }
+}
+
+/// The wishes of a caller whose conclusion can be accepted as far as it is not about encryption.
+pub(crate) fn acceptable(request: &Handshake) -> Result<SrtExtension, Rejection> {
+    if request.version != 5 {
+        return Err(Rejection::VERSION);
+    }
+    let theirs = request.extensions.srt.ok_or(Rejection::ROGUE)?;
+    check(&theirs, &request.extensions)?;
+    Ok(theirs)
 }
 
 /// What neither end can do without.

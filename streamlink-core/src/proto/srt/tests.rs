@@ -1,7 +1,12 @@
 //! SRT over a simulated network, in virtual time: loss, bursts, reordering, duplication, jitter, blackouts. A seed
 //! that once failed stays here.
 
-use super::{packet::HEADER, *};
+use super::{
+    crypto::Keys,
+    packet::{Ack, HEADER},
+    sequence::Sequence,
+    *,
+};
 use crate::{random::Random, test_rng::TestRng};
 use bytes::Bytes;
 use std::{
@@ -138,7 +143,10 @@ impl World {
                 (Packet::Control { control: Control::Handshake(body), timestamp, .. }, accepted) => {
                     let peer: SocketAddr = PEER.parse().unwrap();
                     match self.listener.greet(body, peer, now) {
-                        Greeting::Reply(reply) => self.put(false, reply.into()),
+                        Greeting::Induction(induction) => {
+                            let reply = self.listener.welcome(&induction, peer, now);
+                            self.put(false, reply.into());
+                        }
                         Greeting::Request(request) => match accepted {
                             // A repeated conclusion gets the same answer.
                             Some((_, reply)) => {
@@ -148,9 +156,9 @@ impl World {
                             None => {
                                 assert_eq!(request.extensions.stream_id.as_deref(), Some("cam1"));
                                 let local = Local { id: 200, start: now, random: Random::of(random) };
-                                match self.terms.accept(&request, *timestamp, &local) {
+                                match self.terms.accept_here(&request, *timestamp, &local) {
                                     Ok((agreement, answer)) => {
-                                        let body = answer.write(false);
+                                        let body = answer.write();
                                         let reply = write_control(&Control::Handshake(&body), 0, request.socket_id);
                                         self.accepted = Some((Connection::new(agreement, now), reply.clone()));
                                         self.put(false, reply.into());
@@ -438,7 +446,8 @@ fn forged_and_replayed_handshakes_get_nothing() {
     let (a, b): (SocketAddr, SocketAddr) = (PEER.parse().unwrap(), "192.0.2.2:5000".parse().unwrap());
     let body = |bytes: &[u8]| bytes[HEADER..].to_vec();
     let induction = caller.poll_transmit(now).unwrap();
-    let Greeting::Reply(reply) = listener.greet(&body(&induction), a, now) else { panic!("no reply") };
+    let Greeting::Induction(asked) = listener.greet(&body(&induction), a, now) else { panic!("not an induction") };
+    let reply = listener.welcome(&asked, a, now);
     assert!(reply.len() <= induction.len(), "an answer to an unknown address must not amplify");
     assert!(matches!(caller.handle(&body(&reply), 0, now), Progress::Calling));
     let conclusion = body(&caller.poll_transmit(now).unwrap());
@@ -476,4 +485,127 @@ fn hostile_packets_within_a_connection_are_bounded() {
         while world.receiver().poll_payload(now).is_some() {}
     }
     while world.receiver().poll_transmit(now).is_some() {}
+}
+
+/// Whatever a listener sends, a listener does not answer: neither another one nor itself.
+#[test]
+fn srt_listener_answers_no_listener() {
+    let now = Instant::now();
+    let (one, other) = (Listener::new([3; 32], now), Listener::new([4; 32], now));
+    let peer: SocketAddr = PEER.parse().unwrap();
+    let local = Local { id: 7, start: now, random: Random::of(random) };
+    let secret = Terms { passphrase: Some("correct horse".into()), ..Terms::default() };
+    for terms in [Terms::default(), secret] {
+        let mut caller = Caller::new(terms.clone(), local.clone(), None, ms(3000));
+        let mut handshake = || Handshake::parse(&caller.poll_transmit(now).unwrap()[HEADER..]).unwrap();
+        let induction = handshake();
+        let mut answers = vec![one.reject(&induction, Rejection::FORBIDDEN, now)];
+        answers.push(one.welcome(&induction, peer, now));
+        assert!(answers.iter().all(|answer| answer.len() <= HEADER + induction.write().len()));
+        let _ = caller.handle(&answers[1][HEADER..], 0, now);
+        let conclusion = Handshake::parse(&caller.poll_transmit(now).unwrap()[HEADER..]).unwrap();
+        let Greeting::Request(request) = one.greet(&conclusion.write(), peer, now) else { panic!("no request") };
+        let (_, agreed) = terms.accept_here(&request, 0, &Local { id: 9, ..local.clone() }).unwrap();
+        answers.push(write_control(&Control::Handshake(&agreed.write()), 0, 7));
+        answers.push(one.reject(&request, Rejection::BAD_SECRET, now));
+        for answer in &answers {
+            for listener in [&one, &other] {
+                assert!(matches!(listener.greet(&answer[HEADER..], peer, now), Greeting::Ignore), "{answer:?}");
+            }
+        }
+        // What cannot be answered to anybody: an answer would be for the handshakes of whoever gets it.
+        for request in [&induction, &conclusion] {
+            let forged = Handshake { socket_id: 0, ..request.clone() };
+            assert!(matches!(one.greet(&forged.write(), peer, now), Greeting::Ignore));
+        }
+    }
+}
+
+#[test]
+fn srt_peer_that_acknowledges_nothing_is_closed() {
+    // It takes part in all else: it says all the time that it is alive.
+    let keep_alive = write_control(&Control::KeepAlive, 0, 100);
+    for packet_drop in [true, false] {
+        let terms = Terms { packet_drop, ..latency(120) };
+        let mut world = World::new(FAIR, terms.clone(), terms, 5);
+        world.connect().send(100, ms(2));
+        let begin = world.now;
+        world.accepted = None;
+        let mut closed = None;
+        for step in 0..1200u64 {
+            let now = begin + ms(step * 10);
+            let packet = Packet::parse(&keep_alive).unwrap();
+            let sender = world.sender();
+            sender.handle(&packet, &Bytes::copy_from_slice(&keep_alive), now);
+            sender.push(&payload(step as u32), now);
+            sender.handle_timeout(now);
+            drain(sender, now);
+            closed = closed.or(sender.closed().map(|reason| (step, reason)));
+        }
+        let (step, reason) = closed.expect("closed");
+        assert_eq!(reason, CloseReason::Unacknowledged);
+        assert!((500..520).contains(&step), "after the idle timeout of 5 s: {step}");
+    }
+}
+
+#[test]
+fn srt_peer_that_reads_or_has_nothing_to_read_stays() {
+    let mut world = World::new(Weather { loss: 20, ..FAIR }, latency(120), latency(120), 6);
+    world.connect().send(5000, ms(2));
+    world.run_until(world.now + Duration::from_secs(30));
+    assert_eq!(world.sender().closed(), None);
+    // Loss reports alone show that somebody reads.
+    let mut world = World::new(FAIR, latency(120), latency(120), 6);
+    world.connect().send(10, ms(2));
+    let begin = world.now;
+    for step in 0..1200u64 {
+        let now = begin + ms(step * 10);
+        let sender = world.sender();
+        sender.push(&payload(step as u32), now);
+        let report = write_control(&Control::Nak(vec![(Sequence::new(1), Sequence::new(1))]), 0, 100);
+        sender.handle(&Packet::parse(&report).unwrap(), &Bytes::copy_from_slice(&report), now);
+        sender.handle_timeout(now);
+        drain(sender, now);
+        assert_eq!(sender.closed(), None);
+    }
+}
+
+#[test]
+fn srt_protocol_fault_is_named() {
+    let mut world = World::new(FAIR, latency(120), latency(120), 6);
+    world.connect().send(10, ms(2));
+    let now = world.now;
+    let ack = write_control(&Control::Ack(Ack { next: 0x1234_5678, ..Ack::default() }), 0, 100);
+    let sender = world.sender();
+    sender.handle(&Packet::parse(&ack).unwrap(), &Bytes::copy_from_slice(&ack), now);
+    assert_eq!(sender.closed(), Some(CloseReason::Protocol("it acknowledges what was never sent")));
+}
+
+/// Each derivation takes half a millisecond of the task that serves all connections of a port.
+#[test]
+fn srt_key_requests_with_ever_new_salts_are_derived_rarely() {
+    let terms = Terms { passphrase: Some("correct horse".into()), ..latency(120) };
+    let mut world = World::new(FAIR, terms.clone(), terms, 7);
+    world.connect().send(10, ms(2));
+    let begin = world.now;
+    let answers = |connection: &mut Connection, material: &[u8], now: Instant| {
+        let request = write_control(&Control::KeyRequest(material), 0, 200);
+        connection.handle(&Packet::parse(&request).unwrap(), &Bytes::copy_from_slice(&request), now);
+        let sent = drain(connection, now);
+        let is_answer = |bytes: &Bytes| matches!(Packet::parse(bytes), Some(Packet::Control { control: Control::KeyResponse(ours), .. }) if ours == material);
+        sent.iter().filter(|bytes| is_answer(bytes)).count()
+    };
+    let material = |byte: u8| Keys::generate(16, &[byte; 48], "correct horse").material().unwrap();
+    let materials: Vec<_> = (100..=255).map(material).collect();
+    let flood: usize = materials.iter().map(|m| answers(world.receiver(), m, begin)).sum();
+    assert_eq!(flood, 1, "one is derived, the others wait");
+    // The same salt again costs nothing, and so is always answered.
+    let again: usize = (0..100).map(|_| answers(world.receiver(), &materials[0], begin)).sum();
+    assert_eq!(again, 100);
+    let later = begin + Duration::from_secs(10);
+    assert_eq!(
+        materials.iter().map(|m| answers(world.receiver(), m, later)).sum::<usize>(),
+        2,
+        "one more, and the known"
+    );
 }

@@ -1,0 +1,304 @@
+//! Who comes in at a port: handshakes, the checks that cost nothing, and the attempts that others decide.
+//!
+//! Only callers' requests are answered, each once, and until a caller has shown its address with its cookie nothing of
+//! it is kept and no answer is longer than what it has sent.
+
+use super::{
+    super::{Event, RefusalReason},
+    access::SrtRequest,
+    attempts::{Attempt, Kind, Outcome, Resumable, Work},
+    link::Link,
+    linked::Linked,
+    port::PortTask,
+    route::{Asked, RouteId},
+    terms::reason,
+};
+use crate::{
+    net::{Datagram, Peer},
+    proto::srt::{
+        Connection, ConnectionStats, Control, Greeting, Handshake, KeyDerivation, Local, Rejection, Terms, WrappingKey,
+        acceptable, write_control,
+    },
+    random::Random,
+    router::State,
+};
+use std::{collections::HashMap, net::SocketAddr, time::Instant};
+
+/// Connections of one port at most.
+const MAX_LINKS: usize = 10_000;
+
+/// What an attempt needs before it can be let in.
+enum Step {
+    Ready,
+    Derive(KeyDerivation),
+}
+
+impl PortTask {
+    pub(super) fn reply(&mut self, peer: SocketAddr, packet: &[u8]) {
+        let to = Peer::new(peer, self.socket.local_addr());
+        self.sender.send_to(&self.socket, Some(&to), &[Datagram { head: &[], body: packet }]);
+    }
+
+    /// A handshake for nobody in particular.
+    pub(super) fn handshake(&mut self, body: &[u8], timestamp: u32, peer: SocketAddr, now: Instant) {
+        let is_stranger = !self.routes.values().any(|open| open.route.allow.admits(peer.ip()));
+        match self.listener.greet(body, peer, now) {
+            Greeting::Induction(asked) | Greeting::Request(asked) if is_stranger => {
+                // No cookie, and no attempt of its: the address may be forged.
+                self.count_refusal(None, peer, reason(Rejection::FORBIDDEN), now);
+                let reply = self.listener.reject(&asked, Rejection::FORBIDDEN, now);
+                self.reply(peer, &reply);
+            }
+            Greeting::Induction(asked) => {
+                let reply = self.listener.welcome(&asked, peer, now);
+                self.reply(peer, &reply);
+            }
+            Greeting::Request(request) => self.request(request, timestamp, peer, now),
+            Greeting::Ignore => {}
+        }
+    }
+
+    /// A handshake for a connection: its caller may not have had our answer.
+    pub(super) fn handshake_of(&mut self, id: u32, body: &[u8], peer: SocketAddr, now: Instant) {
+        if let Greeting::Request(request) = self.listener.greet(body, peer, now)
+            && self.links.get(&id).is_some_and(|linked| linked.peer_id == request.socket_id)
+        {
+            self.answer_again(id, now);
+        }
+    }
+
+    fn answer_again(&mut self, id: u32, now: Instant) {
+        if let Some(linked) = self.links.get_mut(&id)
+            && let Some(answer) = linked.answer_again(now)
+        {
+            let peer = linked.peer;
+            self.reply(peer, &answer);
+        }
+    }
+
+    /// A caller has shown its address and asks for a connection.
+    fn request(&mut self, request: Box<Handshake>, timestamp: u32, peer: SocketAddr, now: Instant) {
+        if let Some(id) = self.by_peer.get(&(peer, request.socket_id)).copied() {
+            return self.answer_again(id, now);
+        }
+        if self.attempts.is_repeated(peer, request.socket_id, timestamp, now) {
+            return;
+        }
+        let asked = Asked::parse(request.extensions.stream_id.as_deref());
+        let route = self.routes.iter().find(|(_, open)| asked.is_for(&open.route)).map(|(id, _)| *id);
+        if !self.peers.may_attempt(peer.ip(), now) {
+            // Not answered: a rejection would be final for others at that address, who repeat their request every
+            // 250 ms, when one more attempt may be open.
+            return self.count_refusal(route, peer, RefusalReason::TooManyAttempts, now);
+        }
+        let rejected = request.clone();
+        let result = match route {
+            None => Err(Rejection::NOT_FOUND),
+            Some(route) => self.attempt(route, request, timestamp, peer, now),
+        };
+        if let Err(rejection) = result {
+            self.refuse(route, &rejected, peer, rejection, now);
+        }
+    }
+
+    /// Turns a caller away, and tells it why.
+    fn refuse(
+        &mut self,
+        route: Option<RouteId>,
+        request: &Handshake,
+        peer: SocketAddr,
+        rejection: Rejection,
+        now: Instant,
+    ) {
+        self.count_refusal(route, peer, reason(rejection), now);
+        // That there is no room is not the peer's fault.
+        if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
+            self.peers.refused(peer.ip(), now);
+        }
+        let reply = self.listener.reject(request, rejection, now);
+        self.reply(peer, &reply);
+    }
+
+    /// Counts a caller that was turned away: with the route that it was for, or with all.
+    fn count_refusal(&mut self, route: Option<RouteId>, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+        match route.and_then(|route| self.routes.get_mut(&route)) {
+            Some(open) => open.refuse(peer, reason, now),
+            None => {
+                for open in self.routes.values_mut() {
+                    open.refuse(peer, reason, now);
+                }
+            }
+        }
+    }
+
+    /// Whether one more may come in at a route.
+    fn has_room(&self, route: RouteId, peer: SocketAddr) -> Result<(), Rejection> {
+        let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
+        if !open.route.allow.admits(peer.ip()) {
+            return Err(Rejection::FORBIDDEN);
+        }
+        let most = if open.intake.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
+        if open.links.len() >= most {
+            return Err(if open.intake.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
+        }
+        if self.links.len() >= MAX_LINKS {
+            return Err(Rejection::RESOURCE);
+        }
+        Ok(())
+    }
+
+    /// Lets a caller in, if nothing is to be decided by others, or begins its attempt.
+    fn attempt(
+        &mut self,
+        id: RouteId,
+        request: Box<Handshake>,
+        timestamp: u32,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Rejection> {
+        self.has_room(id, peer)?;
+        acceptable(&request)?;
+        let connection = self.peers.take_connection(peer.ip(), now).ok_or(Rejection::BACKLOG)?;
+        let attempt = Attempt { route: id, peer, request, timestamp, heard: now, passphrase: None, connection };
+        let (kind, work) = match &self.gate {
+            None => match self.next_step(&attempt)? {
+                Step::Ready => return self.admit(attempt, None, now),
+                Step::Derive(derivation) => (Kind::Derive, derive(derivation)),
+            },
+            Some(gate) => {
+                let open = self.routes.get(&id).ok_or(Rejection::NOT_FOUND)?;
+                let (gate, endpoint) = (gate.clone(), open.route.status.name());
+                let (publishes, stream_id) = (open.intake.is_some(), attempt.request.extensions.stream_id.clone());
+                let ask = move || {
+                    let stream_id = stream_id.as_deref();
+                    Outcome::Asked(gate.ask(&SrtRequest { endpoint: &endpoint, peer, stream_id, publishes }))
+                };
+                (Kind::Ask, Box::new(ask) as _)
+            }
+        };
+        let slot = self.peers.take_pending(peer.ip(), now).filter(|_| self.attempts.has_room());
+        match slot {
+            Some(slot) => self.attempts.begin(attempt, slot, kind, work, now),
+            // Not answered: the caller repeats its request every 250 ms, when there may be room, and would take a
+            // rejection for the last word.
+            None => self.count_refusal(Some(id), peer, RefusalReason::TooManyAttempts, now),
+        }
+        Ok(())
+    }
+
+    /// The terms of a route, with the passphrase that the host has chosen for a caller.
+    fn terms(&self, attempt: &Attempt) -> Result<Terms, Rejection> {
+        let terms = &self.routes.get(&attempt.route).ok_or(Rejection::NOT_FOUND)?.route.terms;
+        let chosen = attempt.passphrase.as_ref().map(|passphrase| passphrase.secret().clone());
+        Ok(Terms { passphrase: chosen.or_else(|| terms.passphrase.clone()), ..terms.clone() })
+    }
+
+    fn next_step(&self, attempt: &Attempt) -> Result<Step, Rejection> {
+        let derivation = self.terms(attempt)?.prepare(&attempt.request)?;
+        Ok(derivation.map_or(Step::Ready, Step::Derive))
+    }
+
+    /// Goes on with an attempt, of which one piece of work is done.
+    pub(super) fn decide(&mut self, (id, kind, outcome): (u64, Kind, Outcome), now: Instant) {
+        let resumable = self.attempts.done(id, kind);
+        self.let_go();
+        let Some(mut resumable) = resumable else { return };
+        let attempt = resumable.attempt();
+        let (route, peer, request) = (attempt.route, attempt.peer, attempt.request.clone());
+        let result = match outcome {
+            Outcome::Failed => Err(Rejection::INTERNAL),
+            Outcome::Asked(Err(rejection)) => Err(rejection),
+            Outcome::Asked(Ok(passphrase)) => {
+                attempt.passphrase = passphrase;
+                self.after_asking(resumable, now)
+            }
+            Outcome::Derived(wrapping) => self.admit(resumable.decided(), Some(wrapping), now),
+        };
+        if let Err(rejection) = result {
+            self.refuse(Some(route), &request, peer, rejection, now);
+        }
+    }
+
+    fn after_asking(&mut self, mut resumable: Resumable, now: Instant) -> Result<(), Rejection> {
+        match self.next_step(resumable.attempt())? {
+            Step::Ready => self.admit(resumable.decided(), None, now),
+            Step::Derive(derivation) => {
+                self.attempts.resume(resumable, Kind::Derive, derive(derivation));
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses the attempts that have waited for too long.
+    pub(super) fn give_up_overdue(&mut self, now: Instant) {
+        while let Some((attempt, kind)) = self.attempts.take_overdue(now) {
+            let rejection = match kind {
+                Kind::Ask => {
+                    if let Some(count) = self.unanswered.admit(now, 1) {
+                        let port = self.socket.local_addr();
+                        log::warn!("SRT port {port}: the host did not say in time whether {count} callers may come in");
+                    }
+                    Rejection::INTERNAL
+                }
+                Kind::Derive => Rejection::RESOURCE,
+            };
+            self.refuse(Some(attempt.route), &attempt.request, attempt.peer, rejection, now);
+        }
+    }
+
+    /// Lets a caller in whose attempt is decided, if its passphrase is the right one and there still is room.
+    fn admit(&mut self, attempt: Attempt, wrapping: Option<WrappingKey>, now: Instant) -> Result<(), Rejection> {
+        self.has_room(attempt.route, attempt.peer)?;
+        let local = Local { id: fresh_id(&self.random, &self.links), start: now, random: self.random.clone() };
+        let timestamp = attempt.timestamp_at(now);
+        let (agreement, answer) = self.terms(&attempt)?.accept(&attempt.request, timestamp, &local, wrapping)?;
+        let Attempt { route, peer, request, connection: slot, .. } = attempt;
+        let peer_id = request.socket_id;
+        let answer = write_control(&Control::Handshake(&answer.write()), 0, peer_id);
+        let to = Peer::new(peer, self.socket.local_addr());
+        let open = self.routes.get_mut(&route).ok_or(Rejection::NOT_FOUND)?;
+        let mut connection = Connection::new(agreement, now);
+        if open.intake.is_none() {
+            connection.send_only(); // a player has nothing to say
+        }
+        let link = Link::new(connection, &self.socket, Some(to));
+        open.links.push(local.id);
+        open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
+        if open.intake.is_none() {
+            open.route.status.counters.set_state(State::Connected, now);
+            let output = open.route.status.name();
+            open.route.events.emit(Event::OutputConnected { output, peer: Some(peer) });
+        }
+        let linked = Linked {
+            link,
+            peer,
+            peer_id,
+            answer: answer.clone(),
+            next_answer: Linked::next_answer_after(now),
+            route,
+            since: now,
+            scheduled: None,
+            settled: ConnectionStats::default(),
+            _slot: slot,
+        };
+        self.links.insert(local.id, linked);
+        self.by_peer.insert((peer, peer_id), local.id);
+        self.reply(peer, &answer);
+        self.attend(local.id, now);
+        Ok(())
+    }
+}
+
+fn derive(derivation: KeyDerivation) -> Work {
+    Box::new(move || Outcome::Derived(derivation.run()))
+}
+
+/// An id that no connection has; never 0, which stands for the handshake.
+fn fresh_id(random: &Random, links: &HashMap<u32, Linked>) -> u32 {
+    loop {
+        let id = u32::from_be_bytes(random.bytes()) & 0x3fff_ffff;
+        if id != 0 && !links.contains_key(&id) {
+            return id;
+        }
+    }
+}
