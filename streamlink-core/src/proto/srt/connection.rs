@@ -7,7 +7,7 @@ use super::{
     crypto::{Keys, STATUS_BAD_SECRET, STATUS_NO_SECRET},
     packet::{Ack, Control, KeyFlag, MAX_PAYLOAD, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
-    send::{SendCounts, SendHalf},
+    send::{Pacing, SendCounts, SendHalf},
     sequence::Sequence,
 };
 use bytes::{Bytes, BytesMut};
@@ -178,6 +178,12 @@ impl Connection {
             encrypted: self.agreement.keys.is_some(),
             undecrypted: self.undecrypted,
         }
+    }
+
+    /// Changes how fast it sends, and how many packets each half holds at most.
+    pub(crate) fn set_rates(&mut self, buffer: usize, pacing: Pacing) {
+        self.sender.set_rates(buffer, pacing);
+        self.receiver.grow(buffer);
     }
 
     /// Our time, as packets carry it.
