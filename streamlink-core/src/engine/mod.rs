@@ -1,5 +1,8 @@
 //! Runs flows: the [`Engine`], the handle of a running flow, statistics, metrics.
 
+mod changes;
+#[cfg(test)]
+mod changes_tests;
 mod drivers;
 mod edit;
 mod events;
@@ -17,7 +20,7 @@ pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
     endpoint::{
-        SrtAccess, SrtRequest,
+        Resolver, SrtAccess, SrtRequest,
         rtmp::Rtmp,
         rtsp::Rtsp,
         srt,
@@ -36,6 +39,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, atomic::AtomicU64},
 };
 use tokio::runtime::{Handle, Runtime};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Owns the runtime (its own, or the host's), knows the regions, and starts flows.
 ///
@@ -63,6 +67,7 @@ pub(crate) struct Shared {
     rtsp_ports: Ports<Port<Rtsp>>,
     srt_gate: Option<srt::Gate>,
     peer_limits: PeerLimits,
+    resolver: Resolver,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
     /// Made with the first caller that needs it.
@@ -113,8 +118,12 @@ impl Shared {
         Ok(())
     }
 
-    fn unclaim(&self, claim: &Claim) {
-        self.claims().remove(claim);
+    /// Gives back one claim of a flow, if it is still the flow's.
+    fn unclaim(&self, id: u64, claim: &Claim) {
+        let mut claims = self.claims();
+        if claims.get(claim).is_some_and(|(owner, _)| *owner == id) {
+            claims.remove(claim);
+        }
     }
 
     /// Gives back what a flow has claimed.
@@ -170,6 +179,7 @@ pub struct EngineBuilder {
     public_host: Option<String>,
     srt_gate: Option<srt::Gate>,
     peer_limits: PeerLimits,
+    resolver: Resolver,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
 }
@@ -265,6 +275,7 @@ impl EngineBuilder {
             rtsp_ports: Ports::default(),
             srt_gate: self.srt_gate,
             peer_limits: self.peer_limits,
+            resolver: self.resolver,
             tls_server: self.tls_server,
             tls_roots: self.tls_roots,
             tls_client: OnceLock::new(),
@@ -293,7 +304,8 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor.
+    /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor. When the future is dropped
+    /// before it is ready, nothing is started, and what was opened closes again.
     ///
     /// # Errors
     /// When an address cannot be bound, a region is unknown, or a name or an address is taken by another flow. Nothing
@@ -301,7 +313,7 @@ impl Engine {
     pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
         let shared = self.shared.clone();
         // Sockets belong to the engine's runtime, whoever awaits this.
-        let started = self.shared.runtime.spawn(start::start(shared, flow)).await;
+        let started = AbortOnDropHandle::new(self.shared.runtime.spawn(start::start(shared, flow))).await;
         started.unwrap_or(Err(Error::Stopped("engine")))
     }
 

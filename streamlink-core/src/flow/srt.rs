@@ -254,13 +254,17 @@ impl<R, S: Srt> EndpointBuilder<R, S> {
         self.try_with("payloadsize", value, |s, v| s.srt_mut().payload_size = v)
     }
 
-    /// The most that a connection sends, repeats included (by default the flow's maximum bandwidth plus the
-    /// overhead).
+    /// The most that a connection sends, repeats included (by default the flow's maximum bandwidth plus the overhead,
+    /// or the rate that comes in plus the overhead where that is more and [`BandwidthPolicy::Warn`] lets it pass). It
+    /// stays when the bandwidth of the running flow is changed; what exceeds it is dropped, with
+    /// [`Event::OutputLagging`](crate::Event::OutputLagging).
+    ///
+    /// [`BandwidthPolicy::Warn`]: crate::BandwidthPolicy::Warn
     pub fn max_bandwidth(self, rate: Bitrate) -> Self {
         self.with(|s| s.srt_mut().max_bandwidth = Some(rate))
     }
 
-    /// The share of the input rate that repeats may take beside it (25 %; 5–100).
+    /// The share of the rate that repeats may take beside it (25 %; 5–100).
     pub fn overhead(self, percent: u8) -> Self {
         let value = match OVERHEAD.contains(&percent) {
             true => Ok(percent),

@@ -4,11 +4,13 @@ use super::{
     super::{
         Event, EventSink, LossReason, SourceContext, Status,
         intake::{Intake, Verdict},
+        lagging::LagReport,
         random,
         redial::{Redial, report_loss, report_retry},
         sleep_until,
     },
     link::Link,
+    rates::FlowRates,
     route::settle,
 };
 use crate::{
@@ -49,6 +51,8 @@ pub(crate) struct Call {
     pub(crate) connect_timeout: Duration,
     pub(crate) stream_id: Option<String>,
     pub(crate) terms: Terms,
+    /// What the terms follow.
+    pub(crate) rates: FlowRates,
     pub(crate) egress: Egress,
     pub(crate) status: Arc<Status>,
     pub(crate) events: EventSink,
@@ -72,15 +76,19 @@ impl Call {
             Direction::Send(_) => None,
         };
         let mut redial = Redial::new(self.reconnect);
+        let mut lag = LagReport::new();
         let mut connections = 0u64;
         loop {
             let started = Instant::now();
+            if let Some(rates) = self.rates.changed() {
+                rates.apply(&mut self.terms);
+            }
             let end = match self.call().await {
                 Ok(mut session) => {
                     redial.connected();
                     self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
-                    session.run(&mut self, intake.as_mut()).await
+                    session.run(&mut self, intake.as_mut(), &mut lag).await
                 }
                 Err(end) => end,
             };
@@ -108,6 +116,12 @@ impl Call {
             let stale = Batch::totals(&window);
             self.status.counters.dropped.add(lost.packets + stale.packets);
         }
+    }
+
+    /// Counts packets that the peer has not got, and tells of them. None: what was not told yet may be due.
+    fn dropped(&self, packets: u64, lag: &mut LagReport, now: Instant) {
+        self.status.counters.dropped.add(packets);
+        lag.note(packets, &self.status, &self.events, now);
     }
 
     fn connected(&self, session: &Session, is_source: bool, connections: &mut u64) {
@@ -151,6 +165,8 @@ impl Call {
             let caller = Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
             let mut session = shake_hands(caller, socket, local.id, self.terms.bytes_per_second).await?;
             session.peer = peer;
+            let rates = self.rates.now();
+            session.link.connection.set_rates(rates.buffer, rates.pacing);
             Ok(session)
         };
         tokio::select! {
@@ -213,7 +229,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, call: &mut Call, mut intake: Option<&mut Intake>) -> End {
+    async fn run(&mut self, call: &mut Call, mut intake: Option<&mut Intake>, lag: &mut LagReport) -> End {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
@@ -234,9 +250,14 @@ impl Session {
                 () = sleep_until(Some(due)) => {}
             }
             let now = Instant::now();
+            if let Some(rates) = call.rates.changed() {
+                rates.apply(&mut call.terms);
+                self.link.connection.set_rates(rates.buffer, rates.pacing);
+                self.memory.set_rate(rates.pacing.bytes_per_second);
+            }
             if let Direction::Send(reader) = &mut call.direction {
                 let lost = reader.read(&mut window);
-                call.status.counters.dropped.add(lost.packets);
+                call.dropped(lost.packets, lag, now);
                 for packet in window.iter().flat_map(|batch| batch.packets()) {
                     self.link.connection.push(packet.data(), now);
                 }
@@ -256,7 +277,8 @@ impl Session {
             self.link.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
-                self.statistics(&call.status, intake.is_some(), &mut settled, now);
+                let dropped = self.statistics(&call.status, intake.is_some(), &mut settled, now);
+                call.dropped(dropped, lag, now);
             }
             if ended {
                 return End::Stopped;
@@ -294,14 +316,16 @@ impl Session {
         })
     }
 
-    fn statistics(&self, status: &Status, is_source: bool, settled: &mut ConnectionStats, now: Instant) {
+    /// Brings the counters up to date; returns how many packets an output has given up, which are still to be counted.
+    fn statistics(&self, status: &Status, is_source: bool, settled: &mut ConnectionStats, now: Instant) -> u64 {
         let stats = self.link.connection.stats();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         status.counters.rtt_us.set(micros(stats.rtt));
         status.counters.latency_us.set(micros(stats.latency));
         status.counters.buffered_us.set(micros(stats.buffered));
-        settle(status, is_source, &stats, settled, now);
+        let dropped = settle(status, is_source, &stats, settled, now);
         *settled = stats;
+        dropped
     }
 }
 

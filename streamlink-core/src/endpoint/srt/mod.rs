@@ -5,6 +5,7 @@ mod access;
 mod caller;
 mod link;
 mod port;
+mod rates;
 mod route;
 mod terms;
 
@@ -12,5 +13,6 @@ pub(crate) use access::Gate;
 pub use access::{SrtAccess, SrtRequest};
 pub(crate) use caller::{Call, Direction};
 pub(crate) use port::Port;
+pub(crate) use rates::FlowRates;
 pub(crate) use route::{Route, RouteEnd, RouteId};
 pub(crate) use terms::terms;

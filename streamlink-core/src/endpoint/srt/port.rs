@@ -114,11 +114,14 @@ impl Port {
         wait.await.unwrap_or(false)
     }
 
-    /// Removes a route, and waits until its callers have been told goodbye.
-    pub(crate) async fn remove(&self, route: RouteId) {
+    /// Removes a route before anything that is asked for later; the future waits until its callers have been told
+    /// goodbye.
+    pub(crate) fn remove(&self, route: RouteId) -> impl Future<Output = ()> + Send + use<> {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::Remove(route, done));
-        let _ = wait.await;
+        async move {
+            let _ = wait.await; // a port that has ended has none
+        }
     }
 }
 
@@ -137,10 +140,11 @@ struct Linked {
 
 impl Linked {
     /// Adds what the connection has counted since the last time to the counters of its source or output.
-    fn settle(&mut self, open: &OpenRoute, now: Instant) {
+    fn settle(&mut self, open: &mut OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        settle(&open.route.status, open.intake.is_some(), &stats, &before, now);
+        let dropped = settle(&open.route.status, open.intake.is_some(), &stats, &before, now);
+        open.dropped(dropped, now);
     }
 
     /// The answer to a conclusion, with the time of now: the peer sets its clock by it.
@@ -273,16 +277,28 @@ impl PortTask {
         gone.into_iter().for_each(|id| self.close(id, LossReason::NoLongerAllowed, now));
     }
 
+    /// Takes over the bandwidth of a route's flow, if it has changed.
+    fn refresh_rates(&mut self, route: RouteId) {
+        let Some(open) = self.routes.get_mut(&route) else { return };
+        let Some(rates) = open.refresh_rates() else { return };
+        for id in &open.links {
+            if let Some(linked) = self.links.get_mut(id) {
+                linked.link.connection.set_rates(rates.buffer, rates.pacing);
+            }
+        }
+    }
+
     /// Hands what is new of one output to all its players.
     fn fan_out(&mut self, route: RouteId) {
+        self.refresh_rates(route);
         let Some(open) = self.routes.get_mut(&route) else { return };
         let RouteEnd::Output(reader) = &mut open.route.end else { return };
         self.window.clear();
         let lost = reader.read(&mut self.window);
-        if !open.links.is_empty() {
-            open.route.status.counters.dropped.add(lost.packets);
-        }
         let now = Instant::now();
+        if lost.packets > 0 && !open.links.is_empty() {
+            open.dropped(lost.packets, now);
+        }
         // Attending to a connection may close it, and so change the list.
         for id in open.links.clone() {
             if let Some(linked) = self.links.get_mut(&id) {
@@ -375,6 +391,7 @@ impl PortTask {
         peer: SocketAddr,
         now: Instant,
     ) -> Result<(), Rejection> {
+        self.refresh_rates(id);
         let open = self.routes.get_mut(&id).ok_or(Rejection::NOT_FOUND)?;
         if !open.route.allow.admits(peer.ip()) {
             return Err(Rejection::FORBIDDEN);
@@ -401,7 +418,9 @@ impl PortTask {
         let body = answer.write(false);
         let answer = write_control(&Control::Handshake(&body), 0, request.socket_id);
         let to = Peer::new(peer, self.socket.local_addr());
-        let link = Link::new(Connection::new(agreement, now), &self.socket, Some(to));
+        let mut link = Link::new(Connection::new(agreement, now), &self.socket, Some(to));
+        let rates = open.route.rates.now();
+        link.connection.set_rates(rates.buffer, rates.pacing);
         open.links.push(local.id);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
         if open.intake.is_none() {
@@ -508,9 +527,12 @@ impl PortTask {
 
     /// Hands over what the sources have received.
     fn publish(&mut self, now: Instant) {
-        let mut expel = Vec::new();
+        let (mut expel, mut resize) = (Vec::new(), Vec::new());
         for (id, open) in &mut self.routes {
             if let Some(intake) = &mut open.intake {
+                if open.route.rates.has_changed() {
+                    resize.push(*id);
+                }
                 if intake.refresh() {
                     open.route.allow = intake.live().allow.clone();
                     expel.push(*id);
@@ -519,6 +541,7 @@ impl PortTask {
             }
         }
         expel.into_iter().for_each(|id| self.expel(id, now));
+        resize.into_iter().for_each(|id| self.refresh_rates(id));
     }
 
     fn statistics(&mut self, now: Instant) {
@@ -547,6 +570,7 @@ impl PortTask {
         }
         for (id, open) in &mut self.routes {
             open.report_refusals(now, 0);
+            open.dropped(0, now);
             open.route.status.publish_players(players.remove(id).unwrap_or_default());
         }
     }

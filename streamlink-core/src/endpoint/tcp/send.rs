@@ -2,7 +2,7 @@
 
 use super::{Door, End, FAREWELL, Outbox, Player, Wire};
 use crate::{
-    endpoint::LossReason,
+    endpoint::{FlowBandwidth, LossReason},
     net::Stream,
     router::{Batch, Reader},
 };
@@ -43,12 +43,14 @@ pub(in crate::endpoint) trait Talk {
 }
 
 /// How media is sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::endpoint) struct Pace {
     /// How long messages may wait for more.
     pub(in crate::endpoint) coalesce: Duration,
     /// How long the peer may be behind.
     pub(in crate::endpoint) slow: Duration,
+    /// Sizes what the kernel may hold for the peer.
+    pub(in crate::endpoint) bandwidth: FlowBandwidth,
 }
 
 struct Sending<'a, T, W> {
@@ -80,6 +82,7 @@ pub(in crate::endpoint) async fn send<T: Talk, W: Wire>(
     ended: impl Future<Output = End>,
 ) -> End {
     let now = Instant::now();
+    stream.limit_send_buffer(pace.bandwidth.now().tcp_send_buffer());
     let mut ended = pin!(ended);
     let mut timer = pin!(tokio::time::sleep_until((now + pace.slow).into()));
     let mut sending = Sending {
@@ -159,6 +162,9 @@ impl<T: Talk, W: Wire> Sending<'_, T, W> {
                     self.outbox.push_control(self.session.answers());
                 }
                 Poll::Ready(Ok(())) => {
+                    if let Some(bandwidth) = self.pace.bandwidth.changed() {
+                        self.stream.limit_send_buffer(bandwidth.tcp_send_buffer());
+                    }
                     let lost = self.reader.read_some(AT_ONCE, &mut self.window);
                     let now = self.window.first().and_then(|batch| batch.arrival());
                     if self.session.is_paused() {
@@ -248,6 +254,7 @@ fn wake_at(mut timer: Pin<&mut Sleep>, at: Instant, cx: &mut Context<'_>) -> Pol
 mod tests {
     use super::*;
     use crate::{
+        flow::Bitrate,
         media::Packet,
         net::{Egress, listen},
         router::{Delivery, Limits, Ring},
@@ -323,7 +330,11 @@ mod tests {
         };
         publish(100);
         let (stop, player, mut session) = (Notify::new(), Player::new(address, Instant::now()), Bare);
-        let pace = Pace { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
+        let pace = Pace {
+            coalesce: Duration::from_secs(3600),
+            slow: Duration::from_secs(60),
+            bandwidth: FlowBandwidth::fixed(Bitrate::mbps(20)),
+        };
         let ended = async {
             stop.notified().await;
             End::Stopped

@@ -51,17 +51,19 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Memory for a stream of so many bytes per second.
     pub(crate) fn new(bytes_per_second: u64) -> Self {
+        let mut receiver = Self { lanes: Vec::new(), resting: VecDeque::new(), overflows: 0, overflows_seen: 0 };
+        receiver.set_rate(bytes_per_second);
+        receiver
+    }
+
+    /// Changes the size of the memory to that for so many bytes per second.
+    pub(crate) fn set_rate(&mut self, bytes_per_second: u64) {
         let lanes = match bytes_per_second {
             0..6_000_000 => 4,
             6_000_000..25_000_000 => 8,
             _ => MAX_LANES,
         };
-        Self {
-            lanes: (0..lanes).map(|_| BytesMut::with_capacity(LANE)).collect(),
-            resting: VecDeque::new(),
-            overflows: 0,
-            overflows_seen: 0,
-        }
+        self.lanes.resize_with(lanes, || BytesMut::with_capacity(LANE));
     }
 
     /// Datagrams that were lost in the socket's full buffer since the last call.
