@@ -5,9 +5,12 @@ use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 type Answer = Pin<Box<dyn Future<Output = io::Result<SocketAddr>> + Send>>;
 
+/// Stands in for the system's resolver.
+type Lookup = dyn Fn(&str, u16) -> Answer + Send + Sync;
+
 /// Finds the address of a host.
 #[derive(Clone, Default)]
-pub(crate) struct Resolver(Option<Arc<dyn Fn(&str, u16) -> Answer + Send + Sync>>);
+pub(crate) struct Resolver(Option<Arc<Lookup>>);
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
