@@ -4,17 +4,16 @@
 //! A sink never waits. One whose socket is full gets a reader of its own from where it stopped, and rejoins the others
 //! when it has caught up, or has lost what the ring no longer holds.
 
-use super::{Event, EventSink, Status, Tasks};
+use super::{EventSink, Status, Tasks, lagging::LagReport};
 use crate::{
     lock::lock,
     router::{Batch, BatchLayout, LayoutInterest, Reader, Ring},
-    time::Throttle,
 };
 use std::{
     future::poll_fn,
     sync::{Arc, Mutex},
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -112,7 +111,7 @@ struct Entry {
     next: u64,
     /// Set while the sink is full.
     behind: Option<Behind>,
-    lag: Throttle,
+    lag: LagReport,
     /// Sinks send runs of datagrams.
     _interest: LayoutInterest,
 }
@@ -163,7 +162,6 @@ impl Shard {
             Command::Add { number, sink, status } => {
                 // The new sink does not get what was published before.
                 self.deliver();
-                let lag = Throttle::new(Duration::from_secs(1));
                 let next = self.reader.position();
                 self.entries.push(Entry {
                     number,
@@ -171,7 +169,7 @@ impl Shard {
                     status,
                     next,
                     behind: None,
-                    lag,
+                    lag: LagReport::new(),
                     _interest: self.reader.layout_interest(BatchLayout::Contiguous),
                 });
             }
@@ -244,24 +242,19 @@ impl Entry {
     }
 
     fn dropped(&mut self, packets: u64, now: Instant, events: &EventSink) {
-        if packets == 0 {
-            return;
-        }
         self.status.counters.dropped.add(packets);
-        if self.lag.admit(now, packets).is_some() {
-            let dropped = self.status.counters.dropped.get();
-            events.emit(Event::OutputLagging { output: self.status.name(), dropped });
-        }
+        self.lag.note(packets, &self.status, events, now);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{media::Packet, router::Limits};
+    use crate::{endpoint::Event, media::Packet, router::Limits};
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         task::Waker,
+        time::Duration,
     };
     use tokio::runtime::Handle;
     use tokio_util::task::TaskTracker;

@@ -70,7 +70,7 @@ impl Intake {
     pub(super) fn new(context: SourceContext, now: Instant) -> Self {
         let live = context.live.borrow().clone();
         Self {
-            limiter: Limiter::new(live.max_bandwidth.as_bps(), now),
+            limiter: Limiter::new(live.bandwidth.max.as_bps(), now),
             above_untold: 0,
             last_media: None,
             monitored: now,
@@ -100,7 +100,7 @@ impl Intake {
         let changed = self.context.live.has_changed().unwrap_or(false);
         if changed {
             self.live = self.context.live.borrow_and_update().clone();
-            self.limiter.set_rate(self.live.max_bandwidth.as_bps());
+            self.limiter.set_rate(self.live.bandwidth.max.as_bps());
         }
         changed
     }
@@ -125,11 +125,11 @@ impl Intake {
             return Verdict::Pass;
         }
         self.above_untold += 1;
-        if self.live.policy == BandwidthPolicy::Warn {
+        if self.live.bandwidth.policy == BandwidthPolicy::Warn {
             return Verdict::Pass;
         }
         self.context.status.counters.dropped.add(1);
-        match self.live.policy {
+        match self.live.bandwidth.policy {
             BandwidthPolicy::Disconnect => Verdict::Disconnect,
             _ => Verdict::Drop,
         }

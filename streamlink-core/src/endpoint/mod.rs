@@ -6,12 +6,15 @@
 
 mod app;
 mod backoff;
+mod bandwidth;
 mod event;
 pub(crate) mod fanout;
 mod intake;
+mod lagging;
 mod listener;
 mod mailbox;
 pub(crate) mod remux;
+mod resolver;
 pub(crate) mod rtmp;
 pub(crate) mod rtp;
 pub(crate) mod rtsp;
@@ -21,8 +24,10 @@ pub(crate) mod tcp;
 
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
+pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
 pub use event::{Event, LossReason, RefusalReason};
 pub(crate) use mailbox::{EventSink, Mailbox};
+pub(crate) use resolver::Resolver;
 pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{Live, Status, StatusSnapshot};

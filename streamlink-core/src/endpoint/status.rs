@@ -1,7 +1,8 @@
 //! The status of a running endpoint: its name, its counters, and what it carries.
 
+use super::Bandwidth;
 use crate::{
-    flow::{Allowlist, BandwidthPolicy, Bitrate},
+    flow::Allowlist,
     lock::{Guard, lock},
     media::{PidStats, TransportErrors, TsMonitor},
     router::Counters,
@@ -77,12 +78,15 @@ impl Status {
         self.lock().name == name
     }
 
-    pub(crate) fn rename(&self, name: &str) {
-        name.clone_into(&mut self.lock().name);
-    }
-
-    pub(crate) fn describe(&self, text: Option<String>) {
-        self.lock().description = text;
+    /// Changes the name, the description, or both at once.
+    pub(crate) fn edit(&self, name: Option<&str>, description: Option<String>) {
+        let mut shown = self.lock();
+        if let Some(name) = name {
+            name.clone_into(&mut shown.name);
+        }
+        if description.is_some() {
+            shown.description = description;
+        }
     }
 }
 
@@ -112,6 +116,5 @@ pub struct PlayerStats {
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) allow: Allowlist,
-    pub(crate) max_bandwidth: Bitrate,
-    pub(crate) policy: BandwidthPolicy,
+    pub(crate) bandwidth: Bandwidth,
 }

@@ -1,15 +1,15 @@
 //! From the settings of endpoints to what their drivers want: routes, calls, and the URLs that peers are given.
 
-use super::{Shared, start::QUEUE_TIME};
+use super::Shared;
 use crate::{
     endpoint::{
-        EventSink, Status,
+        EventSink, FlowBandwidth, Status,
         rtmp::{self, Rtmp},
         rtsp::{self, Rtsp, User},
         srt,
         tcp::Port,
     },
-    flow::{Bitrate, RtmpAddress, RtspCaller, RtspOptions, SrtCaller, SrtListener, StreamKey},
+    flow::{RtmpAddress, RtspCaller, RtspOptions, SrtCaller, SrtListener, StreamKey},
     net::{Egress, TlsClient, advertised_ip},
     random::Random,
     router::CurrentPresentation,
@@ -18,7 +18,6 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -123,11 +122,6 @@ pub(super) fn rtsp_call(
     }
 }
 
-/// What the kernel may hold for a peer that takes media over TCP: a second of the flow.
-pub(super) fn send_buffer(rate: Bitrate) -> usize {
-    usize::try_from(rate.bytes_in(QUEUE_TIME).clamp(64 << 10, 4 << 20)).unwrap_or(4 << 20)
-}
-
 /// The URL of an SRT listener, as a caller wants it. It holds no secret.
 pub(super) fn srt_url(shared: &Shared, bound: SocketAddr, stream_id: Option<&str>) -> String {
     let encoded = |id| utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
@@ -139,14 +133,16 @@ pub(super) fn srt_route(
     settings: &SrtListener,
     status: &Arc<Status>,
     events: &EventSink,
-    rate: Bitrate,
+    bandwidth: FlowBandwidth,
     end: srt::RouteEnd,
 ) -> srt::Route {
+    let rates = srt::FlowRates::new(&settings.srt, bandwidth);
     srt::Route {
         stream_id: settings.srt.stream_id.clone(),
         allow: settings.listen.allow.clone(),
         max_peers: settings.listen.max_peers,
-        terms: srt::terms(&settings.srt, rate.bytes_in(Duration::from_secs(1))),
+        terms: srt::terms(&settings.srt, &rates),
+        rates,
         status: status.clone(),
         events: events.clone(),
         end,
@@ -160,17 +156,19 @@ pub(super) fn srt_call(
     egress: Egress,
     status: &Arc<Status>,
     events: &EventSink,
-    rate: Bitrate,
+    bandwidth: FlowBandwidth,
     stop: CancellationToken,
     direction: srt::Direction,
 ) -> srt::Call {
+    let rates = srt::FlowRates::new(&settings.srt, bandwidth);
     srt::Call {
         remote: settings.call.remote.clone(),
         reconnect: settings.call.reconnect,
         random,
         connect_timeout: settings.call.connect_timeout,
         stream_id: settings.srt.stream_id.clone(),
-        terms: srt::terms(&settings.srt, rate.bytes_in(Duration::from_secs(1))),
+        terms: srt::terms(&settings.srt, &rates),
+        rates,
         egress,
         status: status.clone(),
         events: events.clone(),

@@ -70,7 +70,7 @@ impl SourceEdit {
         self
     }
 
-    /// A new allowlist; a sender that it does not admit is cut off.
+    /// A new allowlist, of a source that listens; a sender that it does not admit is cut off.
     pub fn allow(mut self, list: Allowlist) -> Self {
         self.allow = Some(list);
         self

@@ -2,22 +2,19 @@
 
 use super::{
     Events, OutputEdit, Shared, SourceEdit,
-    outputs::{self, OutputEnd, RunningOutput},
+    outputs::{OutputEnd, RunningOutput},
     sources::RunningSource,
-    start::{self, PortRoute},
+    start::PortRoute,
     stats::{EndpointStats, FlowStats},
 };
 use crate::{
     endpoint::{
-        AppSource, Event, EventSink, Live, Mailbox, Status, Tap, Tasks,
+        AppSource, Bandwidth, BandwidthSetting, Event, EventSink, Mailbox, Status, Tap, Tasks,
         fanout::Fanout,
         remux::{self, RemuxStatus},
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{
-        Allowlist, BandwidthPolicy, Bitrate, Claim, InputProtocol, Name, Output, OutputKind, OutputProtocol,
-        check_output,
-    },
+    flow::{BandwidthPolicy, Bitrate, InputProtocol, Output, OutputProtocol},
     lock::{self, Guard, lock},
     media::MediaFamily,
     random::Random,
@@ -41,7 +38,7 @@ pub(crate) struct Running {
     pub(super) name: String,
     pub(super) shared: Weak<Shared>,
     pub(super) input: InputProtocol,
-    pub(super) max_bandwidth: Mutex<Bitrate>,
+    pub(super) bandwidth: BandwidthSetting,
     pub(super) ring: Arc<Ring>,
     /// What the sources bring goes through it into the ring.
     pub(super) group: Arc<Group>,
@@ -57,8 +54,10 @@ pub(crate) struct Running {
     pub(super) stage: Arc<CurrentPresentation>,
     /// What RTMP outputs of a flow of datagrams read from.
     pub(super) remux: OnceLock<Remux>,
-    /// One change of the outputs at a time.
-    pub(super) editing: tokio::sync::Mutex<()>,
+    /// Changes of the outputs that are being applied.
+    pub(super) changes: TaskTracker,
+    /// One stops it at a time.
+    pub(super) stopping: tokio::sync::Mutex<()>,
 }
 
 /// The FLV messages that were found in a flow's MPEG-TS.
@@ -77,7 +76,7 @@ impl Running {
             return self.ring.clone();
         }
         let remux = self.remux.get_or_init(|| {
-            let ring = Ring::new(start::queue_limits(self.rate()));
+            let ring = Ring::new(self.bandwidth.now().queue_limits());
             let status = Arc::<RemuxStatus>::default();
             let done = CancellationToken::new();
             let (run, end) = (
@@ -90,6 +89,8 @@ impl Running {
             });
             Remux { ring, status, done }
         });
+        // A change may just have found no remux yet.
+        self.bandwidth.change(|_| {}, |bandwidth| remux.ring.set_limits(bandwidth.queue_limits()));
         remux.ring.clone()
     }
 
@@ -101,8 +102,18 @@ impl Running {
         lock(&self.outputs)
     }
 
-    pub(super) fn rate(&self) -> Bitrate {
-        *lock(&self.max_bandwidth)
+    /// Changes the bandwidth, of which everything hears that has derived something from it: the queues and the sources
+    /// here, endpoints by their view of it.
+    fn change_bandwidth(&self, change: impl FnOnce(&mut Bandwidth)) {
+        self.bandwidth.change(change, |bandwidth| {
+            self.ring.set_limits(bandwidth.queue_limits());
+            if let Some(remux) = self.remux.get() {
+                remux.ring.set_limits(bandwidth.queue_limits());
+            }
+            for source in self.sources().iter() {
+                source.live.send_modify(|live| live.bandwidth = bandwidth);
+            }
+        });
     }
 
     /// Gives back the flow's name and addresses, and tells its tasks to end.
@@ -149,11 +160,23 @@ impl Running {
         }
     }
 
-    /// Ends the sources, then, when all they brought has been handed on, the outputs.
-    pub(super) async fn stop(&self) {
+    /// Ends the sources, then, when all they brought has been handed on, the outputs. Once begun, it runs to its end,
+    /// whoever waits.
+    pub(super) async fn stop(self: &Arc<Self>) {
+        let running = self.clone();
+        let stopped = self.tasks.runtime.spawn(async move { running.wind_down().await });
+        if stopped.await.is_err() {
+            self.cancel(); // the runtime has ended, and all tasks with it
+        }
+    }
+
+    async fn wind_down(&self) {
         self.retire();
+        let _one_at_a_time = self.stopping.lock().await;
         self.source_tasks.wait().await;
-        let _no_more_changes = self.editing.lock().await;
+        // Those that are being prepared see that the flow stops; those that are being applied run to their end.
+        self.changes.close();
+        self.changes.wait().await;
         let routes = self.take_routes();
         for route in &routes {
             route.remove().await;
@@ -215,128 +238,22 @@ impl Running {
         let sources = self.sources().iter().enumerate().map(source).collect();
         let merge_lost = self.group.merged(0).map_or(0, |(_, lost)| lost);
         let outputs = self.outputs().iter().map(output).collect();
-        FlowStats { name: self.name.clone(), max_bandwidth: self.rate(), merge_lost, sources, outputs }
+        FlowStats { name: self.name.clone(), max_bandwidth: self.bandwidth.now().max, merge_lost, sources, outputs }
     }
 
-    fn taken(&self, name: &str) -> bool {
-        self.sources().iter().any(|s| s.status.is_named(name)) || self.outputs().iter().any(|o| o.status.is_named(name))
-    }
-
-    fn check_name(&self, old: &str, new: &str) -> Result<(), Error> {
-        Name::new(new).map_err(|problem| config("name", problem))?;
-        match old != new && self.taken(new) {
-            true => Err(Error::AlreadyExists { what: "an endpoint", name: new.to_owned() }),
-            false => Ok(()),
-        }
-    }
-
-    fn alive(&self) -> Result<Arc<Shared>, Error> {
+    pub(super) fn alive(&self) -> Result<Arc<Shared>, Error> {
         match self.shared.upgrade() {
             Some(shared) if !self.stop.is_cancelled() => Ok(shared),
             _ => Err(Error::Stopped("flow")),
         }
     }
-
-    /// Waits for other edits to end, or for the flow to be stopped: a stop waits for tasks in which the host's code may
-    /// be waiting for its edit.
-    async fn begin_edit(&self) -> Result<(tokio::sync::MutexGuard<'_, ()>, Arc<Shared>), Error> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(Error::Stopped("flow")),
-            guard = self.editing.lock() => Ok((guard, self.alive()?)),
-        }
-    }
-
-    async fn add_output(&self, output: Output) -> Result<(), Error> {
-        let (_one_at_a_time, shared) = self.begin_edit().await?;
-        let path = "output";
-        let output = check_output(path, self.input, output)?;
-        start::region(&shared, &output).map_err(|problem| config("output.region", problem))?;
-        if self.taken(output.name()) {
-            return Err(Error::AlreadyExists { what: "an endpoint", name: output.name().to_owned() });
-        }
-        let status = Status::new(output.name(), output.common.description.clone());
-        let claim = output.claim();
-        if let Some(claim) = &claim {
-            shared.claim(self.id, &self.name, claim).map_err(|problem| config("output.bind", problem))?;
-        }
-        match outputs::open_output(&shared, &self.name, &output, self.rate(), &status).await {
-            Ok(opened) => {
-                self.run_output(output, status, opened);
-                Ok(())
-            }
-            Err(error) => {
-                claim.iter().for_each(|claim| shared.unclaim(claim));
-                Err(error)
-            }
-        }
-    }
-
-    /// Puts an output in the place of another, which may have the same name and claim the same address and key.
-    async fn replace_output(&self, name: &str, output: Output) -> Result<(), Error> {
-        let shared = self.alive()?;
-        // The old one steps aside under a name that no one else can have: names hold no control characters.
-        let aside = format!("{name}\u{0}");
-        let step_aside = |from: &str, to: &str, claim: Option<Claim>| {
-            let mut outputs = self.outputs();
-            let old = outputs.iter_mut().find(|o| o.status.is_named(from))?;
-            old.status.rename(to);
-            Some(std::mem::replace(&mut old.claim, claim))
-        };
-        let claim = step_aside(name, &aside, None).ok_or_else(|| not_found("output", name))?;
-        claim.iter().for_each(|claim| shared.unclaim(claim));
-        match self.add_output(output).await {
-            Ok(()) => self.remove_output(&aside).await,
-            Err(error) => {
-                if let Some(claim) = &claim {
-                    // It was free until just now; should another flow have been quicker, the old output stays all the same.
-                    let _ = shared.claim(self.id, &self.name, claim);
-                }
-                step_aside(&aside, name, claim);
-                Err(error)
-            }
-        }
-    }
-
-    async fn remove_output(&self, name: &str) -> Result<(), Error> {
-        let (one_at_a_time, _) = self.begin_edit().await?;
-        let output = {
-            let mut outputs = self.outputs();
-            let at = outputs.iter().position(|o| o.status.is_named(name)).ok_or_else(|| not_found("output", name))?;
-            outputs.remove(at)
-        };
-        if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &output.claim) {
-            shared.unclaim(claim);
-        }
-        // A stop waits for the rest, too. Other edits do not: the host's code may run one in the task that is waited for.
-        let _until_closed = self.tasks.tracker.token();
-        drop(one_at_a_time);
-        match output.end {
-            OutputEnd::Tap(tap) => tap.closer.close(),
-            OutputEnd::Sinks(sinks) => {
-                for sink in sinks {
-                    self.fanout.remove(sink).await;
-                }
-            }
-            OutputEnd::Task { stop, task } => {
-                stop.cancel();
-                let _ = task.await; // a task that failed has ended too
-            }
-            OutputEnd::Route(route) => {
-                route.remove().await;
-                route.release().await;
-            }
-        }
-        output.status.counters.set_state(State::Idle, Instant::now());
-        Ok(())
-    }
 }
 
-fn not_found(what: &'static str, name: &str) -> Error {
+pub(super) fn not_found(what: &'static str, name: &str) -> Error {
     Error::NotFound { what, name: name.to_owned() }
 }
 
-fn config(path: &str, problem: Problem) -> Error {
+pub(super) fn config(path: &str, problem: Problem) -> Error {
     Error::Config(ConfigErrors::from(ConfigError::new(path, problem)))
 }
 
@@ -350,6 +267,11 @@ pub struct FlowHandle {
 impl FlowHandle {
     pub(super) fn new(running: Arc<Running>, events: Mailbox) -> Self {
         Self { running, events: tokio::sync::Mutex::new(Events::new(events)) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn running(&self) -> &Running {
+        &self.running
     }
 
     /// The name.
@@ -411,30 +333,39 @@ impl FlowHandle {
 
     /// Adds an output. It gets what comes from now on; no other output notices.
     ///
+    /// Its sockets are opened first, for which the name of its destination may have to be resolved. Other changes go on
+    /// meanwhile, and [`FlowHandle::stop`] ends it. When the future is dropped before that is done, nothing is added;
+    /// later, the output is there.
+    ///
     /// # Errors
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
     pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
         let (running, output) = (self.running.clone(), output.into());
-        self.on_runtime(async move { running.add_output(output).await }).await
+        self.on_runtime(|abandoned| async move { running.add_output(output, &abandoned).await }).await
     }
 
-    /// Removes an output, and waits until its sockets are closed. No other output notices.
+    /// Removes an output, and waits until its sockets are closed. No other output notices. When the future is dropped
+    /// after it was first polled, the output may be removed all the same, as a whole.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
     pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
         let (running, name) = (self.running.clone(), name.to_owned());
-        self.on_runtime(async move { running.remove_output(&name).await }).await
+        self.on_runtime(|abandoned| async move { running.remove_output(&name, &abandoned).await }).await
     }
 
-    /// Puts another output in the place of one, under a name of its own choice. It is checked and opened first: when
-    /// that fails, the old one stays.
+    /// Puts another output in the place of one, under a name of its own choice, and waits until the sockets of the old
+    /// one are closed. It may listen where the old one does, with the same key; no other flow can come between.
+    ///
+    /// It is checked and opened first: when that fails, the old one stays, as it does while the name of a destination is
+    /// being resolved. Other changes go on meanwhile, and [`FlowHandle::stop`] ends it. Then the two are swapped at once.
+    /// When the future is dropped before that, the old one stays; later, the new one is there.
     ///
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
         let (running, name, output) = (self.running.clone(), name.to_owned(), output.into());
-        self.on_runtime(async move { running.replace_output(&name, output).await }).await
+        self.on_runtime(|abandoned| async move { running.replace_output(&name, output, &abandoned).await }).await
     }
 
     /// Changes an output in place.
@@ -442,36 +373,7 @@ impl FlowHandle {
     /// # Errors
     /// When there is no such output, or a new value is wrong; nothing is then changed.
     pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<(), Error> {
-        self.running.alive()?;
-        let found = self.running.outputs().iter().find(|o| o.status.is_named(name)).map(|o| o.status.clone());
-        let status = found.ok_or_else(|| not_found("output", name))?;
-        if edit.allow.is_some() || edit.max_players.is_some() {
-            self.edit_listener(name, edit.allow, edit.max_players)?;
-        }
-        self.edit_status(&status, name, edit.name, edit.description)
-    }
-
-    /// The settings that only an output that listens has.
-    fn edit_listener(&self, name: &str, allow: Option<Allowlist>, max_players: Option<u32>) -> Result<(), Error> {
-        if max_players.is_some_and(|n| !(1..=1_000_000).contains(&n)) {
-            let problem = Problem::out_of_range(max_players.unwrap_or(0), "1 to 1000000 peers");
-            return Err(config("max_players", problem));
-        }
-        let mut outputs = self.running.outputs();
-        let found = outputs.iter_mut().find(|o| o.status.is_named(name));
-        let output = found.ok_or_else(|| not_found("output", name))?;
-        let listen = match &mut output.output.kind {
-            OutputKind::SrtListener(settings) => &mut settings.listen,
-            OutputKind::RtmpPlay(settings) => &mut settings.listen,
-            OutputKind::RtspListener(settings) => &mut settings.listen,
-            _ => return Err(config("allow", Problem::UnknownField)),
-        };
-        listen.allow = allow.unwrap_or_else(|| listen.allow.clone());
-        listen.max_peers = max_players.or(listen.max_peers);
-        if let OutputEnd::Route(route) = &output.end {
-            route.edit(listen.allow.clone(), listen.max_peers);
-        }
-        Ok(())
+        self.running.edit_output(name, edit)
     }
 
     /// Cuts off a player of an output that listens, by its address as [`PlayerStats`](crate::PlayerStats) has it. It
@@ -497,39 +399,11 @@ impl FlowHandle {
     /// # Errors
     /// When there is no such source, or a new value is wrong; nothing is then changed.
     pub fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
-        self.running.alive()?;
-        let sources = self.running.sources();
-        let found = sources.iter().find(|s| s.status.is_named(name)).map(|s| (s.status.clone(), s.live.clone()));
-        drop(sources);
-        let (status, live) = found.ok_or_else(|| not_found("source", name))?;
-        self.edit_status(&status, name, edit.name, edit.description)?;
-        if let Some(allow) = edit.allow {
-            live.send_modify(|live| live.allow = allow);
-        }
-        Ok(())
+        self.running.edit_source(name, edit)
     }
 
-    fn edit_status(
-        &self,
-        status: &Status,
-        old: &str,
-        name: Option<String>,
-        description: Option<String>,
-    ) -> Result<(), Error> {
-        if let Some(name) = &name {
-            self.running.check_name(old, name)?;
-        }
-        if let Some(text) = description {
-            crate::flow::check_description(&text).map_err(|problem| config("description", problem))?;
-            status.describe(Some(text));
-        }
-        if let Some(name) = name {
-            status.rename(&name);
-        }
-        Ok(())
-    }
-
-    /// Changes the maximum bandwidth, from the next packet on.
+    /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of SRT
+    /// follow, also those of connections that are up; an SRT endpoint with a maximum of its own keeps it.
     ///
     /// # Errors
     /// When it is 0, or the flow has stopped.
@@ -538,12 +412,7 @@ impl FlowHandle {
         if rate.as_bps() == 0 {
             return Err(config("max_bandwidth", Problem::out_of_range("0", "1 bit per second and more")));
         }
-        *lock(&self.running.max_bandwidth) = rate;
-        self.running.ring.set_limits(start::queue_limits(rate));
-        if let Some(remux) = self.running.remux.get() {
-            remux.ring.set_limits(start::queue_limits(rate));
-        }
-        self.change_live(|live| live.max_bandwidth = rate);
+        self.running.change_bandwidth(|bandwidth| bandwidth.max = rate);
         Ok(())
     }
 
@@ -553,22 +422,27 @@ impl FlowHandle {
     /// When the flow has stopped.
     pub fn set_bandwidth_policy(&self, policy: BandwidthPolicy) -> Result<(), Error> {
         self.running.alive()?;
-        self.change_live(|live| live.policy = policy);
+        self.running.change_bandwidth(|bandwidth| bandwidth.policy = policy);
         Ok(())
     }
 
-    fn change_live(&self, change: impl Fn(&mut Live)) {
-        self.running.sources().iter().for_each(|source| source.live.send_modify(&change));
-    }
-
-    /// Stops the flow: what the source has brought is handed on, then all tasks end and all sockets close.
+    /// Stops the flow: what the source has brought is handed on, then all tasks end and all sockets close. Changes that
+    /// are being prepared end without effect. When the future is dropped after it was first polled, the flow stops all
+    /// the same; dropping the handle as well does not wait for what is under way.
     pub async fn stop(&self) {
         lock::hold_back(self.running.stop()).await;
     }
 
-    /// Runs a change on the engine's runtime, to which sockets belong, whoever awaits it.
-    async fn on_runtime(&self, change: impl Future<Output = Result<(), Error>> + Send + 'static) -> Result<(), Error> {
-        let done = self.running.tasks.runtime.spawn(lock::hold_back(change)).await;
+    /// Runs a change on the engine's runtime, to which sockets belong, whoever awaits it. The change is told when nobody
+    /// does any more.
+    async fn on_runtime<F>(&self, change: impl FnOnce(CancellationToken) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let abandoned = CancellationToken::new();
+        let waits = abandoned.clone().drop_guard();
+        let done = self.running.tasks.runtime.spawn(lock::hold_back(change(abandoned))).await;
+        waits.disarm();
         done.unwrap_or(Err(Error::Stopped("engine")))
     }
 }

@@ -1,5 +1,8 @@
 //! Runs flows: the [`Engine`], the handle of a running flow, statistics, metrics.
 
+mod changes;
+#[cfg(test)]
+mod changes_tests;
 mod drivers;
 mod edit;
 mod events;
@@ -17,7 +20,7 @@ pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
     endpoint::{
-        SrtAccess, SrtRequest,
+        Resolver, SrtAccess, SrtRequest,
         rtmp::Rtmp,
         rtsp::Rtsp,
         srt,
@@ -37,6 +40,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicU64},
 };
 use tokio::runtime::{Handle, Runtime};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Owns the runtime (its own, or the host's), knows the regions, and starts flows.
 ///
@@ -66,6 +70,7 @@ pub(crate) struct Shared {
     rtsp_ports: Ports<Port<Rtsp>>,
     srt_gate: Option<srt::Gate>,
     peer_limits: PeerLimits,
+    resolver: Resolver,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
     /// Made with the first caller that needs it.
@@ -118,8 +123,12 @@ impl Shared {
         Ok(())
     }
 
-    fn unclaim(&self, claim: &Claim) {
-        self.claims().remove(claim);
+    /// Gives back one claim of a flow, if it is still the flow's.
+    fn unclaim(&self, id: u64, claim: &Claim) {
+        let mut claims = self.claims();
+        if claims.get(claim).is_some_and(|(owner, _)| *owner == id) {
+            claims.remove(claim);
+        }
     }
 
     /// Gives back what a flow has claimed.
@@ -182,6 +191,7 @@ pub struct EngineBuilder {
     public_host: Option<String>,
     srt_gate: Option<srt::Gate>,
     peer_limits: PeerLimits,
+    resolver: Resolver,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
 }
@@ -287,6 +297,7 @@ impl EngineBuilder {
             rtsp_ports: Ports::default(),
             srt_gate: self.srt_gate,
             peer_limits: self.peer_limits,
+            resolver: self.resolver,
             tls_server: self.tls_server,
             tls_roots: self.tls_roots,
             tls_client: OnceLock::new(),
@@ -318,7 +329,8 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor.
+    /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor. When the future is dropped
+    /// before it is ready, nothing is started, and what was opened closes again.
     ///
     /// # Errors
     /// When an address cannot be bound, a region is unknown, or a name or an address is taken by another flow. Nothing
@@ -326,7 +338,7 @@ impl Engine {
     pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
         let shared = self.shared.clone();
         // Sockets belong to the engine's runtime, whoever awaits this.
-        let started = self.shared.runtime.spawn(start::start(shared, flow)).await;
+        let started = AbortOnDropHandle::new(self.shared.runtime.spawn(start::start(shared, flow))).await;
         started.unwrap_or(Err(Error::Stopped("engine")))
     }
 

@@ -2,15 +2,13 @@
 
 use super::{
     Shared,
-    drivers::{
-        route_key, rtmp_call, rtmp_url, rtsp_call, rtsp_place, rtsp_url, send_buffer, srt_call, srt_route, srt_url,
-    },
+    drivers::{route_key, rtmp_call, rtmp_url, rtsp_call, rtsp_place, rtsp_url, srt_call, srt_route, srt_url},
     handle::Running,
-    start::{Place, PortRoute, region, trust},
+    start::{Place, PortRoute, Removal, region, trust},
 };
 use crate::{
     endpoint::{
-        Event, Status,
+        FlowBandwidth, Status,
         fanout::SinkId,
         rtmp::{self, Rtmp},
         rtp,
@@ -20,13 +18,14 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error},
     flow::{
-        Bitrate, Claim, DEFAULT_GOP_CACHE, Output, OutputKind, PeerUrl, RtmpPlayServer, RtmpPush, RtspCaller,
+        Allowlist, Claim, DEFAULT_GOP_CACHE, Output, OutputKind, PeerUrl, RtmpPlayServer, RtmpPush, RtspCaller,
         RtspListener, SrtCaller, SrtListener,
     },
     net::{Egress, TlsClient},
     router::{Closer, Reader, State},
 };
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,6 +59,42 @@ pub(super) enum OutputEnd {
     Route(PortRoute),
 }
 
+/// An output that is on its way out; what is left is to wait.
+pub(super) enum Ending {
+    Sinks(Vec<SinkId>),
+    Tap(Closer),
+    Task(tokio::task::JoinHandle<()>),
+    Route(PortRoute, Removal),
+}
+
+impl OutputEnd {
+    /// Tells it to end, without a wait. Sinks go on until their last wait: what follows them misses nothing. A tap
+    /// does, too: its end wakes the host.
+    pub(super) fn begin(self) -> Ending {
+        match self {
+            OutputEnd::Sinks(sinks) => Ending::Sinks(sinks),
+            OutputEnd::Tap(tap) => Ending::Tap(tap.closer),
+            OutputEnd::Task { stop, task } => {
+                stop.cancel();
+                Ending::Task(task)
+            }
+            OutputEnd::Route(route) => {
+                let removal = route.remove();
+                Ending::Route(route, removal)
+            }
+        }
+    }
+}
+
+impl RunningOutput {
+    /// Changes who may come, of an output that listens.
+    pub(super) fn edit_listener(&self, allow: Allowlist, max_peers: Option<u32>) {
+        if let OutputEnd::Route(route) = &self.end {
+            route.edit(allow, max_peers);
+        }
+    }
+}
+
 /// The engine's end of a tap: its reader until the host takes it, and what ends it.
 #[derive(Debug)]
 pub(super) struct TapEnd {
@@ -84,7 +119,7 @@ pub(super) async fn open_output(
     shared: &Shared,
     flow: &str,
     output: &Output,
-    rate: Bitrate,
+    bandwidth: &FlowBandwidth,
     status: &Arc<Status>,
 ) -> Result<OpenOutput, Error> {
     let place = Place::output(flow, output.name());
@@ -117,9 +152,7 @@ pub(super) async fn open_output(
         }
         OutputKind::SrtCaller(settings) => Ok(OpenOutput::SrtCaller(Box::new(settings.clone()), egress)),
         OutputKind::Rtp(settings) => {
-            let opened =
-                rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status, &shared.random)
-                    .await;
+            let opened = rtp::open_output(settings, &shared.resolver, &egress, bandwidth, status, &shared.random).await;
             opened.map(OpenOutput::Rtp).map_err(|(what, cause)| place.io(what, cause))
         }
         OutputKind::RtspListener(settings) => {
@@ -136,17 +169,43 @@ pub(super) async fn open_output(
 }
 
 impl Running {
-    /// Puts an opened output to work.
-    pub(super) fn run_output(&self, output: Output, status: Arc<Status>, opened: OpenOutput) {
+    /// Puts the first outputs of a flow to work.
+    pub(super) fn put_output(&self, output: Output, status: Arc<Status>, opened: OpenOutput) -> Result<(), Error> {
+        let name = status.name();
+        let peers = {
+            let mut outputs = self.outputs();
+            if self.stop.is_cancelled() {
+                return Err(Error::Stopped("flow"));
+            }
+            let (running, peers) = self.run_output(output, status, opened, None);
+            outputs.push(running);
+            peers
+        };
+        self.tell_connected(&name, peers);
+        Ok(())
+    }
+
+    /// Puts an opened output to work. Returns it, and the peers that it is connected with from the beginning, which the
+    /// host is to be told of. `after`: what calls, calls when this is over.
+    pub(super) fn run_output(
+        &self,
+        output: Output,
+        status: Arc<Status>,
+        opened: OpenOutput,
+        after: Option<CancellationToken>,
+    ) -> (RunningOutput, Vec<SocketAddr>) {
         let now = Instant::now();
-        let mut url = None;
+        let (mut url, mut peers) = (None, Vec::new());
+        let turn = async move {
+            if let Some(after) = after {
+                after.cancelled().await;
+            }
+        };
         let end = match opened {
             OpenOutput::Rtp(rtp) => {
                 status.counters.set_state(State::Connected, now);
                 let sinks = rtp.sinks.into_iter().map(|sink| self.fanout.add(sink, status.clone())).collect();
-                for peer in rtp.peers {
-                    self.events.emit(Event::OutputConnected { output: status.name(), peer: Some(peer) });
-                }
+                peers = rtp.peers;
                 OutputEnd::Sinks(sinks)
             }
             OpenOutput::SrtListener(port, settings) => {
@@ -155,7 +214,7 @@ impl Running {
                     url = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()).into());
                 }
                 let end = srt::RouteEnd::Output(self.ring.reader());
-                let id = port.add(srt_route(&settings, &status, &self.events, self.rate(), end));
+                let id = port.add(srt_route(&settings, &status, &self.events, self.bandwidth.view(), end));
                 OutputEnd::Route(PortRoute::Srt(port, id))
             }
             OpenOutput::RtmpPlay(port, settings) => {
@@ -168,7 +227,7 @@ impl Running {
                     gop_cache: u64::from(settings.gop_cache),
                     coalesce: settings.coalesce,
                     slow: settings.slow_timeout,
-                    send_buffer: send_buffer(self.rate()),
+                    bandwidth: self.bandwidth.view(),
                 };
                 let id = port.add(Route {
                     place: rtmp::Place { app: settings.app, key: route_key(settings.key) },
@@ -181,6 +240,7 @@ impl Running {
                 OutputEnd::Route(PortRoute::Rtmp(port, id))
             }
             OpenOutput::RtmpPush(destinations, egress) => {
+                status.counters.set_state(State::Waiting, now);
                 let ring = self.rtmp_ring();
                 ring.keep_from_start(u64::from(DEFAULT_GOP_CACHE));
                 let stop = CancellationToken::new();
@@ -193,7 +253,7 @@ impl Running {
                             ring: ring.clone(),
                             chunk_size: settings.chunk_size as usize,
                             gop_cache: u64::from(DEFAULT_GOP_CACHE),
-                            send_buffer: send_buffer(self.rate()),
+                            bandwidth: self.bandwidth.view(),
                             leg,
                             legs: legs.clone(),
                         };
@@ -209,22 +269,25 @@ impl Running {
                         call(status.clone(), self.events.clone(), stop.clone())
                     })
                     .collect();
-                OutputEnd::Task { stop, task: self.tasks.spawn(rtmp::run_all(calls)) }
+                let task = self.tasks.spawn(async move {
+                    turn.await;
+                    rtmp::run_all(calls).await;
+                });
+                OutputEnd::Task { stop, task }
             }
             OpenOutput::SrtCaller(settings, egress) => {
+                status.counters.set_state(State::Waiting, now);
                 let stop = CancellationToken::new();
                 let direction = srt::Direction::Send(self.ring.reader());
-                let call = srt_call(
-                    &settings,
-                    self.random.clone(),
-                    egress,
-                    &status,
-                    &self.events,
-                    self.rate(),
-                    stop.clone(),
-                    direction,
-                );
-                OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
+                let bandwidth = self.bandwidth.view();
+                let random = self.random.clone();
+                let call =
+                    srt_call(&settings, random, egress, &status, &self.events, bandwidth, stop.clone(), direction);
+                let task = self.tasks.spawn(async move {
+                    turn.await;
+                    call.run().await;
+                });
+                OutputEnd::Task { stop, task }
             }
             OpenOutput::RtspListener(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
@@ -237,7 +300,7 @@ impl Running {
                     gop_cache,
                     coalesce: Duration::ZERO,
                     slow: RTSP_SLOW,
-                    send_buffer: send_buffer(self.rate()),
+                    bandwidth: self.bandwidth.view(),
                 };
                 let id = port.add(Route {
                     place: rtsp_place(&settings.rtsp, &self.stage),
@@ -250,6 +313,7 @@ impl Running {
                 OutputEnd::Route(PortRoute::Rtsp(port, id))
             }
             OpenOutput::RtspCaller(settings, tls, egress) => {
+                status.counters.set_state(State::Waiting, now);
                 let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
                 self.ring.keep_from_start(gop_cache);
                 let stop = CancellationToken::new();
@@ -257,11 +321,15 @@ impl Running {
                     ring: self.ring.clone(),
                     stage: self.stage.clone(),
                     gop_cache,
-                    send_buffer: send_buffer(self.rate()),
+                    bandwidth: self.bandwidth.view(),
                 };
                 let call = rtsp_call(&settings, tls, self.random.clone(), egress, direction);
                 let call = call(status.clone(), self.events.clone(), stop.clone());
-                OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
+                let task = self.tasks.spawn(async move {
+                    turn.await;
+                    call.run().await;
+                });
+                OutputEnd::Task { stop, task }
             }
             OpenOutput::Tap => {
                 status.counters.set_state(State::Connected, now);
@@ -271,6 +339,6 @@ impl Running {
             }
         };
         let claim = output.claim();
-        self.outputs().push(RunningOutput { output, status, end, claim, url });
+        (RunningOutput { output, status, end, claim, url }, peers)
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        AppSource, Live, SourceContext, Status,
+        AppSource, Bandwidth, Live, SourceContext, Status,
         rtmp::{self, Rtmp},
         rtp,
         rtsp::{self, Rtsp},
@@ -19,8 +19,8 @@ use crate::{
     },
     error::Error,
     flow::{
-        self, Bitrate, Failover, FailoverPolicy, PeerUrl, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener,
-        Source, SourceKind, SrtCaller, SrtListener,
+        self, Failover, FailoverPolicy, PeerUrl, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener, Source,
+        SourceKind, SrtCaller, SrtListener,
     },
     net::{Egress, TlsClient},
     router::{self, Group, GroupTerms, State, Turns},
@@ -78,18 +78,17 @@ pub(super) fn open_source(
     shared: &Shared,
     flow: &str,
     source: &Source,
-    rate: Bitrate,
+    bandwidth: Bandwidth,
     failover: Failover,
 ) -> Result<OpenSource, Error> {
     let place = Place::source(flow, source.name());
-    let bytes_per_second = rate.bytes_in(Duration::from_secs(1));
     match &source.kind {
         SourceKind::Rtp(settings) => {
             let mut settings = settings.clone();
             if let FailoverPolicy::Merge(_) = failover.policy {
                 settings.reorder_window = Duration::ZERO; // the merge has a window of its own
             }
-            rtp::RtpSource::open(&settings, bytes_per_second)
+            rtp::RtpSource::open(&settings, bandwidth)
                 .map(|source| OpenSource::Rtp(Box::new(source)))
                 .map_err(|cause| place.bind(settings.listen.bind, cause))
         }
@@ -141,16 +140,17 @@ impl Running {
             OpenSource::SrtListener(port, settings) => {
                 input_address = Some(srt_url(shared, port.local_addr(), settings.srt.stream_id.as_deref()).into());
                 let end = srt::RouteEnd::Source(context);
-                let id = port.add(srt_route(&settings, &status, &events, self.rate(), end));
+                let id = port.add(srt_route(&settings, &status, &events, self.bandwidth.view(), end));
                 route = Some(PortRoute::Srt(port, id));
             }
             OpenSource::SrtCaller(settings) => {
-                let rate = self.rate();
+                let bandwidth = self.bandwidth.view();
                 self.run_caller(context, cold, move |context| {
                     let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
                     let random = context.random.clone();
                     let direction = srt::Direction::Receive(context);
-                    srt_call(&settings, random, Egress::default(), &status, &events, rate, stop, direction).run()
+                    let bandwidth = bandwidth.clone();
+                    srt_call(&settings, random, Egress::default(), &status, &events, bandwidth, stop, direction).run()
                 });
             }
             OpenSource::RtmpListener(port, settings) => {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        Event, EventSink, Live, SourceContext, Status, Tasks,
+        Bandwidth, BandwidthSetting, Event, EventSink, Live, SourceContext, Status, Tasks,
         fanout::Fanout,
         rtmp::Rtmp,
         rtsp::Rtsp,
@@ -16,31 +16,25 @@ use crate::{
         tcp::{Port, RouteId},
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{Allowlist, Bitrate, Claim, Flow, Output},
+    flow::{Allowlist, Claim, Flow, Output},
     net::{Egress, TlsClient},
-    router::{CurrentPresentation, Group, Limits, Ring, State, Turns},
+    router::{CurrentPresentation, Group, Ring, State, Turns},
 };
 use std::{
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long the ring holds packets for outputs that lag.
-pub(super) const QUEUE_TIME: Duration = Duration::from_secs(1);
-/// The ring's smallest bound in bytes: some datagrams of any size.
-const MIN_QUEUE: u64 = 256 * 1024;
-
-/// What the ring may hold for a flow of this bandwidth: a second of it.
-pub(super) fn queue_limits(max_bandwidth: Bitrate) -> Limits {
-    Limits { bytes: max_bandwidth.bytes_in(QUEUE_TIME).max(MIN_QUEUE), time: QUEUE_TIME }
-}
+/// Waits until the connections of a place have ended.
+pub(super) type Removal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A place on a shared port.
 #[derive(Clone, Debug)]
@@ -68,12 +62,12 @@ impl PortRoute {
         }
     }
 
-    /// Gives up the place, and waits until its connections have ended.
-    pub(super) async fn remove(&self) {
+    /// Gives up the place at once; the future waits until its connections have ended.
+    pub(super) fn remove(&self) -> Removal {
         match self {
-            PortRoute::Srt(port, id) => port.remove(*id).await,
-            PortRoute::Rtmp(port, id) => port.remove(*id).await,
-            PortRoute::Rtsp(port, id) => port.remove(*id).await,
+            PortRoute::Srt(port, id) => Box::pin(port.remove(*id)),
+            PortRoute::Rtmp(port, id) => Box::pin(port.remove(*id)),
+            PortRoute::Rtsp(port, id) => Box::pin(port.remove(*id)),
         }
     }
 
@@ -162,19 +156,21 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
 
     // Open everything.
     let events = EventSink::new(&name);
-    let ring = Ring::new(queue_limits(flow.max_bandwidth));
+    let bandwidth = Bandwidth { max: flow.max_bandwidth, policy: flow.policy };
+    let setting = BandwidthSetting::new(bandwidth);
+    let ring = Ring::new(bandwidth.queue_limits());
     let tasks = Tasks { runtime: shared.runtime.clone(), tracker: TaskTracker::new() };
     let stop = CancellationToken::new();
     let mut sources = Vec::new();
     for source in flow.sources {
-        let opened = open_source(&shared, &name, &source, flow.max_bandwidth, flow.failover)?;
+        let opened = open_source(&shared, &name, &source, bandwidth, flow.failover)?;
         let status = Status::new(source.name(), source.common.description.clone());
         sources.push((source, status, opened));
     }
     let mut outputs = Vec::new();
     for output in flow.outputs {
         let status = Status::new(output.name(), output.common.description.clone());
-        let opened = open_output(&shared, &name, &output, flow.max_bandwidth, &status).await?;
+        let opened = open_output(&shared, &name, &output, &setting.view(), &status).await?;
         outputs.push((output, status, opened));
     }
 
@@ -191,7 +187,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         shared: Arc::downgrade(&shared),
         input,
         group: group.clone(),
-        max_bandwidth: Mutex::new(flow.max_bandwidth),
+        bandwidth: setting,
         ring,
         events: events.clone(),
         tasks,
@@ -203,7 +199,8 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         outputs: Mutex::default(),
         stage,
         remux: OnceLock::new(),
-        editing: tokio::sync::Mutex::new(()),
+        changes: TaskTracker::new(),
+        stopping: tokio::sync::Mutex::new(()),
     };
     let running = Arc::new(running);
     match shared.flows().entry(name.clone()) {
@@ -212,7 +209,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     };
     reservation.kept = true;
     for (output, status, opened) in outputs {
-        running.run_output(output, status, opened);
+        running.put_output(output, status, opened)?;
     }
     events.emit(Event::FlowStarted);
     if let Turns::Merge(_) = terms.turns {
@@ -223,8 +220,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         status.counters.set_state(State::Waiting, Instant::now());
         let (live, live_reader) = watch::channel(Live {
             allow: source.clone().allow_mut().map(std::mem::take).unwrap_or_else(Allowlist::everyone),
-            max_bandwidth: flow.max_bandwidth,
-            policy: flow.policy,
+            bandwidth,
         });
         let context = SourceContext {
             status,

@@ -1,6 +1,7 @@
 //! The flow: a configuration that is always valid, and the builder that makes it so.
 
 use super::{
+    address::Listen,
     allowlist::Allowlist,
     bitrate::Bitrate,
     builder::Common,
@@ -30,7 +31,8 @@ pub enum BandwidthPolicy {
     Drop,
     /// The source is disconnected.
     Disconnect,
-    /// Everything passes; an event and the counters tell.
+    /// Everything passes; an event and the counters tell. SRT outputs without a maximum of their own pace by what comes
+    /// in, and queues hold up to a second of it, or 32 MiB.
     Warn,
 }
 
@@ -484,6 +486,16 @@ impl Source {
 }
 
 impl Output {
+    /// The settings of an output that listens.
+    pub(crate) fn listen_mut(&mut self) -> Option<&mut Listen> {
+        match &mut self.kind {
+            OutputKind::SrtListener(s) => Some(&mut s.listen),
+            OutputKind::RtmpPlay(s) => Some(&mut s.listen),
+            OutputKind::RtspListener(s) => Some(&mut s.listen),
+            _ => None,
+        }
+    }
+
     /// What this output claims for itself alone; `None` for callers, and for a port that the system picks.
     pub(crate) fn claim(&self) -> Option<Claim> {
         let (transport, listen, key) = match &self.kind {

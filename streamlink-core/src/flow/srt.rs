@@ -258,8 +258,11 @@ macro_rules! srt_setters {
                 self
             }
 
-            /// Sets the maximum rate of a connection, retransmissions included (by default the flow's maximum
-            /// bandwidth plus the overhead).
+            /// Sets the maximum rate of a connection, retransmissions included (by default the flow's maximum bandwidth
+            /// plus the overhead, or the input rate plus the overhead where that is more and
+            /// [`BandwidthPolicy::Warn`](crate::BandwidthPolicy::Warn) lets it pass). It stays when the bandwidth of the
+            /// running flow is changed; packets above it are dropped, with
+            /// [`Event::OutputLagging`](crate::Event::OutputLagging).
             pub fn max_bandwidth(mut self, rate: Bitrate) -> Self {
                 self.draft.settings.srt.max_bandwidth = Some(rate);
                 self

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
+        Event, EventSink, FlowBandwidth, LossReason, PlayerStats, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
         tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
     },
@@ -41,8 +41,8 @@ pub(crate) enum Direction {
         chunk_size: usize,
         /// Bytes of the last group of pictures that the server gets at most when a connection is up.
         gop_cache: u64,
-        /// Bytes that the kernel may hold for the server.
-        send_buffer: usize,
+        /// Sizes what the kernel may hold for the server.
+        bandwidth: FlowBandwidth,
         /// Its place among the destinations of its output.
         leg: usize,
         legs: Arc<Legs>,
@@ -193,8 +193,7 @@ impl Call {
     }
 
     async fn publish(&self, up: &mut Up, reader: &mut Reader) -> End {
-        let Direction::Publish { ring, gop_cache, send_buffer, .. } = &self.direction else { return End::Stopped };
-        up.stream.limit_send_buffer(*send_buffer);
+        let Direction::Publish { ring, gop_cache, bandwidth, .. } = &self.direction else { return End::Stopped };
         // From the last key frame on, if nothing from there was sent before; otherwise from the next.
         let from_start = ring.reader_from_start(*gop_cache);
         let fresh = if from_start.position() >= reader.position() { from_start } else { ring.reader() };
@@ -202,7 +201,7 @@ impl Call {
         *reader = fresh;
         let player = Player::new(up.peer, Instant::now());
         let outbox = SendQueue::new(RtmpWire { framing: up.session.link().framing(), publishes: true });
-        let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW };
+        let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW, bandwidth: bandwidth.clone() };
         let end = {
             let mut sending =
                 pin!(send(&mut up.stream, &mut up.session, reader, outbox, &player, pace, player.ended(&self.stop)));

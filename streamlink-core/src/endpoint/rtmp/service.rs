@@ -145,7 +145,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
                 route.refuse(peer, RefusalReason::TooManyPeers, now);
                 return greeted.turn_away(Refusal::Denied).await;
             };
-            let end = greeted.play(ring, *terms, &player, &route.stop).await;
+            let end = greeted.play(ring, terms.clone(), &player, &route.stop).await;
             let reason = match end {
                 End::Stopped => LossReason::Closed,
                 End::Lost(reason) => reason,
@@ -234,7 +234,6 @@ impl Greeted {
 
     /// Gives a player what the flow brings.
     async fn play(&mut self, ring: &Arc<Ring>, terms: PlayerLimits, player: &Player, stop: &CancellationToken) -> End {
-        self.stream.limit_send_buffer(terms.send_buffer);
         self.session.accept();
         let early = std::mem::take(&mut self.rest);
         match self.session.on_bytes(&early) {
@@ -247,7 +246,7 @@ impl Greeted {
         let mut outbox = SendQueue::new(wire);
         outbox.push_control(self.session.link().take_output());
         let mut reader = ring.reader_from_start(terms.gop_cache);
-        let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow };
+        let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow, bandwidth: terms.bandwidth };
         let end =
             send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, player.ended(stop)).await;
         drop(reader);

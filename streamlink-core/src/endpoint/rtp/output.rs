@@ -1,7 +1,7 @@
 //! RTP outputs: each destination is a sink of the fan-out, with a connected socket of its own.
 
 use crate::{
-    endpoint::{Status, fanout::Sink},
+    endpoint::{FlowBandwidth, Resolver, Status, fanout::Sink},
     flow::{Rewrite, RtpOutput},
     net::{Datagram, Egress, Sender, UdpOptions, UdpSocket},
     proto::rtp::{REWRITTEN, Rewriter},
@@ -18,8 +18,6 @@ use std::{
 
 /// Packets that are handed to the socket at once.
 const CHUNK: usize = 64;
-/// The smallest send buffer that is asked for, in bytes: several runs of GSO.
-const MIN_SEND_BUFFER: u64 = 512 * 1024;
 
 /// An output with its sockets open, one a destination.
 pub(crate) struct OpenOutput {
@@ -27,11 +25,12 @@ pub(crate) struct OpenOutput {
     pub(crate) peers: Vec<SocketAddr>,
 }
 
-/// Opens the sockets of an output. `bytes_per_second` sizes their buffers.
+/// Opens the sockets of an output, whose buffers follow the bandwidth of the flow.
 pub(crate) async fn open_output(
     settings: &RtpOutput,
+    resolver: &Resolver,
     egress: &Egress,
-    bytes_per_second: u64,
+    bandwidth: &FlowBandwidth,
     status: &Arc<Status>,
     random: &Random,
 ) -> Result<OpenOutput, (String, io::Error)> {
@@ -40,12 +39,10 @@ pub(crate) async fn open_output(
     let rewriter = rewriter(settings.rewrite, random);
     for (leg, destination) in settings.destinations().enumerate() {
         let what = format!("cannot resolve `{destination}`");
-        let mut found =
-            tokio::net::lookup_host((destination.host(), destination.port())).await.map_err(|e| (what.clone(), e))?;
-        let peer = found.next().ok_or_else(|| (what, io::ErrorKind::NotFound.into()))?;
+        let peer = resolver.first(destination).await.map_err(|e| (what, e))?;
         let options = UdpOptions {
             ttl: Some(settings.ttl),
-            send_buffer: usize::try_from((bytes_per_second / 4).clamp(MIN_SEND_BUFFER, 16 << 20)).ok(),
+            send_buffer: Some(bandwidth.now().rtp_send_buffer()),
             egress: Egress { address: egress.address, interface: interface.clone() },
             send_only: true,
             ..UdpOptions::default()
@@ -53,8 +50,8 @@ pub(crate) async fn open_output(
         let socket = UdpSocket::sending(peer, &options).map_err(|e| (format!("cannot send to {peer}"), e))?;
         let sender = Sender::new(&socket);
         // What the second destination gets is the same media: it is counted once.
-        let status = status.clone();
-        open.sinks.push(Box::new(RtpSink { socket, sender, rewriter, status, counts: leg == 0 }));
+        let (status, bandwidth) = (status.clone(), bandwidth.clone());
+        open.sinks.push(Box::new(RtpSink { socket, sender, rewriter, status, bandwidth, counts: leg == 0 }));
         open.peers.push(peer);
     }
     Ok(open)
@@ -76,11 +73,15 @@ struct RtpSink {
     sender: Sender,
     rewriter: Option<Rewriter>,
     status: Arc<Status>,
+    bandwidth: FlowBandwidth,
     counts: bool,
 }
 
 impl Sink for RtpSink {
     fn send(&mut self, batch: &Batch, from: usize, now: Instant) -> usize {
+        if let Some(bandwidth) = self.bandwidth.changed() {
+            self.socket.set_send_buffer(bandwidth.rtp_send_buffer());
+        }
         let packets = batch.packets();
         let mut done = from.min(packets.len());
         let (mut passed, mut bytes, mut refused) = (0, 0, 0);

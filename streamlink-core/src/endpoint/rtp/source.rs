@@ -2,7 +2,7 @@
 
 use crate::{
     endpoint::{
-        Event, LossReason, RefusalReason, SourceContext,
+        Bandwidth, Event, LossReason, RefusalReason, SourceContext,
         intake::{Intake, Verdict},
         sleep_until,
     },
@@ -21,8 +21,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The receive buffer that is asked for, in bytes.
-const RECEIVE_BUFFER: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
 /// Packets of one batch at most: then it is published, and others get their turn.
 const MAX_BATCH: usize = 512;
 /// With the policy `Disconnect`, nothing is taken for so long after the bandwidth was exceeded.
@@ -37,17 +35,17 @@ pub(crate) struct RtpSource {
 }
 
 impl RtpSource {
-    /// Opens the socket. `bytes_per_second` sizes its buffers.
-    pub(crate) fn open(settings: &RtpInput, bytes_per_second: u64) -> io::Result<Self> {
+    /// Opens the socket. The bandwidth sizes its buffers, as long as it does not change.
+    pub(crate) fn open(settings: &RtpInput, bandwidth: Bandwidth) -> io::Result<Self> {
         let bind = settings.listen.bind;
         let multicast = bind.ip().is_multicast().then(|| Multicast {
             source: settings.multicast_source,
             interface: settings.interface.as_ref().map(ToString::to_string),
         });
-        let buffer = (bytes_per_second / 2).clamp(*RECEIVE_BUFFER.start(), *RECEIVE_BUFFER.end());
-        let options = UdpOptions { multicast, receive_buffer: usize::try_from(buffer).ok(), ..UdpOptions::default() };
+        let receive_buffer = Some(bandwidth.rtp_receive_buffer());
+        let options = UdpOptions { multicast, receive_buffer, ..UdpOptions::default() };
         let socket = UdpSocket::receiving(bind, &options)?;
-        let memory = SocketReceiver::new(bytes_per_second);
+        let memory = SocketReceiver::new(bandwidth.bytes_per_second());
         Ok(Self { settings: settings.clone(), socket, memory, alarm: TimerFd::new()? })
     }
 
@@ -60,13 +58,21 @@ impl RtpSource {
         let Self { settings, socket, mut memory, alarm } = self;
         let coalesce = context.coalesce;
         let (stop, mut live) = (context.stop.clone(), context.live.clone());
+        let mut applied = live.borrow().bandwidth;
         let mut reception = Reception::new(settings, context);
         loop {
             let deadline = reception.next_timeout();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return reception.stop(),
-                _ = live.changed() => reception.refresh(),
+                _ = live.changed() => {
+                    reception.refresh();
+                    let bandwidth = reception.intake.live().bandwidth;
+                    if std::mem::replace(&mut applied, bandwidth) != bandwidth {
+                        socket.set_receive_buffer(bandwidth.rtp_receive_buffer());
+                        memory.set_rate(bandwidth.bytes_per_second());
+                    }
+                }
                 ready = socket.readable() => {
                     if ready.is_ok() && !coalesce.is_zero() {
                         // More may come while this waits, and all of it then leaves together.

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, SourceContext, Status,
+        Event, EventSink, FlowBandwidth, LossReason, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
@@ -52,8 +52,8 @@ pub(crate) enum Direction {
         stage: Arc<CurrentPresentation>,
         /// Bytes of the last group of pictures that the server gets at most when a connection is up.
         gop_cache: u64,
-        /// Bytes that the kernel may hold for the server.
-        send_buffer: usize,
+        /// Sizes what the kernel may hold for the server.
+        bandwidth: FlowBandwidth,
     },
 }
 
@@ -236,7 +236,7 @@ impl Call {
     }
 
     async fn record(&self, up: &mut Up, reader: &mut Reader) -> End {
-        let Direction::Record { ring, stage, gop_cache, send_buffer } = &self.direction else { return End::Stopped };
+        let Direction::Record { ring, stage, gop_cache, bandwidth } = &self.direction else { return End::Stopped };
         // From the last key frame on, if nothing from there was sent before; otherwise from the next.
         let from_start = ring.reader_from_start(*gop_cache);
         let fresh = if from_start.position() >= reader.position() { from_start } else { ring.reader() };
@@ -249,9 +249,8 @@ impl Call {
                 if !up.udp.is_empty() {
                     return self.record_udp(up, reader, &player).await;
                 }
-                up.stream.limit_send_buffer(*send_buffer);
                 let outbox = SendQueue::new(Interleaved::new(up.session.tracks()));
-                let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW };
+                let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW, bandwidth: bandwidth.clone() };
                 let next_sign = Instant::now() + up.session.keep_alive_interval();
                 let mut recorder = Recorder { session: &mut up.session, next_sign };
                 send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await

@@ -381,12 +381,11 @@ impl Client {
             Err(_) => return End::Lost(LossReason::TooSlow),
         }
         if self.udp.is_empty() {
-            self.stream.limit_send_buffer(terms.send_buffer);
             let wire = Interleaved::new(self.session.tracks());
             let _interest = wire.layout().map(|layout| ring.layout_interest(layout));
             let mut outbox = SendQueue::new(wire);
             outbox.push_media(lost, &mut window);
-            let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow };
+            let pace = WritePacing { coalesce: terms.coalesce, slow: terms.slow, bandwidth: terms.bandwidth };
             let end = send(&mut self.stream, &mut self.session, &mut reader, outbox, player, pace, ended).await;
             close_with(&mut self.stream, &[]).await;
             return end;
@@ -616,7 +615,7 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
                 route.refuse(peer, RefusalReason::TooManyPeers, now);
                 return client.turn_away(Status::NOT_ENOUGH_BANDWIDTH).await;
             };
-            let end = client.play(ring, *terms, known, &player, &route).await;
+            let end = client.play(ring, terms.clone(), known, &player, &route).await;
             let reason = match end {
                 End::Stopped => LossReason::Closed,
                 End::Lost(reason) => reason,

@@ -249,6 +249,7 @@ impl PortTask {
     /// Lets a caller in whose attempt is decided, if its passphrase is the right one and there still is room.
     fn admit(&mut self, attempt: Attempt, wrapping: Option<WrappingKey>, now: Instant) -> Result<(), Rejection> {
         self.has_room(attempt.route, attempt.peer)?;
+        self.refresh_rates(attempt.route);
         let local = Local { id: fresh_id(&self.random, &self.links), start: now, random: self.random.clone() };
         let timestamp = attempt.timestamp_at(now);
         let (agreement, answer) = self.terms(&attempt)?.accept(&attempt.request, timestamp, &local, wrapping)?;
@@ -261,6 +262,8 @@ impl PortTask {
         if open.intake.is_none() {
             connection.send_only(); // a player has nothing to say
         }
+        let rates = open.route.rates.now();
+        connection.set_rates(rates.buffer, rates.pacing);
         let link = Link::new(connection, &self.socket, Some(to));
         open.links.push(local.id);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));

@@ -5,9 +5,11 @@ use super::{
         Event, EventSink, LossReason, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
         intake::{Intake, Verdict},
+        lagging::LagReport,
         sleep_until,
     },
     link::Link,
+    rates::FlowRates,
     route::settle,
 };
 use crate::{
@@ -48,6 +50,8 @@ pub(crate) struct Call {
     pub(crate) connect_timeout: Duration,
     pub(crate) stream_id: Option<String>,
     pub(crate) terms: Terms,
+    /// What the terms follow.
+    pub(crate) rates: FlowRates,
     pub(crate) egress: Egress,
     pub(crate) status: Arc<Status>,
     pub(crate) events: EventSink,
@@ -71,9 +75,13 @@ impl Call {
             Direction::Send(_) => None,
         };
         let mut redial = Backoff::new(self.reconnect, self.random.clone());
+        let mut lag = LagReport::new();
         let mut connections = 0u64;
         loop {
             let started = Instant::now();
+            if let Some(rates) = self.rates.changed() {
+                rates.apply(&mut self.terms);
+            }
             let end = match self.call().await {
                 Ok(mut session) => {
                     redial.connected();
@@ -82,7 +90,7 @@ impl Call {
                     }
                     self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
-                    session.run(&mut self, intake.as_mut()).await
+                    session.run(&mut self, intake.as_mut(), &mut lag).await
                 }
                 Err(end) => end,
             };
@@ -110,6 +118,12 @@ impl Call {
             let stale = Batch::totals(&window);
             self.status.counters.dropped.add(lost.packets + stale.packets);
         }
+    }
+
+    /// Counts packets that the peer has not got, and tells of them. None: what was not told yet may be due.
+    fn dropped(&self, packets: u64, lag: &mut LagReport, now: Instant) {
+        self.status.counters.dropped.add(packets);
+        lag.note(packets, &self.status, &self.events, now);
     }
 
     fn connected(&self, session: &Session, is_source: bool, connections: &mut u64) {
@@ -152,6 +166,8 @@ impl Call {
             let caller = Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
             let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second).await?;
             session.peer = peer;
+            let rates = self.rates.now();
+            session.link.connection.set_rates(rates.buffer, rates.pacing);
             Ok(session)
         };
         tokio::select! {
@@ -214,7 +230,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, call: &mut Call, mut intake: Option<&mut Intake>) -> End {
+    async fn run(&mut self, call: &mut Call, mut intake: Option<&mut Intake>, lag: &mut LagReport) -> End {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
@@ -235,9 +251,14 @@ impl Session {
                 () = sleep_until(Some(due)) => {}
             }
             let now = Instant::now();
+            if let Some(rates) = call.rates.changed() {
+                rates.apply(&mut call.terms);
+                self.link.connection.set_rates(rates.buffer, rates.pacing);
+                self.memory.set_rate(rates.pacing.bytes_per_second);
+            }
             if let Direction::Send(reader) = &mut call.direction {
                 let lost = reader.read(&mut window);
-                call.status.counters.dropped.add(lost.packets);
+                call.dropped(lost.packets, lag, now);
                 for packet in window.iter().flat_map(|batch| batch.packets()) {
                     self.link.connection.push(packet.data(), now);
                 }
@@ -257,7 +278,8 @@ impl Session {
             self.link.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
-                self.statistics(&call.status, &call.events, intake.is_some(), &mut settled, now);
+                let dropped = self.statistics(&call.status, &call.events, intake.is_some(), &mut settled, now);
+                call.dropped(dropped, lag, now);
             }
             if ended {
                 return End::Stopped;
@@ -291,6 +313,7 @@ impl Session {
         self.link.loss()
     }
 
+    /// Brings the counters up to date; returns how many packets an output has given up, which are still to be counted.
     fn statistics(
         &self,
         status: &Status,
@@ -298,14 +321,15 @@ impl Session {
         is_source: bool,
         settled: &mut ConnectionStats,
         now: Instant,
-    ) {
+    ) -> u64 {
         let stats = self.link.connection.stats();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         status.counters.rtt_us.set(micros(stats.rtt));
         status.counters.latency_us.set(micros(stats.latency));
         status.counters.buffered_us.set(micros(stats.buffered));
-        settle(status, events, is_source, &stats, settled, now);
+        let dropped = settle(status, events, is_source, &stats, settled, now);
         *settled = stats;
+        dropped
     }
 }
 

@@ -33,10 +33,11 @@ pub(super) struct Linked {
 
 impl Linked {
     /// Adds what the connection has counted since the last time to the counters of its source or output.
-    pub(super) fn settle(&mut self, open: &OpenRoute, now: Instant) {
+    pub(super) fn settle(&mut self, open: &mut OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        settle(&open.route.status, &open.route.events, open.intake.is_some(), &stats, &before, now);
+        let dropped = settle(&open.route.status, &open.route.events, open.intake.is_some(), &stats, &before, now);
+        open.dropped(dropped, now);
     }
 
     /// The answer to a conclusion that was repeated, with the time of now: the peer sets its clock by it. `None`: it

@@ -8,6 +8,7 @@ mod caller;
 mod link;
 mod linked;
 mod port;
+mod rates;
 mod route;
 mod terms;
 
@@ -15,5 +16,6 @@ pub(crate) use access::Gate;
 pub use access::{SrtAccess, SrtRequest};
 pub(crate) use caller::{Call, Direction};
 pub(crate) use port::Port;
+pub(crate) use rates::FlowRates;
 pub(crate) use route::{Route, RouteEnd, RouteId};
 pub(crate) use terms::terms;

@@ -129,11 +129,14 @@ impl Port {
         wait.await.unwrap_or(false)
     }
 
-    /// Removes a route, and waits until its callers have been told goodbye.
-    pub(crate) async fn remove(&self, route: RouteId) {
+    /// Removes a route before anything that is asked for later; the future waits until its callers have been told
+    /// goodbye.
+    pub(crate) fn remove(&self, route: RouteId) -> impl Future<Output = ()> + Send + use<> {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::Remove(route, done));
-        let _ = wait.await;
+        async move {
+            let _ = wait.await; // a port that has ended has none
+        }
     }
 }
 
@@ -304,16 +307,28 @@ impl PortTask {
         gone.into_iter().for_each(|id| self.close(id, LossReason::NoLongerAllowed, now));
     }
 
+    /// Takes over the bandwidth of a route's flow, if it has changed.
+    pub(super) fn refresh_rates(&mut self, route: RouteId) {
+        let Some(open) = self.routes.get_mut(&route) else { return };
+        let Some(rates) = open.refresh_rates() else { return };
+        for id in &open.links {
+            if let Some(linked) = self.links.get_mut(id) {
+                linked.link.connection.set_rates(rates.buffer, rates.pacing);
+            }
+        }
+    }
+
     /// Hands what is new of one output to all its players.
     fn fan_out(&mut self, route: RouteId) {
+        self.refresh_rates(route);
         let Some(open) = self.routes.get_mut(&route) else { return };
         let RouteEnd::Output(reader) = &mut open.route.end else { return };
         self.window.clear();
         let lost = reader.read(&mut self.window);
-        if !open.links.is_empty() {
-            open.route.status.counters.dropped.add(lost.packets);
-        }
         let now = Instant::now();
+        if lost.packets > 0 && !open.links.is_empty() {
+            open.dropped(lost.packets, now);
+        }
         // Attending to a connection may close it, and so change the list.
         for id in open.links.clone() {
             if let Some(linked) = self.links.get_mut(&id) {
@@ -428,9 +443,12 @@ impl PortTask {
 
     /// Hands over what the sources have received.
     fn publish(&mut self, now: Instant) {
-        let mut expel = Vec::new();
+        let (mut expel, mut resize) = (Vec::new(), Vec::new());
         for (id, open) in &mut self.routes {
             if let Some(intake) = &mut open.intake {
+                if open.route.rates.has_changed() {
+                    resize.push(*id);
+                }
                 if intake.refresh() {
                     open.route.allow = intake.live().allow.clone();
                     expel.push(*id);
@@ -439,6 +457,7 @@ impl PortTask {
             }
         }
         expel.into_iter().for_each(|id| self.expel(id, now));
+        resize.into_iter().for_each(|id| self.refresh_rates(id));
     }
 
     fn statistics(&mut self, now: Instant) {
@@ -467,6 +486,7 @@ impl PortTask {
         }
         for (id, open) in &mut self.routes {
             open.report_refusals(now, 0);
+            open.dropped(0, now);
             open.route.status.set_players(players.remove(id).unwrap_or_default());
         }
     }
@@ -487,10 +507,14 @@ fn poll_outputs(routes: &mut HashMap<RouteId, OpenRoute>, cx: &mut Context<'_>) 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::super::{EventSink, Status},
+        super::{
+            super::{EventSink, FlowBandwidth, Status},
+            rates::FlowRates,
+        },
         *,
     };
     use crate::{
+        flow::{Bitrate, SrtOptions},
         proto::srt::Terms,
         router::{Limits, Ring},
     };
@@ -502,6 +526,7 @@ mod tests {
             allow: Allowlist::default(),
             max_peers: None,
             terms: Terms::default(),
+            rates: FlowRates::new(&SrtOptions::default(), FlowBandwidth::fixed(Bitrate::mbps(20))),
             status: Status::new(name, None),
             events: events.clone(),
             end: RouteEnd::Output(ring.reader()),

@@ -1,7 +1,11 @@
 //! The routes of a port: which source or output a caller is for, who may come, and what is counted of it.
 
-use super::super::{
-    Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, intake::Intake,
+use super::{
+    super::{
+        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, intake::Intake,
+        lagging::LagReport,
+    },
+    rates::{FlowRates, Rates},
 };
 use crate::{
     flow::Allowlist,
@@ -25,6 +29,8 @@ pub(crate) struct Route {
     pub(crate) allow: Allowlist,
     pub(crate) max_peers: Option<u32>,
     pub(crate) terms: Terms,
+    /// What the terms follow.
+    pub(crate) rates: FlowRates,
     pub(crate) status: Arc<Status>,
     pub(crate) events: EventSink,
     pub(crate) end: RouteEnd,
@@ -55,6 +61,8 @@ pub(super) struct OpenRoute {
     pub(super) intake: Option<Intake>,
     /// Its connections.
     pub(super) links: Vec<u32>,
+    /// Packets that its players have not got.
+    pub(super) lag: LagReport,
     pub(super) refused: Throttle,
     /// The last caller that was refused, and why.
     pub(super) last_refused: Option<(SocketAddr, RefusalReason)>,
@@ -67,7 +75,20 @@ impl OpenRoute {
             RouteEnd::Output(_) => None,
         };
         let refused = Throttle::new(Duration::from_secs(1));
-        Self { route, intake, links: Vec::new(), refused, last_refused: None }
+        Self { route, intake, links: Vec::new(), lag: LagReport::new(), refused, last_refused: None }
+    }
+
+    /// Takes over the bandwidth of the flow, if it has changed; returns the rates of the connections that there are.
+    pub(super) fn refresh_rates(&mut self) -> Option<Rates> {
+        let rates = self.route.rates.changed()?;
+        rates.apply(&mut self.route.terms);
+        Some(rates)
+    }
+
+    /// Counts packets that players have not got, and tells of them. None: what was not told yet may be due.
+    pub(super) fn dropped(&mut self, packets: u64, now: Instant) {
+        self.route.status.counters.dropped.add(packets);
+        self.lag.note(packets, &self.route.status, &self.route.events, now);
     }
 
     /// Counts a caller that was turned away, and tells of it.
@@ -88,8 +109,8 @@ impl OpenRoute {
     }
 }
 
-/// Adds the difference between two looks at a connection to the counters of its source or output, and tells of times that
-/// were not believed.
+/// Adds the difference between two looks at a connection to the counters of its source or output, and tells of times
+/// that were not believed. Returns how many packets an output has given up, which are counted by whoever tells of them.
 pub(super) fn settle(
     status: &Status,
     events: &EventSink,
@@ -97,7 +118,7 @@ pub(super) fn settle(
     stats: &ConnectionStats,
     before: &ConnectionStats,
     now: Instant,
-) {
+) -> u64 {
     let counters = &status.counters;
     if is_source {
         counters.lost.add(stats.received.lost - before.received.lost);
@@ -108,12 +129,13 @@ pub(super) fn settle(
         if packets > 0 {
             events.emit(Event::TimestampsAhead { source: status.name(), packets });
         }
+        0
     } else {
         let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
         counters.passed(now, packets, bytes);
         counters.lost.add(stats.sent.lost - before.sent.lost);
         counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
-        counters.dropped.add(stats.sent.dropped - before.sent.dropped);
+        stats.sent.dropped - before.sent.dropped
     }
 }
 

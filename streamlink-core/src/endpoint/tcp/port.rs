@@ -152,12 +152,18 @@ impl<S: Service> Port<S> {
         lock(&self.shared.routes).get(&route).is_some_and(|open| open.kick(peer))
     }
 
-    /// Removes a route, and waits until its connections have ended.
-    pub(crate) async fn remove(&self, route: RouteId) {
-        let Some(open) = lock(&self.shared.routes).remove(&route) else { return };
-        open.stop.cancel();
-        open.connections.close();
-        open.connections.wait().await;
+    /// Removes a route at once; the future waits until its connections have ended.
+    pub(crate) fn remove(&self, route: RouteId) -> impl Future<Output = ()> + Send + use<S> {
+        let open = lock(&self.shared.routes).remove(&route);
+        if let Some(open) = &open {
+            open.stop.cancel();
+            open.connections.close();
+        }
+        async move {
+            if let Some(open) = open {
+                open.connections.wait().await;
+            }
+        }
     }
 
     /// Gives back a handle; waits for the socket to close if it was the last.

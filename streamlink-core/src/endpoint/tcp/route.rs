@@ -1,7 +1,7 @@
 //! The routes of a port: which source or output a peer is for, who may come, and what is counted of it.
 
 use super::{
-    super::{Event, EventSink, Live, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
+    super::{Event, EventSink, FlowBandwidth, Live, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
     End, Service,
 };
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) enum RouteEnd {
 }
 
 /// How players are served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PlayerLimits {
     /// Bytes of the last group of pictures that a new player gets at most; above, it waits for the next.
     pub(crate) gop_cache: u64,
@@ -52,8 +52,8 @@ pub(crate) struct PlayerLimits {
     pub(crate) coalesce: Duration,
     /// How long a player may be behind before it is cut off.
     pub(crate) slow: Duration,
-    /// Bytes that the kernel may hold for a player.
-    pub(crate) send_buffer: usize,
+    /// Sizes what the kernel may hold for a player.
+    pub(crate) bandwidth: FlowBandwidth,
 }
 
 /// A route of an open port.

@@ -2,7 +2,7 @@
 
 use super::{CLOSE_TIMEOUT, End, Player, SendQueue, SubWaker, Wire};
 use crate::{
-    endpoint::LossReason,
+    endpoint::{FlowBandwidth, LossReason},
     net::Stream,
     router::{Batch, Reader},
 };
@@ -43,12 +43,14 @@ pub(in crate::endpoint) trait SendSession {
 }
 
 /// Timing of the writes to one connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::endpoint) struct WritePacing {
     /// Time that messages wait to leave together with later ones.
     pub(in crate::endpoint) coalesce: Duration,
     /// Time that the peer may be behind before it is disconnected.
     pub(in crate::endpoint) slow: Duration,
+    /// Sizes what the kernel may hold for the peer.
+    pub(in crate::endpoint) bandwidth: FlowBandwidth,
 }
 
 struct Sending<'a, T, W> {
@@ -80,6 +82,7 @@ pub(in crate::endpoint) async fn send<T: SendSession, W: Wire>(
     ended: impl Future<Output = End>,
 ) -> End {
     let now = Instant::now();
+    stream.limit_send_buffer(pacing.bandwidth.now().tcp_send_buffer());
     let mut ended = pin!(ended);
     let mut timer = pin!(tokio::time::sleep_until((now + pacing.slow).into()));
     let mut sending = Sending {
@@ -159,6 +162,9 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
                     self.queue.push_control(self.session.take_output());
                 }
                 Poll::Ready(Ok(())) => {
+                    if let Some(bandwidth) = self.pacing.bandwidth.changed() {
+                        self.stream.limit_send_buffer(bandwidth.tcp_send_buffer());
+                    }
                     let lost = self.reader.read_some(WINDOW, &mut self.window);
                     let now = self.window.first().and_then(|batch| batch.arrival());
                     if self.session.is_paused() {
@@ -251,6 +257,7 @@ fn wake_at(mut timer: Pin<&mut Sleep>, at: Instant, cx: &mut Context<'_>) -> Pol
 mod tests {
     use super::*;
     use crate::{
+        flow::Bitrate,
         media::Packet,
         net::{Egress, listen},
         router::{Limits, MediaBatch, Ring},
@@ -328,7 +335,11 @@ mod tests {
         let stop = Notify::new();
         let player = Player::new(address, Instant::now());
         let mut session = Bare;
-        let pacing = WritePacing { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
+        let pacing = WritePacing {
+            coalesce: Duration::from_secs(3600),
+            slow: Duration::from_secs(60),
+            bandwidth: FlowBandwidth::fixed(Bitrate::mbps(20)),
+        };
         let ended = async {
             stop.notified().await;
             End::Stopped

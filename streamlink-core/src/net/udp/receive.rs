@@ -77,17 +77,21 @@ struct Resting {
 impl Receiver {
     /// Memory for a stream of so many bytes per second.
     pub(crate) fn new(bytes_per_second: u64) -> Self {
+        let resting = Resting { lanes: VecDeque::new(), most: 0, probe: 0 };
+        let mut receiver = Self { lanes: Vec::new(), resting, overflows: 0, overflows_seen: 0 };
+        receiver.set_rate(bytes_per_second);
+        receiver
+    }
+
+    /// Changes the size of the memory to that for so many bytes per second.
+    pub(crate) fn set_rate(&mut self, bytes_per_second: u64) {
         let lanes = match bytes_per_second {
             0..6_000_000 => 4,
             6_000_000..25_000_000 => 8,
             _ => MAX_LANES,
         };
-        Self {
-            lanes: (0..lanes).map(|_| Lane { memory: BytesMut::with_capacity(LANE), copies: false }).collect(),
-            resting: Resting { lanes: VecDeque::new(), most: lanes * RESTING_PER_LANE, probe: 0 },
-            overflows: 0,
-            overflows_seen: 0,
-        }
+        self.lanes.resize_with(lanes, || Lane { memory: BytesMut::with_capacity(LANE), copies: false });
+        self.resting.most = lanes * RESTING_PER_LANE;
     }
 
     /// Datagrams that were lost in the socket's full buffer since the last call.

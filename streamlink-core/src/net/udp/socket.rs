@@ -154,6 +154,18 @@ impl UdpSocket {
         }
     }
 
+    /// Changes the size of the receive buffer, in bytes; the system may grant less.
+    pub(crate) fn set_receive_buffer(&self, bytes: usize) {
+        // Only room for bursts: without it, all works.
+        let _ = self.socket().set_recv_buffer_size(bytes);
+    }
+
+    /// Changes the size of the send buffer, in bytes; the system may grant less.
+    pub(crate) fn set_send_buffer(&self, bytes: usize) {
+        // Only room for bursts: without it, all works.
+        let _ = self.socket().set_send_buffer_size(bytes);
+    }
+
     /// The address that the socket is bound to.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local

@@ -7,7 +7,7 @@ use super::{
     crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_SECRET, STATUS_NO_SECRET},
     packet::{Ack, Control, KeyFlag, MAX_PAYLOAD, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
-    send::{Acknowledged, SendCounts, SendHalf},
+    send::{Acknowledged, Pacing, SendCounts, SendHalf},
     sequence::Sequence,
 };
 use crate::{random::Random, secret::Secret};
@@ -204,6 +204,12 @@ impl Connection {
             encrypted: self.agreement.keys.is_some(),
             undecrypted: self.undecrypted,
         }
+    }
+
+    /// Changes how fast it sends, and how many packets each half holds at most.
+    pub(crate) fn set_rates(&mut self, buffer: usize, pacing: Pacing) {
+        self.sender.set_rates(buffer, pacing);
+        self.receiver.grow(buffer);
     }
 
     /// Our time, as packets carry it.

@@ -20,4 +20,5 @@ pub(crate) use crypto::{KeyDerivation, WrappingKey};
 pub(crate) use handshake::Handshake;
 pub(crate) use listen::{Greeting, Listener};
 pub(crate) use packet::{Control, Packet, destination, write_control};
+pub(crate) use send::Pacing;
 pub(crate) use terms::{Local, Rejection, Terms, acceptable};

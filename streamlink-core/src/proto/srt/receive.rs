@@ -112,6 +112,11 @@ impl ReceiveHalf {
         }
     }
 
+    /// Makes room for so many packets. It never becomes less: the peer has been told of the room that there was.
+    pub(crate) fn grow(&mut self, capacity: usize) {
+        self.capacity = self.capacity.max(capacity);
+    }
+
     /// One behind the highest number that has come.
     fn end(&self) -> Sequence {
         self.base.after(self.slots.len() as u32) // at most the capacity

@@ -16,6 +16,20 @@ const MIN_BURST: u64 = 64 * 1456;
 /// The burst of the pacing in time: what the rate allows in it leaves at once.
 const BURST: Duration = Duration::from_millis(10);
 
+/// What comes in is measured over so long, where the pacing follows it.
+const INPUT_WINDOW: Duration = Duration::from_millis(50);
+/// Packets that the buffer holds at most, however much comes in.
+const MAX_CAPACITY: usize = 131_072;
+
+/// How fast a connection sends, repeats included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pacing {
+    /// Bytes of payload per second.
+    pub(crate) bytes_per_second: u64,
+    /// `Some`: faster than that if more comes in, by so many percent more than what comes. `None`: never faster.
+    pub(crate) over_input: Option<u64>,
+}
+
 /// A packet that is not acknowledged yet.
 #[derive(Debug)]
 struct Item {
@@ -27,6 +41,37 @@ struct Item {
     last_sent: Option<Instant>,
     /// It stands in the list of losses.
     lost: bool,
+}
+
+/// What comes in, measured.
+#[derive(Debug)]
+struct Input {
+    /// The start of the running window.
+    since: Instant,
+    /// What has come in it.
+    bytes: u64,
+    /// Bytes per second: rises at once, and falls by an eighth a window.
+    rate: u64,
+}
+
+impl Input {
+    /// Counts what has come; returns whether the rate has changed.
+    fn count(&mut self, bytes: u64, now: Instant) -> bool {
+        let before = self.rate;
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= INPUT_WINDOW {
+            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
+            let measured = self.bytes.saturating_mul(1_000_000) / micros;
+            self.rate = measured.max(self.rate - self.rate / 8);
+            self.since = now;
+            self.bytes = 0;
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        // As much as has come already comes in this window at least.
+        let windows = 1_000 / INPUT_WINDOW.as_millis() as u64;
+        self.rate = self.rate.max(self.bytes.saturating_mul(windows));
+        self.rate != before
+    }
 }
 
 /// What the sending half has counted.
@@ -67,6 +112,11 @@ pub(crate) struct SendHalf {
     /// Packets that the peer has room for behind the last acknowledged one.
     window: usize,
     message: u32,
+    /// What was asked for.
+    pacing: Pacing,
+    buffer: usize,
+    input: Input,
+    /// What the pacing lets out now.
     bytes_per_second: u64,
     tokens: u64,
     refilled: Instant,
@@ -84,6 +134,9 @@ impl SendHalf {
             capacity,
             window,
             message: 1,
+            pacing: Pacing { bytes_per_second, over_input: None },
+            buffer: capacity,
+            input: Input { since: now, bytes: 0, rate: 0 },
             bytes_per_second,
             tokens: 0,
             refilled: now,
@@ -91,6 +144,28 @@ impl SendHalf {
         };
         half.tokens = half.burst();
         half
+    }
+
+    /// Changes how fast it sends, and how many packets it holds. Those that it holds already stay.
+    pub(crate) fn set_rates(&mut self, buffer: usize, pacing: Pacing) {
+        self.buffer = buffer;
+        self.pacing = pacing;
+        if pacing.over_input.is_none() {
+            self.input.rate = 0;
+        }
+        self.follow_input();
+    }
+
+    /// Sets what depends on what comes in.
+    fn follow_input(&mut self) {
+        let Pacing { bytes_per_second, over_input } = self.pacing;
+        let asked = bytes_per_second.max(1);
+        let wanted = over_input.map_or(0, |overhead| self.input.rate.saturating_mul(100 + overhead) / 100);
+        self.bytes_per_second = asked.max(wanted);
+        // Room for as many seconds as at the rate that was asked for.
+        let scaled = (self.buffer as u128) * u128::from(self.bytes_per_second) / u128::from(asked);
+        let most = self.buffer.max(MAX_CAPACITY);
+        self.capacity = usize::try_from(scaled).map_or(most, |packets| packets.min(most));
     }
 
     fn burst(&self) -> u64 {
@@ -108,6 +183,9 @@ impl SendHalf {
 
     /// Takes a packet, encrypted already. There must be room.
     pub(crate) fn push(&mut self, payload: Bytes, key: KeyFlag, timestamp: u32, now: Instant) {
+        if self.pacing.over_input.is_some() && self.input.count(payload.len() as u64, now) {
+            self.follow_input();
+        }
         let message = self.message;
         self.message = if message == 0x03ff_ffff { 1 } else { message + 1 };
         let item = Item { payload, key, message, timestamp, queued: now, last_sent: None, lost: false };
@@ -266,5 +344,61 @@ impl SendHalf {
         let missing = 1456u64.saturating_sub(self.tokens);
         let micros = missing.saturating_mul(1_000_000) / self.bytes_per_second.max(1);
         self.refilled.checked_add(Duration::from_micros(micros.min(1_000_000)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes packets at a rate for a time, while all that leaves is acknowledged; returns how many wait at the end.
+    fn backlog(half: &mut SendHalf, now: &mut Instant, bytes_per_second: u64, time: Duration) -> u64 {
+        const PAYLOAD: u64 = 1316;
+        let interval = Duration::from_nanos(PAYLOAD * 1_000_000_000 / bytes_per_second);
+        let end = *now + time;
+        while *now < end {
+            *now += interval;
+            if half.has_room() {
+                half.push(Bytes::from_static(&[0; PAYLOAD as usize]), KeyFlag::Clear, 0, *now);
+            } else {
+                half.counts.dropped += 1;
+            }
+            while half.poll(*now, 1, Duration::from_millis(100)).is_some() {}
+            let next = Sequence::new(
+                half.next_sequence().number().wrapping_sub((half.items.len() - half.sent) as u32) & 0x7fff_ffff,
+            );
+            assert_ne!(half.acknowledge(next, None), Acknowledged::Unsent);
+        }
+        (half.items.len() - half.sent) as u64
+    }
+
+    #[test]
+    fn srt_sender_takes_a_new_rate_in_the_middle_of_a_connection() {
+        let (mut now, low) = (Instant::now(), 312_500);
+        let mut half = SendHalf::new(Sequence::new(1), 8192, 8192, low, now);
+        // 20 Mb/s at a pace of 2.5: most of it waits, or finds no room.
+        assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) > 2000);
+        half.set_rates(8192, Pacing { bytes_per_second: 6_250_000, over_input: None });
+        backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)); // what has waited leaves
+        assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) < 100);
+        // Back again: it holds to the old pace.
+        half.set_rates(8192, Pacing { bytes_per_second: low, over_input: None });
+        assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) > 2000);
+    }
+
+    #[test]
+    fn srt_sender_follows_its_input_where_more_may_pass() {
+        let mut now = Instant::now();
+        let mut half = SendHalf::new(Sequence::new(1), 8192, 1 << 20, 1_562_500, now);
+        half.set_rates(8192, Pacing { bytes_per_second: 1_562_500, over_input: Some(25) });
+        // 121 Mb/s where 10 are the maximum: at no time does more wait than 20 ms of it.
+        for _ in 0..20 {
+            let behind = backlog(&mut half, &mut now, 15_125_000, Duration::from_millis(100));
+            assert!(behind < 230, "{behind}");
+        }
+        assert_eq!(half.counts.dropped, 0);
+        // When less comes, it paces by that again.
+        backlog(&mut half, &mut now, 150_000, Duration::from_millis(5000));
+        assert!(half.bytes_per_second < 2_000_000, "{}", half.bytes_per_second);
     }
 }

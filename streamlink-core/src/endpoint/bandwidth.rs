@@ -1,0 +1,155 @@
+//! The bandwidth of a running flow, and every size that is derived from it: socket buffers, queues, receive memory.
+//!
+//! The engine holds the one [`BandwidthSetting`] of a flow; endpoints hold a [`FlowBandwidth`], ask it when they have
+//! something to send or to receive, and apply what has changed to what is open already. So a change costs those that
+//! carry media one atomic load, wakes nobody, and reaches connections that are set up later as well.
+
+use crate::{
+    flow::{BandwidthPolicy, Bitrate},
+    router::Limits,
+};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long the ring holds packets for outputs that lag.
+const QUEUE_TIME: Duration = Duration::from_secs(1);
+/// The ring's smallest bound in bytes: some datagrams of any size.
+const MIN_QUEUE: u64 = 256 << 10;
+/// What the ring may hold in bytes where more than the maximum bandwidth passes, and only time bounds it otherwise.
+const WARN_QUEUE: u64 = 32 << 20;
+/// What the kernel may hold for a peer that takes media over TCP, in bytes.
+const TCP_SEND_BUFFER: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 20;
+/// The send buffer of an RTP output, in bytes: several runs of GSO at least.
+const RTP_SEND_BUFFER: std::ops::RangeInclusive<u64> = 512 << 10..=16 << 20;
+/// The receive buffer of an RTP source, in bytes.
+const RTP_RECEIVE_BUFFER: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
+
+/// The bandwidth of a flow at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bandwidth {
+    pub(crate) max: Bitrate,
+    pub(crate) policy: BandwidthPolicy,
+}
+
+impl Bandwidth {
+    /// Bytes of one second.
+    pub(crate) fn bytes_per_second(self) -> u64 {
+        self.max.bytes_in(Duration::from_secs(1))
+    }
+
+    /// Bounds of a ring: a second of the flow.
+    pub(crate) fn queue_limits(self) -> Limits {
+        let least = if self.policy == BandwidthPolicy::Warn { WARN_QUEUE } else { MIN_QUEUE };
+        Limits { bytes: self.max.bytes_in(QUEUE_TIME).max(least), time: QUEUE_TIME }
+    }
+
+    /// Bytes that the kernel may hold for a peer that takes media over TCP: a second of the flow.
+    pub(crate) fn tcp_send_buffer(self) -> usize {
+        clamp(self.max.bytes_in(QUEUE_TIME), TCP_SEND_BUFFER)
+    }
+
+    /// Send buffer of an RTP output: a quarter of a second.
+    pub(crate) fn rtp_send_buffer(self) -> usize {
+        clamp(self.bytes_per_second() / 4, RTP_SEND_BUFFER)
+    }
+
+    /// Receive buffer of an RTP source: half a second.
+    pub(crate) fn rtp_receive_buffer(self) -> usize {
+        clamp(self.bytes_per_second() / 2, RTP_RECEIVE_BUFFER)
+    }
+}
+
+fn clamp(bytes: u64, range: std::ops::RangeInclusive<u64>) -> usize {
+    usize::try_from(bytes.clamp(*range.start(), *range.end())).unwrap_or(usize::MAX)
+}
+
+/// The engine's end: changes the bandwidth of a flow.
+#[derive(Debug)]
+pub(crate) struct BandwidthSetting(watch::Sender<Bandwidth>);
+
+impl BandwidthSetting {
+    pub(crate) fn new(bandwidth: Bandwidth) -> Self {
+        Self(watch::channel(bandwidth).0)
+    }
+
+    pub(crate) fn now(&self) -> Bandwidth {
+        *self.0.borrow()
+    }
+
+    /// Changes it. `apply` is called with the new value before another change can be made, so that what it sets is
+    /// never that of an earlier change.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Bandwidth), apply: impl FnOnce(Bandwidth)) {
+        self.0.send_modify(|bandwidth| {
+            change(bandwidth);
+            apply(*bandwidth);
+        });
+    }
+
+    /// The view of an endpoint.
+    pub(crate) fn view(&self) -> FlowBandwidth {
+        FlowBandwidth(self.0.subscribe())
+    }
+}
+
+/// The bandwidth of a running flow, as an endpoint sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct FlowBandwidth(watch::Receiver<Bandwidth>);
+
+impl FlowBandwidth {
+    pub(crate) fn now(&self) -> Bandwidth {
+        *self.0.borrow()
+    }
+
+    /// Whether [`FlowBandwidth::changed`] has something to tell.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.0.has_changed().unwrap_or(false)
+    }
+
+    /// The bandwidth, if it has changed since this view was made or last asked.
+    pub(crate) fn changed(&mut self) -> Option<Bandwidth> {
+        if self.has_changed() { Some(*self.0.borrow_and_update()) } else { None }
+    }
+}
+
+#[cfg(test)]
+impl FlowBandwidth {
+    /// One that stays as it is.
+    pub(crate) fn fixed(max: Bitrate) -> Self {
+        BandwidthSetting::new(Bandwidth { max, policy: BandwidthPolicy::Drop }).view()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bandwidth_view_sees_each_change_once_and_a_clone_misses_none() {
+        let setting = BandwidthSetting::new(Bandwidth { max: Bitrate::mbps(2), policy: BandwidthPolicy::Drop });
+        let mut view = setting.view();
+        assert_eq!(view.changed(), None);
+        let mut early = view.clone();
+        setting.change(|b| b.max = Bitrate::mbps(40), |b| assert_eq!(b.tcp_send_buffer(), 4 << 20));
+        assert_eq!(view.changed().map(|b| b.max), Some(Bitrate::mbps(40)));
+        assert_eq!(view.changed(), None);
+        assert_eq!(early.changed().map(|b| b.max), Some(Bitrate::mbps(40)));
+        setting.change(|b| b.policy = BandwidthPolicy::Warn, |_| {});
+        assert_eq!(view.clone().changed().map(|b| b.policy), Some(BandwidthPolicy::Warn));
+        drop(setting);
+        assert_eq!(view.now().policy, BandwidthPolicy::Warn);
+    }
+
+    #[test]
+    fn bandwidth_sizes_follow_the_rate_within_their_bounds() {
+        let at = |max| Bandwidth { max, policy: BandwidthPolicy::Drop };
+        let (low, high, huge) = (at(Bitrate::bps(1)), at(Bitrate::mbps(40)), at(Bitrate::mbps(100_000)));
+        assert_eq!(low.queue_limits().bytes, 256 << 10);
+        assert_eq!(high.queue_limits().bytes, 5_000_000);
+        let warn = Bandwidth { policy: BandwidthPolicy::Warn, ..low };
+        assert_eq!(warn.queue_limits().bytes, 32 << 20);
+        assert_eq!((low.tcp_send_buffer(), high.tcp_send_buffer()), (64 << 10, 4 << 20));
+        assert_eq!((low.rtp_send_buffer(), high.rtp_send_buffer()), (512 << 10, 1_250_000));
+        assert_eq!((low.rtp_receive_buffer(), high.rtp_receive_buffer()), (1 << 20, 2_500_000));
+        assert_eq!((huge.rtp_send_buffer(), huge.rtp_receive_buffer()), (16 << 20, 16 << 20));
+    }
+}

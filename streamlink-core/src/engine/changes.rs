@@ -1,0 +1,263 @@
+//! Changes of the outputs and endpoints of a running flow.
+//!
+//! A change has two parts. It is prepared first: checked, its address claimed, its sockets opened, which may wait for
+//! names to be resolved. Nothing shows of it then, other changes go on, and it ends without a trace when the flow stops
+//! or nobody waits for it any more. Then it is applied, all at once under the lock of the outputs, and runs to its end.
+
+use super::{
+    OutputEdit, Shared, SourceEdit,
+    handle::{Running, config, not_found},
+    outputs::{self, Ending, OpenOutput, RunningOutput},
+    start,
+};
+use crate::{
+    endpoint::{Event, Status},
+    error::{Error, Problem},
+    flow::{Claim, Name, Output, check_description, check_output},
+    router::State,
+};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Players that an output may be limited to.
+const MAX_PLAYERS: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+
+/// An address and key that are taken for an output that is not running yet; given back unless it comes to run.
+struct Reserved<'a> {
+    shared: &'a Shared,
+    id: u64,
+    claim: Option<Claim>,
+}
+
+impl Reserved<'_> {
+    fn keep(mut self) {
+        self.claim = None;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if let Some(claim) = &self.claim {
+            self.shared.unclaim(self.id, claim);
+        }
+    }
+}
+
+impl Running {
+    pub(super) async fn add_output(&self, output: Output, abandoned: &CancellationToken) -> Result<(), Error> {
+        let shared = self.alive()?;
+        let output = self.check_new(&shared, output)?;
+        self.check_free(&self.outputs(), output.name(), None)?;
+        let reserved = self.reserve(&shared, output.claim())?;
+        let (status, opened) = self.open(&shared, &output, abandoned).await?;
+        let _change = self.changes.token();
+        let name = status.name();
+        let peers = {
+            let mut outputs = self.outputs();
+            self.may_apply(abandoned)?;
+            self.check_free(&outputs, &name, None)?;
+            let (running, peers) = self.run_output(output, status, opened, None);
+            outputs.push(running);
+            reserved.keep();
+            peers
+        };
+        self.tell_connected(&name, peers);
+        Ok(())
+    }
+
+    /// Puts an output in the place of another, which may have the same name and claim the same address and key.
+    pub(super) async fn replace_output(
+        &self,
+        name: &str,
+        output: Output,
+        abandoned: &CancellationToken,
+    ) -> Result<(), Error> {
+        let shared = self.alive()?;
+        let output = self.check_new(&shared, output)?;
+        let (old, old_claim) = {
+            let outputs = self.outputs();
+            let found = outputs.iter().find(|o| o.status.is_named(name)).ok_or_else(|| not_found("output", name))?;
+            self.check_free(&outputs, output.name(), Some(&found.status))?;
+            (found.status.clone(), found.claim.clone())
+        };
+        // What the old one has claimed passes on when they are swapped: at no time can another flow take it.
+        let claim = output.claim();
+        let reserved = self.reserve(&shared, claim.clone().filter(|_| claim != old_claim))?;
+        let (status, opened) = self.open(&shared, &output, abandoned).await?;
+        let _change = self.changes.token();
+        let new_name = status.name();
+        // The new one calls when the old one has said goodbye: a server may take one publisher at a time.
+        let over = CancellationToken::new();
+        let (ending, mut given_up, peers) = {
+            let mut outputs = self.outputs();
+            self.may_apply(abandoned)?;
+            let place = outputs.iter().position(|o| Arc::ptr_eq(&o.status, &old));
+            let place = place.ok_or_else(|| not_found("output", name))?;
+            self.check_free(&outputs, &new_name, Some(&old))?;
+            let before = outputs.remove(place);
+            let ending = before.end.begin();
+            let (running, peers) = self.run_output(output, status, opened, Some(over.clone()));
+            outputs.insert(place, running);
+            reserved.keep();
+            (ending, before.claim, peers)
+        };
+        let over = over.drop_guard();
+        self.tell_connected(&new_name, peers);
+        if given_up == claim {
+            given_up = None;
+        }
+        self.finish(ending, &old, given_up).await;
+        drop(over);
+        Ok(())
+    }
+
+    pub(super) async fn remove_output(&self, name: &str, abandoned: &CancellationToken) -> Result<(), Error> {
+        self.alive()?;
+        let _change = self.changes.token();
+        let (ending, status, claim) = {
+            let mut outputs = self.outputs();
+            self.may_apply(abandoned)?;
+            let place = outputs.iter().position(|o| o.status.is_named(name));
+            let output = outputs.remove(place.ok_or_else(|| not_found("output", name))?);
+            (output.end.begin(), output.status, output.claim)
+        };
+        self.finish(ending, &status, claim).await;
+        Ok(())
+    }
+
+    pub(super) fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<(), Error> {
+        self.alive()?;
+        check_text(edit.description.as_deref())?;
+        if let Some(players) = edit.max_players.filter(|players| !MAX_PLAYERS.contains(players)) {
+            return Err(config("max_players", Problem::out_of_range(players, "1 to 1000000 peers")));
+        }
+        let mut outputs = self.outputs();
+        let place = outputs.iter().position(|o| o.status.is_named(name));
+        let place = place.ok_or_else(|| not_found("output", name))?;
+        if let Some(new) = &edit.name {
+            Name::new(new).map_err(|problem| config("name", problem))?;
+            self.check_free(&outputs, new, Some(&outputs[place].status))?;
+        }
+        let output = &mut outputs[place];
+        if edit.allow.is_some() || edit.max_players.is_some() {
+            let field = if edit.allow.is_some() { "allow" } else { "max_players" };
+            let listen = output.output.listen_mut().ok_or_else(|| config(field, Problem::UnknownField))?;
+            // From here on, nothing fails.
+            listen.allow = edit.allow.unwrap_or_else(|| listen.allow.clone());
+            listen.max_peers = edit.max_players.or(listen.max_peers);
+            let (allow, max_peers) = (listen.allow.clone(), listen.max_peers);
+            output.edit_listener(allow, max_peers);
+        }
+        output.status.edit(edit.name.as_deref(), edit.description);
+        Ok(())
+    }
+
+    pub(super) fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
+        self.alive()?;
+        check_text(edit.description.as_deref())?;
+        // Names are unique among sources and outputs: the lock of the outputs holds for both.
+        let outputs = self.outputs();
+        let found = self.sources().iter().find(|s| s.status.is_named(name)).map(|s| {
+            let listens = s.source.clone().allow_mut().is_some();
+            (s.status.clone(), s.live.clone(), listens)
+        });
+        let (status, live, listens) = found.ok_or_else(|| not_found("source", name))?;
+        if edit.allow.is_some() && !listens {
+            return Err(config("allow", Problem::UnknownField));
+        }
+        if let Some(new) = &edit.name {
+            Name::new(new).map_err(|problem| config("name", problem))?;
+            self.check_free(&outputs, new, Some(&status))?;
+        }
+        status.edit(edit.name.as_deref(), edit.description);
+        drop(outputs);
+        if let Some(allow) = edit.allow {
+            live.send_modify(|live| live.allow = allow);
+        }
+        Ok(())
+    }
+
+    fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
+        let output = check_output("output", self.input, output)?;
+        start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
+        Ok(output)
+    }
+
+    /// Whether an endpoint may have a name. `own`: the one that has it already, or is to be replaced.
+    fn check_free(&self, outputs: &[RunningOutput], name: &str, own: Option<&Arc<Status>>) -> Result<(), Error> {
+        let has_it = |status: &Arc<Status>| status.is_named(name) && !own.is_some_and(|own| Arc::ptr_eq(own, status));
+        let taken = outputs.iter().any(|o| has_it(&o.status)) || self.sources().iter().any(|s| has_it(&s.status));
+        if taken {
+            return Err(Error::AlreadyExists { what: "an endpoint", name: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn reserve<'a>(&self, shared: &'a Shared, claim: Option<Claim>) -> Result<Reserved<'a>, Error> {
+        if let Some(claim) = &claim {
+            shared.claim(self.id, &self.name, claim).map_err(|problem| config("output.bind", problem))?;
+        }
+        Ok(Reserved { shared, id: self.id, claim })
+    }
+
+    /// Opens the sockets of an output, unless the flow stops meanwhile or the change is given up.
+    async fn open(
+        &self,
+        shared: &Shared,
+        output: &Output,
+        abandoned: &CancellationToken,
+    ) -> Result<(Arc<Status>, OpenOutput), Error> {
+        let status = Status::new(output.name(), output.common.description.clone());
+        let bandwidth = self.bandwidth.view();
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Error::Stopped("flow")),
+            () = abandoned.cancelled() => Err(Error::Stopped("change")),
+            opened = outputs::open_output(shared, &self.name, output, &bandwidth, &status) => Ok((status.clone(), opened?)),
+        }
+    }
+
+    /// Asked under the lock of the outputs: who stops the flow takes it after having said so.
+    fn may_apply(&self, abandoned: &CancellationToken) -> Result<(), Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::Stopped("flow"));
+        }
+        if abandoned.is_cancelled() {
+            return Err(Error::Stopped("change"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn tell_connected(&self, output: &str, peers: Vec<SocketAddr>) {
+        for peer in peers {
+            self.events.emit(Event::OutputConnected { output: output.to_owned(), peer: Some(peer) });
+        }
+    }
+
+    /// Waits until an output has ended, and gives back what it has claimed.
+    async fn finish(&self, ending: Ending, status: &Status, claim: Option<Claim>) {
+        match ending {
+            Ending::Tap(closer) => closer.close(),
+            Ending::Sinks(sinks) => {
+                for sink in sinks {
+                    self.fanout.remove(sink).await;
+                }
+            }
+            Ending::Task(task) => {
+                let _ = task.await; // a task that failed has ended too
+            }
+            Ending::Route(route, ended) => {
+                ended.await;
+                route.release().await;
+            }
+        }
+        if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &claim) {
+            shared.unclaim(self.id, claim);
+        }
+        status.counters.set_state(State::Idle, Instant::now());
+    }
+}
+
+fn check_text(description: Option<&str>) -> Result<(), Error> {
+    description.map_or(Ok(()), |text| check_description(text).map_err(|problem| config("description", problem)))
+}

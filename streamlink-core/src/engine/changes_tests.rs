@@ -1,0 +1,229 @@
+//! Changes of a running flow while a name is being resolved, which takes as long as the test wants.
+
+use super::*;
+use crate::{
+    endpoint::Event,
+    error::ErrorKind,
+    flow::{Allowlist, Bitrate, Output, Source},
+    router::State,
+};
+use std::{net::UdpSocket, time::Duration};
+use tokio::sync::Semaphore;
+
+/// Long enough for a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An engine to which names ending in `.slow` are known when the test says so, each as 127.0.0.1.
+struct SlowNames {
+    engine: Engine,
+    asked: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
+}
+
+impl SlowNames {
+    fn new() -> Self {
+        let (asked, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (ask, wait) = (asked.clone(), answers.clone());
+        let resolver = Resolver::asking(move |host, port| {
+            let (is_slow, ask, wait) = (host.ends_with(".slow"), ask.clone(), wait.clone());
+            Box::pin(async move {
+                if is_slow {
+                    ask.add_permits(1);
+                    wait.acquire().await.map_err(io::Error::other)?.forget();
+                }
+                Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+            })
+        });
+        let builder = EngineBuilder { resolver, ..Engine::builder().workers(2) };
+        Self { engine: builder.build().unwrap(), asked, answers }
+    }
+
+    fn start(&self, outputs: Vec<Output>) -> FlowHandle {
+        let mut flow = Flow::builder("f", Bitrate::mbps(1)).source(Source::from(Source::app_rtp("in")));
+        for output in outputs {
+            flow = flow.output(output);
+        }
+        self.engine.block_on(self.engine.start(flow.build().unwrap())).unwrap()
+    }
+
+    /// Waits until a name is asked for.
+    async fn is_asked(&self) {
+        tokio::time::timeout(PATIENCE, self.asked.acquire()).await.unwrap().unwrap().forget();
+    }
+
+    fn answer(&self) {
+        self.answers.add_permits(1);
+    }
+}
+
+fn names(running: &FlowHandle) -> Vec<String> {
+    running.stats().outputs.iter().map(|o| o.name.clone()).collect()
+}
+
+fn rtp(name: &str, target: &str) -> Output {
+    Output::rtp(name, target).into()
+}
+
+#[test]
+fn replace_output_leaves_the_old_one_as_it_is_while_a_name_is_resolved() {
+    let names_later = SlowNames::new();
+    let running = names_later.start(vec![rtp("out", "127.0.0.1:5004"), rtp("other", "127.0.0.1:5006")]);
+    names_later.engine.block_on(async {
+        let replacing = running.replace_output("out", rtp("out", "new.slow:5008"));
+        let meanwhile = async {
+            names_later.is_asked().await;
+            let text = names_later.engine.metrics();
+            assert!(!text.contains('\0') && text.contains("endpoint=\"out\""), "{text:?}");
+            assert_eq!(names(&running), ["out", "other"]);
+            assert_eq!(running.stats().outputs[0].state, State::Connected);
+            // Other changes do not wait for it.
+            running.edit_output("out", OutputEdit::new().description("still here")).unwrap();
+            running.add_output(rtp("third", "127.0.0.1:5010")).await.unwrap();
+            running.remove_output("other").await.unwrap();
+            assert_eq!(names(&running), ["out", "third"]);
+            assert_eq!(running.stats().outputs[0].description.as_deref(), Some("still here"));
+            names_later.answer();
+        };
+        let (replaced, ()) =
+            tokio::time::timeout(PATIENCE, async { tokio::join!(replacing, meanwhile) }).await.unwrap();
+        replaced.unwrap();
+        assert_eq!(names(&running), ["out", "third"]);
+        assert_eq!(running.stats().outputs[0].description, None, "it is the new one");
+        running.stop().await;
+    });
+}
+
+#[test]
+fn stop_ends_changes_that_wait_for_a_name() {
+    let names_later = SlowNames::new();
+    let running = names_later.start(vec![rtp("out", "127.0.0.1:5004")]);
+    names_later.engine.block_on(async {
+        let replacing = running.replace_output("out", rtp("out", "new.slow:5008"));
+        let adding = running.add_output(rtp("more", "more.slow:5008"));
+        let stopping = async {
+            names_later.is_asked().await;
+            names_later.is_asked().await;
+            running.stop().await;
+        };
+        let all = async { tokio::join!(replacing, adding, stopping) };
+        let (replaced, added, ()) = tokio::time::timeout(PATIENCE, all).await.unwrap();
+        assert_eq!(replaced.unwrap_err().kind(), ErrorKind::Stopped);
+        assert_eq!(added.unwrap_err().kind(), ErrorKind::Stopped);
+        assert_eq!(names(&running), ["out"]);
+    });
+}
+
+#[test]
+fn change_whose_future_is_dropped_while_a_name_is_resolved_does_nothing() {
+    let names_later = SlowNames::new();
+    let running = names_later.start(vec![rtp("out", "127.0.0.1:5004")]);
+    names_later.engine.block_on(async {
+        for target in ["out", "more"] {
+            let change = async {
+                if target == "out" {
+                    running.replace_output("out", rtp("new", "new.slow:5008")).await
+                } else {
+                    running.add_output(rtp("more", "more.slow:5008")).await
+                }
+            };
+            tokio::select! {
+                _ = change => panic!("no name is known yet"),
+                () = names_later.is_asked() => {}
+            }
+        }
+        // The lookups are given up with them: the answers are there for others.
+        names_later.answers.add_permits(2);
+        for name in ["new", "more"] {
+            // Nothing of them is left over that another change could meet.
+            running.add_output(rtp(name, "later.slow:5012")).await.unwrap();
+        }
+        assert_eq!(names(&running), ["out", "new", "more"]);
+        let later = running.stop();
+        drop(later); // never polled
+        assert_eq!(running.stats().outputs[0].state, State::Connected);
+        // Begun, it goes on.
+        let mut events = running.events();
+        tokio::select! {
+            biased;
+            () = running.stop() => {}
+            () = std::future::ready(()) => {}
+        }
+        let stopped = async { while events.next().await.is_some_and(|event| event != Event::FlowStopped) {} };
+        tokio::time::timeout(PATIENCE, stopped).await.unwrap();
+    });
+}
+
+#[test]
+fn replace_output_hands_its_address_on_without_letting_another_flow_take_it() {
+    let names_later = SlowNames::new();
+    let bind = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let engine = &names_later.engine;
+    let listener = |name: &str| Output::srt_listener(name, &bind);
+    let flow = |name: &str| Flow::builder(name, Bitrate::mbps(1)).source(Source::app_datagrams("in"));
+    engine.block_on(async {
+        let running = engine.start(flow("f").output(listener("out")).build().unwrap()).await.unwrap();
+        let other = engine.start(flow("other").build().unwrap()).await.unwrap();
+        let grab = async {
+            for _ in 0..500 {
+                let error = other.add_output(listener("mine")).await.unwrap_err();
+                assert!(error.to_string().contains("flow `f` already listens"), "{error}");
+            }
+        };
+        let replace = async {
+            for _ in 0..100 {
+                running.replace_output("out", listener("out")).await.unwrap();
+            }
+        };
+        tokio::join!(grab, replace);
+        // What fails leaves the claim where it was; what leaves gives it back, once its place is free.
+        let elsewhere = Output::srt_listener("in", "127.0.0.1:0");
+        assert_eq!(running.replace_output("out", elsewhere).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert!(other.add_output(listener("mine")).await.is_err());
+        running.replace_output("out", Output::srt_listener("out", "127.0.0.1:0")).await.unwrap();
+        other.add_output(listener("mine")).await.unwrap();
+        running.stop().await;
+        assert!(engine.start(flow("third").output(listener("x")).build().unwrap()).await.is_err());
+        other.stop().await;
+    });
+}
+
+#[test]
+fn edits_that_fail_change_nothing() {
+    let names_later = SlowNames::new();
+    let engine = &names_later.engine;
+    engine.block_on(async {
+        let flow = Flow::builder("f", Bitrate::mbps(1))
+            .source(Source::srt_caller("in", "127.0.0.1:9"))
+            .output(Output::srt_listener("out", "127.0.0.1:0").max_players(3))
+            .output(Output::tap("tap"));
+        let running = engine.start(flow.build().unwrap()).await.unwrap();
+        let limit = || {
+            let mut outputs = running.running().outputs();
+            let listen = outputs[0].output.listen_mut().unwrap();
+            (listen.max_peers, listen.allow.clone())
+        };
+        let before = limit();
+        let allow: Allowlist = "10.0.0.0/8".parse().unwrap();
+        let edit = || OutputEdit::new().allow(allow.clone()).max_players(7).description("new");
+        for wrong in
+            [edit().rename("tap"), edit().rename("in"), edit().rename(""), edit().description("\n".repeat(2000))]
+        {
+            running.edit_output("out", wrong).unwrap_err();
+            assert_eq!(limit(), before);
+            assert_eq!(running.stats().outputs[0].description, None);
+        }
+        running.edit_output("tap", edit().rename("fresh")).unwrap_err();
+        assert_eq!(names(&running), ["out", "tap"]);
+        running.edit_output("out", edit().rename("fresh")).unwrap();
+        assert_eq!(limit(), (Some(7), allow.clone()));
+        assert_eq!(names(&running), ["fresh", "tap"]);
+        // A caller admits nobody: an allowlist for it is an error, and nothing else of that edit is made.
+        let edit = SourceEdit::new().rename("camera").description("new").allow(allow);
+        assert_eq!(running.edit_source("in", edit).unwrap_err().kind(), ErrorKind::InvalidConfig);
+        assert_eq!(running.stats().sources[0].name, "in");
+        running.edit_source("in", SourceEdit::new().rename("tap")).unwrap_err();
+        running.edit_source("in", SourceEdit::new().rename("camera")).unwrap();
+        assert_eq!(running.stats().sources[0].name, "camera");
+        running.stop().await;
+    });
+}
