@@ -263,7 +263,7 @@ impl Calm {
 }
 
 #[test]
-fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
+fn chaos_leaves_untouched_outputs_and_resources_intact() {
     let seconds = std::env::var("STREAMLINK_CHAOS_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
     let folder = tempfile::tempdir().unwrap();
     let (mp4, ts) = (folder.path().join("clip.mp4"), folder.path().join("clip.ts"));

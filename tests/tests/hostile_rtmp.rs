@@ -67,7 +67,7 @@ fn memory() -> u64 {
 }
 
 #[test]
-fn hostile_peers_are_closed_and_a_live_stream_goes_on() {
+fn rtmp_listener_closes_hostile_peers_and_keeps_the_stream() {
     let rig = Rig::start(Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")), vec![Output::tap("tap").into()]);
     let tap = Recording::start(&rig);
     let mut publisher = media::play(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &rig.input()]);
@@ -120,7 +120,7 @@ fn hostile_peers_are_closed_and_a_live_stream_goes_on() {
 }
 
 #[test]
-fn a_player_that_does_not_read_skips_and_is_cut_off_while_others_get_everything() {
+fn rtmp_stalled_player_is_disconnected_and_others_lose_nothing() {
     let rig = Rig::start(
         Source::app_rtmp("in"),
         vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").slow_timeout(Duration::from_secs(2)).into()],

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_sink_catches_up_by_itself_and_gets_everything_once() {
+    async fn fanout_full_sink_catches_up_without_duplicates() {
         let (ring, fanout, _) = rig(1 << 20);
         let (free, full) = (Pipe::with_room(1000), Pipe::with_room(3));
         let (status, other) = (Status::new("free", None), Status::new("full", None));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_full_sink_cannot_have_any_more_is_counted() {
+    async fn fanout_counts_what_a_full_sink_misses() {
         let (ring, fanout, events) = rig(100); // ten packets
         let mut seen = events.subscribe();
         let full = Pipe::with_room(1);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_fan_out_is_spread_over_shards_and_ends_with_the_ring() {
+    async fn fanout_spreads_over_shards_and_ends_with_the_ring() {
         let (ring, fanout, _) = rig(1 << 20);
         let pipes: Vec<_> = (0..300).map(|_| Pipe::with_room(1000)).collect();
         for pipe in &pipes {

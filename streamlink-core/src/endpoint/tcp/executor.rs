@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn members_run_end_and_panic_alone_and_stop_together() {
+    async fn executor_isolates_panics_and_stops_members_together() {
         let stop = CancellationToken::new();
         let (executor, go) = (ConnectionExecutor::new(Kind::Players, stop.clone()), Arc::new(Notify::new()));
         let alive = Arc::new(());
@@ -255,7 +255,7 @@ mod tests {
     /// Publishers bring a little, then much, then little again, and end by closing. The pauses choose the mode of
     /// reading; every byte must arrive however long it takes.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn publishers_are_read_together_and_none_is_forgotten() {
+    async fn executor_reads_all_grouped_publishers() {
         const PUBLISHERS: usize = 60;
         let stop = CancellationToken::new();
         let executor = ConnectionExecutor::new(Kind::Publishers, stop.clone());

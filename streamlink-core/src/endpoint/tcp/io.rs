@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_takes_nothing_is_not_waited_for() -> io::Result<()> {
+    async fn tcp_close_does_not_wait_for_stalled_peer() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut stream = Stream::secured(Box::new(Unresponsive(TcpStream::connect(listener.local_addr()?).await?)));
         tokio::time::pause();

@@ -308,7 +308,7 @@ mod tests {
 
     /// A coalescing time of an hour does not hold back what exceeded the first window.
     #[tokio::test]
-    async fn what_waits_together_leaves_together() -> io::Result<()> {
+    async fn tcp_send_coalesces_waiting_messages() -> io::Result<()> {
         const PACKET: usize = 50_000;
         let listener = listen(([127, 0, 0, 1], 0).into())?;
         let address = listener.local_addr()?;

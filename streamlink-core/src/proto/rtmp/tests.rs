@@ -200,7 +200,7 @@ fn an_aggregate_message_is_taken_apart() {
 proptest! {
     /// Whatever comes after the handshake: it is handled or refused, and answers stay bounded.
     #[test]
-    fn any_bytes_are_handled_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+    fn rtmp_session_accepts_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         let (mut server, _) = open_server();
         let mut input = &bytes[..];
         while let Ok(Some(_)) = server.read(&mut input) {}

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_and_servers_agree_by_every_scheme() {
+    fn rtsp_auth_client_and_server_agree_on_every_scheme() {
         let challenges = Challenges::new(random);
         let text = challenges.headers(false);
         let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("WWW-Authenticate: ")).collect();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_rfc_2617_gives_its_response() {
+    fn rtsp_digest_matches_rfc_2617_example() {
         let user = User { name: "Mufasa".into(), password: "Circle Of Life".into() };
         let challenge = "Digest realm=\"testrealm@host.com\", qop=\"auth,auth-int\", \
             nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"";
@@ -277,7 +277,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_header_is_read(text in ".{0,200}") {
+        fn rtsp_auth_parser_accepts_any_header(text in ".{0,200}") {
             let challenges = Challenges::new(random);
             challenges.check(Some(&format!("Digest {text}")), &user(), "PLAY");
             Answer::choose([text.as_str(), &format!("Digest {text}")].into_iter());

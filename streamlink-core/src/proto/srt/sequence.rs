@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_wrap() {
+    fn srt_sequence_numbers_wrap() {
         let last = Sequence::new(MASK);
         assert_eq!(last.after(1), Sequence::new(0));
         assert_eq!(last.distance(Sequence::new(4)), 5);
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_go_on_over_the_wrap() {
+    fn srt_timestamps_continue_over_the_wrap() {
         let mut unwrapper = Unwrapper::new(u32::MAX - 5);
         let first = unwrapper.unwrap(u32::MAX - 5);
         assert_eq!(unwrapper.unwrap(10) - first, 16);
