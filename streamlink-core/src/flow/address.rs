@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn address_parsing_accepts_and_rejects() {
         assert_eq!(parse_bind(":9000", None).unwrap().to_string(), "0.0.0.0:9000");
         assert_eq!(parse_bind("[::]:1", None).unwrap().to_string(), "[::]:1");
         assert_eq!(parse_bind("*:0", None).unwrap().to_string(), "0.0.0.0:0");

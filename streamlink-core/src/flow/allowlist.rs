@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_admit_what_they_cover() {
+    fn allowlist_admits_covered_addresses() {
         let allow = list(" 203.3.3.3/28 ; 198.51.100.7;2001:db8::/32; ");
         for ok in ["203.3.3.0", "203.3.3.15", "198.51.100.7", "2001:db8::1", "::ffff:203.3.3.9"] {
             assert!(allow.admits(ok.parse().unwrap()), "{ok}");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_list_admits_everyone() {
+    fn allowlist_empty_admits_everyone() {
         for empty in ["", "  ", ";"] {
             let parsed = empty.parse::<Allowlist>();
             assert_eq!(parsed.is_ok(), empty != ";", "{empty:?}");
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_block_is_named_with_its_position() {
+    fn allowlist_error_names_block_and_position() {
         let error = "10.0.0.0/8;10.0.0.0/33".parse::<Allowlist>().unwrap_err().to_string();
         assert!(error.contains("10.0.0.0/33") && error.contains("block 2"), "{error}");
         for bad in ["x", "1.2.3", "10.0.0.0/", "1.2.3.4;;5.6.7.8", "/8", "::1/129"] {

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn bitrate_text_round_trips() {
         for (text, bps) in
             [("20M", 20_000_000), ("2.5m", 2_500_000), ("600k", 600_000), ("7", 7), ("1G", 1_000_000_000)]
         {

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_bounded_and_printable() {
+    fn name_is_bounded_and_printable() {
         assert!(Name::new("match-day").is_ok());
         assert!(Name::new("é".repeat(64)).is_ok());
         for bad in [String::new(), "a\nb".into(), "é".repeat(65), "\u{7f}".into()] {

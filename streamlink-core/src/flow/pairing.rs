@@ -207,14 +207,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sentences_say_what_the_table_says() {
+    fn pairing_sentences_match_the_table() {
         for (family, row) in ROWS {
             assert_eq!(row.split_once(" feed ").unwrap().1, allowed_text(*family));
         }
     }
 
     #[test]
-    fn the_drop_down_depends_on_the_input() {
+    fn pairing_allowed_outputs_depend_on_input() {
         use OutputProtocol as O;
         assert_eq!(InputProtocol::RtmpPull.allowed_outputs(), [O::Rtmp, O::RtmpPush, O::RtmpPull, O::Tap]);
         assert_eq!(InputProtocol::Srt.allowed_outputs(), [O::Srt, O::RtmpPush, O::Tap]);

@@ -22,7 +22,7 @@ const MAX_URL: usize = 8192;
 
 /// A URL, taken apart and decoded.
 #[derive(Debug, Default)]
-pub(crate) struct Parts {
+pub(crate) struct ParsedUrl {
     pub(crate) scheme: String,
     pub(crate) user: Option<(String, String)>,
     /// `host:port`, as it stands.
@@ -37,7 +37,7 @@ fn decode(text: &str) -> Result<String, Problem> {
     bytes.map(|t| t.into_owned()).map_err(|_| Problem::malformed("the URL", "UTF-8 after percent-decoding"))
 }
 
-fn split(url: &str) -> Result<Parts, Problem> {
+fn split(url: &str) -> Result<ParsedUrl, Problem> {
     let bad = || Problem::malformed("the URL", "of the form `scheme://[host]:port[/path][?key=value&…]`");
     if url.len() > MAX_URL {
         return Err(Problem::out_of_range("the URL", format!("1 to {MAX_URL} bytes")));
@@ -53,7 +53,7 @@ fn split(url: &str) -> Result<Parts, Problem> {
             (Some((decode(user)?, decode(password)?)), host)
         }
     };
-    let mut parts = Parts {
+    let mut parts = ParsedUrl {
         scheme: scheme.to_ascii_lowercase(),
         user,
         authority: authority.to_owned(),
@@ -67,7 +67,7 @@ fn split(url: &str) -> Result<Parts, Problem> {
     Ok(parts)
 }
 
-impl Parts {
+impl ParsedUrl {
     /// Takes a key out of the query; the last one counts.
     fn take(&mut self, key: &str) -> Option<String> {
         let mut found = None;
@@ -149,7 +149,7 @@ impl Parts {
     }
 }
 
-fn source_kind(parts: &mut Parts) -> Result<SourceKind, Problem> {
+fn source_kind(parts: &mut ParsedUrl) -> Result<SourceKind, Problem> {
     match parts.scheme.as_str() {
         "rtp" => {
             parts.take("mode");
@@ -195,7 +195,7 @@ fn source_kind(parts: &mut Parts) -> Result<SourceKind, Problem> {
     }
 }
 
-fn output_kind(parts: &mut Parts) -> Result<OutputKind, Problem> {
+fn output_kind(parts: &mut ParsedUrl) -> Result<OutputKind, Problem> {
     match parts.scheme.as_str() {
         "rtp" => {
             parts.take("mode");
@@ -266,7 +266,7 @@ fn read<K>(
     common: &mut Common,
     url: &str,
     more: Vec<(String, String)>,
-    kind: impl FnOnce(&mut Parts) -> Result<K, Problem>,
+    kind: impl FnOnce(&mut ParsedUrl) -> Result<K, Problem>,
 ) -> (Option<K>, Vec<(String, String)>) {
     let result = split(url).and_then(|mut parts| {
         parts.query.extend(more);
@@ -280,7 +280,7 @@ fn read<K>(
 
 /// A URL to be written: everything before the query, and the settings that differ from the default.
 #[derive(Debug, Default)]
-pub(crate) struct Written {
+pub(crate) struct UrlParts {
     pub(crate) base: String,
     pub(crate) query: Entries,
 }
@@ -294,7 +294,7 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, PATH).to_string()
 }
 
-pub(crate) fn write(url: &Written) -> String {
+pub(crate) fn write(url: &UrlParts) -> String {
     let mut text = url.base.clone();
     for (i, (key, value)) in url.query.0.iter().enumerate() {
         text.push(if i == 0 { '?' } else { '&' });
@@ -324,59 +324,59 @@ fn rtmp_caller(address: &RtmpAddress) -> String {
 }
 
 /// The mode is written where the host alone would not say it.
-fn written(base: String, listener: bool, host_is_wildcard: bool, settings: &dyn Settings) -> Written {
+fn url_parts(base: String, listener: bool, host_is_wildcard: bool, settings: &dyn Settings) -> UrlParts {
     let mut query = Entries::default();
     if listener != host_is_wildcard {
         query.push("mode", if listener { "listener" } else { "caller" });
     }
     settings.list(&mut query);
-    Written { base, query }
+    UrlParts { base, query }
 }
 
-pub(crate) fn source_parts(kind: &SourceKind) -> Written {
+pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
     let wild = |l: &Listen| l.bind.ip().is_unspecified();
     let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
     match kind {
-        SourceKind::Rtp(s) => written(format!("rtp://{}", s.listen.bind), true, true, s),
-        SourceKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        SourceKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
-        SourceKind::Rtmp(s) => written(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        SourceKind::RtmpPull(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        SourceKind::Rtp(s) => url_parts(format!("rtp://{}", s.listen.bind), true, true, s),
+        SourceKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
+        SourceKind::SrtCaller(s) => url_parts(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        SourceKind::Rtmp(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
+        SourceKind::RtmpPull(s) => url_parts(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
         SourceKind::RtspListener(s) => {
-            written(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+            url_parts(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
         }
         SourceKind::RtspCaller(s) => {
-            written(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
+            url_parts(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
         }
         SourceKind::App(family) => {
-            Written { base: format!("app://{}", family.to_string().to_ascii_lowercase()), query: Entries::default() }
+            UrlParts { base: format!("app://{}", family.to_string().to_ascii_lowercase()), query: Entries::default() }
         }
     }
 }
 
-pub(crate) fn output_parts(kind: &OutputKind) -> Written {
+pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
     let wild = |l: &Listen| l.bind.ip().is_unspecified();
     let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
     match kind {
-        OutputKind::Rtp(s) => written(format!("rtp://{}", s.destination), false, false, s),
-        OutputKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        OutputKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
-        OutputKind::RtmpPlay(s) => written(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        OutputKind::RtmpPush(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        OutputKind::Rtp(s) => url_parts(format!("rtp://{}", s.destination), false, false, s),
+        OutputKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
+        OutputKind::SrtCaller(s) => url_parts(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        OutputKind::RtmpPlay(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
+        OutputKind::RtmpPush(s) => url_parts(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
         OutputKind::RtmpRelay(s) => {
-            let mut url = written(rtmp_caller(&s.first.address), false, remote_wild(&s.first.call), s);
+            let mut url = url_parts(rtmp_caller(&s.first.address), false, remote_wild(&s.first.call), s);
             if s.second.is_none() {
                 url.query.push("relay", true);
             }
             url
         }
         OutputKind::RtspListener(s) => {
-            written(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+            url_parts(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
         }
         OutputKind::RtspCaller(s) => {
-            written(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
+            url_parts(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
         }
-        OutputKind::Tap(_) => Written { base: "tap:".into(), query: Entries::default() },
+        OutputKind::Tap(_) => UrlParts { base: "tap:".into(), query: Entries::default() },
     }
 }
 
@@ -418,7 +418,7 @@ mod tests {
     ];
 
     #[test]
-    fn urls_are_read_and_written_back() {
+    fn url_round_trips_sources_and_outputs() {
         for (url, protocol) in SOURCES {
             let source = Source::from_url("a", url);
             assert_eq!(source.common.errors, [], "{url}");
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_secrets_are_not() {
+    fn url_errors_name_fields_without_secrets() {
         let errors = |url: &str| {
             let errors = Source::from_url("a", url).common.errors;
             errors.iter().map(ToString::to_string).collect::<Vec<_>>()

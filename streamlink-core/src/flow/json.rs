@@ -13,9 +13,9 @@
 
 use super::{
     bitrate::Bitrate,
+    build::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowDraft},
     builder::Common,
     output::Output,
-    plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowDraft},
     source::Source,
     url,
 };
@@ -234,7 +234,7 @@ fn write_flow(flow: &Flow) -> Value {
     Value::Object(map)
 }
 
-fn write_endpoint(common: &Common, url: url::Written) -> Value {
+fn write_endpoint(common: &Common, url: url::UrlParts) -> Value {
     let mut map = Map::new();
     map.insert("name".into(), common.name.as_str().into());
     map.insert("url".into(), url.base.into());
@@ -293,7 +293,7 @@ mod tests {
     }"#;
 
     #[test]
-    fn a_flow_goes_to_json_and_back() {
+    fn flow_json_round_trips() {
         let flow = Flow::from_json(FLOW).unwrap();
         assert_eq!(flow.outputs()[1].to_url(), "rtmp://live.example.com:1935/app?key=SECRET");
         let again = Flow::from_json(&flow.to_json()).unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_named_with_its_path() {
+    fn flow_json_reports_all_errors_with_paths() {
         let text = r#"{ "name": 7, "max_bandwidth": "fast", "colour": "red", "failover": { "policy": "magic" },
             "sources": [ { "name": "a", "url": "srt://:9000", "latency": 99999, "wings": 2 }, 5 ],
             "outputs": [ { "url": "rtp://h:1", "ttl": [1] } ] }"#;

@@ -280,28 +280,28 @@ impl<F: Family> FlowBuilder<F> {
 impl FlowDraft {
     pub(crate) fn build(mut self) -> Result<Flow, ConfigErrors> {
         let mut errors = std::mem::take(&mut self.errors);
-        let mut keep = |path: &str, result: Result<(), Problem>| {
+        let mut record = |path: &str, result: Result<(), Problem>| {
             if let Err(problem) = result {
                 errors.push(ConfigError::new(path, problem));
             }
         };
         let name = Name::new(self.name.clone());
-        keep("name", name.as_ref().map(|_| ()).map_err(Clone::clone));
+        record("name", name.as_ref().map(|_| ()).map_err(Clone::clone));
         if self.max_bandwidth.as_bps() == 0 {
-            keep("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
+            record("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
         }
-        keep("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
-        check_failover(&self, &mut keep);
+        record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
+        check_failover(&self, &mut record);
 
         let first = self.sources.first().map(|s| (s.protocol(), s.family()));
         if first.is_none() {
-            keep("sources", Err(Problem::Missing));
+            record("sources", Err(Problem::Missing));
         }
-        let mut taken = Taken::default();
+        let mut used = UsedNames::default();
         for (i, source) in self.sources.iter_mut().enumerate() {
             let path = format!("sources[{i}]");
             source.common.errors.extend(source_problem(source));
-            check_endpoint(&path, &mut source.common, &mut taken, &mut errors);
+            check_endpoint(&path, &mut source.common, &mut used, &mut errors);
             if let SourceKind::Rtmp(s) = &mut source.kind {
                 generate_key(&path, &mut s.key, &mut errors);
             }
@@ -310,19 +310,19 @@ impl FlowDraft {
                 let problem = Problem::MixedFamilies { found: found.to_string(), expected: expected.to_string() };
                 errors.push(ConfigError::new(path.as_str(), problem));
             }
-            taken.claim(&path, source.claim(), &mut errors);
+            used.claim(&path, source.claim(), &mut errors);
         }
         for (i, output) in self.outputs.iter_mut().enumerate() {
             let path = format!("outputs[{i}]");
             output.common.errors.extend(output_problem(output));
-            check_endpoint(&path, &mut output.common, &mut taken, &mut errors);
+            check_endpoint(&path, &mut output.common, &mut used, &mut errors);
             if let OutputKind::RtmpPlay(s) = &mut output.kind {
                 generate_key(&path, &mut s.key, &mut errors);
             }
             if let Some((input, _)) = first {
                 errors.extend(check_pairing(input, output).map(|problem| ConfigError::new(path.as_str(), problem)));
             }
-            taken.claim(&path, output.claim(), &mut errors);
+            used.claim(&path, output.claim(), &mut errors);
         }
         match (ConfigErrors::collect(errors), name) {
             (None, Ok(name)) => Ok(Flow {
@@ -348,7 +348,7 @@ pub(crate) fn check_output(
 ) -> Result<Output, ConfigErrors> {
     let mut errors = Vec::new();
     output.common.errors.extend(output_problem(&output));
-    check_endpoint(flow, &mut output.common, &mut Taken::default(), &mut errors);
+    check_endpoint(flow, &mut output.common, &mut UsedNames::default(), &mut errors);
     errors.extend(check_pairing(input, &output).map(|problem| ConfigError::new(flow, problem)));
     if let OutputKind::RtmpPlay(s) = &mut output.kind {
         generate_key(flow, &mut s.key, &mut errors);
@@ -365,19 +365,19 @@ fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<Problem
     })
 }
 
-fn check_failover(draft: &FlowDraft, keep: &mut impl FnMut(&str, Result<(), Problem>)) {
-    keep("failover.loss_threshold", check_millis(draft.failover.loss_threshold, 50..=60_000).map(drop));
+fn check_failover(draft: &FlowDraft, record: &mut impl FnMut(&str, Result<(), Problem>)) {
+    record("failover.loss_threshold", check_millis(draft.failover.loss_threshold, 50..=60_000).map(drop));
     match draft.failover.policy {
         FailoverPolicy::Stay => {}
-        FailoverPolicy::Prefer(hold) => keep("failover.hold", check_millis(hold, 0..=3_600_000).map(drop)),
+        FailoverPolicy::Prefer(hold) => record("failover.hold", check_millis(hold, 0..=3_600_000).map(drop)),
         FailoverPolicy::Merge(window) => {
-            keep("failover.window", check_millis(window, 100..=500).map(drop));
+            record("failover.window", check_millis(window, 100..=500).map(drop));
             if draft.sources.len() > MAX_PATHS {
-                keep("sources", Err(Problem::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
+                record("sources", Err(Problem::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
             }
             let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
             if draft.sources.iter().any(|s| !families.contains(&s.family())) {
-                keep("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));
+                record("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));
             }
         }
     }
@@ -385,27 +385,27 @@ fn check_failover(draft: &FlowDraft, keep: &mut impl FnMut(&str, Result<(), Prob
         let pushed = draft.sources.iter().skip(1).find(|s| !s.is_caller());
         if let Some(source) = pushed {
             let problem = format!("`{}` waits to be connected to; only a caller can be a cold backup", source.name());
-            keep("failover.cold", Err(Problem::Conflict(problem)));
+            record("failover.cold", Err(Problem::Conflict(problem)));
         }
     }
 }
 
 /// The name, description, region and the builder's own errors of one endpoint.
-fn check_endpoint(path: &str, common: &mut Common, taken: &mut Taken, errors: &mut Vec<ConfigError>) {
-    let mut keep = |field: &str, result: Result<(), Problem>| {
+fn check_endpoint(path: &str, common: &mut Common, used: &mut UsedNames, errors: &mut Vec<ConfigError>) {
+    let mut record = |field: &str, result: Result<(), Problem>| {
         if let Err(problem) = result {
             errors.push(ConfigError::new(field, problem).within(path));
         }
     };
-    keep("name", Name::new(common.name.as_str()).map(drop));
+    record("name", Name::new(common.name.as_str()).map(drop));
     if let Some(text) = &common.description {
-        keep("description", check_description(text));
+        record("description", check_description(text));
     }
     if let Some(text) = &common.region {
-        keep("region", Name::new(text.as_str()).map(drop));
+        record("region", Name::new(text.as_str()).map(drop));
     }
-    if let Some(other) = taken.names.insert(common.name.clone(), path.to_owned()) {
-        keep("name", Err(Problem::Duplicate(format!("`{}` is already the name of {other}", common.name))));
+    if let Some(other) = used.names.insert(common.name.clone(), path.to_owned()) {
+        record("name", Err(Problem::Duplicate(format!("`{}` is already the name of {other}", common.name))));
     }
     errors.extend(common.errors.drain(..).map(|e| e.within(path)));
 }
@@ -500,14 +500,14 @@ fn app_key(role: &str, app: &str, key: &Option<StreamKey>) -> String {
     format!("{role} {app}/{}", key.as_ref().map_or("", StreamKey::reveal))
 }
 
-/// Names and addresses that are taken within a flow, with the path of who took them.
+/// Names and addresses that are used within a flow, with the path of who uses them.
 #[derive(Default)]
-struct Taken {
+struct UsedNames {
     names: HashMap<String, String>,
     claims: HashMap<Claim, String>,
 }
 
-impl Taken {
+impl UsedNames {
     fn claim(&mut self, path: &str, claim: Option<Claim>, errors: &mut Vec<ConfigError>) {
         let Some(claim) = claim else { return };
         let text = claim.to_string();
@@ -519,5 +519,4 @@ impl Taken {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;
