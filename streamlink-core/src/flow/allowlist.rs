@@ -1,33 +1,33 @@
-//! Who may connect: CIDR allowlists.
+//! CIDR allowlists of the peers that may connect.
 
 use crate::error::Problem;
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// The peers that an endpoint admits: CIDR blocks separated by semicolons, as in
+/// CIDR blocks of the peers that an endpoint admits, written with semicolons between them:
 /// `203.3.3.3/28;198.51.100.7;2001:db8::/32`.
 ///
-/// Host bits are masked, a bare address is one host, IPv4-mapped IPv6 peers match IPv4 blocks, white space
-/// and a trailing semicolon are tolerated. The empty list admits everyone.
+/// Host bits are masked, a bare address is one host, and IPv4-mapped IPv6 peers match IPv4 blocks. White space and a
+/// trailing semicolon are accepted. The empty list admits everyone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowlist(Vec<IpNet>);
 
 impl Allowlist {
-    /// The most blocks that one list may hold: it is walked for every new peer.
+    /// Maximum number of blocks in one list. Every new peer is compared with all of them.
     pub const MAX_BLOCKS: usize = 1024;
 
-    /// The list that admits everyone.
+    /// Returns the list that admits everyone.
     pub const fn everyone() -> Self {
         Self(Vec::new())
     }
 
-    /// Whether a peer with this address is admitted.
+    /// Returns whether a peer with this address is admitted.
     pub fn admits(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.is_empty() || self.0.iter().any(|block| block.contains(&peer))
     }
 
-    /// Whether everyone is admitted.
+    /// Returns whether the list is empty, which admits everyone.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -50,7 +50,7 @@ impl FromStr for Allowlist {
                 Problem::malformed(block, format!("an address or CIDR block (block {} of the list)", i + 1))
             })?);
         }
-        list = IpNet::aggregate(&list); // sorted, without what another block covers
+        list = IpNet::aggregate(&list); // sorted, without blocks that another block covers
         Ok(Self(list))
     }
 }

@@ -1,8 +1,8 @@
-//! The public vocabulary: flows, sources and outputs with all their settings. Pure data: nothing here opens a
-//! socket or reads a clock.
+//! Configuration: flows, sources and outputs with all their settings. Pure data: nothing here opens a socket or reads a
+//! clock.
 //!
-//! Settings are types whose values are always legal ([`Latency`], [`Passphrase`], [`Allowlist`], …), and a
-//! [`Flow`] only exists if it is valid as a whole.
+//! Settings are types whose values are always valid ([`Latency`], [`Passphrase`], [`Allowlist`], …), and a [`Flow`] only
+//! exists if it is valid as a whole.
 
 mod address;
 mod allowlist;
