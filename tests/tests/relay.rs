@@ -44,7 +44,7 @@ fn relay_example_feeds_three_receivers_while_outputs_change() {
         extra.drain(Duration::from_millis(50));
     }
     relay.tell("add broken=srt://:9000");
-    relay.wait_for("cannot feed a SRT output");
+    relay.wait_for("cannot feed SRT outputs");
     assert!(sender.finish().success(), "{}", sender.output());
     let streams: Vec<Vec<u8>> = recordings.into_iter().map(|r| r.join().unwrap()).collect();
     for (i, stream) in streams.iter().enumerate() {

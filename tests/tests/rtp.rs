@@ -256,7 +256,7 @@ fn rtp_outputs_are_added_and_removed_without_disturbing_others() {
     // What cannot be added is not added.
     let add = |output: Output| engine.block_on(running.add_output(output)).unwrap_err().to_string();
     assert!(add(Output::rtp("steady", "127.0.0.1:1").into()).contains("already"));
-    assert!(add(Output::from_url("x", "srt://:9000")).contains("cannot feed a SRT output"));
+    assert!(add(Output::from_url("x", "srt://:9000")).contains("cannot feed SRT outputs"));
     assert!(add(Output::rtp("x", "no.such.host.invalid:1").into()).contains("cannot resolve"));
     assert!(add(Output::rtp("x", "127.0.0.1:1").region("moon").into()).contains("no region `moon`; known: none"));
     assert!(engine.block_on(running.remove_output("x")).is_err());

@@ -90,7 +90,7 @@ fn flow_build_checks_pairing_of_urls() {
     let text = errors.to_string();
     assert_eq!(errors.iter().count(), 4, "{text}");
     assert!(
-        text.contains("outputs[0]: a SRT source cannot feed a RTP output; it can feed SRT, RTMP_PUSH, tap"),
+        text.contains("outputs[0]: SRT sources cannot feed RTP outputs; they can feed SRT, RTMP_PUSH, tap"),
         "{text}"
     );
     assert!(text.contains("outputs[1].bind: sources[0] already listens"), "{text}");
