@@ -1,4 +1,4 @@
-//! The URL grammar that the examples, C and JSON share: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
+//! The URL grammar of the Rust API, C and JSON: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
 
 use super::{
     address::{Call, HostPort, Listen, parse_bind},
@@ -17,15 +17,15 @@ use super::{
 use crate::{error::Problem, media::MediaFamily};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// The longest URL that is read.
+/// Maximum length of a URL, in bytes.
 const MAX_URL: usize = 8192;
 
-/// A URL, taken apart and decoded.
+/// A URL, split and percent-decoded.
 #[derive(Debug, Default)]
 pub(crate) struct ParsedUrl {
     pub(crate) scheme: String,
     pub(crate) user: Option<(String, String)>,
-    /// `host:port`, as it stands.
+    /// `host:port`, not decoded.
     pub(crate) authority: String,
     /// Without the leading slash.
     pub(crate) path: String,
@@ -68,7 +68,7 @@ fn split(url: &str) -> Result<ParsedUrl, Problem> {
 }
 
 impl ParsedUrl {
-    /// Takes a key out of the query; the last one counts.
+    /// Removes a key from the query and returns its value; the last of several counts.
     fn take(&mut self, key: &str) -> Option<String> {
         let mut found = None;
         self.query.retain_mut(|(k, v)| {
@@ -81,7 +81,7 @@ impl ParsedUrl {
         found
     }
 
-    /// Whether we listen: as `mode` says, else when the host is missing or a wildcard.
+    /// Returns whether the endpoint listens: as `mode` says, otherwise if the host is missing or a wildcard.
     fn is_listener(&mut self) -> Result<bool, Problem> {
         match self.take("mode").as_deref() {
             Some("listener") => Ok(true),
@@ -106,13 +106,14 @@ impl ParsedUrl {
     }
 
     fn no_path(&self) -> Result<(), Problem> {
-        match self.path.is_empty() {
-            true => Ok(()),
-            false => Err(Problem::malformed(&self.path, format!("allowed: {} has no path", self.scheme))),
+        if !self.path.is_empty() {
+            return Err(Problem::malformed(&self.path, format!("allowed: {} has no path", self.scheme)));
         }
+        Ok(())
     }
 
-    /// `app/key` of a listener: the last part of the path is the key, unless it is in the query.
+    /// Returns the application and key of a listener's `app/key`. The last part of the path is the key, unless the query
+    /// has one.
     fn app_and_key(&self) -> Result<(String, Option<StreamKey>), Problem> {
         let path = self.path.trim_end_matches('/');
         match path.rsplit_once('/') {
@@ -129,10 +130,11 @@ impl ParsedUrl {
         RtmpAddress::new(tls, self.remote(Some(port))?, self.path.trim_end_matches('/'))
     }
 
-    /// Where an RTMP listener listens, and whether it speaks TLS.
+    /// Returns the local address of an RTMP listener, and whether it uses TLS.
     fn rtmp_bind(&self) -> Result<(Listen, bool), Problem> {
         let tls = self.scheme == "rtmps";
-        Ok((self.bind(Some(if tls { RTMPS_PORT } else { RTMP_PORT }))?, tls))
+        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
+        Ok((self.bind(Some(port))?, tls))
     }
 
     fn rtsp(&self, min_path: usize) -> Result<(RtspOptions, Option<u16>), Problem> {
@@ -141,7 +143,8 @@ impl ParsedUrl {
         if let Some((user, password)) = &self.user {
             rtsp.credentials = Some(Credentials::new(user, password)?);
         }
-        Ok((rtsp, Some(if tls { RTSPS_PORT } else { RTSP_PORT })))
+        let port = if tls { RTSPS_PORT } else { RTSP_PORT };
+        Ok((rtsp, Some(port)))
     }
 
     fn unknown_scheme<T>(&self) -> Result<T, Problem> {
@@ -158,39 +161,32 @@ fn source_kind(parts: &mut ParsedUrl) -> Result<SourceKind, Problem> {
         }
         "srt" => {
             parts.no_path()?;
-            Ok(match parts.is_listener()? {
-                true => SourceKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt: SrtOptions::default() }),
-                false => {
-                    let call = Call::new(parts.remote(None)?);
-                    SourceKind::SrtCaller(SrtCaller { call, srt: SrtOptions::default() })
-                }
-            })
+            let srt = SrtOptions::default();
+            if parts.is_listener()? {
+                Ok(SourceKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt }))
+            } else {
+                Ok(SourceKind::SrtCaller(SrtCaller { call: Call::new(parts.remote(None)?), srt }))
+            }
         }
-        "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
-            true => {
+        "rtmp" | "rtmps" => {
+            if parts.is_listener()? {
                 let (app, key) = parts.app_and_key()?;
                 let (listen, tls) = parts.rtmp_bind()?;
-                SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls })
+                Ok(SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls }))
+            } else {
+                Ok(SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)))
             }
-            false => SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)),
-        }),
-        "rtsp" | "rtsps" => Ok(match parts.is_listener()? {
-            true => {
+        }
+        "rtsp" | "rtsps" => {
+            if parts.is_listener()? {
                 let (rtsp, port) = parts.rtsp(1)?;
-                SourceKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp })
-            }
-            false => {
+                Ok(SourceKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp }))
+            } else {
                 let (rtsp, port) = parts.rtsp(0)?;
-                SourceKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp })
+                Ok(SourceKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp }))
             }
-        }),
-        "app" => match parts.authority.as_str() {
-            "datagrams" => Ok(SourceKind::App(MediaFamily::Datagrams)),
-            "rtp" => Ok(SourceKind::App(MediaFamily::Rtp)),
-            "rtmp" => Ok(SourceKind::App(MediaFamily::Rtmp)),
-            "rtsp" => Ok(SourceKind::App(MediaFamily::Rtsp)),
-            other => Err(Problem::malformed(other, "one of the families datagrams, rtp, rtmp, rtsp")),
-        },
+        }
+        "app" => parts.authority.parse().map(SourceKind::App),
         _ => parts.unknown_scheme(),
     }
 }
@@ -204,64 +200,66 @@ fn output_kind(parts: &mut ParsedUrl) -> Result<OutputKind, Problem> {
         }
         "srt" => {
             parts.no_path()?;
-            Ok(match parts.is_listener()? {
-                true => OutputKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt: SrtOptions::default() }),
-                false => {
-                    let call = Call::new(parts.remote(None)?);
-                    OutputKind::SrtCaller(SrtCaller { call, srt: SrtOptions::default() })
-                }
-            })
+            let srt = SrtOptions::default();
+            if parts.is_listener()? {
+                Ok(OutputKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt }))
+            } else {
+                Ok(OutputKind::SrtCaller(SrtCaller { call: Call::new(parts.remote(None)?), srt }))
+            }
         }
-        "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
-            true => {
+        "rtmp" | "rtmps" => {
+            if parts.is_listener()? {
                 let (app, key) = parts.app_and_key()?;
                 let (listen, tls) = parts.rtmp_bind()?;
                 let mut server = RtmpPlayServer::new(listen, app);
-                (server.key, server.tls) = (key, tls);
-                OutputKind::RtmpPlay(server)
+                server.key = key;
+                server.tls = tls;
+                return Ok(OutputKind::RtmpPlay(server));
             }
-            false => {
-                let relay = parts.take("relay").is_some_and(|v| v != "false");
-                let second = parts.query.iter().any(|(k, _)| k == "second");
-                let push = RtmpPush::new(parts.rtmp()?);
-                match relay || second {
-                    true => OutputKind::RtmpRelay(RtmpRelay { first: push, second: None }),
-                    false => OutputKind::RtmpPush(push),
-                }
+            let relay = parts.take("relay").is_some_and(|v| v != "false");
+            let second = parts.query.iter().any(|(k, _)| k == "second");
+            let push = RtmpPush::new(parts.rtmp()?);
+            if relay || second {
+                Ok(OutputKind::RtmpRelay(RtmpRelay { first: push, second: None }))
+            } else {
+                Ok(OutputKind::RtmpPush(push))
             }
-        }),
-        "rtsp" | "rtsps" => Ok(match parts.is_listener()? {
-            true => {
+        }
+        "rtsp" | "rtsps" => {
+            if parts.is_listener()? {
                 let (rtsp, port) = parts.rtsp(1)?;
-                OutputKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp })
-            }
-            false => {
+                Ok(OutputKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp }))
+            } else {
                 let (rtsp, port) = parts.rtsp(0)?;
-                OutputKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp })
+                Ok(OutputKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp }))
             }
-        }),
+        }
         "tap" => Ok(OutputKind::Tap(TapOutput::new())),
         _ => parts.unknown_scheme(),
     }
 }
 
-/// Reads a URL, then `more` settings, into a source; what is wrong is remembered in it.
+/// Returns the source of a URL, with `more` settings applied after the query. Errors are recorded in it.
 pub(crate) fn source(mut common: Common, url: &str, more: Vec<(String, String)>) -> Source {
     let (kind, query) = read(&mut common, url, more, source_kind);
     let mut kind = kind.unwrap_or(SourceKind::App(MediaFamily::Datagrams));
-    query.iter().for_each(|(key, value)| common.set(&mut kind, key, value));
+    for (key, value) in &query {
+        common.set(&mut kind, key, value);
+    }
     Source { common, kind }
 }
 
-/// Reads a URL, then `more` settings, into an output; what is wrong is remembered in it.
+/// Returns the output of a URL, with `more` settings applied after the query. Errors are recorded in it.
 pub(crate) fn output(mut common: Common, url: &str, more: Vec<(String, String)>) -> Output {
     let (kind, query) = read(&mut common, url, more, output_kind);
     let mut kind = kind.unwrap_or(OutputKind::Tap(TapOutput::new()));
-    query.iter().for_each(|(key, value)| common.set(&mut kind, key, value));
+    for (key, value) in &query {
+        common.set(&mut kind, key, value);
+    }
     Output { common, kind }
 }
 
-/// The kind that a URL stands for, and the settings that are left to be set on it: none when the kind is unknown.
+/// Returns the kind of endpoint of a URL, and the settings to apply to it; none if the kind is unknown.
 fn read<K>(
     common: &mut Common,
     url: &str,
@@ -278,16 +276,17 @@ fn read<K>(
     }
 }
 
-/// A URL to be written: everything before the query, and the settings that differ from the default.
+/// A URL to write: everything before the query, and the settings that differ from their defaults.
 #[derive(Debug, Default)]
 pub(crate) struct UrlParts {
     pub(crate) base: String,
     pub(crate) query: Entries,
 }
 
-/// What is encoded in a query: whatever would end the value or the URL, and what no URL holds.
+/// Characters that are percent-encoded in a query: those that would end the value or the URL, and those that no URL may
+/// contain.
 const QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'+').add(b'<').add(b'>');
-/// What is encoded in a path or a user name.
+/// Characters that are percent-encoded in a path or a user name.
 const PATH: &AsciiSet = &QUERY.add(b'?').add(b'@').add(b':').add(b'[').add(b']');
 
 fn encoded(text: &str) -> String {
@@ -323,7 +322,7 @@ fn rtmp_caller(address: &RtmpAddress) -> String {
     format!("{scheme}://{}/{}", address.remote, encoded(&address.app))
 }
 
-/// The mode is written where the host alone would not say it.
+/// Returns the parts of a URL, with `mode` if the host alone does not imply it.
 fn url_parts(base: String, listener: bool, host_is_wildcard: bool, settings: &dyn Settings) -> UrlParts {
     let mut query = Entries::default();
     if listener != host_is_wildcard {

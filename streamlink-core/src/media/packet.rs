@@ -17,6 +17,11 @@ pub enum MediaFamily {
     Rtsp,
 }
 
+impl MediaFamily {
+    /// All families.
+    pub const ALL: &'static [Self] = &[Self::Datagrams, Self::Rtp, Self::Rtmp, Self::Rtsp];
+}
+
 impl fmt::Display for MediaFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -133,3 +133,25 @@ fn flow_build_checks_failover() {
     let result = base().backup(Source::rtmp("b", ":1935", "live")).failover(cold).build();
     assert_eq!(paths(result), ["failover.loss_threshold", "failover.cold"]);
 }
+
+#[test]
+fn flow_policies_round_trip_as_text() {
+    for policy in BandwidthPolicy::ALL {
+        assert_eq!(policy.to_string().parse(), Ok(*policy));
+    }
+    assert!("Drop".parse::<BandwidthPolicy>().is_err());
+    for (text, policy) in [
+        ("stay", FailoverPolicy::Stay),
+        ("prefer:5000", FailoverPolicy::Prefer(Duration::from_secs(5))),
+        ("prefer:0", FailoverPolicy::Prefer(Duration::ZERO)),
+        ("merge:200", FailoverPolicy::Merge(Duration::from_millis(200))),
+    ] {
+        assert_eq!(text.parse(), Ok(policy));
+        assert_eq!(policy.to_string(), text);
+    }
+    assert_eq!("prefer".parse(), Ok(FailoverPolicy::Prefer(Duration::from_secs(5))));
+    assert_eq!("merge".parse(), Ok(FailoverPolicy::Merge(Duration::from_millis(200))));
+    for bad in ["", "stay:1", "prefer:", "prefer:3600001", "merge:99", "merge:501", "merge:1s"] {
+        assert!(bad.parse::<FailoverPolicy>().is_err(), "{bad}");
+    }
+}
