@@ -6,17 +6,24 @@
 //!
 //! While it runs it reads commands from standard input: `add NAME=URL`, `remove NAME`, `allow SOURCE LIST`,
 //! `bandwidth RATE`, `quit`. Ctrl-C ends it with a summary.
+//!
+//! Input addresses and playback URLs are printed once, at the start; those of RTMP hold the stream key, which encoders and
+//! players need. Nothing else that is printed holds a secret: commands and arguments are never repeated as they were given.
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    CommandFactory, Parser, ValueEnum,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use std::{error::Error, io::BufRead, path::PathBuf, process::ExitCode, thread, time::Duration};
-use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, Source, SourceEdit};
+use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, PeerText, Source, SourceEdit, shown_url};
 use streamlink_examples::{Table, json};
 use tokio::sync::mpsc;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// Relays live video from one source to any number of outputs.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
+#[command(name = "relay")]
 struct Arguments {
     /// Where media comes in, as in rtp://:5004 or srt://:9000?mode=listener&latency=200
     #[arg(long, value_name = "URL", required_unless_present = "config")]
@@ -54,7 +61,11 @@ enum Form {
 #[tokio::main]
 async fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match relay(&Arguments::parse()).await {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return explain(&error),
+    };
+    match relay(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -63,9 +74,32 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Says what is wrong with the arguments, without repeating them: a URL may hold a secret.
+fn explain(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        error.exit();
+    }
+    let known = |name: &String| {
+        let long = name.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
+        Arguments::command().get_arguments().any(|argument| argument.get_long() == Some(long))
+    };
+    let about = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(name)) => Some(name).filter(|name| known(name)).cloned(),
+        Some(ContextValue::Strings(names)) => {
+            Some(names.iter().filter(|name| known(name)).cloned().collect::<Vec<_>>())
+                .filter(|names| !names.is_empty())
+                .map(|names| names.join(", "))
+        }
+        _ => None,
+    };
+    let about = about.map(|name| format!(": {name}")).unwrap_or_default();
+    eprintln!("{}{about}\n\n{}", error.kind(), Arguments::command().render_usage());
+    ExitCode::from(2)
+}
+
 async fn relay(arguments: &Arguments) -> Result<(), Failure> {
     let flow = flow(arguments)?;
-    let engine = Engine::on(tokio::runtime::Handle::current());
+    let engine = Engine::on(tokio::runtime::Handle::current())?;
     let running = engine.start(flow).await?;
     for address in running.input_addresses() {
         eprintln!("input address: {address}");
@@ -93,8 +127,8 @@ async fn relay(arguments: &Arguments) -> Result<(), Failure> {
                 Some("quit") => break,
                 Some("") | None => {}
                 Some(command) => match obey(&running, command).await {
-                    Ok(()) => eprintln!("done: {command}"),
-                    Err(error) => eprintln!("{command}: {error}"),
+                    Ok(()) => eprintln!("done: {}", without_secrets(command)),
+                    Err(error) => eprintln!("{}: {error}", without_secrets(command)),
                 },
             },
             result = &mut end => {
@@ -142,7 +176,9 @@ fn flow(arguments: &Arguments) -> Result<Flow, Failure> {
 }
 
 fn output(text: &str) -> Result<Output, Failure> {
-    let (name, url) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form NAME=URL"))?;
+    // A URL without a name has its first `=` in its query.
+    let parts = text.split_once('=').filter(|(name, _)| !name.contains("://"));
+    let (name, url) = parts.ok_or("an output is of the form NAME=URL")?;
     Ok(Output::from_url(name, url))
 }
 
@@ -162,6 +198,25 @@ fn commands() -> mpsc::UnboundedReceiver<String> {
         }
     });
     receiver
+}
+
+/// A command as it may be repeated: what was to be done with what, and the URL without its secrets.
+fn without_secrets(command: &str) -> String {
+    let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+    match verb {
+        "add" => match rest.split_once('=') {
+            Some((name, url)) if !name.contains("://") => format!("add {}={}", shown(name), shown_url(url)),
+            _ => "add …".into(),
+        },
+        "allow" | "bandwidth" | "remove" => format!("{verb} {}", shown(rest)),
+        _ => "unknown command".into(),
+    }
+}
+
+/// A name or a number that was typed; a URL in its place is not repeated.
+fn shown(text: &str) -> String {
+    let is_plain = !text.contains("://") && !text.contains(['@', '=', '?']);
+    if is_plain { PeerText::new(text).to_string() } else { "…".into() }
 }
 
 async fn obey(running: &FlowHandle, command: &str) -> Result<(), Failure> {

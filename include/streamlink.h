@@ -332,6 +332,10 @@ enum streamlink_event_kind
    * such event.
    */
   STREAMLINK_EVENT_KIND_TRANSPORT_ERROR = 16,
+  /**
+   * Packets of an SRT source carry a time far ahead of its clock, and were timed by their arrival. `count`: how many.
+   */
+  STREAMLINK_EVENT_KIND_TIMESTAMPS_AHEAD = 17,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

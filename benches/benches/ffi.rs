@@ -1,4 +1,4 @@
-//! What the C ABI adds: packets pushed and tapped through it and through Rust, in turn, and a snapshot of statistics.
+//! The cost of the C ABI: packets pushed and tapped through it and through Rust, in turn, and a snapshot of statistics.
 //! One thread does everything, so the time is CPU time.
 
 #![allow(unsafe_code)]
@@ -23,13 +23,13 @@ use streamlink::{
 };
 use streamlink_core::{Bitrate, Engine, Flow, Output, Packet, Source};
 
-/// What a datagram of MPEG-TS holds.
+/// Payload of a datagram of MPEG-TS, in bytes.
 const PAYLOAD: usize = 1316;
 const BATCH: usize = 16;
 /// Batches in one measurement, and measurements of each kind.
 const BATCHES: usize = 2000;
 const RUNS: usize = 21;
-/// The figures to reach.
+/// The targets.
 const MOST_NS: f64 = 60.0;
 const MOST_SNAPSHOT: Duration = Duration::from_micros(20);
 
@@ -51,7 +51,7 @@ fn start_c(engine: *const streamlink::engine::StreamlinkEngine, json: &str) -> *
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that it builds.
+    // `cargo test --benches` only checks that it builds.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -65,7 +65,8 @@ fn main() {
         .build()
         .expect("valid");
     let running = engine.block_on(engine.start(flow)).expect("starts");
-    let (source, mut tap) = (running.app_source("in").expect("there"), running.tap("tap").expect("there"));
+    let source = running.app_source("in").expect("there");
+    let mut tap = running.tap("tap").expect("there");
     let mut rust = || {
         for _ in 0..BATCHES {
             let packets = (0..BATCH).map(|_| Packet::datagram(Bytes::copy_from_slice(&payload), Instant::now()));
@@ -83,7 +84,8 @@ fn main() {
     let json = r#"{"name": "c", "max_bandwidth": 18446744073709, "sources": [{"name": "in", "url": "app://datagrams"}],
         "outputs": [{"name": "tap", "url": "tap:"}]}"#;
     let c_flow = start_c(c_engine, json);
-    let (mut c_source, mut c_tap) = (null_mut(), null_mut());
+    let mut c_source = null_mut();
+    let mut c_tap = null_mut();
     let name = |name: &'static std::ffi::CStr| -> *const c_char { name.as_ptr() };
     // SAFETY: live objects, texts, and places for the results.
     unsafe {
@@ -103,7 +105,9 @@ fn main() {
                 let taken = packets.as_mut_ptr();
                 check(streamlink_tap_next(c_tap, 0, taken, BATCH, &raw mut count, null_mut()));
                 assert_eq!(count, BATCH);
-                packets.iter().for_each(|packet| streamlink_packet_free(*packet));
+                for packet in &packets {
+                    streamlink_packet_free(*packet);
+                }
             }
         }
     };
@@ -149,7 +153,8 @@ fn main() {
         }
         readings.push(start.elapsed().as_secs_f64());
     }
-    let (snapshot, all) = (median(snapshots) * 1e6, median(readings) * 1e6);
+    let snapshot = median(snapshots) * 1e6;
+    let all = median(readings) * 1e6;
     println!("a snapshot of a flow with 100 outputs: {snapshot:.1} µs; with reading all of it {all:.1} µs");
     let most = MOST_SNAPSHOT.as_micros() as f64;
     println!("  a snapshot, µs: {snapshot:.1}, at most {most}: {}", verdict(snapshot <= most));

@@ -38,7 +38,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a datagram of MPEG-TS holds.
+/// Payload of a datagram of MPEG-TS, in bytes.
 const PAYLOAD: usize = 1316;
 
 struct Rig {

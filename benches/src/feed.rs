@@ -72,8 +72,10 @@ pub fn play_stamped(port: u16, time: Duration) -> std::io::Result<u64> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(("127.0.0.1", port))?;
     let per_frame = BITS_PER_SECOND / 25 / 8 / 1316;
-    let (start, frame) = (Instant::now(), Duration::from_millis(40));
-    let (mut sent, mut frames) = (0u64, 0u32);
+    let start = Instant::now();
+    let frame = Duration::from_millis(40);
+    let mut sent = 0u64;
+    let mut frames = 0u32;
     while start.elapsed() < time {
         for _ in 0..per_frame {
             let mut packet = vec![0u8; 12 + 1316];

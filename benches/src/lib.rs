@@ -1,5 +1,5 @@
-//! The parts of the side-by-side harness: processes and what they cost, media in real time, receivers that count
-//! and measure, and the report. Protocols add rows to it, not harnesses.
+//! The parts of the side-by-side harness: processes and their usage, media in real time, receivers that count and
+//! measure, and the report. Protocols add rows to it, not harnesses.
 
 pub mod feed;
 pub mod process;

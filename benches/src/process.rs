@@ -11,7 +11,7 @@ use std::{
 #[derive(Debug)]
 pub struct Subject(Child);
 
-/// What a process has used so far.
+/// The resources that a process has used.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// CPU time of all its threads, user and system.
@@ -23,7 +23,7 @@ pub struct Usage {
 }
 
 impl Subject {
-    /// Starts a program, and waits until it says `ready` on its standard output, if it does.
+    /// Starts a program. With `says_ready`, waits until it writes `ready` to its standard output.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -61,7 +61,7 @@ impl Subject {
         Err(std::io::Error::other(format!("nothing listens on port {port}")))
     }
 
-    /// What the process has used so far. The CPU time is exact to the nanosecond where the kernel tells
+    /// Returns the resources used so far. The CPU time is exact to the nanosecond where the kernel provides it
     /// (`schedstat`), else to its tick.
     pub fn usage(&self) -> Usage {
         let base = format!("/proc/{}", self.0.id());
@@ -88,7 +88,7 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Fails if it has ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,5 +1,5 @@
-//! Receivers: many UDP sockets read by one thread, which counts, checks the sequence, and takes the latency from
-//! the kernel's own stamps, so that it does not matter how soon it gets to read.
+//! Receivers: many UDP sockets read by one thread, which counts, checks the sequence, and takes the latency from the
+//! kernel's own timestamps, so that the time of reading does not matter.
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -16,7 +16,7 @@ use std::{
     thread::JoinHandle,
 };
 
-/// What all receivers together got.
+/// The result of all receivers together.
 #[derive(Clone, Debug, Default)]
 pub struct Received {
     /// Bytes of UDP payload.
@@ -47,9 +47,9 @@ pub struct Receivers {
 }
 
 impl Receivers {
-    /// Opens so many receivers. `stamped`: whether the payload holds the time of sending. `runs`: whether they take
-    /// runs of datagrams as the sender made them (UDP_GRO), as a receiver does that was written for high rates; else
-    /// the kernel takes runs apart for them, and on the loopback it charges that to the sender.
+    /// Opens `count` receivers. `stamped`: the payload holds the time of sending. `runs`: they take runs of datagrams
+    /// as the sender made them (UDP_GRO), as receivers written for high rates do; otherwise the kernel splits runs for
+    /// them, and on the loopback charges that to the sender.
     ///
     /// # Errors
     /// When a socket fails.
@@ -74,7 +74,7 @@ impl Receivers {
         Ok(Self { addresses, stop, thread })
     }
 
-    /// Ends them when nothing more is on its way, and says what came.
+    /// Ends them when nothing more arrives, and returns the result.
     ///
     /// # Errors
     /// When the thread failed.
@@ -107,7 +107,8 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
                     let fd = sockets[i].as_raw_fd();
                     let flags = MsgFlags::MSG_DONTWAIT;
                     let Ok(message) = recvmsg::<()>(fd, &mut slices, Some(&mut control), flags) else { break };
-                    let (mut stamp, mut segment) = (None, usize::MAX);
+                    let mut stamp = None;
+                    let mut segment = usize::MAX;
                     for note in message.cmsgs().into_iter().flatten() {
                         match note {
                             ControlMessageOwned::ScmTimestampns(t) => {

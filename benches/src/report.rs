@@ -23,11 +23,11 @@ pub struct Figure {
 /// One piece of work, done by several programs in turn in one run.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What the work is.
+    /// Title of the work.
     pub title: String,
     /// The programs; the first is ours, all others are compared with it.
     pub figures: Vec<Figure>,
-    /// What must hold: a sentence, the value, and the most that it may be.
+    /// Targets: a sentence, the value, and its maximum.
     pub targets: Vec<(String, f64, f64)>,
 }
 
@@ -68,7 +68,7 @@ impl Row {
         text
     }
 
-    /// Whether all targets hold.
+    /// Returns whether all targets hold.
     pub fn holds(&self) -> bool {
         self.targets.iter().all(|(_, value, most)| value <= most)
     }
@@ -103,9 +103,11 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A bar a program: CPU seconds per gigabyte, less is better.
+/// Draws a bar for each program: CPU seconds per gigabyte, less is better.
 fn svg(rows: &[Row]) -> String {
-    let (width, left, bar) = (760.0, 250.0, 22.0);
+    let width = 760.0;
+    let left = 250.0;
+    let bar = 22.0;
     let mut body = String::new();
     let mut y = 28.0;
     for row in rows.iter().filter(|row| row.figures.iter().any(|f| f.cpu_per_gb > 0.0)) {

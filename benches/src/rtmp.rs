@@ -1,5 +1,5 @@
-//! RTMP players and publishers for the harness that do as little as they can: they say what they must, read or write,
-//! and count. Every program under test has the same ones.
+//! Minimal RTMP players and publishers for the harness: they send what the protocol needs, read or write, and count.
+//! Every program under test has the same ones.
 
 use bytes::Bytes;
 use std::{
@@ -31,7 +31,7 @@ pub struct Tag {
     pub kind: u8,
     /// Milliseconds.
     pub time: u32,
-    /// The message.
+    /// The message body.
     pub body: Bytes,
 }
 
@@ -75,7 +75,8 @@ pub fn tags(media: &Path, arguments: &[&str]) -> Result<(PathBuf, Vec<Tag>)> {
 
 /// The messages of an FLV file.
 pub fn read_tags(bytes: &Bytes) -> Vec<Tag> {
-    let (mut tags, mut at) = (Vec::new(), 13);
+    let mut tags = Vec::new();
+    let mut at = 13;
     while let Some(&[kind, l1, l2, l3, t1, t2, t3, t0, _, _, _]) = bytes.get(at..).and_then(|b| b.first_chunk()) {
         let length = u32::from_be_bytes([0, l1, l2, l3]) as usize;
         if bytes.len() < at + 11 + length {
@@ -147,7 +148,7 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// Starts so many players of a key; returns when all have connected.
+    /// Starts `count` players of a key; returns when all have connected.
     ///
     /// # Errors
     /// When one cannot connect.
@@ -178,10 +179,10 @@ impl Watchers {
     }
 }
 
-/// How a publisher writes a message.
+/// A publisher's way of writing a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writes {
-    /// At once, and it leaves at once: as GStreamer's rtmp2sink does.
+    /// In one write, which leaves at once: as GStreamer's rtmp2sink does.
     Whole,
     /// Its header, then its body, which the kernel holds back until the header is acknowledged: as ffmpeg does.
     Apart,
@@ -193,7 +194,7 @@ pub enum Writes {
 /// When one cannot connect, or is cut off.
 pub fn publish_many(count: usize, port: u16, tags: &[Tag], how: Writes, begun: impl FnOnce()) -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    // What belongs to one picture leaves at once, as those programs bring sound and pictures into order.
+    // Everything of one picture leaves at once, as those programs interleave sound and pictures.
     let mut groups: Vec<(u32, Vec<Vec<u8>>)> = Vec::new();
     for tag in tags {
         match groups.last_mut() {
@@ -210,7 +211,7 @@ pub fn publish_many(count: usize, port: u16, tags: &[Tag], how: Writes, begun: i
         stream.set_nodelay(how == Writes::Whole)?;
         streams.push(stream);
     }
-    std::thread::sleep(Duration::from_secs(1)); // all have been let in
+    std::thread::sleep(Duration::from_secs(1)); // all were accepted
     begun();
     let start = Instant::now() + Duration::from_millis(100);
     let mut tasks = Vec::new();

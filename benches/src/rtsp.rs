@@ -1,4 +1,4 @@
-//! RTSP players for the harness that do as little as they can, and the peer that they are compared on.
+//! Minimal RTSP players for the harness, and the peer that they are compared on.
 
 use crate::feed::{BITS_PER_SECOND, wall_nanos};
 use std::{
@@ -20,7 +20,8 @@ use tokio::{
 /// Sends a request, and reads the answer to its end.
 async fn ask(stream: &mut TcpStream, cseq: u32, request: &str, headers: &str) -> Result<String> {
     stream.write_all(format!("{request} RTSP/1.0\r\nCSeq: {cseq}\r\n{headers}\r\n").as_bytes()).await?;
-    let (mut answer, mut byte) = (Vec::new(), [0]);
+    let mut answer = Vec::new();
+    let mut byte = [0];
     while !answer.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).await?;
         if answer.is_empty() && byte == *b"$" {
@@ -44,13 +45,10 @@ async fn ask(stream: &mut TcpStream, cseq: u32, request: &str, headers: &str) ->
         stream.read_exact(&mut body).await?;
         text += &String::from_utf8_lossy(&body);
     }
-    match text.starts_with("RTSP/1.0 200") {
-        true => Ok(text),
-        false => Err(Error::other(format!("{request}: {text}"))),
-    }
+    if text.starts_with("RTSP/1.0 200") { Ok(text) } else { Err(Error::other(format!("{request}: {text}"))) }
 }
 
-/// Plays the first track of an address; `transport` is what the header of that name asks for.
+/// Plays the first track of an address; `transport` is the value of the Transport header.
 async fn play(url: &str, port: u16, transport: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let sdp = ask(&mut stream, 1, &format!("DESCRIBE {url}"), "Accept: application/sdp\r\n").await?;
@@ -71,7 +69,7 @@ pub struct Players {
 }
 
 impl Players {
-    /// Starts so many players of an address; returns when all play. `ports`: those of players over UDP.
+    /// Starts `count` players of an address; returns when all play. `ports`: those of players over UDP.
     ///
     /// # Errors
     /// When one cannot play.
@@ -135,11 +133,11 @@ pub fn record_with_ffmpeg(file: &Path, url: &str) -> Result<std::process::Child>
         .spawn()
 }
 
-/// Records packets with the time in their payload over TCP, in bursts of a picture, 25 a second at 6 Mb/s, of an encoding
-/// that needs no key frames. Returns how many.
+/// Records packets with the time in their payload over TCP, in bursts of a picture, 25 a second at 6 Mb/s, of an
+/// encoding without key frames. Returns their number.
 ///
 /// # Errors
-/// When the server does not agree.
+/// When the server refuses.
 pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
     const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 STAMP/90000\r\n\
         a=control:track\r\n";
@@ -159,7 +157,8 @@ pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
     ];
     for request in requests {
         stream.write_all(request.as_bytes())?;
-        let (mut answer, mut byte) = (Vec::new(), [0]);
+        let mut answer = Vec::new();
+        let mut byte = [0];
         while !answer.ends_with(b"\r\n\r\n") && answer.len() < 65_536 {
             stream.read_exact(&mut byte)?;
             answer.push(byte[0]);
@@ -169,8 +168,10 @@ pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
         }
     }
     let per_picture = BITS_PER_SECOND / 25 / 8 / 1316;
-    let (start, picture) = (Instant::now(), Duration::from_millis(40));
-    let (mut sent, mut pictures) = (0u64, 0u32);
+    let start = Instant::now();
+    let picture = Duration::from_millis(40);
+    let mut sent = 0u64;
+    let mut pictures = 0u32;
     while start.elapsed() < time {
         for _ in 0..per_picture {
             let mut frame = vec![0; 4 + SIZE];
@@ -188,7 +189,7 @@ pub fn record_stamped(url: &str, port: u16, time: Duration) -> Result<u64> {
     Ok(sent)
 }
 
-/// gst-rtsp-server, which takes what comes over RTP at one port, and serves it to all players from one pipeline.
+/// gst-rtsp-server, which takes RTP at one port, and serves it to all players from one pipeline.
 ///
 /// # Errors
 /// When the script cannot be written.

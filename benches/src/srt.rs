@@ -18,12 +18,12 @@ pub struct Players {
     bytes: Arc<Vec<AtomicU64>>,
 }
 
-/// What all players together got.
+/// The result of all players together.
 #[derive(Clone, Copy, Debug)]
 pub struct Played {
     /// Bytes of payload.
     pub bytes: u64,
-    /// Packets that were given up by a player, or that one got fewer of than another.
+    /// Packets dropped by a player, or that one got fewer of than another.
     pub lost: u64,
 }
 
@@ -32,8 +32,8 @@ fn failed(error: impl std::fmt::Display) -> Error {
 }
 
 impl Players {
-    /// Starts so many callers of a URL, and waits until the system under test has accepted them all (which shows
-    /// when media comes; here, when none is still calling).
+    /// Starts `count` callers of a URL, and waits until the system under test has accepted them all (which shows when
+    /// media arrives; here, when none is still calling).
     ///
     /// # Errors
     /// When a flow cannot be started.
@@ -56,12 +56,12 @@ impl Players {
         Ok(Self { engine, players, bytes })
     }
 
-    /// How many have heard something.
+    /// Number of players that have received something.
     pub fn playing(&self) -> usize {
         self.bytes.iter().filter(|bytes| bytes.load(Relaxed) > 0).count()
     }
 
-    /// What they have got so far.
+    /// Returns the result so far.
     pub fn played(&self) -> Played {
         let each: Vec<u64> = self.bytes.iter().map(|b| b.load(Relaxed)).collect();
         let most = each.iter().max().copied().unwrap_or(0);
@@ -85,7 +85,7 @@ pub struct Pusher {
     engine: Engine,
     running: FlowHandle,
     source: AppSource,
-    /// What it has pushed, in bytes.
+    /// Bytes pushed.
     pushed: Mutex<u64>,
 }
 
@@ -132,20 +132,21 @@ impl Pusher {
         Ok(())
     }
 
-    /// Pushes media at a rate, in datagrams of seven transport packets, to its end; what belongs to a picture at 25 a
+    /// Pushes media at a rate, in datagrams of seven transport packets, to its end; everything of a picture at 25 a
     /// second comes at once, as encoders send it.
     pub fn play(&self, media: &[u8], bits_per_second: u64) {
-        let (start, mut sent) = (Instant::now(), 0u64);
+        let start = Instant::now();
+        let mut sent = 0u64;
         for payload in media.chunks(1316) {
             let picture = sent * 8 * 25 / bits_per_second;
             std::thread::sleep(Duration::from_millis(40 * picture).saturating_sub(start.elapsed()));
-            // A flow that has stopped shows in what arrives.
+            // A failure shows in what arrives.
             let _ = self.source.push(Packet::datagram(payload.to_vec(), Instant::now()));
             sent += payload.len() as u64;
         }
     }
 
-    /// What it has pushed, in bytes.
+    /// Number of bytes pushed.
     pub fn pushed(&self) -> u64 {
         self.pushed.lock().map_or(0, |pushed| *pushed)
     }

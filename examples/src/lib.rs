@@ -96,7 +96,7 @@ pub fn json(stats: &FlowStats) -> Value {
                 "pmt_errors": s.transport.pmt,
                 "pid_errors": s.transport.pid,
             },
-            "media": s.media,
+            "media": s.media.as_deref(),
             "players": s.players.iter().map(player).collect::<Vec<_>>(),
         })
     };

@@ -1,5 +1,6 @@
 //! What can go wrong, and where: every error names the flow, the endpoint and what was expected.
 
+use crate::text::{quoted, shown};
 use std::{fmt, io, net::SocketAddr};
 
 /// The stable class of an [`Error`], for hosts that branch on it (the C ABI maps each to a status code).
@@ -77,6 +78,9 @@ pub enum Error {
     /// The runtime could not be started.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
+    /// The operating system gives no randomness, without which there are no keys. Nothing was started.
+    #[error("the operating system gives no randomness: {0}")]
+    Randomness(#[source] io::Error),
 }
 
 impl Error {
@@ -92,7 +96,7 @@ impl Error {
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Error::Stopped(_) => ErrorKind::Stopped,
-            Error::Runtime(_) => ErrorKind::Io,
+            Error::Runtime(_) | Error::Randomness(_) => ErrorKind::Io,
         }
     }
 }
@@ -148,9 +152,12 @@ pub struct ConfigError {
     problem: Problem,
 }
 
+/// The longest name of a field that is shown, in bytes: it may be one that a document has made up.
+const MAX_PATH: usize = 256;
+
 impl ConfigError {
     pub(crate) fn new(path: impl Into<String>, problem: Problem) -> Self {
-        Self { path: path.into(), problem }
+        Self { path: shown(&path.into(), MAX_PATH), problem }
     }
 
     /// The same error seen from one level further out: `bind` in `outputs[1]` is `outputs[1].bind`.
@@ -244,9 +251,7 @@ pub enum Problem {
 
 impl Problem {
     pub(crate) fn malformed(value: impl fmt::Display, expected: impl Into<String>) -> Self {
-        // A hostile configuration must not blow up the log: 80 characters show what was meant.
-        let value: String = value.to_string().chars().take(80).collect();
-        Problem::Malformed { value, expected: expected.into() }
+        Problem::Malformed { value: quoted(&value.to_string()), expected: expected.into() }
     }
 
     pub(crate) fn out_of_range(value: impl fmt::Display, range: impl Into<String>) -> Self {

@@ -29,6 +29,7 @@ use crate::{
             Caller, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms, write_control,
         },
     },
+    random::Random,
     router::{Group, GroupTerms, Limits, Ring, Turns},
     test_rng::TestRng,
 };
@@ -159,7 +160,7 @@ fn look_at(kind: RtmpKind, body: Bytes, points: &mut FlvRandomAccessTracker) {
 #[test]
 fn rtmp_server() {
     fuzz("rtmp_server", |input, dice| {
-        let mut session = rtmp::ServerSession::new(random);
+        let mut session = rtmp::ServerSession::new(&Random::of(random));
         let mut points = FlvRandomAccessTracker::default();
         for mut piece in pieces(input, dice) {
             session.link().received(piece.len());
@@ -190,7 +191,8 @@ fn rtmp_client() {
     fuzz("rtmp_client", |input, dice| {
         let purpose =
             if dice.below(2) == 0 { rtmp::ClientRole::Play } else { rtmp::ClientRole::Publish { chunk_size: 4096 } };
-        let mut session = rtmp::ClientSession::new(purpose, "live", "rtmp://127.0.0.1/live", "KEY", random);
+        let mut session =
+            rtmp::ClientSession::new(purpose, "live", "rtmp://127.0.0.1/live", "KEY".into(), &Random::of(random));
         let mut points = FlvRandomAccessTracker::default();
         for mut piece in pieces(input, dice) {
             session.link().received(piece.len());
@@ -271,7 +273,7 @@ fn tracks(frames: Vec<(u8, Bytes)>, presentation: &Arc<Presentation>) {
 #[test]
 fn rtsp_server() {
     fuzz("rtsp_server", |input, dice| {
-        let mut session = rtsp::ServerSession::new(random);
+        let mut session = rtsp::ServerSession::new(&Random::of(random));
         let mut directory = Open(presentation());
         let mut frames = Vec::new();
         for piece in pieces(input, dice) {
@@ -300,7 +302,8 @@ fn rtsp_client() {
     fuzz("rtsp_client", |input, dice| {
         let record = dice.below(2) == 0;
         let purpose = if record { rtsp::ClientRole::Record(presentation()) } else { rtsp::ClientRole::Play };
-        let mut session = rtsp::ClientSession::new(purpose, "rtsp://127.0.0.1/cam", None, dice.below(4) == 0, random);
+        let mut session =
+            rtsp::ClientSession::new(purpose, "rtsp://127.0.0.1/cam", None, dice.below(4) == 0, &Random::of(random));
         let mut frames = Vec::new();
         for piece in pieces(input, dice) {
             session.push(piece);
@@ -335,8 +338,12 @@ fn sdp() {
 fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
     let listener = Listener::new([3; 32], now);
     let peer = "192.0.2.1:5000".parse().unwrap();
-    let mut caller =
-        Caller::new(terms.clone(), Local { id: 100, start: now, random }, Some("cam1".into()), Duration::from_secs(3));
+    let mut caller = Caller::new(
+        terms.clone(),
+        Local { id: 100, start: now, random: Random::of(random) },
+        Some("cam1".into()),
+        Duration::from_secs(3),
+    );
     for _ in 0..2 {
         let asked = caller.poll_transmit(now).unwrap();
         let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) = Packet::parse(&asked) else {
@@ -345,8 +352,8 @@ fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
         let (reply, connection) = match listener.greet(body, peer, now) {
             Greeting::Reply(reply) => (reply, None),
             Greeting::Request(request) => {
-                let local = Local { id: 200, start: now, random };
-                let (agreement, answer) = terms.accept(&request, timestamp, local).unwrap();
+                let local = Local { id: 200, start: now, random: Random::of(random) };
+                let (agreement, answer) = terms.accept(&request, timestamp, &local).unwrap();
                 let body = answer.write(false);
                 let reply = write_control(&Control::Handshake(&body), 0, request.socket_id);
                 (reply, Some(Connection::new(agreement, now)))
@@ -366,12 +373,12 @@ fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
 /// Datagrams of a conversation, at a connection that is up, and at both ends of one that is not.
 fn srt(input: &[u8], dice: &mut TestRng) {
     let start = Instant::now();
-    let passphrase = (dice.below(2) == 0).then(|| "0123456789".to_owned());
+    let passphrase = (dice.below(2) == 0).then(|| "0123456789".into());
     let terms = Terms { passphrase, ..Terms::default() };
     let listener = Listener::new([3; 32], start);
     let peer = "192.0.2.1:5000".parse().unwrap();
     let (mut near, mut far) = connected(&terms, start);
-    let local = Local { id: 100, start, random };
+    let local = Local { id: 100, start, random: Random::of(random) };
     let mut caller = Caller::new(terms.clone(), local, None, Duration::from_secs(3));
     near.push(&Bytes::from_static(b"payload"), start);
     let mut now = start;
@@ -380,7 +387,7 @@ fn srt(input: &[u8], dice: &mut TestRng) {
         let Some(packet) = Packet::parse(&datagram) else { continue };
         if let Packet::Control { control: Control::Handshake(body), timestamp, .. } = &packet {
             if let Some(handshake) = Handshake::parse(body) {
-                let _ = terms.accept(&handshake, *timestamp, Local { id: 200, start, random });
+                let _ = terms.accept(&handshake, *timestamp, &Local { id: 200, start, random: Random::of(random) });
                 let body = handshake.write(false);
                 assert!(body.len() < 4096);
             }

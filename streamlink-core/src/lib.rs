@@ -92,9 +92,12 @@ mod lock;
 mod media;
 mod net;
 mod proto;
+mod random;
 mod router;
+mod secret;
 #[cfg(test)]
 mod test_rng;
+mod text;
 mod time;
 
 pub use endpoint::{
@@ -108,13 +111,14 @@ pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, Failover, FailoverPolicy, FedBy, Flow,
     FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource,
-    NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, Rewrite, RtmpAddress,
+    NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress,
     RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
     RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Source,
-    SrtCallerBuilder, SrtListenerBuilder, StreamKey, TapBuilder, family, role,
+    SrtCallerBuilder, SrtListenerBuilder, StreamKey, TapBuilder, family, role, shown_url,
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;
+pub use text::PeerText;
 
 /// The Rust of the README compiles.
 #[cfg(doctest)]

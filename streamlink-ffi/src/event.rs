@@ -71,6 +71,8 @@ pub enum StreamlinkEventKind {
     /// The MPEG-TS of a source has failed a check of ETSI TR 101 290. `detail`: which; `count`: how often since the last
     /// such event.
     TransportError = 16,
+    /// Packets of an SRT source carry a time far ahead of its clock, and were timed by their arrival. `count`: how many.
+    TimestampsAhead = 17,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -133,6 +135,7 @@ impl StreamlinkEvent {
             Event::Remuxed { .. } => (K::Remuxed, 0, 0),
             Event::Missed { count } => (K::Missed, 0, *count),
             Event::TransportError { count, .. } => (K::TransportError, 0, *count),
+            Event::TimestampsAhead { packets, .. } => (K::TimestampsAhead, 0, *packets),
             _ => (K::Other, 0, 0),
         }
     }
@@ -144,9 +147,9 @@ impl StreamlinkEvent {
             let (endpoint, other, peer, detail) = match &self.event {
                 Event::SourceConnected { source, peer } => (source.clone(), nothing(), at(peer), nothing()),
                 Event::SourceLost { source, reason } => (source.clone(), nothing(), nothing(), reason.to_string()),
-                Event::SourceRetrying { source, .. } | Event::BandwidthExceeded { source, .. } => {
-                    (source.clone(), nothing(), nothing(), nothing())
-                }
+                Event::SourceRetrying { source, .. }
+                | Event::BandwidthExceeded { source, .. }
+                | Event::TimestampsAhead { source, .. } => (source.clone(), nothing(), nothing(), nothing()),
                 Event::Switched { from, to, .. } => (to.clone(), from.clone(), nothing(), nothing()),
                 Event::OutputConnected { output, peer } => (output.clone(), nothing(), at(peer), nothing()),
                 Event::OutputLost { output, peer, reason } => (output.clone(), nothing(), at(peer), reason.to_string()),
@@ -157,12 +160,14 @@ impl StreamlinkEvent {
                     (endpoint.clone(), nothing(), peer.to_string(), reason.to_string())
                 }
                 Event::MediaDescribed { source, description } => {
-                    (source.clone(), nothing(), nothing(), description.clone())
+                    (source.clone(), nothing(), nothing(), description.to_string())
                 }
                 Event::TransportError { source, check, .. } => {
                     (source.clone(), nothing(), nothing(), check.to_string())
                 }
-                Event::Remuxed { carried, left_out } => (nothing(), left_out.clone(), nothing(), carried.clone()),
+                Event::Remuxed { carried, left_out } => {
+                    (nothing(), left_out.to_string(), nothing(), carried.to_string())
+                }
                 _ => (nothing(), nothing(), nothing(), nothing()),
             };
             Texts {

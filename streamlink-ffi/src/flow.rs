@@ -179,7 +179,7 @@ pub unsafe extern "C" fn streamlink_flow_input_address(
         let found = flow.handle.stats().sources.into_iter().find(|s| s.name == name).and_then(|s| s.url);
         let found = found.ok_or_else(|| Failure::new(Status::NotFound, format!("no source `{name}` listens")))?;
         // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give(url, StreamlinkText::new(found)) };
+        unsafe { give(url, StreamlinkText::new(found.as_str())) };
         Ok(())
     };
     // SAFETY: `error` is as the contract says.

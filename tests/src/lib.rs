@@ -1,4 +1,4 @@
-//! What the tests share: media, a lossy network, RTP senders and receivers, real programs, and waiting for conditions.
+//! Helpers of the tests: media, a lossy network, RTP senders and receivers, real programs, and waiting for conditions.
 
 pub mod lossy;
 pub mod media;
@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a test waits for a condition before it fails: long enough for a machine that is busy.
+/// Maximum time that a test waits for a condition: long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value.
 ///
 /// # Panics
 /// When it does not in time.
@@ -34,7 +34,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// Lets this process open so many files.
+/// Raises the limit of open files to `count`.
 ///
 /// # Panics
 /// When the system does not allow it.

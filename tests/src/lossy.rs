@@ -1,4 +1,4 @@
-//! A network that is not what it should be.
+//! A lossy network.
 
 use crate::test_rng::TestRng;
 use std::{
@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A UDP network in this process that loses some of what it carries in each direction, and takes 20 ms, with a seed.
+/// A UDP network in this process that loses packets in each direction, with a seed, and delays them by 20 ms.
 #[derive(Debug)]
 pub struct Lossy {
-    /// Where to send to.
+    /// Address to send to.
     pub address: SocketAddr,
     stop: Arc<AtomicBool>,
     dark: Arc<AtomicBool>,
@@ -22,7 +22,7 @@ pub struct Lossy {
 }
 
 impl Lossy {
-    /// To an address, with a loss in percent.
+    /// Starts a network to an address, with a loss in percent.
     ///
     /// # Panics
     /// When there is no port.
@@ -30,25 +30,29 @@ impl Lossy {
         Self::watched(target, percent, |_, _, _| {})
     }
 
-    /// The same, and everything that comes is looked at: whether it goes to the target, whether it will get there, and
-    /// its bytes.
+    /// Starts a network that reports each datagram to `look`: whether it goes to the target, whether it will arrive,
+    /// and its bytes.
     ///
     /// # Panics
     /// When there is no port.
     pub fn watched(target: SocketAddr, percent: u64, mut look: impl FnMut(bool, bool, &[u8]) + Send + 'static) -> Self {
-        let (front, back) =
-            (UdpSocket::bind("127.0.0.1:0").expect("a port"), UdpSocket::bind("127.0.0.1:0").expect("a port"));
+        let front = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let back = UdpSocket::bind("127.0.0.1:0").expect("a port");
         for socket in [&front, &back] {
             socket.set_nonblocking(true).expect("so");
             socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).expect("a large buffer");
         }
         let address = front.local_addr().expect("bound");
-        let (stop, dark) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let dark = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (stop, dark) = (stop.clone(), dark.clone());
+            let stop = stop.clone();
+            let dark = dark.clone();
             move || {
-                let (mut dice, mut client) = (TestRng(0x5eed), None);
-                let (mut passed, mut lost) = (0, 0);
+                let mut dice = TestRng(0x5eed);
+                let mut client = None;
+                let mut passed = 0;
+                let mut lost = 0;
                 let mut queue = std::collections::VecDeque::new();
                 let mut buffer = [0; 2048];
                 while !stop.load(Ordering::Relaxed) {
@@ -87,15 +91,15 @@ impl Lossy {
         Self { address, stop, dark, thread: Some(thread) }
     }
 
-    /// Nothing gets through, or what did before.
+    /// Blocks all datagrams, or lets them pass again.
     pub fn black_out(&self, dark: bool) {
         self.dark.store(dark, Ordering::Relaxed);
     }
 
-    /// Ends it; returns how many datagrams have passed, and how many were lost.
+    /// Ends it; returns the numbers of datagrams passed and lost.
     ///
     /// # Panics
-    /// When it did.
+    /// When its thread has panicked.
     pub fn finish(mut self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().expect("it runs").join().expect("it has not failed")
@@ -108,15 +112,14 @@ impl Drop for Lossy {
     }
 }
 
-/// What was on its way in one direction of an SRT connection, by the headers of its packets (draft-sharabayko-srt-01
-/// section 3.1).
+/// The packets of one direction of an SRT connection, by their headers (draft-sharabayko-srt-01 section 3.1).
 #[derive(Debug, Default)]
 pub struct SrtTraffic {
-    /// The length of each data packet that got through, and whether it was one that was sent again.
+    /// Length of each data packet that arrived, and whether it was a retransmission.
     pub arrived: HashMap<u32, (usize, bool)>,
-    /// The length of each data packet that was sent, in order of their numbers.
+    /// Length of each data packet that was sent, in order of their numbers.
     pub sent: BTreeMap<u32, usize>,
-    /// Data packets that were sent again.
+    /// Number of retransmissions.
     pub repeats: u64,
 }
 
@@ -134,13 +137,13 @@ impl SrtTraffic {
         }
     }
 
-    /// The numbers of those that did not get through, repeats included.
+    /// Numbers of the packets that did not arrive, retransmissions included.
     pub fn missing(&self) -> Vec<u32> {
         self.sent.keys().copied().filter(|number| !self.arrived.contains_key(number)).collect()
     }
 }
 
-/// A [`Lossy`] network, and what SRT sends over it in one direction (`forward`: to the target).
+/// Starts a [`Lossy`] network, and records the SRT packets of one direction (`forward`: to the target).
 ///
 /// # Panics
 /// When there is no port.

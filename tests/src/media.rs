@@ -1,9 +1,9 @@
-//! What a file holds, as ffmpeg and ffprobe see it.
+//! Contents of files, as ffmpeg and ffprobe report them.
 
 use crate::{peer, rig::text};
 use std::path::Path;
 
-/// The checksums of the decoded pictures of a file, in their order of showing.
+/// Checksums of the decoded pictures of a file, in presentation order.
 #[track_caller]
 pub fn pictures(file: &Path) -> Vec<String> {
     let said = peer::run(
@@ -27,7 +27,7 @@ pub fn pictures(file: &Path) -> Vec<String> {
     rows.filter_map(|line| line.rsplit(',').next()).map(|sum| sum.trim().to_owned()).collect()
 }
 
-/// The decoding and showing times of the packets of a stream (`v:0`, `a:0`), in seconds.
+/// Decoding and presentation times of the packets of a stream (`v:0`, `a:0`), in seconds.
 #[track_caller]
 pub fn times(file: &Path, stream: &str) -> Vec<(f64, f64)> {
     let said = peer::run(
@@ -95,5 +95,5 @@ pub fn check_times(file: &Path, stream: &str) -> Vec<(f64, f64)> {
     times
 }
 
-/// What makes ffmpeg code a video as HEVC, with a key frame a second.
+/// Arguments with which ffmpeg encodes a video as HEVC, with a key frame a second.
 pub const HEVC: [&str; 8] = ["-c:v", "libx265", "-x265-params", "log-level=none", "-preset", "ultrafast", "-g", "25"];

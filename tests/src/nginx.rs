@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_rtmp_module.so";
 
-/// nginx-rtmp with an application `live` that takes publishers, serves players, and records what is published.
+/// nginx-rtmp with an application `live` that accepts publishers, serves players, and records what is published.
 #[derive(Debug)]
 pub struct Nginx {
     _peer: Peer,
@@ -14,7 +14,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it on a free port of its own.
+    /// Starts it on a free port.
     ///
     /// # Panics
     /// When it is missing or does not start.
@@ -23,7 +23,7 @@ impl Nginx {
         Self::on(free_port(), "")
     }
 
-    /// Starts it on a port; `more` goes into its application.
+    /// Starts it on a port; `more` is added to its application.
     ///
     /// # Panics
     /// When it is missing or does not start.
@@ -31,7 +31,7 @@ impl Nginx {
     pub fn on(port: u16, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let home = folder.path().to_str().expect("UTF-8");
-        // Recordings belong to whoever runs the worker, which is us: there is no other process.
+        // Recordings belong to the user of the worker, which is ours: there is no other process.
         let configuration = format!(
             "load_module {MODULE};\ndaemon off;\nmaster_process off;\nworker_processes 1;\npid {home}/pid;\n\
              error_log stderr warn;\nevents {{ worker_connections 2048; }}\n\
@@ -46,27 +46,27 @@ impl Nginx {
         Self { _peer: peer, port, folder }
     }
 
-    /// The address of its application.
+    /// Address of its application.
     pub fn url(&self) -> String {
         format!("rtmp://127.0.0.1:{}/live", self.port)
     }
 
-    /// Its port.
+    /// Port of the server.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id.
+    /// Process id of the server.
     pub fn id(&self) -> u32 {
         self._peer.id()
     }
 
-    /// What it has recorded under a key.
+    /// Path of its recording of a key.
     pub fn recording(&self, key: &str) -> PathBuf {
         self.folder.path().join(format!("{key}.flv"))
     }
 
-    /// Waits until a recording has grown to so many bytes.
+    /// Waits until a recording has grown to a number of bytes.
     #[track_caller]
     pub fn wait_for_bytes(&self, key: &str, bytes: u64) {
         let file = self.recording(key);

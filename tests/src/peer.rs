@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-/// A program that runs. Killed when it goes out of scope.
+/// A running program. Killed when it goes out of scope.
 #[derive(Debug)]
 pub struct Peer {
     child: Child,
@@ -16,7 +16,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts a program; what it says goes to a file.
+    /// Starts a program; its output goes to a file.
     ///
     /// # Panics
     /// When it cannot be started: a missing program is a failure.
@@ -36,17 +36,17 @@ impl Peer {
         Self { child, log, _folder: folder }
     }
 
-    /// What it has said so far, on both streams.
+    /// Returns its output so far, on both streams.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Its process id.
+    /// Process id of the program.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its standard input.
+    /// Writes a line to its standard input.
     ///
     /// # Panics
     /// When it was closed.
@@ -114,7 +114,7 @@ impl Drop for Peer {
     }
 }
 
-/// Runs a program to its end, and returns what it said.
+/// Runs a program to its end, and returns its output.
 ///
 /// # Panics
 /// When it is missing or fails.
@@ -143,7 +143,8 @@ pub fn ffmpeg_plays(file: &Path, targets: &[&str]) -> Peer {
 /// Starts GStreamer, which sends a transport stream to an SRT URL at its own pace.
 #[track_caller]
 pub fn gstreamer_sends_srt(file: &Path, url: &str) -> Peer {
-    let (from, to) = (format!("location={}", file.display()), format!("uri={url}"));
+    let from = format!("location={}", file.display());
+    let to = format!("uri={url}");
     let read = ["-q", "filesrc", &from, "blocksize=1316", "!", "tsparse", "set-timestamps=true", "alignment=7", "!"];
     Peer::start("gst-launch-1.0", &[&read[..], &["srtsink", "wait-for-connection=true", &to]].concat())
 }
@@ -151,11 +152,12 @@ pub fn gstreamer_sends_srt(file: &Path, url: &str) -> Peer {
 /// Starts GStreamer, which writes what it receives from an SRT URL to a file as it comes.
 #[track_caller]
 pub fn gstreamer_receives_srt(url: &str, file: &Path) -> Peer {
-    let (from, to) = (format!("uri={url}"), format!("location={}", file.display()));
+    let from = format!("uri={url}");
+    let to = format!("location={}", file.display());
     Peer::start("gst-launch-1.0", &["-e", "srtsrc", &from, "!", "filesink", "buffer-mode=unbuffered", &to])
 }
 
-/// Decodes a file with ffmpeg; not a word of complaint is allowed. Returns the number of video frames.
+/// Decodes a file with ffmpeg, and fails on any warning. Returns the number of video frames.
 #[track_caller]
 pub fn decode(file: &Path) -> usize {
     let path = file.to_str().expect("UTF-8");
@@ -181,7 +183,7 @@ pub fn decode(file: &Path) -> usize {
     counted.lines().find_map(|line| line.trim().trim_end_matches(',').parse().ok()).expect("a number of frames")
 }
 
-/// An example program of this workspace, built like the tests are.
+/// Builds an example program of this workspace, as the tests are built; returns its path.
 ///
 /// # Panics
 /// When it does not build.
@@ -191,7 +193,7 @@ pub fn example(name: &str) -> PathBuf {
     target().join("examples").join(name)
 }
 
-/// Builds something of this workspace, like the tests are built.
+/// Builds something of this workspace, as the tests are built.
 ///
 /// # Panics
 /// When it does not build.
@@ -206,7 +208,7 @@ pub fn built(what: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Where programs of this build lie: `target/debug` or `target/release`.
+/// The folder of this build's programs: `target/debug` or `target/release`.
 ///
 /// # Panics
 /// When the test does not lie in a target folder.

@@ -1,4 +1,4 @@
-//! A running flow, and what its tap has seen.
+//! A running flow, and the recorded packets of its tap.
 
 use crate::{PATIENCE, eventually};
 use std::{
@@ -19,18 +19,17 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// Where ports are looked for: below those that the system gives to whoever does not care, and so takes again from
-/// under a test that means to use one.
+/// Range of the ports tried: below those that the system assigns, and so could take from under a test.
 const PORTS: std::ops::Range<u16> = 10_000..20_000;
 
-/// A port on which nobody listens, over UDP or TCP; another one each time.
+/// Returns a port that is free over UDP and TCP; another one each time.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let count = u32::from(PORTS.end - PORTS.start);
-    // Tests of one process after the other begin at other places.
+    // Tests of successive processes begin at different ports.
     let first = std::process::id().wrapping_mul(101);
     for _ in 0..count {
         let at = first.wrapping_add(NEXT.fetch_add(1, Relaxed)) % count;
@@ -42,7 +41,7 @@ pub fn free_port() -> u16 {
     panic!("no port is free");
 }
 
-/// A flow that runs on an engine of its own, and a folder for files.
+/// A flow on an engine of its own, and a folder for files.
 #[derive(Debug)]
 pub struct Rig {
     /// The engine.
@@ -104,7 +103,7 @@ impl Rig {
         self.running.playback_urls()[0].1.clone()
     }
 
-    /// A file of this name, in a folder of this flow.
+    /// Path of a file in the folder of this flow.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -146,7 +145,7 @@ impl Rig {
     }
 }
 
-/// Collects what the tap named `tap` hands over.
+/// Collects the packets of the tap named `tap`.
 #[derive(Debug)]
 pub struct Recording {
     packets: Arc<Mutex<Vec<Packet>>>,
@@ -166,15 +165,15 @@ impl Recording {
         Self { packets, _calls: calls }
     }
 
-    /// What has come so far.
+    /// Returns the packets so far.
     ///
     /// # Panics
-    /// When a callback did.
+    /// When a callback has panicked.
     pub fn packets(&self) -> Vec<Packet> {
         self.packets.lock().expect("whole").clone()
     }
 
-    /// All packets, once the source is lost and the tap has seen as much as the source.
+    /// Returns all packets, once the source is lost and the tap has seen as much as the source.
     #[track_caller]
     pub fn finish_packets(self, rig: &Rig) -> Vec<Packet> {
         rig.source_lost();
@@ -183,7 +182,7 @@ impl Recording {
         self.packets()
     }
 
-    /// The bytes of all packets, one after the other.
+    /// Returns the bytes of all packets, one after the other.
     #[track_caller]
     pub fn finish(self, rig: &Rig) -> Vec<u8> {
         self.finish_packets(rig).iter().flat_map(|p| p.data().to_vec()).collect()

@@ -31,29 +31,29 @@ pub fn ssrc(packet: &[u8]) -> u32 {
 pub struct Sink(pub UdpSocket);
 
 impl Sink {
-    /// On the IPv4 loopback.
+    /// Opens a receiver on the IPv4 loopback.
     pub fn new() -> Self {
         Self::on("127.0.0.1:0")
     }
 
-    /// On an address.
+    /// Opens a receiver on an address.
     pub fn on(address: &str) -> Self {
         let socket = UdpSocket::bind(address).expect("a free port");
         socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).expect("a large buffer");
         Self(socket)
     }
 
-    /// Its address, as an output wants it.
+    /// Returns the address in the form that outputs take.
     pub fn address(&self) -> String {
         self.0.local_addr().expect("bound").to_string()
     }
 
-    /// The next datagram.
+    /// Returns the next datagram.
     pub fn next(&self) -> Vec<u8> {
         self.within(PATIENCE).expect("a datagram in time")
     }
 
-    /// The next datagram, if one comes in time.
+    /// Returns the next datagram, if one arrives in time.
     pub fn within(&self, time: Duration) -> Option<Vec<u8>> {
         self.0.set_read_timeout(Some(time)).expect("a timeout");
         let mut buffer = vec![0; 65_536];
@@ -62,12 +62,12 @@ impl Sink {
         Some(buffer)
     }
 
-    /// So many datagrams.
+    /// Returns the next `count` datagrams.
     pub fn take(&self, count: usize) -> Vec<Vec<u8>> {
         (0..count).map(|_| self.next()).collect()
     }
 
-    /// Everything, until nothing has come for `silence`.
+    /// Returns all datagrams, until none has arrived for `silence`.
     pub fn drain(&self, silence: Duration) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| self.within(silence)).collect()
     }
@@ -79,16 +79,16 @@ impl Default for Sink {
     }
 }
 
-/// A sender to an input address as the library gives it (`rtp://…`).
+/// A sender to an input address in the library's form (`rtp://…`).
 #[derive(Debug)]
 pub struct Sender {
-    /// Its socket.
+    /// The sending socket.
     pub socket: UdpSocket,
     target: SocketAddr,
 }
 
 impl Sender {
-    /// From a free port.
+    /// Opens a sender on a free port.
     pub fn to(input_address: &str) -> Self {
         let target: SocketAddr = input_address.trim_start_matches("rtp://").parse().expect("an address");
         let any = if target.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
@@ -116,7 +116,7 @@ pub fn payload(sequence: u16) -> Vec<u8> {
     (0..1000u16).map(|i| (i ^ sequence) as u8).collect()
 }
 
-/// Lets others run: pacing, not waiting for anything.
+/// Yields to others: pacing, not waiting for anything.
 pub fn pause() {
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(1) {

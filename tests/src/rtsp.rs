@@ -1,4 +1,4 @@
-//! RTSP by hand, independently of the library.
+//! A minimal RTSP client, independent of the library.
 
 use crate::{PATIENCE, rig::Rig};
 use std::{
@@ -6,12 +6,12 @@ use std::{
     net::TcpStream,
 };
 
-/// A client that does as little as it must: its connection, and the number of its last request.
+/// A connection, and the number of its last request.
 #[derive(Debug)]
 pub struct Bare(pub TcpStream, u32);
 
 impl Bare {
-    /// To the source of a flow.
+    /// Connects to the source of a flow.
     ///
     /// # Panics
     /// When it does not listen.
@@ -19,7 +19,7 @@ impl Bare {
         Self::to(rig.input_port())
     }
 
-    /// To the first output of a flow that listens.
+    /// Connects to the first output of a flow that listens.
     ///
     /// # Panics
     /// When it does not.
@@ -53,10 +53,10 @@ impl Bare {
     }
 }
 
-/// What it announces: a track of G.711.
+/// The SDP that it announces: a track of G.711.
 pub const SDP: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=audio 0 RTP/AVP 0\r\na=control:track\r\n";
 
-/// A packet of this track.
+/// Makes an RTP packet of this track.
 pub fn rtp(sequence: u16) -> Vec<u8> {
     let mut packet = vec![0x80, 0];
     packet.extend(sequence.to_be_bytes());

@@ -5,7 +5,7 @@
 pub struct TestRng(pub u64);
 
 impl TestRng {
-    /// The next number.
+    /// Returns the next number.
     pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -13,10 +13,10 @@ impl TestRng {
         self.0
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     ///
     /// # Panics
-    /// When there is none.
+    /// When `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next_u64() % end as u64) as usize
     }

@@ -1,4 +1,4 @@
-//! A look at a TCP connection from outside.
+//! A recorder of TCP connections.
 
 use std::{
     io::{Read, Write},
@@ -6,19 +6,19 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// What went over a connection: to the target, and back.
+/// The bytes of a connection: to the target, and back.
 pub type Said = [Vec<u8>; 2];
 
-/// Passes one connection on to a target, and keeps what is said.
+/// Passes one connection on to a target, and records its bytes.
 #[derive(Debug)]
 pub struct Wire {
-    /// Where to connect to.
+    /// Address to connect to.
     pub address: SocketAddr,
     said: Arc<Mutex<Said>>,
 }
 
 impl Wire {
-    /// To an address.
+    /// Starts a recorder to an address.
     ///
     /// # Panics
     /// When there is no port.
@@ -40,10 +40,10 @@ impl Wire {
         Self { address, said }
     }
 
-    /// What was said so far.
+    /// Returns the bytes so far.
     ///
     /// # Panics
-    /// When a connection did.
+    /// When a connection has panicked.
     pub fn said(&self) -> Said {
         self.said.lock().expect("whole").clone()
     }
@@ -59,5 +59,5 @@ fn pass(mut from: TcpStream, mut to: TcpStream, said: &Mutex<Said>, way: usize) 
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Write); // it may be gone
+    let _ = to.shutdown(Shutdown::Write); // fails if it is gone
 }

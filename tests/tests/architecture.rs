@@ -57,18 +57,24 @@ fn imports(text: &str, all: &BTreeSet<String>) -> BTreeSet<String> {
 #[test]
 fn layering_modules_import_only_downwards() {
     let allowed: &[(&str, &[&str])] = &[
-        ("error", &[]),
+        ("text", &[]),
+        ("secret", &[]),
+        ("error", &["text"]),
         ("time", &[]),
         ("lock", &[]),
+        ("random", &["lock"]),
         ("test_rng", &[]), // for tests only
         ("media", &[]),
         ("net", &["lock"]),
-        ("flow", &["media", "error"]),
-        ("proto", &["media", "time", "error", "test_rng"]),
+        ("flow", &["media", "error", "random", "secret", "text"]),
+        ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),
         ("router", &["media", "lock", "time", "error"]),
-        ("fuzz", &["proto", "router", "flow", "media", "test_rng"]), // for tests only
-        ("endpoint", &["proto", "router", "net", "flow", "media", "lock", "time", "error"]),
-        ("engine", &["endpoint", "flow", "router", "net", "media", "lock", "time", "error"]),
+        ("fuzz", &["proto", "router", "flow", "media", "test_rng", "random"]), // for tests only
+        ("endpoint", &["proto", "router", "net", "flow", "media", "lock", "time", "error", "random", "secret", "text"]),
+        (
+            "engine",
+            &["endpoint", "flow", "router", "net", "media", "lock", "time", "error", "random", "secret", "text"],
+        ),
     ];
     let base = root().join("streamlink-core/src");
     let all: BTreeSet<String> = allowed.iter().map(|(name, _)| (*name).to_owned()).collect();
@@ -101,6 +107,14 @@ fn unsafe_code_is_confined_to_net_and_ffi() {
                 assert!(!text.contains("unsafe {") && !text.contains("unsafe_code"), "{}", file.display());
             }
         }
+    }
+}
+
+#[test]
+fn randomness_of_the_system_is_asked_for_in_one_place() {
+    for file in sources(&root().join("streamlink-core/src")) {
+        let asks = fs::read_to_string(&file).unwrap().contains("getrandom");
+        assert_eq!(asks, file.ends_with("src/random.rs"), "{}", file.display());
     }
 }
 

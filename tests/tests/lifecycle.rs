@@ -44,7 +44,7 @@ fn flow(name: &str, bind: &str, sinks: &[&Sink]) -> Flow {
 fn flow_stop_leaves_no_task_or_socket() {
     let _alone = alone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let engine = Engine::on(runtime.handle().clone());
+    let engine = Engine::on(runtime.handle().clone()).unwrap();
     let sinks: Vec<Sink> = (0..100).map(|_| Sink::new()).collect();
     let before = (settled(), runtime.metrics().num_alive_tasks());
     for _ in 0..5 {

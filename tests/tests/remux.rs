@@ -170,7 +170,8 @@ fn remux_reports_streams_that_rtmp_cannot_carry() {
     let event = rig.event(|e| matches!(e, Event::Remuxed { .. }).then(|| e.to_string()));
     assert_eq!(event, "RTMP can carry nothing of what there is: MPEG-2 video (PID 256)");
     let stats = rig.running.stats().outputs[0].clone();
-    assert_eq!((stats.state, stats.media), (State::Failed, Some(event)));
+    assert_eq!(stats.state, State::Failed);
+    assert_eq!(stats.media.map(|media| media.to_string()), Some(event));
     rig.stop();
 }
 

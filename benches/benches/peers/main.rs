@@ -42,7 +42,7 @@ fn main() -> Result<(), Failure> {
             "--runs" => plan.runs = arguments.next().ok_or("--runs needs a number")?.parse()?,
             "--seconds" => plan.seconds = arguments.next().ok_or("--seconds needs a number")?.parse()?,
             "--strict" => plan.strict = true,
-            "--bench" => {} // cargo says so
+            "--bench" => {} // passed by cargo
             row => plan.only = Some(row.to_owned()),
         }
     }
@@ -89,7 +89,7 @@ fn free_port() -> Result<u16, Failure> {
     }
 }
 
-/// How to start a program that relays RTP from a port to receivers.
+/// Starts a program that relays RTP from a port to receivers.
 type Start = fn(port: u16, receivers: &[String]) -> std::io::Result<Subject>;
 
 fn ours(port: u16, receivers: &[String], coalesce_ms: u32) -> std::io::Result<Subject> {
@@ -140,7 +140,7 @@ fn fanout_row(plan: &Plan, receivers: &str, take_runs: bool) -> Result<Row, Fail
     }
     let figures: Vec<Figure> = programs.iter().zip(&runs).map(|((name, _), runs)| figure(name, runs)).collect();
     let ratio = |peer: usize| {
-        // Each run's own ratio, so that what disturbs a run disturbs both.
+        // Each run's own ratio, so that a disturbance affects both programs.
         median(runs[0].iter().zip(&runs[peer]).map(|(a, b)| a.cpu_per_gb / b.cpu_per_gb).collect())
     };
     // The targets are the same for both kinds of receivers. On the loopback, the kernel delivers to the receivers on
@@ -195,7 +195,7 @@ fn fanout_run(start: Start, count: usize, take_runs: bool, media: &Path) -> Resu
     })
 }
 
-/// Runs a program while something plays into it; what it used, and what came out.
+/// Runs a program while `play` feeds it; returns its usage, the CPU time of the run, and what the receivers got.
 fn with_subject(
     start: Start,
     receivers: Receivers,
@@ -204,7 +204,7 @@ fn with_subject(
     let port = free_port()?;
     let subject = start(port, &receivers.addresses)?;
     subject.wait_for_udp(port)?;
-    std::thread::sleep(Duration::from_millis(300)); // its start is over
+    std::thread::sleep(Duration::from_millis(300)); // the program has started
     let before = subject.usage();
     play(port)?;
     std::thread::sleep(Duration::from_millis(200)); // the last packets leave
@@ -222,7 +222,8 @@ fn idle_outputs(_: &Plan) -> Result<Row, Failure> {
         std::thread::sleep(Duration::from_millis(500));
         Ok(subject.usage())
     };
-    let (one, many) = (usage(1)?, usage(OUTPUTS)?);
+    let one = usage(1)?;
+    let many = usage(OUTPUTS)?;
     let each = many.memory.saturating_sub(one.memory) as f64 / (OUTPUTS - 1) as f64;
     let figure = |name: &str, usage: Usage| Figure {
         name: name.to_owned(),

@@ -45,7 +45,7 @@ pub(crate) fn relay(flows: &[Vec<String>]) -> Result<Subject, Failure> {
     Ok(Subject::start(&mut command, true)?)
 }
 
-/// Who serves the players.
+/// The server of the players.
 #[derive(Clone, Copy)]
 enum Server {
     Ours { window: u32 },
@@ -129,7 +129,7 @@ fn fanout_run(plan: &Plan, server: Server, media: &Path, file: &Path, tags: &[Ta
     Ok((run, after.memory.saturating_sub(alone.memory) as f64 / PLAYERS as f64 / 1024.0))
 }
 
-/// Who takes what publishers bring.
+/// The server of the publishers.
 #[derive(Clone, Copy)]
 enum Taker {
     Ours,
@@ -190,7 +190,7 @@ pub(crate) fn publishers(plan: &Plan) -> Result<Row, Failure> {
     Ok(Row { title: format!("RTMP, {PUBLISHERS} publishers of 600 kb/s into as many flows"), figures, targets })
 }
 
-/// A server for what is remuxed, in this process.
+/// Starts servers for the remuxed streams, in this process.
 fn sinks(engine: &Engine, port: u16) -> Result<Vec<FlowHandle>, Failure> {
     let flow = |i: usize| -> Result<FlowHandle, Failure> {
         let source = Source::from_url("in", &format!("rtmp://127.0.0.1:{port}/live/k{i}?mode=listener"));
@@ -223,22 +223,19 @@ fn remux_run(ours: bool, media: &Path) -> Result<Run, Failure> {
     let sinks = sinks(&engine, port)?;
     let inputs: Vec<u16> = (0..REMUXES).map(|_| free_port()).collect::<Result<_, _>>()?;
     let target = format!("rtmp://127.0.0.1:{port}/live");
-    let subjects: Vec<Subject> = match ours {
-        true => {
-            let flow = |(i, input): (usize, &u16)| {
-                vec![format!("srt://127.0.0.1:{input}?mode=listener"), format!("{}?key=k{i}", target)]
-            };
-            vec![relay(&inputs.iter().enumerate().map(flow).collect::<Vec<_>>())?]
-        }
-        false => {
-            let start = |(i, input): (usize, &u16)| {
-                let mut command = Command::new("ffmpeg");
-                command.args(["-v", "error", "-nostdin", "-f", "mpegts", "-i"]);
-                command.args([&format!("srt://127.0.0.1:{input}?mode=listener"), "-c", "copy", "-f", "flv"]);
-                Subject::start(command.arg(format!("{}/k{i}", target)), false)
-            };
-            inputs.iter().enumerate().map(start).collect::<Result<_, _>>()?
-        }
+    let subjects: Vec<Subject> = if ours {
+        let flow = |(i, input): (usize, &u16)| {
+            vec![format!("srt://127.0.0.1:{input}?mode=listener"), format!("{}?key=k{i}", target)]
+        };
+        vec![relay(&inputs.iter().enumerate().map(flow).collect::<Vec<_>>())?]
+    } else {
+        let start = |(i, input): (usize, &u16)| {
+            let mut command = Command::new("ffmpeg");
+            command.args(["-v", "error", "-nostdin", "-f", "mpegts", "-i"]);
+            command.args([&format!("srt://127.0.0.1:{input}?mode=listener"), "-c", "copy", "-f", "flv"]);
+            Subject::start(command.arg(format!("{}/k{i}", target)), false)
+        };
+        inputs.iter().enumerate().map(start).collect::<Result<_, _>>()?
     };
     for (i, input) in inputs.iter().enumerate() {
         subjects[if ours { 0 } else { i }].wait_for_udp(*input)?;
@@ -265,7 +262,9 @@ fn remux_run(ours: bool, media: &Path) -> Result<Run, Failure> {
     let after = usage();
     let got: u64 = sinks.iter().map(|sink| sink.stats().sources[0].bytes).sum();
     drop(subjects);
-    pushers.into_iter().for_each(Pusher::stop);
+    for pusher in pushers {
+        pusher.stop();
+    }
     engine.block_on(engine.shutdown());
     if got * 10 < bytes.len() as u64 * REMUXES as u64 * 8 {
         return Err(format!("only {got} bytes arrived").into());

@@ -18,7 +18,7 @@ use streamlink_benches::{
 const PLAYERS: usize = 100;
 /// The path of the relay's flow.
 const PATH: &str = "live";
-/// After so long a feed, or all players, are there.
+/// Time after which a feed, or all players, are settled.
 const SETTLED: Duration = Duration::from_millis(1500);
 
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ enum Server {
     Floor,
 }
 
-/// How the players get the media.
+/// Transport of the media to the players.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Tcp,
@@ -65,15 +65,16 @@ pub(crate) fn udp_runs(plan: &Plan) -> Result<Row, Failure> {
     udp_row(plan, Way::Runs)
 }
 
-/// How long packets take through the library, from a publisher over TCP to 100 players over UDP, with the default
-/// coalescing: the milliseconds that half of them, and 99 of 100, stay below.
+/// Measures the latency of the library, from a publisher over TCP to 100 players over UDP, with the default coalescing:
+/// median and 99th percentile, in milliseconds.
 fn latency(plan: &Plan) -> Result<(f64, f64), Failure> {
     let port = free_port()?;
     let url = format!("rtsp://127.0.0.1:{port}/live");
     let _subject = rtmp::relay(&[vec![format!("{url}?mode=listener"), format!("{url}?mode=listener")]])?;
-    let (to, time) = (url.clone(), Duration::from_secs(plan.seconds + 3));
+    let to = url.clone();
+    let time = Duration::from_secs(plan.seconds + 3);
     let feeder = std::thread::spawn(move || rtsp::record_stamped(&to, port, time));
-    std::thread::sleep(Duration::from_millis(500)); // the feed is there
+    std::thread::sleep(Duration::from_millis(500)); // the feed has begun
     let receivers = Receivers::start(PLAYERS, true, true)?;
     let ports: Vec<u16> =
         receivers.addresses.iter().filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).collect();
@@ -119,7 +120,7 @@ fn measure(plan: &Plan, programs: &[(&str, Server)], players: Way) -> Result<Mea
     Ok((figures, runs, median(memory)))
 }
 
-/// The relay at a port, and who records to it.
+/// Starts the relay at a port, and a program that records to it.
 fn recorded(port: u16, video: &Path) -> Result<(Subject, Child), Failure> {
     let url = format!("rtsp://127.0.0.1:{port}/{PATH}");
     let subject = rtmp::relay(&[vec![format!("{url}?mode=listener"), format!("{url}?mode=listener")]])?;
@@ -127,8 +128,8 @@ fn recorded(port: u16, video: &Path) -> Result<(Subject, Child), Failure> {
     Ok((subject, feeder))
 }
 
-/// What the relay takes for the flow alone, after as much time as it has with players: the last group of pictures, in the
-/// heap of each thread that has handled some of it.
+/// Measures the relay's memory for the flow alone, after the same time as with players: the last group of pictures, in
+/// the heap of each thread that has handled some of it.
 fn memory_without_players(plan: &Plan, video: &Path) -> Result<u64, Failure> {
     let (subject, mut feeder) = recorded(free_port()?, video)?;
     std::thread::sleep(2 * SETTLED + Duration::from_secs(plan.seconds));
@@ -139,7 +140,8 @@ fn memory_without_players(plan: &Plan, video: &Path) -> Result<u64, Failure> {
 }
 
 fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, Failure> {
-    let (port, input) = (free_port()?, free_port()?);
+    let port = free_port()?;
+    let input = free_port()?;
     if matches!(server, Server::Floor) {
         return floor(plan, port, video);
     }
@@ -150,7 +152,7 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, 
             (subject, rtsp::send_rtp_with_ffmpeg(video, input)?)
         }
     };
-    std::thread::sleep(SETTLED); // the feed is there
+    std::thread::sleep(SETTLED); // the feed has begun
     let alone = subject.usage();
     let receivers = match kind {
         Way::Tcp => None,
@@ -161,11 +163,13 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, 
         .map(|receivers| receivers.addresses.iter().filter_map(|a| a.rsplit_once(':')?.1.parse().ok()).collect());
     let players = Players::start(PLAYERS, port, PATH, ports.as_deref());
     let players = players.inspect_err(|_| drop(feeder.kill()))?;
-    std::thread::sleep(SETTLED); // all play, and what they got at once is over
-    let (before, got_before) = (subject.usage(), players.bytes());
+    std::thread::sleep(SETTLED); // all play, and their first burst is over
+    let before = subject.usage();
+    let got_before = players.bytes();
     let seconds = Duration::from_secs(plan.seconds);
     std::thread::sleep(seconds);
-    let (after, got_after) = (subject.usage(), players.bytes());
+    let after = subject.usage();
+    let got_after = players.bytes();
     let _ = feeder.kill();
     let _ = feeder.wait();
     std::thread::sleep(Duration::from_millis(300));
@@ -183,7 +187,7 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, 
             usage: after,
         },
         Some(receivers) => {
-            // The whole of it is counted against the whole of the time.
+            // All bytes are counted against the whole time.
             let received = receivers.finish()?;
             let cpu = total.cpu.saturating_sub(alone.cpu).as_secs_f64();
             Run {
@@ -196,7 +200,7 @@ fn one_run(plan: &Plan, server: Server, video: &Path, kind: Way) -> Result<Run, 
     })
 }
 
-/// The same bytes, written at their time by a program that does nothing else.
+/// Runs a program that only writes the same bytes at their time.
 fn floor(plan: &Plan, port: u16, video: &Path) -> Result<Run, Failure> {
     let (file, messages) = tags(video, &["-c", "copy"])?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench-floor-writes"));

@@ -9,7 +9,7 @@ use streamlink_benches::{
     srt::{Players, Pusher},
 };
 
-/// How to start a program that relays SRT from a listening port to another. `encrypted`: AES-128 on the way out.
+/// Starts a program that relays SRT from a listening port to another. `encrypted`: AES-128 on the way out.
 type Start = fn(input: u16, output: u16, encrypted: bool) -> std::io::Result<Subject>;
 
 const SECRET: &str = "passphrase=correct-horse&pbkeylen=16";
@@ -51,7 +51,7 @@ pub(crate) fn fanout(plan: &Plan) -> Result<Row, Failure> {
     fanout_row(plan, false)
 }
 
-/// The same, encrypted.
+/// One sender, fifty callers of one listener, encrypted.
 pub(crate) fn fanout_aes(plan: &Plan) -> Result<Row, Failure> {
     fanout_row(plan, true)
 }
@@ -83,18 +83,20 @@ fn fanout_row(plan: &Plan, encrypted: bool) -> Result<Row, Failure> {
 }
 
 fn fanout_run(start: Start, count: usize, encrypted: bool, media: &Path) -> Result<Run, Failure> {
-    let (input, output) = (free_port()?, free_port()?);
+    let input = free_port()?;
+    let output = free_port()?;
     let subject = start(input, output, encrypted)?;
     subject.wait_for_udp(input)?;
     // A program may open its output only when its input has begun: then the players call until it does.
     let query = if encrypted { SECRET } else { "" };
     let players = Players::start(count, &format!("srt://127.0.0.1:{output}?mode=caller&{query}"))?;
-    std::thread::sleep(Duration::from_millis(1500)); // they are connected, or as near as they can be
+    std::thread::sleep(Duration::from_millis(1500)); // they have connected, or nearly
     let before = subject.usage();
     feed::play_srt_with_ffmpeg(media, input)?;
     std::thread::sleep(Duration::from_millis(500)); // the last packets leave
     let after = subject.usage();
-    let (playing, played) = (players.playing(), players.played());
+    let playing = players.playing();
+    let played = players.played();
     drop(subject);
     players.stop();
     if playing < count {
@@ -129,12 +131,13 @@ pub(crate) fn relay(plan: &Plan) -> Result<Row, Failure> {
 }
 
 fn relay_run(start: Start, rate: u64, time: Duration) -> Result<Run, Failure> {
-    let (input, output) = (free_port()?, free_port()?);
+    let input = free_port()?;
+    let output = free_port()?;
     let subject = start(input, output, false)?;
     subject.wait_for_udp(input)?;
     let pusher = Pusher::connect(&format!("srt://127.0.0.1:{input}?mode=caller"))?;
     let players = Players::start(1, &format!("srt://127.0.0.1:{output}?mode=caller"))?;
-    // Until the player plays: what is pushed before is not counted.
+    // Until the player plays: packets pushed before are not counted.
     let mut warm = 0;
     while players.playing() < 1 {
         pusher.push(10_000_000, Duration::from_millis(100))?;
@@ -144,11 +147,15 @@ fn relay_run(start: Start, rate: u64, time: Duration) -> Result<Run, Failure> {
         }
     }
     std::thread::sleep(Duration::from_millis(500));
-    let (before, pushed, played) = (subject.usage(), pusher.pushed(), players.played());
+    let before = subject.usage();
+    let pushed = pusher.pushed();
+    let played = players.played();
     pusher.push(rate, time)?;
     std::thread::sleep(Duration::from_millis(700)); // the last packets leave, after both latencies
-    let (after, got) = (subject.usage(), players.played());
-    let (pushed, bytes) = (pusher.pushed() - pushed, got.bytes - played.bytes);
+    let after = subject.usage();
+    let got = players.played();
+    let pushed = pusher.pushed() - pushed;
+    let bytes = got.bytes - played.bytes;
     drop(subject);
     pusher.stop();
     players.stop();
@@ -160,16 +167,18 @@ fn relay_run(start: Start, rate: u64, time: Duration) -> Result<Run, Failure> {
     })
 }
 
-/// The highest rate at which a program loses nothing, by steps of a fifth. The senders and players take their share of
-/// the machine: what the faster program can is not less than what is found.
+/// Measures the highest rate at which a program loses nothing, in steps of a fifth. The senders and players use a share
+/// of the machine: the faster program's true ceiling is not below what is found.
 pub(crate) fn ceiling(plan: &Plan) -> Result<Row, Failure> {
     const FIRST: u64 = 300_000_000;
     const LAST: u64 = 4_000_000_000;
     let programs: [(&str, Start); 2] = [("streamlink", ours), ("srt-live-transmit", live_transmit)];
-    let (mut found, mut figures) = ([Vec::new(), Vec::new()], Vec::new());
+    let mut found = [Vec::new(), Vec::new()];
+    let mut figures = Vec::new();
     for run in 0..plan.runs {
         for (i, (name, start)) in programs.iter().enumerate() {
-            let (mut rate, mut best) = (FIRST, None);
+            let mut rate = FIRST;
+            let mut best = None;
             while rate < LAST {
                 eprintln!("run {} of {}: {name} at {} Mb/s", run + 1, plan.runs, rate / 1_000_000);
                 // One try may be disturbed by something else.
@@ -195,13 +204,14 @@ pub(crate) fn ceiling(plan: &Plan) -> Result<Row, Failure> {
 /// A thousand connected callers without media.
 pub(crate) fn idle(_: &Plan) -> Result<Row, Failure> {
     const CALLERS: usize = 1000;
-    let (input, output) = (free_port()?, free_port()?);
+    let input = free_port()?;
+    let output = free_port()?;
     let subject = ours(input, output, false)?;
     let before = subject.usage();
     let players = Players::start(CALLERS, &format!("srt://127.0.0.1:{output}?mode=caller"))?;
     std::thread::sleep(Duration::from_secs(4)); // all have connected
     let after = subject.usage();
-    // All of them are there: each hears the first packet.
+    // All of them are connected: each receives the first packet.
     let pusher = Pusher::connect(&format!("srt://127.0.0.1:{input}?mode=caller"))?;
     pusher.push(1_000_000, Duration::from_millis(500))?;
     std::thread::sleep(Duration::from_secs(2));

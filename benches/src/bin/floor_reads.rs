@@ -8,7 +8,7 @@ use std::{
     net::TcpListener,
 };
 
-/// What is read at once, in bytes.
+/// Maximum number of bytes of one read.
 const READ: usize = 64 << 10;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,7 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: usize = count.parse()?;
     let listener = TcpListener::bind(("127.0.0.1", port.parse()?))?;
     println!("ready");
-    let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(count));
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(count);
     let mut streams = Vec::new();
     for place in 0..count {
         let (mut stream, _) = listener.accept()?;

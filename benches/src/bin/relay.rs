@@ -1,4 +1,4 @@
-//! The library at the work that its peers do: from one URL to many, or several such flows.
+//! The library doing the work of its peers: from one URL to many, or several such flows.
 //!
 //! `bench-relay COALESCE_MS IN OUT… [-- IN OUT…]…`
 

@@ -26,6 +26,9 @@ use tokio_util::task::TaskTracker;
 /// The longest packet that may be pushed; longer RTMP messages than that are refused from the network too.
 const MAX_PACKET: usize = 16 * 1024 * 1024;
 
+/// Bytes that a tap takes out of the flow's ring at once, or one batch: so much it holds beside what the ring holds.
+const WINDOW: u64 = 1 << 20;
+
 /// Pushes packets into a flow. Cheap to clone; may be used from any thread.
 #[derive(Clone, Debug)]
 pub struct AppSource {
@@ -148,6 +151,10 @@ impl AppSource {
 ///
 /// It starts where the flow started, or where it was added. A host that is slower than the source loses the
 /// oldest packets, and the output's `dropped` counts them. Also a [`futures_core::Stream`].
+///
+/// A tap holds 1 MiB of packets, or what came together, beside what the flow holds. A host that keeps packets for more
+/// than a moment keeps them [`detached`](Packet::detached): one packet may hold the memory of others that came with it,
+/// 128 KiB of it at most.
 #[derive(Debug)]
 pub struct Tap {
     reader: Reader,
@@ -266,7 +273,7 @@ impl Tap {
             if ready!(self.reader.poll_ready(cx)).is_err() {
                 return Poll::Ready(None);
             }
-            let lost = self.reader.read(&mut self.window);
+            let lost = self.reader.read_some(WINDOW, &mut self.window);
             self.window.reverse(); // taken from the end
             let read = Batch::totals(&self.window);
             self.status.counters.dropped.add(lost.packets);

@@ -1,7 +1,7 @@
 //! Exponential backoff with jitter between a caller's attempts to connect, and the events about them.
 
 use super::{Event, EventSink, LossReason, Status};
-use crate::flow::Reconnect;
+use crate::{flow::Reconnect, random::Random};
 use std::time::{Duration, Instant};
 
 /// Counts attempts, and computes the delay before the next one.
@@ -10,11 +10,12 @@ pub(super) struct Backoff {
     reconnect: Reconnect,
     delay: Duration,
     attempts: u32,
+    random: Random,
 }
 
 impl Backoff {
-    pub(super) fn new(reconnect: Reconnect) -> Self {
-        Self { reconnect, delay: reconnect.start, attempts: 0 }
+    pub(super) fn new(reconnect: Reconnect, random: Random) -> Self {
+        Self { reconnect, delay: reconnect.start, attempts: 0, random }
     }
 
     /// Returns whether the attempt before failed, too, so that its loss was reported already.
@@ -35,9 +36,8 @@ impl Backoff {
         }
         self.attempts = self.attempts.saturating_add(1);
         // Up to a quarter more, so that callers lost together do not reconnect together.
-        let mut dice = [0];
-        super::random(&mut dice);
-        let wait = self.delay + self.delay * u32::from(dice[0]) / 1024;
+        let [jitter] = self.random.bytes();
+        let wait = self.delay + self.delay * u32::from(jitter) / 1024;
         self.delay = (self.delay * 2).min(self.reconnect.cap);
         (self.attempts, wait)
     }
@@ -46,17 +46,19 @@ impl Backoff {
 /// Emits an event about the next attempt.
 pub(super) fn report_retry(events: &EventSink, status: &Status, is_source: bool, attempt: u32, delay: Duration) {
     let name = status.name();
-    events.emit(match is_source {
-        true => Event::SourceRetrying { source: name, attempt, delay },
-        false => Event::OutputRetrying { output: name, attempt, delay },
+    events.emit(if is_source {
+        Event::SourceRetrying { source: name, attempt, delay }
+    } else {
+        Event::OutputRetrying { output: name, attempt, delay }
     });
 }
 
 /// Emits an event about the loss of an output, or of a source that could not connect.
 pub(super) fn report_loss(events: &EventSink, status: &Status, is_source: bool, reason: LossReason) {
     let name = status.name();
-    events.emit(match is_source {
-        true => Event::SourceLost { source: name, reason },
-        false => Event::OutputLost { output: name, peer: None, reason },
+    events.emit(if is_source {
+        Event::SourceLost { source: name, reason }
+    } else {
+        Event::OutputLost { output: name, peer: None, reason }
     });
 }

@@ -1,6 +1,6 @@
 //! Events: what a host is told while its flow runs.
 
-use crate::media::TransportCheck;
+use crate::{media::TransportCheck, text::PeerText};
 use std::{fmt, net::SocketAddr, time::Duration};
 
 /// Something that happened in a flow. [`std::fmt::Display`] gives a sentence for a log.
@@ -98,7 +98,7 @@ pub enum Event {
         /// The source's name.
         source: String,
         /// The codecs, as in `MPEG-TS: H.264 (PID 256), AAC (PID 257)`.
-        description: String,
+        description: PeerText,
     },
     /// The MPEG-TS of a source has failed a check of ETSI TR 101 290. At most one event a second for each check.
     TransportError {
@@ -109,13 +109,22 @@ pub enum Event {
         /// How often, since the last such event.
         count: u64,
     },
+    /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
+    /// latency from their arrival on; a clock that has leapt is believed after 64 of them in a row. At most one event a
+    /// second.
+    TimestampsAhead {
+        /// The source's name.
+        source: String,
+        /// Packets since the last such event.
+        packets: u64,
+    },
     /// MPEG-TS is turned into RTMP messages: which streams pass, and which RTMP cannot carry. When none pass, the
     /// RTMP outputs have failed.
     Remuxed {
         /// The streams that pass, as in `H.264 (PID 256), AAC (PID 257)`.
-        carried: String,
+        carried: PeerText,
         /// The streams that do not.
-        left_out: String,
+        left_out: PeerText,
     },
     /// The reader was too slow: so many events before this one are gone.
     Missed {
@@ -139,15 +148,15 @@ pub enum LossReason {
     /// The peer closed the connection.
     Closed,
     /// The peer refused the connection; what it said.
-    Rejected(String),
+    Rejected(PeerText),
     /// The peer did not answer in time.
     TimedOut,
     /// The peer broke the protocol; how.
-    Protocol(String),
+    Protocol(PeerText),
     /// The peer did not keep up for too long.
     TooSlow,
     /// The operating system said so.
-    Io(String),
+    Io(PeerText),
 }
 
 impl fmt::Display for LossReason {
@@ -162,7 +171,7 @@ impl fmt::Display for LossReason {
             LossReason::TimedOut => f.write_str("the peer does not answer"),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
-            LossReason::Io(text) => f.write_str(text),
+            LossReason::Io(text) => text.fmt(f),
         }
     }
 }
@@ -238,6 +247,9 @@ impl fmt::Display for Event {
             Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
             Event::TransportError { source, check, count } => {
                 write!(f, "source `{source}`: {check} in its MPEG-TS ({count} times)")
+            }
+            Event::TimestampsAhead { source, packets } => {
+                write!(f, "source `{source}`: the timestamps of {packets} packets are far ahead of its clock")
             }
             Event::Remuxed { carried, left_out } if carried.is_empty() => {
                 write!(f, "RTMP can carry nothing of what there is: {left_out}")

@@ -225,7 +225,8 @@ impl Entry {
     /// Sends from the backlog of a full sink.
     fn resume(&mut self, events: &EventSink) {
         let Some(behind) = &mut self.behind else { return };
-        let (mut lost, now) = (0, Instant::now());
+        let mut lost = 0;
+        let now = Instant::now();
         while let Some(batch) = &behind.current {
             behind.done += self.sink.send(batch, behind.done, now);
             if behind.done < batch.packets().len() {
@@ -233,7 +234,8 @@ impl Entry {
             }
             let (next, missed) = behind.reader.read_one();
             lost += missed.packets;
-            (behind.current, behind.done) = (next, 0);
+            behind.current = next;
+            behind.done = 0;
         }
         // The sink may be ahead of the shard, which must not send the same again.
         self.next = behind.reader.position();
@@ -264,7 +266,7 @@ mod tests {
     use tokio::runtime::Handle;
     use tokio_util::task::TaskTracker;
 
-    /// What a sink was sent, and the number of packets that it still accepts.
+    /// The packets that a sink was sent, and the number that it still accepts.
     #[derive(Default)]
     struct Pipe {
         room: AtomicUsize,
@@ -279,7 +281,9 @@ mod tests {
 
         fn give(&self, room: usize) {
             self.room.fetch_add(room, Ordering::SeqCst);
-            self.waker.lock().unwrap().take().into_iter().for_each(Waker::wake);
+            if let Some(waker) = self.waker.lock().unwrap().take() {
+                waker.wake();
+            }
         }
 
         async fn wait_for(&self, count: usize) -> Vec<u8> {
@@ -325,10 +329,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fanout_full_sink_catches_up_without_duplicates() {
+    async fn fanout_full_sink_catches_up_without_loss() {
         let (ring, fanout, _) = rig(1 << 20);
-        let (free, full) = (Pipe::with_room(1000), Pipe::with_room(3));
-        let (status, other) = (Status::new("free", None), Status::new("full", None));
+        let free = Pipe::with_room(1000);
+        let full = Pipe::with_room(3);
+        let status = Status::new("free", None);
+        let other = Status::new("full", None);
         fanout.add(Box::new(FakeSink(free.clone())), status.clone());
         fanout.add(Box::new(FakeSink(full.clone())), other.clone());
         tokio::task::yield_now().await;
@@ -349,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fanout_counts_what_a_full_sink_misses() {
+    async fn fanout_counts_packets_a_full_sink_missed() {
         let (ring, fanout, events) = rig(100); // ten packets
         let mut seen = events.subscribe();
         let full = Pipe::with_room(1);
@@ -374,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fanout_spreads_over_shards_and_ends_with_the_ring() {
+    async fn fanout_spreads_sinks_over_shards_and_ends_with_ring() {
         let (ring, fanout, _) = rig(1 << 20);
         let pipes: Vec<_> = (0..300).map(|_| Pipe::with_room(1000)).collect();
         for pipe in &pipes {

@@ -27,7 +27,11 @@ pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{Live, Status, StatusSnapshot};
 
-use crate::router::{Group, Switch};
+use crate::{
+    random::Random,
+    router::{Group, Switch},
+    text::PeerText,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -46,12 +50,14 @@ pub(crate) struct SourceContext {
     pub(crate) live: watch::Receiver<Live>,
     /// How long packets may wait for more, so that they leave together.
     pub(crate) coalesce: Duration,
+    pub(crate) random: Random,
     pub(crate) stop: CancellationToken,
 }
 
 impl SourceContext {
     /// Tells the host what the media consists of.
-    fn describe(&self, description: String) {
+    fn describe(&self, description: impl Into<PeerText>) {
+        let description = description.into();
         self.status.set_media(description.clone());
         self.events.emit(Event::MediaDescribed { source: self.status.name(), description });
     }
@@ -75,10 +81,4 @@ async fn sleep_until(deadline: Option<std::time::Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// Fills a buffer with the system's randomness.
-fn random(bytes: &mut [u8]) {
-    // Without it no engine and no port would have started.
-    let _ = getrandom::fill(bytes);
 }

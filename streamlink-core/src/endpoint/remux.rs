@@ -71,7 +71,7 @@ pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, 
         if let Some(selection) = remuxer.selection() {
             let (carried, left_out) = (selection.carried.join(", "), selection.left_out.join(", "));
             status.nothing.store(carried.is_empty(), Relaxed);
-            let event = Event::Remuxed { carried, left_out };
+            let event = Event::Remuxed { carried: carried.into(), left_out: left_out.into() };
             status.selection.store(Some(Arc::new(event.to_string())));
             events.emit(event);
         }

@@ -5,6 +5,7 @@ use crate::{
     lock::lock,
     media::{PidStats, TransportErrors, TsMonitor},
     router::Counters,
+    text::PeerText,
 };
 use std::{
     net::SocketAddr,
@@ -32,7 +33,7 @@ pub(crate) struct StatusSnapshot {
     /// Players of a listener, updated about once a second.
     pub(crate) players: Vec<PlayerStats>,
     /// Description of the media.
-    pub(crate) media: Option<String>,
+    pub(crate) media: Option<PeerText>,
 }
 
 impl Status {
@@ -54,7 +55,8 @@ impl Status {
     /// Updates the PIDs and transport errors.
     pub(super) fn set_transport(&self, monitor: &TsMonitor) {
         let mut snapshot = self.lock();
-        (snapshot.pids, snapshot.transport) = (monitor.pids(), monitor.errors());
+        snapshot.pids = monitor.pids();
+        snapshot.transport = monitor.errors();
     }
 
     /// Updates the list of players.
@@ -63,7 +65,7 @@ impl Status {
     }
 
     /// Sets the description of the media.
-    pub(super) fn set_media(&self, media: String) {
+    pub(super) fn set_media(&self, media: PeerText) {
         self.lock().media = Some(media);
     }
 

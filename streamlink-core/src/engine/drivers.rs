@@ -11,6 +11,7 @@ use crate::{
     },
     flow::{Bitrate, RtmpAddress, RtspCaller, RtspOptions, SrtCaller, SrtListener, StreamKey},
     net::{Egress, TlsClient, advertised_ip},
+    random::Random,
     router::CurrentPresentation,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -49,6 +50,7 @@ pub(super) fn rtmp_call(
     key: Option<&StreamKey>,
     tls: Option<TlsClient>,
     call: &crate::flow::Call,
+    random: Random,
     egress: Egress,
     direction: rtmp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::Call {
@@ -61,6 +63,7 @@ pub(super) fn rtmp_call(
         url,
         key,
         reconnect,
+        random,
         connect_timeout,
         egress,
         status,
@@ -78,7 +81,7 @@ pub(super) fn rtsp_url(shared: &Shared, port: &Port<Rtsp>, path: &str) -> String
 
 pub(super) fn rtsp_user(options: &RtspOptions) -> Option<User> {
     let credentials = options.credentials.as_ref()?;
-    Some(User { name: credentials.user().to_owned(), password: credentials.reveal_password().to_owned() })
+    Some(User { name: credentials.user().to_owned(), password: credentials.password.clone() })
 }
 
 pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<CurrentPresentation>) -> rtsp::Place {
@@ -95,6 +98,7 @@ pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<CurrentPresentation>
 pub(super) fn rtsp_call(
     settings: &RtspCaller,
     tls: Option<TlsClient>,
+    random: Random,
     egress: Egress,
     direction: rtsp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::Call + use<> {
@@ -109,6 +113,7 @@ pub(super) fn rtsp_call(
         transport: options.transport,
         symmetric: options.symmetric,
         reconnect: call.reconnect,
+        random,
         connect_timeout: call.connect_timeout,
         egress,
         status,
@@ -148,8 +153,10 @@ pub(super) fn srt_route(
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 pub(super) fn srt_call(
     settings: &SrtCaller,
+    random: Random,
     egress: Egress,
     status: &Arc<Status>,
     events: &EventSink,
@@ -160,6 +167,7 @@ pub(super) fn srt_call(
     srt::Call {
         remote: settings.call.remote.clone(),
         reconnect: settings.call.reconnect,
+        random,
         connect_timeout: settings.call.connect_timeout,
         stream_id: settings.srt.stream_id.clone(),
         terms: srt::terms(&settings.srt, rate.bytes_in(Duration::from_secs(1))),

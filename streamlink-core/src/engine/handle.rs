@@ -20,6 +20,7 @@ use crate::{
     },
     lock::lock,
     media::MediaFamily,
+    random::Random,
     router::{CurrentPresentation, Group, Ring, State},
 };
 use std::{
@@ -36,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(super) id: u64,
+    pub(super) random: Random,
     pub(super) name: String,
     pub(super) shared: Weak<Shared>,
     pub(super) input: InputProtocol,
@@ -203,7 +205,7 @@ impl Running {
         let output = |o: &RunningOutput| {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
-                stats.media = remux.status.selection();
+                stats.media = remux.status.selection().map(Into::into);
                 if remux.status.has_nothing() {
                     stats.state = State::Failed;
                 }
@@ -346,13 +348,13 @@ impl FlowHandle {
 
     /// The URLs that encoders send to: one for each source that listens.
     pub fn input_addresses(&self) -> Vec<String> {
-        self.running.sources().iter().filter_map(|s| s.input_address.clone()).collect()
+        self.running.sources().iter().filter_map(|s| Some(s.input_address.as_ref()?.to_string())).collect()
     }
 
     /// The URLs that players fetch from: the names of the outputs that listen, each with its URL.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
         let outputs = self.running.outputs();
-        outputs.iter().filter_map(|o| Some((o.status.name(), o.url.clone()?))).collect()
+        outputs.iter().filter_map(|o| Some((o.status.name(), o.url.as_ref()?.to_string()))).collect()
     }
 
     /// The next event since the flow was started; `None` when the flow has stopped. For one reader; more get

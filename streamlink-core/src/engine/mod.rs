@@ -27,6 +27,7 @@ use crate::{
     flow::{Claim, Flow, PeerLimits},
     lock::lock,
     net::{Egress, TlsClient, TlsServer},
+    random::{self, Random},
 };
 use handle::Running;
 use std::{
@@ -51,6 +52,8 @@ pub struct Engine {
 #[derive(Debug)]
 pub(crate) struct Shared {
     runtime: Handle,
+    /// Seeded when the engine was built.
+    random: Random,
     workers: usize,
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
@@ -81,7 +84,9 @@ impl Shared {
 
     /// The SRT port at an address. Must be called within the runtime.
     fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
-        self.srt_ports.at(address, |address| srt::Port::open(address, self.srt_gate.clone(), self.peer_limits))
+        self.srt_ports.at(address, |address| {
+            srt::Port::open(address, self.srt_gate.clone(), self.peer_limits, self.random.clone())
+        })
     }
 
     /// The port at an address, of RTMP or RTSP. Must be called within the runtime.
@@ -91,7 +96,7 @@ impl Shared {
             (true, Some(server)) => Some(server.clone()),
             (true, None) => return Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
         };
-        let port = ports.at(address, |address| Port::open(address, server, self.peer_limits))?;
+        let port = ports.at(address, |address| Port::open(address, server, self.peer_limits, self.random.clone()))?;
         match port.is_secure() == tls {
             true => Ok(port),
             false => Err(io::Error::new(io::ErrorKind::AddrInUse, "another flow listens there, with TLS or without")),
@@ -147,6 +152,11 @@ impl<P> Ports<P> {
         }
         Ok(port)
     }
+}
+
+/// The randomness of an engine, which is drawn from the system once: keys, nonces and cookies cannot lack it later.
+fn seed(entropy: fn(&mut [u8]) -> io::Result<()>) -> Result<Random, Error> {
+    Random::seeded_by(entropy).map_err(Error::Randomness)
 }
 
 fn tls_error(field: &str, what: String) -> Error {
@@ -238,26 +248,31 @@ impl EngineBuilder {
     /// Starts an engine with a runtime of its own.
     ///
     /// # Errors
-    /// [`Error::Runtime`] when the system gives no threads.
+    /// [`Error::Runtime`] when the system gives no threads, [`Error::Randomness`] when it gives no randomness.
     pub fn build(self) -> Result<Engine, Error> {
+        let random = seed(random::system)?;
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         if let Some(threads) = self.workers {
             builder.worker_threads(threads);
         }
         let runtime = builder.thread_name("streamlink").enable_all().build().map_err(Error::Runtime)?;
         let handle = runtime.handle().clone();
-        Ok(self.on_handle(handle, Some(runtime)))
+        Ok(self.on_handle(handle, Some(runtime), random))
     }
 
     /// An engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
-    pub fn on(self, runtime: Handle) -> Engine {
-        self.on_handle(runtime, None)
+    ///
+    /// # Errors
+    /// [`Error::Randomness`] when the system gives no randomness.
+    pub fn on(self, runtime: Handle) -> Result<Engine, Error> {
+        Ok(self.on_handle(runtime, None, seed(random::system)?))
     }
 
-    fn on_handle(self, handle: Handle, runtime: Option<Runtime>) -> Engine {
+    fn on_handle(self, handle: Handle, runtime: Option<Runtime>, random: Random) -> Engine {
         let shared = Shared {
             workers: handle.metrics().num_workers(),
             runtime: handle,
+            random,
             regions: self.regions,
             public_host: self.public_host,
             flows: Mutex::default(),
@@ -280,13 +295,16 @@ impl Engine {
     /// An engine with a runtime of its own, one thread a processor core.
     ///
     /// # Errors
-    /// [`Error::Runtime`] when the system gives no threads.
+    /// [`Error::Runtime`] when the system gives no threads, [`Error::Randomness`] when it gives no randomness.
     pub fn new() -> Result<Self, Error> {
         Self::builder().build()
     }
 
     /// An engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
-    pub fn on(runtime: Handle) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Randomness`] when the system gives no randomness.
+    pub fn on(runtime: Handle) -> Result<Self, Error> {
         Self::builder().on(runtime)
     }
 
@@ -341,5 +359,19 @@ impl Drop for Engine {
             // Not a wait: an engine may be dropped within a task.
             runtime.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn engine_without_randomness_is_an_error() {
+        let error = seed(|_| Err(io::Error::other("the pool is dry"))).unwrap_err();
+        assert!(matches!(error, Error::Randomness(_)));
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert_eq!(error.to_string(), "the operating system gives no randomness: the pool is dry");
     }
 }

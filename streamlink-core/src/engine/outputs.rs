@@ -20,8 +20,8 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error},
     flow::{
-        Bitrate, Claim, DEFAULT_GOP_CACHE, Output, OutputKind, RtmpPlayServer, RtmpPush, RtspCaller, RtspListener,
-        SrtCaller, SrtListener,
+        Bitrate, Claim, DEFAULT_GOP_CACHE, Output, OutputKind, PeerUrl, RtmpPlayServer, RtmpPush, RtspCaller,
+        RtspListener, SrtCaller, SrtListener,
     },
     net::{Egress, TlsClient},
     router::{Closer, Reader, State},
@@ -44,7 +44,7 @@ pub(super) struct RunningOutput {
     /// What it claims for itself alone.
     pub(super) claim: Option<Claim>,
     /// Where players fetch from.
-    pub(super) url: Option<String>,
+    pub(super) url: Option<PeerUrl>,
 }
 
 /// What drives an output, and what ends it.
@@ -117,7 +117,9 @@ pub(super) async fn open_output(
         }
         OutputKind::SrtCaller(settings) => Ok(OpenOutput::SrtCaller(Box::new(settings.clone()), egress)),
         OutputKind::Rtp(settings) => {
-            let opened = rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status).await;
+            let opened =
+                rtp::open_output(settings, &egress, rate.bytes_in(Duration::from_secs(1)), status, &shared.random)
+                    .await;
             opened.map(OpenOutput::Rtp).map_err(|(what, cause)| place.io(what, cause))
         }
         OutputKind::RtspListener(settings) => {
@@ -150,7 +152,7 @@ impl Running {
             OpenOutput::SrtListener(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
                 if let Some(shared) = self.shared.upgrade() {
-                    url = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()));
+                    url = Some(srt_url(&shared, port.local_addr(), settings.srt.stream_id.as_deref()).into());
                 }
                 let end = srt::RouteEnd::Output(self.ring.reader());
                 let id = port.add(srt_route(&settings, &status, &self.events, self.rate(), end));
@@ -159,7 +161,7 @@ impl Running {
             OpenOutput::RtmpPlay(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
                 if let Some(shared) = self.shared.upgrade() {
-                    url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()));
+                    url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()).into());
                 }
                 self.ring.keep_from_start(u64::from(settings.gop_cache));
                 let terms = PlayerLimits {
@@ -200,6 +202,7 @@ impl Running {
                             settings.key.as_ref(),
                             tls.clone(),
                             &settings.call,
+                            self.random.clone(),
                             egress.clone(),
                             direction,
                         );
@@ -211,13 +214,22 @@ impl Running {
             OpenOutput::SrtCaller(settings, egress) => {
                 let stop = CancellationToken::new();
                 let direction = srt::Direction::Send(self.ring.reader());
-                let call = srt_call(&settings, egress, &status, &self.events, self.rate(), stop.clone(), direction);
+                let call = srt_call(
+                    &settings,
+                    self.random.clone(),
+                    egress,
+                    &status,
+                    &self.events,
+                    self.rate(),
+                    stop.clone(),
+                    direction,
+                );
                 OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
             }
             OpenOutput::RtspListener(port, settings) => {
                 status.counters.set_state(State::Waiting, now);
                 if let Some(shared) = self.shared.upgrade() {
-                    url = Some(rtsp_url(&shared, &port, &settings.rtsp.path));
+                    url = Some(rtsp_url(&shared, &port, &settings.rtsp.path).into());
                 }
                 let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
                 self.ring.keep_from_start(gop_cache);
@@ -247,7 +259,7 @@ impl Running {
                     gop_cache,
                     send_buffer: send_buffer(self.rate()),
                 };
-                let call = rtsp_call(&settings, tls, egress, direction);
+                let call = rtsp_call(&settings, tls, self.random.clone(), egress, direction);
                 let call = call(status.clone(), self.events.clone(), stop.clone());
                 OutputEnd::Task { stop, task: self.tasks.spawn(call.run()) }
             }

@@ -19,8 +19,8 @@ use crate::{
     },
     error::Error,
     flow::{
-        self, Bitrate, Failover, FailoverPolicy, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener, Source,
-        SourceKind, SrtCaller, SrtListener,
+        self, Bitrate, Failover, FailoverPolicy, PeerUrl, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener,
+        Source, SourceKind, SrtCaller, SrtListener,
     },
     net::{Egress, TlsClient},
     router::{self, Group, GroupTerms, State, Turns},
@@ -58,7 +58,7 @@ pub(super) struct RunningSource {
     pub(super) live: watch::Sender<Live>,
     /// Its place on a shared port, if it has one.
     pub(super) route: Option<PortRoute>,
-    pub(super) input_address: Option<String>,
+    pub(super) input_address: Option<PeerUrl>,
     pub(super) app: Option<AppSource>,
 }
 
@@ -135,11 +135,11 @@ impl Running {
         let (status, events) = (context.status.clone(), context.events.clone());
         match opened {
             OpenSource::Rtp(rtp) => {
-                input_address = Some(format!("rtp://{}", advertise(shared, rtp.local_addr())));
+                input_address = Some(format!("rtp://{}", advertise(shared, rtp.local_addr())).into());
                 self.source_tasks.spawn_on(rtp.run(context), &shared.runtime);
             }
             OpenSource::SrtListener(port, settings) => {
-                input_address = Some(srt_url(shared, port.local_addr(), settings.srt.stream_id.as_deref()));
+                input_address = Some(srt_url(shared, port.local_addr(), settings.srt.stream_id.as_deref()).into());
                 let end = srt::RouteEnd::Source(context);
                 let id = port.add(srt_route(&settings, &status, &events, self.rate(), end));
                 route = Some(PortRoute::Srt(port, id));
@@ -148,12 +148,13 @@ impl Running {
                 let rate = self.rate();
                 self.run_caller(context, cold, move |context| {
                     let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                    let random = context.random.clone();
                     let direction = srt::Direction::Receive(context);
-                    srt_call(&settings, Egress::default(), &status, &events, rate, stop, direction).run()
+                    srt_call(&settings, random, Egress::default(), &status, &events, rate, stop, direction).run()
                 });
             }
             OpenSource::RtmpListener(port, settings) => {
-                input_address = Some(rtmp_url(shared, &port, &settings.app, settings.key.as_ref()));
+                input_address = Some(rtmp_url(shared, &port, &settings.app, settings.key.as_ref()).into());
                 let key = route_key(settings.key);
                 let id = port.add(Route {
                     place: rtmp::Place { app: settings.app, key },
@@ -167,13 +168,14 @@ impl Running {
             }
             OpenSource::RtmpPull(settings, tls) => self.run_caller(context, cold, move |context| {
                 let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                let random = context.random.clone();
                 let direction = rtmp::Direction::Play(context);
                 let (key, egress) = (settings.key.as_ref(), Egress::default());
-                let call = rtmp_call(&settings.address, key, tls.clone(), &settings.call, egress, direction);
+                let call = rtmp_call(&settings.address, key, tls.clone(), &settings.call, random, egress, direction);
                 call(status, events, stop).run()
             }),
             OpenSource::RtspListener(port, settings) => {
-                input_address = Some(rtsp_url(shared, &port, &settings.rtsp.path));
+                input_address = Some(rtsp_url(shared, &port, &settings.rtsp.path).into());
                 let id = port.add(Route {
                     place: rtsp_place(&settings.rtsp, &self.stage),
                     allow: settings.listen.allow,
@@ -186,8 +188,9 @@ impl Running {
             }
             OpenSource::RtspCaller(settings, tls) => self.run_caller(context, cold, move |context| {
                 let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                let random = context.random.clone();
                 let direction = rtsp::Direction::Play(context);
-                rtsp_call(&settings, tls.clone(), Egress::default(), direction)(status, events, stop).run()
+                rtsp_call(&settings, tls.clone(), random, Egress::default(), direction)(status, events, stop).run()
             }),
             OpenSource::App(family) => app = Some(AppSource::new(family, context)),
         }

@@ -186,6 +186,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let own_events = events.subscribe();
     let running = Running {
         id,
+        random: shared.random.clone(),
         name: name.clone(),
         shared: Arc::downgrade(&shared),
         input,
@@ -233,6 +234,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             events: events.clone(),
             live: live_reader,
             coalesce: flow.coalesce,
+            random: shared.random.clone(),
             stop: stop.child_token(),
         };
         let cold = flow.failover.cold && number > 0;

@@ -2,9 +2,10 @@
 
 use crate::{
     endpoint::{PlayerStats, Status, StatusSnapshot},
-    flow::Bitrate,
+    flow::{Bitrate, PeerUrl},
     media::{PidStats, TransportErrors},
     router::State,
+    text::PeerText,
 };
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ pub struct EndpointStats {
     pub active: bool,
     /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output
     /// that listens.
-    pub url: Option<String>,
+    pub url: Option<PeerUrl>,
     /// For how long it has been connected.
     pub connected_for: Option<Duration>,
     /// How often it has come back after a loss.
@@ -87,13 +88,13 @@ pub struct EndpointStats {
     /// The players of an output that listens, about a second old.
     pub players: Vec<PlayerStats>,
     /// What the media consists of, once known.
-    pub media: Option<String>,
+    pub media: Option<PeerText>,
     /// The PIDs of an MPEG-TS source, about a second old.
     pub pids: Vec<PidStats>,
 }
 
 impl EndpointStats {
-    pub(super) fn new(status: &Status, protocol: &'static str, url: Option<String>, now: Instant) -> Self {
+    pub(super) fn new(status: &Status, protocol: &'static str, url: Option<PeerUrl>, now: Instant) -> Self {
         let c = &status.counters;
         let StatusSnapshot { name, description, pids, transport, players, media } = status.snapshot();
         Self {

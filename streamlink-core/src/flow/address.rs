@@ -12,6 +12,16 @@ use std::{
     time::Duration,
 };
 
+/// Returns the part of an address that an error may quote. Text behind a colon that is not a port may be a password.
+pub(crate) fn quotable(text: &str) -> &str {
+    let is_v6 = text.bytes().all(|b| b.is_ascii_hexdigit() || b"[]:.".contains(&b));
+    match text.split_once(':') {
+        Some((_, port)) if is_v6 || port.bytes().all(|b| b.is_ascii_digit()) => text,
+        Some(_) => "the address",
+        None => text,
+    }
+}
+
 /// A host name or IP address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
@@ -34,7 +44,7 @@ impl HostPort {
             None => (host, name(host) || v6(host)),
         };
         if !good {
-            return Err(Problem::malformed(host, "a host name or address"));
+            return Err(Problem::malformed(quotable(host), "a host name or address"));
         }
         if port == 0 {
             return Err(Problem::out_of_range("port 0", "1 to 65535"));
@@ -64,7 +74,7 @@ impl HostPort {
 
     /// Reads `host`, `host:port` or `[v6]:port`.
     pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, Problem> {
-        let bad = || Problem::malformed(text, "a host and port such as `example.com:9000`");
+        let bad = || Problem::malformed(quotable(text), "a host and port such as `example.com:9000`");
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse::<u16>().map_err(|_| bad())?)),
             _ => (text, None),
@@ -92,7 +102,7 @@ impl fmt::Display for HostPort {
 
 /// Reads a local address: `0.0.0.0:9000`, `[::]:9000`, `localhost:9000`, or `:9000` for every IPv4 address.
 pub(crate) fn parse_bind(text: &str, default_port: Option<u16>) -> Result<SocketAddr, Problem> {
-    let bad = || Problem::malformed(text, "a local address such as `0.0.0.0:9000`, `[::]:9000` or `:9000`");
+    let bad = || Problem::malformed(quotable(text), "a local address such as `0.0.0.0:9000`, `[::]:9000` or `:9000`");
     if let Ok(address) = text.parse() {
         return Ok(address);
     }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::{ConfigError, ConfigErrors, Problem},
     media::MediaFamily,
+    secret::Secret,
 };
 use std::{
     collections::HashMap, fmt, marker::PhantomData, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration,
@@ -533,7 +534,7 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
 pub(crate) struct Claim {
     transport: &'static str,
     address: SocketAddr,
-    key: String,
+    key: Secret,
 }
 
 impl fmt::Display for Claim {
@@ -552,7 +553,7 @@ impl Source {
             SourceKind::RtspListener(s) => ("rtsp", &s.listen, format!("record {}", s.rtsp.path)),
             _ => return None,
         };
-        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })
+        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
     }
 
     /// Returns the allowlist of a listener.
@@ -576,7 +577,7 @@ impl Output {
             OutputKind::RtspListener(s) => ("rtsp", &s.listen, format!("play {}", s.rtsp.path)),
             _ => return None,
         };
-        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key })
+        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
     }
 }
 

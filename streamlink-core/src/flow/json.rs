@@ -19,7 +19,10 @@ use super::{
     source::Source,
     url,
 };
-use crate::error::{ConfigError, ConfigErrors, Problem};
+use crate::{
+    error::{ConfigError, ConfigErrors, Problem},
+    secret::Secret,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -49,8 +52,7 @@ impl Flow {
     /// # Errors
     /// One error without a path if the text is not JSON; otherwise every error, each with the path of its field.
     pub fn from_json(json: &str) -> Result<Flow, ConfigErrors> {
-        let value =
-            serde_json::from_str(json).map_err(|e| ConfigError::new("", Problem::malformed(e, "a flow in JSON")))?;
+        let value = serde_json::from_str(json).map_err(|e| ConfigError::new("", no_json(&e)))?;
         read_flow(value)
     }
 
@@ -71,6 +73,12 @@ impl<'de> Deserialize<'de> for Flow {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         read_flow(Value::deserialize(deserializer)?).map_err(de::Error::custom)
     }
+}
+
+/// Returns the error for text that is not JSON. The text is not quoted, as it may be a secret.
+fn no_json(error: &serde_json::Error) -> Problem {
+    let place = format!("the text at line {}, column {}", error.line(), error.column());
+    Problem::malformed(place, "a flow in JSON")
 }
 
 /// A JSON object whose members are removed as they are read; the remaining ones are reported as unknown.
@@ -202,24 +210,24 @@ fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
     let failover = failover.map_or_else(Failover::default, |value| read_failover(value, &mut errors));
     let sources = sources.into_iter().enumerate().map(|(i, value)| {
         let (common, url, more) = read_endpoint(format!("sources[{i}]"), value, &mut errors);
-        url::source(common, &url, more)
+        url::source(common, url.reveal(), more)
     });
     let sources: Vec<Source> = sources.collect();
     let outputs = outputs.into_iter().enumerate().map(|(i, value)| {
         let (common, url, more) = read_endpoint(format!("outputs[{i}]"), value, &mut errors);
-        url::output(common, &url, more)
+        url::output(common, url.reveal(), more)
     });
     let outputs: Vec<Output> = outputs.collect();
     FlowDraft { name, max_bandwidth, policy, coalesce, failover, sources, outputs, errors }.build()
 }
 
 /// Reads the name, the URL, and the members beside it, which are applied like settings in the query.
-fn read_endpoint(path: String, value: Value, errors: &mut Vec<ConfigError>) -> (Common, String, Vec<(String, String)>) {
+fn read_endpoint(path: String, value: Value, errors: &mut Vec<ConfigError>) -> (Common, Secret, url::Pairs) {
     let mut m = Members::new(path, value, errors);
     let name = m.required("name");
-    let url = m.required("url");
+    let url = m.required("url").into();
     let keys: Vec<String> = m.map.keys().cloned().collect();
-    let more = keys.into_iter().filter_map(|key| m.text(&key).map(|value| (key, value))).collect();
+    let more = keys.into_iter().filter_map(|key| m.text(&key).map(|value| (key, value.into()))).collect();
     m.finish();
     (Common::new(name), url, more)
 }

@@ -20,6 +20,7 @@ mod rtp;
 mod rtsp;
 mod secret;
 mod settings;
+mod shown_url;
 mod source;
 mod srt;
 mod url;
@@ -39,6 +40,7 @@ pub use rtmp::{
 pub use rtp::{PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
 pub use rtsp::{RtspCallerBuilder, RtspListenerBuilder, RtspTransport};
 pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
+pub use shown_url::{PeerUrl, shown_url};
 pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 

@@ -36,7 +36,7 @@ pub(crate) fn check_text(text: &str, min: usize, max: usize) -> Result<(), Probl
         return Err(Problem::out_of_range(format!("a length of {}", text.len()), format!("{min} to {max} bytes")));
     }
     if text.chars().any(char::is_control) {
-        return Err(Problem::malformed(text.escape_debug(), "text without control characters"));
+        return Err(Problem::malformed(text, "text without control characters"));
     }
     Ok(())
 }

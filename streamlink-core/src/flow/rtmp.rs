@@ -3,15 +3,15 @@
 use super::{
     address::{Call, HostPort, Listen},
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters},
-    name::check_text,
     secret::StreamKey,
     settings::{Entries, Settings, check_millis, millis, number, store},
+    shown_url::shown_url,
 };
 use crate::error::Problem;
 use std::{fmt, time::Duration};
 
 /// Address of an RTMP application, `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RtmpAddress {
     pub(crate) tls: bool,
     pub(crate) remote: HostPort,
@@ -25,9 +25,12 @@ pub(crate) const RTMPS_PORT: u16 = 443;
 
 /// Checks an application name: 1–256 bytes of printable ASCII, with `/` only between other characters.
 pub(crate) fn check_app(app: &str) -> Result<String, Problem> {
-    check_text(app, 1, 256)?;
+    if !(1..=256).contains(&app.len()) {
+        return Err(Problem::out_of_range(format!("an application name of {} bytes", app.len()), "1 to 256 bytes"));
+    }
     if !app.bytes().all(|b| b.is_ascii_graphic()) || app.starts_with('/') || app.ends_with('/') {
-        return Err(Problem::malformed(app, "an application name such as `live`"));
+        let expected = "a name such as `live`, printable, without `/` at its ends";
+        return Err(Problem::malformed("the application name", expected));
     }
     Ok(app.to_owned())
 }
@@ -45,7 +48,10 @@ impl RtmpAddress {
 impl std::str::FromStr for RtmpAddress {
     type Err = Problem;
     fn from_str(s: &str) -> Result<Self, Problem> {
-        let bad = || Problem::malformed(s, "an address such as `rtmp://example.com/live`");
+        let bad = || Problem::Malformed {
+            value: shown_url(s),
+            expected: "an address such as `rtmp://example.com/live`".into(),
+        };
         let (tls, rest) = match s.split_once("://") {
             Some(("rtmp", rest)) => (false, rest),
             Some(("rtmps", rest)) => (true, rest),
@@ -54,6 +60,13 @@ impl std::str::FromStr for RtmpAddress {
         let (host, app) = rest.split_once('/').ok_or_else(bad)?;
         let port = if tls { RTMPS_PORT } else { RTMP_PORT };
         Self::new(tls, HostPort::parse(host, Some(port))?, app.trim_end_matches('/'))
+    }
+}
+
+// The application may hold a token, or a key that was put there.
+impl fmt::Debug for RtmpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RtmpAddress({})", shown_url(&self.to_string()))
     }
 }
 

@@ -87,9 +87,11 @@ pub(crate) const RTSPS_PORT: u16 = 322;
 /// Checks a path: at most 512 bytes of printable ASCII; the leading slash is optional.
 pub(crate) fn check_path(path: &str, min: usize) -> Result<String, Problem> {
     let path = path.trim_start_matches('/');
-    check_text(path, min, 512)?;
+    if check_text(path, min, 512).is_err() {
+        return Err(Problem::malformed("the path", format!("{min} to 512 bytes without control characters")));
+    }
     if !path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#') {
-        return Err(Problem::malformed(path, "a path such as `cam/1`"));
+        return Err(Problem::malformed("the path", "a path such as `cam/1`, without a query"));
     }
     Ok(path.to_owned())
 }

@@ -1,12 +1,14 @@
-//! Secrets: passphrases, stream keys and passwords. None of them is ever printed by `Debug` or logged.
+//! Secrets: passphrases, stream keys and passwords. None of them is ever printed by `Debug` or logged, and the memory of
+//! each is wiped when it is dropped.
 
 use super::name::check_text;
-use crate::error::Problem;
-use std::fmt;
+use crate::{error::Problem, random, secret::Secret};
+use std::{fmt, io};
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// The passphrase of an encrypted SRT connection: 10–79 bytes (draft-sharabayko-srt-01, section 6.1).
 #[derive(Clone, PartialEq, Eq)]
-pub struct Passphrase(String);
+pub struct Passphrase(Secret);
 
 impl Passphrase {
     /// Checks a passphrase.
@@ -14,8 +16,8 @@ impl Passphrase {
     /// # Errors
     /// When it is shorter than 10 or longer than 79 bytes.
     pub fn new(secret: impl Into<String>) -> Result<Self, Problem> {
-        let secret = secret.into();
-        match secret.len() {
+        let secret = Secret::from(secret.into());
+        match secret.reveal().len() {
             10..=79 => Ok(Self(secret)),
             n => Err(Problem::out_of_range(format!("a length of {n}"), "10 to 79 bytes")),
         }
@@ -23,6 +25,10 @@ impl Passphrase {
 
     /// The secret itself.
     pub fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
         &self.0
     }
 }
@@ -72,7 +78,7 @@ impl std::str::FromStr for KeyLength {
 
 /// The key that names a stream of an RTMP application: 1–256 bytes of printable ASCII without `/`.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct StreamKey(String);
+pub struct StreamKey(Secret);
 
 impl StreamKey {
     /// Checks a key.
@@ -80,11 +86,12 @@ impl StreamKey {
     /// # Errors
     /// When it is empty or too long, or holds white space, a slash, or anything outside printable ASCII.
     pub fn new(key: impl Into<String>) -> Result<Self, Problem> {
-        let key = key.into();
-        if key.is_empty() || key.len() > 256 {
-            return Err(Problem::out_of_range(format!("a length of {}", key.len()), "1 to 256 bytes"));
+        let key = Secret::from(key.into());
+        let length = key.reveal().len();
+        if !(1..=256).contains(&length) {
+            return Err(Problem::out_of_range(format!("a length of {length}"), "1 to 256 bytes"));
         }
-        match key.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
+        match key.reveal().bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
             true => Ok(Self(key)),
             false => Err(Problem::malformed("the key", "printable ASCII without white space and `/`")),
         }
@@ -95,9 +102,17 @@ impl StreamKey {
     /// # Errors
     /// When the operating system gives no randomness.
     pub fn generate() -> Result<Self, Problem> {
-        let mut bits = [0u8; 20];
-        getrandom::fill(&mut bits).map_err(|e| Problem::Conflict(format!("no randomness for a stream key: {e}")))?;
-        Ok(Self(bits.iter().map(|b| format!("{b:02x}")).collect()))
+        Self::generate_from(random::system)
+    }
+
+    fn generate_from(entropy: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<Self, Problem> {
+        let mut bits = Zeroizing::new([0u8; 20]);
+        entropy(&mut *bits).map_err(|e| Problem::Conflict(format!("no randomness for a stream key: {e}")))?;
+        let mut key = String::with_capacity(2 * bits.len());
+        for bit in bits.iter() {
+            key.extend([bit >> 4, bit & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+        }
+        Ok(Self(key.into()))
     }
 
     /// A key that no peer can name: peers' keys hold something.
@@ -107,6 +122,10 @@ impl StreamKey {
 
     /// The key itself.
     pub fn reveal(&self) -> &str {
+        self.0.reveal()
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
         &self.0
     }
 }
@@ -115,7 +134,7 @@ impl StreamKey {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub(crate) user: String,
-    pub(crate) password: String,
+    pub(crate) password: Secret,
 }
 
 impl Credentials {
@@ -125,13 +144,16 @@ impl Credentials {
     /// When the name is empty or holds a colon (RFC 7617 section 2), or either is too long or holds control
     /// characters.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Result<Self, Problem> {
-        let (user, password) = (user.into(), password.into());
-        check_text(&user, 1, 128)?;
-        if check_text(&password, 0, 128).is_err() {
+        let user = user.into();
+        let password = Secret::from(password.into());
+        if check_text(&user, 1, 128).is_err() {
+            return Err(Problem::malformed("the user name", "1 to 128 bytes without control characters"));
+        }
+        if check_text(password.reveal(), 0, 128).is_err() {
             return Err(Problem::malformed("the password", "at most 128 bytes without control characters"));
         }
         match user.contains(':') {
-            true => Err(Problem::malformed(user, "a user name without a colon")),
+            true => Err(Problem::malformed("the user name", "a name without a colon")),
             false => Ok(Self { user, password }),
         }
     }
@@ -143,7 +165,7 @@ impl Credentials {
 
     /// The password itself.
     pub fn reveal_password(&self) -> &str {
-        &self.password
+        self.password.reveal()
     }
 }
 
@@ -157,6 +179,10 @@ macro_rules! hidden {
     )*};
 }
 hidden!(Passphrase, StreamKey, Credentials);
+
+// What is secret in them is a [`Secret`], which is wiped.
+impl ZeroizeOnDrop for Passphrase {}
+impl ZeroizeOnDrop for StreamKey {}
 
 #[cfg(test)]
 mod tests {
@@ -176,5 +202,7 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a.reveal().len(), 40);
         assert!(Credentials::new("a:b", "c").is_err());
+        let error = StreamKey::generate_from(|_| Err(io::Error::other("none"))).unwrap_err();
+        assert!(error.to_string().contains("no randomness"), "{error}");
     }
 }

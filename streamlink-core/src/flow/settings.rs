@@ -13,7 +13,7 @@ pub(crate) trait Settings {
 }
 
 /// A list of settings with their values as text, in the order of declaration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Entries(pub(crate) Vec<(&'static str, String)>);
 
 impl Entries {

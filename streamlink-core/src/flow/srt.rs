@@ -114,7 +114,9 @@ impl Default for SrtOptions {
 }
 
 fn stream_id(text: &str) -> Result<String, Problem> {
-    check_text(text, 1, STREAM_ID_MAX).map(|()| text.to_owned())
+    // Hosts let callers in by it: an error does not repeat it.
+    let problem = |_| Problem::malformed("the stream id", "1 to 512 bytes without control characters");
+    check_text(text, 1, STREAM_ID_MAX).map_err(problem).map(|()| text.to_owned())
 }
 
 impl Settings for SrtOptions {

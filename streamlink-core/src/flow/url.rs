@@ -1,7 +1,7 @@
 //! The URL grammar of the Rust API, C and JSON: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
 
 use super::{
-    address::{Call, HostPort, Listen, parse_bind},
+    address::{Call, HostPort, Listen, parse_bind, quotable},
     builder::Common,
     output::{Output, OutputKind, TapOutput},
     rtmp::{
@@ -11,26 +11,29 @@ use super::{
     rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions, check_path},
     secret::{Credentials, StreamKey},
     settings::{Entries, Settings},
+    shown_url::{SECRET, is_public},
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
 };
-use crate::{error::Problem, media::MediaFamily};
+use crate::{error::Problem, media::MediaFamily, secret::Secret};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 /// Maximum length of a URL, in bytes.
 const MAX_URL: usize = 8192;
 
 /// A URL, split and percent-decoded.
-#[derive(Debug, Default)]
 pub(crate) struct ParsedUrl {
     pub(crate) scheme: String,
-    pub(crate) user: Option<(String, String)>,
+    pub(crate) user: Option<(String, Secret)>,
     /// `host:port`, not decoded.
     pub(crate) authority: String,
     /// Without the leading slash.
     pub(crate) path: String,
-    pub(crate) query: Vec<(String, String)>,
+    pub(crate) query: Pairs,
 }
+
+/// Names and values; any value may be a secret.
+pub(crate) type Pairs = Vec<(String, Secret)>;
 
 fn decode(text: &str) -> Result<String, Problem> {
     let bytes = percent_decode_str(text).decode_utf8();
@@ -50,7 +53,7 @@ fn split(url: &str) -> Result<ParsedUrl, Problem> {
         None => (None, authority),
         Some((user, host)) => {
             let (user, password) = user.split_once(':').unwrap_or((user, ""));
-            (Some((decode(user)?, decode(password)?)), host)
+            (Some((decode(user)?, decode(password)?.into())), host)
         }
     };
     let mut parts = ParsedUrl {
@@ -62,14 +65,14 @@ fn split(url: &str) -> Result<ParsedUrl, Problem> {
     };
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        parts.query.push((decode(key)?, decode(value)?));
+        parts.query.push((decode(key)?, decode(value)?.into()));
     }
     Ok(parts)
 }
 
 impl ParsedUrl {
     /// Removes a key from the query and returns its value; the last of several counts.
-    fn take(&mut self, key: &str) -> Option<String> {
+    fn take(&mut self, key: &str) -> Option<Secret> {
         let mut found = None;
         self.query.retain_mut(|(k, v)| {
             let hit = k == key;
@@ -83,7 +86,7 @@ impl ParsedUrl {
 
     /// Returns whether the endpoint listens: as `mode` says, otherwise if the host is missing or a wildcard.
     fn is_listener(&mut self) -> Result<bool, Problem> {
-        match self.take("mode").as_deref() {
+        match self.take("mode").as_ref().map(Secret::reveal) {
             Some("listener") => Ok(true),
             Some("caller") => Ok(false),
             Some(other) => Err(Problem::malformed(other, "listener or caller")),
@@ -107,7 +110,7 @@ impl ParsedUrl {
 
     fn no_path(&self) -> Result<(), Problem> {
         if !self.path.is_empty() {
-            return Err(Problem::malformed(&self.path, format!("allowed: {} has no path", self.scheme)));
+            return Err(Problem::malformed("the path", format!("allowed: {} has no path", self.scheme)));
         }
         Ok(())
     }
@@ -141,14 +144,14 @@ impl ParsedUrl {
         let tls = self.scheme == "rtsps";
         let mut rtsp = RtspOptions::new(tls, check_path(&self.path, min_path)?);
         if let Some((user, password)) = &self.user {
-            rtsp.credentials = Some(Credentials::new(user, password)?);
+            rtsp.credentials = Some(Credentials::new(user, password.reveal())?);
         }
         let port = if tls { RTSPS_PORT } else { RTSP_PORT };
         Ok((rtsp, Some(port)))
     }
 
     fn unknown_scheme<T>(&self) -> Result<T, Problem> {
-        Err(Problem::malformed(&self.scheme, "one of the schemes rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+        Err(Problem::malformed("the scheme", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
     }
 }
 
@@ -186,7 +189,12 @@ fn source_kind(parts: &mut ParsedUrl) -> Result<SourceKind, Problem> {
                 Ok(SourceKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp }))
             }
         }
-        "app" => parts.authority.parse().map(SourceKind::App),
+        "app" => {
+            let family = parts.authority.parse().map_err(|_| {
+                Problem::malformed(quotable(&parts.authority), "one of the families datagrams, rtp, rtmp, rtsp")
+            });
+            family.map(SourceKind::App)
+        }
         _ => parts.unknown_scheme(),
     }
 }
@@ -216,7 +224,7 @@ fn output_kind(parts: &mut ParsedUrl) -> Result<OutputKind, Problem> {
                 server.tls = tls;
                 return Ok(OutputKind::RtmpPlay(server));
             }
-            let relay = parts.take("relay").is_some_and(|v| v != "false");
+            let relay = parts.take("relay").is_some_and(|v| v.reveal() != "false");
             let second = parts.query.iter().any(|(k, _)| k == "second");
             let push = RtmpPush::new(parts.rtmp()?);
             if relay || second {
@@ -240,33 +248,48 @@ fn output_kind(parts: &mut ParsedUrl) -> Result<OutputKind, Problem> {
 }
 
 /// Returns the source of a URL, with `more` settings applied after the query. Errors are recorded in it.
-pub(crate) fn source(mut common: Common, url: &str, more: Vec<(String, String)>) -> Source {
+pub(crate) fn source(mut common: Common, url: &str, more: Pairs) -> Source {
     let (kind, query) = read(&mut common, url, more, source_kind);
     let mut kind = kind.unwrap_or(SourceKind::App(MediaFamily::Datagrams));
     for (key, value) in &query {
-        common.set(&mut kind, key, value);
+        common.set(&mut kind, key, value.reveal());
     }
     Source { common, kind }
 }
 
 /// Returns the output of a URL, with `more` settings applied after the query. Errors are recorded in it.
-pub(crate) fn output(mut common: Common, url: &str, more: Vec<(String, String)>) -> Output {
+pub(crate) fn output(mut common: Common, url: &str, more: Pairs) -> Output {
     let (kind, query) = read(&mut common, url, more, output_kind);
     let mut kind = kind.unwrap_or(OutputKind::Tap(TapOutput::new()));
     for (key, value) in &query {
-        common.set(&mut kind, key, value);
+        common.set(&mut kind, key, value.reveal());
     }
     Output { common, kind }
+}
+
+/// Replaces names that may be the rest of a secret which contains an `&` that was not percent-encoded, as errors quote
+/// unknown names.
+fn hide_rests_of_secrets(query: &mut Pairs) {
+    let mut after_secret = false;
+    for (name, _) in query {
+        let is_secret = SECRET.contains(&name.as_str());
+        if after_secret && !is_secret && !is_public(name) && name != "description" {
+            *name = "… (behind a secret, where `&` is to be written as `%26`)".into();
+        } else {
+            after_secret = is_secret;
+        }
+    }
 }
 
 /// Returns the kind of endpoint of a URL, and the settings to apply to it; none if the kind is unknown.
 fn read<K>(
     common: &mut Common,
     url: &str,
-    more: Vec<(String, String)>,
+    more: Pairs,
     kind: impl FnOnce(&mut ParsedUrl) -> Result<K, Problem>,
-) -> (Option<K>, Vec<(String, String)>) {
+) -> (Option<K>, Pairs) {
     let result = split(url).and_then(|mut parts| {
+        hide_rests_of_secrets(&mut parts.query);
         parts.query.extend(more);
         kind(&mut parts).map(|kind| (kind, parts.query))
     });
@@ -277,7 +300,7 @@ fn read<K>(
 }
 
 /// A URL to write: everything before the query, and the settings that differ from their defaults.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct UrlParts {
     pub(crate) base: String,
     pub(crate) query: Entries,
@@ -307,7 +330,7 @@ pub(crate) fn write(url: &UrlParts) -> String {
 fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {
     let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
     let user = rtsp.credentials.as_ref();
-    let user = user.map(|c| format!("{}:{}@", encoded(&c.user), encoded(&c.password))).unwrap_or_default();
+    let user = user.map(|c| format!("{}:{}@", encoded(&c.user), encoded(c.password.reveal()))).unwrap_or_default();
     format!("{scheme}://{user}{authority}/{}", encoded(&rtsp.path))
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod rtp;
 pub(crate) mod rtsp;
 mod ts;
 
+pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};
 pub(crate) use remux::Remuxer;
 pub(crate) use ts::TsMonitor;

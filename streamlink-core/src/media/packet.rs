@@ -22,6 +22,15 @@ impl MediaFamily {
     pub const ALL: &'static [Self] = &[Self::Datagrams, Self::Rtp, Self::Rtmp, Self::Rtsp];
 }
 
+/// How much larger than a packet its buffer may be, if it stays for as long as the packet does.
+const SHARE: usize = 8;
+
+/// Takes a packet that may be kept out of the buffer of so many bytes in which it lies, by copying it, if it is small
+/// against it. One that takes up an eighth is left there.
+pub(crate) fn compact(data: Bytes, buffer: usize) -> Bytes {
+    if data.len() < buffer / SHARE { Bytes::copy_from_slice(&data) } else { data }
+}
+
 impl fmt::Display for MediaFamily {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -94,6 +103,15 @@ impl Packet {
         &self.data
     }
 
+    /// Returns the same packet in memory of its own, as long as its bytes are.
+    ///
+    /// For a host that keeps packets. As it comes from a flow, a packet may lie in memory that it shares with those that
+    /// came with it, up to 128 KiB, which stays for as long as any of them does.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        self.with_data(Bytes::copy_from_slice(&self.data))
+    }
+
     /// Returns the time of arrival: for a socket, when the kernel received the packet.
     pub fn arrival(&self) -> Instant {
         self.arrival
@@ -123,5 +141,27 @@ impl Packet {
             Kind::Rtsp { track } => Some(track),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_detached_from_its_buffer_is_the_same() {
+        let buffer = Bytes::from(vec![5; 1000]);
+        let packet = Packet::rtsp(3, buffer.slice(100..200), Instant::now());
+        let detached = packet.detached();
+        assert_eq!((detached.data(), detached.arrival()), (packet.data(), packet.arrival()));
+        assert_eq!(detached.rtsp_track(), Some(3));
+        assert_ne!(detached.data().as_ptr(), packet.data().as_ptr());
+    }
+
+    #[test]
+    fn packet_is_copied_when_small_against_its_buffer() {
+        let buffer = Bytes::from(vec![5; 1000]);
+        let copied = |length: usize| compact(buffer.slice(..length), buffer.len()).as_ptr() != buffer.as_ptr();
+        assert_eq!((copied(124), copied(125), copied(1000)), (true, false, false));
     }
 }

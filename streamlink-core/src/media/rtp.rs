@@ -36,7 +36,9 @@ impl Header {
         if (200..=207).contains(&fixed[1]) {
             return Err(NotRtp::Rtcp);
         }
-        let (padding, extension, csrcs) = (fixed[0] & 0x20 != 0, fixed[0] & 0x10 != 0, usize::from(fixed[0] & 0x0f));
+        let padding = fixed[0] & 0x20 != 0;
+        let extension = fixed[0] & 0x10 != 0;
+        let csrcs = usize::from(fixed[0] & 0x0f);
         let mut start = FIXED + 4 * csrcs;
         if extension {
             let Some(&[_, _, high, low]) = datagram.get(start..start + 4) else { return Err(NotRtp::Malformed) };
@@ -87,7 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_packet_with_everything() {
+    fn rtp_header_with_all_fields_parses() {
         let mut packet = vec![0xb2, 0xa1, 0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 2]; // padding, extension, 2 CSRCs, marker
         packet.extend([0; 8]);
         packet.extend([0xbe, 0xde, 0, 1, 9, 9, 9, 9]);
@@ -104,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_the_payload_lies_within(packet in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn rtp_payload_range_is_always_within_packet(packet in proptest::collection::vec(any::<u8>(), 0..80)) {
             if let Ok(header) = Header::parse(&packet) {
                 prop_assert!(FIXED <= header.payload_start);
                 prop_assert!(packet.get(header.payload_start..header.payload_end).is_some());

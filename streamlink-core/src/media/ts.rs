@@ -196,9 +196,14 @@ impl TsMonitor {
 
     /// Begins the stream again: what was missing meanwhile is not an error.
     pub(crate) fn begin(&mut self) {
-        self.pids.values_mut().for_each(|pid| pid.last = None);
-        self.sections.values_mut().for_each(|section| section.last = None);
-        (self.doubts, self.out_of_sync) = (0, false);
+        for pid in self.pids.values_mut() {
+            pid.last = None;
+        }
+        for section in self.sections.values_mut() {
+            section.last = None;
+        }
+        self.doubts = 0;
+        self.out_of_sync = false;
     }
 
     fn sync(&mut self, good: bool) {
@@ -270,7 +275,8 @@ impl TsMonitor {
         if !self.pids.contains_key(&pid) && self.pids.len() >= MAX_PIDS {
             return false;
         }
-        let (has_adaptation, has_payload) = (packet[3] & 0x20 != 0, packet[3] & 0x10 != 0);
+        let has_adaptation = packet[3] & 0x20 != 0;
+        let has_payload = packet[3] & 0x10 != 0;
         let adaptation = if has_adaptation { usize::from(packet[4]) } else { 0 };
         // discontinuity_indicator (section 2.4.3.5): the counter may start anew
         let discontinuity = has_adaptation && adaptation > 0 && packet[5] & 0x80 != 0;
@@ -362,7 +368,9 @@ impl TsMonitor {
         }
         for pid in ended {
             if let Some(entry) = self.pids.get_mut(&pid) {
-                (entry.program, entry.stats.stream_type, self.changed) = (None, None, true);
+                entry.program = None;
+                entry.stats.stream_type = None;
+                self.changed = true;
             }
         }
     }
@@ -406,8 +414,9 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_described_and_gaps_counted() {
-        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
+    fn ts_monitor_describes_programs_and_counts_gaps() {
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
         monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])), now); // program 1: PMT on PID 0x1000
         let streams = [0xe1, 0x00, 0xf0, 0x00, 0x1b, 0xe1, 0x00, 0xf0, 0x00, 0x0f, 0xe1, 0x01, 0xf0, 0x00];
         monitor.observe(&packet(0x1000, 0, true, &section(2, &streams)), now);
@@ -421,8 +430,9 @@ mod tests {
     }
 
     #[test]
-    fn a_section_over_several_packets_is_put_together() {
-        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
+    fn ts_monitor_reassembles_sections() {
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
         let mut body = vec![0xe1, 0x00, 0xf0, 190];
         body.extend([0; 190]); // program descriptors that fill the first packet
         body.extend([0x24, 0xe1, 0x00, 0xf0, 0x00]);
@@ -434,8 +444,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_priority_checks_of_tr_101_290() {
-        let (mut monitor, start) = (TsMonitor::new(), Instant::now());
+    fn ts_monitor_first_priority_checks_of_tr_101_290() {
+        let mut monitor = TsMonitor::new();
+        let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let pat = |counter| packet(0, counter, true, &section(0, &[0, 1, 0xf0, 0x00]));
         let streams = [0xe1, 0x00, 0xf0, 0x00, 0x1b, 0xe1, 0x00, 0xf0, 0x00];
@@ -489,7 +500,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_that_arrives_makes_it_panic_or_grow(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..2000)) {
+        fn ts_monitor_survives_any_bytes_in_bounded_memory(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..2000)) {
             let mut monitor = TsMonitor::new();
             for chunk in bytes.chunks_mut(PACKET) {
                 chunk[0] = SYNC;

@@ -102,7 +102,8 @@ impl Slot {
     /// Reads from the socket; returns 0 when the peer has closed.
     #[allow(unsafe_code)]
     fn read(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
-        let (room, socket) = (buffer.remaining(), SockRef::from(&self.socket));
+        let room = buffer.remaining();
+        let socket = SockRef::from(&self.socket);
         // SAFETY: no byte of it is made uninitialized: `recv` only writes to it.
         let memory = unsafe { buffer.unfilled_mut() };
         let mut result = socket.recv(memory);
@@ -127,15 +128,21 @@ impl Slot {
     /// message until it was acknowledged.
     fn on_ready(&self, memory: &mut [MaybeUninit<u8>]) -> bool {
         self.ready.store(true, Relaxed);
-        let (mut reader, mut held_back) = (lock(&self.reader), false);
+        let mut reader = lock(&self.reader);
+        let mut held_back = false;
         if let Some(sink) = &reader.sink {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.read_into_sink(sink, memory, &mut held_back)));
-            match outcome.unwrap_or_else(|_| Some(Err(io::Error::other("it panicked")))) {
+            match outcome.unwrap_or_else(|_| Some(Err(io::Error::other("internal error: the reader panicked")))) {
                 None => return held_back,
-                outcome => (reader.sink, reader.outcome) = (None, outcome),
+                outcome => {
+                    reader.sink = None;
+                    reader.outcome = outcome;
+                }
             }
         }
-        reader.waker.iter().for_each(Waker::wake_by_ref);
+        if let Some(waker) = &reader.waker {
+            waker.wake_by_ref();
+        }
         held_back
     }
 
@@ -147,7 +154,8 @@ impl Slot {
         memory: &mut [MaybeUninit<u8>],
         held_back: &mut bool,
     ) -> Option<io::Result<ReadOutcome>> {
-        let (mut sink, mut is_asked) = (lock(sink), false);
+        let mut sink = lock(sink);
+        let mut is_asked = false;
         for _ in 0..READS {
             let mut buffer = ReadBuf::uninit(memory);
             match self.read(&mut buffer) {
@@ -248,7 +256,8 @@ impl GroupedStream {
 
     pub(crate) fn detach_sink(&self) {
         let mut reader = lock(&self.slot.reader);
-        (reader.sink, reader.outcome) = (None, None);
+        reader.sink = None;
+        reader.outcome = None;
     }
 
     /// Reads from the socket, if [`GroupedStream::may_read`] allows it; 0 bytes mean that the peer has closed.

@@ -20,8 +20,7 @@ pub(crate) fn find(wanted: &str) -> io::Result<InterfaceId> {
     let address = wanted.parse::<IpAddr>().ok();
     let all = if_addrs::get_if_addrs()?;
     let hit = all.iter().find(|i| i.name == wanted || address.is_some_and(|a| i.ip() == a));
-    let hit =
-        hit.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no interface `{wanted}`")))?;
+    let hit = hit.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface `{wanted}`")))?;
     let ipv4 = all.iter().filter(|i| i.name == hit.name).find_map(|i| match (&i.addr, address) {
         (IfAddr::V4(v4), Some(IpAddr::V4(wanted))) => (v4.ip == wanted).then_some(v4.ip),
         (IfAddr::V4(v4), _) => Some(v4.ip),

@@ -2,17 +2,25 @@
 
 use super::tcp::Secured;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, InconsistentKeys, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
-use std::{io, sync::Arc};
+use std::{fmt, io, sync::Arc};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use zeroize::Zeroize;
 
 /// The certificate and key of listeners.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct TlsServer(Arc<ServerConfig>);
+
+impl fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsServer(hidden)")
+    }
+}
 
 /// The certificates that callers trust.
 #[derive(Clone, Debug)]
@@ -34,11 +42,17 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 impl TlsServer {
     /// Takes a certificate chain, the listener's own first, and its private key, as PEM.
     pub(crate) fn new(chain: &[u8], key: &[u8]) -> Result<Self, String> {
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("the private key cannot be read: {e}"))?;
+        let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "the private key cannot be read")?;
+        let signer = ring::sign::any_supported_type(&key);
+        key.zeroize();
+        let certified = CertifiedKey::new(certificates(chain)?, signer.map_err(|e| e.to_string())?);
+        match certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(error) => return Err(error.to_string()),
+        }
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|e| e.to_string())?.with_no_client_auth();
-        let config = builder.with_single_cert(certificates(chain)?, key).map_err(|e| e.to_string())?;
-        Ok(Self(Arc::new(config)))
+        Ok(Self(Arc::new(builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified))))))
     }
 
     /// Performs the handshake with a caller.

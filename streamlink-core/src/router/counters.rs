@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_that_of_the_last_second() {
+    fn counters_rate_covers_last_second() {
         let start = Instant::now();
         let counters = Counters::new(start);
         let at = |ms| start + Duration::from_millis(ms);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_says_since_when() {
+    fn counters_state_has_connection_time() {
         let start = Instant::now();
         let counters = Counters::new(start);
         assert_eq!((counters.state(), counters.connected_for(start)), (State::Idle, None));

@@ -67,7 +67,8 @@ impl LayoutInterests {
     /// Lays out packets for the majority of the outputs; returns the framed bytes of all of them, if that is the
     /// layout.
     pub(super) fn lay_out(&self, packets: &mut [Packet]) -> Option<Bytes> {
-        let (contiguous, framed) = (self.contiguous.load(Relaxed), self.framed.load(Relaxed));
+        let contiguous = self.contiguous.load(Relaxed);
+        let framed = self.framed.load(Relaxed);
         if framed >= MIN_INTERESTED_OUTPUTS && framed >= contiguous {
             return lay_out_framed(packets, *self.write.get()?);
         }
@@ -82,7 +83,9 @@ fn lay_out_contiguous(packets: &mut [Packet]) {
     let mut order: Vec<usize> = (0..packets.len()).collect();
     order.sort_by_key(|at| packets[*at].rtsp_track());
     let mut all = BytesMut::with_capacity(packets.iter().map(|packet| packet.data().len()).sum());
-    order.iter().for_each(|at| all.extend_from_slice(packets[*at].data()));
+    for at in &order {
+        all.extend_from_slice(packets[*at].data());
+    }
     let mut all = all.freeze();
     for at in order {
         packets[at] = packets[at].with_data(all.split_to(packets[at].data().len()));
@@ -120,7 +123,9 @@ mod tests {
         out.extend_from_slice(&[packet.data().len() as u8]);
         match packet.data().split_at_checked(3) {
             Some((head, tail)) if !tail.is_empty() => {
-                [head, b"|", tail].into_iter().for_each(|part| out.extend_from_slice(part));
+                for part in [head, b"|", tail] {
+                    out.extend_from_slice(part);
+                }
                 WriteOutcome::InPieces
             }
             _ if packet.data().is_empty() => WriteOutcome::Unsupported,
@@ -141,10 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_what_they_were_and_lie_as_most_want_it() {
+    fn layout_follows_majority_and_keeps_packets() {
         let interests = LayoutInterests::default();
         let all = |change: fn(&LayoutInterests, BatchLayout), layout| {
-            (0..MIN_INTERESTED_OUTPUTS).for_each(|_| change(&interests, layout))
+            for _ in 0..MIN_INTERESTED_OUTPUTS {
+                change(&interests, layout);
+            }
         };
         let mut some = packets(&[b"ab", b"cde", b"fg", b"hijk"]);
         let before = datas(&some);

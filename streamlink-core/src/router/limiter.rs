@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_of_burst_then_the_rate() {
+    fn limiter_allows_burst_then_rate() {
         let start = Instant::now();
         let mut limiter = Limiter::new(8_000_000, start); // one megabyte a second
         let mut passed = 0;

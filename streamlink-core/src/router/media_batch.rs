@@ -44,7 +44,9 @@ impl MediaBatch {
             self.starts.clear();
             self.starts.push((0, preamble));
         } else {
-            self.starts.iter_mut().for_each(|(place, _)| *place -= at); // in order: no other is before the first
+            for (place, _) in &mut self.starts {
+                *place -= at; // in order: no other is before the first
+            }
         }
         true
     }
@@ -61,12 +63,16 @@ impl MediaBatch {
         let before = self.packets.len();
         self.packets.splice(at..at, packets);
         let more = self.packets.len() - before;
-        self.starts.iter_mut().filter(|(place, _)| *place > at).for_each(|(place, _)| *place += more);
+        for (place, _) in self.starts.iter_mut().filter(|(place, _)| *place > at) {
+            *place += more;
+        }
     }
 
     /// Removes the packet at an index; an entry point there moves to the next one.
     pub(crate) fn remove(&mut self, at: usize) {
         self.packets.remove(at);
-        self.starts.iter_mut().filter(|(place, _)| *place > at).for_each(|(place, _)| *place -= 1);
+        for (place, _) in self.starts.iter_mut().filter(|(place, _)| *place > at) {
+            *place -= 1;
+        }
     }
 }

@@ -29,7 +29,18 @@ const MAX_SPARE_ROOM: usize = 2048;
 /// Readers that are woken between two locks.
 const WAKE_AT_ONCE: usize = 32;
 
-/// How much the ring holds for readers that lag. Both bounds hold; the newest batch is always there.
+/// What a packet that is held costs beside its bytes, about: its place, its share of a batch, and how its memory is kept.
+const PACKET_COST: u64 = 256;
+/// Packets that any bound in bytes leaves room for.
+const MIN_PACKETS: u64 = 1024;
+
+/// The packets that go with a bound in bytes: so many short ones, or empty ones, cost as much again.
+pub(super) fn most_packets(bytes: u64) -> u64 {
+    (bytes / PACKET_COST).max(MIN_PACKETS)
+}
+
+/// How much the ring holds for readers that lag. Both bounds hold, and [`most_packets`] of the bytes; the newest batch is
+/// always there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) bytes: u64,
@@ -249,14 +260,20 @@ impl Ring {
         let batch = inner.fill(packets, Batch { sequence, bytes, before, start, framed_bytes, ..Batch::default() });
         inner.batches.push_back(batch);
         let (keep, totals) = (inner.keep, inner.totals);
-        inner.start = inner.start.filter(|(_, before)| totals.since(*before).bytes <= keep);
+        inner.start = inner.start.filter(|(_, before)| {
+            let since = totals.since(*before);
+            since.bytes <= keep && since.packets <= most_packets(keep)
+        });
         let kept = inner.start.map_or(FREE, |(sequence, _)| sequence);
         self.head.store(sequence + 1, Ordering::Release);
         let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
+        let most = most_packets(inner.limits.bytes);
         while let Some(oldest) = inner.batches.front() {
             let old = oldest.arrival().map(|arrival| newest.saturating_duration_since(arrival));
             let read = oldest.sequence < slowest;
-            let over = inner.bytes > inner.limits.bytes || old.is_some_and(|age| age > inner.limits.time);
+            let over = inner.bytes > inner.limits.bytes
+                || totals.since(oldest.before).packets > most
+                || old.is_some_and(|age| age > inner.limits.time);
             let goes = read || (over && inner.batches.len() > 1);
             if !goes || oldest.sequence >= kept {
                 break;

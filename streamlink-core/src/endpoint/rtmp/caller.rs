@@ -4,7 +4,6 @@ use super::{
     super::{
         Event, EventSink, LossReason, PlayerStats, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
-        random,
         tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
     },
     inbound::Entrance,
@@ -16,6 +15,7 @@ use crate::{
     lock::lock,
     net::{Egress, Stream, TlsClient},
     proto::rtmp::{ClientEvent, ClientRole, ClientSession, Message},
+    random::Random,
     router::{Reader, Ring, State},
 };
 use std::{
@@ -94,6 +94,7 @@ pub(crate) struct Call {
     pub(crate) url: String,
     pub(crate) key: Option<StreamKey>,
     pub(crate) reconnect: Reconnect,
+    pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
     pub(crate) egress: Egress,
     pub(crate) status: Arc<Status>,
@@ -114,7 +115,7 @@ impl Call {
             Direction::Play(context) => Side::Play(Entrance::new(context.clone(), now)),
             Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
         };
-        let mut redial = Backoff::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect, self.random.clone());
         let mut connected_before = false;
         loop {
             let started = Instant::now();
@@ -176,8 +177,8 @@ impl Call {
                 purpose,
                 &self.app,
                 &self.url,
-                self.key.as_ref().map_or("", StreamKey::reveal),
-                random,
+                self.key.as_ref().map(|key| key.secret().clone()).unwrap_or_default(),
+                &self.random,
             );
             let mut up = Up { stream, session, peer, early: Vec::new() };
             up.greet().await?;
@@ -283,10 +284,10 @@ impl Up {
                                 early.push(message.into_owned());
                             }
                             Ok(Some(ClientEvent::Media(_))) => {}
-                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(LossReason::Rejected(what)),
+                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(LossReason::Rejected(what.into())),
                             Ok(Some(ClientEvent::End)) => fault = Some(LossReason::Closed),
                             Err(error) => {
-                                fault = Some(LossReason::Protocol(error.to_string()));
+                                fault = Some(LossReason::Protocol(error.to_string().into()));
                                 break;
                             }
                         }

@@ -20,6 +20,6 @@ use crate::proto::rtmp::ProtocolError;
 
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {
-        End::Lost(LossReason::Protocol(fault.to_string()))
+        End::Lost(LossReason::Protocol(fault.to_string().into()))
     }
 }

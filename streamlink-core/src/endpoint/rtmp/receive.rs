@@ -68,7 +68,7 @@ impl Bring for ClientSession {
             match outcome {
                 ClientEvent::Media(message) => inbound.take(message, now)?,
                 ClientEvent::End => return Err(End::Lost(LossReason::Closed)),
-                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
                 ClientEvent::Ready => {}
             }
         }

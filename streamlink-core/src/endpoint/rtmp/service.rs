@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason, SourceContext, random,
+        LossReason, RefusalReason, SourceContext,
         tcp::{
             End, HANDSHAKE_TIMEOUT, OpenEnd, Player, PlayerLimits, SendQueue, SendSession, Service, Shared, Visit,
             WritePacing, close_with, send, write_all,
@@ -64,7 +64,8 @@ impl Service for Rtmp {
         let greeting = async {
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
             // Boxed, as every future that it is handed to would have room for it once more.
-            let mut greeted = Box::new(Greeted { stream, session: ServerSession::new(random), rest: Vec::new() });
+            let mut greeted =
+                Box::new(Greeted { stream, session: ServerSession::new(&shared.random), rest: Vec::new() });
             let request = greeted.ask().await?;
             Ok::<_, End>((greeted, request))
         };
@@ -99,7 +100,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
     };
     let now = Instant::now();
     let routes = shared.all();
-    let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&app, &key));
+    let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&app, key.reveal()));
     let Some(route) = found.cloned() else {
         // Whose guess it was is not known: it is counted where such a peer could have gone.
         for route in routes.iter().filter(|r| r.is_source() == publish) {

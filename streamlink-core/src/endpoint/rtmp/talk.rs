@@ -31,7 +31,7 @@ impl SendSession for ClientSession {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
                 ClientEvent::End => return Ok(true),
                 ClientEvent::Ready | ClientEvent::Media(_) => {}
             }

@@ -5,6 +5,7 @@ use crate::{
     flow::{Rewrite, RtpOutput},
     net::{Datagram, Egress, Sender, UdpOptions, UdpSocket},
     proto::rtp::{REWRITTEN, Rewriter},
+    random::Random,
     router::Batch,
 };
 use std::{
@@ -32,10 +33,11 @@ pub(crate) async fn open_output(
     egress: &Egress,
     bytes_per_second: u64,
     status: &Arc<Status>,
+    random: &Random,
 ) -> Result<OpenOutput, (String, io::Error)> {
     let interface = settings.interface.as_ref().map(ToString::to_string).or_else(|| egress.interface.clone());
     let mut open = OpenOutput { sinks: Vec::new(), peers: Vec::new() };
-    let rewriter = rewriter(settings.rewrite).map_err(|e| ("no randomness".to_owned(), e))?;
+    let rewriter = rewriter(settings.rewrite, random);
     for (leg, destination) in settings.destinations().enumerate() {
         let what = format!("cannot resolve `{destination}`");
         let mut found =
@@ -58,16 +60,14 @@ pub(crate) async fn open_output(
     Ok(open)
 }
 
-fn rewriter(rewrite: Rewrite) -> io::Result<Option<Rewriter>> {
-    let mut random = [0u8; 6];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let [a, b, c, d, first @ ..] = random;
+fn rewriter(rewrite: Rewrite, random: &Random) -> Option<Rewriter> {
+    let [a, b, c, d, first @ ..] = random.bytes::<6>();
     let first = u16::from_be_bytes(first);
-    Ok(match rewrite {
+    match rewrite {
         Rewrite::Preserve => None,
         Rewrite::Random => Some(Rewriter::new(u32::from_be_bytes([a, b, c, d]), first)),
         Rewrite::Ssrc(ssrc) => Some(Rewriter::new(ssrc, first)),
-    })
+    }
 }
 
 /// One destination.

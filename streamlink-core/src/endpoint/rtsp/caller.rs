@@ -4,7 +4,6 @@ use super::{
     super::{
         Event, EventSink, LossReason, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
-        random,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
     inbound::Inbound,
@@ -14,14 +13,16 @@ use super::{
     wire::Interleaved,
 };
 use crate::{
-    flow::{HostPort, Reconnect, RtspTransport},
+    flow::{HostPort, Reconnect, RtspTransport, shown_url},
     media::rtsp::Presentation,
     net::{Egress, Stream, TlsClient},
     proto::{
         rtp::Reports,
         rtsp::{ClientEvent, ClientRole, ClientSession, User},
     },
+    random::Random,
     router::{CurrentPresentation, Reader, Ring, State},
+    secret::Secret,
 };
 use std::{
     future::poll_fn,
@@ -68,6 +69,7 @@ pub(crate) struct Call {
     /// Over UDP, the ports of the server are those that it sends from.
     pub(crate) symmetric: bool,
     pub(crate) reconnect: Reconnect,
+    pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
     pub(crate) egress: Egress,
     pub(crate) status: Arc<Status>,
@@ -95,7 +97,7 @@ enum Failed {
     End(End),
     /// Over UDP it does not work.
     NoUdp,
-    Redirect(String),
+    Redirect(Secret),
 }
 
 impl<T: Into<End>> From<T> for Failed {
@@ -120,7 +122,7 @@ impl Call {
             RtspTransport::Tcp => false,
             RtspTransport::Auto => is_source,
         };
-        let mut redial = Backoff::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect, self.random.clone());
         let (mut redirects, mut connected_before) = (0, false);
         loop {
             let started = Instant::now();
@@ -144,11 +146,13 @@ impl Call {
                     continue;
                 }
                 Err(Failed::NoUdp) => End::Lost(LossReason::Rejected("461 Unsupported Transport".into())),
-                Err(Failed::Redirect(url)) if redirects < MAX_REDIRECTS && self.follow(&url) => {
+                Err(Failed::Redirect(url)) if redirects < MAX_REDIRECTS && self.follow(url.reveal()) => {
                     redirects += 1;
                     continue;
                 }
-                Err(Failed::Redirect(url)) => End::Lost(LossReason::Rejected(format!("moved to {url}"))),
+                Err(Failed::Redirect(url)) => {
+                    End::Lost(LossReason::Rejected(format!("moved to {}", shown_url(url.reveal())).into()))
+                }
                 Err(Failed::End(end)) => end,
             };
             let now = Instant::now();
@@ -209,9 +213,9 @@ impl Call {
             let stream = Stream::connect(peer, &self.egress).await?;
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
-            let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, random);
+            let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, &self.random);
             let mut up = Up { stream, session, udp: UdpTracks::new(self.symmetric), peer };
-            up.greet(local, matches!(self.direction, Direction::Play(_))).await?;
+            up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
         };
         tokio::select! {
@@ -287,7 +291,7 @@ impl Call {
                         Err(fault) => return fault.into(),
                     } {
                         if let ClientEvent::Rejected(what) = outcome {
-                            return End::Lost(LossReason::Rejected(what));
+                            return End::Lost(LossReason::Rejected(what.into()));
                         }
                     },
                     Err(error) => return error.into(),
@@ -340,7 +344,7 @@ async fn some_presentation(stage: &CurrentPresentation) -> Arc<Presentation> {
 
 impl Up {
     /// Talks until the server has agreed. `brings`: it is to send media.
-    async fn greet(&mut self, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
+    async fn greet(&mut self, random: &Random, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
         loop {
             let bytes = self.session.take_output();
             write_all(&mut self.stream, &bytes).await?;
@@ -353,14 +357,14 @@ impl Up {
                 match outcome {
                     ClientEvent::Ready => return Ok(()),
                     ClientEvent::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
-                    ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what)).into()),
+                    ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into())).into()),
                     ClientEvent::NoUdp => return Err(Failed::NoUdp),
                     ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
                     ClientEvent::Frame { .. } => {} // early
                 }
             }
             if let Some(track) = self.session.wants_ports() {
-                let ports = self.udp.open(track, local, brings)?;
+                let ports = self.udp.open(random, track, local, brings)?;
                 self.session.offer_ports(track, ports);
             }
         }

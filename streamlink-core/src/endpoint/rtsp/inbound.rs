@@ -60,9 +60,7 @@ impl Inbound {
         self.intake.begin_presentation(presentation);
         self.receivers = presentation.tracks().iter().map(|_| udp.then(|| Receiver::new(REORDER_WINDOW))).collect();
         self.receptions = presentation.tracks().iter().map(|track| Reception::new(track.clock_rate)).collect();
-        let mut own = [0; 4];
-        super::super::random(&mut own);
-        self.own = u32::from_be_bytes(own);
+        self.own = u32::from_be_bytes(self.intake.context.random.bytes());
         self.lost = 0;
         if changed {
             self.intake.context.describe(presentation.description());

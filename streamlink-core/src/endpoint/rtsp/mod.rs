@@ -21,6 +21,6 @@ use crate::proto::rtsp::ProtocolError;
 
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {
-        End::Lost(LossReason::Protocol(fault.to_string()))
+        End::Lost(LossReason::Protocol(fault.to_string().into()))
     }
 }

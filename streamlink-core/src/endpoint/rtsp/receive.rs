@@ -70,7 +70,7 @@ impl Bring for ClientSession {
         while let Some(outcome) = self.next()? {
             match outcome {
                 ClientEvent::Frame { channel, data } => take(channel, data)?,
-                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what))),
+                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
                 _ => {}
             }
         }

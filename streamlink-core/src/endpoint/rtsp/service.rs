@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason, SourceContext, random,
+        LossReason, RefusalReason, SourceContext,
         tcp::{
             CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Player, PlayerLimits, SendQueue, Service,
             Shared, SubWaker, Visit, WritePacing, close_with, send, write_all,
@@ -78,7 +78,7 @@ impl Service for Rtsp {
         let greeting = async {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
-            let (session, udp) = (ServerSession::new(random), UdpTracks::default());
+            let (session, udp) = (ServerSession::new(&shared.random), UdpTracks::default());
             // Boxed, as every future that it is handed to would have room for it once more.
             let mut client = Box::new(Client { stream, session, udp, peer, local });
             let request = client.ask(&shared).await?;
@@ -133,7 +133,7 @@ impl Directory for House<'_> {
     }
 
     fn open_udp(&mut self, publish: bool, track: usize, client: (u16, u16)) -> Option<(u16, u16)> {
-        let ports = self.udp.open(track, self.local, publish).ok()?;
+        let ports = self.udp.open(&self.shared.random, track, self.local, publish).ok()?;
         self.udp.set_peer(track, self.peer.ip(), client);
         Some(ports)
     }

@@ -59,7 +59,7 @@ impl SendSession for Recorder<'_> {
         self.session.push(bytes);
         while let Some(outcome) = self.session.next()? {
             if let ClientEvent::Rejected(what) = outcome {
-                return Err(End::Lost(LossReason::Rejected(what)));
+                return Err(End::Lost(LossReason::Rejected(what.into())));
             }
         }
         Ok(false)

@@ -6,6 +6,7 @@ use crate::{
     media::{Packet, rtsp::is_rtcp},
     net::{Datagram, Egress, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
     proto::rtp::Reports,
+    random::Random,
     router::{Batch, Totals},
 };
 use std::{
@@ -87,11 +88,9 @@ pub(super) struct UdpTracks {
     pub(super) strangers: u64,
 }
 
-fn random_port() -> u16 {
-    let mut bytes = [0; 2];
-    super::super::random(&mut bytes);
+fn random_port(random: &Random) -> u16 {
     // Even, as RFC 3550 section 11 wants.
-    (PORTS.start + u16::from_be_bytes(bytes) % (PORTS.end - PORTS.start)) & !1
+    (PORTS.start + u16::from_be_bytes(random.bytes()) % (PORTS.end - PORTS.start)) & !1
 }
 
 impl UdpTracks {
@@ -129,7 +128,13 @@ impl UdpTracks {
     }
 
     /// Opens a pair of ports for a track; returns their numbers. `brings`: the peer sends media, not only reports.
-    pub(super) fn open(&mut self, track: usize, local: IpAddr, brings: bool) -> io::Result<(u16, u16)> {
+    pub(super) fn open(
+        &mut self,
+        random: &Random,
+        track: usize,
+        local: IpAddr,
+        brings: bool,
+    ) -> io::Result<(u16, u16)> {
         // Of one that is sent media, only where it is may be told there.
         let send_only = !brings && !self.symmetric;
         let open = |port, send_only| {
@@ -139,7 +144,7 @@ impl UdpTracks {
         };
         let mut result = Err(io::ErrorKind::AddrInUse.into());
         for _ in 0..ATTEMPTS {
-            let port = random_port();
+            let port = random_port(random);
             match open(port, send_only).and_then(|rtp| Ok((rtp, open(port + 1, false)?))) {
                 Ok((rtp, rtcp)) => {
                     let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));

@@ -5,7 +5,7 @@ use super::{
         Event, EventSink, LossReason, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
         intake::{Intake, Verdict},
-        random, sleep_until,
+        sleep_until,
     },
     link::Link,
     route::settle,
@@ -17,6 +17,7 @@ use crate::{
     proto::srt::{
         Caller, CloseReason, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination,
     },
+    random::Random,
     router::{Batch, Reader, State},
 };
 use std::{
@@ -45,6 +46,7 @@ pub(crate) enum Direction {
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
     pub(crate) reconnect: Reconnect,
+    pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
     pub(crate) stream_id: Option<String>,
     pub(crate) terms: Terms,
@@ -70,13 +72,16 @@ impl Call {
             Direction::Receive(context) => Some(Intake::new(context.clone(), now)),
             Direction::Send(_) => None,
         };
-        let mut redial = Backoff::new(self.reconnect);
+        let mut redial = Backoff::new(self.reconnect, self.random.clone());
         let mut connections = 0u64;
         loop {
             let started = Instant::now();
             let end = match self.call().await {
                 Ok(mut session) => {
                     redial.connected();
+                    if intake.is_none() {
+                        session.link.connection.send_only(); // a receiver has nothing to say
+                    }
                     self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
                     session.run(&mut self, intake.as_mut()).await
@@ -133,7 +138,7 @@ impl Call {
     /// One attempt.
     async fn call(&self) -> Result<Session, End> {
         let attempt = async {
-            let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string()));
+            let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string().into()));
             let mut found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await.map_err(io)?;
             let peer = found.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
             let options = UdpOptions {
@@ -144,11 +149,10 @@ impl Call {
                 ..UdpOptions::default()
             };
             let socket = UdpSocket::sending(peer, &options).map_err(io)?;
-            let mut id = [0; 4];
-            random(&mut id);
-            let local = Local { id: (u32::from_be_bytes(id) & 0x3fff_ffff).max(1), start: Instant::now(), random };
+            let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
+            let local = Local { id, start: Instant::now(), random: self.random.clone() };
             let caller = Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
-            let mut session = shake_hands(caller, socket, local.id, self.terms.bytes_per_second).await?;
+            let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second).await?;
             session.peer = peer;
             Ok(session)
         };
@@ -197,7 +201,7 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
-            Progress::Rejected(reason) => return Err(End::Lost(LossReason::Rejected(reason.to_string()))),
+            Progress::Rejected(reason) => return Err(End::Lost(LossReason::Rejected(reason.to_string().into()))),
             Progress::TimedOut => return Err(End::Lost(LossReason::TimedOut)),
         }
     }
@@ -255,7 +259,7 @@ impl Session {
             self.link.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
-                self.statistics(&call.status, intake.is_some(), &mut settled, now);
+                self.statistics(&call.status, &call.events, intake.is_some(), &mut settled, now);
             }
             if ended {
                 return End::Stopped;
@@ -284,7 +288,7 @@ impl Session {
             }
             intake.publish(now, Some(self.peer));
         } else {
-            while connection.poll_payload(now).is_some() {} // a receiver has nothing to say
+            while connection.poll_payload(now).is_some() {} // none, but the end of the connection
         }
         connection.closed().map(|reason| match reason {
             CloseReason::Shutdown => LossReason::Closed,
@@ -293,13 +297,20 @@ impl Session {
         })
     }
 
-    fn statistics(&self, status: &Status, is_source: bool, settled: &mut ConnectionStats, now: Instant) {
+    fn statistics(
+        &self,
+        status: &Status,
+        events: &EventSink,
+        is_source: bool,
+        settled: &mut ConnectionStats,
+        now: Instant,
+    ) {
         let stats = self.link.connection.stats();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         status.counters.rtt_us.set(micros(stats.rtt));
         status.counters.latency_us.set(micros(stats.latency));
         status.counters.buffered_us.set(micros(stats.buffered));
-        settle(status, is_source, &stats, settled, now);
+        settle(status, events, is_source, &stats, settled, now);
         *settled = stats;
     }
 }

@@ -5,7 +5,7 @@
 //! bounded by its terms.
 
 use super::{
-    super::{Event, LossReason, PlayerStats, intake::Verdict, listener::PeerRegistry, random, sleep_until},
+    super::{Event, LossReason, PlayerStats, intake::Verdict, listener::PeerRegistry, sleep_until},
     access::{Gate, SrtRequest},
     link::Link,
     route::{Asked, OpenRoute, Route, RouteEnd, RouteId, settle},
@@ -18,6 +18,7 @@ use crate::{
         CloseReason, Connection, ConnectionStats, Control, Greeting, Handshake, Listener, Local, Packet, Rejection,
         Terms, Transmit, destination, write_control,
     },
+    random::Random,
     router::{Batch, State},
 };
 use std::{
@@ -64,18 +65,21 @@ pub(crate) struct Port {
 
 impl Port {
     /// Opens a port. Must be called within the runtime.
-    pub(crate) fn open(address: SocketAddr, gate: Option<Gate>, limits: PeerLimits) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(
+        address: SocketAddr,
+        gate: Option<Gate>,
+        limits: PeerLimits,
+        random: Random,
+    ) -> io::Result<Arc<Self>> {
         let options = UdpOptions {
             receive_buffer: Some(SOCKET_BUFFER),
             send_buffer: Some(SOCKET_BUFFER),
             ..UdpOptions::default()
         };
         let socket = UdpSocket::receiving(address, &options)?;
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(io::Error::other)?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let local = socket.local_addr();
-        let task = PortTask::new(socket, secret, gate, PeerRegistry::new(limits));
+        let task = PortTask::new(socket, random, gate, PeerRegistry::new(limits));
         let ended = CancellationToken::new();
         let end = ended.clone();
         tokio::spawn(async move {
@@ -140,7 +144,7 @@ impl Linked {
     fn settle(&mut self, open: &OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        settle(&open.route.status, open.intake.is_some(), &stats, &before, now);
+        settle(&open.route.status, &open.route.events, open.intake.is_some(), &stats, &before, now);
     }
 
     /// The answer to a conclusion, with the time of now: the peer sets its clock by it.
@@ -157,6 +161,7 @@ struct PortTask {
     socket: UdpSocket,
     memory: Receiver,
     listener: Listener,
+    random: Random,
     sender: Sender,
     gate: Option<Gate>,
     peers: Arc<PeerRegistry>,
@@ -173,12 +178,13 @@ struct PortTask {
 }
 
 impl PortTask {
-    fn new(socket: UdpSocket, secret: [u8; 32], gate: Option<Gate>, peers: Arc<PeerRegistry>) -> Self {
+    fn new(socket: UdpSocket, random: Random, gate: Option<Gate>, peers: Arc<PeerRegistry>) -> Self {
         let now = Instant::now();
         Self {
             sender: Sender::new(&socket),
             memory: Receiver::new(u64::MAX),
-            listener: Listener::new(secret, now),
+            listener: Listener::new(random.bytes(), now),
+            random,
             gate,
             peers,
             routes: HashMap::new(),
@@ -386,22 +392,27 @@ impl PortTask {
         if self.links.len() >= MAX_LINKS {
             return Err(Rejection::RESOURCE);
         }
-        let local = Local { id: fresh_id(&self.links), start: now, random };
+        let id_here = fresh_id(&self.random, &self.links);
+        let local = Local { id: id_here, start: now, random: self.random.clone() };
         let mut terms = None;
         if let Some(gate) = &self.gate {
             let name = open.route.status.name();
             let stream_id = request.extensions.stream_id.as_deref();
             let asked = SrtRequest { endpoint: &name, peer, stream_id, publishes: open.intake.is_some() };
             terms = gate.ask(&asked)?.map(|passphrase| {
-                let passphrase = Some(passphrase.reveal().to_owned());
+                let passphrase = Some(passphrase.secret().clone());
                 Terms { passphrase, ..open.route.terms.clone() }
             });
         }
-        let (agreement, answer) = terms.as_ref().unwrap_or(&open.route.terms).accept(request, timestamp, local)?;
+        let (agreement, answer) = terms.as_ref().unwrap_or(&open.route.terms).accept(request, timestamp, &local)?;
         let body = answer.write(false);
         let answer = write_control(&Control::Handshake(&body), 0, request.socket_id);
         let to = Peer::new(peer, self.socket.local_addr());
-        let link = Link::new(Connection::new(agreement, now), &self.socket, Some(to));
+        let mut connection = Connection::new(agreement, now);
+        if open.intake.is_none() {
+            connection.send_only(); // a player has nothing to say
+        }
+        let link = Link::new(connection, &self.socket, Some(to));
         open.links.push(local.id);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
         if open.intake.is_none() {
@@ -439,7 +450,7 @@ impl PortTask {
                 }
             }
         } else {
-            while linked.link.connection.poll_payload(now).is_some() {} // a player has nothing to say
+            while linked.link.connection.poll_payload(now).is_some() {} // none, but the end of the connection
         }
         linked.link.flush(&self.socket, &mut self.scratch, now);
         if let Some(reason) = linked.link.connection.closed() {
@@ -565,11 +576,9 @@ fn poll_outputs(routes: &mut HashMap<RouteId, OpenRoute>, cx: &mut Context<'_>) 
 }
 
 /// An id that no connection has; never 0, which stands for the handshake.
-fn fresh_id(links: &HashMap<u32, Linked>) -> u32 {
+fn fresh_id(random: &Random, links: &HashMap<u32, Linked>) -> u32 {
     loop {
-        let mut bytes = [0; 4];
-        random(&mut bytes);
-        let id = u32::from_be_bytes(bytes) & 0x3fff_ffff;
+        let id = u32::from_be_bytes(random.bytes()) & 0x3fff_ffff;
         if id != 0 && !links.contains_key(&id) {
             return id;
         }

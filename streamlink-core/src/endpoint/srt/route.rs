@@ -77,9 +77,11 @@ impl OpenRoute {
     }
 }
 
-/// Adds the difference between two looks at a connection to the counters of its source or output.
+/// Adds the difference between two looks at a connection to the counters of its source or output, and tells of times that
+/// were not believed.
 pub(super) fn settle(
     status: &Status,
+    events: &EventSink,
     is_source: bool,
     stats: &ConnectionStats,
     before: &ConnectionStats,
@@ -91,6 +93,10 @@ pub(super) fn settle(
         counters.recovered.add(stats.received.recovered - before.received.recovered);
         counters.dropped.add(stats.received.discarded - before.received.discarded);
         counters.malformed.add(stats.undecrypted - before.undecrypted);
+        let packets = stats.received.mistimed - before.received.mistimed;
+        if packets > 0 {
+            events.emit(Event::TimestampsAhead { source: status.name(), packets });
+        }
     } else {
         let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
         counters.passed(now, packets, bytes);

@@ -24,7 +24,7 @@ pub(crate) fn terms(options: &SrtOptions, bytes_per_second: u64) -> Terms {
     Terms {
         receive_latency: options.receive_latency.as_duration(),
         peer_latency: options.peer_latency.as_duration(),
-        passphrase: options.passphrase.as_ref().map(|p| p.reveal().to_owned()),
+        passphrase: options.passphrase.as_ref().map(|p| p.secret().clone()),
         key_length: options.key_length.bytes().into(),
         packet_drop: options.packet_drop,
         peer_idle: options.peer_idle_timeout,

@@ -165,7 +165,8 @@ impl Wake for WakeState {
 impl WorkerTask {
     fn new(incoming: mpsc::UnboundedReceiver<Connection>, poller: Option<GroupPoller>) -> Self {
         let wake_state = Arc::new(WakeState::default());
-        let (connections, load) = (FuturesUnordered::new(), Arc::default());
+        let connections = FuturesUnordered::new();
+        let load = Arc::default();
         Self { incoming, poller, connections, load, waker: wake_state.clone().into(), wake_state }
     }
 
@@ -221,12 +222,14 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn executor_isolates_panics_and_stops_members_together() {
+    async fn executor_isolates_panics_and_stops_all_connections() {
         let stop = CancellationToken::new();
-        let (executor, go) = (ConnectionExecutor::new(Kind::Players, stop.clone()), Arc::new(Notify::new()));
+        let executor = ConnectionExecutor::new(Kind::Players, stop.clone());
+        let go = Arc::new(Notify::new());
         let alive = Arc::new(());
         for number in 0..2 * Kind::Players.max_connections() + 10 {
-            let (go, held) = (go.clone(), alive.clone());
+            let go = go.clone();
+            let held = alive.clone();
             executor.run(|_| async move {
                 let _held = held;
                 match number {
@@ -255,7 +258,7 @@ mod tests {
     /// Publishers bring a little, then much, then little again, and end by closing. The pauses choose the mode of
     /// reading; every byte must arrive however long it takes.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn executor_reads_all_grouped_publishers() {
+    async fn executor_reads_publishers_together_without_loss() {
         const PUBLISHERS: usize = 60;
         let stop = CancellationToken::new();
         let executor = ConnectionExecutor::new(Kind::Publishers, stop.clone());
@@ -266,7 +269,8 @@ mod tests {
         for number in 0..PUBLISHERS {
             let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
             ends.push(Stream::accepted(client.unwrap()));
-            let (stream, got) = (Stream::accepted(accepted.unwrap().0), got.clone());
+            let stream = Stream::accepted(accepted.unwrap().0);
+            let got = got.clone();
             executor.run(|epoll_group| async move {
                 let mut stream = stream.grouped(&epoll_group.unwrap()).unwrap();
                 while let Ok(length @ 1..) = poll_fn(|cx| stream.poll_read(cx, |_| {})).await {

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tcp_close_does_not_wait_for_stalled_peer() -> io::Result<()> {
+    async fn tcp_writes_to_unresponsive_peer_time_out() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut stream = Stream::secured(Box::new(Unresponsive(TcpStream::connect(listener.local_addr()?).await?)));
         tokio::time::pause();

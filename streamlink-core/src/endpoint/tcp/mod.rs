@@ -51,7 +51,7 @@ impl From<std::io::Error> for End {
         use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         End::Lost(match error.kind() {
             BrokenPipe | ConnectionReset | UnexpectedEof => LossReason::Closed,
-            _ => LossReason::Io(error.to_string()),
+            _ => LossReason::Io(error.to_string().into()),
         })
     }
 }

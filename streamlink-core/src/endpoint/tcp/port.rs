@@ -17,6 +17,7 @@ use crate::{
     flow::{Allowlist, PeerLimits},
     lock::lock,
     net::{self, EpollGroup, Stream, TlsServer},
+    random::Random,
 };
 use std::{
     collections::HashMap,
@@ -61,6 +62,7 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     routes: Mutex<HashMap<RouteId, Arc<OpenRoute<S>>>>,
     next_route: AtomicU64,
     pub(in crate::endpoint) tls: Option<TlsServer>,
+    pub(in crate::endpoint) random: Random,
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
     pub(in crate::endpoint) peers: Arc<PeerRegistry>,
@@ -78,7 +80,12 @@ impl<S: Service> Port<S> {
     /// Opens a port. Must be called within the runtime.
     ///
     /// `tls`: the port speaks TLS.
-    pub(crate) fn open(address: SocketAddr, tls: Option<TlsServer>, limits: PeerLimits) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(
+        address: SocketAddr,
+        tls: Option<TlsServer>,
+        limits: PeerLimits,
+        random: Random,
+    ) -> io::Result<Arc<Self>> {
         let listener = net::listen(address)?;
         let local = listener.local_addr()?;
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
@@ -86,6 +93,7 @@ impl<S: Service> Port<S> {
             routes: Mutex::default(),
             next_route: AtomicU64::new(1),
             tls,
+            random,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
             peers: PeerRegistry::new(limits),

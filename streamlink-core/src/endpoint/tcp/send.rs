@@ -308,7 +308,7 @@ mod tests {
 
     /// A coalescing time of an hour does not hold back what exceeded the first window.
     #[tokio::test]
-    async fn tcp_send_coalesces_waiting_messages() -> io::Result<()> {
+    async fn send_coalesces_but_does_not_delay_a_full_window() -> io::Result<()> {
         const PACKET: usize = 50_000;
         let listener = listen(([127, 0, 0, 1], 0).into())?;
         let address = listener.local_addr()?;
@@ -325,7 +325,9 @@ mod tests {
             }
         };
         publish(100);
-        let (stop, player, mut session) = (Notify::new(), Player::new(address, Instant::now()), Bare);
+        let stop = Notify::new();
+        let player = Player::new(address, Instant::now());
+        let mut session = Bare;
         let pacing = WritePacing { coalesce: Duration::from_secs(3600), slow: Duration::from_secs(60) };
         let ended = async {
             stop.notified().await;

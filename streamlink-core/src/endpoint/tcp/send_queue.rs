@@ -278,7 +278,8 @@ impl<W: Wire> SendQueue<W> {
             self.control_sent += control;
             written -= control;
             if self.control_sent == self.control.len() {
-                (self.control, self.control_sent) = (Vec::new(), 0);
+                self.control = Vec::new();
+                self.control_sent = 0;
             }
         }
         while written > 0

@@ -94,7 +94,9 @@ impl Value {
             Value::StrictArray(values) => {
                 out.push(marker::STRICT_ARRAY);
                 out.extend(u32::try_from(values.len()).unwrap_or(u32::MAX).to_be_bytes());
-                values.iter().for_each(|value| value.write(out));
+                for value in values {
+                    value.write(out);
+                }
             }
             Value::Date(millis, zone) => {
                 out.push(marker::DATE);
@@ -168,7 +170,9 @@ pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Value>, AmfError> {
 /// Writes values one after the other.
 pub(crate) fn write_all(values: &[Value]) -> Vec<u8> {
     let mut out = Vec::new();
-    values.iter().for_each(|value| value.write(&mut out));
+    for value in values {
+        value.write(&mut out);
+    }
     out
 }
 
@@ -179,7 +183,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], AmfError> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(AmfError("it breaks off"))?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(AmfError("truncated"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -208,7 +212,7 @@ impl<'a> Reader<'a> {
     fn value(&mut self, depth: usize) -> Result<Value, AmfError> {
         self.left = self.left.checked_sub(1).ok_or(AmfError("too many values"))?;
         if depth > MAX_DEPTH {
-            return Err(AmfError("nested too deep"));
+            return Err(AmfError("nested too deeply"));
         }
         Ok(match self.array::<1>()?[0] {
             marker::NUMBER => Value::Number(f64::from_be_bytes(self.array()?)),
@@ -241,7 +245,7 @@ impl<'a> Reader<'a> {
             marker::DATE => Value::Date(f64::from_be_bytes(self.array()?), i16::from_be_bytes(self.array()?)),
             marker::XML => Value::Xml(self.long()?),
             marker::TYPED_OBJECT => Value::Typed(self.short()?, self.fields(depth)?),
-            _ => return Err(AmfError("an unknown type")),
+            _ => return Err(AmfError("unknown type marker")),
         })
     }
 
@@ -288,18 +292,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(values in prop::collection::vec(values(), 0..5)) {
+        fn amf0_values_round_trip(values in prop::collection::vec(values(), 0..5)) {
             prop_assert_eq!(read_all(&write_all(&values)).unwrap(), values);
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn amf0_reader_survives_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = read_all(&bytes);
         }
     }
 
     #[test]
-    fn long_strings_have_a_marker_of_their_own() {
+    fn amf0_long_strings_use_their_marker() {
         let long = Value::text("x".repeat(70_000));
         let bytes = write_all(std::slice::from_ref(&long));
         assert_eq!(bytes[..5], [marker::LONG_STRING, 0, 1, 0x11, 0x70]);
@@ -307,17 +311,17 @@ mod tests {
     }
 
     #[test]
-    fn depth_and_number_are_limited() {
+    fn amf0_limits_depth_and_number_of_values() {
         let nested = [marker::OBJECT, 0, 1, b'a'].repeat(2_500_000); // ten megabytes
-        assert_eq!(read_all(&nested), Err(AmfError("nested too deep")));
+        assert_eq!(read_all(&nested), Err(AmfError("nested too deeply")));
         let arrays = [marker::STRICT_ARRAY, 0, 0, 0, 1].repeat(2_000_000);
-        assert_eq!(read_all(&arrays), Err(AmfError("nested too deep")));
+        assert_eq!(read_all(&arrays), Err(AmfError("nested too deeply")));
         assert_eq!(read_all(&[marker::NULL; MAX_VALUES + 1]), Err(AmfError("too many values")));
         assert_eq!(read_all(&[marker::STRICT_ARRAY, 0xff, 0xff, 0xff, 0xff]), Err(AmfError("too many values")));
     }
 
     #[test]
-    fn an_object_may_lack_its_end() {
+    fn amf0_object_without_end_marker_is_read() {
         let mut bytes = write_all(&[Value::object([("app", Value::text("live"))])]);
         bytes.truncate(bytes.len() - 3);
         let read = read_all(&bytes).unwrap();

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn players_start_at_key_frames_after_the_newest_headers() {
+    fn flv_random_access_at_key_frames_with_newest_headers() {
         let mut points = FlvRandomAccessTracker::default();
         let observe = |points: &mut FlvRandomAccessTracker, kind, body| points.observe(&packet(kind, body));
         assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 0, 1]), MessageRole::Header);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_alone_starts_anywhere() {
+    fn flv_random_access_anywhere_in_audio_only_stream() {
         let mut points = FlvRandomAccessTracker::default();
         assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), MessageRole::Header);
         assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 1])), MessageRole::RandomAccess);

@@ -163,7 +163,8 @@ fn enhanced(mut packet_type: u8, mut rest: &[u8], meaning: impl Fn(u8) -> Meanin
             _ => (usize::from(size) + 1, after),
         };
         let (&next, after) = after.get(size..)?.split_first()?;
-        (packet_type, rest) = (next & 0x0f, after);
+        packet_type = next & 0x0f;
+        rest = after;
     }
     let multitrack = packet_type == if is_video { MULTITRACK_VIDEO } else { MULTITRACK_AUDIO };
     if !multitrack {
@@ -237,7 +238,7 @@ mod tests {
     const HEADER: Role = Role::Header { track: 0, number: 0 };
 
     #[test]
-    fn legacy_tags() {
+    fn flv_legacy_tags_parse() {
         assert_eq!(video(&[0x17, 0, 0, 0, 0]), (Codec::LegacyVideo(7), HEADER));
         assert_eq!(video(&[0x17, 1, 0, 0, 0]).1, Role::Key);
         assert_eq!(video(&[0x27, 1, 0, 0, 0]).1, Role::Sample);
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn enhanced_tags() {
+    fn flv_enhanced_tags_parse() {
         assert_eq!(video(b"\x90hvc1"), (Codec::FourCc(*b"hvc1"), HEADER));
         assert_eq!(video(b"\x91hvc1\0\0\0").1, Role::Key);
         assert_eq!(video(b"\xa3av01").1, Role::Sample);
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn composition_times_have_a_sign() {
+    fn flv_composition_times_are_signed() {
         assert_eq!(composition_time(&[0x27, 1, 0, 0, 80, 9]), 80);
         assert_eq!(composition_time(&[0x27, 1, 0xff, 0xff, 0xfe]), -2);
         assert_eq!(composition_time(b"\x91hvc1\0\x01\x00"), 256);
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_recognised_with_and_without_its_prefix() {
+    fn flv_metadata_recognised_with_and_without_set_data_frame() {
         let body = b"\x02\x00\x0d@setDataFrame\x02\x00\x0aonMetaData\x08";
         let bare = &body[set_data_frame(body)..];
         assert!(is_metadata(bare));
@@ -289,7 +290,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_read_or_not(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..30)) {
+        fn flv_tag_parser_survives_any_bytes(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..30)) {
             Tag::parse(RtmpKind::Video, &bytes);
             Tag::parse(RtmpKind::Audio, &bytes);
         }

@@ -1,14 +1,15 @@
-//! Audio: frames of AAC (ADTS, LATM), MP3, AC-3, E-AC-3 and Opus out of PES packets, and what decoders need before them.
+//! Audio: extracts frames of AAC (ADTS, LATM), MP3, AC-3, E-AC-3 and Opus from PES packets, and makes the headers that
+//! decoders need first.
 
 use super::latm;
 
-/// Bytes of a frame that is not complete that are kept from one PES packet to the next.
+/// Maximum number of bytes of an incomplete frame kept from one PES packet to the next.
 const MAX_REST: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AudioCodec {
     Aac,
-    /// The same in another envelope.
+    /// AAC in LATM instead of ADTS.
     AacLatm,
     Mp3,
     Ac3,
@@ -18,49 +19,49 @@ pub(super) enum AudioCodec {
     },
 }
 
-/// What the sound is like.
+/// The audio parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sound {
     pub(super) sample_rate: u32,
     pub(super) channels: u8,
-    /// The profile of AAC: the audio object type, less one.
+    /// Profile of AAC: the audio object type, less one.
     profile: u8,
 }
 
 impl Sound {
-    /// Of AAC; the profile is the audio object type, less one.
+    /// Makes the parameters of AAC; the profile is the audio object type, less one.
     pub(super) fn aac(sample_rate: u32, channels: u8, profile: u8) -> Self {
         Self { sample_rate, channels, profile }
     }
 }
 
-/// One frame.
+/// One audio frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// Without a header of the transport.
+    /// The frame without its transport header.
     pub(super) data: Vec<u8>,
     pub(super) sound: Sound,
     /// In units of 90 kHz.
     pub(super) duration: i64,
-    /// It began in an earlier PES packet, whose time does not count for it.
+    /// The frame began in an earlier PES packet: the timestamp of this one is not its own.
     pub(super) carried: bool,
 }
 
-/// A frame's place in a buffer.
+/// Position of a frame in a buffer.
 struct Extent {
-    /// Header bytes that are left out.
+    /// Number of header bytes to leave out.
     header: usize,
     length: usize,
     sound: Sound,
     samples: u32,
 }
 
-/// Takes frames out of PES packets.
+/// Extracts frames from PES packets.
 #[derive(Debug)]
 pub(super) struct AudioParser {
     codec: AudioCodec,
     rest: Vec<u8>,
-    /// What a LATM stream has said of itself.
+    /// The configuration in a LATM stream.
     latm: Option<latm::Config>,
 }
 
@@ -69,17 +70,18 @@ impl AudioParser {
         Self { codec, rest: Vec::new(), latm: None }
     }
 
-    /// What is kept of an incomplete frame is of no use: something is missing behind it.
+    /// Drops an incomplete frame, after a loss.
     pub(super) fn lost(&mut self) {
         self.rest.clear();
     }
 
-    /// Takes the data of a PES packet apart.
+    /// Extracts the frames from the data of a PES packet.
     pub(super) fn parse(&mut self, data: &[u8]) -> Vec<Frame> {
         let carried = self.rest.len();
         let mut bytes = std::mem::take(&mut self.rest);
         bytes.extend_from_slice(data);
-        let (mut frames, mut at) = (Vec::new(), 0);
+        let mut frames = Vec::new();
+        let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if self.codec == AudioCodec::AacLatm {
                 // LOAS: a sync word and a length before each element (section 1.7.2).
@@ -105,7 +107,7 @@ impl AudioParser {
                     at += extent.length;
                 }
                 Err(Unreadable::Short) => break,
-                Err(Unreadable::NotHere) => at += 1, // on to where the next frame may begin
+                Err(Unreadable::NotHere) => at += 1, // search on for the next frame
             }
         }
         bytes.drain(..at.min(bytes.len()));
@@ -136,7 +138,7 @@ use Unreadable::{NotHere, Short};
 const AAC_RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
 
-/// An ADTS frame (ISO/IEC 13818-7 section 6.2).
+/// Parses an ADTS frame (ISO/IEC 13818-7 section 6.2).
 fn adts(bytes: &[u8]) -> Result<Extent, Unreadable> {
     let &[a, b, c, d, e, f, g] = bytes.first_chunk().ok_or(Short)?;
     if a != 0xff || b & 0xf6 != 0xf0 {
@@ -156,7 +158,7 @@ fn adts(bytes: &[u8]) -> Result<Extent, Unreadable> {
     Ok(Extent { header, length, sound: Sound { sample_rate, channels, profile: c >> 6 }, samples })
 }
 
-/// The length of an element of the LOAS that carries LATM, with its three bytes of header.
+/// Returns the length of a LOAS element, which carries LATM, with its three bytes of header.
 fn loas(bytes: &[u8]) -> Result<usize, Unreadable> {
     let &[a, b, c] = bytes.first_chunk().ok_or(Short)?;
     if a != 0x56 || b & 0xe0 != 0xe0 {
@@ -166,11 +168,11 @@ fn loas(bytes: &[u8]) -> Result<usize, Unreadable> {
     if bytes.len() < length { Err(Short) } else { Ok(length) }
 }
 
-/// A frame of MPEG audio, layer III (ISO/IEC 11172-3 section 2.4.1.3, ISO/IEC 13818-3 section 2.4.1.3).
+/// Parses a frame of MPEG audio, layer III (ISO/IEC 11172-3 section 2.4.1.3, ISO/IEC 13818-3 section 2.4.1.3).
 fn mp3(bytes: &[u8]) -> Result<Extent, Unreadable> {
     let &[a, b, c, d] = bytes.first_chunk().ok_or(Short)?;
     if a != 0xff || b & 0xe6 != 0xe2 {
-        return Err(NotHere); // no frame, or of another layer
+        return Err(NotHere); // no frame, or another layer
     }
     let version = b >> 3 & 3; // 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
     let rates = match version {
@@ -194,7 +196,7 @@ fn mp3(bytes: &[u8]) -> Result<Extent, Unreadable> {
     Ok(Extent { header: 0, length, sound: Sound { sample_rate, channels, profile: 0 }, samples })
 }
 
-/// A synchronisation frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.3, E.1.2, E.1.3).
+/// Parses a synchronisation frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.3, E.1.2, E.1.3).
 fn ac3(bytes: &[u8]) -> Result<Extent, Unreadable> {
     let &[a, b, c, d, e, f, g] = bytes.first_chunk().ok_or(Short)?;
     if (a, b) != (0x0b, 0x77) {
@@ -234,13 +236,14 @@ fn ac3(bytes: &[u8]) -> Result<Extent, Unreadable> {
     Ok(Extent { header: 0, length, sound: Sound { sample_rate, channels, profile: 0 }, samples })
 }
 
-/// An access unit of Opus behind its control header (the Opus in MPEG-TS draft, section 4).
+/// Parses an access unit of Opus behind its control header (the Opus in MPEG-TS draft, section 4).
 fn opus(bytes: &[u8], channels: u8) -> Result<Extent, Unreadable> {
     let &[a, b] = bytes.first_chunk().ok_or(Short)?;
     if a != 0x7f || b & 0xe0 != 0xe0 {
         return Err(NotHere);
     }
-    let (mut at, mut size) = (2, 0usize);
+    let mut at = 2;
+    let mut size = 0usize;
     loop {
         let byte = *bytes.get(at).ok_or(Short)?;
         at += 1;
@@ -263,7 +266,7 @@ fn opus(bytes: &[u8], channels: u8) -> Result<Extent, Unreadable> {
     Ok(Extent { header: at, length: at + size, sound: Sound { sample_rate: 48_000, channels, profile: 0 }, samples })
 }
 
-/// How long an Opus packet is, at 48 kHz (RFC 6716 section 3.1).
+/// Returns the duration of an Opus packet in samples at 48 kHz (RFC 6716 section 3.1).
 fn opus_samples(packet: &[u8]) -> Option<u32> {
     let (&toc, rest) = packet.split_first()?;
     let frame = match toc >> 3 {
@@ -280,7 +283,7 @@ fn opus_samples(packet: &[u8]) -> Option<u32> {
 }
 
 impl AudioCodec {
-    /// What stands before each frame in a message (Adobe's FLV specification E.4.2, Enhanced RTMP v2).
+    /// Returns the tag bytes before each frame in a message (Adobe's FLV specification E.4.2, Enhanced RTMP v2).
     pub(super) fn tag(self, sound: Sound) -> Vec<u8> {
         match self {
             AudioCodec::Aac | AudioCodec::AacLatm => vec![0xaf, 1],
@@ -298,7 +301,7 @@ impl AudioCodec {
         }
     }
 
-    /// The message that a decoder needs first, if it does.
+    /// Returns the message that a decoder needs first; `None` for codecs without one.
     pub(super) fn header(self, sound: Sound) -> Option<Vec<u8>> {
         match self {
             AudioCodec::Aac | AudioCodec::AacLatm => {
@@ -320,7 +323,7 @@ impl AudioCodec {
         }
     }
 
-    /// Its number or code in `onMetaData`.
+    /// Returns its number or code in `onMetaData`.
     pub(super) fn number(self) -> f64 {
         let code = |code: &[u8; 4]| f64::from(u32::from_be_bytes(*code));
         match self {
@@ -347,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_lie_side_by_side_and_across_packets() {
+    fn audio_frames_found_within_and_across_pes_packets() {
         let mut parser = AudioParser::new(AudioCodec::Aac);
         let bytes = [adts_frame(10), adts_frame(20), adts_frame(30)].concat();
         let (first, second) = bytes.split_at(50);
@@ -357,13 +360,13 @@ mod tests {
         let frames = parser.parse(&[second, &adts_frame(5)].concat());
         assert_eq!(frames.iter().map(|f| (f.data.len(), f.carried)).collect::<Vec<_>>(), [(30, true), (5, false)]);
         assert_eq!(AudioCodec::Aac.header(frames[0].sound).unwrap(), [0xaf, 0, 0x11, 0x90]);
-        // Garbage before a frame is passed over.
+        // Garbage before a frame is skipped.
         let frames = parser.parse(&[&[1, 2, 3][..], &adts_frame(9)].concat());
         assert_eq!(frames.len(), 1);
     }
 
     #[test]
-    fn headers_of_other_codecs_are_read() {
+    fn audio_headers_of_each_codec_parse() {
         let sound = |codec: AudioCodec, mut header: Vec<u8>| {
             header.resize(4000, 0);
             AudioParser::new(codec)
@@ -381,7 +384,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_taken_apart(data in proptest::collection::vec(proptest::num::u8::ANY, 0..600), first in 0usize..4) {
+        fn audio_parser_survives_any_bytes(data in proptest::collection::vec(proptest::num::u8::ANY, 0..600), first in 0usize..4) {
             for codec in [AudioCodec::Aac, AudioCodec::AacLatm, AudioCodec::Mp3, AudioCodec::Ac3, AudioCodec::Eac3, AudioCodec::Opus { channels: 2 }] {
                 let start: &[u8] = [&[0xff, 0xf1][..], &[0xff, 0xfb], &[0x0b, 0x77], &[0x7f, 0xe0]][first];
                 let mut parser = AudioParser::new(codec);

@@ -1,16 +1,16 @@
-//! One timeline of milliseconds out of 33-bit timestamps that wrap, jump and start anywhere.
+//! A timeline of milliseconds from 33-bit timestamps that wrap, jump and start anywhere.
 
 /// The timestamps of MPEG-TS count modulo 2^33 (ISO/IEC 13818-1 section 2.4.3.7).
 const MODULUS: i64 = 1 << 33;
-/// A step in either direction that is no step of time but another timeline: 10 s in units of 90 kHz.
+/// The step in either direction from which on a timestamp belongs to another timeline: 10 s in units of 90 kHz.
 const JUMP: i64 = 900_000;
 
 /// The timeline that all tracks share.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    /// A timestamp that others are unwrapped against.
+    /// The timestamp that others are unwrapped against.
     reference: Option<i64>,
-    /// What is added to timestamps of the newest timeline.
+    /// Added to timestamps of the newest timeline.
     offset: i64,
 }
 
@@ -18,12 +18,12 @@ pub(super) struct Clock {
 #[derive(Debug, Default)]
 pub(super) struct TrackClock {
     last: Option<i64>,
-    /// What is added to timestamps, and the last result.
+    /// The offset of the last timestamp, and the last result.
     placed: Option<(i64, i64)>,
 }
 
 impl Clock {
-    /// Brings a timestamp to a line without wraps.
+    /// Unwraps a timestamp.
     pub(super) fn unwrap(&mut self, track: &mut TrackClock, raw: u64) -> i64 {
         let raw = (raw % MODULUS as u64) as i64;
         let near = *track.last.get_or_insert(*self.reference.get_or_insert(raw));
@@ -34,13 +34,13 @@ impl Clock {
         unwrapped
     }
 
-    /// The timeline of what is sent begins here.
+    /// Begins the output's timeline at a timestamp.
     pub(super) fn start(&mut self, unwrapped: i64) {
         self.offset = -unwrapped;
     }
 
-    /// Where a timestamp lies on the timeline, in units of 90 kHz; `step` is the time since the one before, as far as
-    /// it is known. Never before an earlier one of its track.
+    /// Returns the position of a timestamp on the timeline, in units of 90 kHz, never before an earlier one of its
+    /// track. `step` is the time since the timestamp before, as far as it is known.
     pub(super) fn place(&mut self, track: &mut TrackClock, unwrapped: i64, step: i64) -> i64 {
         let Some((offset, last)) = track.placed else {
             let placed = unwrapped + self.offset;
@@ -67,8 +67,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_wrap_and_jump_without_a_break() {
-        let (mut clock, mut video, mut audio) = (Clock::default(), TrackClock::default(), TrackClock::default());
+    fn remux_clock_continues_over_wraps_and_jumps() {
+        let mut clock = Clock::default();
+        let mut video = TrackClock::default();
+        let mut audio = TrackClock::default();
         let near_end = (1u64 << 33) - 3600;
         let first = clock.unwrap(&mut video, near_end);
         clock.start(first);

@@ -1,4 +1,4 @@
-//! MPEG-TS to elementary streams (ISO/IEC 13818-1): which there are, and their PES packets, put together.
+//! Demultiplexing of MPEG-TS (ISO/IEC 13818-1): finds the elementary streams, and reassembles their PES packets.
 
 use super::Kind;
 use mpeg2ts_reader::{
@@ -16,21 +16,21 @@ use mpeg2ts_reader::{
 
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
-/// The longest PES packet that is put together, in bytes: longer ones are cut off.
+/// Maximum length of a PES packet, in bytes: longer ones are truncated.
 const MAX_PES: usize = 8 << 20;
-/// Elementary streams that are looked at, at most.
+/// Maximum number of elementary streams that are considered.
 const MAX_STREAMS: usize = 64;
 
-/// An elementary stream that a PMT has named.
+/// An elementary stream listed in a PMT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) pid: u16,
     pub(super) program: u16,
-    /// What it is, or the number of its stream type when we do not know it.
+    /// Its codec, or the number of an unknown stream type.
     pub(super) kind: Result<Kind, u8>,
 }
 
-/// A PES packet, or what has come of one. Video whose length is not given ends where the next one begins.
+/// A PES packet, perhaps incomplete. Video of unknown length ends where the next one begins.
 #[derive(Debug, Default)]
 pub(super) struct Pes {
     pub(super) pid: u16,
@@ -42,18 +42,18 @@ pub(super) struct Pes {
     pub(super) damaged: bool,
 }
 
-/// What the transport stream has brought.
+/// An item found in the transport stream.
 #[derive(Debug)]
 pub(super) enum Item {
     Stream(Found),
     Pes(Pes),
 }
 
-/// Takes a transport stream apart.
+/// Demultiplexes a transport stream.
 pub(super) struct Demux {
     demultiplex: Demultiplex<Context>,
     context: Context,
-    /// Bytes that are no whole packet yet.
+    /// Bytes of an incomplete transport packet.
     rest: Vec<u8>,
 }
 
@@ -74,7 +74,7 @@ impl Demux {
         Self { demultiplex: Demultiplex::new(&mut context), context, rest: Vec::new() }
     }
 
-    /// Takes the payload of a datagram; what it brings is appended to `items`.
+    /// Takes the payload of a datagram; the items found are appended to `items`.
     pub(super) fn push(&mut self, payload: &[u8], items: &mut Vec<Item>) {
         if self.rest.is_empty() && payload.len().is_multiple_of(PACKET) {
             self.packets(payload);
@@ -92,15 +92,17 @@ impl Demux {
                 from = start + PACKET;
             }
             bytes.drain(..from.min(bytes.len()));
-            bytes.truncate(PACKET); // never more than one packet that is not complete
+            bytes.truncate(PACKET); // never more than one incomplete packet
             self.rest = bytes;
         }
         items.append(&mut self.context.items);
     }
 
-    /// Hands over what has come of PES packets that are not complete.
+    /// Appends the incomplete PES packets to `items`.
     pub(super) fn finish(&mut self, items: &mut Vec<Item>) {
-        self.context.assemblies.iter_mut().for_each(|assembly| assembly.finish(items));
+        for assembly in &mut self.context.assemblies {
+            assembly.finish(items);
+        }
     }
 
     fn packets(&mut self, bytes: &[u8]) {
@@ -114,7 +116,7 @@ impl Demux {
     }
 }
 
-/// Where a packet begins: at a sync byte that another one follows, or the end.
+/// Returns the start of the next packet: a sync byte followed by another one, or by the end.
 fn next_packet(bytes: &[u8]) -> Option<usize> {
     let follows = |at: usize| bytes.get(at + PACKET).is_none_or(|byte| *byte == SYNC);
     (0..bytes.len()).find(|at| bytes[*at] == SYNC && follows(*at))
@@ -142,7 +144,7 @@ mod filters {
 }
 use filters::{AnyDescriptor, Switch};
 
-/// What the filters share.
+/// The state shared by the filters.
 #[allow(unreachable_pub)] // the macro makes public what mentions it
 pub struct Context {
     changeset: FilterChangeset<Switch>,
@@ -183,7 +185,7 @@ impl DemuxContext for Context {
 }
 
 impl Context {
-    /// The assembly of a PID, made anew. There are no more than known streams.
+    /// Returns a new assembly of a PID. There are no more of them than known streams.
     fn assembly(&mut self, pid: u16, kind: Kind) -> usize {
         let is_video = matches!(kind, Kind::H264 | Kind::Hevc);
         let pes = Pes { pid, ..Pes::default() };
@@ -201,7 +203,7 @@ impl Context {
     }
 }
 
-/// What a stream type and its descriptors stand for.
+/// Returns the codec of a stream type and its descriptors.
 fn kind(stream_type: StreamType, info: &StreamInfo<'_>) -> Option<Kind> {
     Some(match u8::from(stream_type) {
         0x03 | 0x04 => Kind::MpegAudio,
@@ -235,10 +237,10 @@ fn kind(stream_type: StreamType, info: &StreamInfo<'_>) -> Option<Kind> {
     })
 }
 
-/// Hands the packets of one PID to its assembly.
+/// Passes the packets of one PID to its assembly.
 #[allow(unreachable_pub)] // the macro makes public what mentions it
 pub struct Assembler {
-    /// Its place in the context's list.
+    /// Index in the context's list.
     assembly: usize,
 }
 
@@ -253,12 +255,12 @@ impl PacketFilter for Assembler {
     }
 }
 
-/// Puts the PES packets of one PID together.
+/// Reassembles the PES packets of one PID.
 struct Assembly {
     pes: Pes,
-    /// A picture may come in several PES packets, of which only the first has a time.
+    /// A picture may come in several PES packets, of which only the first has a timestamp.
     is_video: bool,
-    /// The length that its header has given, if it has.
+    /// The length in its header, if not 0.
     length: Option<usize>,
     open: bool,
     /// The continuity counter of the last packet.
@@ -275,13 +277,14 @@ impl Assembly {
             Some(last) if (last + 1) & 0x0f != counter && !announced => {
                 self.pes.damaged = true;
                 self.finish(items);
-                self.pes.damaged = true; // and what follows lacks its beginning
+                self.pes.damaged = true; // the following data lacks its beginning
             }
             _ => {}
         }
-        match packet.payload_unit_start_indicator() {
-            true => self.begin(payload, items),
-            false => self.append(payload, items),
+        if packet.payload_unit_start_indicator() {
+            self.begin(payload, items);
+        } else {
+            self.append(payload, items);
         }
     }
 
@@ -301,11 +304,12 @@ impl Assembly {
         let goes_on = self.is_video && self.open && pts.is_none();
         if !goes_on {
             self.finish(items);
-            (self.pes.pts, self.pes.dts) = (pts, dts);
+            self.pes.pts = pts;
+            self.pes.dts = dts;
         }
         self.length = match header.pes_packet_length() {
             PesLength::Bounded(length) if !self.is_video => {
-                // It counts from behind itself: six bytes of the header lie before.
+                // The length counts from behind itself, after six bytes of header.
                 Some((usize::from(length.get()) + 6).saturating_sub(payload.len() - data.len()))
             }
             _ => None,
@@ -321,7 +325,7 @@ impl Assembly {
         let limit = self.length.unwrap_or(MAX_PES).min(MAX_PES);
         let room = limit.saturating_sub(self.pes.data.len());
         self.pes.data.extend_from_slice(data.get(..room).unwrap_or(data));
-        // Need not wait for the next one when the length was given.
+        // With a known length there is no need to wait for the next one.
         if self.length.is_some_and(|length| self.pes.data.len() >= length) {
             self.finish(items);
         }

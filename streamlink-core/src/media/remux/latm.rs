@@ -1,4 +1,4 @@
-//! AAC in LATM (ISO/IEC 14496-3 section 1.7): access units that lie at any bit, and the configuration between them.
+//! AAC in LATM (ISO/IEC 14496-3 section 1.7): access units at any bit offset, and the configuration between them.
 
 use super::audio::Sound;
 use h264_reader::rbsp::{BitRead, BitReader};
@@ -6,18 +6,18 @@ use h264_reader::rbsp::{BitRead, BitReader};
 /// The sampling frequencies of an AudioSpecificConfig, by index (ISO/IEC 14496-3 table 1.18).
 const RATES: [u32; 13] =
     [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
-/// AAC Main, LC, SSR and LTP: the audio object types whose configuration is read.
+/// The audio object types whose configuration is read: AAC Main, LC, SSR and LTP.
 const PLAIN: std::ops::RangeInclusive<u8> = 1..=4;
 
-/// What a stream has said of itself.
+/// The configuration of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Config {
     sound: Sound,
 }
 
-/// An AudioMuxElement; `None`: it cannot be read, or has no configuration yet.
+/// Parses an AudioMuxElement; `None` if it cannot be read, or has no configuration yet.
 ///
-/// One program, one layer and one access unit an element are read, which is what broadcasts carry.
+/// Only elements of one program, one layer and one access unit are read, as broadcasts carry them.
 pub(super) fn element(bytes: &[u8], config: &mut Option<Config>) -> Option<(Sound, Vec<u8>)> {
     let mut bits = BitReader::new(bytes);
     if !bits.read_bit("useSameStreamMux").ok()? {
@@ -69,7 +69,7 @@ fn stream_mux_config(bits: &mut impl BitRead) -> Option<Config> {
         return None;
     }
     bits.skip(8, "latmBufferFullness").ok()?;
-    // What follows each access unit beside it is left alone.
+    // Other data behind an access unit is ignored.
     if bits.read_bit("otherDataPresent").ok()? {
         loop {
             let more = bits.read_bit("otherDataLenEsc").ok()?;

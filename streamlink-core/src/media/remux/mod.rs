@@ -1,8 +1,8 @@
-//! MPEG-TS to FLV messages: the one place where media changes its container. Nothing is coded anew.
+//! Remux of MPEG-TS to FLV messages: the one place where media changes its container. Nothing is transcoded.
 //!
-//! Of the first program with something that RTMP can carry, one video and one audio stream pass: H.264, HEVC; AAC
-//! (ADTS, LATM), MP3, AC-3, E-AC-3, Opus, those that legacy RTMP lacks as Enhanced RTMP has them. Messages begin with a key
-//! frame, at time 0, and their times never go back.
+//! Of the first program with a stream that RTMP can carry, one video and one audio stream pass: H.264, HEVC; AAC (ADTS,
+//! LATM), MP3, AC-3, E-AC-3, Opus; those that legacy RTMP lacks as Enhanced RTMP. Messages begin with a key frame, at
+//! time 0, and their times never go back.
 
 mod audio;
 mod clock;
@@ -20,14 +20,14 @@ use demux::{Demux, Found, Item, Pes};
 use std::time::Instant;
 use video::{Picture, VideoCodec, VideoParser};
 
-/// How long sound waits for the first picture, in units of 90 kHz: 3 s.
+/// Time that audio waits for the first picture, in units of 90 kHz: 3 s.
 const WAIT_FOR_VIDEO: i64 = 270_000;
-/// The longest frame that is taken for a frame, in units of 90 kHz: 1 s.
+/// Maximum step that counts as the duration of a frame, in units of 90 kHz: 1 s.
 const LONGEST_FRAME: i64 = 90_000;
-/// What a frame takes as long as nothing better is known.
+/// Assumed duration of a frame until it is known, in units of 90 kHz.
 const USUAL_FRAME: i64 = 3600;
 
-/// What an elementary stream is.
+/// The codec of an elementary stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     H264,
@@ -58,14 +58,14 @@ impl Kind {
     }
 }
 
-/// What passes and what does not, by name.
+/// The streams that pass, and those that do not, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
     pub(crate) carried: Vec<String>,
     pub(crate) left_out: Vec<String>,
 }
 
-/// Turns a transport stream into FLV messages. Holds a picture, and a few frames of sound, at most.
+/// Turns a transport stream into FLV messages. Holds at most a picture and a few audio frames.
 #[derive(Debug)]
 pub(crate) struct Remuxer {
     demux: Demux,
@@ -77,7 +77,7 @@ pub(crate) struct Remuxer {
     selected: bool,
     clock: Clock,
     started: bool,
-    /// Metadata that was sent.
+    /// The metadata sent last.
     metadata: Option<Vec<u8>>,
 }
 
@@ -89,10 +89,10 @@ struct VideoTrack {
     clock: TrackClock,
     picture: Picture,
     configured: bool,
-    /// What a frame takes, and the decoding time of the last PES packet.
+    /// Duration of a frame, and the decoding time of the last PES packet.
     frame: i64,
     last: Option<i64>,
-    /// No key frame has come yet.
+    /// No key frame has arrived yet.
     waits: bool,
 }
 
@@ -102,7 +102,7 @@ struct AudioTrack {
     codec: AudioCodec,
     parser: AudioParser,
     clock: TrackClock,
-    /// When the next frame is due, when that is not said.
+    /// The time of the next frame, for those without a timestamp.
     next: Option<i64>,
     first: Option<i64>,
     sound: Option<Sound>,
@@ -132,7 +132,7 @@ impl Remuxer {
         self.items = items;
     }
 
-    /// The source has ended, or was lost: hands over what waits for more.
+    /// Ends the stream, after the source has ended or was lost: appends pending media to `out`.
     pub(crate) fn finish(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
         let mut items = std::mem::take(&mut self.items);
         self.demux.finish(&mut items);
@@ -155,7 +155,7 @@ impl Remuxer {
         }
     }
 
-    /// What passes and what does not, when that has changed.
+    /// Returns the selection of streams, if it has changed.
     pub(crate) fn selection(&mut self) -> Option<&Selection> {
         std::mem::take(&mut self.selected).then_some(&self.selection)
     }
@@ -166,11 +166,11 @@ impl Remuxer {
             Ok(kind) => format!("{} (PID {})", kind.name(), found.pid),
             Err(number) => format!("{} (PID {})", super::ts::stream_type_name(number), found.pid),
         };
-        // A stream that has changed its kind takes its own place.
+        // A stream that has changed its codec keeps its place.
         let free = |pid: Option<u16>| pid.is_none_or(|pid| pid == found.pid);
         let ours = self.program.is_none_or(|program| program == found.program);
-        let (video_free, audio_free) =
-            (free(self.video.as_ref().map(|t| t.pid)), free(self.audio.as_ref().map(|t| t.pid)));
+        let video_free = free(self.video.as_ref().map(|t| t.pid));
+        let audio_free = free(self.audio.as_ref().map(|t| t.pid));
         let taken = match found.kind {
             Ok(Kind::H264) if ours && video_free => self.take_video(found.pid, VideoCodec::H264),
             Ok(Kind::Hevc) if ours && video_free => self.take_video(found.pid, VideoCodec::Hevc),
@@ -232,7 +232,7 @@ impl Remuxer {
             VideoCodec::Hevc => 8,
         };
         let units = track.parser.parse(&pes.data, head);
-        // A damaged picture is passed on: what can be seen of it is the decoder's business.
+        // A damaged picture is passed on: decoders can conceal the damage.
         if let Some(last) = track.last.replace(dts)
             && (1..=LONGEST_FRAME).contains(&(dts - last))
         {
@@ -260,7 +260,8 @@ impl Remuxer {
                 self.started = true;
             }
             let placed = self.clock.place(&mut track.clock, at, track.frame);
-            let (time, shown) = (millis(placed), millis(placed + delay));
+            let time = millis(placed);
+            let shown = millis(placed + delay);
             let mut body = unit.data;
             let [_, composition @ ..] = shown.wrapping_sub(time).to_be_bytes();
             match track.codec {
@@ -289,7 +290,7 @@ impl Remuxer {
         let mut said = said;
         for frame in frames {
             let Some(track) = &mut self.audio else { return };
-            // The time of a PES packet is that of the first frame that begins in it.
+            // The timestamp of a PES packet is that of the first frame that begins in it.
             let at = if frame.carried { track.next } else { said.take().or(track.next) };
             let Some(at) = at else { continue };
             track.next = Some(at + frame.duration);
@@ -319,14 +320,16 @@ impl Remuxer {
         }
     }
 
-    /// Sends metadata when they are not what was sent last.
+    /// Sends metadata if they differ from those sent last.
     fn describe(&mut self, time: u32, arrival: Instant, out: &mut Vec<Packet>) {
         let mut fields = vec![("duration".to_owned(), Value::Number(0.0))];
         let mut add = |name: &str, value: f64| fields.push((name.to_owned(), Value::Number(value)));
         if let Some(track) = self.video.as_ref().filter(|track| track.configured) {
             add("width", f64::from(track.picture.width));
             add("height", f64::from(track.picture.height));
-            track.picture.frame_rate.into_iter().for_each(|rate| add("framerate", rate));
+            if let Some(rate) = track.picture.frame_rate {
+                add("framerate", rate);
+            }
             add(
                 "videocodecid",
                 match track.codec {
@@ -351,7 +354,7 @@ impl Remuxer {
     }
 }
 
-/// From units of 90 kHz; the milliseconds of RTMP wrap.
+/// Converts units of 90 kHz to RTMP milliseconds, which wrap.
 fn millis(ticks: i64) -> u32 {
     (ticks.max(0) / 90) as u32
 }

@@ -9,7 +9,9 @@ fn clip() -> Vec<u8> {
 }
 
 fn remux(bytes: &[u8], size: usize) -> (Remuxer, Vec<Packet>) {
-    let (mut remuxer, mut out, now) = (Remuxer::new(), Vec::new(), Instant::now());
+    let mut remuxer = Remuxer::new();
+    let mut out = Vec::new();
+    let now = Instant::now();
     for payload in bytes.chunks(size) {
         remuxer.push(payload, now, &mut out);
     }
@@ -29,12 +31,13 @@ fn times(packets: &[Packet], wanted: RtmpKind) -> Vec<u32> {
 }
 
 #[test]
-fn a_clip_gives_every_frame_with_rising_times_however_it_is_cut() {
+fn remux_of_clip_is_complete_at_any_datagram_size() {
     let clip = clip();
     let (mut remuxer, whole) = remux(&clip, 1316);
     let selection = remuxer.selection().unwrap();
     assert_eq!((selection.carried.len(), selection.left_out.len()), (2, 0));
-    let (video, audio) = (times(&whole, RtmpKind::Video), times(&whole, RtmpKind::Audio));
+    let video = times(&whole, RtmpKind::Video);
+    let audio = times(&whole, RtmpKind::Audio);
     assert_eq!((video.len(), video[0]), (125, 0));
     assert!(audio.len() > 225, "{}", audio.len());
     assert!(video.is_sorted() && audio.is_sorted());
@@ -50,7 +53,7 @@ fn a_clip_gives_every_frame_with_rising_times_however_it_is_cut() {
 }
 
 #[test]
-fn the_wrap_of_timestamps_does_not_show() {
+fn remux_hides_timestamp_wrap() {
     // Every timestamp of the clip is moved so that the wrap comes in its middle.
     let mut clip = clip();
     let shift = (1u64 << 33) - 90_000 * 3;
@@ -80,14 +83,15 @@ fn the_wrap_of_timestamps_does_not_show() {
     let (_, moved) = remux(&clip, 1316);
     let (_, plain) = remux(&self::clip(), 1316);
     for kind in [RtmpKind::Video, RtmpKind::Audio] {
-        let (a, b) = (times(&moved, kind), times(&plain, kind));
+        let a = times(&moved, kind);
+        let b = times(&plain, kind);
         assert_eq!(a.len(), b.len());
         assert!(a.iter().zip(&b).all(|(a, b)| a.abs_diff(*b) <= 1), "{a:?} {b:?}");
     }
 }
 
 #[test]
-fn what_is_lost_costs_the_frames_that_it_was_part_of_and_nothing_else() {
+fn remux_loss_costs_only_affected_frames() {
     let clip = clip();
     let mut lossy: Vec<u8> = Vec::new();
     for (i, packet) in clip.chunks_exact(188).enumerate() {
@@ -96,7 +100,8 @@ fn what_is_lost_costs_the_frames_that_it_was_part_of_and_nothing_else() {
         }
     }
     let (_, out) = remux(&lossy, 1316);
-    let (video, audio) = (times(&out, RtmpKind::Video), times(&out, RtmpKind::Audio));
+    let video = times(&out, RtmpKind::Video);
+    let audio = times(&out, RtmpKind::Audio);
     assert!(video.is_sorted() && audio.is_sorted());
     assert!(video.len() > 110 && audio.len() > 200, "{} {}", video.len(), audio.len());
 }
@@ -104,7 +109,7 @@ fn what_is_lost_costs_the_frames_that_it_was_part_of_and_nothing_else() {
 proptest! {
     /// A clip with bytes changed at random: no panic, and times that never go back.
     #[test]
-    fn a_damaged_clip_is_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..60), size in 1usize..3000) {
+    fn remux_survives_damaged_clip(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..60), size in 1usize..3000) {
         let mut clip = clip();
         clip.truncate(188 * 800);
         for (at, value) in changes {
@@ -118,7 +123,7 @@ proptest! {
 
     /// Packets that are valid only in their sync byte.
     #[test]
-    fn any_packets_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 188 * 20)) {
+    fn remux_survives_any_packets(mut bytes in prop::collection::vec(any::<u8>(), 188 * 20)) {
         for packet in bytes.chunks_exact_mut(188) {
             packet[0] = 0x47;
             packet[1] &= 0x41; // few PIDs, so that they have something to do with each other

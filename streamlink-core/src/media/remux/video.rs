@@ -8,11 +8,11 @@ use h264_reader::{
 };
 use memchr::memmem;
 
-/// Parameter sets of one type that are kept at most.
+/// Maximum number of parameter sets of one type that are kept.
 const MAX_SETS: usize = 16;
-/// The shortest parameter set that can be one, in bytes.
+/// Minimum length of a parameter set, in bytes.
 const MIN_SET: usize = 3;
-/// The longest parameter set, in bytes.
+/// Maximum length of a parameter set, in bytes.
 const MAX_SET: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum VideoCodec {
     Hevc,
 }
 
-/// What a picture looks like.
+/// The video parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Picture {
     pub(super) width: u32,
@@ -29,18 +29,18 @@ pub(super) struct Picture {
     pub(super) frame_rate: Option<f64>,
 }
 
-/// What one NAL unit is for.
+/// The role of one NAL unit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// Begins an access unit.
     Delimiter,
-    /// A parameter set; the number says of which type.
+    /// A parameter set; the number is the index of its type.
     Set(usize),
     /// Part of a picture; `key`: decoding can start with it.
     Slice {
         key: bool,
     },
-    /// Supplemental information that says that decoding can start here.
+    /// Supplemental information that decoding can start here.
     Recovery,
     /// Padding.
     Filler,
@@ -55,7 +55,7 @@ pub(super) struct AccessUnit {
     pub(super) data: Vec<u8>,
 }
 
-/// Takes pictures out of a byte stream, and keeps the parameter sets.
+/// Extracts pictures from a byte stream, and keeps the parameter sets.
 #[derive(Debug)]
 pub(super) struct VideoParser {
     codec: VideoCodec,
@@ -69,7 +69,7 @@ impl VideoParser {
         Self { codec, sets: Default::default(), changed: false }
     }
 
-    /// Takes the data of a PES packet apart; `head` bytes are left free before each picture.
+    /// Extracts the pictures from the data of a PES packet; `head` bytes are left free before each of them.
     pub(super) fn parse(&mut self, data: &[u8], head: usize) -> Vec<AccessUnit> {
         let mut units = Vec::new();
         let mut unit = AccessUnit { key: false, data: Vec::with_capacity(data.len() + head + 64) };
@@ -133,7 +133,7 @@ impl VideoParser {
         }
     }
 
-    /// Keeps a parameter set in the place of the one that has its number.
+    /// Keeps a parameter set in place of the one with its number.
     fn keep(&mut self, number: usize, nal: &[u8]) {
         let Some(sets) = self.sets.get_mut(number) else { return };
         if !(MIN_SET..=MAX_SET).contains(&nal.len()) || sets.iter().any(|known| known == nal) {
@@ -149,7 +149,7 @@ impl VideoParser {
         self.changed = true;
     }
 
-    /// The decoder configuration record and the picture, when they are first known and when they change.
+    /// Returns the decoder configuration record and the parameters, when they are first known and when they change.
     pub(super) fn configuration(&mut self) -> Option<(Vec<u8>, Picture)> {
         if !self.changed {
             return None;
@@ -198,7 +198,9 @@ impl VideoParser {
     /// HEVCDecoderConfigurationRecord (ISO/IEC 14496-15 section 8.3.3.1).
     fn hevc(&self) -> Option<(Vec<u8>, Picture)> {
         let [video, sequence, picture] = &self.sets;
-        let (_, first, _) = (video.first()?, sequence.first()?, picture.first()?);
+        video.first()?;
+        let first = sequence.first()?;
+        picture.first()?;
         let sps = HevcSequence::parse(first)?;
         let mut record = vec![1];
         record.extend(sps.profile_tier_level);
@@ -231,15 +233,15 @@ fn push_sets(record: &mut Vec<u8>, sets: &[Bytes]) -> Option<()> {
     Some(())
 }
 
-/// The number of a parameter set, by which others refer to it. What cannot be read is number 0.
+/// Returns the number of a parameter set, by which others refer to it; 0 if it cannot be read.
 fn set_id(codec: VideoCodec, number: usize, nal: &[u8]) -> u32 {
     let read = || -> Option<u32> {
-        // The number is near the beginning: there is no need to undo the escapes of all of it.
+        // The number is near the beginning: there is no need to unescape all of it.
         let rbsp = decode_nal(nal.get(..nal.len().min(64))?).ok()?;
         match (codec, number) {
             (VideoCodec::H264, 1) => BitReader::new(rbsp.get(3..)?).read_ue("id").ok(),
             (VideoCodec::H264, _) => BitReader::new(&rbsp[..]).read_ue("id").ok(),
-            // decode_nal takes off one byte of the header; HEVC has two.
+            // decode_nal removes one byte of the header; HEVC has two.
             (VideoCodec::Hevc, 0) => Some(u32::from(rbsp.get(1)? >> 4)),
             (VideoCodec::Hevc, 1) => HevcSequence::parse(nal).map(|sps| sps.id),
             (VideoCodec::Hevc, _) => BitReader::new(rbsp.get(1..)?).read_ue("id").ok(),
@@ -248,7 +250,7 @@ fn set_id(codec: VideoCodec, number: usize, nal: &[u8]) -> u32 {
     read().unwrap_or(0)
 }
 
-/// What the configuration record needs of a sequence parameter set (ITU-T H.265 section 7.3.2.2).
+/// The fields of a sequence parameter set in the configuration record (ITU-T H.265 section 7.3.2.2).
 struct HevcSequence {
     id: u32,
     profile_tier_level: [u8; 12],
@@ -269,7 +271,7 @@ impl HevcSequence {
         let sub_layers = ((first >> 1) & 0x07) + 1;
         let profile_tier_level = *body.get(1..13)?.first_chunk()?;
         let mut bits = BitReader::new(body.get(13..)?);
-        // profile_tier_level: what there is of the sub-layers.
+        // profile_tier_level: the flags of the sub-layers.
         let mut present = Vec::new();
         for _ in 1..sub_layers {
             present.push((bits.read_bit("profile").ok()?, bits.read_bit("level").ok()?));
@@ -288,10 +290,13 @@ impl HevcSequence {
         let mut width = bits.read_ue("width").ok()?;
         let mut height = bits.read_ue("height").ok()?;
         if bits.read_bit("conformance_window_flag").ok()? {
-            let (across, down) =
-                (if matches!(chroma_format, 1 | 2) { 2 } else { 1 }, if chroma_format == 1 { 2 } else { 1 });
+            let across = if matches!(chroma_format, 1 | 2) { 2 } else { 1 };
+            let down = if chroma_format == 1 { 2 } else { 1 };
             let mut crop = || bits.read_ue("offset").ok();
-            let (left, right, top, bottom) = (crop()?, crop()?, crop()?, crop()?);
+            let left = crop()?;
+            let right = crop()?;
+            let top = crop()?;
+            let bottom = crop()?;
             width = width.saturating_sub(left.saturating_add(right).saturating_mul(across));
             height = height.saturating_sub(top.saturating_add(bottom).saturating_mul(down));
         }
@@ -313,7 +318,7 @@ impl HevcSequence {
     }
 }
 
-/// Whether supplemental enhancement information has a recovery point (ITU-T H.264 annex D: payload type 6).
+/// Returns whether supplemental enhancement information has a recovery point (ITU-T H.264 annex D: payload type 6).
 fn is_recovery_point(mut sei: &[u8]) -> bool {
     while sei.len() > 2 {
         let mut number = || {
@@ -373,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_streams_are_taken_apart() {
+    fn video_byte_stream_splits_into_access_units() {
         let nals = |data| NalUnits::new(data).map(<[u8]>::to_vec).collect::<Vec<_>>();
         assert_eq!(
             nals(&[0, 0, 0, 1, 9, 0x10, 0, 0, 1, 0x65, 1, 2, 0, 0, 0, 1, 0x41]),
@@ -392,20 +397,22 @@ mod tests {
     }
 
     proptest::proptest! {
-        #[test]
-        fn any_bytes_are_taken_apart(data in proptest::collection::vec(0u8..8, 0..400), hevc in proptest::bool::ANY) {
-            let mut parser = VideoParser::new(if hevc { VideoCodec::Hevc } else { VideoCodec::H264 });
-            parser.parse(&data, 5);
-            parser.configuration();
-        }
-
-        #[test]
-        fn any_parameter_sets_are_read_or_not(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
-            for codec in [VideoCodec::H264, VideoCodec::Hevc] {
-                let mut parser = VideoParser::new(codec);
-                (0..3).for_each(|number| parser.keep(number, &data));
+            #[test]
+            fn video_parser_survives_any_bytes(data in proptest::collection::vec(0u8..8, 0..400), hevc in proptest::bool::ANY) {
+                let mut parser = VideoParser::new(if hevc { VideoCodec::Hevc } else { VideoCodec::H264 });
+                parser.parse(&data, 5);
                 parser.configuration();
             }
-        }
+
+            #[test]
+            fn video_survives_any_parameter_sets(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
+                for codec in [VideoCodec::H264, VideoCodec::Hevc] {
+                    let mut parser = VideoParser::new(codec);
+                    for number in 0..3 {
+     parser.keep(number, &data);
     }
+                    parser.configuration();
+                }
+            }
+        }
 }

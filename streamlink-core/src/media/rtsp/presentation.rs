@@ -109,11 +109,11 @@ fn well_known(payload_type: u8) -> (&'static str, u32) {
 impl Presentation {
     /// Parses an SDP.
     pub(crate) fn parse(sdp: &[u8]) -> Result<Self, &'static str> {
-        let session = Session::parse(sdp).map_err(|_| "an SDP that cannot be read")?;
+        let session = Session::parse(sdp).map_err(|_| "invalid SDP")?;
         if session.medias.is_empty() || session.medias.len() > MAX_TRACKS {
-            return Err("an SDP without media, or with too much");
+            return Err("SDP without a media section, or with more than 16");
         }
-        let sdp = String::from_utf8(sdp.to_vec()).map_err(|_| "an SDP that is not UTF-8")?;
+        let sdp = String::from_utf8(sdp.to_vec()).map_err(|_| "SDP is not UTF-8")?;
         let tracks = session.medias.iter().map(|media| {
             let attribute = |name| media.get_first_attribute_value(name).flatten();
             let payload_type = media.fmt.split_whitespace().next().and_then(|t| t.parse().ok()).unwrap_or(u8::MAX);
@@ -169,7 +169,8 @@ impl Presentation {
         if (0..self.tracks.len()).all(|track| wanted(track).is_none()) {
             return self.clone();
         }
-        let (mut sdp, mut section) = (String::with_capacity(self.sdp.len() + 64), None);
+        let mut sdp = String::with_capacity(self.sdp.len() + 64);
+        let mut section = None;
         // Writing to a String does not fail.
         for line in self.sdp.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
             let begins = line.starts_with("m=");
@@ -199,7 +200,8 @@ impl Presentation {
         let mut tracks = self.tracks.clone();
         for (number, track) in tracks.iter_mut().enumerate() {
             if let Some((known, _)) = wanted(number) {
-                (track.payload_type, track.is_renumbered) = (Some(known), true);
+                track.payload_type = Some(known);
+                track.is_renumbered = true;
             }
         }
         Arc::new(Self { sdp, tracks })
@@ -216,7 +218,9 @@ impl Presentation {
                 section = Some(section.map_or(0, |number: usize| number + 1));
                 // m=<media> <port> <proto> <fmt> …
                 let mut fields = media.splitn(3, ' ');
-                let (kind, _, rest) = (fields.next(), fields.next(), fields.next());
+                let kind = fields.next();
+                fields.next(); // the port
+                let rest = fields.next();
                 let _ = write!(out, "m={} 0 {}\r\n", kind.unwrap_or_default(), rest.unwrap_or_default());
             } else if line.starts_with("o=") {
                 out.push_str("o=- 0 0 IN IP4 127.0.0.1\r\n");
@@ -270,7 +274,7 @@ mod tests {
         m=audio 0 RTP/AVP 0\r\n";
 
     #[test]
-    fn tracks_are_found_and_what_must_change_changes() {
+    fn sdp_tracks_parse_and_are_rewritten_for_players() {
         let presentation = Presentation::parse(SDP.as_bytes()).unwrap();
         let seen: Vec<_> = presentation.tracks().iter().map(|t| (&*t.control, &*t.encoding, t.clock_rate)).collect();
         assert_eq!(
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn another_encoder_continues_what_is_coded_alike() {
+    fn sdp_of_another_encoder_is_compatible_if_coded_alike() {
         let with = |from: &str, to: &str| Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap();
         let first = with("=1\r\na=c", "=1;sprop-parameter-sets=Z0I=,aM4=;profile-level-id=42e01f\r\na=c");
         assert_eq!(first.tracks()[0].parameter_sets, [&[0x67, 0x42][..], &[0x68, 0xce]]);
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn payload_types_stay_those_that_players_know() {
+    fn sdp_continuation_keeps_payload_types() {
         let with = |from: &str, to: &str| Arc::new(Presentation::parse(SDP.replace(from, to).as_bytes()).unwrap());
         let known = with("s=No Name", "s=Known");
         let other = with("RTP/AVP 97\r\nb=AS:128\r\na=rtpmap:97", "RTP/AVP 98\r\nb=AS:128\r\na=rtpmap:98");
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_programs_say_of_one_stream_is_one_stream() {
+    fn sdp_of_gstreamer_and_ffmpeg_are_compatible() {
         let sdp = |video: &str, audio: &str| {
             let text = format!(
                 "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
@@ -337,7 +341,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "(v=0|o=- 1 1 IN IP4 1.1.1.1|s=-|t=0 0|m=video 0 RTP/AVP 96|a=.{0,20}|[a-z]=.{0,10}|\r\n|\n){0,30}") {
+        fn sdp_parser_survives_any_text(text in "(v=0|o=- 1 1 IN IP4 1.1.1.1|s=-|t=0 0|m=video 0 RTP/AVP 96|a=.{0,20}|[a-z]=.{0,10}|\r\n|\n){0,30}") {
             if let Ok(presentation) = Presentation::parse(text.as_bytes()) {
                 presentation.to_sdp();
             }

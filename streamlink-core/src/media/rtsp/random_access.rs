@@ -34,7 +34,8 @@ impl RtspRandomAccessTracker {
         };
         self.codecs = presentation.tracks().iter().map(|track| codec(&track.encoding)).collect();
         self.reports = vec![None; self.codecs.len()];
-        (self.key, self.preamble) = (None, None);
+        self.key = None;
+        self.preamble = None;
     }
 
     /// Returns whether there is a track that a player can start only with a key frame of.
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn players_start_at_the_first_packet_of_a_key_frame() {
+    fn rtsp_random_access_at_first_packet_of_key_frame() {
         let mut starts = RtspRandomAccessTracker::default();
         starts.begin(&presentation(&["H264", "OPUS"]));
         let video = MessageRole::Sample { video: true };

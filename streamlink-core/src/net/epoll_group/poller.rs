@@ -99,11 +99,14 @@ impl GroupPoller {
             return;
         }
         let is_busy = self.count >= BUSY_ARRIVALS_PER_SPAN && 3 * self.held_back < MAX_HELD_BACK_THIRDS * self.count;
-        (self.count, self.held_back, self.since) = (0, 0, now);
+        self.count = 0;
+        self.held_back = 0;
+        self.since = now;
         if is_busy != self.is_periodic {
             // Without a descriptor for the other, the current source serves both modes.
             if let Ok(wake_source) = if is_busy { periodic_timer() } else { readiness_source(&self.poll) } {
-                (self.wake_source, self.is_periodic) = (wake_source, is_busy);
+                self.wake_source = wake_source;
+                self.is_periodic = is_busy;
             }
         }
     }

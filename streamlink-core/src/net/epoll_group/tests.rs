@@ -32,7 +32,7 @@ async fn read(stream: &mut Stream) -> io::Result<usize> {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_is_found_before_anyone_looks() -> io::Result<()> {
+async fn epoll_group_request_more_reads_before_next_poll() -> io::Result<()> {
     let poller = GroupPoller::new()?;
     let (mut peer, mut stream) = pair(&poller).await?;
     write(&mut peer, b"head").await?;
@@ -85,7 +85,7 @@ async fn poll_once(
 }
 
 #[tokio::test]
-async fn what_comes_is_handed_on_until_there_is_something_to_tell() -> io::Result<()> {
+async fn epoll_group_sink_is_fed_until_it_notifies() -> io::Result<()> {
     let mut poller = GroupPoller::new()?;
     let (mut peer, mut stream) = pair(&poller).await?;
     let sink = Arc::new(Mutex::new(RecordingSink::default()));
@@ -115,7 +115,7 @@ async fn what_comes_is_handed_on_until_there_is_something_to_tell() -> io::Resul
 }
 
 #[tokio::test]
-async fn much_is_handed_on_in_turns_and_a_panic_is_that_of_one() -> io::Result<()> {
+async fn epoll_group_bounds_reads_and_isolates_panics() -> io::Result<()> {
     const BYTES: usize = 8 << 20;
     let mut poller = GroupPoller::new()?;
     let (mut loud, mut heard) = pair(&poller).await?;
@@ -139,15 +139,17 @@ async fn much_is_handed_on_in_turns_and_a_panic_is_that_of_one() -> io::Result<(
 }
 
 #[tokio::test]
-async fn peers_that_hold_back_are_not_made_to_wait() -> io::Result<()> {
+async fn epoll_group_polls_at_once_for_nagle_peers() -> io::Result<()> {
     for parts in [&["head:body"][..], &["head:", "body"]] {
         let mut poller = GroupPoller::new()?;
         let listener = listen(([127, 0, 0, 1], 0).into())?;
         // Nagle's algorithm is on, as by default.
         let (peer, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
-        let (peer, mut stream) = (peer?, Stream::accepted(accepted?.0).grouped(poller.group())?);
+        let peer = peer?;
+        let mut stream = Stream::accepted(accepted?.0).grouped(poller.group())?;
         let sink = Arc::new(Mutex::new(RecordingSink::default()));
-        let (mut rounds, mut waits) = (0_usize, false);
+        let mut rounds = 0_usize;
+        let mut waits = false;
         // The others are held back sooner or later.
         while if parts.len() == 1 { !waits } else { rounds < 3000 } {
             for part in parts {
@@ -165,7 +167,7 @@ async fn peers_that_hold_back_are_not_made_to_wait() -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn who_finds_no_room_is_told_of_it() -> io::Result<()> {
+async fn epoll_group_reports_writability() -> io::Result<()> {
     const BYTES: usize = 32 << 20;
     let mut poller = GroupPoller::new()?;
     let (mut peer, mut stream) = pair(&poller).await?;

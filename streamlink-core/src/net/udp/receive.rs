@@ -4,6 +4,12 @@
 //! A lane is a piece of memory in which datagrams lie one behind the other. When it is used up it is put aside,
 //! and taken back into use when the last packet in it is gone; so a steady stream allocates nothing. When the stream
 //! ends, what was put aside is given back.
+//!
+//! A packet that is kept holds its whole lane, however short it is and whatever else lay there: packets that wait for
+//! their time, for others, or in the hands of the host, with garbage between them, would hold a lane each. So a
+//! receiver has a bounded number of lanes: 20 MiB at most, those included that packets hold. When all of them are held,
+//! datagrams are copied to memory of their own, of their size, until a lane is free again. Then a packet that is kept
+//! costs what it is long, and about 100 bytes, whoever keeps it. Traffic that is handed on soon never gets there.
 
 use bytes::{Bytes, BytesMut};
 use socket2::Socket;
@@ -21,8 +27,10 @@ const MAX_RUN: usize = 65_536;
 const LANE: usize = 2 * MAX_RUN;
 /// Lanes of one receiver at most, and so datagrams of one `recvmmsg`.
 const MAX_LANES: usize = 16;
-/// Used-up lanes that are kept for later; above that, memory is given back.
-const MAX_RESTING: usize = 64;
+/// Used-up lanes for each lane in use that may be held at a time. Of 16 lanes, 8 to 16 MiB: 120 ms of 560 Mb/s at least.
+const RESTING_PER_LANE: usize = 8;
+/// Used-up lanes that are looked at, beside the oldest, to find a free one among those that are held.
+const PROBES: usize = 3;
 /// When so many of them, the oldest ones, are free at the same time, there are more than are needed.
 const SURPLUS: usize = 4;
 /// Room for three control messages: GRO size, time stamp, overflow counter.
@@ -37,15 +45,32 @@ pub(crate) struct Received {
     pub(crate) arrival: Instant,
 }
 
-/// The memory into which a socket receives: at most [`MAX_LANES`] lanes of [`LANE`] bytes, beside what
-/// packets that are still in use hold.
+/// The memory into which a socket receives: at most [`RESTING_PER_LANE`] and 2 times its lanes of [`LANE`] bytes, those
+/// included that packets hold.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    lanes: Vec<BytesMut>,
-    resting: VecDeque<BytesMut>,
+    lanes: Vec<Lane>,
+    resting: Resting,
     /// Datagrams that the socket has dropped because its buffer was full, as the kernel counts them.
     overflows: u32,
     overflows_seen: u64,
+}
+
+/// A lane in use.
+#[derive(Debug)]
+struct Lane {
+    memory: BytesMut,
+    /// What comes is copied out of it: too many others are held.
+    copies: bool,
+}
+
+/// Used-up lanes, the oldest first.
+#[derive(Debug)]
+struct Resting {
+    lanes: VecDeque<BytesMut>,
+    most: usize,
+    /// Where a free one was looked for last, beside the oldest.
+    probe: usize,
 }
 
 impl Receiver {
@@ -57,8 +82,8 @@ impl Receiver {
             _ => MAX_LANES,
         };
         Self {
-            lanes: (0..lanes).map(|_| BytesMut::with_capacity(LANE)).collect(),
-            resting: VecDeque::new(),
+            lanes: (0..lanes).map(|_| Lane { memory: BytesMut::with_capacity(LANE), copies: false }).collect(),
+            resting: Resting { lanes: VecDeque::new(), most: lanes * RESTING_PER_LANE, probe: 0 },
             overflows: 0,
             overflows_seen: 0,
         }
@@ -69,9 +94,9 @@ impl Receiver {
         std::mem::take(&mut self.overflows_seen)
     }
 
-    /// Nobody sends any more: lanes that were put aside are given back, those in use with the last packet in them.
+    /// Nobody sends any more: lanes that were put aside are given back. Those that packets hold still count.
     pub(crate) fn rest(&mut self) {
-        self.resting.clear();
+        self.resting.lanes.retain_mut(|lane| !lane.try_reclaim(LANE));
     }
 
     /// One `recvmmsg`. Hands every datagram to `each`, in order; returns whether there may be more to read.
@@ -81,7 +106,7 @@ impl Receiver {
     #[allow(unsafe_code)]
     pub(crate) fn receive(&mut self, fd: RawFd, mut each: impl FnMut(Received)) -> io::Result<bool> {
         for lane in &mut self.lanes {
-            refill(lane, &mut self.resting);
+            lane.refill(&mut self.resting);
         }
         let lanes = self.lanes.len();
         // SAFETY: all four are plain data, for which all zeroes is a value.
@@ -90,7 +115,7 @@ impl Receiver {
         let mut vectors: [libc::iovec; MAX_LANES] = unsafe { std::mem::zeroed() };
         let mut messages: [libc::mmsghdr; MAX_LANES] = unsafe { std::mem::zeroed() };
         for i in 0..lanes {
-            let spare = self.lanes[i].spare_capacity_mut();
+            let spare = self.lanes[i].memory.spare_capacity_mut();
             vectors[i].iov_base = spare.as_mut_ptr().cast();
             vectors[i].iov_len = spare.len().min(MAX_RUN);
             let header = &mut messages[i].msg_hdr;
@@ -111,55 +136,104 @@ impl Receiver {
         for i in 0..count {
             let length = messages[i].msg_len as usize;
             // SAFETY: the kernel has written `length` bytes, at most iov_len, to the start of the spare memory.
-            unsafe { self.lanes[i].set_len(length.min(vectors[i].iov_len)) };
+            unsafe { self.lanes[i].memory.set_len(length.min(vectors[i].iov_len)) };
             let notes = read_control(&messages[i].msg_hdr);
             if let Some(total) = notes.overflows {
                 self.overflows_seen += u64::from(total.wrapping_sub(self.overflows));
                 self.overflows = total;
             }
             let Some(peer) = peer_address(&names[i]) else {
-                self.lanes[i].clear();
+                self.lanes[i].memory.clear();
                 continue;
             };
             let arrival = clock.at(notes.stamp);
             let truncated = messages[i].msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            split(&mut self.lanes[i], notes.segment, truncated, |data| each(Received { data, peer, arrival }));
+            self.lanes[i].split(notes.segment, truncated, |data| each(Received { data, peer, arrival }));
         }
         Ok(count == lanes)
     }
 }
 
-/// Hands out what lies in a lane, in pieces of `segment` bytes. An empty datagram is one piece of no bytes.
-fn split(lane: &mut BytesMut, segment: Option<usize>, truncated: bool, mut each: impl FnMut(Bytes)) {
-    if truncated {
-        lane.clear(); // longer than any UDP datagram: nothing of it can be trusted
-        return;
-    }
-    let segment = segment.filter(|s| *s > 0).unwrap_or(usize::MAX);
-    loop {
-        let length = segment.min(lane.len());
-        each(lane.split_to(length).freeze());
-        if lane.is_empty() {
+impl Lane {
+    /// Hands out what lies in it, in pieces of `segment` bytes. An empty datagram is one piece of no bytes.
+    fn split(&mut self, segment: Option<usize>, truncated: bool, mut each: impl FnMut(Bytes)) {
+        if truncated {
+            self.memory.clear(); // longer than any UDP datagram: nothing of it can be trusted
             return;
         }
+        let segment = segment.filter(|s| *s > 0).unwrap_or(usize::MAX);
+        if self.copies {
+            if self.memory.is_empty() {
+                each(Bytes::new());
+            }
+            for piece in self.memory.chunks(segment) {
+                each(Bytes::copy_from_slice(piece));
+            }
+            self.memory.clear();
+            return;
+        }
+        loop {
+            let length = segment.min(self.memory.len());
+            each(self.memory.split_to(length).freeze());
+            if self.memory.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Makes sure that there is room for the longest run.
+    fn refill(&mut self, resting: &mut Resting) {
+        if self.copies {
+            // Nobody holds anything of it, so it can be what it was as soon as another could take its place.
+            self.copies = !resting.has_room();
+            return;
+        }
+        if self.memory.capacity() - self.memory.len() >= MAX_RUN || self.memory.try_reclaim(LANE) {
+            return;
+        }
+        let free = resting.take_free();
+        self.copies = free.is_none() && resting.lanes.len() >= resting.most;
+        let used = std::mem::replace(&mut self.memory, free.unwrap_or_else(|| BytesMut::with_capacity(LANE)));
+        resting.lanes.push_back(used);
     }
 }
 
-/// Makes sure that a lane has room for the longest run.
-fn refill(lane: &mut BytesMut, resting: &mut VecDeque<BytesMut>) {
-    if lane.capacity() - lane.len() >= MAX_RUN || lane.try_reclaim(LANE) {
-        return;
+impl Resting {
+    /// A lane that nobody holds anything of any more.
+    fn take_free(&mut self) -> Option<BytesMut> {
+        let at = self.find_free()?;
+        let free = self.lanes.remove(at);
+        // One more: what a burst has needed is given back in the course of some lanes.
+        if self.lanes.get_mut(SURPLUS - 1).is_some_and(|lane| lane.try_reclaim(LANE)) {
+            self.lanes.remove(SURPLUS - 1);
+        }
+        free
     }
-    let reusable = resting.front_mut().is_some_and(|oldest| oldest.try_reclaim(LANE));
-    let oldest = if reusable { resting.pop_front() } else { None };
-    if resting.get_mut(SURPLUS - 1).is_some_and(|lane| lane.try_reclaim(LANE)) {
-        resting.pop_front(); // one at a time: what a burst has needed goes in the course of some lanes
+
+    /// Whether another lane may be put aside; gives one back that is free, if it is found soon.
+    fn has_room(&mut self) -> bool {
+        if self.lanes.len() >= self.most
+            && let Some(at) = self.find_free()
+        {
+            self.lanes.remove(at);
+        }
+        self.lanes.len() < self.most
     }
-    let used = std::mem::replace(lane, oldest.unwrap_or_else(|| BytesMut::with_capacity(LANE)));
-    if resting.len() == MAX_RESTING {
-        resting.pop_front(); // someone keeps a packet of it: its memory goes when that does
+
+    /// The oldest, nearly always. Where someone keeps a packet of it, a few of the others are looked at each time.
+    fn find_free(&mut self) -> Option<usize> {
+        let is_free = |lane: Option<&mut BytesMut>| lane.is_some_and(|lane| lane.try_reclaim(LANE));
+        if is_free(self.lanes.front_mut()) {
+            return Some(0);
+        }
+        for _ in 0..PROBES.min(self.lanes.len()) {
+            self.probe = (self.probe + 1) % self.lanes.len();
+            if is_free(self.lanes.get_mut(self.probe)) {
+                return Some(self.probe);
+            }
+        }
+        None
     }
-    resting.push_back(used);
 }
 
 /// A buffer for control messages, aligned as `cmsghdr` wants it.
@@ -262,3 +336,6 @@ pub(super) fn enable_extras(socket: &Socket) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_arrives_whole_and_in_order_with_and_without_gso() {
+    async fn udp_batch_arrives_in_order_with_and_without_gso() {
         for plain in [false, true] {
             let (socket, peer) = pair();
             let mut sender = if plain { Sender::plain() } else { Sender::new(&socket) };
@@ -286,10 +286,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_long_is_refused_alone_and_gso_comes_back() {
+    async fn udp_oversized_datagram_is_refused_alone() {
         let (socket, peer) = pair();
         let mut sender = Sender::new(&socket);
-        let (long, good) = (vec![1u8; 70_000], vec![2u8; 1000]);
+        let long = vec![1u8; 70_000];
+        let good = vec![2u8; 1000];
         let d = |body| Datagram { head: &[], body };
         let sent = sender.send(&socket, &[d(&good), d(&good), d(&long), d(&good)]);
         assert_eq!(sent, Sent { done: 4, refused: 1, blocked: false });
@@ -302,7 +303,7 @@ mod tests {
     /// A socket without UDP checksums cannot segment: the kernel refuses the run, which then leaves one by one.
     #[tokio::test]
     #[allow(unsafe_code)]
-    async fn a_refused_run_is_sent_one_by_one_and_gso_is_tried_again() {
+    async fn udp_refused_gso_run_is_sent_one_by_one() {
         let (socket, peer) = pair();
         let mut sender = Sender::new(&socket);
         if !sender.supported {
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_does_not_listen_costs_nothing() {
+    async fn udp_unreachable_peer_loses_no_later_datagram() {
         let (socket, peer) = pair();
         drop(peer);
         let mut sender = Sender::new(&socket);

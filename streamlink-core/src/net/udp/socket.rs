@@ -54,7 +54,7 @@ pub(crate) struct UdpOptions {
     pub(crate) egress: Egress,
     /// A sending socket that also receives much: runs of datagrams (GRO), with arrival times.
     pub(crate) bidirectional: bool,
-    /// What arrives is never read, and the system keeps none of it.
+    /// Sends only: arrivals are never read, and the system keeps none of them.
     pub(crate) send_only: bool,
 }
 
@@ -381,7 +381,7 @@ mod tests {
 
     /// Uses a Unix socket pair, which holds a bounded number of datagrams: those of UDP leave the loopback at once.
     #[tokio::test]
-    async fn a_full_socket_is_waited_for_and_the_waiting_leaves_nothing_behind() -> io::Result<()> {
+    async fn udp_poll_writable_waits_and_releases_descriptor() -> io::Result<()> {
         let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut socket = UdpSocket { io: Io::SendOnly(ours), room: None, local };
@@ -400,7 +400,7 @@ mod tests {
 
     /// The runtime may report a datagram that was read together with those before it.
     #[tokio::test]
-    async fn what_was_read_already_is_not_waited_for() {
+    async fn udp_drain_does_not_wait_for_read_datagrams() {
         let socket = UdpSocket::receiving(SocketAddr::from(([127, 0, 0, 1], 0)), &UdpOptions::default()).unwrap();
         std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[1], socket.local_addr()).unwrap();
         socket.readable().await.unwrap();

@@ -1,31 +1,33 @@
-//! Chunks (RTMP specification, section 5.3): messages are cut into chunks, and chunks of several chunk streams
-//! may alternate.
+//! Chunks (RTMP specification, section 5.3): messages are cut into chunks, and chunks of several chunk streams may
+//! alternate.
 //!
-//! [`ChunkReader`] puts messages together. What it holds is bounded: [`MAX_STREAMS`] chunk streams, and
-//! [`MAX_BUFFERED`] bytes of messages that are not complete. [`Framing`] does the opposite without copying: it
-//! names the slices (headers and pieces of the message's body) that a vectored write hands to the kernel.
+//! [`ChunkReader`] reassembles messages. Its memory is bounded: [`MAX_STREAMS`] chunk streams, and [`MAX_BUFFERED`]
+//! bytes of incomplete messages. [`Framing`] does the opposite without copying: it names the slices (headers and pieces
+//! of the message's body) that a vectored write hands to the kernel.
 
 use super::{ProtocolError, message};
 use bytes::{Bytes, BytesMut};
 use std::ops::Deref;
 
-/// Chunk streams of one connection at most. Encoders use fewer than ten.
+/// Maximum number of chunk streams of one connection. Encoders use fewer than ten.
 const MAX_STREAMS: usize = 64;
-/// The longest media message, in bytes.
+/// Maximum length of a media message, in bytes.
 const MAX_MEDIA: usize = 16 << 20;
-/// The longest other message, in bytes.
+/// Maximum length of any other message, in bytes.
 const MAX_OTHER: usize = 64 << 10;
-/// Bytes of incomplete messages at most, of a peer that sends media.
+/// Maximum number of bytes of incomplete messages from a peer that sends media.
 const MAX_BUFFERED: usize = 24 << 20;
-/// Bytes of incomplete messages at most, of a peer that was not let in yet.
+/// Maximum number of bytes of incomplete messages from a peer that was not admitted yet.
 const MAX_BUFFERED_EARLY: usize = 256 << 10;
-/// The chunk size until a peer says another (section 5.4.1).
+/// Chunk size before a peer sets another, in bytes (section 5.4.1).
 const DEFAULT_CHUNK_SIZE: usize = 128;
-/// Memory that is set aside for a message before any of it has come.
+/// Maximum number of bytes reserved for a message when its first piece arrives, from a peer that sends media.
 const MAX_RESERVE: usize = 256 << 10;
-/// A timestamp field that says: four more bytes follow the header.
+/// Maximum number of bytes reserved for a message from a peer that was not admitted yet.
+const MAX_RESERVE_EARLY: usize = 4 << 10;
+/// The timestamp field of a header that an extended timestamp of four bytes follows.
 const EXTENDED: u32 = 0xff_ffff;
-/// The longest chunk header: 3 bytes of basic header, 11 of message header, 4 of extended timestamp.
+/// Maximum length of a chunk header: 3 bytes of basic header, 11 of message header, 4 of extended timestamp.
 const MAX_HEAD: usize = 18;
 
 /// A message.
@@ -41,24 +43,24 @@ pub(crate) struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// The same, in memory of its own.
+    /// Copies the body into memory of its own.
     pub(crate) fn into_owned(self) -> Message<'static> {
         let Self { kind, timestamp, stream, body } = self;
         Message { kind, timestamp, stream, body: Body::Gathered(body.into()) }
     }
 }
 
-/// The body of a message: whoever keeps it copies it out of what was read, if it still lies there.
+/// The body of a message. Borrowed from the read buffer, or owned if reassembled from several chunks.
 #[derive(Clone, Debug)]
 pub(crate) enum Body<'a> {
-    /// Where it was read to, as all of it came at once.
+    /// All of it was in one read.
     Read(&'a [u8]),
-    /// Put together.
+    /// Reassembled.
     Gathered(Bytes),
 }
 
 impl Body<'_> {
-    /// Without its first bytes, of which there must be so many.
+    /// Removes the first bytes, of which there must be as many.
     pub(crate) fn without(self, bytes: usize) -> Self {
         match self {
             Self::Read(body) => Self::Read(&body[bytes..]),
@@ -95,18 +97,18 @@ impl PartialEq for Body<'_> {
 
 impl Eq for Body<'_> {}
 
-/// Puts the messages of one connection together.
+/// Reassembles the messages of one connection.
 #[derive(Debug)]
 pub(crate) struct ChunkReader {
-    /// Those that bring media come first.
+    /// Streams that carry media come first.
     streams: Vec<ChunkStream>,
-    /// The chunk whose body is in progress: its stream's place in the list, and how much is to come.
+    /// The chunk whose body is in progress: the index of its stream, and the number of bytes to come.
     body: Option<(usize, usize)>,
     chunk_size: usize,
     buffered: usize,
-    /// Whether media is expected, or only commands.
+    /// Media is expected, not commands alone.
     media: bool,
-    /// The header in progress, when it came in pieces.
+    /// Length of the header in progress, when it came in pieces.
     have: usize,
     head: [u8; MAX_HEAD],
 }
@@ -123,22 +125,22 @@ struct ChunkStream {
     stream: u32,
     /// The extended timestamp of its last header, if there was one.
     extended: Option<u32>,
-    /// A message in progress.
+    /// The message in progress.
     partial: Option<BytesMut>,
 }
 
-/// How much of a header is there.
+/// The state of a header.
 enum Head {
-    /// So many bytes are needed.
+    /// Number of bytes needed in all.
     Needs(usize),
     Complete {
         format: u8,
         id: u32,
-        /// Bytes of basic header.
+        /// Length of the basic header, in bytes.
         basic: usize,
-        /// All its bytes.
+        /// Length of the whole header, in bytes.
         length: usize,
-        /// The extended timestamp that was in it.
+        /// The extended timestamp, if it has one.
         extended: Option<u32>,
     },
 }
@@ -156,19 +158,19 @@ impl ChunkReader {
         }
     }
 
-    /// Whether a message, or the header of one, has begun.
+    /// Returns whether a message, or the header of one, has begun.
     pub(crate) fn is_within_message(&self) -> bool {
         self.body.is_some() || self.have > 0 || self.buffered > 0
     }
 
-    /// Long messages are welcome from now on.
+    /// Admits long messages from now on.
     pub(crate) fn expect_media(&mut self) {
         self.media = true;
     }
 
-    /// Takes bytes from `input` up to the end of a message. `None`: all is taken, and more is needed.
+    /// Takes bytes from `input` up to the end of a message. `None`: all was taken, and more is needed.
     ///
-    /// Changes of the chunk size and aborts are obeyed here, and not handed on.
+    /// Changes of the chunk size and aborts are handled here, and not returned.
     ///
     /// # Errors
     /// When the peer breaks the protocol or exceeds a bound.
@@ -191,11 +193,10 @@ impl ChunkReader {
         }
     }
 
-    /// Set Chunk Size and Abort concern nobody else (sections 5.4.1 and 5.4.2).
+    /// Handles Set Chunk Size and Abort (sections 5.4.1 and 5.4.2); returns whether the message was one of them.
     fn obey(&mut self, message: &Message<'_>) -> Result<bool, ProtocolError> {
         let value = || -> Result<u32, ProtocolError> {
-            let bytes =
-                message.body.first_chunk().ok_or(ProtocolError::Malformed("a control message that is too short"))?;
+            let bytes = message.body.first_chunk().ok_or(ProtocolError::Malformed("control message too short"))?;
             Ok(u32::from_be_bytes(*bytes))
         };
         match message.kind {
@@ -217,7 +218,7 @@ impl ChunkReader {
     }
 
     fn read_head(&mut self, input: &mut &[u8]) -> Result<Progress, ProtocolError> {
-        // Nearly always all of it is there.
+        // Nearly always the whole header is there.
         if self.have == 0
             && let Head::Complete { format, id, basic, length, extended } = self.head(input)?
         {
@@ -246,7 +247,7 @@ impl ChunkReader {
         }
     }
 
-    /// Looks at what is there of a header.
+    /// Parses a header as far as it has arrived.
     fn head(&self, head: &[u8]) -> Result<Head, ProtocolError> {
         let Some(first) = head.first() else { return Ok(Head::Needs(1)) };
         let format = first >> 6;
@@ -277,12 +278,12 @@ impl ChunkReader {
         }
     }
 
-    /// A header is complete: a message begins or goes on. `fields`: what is behind the basic header.
+    /// Begins or continues a message after a complete header. `fields`: the bytes behind the basic header.
     fn begin(&mut self, format: u8, id: u32, fields: &[u8], extended: Option<u32>) -> Result<Progress, ProtocolError> {
         let mut at = match self.streams.iter().position(|s| s.id == id) {
             Some(at) => at,
             // librtmp's first ping starts with a header of format 1.
-            None if format > 1 => return Err(ProtocolError::Malformed("a chunk that continues nothing")),
+            None if format > 1 => return Err(ProtocolError::Malformed("type 2 or 3 chunk without a preceding header")),
             None if self.streams.len() >= MAX_STREAMS => {
                 return Err(ProtocolError::Malformed("too many chunk streams"));
             }
@@ -297,8 +298,8 @@ impl ChunkReader {
         }
         let stream = &mut self.streams[at];
         if format == 3 && stream.partial.is_some() {
-            // The middle of a message. Not all encoders repeat the extended timestamp there: if this is not it,
-            // it belongs to the message.
+            // The middle of a message. Not all encoders repeat the extended timestamp there: if it differs, these bytes
+            // belong to the message.
             let stray = extended.filter(|value| stream.extended != Some(*value));
             return self.resume(at, stray.map(u32::to_be_bytes));
         }
@@ -328,7 +329,7 @@ impl ChunkReader {
         Ok(Progress::Started)
     }
 
-    /// The next chunk of a message. `stray`: bytes of its body that were read with the header.
+    /// Begins the next chunk of a message. `stray`: bytes of its body that were read with the header.
     fn resume(&mut self, at: usize, stray: Option<[u8; 4]>) -> Result<Progress, ProtocolError> {
         let stream = &self.streams[at];
         let have = stream.partial.as_ref().map_or(0, BytesMut::len);
@@ -337,13 +338,13 @@ impl ChunkReader {
         let Some(bytes) = stray else { return Ok(Progress::Started) };
         let mut rest = &bytes[..];
         let done = self.read_body(at, left, &mut rest)?;
-        // What is behind the end of the chunk is the next header's.
+        // Bytes behind the end of the chunk belong to the next header.
         self.head[..rest.len()].copy_from_slice(rest);
         self.have = rest.len();
         Ok(done.map_or(Progress::Started, |message| Progress::Complete(message.into_owned())))
     }
 
-    /// A message without a body is complete with its header.
+    /// Completes a message without a body after its header.
     fn finish_if_empty(&mut self) -> Option<Message<'static>> {
         match self.body {
             Some((at, 0)) => {
@@ -367,17 +368,17 @@ impl ChunkReader {
         let stream = &mut self.streams[at];
         let length = stream.length as usize;
         if take == length {
-            // All of it is here, as nearly always: it never waits.
+            // All of it is here, as nearly always: no buffer is needed.
             stream.partial = None;
             return Ok(Some(stream.message(Body::Read(taken))));
         }
         self.buffered += take;
         if self.buffered > if self.media { MAX_BUFFERED } else { MAX_BUFFERED_EARLY } {
-            return Err(ProtocolError::Malformed("too many messages in progress"));
+            return Err(ProtocolError::Malformed("too many bytes of incomplete messages"));
         }
         let partial = stream.partial.get_or_insert_default();
         if partial.capacity() == 0 {
-            partial.reserve(length.min(MAX_RESERVE));
+            partial.reserve(length.min(if self.media { MAX_RESERVE } else { MAX_RESERVE_EARLY }));
         }
         partial.extend_from_slice(taken);
         let whole = partial.len() >= length;
@@ -413,16 +414,16 @@ fn be24(bytes: &[u8]) -> u32 {
     }
 }
 
-/// How messages are cut on a connection's way out.
+/// The framing of a connection's outgoing messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Framing {
-    /// The chunk size that the peer was told.
+    /// The chunk size announced to the peer, in bytes.
     pub(crate) chunk_size: usize,
-    /// The message stream that media is for.
+    /// The message stream of the media.
     pub(crate) stream: u32,
 }
 
-/// The headers of the chunks of one message: a full one, and the short one of all that follow.
+/// The chunk headers of one message: a full one, and the short one of all chunks that follow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkHeads {
     first: [u8; 16],
@@ -437,13 +438,13 @@ impl ChunkHeads {
     pub(crate) const EMPTY: Self =
         Self { first: [0; 16], first_length: 0, next: [0; 5], next_length: 0, body: 0, chunk_size: 1 };
 
-    /// The whole message on the wire, in bytes.
+    /// Length of the whole message on the wire, in bytes.
     pub(crate) fn total(&self) -> usize {
         let more = self.body.saturating_sub(1) / self.chunk_size;
         self.first_length + self.body + more * self.next_length
     }
 
-    /// Names the slices of the message from a position on, in order, until `take` wants no more.
+    /// Calls `take` with the slices of the message from byte `from` on, in order, until it returns false.
     pub(crate) fn slices<'a>(&'a self, body: &'a [u8], from: usize, mut take: impl FnMut(&'a [u8]) -> bool) -> bool {
         let mut skip = from;
         let mut give = |slice: &'a [u8]| {
@@ -467,10 +468,11 @@ impl ChunkHeads {
 }
 
 impl Framing {
-    /// How messages are cut for players, once those have been let in.
+    /// The framing for players after they were admitted.
     pub(crate) const PLAYERS: Self = Self { chunk_size: super::link::CHUNK_SIZE, stream: super::server::STREAM };
 
-    /// The headers of a message. Always full ones, so that the same bytes fit every connection at any moment.
+    /// Returns the chunk headers of a message: always full ones, so that the same bytes fit every connection at any
+    /// time.
     pub(crate) fn heads(&self, kind: u8, timestamp: u32, stream: u32, body: usize) -> ChunkHeads {
         let chunk_stream = message::chunk_stream(kind);
         let field = timestamp.min(EXTENDED);
@@ -481,16 +483,18 @@ impl Framing {
         heads.first[7] = kind;
         heads.first[8..12].copy_from_slice(&stream.to_le_bytes());
         heads.next[0] = 0xc0 | chunk_stream;
-        (heads.first_length, heads.next_length) = (12, 1);
+        heads.first_length = 12;
+        heads.next_length = 1;
         if field == EXTENDED {
             heads.first[12..].copy_from_slice(&timestamp.to_be_bytes());
             heads.next[1..].copy_from_slice(&timestamp.to_be_bytes());
-            (heads.first_length, heads.next_length) = (16, 5);
+            heads.first_length = 16;
+            heads.next_length = 5;
         }
         heads
     }
 
-    /// Appends a whole message.
+    /// Appends a whole message to `out`.
     pub(crate) fn write(&self, kind: u8, timestamp: u32, stream: u32, body: &[u8], out: &mut Vec<u8>) {
         self.heads(kind, timestamp, stream, body.len()).slices(body, 0, |slice| {
             out.extend_from_slice(slice);

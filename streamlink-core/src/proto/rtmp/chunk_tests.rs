@@ -2,7 +2,8 @@ use super::*;
 use proptest::prelude::*;
 
 fn read_all(reader: &mut ChunkReader, bytes: &[u8], splits: &[usize]) -> Result<Vec<Message<'static>>, ProtocolError> {
-    let (mut messages, mut from) = (Vec::new(), 0);
+    let mut messages = Vec::new();
+    let mut from = 0;
     for split in splits.iter().copied().filter(|s| *s < bytes.len()).chain([bytes.len()]) {
         let mut input = &bytes[from..split.max(from)];
         from = from.max(split);
@@ -24,7 +25,7 @@ fn message(kind: u8, timestamp: u32, body: Vec<u8>) -> Message<'static> {
     Message { kind, timestamp, stream: 1, body: Body::Gathered(body.into()) }
 }
 
-/// The chunks of a message, each by itself, so that they can be interleaved.
+/// Returns the chunks of a message one by one, so that they can be interleaved.
 fn chunks(message: &Message<'_>, chunk_size: usize) -> Vec<Vec<u8>> {
     let framing = Framing { chunk_size, stream: 1 };
     let mut bytes = Vec::new();
@@ -46,7 +47,7 @@ fn chunks(message: &Message<'_>, chunk_size: usize) -> Vec<Vec<u8>> {
 proptest! {
     /// Messages on three chunk streams, interleaved and split in any way, are read as they were written.
     #[test]
-    fn any_interleaving_and_any_split_give_the_same_messages(
+    fn rtmp_chunks_reassemble_at_any_interleaving_and_split(
         bodies in prop::collection::vec((0usize..3, 0usize..700, any::<u32>()), 1..12),
         chunk_size in 1usize..300,
         order in prop::collection::vec(0usize..3, 0..200),
@@ -75,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn rtmp_chunk_reader_survives_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         let mut reader = reader();
         let _ = read_all(&mut reader, &bytes, &[]);
         prop_assert!(reader.streams.len() <= MAX_STREAMS && reader.buffered <= MAX_BUFFERED);
@@ -83,7 +84,7 @@ proptest! {
 
     /// A vectored write may stop anywhere: the slices from there on are the rest.
     #[test]
-    fn slices_from_any_position_are_the_rest(length in 0usize..1000, chunk_size in 1usize..400, timestamp in any::<u32>(), at in 0usize..1200) {
+    fn rtmp_chunk_slices_resume_at_any_position(length in 0usize..1000, chunk_size in 1usize..400, timestamp in any::<u32>(), at in 0usize..1200) {
         let body: Vec<u8> = (0..length).map(|i| i as u8).collect();
         let heads = Framing { chunk_size, stream: 1 }.heads(VIDEO, timestamp, 1, length);
         let from = |at| {
@@ -100,7 +101,7 @@ proptest! {
 const VIDEO: u8 = crate::proto::rtmp::message::VIDEO;
 
 #[test]
-fn every_format_of_header_is_understood() {
+fn rtmp_chunk_headers_of_all_formats_parse() {
     let mut bytes = Vec::new();
     bytes.extend([0x06, 0, 0, 100, 0, 0, 2, VIDEO, 1, 0, 0, 0, 1, 2]); // 0: at 100
     bytes.extend([0x46, 0, 0, 40, 0, 0, 1, VIDEO, 3]); // 1: 40 later
@@ -115,7 +116,7 @@ fn every_format_of_header_is_understood() {
 }
 
 #[test]
-fn extended_timestamps_are_read_whether_they_are_repeated_or_not() {
+fn rtmp_extended_timestamps_repeated_or_not() {
     let first = |length: u8, time: [u8; 4]| {
         let mut head = vec![0x06, 0xff, 0xff, 0xff, 0, 0, length, VIDEO, 1, 0, 0, 0];
         head.extend(time);
@@ -153,7 +154,7 @@ fn extended_timestamps_are_read_whether_they_are_repeated_or_not() {
 }
 
 #[test]
-fn chunk_sizes_change_and_messages_are_aborted() {
+fn rtmp_chunk_size_changes_and_abort() {
     let mut bytes = Vec::new();
     let control = Framing { chunk_size: 128, stream: 0 };
     bytes.extend([0x06, 0, 0, 0, 0, 0, 200, VIDEO, 1, 0, 0, 0]);
@@ -169,7 +170,7 @@ fn chunk_sizes_change_and_messages_are_aborted() {
 }
 
 #[test]
-fn hostile_chunks_are_refused() {
+fn rtmp_hostile_chunks_are_refused() {
     let refuse = |bytes: &[u8]| read_all(&mut reader(), bytes, &[]).unwrap_err();
     let set = |size: u32| {
         let mut bytes = Vec::new();
@@ -180,7 +181,10 @@ fn hostile_chunks_are_refused() {
     assert_eq!(refuse(&set(1 << 31)), ProtocolError::ChunkSize(1 << 31));
     assert!(read_all(&mut reader(), &set(0x7fff_ffff), &[]).is_ok());
     for first in [0xc6, 0x86] {
-        assert_eq!(refuse(&[first, 0, 0, 0, 0]), ProtocolError::Malformed("a chunk that continues nothing"));
+        assert_eq!(
+            refuse(&[first, 0, 0, 0, 0]),
+            ProtocolError::Malformed("type 2 or 3 chunk without a preceding header")
+        );
     }
     let long = [0x03, 0, 0, 0, 0xff, 0xff, 0xff, message::COMMAND, 0, 0, 0, 0];
     assert_eq!(refuse(&long), ProtocolError::TooLong { kind: message::COMMAND, length: 0xff_ffff });
@@ -196,5 +200,18 @@ fn hostile_chunks_are_refused() {
         bytes.extend([0x00, id, 0, 0, 0, 0x80, 0, 0, VIDEO, 0, 0, 0, 0]);
         bytes.extend(vec![0; 4 << 20]);
     }
-    assert_eq!(refuse(&bytes), ProtocolError::Malformed("too many messages in progress"));
+    assert_eq!(refuse(&bytes), ProtocolError::Malformed("too many bytes of incomplete messages"));
+}
+
+/// A peer that was not let in yet may begin a long message on every chunk stream.
+#[test]
+fn chunk_reader_sets_little_aside_for_messages_that_have_only_begun() {
+    let mut reader = ChunkReader::new();
+    for id in 3..63u8 {
+        let mut chunk = vec![id, 0, 0, 0, 0, 0xff, 0xff, 20, 0, 0, 0, 0]; // 65535 bytes of a command are to come
+        chunk.resize(12 + 128, 7);
+        assert_eq!(reader.read(&mut &chunk[..]).unwrap(), None);
+    }
+    let held: usize = reader.streams.iter().filter_map(|stream| stream.partial.as_ref()).map(BytesMut::capacity).sum();
+    assert!(held <= 60 * 2 * MAX_RESERVE_EARLY, "{held} bytes are set aside");
 }

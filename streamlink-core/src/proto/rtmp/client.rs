@@ -1,28 +1,33 @@
-//! The side that calls: connects to an application of a server, and publishes to it or plays from it.
+//! The client's session: connects to an application of a server, and publishes to it or plays from it.
 
 use super::{
     Link, Message, ProtocolError,
     link::WINDOW,
     message::{self, event},
 };
-use crate::media::flv::amf0::{self, Value};
+use crate::{
+    media::flv::amf0::{self, Value},
+    random::Random,
+    secret::Secret,
+    text::without,
+};
 
-/// What a call is for.
+/// The purpose of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientRole {
     Publish {
-        /// The size of the chunks that we send.
+        /// Size of the chunks that we send, in bytes.
         chunk_size: usize,
     },
     Play,
 }
 
-/// What the host is told.
+/// An event for the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ClientEvent<'a> {
     /// The server takes or sends media from now on.
     Ready,
-    /// The server refuses; what it says.
+    /// The server has refused, with its message.
     Rejected(String),
     /// A media message to play.
     Media(Message<'a>),
@@ -40,16 +45,16 @@ enum State {
     Ended,
 }
 
-/// Transactions: each command has a number of its own.
+/// Transaction ids of the commands.
 const CONNECT: f64 = 1.0;
 const RELEASE: f64 = 2.0;
 const FC_PUBLISH: f64 = 3.0;
 const CREATE: f64 = 4.0;
 const ASK: f64 = 5.0;
-/// How much a server may send ahead, in milliseconds.
+/// Buffer length that we announce to the server, in milliseconds.
 const BUFFER: u32 = 3000;
 
-/// A connection that we have opened.
+/// A client's connection.
 pub(crate) struct ClientSession {
     link: Link,
     state: State,
@@ -57,13 +62,14 @@ pub(crate) struct ClientSession {
     app: String,
     /// The address of the application, as in `rtmp://example.com/live`.
     url: String,
-    key: String,
+    key: Secret,
 }
 
 impl ClientSession {
-    /// `random` fills the handshake's packets.
-    pub(crate) fn new(purpose: ClientRole, app: &str, url: &str, key: &str, random: fn(&mut [u8])) -> Self {
-        let (app, url, key) = (app.to_owned(), url.to_owned(), key.to_owned());
+    /// Creates a session. `random` fills the handshake's packets.
+    pub(crate) fn new(purpose: ClientRole, app: &str, url: &str, key: Secret, random: &Random) -> Self {
+        let app = app.to_owned();
+        let url = url.to_owned();
         Self { link: Link::client(random), state: State::Handshake, purpose, app, url, key }
     }
 
@@ -71,7 +77,7 @@ impl ClientSession {
         &mut self.link
     }
 
-    /// Takes bytes from `input` up to something that concerns the host.
+    /// Takes bytes from `input` up to the next event for the host.
     ///
     /// # Errors
     /// When the server breaks the protocol.
@@ -114,7 +120,7 @@ impl ClientSession {
                 ("videoFunction".to_owned(), Value::Number(1.0)),
             ]);
         }
-        // Enhanced RTMP: what we take and what we bring may be of any codec.
+        // Enhanced RTMP: any codec may be published or played.
         let codecs = ["av01", "vp09", "hvc1", "avc1", "Opus", "ac-3", "ec-3", "fLaC", ".mp3", "mp4a"];
         arguments.push(("fourCcList".to_owned(), Value::StrictArray(codecs.map(Value::text).to_vec())));
         self.command_out("connect", CONNECT, 0, [Value::Object(arguments)]);
@@ -132,7 +138,7 @@ impl ClientSession {
             ("_result", State::Connecting) if transaction == CONNECT => self.create(),
             ("_result", State::Creating) if transaction == CREATE => {
                 let stream = values.get(3).and_then(Value::as_number).unwrap_or(1.0);
-                self.ask(stream as u32); // a number beyond the range becomes its end
+                self.ask(stream as u32); // a number out of range saturates
             }
             ("_error", State::Connecting | State::Creating | State::Asking)
                 if transaction != RELEASE && transaction != FC_PUBLISH =>
@@ -142,7 +148,7 @@ impl ClientSession {
             ("onStatus", State::Asking | State::Ready) => {
                 return Ok(self.status(&text("code"), &text("level"), text("description")));
             }
-            ("close", _) => return Ok(Some(self.rejected(String::new(), "it closes the connection".into()))),
+            ("close", _) => return Ok(Some(self.rejected(String::new(), "server closed the connection".into()))),
             _ => {}
         }
         Ok(None)
@@ -153,7 +159,7 @@ impl ClientSession {
         match self.purpose {
             ClientRole::Publish { chunk_size } => {
                 self.link.announce_chunk_size(chunk_size);
-                let key = self.key.clone();
+                let key = self.key.reveal().to_owned();
                 self.command_out("releaseStream", RELEASE, 0, [Value::Null, Value::text(&*key)]);
                 self.command_out("FCPublish", FC_PUBLISH, 0, [Value::Null, Value::text(key)]);
             }
@@ -165,7 +171,7 @@ impl ClientSession {
     fn ask(&mut self, stream: u32) {
         self.state = State::Asking;
         self.link.set_stream(stream);
-        let key = Value::text(&*self.key);
+        let key = Value::text(self.key.reveal());
         match self.purpose {
             ClientRole::Publish { .. } => {
                 self.command_out("publish", ASK, stream, [Value::Null, key, Value::text("live")])
@@ -196,18 +202,17 @@ impl ClientSession {
 
     fn rejected(&mut self, code: String, description: String) -> ClientEvent<'static> {
         self.state = State::Ended;
-        // What a server says goes into events and logs: it is shortened, and the key is taken out.
+        // Some servers repeat what they were sent: the key is removed.
         let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
-        let text = if self.key.is_empty() { text } else { text.replace(&self.key, "…") };
-        ClientEvent::Rejected(text.chars().filter(|c| !c.is_control()).take(256).collect())
+        ClientEvent::Rejected(without(&text, self.key.reveal()))
     }
 
-    /// Says goodbye to the server.
+    /// Queues the commands that end the stream.
     pub(crate) fn end(&mut self) {
         if self.state == State::Ready {
             let stream = self.link.framing().stream;
             if matches!(self.purpose, ClientRole::Publish { .. }) {
-                let key = Value::text(&*self.key);
+                let key = Value::text(self.key.reveal());
                 self.command_out("FCUnpublish", 6.0, 0, [Value::Null, key]);
             }
             self.command_out("deleteStream", 7.0, 0, [Value::Null, Value::Number(f64::from(stream))]);

@@ -1,11 +1,12 @@
 //! The handshake (RTMP specification, section 5.2), plain and with the digests that Flash's servers and players
-//! exchange (which is written down nowhere, but spoken by every server): 1 + 1536 + 1536 bytes in each direction.
+//! exchange (in no specification, but implemented by every server): 1 + 1536 + 1536 bytes in each direction.
 
 use super::ProtocolError;
+use crate::random::Random;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-/// The length of the packets C1, S1, C2 and S2.
+/// Length of the packets C1, S1, C2 and S2, in bytes.
 const PACKET: usize = 1536;
 const VERSION: u8 = 3;
 const DIGEST: usize = 32;
@@ -17,7 +18,7 @@ const SECRET: [u8; 32] = [
 const PLAYER: &[u8] = b"Genuine Adobe Flash Player 001";
 const SERVER: &[u8] = b"Genuine Adobe Flash Media Server 001";
 
-/// One side of a handshake. It never holds more than three of its packets.
+/// One side of a handshake. Holds at most three packets.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     server: bool,
@@ -28,20 +29,21 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// The side that was called. `random` fills the packets.
-    pub(crate) fn server(random: fn(&mut [u8])) -> Self {
+    /// Begins the server's side. `random` fills the packets.
+    pub(crate) fn server(random: &Random) -> Self {
         Self { server: true, own: packet(SERVER, [3, 5, 1, 1], random), inbox: Vec::new(), answered: false }
     }
 
-    /// The side that calls; what is written to `out` comes first.
-    pub(crate) fn client(random: fn(&mut [u8]), out: &mut Vec<u8>) -> Self {
+    /// Begins the client's side; C0 and C1 are written to `out`.
+    pub(crate) fn client(random: &Random, out: &mut Vec<u8>) -> Self {
         let own = packet(PLAYER, [9, 0, 124, 2], random);
         out.push(VERSION);
         out.extend_from_slice(&own);
         Self { server: false, own, inbox: Vec::new(), answered: false }
     }
 
-    /// Takes what it needs from `input` and appends its answers to `out`; true when the handshake is complete.
+    /// Takes the handshake's bytes from `input` and appends responses to `out`; returns whether the handshake is
+    /// complete.
     ///
     /// # Errors
     /// [`ProtocolError::Handshake`] when the peer does not speak RTMP.
@@ -61,7 +63,7 @@ impl Handshake {
             self.answered = true;
             self.inbox.clear();
         }
-        // The peer's answer to ours: clients and servers send all kinds of things here.
+        // The peer's second packet is ignored: clients and servers send various things here.
         self.fill(input, PACKET);
         Ok(self.inbox.len() == PACKET)
     }
@@ -73,11 +75,11 @@ impl Handshake {
         *input = rest;
     }
 
-    /// The second packet: signed, if the peer's first one was; otherwise an echo.
+    /// Makes the second packet: signed, if the peer's first one was; otherwise an echo.
     fn answer(&self, theirs: &[u8]) -> Vec<u8> {
         let (expected, key) = if self.server { (PLAYER, SERVER) } else { (SERVER, PLAYER) };
         let Some(digest) = find_digest(theirs, expected) else { return theirs.to_vec() };
-        // Random bytes, and a digest under a key that is made from the peer's digest.
+        // Random bytes, and a digest under a key that is derived from the peer's digest.
         let mut answer = self.own.iter().rev().copied().collect::<Vec<u8>>();
         answer.truncate(PACKET - DIGEST);
         let key = hmac(&[key, &SECRET[..]].concat(), &[&digest]);
@@ -87,10 +89,10 @@ impl Handshake {
     }
 }
 
-/// A first packet: a time of 0, a version, random bytes, and a digest among them.
-fn packet(key: &[u8], version: [u8; 4], random: fn(&mut [u8])) -> Vec<u8> {
+/// Makes a first packet: a time of 0, a version, and random bytes with a digest among them.
+fn packet(key: &[u8], version: [u8; 4], random: &Random) -> Vec<u8> {
     let mut packet = vec![0; PACKET];
-    random(&mut packet[8..]);
+    random.fill(&mut packet[8..]);
     packet[4..8].copy_from_slice(&version);
     let at = digest_at(&packet, 8);
     let digest = hmac(key, &[&packet[..at], &packet[at + DIGEST..]]);
@@ -98,13 +100,13 @@ fn packet(key: &[u8], version: [u8; 4], random: fn(&mut [u8])) -> Vec<u8> {
     packet
 }
 
-/// Where the digest of a packet stands: four bytes at `base` say so. Always well within the packet.
+/// Returns the offset of the digest in a packet, which four bytes at `base` encode. Always well within the packet.
 fn digest_at(packet: &[u8], base: usize) -> usize {
     let sum: usize = packet[base..base + 4].iter().map(|b| usize::from(*b)).sum();
     base + 4 + sum % 728
 }
 
-/// The digest of a peer's first packet, by either of the two layouts, if it is right.
+/// Returns the digest of a peer's first packet, if it is valid in either of the two layouts.
 fn find_digest(packet: &[u8], key: &[u8]) -> Option<[u8; DIGEST]> {
     [8, 772].into_iter().find_map(|base| {
         let at = digest_at(packet, base);
@@ -116,7 +118,9 @@ fn find_digest(packet: &[u8], key: &[u8]) -> Option<[u8; DIGEST]> {
 fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; DIGEST] {
     // Invariant: HMAC takes keys of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; DIGEST] };
-    parts.iter().for_each(|part| mac.update(part));
+    for part in parts {
+        mac.update(part);
+    }
     mac.finalize().into_bytes().into()
 }
 
@@ -125,16 +129,20 @@ mod tests {
     use super::*;
 
     fn random(bytes: &mut [u8]) {
-        bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 31 % 251) as u8);
+        for (i, b) in bytes.iter_mut().enumerate() {
+            *b = (i * 31 % 251) as u8;
+        }
     }
 
     #[test]
-    fn both_sides_agree_at_every_split() {
+    fn rtmp_handshake_completes_at_every_split() {
         for step in [1, 7, 1536, 1537, 4000] {
-            let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
-            let mut client = Handshake::client(random, &mut to_server);
-            let mut server = Handshake::server(random);
-            let (mut client_done, mut server_done) = (false, false);
+            let mut to_server = Vec::new();
+            let mut to_client = Vec::new();
+            let mut client = Handshake::client(&Random::of(random), &mut to_server);
+            let mut server = Handshake::server(&Random::of(random));
+            let mut client_done = false;
+            let mut server_done = false;
             let pass = |from: &mut Vec<u8>, side: &mut Handshake, to: &mut Vec<u8>| {
                 let chunk: Vec<u8> = from.drain(..step.min(from.len())).collect();
                 let mut input = &chunk[..];
@@ -151,11 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_answered_with_digests_and_plain_packets_with_an_echo() {
+    fn rtmp_handshake_answers_digest_or_echo() {
         let mut out = Vec::new();
-        Handshake::client(random, &mut out);
+        Handshake::client(&Random::of(random), &mut out);
         assert!(find_digest(&out[1..], PLAYER).is_some());
-        let mut server = Handshake::server(random);
+        let mut server = Handshake::server(&Random::of(random));
         let mut answer = Vec::new();
         assert!(!server.read(&mut &out[..], &mut answer).unwrap());
         assert_eq!(answer.len(), 1 + 2 * PACKET);
@@ -165,13 +173,13 @@ mod tests {
         let mut plain = vec![VERSION];
         plain.extend((0..PACKET).map(|i| if i < 8 { 0 } else { i as u8 }));
         let mut answer = Vec::new();
-        Handshake::server(random).read(&mut &plain[..], &mut answer).unwrap();
+        Handshake::server(&Random::of(random)).read(&mut &plain[..], &mut answer).unwrap();
         assert_eq!(answer[1 + PACKET..], plain[1..]);
     }
 
     #[test]
-    fn what_is_not_rtmp_is_refused_at_its_first_byte() {
-        let mut server = Handshake::server(random);
+    fn rtmp_handshake_rejects_other_protocols_at_first_byte() {
+        let mut server = Handshake::server(&Random::of(random));
         assert_eq!(server.read(&mut &b"GET / HTTP/1.1\r\n"[..], &mut Vec::new()), Err(ProtocolError::Handshake));
     }
 }

@@ -1,20 +1,23 @@
 //! One side of a connection, up to commands: the handshake, chunks, acknowledgements, pings.
 
 use super::{Body, ChunkReader, Framing, Handshake, Message, ProtocolError, message};
-use crate::media::{
-    RtmpKind,
-    flv::amf0::{self, Value},
+use crate::{
+    media::{
+        RtmpKind,
+        flv::amf0::{self, Value},
+    },
+    random::Random,
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// The chunk size that we announce to players and publishers: most messages are one chunk.
+/// The chunk size that we announce to players and publishers, in bytes: most messages are one chunk.
 pub(crate) const CHUNK_SIZE: usize = 60_000;
-/// The acknowledgement window that we announce, in bytes (what other servers announce).
+/// The acknowledgement window that we announce, in bytes (as other servers do).
 pub(crate) const WINDOW: u32 = 2_500_000;
-/// Bytes of answers that may wait for a peer that does not read, before it is cut off.
+/// Maximum number of bytes of responses pending for a peer that does not read, before it is disconnected.
 const MAX_PENDING: usize = 64 << 10;
-/// Messages in one aggregate message at most.
+/// Maximum number of messages in one aggregate message.
 const MAX_AGGREGATE: usize = 4096;
 
 /// One side of a connection. Bytes that it wants to send gather in [`Link::take_output`]. In this order: what every read
@@ -23,11 +26,11 @@ const MAX_AGGREGATE: usize = 4096;
 #[repr(C)]
 pub(crate) struct Link {
     handshake: Option<Box<Handshake>>,
-    /// Bytes that have come, and how many of them were acknowledged.
+    /// Number of bytes received, and of those acknowledged.
     received: u64,
     acknowledged: u64,
     window: u32,
-    /// The parts of an aggregate message.
+    /// The remaining parts of an aggregate message.
     parts: VecDeque<Message<'static>>,
     reader: ChunkReader,
     out: Vec<u8>,
@@ -35,11 +38,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn server(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn server(random: &Random) -> Self {
         Self::new(Handshake::server(random), Vec::new())
     }
 
-    pub(crate) fn client(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn client(random: &Random) -> Self {
         let mut out = Vec::new();
         let handshake = Handshake::client(random, &mut out);
         Self::new(handshake, out)
@@ -58,45 +61,45 @@ impl Link {
         }
     }
 
-    /// Whether what was read last ends within a message.
+    /// Returns whether the bytes read last end within a message.
     pub(crate) fn is_within_message(&self) -> bool {
         self.reader.is_within_message()
     }
 
-    /// How our messages are cut.
+    /// Returns the framing of our messages.
     pub(crate) fn framing(&self) -> Framing {
         self.framing
     }
 
-    /// Media messages may come from now on.
+    /// Admits media messages from now on.
     pub(crate) fn expect_media(&mut self) {
         self.reader.expect_media();
     }
 
-    /// Media that we send is for this message stream.
+    /// Sets the message stream of the media that we send.
     pub(crate) fn set_stream(&mut self, stream: u32) {
         self.framing.stream = stream;
     }
 
-    /// What is to be sent. It never stops in the middle of a message.
+    /// Takes the bytes to be sent, which never end within a message.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// So many bytes have come from the peer; acknowledges them when it is time (section 5.4.3).
+    /// Counts received bytes; acknowledges them when it is time (section 5.4.3).
     pub(crate) fn received(&mut self, bytes: usize) {
         self.received = self.received.wrapping_add(bytes as u64);
         if self.received.wrapping_sub(self.acknowledged) >= u64::from(self.window) && self.handshake.is_none() {
             self.acknowledged = self.received;
-            // Modulo 2^32, as everybody does.
+            // Modulo 2^32, as other implementations do.
             self.control(message::ACKNOWLEDGEMENT, self.received as u32);
         }
     }
 
-    /// Takes bytes from `input` up to the end of a message that concerns the session.
+    /// Takes bytes from `input` up to the end of a message for the session.
     ///
     /// # Errors
-    /// When the peer breaks the protocol, exceeds a bound, or lets our answers pile up.
+    /// When the peer breaks the protocol, exceeds a bound, or does not read our responses.
     pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolError> {
         if let Some(handshake) = &mut self.handshake {
             if !handshake.read(input, &mut self.out)? {
@@ -113,21 +116,21 @@ impl Link {
                 return Ok(Some(message));
             }
             if self.out.len() > MAX_PENDING {
-                return Err(ProtocolError::Malformed("it does not read our answers"));
+                return Err(ProtocolError::Malformed("control responses not read (64 KiB pending)"));
             }
         }
     }
 
-    /// Whether the handshake is complete.
+    /// Returns whether the handshake is complete.
     pub(crate) fn is_open(&self) -> bool {
         self.handshake.is_none()
     }
 
-    /// Handles what concerns the connection alone, and brings the rest into one form.
+    /// Handles messages of the connection itself, and brings all others into one form.
     fn protocol<'a>(&mut self, mut message: Message<'a>) -> Result<Option<Message<'a>>, ProtocolError> {
         let number = |at: usize| {
             let bytes = message.body.get(at..at + 4).and_then(|b| b.first_chunk());
-            bytes.map(|b| u32::from_be_bytes(*b)).ok_or(ProtocolError::Malformed("a control message that is too short"))
+            bytes.map(|b| u32::from_be_bytes(*b)).ok_or(ProtocolError::Malformed("control message too short"))
         };
         match message.kind {
             message::ACKNOWLEDGEMENT => {}
@@ -154,53 +157,57 @@ impl Link {
             }
             message::AGGREGATE => self.parts = split_aggregate(message)?,
             message::AUDIO | message::VIDEO | message::DATA | message::COMMAND => return Ok(Some(message)),
-            _ => {} // shared objects, and what nobody knows
+            _ => {} // shared objects, and unknown types
         }
         Ok(None)
     }
 
-    /// A protocol control message with one number.
+    /// Queues a protocol control message with one number.
     pub(crate) fn control(&mut self, kind: u8, value: u32) {
         self.framing.write(kind, 0, 0, &value.to_be_bytes(), &mut self.out);
     }
 
-    /// Announces a chunk size, which holds from here on.
+    /// Announces a chunk size, and uses it from here on.
     pub(crate) fn announce_chunk_size(&mut self, bytes: usize) {
         self.control(message::SET_CHUNK_SIZE, u32::try_from(bytes).unwrap_or(u32::MAX >> 1));
         self.framing.chunk_size = bytes;
     }
 
-    /// Set Peer Bandwidth, of the dynamic kind (section 5.4.5).
+    /// Queues Set Peer Bandwidth, of the dynamic kind (section 5.4.5).
     pub(crate) fn set_peer_bandwidth(&mut self) {
         let [a, b, c, d] = WINDOW.to_be_bytes();
         self.framing.write(message::SET_PEER_BANDWIDTH, 0, 0, &[a, b, c, d, 2], &mut self.out);
     }
 
-    /// A user control event (section 6.2).
+    /// Queues a user control event (section 6.2).
     pub(crate) fn event(&mut self, event: u16, numbers: &[u32]) {
         let mut body = event.to_be_bytes().to_vec();
-        numbers.iter().for_each(|n| body.extend(n.to_be_bytes()));
+        for number in numbers {
+            body.extend(number.to_be_bytes());
+        }
         self.framing.write(message::USER_CONTROL, 0, 0, &body, &mut self.out);
     }
 
-    /// A command or data message.
+    /// Queues a command or data message.
     pub(crate) fn amf(&mut self, kind: u8, stream: u32, values: &[Value]) {
         let body = amf0::write_all(values);
         self.framing.write(kind, 0, stream, &body, &mut self.out);
     }
 }
 
-/// FLV tags in one message (section 7.1.6); their times count from that of the first.
+/// Splits an aggregate message into FLV tags (section 7.1.6); their timestamps are relative to that of the first.
 fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, ProtocolError> {
     let whole = Bytes::from(message.body);
-    let (mut parts, mut first, mut at) = (VecDeque::new(), None, 0usize);
+    let mut parts = VecDeque::new();
+    let mut first = None;
+    let mut at = 0usize;
     while let Some(&[kind, l1, l2, l3, t1, t2, t3, t4, _, _, _]) = whole.get(at..).and_then(|r| r.first_chunk()) {
         let length = u32::from_be_bytes([0, l1, l2, l3]) as usize;
         let time = u32::from_be_bytes([t4, t1, t2, t3]);
         let start = at + 11;
         let body = match whole.len().checked_sub(start) {
             Some(left) if left >= length => Body::Gathered(whole.slice(start..start + length)),
-            _ => return Err(ProtocolError::Malformed("an aggregate message that breaks off")),
+            _ => return Err(ProtocolError::Malformed("truncated aggregate message")),
         };
         let offset = time.wrapping_sub(*first.get_or_insert(time));
         if matches!(kind, message::AUDIO | message::VIDEO | message::DATA) {
@@ -208,15 +215,15 @@ fn split_aggregate(message: Message<'_>) -> Result<VecDeque<Message<'static>>, P
             parts.push_back(Message { kind, timestamp, stream: message.stream, body });
         }
         if parts.len() > MAX_AGGREGATE {
-            return Err(ProtocolError::Malformed("too many messages in one"));
+            return Err(ProtocolError::Malformed("too many messages in one aggregate message"));
         }
-        at = start + length + 4; // and the size of the tag, again
+        at = start + length + 4; // the tag is followed by its size
     }
     Ok(parts)
 }
 
 impl Message<'_> {
-    /// What kind of media this is, if it is any.
+    /// Returns the kind of a media message; `None` for others.
     pub(crate) fn media(&self) -> Option<RtmpKind> {
         match self.kind {
             message::AUDIO => Some(RtmpKind::Audio),
@@ -227,7 +234,7 @@ impl Message<'_> {
     }
 }
 
-/// The message type id of a kind of media.
+/// Converts a kind of media to its message type id.
 impl From<RtmpKind> for u8 {
     fn from(kind: RtmpKind) -> u8 {
         match kind {

@@ -1,4 +1,4 @@
-//! Message types (RTMP specification, sections 5.4, 6 and 7), and which chunk streams carry them.
+//! Message types (RTMP specification, sections 5.4, 6 and 7), and the chunk streams that carry them.
 
 pub(crate) const SET_CHUNK_SIZE: u8 = 1;
 pub(crate) const ABORT: u8 = 2;
@@ -23,12 +23,12 @@ pub(crate) mod event {
     pub(crate) const PING_RESPONSE: u16 = 7;
 }
 
-/// Messages that may be long.
+/// Returns whether messages of a type may be long.
 pub(crate) fn is_media(kind: u8) -> bool {
     matches!(kind, AUDIO | VIDEO | AGGREGATE)
 }
 
-/// The chunk stream on which we send a message. All lie below 64: their header is one byte.
+/// Returns the chunk stream for our messages of a type. All are below 64, so that their header is one byte.
 pub(crate) fn chunk_stream(kind: u8) -> u8 {
     match kind {
         AUDIO => 4,

@@ -1,8 +1,8 @@
-//! RTMP (Adobe's specification 1.0, and Enhanced RTMP v2 where it says so).
+//! RTMP (Adobe's specification 1.0, and Enhanced RTMP v2 where stated).
 //!
-//! From the bottom up: [`Handshake`]; [`ChunkReader`] and [`Framing`], which turn bytes into messages and back;
-//! AMF0 values; [`Link`], which is one side of a connection up to commands; [`ServerSession`] and
-//! [`ClientSession`], which speak the commands of publishing and playing.
+//! From the bottom up: [`Handshake`]; [`ChunkReader`] and [`Framing`], which turn bytes into messages and back; AMF0
+//! values; [`Link`], one side of a connection up to commands; [`ServerSession`] and [`ClientSession`], which speak the
+//! commands of publishing and playing.
 
 mod chunk;
 mod client;
@@ -22,19 +22,19 @@ use crate::media::flv::amf0::AmfError;
 use chunk::ChunkReader;
 use handshake::Handshake;
 
-/// What a peer did that ends its connection.
+/// A violation of the protocol by the peer, which ends its connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProtocolError {
-    #[error("it does not speak RTMP")]
+    #[error("invalid RTMP handshake")]
     Handshake,
-    #[error("a chunk size of {0}")]
+    #[error("invalid chunk size {0}")]
     ChunkSize(u32),
-    #[error("a message of type {kind} with {length} bytes")]
+    #[error("message of type {kind} too long ({length} bytes)")]
     TooLong { kind: u8, length: usize },
     #[error("{0}")]
     Malformed(&'static str),
     #[error(transparent)]
     Amf(#[from] AmfError),
-    #[error("{0} out of turn")]
+    #[error("unexpected message: {0}")]
     Unexpected(&'static str),
 }

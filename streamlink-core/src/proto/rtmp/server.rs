@@ -5,7 +5,11 @@ use super::{
     link::{CHUNK_SIZE, WINDOW},
     message::{self, event},
 };
-use crate::media::flv::amf0::{self, Value};
+use crate::{
+    media::flv::amf0::{self, Value},
+    random::Random,
+    secret::Secret,
+};
 
 /// The message stream that every peer gets: each connection carries one.
 pub(super) const STREAM: u32 = 1;
@@ -18,9 +22,9 @@ const MAX_COMMANDS: u32 = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
     /// It wants to publish. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
-    Publish { app: String, key: String },
+    Publish { app: String, key: Secret },
     /// It wants to play. Answer in the same way.
-    Play { app: String, key: String },
+    Play { app: String, key: Secret },
     /// A media message of a publisher that was let in.
     Media(Message<'a>),
     /// It has ended its stream.
@@ -70,14 +74,20 @@ pub(crate) struct ServerSession {
     link: Link,
     state: State,
     app: String,
-    key: String,
+    key: Secret,
     commands: u32,
 }
 
 impl ServerSession {
     /// `random` fills the handshake's packets.
-    pub(crate) fn new(random: fn(&mut [u8])) -> Self {
-        Self { link: Link::server(random), state: State::Fresh, app: String::new(), key: String::new(), commands: 0 }
+    pub(crate) fn new(random: &Random) -> Self {
+        Self {
+            link: Link::server(random),
+            state: State::Fresh,
+            app: String::new(),
+            key: Secret::default(),
+            commands: 0,
+        }
     }
 
     pub(crate) fn link(&mut self) -> &mut Link {
@@ -177,7 +187,7 @@ impl ServerSession {
     }
 
     fn ask(&mut self, publish: bool, name: &str) -> Result<Request<'static>, ProtocolError> {
-        self.key = bounded(name)?;
+        self.key = bounded(name)?.into();
         self.state = State::Asked { publish };
         let (app, key) = (self.app.clone(), self.key.clone());
         Ok(if publish { Request::Publish { app, key } } else { Request::Play { app, key } })

@@ -1,14 +1,16 @@
-//! Client and server sessions against each other, and hostile ones.
+//! Client and server sessions against each other, and against hostile ones.
 
 use super::*;
-use crate::media::flv::amf0::Value;
+use crate::{media::flv::amf0::Value, random::Random};
 use proptest::prelude::*;
 
 fn random(bytes: &mut [u8]) {
-    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 7 % 253) as u8);
+    for (i, b) in bytes.iter_mut().enumerate() {
+        *b = (i * 7 % 253) as u8;
+    }
 }
 
-/// Carries bytes to and fro in pieces of `step`, until nothing moves.
+/// Carries bytes to and fro in pieces of `step`, until there are no more.
 struct Pair {
     server: ServerSession,
     client: ClientSession,
@@ -19,13 +21,20 @@ struct Pair {
 
 impl Pair {
     fn new(purpose: ClientRole, step: usize) -> Self {
-        let client = ClientSession::new(purpose, "live", "rtmp://host/live", "key", random);
-        Self { server: ServerSession::new(random), client, requests: Vec::new(), outcomes: Vec::new(), step }
+        let client = ClientSession::new(purpose, "live", "rtmp://host/live", "key".into(), &Random::of(random));
+        Self {
+            server: ServerSession::new(&Random::of(random)),
+            client,
+            requests: Vec::new(),
+            outcomes: Vec::new(),
+            step,
+        }
     }
 
     fn run(&mut self) {
         loop {
-            let (up, down) = (self.client.link().take_output(), self.server.link().take_output());
+            let up = self.client.link().take_output();
+            let down = self.server.link().take_output();
             if up.is_empty() && down.is_empty() {
                 return;
             }
@@ -60,7 +69,7 @@ fn send(link: &mut Link, kind: u8, timestamp: u32, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_publishes_at_every_split() {
+fn rtmp_client_publishes_at_every_split() {
     for step in [1, 13, 100_000] {
         let mut pair = Pair::new(ClientRole::Publish { chunk_size: 4096 }, step);
         pair.run();
@@ -83,7 +92,7 @@ fn a_client_publishes_at_every_split() {
 }
 
 #[test]
-fn a_client_plays_and_is_told_of_the_end() {
+fn rtmp_client_plays_until_end_of_stream() {
     let mut pair = Pair::new(ClientRole::Play, 1000);
     pair.run();
     assert_eq!(pair.requests, [Request::Play { app: "live".into(), key: "key".into() }]);
@@ -100,7 +109,7 @@ fn a_client_plays_and_is_told_of_the_end() {
 }
 
 #[test]
-fn refusals_reach_the_client_without_the_key() {
+fn rtmp_rejection_reaches_client_without_key() {
     for (purpose, refusal, code) in [
         (ClientRole::Publish { chunk_size: 4096 }, Refusal::InUse, "NetStream.Publish.BadName"),
         (ClientRole::Publish { chunk_size: 4096 }, Refusal::Denied, "NetStream.Publish.Denied"),
@@ -116,10 +125,10 @@ fn refusals_reach_the_client_without_the_key() {
     }
 }
 
-/// A server session that has been through the handshake, and what to send it next.
+/// Returns a server session after the handshake, and the link to send it messages.
 fn open_server() -> (ServerSession, Link) {
-    let mut server = ServerSession::new(random);
-    let mut client = Link::client(random);
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut client = Link::client(&Random::of(random));
     for _ in 0..3 {
         server.read(&mut &client.take_output()[..]).unwrap();
         client.read(&mut &server.link().take_output()[..]).unwrap();
@@ -134,7 +143,7 @@ fn command(link: &mut Link, values: &[Value]) -> Vec<u8> {
 }
 
 #[test]
-fn commands_out_of_turn_are_refused() {
+fn rtmp_server_refuses_unexpected_commands() {
     let (mut server, mut client) = open_server();
     let publish = [Value::text("publish"), Value::Number(1.0), Value::Null, Value::text("key")];
     let bytes = command(&mut client, &publish);
@@ -151,7 +160,7 @@ fn commands_out_of_turn_are_refused() {
 }
 
 #[test]
-fn endless_commands_and_unread_answers_end_a_connection() {
+fn rtmp_server_bounds_commands_and_unread_responses() {
     let (mut server, mut client) = open_server();
     let connect = [Value::text("connect"), Value::Number(1.0), Value::object([("app", Value::text("live"))])];
     let bytes = command(&mut client, &connect);
@@ -163,11 +172,14 @@ fn endless_commands_and_unread_answers_end_a_connection() {
     let (mut server, mut client) = open_server();
     client.event(message::event::PING_REQUEST, &[1]);
     let pings = client.take_output().repeat(10_000);
-    assert_eq!(server.read(&mut &pings[..]), Err(ProtocolError::Malformed("it does not read our answers")));
+    assert_eq!(
+        server.read(&mut &pings[..]),
+        Err(ProtocolError::Malformed("control responses not read (64 KiB pending)"))
+    );
 }
 
 #[test]
-fn bytes_are_acknowledged_by_the_peers_window() {
+fn rtmp_acknowledges_by_peer_window() {
     let (mut server, mut client) = open_server();
     client.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, 1000);
     server.read(&mut &client.take_output()[..]).unwrap();
@@ -179,7 +191,7 @@ fn bytes_are_acknowledged_by_the_peers_window() {
 }
 
 #[test]
-fn an_aggregate_message_is_taken_apart() {
+fn rtmp_aggregate_message_is_split() {
     let mut pair = Pair::new(ClientRole::Publish { chunk_size: 4096 }, 5000);
     pair.run();
     pair.server.accept();
@@ -198,9 +210,9 @@ fn an_aggregate_message_is_taken_apart() {
 }
 
 proptest! {
-    /// Whatever comes after the handshake: it is handled or refused, and answers stay bounded.
+    /// Random bytes after the handshake are handled or refused, and pending responses stay bounded.
     #[test]
-    fn rtmp_session_accepts_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+    fn rtmp_server_survives_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         let (mut server, _) = open_server();
         let mut input = &bytes[..];
         while let Ok(Some(_)) = server.read(&mut input) {}

@@ -1,18 +1,17 @@
-//! Receiver reports (RFC 3550 section 6.4): what receivers say of a stream that we send, and what we say of one that
-//! we receive.
+//! RTCP receiver reports (RFC 3550 section 6.4): parsed for streams that we send, and made for streams that we receive.
 
 use crate::media::rtp::Header;
 use std::time::{Duration, Instant};
 
-/// Streams of one session of which reports are kept at most.
+/// Maximum number of streams of one session whose reports are kept.
 const MAX_STREAMS: usize = 32;
 const SENDER_REPORT: u8 = 200;
 const RECEIVER_REPORT: u8 = 201;
 const SOURCE_DESCRIPTION: u8 = 202;
-/// What we are called in reports (section 6.5.1).
+/// Our CNAME in reports (section 6.5.1).
 const NAME: &[u8] = b"streamlink";
 
-/// The packets of a compound (section 6.1): type, count and body. Ends where one is not whole.
+/// Returns the packets of a compound (section 6.1): type, count and body. Ends at the first truncated one.
 fn packets(mut compound: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
     std::iter::from_fn(move || {
         let &[first, kind, high, low] = compound.first_chunk()?;
@@ -26,15 +25,15 @@ fn packets(mut compound: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
     })
 }
 
-/// What the receivers of one session have reported.
+/// The reports of the receivers of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
-    /// The SSRC of a stream, and the packets of it that never came.
+    /// The SSRC of a stream, and the number of its packets that were lost.
     lost: Vec<(u32, u64)>,
 }
 
 impl Reports {
-    /// Takes a compound packet of RTCP; what is no report is passed over.
+    /// Takes a compound RTCP packet; packets other than reports are skipped.
     pub(crate) fn take(&mut self, compound: &[u8]) {
         for (kind, count, body) in packets(compound) {
             let blocks = match kind {
@@ -45,7 +44,7 @@ impl Reports {
             for block in blocks.unwrap_or_default().chunks_exact(24).take(count.into()) {
                 let &[a, b, c, d, _, high, middle, low, ..] = block else { continue };
                 let ssrc = u32::from_be_bytes([a, b, c, d]);
-                // Of 24 bits, with a sign: doubles count as found again.
+                // 24 bits with a sign: duplicates make the number go down.
                 let lost = (i32::from_be_bytes([high, middle, low, 0]) >> 8).max(0).unsigned_abs().into();
                 match self.lost.iter().position(|(known, _)| *known == ssrc) {
                     Some(at) => self.lost[at].1 = lost,
@@ -56,29 +55,29 @@ impl Reports {
         }
     }
 
-    /// Packets that the receivers have missed in all.
+    /// Returns the number of packets that the receivers have lost in all.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.iter().map(|(_, lost)| lost).sum()
     }
 }
 
-/// One stream as we receive it, for the reports to its sender.
+/// A stream that we receive, for the reports to its sender.
 #[derive(Debug)]
 pub(crate) struct Reception {
     clock_rate: u32,
     stream: Option<Stream>,
-    /// The middle 32 bits of the time in the last sender report, and when that came.
+    /// The middle 32 bits of the NTP time in the last sender report, and its time of arrival.
     last_report: Option<(u32, Instant)>,
 }
 
 #[derive(Debug)]
 struct Stream {
     ssrc: u32,
-    /// The first and the highest sequence number, extended by the times that it has wrapped.
+    /// The first and the highest sequence number, extended by the number of wraps.
     first: u32,
     highest: u32,
     received: u32,
-    /// Expected and received when the last report was made.
+    /// Packets expected and received up to the last report.
     before: (u32, u32),
     latest: (Instant, u32),
     /// In units of the timestamp.
@@ -91,7 +90,7 @@ impl Reception {
         Self { clock_rate, stream: None, last_report: None }
     }
 
-    /// A packet has come (appendices A.1 and A.8).
+    /// Takes a packet into account (appendices A.1 and A.8).
     pub(crate) fn packet(&mut self, header: &Header, arrival: Instant) {
         let number = u32::from(header.sequence);
         let Some(stream) = self.stream.as_mut().filter(|stream| stream.ssrc == header.ssrc) else {
@@ -121,7 +120,7 @@ impl Reception {
         stream.jitter += (deviation - stream.jitter) / 16.0;
     }
 
-    /// RTCP of the sender has come.
+    /// Takes RTCP from the sender.
     pub(crate) fn heard(&mut self, compound: &[u8], now: Instant) {
         for (kind, _, body) in packets(compound) {
             if let (SENDER_REPORT, Some(&[_, _, _, _, _, _, a, b, c, d])) = (kind, body.first_chunk::<10>()) {
@@ -130,7 +129,8 @@ impl Reception {
         }
     }
 
-    /// A receiver report, with our name (section 6.4.2, appendix A.3). About nobody, before something has come.
+    /// Makes a receiver report with our CNAME (section 6.4.2, appendix A.3). Without a report block before the first
+    /// packet.
     pub(crate) fn report(&mut self, own: u32, now: Instant) -> Vec<u8> {
         let words = if self.stream.is_some() { 7u16 } else { 1 };
         let mut out = vec![0x80 | u8::from(self.stream.is_some()), RECEIVER_REPORT];
@@ -181,8 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn what_one_side_reports_the_other_side_reads() {
-        let (mut reception, start) = (Reception::new(90_000), Instant::now());
+    fn rtcp_reports_round_trip() {
+        let mut reception = Reception::new(90_000);
+        let start = Instant::now();
         let empty = reception.report(9, start);
         assert_eq!(empty[..8], [0x80, 201, 0, 1, 0, 0, 0, 9]);
         let mut reports = Reports::default();
@@ -209,8 +210,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_is_read_or_passed_over(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let (mut reports, mut reception) = (Reports::default(), Reception::new(1));
+        fn rtcp_parser_survives_any_bytes(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let mut reports = Reports::default();
+            let mut reception = Reception::new(1);
             reports.take(&bytes);
             reception.heard(&bytes, Instant::now());
             if let Ok(header) = Header::parse(&bytes) {

@@ -1,20 +1,30 @@
 //! Basic and Digest authentication (RFC 7617, RFC 7616, and RFC 2069 for Digest without `qop`), in both directions.
 
+use crate::{random::Random, secret::Secret};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
+use zeroize::Zeroizing;
 
 /// The realm that we name.
 const REALM: &str = "StreamLink";
 /// Parameters of a header at most.
 const MAX_PARAMETERS: usize = 32;
 
-/// A user name and password. Not shown.
-#[derive(Clone, PartialEq, Eq)]
+/// A user name and password.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
-    pub(crate) password: String,
+    pub(crate) password: Secret,
+}
+
+impl User {
+    /// What Basic has of it.
+    pub(super) fn basic(&self) -> Zeroizing<String> {
+        let both = Zeroizing::new(format!("{}:{}", self.name, self.password.reveal()));
+        Zeroizing::new(BASE64_STANDARD.encode(both.as_bytes()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +34,12 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    fn hash(self, text: &str) -> String {
+    /// The hash of a text, which is wiped.
+    fn hash(self, text: String) -> String {
+        let text = Zeroizing::new(text);
         match self {
-            Algorithm::Md5 => hex(&Md5::digest(text)),
-            Algorithm::Sha256 => hex(&Sha256::digest(text)),
+            Algorithm::Md5 => hex(&Md5::digest(text.as_bytes())),
+            Algorithm::Sha256 => hex(&Sha256::digest(text.as_bytes())),
         }
     }
 
@@ -77,9 +89,10 @@ fn parameters(text: &str) -> Vec<(String, String)> {
 /// What proves that a client knows the password.
 fn proof(algorithm: Algorithm, user: &User, get: &dyn Fn(&str) -> Option<String>, method: &str) -> Option<String> {
     let (realm, nonce, uri) = (get("realm")?, get("nonce")?, get("uri")?);
-    let who = algorithm.hash(&format!("{}:{realm}:{}", user.name, user.password));
-    let what = algorithm.hash(&format!("{method}:{uri}"));
-    Some(algorithm.hash(&match get("qop") {
+    let who = Zeroizing::new(algorithm.hash(format!("{}:{realm}:{}", user.name, user.password.reveal())));
+    let what = algorithm.hash(format!("{method}:{uri}"));
+    let who = who.as_str();
+    Some(algorithm.hash(match get("qop") {
         Some(qop) => format!("{who}:{nonce}:{}:{}:{qop}:{what}", get("nc")?, get("cnonce")?),
         None => format!("{who}:{nonce}:{what}"),
     }))
@@ -98,9 +111,9 @@ pub(crate) struct Challenges {
 
 impl Challenges {
     /// `random` makes the nonce, which holds for one connection: what was said on another is of no use here.
-    pub(crate) fn new(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn new(random: &Random) -> Self {
         let mut bytes = [0; 16];
-        random(&mut bytes);
+        random.fill(&mut bytes);
         Self { nonce: hex(&bytes) }
     }
 
@@ -122,7 +135,7 @@ impl Challenges {
             return Verdict::Refused;
         };
         if scheme.eq_ignore_ascii_case("basic") {
-            let expected = BASE64_STANDARD.encode(format!("{}:{}", user.name, user.password));
+            let expected = user.basic();
             return if same(rest.trim(), &expected) { Verdict::Accepted } else { Verdict::Refused };
         }
         if !scheme.eq_ignore_ascii_case("digest") {
@@ -184,14 +197,15 @@ impl Answer {
     }
 
     /// The header of a request. `count` counts the requests that were made with one nonce, `cnonce` is our part of it.
-    pub(super) fn header(&self, user: &User, method: &str, uri: &str, (count, cnonce): (u32, &str)) -> String {
+    pub(super) fn header(
+        &self,
+        user: &User,
+        method: &str,
+        uri: &str,
+        (count, cnonce): (u32, &str),
+    ) -> Zeroizing<String> {
         match self {
-            Answer::Basic => {
-                format!(
-                    "Authorization: Basic {}\r\n",
-                    BASE64_STANDARD.encode(format!("{}:{}", user.name, user.password))
-                )
-            }
+            Answer::Basic => Zeroizing::new(format!("Authorization: Basic {}\r\n", *user.basic())),
             Answer::Digest { realm, nonce, algorithm, qop, opaque } => {
                 let nc = format!("{count:08x}");
                 let get = |name: &str| match name {
@@ -219,7 +233,7 @@ impl Answer {
                 if let Some(opaque) = opaque {
                     header += &format!(", opaque=\"{opaque}\"");
                 }
-                header + "\r\n"
+                Zeroizing::new(header + "\r\n")
             }
         }
     }
@@ -238,8 +252,8 @@ mod tests {
     }
 
     #[test]
-    fn rtsp_auth_client_and_server_agree_on_every_scheme() {
-        let challenges = Challenges::new(random);
+    fn clients_and_servers_agree_by_every_scheme() {
+        let challenges = Challenges::new(&Random::of(random));
         let text = challenges.headers(false);
         let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("WWW-Authenticate: ")).collect();
         for offered in [&lines[..], &lines[..1], &lines[2..]] {
@@ -277,8 +291,8 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn rtsp_auth_parser_accepts_any_header(text in ".{0,200}") {
-            let challenges = Challenges::new(random);
+        fn any_header_is_read(text in ".{0,200}") {
+            let challenges = Challenges::new(&Random::of(random));
             challenges.check(Some(&format!("Digest {text}")), &user(), "PLAY");
             Answer::choose([text.as_str(), &format!("Digest {text}")].into_iter());
         }

@@ -1,10 +1,11 @@
 //! The side that calls: describes and plays, or announces and records.
 
 use super::{Item, ProtocolError, Reader, SetUp, User, auth::Answer, message::Response, transport::Transport};
-use crate::media::rtsp::Presentation;
+use crate::{media::rtsp::Presentation, random::Random, secret::Secret, text::without};
 use bytes::Bytes;
 use rtsp_types::headers;
 use std::{sync::Arc, time::Duration};
+use zeroize::Zeroizing;
 
 /// How long a session lives without a word, when the server does not say (RFC 2326 section 12.37).
 const DEFAULT_TIMEOUT: u64 = 60;
@@ -29,8 +30,8 @@ pub(crate) enum ClientEvent {
     Rejected(String),
     /// The server does not do UDP.
     NoUdp,
-    /// It is to be had elsewhere.
-    Redirect(String),
+    /// It is to be had elsewhere: an address, which may hold a password.
+    Redirect(Secret),
     /// An interleaved frame.
     Frame { channel: u8, data: Bytes },
 }
@@ -78,9 +79,9 @@ pub(crate) struct ClientSession {
 
 impl ClientSession {
     /// `url` is the address without a password.
-    pub(crate) fn new(purpose: ClientRole, url: &str, user: Option<User>, udp: bool, random: fn(&mut [u8])) -> Self {
+    pub(crate) fn new(purpose: ClientRole, url: &str, user: Option<User>, udp: bool, random: &Random) -> Self {
         let mut cnonce = [0; 8];
-        random(&mut cnonce);
+        random.fill(&mut cnonce);
         let mut session = Self {
             reader: Reader::default(),
             out: Vec::new(),
@@ -158,21 +159,22 @@ impl ClientSession {
 
     fn send(&mut self, method: &'static str, url: String, headers: String, body: Option<String>) {
         self.cseq += 1;
-        let mut text = format!("{method} {url} RTSP/1.0\r\nCSeq: {}\r\nUser-Agent: StreamLink\r\n{headers}", self.cseq);
+        let start = format!("{method} {url} RTSP/1.0\r\nCSeq: {}\r\nUser-Agent: StreamLink\r\n{headers}", self.cseq);
+        let mut text = Zeroizing::new(start);
         if let Some(session) = &self.session {
-            text += &format!("Session: {session}\r\n");
+            *text += &format!("Session: {session}\r\n");
         }
         if let (Some(answer), Some(user)) = (&self.answer, &self.user) {
             self.answered += 1;
-            text += &answer.header(user, method, &url, (self.answered, &self.cnonce));
+            *text += &answer.header(user, method, &url, (self.answered, &self.cnonce));
         }
         match &body {
             Some(sdp) => {
-                text += &format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}", sdp.len());
+                *text += &format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}", sdp.len());
             }
-            None => text += "\r\n",
+            None => *text += "\r\n",
         }
-        self.out.extend(text.into_bytes());
+        self.out.extend_from_slice(text.as_bytes());
         self.last = Some((method, url, headers, body));
     }
 
@@ -192,7 +194,7 @@ impl ClientSession {
         match status {
             200..=299 => self.step(response),
             301..=308 => match response.header(&headers::LOCATION) {
-                Some(location) => Some(ClientEvent::Redirect(location.as_str().to_owned())),
+                Some(location) => Some(ClientEvent::Redirect(location.as_str().into())),
                 None => Some(self.rejected(response)),
             },
             401 => self.unauthorized(response),
@@ -377,7 +379,11 @@ impl ClientSession {
 
     fn rejected(&mut self, response: &Response) -> ClientEvent {
         self.state = State::Ended;
-        let reason: String = response.reason_phrase().chars().filter(|c| !c.is_control()).take(200).collect();
+        let mut reason = response.reason_phrase().to_owned();
+        if let Some(user) = &self.user {
+            // Some servers repeat what they were sent.
+            reason = without(&without(&reason, user.password.reveal()), &user.basic());
+        }
         ClientEvent::Rejected(format!("{} {reason}", u16::from(response.status())))
     }
 }

@@ -1,8 +1,10 @@
 //! Bytes to messages: requests and responses (through rtsp-types), and interleaved frames (RFC 2326 section 10.12).
 
 use super::ProtocolError;
+use crate::media::compact;
 use bytes::{Buf, Bytes, BytesMut};
 use rtsp_types::{Message, ParseError};
+use std::fmt;
 
 /// The longest header of a message, in bytes.
 const MAX_HEAD: usize = 16 << 10;
@@ -12,21 +14,34 @@ const MAX_BODY: usize = 64 << 10;
 pub(crate) type Request = rtsp_types::Request<Vec<u8>>;
 pub(crate) type Response = rtsp_types::Response<Vec<u8>>;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) enum Item {
     Request(Box<Request>),
     Response(Box<Response>),
     Frame { channel: u8, data: Bytes },
 }
 
+// Headers may hold a password: they are not shown.
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Item::Request(request) => write!(f, "Request({:?})", request.method()),
+            Item::Response(response) => write!(f, "Response({})", u16::from(response.status())),
+            Item::Frame { channel, data } => write!(f, "Frame({channel}, {} bytes)", data.len()),
+        }
+    }
+}
+
 /// Takes bytes apart. Holds one message or frame that is not complete, within the limits above.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Reader {
     rest: Bytes,
+    /// The size of the buffer in which the rest lies.
+    buffer: usize,
 }
 
 impl Reader {
-    /// More bytes have come. They are copied once; frames share the copy.
+    /// More bytes have come. They are copied once; frames share the copy, unless they are small against it.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         if self.rest.is_empty() {
             self.rest = Bytes::copy_from_slice(bytes);
@@ -36,6 +51,7 @@ impl Reader {
             whole.extend_from_slice(bytes);
             self.rest = whole.freeze();
         }
+        self.buffer = self.rest.len();
     }
 
     /// The next message or frame, if it is complete.
@@ -59,7 +75,8 @@ impl Reader {
         }
         let mut data = self.rest.split_to(length);
         data.advance(4);
-        Some(Item::Frame { channel, data })
+        // Whoever keeps it must not keep all that came with it.
+        Some(Item::Frame { channel, data: compact(data, self.buffer) })
     }
 
     fn message(&mut self) -> Result<Option<Item>, ProtocolError> {
@@ -81,7 +98,7 @@ impl Reader {
             }
             Err(ParseError::Incomplete(_)) if self.rest.len() <= MAX_HEAD + MAX_BODY => Ok(None),
             Err(ParseError::Incomplete(_)) => Err(ProtocolError::Malformed("a body that is too long")),
-            Err(ParseError::Error) => Err(ProtocolError::Malformed("what is no RTSP")),
+            Err(ParseError::Error) => Err(ProtocolError::Malformed("not an RTSP message")),
         }
     }
 }

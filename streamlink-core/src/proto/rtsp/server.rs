@@ -6,7 +6,7 @@ use super::{
     message,
     transport::Transport,
 };
-use crate::{media::rtsp::Presentation, proto::rtp::Reports};
+use crate::{media::rtsp::Presentation, proto::rtp::Reports, random::Random};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use rtsp_types::{Method, headers};
@@ -97,9 +97,9 @@ pub(crate) struct ServerSession {
 
 impl ServerSession {
     /// `random` makes the session's number and nonce.
-    pub(crate) fn new(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn new(random: &Random) -> Self {
         let mut id = [0; 8];
-        random(&mut id);
+        random.fill(&mut id);
         Self {
             reader: Reader::default(),
             out: Vec::new(),

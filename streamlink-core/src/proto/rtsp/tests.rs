@@ -1,7 +1,7 @@
 //! Client and server sessions against each other, and hostile ones.
 
 use super::*;
-use crate::media::rtsp::Presentation;
+use crate::{media::rtsp::Presentation, random::Random};
 use message::{Item, Reader};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -100,8 +100,8 @@ const URL: &str = "rtsp://127.0.0.1:8554/cam/1";
 #[test]
 fn rtsp_clients_play_and_record_at_every_split() {
     for (udp, step) in [(false, 1), (false, 100_000), (true, 7), (true, 100_000)] {
-        let (mut server, mut house) = (ServerSession::new(random), House::default());
-        let mut client = ClientSession::new(ClientRole::Play, URL, None, udp, random);
+        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
+        let mut client = ClientSession::new(ClientRole::Play, URL, None, udp, &Random::of(random));
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert_eq!(requests, [Request::Play { path: "cam/1".into() }]);
         assert_eq!(outcomes.last(), Some(&ClientEvent::Ready), "{outcomes:?}");
@@ -113,8 +113,8 @@ fn rtsp_clients_play_and_record_at_every_split() {
         client.end();
         assert_eq!(run(&mut server, &mut client, &mut house, step).0, [Request::End]);
 
-        let (mut server, mut house) = (ServerSession::new(random), House::default());
-        let mut client = ClientSession::new(ClientRole::Record(presentation()), URL, None, udp, random);
+        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
+        let mut client = ClientSession::new(ClientRole::Record(presentation()), URL, None, udp, &Random::of(random));
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert!(matches!(&requests[..], [Request::Publish { path, .. }] if path == "cam/1"), "{requests:?}");
         assert_eq!(outcomes.last(), Some(&ClientEvent::Ready));
@@ -143,7 +143,7 @@ fn rtsp_server_understands_recorded_clients() -> Result<(), Box<dyn std::error::
     for (name, tracks) in [("ffmpeg-play", 0), ("ffmpeg-record", 2), ("gst-record", 1)] {
         let said = recorded(name)?;
         for step in [1, 13, 100_000] {
-            let (mut server, mut house) = (ServerSession::new(random), House::default());
+            let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
             let (mut asked, mut frames, mut ended) = (None, 0, false);
             for piece in said.chunks(step) {
                 server.push(piece);
@@ -185,8 +185,8 @@ fn rtsp_authentication_is_requested_and_given() {
     let user = |password: &str| Some(User { name: "me".into(), password: password.into() });
     let mut house = House { user: user("secret"), ..House::default() };
     for (given, good) in [(user("secret"), true), (user("guess"), false), (None, false)] {
-        let mut server = ServerSession::new(random);
-        let mut client = ClientSession::new(ClientRole::Play, URL, given, false, random);
+        let mut server = ServerSession::new(&Random::of(random));
+        let mut client = ClientSession::new(ClientRole::Play, URL, given, false, &Random::of(random));
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, 1000);
         assert_eq!(requests.len(), usize::from(good));
         match outcomes.last() {
@@ -200,21 +200,21 @@ fn rtsp_authentication_is_requested_and_given() {
 #[test]
 fn rtsp_server_refuses_unknown_path_and_transport() {
     let mut house = House { udp: false, ..House::default() };
-    let mut server = ServerSession::new(random);
-    let mut client = ClientSession::new(ClientRole::Play, URL, None, true, random);
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut client = ClientSession::new(ClientRole::Play, URL, None, true, &Random::of(random));
     let (_, outcomes) = run(&mut server, &mut client, &mut house, 1000);
     assert_eq!(outcomes, [ClientEvent::NoUdp]);
-    let mut client = ClientSession::new(ClientRole::Play, "rtsp://127.0.0.1/other", None, false, random);
-    let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
+    let mut client = ClientSession::new(ClientRole::Play, "rtsp://127.0.0.1/other", None, false, &Random::of(random));
+    let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
     assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found".into())]);
     house.presentation = None;
-    let mut client = ClientSession::new(ClientRole::Play, URL, None, false, random);
-    let (_, outcomes) = run(&mut ServerSession::new(random), &mut client, &mut house, 1000);
+    let mut client = ClientSession::new(ClientRole::Play, URL, None, false, &Random::of(random));
+    let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
     assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found".into())]);
 }
 
 fn say(text: &str) -> (ServerSession, Result<Option<Request>, ProtocolError>, String) {
-    let mut server = ServerSession::new(random);
+    let mut server = ServerSession::new(&Random::of(random));
     server.push(text.as_bytes());
     let result = server.next(&mut House::default());
     let said = String::from_utf8(server.take_output()).unwrap();
@@ -242,7 +242,7 @@ fn rtsp_server_refuses_requests_out_of_state_and_oversized() {
         "z".repeat(90_000)
     );
     assert_eq!(say(&long).1, Err(ProtocolError::Malformed("a body that is too long")));
-    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("what is no RTSP")));
+    assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("not an RTSP message")));
     // What a peer says is not repeated to others, nor to itself.
     let (_, _, said) = say("OPTIONS * RTSP/1.0\r\nCSeq: 7\u{b}Evil: x\r\n\r\n");
     assert!(!said.contains("Evil"), "{said}");
@@ -277,12 +277,42 @@ proptest! {
     #[test]
     fn rtsp_reader_accepts_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..500), text in "(OPTIONS|SETUP|PLAY|ANNOUNCE|\\$|RTSP/1.0 [0-9]{3} OK| |rtsp://h/cam/1|CSeq: [0-9]|Transport: .{0,30}|\r\n|\r\n\r\n|.){0,60}") {
         for input in [&bytes[..], text.as_bytes()] {
-            let mut server = ServerSession::new(random);
+            let mut server = ServerSession::new(&Random::of(random));
             server.push(input);
             while let Ok(Some(_)) = server.next(&mut House::default()) {}
-            let mut client = ClientSession::new(ClientRole::Play, URL, None, false, random);
+            let mut client = ClientSession::new(ClientRole::Play, URL, None, false, &Random::of(random));
             client.push(input);
             while let Ok(Some(_)) = client.next() {}
         }
     }
+}
+
+/// A client may send one short frame of its track in each read, and fill the rest with frames that nobody wants.
+#[test]
+fn rtsp_frame_that_is_small_against_what_came_with_it_is_copied() {
+    let frame = |channel: u8, length: usize| {
+        let mut frame = vec![b'$', channel];
+        frame.extend_from_slice(&(length as u16).to_be_bytes());
+        frame.resize(4 + length, channel);
+        frame
+    };
+    let mut reader = Reader::default();
+    let mut next = |bytes: &[u8]| {
+        reader.push(bytes);
+        let mut frames = Vec::new();
+        while let Some(Item::Frame { data, .. }) = reader.next().unwrap() {
+            frames.push(data);
+        }
+        frames
+    };
+    // Memory that is shared cannot be taken back for writing.
+    let is_alone = |frames: Vec<bytes::Bytes>, at: usize| frames[at].is_unique();
+    let mixed = [frame(0, 188), frame(9, 60_000)].concat();
+    assert!(is_alone(next(&mixed), 0));
+    let two_pieces = [next(&mixed[..30_000]), next(&mixed[30_000..])];
+    assert_eq!([two_pieces[0].len(), two_pieces[1].len()], [1, 1]);
+    assert!(two_pieces[0][0].is_unique());
+    // A picture in pieces: they share what was read.
+    let picture: Vec<u8> = (0..7).flat_map(|_| frame(0, 1400)).collect();
+    assert!(!is_alone(next(&picture), 0));
 }

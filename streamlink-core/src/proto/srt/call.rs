@@ -10,6 +10,7 @@ use super::{
     terms::{Local, Rejection, Terms},
 };
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// How often a packet of the handshake is sent until it is answered.
 const REPEAT: Duration = Duration::from_millis(250);
@@ -44,12 +45,11 @@ pub(crate) struct Caller {
 impl Caller {
     /// Starts a call at `local.start`.
     pub(crate) fn new(terms: Terms, local: Local, stream_id: Option<String>, timeout: Duration) -> Self {
-        let mut random = [0; 48];
-        (local.random)(&mut random);
-        let mut number = [0; 4];
-        (local.random)(&mut number);
+        let random = Zeroizing::new(local.random.bytes());
+        let number = local.random.bytes();
         let keys = terms.passphrase.is_some().then(|| Keys::generate(terms.key_length, &random));
-        let material = keys.as_ref().zip(terms.passphrase.as_ref()).and_then(|(keys, secret)| keys.material(secret));
+        let material =
+            keys.as_ref().zip(terms.passphrase.as_ref()).and_then(|(keys, secret)| keys.material(secret.reveal()));
         Self {
             initial_sequence: Sequence::new(u32::from_be_bytes(number)),
             keys,
@@ -119,7 +119,7 @@ impl Caller {
             }
             (Kind::Conclusion, Some(_)) => {
                 let sequence = self.initial_sequence;
-                match self.terms.conclude(&answer, timestamp, self.local, self.keys.clone(), sequence) {
+                match self.terms.conclude(&answer, timestamp, &self.local, self.keys.clone(), sequence) {
                     Ok(agreement) => Progress::Connected(Box::new(self.connect(agreement, now))),
                     Err(reason) => Progress::Rejected(reason),
                 }

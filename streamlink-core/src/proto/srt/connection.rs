@@ -10,11 +10,13 @@ use super::{
     send::{SendCounts, SendHalf},
     sequence::Sequence,
 };
+use crate::{random::Random, secret::Secret};
 use bytes::{Bytes, BytesMut};
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
+use zeroize::Zeroizing;
 
 /// How often acknowledgements are looked after (section 4.8.1).
 const ACK_INTERVAL: Duration = Duration::from_millis(10);
@@ -29,9 +31,6 @@ const ARENA: usize = 24 * 1456;
 /// The sender gives packets up when they are so much older than the latency, and a second at least.
 const DROP_MARGIN: Duration = Duration::from_millis(20);
 const MIN_DROP_AGE: Duration = Duration::from_millis(1000);
-
-/// Where fresh randomness comes from: the system's, or a seeded one in tests.
-pub(crate) type Random = fn(&mut [u8]);
 
 /// What a connection is set up with, after both ends have agreed.
 #[derive(Clone, Debug)]
@@ -49,7 +48,7 @@ pub(crate) struct Agreement {
     /// When our own timestamps started.
     pub(crate) start: Instant,
     pub(crate) keys: Option<Keys>,
-    pub(crate) passphrase: Option<String>,
+    pub(crate) passphrase: Option<Secret>,
     /// Packets that each side's buffer holds.
     pub(crate) buffer: usize,
     /// Packets that the peer's buffer holds.
@@ -98,6 +97,8 @@ pub(crate) struct ConnectionStats {
 #[derive(Debug)]
 pub(crate) struct Connection {
     agreement: Agreement,
+    /// What the peer sends is of no use.
+    sends_only: bool,
     sender: SendHalf,
     receiver: ReceiveHalf,
     control: VecDeque<Bytes>,
@@ -131,6 +132,13 @@ fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
     arena.split()
 }
 
+/// Gives back what was staged last: what is of no use must not take the place of what is kept.
+fn unstage(arena: &mut BytesMut, mut staged: BytesMut) {
+    staged.unsplit(std::mem::take(arena));
+    staged.clear();
+    *arena = staged;
+}
+
 impl Connection {
     pub(crate) fn new(agreement: Agreement, now: Instant) -> Self {
         let a = &agreement;
@@ -156,8 +164,14 @@ impl Connection {
             undecrypted: 0,
             last_progress: now,
             arena: BytesMut::new(),
+            sends_only: false,
             agreement,
         }
+    }
+
+    /// Takes no payloads from now on: those that come are dropped, and no memory is held for them.
+    pub(crate) fn send_only(&mut self) {
+        self.sends_only = true;
     }
 
     pub(crate) fn closed(&self) -> Option<CloseReason> {
@@ -221,10 +235,9 @@ impl Connection {
         let next = if self.key == KeyFlag::Even { KeyFlag::Odd } else { KeyFlag::Even };
         let (refresh, announce) = (self.agreement.key_refresh, self.agreement.key_announce);
         if self.key_used == refresh.saturating_sub(announce).max(1) {
-            let mut random = [0; 32];
-            (self.agreement.random)(&mut random);
+            let random = Zeroizing::new(self.agreement.random.bytes());
             keys.refresh(next, &random);
-            self.unconfirmed = keys.material(passphrase).map(|material| (material, None));
+            self.unconfirmed = keys.material(passphrase.reveal()).map(|material| (material, None));
         } else if self.key_used >= refresh && self.unconfirmed.is_none() {
             // Confirmed by the peer: from here on.
             self.key = next;
@@ -241,6 +254,8 @@ impl Connection {
         }
         self.last_heard = now;
         match packet {
+            // Of what nobody wants, nothing is kept. The peer gives it up, as what comes too late.
+            Packet::Data(_) if self.sends_only => self.receiver.counts.discarded += 1,
             Packet::Data(header) => {
                 if !self.receiver.wants(header.sequence) {
                     return;
@@ -255,6 +270,7 @@ impl Connection {
                     (flag, Some(keys)) => {
                         let mut clear = stage(&mut self.arena, &payload);
                         if !keys.apply(flag, header.sequence, &mut clear) {
+                            unstage(&mut self.arena, clear);
                             self.undecrypted += 1;
                             return;
                         }
@@ -319,7 +335,7 @@ impl Connection {
     /// The peer announces its next key.
     fn take_keys(&mut self, material: &[u8], now: Instant) {
         let status = match (&mut self.agreement.keys, &self.agreement.passphrase) {
-            (Some(keys), Some(passphrase)) => match Keys::from_material(material, passphrase) {
+            (Some(keys), Some(passphrase)) => match Keys::from_material(material, passphrase.reveal()) {
                 Ok(newer) => {
                     keys.update(newer);
                     None

@@ -8,6 +8,7 @@ use ctr::{
     cipher::{InnerIvInit, KeyInit, StreamCipher},
 };
 use std::fmt;
+use zeroize::Zeroizing;
 
 /// Iterations of PBKDF2 (section 6.1.4).
 const ITERATIONS: u32 = 2048;
@@ -35,7 +36,7 @@ pub(crate) enum KeyError {
 /// A stream key: 16, 24 or 32 bytes, and the cipher made of it, which is used for every packet.
 #[derive(Clone)]
 struct Key {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     cipher: Cipher,
 }
 
@@ -58,7 +59,7 @@ impl Key {
             32 => Cipher::Aes256(Box::new(Aes256::new_from_slice(bytes).ok()?)),
             _ => return None,
         };
-        Some(Self { bytes: bytes.to_vec(), cipher })
+        Some(Self { bytes: Zeroizing::new(bytes.to_vec()), cipher })
     }
 }
 
@@ -78,8 +79,8 @@ impl fmt::Debug for Keys {
 }
 
 /// The key that wraps stream keys.
-fn wrapping_key(passphrase: &str, salt: &[u8; SALT], length: usize) -> Vec<u8> {
-    let mut key = vec![0; length];
+fn wrapping_key(passphrase: &str, salt: &[u8; SALT], length: usize) -> Zeroizing<Vec<u8>> {
+    let mut key = Zeroizing::new(vec![0; length]);
     // The salt of PBKDF2 is the lower half of the salt.
     pbkdf2::pbkdf2_hmac::<sha1::Sha1>(passphrase.as_bytes(), &salt[8..], ITERATIONS, &mut key);
     key
@@ -94,13 +95,14 @@ fn wrap(key: &[u8], data: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-fn unwrap(key: &[u8], data: &[u8]) -> Option<Vec<u8>> {
-    match key.len() {
+fn unwrap(key: &[u8], data: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let keys = match key.len() {
         16 => aes_kw::KekAes128::try_from(key).ok()?.unwrap_vec(data).ok(),
         24 => aes_kw::KekAes192::try_from(key).ok()?.unwrap_vec(data).ok(),
         32 => aes_kw::KekAes256::try_from(key).ok()?.unwrap_vec(data).ok(),
         _ => None,
-    }
+    };
+    keys.map(Zeroizing::new)
 }
 
 impl Keys {
@@ -131,8 +133,11 @@ impl Keys {
     /// The key material message (section 3.2.2) with all keys there are.
     pub(crate) fn material(&self, passphrase: &str) -> Option<Vec<u8>> {
         let flags = u8::from(self.even.is_some()) | u8::from(self.odd.is_some()) << 1;
-        let keys: Vec<u8> =
-            [&self.even, &self.odd].into_iter().flatten().flat_map(|k| k.bytes.iter().copied()).collect();
+        // With room for both, so that no copy is left behind by growing.
+        let mut keys = Zeroizing::new(Vec::with_capacity(2 * self.length));
+        for key in [&self.even, &self.odd].into_iter().flatten() {
+            keys.extend_from_slice(&key.bytes);
+        }
         let wrapped = wrap(&wrapping_key(passphrase, &self.salt, self.length), &keys)?;
         let mut bytes = vec![0x12, 0x20, 0x29, flags, 0, 0, 0, 0, CIPHER_CTR, 0, 2, 0, 0, 0];
         bytes.extend([(SALT / 4) as u8, (self.length / 4) as u8]);

@@ -11,6 +11,7 @@ use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
+use zeroize::Zeroizing;
 
 /// A cookie is good for the minute in which it was made, and the next.
 const COOKIE_AGE: Duration = Duration::from_secs(60);
@@ -27,15 +28,14 @@ pub(crate) enum Greeting {
 }
 
 /// Answers handshakes without keeping anything of them.
-#[derive(Debug)]
 pub(crate) struct Listener {
-    secret: [u8; 32],
+    secret: Zeroizing<[u8; 32]>,
     start: Instant,
 }
 
 impl Listener {
     pub(crate) fn new(secret: [u8; 32], now: Instant) -> Self {
-        Self { secret, start: now }
+        Self { secret: Zeroizing::new(secret), start: now }
     }
 
     fn minute(&self, now: Instant) -> u64 {
@@ -44,7 +44,7 @@ impl Listener {
 
     fn cookie(&self, peer: SocketAddr, minute: u64) -> u32 {
         // Invariant: HMAC takes keys of any length.
-        let Ok(mut mac) = Hmac::<sha1::Sha1>::new_from_slice(&self.secret) else { return 0 };
+        let Ok(mut mac) = Hmac::<sha1::Sha1>::new_from_slice(&self.secret[..]) else { return 0 };
         mac.update(peer.to_string().as_bytes());
         mac.update(&minute.to_be_bytes());
         mac.finalize().into_bytes().first_chunk().map_or(0, |b| u32::from_be_bytes(*b))

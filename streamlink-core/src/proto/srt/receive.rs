@@ -1,7 +1,11 @@
 //! The receiving half of a connection: packets put in order and held until their time (TSBPD), losses reported at
 //! once and again, acknowledgements, and what comes too late given up (draft-sharabayko-srt-01, sections 4.4–4.8).
+//!
+//! A packet waits for the latency and [`MAX_LEAD`] at most, whatever time it carries: a time further ahead is that of a
+//! clock that has leapt, or of nobody's. Memory: `capacity` packets at most, of [`super::packet::MAX_PAYLOAD`] bytes
+//! and 150 bytes for each.
 
-use super::sequence::{Sequence, Unwrapper};
+use super::sequence::Sequence;
 use bytes::Bytes;
 use std::{
     collections::VecDeque,
@@ -15,6 +19,12 @@ const MAX_PENDING_ACKS: usize = 64;
 /// Samples of the drift between the clocks that are averaged, and the step from which the clock is adjusted.
 const DRIFT_SAMPLES: i64 = 1000;
 const MAX_DRIFT_US: i64 = 5000;
+/// How far ahead of the peer's clock, as it is known from the handshake, the time of a packet may be. Much more than
+/// any network makes of it: it is the time by which the handshake was slower than the packet. Senders whose time
+/// starts a little after their handshake's are within it.
+const MAX_LEAD: Duration = Duration::from_secs(5);
+/// Packets in a row whose time is further ahead, before the clock is set anew by them.
+const LEAPS: u32 = 64;
 
 /// What the receiving half has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +40,8 @@ pub(crate) struct ReceiveCounts {
     pub(crate) lost: u64,
     /// Came twice, too late, far outside the window, or could not be decrypted.
     pub(crate) discarded: u64,
+    /// Came with a time too far ahead, and were timed by their arrival.
+    pub(crate) mistimed: u64,
 }
 
 #[derive(Debug)]
@@ -41,16 +53,17 @@ struct Loss {
 
 #[derive(Debug)]
 pub(crate) struct ReceiveHalf {
-    /// From `base` on; the last is always there.
-    slots: VecDeque<Option<(Bytes, u64)>>,
+    /// From `base` on, with the moment at which each is to be handed over; the last is always there.
+    slots: VecDeque<Option<(Bytes, Instant)>>,
     /// The number of the next packet to hand over.
     base: Sequence,
     losses: VecDeque<Loss>,
     capacity: usize,
-    clock: Unwrapper,
-    /// The moment of the peer's (unwrapped) time `origin`.
+    /// The moment of the peer's time `origin`, in microseconds.
     epoch: Instant,
-    origin: u64,
+    origin: u32,
+    /// Packets in a row whose time was too far ahead.
+    leaps: u32,
     latency: Duration,
     drop_late: bool,
     drift_sum: i64,
@@ -76,16 +89,14 @@ impl ReceiveHalf {
         timestamp: u32,
         now: Instant,
     ) -> Self {
-        let mut clock = Unwrapper::new(timestamp);
-        let origin = clock.unwrap(timestamp);
         Self {
             slots: VecDeque::new(),
             base: first,
             losses: VecDeque::new(),
             capacity,
-            clock,
             epoch: now,
-            origin,
+            origin: timestamp,
+            leaps: 0,
             latency,
             drop_late,
             drift_sum: 0,
@@ -137,10 +148,10 @@ impl ReceiveHalf {
         now: Instant,
     ) -> Option<(Sequence, Sequence)> {
         let ahead = usize::try_from(self.base.distance(sequence)).ok().filter(|n| *n < self.capacity)?;
-        let time = self.clock.unwrap(timestamp);
+        let due = self.due(timestamp, now);
         self.since_ack += 1;
         if ahead < self.slots.len() {
-            self.slots[ahead] = Some((payload, time));
+            self.slots[ahead] = Some((payload, due));
             self.counts.recovered += 1;
             self.forget(sequence, sequence);
             return None;
@@ -154,7 +165,7 @@ impl ReceiveHalf {
             self.losses.push_back(Loss { first, last, reported: now });
         }
         self.slots.resize(ahead, None);
-        self.slots.push_back(Some((payload, time)));
+        self.slots.push_back(Some((payload, due)));
         gap
     }
 
@@ -215,13 +226,40 @@ impl ReceiveHalf {
         self.losses.iter().map(|loss| loss.reported).min()?.checked_add(interval)
     }
 
-    /// When a packet of the peer's time is to be handed over.
-    fn due(&self, time: u64) -> Instant {
-        let shift = i128::from(time) - i128::from(self.origin) + i128::from(self.adjustment);
-        let shift = shift + self.latency.as_micros() as i128;
-        let magnitude = Duration::from_micros(u64::try_from(shift.unsigned_abs()).unwrap_or(0));
-        let moment = if shift < 0 { self.epoch.checked_sub(magnitude) } else { self.epoch.checked_add(magnitude) };
-        moment.unwrap_or(self.epoch)
+    /// How far the time of a packet is ahead of the peer's clock at `now`, in microseconds; negative, as nearly always:
+    /// so long it was under way. Times wrap every 71 minutes: it is the nearest one, however long the peer was silent.
+    fn lead(&self, timestamp: u32, now: Instant) -> i64 {
+        let elapsed = now.saturating_duration_since(self.epoch).as_micros() as u32; // modulo 2^32
+        let clock = self.origin.wrapping_add(elapsed).wrapping_sub(self.adjustment as u32); // modulo 2^32
+        i64::from(timestamp.wrapping_sub(clock) as i32)
+    }
+
+    /// When a packet is to be handed over that came at `now`.
+    fn due(&mut self, timestamp: u32, now: Instant) -> Instant {
+        let mut lead = self.lead(timestamp, now);
+        if lead <= MAX_LEAD.as_micros() as i64 {
+            self.leaps = 0;
+        } else {
+            self.counts.mistimed += 1;
+            self.leaps += 1;
+            lead = 0;
+            if self.leaps >= LEAPS {
+                self.set_clock(timestamp, now);
+            }
+        }
+        let away = Duration::from_micros(lead.unsigned_abs());
+        let sent = if lead < 0 { now.checked_sub(away) } else { now.checked_add(away) };
+        sent.and_then(|sent| sent.checked_add(self.latency)).unwrap_or(now)
+    }
+
+    /// The peer's clock is another one from now on.
+    fn set_clock(&mut self, timestamp: u32, now: Instant) {
+        self.epoch = now;
+        self.origin = timestamp;
+        self.leaps = 0;
+        self.adjustment = 0;
+        self.drift_sum = 0;
+        self.drift_count = 0;
     }
 
     /// Nothing that is missing will come any more.
@@ -256,8 +294,8 @@ impl ReceiveHalf {
         let known = self.losses.front().filter(|loss| loss.first == self.base);
         let skip = known.and_then(|loss| usize::try_from(self.base.distance(loss.last)).ok()).map_or(0, |n| n + 1);
         let at = skip + self.slots.iter().skip(skip).position(Option::is_some)?;
-        let (_, time) = self.slots.get(at)?.as_ref()?;
-        Some((at, self.due(*time)))
+        let (_, due) = self.slots.get(at)?.as_ref()?;
+        Some((at, *due))
     }
 
     /// When the next packet is to be handed over.
@@ -268,10 +306,9 @@ impl ReceiveHalf {
 
     /// Time between the oldest and the newest packet that are held.
     pub(crate) fn buffered(&self) -> Duration {
-        let time = |slot: Option<&Option<(Bytes, u64)>>| slot.and_then(Option::as_ref).map(|(_, time)| *time);
-        let first = self.slots.iter().flatten().next().map(|(_, time)| *time);
-        let span = time(self.slots.back()).zip(first).map_or(0, |(last, first)| last.saturating_sub(first));
-        Duration::from_micros(span)
+        let first = self.slots.iter().flatten().next().map(|(_, due)| *due);
+        let last = self.slots.back().and_then(Option::as_ref).map(|(_, due)| *due);
+        last.zip(first).map_or(Duration::ZERO, |(last, first)| last.saturating_duration_since(first))
     }
 
     /// Whether enough came for a light acknowledgement.
@@ -321,14 +358,8 @@ impl ReceiveHalf {
 
     /// Section 4.7: the peer's clock against ours, averaged; adjusted in steps of a few milliseconds.
     fn observe_clock(&mut self, timestamp: u32, now: Instant, rtt: Duration) {
-        let time = self.clock.unwrap(timestamp);
-        let expected = self.due(time).checked_sub(self.latency).unwrap_or(now);
-        let expected = expected.checked_add(rtt / 2).unwrap_or(expected);
-        let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
-        let late = match now.checked_duration_since(expected) {
-            Some(late) => micros(late),
-            None => -micros(expected.saturating_duration_since(now)),
-        };
+        let half = i64::try_from(rtt.as_micros() / 2).unwrap_or(i64::MAX);
+        let late = self.lead(timestamp, now).saturating_add(half).saturating_neg();
         self.drift_sum = self.drift_sum.saturating_add(late.clamp(-1_000_000, 1_000_000));
         self.drift_count += 1;
         if self.drift_count >= DRIFT_SAMPLES {
@@ -338,5 +369,80 @@ impl ReceiveHalf {
                 self.adjustment = self.adjustment.saturating_add(average);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATENCY: Duration = Duration::from_millis(120);
+    const FIRST: u32 = u32::MAX - 2_000_000;
+
+    fn half(now: Instant) -> ReceiveHalf {
+        ReceiveHalf::new(Sequence::new(7), 8192, LATENCY, true, FIRST, now)
+    }
+
+    /// Stores packets, each at its moment with its time, in microseconds since the start; returns how long each waits.
+    fn waits(half: &mut ReceiveHalf, start: Instant, packets: &[(u64, i64)]) -> Vec<Duration> {
+        let mut waits = Vec::new();
+        for (arrival, time) in packets {
+            let now = start + Duration::from_micros(*arrival);
+            let timestamp = FIRST.wrapping_add(*time as u32); // modulo 2^32, as on the wire
+            let next = half.end();
+            assert!(half.wants(next));
+            half.store(next, timestamp, Bytes::from_static(b"x"), now);
+            let due = half.next_delivery().unwrap();
+            waits.push(due.saturating_duration_since(now));
+            assert!(half.deliver(due).is_some());
+        }
+        waits
+    }
+
+    #[test]
+    fn srt_packets_wait_by_their_time_over_the_wrap() {
+        let start = Instant::now();
+        let mut half = half(start);
+        // Times wrap two seconds after the start.
+        let waits = waits(&mut half, start, &[(20_000, 10_000), (2_500_000, 2_500_000), (2_600_000, 2_700_000)]);
+        assert_eq!(waits, [110, 120, 220].map(Duration::from_millis));
+        assert_eq!(half.counts.mistimed, 0);
+    }
+
+    #[test]
+    fn srt_packet_with_a_time_far_ahead_waits_for_the_latency() {
+        let start = Instant::now();
+        let mut half = half(start);
+        let ahead = 1_700_000_000;
+        let got = waits(&mut half, start, &[(0, 0), (10_000, ahead), (20_000, 2 * ahead - 5), (30_000, 30_000)]);
+        // The third is half an hour ahead, or behind: nearer is behind, and it passes at once.
+        assert_eq!(got, [120, 120, 0, 120].map(Duration::from_millis));
+        assert_eq!(half.counts.mistimed, 1);
+        // A little ahead is believed: the handshake may have been slow.
+        let got = waits(&mut half, start, &[(40_000, 4_040_000)]);
+        assert_eq!(got, [Duration::from_millis(4120)]);
+    }
+
+    #[test]
+    fn srt_sender_whose_clock_leaps_keeps_its_spacing() {
+        let start = Instant::now();
+        let mut half = half(start);
+        let leap = 60_000_000;
+        let packets: Vec<(u64, i64)> = (0..=i64::from(LEAPS)).map(|n| (n as u64 * 10_000, leap + n * 10_000)).collect();
+        assert!(waits(&mut half, start, &packets).iter().all(|wait| *wait == LATENCY));
+        assert_eq!(half.counts.mistimed, u64::from(LEAPS));
+        // By now its clock is known: one that is late by 5 ms is handed over in time.
+        let at = 1_000_000;
+        assert_eq!(waits(&mut half, start, &[(at + 5000, leap + at as i64)]), [Duration::from_millis(115)]);
+    }
+
+    #[test]
+    fn srt_sender_may_be_silent_for_hours() {
+        let start = Instant::now();
+        let mut half = half(start);
+        let hour = 3_600_000_000u64;
+        let packets: Vec<(u64, i64)> = (0..10).map(|n| (n * hour, (n * hour) as i64)).collect();
+        assert!(waits(&mut half, start, &packets).iter().all(|wait| *wait == LATENCY));
+        assert_eq!(half.counts.mistimed, 0);
     }
 }

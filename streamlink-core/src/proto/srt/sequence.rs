@@ -1,4 +1,4 @@
-//! Sequence numbers of 31 bits, and timestamps of 32, which both wrap (draft-sharabayko-srt-01, section 3).
+//! Sequence numbers of 31 bits, which wrap (draft-sharabayko-srt-01, section 3).
 
 /// A packet sequence number: 31 bits, compared modulo 2^31.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,25 +28,6 @@ impl Sequence {
     }
 }
 
-/// Makes 64-bit microseconds of 32-bit timestamps that wrap every 71 minutes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unwrapper(u64);
-
-impl Unwrapper {
-    pub(crate) fn new(first: u32) -> Self {
-        // Well above zero, so that what is older than the first has a number too.
-        Self((1 << 32) + u64::from(first))
-    }
-
-    /// The timestamp, taken to be the one nearest to the newest so far.
-    pub(crate) fn unwrap(&mut self, timestamp: u32) -> u64 {
-        let step = timestamp.wrapping_sub(self.0 as u32) as i32; // modulo 2^32
-        let time = self.0.saturating_add_signed(step.into());
-        self.0 = self.0.max(time);
-        time
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,14 +39,5 @@ mod tests {
         assert_eq!(last.distance(Sequence::new(4)), 5);
         assert_eq!(Sequence::new(4).distance(last), -5);
         assert_eq!(Sequence::new(7).distance(Sequence::new(7)), 0);
-    }
-
-    #[test]
-    fn srt_timestamps_continue_over_the_wrap() {
-        let mut unwrapper = Unwrapper::new(u32::MAX - 5);
-        let first = unwrapper.unwrap(u32::MAX - 5);
-        assert_eq!(unwrapper.unwrap(10) - first, 16);
-        assert_eq!(first - unwrapper.unwrap(u32::MAX - 7), 2);
-        assert_eq!(unwrapper.unwrap(12) - first, 18);
     }
 }

@@ -1,11 +1,12 @@
 //! What one end wants of a connection, and what both ends agree on; and why a connection is refused.
 
 use super::{
-    connection::{Agreement, Random},
+    connection::Agreement,
     crypto::{KeyError, Keys},
     handshake::{Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
     sequence::Sequence,
 };
+use crate::{random::Random, secret::Secret};
 use std::time::{Duration, Instant};
 
 /// The oldest peer that is served: libsrt 1.3.0, the first with this handshake.
@@ -67,7 +68,7 @@ impl std::fmt::Display for Rejection {
 pub(crate) struct Terms {
     pub(crate) receive_latency: Duration,
     pub(crate) peer_latency: Duration,
-    pub(crate) passphrase: Option<String>,
+    pub(crate) passphrase: Option<Secret>,
     /// 16, 24 or 32; the caller's counts.
     pub(crate) key_length: usize,
     pub(crate) packet_drop: bool,
@@ -97,7 +98,7 @@ impl Default for Terms {
 }
 
 /// What identifies our end of a connection that is being set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Local {
     pub(crate) id: u32,
     /// When our timestamps started.
@@ -131,7 +132,7 @@ impl Terms {
         match (&self.passphrase, material) {
             (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(Rejection::UNSECURE),
-            (Some(passphrase), Some(material)) => match Keys::from_material(material, passphrase) {
+            (Some(passphrase), Some(material)) => match Keys::from_material(material, passphrase.reveal()) {
                 Ok(keys) => Ok(Some(keys)),
                 Err(KeyError::BadSecret) => Err(Rejection::BAD_SECRET),
                 Err(KeyError::Malformed) => Err(Rejection::ROGUE),
@@ -144,7 +145,7 @@ impl Terms {
         &self,
         request: &Handshake,
         timestamp: u32,
-        local: Local,
+        local: &Local,
     ) -> Result<(Agreement, Handshake), Rejection> {
         let theirs = request.extensions.srt.ok_or(Rejection::ROGUE)?;
         check(&theirs, &request.extensions)?;
@@ -188,7 +189,7 @@ impl Terms {
         &self,
         answer: &Handshake,
         timestamp: u32,
-        local: Local,
+        local: &Local,
         keys: Option<Keys>,
         initial_sequence: Sequence,
     ) -> Result<Agreement, Rejection> {
@@ -215,7 +216,7 @@ impl Terms {
         peer_drops: bool,
         keys: Option<Keys>,
         peer_timestamp: u32,
-        local: Local,
+        local: &Local,
         initial_sequence: Sequence,
     ) -> Agreement {
         Agreement {
@@ -235,7 +236,7 @@ impl Terms {
             peer_idle: self.peer_idle,
             key_refresh: self.key_refresh,
             key_announce: self.key_announce,
-            random: local.random,
+            random: local.random.clone(),
         }
     }
 }

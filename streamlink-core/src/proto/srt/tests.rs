@@ -2,7 +2,7 @@
 //! that once failed stays here.
 
 use super::{packet::HEADER, *};
-use crate::test_rng::TestRng;
+use crate::{random::Random, test_rng::TestRng};
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -70,7 +70,7 @@ impl World {
     fn new(weather: Weather, caller: Terms, listener: Terms, seed: u64) -> Self {
         let start = Instant::now();
         // The caller's clock starts a little before the wrap of its timestamps, if a test wants that.
-        let local = Local { id: 100, start, random };
+        let local = Local { id: 100, start, random: Random::of(random) };
         Self {
             start,
             now: start,
@@ -147,8 +147,8 @@ impl World {
                             }
                             None => {
                                 assert_eq!(request.extensions.stream_id.as_deref(), Some("cam1"));
-                                let local = Local { id: 200, start: now, random };
-                                match self.terms.accept(&request, *timestamp, local) {
+                                let local = Local { id: 200, start: now, random: Random::of(random) };
+                                match self.terms.accept(&request, *timestamp, &local) {
                                     Ok((agreement, answer)) => {
                                         let body = answer.write(false);
                                         let reply = write_control(&Control::Handshake(&body), 0, request.socket_id);
@@ -314,7 +314,7 @@ fn srt_repairs_ten_percent_loss_within_four_round_trips() {
         for encrypted in [false, true] {
             let secret = encrypted.then(|| "correct horse".to_owned());
             let weather = Weather { loss: 10, delay: ms(100), jitter: ms(5), ..FAIR };
-            let terms = Terms { passphrase: secret, ..latency(1200) };
+            let terms = Terms { passphrase: secret.map(Into::into), ..latency(1200) };
             let mut world = World::new(weather, terms.clone(), terms, 1000 + seed);
             world.connect().send(2000, ms(2));
             assert_eq!(world.check().len(), 2000, "seed {seed}: {:?}", world.receiver().stats());
@@ -362,7 +362,7 @@ fn srt_sequence_numbers_and_timestamps_wrap() {
     }
     let weather = Weather { loss: 2, delay: ms(20), jitter: ms(3), ..FAIR };
     let mut world = World::new(weather, latency(300), latency(300), 9);
-    let local = Local { id: 100, start: world.start, random: high };
+    let local = Local { id: 100, start: world.start, random: Random::of(high) };
     world.caller = End::Calling(Box::new(Caller::new(latency(300), local, Some("cam1".into()), ms(3000))));
     let sent = world.connect().send(90_000, ms(100));
     assert_eq!(world.check().len(), 90_000);
@@ -433,7 +433,7 @@ fn srt_detects_dead_peer_and_shutdown() {
 fn srt_ignores_forged_and_replayed_handshakes() {
     let now = Instant::now();
     let listener = Listener::new([3; 32], now);
-    let local = Local { id: 1, start: now, random };
+    let local = Local { id: 1, start: now, random: Random::of(random) };
     let mut caller = Caller::new(Terms::default(), local, None, ms(3000));
     let (a, b): (SocketAddr, SocketAddr) = (PEER.parse().unwrap(), "192.0.2.2:5000".parse().unwrap());
     let body = |bytes: &[u8]| bytes[HEADER..].to_vec();

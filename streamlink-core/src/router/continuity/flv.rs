@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_go_on_over_reconnections_and_the_wrap() {
+    fn flv_timestamps_continue_over_reconnections_and_wrap() {
         let mut bench = Bench::new();
         bench.timestamps.join(false);
         let video = |bench: &Bench, time, ms| bench.packet(RtmpKind::Video, time, VIDEO, ms);
@@ -204,10 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_repeats_no_sound_and_sends_headers_that_differ() {
+    fn flv_switch_repeats_no_audio_and_resends_headers() {
         let mut bench = Bench::new();
         let preamble = |bench: &Bench, body| -> Preamble { Arc::new([bench.packet(RtmpKind::Video, 0, body, 0)]) };
-        let (old, new) = (preamble(&bench, VIDEO_HEADER), preamble(&bench, &[0x17, 0, 1]));
+        let old = preamble(&bench, VIDEO_HEADER);
+        let new = preamble(&bench, &[0x17, 0, 1]);
         let (key, sound) = (|bench: &Bench, t, ms| bench.packet(RtmpKind::Video, t, KEY, ms), RtmpKind::Audio);
         let packets = vec![key(&bench, 0, 0), bench.packet(sound, 50, AUDIO, 0)];
         let mut first = MediaBatch { packets, starts: vec![(0, old.clone())] };

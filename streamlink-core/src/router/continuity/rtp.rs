@@ -75,9 +75,10 @@ impl RtpRewriter {
     fn wait(&self, at: Instant) -> Duration {
         let Some(place) = self.place(at) else { return Duration::ZERO };
         let missing = self.latest.wrapping_add(self.step.unwrap_or(1)).wrapping_sub(place);
-        match missing < 1 << 31 {
-            true => Duration::from_micros(u64::from(missing) * 1_000_000 / u64::from(self.clock_rate) + 1),
-            false => Duration::ZERO,
+        if missing < 1 << 31 {
+            Duration::from_micros(u64::from(missing) * 1_000_000 / u64::from(self.clock_rate) + 1)
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -91,8 +92,8 @@ impl RtpRewriter {
             self.alters = true;
         }
         let ssrc = *self.ssrc.get_or_insert(header.ssrc);
-        let (sequence, timestamp) =
-            (header.sequence.wrapping_add(self.sequence), header.timestamp.wrapping_add(self.timestamp));
+        let sequence = header.sequence.wrapping_add(self.sequence);
+        let timestamp = header.timestamp.wrapping_add(self.timestamp);
         let later = |last: u16| sequence.wrapping_sub(last) < 1 << 15;
         let before = self.last.map(|(_, before, _)| before);
         if self.last.is_none_or(|(last, ..)| later(last)) {
@@ -174,10 +175,10 @@ impl TrackRewriters {
         self.shift = None;
         self.parameter_sets.clear();
         self.clock = None;
-        let Some(presentation) = presentation else { return self.tracks.iter_mut().for_each(RtpRewriter::begin) };
+        let Some(presentation) = presentation else { return self.begin_tracks() };
         match known.filter(|known| presentation.is_compatible_with(known)) {
             Some(known) => {
-                self.tracks.iter_mut().for_each(RtpRewriter::begin);
+                self.begin_tracks();
                 let sets = presentation.tracks().iter().zip(known.tracks()).enumerate();
                 let changed = sets.filter(|(_, (new, old))| switched && new.parameter_sets != old.parameter_sets);
                 self.parameter_sets = changed
@@ -195,6 +196,12 @@ impl TrackRewriters {
         }
         if self.tracks.iter().all(|track| track.report.is_none()) {
             self.clock = Some(0);
+        }
+    }
+
+    fn begin_tracks(&mut self) {
+        for track in &mut self.tracks {
+            track.begin();
         }
     }
 
@@ -309,8 +316,10 @@ impl RtpContinuity {
                     continue; // the other source has sent it
                 }
                 // The next packet of the other source's own stream: nothing is altered.
-                (self.rewriter.sequence, self.rewriter.timestamp) = (0, 0);
-                (self.rewriter.fresh, self.rewriter.alters) = (false, false);
+                self.rewriter.sequence = 0;
+                self.rewriter.timestamp = 0;
+                self.rewriter.fresh = false;
+                self.rewriter.alters = false;
                 self.ts.forget();
             }
             self.rewriter.clock_rate = header.clock_rate();
@@ -376,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on_over_reconnections() {
+    fn rtp_continuity_over_reconnections() {
         let (mut rewriter, start) = (RtpRewriter::new(90_000), Instant::now());
         let rtp = |sequence, timestamp, ssrc, at| Packet::rtsp(0, bytes(96, sequence, timestamp, ssrc), at);
         let pass = |rewriter: &mut RtpRewriter, packet: Packet| {
@@ -401,8 +410,9 @@ mod tests {
     }
 
     #[test]
-    fn the_same_stream_from_another_source_is_not_altered_and_not_repeated() {
-        let (mut splice, now) = (RtpContinuity::default(), Instant::now());
+    fn rtp_continuity_passes_same_stream_unaltered_once() {
+        let mut splice = RtpContinuity::default();
+        let now = Instant::now();
         let give = |splice: &mut RtpContinuity, sequences: std::ops::Range<u16>, ssrc| {
             let packets = sequences.map(|s| Packet::rtp(bytes(96, s, u32::from(s), ssrc), now)).collect();
             let mut delivery = MediaBatch { packets, starts: Vec::new() };
@@ -419,13 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn tracks_stay_in_step_when_the_backup_begins_with_the_past() {
+    fn rtsp_continuity_keeps_tracks_in_step_with_past_backup() {
         let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
             a=fmtp:96 packetization-mode=1; sprop-parameter-sets=Z0I=,aM4=\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
         let old = Presentation::parse(sdp.as_bytes()).unwrap();
         let new = sdp.replace("aM4=", "aM8=").replace("AVP 97", "AVP 98").replace("map:97", "map:98");
         let new = Arc::new(Presentation::parse(new.as_bytes()).unwrap()).as_continued_from(Some(&old));
-        let (mut tracks, start) = (TrackRewriters::default(), Instant::now());
+        let mut tracks = TrackRewriters::default();
+        let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let rtp = |track, timestamp, ms| {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
@@ -448,11 +459,12 @@ mod tests {
     }
 
     #[test]
-    fn no_track_goes_back_by_the_reports_of_a_source_that_sees_them_further_apart() {
+    fn rtsp_continuity_reports_never_move_tracks_back() {
         let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
             m=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
         let sdp = Presentation::parse(sdp.as_bytes()).unwrap();
-        let (mut tracks, start) = (TrackRewriters::default(), Instant::now());
+        let mut tracks = TrackRewriters::default();
+        let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let rtp = |track, timestamp, ms| {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
@@ -479,7 +491,8 @@ mod tests {
             vec![report(0, 50_000, 90_000, 0), report(1, 50_000, 8_000, 0), rtp(0, 90_000, 0), rtp(1, 8_000, 0)];
         let mut first = MediaBatch { packets, starts: Vec::new() };
         tracks.apply(&mut first);
-        let (video, audio) = (shown(&first, 0, 90_000), shown(&first, 1, 8_000));
+        let video = shown(&first, 0, 90_000);
+        let audio = shown(&first, 1, 8_000);
         // By the reports of the other source, its sound is 200 ms ahead of its arrival.
         tracks.join(Some(&sdp), Some(&sdp), true);
         let packets = vec![rtp(0, 500, 40), rtp(1, 700, 40), report(1, 7_200, 700, 50), report(0, 7_000, 500, 50)];

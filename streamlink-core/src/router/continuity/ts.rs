@@ -35,7 +35,8 @@ impl TsContinuity {
 
     /// Cancels a switch that was none.
     pub(super) fn forget(&mut self) {
-        (self.joined, self.watch) = (false, None);
+        self.joined = false;
+        self.watch = None;
         self.clock.settle();
     }
 
@@ -109,8 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_is_no_continuity_error() {
-        let (mut continuity, mut monitor, now) = (TsContinuity::default(), TsMonitor::new(), Instant::now());
+    fn ts_continuity_marks_discontinuity_at_switch() {
+        let mut continuity = TsContinuity::default();
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
         let pass = |continuity: &mut TsContinuity, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
             let packets = vec![Packet::datagram(packets.concat(), at)];
             let mut delivery = MediaBatch { packets, starts: Vec::new() };

@@ -4,7 +4,7 @@
 //! pictures is kept, so that a switch has a key frame to begin with. What the active source brings, and what the next
 //! one does after a switch, is made one stream by the [`Continuity`], and enters the flow's ring.
 
-use super::{CurrentPresentation, MediaBatch, Merge, PathCounts, Ring, continuity::Continuity};
+use super::{CurrentPresentation, MediaBatch, Merge, PathCounts, Ring, continuity::Continuity, ring::most_packets};
 use crate::{
     lock::lock,
     media::{MediaFamily, rtsp::Presentation},
@@ -14,7 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes of the last group of pictures that are kept of each source that is not active.
+/// Bytes of the last group of pictures that are kept of each source that is not active, and the packets that go with
+/// them ([`most_packets`]).
 const BACKLOG: u64 = 16 << 20;
 
 /// How the sources take turns.
@@ -310,7 +311,7 @@ impl Group {
                 path.backlog_bytes = path.backlog_bytes.saturating_add(delivery.bytes());
                 path.backlog.append(delivery);
             }
-            if path.backlog_bytes > BACKLOG {
+            if path.backlog_bytes > BACKLOG || path.backlog.packets.len() as u64 > most_packets(BACKLOG) {
                 path.backlog.clear(); // until the next start
             }
         }

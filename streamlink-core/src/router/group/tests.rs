@@ -292,3 +292,19 @@ fn group_bounds_retained_backup_media() {
     bench.frame(1, 1000);
     assert_eq!(bench.switches.len(), 1, "but for its next key frame");
 }
+
+/// Empty messages have no bytes, but a place each.
+#[test]
+fn backlog_of_empty_messages_is_bounded() {
+    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    bench.frame(0, 0);
+    bench.frame(1, 0);
+    for _ in 0..2 * most_packets(BACKLOG) {
+        let mut delivery = MediaBatch::default();
+        delivery.packets.push(Packet::rtmp(RtmpKind::Audio, 1, Vec::new(), bench.at(1)));
+        bench.group.offer(1, &mut delivery, bench.at(1));
+        let held = bench.group.lock().paths[1].backlog.packets.len() as u64;
+        assert!(held <= most_packets(BACKLOG));
+    }
+    assert!(bench.group.lock().paths[1].backlog.is_empty());
+}

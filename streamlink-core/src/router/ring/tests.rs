@@ -117,6 +117,29 @@ fn ring_lagging_reader_loses_oldest_with_exact_count() {
     assert_eq!(lengths(&mut window), [1000]);
 }
 
+/// A publisher of RTMP may send as many empty messages as it likes: they have no bytes.
+#[test]
+fn ring_of_empty_packets_is_bounded() {
+    let (ring, now, mut window) = (Ring::new(Limits { bytes: 300_000, ..GENEROUS }), Instant::now(), Vec::new());
+    let mut slow = ring.reader();
+    let most = most_packets(300_000);
+    assert_eq!(most, 1171);
+    for _ in 0..5000 {
+        ring.publish(&mut packets(now, &[0]));
+    }
+    assert_eq!(ring.lock().batches.len() as u64, most);
+    assert_eq!(slow.read(&mut window), Totals { packets: 5000 - most, bytes: 0 });
+    drop((slow, window));
+    // A group of pictures that does not end is let go.
+    ring.keep_from_start(1 << 20);
+    ring.publish_start(&mut packets(now, &[1]), Arc::new([]));
+    for _ in 0..5000 {
+        ring.publish(&mut packets(now, &[0]));
+    }
+    assert!(ring.lock().batches.len() as u64 <= most_packets(1 << 20), "{}", ring.lock().batches.len());
+    assert_eq!(ring.lock().start, None);
+}
+
 #[test]
 fn ring_fork_rereads_and_retains_its_batch() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());

@@ -1,0 +1,232 @@
+//! URLs as they may be shown: in events, errors and logs, without what is secret in them.
+
+use crate::{secret::Secret, text::shown};
+use std::{fmt, ops::Deref};
+
+/// The longest URL that is shown, in bytes.
+const MAX_SHOWN: usize = 512;
+
+/// Settings whose values are no secret. Stream ids are not among them: hosts let callers in by them.
+const PUBLIC: &[&str] = &[
+    "allow",
+    "chunk_size",
+    "coalesce",
+    "connect_timeout",
+    "gop_cache",
+    "idle_timeout",
+    "iface",
+    "latency",
+    "max_players",
+    "maxbw",
+    "mode",
+    "multicast",
+    "oheadbw",
+    "payloadsize",
+    "pbkeylen",
+    "peeridletimeo",
+    "peerlatency",
+    "pt",
+    "rcvlatency",
+    "reconnect_max",
+    "reconnect_min",
+    "region",
+    "relay",
+    "reorder",
+    "rewrite",
+    "slow_timeout",
+    "source",
+    "ssrc",
+    "symmetric",
+    "tlpktdrop",
+    "transport",
+    "ttl",
+];
+
+/// Settings whose values are secret, or hold a secret.
+pub(crate) const SECRET: &[&str] = &["key", "passphrase", "second", "streamid"];
+
+/// The URL at which peers reach an endpoint. That of RTMP holds the stream key: `Display` gives it whole, for those who
+/// are to have it, and `Debug` as [`shown_url`] does.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PeerUrl(Secret);
+
+impl PeerUrl {
+    /// The whole URL.
+    pub fn as_str(&self) -> &str {
+        self.0.reveal()
+    }
+}
+
+impl From<String> for PeerUrl {
+    fn from(url: String) -> Self {
+        Self(url.into())
+    }
+}
+
+impl Deref for PeerUrl {
+    type Target = str;
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Display for PeerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for PeerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerUrl({})", shown_url(self.as_str()))
+    }
+}
+
+/// Whether a setting is known to hold no secret.
+pub(crate) fn is_public(setting: &str) -> bool {
+    PUBLIC.contains(&setting)
+}
+
+/// Returns a URL as it may be shown to people: an ellipsis stands for the user name and password, for the stream key in
+/// the path of RTMP, and for every value of the query that is not known to be harmless. A text that is no URL comes back
+/// as an ellipsis alone. What deceives the eye is escaped, and the length is bounded.
+///
+/// ```
+/// use streamlink_core::shown_url;
+/// assert_eq!(shown_url("rtsp://me:secret@cam.example.com:554/door"), "rtsp://…@cam.example.com:554/door");
+/// assert_eq!(shown_url("rtmp://example.com/live/KEY"), "rtmp://example.com/live/…");
+/// assert_eq!(shown_url("srt://:9000?latency=120&passphrase=secret"), "srt://:9000?latency=120&passphrase=…");
+/// ```
+pub fn shown_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+        return "…".into();
+    };
+    // A password may hold any of the characters that end it: what precedes the last `@` is not shown, wherever that is.
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let (front, tail) = rest.split_at(end);
+    let mut out = format!("{scheme}://");
+    if tail.contains('@') {
+        out.push('…');
+        return shown(&out, MAX_SHOWN);
+    }
+    let place = match front.rsplit_once('@') {
+        Some((_, place)) => {
+            out.push_str("…@");
+            place
+        }
+        None => front,
+    };
+    let (authority, path) = place.split_once('/').map_or((place, None), |(authority, path)| (authority, Some(path)));
+    out.push_str(if is_authority(authority) { authority } else { "…" });
+    if let Some(path) = path {
+        out.push('/');
+        out.push_str(&shown_path(scheme, path));
+    }
+    if let Some(query) = tail.strip_prefix('?') {
+        out.push('?');
+        out.push_str(&shown_query(query));
+    } else if !tail.is_empty() {
+        out.push_str("#…");
+    }
+    shown(&out, MAX_SHOWN)
+}
+
+fn is_scheme(text: &str) -> bool {
+    (1..=16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+}
+
+/// Whether a text is a host and a port, and not the beginning of `user:password`.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    let host_is_good = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._[]:*".contains(&b));
+    host_is_good && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The path without a stream key, and without parts that assign something, as some cameras have them.
+fn shown_path(scheme: &str, path: &str) -> String {
+    let is_shown = |(at, part): (usize, &str)| match scheme.to_ascii_lowercase().as_str() {
+        "rtmp" | "rtmps" => at == 0 && !part.contains(['=', ';']),
+        "rtsp" | "rtsps" => !part.contains(['=', ';', '&']) && part.len() < 64,
+        _ => part.is_empty(),
+    };
+    let parts = path.split('/').enumerate();
+    let parts = parts.map(|(at, part)| if part.is_empty() || is_shown((at, part)) { part } else { "…" });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+fn shown_query(query: &str) -> String {
+    let pair = |pair: &str| match pair.split_once('=') {
+        Some((name, value)) if is_public(name) && !value.contains('=') => format!("{name}={value}"),
+        Some((name, _)) if is_public(name) || SECRET.contains(&name) => format!("{name}=…"),
+        // An `&` within a secret makes the rest of it look like a name.
+        _ => "…".to_owned(),
+    };
+    let pairs = query.split('&').map(pair);
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn shown_urls_hide_what_is_secret() {
+        for (url, seen) in [
+            ("srt://:9000?mode=listener&passphrase=hunter2hunter2", "srt://:9000?mode=listener&passphrase=…"),
+            ("srt://h:1?passphrase=hunter2&hunter2=x", "srt://h:1?passphrase=…&…"),
+            ("srt://h:1?passphrase=hunter2@hunter2", "srt://…"),
+            ("srt://h:1?streamid=%23!::u=me,t=hunter2", "srt://h:1?streamid=…"),
+            ("rtmp://h/live/hunter2", "rtmp://h/live/…"),
+            ("rtmps://h:443/live/deep/hunter2?token=hunter2", "rtmps://h:443/live/…/…?…"),
+            ("rtmp://h/live?key=hunter2", "rtmp://h/live?key=…"),
+            ("rtsp://me:hunter2@[2001:db8::1]:554/cam/1", "rtsp://…@[2001:db8::1]:554/cam/1"),
+            ("rtsp://me:hunt/er2@h/cam", "rtsp://…@h/cam"),
+            ("rtsp://me:hunt?er2@h/cam", "rtsp://…"),
+            ("rtsp://me:hunt#er2@h/cam", "rtsp://…"),
+            ("rtsp://me:hunter2", "rtsp://…"),
+            ("rtsp://h/user=me_password=hunter2_channel=1", "rtsp://h/…"),
+            ("rtsp://h/cam#hunter2", "rtsp://h/cam#…"),
+            ("http://h/hunter2", "http://h/…"),
+            ("me:hunter2", "…"),
+            ("rtmp//h/live/hunter2", "…"),
+            ("hunter2", "…"),
+            ("rtsp://h/\u{202e}\r\n", "rtsp://h/\\u{202e}\\u{d}\\u{a}"),
+        ] {
+            assert_eq!(shown_url(url), seen, "{url}");
+        }
+        assert!(shown_url(&format!("rtsp://h/{}", "a/".repeat(9000))).len() < MAX_SHOWN + 4);
+    }
+
+    proptest! {
+        #[test]
+        fn shown_urls_never_hold_a_password_or_a_key(
+            secret in "HUNTER[!-~]{2,12}",
+            scheme in "(srt|rtmp|rtmps|rtsp|rtsps|http)",
+            host in "[a-z.]{0,8}(:[0-9]{1,4})?",
+            path in "(/[a-z0-9]{1,6}){0,2}",
+        ) {
+            let mut urls = vec![
+                format!("{scheme}://user:{secret}@{host}{path}"),
+                format!("{scheme}://{host}{path}?passphrase={secret}"),
+                format!("{scheme}://{host}{path}?latency=1&key={secret}&ttl=1"),
+                format!("{scheme}://{host}{path}?token={secret}"),
+                format!("{scheme}://{host}{path}#{secret}"),
+            ];
+            if scheme.starts_with("rtmp") {
+                urls.push(format!("{scheme}://{host}/live/{secret}"));
+            }
+            for url in urls {
+                prop_assert!(!shown_url(&url).contains("HUNTER"), "{} of {}", shown_url(&url), url);
+            }
+        }
+
+        #[test]
+        fn shown_urls_of_any_text_are_bounded(url in any::<String>()) {
+            prop_assert!(shown_url(&url).len() < MAX_SHOWN + 4);
+        }
+    }
+}
