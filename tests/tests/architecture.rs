@@ -1,4 +1,4 @@
-//! The rules of the house: who may import whom, where `unsafe` may stand, and that the compiler explains a wrong
+//! Rules of the architecture: the layers of modules, where `unsafe` is allowed, and that the compiler explains a wrong
 //! pairing.
 
 use std::{

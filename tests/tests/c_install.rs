@@ -1,5 +1,5 @@
-//! What C and C++ programs get when the library is installed: headers, libraries, pkg-config, CMake; and the examples,
-//! built against that and run with real media.
+//! The installed library for C and C++ programs: headers, libraries, pkg-config, CMake; and the examples, built against
+//! it and run with real media.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! Failover with real programs: two encoders feed a flow, the active one is killed or stopped, and what players record
-//! is looked at afterwards.
+//! Failover with real programs: two encoders feed a flow, the active one is killed or stopped, and the recordings of
+//! players are checked afterwards.
 
 use std::{
     collections::{HashMap, HashSet},

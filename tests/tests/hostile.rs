@@ -1,4 +1,4 @@
-//! Whatever comes to an RTP or SRT port: it is counted, nobody else is hurt, and memory stays bounded.
+//! Hostile traffic at RTP and SRT ports: it is counted, other flows and peers are unaffected, and memory stays bounded.
 
 use std::{
     net::SocketAddr,

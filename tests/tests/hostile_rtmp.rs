@@ -1,5 +1,5 @@
-//! Whatever comes to an RTMP port, and players that do not keep up: they are refused or cut off, and nobody else
-//! notices.
+//! Hostile traffic at an RTMP port, and players that do not keep up: they are refused or disconnected, and others are
+//! unaffected.
 
 use std::{
     io::{Read, Write},

@@ -1,5 +1,5 @@
-//! RTP with ffmpeg and GStreamer, as senders and as receivers. What they send arrives byte for byte, and what we
-//! send decodes without a word of complaint.
+//! RTP with ffmpeg and GStreamer, as senders and as receivers. Their packets arrive byte for byte, and the library's
+//! output decodes without errors.
 
 use std::{
     fs,

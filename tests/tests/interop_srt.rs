@@ -1,5 +1,5 @@
-//! SRT with libsrt's programs: who is let in, and with which passphrase; several flows on a port; the bandwidth; and a
-//! network that loses packets.
+//! SRT with libsrt's programs: access control and passphrases, several flows on a port, the bandwidth limit, and packet
+//! loss.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Starting and stopping: what is wrong is refused as a whole, and nothing is left behind.
+//! Start and stop of flows and engines: a wrong flow is refused as a whole, and nothing is left behind.
 
 use std::{
     net::UdpSocket,

@@ -1,4 +1,4 @@
-//! The relay example as an operator uses it, with ffmpeg on both sides.
+//! The examples as an operator uses them, with ffmpeg on both sides of the relay.
 
 use std::{fs, path::Path, time::Duration};
 use streamlink_tests::{

@@ -1,5 +1,5 @@
-//! MPEG-TS of real programs that leaves as RTMP: to nginx-rtmp, and, in Enhanced RTMP (veovera's enhanced-rtmp-v2), to
-//! ourselves, where it is taken apart, for no program here reads it.
+//! MPEG-TS of real programs remuxed to RTMP: to nginx-rtmp, and, in Enhanced RTMP (veovera's enhanced-rtmp-v2), to the
+//! library itself, where the test parses it, as no program here reads it.
 
 use std::{fs, path::Path, time::Instant};
 use streamlink_core::{Bitrate, Event, Output, Packet, RtmpKind, Source, State, StreamKey};

@@ -1,4 +1,4 @@
-//! RTP end to end over plain sockets: what goes in comes out, bit for bit, and every packet is accounted for.
+//! RTP end to end over plain sockets: packets arrive bit for bit, and every packet is accounted for.
 
 use std::time::{Duration, Instant};
 use streamlink_core::{

@@ -1,4 +1,4 @@
-//! RTSP by hand: what clients may get wrong, and what they may ask for.
+//! RTSP with a hand-written client: its mistakes, and the less usual requests.
 
 use std::{
     io::{Read, Write},

@@ -1,5 +1,5 @@
-//! Peers that read slowly, write slowly, or do neither, at every listener of a real process: they are cut off, its
-//! memory stays bounded, and who keeps up loses nothing.
+//! Peers that read or write slowly, or not at all, at every listener of a real process: they are disconnected, memory
+//! stays bounded, and players that keep up lose nothing.
 
 use std::{
     fs,

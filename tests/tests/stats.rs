@@ -1,4 +1,4 @@
-//! What is counted is what somebody outside of the library sees: on the wire, or in what a real program has recorded.
+//! Statistics compared with observations from outside of the library: on the wire, or in a real program's recording.
 
 use std::{
     error::Error,
