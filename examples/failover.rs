@@ -1,8 +1,8 @@
-//! Failover: two encoders feed a flow, the active one is killed, and the picture stays.
+//! Failover with two encoders: the active one is killed, and players keep their picture.
 //!
-//! For each protocol the program starts a flow with two sources, and two encoders (ffmpeg must be installed). When
-//! both bring pictures it kills the one that feeds the flow, as a power cut would, and measures how long nothing came
-//! out. Watch it with any player: the URL is printed, and the player is not disconnected.
+//! For each protocol the program starts a flow with two sources, and two encoders (ffmpeg must be installed). When both
+//! deliver, it kills the encoder that feeds the flow, as a power cut would, and measures the time without output. Any
+//! player can watch it: the URL is printed, and the player stays connected.
 //!
 //! ```text
 //! cargo run --release --example failover -- --seconds 5 rtmp srt
@@ -17,24 +17,24 @@ use std::{
 };
 use streamlink_core::{Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, Source, State};
 
-/// How long to wait for something that should come soon.
+/// Maximum time to wait for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Parser)]
 #[command(about = "Kills the active one of two encoders, and measures the gap")]
 struct Arguments {
-    /// rtmp, srt, rtp, rtsp; all if none is named
+    /// Protocols to measure: rtmp, srt, rtp, rtsp; all if none is named
     protocols: Vec<String>,
-    /// How long both encoders run before one is killed, and the other one after
+    /// Seconds that both encoders run before one is killed, and the other one afterwards
     #[arg(long, default_value_t = 3)]
     seconds: u64,
 }
 
-/// A program that ends with this one.
+/// An encoder process that is killed when this is dropped.
 struct Encoder(Child);
 
 impl Encoder {
-    /// An encoder with a key frame a second, 25 pictures a second, and sound.
+    /// Starts an encoder with a key frame per second, 25 pictures per second, and sound.
     fn start(picture: &str, url: &str, format: &[&str]) -> Result<Self, Box<dyn Error>> {
         let picture = format!("{picture}=size=640x360:rate=25");
         let mut command = Command::new("ffmpeg");
@@ -49,13 +49,13 @@ impl Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Both fail if the process has already ended, which is no fault here.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What was measured: how long nothing came out, and the gap that the flow reports.
+/// Result of one measurement: the longest time without output, and the gap that the flow reports.
 struct Measured {
     silence: Duration,
     reported: Duration,
@@ -80,7 +80,7 @@ fn flow(protocol: &str) -> Result<Flow, Box<dyn Error>> {
             Output::rtsp_listener("players", any, "play").into(),
         ),
         "rtp" => flow(|name| Source::rtp(name, "127.0.0.1:0").into(), Output::rtp("players", "127.0.0.1:5004").into()),
-        other => return Err(format!("there is no `{other}`; rtmp, srt, rtp, rtsp are").into()),
+        other => return Err(format!("unknown protocol `{other}`; known are rtmp, srt, rtp, rtsp").into()),
     }?)
 }
 
@@ -97,7 +97,7 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) -> Result<(), Box<dyn Er
     let end = Instant::now() + PATIENCE;
     while !condition() {
         if Instant::now() > end {
-            return Err(format!("in vain: {what}").into());
+            return Err(format!("timed out waiting for {what}").into());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -138,7 +138,7 @@ fn measure(engine: &Engine, protocol: &str, seconds: u64) -> Result<Measured, Bo
     }
 }
 
-/// Waits until the backup feeds the flow.
+/// Waits until the backup feeds the flow, and returns the gap that the event reports.
 fn switched(engine: &Engine, flow: &FlowHandle) -> Result<Duration, Box<dyn Error>> {
     engine.block_on(async {
         let events = async {

@@ -27,34 +27,34 @@ type Failure = Box<dyn Error + Send + Sync>;
 #[derive(Parser)]
 #[command(name = "relay")]
 struct Arguments {
-    /// Where media comes in, as in rtp://:5004 or srt://:9000?mode=listener&latency=200
+    /// URL of the source, as in rtp://:5004 or srt://:9000?mode=listener&latency=200
     #[arg(long, value_name = "URL", required_unless_present = "config")]
     source: Option<String>,
-    /// Another source of the same family; may be given several times
+    /// URL of a backup source of the same family; may be given several times
     #[arg(long, value_name = "URL")]
     backup: Vec<String>,
-    /// Where media goes out, as in studio=rtp://192.0.2.1:5004; may be given several times
+    /// Name and URL of an output, as in studio=rtp://192.0.2.1:5004; may be given several times
     #[arg(long, value_name = "NAME=URL")]
     output: Vec<String>,
-    /// The most that the source may bring
+    /// Maximum source bit rate
     #[arg(long, value_name = "RATE", default_value = "20M")]
     max_bandwidth: Bitrate,
-    /// Who may send to the sources, as in 203.3.3.3/28;198.51.100.7
+    /// Addresses that may send to the sources, as in 203.3.3.3/28;198.51.100.7
     #[arg(long, value_name = "LIST")]
     allow: Option<String>,
-    /// How statistics are shown, once a second
+    /// Form of the statistics, once a second
     #[arg(long, value_name = "FORM", default_value = "table")]
     stats: Form,
     /// Connections that one peer address may have at each listening port (1 to 1000000)
     #[arg(long, value_name = "N", default_value_t = 1000)]
     peer_connections: u32,
-    /// How many of them may not have said yet what they want
+    /// Connections of one peer address that may not have said yet what they want (1 to 1000000)
     #[arg(long, value_name = "N", default_value_t = 128)]
     peer_pending: u32,
     /// Attempts of one peer address that may be refused per second, such as wrong passwords
     #[arg(long, value_name = "N", default_value_t = 20)]
     peer_refusals: u32,
-    /// A flow in JSON, instead of --source, --backup, --output and --max-bandwidth
+    /// File with a flow in JSON, instead of --source, --backup, --output and --max-bandwidth
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "backup", "output"])]
     config: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Says what is wrong with the arguments, without repeating them: a URL may hold a secret.
+/// Reports an error in the arguments without quoting them, as a URL may contain a secret.
 fn explain(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         error.exit();
@@ -158,7 +158,7 @@ async fn relay(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ctrl-C, or the signal that ends services.
+/// Waits for Ctrl-C, or for the signal that ends services (SIGTERM).
 async fn interrupted() -> std::io::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
@@ -197,10 +197,10 @@ fn output(text: &str) -> Result<Output, Failure> {
     Ok(Output::from_url(name, url))
 }
 
-/// Lines of standard input; none once it has ended.
+/// Returns the lines of standard input; no more once it has ended.
 fn commands() -> mpsc::UnboundedReceiver<String> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    // Reading standard input cannot be interrupted: a thread of its own does, and ends with the program.
+    // Reading standard input cannot be interrupted, so a thread of its own does it, and ends with the program.
     thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
@@ -215,7 +215,7 @@ fn commands() -> mpsc::UnboundedReceiver<String> {
     receiver
 }
 
-/// A command as it may be repeated: what was to be done with what, and the URL without its secrets.
+/// Returns a command as it may be shown: the verb, the name, and the URL without its secrets.
 fn without_secrets(command: &str) -> String {
     let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
     match verb {
@@ -228,7 +228,7 @@ fn without_secrets(command: &str) -> String {
     }
 }
 
-/// A name or a number that was typed; a URL in its place is not repeated.
+/// Returns a name or number that was typed; a URL in its place is not shown.
 fn shown(text: &str) -> String {
     let is_plain = !text.contains("://") && !text.contains(['@', '=', '?']);
     if is_plain { PeerText::new(text).to_string() } else { "…".into() }

@@ -1,4 +1,4 @@
-//! Parts that the examples share: statistics as a live table and as JSON, and a clip to play.
+//! Shared parts of the examples: statistics as a live table and as JSON, and a clip to play.
 
 mod clip;
 
@@ -15,7 +15,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Draws the flow as it is now on standard error, which leaves standard output to the program's results.
+    /// Draws the current statistics on standard error, which leaves standard output to the program's results.
     pub fn draw(&mut self, stats: &FlowStats) {
         self.draw_all(std::slice::from_ref(stats));
     }
@@ -44,17 +44,15 @@ impl Table {
             ));
         }
         let mut out = std::io::stderr().lock();
-        let up = match out.is_terminal() && self.drawn > 0 {
-            true => format!("\x1b[{}A\x1b[J", self.drawn),
-            false => String::new(),
-        };
+        let up =
+            if out.is_terminal() && self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() };
         self.drawn = lines.len();
-        // A terminal that is gone is no reason to stop a relay.
+        // A relay goes on without its terminal, so a failure to write is ignored.
         let _ = writeln!(out, "{up}{}", lines.join("\n"));
     }
 }
 
-/// Statistics as one JSON object.
+/// Returns the statistics as one JSON object.
 pub fn json(stats: &FlowStats) -> Value {
     let player = |p: &PlayerStats| {
         json!({

@@ -219,7 +219,7 @@ pub enum Problem {
     #[error("{0}")]
     Duplicate(String),
     /// This output cannot be fed by this source.
-    #[error("a {input} source cannot feed a {output} output; it can feed {allowed}")]
+    #[error("{input} sources cannot feed {output} outputs; they can feed {allowed}")]
     Pairing {
         /// The protocol of the source.
         input: String,

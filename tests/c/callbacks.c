@@ -49,7 +49,7 @@ static void on_packet(void *user, const streamlink_packet *packet)
     count_one(&packets_seen);
 }
 
-static void ordinary(void)
+static void events_and_packets(void)
 {
     streamlink_engine *engine = check_engine();
     streamlink_flow *flow;
@@ -145,7 +145,7 @@ static void destroy_flow_and_engine(void *user, const streamlink_event *event)
     }
 }
 
-static void from_within(void)
+static void destroy_from_callback(void)
 {
     static struct doomed first, second; /* they outlive what ends after its destruction */
     struct doomed made;
@@ -213,7 +213,7 @@ static streamlink_flow *call(streamlink_engine *engine, const char *port, const 
     return flow;
 }
 
-static void the_srt_hook(void)
+static void srt_hook(void)
 {
     streamlink_engine_options options;
     streamlink_engine *engine = NULL;
@@ -248,7 +248,7 @@ static void the_srt_hook(void)
 static streamlink_engine *crowded;
 static streamlink_flow *shared_flow;
 
-static void *crowd(void *user)
+static void *caller_thread(void *user)
 {
     int number = *(int *)user, round;
     for (round = 0; round < 15; round++) {
@@ -263,7 +263,7 @@ static void *crowd(void *user)
         flow = check_flow(crowded, name);
         OK(streamlink_output_create(name, "tap:", &output, &error));
         OK(streamlink_flow_add_output(shared_flow, output, &error));
-        OK(streamlink_flow_edit_output(shared_flow, name, "description", "crowd", &error));
+        OK(streamlink_flow_edit_output(shared_flow, name, "description", "threads", &error));
         OK(streamlink_flow_stats(shared_flow, &stats, &error));
         STREAMLINK_INIT(endpoint);
         for (i = 0; i < streamlink_stats_count(stats); i++) {
@@ -279,7 +279,7 @@ static void *crowd(void *user)
     return NULL;
 }
 
-static void at_once(void)
+static void concurrent_calls(void)
 {
     pthread_t threads[4];
     int numbers[4], i;
@@ -289,7 +289,7 @@ static void at_once(void)
     OK(streamlink_flow_app_source(shared_flow, "in", &source, &error));
     for (i = 0; i < 4; i++) {
         numbers[i] = i;
-        CHECK(pthread_create(&threads[i], NULL, crowd, &numbers[i]) == 0);
+        CHECK(pthread_create(&threads[i], NULL, caller_thread, &numbers[i]) == 0);
     }
     for (i = 0; i < 20; i++) {
         check_push(source, 20);
@@ -304,10 +304,10 @@ static void at_once(void)
 
 int main(void)
 {
-    ordinary();
-    from_within();
-    the_srt_hook();
-    at_once();
+    events_and_packets();
+    destroy_from_callback();
+    srt_hook();
+    concurrent_calls();
     puts("ok");
     return 0;
 }

@@ -3,7 +3,7 @@
 
 #include <poll.h>
 
-static void versions(void)
+static void library_version(void)
 {
     char text[32];
     CHECK(streamlink_abi_version() ==
@@ -247,7 +247,7 @@ static void pairings(void)
 
 int main(void)
 {
-    versions();
+    library_version();
     engines();
     media();
     events();

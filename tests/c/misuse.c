@@ -1,7 +1,7 @@
 /* What a program must not do, and what becomes of it: a status, never a crash. Compiles as C99 and as C++. */
 #include "check.h"
 
-static void nothing(void)
+static void null_arguments(void)
 {
     streamlink_engine *engine = NULL;
     streamlink_flow *flow = NULL;
@@ -54,7 +54,7 @@ static void nothing(void)
     CHECK(info.kind == 0 && info.sentence == NULL);
 }
 
-static void structs(void)
+static void struct_sizes(void)
 {
     streamlink_engine *engine = NULL;
     streamlink_engine_options options;
@@ -91,7 +91,7 @@ static void structs(void)
     CHECK(engine == NULL);
 }
 
-static void configurations(void)
+static void wrong_configurations(void)
 {
     streamlink_engine *engine = check_engine();
     streamlink_flow *flow = NULL, *other = NULL;
@@ -173,9 +173,9 @@ static void configurations(void)
 
 int main(void)
 {
-    nothing();
-    structs();
-    configurations();
+    null_arguments();
+    struct_sizes();
+    wrong_configurations();
     puts("ok");
     return 0;
 }

@@ -29,7 +29,7 @@ fn c(name: &str) -> PathBuf {
 }
 
 #[test]
-fn programs_use_and_misuse_the_library_in_every_language_and_linkage() {
+fn c_programs_use_and_misuse_the_library_in_every_linkage() {
     built(&["-p", "streamlink-ffi"]);
     let folder = tempfile::tempdir().unwrap();
     let wrapper = root().join("tests/cpp/wrapper.cpp");
@@ -52,7 +52,7 @@ fn programs_use_and_misuse_the_library_in_every_language_and_linkage() {
 }
 
 #[test]
-fn valgrind_finds_no_leak_and_no_invalid_access() {
+fn c_abi_has_no_leak_or_invalid_access_under_valgrind() {
     built(&["-p", "streamlink-ffi"]);
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
@@ -72,7 +72,7 @@ fn valgrind_finds_no_leak_and_no_invalid_access() {
 }
 
 #[test]
-fn sanitizers_find_no_fault_on_the_c_side() {
+fn c_abi_passes_sanitizers() {
     built(&["-p", "streamlink-ffi"]);
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
@@ -123,7 +123,7 @@ fn c_examples_print_errors_with_every_compiler_and_leak_nothing() {
 }
 
 #[test]
-fn structs_and_numbers_are_those_of_the_committed_list() {
+fn c_abi_layout_matches_the_committed_list() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("layout");
     let include = format!("-I{}", root().join("include").display());
@@ -144,7 +144,7 @@ fn structs_and_numbers_are_those_of_the_committed_list() {
 }
 
 #[test]
-fn the_c_of_the_readme_compiles_and_runs() {
+fn readme_c_code_compiles_and_runs() {
     built(&["-p", "streamlink-ffi"]);
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let code = readme.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();

@@ -1,5 +1,5 @@
-//! What C and C++ programs get when the library is installed: headers, libraries, pkg-config, CMake; and the examples,
-//! built against that and run with real media.
+//! The installed library for C and C++ programs: headers, libraries, pkg-config, CMake; and the examples, built against
+//! it and run with real media.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ fn installed() -> &'static Path {
 }
 
 #[test]
-fn exported_symbols_are_those_of_the_committed_list_and_nothing_else() {
+fn c_abi_exports_exactly_the_committed_symbols() {
     let library = installed().join("lib/libstreamlink.so");
     let mut symbols: Vec<String> = run("nm", &["-D", "--defined-only", text(&library)])
         .lines()
@@ -115,7 +115,7 @@ fn said_after(peer: &Peer, words: &str) -> String {
 }
 
 #[test]
-fn the_relay_in_c_relays_what_ffmpeg_sends() {
+fn c_relay_example_relays_ffmpeg() {
     for is_static in [false, true] {
         let sink = Sink::new();
         let output = format!("studio=rtp://{}", sink.address());
@@ -133,7 +133,7 @@ fn the_relay_in_c_relays_what_ffmpeg_sends() {
 }
 
 #[test]
-fn the_host_in_c_pushes_and_taps() {
+fn c_host_example_pushes_and_taps() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("played.ts");
     let port = free_port();
@@ -165,7 +165,7 @@ fn the_host_in_c_pushes_and_taps() {
 }
 
 #[test]
-fn the_failover_in_cpp_survives_its_encoder() {
+fn cpp_failover_example_survives_encoder_loss() {
     let mut flow = Peer::start(examples(false).join("failover"), &["1"]);
     let (main, backup) = (said_after(&flow, "main   "), said_after(&flow, "backup "));
     let encoder = |url: &str| {

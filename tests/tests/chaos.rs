@@ -1,6 +1,6 @@
-//! Chaos, and a soak: flows of all protocols run in this process, while peers are killed and frozen, links go dark, and
-//! everything that can be changed is changed, by dice. Afterwards all that should be alive is, the outputs that nobody
-//! has touched have lost nothing, and file descriptors and memory are what they were.
+//! Chaos and soak test: flows of all protocols run in this process, while at random peers are killed and frozen, links
+//! interrupted, and settings changed. Afterwards the flows run, the outputs that were left alone have lost nothing, and
+//! file descriptors and memory are as before.
 //!
 //! `STREAMLINK_CHAOS_SECONDS=36000 cargo test -p streamlink-tests --test chaos -- --nocapture` is a soak of ten hours.
 
@@ -263,7 +263,7 @@ impl Calm {
 }
 
 #[test]
-fn whatever_happens_to_peers_links_and_settings_nobody_else_notices() {
+fn chaos_leaves_untouched_outputs_and_resources_intact() {
     let seconds = std::env::var("STREAMLINK_CHAOS_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
     let folder = tempfile::tempdir().unwrap();
     let (mp4, ts) = (folder.path().join("clip.mp4"), folder.path().join("clip.ts"));

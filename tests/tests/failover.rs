@@ -1,5 +1,5 @@
-//! Failover with real programs: two encoders feed a flow, the active one is killed or stopped, and what players record
-//! is looked at afterwards.
+//! Failover with real programs: two encoders feed a flow, the active one is killed or stopped, and the recordings of
+//! players are checked afterwards.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -210,7 +210,7 @@ fn greatest_shown_step(sums: &Path) -> f64 {
 }
 
 #[test]
-fn rtmp_goes_on_with_the_other_publisher() {
+fn failover_rtmp_continues_with_the_other_publisher() {
     let source = |name: &str, key: &str| -> Source {
         Source::rtmp(name, "127.0.0.1:0", "live").key(StreamKey::new(key).unwrap()).into()
     };
@@ -229,7 +229,7 @@ fn rtmp_goes_on_with_the_other_publisher() {
 }
 
 #[test]
-fn rtsp_goes_on_between_a_publisher_and_a_server() {
+fn failover_rtsp_continues_between_publisher_and_server() {
     let port = free_port();
     let publisher = Source::rtsp_listener("one", "127.0.0.1:0", "a");
     let server = Source::rtsp_caller("two", &format!("rtsp://127.0.0.1:{port}/play")).transport(RtspTransport::Tcp);
@@ -256,7 +256,7 @@ fn rtsp_goes_on_between_a_publisher_and_a_server() {
 }
 
 #[test]
-fn srt_goes_on_between_a_caller_and_a_listener() {
+fn failover_srt_continues_between_caller_and_listener() {
     // On a busy machine nobody is heard in time for less.
     let latency = Latency::from_millis(800).unwrap();
     let port = free_port();
@@ -301,7 +301,7 @@ fn srt_goes_on_between_a_caller_and_a_listener() {
 }
 
 #[test]
-fn rtp_goes_on_with_the_other_sender() {
+fn failover_rtp_continues_with_the_other_sender() {
     let source = |name: &str| -> Source { Source::rtp(name, "127.0.0.1:0").into() };
     let sink = Sink::new();
     let output = Output::rtp("out", &sink.address());
@@ -335,7 +335,7 @@ fn rtp_goes_on_with_the_other_sender() {
 }
 
 #[test]
-fn a_cold_backup_is_called_when_it_is_needed_and_the_preferred_source_comes_back() {
+fn failover_cold_backup_connects_on_loss_and_preferred_source_returns() {
     let key = |text: &str| StreamKey::new(text).unwrap();
     let served = Output::rtmp_pull("out", "127.0.0.1:0", "live").key(key("SPARE"));
     let remote = Rig::start(Source::rtmp("in", "127.0.0.1:0", "live").key(key("K")), vec![served.into()]);
@@ -376,7 +376,7 @@ fn a_cold_backup_is_called_when_it_is_needed_and_the_preferred_source_comes_back
 }
 
 #[test]
-fn two_paths_that_lose_different_packets_are_one_without_loss() {
+fn merge_of_two_lossy_rtp_paths_is_lossless() {
     let source = |name: &str| -> Source { Source::rtp(name, "127.0.0.1:0").into() };
     let sink = Sink::new();
     let failover = Failover::new(FailoverPolicy::Merge(Duration::from_millis(200)));
@@ -432,7 +432,7 @@ fn two_paths_that_lose_different_packets_are_one_without_loss() {
 /// RTP packets over SRT, by way of a real program each; one path takes 20 ms longer and loses a few packets, and the
 /// programs are killed in turn.
 #[test]
-fn two_srt_paths_with_the_same_rtp_packets_are_one_without_loss() {
+fn merge_of_two_srt_paths_is_lossless() {
     let source = |name: &str| -> Source { Source::srt_listener(name, "127.0.0.1:0").into() };
     let failover = Failover::new(FailoverPolicy::Merge(Duration::from_millis(300)));
     let out = Output::srt_listener("out", "127.0.0.1:0");
@@ -489,7 +489,7 @@ fn two_srt_paths_with_the_same_rtp_packets_are_one_without_loss() {
 }
 
 #[test]
-fn the_example_measures_the_gaps() {
+fn failover_example_measures_the_gaps() {
     let said = peer::run(text(&peer::example("failover")), &["--seconds", "1", "rtmp", "srt"]);
     for protocol in ["rtmp", "srt"] {
         let row = said.lines().find(|line| line.starts_with(protocol) && line.ends_with(" ms"));

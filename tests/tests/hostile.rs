@@ -1,4 +1,4 @@
-//! Whatever comes to an RTP or SRT port: it is counted, nobody else is hurt, and memory stays bounded.
+//! Hostile traffic at RTP and SRT ports: it is counted, other flows and peers are unaffected, and memory stays bounded.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ fn start(engine: &Engine, sink: &Sink) -> FlowHandle {
 }
 
 #[test]
-fn garbage_is_counted_and_the_stream_goes_on() {
+fn rtp_source_counts_garbage_and_keeps_the_stream() {
     let engine = Engine::builder().workers(2).build().unwrap();
     let sink = Sink::new();
     let running = start(&engine, &sink);
@@ -99,7 +99,7 @@ fn memory(peer: &Peer) -> u64 {
 /// Many senders at full speed, with all kinds of packets, at a real process: its memory does not grow, another
 /// flow in the same process loses nothing, and when it is over the port works as before.
 #[test]
-fn a_flood_leaves_memory_bounded_and_other_flows_alone() {
+fn rtp_flood_leaves_memory_bounded_and_other_flows_intact() {
     let (sink, calm_sink) = (Sink::new(), Sink::new());
     let mut relay = Peer::start(
         peer::example("relay"),
@@ -171,7 +171,7 @@ fn a_flood_leaves_memory_bounded_and_other_flows_alone() {
 /// A stranger knows all about a live connection: its id, its clock and where it is. What it says in the name of the
 /// other end comes to nothing, as it does not come from there.
 #[test]
-fn nobody_speaks_for_another_within_an_srt_connection() {
+fn srt_connection_ignores_packets_from_other_addresses() {
     let rig = Rig::start(Source::srt_listener("in", "127.0.0.1:0"), vec![Output::tap("tap").into()]);
     let listener = SocketAddr::from(([127, 0, 0, 1], rig.input_port()));
     // The last header that the caller has sent.
@@ -241,7 +241,7 @@ fn nobody_speaks_for_another_within_an_srt_connection() {
 /// A listener under fire: handshakes from many ports, conclusions with forged cookies, garbage, and packets for a
 /// live connection from a stranger. Memory stays where it was, and the live connection loses nothing.
 #[test]
-fn an_srt_listener_is_not_impressed() {
+fn srt_listener_withstands_garbage_and_forged_handshakes() {
     let engine = Engine::builder().workers(2).build().unwrap();
     let out_port = free_port();
     let mut relay = Peer::start(

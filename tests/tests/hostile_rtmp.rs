@@ -1,5 +1,5 @@
-//! Whatever comes to an RTMP port, and players that do not keep up: they are refused or cut off, and nobody else
-//! notices.
+//! Hostile traffic at an RTMP port, and players that do not keep up: they are refused or disconnected, and others are
+//! unaffected.
 
 use std::{
     io::{Read, Write},
@@ -67,7 +67,7 @@ fn memory() -> u64 {
 }
 
 #[test]
-fn hostile_peers_are_closed_and_a_live_stream_goes_on() {
+fn rtmp_listener_closes_hostile_peers_and_keeps_the_stream() {
     let source = Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY"));
     let engine = Engine::builder().peer_limits(PeerLimits::new().pending(1000));
     let rig = Rig::start_on(engine, vec![source.into()], Failover::default(), vec![Output::tap("tap").into()]);
@@ -122,7 +122,7 @@ fn hostile_peers_are_closed_and_a_live_stream_goes_on() {
 }
 
 #[test]
-fn a_player_that_does_not_read_skips_and_is_cut_off_while_others_get_everything() {
+fn rtmp_stalled_player_is_disconnected_and_others_lose_nothing() {
     let rig = Rig::start(
         Source::app_rtmp("in"),
         vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").slow_timeout(Duration::from_secs(2)).into()],

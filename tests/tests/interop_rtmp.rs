@@ -57,7 +57,7 @@ fn ffmpeg_records(url: &str, file: &Path) -> Peer {
 
 /// Six of them, so that messages are chunked once for all; half of them with merged writes.
 #[test]
-fn ffmpeg_publishes_to_us_and_players_get_every_picture() {
+fn rtmp_ffmpeg_publishes_and_players_get_every_picture() {
     let merged = Output::rtmp_pull("merged", "127.0.0.1:0", "play").coalesce(Duration::from_millis(350));
     let rig = Rig::start(
         publishing("in"),
@@ -115,7 +115,7 @@ fn ffmpeg_publishes_to_us_and_players_get_every_picture() {
 }
 
 #[test]
-fn gstreamer_publishes_to_us() {
+fn rtmp_gstreamer_publishes() {
     let rig = Rig::start(publishing("in"), vec![Output::tap("tap").into()]);
     let tap = Recording::start(&rig);
     let from = format!("location={}", text(&clip()));
@@ -158,7 +158,7 @@ fn gstreamer_publishes_to_us() {
 }
 
 #[test]
-fn we_push_to_nginx_and_pull_from_it() {
+fn rtmp_pushes_to_nginx_and_pulls_from_it() {
     let nginx = Nginx::start();
     // A relay to two destinations, and a push that comes back by a pull.
     let relay = Output::rtmp("relay", &nginx.url(), key("first")).second(nginx.url(), key("second")).chunk_size(10_000);
@@ -200,7 +200,7 @@ fn we_push_to_nginx_and_pull_from_it() {
 }
 
 #[test]
-fn a_late_player_starts_at_once_with_the_last_key_frame() {
+fn rtmp_late_player_starts_at_the_last_key_frame() {
     let rig = Rig::start(publishing("in"), vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").into()]);
     let url = rig.playback();
     let publisher = ffmpeg_publishes(&clip(), &rig.input());
@@ -225,7 +225,7 @@ fn a_late_player_starts_at_once_with_the_last_key_frame() {
 }
 
 #[test]
-fn peers_are_refused_with_a_reason_and_others_do_not_notice() {
+fn rtmp_listener_refuses_peers_with_a_reason() {
     let rig = Rig::start(
         Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")),
         vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").key(key("PLAY")).max_players(1).into()],
@@ -270,7 +270,7 @@ fn peers_are_refused_with_a_reason_and_others_do_not_notice() {
 }
 
 #[test]
-fn a_push_comes_back_with_a_key_frame_when_the_server_does() {
+fn rtmp_push_reconnects_and_starts_at_key_frame() {
     let port = free_port();
     let nginx = Nginx::on(port, "");
     let push = Output::rtmp_push("push", &nginx.url(), key("KEY"))
@@ -299,7 +299,7 @@ fn a_push_comes_back_with_a_key_frame_when_the_server_does() {
 }
 
 #[test]
-fn the_examples_take_a_publisher_to_a_player() {
+fn rtmp_examples_relay_a_publisher_to_a_player() {
     let (port, file) = (free_port(), tempfile::tempdir().unwrap());
     let path = file.path().join("played.flv");
     let url = format!("rtmp://127.0.0.1:{port}/live/KEY");
@@ -406,7 +406,7 @@ fn rtmps_from_ffmpeg_through_a_push_to_a_player() {
 }
 
 #[test]
-fn above_the_bandwidth_whole_groups_of_pictures_go_or_the_publisher_does() {
+fn rtmp_bandwidth_limit_drops_whole_gops_or_disconnects() {
     // The clip has some 700 kb/s, in groups of pictures of a second.
     let rig = Rig::start(publishing("in"), vec![Output::tap("tap").into()]);
     rig.running.set_max_bandwidth(Bitrate::kbps(300)).unwrap();

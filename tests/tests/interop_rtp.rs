@@ -1,5 +1,5 @@
-//! RTP with ffmpeg and GStreamer, as senders and as receivers. What they send arrives byte for byte, and what we
-//! send decodes without a word of complaint.
+//! RTP with ffmpeg and GStreamer, as senders and as receivers. Their packets arrive byte for byte, and the library's
+//! output decodes without errors.
 
 use std::{
     fs,
@@ -86,7 +86,7 @@ fn collect(sink: Sink) -> std::thread::JoinHandle<Vec<Vec<u8>>> {
 }
 
 #[test]
-fn mpeg_ts_from_ffmpeg_arrives_byte_for_byte() {
+fn rtp_mpeg_ts_from_ffmpeg_arrives_byte_for_byte() {
     let (direct, relayed) = (Sink::new(), Sink::new());
     let rig = Rig::new(&[relayed.address()]);
     // ffmpeg sends the same to us and to a receiver beside us.
@@ -107,7 +107,7 @@ fn mpeg_ts_from_ffmpeg_arrives_byte_for_byte() {
 }
 
 #[test]
-fn mpeg_ts_from_gstreamer_to_gstreamer_arrives_byte_for_byte() {
+fn rtp_mpeg_ts_from_gstreamer_to_gstreamer_arrives_byte_for_byte() {
     let [port] = free_ports();
     let rig = Rig::new(&[format!("127.0.0.1:{port}")]);
     let file = rig.file("received.ts");
@@ -159,7 +159,7 @@ fn mpeg_ts_from_gstreamer_to_gstreamer_arrives_byte_for_byte() {
 }
 
 #[test]
-fn mpeg_ts_from_gstreamer_is_decoded_by_ffmpeg_and_the_other_way_round() {
+fn rtp_mpeg_ts_is_decoded_between_gstreamer_and_ffmpeg() {
     let [to_ffmpeg, to_gstreamer] = free_ports();
     // GStreamer sends, ffmpeg receives and decodes.
     let rig = Rig::new(&[format!("127.0.0.1:{to_ffmpeg}")]);
@@ -226,7 +226,7 @@ fn mpeg_ts_from_gstreamer_is_decoded_by_ffmpeg_and_the_other_way_round() {
 }
 
 #[test]
-fn h264_over_rtp_is_decoded_by_ffmpeg_and_gstreamer() {
+fn rtp_h264_is_decoded_by_ffmpeg_and_gstreamer() {
     let [to_ffmpeg, to_gstreamer] = free_ports();
     let rig = Rig::new(&[format!("127.0.0.1:{to_ffmpeg}"), format!("127.0.0.1:{to_gstreamer}")]);
     let from = clip();

@@ -57,7 +57,7 @@ fn recorded() -> Source {
 }
 
 #[test]
-fn ffmpeg_records_to_us_and_plays_from_us_over_tcp_and_udp_at_once() {
+fn rtsp_ffmpeg_records_and_plays_over_tcp_and_udp() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let original = pictures(&file);
@@ -86,7 +86,7 @@ fn ffmpeg_records_to_us_and_plays_from_us_over_tcp_and_udp_at_once() {
 }
 
 #[test]
-fn codecs_of_all_kinds_pass() {
+fn rtsp_passes_all_codecs() {
     let folder = tempfile::tempdir().unwrap();
     for (name, arguments, description) in [
         ("hevc.mkv", &[&HEVC[..], &["-c:a", "libopus"]].concat()[..], "HEVC, Opus"),
@@ -108,7 +108,7 @@ fn codecs_of_all_kinds_pass() {
 }
 
 #[test]
-fn gstreamer_records_to_us_and_plays_from_us() {
+fn rtsp_gstreamer_records_and_plays() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let rig = Rig::start(
@@ -191,7 +191,7 @@ fn server(port: u16, play: &Path, record: &Path, password: Option<&str>) -> Peer
 }
 
 #[test]
-fn we_pull_from_gst_rtsp_server_and_push_to_it() {
+fn rtsp_pulls_from_gst_rtsp_server_and_pushes_to_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let original = pictures(&file);
@@ -241,7 +241,7 @@ fn we_pull_from_gst_rtsp_server_and_push_to_it() {
 }
 
 #[test]
-fn passwords_paths_and_lists_decide_who_may() {
+fn rtsp_listener_checks_password_path_and_allowlist() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let credentials = || Credentials::new("me", "secret").unwrap();
@@ -284,7 +284,7 @@ fn passwords_paths_and_lists_decide_who_may() {
 }
 
 #[test]
-fn hostile_clients_are_refused_and_a_live_stream_goes_on() {
+fn rtsp_listener_refuses_hostile_clients_and_keeps_the_stream() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let rig = Rig::start(recorded(), vec![Output::tap("tap").into()]);
@@ -325,7 +325,7 @@ fn hostile_clients_are_refused_and_a_live_stream_goes_on() {
 }
 
 #[test]
-fn the_relay_takes_a_publisher_to_a_player() {
+fn rtsp_relay_example_relays_a_publisher_to_a_player() {
     let folder = tempfile::tempdir().unwrap();
     let (file, sums_file, port) = (mp4(folder.path()), folder.path().join("got.md5"), free_port());
     let url = format!("rtsp://127.0.0.1:{port}/live");
@@ -353,7 +353,7 @@ fn the_relay_takes_a_publisher_to_a_player() {
 
 /// In a network of its own, whose loopback carries multicast.
 #[test]
-fn players_that_ask_for_multicast_hear_one_stream_together() {
+fn rtsp_multicast_players_share_one_stream() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let (original, log) = (pictures(&file), folder.path().join("relay.json"));
@@ -455,7 +455,7 @@ fn rtsps_from_gstreamer_through_a_push_to_gstreamer() {
 }
 
 #[test]
-fn above_the_bandwidth_the_rest_of_a_group_of_pictures_goes_or_the_client_does() {
+fn rtsp_bandwidth_limit_drops_rest_of_gop_or_disconnects() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let output = Output::rtsp_listener("out", "127.0.0.1:0", "live");

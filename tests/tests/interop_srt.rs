@@ -1,5 +1,5 @@
-//! SRT with libsrt's programs: who is let in, and with which passphrase; several flows on a port; the bandwidth; and a
-//! network that loses packets.
+//! SRT with libsrt's programs: access control and passphrases, several flows on a port, the bandwidth limit, and packet
+//! loss.
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ fn sent(sender: &mut Peer) {
 }
 
 #[test]
-fn gstreamer_sends_to_us_and_receives_from_us() {
+fn srt_gstreamer_sends_and_receives() {
     let rig = Rig::start(
         Source::srt_listener("in", "127.0.0.1:0").stream_id("cam1"),
         vec![Output::srt_listener("out", "127.0.0.1:0").into(), Output::tap("tap").into()],
@@ -66,7 +66,7 @@ fn gstreamer_sends_to_us_and_receives_from_us() {
 }
 
 #[test]
-fn whoever_does_not_agree_about_encryption_is_refused_and_the_event_says_why() {
+fn srt_listener_rejects_wrong_passphrase() {
     let secret = |s: &str| Some(Passphrase::new(s).unwrap());
     for (ours, theirs, reason) in [
         (secret(SECRET), "&passphrase=wrong-horse-1", RefusalReason::WrongPassphrase),
@@ -112,7 +112,7 @@ fn whoever_does_not_agree_about_encryption_is_refused_and_the_event_says_why() {
 }
 
 #[test]
-fn players_are_limited_listed_and_cut_off() {
+fn srt_players_are_limited_listed_and_disconnected() {
     let rig =
         Rig::start(Source::app_datagrams("in"), vec![Output::srt_listener("out", "127.0.0.1:0").max_players(1).into()]);
     let (name, url) = rig.running.playback_urls()[0].clone();
@@ -143,7 +143,7 @@ fn players_are_limited_listed_and_cut_off() {
 }
 
 #[test]
-fn one_port_serves_several_flows_by_their_stream_ids() {
+fn srt_port_serves_several_flows_by_stream_id() {
     let port = free_port();
     let bind = format!("127.0.0.1:{port}");
     let engine = Engine::builder().workers(2).build().unwrap();
@@ -176,7 +176,7 @@ fn one_port_serves_several_flows_by_their_stream_ids() {
 }
 
 #[test]
-fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
+fn srt_repairs_five_percent_loss_in_both_directions() {
     let rig = Rig::start(
         Source::srt_listener("in", "127.0.0.1:0").latency(Latency::from_millis(1000).unwrap()),
         vec![
@@ -219,7 +219,7 @@ fn five_percent_of_loss_on_the_way_in_and_on_the_way_out_cost_nothing() {
 }
 
 #[test]
-fn the_host_lets_callers_in_chooses_their_passphrases_and_refuses_them_with_a_code() {
+fn srt_access_hook_admits_sets_passphrase_and_refuses_with_code() {
     let engine = Engine::builder()
         .workers(2)
         .srt_access(|request| {
@@ -262,7 +262,7 @@ fn the_host_lets_callers_in_chooses_their_passphrases_and_refuses_them_with_a_co
 }
 
 #[test]
-fn above_the_bandwidth_datagrams_are_dropped_or_the_caller_is_cut_off() {
+fn srt_bandwidth_limit_drops_datagrams_or_disconnects() {
     let rig = Rig::start(Source::srt_listener("in", "127.0.0.1:0"), vec![Output::tap("tap").into()]);
     rig.running.set_max_bandwidth(Bitrate::kbps(300)).unwrap();
     let url = format!("srt://127.0.0.1:{}?mode=caller&pkt_size=1316", rig.input_port());

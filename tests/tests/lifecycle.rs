@@ -1,4 +1,4 @@
-//! Starting and stopping: what is wrong is refused as a whole, and nothing is left behind.
+//! Start and stop of flows and engines: a wrong flow is refused as a whole, and nothing is left behind.
 
 use std::{
     net::UdpSocket,
@@ -41,7 +41,7 @@ fn flow(name: &str, bind: &str, sinks: &[&Sink]) -> Flow {
 }
 
 #[test]
-fn a_stopped_flow_leaves_no_task_and_no_socket() {
+fn flow_stop_leaves_no_task_or_socket() {
     let _alone = alone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let engine = Engine::on(runtime.handle().clone()).unwrap();
@@ -76,7 +76,7 @@ fn a_stopped_flow_leaves_no_task_and_no_socket() {
 }
 
 #[test]
-fn an_engine_of_its_own_goes_without_a_trace() {
+fn engine_shutdown_leaves_no_descriptor() {
     let _alone = alone();
     let before = settled();
     let sink = Sink::new();
@@ -88,7 +88,7 @@ fn an_engine_of_its_own_goes_without_a_trace() {
 }
 
 #[test]
-fn what_cannot_be_opened_starts_nothing() {
+fn flow_start_is_all_or_nothing() {
     let _alone = alone();
     let engine =
         Engine::builder().workers(1).region("here", RegionEgress::Address([127, 0, 0, 1].into())).build().unwrap();
@@ -133,7 +133,7 @@ fn what_cannot_be_opened_starts_nothing() {
 }
 
 #[test]
-fn a_region_binds_the_output_to_its_address() {
+fn region_binds_output_to_its_address() {
     let _alone = alone();
     let engine =
         Engine::builder().workers(1).region("here", RegionEgress::Address([127, 0, 0, 9].into())).build().unwrap();
@@ -151,7 +151,7 @@ fn a_region_binds_the_output_to_its_address() {
 
 /// A process without privileges, and a port that needs some.
 #[test]
-fn a_forbidden_port_is_an_error_that_says_so() {
+fn flow_start_reports_permission_denied_port() {
     let _alone = alone();
     let relay = peer::example("relay");
     let folder = tempfile::tempdir_in("/tmp").unwrap();
@@ -188,7 +188,7 @@ fn metrics_are_open_metrics_text() {
 }
 
 #[test]
-fn an_address_and_key_belong_to_one_output_also_when_it_is_added_later() {
+fn add_output_rejects_duplicate_address_and_key() {
     let _alone = alone();
     let engine = Engine::builder().workers(1).build().unwrap();
     let bind = Sink::new().address();

@@ -1,4 +1,4 @@
-//! The relay example as an operator uses it, with ffmpeg on both sides.
+//! The examples as an operator uses them, with ffmpeg on both sides of the relay.
 
 use std::{fs, path::Path, time::Duration};
 use streamlink_tests::{
@@ -21,7 +21,7 @@ fn record(sink: Sink) -> std::thread::JoinHandle<Vec<u8>> {
 }
 
 #[test]
-fn a_live_stream_reaches_three_receivers_while_an_output_comes_and_goes() {
+fn relay_example_feeds_three_receivers_while_outputs_change() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     let (sinks, extra): (Vec<Sink>, Sink) = ((0..3).map(|_| Sink::new()).collect(), Sink::new());
@@ -44,7 +44,7 @@ fn a_live_stream_reaches_three_receivers_while_an_output_comes_and_goes() {
         extra.drain(Duration::from_millis(50));
     }
     relay.tell("add broken=srt://:9000");
-    relay.wait_for("cannot feed a SRT output");
+    relay.wait_for("cannot feed SRT outputs");
     assert!(sender.finish().success(), "{}", sender.output());
     let streams: Vec<Vec<u8>> = recordings.into_iter().map(|r| r.join().unwrap()).collect();
     for (i, stream) in streams.iter().enumerate() {
@@ -70,7 +70,7 @@ fn a_live_stream_reaches_three_receivers_while_an_output_comes_and_goes() {
 }
 
 #[test]
-fn a_flow_comes_from_a_file_and_a_wrong_one_is_refused_as_a_whole() {
+fn relay_example_reads_config_file_and_rejects_a_wrong_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("flow.json");
     let text = |p: &Path| p.to_str().unwrap().to_owned();

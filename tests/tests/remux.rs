@@ -1,5 +1,5 @@
-//! MPEG-TS of real programs that leaves as RTMP: to nginx-rtmp, and, in Enhanced RTMP (veovera's enhanced-rtmp-v2), to
-//! ourselves, where it is taken apart, for no program here reads it.
+//! MPEG-TS of real programs remuxed to RTMP: to nginx-rtmp, and, in Enhanced RTMP (veovera's enhanced-rtmp-v2), to the
+//! library itself, where the test parses it, as no program here reads it.
 
 use std::{fs, path::Path, time::Instant};
 use streamlink_core::{Bitrate, Event, Output, Packet, RtmpKind, Source, State, StreamKey};
@@ -44,7 +44,7 @@ fn check_remuxed(nginx: &Nginx, name: &str, original: &Path, has: (bool, bool)) 
 }
 
 #[test]
-fn srt_leaves_as_rtmp_with_every_picture_and_in_step() {
+fn remux_srt_to_rtmp_keeps_every_picture_and_sync() {
     let nginx = Nginx::start();
     let folder = tempfile::tempdir().unwrap();
     let made = |name: &str, arguments: &[&str]| {
@@ -96,7 +96,7 @@ fn srt_leaves_as_rtmp_with_every_picture_and_in_step() {
 }
 
 #[test]
-fn hevc_leaves_as_enhanced_rtmp_and_decodes_to_the_same_pictures() {
+fn remux_hevc_to_enhanced_rtmp_is_lossless() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hevc.ts");
     media::make(&clip(), &[&["-map", "0"][..], &HEVC, &["-c:a", "copy", "-f", "mpegts"]].concat(), &file);
@@ -156,7 +156,7 @@ fn hevc_leaves_as_enhanced_rtmp_and_decodes_to_the_same_pictures() {
 }
 
 #[test]
-fn what_rtmp_cannot_carry_is_named() {
+fn remux_reports_streams_that_rtmp_cannot_carry() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mpeg2.ts");
     media::make(&clip(), &["-map", "0:v", "-c:v", "mpeg2video", "-f", "mpegts"], &file);
@@ -176,7 +176,7 @@ fn what_rtmp_cannot_carry_is_named() {
 }
 
 #[test]
-fn ac3_eac3_and_opus_leave_as_enhanced_rtmp_bit_for_bit() {
+fn remux_ac3_eac3_and_opus_to_enhanced_rtmp_is_bit_exact() {
     let key = || key("KEY");
     for (codec, name, described) in
         [("ac3", b"ac-3", "H.264, AC-3"), ("eac3", b"ec-3", "H.264, E-AC-3"), ("libopus", b"Opus", "H.264, Opus")]

@@ -1,4 +1,4 @@
-//! RTP end to end over plain sockets: what goes in comes out, bit for bit, and every packet is accounted for.
+//! RTP end to end over plain sockets: packets arrive bit for bit, and every packet is accounted for.
 
 use std::time::{Duration, Instant};
 use streamlink_core::{
@@ -36,7 +36,7 @@ fn event<T>(engine: &Engine, running: &FlowHandle, wanted: impl Fn(Event) -> Opt
 }
 
 #[test]
-fn any_packet_arrives_bit_for_bit_over_ipv4_and_ipv6() {
+fn rtp_packets_arrive_bit_for_bit_over_ipv4_and_ipv6() {
     let engine = engine();
     for (bind, sink) in [("127.0.0.1:0", Sink::new()), ("[::1]:0", Sink::on("[::1]:0"))] {
         let flow = Flow::builder("f", Bitrate::mbps(20))
@@ -77,7 +77,7 @@ fn any_packet_arrives_bit_for_bit_over_ipv4_and_ipv6() {
 }
 
 #[test]
-fn multicast_goes_in_and_out() {
+fn rtp_multicast_is_received_and_sent() {
     let engine = engine();
     for (group, source) in [("239.255.77.1", None), ("232.1.77.1", Some("127.0.0.1"))] {
         let port = free_port();
@@ -108,7 +108,7 @@ fn multicast_goes_in_and_out() {
 }
 
 #[test]
-fn two_destinations_get_the_same_and_rewriting_hides_gaps() {
+fn rtp_output_feeds_two_destinations_and_rewrites() {
     let engine = engine();
     let (a, b, kept) = (Sink::new(), Sink::new(), Sink::new());
     let flow = Flow::builder("f", Bitrate::mbps(20))
@@ -134,7 +134,7 @@ fn two_destinations_get_the_same_and_rewriting_hides_gaps() {
 }
 
 #[test]
-fn packets_out_of_order_are_put_in_order() {
+fn rtp_source_reorders_packets() {
     let engine = engine();
     let sink = Sink::new();
     let source = Source::rtp("in", "127.0.0.1:0").reorder_window(Duration::from_millis(1000));
@@ -149,7 +149,7 @@ fn packets_out_of_order_are_put_in_order() {
 }
 
 #[test]
-fn only_admitted_peers_and_payload_types_get_in() {
+fn rtp_source_filters_peers_and_payload_types() {
     let engine = engine();
     let sink = Sink::new();
     let source = Source::rtp("in", "0.0.0.0:0")
@@ -195,7 +195,7 @@ fn only_admitted_peers_and_payload_types_get_in() {
 }
 
 #[test]
-fn silence_is_noticed_and_the_source_comes_back() {
+fn rtp_source_is_lost_on_silence_and_returns() {
     let engine = engine();
     let sink = Sink::new();
     let source = Source::rtp("in", "127.0.0.1:0").idle_timeout(Duration::from_millis(1000));
@@ -221,7 +221,7 @@ fn silence_is_noticed_and_the_source_comes_back() {
 }
 
 #[test]
-fn outputs_come_and_go_without_the_others_noticing() {
+fn rtp_outputs_are_added_and_removed_without_disturbing_others() {
     let engine = engine();
     let (steady, late) = (Sink::new(), Sink::new());
     let flow = Flow::builder("f", Bitrate::mbps(100))
@@ -256,7 +256,7 @@ fn outputs_come_and_go_without_the_others_noticing() {
     // What cannot be added is not added.
     let add = |output: Output| engine.block_on(running.add_output(output)).unwrap_err().to_string();
     assert!(add(Output::rtp("steady", "127.0.0.1:1").into()).contains("already"));
-    assert!(add(Output::from_url("x", "srt://:9000")).contains("cannot feed a SRT output"));
+    assert!(add(Output::from_url("x", "srt://:9000")).contains("cannot feed SRT outputs"));
     assert!(add(Output::rtp("x", "no.such.host.invalid:1").into()).contains("cannot resolve"));
     assert!(add(Output::rtp("x", "127.0.0.1:1").region("moon").into()).contains("no region `moon`; known: none"));
     assert!(engine.block_on(running.remove_output("x")).is_err());
@@ -265,7 +265,7 @@ fn outputs_come_and_go_without_the_others_noticing() {
 }
 
 #[test]
-fn the_bandwidth_is_enforced_by_its_policy() {
+fn rtp_bandwidth_policies_are_enforced() {
     let engine = engine();
     let run = |policy: BandwidthPolicy| {
         let sink = Sink::new();
@@ -304,7 +304,7 @@ fn the_bandwidth_is_enforced_by_its_policy() {
 }
 
 #[test]
-fn the_host_puts_packets_in_and_takes_packets_out_of_every_family() {
+fn app_source_and_tap_carry_every_family() {
     let engine = engine();
     let now = std::time::Instant::now();
     let make = |family: &str, i: u16| match family {
@@ -351,7 +351,7 @@ fn the_host_puts_packets_in_and_takes_packets_out_of_every_family() {
 }
 
 #[test]
-fn a_full_flow_tells_the_host_and_a_slow_tap_loses_the_oldest() {
+fn app_source_reports_full_flow_and_slow_tap_drops_oldest() {
     let engine = engine();
     let flow = Flow::builder("f", Bitrate::mbps(8)) // a second of it: a million bytes
         .source(Source::app_datagrams("in"))
@@ -376,7 +376,7 @@ fn a_full_flow_tells_the_host_and_a_slow_tap_loses_the_oldest() {
 }
 
 #[test]
-fn broken_mpeg_ts_is_passed_on_counted_and_told() {
+fn ts_monitor_counts_errors_and_passes_broken_mpeg_ts() {
     let engine = Engine::builder().workers(2).build().unwrap();
     let sink = Sink::new();
     let flow = Flow::builder("f", Bitrate::mbps(20))

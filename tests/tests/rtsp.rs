@@ -1,4 +1,4 @@
-//! RTSP by hand: what clients may get wrong, and what they may ask for.
+//! RTSP with a hand-written client: its mistakes, and the less usual requests.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ fn recorded() -> Source {
 }
 
 #[test]
-fn strangers_and_unknown_channels_cost_nothing_and_disorder_over_udp_is_put_right() {
+fn rtsp_ignores_strangers_and_reorders_udp() {
     let rig = Rig::start(recorded(), vec![Output::tap("tap").into()]);
     let tap = Recording::start(&rig);
     let url = rig.input();
@@ -55,7 +55,7 @@ fn strangers_and_unknown_channels_cost_nothing_and_disorder_over_udp_is_put_righ
 }
 
 #[test]
-fn a_source_that_comes_back_goes_on_in_numbers_and_players_stay() {
+fn rtsp_source_returns_with_continuous_numbers_and_players_stay() {
     let rig = Rig::start(
         recorded(),
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into(), Output::tap("tap").into()],
@@ -93,7 +93,7 @@ fn a_source_that_comes_back_goes_on_in_numbers_and_players_stay() {
 }
 
 #[test]
-fn a_player_pauses_and_goes_on_with_what_is_live_then() {
+fn rtsp_player_resumes_live_after_pause() {
     let output = Output::rtsp_listener("out", "127.0.0.1:0", "live");
     let rig = Rig::start(recorded(), vec![output.into(), Output::tap("tap").into()]);
     let tap = Recording::start(&rig);
@@ -166,7 +166,7 @@ fn socket() -> UdpSocket {
 
 /// Behind address translation the ports are others than what a peer believes and says.
 #[test]
-fn the_ports_that_peers_send_from_count_where_that_is_asked_for() {
+fn rtsp_symmetric_uses_the_ports_peers_send_from() {
     let source = Source::rtsp_listener("in", "127.0.0.1:0", "cam/1").symmetric(true);
     let output = Output::rtsp_listener("out", "127.0.0.1:0", "live").symmetric(true);
     let rig = Rig::start(source, vec![output.into(), Output::tap("tap").into()]);

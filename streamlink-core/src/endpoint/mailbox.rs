@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_reader_gets_all_and_a_slow_one_is_told_what_it_has_missed() {
+    async fn mailbox_delivers_all_and_reports_missed() {
         let sink = EventSink::new("test");
         sink.emit(event(0));
         let (mut quick, mut slow) = (sink.subscribe(), sink.subscribe());

@@ -1,5 +1,4 @@
-//! Where endpoints listen and call: addresses, interfaces, and the settings that all listeners and all
-//! callers share.
+//! Addresses, interfaces, and the settings that all listeners and all callers share.
 
 use super::{
     allowlist::Allowlist,
@@ -13,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// What an error may quote of an address: what follows a colon and is no port may be a password.
+/// Returns the part of an address that an error may quote. Text behind a colon that is not a port may be a password.
 pub(crate) fn quotable(text: &str) -> &str {
     let is_v6 = text.bytes().all(|b| b.is_ascii_hexdigit() || b"[]:.".contains(&b));
     match text.split_once(':') {
@@ -23,7 +22,7 @@ pub(crate) fn quotable(text: &str) -> &str {
     }
 }
 
-/// A host name or address, and a port.
+/// A host name or IP address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
     host: String,
@@ -31,10 +30,10 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Checks a host and a port.
+    /// Returns a host and a port after checking them.
     ///
     /// # Errors
-    /// When the host is no name or address, or the port is 0.
+    /// When the host is neither a name nor an address, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, Problem> {
         let v6 = |h: &str| h.parse::<std::net::Ipv6Addr>().is_ok();
         let name = |h: &str| {
@@ -53,22 +52,22 @@ impl HostPort {
         Ok(Self { host: bare.to_owned(), port })
     }
 
-    /// The host name, or the address without brackets.
+    /// Returns the host name, or the address without brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address, when the host is one and needs no look-up.
+    /// Returns the socket address if the host is an IP address; `None` for a name, which needs a look-up.
     pub fn literal(&self) -> Option<SocketAddr> {
         self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
     }
 
-    /// What an endpoint has until its real remote is known to be wrong; never part of a valid flow.
+    /// Returns a stand-in for a remote that could not be parsed. The recorded error keeps it out of every valid flow.
     pub(crate) fn placeholder() -> Self {
         Self { host: "invalid".into(), port: 1 }
     }
@@ -93,9 +92,10 @@ impl FromStr for HostPort {
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
         }
     }
 }
@@ -119,13 +119,13 @@ pub(crate) fn parse_bind(text: &str, default_port: Option<u16>) -> Result<Socket
     Ok(SocketAddr::new(ip, port))
 }
 
-/// A network interface: by name (`eth1`) or by one of its addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A network interface, given by name (`eth1`) or by one of its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Interface {
-    /// The interface's name, 1–15 bytes.
+    /// Name of the interface, 1–15 bytes.
     Name(String),
-    /// An address of the interface.
+    /// IP address of the interface.
     Address(IpAddr),
 }
 
@@ -136,10 +136,10 @@ impl FromStr for Interface {
             return Ok(Interface::Address(address));
         }
         let good = (1..=15).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-        match good {
-            true => Ok(Interface::Name(s.to_owned())),
-            false => Err(Problem::malformed(s, "an interface name or address")),
+        if !good {
+            return Err(Problem::malformed(s, "an interface name or address"));
         }
+        Ok(Interface::Name(s.to_owned()))
     }
 }
 
@@ -152,12 +152,12 @@ impl fmt::Display for Interface {
     }
 }
 
-/// What all listeners share.
+/// Settings that all listeners share.
 #[derive(Clone, Debug)]
 pub(crate) struct Listen {
     pub(crate) bind: SocketAddr,
     pub(crate) allow: Allowlist,
-    /// `None`: as many as the protocol's own bound admits.
+    /// Maximum number of peers; `None` leaves the protocol's own bound.
     pub(crate) max_peers: Option<u32>,
 }
 
@@ -188,17 +188,17 @@ impl Settings for Listen {
     }
 }
 
-/// How a caller comes back after a loss: exponential backoff with jitter.
+/// Delays before a caller connects again after a loss: exponential backoff with jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reconnect {
-    /// The first delay (500 ms; 100–30 000).
+    /// First delay (500 ms; 100–30 000).
     pub(crate) start: Duration,
-    /// The longest delay (30 s; 1–300 s).
+    /// Maximum delay (30 s; 1–300 s).
     pub(crate) cap: Duration,
 }
 
 impl Reconnect {
-    /// A connection that lasted so long was healthy: the next loss starts with the first delay again.
+    /// Duration of a connection after which the next loss starts with the first delay again.
     pub(crate) const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 }
 
@@ -208,7 +208,7 @@ impl Default for Reconnect {
     }
 }
 
-/// What all callers share.
+/// Settings that all callers share.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
@@ -217,7 +217,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The range of the connect timeout, in milliseconds.
+    /// Range of the connect timeout, in milliseconds.
     pub(crate) const CONNECT_TIMEOUT: std::ops::RangeInclusive<u64> = 100..=60_000;
     const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_millis(3000);
 
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn address_parsing_accepts_and_rejects() {
         assert_eq!(parse_bind(":9000", None).unwrap().to_string(), "0.0.0.0:9000");
         assert_eq!(parse_bind("[::]:1", None).unwrap().to_string(), "[::]:1");
         assert_eq!(parse_bind("*:0", None).unwrap().to_string(), "0.0.0.0:0");

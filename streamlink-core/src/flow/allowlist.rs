@@ -1,33 +1,33 @@
-//! Who may connect: CIDR allowlists.
+//! CIDR allowlists of the peers that may connect.
 
 use crate::error::Problem;
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// The peers that an endpoint admits: CIDR blocks separated by semicolons, as in
+/// CIDR blocks of the peers that an endpoint admits, written with semicolons between them:
 /// `203.3.3.3/28;198.51.100.7;2001:db8::/32`.
 ///
-/// Host bits are masked, a bare address is one host, IPv4-mapped IPv6 peers match IPv4 blocks, white space
-/// and a trailing semicolon are tolerated. The empty list admits everyone.
+/// Host bits are masked, a bare address is one host, and IPv4-mapped IPv6 peers match IPv4 blocks. White space and a
+/// trailing semicolon are accepted. The empty list admits everyone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowlist(Vec<IpNet>);
 
 impl Allowlist {
-    /// The most blocks that one list may hold: it is walked for every new peer.
+    /// Maximum number of blocks in one list. Every new peer is compared with all of them.
     pub const MAX_BLOCKS: usize = 1024;
 
-    /// The list that admits everyone.
+    /// Returns the list that admits everyone.
     pub const fn everyone() -> Self {
         Self(Vec::new())
     }
 
-    /// Whether a peer with this address is admitted.
+    /// Returns whether a peer with this address is admitted.
     pub fn admits(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.is_empty() || self.0.iter().any(|block| block.contains(&peer))
     }
 
-    /// Whether everyone is admitted.
+    /// Returns whether the list is empty, which admits everyone.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -50,7 +50,7 @@ impl FromStr for Allowlist {
                 Problem::malformed(block, format!("an address or CIDR block (block {} of the list)", i + 1))
             })?);
         }
-        list = IpNet::aggregate(&list); // sorted, without what another block covers
+        list = IpNet::aggregate(&list); // sorted, without blocks that another block covers
         Ok(Self(list))
     }
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_admit_what_they_cover() {
+    fn allowlist_admits_covered_addresses() {
         let allow = list(" 203.3.3.3/28 ; 198.51.100.7;2001:db8::/32; ");
         for ok in ["203.3.3.0", "203.3.3.15", "198.51.100.7", "2001:db8::1", "::ffff:203.3.3.9"] {
             assert!(allow.admits(ok.parse().unwrap()), "{ok}");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_list_admits_everyone() {
+    fn allowlist_empty_admits_everyone() {
         for empty in ["", "  ", ";"] {
             let parsed = empty.parse::<Allowlist>();
             assert_eq!(parsed.is_ok(), empty != ";", "{empty:?}");
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_block_is_named_with_its_position() {
+    fn allowlist_error_names_block_and_position() {
         let error = "10.0.0.0/8;10.0.0.0/33".parse::<Allowlist>().unwrap_err().to_string();
         assert!(error.contains("10.0.0.0/33") && error.contains("block 2"), "{error}");
         for bad in ["x", "1.2.3", "10.0.0.0/", "1.2.3.4;;5.6.7.8", "/8", "::1/129"] {

@@ -7,31 +7,31 @@ use std::{fmt, str::FromStr};
 ///
 /// As text: a whole number of bits per second, or a decimal number with `k`, `M` or `G` (powers of 1000):
 /// `20M`, `2.5M`, `600k`, `6000000`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bitrate(u64);
 
 impl Bitrate {
-    /// So many bits per second.
+    /// Returns a rate in bits per second.
     pub const fn bps(bits_per_second: u64) -> Self {
         Self(bits_per_second)
     }
 
-    /// So many thousand bits per second.
+    /// Returns a rate in kilobits (1000 bits) per second; saturates.
     pub const fn kbps(kilobits: u64) -> Self {
         Self(kilobits.saturating_mul(1_000))
     }
 
-    /// So many million bits per second.
+    /// Returns a rate in megabits (1 000 000 bits) per second; saturates.
     pub const fn mbps(megabits: u64) -> Self {
         Self(megabits.saturating_mul(1_000_000))
     }
 
-    /// Bits per second.
+    /// Returns the bits per second.
     pub const fn as_bps(self) -> u64 {
         self.0
     }
 
-    /// How many bytes pass in `duration` at this rate; saturates.
+    /// Returns the number of bytes that pass in `duration` at this rate; saturates.
     pub fn bytes_in(self, duration: std::time::Duration) -> u64 {
         let bits = u128::from(self.0).saturating_mul(duration.as_micros()) / 1_000_000;
         u64::try_from(bits / 8).unwrap_or(u64::MAX)
@@ -39,7 +39,7 @@ impl Bitrate {
 }
 
 impl fmt::Display for Bitrate {
-    /// The shortest exact text that [`FromStr`] reads back to the same rate.
+    /// Writes the shortest exact text that [`FromStr`] reads back to the same rate.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, suffix) in [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")] {
             if self.0 > 0 && self.0.is_multiple_of(unit) {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn bitrate_text_round_trips() {
         for (text, bps) in
             [("20M", 20_000_000), ("2.5m", 2_500_000), ("600k", 600_000), ("7", 7), ("1G", 1_000_000_000)]
         {

@@ -1,20 +1,20 @@
-//! The public vocabulary: flows, sources and outputs with all their settings. Pure data: nothing here opens a
-//! socket or reads a clock.
+//! Configuration: flows, sources and outputs with all their settings. Pure data: nothing here opens a socket or reads a
+//! clock.
 //!
-//! Settings are types whose values are always legal ([`Latency`], [`Passphrase`], [`Allowlist`], …), and a
-//! [`Flow`] only exists if it is valid as a whole.
+//! Settings are types whose values are always valid ([`Latency`], [`Passphrase`], [`Allowlist`], …), and a [`Flow`] only
+//! exists if it is valid as a whole.
 
 mod address;
 mod allowlist;
 mod bitrate;
+mod build;
 mod builder;
 #[cfg(feature = "serde")]
-mod document;
+mod json;
 mod name;
 mod output;
 mod pairing;
 mod peer_limits;
-mod plan;
 mod rtmp;
 mod rtp;
 mod rtsp;
@@ -28,12 +28,12 @@ mod url;
 pub use address::{HostPort, Interface};
 pub use allowlist::Allowlist;
 pub use bitrate::Bitrate;
+pub use build::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowBuilder, NeedsSource, NoSource};
 pub use builder::role;
 pub use name::Name;
 pub use output::{IntoOutput, Output, TapBuilder};
 pub use pairing::{FedBy, InputProtocol, OutputProtocol, family};
 pub use peer_limits::PeerLimits;
-pub use plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowBuilder, NeedsSource, NoSource};
 pub use rtmp::{
     RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
 };
@@ -45,8 +45,8 @@ pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 
 pub(crate) use address::{Call, Reconnect};
+pub(crate) use build::{Claim, MAX_PATHS, check_description, check_output};
 pub(crate) use output::OutputKind;
-pub(crate) use plan::{Claim, MAX_PATHS, check_description, check_output};
 pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush};
 pub(crate) use rtp::{RtpInput, RtpOutput};
 pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions};

@@ -5,40 +5,40 @@ use std::fmt;
 
 /// The name of a flow, a source or an output: 1–128 bytes of UTF-8 without control characters.
 ///
-/// It identifies the thing in logs, events, statistics and calls; names of the sources and outputs of one
+/// Identifies the flow or endpoint in logs, events, statistics and calls. The names of the sources and outputs of one
 /// flow are unique within it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(String);
 
 impl Name {
-    /// The longest name, in bytes.
+    /// Maximum length of a name, in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// Checks a name.
+    /// Returns a name after checking it.
     ///
     /// # Errors
-    /// When it is empty, longer than [`Name::MAX_LEN`], or holds a control character.
+    /// When the name is empty, longer than [`Name::MAX_LEN`], or holds a control character.
     pub fn new(name: impl Into<String>) -> Result<Self, Problem> {
         let name = name.into();
         check_text(&name, 1, Self::MAX_LEN)?;
         Ok(Self(name))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Text of `min..=max` bytes without control characters, which is what every free-form field is.
+/// Checks a free-form field: `min..=max` bytes without control characters.
 pub(crate) fn check_text(text: &str, min: usize, max: usize) -> Result<(), Problem> {
     if text.len() < min || text.len() > max {
         return Err(Problem::out_of_range(format!("a length of {}", text.len()), format!("{min} to {max} bytes")));
     }
-    match text.chars().any(char::is_control) {
-        true => Err(Problem::malformed(text, "text without control characters")),
-        false => Ok(()),
+    if text.chars().any(char::is_control) {
+        return Err(Problem::malformed(text, "text without control characters"));
     }
+    Ok(())
 }
 
 impl fmt::Display for Name {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_bounded_and_printable() {
+    fn name_is_bounded_and_printable() {
         assert!(Name::new("match-day").is_ok());
         assert!(Name::new("é".repeat(64)).is_ok());
         for bad in [String::new(), "a\nb".into(), "é".repeat(65), "\u{7f}".into()] {

@@ -1,4 +1,4 @@
-//! Outputs: where media goes out.
+//! Outputs, which send media.
 
 use super::{
     address::{Call, HostPort},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::error::Problem;
 
-/// An output: where media goes out.
+/// An output, which sends media.
 ///
 /// The constructors return a typed builder; [`Output::from_url`] reads the URL grammar instead.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct Output {
     pub(crate) kind: OutputKind,
 }
 
-/// The settings of an output, one variant a protocol and role.
+/// Settings of an output, one variant per protocol and role.
 #[derive(Clone, Debug)]
 pub(crate) enum OutputKind {
     RtmpRelay(RtmpRelay),
@@ -40,7 +40,7 @@ pub(crate) enum OutputKind {
     Tap(TapOutput),
 }
 
-/// Settings of a tap, which hands every packet to the host: none.
+/// Settings of a tap, which passes every packet to the host; none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TapOutput(());
 
@@ -58,20 +58,20 @@ impl Settings for TapOutput {
 }
 
 endpoint_builder! {
-    /// Builder of a tap, which hands every packet to the host. Made by [`Output::tap`](crate::Output::tap).
+    /// Builder of a tap, which passes every packet to the host. Made by [`Output::tap`](crate::Output::tap).
     TapBuilder: TapOutput
 }
 output_setters!(TapBuilder);
 
 impl Output {
-    /// The redundant RTMP relay to one destination, or to two with `.second(…)`: `url` as in
-    /// `rtmp://example.com/live`.
+    /// Returns the builder of an RTMP output, the redundant relay to one destination, or to two with `.second(…)`: `url`
+    /// as in `rtmp://example.com/live`.
     pub fn rtmp(name: impl Into<String>, url: &str, key: StreamKey) -> RtmpRelayBuilder {
         let push = Self::rtmp_push(name, url, key);
         RtmpRelayBuilder::new(push.draft.common, RtmpRelay { first: push.draft.settings, second: None })
     }
 
-    /// We publish to an RTMP server: `url` as in `rtmp://example.com/live`.
+    /// Returns the builder of an RTMP_PUSH output, which publishes to a server: `url` as in `rtmp://example.com/live`.
     pub fn rtmp_push(name: impl Into<String>, url: &str, key: StreamKey) -> RtmpPushBuilder {
         let mut common = Common::new(name);
         let address = common.record_error("url", url.parse()).unwrap_or_else(RtmpAddress::placeholder);
@@ -80,7 +80,7 @@ impl Output {
         RtmpPushBuilder::new(common, settings)
     }
 
-    /// We serve RTMP players: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
+    /// Returns the builder of an RTMP_PULL output, which serves players: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
     pub fn rtmp_pull(name: impl Into<String>, bind: &str, app: &str) -> RtmpPullOutputBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
@@ -88,28 +88,29 @@ impl Output {
         RtmpPullOutputBuilder::new(common, RtmpPlayServer::new(listen, app))
     }
 
-    /// SRT callers fetch from us: `bind` as in `0.0.0.0:9001`.
+    /// Returns the builder of an SRT output that listens and sends to callers: `bind` as in `0.0.0.0:9001`.
     pub fn srt_listener(name: impl Into<String>, bind: &str) -> SrtListenerBuilder<role::Output> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         SrtListenerBuilder::new(common, SrtListener { listen, srt: SrtOptions::default() })
     }
 
-    /// We call an SRT listener and send: `remote` as in `example.com:9000`.
+    /// Returns the builder of an SRT output that calls a listener and sends: `remote` as in `example.com:9000`.
     pub fn srt_caller(name: impl Into<String>, remote: &str) -> SrtCallerBuilder<role::Output> {
         let mut common = Common::new(name);
         let remote = remote_or_placeholder(&mut common, remote);
         SrtCallerBuilder::new(common, SrtCaller { call: Call::new(remote), srt: SrtOptions::default() })
     }
 
-    /// RTP packets leave to `destination`: `example.com:5004`, `239.1.1.1:5004`, `[ff3e::1]:5004`.
+    /// Returns the builder of an RTP output: `destination` as in `example.com:5004`, `239.1.1.1:5004`,
+    /// `[ff3e::1]:5004`.
     pub fn rtp(name: impl Into<String>, destination: &str) -> RtpOutputBuilder {
         let mut common = Common::new(name);
         let destination = common.record_error("destination", destination.parse()).unwrap_or_else(HostPort::placeholder);
         RtpOutputBuilder::new(common, RtpOutput::new(destination))
     }
 
-    /// We serve RTSP players: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
+    /// Returns the builder of an RTSP output that serves players: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
     pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> RtspListenerBuilder<role::Output> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
@@ -117,7 +118,8 @@ impl Output {
         RtspListenerBuilder::new(common, RtspListener { listen, rtsp: RtspOptions::new(false, path) })
     }
 
-    /// We record to an RTSP server: `url` as in `rtsp://user:password@example.com/path`.
+    /// Returns the builder of an RTSP output that records to a server: `url` as in
+    /// `rtsp://user:password@example.com/path`.
     pub fn rtsp_caller(name: impl Into<String>, url: &str) -> RtspCallerBuilder<role::Output> {
         let mut common = Common::new(name);
         let settings = common.record_error("url", RtspCaller::parse(url)).unwrap_or_else(|| RtspCaller {
@@ -127,32 +129,41 @@ impl Output {
         RtspCallerBuilder::new(common, settings)
     }
 
-    /// Every packet is handed to the host, without copying; see `FlowHandle::tap`.
+    /// Returns the builder of a tap, which passes every packet to the host without copying; see
+    /// [`FlowHandle::tap`](crate::FlowHandle::tap).
     pub fn tap(name: impl Into<String>) -> TapBuilder {
         TapBuilder::new(Common::new(name), TapOutput::new())
     }
 
-    /// An output from a URL, with its settings in the query:
+    /// Returns the output of a URL, with its settings in the query:
     ///
     /// - `rtp://192.0.2.1:5004?second=198.51.100.1:5004`, `rtp://239.1.1.1:5004?iface=eth1&ttl=8`
     /// - `srt://:9001?mode=listener&max_players=4`, `srt://example.com:9000?passphrase=…&pbkeylen=32`
-    /// - `rtmp://0.0.0.0:1935/live/KEY` (players pull from us), `rtmp://example.com/live?key=KEY` (we push),
+    /// - `rtmp://0.0.0.0:1935/live/KEY` (players pull from it), `rtmp://example.com/live?key=KEY` (pushes),
     ///   and with `relay=true` or `second=…` the redundant relay
     /// - `rtsp://0.0.0.0:554/cam/1`, `rtsp://user:pw@host/path?transport=tcp`
     /// - `tap:`
     ///
-    /// What is wrong with the URL is reported by `build()`, with everything else.
+    /// `build()` reports errors in the URL.
+    ///
+    /// ```
+    /// use streamlink_core::{Output, OutputProtocol};
+    ///
+    /// let output = Output::from_url("partner", "srt://:9001?max_players=4");
+    /// assert_eq!(output.protocol(), OutputProtocol::Srt);
+    /// assert_eq!(output.to_url(), "srt://0.0.0.0:9001?max_players=4");
+    /// ```
     pub fn from_url(name: impl Into<String>, url: &str) -> Output {
         super::url::output(Common::new(name), url, Vec::new())
     }
 
-    /// A description for people; at most 1024 bytes without control characters.
+    /// Sets a description for people; at most 1024 bytes without control characters.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.common.description = Some(text.into());
         self
     }
 
-    /// The region that this output leaves from: a name that the engine maps to a local address or interface.
+    /// Sets the region that this output leaves from: a name that the engine maps to a local address or interface.
     pub fn region(mut self, name: impl Into<String>) -> Self {
         self.common.region = Some(name.into());
         self
@@ -164,12 +175,12 @@ impl Output {
         self
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.common.name
     }
 
-    /// What this output speaks.
+    /// Returns the protocol of this output.
     pub fn protocol(&self) -> OutputProtocol {
         match &self.kind {
             OutputKind::RtmpRelay(_) => OutputProtocol::Rtmp,
@@ -182,7 +193,7 @@ impl Output {
         }
     }
 
-    /// The URL that [`Output::from_url`] reads back to the same output. It holds the secrets.
+    /// Returns the URL that [`Output::from_url`] reads back to the same output. It contains the secrets.
     pub fn to_url(&self) -> String {
         super::url::write(&super::url::output_parts(&self.kind))
     }

@@ -1,5 +1,5 @@
-//! Which source can feed which output. One table: the compile-time check, the run-time check, the
-//! documentation and [`InputProtocol::allowed_outputs`] all come from it.
+//! The pairing of sources and outputs. One table makes the compile-time check, the run-time check, the documentation and
+//! [`InputProtocol::allowed_outputs`].
 
 use super::{
     builder::role,
@@ -9,10 +9,10 @@ use super::{
     rtsp::{RtspCallerBuilder, RtspListenerBuilder},
     srt::{SrtCallerBuilder, SrtListenerBuilder},
 };
-use crate::media::MediaFamily;
-use std::fmt;
+use crate::{error::Problem, media::MediaFamily};
+use std::{fmt, str::FromStr};
 
-/// The media families as types, so that the compiler can check a pairing.
+/// Media families as types, so that the compiler can check a pairing.
 pub mod family {
     use crate::media::MediaFamily;
 
@@ -39,7 +39,7 @@ pub mod family {
     }
 
     families! {
-        /// Datagrams with any payload, most often MPEG-TS: what SRT carries.
+        /// Datagrams with any payload, most often MPEG-TS: the family of SRT.
         Datagrams = Some(MediaFamily::Datagrams);
         /// RTP packets.
         Rtp = Some(MediaFamily::Rtp);
@@ -47,50 +47,45 @@ pub mod family {
         Rtmp = Some(MediaFamily::Rtmp);
         /// RTP packets of the tracks of an RTSP presentation.
         Rtsp = Some(MediaFamily::Rtsp);
-        /// Known only at run time: checked by `build()` instead of the compiler.
+        /// A family known only at run time: `build()` checks the pairing instead of the compiler.
         Unchecked = None;
     }
 }
 use family::Family;
 
-/// What a source speaks.
+/// Protocol of a source. As text: its [`name`](InputProtocol::name), in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InputProtocol {
-    /// RTMP, pushed to us by a publisher.
+    /// RTMP, received from publishers.
     Rtmp,
-    /// RTMP, fetched by us from a server.
+    /// RTMP, played from a server.
     RtmpPull,
     /// SRT, listener or caller.
     Srt,
     /// RTP over UDP.
     Rtp,
-    /// RTSP, recorded to us or fetched by us.
+    /// RTSP, received from clients that record, or played from a server.
     Rtsp,
     /// Packets pushed by the host, of one media family.
     App(MediaFamily),
 }
 
 impl InputProtocol {
-    /// The media family that this protocol carries.
-    pub const fn family(self) -> MediaFamily {
-        match self {
-            InputProtocol::Rtmp | InputProtocol::RtmpPull => MediaFamily::Rtmp,
-            InputProtocol::Srt => MediaFamily::Datagrams,
-            InputProtocol::Rtp => MediaFamily::Rtp,
-            InputProtocol::Rtsp => MediaFamily::Rtsp,
-            InputProtocol::App(family) => family,
-        }
-    }
+    /// All protocols.
+    pub const ALL: &'static [Self] = &[
+        Self::Rtmp,
+        Self::RtmpPull,
+        Self::Srt,
+        Self::Rtp,
+        Self::Rtsp,
+        Self::App(MediaFamily::Datagrams),
+        Self::App(MediaFamily::Rtp),
+        Self::App(MediaFamily::Rtmp),
+        Self::App(MediaFamily::Rtsp),
+    ];
 
-    /// The outputs that this source can feed, in the order that a drop-down list would show them.
-    pub const fn allowed_outputs(self) -> &'static [OutputProtocol] {
-        allowed_outputs(self.family())
-    }
-}
-
-impl InputProtocol {
-    /// Its name, as in `RTMP_PULL` or `RTP app`.
+    /// Returns the name, as in `RTMP_PULL` or `RTP app`.
     pub const fn name(self) -> &'static str {
         match self {
             InputProtocol::Rtmp => "RTMP",
@@ -104,6 +99,22 @@ impl InputProtocol {
             InputProtocol::App(MediaFamily::Rtsp) => "RTSP app",
         }
     }
+
+    /// Returns the media family that this protocol carries.
+    pub const fn family(self) -> MediaFamily {
+        match self {
+            InputProtocol::Rtmp | InputProtocol::RtmpPull => MediaFamily::Rtmp,
+            InputProtocol::Srt => MediaFamily::Datagrams,
+            InputProtocol::Rtp => MediaFamily::Rtp,
+            InputProtocol::Rtsp => MediaFamily::Rtsp,
+            InputProtocol::App(family) => family,
+        }
+    }
+
+    /// Returns the outputs that this source can feed, in the order for a selection list.
+    pub const fn allowed_outputs(self) -> &'static [OutputProtocol] {
+        allowed_outputs(self.family())
+    }
 }
 
 impl fmt::Display for InputProtocol {
@@ -112,15 +123,15 @@ impl fmt::Display for InputProtocol {
     }
 }
 
-/// What an output speaks.
+/// Protocol of an output. As text: its [`name`](OutputProtocol::name), in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OutputProtocol {
-    /// The redundant RTMP relay: one or two destinations fed at the same time.
+    /// The redundant RTMP relay to one or two destinations at the same time.
     Rtmp,
-    /// RTMP, pushed by us to one destination.
+    /// RTMP, published to one server.
     RtmpPush,
-    /// RTMP, served by us to players.
+    /// RTMP, served to players.
     RtmpPull,
     /// SRT, listener or caller.
     Srt,
@@ -128,12 +139,16 @@ pub enum OutputProtocol {
     Rtp,
     /// RTSP, served to players or recorded to a server.
     Rtsp,
-    /// Packets handed to the host.
+    /// Packets passed to the host.
     Tap,
 }
 
 impl OutputProtocol {
-    /// Its name, as in `RTMP_PUSH`.
+    /// All protocols.
+    pub const ALL: &'static [Self] =
+        &[Self::Rtmp, Self::RtmpPush, Self::RtmpPull, Self::Srt, Self::Rtp, Self::Rtsp, Self::Tap];
+
+    /// Returns the name, as in `RTMP_PUSH`.
     pub const fn name(self) -> &'static str {
         match self {
             OutputProtocol::Rtmp => "RTMP",
@@ -153,10 +168,39 @@ impl fmt::Display for OutputProtocol {
     }
 }
 
-/// The outputs that a family can feed, as text: `RTMP, RTMP_PUSH, RTMP_PULL, tap`.
-pub(crate) fn allowed_text(family: MediaFamily) -> String {
-    let names: Vec<String> = allowed_outputs(family).iter().map(ToString::to_string).collect();
+impl FromStr for MediaFamily {
+    type Err = Problem;
+    /// Reads `datagrams`, `rtp`, `rtmp` or `rtsp`, in any case.
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let found = Self::ALL.iter().find(|family| family.to_string().eq_ignore_ascii_case(s));
+        found.copied().ok_or_else(|| Problem::malformed(s, "one of the families datagrams, rtp, rtmp, rtsp"))
+    }
+}
+
+impl FromStr for InputProtocol {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let found = Self::ALL.iter().find(|protocol| protocol.name().eq_ignore_ascii_case(s));
+        found.copied().ok_or_else(|| Problem::malformed(s, names(Self::ALL)))
+    }
+}
+
+impl FromStr for OutputProtocol {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let found = Self::ALL.iter().find(|protocol| protocol.name().eq_ignore_ascii_case(s));
+        found.copied().ok_or_else(|| Problem::malformed(s, names(Self::ALL)))
+    }
+}
+
+fn names<T: ToString>(values: &[T]) -> String {
+    let names: Vec<String> = values.iter().map(ToString::to_string).collect();
     names.join(", ")
+}
+
+/// Returns the outputs that a family can feed as text: `RTMP, RTMP_PUSH, RTMP_PULL, tap`.
+pub(crate) fn allowed_text(family: MediaFamily) -> String {
+    names(allowed_outputs(family))
 }
 
 macro_rules! pairing_table {
@@ -164,7 +208,7 @@ macro_rules! pairing_table {
         /// Pairing of an output with the family `F` of a source that can feed it. [`Output`](crate::Output) itself, as read
         /// from a URL, pairs with every source: `build()` checks it.
         ///
-        /// The table, which is also what [`InputProtocol::allowed_outputs`] answers:
+        /// The table, which [`InputProtocol::allowed_outputs`] returns too:
         ///
         $(#[doc = concat!("- ", $row)])+
         $(#[doc = concat!("\n<!-- ", stringify!($family), " -->")])+
@@ -207,19 +251,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sentences_say_what_the_table_says() {
+    fn pairing_sentences_match_the_table() {
         for (family, row) in ROWS {
             assert_eq!(row.split_once(" feed ").unwrap().1, allowed_text(*family));
         }
     }
 
     #[test]
-    fn the_drop_down_depends_on_the_input() {
+    fn pairing_allowed_outputs_depend_on_input() {
         use OutputProtocol as O;
         assert_eq!(InputProtocol::RtmpPull.allowed_outputs(), [O::Rtmp, O::RtmpPush, O::RtmpPull, O::Tap]);
         assert_eq!(InputProtocol::Srt.allowed_outputs(), [O::Srt, O::RtmpPush, O::Tap]);
         assert_eq!(InputProtocol::Rtp.allowed_outputs(), [O::Rtp, O::Tap]);
         assert_eq!(InputProtocol::Rtsp.allowed_outputs(), [O::Rtsp, O::Tap]);
         assert_eq!(InputProtocol::App(MediaFamily::Rtp).allowed_outputs(), [O::Rtp, O::Tap]);
+    }
+
+    #[test]
+    fn protocol_names_round_trip() {
+        for protocol in InputProtocol::ALL {
+            assert_eq!(protocol.to_string().parse(), Ok(*protocol));
+            assert_eq!(protocol.name().to_ascii_lowercase().parse(), Ok(*protocol));
+        }
+        for protocol in OutputProtocol::ALL {
+            assert_eq!(protocol.to_string().to_ascii_uppercase().parse(), Ok(*protocol));
+        }
+        for family in MediaFamily::ALL {
+            assert_eq!(family.to_string().to_ascii_lowercase().parse(), Ok(*family));
+            let outputs = InputProtocol::App(*family).allowed_outputs();
+            assert!(outputs.iter().all(|output| OutputProtocol::ALL.contains(output)));
+        }
+        let error = "RIST".parse::<OutputProtocol>().unwrap_err().to_string();
+        assert!(error.contains("RTMP_PUSH"), "{error}");
+        assert!("tap".parse::<InputProtocol>().is_err());
     }
 }

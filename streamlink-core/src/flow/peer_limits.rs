@@ -1,6 +1,6 @@
-//! Limits on what one peer address may use of a listening port.
+//! Limits of one peer address at a listening port.
 
-/// Limits on what one peer address may use of a listening port. They keep one host from locking out the others.
+/// Limits of one peer address at a listening port, which keep one host from locking out the others.
 ///
 /// The addresses of an IPv6 /64 network count as one, as one host usually has all of them. The defaults leave room for
 /// a site behind NAT; a load generator that plays hundreds of clients from one address needs higher ones.
@@ -27,26 +27,26 @@ impl Default for PeerLimits {
 }
 
 impl PeerLimits {
-    /// Returns the defaults.
+    /// Returns the default limits.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets how many connections of one address may be open that have not said yet what they want (128; 1–1 000 000).
+    /// Sets the maximum number of open connections of one address that have not yet named a stream (128; 1–1 000 000).
     pub fn pending(mut self, connections: u32) -> Self {
         self.pending = connections.clamp(1, 1_000_000);
         self
     }
 
-    /// Sets how many connections of one address may be open in all (1000; 1–1 000 000). Where an output has a limit
-    /// of players (`max_players`), that holds too.
+    /// Sets the maximum number of open connections of one address (1000; 1–1 000 000). The maximum of players of an
+    /// output (`max_players`) applies as well.
     pub fn connections(mut self, connections: u32) -> Self {
         self.connections = connections.clamp(1, 1_000_000);
         self
     }
 
-    /// Sets how many attempts of one address may be refused per second (20; 1–1 000 000), such as wrong passwords. An
-    /// address that has used them up is turned away without its next attempts being looked at.
+    /// Sets the maximum number of refused attempts of one address per second, such as wrong passwords (20;
+    /// 1–1 000 000). Further attempts of the address are rejected without being examined.
     pub fn refusals_per_second(mut self, attempts: u32) -> Self {
         self.refusals_per_second = attempts.clamp(1, 1_000_000);
         self

@@ -1,4 +1,4 @@
-//! RTMP and Enhanced RTMP: the settings of sources and outputs.
+//! RTMP settings of sources and outputs, Enhanced RTMP included.
 
 use super::{
     address::{Call, HostPort, Listen},
@@ -10,7 +10,7 @@ use super::{
 use crate::error::Problem;
 use std::{fmt, time::Duration};
 
-/// The address of an RTMP application: `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
+/// Address of an RTMP application, `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RtmpAddress {
     pub(crate) tls: bool,
@@ -18,22 +18,21 @@ pub struct RtmpAddress {
     pub(crate) app: String,
 }
 
-/// The port of `rtmp`.
+/// Default port of `rtmp`.
 pub(crate) const RTMP_PORT: u16 = 1935;
-/// The port of `rtmps`.
+/// Default port of `rtmps`.
 pub(crate) const RTMPS_PORT: u16 = 443;
 
-/// An application name: 1–256 bytes of printable ASCII; may hold `/`, but not at its ends.
+/// Checks an application name: 1–256 bytes of printable ASCII, with `/` only between other characters.
 pub(crate) fn check_app(app: &str) -> Result<String, Problem> {
     if !(1..=256).contains(&app.len()) {
         return Err(Problem::out_of_range(format!("an application name of {} bytes", app.len()), "1 to 256 bytes"));
     }
-    match app.bytes().all(|b| b.is_ascii_graphic()) && !app.starts_with('/') && !app.ends_with('/') {
-        true => Ok(app.to_owned()),
-        false => {
-            Err(Problem::malformed("the application name", "a name such as `live`, printable, without `/` at its ends"))
-        }
+    if !app.bytes().all(|b| b.is_ascii_graphic()) || app.starts_with('/') || app.ends_with('/') {
+        let expected = "a name such as `live`, printable, without `/` at its ends";
+        return Err(Problem::malformed("the application name", expected));
     }
+    Ok(app.to_owned())
 }
 
 impl RtmpAddress {
@@ -82,7 +81,7 @@ impl fmt::Display for RtmpAddress {
 pub(crate) struct RtmpPublishServer {
     pub(crate) listen: Listen,
     pub(crate) app: String,
-    /// `None` until `build()`, which then generates one.
+    /// `None` until `build()`, which generates one.
     pub(crate) key: Option<StreamKey>,
     pub(crate) tls: bool,
 }
@@ -207,7 +206,7 @@ impl Settings for RtmpPush {
 impl Settings for RtmpRelay {
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
         match name {
-            // The second destination in one value: its address, a space, its key.
+            // One value holds the address of the second destination, a space, and the key.
             "second" => Some((|| {
                 let bad = || Problem::malformed("the second destination", "an address, a space and a stream key");
                 let (address, key) = value.split_once(' ').ok_or_else(bad)?;
@@ -284,7 +283,7 @@ output_setters!(RtmpPullOutputBuilder);
 macro_rules! rtmp_listener_setters {
     ($builder:ident) => {
         impl $builder {
-            /// Speaks RTMPS: TLS with every peer. The engine must have a certificate
+            /// Uses RTMPS, that is TLS with every peer. The engine must have a certificate
             /// ([`EngineBuilder::tls_identity`](crate::EngineBuilder::tls_identity)).
             pub fn tls(mut self) -> Self {
                 self.draft.settings.tls = true;
@@ -319,7 +318,7 @@ impl RtmpPushBuilder {
 }
 
 impl RtmpRelayBuilder {
-    /// Adds a second destination that is sent the same at the same time.
+    /// Adds a second destination that receives the same media at the same time.
     pub fn second(mut self, address: impl AsRef<str>, key: StreamKey) -> Self {
         self.draft.try_set("second", address.as_ref().parse(), |s, address| s.second = Some((address, key)));
         self
@@ -333,7 +332,7 @@ impl RtmpRelayBuilder {
 }
 
 impl RtmpPullOutputBuilder {
-    /// Sets the maximum size of the last group of pictures that is kept so that a late player starts with a key frame
+    /// Sets the maximum size of the last group of pictures, which is kept so that late players start with a key frame
     /// (16 MiB; 0–256 MiB; 0: off).
     pub fn gop_cache(mut self, bytes: u32) -> Self {
         self.draft.try_set("gop_cache", check_gop_cache(bytes), |s, v| s.gop_cache = v);
@@ -343,13 +342,14 @@ impl RtmpPullOutputBuilder {
     /// Sets the time that messages may wait for more, so that they are written together (0; 0–1000 ms).
     ///
     /// Writing a third of a second at once costs a fraction of writing each message by itself, and delays the
-    /// picture by as much. 0 passes each message on as it comes.
+    /// picture by that time. 0 passes each message on as it arrives.
     pub fn coalesce(mut self, window: Duration) -> Self {
         self.draft.try_set("coalesce", check_millis(window, COALESCE), |s, v| s.coalesce = v);
         self
     }
 
-    /// Sets the time that a player may be behind before it is cut off (10 s; 1–300). Until then it skips to key frames.
+    /// Sets the time that a player may lag behind before it is disconnected (10 s; 1–300). Until then it skips to key
+    /// frames.
     pub fn slow_timeout(mut self, timeout: Duration) -> Self {
         self.draft.try_set("slow_timeout", check_millis(timeout, SLOW_TIMEOUT), |s, v| s.slow_timeout = v);
         self

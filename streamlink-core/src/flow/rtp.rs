@@ -1,4 +1,4 @@
-//! RTP over UDP (RFC 3550; MPEG-TS over RTP: RFC 2250): the settings of source and output.
+//! RTP settings of sources and outputs (RTP over UDP: RFC 3550; MPEG-TS over RTP: RFC 2250).
 
 use super::{
     address::{HostPort, Interface, Listen},
@@ -8,8 +8,8 @@ use super::{
 use crate::error::Problem;
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
-/// A set of RTP payload types (0–127). The empty set stands for all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A set of RTP payload types (0–127). The empty set admits all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PayloadTypes(u128);
 
 impl PayloadTypes {
@@ -18,10 +18,10 @@ impl PayloadTypes {
     /// MPEG-TS (payload type 33).
     pub const MPEG_TS: Self = Self(1 << 33);
 
-    /// The same set with one more payload type.
+    /// Returns the set with one more payload type.
     ///
     /// # Errors
-    /// Above 127.
+    /// When the payload type is above 127.
     pub fn with(self, payload_type: u8) -> Result<Self, Problem> {
         match payload_type {
             0..=127 => Ok(Self(self.0 | 1 << payload_type)),
@@ -29,7 +29,7 @@ impl PayloadTypes {
         }
     }
 
-    /// Whether packets of this type pass.
+    /// Returns whether packets of this type pass.
     pub const fn admits(self, payload_type: u8) -> bool {
         self.0 == 0 || (payload_type < 128 && self.0 >> payload_type & 1 == 1)
     }
@@ -37,10 +37,14 @@ impl PayloadTypes {
 
 impl FromStr for PayloadTypes {
     type Err = Problem;
-    /// Numbers separated by commas: `33,96`.
+    /// Reads numbers separated by commas: `33,96`.
     fn from_str(s: &str) -> Result<Self, Problem> {
         let bad = |_| Problem::malformed(s, "payload types such as `33,96`");
-        s.split(',').try_fold(Self::ALL, |set, pt| set.with(pt.trim().parse().map_err(bad)?))
+        let mut set = Self::ALL;
+        for payload_type in s.split(',') {
+            set = set.with(payload_type.trim().parse().map_err(bad)?)?;
+        }
+        Ok(set)
     }
 }
 
@@ -54,10 +58,10 @@ impl fmt::Display for PayloadTypes {
 /// Settings of an RTP source.
 #[derive(Clone, Debug)]
 pub(crate) struct RtpInput {
-    /// The local address; a multicast address is joined. RTP has no connections: there is no peer limit.
+    /// Local address; a multicast address is joined. There is no limit of peers, as RTP has no connections.
     pub(crate) listen: Listen,
     pub(crate) interface: Option<Interface>,
-    /// Only this sender of the multicast group (source-specific multicast, RFC 4607).
+    /// The only sender of the multicast group that is received (source-specific multicast, RFC 4607).
     pub(crate) multicast_source: Option<IpAddr>,
     pub(crate) payload_types: PayloadTypes,
     pub(crate) reorder_window: Duration,
@@ -81,7 +85,7 @@ impl RtpInput {
         }
     }
 
-    /// What only holds of all settings together.
+    /// Returns the field and problem of settings that contradict each other.
     pub(crate) fn check(&self) -> Option<(&'static str, Problem)> {
         let group = self.listen.bind.ip();
         match self.multicast_source {
@@ -137,7 +141,7 @@ impl RtpSourceBuilder {
         self
     }
 
-    /// Joins the group for this sender only (source-specific multicast, RFC 4607).
+    /// Sets the only sender of the group to receive from (source-specific multicast, RFC 4607).
     pub fn multicast_source(mut self, sender: IpAddr) -> Self {
         self.draft.settings.multicast_source = Some(sender);
         self
@@ -149,8 +153,8 @@ impl RtpSourceBuilder {
         self
     }
 
-    /// Sets the time that a gap in the sequence is held open for packets that come out of order (50 ms; 0–1000).
-    /// Packets that come in order are never delayed; 0 switches reordering off.
+    /// Sets the time that a gap in the sequence is held open for packets that arrive out of order (50 ms; 0–1000).
+    /// Packets that arrive in order are never delayed; 0 switches reordering off.
     pub fn reorder_window(mut self, window: Duration) -> Self {
         self.draft.try_set("reorder", check_millis(window, REORDER), |s, v| s.reorder_window = v);
         self
@@ -163,16 +167,16 @@ impl RtpSourceBuilder {
     }
 }
 
-/// Whether an RTP output keeps the sequence numbers and SSRC of the source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Treatment of the source's sequence numbers and SSRC by an RTP output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rewrite {
-    /// Every packet leaves as it came; SMPTE ST 2022-7 receivers need that.
+    /// Sends every packet unaltered, as SMPTE ST 2022-7 receivers need.
     #[default]
     Preserve,
-    /// A random SSRC, and sequence numbers without the source's gaps and restarts.
+    /// Sets a random SSRC, and sequence numbers without the source's gaps and restarts.
     Random,
-    /// This SSRC, and sequence numbers without the source's gaps and restarts.
+    /// Sets this SSRC, and sequence numbers without the source's gaps and restarts.
     Ssrc(u32),
 }
 

@@ -1,4 +1,4 @@
-//! RTSP 1.0 (RFC 2326): the settings of sources and outputs.
+//! RTSP 1.0 (RFC 2326) settings of sources and outputs.
 
 use super::{
     address::{Call, HostPort, Interface, Listen},
@@ -11,16 +11,16 @@ use super::{
 use crate::error::{ConfigError, Problem};
 use std::{fmt, net::SocketAddr, str::FromStr};
 
-/// How the media of an RTSP session travels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Transport of the media of an RTSP session. As text: `auto`, `udp` or `tcp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RtspTransport {
-    /// A caller tries UDP, then TCP when no packet comes in time; a listener offers both.
+    /// UDP or TCP: a caller tries UDP, then TCP if no packet arrives in time; a listener offers both.
     #[default]
     Auto,
     /// RTP and RTCP over UDP.
     Udp,
-    /// Interleaved in the RTSP connection (RFC 2326 section 10.12).
+    /// RTP and RTCP interleaved in the RTSP connection (RFC 2326 section 10.12).
     Tcp,
 }
 
@@ -46,58 +46,58 @@ impl fmt::Display for RtspTransport {
     }
 }
 
-/// What listener and caller share.
+/// Settings that RTSP listeners and callers share.
 #[derive(Clone, Debug)]
 pub(crate) struct RtspOptions {
     pub(crate) tls: bool,
-    /// Without the leading slash; may be empty for a caller.
+    /// Path without the leading slash; may be empty for a caller.
     pub(crate) path: String,
     pub(crate) transport: RtspTransport,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) gop_cache: bool,
     pub(crate) symmetric: bool,
-    /// The group that players may hear, with the port of the first track.
+    /// Multicast group that players may ask for, with the port of the first track.
     pub(crate) multicast: Option<SocketAddr>,
     pub(crate) interface: Option<Interface>,
     pub(crate) ttl: u8,
 }
 
-/// A number of routers that is usual within one organisation (RFC 2365 leaves it to scopes).
+/// Default time to live, a usual number of routers within one organisation (RFC 2365 leaves it to scopes).
 const DEFAULT_TTL: u8 = 16;
-/// The ports of a group: all tracks find theirs.
+/// Range of the first port of a group, which leaves room for the ports of the other tracks.
 const MULTICAST_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_500;
 
 fn check_group(text: &str) -> Result<SocketAddr, Problem> {
     match text.parse::<SocketAddr>() {
         Ok(group) if group.ip().is_multicast() && group.port().is_multiple_of(2) => {
-            match MULTICAST_PORTS.contains(&group.port()) {
-                true => Ok(group),
-                false => Err(Problem::out_of_range(group.port(), "1024 to 65500")),
+            if !MULTICAST_PORTS.contains(&group.port()) {
+                return Err(Problem::out_of_range(group.port(), "1024 to 65500"));
             }
+            Ok(group)
         }
         _ => Err(Problem::malformed(text, "a multicast group with an even port, such as `239.1.1.1:5000`")),
     }
 }
 
-/// The port of `rtsp`.
+/// Default port of `rtsp`.
 pub(crate) const RTSP_PORT: u16 = 554;
-/// The port of `rtsps`.
+/// Default port of `rtsps`.
 pub(crate) const RTSPS_PORT: u16 = 322;
 
-/// A path: at most 512 bytes of printable ASCII; the leading slash is optional.
+/// Checks a path: at most 512 bytes of printable ASCII; the leading slash is optional.
 pub(crate) fn check_path(path: &str, min: usize) -> Result<String, Problem> {
     let path = path.trim_start_matches('/');
     if check_text(path, min, 512).is_err() {
         return Err(Problem::malformed("the path", format!("{min} to 512 bytes without control characters")));
     }
-    match path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#') {
-        true => Ok(path.to_owned()),
-        false => Err(Problem::malformed("the path", "a path such as `cam/1`, without a query")),
+    if !path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#') {
+        return Err(Problem::malformed("the path", "a path such as `cam/1`, without a query"));
     }
+    Ok(path.to_owned())
 }
 
 impl RtspOptions {
-    /// What only an output that listens can have.
+    /// Returns an error if multicast settings are present, which only an output that listens can have.
     pub(crate) fn check_no_group(&self) -> Option<ConfigError> {
         let set = [
             ("multicast", self.multicast.is_some()),
@@ -160,7 +160,7 @@ pub(crate) struct RtspCaller {
 }
 
 impl RtspCaller {
-    /// Reads `rtsp://[user:password@]host[:port]/path`.
+    /// Parses `rtsp://[user:password@]host[:port]/path`.
     pub(crate) fn parse(url: &str) -> Result<Self, Problem> {
         let bad = || Problem::malformed("the URL", "an address such as `rtsp://user:password@example.com/path`");
         let (tls, rest) = match url.split_once("://") {
@@ -218,9 +218,9 @@ caller_setters!(<R> RtspCallerBuilder<R>, call);
 output_setters!(RtspCallerBuilder<role::Output>);
 
 impl RtspListenerBuilder<role::Output> {
-    /// Sets a multicast group that players may ask for, such as `239.1.1.1:5000` (none). It is sent once for all of
-    /// them, while there is one. The first track takes this port, which is even, and the next; the second track the
-    /// two after them, and so on.
+    /// Sets a multicast group that players may ask for, such as `239.1.1.1:5000` (none). Media is sent to it once for all
+    /// of them, while there is at least one. The first track uses this port, which must be even, and the next; the second
+    /// track the two after them, and so on.
     pub fn multicast(mut self, group: impl AsRef<str>) -> Self {
         self.draft.try_set("multicast", check_group(group.as_ref()), |s, v| s.rtsp.multicast = Some(v));
         self
@@ -249,15 +249,14 @@ macro_rules! rtsp_setters {
                 self
             }
 
-            /// Sets the credentials that a peer must present (listener), or that are presented to it (caller); none by
-            /// default.
+            /// Sets the credentials that a listener requires of its peers, or that a caller presents (none).
             pub fn credentials(mut self, credentials: Credentials) -> Self {
                 self.draft.settings.rtsp.credentials = Some(credentials);
                 self
             }
 
-            /// Sets whether the peer's UDP ports are those that its first datagrams come from, whatever it has
-            /// announced (off): for peers behind address translation, which changes ports (symmetric RTP, RFC 4961).
+            /// Sets whether the peer's UDP ports are those that its first datagrams come from, instead of those that it
+            /// announced (off). Peers behind network address translation need it (symmetric RTP, RFC 4961).
             /// Only the address of the RTSP connection is accepted.
             pub fn symmetric(mut self, on: bool) -> Self {
                 self.draft.settings.rtsp.symmetric = on;

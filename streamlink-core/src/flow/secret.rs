@@ -57,6 +57,13 @@ impl KeyLength {
     }
 }
 
+impl fmt::Display for KeyLength {
+    /// Writes the length in bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.bytes().fmt(f)
+    }
+}
+
 impl std::str::FromStr for KeyLength {
     type Err = Problem;
     fn from_str(s: &str) -> Result<Self, Problem> {

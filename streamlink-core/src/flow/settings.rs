@@ -1,18 +1,18 @@
-//! Settings by name: each protocol reads and writes its settings as `key=value`, which is what the query of a
-//! URL, the members of a JSON endpoint and the options of the C ABI have in common.
+//! Settings by name. Each protocol reads and writes its settings as `key=value`, the form that the query of a URL, the
+//! members of a JSON endpoint and the options of the C ABI share.
 
 use crate::error::Problem;
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// Settings that can be read and written by name.
 pub(crate) trait Settings {
-    /// Sets one. `None`: there is no setting of that name.
+    /// Sets one setting; `None` if there is none of that name.
     fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>>;
-    /// Lists those that differ from the default.
+    /// Appends the settings that differ from their defaults.
     fn list(&self, out: &mut Entries);
 }
 
-/// A list of settings, in the order of their declaration.
+/// A list of settings with their values as text, in the order of declaration.
 #[derive(Default)]
 pub(crate) struct Entries(pub(crate) Vec<(&'static str, String)>);
 
@@ -34,12 +34,12 @@ impl Entries {
     }
 }
 
-/// Stores a parsed value.
+/// Stores a parsed value, or returns its error.
 pub(crate) fn store<T>(slot: &mut T, value: Result<T, Problem>) -> Option<Result<(), Problem>> {
     Some(value.map(|value| *slot = value))
 }
 
-/// A number in a range.
+/// Parses a number in a range.
 pub(crate) fn number<T>(value: &str, range: RangeInclusive<T>, unit: &str) -> Result<T, Problem>
 where
     T: FromStr + PartialOrd + Display,
@@ -53,24 +53,22 @@ where
     }
 }
 
-/// Milliseconds in a range, as a duration.
+/// Parses a number of milliseconds in a range.
 pub(crate) fn millis(value: &str, range: RangeInclusive<u64>) -> Result<Duration, Problem> {
     number(value, range, "milliseconds").map(Duration::from_millis)
 }
 
-/// Whether a duration is in a range of milliseconds.
+/// Checks that a duration lies in a range of milliseconds.
 pub(crate) fn check_millis(value: Duration, range: RangeInclusive<u64>) -> Result<Duration, Problem> {
     let bounds = Duration::from_millis(*range.start())..=Duration::from_millis(*range.end());
-    match bounds.contains(&value) {
-        true => Ok(value),
-        false => Err(Problem::out_of_range(
-            format!("{} ms", value.as_millis()),
-            format!("{} to {} milliseconds", range.start(), range.end()),
-        )),
+    if !bounds.contains(&value) {
+        let range = format!("{} to {} milliseconds", range.start(), range.end());
+        return Err(Problem::out_of_range(format!("{} ms", value.as_millis()), range));
     }
+    Ok(value)
 }
 
-/// `true`, `false`, `1`, `0`, `yes`, `no`, `on`, `off`.
+/// Parses `true`, `false`, `1`, `0`, `yes`, `no`, `on` or `off`.
 pub(crate) fn boolean(value: &str) -> Result<bool, Problem> {
     match value {
         "true" | "1" | "yes" | "on" => Ok(true),

@@ -1,4 +1,4 @@
-//! Sources: where media comes in.
+//! Sources, which receive media.
 
 use super::{
     address::{Call, HostPort, Listen, parse_bind},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{error::Problem, media::MediaFamily};
 
-/// A source: where media comes in.
+/// A source, which receives media.
 ///
 /// The constructors return a typed builder that offers the settings of its protocol and lets the compiler check
 /// the pairing with outputs. [`Source::from_url`] reads the URL grammar instead; its pairing is checked by
@@ -24,7 +24,7 @@ pub struct Source {
     pub(crate) kind: SourceKind,
 }
 
-/// The settings of a source, one variant a protocol and role.
+/// Settings of a source, one variant per protocol and role.
 #[derive(Clone, Debug)]
 pub(crate) enum SourceKind {
     Rtmp(RtmpPublishServer),
@@ -37,7 +37,7 @@ pub(crate) enum SourceKind {
     App(MediaFamily),
 }
 
-/// Settings of a source that the host pushes packets into: none beside the family.
+/// Settings of a source that the host pushes packets into; none beside the family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AppInput;
 
@@ -48,7 +48,7 @@ endpoint_builder! {
 }
 
 impl Source {
-    /// RTMP publishers push to us: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
+    /// Returns the builder of an RTMP source, which publishers push to: `bind` as in `0.0.0.0:1935`, `app` as in `live`.
     pub fn rtmp(name: impl Into<String>, bind: &str, app: &str) -> RtmpSourceBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
@@ -56,7 +56,7 @@ impl Source {
         RtmpSourceBuilder::new(common, RtmpPublishServer { listen, app, key: None, tls: false })
     }
 
-    /// We play from an RTMP server: `url` as in `rtmp://example.com/live`.
+    /// Returns the builder of an RTMP_PULL source, which plays from a server: `url` as in `rtmp://example.com/live`.
     pub fn rtmp_pull(name: impl Into<String>, url: &str, key: StreamKey) -> RtmpPullSourceBuilder {
         let mut common = Common::new(name);
         let address = common.record_error("url", url.parse()).unwrap_or_else(RtmpAddress::placeholder);
@@ -65,29 +65,30 @@ impl Source {
         RtmpPullSourceBuilder::new(common, settings)
     }
 
-    /// SRT callers push to us: `bind` as in `0.0.0.0:9000`.
+    /// Returns the builder of an SRT source that listens, and callers send to: `bind` as in `0.0.0.0:9000`.
     pub fn srt_listener(name: impl Into<String>, bind: &str) -> SrtListenerBuilder<role::Source> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         SrtListenerBuilder::new(common, SrtListener { listen, srt: SrtOptions::default() })
     }
 
-    /// We call an SRT listener and receive: `remote` as in `example.com:9000`.
+    /// Returns the builder of an SRT source that calls a listener and receives: `remote` as in `example.com:9000`.
     pub fn srt_caller(name: impl Into<String>, remote: &str) -> SrtCallerBuilder<role::Source> {
         let mut common = Common::new(name);
         let remote = remote_or_placeholder(&mut common, remote);
         SrtCallerBuilder::new(common, SrtCaller { call: Call::new(remote), srt: SrtOptions::default() })
     }
 
-    /// RTP packets arrive at a local address, or from the multicast group `bind`: `0.0.0.0:5004`,
-    /// `239.1.1.1:5004`, `[ff3e::1]:5004`.
+    /// Returns the builder of an RTP source, which receives at a local address or from a multicast group: `bind` as in
+    /// `0.0.0.0:5004`, `239.1.1.1:5004`, `[ff3e::1]:5004`.
     pub fn rtp(name: impl Into<String>, bind: &str) -> RtpSourceBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         RtpSourceBuilder::new(common, RtpInput::new(listen))
     }
 
-    /// RTSP clients record to us: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
+    /// Returns the builder of an RTSP source that listens, and clients record to: `bind` as in `0.0.0.0:554`, `path` as
+    /// in `cam/1`.
     pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> RtspListenerBuilder<role::Source> {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
@@ -95,7 +96,8 @@ impl Source {
         RtspListenerBuilder::new(common, RtspListener { listen, rtsp: RtspOptions::new(false, path) })
     }
 
-    /// We play from an RTSP server: `url` as in `rtsp://user:password@example.com/path`.
+    /// Returns the builder of an RTSP source that plays from a server: `url` as in
+    /// `rtsp://user:password@example.com/path`.
     pub fn rtsp_caller(name: impl Into<String>, url: &str) -> RtspCallerBuilder<role::Source> {
         let mut common = Common::new(name);
         let settings = common.record_error("url", RtspCaller::parse(url)).unwrap_or_else(|| RtspCaller {
@@ -105,41 +107,53 @@ impl Source {
         RtspCallerBuilder::new(common, settings)
     }
 
-    /// The host pushes datagrams with any payload, most often MPEG-TS.
+    /// Returns the builder of a source that the host pushes datagrams into, with any payload, most often MPEG-TS.
     pub fn app_datagrams(name: impl Into<String>) -> AppSourceBuilder<family::Datagrams> {
         AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
-    /// The host pushes RTP packets.
+    /// Returns the builder of a source that the host pushes RTP packets into.
     pub fn app_rtp(name: impl Into<String>) -> AppSourceBuilder<family::Rtp> {
         AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
-    /// The host pushes FLV messages.
+    /// Returns the builder of a source that the host pushes FLV messages into.
     pub fn app_rtmp(name: impl Into<String>) -> AppSourceBuilder<family::Rtmp> {
         AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
-    /// The host pushes the RTP packets of RTSP tracks.
+    /// Returns the builder of a source that the host pushes the RTP packets of RTSP tracks into.
     pub fn app_rtsp(name: impl Into<String>) -> AppSourceBuilder<family::Rtsp> {
         AppSourceBuilder::new(Common::new(name), AppInput)
     }
 
-    /// A source from a URL, with its settings in the query:
+    /// Returns the source of a URL, with its settings in the query:
     ///
     /// - `rtp://:5004`, `rtp://239.1.1.1:5004?iface=eth1&pt=33`
     /// - `srt://:9000?mode=listener&latency=120`, `srt://example.com:9000?streamid=cam1`
-    /// - `rtmp://0.0.0.0:1935/live/KEY` (publishers push to us), `rtmp://example.com/live?key=KEY` (we pull)
+    /// - `rtmp://0.0.0.0:1935/live/KEY` (publishers push to it), `rtmp://example.com/live?key=KEY` (pulls)
     /// - `rtsp://0.0.0.0:554/cam/1`, `rtsp://user:pw@host/path?transport=tcp`
     /// - `app://datagrams`, `app://rtp`, `app://rtmp`, `app://rtsp`
     ///
-    /// `mode=listener|caller` decides where the host does not (no host or a wildcard: listener). What is wrong
-    /// with the URL is reported by `build()`, with everything else.
+    /// `mode=listener|caller` sets the role; by default an endpoint listens if the host is missing or a wildcard, and
+    /// calls otherwise. `build()` reports errors in the URL.
+    ///
+    /// ```
+    /// use streamlink_core::{Bitrate, Flow, InputProtocol, Source};
+    ///
+    /// let source = Source::from_url("venue", "srt://:9000?latency=200");
+    /// assert_eq!(source.protocol(), InputProtocol::Srt);
+    /// assert!(!source.is_caller());
+    ///
+    /// let wrong = Source::from_url("venue", "srt://:9000?latency=99999");
+    /// let errors = Flow::builder("f", Bitrate::mbps(20)).source(wrong).build().unwrap_err();
+    /// assert_eq!(errors.iter().next().map(|e| e.path()), Some("sources[0].latency"));
+    /// ```
     pub fn from_url(name: impl Into<String>, url: &str) -> Source {
         super::url::source(Common::new(name), url, Vec::new())
     }
 
-    /// A description for people; at most 1024 bytes without control characters.
+    /// Sets a description for people; at most 1024 bytes without control characters.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.common.description = Some(text.into());
         self
@@ -151,12 +165,12 @@ impl Source {
         self
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.common.name
     }
 
-    /// What this source speaks.
+    /// Returns the protocol of this source.
     pub fn protocol(&self) -> InputProtocol {
         match &self.kind {
             SourceKind::Rtmp(_) => InputProtocol::Rtmp,
@@ -168,17 +182,17 @@ impl Source {
         }
     }
 
-    /// The media family that this source carries.
+    /// Returns the media family that this source carries.
     pub fn family(&self) -> MediaFamily {
         self.protocol().family()
     }
 
-    /// The URL that [`Source::from_url`] reads back to the same source. It holds the secrets.
+    /// Returns the URL that [`Source::from_url`] reads back to the same source. It contains the secrets.
     pub fn to_url(&self) -> String {
         super::url::write(&super::url::source_parts(&self.kind))
     }
 
-    /// Whether this source goes and fetches, instead of waiting for a push.
+    /// Returns whether this source connects to its peer, instead of waiting for a connection or packets.
     pub fn is_caller(&self) -> bool {
         matches!(self.kind, SourceKind::RtmpPull(_) | SourceKind::SrtCaller(_) | SourceKind::RtspCaller(_))
     }
@@ -205,7 +219,7 @@ impl Settings for SourceKind {
     }
 
     fn list(&self, out: &mut Entries) {
-        // The settings are only read; the mutable access saves a second table of variants.
+        // `settings()` needs mutable access; a copy saves a second table of variants for reading.
         if let Some(settings) = self.clone().settings() {
             settings.list(out);
         }
@@ -214,9 +228,9 @@ impl Settings for SourceKind {
 
 /// A type that can be the source of a flow: the builders of [`Source`], and `Source` itself.
 pub trait IntoSource {
-    /// The media family, for the compiler's check of the pairing.
+    /// Media family, for the compiler's check of the pairing.
     type Family: family::Family;
-    /// Returns the source, with the errors that its builder found.
+    /// Returns the source, with the errors that its builder recorded.
     fn into_source(self) -> Source;
 }
 

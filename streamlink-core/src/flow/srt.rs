@@ -1,4 +1,4 @@
-//! SRT: the settings of sources and outputs (draft-sharabayko-srt-01; option names and ranges as in libsrt's
+//! SRT settings of sources and outputs (draft-sharabayko-srt-01; option names and ranges as in libsrt's
 //! `API-socket-options.md`).
 
 use super::{
@@ -12,39 +12,39 @@ use super::{
 use crate::error::Problem;
 use std::{fmt, str::FromStr, time::Duration};
 
-/// The SRT latency: how long the receiver holds packets back so that lost ones can still be repeated.
+/// SRT latency, for which the receiver holds packets back so that lost ones can be retransmitted.
 ///
-/// 0–10 000 ms, 120 ms by default. As a rule, four round trips.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// 0–10 000 ms, 120 ms by default. A usual value is four round-trip times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Latency(u16);
 
 impl Latency {
-    /// 120 ms: both ends in one country.
+    /// 120 ms, for both ends in one country.
     pub const SAME_COUNTRY: Self = Self(120);
-    /// 200 ms: both ends on one continent.
+    /// 200 ms, for both ends on one continent.
     pub const SAME_CONTINENT: Self = Self(200);
-    /// 1000 ms: between continents.
+    /// 1000 ms, between continents.
     pub const INTERCONTINENTAL: Self = Self(1000);
-    /// The longest latency, in milliseconds.
+    /// Maximum latency, in milliseconds.
     pub const MAX_MILLIS: u16 = 10_000;
 
-    /// A latency of so many milliseconds.
+    /// Returns a latency in milliseconds.
     ///
     /// # Errors
-    /// Above [`Latency::MAX_MILLIS`].
+    /// When it is above [`Latency::MAX_MILLIS`].
     pub fn from_millis(millis: u16) -> Result<Self, Problem> {
-        match millis {
-            0..=Self::MAX_MILLIS => Ok(Self(millis)),
-            _ => Err(Problem::out_of_range(format!("{millis} ms"), "0 to 10000 milliseconds")),
+        if millis > Self::MAX_MILLIS {
+            return Err(Problem::out_of_range(format!("{millis} ms"), "0 to 10000 milliseconds"));
         }
+        Ok(Self(millis))
     }
 
-    /// In milliseconds.
+    /// Returns the milliseconds.
     pub const fn as_millis(self) -> u16 {
         self.0
     }
 
-    /// As a duration.
+    /// Returns the latency as a duration.
     pub const fn as_duration(self) -> Duration {
         Duration::from_millis(self.0 as u64)
     }
@@ -58,7 +58,7 @@ impl Default for Latency {
 
 impl FromStr for Latency {
     type Err = Problem;
-    /// Milliseconds, or one of `SameCountry`, `SameContinent`, `Intercontinental`.
+    /// Reads milliseconds, or one of `SameCountry`, `SameContinent`, `Intercontinental`.
     fn from_str(s: &str) -> Result<Self, Problem> {
         match s {
             "SameCountry" => Ok(Self::SAME_COUNTRY),
@@ -75,7 +75,7 @@ impl fmt::Display for Latency {
     }
 }
 
-/// What listener and caller share.
+/// Settings that SRT listeners and callers share.
 #[derive(Clone, Debug)]
 pub(crate) struct SrtOptions {
     pub(crate) receive_latency: Latency,
@@ -85,7 +85,7 @@ pub(crate) struct SrtOptions {
     pub(crate) stream_id: Option<String>,
     pub(crate) peer_idle_timeout: Duration,
     pub(crate) payload_size: u16,
-    /// `None`: the flow's maximum bandwidth plus the overhead.
+    /// Maximum rate of a connection; `None` for the flow's maximum bandwidth plus the overhead.
     pub(crate) max_bandwidth: Option<Bitrate>,
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
@@ -122,7 +122,10 @@ fn stream_id(text: &str) -> Result<String, Problem> {
 impl Settings for SrtOptions {
     fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
         match key {
-            "latency" => Some(value.parse().map(|l| (self.receive_latency, self.peer_latency) = (l, l))),
+            "latency" => Some(value.parse().map(|latency| {
+                self.receive_latency = latency;
+                self.peer_latency = latency;
+            })),
             "rcvlatency" => store(&mut self.receive_latency, value.parse()),
             "peerlatency" => store(&mut self.peer_latency, value.parse()),
             "passphrase" => store(&mut self.passphrase, Passphrase::new(value).map(Some)),
@@ -220,26 +223,27 @@ macro_rules! srt_setters {
                 self.receive_latency(latency).peer_latency(latency)
             }
 
-            /// Sets the latency of received packets (120 ms). The larger of both ends' values holds.
+            /// Sets the latency of received packets (120 ms). The larger of both ends' values is used.
             pub fn receive_latency(mut self, latency: Latency) -> Self {
                 self.draft.settings.srt.receive_latency = latency;
                 self
             }
 
-            /// Sets the smallest latency of packets that the peer receives (120 ms).
+            /// Sets the minimum latency of packets that the peer receives (120 ms).
             pub fn peer_latency(mut self, latency: Latency) -> Self {
                 self.draft.settings.srt.peer_latency = latency;
                 self
             }
 
-            /// Encrypts with AES. A peer with another passphrase, or without one, is refused.
+            /// Sets AES encryption. A peer with another passphrase, or without one, is refused.
             pub fn encryption(mut self, passphrase: Passphrase, length: KeyLength) -> Self {
                 self.draft.settings.srt.passphrase = Some(passphrase);
                 self.draft.settings.srt.key_length = length;
                 self
             }
 
-            /// Sets the stream id (1–512 bytes): a caller sends it; a listener that shares its port answers to it.
+            /// Sets the stream id (1–512 bytes), which a caller sends, and by which listeners that share a port are told
+            /// apart.
             pub fn stream_id(mut self, id: impl AsRef<str>) -> Self {
                 self.draft.try_set("streamid", stream_id(id.as_ref()), |s, id| s.srt.stream_id = Some(id));
                 self
@@ -274,7 +278,7 @@ macro_rules! srt_setters {
                 self
             }
 
-            /// Sets whether packets that come too late are given up (on), or waited for (off).
+            /// Sets whether packets that are too late are dropped (on), or waited for (off).
             pub fn packet_drop(mut self, on: bool) -> Self {
                 self.draft.settings.srt.packet_drop = on;
                 self

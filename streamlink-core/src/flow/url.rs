@@ -1,4 +1,4 @@
-//! The URL grammar that the examples, C and JSON share: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
+//! The URL grammar of the Rust API, C and JSON: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
 
 use super::{
     address::{Call, HostPort, Listen, parse_bind, quotable},
@@ -18,14 +18,14 @@ use super::{
 use crate::{error::Problem, media::MediaFamily, secret::Secret};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// The longest URL that is read.
+/// Maximum length of a URL, in bytes.
 const MAX_URL: usize = 8192;
 
-/// A URL, taken apart and decoded.
-pub(crate) struct Parts {
+/// A URL, split and percent-decoded.
+pub(crate) struct ParsedUrl {
     pub(crate) scheme: String,
     pub(crate) user: Option<(String, Secret)>,
-    /// `host:port`, as it stands.
+    /// `host:port`, not decoded.
     pub(crate) authority: String,
     /// Without the leading slash.
     pub(crate) path: String,
@@ -40,7 +40,7 @@ fn decode(text: &str) -> Result<String, Problem> {
     bytes.map(|t| t.into_owned()).map_err(|_| Problem::malformed("the URL", "UTF-8 after percent-decoding"))
 }
 
-fn split(url: &str) -> Result<Parts, Problem> {
+fn split(url: &str) -> Result<ParsedUrl, Problem> {
     let bad = || Problem::malformed("the URL", "of the form `scheme://[host]:port[/path][?key=value&…]`");
     if url.len() > MAX_URL {
         return Err(Problem::out_of_range("the URL", format!("1 to {MAX_URL} bytes")));
@@ -56,7 +56,7 @@ fn split(url: &str) -> Result<Parts, Problem> {
             (Some((decode(user)?, decode(password)?.into())), host)
         }
     };
-    let mut parts = Parts {
+    let mut parts = ParsedUrl {
         scheme: scheme.to_ascii_lowercase(),
         user,
         authority: authority.to_owned(),
@@ -70,8 +70,8 @@ fn split(url: &str) -> Result<Parts, Problem> {
     Ok(parts)
 }
 
-impl Parts {
-    /// Takes a key out of the query; the last one counts.
+impl ParsedUrl {
+    /// Removes a key from the query and returns its value; the last of several counts.
     fn take(&mut self, key: &str) -> Option<Secret> {
         let mut found = None;
         self.query.retain_mut(|(k, v)| {
@@ -84,7 +84,7 @@ impl Parts {
         found
     }
 
-    /// Whether we listen: as `mode` says, else when the host is missing or a wildcard.
+    /// Returns whether the endpoint listens: as `mode` says, otherwise if the host is missing or a wildcard.
     fn is_listener(&mut self) -> Result<bool, Problem> {
         match self.take("mode").as_ref().map(Secret::reveal) {
             Some("listener") => Ok(true),
@@ -109,13 +109,14 @@ impl Parts {
     }
 
     fn no_path(&self) -> Result<(), Problem> {
-        match self.path.is_empty() {
-            true => Ok(()),
-            false => Err(Problem::malformed("the path", format!("allowed: {} has no path", self.scheme))),
+        if !self.path.is_empty() {
+            return Err(Problem::malformed("the path", format!("allowed: {} has no path", self.scheme)));
         }
+        Ok(())
     }
 
-    /// `app/key` of a listener: the last part of the path is the key, unless it is in the query.
+    /// Returns the application and key of a listener's `app/key`. The last part of the path is the key, unless the query
+    /// has one.
     fn app_and_key(&self) -> Result<(String, Option<StreamKey>), Problem> {
         let path = self.path.trim_end_matches('/');
         match path.rsplit_once('/') {
@@ -132,10 +133,11 @@ impl Parts {
         RtmpAddress::new(tls, self.remote(Some(port))?, self.path.trim_end_matches('/'))
     }
 
-    /// Where an RTMP listener listens, and whether it speaks TLS.
+    /// Returns the local address of an RTMP listener, and whether it uses TLS.
     fn rtmp_bind(&self) -> Result<(Listen, bool), Problem> {
         let tls = self.scheme == "rtmps";
-        Ok((self.bind(Some(if tls { RTMPS_PORT } else { RTMP_PORT }))?, tls))
+        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
+        Ok((self.bind(Some(port))?, tls))
     }
 
     fn rtsp(&self, min_path: usize) -> Result<(RtspOptions, Option<u16>), Problem> {
@@ -144,7 +146,8 @@ impl Parts {
         if let Some((user, password)) = &self.user {
             rtsp.credentials = Some(Credentials::new(user, password.reveal())?);
         }
-        Ok((rtsp, Some(if tls { RTSPS_PORT } else { RTSP_PORT })))
+        let port = if tls { RTSPS_PORT } else { RTSP_PORT };
+        Ok((rtsp, Some(port)))
     }
 
     fn unknown_scheme<T>(&self) -> Result<T, Problem> {
@@ -152,7 +155,7 @@ impl Parts {
     }
 }
 
-fn source_kind(parts: &mut Parts) -> Result<SourceKind, Problem> {
+fn source_kind(parts: &mut ParsedUrl) -> Result<SourceKind, Problem> {
     match parts.scheme.as_str() {
         "rtp" => {
             parts.take("mode");
@@ -161,44 +164,42 @@ fn source_kind(parts: &mut Parts) -> Result<SourceKind, Problem> {
         }
         "srt" => {
             parts.no_path()?;
-            Ok(match parts.is_listener()? {
-                true => SourceKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt: SrtOptions::default() }),
-                false => {
-                    let call = Call::new(parts.remote(None)?);
-                    SourceKind::SrtCaller(SrtCaller { call, srt: SrtOptions::default() })
-                }
-            })
+            let srt = SrtOptions::default();
+            if parts.is_listener()? {
+                Ok(SourceKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt }))
+            } else {
+                Ok(SourceKind::SrtCaller(SrtCaller { call: Call::new(parts.remote(None)?), srt }))
+            }
         }
-        "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
-            true => {
+        "rtmp" | "rtmps" => {
+            if parts.is_listener()? {
                 let (app, key) = parts.app_and_key()?;
                 let (listen, tls) = parts.rtmp_bind()?;
-                SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls })
+                Ok(SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls }))
+            } else {
+                Ok(SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)))
             }
-            false => SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)),
-        }),
-        "rtsp" | "rtsps" => Ok(match parts.is_listener()? {
-            true => {
+        }
+        "rtsp" | "rtsps" => {
+            if parts.is_listener()? {
                 let (rtsp, port) = parts.rtsp(1)?;
-                SourceKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp })
-            }
-            false => {
+                Ok(SourceKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp }))
+            } else {
                 let (rtsp, port) = parts.rtsp(0)?;
-                SourceKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp })
+                Ok(SourceKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp }))
             }
-        }),
-        "app" => match parts.authority.as_str() {
-            "datagrams" => Ok(SourceKind::App(MediaFamily::Datagrams)),
-            "rtp" => Ok(SourceKind::App(MediaFamily::Rtp)),
-            "rtmp" => Ok(SourceKind::App(MediaFamily::Rtmp)),
-            "rtsp" => Ok(SourceKind::App(MediaFamily::Rtsp)),
-            other => Err(Problem::malformed(quotable(other), "one of the families datagrams, rtp, rtmp, rtsp")),
-        },
+        }
+        "app" => {
+            let family = parts.authority.parse().map_err(|_| {
+                Problem::malformed(quotable(&parts.authority), "one of the families datagrams, rtp, rtmp, rtsp")
+            });
+            family.map(SourceKind::App)
+        }
         _ => parts.unknown_scheme(),
     }
 }
 
-fn output_kind(parts: &mut Parts) -> Result<OutputKind, Problem> {
+fn output_kind(parts: &mut ParsedUrl) -> Result<OutputKind, Problem> {
     match parts.scheme.as_str() {
         "rtp" => {
             parts.take("mode");
@@ -207,65 +208,67 @@ fn output_kind(parts: &mut Parts) -> Result<OutputKind, Problem> {
         }
         "srt" => {
             parts.no_path()?;
-            Ok(match parts.is_listener()? {
-                true => OutputKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt: SrtOptions::default() }),
-                false => {
-                    let call = Call::new(parts.remote(None)?);
-                    OutputKind::SrtCaller(SrtCaller { call, srt: SrtOptions::default() })
-                }
-            })
+            let srt = SrtOptions::default();
+            if parts.is_listener()? {
+                Ok(OutputKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt }))
+            } else {
+                Ok(OutputKind::SrtCaller(SrtCaller { call: Call::new(parts.remote(None)?), srt }))
+            }
         }
-        "rtmp" | "rtmps" => Ok(match parts.is_listener()? {
-            true => {
+        "rtmp" | "rtmps" => {
+            if parts.is_listener()? {
                 let (app, key) = parts.app_and_key()?;
                 let (listen, tls) = parts.rtmp_bind()?;
                 let mut server = RtmpPlayServer::new(listen, app);
-                (server.key, server.tls) = (key, tls);
-                OutputKind::RtmpPlay(server)
+                server.key = key;
+                server.tls = tls;
+                return Ok(OutputKind::RtmpPlay(server));
             }
-            false => {
-                let relay = parts.take("relay").is_some_and(|v| v.reveal() != "false");
-                let second = parts.query.iter().any(|(k, _)| k == "second");
-                let push = RtmpPush::new(parts.rtmp()?);
-                match relay || second {
-                    true => OutputKind::RtmpRelay(RtmpRelay { first: push, second: None }),
-                    false => OutputKind::RtmpPush(push),
-                }
+            let relay = parts.take("relay").is_some_and(|v| v.reveal() != "false");
+            let second = parts.query.iter().any(|(k, _)| k == "second");
+            let push = RtmpPush::new(parts.rtmp()?);
+            if relay || second {
+                Ok(OutputKind::RtmpRelay(RtmpRelay { first: push, second: None }))
+            } else {
+                Ok(OutputKind::RtmpPush(push))
             }
-        }),
-        "rtsp" | "rtsps" => Ok(match parts.is_listener()? {
-            true => {
+        }
+        "rtsp" | "rtsps" => {
+            if parts.is_listener()? {
                 let (rtsp, port) = parts.rtsp(1)?;
-                OutputKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp })
-            }
-            false => {
+                Ok(OutputKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp }))
+            } else {
                 let (rtsp, port) = parts.rtsp(0)?;
-                OutputKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp })
+                Ok(OutputKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp }))
             }
-        }),
+        }
         "tap" => Ok(OutputKind::Tap(TapOutput::new())),
         _ => parts.unknown_scheme(),
     }
 }
 
-/// Reads a URL, then `more` settings, into a source; what is wrong is remembered in it.
+/// Returns the source of a URL, with `more` settings applied after the query. Errors are recorded in it.
 pub(crate) fn source(mut common: Common, url: &str, more: Pairs) -> Source {
     let (kind, query) = read(&mut common, url, more, source_kind);
     let mut kind = kind.unwrap_or(SourceKind::App(MediaFamily::Datagrams));
-    query.iter().for_each(|(key, value)| common.set(&mut kind, key, value.reveal()));
+    for (key, value) in &query {
+        common.set(&mut kind, key, value.reveal());
+    }
     Source { common, kind }
 }
 
-/// Reads a URL, then `more` settings, into an output; what is wrong is remembered in it.
+/// Returns the output of a URL, with `more` settings applied after the query. Errors are recorded in it.
 pub(crate) fn output(mut common: Common, url: &str, more: Pairs) -> Output {
     let (kind, query) = read(&mut common, url, more, output_kind);
     let mut kind = kind.unwrap_or(OutputKind::Tap(TapOutput::new()));
-    query.iter().for_each(|(key, value)| common.set(&mut kind, key, value.reveal()));
+    for (key, value) in &query {
+        common.set(&mut kind, key, value.reveal());
+    }
     Output { common, kind }
 }
 
-/// Takes away names that may be the rest of a secret which holds an `&` that was not encoded: an error names what is
-/// unknown.
+/// Replaces names that may be the rest of a secret which contains an `&` that was not percent-encoded, as errors quote
+/// unknown names.
 fn hide_rests_of_secrets(query: &mut Pairs) {
     let mut after_secret = false;
     for (name, _) in query {
@@ -278,12 +281,12 @@ fn hide_rests_of_secrets(query: &mut Pairs) {
     }
 }
 
-/// The kind that a URL stands for, and the settings that are left to be set on it: none when the kind is unknown.
+/// Returns the kind of endpoint of a URL, and the settings to apply to it; none if the kind is unknown.
 fn read<K>(
     common: &mut Common,
     url: &str,
     more: Pairs,
-    kind: impl FnOnce(&mut Parts) -> Result<K, Problem>,
+    kind: impl FnOnce(&mut ParsedUrl) -> Result<K, Problem>,
 ) -> (Option<K>, Pairs) {
     let result = split(url).and_then(|mut parts| {
         hide_rests_of_secrets(&mut parts.query);
@@ -296,23 +299,24 @@ fn read<K>(
     }
 }
 
-/// A URL to be written: everything before the query, and the settings that differ from the default.
+/// A URL to write: everything before the query, and the settings that differ from their defaults.
 #[derive(Default)]
-pub(crate) struct Written {
+pub(crate) struct UrlParts {
     pub(crate) base: String,
     pub(crate) query: Entries,
 }
 
-/// What is encoded in a query: whatever would end the value or the URL, and what no URL holds.
+/// Characters that are percent-encoded in a query: those that would end the value or the URL, and those that no URL may
+/// contain.
 const QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'+').add(b'<').add(b'>');
-/// What is encoded in a path or a user name.
+/// Characters that are percent-encoded in a path or a user name.
 const PATH: &AsciiSet = &QUERY.add(b'?').add(b'@').add(b':').add(b'[').add(b']');
 
 fn encoded(text: &str) -> String {
     utf8_percent_encode(text, PATH).to_string()
 }
 
-pub(crate) fn write(url: &Written) -> String {
+pub(crate) fn write(url: &UrlParts) -> String {
     let mut text = url.base.clone();
     for (i, (key, value)) in url.query.0.iter().enumerate() {
         text.push(if i == 0 { '?' } else { '&' });
@@ -341,60 +345,60 @@ fn rtmp_caller(address: &RtmpAddress) -> String {
     format!("{scheme}://{}/{}", address.remote, encoded(&address.app))
 }
 
-/// The mode is written where the host alone would not say it.
-fn written(base: String, listener: bool, host_is_wildcard: bool, settings: &dyn Settings) -> Written {
+/// Returns the parts of a URL, with `mode` if the host alone does not imply it.
+fn url_parts(base: String, listener: bool, host_is_wildcard: bool, settings: &dyn Settings) -> UrlParts {
     let mut query = Entries::default();
     if listener != host_is_wildcard {
         query.push("mode", if listener { "listener" } else { "caller" });
     }
     settings.list(&mut query);
-    Written { base, query }
+    UrlParts { base, query }
 }
 
-pub(crate) fn source_parts(kind: &SourceKind) -> Written {
+pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
     let wild = |l: &Listen| l.bind.ip().is_unspecified();
     let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
     match kind {
-        SourceKind::Rtp(s) => written(format!("rtp://{}", s.listen.bind), true, true, s),
-        SourceKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        SourceKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
-        SourceKind::Rtmp(s) => written(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        SourceKind::RtmpPull(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        SourceKind::Rtp(s) => url_parts(format!("rtp://{}", s.listen.bind), true, true, s),
+        SourceKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
+        SourceKind::SrtCaller(s) => url_parts(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        SourceKind::Rtmp(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
+        SourceKind::RtmpPull(s) => url_parts(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
         SourceKind::RtspListener(s) => {
-            written(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+            url_parts(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
         }
         SourceKind::RtspCaller(s) => {
-            written(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
+            url_parts(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
         }
         SourceKind::App(family) => {
-            Written { base: format!("app://{}", family.to_string().to_ascii_lowercase()), query: Entries::default() }
+            UrlParts { base: format!("app://{}", family.to_string().to_ascii_lowercase()), query: Entries::default() }
         }
     }
 }
 
-pub(crate) fn output_parts(kind: &OutputKind) -> Written {
+pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
     let wild = |l: &Listen| l.bind.ip().is_unspecified();
     let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
     match kind {
-        OutputKind::Rtp(s) => written(format!("rtp://{}", s.destination), false, false, s),
-        OutputKind::SrtListener(s) => written(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        OutputKind::SrtCaller(s) => written(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
-        OutputKind::RtmpPlay(s) => written(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        OutputKind::RtmpPush(s) => written(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        OutputKind::Rtp(s) => url_parts(format!("rtp://{}", s.destination), false, false, s),
+        OutputKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
+        OutputKind::SrtCaller(s) => url_parts(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        OutputKind::RtmpPlay(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
+        OutputKind::RtmpPush(s) => url_parts(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
         OutputKind::RtmpRelay(s) => {
-            let mut url = written(rtmp_caller(&s.first.address), false, remote_wild(&s.first.call), s);
+            let mut url = url_parts(rtmp_caller(&s.first.address), false, remote_wild(&s.first.call), s);
             if s.second.is_none() {
                 url.query.push("relay", true);
             }
             url
         }
         OutputKind::RtspListener(s) => {
-            written(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+            url_parts(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
         }
         OutputKind::RtspCaller(s) => {
-            written(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
+            url_parts(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
         }
-        OutputKind::Tap(_) => Written { base: "tap:".into(), query: Entries::default() },
+        OutputKind::Tap(_) => UrlParts { base: "tap:".into(), query: Entries::default() },
     }
 }
 
@@ -436,7 +440,7 @@ mod tests {
     ];
 
     #[test]
-    fn urls_are_read_and_written_back() {
+    fn url_round_trips_sources_and_outputs() {
         for (url, protocol) in SOURCES {
             let source = Source::from_url("a", url);
             assert_eq!(source.common.errors, [], "{url}");
@@ -456,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_secrets_are_not() {
+    fn url_errors_name_fields_without_secrets() {
         let errors = |url: &str| {
             let errors = Source::from_url("a", url).common.errors;
             errors.iter().map(ToString::to_string).collect::<Vec<_>>()

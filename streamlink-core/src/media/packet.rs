@@ -18,6 +18,11 @@ pub enum MediaFamily {
     Rtsp,
 }
 
+impl MediaFamily {
+    /// All families.
+    pub const ALL: &'static [Self] = &[Self::Datagrams, Self::Rtp, Self::Rtmp, Self::Rtsp];
+}
+
 /// How much larger than a packet its buffer may be, if it stays for as long as the packet does.
 const SHARE: usize = 8;
 

@@ -88,7 +88,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn what_is_laid_out_for_many_is_what_each_would_be_sent() {
+    fn rtmp_shared_layout_matches_individual_chunks() {
         assert!(USUAL.layout().is_some());
         for length in [0, 1, 59_999, 60_000, 60_001, 180_001] {
             let packet = Packet::rtmp(RtmpKind::Video, 0x0100_0000, vec![7; length], Instant::now());

@@ -97,7 +97,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn what_is_laid_out_for_many_is_what_each_would_be_sent() {
+    fn rtsp_shared_layout_matches_individual_frames() {
         let usual = [0, 1].map(|track| usual_channels(track).map(|(rtp, rtcp)| SetUp::Tcp { rtp, rtcp }));
         let wire = Interleaved::new(&usual);
         assert!(wire.layout().is_some());
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_go_on_the_channels_of_their_tracks_from_any_position() {
+    fn rtsp_packets_use_the_channels_of_their_tracks() {
         let wire =
             Interleaved::new(&[Some(SetUp::Tcp { rtp: 0, rtcp: 1 }), None, Some(SetUp::Tcp { rtp: 6, rtcp: 9 })]);
         let packet = |track, kind| Packet::rtsp(track, vec![0x80, kind, 3, 4, 5], Instant::now());

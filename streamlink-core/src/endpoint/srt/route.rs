@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stream_ids_are_plain_or_access_control() {
+    fn srt_stream_ids_are_plain_or_access_control() {
         let asked = Asked::parse(Some("#!::r=cam1,m=publish,u=me"));
         assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), Some(true)));
         let asked = Asked::parse(Some("#!::h=host,r=cam/2,m=request,,=,x"));

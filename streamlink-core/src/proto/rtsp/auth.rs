@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_rfc_2617_gives_its_response() {
+    fn rtsp_digest_matches_rfc_2617_example() {
         let user = User { name: "Mufasa".into(), password: "Circle Of Life".into() };
         let challenge = "Digest realm=\"testrealm@host.com\", qop=\"auth,auth-int\", \
             nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"";

@@ -117,7 +117,7 @@ fn run(
 const URL: &str = "rtsp://127.0.0.1:8554/cam/1";
 
 #[test]
-fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
+fn rtsp_clients_play_and_record_at_every_split() {
     for (udp, step) in [(false, 1), (false, 100_000), (true, 7), (true, 100_000)] {
         let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
         let mut client = ClientSession::new(ClientRole::Play, URL, None, udp, &Random::of(random));
@@ -149,7 +149,7 @@ fn clients_play_and_record_over_tcp_and_udp_at_every_split() {
 
 /// What these clients have said to a server, taken from the wire. The name of the session alone is another one.
 #[test]
-fn what_real_clients_have_said_is_understood() -> Result<(), Box<dyn std::error::Error>> {
+fn rtsp_server_understands_recorded_clients() -> Result<(), Box<dyn std::error::Error>> {
     let recorded = |name: &str| -> std::io::Result<Vec<u8>> {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/rtsp_server");
         let mut said = std::fs::read(folder.join(name))?;
@@ -200,7 +200,7 @@ fn what_real_clients_have_said_is_understood() -> Result<(), Box<dyn std::error:
 }
 
 #[test]
-fn passwords_are_asked_for_and_given() {
+fn rtsp_authentication_is_requested_and_given() {
     let user = |password: &str| Some(User { name: "me".into(), password: password.into() });
     let mut house = House { user: user("secret"), ..House::default() };
     for (given, good) in [(user("secret"), true), (user("guess"), false), (None, false)] {
@@ -217,7 +217,7 @@ fn passwords_are_asked_for_and_given() {
 }
 
 #[test]
-fn what_is_not_there_or_not_offered_is_refused() {
+fn rtsp_server_refuses_unknown_path_and_transport() {
     let mut house = House { udp: false, ..House::default() };
     let mut server = ServerSession::new(&Random::of(random));
     let mut client = ClientSession::new(ClientRole::Play, URL, None, true, &Random::of(random));
@@ -241,7 +241,7 @@ fn say(text: &str) -> (ServerSession, Result<Option<Request>, ProtocolError>, St
 }
 
 #[test]
-fn requests_out_of_turn_and_endless_ones_are_refused() {
+fn rtsp_server_refuses_requests_out_of_state_and_oversized() {
     let (_, result, said) = say("PLAY rtsp://h/cam/1 RTSP/1.0\r\nCSeq: 3\r\n\r\n");
     assert!(result == Ok(None) && said.starts_with("RTSP/1.0 455 ") && said.contains("CSeq: 3\r\n"), "{said}");
     let (_, result, said) = say("SETUP rtsp://h/cam/1/trackID=9 RTSP/1.0\r\nCSeq: 1\r\nTransport: RTP/AVP/TCP\r\n\r\n");
@@ -269,7 +269,7 @@ fn requests_out_of_turn_and_endless_ones_are_refused() {
 
 proptest! {
     #[test]
-    fn any_split_gives_the_same_messages(mut splits in prop::collection::vec(0usize..700, 0..30), frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..5)) {
+    fn rtsp_reader_gives_same_messages_at_any_split(mut splits in prop::collection::vec(0usize..700, 0..30), frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..5)) {
         let mut bytes = b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n\r\n".to_vec();
         for frame in &frames {
             bytes.extend([b'$', 1, 0, frame.len() as u8]);
@@ -294,7 +294,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_handled_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..500), text in "(OPTIONS|SETUP|PLAY|ANNOUNCE|\\$|RTSP/1.0 [0-9]{3} OK| |rtsp://h/cam/1|CSeq: [0-9]|Transport: .{0,30}|\r\n|\r\n\r\n|.){0,60}") {
+    fn rtsp_reader_accepts_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..500), text in "(OPTIONS|SETUP|PLAY|ANNOUNCE|\\$|RTSP/1.0 [0-9]{3} OK| |rtsp://h/cam/1|CSeq: [0-9]|Transport: .{0,30}|\r\n|\r\n\r\n|.){0,60}") {
         for input in [&bytes[..], text.as_bytes()] {
             let mut server = ServerSession::new(&Random::of(random));
             server.push(input);

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn material_goes_over_and_the_keys_fit() {
+    fn srt_key_material_round_trips() {
         for length in [16, 24, 32] {
             let mut ours = Keys::generate(length, &[7; 48], "correct horse");
             ours.refresh(KeyFlag::Odd, &[9; 32]);

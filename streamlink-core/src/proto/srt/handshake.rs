@@ -244,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_handshake_with_everything_goes_out_and_comes_back() {
+    fn srt_handshake_round_trips_with_all_extensions() {
         let mut handshake = Handshake {
             version: 5,
             encryption: 2,
@@ -273,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 48..300)) {
+        fn srt_handshake_parser_accepts_any_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 48..300)) {
             bytes[..4].copy_from_slice(&5u32.to_be_bytes());
             bytes[20..24].copy_from_slice(&CONCLUSION.to_be_bytes());
             for length in [0u8, 1, 3, 60] {

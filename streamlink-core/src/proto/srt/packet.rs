@@ -240,7 +240,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn packets_go_out_and_come_back() {
+    fn srt_packets_round_trip() {
         let data = DataHeader {
             sequence: Sequence::new(0x7fff_ffff),
             key: KeyFlag::Odd,
@@ -272,7 +272,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..9) {
+        fn srt_packet_parser_accepts_any_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..9) {
             let _ = Packet::parse(&bytes);
             if let [first, second, ..] = &mut bytes[..] {
                 (*first, *second) = (0x80, kind);

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_wrap() {
+    fn srt_sequence_numbers_wrap() {
         let last = Sequence::new(MASK);
         assert_eq!(last.after(1), Sequence::new(0));
         assert_eq!(last.distance(Sequence::new(4)), 5);

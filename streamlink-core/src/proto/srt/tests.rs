@@ -301,7 +301,7 @@ fn latency(millis: u64) -> Terms {
 }
 
 #[test]
-fn a_fair_network_delivers_everything_at_the_right_time() {
+fn srt_delivers_everything_on_time_over_a_clean_network() {
     let mut world = World::new(FAIR, latency(120), latency(200), 1);
     let sent = world.connect().send(1000, ms(2));
     assert_eq!(world.check(), (0..1000).collect::<Vec<u32>>());
@@ -317,7 +317,7 @@ fn a_fair_network_delivers_everything_at_the_right_time() {
 }
 
 #[test]
-fn with_four_round_trips_of_latency_ten_percent_of_loss_cost_nothing() {
+fn srt_repairs_ten_percent_loss_within_four_round_trips() {
     for seed in 0..8 {
         for encrypted in [false, true] {
             let secret = encrypted.then(|| "correct horse".to_owned());
@@ -333,7 +333,7 @@ fn with_four_round_trips_of_latency_ten_percent_of_loss_cost_nothing() {
 }
 
 #[test]
-fn whatever_the_network_does_nothing_is_doubled_reordered_or_altered() {
+fn srt_never_duplicates_reorders_or_alters() {
     for seed in 0..40 {
         let mut dice = TestRng(seed * 77 + 5);
         let weather = Weather {
@@ -363,7 +363,7 @@ fn whatever_the_network_does_nothing_is_doubled_reordered_or_altered() {
 }
 
 #[test]
-fn sequence_numbers_and_timestamps_wrap_in_two_hours() {
+fn srt_sequence_numbers_and_timestamps_wrap() {
     // Two hours and a half: the timestamps wrap twice. The first sequence number lies just before its own wrap.
     fn high(bytes: &mut [u8]) {
         bytes.fill(0xff);
@@ -382,7 +382,7 @@ fn sequence_numbers_and_timestamps_wrap_in_two_hours() {
 }
 
 #[test]
-fn keys_change_on_the_way_without_a_gap() {
+fn srt_key_refresh_leaves_no_gap() {
     let terms = Terms {
         passphrase: Some("correct horse".into()),
         key_refresh: 200,
@@ -398,7 +398,7 @@ fn keys_change_on_the_way_without_a_gap() {
 }
 
 #[test]
-fn encryption_must_agree() {
+fn srt_rejects_wrong_passphrase() {
     let secret = |s: &str| Terms { passphrase: Some(s.into()), ..Terms::default() };
     for (caller, listener, reason) in [
         (secret("correct horse"), secret("wrong horse!"), Rejection::BAD_SECRET),
@@ -413,7 +413,7 @@ fn encryption_must_agree() {
 }
 
 #[test]
-fn a_peer_that_is_gone_is_noticed_and_a_goodbye_is_heard() {
+fn srt_detects_dead_peer_and_shutdown() {
     let mut world = World::new(FAIR, Terms::default(), Terms::default(), 3);
     world.connect().send(10, ms(2));
     let count = world.delivered.len();
@@ -438,7 +438,7 @@ fn a_peer_that_is_gone_is_noticed_and_a_goodbye_is_heard() {
 }
 
 #[test]
-fn forged_and_replayed_handshakes_get_nothing() {
+fn srt_ignores_forged_and_replayed_handshakes() {
     let now = Instant::now();
     let listener = Listener::new([3; 32], now);
     let local = Local { id: 1, start: now, random: Random::of(random) };
@@ -461,7 +461,7 @@ fn forged_and_replayed_handshakes_get_nothing() {
 }
 
 #[test]
-fn hostile_packets_within_a_connection_are_bounded() {
+fn srt_bounds_hostile_packets_within_a_connection() {
     let mut world = World::new(FAIR, Terms::default(), Terms::default(), 3);
     world.connect().send(50, ms(2));
     let now = world.now;

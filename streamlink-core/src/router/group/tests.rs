@@ -81,7 +81,7 @@ fn monotone(times: &[(u8, u32)]) -> bool {
 }
 
 #[test]
-fn a_closed_source_is_replaced_at_once_from_the_last_key_frame() {
+fn group_replaces_closed_source_at_last_key_frame() {
     let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
     for ms in (0..1400).step_by(40) {
         bench.frame(0, ms);
@@ -112,7 +112,7 @@ fn a_closed_source_is_replaced_at_once_from_the_last_key_frame() {
 }
 
 #[test]
-fn a_silent_source_is_replaced_after_the_threshold() {
+fn group_replaces_silent_source_after_threshold() {
     let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
     for ms in (0..5000).step_by(40) {
         if ms < 2000 {
@@ -130,7 +130,7 @@ fn a_silent_source_is_replaced_after_the_threshold() {
 }
 
 #[test]
-fn without_a_key_frame_nothing_takes_over_and_the_old_source_may_come_back() {
+fn group_waits_for_key_frame_before_switching() {
     let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
     for ms in (0..1100).step_by(40) {
         bench.frame(0, ms);
@@ -149,7 +149,7 @@ fn without_a_key_frame_nothing_takes_over_and_the_old_source_may_come_back() {
 }
 
 #[test]
-fn the_preferred_source_gets_the_flow_back_after_its_hold_time() {
+fn group_returns_to_preferred_source_after_hold_time() {
     let mut bench = Bench::new(Turns::Prefer(Duration::from_millis(1500)), MediaFamily::Rtmp);
     for ms in (0..2000).step_by(40) {
         bench.frame(0, ms);
@@ -172,7 +172,7 @@ fn the_preferred_source_gets_the_flow_back_after_its_hold_time() {
 }
 
 #[test]
-fn datagrams_go_on_at_a_random_access_point_or_when_none_comes() {
+fn group_switches_datagrams_at_random_access_point() {
     for has_starts in [true, false] {
         let mut bench = Bench::new(Turns::Stay, MediaFamily::Datagrams);
         for ms in (0..4000u64).step_by(10) {
@@ -196,7 +196,7 @@ fn datagrams_go_on_at_a_random_access_point_or_when_none_comes() {
 }
 
 #[test]
-fn a_merge_takes_each_packet_from_whoever_has_it() {
+fn group_merge_takes_each_packet_from_any_path() {
     let mut bench = Bench::new(Turns::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
     for i in 0..100u16 {
         for source in 0..2 {
@@ -223,7 +223,7 @@ fn a_merge_takes_each_packet_from_whoever_has_it() {
 }
 
 #[test]
-fn a_backup_is_needed_when_nothing_comes() {
+fn group_needs_cold_backup_on_silence() {
     let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
     assert!(!bench.group.is_needed(1, bench.at(400), bench.start));
     assert!(bench.group.is_needed(1, bench.at(600), bench.start));
@@ -235,7 +235,7 @@ fn a_backup_is_needed_when_nothing_comes() {
 }
 
 #[test]
-fn two_lossy_paths_of_which_one_is_dead_for_two_seconds_lose_only_what_both_lose() {
+fn group_merge_survives_a_dead_path() {
     let mut bench = Bench::new(Turns::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
     let mut dice = 7u32;
     let mut wanted = Vec::new();
@@ -270,7 +270,7 @@ fn two_lossy_paths_of_which_one_is_dead_for_two_seconds_lose_only_what_both_lose
 }
 
 #[test]
-fn what_is_kept_of_a_backup_is_bounded() {
+fn group_bounds_retained_backup_media() {
     let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
     bench.frame(0, 0);
     let big = |bench: &Bench, ms| {

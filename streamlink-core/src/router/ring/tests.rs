@@ -23,7 +23,7 @@ fn lengths(window: &mut Vec<Arc<Batch>>) -> Vec<usize> {
 }
 
 #[test]
-fn a_ring_is_heard_while_somebody_reads_and_when_something_is_kept() {
+fn ring_has_readers_while_read_or_retained() {
     let ring = Ring::new(GENEROUS);
     assert!(!ring.is_heard());
     let readers = (ring.reader(), ring.reader_from_start(100));
@@ -41,7 +41,7 @@ fn a_ring_is_heard_while_somebody_reads_and_when_something_is_kept() {
 }
 
 #[test]
-fn every_reader_reads_everything_from_its_start_on() {
+fn ring_readers_get_everything_from_their_start() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
     let mut early = ring.reader();
     ring.publish(&mut packets(now, &[1, 2]));
@@ -57,7 +57,7 @@ fn every_reader_reads_everything_from_its_start_on() {
 }
 
 #[test]
-fn what_nobody_reads_is_counted_and_numbers_go_on() {
+fn ring_counts_unread_packets_and_advances() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
     ring.publish(&mut packets(now, &[1]));
     drop(ring.reader());
@@ -78,7 +78,7 @@ fn what_nobody_reads_is_counted_and_numbers_go_on() {
 }
 
 #[test]
-fn what_all_have_read_is_not_kept_and_memory_is_used_again() {
+fn ring_releases_read_batches_and_reuses_memory() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
     let mut reader = ring.reader();
     let mut batch = Vec::new();
@@ -95,7 +95,7 @@ fn what_all_have_read_is_not_kept_and_memory_is_used_again() {
 }
 
 #[test]
-fn a_reader_that_lags_loses_the_oldest_and_is_told_exactly() {
+fn ring_lagging_reader_loses_oldest_with_exact_count() {
     let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
     let (mut slow, mut fast) = (ring.reader(), ring.reader());
     for i in 1..=10 {
@@ -141,7 +141,7 @@ fn ring_of_empty_packets_is_bounded() {
 }
 
 #[test]
-fn a_fork_reads_again_from_its_batch_and_holds_it() {
+fn ring_fork_rereads_and_retains_its_batch() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
     let mut reader = ring.reader();
     ring.publish(&mut packets(now, &[1]));
@@ -160,7 +160,7 @@ fn a_fork_reads_again_from_its_batch_and_holds_it() {
 }
 
 #[test]
-fn late_readers_start_at_the_last_start_if_it_is_kept() {
+fn ring_late_reader_starts_at_retained_entry_point() {
     let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
     ring.keep_from_start(500);
     let preamble: Preamble = packets(now, &[7]).into();
@@ -189,7 +189,7 @@ fn late_readers_start_at_the_last_start_if_it_is_kept() {
 }
 
 #[test]
-fn one_reader_is_closed_by_itself() {
+fn ring_closes_a_single_reader() {
     let (ring, mut window) = (Ring::new(GENEROUS), Vec::new());
     let (mut a, mut b) = (ring.reader(), ring.reader());
     ring.publish(&mut packets(Instant::now(), &[1]));
@@ -203,7 +203,7 @@ fn one_reader_is_closed_by_itself() {
 }
 
 #[tokio::test]
-async fn many_readers_are_woken_once_a_batch_and_end_with_the_ring() {
+async fn ring_wakes_readers_once_per_batch() {
     let (ring, now) = (Ring::new(GENEROUS), Instant::now());
     let tasks: Vec<_> = (0..100)
         .map(|_| {

@@ -33,7 +33,7 @@ impl Bench {
 }
 
 #[test]
-fn in_order_over_the_wrap_nothing_waits() {
+fn rtp_receiver_passes_in_order_packets_over_the_wrap() {
     let mut bench = Bench::new(WINDOW);
     for i in 0..10u16 {
         bench.feed(i.into(), 1, 65_530u16.wrapping_add(i));
@@ -45,7 +45,7 @@ fn in_order_over_the_wrap_nothing_waits() {
 }
 
 #[test]
-fn a_gap_waits_for_its_packet_and_no_longer_than_the_window() {
+fn rtp_receiver_holds_a_gap_for_the_window_only() {
     let mut bench = Bench::new(WINDOW);
     for (ms, sequence) in [(0, 1), (1, 2), (2, 5), (3, 4), (4, 3), (5, 7), (6, 7)] {
         bench.feed(ms, 1, sequence);
@@ -63,7 +63,7 @@ fn a_gap_waits_for_its_packet_and_no_longer_than_the_window() {
 }
 
 #[test]
-fn without_a_window_packets_pass_as_they_come() {
+fn rtp_receiver_without_window_does_not_reorder() {
     let mut bench = Bench::new(Duration::ZERO);
     for (ms, sequence) in [(0, 1), (1, 2), (2, 5), (3, 4), (4, 6)] {
         bench.feed(ms, 1, sequence);
@@ -73,7 +73,7 @@ fn without_a_window_packets_pass_as_they_come() {
 }
 
 #[test]
-fn a_restart_loses_nothing_and_a_stranger_gets_nowhere() {
+fn rtp_receiver_accepts_restart_and_rejects_stranger() {
     let mut bench = Bench::new(WINDOW);
     for sequence in 100..110 {
         bench.feed(sequence.into(), 1, sequence);
@@ -94,7 +94,7 @@ fn a_restart_loses_nothing_and_a_stranger_gets_nowhere() {
 }
 
 #[test]
-fn a_leap_within_the_dropout_is_bounded() {
+fn rtp_receiver_bounds_a_sequence_leap() {
     let mut bench = Bench::new(WINDOW);
     for (ms, sequence) in [(0, 1), (1, 2), (2, 4), (3, 2900), (4, 2901)] {
         bench.feed(ms, 1, sequence);
@@ -107,7 +107,7 @@ fn a_leap_within_the_dropout_is_bounded() {
 }
 
 #[test]
-fn jitter_is_that_of_the_rfc() {
+fn rtp_receiver_jitter_matches_rfc_3550() {
     let mut bench = Bench::new(WINDOW);
     // Every other packet is 16 ms late: |D| is 16 ms each time, and J tends to it.
     for i in 0..400u16 {
@@ -126,7 +126,7 @@ fn jitter_is_that_of_the_rfc() {
 proptest! {
     /// A seeded network that delays each packet by less than the window, doubles some and loses some.
     #[test]
-    fn in_order_once_and_all_that_came_in_time(
+    fn rtp_receiver_delivers_in_order_once_and_complete(
         fates in proptest::collection::vec((0u64..45, 0u8..10), 3..300),
         first in any::<u16>(),
     ) {
@@ -164,7 +164,7 @@ proptest! {
 
     /// Whatever comes, memory is bounded and nothing passes twice.
     #[test]
-    fn garbage_sequences_are_bounded(packets in proptest::collection::vec((0u64..200, 0u32..3, any::<u16>()), 0..400)) {
+    fn rtp_receiver_bounds_garbage_sequences(packets in proptest::collection::vec((0u64..200, 0u32..3, any::<u16>()), 0..400)) {
         let mut bench = Bench::new(WINDOW);
         let mut now = 0;
         for (step, ssrc, sequence) in packets {

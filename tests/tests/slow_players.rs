@@ -1,5 +1,5 @@
-//! Peers that read slowly, write slowly, or do neither, at every listener of a real process: they are cut off, its
-//! memory stays bounded, and who keeps up loses nothing.
+//! Peers that read or write slowly, or not at all, at every listener of a real process: they are disconnected, memory
+//! stays bounded, and players that keep up lose nothing.
 
 use std::{
     fs,
@@ -133,7 +133,7 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
 }
 
 #[test]
-fn at_an_rtmp_listener() {
+fn slow_peers_at_rtmp_listener_are_disconnected() {
     slow_peers_are_cut_off(
         "rtmp",
         ["rtmp://127.0.0.1:0/live/KEY?mode=listener", "rtmp://127.0.0.1:0/play/LOOK?mode=listener"],
@@ -142,12 +142,12 @@ fn at_an_rtmp_listener() {
 }
 
 #[test]
-fn at_an_srt_listener() {
+fn slow_peers_at_srt_listener_are_disconnected() {
     slow_peers_are_cut_off("srt", ["srt://127.0.0.1:0?mode=listener"; 2], &["-f", "mpegts"]);
 }
 
 #[test]
-fn at_an_rtsp_listener() {
+fn slow_peers_at_rtsp_listener_are_disconnected() {
     let urls = ["rtsp://127.0.0.1:0/cam?mode=listener", "rtsp://127.0.0.1:0/play?mode=listener"];
     slow_peers_are_cut_off("rtsp", urls, &["-f", "rtsp", "-rtsp_transport", "tcp"]);
 }

@@ -9,13 +9,13 @@
 //! }
 //! ```
 //!
-//! Settings stand in the query of the URL, or beside it under the same names.
+//! Settings are given in the query of the URL, or as members beside it under the same names.
 
 use super::{
     bitrate::Bitrate,
+    build::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowDraft},
     builder::Common,
     output::Output,
-    plan::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowDraft},
     source::Source,
     url,
 };
@@ -30,14 +30,33 @@ use std::time::Duration;
 impl Flow {
     /// Reads a flow from JSON.
     ///
+    /// ```
+    /// use streamlink_core::Flow;
+    ///
+    /// let flow = Flow::from_json(
+    ///     r#"{
+    ///         "name": "match-day",
+    ///         "max_bandwidth": "20M",
+    ///         "sources": [ { "name": "venue", "url": "srt://:9000?mode=listener", "latency": 200 } ],
+    ///         "outputs": [ { "name": "partner", "url": "srt://:9001", "max_players": 4 } ]
+    ///     }"#,
+    /// )?;
+    /// assert_eq!(flow.outputs()[0].name(), "partner");
+    /// assert_eq!(Flow::from_json(&flow.to_json())?.to_json(), flow.to_json());
+    ///
+    /// let errors = Flow::from_json(r#"{ "name": "f", "max_bandwidth": "fast" }"#).unwrap_err();
+    /// assert!(errors.iter().any(|e| e.path() == "max_bandwidth"));
+    /// # Ok::<(), streamlink_core::ConfigErrors>(())
+    /// ```
+    ///
     /// # Errors
-    /// Text that is no JSON is one error without a path; otherwise all that is wrong, each with its path.
+    /// One error without a path if the text is not JSON; otherwise every error, each with the path of its field.
     pub fn from_json(json: &str) -> Result<Flow, ConfigErrors> {
         let value = serde_json::from_str(json).map_err(|e| ConfigError::new("", no_json(&e)))?;
         read_flow(value)
     }
 
-    /// Writes the flow as JSON, in a form that [`Flow::from_json`] reads back. It holds the secrets.
+    /// Returns the flow as JSON that [`Flow::from_json`] reads back. The text contains the secrets.
     pub fn to_json(&self) -> String {
         format!("{:#}", write_flow(self))
     }
@@ -56,13 +75,13 @@ impl<'de> Deserialize<'de> for Flow {
     }
 }
 
-/// Text that is no JSON. What was read is not quoted: it may be a secret.
+/// Returns the error for text that is not JSON. The text is not quoted, as it may be a secret.
 fn no_json(error: &serde_json::Error) -> Problem {
-    let place = format!("what stands at line {}, column {}", error.line(), error.column());
-    Problem::malformed(place, "JSON, as a flow is")
+    let place = format!("the text at line {}, column {}", error.line(), error.column());
+    Problem::malformed(place, "a flow in JSON")
 }
 
-/// An object whose members are taken one by one; what is left over is unknown.
+/// A JSON object whose members are removed as they are read; the remaining ones are reported as unknown.
 struct Members<'a> {
     path: String,
     map: Map<String, Value>,
@@ -87,7 +106,8 @@ impl<'a> Members<'a> {
         self.errors.push(if self.path.is_empty() { error } else { error.within(&self.path) });
     }
 
-    /// A member as text; numbers and booleans too, so that `"latency": 200` reads like the URL.
+    /// Removes a member and returns it as text. Numbers and booleans become text, so that `"latency": 200` reads as in
+    /// the URL.
     fn text(&mut self, key: &str) -> Option<String> {
         let value = self.map.remove(key)?;
         let text = scalar(&value);
@@ -165,9 +185,6 @@ fn short(value: &Value) -> &'static str {
     }
 }
 
-const POLICIES: &[(&str, BandwidthPolicy)] =
-    &[("drop", BandwidthPolicy::Drop), ("disconnect", BandwidthPolicy::Disconnect), ("warn", BandwidthPolicy::Warn)];
-
 fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
     let mut errors = Vec::new();
     let mut m = Members::new("", value, &mut errors);
@@ -179,12 +196,15 @@ fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
             if !rate.is_empty() {
                 m.fail("max_bandwidth", problem);
             }
-            Bitrate::bps(1) // the error is noted; not a second one for the placeholder
+            Bitrate::bps(1) // a placeholder above 0, so that the error is reported once
         }
     };
-    let policy = m.choice("bandwidth_policy", POLICIES, BandwidthPolicy::Drop);
+    let policies = BandwidthPolicy::ALL.iter().map(|&policy| (policy.name(), policy));
+    let policies: Vec<_> = policies.collect();
+    let policy = m.choice("bandwidth_policy", &policies, BandwidthPolicy::default());
     let coalesce = m.millis("coalesce", Flow::DEFAULT_COALESCE);
-    let (sources, outputs) = (m.list("sources"), m.list("outputs"));
+    let sources = m.list("sources");
+    let outputs = m.list("outputs");
     let failover = m.map.remove("failover");
     m.finish();
     let failover = failover.map_or_else(Failover::default, |value| read_failover(value, &mut errors));
@@ -201,10 +221,11 @@ fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
     FlowDraft { name, max_bandwidth, policy, coalesce, failover, sources, outputs, errors }.build()
 }
 
-/// The name, the URL and the settings beside it, which are read as if they stood in the query.
+/// Reads the name, the URL, and the members beside it, which are applied like settings in the query.
 fn read_endpoint(path: String, value: Value, errors: &mut Vec<ConfigError>) -> (Common, Secret, url::Pairs) {
     let mut m = Members::new(path, value, errors);
-    let (name, url) = (m.required("name"), m.required("url").into());
+    let name = m.required("name");
+    let url = m.required("url").into();
     let keys: Vec<String> = m.map.keys().cloned().collect();
     let more = keys.into_iter().filter_map(|key| m.text(&key).map(|value| (key, value.into()))).collect();
     m.finish();
@@ -213,8 +234,8 @@ fn read_endpoint(path: String, value: Value, errors: &mut Vec<ConfigError>) -> (
 
 fn read_failover(value: Value, errors: &mut Vec<ConfigError>) -> Failover {
     let mut m = Members::new("failover", value, errors);
-    let hold = m.millis("hold", Duration::from_secs(5));
-    let window = m.millis("window", Duration::from_millis(200));
+    let hold = m.millis("hold", FailoverPolicy::DEFAULT_HOLD);
+    let window = m.millis("window", FailoverPolicy::DEFAULT_WINDOW);
     let policies = [
         ("stay", FailoverPolicy::Stay),
         ("prefer", FailoverPolicy::Prefer(hold)),
@@ -231,8 +252,7 @@ fn write_flow(flow: &Flow) -> Value {
     let mut map = Map::new();
     map.insert("name".into(), flow.name().into());
     map.insert("max_bandwidth".into(), flow.max_bandwidth.to_string().into());
-    let policy = POLICIES.iter().find(|(_, p)| *p == flow.policy).map_or("drop", |(name, _)| name);
-    map.insert("bandwidth_policy".into(), policy.into());
+    map.insert("bandwidth_policy".into(), flow.policy.name().into());
     map.insert("coalesce".into(), millis(flow.coalesce));
     map.insert("failover".into(), write_failover(&flow.failover));
     let sources = flow.sources.iter().map(|s| write_endpoint(&s.common, url::source_parts(&s.kind)));
@@ -242,7 +262,7 @@ fn write_flow(flow: &Flow) -> Value {
     Value::Object(map)
 }
 
-fn write_endpoint(common: &Common, url: url::Written) -> Value {
+fn write_endpoint(common: &Common, url: url::UrlParts) -> Value {
     let mut map = Map::new();
     map.insert("name".into(), common.name.as_str().into());
     map.insert("url".into(), url.base.into());
@@ -252,7 +272,7 @@ fn write_endpoint(common: &Common, url: url::Written) -> Value {
         }
     }
     for (key, value) in url.query.0 {
-        // A passphrase of digits stays text: only what reads back the same is written as a number.
+        // Only text that a number reads back unchanged becomes one: a passphrase such as `0123456789` stays text.
         let number = value.parse::<u32>().ok().filter(|n| n.to_string() == value);
         map.insert(key.into(), number.map_or(Value::String(value), Value::from));
     }
@@ -301,7 +321,7 @@ mod tests {
     }"#;
 
     #[test]
-    fn a_flow_goes_to_json_and_back() {
+    fn flow_json_round_trips() {
         let flow = Flow::from_json(FLOW).unwrap();
         assert_eq!(flow.outputs()[1].to_url(), "rtmp://live.example.com:1935/app?key=SECRET");
         let again = Flow::from_json(&flow.to_json()).unwrap();
@@ -312,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_named_with_its_path() {
+    fn flow_json_reports_all_errors_with_paths() {
         let text = r#"{ "name": 7, "max_bandwidth": "fast", "colour": "red", "failover": { "policy": "magic" },
             "sources": [ { "name": "a", "url": "srt://:9000", "latency": 99999, "wings": 2 }, 5 ],
             "outputs": [ { "url": "rtp://h:1", "ttl": [1] } ] }"#;

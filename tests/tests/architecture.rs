@@ -1,4 +1,4 @@
-//! The rules of the house: who may import whom, where `unsafe` may stand, and that the compiler explains a wrong
+//! Rules of the architecture: the layers of modules, where `unsafe` is allowed, and that the compiler explains a wrong
 //! pairing.
 
 use std::{
@@ -55,7 +55,7 @@ fn imports(text: &str, all: &BTreeSet<String>) -> BTreeSet<String> {
 }
 
 #[test]
-fn modules_import_only_what_lies_below_them() {
+fn layering_modules_import_only_downwards() {
     let allowed: &[(&str, &[&str])] = &[
         ("text", &[]),
         ("secret", &[]),
@@ -99,7 +99,7 @@ fn modules_import_only_what_lies_below_them() {
 }
 
 #[test]
-fn unsafe_stands_in_net_and_at_the_c_boundary_only() {
+fn unsafe_code_is_confined_to_net_and_ffi() {
     for (folder, exempt) in [("streamlink-core/src", "streamlink-core/src/net"), ("examples", "-")] {
         for file in sources(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
@@ -119,7 +119,7 @@ fn randomness_of_the_system_is_asked_for_in_one_place() {
 }
 
 #[test]
-fn the_header_is_what_the_code_says() {
+fn c_header_matches_the_code() {
     let ffi = root().join("streamlink-ffi");
     let config = cbindgen::Config::from_file(ffi.join("cbindgen.toml")).unwrap();
     let bindings = cbindgen::Builder::new().with_crate(&ffi).with_config(config).generate().unwrap();
@@ -132,13 +132,13 @@ fn the_header_is_what_the_code_says() {
     let committed = fs::read(&path).unwrap();
     assert!(
         committed == fresh,
-        "include/streamlink.h is not fresh: UPDATE_HEADER=1 cargo test -p streamlink-tests --test house"
+        "include/streamlink.h is not fresh: UPDATE_HEADER=1 cargo test -p streamlink-tests --test architecture"
     );
 }
 
 /// A crate of its own that pairs an SRT source with an RTP output: the compiler refuses it, and says what would be right.
 #[test]
-fn the_compiler_names_the_allowed_outputs() {
+fn pairing_error_names_the_allowed_outputs() {
     let folder = tempfile::tempdir().unwrap();
     let core = root().join("streamlink-core");
     let manifest = format!(

@@ -1,4 +1,4 @@
-//! What is counted is what somebody outside of the library sees: on the wire, or in what a real program has recorded.
+//! Statistics compared with observations from outside of the library: on the wire, or in a real program's recording.
 
 use std::{
     error::Error,
@@ -47,7 +47,7 @@ fn metric(text: &str, name: &str, label: &str) -> u64 {
 }
 
 #[test]
-fn srt_counts_what_is_on_the_wire_losses_and_repeats_included() {
+fn srt_stats_match_the_wire_with_losses_and_retransmissions() {
     let latency = Latency::from_millis(1000).unwrap();
     let rig = Rig::start(
         Source::srt_listener("in", "127.0.0.1:0").latency(latency),
@@ -98,7 +98,7 @@ fn srt_counts_what_is_on_the_wire_losses_and_repeats_included() {
 }
 
 #[test]
-fn rtp_counts_what_is_on_the_wire() {
+fn rtp_stats_match_the_wire() {
     let sink = Sink::new();
     let rig = Rig::start(Source::rtp("in", "127.0.0.1:0"), vec![Output::rtp("out", &sink.address()).into()]);
     let seen = Arc::new(Mutex::new((0u64, 0u64, 0u64)));
@@ -144,7 +144,7 @@ fn tags(file: &Path) -> (u64, u64) {
 }
 
 #[test]
-fn rtmp_counts_what_the_encoder_sent_and_the_player_recorded() {
+fn rtmp_stats_match_encoder_and_player() {
     let key = StreamKey::new("KEY").unwrap();
     let rig = Rig::start(
         Source::rtmp("in", "127.0.0.1:0", "live").key(key),
@@ -171,7 +171,7 @@ fn rtmp_counts_what_the_encoder_sent_and_the_player_recorded() {
 }
 
 #[test]
-fn rtmp_counts_what_nobody_reads_and_hands_on_all_that_comes_from_when_somebody_does() -> Result<(), Box<dyn Error>> {
+fn rtmp_stats_count_media_without_readers() -> Result<(), Box<dyn Error>> {
     const SOUND_OR_PICTURE: [u8; 2] = [8, 9];
     let rig = Rig::start(Source::rtmp("in", "127.0.0.1:0", "live").key(StreamKey::new("KEY")?), Vec::new());
     let sent = rig.file("sent.flv");
@@ -227,7 +227,7 @@ fn interleaved(mut said: &[u8]) -> (u64, u64) {
 }
 
 #[test]
-fn rtsp_counts_what_is_on_the_wire() {
+fn rtsp_stats_match_the_wire() {
     let rig = Rig::start(
         Source::rtsp_listener("in", "127.0.0.1:0", "cam"),
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "play").into()],

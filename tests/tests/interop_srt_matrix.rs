@@ -230,12 +230,12 @@ fn all_of_them(one: impl Fn(Case) + Sync) {
 }
 
 #[test]
-fn we_receive_from_every_program_in_both_roles_with_every_key_length() {
+fn srt_receives_from_every_libsrt_program_and_key_length() {
     all_of_them(Case::sends);
 }
 
 #[test]
-fn every_program_receives_from_us_in_both_roles_with_every_key_length() {
+fn srt_sends_to_every_libsrt_program_and_key_length() {
     all_of_them(Case::receives);
 }
 
@@ -297,7 +297,7 @@ fn with_srt_tokio(case: Case, it_sends: bool) {
 }
 
 #[test]
-fn srt_tokio_sends_to_us_and_receives_from_us_in_both_roles() {
+fn srt_interoperates_with_srt_tokio_in_both_roles() {
     for (calls, key, it_sends) in
         [(true, 0, true), (true, 16, false), (false, 32, true), (false, 0, false), (true, 24, true)]
     {

@@ -1,4 +1,4 @@
-//! The flow: a configuration that is always valid, and the builder that makes it so.
+//! The flow, which is always valid, and the builder that checks it.
 
 use super::{
     address::Listen,
@@ -9,7 +9,7 @@ use super::{
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, allowed_text, family::Family},
     secret::StreamKey,
-    settings::check_millis,
+    settings::{check_millis, millis},
     source::{IntoSource, Source, SourceKind},
 };
 use crate::{
@@ -17,39 +17,56 @@ use crate::{
     media::MediaFamily,
     secret::Secret,
 };
-use std::{collections::HashMap, marker::PhantomData, net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap, fmt, marker::PhantomData, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration,
+};
 
-/// Sources of one merge at most.
+/// Maximum number of sources of one merge.
 pub(crate) const MAX_PATHS: usize = 16;
 
-/// What happens to media above the flow's maximum bandwidth.
+/// Treatment of media above the flow's maximum bandwidth. As text: `drop`, `disconnect` or `warn`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BandwidthPolicy {
-    /// Whole packets are dropped, of RTMP whole frames; of RTMP and RTSP all pictures up to the next key frame.
+    /// Drops whole packets, of RTMP whole frames; of RTMP and RTSP all pictures up to the next key frame.
     #[default]
     Drop,
-    /// The source is disconnected.
+    /// Disconnects the source.
     Disconnect,
     /// Everything passes; an event and the counters tell. SRT outputs without a maximum of their own pace by what comes
     /// in, and queues hold up to a second of it, or 32 MiB.
     Warn,
 }
 
-/// How the sources of a flow back each other.
+/// Rules for the change between the sources of a flow.
 ///
-/// The first source that brings media feeds the flow. It is lost when its connection closes, or when it brings nothing
-/// for the loss threshold; then the first other source that has media takes over, and [`Event::Switched`] tells of it.
-/// Outputs are never disconnected for it.
+/// The first source that delivers media feeds the flow. It is lost when its connection closes, or when it delivers
+/// nothing for the loss threshold; then the first other source that has media takes over, and [`Event::Switched`] reports
+/// it. A switch never disconnects an output.
 ///
-/// - RTMP and RTSP go on with a video key frame: with the last one of the backup, whose group of pictures is kept (up
-///   to 16 MiB), or else with the next. Timestamps, sequence numbers and sender reports go on; headers and parameter
-///   sets are sent again when they differ. RTSP players stay when the tracks are coded alike.
-/// - MPEG-TS, over SRT or RTP, goes on at a random access point of the video, if the stream marks them and one comes
-///   within the loss threshold; otherwise, and anything else, with the next packet. Before the first transport packet of
-///   each PID goes one with the discontinuity indicator; PCR, PTS, DTS and SCTE 35 messages of a source whose times do
-///   not go on by themselves are moved so that they do. RTP keeps one SSRC, with sequence numbers and timestamps that go
-///   on; a backup that carries the very same packets goes on with the next of them, unaltered.
+/// ```
+/// use std::time::Duration;
+/// use streamlink_core::{Bitrate, Failover, FailoverPolicy, Flow, Output, Source};
+///
+/// let policy = FailoverPolicy::Prefer(Duration::from_secs(5));
+/// let flow = Flow::builder("match-day", Bitrate::mbps(20))
+///     .source(Source::srt_listener("venue", "0.0.0.0:9000"))
+///     .backup(Source::srt_caller("spare", "example.com:9000"))
+///     .failover(Failover::new(policy).loss_threshold(Duration::from_millis(300)))
+///     .output(Output::srt_listener("partner", "0.0.0.0:9001"))
+///     .build()?;
+/// assert_eq!(flow.sources().len(), 2);
+/// # Ok::<(), streamlink_core::ConfigErrors>(())
+/// ```
+///
+/// - RTMP and RTSP continue with a video key frame: with the last one of the backup, whose group of pictures is kept (up
+///   to 16 MiB), or else with the next. Timestamps, sequence numbers and sender reports continue; headers and parameter
+///   sets are sent again when they differ. RTSP players stay connected if the tracks have the same encoding.
+/// - MPEG-TS, over SRT or RTP, continues at a random access point of the video, if the stream marks them and one arrives
+///   within the loss threshold; otherwise, as any other payload, with the next packet. The first transport packet of
+///   each PID is preceded by one with the discontinuity indicator. PCR, PTS, DTS and SCTE 35 times are shifted so that
+///   they continue, unless they do so already. RTP keeps one SSRC with continuous sequence numbers and timestamps; a
+///   backup that carries identical packets continues with the next of them, unaltered.
 ///
 /// [`Event::Switched`]: crate::Event::Switched
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,32 +77,101 @@ pub struct Failover {
     pub(crate) cold: bool,
 }
 
-/// When a flow switches between its sources.
+/// Conditions for a switch between the sources of a flow.
+///
+/// As text: `stay`, `prefer` or `prefer:MILLISECONDS` (5000 ms), `merge` or `merge:MILLISECONDS` (200 ms).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailoverPolicy {
-    /// The source that delivers first is active; after a loss the flow stays with the backup.
+    /// Stays with the backup after a loss. The source that delivers first is active.
     Stay,
-    /// Back to the first source when it has delivered for this long.
+    /// Returns to the first source once it has delivered for this time (0–3 600 000 ms).
     Prefer(Duration),
-    /// All sources carry the same RTP packets, over RTP or SRT, and are merged packet by packet (SMPTE ST 2022-7) in a
-    /// recovery window of 100–500 ms: a path may be later than another by as much. Up to 16 sources.
+    /// Merges up to 16 sources that carry the same RTP packets, over RTP or SRT, packet by packet (SMPTE ST 2022-7). The
+    /// recovery window of 100–500 ms is the maximum delay of one path behind another.
     Merge(Duration),
 }
 
+impl BandwidthPolicy {
+    /// All policies.
+    pub const ALL: &'static [Self] = &[Self::Drop, Self::Disconnect, Self::Warn];
+
+    /// Returns the name, as in `drop`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Disconnect => "disconnect",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+impl fmt::Display for BandwidthPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for BandwidthPolicy {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let found = Self::ALL.iter().find(|policy| policy.name() == s);
+        found.copied().ok_or_else(|| Problem::malformed(s, "drop, disconnect or warn"))
+    }
+}
+
+impl FailoverPolicy {
+    /// Range of the hold time, in milliseconds.
+    const HOLD: RangeInclusive<u64> = 0..=3_600_000;
+    /// Range of the recovery window, in milliseconds.
+    const WINDOW: RangeInclusive<u64> = 100..=500;
+    /// Hold time of `prefer` as text, if none is given.
+    pub(crate) const DEFAULT_HOLD: Duration = Duration::from_secs(5);
+    /// Recovery window of `merge` as text, if none is given.
+    pub(crate) const DEFAULT_WINDOW: Duration = Duration::from_millis(200);
+}
+
+impl fmt::Display for FailoverPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stay => f.write_str("stay"),
+            Self::Prefer(hold) => write!(f, "prefer:{}", hold.as_millis()),
+            Self::Merge(window) => write!(f, "merge:{}", window.as_millis()),
+        }
+    }
+}
+
+impl FromStr for FailoverPolicy {
+    type Err = Problem;
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        let (name, time) = match s.split_once(':') {
+            Some((name, time)) => (name, Some(time)),
+            None => (s, None),
+        };
+        match (name, time) {
+            ("stay", None) => Ok(Self::Stay),
+            ("prefer", None) => Ok(Self::Prefer(Self::DEFAULT_HOLD)),
+            ("prefer", Some(hold)) => millis(hold, Self::HOLD).map(Self::Prefer),
+            ("merge", None) => Ok(Self::Merge(Self::DEFAULT_WINDOW)),
+            ("merge", Some(window)) => millis(window, Self::WINDOW).map(Self::Merge),
+            _ => Err(Problem::malformed(s, "stay, prefer[:MILLISECONDS] or merge[:MILLISECONDS]")),
+        }
+    }
+}
+
 impl Failover {
-    /// A policy, with a loss threshold of 500 ms and hot backups.
+    /// Returns the rules of a policy, with a loss threshold of 500 ms and hot backups.
     pub fn new(policy: FailoverPolicy) -> Self {
         Self { policy, loss_threshold: Duration::from_millis(500), cold: false }
     }
 
-    /// How long the active source may bring no media before it counts as lost (500 ms; 50–60 000).
+    /// Sets the time without media after which the active source counts as lost (500 ms; 50–60 000).
     pub fn loss_threshold(mut self, threshold: Duration) -> Self {
         self.loss_threshold = threshold;
         self
     }
 
-    /// Connects the backups only when they are needed; for callers.
+    /// Makes the backups cold: they connect only when they are needed. All of them must be callers.
     pub fn cold(mut self) -> Self {
         self.cold = true;
         self
@@ -98,9 +184,9 @@ impl Default for Failover {
     }
 }
 
-/// A flow: one source, or several that back each other, and any number of outputs.
+/// A flow: one source, or several with failover between them, and any number of outputs.
 ///
-/// A `Flow` is always valid: [`FlowBuilder::build`] is the only way to one.
+/// A `Flow` is always valid, as [`FlowBuilder::build`] checks everything.
 #[derive(Clone, Debug)]
 pub struct Flow {
     pub(crate) name: Name,
@@ -112,12 +198,12 @@ pub struct Flow {
     pub(crate) outputs: Vec<Output>,
 }
 
-/// The type of a [`FlowBuilder`] that has no source yet.
+/// Type parameter of a [`FlowBuilder`] that has no source yet.
 #[derive(Clone, Copy, Debug)]
 pub enum NoSource {}
 
 impl Flow {
-    /// Starts a flow with its name (1–128 bytes) and its maximum bandwidth (above 0).
+    /// Returns the builder of a flow with its name (1–128 bytes) and its maximum bandwidth (above 0).
     pub fn builder(name: impl Into<String>, max_bandwidth: Bitrate) -> FlowBuilder<NoSource> {
         FlowBuilder {
             draft: FlowDraft {
@@ -134,48 +220,48 @@ impl Flow {
         }
     }
 
-    /// The default of [`FlowBuilder::coalesce`].
+    /// Default of [`FlowBuilder::coalesce`].
     pub const DEFAULT_COALESCE: Duration = Duration::from_millis(1);
 
-    /// The name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// The most that the source may bring.
+    /// Returns the maximum bit rate of the source.
     pub fn max_bandwidth(&self) -> Bitrate {
         self.max_bandwidth
     }
 
-    /// The sources; never empty, all of one family. The first is the one that `Prefer` prefers.
+    /// Returns the sources; never empty, all of one family. `Prefer` returns to the first.
     pub fn sources(&self) -> &[Source] {
         &self.sources
     }
 
-    /// The outputs.
+    /// Returns the outputs.
     pub fn outputs(&self) -> &[Output] {
         &self.outputs
     }
 
-    /// How the sources back each other.
+    /// Returns the rules for the change between the sources.
     pub fn failover(&self) -> Failover {
         self.failover
     }
 
-    /// What the first source speaks: its outputs are those of the family.
+    /// Returns the protocol of the first source.
     pub(crate) fn input(&self) -> super::InputProtocol {
         // Invariant: as below.
         self.sources.first().map_or(super::InputProtocol::Rtp, Source::protocol)
     }
 
-    /// The media family of the sources.
+    /// Returns the media family of the sources.
     pub fn family(&self) -> MediaFamily {
         // Invariant: a flow has at least one source; the fallback is never taken.
         self.sources.first().map_or(MediaFamily::Datagrams, Source::family)
     }
 }
 
-/// Collects a flow, and all that is wrong with it. `F` is the family of the source.
+/// Builder of a [`Flow`] that collects all errors. `F` is the family of the source.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct FlowBuilder<F> {
@@ -197,7 +283,7 @@ pub(crate) struct FlowDraft {
 }
 
 impl FlowBuilder<NoSource> {
-    /// The source.
+    /// Sets the source.
     pub fn source<S: IntoSource>(mut self, source: S) -> FlowBuilder<S::Family> {
         self.draft.sources.push(source.into_source());
         FlowBuilder { draft: self.draft, family: PhantomData }
@@ -223,17 +309,15 @@ impl FlowBuilder<NoSource> {
 pub trait NeedsSource {}
 
 impl<F> FlowBuilder<F> {
-    /// What happens above the maximum bandwidth (`Drop`).
+    /// Sets the treatment of media above the maximum bandwidth (`Drop`).
     pub fn bandwidth_policy(mut self, policy: BandwidthPolicy) -> Self {
         self.draft.policy = policy;
         self
     }
 
-    /// How long packets of RTP and RTSP sources that have arrived may wait for more, so that they leave together
-    /// (1 ms; 0–20).
+    /// Sets the time that packets of RTP and RTSP sources may wait for more, so that they leave together (1 ms; 0–20).
     ///
-    /// Sending many datagrams at once costs a fraction of sending each by itself. 0 hands on at once whatever
-    /// one read finds.
+    /// Sending many datagrams at once costs a fraction of sending each by itself. 0 passes packets on after each read.
     pub fn coalesce(mut self, window: Duration) -> Self {
         self.draft.coalesce = window;
         self
@@ -241,21 +325,21 @@ impl<F> FlowBuilder<F> {
 }
 
 impl<F: Family> FlowBuilder<F> {
-    /// A backup for the source, of the same family. May be called again.
+    /// Adds a backup for the source, of the same family. May be called again.
     ///
-    /// Two RTMP listeners without a key at one address are two input addresses, each with a key that was generated.
+    /// Two RTMP listeners without a key may share an address: each gets a generated key of its own.
     pub fn backup<S: IntoSource<Family = F>>(mut self, source: S) -> Self {
         self.draft.sources.push(source.into_source());
         self
     }
 
-    /// How the sources back each other (`Stay`, 500 ms).
+    /// Sets the rules for the change between the sources (`Stay`, loss threshold 500 ms).
     pub fn failover(mut self, failover: Failover) -> Self {
         self.draft.failover = failover;
         self
     }
 
-    /// An output. Which outputs a source can feed is checked by the compiler; see [`FedBy`].
+    /// Adds an output. The compiler checks that the source can feed it; see [`FedBy`].
     ///
     /// ```compile_fail
     /// use streamlink_core::*;
@@ -271,10 +355,10 @@ impl<F: Family> FlowBuilder<F> {
         self
     }
 
-    /// Checks everything.
+    /// Checks everything and returns the flow.
     ///
     /// # Errors
-    /// All that is wrong, each with the path of its field, as in `outputs[1].latency`.
+    /// Every error, each with the path of its field, as in `outputs[1].latency`.
     pub fn build(self) -> Result<Flow, ConfigErrors> {
         self.draft.build()
     }
@@ -283,49 +367,50 @@ impl<F: Family> FlowBuilder<F> {
 impl FlowDraft {
     pub(crate) fn build(mut self) -> Result<Flow, ConfigErrors> {
         let mut errors = std::mem::take(&mut self.errors);
-        let mut keep = |path: &str, result: Result<(), Problem>| {
+        let mut record = |path: &str, result: Result<(), Problem>| {
             if let Err(problem) = result {
                 errors.push(ConfigError::new(path, problem));
             }
         };
         let name = Name::new(self.name.clone());
-        keep("name", name.as_ref().map(|_| ()).map_err(Clone::clone));
+        record("name", name.as_ref().map(|_| ()).map_err(Clone::clone));
         if self.max_bandwidth.as_bps() == 0 {
-            keep("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
+            record("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
         }
-        keep("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
-        check_failover(&self, &mut keep);
+        record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
+        check_failover(&self, &mut record);
 
         let first = self.sources.first().map(|s| (s.protocol(), s.family()));
         if first.is_none() {
-            keep("sources", Err(Problem::Missing));
+            record("sources", Err(Problem::Missing));
         }
-        let mut taken = Taken::default();
+        let mut used = UsedNames::default();
         for (i, source) in self.sources.iter_mut().enumerate() {
             let path = format!("sources[{i}]");
             source.common.errors.extend(source_problem(source));
-            check_endpoint(&path, &mut source.common, &mut taken, &mut errors);
+            check_endpoint(&path, &mut source.common, &mut used, &mut errors);
             if let SourceKind::Rtmp(s) = &mut source.kind {
                 generate_key(&path, &mut s.key, &mut errors);
             }
-            let (found, expected) = (source.family(), first.map_or(source.family(), |(_, family)| family));
+            let found = source.family();
+            let expected = first.map_or(found, |(_, family)| family);
             if found != expected {
                 let problem = Problem::MixedFamilies { found: found.to_string(), expected: expected.to_string() };
                 errors.push(ConfigError::new(path.as_str(), problem));
             }
-            taken.claim(&path, source.claim(), &mut errors);
+            used.claim(&path, source.claim(), &mut errors);
         }
         for (i, output) in self.outputs.iter_mut().enumerate() {
             let path = format!("outputs[{i}]");
             output.common.errors.extend(output_problem(output));
-            check_endpoint(&path, &mut output.common, &mut taken, &mut errors);
+            check_endpoint(&path, &mut output.common, &mut used, &mut errors);
             if let OutputKind::RtmpPlay(s) = &mut output.kind {
                 generate_key(&path, &mut s.key, &mut errors);
             }
             if let Some((input, _)) = first {
                 errors.extend(check_pairing(input, output).map(|problem| ConfigError::new(path.as_str(), problem)));
             }
-            taken.claim(&path, output.claim(), &mut errors);
+            used.claim(&path, output.claim(), &mut errors);
         }
         match (ConfigErrors::collect(errors), name) {
             (None, Ok(name)) => Ok(Flow {
@@ -351,7 +436,7 @@ pub(crate) fn check_output(
 ) -> Result<Output, ConfigErrors> {
     let mut errors = Vec::new();
     output.common.errors.extend(output_problem(&output));
-    check_endpoint(flow, &mut output.common, &mut Taken::default(), &mut errors);
+    check_endpoint(flow, &mut output.common, &mut UsedNames::default(), &mut errors);
     errors.extend(check_pairing(input, &output).map(|problem| ConfigError::new(flow, problem)));
     if let OutputKind::RtmpPlay(s) = &mut output.kind {
         generate_key(flow, &mut s.key, &mut errors);
@@ -368,19 +453,19 @@ fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<Problem
     })
 }
 
-fn check_failover(draft: &FlowDraft, keep: &mut impl FnMut(&str, Result<(), Problem>)) {
-    keep("failover.loss_threshold", check_millis(draft.failover.loss_threshold, 50..=60_000).map(drop));
+fn check_failover(draft: &FlowDraft, record: &mut impl FnMut(&str, Result<(), Problem>)) {
+    record("failover.loss_threshold", check_millis(draft.failover.loss_threshold, 50..=60_000).map(drop));
     match draft.failover.policy {
         FailoverPolicy::Stay => {}
-        FailoverPolicy::Prefer(hold) => keep("failover.hold", check_millis(hold, 0..=3_600_000).map(drop)),
+        FailoverPolicy::Prefer(hold) => record("failover.hold", check_millis(hold, FailoverPolicy::HOLD).map(drop)),
         FailoverPolicy::Merge(window) => {
-            keep("failover.window", check_millis(window, 100..=500).map(drop));
+            record("failover.window", check_millis(window, FailoverPolicy::WINDOW).map(drop));
             if draft.sources.len() > MAX_PATHS {
-                keep("sources", Err(Problem::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
+                record("sources", Err(Problem::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
             }
             let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
             if draft.sources.iter().any(|s| !families.contains(&s.family())) {
-                keep("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));
+                record("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));
             }
         }
     }
@@ -388,32 +473,32 @@ fn check_failover(draft: &FlowDraft, keep: &mut impl FnMut(&str, Result<(), Prob
         let pushed = draft.sources.iter().skip(1).find(|s| !s.is_caller());
         if let Some(source) = pushed {
             let problem = format!("`{}` waits to be connected to; only a caller can be a cold backup", source.name());
-            keep("failover.cold", Err(Problem::Conflict(problem)));
+            record("failover.cold", Err(Problem::Conflict(problem)));
         }
     }
 }
 
-/// The name, description, region and the builder's own errors of one endpoint.
-fn check_endpoint(path: &str, common: &mut Common, taken: &mut Taken, errors: &mut Vec<ConfigError>) {
-    let mut keep = |field: &str, result: Result<(), Problem>| {
+/// Checks the name, description and region of one endpoint, and collects the errors of its builder.
+fn check_endpoint(path: &str, common: &mut Common, used: &mut UsedNames, errors: &mut Vec<ConfigError>) {
+    let mut record = |field: &str, result: Result<(), Problem>| {
         if let Err(problem) = result {
             errors.push(ConfigError::new(field, problem).within(path));
         }
     };
-    keep("name", Name::new(common.name.as_str()).map(drop));
+    record("name", Name::new(common.name.as_str()).map(drop));
     if let Some(text) = &common.description {
-        keep("description", check_description(text));
+        record("description", check_description(text));
     }
     if let Some(text) = &common.region {
-        keep("region", Name::new(text.as_str()).map(drop));
+        record("region", Name::new(text.as_str()).map(drop));
     }
-    if let Some(other) = taken.names.insert(common.name.clone(), path.to_owned()) {
-        keep("name", Err(Problem::Duplicate(format!("`{}` is already the name of {other}", common.name))));
+    if let Some(other) = used.names.insert(common.name.clone(), path.to_owned()) {
+        record("name", Err(Problem::Duplicate(format!("`{}` is already the name of {other}", common.name))));
     }
     errors.extend(common.errors.drain(..).map(|e| e.within(path)));
 }
 
-/// A description: at most 1024 bytes without control characters.
+/// Checks a description: at most 1024 bytes without control characters.
 pub(crate) fn check_description(text: &str) -> Result<(), Problem> {
     check_text(text, 0, 1024)
 }
@@ -446,7 +531,7 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
     }
 }
 
-/// A local address, and what distinguishes endpoints that share it: app and key, stream id, path.
+/// A local address, and the application and key, stream id or path that tells endpoints apart that share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Claim {
     transport: &'static str,
@@ -454,14 +539,14 @@ pub(crate) struct Claim {
     key: Secret,
 }
 
-impl std::fmt::Display for Claim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.transport, self.address)
     }
 }
 
 impl Source {
-    /// What this source claims for itself alone; `None` for callers, and for a port that the system picks.
+    /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.
     pub(crate) fn claim(&self) -> Option<Claim> {
         let (transport, listen, key) = match &self.kind {
             SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
@@ -473,7 +558,7 @@ impl Source {
         (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
     }
 
-    /// The allowlist of a listener.
+    /// Returns the allowlist of a listener.
     pub(crate) fn allow_mut(&mut self) -> Option<&mut Allowlist> {
         match &mut self.kind {
             SourceKind::Rtp(s) => Some(&mut s.listen.allow),
@@ -486,7 +571,7 @@ impl Source {
 }
 
 impl Output {
-    /// The settings of an output that listens.
+    /// Returns the settings of an output that listens.
     pub(crate) fn listen_mut(&mut self) -> Option<&mut Listen> {
         match &mut self.kind {
             OutputKind::SrtListener(s) => Some(&mut s.listen),
@@ -496,7 +581,7 @@ impl Output {
         }
     }
 
-    /// What this output claims for itself alone; `None` for callers, and for a port that the system picks.
+    /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.
     pub(crate) fn claim(&self) -> Option<Claim> {
         let (transport, listen, key) = match &self.kind {
             OutputKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
@@ -508,19 +593,20 @@ impl Output {
     }
 }
 
-/// A publisher and players may use the same application and key: they ask for different things.
+/// Returns the application and key as part of a claim. The role is part of it, because a publisher and players may use
+/// the same ones.
 fn app_key(role: &str, app: &str, key: &Option<StreamKey>) -> String {
     format!("{role} {app}/{}", key.as_ref().map_or("", StreamKey::reveal))
 }
 
-/// Names and addresses that are taken within a flow, with the path of who took them.
+/// Names and addresses in use within a flow, each with the path of the endpoint that uses it.
 #[derive(Default)]
-struct Taken {
+struct UsedNames {
     names: HashMap<String, String>,
     claims: HashMap<Claim, String>,
 }
 
-impl Taken {
+impl UsedNames {
     fn claim(&mut self, path: &str, claim: Option<Claim>, errors: &mut Vec<ConfigError>) {
         let Some(claim) = claim else { return };
         let text = claim.to_string();
@@ -532,5 +618,4 @@ impl Taken {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

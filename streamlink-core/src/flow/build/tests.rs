@@ -6,7 +6,7 @@ fn paths(result: Result<Flow, ConfigErrors>) -> Vec<String> {
 }
 
 #[test]
-fn a_flow_of_every_protocol_builds() {
+fn flow_builds_with_every_protocol() {
     let key = || StreamKey::new("KEY").unwrap();
     Flow::builder("srt", Bitrate::mbps(20))
         .source(
@@ -53,7 +53,7 @@ fn a_flow_of_every_protocol_builds() {
 }
 
 #[test]
-fn every_error_is_found_with_its_path() {
+fn flow_build_reports_all_errors_with_paths() {
     let result = Flow::builder("", Bitrate::bps(0))
         .source(Source::rtp("x\n", "nowhere").idle_timeout(Duration::from_secs(60)))
         .coalesce(Duration::from_secs(1))
@@ -78,7 +78,7 @@ fn every_error_is_found_with_its_path() {
 }
 
 #[test]
-fn what_only_shows_at_run_time_is_checked_too() {
+fn flow_build_checks_pairing_of_urls() {
     let result = Flow::builder("f", Bitrate::mbps(1))
         .source(Source::from_url("s", "srt://:9000"))
         .backup(Source::from_url("b", "rtp://:5004"))
@@ -90,7 +90,7 @@ fn what_only_shows_at_run_time_is_checked_too() {
     let text = errors.to_string();
     assert_eq!(errors.iter().count(), 4, "{text}");
     assert!(
-        text.contains("outputs[0]: a SRT source cannot feed a RTP output; it can feed SRT, RTMP_PUSH, tap"),
+        text.contains("outputs[0]: SRT sources cannot feed RTP outputs; they can feed SRT, RTMP_PUSH, tap"),
         "{text}"
     );
     assert!(text.contains("outputs[1].bind: sources[0] already listens"), "{text}");
@@ -98,7 +98,7 @@ fn what_only_shows_at_run_time_is_checked_too() {
 }
 
 #[test]
-fn the_run_time_check_agrees_with_the_table() {
+fn flow_build_agrees_with_the_pairing_table() {
     let inputs =
         ["rtmp://:1/a/k", "rtmp://h/a?key=k", "srt://:1", "srt://h:1", "rtp://:1", "rtsp://:1/p", "rtsp://h/p"];
     let outputs = [
@@ -125,11 +125,33 @@ fn the_run_time_check_agrees_with_the_table() {
 }
 
 #[test]
-fn failover_is_checked() {
+fn flow_build_checks_failover() {
     let base = || Flow::builder("f", Bitrate::mbps(1)).source(Source::rtmp("a", ":1935", "live"));
     let merge = Failover::new(FailoverPolicy::Merge(Duration::from_millis(99)));
     assert_eq!(paths(base().failover(merge).build()), ["failover.window", "failover.policy"]);
     let cold = Failover::default().cold().loss_threshold(Duration::ZERO);
     let result = base().backup(Source::rtmp("b", ":1935", "live")).failover(cold).build();
     assert_eq!(paths(result), ["failover.loss_threshold", "failover.cold"]);
+}
+
+#[test]
+fn flow_policies_round_trip_as_text() {
+    for policy in BandwidthPolicy::ALL {
+        assert_eq!(policy.to_string().parse(), Ok(*policy));
+    }
+    assert!("Drop".parse::<BandwidthPolicy>().is_err());
+    for (text, policy) in [
+        ("stay", FailoverPolicy::Stay),
+        ("prefer:5000", FailoverPolicy::Prefer(Duration::from_secs(5))),
+        ("prefer:0", FailoverPolicy::Prefer(Duration::ZERO)),
+        ("merge:200", FailoverPolicy::Merge(Duration::from_millis(200))),
+    ] {
+        assert_eq!(text.parse(), Ok(policy));
+        assert_eq!(policy.to_string(), text);
+    }
+    assert_eq!("prefer".parse(), Ok(FailoverPolicy::Prefer(Duration::from_secs(5))));
+    assert_eq!("merge".parse(), Ok(FailoverPolicy::Merge(Duration::from_millis(200))));
+    for bad in ["", "stay:1", "prefer:", "prefer:3600001", "merge:99", "merge:501", "merge:1s"] {
+        assert!(bad.parse::<FailoverPolicy>().is_err(), "{bad}");
+    }
 }
