@@ -173,9 +173,9 @@ fn cpp_failover_example_survives_encoder_loss() {
         play(&clip(), &["-map", "0", "-c", "copy", "-f", "mpegts", &url])
     };
     let first = encoder(&main);
-    flow.wait_for("source `main` brings media");
+    flow.wait_for("source `main` connected");
     let _second = encoder(&backup);
-    flow.wait_for("source `backup` brings media");
+    flow.wait_for("source `backup` connected");
     first.signal(libc::SIGKILL);
     assert!(flow.finish().success(), "{}", flow.output());
     assert!(flow.output().contains("main -> backup, gap "), "{}", flow.output());

@@ -168,7 +168,7 @@ fn remux_reports_streams_that_rtmp_cannot_carry() {
         app.push(Packet::datagram(chunk.to_vec(), Instant::now())).unwrap();
     }
     let event = rig.event(|e| matches!(e, Event::Remuxed { .. }).then(|| e.to_string()));
-    assert_eq!(event, "RTMP can carry nothing of what there is: MPEG-2 video (PID 256)");
+    assert_eq!(event, "no elementary stream can be carried over RTMP: MPEG-2 video (PID 256)");
     let stats = rig.running.stats().outputs[0].clone();
     assert_eq!(stats.state, State::Failed);
     assert_eq!(stats.media.map(|media| media.to_string()), Some(event));

@@ -1,4 +1,4 @@
-//! Events: what a host is told while its flow runs.
+//! Events of a running flow, and their reasons.
 
 use crate::{media::TransportCheck, text::PeerText};
 use std::{fmt, net::SocketAddr, time::Duration};
@@ -7,38 +7,38 @@ use std::{fmt, net::SocketAddr, time::Duration};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The flow runs.
+    /// The flow has started.
     FlowStarted,
     /// The flow has stopped; no more events follow.
     FlowStopped,
-    /// A source brings media.
+    /// A source connected: its first media arrived.
     SourceConnected {
         /// The source's name.
         source: String,
-        /// Who sends; `None` for a source in the host's process.
+        /// Address of the sender; `None` for a source in the host's process.
         peer: Option<SocketAddr>,
     },
-    /// A source brings no more media.
+    /// A source was lost.
     SourceLost {
         /// The source's name.
         source: String,
-        /// Why.
+        /// Reason.
         reason: LossReason,
     },
     /// A source that calls will try to connect again.
     SourceRetrying {
         /// The source's name.
         source: String,
-        /// How many attempts have failed.
+        /// Number of failed attempts.
         attempt: u32,
-        /// How long it waits.
+        /// Delay before the next attempt.
         delay: Duration,
     },
     /// The flow has switched from one source to another.
     Switched {
         /// The name of the source that was active.
         from: String,
-        /// The name of the source that is.
+        /// The name of the source that is active now.
         to: String,
         /// The gap in the media.
         gap: Duration,
@@ -56,16 +56,16 @@ pub enum Event {
         output: String,
         /// The destination or the player.
         peer: Option<SocketAddr>,
-        /// Why.
+        /// Reason.
         reason: LossReason,
     },
     /// An output will try to connect again.
     OutputRetrying {
         /// The output's name.
         output: String,
-        /// How many attempts have failed.
+        /// Number of failed attempts.
         attempt: u32,
-        /// How long it waits.
+        /// Delay before the next attempt.
         delay: Duration,
     },
     /// A peer was turned away. At most one event a second for each endpoint.
@@ -74,9 +74,9 @@ pub enum Event {
         endpoint: String,
         /// The last such peer.
         peer: SocketAddr,
-        /// Why.
+        /// Reason.
         reason: RefusalReason,
-        /// How many times since the last such event.
+        /// Number of refusals since the last such event.
         count: u64,
     },
     /// The source brings more than the flow's maximum bandwidth. At most one event a second.
@@ -93,7 +93,7 @@ pub enum Event {
         /// Packets that it has lost in all.
         dropped: u64,
     },
-    /// What the media consists of, when it is first known and when it changes.
+    /// Description of the media, when it is first known and when it changes.
     MediaDescribed {
         /// The source's name.
         source: String,
@@ -104,9 +104,9 @@ pub enum Event {
     TransportError {
         /// The source's name.
         source: String,
-        /// Which check.
+        /// The check that failed.
         check: TransportCheck,
-        /// How often, since the last such event.
+        /// Number of failures since the last such event.
         count: u64,
     },
     /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
@@ -126,18 +126,18 @@ pub enum Event {
         /// The streams that do not.
         left_out: PeerText,
     },
-    /// The reader was too slow: so many events before this one are gone.
+    /// Events before this one were lost, as the reader was too slow.
     Missed {
-        /// How many.
+        /// Number of lost events.
         count: u64,
     },
 }
 
-/// Why a source or an output was lost.
+/// Reason for the loss of a source or an output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// Nothing came for the idle timeout.
+    /// No media arrived for the idle timeout.
     Idle,
     /// The bandwidth policy is `Disconnect`, and the source was above it.
     BandwidthExceeded,
@@ -147,11 +147,11 @@ pub enum LossReason {
     Kicked,
     /// The peer closed the connection.
     Closed,
-    /// The peer refused the connection; what it said.
+    /// The peer refused the connection, in its own words.
     Rejected(PeerText),
     /// The peer did not answer in time.
     TimedOut,
-    /// The peer broke the protocol; how.
+    /// The peer broke the protocol, in the way described.
     Protocol(PeerText),
     /// The peer did not keep up for too long.
     TooSlow,
@@ -159,34 +159,34 @@ pub enum LossReason {
     Unacknowledged,
     /// A fault within the library: it is given up.
     Internal(String),
-    /// The operating system said so.
+    /// An error of the operating system.
     Io(PeerText),
 }
 
 impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LossReason::Idle => f.write_str("nothing came for the idle timeout"),
-            LossReason::BandwidthExceeded => f.write_str("above the maximum bandwidth"),
+            LossReason::Idle => f.write_str("no media for the idle timeout"),
+            LossReason::BandwidthExceeded => f.write_str("maximum bandwidth exceeded"),
             LossReason::NoLongerAllowed => f.write_str("no longer on the allowlist"),
             LossReason::Kicked => f.write_str("cut off by the host"),
             LossReason::Closed => f.write_str("closed by the peer"),
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
-            LossReason::TimedOut => f.write_str("the peer does not answer"),
-            LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
+            LossReason::TimedOut => f.write_str("no answer from the peer in time"),
+            LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
-            LossReason::Unacknowledged => f.write_str("the peer acknowledged nothing for the idle timeout"),
+            LossReason::Unacknowledged => f.write_str("nothing acknowledged for the idle timeout"),
             LossReason::Internal(what) => write!(f, "internal error: {what}"),
             LossReason::Io(text) => text.fmt(f),
         }
     }
 }
 
-/// Why a peer was turned away.
+/// Reason for the refusal of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalReason {
-    /// It is not on the allowlist.
+    /// Not on the allowlist.
     NotAllowed,
     /// The endpoint, its port or the peer's address has as many peers as it may have.
     TooManyPeers,
@@ -198,21 +198,21 @@ pub enum RefusalReason {
     TooManyAttempts,
     /// There are no file descriptors left for peers, or no UDP ports.
     OutOfDescriptors,
-    /// Its passphrase is another one.
+    /// Wrong passphrase.
     WrongPassphrase,
-    /// Its user name or password is another one.
+    /// Wrong user name or password.
     WrongPassword,
-    /// It is encrypted and the endpoint is not, or the other way round.
+    /// One end is encrypted and the other is not.
     EncryptionMismatch,
-    /// It asked for a stream that is not there.
+    /// No such stream.
     NoSuchStream,
     /// Another publisher is connected.
     InUse,
-    /// It wants what we do not have, or speaks another version.
+    /// An unsupported version or feature.
     Incompatible,
     /// It has not said in time what it wants.
     TimedOut,
-    /// The host has refused it.
+    /// Refused by the host.
     ByHost,
 }
 
@@ -222,7 +222,7 @@ impl fmt::Display for RefusalReason {
             RefusalReason::NotAllowed => "not on the allowlist",
             RefusalReason::TooManyPeers => "too many peers",
             RefusalReason::TooManyFromAddress => "too many connections of its address",
-            RefusalReason::TooManyAttempts => "too many refused attempts of its address",
+            RefusalReason::TooManyAttempts => "too many attempts of its address",
             RefusalReason::OutOfDescriptors => "no file descriptors or ports left",
             RefusalReason::WrongPassphrase => "wrong passphrase",
             RefusalReason::WrongPassword => "wrong password",
@@ -236,6 +236,14 @@ impl fmt::Display for RefusalReason {
     }
 }
 
+/// Returns a number with its noun: `1 packet`, `2 packets`.
+fn counted(count: impl Into<u64>, noun: &str) -> String {
+    match count.into() {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    }
+}
+
 fn at(peer: &Option<SocketAddr>) -> String {
     peer.map(|p| format!(" ({p})")).unwrap_or_default()
 }
@@ -245,41 +253,51 @@ impl fmt::Display for Event {
         match self {
             Event::FlowStarted => f.write_str("the flow has started"),
             Event::FlowStopped => f.write_str("the flow has stopped"),
-            Event::SourceConnected { source, peer } => write!(f, "source `{source}` brings media{}", at(peer)),
-            Event::SourceLost { source, reason } => write!(f, "source `{source}` is lost: {reason}"),
+            Event::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
+            Event::SourceLost { source, reason } => write!(f, "source `{source}` lost: {reason}"),
             Event::SourceRetrying { source, attempt, delay } => {
-                write!(f, "source `{source}` tries again in {} ms, after {attempt} attempts", delay.as_millis())
+                write!(
+                    f,
+                    "source `{source}` retries in {} ms, after {}",
+                    delay.as_millis(),
+                    counted(*attempt, "attempt")
+                )
             }
             Event::Switched { from, to, gap } => {
                 write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
             }
-            Event::OutputConnected { output, peer } => write!(f, "output `{output}` is connected{}", at(peer)),
-            Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} is lost: {reason}", at(peer)),
+            Event::OutputConnected { output, peer } => write!(f, "output `{output}` connected{}", at(peer)),
+            Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} lost: {reason}", at(peer)),
             Event::OutputRetrying { output, attempt, delay } => {
-                write!(f, "output `{output}` tries again in {} ms, after {attempt} attempts", delay.as_millis())
+                write!(
+                    f,
+                    "output `{output}` retries in {} ms, after {}",
+                    delay.as_millis(),
+                    counted(*attempt, "attempt")
+                )
             }
             Event::PeerRefused { endpoint, peer, reason, count } => {
-                write!(f, "`{endpoint}` refused {peer}: {reason} ({count} times)")
+                write!(f, "`{endpoint}` refused {peer}: {reason} ({})", counted(*count, "time"))
             }
             Event::BandwidthExceeded { source, packets } => {
-                write!(f, "source `{source}` is above the maximum bandwidth: {packets} packets")
+                write!(f, "source `{source}` exceeds the maximum bandwidth: {}", counted(*packets, "packet"))
             }
             Event::OutputLagging { output, dropped } => {
-                write!(f, "output `{output}` does not keep up: {dropped} packets dropped so far")
+                write!(f, "output `{output}` does not keep up: {} dropped so far", counted(*dropped, "packet"))
             }
             Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
             Event::TransportError { source, check, count } => {
-                write!(f, "source `{source}`: {check} in its MPEG-TS ({count} times)")
+                write!(f, "source `{source}`: MPEG-TS {check} ({})", counted(*count, "time"))
             }
             Event::TimestampsAhead { source, packets } => {
-                write!(f, "source `{source}`: the timestamps of {packets} packets are far ahead of its clock")
+                write!(f, "source `{source}`: timestamps of {} far ahead of its clock", counted(*packets, "packet"))
             }
             Event::Remuxed { carried, left_out } if carried.is_empty() => {
-                write!(f, "RTMP can carry nothing of what there is: {left_out}")
+                write!(f, "no elementary stream can be carried over RTMP: {left_out}")
             }
             Event::Remuxed { carried, left_out } if left_out.is_empty() => write!(f, "RTMP carries {carried}"),
             Event::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
-            Event::Missed { count } => write!(f, "{count} events were missed"),
+            Event::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
         }
     }
 }
