@@ -311,7 +311,7 @@ impl Small {
         let mut publisher = rtsp::Bare::connect_from("127.0.0.2", port(&input));
         publisher.record(&input, "");
         publisher.send(0);
-        relay.wait_for("connected");
+        relay.wait_for("source `source` connected");
         let mut player = rtsp::Bare::connect_from("127.0.0.2", port(&output));
         player.watch(&output, "");
         let first = player.receive();

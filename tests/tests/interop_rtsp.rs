@@ -342,7 +342,7 @@ fn rtsp_relay_example_relays_a_publisher_to_a_player() {
     );
     relay.wait_for(&url);
     let mut publisher = publish(&file, "udp", &url);
-    relay.wait_for("connected");
+    relay.wait_for("source `source` connected");
     let player = watch("tcp", &url, &sums_file);
     assert!(publisher.finish().success(), "{}", publisher.output());
     eventually("pictures", || (sums(&sums_file).len() > 40).then_some(()));

@@ -34,7 +34,7 @@ fn relay_example_feeds_three_receivers_while_outputs_change() {
     let port = input_port(&relay);
     let recordings: Vec<_> = sinks.into_iter().map(record).collect();
     let mut sender = peer::ffmpeg_plays(&clip(), &[&format!("127.0.0.1:{port}")]);
-    relay.wait_for("connected");
+    relay.wait_for("source `source` connected");
     for round in 0..3 {
         relay.tell(&format!("add extra-{round}=rtp://{}", extra.address()));
         relay.wait_for(&format!("done: add extra-{round}"));

@@ -86,7 +86,7 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
     let mut all = vec!["-v", "error", "-nostdin", "-re", "-stream_loop", "-1", "-i", text(&clip)];
     all.extend(&arguments);
     let publisher = Peer::start("ffmpeg", &all);
-    relay.wait_for("connected");
+    relay.wait_for("source `source` connected");
     let file = folder.path().join("good");
     let good = player(scheme, &output, text(&file));
     eventually("the good player", || (fs::metadata(&file).ok()?.len() > 1 << 20).then_some(()));

@@ -15,8 +15,6 @@ use tokio::sync::watch;
 const QUEUE_TIME: Duration = Duration::from_secs(1);
 /// The ring's smallest bound in bytes: some datagrams of any size.
 const MIN_QUEUE: u64 = 256 << 10;
-/// What the ring may hold in bytes where more than the maximum bandwidth passes, and only time bounds it otherwise.
-const WARN_QUEUE: u64 = 32 << 20;
 /// What the kernel may hold for a peer that takes media over TCP, in bytes.
 const TCP_SEND_BUFFER: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 20;
 /// The send buffer of an RTP output, in bytes: several runs of GSO at least.
@@ -39,8 +37,7 @@ impl Bandwidth {
 
     /// Bounds of a ring: a second of the flow.
     pub(crate) fn queue_limits(self) -> Limits {
-        let least = if self.policy == BandwidthPolicy::Warn { WARN_QUEUE } else { MIN_QUEUE };
-        Limits { bytes: self.max.bytes_in(QUEUE_TIME).max(least), time: QUEUE_TIME }
+        Limits { bytes: self.max.bytes_in(QUEUE_TIME).max(MIN_QUEUE), time: QUEUE_TIME }
     }
 
     /// Bytes that the kernel may hold for a peer that takes media over TCP: a second of the flow.
@@ -145,8 +142,6 @@ mod tests {
         let (low, high, huge) = (at(Bitrate::bps(1)), at(Bitrate::mbps(40)), at(Bitrate::mbps(100_000)));
         assert_eq!(low.queue_limits().bytes, 256 << 10);
         assert_eq!(high.queue_limits().bytes, 5_000_000);
-        let warn = Bandwidth { policy: BandwidthPolicy::Warn, ..low };
-        assert_eq!(warn.queue_limits().bytes, 32 << 20);
         assert_eq!((low.tcp_send_buffer(), high.tcp_send_buffer()), (64 << 10, 4 << 20));
         assert_eq!((low.rtp_send_buffer(), high.rtp_send_buffer()), (512 << 10, 1_250_000));
         assert_eq!((low.rtp_receive_buffer(), high.rtp_receive_buffer()), (1 << 20, 2_500_000));

@@ -34,7 +34,7 @@ pub enum BandwidthPolicy {
     /// Disconnects the source.
     Disconnect,
     /// Everything passes; an event and the counters tell. SRT outputs without a maximum of their own pace by what comes
-    /// in, and queues hold up to a second of it, or 32 MiB.
+    /// in; queues stay those of the maximum bandwidth, and an output that falls behind more than that loses the oldest.
     Warn,
 }
 
