@@ -68,33 +68,33 @@ static void push_one(void)
     const streamlink_packet *one;
     OK(streamlink_packet_copy(STREAMLINK_PACKET_KIND_DATAGRAM, 0, data, sizeof data, &packet, &error));
     one = packet;
-    streamlink_app_source_push(source, &one, 1); /* the flow may be stopped */
+    streamlink_app_source_push(LOAD(source), &one, 1); /* the flow may be stopped */
     streamlink_packet_free(packet);
 }
 
 static void read_statistics(void)
 {
     streamlink_stats *stats = NULL;
-    OK(streamlink_flow_stats(flow, &stats, &error));
+    OK(streamlink_flow_stats(LOAD(flow), &stats, &error));
     streamlink_stats_free(stats);
 }
 
 static void set_bandwidth(void)
 {
-    streamlink_flow_set_max_bandwidth(flow, 900000000, NULL);
+    streamlink_flow_set_max_bandwidth(LOAD(flow), 900000000, NULL);
 }
 
 static void edit(void)
 {
-    streamlink_flow_edit_source(flow, "in", "description", "a", NULL);
+    streamlink_flow_edit_source(LOAD(flow), "in", "description", "a", NULL);
 }
 
 static void change_outputs(void)
 {
     streamlink_output *output = NULL;
     OK(streamlink_output_create("late", "srt://127.0.0.1:9", &output, &error));
-    if (streamlink_flow_add_output(flow, output, NULL) == STREAMLINK_STATUS_OK) {
-        streamlink_flow_remove_output(flow, "late", NULL);
+    if (streamlink_flow_add_output(LOAD(flow), output, NULL) == STREAMLINK_STATUS_OK) {
+        streamlink_flow_remove_output(LOAD(flow), "late", NULL);
     }
     streamlink_output_destroy(output);
 }
@@ -102,7 +102,7 @@ static void change_outputs(void)
 static void read_event(void)
 {
     streamlink_event *event = NULL;
-    if (streamlink_flow_next_event(flow, 0, &event, NULL) == STREAMLINK_STATUS_OK) {
+    if (streamlink_flow_next_event(LOAD(flow), 0, &event, NULL) == STREAMLINK_STATUS_OK) {
         streamlink_event_free(event);
     }
 }
@@ -126,28 +126,30 @@ static streamlink_status give(int32_t kind)
 {
     streamlink_packet *packet = NULL;
     OK(streamlink_packet_borrow(kind, 0, data, sizeof data, on_release, NULL, &packet, &error));
-    return streamlink_app_source_give(source, &packet, 1);
+    return streamlink_app_source_give(LOAD(source), &packet, 1);
 }
 
 static void start(const char *name)
 {
     streamlink_tap *made = NULL;
-    flow = check_flow(engine, name);
-    OK(streamlink_flow_app_source(flow, "in", &source, &error));
-    OK(streamlink_flow_tap(flow, "tap", &made, &error));
+    streamlink_app_source *in = NULL;
+    STORE(flow, check_flow(engine, name));
+    OK(streamlink_flow_app_source(LOAD(flow), "in", &in, &error));
+    STORE(source, in);
+    OK(streamlink_flow_tap(LOAD(flow), "tap", &made, &error));
     STORE(tap, made);
 }
 
 static void stop(void)
 {
     streamlink_tap *gone = LOAD(tap);
-    OK(streamlink_flow_stop(flow, &error));
+    OK(streamlink_flow_stop(LOAD(flow), &error));
     STORE(tap, NULL);
     streamlink_tap_destroy(gone);
     STORE(action, NULL);
     STORE(log_acts, 0);
-    streamlink_app_source_destroy(source);
-    streamlink_flow_destroy(flow);
+    streamlink_app_source_destroy(LOAD(source));
+    streamlink_flow_destroy(LOAD(flow));
 }
 
 /* A packet of another family, given away: it is dropped within the call. */
@@ -161,7 +163,7 @@ static void dropped_by_the_ring(void)
 {
     const struct timespec pause = {0, 2000000};
     int i;
-    OK(streamlink_flow_set_max_bandwidth(flow, 1000000, &error));
+    OK(streamlink_flow_set_max_bandwidth(LOAD(flow), 1000000, &error));
     for (i = 0; i < PACKETS; i++) {
         give(STREAMLINK_PACKET_KIND_DATAGRAM);
         if (i % 100 == 0) {
@@ -178,7 +180,7 @@ static void dropped_by_the_tap(void)
     int i;
     for (i = 0; i < 20; i++) {
         CHECK(give(STREAMLINK_PACKET_KIND_DATAGRAM) == STREAMLINK_STATUS_OK);
-        CHECK(streamlink_flow_set_max_bandwidth(flow, 1000000000, NULL) == STREAMLINK_STATUS_OK);
+        CHECK(streamlink_flow_set_max_bandwidth(LOAD(flow), 1000000000, NULL) == STREAMLINK_STATUS_OK);
         if (streamlink_tap_next(LOAD(tap), 0, &packet, 1, &count, NULL) == STREAMLINK_STATUS_OK) {
             streamlink_packet_free(packet);
         }

@@ -151,7 +151,7 @@ impl ParsedUrl {
     }
 
     fn unknown_scheme<T>(&self) -> Result<T, Problem> {
-        Err(Problem::malformed("the scheme", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+        Err(Problem::malformed("the scheme of the URL", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
     }
 }
 
