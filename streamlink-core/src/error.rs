@@ -1,9 +1,9 @@
-//! What can go wrong, and where: every error names the flow, the endpoint and what was expected.
+//! Error types. Every error names the flow, the endpoint and the expected value.
 
 use crate::text::{quoted, shown};
 use std::{fmt, io, net::SocketAddr};
 
-/// The stable class of an [`Error`], for hosts that branch on it (the C ABI maps each to a status code).
+/// Stable class of an [`Error`], for hosts that branch on it. The C ABI maps each class to a status code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -13,7 +13,7 @@ pub enum ErrorKind {
     AddressInUse,
     /// The operating system denies the address or the operation to this process.
     PermissionDenied,
-    /// No flow, source or output has that name.
+    /// No flow, source or output has the given name.
     NotFound,
     /// The name, or the listening address and key, is already taken.
     AlreadyExists,
@@ -23,7 +23,7 @@ pub enum ErrorKind {
     Io,
 }
 
-/// Why an operation of the engine failed.
+/// Error of an engine operation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -33,43 +33,43 @@ pub enum Error {
     /// A local address could not be bound. Nothing was started.
     #[error("flow `{flow}`, {endpoint}: cannot use address {address}: {cause}")]
     Bind {
-        /// The flow's name.
+        /// Name of the flow.
         flow: String,
-        /// The endpoint, as in ``source `venue` ``.
+        /// Kind and name of the endpoint, as in ``source `venue` ``.
         endpoint: String,
-        /// The address that was asked for.
+        /// Requested address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// Error of the operating system.
         #[source]
         cause: io::Error,
     },
-    /// A host name, an interface or a socket option was refused by the operating system.
+    /// The operating system refused a host name, an interface or a socket option.
     #[error("flow `{flow}`, {endpoint}: {what}: {cause}")]
     Io {
-        /// The flow's name.
+        /// Name of the flow.
         flow: String,
-        /// The endpoint, as in ``source `venue` ``.
+        /// Kind and name of the endpoint, as in ``source `venue` ``.
         endpoint: String,
-        /// What was tried.
+        /// Operation that was attempted.
         what: String,
-        /// What the operating system said.
+        /// Error of the operating system.
         #[source]
         cause: io::Error,
     },
-    /// There is no such flow, source or output.
+    /// No flow, source or output has the given name.
     #[error("there is no {what} named `{name}`")]
     NotFound {
-        /// `flow`, `source`, `output`, `tap` or `app source`.
+        /// `flow`, `source`, `output`, `tap`, `app source` or `player`.
         what: &'static str,
-        /// The name that was asked for.
+        /// Requested name.
         name: String,
     },
     /// The name is already taken.
     #[error("there is already {what} named `{name}`")]
     AlreadyExists {
-        /// `a flow`, `a source` or `an output`.
+        /// `a flow` or `an endpoint`.
         what: &'static str,
-        /// The name that was asked for.
+        /// Requested name.
         name: String,
     },
     /// The flow or the engine has stopped.
@@ -78,13 +78,13 @@ pub enum Error {
     /// The runtime could not be started.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
-    /// The operating system gives no randomness, without which there are no keys. Nothing was started.
+    /// The operating system gives no randomness, so keys cannot be generated. Nothing was started.
     #[error("the operating system gives no randomness: {0}")]
     Randomness(#[source] io::Error),
 }
 
 impl Error {
-    /// The stable class of this error.
+    /// Returns the stable class of this error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Config(_) => ErrorKind::InvalidConfig,
@@ -101,17 +101,17 @@ impl Error {
     }
 }
 
-/// Everything that is wrong with a configuration. Never empty.
+/// All errors of a configuration. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
-    /// `None` when there is nothing wrong.
+    /// Returns `None` if there are no errors.
     pub(crate) fn collect(errors: Vec<ConfigError>) -> Option<Self> {
         (!errors.is_empty()).then_some(Self(errors))
     }
 
-    /// The errors, in the order of the fields.
+    /// Returns an iterator over the errors, in the order of the fields.
     pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
         self.0.iter()
     }
@@ -145,14 +145,14 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// One thing that is wrong with a configuration.
+/// One error of a configuration, with the path of its field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     path: String,
     problem: Problem,
 }
 
-/// The longest name of a field that is shown, in bytes: it may be one that a document has made up.
+/// Maximum length of a displayed field path, in bytes. The name of a field may come from an untrusted document.
 const MAX_PATH: usize = 256;
 
 impl ConfigError {
@@ -160,7 +160,7 @@ impl ConfigError {
         Self { path: shown(&path.into(), MAX_PATH), problem }
     }
 
-    /// The same error seen from one level further out: `bind` in `outputs[1]` is `outputs[1].bind`.
+    /// Prefixes the path with an outer one: `bind` within `outputs[1]` becomes `outputs[1].bind`.
     pub(crate) fn within(mut self, outer: &str) -> Self {
         self.path = match self.path.is_empty() {
             true => outer.to_owned(),
@@ -169,12 +169,12 @@ impl ConfigError {
         self
     }
 
-    /// The path of the field, as in `sources[0].latency`; the JSON form has the same names.
+    /// Returns the path of the field, as in `sources[0].latency`. The JSON form uses the same names.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// What is wrong with the field.
+    /// Returns the problem of the field.
     pub fn problem(&self) -> &Problem {
         &self.problem
     }
@@ -189,59 +189,59 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// What is wrong with one field of a configuration.
+/// Problem of one field of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
     /// The field must be set.
     #[error("is missing")]
     Missing,
-    /// The value cannot be read.
+    /// The value cannot be parsed.
     #[error("`{value}` is not {expected}")]
     Malformed {
-        /// The value as given; secrets are not repeated here.
+        /// Value as given. Secrets are not repeated here.
         value: String,
-        /// What was expected.
+        /// Expected form of the value.
         expected: String,
     },
     /// The value is outside its range.
     #[error("{value} is outside {range}")]
     OutOfRange {
-        /// The value as given.
+        /// Value as given.
         value: String,
-        /// The range, with its unit.
+        /// Allowed range, with its unit.
         range: String,
     },
-    /// No setting of that endpoint has this name.
+    /// The endpoint has no setting of this name.
     #[error("there is no such setting")]
     UnknownField,
     /// Another endpoint or flow has the same name, or listens on the same address and key.
     #[error("{0}")]
     Duplicate(String),
-    /// This output cannot be fed by this source.
+    /// The source cannot feed the output.
     #[error("{input} sources cannot feed {output} outputs; they can feed {allowed}")]
     Pairing {
-        /// The protocol of the source.
+        /// Protocol of the source.
         input: String,
-        /// The protocol of the output.
+        /// Protocol of the output.
         output: String,
-        /// The protocols that would be right.
+        /// Output protocols that the source can feed.
         allowed: String,
     },
     /// The sources of one flow carry different media families.
     #[error("carries {found}, but the first source carries {expected}; the sources of a flow are of one family")]
     MixedFamilies {
-        /// The family of this source.
+        /// Media family of this source.
         found: String,
-        /// The family of the first source.
+        /// Media family of the first source.
         expected: String,
     },
     /// The output names a region that the engine does not know.
     #[error("there is no region `{name}`; known: {known}")]
     UnknownRegion {
-        /// The region that was named.
+        /// Name of the region.
         name: String,
-        /// The regions of the engine.
+        /// Names of the engine's regions.
         known: String,
     },
     /// Two settings exclude each other.

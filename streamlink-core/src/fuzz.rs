@@ -1,17 +1,18 @@
-//! Fuzzing: everything that takes bytes from outside is fed with what real programs have said, altered by dice.
+//! Fuzz tests: every parser of external bytes is fed with randomly mutated recordings of real programs.
 //!
-//! The seeds are in `corpus/`, a folder a target: conversations of ffmpeg and GStreamer with this library, as they were
-//! recorded, and texts. Each target runs for two seconds, or as long as wished:
+//! The seeds are in `corpus/`, with one folder for each target: recorded conversations of ffmpeg and GStreamer with
+//! this library, and texts. Each target runs for two seconds, or for the time that is set:
 //!
 //! ```text
 //! STREAMLINK_FUZZ_SECONDS=3600 STREAMLINK_FUZZ_SEED=7 cargo test -p streamlink-core --all-features --lib fuzz::
 //! ```
 //!
-//! The module is compiled for tests only: what it unwraps is the corpus and our own handshakes, and it fails with them.
+//! The module is compiled for tests only. It unwraps values of the corpus and of our own handshakes, and fails if they
+//! are invalid.
 //!
-//! What must hold: no panic (arithmetic is checked in this build), no input that takes more than a second, and bounded
-//! memory. An input that breaks it is written into the system's folder for temporary files; once mended, it goes into the
-//! corpus.
+//! Each input must cause no panic (arithmetic is checked in this build), take at most one second, and use bounded
+//! memory. An input that fails is written to the system's temporary folder. Once the fault is fixed, the input is added
+//! to the corpus.
 
 use crate::{
     flow::{Allowlist, Output, Source},
@@ -42,10 +43,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes that parsers like to stumble over.
+/// Bytes that often cause parser faults.
 const ODD: [u8; 12] = [0, 1, 0x7f, 0x80, 0xff, 0xfe, b'\r', b'\n', b'$', b'%', b':', b'"'];
 
-/// Alters an input a little, or a lot.
+/// Mutates an input with one to eight random changes.
 fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut TestRng) {
     for _ in 0..1 + dice.below(8) {
         let at = dice.below(input.len());
@@ -73,7 +74,7 @@ fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut TestRng) {
                 let end = (from + dice.below(2000)).min(other.len());
                 input.splice(at..at, other[from..end].iter().copied());
             }
-            // A number, of one to four bytes, becomes very large or very small.
+            // Overwrites one to four bytes, so that a number becomes very large or very small.
             _ => {
                 let value = if dice.below(2) == 0 { 0xff } else { 0 };
                 let end = (at + 1 + dice.below(4)).min(input.len());
@@ -84,7 +85,7 @@ fn mutate(input: &mut Vec<u8>, others: &[Vec<u8>], dice: &mut TestRng) {
     input.truncate(128 << 10);
 }
 
-/// Feeds a target with altered seeds until the time is over.
+/// Feeds a target with the seeds and then with mutated seeds until the time is over.
 fn fuzz(name: &str, target: impl Fn(&[u8], &mut TestRng)) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let entries = fs::read_dir(&folder).unwrap();
@@ -107,7 +108,7 @@ fn fuzz(name: &str, target: impl Fn(&[u8], &mut TestRng)) {
         assert!(!slow, "an input took {:?}", began.elapsed());
         result.unwrap_or_else(|panic| resume_unwind(panic));
     };
-    // As they are, first: they must be of use.
+    // Unmodified seeds first, which must pass.
     for seed in &seeds {
         run(seed, &mut dice);
     }
@@ -126,7 +127,7 @@ fn random(bytes: &mut [u8]) {
     bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (i as u8).wrapping_add(17));
 }
 
-/// The pieces in which a stream may arrive.
+/// Splits a stream into pieces, as it may arrive.
 fn pieces<'a>(mut input: &'a [u8], dice: &mut TestRng) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
     let most = [1, 7, 200, 5000, 70_000][dice.below(5)];
@@ -138,7 +139,7 @@ fn pieces<'a>(mut input: &'a [u8], dice: &mut TestRng) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// Datagrams, each behind its length in two bytes.
+/// Returns the datagrams of an input, each of which follows its length in two bytes.
 fn datagrams(mut input: &[u8]) -> Vec<Bytes> {
     let mut found = Vec::new();
     while let Some((length, rest)) = input.split_first_chunk::<2>() {
@@ -149,7 +150,7 @@ fn datagrams(mut input: &[u8]) -> Vec<Bytes> {
     found
 }
 
-/// Feeds what looks like media to what looks at media.
+/// Feeds the body of a media message to the FLV parsers.
 fn look_at(kind: RtmpKind, body: Bytes, points: &mut FlvRandomAccessTracker) {
     let _ = Tag::parse(kind, &body);
     let _ = flv::composition_time(&body);
@@ -215,7 +216,7 @@ fn rtmp_client() {
 
 #[test]
 fn amf() {
-    // Commands are in the conversations, at no particular place.
+    // Commands are at arbitrary offsets in the conversations.
     fuzz("rtmp_client", |input, dice| {
         let from = dice.below(input.len());
         if let Ok(values) = amf0::read_all(&input[from..]) {
@@ -224,7 +225,7 @@ fn amf() {
     });
 }
 
-/// Everything can be published and played.
+/// Directory in which every stream can be published and played.
 struct Open(Arc<Presentation>);
 
 impl Directory for Open {
@@ -243,7 +244,7 @@ fn presentation() -> Arc<Presentation> {
     Arc::new(Presentation::parse(sdp).unwrap())
 }
 
-/// Packets of tracks, through what looks at them and what makes them go on.
+/// Passes packets of RTSP tracks through the parsers and a source group.
 fn tracks(frames: Vec<(u8, Bytes)>, presentation: &Arc<Presentation>) {
     let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
     let terms = GroupTerms { turns: Turns::Stay, loss_threshold: Duration::from_millis(500) };
@@ -334,7 +335,7 @@ fn sdp() {
     });
 }
 
-/// Both ends of a call.
+/// Returns both ends of an established SRT connection.
 fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
     let listener = Listener::new([3; 32], now);
     let peer = "192.0.2.1:5000".parse().unwrap();
@@ -370,7 +371,8 @@ fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
     panic!("no connection");
 }
 
-/// Datagrams of a conversation, at a connection that is up, and at both ends of one that is not.
+/// Feeds the datagrams of a conversation to both ends of an established connection, and to a listener and a caller that
+/// are not connected.
 fn srt(input: &[u8], dice: &mut TestRng) {
     let start = Instant::now();
     let passphrase = (dice.below(2) == 0).then(|| "0123456789".into());
@@ -435,7 +437,7 @@ fn rtp() {
         let mut monitor = TsMonitor::new();
         let mut now = start;
         let packets = datagrams(input);
-        // Over and over, so that sequences go round.
+        // The packets are repeated so that sequence numbers wrap around.
         for _ in 0..4 {
             for data in &packets {
                 now += Duration::from_millis(dice.below(30) as u64);
@@ -478,7 +480,7 @@ fn transport_stream() {
     });
 }
 
-/// An input as text; what is no text is none.
+/// Returns an input as text, with invalid UTF-8 replaced.
 fn as_text(input: &[u8]) -> String {
     String::from_utf8_lossy(input).into_owned()
 }
@@ -488,7 +490,7 @@ fn urls() {
     fuzz("url", |input, _| {
         let text = as_text(input);
         let (source, output) = (Source::from_url("a", &text), Output::from_url("a", &text));
-        // What can be read can be written, and is then the same.
+        // A URL that can be parsed can be written, and the result parses to the same URL.
         if source.common.errors.is_empty() {
             assert_eq!(Source::from_url("a", &source.to_url()).to_url(), source.to_url());
         }

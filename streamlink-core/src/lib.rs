@@ -1,5 +1,5 @@
-//! StreamLink moves live video: a **flow** takes one **source**, with or without a backup, and hands its packets
-//! to any number of **outputs**, without copying them and without ever letting one bad peer hurt another.
+//! StreamLink relays live video. A **flow** has one **source**, with or without backups, and passes its packets to any
+//! number of **outputs**. Packets are not copied, and a faulty or slow peer does not affect any other.
 //!
 //! ```
 //! use streamlink_core::{Bitrate, Engine, Flow, Output, Packet, Source};
@@ -23,10 +23,10 @@
 //! # }
 //! ```
 //!
-//! # What can feed what
+//! # Supported pairings
 //!
-//! Checked by the compiler where the types are known, and by `build()` where they are not; see [`FedBy`] and
-//! [`InputProtocol::allowed_outputs`].
+//! The compiler checks the pairing of a source and an output where their types are known, and `build()` checks it where
+//! they are not. See [`FedBy`] and [`InputProtocol::allowed_outputs`].
 //!
 //! | source | outputs |
 //! |---|---|
@@ -34,11 +34,11 @@
 //! | SRT (listener, caller) | SRT (listener, caller), RTMP_PUSH |
 //! | RTP | RTP |
 //! | RTSP (push in, pull) | RTSP (serve, push) |
-//! | any | tap, into the host's process |
+//! | any | tap (into the host's process) |
 //!
-//! A source may have backups, of the same family: listeners and callers in any mix. See [`Failover`].
+//! A source may have backups of the same media family: listeners and callers in any mix. See [`Failover`].
 //!
-//! # How a packet travels
+//! # Data path
 //!
 //! ```text
 //! net ──► endpoint ──► proto ──► router ──► endpoint ──► net
@@ -46,41 +46,43 @@
 //! GRO       task         order      batches     the fan-out    gathered
 //! ```
 //!
-//! A source's task reads a socket in batches, without copying. Its protocol's state machine checks and orders the
-//! packets. The group of the flow's sources lets those of the active one pass, or merges all, and makes what comes from
-//! one after the other a single stream. They enter the flow's ring once, whatever the number of outputs. Each output
-//! reads the ring at its own pace: one that does not keep up loses the oldest packets, which are counted, and nobody
-//! else notices.
+//! The task of a source reads a socket in batches, without copying. The state machine of its protocol checks and orders
+//! the packets. The source group of the flow passes on the packets of the active source, or merges the packets of all
+//! sources, and makes the media of successive sources one continuous stream. The packets enter the ring of the flow
+//! once, whatever the number of outputs. Each output reads the ring at its own pace. An output that does not keep up
+//! loses the oldest packets, which are counted, and no other output is affected.
 //!
-//! No output has a thread, and few have a task: RTP outputs are driven by a few shards; all SRT callers of a port share
-//! its socket and its task; the publishers and players of an RTMP or RTSP port share as many tasks as the engine has
-//! threads, at most. A whole batch leaves in one system call an output: a run of datagrams, or a vectored write that
-//! names the protocol's headers and the bytes that came in. Where four outputs and more send over UDP, or over RTSP in
-//! TCP, packets are copied once as they enter the ring, so that what each output names to the kernel is one piece.
+//! No output has a thread of its own, and few have a task. A few shards drive the RTP outputs. All SRT callers of a
+//! port share its socket and its task. The publishers and players of an RTMP or RTSP port share at most as many tasks
+//! as the engine has threads. A whole batch leaves in one system call for each output: a run of datagrams, or a
+//! vectored write that refers to the protocol's headers and to the received bytes. Where four or more outputs send over
+//! UDP, or over RTSP in TCP, packets are copied once as they enter the ring, so that each output passes the kernel one
+//! contiguous buffer.
 //!
-//! Batches of RTMP and RTSP begin at key frames, and the ring keeps the last group of pictures, so that a late player
-//! starts at once. SRT that leaves as RTMP goes through a remux, which publishes into a ring of its own.
+//! Batches of RTMP and RTSP begin at key frames, and the ring retains the last group of pictures, so that a late player
+//! starts at once. SRT media that is sent as RTMP passes through a remultiplexer, which publishes into a ring of its
+//! own.
 //!
 //! # Map of the modules
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
-//! | `flow` | the vocabulary: flows, sources and outputs with their settings; always valid, pure data |
-//! | `engine` | runs flows: [`Engine`], [`FlowHandle`], statistics, OpenMetrics |
-//! | `endpoint` | the drivers that join sockets, protocol and router; events; app sources and taps |
-//! | `router` | the group of sources (failover, ST 2022-7), the ring, the bandwidth limiter, counters; no sockets, no clock |
-//! | `proto` | RTP, SRT, RTMP and RTSP as state machines, given bytes and time |
-//! | `media` | packets, what can be read in MPEG-TS, FLV and RTP, and the remux of MPEG-TS to FLV |
-//! | `net` | UDP in batches, vectored TCP, TLS; the only module with `unsafe` |
+//! | `flow` | configuration: flows, sources and outputs with their settings; always valid, pure data |
+//! | `engine` | running flows: [`Engine`], [`FlowHandle`], statistics, OpenMetrics |
+//! | `endpoint` | drivers that connect sockets, protocols and the router; events; app sources and taps |
+//! | `router` | source group (failover, ST 2022-7), ring, bandwidth limiter, counters; no sockets, no clock |
+//! | `proto` | RTP, SRT, RTMP and RTSP as state machines that are given bytes and the time |
+//! | `media` | packets; parsers of MPEG-TS, FLV and RTP payloads; the remultiplexer from MPEG-TS to FLV |
+//! | `net` | batched UDP, vectored TCP, TLS; the only module with `unsafe` |
 //!
 //! # Features
 //!
 //! - `tls` (on by default): RTMPS and RTSPS, for listeners and callers (rustls with ring).
-//! - `serde`: flows to and from JSON (`Flow::from_json`, `Flow::to_json`) and any other serde format.
+//! - `serde`: conversion of flows to and from JSON (`Flow::from_json`, `Flow::to_json`) and any other serde format.
 //!
 //! # Platforms
 //!
-//! Linux; GSO (4.18) and GRO (5.0) are used where the kernel has them.
+//! Linux only. GSO (4.18) and GRO (5.0) are used where the kernel has them.
 
 mod endpoint;
 mod engine;
@@ -120,7 +122,7 @@ pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, Transpo
 pub use router::State;
 pub use text::PeerText;
 
-/// The Rust of the README compiles.
+/// Doc tests of the README: its Rust examples compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,10 +1,10 @@
-//! Locks that outlive a panic, and the code of the host that waits until they are let go.
+//! Mutex guards that survive a panic, and a queue that defers host code until the current thread holds no lock.
 //!
-//! No code of the host may run while a lock of this library is held: it may call the library, which would then wait for
-//! itself. Such code runs where one does not look for it. The last handle to bytes that the host has lent calls the
-//! host's release function, a waker belongs to the host's executor, and a line of the log goes to the host's logger.
-//! All three go through this module: what comes up while this thread holds a lock waits until it holds none.
-//! A packet does so by itself when it is dropped.
+//! Host code must not run while the library holds a lock: it may call back into the library, which would then deadlock.
+//! Host code runs in places that are easy to overlook. Dropping the last handle to borrowed bytes calls the release
+//! function of the host, a waker belongs to the executor of the host, and a log line goes to the logger of the host.
+//! All three go through this module: if the current thread holds a lock, the call is deferred until it holds none. A
+//! packet does this by itself when it is dropped.
 
 use bytes::Bytes;
 use std::{
@@ -15,22 +15,23 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Entries for which a thread keeps memory between two locks.
+/// Maximum capacity of the queue that a thread retains between two locks, in entries.
 const MAX_KEPT: usize = 1024;
 
-/// Levels of host code that calls the library, which runs host code. Below them it waits for the level above, so that a
-/// release function that pushes the next packet cannot exhaust the stack.
+/// Maximum nesting of host code that calls the library, which runs host code again. Deeper calls are deferred to the
+/// level above, so that a release function that pushes the next packet cannot exhaust the stack.
 const MAX_LEVELS: u32 = 4;
 
-/// Takes a lock. Nothing panics while such a lock is held; if it did, what it guards would still be whole.
+/// Locks a mutex and ignores poisoning. No code panics while it holds such a lock; if it did, the guarded data would
+/// still be consistent.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> Guard<'_, T> {
     Guard { guard: mutex.lock().unwrap_or_else(PoisonError::into_inner), _held: Held::new() }
 }
 
-/// A lock that is held.
+/// Guard of a locked mutex.
 #[derive(Debug)]
 pub(crate) struct Guard<'a, T: ?Sized> {
-    // Dropped in this order: the lock is free before what waits for that runs.
+    // Fields are dropped in this order: the mutex must be unlocked before the deferred host code runs.
     guard: MutexGuard<'a, T>,
     _held: Held,
 }
@@ -49,13 +50,13 @@ impl<T: ?Sized> DerefMut for Guard<'_, T> {
     }
 }
 
-/// Code of the host that waits.
+/// Deferred host code.
 enum HostCode {
-    /// The bytes of a packet, whose release may be the host's.
+    /// Bytes of a packet. Their release function may be host code.
     Release(Bytes),
     Wake(Waker),
     DropWaker(Waker),
-    /// A line of the log.
+    /// A log line.
     Call(Box<dyn FnOnce() + Send>),
 }
 
@@ -71,11 +72,11 @@ impl HostCode {
 }
 
 struct Thread {
-    /// Locks that this thread holds.
+    /// Number of locks that this thread holds.
     held: Cell<usize>,
-    /// Whether something waits for them.
+    /// True if host code is deferred until the locks are released.
     has_waiting: Cell<bool>,
-    /// How deep the host's code has called the library.
+    /// Current nesting of host code within library calls.
     level: Cell<u32>,
 }
 
@@ -85,7 +86,7 @@ thread_local! {
     static WAITING: RefCell<Vec<HostCode>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Counts a lock, for as long as it lives.
+/// Counts one held lock of this thread during its lifetime.
 #[derive(Debug)]
 struct Held;
 
@@ -108,17 +109,17 @@ impl Drop for Held {
     }
 }
 
-/// Whether this thread holds a lock.
+/// Returns true if this thread holds a lock.
 pub(crate) fn is_held() -> bool {
     THREAD.with(|thread| thread.held.get() > 0)
 }
 
-/// Checks in debug builds that no lock is held where code of the host is about to run.
+/// Asserts in debug builds that this thread holds no lock, before host code is called.
 pub(crate) fn assert_unlocked() {
     debug_assert!(!is_held(), "code of the host is about to run under a lock");
 }
 
-/// Wakes a task when this thread holds no lock, which may be now.
+/// Wakes a task, now or as soon as this thread holds no lock.
 pub(crate) fn wake(waker: Waker) {
     if is_held() {
         push(HostCode::Wake(waker));
@@ -127,19 +128,19 @@ pub(crate) fn wake(waker: Waker) {
     }
 }
 
-/// Drops a waker when this thread holds no lock, which may be now.
+/// Drops a waker, now or as soon as this thread holds no lock.
 pub(crate) fn drop_waker(waker: Option<Waker>) {
     if let Some(waker) = waker.filter(|_| is_held()) {
         push(HostCode::DropWaker(waker));
     }
 }
 
-/// Drops the bytes of a packet when this thread holds no lock any more. To be called while it holds one.
+/// Drops the bytes of a packet as soon as this thread holds no lock. Must be called while it holds one.
 pub(crate) fn release(bytes: Bytes) {
     push(HostCode::Release(bytes));
 }
 
-/// Writes a line of the log when this thread holds no lock, which may be now.
+/// Writes a log line, now or as soon as this thread holds no lock.
 pub(crate) fn log_unlocked(line: impl FnOnce() + Send + 'static) {
     if is_held() {
         push(HostCode::Call(Box::new(line)));
@@ -149,7 +150,8 @@ pub(crate) fn log_unlocked(line: impl FnOnce() + Send + 'static) {
 }
 
 fn push(code: HostCode) {
-    // A thread that is about to end has no place for it any more, and no one above it that needs the lock again.
+    // Thread-local storage is gone while the thread exits. The code is then dropped here: no caller further up the
+    // stack needs the lock again.
     let _ = WAITING.try_with(|waiting| {
         waiting.borrow_mut().push(code);
         THREAD.with(|thread| thread.has_waiting.set(true));
@@ -161,7 +163,7 @@ fn take_waiting() -> Vec<HostCode> {
     WAITING.try_with(|waiting| std::mem::take(&mut *waiting.borrow_mut())).unwrap_or_default()
 }
 
-/// Gives memory back for later use.
+/// Retains the memory of a drained queue for later use.
 fn keep_memory(memory: Vec<HostCode>) {
     if memory.capacity() <= MAX_KEPT {
         let _ = WAITING.try_with(|waiting| {
@@ -173,11 +175,11 @@ fn keep_memory(memory: Vec<HostCode>) {
     }
 }
 
-/// One level of host code, for as long as it lives.
+/// Counts one level of nested host code during its lifetime.
 struct Level;
 
 impl Level {
-    /// `None`: there are too many already.
+    /// Returns `None` if the maximum nesting is reached.
     fn enter() -> Option<Self> {
         THREAD.with(|thread| {
             let level = thread.level.get();
@@ -195,7 +197,7 @@ impl Drop for Level {
     }
 }
 
-/// Runs what waits, and what comes up meanwhile.
+/// Runs deferred host code until none is left, including code that is deferred meanwhile.
 fn run_waiting() {
     let Some(_level) = Level::enter() else { return };
     while THREAD.with(|thread| thread.has_waiting.get()) {
@@ -207,15 +209,15 @@ fn run_waiting() {
     }
 }
 
-/// Runs a future that keeps others waiting until it ends: releases and lines of the log that come up meanwhile wait
-/// until then. Tasks are woken as soon as no lock is held, because the future may wait for them.
+/// Runs a future and defers releases and log lines until it ends, because other tasks wait for it. Tasks are woken as
+/// soon as no lock is held, because the future may wait for them.
 pub(crate) async fn hold_back<F: Future>(future: F) -> F::Output {
     let mut held_back = HeldBack(Vec::new());
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| held_back.poll(future.as_mut(), cx)).await
 }
 
-/// What waits for a future to end, and runs after it.
+/// Host code that is deferred until a future ends.
 struct HeldBack(Vec<HostCode>);
 
 impl Drop for HeldBack {
@@ -228,7 +230,7 @@ impl Drop for HeldBack {
 
 impl HeldBack {
     fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let before = take_waiting(); // not of this future
+        let before = take_waiting(); // deferred before this poll, not by this future
         let held = Held::new();
         let result = future.poll(cx);
         let mut wakers = Vec::new();

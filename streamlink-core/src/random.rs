@@ -1,5 +1,5 @@
-//! Randomness: the operating system is asked once for an engine, which is built only when it answers; whatever is drawn
-//! later comes from a generator that cannot fail.
+//! Randomness. The operating system is asked once for each engine, and the engine is built only if it answers. All
+//! later draws come from a generator that cannot fail.
 
 use crate::lock::lock;
 use chacha20::{
@@ -12,15 +12,15 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Fills a buffer with randomness of the operating system.
+/// Fills a buffer with random bytes of the operating system.
 ///
 /// # Errors
-/// When the operating system has none to give; the buffer is of no use then.
+/// When the operating system gives no randomness. The contents of the buffer are then unusable.
 pub(crate) fn system(bytes: &mut [u8]) -> io::Result<()> {
     getrandom::fill(bytes).map_err(io::Error::other)
 }
 
-/// A source of randomness, shared by its clones.
+/// Random number generator, shared by its clones.
 #[derive(Clone)]
 pub(crate) struct Random(Arc<dyn Fn(&mut [u8]) + Send + Sync>);
 
@@ -31,9 +31,10 @@ impl fmt::Debug for Random {
 }
 
 impl Random {
-    /// A cryptographically secure generator (ChaCha20), with a seed from `entropy`, which is [`system`] outside tests.
+    /// Creates a cryptographically secure generator (ChaCha20), seeded from `entropy`, which is [`system`] outside
+    /// tests.
     ///
-    /// A fork of the process repeats what its parent draws: an engine must not be used in both.
+    /// A forked process repeats the draws of its parent, so an engine must not be used in both.
     ///
     /// # Errors
     /// When `entropy` fails.
@@ -44,18 +45,18 @@ impl Random {
         Ok(Self(Arc::new(move |bytes| lock(&generator).fill_bytes(bytes))))
     }
 
-    /// A generator of a test's own.
+    /// Creates a generator from a test's function.
     #[cfg(test)]
     pub(crate) fn of(fill: impl Fn(&mut [u8]) + Send + Sync + 'static) -> Self {
         Self(Arc::new(fill))
     }
 
-    /// Fills a buffer.
+    /// Fills a buffer with random bytes.
     pub(crate) fn fill(&self, bytes: &mut [u8]) {
         (self.0)(bytes);
     }
 
-    /// Draws so many bytes.
+    /// Returns `N` random bytes.
     pub(crate) fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         self.fill(&mut bytes);

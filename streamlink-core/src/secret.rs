@@ -1,14 +1,14 @@
-//! Text that is secret: never shown, and wiped from memory when it is dropped.
+//! Secret text that is never printed, and is wiped from memory when it is dropped.
 
 use std::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// A secret text. Its memory is overwritten when it is dropped; copies that were taken with [`Secret::reveal`] are not.
+/// Secret text. Its memory is overwritten when it is dropped. Copies that were made from [`Secret::reveal`] are not.
 #[derive(Clone, Default, PartialEq, Eq, Hash, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// The secret itself.
+    /// Returns the secret in clear text.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,27 +1,27 @@
-//! Text of others, made fit to be shown: what a peer says, and what an error quotes, reaches logs, events and
-//! statistics only through here.
+//! Sanitized text of peers. Text that a peer has sent, and values that an error quotes, reach logs, events and
+//! statistics only through this module.
 
 use std::{borrow::Borrow, fmt, ops::Deref};
 
-/// The longest text that is shown of a peer, in bytes.
+/// Maximum length of a displayed peer text, in bytes.
 const MAX_SHOWN: usize = 512;
-/// The longest value that an error quotes, in bytes.
+/// Maximum length of a value quoted in an error, in bytes.
 const MAX_QUOTED: usize = 80;
 
-/// A text that a peer, a server or the operating system has chosen, fit to be shown.
+/// Text chosen by a peer, a server or the operating system, sanitized for display.
 ///
-/// It is at most some 512 bytes long, an ellipsis stands for the rest, and holds no character that moves the cursor,
-/// changes the direction of the text or is invisible: those are written as `\u{202e}`.
+/// The text is at most about 512 bytes long; an ellipsis stands for the rest. Characters that are invisible, move the
+/// cursor or change the direction of the text are escaped, as in `\u{202e}`.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerText(String);
 
 impl PeerText {
-    /// Makes a text fit to be shown.
+    /// Sanitizes a text for display.
     pub fn new(text: impl AsRef<str>) -> Self {
         Self(shown(text.as_ref(), MAX_SHOWN))
     }
 
-    /// The text.
+    /// Returns the sanitized text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -88,14 +88,14 @@ impl fmt::Debug for PeerText {
     }
 }
 
-/// Returns a text without characters that deceive or are invisible, and of a bounded length.
+/// Returns a text of bounded length, with deceptive and invisible characters escaped.
 pub(crate) fn shown(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     for c in text.chars() {
         let escaped = if is_deceptive(c) { Some(c.escape_unicode()) } else { None };
         let length = escaped.as_ref().map_or(c.len_utf8(), ExactSizeIterator::len);
         if out.len() + length > max {
-            // Already shortened: shortening it again changes nothing.
+            // Shortening a text that is already shortened changes nothing.
             out.push('…');
             break;
         }
@@ -107,10 +107,10 @@ pub(crate) fn shown(text: &str, max: usize) -> String {
     out
 }
 
-/// Returns what an error may quote of a value that was given to us.
+/// Returns the part of a given value that an error may quote.
 ///
-/// A value with a secret in it, in the wrong place, must not be repeated: nothing is quoted of what holds an `@`, which
-/// may follow a password, and nothing behind an `=`, which may introduce one.
+/// A secret in the wrong place must not be repeated. Nothing is quoted of a value with an `@`, which may follow a
+/// password, and nothing after an `=`, which may precede one.
 pub(crate) fn quoted(value: &str) -> String {
     if value.contains('@') {
         return "…".into();
@@ -121,25 +121,25 @@ pub(crate) fn quoted(value: &str) -> String {
     }
 }
 
-/// Returns a text without a secret that a peer may have repeated in it.
+/// Replaces each occurrence of a secret, which a peer may have repeated, with an ellipsis.
 pub(crate) fn without(text: &str, secret: &str) -> String {
     if secret.is_empty() { text.to_owned() } else { text.replace(secret, "…") }
 }
 
-/// Whether a character moves the cursor, changes the direction of the text, breaks the line, or is invisible.
+/// Returns true if a character moves the cursor, changes the direction of the text, breaks the line, or is invisible.
 fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // Soft hyphen, joiners and fillers.
             '\u{ad}' | '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
             | '\u{3164}' | '\u{ffa0}' | '\u{2800}'
-            // Directions: the Arabic letter mark, marks, embeddings, overrides, isolates.
+            // Directional characters: the Arabic letter mark, marks, embeddings, overrides, isolates.
             | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
             // Line and paragraph separators.
             | '\u{2028}'..='\u{2029}'
-            // Variation selectors, the byte order mark, annotations, and what is no character.
+            // Variation selectors, the byte order mark, annotations, noncharacters.
             | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}'
-            // Format controls of shorthand and of music.
+            // Format controls of shorthand and of musical notation.
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
             // Tags and more variation selectors.
             | '\u{e0000}'..='\u{e0fff}')

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Lets something through at most once an interval, and counts what it held back.
+/// Rate limiter of reports: admits at most one report in each interval, and counts the occurrences held back.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     interval: Duration,
@@ -15,11 +15,12 @@ impl Throttle {
         Self { interval, last: None, held: 0 }
     }
 
-    /// `occurrences` more. `Some(n)` when they may be reported, standing for all `n` since the last report.
+    /// Adds `occurrences`. Returns `Some(n)` if a report is due, which stands for all `n` occurrences since the last
+    /// one.
     pub(crate) fn admit(&mut self, now: Instant, occurrences: u64) -> Option<u64> {
         self.held = self.held.saturating_add(occurrences);
         if self.held == 0 {
-            return None; // a look whether something that was held back may be reported by now
+            return None; // nothing was held back since the last report
         }
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
             return None;

@@ -323,7 +323,7 @@ fn srt_connections_of_one_address_are_bounded() {
     }
     eventually("the refusals are told", || {
         let event = engine.block_on(running.next_event())?;
-        matches!(event, Event::PeerRefused { reason: RefusalReason::TooManyPeers, .. }).then_some(())
+        matches!(event, Event::PeerRefused { reason: RefusalReason::TooManyFromAddress, .. }).then_some(())
     });
     assert!(running.stats().outputs[0].refused >= 10);
     // Another address has a share of its own, and one that leaves makes room.

@@ -1,4 +1,4 @@
-//! Media in the host's own process: a source that it pushes packets into, and a tap that hands it every packet.
+//! Media in the host's own process: a source into which the host pushes packets, and a tap that hands it every packet.
 
 use super::{
     LossReason, SourceContext, Status,
@@ -23,30 +23,32 @@ use std::{
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 
-/// The longest packet that may be pushed; longer RTMP messages than that are refused from the network too.
+/// Maximum size of a pushed packet, in bytes. Longer RTMP messages are refused from the network too.
 const MAX_PACKET: usize = 16 * 1024 * 1024;
 
-/// Bytes that a tap takes out of the flow's ring at once, or one batch: so much it holds beside what the ring holds.
+/// Maximum number of bytes that a tap takes out of the flow's ring at once, or one batch if that is larger. The tap
+/// holds them in addition to the ring.
 const WINDOW: u64 = 1 << 20;
 /// Maximum number of packets of one [`AppSource::push_all`] that enter the flow together.
 const MAX_STAGED: usize = 1024;
 
-/// Pushes packets into a flow. Cheap to clone; may be used from any thread, and from within everything that this library
-/// calls: wakers, a logger, and release functions that run when the bytes of a packet are dropped.
+/// Pushes packets into a flow. Cheap to clone; may be used from any thread, and from within everything that this
+/// library calls: wakers, a logger, and release functions that run when the bytes of a packet are dropped.
 #[derive(Clone, Debug)]
 pub struct AppSource {
     family: MediaFamily,
     context: SourceContext,
     intake: Arc<Mutex<Intake>>,
-    /// Memory for packets on their way from the host's iterator, used again from call to call.
+    /// Buffer for packets taken from the host's iterator, reused between calls.
     staging: Arc<Mutex<Vec<Packet>>>,
 }
 
-/// Why a packet was not taken.
+/// Reason why a packet was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
-    /// The flow is at its maximum bandwidth (policy `Drop`): this packet was counted as dropped. Later ones may pass.
+    /// The flow is at its maximum bandwidth (policy `Drop`), and this packet was counted as dropped. Later packets may
+    /// pass.
     #[error("the flow is at its maximum bandwidth")]
     Full,
     /// The flow has stopped, or its policy `Disconnect` has ended this source.
@@ -55,12 +57,12 @@ pub enum PushError {
     /// The packet is of another family than the source.
     #[error("a packet of family {found} was pushed into a source of family {expected}")]
     Family {
-        /// The family of the packet.
+        /// Family of the packet.
         found: MediaFamily,
-        /// The family of the source.
+        /// Family of the source.
         expected: MediaFamily,
     },
-    /// An RTP packet that is none, or a packet above 16 MiB.
+    /// The packet is not a valid RTP packet, or is larger than 16 MiB.
     #[error("the packet is malformed")]
     Malformed,
 }
@@ -71,13 +73,13 @@ impl AppSource {
         Self { family, context, intake: Arc::new(Mutex::new(intake)), staging: Arc::default() }
     }
 
-    /// The family of the packets that this source takes.
+    /// Returns the family of the packets that this source accepts.
     pub fn family(&self) -> MediaFamily {
         self.family
     }
 
-    /// Says what the packets of a source of family RTSP are: its SDP (RFC 8866), whose sections of media number the
-    /// tracks. Players can come from then on; another SDP ends the sessions of those that are there.
+    /// Sets the SDP (RFC 8866) of a source of family RTSP, whose media sections number the tracks. Players can connect
+    /// from then on. A different SDP ends the sessions of connected players.
     ///
     /// # Errors
     /// [`PushError::Family`] for a source of another family, [`PushError::Malformed`] for an SDP that cannot be read.
@@ -92,7 +94,7 @@ impl AppSource {
         Ok(())
     }
 
-    /// Hands one packet to the flow, and to all its outputs. Never blocks.
+    /// Pushes one packet into the flow, and so to all its outputs. Never blocks.
     ///
     /// # Errors
     /// See [`PushError`]; the packet is then gone, and the flow goes on.
@@ -101,14 +103,15 @@ impl AppSource {
         self.take_in(std::iter::once(packet))
     }
 
-    /// Hands several packets to the flow at once, which costs less than one by one. What is refused is left out. Those
-    /// that other threads push meanwhile may come between them where there are more than 1024.
+    /// Pushes several packets into the flow at once, which costs less than pushing them one by one. Refused packets are
+    /// left out. Packets that other threads push meanwhile may come in between if there are more than 1024.
     ///
     /// # Errors
     /// The first refusal, after all packets were offered.
     pub fn push_all(&self, packets: impl IntoIterator<Item = Packet>) -> Result<(), PushError> {
         lock::assert_unlocked();
-        // The iterator is the host's code, and so is what runs when a refused packet is dropped: no lock is held.
+        // The iterator is the host's code, and so is the release function of a refused packet. No lock is held while
+        // they run.
         let mut staged = std::mem::take(&mut *lock(&self.staging));
         let mut packets = packets.into_iter();
         let mut result = Ok(());
@@ -135,7 +138,7 @@ impl AppSource {
         result
     }
 
-    /// Looks at one packet, before anything is locked.
+    /// Validates one packet, before any lock is taken.
     fn check(&self, packet: &Packet) -> Result<(), PushError> {
         let counters = &self.context.status.counters;
         if self.context.stop.is_cancelled() || counters.state() == State::Failed {
@@ -156,7 +159,7 @@ impl AppSource {
         Ok(())
     }
 
-    /// Takes packets that were looked at into the flow.
+    /// Admits validated packets to the flow.
     fn take_in(&self, packets: impl Iterator<Item = Packet>) -> Result<(), PushError> {
         let mut intake = lock(&self.intake);
         intake.refresh();
@@ -195,26 +198,26 @@ impl AppSource {
     }
 }
 
-/// Hands every packet of a flow to the host, sharing the bytes with all outputs.
+/// Receives every packet of a flow, sharing the bytes with all outputs.
 ///
-/// It starts where the flow started, or where it was added. A host that is slower than the source loses the
-/// oldest packets, and the output's `dropped` counts them. Also a [`futures_core::Stream`].
+/// A tap starts at the start of the flow, or at the point where it was added. A host that is slower than the source
+/// loses the oldest packets, and the output's `dropped` counts them. A tap is also a [`futures_core::Stream`].
 ///
-/// A tap holds 1 MiB of packets, or what came together, beside what the flow holds. A host that keeps packets for more
-/// than a moment keeps them [`detached`](Packet::detached): one packet may hold the memory of others that came with it,
-/// 128 KiB of it at most.
+/// A tap holds 1 MiB of packets, or one batch, in addition to what the flow holds. A host that keeps packets for longer
+/// than a moment should keep them [`detached`](Packet::detached), since one packet may keep up to 128 KiB of memory
+/// shared with other packets alive.
 #[derive(Debug)]
 pub struct Tap {
     reader: Reader,
     status: Arc<Status>,
     tasks: Tasks,
-    /// What was read from the ring, the oldest last.
+    /// Batches read from the ring, the oldest last.
     window: Vec<Arc<Batch>>,
-    /// The batch from which packets are taken one by one.
+    /// Batch from which packets are taken one by one.
     current: Option<PacketBatch>,
 }
 
-/// Packets of a tap that came together, shared with all outputs.
+/// Packets of a tap that arrived together, shared with all outputs.
 #[derive(Clone, Debug)]
 pub struct PacketBatch {
     batch: Arc<Batch>,
@@ -237,7 +240,7 @@ impl std::ops::Deref for PacketBatch {
     }
 }
 
-/// Where the tasks of a flow run, and who waits for them.
+/// Runtime of the tasks of a flow, with the tracker that waits for their end.
 #[derive(Clone, Debug)]
 pub(crate) struct Tasks {
     pub(crate) runtime: Handle,
@@ -255,12 +258,13 @@ impl Tap {
         Self { reader, status, tasks, window: Vec::new(), current: None }
     }
 
-    /// The next packet; `None` when the flow has stopped or the tap was removed, and all that came has been handed over.
+    /// Returns the next packet. `None` when the flow has stopped or the tap was removed, and all packets before that
+    /// have been handed over.
     pub async fn next(&mut self) -> Option<Packet> {
         poll_fn(|cx| self.poll_packet(cx)).await
     }
 
-    /// The next packet, if there is one now.
+    /// Returns the next packet, if there is one now.
     pub fn try_next(&mut self) -> Option<Packet> {
         match self.poll_packet(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(packet) => packet,
@@ -268,12 +272,12 @@ impl Tap {
         }
     }
 
-    /// The packets that came together, which costs less than one by one; `None` as for [`Tap::next`].
+    /// Returns the next packets that arrived together, which costs less than one by one. `None` as for [`Tap::next`].
     pub async fn next_batch(&mut self) -> Option<PacketBatch> {
         poll_fn(|cx| self.poll_batch(cx)).await
     }
 
-    /// The packets that came together, if there are any now.
+    /// Returns the next packets that arrived together, if there are any now.
     pub fn try_next_batch(&mut self) -> Option<PacketBatch> {
         match self.poll_batch(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(batch) => batch,
@@ -281,15 +285,15 @@ impl Tap {
         }
     }
 
-    /// Whether the flow has stopped, or the tap was removed. What came before can still be read.
+    /// Returns whether the flow has stopped or the tap was removed. Earlier packets can still be read.
     pub fn is_closed(&self) -> bool {
         self.reader.is_closed()
     }
 
     /// Calls `callback` with every packet, on the engine's runtime, until the flow stops or the result is dropped.
     ///
-    /// The callback should return soon: it runs on a thread that others need too, and while it runs, packets
-    /// queue up and may be lost to this tap. Stopping the flow waits for it.
+    /// The callback should return soon. It runs on a thread that other tasks need too, and while it runs, packets queue
+    /// up and may be lost to this tap. Stopping the flow waits for it.
     pub fn for_each(mut self, mut callback: impl FnMut(Packet) + Send + 'static) -> TapCallback {
         let (tasks, closer) = (self.tasks.clone(), self.reader.closer());
         let task = tasks.spawn(async move {
@@ -323,7 +327,7 @@ impl Tap {
                 return Poll::Ready(None);
             }
             let lost = self.reader.read_some(WINDOW, &mut self.window);
-            self.window.reverse(); // taken from the end
+            self.window.reverse(); // packets are taken from the end
             let read = Batch::totals(&self.window);
             self.status.counters.dropped.add(lost.packets);
             let now = self.window.first().and_then(|newest| newest.arrival());
@@ -341,7 +345,7 @@ impl futures_core::Stream for Tap {
     }
 }
 
-/// A tap that calls back. Dropping it ends the calls, after the one that may be running.
+/// Callback of a tap, see [`Tap::for_each`]. Dropping it ends the calls, after the one that may be running.
 #[derive(Debug)]
 pub struct TapCallback {
     closer: Closer,

@@ -1,8 +1,8 @@
-//! The bandwidth of a running flow, and every size that is derived from it: socket buffers, queues, receive memory.
+//! Bandwidth of a running flow, and the sizes derived from it: socket buffers, queues and receive memory.
 //!
-//! The engine holds the one [`BandwidthSetting`] of a flow; endpoints hold a [`FlowBandwidth`], ask it when they have
-//! something to send or to receive, and apply what has changed to what is open already. So a change costs those that
-//! carry media one atomic load, wakes nobody, and reaches connections that are set up later as well.
+//! The engine holds one [`BandwidthSetting`] for each flow. Endpoints hold a [`FlowBandwidth`], check it when they send
+//! or receive, and apply changes to what is already open. A change thus costs the endpoints one atomic load, wakes no
+//! task, and also reaches connections that are set up later.
 
 use crate::{
     flow::{BandwidthPolicy, Bitrate},
@@ -11,18 +11,18 @@ use crate::{
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long the ring holds packets for outputs that lag.
+/// Maximum time for which the ring holds packets for outputs that lag.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
-/// The ring's smallest bound in bytes: some datagrams of any size.
+/// Minimum size of the ring in bytes, enough for some datagrams of any size.
 const MIN_QUEUE: u64 = 256 << 10;
-/// What the kernel may hold for a peer that takes media over TCP, in bytes.
+/// Range of the kernel's send buffer for a peer that receives media over TCP, in bytes.
 const TCP_SEND_BUFFER: std::ops::RangeInclusive<u64> = 64 << 10..=4 << 20;
-/// The send buffer of an RTP output, in bytes: several runs of GSO at least.
+/// Range of the send buffer of an RTP output, in bytes. The minimum holds several GSO sends.
 const RTP_SEND_BUFFER: std::ops::RangeInclusive<u64> = 512 << 10..=16 << 20;
-/// The receive buffer of an RTP source, in bytes.
+/// Range of the receive buffer of an RTP source, in bytes.
 const RTP_RECEIVE_BUFFER: std::ops::RangeInclusive<u64> = 1 << 20..=16 << 20;
 
-/// The bandwidth of a flow at one moment.
+/// Maximum bandwidth of a flow and its policy at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bandwidth {
     pub(crate) max: Bitrate,
@@ -30,27 +30,27 @@ pub(crate) struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// Bytes of one second.
+    /// Returns the maximum number of bytes in one second.
     pub(crate) fn bytes_per_second(self) -> u64 {
         self.max.bytes_in(Duration::from_secs(1))
     }
 
-    /// Bounds of a ring: a second of the flow.
+    /// Returns the bounds of a ring: one second of the flow.
     pub(crate) fn queue_limits(self) -> Limits {
         Limits { bytes: self.max.bytes_in(QUEUE_TIME).max(MIN_QUEUE), time: QUEUE_TIME }
     }
 
-    /// Bytes that the kernel may hold for a peer that takes media over TCP: a second of the flow.
+    /// Returns the size of the kernel's send buffer for a peer that receives media over TCP: one second of the flow.
     pub(crate) fn tcp_send_buffer(self) -> usize {
         clamp(self.max.bytes_in(QUEUE_TIME), TCP_SEND_BUFFER)
     }
 
-    /// Send buffer of an RTP output: a quarter of a second.
+    /// Returns the send buffer size of an RTP output: a quarter of a second.
     pub(crate) fn rtp_send_buffer(self) -> usize {
         clamp(self.bytes_per_second() / 4, RTP_SEND_BUFFER)
     }
 
-    /// Receive buffer of an RTP source: half a second.
+    /// Returns the receive buffer size of an RTP source: half a second.
     pub(crate) fn rtp_receive_buffer(self) -> usize {
         clamp(self.bytes_per_second() / 2, RTP_RECEIVE_BUFFER)
     }
@@ -60,7 +60,7 @@ fn clamp(bytes: u64, range: std::ops::RangeInclusive<u64>) -> usize {
     usize::try_from(bytes.clamp(*range.start(), *range.end())).unwrap_or(usize::MAX)
 }
 
-/// The engine's end: changes the bandwidth of a flow.
+/// Bandwidth of a flow as held by the engine, which can change it.
 #[derive(Debug)]
 pub(crate) struct BandwidthSetting(watch::Sender<Bandwidth>);
 
@@ -73,8 +73,8 @@ impl BandwidthSetting {
         *self.0.borrow()
     }
 
-    /// Changes it. `apply` is called with the new value before another change can be made, so that what it sets is
-    /// never that of an earlier change.
+    /// Changes the bandwidth. `apply` is called with the new value before the next change can be made, so that it never
+    /// applies an outdated one.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Bandwidth), apply: impl FnOnce(Bandwidth)) {
         self.0.send_modify(|bandwidth| {
             change(bandwidth);
@@ -82,13 +82,13 @@ impl BandwidthSetting {
         });
     }
 
-    /// The view of an endpoint.
+    /// Returns a view for an endpoint.
     pub(crate) fn view(&self) -> FlowBandwidth {
         FlowBandwidth(self.0.subscribe())
     }
 }
 
-/// The bandwidth of a running flow, as an endpoint sees it.
+/// Bandwidth of a running flow, as seen by an endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowBandwidth(watch::Receiver<Bandwidth>);
 
@@ -97,12 +97,12 @@ impl FlowBandwidth {
         *self.0.borrow()
     }
 
-    /// Whether [`FlowBandwidth::changed`] has something to tell.
+    /// Returns whether [`FlowBandwidth::changed`] would return a value.
     pub(crate) fn has_changed(&self) -> bool {
         self.0.has_changed().unwrap_or(false)
     }
 
-    /// The bandwidth, if it has changed since this view was made or last asked.
+    /// Returns the bandwidth if it has changed since the last call, or since this view was made.
     pub(crate) fn changed(&mut self) -> Option<Bandwidth> {
         if self.has_changed() { Some(*self.0.borrow_and_update()) } else { None }
     }
@@ -110,7 +110,7 @@ impl FlowBandwidth {
 
 #[cfg(test)]
 impl FlowBandwidth {
-    /// One that stays as it is.
+    /// Creates a view whose bandwidth never changes.
     pub(crate) fn fixed(max: Bitrate) -> Self {
         BandwidthSetting::new(Bandwidth { max, policy: BandwidthPolicy::Drop }).view()
     }

@@ -1,5 +1,5 @@
-//! What every source does with its packets on their way into the flow: the bandwidth limit, the state and its
-//! events, the look into MPEG-TS, the counters, and the group of the flow's sources.
+//! Common path of the packets of every source into the flow: bandwidth limit, state and events, MPEG-TS monitor,
+//! counters, and the group of the flow's sources.
 
 use super::{Event, Live, LossReason, SourceContext};
 use crate::{
@@ -19,50 +19,50 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the statistics of the transport stream are replaced.
+/// Interval at which the statistics of the transport stream are updated.
 const MONITOR_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long changed settings may wait for being taken over.
+/// Maximum delay until changed settings are applied.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is to be done with a packet.
+/// Decision about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass,
-    /// It is above the bandwidth; counted already.
+    /// Drop the packet, which is above the bandwidth. It is counted already.
     Drop,
-    /// It is above the bandwidth, and the source is to be disconnected; counted already.
+    /// Drop the packet and disconnect the source, which is above the bandwidth. The packet is counted already.
     Disconnect,
 }
 
-/// The way of a source's packets into the flow. In this order: where there are many sources, each is found cold, and what
-/// every packet touches lies together.
+/// Path of a source's packets into the flow. With many sources each is found cold in the cache, so the fields that
+/// every packet touches come first and lie together.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Intake {
     limiter: Limiter,
-    /// Packets above the bandwidth that no event has told of yet.
+    /// Packets above the bandwidth that no event has reported yet.
     above_untold: u64,
     last_media: Option<Instant>,
     monitored: Instant,
     refreshed: Instant,
-    /// What waits to be published.
+    /// Packets that wait to be published.
     pub(super) out: MediaBatch,
-    /// What has come beside it, and was of use to nobody.
+    /// Packets that have come in addition, and were only counted because nobody reads.
     unheard: Totals,
     frames: Frames,
-    /// There are other sources.
+    /// Set if the flow has other sources.
     has_backup: bool,
-    /// The flow's; it knows whether anybody reads.
+    /// Ring of the flow, which knows whether anybody reads.
     ring: Arc<Ring>,
     gops: GopSegmenter,
     pub(super) context: SourceContext,
     live: Live,
     above: Throttle,
     monitor: TsMonitor,
-    /// Failed checks of the transport stream that were told of.
+    /// Failed checks of the transport stream that events have reported.
     told: TransportErrors,
-    /// How often media has begun to come.
+    /// Number of times that media has started to arrive.
     connections: u64,
 }
 
@@ -90,12 +90,12 @@ impl Intake {
         }
     }
 
-    /// The settings that can change, as they are now.
+    /// Returns the current settings that can change at run time.
     pub(super) fn live(&self) -> &Live {
         &self.live
     }
 
-    /// Takes over settings that have changed; returns whether some have.
+    /// Applies changed settings. Returns whether there were any.
     pub(super) fn refresh(&mut self) -> bool {
         let changed = self.context.live.has_changed().unwrap_or(false);
         if changed {
@@ -105,7 +105,7 @@ impl Intake {
         changed
     }
 
-    /// The same for one who asks all the time: looks every [`REFRESH_INTERVAL`].
+    /// Does the same as [`Intake::refresh`] at most once in [`REFRESH_INTERVAL`], for frequent callers.
     pub(super) fn refresh_at_times(&mut self, now: Instant) -> bool {
         let due = now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL;
         if due {
@@ -114,12 +114,12 @@ impl Intake {
         due && self.refresh()
     }
 
-    /// When media last came, while the source is connected.
+    /// Returns the arrival time of the last media, while the source is connected.
     pub(super) fn last_media(&self) -> Option<Instant> {
         self.last_media
     }
 
-    /// Whether a packet of so many bytes may pass.
+    /// Decides about a packet of this size by the bandwidth limit.
     pub(super) fn admit(&mut self, now: Instant, bytes: usize) -> Verdict {
         if self.limiter.admit(now, bytes) == Admission::Within {
             return Verdict::Pass;
@@ -135,20 +135,20 @@ impl Intake {
         }
     }
 
-    /// A stream of FLV messages begins.
+    /// Begins a stream of FLV messages.
     pub(super) fn begin_messages(&mut self) {
         self.gops.begin();
         self.context.group.begin(self.context.number, None);
     }
 
-    /// A presentation of RTSP begins.
+    /// Begins an RTSP presentation.
     pub(super) fn begin_presentation(&mut self, presentation: &Arc<Presentation>) {
         self.gops.begin_presentation(presentation);
         self.context.group.begin(self.context.number, Some(presentation));
     }
 
-    /// An FLV message, or a packet of an RTSP track: it waits to be published, or is dropped. Above the bandwidth whole
-    /// frames go, up to the next key frame.
+    /// Queues an FLV message or a packet of an RTSP track for publishing, or drops it. Above the bandwidth whole frames
+    /// are dropped, up to the next key frame.
     pub(super) fn message(&mut self, now: Instant, packet: Packet) -> Verdict {
         let observed = self.gops.observe(&packet);
         match self.judge(now, observed, packet.data().len()) {
@@ -163,8 +163,8 @@ impl Intake {
         }
     }
 
-    /// The same for an FLV message that lies where it was read to. While nobody reads what the flow's only source brings,
-    /// it stays there, and is counted.
+    /// Does the same as [`Intake::message`] for an FLV message that is still in the read buffer. It is only counted,
+    /// not copied, while nobody reads the flow's only source.
     pub(super) fn flv(
         &mut self,
         now: Instant,
@@ -189,7 +189,7 @@ impl Intake {
         }
     }
 
-    /// Whether a message may pass that was observed to be this; `None`: to be of no use.
+    /// Decides about a message of this role. `None` stands for a message of no use, which is dropped.
     fn judge(&mut self, now: Instant, observed: Option<MessageRole>, bytes: usize) -> Result<MessageRole, Verdict> {
         let Some(role) = observed else {
             self.context.status.counters.dropped.add(1);
@@ -205,7 +205,7 @@ impl Intake {
         Err(verdict)
     }
 
-    /// Hands over what waits, and tells what is to be told.
+    /// Publishes the waiting packets, and emits the events that are due.
     pub(super) fn publish(&mut self, now: Instant, peer: Option<SocketAddr>) {
         let status = &self.context.status;
         if self.above_untold > 0
@@ -247,7 +247,8 @@ impl Intake {
         }
     }
 
-    /// Looks at what is about to be handed over, and counts it; returns whether it may be MPEG-TS.
+    /// Counts the packets that are about to be published, and passes them to the MPEG-TS monitor. Returns whether they
+    /// may be MPEG-TS.
     fn count(&mut self, now: Instant) -> bool {
         let last = self.out.packets.last().map_or(now, Packet::arrival);
         let unheard = std::mem::take(&mut self.unheard);
@@ -264,7 +265,7 @@ impl Intake {
         is_transport_stream
     }
 
-    /// No more media comes.
+    /// Ends the media of this source, for the given reason.
     pub(super) fn lose(&mut self, now: Instant, reason: LossReason) {
         self.publish(now, None);
         self.monitor.begin();
@@ -277,7 +278,7 @@ impl Intake {
     }
 }
 
-/// FLV frames since the last look.
+/// FLV frames since the last update of the statistics.
 #[derive(Debug, Default)]
 struct Frames {
     video: u64,
@@ -296,13 +297,13 @@ impl Frames {
     fn publish(&mut self, context: &SourceContext, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
         let Self { video, audio } = std::mem::take(self);
-        // In thousandths of a frame per second.
+        // The unit is a thousandth of a frame per second.
         context.status.counters.video_rate.set(video.saturating_mul(1_000_000) / millis);
         context.status.counters.audio_rate.set(audio.saturating_mul(1_000_000) / millis);
     }
 }
 
-/// Where a packet may hold MPEG-TS.
+/// Returns the part of a packet that may hold MPEG-TS.
 fn transport_stream(packet: &Packet) -> Option<&[u8]> {
     match packet.family() {
         MediaFamily::Datagrams => Some(packet.data()),

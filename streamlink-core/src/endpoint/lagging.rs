@@ -1,10 +1,10 @@
-//! Tells the host of an output that loses packets, once a second at most.
+//! Events about outputs that lose packets, at most once a second for each.
 
 use super::{Event, EventSink, Status};
 use crate::time::Throttle;
 use std::time::{Duration, Instant};
 
-/// Packets that an output has lost, and that no event has told of yet.
+/// Packets that an output has lost and that no event has reported yet.
 #[derive(Debug)]
 pub(super) struct LagReport(Throttle);
 
@@ -13,8 +13,8 @@ impl LagReport {
         Self(Throttle::new(Duration::from_secs(1)))
     }
 
-    /// Takes note of packets that were counted as dropped just now. None: a look whether what was held back may be
-    /// told by now.
+    /// Reports packets that have just been counted as dropped. A call with 0 packets may report earlier ones that were
+    /// held back.
     pub(super) fn note(&mut self, packets: u64, status: &Status, events: &EventSink, now: Instant) {
         if self.0.admit(now, packets).is_some() {
             let dropped = status.counters.dropped.get();

@@ -1,5 +1,5 @@
-//! The way of events from a flow to its host: each reader has a box of its own, which takes no memory while it is
-//! empty, and holds [`CAPACITY`] events at most.
+//! Delivery of events from a flow to its host. Each reader has its own queue, which takes no memory while it is empty
+//! and holds at most [`CAPACITY`] events.
 
 use super::Event;
 use crate::lock::{self, lock};
@@ -10,10 +10,10 @@ use std::{
     task::{Poll, Waker},
 };
 
-/// Events that wait for a reader at most; a slower reader loses the oldest.
+/// Maximum number of events that wait for a reader. A slower reader loses the oldest.
 const CAPACITY: usize = 1024;
 
-/// Where drivers report events: to the host's readers, and to the log.
+/// Receives the events of the drivers, for the host's readers and the log.
 #[derive(Clone, Debug)]
 pub(crate) struct EventSink(Arc<Sink>);
 
@@ -23,12 +23,12 @@ struct Sink {
     readers: Mutex<Vec<Weak<Mutex<Waiting>>>>,
 }
 
-/// What waits for one reader.
+/// Queue of one reader.
 #[derive(Debug, Default)]
 struct Waiting {
     events: VecDeque<Event>,
     missed: u64,
-    /// No more events come.
+    /// Set when the sink is gone and no more events come.
     closed: bool,
     reader: Option<Waker>,
 }
@@ -61,7 +61,7 @@ impl EventSink {
         });
     }
 
-    /// A reader of what happens from now on.
+    /// Returns a reader of the events from now on.
     pub(crate) fn subscribe(&self) -> Mailbox {
         let waiting = Arc::default();
         lock(&self.0.readers).push(Arc::downgrade(&waiting));
@@ -71,7 +71,7 @@ impl EventSink {
 
 impl Sink {
     fn tell(&self, mut change: impl FnMut(&mut Waiting)) {
-        // Readers that are gone are forgotten on the way.
+        // Dropped readers are removed from the list on the way.
         lock(&self.readers).retain(|reader| {
             let Some(waiting) = reader.upgrade() else { return false };
             let mut waiting = lock(&waiting);
@@ -90,22 +90,22 @@ impl Drop for Sink {
     }
 }
 
-/// The box of one reader.
+/// Reading end of the queue of one reader.
 #[derive(Debug)]
 pub(crate) struct Mailbox(Arc<Mutex<Waiting>>);
 
 impl Mailbox {
-    /// The next event; `None` when no more come.
+    /// Returns the next event, or `None` when no more come.
     pub(crate) async fn receive(&mut self) -> Option<Event> {
         poll_fn(|cx| {
             if let Poll::Ready(next) = self.poll_next() {
                 return Poll::Ready(next);
             }
-            // A waker may be the host's code: it is cloned and dropped outside the lock.
+            // A waker may be the host's code, so it is cloned and dropped outside the lock.
             let waker = cx.waker().clone();
             let old = lock(&self.0).reader.replace(waker);
             drop(old);
-            self.poll_next() // what came before the waker was there
+            self.poll_next() // finds events that came before the waker was set
         })
         .await
     }
@@ -118,7 +118,7 @@ impl Mailbox {
         }
     }
 
-    /// The next event, if there is one now.
+    /// Returns the next event, if there is one now.
     pub(crate) fn try_receive(&mut self) -> Option<Event> {
         lock(&self.0).next()
     }

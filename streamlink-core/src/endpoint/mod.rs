@@ -1,8 +1,9 @@
-//! The drivers: what joins sockets, protocol and router for one source or output. One folder a protocol.
+//! Drivers, which connect sockets, protocols and the router for one source or output. There is one folder for each
+//! protocol.
 //!
-//! A driver is opened first, which may fail and starts nothing, and then run. A source publishes into the flow's
-//! ring; an output reads from it: datagram outputs by the shards of the [`fanout`], callers by a task of
-//! their own, and the peers of a port by the tasks of that port.
+//! A driver is opened first, which may fail and starts nothing, and then run. A source publishes into the flow's ring,
+//! and an output reads from it. Datagram outputs are served by the shards of [`fanout`], callers by a task of their
+//! own, and the peers of a port by the tasks of that port.
 
 mod app;
 mod backoff;
@@ -41,38 +42,38 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What a source's driver needs of its flow.
+/// Parts of a flow that the driver of a source needs.
 #[derive(Clone, Debug)]
 pub(crate) struct SourceContext {
     pub(crate) status: Arc<Status>,
-    /// Its place among the sources.
+    /// Index of this source in `sources`.
     pub(crate) number: usize,
     /// All sources of the flow, in order.
     pub(crate) sources: Arc<[Arc<Status>]>,
     pub(crate) group: Arc<Group>,
     pub(crate) events: EventSink,
-    /// The settings that can change while it runs.
+    /// Settings that can change at run time.
     pub(crate) live: watch::Receiver<Live>,
-    /// How long packets may wait for more, so that they leave together.
+    /// Maximum time for which packets may wait for more, so that they are sent together.
     pub(crate) coalesce: Duration,
     pub(crate) random: Random,
     pub(crate) stop: CancellationToken,
 }
 
 impl SourceContext {
-    /// Tells the host what the media consists of.
+    /// Reports the description of the media to the host.
     fn describe(&self, description: impl Into<PeerText>) {
         let description = description.into();
         self.status.set_media(description.clone());
         self.events.emit(Event::MediaDescribed { source: self.status.name(), description });
     }
 
-    /// The source is lost to its flow.
+    /// Tells the flow that this source is lost.
     pub(crate) fn lose(&self, now: std::time::Instant) {
         self.switched(self.group.lose(self.number, now));
     }
 
-    /// Tells the host that another source feeds the flow.
+    /// Reports to the host that another source feeds the flow.
     fn switched(&self, switch: Option<Switch>) {
         let Some(Switch { from, to, gap }) = switch else { return };
         let name = |number: usize| self.sources.get(number).map(|status| status.name()).unwrap_or_default();
@@ -80,7 +81,7 @@ impl SourceContext {
     }
 }
 
-/// Waits for a moment; for ever, if there is none.
+/// Waits until the deadline, or for ever if there is none.
 async fn sleep_until(deadline: Option<std::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

@@ -1,5 +1,5 @@
-//! SRT to RTMP: a task that reads a flow's datagrams, and publishes the FLV messages that it finds in their MPEG-TS
-//! into a ring of their own, which RTMP outputs read as they would read that of an RTMP flow.
+//! Remuxing from SRT to RTMP. A task reads a flow's datagrams and publishes the FLV messages found in their MPEG-TS
+//! into a separate ring. RTMP outputs read it like the ring of an RTMP flow.
 
 use super::{Event, EventSink};
 use crate::{
@@ -15,31 +15,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// When nothing has come for so long, the last picture waits no longer for the one after it.
+/// Silence after which the last picture is sent without waiting for the next one.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What is known of a remux.
+/// Status of a remux.
 #[derive(Debug, Default)]
 pub(crate) struct RemuxStatus {
-    /// There is nothing in the stream that RTMP can carry.
+    /// Set if RTMP can carry none of the elementary streams.
     nothing: AtomicBool,
-    /// What is carried, and what is left out.
+    /// Description of the streams that are carried and of those that are left out.
     selection: ArcSwapOption<String>,
 }
 
 impl RemuxStatus {
-    /// Whether there is nothing in the stream that RTMP can carry.
+    /// Returns whether RTMP can carry none of the elementary streams.
     pub(crate) fn has_nothing(&self) -> bool {
         self.nothing.load(Relaxed)
     }
 
-    /// What is carried, and what is left out, once known.
+    /// Returns a description of the streams that are carried and of those that are left out, once known.
     pub(crate) fn selection(&self) -> Option<String> {
         self.selection.load_full().map(|text| text.as_ref().clone())
     }
 }
 
-/// Runs until the flow ends.
+/// Runs the remux until the flow ends.
 pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, status: Arc<RemuxStatus>) {
     let (mut remuxer, mut cutter) = (Remuxer::new(), GopSegmenter::default());
     let (mut window, mut messages, mut out) = (Vec::new(), Vec::new(), MediaBatch::default());

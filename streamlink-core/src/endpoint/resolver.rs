@@ -1,14 +1,14 @@
-//! Looks up host names: with the system's resolver, or in tests with one of their own.
+//! Resolution of host names, by the system's resolver, or by a function in tests.
 
 use crate::flow::HostPort;
 use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc};
 
 type Answer = Pin<Box<dyn Future<Output = io::Result<SocketAddr>> + Send>>;
 
-/// Stands in for the system's resolver.
+/// Replacement for the system's resolver.
 type Lookup = dyn Fn(&str, u16) -> Answer + Send + Sync;
 
-/// Finds the address of a host.
+/// Resolver of host names.
 #[derive(Clone, Default)]
 pub(crate) struct Resolver(Option<Arc<Lookup>>);
 
@@ -19,7 +19,7 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// The first address of a host.
+    /// Returns the first address of a host.
     pub(crate) async fn first(&self, target: &HostPort) -> io::Result<SocketAddr> {
         match &self.0 {
             Some(lookup) => lookup(target.host(), target.port()).await,
@@ -33,7 +33,7 @@ impl Resolver {
 
 #[cfg(test)]
 impl Resolver {
-    /// One that asks a function.
+    /// Creates a resolver that calls a function.
     pub(crate) fn asking(lookup: impl Fn(&str, u16) -> Answer + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(lookup)))
     }

@@ -1,8 +1,9 @@
-//! Changes of the outputs and endpoints of a running flow.
+//! Changes of the outputs and sources of a running flow.
 //!
-//! A change has two parts. It is prepared first: checked, its address claimed, its sockets opened, which may wait for
-//! names to be resolved. Nothing shows of it then, other changes go on, and it ends without a trace when the flow stops
-//! or nobody waits for it any more. Then it is applied, all at once under the lock of the outputs, and runs to its end.
+//! A change has two steps. First it is prepared: it is checked, its address is claimed, and its sockets are opened,
+//! which may wait for name resolution. Meanwhile it has no visible effect and other changes go on. It is undone if the
+//! flow stops or the caller drops its future. Then it is applied in one step under the lock of the outputs, and runs to
+//! completion.
 
 use super::{
     OutputEdit, Shared, SourceEdit,
@@ -19,10 +20,10 @@ use crate::{
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Players that an output may be limited to.
+/// Range of the maximum number of players of an output.
 const MAX_PLAYERS: std::ops::RangeInclusive<u32> = 1..=1_000_000;
 
-/// An address and key that are taken for an output that is not running yet; given back unless it comes to run.
+/// Claim on an address and key for an output that is not running yet. It is given back unless the output starts.
 struct Reserved<'a> {
     shared: &'a Shared,
     id: u64,
@@ -65,7 +66,7 @@ impl Running {
         Ok(())
     }
 
-    /// Puts an output in the place of another, which may have the same name and claim the same address and key.
+    /// Replaces an output with another one, which may have the same name and claim the same address and key.
     pub(super) async fn replace_output(
         &self,
         name: &str,
@@ -80,13 +81,15 @@ impl Running {
             self.check_free(&outputs, output.name(), Some(&found.status))?;
             (found.status.clone(), found.claim.clone())
         };
-        // What the old one has claimed passes on when they are swapped: at no time can another flow take it.
+        // The claim of the old output passes to the new one when they are swapped, so that no other flow can take it in
+        // between.
         let claim = output.claim();
         let reserved = self.reserve(&shared, claim.clone().filter(|_| claim != old_claim))?;
         let (status, opened) = self.open(&shared, &output, abandoned).await?;
         let _change = self.changes.token();
         let new_name = status.name();
-        // The new one calls when the old one has said goodbye: a server may take one publisher at a time.
+        // The new output connects after the old one has disconnected, because a server may accept only one publisher at
+        // a time.
         let over = CancellationToken::new();
         let (ending, mut given_up, peers) = {
             let mut outputs = self.outputs();
@@ -142,7 +145,7 @@ impl Running {
         if edit.allow.is_some() || edit.max_players.is_some() {
             let field = if edit.allow.is_some() { "allow" } else { "max_players" };
             let listen = output.output.listen_mut().ok_or_else(|| config(field, Problem::UnknownField))?;
-            // From here on, nothing fails.
+            // No step can fail from here on.
             listen.allow = edit.allow.unwrap_or_else(|| listen.allow.clone());
             listen.max_peers = edit.max_players.or(listen.max_peers);
             let (allow, max_peers) = (listen.allow.clone(), listen.max_peers);
@@ -155,7 +158,7 @@ impl Running {
     pub(super) fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
         self.alive()?;
         check_text(edit.description.as_deref())?;
-        // Names are unique among sources and outputs: the lock of the outputs holds for both.
+        // Names are unique among sources and outputs, so the lock of the outputs protects both.
         let outputs = self.outputs();
         let found = self.sources().iter().find(|s| s.status.is_named(name)).map(|s| {
             let listens = s.source.clone().allow_mut().is_some();
@@ -183,7 +186,7 @@ impl Running {
         Ok(output)
     }
 
-    /// Whether an endpoint may have a name. `own`: the one that has it already, or is to be replaced.
+    /// Checks that no endpoint other than `own` has the name. `own` is the one to be renamed or replaced.
     fn check_free(&self, outputs: &[RunningOutput], name: &str, own: Option<&Arc<Status>>) -> Result<(), Error> {
         let has_it = |status: &Arc<Status>| status.is_named(name) && !own.is_some_and(|own| Arc::ptr_eq(own, status));
         let taken = outputs.iter().any(|o| has_it(&o.status)) || self.sources().iter().any(|s| has_it(&s.status));
@@ -200,7 +203,7 @@ impl Running {
         Ok(Reserved { shared, id: self.id, claim })
     }
 
-    /// Opens the sockets of an output, unless the flow stops meanwhile or the change is given up.
+    /// Opens the sockets of an output, unless the flow stops or the change is abandoned meanwhile.
     async fn open(
         &self,
         shared: &Shared,
@@ -217,7 +220,8 @@ impl Running {
         }
     }
 
-    /// Asked under the lock of the outputs: who stops the flow takes it after having said so.
+    /// Checks that the flow is not stopping and the change is not abandoned. Must be called under the lock of the
+    /// outputs, because a stop cancels the flow before it takes that lock.
     fn may_apply(&self, abandoned: &CancellationToken) -> Result<(), Error> {
         if self.stop.is_cancelled() {
             return Err(Error::Stopped("flow"));
@@ -234,7 +238,7 @@ impl Running {
         }
     }
 
-    /// Waits until an output has ended, and gives back what it has claimed.
+    /// Waits until an output has ended, and gives back its claim.
     async fn finish(&self, ending: Ending, status: &Status, claim: Option<Claim>) {
         match ending {
             Ending::Tap(closer) => closer.close(),
@@ -244,7 +248,7 @@ impl Running {
                 }
             }
             Ending::Task(task) => {
-                let _ = task.await; // a task that failed has ended too
+                let _ = task.await; // a failed task has ended, too
             }
             Ending::Route(route, ended) => {
                 ended.await;

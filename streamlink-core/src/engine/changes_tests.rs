@@ -1,4 +1,4 @@
-//! Changes of a running flow while a name is being resolved, which takes as long as the test wants.
+//! Tests of changes to a running flow while name resolution is pending, for as long as the test wants.
 
 use super::*;
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
 use std::{net::UdpSocket, time::Duration};
 use tokio::sync::Semaphore;
 
-/// Long enough for a machine that is busy.
+/// Timeout of each wait, long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An engine to which names ending in `.slow` are known when the test says so, each as 127.0.0.1.
+/// Engine with a resolver that answers names ending in `.slow` with 127.0.0.1 when the test allows it.
 struct SlowNames {
     engine: Engine,
     asked: Arc<Semaphore>,
@@ -46,7 +46,7 @@ impl SlowNames {
         self.engine.block_on(self.engine.start(flow.build().unwrap())).unwrap()
     }
 
-    /// Waits until a name is asked for.
+    /// Waits until a name is looked up.
     async fn is_asked(&self) {
         tokio::time::timeout(PATIENCE, self.asked.acquire()).await.unwrap().unwrap().forget();
     }
@@ -76,7 +76,7 @@ fn replace_output_leaves_the_old_one_as_it_is_while_a_name_is_resolved() {
             assert!(!text.contains('\0') && text.contains("endpoint=\"out\""), "{text:?}");
             assert_eq!(names(&running), ["out", "other"]);
             assert_eq!(running.stats().outputs[0].state, State::Connected);
-            // Other changes do not wait for it.
+            // Other changes do not wait for the lookup.
             running.edit_output("out", OutputEdit::new().description("still here")).unwrap();
             running.add_output(rtp("third", "127.0.0.1:5010")).await.unwrap();
             running.remove_output("other").await.unwrap();
@@ -131,18 +131,17 @@ fn change_whose_future_is_dropped_while_a_name_is_resolved_does_nothing() {
                 () = names_later.is_asked() => {}
             }
         }
-        // The lookups are given up with them: the answers are there for others. The last lookup has just begun, and may
-        // still take an answer before it sees that nobody waits for it.
+        // The abandoned changes have cancelled their lookups, so the answers serve other changes.
         names_later.answers.add_permits(3);
         for name in ["new", "more"] {
-            // Nothing of them is left over that another change could meet.
+            // The abandoned changes have left no name or claim behind.
             running.add_output(rtp(name, "later.slow:5012")).await.unwrap();
         }
         assert_eq!(names(&running), ["out", "new", "more"]);
         let later = running.stop();
         drop(later); // never polled
         assert_eq!(running.stats().outputs[0].state, State::Connected);
-        // Begun, it goes on.
+        // A change that has been polled goes on after its future is dropped.
         let mut events = running.events();
         tokio::select! {
             biased;
@@ -176,7 +175,7 @@ fn replace_output_hands_its_address_on_without_letting_another_flow_take_it() {
             }
         };
         tokio::join!(grab, replace);
-        // What fails leaves the claim where it was; what leaves gives it back, once its place is free.
+        // A failed replacement leaves the claim as it was. A removed output gives it back once its address is free.
         let elsewhere = Output::srt_listener("in", "127.0.0.1:0");
         assert_eq!(running.replace_output("out", elsewhere).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert!(other.add_output(listener("mine")).await.is_err());
@@ -218,7 +217,7 @@ fn edits_that_fail_change_nothing() {
         running.edit_output("out", edit().rename("fresh")).unwrap();
         assert_eq!(limit(), (Some(7), allow.clone()));
         assert_eq!(names(&running), ["fresh", "tap"]);
-        // A caller admits nobody: an allowlist for it is an error, and nothing else of that edit is made.
+        // A caller has no allowlist: setting one is an error, and no other part of that edit is applied.
         let edit = SourceEdit::new().rename("camera").description("new").allow(allow);
         assert_eq!(running.edit_source("in", edit).unwrap_err().kind(), ErrorKind::InvalidConfig);
         assert_eq!(running.stats().sources[0].name, "in");

@@ -1,4 +1,4 @@
-//! From the settings of endpoints to what their drivers want: routes, calls, and the URLs that peers are given.
+//! Conversion of endpoint settings into the routes and calls of the drivers, and into the URLs that are given to peers.
 
 use super::Shared;
 use crate::{
@@ -21,7 +21,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A listener's address as a peer would reach it.
+/// Returns the address at which peers reach a listener.
 pub(super) fn advertise(shared: &Shared, bound: SocketAddr) -> String {
     match &shared.public_host {
         Some(host) if bound.ip().is_unspecified() => match host.parse::<IpAddr>() {
@@ -32,18 +32,18 @@ pub(super) fn advertise(shared: &Shared, bound: SocketAddr) -> String {
     }
 }
 
-/// Invariant: `build()` has generated the key of a listener that had none.
+/// Returns the key of a listener. Invariant: `build()` has generated one if none was set.
 pub(super) fn route_key(key: Option<StreamKey>) -> StreamKey {
     key.unwrap_or_else(StreamKey::unguessed)
 }
 
-/// The URL of an RTMP listener, as an encoder or a player wants it. Whoever has it can come in.
+/// Returns the URL of an RTMP listener for encoders or players. It holds the stream key, which grants access.
 pub(super) fn rtmp_url(shared: &Shared, port: &Port<Rtmp>, app: &str, key: Option<&StreamKey>) -> String {
     let scheme = if port.is_secure() { "rtmps" } else { "rtmp" };
     format!("{scheme}://{}/{app}/{}", advertise(shared, port.local_addr()), key.map_or("", StreamKey::reveal))
 }
 
-/// A call that lacks what only a running endpoint has.
+/// Returns a function that creates the call from the status, events and stop token of a running endpoint.
 pub(super) fn rtmp_call(
     address: &RtmpAddress,
     key: Option<&StreamKey>,
@@ -72,7 +72,7 @@ pub(super) fn rtmp_call(
     }
 }
 
-/// The URL of an RTSP listener. It holds no password.
+/// Returns the URL of an RTSP listener. It holds no password.
 pub(super) fn rtsp_url(shared: &Shared, port: &Port<Rtsp>, path: &str) -> String {
     let scheme = if port.is_secure() { "rtsps" } else { "rtsp" };
     format!("{scheme}://{}/{path}", advertise(shared, port.local_addr()))
@@ -93,7 +93,7 @@ pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<CurrentPresentation>
     rtsp::Place { path, user, transport: options.transport, symmetric: options.symmetric, stage, cast }
 }
 
-/// A call that lacks what only a running endpoint has.
+/// Returns a function that creates the call from the status, events and stop token of a running endpoint.
 pub(super) fn rtsp_call(
     settings: &RtspCaller,
     tls: Option<TlsClient>,
@@ -122,7 +122,7 @@ pub(super) fn rtsp_call(
     }
 }
 
-/// The URL of an SRT listener, as a caller wants it. It holds no secret.
+/// Returns the URL of an SRT listener for callers. It holds no secret.
 pub(super) fn srt_url(shared: &Shared, bound: SocketAddr, stream_id: Option<&str>) -> String {
     let encoded = |id| utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
     let id = stream_id.map(|id| format!("?streamid={}", encoded(id))).unwrap_or_default();

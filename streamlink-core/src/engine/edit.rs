@@ -1,8 +1,8 @@
-//! Changes of a running flow's sources and outputs that need no reconnect.
+//! Changes of a running flow's sources and outputs that need no reconnection.
 
 use crate::flow::Allowlist;
 
-/// Changes of an output that need no reconnect. What is not named stays as it is.
+/// Changes of an output that need no reconnection. Settings that are not named stay as they are.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct OutputEdit {
@@ -13,37 +13,37 @@ pub struct OutputEdit {
 }
 
 impl OutputEdit {
-    /// No change yet.
+    /// Creates an edit without changes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A new name, unique within the flow.
+    /// Sets a new name, unique within the flow.
     pub fn rename(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// A new description.
+    /// Sets a new description.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = Some(text.into());
         self
     }
 
-    /// A new allowlist, of an output that listens; players that it does not admit are cut off.
+    /// Sets the allowlist of an output that listens. Connected players that it does not admit are disconnected.
     pub fn allow(mut self, list: Allowlist) -> Self {
         self.allow = Some(list);
         self
     }
 
-    /// How many players may be connected, of an output that listens (1–1 000 000). Those that are stay.
+    /// Sets the maximum number of players of an output that listens (1–1 000 000). Connected players stay.
     pub fn max_players(mut self, players: u32) -> Self {
         self.max_players = Some(players);
         self
     }
 }
 
-/// Changes of a source that need no reconnect. What is not named stays as it is.
+/// Changes of a source that need no reconnection. Settings that are not named stay as they are.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct SourceEdit {
@@ -53,24 +53,24 @@ pub struct SourceEdit {
 }
 
 impl SourceEdit {
-    /// No change yet.
+    /// Creates an edit without changes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A new name, unique within the flow.
+    /// Sets a new name, unique within the flow.
     pub fn rename(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// A new description.
+    /// Sets a new description.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = Some(text.into());
         self
     }
 
-    /// A new allowlist, of a source that listens; a sender that it does not admit is cut off.
+    /// Sets the allowlist of a source that listens. A connected sender that it does not admit is disconnected.
     pub fn allow(mut self, list: Allowlist) -> Self {
         self.allow = Some(list);
         self

@@ -1,8 +1,8 @@
-//! The host's end of a flow's events.
+//! Event reader of a flow, for the host.
 
 use crate::endpoint::{Event, Mailbox};
 
-/// A reader of a flow's events. One that is too slow loses the oldest, and is told how many.
+/// Reader of a flow's events. A reader that is too slow loses the oldest events, and is told how many.
 #[derive(Debug)]
 pub struct Events {
     mailbox: Mailbox,
@@ -14,7 +14,7 @@ impl Events {
         Self { mailbox, ended: false }
     }
 
-    /// The next event; `None` when the flow has stopped.
+    /// Waits for the next event. Returns `None` when the flow has stopped.
     pub async fn next(&mut self) -> Option<Event> {
         if self.ended {
             return None;
@@ -24,7 +24,7 @@ impl Events {
         Some(event)
     }
 
-    /// The next event, if there is one now.
+    /// Returns the next event if one is available.
     pub fn try_next(&mut self) -> Option<Event> {
         let event = self.mailbox.try_receive()?;
         self.ended |= event == Event::FlowStopped;

@@ -1,4 +1,4 @@
-//! The handle of a running flow: its addresses, events, statistics, and everything that can be changed.
+//! Handle of a running flow: its addresses, events, statistics and changes.
 
 use super::{
     Events, OutputEdit, Shared, SourceEdit,
@@ -30,7 +30,7 @@ use std::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A running flow, as its handle and the engine share it.
+/// Running flow, shared by its handle and the engine.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(super) id: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Running {
     pub(super) input: InputProtocol,
     pub(super) bandwidth: BandwidthSetting,
     pub(super) ring: Arc<Ring>,
-    /// What the sources bring goes through it into the ring.
+    /// Source group, which publishes the media of the sources into the ring.
     pub(super) group: Arc<Group>,
     pub(super) events: EventSink,
     pub(super) tasks: Tasks,
@@ -50,27 +50,28 @@ pub(crate) struct Running {
     pub(super) fanout: Fanout,
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
-    /// What an RTSP source brings.
+    /// Presentation of the RTSP source.
     pub(super) stage: Arc<CurrentPresentation>,
-    /// What RTMP outputs of a flow of datagrams read from.
+    /// Remultiplexer from which RTMP outputs of a datagram flow read.
     pub(super) remux: OnceLock<Remux>,
-    /// Changes of the outputs that are being applied.
+    /// Tracker of output changes that are being applied.
     pub(super) changes: TaskTracker,
-    /// One stops it at a time.
+    /// Lock that allows one stop at a time.
     pub(super) stopping: tokio::sync::Mutex<()>,
 }
 
-/// The FLV messages that were found in a flow's MPEG-TS.
+/// Remultiplexer of a flow: the FLV messages found in its MPEG-TS.
 #[derive(Debug)]
 pub(super) struct Remux {
     ring: Arc<Ring>,
     status: Arc<RemuxStatus>,
-    /// All of it is in the ring.
+    /// Token that is cancelled when all messages are in the ring.
     done: CancellationToken,
 }
 
 impl Running {
-    /// The ring that RTMP outputs read from: the flow's own, or that of its remux, which starts with its first reader.
+    /// Returns the ring from which RTMP outputs read: the flow's own, or that of its remultiplexer, which starts with
+    /// its first reader.
     pub(super) fn rtmp_ring(&self) -> Arc<Ring> {
         if self.input.family() == MediaFamily::Rtmp {
             return self.ring.clone();
@@ -89,7 +90,7 @@ impl Running {
             });
             Remux { ring, status, done }
         });
-        // A change may just have found no remux yet.
+        // A concurrent change of the bandwidth may have run before the remultiplexer existed.
         self.bandwidth.change(|_| {}, |bandwidth| remux.ring.set_limits(bandwidth.queue_limits()));
         remux.ring.clone()
     }
@@ -102,8 +103,8 @@ impl Running {
         lock(&self.outputs)
     }
 
-    /// Changes the bandwidth, of which everything hears that has derived something from it: the queues and the sources
-    /// here, endpoints by their view of it.
+    /// Changes the bandwidth and updates everything derived from it: queues and sources here, and endpoints by their
+    /// view of the bandwidth.
     fn change_bandwidth(&self, change: impl FnOnce(&mut Bandwidth)) {
         self.bandwidth.change(change, |bandwidth| {
             self.ring.set_limits(bandwidth.queue_limits());
@@ -116,19 +117,19 @@ impl Running {
         });
     }
 
-    /// Gives back the flow's name and addresses, and tells its tasks to end.
+    /// Gives back the name and addresses of the flow, and tells its tasks to end.
     pub(super) fn cancel(&self) {
         self.retire();
         self.ring.close();
         for route in self.take_routes() {
-            // Not a wait: the port does it in its own time.
+            // The removal runs in a task, because this function must not wait.
             self.tasks.runtime.spawn(async move { route.remove().await });
         }
         self.stop_output_tasks();
         self.report_stop();
     }
 
-    /// The places on shared ports, which are to be given back.
+    /// Takes the routes on shared ports, which must be released.
     fn take_routes(&self) -> Vec<PortRoute> {
         let sources: Vec<PortRoute> = self.sources().iter_mut().filter_map(|source| source.route.take()).collect();
         let outputs = self.outputs();
@@ -160,13 +161,13 @@ impl Running {
         }
     }
 
-    /// Ends the sources, then, when all they brought has been handed on, the outputs. Once begun, it runs to its end,
-    /// whoever waits.
+    /// Ends the sources and then, when all their media has been passed on, the outputs. Once begun, it runs to
+    /// completion even if the caller stops waiting.
     pub(super) async fn stop(self: &Arc<Self>) {
         let running = self.clone();
         let stopped = self.tasks.runtime.spawn(async move { running.wind_down().await });
         if stopped.await.is_err() {
-            self.cancel(); // the runtime has ended, and all tasks with it
+            self.cancel(); // the runtime has shut down, with all tasks
         }
     }
 
@@ -174,7 +175,7 @@ impl Running {
         self.retire();
         let _one_at_a_time = self.stopping.lock().await;
         self.source_tasks.wait().await;
-        // Those that are being prepared see that the flow stops; those that are being applied run to their end.
+        // Changes in preparation see that the flow stops. Changes that are being applied run to completion.
         self.changes.close();
         self.changes.wait().await;
         let routes = self.take_routes();
@@ -190,7 +191,7 @@ impl Running {
         self.tasks.tracker.wait().await;
         self.outputs().iter_mut().for_each(|output| {
             if matches!(output.end, OutputEnd::Route(_)) {
-                output.end = OutputEnd::Sinks(Vec::new()); // what held the port is in `routes`
+                output.end = OutputEnd::Sinks(Vec::new()); // `routes` holds the port
             }
         });
         for route in routes {
@@ -257,7 +258,7 @@ pub(super) fn config(path: &str, problem: Problem) -> Error {
     Error::Config(ConfigErrors::from(ConfigError::new(path, problem)))
 }
 
-/// A running flow. Dropping it stops the flow without waiting; [`FlowHandle::stop`] waits.
+/// Handle of a running flow. Dropping it stops the flow without waiting. [`FlowHandle::stop`] waits.
 #[derive(Debug)]
 pub struct FlowHandle {
     running: Arc<Running>,
@@ -274,39 +275,40 @@ impl FlowHandle {
         &self.running
     }
 
-    /// The name.
+    /// Returns the name of the flow.
     pub fn name(&self) -> &str {
         &self.running.name
     }
 
-    /// The URLs that encoders send to: one for each source that listens.
+    /// Returns the URLs to which encoders send, one for each source that listens.
     pub fn input_addresses(&self) -> Vec<String> {
         self.running.sources().iter().filter_map(|s| Some(s.input_address.as_ref()?.to_string())).collect()
     }
 
-    /// The URLs that players fetch from: the names of the outputs that listen, each with its URL.
+    /// Returns the names of the outputs that listen, each with the URL from which players fetch.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
         let outputs = self.running.outputs();
         outputs.iter().filter_map(|o| Some((o.status.name(), o.url.as_ref()?.to_string()))).collect()
     }
 
-    /// The next event since the flow was started; `None` when the flow has stopped. For one reader; more get
-    /// [`FlowHandle::events`].
+    /// Waits for the next event since the flow was started. Returns `None` when the flow has stopped. This serves one
+    /// reader. Further readers are created by [`FlowHandle::events`].
     pub async fn next_event(&self) -> Option<Event> {
         self.events.lock().await.next().await
     }
 
-    /// Another reader of events, from now on.
+    /// Returns another reader of events, from now on.
     pub fn events(&self) -> Events {
         Events::new(self.running.events.subscribe())
     }
 
-    /// The counters of this moment; the data path does not stop for it.
+    /// Returns a snapshot of the counters, without stopping the data path.
     pub fn stats(&self) -> FlowStats {
         self.running.stats()
     }
 
-    /// The end into which the host pushes the media of a [`Source::app_rtp`](crate::Source::app_rtp) and its kin.
+    /// Returns the handle into which the host pushes the media of a [`Source::app_rtp`](crate::Source::app_rtp) or
+    /// another app source.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such source.
@@ -316,7 +318,7 @@ impl FlowHandle {
         found.ok_or_else(|| not_found("app source", name))
     }
 
-    /// The end from which the host takes the packets of an [`Output::tap`]. It can be taken once.
+    /// Returns the handle from which the host takes the packets of an [`Output::tap`]. It can be taken once.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such tap, or it was taken before.
@@ -331,11 +333,11 @@ impl FlowHandle {
         Ok(Tap::new(reader, status, self.running.tasks.clone()))
     }
 
-    /// Adds an output. It gets what comes from now on; no other output notices.
+    /// Adds an output. It receives the media from now on, and no other output is affected.
     ///
-    /// Its sockets are opened first, for which the name of its destination may have to be resolved. Other changes go on
-    /// meanwhile, and [`FlowHandle::stop`] ends it. When the future is dropped before that is done, nothing is added;
-    /// later, the output is there.
+    /// Its sockets are opened first, which may wait for name resolution. Meanwhile other changes go on, and
+    /// [`FlowHandle::stop`] ends this one. If the future is dropped before the output is applied, no output is added.
+    /// If it is dropped later, the output is there.
     ///
     /// # Errors
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
@@ -344,8 +346,8 @@ impl FlowHandle {
         self.on_runtime(|abandoned| async move { running.add_output(output, &abandoned).await }).await
     }
 
-    /// Removes an output, and waits until its sockets are closed. No other output notices. When the future is dropped
-    /// after it was first polled, the output may be removed all the same, as a whole.
+    /// Removes an output, and waits until its sockets are closed. No other output is affected. If the future is dropped
+    /// after it was first polled, the output may still be removed, as a whole.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
@@ -354,12 +356,13 @@ impl FlowHandle {
         self.on_runtime(|abandoned| async move { running.remove_output(&name, &abandoned).await }).await
     }
 
-    /// Puts another output in the place of one, under a name of its own choice, and waits until the sockets of the old
-    /// one are closed. It may listen where the old one does, with the same key; no other flow can come between.
+    /// Replaces an output with another one, under a name of its own choice, and waits until the sockets of the old one
+    /// are closed. The new output may listen at the same address with the same key, and no other flow can take them in
+    /// between.
     ///
-    /// It is checked and opened first: when that fails, the old one stays, as it does while the name of a destination is
-    /// being resolved. Other changes go on meanwhile, and [`FlowHandle::stop`] ends it. Then the two are swapped at once.
-    /// When the future is dropped before that, the old one stays; later, the new one is there.
+    /// The new output is checked and opened first, which may wait for name resolution. The old one stays meanwhile, and
+    /// also if this fails. Other changes go on, and [`FlowHandle::stop`] ends this one. Then the two are swapped in one
+    /// step. If the future is dropped before that, the old output stays. If it is dropped later, the new one is there.
     ///
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
@@ -368,7 +371,7 @@ impl FlowHandle {
         self.on_runtime(|abandoned| async move { running.replace_output(&name, output, &abandoned).await }).await
     }
 
-    /// Changes an output in place.
+    /// Changes an output without a reconnection.
     ///
     /// # Errors
     /// When there is no such output, or a new value is wrong; nothing is then changed.
@@ -376,8 +379,8 @@ impl FlowHandle {
         self.running.edit_output(name, edit)
     }
 
-    /// Cuts off a player of an output that listens, by its address as [`PlayerStats`](crate::PlayerStats) has it. It
-    /// may come again: an allowlist keeps it out.
+    /// Disconnects a player of an output that listens, by its address as in [`PlayerStats`](crate::PlayerStats). The
+    /// player may reconnect; use an allowlist to prevent that.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such output, or no such player of it.
@@ -394,7 +397,7 @@ impl FlowHandle {
         }
     }
 
-    /// Changes a source in place.
+    /// Changes a source without a reconnection.
     ///
     /// # Errors
     /// When there is no such source, or a new value is wrong; nothing is then changed.
@@ -403,7 +406,7 @@ impl FlowHandle {
     }
 
     /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of SRT
-    /// follow, also those of connections that are up; an SRT endpoint with a maximum of its own keeps it.
+    /// follow, on open connections, too. An SRT endpoint with a maximum of its own keeps it.
     ///
     /// # Errors
     /// When it is 0, or the flow has stopped.
@@ -416,7 +419,7 @@ impl FlowHandle {
         Ok(())
     }
 
-    /// Changes what happens above the maximum bandwidth.
+    /// Changes the policy for media above the maximum bandwidth.
     ///
     /// # Errors
     /// When the flow has stopped.
@@ -426,15 +429,15 @@ impl FlowHandle {
         Ok(())
     }
 
-    /// Stops the flow: what the source has brought is handed on, then all tasks end and all sockets close. Changes that
-    /// are being prepared end without effect. When the future is dropped after it was first polled, the flow stops all
-    /// the same; dropping the handle as well does not wait for what is under way.
+    /// Stops the flow: the received media is passed on, then all tasks end and all sockets are closed. Changes in
+    /// preparation end without effect. If the future is dropped after it was first polled, the flow still stops.
+    /// Dropping the handle as well does not wait for work in progress.
     pub async fn stop(&self) {
         lock::hold_back(self.running.stop()).await;
     }
 
-    /// Runs a change on the engine's runtime, to which sockets belong, whoever awaits it. The change is told when nobody
-    /// does any more.
+    /// Runs a change on the engine's runtime, to which sockets belong, on whichever executor it is awaited. The token
+    /// is cancelled when the caller drops the future.
     async fn on_runtime<F>(&self, change: impl FnOnce(CancellationToken) -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Statistics as OpenMetrics text.
+//! Encoder of statistics as OpenMetrics text.
 
 use super::stats::{EndpointStats, FlowStats};
 use crate::{endpoint::PlayerStats, flow::Bitrate, media::PidStats, router::State};
@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 use std::{fmt, time::Duration};
 
-/// Returns the text of a scrape.
+/// Returns the statistics of flows as OpenMetrics text.
 pub(super) fn text(flows: &[FlowStats]) -> String {
     let mut registry = Registry::with_prefix("streamlink");
     registry.register_collector(Box::new(Snapshot(flows.to_vec())));
@@ -21,7 +21,7 @@ pub(super) fn text(flows: &[FlowStats]) -> String {
     }
 }
 
-/// Metrics of one kind of thing, each with its name, its help text and the function that reads it.
+/// Table of metrics, each with its name, its help text and the function that reads it.
 type Table<T, V> = [(&'static str, &'static str, fn(&T) -> V)];
 type Labels = Vec<(&'static str, String)>;
 
@@ -110,8 +110,8 @@ impl Collector for Snapshot {
         let pids = parts(&endpoints, "pid", |endpoint| &endpoint.pids, |pid| pid.pid.to_string());
         families(&mut encoder, PID_COUNTERS, &pids, ConstCounter::new)?;
         let mut players = parts(&endpoints, "peer", |endpoint| &endpoint.players, |player| player.peer.to_string());
-        // Two connections may share an address, as those of SRT do that share a socket: the first stands for it, as
-        // one set of labels has one value.
+        // Two connections may share an address, as SRT connections that share a socket do. Only the first is reported,
+        // because one set of labels can only have one value.
         players.sort_by(|(a, _), (b, _)| a.cmp(b));
         players.dedup_by(|(a, _), (b, _)| a == b);
         families(&mut encoder, PLAYER_COUNTERS, &players, ConstCounter::new)?;
@@ -138,7 +138,7 @@ impl Snapshot {
     }
 }
 
-/// Parts of all endpoints (PIDs, players), each with one more label.
+/// Returns the parts (PIDs, players) of all endpoints, each with one more label.
 fn parts<'a, T>(
     endpoints: &[(Labels, &'a EndpointStats)],
     label: &'static str,
@@ -150,7 +150,7 @@ fn parts<'a, T>(
     each.flat_map(|(labels, endpoint)| of(endpoint).iter().map(move |part| (with(labels, part), part))).collect()
 }
 
-/// Encodes all metrics of a table, each with a row for everything that has it.
+/// Encodes all metrics of a table, each with one sample for every row.
 fn families<T, V: Default, M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
     table: &Table<T, V>,

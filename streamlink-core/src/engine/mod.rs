@@ -1,4 +1,4 @@
-//! Runs flows: the [`Engine`], the handle of a running flow, statistics, metrics.
+//! The [`Engine`] that runs flows, the handle of a running flow, statistics, and metrics.
 
 mod changes;
 #[cfg(test)]
@@ -42,29 +42,30 @@ use std::{
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Owns the runtime (its own, or the host's), knows the regions, and starts flows.
+/// Engine that runs flows, on a runtime of its own or on the host's. It also holds the regions and settings that all
+/// its flows share.
 ///
-/// Dropping the engine stops its flows without waiting; [`Engine::shutdown`] waits.
+/// Dropping the engine stops its flows without waiting. [`Engine::shutdown`] waits.
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
-    /// Only an engine of its own has one; dropped in the background.
+    /// Runtime of the engine's own, if it has one. Dropped in the background.
     runtime: Option<Runtime>,
 }
 
-/// What the handles of running flows need of their engine.
+/// State of an engine that the handles of its running flows share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     runtime: Handle,
-    /// Seeded when the engine was built.
+    /// Generator that was seeded when the engine was built.
     random: Random,
     workers: usize,
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
     flows: Mutex<HashMap<String, Arc<Running>>>,
-    /// Local addresses and keys that are taken, with the flow that has them.
+    /// Claimed local addresses and keys, each with the id and name of its flow.
     claims: Mutex<HashMap<Claim, (u64, String)>>,
-    /// Ports that several flows may share.
+    /// Open SRT ports. Several flows may share a port of SRT, RTMP or RTSP.
     srt_ports: Ports<srt::Port>,
     rtmp_ports: Ports<Port<Rtmp>>,
     rtsp_ports: Ports<Port<Rtsp>>,
@@ -73,7 +74,7 @@ pub(crate) struct Shared {
     resolver: Resolver,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
-    /// Made with the first caller that needs it.
+    /// TLS client, created for the first caller that needs it.
     tls_client: OnceLock<Result<TlsClient, String>>,
     next_id: AtomicU64,
 }
@@ -87,14 +88,14 @@ impl Shared {
         lock(&self.claims)
     }
 
-    /// The SRT port at an address. Must be called within the runtime.
+    /// Returns the SRT port at an address. Must be called within the runtime.
     fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
         self.srt_ports.at(address, |address| {
             srt::Port::open(address, self.srt_gate.clone(), self.peer_limits, self.random.clone())
         })
     }
 
-    /// The port at an address, of RTMP or RTSP. Must be called within the runtime.
+    /// Returns the RTMP or RTSP port at an address. Must be called within the runtime.
     fn tcp_port<S: Service>(&self, ports: &Ports<Port<S>>, address: SocketAddr, tls: bool) -> io::Result<Arc<Port<S>>> {
         let server = match (tls, &self.tls_server) {
             (false, _) => None,
@@ -108,12 +109,12 @@ impl Shared {
         }
     }
 
-    /// What callers that speak TLS trust.
+    /// Returns the TLS client of callers, with its trusted roots.
     fn tls_client(&self) -> Result<TlsClient, String> {
         self.tls_client.get_or_init(|| TlsClient::new(&self.tls_roots)).clone()
     }
 
-    /// Takes an address and key for a running flow.
+    /// Claims an address and key for a running flow.
     fn claim(&self, id: u64, flow: &str, claim: &Claim) -> Result<(), Problem> {
         let mut claims = self.claims();
         if let Some((_, owner)) = claims.get(claim) {
@@ -123,7 +124,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives back one claim of a flow, if it is still the flow's.
+    /// Gives back one claim of a flow, if the flow still holds it.
     fn unclaim(&self, id: u64, claim: &Claim) {
         let mut claims = self.claims();
         if claims.get(claim).is_some_and(|(owner, _)| *owner == id) {
@@ -131,13 +132,13 @@ impl Shared {
         }
     }
 
-    /// Gives back what a flow has claimed.
+    /// Gives back all claims of a flow.
     fn release(&self, id: u64) {
         self.claims().retain(|_, (owner, _)| *owner != id);
     }
 }
 
-/// The ports of one protocol that are open, by the address that was asked for.
+/// Open ports of one protocol, by the requested address.
 #[derive(Debug)]
 struct Ports<P>(Mutex<HashMap<SocketAddr, Weak<P>>>);
 
@@ -148,7 +149,7 @@ impl<P> Default for Ports<P> {
 }
 
 impl<P> Ports<P> {
-    /// The port at an address: one that is open, or a new one. Must be called within the runtime.
+    /// Returns the open port at an address, or opens one. Must be called within the runtime.
     fn at(&self, address: SocketAddr, open: impl FnOnce(SocketAddr) -> io::Result<Arc<P>>) -> io::Result<Arc<P>> {
         let mut ports = lock(&self.0);
         ports.retain(|_, port| port.strong_count() > 0);
@@ -163,7 +164,8 @@ impl<P> Ports<P> {
     }
 }
 
-/// The randomness of an engine, which is drawn from the system once: keys, nonces and cookies cannot lack it later.
+/// Returns the generator of an engine. It is seeded by the system once, so that keys, nonces and cookies cannot fail
+/// later.
 fn seed(entropy: fn(&mut [u8]) -> io::Result<()>) -> Result<Random, Error> {
     Random::seeded_by(entropy).map_err(Error::Randomness)
 }
@@ -172,17 +174,17 @@ fn tls_error(field: &str, what: String) -> Error {
     ConfigErrors::from(ConfigError::new(field, Problem::Conflict(what))).into()
 }
 
-/// Where the packets of a region leave from.
+/// Local egress of the packets of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegionEgress {
-    /// A local address, to which the output's sockets are bound.
+    /// Local address to which the sockets of the output are bound.
     Address(IpAddr),
-    /// An interface, by name.
+    /// Name of an interface.
     Interface(String),
 }
 
-/// Settings of an engine.
+/// Builder of an [`Engine`], with its settings.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct EngineBuilder {
@@ -197,13 +199,14 @@ pub struct EngineBuilder {
 }
 
 impl EngineBuilder {
-    /// Threads of the engine's own runtime (one a processor core; 1–1024). Flows and connections add none.
+    /// Sets the number of threads of the engine's own runtime (one for each processor core; 1–1024). Flows and
+    /// connections add no threads.
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = Some(threads.clamp(1, 1024));
         self
     }
 
-    /// Names a region that outputs can leave from.
+    /// Adds a region from which outputs can send.
     pub fn region(mut self, name: impl Into<String>, egress: RegionEgress) -> Self {
         let egress = match egress {
             RegionEgress::Address(address) => Egress { address: Some(address), interface: None },
@@ -213,19 +216,19 @@ impl EngineBuilder {
         self
     }
 
-    /// The host name that input addresses and playback URLs show for listeners on every address (by default the
-    /// first address of this machine that is not a loopback one).
+    /// Sets the host name that input addresses and playback URLs show for listeners on the unspecified address. The
+    /// default is the first address of this machine that is not a loopback one.
     pub fn public_host(mut self, host: impl Into<String>) -> Self {
         self.public_host = Some(host.into());
         self
     }
 
-    /// Asks the host about every caller of an SRT listener whom the allowlist admits: it may let the caller in, choose
-    /// its passphrase (by the stream id, say), or refuse it with a code.
+    /// Sets the access callback for every caller of an SRT listener that the allowlist admits. The callback may admit
+    /// the caller, choose its passphrase (for example by the stream id), or refuse it with a code.
     ///
-    /// Called on threads for blocking work, which no media waits for, 16 times at once for each port at most. If it
-    /// panics or does not answer within 2 seconds, the caller is refused. Stopping a flow waits until the calls about
-    /// its callers have returned.
+    /// The callback runs on threads for blocking work, which do not delay media, with at most 16 concurrent calls for
+    /// each port. If it panics or does not answer within 2 seconds, the caller is refused. Stopping a flow waits until
+    /// the calls about its callers have returned.
     pub fn srt_access(mut self, ask: impl Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync + 'static) -> Self {
         let ask = move |request: &SrtRequest<'_>| {
             lock::assert_unlocked();
@@ -235,13 +238,14 @@ impl EngineBuilder {
         self
     }
 
-    /// Limits what one peer address may use of a listening port of SRT, RTMP or RTSP.
+    /// Sets the limits of one peer address on a listening SRT, RTMP or RTSP port.
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
         self.peer_limits = limits;
         self
     }
 
-    /// The certificates, its own first, and the private key that listeners show when they speak TLS (`rtmps`), as PEM.
+    /// Sets the certificate chain, the server's own certificate first, and the private key of listeners that speak TLS
+    /// (`rtmps`, `rtsps`), as PEM.
     ///
     /// # Errors
     /// When they cannot be read or do not belong together, or this build has no TLS (the feature `tls`).
@@ -250,7 +254,7 @@ impl EngineBuilder {
         Ok(self)
     }
 
-    /// Certificates, as PEM, that callers trust beside those of the system when they speak TLS.
+    /// Sets certificates, as PEM, that callers with TLS trust beside those of the system.
     ///
     /// # Errors
     /// When they cannot be read, or this build has no TLS (the feature `tls`).
@@ -260,7 +264,7 @@ impl EngineBuilder {
         Ok(self)
     }
 
-    /// Starts an engine with a runtime of its own.
+    /// Builds an engine with a runtime of its own.
     ///
     /// # Errors
     /// [`Error::Runtime`] when the system gives no threads, [`Error::Randomness`] when it gives no randomness.
@@ -275,7 +279,7 @@ impl EngineBuilder {
         Ok(self.on_handle(handle, Some(runtime), random))
     }
 
-    /// An engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
+    /// Creates an engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
     ///
     /// # Errors
     /// [`Error::Randomness`] when the system gives no randomness.
@@ -308,7 +312,7 @@ impl EngineBuilder {
 }
 
 impl Engine {
-    /// An engine with a runtime of its own, one thread a processor core.
+    /// Creates an engine with a runtime of its own, with one thread for each processor core.
     ///
     /// # Errors
     /// [`Error::Runtime`] when the system gives no threads, [`Error::Randomness`] when it gives no randomness.
@@ -316,7 +320,7 @@ impl Engine {
         Self::builder().build()
     }
 
-    /// An engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
+    /// Creates an engine on the host's tokio runtime, whose time and I/O drivers must be enabled.
     ///
     /// # Errors
     /// [`Error::Randomness`] when the system gives no randomness.
@@ -324,37 +328,37 @@ impl Engine {
         Self::builder().on(runtime)
     }
 
-    /// Settings of an engine.
+    /// Returns a builder with the default settings.
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
     }
 
-    /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor. When the future is dropped
-    /// before it is ready, nothing is started, and what was opened closes again.
+    /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor. If the future is dropped
+    /// before it is ready, the flow is not started and its open sockets are closed.
     ///
     /// # Errors
     /// When an address cannot be bound, a region is unknown, or a name or an address is taken by another flow. Nothing
     /// is then started.
     pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
         let shared = self.shared.clone();
-        // Sockets belong to the engine's runtime, whoever awaits this.
+        // Sockets belong to the engine's runtime, on whichever executor this is awaited.
         let started = AbortOnDropHandle::new(self.shared.runtime.spawn(start::start(shared, flow))).await;
         started.unwrap_or(Err(Error::Stopped("engine")))
     }
 
-    /// Runs a future to its end, for hosts without an executor of their own. Must not be called from within one.
+    /// Runs a future to completion, for hosts without an executor of their own. Must not be called from within one.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.shared.runtime.block_on(future)
     }
 
-    /// Statistics of all flows, in the order of their names.
+    /// Returns the statistics of all flows, in the order of their names.
     pub fn stats(&self) -> Vec<FlowStats> {
         let flows: BTreeMap<String, Arc<Running>> =
             self.shared.flows().iter().map(|(name, flow)| (name.clone(), flow.clone())).collect();
         flows.values().map(|flow| flow.stats()).collect()
     }
 
-    /// Statistics of all flows as OpenMetrics text, for a scraper.
+    /// Returns the statistics of all flows as OpenMetrics text, for a scraper.
     pub fn metrics(&self) -> String {
         metrics::text(&self.stats())
     }
@@ -373,7 +377,7 @@ impl Drop for Engine {
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
         flows.iter().for_each(|flow| flow.cancel());
         if let Some(runtime) = self.runtime.take() {
-            // Not a wait: an engine may be dropped within a task.
+            // A wait would panic here, because an engine may be dropped within a task.
             runtime.shutdown_background();
         }
     }

@@ -1,4 +1,4 @@
-//! The outputs of a flow: opened first, then put to work.
+//! Outputs of a flow, which are opened first and then run.
 
 use super::{
     Shared,
@@ -31,27 +31,27 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long an RTSP player over TCP may be behind before it is cut off.
+/// Maximum lag of an RTSP player over TCP before it is disconnected.
 const RTSP_SLOW: Duration = Duration::from_secs(10);
 
-/// An output of a running flow.
+/// Output of a running flow.
 #[derive(Debug)]
 pub(super) struct RunningOutput {
     pub(super) output: Output,
     pub(super) status: Arc<Status>,
     pub(super) end: OutputEnd,
-    /// What it claims for itself alone.
+    /// Exclusive claim on an address and key.
     pub(super) claim: Option<Claim>,
-    /// Where players fetch from.
+    /// URL from which players fetch.
     pub(super) url: Option<PeerUrl>,
 }
 
-/// What drives an output, and what ends it.
+/// Driver of an output, with the handle that ends it.
 #[derive(Debug)]
 pub(super) enum OutputEnd {
     Sinks(Vec<SinkId>),
     Tap(TapEnd),
-    /// A task of its own.
+    /// Task of the output's own.
     Task {
         stop: CancellationToken,
         task: tokio::task::JoinHandle<()>,
@@ -59,7 +59,7 @@ pub(super) enum OutputEnd {
     Route(PortRoute),
 }
 
-/// An output that is on its way out; what is left is to wait.
+/// Output that has been told to end. The remaining step is to wait.
 pub(super) enum Ending {
     Sinks(Vec<SinkId>),
     Tap(Closer),
@@ -68,8 +68,8 @@ pub(super) enum Ending {
 }
 
 impl OutputEnd {
-    /// Tells it to end, without a wait. Sinks go on until their last wait: what follows them misses nothing. A tap
-    /// does, too: its end wakes the host.
+    /// Tells the output to end, without waiting. Sinks are removed in the later wait, so that a replacement misses no
+    /// packets. A tap is closed there, too, because closing it wakes the host.
     pub(super) fn begin(self) -> Ending {
         match self {
             OutputEnd::Sinks(sinks) => Ending::Sinks(sinks),
@@ -87,7 +87,7 @@ impl OutputEnd {
 }
 
 impl RunningOutput {
-    /// Changes who may come, of an output that listens.
+    /// Changes the allowlist and the maximum number of peers of an output that listens.
     pub(super) fn edit_listener(&self, allow: Allowlist, max_peers: Option<u32>) {
         if let OutputEnd::Route(route) = &self.end {
             route.edit(allow, max_peers);
@@ -95,20 +95,20 @@ impl RunningOutput {
     }
 }
 
-/// The engine's end of a tap: its reader until the host takes it, and what ends it.
+/// Engine side of a tap: the reader, until the host takes it, and the handle that closes it.
 #[derive(Debug)]
 pub(super) struct TapEnd {
     pub(super) reader: Option<Reader>,
     pub(super) closer: Closer,
 }
 
-/// An output with its sockets open.
+/// Output with its sockets open.
 pub(super) enum OpenOutput {
     Rtp(rtp::OpenOutput),
     SrtListener(Arc<srt::Port>, Box<SrtListener>),
     SrtCaller(Box<SrtCaller>, Egress),
     RtmpPlay(Arc<Port<Rtmp>>, Box<RtmpPlayServer>),
-    /// To one destination or more.
+    /// RTMP push to one or more destinations.
     RtmpPush(Vec<(RtmpPush, Option<TlsClient>)>, Egress),
     RtspListener(Arc<Port<Rtsp>>, Box<RtspListener>),
     RtspCaller(Box<RtspCaller>, Option<TlsClient>, Egress),
@@ -169,7 +169,7 @@ pub(super) async fn open_output(
 }
 
 impl Running {
-    /// Puts the first outputs of a flow to work.
+    /// Runs an initial output of a flow.
     pub(super) fn put_output(&self, output: Output, status: Arc<Status>, opened: OpenOutput) -> Result<(), Error> {
         let name = status.name();
         let peers = {
@@ -185,8 +185,8 @@ impl Running {
         Ok(())
     }
 
-    /// Puts an opened output to work. Returns it, and the peers that it is connected with from the beginning, which the
-    /// host is to be told of. `after`: what calls, calls when this is over.
+    /// Runs an opened output. Returns it with the peers to which it is connected from the beginning, which are reported
+    /// to the host. A caller connects only after `after` is cancelled.
     pub(super) fn run_output(
         &self,
         output: Output,

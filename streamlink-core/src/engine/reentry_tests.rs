@@ -1,5 +1,5 @@
-//! A host that calls the library from everything that the library calls: releases of bytes, wakers, lines of the log.
-//! None of that runs under a lock, and all calls come back.
+//! Tests with a host that calls the library from every callback of the library: releases of bytes, wakers, log lines.
+//! None of these callbacks runs under a lock, and all calls return.
 
 use super::{Engine, FlowHandle, SourceEdit};
 use crate::{
@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a situation may take before it counts as hanging.
+/// Time after which a test counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 thread_local! {
@@ -37,11 +37,11 @@ struct Host {
 }
 
 impl Host {
-    /// Uses everything that may be used from anywhere.
+    /// Calls every function that may be called from anywhere.
     fn act(&self) {
         if lock::is_held() {
             self.under_lock.store(true, Relaxed);
-            return; // otherwise it might hang, and say less
+            return; // the calls below could hang, which would hide the cause
         }
         if IS_INSIDE.replace(true) {
             return;
@@ -82,7 +82,7 @@ impl Wake for Lent {
     }
 }
 
-/// The host whose logger is called.
+/// Host whose logger is called.
 static LOGGED: Mutex<Weak<Host>> = Mutex::new(Weak::new());
 
 struct Logger;
@@ -104,7 +104,7 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// A packet of a family; RTP and RTSP with a header before the bytes.
+/// Returns a packet of a family; RTP and RTSP packets have a header before the bytes.
 fn packet(family: MediaFamily, time: u32, data: Bytes) -> Packet {
     let now = Instant::now();
     match family {
@@ -115,7 +115,7 @@ fn packet(family: MediaFamily, time: u32, data: Bytes) -> Packet {
     }
 }
 
-/// A packet with bytes that the host has lent.
+/// Returns a packet whose bytes belong to the host.
 fn lent(host: &Arc<Host>, family: MediaFamily, number: u32) -> Packet {
     let data = match family {
         MediaFamily::Datagrams => vec![0x47; 188],
@@ -132,8 +132,8 @@ fn lent(host: &Arc<Host>, family: MediaFamily, number: u32) -> Packet {
     packet(family, number * 40, Bytes::from_owner(Lent(Arc::downgrade(host), data)))
 }
 
-/// Runs a flow through all of it: packets of two sources in turn, wrong ones, one source silent for a while; a tap that
-/// lags and is dropped; waiting readers; a stop.
+/// Runs a flow through every situation: alternating packets of two sources, invalid packets, a source that is silent
+/// for a while, a tap that lags and is dropped, waiting readers, and a stop.
 fn abuse(flow: Flow, names: &[&str]) {
     let engine = Engine::builder().workers(2).build().unwrap();
     let handle = engine.block_on(engine.start(flow)).unwrap();
@@ -166,14 +166,14 @@ fn abuse(flow: Flow, names: &[&str]) {
                 continue;
             }
             let _ = source.push(lent(&host, family, number));
-            let _ = source.push(lent(&host, family, number)); // once more: a duplicate
+            let _ = source.push(lent(&host, family, number)); // a duplicate
             let _ = source.push(lent(&host, other, number));
             let _ = source.push_all((0..3).map(|_| {
-                host.act(); // an iterator is the host's, too
+                host.act(); // the iterator is host code, too
                 lent(&host, family, number)
             }));
         }
-        // Readers that wait, each time with another waker, and one that lags in between.
+        // Readers wait with a different waker each time, and one of them lags in between.
         let waker = waker();
         let mut cx = Context::from_waker(&waker);
         if number < 100 || number > 300 {
@@ -183,7 +183,7 @@ fn abuse(flow: Flow, names: &[&str]) {
     }
     drop(tap);
     let late = Output::rtmp_push("late", "rtmp://127.0.0.1:9/app", StreamKey::new("key").unwrap());
-    let _ = host.engine.block_on(host.flow.add_output(late)); // of some families it is refused
+    let _ = host.engine.block_on(host.flow.add_output(late)); // refused for some families
     let _ = host.engine.block_on(host.flow.remove_output("tap"));
     host.engine.block_on(host.flow.stop());
     assert!(!host.under_lock.load(Relaxed), "the host's code has run under a lock");

@@ -1,4 +1,4 @@
-//! The sources of a flow: opened first, then put to work; those that are connected only when they are needed.
+//! Sources of a flow, which are opened first and then run. Cold sources connect only when they are needed.
 
 use super::{
     Shared,
@@ -31,16 +31,16 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How often a merge looks for packets that have waited long enough while nothing comes.
+/// Interval at which a merge checks for packets that have waited long enough while no media arrives.
 const MERGE_TICK: Duration = Duration::from_millis(20);
 
-/// How often it is asked whether a cold backup is needed.
+/// Interval of the check whether a cold backup is needed.
 const COLD_TICK: Duration = Duration::from_millis(50);
 
-// Who is let in finds a place.
+// `build()` must not admit more merged sources than `Merge` has path bits.
 const _: () = assert!(flow::MAX_PATHS <= router::MAX_PATHS);
 
-/// How the sources of a flow take turns.
+/// Returns the switching policy and loss threshold of a flow's sources.
 pub(super) fn group_terms(failover: Failover) -> GroupTerms {
     let turns = match failover.policy {
         FailoverPolicy::Stay => Turns::Stay,
@@ -50,19 +50,19 @@ pub(super) fn group_terms(failover: Failover) -> GroupTerms {
     GroupTerms { turns, loss_threshold: failover.loss_threshold }
 }
 
-/// A source of a running flow.
+/// Source of a running flow.
 #[derive(Debug)]
 pub(super) struct RunningSource {
     pub(super) source: Source,
     pub(super) status: Arc<Status>,
     pub(super) live: watch::Sender<Live>,
-    /// Its place on a shared port, if it has one.
+    /// Route on a shared port, if the source has one.
     pub(super) route: Option<PortRoute>,
     pub(super) input_address: Option<PeerUrl>,
     pub(super) app: Option<AppSource>,
 }
 
-/// A source with its sockets open.
+/// Source with its sockets open.
 pub(super) enum OpenSource {
     Rtp(Box<rtp::RtpSource>),
     SrtListener(Arc<srt::Port>, Box<SrtListener>),
@@ -86,7 +86,7 @@ pub(super) fn open_source(
         SourceKind::Rtp(settings) => {
             let mut settings = settings.clone();
             if let FailoverPolicy::Merge(_) = failover.policy {
-                settings.reorder_window = Duration::ZERO; // the merge has a window of its own
+                settings.reorder_window = Duration::ZERO; // the merge has its own window
             }
             rtp::RtpSource::open(&settings, bandwidth)
                 .map(|source| OpenSource::Rtp(Box::new(source)))
@@ -121,7 +121,7 @@ pub(super) fn open_source(
 }
 
 impl Running {
-    /// Puts an opened source to work. `cold`: it is connected only when it is needed.
+    /// Runs an opened source. A `cold` source connects only when it is needed.
     pub(super) fn run_source(
         &self,
         shared: &Shared,
@@ -198,7 +198,7 @@ impl Running {
         self.sources().push(entry);
     }
 
-    /// Runs a source that calls.
+    /// Runs a source that is a caller.
     fn run_caller<F>(&self, context: SourceContext, cold: bool, call: impl Fn(SourceContext) -> F + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -210,7 +210,7 @@ impl Running {
         };
     }
 
-    /// Lets a merge notice that time passes while nothing comes.
+    /// Runs the clock of a merge, which expires windows while no media arrives.
     pub(super) fn run_merge_clock(&self, group: Arc<Group>) {
         let stop = self.stop.clone();
         let clock = async move {
@@ -225,7 +225,7 @@ impl Running {
     }
 }
 
-/// Calls while the flow needs it.
+/// Runs a caller while the flow needs it.
 async fn call_when_needed<F: Future<Output = ()>>(context: SourceContext, call: impl Fn(SourceContext) -> F) {
     let started = Instant::now();
     let look = || tokio::time::sleep(COLD_TICK);

@@ -1,4 +1,4 @@
-//! Starting a flow: everything is opened first; only when all of it is open does anything run.
+//! Start of a flow. All sources and outputs are opened first, and run only when all of them are open.
 
 use super::{
     FlowHandle, Shared,
@@ -33,10 +33,10 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Waits until the connections of a place have ended.
+/// Future that waits until the connections of a route have ended.
 pub(super) type Removal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A place on a shared port.
+/// Route on a shared port.
 #[derive(Clone, Debug)]
 pub(super) enum PortRoute {
     Srt(Arc<srt::Port>, srt::RouteId),
@@ -53,7 +53,7 @@ impl PortRoute {
         }
     }
 
-    /// Cuts off the players at an address; returns whether there were any.
+    /// Disconnects the players at an address, and returns true if there were any.
     pub(super) async fn kick(&self, peer: SocketAddr) -> bool {
         match self {
             PortRoute::Srt(port, id) => port.kick(*id, peer).await,
@@ -62,7 +62,7 @@ impl PortRoute {
         }
     }
 
-    /// Gives up the place at once; the future waits until its connections have ended.
+    /// Removes the route at once. The future waits until its connections have ended.
     pub(super) fn remove(&self) -> Removal {
         match self {
             PortRoute::Srt(port, id) => Box::pin(port.remove(*id)),
@@ -71,7 +71,7 @@ impl PortRoute {
         }
     }
 
-    /// Gives back the handle; waits for the socket to close if it was the last.
+    /// Releases the port handle, and waits for the socket to close if it was the last.
     pub(super) async fn release(self) {
         match self {
             PortRoute::Srt(port, _) => port.release().await,
@@ -81,7 +81,7 @@ impl PortRoute {
     }
 }
 
-/// Names an endpoint in errors.
+/// Flow and endpoint named in errors.
 pub(super) struct Place<'a> {
     flow: &'a str,
     endpoint: String,
@@ -105,7 +105,7 @@ impl Place<'_> {
     }
 }
 
-/// The addresses that a flow has taken, given back if the flow does not start.
+/// Claims of a flow, which are given back if the flow does not start.
 struct Reservation<'a> {
     shared: &'a Shared,
     id: u64,
@@ -120,7 +120,7 @@ impl Drop for Reservation<'_> {
     }
 }
 
-/// Takes what a flow claims for itself alone.
+/// Takes the exclusive claims of a flow.
 fn reserve<'a>(
     shared: &'a Shared,
     id: u64,
@@ -154,7 +154,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
     let mut reservation = reserve(&shared, id, &name, sources.chain(outputs).collect())?;
 
-    // Open everything.
+    // Open all sources and outputs.
     let events = EventSink::new(&name);
     let bandwidth = Bandwidth { max: flow.max_bandwidth, policy: flow.policy };
     let setting = BandwidthSetting::new(bandwidth);
@@ -174,7 +174,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         outputs.push((output, status, opened));
     }
 
-    // Run it: nothing fails from here on, but for a flow of the same name that was quicker.
+    // Run the flow. No step can fail from here on, except when another flow of the same name has started meanwhile.
     let stage = Arc::<CurrentPresentation>::default();
     let terms = group_terms(flow.failover);
     let group = Group::new(ring.clone(), stage.clone(), terms, family, sources.len());
@@ -247,7 +247,7 @@ fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors
     ConfigErrors::collect(errors.collect()).map_or(Ok(()), Err)
 }
 
-/// Where an output leaves from.
+/// Returns the local egress of an output's region.
 pub(super) fn region(shared: &Shared, output: &Output) -> Result<Egress, Problem> {
     let Some(name) = &output.common.region else { return Ok(Egress::default()) };
     shared.regions.get(name).cloned().ok_or_else(|| {
@@ -257,7 +257,7 @@ pub(super) fn region(shared: &Shared, output: &Output) -> Result<Egress, Problem
     })
 }
 
-/// Whom a caller trusts, if it speaks TLS.
+/// Returns the TLS client of a caller, if it uses TLS.
 pub(super) fn trust(shared: &Shared, tls: bool, place: &Place<'_>) -> Result<Option<TlsClient>, Error> {
     match tls {
         false => Ok(None),

@@ -1,4 +1,4 @@
-//! Statistics: a snapshot of the counters.
+//! Statistics: snapshots of the counters.
 
 use crate::{
     endpoint::{PlayerStats, Status, StatusSnapshot},
@@ -9,87 +9,87 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 
-/// A flow at one moment.
+/// Statistics of a flow at one moment.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FlowStats {
-    /// The flow's name.
+    /// Name of the flow.
     pub name: String,
-    /// The most that the source may bring.
+    /// Maximum bandwidth of the flow.
     pub max_bandwidth: Bitrate,
-    /// Of a merge (SMPTE ST 2022-7): packets that no source has brought in time.
+    /// Packets that no source of a merge (SMPTE ST 2022-7) delivered in time.
     pub merge_lost: u64,
-    /// The sources.
+    /// Statistics of the sources.
     pub sources: Vec<EndpointStats>,
-    /// The outputs.
+    /// Statistics of the outputs.
     pub outputs: Vec<EndpointStats>,
 }
 
-/// A source or an output at one moment. Counters count from the endpoint's start and never go back.
+/// Statistics of a source or an output at one moment. Counters start with the endpoint and never decrease.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EndpointStats {
-    /// The endpoint's name.
+    /// Name of the endpoint.
     pub name: String,
-    /// Its description.
+    /// Description of the endpoint.
     pub description: Option<String>,
-    /// What it speaks, as in `RTP`.
+    /// Name of the protocol, as in `RTP`.
     pub protocol: &'static str,
-    /// Its state.
+    /// State of the endpoint.
     pub state: State,
-    /// Of a source: whether the flow is fed by it. Of several only one is, but for a merge.
+    /// True if this source feeds the flow. At most one source does, except in a merge.
     pub active: bool,
-    /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output
-    /// that listens.
+    /// URL to which encoders send to a listening source, or from which players fetch a listening output.
     pub url: Option<PeerUrl>,
-    /// For how long it has been connected.
+    /// Time since the endpoint connected, if it is connected.
     pub connected_for: Option<Duration>,
-    /// How often it has come back after a loss.
+    /// Number of reconnections after a loss.
     pub reconnections: u64,
-    /// Bytes handed on: RTP packets with their header, without UDP and IP.
+    /// Bytes passed on: RTP packets with their header, without UDP and IP.
     pub bytes: u64,
-    /// Packets handed on.
+    /// Packets passed on.
     pub packets: u64,
-    /// The bit rate over the last second.
+    /// Bit rate over the last second.
     pub bit_rate: Bitrate,
-    /// Packets that never came, or came after their time; of an output, those that its players have reported as such.
+    /// Packets that never arrived, or arrived too late. For an output, the packets that its players reported lost.
     pub lost: u64,
-    /// Of a source in a merge: packets that no other source has brought.
+    /// Packets of a source in a merge that no other source delivered.
     pub only_here: u64,
-    /// Of a source in a merge: packets that came after the window was over.
+    /// Packets of a source in a merge that arrived after the window.
     pub late: u64,
-    /// Packets that came out of order and were put in their place.
+    /// Packets that arrived out of order and were put in order.
     pub recovered: u64,
-    /// Packets that were sent again.
+    /// Retransmitted packets.
     pub retransmitted: u64,
-    /// Packets that came and were not handed on. A source: above the bandwidth, filtered by payload type, double,
-    /// late, of a foreign stream, lost in a full socket. An output: it did not keep up, or the system refused them.
+    /// Packets that arrived and were not passed on. For a source: above the bandwidth, filtered by payload type,
+    /// duplicate, late, of a foreign stream, or lost in a full socket buffer. For an output: it did not keep up, or the
+    /// system refused them.
     pub dropped: u64,
-    /// Datagrams that could not be read.
+    /// Datagrams that could not be parsed.
     pub malformed: u64,
-    /// Datagrams or connections of peers that are not on the allowlist.
+    /// Datagrams or connections of peers that the allowlist does not admit.
     pub refused: u64,
-    /// The interarrival jitter (RFC 3550 section 6.4.1), of RTP sources.
+    /// Interarrival jitter of an RTP source (RFC 3550 section 6.4.1).
     pub jitter: Duration,
-    /// The first-priority checks of ETSI TR 101 290, of MPEG-TS sources, about a second old.
+    /// First-priority errors of ETSI TR 101 290 of an MPEG-TS source, about a second old.
     pub transport: TransportErrors,
-    /// Video frames per second, of RTMP sources, about a second old.
+    /// Video frames per second of an RTMP source, about a second old.
     pub video_frame_rate: f64,
-    /// Audio frames per second, of RTMP sources, about a second old.
+    /// Audio frames per second of an RTMP source, about a second old.
     pub audio_frame_rate: f64,
-    /// The round trip, of protocols that measure it.
+    /// Round-trip time, for protocols that measure it.
     pub round_trip: Duration,
-    /// The latency that both ends agreed on, of SRT.
+    /// Latency that both ends of an SRT connection agreed on.
     pub latency: Duration,
-    /// The time between the oldest and the newest packet that are held for their moment, of SRT sources.
+    /// Duration of the media in the receive buffer of an SRT source, from the oldest to the newest packet.
     pub buffered: Duration,
-    /// Whether the connection is encrypted.
+    /// True if the connection is encrypted.
     pub encrypted: bool,
-    /// The players of an output that listens, about a second old.
+    /// Players of an output that listens, about a second old.
     pub players: Vec<PlayerStats>,
-    /// What the media consists of, once known.
+    /// Description of the media, once known.
     pub media: Option<PeerText>,
-    /// The PIDs of an MPEG-TS source, about a second old.
+    /// PIDs of an MPEG-TS source, about a second old.
     pub pids: Vec<PidStats>,
 }
 

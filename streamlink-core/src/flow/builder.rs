@@ -1,23 +1,23 @@
-//! The parts that the builders of all sources and outputs share: a name, a description, settings, the errors so far,
-//! and the setters of listeners and of callers.
+//! Parts that the builders of all sources and outputs share: a name, a description, settings, the errors recorded so
+//! far, and the setters of listeners and callers.
 //!
-//! Setters never fail and never panic: an error is recorded with its field, and `FlowBuilder::build` returns all of
-//! them at once.
+//! Setters never fail and never panic. An error is recorded with its field, and `FlowBuilder::build` returns all errors
+//! at once.
 
 use super::settings::Settings;
 use crate::error::{ConfigError, Problem};
 
-/// The role of an endpoint, as a type.
+/// Types that stand for the role of an endpoint.
 pub mod role {
-    /// The role of an endpoint that brings media in.
+    /// Role of an endpoint that receives media for a flow.
     #[derive(Clone, Copy, Debug)]
     pub enum Source {}
-    /// The role of an endpoint that takes media out.
+    /// Role of an endpoint that sends the media of a flow.
     #[derive(Clone, Copy, Debug)]
     pub enum Output {}
 }
 
-/// Properties that every endpoint has beside its protocol's settings.
+/// Properties of every endpoint, beside the settings of its protocol.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
     pub(crate) name: String,
@@ -31,12 +31,12 @@ impl Common {
         Self { name: name.into(), description: None, region: None, errors: Vec::new() }
     }
 
-    /// Records an error and goes on with `None`.
+    /// Returns the value, or records the error and returns `None`.
     pub(crate) fn record_error<T>(&mut self, field: &str, value: Result<T, Problem>) -> Option<T> {
         value.map_err(|problem| self.errors.push(ConfigError::new(field, problem))).ok()
     }
 
-    /// Sets one setting by name; an error is recorded.
+    /// Sets one setting by name, and records an error if there is one.
     pub(crate) fn set(&mut self, settings: &mut impl Settings, key: &str, value: &str) {
         match key {
             "description" => self.description = Some(value.to_owned()),
@@ -61,7 +61,7 @@ impl<S> Draft<S> {
         Self { common, settings }
     }
 
-    /// Applies a setter whose value may be wrong; an error is recorded.
+    /// Applies a setter if its value is valid, and records the error otherwise.
     pub(crate) fn try_set<T>(&mut self, field: &str, value: Result<T, Problem>, set: impl FnOnce(&mut S, T)) {
         if let Some(value) = self.common.record_error(field, value) {
             set(&mut self.settings, value);
@@ -69,7 +69,7 @@ impl<S> Draft<S> {
     }
 }
 
-/// Checks the number of peers of a listener.
+/// Checks the maximum number of peers of a listener (1–1 000 000).
 pub(crate) fn check_peers(peers: u32) -> Result<u32, Problem> {
     if (1..=1_000_000).contains(&peers) { Ok(peers) } else { Err(Problem::out_of_range(peers, "1 to 1000000 peers")) }
 }
@@ -93,7 +93,7 @@ macro_rules! endpoint_builder {
                 }
             }
 
-            /// Sets a description for people; at most 1024 bytes without control characters.
+            /// Sets a description for display: at most 1024 bytes without control characters.
             pub fn description(mut self, text: impl Into<String>) -> Self {
                 self.draft.common.description = Some(text.into());
                 self
@@ -106,7 +106,7 @@ macro_rules! endpoint_builder {
 macro_rules! output_setters {
     ($builder:ty) => {
         impl $builder {
-            /// Sets the region that this output leaves from: a name that the engine maps to a local address or
+            /// Sets the region from which this output sends: a name that the engine maps to a local address or
             /// interface.
             pub fn region(mut self, name: impl Into<String>) -> Self {
                 self.draft.common.region = Some(name.into());
@@ -125,7 +125,7 @@ macro_rules! listener_setters {
         impl $builder { listener_setters!(@body $($path).+); }
     };
     (@body $($path:ident).+) => {
-        /// Sets the peers that may connect; everyone by default. Enforced before any protocol byte is answered.
+        /// Sets the allowlist of peers (by default, everyone). It is enforced before any protocol byte is answered.
         pub fn allow(mut self, list: crate::flow::Allowlist) -> Self {
             self.draft.settings.$($path).+.allow = list;
             self
@@ -157,7 +157,8 @@ macro_rules! caller_setters {
     };
     (@body $($path:ident).+) => {
         /// Sets the first and the longest delay between attempts to connect (500 ms and 30 s; 100 ms–30 s, 1–300 s).
-        /// The delay doubles from one to the other, with jitter, and starts again after 10 s of health.
+        /// The delay doubles from the first to the longest, with jitter. It is reset after 10 s with a healthy
+        /// connection.
         pub fn reconnect(mut self, first: std::time::Duration, longest: std::time::Duration) -> Self {
             let first = crate::flow::settings::check_millis(first, 100..=30_000);
             let longest = crate::flow::settings::check_millis(longest, 1_000..=300_000);
@@ -166,7 +167,7 @@ macro_rules! caller_setters {
             self
         }
 
-        /// Sets the time that a peer may take to answer (3000 ms; 100–60 000).
+        /// Sets the maximum time that a peer may take to answer (3000 ms; 100–60 000).
         pub fn connect_timeout(mut self, timeout: std::time::Duration) -> Self {
             let timeout = crate::flow::settings::check_millis(timeout, crate::flow::Call::CONNECT_TIMEOUT);
             self.draft.try_set("connect_timeout", timeout, |s, v| s.$($path).+.connect_timeout = v);

@@ -1,7 +1,7 @@
-//! Configuration: flows, sources and outputs with all their settings. Pure data: nothing here opens a socket or reads a
-//! clock.
+//! Configuration: flows, sources and outputs with all their settings. This module is pure data: it opens no sockets and
+//! reads no clock.
 //!
-//! Settings are types whose values are always valid ([`Latency`], [`Passphrase`], [`Allowlist`], …), and a [`Flow`] only
+//! The types of settings only hold valid values ([`Latency`], [`Passphrase`], [`Allowlist`], …), and a [`Flow`] only
 //! exists if it is valid as a whole.
 
 mod address;

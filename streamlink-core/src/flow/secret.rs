@@ -1,17 +1,17 @@
-//! Secrets: passphrases, stream keys and passwords. None of them is ever printed by `Debug` or logged, and the memory of
-//! each is wiped when it is dropped.
+//! Secrets: passphrases, stream keys and passwords. `Debug` never prints them, they are never logged, and their memory
+//! is wiped when they are dropped.
 
 use super::name::check_text;
 use crate::{error::Problem, random, secret::Secret};
 use std::{fmt, io};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-/// The passphrase of an encrypted SRT connection: 10–79 bytes (draft-sharabayko-srt-01, section 6.1).
+/// Passphrase of an encrypted SRT connection: 10–79 bytes (draft-sharabayko-srt-01, section 6.1).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Passphrase(Secret);
 
 impl Passphrase {
-    /// Checks a passphrase.
+    /// Creates a passphrase after checking its length.
     ///
     /// # Errors
     /// When it is shorter than 10 or longer than 79 bytes.
@@ -23,7 +23,7 @@ impl Passphrase {
         }
     }
 
-    /// The secret itself.
+    /// Returns the passphrase in clear text.
     pub fn reveal(&self) -> &str {
         self.0.reveal()
     }
@@ -33,7 +33,7 @@ impl Passphrase {
     }
 }
 
-/// The length of the AES key of an encrypted SRT connection.
+/// Length of the AES key of an encrypted SRT connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyLength {
@@ -47,7 +47,7 @@ pub enum KeyLength {
 }
 
 impl KeyLength {
-    /// 16, 24 or 32.
+    /// Returns the length in bytes: 16, 24 or 32.
     pub const fn bytes(self) -> u8 {
         match self {
             KeyLength::Aes128 => 16,
@@ -76,12 +76,12 @@ impl std::str::FromStr for KeyLength {
     }
 }
 
-/// The key that names a stream of an RTMP application: 1–256 bytes of printable ASCII without `/`.
+/// Key that names a stream of an RTMP application: 1–256 bytes of printable ASCII without `/`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StreamKey(Secret);
 
 impl StreamKey {
-    /// Checks a key.
+    /// Creates a stream key after checking its length and characters.
     ///
     /// # Errors
     /// When it is empty or too long, or holds white space, a slash, or anything outside printable ASCII.
@@ -97,7 +97,7 @@ impl StreamKey {
         }
     }
 
-    /// A fresh key of 160 random bits from the operating system.
+    /// Generates a key of 160 random bits from the operating system, as 40 hexadecimal digits.
     ///
     /// # Errors
     /// When the operating system gives no randomness.
@@ -115,12 +115,12 @@ impl StreamKey {
         Ok(Self(key.into()))
     }
 
-    /// A key that no peer can name: peers' keys hold something.
+    /// Returns a placeholder that is not a valid key, so that no peer can match it.
     pub(crate) fn unguessed() -> Self {
         Self("\u{0}".into())
     }
 
-    /// The key itself.
+    /// Returns the key in clear text.
     pub fn reveal(&self) -> &str {
         self.0.reveal()
     }
@@ -130,7 +130,7 @@ impl StreamKey {
     }
 }
 
-/// A user name and password for RTSP (Basic and Digest): each at most 128 bytes, the name without `:`.
+/// User name and password for RTSP (Basic and Digest). Each is at most 128 bytes; the name holds no `:`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub(crate) user: String,
@@ -138,7 +138,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Checks a pair of user name and password.
+    /// Creates credentials after checking the user name and the password.
     ///
     /// # Errors
     /// When the name is empty or holds a colon (RFC 7617 section 2), or either is too long or holds control
@@ -158,12 +158,12 @@ impl Credentials {
         }
     }
 
-    /// The user name.
+    /// Returns the user name.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The password itself.
+    /// Returns the password in clear text.
     pub fn reveal_password(&self) -> &str {
         self.password.reveal()
     }
@@ -180,7 +180,7 @@ macro_rules! hidden {
 }
 hidden!(Passphrase, StreamKey, Credentials);
 
-// What is secret in them is a [`Secret`], which is wiped.
+// Both wrap a [`Secret`], which is wiped when it is dropped.
 impl ZeroizeOnDrop for Passphrase {}
 impl ZeroizeOnDrop for StreamKey {}
 

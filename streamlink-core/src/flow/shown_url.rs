@@ -1,12 +1,13 @@
-//! URLs as they may be shown: in events, errors and logs, without what is secret in them.
+//! URLs for display in events, errors and logs, with their secrets hidden.
 
 use crate::{secret::Secret, text::shown};
 use std::{fmt, ops::Deref};
 
-/// The longest URL that is shown, in bytes.
+/// Maximum length of a displayed URL, in bytes.
 const MAX_SHOWN: usize = 512;
 
-/// Settings whose values are no secret. Stream ids are not among them: hosts let callers in by them.
+/// Settings whose values are not secret. Stream ids are not among them, because hosts may authorize callers by stream
+/// id.
 const PUBLIC: &[&str] = &[
     "allow",
     "chunk_size",
@@ -42,16 +43,16 @@ const PUBLIC: &[&str] = &[
     "ttl",
 ];
 
-/// Settings whose values are secret, or hold a secret.
+/// Settings whose values are secret or contain a secret.
 pub(crate) const SECRET: &[&str] = &["key", "passphrase", "second", "streamid"];
 
-/// The URL at which peers reach an endpoint. That of RTMP holds the stream key: `Display` gives it whole, for those who
-/// are to have it, and `Debug` as [`shown_url`] does.
+/// URL at which peers reach an endpoint. The URL of an RTMP listener holds the stream key: `Display` and
+/// [`PeerUrl::as_str`] give the whole URL, and `Debug` hides the key as [`shown_url`] does.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PeerUrl(Secret);
 
 impl PeerUrl {
-    /// The whole URL.
+    /// Returns the whole URL, with the stream key.
     pub fn as_str(&self) -> &str {
         self.0.reveal()
     }
@@ -82,14 +83,14 @@ impl fmt::Debug for PeerUrl {
     }
 }
 
-/// Whether a setting is known to hold no secret.
+/// Returns true if a setting is known to hold no secret.
 pub(crate) fn is_public(setting: &str) -> bool {
     PUBLIC.contains(&setting)
 }
 
-/// Returns a URL as it may be shown to people: an ellipsis stands for the user name and password, for the stream key in
-/// the path of RTMP, and for every value of the query that is not known to be harmless. A text that is no URL comes back
-/// as an ellipsis alone. What deceives the eye is escaped, and the length is bounded.
+/// Returns a URL for display, with its secrets hidden. An ellipsis stands for the user name and password, for the
+/// stream key in the path of RTMP, and for every query value that is not known to be harmless. A text that is not a URL
+/// is replaced by an ellipsis. Deceptive characters are escaped, and the length is bounded.
 ///
 /// ```
 /// use streamlink_core::shown_url;
@@ -101,7 +102,8 @@ pub fn shown_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
         return "…".into();
     };
-    // A password may hold any of the characters that end it: what precedes the last `@` is not shown, wherever that is.
+    // A password may hold any of the characters that would end it. Everything before the last `@` is hidden, wherever
+    // that is.
     let end = rest.find(['?', '#']).unwrap_or(rest.len());
     let (front, tail) = rest.split_at(end);
     let mut out = format!("{scheme}://");
@@ -135,7 +137,7 @@ fn is_scheme(text: &str) -> bool {
     (1..=16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
 }
 
-/// Whether a text is a host and a port, and not the beginning of `user:password`.
+/// Returns true if a text is a host and a port, and not the beginning of `user:password`.
 fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -145,7 +147,7 @@ fn is_authority(text: &str) -> bool {
     host_is_good && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The path without a stream key, and without parts that assign something, as some cameras have them.
+/// Returns a path without its stream key, and without segments that assign a value, as some cameras use them.
 fn shown_path(scheme: &str, path: &str) -> String {
     let is_shown = |(at, part): (usize, &str)| match scheme.to_ascii_lowercase().as_str() {
         "rtmp" | "rtmps" => at == 0 && !part.contains(['=', ';']),
@@ -161,7 +163,7 @@ fn shown_query(query: &str) -> String {
     let pair = |pair: &str| match pair.split_once('=') {
         Some((name, value)) if is_public(name) && !value.contains('=') => format!("{name}={value}"),
         Some((name, _)) if is_public(name) || SECRET.contains(&name) => format!("{name}=…"),
-        // An `&` within a secret makes the rest of it look like a name.
+        // An `&` within a secret makes the rest of the secret look like a name.
         _ => "…".to_owned(),
     };
     let pairs = query.split('&').map(pair);

@@ -7,7 +7,7 @@ use std::{
     task::Wake,
 };
 
-/// Counts what ran, and checks that no lock was held then.
+/// Counts the calls of host code, and asserts that no lock is held during each.
 #[derive(Clone, Default)]
 struct Host(Arc<AtomicUsize>);
 
@@ -37,7 +37,7 @@ impl Drop for Lent {
 }
 
 impl Wake for Lent {
-    fn wake(self: Arc<Self>) {} // dropping it counts
+    fn wake(self: Arc<Self>) {} // the drop is counted
 }
 
 fn waker(host: &Host) -> Waker {

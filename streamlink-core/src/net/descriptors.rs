@@ -1,7 +1,8 @@
-//! The budget of file descriptors that peers may cause: accepted connections, and the UDP ports of their tracks.
+//! Budget of file descriptors for peers: accepted connections, and the UDP ports of their tracks.
 //!
-//! It lies below the process's limit (`RLIMIT_NOFILE`), so that the host, its files and its outgoing connections find
-//! descriptors whatever peers do. One address gets three quarters of it, so that others find some, too.
+//! The budget is below the process's limit (`RLIMIT_NOFILE`), so that peers cannot use up the descriptors of the host,
+//! its files and its outgoing connections. One address gets at most three quarters of the budget, so that some remain
+//! for other addresses.
 
 use crate::lock::lock;
 use std::{
@@ -12,18 +13,19 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-/// Descriptors that are left to the host at most, out of the process's limit.
+/// Maximum number of descriptors reserved for the host, out of the process's limit.
 const MAX_RESERVE: usize = 256;
-/// The part of the limit that is left to the host, where that is less.
+/// Divisor of the process's limit for the share reserved for the host, if that is less than [`MAX_RESERVE`].
 const RESERVED_PART: usize = 4;
-/// The limit that is assumed where the system tells none.
+/// Limit assumed if the system returns none.
 const DEFAULT_LIMIT: usize = 1024;
 
-/// Descriptors that peers may cause.
+/// Budget of file descriptors for peers.
 #[derive(Debug)]
 pub(crate) struct DescriptorBudget {
     most: usize,
-    /// By address, as the caller counts addresses. An address that uses none has no entry.
+    /// Descriptors in use, in total and by address. The caller chooses the granularity of addresses. An address without
+    /// descriptors has no entry.
     used: Mutex<Usage>,
 }
 
@@ -42,19 +44,19 @@ pub(crate) struct DescriptorPermit {
 }
 
 impl DescriptorBudget {
-    /// Returns the budget of this process. Its limit is read with the first call.
+    /// Returns the budget of this process. The first call reads the limit.
     pub(crate) fn of_process() -> &'static Arc<Self> {
         static BUDGET: OnceLock<Arc<DescriptorBudget>> = OnceLock::new();
         BUDGET.get_or_init(|| Self::below(limit()))
     }
 
-    /// Returns a budget below a limit of the process.
+    /// Returns a budget below the given limit of the process.
     fn below(limit: usize) -> Arc<Self> {
         let most = limit - (limit / RESERVED_PART).min(MAX_RESERVE);
         Arc::new(Self { most, used: Mutex::default() })
     }
 
-    /// Takes descriptors for a peer's address; `None` when the address or all together have used up theirs.
+    /// Takes descriptors for a peer's address. Returns `None` if the share of the address or the budget is used up.
     pub(crate) fn take(self: &Arc<Self>, address: IpAddr, count: usize) -> Option<DescriptorPermit> {
         let mut used = lock(&self.used);
         let own = used.addresses.get(&address).copied().unwrap_or(0);
@@ -80,7 +82,7 @@ impl Drop for DescriptorPermit {
     }
 }
 
-/// Returns the number of descriptors that the process may have.
+/// Returns the maximum number of open descriptors of the process.
 #[allow(unsafe_code)]
 fn limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -94,23 +96,23 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// A descriptor that is kept so that a listener that finds no other can still accept a connection, in order to close
-/// it: otherwise the peer would wait, and nobody would know who it was.
+/// A spare descriptor, with which a listener can accept and close a connection when the process has no other. Otherwise
+/// the peer would wait, and its address would stay unknown.
 #[derive(Debug)]
 pub(crate) struct SpareDescriptor(Option<File>);
 
 impl SpareDescriptor {
-    /// Opens one, if the system has one left.
+    /// Opens a spare descriptor, if the system has one left.
     pub(crate) fn new() -> Self {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Gives the descriptor back for one use; returns whether there was one.
+    /// Closes the spare descriptor, so that one can be opened in its place. Returns whether there was one.
     pub(crate) fn lend(&mut self) -> bool {
         self.0.take().is_some()
     }
 
-    /// Takes one again, if none is held.
+    /// Opens a spare descriptor again, if none is held.
     pub(crate) fn restore(&mut self) {
         if self.0.is_none() {
             *self = Self::new();

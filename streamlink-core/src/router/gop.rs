@@ -1,5 +1,5 @@
-//! Groups of pictures: among FLV messages and RTP packets of RTSP tracks, the places where a player may start. A late
-//! player begins with the last of them, and one that has lost something goes on with the next.
+//! Segmentation into groups of pictures: finds the random access points among FLV messages and RTP packets of RTSP
+//! tracks. A late player begins at the last one, and a player that has lost packets resumes at the next one.
 
 use super::MediaBatch;
 use crate::media::{
@@ -8,35 +8,36 @@ use crate::media::{
     rtsp::{Presentation, RtspRandomAccessTracker},
 };
 
-/// Finds the places in a stream. In this order: what every message touches lies together.
+/// Finds the random access points of a stream. The fields are in order of use: those that every message touches are
+/// adjacent.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct GopSegmenter {
-    /// Pictures are of no use before the next start.
+    /// True if video samples cannot be decoded until the next random access point.
     waits: bool,
     flv: FlvRandomAccessTracker,
-    /// The same for RTSP.
+    /// Random access points of RTSP tracks.
     rtsp: RtspRandomAccessTracker,
 }
 
 impl GopSegmenter {
-    /// A stream begins: nothing that depends on what came before is of use.
+    /// Begins a stream. Video samples that depend on earlier ones are dropped until the first random access point.
     pub(crate) fn begin(&mut self) {
         self.flv.reset();
         self.waits = true;
     }
 
-    /// A presentation of RTSP begins.
+    /// Begins an RTSP presentation.
     pub(crate) fn begin_presentation(&mut self, presentation: &Presentation) {
         self.rtsp.begin(presentation);
     }
 
-    /// A message is missing: pictures are of no use until the next start.
+    /// Records a lost message: video samples are dropped until the next random access point.
     pub(crate) fn wait_for_start(&mut self) {
         self.waits |= self.flv.has_video() || self.rtsp.has_video();
     }
 
-    /// What a message is; `None` when it is of no use.
+    /// Returns the role of a message, or `None` if it cannot be decoded.
     pub(crate) fn observe(&mut self, packet: &Packet) -> Option<MessageRole> {
         let role = match packet.family() {
             MediaFamily::Rtsp => self.rtsp.observe(packet),
@@ -45,7 +46,8 @@ impl GopSegmenter {
         self.filter_undecodable(role)
     }
 
-    /// What an FLV message is of which there may be no packet; `packet` makes one, if it is to be kept.
+    /// Returns the role of an FLV message for which no packet may exist yet. `packet` creates one if it is to be
+    /// retained.
     pub(crate) fn observe_body(
         &mut self,
         kind: RtmpKind,
@@ -60,12 +62,12 @@ impl GopSegmenter {
         (!(self.waits && role == MessageRole::Sample { video: true })).then_some(role)
     }
 
-    /// A message that was observed passes, and is not handed over.
+    /// Skips an observed message without handing it over.
     pub(crate) fn pass_over(&mut self, role: MessageRole) {
         self.waits &= role != MessageRole::RandomAccess;
     }
 
-    /// Adds a message that was observed to what is to be handed over.
+    /// Appends an observed message to the batch to hand over.
     pub(crate) fn push(&mut self, out: &mut MediaBatch, packet: Packet, role: MessageRole) {
         if role == MessageRole::RandomAccess {
             out.mark_entry_point(match packet.family() {
@@ -77,7 +79,7 @@ impl GopSegmenter {
         out.packets.push(packet);
     }
 
-    /// What the stream consists of, once, when that is first known and whenever it changes.
+    /// Returns the description of the stream once, when it is first known and whenever it changes.
     pub(crate) fn description(&mut self) -> Option<String> {
         self.flv.description()
     }

@@ -1,7 +1,8 @@
-//! The merge of SMPTE ST 2022-7: sources that carry the same RTP packets, packet by packet.
+//! Seamless merge of several paths (SMPTE ST 2022-7): sources that carry the same RTP packets are combined packet by
+//! packet.
 //!
-//! A packet passes when it first comes, whichever path brings it. Behind one that is missing the others wait for the
-//! recovery window, so that either path may lose what the other delivers, and be later than the other by as much.
+//! The first copy of a packet is passed on, from whichever path it comes. Packets behind a missing one wait for the
+//! recovery window, so that each path may lose what another delivers, and lag behind it by up to the window.
 
 use crate::media::{Packet, rtp::Header};
 use std::{
@@ -9,22 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Paths at most: one bit each.
+/// Maximum number of paths: one bit each.
 pub(crate) const MAX_PATHS: usize = u16::BITS as usize;
-/// Steps in the sequence, forward and back, within which a packet belongs to the stream; also packets remembered
-/// before the next one, and held behind it.
+/// Maximum distance of a sequence number from the next one, in both directions, for a packet to belong to the stream.
+/// Also the maximum number of packets remembered before the next one, and held behind it.
 const REACH: i16 = 16_000;
 
-/// What is counted of one path, in packets.
+/// Packet counters of one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PathCounts {
-    /// Other paths have brought them, this one has not.
+    /// Packets that other paths delivered and this one did not.
     pub(crate) lost: u64,
-    /// No other path has brought them.
+    /// Packets that no other path delivered.
     pub(crate) only_here: u64,
-    /// Came after the window was over.
+    /// Packets that arrived after the window.
     pub(crate) late: u64,
-    /// Of another stream.
+    /// Packets of another stream.
     pub(crate) foreign: u64,
 }
 
@@ -32,32 +33,32 @@ pub(crate) struct PathCounts {
 struct PathState {
     counts: PathCounts,
     last: Option<Instant>,
-    /// The last packet was of another stream.
+    /// True if the last packet belonged to another stream.
     foreign: bool,
 }
 
-/// One place in the sequence.
+/// State of one sequence number.
 #[derive(Debug, Default)]
 struct Slot {
-    /// The paths that have brought it.
+    /// Bit set of the paths that delivered the packet.
     paths: u16,
     packet: Option<Packet>,
 }
 
-/// Follows one stream over several paths. Holds at most twice [`REACH`] places.
+/// Merges one stream from several paths. Holds at most twice [`REACH`] slots.
 #[derive(Debug)]
 pub(crate) struct Merge {
     window: Duration,
     paths: Vec<PathState>,
     ssrc: Option<u32>,
-    /// The extended sequence number of the first slot.
+    /// Extended sequence number of the first slot.
     first: u64,
-    /// The one that passes next.
+    /// Extended sequence number of the next packet to pass on.
     next: u64,
     slots: VecDeque<Slot>,
-    /// When the first of the packets came that wait.
+    /// Arrival of the oldest waiting packet.
     waiting_since: Option<Instant>,
-    /// Places before `next` that were passed by a moment, to know when paths had their time.
+    /// Values of `next` and the times when they were reached, to know when every path had its time for them.
     passed: VecDeque<(Instant, u64)>,
     lost: u64,
 }
@@ -82,12 +83,13 @@ impl Merge {
         self.paths.get(path).map(|path| path.counts).unwrap_or_default()
     }
 
-    /// Packets that no path has brought in time.
+    /// Returns the number of packets that no path delivered in time.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Takes a packet of a path; what may pass now is appended to `out`, in order. What is no RTP is left out.
+    /// Handles a packet of a path. Packets that can be passed on now are appended to `out` in order. Anything that is
+    /// not RTP is ignored.
     pub(crate) fn handle(&mut self, path: usize, packet: Packet, now: Instant, out: &mut Vec<Packet>) {
         let Ok(header) = Header::parse(packet.data()) else { return };
         let window = self.window;
@@ -96,23 +98,23 @@ impl Merge {
         let belongs = self.ssrc == Some(header.ssrc) && within_reach(self.next, header.sequence).is_some();
         state.foreign = !belongs;
         if !belongs {
-            // A stream that starts anew is believed when no path brings the old one any more.
+            // A new stream is accepted once no path has delivered the old one within the window.
             let recent = |path: &PathState| path.last.is_some_and(|last| now.saturating_duration_since(last) <= window);
             if self.paths.iter().any(|path| recent(path) && !path.foreign) {
-                let counts = &mut self.paths[path].counts; // it was found above
+                let counts = &mut self.paths[path].counts; // the path was checked above
                 counts.foreign = counts.foreign.saturating_add(1);
                 return;
             }
             self.restart(&header, out);
         }
-        let Some(sequence) = within_reach(self.next, header.sequence) else { return }; // never: it was checked
+        let Some(sequence) = within_reach(self.next, header.sequence) else { return }; // unreachable: checked above
         self.place(path, sequence, packet, now, out);
         self.settle(now);
     }
 
     fn place(&mut self, path: usize, sequence: u64, packet: Packet, now: Instant, out: &mut Vec<Packet>) {
         let bit = 1u16 << path; // below MAX_PATHS
-        let late = &mut self.paths[path].counts.late; // it was found by the caller
+        let late = &mut self.paths[path].counts.late; // checked by the caller
         let Some(place) = sequence.checked_sub(self.first) else {
             *late = late.saturating_add(1);
             return;
@@ -123,7 +125,7 @@ impl Merge {
         }
         let slot = &mut self.slots[place];
         if sequence < self.next {
-            // Passed already, or given up.
+            // The packet was passed on already, or given up as lost.
             *late = late.saturating_add(u64::from(slot.paths == 0));
             slot.paths |= if slot.paths == 0 { 0 } else { bit };
             return;
@@ -136,12 +138,12 @@ impl Merge {
         self.release(now, out);
     }
 
-    /// When [`Merge::handle_timeout`] has something to do.
+    /// Returns the time at which [`Merge::handle_timeout`] must be called.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.waiting_since?.checked_add(self.window)
     }
 
-    /// Gives up what has not come in its time.
+    /// Gives up missing packets whose recovery window is over.
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Packet>) {
         while self.next_timeout().is_some_and(|at| at <= now) {
             self.skip_gap(now, out);
@@ -149,7 +151,7 @@ impl Merge {
         self.settle(now);
     }
 
-    /// The stream ends: what waits passes.
+    /// Passes on all waiting packets, at the end of the stream.
     pub(crate) fn finish(&mut self, now: Instant, out: &mut Vec<Packet>) {
         while self.waiting_since.is_some() {
             self.skip_gap(now, out);
@@ -160,7 +162,7 @@ impl Merge {
         (sequence - self.first) as usize // `next` is never before `first`; at most twice REACH behind it
     }
 
-    /// Lets pass what follows without a gap.
+    /// Passes on the packets that follow without a gap.
     fn release(&mut self, now: Instant, out: &mut Vec<Packet>) {
         let before = self.next;
         while let Some(packet) = self.slots.get_mut((self.next - self.first) as usize).and_then(|s| s.packet.take()) {
@@ -169,7 +171,7 @@ impl Merge {
         }
         if self.next > before {
             self.passed.push_back((now, self.next));
-            // What waits behind the next gap has waited since its first packet came.
+            // Packets behind the next gap have waited since the first of them arrived.
             let next = self.at(self.next);
             let waiting = self.slots.iter().skip(next).filter_map(|slot| slot.packet.as_ref());
             self.waiting_since = waiting.map(Packet::arrival).min();
@@ -180,7 +182,7 @@ impl Merge {
         let next = self.at(self.next);
         let gap = self.slots.iter().skip(next).take_while(|slot| slot.packet.is_none()).count();
         if next + gap >= self.slots.len() {
-            self.waiting_since = None; // nothing waits
+            self.waiting_since = None; // no packet waits
             return;
         }
         self.lost = self.lost.saturating_add(gap as u64);
@@ -188,11 +190,11 @@ impl Merge {
         self.release(now, out);
     }
 
-    /// Counts what each path has brought of the packets that all of them have had their time for.
+    /// Counts the deliveries of each path for the packets whose window is over on all paths.
     fn settle(&mut self, now: Instant) {
         let mut over = None;
         while let Some((at, sequence)) = self.passed.front() {
-            // A path may be later than the first one by the window.
+            // A path may lag behind the first one by the window.
             let due = now.saturating_duration_since(*at) > self.window;
             if !due && self.next - self.first <= REACH as u64 {
                 break;
@@ -205,7 +207,7 @@ impl Merge {
             let Some(slot) = self.slots.pop_front() else { break };
             self.first += 1;
             if slot.paths == 0 {
-                continue; // lost everywhere
+                continue; // lost on all paths
             }
             for (number, path) in self.paths.iter_mut().enumerate() {
                 let bit = 1 << number;
@@ -219,7 +221,7 @@ impl Merge {
     fn restart(&mut self, header: &Header, out: &mut Vec<Packet>) {
         out.extend(self.slots.drain(..).filter_map(|slot| slot.packet));
         self.ssrc = Some(header.ssrc);
-        // Well above zero, so that packets from before the first one have a number too.
+        // A start well above zero gives earlier packets a sequence number, too.
         self.next = (1 << 32) + u64::from(header.sequence);
         self.first = self.next;
         self.waiting_since = None;
@@ -228,7 +230,7 @@ impl Merge {
     }
 }
 
-/// The extended sequence number that is closest to `next`; `None` if it is too far away to belong.
+/// Returns the extended sequence number closest to `next`, or `None` if the distance exceeds [`REACH`].
 fn within_reach(next: u64, sequence: u16) -> Option<u64> {
     let step = sequence.wrapping_sub(next as u16) as i16; // modulo 2^16
     (-REACH..=REACH).contains(&step).then(|| next.checked_add_signed(step.into())).flatten()
@@ -308,14 +310,14 @@ mod tests {
         bench.feed_from(1, 13, 8, 501);
         bench.feed_from(1, 14, 8, 502);
         assert_eq!(bench.sequences()[5..], [500, 501, 502]);
-        // One path vanishes, the other starts anew: after the window it is believed.
+        // One path goes silent and the other starts a new stream, which is accepted after the window.
         bench.feed_from(1, 300, 9, 40);
         assert_eq!(bench.sequences().last(), Some(&40));
     }
 
     proptest! {
-        /// Either path may lose anything and be late by less than the window: what comes out is what at least one of
-        /// them has brought, once and in order.
+        /// Either path may lose any packet and lag by less than the window. The output is the union of the packets that
+        /// the paths delivered, each once and in order.
         #[test]
         fn the_output_is_the_union_of_the_paths(
             fates in proptest::collection::vec((any::<bool>(), any::<bool>()), 1..400),
@@ -336,7 +338,7 @@ mod tests {
             bench.merge.handle_timeout(end, &mut bench.out);
             let brought: Vec<u16> = fates.iter().enumerate().filter(|(_, (a, b))| a | b)
                 .map(|(i, _)| first.wrapping_add(i as u16)).collect();
-            // What only the later path has, from before the first packet of the earlier one, has no place.
+            // Packets before the first one of the earlier path, delivered only by the later path, are dropped as late.
             let out = bench.sequences();
             let skipped = brought.len() - out.len();
             prop_assert_eq!(&out[..], &brought[skipped..]);

@@ -1,5 +1,5 @@
-//! From the sources to all outputs: which source feeds the flow, the ring that outputs read, the bandwidth limiter, and
-//! the counters. No sockets, and no clock: whoever calls says what time it is.
+//! Path from the sources of a flow to its outputs: source selection, the ring that outputs read, the bandwidth limiter,
+//! and the counters. This module opens no sockets and reads no clock: callers pass in the time.
 
 mod continuity;
 mod counters;

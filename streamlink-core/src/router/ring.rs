@@ -1,10 +1,10 @@
-//! The ring: what a flow's source has brought of late, read by every output at its own pace.
+//! Ring of the most recent batches of a flow, which every output reads at its own pace.
 //!
-//! A source publishes batches; an output has a [`Reader`], which is a position in the ring. So handing a packet
-//! to a thousand outputs is one entry in one ring: no queue a output, no copy, and no memory for an output that
-//! keeps up. A batch goes when every reader has passed it, or when the ring's bound in bytes or time is reached:
-//! then the readers that are still before it have lost it, oldest packets first, and are told how much.
-//! The source never waits.
+//! A source publishes batches. An output has a [`Reader`], which is a position in the ring. Handing a packet to a
+//! thousand outputs is therefore one entry in one ring: there is no queue for each output, no copy, and no memory for
+//! an output that keeps up. A batch is dropped when every reader has passed it, or when the ring exceeds its bound in
+//! bytes or time. Readers that have not passed a dropped batch have lost it, oldest packets first, and are told how
+//! many packets and bytes. The source never waits.
 
 use super::{
     MediaBatch,
@@ -25,33 +25,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Batches that are kept for later use when they have been read.
+/// Maximum number of read batches that are retained for reuse.
 const MAX_SPARE: usize = 64;
-/// Packets for which these have room at most, all together: 56 bytes each.
+/// Maximum total capacity of the batches retained for reuse, in packets of 56 bytes.
 const MAX_SPARE_ROOM: usize = 2048;
 
-/// What a packet that is held costs beside its bytes, about: its place, its share of a batch, and how its memory is kept.
+/// Approximate memory of a retained packet beside its bytes: its entry, its share of a batch, and the bookkeeping of
+/// its allocation.
 const PACKET_COST: u64 = 256;
-/// Packets that any bound in bytes leaves room for.
+/// Minimum packet bound, whatever the bound in bytes.
 const MIN_PACKETS: u64 = 1024;
 
-/// The packets that go with a bound in bytes: so many short ones, or empty ones, cost as much again.
+/// Returns the packet bound that goes with a bound in bytes. That many short or empty packets take about as much memory
+/// again.
 pub(super) fn most_packets(bytes: u64) -> u64 {
     (bytes / PACKET_COST).max(MIN_PACKETS)
 }
 
-/// How much the ring holds for readers that lag. Both bounds hold, and [`most_packets`] of the bytes; the newest batch is
-/// always there.
+/// Bounds of the media that the ring retains for lagging readers. Both hold, and so does the packet bound of
+/// [`most_packets`]. The newest batch is always retained.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) bytes: u64,
     pub(crate) time: Duration,
 }
 
-/// What a reader that starts at a batch must be given first.
+/// Packets that a reader must send before the batch where it starts, such as codec headers.
 pub(crate) type Preamble = Arc<[Packet]>;
 
-/// A count of packets and of their bytes.
+/// Number of packets and of their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) packets: u64,
@@ -73,16 +75,16 @@ pub(crate) struct Batch {
     packets: Vec<Packet>,
     sequence: u64,
     bytes: u64,
-    /// What was published before this batch.
+    /// Totals of the ring before this batch.
     before: Totals,
-    /// A reader may start here.
+    /// Preamble, if a reader may start at this batch.
     start: Option<Preamble>,
-    /// All of it, as it goes over a connection.
+    /// All packets in one buffer, framed for a connection.
     framed_bytes: Option<Bytes>,
 }
 
 impl Batch {
-    /// What several batches hold together.
+    /// Returns the totals of several batches.
     pub(crate) fn totals(batches: &[Arc<Batch>]) -> Totals {
         batches.iter().fold(Totals::default(), |sum, batch| Totals {
             packets: sum.packets + batch.packets.len() as u64,
@@ -94,46 +96,46 @@ impl Batch {
         &self.packets
     }
 
-    /// All packets in one piece, as they go over a connection, if there are enough who want that.
+    /// Returns all packets in one buffer, framed for a connection, if enough outputs are interested in that layout.
     pub(crate) fn framed_bytes(&self) -> Option<&Bytes> {
         self.framed_bytes.as_ref()
     }
 
-    /// What it holds.
+    /// Returns the totals of this batch.
     pub(crate) fn total(&self) -> Totals {
         Totals { packets: self.packets.len() as u64, bytes: self.bytes }
     }
 
-    /// What a reader needs before it starts with this batch; `None`: it cannot start here.
+    /// Returns the preamble of a reader that starts at this batch, or `None` if no reader can start here.
     pub(crate) fn start(&self) -> Option<&Preamble> {
         self.start.as_ref()
     }
 
-    /// When its last packet came in: what readers take for the time, which saves them a look at the clock.
+    /// Returns the arrival time of the last packet. Readers use it as the current time, which saves a clock read.
     pub(crate) fn arrival(&self) -> Option<Instant> {
         self.packets.last().map(Packet::arrival)
     }
 
-    /// The number of this batch in its ring.
+    /// Returns the sequence number of this batch in its ring.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// The number of the first packet in its ring.
+    /// Returns the sequence number of the first packet in its ring.
     pub(crate) fn first_packet(&self) -> u64 {
         self.before.packets
     }
 }
 
-/// What a flow's source has brought of late. In this order, here and below: where there are many flows, each is found
-/// cold, and what every batch touches lies together.
+/// Most recent batches of a flow. The fields here and below are in order of use, so that each batch touches few cache
+/// lines: with many flows, the ring is not in the cache.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Ring {
-    /// The number of the batch that comes next; also readable without the lock.
+    /// Sequence number of the next batch, readable without the lock.
     head: AtomicU64,
     closed: AtomicBool,
-    /// Those who read; and one more, if something is kept for those who are still to come.
+    /// Number of readers, plus one if media is retained for future readers.
     audience: AtomicUsize,
     interests: LayoutInterests,
     state: Mutex<Inner>,
@@ -142,26 +144,26 @@ pub(crate) struct Ring {
 #[derive(Debug)]
 #[repr(C)]
 struct Inner {
-    /// The number of the oldest batch that is kept.
+    /// Sequence number of the oldest retained batch.
     first: u64,
     totals: Totals,
-    /// Bytes from the last start on that are kept for readers that are still to come, at most.
+    /// Maximum number of bytes since the last entry point that are retained for future readers.
     keep: u64,
     batches: VecDeque<Arc<Batch>>,
     readers: Vec<Slot>,
-    /// The last batch where a reader may start, and what was published before it.
+    /// Sequence number of the last batch where a reader may start, and the totals before it.
     start: Option<(u64, Totals)>,
     bytes: u64,
     limits: Limits,
     spare: Vec<Arc<Batch>>,
-    /// Packets for which the spare batches have room.
+    /// Total capacity of the spare batches, in packets.
     spare_room: usize,
 }
 
-/// One reader, as the ring sees it.
+/// State of one reader.
 #[derive(Debug)]
 struct Slot {
-    /// The next batch that it will read; `u64::MAX` when the slot is free.
+    /// Sequence number of the reader's next batch; `u64::MAX` if the slot is free.
     position: u64,
     waker: Option<Waker>,
 }
@@ -191,23 +193,23 @@ impl Ring {
     }
 
     fn lock(&self) -> Guard<'_, Inner> {
-        // Invariant: nothing panics while the lock is held; if it did, the ring would still be whole.
+        // Invariant: no code panics while it holds the lock. If it did, the ring would still be consistent.
         lock(&self.state)
     }
 
-    /// An output wants packets to be laid out so.
+    /// Registers the interest of an output in a layout of the batches.
     pub(crate) fn layout_interest(self: &Arc<Self>, layout: BatchLayout) -> LayoutInterest {
         self.interests.add(layout);
         LayoutInterest(self.clone(), layout)
     }
 
-    /// Changes the bounds; they hold from the next batch on.
+    /// Changes the bounds, from the next batch on.
     pub(crate) fn set_limits(&self, limits: Limits) {
         self.lock().limits = limits;
     }
 
-    /// Keeps what has come since the last start, for readers that are still to come, if it is no more than so many
-    /// bytes. What was asked for before still holds.
+    /// Retains the media since the last entry point for future readers, up to `bytes`. The largest value ever requested
+    /// holds.
     pub(crate) fn keep_from_start(&self, bytes: u64) {
         let mut inner = self.lock();
         if inner.keep == 0 && bytes > 0 {
@@ -216,12 +218,12 @@ impl Ring {
         inner.keep = inner.keep.max(bytes);
     }
 
-    /// Whether what comes now is of use to anybody.
+    /// Returns true if the ring has readers, or retains media for future readers.
     pub(crate) fn is_heard(&self) -> bool {
         self.audience.load(Ordering::Acquire) > 0
     }
 
-    /// Hands over what a source has brought, in batches that begin where readers may start. It comes back empty.
+    /// Publishes the media of a source, in batches that begin where readers may start. Leaves `delivery` empty.
     pub(crate) fn deliver(&self, delivery: &mut MediaBatch) {
         let (mut done, mut start) = (0, None);
         for (at, preamble) in delivery.starts.drain(..) {
@@ -236,8 +238,8 @@ impl Ring {
         self.publish_batch(&mut delivery.packets, start);
     }
 
-    /// Hands over packets as one batch, at which a reader may start that was given the preamble. `packets` comes back
-    /// empty, with room from an earlier batch.
+    /// Publishes packets as one batch. With a preamble, a reader may start at it. Leaves `packets` empty, with the
+    /// capacity of an earlier batch.
     fn publish_batch(&self, packets: &mut Vec<Packet>, start: Option<Preamble>) {
         let Some(newest) = packets.last().map(Packet::arrival) else { return };
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
@@ -245,7 +247,8 @@ impl Ring {
         let mut inner = self.lock();
         if inner.pass_over(packets.len() as u64, bytes) {
             self.head.store(inner.first, Ordering::Release);
-            // Memory that was used just now is sooner at hand than what was kept of the last batch.
+            // The memory is freed, not retained: a new allocation then gets recently freed memory, which is still in
+            // the cache.
             drop(inner);
             drop(std::mem::take(packets));
             return;
@@ -285,13 +288,13 @@ impl Ring {
         self.wake();
     }
 
-    /// No more will come: readers end when they have read what is there.
+    /// Closes the ring. Readers end when they have read the remaining batches.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// Wakes all that wait, when this thread holds no lock any more.
+    /// Wakes all waiting readers as soon as this thread holds no lock.
     fn wake(&self) {
         for slot in &mut self.lock().readers {
             if let Some(waker) = slot.waker.take() {
@@ -300,15 +303,15 @@ impl Ring {
         }
     }
 
-    /// A reader of what comes from now on.
+    /// Returns a reader that starts with the next batch.
     pub(crate) fn reader(self: &Arc<Self>) -> Reader {
         let mut inner = self.lock();
         let (position, seen) = (inner.first + inner.batches.len() as u64, inner.totals);
         self.reader_at(&mut inner, position, seen)
     }
 
-    /// A reader that starts at the last start, if no more than so many bytes have come since; otherwise a reader of
-    /// what comes from now on.
+    /// Returns a reader that starts at the last entry point if at most `bytes` have been published since; otherwise it
+    /// starts with the next batch.
     pub(crate) fn reader_from_start(self: &Arc<Self>, bytes: u64) -> Reader {
         let mut inner = self.lock();
         let (next, totals) = (inner.first + inner.batches.len() as u64, inner.totals);
@@ -335,7 +338,7 @@ impl Ring {
 }
 
 impl Inner {
-    /// When nobody reads, and nothing is kept for those who may come, a batch is only counted.
+    /// Only counts a batch, and returns true, if there are no readers and no media is retained for future ones.
     fn pass_over(&mut self, packets: u64, bytes: u64) -> bool {
         let nobody = self.keep == 0 && self.batches.is_empty() && self.readers.iter().all(|s| s.position == FREE);
         if nobody {
@@ -347,7 +350,7 @@ impl Inner {
         nobody
     }
 
-    /// Puts a batch together, in the memory of an old one where there is one.
+    /// Creates a batch, in the memory of a spare one if there is one.
     fn fill(&mut self, packets: &mut Vec<Packet>, mut batch: Batch) -> Arc<Batch> {
         if let Some(mut spare) = self.spare.pop()
             && let Some(old) = Arc::get_mut(&mut spare)
@@ -366,7 +369,7 @@ impl Inner {
         let Some(mut oldest) = self.batches.pop_front() else { return };
         self.first += 1;
         self.bytes = self.bytes.saturating_sub(oldest.bytes);
-        // A batch that a reader still holds is freed by that reader.
+        // The last reader that holds a batch frees it, so only an unshared batch can be reused.
         let room = self.spare_room + oldest.packets.capacity();
         if self.spare.len() < MAX_SPARE
             && room <= MAX_SPARE_ROOM
@@ -381,7 +384,7 @@ impl Inner {
     }
 }
 
-/// An output's wish, for as long as this is kept.
+/// Interest of an output in a layout, for the lifetime of this value.
 #[derive(Debug)]
 pub(crate) struct LayoutInterest(Arc<Ring>, BatchLayout);
 
@@ -391,7 +394,7 @@ impl Drop for LayoutInterest {
     }
 }
 
-/// A position in a ring.
+/// Reader of a ring: a position in its sequence of batches.
 #[derive(Debug)]
 pub(crate) struct Reader {
     ring: Arc<Ring>,
@@ -401,7 +404,7 @@ pub(crate) struct Reader {
     closed: Arc<AtomicBool>,
 }
 
-/// Closes one reader from outside.
+/// Handle that closes one reader.
 #[derive(Debug)]
 pub(crate) struct Closer {
     ring: Arc<Ring>,
@@ -410,10 +413,10 @@ pub(crate) struct Closer {
 }
 
 impl Closer {
-    /// The reader ends when it has read what is there.
+    /// Closes the reader, which ends when it has read the remaining batches.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        // If the reader is gone and its slot is another's by now, that one wakes once in vain.
+        // The slot may belong to another reader by now, which then wakes once without need.
         let waker = self.ring.lock().readers[self.slot].waker.take();
         if let Some(waker) = waker {
             lock::wake(waker);
@@ -426,17 +429,17 @@ impl Reader {
         Closer { ring: self.ring.clone(), slot: self.slot, closed: self.closed.clone() }
     }
 
-    /// See [`Ring::layout_interest`].
+    /// Registers an interest in a layout; see [`Ring::layout_interest`].
     pub(crate) fn layout_interest(&self, layout: BatchLayout) -> LayoutInterest {
         self.ring.layout_interest(layout)
     }
 
-    /// Whether nothing will come beside what is there.
+    /// Returns true if the ring or this reader is closed. The reader ends once it has read the remaining batches.
     pub(crate) fn is_closed(&self) -> bool {
         self.ring.closed.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
     }
 
-    /// Whether there is something to read; `Err` when there will never be again.
+    /// Polls for a batch to read. Returns `Err` if the ring or this reader is closed and all batches have been read.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         if self.has_more() {
             return Poll::Ready(Ok(()));
@@ -458,33 +461,34 @@ impl Reader {
                 lock::drop_waker(std::mem::replace(&mut slot.waker, waker));
                 return Poll::Pending;
             }
-            // A waker may be the host's code: it is cloned outside the lock.
+            // Cloning a waker may run host code, so it is done outside the lock.
             drop(inner);
             waker = Some(cx.waker().clone());
         }
     }
 
-    /// Whether there is something to read at this moment.
+    /// Returns true if a batch can be read now.
     pub(crate) fn has_more(&self) -> bool {
         self.ring.head.load(Ordering::Acquire) > self.position
     }
 
-    /// Waits for something to read.
+    /// Waits for a batch to read.
     pub(crate) async fn ready(&mut self) -> Result<(), Closed> {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await
     }
 
-    /// Appends all new batches to `window`; returns what was lost before the first of them.
+    /// Appends all new batches to `window`. Returns the packets lost before the first of them.
     pub(crate) fn read(&mut self, window: &mut Vec<Arc<Batch>>) -> Totals {
         self.read_up_to(usize::MAX, u64::MAX, window)
     }
 
-    /// Appends new batches to `window`, up to about so many bytes, but at least one.
+    /// Appends new batches to `window` until they hold at least `bytes` together or none are left. Returns the packets
+    /// lost before the first of them.
     pub(crate) fn read_some(&mut self, bytes: u64, window: &mut Vec<Arc<Batch>>) -> Totals {
         self.read_up_to(usize::MAX, bytes, window)
     }
 
-    /// The next batch, and what was lost before it. For a reader that cannot say when it will be done with it.
+    /// Returns the next batch and the packets lost before it, for a reader that may hold the batch for long.
     pub(crate) fn read_one(&mut self) -> (Option<Arc<Batch>>, Totals) {
         let mut one = Vec::with_capacity(1);
         let lost = self.read_up_to(1, u64::MAX, &mut one);
@@ -515,17 +519,17 @@ impl Reader {
         lost
     }
 
-    /// A reader that starts at a batch that is still at hand, for an output that falls behind the others.
+    /// Returns a reader that starts at a batch that is still available, for an output that falls behind the others.
     pub(crate) fn fork(&self, from: &Batch) -> Reader {
         self.ring.reader_at(&mut self.ring.lock(), from.sequence, from.before)
     }
 
-    /// Packets between the position of an earlier reader and this one's.
+    /// Returns the number of packets between the position of an earlier reader and this one.
     pub(crate) fn missed_since(&self, earlier: &Reader) -> u64 {
         self.seen.since(earlier.seen).packets
     }
 
-    /// The number of the batch that comes next.
+    /// Returns the sequence number of the next batch to read.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
@@ -539,7 +543,7 @@ impl Drop for Reader {
     }
 }
 
-/// The ring is closed, and all of it has been read.
+/// Error of a reader that is closed and has read all batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
 

@@ -1,4 +1,4 @@
-//! What the listening ports of all protocols share.
+//! Shared parts of the listening ports of all protocols.
 
 mod peers;
 

@@ -1,6 +1,6 @@
-//! The registry of a port's peer addresses: what each of them uses, held against [`PeerLimits`].
+//! Registry of the peer addresses of a port: the usage of each address, held against [`PeerLimits`].
 //!
-//! Memory: [`MAX_ADDRESSES`] entries of some 64 bytes, beside one for each address that has a connection.
+//! Memory: [`MAX_ADDRESSES`] entries of some 64 bytes, and one for each address that has a connection.
 
 use crate::{
     flow::PeerLimits,
@@ -14,22 +14,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Addresses without a connection that are remembered for their refused attempts.
+/// Maximum number of addresses without a connection that are kept for their refused attempts.
 const MAX_ADDRESSES: usize = 4096;
 
-/// The peer addresses of one port.
+/// Peer addresses of one port, with their usage.
 #[derive(Debug)]
 pub(in crate::endpoint) struct PeerRegistry {
     limits: PeerLimits,
     peers: Mutex<HashMap<IpAddr, Usage>>,
 }
 
-/// What one address uses.
+/// Usage of one address.
 #[derive(Debug)]
 struct Usage {
     pending: u32,
     connections: u32,
-    /// Refused attempts that are left, and when they were last topped up.
+    /// Refused attempts that are left, and the time of the last top-up.
     attempts: f64,
     topped_up: Instant,
 }
@@ -41,21 +41,21 @@ impl Usage {
         self.topped_up = self.topped_up.max(now);
     }
 
-    /// Nothing would be forgotten with it.
+    /// Returns whether the entry can be dropped without losing information.
     fn is_idle(&self, now: Instant) -> bool {
         let quiet = now.saturating_duration_since(self.topped_up) >= Duration::from_secs(1);
         self.pending == 0 && self.connections == 0 && quiet
     }
 }
 
-/// One of the two things that an address has a share of.
+/// Resource of which each address has a limited share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Share {
     Pending,
     Connection,
 }
 
-/// A peer's place in its address's share, given back when dropped.
+/// One unit of an address's share, released when dropped.
 #[derive(Debug)]
 pub(in crate::endpoint) struct PeerSlot {
     registry: Arc<PeerRegistry>,
@@ -75,7 +75,7 @@ impl Drop for PeerSlot {
     }
 }
 
-/// The address that shares are counted by: an IPv6 /64 network counts as one.
+/// Returns the address by which shares are counted. An IPv6 /64 network counts as one address.
 fn share_address(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
@@ -93,7 +93,7 @@ impl PeerRegistry {
         if peers.len() >= MAX_ADDRESSES && !peers.contains_key(&address) {
             peers.retain(|_, usage| !usage.is_idle(now));
             if peers.len() >= MAX_ADDRESSES {
-                // A flood from many addresses: the refusals of those without a connection are forgotten.
+                // Under a flood from many addresses, the refusals of those without a connection are forgotten.
                 peers.retain(|_, usage| usage.pending > 0 || usage.connections > 0);
             }
         }
@@ -116,23 +116,22 @@ impl PeerRegistry {
         taken.then(|| PeerSlot { registry: self.clone(), address, share })
     }
 
-    /// Takes a place for a connection that has not said yet what it wants; `None` when its address has used up its
-    /// share.
+    /// Takes a unit for a connection that has not sent its request yet. `None` when its address has used up its share.
     pub(in crate::endpoint) fn take_pending(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<PeerSlot> {
         self.take(peer, now, Share::Pending)
     }
 
-    /// Takes a place for a connection; `None` when its address has used up its share.
+    /// Takes a unit for a connection. `None` when its address has used up its share.
     pub(in crate::endpoint) fn take_connection(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Option<PeerSlot> {
         self.take(peer, now, Share::Connection)
     }
 
-    /// Takes descriptors of the process that a peer causes; `None` when there are none left for it.
+    /// Takes file descriptors of the process on behalf of a peer. `None` when none are left for its address.
     pub(in crate::endpoint) fn take_descriptors(&self, peer: IpAddr, count: usize) -> Option<DescriptorPermit> {
         DescriptorBudget::of_process().take(share_address(peer), count)
     }
 
-    /// Counts a refused attempt of an address that is known to be the peer's own.
+    /// Counts a refused attempt of an address that the peer has proved to be its own.
     pub(in crate::endpoint) fn refused(&self, peer: IpAddr, now: Instant) {
         let per_second = self.limits.refusals_per_second;
         self.with(share_address(peer), now, |usage| {
@@ -141,7 +140,7 @@ impl PeerRegistry {
         });
     }
 
-    /// Returns whether an address may make an attempt that could be refused: it has refusals left.
+    /// Returns whether an address has refusals left, so that it may make another attempt.
     pub(in crate::endpoint) fn may_attempt(&self, peer: IpAddr, now: Instant) -> bool {
         let mut peers = lock(&self.peers);
         let Some(usage) = peers.get_mut(&share_address(peer)) else { return true };

@@ -1,4 +1,4 @@
-//! A caller: a task that connects to a server, publishes to it or plays from it, and comes back after a loss.
+//! RTMP caller: connects to a server, publishes to it or plays from it, and reconnects after a loss.
 
 use super::{
     super::{
@@ -29,27 +29,27 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often statistics are brought up to date.
+/// Interval between updates of the statistics.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a call is for.
+/// Direction of the media, with its source or destination in the flow.
 #[derive(Debug)]
 pub(crate) enum Direction {
     Play(SourceContext),
     Publish {
         ring: Arc<Ring>,
         chunk_size: usize,
-        /// Bytes of the last group of pictures that the server gets at most when a connection is up.
+        /// Maximum number of bytes of the last group of pictures sent to the server when a connection is up.
         gop_cache: u64,
-        /// Sizes what the kernel may hold for the server.
+        /// Bandwidth of the flow, from which the socket's send buffer is sized.
         bandwidth: FlowBandwidth,
-        /// Its place among the destinations of its output.
+        /// Index of this destination in `legs`.
         leg: usize,
         legs: Arc<Legs>,
     },
 }
 
-/// The destinations of one output: which are connected, and what they were sent.
+/// Statistics of the destinations of one output. `None`: the destination is not connected.
 #[derive(Debug)]
 pub(crate) struct Legs(Mutex<Vec<Option<PlayerStats>>>);
 
@@ -58,7 +58,7 @@ impl Legs {
         Arc::new(Self(Mutex::new(vec![None; count])))
     }
 
-    /// What a destination was sent; `None`: it is not connected.
+    /// Sets the statistics of a destination, or `None` if it is not connected. Updates the state of the output.
     fn set(&self, leg: usize, stats: Option<PlayerStats>, status: &Status, now: Instant) {
         let mut legs = lock(&self.0);
         let before = legs.iter().flatten().count();
@@ -73,7 +73,7 @@ impl Legs {
     }
 }
 
-/// Runs the calls of one output, all in one task.
+/// Runs the callers of one output, all in one task.
 pub(crate) async fn run_all(calls: Vec<Call>) {
     let mut running: Vec<_> = calls.into_iter().map(|call| Box::pin(call.run())).collect();
     poll_fn(|cx| {
@@ -83,14 +83,14 @@ pub(crate) async fn run_all(calls: Vec<Call>) {
     .await;
 }
 
-/// A caller, ready to run.
+/// A caller with its settings, ready to run.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
-    /// RTMPS, and whom to trust.
+    /// TLS configuration with the trusted certificates. `None`: plain RTMP.
     pub(crate) tls: Option<TlsClient>,
     pub(crate) app: String,
-    /// The address of the application, without the key.
+    /// URL of the application, without the stream key.
     pub(crate) url: String,
     pub(crate) key: Option<StreamKey>,
     pub(crate) reconnect: Reconnect,
@@ -103,11 +103,11 @@ pub(crate) struct Call {
     pub(crate) direction: Direction,
 }
 
-/// How long a server may not take what it is sent before it is called again.
+/// Maximum time for which a server may stop reading before the connection is given up.
 const SLOW: Duration = Duration::from_secs(10);
 
 impl Call {
-    /// Runs until it is stopped.
+    /// Connects again and again until it is stopped.
     pub(crate) async fn run(self) {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
@@ -162,7 +162,7 @@ impl Call {
         }
     }
 
-    /// One attempt.
+    /// Makes one attempt to connect, up to the server's consent.
     async fn call(&self) -> Result<Up, End> {
         let attempt = async {
             let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
@@ -194,7 +194,8 @@ impl Call {
 
     async fn publish(&self, up: &mut Up, reader: &mut Reader) -> End {
         let Direction::Publish { ring, gop_cache, bandwidth, .. } = &self.direction else { return End::Stopped };
-        // From the last key frame on, if nothing from there was sent before; otherwise from the next.
+        // Start at the last key frame, unless media after it was sent on the previous connection. In that case, wait
+        // for the next key frame.
         let from_start = ring.reader_from_start(*gop_cache);
         let fresh = if from_start.position() >= reader.position() { from_start } else { ring.reader() };
         self.status.counters.dropped.add(fresh.missed_since(reader));
@@ -228,7 +229,7 @@ impl Call {
         self.show(Some(player.stats(now)), now);
     }
 
-    /// Shows how a destination is doing.
+    /// Publishes the statistics of this destination. `None`: it is not connected.
     fn show(&self, stats: Option<PlayerStats>, now: Instant) {
         if let Direction::Publish { leg, legs, .. } = &self.direction {
             legs.set(*leg, stats, &self.status, now);
@@ -249,26 +250,26 @@ impl Call {
     }
 }
 
-/// What a call keeps from connection to connection.
+/// State that a caller keeps from one connection to the next.
 enum Side {
     Play(Arc<Entrance>),
     Publish(Reader),
 }
 
-/// A connection on which the server has agreed.
+/// A connection on which the server has agreed to publish or play.
 struct Up {
     stream: Stream,
     session: ClientSession,
     peer: SocketAddr,
-    /// Media that came before the server had agreed.
+    /// Media messages received before the server's consent.
     early: Vec<Message<'static>>,
 }
 
-/// Media messages that a server may send before it says that it will, at most.
+/// Maximum number of media messages kept of those that a server sends before its consent.
 const MAX_EARLY: usize = 64;
 
 impl Up {
-    /// Talks until the server has agreed.
+    /// Exchanges messages until the server has agreed.
     async fn greet(&mut self) -> Result<(), End> {
         loop {
             self.answer().await?;

@@ -1,4 +1,4 @@
-//! The way of a publisher's messages into a flow.
+//! Input of RTMP messages into a flow.
 
 use super::super::{
     SourceContext,
@@ -17,7 +17,8 @@ use std::{
     time::Instant,
 };
 
-/// The way into a flow, for one at a time. On a cache line of its own, as all that is found cold.
+/// Shared access to the state of one source. Aligned to a cache line of its own, because a read usually finds all of
+/// it cold.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Entrance(Mutex<Inbound>);
@@ -32,19 +33,19 @@ impl Entrance {
     }
 }
 
-/// What one source keeps from connection to connection.
+/// State that one source keeps from one connection to the next.
 #[derive(Debug)]
 pub(super) struct Inbound {
     intake: Intake,
 }
 
 impl Inbound {
-    /// Another connection begins.
+    /// Prepares for the messages of a new connection.
     pub(super) fn begin(&mut self) {
         self.intake.begin_messages();
     }
 
-    /// Takes a message that is media; others are not the flow's business.
+    /// Adds a media message to the flow. Other messages are ignored.
     pub(super) fn take(&mut self, message: Message<'_>, now: Instant) -> Result<(), End> {
         let Some(kind) = message.media() else { return Ok(()) };
         let before = if kind == RtmpKind::Data { set_data_frame(&message.body) } else { 0 };
@@ -54,7 +55,7 @@ impl Inbound {
         }
     }
 
-    /// Hands over what has come; an error when an edit of the allowlist has put the peer out.
+    /// Publishes the messages received so far. Returns an error if the peer is no longer on the allowlist.
     pub(super) fn publish(&mut self, peer: SocketAddr, now: Instant) -> Result<(), End> {
         self.intake.publish(now, Some(peer));
         match self.intake.refresh_at_times(now) && !self.admits(peer.ip()) {
@@ -67,12 +68,12 @@ impl Inbound {
         self.intake.live().allow.admits(peer)
     }
 
-    /// Whether the source has brought media on this connection.
+    /// Returns whether media was received on this connection.
     pub(super) fn is_live(&self) -> bool {
         self.intake.last_media().is_some()
     }
 
-    /// The connection has ended.
+    /// Ends the connection: publishes the remaining messages, or reports the loss.
     pub(super) fn end(&mut self, end: &End, now: Instant) {
         match end {
             End::Stopped => self.intake.publish(now, None),

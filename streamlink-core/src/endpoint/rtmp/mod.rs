@@ -1,9 +1,9 @@
-//! RTMP: publishers and players come to a port, which sources and outputs share; callers publish to a server or
-//! play from one. A connection has no buffer of its own while nothing is in progress.
+//! RTMP endpoints. Publishers and players connect to a port, which sources and outputs share. Callers publish to a
+//! server or play from one. An idle connection has no buffer of its own.
 //!
-//! Media goes from a connection's [`inbound::Inbound`] into the flow's ring, and from the ring through an
-//! [`super::tcp::SendQueue`] to a connection: the message's bytes are those that came in, and only chunk headers are made
-//! anew.
+//! Media goes from a connection's [`inbound::Inbound`] into the flow's ring, and from the ring through a
+//! [`super::tcp::SendQueue`] to a connection. The bytes of a message are passed on unchanged; only the chunk headers
+//! are written anew.
 
 mod caller;
 mod inbound;

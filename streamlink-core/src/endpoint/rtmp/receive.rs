@@ -1,4 +1,4 @@
-//! Receiving: what a publisher, or a server that we play from, brings on one connection.
+//! Reception of media on one connection, from a publisher or from a server that a caller plays from.
 
 use super::{
     super::tcp::{CLOSE_TIMEOUT, End, SubWaker, answer, close_with, write_all},
@@ -20,18 +20,18 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long whoever brings media may be silent.
+/// Maximum time without data from the sender of media.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The side of a session that brings media.
+/// A session that receives media.
 pub(super) trait Bring {
-    /// Takes what has come.
+    /// Reads received bytes and adds their media messages to `inbound`.
     fn bring(&mut self, bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End>;
-    /// Whether what has come ends within a message.
+    /// Returns whether the bytes read so far end within a message.
     fn is_within_message(&mut self) -> bool;
-    /// What is to be answered.
+    /// Responses to be sent to the peer.
     fn answers(&mut self) -> Vec<u8>;
-    /// Says goodbye.
+    /// Ends the stream towards the peer.
     fn end(&mut self);
 }
 
@@ -88,22 +88,22 @@ impl Bring for ClientSession {
     }
 }
 
-/// After its goodbye a peer closes the connection itself; one that does not is not waited for.
+/// Waits until the peer closes the connection after its farewell, for [`CLOSE_TIMEOUT`] at most.
 pub(super) async fn drain_until_closed(stream: &mut Stream) {
     let closed = async { while poll_fn(|cx| stream.poll_read(cx, |_| {})).await.is_ok_and(|count| count > 0) {} };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
 }
 
-/// What takes what comes on one connection. In this order: what every read touches lies together.
+/// Feeds the bytes of one connection into its session. `repr(C)` keeps the fields that every read touches together.
 #[repr(C)]
 struct Taker<B> {
     inbound: Arc<Entrance>,
     heard: Instant,
     peer: SocketAddr,
-    /// What is to be answered.
+    /// Responses to be sent to the peer.
     answers: Vec<u8>,
     session: B,
-    /// What came was the last.
+    /// Reason to end the connection, set by the last read.
     end: Option<End>,
 }
 
@@ -125,7 +125,7 @@ impl<B: Bring + Send> ReadSink for Taker<B> {
     }
 }
 
-/// Receives until the flow or the peer ends it. What had come before is in `inbound` already.
+/// Receives media until the flow or the peer ends the connection. Media read before this call is in `inbound` already.
 pub(super) async fn receive<B: Bring + Send + 'static>(
     stream: &mut Stream,
     mut session: B,
@@ -142,20 +142,20 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
         if matches!(end, End::Stopped) {
             taker.session.end();
         }
-        // The answer to its goodbye, or ours.
+        // The response to the peer's farewell, or our own farewell.
         taker.session.answers()
     };
     match end {
-        // It closes the connection itself; some take it for an error when we do.
+        // The peer closes the connection itself. Some peers report an error if we close it first.
         End::Lost(LossReason::Closed) => {
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, write_all(stream, &answers)).await; // it may be gone
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, write_all(stream, &answers)).await; // may be closed already
         }
         _ => close_with(stream, &answers).await,
     }
     end
 }
 
-/// Has what comes taken, and answers, until one of them or the flow has an end.
+/// Reads the connection and sends the responses, until the flow, the peer or a timeout ends it.
 async fn listen<B: Bring + Send + 'static>(
     stream: &mut Stream,
     taker: &Arc<Mutex<Taker<B>>>,
@@ -163,7 +163,7 @@ async fn listen<B: Bring + Send + 'static>(
 ) -> End {
     let mut stopped = pin!(stop.cancelled());
     let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
-    // Polls these two, which are rarely ready.
+    // Polls `stopped` and `timer`, which are rarely ready.
     let mut sub_waker = SubWaker::new();
     loop {
         let answers = std::mem::take(&mut lock(taker).answers);

@@ -1,4 +1,4 @@
-//! What peers of an RTMP port want, and how they get it.
+//! The RTMP service of a port: handshake and request of a peer, its route, and the session of a publisher or player.
 
 use super::{
     super::{
@@ -22,11 +22,11 @@ use crate::{
 use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// RTMP, as a port speaks it.
+/// Protocol marker for RTMP ports.
 #[derive(Debug)]
 pub(crate) enum Rtmp {}
 
-/// Application and key.
+/// Application and stream key of a route.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) app: String,
@@ -34,7 +34,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Some put parameters behind the key.
+    /// Returns whether application and key are those of the route. Parameters after the key (`key?name=value`) are
+    /// ignored, because some peers append them.
     fn is(&self, app: &str, key: &str) -> bool {
         let bare = key.split_once('?').map_or(key, |(bare, _)| bare);
         let ours = self.key.reveal();
@@ -42,7 +43,7 @@ impl Place {
     }
 }
 
-/// Compares keys in a time that tells nothing of where they differ.
+/// Compares keys in a time that does not depend on the position of a difference.
 fn same(ours: &str, theirs: &str) -> bool {
     let difference = ours.bytes().zip(theirs.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
     ours.len() == theirs.len() && difference == 0
@@ -50,7 +51,7 @@ fn same(ours: &str, theirs: &str) -> bool {
 
 impl Service for Rtmp {
     type Place = Place;
-    /// Shared with whoever takes what is read.
+    /// Shared with the sink of the connection's reads.
     type Inbound = Arc<Entrance>;
     const NAME: &'static str = "RTMP";
 
@@ -63,7 +64,7 @@ impl Service for Rtmp {
         let Visit { stream, peer, connection, pending } = visit;
         let greeting = async {
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
-            // Boxed, as every future that it is handed to would have room for it once more.
+            // Boxed to keep the enclosing futures small.
             let mut greeted =
                 Box::new(Greeted { stream, session: ServerSession::new(&shared.random), rest: Vec::new() });
             let request = greeted.ask().await?;
@@ -76,7 +77,7 @@ impl Service for Rtmp {
                 shared.clone().take_on_publisher(|epoll_group| async move {
                     match greeted.grouped(epoll_group) {
                         Ok(greeted) => serve(&shared, greeted, peer, request).await,
-                        Err(error) => log::warn!("RTMP peer {peer}: {error}"), // the system has no memory, most likely
+                        Err(error) => log::warn!("RTMP peer {peer}: {error}"), // most likely out of memory
                     }
                     drop(connection);
                 })
@@ -97,16 +98,16 @@ impl Service for Rtmp {
     }
 }
 
-/// Finds out what a peer came for, and lets it have that.
+/// Finds the route of a request and serves the peer, or refuses it.
 async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAddr, request: Request<'_>) {
     let (publish, app, key) = match request {
         Request::Publish { app, key } => (true, app, key),
         Request::Play { app, key } => (false, app, key),
-        Request::Media(_) | Request::End => return, // never before it was let in
+        Request::Media(_) | Request::End => return, // impossible before the session is accepted
     };
     let now = Instant::now();
     let routes = shared.all();
-    // An application and a key that are not ours may be a guess, of which an address has so many a second.
+    // An unknown application or key may be a guess. The attempts of an address per second are limited.
     if !shared.peers.may_attempt(peer.ip(), now) {
         for route in routes.iter().filter(|route| route.is_source() == publish) {
             route.refuse(peer, RefusalReason::TooManyAttempts, now);
@@ -116,7 +117,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
     let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&app, key.reveal()));
     let Some(route) = found.cloned() else {
         shared.peers.refused(peer.ip(), now);
-        // Whose guess it was is not known: it is counted where such a peer could have gone.
+        // The intended route is unknown, so the refusal is counted at every route of this direction.
         for route in routes.iter().filter(|r| r.is_source() == publish) {
             route.refuse(peer, RefusalReason::NoSuchStream, now);
         }
@@ -155,7 +156,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
     }
 }
 
-/// A connection, its session, and what has come behind what was read of it.
+/// A connection, its session, and the bytes received after the request.
 struct Greeted {
     stream: Stream,
     session: ServerSession,
@@ -163,7 +164,7 @@ struct Greeted {
 }
 
 impl Greeted {
-    /// Talks until the peer says what it wants.
+    /// Exchanges messages until the peer asks to publish or play.
     async fn ask(&mut self) -> Result<Request<'static>, End> {
         loop {
             let (mut found, mut rest) = (Ok(None), Vec::new());
@@ -189,7 +190,7 @@ impl Greeted {
         }
     }
 
-    /// Has the connection read together with others of its task.
+    /// Moves the connection into an epoll group, so that it is polled together with others of its task.
     fn grouped(self: Box<Self>, epoll_group: Option<Arc<EpollGroup>>) -> io::Result<Box<Self>> {
         let Self { stream, session, rest } = *self;
         let stream = match epoll_group {
@@ -204,14 +205,14 @@ impl Greeted {
         Ok(write_all(&mut self.stream, &bytes).await?)
     }
 
-    /// Says no, and closes.
+    /// Refuses the request and closes the connection.
     async fn turn_away(&mut self, refusal: Refusal) {
         self.session.refuse(refusal);
         let answer = self.session.link().take_output();
         close_with(&mut self.stream, &answer).await;
     }
 
-    /// Takes what a publisher brings.
+    /// Accepts a publisher and receives its media.
     async fn receive(
         self: Box<Self>,
         inbound: &Arc<Entrance>,
@@ -232,7 +233,7 @@ impl Greeted {
         (stream, end)
     }
 
-    /// Gives a player what the flow brings.
+    /// Accepts a player and sends it the media of the flow.
     async fn play(&mut self, ring: &Arc<Ring>, terms: PlayerLimits, player: &Player, stop: &CancellationToken) -> End {
         self.session.accept();
         let early = std::mem::take(&mut self.rest);

@@ -1,4 +1,4 @@
-//! The sides of RTMP sessions that are sent media.
+//! RTMP sessions in the sending direction: server sessions of players, and client sessions that publish.
 
 use super::super::tcp::{End, SendSession};
 use crate::{

@@ -1,4 +1,4 @@
-//! RTMP messages on the wire of one connection.
+//! Framing of RTMP messages on one connection.
 
 use super::super::tcp::Wire;
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 
-/// `@setDataFrame` as AMF0: a publisher says it before its metadata, so that a server keeps them.
+/// `@setDataFrame` as AMF0. A publisher sends it before its metadata, so that the server stores them.
 const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
 
-/// How one connection wants its messages.
+/// Format of the messages on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RtmpWire {
     pub(super) framing: Framing,
@@ -20,10 +20,10 @@ pub(super) struct RtmpWire {
     pub(super) publishes: bool,
 }
 
-/// How all players want them.
+/// Format of all player connections.
 const USUAL: RtmpWire = RtmpWire { framing: Framing::PLAYERS, publishes: false };
 
-/// Writes a message so.
+/// Writes a message in the format of [`USUAL`].
 fn write_usual(packet: &Packet, out: &mut BytesMut) -> WriteOutcome {
     USUAL.head(packet, None).slices(packet.data(), 0, |slice| {
         out.extend_from_slice(slice);
@@ -33,7 +33,7 @@ fn write_usual(packet: &Packet, out: &mut BytesMut) -> WriteOutcome {
 }
 
 impl RtmpWire {
-    /// How batches can be laid out for many.
+    /// Returns the batch layout that connections of this format share, if there is one.
     pub(super) fn layout(&self) -> Option<BatchLayout> {
         (*self == USUAL).then_some(BatchLayout::Framed(write_usual))
     }
@@ -65,7 +65,7 @@ impl Wire for RtmpWire {
     }
 }
 
-/// Messages as a server wants them, if that is any different: metadata come with a command.
+/// Puts `@setDataFrame` before metadata, as a server expects. Returns `None` if there are no metadata in `packets`.
 fn for_server(packets: &[Packet]) -> Option<Arc<[Packet]>> {
     let metadata = |packet: &Packet| {
         packet.rtmp_message().filter(|(kind, _)| *kind == RtmpKind::Data && is_metadata(packet.data()))

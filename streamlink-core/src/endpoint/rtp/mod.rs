@@ -1,4 +1,4 @@
-//! RTP over UDP: the source's task, and the sinks of the outputs.
+//! RTP over UDP: the task of a source, and the fan-out sinks of an output.
 
 mod output;
 mod source;

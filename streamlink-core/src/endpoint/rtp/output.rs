@@ -1,4 +1,4 @@
-//! RTP outputs: each destination is a sink of the fan-out, with a connected socket of its own.
+//! RTP outputs. Each destination is a sink of the fan-out, with a connected socket of its own.
 
 use crate::{
     endpoint::{FlowBandwidth, Resolver, Status, fanout::Sink},
@@ -16,16 +16,16 @@ use std::{
     time::Instant,
 };
 
-/// Packets that are handed to the socket at once.
+/// Maximum number of packets per send call.
 const CHUNK: usize = 64;
 
-/// An output with its sockets open, one a destination.
+/// An output with open sockets, one per destination.
 pub(crate) struct OpenOutput {
     pub(crate) sinks: Vec<Box<dyn Sink>>,
     pub(crate) peers: Vec<SocketAddr>,
 }
 
-/// Opens the sockets of an output, whose buffers follow the bandwidth of the flow.
+/// Opens the sockets of an output. Their send buffers follow the bandwidth of the flow.
 pub(crate) async fn open_output(
     settings: &RtpOutput,
     resolver: &Resolver,
@@ -49,7 +49,7 @@ pub(crate) async fn open_output(
         };
         let socket = UdpSocket::sending(peer, &options).map_err(|e| (format!("cannot send to {peer}"), e))?;
         let sender = Sender::new(&socket);
-        // What the second destination gets is the same media: it is counted once.
+        // All destinations get the same media, so only the first one counts it.
         let (status, bandwidth) = (status.clone(), bandwidth.clone());
         open.sinks.push(Box::new(RtpSink { socket, sender, rewriter, status, bandwidth, counts: leg == 0 }));
         open.peers.push(peer);
@@ -67,7 +67,7 @@ fn rewriter(rewrite: Rewrite, random: &Random) -> Option<Rewriter> {
     }
 }
 
-/// One destination.
+/// Sink of one destination.
 struct RtpSink {
     socket: UdpSocket,
     sender: Sender,

@@ -1,4 +1,4 @@
-//! The RTP source: a task that reads a socket in batches, checks and orders what comes, and publishes it.
+//! The RTP source: a task that reads datagrams in batches, checks and reorders them, and publishes them to the flow.
 
 use crate::{
     endpoint::{
@@ -21,12 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Packets of one batch at most: then it is published, and others get their turn.
+/// Number of datagrams after which a batch is published and the task yields.
 const MAX_BATCH: usize = 512;
-/// With the policy `Disconnect`, nothing is taken for so long after the bandwidth was exceeded.
+/// With the policy `Disconnect`, time for which datagrams are dropped after the bandwidth was exceeded.
 const DISCONNECTED: Duration = Duration::from_secs(5);
 
-/// An RTP source with its socket open.
+/// An RTP source with an open socket.
 pub(crate) struct RtpSource {
     settings: RtpInput,
     socket: UdpSocket,
@@ -35,7 +35,7 @@ pub(crate) struct RtpSource {
 }
 
 impl RtpSource {
-    /// Opens the socket. The bandwidth sizes its buffers, as long as it does not change.
+    /// Opens the socket. `bandwidth` sets the initial size of its buffers.
     pub(crate) fn open(settings: &RtpInput, bandwidth: Bandwidth) -> io::Result<Self> {
         let bind = settings.listen.bind;
         let multicast = bind.ip().is_multicast().then(|| Multicast {
@@ -53,7 +53,7 @@ impl RtpSource {
         self.socket.local_addr()
     }
 
-    /// Runs until it is stopped.
+    /// Receives until the source is stopped.
     pub(crate) async fn run(self, context: SourceContext) {
         let Self { settings, socket, mut memory, alarm } = self;
         let coalesce = context.coalesce;
@@ -75,7 +75,7 @@ impl RtpSource {
                 }
                 ready = socket.readable() => {
                     if ready.is_ok() && !coalesce.is_zero() {
-                        // More may come while this waits, and all of it then leaves together.
+                        // Datagrams that arrive during this pause leave in the same batch.
                         tokio::select! {
                             () = stop.cancelled() => return reception.stop(),
                             () = alarm.wait(coalesce) => {}
@@ -97,19 +97,19 @@ impl RtpSource {
     }
 }
 
-/// What happens to the datagrams, before they enter the flow.
+/// Checks, counting and reordering of datagrams before they enter the flow.
 struct Reception {
     settings: RtpInput,
     intake: Intake,
     receiver: Receiver,
-    /// The last peer that was looked up in the allowlist, and the verdict.
+    /// Address of the last allowlist lookup, and its result.
     last_peer: Option<(IpAddr, bool)>,
     sender: Option<SocketAddr>,
-    /// Nothing is taken until then.
+    /// End of the pause after the bandwidth was exceeded. Datagrams that arrive earlier are dropped.
     disconnected_until: Option<Instant>,
-    /// Late, double and foreign packets that are already counted as dropped.
+    /// Late, duplicate and foreign packets that the counter of dropped packets includes already.
     unwanted: u64,
-    /// Counted in the running batch.
+    /// Counts of the current batch.
     tally: Tally,
     refused: Throttle,
     last_refused: Option<SocketAddr>,
@@ -140,7 +140,7 @@ impl Reception {
         }
     }
 
-    /// Settings may have changed.
+    /// Applies changed settings. Ends the stream of a sender that is no longer on the allowlist.
     fn refresh(&mut self) {
         if self.intake.refresh() {
             self.last_peer = None;
@@ -150,7 +150,7 @@ impl Reception {
         }
     }
 
-    /// One datagram, as it came.
+    /// Checks a received datagram and passes it on for reordering.
     fn datagram(&mut self, datagram: Received) {
         let Received { data, peer, arrival } = datagram;
         if !self.admits(peer) {
@@ -164,7 +164,7 @@ impl Reception {
         }
         let header = match Header::parse(&data) {
             Ok(header) => header,
-            Err(NotRtp::Rtcp) => return, // belongs to RTP, and is for the sender's own receivers
+            Err(NotRtp::Rtcp) => return, // RTCP has no use in a flow, and is no error
             Err(NotRtp::Malformed) => return self.tally.malformed += 1,
         };
         if !self.settings.payload_types.admits(header.payload_type) {
@@ -201,7 +201,7 @@ impl Reception {
         }
     }
 
-    /// Hands over what has come, and keeps the books.
+    /// Publishes the packets that are in order, and updates the counters.
     fn publish(&mut self, now: Instant) {
         self.receiver.handle_timeout(now, &mut self.intake.out.packets);
         let counters = &self.intake.context.status.counters;
@@ -229,7 +229,7 @@ impl Reception {
         }
     }
 
-    /// When [`Reception::timeout`] has something to do.
+    /// Returns the time of the next call of [`Reception::timeout`], if one is due.
     fn next_timeout(&self) -> Option<Instant> {
         let idle = self.intake.last_media().and_then(|last| last.checked_add(self.settings.idle_timeout));
         self.receiver.next_timeout().into_iter().chain(idle).min()
@@ -249,7 +249,7 @@ impl Reception {
         self.sender = None;
     }
 
-    /// The flow stops: what was held back still passes.
+    /// Publishes the packets held for reordering when the flow stops.
     fn stop(mut self) {
         self.receiver.reset(&mut self.intake.out.packets);
         self.publish(Instant::now());

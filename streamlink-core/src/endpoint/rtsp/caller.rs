@@ -1,4 +1,4 @@
-//! A caller: a task that connects to a server, plays from it or records to it, and comes back after a loss.
+//! RTSP caller: connects to a server, plays from it or records to it, and reconnects after a loss.
 
 use super::{
     super::{
@@ -34,39 +34,39 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often statistics are brought up to date.
+/// Interval between updates of the statistics.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
-/// How long media may take to come over UDP before TCP is tried.
+/// Maximum time until the first media over UDP, after which TCP is tried.
 const UDP_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a server may not take what it is sent before it is called again.
+/// Maximum time for which a server may stop reading before the connection is given up.
 const SLOW: Duration = Duration::from_secs(10);
-/// Redirections that are followed, one after the other.
+/// Maximum number of consecutive redirections that are followed.
 const MAX_REDIRECTS: u32 = 3;
 
-/// What a call is for.
+/// Direction of the media, with its source or destination in the flow.
 #[derive(Debug)]
 pub(crate) enum Direction {
     Play(SourceContext),
     Record {
         ring: Arc<Ring>,
         stage: Arc<CurrentPresentation>,
-        /// Bytes of the last group of pictures that the server gets at most when a connection is up.
+        /// Maximum number of bytes of the last group of pictures sent to the server when a connection is up.
         gop_cache: u64,
-        /// Sizes what the kernel may hold for the server.
+        /// Bandwidth of the flow, from which the socket's send buffer is sized.
         bandwidth: FlowBandwidth,
     },
 }
 
-/// A caller, ready to run.
+/// A caller with its settings, ready to run.
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
-    /// RTSPS, and whom to trust.
+    /// TLS configuration with the trusted certificates. `None`: plain RTSP.
     pub(crate) tls: Option<TlsClient>,
-    /// The address without a password.
+    /// URL without a password.
     pub(crate) url: String,
     pub(crate) user: Option<User>,
     pub(crate) transport: RtspTransport,
-    /// Over UDP, the ports of the server are those that it sends from.
+    /// Over UDP, uses the ports that the server sends from instead of those that it names.
     pub(crate) symmetric: bool,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
@@ -78,13 +78,13 @@ pub(crate) struct Call {
     pub(crate) direction: Direction,
 }
 
-/// What a call keeps from connection to connection.
+/// State that a caller keeps from one connection to the next.
 enum Side {
     Play(Box<Inbound>),
     Record(Reader),
 }
 
-/// A connection on which the server has agreed.
+/// A connection on which the server has agreed to play or record.
 struct Up {
     stream: Stream,
     session: ClientSession,
@@ -92,10 +92,10 @@ struct Up {
     peer: SocketAddr,
 }
 
-/// Why an attempt has failed.
+/// Reason why an attempt has failed.
 enum Failed {
     End(End),
-    /// Over UDP it does not work.
+    /// The server does not support UDP.
     NoUdp,
     Redirect(Secret),
 }
@@ -107,7 +107,7 @@ impl<T: Into<End>> From<T> for Failed {
 }
 
 impl Call {
-    /// Runs until it is stopped.
+    /// Connects again and again until it is stopped.
     pub(crate) async fn run(mut self) {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
@@ -116,7 +116,7 @@ impl Call {
             Direction::Record { ring, .. } => Side::Record(ring.reader()),
         };
         let is_source = matches!(side, Side::Play(_));
-        // Recording over UDP loses what the network loses: it is done when it is asked for.
+        // Recording over UDP has no protection against loss, so it must be asked for.
         let mut udp = match self.transport {
             RtspTransport::Udp => true,
             RtspTransport::Tcp => false,
@@ -161,7 +161,7 @@ impl Call {
             if let Side::Play(inbound) = &mut side {
                 told = inbound.is_live();
                 inbound.end(&end, now);
-                // Nothing has come over UDP: over TCP then, at once.
+                // No media was received over UDP: try TCP at once.
                 if udp && !told && self.transport == RtspTransport::Auto && matches!(end, End::Lost(LossReason::Idle)) {
                     udp = false;
                     continue;
@@ -180,7 +180,7 @@ impl Call {
         }
     }
 
-    /// Goes on elsewhere, if it is told where in a way that can be followed.
+    /// Adopts the URL of a redirection. Returns `false` if the scheme differs or the address is invalid.
     fn follow(&mut self, url: &str) -> bool {
         let scheme = if self.tls.is_some() { "rtsps://" } else { "rtsp://" };
         let Some(rest) = url.strip_prefix(scheme) else { return false };
@@ -195,12 +195,12 @@ impl Call {
         }
     }
 
-    /// One attempt.
+    /// Makes one attempt to connect, up to the server's consent.
     async fn call(&self, udp: bool) -> Result<Up, Failed> {
         let purpose = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
-                // There is nothing to announce before there is something to send.
+                // ANNOUNCE needs the presentation, so wait until the source has one.
                 tokio::select! {
                     () = self.stop.cancelled() => return Err(End::Stopped.into()),
                     presentation = some_presentation(stage) => ClientRole::Record(presentation),
@@ -237,7 +237,8 @@ impl Call {
 
     async fn record(&self, up: &mut Up, reader: &mut Reader) -> End {
         let Direction::Record { ring, stage, gop_cache, bandwidth } = &self.direction else { return End::Stopped };
-        // From the last key frame on, if nothing from there was sent before; otherwise from the next.
+        // Start at the last key frame, unless media after it was sent on the previous connection. In that case, wait
+        // for the next key frame.
         let from_start = ring.reader_from_start(*gop_cache);
         let fresh = if from_start.position() >= reader.position() { from_start } else { ring.reader() };
         self.status.counters.dropped.add(fresh.missed_since(reader));
@@ -260,7 +261,7 @@ impl Call {
                 tokio::select! {
                     end = &mut sending => break end,
                     _ = stats.tick() => self.settle(&player, true),
-                    // The server was told of another presentation: it is called again.
+                    // The announced presentation is out of date: reconnect to announce the new one.
                     () = stage.changed_from(known.as_ref()) => break End::Lost(LossReason::Closed),
                 }
             }
@@ -295,7 +296,7 @@ impl Call {
                     },
                     Err(error) => return error.into(),
                 },
-                () = udp.hear(peer.ip(), &mut reports) => {} // never
+                () = udp.hear(peer.ip(), &mut reports) => {} // never completes
                 ready = reader.ready() => {
                     if ready.is_err() {
                         return End::Stopped;
@@ -344,7 +345,7 @@ async fn some_presentation(stage: &CurrentPresentation) -> Arc<Presentation> {
 }
 
 impl Up {
-    /// Talks until the server has agreed. `brings`: it is to send media.
+    /// Exchanges messages until the server has agreed. `brings`: the server is to send media.
     async fn greet(&mut self, random: &Random, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
         loop {
             let bytes = self.session.take_output();
@@ -361,7 +362,7 @@ impl Up {
                     ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into())).into()),
                     ClientEvent::NoUdp => return Err(Failed::NoUdp),
                     ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
-                    ClientEvent::Frame { .. } => {} // early
+                    ClientEvent::Frame { .. } => {} // media before the response to PLAY is dropped
                 }
             }
             if let Some(track) = self.session.wants_ports() {

@@ -1,5 +1,5 @@
-//! Multicast (RFC 2326 section 10.4, transport `RTP/AVP;multicast`): an output sends once to a group, for all players
-//! that have asked to hear it there, for as long as there is one.
+//! Multicast (RFC 2326 section 10.4, transport `RTP/AVP;multicast`). An output sends once to a group, for all players
+//! that have asked for multicast. Sending ends with the last of these players.
 
 use super::{
     super::tcp::OpenRoute,
@@ -20,17 +20,17 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Where to, and how far.
+/// Destination of a multicast output: group address, TTL and interface.
 #[derive(Clone, Debug)]
 pub(crate) struct MulticastGroup {
-    /// The port is that of the first track; each has two, for RTP and RTCP.
+    /// Group address with the RTP port of the first track. Each track takes two ports, for RTP and RTCP.
     pub(crate) address: SocketAddr,
     pub(crate) ttl: u8,
     pub(crate) interface: Option<String>,
 }
 
 impl MulticastGroup {
-    /// The ports of a track.
+    /// Returns the RTP and RTCP ports of a track, or `None` if they exceed 65535.
     pub(super) fn ports(&self, track: usize) -> Option<(u16, u16)> {
         let rtp = self.address.port().checked_add(u16::try_from(track.checked_mul(2)?).ok()?)?;
         Some((rtp, rtp.checked_add(1)?))
@@ -41,14 +41,14 @@ impl MulticastGroup {
     }
 }
 
-/// The group of one output.
+/// Multicast sender of one output.
 #[derive(Debug)]
 pub(crate) struct Cast {
     pub(super) group: MulticastGroup,
     seats: Mutex<Weak<Seat>>,
 }
 
-/// A player's place. The sending ends with the last one.
+/// Membership shared by the players of a group. Sending ends when the last of them drops it.
 #[derive(Debug)]
 pub(super) struct Seat(CancellationToken);
 
@@ -63,7 +63,7 @@ impl Cast {
         Self { group, seats: Mutex::default() }
     }
 
-    /// A place for a player; the first one lets the sending begin. In the statistics the group is a player.
+    /// Adds a player to the group; the first one starts the sending. In the statistics, the group counts as a player.
     pub(super) fn join(&self, route: &Arc<OpenRoute<Rtsp>>, ring: &Arc<Ring>, tracks: usize) -> io::Result<Arc<Seat>> {
         let mut seats = lock(&self.seats);
         if let Some(seat) = seats.upgrade() {

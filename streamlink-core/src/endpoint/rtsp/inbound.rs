@@ -1,4 +1,4 @@
-//! The way of a publisher's packets into a flow, in order.
+//! Input of RTP and RTCP packets into a flow, with reordering of packets over UDP.
 
 use super::super::{
     SourceContext,
@@ -21,23 +21,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a packet over UDP waits for one that is missing before it.
+/// Maximum time for which packets over UDP wait for a missing one before them.
 const REORDER_WINDOW: Duration = Duration::from_millis(50);
 
-/// What one source keeps from connection to connection.
+/// State that one source keeps from one connection to the next.
 #[derive(Debug)]
 pub(crate) struct Inbound {
     intake: Intake,
-    /// That of the last connection.
+    /// Presentation of the last connection.
     presentation: Option<Arc<Presentation>>,
-    /// Over UDP: what brings the packets of each track in order.
+    /// Reorder buffer of each track over UDP; `None` over TCP.
     receivers: Vec<Option<Receiver>>,
     ordered: Vec<Packet>,
-    /// Over UDP: what the sender is told of each track.
+    /// Reception statistics of each track, for the receiver reports over UDP.
     receptions: Vec<Reception>,
-    /// Our own SSRC in reports.
+    /// Our SSRC in receiver reports.
     own: u32,
-    /// What the receivers of this connection have reported as lost already.
+    /// Lost packets of this connection that the counters include already.
     lost: u64,
 }
 
@@ -54,7 +54,7 @@ impl Inbound {
         }
     }
 
-    /// Another connection begins. `udp`: packets may come out of order.
+    /// Prepares for the packets of a new connection. `udp`: packets may arrive out of order.
     pub(super) fn begin(&mut self, presentation: &Arc<Presentation>, udp: bool) {
         let changed = self.presentation.as_ref() != Some(presentation);
         self.intake.begin_presentation(presentation);
@@ -68,7 +68,7 @@ impl Inbound {
         }
     }
 
-    /// Takes a packet of RTP or RTCP of a track.
+    /// Adds an RTP or RTCP packet of a track.
     pub(super) fn take(&mut self, track: usize, data: Bytes, arrival: Instant, now: Instant) -> Result<(), End> {
         let (Some(receiver), Ok(number)) = (self.receivers.get_mut(track), u8::try_from(track)) else { return Ok(()) };
         let packet = Packet::rtsp(number, data, arrival);
@@ -107,23 +107,23 @@ impl Inbound {
         }
     }
 
-    /// What the sender of a track is told of it.
+    /// Returns the RTCP receiver report of a track; empty if there is no such track.
     pub(super) fn report(&mut self, track: usize, now: Instant) -> Vec<u8> {
         let own = self.own;
         self.receptions.get_mut(track).map(|reception| reception.report(own, now)).unwrap_or_default()
     }
 
-    /// How long packets may wait for more, so that they leave together.
+    /// Returns the maximum time for which packets are collected into one batch.
     pub(super) fn coalesce(&self) -> Duration {
         self.intake.context.coalesce
     }
 
-    /// When packets are to be let go that wait for one before them.
+    /// Returns the earliest time at which a reorder buffer gives up a missing packet.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.receivers.iter().filter_map(|receiver| receiver.as_ref()?.next_timeout()).min()
     }
 
-    /// Hands over what has come; an error when an edit of the allowlist has put the peer out.
+    /// Publishes the packets received so far. Returns an error if the peer is no longer on the allowlist.
     pub(super) fn publish(&mut self, peer: SocketAddr, now: Instant) -> Result<(), End> {
         for receiver in self.receivers.iter_mut().flatten() {
             receiver.handle_timeout(now, &mut self.ordered);
@@ -140,7 +140,7 @@ impl Inbound {
         }
     }
 
-    /// Counts datagrams from others than the peer.
+    /// Counts datagrams that did not come from the peer.
     pub(super) fn strangers(&self, count: u64) {
         self.intake.context.status.counters.refused.add(count);
     }
@@ -149,17 +149,17 @@ impl Inbound {
         self.intake.live().allow.admits(peer)
     }
 
-    /// Whether the source has brought media on this connection.
+    /// Returns whether media was received on this connection.
     pub(super) fn is_live(&self) -> bool {
         self.intake.last_media().is_some()
     }
 
-    /// The connection has ended.
+    /// Ends the connection: publishes the packets held for reordering, or reports the loss.
     pub(super) fn end(&mut self, end: &End, now: Instant) {
         for receiver in self.receivers.iter_mut().flatten() {
             receiver.reset(&mut self.ordered);
         }
-        // Whether the flow still takes them makes no difference any more.
+        // The connection ends anyway, so a bandwidth verdict changes nothing.
         let _ = self.hand_on_ordered(now);
         match end {
             End::Stopped => self.intake.publish(now, None),

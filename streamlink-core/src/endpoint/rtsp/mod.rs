@@ -1,6 +1,6 @@
-//! RTSP: clients that record or play come to a port, which sources and outputs share; callers play from a server, or
-//! record to one. Packets are handed on as they came; only their envelope differs: a channel of the connection, or a
-//! pair of UDP ports.
+//! RTSP endpoints. Clients that record or play connect to a port, which sources and outputs share. Callers play from a
+//! server or record to one. Packets are passed on unchanged; only the transport differs, an interleaved channel of the
+//! connection or a pair of UDP ports.
 
 mod caller;
 mod cast;
@@ -22,7 +22,7 @@ use crate::proto::rtsp::ProtocolError;
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {
         match fault {
-            // The refusals are counted already, each with its reason.
+            // Each refusal was counted already, with its reason.
             ProtocolError::TooManyAttempts => End::Stopped,
             _ => End::Lost(LossReason::Protocol(fault.to_string().into())),
         }

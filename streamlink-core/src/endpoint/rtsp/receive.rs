@@ -1,4 +1,4 @@
-//! Receiving: what a client that records, or a server that we play from, brings in one session, over TCP or UDP.
+//! Reception of media in one session over TCP or UDP, from a client that records or a server that a caller plays from.
 
 use super::{
     super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
@@ -22,22 +22,22 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long whoever brings media may be silent.
+/// Maximum time without data from the sender of media.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Reads whose packets wait for more at most.
+/// Maximum number of reads collected into one batch.
 const MAX_READS: u32 = 16;
-/// How often the sender over UDP is told what we receive.
+/// Interval between receiver reports over UDP.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The side of a session that brings media.
+/// A session that receives media.
 pub(super) trait Bring {
-    /// Takes what has come in the connection; frames go to `take`.
+    /// Reads bytes received on the connection and passes interleaved frames to `take`.
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End>;
-    /// What is to be answered.
+    /// Returns the messages to be sent to the peer.
     fn answers(&mut self) -> Vec<u8>;
-    /// How often to give a sign of life, and how to.
+    /// Queues a keep-alive request. Returns the time until the next one, or `None` if the session needs none.
     fn sign_of_life(&mut self) -> Option<Duration>;
-    /// Says goodbye.
+    /// Ends the session towards the peer.
     fn end(&mut self);
 }
 
@@ -91,7 +91,7 @@ impl Bring for ClientSession {
     }
 }
 
-/// A session that brings media.
+/// Everything that one session needs to receive media.
 pub(super) struct Receiving<'a, T> {
     pub(super) stream: &'a mut Stream,
     pub(super) session: &'a mut T,
@@ -99,12 +99,12 @@ pub(super) struct Receiving<'a, T> {
     pub(super) udp: &'a mut UdpTracks,
     pub(super) inbound: &'a mut Inbound,
     pub(super) peer: SocketAddr,
-    /// A session over UDP that has heard nothing for so long at its start is given up.
+    /// Maximum time until the first media, instead of [`IDLE_TIMEOUT`].
     pub(super) first: Option<Duration>,
 }
 
 impl<T: Bring> Receiving<'_, T> {
-    /// Receives until the flow or the peer ends it.
+    /// Receives media until the flow, the peer or a timeout ends the session.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> End {
         let start = Instant::now();
         let mut next_sign = self.session.sign_of_life().map(|interval| start + interval);
@@ -114,7 +114,7 @@ impl<T: Bring> Receiving<'_, T> {
         // Polls `stopped`.
         let mut sub_waker = SubWaker::new();
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
-        // A picture comes in many pieces, one after the other; it is to leave in one.
+        // The packets of a picture arrive in many reads. Collecting them lets the picture leave in one batch.
         let coalesce = self.inbound.coalesce();
         let alarm = if coalesce.is_zero() { None } else { TimerFd::new().ok() };
         let (mut gathered, mut turns) = (0, 0);
@@ -151,7 +151,7 @@ impl<T: Bring> Receiving<'_, T> {
                             heard_any = true;
                             inbound.take(track, data, now, now)
                         }
-                        None => Ok(()), // a channel that was not agreed on
+                        None => Ok(()), // no track was set up on this channel
                     });
                 });
                 match read {
@@ -184,7 +184,7 @@ impl<T: Bring> Receiving<'_, T> {
                             gathered = 0;
                             return Poll::Ready(inbound.publish(*peer, now));
                         }
-                        // Whatever else has come is heard before the alarm rings; answers can wait for so long.
+                        // Read what else has arrived before the timer expires. Responses can wait until then.
                         if some {
                             cx.waker().wake_by_ref();
                         }
@@ -205,7 +205,7 @@ impl<T: Bring> Receiving<'_, T> {
         if !matches!(end, End::Lost(LossReason::Closed)) {
             self.session.end();
         }
-        // The answer to its goodbye, or ours.
+        // The response to the peer's TEARDOWN, or our own TEARDOWN.
         let answers = self.session.answers();
         close_with(self.stream, &answers).await;
         end

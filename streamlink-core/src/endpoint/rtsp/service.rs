@@ -1,4 +1,5 @@
-//! What clients of an RTSP port want, and how they get it.
+//! The RTSP service of a port: requests of a client, its route, its UDP ports, and its session while it records or
+//! plays.
 
 use super::{
     super::{
@@ -34,26 +35,26 @@ use std::{
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-/// After so long without a request or a report, a player over UDP is gone: what clients are told, and a little more.
+/// Maximum time without a request or a report from a player over UDP. Exceeds the timeout announced to clients.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(70);
-/// Bytes that a player is sent before it is heard again.
+/// Approximate size of the first read from the ring for a new player, in bytes.
 const AT_FIRST: u64 = 256 << 10;
-/// Windows that a player over UDP is sent in a row.
+/// Maximum number of reads from the ring in a row for a player over UDP.
 const ROUNDS: usize = 8;
 
-/// RTSP, as a port speaks it.
+/// Protocol marker for RTSP ports.
 #[derive(Debug)]
 pub(crate) enum Rtsp {}
 
-/// A path, who may use it, and what is there.
+/// Path of a route, with its credentials, transports and presentation.
 pub(crate) struct Place {
     pub(crate) path: String,
     pub(crate) user: Option<User>,
     pub(crate) transport: RtspTransport,
-    /// Over UDP, the ports of clients are those that they send from.
+    /// Over UDP, uses the ports that clients send from instead of those that they name.
     pub(crate) symmetric: bool,
     pub(crate) stage: Arc<CurrentPresentation>,
-    /// Where players may hear what is sent to all of them.
+    /// Multicast sender, if the output offers multicast.
     pub(crate) cast: Option<Cast>,
 }
 
@@ -79,7 +80,7 @@ impl Service for Rtsp {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
             let (session, udp) = (ServerSession::new(&shared.random), UdpTracks::default());
-            // Boxed, as every future that it is handed to would have room for it once more.
+            // Boxed to keep the enclosing futures small.
             let mut client = Box::new(Client { stream, session, udp, place: None, peer, local });
             let request = client.ask(&shared).await?;
             Ok::<_, End>((client, request))
@@ -103,14 +104,14 @@ impl Service for Rtsp {
     }
 }
 
-/// The place at a route that is kept for a client for which ports were opened, until it records or plays.
+/// Place reserved at a route for a client with open UDP ports, until the client records or plays.
 enum ReservedPlace {
     Publisher(PublisherPlace),
     Player(Arc<OpenRoute<Rtsp>>, PlayerPlace<Rtsp>),
 }
 
 impl ReservedPlace {
-    /// Takes the place of a publisher or a player; the reason when it is not to be had.
+    /// Reserves the place of a publisher or a player. Returns the reason if none is free.
     fn take(route: &Arc<OpenRoute<Rtsp>>) -> Result<Self, RefusalReason> {
         match &route.end {
             OpenEnd::Source(..) => PublisherPlace::take(route).map(Self::Publisher).ok_or(RefusalReason::InUse),
@@ -129,7 +130,7 @@ impl ReservedPlace {
     }
 }
 
-/// The place of the one publisher of a source, given back when dropped.
+/// Place of the only publisher of a source, given back when dropped.
 struct PublisherPlace {
     route: Arc<OpenRoute<Rtsp>>,
     inbound: Option<Box<Inbound>>,
@@ -151,7 +152,7 @@ impl Drop for PublisherPlace {
     }
 }
 
-/// The status that a client is told for a reason.
+/// Returns the RTSP status of a refusal.
 fn status_of(reason: RefusalReason) -> Status {
     match reason {
         RefusalReason::TooManyAttempts => Status::SERVICE_UNAVAILABLE,
@@ -161,7 +162,7 @@ fn status_of(reason: RefusalReason) -> Status {
     }
 }
 
-/// What a session may see of its port.
+/// Directory of a port for the session of one client.
 struct House<'a> {
     shared: &'a Shared<Rtsp>,
     udp: &'a mut UdpTracks,
@@ -175,12 +176,12 @@ impl House<'_> {
         self.shared.all().into_iter().find(|route| route.is_source() == publish && route.place.path == path)
     }
 
-    /// Keeps a place at a route for the client; only who has one gets ports.
+    /// Reserves a place at a route for the client. UDP ports are opened only for clients with a place.
     fn keep_place(&mut self, route: &Arc<OpenRoute<Rtsp>>) -> Result<(), RefusalReason> {
         if self.place.as_ref().is_some_and(|place| Arc::ptr_eq(place.route(), route)) {
             return Ok(());
         }
-        // A route of that name that is gone by now.
+        // The reserved place belongs to another route, for example one of the same path that was removed since.
         *self.place = None;
         *self.place = Some(ReservedPlace::take(route)?);
         Ok(())
@@ -216,7 +217,7 @@ impl Directory for House<'_> {
     fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status> {
         let now = Instant::now();
         let route = self.route(publish, path);
-        // What is refused may be a guess, of which an address has so many a second.
+        // A refused request may be a guess. The attempts of an address per second are limited.
         if !self.shared.peers.may_attempt(self.peer.ip(), now) {
             let reason = RefusalReason::TooManyAttempts;
             match &route {
@@ -283,18 +284,18 @@ struct Client {
     stream: Stream,
     session: ServerSession,
     udp: UdpTracks,
-    /// There is one once it has ports.
+    /// Reserved once UDP ports are open.
     place: Option<ReservedPlace>,
     peer: SocketAddr,
     local: IpAddr,
 }
 
 impl Client {
-    /// Talks until the client wants to play or record.
+    /// Exchanges messages until the client asks to play or record.
     async fn ask(&mut self, shared: &Shared<Rtsp>) -> Result<Request, End> {
         loop {
             let Self { stream, session, udp, place, .. } = self;
-            // Ports do not outlive what they were opened for.
+            // UDP ports must not outlive the route for which they were opened.
             let stop = place.as_ref().map(|place| place.route().stop.clone()).unwrap_or_default();
             let count = tokio::select! {
                 () = stop.cancelled() => return Err(End::Stopped),
@@ -313,7 +314,7 @@ impl Client {
                 Ok(Some(request)) => return Ok(request),
                 Ok(None) => self.answer().await?,
                 Err(fault) => {
-                    let _ = self.answer().await; // what could be answered before
+                    let _ = self.answer().await; // sends the responses to earlier requests
                     return Err(fault.into());
                 }
             }
@@ -325,14 +326,14 @@ impl Client {
         Ok(write_all(&mut self.stream, &bytes).await?)
     }
 
-    /// Says no, and closes.
+    /// Refuses the request and closes the connection.
     async fn turn_away(&mut self, status: Status) {
         self.session.refuse(status);
         let answer = self.session.take_output();
         close_with(&mut self.stream, &answer).await;
     }
 
-    /// Takes what a client brings.
+    /// Accepts a publisher and receives its media.
     async fn receive(
         &mut self,
         inbound: &mut Inbound,
@@ -346,7 +347,7 @@ impl Client {
         Receiving { stream, session, wire, udp, inbound, peer: *peer, first: None }.run(stop).await
     }
 
-    /// Gives a player what the flow brings. `known`: the presentation that it was told of.
+    /// Accepts a player and sends it the media of the flow. `known`: the presentation described to the player.
     async fn play(
         &mut self,
         ring: &Arc<Ring>,
@@ -359,7 +360,7 @@ impl Client {
             tokio::select! {
                 biased;
                 end = player.ended(&route.stop) => end,
-                // It was told of another presentation: it is to ask again.
+                // The player knows an outdated presentation and has to reconnect.
                 () = route.place.stage.changed_from(known.as_ref()) => End::Lost(LossReason::Closed),
             }
         };
@@ -414,7 +415,7 @@ impl Client {
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                         Poll::Pending => {}
                     }
-                    // Reports of the receiver, and what opens its way through address translation.
+                    // Receiver reports, and packets that open a path through address translation.
                     udp.poll_reports(cx, peer.ip(), |bytes| {
                         patience.heard = now;
                         session.report(bytes);
@@ -425,7 +426,7 @@ impl Client {
                 if rare.is_ready() {
                     return rare;
                 }
-                // A few times in a row, so that a flow that never rests lets others go on.
+                // Limited, so that a flow with constant traffic lets other tasks run.
                 for _ in 0..ROUNDS {
                     match ready!(reader.poll_ready(cx)) {
                         Ok(()) => {
@@ -451,10 +452,10 @@ impl Client {
         end
     }
 
-    /// Answers what was heard, if the session goes on.
+    /// Handles and answers the client's requests after a read. Returns an error when the session ends.
     async fn converse(&mut self, heard: Result<(), End>) -> Result<(), End> {
         let said = heard.and_then(|()| {
-            // Frames are nothing to those who do not play over the connection, and must not pile up.
+            // Discard interleaved frames, which have no meaning here and must not accumulate.
             while let Some(request) = self.session.next(&mut Nowhere)? {
                 if request == Request::End {
                     return Err(End::Lost(LossReason::Closed));
@@ -471,7 +472,7 @@ impl Client {
         self.session.tracks().contains(&Some(SetUp::Multicast))
     }
 
-    /// Keeps a player's session that hears what is sent to a group.
+    /// Serves the session of a multicast player until it ends.
     async fn listen(&mut self, _seat: Arc<Seat>, ended: impl Future<Output = End>) -> End {
         self.session.accept(&[]);
         let mut ended = pin!(ended);
@@ -505,7 +506,7 @@ impl Client {
     }
 }
 
-/// Whether clients that are silent for too long are gone.
+/// Idle timeout of a client.
 struct Patience<'a> {
     heard: Instant,
     timer: Pin<&'a mut Sleep>,
@@ -523,7 +524,7 @@ impl Patience<'_> {
     }
 }
 
-/// Of each track, the sequence number and the timestamp of the first packet from the first start on.
+/// Returns the sequence number and timestamp of the first packet of each track, from the first random access point.
 fn first_packets(window: &[Arc<Batch>], tracks: usize) -> Vec<Option<(u16, u32)>> {
     let mut first = vec![None; tracks];
     let from_start = window.iter().skip_while(|batch| batch.start().is_none());
@@ -536,7 +537,7 @@ fn first_packets(window: &[Arc<Batch>], tracks: usize) -> Vec<Option<(u16, u32)>
     first
 }
 
-/// Lets a player over UDP begin, and go on after a loss, at a key frame.
+/// Starts a player over UDP at a key frame, and resumes at the next one after a loss.
 #[derive(Default)]
 pub(super) struct Gate {
     begun: bool,
@@ -544,7 +545,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Sends a window, which comes back empty.
+    /// Sends the batches of a window and clears it.
     pub(super) fn give(&mut self, udp: &mut UdpTracks, lost: u64, window: &mut Vec<Arc<Batch>>, player: &Player) {
         let (preamble, skipped) = self.pass(lost, window);
         let (sent, refused) = udp.send(window, preamble.as_deref());
@@ -552,8 +553,8 @@ impl Gate {
         window.clear();
     }
 
-    /// Takes out of a window what is of no use; returns what goes before the rest, and how many packets were taken
-    /// out of what was already under way.
+    /// Removes batches before the next key frame from a window, if the player has to start or resume. Returns the
+    /// preamble for the rest, and the number of packets removed from a player that had started before.
     fn pass(&mut self, lost: u64, window: &mut Vec<Arc<Batch>>) -> (Option<Preamble>, u64) {
         self.lost |= lost > 0;
         if self.begun && !self.lost {
@@ -571,12 +572,12 @@ impl Gate {
     }
 }
 
-/// Lets a client have what it wants.
+/// Finds the route of a request and serves the client, or refuses it.
 async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request) {
     let (path, presentation) = match request {
         Request::Publish { path, presentation } => (path, Some(presentation)),
         Request::Play { path } => (path, None),
-        Request::Frame { .. } | Request::End => return, // never before it was let in
+        Request::Frame { .. } | Request::End => return, // impossible before the session is accepted
     };
     let (now, peer, publish) = (Instant::now(), client.peer, presentation.is_some());
     let tcp = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. })));
@@ -599,7 +600,7 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
                 route.refuse(peer, RefusalReason::InUse, now);
                 return client.turn_away(Status::FORBIDDEN).await;
             };
-            // An edit of the allowlist since the announcement is seen with the first packet.
+            // A change of the allowlist since ANNOUNCE takes effect with the first packet.
             if let Some(inbound) = &mut place.inbound {
                 let end = client.receive(inbound, &presentation, &route.stop).await;
                 inbound.end(&end, Instant::now());

@@ -1,4 +1,4 @@
-//! The sides of RTSP sessions that are sent media over TCP.
+//! RTSP sessions that send media over TCP: server sessions of players, and client sessions that record.
 
 use super::super::tcp::{End, SendSession};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 use std::time::Instant;
 
-/// For sessions that have found what they were looking for.
+/// Empty directory for sessions that have chosen a path already. Rejects every further lookup.
 pub(super) struct Nowhere;
 
 impl Directory for Nowhere {
@@ -48,7 +48,7 @@ impl SendSession for ServerSession {
     fn end(&mut self) {}
 }
 
-/// A client that records, and gives signs of life.
+/// A client session that records and sends keep-alive requests.
 pub(super) struct Recorder<'a> {
     pub(super) session: &'a mut ClientSession,
     pub(super) next_sign: Instant,

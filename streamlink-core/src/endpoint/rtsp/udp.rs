@@ -1,5 +1,5 @@
-//! Tracks over UDP: a pair of ports each, for RTP and RTCP, and the peer's pair. What comes from elsewhere is dropped
-//! and counted.
+//! Tracks over UDP, each with a pair of ports for RTP and RTCP on both sides. Datagrams from other addresses are
+//! dropped and counted.
 
 use super::cast::MulticastGroup;
 use crate::{
@@ -20,37 +20,37 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Attempts to find two free ports side by side.
+/// Maximum number of attempts to find two adjacent free ports.
 const ATTEMPTS: usize = 50;
-/// Where pairs of ports are looked for.
+/// Range in which pairs of ports are opened.
 const PORTS: std::ops::Range<u16> = 20_000..60_000;
-/// The buffers that are asked for, in bytes.
+/// Requested size of the socket buffers, in bytes.
 const SOCKET_BUFFER: usize = 1 << 20;
-/// Datagrams that are handled before others get their turn.
+/// Number of datagrams from one socket after which reading yields.
 const MAX_BATCH: usize = 256;
-/// Datagrams that are handed to the kernel at once.
+/// Maximum number of datagrams per send call.
 const CHUNK: usize = 64;
 
-/// One track.
+/// Sockets and addresses of one track.
 struct Pair {
     rtp: UdpSocket,
     rtcp: UdpSocket,
-    /// Of a peer that sends media: what it is received into.
+    /// Receive memory, if the peer sends media.
     memory: Option<Receiver>,
     sender: Sender,
     control: Sender,
     peer: Option<(SocketAddr, SocketAddr)>,
-    /// Where the first datagrams have come from, if that is what counts.
+    /// For RTP and RTCP: true once the first datagram of a symmetric peer has settled its address.
     heard: (bool, bool),
-    /// Where all media goes: the system need not look for the way each time.
+    /// Address to which the RTP socket is connected, which saves a route lookup per send.
     connected: Option<SocketAddr>,
-    /// Its share of the descriptors that peers may cause.
+    /// Share of the descriptor budget of peers.
     _descriptors: Option<DescriptorPermit>,
 }
 
 impl Pair {
-    /// Whom to name when media is sent there: nobody, once the socket knows. Where it goes to for a symmetric peer is not
-    /// settled before that was heard.
+    /// Returns the destination to name when media is sent, or `None` once the socket is connected to it. The socket is
+    /// not connected to a symmetric peer before a datagram of that peer was received.
     fn destination(&mut self, to: SocketAddr, symmetric: bool) -> Option<Peer> {
         if self.connected == Some(to) {
             return None;
@@ -64,8 +64,8 @@ impl Pair {
     }
 }
 
-/// Whether a datagram is of the peer, which is `expected` to send from an address, if it has named one, and is `from` a
-/// host. Of a symmetric peer the first datagram from there settles the address, whatever it has named.
+/// Returns whether a datagram comes from the peer. `from` is the peer's host, and `expected` is its address, if it has
+/// named ports. The first datagram from the host of a symmetric peer replaces `expected`.
 fn admits(
     expected: Option<&mut SocketAddr>,
     heard: &mut bool,
@@ -83,18 +83,18 @@ fn admits(
     }
 }
 
-/// All tracks of one session; those that do not travel over UDP are `None`.
+/// All tracks of one session. Tracks that do not use UDP are `None`.
 #[derive(Default)]
 pub(super) struct UdpTracks {
     pairs: Vec<Option<Pair>>,
-    /// The ports of the peer are those that it sends from.
+    /// Uses the ports that the peer sends from instead of those that it names.
     symmetric: bool,
-    /// Datagrams from others than the peer.
+    /// Number of datagrams that did not come from the peer.
     pub(super) strangers: u64,
 }
 
 fn random_port(random: &Random) -> u16 {
-    // Even, as RFC 3550 section 11 wants.
+    // RTP uses an even port (RFC 3550 section 11).
     (PORTS.start + u16::from_be_bytes(random.bytes()) % (PORTS.end - PORTS.start)) & !1
 }
 
@@ -103,7 +103,7 @@ impl UdpTracks {
         Self { symmetric, ..Self::default() }
     }
 
-    /// To a multicast group, for all who listen there.
+    /// Opens the sockets that send to a multicast group.
     pub(super) fn to_group(group: &MulticastGroup, egress: Egress, tracks: usize) -> io::Result<Self> {
         let (send_buffer, ttl) = (Some(SOCKET_BUFFER), Some(group.ttl));
         let options = UdpOptions { send_buffer, ttl, egress, send_only: true, ..UdpOptions::default() };
@@ -128,13 +128,13 @@ impl UdpTracks {
         Ok(Self { pairs, ..Self::default() })
     }
 
-    /// The ports of the peer are those that it sends from, whatever it says.
+    /// Sets whether the ports that the peer sends from are used instead of those that it names.
     pub(super) fn set_symmetric(&mut self, symmetric: bool) {
         self.symmetric = symmetric;
     }
 
-    /// Opens a pair of ports for a track; returns their numbers. `brings`: the peer sends media, not only reports.
-    /// `permit`: what the pair takes of the descriptors that peers may cause.
+    /// Opens a pair of ports for a track and returns their numbers. `brings`: the peer sends media, not only reports.
+    /// `permit`: share of the descriptor budget that the pair uses.
     pub(super) fn open(
         &mut self,
         random: &Random,
@@ -143,7 +143,7 @@ impl UdpTracks {
         brings: bool,
         permit: Option<DescriptorPermit>,
     ) -> io::Result<(u16, u16)> {
-        // Of one that is sent media, only where it is may be told there.
+        // The RTP port of a peer that receives media is read only to learn the address of a symmetric peer.
         let send_only = !brings && !self.symmetric;
         let open = |port, send_only| {
             let (receive_buffer, send_buffer) = (Some(SOCKET_BUFFER), Some(SOCKET_BUFFER));
@@ -166,7 +166,7 @@ impl UdpTracks {
                     self.pairs[track] = Some(pair);
                     return Ok((port, port + 1));
                 }
-                // No other port would help.
+                // Another port would fail as well.
                 Err(error) if is_out_of_descriptors(&error) => return Err(error),
                 Err(error) => result = Err(error),
             }
@@ -174,7 +174,7 @@ impl UdpTracks {
         result
     }
 
-    /// Who sends and receives at the other end of a track.
+    /// Sets the address of the peer for a track. RTP port 0: the peer has named no ports.
     pub(super) fn set_peer(&mut self, track: usize, ip: IpAddr, ports: (u16, u16)) {
         if let Some(Some(pair)) = self.pairs.get_mut(track)
             && ports.0 != 0
@@ -187,7 +187,7 @@ impl UdpTracks {
         self.pairs.iter().all(Option::is_none)
     }
 
-    /// Takes what has come: the track and the datagram.
+    /// Receives media and reports of peers that send media. `take` gets the track and the datagram.
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -207,15 +207,15 @@ impl UdpTracks {
                         false => *strangers += 1,
                     }
                 };
-                // An error of a socket, such as a peer that does not listen, is told by its silence.
+                // Socket errors, such as an unreachable port, are ignored. The idle timeout ends the session.
                 some |= socket.poll_drain(cx, memory, MAX_BATCH, &mut each).is_ready();
             }
         }
         if some { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Hears what peers say that are sent media: reports, and what opens the way through address translation. Whatever
-    /// comes from elsewhere is passed over.
+    /// Receives reports of peers that are sent media, and packets that open a path through address translation.
+    /// Datagrams from other addresses are ignored.
     pub(super) fn poll_reports(&mut self, cx: &mut Context<'_>, from: IpAddr, mut take: impl FnMut(&[u8])) {
         for Pair { rtp, rtcp, peer, heard, .. } in self.pairs.iter_mut().flatten() {
             let (to_rtp, to_rtcp) = peer.as_mut().map(|(rtp, rtcp)| (rtp, rtcp)).unzip();
@@ -229,7 +229,7 @@ impl UdpTracks {
         }
     }
 
-    /// Hears reports for as long as it is waited for.
+    /// Receives reports until the future is dropped.
     pub(super) async fn hear(&mut self, from: IpAddr, reports: &mut Reports) {
         poll_fn(|cx| {
             self.poll_reports(cx, from, |bytes| reports.take(bytes));
@@ -238,8 +238,8 @@ impl UdpTracks {
         .await
     }
 
-    /// Sends what is in a window; what the kernel does not take at once is lost. Returns what was sent, and how many
-    /// packets were not.
+    /// Sends the packets of a window. Packets that the kernel does not accept at once are lost. Returns the totals
+    /// sent, and the number of packets lost.
     pub(super) fn send(&mut self, window: &[Arc<Batch>], preamble: Option<&[Packet]>) -> (Totals, u64) {
         let (mut done, mut lost) = (Totals::default(), 0);
         let packets = || preamble.into_iter().flatten().chain(window.iter().flat_map(|batch| batch.packets()));
@@ -278,7 +278,8 @@ impl UdpTracks {
         (done, lost)
     }
 
-    /// Sends a report on each track, and a packet to the media port that opens the way through address translation.
+    /// Sends a report on each track. `open_the_way`: also sends an empty packet to the media port, which opens a path
+    /// through address translation.
     pub(super) fn greet(&mut self, mut report: impl FnMut(usize) -> Vec<u8>, open_the_way: bool) {
         for (track, pair) in self.pairs.iter_mut().enumerate() {
             let Some(pair) = pair else { continue };
@@ -287,7 +288,7 @@ impl UdpTracks {
             let datagram = [Datagram { head: &[], body: &report }];
             pair.control.send_to(&pair.rtcp, Some(&Peer::new(to_rtcp, pair.rtcp.local_addr())), &datagram);
             if open_the_way {
-                // An RTP packet without payload, of a payload type that is not used.
+                // An RTP packet without payload, with an unused payload type.
                 let empty = [0x80, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
                 let datagram = [Datagram { head: &[], body: &empty }];
                 pair.sender.send_to(&pair.rtp, Some(&Peer::new(to_rtp, pair.rtp.local_addr())), &datagram);

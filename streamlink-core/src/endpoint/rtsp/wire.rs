@@ -1,4 +1,4 @@
-//! Packets in a connection: interleaved frames (RFC 2326 section 10.12).
+//! Framing of packets on one connection as interleaved frames (RFC 2326 section 10.12).
 
 use super::super::tcp::Wire;
 use crate::{
@@ -9,15 +9,15 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 
-/// The channels of the tracks of one connection.
+/// Channels of the tracks of one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Interleaved {
     tracks: Vec<Option<SetUp>>,
-    /// All tracks are wanted, on the usual channels.
+    /// All tracks are set up on their usual channels.
     is_usual: bool,
 }
 
-/// The channels of RTP and RTCP of a track that nearly everybody takes: 0 and 1 for the first, and so on.
+/// Returns the usual channels for RTP and RTCP of a track: 0 and 1 for the first, 2 and 3 for the second.
 fn usual_channels(track: usize) -> Option<(u8, u8)> {
     let rtp = u8::try_from(track.checked_mul(2)?).ok()?;
     Some((rtp, rtp.checked_add(1)?))
@@ -44,19 +44,19 @@ impl Interleaved {
         Self { tracks: tracks.to_vec(), is_usual: tracks.iter().enumerate().all(is_usual) }
     }
 
-    /// How batches can be laid out for many.
+    /// Returns the batch layout that connections with these channels share, if there is one.
     pub(super) fn layout(&self) -> Option<BatchLayout> {
         self.is_usual.then_some(BatchLayout::Framed(write_usual))
     }
 
-    /// The track of a channel, if it has one.
+    /// Returns the track of a channel, if there is one.
     pub(super) fn track(&self, channel: u8) -> Option<usize> {
         let has = |track: &Option<SetUp>| matches!(track, Some(SetUp::Tcp { rtp, rtcp }) if *rtp == channel || *rtcp == channel);
         self.tracks.iter().position(has)
     }
 }
 
-/// The four bytes before a packet; `None`: nobody asked for its track.
+/// Frame header of four bytes, and the length of the packet. `None`: the track was not set up.
 type Head = Option<([u8; 4], usize)>;
 
 impl Wire for Interleaved {

@@ -1,4 +1,4 @@
-//! The host's word on who may connect to an SRT listener.
+//! Access decisions of the host for the callers of an SRT listener.
 
 use crate::{flow::Passphrase, proto::srt::Rejection};
 use std::{
@@ -8,34 +8,35 @@ use std::{
     sync::Arc,
 };
 
-/// A caller that asks to be let in by an SRT listener; its address is on the allowlist, and has been proved.
+/// Connection request of a caller to an SRT listener. The caller's address is on the allowlist and has been proved by
+/// the handshake cookie.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SrtRequest<'a> {
-    /// The name of the source or output that it would be for.
+    /// Name of the requested source or output.
     pub endpoint: &'a str,
-    /// Where it calls from.
+    /// Address of the caller.
     pub peer: SocketAddr,
-    /// The stream id as it came: plain, or of the form `#!::r=RESOURCE,m=publish|request,u=USER`.
+    /// Stream id as received: plain, or of the form `#!::r=RESOURCE,m=publish|request,u=USER`.
     pub stream_id: Option<&'a str>,
-    /// Whether it would send (to a source), or receive (from an output).
+    /// Direction of the media: `true` if the caller sends to a source, `false` if it receives from an output.
     pub publishes: bool,
 }
 
-/// What the host says of a caller.
+/// Decision of the host about a caller.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SrtAccess {
-    /// It may come in, with the passphrase of the source or output if that has one.
+    /// Accepts the caller, with the passphrase of the source or output if that has one.
     Accept,
-    /// It may come in with this passphrase.
+    /// Accepts the caller with this passphrase.
     AcceptWith(Passphrase),
-    /// It is refused with this code, which libsrt shows to its user: 1000–1999 stand for HTTP statuses plus 1000
+    /// Rejects the caller with this code, which libsrt shows to its user. 1000–1999 stand for HTTP statuses plus 1000
     /// (1401: unauthorized), 2000 and above are the host's own. Other numbers are sent as 1403.
     Reject(u32),
 }
 
-/// Asks the host.
+/// Access hook of the host.
 #[derive(Clone)]
 pub(crate) struct Gate(pub(crate) Arc<dyn Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync>);
 
@@ -46,9 +47,9 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// The passphrase that the host has chosen, if it has; or why the caller is refused.
+    /// Returns the passphrase that the host has chosen, if any. Fails with the code to send to a rejected caller.
     pub(super) fn ask(&self, request: &SrtRequest<'_>) -> Result<Option<Passphrase>, Rejection> {
-        // A host that panics lets nobody in, and ends nothing.
+        // A panic in the host's hook rejects this caller only; the port goes on.
         match catch_unwind(AssertUnwindSafe(|| (self.0)(request))) {
             Ok(SrtAccess::Accept) => Ok(None),
             Ok(SrtAccess::AcceptWith(passphrase)) => Ok(Some(passphrase)),

@@ -1,7 +1,8 @@
-//! Who comes in at a port: handshakes, the checks that cost nothing, and the attempts that others decide.
+//! Admission of callers to a port: handshakes, checks that cost nothing, and attempts that the host or a key derivation
+//! decides.
 //!
-//! Only callers' requests are answered, each once, and until a caller has shown its address with its cookie nothing of
-//! it is kept and no answer is longer than what it has sent.
+//! Only requests of callers are answered, each once. Until a caller has proved its address with its cookie, no state is
+//! kept for it and no answer is longer than its request.
 
 use super::{
     super::{Event, RefusalReason},
@@ -24,10 +25,10 @@ use crate::{
 };
 use std::{collections::HashMap, net::SocketAddr, time::Instant};
 
-/// Connections of one port at most.
+/// Maximum number of connections of one port.
 const MAX_LINKS: usize = 10_000;
 
-/// What an attempt needs before it can be let in.
+/// Next step of an attempt before it can be admitted.
 enum Step {
     Ready,
     Derive(KeyDerivation),
@@ -39,12 +40,12 @@ impl PortTask {
         self.sender.send_to(&self.socket, Some(&to), &[Datagram { head: &[], body: packet }]);
     }
 
-    /// A handshake for nobody in particular.
+    /// Handles a handshake packet with destination 0, which belongs to no connection yet.
     pub(super) fn handshake(&mut self, body: &[u8], timestamp: u32, peer: SocketAddr, now: Instant) {
         let is_stranger = !self.routes.values().any(|open| open.route.allow.admits(peer.ip()));
         match self.listener.greet(body, peer, now) {
             Greeting::Induction(asked) | Greeting::Request(asked) if is_stranger => {
-                // No cookie, and no attempt of its: the address may be forged.
+                // No cookie is sent and no attempt is counted, because the address may be forged.
                 self.count_refusal(None, peer, reason(Rejection::FORBIDDEN), now);
                 let reply = self.listener.reject(&asked, Rejection::FORBIDDEN, now);
                 self.reply(peer, &reply);
@@ -58,7 +59,8 @@ impl PortTask {
         }
     }
 
-    /// A handshake for a connection: its caller may not have had our answer.
+    /// Handles a handshake packet for an established connection. It is answered again, as the caller may have missed
+    /// the first answer.
     pub(super) fn handshake_of(&mut self, id: u32, body: &[u8], peer: SocketAddr, now: Instant) {
         if let Greeting::Request(request) = self.listener.greet(body, peer, now)
             && self.links.get(&id).is_some_and(|linked| linked.peer_id == request.socket_id)
@@ -76,7 +78,7 @@ impl PortTask {
         }
     }
 
-    /// A caller has shown its address and asks for a connection.
+    /// Handles a connection request of a caller that has proved its address.
     fn request(&mut self, request: Box<Handshake>, timestamp: u32, peer: SocketAddr, now: Instant) {
         if let Some(id) = self.by_peer.get(&(peer, request.socket_id)).copied() {
             return self.answer_again(id, now);
@@ -87,8 +89,8 @@ impl PortTask {
         let asked = Asked::parse(request.extensions.stream_id.as_deref());
         let route = self.routes.iter().find(|(_, open)| asked.is_for(&open.route)).map(|(id, _)| *id);
         if !self.peers.may_attempt(peer.ip(), now) {
-            // Not answered: a rejection would be final for others at that address, who repeat their request every
-            // 250 ms, when one more attempt may be open.
+            // No answer is sent. A rejection would be final for other callers at that address, which repeat their
+            // request every 250 ms and may find an attempt free by then.
             return self.count_refusal(route, peer, RefusalReason::TooManyAttempts, now);
         }
         let rejected = request.clone();
@@ -101,7 +103,7 @@ impl PortTask {
         }
     }
 
-    /// Turns a caller away, and tells it why.
+    /// Refuses a caller and sends it the reason.
     fn refuse(
         &mut self,
         route: Option<RouteId>,
@@ -111,7 +113,7 @@ impl PortTask {
         now: Instant,
     ) {
         self.count_refusal(route, peer, reason(rejection), now);
-        // That there is no room is not the peer's fault.
+        // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
             self.peers.refused(peer.ip(), now);
         }
@@ -119,7 +121,7 @@ impl PortTask {
         self.reply(peer, &reply);
     }
 
-    /// Counts a caller that was turned away: with the route that it was for, or with all.
+    /// Counts a refused caller with its route, or with all routes if it matches none.
     fn count_refusal(&mut self, route: Option<RouteId>, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         match route.and_then(|route| self.routes.get_mut(&route)) {
             Some(open) => open.refuse(peer, reason, now),
@@ -131,7 +133,7 @@ impl PortTask {
         }
     }
 
-    /// Whether one more may come in at a route.
+    /// Checks whether a route can take one more connection.
     fn has_room(&self, route: RouteId, peer: SocketAddr) -> Result<(), Rejection> {
         let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
         if !open.route.allow.admits(peer.ip()) {
@@ -147,7 +149,7 @@ impl PortTask {
         Ok(())
     }
 
-    /// Lets a caller in, if nothing is to be decided by others, or begins its attempt.
+    /// Admits a caller at once if neither the host nor a key derivation has to decide. Begins its attempt otherwise.
     fn attempt(
         &mut self,
         id: RouteId,
@@ -158,7 +160,12 @@ impl PortTask {
     ) -> Result<(), Rejection> {
         self.has_room(id, peer)?;
         acceptable(&request)?;
-        let connection = self.peers.take_connection(peer.ip(), now).ok_or(Rejection::BACKLOG)?;
+        let Some(connection) = self.peers.take_connection(peer.ip(), now) else {
+            self.count_refusal(Some(id), peer, RefusalReason::TooManyFromAddress, now);
+            let reply = self.listener.reject(&request, Rejection::BACKLOG, now);
+            self.reply(peer, &reply);
+            return Ok(());
+        };
         let attempt = Attempt { route: id, peer, request, timestamp, heard: now, passphrase: None, connection };
         let (kind, work) = match &self.gate {
             None => match self.next_step(&attempt)? {
@@ -179,14 +186,14 @@ impl PortTask {
         let slot = self.peers.take_pending(peer.ip(), now).filter(|_| self.attempts.has_room());
         match slot {
             Some(slot) => self.attempts.begin(attempt, slot, kind, work, now),
-            // Not answered: the caller repeats its request every 250 ms, when there may be room, and would take a
-            // rejection for the last word.
+            // No answer is sent. The caller repeats its request every 250 ms, when there may be room, but would take a
+            // rejection as final.
             None => self.count_refusal(Some(id), peer, RefusalReason::TooManyAttempts, now),
         }
         Ok(())
     }
 
-    /// The terms of a route, with the passphrase that the host has chosen for a caller.
+    /// Terms of a route, with the passphrase that the host has chosen for a caller.
     fn terms(&self, attempt: &Attempt) -> Result<Terms, Rejection> {
         let terms = &self.routes.get(&attempt.route).ok_or(Rejection::NOT_FOUND)?.route.terms;
         let chosen = attempt.passphrase.as_ref().map(|passphrase| passphrase.secret().clone());
@@ -198,7 +205,7 @@ impl PortTask {
         Ok(derivation.map_or(Step::Ready, Step::Derive))
     }
 
-    /// Goes on with an attempt, of which one piece of work is done.
+    /// Continues an attempt after one piece of its work is done.
     pub(super) fn decide(&mut self, (id, kind, outcome): (u64, Kind, Outcome), now: Instant) {
         let resumable = self.attempts.done(id, kind);
         self.let_go();
@@ -229,7 +236,7 @@ impl PortTask {
         }
     }
 
-    /// Refuses the attempts that have waited for too long.
+    /// Refuses the attempts that have passed their deadline.
     pub(super) fn give_up_overdue(&mut self, now: Instant) {
         while let Some((attempt, kind)) = self.attempts.take_overdue(now) {
             let rejection = match kind {
@@ -246,7 +253,7 @@ impl PortTask {
         }
     }
 
-    /// Lets a caller in whose attempt is decided, if its passphrase is the right one and there still is room.
+    /// Admits a caller whose attempt is decided, if its passphrase is right and the route still has room.
     fn admit(&mut self, attempt: Attempt, wrapping: Option<WrappingKey>, now: Instant) -> Result<(), Rejection> {
         self.has_room(attempt.route, attempt.peer)?;
         self.refresh_rates(attempt.route);
@@ -260,7 +267,7 @@ impl PortTask {
         let open = self.routes.get_mut(&route).ok_or(Rejection::NOT_FOUND)?;
         let mut connection = Connection::new(agreement, now);
         if open.intake.is_none() {
-            connection.send_only(); // a player has nothing to say
+            connection.send_only(); // players send no media
         }
         let rates = open.route.rates.now();
         connection.set_rates(rates.buffer, rates.pacing);
@@ -296,7 +303,7 @@ fn derive(derivation: KeyDerivation) -> Work {
     Box::new(move || Outcome::Derived(derivation.run()))
 }
 
-/// An id that no connection has; never 0, which stands for the handshake.
+/// Generates an unused socket id. It is never 0, which is the destination of handshakes.
 fn fresh_id(random: &Random, links: &HashMap<u32, Linked>) -> u32 {
     loop {
         let id = u32::from_be_bytes(random.bytes()) & 0x3fff_ffff;

@@ -1,9 +1,9 @@
-//! Attempts to connect that are being decided: by the host ([`Gate`](super::Gate)), and by the passphrase. Both take
-//! time that the media of others must not wait for: they run on the runtime's threads for blocking work, and come back
-//! to the port's task as outcomes.
+//! Connection attempts whose decision takes time: the host is asked ([`Gate`](super::Gate)), and the key is derived
+//! from the passphrase. This work runs on the runtime's blocking threads, so that the media of other connections does
+//! not wait for it. Its outcomes come back to the task of the port.
 //!
-//! Bounded: so many attempts at once ([`MAX_ATTEMPTS`], and a share of them for each address), so many threads
-//! ([`MAX_ASKING`], [`MAX_DERIVING`]), and so much time ([`DECISION_TIME`]).
+//! Bounds: the number of attempts ([`MAX_ATTEMPTS`], and a share of them for each address), the number of threads
+//! ([`MAX_ASKING`], [`MAX_DERIVING`]) and the time ([`DECISION_TIME`]).
 
 use super::{super::listener::PeerSlot, route::RouteId};
 use crate::{
@@ -17,38 +17,38 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// Attempts of one port that are decided at once at most.
+/// Maximum number of undecided attempts of one port.
 const MAX_ATTEMPTS: usize = 1024;
-/// Questions of one port that the host is asked at once at most.
+/// Maximum number of concurrent calls of the access hook of one port.
 const MAX_ASKING: usize = 16;
-/// Keys of one port that are derived at once at most.
+/// Maximum number of concurrent key derivations of one port.
 const MAX_DERIVING: usize = 2;
-/// How long an attempt may wait for its decision. A caller of libsrt waits 3 s.
+/// Time limit for the decision of an attempt. A caller of libsrt waits 3 s.
 const DECISION_TIME: Duration = Duration::from_secs(2);
 
-/// What has come of a piece of work.
+/// Result of a piece of work.
 pub(super) enum Outcome {
-    /// The host lets the caller in, with this passphrase if it has chosen one, or does not.
+    /// Answer of the host: accepted, with a passphrase if the host has chosen one, or rejected.
     Asked(Result<Option<Passphrase>, Rejection>),
     Derived(WrappingKey),
-    /// The work has panicked.
+    /// The work panicked.
     Failed,
 }
 
-/// Work for another thread.
+/// Closure that runs on a blocking thread.
 pub(super) type Work = Box<dyn FnOnce() -> Outcome + Send>;
 
-/// The two kinds of work.
+/// Kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Ask,
     Derive,
 }
 
-/// Work of one kind.
+/// Queue of the work of one kind.
 struct Lane {
     most: usize,
-    /// The attempts for which it runs, also those that were given up meanwhile, and their routes.
+    /// Attempts whose work is running, including those given up meanwhile, and their routes.
     running: HashMap<u64, RouteId>,
     waiting: VecDeque<(u64, RouteId, Work)>,
 }
@@ -59,38 +59,38 @@ impl Lane {
     }
 }
 
-/// A caller that has shown its address and waits for a decision.
+/// Attempt of a caller that has proved its address and waits for a decision.
 pub(super) struct Attempt {
     pub(super) route: RouteId,
     pub(super) peer: SocketAddr,
     pub(super) request: Box<Handshake>,
-    /// The timestamp of the last copy of the request, and when that came: the peer's clock.
+    /// Timestamp of the last copy of the request. Together with `heard` it gives the peer's clock.
     pub(super) timestamp: u32,
     pub(super) heard: Instant,
-    /// The passphrase that the host has chosen.
+    /// Passphrase that the host has chosen.
     pub(super) passphrase: Option<Passphrase>,
-    /// Its place among the connections of its address.
+    /// Share of the connections allowed for its address.
     pub(super) connection: PeerSlot,
 }
 
 impl Attempt {
-    /// The peer's timestamp of now.
+    /// Returns the peer's timestamp at `now`.
     pub(super) fn timestamp_at(&self, now: Instant) -> u32 {
         let elapsed = now.saturating_duration_since(self.heard).as_micros();
-        self.timestamp.wrapping_add(elapsed as u32) // wraps, as timestamps do
+        self.timestamp.wrapping_add(elapsed as u32) // timestamps wrap
     }
 }
 
-/// An attempt that is kept until its outcome comes.
+/// Attempt that waits for the outcome of its work.
 struct Pending {
     attempt: Attempt,
     kind: Kind,
     deadline: Instant,
-    /// Its place among those of its address that are not decided.
+    /// Share of the undecided attempts allowed for its address.
     _slot: PeerSlot,
 }
 
-/// Reports an outcome, that of a panic if the work comes to no end.
+/// Sends the outcome of a piece of work when dropped. If the work panicked, it sends [`Outcome::Failed`].
 struct Report {
     id: u64,
     kind: Kind,
@@ -100,18 +100,18 @@ struct Report {
 
 impl Report {
     fn report(mut self, outcome: Outcome) {
-        self.outcome = Some(outcome); // sent as this is dropped
+        self.outcome = Some(outcome); // sent when `self` is dropped
     }
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
         let outcome = self.outcome.take().unwrap_or(Outcome::Failed);
-        let _ = self.to.send((self.id, self.kind, outcome)); // a port that has closed decides nothing
+        let _ = self.to.send((self.id, self.kind, outcome)); // fails if the port has closed, which needs no outcome
     }
 }
 
-/// The attempts of one port.
+/// Undecided attempts of one port.
 pub(super) struct Attempts {
     pending: HashMap<u64, Pending>,
     by_caller: HashMap<(SocketAddr, u32), u64>,
@@ -119,7 +119,7 @@ pub(super) struct Attempts {
     next_id: u64,
     asking: Lane,
     deriving: Lane,
-    /// Holds one outcome for each running piece of work at most.
+    /// At most one outcome for each running piece of work.
     outcomes: mpsc::UnboundedReceiver<(u64, Kind, Outcome)>,
     report_to: mpsc::UnboundedSender<(u64, Kind, Outcome)>,
 }
@@ -143,8 +143,8 @@ impl Attempts {
         self.pending.len() < MAX_ATTEMPTS
     }
 
-    /// Returns whether a caller's attempt is being decided already; then this is its request once more, which tells
-    /// its clock and is otherwise not looked at.
+    /// Returns whether an attempt of this caller is undecided already. Its repeated request then only updates the
+    /// peer's clock.
     pub(super) fn is_repeated(&mut self, peer: SocketAddr, id: u32, timestamp: u32, now: Instant) -> bool {
         let Some(pending) = self.by_caller.get(&(peer, id)).and_then(|id| self.pending.get_mut(id)) else {
             return false;
@@ -153,7 +153,7 @@ impl Attempts {
         true
     }
 
-    /// Takes an attempt and its first piece of work. There must be room.
+    /// Begins an attempt with its first piece of work. The caller has checked [`Attempts::has_room`].
     pub(super) fn begin(&mut self, attempt: Attempt, slot: PeerSlot, kind: Kind, work: Work, now: Instant) {
         let id = self.next_id;
         self.next_id += 1;
@@ -177,7 +177,7 @@ impl Attempts {
         self.start(kind);
     }
 
-    /// Starts what waits, as far as threads may be used.
+    /// Starts waiting work while threads are free.
     fn start(&mut self, kind: Kind) {
         let to = self.report_to.clone();
         let lane = self.lane(kind);
@@ -197,19 +197,19 @@ impl Attempts {
     pub(super) async fn next(&mut self) -> (u64, Kind, Outcome) {
         match self.outcomes.recv().await {
             Some(outcome) => outcome,
-            None => std::future::pending().await, // never: a sender is ours
+            None => std::future::pending().await, // unreachable: `self` holds a sender
         }
     }
 
-    /// Takes note that a piece of work is done. `Some`: the attempt, unless it was given up meanwhile. It goes on
-    /// with [`Attempts::resume`].
+    /// Records that a piece of work is done. Returns the attempt, to be continued with [`Attempts::resume`], or `None`
+    /// if it was given up meanwhile.
     pub(super) fn done(&mut self, id: u64, kind: Kind) -> Option<Resumable> {
         self.lane(kind).running.remove(&id);
         self.start(kind);
         self.forget(id).map(|pending| Resumable { id, pending })
     }
 
-    /// Puts an attempt back, to wait for another piece of work within the same time.
+    /// Queues another piece of work for an attempt. The deadline stays the same.
     pub(super) fn resume(&mut self, resumable: Resumable, kind: Kind, work: Work) {
         let Resumable { id, mut pending } = resumable;
         pending.kind = kind;
@@ -228,19 +228,19 @@ impl Attempts {
         Some(pending)
     }
 
-    /// Gives up an attempt. Work for it that runs comes to nothing.
+    /// Gives up an attempt. The result of its running work is ignored.
     fn give_up(&mut self, id: u64) -> Option<(Attempt, Kind)> {
         let pending = self.forget(id)?;
         self.lane(pending.kind).waiting.retain(|(waiting, ..)| *waiting != id);
         Some((pending.attempt, pending.kind))
     }
 
-    /// When an attempt has waited for too long.
+    /// Returns the earliest deadline of an attempt.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Gives up an attempt that has waited for too long; returns for what.
+    /// Gives up an attempt that has passed its deadline. Returns it with the kind of work it waited for.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Option<(Attempt, Kind)> {
         let (at, id) = self.deadlines.first().copied()?;
         if at <= now { self.give_up(id) } else { None }
@@ -256,7 +256,7 @@ impl Attempts {
     }
 }
 
-/// An attempt with one piece of work done.
+/// Attempt with one piece of work done.
 pub(super) struct Resumable {
     id: u64,
     pending: Pending,
@@ -267,7 +267,7 @@ impl Resumable {
         &mut self.pending.attempt
     }
 
-    /// The attempt, which is decided.
+    /// Returns the decided attempt.
     pub(super) fn decided(self) -> Attempt {
         self.pending.attempt
     }

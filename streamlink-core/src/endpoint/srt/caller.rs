@@ -1,4 +1,4 @@
-//! An SRT caller: a socket and a task of its own, which calls, sends or receives, and calls again after a loss.
+//! SRT caller: a task with its own socket, which connects, sends or receives, and reconnects after a loss.
 
 use super::{
     super::{
@@ -27,21 +27,21 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The buffers that are asked for, in bytes.
+/// Requested size of the socket buffers, in bytes.
 const SOCKET_BUFFER: usize = 4 << 20;
-/// Datagrams that are handled before others get their turn.
+/// Maximum number of datagrams handled in one turn of the task.
 const MAX_BATCH: usize = 512;
-/// How often statistics are brought up to date.
+/// Interval of the statistics.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a call is for.
+/// Direction of the media.
 #[derive(Debug)]
 pub(crate) enum Direction {
     Receive(SourceContext),
     Send(Reader),
 }
 
-/// A caller, ready to run.
+/// Caller that is ready to run.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
@@ -50,7 +50,7 @@ pub(crate) struct Call {
     pub(crate) connect_timeout: Duration,
     pub(crate) stream_id: Option<String>,
     pub(crate) terms: Terms,
-    /// What the terms follow.
+    /// Rates of the flow, from which buffer and pacing in `terms` are updated.
     pub(crate) rates: FlowRates,
     pub(crate) egress: Egress,
     pub(crate) status: Arc<Status>,
@@ -59,14 +59,14 @@ pub(crate) struct Call {
     pub(crate) direction: Direction,
 }
 
-/// How a connection, or the attempt at one, has ended.
+/// Reason why a connection, or an attempt at one, has ended.
 enum End {
     Stopped,
     Lost(LossReason),
 }
 
 impl Call {
-    /// Runs until it is stopped.
+    /// Runs until the caller is stopped.
     pub(crate) async fn run(mut self) {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
@@ -86,7 +86,7 @@ impl Call {
                 Ok(mut session) => {
                     redial.connected();
                     if intake.is_none() {
-                        session.link.connection.send_only(); // a receiver has nothing to say
+                        session.link.connection.send_only(); // the peer of an output sends no media
                     }
                     self.skip_to_now();
                     self.connected(&session, intake.is_some(), &mut connections);
@@ -110,7 +110,7 @@ impl Call {
         }
     }
 
-    /// What came while there was no connection is stale: the peer gets what comes from now on.
+    /// Discards the media that came while there was no connection. The peer gets only media from now on.
     fn skip_to_now(&mut self) {
         if let Direction::Send(reader) = &mut self.direction {
             let mut window = Vec::new();
@@ -120,7 +120,8 @@ impl Call {
         }
     }
 
-    /// Counts packets that the peer has not got, and tells of them. None: what was not told yet may be due.
+    /// Counts packets that the peer has missed, and reports them. A call with 0 packets may report earlier ones that
+    /// were held back.
     fn dropped(&self, packets: u64, lag: &mut LagReport, now: Instant) {
         self.status.counters.dropped.add(packets);
         lag.note(packets, &self.status, &self.events, now);
@@ -141,13 +142,14 @@ impl Call {
     fn lost(&self, reason: LossReason, repeats: bool, intake: Option<&mut Intake>, now: Instant) {
         match intake {
             Some(intake) if intake.last_media().is_some() => intake.lose(now, reason),
-            // Attempt after attempt fails for one reason: it is told once, then the retries are.
+            // If each attempt fails for the same reason, that reason is reported once. The retries are reported every
+            // time.
             _ if repeats => {}
             intake => report_loss(&self.events, &self.status, intake.is_some(), reason),
         }
     }
 
-    /// One attempt.
+    /// Makes one attempt to connect.
     async fn call(&self) -> Result<Session, End> {
         let attempt = async {
             let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string().into()));
@@ -177,7 +179,7 @@ impl Call {
     }
 }
 
-/// Calls until the listener has decided.
+/// Runs the handshake until the listener has accepted or rejected the call, or the time is up.
 async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) -> Result<Session, End> {
     let mut memory = Receiver::new(rate);
     let mut sender = Sender::new(&socket);
@@ -191,7 +193,7 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
         tokio::select! {
             result = socket.drain(&mut memory, 1, |datagram| inbox.push(datagram)) => {
                 if let Err(error) = result {
-                    log::debug!("SRT caller: {error}"); // nobody listens yet: called again
+                    log::debug!("SRT caller: {error}"); // e.g. nobody listens yet: the handshake is repeated
                 }
             }
             () = sleep_until(Some(deadline)) => {}
@@ -211,7 +213,7 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
         match progress {
             Progress::Calling => {}
             Progress::Connected(connection) => {
-                let peer = socket.local_addr(); // replaced by the caller, who knows it
+                let peer = socket.local_addr(); // placeholder, replaced by `Call::call`
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
@@ -221,7 +223,7 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
     }
 }
 
-/// A connection that is up.
+/// Established connection with its socket.
 struct Session {
     link: Link,
     socket: UdpSocket,
@@ -245,7 +247,7 @@ impl Session {
                 ready = ready(&mut call.direction) => ended = ready.is_err(),
                 result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| inbox.push(datagram)) => {
                     if let Err(error) = result {
-                        log::debug!("SRT caller: {error}"); // the peer's silence will tell
+                        log::debug!("SRT caller: {error}"); // a peer that is gone is found by the idle timeout
                     }
                 }
                 () = sleep_until(Some(due)) => {}
@@ -290,7 +292,8 @@ impl Session {
         }
     }
 
-    /// Does what is due, hands over what has come; `Some` when the connection has ended.
+    /// Runs the timers of the connection and hands received payloads to the flow. Returns `Some` when the connection
+    /// has ended.
     fn attend(&mut self, intake: Option<&mut Intake>, now: Instant) -> Option<LossReason> {
         let connection: &mut Connection = &mut self.link.connection;
         connection.handle_timeout(now);
@@ -308,12 +311,12 @@ impl Session {
             }
             intake.publish(now, Some(self.peer));
         } else {
-            while connection.poll_payload(now).is_some() {} // none, but the end of the connection
+            while connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }
         self.link.loss()
     }
 
-    /// Brings the counters up to date; returns how many packets an output has given up, which are still to be counted.
+    /// Updates the counters. Returns the number of packets that an output has given up, which are still to be counted.
     fn statistics(
         &self,
         status: &Status,
@@ -333,7 +336,7 @@ impl Session {
     }
 }
 
-/// Waits for something to send. A source has nothing to send: it waits for ever.
+/// Waits for media to send. For a source, which sends none, it never completes.
 async fn ready(direction: &mut Direction) -> Result<(), crate::router::Closed> {
     match direction {
         Direction::Send(reader) => reader.ready().await,

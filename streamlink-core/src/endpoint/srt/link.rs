@@ -1,4 +1,4 @@
-//! One connection on a socket: what it has to send leaves in runs.
+//! SRT connection on a socket. Its packets are sent in batches.
 
 use super::super::LossReason;
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
 };
 use std::time::Instant;
 
-/// Packets that are handed to the socket at once.
+/// Maximum number of packets handed to the socket at once.
 const CHUNK: usize = 64;
 
-/// A connection, and the way to its peer.
+/// Connection with the address of its peer.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) connection: Connection,
@@ -19,12 +19,12 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// `to`: `None` on a connected socket.
+    /// Wraps a connection. `to` is `None` on a connected socket.
     pub(super) fn new(connection: Connection, socket: &UdpSocket, to: Option<Peer>) -> Self {
         Self { connection, sender: Sender::new(socket), to }
     }
 
-    /// Why the connection has ended, if it has.
+    /// Returns the reason why the connection has ended, if it has.
     pub(super) fn loss(&self) -> Option<LossReason> {
         self.connection.closed().map(|reason| match reason {
             CloseReason::Shutdown => LossReason::Closed,
@@ -34,7 +34,8 @@ impl Link {
         })
     }
 
-    /// Sends all that may leave now. What the socket does not take is lost, as on a network, and repeated.
+    /// Sends all packets that are due. Packets that the socket does not take count as lost on the network, and are
+    /// retransmitted.
     pub(super) fn flush(&mut self, socket: &UdpSocket, scratch: &mut Vec<Transmit>, now: Instant) {
         loop {
             scratch.clear();

@@ -1,4 +1,4 @@
-//! A connection of a port: whose it is, and what is counted of it.
+//! Connection of a port, with its route and its statistics.
 
 use super::{
     super::listener::PeerSlot,
@@ -11,28 +11,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the answer to a conclusion is repeated at most. Callers ask for it every 250 ms.
+/// Minimum interval between two answers to a repeated conclusion. Callers repeat it every 250 ms.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Linked {
     pub(super) link: Link,
     pub(super) peer: SocketAddr,
-    /// The peer's own id, which names its handshake.
+    /// Socket id of the peer, which identifies its handshake.
     pub(super) peer_id: u32,
-    /// The answer to its conclusion, which it may ask for again.
+    /// Answer to the peer's conclusion, kept to be sent again on request.
     pub(super) answer: Vec<u8>,
-    /// When it may have that again.
+    /// Time from which the answer may be sent again.
     pub(super) next_answer: Instant,
     pub(super) route: RouteId,
     pub(super) since: Instant,
     pub(super) scheduled: Option<Instant>,
     pub(super) settled: ConnectionStats,
-    /// Its place among the connections of its address.
+    /// Share of the connections allowed for its address.
     pub(super) _slot: PeerSlot,
 }
 
 impl Linked {
-    /// Adds what the connection has counted since the last time to the counters of its source or output.
+    /// Adds the statistics since the last call to the counters of the source or output.
     pub(super) fn settle(&mut self, open: &mut OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
@@ -40,8 +40,8 @@ impl Linked {
         open.dropped(dropped, now);
     }
 
-    /// The answer to a conclusion that was repeated, with the time of now: the peer sets its clock by it. `None`: it
-    /// was given a moment ago.
+    /// Returns the answer to a repeated conclusion, with the current timestamp, by which the peer sets its clock.
+    /// `None` within [`ANSWER_INTERVAL`] of the last answer.
     pub(super) fn answer_again(&mut self, now: Instant) -> Option<Vec<u8>> {
         if now < self.next_answer {
             return None;
@@ -54,7 +54,7 @@ impl Linked {
         Some(answer)
     }
 
-    /// When the answer that was given now may be repeated.
+    /// Returns the time from which an answer sent at `now` may be repeated.
     pub(super) fn next_answer_after(now: Instant) -> Instant {
         now + ANSWER_INTERVAL
     }

@@ -1,5 +1,5 @@
-//! SRT: listeners share a port, which one task drives with all its connections; a caller has a task and a socket
-//! of its own.
+//! SRT endpoints. Listeners share a port, which one task drives with all its connections. Each caller has its own task
+//! and socket.
 
 mod access;
 mod admission;

@@ -1,8 +1,8 @@
-//! A port that SRT callers connect to: one socket, one task, any number of connections, for any number of sources
-//! and outputs, which their stream ids tell apart.
+//! SRT port: one UDP socket and one task for any number of connections to any number of sources and outputs, which are
+//! told apart by their stream ids.
 //!
-//! Who comes in is the matter of `admission`. Memory: 10 000 connections at most, each bounded by its terms, and the
-//! attempts that are being decided.
+//! Admission of callers is in `admission`. Memory: at most 10 000 connections, each bounded by its terms, and the
+//! undecided attempts.
 
 use super::{
     super::{Event, LossReason, PlayerStats, intake::Verdict, listener::PeerRegistry, sleep_until},
@@ -41,13 +41,13 @@ use tokio::sync::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Datagrams that are handled before others get their turn.
+/// Maximum number of datagrams handled in one turn of the task.
 const MAX_BATCH: usize = 512;
-/// The buffers that are asked for, in bytes.
+/// Requested size of the socket buffers, in bytes.
 const SOCKET_BUFFER: usize = 8 << 20;
-/// After a read, the socket is left alone for so long: acknowledgements and media gather, and cost less together.
+/// Pause between two reads of the socket. Acknowledgements and media gather meanwhile, and cost less together.
 const READ_PAUSE: Duration = Duration::from_millis(1);
-/// How often statistics are brought up to date.
+/// Interval of the statistics.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Command {
@@ -59,7 +59,7 @@ enum Command {
     Panic,
 }
 
-/// A handle to a port. The port closes when its last handle goes.
+/// Handle to a port. The port closes when its last handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Port {
     local: SocketAddr,
@@ -92,13 +92,13 @@ impl Port {
             if let Err(panic) = result {
                 task.fail(&mut receiver, &*panic);
             }
-            drop(task); // the socket goes with it
-            drop(end); // also dropped, and so told, if this does not get here
+            drop(task); // closes the socket
+            drop(end); // the drop guard also fires if the task is aborted
         });
         Ok(Arc::new(Self { local, commands, next_route: AtomicU64::new(1), ended }))
     }
 
-    /// Gives back a handle; waits for the socket to close if it was the last.
+    /// Drops a handle. Waits until the socket is closed if it was the last one.
     pub(crate) async fn release(self: Arc<Self>) {
         let ended = self.ended.clone();
         if Arc::into_inner(self).is_some() {
@@ -122,20 +122,20 @@ impl Port {
         let _ = self.commands.send(Command::Edit(route, allow, max_peers));
     }
 
-    /// Cuts off the callers of a route at an address; returns whether there were any.
+    /// Disconnects the callers of a route at an address. Returns whether there were any.
     pub(crate) async fn kick(&self, route: RouteId, peer: SocketAddr) -> bool {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::Kick(route, peer, done));
         wait.await.unwrap_or(false)
     }
 
-    /// Removes a route before anything that is asked for later; the future waits until its callers have been told
-    /// goodbye.
+    /// Removes a route, before any command that is sent later. The future completes when shutdown packets have been
+    /// sent to its callers.
     pub(crate) fn remove(&self, route: RouteId) -> impl Future<Output = ()> + Send + use<> {
         let (done, wait) = oneshot::channel();
         let _ = self.commands.send(Command::Remove(route, done));
         async move {
-            let _ = wait.await; // a port that has ended has none
+            let _ = wait.await; // a port that has ended has no routes
         }
     }
 }
@@ -150,12 +150,12 @@ pub(super) struct PortTask {
     pub(super) peers: Arc<PeerRegistry>,
     pub(super) routes: HashMap<RouteId, OpenRoute>,
     pub(super) links: HashMap<u32, Linked>,
-    /// Which connection a peer's handshake belongs to.
+    /// Local socket id for each peer address and peer socket id. It finds the connection of a repeated handshake.
     pub(super) by_peer: HashMap<(SocketAddr, u32), u32>,
     pub(super) attempts: Attempts,
-    /// Questions that the host has not answered in time.
+    /// Limits the log messages about calls of the access hook that took too long.
     pub(super) unanswered: Throttle,
-    /// Routes that are removed, but about whose callers the host is still being asked.
+    /// Removed routes for whose callers the access hook is still running.
     leaving: Vec<(RouteId, oneshot::Sender<()>)>,
     timers: BTreeSet<(Instant, u32)>,
     scratch: Vec<Transmit>,
@@ -191,7 +191,7 @@ impl PortTask {
         }
     }
 
-    /// Gives up all sources and outputs after a panic.
+    /// Fails all sources and outputs after a panic.
     fn fail(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>, panic: &(dyn Any + Send)) {
         let texts = (panic.downcast_ref::<&str>().copied(), panic.downcast_ref::<String>().map(String::as_str));
         let why = format!("the task of an SRT port panicked: {}", texts.0.or(texts.1).unwrap_or("for no reason given"));
@@ -205,7 +205,7 @@ impl PortTask {
         }
         let now = Instant::now();
         for route in routes {
-            // What has panicked may be what this needs, too: the others are given up all the same.
+            // This may panic again for the same cause; the other routes must be failed all the same.
             let _ = catch_unwind(AssertUnwindSafe(|| route.fail(&why, now)));
         }
     }
@@ -259,7 +259,7 @@ impl PortTask {
                 self.routes.insert(id, OpenRoute::new(*route, now));
             }
             Command::Remove(id, done) => {
-                // The last of what an output has to send.
+                // Sends the rest of an output's media first.
                 self.fan_out(id);
                 let links = self.routes.get(&id).map(|open| open.links.clone()).unwrap_or_default();
                 links.into_iter().for_each(|link| self.close(link, LossReason::Closed, now));
@@ -287,8 +287,8 @@ impl PortTask {
         }
     }
 
-    /// Tells that routes are removed, once the host is asked about their callers no longer: what it answers with may
-    /// end with them.
+    /// Completes the removal of routes for whose callers the access hook no longer runs. The host may free what the
+    /// hook uses after a removal.
     pub(super) fn let_go(&mut self) {
         for (route, done) in std::mem::take(&mut self.leaving) {
             if self.attempts.is_asking(route) {
@@ -299,7 +299,7 @@ impl PortTask {
         }
     }
 
-    /// Closes connections that the allowlist no longer admits.
+    /// Closes the connections that the allowlist no longer admits.
     fn expel(&mut self, route: RouteId, now: Instant) {
         let Some(open) = self.routes.get(&route) else { return };
         let admitted = |id: &u32| self.links.get(id).is_some_and(|linked| open.route.allow.admits(linked.peer.ip()));
@@ -307,7 +307,7 @@ impl PortTask {
         gone.into_iter().for_each(|id| self.close(id, LossReason::NoLongerAllowed, now));
     }
 
-    /// Takes over the bandwidth of a route's flow, if it has changed.
+    /// Applies the bandwidth of a route's flow to its connections, if it has changed.
     pub(super) fn refresh_rates(&mut self, route: RouteId) {
         let Some(open) = self.routes.get_mut(&route) else { return };
         let Some(rates) = open.refresh_rates() else { return };
@@ -318,7 +318,7 @@ impl PortTask {
         }
     }
 
-    /// Hands what is new of one output to all its players.
+    /// Queues the new media of an output on all its connections.
     fn fan_out(&mut self, route: RouteId) {
         self.refresh_rates(route);
         let Some(open) = self.routes.get_mut(&route) else { return };
@@ -329,7 +329,7 @@ impl PortTask {
         if lost.packets > 0 && !open.links.is_empty() {
             open.dropped(lost.packets, now);
         }
-        // Attending to a connection may close it, and so change the list.
+        // `attend` may close a connection, which changes the list.
         for id in open.links.clone() {
             if let Some(linked) = self.links.get_mut(&id) {
                 for packet in self.window.iter().flat_map(|batch| batch.packets()) {
@@ -341,14 +341,14 @@ impl PortTask {
         self.window.clear();
     }
 
-    /// One datagram; returns the connection that it belongs to.
+    /// Handles one datagram. Returns the id of its connection, if that has to be attended to.
     fn datagram(&mut self, datagram: Received, now: Instant) -> Option<u32> {
         let Received { data, peer, arrival } = datagram;
         let id = destination(&data)?;
         if id != 0 {
             let linked = self.links.get_mut(&id)?;
             if linked.peer != peer {
-                return None; // forged, or of an old connection
+                return None; // forged, or from an old connection
             }
             let packet = Packet::parse(&data)?;
             if let Packet::Control { control: Control::Handshake(body), .. } = packet {
@@ -365,7 +365,8 @@ impl PortTask {
         None
     }
 
-    /// Does what a connection has to do: hands over what it has received, sends, and looks when it is due again.
+    /// Runs the timers of a connection, hands its payloads to the flow, sends its packets and schedules its next
+    /// timeout.
     pub(super) fn attend(&mut self, id: u32, now: Instant) {
         let Some(linked) = self.links.get_mut(&id) else { return };
         linked.link.connection.handle_timeout(now);
@@ -378,7 +379,7 @@ impl PortTask {
                 }
             }
         } else {
-            while linked.link.connection.poll_payload(now).is_some() {} // none, but the end of the connection
+            while linked.link.connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }
         linked.link.flush(&self.socket, &mut self.scratch, now);
         if let Some(reason) = linked.link.loss() {
@@ -431,7 +432,7 @@ impl PortTask {
             }
             self.attend(id, now);
             if self.links.get(&id).and_then(|linked| linked.scheduled).is_some_and(|again| again <= now) {
-                break; // due at once again: others first
+                break; // due again at once: serve the other connections first
             }
         }
         if now >= self.next_stats {
@@ -441,7 +442,7 @@ impl PortTask {
         self.publish(now);
     }
 
-    /// Hands over what the sources have received.
+    /// Publishes what the sources have received, and applies changed settings.
     fn publish(&mut self, now: Instant) {
         let (mut expel, mut resize) = (Vec::new(), Vec::new());
         for (id, open) in &mut self.routes {
@@ -492,7 +493,7 @@ impl PortTask {
     }
 }
 
-/// The first output whose ring has something new. Those that have ended are waited for no longer.
+/// Polls for an output whose ring holds new media. Outputs that have ended are skipped.
 fn poll_outputs(routes: &mut HashMap<RouteId, OpenRoute>, cx: &mut Context<'_>) -> Poll<RouteId> {
     for (id, open) in routes {
         if let RouteEnd::Output(reader) = &mut open.route.end
@@ -544,7 +545,7 @@ mod tests {
         let id = port.add(first);
         let (done, wait) = oneshot::channel();
         port.commands.send(Command::Panic).unwrap();
-        // These come to a task that is about to panic, and the last to one that has.
+        // The commands below reach a task that is about to panic, or one that already has.
         port.add(second);
         port.commands.send(Command::Remove(id, done)).unwrap();
         assert!(wait.await.is_err());

@@ -1,8 +1,8 @@
-//! What the bandwidth of the flow decides of SRT connections: how fast they send, and how much they hold.
+//! Send rates and buffer sizes of SRT connections, which follow from the bandwidth of the flow.
 //!
-//! Without a rate of its own, a connection sends at the flow's maximum bandwidth and the overhead for repeats. Where the
-//! policy lets more pass than that, the rate follows what really comes, as libsrt's does with `SRTO_MAXBW` 0: pacing
-//! smooths, and is never the limit of the flow.
+//! Without a configured rate, a connection sends at the flow's maximum bandwidth plus the overhead for retransmissions.
+//! If the policy lets more pass, the rate follows the actual input, as libsrt does with `SRTO_MAXBW` 0. Pacing smooths
+//! the output and is never the limit of the flow.
 
 use super::super::{Bandwidth, FlowBandwidth};
 use crate::{
@@ -11,12 +11,12 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Packets that a connection's buffer holds at least, and at most.
+/// Range of the size of a connection's buffers, in packets.
 const BUFFER: std::ops::RangeInclusive<u64> = 8192..=131_072;
-/// Payload of a packet of the usual size, in bytes.
+/// Usual payload of a packet, in bytes: seven TS packets.
 const USUAL_PAYLOAD: f64 = 1316.0;
 
-/// Rates and buffers of a connection.
+/// Rates and buffer sizes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rates {
     /// Packets that each side's buffer holds.
@@ -26,7 +26,7 @@ pub(crate) struct Rates {
 
 impl Rates {
     fn of(settings: &Settings, bandwidth: Bandwidth) -> Self {
-        // Everything that can be under way: the latency and a second for repeats, in packets of the usual size.
+        // Covers all packets in flight: the latency and one second for retransmissions, in packets of the usual size.
         let seconds = settings.latency.as_secs_f64() + 1.0;
         let packets = (bandwidth.bytes_per_second() as f64 * seconds / USUAL_PAYLOAD) as u64;
         let overhead = u64::from(settings.overhead_percent);
@@ -43,14 +43,14 @@ impl Rates {
         }
     }
 
-    /// Has connections that are still to come set up with these.
+    /// Applies these rates to the terms of connections that are set up later.
     pub(super) fn apply(&self, terms: &mut Terms) {
         terms.buffer = self.buffer;
         terms.bytes_per_second = self.pacing.bytes_per_second;
     }
 }
 
-/// The settings of an endpoint that its rates follow from.
+/// Settings of an endpoint from which its rates follow.
 #[derive(Clone, Debug)]
 struct Settings {
     latency: Duration,
@@ -58,7 +58,7 @@ struct Settings {
     overhead_percent: u8,
 }
 
-/// The rates of an endpoint's connections, which follow the bandwidth of its flow.
+/// Rates of an endpoint's connections, which follow the bandwidth of its flow.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowRates {
     settings: Settings,
@@ -83,7 +83,7 @@ impl FlowRates {
         self.bandwidth.has_changed()
     }
 
-    /// The rates, if the bandwidth has changed since this was last asked.
+    /// Returns the rates if the bandwidth has changed since the last call.
     pub(super) fn changed(&mut self) -> Option<Rates> {
         self.bandwidth.changed().map(|bandwidth| Rates::of(&self.settings, bandwidth))
     }

@@ -1,4 +1,4 @@
-//! The routes of a port: which source or output a caller is for, who may come, and what is counted of it.
+//! Routes of a port: selection by stream id, admission settings and counters of each source and output.
 
 use super::{
     super::{
@@ -19,24 +19,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Names a route of a port.
+/// Identifies a route of a port.
 pub(crate) type RouteId = u64;
 
-/// A source or an output that callers of a port are for.
+/// Source or output that serves callers of a port.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) stream_id: Option<String>,
     pub(crate) allow: Allowlist,
     pub(crate) max_peers: Option<u32>,
     pub(crate) terms: Terms,
-    /// What the terms follow.
+    /// Rates of the flow, from which buffer and pacing in `terms` are updated.
     pub(crate) rates: FlowRates,
     pub(crate) status: Arc<Status>,
     pub(crate) events: EventSink,
     pub(crate) end: RouteEnd,
 }
 
-/// Where the media of a route comes from or goes to.
+/// Origin or destination of the media of a route.
 #[derive(Debug)]
 pub(crate) enum RouteEnd {
     Source(SourceContext),
@@ -44,7 +44,7 @@ pub(crate) enum RouteEnd {
 }
 
 impl Route {
-    /// Gives up the source or output: its port serves it no longer.
+    /// Marks the source or output as failed, because its port no longer serves it.
     pub(super) fn fail(&self, why: &str, now: Instant) {
         let is_source = matches!(self.end, RouteEnd::Source(_));
         if let RouteEnd::Source(context) = &self.end {
@@ -55,16 +55,16 @@ impl Route {
     }
 }
 
-/// A route of an open port.
+/// Route of an open port, with its state.
 pub(super) struct OpenRoute {
     pub(super) route: Route,
     pub(super) intake: Option<Intake>,
-    /// Its connections.
+    /// Socket ids of its connections.
     pub(super) links: Vec<u32>,
-    /// Packets that its players have not got.
+    /// Report of packets that its players have missed.
     pub(super) lag: LagReport,
     pub(super) refused: Throttle,
-    /// The last caller that was refused, and why.
+    /// Last refused caller, with the reason.
     pub(super) last_refused: Option<(SocketAddr, RefusalReason)>,
 }
 
@@ -78,27 +78,29 @@ impl OpenRoute {
         Self { route, intake, links: Vec::new(), lag: LagReport::new(), refused, last_refused: None }
     }
 
-    /// Takes over the bandwidth of the flow, if it has changed; returns the rates of the connections that there are.
+    /// Updates the terms from the bandwidth of the flow, if it has changed. Returns the new rates for the existing
+    /// connections.
     pub(super) fn refresh_rates(&mut self) -> Option<Rates> {
         let rates = self.route.rates.changed()?;
         rates.apply(&mut self.route.terms);
         Some(rates)
     }
 
-    /// Counts packets that players have not got, and tells of them. None: what was not told yet may be due.
+    /// Counts packets that players have missed, and reports them. A call with 0 packets may report earlier ones that
+    /// were held back.
     pub(super) fn dropped(&mut self, packets: u64, now: Instant) {
         self.route.status.counters.dropped.add(packets);
         self.lag.note(packets, &self.route.status, &self.route.events, now);
     }
 
-    /// Counts a caller that was turned away, and tells of it.
+    /// Counts a refused caller, and reports it.
     pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         self.route.status.counters.refused.add(1);
         self.last_refused = Some((peer, reason));
         self.report_refusals(now, 1);
     }
 
-    /// Tells of refusals, unless that was done less than a second ago.
+    /// Reports refusals, at most once a second.
     pub(super) fn report_refusals(&mut self, now: Instant, new: u64) {
         if let Some(count) = self.refused.admit(now, new)
             && let Some((peer, reason)) = self.last_refused
@@ -109,8 +111,9 @@ impl OpenRoute {
     }
 }
 
-/// Adds the difference between two looks at a connection to the counters of its source or output, and tells of times
-/// that were not believed. Returns how many packets an output has given up, which are counted by whoever tells of them.
+/// Adds the difference between two statistics of a connection to the counters of its source or output, and reports
+/// packets whose timestamps were too far ahead. Returns the number of packets that an output has dropped, which the
+/// caller of this function counts and reports.
 pub(super) fn settle(
     status: &Status,
     events: &EventSink,
@@ -139,11 +142,11 @@ pub(super) fn settle(
     }
 }
 
-/// What a caller asks for: a plain stream id, or the form of libsrt's access control
+/// Parsed stream id of a caller: a plain one, or the form of libsrt's access control
 /// (`#!::r=RESOURCE,m=publish|request,u=USER`).
 pub(super) struct Asked {
     resource: Option<String>,
-    /// `Some(true)`: it wants to publish.
+    /// `Some(true)` to publish, `Some(false)` to play, `None` if not given.
     publish: Option<bool>,
 }
 
@@ -165,7 +168,7 @@ impl Asked {
         asked
     }
 
-    /// A route without a stream id takes every caller that goes its way.
+    /// Returns whether a route matches. A route without a stream id takes every caller of its direction.
     pub(super) fn is_for(&self, route: &Route) -> bool {
         let is_source = matches!(route.end, RouteEnd::Source(_));
         let name = match (&route.stream_id, &self.resource) {

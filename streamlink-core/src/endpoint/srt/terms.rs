@@ -1,4 +1,4 @@
-//! From the settings of a flow to the terms of a connection.
+//! Conversion of the settings of a flow to the terms of a connection.
 
 use crate::{
     flow::SrtOptions,
@@ -7,7 +7,7 @@ use crate::{
 
 use super::{super::RefusalReason, rates::FlowRates};
 
-/// Terms of an endpoint's connections, at the rates of now.
+/// Returns the terms of an endpoint's connections, at the current rates.
 pub(crate) fn terms(options: &SrtOptions, rates: &FlowRates) -> Terms {
     let mut terms = Terms {
         receive_latency: options.receive_latency.as_duration(),
@@ -22,7 +22,7 @@ pub(crate) fn terms(options: &SrtOptions, rates: &FlowRates) -> Terms {
     terms
 }
 
-/// What an event says of a rejection.
+/// Converts a rejection to the reason that events report.
 pub(super) fn reason(rejection: Rejection) -> RefusalReason {
     match rejection {
         Rejection::BAD_SECRET => RefusalReason::WrongPassphrase,

@@ -1,4 +1,4 @@
-//! What protocols over TCP share: ports with their routes, and the way of media from the ring to one connection.
+//! Common parts of the protocols over TCP: ports with their routes, and sending from the ring to one connection.
 
 mod executor;
 mod io;
@@ -23,25 +23,25 @@ use std::{fmt::Debug, sync::Arc, time::Instant};
 
 /// A protocol whose peers connect to a port.
 pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
-    /// What names a route, and what the protocol needs to know of it.
+    /// Name of a route, with the settings that the protocol needs for it.
     type Place: Debug + Send + Sync;
-    /// What a source keeps from publisher to publisher.
+    /// State that a source keeps from one publisher to the next.
     type Inbound: Debug + Send;
-    /// Its name in logs.
+    /// Name of the protocol in logs.
     const NAME: &'static str;
 
-    /// What a source keeps, before its first publisher.
+    /// Creates the state of a source before its first publisher.
     fn inbound(context: SourceContext, now: Instant) -> Self::Inbound;
 
-    /// Finds out what a peer wants, and lets it have that by [`Shared::take_on`]. Dropped when the port closes.
+    /// Reads the request of a peer, and serves the peer by [`Shared::take_on`]. Dropped when the port closes.
     #[allow(private_interfaces)]
     fn connection(shared: Arc<Shared<Self>>, visit: Visit) -> impl Future<Output = ()> + Send;
 }
 
-/// How a connection has ended.
+/// Reason for the end of a connection.
 #[derive(Debug)]
 pub(in crate::endpoint) enum End {
-    /// We have ended it.
+    /// We have ended the connection.
     Stopped,
     Lost(LossReason),
 }

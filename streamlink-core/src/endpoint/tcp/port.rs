@@ -1,9 +1,11 @@
-//! A port that publishers and players connect to, for any number of sources and outputs, which the protocol tells
-//! apart. A task accepts; each connection has a task of its own until it has said what it wants, and shares one then.
+//! A TCP port for publishers and players. Any number of sources and outputs share it; the protocol names the route of
+//! each connection. One task accepts connections. A connection has a task of its own until its request is complete,
+//! and shares a task with others from then on.
 //!
-//! Memory: [`MAX_CONNECTIONS`] connections, of which [`MAX_PENDING`] may not have said yet what they want; those hold
-//! at most some 512 KiB each, and are cut off [`HANDSHAKE_TIMEOUT`] after they were accepted, whatever they have sent.
-//! One address has a share of both ([`PeerLimits`]), and all ports of the process together have a budget of descriptors.
+//! Limits: [`MAX_CONNECTIONS`] connections, of which at most [`MAX_PENDING`] are pending, that is, have not completed
+//! their request. A pending connection holds at most about 512 KiB, and is closed [`HANDSHAKE_TIMEOUT`] after it was
+//! accepted, whatever it has sent. One address has a share of both ([`PeerLimits`]), and all ports of the process share
+//! a budget of file descriptors.
 
 use super::{
     super::{
@@ -38,20 +40,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections of one port at most.
+/// Maximum number of connections of one port.
 const MAX_CONNECTIONS: usize = 10_000;
-/// Connections that may not have said yet what they want.
+/// Maximum number of connections of one port that have not completed their request.
 const MAX_PENDING: usize = 1_024;
-/// How long a peer has to say what it wants.
+/// Maximum time from the acceptance of a connection to its request.
 pub(in crate::endpoint) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often statistics are brought up to date.
+/// Interval between updates of the statistics.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
-/// The pause after the system had no connection to give.
+/// Pause after a connection could not be accepted for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A shortage that pauses for less than this is logged as one.
+/// Time without a failure after which the next one is logged as a new shortage.
 const SHORTAGE_END: Duration = Duration::from_secs(10);
 
-/// A handle to a port. The port closes when its last handle goes.
+/// Handle to a port. The port closes when its last handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Port<S: Service> {
     local: SocketAddr,
@@ -60,7 +62,7 @@ pub(crate) struct Port<S: Service> {
     closed: CancellationToken,
 }
 
-/// What a port and its connections share.
+/// State shared by a port and its connections.
 #[derive(Debug)]
 pub(in crate::endpoint) struct Shared<S: Service> {
     routes: Mutex<HashMap<RouteId, Arc<OpenRoute<S>>>>,
@@ -75,12 +77,12 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     publishers: ConnectionExecutor,
 }
 
-/// When descriptors were last short, so that a log has one line about it.
+/// Time of the last shortage of descriptors, so that each shortage is logged once.
 #[derive(Debug, Default)]
 struct Shortage(Mutex<Option<Instant>>);
 
 impl Shortage {
-    /// Returns whether a shortage begins, rather than goes on.
+    /// Records a failure. Returns whether it begins a new shortage.
     fn begins(&self, now: Instant) -> bool {
         let last = lock(&self.0).replace(now);
         last.is_none_or(|last| now.saturating_duration_since(last) >= SHORTAGE_END)
@@ -94,9 +96,7 @@ impl<S: Service> Drop for Port<S> {
 }
 
 impl<S: Service> Port<S> {
-    /// Opens a port. Must be called within the runtime.
-    ///
-    /// `tls`: the port speaks TLS.
+    /// Opens a port, with TLS if `tls` is given. Must be called within the runtime.
     pub(crate) fn open(
         address: SocketAddr,
         tls: Option<TlsServer>,
@@ -120,7 +120,7 @@ impl<S: Service> Port<S> {
         });
         let port = Arc::new(Self { local, shared: shared.clone(), stop: stop.clone(), closed: closed.clone() });
         tokio::spawn(async move {
-            shared.run(listener, &stop).await; // the socket goes with it
+            shared.run(listener, &stop).await; // closes the socket
             closed.cancel();
         });
         Ok(port)
@@ -130,7 +130,7 @@ impl<S: Service> Port<S> {
         self.local
     }
 
-    /// Whether it speaks TLS.
+    /// Returns whether the port speaks TLS.
     pub(crate) fn is_secure(&self) -> bool {
         self.shared.tls.is_some()
     }
@@ -147,12 +147,12 @@ impl<S: Service> Port<S> {
         }
     }
 
-    /// Cuts off the players of a route at an address; returns whether there are any.
+    /// Disconnects the players of a route at an address. Returns whether there were any.
     pub(crate) fn kick(&self, route: RouteId, peer: SocketAddr) -> bool {
         lock(&self.shared.routes).get(&route).is_some_and(|open| open.kick(peer))
     }
 
-    /// Removes a route at once; the future waits until its connections have ended.
+    /// Removes a route at once. The future waits until its connections have ended.
     pub(crate) fn remove(&self, route: RouteId) -> impl Future<Output = ()> + Send + use<S> {
         let open = lock(&self.shared.routes).remove(&route);
         if let Some(open) = &open {
@@ -166,7 +166,7 @@ impl<S: Service> Port<S> {
         }
     }
 
-    /// Gives back a handle; waits for the socket to close if it was the last.
+    /// Drops a handle. Waits until the socket is closed if it was the last handle.
     pub(crate) async fn release(self: Arc<Self>) {
         let closed = self.closed.clone();
         if Arc::into_inner(self).is_some() {
@@ -190,7 +190,7 @@ impl<S: Service> Shared<S> {
                             tokio::time::sleep(ACCEPT_PAUSE).await;
                         }
                     }
-                    // The connection has ended already, most likely; others wait.
+                    // Most likely this connection was closed already. Go on with the next one.
                     Err(error) => log::debug!("{} port {:?}: {error}", S::NAME, listener.local_addr()),
                 },
                 _ = stats.tick() => {
@@ -204,8 +204,8 @@ impl<S: Service> Shared<S> {
         }
     }
 
-    /// Accepts a connection with the descriptor that is kept for this, and closes it. Returns whether that was done:
-    /// otherwise the connection goes on waiting.
+    /// Accepts a connection with the spare descriptor and closes it. Returns `false` if that failed and the connection
+    /// still waits.
     fn refuse_without_descriptors(
         &self,
         listener: &TcpListener,
@@ -227,21 +227,21 @@ impl<S: Service> Shared<S> {
         lent && refused
     }
 
-    /// Logs that peers find no descriptors; once until there were some for a while.
+    /// Logs a shortage of descriptors, once per shortage.
     pub(in crate::endpoint) fn note_shortage(&self, error: &str) {
         if self.shortage.begins(Instant::now()) {
             log::warn!("{} port: peers are refused: {error}", S::NAME);
         }
     }
 
-    /// Counts a peer of which it is not known what it wanted, wherever it could have gone.
+    /// Counts the refusal of a peer whose route is unknown, at every route.
     pub(in crate::endpoint) fn refuse_everywhere(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         for route in self.all() {
             route.refuse(peer, reason, now);
         }
     }
 
-    /// Counts a connection that has ended before its peer has said what it wants, if that was not the peer's own will.
+    /// Counts a connection that has ended before its request, unless the peer closed it. `end`: `None` after a timeout.
     pub(in crate::endpoint) fn refuse_unasked(&self, peer: SocketAddr, end: Option<&End>) {
         let reason = match end {
             None => RefusalReason::TimedOut,
@@ -255,7 +255,7 @@ impl<S: Service> Shared<S> {
         lock(&self.routes).values().cloned().collect()
     }
 
-    /// A connection: who is not admitted anywhere is closed before a byte is exchanged.
+    /// Starts the task of an accepted connection. A peer that no route admits is closed before any byte is exchanged.
     fn accepted(self: &Arc<Self>, stream: Stream, peer: SocketAddr, stop: &CancellationToken) {
         let peer = canonical(peer);
         let now = Instant::now();
@@ -273,7 +273,7 @@ impl<S: Service> Shared<S> {
         });
     }
 
-    /// Takes the places that a connection needs.
+    /// Takes the places that a connection needs, or returns the reason for a refusal.
     fn admit(&self, peer: SocketAddr, now: Instant) -> Result<(ConnectionPlace, PendingPlace), RefusalReason> {
         if !self.all().iter().any(|route| route.admits(peer.ip())) {
             return Err(RefusalReason::NotAllowed);
@@ -295,12 +295,13 @@ impl<S: Service> Shared<S> {
         Ok((connection, PendingPlace { _permit: pending_permit, _share: pending_share }))
     }
 
-    /// Runs a connection that has said what it wants, to its end, or until the port closes.
+    /// Runs a connection after its request, until it ends or the port closes.
     pub(in crate::endpoint) fn take_on(&self, connection: impl Future<Output = ()> + Send + 'static) {
         self.players.run(|_| connection);
     }
 
-    /// The same for one that brings media, and may do so together with others of its task.
+    /// Runs the connection of a publisher in the same way. `connection` gets the epoll group of its task, if there is
+    /// one.
     pub(in crate::endpoint) fn take_on_publisher<F>(&self, connection: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -309,29 +310,29 @@ impl<S: Service> Shared<S> {
     }
 }
 
-/// An IPv4 peer of an IPv6 socket is an IPv4 peer.
+/// Returns the address with an IPv4-mapped IPv6 address converted to IPv4.
 fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(IpAddr::to_canonical(&peer.ip()), peer.port())
 }
 
-/// A connection that was accepted, and has not said yet what it is for.
+/// An accepted connection before its request.
 pub(in crate::endpoint) struct Visit {
     pub(in crate::endpoint) stream: Stream,
     pub(in crate::endpoint) peer: SocketAddr,
-    /// To be kept for as long as it is there.
+    /// Place to be held until the connection ends.
     pub(in crate::endpoint) connection: ConnectionPlace,
-    /// To be dropped when the peer has said what it wants.
+    /// Place to be dropped when the request is complete.
     pub(in crate::endpoint) pending: PendingPlace,
 }
 
-/// What a connection takes of the port, of its address's share, and of the process, for as long as it is there.
+/// Share of a connection in the limits of the port, of its address and of the process, held until it ends.
 pub(in crate::endpoint) struct ConnectionPlace {
     _permit: OwnedSemaphorePermit,
     _share: PeerSlot,
     _descriptor: DescriptorPermit,
 }
 
-/// What a connection takes beside until it has said what it wants.
+/// Share of a pending connection in the limits of the port and of its address, held until its request is complete.
 pub(in crate::endpoint) struct PendingPlace {
     _permit: OwnedSemaphorePermit,
     _share: PeerSlot,

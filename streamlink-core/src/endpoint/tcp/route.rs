@@ -1,4 +1,4 @@
-//! The routes of a port: which source or output a peer is for, who may come, and what is counted of it.
+//! Routes of a port: the source or output of each route, its access rules, its players and their statistics.
 
 use super::{
     super::{Event, EventSink, FlowBandwidth, Live, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
@@ -22,10 +22,10 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Names a route of a port.
+/// Identifier of a route within its port.
 pub(crate) type RouteId = u64;
 
-/// A source or an output that peers of a port are for.
+/// A source or an output that peers reach through a port.
 #[derive(Debug)]
 pub(crate) struct Route<S: Service> {
     pub(crate) place: S::Place,
@@ -36,23 +36,24 @@ pub(crate) struct Route<S: Service> {
     pub(crate) end: RouteEnd,
 }
 
-/// Where the media of a route comes from or goes to.
+/// Direction of a route: publishers feed a source, players read from an output.
 #[derive(Debug)]
 pub(crate) enum RouteEnd {
     Source(SourceContext),
     Output(Arc<Ring>, PlayerLimits),
 }
 
-/// How players are served.
+/// Limits and settings for the players of an output.
 #[derive(Clone, Debug)]
 pub(crate) struct PlayerLimits {
-    /// Bytes of the last group of pictures that a new player gets at most; above, it waits for the next.
+    /// Maximum number of bytes of the last group of pictures sent to a new player. If the group is longer, the player
+    /// waits for the next one.
     pub(crate) gop_cache: u64,
-    /// How long messages may wait for more, so that they are written together.
+    /// Maximum time for which messages are collected into one write.
     pub(crate) coalesce: Duration,
-    /// How long a player may be behind before it is cut off.
+    /// Maximum time for which a player may be behind before it is disconnected.
     pub(crate) slow: Duration,
-    /// Sizes what the kernel may hold for a player.
+    /// Bandwidth of the flow, from which the socket's send buffer is sized.
     pub(crate) bandwidth: FlowBandwidth,
 }
 
@@ -66,20 +67,20 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
     admission: Mutex<Admission>,
     players: Mutex<Players>,
     refused: Mutex<Refused>,
-    /// Ends all its connections.
+    /// Ends all connections of the route.
     pub(in crate::endpoint) stop: CancellationToken,
-    /// Knows when they have ended.
+    /// Tracks the connections of the route until they have ended.
     pub(in crate::endpoint) connections: TaskTracker,
 }
 
 #[derive(Debug)]
 pub(in crate::endpoint) enum OpenEnd<I> {
-    /// The publisher that is connected has taken what is in there. Who may be one, the settings of the source say.
+    /// State of the source, taken by the connected publisher, and its settings with the allowlist.
     Source(Mutex<Option<Box<I>>>, watch::Receiver<Live>),
     Output(Arc<Ring>, PlayerLimits),
 }
 
-/// Peers that were turned away, the last of them, and when that was told.
+/// Refused peers that are not reported yet, and the last of them.
 #[derive(Debug)]
 struct Refused {
     throttle: Throttle,
@@ -96,11 +97,11 @@ struct Admission {
 struct Players {
     list: HashMap<u64, Arc<Player>>,
     next: u64,
-    /// Places of players to come.
+    /// Number of places reserved for future players.
     reserved: usize,
 }
 
-/// The place of a player that has not asked for media yet, but for which descriptors are to be opened.
+/// Place of a player that has not asked for media yet, but for which UDP ports are opened. Given back when dropped.
 #[derive(Debug)]
 pub(in crate::endpoint) struct PlayerPlace<S: Service>(Arc<OpenRoute<S>>);
 
@@ -111,7 +112,7 @@ impl<S: Service> Drop for PlayerPlace<S> {
     }
 }
 
-/// One peer that is sent media, as others see it.
+/// State of one player that its connection shares with the route.
 #[derive(Debug)]
 pub(in crate::endpoint) struct Player {
     pub(in crate::endpoint) peer: SocketAddr,
@@ -119,13 +120,13 @@ pub(in crate::endpoint) struct Player {
     packets: AtomicU64,
     bytes: AtomicU64,
     dropped: AtomicU64,
-    /// What it has reported lost.
+    /// Number of lost packets that the player has reported.
     lost: AtomicU64,
-    /// What was added to the output's counters already: sent, dropped, lost.
+    /// Amounts that the counters of the output include already: sent, dropped, lost.
     settled: Mutex<(Totals, u64, u64)>,
-    /// Ends the connection.
+    /// Ends the connection of the player.
     expelled: CancellationToken,
-    /// Why.
+    /// Reason for the end: kicked, rather than no longer allowed.
     kicked: AtomicBool,
 }
 
@@ -144,12 +145,12 @@ impl Player {
         })
     }
 
-    /// Why the connection was ended by us.
+    /// Returns the reason for which we have ended the connection.
     fn expulsion(&self) -> LossReason {
         if self.kicked.load(Relaxed) { LossReason::Kicked } else { LossReason::NoLongerAllowed }
     }
 
-    /// Waits until we end its connection.
+    /// Waits until the player's connection is to end.
     pub(in crate::endpoint) async fn ended(&self, stop: &CancellationToken) -> End {
         tokio::select! {
             biased;
@@ -158,7 +159,7 @@ impl Player {
         }
     }
 
-    /// So much was sent, or left out. Called by its own task alone.
+    /// Adds to the amounts sent and dropped. Called only by the task of the player's connection.
     pub(in crate::endpoint) fn count(&self, sent: Totals, dropped: u64) {
         for (counter, more) in [(&self.packets, sent.packets), (&self.bytes, sent.bytes), (&self.dropped, dropped)] {
             if more > 0 {
@@ -167,15 +168,15 @@ impl Player {
         }
     }
 
-    /// So much it has reported lost in all. Called by its own task alone.
+    /// Sets the total of lost packets that the player has reported. Called only by the task of the player's connection.
     pub(in crate::endpoint) fn reported(&self, lost: u64) {
         if lost > self.lost.load(Relaxed) {
             self.lost.store(lost, Relaxed);
         }
     }
 
-    /// Adds what is new to the counters of its output, and returns what is to be told of it. Called by one task at a
-    /// time for an output.
+    /// Adds the amounts since the last call to the counters of the output. Returns an event if packets were dropped.
+    /// Not called concurrently for one output.
     #[must_use]
     pub(in crate::endpoint) fn settle(&self, status: &Status, now: Instant) -> Option<Event> {
         let sent = Totals { packets: self.packets.load(Relaxed), bytes: self.bytes.load(Relaxed) };
@@ -239,7 +240,8 @@ impl<S: Service> OpenRoute<S> {
         }
     }
 
-    /// Changes who may come; who may not any more is cut off.
+    /// Changes the allowlist and the maximum number of players. Disconnects players that are no longer on the
+    /// allowlist.
     pub(in crate::endpoint) fn edit(&self, allow: Allowlist, max_peers: Option<u32>) {
         for player in lock(&self.players).list.values().filter(|player| !allow.admits(player.peer.ip())) {
             player.expelled.cancel();
@@ -247,10 +249,10 @@ impl<S: Service> OpenRoute<S> {
         *lock(&self.admission) = Admission { allow, max_peers };
     }
 
-    /// Cuts off the players at an address; returns whether there are any.
+    /// Disconnects the players at an address. Returns whether there were any.
     pub(in crate::endpoint) fn kick(&self, peer: SocketAddr) -> bool {
         let players = lock(&self.players);
-        // A multicast group is there as long as its players are.
+        // A multicast group is no peer; it ends with its players.
         let found = players.list.values().filter(|player| player.peer == peer && !peer.ip().is_multicast());
         found.fold(false, |_, player| {
             player.kicked.store(true, Relaxed);
@@ -259,13 +261,13 @@ impl<S: Service> OpenRoute<S> {
         })
     }
 
-    /// Takes in a player, if there is room.
+    /// Adds a player, if there is room.
     pub(in crate::endpoint) fn enter(&self, peer: SocketAddr, now: Instant) -> Option<(u64, Arc<Player>)> {
         let players = lock(&self.players);
         self.has_room(&players).then(|| self.take_in(players, peer, now))
     }
 
-    /// Takes in a player for whom a place was kept.
+    /// Adds a player with a reserved place.
     pub(in crate::endpoint) fn enter_reserved(
         &self,
         place: PlayerPlace<S>,
@@ -273,11 +275,11 @@ impl<S: Service> OpenRoute<S> {
         now: Instant,
     ) -> (u64, Arc<Player>) {
         let entered = self.take_in(lock(&self.players), peer, now);
-        drop(place); // not before: nobody else may take it
+        drop(place); // only now, so that no other player takes the place
         entered
     }
 
-    /// Keeps a place for a player, if there is room.
+    /// Reserves a place for a player, if there is room.
     pub(in crate::endpoint) fn reserve(self: &Arc<Self>) -> Option<PlayerPlace<S>> {
         let mut players = lock(&self.players);
         if !self.has_room(&players) {
@@ -287,7 +289,7 @@ impl<S: Service> OpenRoute<S> {
         Some(PlayerPlace(self.clone()))
     }
 
-    /// Takes in a multicast group, of which there is no bound.
+    /// Adds a multicast group, which does not count towards the maximum number of players.
     pub(in crate::endpoint) fn enter_group(&self, group: SocketAddr, now: Instant) -> (u64, Arc<Player>) {
         self.take_in(lock(&self.players), group, now)
     }
@@ -304,12 +306,12 @@ impl<S: Service> OpenRoute<S> {
         players.next += 1;
         players.list.insert(id, player.clone());
         self.status.counters.set_state(State::Connected, now);
-        drop(players); // an event is told without a lock
+        drop(players); // events are emitted without a lock
         self.events.emit(Event::OutputConnected { output: self.status.name(), peer: Some(peer) });
         (id, player)
     }
 
-    /// Lets a player go.
+    /// Removes a player.
     pub(in crate::endpoint) fn leave(&self, id: u64, reason: LossReason, now: Instant) {
         let (player, lagging) = {
             let mut players = lock(&self.players);
@@ -327,7 +329,7 @@ impl<S: Service> OpenRoute<S> {
         self.events.emit(Event::OutputLost { output: self.status.name(), peer: Some(player.peer), reason });
     }
 
-    /// Brings the statistics up to date.
+    /// Updates the statistics.
     pub(in crate::endpoint) fn settle(&self, now: Instant) {
         self.report_refusals(now, 0);
         if self.is_source() {
@@ -336,7 +338,7 @@ impl<S: Service> OpenRoute<S> {
         let mut lagging = None;
         let players = lock(&self.players);
         for player in players.list.values() {
-            // The figure is that of the output: the last one is the whole.
+            // The event holds the total of the output, so the last one is sufficient.
             lagging = player.settle(&self.status, now).or(lagging);
         }
         let mut list: Vec<PlayerStats> = players.list.values().map(|player| player.stats(now)).collect();
@@ -348,14 +350,14 @@ impl<S: Service> OpenRoute<S> {
         }
     }
 
-    /// Counts a peer that was turned away, and tells of it.
+    /// Counts a refused peer and reports it.
     pub(in crate::endpoint) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         self.status.counters.refused.add(1);
         lock(&self.refused).last = Some((peer, reason));
         self.report_refusals(now, 1);
     }
 
-    /// Tells of refusals, unless that was done less than a second ago.
+    /// Emits an event for refusals, at most one per second.
     fn report_refusals(&self, now: Instant, new: u64) {
         let told = {
             let mut refused = lock(&self.refused);

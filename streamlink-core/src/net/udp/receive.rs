@@ -1,15 +1,15 @@
-//! Receiving in batches: one `recvmmsg` takes up to a datagram a lane, each possibly a run that the kernel has
-//! put together (GRO). The bytes are split, never copied.
+//! Reception of datagrams in batches. One `recvmmsg` fills each lane with up to one datagram, or with one run of
+//! datagrams that the kernel has merged (GRO). The bytes are split without copying, except as described below.
 //!
-//! A lane is a piece of memory in which datagrams lie one behind the other. When it is used up it is put aside,
-//! and taken back into use when the last packet in it is gone; so a steady stream allocates nothing. When the stream
-//! ends, what was put aside is given back.
+//! A lane is a block of memory that holds consecutive datagrams. A used-up lane is put aside, and reused when the last
+//! packet in it is dropped. A steady stream therefore allocates nothing. Lanes that were put aside are freed when the
+//! stream ends.
 //!
-//! A packet that is kept holds its whole lane, however short it is and whatever else lay there: packets that wait for
-//! their time, for others, or in the hands of the host, with garbage between them, would hold a lane each. So a
-//! receiver has a bounded number of lanes: 20 MiB at most, those included that packets hold. When all of them are held,
-//! datagrams are copied to memory of their own, of their size, until a lane is free again. Then a packet that is kept
-//! costs what it is long, and about 100 bytes, whoever keeps it. Traffic that is handed on soon never gets there.
+//! A packet keeps its whole lane alive, however short the packet is. Packets that wait for their playout time, for
+//! missing packets or in the host's code could each keep a lane, if unrelated datagrams lie between them. The number
+//! of lanes of a receiver is therefore bounded, to at most 20 MiB including lanes that packets keep alive. When all
+//! lanes are in use, datagrams are copied to memory of their own until a lane is free again. A packet then costs its
+//! own length and about 100 bytes. Traffic that is passed on promptly never reaches this limit.
 
 use crate::lock;
 use bytes::{Bytes, BytesMut};
@@ -22,37 +22,38 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// The most that one receive can bring: a GRO run is at most 64 KiB.
+/// Maximum number of bytes of one received message: the 64 KiB of a GRO run.
 const MAX_RUN: usize = 65_536;
-/// The size of a lane's memory.
+/// Size of a lane, in bytes.
 const LANE: usize = 2 * MAX_RUN;
-/// Lanes of one receiver at most, and so datagrams of one `recvmmsg`.
+/// Maximum number of lanes in use by one receiver, and of messages per `recvmmsg`.
 const MAX_LANES: usize = 16;
-/// Used-up lanes for each lane in use that may be held at a time. Of 16 lanes, 8 to 16 MiB: 120 ms of 560 Mb/s at least.
+/// Maximum number of used-up lanes per lane in use. With 16 lanes in use, these hold 8 to 16 MiB, which is at least
+/// 120 ms at 560 Mb/s.
 const RESTING_PER_LANE: usize = 8;
-/// Used-up lanes that are looked at, beside the oldest, to find a free one among those that are held.
+/// Number of used-up lanes that a search for a free one examines in addition to the oldest.
 const PROBES: usize = 3;
-/// When so many of them, the oldest ones, are free at the same time, there are more than are needed.
+/// Position among the used-up lanes at which a free lane is surplus and is given back.
 const SURPLUS: usize = 4;
-/// Room for three control messages: GRO size, time stamp, overflow counter.
+/// Size of the buffer for three control messages: GRO size, time stamp and overflow counter.
 const CONTROL: usize = 128;
 
-/// One datagram.
+/// A received datagram.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) data: Bytes,
     pub(crate) peer: SocketAddr,
-    /// When the kernel received it.
+    /// Time at which the kernel received the datagram.
     pub(crate) arrival: Instant,
 }
 
-/// The memory into which a socket receives: at most [`RESTING_PER_LANE`] and 2 times its lanes of [`LANE`] bytes, those
-/// included that packets hold.
+/// Memory into which a socket receives. With n lanes in use, its size is at most n × ([`RESTING_PER_LANE`] + 2) ×
+/// [`LANE`] bytes, including lanes that packets keep alive.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     lanes: Vec<Lane>,
     resting: Resting,
-    /// Datagrams that the socket has dropped because its buffer was full, as the kernel counts them.
+    /// Kernel's counter of datagrams dropped because the socket buffer was full.
     overflows: u32,
     overflows_seen: u64,
 }
@@ -61,21 +62,21 @@ pub(crate) struct Receiver {
 #[derive(Debug)]
 struct Lane {
     memory: BytesMut,
-    /// What comes is copied out of it: too many others are held.
+    /// Datagrams are copied out of this lane, because too many others are kept alive.
     copies: bool,
 }
 
-/// Used-up lanes, the oldest first.
+/// Used-up lanes, oldest first.
 #[derive(Debug)]
 struct Resting {
     lanes: VecDeque<BytesMut>,
     most: usize,
-    /// Where a free one was looked for last, beside the oldest.
+    /// Position of the last examined lane other than the oldest.
     probe: usize,
 }
 
 impl Receiver {
-    /// Memory for a stream of so many bytes per second.
+    /// Allocates memory for a stream of this many bytes per second.
     pub(crate) fn new(bytes_per_second: u64) -> Self {
         let resting = Resting { lanes: VecDeque::new(), most: 0, probe: 0 };
         let mut receiver = Self { lanes: Vec::new(), resting, overflows: 0, overflows_seen: 0 };
@@ -83,7 +84,7 @@ impl Receiver {
         receiver
     }
 
-    /// Changes the size of the memory to that for so many bytes per second.
+    /// Resizes the memory for a stream of this many bytes per second.
     pub(crate) fn set_rate(&mut self, bytes_per_second: u64) {
         let lanes = match bytes_per_second {
             0..6_000_000 => 4,
@@ -94,27 +95,27 @@ impl Receiver {
         self.resting.most = lanes * RESTING_PER_LANE;
     }
 
-    /// Datagrams that were lost in the socket's full buffer since the last call.
+    /// Returns the number of datagrams dropped since the last call because the socket buffer was full.
     pub(crate) fn take_overflows(&mut self) -> u64 {
         std::mem::take(&mut self.overflows_seen)
     }
 
-    /// Nobody sends any more: lanes that were put aside are given back. Those that packets hold still count.
+    /// Frees the used-up lanes after the end of a stream. Lanes that packets keep alive remain and still count.
     pub(crate) fn rest(&mut self) {
         self.resting.lanes.retain_mut(|lane| !lane.try_reclaim(LANE));
     }
 
-    /// One `recvmmsg`. Hands every datagram to `each`, in order; returns whether there may be more to read.
+    /// Calls `recvmmsg` once and passes every datagram to `each`, in order. Returns whether there may be more to read.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing, and whatever else the socket says.
+    /// `WouldBlock` when there is nothing to read, and any other error of the socket.
     #[allow(unsafe_code)]
     pub(crate) fn receive(&mut self, fd: RawFd, mut each: impl FnMut(Received)) -> io::Result<bool> {
         for lane in &mut self.lanes {
             lane.refill(&mut self.resting);
         }
         let lanes = self.lanes.len();
-        // SAFETY: all four are plain data, for which all zeroes is a value.
+        // SAFETY: these are plain data, for which all zeroes is a value.
         let mut names: [libc::sockaddr_storage; MAX_LANES] = unsafe { std::mem::zeroed() };
         let mut controls = [Control([0; CONTROL]); MAX_LANES];
         let mut vectors: [libc::iovec; MAX_LANES] = unsafe { std::mem::zeroed() };
@@ -160,10 +161,10 @@ impl Receiver {
 }
 
 impl Lane {
-    /// Hands out what lies in it, in pieces of `segment` bytes. An empty datagram is one piece of no bytes.
+    /// Passes on the received bytes in pieces of `segment` bytes. An empty datagram is one piece of zero bytes.
     fn split(&mut self, segment: Option<usize>, truncated: bool, mut each: impl FnMut(Bytes)) {
         if truncated {
-            self.memory.clear(); // longer than any UDP datagram: nothing of it can be trusted
+            self.memory.clear(); // longer than any UDP datagram, so the content is not reliable
             return;
         }
         let segment = segment.filter(|s| *s > 0).unwrap_or(usize::MAX);
@@ -186,10 +187,10 @@ impl Lane {
         }
     }
 
-    /// Makes sure that there is room for the longest run.
+    /// Ensures room for the longest run, with a free lane, a new one, or by copying.
     fn refill(&mut self, resting: &mut Resting) {
         if self.copies {
-            // Nobody holds anything of it, so it can be what it was as soon as another could take its place.
+            // No packet refers to this lane, so copying can end as soon as another lane may be put aside.
             self.copies = !resting.has_room();
             return;
         }
@@ -204,18 +205,18 @@ impl Lane {
 }
 
 impl Resting {
-    /// A lane that nobody holds anything of any more.
+    /// Returns a used-up lane that no packet keeps alive, if one is found.
     fn take_free(&mut self) -> Option<BytesMut> {
         let at = self.find_free()?;
         let free = self.lanes.remove(at);
-        // One more: what a burst has needed is given back in the course of some lanes.
+        // Frees one more lane, so that the memory needed for a burst is given back gradually.
         if self.lanes.get_mut(SURPLUS - 1).is_some_and(|lane| lane.try_reclaim(LANE)) {
             self.lanes.remove(SURPLUS - 1);
         }
         free
     }
 
-    /// Whether another lane may be put aside; gives one back that is free, if it is found soon.
+    /// Returns whether another lane may be put aside. At the maximum, first frees an unused lane if one is found.
     fn has_room(&mut self) -> bool {
         if self.lanes.len() >= self.most
             && let Some(at) = self.find_free()
@@ -225,7 +226,8 @@ impl Resting {
         self.lanes.len() < self.most
     }
 
-    /// The oldest, nearly always. Where someone keeps a packet of it, a few of the others are looked at each time.
+    /// Returns the position of a free lane, nearly always the oldest. If a packet keeps the oldest alive, examines up
+    /// to [`PROBES`] others per call.
     fn find_free(&mut self) -> Option<usize> {
         let is_free = |lane: Option<&mut BytesMut>| lane.is_some_and(|lane| lane.try_reclaim(LANE));
         if is_free(self.lanes.front_mut()) {
@@ -241,7 +243,7 @@ impl Resting {
     }
 }
 
-/// A buffer for control messages, aligned as `cmsghdr` wants it.
+/// Buffer for control messages, aligned as `cmsghdr` requires.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -292,7 +294,7 @@ fn peer_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
             Some(SocketAddr::new(ip.into(), u16::from_be(v4.sin_port)))
         }
         libc::AF_INET6 => {
-            // SAFETY: as above.
+            // SAFETY: as for IPv4.
             let v6 = unsafe { &*std::ptr::from_ref(storage).cast::<libc::sockaddr_in6>() };
             let ip = IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr)).to_canonical();
             Some(SocketAddr::new(ip, u16::from_be(v6.sin6_port)))
@@ -301,7 +303,7 @@ fn peer_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
-/// Puts the kernel's wall-clock stamps on the monotonic clock.
+/// Converts the kernel's wall-clock time stamps to the monotonic clock.
 struct Clock {
     instant: Instant,
     wall: Option<Duration>,
@@ -312,8 +314,8 @@ impl Clock {
         Self { instant: Instant::now(), wall: SystemTime::now().duration_since(UNIX_EPOCH).ok() }
     }
 
-    /// A stamp from the future, or from more than ten seconds ago, means that the wall clock was set: it is
-    /// not believed.
+    /// Converts a time stamp. A stamp from the future, or older than ten seconds, means that the wall clock was set. It
+    /// is replaced by the current time, as is a missing one.
     fn at(&self, stamp: Option<Duration>) -> Instant {
         let age = self.wall.zip(stamp).and_then(|(wall, stamp)| wall.checked_sub(stamp));
         let age = age.filter(|age| *age < Duration::from_secs(10)).unwrap_or_default();
@@ -321,8 +323,8 @@ impl Clock {
     }
 }
 
-/// Asks for GRO, time stamps and the overflow counter. All three are optional: without them, packets come one
-/// by one and are stamped when they are read.
+/// Enables GRO, time stamps and the overflow counter. All three are optional. Without them, datagrams arrive one by
+/// one, are stamped when they are read, and overflows are not counted.
 #[allow(unsafe_code)]
 pub(super) fn enable_extras(socket: &Socket) {
     let on: libc::c_int = 1;
@@ -338,7 +340,7 @@ pub(super) fn enable_extras(socket: &Socket) {
         };
         if result != 0 {
             let error = io::Error::last_os_error();
-            // Ports are opened under a lock.
+            // Ports are opened under a lock, so the message is logged after it is released.
             lock::log_unlocked(move || log::debug!("socket option {level}/{option}: {error}"));
         }
     }

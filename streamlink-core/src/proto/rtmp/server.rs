@@ -1,4 +1,4 @@
-//! The side that was called: a publisher or a player comes, says which stream it wants, and is let in or not.
+//! RTMP server session: a publisher or a player connects, names a stream, and is accepted or refused.
 
 use super::{
     Link, Message, ProtocolError,
@@ -11,28 +11,28 @@ use crate::{
     secret::Secret,
 };
 
-/// The message stream that every peer gets: each connection carries one.
+/// Message stream identifier of every peer. Each connection carries one stream.
 pub(super) const STREAM: u32 = 1;
-/// The longest name of an application or a stream, in bytes.
+/// Maximum length of the name of an application or a stream, in bytes.
 const MAX_NAME: usize = 1024;
-/// Commands before a peer says what it wants, at most.
+/// Maximum number of commands before a peer asks to publish or play.
 const MAX_COMMANDS: u32 = 64;
 
-/// What a peer asks for.
+/// Request of a peer for the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
-    /// It wants to publish. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
+    /// The peer asks to publish. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
     Publish { app: String, key: Secret },
-    /// It wants to play. Answer in the same way.
+    /// The peer asks to play. Answer in the same way.
     Play { app: String, key: Secret },
-    /// A media message of a publisher that was let in.
+    /// Media message of an accepted publisher.
     Media(Message<'a>),
-    /// It has ended its stream.
+    /// The peer has ended its stream.
     End,
 }
 
 impl Request<'_> {
-    /// The same, in memory of its own.
+    /// Converts the request into an owned one.
     pub(crate) fn into_owned(self) -> Request<'static> {
         match self {
             Self::Publish { app, key } => Request::Publish { app, key },
@@ -43,14 +43,14 @@ impl Request<'_> {
     }
 }
 
-/// Why a peer is not let in.
+/// Reason to refuse a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// There is no such application or key.
+    /// The application or the key is unknown.
     NotFound,
-    /// Somebody publishes there.
+    /// The stream has a publisher already.
     InUse,
-    /// It may not, or there are enough players.
+    /// The peer is not allowed, or the maximum number of players is reached.
     Denied,
 }
 
@@ -60,7 +60,7 @@ enum State {
     Fresh,
     /// Waits for `publish` or `play`.
     Connected,
-    /// Has asked, and waits for an answer.
+    /// Waits for the answer to `publish` or `play`.
     Asked {
         publish: bool,
     },
@@ -69,7 +69,7 @@ enum State {
     Ended,
 }
 
-/// A connection that a peer has opened.
+/// Session of a server on one connection.
 pub(crate) struct ServerSession {
     link: Link,
     state: State,
@@ -79,7 +79,7 @@ pub(crate) struct ServerSession {
 }
 
 impl ServerSession {
-    /// `random` fills the handshake's packets.
+    /// Creates a session. `random` fills the handshake packets.
     pub(crate) fn new(random: &Random) -> Self {
         Self {
             link: Link::server(random),
@@ -94,7 +94,7 @@ impl ServerSession {
         &mut self.link
     }
 
-    /// Takes bytes from `input` up to something that concerns the host.
+    /// Reads `input` up to the next request for the endpoint.
     ///
     /// # Errors
     /// When the peer breaks the protocol.
@@ -103,7 +103,7 @@ impl ServerSession {
             let request = match message.kind {
                 message::COMMAND => self.command(&message)?,
                 _ if self.state == State::Publishing => Some(Request::Media(message)),
-                _ => None, // early or late
+                _ => None, // media before or after publishing is ignored
             };
             if request.is_some() {
                 return Ok(request);
@@ -137,7 +137,7 @@ impl ServerSession {
             ("publish" | "play", State::Connected) => return self.ask(name == "publish", argument(3)).map(Some),
             ("publish" | "play", _) => return Err(ProtocolError::Unexpected("publish or play")),
             ("pause", State::Playing) => {
-                // Live: there is nothing to pause, and the player is told so.
+                // A live stream cannot be paused, so the player is told that it goes on.
                 self.status("status", "NetStream.Play.Start", "This stream is live.");
             }
             ("FCUnpublish" | "deleteStream" | "closeStream", State::Publishing | State::Playing) => {
@@ -147,7 +147,7 @@ impl ServerSession {
                 self.state = State::Ended;
                 return Ok(Some(Request::End));
             }
-            _ => {} // what nobody needs an answer to
+            _ => {} // other commands need no response
         }
         Ok(None)
     }
@@ -156,7 +156,7 @@ impl ServerSession {
         let field = |name| arguments.and_then(|a| a.field(name));
         let app =
             field("app").and_then(Value::as_text).ok_or(ProtocolError::Malformed("connect without an application"))?;
-        // Some clients put parameters or a slash at the end.
+        // Some clients append parameters or a slash.
         let app = app.split_once('?').map_or(app, |(app, _)| app).trim_matches('/');
         self.app = bounded(app)?;
         self.link.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, WINDOW);
@@ -174,8 +174,8 @@ impl ServerSession {
             ("objectEncoding".to_owned(), Value::Number(0.0)),
         ];
         if ["fourCcList", "capsEx", "videoFourCcInfoMap", "audioFourCcInfoMap"].iter().any(|n| field(n).is_some()) {
-            // Enhanced RTMP v2, "Enhancing NetConnection connect command": media is passed on, whatever it is.
-            let everything = || Value::object([("*", Value::Number(4.0))]); // can forward
+            // Enhanced RTMP v2, "Enhancing NetConnection connect command": any codec is forwarded.
+            let everything = || Value::object([("*", Value::Number(4.0))]); // `CanForward`
             information.push(("fourCcList".into(), Value::StrictArray(vec![Value::text("*")])));
             information.push(("videoFourCcInfoMap".into(), everything()));
             information.push(("audioFourCcInfoMap".into(), everything()));
@@ -193,7 +193,7 @@ impl ServerSession {
         Ok(if publish { Request::Publish { app, key } } else { Request::Play { app, key } })
     }
 
-    /// Lets the peer in.
+    /// Accepts the request of the peer.
     pub(crate) fn accept(&mut self) {
         match self.state {
             State::Asked { publish: true } => {
@@ -215,7 +215,7 @@ impl ServerSession {
         }
     }
 
-    /// Turns the peer away; send what is left, and close.
+    /// Refuses the request of the peer. Send the remaining output, then close the connection.
     pub(crate) fn refuse(&mut self, refusal: Refusal) {
         let publish = matches!(self.state, State::Asked { publish: true });
         let (code, why) = match (publish, refusal) {
@@ -229,7 +229,7 @@ impl ServerSession {
         self.state = State::Ended;
     }
 
-    /// Tells a player that nothing more comes.
+    /// Notifies a player of the end of the stream.
     pub(crate) fn end(&mut self) {
         if self.state == State::Playing {
             self.link.event(event::STREAM_EOF, &[STREAM]);

@@ -1,4 +1,4 @@
-//! Client and server sessions against each other, and against hostile ones.
+//! Tests of client and server sessions against each other and against hostile peers.
 
 use super::*;
 use crate::{media::flv::amf0::Value, random::Random};
@@ -10,7 +10,7 @@ fn random(bytes: &mut [u8]) {
     }
 }
 
-/// Carries bytes to and fro in pieces of `step`, until there are no more.
+/// Pair of sessions that exchange bytes in pieces of `step`.
 struct Pair {
     server: ServerSession,
     client: ClientSession,

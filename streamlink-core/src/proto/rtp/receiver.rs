@@ -1,9 +1,9 @@
-//! One RTP stream as it arrives: its sequence (RFC 3550 appendix A.1), its quality (A.3, A.8), and packets put
-//! back in order within a window.
+//! Receiver of one RTP stream: sequence validation (RFC 3550 appendix A.1), quality (A.3, A.8), and reordering within
+//! a window.
 //!
-//! Packets that come in order pass at once. Behind a gap they are held until it is filled, or the window is
-//! over. A stream that starts anew, with another SSRC or a leap in its sequence, is believed when two of its
-//! packets follow each other; neither of them is lost.
+//! Packets in order pass at once. Packets behind a gap are held until the gap is filled or the window is over. A
+//! restart of the stream, with another SSRC or a jump of the sequence number, is accepted when two of its packets are
+//! consecutive. Neither of them is lost.
 
 use crate::media::{Packet, rtp::Header};
 use std::{
@@ -11,42 +11,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A step forward up to which the sequence counts as continued (RFC 3550 appendix A.1).
+/// Maximum step forward within one sequence, in packets (RFC 3550 appendix A.1).
 const MAX_DROPOUT: u64 = 3000;
-/// Packets that are held behind gaps at most.
+/// Maximum number of packets held behind gaps.
 const MAX_HELD: usize = 2048;
-/// A step back up to which a packet counts as an old one of the stream.
+/// Maximum step back within one sequence, in packets (RFC 3550 appendix A.1).
 const MAX_MISORDER: u64 = 1000;
-/// Gaps that are remembered after they have been given up.
+/// Maximum number of given-up gaps that are remembered.
 const MAX_GIVEN_UP: usize = 64;
-/// How long the stream must be silent before another SSRC may take its place.
+/// Minimum silence of the stream before another SSRC may replace it.
 const TAKEOVER: Duration = Duration::from_millis(100);
 
-/// What the receiver knows of the stream so far. All are packets, except the jitter.
+/// Quality of the stream so far, counted in packets if not stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Quality {
-    /// Given up: the window was over before they came.
+    /// Packets that did not arrive within the window.
     pub(crate) lost: u64,
-    /// Came out of order and were put in order.
+    /// Packets that arrived out of order and were put in order.
     pub(crate) recovered: u64,
-    /// Came after they had been given up, and were dropped.
+    /// Packets that were dropped because they arrived after they had been given up.
     pub(crate) late: u64,
-    /// Came twice, and were dropped.
+    /// Packets that were dropped because they had arrived before.
     pub(crate) duplicates: u64,
-    /// Of another SSRC, or far outside the sequence, and dropped.
+    /// Packets that were dropped because of another SSRC or a sequence number out of range.
     pub(crate) foreign: u64,
-    /// How often the stream has started anew.
+    /// Number of restarts of the stream.
     pub(crate) restarts: u64,
-    /// The interarrival jitter (RFC 3550 section 6.4.1).
+    /// Interarrival jitter (RFC 3550 section 6.4.1).
     pub(crate) jitter: Duration,
 }
 
-/// Follows one stream.
+/// Receiver of one RTP stream.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     window: Duration,
     stream: Option<Stream>,
-    /// The first packet of what may be a new stream.
+    /// First packet of a possible new stream.
     candidate: Option<(Header, Packet)>,
     quality: Quality,
 }
@@ -54,24 +54,24 @@ pub(crate) struct Receiver {
 #[derive(Debug)]
 struct Stream {
     ssrc: u32,
-    /// The extended sequence number that comes next.
+    /// Next extended sequence number.
     next: u64,
-    /// What is held, from `next` on; the first slot is a gap.
+    /// Held packets from `next` on. The first slot is a gap.
     held: VecDeque<Option<Packet>>,
-    /// When the packet behind the first gap came.
+    /// Arrival of the packet behind the first gap.
     gap_since: Option<Instant>,
     last_arrival: Instant,
-    /// What was given up of late, so that a packet that comes after all is told from one that comes twice.
+    /// Recently given-up gaps, to distinguish late packets from duplicates.
     given_up: VecDeque<std::ops::Range<u64>>,
-    /// Arrival and timestamp of the packet before, for the jitter.
+    /// Arrival and timestamp of the previous packet, for the jitter.
     previous: Option<(Instant, u32)>,
-    /// In timestamp units, times 16 (appendix A.8).
+    /// Jitter in timestamp units, times 16 (RFC 3550 appendix A.8).
     jitter: u64,
     clock_rate: u32,
 }
 
 impl Receiver {
-    /// `window`: how long a gap is held open. Zero: packets pass in the order of their arrival.
+    /// Creates a receiver. `window`: maximum wait for a missing packet. Zero: packets pass in the order of arrival.
     pub(crate) fn new(window: Duration) -> Self {
         Self { window, stream: None, candidate: None, quality: Quality::default() }
     }
@@ -80,7 +80,7 @@ impl Receiver {
         self.quality
     }
 
-    /// Takes one packet; what may pass now is appended to `out`, in order.
+    /// Handles a packet. Appends the packets that pass now to `out`, in order.
     pub(crate) fn handle(&mut self, header: &Header, packet: Packet, out: &mut Vec<Packet>) {
         let arrival = packet.arrival();
         let Some(stream) = &mut self.stream else { return self.audition(header, packet, out) };
@@ -102,13 +102,13 @@ impl Receiver {
         self.drop_candidate();
     }
 
-    /// When [`Receiver::handle_timeout`] has something to do.
+    /// Returns the time of the next call of [`Receiver::handle_timeout`], if there is a gap.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let since = self.stream.as_ref()?.gap_since?;
         since.checked_add(self.window)
     }
 
-    /// Gives up the gaps whose window is over.
+    /// Gives up gaps whose window is over.
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Packet>) {
         while self.next_timeout().is_some_and(|at| at <= now) {
             if let Some(stream) = &mut self.stream {
@@ -117,7 +117,7 @@ impl Receiver {
         }
     }
 
-    /// The stream is gone: what is held passes, and the next packet starts a new one.
+    /// Ends the stream. Appends the held packets to `out`; the next packet may start a new stream.
     pub(crate) fn reset(&mut self, out: &mut Vec<Packet>) {
         while let Some(stream) = &mut self.stream
             && !stream.held.is_empty()
@@ -128,7 +128,7 @@ impl Receiver {
         self.drop_candidate();
     }
 
-    /// A packet of what may be a new stream: believed when it follows the one before.
+    /// Handles a packet of a possible new stream. The stream is accepted when the packet follows the candidate.
     fn audition(&mut self, header: &Header, packet: Packet, out: &mut Vec<Packet>) {
         let follows = |first: &Header| first.ssrc == header.ssrc && first.sequence.wrapping_add(1) == header.sequence;
         match self.candidate.take() {
@@ -166,7 +166,7 @@ impl Stream {
     fn new(first: &Header, arrival: Instant) -> Self {
         Self {
             ssrc: first.ssrc,
-            // Well above zero, so that packets from before the first one have a number too.
+            // Well above zero, so that packets before the first one have a number as well.
             next: (1 << 32) + u64::from(first.sequence),
             held: VecDeque::new(),
             gap_since: None,
@@ -196,7 +196,7 @@ impl Stream {
             return out.push(packet);
         }
         if ahead >= MAX_HELD {
-            // More than can be held: what is held passes early, then the gap up to here is given up.
+            // More than can be held: release all held packets, and give up the gap up to this packet.
             while !self.held.is_empty() {
                 self.skip_gap(quality, out);
             }
@@ -218,7 +218,7 @@ impl Stream {
         self.release(out);
     }
 
-    /// Without a window, only the counters follow the sequence.
+    /// Passes a packet on at once and updates the counters, for a window of zero.
     fn pass_unordered(&mut self, sequence: u64, packet: Packet, quality: &mut Quality, out: &mut Vec<Packet>) {
         match sequence.checked_sub(self.next) {
             Some(gap) => {
@@ -233,7 +233,7 @@ impl Stream {
         out.push(packet);
     }
 
-    /// Lets pass what now follows without a gap.
+    /// Releases the held packets up to the next gap.
     fn release(&mut self, out: &mut Vec<Packet>) {
         let mut moved = false;
         while let Some(Some(_)) = self.held.front() {
@@ -242,12 +242,12 @@ impl Stream {
             moved = true;
         }
         if moved {
-            // The next gap has been open since the packet behind it came.
+            // The next gap is open since the arrival of the packet behind it.
             self.gap_since = self.held.iter().flatten().map(Packet::arrival).min();
         }
     }
 
-    /// Gives up the first gap, and lets pass what is behind it.
+    /// Gives up the first gap, and releases the packets behind it.
     fn skip_gap(&mut self, quality: &mut Quality, out: &mut Vec<Packet>) {
         let gap = self.held.iter().take_while(|slot| slot.is_none()).count();
         self.held.drain(..gap);
@@ -258,7 +258,7 @@ impl Stream {
         }
     }
 
-    /// Everything before `sequence` that has not come is lost.
+    /// Counts all missing packets before `sequence` as lost.
     fn give_up(&mut self, sequence: u64, quality: &mut Quality) {
         if sequence > self.next {
             quality.lost = quality.lost.saturating_add(sequence - self.next);
@@ -270,10 +270,10 @@ impl Stream {
         }
     }
 
-    /// RFC 3550 appendix A.8.
+    /// Updates the interarrival jitter (RFC 3550 appendix A.8).
     fn measure_jitter(&mut self, header: &Header, arrival: Instant) {
         let Some((before, timestamp)) = self.previous.replace((arrival, header.timestamp)) else { return };
-        // A pause of minutes is no jitter: steps are capped at a minute.
+        // A pause of minutes is no jitter, so steps are capped at one minute.
         let units = |d: Duration| {
             let micros = d.min(Duration::from_secs(60)).as_micros() as i64; // at most 6e7
             micros * i64::from(self.clock_rate) / 1_000_000
@@ -284,7 +284,7 @@ impl Stream {
         };
         let media = i64::from(header.timestamp.wrapping_sub(timestamp) as i32); // modulo 2^32
         let d = (step - media).unsigned_abs();
-        self.jitter = self.jitter + d - ((self.jitter + 8) >> 4); // d is below 2^33: it settles below 2^37
+        self.jitter = self.jitter + d - ((self.jitter + 8) >> 4); // d is below 2^33, so the jitter stays below 2^37
     }
 
     fn jitter(&self) -> Duration {
@@ -292,7 +292,7 @@ impl Stream {
     }
 }
 
-/// The extended sequence number that is closest to `next`; `None` if it is too far away to belong.
+/// Returns the extended sequence number closest to `next`, or `None` if it is out of range.
 fn extend(next: u64, sequence: u16) -> Option<u64> {
     let step = sequence.wrapping_sub(next as u16) as i16; // modulo 2^16
     let extended = next.checked_add_signed(step.into())?;

@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use zeroize::Zeroizing;
 
-/// The realm that we name.
+/// Realm of the server's challenges.
 const REALM: &str = "StreamLink";
-/// Parameters of a header at most.
+/// Maximum number of parameters read from a header.
 const MAX_PARAMETERS: usize = 32;
 
 /// A user name and password.
@@ -20,7 +20,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// What Basic has of it.
+    /// Returns the credentials for Basic authentication (`name:password` in Base64).
     pub(super) fn basic(&self) -> Zeroizing<String> {
         let both = Zeroizing::new(format!("{}:{}", self.name, self.password.reveal()));
         Zeroizing::new(BASE64_STANDARD.encode(both.as_bytes()))
@@ -34,7 +34,7 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    /// The hash of a text, which is wiped.
+    /// Returns the hash of a text in hexadecimal. The text is zeroized.
     fn hash(self, text: String) -> String {
         let text = Zeroizing::new(text);
         match self {
@@ -68,7 +68,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     out
 }
 
-/// `key=value` or `key="value"`, separated by commas.
+/// Reads parameters of the form `key=value` or `key="value"`, separated by commas.
 fn parameters(text: &str) -> Vec<(String, String)> {
     let (mut found, mut rest) = (Vec::new(), text.trim());
     while let Some((key, value)) = rest.split_once('=')
@@ -86,7 +86,7 @@ fn parameters(text: &str) -> Vec<(String, String)> {
     found
 }
 
-/// What proves that a client knows the password.
+/// Returns the `response` parameter of Digest, which proves knowledge of the password.
 fn proof(algorithm: Algorithm, user: &User, get: &dyn Fn(&str) -> Option<String>, method: &str) -> Option<String> {
     let (realm, nonce, uri) = (get("realm")?, get("nonce")?, get("uri")?);
     let who = Zeroizing::new(algorithm.hash(format!("{}:{realm}:{}", user.name, user.password.reveal())));
@@ -98,34 +98,36 @@ fn proof(algorithm: Algorithm, user: &User, get: &dyn Fn(&str) -> Option<String>
     }))
 }
 
-/// Compares in a time that tells nothing of where the two differ.
+/// Compares texts in a time that does not depend on the position of a difference.
 fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
 }
 
-/// What a server asks of the clients of one connection.
+/// Challenges of a server on one connection.
 #[derive(Debug)]
 pub(crate) struct Challenges {
     nonce: String,
 }
 
 impl Challenges {
-    /// `random` makes the nonce, which holds for one connection: what was said on another is of no use here.
+    /// Creates challenges with a random nonce. The nonce is valid on one connection, so that responses cannot be
+    /// replayed on another.
     pub(crate) fn new(random: &Random) -> Self {
         let mut bytes = [0; 16];
         random.fill(&mut bytes);
         Self { nonce: hex(&bytes) }
     }
 
-    /// The challenges, one a line. `stale`: the password may be right, only the nonce is not ours.
+    /// Returns the header lines of the challenges. `stale`: the response was right, but for another nonce.
     pub(super) fn headers(&self, stale: bool) -> String {
         let stale = if stale { ", stale=true" } else { "" };
         let digest = |algorithm: Algorithm| {
             let (nonce, name) = (&self.nonce, algorithm.name());
             format!("WWW-Authenticate: Digest realm=\"{REALM}\", nonce=\"{nonce}\", algorithm={name}{stale}\r\n")
         };
-        // In the order of preference (RFC 7616 section 3.7). Clients that know MD5 alone take the first and ignore its
-        // algorithm (live555), or the last (FFmpeg): either way they answer with MD5, which is right for one nonce.
+        // In the order of preference (RFC 7616 section 3.7). Clients that support only MD5 take the first and ignore
+        // its algorithm (live555), or take the last (FFmpeg). In both cases they answer with MD5, which is valid
+        // because all challenges have the same nonce.
         format!("{}{}WWW-Authenticate: Basic realm=\"{REALM}\"\r\n", digest(Algorithm::Sha256), digest(Algorithm::Md5))
     }
 
@@ -158,12 +160,12 @@ impl Challenges {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Accepted,
-    /// Right, but with a nonce of another connection.
+    /// Valid credentials, but with a nonce of another connection.
     Stale,
     Refused,
 }
 
-/// How a client answers the challenge of a server.
+/// Authentication scheme with which a client answers the challenge of a server.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Basic,
@@ -171,7 +173,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// Takes the best of a server's challenges: SHA-256, then MD5, then Basic.
+    /// Chooses the best of a server's challenges: Digest with SHA-256, then Digest with MD5, then Basic.
     pub(super) fn choose<'a>(challenges: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut best: Option<(u8, Self)> = None;
         for challenge in challenges {
@@ -196,7 +198,8 @@ impl Answer {
         best.map(|(_, answer)| answer)
     }
 
-    /// The header of a request. `count` counts the requests that were made with one nonce, `cnonce` is our part of it.
+    /// Returns the `Authorization` header of a request. `count` is the number of requests made with this nonce, and
+    /// `cnonce` is the client nonce.
     pub(super) fn header(
         &self,
         user: &User,

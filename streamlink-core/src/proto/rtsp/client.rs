@@ -1,4 +1,4 @@
-//! The side that calls: describes and plays, or announces and records.
+//! RTSP client session: describes and plays, or announces and records.
 
 use super::{Item, ProtocolError, Reader, SetUp, User, auth::Answer, message::Response, transport::Transport};
 use crate::{media::rtsp::Presentation, random::Random, secret::Secret, text::without};
@@ -7,32 +7,32 @@ use rtsp_types::headers;
 use std::{sync::Arc, time::Duration};
 use zeroize::Zeroizing;
 
-/// How long a session lives without a word, when the server does not say (RFC 2326 section 12.37).
+/// Session timeout in seconds if the server names none (RFC 2326 section 12.37).
 const DEFAULT_TIMEOUT: u64 = 60;
-/// Answers with a password that a server refuses, at most.
+/// Maximum number of consecutive `401` responses that are answered with credentials.
 const MAX_REFUSED: u32 = 2;
 
-/// What a call is for.
+/// Purpose of a client session.
 #[derive(Clone, Debug)]
 pub(crate) enum ClientRole {
     Play,
     Record(Arc<Presentation>),
 }
 
-/// What the host is told.
+/// Event of a client session for the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ClientEvent {
-    /// A track travels over UDP, to or from these ports of the server.
+    /// A track was set up over UDP, with these ports of the server. Zero: the server has named no ports.
     ServerPorts { track: usize, ports: (u16, u16) },
-    /// Media flows from now on.
+    /// The server has accepted PLAY or RECORD.
     Ready,
-    /// The server refuses; what it says.
+    /// The server refuses, with this status and reason.
     Rejected(String),
-    /// The server does not do UDP.
+    /// The server does not support UDP.
     NoUdp,
-    /// It is to be had elsewhere: an address, which may hold a password.
+    /// The server redirects to this URL, which may contain a password.
     Redirect(Secret),
-    /// An interleaved frame.
+    /// An interleaved frame was received.
     Frame { channel: u8, data: Bytes },
 }
 
@@ -41,14 +41,14 @@ enum State {
     Options,
     Describing,
     Announcing,
-    /// The number of the track.
+    /// Waits for the response to SETUP of this track.
     SettingUp(usize),
     Starting,
     Running,
     Ended,
 }
 
-/// A connection that we have opened.
+/// Session of a client on one connection.
 pub(crate) struct ClientSession {
     reader: Reader,
     out: Vec<u8>,
@@ -56,20 +56,20 @@ pub(crate) struct ClientSession {
     udp: bool,
     user: Option<User>,
     answer: Option<Answer>,
-    /// Requests with the answer.
+    /// Number of requests sent with `answer`.
     answered: u32,
-    /// Our part of its nonce.
+    /// Client nonce of `answer`.
     cnonce: String,
     refused: u32,
-    /// The address that was asked for, and the one that tracks are named from.
+    /// URL of the presentation, as requested. `base` is the URL to which track URLs are relative.
     url: String,
     base: String,
     state: State,
     wants_ports: Option<usize>,
     cseq: u32,
-    /// The request that is under way, to be repeated with a password: method, address, headers, body.
+    /// Last request, to be repeated with credentials: method, URL, headers and body.
     last: Option<(&'static str, String, String, Option<String>)>,
-    /// Whether the server knows GET_PARAMETER.
+    /// The server supports GET_PARAMETER.
     knows_get_parameter: bool,
     session: Option<String>,
     timeout: Duration,
@@ -78,7 +78,7 @@ pub(crate) struct ClientSession {
 }
 
 impl ClientSession {
-    /// `url` is the address without a password.
+    /// Creates a session and queues its first request. `url` contains no password.
     pub(crate) fn new(purpose: ClientRole, url: &str, user: Option<User>, udp: bool, random: &Random) -> Self {
         let mut cnonce = [0; 8];
         random.fill(&mut cnonce);
@@ -108,32 +108,32 @@ impl ClientSession {
         session
     }
 
-    /// More bytes have come.
+    /// Adds received bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.reader.push(bytes);
     }
 
-    /// What is to be sent. It never stops in the middle of a message.
+    /// Takes the bytes to be sent, always whole messages.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// How the tracks travel.
+    /// Returns the transports of the tracks.
     pub(crate) fn tracks(&self) -> &[Option<SetUp>] {
         &self.tracks
     }
 
-    /// What is played or recorded, once known.
+    /// Returns the presentation that is played or recorded, once known.
     pub(crate) fn presentation(&self) -> Option<&Arc<Presentation>> {
         self.presentation.as_ref()
     }
 
-    /// How often the server wants a sign of life.
+    /// Returns the interval between keep-alive requests: half the session timeout, 1 s to 30 s.
     pub(crate) fn keep_alive_interval(&self) -> Duration {
         (self.timeout / 2).clamp(Duration::from_secs(1), Duration::from_secs(30))
     }
 
-    /// The next thing that concerns the host.
+    /// Returns the next event for the endpoint.
     ///
     /// # Errors
     /// When the server breaks the protocol.
@@ -143,7 +143,7 @@ impl ClientSession {
                 Item::Response(response) => self.response(&response),
                 Item::Frame { channel, data } => Some(ClientEvent::Frame { channel, data }),
                 Item::Request(request) => {
-                    // A server may ask whether we are still there.
+                    // A server may send a request, such as OPTIONS, to check that the client is alive.
                     let cseq = request.header(&headers::CSEQ).map_or("0", |v| v.as_str());
                     let cseq: String = cseq.chars().filter(char::is_ascii_digit).take(20).collect();
                     self.out.extend(format!("RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\n\r\n").into_bytes());
@@ -189,7 +189,7 @@ impl ClientSession {
             }
         }
         if matches!(self.state, State::Running | State::Ended) {
-            return None; // an answer to a sign of life
+            return None; // a response to a keep-alive request
         }
         match status {
             200..=299 => self.step(response),
@@ -199,14 +199,14 @@ impl ClientSession {
             },
             401 => self.unauthorized(response),
             461 if self.udp => Some(ClientEvent::NoUdp),
-            // Some servers do not know OPTIONS: what comes next will tell.
+            // Some servers do not support OPTIONS. The next request decides.
             _ if self.state == State::Options && status != 404 => self.step(response),
             _ => Some(self.rejected(response)),
         }
     }
 
     fn unauthorized(&mut self, response: &Response) -> Option<ClientEvent> {
-        // A header that is there several times comes as one, with commas between.
+        // Several headers of this name are joined into one, separated by commas.
         let all = response.header(&headers::WWW_AUTHENTICATE).map(|v| v.as_str().to_owned()).unwrap_or_default();
         let answer = Answer::choose(split_challenges(&all).into_iter());
         self.refused += 1;
@@ -222,7 +222,7 @@ impl ClientSession {
         }
     }
 
-    /// The server agrees: on to the next thing.
+    /// Handles a successful response and sends the next request.
     fn step(&mut self, response: &Response) -> Option<ClientEvent> {
         self.refused = 0;
         match self.state {
@@ -288,13 +288,13 @@ impl ClientSession {
             self.wants_ports = Some(track);
             return None;
         }
-        let number = u8::try_from(2 * track).unwrap_or(0); // few tracks
+        let number = u8::try_from(2 * track).unwrap_or(0); // the number of tracks is small
         let transport = Transport { tcp: true, interleaved: Some((number, number + 1)), ..Transport::default() };
         self.send_set_up(track, transport);
         None
     }
 
-    /// The ports for a track that is to travel over UDP.
+    /// Sends SETUP for a track over UDP, with these ports of the client.
     pub(crate) fn offer_ports(&mut self, track: usize, ports: (u16, u16)) {
         self.wants_ports = None;
         self.send_set_up(track, Transport { client_port: Some(ports), ..Transport::default() });
@@ -330,13 +330,12 @@ impl ClientSession {
         self.set_up(track + 1)
     }
 
-    /// The track that is to travel over UDP and waits for a pair of ports, if one does; see
-    /// [`ClientSession::offer_ports`].
+    /// Returns the track that waits for a pair of UDP ports, if there is one. See [`ClientSession::offer_ports`].
     pub(crate) fn wants_ports(&self) -> Option<usize> {
         self.wants_ports
     }
 
-    /// Tells the server that we are still there.
+    /// Queues a keep-alive request.
     pub(crate) fn keep_alive(&mut self) {
         if self.state == State::Running {
             let url = self.aggregate();
@@ -344,7 +343,7 @@ impl ClientSession {
         }
     }
 
-    /// Says goodbye.
+    /// Queues TEARDOWN, if the server has opened a session.
     pub(crate) fn end(&mut self) {
         if self.session.is_some() && self.state != State::Ended {
             let url = self.aggregate();
@@ -353,7 +352,7 @@ impl ClientSession {
         self.state = State::Ended;
     }
 
-    /// The address of all tracks together.
+    /// Returns the URL that controls all tracks together.
     fn aggregate(&self) -> String {
         match self.purpose {
             ClientRole::Play => self.base.clone(),
@@ -361,7 +360,7 @@ impl ClientSession {
         }
     }
 
-    /// The address of a track: absolute, or from the base.
+    /// Returns the URL of a track. Its control attribute is absolute, or relative to the base.
     fn track_url(&self, track: usize) -> String {
         let own = Presentation::control(track);
         let control = match (&self.purpose, &self.presentation) {
@@ -381,14 +380,14 @@ impl ClientSession {
         self.state = State::Ended;
         let mut reason = response.reason_phrase().to_owned();
         if let Some(user) = &self.user {
-            // Some servers repeat what they were sent.
+            // Some servers echo the request, which may include credentials.
             reason = without(&without(&reason, user.password.reveal()), &user.basic());
         }
         ClientEvent::Rejected(format!("{} {reason}", u16::from(response.status())))
     }
 }
 
-/// Several challenges in one header: each begins with the name of a scheme.
+/// Splits a header with several challenges. Each begins with the name of a scheme.
 fn split_challenges(text: &str) -> Vec<&str> {
     let mut starts: Vec<usize> = Vec::new();
     let lower = text.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! Bytes to messages: requests and responses (through rtsp-types), and interleaved frames (RFC 2326 section 10.12).
+//! Reading of messages: requests and responses (with rtsp-types), and interleaved frames (RFC 2326 section 10.12).
 
 use super::ProtocolError;
 use crate::media::compact;
@@ -6,9 +6,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use rtsp_types::{Message, ParseError};
 use std::fmt;
 
-/// The longest header of a message, in bytes.
+/// Maximum length of the header of a message, in bytes.
 const MAX_HEAD: usize = 16 << 10;
-/// The longest body of a message, in bytes: an SDP.
+/// Maximum length of the body of a message (SDP), in bytes.
 const MAX_BODY: usize = 64 << 10;
 
 pub(crate) type Request = rtsp_types::Request<Vec<u8>>;
@@ -21,7 +21,7 @@ pub(crate) enum Item {
     Frame { channel: u8, data: Bytes },
 }
 
-// Headers may hold a password: they are not shown.
+// Headers are left out because they may contain a password.
 impl fmt::Debug for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -32,16 +32,16 @@ impl fmt::Debug for Item {
     }
 }
 
-/// Takes bytes apart. Holds one message or frame that is not complete, within the limits above.
+/// Splits bytes into messages and frames. Holds at most one incomplete message or frame, within the limits above.
 #[derive(Default)]
 pub(crate) struct Reader {
     rest: Bytes,
-    /// The size of the buffer in which the rest lies.
+    /// Size of the buffer that contains `rest`.
     buffer: usize,
 }
 
 impl Reader {
-    /// More bytes have come. They are copied once; frames share the copy, unless they are small against it.
+    /// Adds received bytes. The bytes are copied once. Frames share this copy, unless they are small compared with it.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         if self.rest.is_empty() {
             self.rest = Bytes::copy_from_slice(bytes);
@@ -54,7 +54,7 @@ impl Reader {
         self.buffer = self.rest.len();
     }
 
-    /// The next message or frame, if it is complete.
+    /// Returns the next message or frame, if it is complete.
     pub(crate) fn next(&mut self) -> Result<Option<Item>, ProtocolError> {
         // Some peers send empty lines between messages.
         while matches!(self.rest.first(), Some(b'\r' | b'\n')) {
@@ -75,7 +75,7 @@ impl Reader {
         }
         let mut data = self.rest.split_to(length);
         data.advance(4);
-        // Whoever keeps it must not keep all that came with it.
+        // Prevents a small frame that is kept from keeping the whole buffer alive.
         Some(Item::Frame { channel, data: compact(data, self.buffer) })
     }
 

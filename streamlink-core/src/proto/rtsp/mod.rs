@@ -1,6 +1,6 @@
 //! RTSP 1.0 (RFC 2326).
 //!
-//! From the bottom up: [`Reader`], which turns bytes into requests, responses and interleaved frames; the `Transport`
+//! From the bottom up: [`Reader`], which splits bytes into requests, responses and interleaved frames; the `Transport`
 //! header; Basic and Digest authentication; [`ServerSession`] and [`ClientSession`].
 
 mod auth;
@@ -17,19 +17,19 @@ pub(crate) use server::{Directory, Found, Request, ServerSession, SetUp};
 
 use message::{Item, Reader};
 
-/// What a peer did that ends its connection.
+/// Violation of the protocol by a peer, which ends the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProtocolError {
     #[error("{0}")]
     Malformed(&'static str),
     #[error("too many requests without a result")]
     TooManyRequests,
-    /// The client was answered, and is to be cut off: too many of its attempts were refused.
+    /// Too many attempts of the client were refused. The last one was answered, and the connection is to be closed.
     #[error("too many refused attempts")]
     TooManyAttempts,
 }
 
-/// A status (RFC 2326 section 7.1.1).
+/// Status code and reason phrase (RFC 2326 section 7.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Status(pub(crate) u16, pub(crate) &'static str);
 
@@ -44,6 +44,6 @@ impl Status {
     pub(crate) const NOT_VALID_IN_THIS_STATE: Self = Self(455, "Method Not Valid in This State");
     pub(crate) const UNSUPPORTED_TRANSPORT: Self = Self(461, "Unsupported Transport");
     pub(crate) const NOT_IMPLEMENTED: Self = Self(501, "Not Implemented");
-    /// Too many attempts were refused: nothing more is looked at, and the connection ends.
+    /// Too many attempts were refused. No further request is handled, and the connection ends.
     pub(crate) const SERVICE_UNAVAILABLE: Self = Self(503, "Service Unavailable");
 }

@@ -1,4 +1,4 @@
-//! The side that was called: a client announces and records, or describes and plays.
+//! RTSP server session: a client announces and records, or describes and plays.
 
 use super::{
     Challenges, Item, ProtocolError, Reader, Status, User,
@@ -12,84 +12,84 @@ use percent_encoding::percent_decode_str;
 use rtsp_types::{Method, headers};
 use std::{fmt::Write, net::IpAddr, sync::Arc};
 
-/// Requests before a client plays or records, at most.
+/// Maximum number of requests before a client plays or records.
 const MAX_REQUESTS: u32 = 128;
-/// Wrong passwords of one connection at most: with the last of them it ends.
+/// Number of wrong passwords on one connection after which it ends.
 const MAX_REFUSED: u32 = 4;
-/// Answers that wait to be sent at most, in bytes: one with the longest SDP, and some more.
+/// Maximum size of the pending responses, in bytes: one with the longest SDP, and some more.
 const MAX_PENDING: usize = 128 << 10;
-/// After how many seconds of silence a session ends, as clients are told.
+/// Session timeout announced to clients, in seconds.
 pub(crate) const SESSION_TIMEOUT: u32 = 60;
 
-/// What a client wants.
+/// Request of a client for the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// To send what it has announced. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
+    /// RECORD of the announced presentation. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
     Publish { path: String, presentation: Arc<Presentation> },
-    /// To be sent the tracks that it has set up. Answer in the same way.
+    /// PLAY of the tracks that were set up. Answer in the same way.
     Play { path: String },
-    /// An interleaved frame.
+    /// Interleaved frame.
     Frame { channel: u8, data: Bytes },
-    /// It has ended its session.
+    /// TEARDOWN: the client has ended its session.
     End,
 }
 
-/// How a track travels.
+/// Transport of a track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SetUp {
-    /// In the connection, on these channels.
+    /// Interleaved in the connection, on these channels.
     Tcp { rtp: u8, rtcp: u8 },
-    /// Over UDP; the directory knows where.
+    /// Unicast over UDP, to and from the ports opened by the directory.
     Udp,
-    /// Over UDP, to a group that others hear too.
+    /// Multicast over UDP, to a group shared with other players.
     Multicast,
 }
 
-/// What there is at a path.
+/// Stream found at a path.
 #[derive(Clone)]
 pub(crate) struct Found {
-    /// Who may; everybody, if nobody is named.
+    /// Required credentials. `None`: everybody may use the stream.
     pub(crate) user: Option<User>,
-    /// What can be played.
+    /// Presentation that can be played.
     pub(crate) presentation: Option<Arc<Presentation>>,
     pub(crate) tcp: bool,
     pub(crate) udp: bool,
-    /// What can be played is sent to a group: for each track, its address, ports and reach.
+    /// Multicast group of each track: address, RTP and RTCP ports, and TTL. Empty without multicast.
     pub(crate) groups: Vec<(IpAddr, (u16, u16), u8)>,
 }
 
-/// What a session asks of its surroundings.
+/// Lookups that a session makes at its port.
 pub(crate) trait Directory {
-    /// What there is at a path, for one who wants to publish or to play. It has not shown its password yet.
+    /// Returns the stream at a path, to publish or to play. The client is not authenticated yet.
     ///
     /// [`Status::SERVICE_UNAVAILABLE`] ends the connection.
     fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status>;
 
-    /// Takes note of a wrong password for what was found.
+    /// Counts a wrong password for a path.
     fn wrong_password(&mut self, _publish: bool, _path: &str) {}
 
-    /// Looks whether a client that has shown its password may announce: nobody else publishes there.
+    /// Checks that an authenticated client may announce, that is, that the path has no publisher.
     fn may_announce(&mut self, _path: &str) -> Result<(), Status> {
         Ok(())
     }
 
-    /// Opens a pair of ports for a track that is to travel over UDP, from these ports of the client or to them. The
-    /// client has shown its password, and the track exists.
+    /// Opens a pair of UDP ports for a track and returns their numbers. `client`: ports of the client for RTP and RTCP.
+    /// The client is authenticated, and the track exists.
     fn open_udp(&mut self, publish: bool, path: &str, track: usize, client: (u16, u16)) -> Result<(u16, u16), Status>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Fresh,
-    /// A path is chosen.
+    /// Has chosen a path by DESCRIBE, ANNOUNCE or SETUP.
     Chosen,
-    /// Has asked to play or record, and waits for an answer.
+    /// Waits for the answer to PLAY or RECORD.
     Asked,
     Running,
     Ended,
 }
 
-/// A connection that a client has opened.
+/// Session of a server on one connection.
 pub(crate) struct ServerSession {
     reader: Reader,
     out: Vec<u8>,
@@ -102,15 +102,15 @@ pub(crate) struct ServerSession {
     path: String,
     found: Option<Found>,
     tracks: Vec<Option<SetUp>>,
-    /// The number of the request that waits for an answer, and the address that it named.
+    /// CSeq and URL of the request that waits for an answer.
     asked: Option<(String, String)>,
-    /// A player wants nothing for now.
+    /// The player has paused.
     paused: bool,
     reports: Reports,
 }
 
 impl ServerSession {
-    /// `random` makes the session's number and nonce.
+    /// Creates a session. `random` generates its identifier and nonce.
     pub(crate) fn new(random: &Random) -> Self {
         let mut id = [0; 8];
         random.fill(&mut id);
@@ -132,22 +132,22 @@ impl ServerSession {
         }
     }
 
-    /// More bytes have come.
+    /// Adds received bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.reader.push(bytes);
     }
 
-    /// What is to be sent. It never stops in the middle of a message.
+    /// Takes the bytes to be sent, always whole messages.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// How the tracks travel; those that were not set up do not.
+    /// Returns the transports of the tracks. `None`: the track was not set up.
     pub(crate) fn tracks(&self) -> &[Option<SetUp>] {
         &self.tracks
     }
 
-    /// The next thing that concerns the host.
+    /// Returns the next request for the endpoint.
     ///
     /// # Errors
     /// When the client breaks the protocol.
@@ -221,7 +221,7 @@ impl ServerSession {
         Ok(None)
     }
 
-    /// Looks whether a client may do what it wants; `Err` is the answer when it may not.
+    /// Looks up a path and checks the credentials of the client. `Err` is the status of the response.
     fn admit(
         &mut self,
         publish: bool,
@@ -237,7 +237,7 @@ impl ServerSession {
                 Verdict::Accepted => {}
                 Verdict::Stale => return Err(STALE),
                 Verdict::Refused => {
-                    // The first request comes without a password as a rule.
+                    // Clients usually send the first request without credentials, which is no wrong password.
                     if header.is_some() {
                         self.refused += 1;
                         directory.wrong_password(publish, path);
@@ -264,7 +264,7 @@ impl ServerSession {
         let presentation = found.presentation.as_ref().ok_or(Status::NOT_FOUND)?;
         let is_same = self.path == path && self.tracks.len() == presentation.tracks().len();
         if !is_same && self.tracks.iter().any(Option::is_some) {
-            return Err(Status::NOT_VALID_IN_THIS_STATE); // what was set up belongs to the other
+            return Err(Status::NOT_VALID_IN_THIS_STATE); // the tracks that were set up belong to another presentation
         }
         let sdp = presentation.to_sdp();
         self.choose(false, path, found);
@@ -313,7 +313,7 @@ impl ServerSession {
         directory: &mut dyn Directory,
     ) -> Result<(), Status> {
         if self.state == State::Fresh {
-            // Some clients know what there is without asking.
+            // Some clients know the tracks and send no DESCRIBE.
             let path = path_of(request);
             let base = path.rsplit_once("/trackID=").map_or(path.as_str(), |(base, _)| base).to_owned();
             let found = self.admit(false, &base, request, directory)?;
@@ -340,7 +340,7 @@ impl ServerSession {
                 transport.group = group;
                 SetUp::Multicast
             } else if transport.tcp {
-                let number = u8::try_from(2 * track).unwrap_or(0); // few tracks
+                let number = u8::try_from(2 * track).unwrap_or(0); // the number of tracks is small
                 let (rtp, rtcp) = transport.interleaved.unwrap_or((number, number + 1));
                 transport.interleaved = Some((rtp, rtcp));
                 let taken = |other: &Option<SetUp>| match other {
@@ -365,7 +365,7 @@ impl ServerSession {
         Err(Status::UNSUPPORTED_TRANSPORT)
     }
 
-    /// Which track an address names.
+    /// Returns the track that a URL names.
     fn track(&self, uri: &str, presentation: &Presentation) -> Option<usize> {
         let uri = uri.trim_end_matches('/');
         let tracks = presentation.tracks();
@@ -378,7 +378,7 @@ impl ServerSession {
             };
         }
         let named = tracks.iter().position(|track| !track.control.is_empty() && uri.ends_with(&track.control));
-        // Without names, in their order.
+        // Tracks without a control attribute are set up in their order.
         named.or_else(|| self.tracks.iter().position(Option::is_none).filter(|at| tracks[*at].control.is_empty()))
     }
 
@@ -406,23 +406,23 @@ impl ServerSession {
         }
     }
 
-    /// RTCP of a player has come.
+    /// Handles an RTCP packet of a player.
     pub(crate) fn report(&mut self, compound: &[u8]) {
         self.reports.take(compound);
     }
 
-    /// Packets that a player has reported lost.
+    /// Returns the number of lost packets that the player has reported.
     pub(crate) fn reported_lost(&self) -> u64 {
         self.reports.lost()
     }
 
-    /// Whether a player wants nothing for now. It goes on with what is live then: nothing is kept for it.
+    /// Returns whether the player has paused. It resumes with live media; nothing is stored during a pause.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Lets the client do what it has asked for. `first`: of each track, the sequence number and the timestamp of the
-    /// first packet that a player will be sent, as far as they are known (RFC 2326 section 12.33).
+    /// Accepts PLAY or RECORD. `first`: for each track, the sequence number and timestamp of the first packet that the
+    /// player will be sent, if known (RFC 2326 section 12.33).
     pub(crate) fn accept(&mut self, first: &[Option<(u16, u32)>]) {
         let Some((cseq, uri)) = self.asked.take() else { return };
         let mut headers = self.session();
@@ -444,7 +444,7 @@ impl ServerSession {
         self.respond(&cseq, Status::OK, &headers, None);
     }
 
-    /// Turns the client away; send what is left, and close.
+    /// Refuses PLAY or RECORD. Send the remaining output, then close the connection.
     pub(crate) fn refuse(&mut self, status: Status) {
         if let Some((cseq, _)) = self.asked.take() {
             self.fail(&cseq, status);
@@ -470,7 +470,7 @@ impl ServerSession {
         }
     }
 
-    /// `cseq` comes from the peer: nothing of it but digits goes back.
+    /// Queues a response. Only the digits of `cseq` are returned to the peer, which has sent it.
     fn respond(&mut self, cseq: &str, Status(code, reason): Status, headers: &str, body: Option<&str>) {
         let cseq: String = cseq.chars().filter(char::is_ascii_digit).take(20).collect();
         let mut text = format!("RTSP/1.0 {code} {reason}\r\nCSeq: {cseq}\r\nServer: StreamLink\r\n{headers}");
@@ -486,10 +486,10 @@ impl ServerSession {
 const PUBLIC: &str =
     "Public: OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, PAUSE, RECORD, GET_PARAMETER, SET_PARAMETER, TEARDOWN\r\n";
 
-/// Unauthorized, but only for the nonce.
+/// Status for valid credentials with the nonce of another connection. Sent as `401` with `stale=true`.
 const STALE: Status = Status(401, "Unauthorized (stale)");
 
-/// The path of a request, decoded, without slashes around it.
+/// Returns the path of a request, percent-decoded and without leading and trailing slashes.
 fn path_of(request: &message::Request) -> String {
     let path = request.request_uri().map(|uri| uri.path()).unwrap_or_default();
     percent_decode_str(path).decode_utf8_lossy().trim_matches('/').to_owned()

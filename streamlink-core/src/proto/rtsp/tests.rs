@@ -1,4 +1,4 @@
-//! Client and server sessions against each other, and hostile ones.
+//! Tests of client and server sessions against each other, recorded clients and hostile peers.
 
 use super::*;
 use crate::{media::rtsp::Presentation, random::Random};
@@ -26,7 +26,7 @@ struct House {
     groups: Vec<(std::net::IpAddr, (u16, u16), u8)>,
     opened: Vec<(usize, (u16, u16))>,
     wrong_passwords: u32,
-    /// Somebody publishes.
+    /// The path has a publisher.
     is_live: bool,
     /// Too many attempts were refused.
     is_exhausted: bool,
@@ -79,7 +79,7 @@ impl Directory for House {
     }
 }
 
-/// Carries bytes to and fro in pieces of `step`, until nothing moves.
+/// Exchanges bytes between the sessions in pieces of `step`, until neither has output.
 fn run(
     server: &mut ServerSession,
     client: &mut ClientSession,
@@ -147,7 +147,7 @@ fn rtsp_clients_play_and_record_at_every_split() {
     }
 }
 
-/// What these clients have said to a server, taken from the wire. The name of the session alone is another one.
+/// Requests of real clients, recorded from the network. Only the session identifier is replaced.
 #[test]
 fn rtsp_server_understands_recorded_clients() -> Result<(), Box<dyn std::error::Error>> {
     let recorded = |name: &str| -> std::io::Result<Vec<u8>> {
@@ -185,7 +185,7 @@ fn rtsp_server_understands_recorded_clients() -> Result<(), Box<dyn std::error::
                 }
             }
             assert_eq!(asked, Some(("cam".to_owned(), tracks)), "{name}");
-            // Of those that record, what was kept breaks off within the media.
+            // The recordings of publishing clients end within the media.
             assert_eq!((frames > 0, ended), (tracks > 0, tracks == 0), "{name}");
             let answers = server.take_output();
             let answers = String::from_utf8_lossy(&answers);
@@ -262,7 +262,7 @@ fn rtsp_server_refuses_requests_out_of_state_and_oversized() {
     );
     assert_eq!(say(&long).1, Err(ProtocolError::Malformed("a body that is too long")));
     assert_eq!(say("GET / HTTP/1.1\r\n\r\n").1, Err(ProtocolError::Malformed("not an RTSP message")));
-    // What a peer says is not repeated to others, nor to itself.
+    // Text from a peer is not echoed, so that it cannot inject headers.
     let (_, _, said) = say("OPTIONS * RTSP/1.0\r\nCSeq: 7\u{b}Evil: x\r\n\r\n");
     assert!(!said.contains("Evil"), "{said}");
 }
@@ -306,7 +306,7 @@ proptest! {
     }
 }
 
-/// A client may send one short frame of its track in each read, and fill the rest with frames that nobody wants.
+/// A client may send one short frame of its track in each read, and fill the rest with frames on unused channels.
 #[test]
 fn rtsp_frame_that_is_small_against_what_came_with_it_is_copied() {
     let frame = |channel: u8, length: usize| {
@@ -324,14 +324,14 @@ fn rtsp_frame_that_is_small_against_what_came_with_it_is_copied() {
         }
         frames
     };
-    // Memory that is shared cannot be taken back for writing.
+    // Unique bytes share no memory with other frames.
     let is_alone = |frames: Vec<bytes::Bytes>, at: usize| frames[at].is_unique();
     let mixed = [frame(0, 188), frame(9, 60_000)].concat();
     assert!(is_alone(next(&mixed), 0));
     let two_pieces = [next(&mixed[..30_000]), next(&mixed[30_000..])];
     assert_eq!([two_pieces[0].len(), two_pieces[1].len()], [1, 1]);
     assert!(two_pieces[0][0].is_unique());
-    // A picture in pieces: they share what was read.
+    // The packets of a picture share the buffer of one read.
     let picture: Vec<u8> = (0..7).flat_map(|_| frame(0, 1400)).collect();
     assert!(!is_alone(next(&picture), 0));
 }
@@ -346,7 +346,7 @@ fn locked() -> House {
 #[test]
 fn rtsp_server_counts_wrong_passwords_and_ends_the_connection() {
     let (mut server, mut house) = (ServerSession::new(&Random::of(random)), locked());
-    // Without a password, as a first request comes: asked for one, and not counted.
+    // A first request without credentials is challenged, and not counted as a wrong password.
     server.push(format!("{DESCRIBE}\r\n").as_bytes());
     assert_eq!(server.next(&mut house), Ok(None));
     assert_eq!(house.wrong_passwords, 0);
@@ -356,7 +356,7 @@ fn rtsp_server_counts_wrong_passwords_and_ends_the_connection() {
         assert_eq!(server.next(&mut house), Ok(None));
         assert_eq!(house.wrong_passwords, number);
     }
-    // The last is answered, and what follows it is not looked at.
+    // The last wrong password is answered, and the requests after it are ignored.
     server.take_output();
     server.push(wrong.repeat(3).as_bytes());
     assert_eq!(server.next(&mut house), Err(ProtocolError::TooManyAttempts));

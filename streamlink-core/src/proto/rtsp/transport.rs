@@ -2,23 +2,23 @@
 
 use std::net::IpAddr;
 
-/// One way for a track to travel.
+/// One transport of a `Transport` header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transport {
-    /// Interleaved in the connection; otherwise over UDP.
+    /// Interleaved in the connection, instead of over UDP.
     pub(crate) tcp: bool,
     pub(crate) multicast: bool,
-    /// The channels of RTP and RTCP.
+    /// Channels for RTP and RTCP.
     pub(crate) interleaved: Option<(u8, u8)>,
-    /// The ports of the client for RTP and RTCP.
+    /// Ports of the client for RTP and RTCP.
     pub(crate) client_port: Option<(u16, u16)>,
     pub(crate) server_port: Option<(u16, u16)>,
-    /// Of multicast: the group, its ports and its reach.
+    /// Multicast group: address, RTP and RTCP ports, and TTL.
     pub(crate) group: Option<(IpAddr, (u16, u16), u8)>,
     pub(crate) record: bool,
 }
 
-/// `a-b`, or `a`, which stands for `a` and the next.
+/// Parses `a-b`, or `a`, which stands for `a` and the next number.
 fn pair<T: std::str::FromStr + Copy>(text: &str, next: impl Fn(T) -> Option<T>) -> Option<(T, T)> {
     match text.split_once('-') {
         Some((a, b)) => Some((a.parse().ok()?, b.parse().ok()?)),
@@ -30,7 +30,7 @@ fn pair<T: std::str::FromStr + Copy>(text: &str, next: impl Fn(T) -> Option<T>) 
 }
 
 impl Transport {
-    /// Reads the ways that a header offers, in the order of preference; those that are unknown are left out.
+    /// Parses the transports of a header, in the order of preference. Unknown transports are left out.
     pub(crate) fn parse_all(header: &str) -> Vec<Transport> {
         header.split(',').take(16).filter_map(Self::parse).collect()
     }

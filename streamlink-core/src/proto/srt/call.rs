@@ -1,5 +1,5 @@
-//! The caller's half of the handshake (draft-sharabayko-srt-01, section 4.3.1): induction, conclusion, repeated
-//! until they are answered or the time is up.
+//! Caller side of the handshake (draft-sharabayko-srt-01, section 4.3.1). Induction and conclusion are each repeated
+//! until answered, or until the time is up.
 
 use super::{
     connection::{Agreement, Connection},
@@ -12,22 +12,22 @@ use super::{
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
-/// How often a packet of the handshake is sent until it is answered.
+/// Interval at which a handshake packet is repeated until it is answered.
 const REPEAT: Duration = Duration::from_millis(250);
 
-/// How a call goes.
+/// Progress of a call.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    /// Not decided yet.
+    /// The handshake is not complete yet.
     Calling,
     Connected(Box<Connection>),
-    /// The listener refuses.
+    /// The listener has rejected the call.
     Rejected(Rejection),
-    /// No answer in time.
+    /// The listener has not answered in time.
     TimedOut,
 }
 
-/// Calls a listener.
+/// Handshake of a caller with a listener.
 #[derive(Debug)]
 pub(crate) struct Caller {
     terms: Terms,
@@ -36,7 +36,7 @@ pub(crate) struct Caller {
     initial_sequence: Sequence,
     keys: Option<Keys>,
     material: Option<Vec<u8>>,
-    /// Set once the listener has answered the induction.
+    /// Cookie of the listener, set once it has answered the induction.
     cookie: Option<u32>,
     next_send: Instant,
     deadline: Instant,
@@ -62,7 +62,7 @@ impl Caller {
         }
     }
 
-    /// The packet that is due, if one is.
+    /// Returns the packet that is due, if there is one.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Vec<u8>> {
         if now < self.next_send {
             return None;
@@ -94,7 +94,7 @@ impl Caller {
         Some(write_control(&Control::Handshake(&body), timestamp, 0))
     }
 
-    /// When something is due.
+    /// Returns the time at which the caller has something to do.
     pub(crate) fn next_timeout(&self) -> Instant {
         self.next_send.min(self.deadline)
     }
@@ -103,7 +103,7 @@ impl Caller {
         if now >= self.deadline { Progress::TimedOut } else { Progress::Calling }
     }
 
-    /// One handshake packet of the listener.
+    /// Handles a handshake packet of the listener.
     pub(crate) fn handle(&mut self, body: &[u8], timestamp: u32, now: Instant) -> Progress {
         let Some(answer) = Handshake::parse(body) else { return Progress::Calling };
         match (answer.kind, self.cookie) {

@@ -1,7 +1,7 @@
-//! An established connection: what comes in is sorted to its two halves, and what they have to say goes out.
+//! Established connection. It passes received packets to its sending and receiving halves, and sends what they produce.
 //!
-//! Given packets and the time; asked for packets to send ([`Connection::poll_transmit`]), payloads to hand over
-//! ([`Connection::poll_payload`]) and the next moment at which something happens ([`Connection::next_timeout`]).
+//! Sans-IO: driven by packets and the time. It returns packets to send ([`Connection::poll_transmit`]), payloads to
+//! deliver ([`Connection::poll_payload`]) and the time of its next action ([`Connection::next_timeout`]).
 
 use super::{
     crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_SECRET, STATUS_NO_SECRET},
@@ -18,38 +18,39 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// How often acknowledgements are looked after (section 4.8.1).
+/// Interval at which acknowledgements are considered (section 4.8.1).
 const ACK_INTERVAL: Duration = Duration::from_millis(10);
-/// A connection without traffic says so often that it is alive (section 3.2.3).
+/// Idle time after which a keep-alive packet is sent (section 3.2.3).
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// The round trip until one was measured (section 4.10).
+/// Round-trip time assumed until one was measured (section 4.10).
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Control packets that wait to be sent at most; beyond that the oldest are dropped, as a network would.
+/// Maximum number of queued control packets. Beyond that the oldest are dropped, as a network would.
 const MAX_CONTROL: usize = 1024;
-/// The memory for encryption grows by so many bytes.
+/// Size in bytes by which the memory for encryption grows.
 const ARENA: usize = 24 * 1456;
-/// The sender gives packets up when they are so much older than the latency, and a second at least.
+/// Margin above the latency at which the sender drops packets. Their age is at least [`MIN_DROP_AGE`].
 const DROP_MARGIN: Duration = Duration::from_millis(20);
+/// Minimum age at which the sender drops packets.
 const MIN_DROP_AGE: Duration = Duration::from_millis(1000);
 
-/// Minimum interval between two derivations of the key that wraps the peer's keys, as each takes time from all
-/// connections. In libsrt the salt, and so that key, stays the same for a connection.
+/// Minimum interval between two derivations of the key that wraps the peer's keys, as each delays all connections. In
+/// libsrt the salt, and so that key, stays the same for a connection.
 const DERIVATION_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a connection is set up with, after both ends have agreed.
+/// Parameters of a connection, on which both ends have agreed.
 #[derive(Clone, Debug)]
 pub(crate) struct Agreement {
     pub(crate) local_id: u32,
     pub(crate) peer_id: u32,
     pub(crate) initial_sequence: Sequence,
-    /// How long we hold what we receive.
+    /// Time for which we hold received packets.
     pub(crate) receive_latency: Duration,
-    /// How long the peer holds what we send.
+    /// Time for which the peer holds the packets that we send.
     pub(crate) send_latency: Duration,
     pub(crate) drop_late: bool,
-    /// The timestamp of the peer's last handshake packet.
+    /// Timestamp of the peer's last handshake packet.
     pub(crate) peer_timestamp: u32,
-    /// When our own timestamps started.
+    /// Start of our own timestamps.
     pub(crate) start: Instant,
     pub(crate) keys: Option<Keys>,
     pub(crate) passphrase: Option<Secret>,
@@ -57,37 +58,37 @@ pub(crate) struct Agreement {
     pub(crate) buffer: usize,
     /// Packets that the peer's buffer holds.
     pub(crate) peer_window: usize,
-    /// The most that is sent, repeats included.
+    /// Maximum send rate, including retransmissions.
     pub(crate) bytes_per_second: u64,
     pub(crate) peer_idle: Duration,
-    /// Packets after which the key changes, and how many before that the next one is announced.
+    /// Number of packets after which the key changes. The next key is announced `key_announce` packets before that.
     pub(crate) key_refresh: u64,
     pub(crate) key_announce: u64,
     pub(crate) random: Random,
 }
 
-/// A packet to be sent.
+/// Packet to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Transmit {
-    /// Of a data packet; a control packet is all in its body.
+    /// Header of a data packet. A control packet is entirely in `body`.
     pub(crate) header: Option<[u8; 16]>,
     pub(crate) body: Bytes,
 }
 
-/// Why a connection has ended.
+/// Reason why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
-    /// The peer has said so.
+    /// The peer has sent a shutdown packet.
     Shutdown,
-    /// Nothing came for too long.
+    /// Nothing was received for too long.
     Idle,
-    /// Of what was sent nothing was acknowledged for too long, though the peer is there.
+    /// No sent packet was acknowledged for too long, though the peer is alive.
     Unacknowledged,
-    /// The peer has broken the protocol; how.
+    /// The peer has broken the protocol, in the given way.
     Protocol(&'static str),
 }
 
-/// A connection at one moment.
+/// Statistics of a connection at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ConnectionStats {
     pub(crate) sent: SendCounts,
@@ -96,14 +97,14 @@ pub(crate) struct ConnectionStats {
     pub(crate) latency: Duration,
     pub(crate) buffered: Duration,
     pub(crate) encrypted: bool,
-    /// Packets that could not be decrypted.
+    /// Number of packets that could not be decrypted.
     pub(crate) undecrypted: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     agreement: Agreement,
-    /// What the peer sends is of no use.
+    /// Set if payloads of the peer are dropped.
     sends_only: bool,
     sender: SendHalf,
     receiver: ReceiveHalf,
@@ -115,25 +116,25 @@ pub(crate) struct Connection {
     last_said: Instant,
     next_ack: Instant,
     closed: Option<CloseReason>,
-    /// The peer has said goodbye: what has come is still handed over, each packet at its time.
+    /// Set after a shutdown of the peer. Received packets are still delivered, each at its time.
     ending: bool,
-    /// The key that we send with, and how many packets were sent with it.
+    /// Key in use for sending. The number of packets sent with it is in `key_used`.
     key: KeyFlag,
     key_used: u64,
     sending_keys: Option<Keys>,
-    /// Key material that the peer has not confirmed, and when it was last sent.
+    /// Key material that the peer has not confirmed, and the time at which it was last sent.
     unconfirmed: Option<(Vec<u8>, Option<Instant>)>,
     undecrypted: u64,
-    /// When the key that wraps the peer's keys may be derived anew.
+    /// Time from which the key that wraps the peer's keys may be derived again.
     next_derivation: Instant,
     last_progress: Instant,
-    /// Since when something waits to be acknowledged and the peer has shown no sign of reading.
+    /// Start of the time in which packets wait to be acknowledged and the peer shows no sign of reading.
     unread_since: Option<Instant>,
-    /// Memory for what is encrypted or decrypted, packet behind packet.
+    /// Memory for encrypted or decrypted payloads, one behind the other.
     arena: BytesMut,
 }
 
-/// A copy of a payload, in memory that is used again when the packets in it are gone.
+/// Copies a payload into the arena, whose memory is reused when the packets in it have been dropped.
 fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
     if arena.capacity() < payload.len() {
         arena.reserve(ARENA);
@@ -142,7 +143,7 @@ fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
     arena.split()
 }
 
-/// Gives back what was staged last: what is of no use must not take the place of what is kept.
+/// Returns the last staged payload to the arena, so that useless data takes no memory from data that is kept.
 fn unstage(arena: &mut BytesMut, mut staged: BytesMut) {
     staged.unsplit(std::mem::take(arena));
     staged.clear();
@@ -181,7 +182,7 @@ impl Connection {
         }
     }
 
-    /// Takes no payloads from now on: those that come are dropped, and no memory is held for them.
+    /// Drops all payloads received from now on, and holds no memory for them.
     pub(crate) fn send_only(&mut self) {
         self.sends_only = true;
     }
@@ -206,15 +207,15 @@ impl Connection {
         }
     }
 
-    /// Changes how fast it sends, and how many packets each half holds at most.
+    /// Changes the pacing, and the maximum number of packets that each half holds.
     pub(crate) fn set_rates(&mut self, buffer: usize, pacing: Pacing) {
         self.sender.set_rates(buffer, pacing);
         self.receiver.grow(buffer);
     }
 
-    /// Our time, as packets carry it.
+    /// Returns our timestamp at `now`, as packets carry it.
     pub(crate) fn timestamp(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.agreement.start).as_micros() as u32 // wraps, as timestamps do
+        now.saturating_duration_since(self.agreement.start).as_micros() as u32 // timestamps wrap
     }
 
     fn say(&mut self, control: &Control<'_>, now: Instant) {
@@ -226,7 +227,8 @@ impl Connection {
         self.last_said = now;
     }
 
-    /// Takes a payload to be sent. `false`: there is no room, or it is too long; it is counted as dropped.
+    /// Queues a payload to be sent. Returns `false` if there is no room or the payload is too long; it is then counted
+    /// as dropped.
     pub(crate) fn push(&mut self, payload: &Bytes, now: Instant) -> bool {
         if self.closed.is_some() || payload.is_empty() || payload.len() > MAX_PAYLOAD || !self.sender.has_room() {
             self.sender.counts.dropped += 1;
@@ -246,7 +248,7 @@ impl Connection {
         true
     }
 
-    /// Section 6.1.6: the next key is announced in time, taken into use, and the old one forgotten.
+    /// Changes the key (section 6.1.6): announces the next key in time, starts to use it, and forgets the old one.
     fn turn_keys(&mut self) {
         let Some(keys) = &mut self.sending_keys else { return };
         self.key_used += 1;
@@ -257,7 +259,7 @@ impl Connection {
             keys.refresh(next, &random);
             self.unconfirmed = keys.material().map(|material| (material, None));
         } else if self.key_used >= refresh && self.unconfirmed.is_none() {
-            // Confirmed by the peer: from here on.
+            // The peer has confirmed the new key, so it is used from here on.
             self.key = next;
             self.key_used = 0;
         } else if self.key_used == announce {
@@ -265,14 +267,14 @@ impl Connection {
         }
     }
 
-    /// One packet of the peer, which has been checked to be from its address.
+    /// Handles one packet, which has been checked to come from the address of the peer.
     pub(crate) fn handle(&mut self, packet: &Packet<'_>, datagram: &Bytes, now: Instant) {
         if self.closed.is_some() || self.ending {
             return;
         }
         self.last_heard = now;
         match packet {
-            // Of what nobody wants, nothing is kept. The peer gives it up, as what comes too late.
+            // Unwanted payloads are not kept. The peer gives them up, like packets that are too late.
             Packet::Data(_) if self.sends_only => self.receiver.counts.discarded += 1,
             Packet::Data(header) => {
                 if !self.receiver.wants(header.sequence) {
@@ -334,7 +336,7 @@ impl Connection {
                 }
             }
             Control::Nak(ranges) => {
-                self.unread_since = None; // who misses something reads
+                self.unread_since = None; // a peer that reports losses is reading
                 if let Some((first, last)) = self.sender.report_lost(ranges) {
                     self.say(&Control::DropRequest { first, last }, now);
                 }
@@ -355,7 +357,7 @@ impl Connection {
         }
     }
 
-    /// The peer announces its next key.
+    /// Handles the announcement of the peer's next key.
     fn take_keys(&mut self, material: &[u8], now: Instant) {
         let opened = match (&mut self.agreement.keys, &self.agreement.passphrase) {
             (Some(keys), Some(passphrase)) => {
@@ -366,7 +368,7 @@ impl Connection {
                         self.next_derivation = now + DERIVATION_INTERVAL;
                         derivation.run()
                     } else {
-                        return Ok(false); // not answered: the peer announces it again
+                        return Ok(false); // not answered, so that the peer announces it again
                     };
                     keys.update(Keys::from_material(material, wrapping)?);
                     Ok(true)
@@ -383,7 +385,7 @@ impl Connection {
         }
     }
 
-    /// Section 4.10: smoothed, as TCP does.
+    /// Updates the smoothed round-trip time (section 4.10), as TCP does.
     fn measure(&mut self, rtt: Duration) {
         if !std::mem::replace(&mut self.measured, true) {
             (self.rtt, self.rtt_variance) = (rtt, rtt / 2);
@@ -394,22 +396,22 @@ impl Connection {
         self.rtt = (self.rtt * 7 + rtt) / 8;
     }
 
-    /// Section 4.8.2: how often a loss is reported.
+    /// Returns the interval at which a loss is reported (section 4.8.2).
     fn report_interval(&self) -> Duration {
         ((self.rtt + self.rtt_variance * 4) / 2).max(Duration::from_millis(20))
     }
 
-    /// How long the peer may be silent about what was sent before it is sent again.
+    /// Returns the time without acknowledgement after which sent packets are sent again.
     fn silence(&self) -> Duration {
         self.rtt + self.rtt_variance * 4 + ACK_INTERVAL * 2
     }
 
-    /// How old a packet may get before the sender gives it up.
+    /// Returns the age at which the sender drops a packet.
     fn drop_age(&self) -> Duration {
         (self.agreement.send_latency + DROP_MARGIN).max(MIN_DROP_AGE)
     }
 
-    /// Does what is due.
+    /// Runs the timers that are due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.closed.is_some() || self.ending {
             return;
@@ -458,8 +460,8 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has shown for the idle timeout no sign of reading what waits for it. Saying that it is alive
-    /// is none: it would keep a connection and all that is sent on it for nothing.
+    /// Returns whether the peer has shown no sign of reading the packets that wait for it, for the idle timeout. A
+    /// keep-alive packet is no such sign, because it could keep a useless connection open for ever.
     fn is_unread(&mut self, now: Instant) -> bool {
         if self.sender.is_empty() {
             self.unread_since = None;
@@ -479,9 +481,8 @@ impl Connection {
         }
     }
 
-    /// When [`Connection::handle_timeout`], [`Connection::poll_payload`] or [`Connection::poll_transmit`] has
-    /// something to do.
-    /// `None`: it has ended.
+    /// Returns the time at which [`Connection::handle_timeout`], [`Connection::poll_payload`] or
+    /// [`Connection::poll_transmit`] has something to do. `None` if the connection has ended.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         if self.closed.is_some() {
             return None;
@@ -501,7 +502,7 @@ impl Connection {
         Some(others.into_iter().flatten().fold(idle.min(alive), Instant::min))
     }
 
-    /// The next packet to be sent.
+    /// Returns the next packet to be sent.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         if let Some(body) = self.control.pop_front() {
             return Some(Transmit { header: None, body });
@@ -509,7 +510,7 @@ impl Connection {
         if self.closed.is_some() || self.ending {
             return None;
         }
-        // A repeat that is on its way is not repeated; a margin, as the round trip varies.
+        // A retransmission in flight is not sent again. The variance is a margin, as the round-trip time varies.
         let again = self.rtt + self.rtt_variance;
         let (header, body) = self.sender.poll(now, self.agreement.peer_id, again)?;
         self.last_said = now;
@@ -519,7 +520,7 @@ impl Connection {
         Some(Transmit { header: Some(header), body })
     }
 
-    /// The next payload whose time has come.
+    /// Returns the next payload that is due for delivery.
     pub(crate) fn poll_payload(&mut self, now: Instant) -> Option<Bytes> {
         let payload = self.receiver.deliver(now);
         if payload.is_none() && self.ending && self.receiver.next_delivery().is_none() {
@@ -528,7 +529,7 @@ impl Connection {
         payload
     }
 
-    /// Says goodbye; [`Connection::poll_transmit`] has the packet.
+    /// Ends the connection. [`Connection::poll_transmit`] returns the shutdown packet.
     pub(crate) fn shut_down(&mut self, now: Instant) {
         if self.closed.is_none() {
             self.say(&Control::Shutdown, now);

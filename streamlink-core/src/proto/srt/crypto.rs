@@ -1,5 +1,5 @@
-//! Encryption (draft-sharabayko-srt-01, section 6): stream keys made from randomness, wrapped with a key made from
-//! the passphrase, exchanged as key material, and changed on the way. AES in counter mode.
+//! Encryption (draft-sharabayko-srt-01, section 6) with AES in counter mode. Stream keys are random, wrapped with a key
+//! derived from the passphrase, exchanged as key material, and changed during the connection.
 
 use super::{packet::KeyFlag, sequence::Sequence};
 use aes::{Aes128, Aes192, Aes256};
@@ -13,36 +13,36 @@ use zeroize::Zeroizing;
 /// Iterations of PBKDF2 (section 6.1.4).
 const ITERATIONS: u32 = 2048;
 const SALT: usize = 16;
-/// Key material before the salt (section 3.2.2).
+/// Length of key material before the salt, in bytes (section 3.2.2).
 const FIXED: usize = 16;
 const WRAP_OVERHEAD: usize = 8;
-/// The longest key, in bytes.
+/// Length of the longest key, in bytes.
 const MAX_KEY: usize = 32;
-/// AES in counter mode.
+/// Identifier of AES in counter mode.
 const CIPHER_CTR: u8 = 2;
 
-/// The status word of a key response that refuses (section 3.2.1.2).
+/// Status word of a key response for a missing passphrase (section 3.2.1.2).
 pub(crate) const STATUS_NO_SECRET: u32 = 3;
-/// The passphrases differ.
+/// Status word of a key response for a wrong passphrase.
 pub(crate) const STATUS_BAD_SECRET: u32 = 4;
 
-/// Why key material is of no use.
+/// Reason why key material cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyError {
-    /// It is not as it should be, or of a cipher that we do not have.
+    /// Malformed, or of an unsupported cipher.
     Malformed,
-    /// It was wrapped with another passphrase.
+    /// Wrapped with another passphrase.
     BadSecret,
 }
 
-/// A stream key: 16, 24 or 32 bytes, and the cipher made of it, which is used for every packet.
+/// Stream key of 16, 24 or 32 bytes, with its expanded cipher, which is used for every packet.
 #[derive(Clone)]
 struct Key {
     bytes: Zeroizing<Vec<u8>>,
     cipher: Cipher,
 }
 
-/// AES in counter mode, with an expanded key that lies elsewhere.
+/// AES in counter mode that borrows an expanded key.
 type Counter<'a, Aes> = ctr::Ctr128BE<&'a Aes>;
 
 #[derive(Clone)]
@@ -53,7 +53,7 @@ enum Cipher {
 }
 
 impl Key {
-    /// `None`: not a key of one of the three lengths.
+    /// Expands a key. Returns `None` if its length is not 16, 24 or 32.
     fn new(bytes: &[u8]) -> Option<Self> {
         let cipher = match bytes.len() {
             16 => Cipher::Aes128(Box::new(Aes128::new_from_slice(bytes).ok()?)),
@@ -65,7 +65,7 @@ impl Key {
     }
 }
 
-/// The key that wraps stream keys: made from the passphrase and a salt, at the price of a derivation.
+/// Key that wraps stream keys. It is derived from the passphrase and a salt, which takes time.
 #[derive(Clone)]
 pub(crate) struct WrappingKey {
     salt: [u8; SALT],
@@ -86,8 +86,8 @@ impl WrappingKey {
     }
 }
 
-/// A derivation of a wrapping key that is still to be run. It takes about half a millisecond of a processor, so that
-/// attempts of strangers are run where no media passes.
+/// Pending derivation of a wrapping key. It takes about half a millisecond of CPU time, so derivations for
+/// unauthenticated callers run on threads that carry no media.
 #[derive(Clone)]
 pub(crate) struct KeyDerivation {
     passphrase: Zeroizing<String>,
@@ -122,7 +122,7 @@ impl KeyDerivation {
     }
 }
 
-/// A key material message (section 3.2.2), read but not opened.
+/// Key material message (section 3.2.2), parsed but not unwrapped.
 struct Material<'a> {
     flags: u8,
     salt: &'a [u8; SALT],
@@ -147,7 +147,7 @@ impl<'a> Material<'a> {
     }
 }
 
-/// The keys of one direction, and the key that wraps them when they are announced.
+/// Keys of one direction, and the key that wraps them when they are announced.
 #[derive(Clone)]
 pub(crate) struct Keys {
     wrapping: WrappingKey,
@@ -181,8 +181,8 @@ fn unwrap(key: &[u8], data: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 }
 
 impl Keys {
-    /// A first, even key, and the derivation of the key that wraps it. `random` has room for the salt and a key;
-    /// `length`: 16, 24 or 32.
+    /// Generates a first, even key, and derives the key that wraps it. `random` has room for the salt and a key;
+    /// `length` is 16, 24 or 32.
     pub(crate) fn generate(length: usize, random: &[u8; 48], passphrase: &str) -> Self {
         let (salt, key) = random.split_at(SALT);
         let salt = salt.first_chunk().copied().unwrap_or_default();
@@ -190,7 +190,7 @@ impl Keys {
         Self { wrapping, even: key.get(..length).and_then(Key::new), odd: None }
     }
 
-    /// Puts a fresh key in the place of the one that is not in use.
+    /// Replaces the key that is not in use by a new one.
     pub(crate) fn refresh(&mut self, next: KeyFlag, random: &[u8; 32]) {
         let key = random.get(..self.wrapping.length).and_then(Key::new);
         match next {
@@ -199,7 +199,7 @@ impl Keys {
         }
     }
 
-    /// Forgets the key that was used before.
+    /// Forgets the previous key.
     pub(crate) fn retire(&mut self, old: KeyFlag) {
         match old {
             KeyFlag::Odd => self.odd = None,
@@ -207,10 +207,10 @@ impl Keys {
         }
     }
 
-    /// The key material message (section 3.2.2) with all keys there are.
+    /// Returns the key material message (section 3.2.2) with all present keys.
     pub(crate) fn material(&self) -> Option<Vec<u8>> {
         let flags = u8::from(self.even.is_some()) | u8::from(self.odd.is_some()) << 1;
-        // With room for both, so that no copy is left behind by growing.
+        // The capacity is enough for both keys, so that growing leaves no copy in freed memory.
         let mut keys = Zeroizing::new(Vec::with_capacity(2 * self.wrapping.length));
         for key in [&self.even, &self.odd].into_iter().flatten() {
             keys.extend_from_slice(&key.bytes);
@@ -223,7 +223,7 @@ impl Keys {
         Some(bytes)
     }
 
-    /// Opens a key material message with the key of its derivation.
+    /// Unwraps a key material message with the key of its derivation.
     pub(crate) fn from_material(bytes: &[u8], wrapping: WrappingKey) -> Result<Self, KeyError> {
         let Material { flags, salt, length, wrapped } = Material::parse(bytes)?;
         if *salt != wrapping.salt || length != wrapping.length {
@@ -236,24 +236,25 @@ impl Keys {
         Ok(Self { wrapping, even, odd })
     }
 
-    /// Takes over keys that the peer has announced on the way; a key that it no longer names stays as it is.
+    /// Adds keys that the peer has announced during the connection. A key that it no longer names stays as it is.
     pub(crate) fn update(&mut self, newer: Keys) {
         self.wrapping = newer.wrapping;
         self.even = newer.even.or(self.even.take());
         self.odd = newer.odd.or(self.odd.take());
     }
 
-    /// The length of the keys in bytes.
+    /// Returns the length of the keys in bytes.
     pub(crate) fn length(&self) -> usize {
         self.wrapping.length
     }
 
-    /// The key that wraps them.
+    /// Returns the key that wraps them.
     pub(crate) fn wrapping(&self) -> &WrappingKey {
         &self.wrapping
     }
 
-    /// Encrypts or decrypts a payload in place, which is the same in counter mode. `false`: there is no such key.
+    /// Encrypts or decrypts a payload in place, which is the same in counter mode. Returns `false` if there is no such
+    /// key.
     pub(crate) fn apply(&self, key: KeyFlag, sequence: Sequence, payload: &mut [u8]) -> bool {
         let key = match key {
             KeyFlag::Clear => return true,
@@ -261,7 +262,8 @@ impl Keys {
             KeyFlag::Odd => &self.odd,
         };
         let Some(key) = key else { return false };
-        // Section 6.2.2: the packet's number above a counter of 16 bits, mixed with the salt.
+        // The counter block has the packet's sequence number above a counter of 16 bits, mixed with the salt (section
+        // 6.2.2).
         let mut iv = [0u8; 16];
         iv[10..14].copy_from_slice(&sequence.number().to_be_bytes());
         iv.iter_mut().zip(&self.wrapping.salt).take(14).for_each(|(a, b)| *a ^= b);

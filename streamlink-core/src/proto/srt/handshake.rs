@@ -1,48 +1,48 @@
-//! The handshake of version 5 (draft-sharabayko-srt-01, sections 3.2.1 and 4.3): its fields and extensions.
+//! Handshake packets of version 5 (draft-sharabayko-srt-01, sections 3.2.1 and 4.3): fields and extensions.
 
 use super::sequence::Sequence;
 
-/// The fields before the extensions.
+/// Length of the fields before the extensions, in bytes.
 const FIXED: usize = 48;
-/// What tells a listener of version 5 from an older one.
+/// Mark in the extension field that tells a listener of version 5 from an older one.
 pub(crate) const MAGIC: u16 = 0x4a17;
-/// Extensions of one handshake that are read.
+/// Maximum number of extensions that are read from one handshake.
 const MAX_EXTENSIONS: usize = 8;
-/// The longest stream id (`SRTO_STREAMID`).
+/// Maximum length of a stream id, in bytes (`SRTO_STREAMID`).
 pub(crate) const MAX_STREAM_ID: usize = 512;
 
-/// The version that we claim: 1.5.0.
+/// Version that we announce: 1.5.0.
 pub(crate) const SRT_VERSION: u32 = 0x01_05_00;
 
-/// Flags of HSREQ and HSRSP (section 3.2.1.1.1): sends and receives with TSBPD, can encrypt, drops what is too
-/// late, sends periodic loss reports, marks what it sends again.
+/// Flags of HSREQ and HSRSP (section 3.2.1.1.1): sends and receives with TSBPD, can encrypt, drops late packets, sends
+/// periodic loss reports, marks retransmissions.
 pub(crate) const FLAGS: u32 = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20;
-/// The flag of a peer in stream mode, which live transmission is not.
+/// Flag of a peer in stream mode, which cannot carry live transmission.
 pub(crate) const FLAG_STREAM: u32 = 0x40;
-/// The flag of a peer that drops what is too late.
+/// Flag of a peer that drops late packets.
 pub(crate) const FLAG_DROP: u32 = 0x08;
 
-/// What a handshake packet is for.
+/// Type of a handshake packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Induction,
     Conclusion,
-    /// The peer refuses, with this code: below 1000 one of libsrt's own, above one of the application's.
+    /// Rejection by the peer with this code: below 1000 one of libsrt's, above that one of the application's.
     Rejection(u32),
-    /// Rendezvous and others, which we do not take part in.
+    /// Rendezvous and other types, which are not supported.
     Other(u32),
 }
 
 const INDUCTION: u32 = 1;
 const CONCLUSION: u32 = 0xffff_ffff;
-/// Kinds from this number on, below the negative ones, are rejections.
+/// First type number of rejections. They end before the negative numbers.
 const REJECTIONS: u32 = 1000;
 
-/// A handshake packet.
+/// Handshake packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Handshake {
     pub(crate) version: u32,
-    /// The key length in units of 8 bytes; 0: none.
+    /// Key length in units of 8 bytes; 0 for no encryption.
     pub(crate) encryption: u16,
     pub(crate) extension_field: u16,
     pub(crate) initial_sequence: Sequence,
@@ -54,32 +54,32 @@ pub(crate) struct Handshake {
     pub(crate) extensions: Extensions,
 }
 
-/// The extensions that we understand; others are passed over.
+/// Extensions that we understand. Others are skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extensions {
-    /// They answer a request: HSRSP and KMRSP instead of HSREQ and KMREQ.
+    /// Set for HSRSP and KMRSP, which answer HSREQ and KMREQ.
     pub(crate) response: bool,
     /// HSREQ or HSRSP.
     pub(crate) srt: Option<SrtExtension>,
     /// KMREQ or KMRSP: key material, or a status word.
     pub(crate) key_material: Option<Vec<u8>>,
     pub(crate) stream_id: Option<String>,
-    /// The congestion controller's name, if it is not `live`.
+    /// Name of the congestion controller, if it is not `live`.
     pub(crate) congestion: Option<String>,
-    /// The peer wants to be a member of a group (bonding).
+    /// Set if the peer asks to be a member of a group (bonding).
     pub(crate) group: bool,
-    /// A packet filter, which would alter the packets.
+    /// Set if the peer asks for a packet filter, which would alter the packets.
     pub(crate) filter: bool,
 }
 
-/// The SRT handshake extension (section 3.2.1.1).
+/// SRT handshake extension (section 3.2.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SrtExtension {
     pub(crate) version: u32,
     pub(crate) flags: u32,
-    /// Milliseconds that the sender of this wants for what it receives.
+    /// Latency in milliseconds that its sender wants for received media.
     pub(crate) receive_delay: u16,
-    /// Milliseconds that it wants its peer to keep.
+    /// Latency in milliseconds that its sender wants the peer to use.
     pub(crate) send_delay: u16,
 }
 
@@ -92,14 +92,14 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 impl Handshake {
-    /// Reads the contents of a handshake packet.
+    /// Parses the contents of a handshake packet.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         let version = be32(body, 0)?;
         let number = be32(body, 20)?;
         let kind = match number {
             INDUCTION => Kind::Induction,
             CONCLUSION => Kind::Conclusion,
-            // Taken as signed, the other kinds are negative.
+            // The other types are negative as signed numbers.
             n if (REJECTIONS..0x8000_0000).contains(&n) => Kind::Rejection(n - REJECTIONS),
             n => Kind::Other(n),
         };
@@ -120,9 +120,9 @@ impl Handshake {
         })
     }
 
-    /// Returns whether this is a request of a caller, the only thing that a listener answers: an induction or a
-    /// conclusion with an id to answer to, and neither a listener's answer to one nor a rejection. A listener that
-    /// answered more than that could be set on another one, or on itself, without end.
+    /// Returns whether this is a request of a caller, the only packet that a listener answers. A request is an
+    /// induction or a conclusion with a socket id to answer to. Answers of a listener and rejections are none: a
+    /// listener that answered them could be made to exchange packets with another one, or with itself, without end.
     pub(crate) fn is_request(&self) -> bool {
         let is_answer = match self.kind {
             // A caller has no cookie yet, and a listener's answer has the mark.
@@ -133,7 +133,7 @@ impl Handshake {
         self.socket_id != 0 && !is_answer
     }
 
-    /// Writes the contents of a handshake packet.
+    /// Serializes the contents of a handshake packet.
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(FIXED + 64);
         bytes.extend(self.version.to_be_bytes());
@@ -154,7 +154,7 @@ impl Handshake {
         bytes.extend(kind.to_be_bytes());
         bytes.extend(self.socket_id.to_be_bytes());
         bytes.extend(self.cookie.to_be_bytes());
-        bytes.extend([0; 16]); // the peer's address, which nobody needs
+        bytes.extend([0; 16]); // the peer's address, which is not used
         bytes.extend(extensions);
         bytes
     }
@@ -192,12 +192,12 @@ impl Extensions {
         Some(found)
     }
 
-    /// Appends the extensions; returns the flags that announce them.
+    /// Appends the extensions. Returns the flags that announce them.
     fn write(&self, bytes: &mut Vec<u8>) -> u16 {
         let mut flags = 0;
         let mut put = |kind: u16, content: &[u8]| {
             bytes.extend(kind.to_be_bytes());
-            bytes.extend(((content.len() / 4) as u16).to_be_bytes()); // contents are short: at most 512 bytes
+            bytes.extend(((content.len() / 4) as u16).to_be_bytes()); // contents have at most 512 bytes
             bytes.extend(content);
         };
         let offset = u16::from(self.response);
@@ -221,7 +221,7 @@ impl Extensions {
     }
 }
 
-/// Text is sent in words of four bytes, each with its bytes reversed (section 3.2.1.3).
+/// Reads a text, which is sent in words of four bytes, each with its bytes reversed (section 3.2.1.3).
 fn read_text(content: &[u8], most: usize) -> Option<String> {
     let mut bytes: Vec<u8> = content.chunks(4).flat_map(|word| word.iter().rev().copied()).collect();
     let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);

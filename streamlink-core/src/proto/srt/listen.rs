@@ -1,5 +1,5 @@
-//! The listener's half of the handshake (draft-sharabayko-srt-01, section 4.3.1). Until a peer has sent back the
-//! cookie that went to its address, nothing of it is kept.
+//! Listener side of the handshake (draft-sharabayko-srt-01, section 4.3.1). No state is kept for a peer until it has
+//! returned the cookie that was sent to its address.
 
 use super::{
     handshake::{Extensions, Handshake, Kind, MAGIC},
@@ -13,21 +13,21 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// A cookie is good for the minute in which it was made, and the next.
+/// Period of a cookie. A cookie is valid in the period in which it was made, and in the next.
 const COOKIE_AGE: Duration = Duration::from_secs(60);
 
-/// What a listener makes of a handshake packet.
+/// Classification of a handshake packet.
 #[derive(Debug)]
 pub(crate) enum Greeting {
-    /// A caller begins: it may be given its cookie ([`Listener::welcome`]), or be refused. Nothing is kept of it.
+    /// Induction of a caller. It is answered with a cookie ([`Listener::welcome`]) or refused, and no state is kept.
     Induction(Box<Handshake>),
-    /// The peer has shown its address, and asks for a connection.
+    /// Conclusion of a peer that has proved its address, and asks for a connection.
     Request(Box<Handshake>),
-    /// Not worth an answer.
+    /// Packet that gets no answer.
     Ignore,
 }
 
-/// Answers handshakes without keeping anything of them.
+/// Answers handshakes without keeping any state for them.
 pub(crate) struct Listener {
     secret: Zeroizing<[u8; 32]>,
     start: Instant,
@@ -51,10 +51,10 @@ impl Listener {
     }
 
     fn timestamp(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.start).as_micros() as u32 // wraps, as timestamps do
+        now.saturating_duration_since(self.start).as_micros() as u32 // timestamps wrap
     }
 
-    /// Sorts one handshake packet. Only a caller's request is worth an answer, and each is worth one.
+    /// Classifies one handshake packet. Only requests of callers are answered, each once.
     pub(crate) fn greet(&self, body: &[u8], peer: SocketAddr, now: Instant) -> Greeting {
         let Some(handshake) = Handshake::parse(body).filter(Handshake::is_request) else { return Greeting::Ignore };
         match handshake.kind {
@@ -65,14 +65,14 @@ impl Listener {
                 if good {
                     Greeting::Request(Box::new(handshake))
                 } else {
-                    Greeting::Ignore // forged, or too old: the peer will begin anew
+                    Greeting::Ignore // forged or too old; an honest caller starts again
                 }
             }
             _ => Greeting::Ignore,
         }
     }
 
-    /// The answer to an induction, which gives the peer its cookie. It is no longer than the induction, whose sender's
+    /// Returns the answer to an induction, which carries the cookie. It is no longer than the induction, whose source
     /// address may be forged.
     pub(crate) fn welcome(&self, induction: &Handshake, peer: SocketAddr, now: Instant) -> Vec<u8> {
         let reply = Handshake {
@@ -87,7 +87,7 @@ impl Listener {
         write_control(&Control::Handshake(&body), self.timestamp(now), induction.socket_id)
     }
 
-    /// The packet that refuses a request; no longer than that.
+    /// Returns the packet that refuses a request. It is no longer than the request.
     pub(crate) fn reject(&self, request: &Handshake, reason: Rejection, now: Instant) -> Vec<u8> {
         let mut answer = request.clone();
         answer.kind = Kind::Rejection(reason.0);

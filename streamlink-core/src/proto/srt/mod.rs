@@ -1,5 +1,5 @@
-//! SRT (draft-sharabayko-srt-01, and libsrt where it differs): the handshake, encryption, and connections that
-//! repeat what is lost and hand over what comes at the right time. Sans-IO: given packets and the time.
+//! SRT (draft-sharabayko-srt-01, and libsrt where it differs): handshake, encryption, and connections that retransmit
+//! lost packets and deliver payloads at the right time. Sans-IO: driven by packets and the time.
 
 mod call;
 mod connection;

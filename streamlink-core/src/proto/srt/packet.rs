@@ -1,37 +1,37 @@
-//! Packets on the wire (draft-sharabayko-srt-01, section 3): read with all bounds checked, and written.
+//! Parsing and serialization of packets (draft-sharabayko-srt-01, section 3), with all bounds checked.
 
 use super::sequence::Sequence;
 
-/// Every packet starts with so many bytes.
+/// Length of the header of every packet, in bytes.
 pub(crate) const HEADER: usize = 16;
-/// The largest payload: an Ethernet frame less IPv4, UDP and SRT headers.
+/// Maximum length of a payload, in bytes: an Ethernet frame less IPv4, UDP and SRT headers.
 pub(crate) const MAX_PAYLOAD: usize = 1456;
-/// Ranges of one loss report that are read; more than fit into a packet of 1500 bytes.
+/// Maximum number of ranges read from one loss report; more than fit into a packet of 1500 bytes.
 const MAX_RANGES: usize = 364;
 
-/// Which key a payload is encrypted with.
+/// Key with which a payload is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyFlag {
-    /// None.
+    /// Not encrypted.
     Clear,
     Even,
     Odd,
 }
 
-/// The header of a data packet.
+/// Header of a data packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DataHeader {
     pub(crate) sequence: Sequence,
     pub(crate) key: KeyFlag,
     pub(crate) retransmitted: bool,
-    /// 26 bits.
+    /// Message number of 26 bits.
     pub(crate) message: u32,
     /// Microseconds since the sender's start; wraps.
     pub(crate) timestamp: u32,
     pub(crate) destination: u32,
 }
 
-/// A control packet; the handshake's contents are read by their own module.
+/// Control packet. The contents of a handshake are parsed by `handshake`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Control<'a> {
     Handshake(&'a [u8]),
@@ -45,34 +45,34 @@ pub(crate) enum Control<'a> {
         last: Sequence,
     },
     PeerError,
-    /// Key material, beside the handshake: `UMSG_EXT` 3 and 4.
+    /// Key material outside the handshake: `UMSG_EXT` 3 and 4.
     KeyRequest(&'a [u8]),
     KeyResponse(&'a [u8]),
-    /// Well made, and of no meaning to us.
+    /// Well-formed packet without meaning to us.
     Other,
 }
 
-/// An acknowledgement. A light one has only the sequence number.
+/// Acknowledgement. A light one has only the sequence number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ack {
-    /// Counts full acknowledgements; 0 for a light one.
+    /// Number of a full acknowledgement; 0 for a light one.
     pub(crate) number: u32,
-    /// All before this have come, or were given up.
+    /// First sequence number that is missing. All earlier packets have been received or given up.
     pub(crate) next: u32,
-    /// Microseconds.
+    /// Round-trip time in microseconds.
     pub(crate) rtt: u32,
-    /// Microseconds.
+    /// Variance of the round-trip time in microseconds.
     pub(crate) rtt_variance: u32,
-    /// Packets.
+    /// Free buffer space, in packets.
     pub(crate) window: u32,
     pub(crate) packets_per_second: u32,
-    /// Packets per second.
+    /// Estimated link capacity, in packets per second.
     pub(crate) capacity: u32,
     pub(crate) bytes_per_second: u32,
     pub(crate) full: bool,
 }
 
-/// A packet, as it was read.
+/// Parsed packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
     Data(DataHeader),
@@ -84,13 +84,13 @@ fn word(bytes: &[u8], index: usize) -> Option<u32> {
     bytes.get(at..at.checked_add(4)?)?.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
-/// The socket id that a packet is for; 0 for the first of a handshake.
+/// Returns the destination socket id of a packet; 0 for the first packets of a handshake.
 pub(crate) fn destination(bytes: &[u8]) -> Option<u32> {
     word(bytes, 3)
 }
 
 impl<'a> Packet<'a> {
-    /// Reads a datagram. `None`: it is no SRT packet. The payload of a data packet starts at [`HEADER`].
+    /// Parses a datagram. Returns `None` if it is not an SRT packet. The payload of a data packet starts at [`HEADER`].
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (first, second, timestamp, destination) =
             (word(bytes, 0)?, word(bytes, 1)?, word(bytes, 2)?, word(bytes, 3)?);
@@ -144,7 +144,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// A list of losses (appendix A): single numbers, and ranges whose first number has its highest bit set.
+/// Parses a list of losses (appendix A): single numbers, and ranges whose first number has its highest bit set.
 fn parse_losses(body: &[u8]) -> Option<Vec<(Sequence, Sequence)>> {
     let mut ranges = Vec::new();
     let mut index = 0;
@@ -175,7 +175,7 @@ impl DataHeader {
             KeyFlag::Even => 1,
             KeyFlag::Odd => 2,
         };
-        // A message of one packet (both PP bits set), to be delivered in order.
+        // The packet is a whole message (both PP bits set), to be delivered in order.
         let second =
             0xc000_0000 | 1 << 29 | key << 27 | u32::from(self.retransmitted) << 26 | self.message & 0x03ff_ffff;
         header(self.sequence.number(), second, self.timestamp, self.destination)
@@ -190,7 +190,7 @@ fn header(first: u32, second: u32, timestamp: u32, destination: u32) -> [u8; HEA
     bytes
 }
 
-/// Writes a control packet.
+/// Serializes a control packet.
 pub(crate) fn write_control(control: &Control<'_>, timestamp: u32, destination: u32) -> Vec<u8> {
     let (kind, subtype, second) = match control {
         Control::Handshake(_) => (0, 0, 0),
@@ -228,7 +228,7 @@ pub(crate) fn write_control(control: &Control<'_>, timestamp: u32, destination: 
             put(first.number());
             put(last.number());
         }
-        // libsrt sends, and older ones expect, four bytes where there is nothing to say.
+        // libsrt sends four bytes where there are no contents, and older versions expect them.
         _ => put(0),
     }
     bytes

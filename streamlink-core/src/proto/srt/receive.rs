@@ -1,9 +1,10 @@
-//! The receiving half of a connection: packets put in order and held until their time (TSBPD), losses reported at
-//! once and again, acknowledgements, and what comes too late given up (draft-sharabayko-srt-01, sections 4.4–4.8).
+//! Receiving half of a connection (draft-sharabayko-srt-01, sections 4.4–4.8). It orders packets and holds them until
+//! their delivery time (TSBPD), reports losses at once and periodically, sends acknowledgements, and gives up packets
+//! that are too late.
 //!
-//! A packet waits for the latency and [`MAX_LEAD`] at most, whatever time it carries: a time further ahead is that of a
-//! clock that has leapt, or of nobody's. Memory: `capacity` packets at most, of [`super::packet::MAX_PAYLOAD`] bytes
-//! and 150 bytes for each.
+//! A packet waits for at most the latency and [`MAX_LEAD`], whatever timestamp it carries. A timestamp further ahead
+//! comes from a clock that has jumped, or is forged. Memory: at most `capacity` packets, each of up to
+//! [`super::packet::MAX_PAYLOAD`] bytes and 150 bytes of overhead.
 
 use super::sequence::Sequence;
 use bytes::Bytes;
@@ -12,35 +13,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Ranges of losses that are followed at most; the oldest are given up beyond it.
+/// Maximum number of loss ranges that are tracked. Beyond it the oldest are given up.
 const MAX_LOSSES: usize = 1024;
-/// Acknowledgements whose answer is waited for at most.
+/// Maximum number of acknowledgements that wait for their ACKACK.
 const MAX_PENDING_ACKS: usize = 64;
-/// Samples of the drift between the clocks that are averaged, and the step from which the clock is adjusted.
+/// Number of averaged samples of the drift between the clocks. The clock is adjusted if the average exceeds
+/// [`MAX_DRIFT_US`].
 const DRIFT_SAMPLES: i64 = 1000;
+/// Drift from which the clock is adjusted, in microseconds.
 const MAX_DRIFT_US: i64 = 5000;
-/// How far ahead of the peer's clock, as it is known from the handshake, the time of a packet may be. Much more than
-/// any network makes of it: it is the time by which the handshake was slower than the packet. Senders whose time
-/// starts a little after their handshake's are within it.
+/// Maximum lead of a packet's timestamp over the peer's clock, as known from the handshake. The lead is the time by
+/// which the handshake took longer than the packet, so the limit is far above that of any network. It also covers
+/// senders whose clock starts a little after their handshake.
 const MAX_LEAD: Duration = Duration::from_secs(5);
-/// Packets in a row whose time is further ahead, before the clock is set anew by them.
+/// Number of consecutive packets with a larger lead after which the clock is reset by them.
 const LEAPS: u32 = 64;
 
-/// What the receiving half has counted.
+/// Counters of the receiving half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReceiveCounts {
-    /// Handed over in order.
+    /// Delivered in order.
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
-    /// Missing when a later one came.
+    /// Missing when a later packet arrived.
     pub(crate) missed: u64,
-    /// Missed, and came in time after all.
+    /// Missed, and arrived in time after all.
     pub(crate) recovered: u64,
-    /// Never came, or too late.
+    /// Never arrived, or too late.
     pub(crate) lost: u64,
-    /// Came twice, too late, far outside the window, or could not be decrypted.
+    /// Arrived twice, too late or far outside the window, or not wanted.
     pub(crate) discarded: u64,
-    /// Came with a time too far ahead, and were timed by their arrival.
+    /// Arrived with a timestamp too far ahead, and were timed by their arrival.
     pub(crate) mistimed: u64,
 }
 
@@ -53,22 +56,22 @@ struct Loss {
 
 #[derive(Debug)]
 pub(crate) struct ReceiveHalf {
-    /// From `base` on, with the moment at which each is to be handed over; the last is always there.
+    /// Packets from `base` on, with their delivery times. The last slot is never empty.
     slots: VecDeque<Option<(Bytes, Instant)>>,
-    /// The number of the next packet to hand over.
+    /// Sequence number of the next packet to deliver.
     base: Sequence,
     losses: VecDeque<Loss>,
     capacity: usize,
-    /// The moment of the peer's time `origin`, in microseconds.
+    /// Local time at which the peer's clock, in microseconds, showed `origin`.
     epoch: Instant,
     origin: u32,
-    /// Packets in a row whose time was too far ahead.
+    /// Consecutive packets whose timestamp was too far ahead.
     leaps: u32,
     latency: Duration,
     drop_late: bool,
     drift_sum: i64,
     drift_count: i64,
-    /// What the clock was adjusted by, in microseconds.
+    /// Adjustment of the clock, in microseconds.
     adjustment: i64,
     acked: Sequence,
     ack_number: u32,
@@ -80,7 +83,7 @@ pub(crate) struct ReceiveHalf {
 }
 
 impl ReceiveHalf {
-    /// `timestamp`: that of the handshake packet that came at `now`.
+    /// Creates the half. `timestamp` is that of the handshake packet that arrived at `now`.
     pub(crate) fn new(
         first: Sequence,
         capacity: usize,
@@ -112,27 +115,27 @@ impl ReceiveHalf {
         }
     }
 
-    /// Makes room for so many packets. It never becomes less: the peer has been told of the room that there was.
+    /// Raises the capacity. It never shrinks, because the window that was announced to the peer still holds.
     pub(crate) fn grow(&mut self, capacity: usize) {
         self.capacity = self.capacity.max(capacity);
     }
 
-    /// One behind the highest number that has come.
+    /// Returns the sequence number after the highest one received.
     fn end(&self) -> Sequence {
         self.base.after(self.slots.len() as u32) // at most the capacity
     }
 
-    /// The first number that is missing.
+    /// Returns the first missing sequence number.
     pub(crate) fn next_missing(&self) -> Sequence {
         self.losses.front().map_or(self.end(), |loss| loss.first)
     }
 
-    /// Packets that there is room for.
+    /// Returns the free buffer space, in packets.
     pub(crate) fn window(&self) -> u32 {
         self.capacity.saturating_sub(self.slots.len()).max(2) as u32
     }
 
-    /// Whether a packet of this number is wanted. What is not is counted.
+    /// Returns whether a packet of this number is needed. Others are counted as discarded.
     pub(crate) fn wants(&mut self, sequence: Sequence) -> bool {
         let wanted = match usize::try_from(self.base.distance(sequence)) {
             Ok(ahead) => ahead < self.capacity && !matches!(self.slots.get(ahead), Some(Some(_))),
@@ -144,7 +147,7 @@ impl ReceiveHalf {
         wanted
     }
 
-    /// Takes a packet that is wanted. Returns a gap that has just opened before it, to be reported at once.
+    /// Stores a needed packet. Returns the gap that it has opened before it, which is to be reported at once.
     pub(crate) fn store(
         &mut self,
         sequence: Sequence,
@@ -174,13 +177,13 @@ impl ReceiveHalf {
         gap
     }
 
-    /// Takes numbers out of the list of losses.
+    /// Removes a range of numbers from the list of losses.
     fn forget(&mut self, from: Sequence, to: Sequence) {
         let mut at = 0;
         while let Some(loss) = self.losses.get_mut(at) {
             let (first, last, reported) = (loss.first, loss.last, loss.reported);
             if last.distance(from) > 0 || to.distance(first) > 0 {
-                at += 1; // apart
+                at += 1; // the ranges do not overlap
                 continue;
             }
             let (keeps_start, keeps_end) = (first.distance(from) > 0, to.distance(last) > 0);
@@ -203,15 +206,15 @@ impl ReceiveHalf {
         }
     }
 
-    /// The sender has given these up.
+    /// Handles a drop request: the sender has given up this range.
     pub(crate) fn call_off(&mut self, first: Sequence, last: Sequence) {
         if first.distance(last) >= 0 {
-            // Only what is known to be missing: a range from the network is not walked.
+            // Only known losses are visited. A range from the network may be too wide to walk.
             self.forget(first, last);
         }
     }
 
-    /// The losses that were not reported for `interval`, as many as fit into one packet.
+    /// Returns the losses that were last reported at least `interval` ago, as many as fit into one packet.
     pub(crate) fn overdue_losses(&mut self, now: Instant, interval: Duration) -> Vec<(Sequence, Sequence)> {
         let mut due = Vec::new();
         for loss in &mut self.losses {
@@ -226,20 +229,21 @@ impl ReceiveHalf {
         due
     }
 
-    /// When losses are to be reported again.
+    /// Returns the time at which losses are to be reported again.
     pub(crate) fn next_report(&self, interval: Duration) -> Option<Instant> {
         self.losses.iter().map(|loss| loss.reported).min()?.checked_add(interval)
     }
 
-    /// How far the time of a packet is ahead of the peer's clock at `now`, in microseconds; negative, as nearly always:
-    /// so long it was under way. Times wrap every 71 minutes: it is the nearest one, however long the peer was silent.
+    /// Returns the lead of a packet's timestamp over the peer's clock at `now`, in microseconds. It is nearly always
+    /// negative, by the time the packet was under way. Timestamps wrap every 71 minutes; the nearest reading is taken,
+    /// however long the peer was silent.
     fn lead(&self, timestamp: u32, now: Instant) -> i64 {
         let elapsed = now.saturating_duration_since(self.epoch).as_micros() as u32; // modulo 2^32
         let clock = self.origin.wrapping_add(elapsed).wrapping_sub(self.adjustment as u32); // modulo 2^32
         i64::from(timestamp.wrapping_sub(clock) as i32)
     }
 
-    /// When a packet is to be handed over that came at `now`.
+    /// Returns the delivery time of a packet that arrived at `now`.
     fn due(&mut self, timestamp: u32, now: Instant) -> Instant {
         let mut lead = self.lead(timestamp, now);
         if lead <= MAX_LEAD.as_micros() as i64 {
@@ -257,7 +261,7 @@ impl ReceiveHalf {
         sent.and_then(|sent| sent.checked_add(self.latency)).unwrap_or(now)
     }
 
-    /// The peer's clock is another one from now on.
+    /// Resets the peer's clock, which now shows `timestamp`.
     fn set_clock(&mut self, timestamp: u32, now: Instant) {
         self.epoch = now;
         self.origin = timestamp;
@@ -267,19 +271,19 @@ impl ReceiveHalf {
         self.drift_count = 0;
     }
 
-    /// Nothing that is missing will come any more.
+    /// Stops waiting for missing packets, because none will come any more.
     pub(crate) fn stop_waiting(&mut self) {
         self.drop_late = true;
     }
 
-    /// The next packet whose time has come.
+    /// Returns the next packet that is due.
     pub(crate) fn deliver(&mut self, now: Instant) -> Option<Bytes> {
         let (gap, due) = self.next_available()?;
         if due > now || (gap > 0 && !self.drop_late) {
             return None;
         }
         if gap > 0 {
-            // What is before it is too late: given up.
+            // The packets missing before it are too late, and are given up.
             self.slots.drain(..gap);
             let last = self.base.after(gap as u32 - 1);
             self.forget(self.base, last);
@@ -293,9 +297,9 @@ impl ReceiveHalf {
         Some(payload)
     }
 
-    /// How many packets are missing before the first that is there, and when that is due.
+    /// Returns the number of packets missing before the first available one, and the delivery time of that.
     fn next_available(&self) -> Option<(usize, Instant)> {
-        // The first range of losses says where to look, so that a wide gap is not walked for every packet.
+        // The first loss range gives the position, so that a wide gap is not walked for every packet.
         let known = self.losses.front().filter(|loss| loss.first == self.base);
         let skip = known.and_then(|loss| usize::try_from(self.base.distance(loss.last)).ok()).map_or(0, |n| n + 1);
         let at = skip + self.slots.iter().skip(skip).position(Option::is_some)?;
@@ -303,20 +307,20 @@ impl ReceiveHalf {
         Some((at, *due))
     }
 
-    /// When the next packet is to be handed over.
+    /// Returns the delivery time of the next packet.
     pub(crate) fn next_delivery(&self) -> Option<Instant> {
         let (gap, due) = self.next_available()?;
         (gap == 0 || self.drop_late).then_some(due)
     }
 
-    /// Time between the oldest and the newest packet that are held.
+    /// Returns the time between the oldest and the newest packet held.
     pub(crate) fn buffered(&self) -> Duration {
         let first = self.slots.iter().flatten().next().map(|(_, due)| *due);
         let last = self.slots.back().and_then(Option::as_ref).map(|(_, due)| *due);
         last.zip(first).map_or(Duration::ZERO, |(last, first)| last.saturating_duration_since(first))
     }
 
-    /// Whether enough came for a light acknowledgement.
+    /// Returns whether enough packets have arrived for a light acknowledgement.
     pub(crate) fn light_ack_due(&mut self) -> bool {
         let due = self.since_ack >= 64;
         if due {
@@ -325,7 +329,7 @@ impl ReceiveHalf {
         due
     }
 
-    /// The number of a full acknowledgement that is due now, with the number that it acknowledges.
+    /// Returns the number of a full acknowledgement that is due now, and the sequence number that it acknowledges.
     pub(crate) fn ack_due(&mut self, now: Instant, repeat: Duration) -> Option<(u32, Sequence)> {
         let next = self.next_missing();
         let news = next != self.acked;
@@ -345,12 +349,12 @@ impl ReceiveHalf {
         Some((self.ack_number, next))
     }
 
-    /// Whether an acknowledgement will be due without anything more coming.
+    /// Returns whether an acknowledgement will be due even if no more packets arrive.
     pub(crate) fn needs_ack(&self) -> bool {
         self.next_missing() != self.acked || !self.confirmed
     }
 
-    /// The peer has seen an acknowledgement; returns the round trip.
+    /// Handles the ACKACK of an acknowledgement. Returns the round-trip time.
     pub(crate) fn confirm(&mut self, number: u32, timestamp: u32, now: Instant) -> Option<Duration> {
         let at = self.pending_acks.iter().position(|(n, _)| *n == number)?;
         let (_, sent) = self.pending_acks.get(at).copied()?;
@@ -361,7 +365,8 @@ impl ReceiveHalf {
         Some(rtt)
     }
 
-    /// Section 4.7: the peer's clock against ours, averaged; adjusted in steps of a few milliseconds.
+    /// Averages the drift of the peer's clock against ours (section 4.7). The clock is adjusted in steps of a few
+    /// milliseconds.
     fn observe_clock(&mut self, timestamp: u32, now: Instant, rtt: Duration) {
         let half = i64::try_from(rtt.as_micros() / 2).unwrap_or(i64::MAX);
         let late = self.lead(timestamp, now).saturating_add(half).saturating_neg();
@@ -388,7 +393,8 @@ mod tests {
         ReceiveHalf::new(Sequence::new(7), 8192, LATENCY, true, FIRST, now)
     }
 
-    /// Stores packets, each at its moment with its time, in microseconds since the start; returns how long each waits.
+    /// Stores packets, given as pairs of arrival time and timestamp in microseconds since the start. Returns the time
+    /// for which each waits.
     fn waits(half: &mut ReceiveHalf, start: Instant, packets: &[(u64, i64)]) -> Vec<Duration> {
         let mut waits = Vec::new();
         for (arrival, time) in packets {
@@ -408,7 +414,7 @@ mod tests {
     fn srt_packets_wait_by_their_time_over_the_wrap() {
         let start = Instant::now();
         let mut half = half(start);
-        // Times wrap two seconds after the start.
+        // Timestamps wrap two seconds after the start.
         let waits = waits(&mut half, start, &[(20_000, 10_000), (2_500_000, 2_500_000), (2_600_000, 2_700_000)]);
         assert_eq!(waits, [110, 120, 220].map(Duration::from_millis));
         assert_eq!(half.counts.mistimed, 0);
@@ -420,10 +426,10 @@ mod tests {
         let mut half = half(start);
         let ahead = 1_700_000_000;
         let got = waits(&mut half, start, &[(0, 0), (10_000, ahead), (20_000, 2 * ahead - 5), (30_000, 30_000)]);
-        // The third is half an hour ahead, or behind: nearer is behind, and it passes at once.
+        // The third timestamp is half an hour ahead, or behind. Behind is nearer, so the packet passes at once.
         assert_eq!(got, [120, 120, 0, 120].map(Duration::from_millis));
         assert_eq!(half.counts.mistimed, 1);
-        // A little ahead is believed: the handshake may have been slow.
+        // A small lead is accepted, since the handshake may have been slow.
         let got = waits(&mut half, start, &[(40_000, 4_040_000)]);
         assert_eq!(got, [Duration::from_millis(4120)]);
     }
@@ -436,7 +442,7 @@ mod tests {
         let packets: Vec<(u64, i64)> = (0..=i64::from(LEAPS)).map(|n| (n as u64 * 10_000, leap + n * 10_000)).collect();
         assert!(waits(&mut half, start, &packets).iter().all(|wait| *wait == LATENCY));
         assert_eq!(half.counts.mistimed, u64::from(LEAPS));
-        // By now its clock is known: one that is late by 5 ms is handed over in time.
+        // The clock is known by now, so a packet that is 5 ms late is delivered on time.
         let at = 1_000_000;
         assert_eq!(waits(&mut half, start, &[(at + 5000, leap + at as i64)]), [Duration::from_millis(115)]);
     }

@@ -1,5 +1,5 @@
-//! The sending half of a connection: packets until they are acknowledged or too late, what was reported lost, and
-//! pacing.
+//! Sending half of a connection. It holds packets until they are acknowledged or too late, retransmits packets that are
+//! reported lost, and paces the output.
 
 use super::{
     packet::{DataHeader, KeyFlag},
@@ -11,26 +11,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What may leave at once, without pacing: enough for a run of GSO, in time at most [`BURST`].
+/// Minimum burst in bytes, which may leave without pacing: enough for one GSO send. Larger bursts are limited by
+/// [`BURST`].
 const MIN_BURST: u64 = 64 * 1456;
-/// The burst of the pacing in time: what the rate allows in it leaves at once.
+/// Burst of the pacing in time. The bytes that the rate allows in this time leave at once.
 const BURST: Duration = Duration::from_millis(10);
 
-/// What comes in is measured over so long, where the pacing follows it.
+/// Window over which the input rate is measured, where the pacing follows it.
 const INPUT_WINDOW: Duration = Duration::from_millis(50);
-/// Packets that the buffer holds at most, however much comes in.
+/// Maximum number of packets in the buffer, however high the input rate is.
 const MAX_CAPACITY: usize = 131_072;
 
-/// How fast a connection sends, repeats included.
+/// Send rate of a connection, including retransmissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pacing {
     /// Bytes of payload per second.
     pub(crate) bytes_per_second: u64,
-    /// `Some`: faster than that if more comes in, by so many percent more than what comes. `None`: never faster.
+    /// If `Some`, the rate may rise to the input rate plus this many percent. If `None`, it is fixed.
     pub(crate) over_input: Option<u64>,
 }
 
-/// A packet that is not acknowledged yet.
+/// Packet that is not acknowledged yet.
 #[derive(Debug)]
 struct Item {
     payload: Bytes,
@@ -39,23 +40,23 @@ struct Item {
     timestamp: u32,
     queued: Instant,
     last_sent: Option<Instant>,
-    /// It stands in the list of losses.
+    /// Set while it is in the list of losses.
     lost: bool,
 }
 
-/// What comes in, measured.
+/// Measured rate of the input.
 #[derive(Debug)]
 struct Input {
-    /// The start of the running window.
+    /// Start of the running window.
     since: Instant,
-    /// What has come in it.
+    /// Bytes received in the running window.
     bytes: u64,
-    /// Bytes per second: rises at once, and falls by an eighth a window.
+    /// Rate in bytes per second. It rises at once, and falls by an eighth in each window.
     rate: u64,
 }
 
 impl Input {
-    /// Counts what has come; returns whether the rate has changed.
+    /// Counts input bytes. Returns whether the rate has changed.
     fn count(&mut self, bytes: u64, now: Instant) -> bool {
         let before = self.rate;
         let elapsed = now.saturating_duration_since(self.since);
@@ -67,56 +68,56 @@ impl Input {
             self.bytes = 0;
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        // As much as has come already comes in this window at least.
+        // The rate is at least what this window alone amounts to already.
         let windows = 1_000 / INPUT_WINDOW.as_millis() as u64;
         self.rate = self.rate.max(self.bytes.saturating_mul(windows));
         self.rate != before
     }
 }
 
-/// What the sending half has counted.
+/// Counters of the sending half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SendCounts {
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) retransmitted: u64,
-    /// Given up: too late, or no room.
+    /// Given up because they were too late, or there was no room.
     pub(crate) dropped: u64,
     /// Reported lost by the peer.
     pub(crate) lost: u64,
 }
 
-/// What an acknowledgement has brought.
+/// Effect of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acknowledged {
-    /// The peer has got further than it had said before.
+    /// Progress: it acknowledges more than before.
     Progress,
-    /// It says what it has said before.
+    /// No news: it repeats an earlier acknowledgement.
     Nothing,
-    /// It names what was never sent.
+    /// Protocol error: it acknowledges packets that were never sent.
     Unsent,
 }
 
 #[derive(Debug)]
 pub(crate) struct SendHalf {
     items: VecDeque<Item>,
-    /// The number of the first item.
+    /// Sequence number of the first item.
     first: Sequence,
-    /// The furthest acknowledgement. What was given up as too late may be acknowledged after that.
+    /// Highest acknowledgement. Packets dropped as too late may still be acknowledged later.
     acknowledged: Sequence,
-    /// Items that have been sent at least once.
+    /// Number of items that have been sent at least once.
     sent: usize,
-    /// Reported lost, to be sent again before anything new.
+    /// Packets reported lost, which are sent again before new ones.
     losses: VecDeque<Sequence>,
     capacity: usize,
-    /// Packets that the peer has room for behind the last acknowledged one.
+    /// Packets for which the peer has room after the last acknowledged one.
     window: usize,
     message: u32,
-    /// What was asked for.
+    /// Configured pacing.
     pacing: Pacing,
     buffer: usize,
     input: Input,
-    /// What the pacing lets out now.
+    /// Current rate of the pacing.
     bytes_per_second: u64,
     tokens: u64,
     refilled: Instant,
@@ -146,7 +147,7 @@ impl SendHalf {
         half
     }
 
-    /// Changes how fast it sends, and how many packets it holds. Those that it holds already stay.
+    /// Changes the pacing and the buffer size, in packets. Packets already held stay.
     pub(crate) fn set_rates(&mut self, buffer: usize, pacing: Pacing) {
         self.buffer = buffer;
         self.pacing = pacing;
@@ -156,13 +157,13 @@ impl SendHalf {
         self.follow_input();
     }
 
-    /// Sets what depends on what comes in.
+    /// Updates the rate and the capacity, which depend on the input.
     fn follow_input(&mut self) {
         let Pacing { bytes_per_second, over_input } = self.pacing;
         let asked = bytes_per_second.max(1);
         let wanted = over_input.map_or(0, |overhead| self.input.rate.saturating_mul(100 + overhead) / 100);
         self.bytes_per_second = asked.max(wanted);
-        // Room for as many seconds as at the rate that was asked for.
+        // The buffer covers as many seconds as it does at the configured rate.
         let scaled = (self.buffer as u128) * u128::from(self.bytes_per_second) / u128::from(asked);
         let most = self.buffer.max(MAX_CAPACITY);
         self.capacity = usize::try_from(scaled).map_or(most, |packets| packets.min(most));
@@ -172,7 +173,7 @@ impl SendHalf {
         (self.bytes_per_second.saturating_mul(BURST.as_millis() as u64) / 1000).max(MIN_BURST)
     }
 
-    /// The number that the next pushed packet gets.
+    /// Returns the sequence number of the next pushed packet.
     pub(crate) fn next_sequence(&self) -> Sequence {
         self.first.after(self.items.len() as u32) // at most the capacity
     }
@@ -181,7 +182,7 @@ impl SendHalf {
         self.items.len() < self.capacity
     }
 
-    /// Takes a packet, encrypted already. There must be room.
+    /// Queues a packet, which is encrypted already. The caller has checked [`SendHalf::has_room`].
     pub(crate) fn push(&mut self, payload: Bytes, key: KeyFlag, timestamp: u32, now: Instant) {
         if self.pacing.over_input.is_some() && self.input.count(payload.len() as u64, now) {
             self.follow_input();
@@ -192,17 +193,17 @@ impl SendHalf {
         self.items.push_back(item);
     }
 
-    /// Packets that are sent and not acknowledged.
+    /// Returns the number of packets that are sent and not acknowledged.
     pub(crate) fn in_flight(&self) -> usize {
         self.sent
     }
 
-    /// Whether nothing waits to be sent or acknowledged.
+    /// Returns whether no packet waits to be sent or acknowledged.
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Takes note that everything before `next` has come.
+    /// Handles an acknowledgement of everything before `next`.
     pub(crate) fn acknowledge(&mut self, next: Sequence, window: Option<usize>) -> Acknowledged {
         if let Some(window) = window {
             self.window = window;
@@ -219,14 +220,14 @@ impl SendHalf {
             self.items.drain(..count);
             self.sent -= count;
             self.first = next;
-        } // else: what it names was given up
+        } // else: the acknowledged packets were dropped before
         if is_progress { Acknowledged::Progress } else { Acknowledged::Nothing }
     }
 
-    /// The peer misses these. What is no longer here is returned, to be called off.
+    /// Handles a loss report. Returns a reported range that is no longer held, for a drop request.
     pub(crate) fn report_lost(&mut self, ranges: &[(Sequence, Sequence)]) -> Option<(Sequence, Sequence)> {
         let mut gone = None;
-        // Ranges that overlap are no honest report: what is looked at is bounded by what is there.
+        // Overlapping ranges are not an honest report. The work is bounded by the number of packets held.
         let mut budget = self.sent.saturating_add(ranges.len());
         for (from, to) in ranges {
             let (start, end) = (self.first.distance(*from), self.first.distance(*to));
@@ -251,7 +252,8 @@ impl SendHalf {
         gone
     }
 
-    /// Sends everything again that was sent before `before`: the peer has not said a word about it.
+    /// Marks all packets that were last sent before `before` as lost, because the peer has neither acknowledged nor
+    /// reported them.
     pub(crate) fn resend_silent(&mut self, before: Instant) {
         for index in 0..self.sent {
             let sequence = self.first.after(index as u32);
@@ -265,7 +267,7 @@ impl SendHalf {
         }
     }
 
-    /// Gives up what was pushed longer ago than `age`.
+    /// Drops packets that were pushed longer ago than `age`.
     pub(crate) fn drop_late(&mut self, now: Instant, age: Duration) {
         while self.items.front().is_some_and(|item| now.saturating_duration_since(item.queued) > age) {
             self.items.pop_front();
@@ -284,7 +286,8 @@ impl SendHalf {
         }
     }
 
-    /// The next data packet that may leave now. `again`: how long a packet must not be repeated after it was sent.
+    /// Returns the next data packet that may leave now. A packet is not sent again within `again` of its last
+    /// transmission.
     pub(crate) fn poll(&mut self, now: Instant, destination: u32, again: Duration) -> Option<([u8; 16], Bytes)> {
         self.refill(now);
         let index = self.next_index(now, again)?;
@@ -320,14 +323,14 @@ impl SendHalf {
         Some((header.to_bytes(), payload))
     }
 
-    /// Losses first; then what is new, if the peer has room for it.
+    /// Returns the index of the next packet: losses first, then new packets if the peer has room for them.
     fn next_index(&mut self, now: Instant, again: Duration) -> Option<usize> {
         for _ in 0..self.losses.len() {
             let Some(sequence) = self.losses.pop_front() else { break };
-            let Ok(index) = usize::try_from(self.first.distance(sequence)) else { continue }; // acknowledged by now
+            let Ok(index) = usize::try_from(self.first.distance(sequence)) else { continue }; // acknowledged meanwhile
             let Some(item) = self.items.get_mut(index).filter(|item| item.lost) else { continue };
             if item.last_sent.is_some_and(|at| now.saturating_duration_since(at) < again) {
-                item.lost = false; // the repeat is on its way; if it is lost too, the peer will say so again
+                item.lost = false; // already retransmitted; if that is lost, it is reported again
                 continue;
             }
             return Some(index);
@@ -335,7 +338,7 @@ impl SendHalf {
         (self.sent < self.items.len() && self.sent < self.window).then_some(self.sent)
     }
 
-    /// When pacing lets the next packet out, if there is one that may leave.
+    /// Returns the time at which pacing lets the next packet leave, if one is waiting.
     pub(crate) fn next_release(&self) -> Option<Instant> {
         let waiting = !self.losses.is_empty() || (self.sent < self.items.len() && self.sent < self.window);
         if !waiting {
@@ -351,7 +354,8 @@ impl SendHalf {
 mod tests {
     use super::*;
 
-    /// Pushes packets at a rate for a time, while all that leaves is acknowledged; returns how many wait at the end.
+    /// Pushes packets at a rate for some time, while all sent packets are acknowledged. Returns the number of packets
+    /// that wait at the end.
     fn backlog(half: &mut SendHalf, now: &mut Instant, bytes_per_second: u64, time: Duration) -> u64 {
         const PAYLOAD: u64 = 1316;
         let interval = Duration::from_nanos(PAYLOAD * 1_000_000_000 / bytes_per_second);
@@ -376,12 +380,12 @@ mod tests {
     fn srt_sender_takes_a_new_rate_in_the_middle_of_a_connection() {
         let (mut now, low) = (Instant::now(), 312_500);
         let mut half = SendHalf::new(Sequence::new(1), 8192, 8192, low, now);
-        // 20 Mb/s at a pace of 2.5: most of it waits, or finds no room.
+        // At 20 Mb/s with pacing of 2.5 Mb/s most packets wait, or find no room.
         assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) > 2000);
         half.set_rates(8192, Pacing { bytes_per_second: 6_250_000, over_input: None });
-        backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)); // what has waited leaves
+        backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)); // sends the backlog
         assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) < 100);
-        // Back again: it holds to the old pace.
+        // With the old rate set again, the old pacing applies.
         half.set_rates(8192, Pacing { bytes_per_second: low, over_input: None });
         assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) > 2000);
     }
@@ -391,13 +395,13 @@ mod tests {
         let mut now = Instant::now();
         let mut half = SendHalf::new(Sequence::new(1), 8192, 1 << 20, 1_562_500, now);
         half.set_rates(8192, Pacing { bytes_per_second: 1_562_500, over_input: Some(25) });
-        // 121 Mb/s where 10 are the maximum: at no time does more wait than 20 ms of it.
+        // The input is 121 Mb/s with a maximum of 10 Mb/s. At no time may more than 20 ms of it wait.
         for _ in 0..20 {
             let behind = backlog(&mut half, &mut now, 15_125_000, Duration::from_millis(100));
             assert!(behind < 230, "{behind}");
         }
         assert_eq!(half.counts.dropped, 0);
-        // When less comes, it paces by that again.
+        // When the input falls, the pacing follows it down.
         backlog(&mut half, &mut now, 150_000, Duration::from_millis(5000));
         assert!(half.bytes_per_second < 2_000_000, "{}", half.bytes_per_second);
     }

@@ -1,13 +1,13 @@
 //! Sequence numbers of 31 bits, which wrap (draft-sharabayko-srt-01, section 3).
 
-/// A packet sequence number: 31 bits, compared modulo 2^31.
+/// Packet sequence number: 31 bits, compared modulo 2^31.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Sequence(u32);
 
 const MASK: u32 = 0x7fff_ffff;
 
 impl Sequence {
-    /// The lower 31 bits count.
+    /// Creates a number from the lower 31 bits.
     pub(crate) const fn new(number: u32) -> Self {
         Self(number & MASK)
     }
@@ -16,14 +16,14 @@ impl Sequence {
         self.0
     }
 
-    /// The number `steps` later.
+    /// Returns the number `steps` later.
     pub(crate) const fn after(self, steps: u32) -> Self {
         Self(self.0.wrapping_add(steps) & MASK)
     }
 
-    /// How far `later` lies ahead of this number: negative, if it lies behind.
+    /// Returns the distance from this number to `later`, negative if that lies behind.
     pub(crate) const fn distance(self, later: Sequence) -> i32 {
-        // The difference modulo 2^31, with its sign: shifted up so that bit 30 becomes the sign.
+        // The difference modulo 2^31 is shifted up so that its bit 30 becomes the sign.
         ((later.0.wrapping_sub(self.0) << 1) as i32) >> 1
     }
 }

@@ -1,4 +1,4 @@
-//! What one end wants of a connection, and what both ends agree on; and why a connection is refused.
+//! Negotiation of a connection: the terms of one end, the agreement of both, and the reasons for a rejection.
 
 use super::{
     connection::Agreement,
@@ -9,14 +9,14 @@ use super::{
 use crate::{random::Random, secret::Secret};
 use std::time::{Duration, Instant};
 
-/// The oldest peer that is served: libsrt 1.3.0, the first with this handshake.
+/// Oldest supported version of a peer: libsrt 1.3.0, the first with this handshake.
 const OLDEST: u32 = 0x01_03_00;
-/// Packets after which a key is changed, and how many before that the next is announced (`SRTO_KMREFRESHRATE`,
-/// `SRTO_KMPREANNOUNCE`).
+/// Number of packets after which the key changes (`SRTO_KMREFRESHRATE`).
 const KEY_REFRESH: u64 = 1 << 24;
+/// Number of packets before the change of a key at which the next one is announced (`SRTO_KMPREANNOUNCE`).
 const KEY_ANNOUNCE: u64 = 1 << 12;
 
-/// A code with which a connection is refused, as libsrt numbers them (`SRT_REJECT_REASON`).
+/// Code of a rejection, as numbered by libsrt (`SRT_REJECT_REASON`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection(pub(crate) u32);
 
@@ -35,7 +35,7 @@ impl Rejection {
     pub(crate) const FORBIDDEN: Self = Self(1403);
     /// `SRT_REJX_NOTFOUND`.
     pub(crate) const NOT_FOUND: Self = Self(1404);
-    /// `SRT_REJX_ISE`: something is wrong with the host.
+    /// `SRT_REJX_ISE`: internal error of the host.
     pub(crate) const INTERNAL: Self = Self(1500);
     /// `SRT_REJX_CONFLICT`: the resource is in use.
     pub(crate) const CONFLICT: Self = Self(1409);
@@ -63,13 +63,13 @@ impl std::fmt::Display for Rejection {
     }
 }
 
-/// What one end wants.
+/// Terms of one end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) receive_latency: Duration,
     pub(crate) peer_latency: Duration,
     pub(crate) passphrase: Option<Secret>,
-    /// 16, 24 or 32; the caller's counts.
+    /// Key length in bytes: 16, 24 or 32. That of the caller is used.
     pub(crate) key_length: usize,
     pub(crate) packet_drop: bool,
     pub(crate) peer_idle: Duration,
@@ -97,11 +97,11 @@ impl Default for Terms {
     }
 }
 
-/// What identifies our end of a connection that is being set up.
+/// Identity of our end of a connection that is being set up.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
     pub(crate) id: u32,
-    /// When our timestamps started.
+    /// Start of our timestamps.
     pub(crate) start: Instant,
     pub(crate) random: Random,
 }
@@ -111,7 +111,7 @@ fn millis(latency: Duration) -> u16 {
 }
 
 impl Terms {
-    /// Our wishes, as HSREQ has them.
+    /// Returns our terms as an HSREQ extension.
     pub(crate) fn extension(&self) -> SrtExtension {
         SrtExtension {
             version: SRT_VERSION,
@@ -121,14 +121,14 @@ impl Terms {
         }
     }
 
-    /// The wishes of both ends: each direction has the larger one.
+    /// Returns the latencies of both directions. Each is the larger one that the two ends ask for.
     fn settle(&self, theirs: &SrtExtension) -> (Duration, Duration) {
         let wish = |ms: u16| Duration::from_millis(ms.into());
         (self.receive_latency.max(wish(theirs.send_delay)), self.peer_latency.max(wish(theirs.receive_delay)))
     }
 
-    /// A listener's look at a conclusion, as far as it costs nothing: whether both ends can agree, apart from their
-    /// passphrases. `Some`: this is to be derived first, and handed to [`Terms::accept`].
+    /// Checks a conclusion on the side of the listener, as far as it costs nothing: whether both ends can agree, apart
+    /// from their passphrases. Returns the derivation whose result [`Terms::accept`] needs, if there is encryption.
     pub(crate) fn prepare(&self, request: &Handshake) -> Result<Option<KeyDerivation>, Rejection> {
         acceptable(request)?;
         match (&self.passphrase, request.extensions.key_material.as_deref()) {
@@ -140,7 +140,7 @@ impl Terms {
         }
     }
 
-    /// The keys that a caller's material brings, or why there is no agreement about encryption.
+    /// Returns the keys from a caller's key material, or the rejection if the ends do not agree about encryption.
     fn keys(&self, material: Option<&[u8]>, wrapping: Option<WrappingKey>) -> Result<Option<Keys>, Rejection> {
         match (&self.passphrase, material, wrapping) {
             (None, None, None) => Ok(None),
@@ -153,8 +153,8 @@ impl Terms {
         }
     }
 
-    /// A listener's answer to a conclusion: what is agreed, and the packet that says so. `wrapping` is the result of
-    /// what [`Terms::prepare`] has asked for.
+    /// Accepts a conclusion on the side of the listener. Returns the agreement and the answer that confirms it.
+    /// `wrapping` is the result of the derivation returned by [`Terms::prepare`].
     pub(crate) fn accept(
         &self,
         request: &Handshake,
@@ -199,7 +199,7 @@ impl Terms {
         Ok((agreement, answer))
     }
 
-    /// The same with the derivation run at once.
+    /// Does the same as [`Terms::accept`], and runs the derivation at once.
     #[cfg(test)]
     pub(crate) fn accept_here(
         &self,
@@ -211,7 +211,8 @@ impl Terms {
         self.accept(request, timestamp, local, wrapping)
     }
 
-    /// A caller's reading of the answer to its conclusion. `keys` are those that it has announced.
+    /// Checks the listener's answer to a conclusion on the side of the caller. `keys` are those that the caller has
+    /// announced.
     pub(crate) fn conclude(
         &self,
         answer: &Handshake,
@@ -268,7 +269,7 @@ impl Terms {
     }
 }
 
-/// The wishes of a caller whose conclusion can be accepted as far as it is not about encryption.
+/// Returns the extension of a conclusion that can be accepted, apart from encryption.
 pub(crate) fn acceptable(request: &Handshake) -> Result<SrtExtension, Rejection> {
     if request.version != 5 {
         return Err(Rejection::VERSION);
@@ -278,7 +279,7 @@ pub(crate) fn acceptable(request: &Handshake) -> Result<SrtExtension, Rejection>
     Ok(theirs)
 }
 
-/// What neither end can do without.
+/// Checks the requirements that hold for both ends.
 fn check(theirs: &SrtExtension, extensions: &Extensions) -> Result<(), Rejection> {
     if theirs.version < OLDEST {
         return Err(Rejection::VERSION);

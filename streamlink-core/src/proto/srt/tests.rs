@@ -1,5 +1,5 @@
-//! SRT over a simulated network, in virtual time: loss, bursts, reordering, duplication, jitter, blackouts. A seed
-//! that once failed stays here.
+//! SRT over a simulated network, in virtual time: loss, bursts, reordering, duplication, jitter, blackouts. Seeds that
+//! once failed are kept here.
 
 use super::{
     crypto::Keys,
@@ -23,17 +23,17 @@ fn random(bytes: &mut [u8]) {
     bytes.iter_mut().enumerate().for_each(|(i, b)| *b = 17 + i as u8);
 }
 
-/// What a network does to packets.
+/// Behaviour of a simulated network.
 #[derive(Clone, Copy)]
 struct Weather {
-    /// Percent.
+    /// Loss in percent of packets.
     loss: u64,
     /// Percent of packets after which a burst of ten is lost.
     bursts: u64,
     duplicates: u64,
     delay: Duration,
     jitter: Duration,
-    /// Nothing gets through in the direction of the caller's packets.
+    /// Period in which all packets of the caller are lost.
     blackout: Option<(Duration, Duration)>,
 }
 
@@ -52,7 +52,7 @@ enum End {
     Down,
 }
 
-/// A caller that sends and a listener that receives, and the network between them.
+/// Sending caller and receiving listener, with the network between them.
 struct World {
     start: Instant,
     now: Instant,
@@ -74,7 +74,6 @@ const PEER: &str = "192.0.2.1:5000";
 impl World {
     fn new(weather: Weather, caller: Terms, listener: Terms, seed: u64) -> Self {
         let start = Instant::now();
-        // The caller's clock starts a little before the wrap of its timestamps, if a test wants that.
         let local = Local { id: 100, start, random: Random::of(random) };
         Self {
             start,
@@ -196,7 +195,7 @@ impl World {
         }
     }
 
-    /// Lets time pass, doing whatever is due.
+    /// Advances the time to `end`, and runs everything that is due.
     fn run_until(&mut self, end: Instant) {
         for step in 0.. {
             assert!(step < 50_000_000, "time stands still");
@@ -213,7 +212,7 @@ impl World {
                 self.now = end;
                 return self.flush();
             }
-            // A timer that is due at once is looked at a little later, as a runtime would.
+            // A timer that is due at once fires a little later, as in a runtime.
             self.now = due.max(self.now + Duration::from_micros(if wire == Some(due) { 0 } else { 100 }));
             while let Some((key, (to_listener, bytes))) = self.wires.pop_first() {
                 if key.0 > self.now {
@@ -253,7 +252,7 @@ impl World {
         &mut self.accepted.as_mut().unwrap().0
     }
 
-    /// Sends numbered packets evenly, and lets them arrive; returns when each was sent.
+    /// Sends numbered packets at equal intervals, and waits for their arrival. Returns the time at which each was sent.
     fn send(&mut self, count: u32, interval: Duration) -> Vec<Duration> {
         let mut sent = Vec::new();
         for i in 0..count {
@@ -266,7 +265,7 @@ impl World {
         sent
     }
 
-    /// Whatever the network does: nothing twice, nothing out of order, nothing altered.
+    /// Checks that no packet was delivered twice, out of order or altered. Returns the delivered numbers.
     fn check(&self) -> Vec<u32> {
         let numbers: Vec<u32> = self.delivered.iter().map(|(_, p)| number(p)).collect();
         assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{numbers:?}");
@@ -305,7 +304,7 @@ fn srt_delivers_everything_on_time_over_a_clean_network() {
     let mut world = World::new(FAIR, latency(120), latency(200), 1);
     let sent = world.connect().send(1000, ms(2));
     assert_eq!(world.check(), (0..1000).collect::<Vec<u32>>());
-    // Both ends' wishes: the larger latency holds, from the moment of sending, whatever the path takes of it.
+    // The larger latency of both ends applies. It counts from the time of sending, whatever the delay of the path.
     for (at, (due, _)) in sent.iter().zip(&world.delivered) {
         let held = *due - *at;
         assert!((ms(200)..ms(212)).contains(&held), "{held:?}");
@@ -353,7 +352,7 @@ fn srt_never_duplicates_reorders_or_alters() {
             world.run_until(world.now + ms(100));
         }
         if !matches!(world.caller, End::Up(_)) {
-            continue; // thirty percent of loss both ways: not every call gets through
+            continue; // with 30 % loss both ways not every call gets through
         }
         world.send(1500, ms(2));
         let numbers = world.check();
@@ -364,7 +363,7 @@ fn srt_never_duplicates_reorders_or_alters() {
 
 #[test]
 fn srt_sequence_numbers_and_timestamps_wrap() {
-    // Two hours and a half: the timestamps wrap twice. The first sequence number lies just before its own wrap.
+    // In two and a half hours the timestamps wrap twice. The first sequence number lies just before its own wrap.
     fn high(bytes: &mut [u8]) {
         bytes.fill(0xff);
     }
@@ -417,10 +416,10 @@ fn srt_detects_dead_peer_and_shutdown() {
     let mut world = World::new(FAIR, Terms::default(), Terms::default(), 3);
     world.connect().send(10, ms(2));
     let count = world.delivered.len();
-    // Idle, both stay: they say that they are alive.
+    // Idle connections stay open, kept alive by keep-alive packets.
     world.run_until(world.now + Duration::from_secs(60));
     assert_eq!((world.sender().closed(), world.receiver().closed()), (None, None));
-    // What was sent just before the goodbye is still handed over at its time.
+    // A packet sent just before the shutdown is still delivered at its time.
     let now = world.now;
     assert!(world.sender().push(&payload(10), now));
     world.flush();
@@ -475,7 +474,7 @@ fn srt_bounds_hostile_packets_within_a_connection() {
             bytes[0] &= 0x7f;
         }
         if round % 18 == 10 {
-            continue; // a shutdown is no garbage
+            continue; // a valid shutdown would end the connection
         }
         let bytes = Bytes::from(bytes);
         if let Some(packet) = Packet::parse(&bytes) {
@@ -487,7 +486,7 @@ fn srt_bounds_hostile_packets_within_a_connection() {
     while world.receiver().poll_transmit(now).is_some() {}
 }
 
-/// Whatever a listener sends, a listener does not answer: neither another one nor itself.
+/// Checks that no packet sent by a listener is answered by another listener or by itself.
 #[test]
 fn srt_listener_answers_no_listener() {
     let now = Instant::now();
@@ -513,7 +512,7 @@ fn srt_listener_answers_no_listener() {
                 assert!(matches!(listener.greet(&answer[HEADER..], peer, now), Greeting::Ignore), "{answer:?}");
             }
         }
-        // What cannot be answered to anybody: an answer would be for the handshakes of whoever gets it.
+        // Without a socket id to answer to, an answer would have the destination of a handshake.
         for request in [&induction, &conclusion] {
             let forged = Handshake { socket_id: 0, ..request.clone() };
             assert!(matches!(one.greet(&forged.write(), peer, now), Greeting::Ignore));
@@ -523,7 +522,7 @@ fn srt_listener_answers_no_listener() {
 
 #[test]
 fn srt_peer_that_acknowledges_nothing_is_closed() {
-    // It takes part in all else: it says all the time that it is alive.
+    // The peer stays alive by sending keep-alive packets all the time.
     let keep_alive = write_control(&Control::KeepAlive, 0, 100);
     for packet_drop in [true, false] {
         let terms = Terms { packet_drop, ..latency(120) };
@@ -554,7 +553,7 @@ fn srt_peer_that_reads_or_has_nothing_to_read_stays() {
     world.connect().send(5000, ms(2));
     world.run_until(world.now + Duration::from_secs(30));
     assert_eq!(world.sender().closed(), None);
-    // Loss reports alone show that somebody reads.
+    // Loss reports alone show that the peer reads.
     let mut world = World::new(FAIR, latency(120), latency(120), 6);
     world.connect().send(10, ms(2));
     let begin = world.now;
@@ -581,7 +580,8 @@ fn srt_protocol_fault_is_named() {
     assert_eq!(sender.closed(), Some(CloseReason::Protocol("it acknowledges what was never sent")));
 }
 
-/// Each derivation takes half a millisecond of the task that serves all connections of a port.
+/// Checks the limit on derivations, each of which takes half a millisecond of the task that serves all connections of a
+/// port.
 #[test]
 fn srt_key_requests_with_ever_new_salts_are_derived_rarely() {
     let terms = Terms { passphrase: Some("correct horse".into()), ..latency(120) };
@@ -599,7 +599,7 @@ fn srt_key_requests_with_ever_new_salts_are_derived_rarely() {
     let materials: Vec<_> = (100..=255).map(material).collect();
     let flood: usize = materials.iter().map(|m| answers(world.receiver(), m, begin)).sum();
     assert_eq!(flood, 1, "one is derived, the others wait");
-    // The same salt again costs nothing, and so is always answered.
+    // A request with the known salt costs nothing, and so is always answered.
     let again: usize = (0..100).map(|_| answers(world.receiver(), &materials[0], begin)).sum();
     assert_eq!(again, 100);
     let later = begin + Duration::from_secs(10);

@@ -1,8 +1,8 @@
-//! The sources of one flow: which of them feeds it, and when another takes over.
+//! Source group of one flow: selects the active source, and switches to another one when it is lost.
 //!
-//! The first source that brings media is the active one. The others are followed: of RTMP and RTSP the last group of
-//! pictures is kept, so that a switch has a key frame to begin with. What the active source brings, and what the next
-//! one does after a switch, is made one stream by the [`Continuity`], and enters the flow's ring.
+//! The first source that delivers media becomes the active one. The others are followed: for RTMP and RTSP the last
+//! group of pictures is retained, so that a switch can begin at a key frame. The [`Continuity`] makes the media of the
+//! active source, and that of the next one after a switch, one continuous stream, which enters the ring of the flow.
 
 use super::{CurrentPresentation, MediaBatch, Merge, PathCounts, Ring, continuity::Continuity, ring::most_packets};
 use crate::{
@@ -14,40 +14,40 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes of the last group of pictures that are kept of each source that is not active, and the packets that go with
-/// them ([`most_packets`]).
+/// Maximum number of bytes of the last group of pictures retained for each inactive source. The packet bound of
+/// [`most_packets`] goes with it.
 const BACKLOG: u64 = 16 << 20;
 
-/// How the sources take turns.
+/// Switching policy of a source group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turns {
-    /// After a switch it stays as it is.
+    /// Stays with a source until it is lost.
     Stay,
-    /// Back to the first source when it has delivered for so long.
+    /// Returns to the first source once it has delivered without interruption for this time.
     Prefer(Duration),
-    /// All at once, packet by packet, within a window.
+    /// Merges all sources packet by packet, within this window.
     Merge(Duration),
 }
 
-/// When the active source is lost, and what then.
+/// Failover settings of a source group.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupTerms {
     pub(crate) turns: Turns,
-    /// For how long the active source may bring nothing.
+    /// Silence of the active source after which it counts as lost.
     pub(crate) loss_threshold: Duration,
 }
 
-/// The flow has gone from one source to another.
+/// Switch of a flow from one source to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Switch {
     pub(crate) from: usize,
     pub(crate) to: usize,
-    /// The time in which no media came.
+    /// Time without media.
     pub(crate) gap: Duration,
 }
 
-/// The sources of one flow. In this order, here and below: where there are many flows, each is found cold, and what every
-/// packet of a lone source touches lies together.
+/// Sources of one flow. The fields here and below are in order of use, so that each packet of a single source touches
+/// few cache lines: with many flows, the group is not in the cache.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Group {
@@ -63,29 +63,29 @@ pub(crate) struct Group {
 struct Inner {
     active: Option<usize>,
     paths: Vec<Path>,
-    /// When the last packet came that was handed on.
+    /// Arrival of the last packet that was passed on.
     last: Option<Instant>,
     continuity: Continuity,
     merge: Option<Merge>,
-    /// The presentation of what was handed on last.
+    /// Presentation that was announced last.
     known: Option<Arc<Presentation>>,
 }
 
-/// One source, as the group sees it.
+/// State of one source.
 #[derive(Debug, Default)]
 struct Path {
-    /// When media last came; `None`: it is not connected.
+    /// Time of the last media; `None` if the source is not connected.
     last: Option<Instant>,
-    /// Since when it comes without interruption.
+    /// Start of uninterrupted media.
     since: Option<Instant>,
     presentation: Option<Arc<Presentation>>,
-    /// Of a source that is not active: the last group of pictures, from its start on.
+    /// Last group of pictures of an inactive source, from its key frame on.
     backlog: MediaBatch,
-    /// Its bytes.
+    /// Number of bytes of the backlog.
     backlog_bytes: u64,
-    /// Since when it could take over, and waits for a place to start.
+    /// Time since which the source is due to take over and waits for a random access point.
     due_since: Option<Instant>,
-    /// It has places to start.
+    /// True if the source has delivered random access points.
     has_starts: bool,
 }
 
@@ -113,21 +113,21 @@ impl Group {
     }
 
     fn lock(&self) -> Guard<'_, Inner> {
-        // Invariant: nothing panics while the lock is held; if it did, the next packet finds a group that is whole.
+        // Invariant: no code panics while it holds the lock. If it did, the group would still be consistent.
         lock(&self.inner)
     }
 
-    /// Where what it hands on goes.
+    /// Returns the ring into which the group publishes.
     pub(crate) fn ring(&self) -> &Arc<Ring> {
         &self.ring
     }
 
-    /// Whether there is more than one source.
+    /// Returns true if there is more than one source.
     pub(crate) fn has_backup(&self) -> bool {
         self.lock().paths.len() > 1
     }
 
-    /// Whether the flow is fed by this source.
+    /// Returns true if this source feeds the flow.
     pub(crate) fn is_active(&self, source: usize) -> bool {
         let inner = self.lock();
         match inner.merge {
@@ -136,12 +136,13 @@ impl Group {
         }
     }
 
-    /// What a merge has counted of one source; and the packets that none has brought.
+    /// Returns the merge counters of one source, and the number of packets that no source delivered; `None` without a
+    /// merge.
     pub(crate) fn merged(&self, source: usize) -> Option<(PathCounts, u64)> {
         self.lock().merge.as_ref().map(|merge| (merge.counts(source), merge.lost()))
     }
 
-    /// Whether a source that is connected only when it is needed should be.
+    /// Returns true if a cold source, which connects on demand, should be connected now.
     pub(crate) fn is_needed(&self, source: usize, now: Instant, started: Instant) -> bool {
         let inner = self.lock();
         let silent = |since: Instant| now.saturating_duration_since(since) > self.terms.loss_threshold;
@@ -152,7 +153,7 @@ impl Group {
         }
     }
 
-    /// A connection of a source begins, with its presentation if it is one of RTSP.
+    /// Begins a connection of a source, with its presentation if it is an RTSP source.
     pub(crate) fn begin(&self, source: usize, presentation: Option<&Arc<Presentation>>) {
         let mut inner = self.lock();
         let feeds = inner.active.is_none_or(|active| active == source);
@@ -167,11 +168,11 @@ impl Group {
         }
     }
 
-    /// What a source has brought; the delivery comes back empty.
+    /// Takes the media of a source, and leaves `delivery` empty. Returns the switch that it caused, if any.
     pub(crate) fn offer(&self, source: usize, delivery: &mut MediaBatch, now: Instant) -> Option<Switch> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        // There is no other source to which it could be compared: nothing of what follows is for it.
+        // Fast path: a single source is never compared with another one.
         if inner.paths.len() == 1 && inner.active == Some(source) {
             self.hand_on(inner, delivery);
             return None;
@@ -210,7 +211,7 @@ impl Group {
         switch
     }
 
-    /// Time has passed. Only a merge has something to do then.
+    /// Handles the passage of time, which only affects a merge.
     pub(crate) fn handle_timeout(&self, now: Instant) {
         let mut inner = self.lock();
         if let Some(merge) = &mut inner.merge
@@ -222,8 +223,8 @@ impl Group {
         }
     }
 
-    /// A source is lost. Another takes over at once, if it has something to begin with; otherwise with what it brings
-    /// next.
+    /// Records the loss of a source. Another one takes over at once if it has a backlog to begin with, and otherwise
+    /// with its next media.
     pub(crate) fn lose(&self, source: usize, now: Instant) -> Option<Switch> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -244,7 +245,7 @@ impl Group {
         Some(switch)
     }
 
-    /// The flow stops: what waits passes.
+    /// Passes on all waiting packets, when the flow stops.
     pub(crate) fn finish(&self, now: Instant) {
         let mut inner = self.lock();
         if let Some(merge) = &mut inner.merge {
@@ -254,7 +255,7 @@ impl Group {
         }
     }
 
-    /// Whether a source takes the place of the active one now; the delivery is then what the flow gets first.
+    /// Returns true if a source replaces the active one now. `delivery` then holds the first media after the switch.
     fn takes_over(
         &self,
         inner: &mut Inner,
@@ -279,7 +280,7 @@ impl Group {
         let due_since = *path.due_since.get_or_insert(now);
         let whole_groups = matches!(self.family, MediaFamily::Rtmp | MediaFamily::Rtsp);
         if whole_groups && lost && !path.backlog.is_empty() {
-            // From its last key frame on: that of what has come just now, if there is one.
+            // Begins at the last key frame of the source: the one in this delivery, or else the one in the backlog.
             if delivery.starts.is_empty() {
                 path.backlog.append(delivery);
                 std::mem::swap(&mut path.backlog, delivery);
@@ -296,7 +297,7 @@ impl Group {
         true
     }
 
-    /// Follows a source that is not active.
+    /// Updates the backlog of an inactive source.
     fn keep(&self, inner: &mut Inner, source: usize, delivery: &mut MediaBatch) {
         let Some(path) = inner.paths.get_mut(source) else { return };
         if matches!(self.family, MediaFamily::Rtmp | MediaFamily::Rtsp) {
@@ -312,7 +313,7 @@ impl Group {
                 path.backlog.append(delivery);
             }
             if path.backlog_bytes > BACKLOG || path.backlog.packets.len() as u64 > most_packets(BACKLOG) {
-                path.backlog.clear(); // until the next start
+                path.backlog.clear(); // until the next random access point
             }
         }
         delivery.clear();
@@ -326,7 +327,7 @@ impl Group {
         Switch { from, to, gap: gap.unwrap_or_default() }
     }
 
-    /// The presentation of the source that feeds the flow now is what players are told of.
+    /// Announces to players the presentation of the source that feeds the flow now.
     fn present(&self, inner: &mut Inner, source: usize, switched: bool) {
         let Inner { paths, continuity, known, .. } = inner;
         let presentation = paths.get(source).and_then(|path| path.presentation.as_ref());
@@ -339,7 +340,7 @@ impl Group {
         self.show(known, shown);
     }
 
-    /// What players are told of from now on.
+    /// Sets the presentation that is announced to players.
     fn show(&self, known: &mut Option<Arc<Presentation>>, shown: Option<Arc<Presentation>>) {
         if let Some(shown) = shown {
             self.stage.set(&shown);
@@ -353,7 +354,7 @@ impl Group {
             inner.last = Some(last.arrival());
         }
         if matches!(self.family, MediaFamily::Rtp | MediaFamily::Datagrams) {
-            delivery.starts.clear(); // they are for switches only
+            delivery.starts.clear(); // entry points only matter for switches here
         }
         self.ring.deliver(delivery);
     }

@@ -6,7 +6,7 @@ use crate::{
 
 const THRESHOLD: Duration = Duration::from_millis(500);
 
-/// Two sources in virtual time, and a reader of what the flow gets.
+/// Test bench with two sources in virtual time, and a reader of the flow's ring.
 struct Bench {
     group: Arc<Group>,
     ring: Arc<Ring>,
@@ -37,7 +37,7 @@ impl Bench {
         self.switches.extend(switch);
     }
 
-    /// A frame of an encoder whose clock stands at `ms` plus an offset of its own: a key frame every second.
+    /// Sends a frame of an encoder whose clock is `ms` plus an offset of its own. There is a key frame every second.
     fn frame(&mut self, source: usize, ms: u64) {
         let time = ms as u32 + [0, 500_000][source];
         let body = if ms.is_multiple_of(1000) { [0x17, 1, source as u8] } else { [0x27, 1, source as u8] };
@@ -63,7 +63,7 @@ impl Bench {
         self.cutters[source].begin();
     }
 
-    /// What the flow got: of each message the body, and the timestamp.
+    /// Returns the body and the timestamp of each message that the flow received.
     fn read(&mut self) -> Vec<(Vec<u8>, u32)> {
         let mut window = Vec::new();
         self.reader.read(&mut window);
@@ -98,11 +98,11 @@ fn group_replaces_closed_source_at_last_key_frame() {
     assert!(monotone(&seen));
     bench.frame(1, 1400);
     assert_eq!(pictures(&bench.read()), [(1, 1800)]);
-    // A late player begins with what the new source has.
+    // A late player begins with the media of the new source.
     let mut window = Vec::new();
     bench.ring.reader_from_start(1 << 20).read(&mut window);
     assert_eq!(window[0].start().unwrap()[0].data()[2], 1);
-    // The first one comes back: the flow stays.
+    // The flow stays with the second source when the first one returns.
     for ms in (1440..4000).step_by(40) {
         bench.frame(0, ms);
         bench.frame(1, ms);
@@ -120,7 +120,7 @@ fn group_replaces_silent_source_after_threshold() {
         }
         bench.frame(1, ms);
     }
-    // The last frame came at 1960, so it counts as lost with the one after 2460.
+    // The last frame arrived at 1960 ms, so the source counts as lost with the first frame after 2460 ms.
     assert_eq!(bench.switches, [Switch { from: 0, to: 1, gap: Duration::from_millis(40) }]);
     let seen = pictures(&bench.read());
     let switched = seen.iter().position(|(source, _)| *source == 1).unwrap();
@@ -135,7 +135,7 @@ fn group_waits_for_key_frame_before_switching() {
     for ms in (0..1100).step_by(40) {
         bench.frame(0, ms);
     }
-    // The backup comes in the middle of a group of pictures.
+    // The backup starts in the middle of a group of pictures.
     for ms in (1200..1800).step_by(40) {
         bench.frame(1, ms);
     }
@@ -166,7 +166,7 @@ fn group_returns_to_preferred_source_after_hold_time() {
     let seen = pictures(&bench.read());
     assert!(monotone(&seen));
     let back = seen.iter().rposition(|(source, _)| *source == 1).unwrap();
-    // Since 3000, so due from 4500 on, with the key frame of 5000.
+    // Delivering since 3000 ms, the source is due from 4500 ms on, and takes over with the key frame of 5000 ms.
     let frames_since = (seen.len() - 1 - back) as u64;
     assert_eq!(frames_since, (7000 - 5000) / 40);
 }
@@ -188,7 +188,7 @@ fn group_switches_datagrams_at_random_access_point() {
             }
         }
         assert_eq!(bench.switches.len(), 1);
-        // Lost since 990: due with 1500, which is a start.
+        // The last datagram was at 990 ms, so the switch is due at 1500 ms, which is a random access point.
         assert_eq!(bench.switches[0].gap, Duration::from_millis(510));
         let read = bench.read();
         assert_eq!(read.len(), 100 + 250);
@@ -200,7 +200,7 @@ fn group_merge_takes_each_packet_from_any_path() {
     let mut bench = Bench::new(Turns::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
     for i in 0..100u16 {
         for source in 0..2 {
-            // Each loses every tenth, not the same ones, and both lose the 50th.
+            // Each path loses every tenth packet, not the same ones, and both lose the 50th.
             if i % 10 == [3, 7][source] || i == 50 {
                 continue;
             }
@@ -245,7 +245,7 @@ fn group_merge_survives_a_dead_path() {
         for source in 0..2 {
             dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let dead = source == 1 && (9000..11_000).contains(&ms);
-            // The second path is 120 ms behind.
+            // The second path lags by 120 ms.
             if dice >> 16 >= 6554 && !dead {
                 came = true;
                 events.push((ms + 120 * source as u64, source, ms as u16));
@@ -277,7 +277,7 @@ fn group_bounds_retained_backup_media() {
         let body = [&[0x27, 1, 1][..], &vec![0; 1 << 20]].concat();
         Packet::rtmp(RtmpKind::Video, ms as u32, body, bench.at(ms))
     };
-    // A group of pictures that never ends.
+    // The group of pictures never ends.
     bench.frame(1, 0);
     for ms in 1..40 {
         let mut delivery = MediaBatch::default();
@@ -293,7 +293,7 @@ fn group_bounds_retained_backup_media() {
     assert_eq!(bench.switches.len(), 1, "but for its next key frame");
 }
 
-/// Empty messages have no bytes, but a place each.
+/// Empty messages count no bytes, but each takes an entry.
 #[test]
 fn backlog_of_empty_messages_is_bounded() {
     let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);

@@ -1,4 +1,4 @@
-//! The ring in virtual time.
+//! Tests of the ring in virtual time.
 
 use super::*;
 
@@ -69,7 +69,7 @@ fn ring_counts_unread_packets_and_advances() {
     assert_eq!(reader.read(&mut window), Totals::default());
     assert_eq!((window[0].sequence(), window[0].first_packet()), (2, 3));
     assert_eq!(lengths(&mut window), [4]);
-    // From when on something is kept for those who may come, all is.
+    // Once media is retained for future readers, it is stored without a reader.
     drop(reader);
     ring.keep_from_start(100);
     ring.publish_start(&mut packets(now, &[5]), Arc::new([]));
@@ -106,7 +106,7 @@ fn ring_lagging_reader_loses_oldest_with_exact_count() {
     // The last two batches hold 39 and 40 bytes; a third would exceed 100.
     assert_eq!(slow.read(&mut window), Totals { packets: 16, bytes: (21..=28).sum::<u64>() + 80 });
     assert_eq!(lengths(&mut window), [29, 10, 30, 10]);
-    // Lost by age: an hour and a second later, only the newest is there.
+    // Loss by age: an hour and a second later, only the newest batch is left.
     ring.publish(&mut packets(now, &[1]));
     ring.publish(&mut packets(now + Duration::from_secs(3601), &[2]));
     assert_eq!(slow.read(&mut window), Totals { packets: 1, bytes: 1 });
@@ -117,7 +117,7 @@ fn ring_lagging_reader_loses_oldest_with_exact_count() {
     assert_eq!(lengths(&mut window), [1000]);
 }
 
-/// A publisher of RTMP may send as many empty messages as it likes: they have no bytes.
+/// An RTMP publisher may send any number of empty messages, which count no bytes.
 #[test]
 fn ring_of_empty_packets_is_bounded() {
     let (ring, now, mut window) = (Ring::new(Limits { bytes: 300_000, ..GENEROUS }), Instant::now(), Vec::new());
@@ -130,7 +130,7 @@ fn ring_of_empty_packets_is_bounded() {
     assert_eq!(ring.lock().batches.len() as u64, most);
     assert_eq!(slow.read(&mut window), Totals { packets: 5000 - most, bytes: 0 });
     drop((slow, window));
-    // A group of pictures that does not end is let go.
+    // A group of pictures that exceeds the bound is no longer retained.
     ring.keep_from_start(1 << 20);
     ring.publish_start(&mut packets(now, &[1]), Arc::new([]));
     for _ in 0..5000 {
@@ -172,13 +172,13 @@ fn ring_late_reader_starts_at_retained_entry_point() {
     assert_eq!(late.read(&mut window), Totals::default());
     assert!(Arc::ptr_eq(window[0].start().unwrap(), &preamble));
     assert_eq!(lengths(&mut window), [200, 100]);
-    // More than this reader wants: it gets what comes.
+    // The retained media exceeds the limit of this reader, so it starts with the next batch.
     let mut picky = ring.reader_from_start(299);
     ring.publish_start(&mut packets(now, &[10]), preamble.clone());
     assert_eq!(ring.lock().batches.len(), 1, "the last start is where late readers begin");
     picky.read(&mut window);
     assert_eq!(lengths(&mut window), [10]);
-    // More than is to be kept: it is let go.
+    // The media exceeds the retention limit, so it is dropped.
     late.read(&mut window);
     window.clear();
     ring.publish(&mut packets(now, &[491]));

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// A virtual network's end: packets are fed with their arrival in milliseconds.
+/// Receiver under test. Packets are fed with their arrival in milliseconds.
 struct Bench {
     receiver: Receiver,
     start: Instant,
@@ -56,7 +56,7 @@ fn rtp_receiver_holds_a_gap_for_the_window_only() {
     assert_eq!(bench.sequences(), [0; 0]);
     bench.feed(55, 1, 9);
     bench.feed(56, 1, 6); // too late
-    bench.feed(57, 1, 9); // twice
+    bench.feed(57, 1, 9); // duplicate
     assert_eq!(bench.sequences(), [7, 8, 9]);
     let q = bench.receiver.quality();
     assert_eq!((q.lost, q.recovered, q.late, q.duplicates), (1, 2, 1, 2));
@@ -80,11 +80,11 @@ fn rtp_receiver_accepts_restart_and_rejects_stranger() {
     }
     bench.feed(110, 2, 7); // another SSRC while the stream is alive
     bench.feed(110, 2, 8);
-    bench.feed(111, 1, 40_000); // a leap: held until it is believed
+    bench.feed(111, 1, 40_000); // a jump: held until a second packet confirms it
     bench.feed(112, 1, 110);
     assert_eq!(bench.sequences(), (100..=110).collect::<Vec<u16>>());
     assert_eq!(bench.receiver.quality().foreign, 3);
-    bench.feed(120, 1, 30_000); // the same SSRC starts anew
+    bench.feed(120, 1, 30_000); // a restart with the same SSRC
     bench.feed(121, 1, 30_001);
     bench.feed(400, 9, 5); // another sender, after a silence
     bench.feed(401, 9, 6);
@@ -124,7 +124,7 @@ fn rtp_receiver_jitter_matches_rfc_3550() {
 }
 
 proptest! {
-    /// A seeded network that delays each packet by less than the window, doubles some and loses some.
+    /// Simulates a network that delays each packet by less than the window, duplicates some and loses some.
     #[test]
     fn rtp_receiver_delivers_in_order_once_and_complete(
         fates in proptest::collection::vec((0u64..45, 0u8..10), 3..300),
@@ -162,7 +162,7 @@ proptest! {
         prop_assert_eq!(bench.receiver.next_timeout(), None);
     }
 
-    /// Whatever comes, memory is bounded and nothing passes twice.
+    /// Arbitrary packets: memory stays bounded, and no packet passes twice.
     #[test]
     fn rtp_receiver_bounds_garbage_sequences(packets in proptest::collection::vec((0u64..200, 0u32..3, any::<u16>()), 0..400)) {
         let mut bench = Bench::new(WINDOW);
