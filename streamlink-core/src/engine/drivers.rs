@@ -159,9 +159,9 @@ pub(super) fn srt_call(
     bandwidth: FlowBandwidth,
     stop: CancellationToken,
     direction: srt::Direction,
-) -> srt::Call {
+) -> srt::SrtCaller {
     let rates = srt::FlowRates::new(&settings.srt, bandwidth);
-    srt::Call {
+    srt::SrtCaller {
         remote: settings.call.remote.clone(),
         reconnect: settings.call.reconnect,
         random,

@@ -69,7 +69,7 @@ pub(crate) struct Shared {
     srt_ports: Ports<srt::Port>,
     rtmp_ports: Ports<Port<Rtmp>>,
     rtsp_ports: Ports<Port<Rtsp>>,
-    srt_gate: Option<srt::Gate>,
+    srt_access_hook: Option<srt::AccessHook>,
     peer_limits: PeerLimits,
     resolver: Resolver,
     tls_server: Option<TlsServer>,
@@ -91,7 +91,7 @@ impl Shared {
     /// Returns the SRT port at an address. Must be called within the runtime.
     fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
         self.srt_ports.at(address, |address| {
-            srt::Port::open(address, self.srt_gate.clone(), self.peer_limits, self.random.clone())
+            srt::Port::open(address, self.srt_access_hook.clone(), self.peer_limits, self.random.clone())
         })
     }
 
@@ -191,7 +191,7 @@ pub struct EngineBuilder {
     workers: Option<usize>,
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
-    srt_gate: Option<srt::Gate>,
+    srt_access_hook: Option<srt::AccessHook>,
     peer_limits: PeerLimits,
     resolver: Resolver,
     tls_server: Option<TlsServer>,
@@ -234,7 +234,7 @@ impl EngineBuilder {
             lock::assert_unlocked();
             ask(request)
         };
-        self.srt_gate = Some(srt::Gate(Arc::new(ask)));
+        self.srt_access_hook = Some(srt::AccessHook(Arc::new(ask)));
         self
     }
 
@@ -299,7 +299,7 @@ impl EngineBuilder {
             srt_ports: Ports::default(),
             rtmp_ports: Ports::default(),
             rtsp_ports: Ports::default(),
-            srt_gate: self.srt_gate,
+            srt_access_hook: self.srt_access_hook,
             peer_limits: self.peer_limits,
             resolver: self.resolver,
             tls_server: self.tls_server,

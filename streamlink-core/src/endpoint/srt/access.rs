@@ -38,17 +38,17 @@ pub enum SrtAccess {
 
 /// Access hook of the host.
 #[derive(Clone)]
-pub(crate) struct Gate(pub(crate) Arc<dyn Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync>);
+pub(crate) struct AccessHook(pub(crate) Arc<dyn Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync>);
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for AccessHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Gate")
+        f.write_str("AccessHook")
     }
 }
 
-impl Gate {
+impl AccessHook {
     /// Returns the passphrase that the host has chosen, if any. Fails with the code to send to a rejected caller.
-    pub(super) fn ask(&self, request: &SrtRequest<'_>) -> Result<Option<Passphrase>, Rejection> {
+    pub(super) fn authorize(&self, request: &SrtRequest<'_>) -> Result<Option<Passphrase>, Rejection> {
         // A panic in the host's hook rejects this caller only; the port goes on.
         match catch_unwind(AssertUnwindSafe(|| (self.0)(request))) {
             Ok(SrtAccess::Accept) => Ok(None),

@@ -167,18 +167,23 @@ impl PortTask {
             return Ok(());
         };
         let attempt = Attempt { route: id, peer, request, timestamp, heard: now, passphrase: None, connection };
-        let (kind, work) = match &self.gate {
+        let (kind, work) = match &self.access_hook {
             None => match self.next_step(&attempt)? {
                 Step::Ready => return self.admit(attempt, None, now),
                 Step::Derive(derivation) => (Kind::Derive, derive(derivation)),
             },
-            Some(gate) => {
+            Some(access_hook) => {
                 let open = self.routes.get(&id).ok_or(Rejection::NOT_FOUND)?;
-                let (gate, endpoint) = (gate.clone(), open.route.status.name());
+                let (access_hook, endpoint) = (access_hook.clone(), open.route.status.name());
                 let (publishes, stream_id) = (open.intake.is_some(), attempt.request.extensions.stream_id.clone());
                 let ask = move || {
                     let stream_id = stream_id.as_deref();
-                    Outcome::Asked(gate.ask(&SrtRequest { endpoint: &endpoint, peer, stream_id, publishes }))
+                    Outcome::Asked(access_hook.authorize(&SrtRequest {
+                        endpoint: &endpoint,
+                        peer,
+                        stream_id,
+                        publishes,
+                    }))
                 };
                 (Kind::Ask, Box::new(ask) as _)
             }

@@ -1,4 +1,4 @@
-//! Connection attempts whose decision takes time: the host is asked ([`Gate`](super::Gate)), and the key is derived
+//! Connection attempts whose decision takes time: the host is asked ([`AccessHook`](super::AccessHook)), and the key is derived
 //! from the passphrase. This work runs on the runtime's blocking threads, so that the media of other connections does
 //! not wait for it. Its outcomes come back to the task of the port.
 //!

@@ -43,7 +43,7 @@ pub(crate) enum Direction {
 
 /// Caller that is ready to run.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct SrtCaller {
     pub(crate) remote: HostPort,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
@@ -65,7 +65,7 @@ enum End {
     Lost(LossReason),
 }
 
-impl Call {
+impl SrtCaller {
     /// Runs until the caller is stopped.
     pub(crate) async fn run(mut self) {
         let now = Instant::now();
@@ -213,7 +213,7 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
         match progress {
             Progress::Calling => {}
             Progress::Connected(connection) => {
-                let peer = socket.local_addr(); // placeholder, replaced by `Call::call`
+                let peer = socket.local_addr(); // placeholder, replaced by `SrtCaller::call`
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
@@ -232,7 +232,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, call: &mut Call, mut intake: Option<&mut Intake>, lag: &mut LagReport) -> End {
+    async fn run(&mut self, call: &mut SrtCaller, mut intake: Option<&mut Intake>, lag: &mut LagReport) -> End {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();

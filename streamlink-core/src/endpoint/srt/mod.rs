@@ -12,9 +12,9 @@ mod rates;
 mod route;
 mod terms;
 
-pub(crate) use access::Gate;
+pub(crate) use access::AccessHook;
 pub use access::{SrtAccess, SrtRequest};
-pub(crate) use caller::{Call, Direction};
+pub(crate) use caller::{Direction, SrtCaller};
 pub(crate) use port::Port;
 pub(crate) use rates::FlowRates;
 pub(crate) use route::{Route, RouteEnd, RouteId};

@@ -6,7 +6,7 @@
 
 use super::{
     super::{Event, LossReason, PlayerStats, intake::Verdict, listener::PeerRegistry, sleep_until},
-    access::Gate,
+    access::AccessHook,
     attempts::Attempts,
     linked::Linked,
     route::{OpenRoute, Route, RouteEnd, RouteId},
@@ -72,7 +72,7 @@ impl Port {
     /// Opens a port. Must be called within the runtime.
     pub(crate) fn open(
         address: SocketAddr,
-        gate: Option<Gate>,
+        access_hook: Option<AccessHook>,
         limits: PeerLimits,
         random: Random,
     ) -> io::Result<Arc<Self>> {
@@ -84,7 +84,7 @@ impl Port {
         let socket = UdpSocket::receiving(address, &options)?;
         let (commands, mut receiver) = mpsc::unbounded_channel();
         let local = socket.local_addr();
-        let mut task = PortTask::new(socket, random, gate, PeerRegistry::new(limits));
+        let mut task = PortTask::new(socket, random, access_hook, PeerRegistry::new(limits));
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
         tokio::spawn(async move {
@@ -146,7 +146,7 @@ pub(super) struct PortTask {
     pub(super) listener: Listener,
     pub(super) random: Random,
     pub(super) sender: Sender,
-    pub(super) gate: Option<Gate>,
+    pub(super) access_hook: Option<AccessHook>,
     pub(super) peers: Arc<PeerRegistry>,
     pub(super) routes: HashMap<RouteId, OpenRoute>,
     pub(super) links: HashMap<u32, Linked>,
@@ -166,14 +166,14 @@ pub(super) struct PortTask {
 }
 
 impl PortTask {
-    fn new(socket: UdpSocket, random: Random, gate: Option<Gate>, peers: Arc<PeerRegistry>) -> Self {
+    fn new(socket: UdpSocket, random: Random, access_hook: Option<AccessHook>, peers: Arc<PeerRegistry>) -> Self {
         let now = Instant::now();
         Self {
             sender: Sender::new(&socket),
             memory: Receiver::new(u64::MAX),
             listener: Listener::new(random.bytes(), now),
             random,
-            gate,
+            access_hook,
             peers,
             routes: HashMap::new(),
             links: HashMap::new(),

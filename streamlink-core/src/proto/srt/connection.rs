@@ -341,7 +341,7 @@ impl Connection {
                     self.say(&Control::DropRequest { first, last }, now);
                 }
             }
-            Control::DropRequest { first, last } => self.receiver.call_off(*first, *last),
+            Control::DropRequest { first, last } => self.receiver.drop_range(*first, *last),
             Control::Shutdown => {
                 self.ending = true;
                 self.receiver.stop_waiting();

@@ -1,11 +1,11 @@
 //! SRT (draft-sharabayko-srt-01, and libsrt where it differs): handshake, encryption, and connections that retransmit
 //! lost packets and deliver payloads at the right time. Sans-IO: driven by packets and the time.
 
-mod call;
+mod caller;
 mod connection;
 mod crypto;
 mod handshake;
-mod listen;
+mod listener;
 mod packet;
 mod receive;
 mod send;
@@ -14,11 +14,11 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use call::{Caller, Progress};
+pub(crate) use caller::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
 pub(crate) use crypto::{KeyDerivation, WrappingKey};
 pub(crate) use handshake::Handshake;
-pub(crate) use listen::{Greeting, Listener};
+pub(crate) use listener::{Greeting, Listener};
 pub(crate) use packet::{Control, Packet, destination, write_control};
 pub(crate) use send::Pacing;
 pub(crate) use terms::{Local, Rejection, Terms, acceptable};

@@ -207,7 +207,7 @@ impl ReceiveHalf {
     }
 
     /// Handles a drop request: the sender has given up this range.
-    pub(crate) fn call_off(&mut self, first: Sequence, last: Sequence) {
+    pub(crate) fn drop_range(&mut self, first: Sequence, last: Sequence) {
         if first.distance(last) >= 0 {
             // Only known losses are visited. A range from the network may be too wide to walk.
             self.forget(first, last);
