@@ -25,7 +25,7 @@ use crate::{
     proto::{
         rtmp,
         rtp::Receiver,
-        rtsp::{self, Directory, Found, Status},
+        rtsp::{self, ResolvedStream, Status, StreamDirectory},
         srt::{
             Caller, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms, write_control,
         },
@@ -225,13 +225,13 @@ fn amf() {
     });
 }
 
-/// Directory in which every stream can be published and played.
+/// StreamDirectory in which every stream can be published and played.
 struct Open(Arc<Presentation>);
 
-impl Directory for Open {
-    fn find(&mut self, publish: bool, _: &str) -> Result<Found, Status> {
+impl StreamDirectory for Open {
+    fn find(&mut self, publish: bool, _: &str) -> Result<ResolvedStream, Status> {
         let presentation = if publish { None } else { Some(self.0.clone()) };
-        Ok(Found { user: None, presentation, tcp: true, udp: true, groups: Vec::new() })
+        Ok(ResolvedStream { user: None, presentation, tcp: true, udp: true, groups: Vec::new() })
     }
 
     fn open_udp(&mut self, _: bool, _: &str, track: usize, _: (u16, u16)) -> Result<(u16, u16), Status> {

@@ -52,10 +52,10 @@ pub(super) fn rtmp_call(
     random: Random,
     egress: Egress,
     direction: rtmp::Direction,
-) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::Call {
+) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::RtmpClient {
     let (remote, app, url) = (address.remote.clone(), address.app.clone(), address.to_string());
     let (key, reconnect, connect_timeout) = (key.cloned(), call.reconnect, call.connect_timeout);
-    move |status, events, stop| rtmp::Call {
+    move |status, events, stop| rtmp::RtmpClient {
         remote,
         tls,
         app,
@@ -88,7 +88,7 @@ pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<CurrentPresentation>
     let (user, stage) = (rtsp_user(options), stage.clone());
     let cast = options.multicast.map(|address| {
         let interface = options.interface.as_ref().map(ToString::to_string);
-        rtsp::Cast::new(rtsp::MulticastGroup { address, ttl: options.ttl, interface })
+        rtsp::MulticastSender::new(rtsp::MulticastGroup { address, ttl: options.ttl, interface })
     });
     rtsp::Place { path, user, transport: options.transport, symmetric: options.symmetric, stage, cast }
 }
@@ -100,11 +100,11 @@ pub(super) fn rtsp_call(
     random: Random,
     egress: Egress,
     direction: rtsp::Direction,
-) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::Call + use<> {
+) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::RtspClient + use<> {
     let (call, options) = (settings.call.clone(), settings.rtsp.clone());
     let scheme = if options.tls { "rtsps" } else { "rtsp" };
     let url = format!("{scheme}://{}/{}", call.remote, options.path);
-    move |status, events, stop| rtsp::Call {
+    move |status, events, stop| rtsp::RtspClient {
         remote: call.remote,
         tls,
         url,

@@ -244,7 +244,7 @@ impl Running {
                 let ring = self.rtmp_ring();
                 ring.keep_from_start(u64::from(DEFAULT_GOP_CACHE));
                 let stop = CancellationToken::new();
-                let legs = rtmp::Legs::new(destinations.len());
+                let legs = rtmp::Destinations::new(destinations.len());
                 let calls: Vec<_> = destinations
                     .iter()
                     .enumerate()
@@ -255,7 +255,7 @@ impl Running {
                             gop_cache: u64::from(DEFAULT_GOP_CACHE),
                             bandwidth: self.bandwidth.view(),
                             leg,
-                            legs: legs.clone(),
+                            destinations: legs.clone(),
                         };
                         let call = rtmp_call(
                             &settings.address,

@@ -6,7 +6,7 @@ use super::{
         backoff::{Backoff, report_loss, report_retry},
         tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
     },
-    inbound::Entrance,
+    inbound::SourceSlot,
     receive::receive,
     wire::RtmpWire,
 };
@@ -43,29 +43,29 @@ pub(crate) enum Direction {
         gop_cache: u64,
         /// Bandwidth of the flow, from which the socket's send buffer is sized.
         bandwidth: FlowBandwidth,
-        /// Index of this destination in `legs`.
+        /// Index of this destination in `destinations`.
         leg: usize,
-        legs: Arc<Legs>,
+        destinations: Arc<Destinations>,
     },
 }
 
 /// Statistics of the destinations of one output. `None`: the destination is not connected.
 #[derive(Debug)]
-pub(crate) struct Legs(Mutex<Vec<Option<PlayerStats>>>);
+pub(crate) struct Destinations(Mutex<Vec<Option<PlayerStats>>>);
 
-impl Legs {
+impl Destinations {
     pub(crate) fn new(count: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(vec![None; count])))
     }
 
     /// Sets the statistics of a destination, or `None` if it is not connected. Updates the state of the output.
     fn set(&self, leg: usize, stats: Option<PlayerStats>, status: &Status, now: Instant) {
-        let mut legs = lock(&self.0);
-        let before = legs.iter().flatten().count();
-        if let Some(place) = legs.get_mut(leg) {
+        let mut destinations = lock(&self.0);
+        let before = destinations.iter().flatten().count();
+        if let Some(place) = destinations.get_mut(leg) {
             *place = stats;
         }
-        let connected: Vec<PlayerStats> = legs.iter().flatten().cloned().collect();
+        let connected: Vec<PlayerStats> = destinations.iter().flatten().cloned().collect();
         if (before > 0) == connected.is_empty() {
             status.counters.set_state(if connected.is_empty() { State::Waiting } else { State::Connected }, now);
         }
@@ -74,7 +74,7 @@ impl Legs {
 }
 
 /// Runs the callers of one output, all in one task.
-pub(crate) async fn run_all(calls: Vec<Call>) {
+pub(crate) async fn run_all(calls: Vec<RtmpClient>) {
     let mut running: Vec<_> = calls.into_iter().map(|call| Box::pin(call.run())).collect();
     poll_fn(|cx| {
         running.retain_mut(|call| call.as_mut().poll(cx).is_pending());
@@ -85,7 +85,7 @@ pub(crate) async fn run_all(calls: Vec<Call>) {
 
 /// A caller with its settings, ready to run.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct RtmpClient {
     pub(crate) remote: HostPort,
     /// TLS configuration with the trusted certificates. `None`: plain RTMP.
     pub(crate) tls: Option<TlsClient>,
@@ -106,13 +106,13 @@ pub(crate) struct Call {
 /// Maximum time for which a server may stop reading before the connection is given up.
 const SLOW: Duration = Duration::from_secs(10);
 
-impl Call {
+impl RtmpClient {
     /// Connects again and again until it is stopped.
     pub(crate) async fn run(self) {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
         let mut side = match &self.direction {
-            Direction::Play(context) => Side::Play(Entrance::new(context.clone(), now)),
+            Direction::Play(context) => Side::Play(SourceSlot::new(context.clone(), now)),
             Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
         };
         let mut redial = Backoff::new(self.reconnect, self.random.clone());
@@ -163,7 +163,7 @@ impl Call {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self) -> Result<Up, End> {
+    async fn call(&self) -> Result<ConnectedClient, End> {
         let attempt = async {
             let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
             let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
@@ -180,7 +180,7 @@ impl Call {
                 self.key.as_ref().map(|key| key.secret().clone()).unwrap_or_default(),
                 &self.random,
             );
-            let mut up = Up { stream, session, peer, early: Vec::new() };
+            let mut up = ConnectedClient { stream, session, peer, early: Vec::new() };
             up.greet().await?;
             Ok(up)
         };
@@ -192,7 +192,7 @@ impl Call {
         }
     }
 
-    async fn publish(&self, up: &mut Up, reader: &mut Reader) -> End {
+    async fn publish(&self, up: &mut ConnectedClient, reader: &mut Reader) -> End {
         let Direction::Publish { ring, gop_cache, bandwidth, .. } = &self.direction else { return End::Stopped };
         // Start at the last key frame, unless media after it was sent on the previous connection. In that case, wait
         // for the next key frame.
@@ -231,13 +231,13 @@ impl Call {
 
     /// Publishes the statistics of this destination. `None`: it is not connected.
     fn show(&self, stats: Option<PlayerStats>, now: Instant) {
-        if let Direction::Publish { leg, legs, .. } = &self.direction {
-            legs.set(*leg, stats, &self.status, now);
+        if let Direction::Publish { leg, destinations, .. } = &self.direction {
+            destinations.set(*leg, stats, &self.status, now);
         }
     }
 
-    async fn play(&self, up: Up, inbound: &Arc<Entrance>) -> End {
-        let Up { mut stream, session, peer, early } = up;
+    async fn play(&self, up: ConnectedClient, inbound: &Arc<SourceSlot>) -> End {
+        let ConnectedClient { mut stream, session, peer, early } = up;
         let taken = {
             let (mut inbound, now) = (inbound.lock(), Instant::now());
             inbound.begin();
@@ -252,12 +252,12 @@ impl Call {
 
 /// State that a caller keeps from one connection to the next.
 enum Side {
-    Play(Arc<Entrance>),
+    Play(Arc<SourceSlot>),
     Publish(Reader),
 }
 
 /// A connection on which the server has agreed to publish or play.
-struct Up {
+struct ConnectedClient {
     stream: Stream,
     session: ClientSession,
     peer: SocketAddr,
@@ -268,7 +268,7 @@ struct Up {
 /// Maximum number of media messages kept of those that a server sends before its consent.
 const MAX_EARLY: usize = 64;
 
-impl Up {
+impl ConnectedClient {
     /// Exchanges messages until the server has agreed.
     async fn greet(&mut self) -> Result<(), End> {
         loop {

@@ -21,25 +21,25 @@ use std::{
 /// it cold.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Entrance(Mutex<Inbound>);
+pub(crate) struct SourceSlot(Mutex<SourceSession>);
 
-impl Entrance {
+impl SourceSlot {
     pub(super) fn new(context: SourceContext, now: Instant) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Inbound { intake: Intake::new(context, now) })))
+        Arc::new(Self(Mutex::new(SourceSession { intake: Intake::new(context, now) })))
     }
 
-    pub(super) fn lock(&self) -> Guard<'_, Inbound> {
+    pub(super) fn lock(&self) -> Guard<'_, SourceSession> {
         lock(&self.0)
     }
 }
 
 /// State that one source keeps from one connection to the next.
 #[derive(Debug)]
-pub(super) struct Inbound {
+pub(super) struct SourceSession {
     intake: Intake,
 }
 
-impl Inbound {
+impl SourceSession {
     /// Prepares for the messages of a new connection.
     pub(super) fn begin(&mut self) {
         self.intake.begin_messages();

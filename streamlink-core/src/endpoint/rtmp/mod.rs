@@ -1,7 +1,7 @@
 //! RTMP endpoints. Publishers and players connect to a port, which sources and outputs share. Callers publish to a
 //! server or play from one. An idle connection has no buffer of its own.
 //!
-//! Media goes from a connection's [`inbound::Inbound`] into the flow's ring, and from the ring through a
+//! Media goes from a connection's [`inbound::SourceSession`] into the flow's ring, and from the ring through a
 //! [`super::tcp::SendQueue`] to a connection. The bytes of a message are passed on unchanged; only the chunk headers
 //! are written anew.
 
@@ -12,7 +12,7 @@ mod service;
 mod talk;
 mod wire;
 
-pub(crate) use caller::{Call, Direction, Legs, run_all};
+pub(crate) use caller::{Destinations, Direction, RtmpClient, run_all};
 pub(crate) use service::{Place, Rtmp};
 
 use super::{LossReason, tcp::End};

@@ -2,7 +2,7 @@
 
 use super::{
     super::tcp::{CLOSE_TIMEOUT, End, SubWaker, answer, close_with, write_all},
-    inbound::{Entrance, Inbound},
+    inbound::{SourceSession, SourceSlot},
 };
 use crate::{
     endpoint::LossReason,
@@ -26,7 +26,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A session that receives media.
 pub(super) trait Bring {
     /// Reads received bytes and adds their media messages to `inbound`.
-    fn bring(&mut self, bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End>;
+    fn bring(&mut self, bytes: &[u8], inbound: &mut SourceSession, now: Instant) -> Result<(), End>;
     /// Returns whether the bytes read so far end within a message.
     fn is_within_message(&mut self) -> bool;
     /// Responses to be sent to the peer.
@@ -36,7 +36,7 @@ pub(super) trait Bring {
 }
 
 impl Bring for ServerSession {
-    fn bring(&mut self, mut bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End> {
+    fn bring(&mut self, mut bytes: &[u8], inbound: &mut SourceSession, now: Instant) -> Result<(), End> {
         self.link().received(bytes.len());
         while let Some(request) = self.read(&mut bytes)? {
             match request {
@@ -62,7 +62,7 @@ impl Bring for ServerSession {
 }
 
 impl Bring for ClientSession {
-    fn bring(&mut self, mut bytes: &[u8], inbound: &mut Inbound, now: Instant) -> Result<(), End> {
+    fn bring(&mut self, mut bytes: &[u8], inbound: &mut SourceSession, now: Instant) -> Result<(), End> {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
@@ -96,8 +96,8 @@ pub(super) async fn drain_until_closed(stream: &mut Stream) {
 
 /// Feeds the bytes of one connection into its session. `repr(C)` keeps the fields that every read touches together.
 #[repr(C)]
-struct Taker<B> {
-    inbound: Arc<Entrance>,
+struct RtmpReadSink<B> {
+    inbound: Arc<SourceSlot>,
     heard: Instant,
     peer: SocketAddr,
     /// Responses to be sent to the peer.
@@ -107,7 +107,7 @@ struct Taker<B> {
     end: Option<End>,
 }
 
-impl<B: Bring + Send> ReadSink for Taker<B> {
+impl<B: Bring + Send> ReadSink for RtmpReadSink<B> {
     fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
         let mut inbound = self.inbound.lock();
         self.heard = Instant::now();
@@ -129,12 +129,12 @@ impl<B: Bring + Send> ReadSink for Taker<B> {
 pub(super) async fn receive<B: Bring + Send + 'static>(
     stream: &mut Stream,
     mut session: B,
-    inbound: Arc<Entrance>,
+    inbound: Arc<SourceSlot>,
     peer: SocketAddr,
     stop: &CancellationToken,
 ) -> End {
     let (heard, answers) = (Instant::now(), session.answers());
-    let taker = Arc::new(Mutex::new(Taker { inbound, heard, peer, answers, session, end: None }));
+    let taker = Arc::new(Mutex::new(RtmpReadSink { inbound, heard, peer, answers, session, end: None }));
     let end = listen(stream, &taker, stop).await;
     stream.detach_sink();
     let answers = {
@@ -158,7 +158,7 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
 /// Reads the connection and sends the responses, until the flow, the peer or a timeout ends it.
 async fn listen<B: Bring + Send + 'static>(
     stream: &mut Stream,
-    taker: &Arc<Mutex<Taker<B>>>,
+    taker: &Arc<Mutex<RtmpReadSink<B>>>,
     stop: &CancellationToken,
 ) -> End {
     let mut stopped = pin!(stop.cancelled());

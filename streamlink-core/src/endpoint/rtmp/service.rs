@@ -4,11 +4,11 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, Player, PlayerLimits, SendQueue, SendSession, Service, Shared, Visit,
-            WritePacing, close_with, send, write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, PendingConnection, Player, PlayerLimits, SendQueue, SendSession, Service,
+            Shared, WritePacing, close_with, send, write_all,
         },
     },
-    inbound::Entrance,
+    inbound::SourceSlot,
     receive::{Bring, drain_until_closed, receive},
     wire::RtmpWire,
 };
@@ -52,21 +52,21 @@ fn same(ours: &str, theirs: &str) -> bool {
 impl Service for Rtmp {
     type Place = Place;
     /// Shared with the sink of the connection's reads.
-    type Inbound = Arc<Entrance>;
+    type SourceSession = Arc<SourceSlot>;
     const NAME: &'static str = "RTMP";
 
-    fn inbound(context: SourceContext, now: Instant) -> Self::Inbound {
-        Entrance::new(context, now)
+    fn inbound(context: SourceContext, now: Instant) -> Self::SourceSession {
+        SourceSlot::new(context, now)
     }
 
     #[allow(private_interfaces)]
-    async fn connection(shared: Arc<Shared<Self>>, visit: Visit) {
-        let Visit { stream, peer, connection, pending } = visit;
+    async fn connection(shared: Arc<Shared<Self>>, visit: PendingConnection) {
+        let PendingConnection { stream, peer, connection, pending } = visit;
         let greeting = async {
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
             // Boxed to keep the enclosing futures small.
             let mut greeted =
-                Box::new(Greeted { stream, session: ServerSession::new(&shared.random), rest: Vec::new() });
+                Box::new(RequestedConnection { stream, session: ServerSession::new(&shared.random), rest: Vec::new() });
             let request = greeted.ask().await?;
             Ok::<_, End>((greeted, request))
         };
@@ -99,7 +99,7 @@ impl Service for Rtmp {
 }
 
 /// Finds the route of a request and serves the peer, or refuses it.
-async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAddr, request: Request<'_>) {
+async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, peer: SocketAddr, request: Request<'_>) {
     let (publish, app, key) = match request {
         Request::Publish { app, key } => (true, app, key),
         Request::Play { app, key } => (false, app, key),
@@ -157,13 +157,13 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<Greeted>, peer: SocketAdd
 }
 
 /// A connection, its session, and the bytes received after the request.
-struct Greeted {
+struct RequestedConnection {
     stream: Stream,
     session: ServerSession,
     rest: Vec<u8>,
 }
 
-impl Greeted {
+impl RequestedConnection {
     /// Exchanges messages until the peer asks to publish or play.
     async fn ask(&mut self) -> Result<Request<'static>, End> {
         loop {
@@ -215,7 +215,7 @@ impl Greeted {
     /// Accepts a publisher and receives its media.
     async fn receive(
         self: Box<Self>,
-        inbound: &Arc<Entrance>,
+        inbound: &Arc<SourceSlot>,
         peer: SocketAddr,
         stop: &CancellationToken,
     ) -> (Stream, End) {

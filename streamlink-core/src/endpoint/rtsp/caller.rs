@@ -6,7 +6,7 @@ use super::{
         backoff::{Backoff, report_loss, report_retry},
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
-    inbound::Inbound,
+    inbound::SourceSession,
     receive::Receiving,
     talk::Recorder,
     udp::UdpTracks,
@@ -58,7 +58,7 @@ pub(crate) enum Direction {
 }
 
 /// A caller with its settings, ready to run.
-pub(crate) struct Call {
+pub(crate) struct RtspClient {
     pub(crate) remote: HostPort,
     /// TLS configuration with the trusted certificates. `None`: plain RTSP.
     pub(crate) tls: Option<TlsClient>,
@@ -80,12 +80,12 @@ pub(crate) struct Call {
 
 /// State that a caller keeps from one connection to the next.
 enum Side {
-    Play(Box<Inbound>),
+    Play(Box<SourceSession>),
     Record(Reader),
 }
 
 /// A connection on which the server has agreed to play or record.
-struct Up {
+struct ConnectedClient {
     stream: Stream,
     session: ClientSession,
     udp: UdpTracks,
@@ -106,13 +106,13 @@ impl<T: Into<End>> From<T> for Failed {
     }
 }
 
-impl Call {
+impl RtspClient {
     /// Connects again and again until it is stopped.
     pub(crate) async fn run(mut self) {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
         let mut side = match &self.direction {
-            Direction::Play(context) => Side::Play(Box::new(Inbound::new(context.clone(), now))),
+            Direction::Play(context) => Side::Play(Box::new(SourceSession::new(context.clone(), now))),
             Direction::Record { ring, .. } => Side::Record(ring.reader()),
         };
         let is_source = matches!(side, Side::Play(_));
@@ -196,7 +196,7 @@ impl Call {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self, udp: bool) -> Result<Up, Failed> {
+    async fn call(&self, udp: bool) -> Result<ConnectedClient, Failed> {
         let purpose = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
@@ -214,7 +214,7 @@ impl Call {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, &self.random);
-            let mut up = Up { stream, session, udp: UdpTracks::new(self.symmetric), peer };
+            let mut up = ConnectedClient { stream, session, udp: UdpTracks::new(self.symmetric), peer };
             up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
         };
@@ -226,16 +226,16 @@ impl Call {
         }
     }
 
-    async fn play(&self, up: &mut Up, inbound: &mut Inbound, udp: bool) -> End {
+    async fn play(&self, up: &mut ConnectedClient, inbound: &mut SourceSession, udp: bool) -> End {
         let Some(presentation) = up.session.presentation().cloned() else { return End::Stopped };
         inbound.begin(&presentation, udp);
         let wire = Interleaved::new(up.session.tracks());
         let first = (udp && self.transport == RtspTransport::Auto).then_some(UDP_PATIENCE);
-        let Up { stream, session, udp, peer } = up;
+        let ConnectedClient { stream, session, udp, peer } = up;
         Receiving { stream, session, wire, udp, inbound, peer: *peer, first }.run(&self.stop).await
     }
 
-    async fn record(&self, up: &mut Up, reader: &mut Reader) -> End {
+    async fn record(&self, up: &mut ConnectedClient, reader: &mut Reader) -> End {
         let Direction::Record { ring, stage, gop_cache, bandwidth } = &self.direction else { return End::Stopped };
         // Start at the last key frame, unless media after it was sent on the previous connection. In that case, wait
         // for the next key frame.
@@ -273,11 +273,11 @@ impl Call {
         end
     }
 
-    async fn record_udp(&self, up: &mut Up, reader: &mut Reader, player: &Player) -> End {
+    async fn record_udp(&self, up: &mut ConnectedClient, reader: &mut Reader, player: &Player) -> End {
         let (mut window, mut next_sign) = (Vec::new(), Instant::now() + up.session.keep_alive_interval());
         let (mut begun, mut reports) = (false, Reports::default());
         loop {
-            let Up { stream, session, udp, peer } = up;
+            let ConnectedClient { stream, session, udp, peer } = up;
             tokio::select! {
                 () = self.stop.cancelled() => {
                     session.end();
@@ -344,7 +344,7 @@ async fn some_presentation(stage: &CurrentPresentation) -> Arc<Presentation> {
     }
 }
 
-impl Up {
+impl ConnectedClient {
     /// Exchanges messages until the server has agreed. `brings`: the server is to send media.
     async fn greet(&mut self, random: &Random, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
         loop {

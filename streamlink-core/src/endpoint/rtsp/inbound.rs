@@ -26,7 +26,7 @@ const REORDER_WINDOW: Duration = Duration::from_millis(50);
 
 /// State that one source keeps from one connection to the next.
 #[derive(Debug)]
-pub(crate) struct Inbound {
+pub(crate) struct SourceSession {
     intake: Intake,
     /// Presentation of the last connection.
     presentation: Option<Arc<Presentation>>,
@@ -41,7 +41,7 @@ pub(crate) struct Inbound {
     lost: u64,
 }
 
-impl Inbound {
+impl SourceSession {
     pub(super) fn new(context: SourceContext, now: Instant) -> Self {
         Self {
             intake: Intake::new(context, now),

@@ -3,8 +3,8 @@
 //! connection or a pair of UDP ports.
 
 mod caller;
-mod cast;
 mod inbound;
+mod multicast;
 mod receive;
 mod service;
 mod talk;
@@ -12,8 +12,8 @@ mod udp;
 mod wire;
 
 pub(crate) use crate::proto::rtsp::User;
-pub(crate) use caller::{Call, Direction};
-pub(crate) use cast::{Cast, MulticastGroup};
+pub(crate) use caller::{Direction, RtspClient};
+pub(crate) use multicast::{MulticastGroup, MulticastSender};
 pub(crate) use service::{Place, Rtsp};
 
 use super::{LossReason, tcp::End};

@@ -2,8 +2,8 @@
 
 use super::{
     super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
-    inbound::Inbound,
-    talk::Nowhere,
+    inbound::SourceSession,
+    talk::NoStreams,
     udp::UdpTracks,
     wire::Interleaved,
 };
@@ -44,7 +44,7 @@ pub(super) trait Bring {
 impl Bring for ServerSession {
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End> {
         self.push(bytes);
-        while let Some(request) = self.next(&mut Nowhere)? {
+        while let Some(request) = self.next(&mut NoStreams)? {
             match request {
                 Request::Frame { channel, data } => take(channel, data)?,
                 _ => return Err(End::Lost(LossReason::Closed)),
@@ -97,7 +97,7 @@ pub(super) struct Receiving<'a, T> {
     pub(super) session: &'a mut T,
     pub(super) wire: Interleaved,
     pub(super) udp: &'a mut UdpTracks,
-    pub(super) inbound: &'a mut Inbound,
+    pub(super) inbound: &'a mut SourceSession,
     pub(super) peer: SocketAddr,
     /// Maximum time until the first media, instead of [`IDLE_TIMEOUT`].
     pub(super) first: Option<Duration>,

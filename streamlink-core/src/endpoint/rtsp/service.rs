@@ -5,14 +5,14 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext,
         tcp::{
-            CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, Player, PlayerLimits, PlayerPlace, SendQueue,
-            Service, Shared, SubWaker, Visit, WritePacing, close_with, send, write_all,
+            CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits,
+            PlayerPlace, SendQueue, Service, Shared, SubWaker, WritePacing, close_with, send, write_all,
         },
     },
-    cast::{Cast, MulticastGroup, Seat},
-    inbound::Inbound,
+    inbound::SourceSession,
+    multicast::{MulticastGroup, MulticastMembership, MulticastSender},
     receive::Receiving,
-    talk::Nowhere,
+    talk::NoStreams,
     udp::UdpTracks,
     wire::Interleaved,
 };
@@ -21,7 +21,7 @@ use crate::{
     lock::lock,
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
-    proto::rtsp::{Directory, Found, Request, ServerSession, SetUp, Status, User},
+    proto::rtsp::{Request, ResolvedStream, ServerSession, SetUp, Status, StreamDirectory, User},
     router::{Batch, BatchLayout, CurrentPresentation, Preamble, Ring},
 };
 use std::{
@@ -55,7 +55,7 @@ pub(crate) struct Place {
     pub(crate) symmetric: bool,
     pub(crate) stage: Arc<CurrentPresentation>,
     /// Multicast sender, if the output offers multicast.
-    pub(crate) cast: Option<Cast>,
+    pub(crate) cast: Option<MulticastSender>,
 }
 
 impl std::fmt::Debug for Place {
@@ -66,16 +66,16 @@ impl std::fmt::Debug for Place {
 
 impl Service for Rtsp {
     type Place = Place;
-    type Inbound = Inbound;
+    type SourceSession = SourceSession;
     const NAME: &'static str = "RTSP";
 
-    fn inbound(context: SourceContext, now: Instant) -> Inbound {
-        Inbound::new(context, now)
+    fn inbound(context: SourceContext, now: Instant) -> SourceSession {
+        SourceSession::new(context, now)
     }
 
     #[allow(private_interfaces)]
-    async fn connection(shared: Arc<Shared<Self>>, visit: Visit) {
-        let Visit { stream, peer, connection, pending } = visit;
+    async fn connection(shared: Arc<Shared<Self>>, visit: PendingConnection) {
+        let PendingConnection { stream, peer, connection, pending } = visit;
         let greeting = async {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
@@ -133,7 +133,7 @@ impl ReservedPlace {
 /// Place of the only publisher of a source, given back when dropped.
 struct PublisherPlace {
     route: Arc<OpenRoute<Rtsp>>,
-    inbound: Option<Box<Inbound>>,
+    inbound: Option<Box<SourceSession>>,
 }
 
 impl PublisherPlace {
@@ -162,8 +162,8 @@ fn status_of(reason: RefusalReason) -> Status {
     }
 }
 
-/// Directory of a port for the session of one client.
-struct House<'a> {
+/// StreamDirectory of a port for the session of one client.
+struct PortDirectory<'a> {
     shared: &'a Shared<Rtsp>,
     udp: &'a mut UdpTracks,
     place: &'a mut Option<ReservedPlace>,
@@ -171,7 +171,7 @@ struct House<'a> {
     local: IpAddr,
 }
 
-impl House<'_> {
+impl PortDirectory<'_> {
     fn route(&self, publish: bool, path: &str) -> Option<Arc<OpenRoute<Rtsp>>> {
         self.shared.all().into_iter().find(|route| route.is_source() == publish && route.place.path == path)
     }
@@ -213,8 +213,8 @@ impl House<'_> {
     }
 }
 
-impl Directory for House<'_> {
-    fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status> {
+impl StreamDirectory for PortDirectory<'_> {
+    fn find(&mut self, publish: bool, path: &str) -> Result<ResolvedStream, Status> {
         let now = Instant::now();
         let route = self.route(publish, path);
         // A refused request may be a guess. The attempts of an address per second are limited.
@@ -242,7 +242,7 @@ impl Directory for House<'_> {
         let group = route.place.cast.as_ref().map(|cast| &cast.group);
         let ports = |group: &MulticastGroup, track| Some((group.ip(), group.ports(track)?, group.ttl));
         let tracks = 0..presentation.as_ref().map_or(0, |presentation| presentation.tracks().len());
-        Ok(Found {
+        Ok(ResolvedStream {
             groups: group.into_iter().flat_map(|group| tracks.clone().map_while(|track| ports(group, track))).collect(),
             user: route.place.user.clone(),
             presentation,
@@ -304,7 +304,7 @@ impl Client {
             if count == 0 {
                 return Err(End::Lost(LossReason::Closed));
             }
-            let mut house = House { shared, udp, place, peer: self.peer, local: self.local };
+            let mut house = PortDirectory { shared, udp, place, peer: self.peer, local: self.local };
             let request = self.session.next(&mut house);
             match request {
                 Ok(Some(Request::End)) => {
@@ -336,7 +336,7 @@ impl Client {
     /// Accepts a publisher and receives its media.
     async fn receive(
         &mut self,
-        inbound: &mut Inbound,
+        inbound: &mut SourceSession,
         presentation: &Arc<Presentation>,
         stop: &CancellationToken,
     ) -> End {
@@ -392,7 +392,7 @@ impl Client {
             return end;
         }
         let _interest = ring.layout_interest(BatchLayout::Contiguous);
-        let mut gate = Gate::default();
+        let mut gate = KeyFrameGate::default();
         gate.give(&mut self.udp, lost, &mut window, player);
         let mut ended = pin!(ended);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
@@ -456,7 +456,7 @@ impl Client {
     async fn converse(&mut self, heard: Result<(), End>) -> Result<(), End> {
         let said = heard.and_then(|()| {
             // Discard interleaved frames, which have no meaning here and must not accumulate.
-            while let Some(request) = self.session.next(&mut Nowhere)? {
+            while let Some(request) = self.session.next(&mut NoStreams)? {
                 if request == Request::End {
                     return Err(End::Lost(LossReason::Closed));
                 }
@@ -473,7 +473,7 @@ impl Client {
     }
 
     /// Serves the session of a multicast player until it ends.
-    async fn listen(&mut self, _seat: Arc<Seat>, ended: impl Future<Output = End>) -> End {
+    async fn listen(&mut self, _seat: Arc<MulticastMembership>, ended: impl Future<Output = End>) -> End {
         self.session.accept(&[]);
         let mut ended = pin!(ended);
         let timer = pin!(tokio::time::sleep(SESSION_TIMEOUT));
@@ -539,12 +539,12 @@ fn first_packets(window: &[Arc<Batch>], tracks: usize) -> Vec<Option<(u16, u32)>
 
 /// Starts a player over UDP at a key frame, and resumes at the next one after a loss.
 #[derive(Default)]
-pub(super) struct Gate {
+pub(super) struct KeyFrameGate {
     begun: bool,
     lost: bool,
 }
 
-impl Gate {
+impl KeyFrameGate {
     /// Sends the batches of a window and clears it.
     pub(super) fn give(&mut self, udp: &mut UdpTracks, lost: u64, window: &mut Vec<Arc<Batch>>, player: &Player) {
         let (preamble, skipped) = self.pass(lost, window);

@@ -3,15 +3,15 @@
 use super::super::tcp::{End, SendSession};
 use crate::{
     endpoint::LossReason,
-    proto::rtsp::{ClientEvent, ClientSession, Directory, Found, Request, ServerSession, Status},
+    proto::rtsp::{ClientEvent, ClientSession, Request, ResolvedStream, ServerSession, Status, StreamDirectory},
 };
 use std::time::Instant;
 
 /// Empty directory for sessions that have chosen a path already. Rejects every further lookup.
-pub(super) struct Nowhere;
+pub(super) struct NoStreams;
 
-impl Directory for Nowhere {
-    fn find(&mut self, _: bool, _: &str) -> Result<Found, Status> {
+impl StreamDirectory for NoStreams {
+    fn find(&mut self, _: bool, _: &str) -> Result<ResolvedStream, Status> {
         Err(Status::NOT_VALID_IN_THIS_STATE)
     }
 
@@ -23,7 +23,7 @@ impl Directory for Nowhere {
 impl SendSession for ServerSession {
     fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.push(bytes);
-        while let Some(request) = self.next(&mut Nowhere)? {
+        while let Some(request) = self.next(&mut NoStreams)? {
             match request {
                 Request::End => return Ok(true),
                 Request::Frame { data, .. } => self.report(&data),

@@ -1,7 +1,7 @@
 //! Tracks over UDP, each with a pair of ports for RTP and RTCP on both sides. Datagrams from other addresses are
 //! dropped and counted.
 
-use super::cast::MulticastGroup;
+use super::multicast::MulticastGroup;
 use crate::{
     media::{Packet, rtsp::is_rtcp},
     net::{

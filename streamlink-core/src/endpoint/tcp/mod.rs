@@ -11,7 +11,7 @@ mod sub_waker;
 pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
 pub(crate) use port::Port;
-pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, Shared, Visit};
+pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, PendingConnection, Shared};
 pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player, PlayerPlace};
 pub(crate) use route::{PlayerLimits, Route, RouteEnd, RouteId};
 pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
@@ -26,16 +26,16 @@ pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
     /// Name of a route, with the settings that the protocol needs for it.
     type Place: Debug + Send + Sync;
     /// State that a source keeps from one publisher to the next.
-    type Inbound: Debug + Send;
+    type SourceSession: Debug + Send;
     /// Name of the protocol in logs.
     const NAME: &'static str;
 
     /// Creates the state of a source before its first publisher.
-    fn inbound(context: SourceContext, now: Instant) -> Self::Inbound;
+    fn inbound(context: SourceContext, now: Instant) -> Self::SourceSession;
 
     /// Reads the request of a peer, and serves the peer by [`Shared::take_on`]. Dropped when the port closes.
     #[allow(private_interfaces)]
-    fn connection(shared: Arc<Shared<Self>>, visit: Visit) -> impl Future<Output = ()> + Send;
+    fn connection(shared: Arc<Shared<Self>>, visit: PendingConnection) -> impl Future<Output = ()> + Send;
 }
 
 /// Reason for the end of a connection.

@@ -265,7 +265,7 @@ impl<S: Service> Shared<S> {
         };
         let (shared, stop) = (self.clone(), stop.clone());
         tokio::spawn(async move {
-            let visit = Visit { stream, peer, connection, pending };
+            let visit = PendingConnection { stream, peer, connection, pending };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = S::connection(shared, visit) => {}
@@ -316,7 +316,7 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
 }
 
 /// An accepted connection before its request.
-pub(in crate::endpoint) struct Visit {
+pub(in crate::endpoint) struct PendingConnection {
     pub(in crate::endpoint) stream: Stream,
     pub(in crate::endpoint) peer: SocketAddr,
     /// Place to be held until the connection ends.

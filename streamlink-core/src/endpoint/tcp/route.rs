@@ -63,7 +63,7 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
     pub(in crate::endpoint) place: S::Place,
     pub(in crate::endpoint) status: Arc<Status>,
     pub(in crate::endpoint) events: EventSink,
-    pub(in crate::endpoint) end: OpenEnd<S::Inbound>,
+    pub(in crate::endpoint) end: OpenEnd<S::SourceSession>,
     admission: Mutex<Admission>,
     players: Mutex<Players>,
     refused: Mutex<Refused>,

@@ -13,7 +13,7 @@ mod transport;
 
 pub(crate) use auth::{Challenges, User};
 pub(crate) use client::{ClientEvent, ClientRole, ClientSession};
-pub(crate) use server::{Directory, Found, Request, ServerSession, SetUp};
+pub(crate) use server::{Request, ResolvedStream, ServerSession, SetUp, StreamDirectory};
 
 use message::{Item, Reader};
 
@@ -38,9 +38,9 @@ impl Status {
     pub(crate) const BAD_REQUEST: Self = Self(400, "Bad Request");
     pub(crate) const UNAUTHORIZED: Self = Self(401, "Unauthorized");
     pub(crate) const FORBIDDEN: Self = Self(403, "Forbidden");
-    pub(crate) const NOT_FOUND: Self = Self(404, "Not Found");
+    pub(crate) const NOT_FOUND: Self = Self(404, "Not ResolvedStream");
     pub(crate) const NOT_ENOUGH_BANDWIDTH: Self = Self(453, "Not Enough Bandwidth");
-    pub(crate) const SESSION_NOT_FOUND: Self = Self(454, "Session Not Found");
+    pub(crate) const SESSION_NOT_FOUND: Self = Self(454, "Session Not ResolvedStream");
     pub(crate) const NOT_VALID_IN_THIS_STATE: Self = Self(455, "Method Not Valid in This State");
     pub(crate) const UNSUPPORTED_TRANSPORT: Self = Self(461, "Unsupported Transport");
     pub(crate) const NOT_IMPLEMENTED: Self = Self(501, "Not Implemented");

@@ -47,7 +47,7 @@ pub(crate) enum SetUp {
 
 /// Stream found at a path.
 #[derive(Clone)]
-pub(crate) struct Found {
+pub(crate) struct ResolvedStream {
     /// Required credentials. `None`: everybody may use the stream.
     pub(crate) user: Option<User>,
     /// Presentation that can be played.
@@ -59,11 +59,11 @@ pub(crate) struct Found {
 }
 
 /// Lookups that a session makes at its port.
-pub(crate) trait Directory {
+pub(crate) trait StreamDirectory {
     /// Returns the stream at a path, to publish or to play. The client is not authenticated yet.
     ///
     /// [`Status::SERVICE_UNAVAILABLE`] ends the connection.
-    fn find(&mut self, publish: bool, path: &str) -> Result<Found, Status>;
+    fn find(&mut self, publish: bool, path: &str) -> Result<ResolvedStream, Status>;
 
     /// Counts a wrong password for a path.
     fn wrong_password(&mut self, _publish: bool, _path: &str) {}
@@ -100,7 +100,7 @@ pub(crate) struct ServerSession {
     refused: u32,
     publish: bool,
     path: String,
-    found: Option<Found>,
+    found: Option<ResolvedStream>,
     tracks: Vec<Option<SetUp>>,
     /// CSeq and URL of the request that waits for an answer.
     asked: Option<(String, String)>,
@@ -151,7 +151,7 @@ impl ServerSession {
     ///
     /// # Errors
     /// When the client breaks the protocol.
-    pub(crate) fn next(&mut self, directory: &mut dyn Directory) -> Result<Option<Request>, ProtocolError> {
+    pub(crate) fn next(&mut self, directory: &mut dyn StreamDirectory) -> Result<Option<Request>, ProtocolError> {
         while let Some(item) = self.reader.next()? {
             if self.out.len() > MAX_PENDING {
                 return Err(ProtocolError::Malformed("it does not wait for our answers"));
@@ -171,7 +171,7 @@ impl ServerSession {
     fn request(
         &mut self,
         request: &message::Request,
-        directory: &mut dyn Directory,
+        directory: &mut dyn StreamDirectory,
     ) -> Result<Option<Request>, ProtocolError> {
         if self.state != State::Running {
             self.requests += 1;
@@ -227,8 +227,8 @@ impl ServerSession {
         publish: bool,
         path: &str,
         request: &message::Request,
-        directory: &mut dyn Directory,
-    ) -> Result<Found, Status> {
+        directory: &mut dyn StreamDirectory,
+    ) -> Result<ResolvedStream, Status> {
         let found = directory.find(publish, path)?;
         if let Some(user) = &found.user {
             let header = request.header(&headers::AUTHORIZATION).map(|value| value.as_str());
@@ -254,7 +254,7 @@ impl ServerSession {
         cseq: &str,
         uri: &str,
         request: &message::Request,
-        directory: &mut dyn Directory,
+        directory: &mut dyn StreamDirectory,
     ) -> Result<(), Status> {
         if !matches!(self.state, State::Fresh | State::Chosen) {
             return Err(Status::NOT_VALID_IN_THIS_STATE);
@@ -278,7 +278,7 @@ impl ServerSession {
         cseq: &str,
         _: &str,
         request: &message::Request,
-        directory: &mut dyn Directory,
+        directory: &mut dyn StreamDirectory,
     ) -> Result<Result<(), Status>, ProtocolError> {
         if self.state != State::Fresh {
             return Ok(Err(Status::NOT_VALID_IN_THIS_STATE));
@@ -296,7 +296,7 @@ impl ServerSession {
         Ok(Ok(()))
     }
 
-    fn choose(&mut self, publish: bool, path: String, found: Found) {
+    fn choose(&mut self, publish: bool, path: String, found: ResolvedStream) {
         let count = found.presentation.as_ref().map_or(0, |p| p.tracks().len());
         if self.path != path || self.tracks.len() != count {
             self.tracks = vec![None; count];
@@ -310,7 +310,7 @@ impl ServerSession {
         cseq: &str,
         uri: &str,
         request: &message::Request,
-        directory: &mut dyn Directory,
+        directory: &mut dyn StreamDirectory,
     ) -> Result<(), Status> {
         if self.state == State::Fresh {
             // Some clients know the tracks and send no DESCRIBE.

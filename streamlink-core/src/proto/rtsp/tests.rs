@@ -18,7 +18,7 @@ fn presentation() -> Arc<Presentation> {
     Arc::new(Presentation::parse(SDP.as_bytes()).unwrap())
 }
 
-struct House {
+struct Streams {
     user: Option<User>,
     presentation: Option<Arc<Presentation>>,
     tcp: bool,
@@ -32,7 +32,7 @@ struct House {
     is_exhausted: bool,
 }
 
-impl Default for House {
+impl Default for Streams {
     fn default() -> Self {
         Self {
             user: None,
@@ -48,13 +48,13 @@ impl Default for House {
     }
 }
 
-impl Directory for House {
-    fn find(&mut self, _: bool, path: &str) -> Result<Found, Status> {
+impl StreamDirectory for Streams {
+    fn find(&mut self, _: bool, path: &str) -> Result<ResolvedStream, Status> {
         if self.is_exhausted {
             return Err(Status::SERVICE_UNAVAILABLE);
         }
         match path {
-            "cam" | "cam/1" => Ok(Found {
+            "cam" | "cam/1" => Ok(ResolvedStream {
                 user: self.user.clone(),
                 presentation: self.presentation.clone(),
                 tcp: self.tcp,
@@ -83,7 +83,7 @@ impl Directory for House {
 fn run(
     server: &mut ServerSession,
     client: &mut ClientSession,
-    house: &mut House,
+    house: &mut Streams,
     step: usize,
 ) -> (Vec<Request>, Vec<ClientEvent>) {
     let (mut requests, mut outcomes) = (Vec::new(), Vec::new());
@@ -119,7 +119,7 @@ const URL: &str = "rtsp://127.0.0.1:8554/cam/1";
 #[test]
 fn rtsp_clients_play_and_record_at_every_split() {
     for (udp, step) in [(false, 1), (false, 100_000), (true, 7), (true, 100_000)] {
-        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
+        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
         let mut client = ClientSession::new(ClientRole::Play, URL, None, udp, &Random::of(random));
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert_eq!(requests, [Request::Play { path: "cam/1".into() }]);
@@ -132,7 +132,7 @@ fn rtsp_clients_play_and_record_at_every_split() {
         client.end();
         assert_eq!(run(&mut server, &mut client, &mut house, step).0, [Request::End]);
 
-        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
+        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
         let mut client = ClientSession::new(ClientRole::Record(presentation()), URL, None, udp, &Random::of(random));
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert!(matches!(&requests[..], [Request::Publish { path, .. }] if path == "cam/1"), "{requests:?}");
@@ -162,7 +162,7 @@ fn rtsp_server_understands_recorded_clients() -> Result<(), Box<dyn std::error::
     for (name, tracks) in [("ffmpeg-play", 0), ("ffmpeg-record", 2), ("gst-record", 1)] {
         let said = recorded(name)?;
         for step in [1, 13, 100_000] {
-            let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
+            let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
             let (mut asked, mut frames, mut ended) = (None, 0, false);
             for piece in said.chunks(step) {
                 server.push(piece);
@@ -202,7 +202,7 @@ fn rtsp_server_understands_recorded_clients() -> Result<(), Box<dyn std::error::
 #[test]
 fn rtsp_authentication_is_requested_and_given() {
     let user = |password: &str| Some(User { name: "me".into(), password: password.into() });
-    let mut house = House { user: user("secret"), ..House::default() };
+    let mut house = Streams { user: user("secret"), ..Streams::default() };
     for (given, good) in [(user("secret"), true), (user("guess"), false), (None, false)] {
         let mut server = ServerSession::new(&Random::of(random));
         let mut client = ClientSession::new(ClientRole::Play, URL, given, false, &Random::of(random));
@@ -218,24 +218,24 @@ fn rtsp_authentication_is_requested_and_given() {
 
 #[test]
 fn rtsp_server_refuses_unknown_path_and_transport() {
-    let mut house = House { udp: false, ..House::default() };
+    let mut house = Streams { udp: false, ..Streams::default() };
     let mut server = ServerSession::new(&Random::of(random));
     let mut client = ClientSession::new(ClientRole::Play, URL, None, true, &Random::of(random));
     let (_, outcomes) = run(&mut server, &mut client, &mut house, 1000);
     assert_eq!(outcomes, [ClientEvent::NoUdp]);
     let mut client = ClientSession::new(ClientRole::Play, "rtsp://127.0.0.1/other", None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream".into())]);
     house.presentation = None;
     let mut client = ClientSession::new(ClientRole::Play, URL, None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream".into())]);
 }
 
 fn say(text: &str) -> (ServerSession, Result<Option<Request>, ProtocolError>, String) {
     let mut server = ServerSession::new(&Random::of(random));
     server.push(text.as_bytes());
-    let result = server.next(&mut House::default());
+    let result = server.next(&mut Streams::default());
     let said = String::from_utf8(server.take_output()).unwrap();
     (server, result, said)
 }
@@ -298,7 +298,7 @@ proptest! {
         for input in [&bytes[..], text.as_bytes()] {
             let mut server = ServerSession::new(&Random::of(random));
             server.push(input);
-            while let Ok(Some(_)) = server.next(&mut House::default()) {}
+            while let Ok(Some(_)) = server.next(&mut Streams::default()) {}
             let mut client = ClientSession::new(ClientRole::Play, URL, None, false, &Random::of(random));
             client.push(input);
             while let Ok(Some(_)) = client.next() {}
@@ -338,9 +338,9 @@ fn rtsp_frame_that_is_small_against_what_came_with_it_is_copied() {
 
 const DESCRIBE: &str = "DESCRIBE rtsp://h/cam RTSP/1.0\r\nCSeq: 1\r\n";
 
-fn locked() -> House {
+fn locked() -> Streams {
     let user = User { name: "me".into(), password: "secret".into() };
-    House { user: Some(user), ..House::default() }
+    Streams { user: Some(user), ..Streams::default() }
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn rtsp_server_does_not_count_a_stale_nonce_as_a_wrong_password() {
 
 #[test]
 fn rtsp_server_checks_no_password_of_an_exhausted_address() {
-    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House { is_exhausted: true, ..locked() });
+    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams { is_exhausted: true, ..locked() });
     server.push(format!("{DESCRIBE}Authorization: Basic bWU6c2VjcmV0\r\n\r\n").as_bytes());
     assert_eq!(server.next(&mut house), Err(ProtocolError::TooManyAttempts));
     assert!(String::from_utf8(server.take_output()).unwrap().starts_with("RTSP/1.0 503"));
@@ -393,7 +393,7 @@ fn rtsp_server_opens_no_ports_before_a_client_is_admitted() {
         "ANNOUNCE rtsp://h/cam RTSP/1.0\r\nCSeq: 1\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{SDP}",
         SDP.len()
     );
-    for mut house in [locked(), House { is_live: true, ..House::default() }] {
+    for mut house in [locked(), Streams { is_live: true, ..Streams::default() }] {
         let mut server = ServerSession::new(&Random::of(random));
         server.push(announce.as_bytes());
         server.push(set_up.as_bytes());
@@ -403,7 +403,7 @@ fn rtsp_server_opens_no_ports_before_a_client_is_admitted() {
         let refused = if house.is_live { "RTSP/1.0 403" } else { "RTSP/1.0 401" };
         assert!(answers.starts_with(refused) && !answers.contains("server_port"), "{answers}");
     }
-    let mut house = House::default();
+    let mut house = Streams::default();
     let mut server = ServerSession::new(&Random::of(random));
     server.push(set_up.replace("streamid=0", "trackID=2").as_bytes());
     assert_eq!(server.next(&mut house), Ok(None));
@@ -412,7 +412,7 @@ fn rtsp_server_opens_no_ports_before_a_client_is_admitted() {
 
 #[test]
 fn rtsp_server_bounds_the_answers_that_wait() {
-    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), House::default());
+    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
     let long = SDP.replace("s=No Name", &format!("s={}", "x".repeat(40_000)));
     house.presentation = Some(Arc::new(Presentation::parse(long.as_bytes()).unwrap()));
     server.push(format!("{DESCRIBE}\r\n").repeat(100).as_bytes());

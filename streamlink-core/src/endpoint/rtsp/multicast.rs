@@ -3,7 +3,7 @@
 
 use super::{
     super::tcp::OpenRoute,
-    service::{Gate, Rtsp},
+    service::{KeyFrameGate, Rtsp},
     udp::UdpTracks,
 };
 use crate::{
@@ -43,28 +43,33 @@ impl MulticastGroup {
 
 /// Multicast sender of one output.
 #[derive(Debug)]
-pub(crate) struct Cast {
+pub(crate) struct MulticastSender {
     pub(super) group: MulticastGroup,
-    seats: Mutex<Weak<Seat>>,
+    seats: Mutex<Weak<MulticastMembership>>,
 }
 
 /// Membership shared by the players of a group. Sending ends when the last of them drops it.
 #[derive(Debug)]
-pub(super) struct Seat(CancellationToken);
+pub(super) struct MulticastMembership(CancellationToken);
 
-impl Drop for Seat {
+impl Drop for MulticastMembership {
     fn drop(&mut self) {
         self.0.cancel();
     }
 }
 
-impl Cast {
+impl MulticastSender {
     pub(crate) fn new(group: MulticastGroup) -> Self {
         Self { group, seats: Mutex::default() }
     }
 
     /// Adds a player to the group; the first one starts the sending. In the statistics, the group counts as a player.
-    pub(super) fn join(&self, route: &Arc<OpenRoute<Rtsp>>, ring: &Arc<Ring>, tracks: usize) -> io::Result<Arc<Seat>> {
+    pub(super) fn join(
+        &self,
+        route: &Arc<OpenRoute<Rtsp>>,
+        ring: &Arc<Ring>,
+        tracks: usize,
+    ) -> io::Result<Arc<MulticastMembership>> {
         let mut seats = lock(&self.seats);
         if let Some(seat) = seats.upgrade() {
             return Ok(seat);
@@ -72,7 +77,7 @@ impl Cast {
         let egress = Egress { address: None, interface: self.group.interface.clone() };
         let udp = UdpTracks::to_group(&self.group, egress, tracks)?;
         let stop = route.stop.child_token();
-        let seat = Arc::new(Seat(stop.clone()));
+        let seat = Arc::new(MulticastMembership(stop.clone()));
         *seats = Arc::downgrade(&seat);
         route.connections.spawn(send(route.clone(), ring.clone(), udp, self.group.address, stop));
         Ok(seat)
@@ -87,7 +92,7 @@ async fn send(
     stop: CancellationToken,
 ) {
     let (id, player) = route.enter_group(group, Instant::now());
-    let (mut reader, mut gate, mut window) = (ring.reader(), Gate::default(), Vec::new());
+    let (mut reader, mut gate, mut window) = (ring.reader(), KeyFrameGate::default(), Vec::new());
     let _interest = ring.layout_interest(BatchLayout::Contiguous);
     loop {
         tokio::select! {
