@@ -2,7 +2,7 @@
 
 use super::{
     LossReason, SourceContext, Status,
-    intake::{Intake, Verdict},
+    ingest::{Ingest, Verdict},
 };
 use crate::{
     lock::{self, lock},
@@ -38,7 +38,7 @@ const MAX_STAGED: usize = 1024;
 pub struct AppSource {
     family: MediaFamily,
     context: SourceContext,
-    intake: Arc<Mutex<Intake>>,
+    ingest: Arc<Mutex<Ingest>>,
     /// Buffer for packets taken from the host's iterator, reused between calls.
     staging: Arc<Mutex<Vec<Packet>>>,
 }
@@ -69,8 +69,8 @@ pub enum PushError {
 
 impl AppSource {
     pub(crate) fn new(family: MediaFamily, context: SourceContext) -> Self {
-        let intake = Intake::new(context.clone(), Instant::now());
-        Self { family, context, intake: Arc::new(Mutex::new(intake)), staging: Arc::default() }
+        let ingest = Ingest::new(context.clone(), Instant::now());
+        Self { family, context, ingest: Arc::new(Mutex::new(ingest)), staging: Arc::default() }
     }
 
     /// Returns the family of the packets that this source accepts.
@@ -89,7 +89,7 @@ impl AppSource {
         }
         let presentation = Presentation::parse(sdp.as_bytes()).map_err(|_| PushError::Malformed)?;
         let presentation = Arc::new(presentation);
-        lock(&self.intake).begin_presentation(&presentation);
+        lock(&self.ingest).begin_presentation(&presentation);
         self.context.describe(presentation.description());
         Ok(())
     }
@@ -161,30 +161,30 @@ impl AppSource {
 
     /// Admits validated packets to the flow.
     fn take_in(&self, packets: impl Iterator<Item = Packet>) -> Result<(), PushError> {
-        let mut intake = lock(&self.intake);
-        intake.refresh();
+        let mut ingest = lock(&self.ingest);
+        ingest.refresh();
         let now = Instant::now();
         let mut result = Ok(());
         for packet in packets {
-            result = result.and(self.admit(&mut intake, packet, now));
+            result = result.and(self.admit(&mut ingest, packet, now));
         }
-        intake.publish(now, None);
-        if result == Err(PushError::Closed) && intake.last_media().is_some() && !self.context.stop.is_cancelled() {
-            intake.lose(now, LossReason::BandwidthExceeded);
+        ingest.publish(now, None);
+        if result == Err(PushError::Closed) && ingest.last_media().is_some() && !self.context.stop.is_cancelled() {
+            ingest.lose(now, LossReason::BandwidthExceeded);
             self.context.status.counters.set_state(State::Failed, now);
         }
         result
     }
 
-    fn admit(&self, intake: &mut Intake, packet: Packet, now: Instant) -> Result<(), PushError> {
+    fn admit(&self, ingest: &mut Ingest, packet: Packet, now: Instant) -> Result<(), PushError> {
         if self.context.stop.is_cancelled() || self.context.status.counters.state() == State::Failed {
             return Err(PushError::Closed);
         }
         let verdict = match self.family {
-            MediaFamily::Rtmp | MediaFamily::Rtsp => intake.message(now, packet),
-            _ => match intake.admit(now, packet.data().len()) {
+            MediaFamily::Rtmp | MediaFamily::Rtsp => ingest.message(now, packet),
+            _ => match ingest.admit(now, packet.data().len()) {
                 Verdict::Pass => {
-                    intake.out.packets.push(packet);
+                    ingest.out.packets.push(packet);
                     Verdict::Pass
                 }
                 refused => refused,

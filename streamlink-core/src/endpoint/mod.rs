@@ -10,7 +10,7 @@ mod backoff;
 mod bandwidth;
 mod event;
 pub(crate) mod fanout;
-mod intake;
+mod ingest;
 mod lagging;
 mod listener;
 mod mailbox;
@@ -31,7 +31,7 @@ pub(crate) use mailbox::{EventSink, Mailbox};
 pub(crate) use resolver::Resolver;
 pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
-pub(crate) use status::{Live, Status, StatusSnapshot};
+pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 use crate::{
     random::Random,
@@ -53,7 +53,7 @@ pub(crate) struct SourceContext {
     pub(crate) group: Arc<Group>,
     pub(crate) events: EventSink,
     /// Settings that can change at run time.
-    pub(crate) live: watch::Receiver<Live>,
+    pub(crate) live: watch::Receiver<SourceTunables>,
     /// Maximum time for which packets may wait for more, so that they are sent together.
     pub(crate) coalesce: Duration,
     pub(crate) random: Random,

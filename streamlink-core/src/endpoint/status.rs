@@ -114,7 +114,7 @@ pub struct PlayerStats {
 
 /// Settings of a source that can change while it runs.
 #[derive(Clone, Debug)]
-pub(crate) struct Live {
+pub(crate) struct SourceTunables {
     pub(crate) allow: Allowlist,
     pub(crate) bandwidth: Bandwidth,
 }

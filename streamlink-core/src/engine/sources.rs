@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        AppSource, Bandwidth, Live, SourceContext, Status,
+        AppSource, Bandwidth, SourceContext, SourceTunables, Status,
         rtmp::{self, Rtmp},
         rtp,
         rtsp::{self, Rtsp},
@@ -55,7 +55,7 @@ pub(super) fn group_terms(failover: Failover) -> GroupTerms {
 pub(super) struct RunningSource {
     pub(super) source: Source,
     pub(super) status: Arc<Status>,
-    pub(super) live: watch::Sender<Live>,
+    pub(super) live: watch::Sender<SourceTunables>,
     /// Route on a shared port, if the source has one.
     pub(super) route: Option<PortRoute>,
     pub(super) input_address: Option<PeerUrl>,
@@ -127,7 +127,7 @@ impl Running {
         shared: &Shared,
         source: Source,
         opened: OpenSource,
-        (context, live): (SourceContext, watch::Sender<Live>),
+        (context, live): (SourceContext, watch::Sender<SourceTunables>),
         cold: bool,
     ) {
         let (mut input_address, mut app, mut route) = (None, None, None);

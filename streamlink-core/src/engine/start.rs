@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        Bandwidth, BandwidthSetting, Event, EventSink, Live, SourceContext, Status, Tasks,
+        Bandwidth, BandwidthSetting, Event, EventSink, SourceContext, SourceTunables, Status, Tasks,
         fanout::Fanout,
         rtmp::Rtmp,
         rtsp::Rtsp,
@@ -218,7 +218,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let statuses: Arc<[Arc<Status>]> = sources.iter().map(|(_, status, _)| status.clone()).collect();
     for (number, (source, status, opened)) in sources.into_iter().enumerate() {
         status.counters.set_state(State::Waiting, Instant::now());
-        let (live, live_reader) = watch::channel(Live {
+        let (live, live_reader) = watch::channel(SourceTunables {
             allow: source.clone().allow_mut().map(std::mem::take).unwrap_or_else(Allowlist::everyone),
             bandwidth,
         });

@@ -2,7 +2,7 @@
 
 use super::super::{
     SourceContext,
-    intake::{Intake, Verdict},
+    ingest::{Ingest, Verdict},
     tcp::End,
 };
 use crate::{
@@ -25,7 +25,7 @@ pub(crate) struct SourceSlot(Mutex<SourceSession>);
 
 impl SourceSlot {
     pub(super) fn new(context: SourceContext, now: Instant) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(SourceSession { intake: Intake::new(context, now) })))
+        Arc::new(Self(Mutex::new(SourceSession { ingest: Ingest::new(context, now) })))
     }
 
     pub(super) fn lock(&self) -> Guard<'_, SourceSession> {
@@ -36,20 +36,20 @@ impl SourceSlot {
 /// State that one source keeps from one connection to the next.
 #[derive(Debug)]
 pub(super) struct SourceSession {
-    intake: Intake,
+    ingest: Ingest,
 }
 
 impl SourceSession {
     /// Prepares for the messages of a new connection.
     pub(super) fn begin(&mut self) {
-        self.intake.begin_messages();
+        self.ingest.begin_messages();
     }
 
     /// Adds a media message to the flow. Other messages are ignored.
     pub(super) fn take(&mut self, message: Message<'_>, now: Instant) -> Result<(), End> {
         let Some(kind) = message.media() else { return Ok(()) };
         let before = if kind == RtmpKind::Data { set_data_frame(&message.body) } else { 0 };
-        match self.intake.flv(now, kind, message.timestamp, message.body.without(before)) {
+        match self.ingest.flv(now, kind, message.timestamp, message.body.without(before)) {
             Verdict::Pass | Verdict::Drop => Ok(()),
             Verdict::Disconnect => Err(End::Lost(LossReason::BandwidthExceeded)),
         }
@@ -57,27 +57,27 @@ impl SourceSession {
 
     /// Publishes the messages received so far. Returns an error if the peer is no longer on the allowlist.
     pub(super) fn publish(&mut self, peer: SocketAddr, now: Instant) -> Result<(), End> {
-        self.intake.publish(now, Some(peer));
-        match self.intake.refresh_at_times(now) && !self.admits(peer.ip()) {
+        self.ingest.publish(now, Some(peer));
+        match self.ingest.refresh_at_times(now) && !self.admits(peer.ip()) {
             true => Err(End::Lost(LossReason::NoLongerAllowed)),
             false => Ok(()),
         }
     }
 
     fn admits(&self, peer: IpAddr) -> bool {
-        self.intake.live().allow.admits(peer)
+        self.ingest.live().allow.admits(peer)
     }
 
     /// Returns whether media was received on this connection.
     pub(super) fn is_live(&self) -> bool {
-        self.intake.last_media().is_some()
+        self.ingest.last_media().is_some()
     }
 
     /// Ends the connection: publishes the remaining messages, or reports the loss.
     pub(super) fn end(&mut self, end: &End, now: Instant) {
         match end {
-            End::Stopped => self.intake.publish(now, None),
-            End::Lost(reason) => self.intake.lose(now, reason.clone()),
+            End::Stopped => self.ingest.publish(now, None),
+            End::Lost(reason) => self.ingest.lose(now, reason.clone()),
         }
     }
 }

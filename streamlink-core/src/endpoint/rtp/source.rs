@@ -3,7 +3,7 @@
 use crate::{
     endpoint::{
         Bandwidth, Event, LossReason, RefusalReason, SourceContext,
-        intake::{Intake, Verdict},
+        ingest::{Ingest, Verdict},
         sleep_until,
     },
     flow::RtpInput,
@@ -67,7 +67,7 @@ impl RtpSource {
                 () = stop.cancelled() => return reception.stop(),
                 _ = live.changed() => {
                     reception.refresh();
-                    let bandwidth = reception.intake.live().bandwidth;
+                    let bandwidth = reception.ingest.live().bandwidth;
                     if std::mem::replace(&mut applied, bandwidth) != bandwidth {
                         socket.set_receive_buffer(bandwidth.rtp_receive_buffer());
                         memory.set_rate(bandwidth.bytes_per_second());
@@ -83,14 +83,14 @@ impl RtpSource {
                     }
                     let result = socket.drain(&mut memory, MAX_BATCH, |datagram| reception.datagram(datagram)).await;
                     if let Err(error) = result {
-                        log::warn!("source `{}`: {error}", reception.intake.context.status.name());
+                        log::warn!("source `{}`: {error}", reception.ingest.context.status.name());
                     }
                     reception.overflows(memory.take_overflows());
                     reception.publish(Instant::now());
                 }
                 () = sleep_until(deadline) => reception.timeout(Instant::now()),
             }
-            if reception.intake.last_media().is_none() {
+            if reception.ingest.last_media().is_none() {
                 memory.rest();
             }
         }
@@ -100,7 +100,7 @@ impl RtpSource {
 /// Checks, counting and reordering of datagrams before they enter the flow.
 struct Reception {
     settings: RtpInput,
-    intake: Intake,
+    ingest: Ingest,
     receiver: Receiver,
     /// Address of the last allowlist lookup, and its result.
     last_peer: Option<(IpAddr, bool)>,
@@ -128,7 +128,7 @@ impl Reception {
     fn new(settings: RtpInput, context: SourceContext) -> Self {
         Self {
             receiver: Receiver::new(settings.reorder_window),
-            intake: Intake::new(context, Instant::now()),
+            ingest: Ingest::new(context, Instant::now()),
             last_peer: None,
             sender: None,
             disconnected_until: None,
@@ -142,9 +142,9 @@ impl Reception {
 
     /// Applies changed settings. Ends the stream of a sender that is no longer on the allowlist.
     fn refresh(&mut self) {
-        if self.intake.refresh() {
+        if self.ingest.refresh() {
             self.last_peer = None;
-            if self.sender.is_some_and(|peer| !self.intake.live().allow.admits(peer.ip())) {
+            if self.sender.is_some_and(|peer| !self.ingest.live().allow.admits(peer.ip())) {
                 self.lose(LossReason::NoLongerAllowed);
             }
         }
@@ -171,10 +171,10 @@ impl Reception {
             self.tally.dropped += 1;
             return;
         }
-        match self.intake.admit(arrival, data.len()) {
+        match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
                 self.sender = Some(peer);
-                self.receiver.handle(&header, Packet::rtp(data, arrival), &mut self.intake.out.packets);
+                self.receiver.handle(&header, Packet::rtp(data, arrival), &mut self.ingest.out.packets);
             }
             Verdict::Drop => {}
             Verdict::Disconnect => self.tally.disconnect = true,
@@ -186,7 +186,7 @@ impl Reception {
         match self.last_peer {
             Some((last, verdict)) if last == ip => verdict,
             _ => {
-                let verdict = self.intake.live().allow.admits(ip);
+                let verdict = self.ingest.live().allow.admits(ip);
                 self.last_peer = Some((ip, verdict));
                 verdict
             }
@@ -196,15 +196,15 @@ impl Reception {
     fn overflows(&mut self, datagrams: u64) {
         if datagrams > 0 {
             self.tally.dropped += datagrams;
-            let name = self.intake.context.status.name();
+            let name = self.ingest.context.status.name();
             log::warn!("source `{name}`: {datagrams} datagrams lost in a full socket buffer");
         }
     }
 
     /// Publishes the packets that are in order, and updates the counters.
     fn publish(&mut self, now: Instant) {
-        self.receiver.handle_timeout(now, &mut self.intake.out.packets);
-        let counters = &self.intake.context.status.counters;
+        self.receiver.handle_timeout(now, &mut self.ingest.out.packets);
+        let counters = &self.ingest.context.status.counters;
         let tally = std::mem::take(&mut self.tally);
         let quality = self.receiver.quality();
         counters.malformed.add(tally.malformed);
@@ -219,10 +219,10 @@ impl Reception {
         if let Some(peer) = self.last_refused
             && let Some(count) = self.refused.admit(now, tally.refused)
         {
-            let (endpoint, reason) = (self.intake.context.status.name(), RefusalReason::NotAllowed);
-            self.intake.context.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+            let (endpoint, reason) = (self.ingest.context.status.name(), RefusalReason::NotAllowed);
+            self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
         }
-        self.intake.publish(now, self.sender);
+        self.ingest.publish(now, self.sender);
         if tally.disconnect {
             self.disconnected_until = now.checked_add(DISCONNECTED);
             self.lose(LossReason::BandwidthExceeded);
@@ -231,27 +231,27 @@ impl Reception {
 
     /// Returns the time of the next call of [`Reception::timeout`], if one is due.
     fn next_timeout(&self) -> Option<Instant> {
-        let idle = self.intake.last_media().and_then(|last| last.checked_add(self.settings.idle_timeout));
+        let idle = self.ingest.last_media().and_then(|last| last.checked_add(self.settings.idle_timeout));
         self.receiver.next_timeout().into_iter().chain(idle).min()
     }
 
     fn timeout(&mut self, now: Instant) {
         self.publish(now);
-        let silent = self.intake.last_media().map(|last| now.saturating_duration_since(last));
+        let silent = self.ingest.last_media().map(|last| now.saturating_duration_since(last));
         if silent.is_some_and(|silent| silent >= self.settings.idle_timeout) {
             self.lose(LossReason::Idle);
         }
     }
 
     fn lose(&mut self, reason: LossReason) {
-        self.receiver.reset(&mut self.intake.out.packets);
-        self.intake.lose(Instant::now(), reason);
+        self.receiver.reset(&mut self.ingest.out.packets);
+        self.ingest.lose(Instant::now(), reason);
         self.sender = None;
     }
 
     /// Publishes the packets held for reordering when the flow stops.
     fn stop(mut self) {
-        self.receiver.reset(&mut self.intake.out.packets);
+        self.receiver.reset(&mut self.ingest.out.packets);
         self.publish(Instant::now());
     }
 }

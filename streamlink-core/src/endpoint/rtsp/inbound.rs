@@ -2,7 +2,7 @@
 
 use super::super::{
     SourceContext,
-    intake::{Intake, Verdict},
+    ingest::{Ingest, Verdict},
     tcp::End,
 };
 use crate::{
@@ -27,7 +27,7 @@ const REORDER_WINDOW: Duration = Duration::from_millis(50);
 /// State that one source keeps from one connection to the next.
 #[derive(Debug)]
 pub(crate) struct SourceSession {
-    intake: Intake,
+    ingest: Ingest,
     /// Presentation of the last connection.
     presentation: Option<Arc<Presentation>>,
     /// Reorder buffer of each track over UDP; `None` over TCP.
@@ -44,7 +44,7 @@ pub(crate) struct SourceSession {
 impl SourceSession {
     pub(super) fn new(context: SourceContext, now: Instant) -> Self {
         Self {
-            intake: Intake::new(context, now),
+            ingest: Ingest::new(context, now),
             presentation: None,
             receivers: Vec::new(),
             ordered: Vec::new(),
@@ -57,13 +57,13 @@ impl SourceSession {
     /// Prepares for the packets of a new connection. `udp`: packets may arrive out of order.
     pub(super) fn begin(&mut self, presentation: &Arc<Presentation>, udp: bool) {
         let changed = self.presentation.as_ref() != Some(presentation);
-        self.intake.begin_presentation(presentation);
+        self.ingest.begin_presentation(presentation);
         self.receivers = presentation.tracks().iter().map(|_| udp.then(|| Receiver::new(REORDER_WINDOW))).collect();
         self.receptions = presentation.tracks().iter().map(|track| Reception::new(track.clock_rate)).collect();
-        self.own = u32::from_be_bytes(self.intake.context.random.bytes());
+        self.own = u32::from_be_bytes(self.ingest.context.random.bytes());
         self.lost = 0;
         if changed {
-            self.intake.context.describe(presentation.description());
+            self.ingest.context.describe(presentation.description());
             self.presentation = Some(presentation.clone());
         }
     }
@@ -79,7 +79,7 @@ impl SourceSession {
             return self.hand_on(packet, now);
         }
         let Ok(header) = Header::parse(packet.data()) else {
-            self.intake.context.status.counters.malformed.add(1);
+            self.ingest.context.status.counters.malformed.add(1);
             return Ok(());
         };
         let Some(receiver) = receiver else { return self.hand_on(packet, now) };
@@ -101,7 +101,7 @@ impl SourceSession {
     }
 
     fn hand_on(&mut self, packet: Packet, now: Instant) -> Result<(), End> {
-        match self.intake.message(now, packet) {
+        match self.ingest.message(now, packet) {
             Verdict::Pass | Verdict::Drop => Ok(()),
             Verdict::Disconnect => Err(End::Lost(LossReason::BandwidthExceeded)),
         }
@@ -115,7 +115,7 @@ impl SourceSession {
 
     /// Returns the maximum time for which packets are collected into one batch.
     pub(super) fn coalesce(&self) -> Duration {
-        self.intake.context.coalesce
+        self.ingest.context.coalesce
     }
 
     /// Returns the earliest time at which a reorder buffer gives up a missing packet.
@@ -130,11 +130,11 @@ impl SourceSession {
         }
         let handed = self.hand_on_ordered(now);
         let lost = self.receivers.iter().flatten().map(|receiver| receiver.quality().lost).sum::<u64>();
-        self.intake.context.status.counters.lost.add(lost.saturating_sub(self.lost));
+        self.ingest.context.status.counters.lost.add(lost.saturating_sub(self.lost));
         self.lost = lost;
-        self.intake.publish(now, Some(peer));
+        self.ingest.publish(now, Some(peer));
         handed?;
-        match self.intake.refresh_at_times(now) && !self.admits(peer.ip()) {
+        match self.ingest.refresh_at_times(now) && !self.admits(peer.ip()) {
             true => Err(End::Lost(LossReason::NoLongerAllowed)),
             false => Ok(()),
         }
@@ -142,16 +142,16 @@ impl SourceSession {
 
     /// Counts datagrams that did not come from the peer.
     pub(super) fn strangers(&self, count: u64) {
-        self.intake.context.status.counters.refused.add(count);
+        self.ingest.context.status.counters.refused.add(count);
     }
 
     fn admits(&self, peer: IpAddr) -> bool {
-        self.intake.live().allow.admits(peer)
+        self.ingest.live().allow.admits(peer)
     }
 
     /// Returns whether media was received on this connection.
     pub(super) fn is_live(&self) -> bool {
-        self.intake.last_media().is_some()
+        self.ingest.last_media().is_some()
     }
 
     /// Ends the connection: publishes the packets held for reordering, or reports the loss.
@@ -162,8 +162,8 @@ impl SourceSession {
         // The connection ends anyway, so a bandwidth verdict changes nothing.
         let _ = self.hand_on_ordered(now);
         match end {
-            End::Stopped => self.intake.publish(now, None),
-            End::Lost(reason) => self.intake.lose(now, reason.clone()),
+            End::Stopped => self.ingest.publish(now, None),
+            End::Lost(reason) => self.ingest.lose(now, reason.clone()),
         }
     }
 }

@@ -139,9 +139,9 @@ impl PortTask {
         if !open.route.allow.admits(peer.ip()) {
             return Err(Rejection::FORBIDDEN);
         }
-        let most = if open.intake.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
+        let most = if open.ingest.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
         if open.links.len() >= most {
-            return Err(if open.intake.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
+            return Err(if open.ingest.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
         }
         if self.links.len() >= MAX_LINKS {
             return Err(Rejection::RESOURCE);
@@ -175,7 +175,7 @@ impl PortTask {
             Some(access_hook) => {
                 let open = self.routes.get(&id).ok_or(Rejection::NOT_FOUND)?;
                 let (access_hook, endpoint) = (access_hook.clone(), open.route.status.name());
-                let (publishes, stream_id) = (open.intake.is_some(), attempt.request.extensions.stream_id.clone());
+                let (publishes, stream_id) = (open.ingest.is_some(), attempt.request.extensions.stream_id.clone());
                 let ask = move || {
                     let stream_id = stream_id.as_deref();
                     Outcome::Asked(access_hook.authorize(&SrtRequest {
@@ -271,7 +271,7 @@ impl PortTask {
         let to = Peer::new(peer, self.socket.local_addr());
         let open = self.routes.get_mut(&route).ok_or(Rejection::NOT_FOUND)?;
         let mut connection = Connection::new(agreement, now);
-        if open.intake.is_none() {
+        if open.ingest.is_none() {
             connection.send_only(); // players send no media
         }
         let rates = open.route.rates.now();
@@ -279,7 +279,7 @@ impl PortTask {
         let link = Link::new(connection, &self.socket, Some(to));
         open.links.push(local.id);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
-        if open.intake.is_none() {
+        if open.ingest.is_none() {
             open.route.status.counters.set_state(State::Connected, now);
             let output = open.route.status.name();
             open.route.events.emit(Event::OutputConnected { output, peer: Some(peer) });

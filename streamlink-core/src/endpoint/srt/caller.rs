@@ -4,7 +4,7 @@ use super::{
     super::{
         Event, EventSink, LossReason, SourceContext, Status,
         backoff::{Backoff, report_loss, report_retry},
-        intake::{Intake, Verdict},
+        ingest::{Ingest, Verdict},
         lagging::LagReport,
         sleep_until,
     },
@@ -70,8 +70,8 @@ impl SrtCaller {
     pub(crate) async fn run(mut self) {
         let now = Instant::now();
         self.status.counters.set_state(State::Waiting, now);
-        let mut intake = match &self.direction {
-            Direction::Receive(context) => Some(Intake::new(context.clone(), now)),
+        let mut ingest = match &self.direction {
+            Direction::Receive(context) => Some(Ingest::new(context.clone(), now)),
             Direction::Send(_) => None,
         };
         let mut redial = Backoff::new(self.reconnect, self.random.clone());
@@ -85,24 +85,24 @@ impl SrtCaller {
             let end = match self.call().await {
                 Ok(mut session) => {
                     redial.connected();
-                    if intake.is_none() {
+                    if ingest.is_none() {
                         session.link.connection.send_only(); // the peer of an output sends no media
                     }
                     self.skip_to_now();
-                    self.connected(&session, intake.is_some(), &mut connections);
-                    session.run(&mut self, intake.as_mut(), &mut lag).await
+                    self.connected(&session, ingest.is_some(), &mut connections);
+                    session.run(&mut self, ingest.as_mut(), &mut lag).await
                 }
                 Err(end) => end,
             };
             let now = Instant::now();
             self.status.counters.set_state(State::Waiting, now);
             let reason = match end {
-                End::Stopped => return intake.iter_mut().for_each(|intake| intake.publish(now, None)),
+                End::Stopped => return ingest.iter_mut().for_each(|ingest| ingest.publish(now, None)),
                 End::Lost(reason) => reason,
             };
-            self.lost(reason, redial.repeats(), intake.as_mut(), now);
+            self.lost(reason, redial.repeats(), ingest.as_mut(), now);
             let (attempt, wait) = redial.failed(started, now);
-            report_retry(&self.events, &self.status, intake.is_some(), attempt, wait);
+            report_retry(&self.events, &self.status, ingest.is_some(), attempt, wait);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -139,13 +139,13 @@ impl SrtCaller {
         *connections += 1;
     }
 
-    fn lost(&self, reason: LossReason, repeats: bool, intake: Option<&mut Intake>, now: Instant) {
-        match intake {
-            Some(intake) if intake.last_media().is_some() => intake.lose(now, reason),
+    fn lost(&self, reason: LossReason, repeats: bool, ingest: Option<&mut Ingest>, now: Instant) {
+        match ingest {
+            Some(ingest) if ingest.last_media().is_some() => ingest.lose(now, reason),
             // If each attempt fails for the same reason, that reason is reported once. The retries are reported every
             // time.
             _ if repeats => {}
-            intake => report_loss(&self.events, &self.status, intake.is_some(), reason),
+            ingest => report_loss(&self.events, &self.status, ingest.is_some(), reason),
         }
     }
 
@@ -232,7 +232,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, call: &mut SrtCaller, mut intake: Option<&mut Intake>, lag: &mut LagReport) -> End {
+    async fn run(&mut self, call: &mut SrtCaller, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> End {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
@@ -273,14 +273,14 @@ impl Session {
                     self.link.connection.handle(&packet, &datagram.data, datagram.arrival.min(now));
                 }
             }
-            let reason = self.attend(intake.as_deref_mut(), now);
+            let reason = self.attend(ingest.as_deref_mut(), now);
             if ended {
                 self.link.connection.shut_down(now);
             }
             self.link.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
-                let dropped = self.statistics(&call.status, &call.events, intake.is_some(), &mut settled, now);
+                let dropped = self.statistics(&call.status, &call.events, ingest.is_some(), &mut settled, now);
                 call.dropped(dropped, lag, now);
             }
             if ended {
@@ -294,14 +294,14 @@ impl Session {
 
     /// Runs the timers of the connection and hands received payloads to the flow. Returns `Some` when the connection
     /// has ended.
-    fn attend(&mut self, intake: Option<&mut Intake>, now: Instant) -> Option<LossReason> {
+    fn attend(&mut self, ingest: Option<&mut Ingest>, now: Instant) -> Option<LossReason> {
         let connection: &mut Connection = &mut self.link.connection;
         connection.handle_timeout(now);
-        if let Some(intake) = intake {
-            intake.refresh();
+        if let Some(ingest) = ingest {
+            ingest.refresh();
             while let Some(payload) = connection.poll_payload(now) {
-                match intake.admit(now, payload.len()) {
-                    Verdict::Pass => intake.out.packets.push(MediaPacket::datagram(payload, now)),
+                match ingest.admit(now, payload.len()) {
+                    Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
                     Verdict::Drop => {}
                     Verdict::Disconnect => {
                         connection.shut_down(now);
@@ -309,7 +309,7 @@ impl Session {
                     }
                 }
             }
-            intake.publish(now, Some(self.peer));
+            ingest.publish(now, Some(self.peer));
         } else {
             while connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }

@@ -36,7 +36,7 @@ impl Linked {
     pub(super) fn settle(&mut self, open: &mut OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        let dropped = settle(&open.route.status, &open.route.events, open.intake.is_some(), &stats, &before, now);
+        let dropped = settle(&open.route.status, &open.route.events, open.ingest.is_some(), &stats, &before, now);
         open.dropped(dropped, now);
     }
 

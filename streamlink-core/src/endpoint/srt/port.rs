@@ -5,7 +5,7 @@
 //! undecided attempts.
 
 use super::{
-    super::{Event, LossReason, PlayerStats, intake::Verdict, listener::PeerRegistry, sleep_until},
+    super::{Event, LossReason, PlayerStats, ingest::Verdict, listener::PeerRegistry, sleep_until},
     access::AccessHook,
     attempts::Attempts,
     linked::Linked,
@@ -370,10 +370,10 @@ impl PortTask {
     pub(super) fn attend(&mut self, id: u32, now: Instant) {
         let Some(linked) = self.links.get_mut(&id) else { return };
         linked.link.connection.handle_timeout(now);
-        if let Some(intake) = self.routes.get_mut(&linked.route).and_then(|open| open.intake.as_mut()) {
+        if let Some(ingest) = self.routes.get_mut(&linked.route).and_then(|open| open.ingest.as_mut()) {
             while let Some(payload) = linked.link.connection.poll_payload(now) {
-                match intake.admit(now, payload.len()) {
-                    Verdict::Pass => intake.out.packets.push(MediaPacket::datagram(payload, now)),
+                match ingest.admit(now, payload.len()) {
+                    Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
                     Verdict::Drop => {}
                     Verdict::Disconnect => return self.close(id, LossReason::BandwidthExceeded, now),
                 }
@@ -409,8 +409,8 @@ impl PortTask {
         let Some(open) = self.routes.get_mut(&linked.route) else { return };
         open.links.retain(|link| *link != id);
         linked.settle(open, now);
-        match &mut open.intake {
-            Some(intake) => intake.lose(now, reason),
+        match &mut open.ingest {
+            Some(ingest) => ingest.lose(now, reason),
             None => {
                 let output = open.route.status.name();
                 if open.links.is_empty() {
@@ -446,15 +446,15 @@ impl PortTask {
     fn publish(&mut self, now: Instant) {
         let (mut expel, mut resize) = (Vec::new(), Vec::new());
         for (id, open) in &mut self.routes {
-            if let Some(intake) = &mut open.intake {
+            if let Some(ingest) = &mut open.ingest {
                 if open.route.rates.has_changed() {
                     resize.push(*id);
                 }
-                if intake.refresh() {
-                    open.route.allow = intake.live().allow.clone();
+                if ingest.refresh() {
+                    open.route.allow = ingest.live().allow.clone();
                     expel.push(*id);
                 }
-                intake.publish(now, None);
+                ingest.publish(now, None);
             }
         }
         expel.into_iter().for_each(|id| self.expel(id, now));
@@ -472,7 +472,7 @@ impl PortTask {
             counters.latency_us.set(micros(stats.latency));
             counters.buffered_us.set(micros(stats.buffered));
             linked.settle(open, now);
-            if open.intake.is_none() {
+            if open.ingest.is_none() {
                 players.entry(linked.route).or_default().push(PlayerStats {
                     peer: linked.peer,
                     connected_for: now.saturating_duration_since(linked.since),

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, intake::Intake,
+        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, ingest::Ingest,
         lagging::LagReport,
     },
     rates::{FlowRates, Rates},
@@ -58,7 +58,7 @@ impl Route {
 /// Route of an open port, with its state.
 pub(super) struct OpenRoute {
     pub(super) route: Route,
-    pub(super) intake: Option<Intake>,
+    pub(super) ingest: Option<Ingest>,
     /// Socket ids of its connections.
     pub(super) links: Vec<u32>,
     /// Report of packets that its players have missed.
@@ -70,12 +70,12 @@ pub(super) struct OpenRoute {
 
 impl OpenRoute {
     pub(super) fn new(route: Route, now: Instant) -> Self {
-        let intake = match &route.end {
-            RouteEnd::Source(context) => Some(Intake::new(context.clone(), now)),
+        let ingest = match &route.end {
+            RouteEnd::Source(context) => Some(Ingest::new(context.clone(), now)),
             RouteEnd::Output(_) => None,
         };
         let refused = Throttle::new(Duration::from_secs(1));
-        Self { route, intake, links: Vec::new(), lag: LagReport::new(), refused, last_refused: None }
+        Self { route, ingest, links: Vec::new(), lag: LagReport::new(), refused, last_refused: None }
     }
 
     /// Updates the terms from the bandwidth of the flow, if it has changed. Returns the new rates for the existing

@@ -1,7 +1,9 @@
 //! Routes of a port: the source or output of each route, its access rules, its players and their statistics.
 
 use super::{
-    super::{Event, EventSink, FlowBandwidth, Live, LossReason, PlayerStats, RefusalReason, SourceContext, Status},
+    super::{
+        Event, EventSink, FlowBandwidth, LossReason, PlayerStats, RefusalReason, SourceContext, SourceTunables, Status,
+    },
     End, Service,
 };
 use crate::{
@@ -76,7 +78,7 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
 #[derive(Debug)]
 pub(in crate::endpoint) enum OpenEnd<I> {
     /// State of the source, taken by the connected publisher, and its settings with the allowlist.
-    Source(Mutex<Option<Box<I>>>, watch::Receiver<Live>),
+    Source(Mutex<Option<Box<I>>>, watch::Receiver<SourceTunables>),
     Output(Arc<Ring>, PlayerLimits),
 }
 

@@ -1,7 +1,7 @@
 //! Common path of the packets of every source into the flow: bandwidth limit, state and events, MPEG-TS monitor,
 //! counters, and the group of the flow's sources.
 
-use super::{Event, Live, LossReason, SourceContext};
+use super::{Event, LossReason, SourceContext, SourceTunables};
 use crate::{
     flow::BandwidthPolicy,
     media::{
@@ -39,7 +39,7 @@ pub(super) enum Verdict {
 /// every packet touches come first and lie together.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct Intake {
+pub(super) struct Ingest {
     limiter: Limiter,
     /// Packets above the bandwidth that no event has reported yet.
     above_untold: u64,
@@ -57,7 +57,7 @@ pub(super) struct Intake {
     ring: Arc<Ring>,
     gops: GopSegmenter,
     pub(super) context: SourceContext,
-    live: Live,
+    live: SourceTunables,
     above: Throttle,
     monitor: TsMonitor,
     /// Failed checks of the transport stream that events have reported.
@@ -66,7 +66,7 @@ pub(super) struct Intake {
     connections: u64,
 }
 
-impl Intake {
+impl Ingest {
     pub(super) fn new(context: SourceContext, now: Instant) -> Self {
         let live = context.live.borrow().clone();
         Self {
@@ -91,7 +91,7 @@ impl Intake {
     }
 
     /// Returns the current settings that can change at run time.
-    pub(super) fn live(&self) -> &Live {
+    pub(super) fn live(&self) -> &SourceTunables {
         &self.live
     }
 
@@ -105,7 +105,7 @@ impl Intake {
         changed
     }
 
-    /// Does the same as [`Intake::refresh`] at most once in [`REFRESH_INTERVAL`], for frequent callers.
+    /// Does the same as [`Ingest::refresh`] at most once in [`REFRESH_INTERVAL`], for frequent callers.
     pub(super) fn refresh_at_times(&mut self, now: Instant) -> bool {
         let due = now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL;
         if due {
@@ -163,7 +163,7 @@ impl Intake {
         }
     }
 
-    /// Does the same as [`Intake::message`] for an FLV message that is still in the read buffer. It is only counted,
+    /// Does the same as [`Ingest::message`] for an FLV message that is still in the read buffer. It is only counted,
     /// not copied, while nobody reads the flow's only source.
     pub(super) fn flv(
         &mut self,
