@@ -31,7 +31,7 @@ use crate::{
         },
     },
     random::Random,
-    router::{Group, GroupTerms, Limits, Ring, Turns},
+    router::{FailoverConfig, Limits, Ring, SourceGroup, SwitchPolicy},
     test_rng::TestRng,
 };
 use bytes::Bytes;
@@ -247,8 +247,8 @@ fn presentation() -> Arc<Presentation> {
 /// Passes packets of RTSP tracks through the parsers and a source group.
 fn tracks(frames: Vec<(u8, Bytes)>, presentation: &Arc<Presentation>) {
     let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
-    let terms = GroupTerms { turns: Turns::Stay, loss_threshold: Duration::from_millis(500) };
-    let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtsp, 2);
+    let terms = FailoverConfig { turns: SwitchPolicy::Stay, loss_threshold: Duration::from_millis(500) };
+    let group = SourceGroup::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtsp, 2);
     let mut starts = RtspRandomAccessTracker::default();
     starts.begin(presentation);
     let mut cutter = crate::router::GopSegmenter::default();
@@ -428,10 +428,10 @@ fn rtp() {
     fuzz("rtp", |input, dice| {
         let start = Instant::now();
         let merge = dice.below(2) == 0;
-        let turns = if merge { Turns::Merge(Duration::from_millis(200)) } else { Turns::Stay };
+        let turns = if merge { SwitchPolicy::Merge(Duration::from_millis(200)) } else { SwitchPolicy::Stay };
         let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
-        let terms = GroupTerms { turns, loss_threshold: Duration::from_millis(100) };
-        let group = Group::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtp, 2);
+        let terms = FailoverConfig { turns, loss_threshold: Duration::from_millis(100) };
+        let group = SourceGroup::new(ring, Arc::default(), terms, crate::media::MediaFamily::Rtp, 2);
         let mut receivers = [50, 0].map(|ms| Receiver::new(Duration::from_millis(ms)));
         let mut delivery = crate::router::MediaBatch::default();
         let mut monitor = TsMonitor::new();

@@ -35,7 +35,7 @@ pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 use crate::{
     random::Random,
-    router::{Group, Switch},
+    router::{SourceGroup, Switch},
     text::PeerText,
 };
 use std::{sync::Arc, time::Duration};
@@ -50,7 +50,7 @@ pub(crate) struct SourceContext {
     pub(crate) number: usize,
     /// All sources of the flow, in order.
     pub(crate) sources: Arc<[Arc<Status>]>,
-    pub(crate) group: Arc<Group>,
+    pub(crate) group: Arc<SourceGroup>,
     pub(crate) events: EventSink,
     /// Settings that can change at run time.
     pub(crate) live: watch::Receiver<SourceTunables>,

@@ -18,7 +18,7 @@ use crate::{
     lock::{self, Guard, lock},
     media::MediaFamily,
     random::Random,
-    router::{CurrentPresentation, Group, Ring, State},
+    router::{CurrentPresentation, Ring, SourceGroup, State},
 };
 use std::{
     net::SocketAddr,
@@ -41,7 +41,7 @@ pub(crate) struct Running {
     pub(super) bandwidth: BandwidthSetting,
     pub(super) ring: Arc<Ring>,
     /// Source group, which publishes the media of the sources into the ring.
-    pub(super) group: Arc<Group>,
+    pub(super) group: Arc<SourceGroup>,
     pub(super) events: EventSink,
     pub(super) tasks: Tasks,
     pub(super) source_tasks: TaskTracker,

@@ -23,7 +23,7 @@ use crate::{
         SourceKind, SrtCaller, SrtListener,
     },
     net::{Egress, TlsClient},
-    router::{self, Group, GroupTerms, State, Turns},
+    router::{self, FailoverConfig, SourceGroup, State, SwitchPolicy},
 };
 use std::{
     sync::Arc,
@@ -41,13 +41,13 @@ const COLD_TICK: Duration = Duration::from_millis(50);
 const _: () = assert!(flow::MAX_PATHS <= router::MAX_PATHS);
 
 /// Returns the switching policy and loss threshold of a flow's sources.
-pub(super) fn group_terms(failover: Failover) -> GroupTerms {
+pub(super) fn group_terms(failover: Failover) -> FailoverConfig {
     let turns = match failover.policy {
-        FailoverPolicy::Stay => Turns::Stay,
-        FailoverPolicy::Prefer(hold) => Turns::Prefer(hold),
-        FailoverPolicy::Merge(window) => Turns::Merge(window),
+        FailoverPolicy::Stay => SwitchPolicy::Stay,
+        FailoverPolicy::Prefer(hold) => SwitchPolicy::Prefer(hold),
+        FailoverPolicy::Merge(window) => SwitchPolicy::Merge(window),
     };
-    GroupTerms { turns, loss_threshold: failover.loss_threshold }
+    FailoverConfig { turns, loss_threshold: failover.loss_threshold }
 }
 
 /// Source of a running flow.
@@ -211,7 +211,7 @@ impl Running {
     }
 
     /// Runs the clock of a merge, which expires windows while no media arrives.
-    pub(super) fn run_merge_clock(&self, group: Arc<Group>) {
+    pub(super) fn run_merge_clock(&self, group: Arc<SourceGroup>) {
         let stop = self.stop.clone();
         let clock = async move {
             while !stop.is_cancelled() {

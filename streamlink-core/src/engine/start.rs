@@ -18,7 +18,7 @@ use crate::{
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Allowlist, Claim, Flow, Output},
     net::{Egress, TlsClient},
-    router::{CurrentPresentation, Group, Ring, State, Turns},
+    router::{CurrentPresentation, Ring, SourceGroup, State, SwitchPolicy},
 };
 use std::{
     io,
@@ -177,7 +177,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     // Run the flow. No step can fail from here on, except when another flow of the same name has started meanwhile.
     let stage = Arc::<CurrentPresentation>::default();
     let terms = group_terms(flow.failover);
-    let group = Group::new(ring.clone(), stage.clone(), terms, family, sources.len());
+    let group = SourceGroup::new(ring.clone(), stage.clone(), terms, family, sources.len());
     let fanout = Fanout::new(ring.clone(), events.clone(), tasks.clone(), shared.workers);
     let own_events = events.subscribe();
     let running = Running {
@@ -212,7 +212,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         running.put_output(output, status, opened)?;
     }
     events.emit(Event::FlowStarted);
-    if let Turns::Merge(_) = terms.turns {
+    if let SwitchPolicy::Merge(_) = terms.turns {
         running.run_merge_clock(group.clone());
     }
     let statuses: Arc<[Arc<Status>]> = sources.iter().map(|(_, status, _)| status.clone()).collect();

@@ -16,7 +16,7 @@ pub(crate) use counters::Counters;
 pub use counters::State;
 pub(crate) use current_presentation::CurrentPresentation;
 pub(crate) use gop::GopSegmenter;
-pub(crate) use group::{Group, GroupTerms, Switch, Turns};
+pub(crate) use group::{FailoverConfig, SourceGroup, Switch, SwitchPolicy};
 pub(crate) use layout::{BatchLayout, WriteOutcome};
 pub(crate) use limiter::{Admission, Limiter};
 pub(crate) use media_batch::MediaBatch;

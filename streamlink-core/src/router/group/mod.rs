@@ -20,7 +20,7 @@ const BACKLOG: u64 = 16 << 20;
 
 /// Switching policy of a source group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turns {
+pub(crate) enum SwitchPolicy {
     /// Stays with a source until it is lost.
     Stay,
     /// Returns to the first source once it has delivered without interruption for this time.
@@ -31,8 +31,8 @@ pub(crate) enum Turns {
 
 /// Failover settings of a source group.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct GroupTerms {
-    pub(crate) turns: Turns,
+pub(crate) struct FailoverConfig {
+    pub(crate) turns: SwitchPolicy,
     /// Silence of the active source after which it counts as lost.
     pub(crate) loss_threshold: Duration,
 }
@@ -50,12 +50,12 @@ pub(crate) struct Switch {
 /// few cache lines: with many flows, the group is not in the cache.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Group {
+pub(crate) struct SourceGroup {
     ring: Arc<Ring>,
     family: MediaFamily,
     inner: Mutex<Inner>,
     stage: Arc<CurrentPresentation>,
-    terms: GroupTerms,
+    terms: FailoverConfig,
 }
 
 #[derive(Debug)]
@@ -89,16 +89,16 @@ struct Path {
     has_starts: bool,
 }
 
-impl Group {
+impl SourceGroup {
     pub(crate) fn new(
         ring: Arc<Ring>,
         stage: Arc<CurrentPresentation>,
-        terms: GroupTerms,
+        terms: FailoverConfig,
         family: MediaFamily,
         sources: usize,
     ) -> Arc<Self> {
         let merge = match terms.turns {
-            Turns::Merge(window) if sources > 1 => Some(Merge::new(window, sources)),
+            SwitchPolicy::Merge(window) if sources > 1 => Some(Merge::new(window, sources)),
             _ => None,
         };
         let inner = Inner {
@@ -268,7 +268,7 @@ impl Group {
         let lost = inner.paths.get(active).is_none_or(|path| path.last.is_none_or(silent));
         let Some(path) = inner.paths.get_mut(source) else { return false };
         let preferred = match self.terms.turns {
-            Turns::Prefer(hold) if source == 0 => {
+            SwitchPolicy::Prefer(hold) if source == 0 => {
                 path.since.is_some_and(|since| now.saturating_duration_since(since) >= hold)
             }
             _ => false,

@@ -8,7 +8,7 @@ const THRESHOLD: Duration = Duration::from_millis(500);
 
 /// Test bench with two sources in virtual time, and a reader of the flow's ring.
 struct Bench {
-    group: Arc<Group>,
+    group: Arc<SourceGroup>,
     ring: Arc<Ring>,
     reader: Reader,
     start: Instant,
@@ -17,11 +17,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(turns: Turns, family: MediaFamily) -> Self {
+    fn new(turns: SwitchPolicy, family: MediaFamily) -> Self {
         let ring = Ring::new(Limits { bytes: 1 << 30, time: Duration::from_secs(3600) });
         ring.keep_from_start(1 << 20);
-        let terms = GroupTerms { turns, loss_threshold: THRESHOLD };
-        let group = Group::new(ring.clone(), Arc::default(), terms, family, 2);
+        let terms = FailoverConfig { turns, loss_threshold: THRESHOLD };
+        let group = SourceGroup::new(ring.clone(), Arc::default(), terms, family, 2);
         let (reader, mut cutters) = (ring.reader(), [GopSegmenter::default(), GopSegmenter::default()]);
         cutters.iter_mut().for_each(GopSegmenter::begin);
         Self { group, ring, reader, start: Instant::now(), cutters, switches: Vec::new() }
@@ -82,7 +82,7 @@ fn monotone(times: &[(u8, u32)]) -> bool {
 
 #[test]
 fn group_replaces_closed_source_at_last_key_frame() {
-    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
     for ms in (0..1400).step_by(40) {
         bench.frame(0, ms);
         bench.frame(1, ms);
@@ -113,7 +113,7 @@ fn group_replaces_closed_source_at_last_key_frame() {
 
 #[test]
 fn group_replaces_silent_source_after_threshold() {
-    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
     for ms in (0..5000).step_by(40) {
         if ms < 2000 {
             bench.frame(0, ms);
@@ -131,7 +131,7 @@ fn group_replaces_silent_source_after_threshold() {
 
 #[test]
 fn group_waits_for_key_frame_before_switching() {
-    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
     for ms in (0..1100).step_by(40) {
         bench.frame(0, ms);
     }
@@ -150,7 +150,7 @@ fn group_waits_for_key_frame_before_switching() {
 
 #[test]
 fn group_returns_to_preferred_source_after_hold_time() {
-    let mut bench = Bench::new(Turns::Prefer(Duration::from_millis(1500)), MediaFamily::Rtmp);
+    let mut bench = Bench::new(SwitchPolicy::Prefer(Duration::from_millis(1500)), MediaFamily::Rtmp);
     for ms in (0..2000).step_by(40) {
         bench.frame(0, ms);
         bench.frame(1, ms);
@@ -174,7 +174,7 @@ fn group_returns_to_preferred_source_after_hold_time() {
 #[test]
 fn group_switches_datagrams_at_random_access_point() {
     for has_starts in [true, false] {
-        let mut bench = Bench::new(Turns::Stay, MediaFamily::Datagrams);
+        let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Datagrams);
         for ms in (0..4000u64).step_by(10) {
             for source in 0..2 {
                 let mut delivery = MediaBatch::default();
@@ -197,7 +197,7 @@ fn group_switches_datagrams_at_random_access_point() {
 
 #[test]
 fn group_merge_takes_each_packet_from_any_path() {
-    let mut bench = Bench::new(Turns::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
+    let mut bench = Bench::new(SwitchPolicy::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
     for i in 0..100u16 {
         for source in 0..2 {
             // Each path loses every tenth packet, not the same ones, and both lose the 50th.
@@ -224,7 +224,7 @@ fn group_merge_takes_each_packet_from_any_path() {
 
 #[test]
 fn group_needs_cold_backup_on_silence() {
-    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
     assert!(!bench.group.is_needed(1, bench.at(400), bench.start));
     assert!(bench.group.is_needed(1, bench.at(600), bench.start));
     bench.frame(0, 1000);
@@ -236,7 +236,7 @@ fn group_needs_cold_backup_on_silence() {
 
 #[test]
 fn group_merge_survives_a_dead_path() {
-    let mut bench = Bench::new(Turns::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
+    let mut bench = Bench::new(SwitchPolicy::Merge(Duration::from_millis(200)), MediaFamily::Rtp);
     let mut dice = 7u32;
     let mut wanted = Vec::new();
     let mut events = Vec::new();
@@ -271,7 +271,7 @@ fn group_merge_survives_a_dead_path() {
 
 #[test]
 fn group_bounds_retained_backup_media() {
-    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
     bench.frame(0, 0);
     let big = |bench: &Bench, ms| {
         let body = [&[0x27, 1, 1][..], &vec![0; 1 << 20]].concat();
@@ -296,7 +296,7 @@ fn group_bounds_retained_backup_media() {
 /// Empty messages count no bytes, but each takes an entry.
 #[test]
 fn backlog_of_empty_messages_is_bounded() {
-    let mut bench = Bench::new(Turns::Stay, MediaFamily::Rtmp);
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
     bench.frame(0, 0);
     bench.frame(1, 0);
     for _ in 0..2 * most_packets(BACKLOG) {
