@@ -172,7 +172,7 @@ impl Ingest {
         timestamp: u32,
         body: impl Deref<Target = [u8]> + Into<Bytes>,
     ) -> Verdict {
-        if self.has_backup || self.last_media.is_none() || self.ring.is_heard() {
+        if self.has_backup || self.last_media.is_none() || self.ring.has_readers() {
             return self.message(now, Packet::rtmp(kind, timestamp, body, now));
         }
         let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
@@ -180,7 +180,7 @@ impl Ingest {
         match self.judge(now, observed, body.len()) {
             Ok(role) => {
                 self.frames.count(kind, role);
-                self.gops.pass_over(role);
+                self.gops.skip(role);
                 self.unheard.packets += 1;
                 self.unheard.bytes += body.len() as u64;
                 Verdict::Pass

@@ -222,7 +222,7 @@ impl Running {
                 if let Some(shared) = self.shared.upgrade() {
                     url = Some(rtmp_url(&shared, &port, &settings.app, settings.key.as_ref()).into());
                 }
-                self.ring.keep_from_start(u64::from(settings.gop_cache));
+                self.ring.retain_gop(u64::from(settings.gop_cache));
                 let terms = PlayerLimits {
                     gop_cache: u64::from(settings.gop_cache),
                     coalesce: settings.coalesce,
@@ -242,7 +242,7 @@ impl Running {
             OpenOutput::RtmpPush(destinations, egress) => {
                 status.counters.set_state(State::Waiting, now);
                 let ring = self.rtmp_ring();
-                ring.keep_from_start(u64::from(DEFAULT_GOP_CACHE));
+                ring.retain_gop(u64::from(DEFAULT_GOP_CACHE));
                 let stop = CancellationToken::new();
                 let legs = rtmp::Destinations::new(destinations.len());
                 let calls: Vec<_> = destinations
@@ -295,7 +295,7 @@ impl Running {
                     url = Some(rtsp_url(&shared, &port, &settings.rtsp.path).into());
                 }
                 let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
-                self.ring.keep_from_start(gop_cache);
+                self.ring.retain_gop(gop_cache);
                 let terms = PlayerLimits {
                     gop_cache,
                     coalesce: Duration::ZERO,
@@ -315,7 +315,7 @@ impl Running {
             OpenOutput::RtspCaller(settings, tls, egress) => {
                 status.counters.set_state(State::Waiting, now);
                 let gop_cache = if settings.rtsp.gop_cache { u64::from(DEFAULT_GOP_CACHE) } else { 0 };
-                self.ring.keep_from_start(gop_cache);
+                self.ring.retain_gop(gop_cache);
                 let stop = CancellationToken::new();
                 let direction = rtsp::Direction::Record {
                     ring: self.ring.clone(),

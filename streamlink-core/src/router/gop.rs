@@ -63,7 +63,7 @@ impl GopSegmenter {
     }
 
     /// Skips an observed message without handing it over.
-    pub(crate) fn pass_over(&mut self, role: MessageRole) {
+    pub(crate) fn skip(&mut self, role: MessageRole) {
         self.waits &= role != MessageRole::RandomAccess;
     }
 
@@ -75,7 +75,7 @@ impl GopSegmenter {
                 _ => self.flv.preamble(),
             });
         }
-        self.pass_over(role);
+        self.skip(role);
         out.packets.push(packet);
     }
 
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn batches_begin_at_key_frames_and_nothing_depends_on_what_is_missing() {
         let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(3600) });
-        ring.keep_from_start(1 << 20);
+        ring.retain_gop(1 << 20);
         let (mut segmenter, mut out) = (GopSegmenter::default(), MediaBatch::default());
         segmenter.begin();
         let mut give = |kind, body: &'static [u8]| {

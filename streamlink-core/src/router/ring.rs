@@ -136,7 +136,7 @@ pub(crate) struct Ring {
     head: AtomicU64,
     closed: AtomicBool,
     /// Number of readers, plus one if media is retained for future readers.
-    audience: AtomicUsize,
+    reader_count: AtomicUsize,
     interests: LayoutInterests,
     state: Mutex<Inner>,
 }
@@ -175,7 +175,7 @@ impl Ring {
         Arc::new(Self {
             head: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            audience: AtomicUsize::new(0),
+            reader_count: AtomicUsize::new(0),
             interests: LayoutInterests::default(),
             state: Mutex::new(Inner {
                 first: 0,
@@ -210,17 +210,17 @@ impl Ring {
 
     /// Retains the media since the last entry point for future readers, up to `bytes`. The largest value ever requested
     /// holds.
-    pub(crate) fn keep_from_start(&self, bytes: u64) {
+    pub(crate) fn retain_gop(&self, bytes: u64) {
         let mut inner = self.lock();
         if inner.keep == 0 && bytes > 0 {
-            self.audience.fetch_add(1, Ordering::Release);
+            self.reader_count.fetch_add(1, Ordering::Release);
         }
         inner.keep = inner.keep.max(bytes);
     }
 
     /// Returns true if the ring has readers, or retains media for future readers.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.audience.load(Ordering::Acquire) > 0
+    pub(crate) fn has_readers(&self) -> bool {
+        self.reader_count.load(Ordering::Acquire) > 0
     }
 
     /// Publishes the media of a source, in batches that begin where readers may start. Leaves `delivery` empty.
@@ -245,7 +245,7 @@ impl Ring {
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
         let framed_bytes = self.interests.lay_out(packets);
         let mut inner = self.lock();
-        if inner.pass_over(packets.len() as u64, bytes) {
+        if inner.skip(packets.len() as u64, bytes) {
             self.head.store(inner.first, Ordering::Release);
             // The memory is freed, not retained: a new allocation then gets recently freed memory, which is still in
             // the cache.
@@ -322,7 +322,7 @@ impl Ring {
 
     fn reader_at(self: &Arc<Self>, inner: &mut Inner, position: u64, seen: Totals) -> Reader {
         let fresh = Slot { position, waker: None };
-        self.audience.fetch_add(1, Ordering::Release);
+        self.reader_count.fetch_add(1, Ordering::Release);
         let slot = match inner.readers.iter().position(|slot| slot.position == FREE) {
             Some(free) => {
                 inner.readers[free] = fresh;
@@ -339,7 +339,7 @@ impl Ring {
 
 impl Inner {
     /// Only counts a batch, and returns true, if there are no readers and no media is retained for future ones.
-    fn pass_over(&mut self, packets: u64, bytes: u64) -> bool {
+    fn skip(&mut self, packets: u64, bytes: u64) -> bool {
         let nobody = self.keep == 0 && self.batches.is_empty() && self.readers.iter().all(|s| s.position == FREE);
         if nobody {
             self.totals.packets += packets;
@@ -539,7 +539,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let free = Slot { position: FREE, waker: None };
         lock::drop_waker(std::mem::replace(&mut self.ring.lock().readers[self.slot], free).waker);
-        self.ring.audience.fetch_sub(1, Ordering::Release);
+        self.ring.reader_count.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -19,7 +19,7 @@ struct Bench {
 impl Bench {
     fn new(turns: SwitchPolicy, family: MediaFamily) -> Self {
         let ring = Ring::new(Limits { bytes: 1 << 30, time: Duration::from_secs(3600) });
-        ring.keep_from_start(1 << 20);
+        ring.retain_gop(1 << 20);
         let terms = FailoverConfig { turns, loss_threshold: THRESHOLD };
         let group = SourceGroup::new(ring.clone(), Arc::default(), terms, family, 2);
         let (reader, mut cutters) = (ring.reader(), [GopSegmenter::default(), GopSegmenter::default()]);

@@ -25,19 +25,19 @@ fn lengths(window: &mut Vec<Arc<Batch>>) -> Vec<usize> {
 #[test]
 fn ring_has_readers_while_read_or_retained() {
     let ring = Ring::new(GENEROUS);
-    assert!(!ring.is_heard());
+    assert!(!ring.has_readers());
     let readers = (ring.reader(), ring.reader_from_start(100));
-    assert!(ring.is_heard());
+    assert!(ring.has_readers());
     drop(readers.0);
-    assert!(ring.is_heard());
+    assert!(ring.has_readers());
     drop(readers.1);
-    assert!(!ring.is_heard());
-    ring.keep_from_start(0);
-    assert!(!ring.is_heard(), "nothing is kept");
-    ring.keep_from_start(100);
-    ring.keep_from_start(200);
+    assert!(!ring.has_readers());
+    ring.retain_gop(0);
+    assert!(!ring.has_readers(), "nothing is kept");
+    ring.retain_gop(100);
+    ring.retain_gop(200);
     drop(ring.reader());
-    assert!(ring.is_heard());
+    assert!(ring.has_readers());
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn ring_counts_unread_packets_and_advances() {
     assert_eq!(lengths(&mut window), [4]);
     // Once media is retained for future readers, it is stored without a reader.
     drop(reader);
-    ring.keep_from_start(100);
+    ring.retain_gop(100);
     ring.publish_start(&mut packets(now, &[5]), Arc::new([]));
     ring.reader_from_start(100).read(&mut window);
     assert_eq!(lengths(&mut window), [5]);
@@ -131,7 +131,7 @@ fn ring_of_empty_packets_is_bounded() {
     assert_eq!(slow.read(&mut window), Totals { packets: 5000 - most, bytes: 0 });
     drop((slow, window));
     // A group of pictures that exceeds the bound is no longer retained.
-    ring.keep_from_start(1 << 20);
+    ring.retain_gop(1 << 20);
     ring.publish_start(&mut packets(now, &[1]), Arc::new([]));
     for _ in 0..5000 {
         ring.publish(&mut packets(now, &[0]));
@@ -162,7 +162,7 @@ fn ring_fork_rereads_and_retains_its_batch() {
 #[test]
 fn ring_late_reader_starts_at_retained_entry_point() {
     let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
-    ring.keep_from_start(500);
+    ring.retain_gop(500);
     let preamble: Preamble = packets(now, &[7]).into();
     ring.publish(&mut packets(now, &[50]));
     ring.publish_start(&mut packets(now, &[200]), preamble.clone());
