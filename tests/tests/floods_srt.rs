@@ -183,7 +183,7 @@ impl Relayed {
             Flow::builder("playing", Bitrate::mbps(20)).source(player).output(Output::tap("tap")).build().unwrap();
         let sending = engine.block_on(engine.start(sending)).unwrap();
         let playing = engine.block_on(engine.start(playing)).unwrap();
-        relay.wait_for("output `out` is connected");
+        relay.wait_for("output `out` connected");
         eventually("the sender is connected", || (sending.stats().outputs[0].state == State::Connected).then_some(()));
         let (app, tap) = (sending.app_source("app").unwrap(), playing.tap("tap").unwrap());
         (Self { relay, input, output, sending, playing, engine }, Stream { app, tap, pushed: 0, got: 0 })

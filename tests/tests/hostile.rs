@@ -269,7 +269,7 @@ fn srt_listener_withstands_garbage_and_forged_handshakes() {
         .unwrap();
     let (sending, receiving) =
         (engine.block_on(engine.start(sending)).unwrap(), engine.block_on(engine.start(receiving)).unwrap());
-    relay.wait_for("output `out` is connected");
+    relay.wait_for("output `out` connected");
     eventually("the sender is connected", || {
         (sending.stats().outputs[0].state == streamlink_core::State::Connected).then_some(())
     });
