@@ -20,9 +20,12 @@ pub(crate) fn system(bytes: &mut [u8]) -> io::Result<()> {
     getrandom::fill(bytes).map_err(io::Error::other)
 }
 
+/// Function that fills a buffer with random bytes.
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// Random number generator, shared by its clones.
 #[derive(Clone)]
-pub(crate) struct Random(Arc<dyn Fn(&mut [u8]) + Send + Sync>);
+pub(crate) struct Random(Arc<Fill>);
 
 impl fmt::Debug for Random {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

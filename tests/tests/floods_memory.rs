@@ -88,8 +88,8 @@ impl Caller {
         let mut name = stream_id.as_bytes().to_vec();
         name.resize(name.len().next_multiple_of(4), 0);
         name.chunks_exact_mut(4).for_each(<[u8]>::reverse);
-        let latency = u32::from(latency) << 16 | u32::from(latency);
-        let mut extensions = words(&[1 << 16 | 3, 0x01_05_01, 0xbf, latency, 5 << 16 | name.len() as u32 / 4]);
+        let latency = (u32::from(latency) << 16) | u32::from(latency);
+        let mut extensions = words(&[(1 << 16) | 3, 0x01_05_01, 0xbf, latency, (5 << 16) | (name.len() as u32 / 4)]);
         extensions.extend(name);
         let answer = ask(&shake(5, 5, 0xffff_ffff, cookie, &extensions));
         assert_eq!(word(&answer, 36), 0xffff_ffff, "it was not let in");

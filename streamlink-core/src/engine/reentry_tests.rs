@@ -119,7 +119,7 @@ fn packet(family: MediaFamily, time: u32, data: Bytes) -> Packet {
 fn lent(host: &Arc<Host>, family: MediaFamily, number: u32) -> Packet {
     let data = match family {
         MediaFamily::Datagrams => vec![0x47; 188],
-        MediaFamily::Rtmp if number % 5 == 0 => vec![0x17, 1, 0, 0, 0],
+        MediaFamily::Rtmp if number.is_multiple_of(5) => vec![0x17, 1, 0, 0, 0],
         MediaFamily::Rtmp => vec![0x27, 1, 0, 0, 0],
         MediaFamily::Rtp | MediaFamily::Rtsp => {
             let mut data = vec![0x80, 96];
@@ -176,7 +176,7 @@ fn abuse(flow: Flow, names: &[&str]) {
         // Readers wait with a different waker each time, and one of them lags in between.
         let waker = waker();
         let mut cx = Context::from_waker(&waker);
-        if number < 100 || number > 300 {
+        if !(100..=300).contains(&number) {
             while std::pin::pin!(tap.next()).poll(&mut cx).is_ready() {}
         }
         while std::pin::pin!(events.next()).poll(&mut cx).is_ready() {}
