@@ -3,7 +3,8 @@
 use crate::{
     error::StreamlinkError,
     flow::StreamlinkFlow,
-    guard::{Failure, give, guard, object, place, quiet, take, text},
+    guard::{Failure, guard, place, quiet, text},
+    handle::{give_handle, live, take_handle},
     packet::{StreamlinkPacket, unwrap},
     status::Status,
 };
@@ -31,11 +32,11 @@ pub unsafe extern "C" fn streamlink_flow_app_source(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, name) = unsafe { (object(flow, "flow")?, text(name, "name")?) };
+        let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         place(source, "source")?;
         let found = flow.handle.app_source(name)?;
         // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give(source, StreamlinkAppSource { source: found }) };
+        unsafe { give_handle(source, StreamlinkAppSource { source: found }) };
         Ok(())
     };
     // SAFETY: `error` is as the contract says.
@@ -57,7 +58,7 @@ pub unsafe extern "C" fn streamlink_app_source_push(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let Some(source) = (unsafe { source.as_ref() }) else { return Status::InvalidArgument };
+        let Ok(source) = (unsafe { live(source, "source") }) else { return Status::InvalidArgument };
         if packets.is_null() || count > isize::MAX as usize / size_of::<usize>() {
             return if count == 0 { Status::Ok } else { Status::InvalidArgument };
         }
@@ -94,7 +95,7 @@ pub unsafe extern "C" fn streamlink_app_source_give(
         // SAFETY: packets that were not freed, as the contract says.
         let packets = packets.iter().filter_map(|packet| unsafe { unwrap(*packet) });
         // SAFETY: as the contract says.
-        match unsafe { source.as_ref() } {
+        match unsafe { live(source, "source") }.ok() {
             Some(source) if !missing => source.source.push_all(packets).map_or_else(Status::from, |()| Status::Ok),
             _ => {
                 packets.for_each(drop);
@@ -118,7 +119,7 @@ pub unsafe extern "C" fn streamlink_app_source_set_sdp(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (source, sdp) = unsafe { (object(source, "source")?, text(sdp, "sdp")?) };
+        let (source, sdp) = unsafe { (live(source, "source")?, text(sdp, "sdp")?) };
         source.source.set_sdp(sdp).map_err(Failure::from)
     };
     // SAFETY: `error` is as the contract says.
@@ -132,5 +133,5 @@ pub unsafe extern "C" fn streamlink_app_source_set_sdp(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_app_source_destroy(source: *mut StreamlinkAppSource) {
     // SAFETY: as the contract says.
-    quiet((), || drop(unsafe { take(source) }));
+    quiet((), || drop(unsafe { take_handle(source) }));
 }

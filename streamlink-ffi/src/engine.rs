@@ -3,7 +3,8 @@
 use crate::{
     access::{StreamlinkSrtAccess, User, ask},
     error::StreamlinkError,
-    guard::{Failure, Versioned, bytes, give, guard, object, optional_text, place, quiet, read_sized, take, text},
+    guard::{Failure, Versioned, bytes, give, guard, optional_text, place, quiet, read_sized, text},
+    handle::{give_handle, live, take_handle},
     run,
     status::Status,
     text::StreamlinkText,
@@ -162,7 +163,7 @@ pub unsafe extern "C" fn streamlink_engine_create(
         }
         let made = StreamlinkEngine { engine: Arc::new(builder.build()?) };
         // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give(engine, made) };
+        unsafe { give_handle(engine, made) };
         Ok(())
     };
     // SAFETY: `error` is as the contract says.
@@ -205,7 +206,7 @@ pub unsafe extern "C" fn streamlink_engine_metrics(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let engine = unsafe { object(engine, "engine") }?;
+        let engine = unsafe { live(engine, "engine") }?;
         place(metrics, "metrics")?;
         // SAFETY: not NULL, and the caller's, as the contract says.
         unsafe { give(metrics, StreamlinkText::new(engine.engine.metrics())) };
@@ -225,7 +226,7 @@ pub unsafe extern "C" fn streamlink_engine_metrics(
 pub unsafe extern "C" fn streamlink_engine_destroy(engine: *mut StreamlinkEngine) {
     let body = || {
         // SAFETY: as the contract says.
-        if let Some(engine) = unsafe { take(engine) } {
+        if let Some(engine) = unsafe { take_handle(engine) } {
             run::finish(move || run::wait(&engine.engine, engine.engine.shutdown()));
         }
     };

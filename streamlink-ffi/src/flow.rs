@@ -6,7 +6,8 @@ use crate::{
     engine::StreamlinkEngine,
     error::StreamlinkError,
     event::{Next, Queue, StreamlinkEvent, StreamlinkEventCallback},
-    guard::{Failure, give, guard, object, place, quiet, take, text},
+    guard::{Failure, give, guard, object, place, quiet, text},
+    handle::{give_handle, live, take_handle},
     run,
     stats::StreamlinkStats,
     status::Status,
@@ -75,11 +76,11 @@ pub unsafe extern "C" fn streamlink_flow_start(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (engine, builder) = unsafe { (object(engine, "engine")?, object(builder, "builder")?) };
+        let (engine, builder) = unsafe { (live(engine, "engine")?, object(builder, "builder")?) };
         place(flow, "flow")?;
         let started = StreamlinkFlow::start(engine, builder.build()?)?;
         // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give(flow, started) };
+        unsafe { give_handle(flow, started) };
         Ok(())
     };
     // SAFETY: `error` is as the contract says.
@@ -106,11 +107,11 @@ pub unsafe extern "C" fn streamlink_flow_start_json(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (engine, json) = unsafe { (object(engine, "engine")?, text(json, "json")?) };
+        let (engine, json) = unsafe { (live(engine, "engine")?, text(json, "json")?) };
         place(flow, "flow")?;
         let started = StreamlinkFlow::start(engine, Flow::from_json(json)?)?;
         // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give(flow, started) };
+        unsafe { give_handle(flow, started) };
         Ok(())
     };
     // SAFETY: `error` is as the contract says.
@@ -127,7 +128,7 @@ pub unsafe extern "C" fn streamlink_flow_start_json(
 pub unsafe extern "C" fn streamlink_flow_stop(flow: *const StreamlinkFlow, error: *mut *mut StreamlinkError) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let flow = unsafe { object(flow, "flow") }?;
+        let flow = unsafe { live(flow, "flow") }?;
         if run::is_in_callback() {
             return Err(Failure::argument("a flow cannot be stopped from within a callback; it can be destroyed"));
         }
@@ -147,9 +148,9 @@ pub unsafe extern "C" fn streamlink_flow_stop(flow: *const StreamlinkFlow, error
 pub unsafe extern "C" fn streamlink_flow_destroy(flow: *mut StreamlinkFlow) {
     let body = || {
         // SAFETY: as the contract says.
-        let Some(flow) = (unsafe { take(flow) }) else { return };
+        let Some(flow) = (unsafe { take_handle(flow) }) else { return };
         run::finish(move || {
-            let StreamlinkFlow { engine, handle, queue, pump } = *flow;
+            let StreamlinkFlow { engine, handle, queue, pump } = flow;
             run::wait(&engine, handle.stop());
             // A pump that failed has ended, too.
             let _ = run::wait(&engine, pump);
@@ -174,7 +175,7 @@ pub unsafe extern "C" fn streamlink_flow_input_address(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, name) = unsafe { (object(flow, "flow")?, text(source, "source")?) };
+        let (flow, name) = unsafe { (live(flow, "flow")?, text(source, "source")?) };
         place(url, "url")?;
         let found = flow.handle.stats().sources.into_iter().find(|s| s.name == name).and_then(|s| s.url);
         let found = found.ok_or_else(|| Failure::new(Status::NotFound, format!("no source `{name}` listens")))?;
@@ -201,7 +202,7 @@ pub unsafe extern "C" fn streamlink_flow_playback_url(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, name) = unsafe { (object(flow, "flow")?, text(output, "output")?) };
+        let (flow, name) = unsafe { (live(flow, "flow")?, text(output, "output")?) };
         place(url, "url")?;
         let found = flow.handle.playback_urls().into_iter().find(|(output, _)| output == name).map(|(_, url)| url);
         let found = found.ok_or_else(|| Failure::new(Status::NotFound, format!("no output `{name}` listens")))?;
@@ -225,7 +226,7 @@ pub unsafe extern "C" fn streamlink_flow_add_output(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, output) = unsafe { (object(flow, "flow")?, object(output, "output")?) };
+        let (flow, output) = unsafe { (live(flow, "flow")?, object(output, "output")?) };
         Ok(run::wait(&flow.engine, flow.handle.add_output(output.get()))?)
     };
     // SAFETY: `error` is as the contract says.
@@ -245,7 +246,7 @@ pub unsafe extern "C" fn streamlink_flow_replace_output(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, name, output) = unsafe { (object(flow, "flow")?, text(name, "name")?, object(output, "output")?) };
+        let (flow, name, output) = unsafe { (live(flow, "flow")?, text(name, "name")?, object(output, "output")?) };
         Ok(run::wait(&flow.engine, flow.handle.replace_output(name, output.get()))?)
     };
     // SAFETY: `error` is as the contract says.
@@ -264,7 +265,7 @@ pub unsafe extern "C" fn streamlink_flow_remove_output(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, name) = unsafe { (object(flow, "flow")?, text(name, "name")?) };
+        let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         Ok(run::wait(&flow.engine, flow.handle.remove_output(name))?)
     };
     // SAFETY: `error` is as the contract says.
@@ -287,7 +288,7 @@ pub unsafe extern "C" fn streamlink_flow_edit_output(
     let body = || {
         // SAFETY: as the contract says.
         let (flow, name, key, value) =
-            unsafe { (object(flow, "flow")?, text(name, "name")?, text(key, "key")?, text(value, "value")?) };
+            unsafe { (live(flow, "flow")?, text(name, "name")?, text(key, "key")?, text(value, "value")?) };
         let wrong = |message: String| Failure {
             status: Status::InvalidConfig,
             field: Some(key.to_owned()),
@@ -323,7 +324,7 @@ pub unsafe extern "C" fn streamlink_flow_kick_player(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, output, peer) = unsafe { (object(flow, "flow")?, text(output, "output")?, text(peer, "peer")?) };
+        let (flow, output, peer) = unsafe { (live(flow, "flow")?, text(output, "output")?, text(peer, "peer")?) };
         let peer = peer.parse().map_err(|_| Failure::argument(format!("`{peer}` is no address")))?;
         Ok(run::wait(&flow.engine, flow.handle.kick_player(output, peer))?)
     };
@@ -347,7 +348,7 @@ pub unsafe extern "C" fn streamlink_flow_edit_source(
     let body = || {
         // SAFETY: as the contract says.
         let (flow, name, key, value) =
-            unsafe { (object(flow, "flow")?, text(name, "name")?, text(key, "key")?, text(value, "value")?) };
+            unsafe { (live(flow, "flow")?, text(name, "name")?, text(key, "key")?, text(value, "value")?) };
         let wrong = |message: String| Failure {
             status: Status::InvalidConfig,
             field: Some(key.to_owned()),
@@ -377,7 +378,7 @@ pub unsafe extern "C" fn streamlink_flow_set_max_bandwidth(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let flow = unsafe { object(flow, "flow") }?;
+        let flow = unsafe { live(flow, "flow") }?;
         Ok(flow.handle.set_max_bandwidth(Bitrate::bps(bits_per_second))?)
     };
     // SAFETY: `error` is as the contract says.
@@ -396,7 +397,7 @@ pub unsafe extern "C" fn streamlink_flow_set_bandwidth_policy(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let flow = unsafe { object(flow, "flow") }?;
+        let flow = unsafe { live(flow, "flow") }?;
         Ok(flow.handle.set_bandwidth_policy(config::policy(policy)?)?)
     };
     // SAFETY: `error` is as the contract says.
@@ -416,7 +417,7 @@ pub unsafe extern "C" fn streamlink_flow_stats(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let flow = unsafe { object(flow, "flow") }?;
+        let flow = unsafe { live(flow, "flow") }?;
         place(stats, "stats")?;
         // SAFETY: not NULL, and the caller's, as the contract says.
         unsafe { give(stats, StreamlinkStats::new(flow.handle.stats())) };
@@ -442,7 +443,7 @@ pub unsafe extern "C" fn streamlink_flow_next_event(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let flow = unsafe { object(flow, "flow") }?;
+        let flow = unsafe { live(flow, "flow") }?;
         place(event, "event")?;
         match flow.queue.next(run::limit(timeout_ms)) {
             Next::Event(found) => {
@@ -466,7 +467,7 @@ pub unsafe extern "C" fn streamlink_flow_next_event(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_event_fd(flow: *const StreamlinkFlow) -> i32 {
     // SAFETY: as the contract says.
-    let flow = unsafe { flow.as_ref() };
+    let flow = unsafe { live(flow, "flow") }.ok();
     quiet(-1, || flow.and_then(|flow| flow.queue.descriptor()).unwrap_or(-1))
 }
 
@@ -485,7 +486,7 @@ pub unsafe extern "C" fn streamlink_flow_set_event_callback(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let flow = unsafe { object(flow, "flow") }?;
+        let flow = unsafe { live(flow, "flow") }?;
         flow.queue.set_callback(callback.map(|callback| (callback, User(user))));
         Ok(())
     };

@@ -40,4 +40,5 @@ pub mod app;
 pub mod tap;
 
 mod guard;
+mod handle;
 mod run;

@@ -157,6 +157,9 @@ pub unsafe extern "C" fn streamlink_packet_copy(
 /// Makes a packet as streamlink_packet_copy(), without copying: the bytes must not change until `release` is called with
 /// `user`, which is when nobody needs them any more. On failure it is not called.
 ///
+/// `release` may be called on any thread, until the flows that got the packet are destroyed. It may call the library, with
+/// handles that were not destroyed.
+///
 /// # Safety
 /// `data` points to `length` bytes until then; `release` is a function; `packet` points to memory for a pointer; `error`
 /// is NULL or does so too.

@@ -4,7 +4,8 @@ use crate::{
     access::User,
     error::StreamlinkError,
     flow::StreamlinkFlow,
-    guard::{Failure, give, guard, lock, object, place, quiet, take, text},
+    guard::{Failure, guard, lock, place, quiet, text},
+    handle::{give_handle, live, take_handle},
     packet::{StreamlinkPacket, handle},
     run,
     status::Status,
@@ -51,11 +52,11 @@ pub unsafe extern "C" fn streamlink_flow_tap(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let (flow, name) = unsafe { (object(flow, "flow")?, text(name, "name")?) };
+        let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         place(tap, "tap")?;
         let reading = Mutex::new(Reading::Pull(Box::new(flow.handle.tap(name)?), None));
         // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give(tap, StreamlinkTap { engine: flow.engine.clone(), reading }) };
+        unsafe { give_handle(tap, StreamlinkTap { engine: flow.engine.clone(), reading }) };
         Ok(())
     };
     // SAFETY: `error` is as the contract says.
@@ -81,7 +82,7 @@ pub unsafe extern "C" fn streamlink_tap_next(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let tap = unsafe { object(tap, "tap") }?;
+        let tap = unsafe { live(tap, "tap") }?;
         place(packets, "packets")?;
         place(count, "count")?;
         if capacity == 0 {
@@ -151,7 +152,7 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
 ) -> Status {
     let body = || {
         // SAFETY: as the contract says.
-        let tap = unsafe { object(tap, "tap") }?;
+        let tap = unsafe { live(tap, "tap") }?;
         let Some(callback) = callback else { return Err(Failure::null("callback")) };
         let mut reading = lock(&tap.reading);
         match std::mem::replace(&mut *reading, Reading::Ended) {
@@ -184,8 +185,8 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
 pub unsafe extern "C" fn streamlink_tap_destroy(tap: *mut StreamlinkTap) {
     let body = || {
         // SAFETY: as the contract says.
-        let Some(tap) = (unsafe { take(tap) }) else { return };
-        let StreamlinkTap { engine, reading } = *tap;
+        let Some(tap) = (unsafe { take_handle(tap) }) else { return };
+        let StreamlinkTap { engine, reading } = tap;
         if let Reading::Calls(calls) = reading.into_inner().unwrap_or_else(PoisonError::into_inner) {
             run::finish(move || run::wait(&engine, calls.stop()));
         }
