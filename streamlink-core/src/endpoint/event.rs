@@ -206,6 +206,8 @@ pub enum RefusalReason {
     EncryptionMismatch,
     /// No such stream.
     NoSuchStream,
+    /// The stream has no publisher yet.
+    NotPublished,
     /// Another publisher is connected.
     InUse,
     /// An unsupported version or feature.
@@ -228,6 +230,7 @@ impl fmt::Display for RefusalReason {
             RefusalReason::WrongPassword => "wrong password",
             RefusalReason::EncryptionMismatch => "one end is encrypted and the other is not",
             RefusalReason::NoSuchStream => "no such stream",
+            RefusalReason::NotPublished => "no publisher yet",
             RefusalReason::InUse => "another publisher is connected",
             RefusalReason::Incompatible => "incompatible",
             RefusalReason::TimedOut => "it did not say in time what it wants",

@@ -251,6 +251,12 @@ impl StreamDirectory for PortDirectory<'_> {
         })
     }
 
+    fn not_published(&mut self, path: &str) {
+        if let Some(route) = self.route(false, path) {
+            route.refuse(self.peer, RefusalReason::NotPublished, Instant::now());
+        }
+    }
+
     fn wrong_password(&mut self, publish: bool, path: &str) {
         let now = Instant::now();
         self.shared.peers.refused(self.peer.ip(), now);

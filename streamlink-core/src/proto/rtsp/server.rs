@@ -68,6 +68,9 @@ pub(crate) trait StreamDirectory {
     /// Counts a wrong password for a path.
     fn wrong_password(&mut self, _publish: bool, _path: &str) {}
 
+    /// Counts an authenticated client that wants to play from a path without a publisher.
+    fn not_published(&mut self, _path: &str) {}
+
     /// Checks that an authenticated client may announce, that is, that the path has no publisher.
     fn may_announce(&mut self, _path: &str) -> Result<(), Status> {
         Ok(())
@@ -261,7 +264,10 @@ impl ServerSession {
         }
         let path = path_of(request);
         let found = self.admit(false, &path, request, directory)?;
-        let presentation = found.presentation.as_ref().ok_or(Status::NOT_FOUND)?;
+        let Some(presentation) = found.presentation.clone() else {
+            directory.not_published(&path);
+            return Err(Status::NOT_FOUND);
+        };
         let is_same = self.path == path && self.tracks.len() == presentation.tracks().len();
         if !is_same && self.tracks.iter().any(Option::is_some) {
             return Err(Status::NOT_VALID_IN_THIS_STATE); // the tracks that were set up belong to another presentation
@@ -323,7 +329,10 @@ impl ServerSession {
             return Err(Status::NOT_VALID_IN_THIS_STATE);
         }
         let found = self.found.clone().ok_or(Status::SESSION_NOT_FOUND)?;
-        let presentation = found.presentation.as_ref().ok_or(Status::NOT_FOUND)?;
+        let Some(presentation) = &found.presentation else {
+            directory.not_published(&self.path);
+            return Err(Status::NOT_FOUND);
+        };
         let track = self.track(uri, presentation).ok_or(Status::NOT_FOUND)?;
         let header = request.header(&headers::TRANSPORT).ok_or(Status::UNSUPPORTED_TRANSPORT)?;
         for mut transport in Transport::parse_all(header.as_str()) {

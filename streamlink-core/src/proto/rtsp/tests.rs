@@ -26,6 +26,8 @@ struct Streams {
     groups: Vec<(std::net::IpAddr, (u16, u16), u8)>,
     opened: Vec<(usize, (u16, u16))>,
     wrong_passwords: u32,
+    /// Paths without a publisher that were asked for.
+    not_published: Vec<String>,
     /// The path has a publisher.
     is_live: bool,
     /// Too many attempts were refused.
@@ -42,6 +44,7 @@ impl Default for Streams {
             groups: Vec::new(),
             opened: Vec::new(),
             wrong_passwords: 0,
+            not_published: Vec::new(),
             is_live: false,
             is_exhausted: false,
         }
@@ -63,6 +66,10 @@ impl StreamDirectory for Streams {
             }),
             _ => Err(Status::NOT_FOUND),
         }
+    }
+
+    fn not_published(&mut self, path: &str) {
+        self.not_published.push(path.to_owned());
     }
 
     fn wrong_password(&mut self, _: bool, _: &str) {
@@ -418,4 +425,14 @@ fn rtsp_server_bounds_the_answers_that_wait() {
     server.push(format!("{DESCRIBE}\r\n").repeat(100).as_bytes());
     assert!(matches!(server.next(&mut house), Err(ProtocolError::Malformed(_))));
     assert!(server.take_output().len() < 200_000);
+}
+
+#[test]
+fn rtsp_server_counts_players_of_a_path_without_a_publisher() {
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut streams = Streams { presentation: None, ..Streams::default() };
+    server.push(format!("{DESCRIBE}\r\n").as_bytes());
+    assert_eq!(server.next(&mut streams), Ok(None));
+    assert!(server.take_output().starts_with(b"RTSP/1.0 404"));
+    assert_eq!(streams.not_published, ["cam"]);
 }
