@@ -23,7 +23,7 @@ impl MediaFamily {
     pub const ALL: &'static [Self] = &[Self::Datagrams, Self::Rtp, Self::Rtmp, Self::Rtsp];
 }
 
-/// How much larger than a packet its buffer may be, if it stays for as long as the packet does.
+/// Maximum ratio of a buffer to the packet that keeps it in memory.
 const SHARE: usize = 8;
 
 /// Takes a packet that may be kept out of the buffer of so many bytes in which it lies, by copying it, if it is small

@@ -43,7 +43,7 @@ impl Rig {
     }
 }
 
-/// Whether the bytes lie in a lane that the receiver still counts.
+/// Returns whether the bytes lie in a lane that the receiver still counts.
 fn lies_in(lane: &BytesMut, bytes: &Bytes) -> bool {
     // A used-up lane is at its end: what was split off lies before it.
     let end = lane.as_ptr() as usize + lane.capacity();
