@@ -88,8 +88,10 @@ mod endpoint;
 mod engine;
 mod error;
 mod flow;
-#[cfg(test)]
+#[cfg(all(test, not(fuzzing)))]
 mod fuzz;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod lock;
 mod media;
 mod net;
@@ -97,7 +99,7 @@ mod proto;
 mod random;
 mod router;
 mod secret;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod test_rng;
 mod text;
 mod time;
