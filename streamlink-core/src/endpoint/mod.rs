@@ -6,25 +6,33 @@
 //! own, and the peers of a port by the tasks of that port.
 
 mod app;
+mod app_driver;
 mod backoff;
 mod bandwidth;
+pub(crate) mod driver;
 pub(crate) mod fanout;
 mod ingest;
+mod kinds;
 mod lagging;
 mod listener;
-pub(crate) mod remux;
+mod message_ring;
+mod remux;
 mod resolver;
-pub(crate) mod rtmp;
-pub(crate) mod rtp;
-pub(crate) mod rtsp;
+mod resources;
+mod rtmp;
+mod rtp;
+mod rtsp;
 pub(crate) mod srt;
 mod status;
-pub(crate) mod tcp;
+mod tcp;
 
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
+pub(crate) use kinds::Drivers;
+pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;
+pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
 pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};

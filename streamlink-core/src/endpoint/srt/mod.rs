@@ -5,6 +5,7 @@ mod access;
 mod admission;
 mod attempts;
 mod caller;
+mod driver;
 mod link;
 mod linked;
 mod port;
@@ -14,8 +15,3 @@ mod terms;
 
 pub(crate) use access::AccessHook;
 pub use access::{SrtAccess, SrtRequest};
-pub(crate) use caller::{Direction, SrtCaller};
-pub(crate) use port::Port;
-pub(crate) use rates::FlowRates;
-pub(crate) use route::{Route, RouteEnd, RouteId};
-pub(crate) use terms::terms;
