@@ -5,6 +5,7 @@
 //! and an output reads from it. Datagram outputs are served by the shards of [`fanout`], callers by a task of their
 //! own, and the peers of a port by the tasks of that port.
 
+mod access;
 mod app;
 mod app_driver;
 mod backoff;
@@ -22,10 +23,12 @@ mod resources;
 mod rtmp;
 mod rtp;
 mod rtsp;
-pub(crate) mod srt;
+mod srt;
 mod status;
 mod tcp;
 
+pub(crate) use access::AccessHook;
+pub use access::{Access, AccessRequest};
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
@@ -33,7 +36,6 @@ pub(crate) use kinds::Drivers;
 pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;
 pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
-pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 

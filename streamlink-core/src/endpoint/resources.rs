@@ -1,6 +1,6 @@
 //! Resources that endpoints borrow: those of the engine, shared by all flows, and the media of their flow.
 
-use super::{BandwidthSetting, EventSink, Resolver, driver::EndpointLabel, message_ring::MessageRing, srt};
+use super::{AccessHook, BandwidthSetting, EventSink, Resolver, driver::EndpointLabel, message_ring::MessageRing};
 use crate::{
     error::Error,
     flow::PeerLimits,
@@ -24,7 +24,7 @@ pub(crate) struct EngineResources {
     pub(crate) random: Random,
     pub(crate) resolver: Resolver,
     pub(crate) peer_limits: PeerLimits,
-    pub(crate) access_hook: Option<srt::AccessHook>,
+    pub(crate) access_hook: Option<AccessHook>,
     /// Host name that stands for the unspecified address in URLs.
     pub(crate) public_host: Option<String>,
     pub(crate) tls: TlsIdentity,

@@ -16,7 +16,7 @@ pub use handle::FlowHandle;
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
-    endpoint::{Drivers, EngineResources, Ports, Resolver, SrtAccess, SrtRequest, TlsIdentity, srt},
+    endpoint::{Access, AccessHook, AccessRequest, Drivers, EngineResources, Ports, Resolver, TlsIdentity},
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Claim, Flow, PeerLimits},
     lock::{self, Guard, lock},
@@ -118,7 +118,7 @@ pub struct EngineBuilder {
     workers: Option<usize>,
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
-    srt_access_hook: Option<srt::AccessHook>,
+    access_hook: Option<AccessHook>,
     peer_limits: PeerLimits,
     resolver: Resolver,
     drivers: Drivers,
@@ -151,29 +151,39 @@ impl EngineBuilder {
         self
     }
 
-    /// Sets the access callback for every caller of an SRT listener that the allowlist admits. The callback may admit
-    /// the caller, choose its passphrase (for example by the stream id), or refuse it with a code.
+    /// Sets the access callback, which may block. It is asked about every publisher and player of a listener that the
+    /// allowlist admits, before the peer is served. It may admit the peer, choose its passphrase, or reject it with a
+    /// code.
     ///
     /// The callback runs on threads for blocking work, which do not delay media, with at most 16 concurrent calls for
-    /// each port. If it panics or does not answer within 2 seconds, the caller is refused. Stopping a flow waits until
-    /// the calls about its callers have returned.
-    pub fn srt_access(mut self, ask: impl Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync + 'static) -> Self {
-        let ask = move |request: &SrtRequest<'_>| {
-            lock::assert_unlocked();
-            ask(request)
-        };
-        self.srt_access_hook = Some(srt::AccessHook(Arc::new(ask)));
+    /// each port. If it panics or does not answer within 2 seconds, the peer is refused. Stopping a flow waits until
+    /// the calls about its peers have returned.
+    pub fn access(mut self, ask: impl Fn(&AccessRequest) -> Access + Send + Sync + 'static) -> Self {
+        self.access_hook = Some(AccessHook::Blocking(Arc::new(ask)));
         self
     }
 
-    /// Sets the limits of one peer address on a listening SRT, RTMP or RTSP port.
+    /// Sets an access callback that answers later, in place of [`EngineBuilder::access`]: the future that it returns may
+    /// wait, for example for another service, but must not block.
+    ///
+    /// Each future runs in a task of its own on the engine's runtime, with at most 256 at a time for each port. It is
+    /// dropped, and the peer refused, if it has not answered within 2 seconds.
+    pub fn access_later<F>(mut self, ask: impl Fn(AccessRequest) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Access> + Send + 'static,
+    {
+        self.access_hook = Some(AccessHook::Later(Arc::new(move |request| Box::pin(ask(request)))));
+        self
+    }
+
+    /// Sets the limits of one peer address on a listening port.
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
         self.peer_limits = limits;
         self
     }
 
-    /// Sets the certificate chain, the server's own certificate first, and the private key of listeners that speak TLS
-    /// (`rtmps`, `rtsps`), as PEM.
+    /// Sets the certificate chain, the server's own certificate first, and the private key of listeners that speak TLS,
+    /// as PEM.
     ///
     /// # Errors
     /// When they cannot be read or do not belong together, or this build has no TLS (the feature `tls`).
@@ -220,7 +230,7 @@ impl EngineBuilder {
             random,
             resolver: self.resolver,
             peer_limits: self.peer_limits,
-            access_hook: self.srt_access_hook,
+            access_hook: self.access_hook,
             public_host: self.public_host,
             tls: TlsIdentity::new(self.tls_server, self.tls_roots),
             ports: Ports::default(),

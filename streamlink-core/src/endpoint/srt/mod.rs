@@ -1,7 +1,6 @@
 //! SRT endpoints. Listeners share a port, which one task drives with all its connections. Each caller has its own task
 //! and socket.
 
-mod access;
 mod admission;
 mod attempts;
 mod caller;
@@ -12,6 +11,3 @@ mod port;
 mod rates;
 mod route;
 mod terms;
-
-pub(crate) use access::AccessHook;
-pub use access::{SrtAccess, SrtRequest};

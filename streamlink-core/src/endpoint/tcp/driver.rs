@@ -38,9 +38,10 @@ pub(in crate::endpoint) fn open_port<S: Service>(
     tls: bool,
 ) -> Result<Arc<Port<S>>, Error> {
     let opened = resources.tls.server(tls).and_then(|server| {
-        let port = resources
-            .ports
-            .at(address, |address| Port::open(address, server, resources.peer_limits, resources.random.clone()))?;
+        let port = resources.ports.at(address, |address| {
+            let (access_hook, random) = (resources.access_hook.clone(), resources.random.clone());
+            Port::open(address, server, access_hook, resources.peer_limits, random)
+        })?;
         if port.is_secure() == tls {
             Ok(port)
         } else {

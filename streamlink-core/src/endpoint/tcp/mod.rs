@@ -1,5 +1,6 @@
 //! Common parts of the protocols over TCP: ports with their routes, and sending from the ring to one connection.
 
+mod access;
 mod driver;
 mod executor;
 mod io;
