@@ -10,6 +10,8 @@ mod outputs;
 mod sources;
 mod start;
 mod stats;
+#[cfg(test)]
+mod unknown_protocol_tests;
 
 pub use edit::{OutputEdit, SourceEdit};
 pub use handle::FlowHandle;
