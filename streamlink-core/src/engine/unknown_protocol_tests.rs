@@ -173,7 +173,7 @@ fn engine_runs_a_protocol_that_only_its_drivers_know() {
         running.add_output(Output::srt_caller("caller", "example.com:9")).await.unwrap();
         while sent.recv().await.unwrap().0 != "caller" {}
         let error = running.add_output(Output::srt_listener("wrong", "127.0.0.1:10")).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Io);
+        assert_eq!(error.kind(), ErrorKind::AddressInUse);
         assert!(error.to_string().contains("output `wrong`"), "{error}");
 
         running.kick_player("listener", Memory::peer()).await.unwrap();
