@@ -106,7 +106,7 @@ mod test_rng;
 mod text;
 mod time;
 
-pub use endpoint::{AppSource, PacketBatch, PlayerStats, PushError, SrtAccess, SrtRequest, Tap, TapCallback};
+pub use endpoint::{Access, AccessRequest, AppSource, PacketBatch, PlayerStats, PushError, Tap, TapCallback};
 pub use engine::{EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit};
 pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
 pub use event::{Event, Events, LossReason, RefusalReason};

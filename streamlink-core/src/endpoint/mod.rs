@@ -5,27 +5,37 @@
 //! and an output reads from it. Datagram outputs are served by the shards of [`fanout`], callers by a task of their
 //! own, and the peers of a port by the tasks of that port.
 
+mod access;
 mod app;
+mod app_driver;
 mod backoff;
 mod bandwidth;
+pub(crate) mod driver;
 pub(crate) mod fanout;
 mod ingest;
+mod kinds;
 mod lagging;
 mod listener;
-pub(crate) mod remux;
+mod message_ring;
+mod remux;
 mod resolver;
-pub(crate) mod rtmp;
-pub(crate) mod rtp;
-pub(crate) mod rtsp;
-pub(crate) mod srt;
+mod resources;
+mod rtmp;
+mod rtp;
+mod rtsp;
+mod srt;
 mod status;
-pub(crate) mod tcp;
+mod tcp;
 
+pub(crate) use access::AccessHook;
+pub use access::{Access, AccessRequest};
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
+pub(crate) use kinds::Drivers;
+pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;
-pub use srt::{SrtAccess, SrtRequest};
+pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
 pub use status::PlayerStats;
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 

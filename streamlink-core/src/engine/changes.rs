@@ -8,12 +8,13 @@
 use super::{
     OutputEdit, Shared, SourceEdit,
     handle::{Running, config, not_found},
-    outputs::{self, Ending, OpenOutput, RunningOutput},
+    outputs::{self, Ending, RunningOutput},
     start,
 };
 use crate::{
-    endpoint::{Event, Status},
+    endpoint::{Status, driver::OpenOutput},
     error::{Error, Problem},
+    event::Event,
     flow::{Claim, Name, Output, check_description, check_output},
     router::State,
 };
@@ -57,7 +58,7 @@ impl Running {
             let mut outputs = self.outputs();
             self.may_apply(abandoned)?;
             self.check_free(&outputs, &name, None)?;
-            let (running, peers) = self.run_output(output, status, opened, None);
+            let (running, peers) = self.run_output(&shared, output, status, opened, None);
             outputs.push(running);
             reserved.keep();
             peers
@@ -99,7 +100,7 @@ impl Running {
             self.check_free(&outputs, &new_name, Some(&old))?;
             let before = outputs.remove(place);
             let ending = before.end.begin();
-            let (running, peers) = self.run_output(output, status, opened, Some(over.clone()));
+            let (running, peers) = self.run_output(&shared, output, status, opened, Some(over.clone()));
             outputs.insert(place, running);
             reserved.keep();
             (ending, before.claim, peers)
@@ -209,9 +210,9 @@ impl Running {
         shared: &Shared,
         output: &Output,
         abandoned: &CancellationToken,
-    ) -> Result<(Arc<Status>, OpenOutput), Error> {
+    ) -> Result<(Arc<Status>, Box<dyn OpenOutput>), Error> {
         let status = Status::new(output.name(), output.common.description.clone());
-        let bandwidth = self.bandwidth.view();
+        let bandwidth = self.media.bandwidth.view();
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Error::Stopped("flow")),
@@ -234,7 +235,7 @@ impl Running {
 
     pub(super) fn tell_connected(&self, output: &str, peers: Vec<SocketAddr>) {
         for peer in peers {
-            self.events.emit(Event::OutputConnected { output: output.to_owned(), peer: Some(peer) });
+            self.media.events.emit(Event::OutputConnected { output: output.to_owned(), peer: Some(peer) });
         }
     }
 
@@ -250,9 +251,9 @@ impl Running {
             Ending::Task(task) => {
                 let _ = task.await; // a failed task has ended, too
             }
-            Ending::Route(route, ended) => {
+            Ending::Listener(entry, ended) => {
                 ended.await;
-                route.release().await;
+                entry.release().await;
             }
         }
         if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &claim) {

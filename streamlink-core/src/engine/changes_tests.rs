@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::{
-    endpoint::Event,
     error::ErrorKind,
+    event::Event,
     flow::{Allowlist, Bitrate, Output, Source},
     router::State,
 };
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 
 /// Timeout of each wait, long enough for a busy machine.

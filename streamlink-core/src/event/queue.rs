@@ -47,6 +47,11 @@ impl EventSink {
         Self(Arc::new(Sink { flow: flow.to_owned(), readers: Mutex::default() }))
     }
 
+    /// Returns the name of the flow.
+    pub(crate) fn flow(&self) -> &str {
+        &self.0.flow
+    }
+
     pub(crate) fn emit(&self, event: Event) {
         if log::max_level() >= log::Level::Info {
             let (sink, event) = (self.0.clone(), event.clone());

@@ -46,8 +46,8 @@ pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 
 pub(crate) use address::{Call, Reconnect};
 pub(crate) use build::{Claim, MAX_PATHS, check_description, check_output};
-pub(crate) use output::OutputKind;
-pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush};
+pub(crate) use output::{OutputKind, TapOutput};
+pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};
 pub(crate) use rtp::{RtpInput, RtpOutput};
 pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions};
 pub(crate) use source::SourceKind;

@@ -6,14 +6,12 @@
 //! are written anew.
 
 mod caller;
+mod driver;
 mod inbound;
 mod receive;
 mod service;
 mod talk;
 mod wire;
-
-pub(crate) use caller::{Destinations, Direction, RtmpClient, run_all};
-pub(crate) use service::{Place, Rtmp};
 
 use super::{LossReason, tcp::End};
 use crate::proto::rtmp::ProtocolError;

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason, SourceContext,
+        AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
             End, HANDSHAKE_TIMEOUT, OpenEnd, PendingConnection, Player, PlayerLimits, SendQueue, SendSession, Service,
             Shared, WritePacing, close_with, send, write_all,
@@ -127,6 +127,10 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, pee
     let counted = route.connections.token();
     if !route.admits(peer.ip()) {
         route.refuse(peer, RefusalReason::NotAllowed, now);
+        return greeted.turn_away(Refusal::Denied).await;
+    }
+    let with_stream = |request: AccessRequest| AccessRequest { app: Some(app), key: Some(key), ..request };
+    if shared.authorize(&route, with_stream, peer).await.is_err() {
         return greeted.turn_away(Refusal::Denied).await;
     }
     match &route.end {

@@ -3,6 +3,7 @@
 //! connection or a pair of UDP ports.
 
 mod caller;
+mod driver;
 mod inbound;
 mod multicast;
 mod receive;
@@ -10,11 +11,6 @@ mod service;
 mod talk;
 mod udp;
 mod wire;
-
-pub(crate) use crate::proto::rtsp::User;
-pub(crate) use caller::{Direction, RtspClient};
-pub(crate) use multicast::{MulticastGroup, MulticastSender};
-pub(crate) use service::{Place, Rtsp};
 
 use super::{LossReason, tcp::End};
 use crate::proto::rtsp::ProtocolError;

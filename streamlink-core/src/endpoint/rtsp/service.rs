@@ -3,7 +3,7 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason, SourceContext,
+        AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
             CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits,
             PlayerPlace, SendQueue, Service, Shared, SubWaker, WritePacing, close_with, send, write_all,
@@ -158,6 +158,17 @@ fn status_of(reason: RefusalReason) -> Status {
         RefusalReason::TooManyAttempts => Status::SERVICE_UNAVAILABLE,
         RefusalReason::TooManyPeers | RefusalReason::OutOfDescriptors => Status::NOT_ENOUGH_BANDWIDTH,
         RefusalReason::NoSuchStream => Status::NOT_FOUND,
+        _ => Status::FORBIDDEN,
+    }
+}
+
+/// Returns the RTSP status of a rejection by the host, whose code is an HTTP status plus 1000.
+fn status_of_code(code: u32) -> Status {
+    match code {
+        1401 => Status::UNAUTHORIZED,
+        1404 => Status::NOT_FOUND,
+        1453 => Status::NOT_ENOUGH_BANDWIDTH,
+        1500..=1599 => Status::SERVICE_UNAVAILABLE,
         _ => Status::FORBIDDEN,
     }
 }
@@ -595,6 +606,11 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
         return client.turn_away(Status::UNSUPPORTED_TRANSPORT).await;
     }
     let counted = route.connections.token();
+    let user = route.place.user.as_ref().map(|user| user.name.clone());
+    let with_path = |request: AccessRequest| AccessRequest { path: Some(path), user, ..request };
+    if let Err(code) = shared.authorize(&route, with_path, peer).await {
+        return client.turn_away(status_of_code(code)).await;
+    }
     let place = client.place.take().filter(|place| Arc::ptr_eq(place.route(), &route));
     match (&route.end, presentation) {
         (OpenEnd::Source(..), Some(presentation)) => {

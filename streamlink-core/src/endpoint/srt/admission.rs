@@ -5,8 +5,7 @@
 //! kept for it and no answer is longer than its request.
 
 use super::{
-    super::{Event, RefusalReason},
-    access::SrtRequest,
+    super::{AccessRequest, Event, RefusalReason},
     attempts::{Attempt, Kind, Outcome, Resumable, Work},
     link::Link,
     linked::Linked,
@@ -112,7 +111,20 @@ impl PortTask {
         rejection: Rejection,
         now: Instant,
     ) {
-        self.count_refusal(route, peer, reason(rejection), now);
+        self.refuse_for(route, request, peer, rejection, reason(rejection), now);
+    }
+
+    /// Refuses a caller for a reason that its rejection code does not tell.
+    fn refuse_for(
+        &mut self,
+        route: Option<RouteId>,
+        request: &Handshake,
+        peer: SocketAddr,
+        rejection: Rejection,
+        reason: RefusalReason,
+        now: Instant,
+    ) {
+        self.count_refusal(route, peer, reason, now);
         // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
             self.peers.refused(peer.ip(), now);
@@ -174,18 +186,11 @@ impl PortTask {
             },
             Some(access_hook) => {
                 let open = self.routes.get(&id).ok_or(Rejection::NOT_FOUND)?;
-                let (access_hook, endpoint) = (access_hook.clone(), open.route.status.name());
-                let (publishes, stream_id) = (open.ingest.is_some(), attempt.request.extensions.stream_id.clone());
-                let ask = move || {
-                    let stream_id = stream_id.as_deref();
-                    Outcome::Asked(access_hook.authorize(&SrtRequest {
-                        endpoint: &endpoint,
-                        peer,
-                        stream_id,
-                        publishes,
-                    }))
-                };
-                (Kind::Ask, Box::new(ask) as _)
+                let (flow, endpoint) = (open.route.events.flow(), open.route.status.name());
+                let mut question = AccessRequest::new(flow, endpoint, "SRT", peer, open.ingest.is_some());
+                question.stream_id = attempt.request.extensions.stream_id.clone();
+                question.user = Asked::user(question.stream_id.as_deref());
+                (Kind::Ask, Work::Ask(access_hook.ask(question, ())))
             }
         };
         let slot = self.peers.take_pending(peer.ip(), now).filter(|_| self.attempts.has_room());
@@ -219,7 +224,9 @@ impl PortTask {
         let (route, peer, request) = (attempt.route, attempt.peer, attempt.request.clone());
         let result = match outcome {
             Outcome::Failed => Err(Rejection::INTERNAL),
-            Outcome::Asked(Err(rejection)) => Err(rejection),
+            Outcome::Asked(Err(code)) => {
+                return self.refuse_for(Some(route), &request, peer, Rejection(code), RefusalReason::ByHost, now);
+            }
             Outcome::Asked(Ok(passphrase)) => {
                 attempt.passphrase = passphrase;
                 self.after_asking(resumable, now)
@@ -305,7 +312,7 @@ impl PortTask {
 }
 
 fn derive(derivation: KeyDerivation) -> Work {
-    Box::new(move || Outcome::Derived(derivation.run()))
+    Work::Derive(Box::new(move || Outcome::Derived(derivation.run())))
 }
 
 /// Generates an unused socket id. It is never 0, which is the destination of handshakes.

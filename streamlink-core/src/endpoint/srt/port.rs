@@ -5,8 +5,7 @@
 //! undecided attempts.
 
 use super::{
-    super::{Event, LossReason, PlayerStats, ingest::Verdict, listener::PeerRegistry, sleep_until},
-    access::AccessHook,
+    super::{AccessHook, Event, LossReason, PlayerStats, ingest::Verdict, listener::PeerRegistry, sleep_until},
     attempts::Attempts,
     linked::Linked,
     route::{OpenRoute, Route, RouteEnd, RouteId},
@@ -173,12 +172,12 @@ impl PortTask {
             memory: Receiver::new(u64::MAX),
             listener: Listener::new(random.bytes(), now),
             random,
+            attempts: Attempts::new(access_hook.as_ref()),
             access_hook,
             peers,
             routes: HashMap::new(),
             links: HashMap::new(),
             by_peer: HashMap::new(),
-            attempts: Attempts::new(),
             unanswered: Throttle::new(Duration::from_secs(1)),
             leaving: Vec::new(),
             timers: BTreeSet::new(),

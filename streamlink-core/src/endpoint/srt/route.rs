@@ -168,6 +168,12 @@ impl Asked {
         asked
     }
 
+    /// Returns the user name that a stream id claims, by `u=`.
+    pub(super) fn user(stream_id: Option<&str>) -> Option<String> {
+        let fields = stream_id?.strip_prefix("#!::")?;
+        fields.split(',').find_map(|field| field.strip_prefix("u=")).map(str::to_owned)
+    }
+
     /// Returns whether a route matches. A route without a stream id takes every caller of its direction.
     pub(super) fn is_for(&self, route: &Route) -> bool {
         let is_source = matches!(route.end, RouteEnd::Source(_));
@@ -193,5 +199,7 @@ mod tests {
         let asked = Asked::parse(Some("cam1"));
         assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), None));
         assert_eq!(Asked::parse(None).resource, None);
+        assert_eq!(Asked::user(Some("#!::r=cam1,m=publish,u=me")).as_deref(), Some("me"));
+        assert_eq!(Asked::user(Some("u=me")), None);
     }
 }
