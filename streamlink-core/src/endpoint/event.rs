@@ -25,7 +25,8 @@ pub enum Event {
         /// Reason.
         reason: LossReason,
     },
-    /// A source that calls will try to connect again.
+    /// A source that calls will try to connect again. Attempts that fail for the same reason as the one before are not
+    /// reported again.
     SourceRetrying {
         /// The source's name.
         source: String,
@@ -33,6 +34,8 @@ pub enum Event {
         attempt: u32,
         /// Delay before the next attempt.
         delay: Duration,
+        /// Reason for which the connection was lost, or the attempt has failed.
+        reason: LossReason,
     },
     /// The flow has switched from one source to another.
     Switched {
@@ -59,7 +62,8 @@ pub enum Event {
         /// Reason.
         reason: LossReason,
     },
-    /// An output will try to connect again.
+    /// An output will try to connect again. Attempts that fail for the same reason as the one before are not reported
+    /// again.
     OutputRetrying {
         /// The output's name.
         output: String,
@@ -67,6 +71,8 @@ pub enum Event {
         attempt: u32,
         /// Delay before the next attempt.
         delay: Duration,
+        /// Reason for which the connection was lost, or the attempt has failed.
+        reason: LossReason,
     },
     /// A peer was turned away. At most one event a second for each endpoint.
     PeerRefused {
@@ -258,26 +264,18 @@ impl fmt::Display for Event {
             Event::FlowStopped => f.write_str("the flow has stopped"),
             Event::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
             Event::SourceLost { source, reason } => write!(f, "source `{source}` lost: {reason}"),
-            Event::SourceRetrying { source, attempt, delay } => {
-                write!(
-                    f,
-                    "source `{source}` retries in {} ms, after {}",
-                    delay.as_millis(),
-                    counted(*attempt, "attempt")
-                )
+            Event::SourceRetrying { source, attempt, delay, reason } => {
+                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
+                write!(f, "source `{source}` retries in {millis} ms, after {attempts}: {reason}")
             }
             Event::Switched { from, to, gap } => {
                 write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
             }
             Event::OutputConnected { output, peer } => write!(f, "output `{output}` connected{}", at(peer)),
             Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} lost: {reason}", at(peer)),
-            Event::OutputRetrying { output, attempt, delay } => {
-                write!(
-                    f,
-                    "output `{output}` retries in {} ms, after {}",
-                    delay.as_millis(),
-                    counted(*attempt, "attempt")
-                )
+            Event::OutputRetrying { output, attempt, delay, reason } => {
+                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
+                write!(f, "output `{output}` retries in {millis} ms, after {attempts}: {reason}")
             }
             Event::PeerRefused { endpoint, peer, reason, count } => {
                 write!(f, "`{endpoint}` refused {peer}: {reason} ({})", counted(*count, "time"))

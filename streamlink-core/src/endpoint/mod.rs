@@ -14,6 +14,7 @@ mod ingest;
 mod lagging;
 mod listener;
 mod mailbox;
+mod reconnect;
 pub(crate) mod remux;
 mod resolver;
 pub(crate) mod rtmp;

@@ -2,10 +2,10 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, SourceContext, Status,
-        backoff::{Backoff, report_loss, report_retry},
+        EventSink, LossReason, SourceContext, Status,
         ingest::{Ingest, Verdict},
         lagging::LagReport,
+        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
         sleep_until,
     },
     link::Link,
@@ -16,9 +16,9 @@ use crate::{
     flow::{HostPort, Reconnect},
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{Caller, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination},
+    proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Terms, destination},
     random::Random,
-    router::{Batch, Reader, State},
+    router::{Batch, Reader},
 };
 use std::{
     io,
@@ -59,55 +59,23 @@ pub(crate) struct SrtCaller {
     pub(crate) direction: Direction,
 }
 
-/// Reason why a connection, or an attempt at one, has ended.
-enum End {
-    Stopped,
-    Lost(LossReason),
-}
-
 impl SrtCaller {
     /// Runs until the caller is stopped.
-    pub(crate) async fn run(mut self) {
-        let now = Instant::now();
-        self.status.counters.set_state(State::Waiting, now);
-        let mut ingest = match &self.direction {
-            Direction::Receive(context) => Some(Ingest::new(context.clone(), now)),
+    pub(crate) async fn run(self) {
+        let ingest = match &self.direction {
+            Direction::Receive(context) => Some(Ingest::new(context.clone(), Instant::now())),
             Direction::Send(_) => None,
         };
-        let mut redial = Backoff::new(self.reconnect, self.random.clone());
-        let mut lag = LagReport::new();
-        let mut connections = 0u64;
-        loop {
-            let started = Instant::now();
-            if let Some(rates) = self.rates.changed() {
-                rates.apply(&mut self.terms);
-            }
-            let end = match self.call().await {
-                Ok(mut session) => {
-                    redial.connected();
-                    if ingest.is_none() {
-                        session.link.connection.send_only(); // the peer of an output sends no media
-                    }
-                    self.skip_to_now();
-                    self.connected(&session, ingest.is_some(), &mut connections);
-                    session.run(&mut self, ingest.as_mut(), &mut lag).await
-                }
-                Err(end) => end,
-            };
-            let now = Instant::now();
-            self.status.counters.set_state(State::Waiting, now);
-            let reason = match end {
-                End::Stopped => return ingest.iter_mut().for_each(|ingest| ingest.publish(now, None)),
-                End::Lost(reason) => reason,
-            };
-            self.lost(reason, redial.repeats(), ingest.as_mut(), now);
-            let (attempt, wait) = redial.failed(started, now);
-            report_retry(&self.events, &self.status, ingest.is_some(), attempt, wait);
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
+        let reconnecting = ReconnectLoop {
+            is_source: ingest.is_some(),
+            reconnect: self.reconnect,
+            random: self.random.clone(),
+            status: self.status.clone(),
+            events: self.events.clone(),
+            stop: self.stop.clone(),
+            connections: ConnectionCount::default(),
+        };
+        reconnecting.run(RunningCaller { caller: self, ingest, lag: LagReport::new() }).await;
     }
 
     /// Discards the media that came while there was no connection. The peer gets only media from now on.
@@ -127,32 +95,10 @@ impl SrtCaller {
         lag.note(packets, &self.status, &self.events, now);
     }
 
-    fn connected(&self, session: &Session, is_source: bool, connections: &mut u64) {
-        let stats = session.link.connection.stats();
-        self.status.counters.encrypted.set(u64::from(stats.encrypted));
-        if !is_source {
-            self.status.counters.set_state(State::Connected, Instant::now());
-            self.status.counters.reconnections.set(*connections);
-            let output = self.status.name();
-            self.events.emit(Event::OutputConnected { output, peer: Some(session.peer) });
-        }
-        *connections += 1;
-    }
-
-    fn lost(&self, reason: LossReason, repeats: bool, ingest: Option<&mut Ingest>, now: Instant) {
-        match ingest {
-            Some(ingest) if ingest.last_media().is_some() => ingest.lose(now, reason),
-            // If each attempt fails for the same reason, that reason is reported once. The retries are reported every
-            // time.
-            _ if repeats => {}
-            ingest => report_loss(&self.events, &self.status, ingest.is_some(), reason),
-        }
-    }
-
     /// Makes one attempt to connect.
-    async fn call(&self) -> Result<Session, End> {
+    async fn call(&self) -> Result<Session, Outcome> {
         let attempt = async {
-            let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string().into()));
+            let io = |e: io::Error| Outcome::Lost(LossReason::Io(e.to_string().into()));
             let mut found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await.map_err(io)?;
             let peer = found.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
             let options = UdpOptions {
@@ -165,7 +111,7 @@ impl SrtCaller {
             let socket = UdpSocket::sending(peer, &options).map_err(io)?;
             let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
             let local = Local { id, start: Instant::now(), random: self.random.clone() };
-            let caller = Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
+            let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
             let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second).await?;
             session.peer = peer;
             let rates = self.rates.now();
@@ -173,14 +119,53 @@ impl SrtCaller {
             Ok(session)
         };
         tokio::select! {
-            () = self.stop.cancelled() => Err(End::Stopped),
+            () = self.stop.cancelled() => Err(Outcome::Stopped),
             result = attempt => result,
         }
     }
 }
 
+/// A running caller, with the state that it keeps from one connection to the next.
+struct RunningCaller {
+    caller: SrtCaller,
+    /// Path of the media into the flow; `None` for an output.
+    ingest: Option<Ingest>,
+    lag: LagReport,
+}
+
+impl Caller for RunningCaller {
+    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+        let Self { caller, ingest, lag } = self;
+        if let Some(rates) = caller.rates.changed() {
+            rates.apply(&mut caller.terms);
+        }
+        let mut session = match caller.call().await {
+            Ok(session) => session,
+            Err(outcome) => return outcome,
+        };
+        if ingest.is_none() {
+            session.link.connection.send_only(); // the peer of an output sends no media
+        }
+        caller.skip_to_now();
+        let is_encrypted = session.link.connection.stats().encrypted;
+        caller.status.counters.encrypted.set(u64::from(is_encrypted));
+        connection.up(session.peer);
+        session.run(caller, ingest.as_mut(), lag).await
+    }
+
+    fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
+        let Some(ingest) = &mut self.ingest else { return false };
+        let is_live = ingest.last_media().is_some();
+        match reason {
+            Some(reason) => ingest.lose(now, reason.clone()),
+            None => ingest.publish(now, None),
+        }
+        is_live
+    }
+}
+
 /// Runs the handshake until the listener has accepted or rejected the call, or the time is up.
-async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) -> Result<Session, End> {
+async fn shake_hands(mut caller: srt::Caller, socket: UdpSocket, id: u32, rate: u64) -> Result<Session, Outcome> {
     let mut memory = Receiver::new(rate);
     let mut sender = Sender::new(&socket);
     let mut inbox = Vec::new();
@@ -217,8 +202,8 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
-            Progress::Rejected(reason) => return Err(End::Lost(LossReason::Rejected(reason.to_string().into()))),
-            Progress::TimedOut => return Err(End::Lost(LossReason::TimedOut)),
+            Progress::Rejected(reason) => return Err(Outcome::Lost(LossReason::Rejected(reason.to_string().into()))),
+            Progress::TimedOut => return Err(Outcome::Lost(LossReason::TimedOut)),
         }
     }
 }
@@ -232,7 +217,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(&mut self, call: &mut SrtCaller, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> End {
+    async fn run(&mut self, call: &mut SrtCaller, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
@@ -284,10 +269,10 @@ impl Session {
                 call.dropped(dropped, lag, now);
             }
             if ended {
-                return End::Stopped;
+                return Outcome::Stopped;
             }
             if let Some(reason) = reason {
-                return End::Lost(reason);
+                return Outcome::Lost(reason);
             }
         }
     }
@@ -295,7 +280,7 @@ impl Session {
     /// Runs the timers of the connection and hands received payloads to the flow. Returns `Some` when the connection
     /// has ended.
     fn attend(&mut self, ingest: Option<&mut Ingest>, now: Instant) -> Option<LossReason> {
-        let connection: &mut Connection = &mut self.link.connection;
+        let connection: &mut srt::Connection = &mut self.link.connection;
         connection.handle_timeout(now);
         if let Some(ingest) = ingest {
             ingest.refresh();
