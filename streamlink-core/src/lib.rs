@@ -103,8 +103,8 @@ mod text;
 mod time;
 
 pub use endpoint::{
-    AppSource, Event, LossReason, PacketBatch, PlayerStats, PushError, RefusalReason, SrtAccess, SrtRequest, Tap,
-    TapCallback,
+    AppSource, Event, LastError, LossReason, PacketBatch, PlayerStats, PushError, RefusalReason, SrtAccess, SrtRequest,
+    Tap, TapCallback,
 };
 pub use engine::{
     EndpointStats, Engine, EngineBuilder, Events, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,

@@ -22,6 +22,8 @@ pub enum Event {
     SourceLost {
         /// The source's name.
         source: String,
+        /// Address of the sender, if it was connected; `None` for a source in the host's process.
+        peer: Option<SocketAddr>,
         /// Reason.
         reason: LossReason,
     },
@@ -153,8 +155,13 @@ pub enum LossReason {
     Kicked,
     /// The peer closed the connection.
     Closed,
-    /// The peer refused the connection, in its own words.
+    /// The peer refused the connection: what it was asked for, and the reason in its own words.
     Rejected(PeerText),
+    /// The peer refused the user name, the password or the passphrase: what it was asked for, and the reason in its own
+    /// words. The next attempt follows after 30 s at the earliest.
+    Unauthorized(PeerText),
+    /// Another publisher has taken the place of the peer (`takeover`).
+    TakenOver,
     /// The peer did not answer in time.
     TimedOut,
     /// The peer broke the protocol, in the way described.
@@ -169,6 +176,28 @@ pub enum LossReason {
     Io(PeerText),
 }
 
+impl LossReason {
+    /// Returns the stable name of the class of this reason, for metrics: lower case, with underscores.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            LossReason::Idle => "idle",
+            LossReason::BandwidthExceeded => "bandwidth_exceeded",
+            LossReason::NoLongerAllowed => "no_longer_allowed",
+            LossReason::Kicked => "kicked",
+            LossReason::Closed => "closed",
+            LossReason::Rejected(_) => "rejected",
+            LossReason::Unauthorized(_) => "unauthorized",
+            LossReason::TakenOver => "taken_over",
+            LossReason::TimedOut => "timed_out",
+            LossReason::Protocol(_) => "protocol",
+            LossReason::TooSlow => "too_slow",
+            LossReason::Unacknowledged => "unacknowledged",
+            LossReason::Internal(_) => "internal",
+            LossReason::Io(_) => "io",
+        }
+    }
+}
+
 impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -178,6 +207,8 @@ impl fmt::Display for LossReason {
             LossReason::Kicked => f.write_str("cut off by the host"),
             LossReason::Closed => f.write_str("closed by the peer"),
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
+            LossReason::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
+            LossReason::TakenOver => f.write_str("another publisher has taken over"),
             LossReason::TimedOut => f.write_str("no answer from the peer in time"),
             LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
@@ -224,6 +255,28 @@ pub enum RefusalReason {
     ByHost,
 }
 
+impl RefusalReason {
+    /// Returns the stable name of the class of this reason, for metrics: `refused_`, then lower case with underscores.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            RefusalReason::NotAllowed => "refused_not_allowed",
+            RefusalReason::TooManyPeers => "refused_too_many_peers",
+            RefusalReason::TooManyFromAddress => "refused_too_many_from_address",
+            RefusalReason::TooManyAttempts => "refused_too_many_attempts",
+            RefusalReason::OutOfDescriptors => "refused_out_of_descriptors",
+            RefusalReason::WrongPassphrase => "refused_wrong_passphrase",
+            RefusalReason::WrongPassword => "refused_wrong_password",
+            RefusalReason::EncryptionMismatch => "refused_encryption_mismatch",
+            RefusalReason::NoSuchStream => "refused_no_such_stream",
+            RefusalReason::NotPublished => "refused_not_published",
+            RefusalReason::InUse => "refused_in_use",
+            RefusalReason::Incompatible => "refused_incompatible",
+            RefusalReason::TimedOut => "refused_timed_out",
+            RefusalReason::ByHost => "refused_by_host",
+        }
+    }
+}
+
 impl fmt::Display for RefusalReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -263,7 +316,7 @@ impl fmt::Display for Event {
             Event::FlowStarted => f.write_str("the flow has started"),
             Event::FlowStopped => f.write_str("the flow has stopped"),
             Event::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
-            Event::SourceLost { source, reason } => write!(f, "source `{source}` lost: {reason}"),
+            Event::SourceLost { source, peer, reason } => write!(f, "source `{source}`{} lost: {reason}", at(peer)),
             Event::SourceRetrying { source, attempt, delay, reason } => {
                 let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
                 write!(f, "source `{source}` retries in {millis} ms, after {attempts}: {reason}")

@@ -220,6 +220,7 @@ impl Ingest {
             status.counters.set_state(State::Connected, now);
             status.counters.reconnections.set(self.connections);
             self.connections += 1;
+            status.set_peer(peer);
             self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
         }
         let is_transport_stream = self.count(now);
@@ -269,11 +270,14 @@ impl Ingest {
     pub(super) fn lose(&mut self, now: Instant, reason: LossReason) {
         self.publish(now, None);
         self.monitor.begin();
+        let status = &self.context.status;
+        let peer = status.peer();
         if self.last_media.take().is_some() {
-            let status = &self.context.status;
             status.counters.set_state(State::Waiting, now);
-            self.context.events.emit(Event::SourceLost { source: status.name(), reason });
+            status.record_loss(&reason, peer, now);
+            self.context.events.emit(Event::SourceLost { source: status.name(), peer, reason });
         }
+        status.set_peer(None);
         self.context.lose(now);
     }
 }

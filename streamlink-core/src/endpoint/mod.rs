@@ -31,7 +31,7 @@ pub use event::{Event, LossReason, RefusalReason};
 pub(crate) use mailbox::{EventSink, Mailbox};
 pub(crate) use resolver::Resolver;
 pub use srt::{SrtAccess, SrtRequest};
-pub use status::PlayerStats;
+pub use status::{LastError, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 use crate::{

@@ -83,6 +83,7 @@ impl Connection<'_> {
     pub(super) fn up(&mut self, peer: SocketAddr) {
         let now = now();
         self.up = Some((peer, now));
+        self.context.status.set_peer(Some(peer));
         let ReconnectLoop { is_source, status, events, connections, .. } = self.context;
         if *is_source {
             return;
@@ -137,9 +138,10 @@ impl ReconnectLoop {
                 Duration::ZERO
             } else {
                 immediate = 0;
-                backoff.failed()
+                backoff.failed(reason.as_ref())
             };
             if let Some(reason) = reason {
+                self.status.record_loss(&reason, up.map(|(peer, _)| peer), now);
                 report.lost(&reason, up.map(|(peer, _)| peer), was_connected, was_live);
                 report.retrying(reason, backoff.attempts(), wait);
             }
@@ -163,7 +165,17 @@ impl ReconnectLoop {
         };
         if others == 0 {
             self.status.counters.set_state(state, now);
+            self.status.set_peer(None);
         }
+    }
+}
+
+/// Returns the event about the loss of a source or an output.
+pub(super) fn lost(status: &Status, is_source: bool, peer: Option<SocketAddr>, reason: LossReason) -> Event {
+    if is_source {
+        Event::SourceLost { source: status.name(), peer, reason }
+    } else {
+        Event::OutputLost { output: status.name(), peer, reason }
     }
 }
 
@@ -183,12 +195,8 @@ impl Report<'_> {
         if self.told.is_some() || is_reported {
             return;
         }
-        let (name, reason) = (self.context.status.name(), reason.clone());
-        self.context.events.emit(if self.context.is_source {
-            Event::SourceLost { source: name, reason }
-        } else {
-            Event::OutputLost { output: name, peer, reason }
-        });
+        let ReconnectLoop { is_source, status, events, .. } = self.context;
+        events.emit(lost(status, *is_source, peer, reason.clone()));
     }
 
     /// Reports the next attempt, unless the one before failed for the same reason.

@@ -297,7 +297,8 @@ impl FlowHandle {
         self.events.lock().await.next().await
     }
 
-    /// Returns another reader of events, from now on.
+    /// Returns another reader of events, from now on. Within 5 s of the start of the flow, it brings the events since
+    /// the start, too.
     pub fn events(&self) -> Events {
         Events::new(self.running.events.subscribe())
     }

@@ -236,6 +236,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         let cold = flow.failover.cold && number > 0;
         running.run_source(&shared, source, opened, (context, live), cold);
     }
+    events.flow_started();
     Ok(FlowHandle::new(running.clone(), own_events))
 }
 

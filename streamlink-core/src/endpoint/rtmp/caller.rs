@@ -8,6 +8,7 @@ use super::{
     },
     inbound::SourceSlot,
     receive::receive,
+    refused,
     wire::RtmpWire,
 };
 use crate::{
@@ -286,7 +287,7 @@ impl ConnectedClient {
                                 early.push(message.into_owned());
                             }
                             Ok(Some(ClientEvent::Media(_))) => {}
-                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(LossReason::Rejected(what.into())),
+                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(refused(what)),
                             Ok(Some(ClientEvent::End)) => fault = Some(LossReason::Closed),
                             Err(error) => {
                                 fault = Some(LossReason::Protocol(error.to_string().into()));

@@ -3,6 +3,7 @@
 use super::{
     super::tcp::{CLOSE_TIMEOUT, End, SubWaker, answer, close_with, write_all},
     inbound::{SourceSession, SourceSlot},
+    refused,
 };
 use crate::{
     endpoint::LossReason,
@@ -68,7 +69,7 @@ impl Bring for ClientSession {
             match outcome {
                 ClientEvent::Media(message) => inbound.take(message, now)?,
                 ClientEvent::End => return Err(End::Lost(LossReason::Closed)),
-                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
+                ClientEvent::Rejected(what) => return Err(End::Lost(refused(what))),
                 ClientEvent::Ready => {}
             }
         }

@@ -8,6 +8,7 @@ use super::{
     },
     inbound::SourceSession,
     receive::Receiving,
+    refused,
     talk::Recorder,
     udp::UdpTracks,
     wire::Interleaved,
@@ -305,7 +306,7 @@ impl RtspClient {
                         Err(fault) => return fault.into(),
                     } {
                         if let ClientEvent::Rejected(what) = outcome {
-                            return End::Lost(LossReason::Rejected(what.into()));
+                            return End::Lost(refused(what));
                         }
                     },
                     Err(error) => return error.into(),
@@ -373,7 +374,7 @@ impl ConnectedClient {
                 match outcome {
                     ClientEvent::Ready => return Ok(()),
                     ClientEvent::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
-                    ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into())).into()),
+                    ClientEvent::Rejected(what) => return Err(End::Lost(refused(what)).into()),
                     ClientEvent::NoUdp => return Err(Failed::NoUdp),
                     ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
                     ClientEvent::Frame { .. } => {} // media before the response to PLAY is dropped

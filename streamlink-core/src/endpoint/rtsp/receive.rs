@@ -3,6 +3,7 @@
 use super::{
     super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
     inbound::SourceSession,
+    refused,
     talk::NoStreams,
     udp::UdpTracks,
     wire::Interleaved,
@@ -70,7 +71,7 @@ impl Bring for ClientSession {
         while let Some(outcome) = self.next()? {
             match outcome {
                 ClientEvent::Frame { channel, data } => take(channel, data)?,
-                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
+                ClientEvent::Rejected(what) => return Err(End::Lost(refused(what))),
                 _ => {}
             }
         }

@@ -278,6 +278,7 @@ impl PortTask {
         connection.set_rates(rates.buffer, rates.pacing);
         let link = Link::new(connection, &self.socket, Some(to));
         open.links.push(local.id);
+        open.sender = Some(peer);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
         if open.ingest.is_none() {
             open.route.status.counters.set_state(State::Connected, now);

@@ -16,7 +16,7 @@ use crate::{
     flow::{HostPort, Reconnect},
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Terms, destination},
+    proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Rejection, Terms, destination},
     random::Random,
     router::{Batch, Reader},
 };
@@ -202,9 +202,20 @@ async fn shake_hands(mut caller: srt::Caller, socket: UdpSocket, id: u32, rate: 
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
-            Progress::Rejected(reason) => return Err(Outcome::Lost(LossReason::Rejected(reason.to_string().into()))),
+            Progress::Rejected(rejection) => return Err(Outcome::Lost(refused(rejection))),
             Progress::TimedOut => return Err(Outcome::Lost(LossReason::TimedOut)),
         }
+    }
+}
+
+/// Returns the reason for a rejection by the listener, with its code.
+fn refused(rejection: Rejection) -> LossReason {
+    let Rejection(code) = rejection;
+    let text = rejection.to_string();
+    let what = if text.starts_with("code ") { text } else { format!("{text} (code {code})") };
+    match rejection {
+        Rejection::BAD_SECRET | Rejection(1401) => LossReason::Unauthorized(what.into()),
+        _ => LossReason::Rejected(what.into()),
     }
 }
 

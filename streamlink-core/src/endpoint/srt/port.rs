@@ -416,6 +416,7 @@ impl PortTask {
                 if open.links.is_empty() {
                     open.route.status.counters.set_state(State::Waiting, now);
                 }
+                open.route.status.record_loss(&reason, Some(linked.peer), now);
                 open.route.events.emit(Event::OutputLost { output, peer: Some(linked.peer), reason });
             }
         }
@@ -454,7 +455,7 @@ impl PortTask {
                     open.route.allow = ingest.live().allow.clone();
                     expel.push(*id);
                 }
-                ingest.publish(now, None);
+                ingest.publish(now, open.sender);
             }
         }
         expel.into_iter().for_each(|id| self.expel(id, now));

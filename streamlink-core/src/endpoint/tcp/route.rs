@@ -328,6 +328,7 @@ impl<S: Service> OpenRoute<S> {
         if let Some(event) = lagging {
             self.events.emit(event);
         }
+        self.status.record_loss(&reason, Some(player.peer), now);
         self.events.emit(Event::OutputLost { output: self.status.name(), peer: Some(player.peer), reason });
     }
 
@@ -367,6 +368,7 @@ impl<S: Service> OpenRoute<S> {
             count.zip(refused.last)
         };
         if let Some((count, (peer, reason))) = told {
+            self.status.record_refusal(reason, peer, now);
             self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, count });
         }
     }
