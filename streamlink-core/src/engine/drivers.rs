@@ -3,7 +3,7 @@
 use super::Shared;
 use crate::{
     endpoint::{
-        EventSink, FlowBandwidth, Status,
+        EventSink, FlowBandwidth, Resolver, Status,
         rtmp::{self, Rtmp},
         rtsp::{self, Rtsp, User},
         srt,
@@ -50,13 +50,14 @@ pub(super) fn rtmp_call(
     tls: Option<TlsClient>,
     call: &crate::flow::Call,
     random: Random,
-    egress: Egress,
+    (resolver, egress): (Resolver, Egress),
     direction: rtmp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::RtmpClient {
     let (remote, app, url) = (address.remote.clone(), address.app.clone(), address.to_string());
     let (key, reconnect, connect_timeout) = (key.cloned(), call.reconnect, call.connect_timeout);
     move |status, events, stop| rtmp::RtmpClient {
         remote,
+        resolver,
         tls,
         app,
         url,
@@ -98,7 +99,7 @@ pub(super) fn rtsp_call(
     settings: &RtspCaller,
     tls: Option<TlsClient>,
     random: Random,
-    egress: Egress,
+    (resolver, egress): (Resolver, Egress),
     direction: rtsp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::RtspClient + use<> {
     let (call, options) = (settings.call.clone(), settings.rtsp.clone());
@@ -106,6 +107,7 @@ pub(super) fn rtsp_call(
     let url = format!("{scheme}://{}/{}", call.remote, options.path);
     move |status, events, stop| rtsp::RtspClient {
         remote: call.remote,
+        resolver,
         tls,
         url,
         user: rtsp_user(&options),
@@ -153,7 +155,7 @@ pub(super) fn srt_route(
 pub(super) fn srt_call(
     settings: &SrtCaller,
     random: Random,
-    egress: Egress,
+    (resolver, egress): (Resolver, Egress),
     status: &Arc<Status>,
     events: &EventSink,
     bandwidth: FlowBandwidth,
@@ -163,6 +165,7 @@ pub(super) fn srt_call(
     let rates = srt::FlowRates::new(&settings.srt, bandwidth);
     srt::SrtCaller {
         remote: settings.call.remote.clone(),
+        resolver,
         reconnect: settings.call.reconnect,
         random,
         connect_timeout: settings.call.connect_timeout,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        AppSource, Bandwidth, BandwidthSetting, Event, EventSink, Mailbox, Status, Tap, Tasks,
+        AppSource, Bandwidth, BandwidthSetting, Event, EventSink, Mailbox, Resolver, Status, Tap, Tasks,
         fanout::Fanout,
         remux::{self, RemuxStatus},
     },
@@ -35,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Running {
     pub(super) id: u64,
     pub(super) random: Random,
+    pub(super) resolver: Resolver,
     pub(super) name: String,
     pub(super) shared: Weak<Shared>,
     pub(super) input: InputProtocol,

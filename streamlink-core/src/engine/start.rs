@@ -183,6 +183,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let running = Running {
         id,
         random: shared.random.clone(),
+        resolver: shared.resolver.clone(),
         name: name.clone(),
         shared: Arc::downgrade(&shared),
         input,
