@@ -231,7 +231,7 @@ impl Running {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
                 stats.media = remux.status.selection().map(Into::into);
-                if remux.status.has_nothing() {
+                if remux.status.has_nothing() && stats.state != State::Idle {
                     stats.state = State::Failed;
                 }
             }

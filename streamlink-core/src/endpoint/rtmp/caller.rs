@@ -217,7 +217,7 @@ impl RtmpClient {
         let ConnectedClient { mut stream, session, peer, early } = up;
         let taken = {
             let (mut inbound, now) = (inbound.lock(), Instant::now());
-            inbound.begin();
+            inbound.begin(now);
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };
         match taken {

@@ -188,6 +188,9 @@ impl Caller for RunningCaller {
         let is_encrypted = session.link.connection.stats().encrypted;
         caller.status.counters.encrypted.set(u64::from(is_encrypted));
         connection.up(session.peer);
+        if let Some(ingest) = ingest {
+            ingest.await_media(Instant::now());
+        }
         session.run(caller, ingest.as_mut(), lag).await
     }
 
@@ -288,7 +291,8 @@ impl Session {
         let mut settled = ConnectionStats::default();
         let mut next_stats = Instant::now() + STATS_INTERVAL;
         loop {
-            let due = self.link.connection.next_timeout().map_or(next_stats, |at| at.min(next_stats));
+            let idle = ingest.as_ref().and_then(|ingest| ingest.idle_deadline());
+            let due = [self.link.connection.next_timeout(), idle].into_iter().flatten().fold(next_stats, Instant::min);
             let mut ended = false;
             tokio::select! {
                 biased;
@@ -359,6 +363,11 @@ impl Session {
                 }
             }
             ingest.publish(now, Some(self.peer));
+            let is_idle = ingest.is_idle(now);
+            if is_idle && self.link.loss().is_none() {
+                self.link.connection.shut_down(now);
+                return Some(LossReason::Idle);
+            }
         } else {
             while connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }
