@@ -106,7 +106,9 @@ mod test_rng;
 mod text;
 mod time;
 
-pub use endpoint::{Access, AccessRequest, AppSource, PacketBatch, PlayerStats, PushError, Tap, TapCallback};
+pub use endpoint::{
+    Access, AccessRequest, AppSource, LastError, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
+};
 pub use engine::{EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit};
 pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
 pub use event::{Event, Events, LossReason, RefusalReason};
@@ -116,7 +118,7 @@ pub use flow::{
     NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress,
     RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
     RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Source,
-    SrtCallerBuilder, SrtListenerBuilder, StreamKey, TapBuilder, family, role, shown_url,
+    SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, family, role, shown_url,
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;

@@ -96,6 +96,11 @@ int main(void)
     FIELD(streamlink_endpoint_stats, audio_frame_rate);
     FIELD(streamlink_endpoint_stats, player_count);
     FIELD(streamlink_endpoint_stats, pid_count);
+    FIELD(streamlink_endpoint_stats, peer);
+    FIELD(streamlink_endpoint_stats, last_error);
+    FIELD(streamlink_endpoint_stats, last_error_kind);
+    FIELD(streamlink_endpoint_stats, last_error_peer);
+    FIELD(streamlink_endpoint_stats, last_error_age_ms);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);

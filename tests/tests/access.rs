@@ -118,7 +118,7 @@ fn access_hook_decides_on_rtsp_publishers_and_knows_their_user() {
     let request = asked.refused_first(&listener);
     assert_eq!((request.protocol, request.publishes), ("RTSP", true));
     assert_eq!((request.path.as_deref(), request.user.as_deref()), (Some("cam/1"), Some("camera")));
-    assert_eq!((request.key(), request.app), (None, None));
+    assert_eq!((request.key(), request.app.as_deref()), (None, None));
     caller.stop();
     listener.stop();
 }
@@ -138,7 +138,8 @@ fn access_hook_decides_on_rtsp_players_with_a_status() {
     assert!(matches!(&reason, LossReason::Rejected(what) if what.contains("401")), "{reason:?}");
     listener.event(|event| matches!(event, Event::OutputConnected { .. }).then_some(()));
     let request = asked.0.lock().unwrap().last().unwrap().clone();
-    assert_eq!((request.protocol, request.publishes, request.path.as_deref()), ("RTSP", false, Some("cam")));
+    let found = (request.protocol, request.publishes, request.path.as_deref());
+    assert_eq!(found, ("RTSP", false, Some("cam")));
     player.stop();
     listener.stop();
 }

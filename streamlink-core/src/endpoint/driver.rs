@@ -5,8 +5,8 @@
 //! cannot fail. These traits are used when an endpoint is opened, started, changed and ended, never for a packet.
 
 use super::{
-    AppSource, Bandwidth, EngineResources, EventSink, FlowBandwidth, FlowMedia, SourceContext, Status, fanout::Sink,
-    message_ring::RemuxStatus,
+    AppSource, Bandwidth, EngineResources, EventSink, FlowBandwidth, FlowMedia, Resolver, SourceContext, Status,
+    fanout::Sink, message_ring::RemuxStatus,
 };
 use crate::{
     error::Error,
@@ -97,15 +97,17 @@ pub(crate) enum SourceDrive {
 /// Parts of a flow and its engine that every caller needs.
 pub(super) struct CallerParts {
     pub(super) random: Random,
+    pub(super) resolver: Resolver,
     pub(super) status: Arc<Status>,
     pub(super) events: EventSink,
     pub(super) stop: CancellationToken,
 }
 
 impl CallerParts {
-    pub(super) fn of_source(context: &SourceContext) -> Self {
+    pub(super) fn of_source(resolver: &Resolver, context: &SourceContext) -> Self {
         Self {
             random: context.random.clone(),
+            resolver: resolver.clone(),
             status: context.status.clone(),
             events: context.events.clone(),
             stop: context.stop.clone(),
@@ -115,7 +117,8 @@ impl CallerParts {
     /// Returns the parts of an output, with a stop token of its own.
     pub(super) fn of_output(resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> Self {
         let stop = CancellationToken::new();
-        Self { random: resources.random.clone(), status, events: flow.events.clone(), stop }
+        let (random, resolver) = (resources.random.clone(), resources.resolver.clone());
+        Self { random, resolver, status, events: flow.events.clone(), stop }
     }
 }
 

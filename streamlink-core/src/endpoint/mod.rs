@@ -17,6 +17,7 @@ mod kinds;
 mod lagging;
 mod listener;
 mod message_ring;
+mod reconnect;
 mod remux;
 mod resolver;
 mod resources;
@@ -36,11 +37,12 @@ pub(crate) use kinds::Drivers;
 pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;
 pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
-pub use status::PlayerStats;
+pub use status::{LastError, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalReason};
 use crate::{
+    flow::Takeover,
     random::Random,
     router::{SourceGroup, Switch},
     text::PeerText,
@@ -59,6 +61,12 @@ pub(crate) struct SourceContext {
     pub(crate) sources: Arc<[Arc<Status>]>,
     pub(crate) group: Arc<SourceGroup>,
     pub(crate) events: EventSink,
+    /// Time without media after which the source is lost.
+    pub(crate) idle_timeout: Duration,
+    /// Admission of another publisher to a source that listens and has one.
+    pub(crate) takeover: Takeover,
+    /// Time without media after which another publisher may take over ([`Takeover::Idle`]).
+    pub(crate) loss_threshold: Duration,
     /// Settings that can change at run time.
     pub(crate) live: watch::Receiver<SourceTunables>,
     /// Maximum time for which packets may wait for more, so that they are sent together.

@@ -179,7 +179,7 @@ impl Running {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = &o.remux {
                 stats.media = remux.selection().map(Into::into);
-                if remux.has_nothing() {
+                if remux.has_nothing() && stats.state != State::Idle {
                     stats.state = State::Failed;
                 }
             }
@@ -252,7 +252,8 @@ impl FlowHandle {
         self.events.lock().await.next().await
     }
 
-    /// Returns another reader of events, from now on.
+    /// Returns another reader of events, from now on. Within 5 s of the start of the flow, it brings the events since
+    /// the start, too.
     pub fn events(&self) -> Events {
         Events::new(self.running.media.events.subscribe())
     }

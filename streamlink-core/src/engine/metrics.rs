@@ -1,7 +1,12 @@
 //! Encoder of statistics as OpenMetrics text.
 
 use super::stats::{EndpointStats, FlowStats};
-use crate::{endpoint::PlayerStats, flow::Bitrate, media::PidStats, router::State};
+use crate::{
+    endpoint::{LastError, PlayerStats},
+    flow::Bitrate,
+    media::PidStats,
+    router::State,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
@@ -66,6 +71,12 @@ const ENDPOINT_GAUGES: &Table<EndpointStats, f64> = &[
     ("players", "Connected players of an output", |s| s.players.len() as f64),
 ];
 
+const ERROR_GAUGES: &Table<LastError, f64> = &[(
+    "last_error_age_seconds",
+    "Seconds since the last error of the endpoint, with the class of its reason",
+    |error| seconds(error.age),
+)];
+
 const PID_COUNTERS: &Table<PidStats, u64> = &[
     ("pid_packets", "MPEG-TS packets of a PID", |p| p.packets),
     ("pid_continuity_errors", "Continuity count errors of a PID", |p| p.continuity_errors),
@@ -107,6 +118,13 @@ impl Collector for Snapshot {
         let endpoints = self.endpoints();
         families(&mut encoder, ENDPOINT_COUNTERS, &endpoints, ConstCounter::new)?;
         families(&mut encoder, ENDPOINT_GAUGES, &endpoints, ConstGauge::new)?;
+        // One sample an endpoint: the label holds the class of the last reason, not its text.
+        let with_error = endpoints.iter().filter_map(|(labels, endpoint)| {
+            let error = endpoint.last_error.as_ref()?;
+            Some((labels.iter().cloned().chain([("reason", error.kind.to_owned())]).collect(), error))
+        });
+        let errors: Vec<(Labels, &LastError)> = with_error.collect();
+        families(&mut encoder, ERROR_GAUGES, &errors, ConstGauge::new)?;
         let pids = parts(&endpoints, "pid", |endpoint| &endpoint.pids, |pid| pid.pid.to_string());
         families(&mut encoder, PID_COUNTERS, &pids, ConstCounter::new)?;
         let mut players = parts(&endpoints, "peer", |endpoint| &endpoint.players, |player| player.peer.to_string());

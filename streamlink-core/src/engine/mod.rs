@@ -30,7 +30,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
@@ -58,6 +61,8 @@ pub(crate) struct Shared {
     /// Claimed local addresses and keys, each with the id and name of its flow.
     claims: Mutex<HashMap<Claim, (u64, String)>>,
     next_id: AtomicU64,
+    /// Set by a shutdown, after which no flow starts.
+    is_shut_down: AtomicBool,
 }
 
 impl Shared {
@@ -246,6 +251,7 @@ impl EngineBuilder {
             flows: Mutex::default(),
             claims: Mutex::default(),
             next_id: AtomicU64::new(1),
+            is_shut_down: AtomicBool::new(false),
         };
         Engine { shared: Arc::new(shared), runtime }
     }
@@ -303,8 +309,10 @@ impl Engine {
         metrics::text(&self.stats())
     }
 
-    /// Stops all flows, and waits until their tasks have ended and their sockets are closed.
+    /// Stops all flows, and waits until their tasks have ended and their sockets are closed. No flow can be started
+    /// after that: [`Engine::start`] fails with [`Error::Stopped`].
     pub async fn shutdown(&self) {
+        self.shared.is_shut_down.store(true, Ordering::SeqCst);
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
         for flow in flows {
             lock::hold_back(flow.stop()).await;

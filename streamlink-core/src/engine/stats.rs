@@ -1,13 +1,16 @@
 //! Statistics: snapshots of the counters.
 
 use crate::{
-    endpoint::{PlayerStats, Status, StatusSnapshot},
+    endpoint::{LastError, PlayerStats, Status, StatusSnapshot},
     flow::{Bitrate, PeerUrl},
     media::{PidStats, TransportErrors},
     router::State,
     text::PeerText,
 };
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// Statistics of a flow at one moment.
 #[derive(Clone, Debug)]
@@ -94,12 +97,18 @@ pub struct EndpointStats {
     pub media: Option<PeerText>,
     /// PIDs of an MPEG-TS source, about a second old.
     pub pids: Vec<PidStats>,
+    /// Address of the sender of a connected source, or of the server that a connected caller has reached.
+    pub peer: Option<SocketAddr>,
+    /// Last error of the endpoint. It stays when the endpoint has recovered.
+    pub last_error: Option<LastError>,
 }
 
 impl EndpointStats {
     pub(super) fn new(status: &Status, protocol: &'static str, url: Option<PeerUrl>, now: Instant) -> Self {
         let c = &status.counters;
-        let StatusSnapshot { name, description, pids, transport, players, media } = status.snapshot();
+        let snapshot = status.snapshot();
+        let last_error = snapshot.last_error(now);
+        let StatusSnapshot { name, description, pids, transport, players, media, peer, .. } = snapshot;
         Self {
             name,
             description,
@@ -131,6 +140,8 @@ impl EndpointStats {
             players,
             media,
             pids,
+            peer,
+            last_error,
         }
     }
 }

@@ -30,10 +30,13 @@ pub enum Event {
     SourceLost {
         /// The source's name.
         source: String,
+        /// Address of the sender, if it was connected; `None` for a source in the host's process.
+        peer: Option<SocketAddr>,
         /// Reason.
         reason: LossReason,
     },
-    /// A source that calls will try to connect again.
+    /// A source that calls will try to connect again. Attempts that fail for the same reason as the one before are not
+    /// reported again.
     SourceRetrying {
         /// The source's name.
         source: String,
@@ -41,6 +44,8 @@ pub enum Event {
         attempt: u32,
         /// Delay before the next attempt.
         delay: Duration,
+        /// Reason for which the connection was lost, or the attempt has failed.
+        reason: LossReason,
     },
     /// The flow has switched from one source to another.
     Switched {
@@ -67,7 +72,8 @@ pub enum Event {
         /// Reason.
         reason: LossReason,
     },
-    /// An output will try to connect again.
+    /// An output will try to connect again. Attempts that fail for the same reason as the one before are not reported
+    /// again.
     OutputRetrying {
         /// The output's name.
         output: String,
@@ -75,6 +81,8 @@ pub enum Event {
         attempt: u32,
         /// Delay before the next attempt.
         delay: Duration,
+        /// Reason for which the connection was lost, or the attempt has failed.
+        reason: LossReason,
     },
     /// A peer was turned away. At most one event a second for each endpoint.
     PeerRefused {
@@ -159,27 +167,19 @@ impl fmt::Display for Event {
             Event::FlowStarted => f.write_str("the flow has started"),
             Event::FlowStopped => f.write_str("the flow has stopped"),
             Event::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
-            Event::SourceLost { source, reason } => write!(f, "source `{source}` lost: {reason}"),
-            Event::SourceRetrying { source, attempt, delay } => {
-                write!(
-                    f,
-                    "source `{source}` retries in {} ms, after {}",
-                    delay.as_millis(),
-                    counted(*attempt, "attempt")
-                )
+            Event::SourceLost { source, peer, reason } => write!(f, "source `{source}`{} lost: {reason}", at(peer)),
+            Event::SourceRetrying { source, attempt, delay, reason } => {
+                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
+                write!(f, "source `{source}` retries in {millis} ms, after {attempts}: {reason}")
             }
             Event::Switched { from, to, gap } => {
                 write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
             }
             Event::OutputConnected { output, peer } => write!(f, "output `{output}` connected{}", at(peer)),
             Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} lost: {reason}", at(peer)),
-            Event::OutputRetrying { output, attempt, delay } => {
-                write!(
-                    f,
-                    "output `{output}` retries in {} ms, after {}",
-                    delay.as_millis(),
-                    counted(*attempt, "attempt")
-                )
+            Event::OutputRetrying { output, attempt, delay, reason } => {
+                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
+                write!(f, "output `{output}` retries in {millis} ms, after {attempts}: {reason}")
             }
             Event::PeerRefused { endpoint, peer, reason, count } => {
                 write!(f, "`{endpoint}` refused {peer}: {reason} ({})", counted(*count, "time"))

@@ -7,6 +7,7 @@ use super::{
     rtp::check_ttl,
     secret::Credentials,
     settings::{Entries, Settings, boolean, number, store},
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::error::{ConfigError, Problem};
 use std::{fmt, net::SocketAddr, str::FromStr};
@@ -60,6 +61,8 @@ pub(crate) struct RtspOptions {
     pub(crate) multicast: Option<SocketAddr>,
     pub(crate) interface: Option<Interface>,
     pub(crate) ttl: u8,
+    /// Set for sources only.
+    pub(crate) silence: Silence,
 }
 
 /// Default time to live, a usual number of routers within one organisation (RFC 2365 leaves it to scopes).
@@ -119,6 +122,7 @@ impl RtspOptions {
             multicast: None,
             interface: None,
             ttl: DEFAULT_TTL,
+            silence: Silence::default(),
         }
     }
 }
@@ -132,7 +136,7 @@ impl Settings for RtspOptions {
             "iface" => store(&mut self.interface, value.parse().map(Some)),
             "ttl" => store(&mut self.ttl, number(value, 1..=255, "hops")),
             "symmetric" => store(&mut self.symmetric, boolean(value)),
-            _ => None,
+            _ => self.silence.set(key, value),
         }
     }
     fn list(&self, out: &mut Entries) {
@@ -142,6 +146,7 @@ impl Settings for RtspOptions {
         out.push_some("multicast", self.multicast.as_ref());
         out.push_some("iface", self.interface.as_ref());
         out.push_unless("ttl", self.ttl, DEFAULT_TTL);
+        self.silence.list(out);
     }
 }
 
@@ -207,6 +212,8 @@ endpoint_builder! {
 }
 listener_setters!(<R> RtspListenerBuilder<R>, listen);
 player_setters!(RtspListenerBuilder<role::Output>, listen);
+idle_setters!(RtspListenerBuilder<role::Source>, "10 000 ms", rtsp.silence);
+takeover_setters!(RtspListenerBuilder<role::Source>, rtsp.silence);
 output_setters!(RtspListenerBuilder<role::Output>);
 
 endpoint_builder! {
@@ -215,6 +222,7 @@ endpoint_builder! {
     RtspCallerBuilder<R>: RtspCaller
 }
 caller_setters!(<R> RtspCallerBuilder<R>, call);
+idle_setters!(RtspCallerBuilder<role::Source>, "10 000 ms", rtsp.silence);
 output_setters!(RtspCallerBuilder<role::Output>);
 
 impl RtspListenerBuilder<role::Output> {

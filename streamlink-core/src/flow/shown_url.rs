@@ -38,6 +38,7 @@ const PUBLIC: &[&str] = &[
     "source",
     "ssrc",
     "symmetric",
+    "takeover",
     "tlpktdrop",
     "transport",
     "ttl",

@@ -12,6 +12,7 @@ use super::{
     secret::{Credentials, StreamKey},
     settings::{Entries, Settings},
     shown_url::{SECRET, is_public},
+    silence::Silence,
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
 };
@@ -175,7 +176,7 @@ fn source_kind(parts: &mut ParsedUrl) -> Result<SourceKind, Problem> {
             if parts.is_listener()? {
                 let (app, key) = parts.app_and_key()?;
                 let (listen, tls) = parts.rtmp_bind()?;
-                Ok(SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls }))
+                Ok(SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls, silence: Silence::default() }))
             } else {
                 Ok(SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)))
             }

@@ -106,9 +106,10 @@ struct OpenCaller {
 
 impl OpenCaller {
     fn client(&self, parts: CallerParts, direction: Direction) -> RtmpClient {
-        let CallerParts { random, status, events, stop } = parts;
+        let CallerParts { random, resolver, status, events, stop } = parts;
         RtmpClient {
             remote: self.address.remote.clone(),
+            resolver,
             tls: self.tls.clone(),
             app: self.address.app.clone(),
             url: self.address.to_string(),
@@ -138,9 +139,10 @@ impl SourceDriver for RtmpPull {
 }
 
 impl OpenSource for OpenCaller {
-    fn start(self: Box<Self>, _: &EngineResources, _: &FlowMedia, _: SourceContext) -> StartedSource {
+    fn start(self: Box<Self>, resources: &EngineResources, _: &FlowMedia, _: SourceContext) -> StartedSource {
+        let resolver = resources.resolver.clone();
         let call = move |context: SourceContext| -> Task {
-            let parts = CallerParts::of_source(&context);
+            let parts = CallerParts::of_source(&resolver, &context);
             Box::pin(self.client(parts, Direction::Play(context)).run())
         };
         StartedSource { input_address: None, drive: SourceDrive::Caller(Box::new(call)) }

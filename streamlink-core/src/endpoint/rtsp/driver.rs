@@ -122,11 +122,12 @@ struct OpenCaller {
 
 impl OpenCaller {
     fn client(&self, parts: CallerParts, direction: Direction) -> RtspClient {
-        let CallerParts { random, status, events, stop } = parts;
+        let CallerParts { random, resolver, status, events, stop } = parts;
         let RtspCaller { call, rtsp } = &self.settings;
         let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
         RtspClient {
             remote: call.remote.clone(),
+            resolver,
             tls: self.tls.clone(),
             url: format!("{scheme}://{}/{}", call.remote, rtsp.path),
             user: user(rtsp),
@@ -152,9 +153,10 @@ impl SourceDriver for RtspCaller {
 }
 
 impl OpenSource for OpenCaller {
-    fn start(self: Box<Self>, _: &EngineResources, _: &FlowMedia, _: SourceContext) -> StartedSource {
+    fn start(self: Box<Self>, resources: &EngineResources, _: &FlowMedia, _: SourceContext) -> StartedSource {
+        let resolver = resources.resolver.clone();
         let call = move |context: SourceContext| -> Task {
-            let parts = CallerParts::of_source(&context);
+            let parts = CallerParts::of_source(&resolver, &context);
             Box::pin(self.client(parts, Direction::Play(context)).run())
         };
         StartedSource { input_address: None, drive: SourceDrive::Caller(Box::new(call)) }

@@ -15,6 +15,15 @@ mod wire;
 use super::{LossReason, tcp::End};
 use crate::proto::rtsp::ProtocolError;
 
+/// Returns the reason for a refusal by a server, whose text begins with the status.
+fn refused(what: String) -> LossReason {
+    if what.starts_with("401") || what.starts_with("403") {
+        LossReason::Unauthorized(what.into())
+    } else {
+        LossReason::Rejected(what.into())
+    }
+}
+
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {
         match fault {

@@ -123,11 +123,12 @@ struct OpenCaller {
 
 impl OpenCaller {
     fn caller(&self, parts: CallerParts, bandwidth: FlowBandwidth, direction: Direction) -> Caller {
-        let CallerParts { random, status, events, stop } = parts;
+        let CallerParts { random, resolver, status, events, stop } = parts;
         let SrtCaller { call, srt } = &self.settings;
         let rates = FlowRates::new(srt, bandwidth);
         Caller {
             remote: call.remote.clone(),
+            resolver,
             reconnect: call.reconnect,
             random,
             connect_timeout: call.connect_timeout,
@@ -150,10 +151,11 @@ impl SourceDriver for SrtCaller {
 }
 
 impl OpenSource for OpenCaller {
-    fn start(self: Box<Self>, _: &EngineResources, flow: &FlowMedia, _: SourceContext) -> StartedSource {
+    fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, _: SourceContext) -> StartedSource {
+        let resolver = resources.resolver.clone();
         let bandwidth = flow.bandwidth.view();
         let call = move |context: SourceContext| -> Task {
-            let parts = CallerParts::of_source(&context);
+            let parts = CallerParts::of_source(&resolver, &context);
             Box::pin(self.caller(parts, bandwidth.clone(), Direction::Receive(context)).run())
         };
         StartedSource { input_address: None, drive: SourceDrive::Caller(Box::new(call)) }

@@ -2,13 +2,13 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, ingest::Ingest,
-        lagging::LagReport,
+        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, ingest::Ingest, lagging::LagReport,
+        reconnect::lost,
     },
     rates::{FlowRates, Rates},
 };
 use crate::{
-    flow::Allowlist,
+    flow::{Allowlist, Takeover},
     proto::srt::{ConnectionStats, Terms},
     router::{Reader, State},
     time::Throttle,
@@ -51,7 +51,9 @@ impl Route {
             context.lose(now);
         }
         self.status.counters.set_state(State::Failed, now);
-        report_loss(&self.events, &self.status, is_source, LossReason::Internal(why.to_owned()));
+        let reason = LossReason::Internal(why.to_owned());
+        self.status.record_loss(&reason, None, now);
+        self.events.emit(lost(&self.status, is_source, None, reason));
     }
 }
 
@@ -61,6 +63,8 @@ pub(super) struct OpenRoute {
     pub(super) ingest: Option<Ingest>,
     /// Socket ids of its connections.
     pub(super) links: Vec<u32>,
+    /// Sender of a source.
+    pub(super) sender: Option<SocketAddr>,
     /// Report of packets that its players have missed.
     pub(super) lag: LagReport,
     pub(super) refused: Throttle,
@@ -75,7 +79,7 @@ impl OpenRoute {
             RouteEnd::Output(_) => None,
         };
         let refused = Throttle::new(Duration::from_secs(1));
-        Self { route, ingest, links: Vec::new(), lag: LagReport::new(), refused, last_refused: None }
+        Self { route, ingest, links: Vec::new(), sender: None, lag: LagReport::new(), refused, last_refused: None }
     }
 
     /// Updates the terms from the bandwidth of the flow, if it has changed. Returns the new rates for the existing
@@ -93,6 +97,16 @@ impl OpenRoute {
         self.lag.note(packets, &self.route.status, &self.route.events, now);
     }
 
+    /// Returns whether a source admits another caller while it has one: the one before is closed then.
+    pub(super) fn may_take_over(&self, now: Instant) -> bool {
+        let RouteEnd::Source(context) = &self.route.end else { return false };
+        match context.takeover {
+            Takeover::Always => true,
+            Takeover::Idle => self.route.status.counters.silent_for(now) >= context.loss_threshold,
+            _ => false,
+        }
+    }
+
     /// Counts a refused caller, and reports it.
     pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         self.route.status.counters.refused.add(1);
@@ -106,6 +120,7 @@ impl OpenRoute {
             && let Some((peer, reason)) = self.last_refused
         {
             let endpoint = self.route.status.name();
+            self.route.status.record_refusal(reason, peer, now);
             self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
         }
     }
