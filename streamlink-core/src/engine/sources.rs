@@ -22,6 +22,7 @@ use crate::{
         self, Failover, FailoverPolicy, PeerUrl, RtmpPublishServer, RtmpPull, RtspCaller, RtspListener, Source,
         SourceKind, SrtCaller, SrtListener,
     },
+    lock,
     net::{Egress, TlsClient},
     router::{self, FailoverConfig, SourceGroup, State, SwitchPolicy},
 };
@@ -135,7 +136,7 @@ impl Running {
         match opened {
             OpenSource::Rtp(rtp) => {
                 input_address = Some(format!("rtp://{}", advertise(shared, rtp.local_addr())).into());
-                self.source_tasks.spawn_on(rtp.run(context), &shared.runtime);
+                self.source_tasks.spawn_on(lock::task(rtp.run(context)), &shared.runtime);
             }
             OpenSource::SrtListener(port, settings) => {
                 input_address = Some(srt_url(shared, port.local_addr(), settings.srt.stream_id.as_deref()).into());
@@ -205,8 +206,8 @@ impl Running {
     {
         let runtime = &self.tasks.runtime;
         match cold {
-            true => self.source_tasks.spawn_on(call_when_needed(context, call), runtime),
-            false => self.source_tasks.spawn_on(call(context), runtime),
+            true => self.source_tasks.spawn_on(lock::task(call_when_needed(context, call)), runtime),
+            false => self.source_tasks.spawn_on(lock::task(call(context)), runtime),
         };
     }
 
@@ -221,7 +222,7 @@ impl Running {
                 }
             }
         };
-        self.source_tasks.spawn_on(clock, &self.tasks.runtime);
+        self.source_tasks.spawn_on(lock::task(clock), &self.tasks.runtime);
     }
 }
 

@@ -8,6 +8,7 @@
 use super::{super::listener::PeerSlot, route::RouteId};
 use crate::{
     flow::Passphrase,
+    lock,
     proto::srt::{Handshake, Rejection, WrappingKey},
 };
 use std::{
@@ -187,7 +188,7 @@ impl Attempts {
             lane.running.insert(id, route);
             let report = Report { id, kind, outcome: None, to: to.clone() };
             tokio::task::spawn_blocking(move || {
-                let outcome = work();
+                let outcome = lock::on_task(work);
                 report.report(outcome);
             });
         }
