@@ -215,6 +215,12 @@ pub enum Problem {
     /// The endpoint has no setting of this name.
     #[error("there is no such setting")]
     UnknownField,
+    /// There is no setting of this name.
+    #[error("there is no such setting{hint}")]
+    UnknownSetting {
+        /// Known names that are similar, or the endpoints that have this setting; may be empty.
+        hint: String,
+    },
     /// Another endpoint or flow has the same name, or listens on the same address and key.
     #[error("{0}")]
     Duplicate(String),

@@ -9,12 +9,11 @@ use crate::{
         srt,
         tcp::Port,
     },
-    flow::{RtmpAddress, RtspCaller, RtspOptions, SrtCaller, SrtListener, StreamKey},
+    flow::{self, RtmpAddress, RtspCaller, RtspOptions, SrtCaller, SrtListener, StreamKey},
     net::{Egress, TlsClient, advertised_ip},
     random::Random,
     router::CurrentPresentation,
 };
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -39,8 +38,8 @@ pub(super) fn route_key(key: Option<StreamKey>) -> StreamKey {
 
 /// Returns the URL of an RTMP listener for encoders or players. It holds the stream key, which grants access.
 pub(super) fn rtmp_url(shared: &Shared, port: &Port<Rtmp>, app: &str, key: Option<&StreamKey>) -> String {
-    let scheme = if port.is_secure() { "rtmps" } else { "rtmp" };
-    format!("{scheme}://{}/{app}/{}", advertise(shared, port.local_addr()), key.map_or("", StreamKey::reveal))
+    let address = advertise(shared, port.local_addr());
+    flow::rtmp_url(port.is_secure(), &address, app, key.map_or("", StreamKey::reveal))
 }
 
 /// Returns a function that creates the call from the status, events and stop token of a running endpoint.
@@ -74,8 +73,7 @@ pub(super) fn rtmp_call(
 
 /// Returns the URL of an RTSP listener. It holds no password.
 pub(super) fn rtsp_url(shared: &Shared, port: &Port<Rtsp>, path: &str) -> String {
-    let scheme = if port.is_secure() { "rtsps" } else { "rtsp" };
-    format!("{scheme}://{}/{path}", advertise(shared, port.local_addr()))
+    flow::rtsp_url(port.is_secure(), &advertise(shared, port.local_addr()), path)
 }
 
 pub(super) fn rtsp_user(options: &RtspOptions) -> Option<User> {
@@ -123,9 +121,7 @@ pub(super) fn rtsp_call(
 
 /// Returns the URL of an SRT listener for callers. It holds no secret.
 pub(super) fn srt_url(shared: &Shared, bound: SocketAddr, stream_id: Option<&str>) -> String {
-    let encoded = |id| utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
-    let id = stream_id.map(|id| format!("?streamid={}", encoded(id))).unwrap_or_default();
-    format!("srt://{}{id}", advertise(shared, bound))
+    flow::srt_url(&advertise(shared, bound), stream_id)
 }
 
 pub(super) fn srt_route(

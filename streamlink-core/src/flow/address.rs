@@ -1,9 +1,6 @@
 //! Addresses, interfaces, and the settings that all listeners and all callers share.
 
-use super::{
-    allowlist::Allowlist,
-    settings::{Entries, Settings, millis, number, store},
-};
+use super::allowlist::Allowlist;
 use crate::error::Problem;
 use std::{
     fmt,
@@ -230,23 +227,6 @@ impl Listen {
     }
 }
 
-impl Settings for Listen {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "allow" => store(&mut self.allow, value.parse()),
-            "max_players" | "max_peers" => store(&mut self.max_peers, number(value, 1..=1_000_000, "peers").map(Some)),
-            _ => None,
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        if !self.allow.is_empty() {
-            out.push("allow", &self.allow);
-        }
-        out.push_some("max_players", self.max_peers);
-    }
-}
-
 /// Delays before a caller connects again after a loss: exponential backoff with jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reconnect {
@@ -282,24 +262,6 @@ impl Call {
 
     pub(crate) fn new(remote: HostPort) -> Self {
         Self { remote, reconnect: Reconnect::default(), connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT }
-    }
-}
-
-impl Settings for Call {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "connect_timeout" => store(&mut self.connect_timeout, millis(value, Self::CONNECT_TIMEOUT)),
-            "reconnect_min" => store(&mut self.reconnect.start, millis(value, 100..=30_000)),
-            "reconnect_max" => store(&mut self.reconnect.cap, millis(value, 1_000..=300_000)),
-            _ => None,
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        let default = Reconnect::default();
-        out.push_unless("connect_timeout", self.connect_timeout.as_millis(), Self::DEFAULT_CONNECT_TIMEOUT.as_millis());
-        out.push_unless("reconnect_min", self.reconnect.start.as_millis(), default.start.as_millis());
-        out.push_unless("reconnect_max", self.reconnect.cap.as_millis(), default.cap.as_millis());
     }
 }
 

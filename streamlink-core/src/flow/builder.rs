@@ -4,7 +4,11 @@
 //! Setters never fail and never panic. An error is recorded with its field, and `FlowBuilder::build` returns all errors
 //! at once.
 
-use super::settings::Settings;
+use super::{
+    setting::{find, unknown},
+    setting_table::Fields,
+    settings,
+};
 use crate::error::{ConfigError, Problem};
 
 /// Types that stand for the role of an endpoint.
@@ -37,15 +41,21 @@ impl Common {
     }
 
     /// Sets one setting by name, and records an error if there is one.
-    pub(crate) fn set(&mut self, settings: &mut impl Settings, key: &str, value: &str) {
-        match key {
-            "description" => self.description = Some(value.to_owned()),
-            "region" => self.region = Some(value.to_owned()),
-            _ => {
-                let result = settings.set(key, value).unwrap_or(Err(Problem::UnknownField));
-                self.record_error(key, result);
+    pub(crate) fn set(&mut self, fields: &mut dyn Fields, key: &str, value: &str) {
+        let scope = fields.scope();
+        let result = match key {
+            "description" | "region" if find(scope, key).is_none() => Err(unknown(scope, key)),
+            "description" => {
+                self.description = Some(value.to_owned());
+                Ok(())
             }
-        }
+            "region" => {
+                self.region = Some(value.to_owned());
+                Ok(())
+            }
+            _ => settings::set(fields, key, value),
+        };
+        self.record_error(key, result);
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     output::Output,
     source::Source,
     url,
+    written_url::{self, UrlParts},
 };
 use crate::{
     error::{ConfigError, ConfigErrors, Problem},
@@ -255,14 +256,14 @@ fn write_flow(flow: &Flow) -> Value {
     map.insert("bandwidth_policy".into(), flow.policy.name().into());
     map.insert("coalesce".into(), millis(flow.coalesce));
     map.insert("failover".into(), write_failover(&flow.failover));
-    let sources = flow.sources.iter().map(|s| write_endpoint(&s.common, url::source_parts(&s.kind)));
+    let sources = flow.sources.iter().map(|s| write_endpoint(&s.common, written_url::source_parts(&s.kind)));
     map.insert("sources".into(), sources.collect());
-    let outputs = flow.outputs.iter().map(|o| write_endpoint(&o.common, url::output_parts(&o.kind)));
+    let outputs = flow.outputs.iter().map(|o| write_endpoint(&o.common, written_url::output_parts(&o.kind)));
     map.insert("outputs".into(), outputs.collect());
     Value::Object(map)
 }
 
-fn write_endpoint(common: &Common, url: url::UrlParts) -> Value {
+fn write_endpoint(common: &Common, url: UrlParts) -> Value {
     let mut map = Map::new();
     map.insert("name".into(), common.name.as_str().into());
     map.insert("url".into(), url.base.into());

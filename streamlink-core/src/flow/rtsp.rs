@@ -7,12 +7,8 @@ use super::{
     parsed_url::{ParsedUrl, sendable},
     rtp::check_ttl,
     secret::Credentials,
-    settings::{Entries, Settings, boolean, number, store},
 };
-use crate::{
-    error::{ConfigError, Problem},
-    secret::Secret,
-};
+use crate::{error::Problem, secret::Secret};
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// Transport of the media of an RTSP session. As text: `auto`, `udp` or `tcp`.
@@ -73,7 +69,8 @@ const DEFAULT_TTL: u8 = 16;
 /// Range of the first port of a group, which leaves room for the ports of the other tracks.
 const MULTICAST_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_500;
 
-fn check_group(text: &str) -> Result<SocketAddr, Problem> {
+/// Checks a multicast group and its port.
+pub(crate) fn check_group(text: &str) -> Result<SocketAddr, Problem> {
     match text.parse::<SocketAddr>() {
         Ok(group) if group.ip().is_multicast() && group.port().is_multiple_of(2) => {
             if !MULTICAST_PORTS.contains(&group.port()) {
@@ -103,17 +100,6 @@ pub(crate) fn check_path(path: &str, min: usize) -> Result<String, Problem> {
 }
 
 impl RtspOptions {
-    /// Returns an error if multicast settings are present, which only an output that listens can have.
-    pub(crate) fn check_no_group(&self) -> Option<ConfigError> {
-        let set = [
-            ("multicast", self.multicast.is_some()),
-            ("iface", self.interface.is_some()),
-            ("ttl", self.ttl != DEFAULT_TTL),
-        ];
-        let found = set.iter().find(|(_, is_set)| *is_set);
-        found.map(|(field, _)| ConfigError::new(*field, Problem::UnknownField))
-    }
-
     /// Sets the query that is sent to the server to that of a URL. An empty one stays: some cameras want the `?`.
     pub(crate) fn set_query(&mut self, url: &ParsedUrl) -> Result<(), Problem> {
         self.query = url.raw_query().map(|_| "".into());
@@ -150,28 +136,6 @@ impl RtspOptions {
             interface: None,
             ttl: DEFAULT_TTL,
         }
-    }
-}
-
-impl Settings for RtspOptions {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "transport" => store(&mut self.transport, value.parse()),
-            "gop_cache" => store(&mut self.gop_cache, boolean(value)),
-            "multicast" => store(&mut self.multicast, check_group(value).map(Some)),
-            "iface" => store(&mut self.interface, value.parse().map(Some)),
-            "ttl" => store(&mut self.ttl, number(value, 1..=255, "hops")),
-            "symmetric" => store(&mut self.symmetric, boolean(value)),
-            _ => None,
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_unless("transport", self.transport, RtspTransport::Auto);
-        out.push_unless("gop_cache", self.gop_cache, true);
-        out.push_unless("symmetric", self.symmetric, false);
-        out.push_some("multicast", self.multicast.as_ref());
-        out.push_some("iface", self.interface.as_ref());
-        out.push_unless("ttl", self.ttl, DEFAULT_TTL);
     }
 }
 
@@ -232,34 +196,6 @@ fn check_caller_path(path: &str) -> Result<String, Problem> {
         return Err(Problem::malformed("the path", "at most 512 bytes without control characters"));
     }
     Ok(path.to_owned())
-}
-
-macro_rules! rtsp_settings {
-    ($settings:ident, $base:ident) => {
-        impl Settings for $settings {
-            fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-                self.rtsp.set(key, value).or_else(|| self.$base.set(key, value))
-            }
-            fn list(&self, out: &mut Entries) {
-                self.rtsp.list(out);
-                self.$base.list(out);
-            }
-        }
-    };
-}
-rtsp_settings!(RtspListener, listen);
-
-impl Settings for RtspCaller {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "query" => Some(self.rtsp.add_query(value)),
-            _ => self.rtsp.set(key, value).or_else(|| self.call.set(key, value)),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        self.rtsp.list(out);
-        self.call.list(out);
-    }
 }
 
 endpoint_builder! {

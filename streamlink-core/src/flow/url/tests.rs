@@ -94,6 +94,7 @@ fn rtsp_caller_sends_the_query_of_its_address() {
         ("  rtsp://127.0.0.1:5554/a b?c=d e\u{e9} ", "/a%20b?c=d%20e%C3%A9"),
         ("rtsp://127.0.0.1:5554/cam?a=1&query=transport%3Dmpegts%26b%3D%2541", "/cam?a=1&transport=mpegts&b=%41"),
         ("rtsp://127.0.0.1:5554?a=1", "/?a=1"),
+        ("rtsp://127.0.0.1:5554/cam?name=a&url=b&mode=caller", "/cam?name=a&url=b"),
     ] {
         let (requests, errors) = requested(url);
         assert_eq!((requests, errors), (format!("rtsp://127.0.0.1:5554{request}"), String::new()), "{url}");
