@@ -273,15 +273,15 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> V
     }
     let name = name.to_ascii_lowercase();
     let allowed = 1 + name.chars().count() / 4;
-    let mut found: Vec<(usize, &str)> = known
-        .map(|known| (distance(&name, known), known))
-        .filter(|(distance, known)| {
-            let is_part = name.len() >= 3 && (known.contains(&*name) || (known.len() >= 3 && name.contains(known)));
-            *distance <= allowed || is_part
-        })
-        .collect();
+    let mut found: Vec<(usize, &str)> = known.map(|known| (distance(&name, known), known)).collect();
     found.sort_unstable();
     found.dedup();
+    let is_near = found.first().is_some_and(|(distance, _)| *distance <= allowed);
+    // Where none is near, names that hold it, or that it holds, may be meant.
+    found.retain(|(distance, known)| {
+        let is_part = name.len() >= 3 && (known.contains(&*name) || name.contains(known));
+        if is_near { *distance <= allowed } else { is_part }
+    });
     found.into_iter().take(MAX_NEAREST).map(|(_, known)| known).collect()
 }
 
