@@ -15,6 +15,7 @@ use crate::{
     endpoint::{Event, Status},
     error::{Error, Problem},
     flow::{Claim, Name, Output, check_description, check_output},
+    net::is_local_ip,
     router::State,
 };
 use std::{net::SocketAddr, sync::Arc, time::Instant};
@@ -182,6 +183,10 @@ impl Running {
 
     fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
         let output = check_output("output", self.input, output)?;
+        if let Some(remark) = output.remark(is_local_ip) {
+            let flow = self.name.clone();
+            crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+        }
         start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
         Ok(output)
     }

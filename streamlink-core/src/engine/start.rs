@@ -17,7 +17,7 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Allowlist, Claim, Flow, Output},
-    net::{Egress, TlsClient},
+    net::{Egress, TlsClient, is_local_ip},
     router::{CurrentPresentation, Ring, SourceGroup, State, SwitchPolicy},
 };
 use std::{
@@ -145,6 +145,11 @@ fn reserve<'a>(
 pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle, Error> {
     let name = flow.name().to_owned();
     check_regions(&shared, &flow.outputs)?;
+    let remarks = flow.sources.iter().filter_map(|source| source.remark(is_local_ip));
+    for remark in remarks.chain(flow.outputs.iter().filter_map(|output| output.remark(is_local_ip))) {
+        let flow = name.clone();
+        crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+    }
     if shared.flows().contains_key(&name) {
         return Err(Error::AlreadyExists { what: "a flow", name });
     }

@@ -90,6 +90,9 @@ impl HostPort {
     /// When the host is neither a name nor an address, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, Problem> {
         let host = check_host(host)?;
+        if host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
+            return Err(Problem::malformed(host, "the address of a host: it stands for every local address"));
+        }
         if port == 0 {
             return Err(Problem::out_of_range("port 0", "1 to 65535"));
         }
@@ -280,7 +283,7 @@ mod tests {
         }
         let v6: HostPort = "[2001:db8::1]:5004".parse().unwrap();
         assert_eq!((v6.host(), v6.port(), v6.to_string().as_str()), ("2001:db8::1", 5004, "[2001:db8::1]:5004"));
-        for bad in ["", ":1", "a b:1", "host", "host:0", "host:x", "[::1]", "[zz]:1"] {
+        for bad in ["", ":1", "a b:1", "host", "host:0", "host:x", "[::1]", "[zz]:1", "0.0.0.0:1", "[::]:1", "0:1"] {
             assert!(bad.parse::<HostPort>().is_err(), "{bad}");
         }
     }

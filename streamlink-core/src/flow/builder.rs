@@ -10,6 +10,7 @@ use super::{
     settings,
 };
 use crate::error::{ConfigError, Problem};
+use std::net::IpAddr;
 
 /// Types that stand for the role of an endpoint.
 pub mod role {
@@ -27,17 +28,30 @@ pub(crate) struct Common {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) region: Option<String>,
+    /// The URL did not say whether the endpoint listens or calls.
+    pub(crate) mode_is_implied: bool,
     pub(crate) errors: Vec<ConfigError>,
 }
 
 impl Common {
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), description: None, region: None, errors: Vec::new() }
+        Self { name: name.into(), description: None, region: None, mode_is_implied: false, errors: Vec::new() }
     }
 
     /// Returns the value, or records the error and returns `None`.
     pub(crate) fn record_error<T>(&mut self, field: &str, value: Result<T, Problem>) -> Option<T> {
         value.map_err(|problem| self.errors.push(ConfigError::new(field, problem))).ok()
+    }
+
+    /// Returns a remark on a caller of this machine's own address whose URL does not say that it calls: whoever wrote it
+    /// may have meant to listen there. `is_local` tells whether an address is one of this machine.
+    pub(crate) fn remark(&self, fields: &mut dyn Fields, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let remote = fields.call().filter(|_| self.mode_is_implied)?.remote.clone();
+        let address = remote.literal().filter(|address| is_local(address.ip()))?;
+        Some(format!(
+            "calls {address}, an address of this machine; with `mode=listener` it listens there, and `mode=caller` says \
+             that it is to call"
+        ))
     }
 
     /// Sets one setting by name, and records an error if there is one.

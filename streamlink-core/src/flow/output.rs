@@ -17,6 +17,7 @@ use super::{
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
     written_url,
 };
+use std::net::IpAddr;
 
 /// An output, which sends media.
 ///
@@ -185,6 +186,12 @@ impl Output {
             OutputKind::RtspListener(_) | OutputKind::RtspCaller(_) => OutputProtocol::Rtsp,
             OutputKind::Tap(_) => OutputProtocol::Tap,
         }
+    }
+
+    /// Returns a remark on an output that is valid and may have been meant otherwise.
+    pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
+        Some(format!("output `{}` {remark}", self.name()))
     }
 
     /// Returns the URL that [`Output::from_url`] reads back to the same output. It contains the secrets.

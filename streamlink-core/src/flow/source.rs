@@ -17,6 +17,7 @@ use super::{
     written_url,
 };
 use crate::media::MediaFamily;
+use std::net::IpAddr;
 
 /// A source, which receives media.
 ///
@@ -195,6 +196,12 @@ impl Source {
     /// Returns the URL that [`Source::from_url`] reads back to the same source. It contains the secrets.
     pub fn to_url(&self) -> String {
         written_url::write(&written_url::source_parts(&self.kind))
+    }
+
+    /// Returns a remark on a source that is valid and may have been meant otherwise.
+    pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
+        Some(format!("source `{}` {remark}", self.name()))
     }
 
     /// Returns whether this source connects to its peer, instead of waiting for a connection or packets.

@@ -306,6 +306,7 @@ fn read<K: Fields>(
     kind: impl FnOnce(&mut ParsedUrl, &mut Pairs) -> Result<Read<K>, Problem>,
 ) -> (Option<K>, Pairs) {
     let parsed = ParsedUrl::parse(url);
+    let has_mode = more.iter().any(|(name, _)| name == "mode") || parsed.as_ref().is_ok_and(|url| url.has("mode"));
     if let Ok(url) = &parsed {
         for (name, value) in &more {
             if let Some(conflict) = conflict_with_url(url, name, value) {
@@ -329,7 +330,8 @@ fn read<K: Fields>(
         settings.extend(queries);
         Ok((read.kind, settings, twice))
     });
-    let Some((kind, settings, twice)) = common.record_error("url", result) else { return (None, Vec::new()) };
+    let Some((mut kind, settings, twice)) = common.record_error("url", result) else { return (None, Vec::new()) };
+    common.mode_is_implied = !has_mode && kind.call().is_some();
     for name in twice {
         let problem = Problem::Conflict("is set twice, to different values".into());
         common.record_error(&name, Err::<(), _>(problem));

@@ -1,7 +1,7 @@
 //! URLs that are written: the one that an endpoint reads back to itself, with its secrets.
 
 use super::{
-    address::{Call, Listen},
+    address::Listen,
     output::OutputKind,
     parsed_url::ParsedUrl,
     printed_url::QUERY,
@@ -55,11 +55,11 @@ pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
     match kind {
         SourceKind::Rtp(s) => parts(format!("rtp://{}", s.listen.bind), None, fields),
         SourceKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
-        SourceKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), mode_of_caller(&s.call), fields),
+        SourceKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
         SourceKind::Rtmp(s) => {
             parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), mode_of_listener(&s.listen), fields)
         }
-        SourceKind::RtmpPull(s) => parts(rtmp_caller(&s.address), mode_of_caller(&s.call), fields),
+        SourceKind::RtmpPull(s) => parts(rtmp_caller(&s.address), None, fields),
         SourceKind::RtspListener(s) => parts(rtsp_listener(s), mode_of_listener(&s.listen), fields),
         SourceKind::RtspCaller(s) => rtsp_caller(s, fields),
         SourceKind::App(family) => parts(format!("app://{}", family.to_string().to_ascii_lowercase()), None, fields),
@@ -72,13 +72,13 @@ pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
     match kind {
         OutputKind::Rtp(s) => parts(format!("rtp://{}", s.destination), None, fields),
         OutputKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
-        OutputKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), mode_of_caller(&s.call), fields),
+        OutputKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
         OutputKind::RtmpPlay(s) => {
             parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), mode_of_listener(&s.listen), fields)
         }
-        OutputKind::RtmpPush(s) => parts(rtmp_caller(&s.address), mode_of_caller(&s.call), fields),
+        OutputKind::RtmpPush(s) => parts(rtmp_caller(&s.address), None, fields),
         OutputKind::RtmpRelay(s) => {
-            let mut url = parts(rtmp_caller(&s.first.address), mode_of_caller(&s.first.call), fields);
+            let mut url = parts(rtmp_caller(&s.first.address), None, fields);
             if s.second.is_none() {
                 url.query.push("relay", true);
             }
@@ -104,10 +104,6 @@ fn mode_of_listener(listen: &Listen) -> Option<&'static str> {
     (!listen.bind.ip().is_unspecified()).then_some("listener")
 }
 
-fn mode_of_caller(call: &Call) -> Option<&'static str> {
-    matches!(call.remote.host(), "0.0.0.0" | "::").then_some("caller")
-}
-
 fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {
     let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
     let user = rtsp.credentials.as_ref();
@@ -124,7 +120,7 @@ fn rtsp_listener(listener: &RtspListener) -> String {
 fn rtsp_caller(caller: &RtspCaller, fields: &mut dyn Fields) -> UrlParts {
     let base = rtsp_base(&caller.rtsp, &caller.call.remote.to_string()) + &caller.rtsp.path;
     let scope = fields.scope();
-    let mut url = parts(base, mode_of_caller(&caller.call), fields);
+    let mut url = parts(base, None, fields);
     if let Some(query) = &caller.rtsp.query {
         let written = format!("{}?{}", url.base, query.reveal());
         if ParsedUrl::parse(&written).is_ok_and(|mut url| take_settings(&mut url, scope).is_empty()) {

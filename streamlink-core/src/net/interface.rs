@@ -29,6 +29,11 @@ pub(crate) fn find(wanted: &str) -> io::Result<InterfaceId> {
     Ok(InterfaceId { name: hit.name.clone(), index: hit.index.unwrap_or(0), ipv4 })
 }
 
+/// Returns true if an address is one of this machine.
+pub(crate) fn is_local_ip(ip: IpAddr) -> bool {
+    ip.is_loopback() || if_addrs::get_if_addrs().unwrap_or_default().iter().any(|interface| interface.ip() == ip)
+}
+
 /// Returns the address to advertise for a socket bound to `bound`: for a wildcard, the first address of this machine of
 /// the same family that is neither loopback nor link-local.
 pub(crate) fn advertised_ip(bound: IpAddr) -> IpAddr {

@@ -16,7 +16,7 @@ mod udp;
 
 pub(crate) use descriptors::{DescriptorBudget, DescriptorPermit, SpareDescriptor, is_out_of_descriptors};
 pub(crate) use epoll_group::{EpollGroup, GroupPoller};
-pub(crate) use interface::advertised_ip;
+pub(crate) use interface::{advertised_ip, is_local_ip};
 pub(crate) use read_sink::{ReadAction, ReadOutcome, ReadSink};
 #[cfg(test)]
 pub(crate) use tcp::Secured;
