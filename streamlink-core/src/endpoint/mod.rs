@@ -8,6 +8,7 @@
 mod app;
 mod backoff;
 mod bandwidth;
+mod egress;
 mod event;
 pub(crate) mod fanout;
 mod ingest;
@@ -26,6 +27,7 @@ pub(crate) mod tcp;
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
+pub(crate) use egress::local_egress;
 pub use event::{Event, LossReason, RefusalReason};
 pub(crate) use mailbox::{EventSink, Mailbox};
 pub(crate) use resolver::Resolver;

@@ -183,6 +183,7 @@ impl Running {
 
     fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
         let output = check_output("output", self.input, output)?;
+        start::check_congestion(output.congestion()).map_err(|problem| config("output.congestion", problem))?;
         if let Some(remark) = output.remark(is_local_ip) {
             let flow = self.name.clone();
             crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));

@@ -3,7 +3,7 @@
 use super::Shared;
 use crate::{
     endpoint::{
-        EventSink, FlowBandwidth, Status,
+        EventSink, FlowBandwidth, Status, local_egress,
         rtmp::{self, Rtmp},
         rtsp::{self, Rtsp, User},
         srt,
@@ -53,6 +53,7 @@ pub(super) fn rtmp_call(
     direction: rtmp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::RtmpClient {
     let (remote, app, url) = (address.remote.clone(), address.app.clone(), address.to_string());
+    let egress = local_egress(&call.local, egress);
     let (key, reconnect, connect_timeout) = (key.cloned(), call.reconnect, call.connect_timeout);
     move |status, events, stop| rtmp::RtmpClient {
         remote,
@@ -101,6 +102,7 @@ pub(super) fn rtsp_call(
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::RtspClient + use<> {
     let (call, options) = (settings.call.clone(), settings.rtsp.clone());
     let url = settings.request_url();
+    let egress = local_egress(&call.local, egress);
     move |status, events, stop| rtsp::RtspClient {
         remote: call.remote,
         tls,
@@ -164,7 +166,7 @@ pub(super) fn srt_call(
         stream_id: settings.srt.stream_id.clone(),
         terms: srt::terms(&settings.srt, &rates),
         rates,
-        egress,
+        egress: local_egress(&settings.call.local, egress),
         status: status.clone(),
         events: events.clone(),
         stop,

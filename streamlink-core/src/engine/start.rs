@@ -17,7 +17,7 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Allowlist, Claim, Flow, Output},
-    net::{Egress, TlsClient, is_local_ip},
+    net::{self, Egress, TlsClient, is_local_ip},
     router::{CurrentPresentation, Ring, SourceGroup, State, SwitchPolicy},
 };
 use std::{
@@ -145,6 +145,7 @@ fn reserve<'a>(
 pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle, Error> {
     let name = flow.name().to_owned();
     check_regions(&shared, &flow.outputs)?;
+    check_kernel(&flow)?;
     let remarks = flow.sources.iter().filter_map(|source| source.remark(is_local_ip));
     for remark in remarks.chain(flow.outputs.iter().filter_map(|output| output.remark(is_local_ip))) {
         let flow = name.clone();
@@ -242,6 +243,25 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         running.run_source(&shared, source, opened, (context, live), cold);
     }
     Ok(FlowHandle::new(running.clone(), own_events))
+}
+
+/// Checks that the kernel has the congestion control that an endpoint asks for.
+pub(super) fn check_congestion(name: Option<String>) -> Result<(), Problem> {
+    let Some(name) = name else { return Ok(()) };
+    net::check_congestion(&name).map_err(|error| {
+        Problem::Conflict(format!("this system has no congestion control `{name}` for this process: {error}"))
+    })
+}
+
+/// Checks the congestion controls of all callers.
+fn check_kernel(flow: &Flow) -> Result<(), ConfigErrors> {
+    let sources = flow.sources.iter().enumerate().map(|(i, s)| (format!("sources[{i}]"), s.congestion()));
+    let outputs = flow.outputs.iter().enumerate().map(|(i, o)| (format!("outputs[{i}]"), o.congestion()));
+    let errors = sources.chain(outputs).filter_map(|(path, name)| {
+        let problem = check_congestion(name).err()?;
+        Some(ConfigError::new(format!("{path}.congestion"), problem))
+    });
+    ConfigErrors::collect(errors.collect()).map_or(Ok(()), Err)
 }
 
 fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors> {

@@ -250,10 +250,51 @@ impl Default for Reconnect {
     }
 }
 
+/// Local end of the sockets that connect to a peer, or send to one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LocalEnd {
+    /// Local address; `None` for the region's, or the system's choice.
+    pub(crate) address: Option<IpAddr>,
+    /// Local port; `None` for one that the system picks.
+    pub(crate) port: Option<u16>,
+    pub(crate) interface: Option<Interface>,
+    /// Differentiated services code point (RFC 2474) of the packets.
+    pub(crate) dscp: Option<u8>,
+    /// Congestion control of TCP, as the kernel names it.
+    pub(crate) congestion: Option<String>,
+}
+
+impl LocalEnd {
+    /// Range of the code point.
+    pub(crate) const DSCP: std::ops::RangeInclusive<u8> = 0..=63;
+
+    /// Sets the address and the port of `192.0.2.5:6000`, `192.0.2.5:0` or `:6000`.
+    pub(crate) fn set_bind(&mut self, text: &str) -> Result<(), Problem> {
+        let bind = parse_bind(text, Some(0))?;
+        self.address = Some(bind.ip()).filter(|ip| !ip.is_unspecified());
+        self.port = Some(bind.port()).filter(|port| *port != 0);
+        Ok(())
+    }
+
+    /// Returns the address and the port as text, if there is an address.
+    pub(crate) fn bind_text(&self) -> Option<String> {
+        self.address.map(|address| SocketAddr::new(address, self.port.unwrap_or(0)).to_string())
+    }
+}
+
+/// Checks the name of a congestion control: 1–15 bytes, as the kernel names its own.
+pub(crate) fn check_congestion(name: &str) -> Result<String, Problem> {
+    if !(1..=15).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        return Err(Problem::malformed(name, "a congestion control of the kernel, such as `bbr` or `cubic`"));
+    }
+    Ok(name.to_owned())
+}
+
 /// Settings that all callers share.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
+    pub(crate) local: LocalEnd,
     pub(crate) reconnect: Reconnect,
     pub(crate) connect_timeout: Duration,
 }
@@ -264,7 +305,12 @@ impl Call {
     const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_millis(3000);
 
     pub(crate) fn new(remote: HostPort) -> Self {
-        Self { remote, reconnect: Reconnect::default(), connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT }
+        Self {
+            remote,
+            local: LocalEnd::default(),
+            reconnect: Reconnect::default(),
+            connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+        }
     }
 }
 

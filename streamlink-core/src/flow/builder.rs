@@ -171,15 +171,73 @@ macro_rules! player_setters {
     };
 }
 
+/// Defines the setters of the local end of callers and of RTP outputs. The path leads from the settings to
+/// [`super::address::LocalEnd`].
+macro_rules! local_end_setters {
+    (<$param:ident> $builder:ty, $($path:ident).+) => {
+        impl<$param> $builder { crate::flow::builder::local_end_setters!(@body $($path).+); }
+    };
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder { crate::flow::builder::local_end_setters!(@body $($path).+); }
+    };
+    (@body $($path:ident).+) => {
+        /// Sets the local address and port, as in `192.0.2.5:6000`, `192.0.2.5:0` or `:6000` (by default the region's
+        /// address, and a port that the system picks). It takes precedence over the region.
+        pub fn bind(mut self, local: impl AsRef<str>) -> Self {
+            let result = self.draft.settings.$($path).+.set_bind(local.as_ref());
+            self.draft.common.record_error("bind", result);
+            self
+        }
+
+        /// Sets the differentiated services code point of the packets (RFC 2474; by default 0; 0–63).
+        pub fn dscp(mut self, code_point: u8) -> Self {
+            let range = crate::flow::address::LocalEnd::DSCP;
+            let checked = match range.contains(&code_point) {
+                true => Ok(code_point),
+                false => Err(crate::error::Problem::out_of_range(code_point, "0 to 63")),
+            };
+            self.draft.try_set("dscp", checked, |s, v| s.$($path).+.dscp = Some(v));
+            self
+        }
+    };
+}
+
+/// Defines the setter of callers over TCP.
+macro_rules! congestion_setter {
+    (<$param:ident> $builder:ty, $($path:ident).+) => {
+        impl<$param> $builder { congestion_setter!(@body $($path).+); }
+    };
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder { congestion_setter!(@body $($path).+); }
+    };
+    (@body $($path:ident).+) => {
+        /// Sets the congestion control of TCP, as in `bbr` (by default the system's). The flow does not start if the
+        /// kernel does not have it.
+        pub fn congestion(mut self, name: impl AsRef<str>) -> Self {
+            let name = crate::flow::address::check_congestion(name.as_ref());
+            self.draft.try_set("congestion", name, |s, v| s.$($path).+.local.congestion = Some(v));
+            self
+        }
+    };
+}
+
 /// Defines the setters that all callers have. The path leads from the settings to [`super::address::Call`].
 macro_rules! caller_setters {
     (<$param:ident> $builder:ty, $($path:ident).+) => {
         impl<$param> $builder { caller_setters!(@body $($path).+); }
+        crate::flow::builder::local_end_setters!(<$param> $builder, $($path).+.local);
     };
     ($builder:ty, $($path:ident).+) => {
         impl $builder { caller_setters!(@body $($path).+); }
+        crate::flow::builder::local_end_setters!($builder, $($path).+.local);
     };
     (@body $($path:ident).+) => {
+        /// Sets the local interface: a name or an address (by default the region's, or the system's choice).
+        pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
+            self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.$($path).+.local.interface = Some(v));
+            self
+        }
+
         /// Sets the first and the longest delay between attempts to connect (500 ms and 30 s; 100 ms–30 s, 1–300 s).
         /// The delay doubles from the first to the longest, with jitter. It is reset after 10 s with a healthy
         /// connection.
@@ -200,4 +258,7 @@ macro_rules! caller_setters {
     };
 }
 
-pub(crate) use {caller_setters, endpoint_builder, listener_setters, output_setters, player_setters};
+pub(crate) use {
+    caller_setters, congestion_setter, endpoint_builder, listener_setters, local_end_setters, output_setters,
+    player_setters,
+};

@@ -50,7 +50,7 @@ pub use shown_url::{PeerUrl, shown_url};
 pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 
-pub(crate) use address::{Call, Reconnect};
+pub(crate) use address::{Call, LocalEnd, Reconnect};
 pub(crate) use build::{Claim, MAX_PATHS, check_description, check_output};
 pub(crate) use output::OutputKind;
 pub(crate) use printed_url::{rtmp_url, rtsp_url, srt_url};

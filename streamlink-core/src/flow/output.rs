@@ -1,7 +1,7 @@
 //! Outputs, which send media.
 
 use super::{
-    address::{Call, HostPort, Listen},
+    address::{Call, HostPort, Listen, LocalEnd},
     builder::{Common, endpoint_builder, output_setters, role},
     pairing::{FedBy, OutputProtocol, family},
     rtmp::{
@@ -188,6 +188,11 @@ impl Output {
         }
     }
 
+    /// Returns the congestion control that this output asks the kernel for.
+    pub(crate) fn congestion(&self) -> Option<String> {
+        self.kind.clone().local()?.congestion.clone()
+    }
+
     /// Returns a remark on an output that is valid and may have been meant otherwise.
     pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
         let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
@@ -238,6 +243,13 @@ impl Fields for OutputKind {
             SrtCaller(s) => &mut s.call,
             RtspCaller(s) => &mut s.call,
         )
+    }
+
+    fn local(&mut self) -> Option<&mut LocalEnd> {
+        match self {
+            OutputKind::Rtp(s) => Some(&mut s.local),
+            _ => self.call().map(|call| &mut call.local),
+        }
     }
 
     fn srt(&mut self) -> Option<&mut SrtOptions> {

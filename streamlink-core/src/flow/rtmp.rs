@@ -2,7 +2,7 @@
 
 use super::{
     address::{Call, HostPort, Listen},
-    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters},
+    builder::{caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters},
     parsed_url::{ParsedUrl, sendable},
     secret::StreamKey,
     settings::check_millis,
@@ -204,6 +204,7 @@ endpoint_builder! {
     RtmpPullSourceBuilder: RtmpPull
 }
 caller_setters!(RtmpPullSourceBuilder, call);
+congestion_setter!(RtmpPullSourceBuilder, call);
 
 endpoint_builder! {
     /// Builder of an RTMP_PUSH output, which publishes to one server. Made by
@@ -211,6 +212,7 @@ endpoint_builder! {
     RtmpPushBuilder: RtmpPush
 }
 caller_setters!(RtmpPushBuilder, call);
+congestion_setter!(RtmpPushBuilder, call);
 output_setters!(RtmpPushBuilder);
 
 endpoint_builder! {
@@ -219,6 +221,7 @@ endpoint_builder! {
     RtmpRelayBuilder: RtmpRelay
 }
 caller_setters!(RtmpRelayBuilder, first.call);
+congestion_setter!(RtmpRelayBuilder, first.call);
 output_setters!(RtmpRelayBuilder);
 
 endpoint_builder! {

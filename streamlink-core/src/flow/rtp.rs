@@ -1,8 +1,8 @@
 //! RTP settings of sources and outputs (RTP over UDP: RFC 3550; MPEG-TS over RTP: RFC 2250).
 
 use super::{
-    address::{HostPort, Interface, Listen},
-    builder::{endpoint_builder, listener_setters, output_setters},
+    address::{HostPort, Interface, Listen, LocalEnd},
+    builder::{endpoint_builder, listener_setters, local_end_setters, output_setters},
     settings::{check_millis, number},
 };
 use crate::error::Problem;
@@ -178,6 +178,7 @@ impl fmt::Display for Rewrite {
 pub(crate) struct RtpOutput {
     pub(crate) destination: HostPort,
     pub(crate) second: Option<HostPort>,
+    pub(crate) local: LocalEnd,
     pub(crate) interface: Option<Interface>,
     pub(crate) ttl: u8,
     pub(crate) rewrite: Rewrite,
@@ -187,7 +188,14 @@ const DEFAULT_TTL: u8 = 64;
 
 impl RtpOutput {
     pub(crate) fn new(destination: HostPort) -> Self {
-        Self { destination, second: None, interface: None, ttl: DEFAULT_TTL, rewrite: Rewrite::Preserve }
+        Self {
+            destination,
+            second: None,
+            local: LocalEnd::default(),
+            interface: None,
+            ttl: DEFAULT_TTL,
+            rewrite: Rewrite::Preserve,
+        }
     }
 
     pub(crate) fn destinations(&self) -> impl Iterator<Item = &HostPort> {
@@ -205,6 +213,8 @@ output_setters!(RtpOutputBuilder);
 pub(crate) fn check_ttl(hops: u8) -> Result<u8, Problem> {
     if hops == 0 { Err(Problem::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) }
 }
+
+local_end_setters!(RtpOutputBuilder, local);
 
 impl RtpOutputBuilder {
     /// Adds a second destination that is sent the same packets, for receivers with SMPTE ST 2022-7.

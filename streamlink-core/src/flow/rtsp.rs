@@ -2,7 +2,9 @@
 
 use super::{
     address::{Call, Interface, Listen},
-    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
+    builder::{
+        caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters, role,
+    },
     name::check_text,
     parsed_url::{ParsedUrl, sendable},
     rtp::check_ttl,
@@ -214,6 +216,7 @@ endpoint_builder! {
     RtspCallerBuilder<R>: RtspCaller
 }
 caller_setters!(<R> RtspCallerBuilder<R>, call);
+congestion_setter!(<R> RtspCallerBuilder<R>, call);
 output_setters!(RtspCallerBuilder<role::Output>);
 
 impl RtspListenerBuilder<role::Output> {

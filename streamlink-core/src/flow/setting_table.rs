@@ -2,7 +2,7 @@
 //! and defaults in errors, in `docs/settings.md`, in the C ABI and in hosts' forms come from it.
 
 use super::{
-    address::{Call, Listen},
+    address::{Call, Listen, LocalEnd, check_congestion},
     rtmp::{self, RtmpPlayServer, RtmpRelay},
     rtp::{self, PayloadTypes, RtpInput, RtpOutput},
     rtsp::{self, RtspOptions},
@@ -35,6 +35,8 @@ pub(crate) trait Fields {
     fn scope(&self) -> SettingScope;
     fn listen(&mut self) -> Option<&mut Listen>;
     fn call(&mut self) -> Option<&mut Call>;
+    /// Local end of a caller or of an RTP output.
+    fn local(&mut self) -> Option<&mut LocalEnd>;
     fn srt(&mut self) -> Option<&mut SrtOptions>;
     fn rtsp(&mut self) -> Option<&mut RtspOptions>;
     /// Stream key of an RTMP endpoint.
@@ -113,6 +115,16 @@ const LISTENERS: &[SettingScope] = &[
     RtmpPullOutput,
     SrtListenerOutput,
     RtspListenerOutput,
+];
+const CALLERS_AND_RTP: &[SettingScope] = &[
+    RtmpPullSource,
+    SrtCallerSource,
+    RtspCallerSource,
+    RtmpOutput,
+    RtmpPushOutput,
+    SrtCallerOutput,
+    RtspCallerOutput,
+    RtpOutput,
 ];
 /// Listeners with connections.
 const SERVERS: &[SettingScope] =
@@ -401,6 +413,26 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("query", "query", RTMP_CALLERS_AND_RTSP_CALLERS, Text { min: 0, max: 4096 }, "", "", "Query for the server, percent-encoded: for names that are settings; all other names of the URL's query go there by themselves.").secret(),
         access: Some(Access { set: add_query, get: |_| None }),
+    },
+    Row {
+        setting: setting("bind", "bind", CALLERS_AND_RTP, Form("local address and port, such as `192.0.2.5:6000` or `:6000`"), "", "", "Local address and port; by default those of the region, and a port that the system picks."),
+        access: field!(local, |s| s.bind_text(), |s, v| s.set_bind(v.text)?),
+    },
+    Row {
+        setting: setting("local_port", "bind", CALLERS_AND_RTP, Number { min: 1, max: 65_535 }, "", "", "Local port; by default one that the system picks."),
+        access: field!(local, |s| s.port.filter(|_| s.address.is_none()).map(|port| port.to_string()), |s, v| s.port = Some(v.number()?)),
+    },
+    Row {
+        setting: setting("dscp", "dscp", CALLERS_AND_RTP, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474); of RTSP, those of the TCP connection."),
+        access: field!(local, |s| option(&s.dscp), |s, v| s.dscp = Some(v.number()?)),
+    },
+    Row {
+        setting: setting("iface", "interface", CALLERS, Form("name or address of an interface"), "", "", "Local interface; by default that of the region, or the system's choice.").aliases(&["interface"]),
+        access: field!(local, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
+    },
+    Row {
+        setting: setting("congestion", "congestion", RTMP_CALLERS_AND_RTSP_CALLERS, Form("a congestion control of the kernel, such as `bbr` or `cubic`"), "", "", "Congestion control of TCP; by default the system's."),
+        access: field!(local, |s| s.congestion.clone(), |s, v| s.congestion = Some(check_congestion(v.text)?)),
     },
     Row {
         setting: setting("connect_timeout", "connect_timeout", CALLERS, range(&Call::CONNECT_TIMEOUT), "ms", "3000", "Maximum time that a peer may take to answer."),

@@ -1,7 +1,7 @@
 //! Sources, which receive media.
 
 use super::{
-    address::{Call, HostPort, Listen, parse_bind},
+    address::{Call, HostPort, Listen, LocalEnd, parse_bind},
     builder::{Common, endpoint_builder, role},
     pairing::{InputProtocol, family},
     rtmp::{
@@ -198,6 +198,11 @@ impl Source {
         written_url::write(&written_url::source_parts(&self.kind))
     }
 
+    /// Returns the congestion control that this source asks the kernel for.
+    pub(crate) fn congestion(&self) -> Option<String> {
+        self.kind.clone().local()?.congestion.clone()
+    }
+
     /// Returns a remark on a source that is valid and may have been meant otherwise.
     pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
         let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
@@ -246,6 +251,10 @@ impl Fields for SourceKind {
 
     fn call(&mut self) -> Option<&mut Call> {
         group!(self, RtmpPull(s) => &mut s.call, SrtCaller(s) => &mut s.call, RtspCaller(s) => &mut s.call)
+    }
+
+    fn local(&mut self) -> Option<&mut LocalEnd> {
+        self.call().map(|call| &mut call.local)
     }
 
     fn srt(&mut self) -> Option<&mut SrtOptions> {

@@ -59,6 +59,8 @@ fn sample(setting: &Setting) -> String {
         ("source", _) => "192.0.2.1".into(),
         ("pt", _) => "33".into(),
         ("second", _) => "h:5006".into(),
+        ("bind", _) => "192.0.2.5:6000".into(),
+        ("congestion", _) => "bbr".into(),
         ("ssrc", _) => "random".into(),
         ("multicast", _) => "239.1.1.1:5000".into(),
         other => panic!("no sample of {other:?}"),
@@ -76,6 +78,10 @@ fn settings_are_set_and_read_back_as_the_table_says() {
             let (setting, Some(access)) = (&row.setting, &row.access) else { continue };
             if let Some(value) = (access.get)(fields).filter(|_| setting.name != "key") {
                 assert_eq!(value, setting.default, "default of {} of {scope}", setting.name);
+            }
+            if setting.name == "local_port" {
+                // It is a part of the address, if there is one.
+                assert_eq!(set(fields, "bind", ":0"), Ok(()));
             }
             let value = sample(setting);
             assert_eq!(set(fields, setting.name, &value), Ok(()), "{}={value} of {scope}", setting.name);
