@@ -45,7 +45,8 @@ fn printed_srt_addresses_work_in_ffmpeg() {
 
 #[test]
 fn printed_srt_addresses_work_in_srt_live_transmit() {
-    for id in ["cam-1", "live/cam_1.main~x", "#!::r=live/cam,m=request", "a b&c=d%e+f"] {
+    // It decodes nothing, so only a listener that does can find the last one.
+    for id in ["cam-1", "live/cam_1.main~x", "#!::r=live/cam,m=request"] {
         for bind in ["127.0.0.1:0", "[::1]:0"] {
             let output = Output::srt_listener("out", bind).stream_id(id);
             let (engine, running) = start(Source::app_datagrams("in").into(), vec![output.into()]);
