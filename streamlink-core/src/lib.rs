@@ -117,8 +117,9 @@ pub use flow::{
     FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource,
     NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress,
     RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
-    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Source,
-    SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, family, role, shown_url,
+    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Setting, SettingScope,
+    SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, family, role,
+    settings, shown_url,
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;

@@ -127,7 +127,7 @@ mod tests {
         let found = addresses(&["[::1]:1", "[::2]:1", "[::1]:1", "127.0.0.1:1", "127.0.0.2:1", "127.0.0.3:1"]);
         let expected = addresses(&["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "127.0.0.3:1"]);
         assert_eq!(in_order(found.clone(), &any), expected);
-        let ipv4 = Egress { address: Some([127, 0, 0, 1].into()), interface: None };
+        let ipv4 = Egress { address: Some([127, 0, 0, 1].into()), ..Egress::default() };
         assert_eq!(in_order(found, &ipv4), addresses(&["127.0.0.1:1", "127.0.0.2:1", "127.0.0.3:1"]));
         assert_eq!(in_order(addresses(&["[::1]:1"]), &ipv4), addresses(&["[::1]:1"]), "the error names it");
         let many = (1..200).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();

@@ -17,6 +17,7 @@ use crate::{
     event::Event,
     flow::{Claim, Name, Output, check_description, check_output},
     lock,
+    net::is_local_ip,
     router::State,
 };
 use std::{net::SocketAddr, sync::Arc, time::Instant};
@@ -215,6 +216,11 @@ impl Running {
 
     fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
         let output = check_output("output", self.input, output)?;
+        start::check_congestion(output.congestion()).map_err(|problem| config("output.congestion", problem))?;
+        if let Some(remark) = output.remark(is_local_ip) {
+            let flow = self.name.clone();
+            crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+        }
         start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
         Ok(output)
     }

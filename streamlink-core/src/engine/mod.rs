@@ -144,8 +144,8 @@ impl EngineBuilder {
     /// Adds a region from which outputs can send.
     pub fn region(mut self, name: impl Into<String>, egress: RegionEgress) -> Self {
         let egress = match egress {
-            RegionEgress::Address(address) => Egress { address: Some(address), interface: None },
-            RegionEgress::Interface(name) => Egress { address: None, interface: Some(name) },
+            RegionEgress::Address(address) => Egress { address: Some(address), ..Egress::default() },
+            RegionEgress::Interface(name) => Egress { interface: Some(name), ..Egress::default() },
         };
         self.regions.insert(name.into(), egress);
         self

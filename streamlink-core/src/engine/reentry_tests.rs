@@ -3,7 +3,7 @@
 
 use super::{Engine, FlowHandle, SourceEdit};
 use crate::{
-    endpoint::{AppSource, Access},
+    endpoint::{Access, AppSource},
     flow::{BandwidthPolicy, Bitrate, Failover, FailoverPolicy, Flow, Output, Source, StreamKey},
     lock,
     media::{MediaFamily, Packet, RtmpKind},

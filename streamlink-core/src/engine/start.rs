@@ -14,7 +14,7 @@ use crate::{
     error::{ConfigError, ConfigErrors, Error, Problem},
     event::{Event, EventSink},
     flow::{Allowlist, Claim, Flow, Output},
-    net::Egress,
+    net::{self, Egress, is_local_ip},
     router::{CurrentPresentation, Ring, SourceGroup, State, SwitchPolicy},
 };
 use std::{
@@ -70,6 +70,12 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         return Err(Error::Stopped("engine"));
     }
     check_regions(&shared, &flow.outputs)?;
+    check_kernel(&flow)?;
+    let remarks = flow.sources.iter().filter_map(|source| source.remark(is_local_ip));
+    for remark in remarks.chain(flow.outputs.iter().filter_map(|output| output.remark(is_local_ip))) {
+        let flow = name.clone();
+        crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+    }
     if shared.flows().contains_key(&name) {
         return Err(Error::AlreadyExists { what: "a flow", name });
     }
@@ -171,6 +177,25 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     }
     events.flow_started();
     Ok(FlowHandle::new(running.clone(), own_events))
+}
+
+/// Checks that the kernel has the congestion control that an endpoint asks for.
+pub(super) fn check_congestion(name: Option<String>) -> Result<(), Problem> {
+    let Some(name) = name else { return Ok(()) };
+    net::check_congestion(&name).map_err(|error| {
+        Problem::Conflict(format!("this system has no congestion control `{name}` for this process: {error}"))
+    })
+}
+
+/// Checks the congestion controls of all callers.
+fn check_kernel(flow: &Flow) -> Result<(), ConfigErrors> {
+    let sources = flow.sources.iter().enumerate().map(|(i, s)| (format!("sources[{i}]"), s.congestion()));
+    let outputs = flow.outputs.iter().enumerate().map(|(i, o)| (format!("outputs[{i}]"), o.congestion()));
+    let errors = sources.chain(outputs).filter_map(|(path, name)| {
+        let problem = check_congestion(name).err()?;
+        Some(ConfigError::new(format!("{path}.congestion"), problem))
+    });
+    ConfigErrors::collect(errors.collect()).map_or(Ok(()), Err)
 }
 
 fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors> {

@@ -9,6 +9,7 @@ use super::{
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, allowed_text, family::Family},
     secret::StreamKey,
+    setting_table::Fields,
     settings::{check_millis, millis},
     source::{IntoSource, Source, SourceKind},
 };
@@ -515,21 +516,13 @@ fn generate_key(path: &str, key: &mut Option<StreamKey>, errors: &mut Vec<Config
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
-        SourceKind::RtspListener(s) => s.rtsp.check_no_group(),
-        SourceKind::RtspCaller(s) => s.rtsp.check_no_group().or_else(|| s.rtsp.silence.check_caller()),
-        SourceKind::SrtCaller(s) => s.srt.silence.check_caller(),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
-        SourceKind::RtmpPull(s) => s.silence.check_caller(),
         _ => None,
     }
 }
 
 fn output_problem(output: &Output) -> Option<ConfigError> {
     match &output.kind {
-        OutputKind::RtspCaller(s) => s.rtsp.check_no_group().or_else(|| s.rtsp.silence.check_output()),
-        OutputKind::RtspListener(s) => s.rtsp.silence.check_output(),
-        OutputKind::SrtCaller(s) => s.srt.silence.check_output(),
-        OutputKind::SrtListener(s) => s.srt.silence.check_output(),
         OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         _ => None,
@@ -565,25 +558,14 @@ impl Source {
 
     /// Returns the allowlist of a listener.
     pub(crate) fn allow_mut(&mut self) -> Option<&mut Allowlist> {
-        match &mut self.kind {
-            SourceKind::Rtp(s) => Some(&mut s.listen.allow),
-            SourceKind::SrtListener(s) => Some(&mut s.listen.allow),
-            SourceKind::Rtmp(s) => Some(&mut s.listen.allow),
-            SourceKind::RtspListener(s) => Some(&mut s.listen.allow),
-            _ => None,
-        }
+        self.kind.listen().map(|listen| &mut listen.allow)
     }
 }
 
 impl Output {
     /// Returns the settings of an output that listens.
     pub(crate) fn listen_mut(&mut self) -> Option<&mut Listen> {
-        match &mut self.kind {
-            OutputKind::SrtListener(s) => Some(&mut s.listen),
-            OutputKind::RtmpPlay(s) => Some(&mut s.listen),
-            OutputKind::RtspListener(s) => Some(&mut s.listen),
-            _ => None,
-        }
+        self.kind.listen()
     }
 
     /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.

@@ -2,9 +2,10 @@
 
 use super::{
     address::{Call, HostPort, Listen},
-    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters},
+    builder::{caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters},
+    parsed_url::{ParsedUrl, sendable},
     secret::StreamKey,
-    settings::{Entries, Settings, check_millis, millis, number, store},
+    settings::check_millis,
     shown_url::shown_url,
     silence::{Silence, idle_setters, takeover_setters},
 };
@@ -41,6 +42,16 @@ impl RtmpAddress {
         Ok(Self { tls, remote, app: check_app(app)? })
     }
 
+    /// Returns the address of an application at the host of a URL.
+    pub(crate) fn from_parts(url: &ParsedUrl, app: &str) -> Result<Self, Problem> {
+        let (tls, port) = match url.scheme.as_str() {
+            "rtmp" => (false, RTMP_PORT),
+            "rtmps" => (true, RTMPS_PORT),
+            _ => return Err(Problem::malformed("the URL", "an address such as `rtmp://example.com/live`")),
+        };
+        Self::new(tls, url.remote(Some(port))?, app)
+    }
+
     pub(crate) fn placeholder() -> Self {
         Self { tls: false, remote: HostPort::placeholder(), app: "invalid".into() }
     }
@@ -48,19 +59,16 @@ impl RtmpAddress {
 
 impl std::str::FromStr for RtmpAddress {
     type Err = Problem;
+    /// Reads the address of an application. Everything behind the host is its name, with a query if there is one, as
+    /// `rtmp://example.com/live?vhost=studio`.
     fn from_str(s: &str) -> Result<Self, Problem> {
-        let bad = || Problem::Malformed {
-            value: shown_url(s),
-            expected: "an address such as `rtmp://example.com/live`".into(),
+        let url = ParsedUrl::parse(s)?;
+        let path = url.raw_path();
+        let app = match url.raw_query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
         };
-        let (tls, rest) = match s.split_once("://") {
-            Some(("rtmp", rest)) => (false, rest),
-            Some(("rtmps", rest)) => (true, rest),
-            _ => return Err(bad()),
-        };
-        let (host, app) = rest.split_once('/').ok_or_else(bad)?;
-        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
-        Self::new(tls, HostPort::parse(host, Some(port))?, app.trim_end_matches('/'))
+        Self::from_parts(&url, app.trim_end_matches('/'))
     }
 }
 
@@ -73,7 +81,7 @@ impl fmt::Debug for RtmpAddress {
 
 impl fmt::Display for RtmpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}/{}", if self.tls { "rtmps" } else { "rtmp" }, self.remote, self.app)
+        write!(f, "{}://{}/{}", if self.tls { "rtmps" } else { "rtmp" }, self.remote.without_zone(), self.app)
     }
 }
 
@@ -127,13 +135,13 @@ pub(crate) struct RtmpPlayServer {
 
 const CHUNK_SIZE: std::ops::RangeInclusive<u32> = 4096..=40_960;
 const DEFAULT_CHUNK_SIZE: u32 = 4096;
-const GOP_CACHE: std::ops::RangeInclusive<u32> = 0..=256 * 1024 * 1024;
+pub(crate) const GOP_CACHE: std::ops::RangeInclusive<u32> = 0..=256 * 1024 * 1024;
 pub(crate) const DEFAULT_GOP_CACHE: u32 = 16 * 1024 * 1024;
 /// In milliseconds.
-const COALESCE: std::ops::RangeInclusive<u64> = 0..=1000;
+pub(crate) const COALESCE: std::ops::RangeInclusive<u64> = 0..=1000;
 const DEFAULT_COALESCE: Duration = Duration::ZERO;
 /// In milliseconds.
-const SLOW_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=300_000;
+pub(crate) const SLOW_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=300_000;
 const DEFAULT_SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl RtmpPull {
@@ -162,89 +170,29 @@ impl RtmpPlayServer {
     }
 }
 
-fn key(slot: &mut Option<StreamKey>, value: &str) -> Option<Result<(), Problem>> {
-    store(slot, StreamKey::new(value).map(Some))
+/// Appends a query to the key of a caller: `KEY` becomes `KEY?token=…`, as encoders send it.
+pub(crate) fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(), Problem> {
+    if query.is_empty() {
+        return Ok(());
+    }
+    let Some(key) = slot else {
+        return Err(Problem::Conflict("a query is sent behind the stream key, and there is none yet".into()));
+    };
+    let separator = if key.reveal().contains('?') { '&' } else { '?' };
+    *key = StreamKey::new(format!("{}{separator}{}", key.reveal(), sendable(query)))?;
+    Ok(())
 }
 
-impl Settings for RtmpPublishServer {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            _ => self.silence.set(name, value).or_else(|| self.listen.set(name, value)),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        self.silence.list(out);
-        self.listen.list(out);
-    }
+/// Returns a second destination as text: its address, a space, and the key.
+pub(crate) fn second_as_text((address, key): &(RtmpAddress, StreamKey)) -> String {
+    format!("{address} {}", key.reveal())
 }
 
-impl Settings for RtmpPull {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            _ => self.silence.set(name, value).or_else(|| self.call.set(name, value)),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_some("key", self.key.as_ref().map(StreamKey::reveal));
-        self.silence.list(out);
-        self.call.list(out);
-    }
-}
-
-impl Settings for RtmpPush {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            "chunk_size" => store(&mut self.chunk_size, number(value, CHUNK_SIZE, "bytes")),
-            _ => self.call.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_some("key", self.key.as_ref().map(StreamKey::reveal));
-        out.push_unless("chunk_size", self.chunk_size, DEFAULT_CHUNK_SIZE);
-        self.call.list(out);
-    }
-}
-
-impl Settings for RtmpRelay {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            // One value holds the address of the second destination, a space, and the key.
-            "second" => Some((|| {
-                let bad = || Problem::malformed("the second destination", "an address, a space and a stream key");
-                let (address, key) = value.split_once(' ').ok_or_else(bad)?;
-                self.second = Some((address.parse()?, StreamKey::new(key)?));
-                Ok(())
-            })()),
-            _ => self.first.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        if let Some((address, key)) = &self.second {
-            out.push("second", format_args!("{address} {}", key.reveal()));
-        }
-        self.first.list(out);
-    }
-}
-
-impl Settings for RtmpPlayServer {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            "gop_cache" => store(&mut self.gop_cache, number(value, GOP_CACHE, "bytes")),
-            "coalesce" => store(&mut self.coalesce, millis(value, COALESCE)),
-            "slow_timeout" => store(&mut self.slow_timeout, millis(value, SLOW_TIMEOUT)),
-            _ => self.listen.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_unless("gop_cache", self.gop_cache, DEFAULT_GOP_CACHE);
-        out.push_unless("coalesce", self.coalesce.as_millis(), DEFAULT_COALESCE.as_millis());
-        out.push_unless("slow_timeout", self.slow_timeout.as_millis(), DEFAULT_SLOW_TIMEOUT.as_millis());
-        self.listen.list(out);
-    }
+/// Reads a second destination: its address, a space, and the key.
+pub(crate) fn parse_second(text: &str) -> Result<(RtmpAddress, StreamKey), Problem> {
+    let bad = || Problem::malformed("the second destination", "an address, a space and a stream key");
+    let (address, key) = text.split_once(' ').ok_or_else(bad)?;
+    Ok((address.parse()?, StreamKey::new(key)?))
 }
 
 endpoint_builder! {
@@ -262,6 +210,7 @@ endpoint_builder! {
 }
 caller_setters!(RtmpPullSourceBuilder, call);
 idle_setters!(RtmpPullSourceBuilder, "10 000 ms", silence);
+congestion_setter!(RtmpPullSourceBuilder, call);
 
 endpoint_builder! {
     /// Builder of an RTMP_PUSH output, which publishes to one server. Made by
@@ -269,6 +218,7 @@ endpoint_builder! {
     RtmpPushBuilder: RtmpPush
 }
 caller_setters!(RtmpPushBuilder, call);
+congestion_setter!(RtmpPushBuilder, call);
 output_setters!(RtmpPushBuilder);
 
 endpoint_builder! {
@@ -277,6 +227,7 @@ endpoint_builder! {
     RtmpRelayBuilder: RtmpRelay
 }
 caller_setters!(RtmpRelayBuilder, first.call);
+congestion_setter!(RtmpRelayBuilder, first.call);
 output_setters!(RtmpRelayBuilder);
 
 endpoint_builder! {
@@ -316,6 +267,23 @@ fn check_chunk_size(bytes: u32) -> Result<u32, Problem> {
 fn check_gop_cache(bytes: u32) -> Result<u32, Problem> {
     if GOP_CACHE.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "0 to 268435456 bytes")) }
 }
+
+/// Defines the setter of RTMP callers for the query behind the key.
+macro_rules! query_setter {
+    ($builder:ident, $($path:ident).+) => {
+        impl $builder {
+            /// Appends a query to the stream key, as in `token=…`: percent-encoded, and without the question mark.
+            pub fn query(mut self, query: impl AsRef<str>) -> Self {
+                let result = add_query(&mut self.draft.settings.$($path).+, query.as_ref());
+                self.draft.common.record_error("query", result);
+                self
+            }
+        }
+    };
+}
+query_setter!(RtmpPullSourceBuilder, key);
+query_setter!(RtmpPushBuilder, key);
+query_setter!(RtmpRelayBuilder, first.key);
 
 impl RtmpPushBuilder {
     /// Sets the size of the chunks that are sent (4096 bytes; 4096–40 960).

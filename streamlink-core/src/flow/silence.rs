@@ -1,7 +1,6 @@
 //! Settings of sources for the time without media: when a source is lost, and when another publisher takes its place.
 
-use super::settings::{Entries, Settings, millis, store};
-use crate::error::{ConfigError, Problem};
+use crate::error::Problem;
 use std::{fmt, str::FromStr, time::Duration};
 
 /// Admission of another publisher to a listener that has one already. As text: `never`, `idle` or `always`.
@@ -57,34 +56,6 @@ pub(crate) const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
 pub(crate) struct Silence {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) takeover: Option<Takeover>,
-}
-
-impl Silence {
-    /// Returns an error if the idle timeout is set, which only a source has.
-    pub(crate) fn check_output(&self) -> Option<ConfigError> {
-        let idle = self.idle_timeout.map(|_| ConfigError::new("idle_timeout", Problem::UnknownField));
-        idle.or_else(|| self.check_caller())
-    }
-
-    /// Returns an error if the takeover is set, which only a source that listens has.
-    pub(crate) fn check_caller(&self) -> Option<ConfigError> {
-        self.takeover.map(|_| ConfigError::new("takeover", Problem::UnknownField))
-    }
-}
-
-impl Settings for Silence {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "idle_timeout" => store(&mut self.idle_timeout, millis(value, IDLE_TIMEOUT).map(Some)),
-            "takeover" => store(&mut self.takeover, value.parse().map(Some)),
-            _ => None,
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        out.push_some("idle_timeout", self.idle_timeout.map(|timeout| timeout.as_millis()));
-        out.push_some("takeover", self.takeover);
-    }
 }
 
 /// Defines the setter of the idle timeout. The path leads from the settings to [`Silence`].

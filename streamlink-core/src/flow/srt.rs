@@ -7,7 +7,7 @@ use super::{
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
     secret::{KeyLength, Passphrase},
-    settings::{Entries, Settings, boolean, check_millis, millis, number, store},
+    settings::{check_millis, number},
     silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::error::Problem;
@@ -94,7 +94,7 @@ pub(crate) struct SrtOptions {
     pub(crate) silence: Silence,
 }
 
-const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
+pub(crate) const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
 const PAYLOAD: std::ops::RangeInclusive<u16> = 188..=1456;
 const OVERHEAD: std::ops::RangeInclusive<u8> = 5..=100;
 const STREAM_ID_MAX: usize = 512;
@@ -117,51 +117,11 @@ impl Default for SrtOptions {
     }
 }
 
-fn stream_id(text: &str) -> Result<String, Problem> {
+/// Checks a stream id.
+pub(crate) fn stream_id(text: &str) -> Result<String, Problem> {
     // Hosts let callers in by it: an error does not repeat it.
     let problem = |_| Problem::malformed("the stream id", "1 to 512 bytes without control characters");
     check_text(text, 1, STREAM_ID_MAX).map_err(problem).map(|()| text.to_owned())
-}
-
-impl Settings for SrtOptions {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "latency" => Some(value.parse().map(|latency| {
-                self.receive_latency = latency;
-                self.peer_latency = latency;
-            })),
-            "rcvlatency" => store(&mut self.receive_latency, value.parse()),
-            "peerlatency" => store(&mut self.peer_latency, value.parse()),
-            "passphrase" => store(&mut self.passphrase, Passphrase::new(value).map(Some)),
-            "pbkeylen" => store(&mut self.key_length, value.parse()),
-            "streamid" => store(&mut self.stream_id, stream_id(value).map(Some)),
-            "peeridletimeo" => store(&mut self.peer_idle_timeout, millis(value, IDLE_TIMEOUT)),
-            "payloadsize" => store(&mut self.payload_size, number(value, PAYLOAD, "bytes")),
-            "maxbw" => store(&mut self.max_bandwidth, value.parse().map(Some)),
-            "oheadbw" => store(&mut self.overhead_percent, number(value, OVERHEAD, "percent")),
-            "tlpktdrop" => store(&mut self.packet_drop, boolean(value)),
-            _ => self.silence.set(key, value),
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        let default = Self::default();
-        if self.receive_latency == self.peer_latency {
-            out.push_unless("latency", self.receive_latency, default.receive_latency);
-        } else {
-            out.push_unless("rcvlatency", self.receive_latency, default.receive_latency);
-            out.push_unless("peerlatency", self.peer_latency, default.peer_latency);
-        }
-        out.push_some("passphrase", self.passphrase.as_ref().map(Passphrase::reveal));
-        out.push_unless("pbkeylen", self.key_length.bytes(), default.key_length.bytes());
-        out.push_some("streamid", self.stream_id.as_ref());
-        out.push_unless("peeridletimeo", self.peer_idle_timeout.as_millis(), default.peer_idle_timeout.as_millis());
-        out.push_unless("payloadsize", self.payload_size, default.payload_size);
-        out.push_some("maxbw", self.max_bandwidth);
-        out.push_unless("oheadbw", self.overhead_percent, default.overhead_percent);
-        out.push_unless("tlpktdrop", self.packet_drop, default.packet_drop);
-        self.silence.list(out);
-    }
 }
 
 /// Settings of an SRT listener, as source or output.
@@ -177,22 +137,6 @@ pub(crate) struct SrtCaller {
     pub(crate) call: Call,
     pub(crate) srt: SrtOptions,
 }
-
-macro_rules! srt_settings {
-    ($settings:ident, $base:ident) => {
-        impl Settings for $settings {
-            fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-                self.srt.set(key, value).or_else(|| self.$base.set(key, value))
-            }
-            fn list(&self, out: &mut Entries) {
-                self.srt.list(out);
-                self.$base.list(out);
-            }
-        }
-    };
-}
-srt_settings!(SrtListener, listen);
-srt_settings!(SrtCaller, call);
 
 endpoint_builder! {
     /// Builder of an SRT listener: a source that callers send to, or an output that serves callers. Made by

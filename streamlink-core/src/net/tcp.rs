@@ -13,7 +13,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
@@ -134,7 +134,7 @@ impl Stream {
         self.socket().local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
     }
 
-    fn socket(&self) -> SockRef<'_> {
+    pub(super) fn socket(&self) -> SockRef<'_> {
         match &self.kind {
             Kind::Plain(socket) => SockRef::from(socket),
             Kind::Grouped(grouped) => grouped.socket(),
@@ -190,8 +190,15 @@ impl Stream {
     /// Connects to a peer.
     pub(crate) async fn connect(peer: SocketAddr, egress: &Egress) -> io::Result<Self> {
         let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(address) = egress.address {
-            socket.bind(SocketAddr::new(address, 0))?;
+        if egress.address.is_some() || egress.port.is_some() {
+            let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            // Another connection may follow while the last one of the same port still lingers.
+            socket.set_reuseaddr(egress.port.is_some())?;
+            socket.bind(SocketAddr::new(egress.address.unwrap_or(any), egress.port.unwrap_or(0)))?;
+        }
+        egress.mark(&SockRef::from(&socket), peer.ip())?;
+        if let Some(name) = &egress.congestion {
+            SockRef::from(&socket).set_tcp_congestion(name.as_bytes())?;
         }
         if let Some(name) = &egress.interface {
             let interface = interface::find(name)?;

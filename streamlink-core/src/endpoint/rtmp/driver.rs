@@ -12,12 +12,13 @@ use crate::{
             CallerParts, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening, SourceDrive,
             SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
+        local_egress,
         tcp::{PlayerLimits, Port, Route, RouteEnd, add_route, open_port},
     },
     error::Error,
     flow::{
         Call, DEFAULT_GOP_CACHE, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay,
-        StreamKey,
+        StreamKey, rtmp_url,
     },
     net::{Egress, TlsClient},
 };
@@ -26,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Returns the URL of a listener for encoders or players. It holds the stream key, which grants access.
 fn listener_url(resources: &EngineResources, port: &Port<Rtmp>, app: &str, key: Option<&StreamKey>) -> String {
-    let scheme = if port.is_secure() { "rtmps" } else { "rtmp" };
-    format!("{scheme}://{}/{app}/{}", resources.advertise(port.local_addr()), key.map_or("", StreamKey::reveal))
+    let address = resources.advertise(port.local_addr());
+    rtmp_url(port.is_secure(), &address, app, key.map_or("", StreamKey::reveal))
 }
 
 /// Returns the application and key of a listener. Invariant: `build()` has generated a key if none was set.
@@ -117,7 +118,7 @@ impl OpenCaller {
             reconnect: self.call.reconnect,
             random,
             connect_timeout: self.call.connect_timeout,
-            egress: self.egress.clone(),
+            egress: local_egress(&self.call.local, self.egress.clone()),
             status,
             events,
             stop,

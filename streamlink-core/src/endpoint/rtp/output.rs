@@ -1,7 +1,7 @@
 //! RTP outputs. Each destination is a sink of the fan-out, with a connected socket of its own.
 
 use crate::{
-    endpoint::{FlowBandwidth, Resolver, Status, fanout::Sink},
+    endpoint::{FlowBandwidth, Resolver, Status, fanout::Sink, local_egress},
     flow::{Rewrite, RtpOutput},
     net::{Datagram, Egress, Sender, UdpOptions, UdpSocket},
     proto::rtp::{REWRITTEN, Rewriter},
@@ -43,7 +43,7 @@ pub(crate) async fn open_output(
         let options = UdpOptions {
             ttl: Some(settings.ttl),
             send_buffer: Some(bandwidth.now().rtp_send_buffer()),
-            egress: Egress { address: egress.address, interface: interface.clone() },
+            egress: Egress { interface: interface.clone(), ..local_egress(&settings.local, egress.clone()) },
             send_only: true,
             ..UdpOptions::default()
         };

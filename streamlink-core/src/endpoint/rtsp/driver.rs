@@ -12,10 +12,11 @@ use crate::{
             CallerParts, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening, SourceDrive,
             SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
+        local_egress,
         tcp::{PlayerLimits, Port, Route, RouteEnd, add_route, open_port},
     },
     error::Error,
-    flow::{DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions},
+    flow::{DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions, rtsp_url},
     net::{Egress, TlsClient},
     proto::rtsp::User,
     router::CurrentPresentation,
@@ -44,8 +45,7 @@ struct OpenServer {
 impl OpenServer {
     /// Returns the URL for clients. It holds no password.
     fn url(&self, resources: &EngineResources) -> String {
-        let scheme = if self.port.is_secure() { "rtsps" } else { "rtsp" };
-        format!("{scheme}://{}/{}", resources.advertise(self.port.local_addr()), self.settings.rtsp.path)
+        rtsp_url(self.port.is_secure(), &resources.advertise(self.port.local_addr()), &self.settings.rtsp.path)
     }
 
     fn place(&self, presentation: &Arc<CurrentPresentation>) -> Place {
@@ -124,19 +124,18 @@ impl OpenCaller {
     fn client(&self, parts: CallerParts, direction: Direction) -> RtspClient {
         let CallerParts { random, resolver, status, events, stop } = parts;
         let RtspCaller { call, rtsp } = &self.settings;
-        let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
         RtspClient {
             remote: call.remote.clone(),
             resolver,
             tls: self.tls.clone(),
-            url: format!("{scheme}://{}/{}", call.remote, rtsp.path),
+            url: self.settings.request_url(),
             user: user(rtsp),
             transport: rtsp.transport,
             symmetric: rtsp.symmetric,
             reconnect: call.reconnect,
             random,
             connect_timeout: call.connect_timeout,
-            egress: self.egress.clone(),
+            egress: local_egress(&call.local, self.egress.clone()),
             status,
             events,
             stop,

@@ -74,7 +74,7 @@ impl MulticastSender {
         if let Some(seat) = seats.upgrade() {
             return Ok(seat);
         }
-        let egress = Egress { address: None, interface: self.group.interface.clone() };
+        let egress = Egress { interface: self.group.interface.clone(), ..Egress::default() };
         let udp = UdpTracks::to_group(&self.group, egress, tracks)?;
         let stop = route.stop.child_token();
         let seat = Arc::new(MulticastMembership(stop.clone()));

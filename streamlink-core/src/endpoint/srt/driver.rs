@@ -14,13 +14,13 @@ use crate::{
             CallerParts, ListenerEntry, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening,
             RouteId, SharedPort, SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
+        local_egress,
     },
     error::Error,
-    flow::{Allowlist, SrtCaller, SrtListener},
+    flow::{Allowlist, SrtCaller, SrtListener, srt_url},
     net::Egress,
 };
 use futures_util::future::BoxFuture;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{future::ready, io, net::SocketAddr, sync::Arc};
 
 impl SharedPort for Port {
@@ -57,10 +57,7 @@ impl OpenListener {
 
     /// Returns the URL for callers. It holds no secret.
     fn url(&self, resources: &EngineResources) -> String {
-        let encoded = |id| utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
-        let id = self.settings.srt.stream_id.as_deref();
-        let query = id.map(|id| format!("?streamid={}", encoded(id))).unwrap_or_default();
-        format!("srt://{}{query}", resources.advertise(self.port.local_addr()))
+        srt_url(&resources.advertise(self.port.local_addr()), self.settings.srt.stream_id.as_deref())
     }
 
     fn add(self, flow: &FlowMedia, status: Arc<Status>, end: RouteEnd) -> ListenerEntry {
@@ -135,7 +132,7 @@ impl OpenCaller {
             stream_id: srt.stream_id.clone(),
             terms: terms(srt, &rates),
             rates,
-            egress: self.egress.clone(),
+            egress: local_egress(&call.local, self.egress.clone()),
             status,
             events,
             stop,

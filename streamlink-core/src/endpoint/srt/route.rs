@@ -13,7 +13,9 @@ use crate::{
     router::{Reader, State},
     time::Throttle,
 };
+use percent_encoding::percent_decode_str;
 use std::{
+    borrow::Cow,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -159,7 +161,13 @@ pub(super) fn settle(
 
 /// Parsed stream id of a caller: a plain one, or the form of libsrt's access control
 /// (`#!::r=RESOURCE,m=publish|request,u=USER`).
+///
+/// Programs that do not decode the address that they are given, such as srt-live-transmit, send the stream id
+/// percent-encoded as it stands there. So the decoded one counts as well.
 pub(super) struct Asked {
+    id: Option<String>,
+    /// The stream id without percent-encoding, if it has any.
+    decoded: Option<String>,
     resource: Option<String>,
     /// `Some(true)` to publish, `Some(false)` to play, `None` if not given.
     publish: Option<bool>,
@@ -167,12 +175,13 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn parse(stream_id: Option<&str>) -> Self {
-        let Some(id) = stream_id.filter(|id| !id.is_empty()) else { return Self { resource: None, publish: None } };
-        let Some(fields) = id.strip_prefix("#!::") else {
-            return Self { resource: Some(id.to_owned()), publish: None };
-        };
-        let mut asked = Self { resource: None, publish: None };
-        for (key, value) in fields.split(',').filter_map(|field| field.split_once('=')) {
+        let mut asked = Self { id: None, decoded: None, resource: None, publish: None };
+        let Some(id) = stream_id.filter(|id| !id.is_empty()) else { return asked };
+        let decoded = percent_decode_str(id).decode_utf8().ok().filter(|decoded| decoded != id);
+        asked.id = Some(id.to_owned());
+        asked.decoded = decoded.map(Cow::into_owned);
+        let fields = [Some(id), asked.decoded.as_deref()].into_iter().flatten().find_map(|id| id.strip_prefix("#!::"));
+        for (key, value) in fields.unwrap_or_default().split(',').filter_map(|field| field.split_once('=')) {
             match (key, value) {
                 ("r", name) => asked.resource = Some(name.to_owned()),
                 ("m", "publish") => asked.publish = Some(true),
@@ -192,12 +201,13 @@ impl Asked {
     /// Returns whether a route matches. A route without a stream id takes every caller of its direction.
     pub(super) fn is_for(&self, route: &Route) -> bool {
         let is_source = matches!(route.end, RouteEnd::Source(_));
-        let name = match (&route.stream_id, &self.resource) {
-            (None, _) => true,
-            (Some(ours), Some(theirs)) => ours == theirs,
-            (Some(_), None) => false,
-        };
+        let name = route.stream_id.as_deref().is_none_or(|ours| self.is_named(ours));
         name && self.publish.is_none_or(|publish| publish == is_source)
+    }
+
+    /// Returns whether a stream id is the one asked for: whole, or as its resource.
+    fn is_named(&self, ours: &str) -> bool {
+        [&self.id, &self.decoded, &self.resource].into_iter().any(|theirs| theirs.as_deref() == Some(ours))
     }
 }
 
@@ -209,11 +219,18 @@ mod tests {
     fn srt_stream_ids_are_plain_or_access_control() {
         let asked = Asked::parse(Some("#!::r=cam1,m=publish,u=me"));
         assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), Some(true)));
+        assert!(asked.is_named("cam1") && asked.is_named("#!::r=cam1,m=publish,u=me") && !asked.is_named("me"));
         let asked = Asked::parse(Some("#!::h=host,r=cam/2,m=request,,=,x"));
         assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam/2"), Some(false)));
         let asked = Asked::parse(Some("cam1"));
-        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), None));
-        assert_eq!(Asked::parse(None).resource, None);
+        assert!(asked.is_named("cam1") && !asked.is_named("cam") && asked.publish.is_none());
+        // As srt-live-transmit sends what is encoded in its address.
+        let asked = Asked::parse(Some("%23!::r=cam1,m=request"));
+        assert!(asked.is_named("cam1") && asked.is_named("#!::r=cam1,m=request"));
+        assert_eq!(asked.publish, Some(false));
+        assert!(Asked::parse(Some("100%25")).is_named("100%") && Asked::parse(Some("100%")).is_named("100%"));
+        assert!(!Asked::parse(Some("%ff")).is_named("\u{fffd}"));
+        assert!(!Asked::parse(None).is_named(""));
         assert_eq!(Asked::user(Some("#!::r=cam1,m=publish,u=me")).as_deref(), Some("me"));
         assert_eq!(Asked::user(Some("u=me")), None);
     }
