@@ -256,7 +256,7 @@ impl Ingest {
         for (at, packet) in self.out.packets.iter().enumerate() {
             let Some(payload) = transport_stream(packet) else { continue };
             is_transport_stream = true;
-            if self.monitor.observe(payload, packet.arrival()) && self.has_backup {
+            if self.monitor.observe(payload, packet.arrival()).random_access && self.has_backup {
                 self.out.starts.push((at, Preamble::from([])));
             }
         }

@@ -5,10 +5,13 @@ mod packet;
 mod remux;
 pub(crate) mod rtp;
 pub(crate) mod rtsp;
+mod transport_check;
 mod ts;
+mod ts_sync;
 
 pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};
 pub(crate) use remux::Remuxer;
+pub use transport_check::{TransportCheck, TransportErrors};
+pub use ts::PidStats;
 pub(crate) use ts::TsMonitor;
-pub use ts::{PidStats, TransportCheck, TransportErrors};
