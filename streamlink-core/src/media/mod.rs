@@ -1,5 +1,7 @@
 //! Media: packets, and parsers of their contents.
 
+#[allow(dead_code)] // the entry points of RTMP and RTSP use all of it
+pub(crate) mod entry_point;
 pub(crate) mod flv;
 mod packet;
 mod remux;
@@ -10,5 +12,7 @@ mod ts;
 pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};
 pub(crate) use remux::Remuxer;
+#[allow(unused_imports)] // loss detection uses it
+pub(crate) use ts::MediaPresence;
 pub(crate) use ts::TsMonitor;
 pub use ts::{PidStats, TransportCheck, TransportErrors};

@@ -1,6 +1,12 @@
 //! Monitoring of MPEG-TS (ISO/IEC 13818-1): the PIDs with their stream types and continuity errors, and the
 //! first-priority checks of ETSI TR 101 290 (section 5.2.1). Nothing is altered, and errors are counted, never refused.
 
+mod framing;
+mod presence;
+
+pub(crate) use framing::Framing;
+pub(crate) use presence::MediaPresence;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
