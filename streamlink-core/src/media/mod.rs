@@ -1,5 +1,7 @@
 //! Media: packets, and parsers of their contents.
 
+#[allow(dead_code)] // the remux uses the rest
+pub(crate) mod entry_point;
 pub(crate) mod flv;
 mod packet;
 mod remux;

@@ -1,6 +1,7 @@
 //! Transport packets of a byte stream that need not be cut at datagrams (ISO/IEC 13818-1 section 2.4.3.2): alignment,
 //! and loss and recovery of synchronisation as in ETSI TR 101 290 (checks 1.1 and 1.2).
 
+use super::ts::Framing;
 use memchr::memchr;
 
 /// Length of a transport packet, in bytes.
@@ -52,6 +53,16 @@ impl PacketSync {
     /// synchronisation.
     pub(crate) fn feed(&mut self, payload: &[u8], mut each: impl FnMut(&[u8], bool)) {
         if self.rest.is_empty() {
+            if !payload.len().is_multiple_of(PACKET)
+                && let Some(framing) = Framing::detect(payload).filter(|framing| framing.stride != PACKET)
+            {
+                // With parity or times between the packets, datagrams hold whole packets.
+                for packet in framing.packets(payload).filter(|packet| packet.len() == PACKET) {
+                    self.right();
+                    each(packet, self.in_sync);
+                }
+                return;
+            }
             let used = self.cut(payload, &mut each);
             self.rest.extend_from_slice(payload.get(used..).unwrap_or_default());
             return;
@@ -207,6 +218,15 @@ mod tests {
         datagrams[4] = &datagrams[4][..1300];
         assert_eq!(numbers(&mut sync, &datagrams).len(), 69);
         assert_eq!((sync.sync_byte, sync.losses), (1, 0));
+    }
+
+    #[test]
+    fn ts_sync_reads_packets_with_parity() {
+        let bytes: Vec<u8> = stream(70).chunks(PACKET).flat_map(|packet| [packet, &[9; 16]].concat()).collect();
+        let mut sync = PacketSync::default();
+        let datagrams: Vec<&[u8]> = bytes.chunks(7 * 204).collect();
+        assert_eq!(numbers(&mut sync, &datagrams), (0..70).collect::<Vec<_>>());
+        assert_eq!((sync.sync_byte, sync.losses), (0, 0));
     }
 
     #[test]

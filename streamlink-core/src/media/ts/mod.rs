@@ -1,12 +1,19 @@
 //! Monitoring of MPEG-TS (ISO/IEC 13818-1): the PIDs with their stream types and continuity errors, and the
 //! checks of ETSI TR 101 290. Nothing is altered, and errors are counted, never refused.
 
-use super::transport_check::{TransportChecker, TransportErrors};
+mod framing;
+mod presence;
+
+pub(crate) use framing::Framing;
+use presence::MediaPresence;
+
+use super::{
+    transport_check::{TransportChecker, TransportErrors},
+    ts_sync::{PACKET, SYNC},
+};
 use std::{collections::BTreeMap, time::Instant};
 
 const NULL_PID: u16 = 0x1fff;
-/// The PIDs below are those of tables (ISO/IEC 13818-1 table 2-3, EN 300 468 table 1).
-const FIRST_MEDIA_PID: u16 = 0x20;
 /// Maximum number of PIDs that are followed; a hostile stream could name all 8192.
 const MAX_PIDS: usize = 256;
 /// Maximum number of programs that are followed.
@@ -53,11 +60,6 @@ fn is_video(stream_type: u8) -> bool {
     matches!(stream_type, 0x01 | 0x02 | 0x10 | 0x1b | 0x21 | 0x24 | 0x33)
 }
 
-/// Returns whether a stream of this type consists of sections, such as splice messages, and not of media.
-fn is_sections(stream_type: u8) -> bool {
-    matches!(stream_type, 0x05 | 0x0a..=0x0d | 0x86)
-}
-
 #[derive(Debug, Default)]
 struct Pid {
     stats: PidStats,
@@ -70,8 +72,7 @@ struct Pid {
 pub(crate) struct Observed {
     /// A picture begins from which decoding can start.
     pub(crate) random_access: bool,
-    /// There is media: packets of elementary streams, beside those of tables, null packets and packets without payload.
-    /// True for everything that is no MPEG-TS.
+    /// There is media; see [`MediaPresence`]. True for everything that is no MPEG-TS.
     pub(crate) media: bool,
 }
 
@@ -79,6 +80,7 @@ pub(crate) struct Observed {
 #[derive(Debug, Default)]
 pub(crate) struct TsMonitor {
     checker: TransportChecker,
+    presence: MediaPresence,
     programs: Programs,
 }
 
@@ -100,14 +102,13 @@ impl TsMonitor {
 
     /// Observes the payload of one datagram. Transport packets may be split over datagrams.
     pub(crate) fn observe(&mut self, payload: &[u8], now: Instant) -> Observed {
-        let Self { checker, programs } = self;
+        let Self { checker, presence, programs } = self;
         let mut observed = Observed::default();
         checker.observe(payload, now, |packet| {
-            let found = programs.packet(packet);
-            observed.random_access |= found.random_access;
-            observed.media |= found.media;
+            observed.random_access |= programs.packet(packet);
+            observed.media |= presence.packet(packet);
         });
-        observed.media |= !checker.is_transport_stream() && programs.pids.is_empty();
+        observed.media |= !checker.is_transport_stream() && programs.pids.is_empty() && !payload.is_empty();
         observed
     }
 
@@ -140,40 +141,25 @@ impl TsMonitor {
 }
 
 impl Programs {
-    /// Observes one transport packet. A random access point is marked in the adaptation field (section 2.4.3.5).
-    fn packet(&mut self, packet: &[u8]) -> Observed {
-        let &[_, p1, p2, control, length, flags, ..] = packet else { return Observed::default() };
+    /// Observes one transport packet; returns whether it is a random access point of a video stream (section 2.4.3.5).
+    fn packet(&mut self, packet: &[u8]) -> bool {
+        let &[_, p1, p2, control, length, flags, ..] = packet else { return false };
         let pid = u16::from_be_bytes([p1 & 0x1f, p2]);
         if pid == NULL_PID || (!self.pids.contains_key(&pid) && self.pids.len() >= MAX_PIDS) {
-            return Observed::default();
+            return false;
         }
         let has_adaptation = control & 0x20 != 0;
-        let has_payload = control & 0x10 != 0;
         let entry = self.pids.entry(pid).or_default();
         entry.stats.pid = pid;
         entry.stats.packets = entry.stats.packets.saturating_add(1);
-        let stream_type = entry.stats.stream_type;
-        let starts = p1 & 0x40 != 0;
+        let is_video = entry.stats.stream_type.is_some_and(is_video);
         let start = if has_adaptation { 5 + usize::from(length) } else { 4 };
-        let payload = packet.get(start..).filter(|payload| has_payload && !payload.is_empty());
-        if let Some(payload) = payload {
-            self.section(pid, starts, payload);
+        if control & 0x10 != 0
+            && let Some(payload) = packet.get(start..)
+        {
+            self.section(pid, p1 & 0x40 != 0, payload);
         }
-        let is_table = pid < FIRST_MEDIA_PID || self.sections.contains_key(&pid);
-        let media = match stream_type {
-            Some(stream_type) => !is_sections(stream_type),
-            // Not named by a PMT: the tables are missing, or it is something else.
-            None => !self.has_streams() || payload.is_some_and(|payload| starts && payload.starts_with(&[0, 0, 1])),
-        };
-        Observed {
-            random_access: stream_type.is_some_and(is_video) && has_adaptation && length > 0 && flags & 0x40 != 0,
-            media: media && payload.is_some() && !is_table,
-        }
-    }
-
-    /// Returns true if a PMT has named elementary streams.
-    fn has_streams(&self) -> bool {
-        self.pids.values().any(|pid| pid.stats.stream_type.is_some())
+        is_video && has_adaptation && length > 0 && flags & 0x40 != 0
     }
 
     /// Reassembles the sections of the PAT and the PMTs (section 2.4.4).
@@ -250,7 +236,6 @@ impl Programs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::ts_sync::{PACKET, SYNC};
 
     fn packet(pid: u16, counter: u8, starts: bool, payload: &[u8]) -> Vec<u8> {
         let [high, low] = pid.to_be_bytes();
