@@ -80,7 +80,7 @@ impl Ingest {
             frames: Frames::default(),
             has_backup: context.group.has_backup(),
             ring: context.group.ring().clone(),
-            gops: GopSegmenter::default(),
+            gops: GopSegmenter::new(context.group.ring().entry_wait()),
             context,
             live,
             above: Throttle::new(Duration::from_secs(1)),
@@ -176,7 +176,7 @@ impl Ingest {
             return self.message(now, Packet::rtmp(kind, timestamp, body, now));
         }
         let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
-        let observed = self.gops.observe_body(kind, &body, packet);
+        let observed = self.gops.observe_body(kind, &body, now, packet);
         match self.judge(now, observed, body.len()) {
             Ok(role) => {
                 self.frames.count(kind, role);
@@ -216,13 +216,14 @@ impl Ingest {
         if self.out.is_empty() && self.unheard == Totals::default() {
             return;
         }
-        if self.last_media.replace(now).is_none() {
+        let is_transport_stream = self.count(now);
+        let status = &self.context.status;
+        if !self.out.lacks_media && self.last_media.replace(now).is_none() {
             status.counters.set_state(State::Connected, now);
             status.counters.reconnections.set(self.connections);
             self.connections += 1;
             self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
         }
-        let is_transport_stream = self.count(now);
         let context = &self.context;
         if !self.out.is_empty() {
             let switch = context.group.offer(context.number, &mut self.out, now);
@@ -252,14 +253,20 @@ impl Ingest {
     fn count(&mut self, now: Instant) -> bool {
         let last = self.out.packets.last().map_or(now, Packet::arrival);
         let unheard = std::mem::take(&mut self.unheard);
-        let mut is_transport_stream = false;
+        let (mut is_transport_stream, mut has_media) = (false, false);
         for (at, packet) in self.out.packets.iter().enumerate() {
-            let Some(payload) = transport_stream(packet) else { continue };
+            let Some(payload) = transport_stream(packet) else {
+                has_media = true;
+                continue;
+            };
             is_transport_stream = true;
-            if self.monitor.observe(payload, packet.arrival()).random_access && self.has_backup {
+            let observed = self.monitor.observe(payload, packet.arrival());
+            has_media |= observed.media;
+            if observed.random_access && self.has_backup {
                 self.out.starts.push((at, Preamble::from([])));
             }
         }
+        self.out.lacks_media = is_transport_stream && !has_media;
         let packets = unheard.packets + self.out.packets.len() as u64;
         self.context.status.counters.passed(last, packets, unheard.bytes + self.out.bytes());
         is_transport_stream

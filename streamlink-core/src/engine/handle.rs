@@ -78,6 +78,7 @@ impl Running {
         }
         let remux = self.remux.get_or_init(|| {
             let ring = Ring::new(self.bandwidth.now().queue_limits());
+            ring.set_entry_wait(self.ring.entry_wait());
             let status = Arc::<RemuxStatus>::default();
             let done = CancellationToken::new();
             let (run, end) = (

@@ -122,6 +122,11 @@ impl EntryPointScan {
         }
     }
 
+    /// Returns the best entry point that the NAL units so far announce, parts of a picture or not.
+    pub(crate) fn announced(&self) -> EntryPoint {
+        self.best
+    }
+
     /// Returns the entry point, or `None` if there was no part of a picture.
     pub(crate) fn entry_point(&self) -> Option<EntryPoint> {
         let least = if self.intra { EntryPoint::IntraOnly } else { EntryPoint::None };

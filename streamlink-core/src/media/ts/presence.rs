@@ -1,5 +1,6 @@
 //! Presence of media: an encoder that has lost its camera goes on with tables and null packets, which are no media.
 
+#[cfg(test)]
 use super::framing::Framing;
 use super::{NULL_PID, PACKET};
 
@@ -24,6 +25,7 @@ impl Default for MediaPresence {
 impl MediaPresence {
     /// Observes the payload of a datagram. Returns whether it holds media: a part of a PES packet or something
     /// scrambled, or anything that is not MPEG-TS.
+    #[cfg(test)]
     pub(crate) fn observe(&mut self, payload: &[u8]) -> bool {
         let Some(framing) = Framing::detect(payload) else { return !payload.is_empty() };
         let mut found = false;
