@@ -43,6 +43,7 @@ impl MessageRing {
         }
         let remux = self.remux.get_or_init(|| {
             let ring = Ring::new(bandwidth.now().queue_limits());
+            ring.set_entry_wait(self.flow.entry_wait());
             let status = Arc::<RemuxStatus>::default();
             let done = CancellationToken::new();
             let run = remux::run(self.flow.reader(), ring.clone(), self.events.clone(), status.clone());

@@ -90,6 +90,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let bandwidth = Bandwidth { max: flow.max_bandwidth, policy: flow.policy };
     let setting = BandwidthSetting::new(bandwidth);
     let ring = Ring::new(bandwidth.queue_limits());
+    ring.set_entry_wait(flow.entry_wait);
     let tasks = Tasks { runtime: shared.runtime.clone(), tracker: TaskTracker::new() };
     let stop = CancellationToken::new();
     let mut sources = Vec::new();
