@@ -118,7 +118,9 @@ pub use flow::{
     RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Source,
     SrtCallerBuilder, SrtListenerBuilder, StreamKey, TapBuilder, family, role, shown_url,
 };
-pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
+pub use media::{
+    LeftOut, MediaFamily, MediaTrack, Packet, PidStats, ProgramChoice, RtmpKind, TransportCheck, TransportErrors,
+};
 pub use router::State;
 pub use text::PeerText;
 

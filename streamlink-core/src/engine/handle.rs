@@ -16,7 +16,7 @@ use crate::{
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{BandwidthPolicy, Bitrate, InputProtocol, Output, OutputProtocol},
     lock::{self, Guard, lock},
-    media::MediaFamily,
+    media::{MediaFamily, ProgramChoice},
     random::Random,
     router::{CurrentPresentation, Ring, SourceGroup, State},
 };
@@ -81,7 +81,13 @@ impl Running {
             let status = Arc::<RemuxStatus>::default();
             let done = CancellationToken::new();
             let (run, end) = (
-                remux::run(self.ring.reader(), ring.clone(), self.events.clone(), status.clone()),
+                remux::run(
+                    self.ring.reader(),
+                    ring.clone(),
+                    self.events.clone(),
+                    status.clone(),
+                    self.wanted_program(),
+                ),
                 done.clone().drop_guard(),
             );
             self.tasks.spawn(async move {
@@ -93,6 +99,16 @@ impl Running {
         // A concurrent change of the bandwidth may have run before the remultiplexer existed.
         self.bandwidth.change(|_| {}, |bandwidth| remux.ring.set_limits(bandwidth.queue_limits()));
         remux.ring.clone()
+    }
+
+    /// Returns a function that tells the program that the active source asks for.
+    fn wanted_program(&self) -> impl Fn() -> ProgramChoice + Send + use<> {
+        let group = self.group.clone();
+        let wanted: Vec<ProgramChoice> = self.sources().iter().map(|source| source.source.program()).collect();
+        move || {
+            let active = (0..wanted.len()).find(|source| group.is_active(*source));
+            active.and_then(|source| wanted.get(source)).or(wanted.first()).cloned().unwrap_or_default()
+        }
     }
 
     pub(super) fn sources(&self) -> Guard<'_, Vec<RunningSource>> {
@@ -230,6 +246,7 @@ impl Running {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
                 stats.media = remux.status.selection().map(Into::into);
+                stats.tracks = remux.status.tracks();
                 if remux.status.has_nothing() {
                     stats.state = State::Failed;
                 }

@@ -3,7 +3,7 @@
 use crate::{
     endpoint::{PlayerStats, Status, StatusSnapshot},
     flow::{Bitrate, PeerUrl},
-    media::{PidStats, TransportErrors},
+    media::{MediaTrack, PidStats, TransportErrors},
     router::State,
     text::PeerText,
 };
@@ -91,6 +91,9 @@ pub struct EndpointStats {
     pub media: Option<PeerText>,
     /// PIDs of an MPEG-TS source, about a second old.
     pub pids: Vec<PidStats>,
+    /// Streams of the MPEG-TS that an RTMP_PUSH output is remultiplexed from, about a second old: those that are carried,
+    /// then those that are left out, with the reason.
+    pub tracks: Vec<MediaTrack>,
 }
 
 impl EndpointStats {
@@ -128,6 +131,7 @@ impl EndpointStats {
             players,
             media,
             pids,
+            tracks: Vec::new(),
         }
     }
 }

@@ -15,6 +15,7 @@ mod name;
 mod output;
 mod pairing;
 mod peer_limits;
+mod program;
 mod rtmp;
 mod rtp;
 mod rtsp;

@@ -217,6 +217,9 @@ impl OutputKind {
 
 impl Settings for OutputKind {
     fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
+        if key == "program" {
+            return None; // of sources alone
+        }
         self.settings().set(key, value)
     }
 

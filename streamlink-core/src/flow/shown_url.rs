@@ -26,6 +26,7 @@ const PUBLIC: &[&str] = &[
     "pbkeylen",
     "peeridletimeo",
     "peerlatency",
+    "program",
     "pt",
     "rcvlatency",
     "reconnect_max",

@@ -11,7 +11,10 @@ use super::{
     settings::{Entries, Settings},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
 };
-use crate::{error::Problem, media::MediaFamily};
+use crate::{
+    error::Problem,
+    media::{MediaFamily, ProgramChoice},
+};
 
 /// A source, which receives media.
 ///
@@ -185,6 +188,16 @@ impl Source {
     /// Returns the media family that this source carries.
     pub fn family(&self) -> MediaFamily {
         self.protocol().family()
+    }
+
+    /// Returns the program of the transport stream that is remultiplexed to RTMP.
+    pub(crate) fn program(&self) -> ProgramChoice {
+        match &self.kind {
+            SourceKind::SrtListener(SrtListener { srt, .. }) | SourceKind::SrtCaller(SrtCaller { srt, .. }) => {
+                srt.program.clone()
+            }
+            _ => ProgramChoice::Best,
+        }
     }
 
     /// Returns the URL that [`Source::from_url`] reads back to the same source. It contains the secrets.

@@ -6,10 +6,11 @@ use super::{
     bitrate::Bitrate,
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
+    program::check_program,
     secret::{KeyLength, Passphrase},
     settings::{Entries, Settings, boolean, check_millis, millis, number, store},
 };
-use crate::error::Problem;
+use crate::{error::Problem, media::ProgramChoice};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// SRT latency, for which the receiver holds packets back so that lost ones can be retransmitted.
@@ -89,6 +90,8 @@ pub(crate) struct SrtOptions {
     pub(crate) max_bandwidth: Option<Bitrate>,
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
+    /// Program that is remultiplexed to RTMP, of a source.
+    pub(crate) program: ProgramChoice,
 }
 
 const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
@@ -109,6 +112,7 @@ impl Default for SrtOptions {
             max_bandwidth: None,
             overhead_percent: 25,
             packet_drop: true,
+            program: ProgramChoice::default(),
         }
     }
 }
@@ -136,6 +140,7 @@ impl Settings for SrtOptions {
             "maxbw" => store(&mut self.max_bandwidth, value.parse().map(Some)),
             "oheadbw" => store(&mut self.overhead_percent, number(value, OVERHEAD, "percent")),
             "tlpktdrop" => store(&mut self.packet_drop, boolean(value)),
+            "program" => store(&mut self.program, value.parse()),
             _ => None,
         }
     }
@@ -156,6 +161,7 @@ impl Settings for SrtOptions {
         out.push_some("maxbw", self.max_bandwidth);
         out.push_unless("oheadbw", self.overhead_percent, default.overhead_percent);
         out.push_unless("tlpktdrop", self.packet_drop, default.packet_drop);
+        out.push_some("program", Some(&self.program).filter(|program| **program != ProgramChoice::Best));
     }
 }
 
@@ -217,6 +223,15 @@ fn check_overhead(percent: u8) -> Result<u8, Problem> {
 /// Defines the setters of SRT listeners and callers.
 macro_rules! srt_setters {
     ($builder:ident) => {
+        impl $builder<role::Source> {
+            /// Sets the program of the transport stream that is remultiplexed to RTMP (the first with a picture).
+            pub fn program(mut self, program: ProgramChoice) -> Self {
+                let program = check_program(program);
+                self.draft.try_set("program", program, |settings, program| settings.srt.program = program);
+                self
+            }
+        }
+
         impl<R> $builder<R> {
             /// Sets the latency in both directions (120 ms).
             pub fn latency(self, latency: Latency) -> Self {

@@ -1,7 +1,10 @@
 //! The clip of the examples, and hostile streams.
 
 use super::*;
-use crate::media::flv::{Role, Tag};
+use crate::media::{
+    RtmpKind,
+    flv::{Role, Tag},
+};
 use proptest::prelude::*;
 
 fn clip() -> Vec<u8> {

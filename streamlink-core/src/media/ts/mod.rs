@@ -3,8 +3,9 @@
 
 mod framing;
 mod presence;
+pub(crate) mod sections;
+pub(crate) mod transport;
 
-pub(crate) use framing::Framing;
 pub(crate) use presence::MediaPresence;
 
 use std::{
