@@ -45,3 +45,33 @@ pub(crate) fn check_program(program: ProgramChoice) -> Result<ProgramChoice, Pro
         other => other.to_string().parse(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Bitrate, Flow, Output, Source};
+
+    #[test]
+    fn program_of_an_srt_source_reads_and_writes() {
+        for (text, wanted) in
+            [("7", ProgramChoice::Number(7)), ("News%2024", ProgramChoice::Name("News 24".to_owned()))]
+        {
+            let source = Source::from_url("in", &format!("srt://:9000?program={text}"));
+            assert_eq!(source.program(), wanted);
+            assert!(source.to_url().contains(&format!("program={text}")), "{}", source.to_url());
+        }
+        let typed: Source = Source::srt_listener("in", "127.0.0.1:0").program(ProgramChoice::Number(3)).into();
+        assert_eq!(typed.program(), ProgramChoice::Number(3));
+        for wrong in ["0", "65536", "", "%00"] {
+            let source = Source::from_url("in", &format!("srt://:9000?program={wrong}"));
+            let flow = Flow::builder("f", Bitrate::mbps(1)).source(source).build();
+            let errors = flow.unwrap_err();
+            assert!(errors.iter().any(|error| error.path() == "sources[0].program"), "{wrong}: {errors}");
+        }
+        let output = Output::from_url("out", "srt://:9001?program=1");
+        let flow =
+            Flow::builder("f", Bitrate::mbps(1)).source(Source::srt_listener("in", "127.0.0.1:0")).output(output);
+        let errors = flow.build().unwrap_err();
+        assert!(errors.iter().any(|error| error.path() == "outputs[0].program"), "{errors}");
+    }
+}

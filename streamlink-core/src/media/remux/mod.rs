@@ -9,6 +9,7 @@ mod aac;
 mod audio;
 mod kind;
 mod metadata;
+mod order;
 mod pes;
 mod picture;
 mod programs;
@@ -132,10 +133,10 @@ impl Core {
         {
             let VideoTrack { pes, units, .. } = track;
             pes.packet(packet, &mut |piece| match piece {
-                Piece::Start(stamp) => stamp.into_iter().for_each(|stamp| units.stamp(stamp)),
+                Piece::Start(Some(stamp)) => units.stamp(stamp),
                 Piece::Data(data) => units.push(data),
                 Piece::Lost => units.lost(),
-                Piece::End => {}
+                Piece::Start(None) | Piece::End => {}
             });
             self.pictures(arrival, out);
         } else if let Some(track) = &mut self.audio
@@ -156,20 +157,27 @@ impl Core {
             self.clock.forget();
         }
         if before.video != choice.video {
-            self.finish_pictures(arrival, out);
+            // Half a picture, as of an encoder that was replaced, is of no use.
+            if self.video.as_ref().is_some_and(VideoTrack::seems_whole) {
+                self.finish_pictures(arrival, out);
+            }
             self.video = choice.video.and_then(|(pid, kind)| VideoTrack::new(pid, kind));
-            self.picture_timing.time.suspect();
+            if before.video.is_some() {
+                self.picture_timing.time.suspect();
+            }
         }
         if before.audio != choice.audio {
             self.finish_sounds(arrival, out);
             self.audio = choice.audio.and_then(|(pid, kind)| AudioTrack::new(pid, kind));
-            self.sound_timing.time.suspect();
+            if before.audio.is_some() {
+                self.sound_timing.time.suspect();
+            }
         }
         self.reported.change(arrival);
     }
 
     fn flush(&mut self, ends: bool, arrival: Instant, out: &mut Vec<Packet>) {
-        if ends || self.video.as_ref().is_some_and(|track| track.pes.seems_whole()) {
+        if ends || self.video.as_ref().is_some_and(VideoTrack::seems_whole) {
             self.finish_pictures(arrival, out);
         }
         self.finish_sounds(arrival, out);

@@ -4,6 +4,7 @@ use super::{
     Core,
     kind::Kind,
     millis,
+    order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
     units::{AccessUnit, UnitReader},
@@ -67,6 +68,7 @@ pub(super) struct PictureTiming {
     explicit: bool,
     /// Timestamps go back by less than a second, as where they are those of showing alone.
     reorders: bool,
+    order: OrderTiming,
 }
 
 impl PictureTiming {
@@ -121,6 +123,11 @@ impl VideoTrack {
             header: None,
             start: Start::New,
         })
+    }
+
+    /// Returns whether the picture in progress seems to be whole.
+    pub(super) fn seems_whole(&self) -> bool {
+        self.pes.seems_whole() && self.units.is_aligned()
     }
 
     /// Returns whether pictures pass.
@@ -208,10 +215,10 @@ impl Core {
             self.begin_with_picture(stamp.decoding(), is_entry);
         }
         let epoch = self.picture_timing.time.epoch();
-        let Some((placed, shown)) = self.place_picture(unit.stamp, arrival) else { return };
+        let Some((placed, shown)) = self.place_picture(unit.stamp, unit.order, arrival) else { return };
         let Some(track) = &mut self.video else { return };
         let was_waiting = !track.runs();
-        if track.begins(unit.entry, placed, shown, arrival) && placed >= 0 {
+        if track.begins(unit.entry, placed, shown, arrival) {
             let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
             let header = track.header.take().map(|record| {
                 let head: &[u8] = match track.codec {
@@ -239,7 +246,8 @@ impl Core {
     }
 
     /// Returns the times at which a picture is decoded and shown; `None` if it has no time.
-    fn place_picture(&mut self, stamp: Option<Stamp>, arrival: Instant) -> Option<(i64, i64)> {
+    fn place_picture(&mut self, stamp: Option<Stamp>, order: Option<Order>, arrival: Instant) -> Option<(i64, i64)> {
+        let codec = self.video.as_ref()?.codec;
         let timing = &mut self.picture_timing;
         let Some(stamp) = stamp else {
             // Between timestamps, pictures follow evenly.
@@ -247,7 +255,11 @@ impl Core {
                 *count += 1;
             }
             let placed = timing.time.last()? + timing.step();
-            let shown = placed + timing.delay;
+            let step = timing.step();
+            let end = timing.end;
+            let ordered = order.and_then(|order| timing.order.place(codec, order, step, end));
+            let near = ordered.filter(|shown| (-SECOND..2 * SECOND).contains(&(shown - placed)));
+            let shown = near.unwrap_or(placed + timing.delay).max(placed);
             timing.end = timing.end.max(shown);
             self.timeline.record(&mut timing.time, placed, None, arrival);
             return Some((placed, shown));
@@ -268,6 +280,7 @@ impl Core {
                 let at = next.max(shown_next);
                 self.timeline.break_at(&mut timing.time, raw, at);
                 timing.last = Some((raw, 1));
+                timing.order.forget();
                 timing.reorders = false;
                 timing.end = at;
                 if let Some(track) = &mut self.video {
@@ -280,6 +293,9 @@ impl Core {
         let placed = timing.time.last().map_or(at, |last| at.max(last));
         let shown = at + timing.delay;
         timing.end = timing.end.max(shown);
+        if let Some(order) = order {
+            timing.order.learn(order, shown);
+        }
         self.timeline.record(&mut timing.time, placed, Some((raw, at)), arrival);
         Some((placed, shown))
     }

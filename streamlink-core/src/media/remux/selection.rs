@@ -69,7 +69,7 @@ impl Remuxer {
         let reported = &core.reported;
         let mut selection = Selection::default();
         if core.programs.entries().is_empty() {
-            let silent = reported.settled || reported.since(reported.first) >= WAIT_FOR_PROGRAMS;
+            let silent = reported.since(reported.first) >= WAIT_FOR_PROGRAMS;
             if extractor.stride().is_none() && extractor.skipped() >= FOREIGN_BYTES {
                 selection.left_out.push("not MPEG-TS".to_owned());
             } else if silent && extractor.stride().is_some() {

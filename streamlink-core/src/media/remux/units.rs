@@ -2,6 +2,7 @@
 //! what separates pictures are the NAL units.
 
 use super::{
+    order::{Order, OrderReader},
     pes::Stamp,
     video::{ParameterSets, Picture},
 };
@@ -22,6 +23,7 @@ const START: [u8; 3] = [0, 0, 1];
 pub(super) struct AccessUnit {
     pub(super) entry: EntryPoint,
     pub(super) stamp: Option<Stamp>,
+    pub(super) order: Option<Order>,
     /// NAL units, each behind its length in four bytes, after the free bytes.
     pub(super) data: Vec<u8>,
     /// The decoder configuration record from this picture on, if it has changed.
@@ -35,6 +37,7 @@ struct Unit {
     position: Option<u64>,
     data: Vec<u8>,
     scan: EntryPointScan,
+    order: Option<Order>,
     has_slice: bool,
     /// Address of its last slice of H.264.
     address: u32,
@@ -47,6 +50,7 @@ pub(super) struct UnitReader {
     /// Number of bytes left free before each picture.
     head: usize,
     sets: ParameterSets,
+    orders: OrderReader,
     buffer: Vec<u8>,
     /// Position of the buffer in the stream.
     base: u64,
@@ -57,6 +61,8 @@ pub(super) struct UnitReader {
     /// The NAL unit in progress has been looked at.
     peeked: bool,
     stamps: VecDeque<(u64, Stamp)>,
+    /// The last picture began where a PES packet with a timestamp did.
+    aligned: bool,
     unit: Unit,
     done: Vec<AccessUnit>,
 }
@@ -68,12 +74,14 @@ impl UnitReader {
             codec,
             head,
             sets: ParameterSets::new(codec),
+            orders: OrderReader::new(codec),
             buffer: Vec::new(),
             base: 0,
             searched: 0,
             nal: None,
             peeked: false,
             stamps: VecDeque::new(),
+            aligned: false,
             unit: Unit::new(codec, head),
             done: Vec::new(),
         }
@@ -82,6 +90,11 @@ impl UnitReader {
     /// Returns the completed pictures.
     pub(super) fn take(&mut self) -> Vec<AccessUnit> {
         std::mem::take(&mut self.done)
+    }
+
+    /// Returns whether PES packets begin with a picture, as far as is known.
+    pub(super) fn is_aligned(&self) -> bool {
+        self.aligned
     }
 
     /// Returns the parameter sets.
@@ -172,8 +185,10 @@ impl UnitReader {
             self.finish_unit();
         }
         self.unit.position.get_or_insert(position);
-        if nal_role(self.codec, nal) == NalRole::Slice {
-            self.unit.address = self.address(nal).unwrap_or(0);
+        if nal_role(self.codec, nal) == NalRole::Slice
+            && let Some(address) = self.address(nal)
+        {
+            self.unit.address = address;
         }
     }
 
@@ -207,8 +222,16 @@ impl UnitReader {
     fn add(&mut self, nal: &[u8]) {
         match nal_role(self.codec, nal) {
             NalRole::Delimiter | NalRole::Filler => return,
-            NalRole::ParameterSet(number) => return self.sets.keep(number, nal),
-            NalRole::Slice => self.unit.has_slice = true,
+            NalRole::ParameterSet(number) => {
+                self.orders.set(number, nal);
+                return self.sets.keep(number, nal);
+            }
+            NalRole::Slice => {
+                if !self.unit.has_slice {
+                    self.unit.order = self.orders.picture(nal);
+                }
+                self.unit.has_slice = true;
+            }
             NalRole::Information | NalRole::Other => {}
         }
         self.unit.scan.add(nal);
@@ -231,11 +254,22 @@ impl UnitReader {
             && unit.position.is_some_and(|begin| *position <= begin)
         {
             stamp = Some(*next);
+            self.aligned = unit.position == Some(*position);
             self.stamps.pop_front();
+        }
+        if stamp.is_none() {
+            // A zero that ends the packet before looks like a part of the start code.
+            let next = self.stamps.front().filter(|(position, _)| unit.position == position.checked_sub(1));
+            self.aligned = next.is_some();
+            if let Some((_, next)) = next {
+                stamp = Some(*next);
+                self.stamps.pop_front();
+            }
         }
         self.done.push(AccessUnit {
             entry: unit.scan.entry_point().unwrap_or(EntryPoint::None),
             stamp,
+            order: unit.order,
             data: unit.data,
             configuration: self.sets.configuration(),
         });
@@ -245,7 +279,7 @@ impl UnitReader {
 impl Unit {
     fn new(codec: NalCodec, head: usize) -> Self {
         let data = vec![0; head];
-        Self { position: None, data, scan: EntryPointScan::new(codec), has_slice: false, address: 0 }
+        Self { position: None, data, scan: EntryPointScan::new(codec), order: None, has_slice: false, address: 0 }
     }
 }
 
@@ -299,6 +333,13 @@ mod tests {
             let got = units(&[(Some(1), a), (Some(2), b), (None, c), (Some(4), d)], chunk);
             assert_eq!(got.iter().map(|unit| unit.1).collect::<Vec<_>>(), [Some(1), Some(2), None, Some(4)], "{chunk}");
         }
+    }
+
+    #[test]
+    fn units_keep_their_timestamp_behind_padding() {
+        let padded = [IDR, &[0, 0, 0]].concat();
+        let got = units(&[(Some(1), &padded), (Some(2), P), (Some(3), P)], 100);
+        assert_eq!(got.iter().map(|unit| unit.1).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);
     }
 
     #[test]

@@ -172,8 +172,11 @@ fn set_id(codec: NalCodec, number: usize, nal: &[u8]) -> u32 {
 }
 
 /// The fields of a sequence parameter set in the configuration record (ITU-T H.265 section 7.3.2.2).
-struct HevcSequence {
-    id: u32,
+pub(super) struct HevcSequence {
+    pub(super) id: u32,
+    /// Number of bits of picture order counts.
+    pub(super) count_bits: u32,
+    pub(super) has_planes: bool,
     profile_tier_level: [u8; 12],
     sub_layers: u8,
     nested: bool,
@@ -185,7 +188,7 @@ struct HevcSequence {
 }
 
 impl HevcSequence {
-    fn parse(nal: &[u8]) -> Option<Self> {
+    pub(super) fn parse(nal: &[u8]) -> Option<Self> {
         let rbsp = decode_nal(Some(nal).filter(|nal| nal.len() >= MIN_SET)?).ok()?;
         let body = rbsp.get(1..)?; // the second byte of the header
         let &first = body.first()?;
@@ -205,9 +208,7 @@ impl HevcSequence {
         }
         let id = bits.read_ue("id").ok()?;
         let chroma_format = u8::try_from(bits.read_ue("chroma_format_idc").ok()?).ok().filter(|c| *c <= 3)?;
-        if chroma_format == 3 {
-            bits.read_bit("separate_colour_plane_flag").ok()?;
-        }
+        let has_planes = chroma_format == 3 && bits.read_bit("separate_colour_plane_flag").ok()?;
         let mut width = bits.read_ue("width").ok()?;
         let mut height = bits.read_ue("height").ok()?;
         if bits.read_bit("conformance_window_flag").ok()? {
@@ -224,9 +225,12 @@ impl HevcSequence {
         let depth = |value: u32| u8::try_from(value).ok().filter(|d| *d <= 8);
         let luma_depth = depth(bits.read_ue("bit_depth_luma_minus8").ok()?)?;
         let chroma_depth = depth(bits.read_ue("bit_depth_chroma_minus8").ok()?)?;
+        let count_bits = bits.read_ue("log2_max_pic_order_cnt_lsb_minus4").ok()?.min(12) + 4;
         let nested = first & 1 != 0;
         Some(Self {
             id,
+            count_bits,
+            has_planes,
             profile_tier_level,
             sub_layers,
             nested,

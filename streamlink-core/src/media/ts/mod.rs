@@ -2,11 +2,13 @@
 //! first-priority checks of ETSI TR 101 290 (section 5.2.1). Nothing is altered, and errors are counted, never refused.
 
 mod framing;
+#[allow(dead_code)] // for the loss detection of sources
 mod presence;
 pub(crate) mod sections;
 pub(crate) mod transport;
 
 pub(crate) use presence::MediaPresence;
+use transport::PacketExtractor;
 
 use std::{
     collections::BTreeMap,
@@ -171,6 +173,8 @@ pub(crate) struct TsMonitor {
     out_of_sync: bool,
     checked: Option<Instant>,
     changed: bool,
+    /// Finds packets of other sizes.
+    extractor: PacketExtractor,
 }
 
 impl TsMonitor {
@@ -184,6 +188,25 @@ impl TsMonitor {
     /// picture begins in it from which decoding can start.
     pub(crate) fn observe(&mut self, payload: &[u8], now: Instant) -> bool {
         let mut random_access = false;
+        if !self.is_plain(payload) {
+            // Packets of 192 and 204 bytes are no errors.
+            let mut extractor = std::mem::take(&mut self.extractor);
+            let before = extractor.stride();
+            let mut found = Vec::new();
+            extractor.push(payload, |packet| found.extend_from_slice(packet));
+            let stride = extractor.stride();
+            self.extractor = extractor;
+            if stride.is_some_and(|stride| stride != PACKET) && before == stride {
+                for packet in found.chunks_exact(PACKET) {
+                    self.sync(packet[0] == SYNC);
+                    if packet[0] == SYNC {
+                        random_access |= self.packet(packet, now);
+                    }
+                }
+                self.check_at_times(now);
+                return random_access;
+            }
+        }
         let packets = payload.chunks_exact(PACKET);
         if !packets.remainder().is_empty() {
             self.errors.sync_byte = self.errors.sync_byte.saturating_add(1);
@@ -194,11 +217,23 @@ impl TsMonitor {
                 random_access |= self.packet(packet, now);
             }
         }
+        self.check_at_times(now);
+        random_access
+    }
+
+    /// Returns whether a datagram holds whole packets of 188 bytes, and none of another size are expected.
+    fn is_plain(&self, payload: &[u8]) -> bool {
+        let plain = framing::Framing { offset: 0, stride: PACKET };
+        self.extractor.stride().is_none_or(|stride| stride == PACKET)
+            && payload.len().is_multiple_of(PACKET)
+            && plain.fits(payload)
+    }
+
+    fn check_at_times(&mut self, now: Instant) {
         if self.checked.is_none_or(|last| now.saturating_duration_since(last) >= CHECK_INTERVAL) {
             self.checked = Some(now);
             self.check(now);
         }
-        random_access
     }
 
     /// Begins the stream again: what was missing meanwhile is not an error.
@@ -434,6 +469,23 @@ mod tests {
         }
         let video = monitor.pids().into_iter().find(|p| p.pid == 0x100).unwrap();
         assert_eq!((video.stream_type, video.packets, video.continuity_errors), (Some(0x1b), 9, 2));
+    }
+
+    #[test]
+    fn ts_monitor_reads_packets_with_parity() {
+        let mut monitor = TsMonitor::new();
+        let mut stream = Vec::new();
+        for counter in 0..140u8 {
+            stream.extend(packet(0x100, counter & 15, false, &[]));
+            stream.extend([0xaa; 16]);
+        }
+        for chunk in stream.chunks(1316) {
+            monitor.observe(chunk, Instant::now());
+        }
+        // The first datagram tells the size.
+        assert!(monitor.errors().sync_byte < 8, "{:?}", monitor.errors());
+        let pid = monitor.pids().into_iter().find(|pid| pid.pid == 0x100).unwrap();
+        assert!(pid.packets > 130, "{pid:?}");
     }
 
     #[test]

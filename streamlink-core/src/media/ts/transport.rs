@@ -67,6 +67,8 @@ pub(crate) struct PacketExtractor {
     stride: Option<usize>,
     /// Bytes of an incomplete packet.
     rest: Vec<u8>,
+    /// Number of bytes before the next packet: parity, or its time.
+    between: usize,
     /// Number of bytes that were no packets.
     skipped: u64,
 }
@@ -76,17 +78,27 @@ impl PacketExtractor {
     pub(crate) fn push(&mut self, payload: &[u8], mut take: impl FnMut(&[u8])) {
         let plain = Framing { offset: 0, stride: PACKET };
         if self.rest.is_empty()
+            && self.between == 0
             && self.stride.is_none_or(|stride| stride == PACKET)
             && payload.len().is_multiple_of(PACKET)
             && plain.fits(payload)
         {
             self.stride = Some(PACKET);
-            return payload.chunks_exact(PACKET).for_each(take);
+            for packet in payload.chunks_exact(PACKET) {
+                take(packet);
+            }
+            return;
         }
         let mut bytes = std::mem::take(&mut self.rest);
         bytes.extend_from_slice(payload);
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if self.between > 0 {
+                let count = self.between.min(rest.len());
+                self.between -= count;
+                at += count;
+                continue;
+            }
             let framed = self.stride.filter(|stride| {
                 // One wrong sync byte is damage; the packet counts for nothing, and the place is kept.
                 rest[0] == SYNC || rest.get(*stride).is_some_and(|byte| *byte == SYNC)
@@ -99,22 +111,10 @@ impl PacketExtractor {
                 at += found.offset;
                 continue;
             };
-            // The bytes behind a packet come with it, or later.
             let Some(packet) = rest.get(..PACKET) else { break };
-            if rest.len() < stride {
-                break;
-            }
             take(packet);
-            at += stride;
-        }
-        if self.stride == Some(192) && bytes.len().saturating_sub(at) < 192 && bytes.len().saturating_sub(at) >= PACKET
-        {
-            // The time of the next packet has not come yet, and never does behind the last.
-            if let Some(packet) = bytes.get(at..at + PACKET).filter(|packet| packet[0] == SYNC) {
-                take(packet);
-                self.stride = None;
-                at = bytes.len();
-            }
+            at += PACKET;
+            self.between = stride - PACKET;
         }
         bytes.drain(..at.min(bytes.len()));
         if bytes.len() > MAX_REST {
