@@ -1,7 +1,7 @@
 //! Output order of pictures (H.264 section 8.2.1, H.265 section 8.3.1): where several pictures come in one PES packet,
 //! only the first has a timestamp, and the picture order counts tell when the others are shown.
 
-use super::video::HevcSequence;
+use super::video::{HevcSequence, MAX_SET, MIN_SET};
 use crate::media::entry_point::{NalCodec, RawBits};
 use h264_reader::{
     nal::sps::{FrameMbsFlags, PicOrderCntType, SeqParameterSet},
@@ -54,6 +54,9 @@ impl OrderReader {
 
     /// Takes a parameter set: 1 for sequence, 2 for picture.
     pub(super) fn set(&mut self, number: usize, nal: &[u8]) {
+        if !(MIN_SET..=MAX_SET).contains(&nal.len()) {
+            return;
+        }
         match number {
             1 => {
                 if let Some((id, sequence)) = self.sequence(nal)

@@ -97,7 +97,7 @@ impl PesReader {
     }
 
     /// Ends the PES packet in progress.
-    pub(super) fn end(&mut self, take: &mut impl FnMut(Piece<'_>)) {
+    fn end(&mut self, take: &mut impl FnMut(Piece<'_>)) {
         if self.phase == Phase::Body {
             take(Piece::End);
         }

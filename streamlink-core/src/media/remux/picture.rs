@@ -196,7 +196,6 @@ impl Core {
     /// Sends the picture in progress.
     pub(super) fn finish_pictures(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
         if let Some(track) = &mut self.video {
-            track.pes.end(&mut |_| {});
             track.units.finish();
             self.pictures(arrival, out);
         }

@@ -159,10 +159,6 @@ impl Core {
     pub(super) fn finish_sounds(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
         if let Some(track) = &mut self.audio {
             track.parse(arrival);
-            track.stamp = None;
-            let mut pes = std::mem::take(&mut track.pes);
-            pes.end(&mut |_| {});
-            track.pes = pes;
             self.sounds(true, arrival, out);
         }
     }

@@ -10,9 +10,9 @@ use h264_reader::{
 /// Maximum number of parameter sets of one type that are kept.
 const MAX_SETS: usize = 16;
 /// Minimum length of a parameter set, in bytes.
-const MIN_SET: usize = 3;
+pub(super) const MIN_SET: usize = 3;
 /// Maximum length of a parameter set, in bytes.
-const MAX_SET: usize = 4096;
+pub(super) const MAX_SET: usize = 4096;
 
 /// The video parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
