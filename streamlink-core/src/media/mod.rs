@@ -4,16 +4,20 @@
 pub(crate) mod entry_point;
 pub(crate) mod flv;
 mod packet;
+mod program;
 mod remux;
 pub(crate) mod rtp;
 pub(crate) mod rtsp;
+mod track;
 mod transport_check;
-mod ts;
+pub(crate) mod ts;
 mod ts_sync;
 
 pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};
+pub use program::ProgramChoice;
 pub(crate) use remux::Remuxer;
+pub use track::{LeftOut, MediaTrack};
 pub use transport_check::{TransportCheck, TransportErrors};
 pub use ts::PidStats;
 pub(crate) use ts::TsMonitor;

@@ -3,6 +3,8 @@
 
 mod framing;
 mod presence;
+pub(crate) mod sections;
+pub(crate) mod transport;
 
 pub(crate) use framing::Framing;
 use presence::MediaPresence;
@@ -266,6 +268,23 @@ mod tests {
         }
         let video = monitor.pids().into_iter().find(|p| p.pid == 0x100).unwrap();
         assert_eq!((video.stream_type, video.packets, video.continuity_errors), (Some(0x1b), 9, 2));
+    }
+
+    #[test]
+    fn ts_monitor_reads_packets_with_parity() {
+        let mut monitor = TsMonitor::new();
+        let mut stream = Vec::new();
+        for counter in 0..140u8 {
+            stream.extend(packet(0x100, counter & 15, false, &[]));
+            stream.extend([0xaa; 16]);
+        }
+        for chunk in stream.chunks(1316) {
+            monitor.observe(chunk, Instant::now());
+        }
+        // The first datagram tells the size.
+        assert!(monitor.errors().sync_byte < 8, "{:?}", monitor.errors());
+        let pid = monitor.pids().into_iter().find(|pid| pid.pid == 0x100).unwrap();
+        assert!(pid.packets > 130, "{pid:?}");
     }
 
     #[test]
