@@ -95,6 +95,13 @@ pub fn json(stats: &FlowStats) -> Value {
                 "pid_errors": s.transport.pid,
             },
             "media": s.media.as_deref(),
+            "peer": s.peer.map(|peer| peer.to_string()),
+            "last_error": s.last_error.as_ref().map(|error| json!({
+                "kind": error.kind,
+                "text": error.text.as_str(),
+                "peer": error.peer.map(|peer| peer.to_string()),
+                "age_ms": error.age.as_millis() as u64,
+            })),
             "players": s.players.iter().map(player).collect::<Vec<_>>(),
         })
     };

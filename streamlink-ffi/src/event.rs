@@ -46,7 +46,8 @@ pub enum StreamlinkEventKind {
     SourceConnected = 3,
     /// A source brings no more media. `detail`: why.
     SourceLost = 4,
-    /// A source that calls will try again. `count`: attempts that have failed; `time_ms`: how long it waits.
+    /// A source that calls will try again. `count`: attempts that have failed; `time_ms`: delay before the next one;
+    /// `detail`: reason of the failure. Attempts that fail for the same reason as the one before are not reported again.
     SourceRetrying = 5,
     /// The flow has switched from the source `other` to the source `endpoint`. `time_ms`: the gap in the media.
     Switched = 6,
@@ -54,7 +55,7 @@ pub enum StreamlinkEventKind {
     OutputConnected = 7,
     /// An output, or a player of it, is lost. `peer`, `detail`: who and why.
     OutputLost = 8,
-    /// An output will try again. `count`, `time_ms`: as for a source.
+    /// An output will try again. `count`, `time_ms`, `detail`: as for a source.
     OutputRetrying = 9,
     /// A peer was turned away. `peer`, `detail`: who and why; `count`: how often since the last such event.
     PeerRefused = 10,
@@ -146,16 +147,20 @@ impl StreamlinkEvent {
             let at = |peer: &Option<std::net::SocketAddr>| peer.map(|peer| peer.to_string()).unwrap_or_default();
             let (endpoint, other, peer, detail) = match &self.event {
                 Event::SourceConnected { source, peer } => (source.clone(), nothing(), at(peer), nothing()),
-                Event::SourceLost { source, reason } => (source.clone(), nothing(), nothing(), reason.to_string()),
-                Event::SourceRetrying { source, .. }
-                | Event::BandwidthExceeded { source, .. }
-                | Event::TimestampsAhead { source, .. } => (source.clone(), nothing(), nothing(), nothing()),
+                Event::SourceLost { source, peer, reason } => (source.clone(), nothing(), at(peer), reason.to_string()),
+                Event::SourceRetrying { source, reason, .. } => {
+                    (source.clone(), nothing(), nothing(), reason.to_string())
+                }
+                Event::BandwidthExceeded { source, .. } | Event::TimestampsAhead { source, .. } => {
+                    (source.clone(), nothing(), nothing(), nothing())
+                }
                 Event::Switched { from, to, .. } => (to.clone(), from.clone(), nothing(), nothing()),
                 Event::OutputConnected { output, peer } => (output.clone(), nothing(), at(peer), nothing()),
                 Event::OutputLost { output, peer, reason } => (output.clone(), nothing(), at(peer), reason.to_string()),
-                Event::OutputRetrying { output, .. } | Event::OutputLagging { output, .. } => {
-                    (output.clone(), nothing(), nothing(), nothing())
+                Event::OutputRetrying { output, reason, .. } => {
+                    (output.clone(), nothing(), nothing(), reason.to_string())
                 }
+                Event::OutputLagging { output, .. } => (output.clone(), nothing(), nothing(), nothing()),
                 Event::PeerRefused { endpoint, peer, reason, .. } => {
                     (endpoint.clone(), nothing(), peer.to_string(), reason.to_string())
                 }

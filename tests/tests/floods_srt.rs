@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    AppSource, Bitrate, Engine, Event, Flow, FlowHandle, KeyLength, Output, Passphrase, PeerLimits, RefusalReason,
-    Source, SrtAccess, State, Tap,
+    Access, AppSource, Bitrate, Engine, Event, Flow, FlowHandle, KeyLength, Output, Passphrase, PeerLimits,
+    RefusalReason, Source, State, Tap,
 };
 use streamlink_tests::{
     eventually,
@@ -342,12 +342,12 @@ fn srt_hook_that_is_slow_costs_no_media_and_refuses() {
     let count = asked.clone();
     let engine = Engine::builder()
         .workers(2)
-        .srt_access(move |request| {
-            if request.stream_id.is_some_and(|id| id.starts_with("slow")) {
+        .access(move |request| {
+            if request.stream_id.as_deref().is_some_and(|id| id.starts_with("slow")) {
                 count.fetch_add(1, Relaxed);
                 std::thread::sleep(Duration::from_secs(4)); // what a hook should not do
             }
-            SrtAccess::Accept
+            Access::Accept
         })
         .build()
         .unwrap();

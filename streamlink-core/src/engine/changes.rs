@@ -8,12 +8,13 @@
 use super::{
     OutputEdit, Shared, SourceEdit,
     handle::{Running, config, not_found},
-    outputs::{self, Ending, OpenOutput, RunningOutput},
+    outputs::{self, Ending, RunningOutput},
     start,
 };
 use crate::{
-    endpoint::{Event, Status},
-    error::{Error, Problem},
+    endpoint::{Status, driver::OpenOutput},
+    error::{ConfigError, Error, Problem},
+    event::Event,
     flow::{Claim, Name, Output, check_description, check_output},
     net::is_local_ip,
     router::State,
@@ -58,7 +59,7 @@ impl Running {
             let mut outputs = self.outputs();
             self.may_apply(abandoned)?;
             self.check_free(&outputs, &name, None)?;
-            let (running, peers) = self.run_output(output, status, opened, None);
+            let (running, peers) = self.run_output(&shared, output, status, opened, None);
             outputs.push(running);
             reserved.keep();
             peers
@@ -100,7 +101,7 @@ impl Running {
             self.check_free(&outputs, &new_name, Some(&old))?;
             let before = outputs.remove(place);
             let ending = before.end.begin();
-            let (running, peers) = self.run_output(output, status, opened, Some(over.clone()));
+            let (running, peers) = self.run_output(&shared, output, status, opened, Some(over.clone()));
             outputs.insert(place, running);
             reserved.keep();
             (ending, before.claim, peers)
@@ -204,7 +205,8 @@ impl Running {
 
     fn reserve<'a>(&self, shared: &'a Shared, claim: Option<Claim>) -> Result<Reserved<'a>, Error> {
         if let Some(claim) = &claim {
-            shared.claim(self.id, &self.name, claim).map_err(|problem| config("output.bind", problem))?;
+            let claimed = |problem| Error::Claimed(ConfigError::new("output.bind", problem).into());
+            shared.claim(self.id, &self.name, claim).map_err(claimed)?;
         }
         Ok(Reserved { shared, id: self.id, claim })
     }
@@ -215,9 +217,9 @@ impl Running {
         shared: &Shared,
         output: &Output,
         abandoned: &CancellationToken,
-    ) -> Result<(Arc<Status>, OpenOutput), Error> {
+    ) -> Result<(Arc<Status>, Box<dyn OpenOutput>), Error> {
         let status = Status::new(output.name(), output.common.description.clone());
-        let bandwidth = self.bandwidth.view();
+        let bandwidth = self.media.bandwidth.view();
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Error::Stopped("flow")),
@@ -240,7 +242,7 @@ impl Running {
 
     pub(super) fn tell_connected(&self, output: &str, peers: Vec<SocketAddr>) {
         for peer in peers {
-            self.events.emit(Event::OutputConnected { output: output.to_owned(), peer: Some(peer) });
+            self.media.events.emit(Event::OutputConnected { output: output.to_owned(), peer: Some(peer) });
         }
     }
 
@@ -256,9 +258,9 @@ impl Running {
             Ending::Task(task) => {
                 let _ = task.await; // a failed task has ended, too
             }
-            Ending::Route(route, ended) => {
+            Ending::Listener(entry, ended) => {
                 ended.await;
-                route.release().await;
+                entry.release().await;
             }
         }
         if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &claim) {

@@ -1,29 +1,23 @@
 //! Handle of a running flow: its addresses, events, statistics and changes.
 
 use super::{
-    Events, OutputEdit, Shared, SourceEdit,
+    OutputEdit, Shared, SourceEdit,
     outputs::{OutputEnd, RunningOutput},
     sources::RunningSource,
-    start::PortRoute,
     stats::{EndpointStats, FlowStats},
 };
 use crate::{
-    endpoint::{
-        AppSource, Bandwidth, BandwidthSetting, Event, EventSink, Mailbox, Status, Tap, Tasks,
-        fanout::Fanout,
-        remux::{self, RemuxStatus},
-    },
+    endpoint::{AppSource, Bandwidth, FlowMedia, Status, Tap, Tasks, driver::ListenerEntry, fanout::Fanout},
     error::{ConfigError, ConfigErrors, Error, Problem},
-    flow::{BandwidthPolicy, Bitrate, InputProtocol, Output, OutputProtocol},
+    event::{Event, Events, Mailbox},
+    flow::{BandwidthPolicy, Bitrate, InputProtocol, Output},
     lock::{self, Guard, lock},
-    media::MediaFamily,
-    random::Random,
-    router::{CurrentPresentation, Ring, SourceGroup, State},
+    router::{SourceGroup, State},
 };
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -34,15 +28,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(super) id: u64,
-    pub(super) random: Random,
     pub(super) name: String,
     pub(super) shared: Weak<Shared>,
     pub(super) input: InputProtocol,
-    pub(super) bandwidth: BandwidthSetting,
-    pub(super) ring: Arc<Ring>,
+    pub(super) media: FlowMedia,
     /// Source group, which publishes the media of the sources into the ring.
     pub(super) group: Arc<SourceGroup>,
-    pub(super) events: EventSink,
     pub(super) tasks: Tasks,
     pub(super) source_tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -50,51 +41,13 @@ pub(crate) struct Running {
     pub(super) fanout: Fanout,
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
-    /// Presentation of the RTSP source.
-    pub(super) stage: Arc<CurrentPresentation>,
-    /// Remultiplexer from which RTMP outputs of a datagram flow read.
-    pub(super) remux: OnceLock<Remux>,
     /// Tracker of output changes that are being applied.
     pub(super) changes: TaskTracker,
     /// Lock that allows one stop at a time.
     pub(super) stopping: tokio::sync::Mutex<()>,
 }
 
-/// Remultiplexer of a flow: the FLV messages found in its MPEG-TS.
-#[derive(Debug)]
-pub(super) struct Remux {
-    ring: Arc<Ring>,
-    status: Arc<RemuxStatus>,
-    /// Token that is cancelled when all messages are in the ring.
-    done: CancellationToken,
-}
-
 impl Running {
-    /// Returns the ring from which RTMP outputs read: the flow's own, or that of its remultiplexer, which starts with
-    /// its first reader.
-    pub(super) fn rtmp_ring(&self) -> Arc<Ring> {
-        if self.input.family() == MediaFamily::Rtmp {
-            return self.ring.clone();
-        }
-        let remux = self.remux.get_or_init(|| {
-            let ring = Ring::new(self.bandwidth.now().queue_limits());
-            let status = Arc::<RemuxStatus>::default();
-            let done = CancellationToken::new();
-            let (run, end) = (
-                remux::run(self.ring.reader(), ring.clone(), self.events.clone(), status.clone()),
-                done.clone().drop_guard(),
-            );
-            self.tasks.spawn(async move {
-                run.await;
-                drop(end);
-            });
-            Remux { ring, status, done }
-        });
-        // A concurrent change of the bandwidth may have run before the remultiplexer existed.
-        self.bandwidth.change(|_| {}, |bandwidth| remux.ring.set_limits(bandwidth.queue_limits()));
-        remux.ring.clone()
-    }
-
     pub(super) fn sources(&self) -> Guard<'_, Vec<RunningSource>> {
         lock(&self.sources)
     }
@@ -106,11 +59,9 @@ impl Running {
     /// Changes the bandwidth and updates everything derived from it: queues and sources here, and endpoints by their
     /// view of the bandwidth.
     fn change_bandwidth(&self, change: impl FnOnce(&mut Bandwidth)) {
-        self.bandwidth.change(change, |bandwidth| {
-            self.ring.set_limits(bandwidth.queue_limits());
-            if let Some(remux) = self.remux.get() {
-                remux.ring.set_limits(bandwidth.queue_limits());
-            }
+        self.media.bandwidth.change(change, |bandwidth| {
+            self.media.ring.set_limits(bandwidth.queue_limits());
+            self.media.messages.set_bandwidth(bandwidth);
             for source in self.sources().iter() {
                 source.live.send_modify(|live| live.bandwidth = bandwidth);
             }
@@ -120,24 +71,24 @@ impl Running {
     /// Gives back the name and addresses of the flow, and tells its tasks to end.
     pub(super) fn cancel(&self) {
         self.retire();
-        self.ring.close();
-        for route in self.take_routes() {
+        self.media.ring.close();
+        for entry in self.take_entries() {
             // The removal runs in a task, because this function must not wait.
-            self.tasks.runtime.spawn(async move { route.remove().await });
+            self.tasks.runtime.spawn(async move { entry.remove().await });
         }
         self.stop_output_tasks();
         self.report_stop();
     }
 
-    /// Takes the routes on shared ports, which must be released.
-    fn take_routes(&self) -> Vec<PortRoute> {
-        let sources: Vec<PortRoute> = self.sources().iter_mut().filter_map(|source| source.route.take()).collect();
+    /// Takes the entries on shared ports, which must be released.
+    fn take_entries(&self) -> Vec<ListenerEntry> {
+        let sources: Vec<ListenerEntry> = self.sources().iter_mut().filter_map(|source| source.entry.take()).collect();
         let outputs = self.outputs();
-        let routes = outputs.iter().filter_map(|output| match &output.end {
-            OutputEnd::Route(route) => Some(route.clone()),
+        let entries = outputs.iter().filter_map(|output| match &output.end {
+            OutputEnd::Listener(entry) => Some(entry.clone()),
             _ => None,
         });
-        sources.into_iter().chain(routes).collect()
+        sources.into_iter().chain(entries).collect()
     }
 
     fn stop_output_tasks(&self) {
@@ -178,24 +129,22 @@ impl Running {
         // Changes in preparation see that the flow stops. Changes that are being applied run to completion.
         self.changes.close();
         self.changes.wait().await;
-        let routes = self.take_routes();
-        for route in &routes {
-            route.remove().await;
+        let entries = self.take_entries();
+        for entry in &entries {
+            entry.remove().await;
         }
         self.group.finish(Instant::now());
-        self.ring.close();
-        if let Some(remux) = self.remux.get() {
-            remux.done.cancelled().await;
-        }
+        self.media.ring.close();
+        self.media.messages.finished().await;
         self.stop_output_tasks();
         self.tasks.tracker.wait().await;
-        self.outputs().iter_mut().for_each(|output| {
-            if matches!(output.end, OutputEnd::Route(_)) {
-                output.end = OutputEnd::Sinks(Vec::new()); // `routes` holds the port
+        for output in self.outputs().iter_mut() {
+            if matches!(output.end, OutputEnd::Listener(_)) {
+                output.end = OutputEnd::Sinks(Vec::new()); // `entries` holds the port
             }
-        });
-        for route in routes {
-            route.release().await;
+        }
+        for entry in entries {
+            entry.release().await;
         }
         for status in self.statuses() {
             status.counters.set_state(State::Idle, Instant::now());
@@ -205,7 +154,7 @@ impl Running {
 
     fn report_stop(&self) {
         if !self.stopped.swap(true, Ordering::Relaxed) {
-            self.events.emit(Event::FlowStopped);
+            self.media.events.emit(Event::FlowStopped);
         }
     }
 
@@ -228,9 +177,9 @@ impl Running {
         };
         let output = |o: &RunningOutput| {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
-            if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
-                stats.media = remux.status.selection().map(Into::into);
-                if remux.status.has_nothing() {
+            if let Some(remux) = &o.remux {
+                stats.media = remux.selection().map(Into::into);
+                if remux.has_nothing() && stats.state != State::Idle {
                     stats.state = State::Failed;
                 }
             }
@@ -239,7 +188,13 @@ impl Running {
         let sources = self.sources().iter().enumerate().map(source).collect();
         let merge_lost = self.group.merged(0).map_or(0, |(_, lost)| lost);
         let outputs = self.outputs().iter().map(output).collect();
-        FlowStats { name: self.name.clone(), max_bandwidth: self.bandwidth.now().max, merge_lost, sources, outputs }
+        FlowStats {
+            name: self.name.clone(),
+            max_bandwidth: self.media.bandwidth.now().max,
+            merge_lost,
+            sources,
+            outputs,
+        }
     }
 
     pub(super) fn alive(&self) -> Result<Arc<Shared>, Error> {
@@ -297,9 +252,10 @@ impl FlowHandle {
         self.events.lock().await.next().await
     }
 
-    /// Returns another reader of events, from now on.
+    /// Returns another reader of events, from now on. Within 5 s of the start of the flow, it brings the events since
+    /// the start, too.
     pub fn events(&self) -> Events {
-        Events::new(self.running.events.subscribe())
+        Events::new(self.running.media.events.subscribe())
     }
 
     /// Returns a snapshot of the counters, without stopping the data path.
@@ -307,8 +263,8 @@ impl FlowHandle {
         self.running.stats()
     }
 
-    /// Returns the handle into which the host pushes the media of a [`Source::app_rtp`](crate::Source::app_rtp) or
-    /// another app source.
+    /// Returns the handle into which the host pushes the media of an app source, such as
+    /// [`Source::app_datagrams`](crate::Source::app_datagrams).
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such source.
@@ -386,13 +342,13 @@ impl FlowHandle {
     /// [`Error::NotFound`] when there is no such output, or no such player of it.
     pub async fn kick_player(&self, output: &str, peer: SocketAddr) -> Result<(), Error> {
         self.running.alive()?;
-        let route = self.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
-            OutputEnd::Route(route) => Some(route.clone()),
+        let entry = self.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
+            OutputEnd::Listener(entry) => Some(entry.clone()),
             _ => None,
         });
-        let route = route.ok_or_else(|| not_found("output", output))?;
-        match route {
-            Some(route) if route.kick(peer).await => Ok(()),
+        let entry = entry.ok_or_else(|| not_found("output", output))?;
+        match entry {
+            Some(entry) if entry.kick(peer).await => Ok(()),
             _ => Err(not_found("player", &peer.to_string())),
         }
     }
@@ -405,8 +361,9 @@ impl FlowHandle {
         self.running.edit_source(name, edit)
     }
 
-    /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of SRT
-    /// follow, on open connections, too. An SRT endpoint with a maximum of its own keeps it.
+    /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of
+    /// protocols that pace their packets follow, on open connections, too. An endpoint with a maximum of its own keeps
+    /// it.
     ///
     /// # Errors
     /// When it is 0, or the flow has stopped.

@@ -13,6 +13,7 @@ use super::{
     secret::StreamKey,
     setting::SettingScope,
     setting_table::Fields,
+    silence::Silence,
     source::{bind_or_placeholder, remote_or_placeholder},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
     written_url,
@@ -258,6 +259,10 @@ impl Fields for OutputKind {
 
     fn rtsp(&mut self) -> Option<&mut RtspOptions> {
         group!(self, RtspListener(s) => &mut s.rtsp, RtspCaller(s) => &mut s.rtsp)
+    }
+
+    fn silence(&mut self) -> Option<&mut Silence> {
+        None
     }
 
     fn key(&mut self) -> Option<&mut Option<StreamKey>> {

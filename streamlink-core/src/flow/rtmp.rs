@@ -7,6 +7,7 @@ use super::{
     secret::StreamKey,
     settings::check_millis,
     shown_url::shown_url,
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::error::Problem;
 use std::{fmt, time::Duration};
@@ -92,6 +93,7 @@ pub(crate) struct RtmpPublishServer {
     /// `None` until `build()`, which generates one.
     pub(crate) key: Option<StreamKey>,
     pub(crate) tls: bool,
+    pub(crate) silence: Silence,
 }
 
 /// Settings of an RTMP_PULL source, which plays from a server.
@@ -100,6 +102,7 @@ pub(crate) struct RtmpPull {
     pub(crate) call: Call,
     pub(crate) address: RtmpAddress,
     pub(crate) key: Option<StreamKey>,
+    pub(crate) silence: Silence,
 }
 
 /// Settings of an RTMP_PUSH output.
@@ -143,7 +146,7 @@ const DEFAULT_SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl RtmpPull {
     pub(crate) fn new(address: RtmpAddress) -> Self {
-        Self { call: Call::new(address.remote.clone()), address, key: None }
+        Self { call: Call::new(address.remote.clone()), address, key: None, silence: Silence::default() }
     }
 }
 
@@ -197,6 +200,8 @@ endpoint_builder! {
     RtmpSourceBuilder: RtmpPublishServer
 }
 listener_setters!(RtmpSourceBuilder, listen);
+idle_setters!(RtmpSourceBuilder, "10 000 ms", silence);
+takeover_setters!(RtmpSourceBuilder, silence);
 
 endpoint_builder! {
     /// Builder of an RTMP_PULL source, which plays from a server. Made by
@@ -205,6 +210,7 @@ endpoint_builder! {
 }
 caller_setters!(RtmpPullSourceBuilder, call);
 congestion_setter!(RtmpPullSourceBuilder, call);
+idle_setters!(RtmpPullSourceBuilder, "10 000 ms", silence);
 
 endpoint_builder! {
     /// Builder of an RTMP_PUSH output, which publishes to one server. Made by

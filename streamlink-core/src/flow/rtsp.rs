@@ -9,6 +9,7 @@ use super::{
     parsed_url::{ParsedUrl, sendable},
     rtp::check_ttl,
     secret::Credentials,
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::{error::Problem, secret::Secret};
 use std::{fmt, net::SocketAddr, str::FromStr};
@@ -64,6 +65,8 @@ pub(crate) struct RtspOptions {
     pub(crate) multicast: Option<SocketAddr>,
     pub(crate) interface: Option<Interface>,
     pub(crate) ttl: u8,
+    /// Set for sources only.
+    pub(crate) silence: Silence,
 }
 
 /// Default time to live, a usual number of routers within one organisation (RFC 2365 leaves it to scopes).
@@ -137,6 +140,7 @@ impl RtspOptions {
             multicast: None,
             interface: None,
             ttl: DEFAULT_TTL,
+            silence: Silence::default(),
         }
     }
 }
@@ -208,6 +212,8 @@ endpoint_builder! {
 }
 listener_setters!(<R> RtspListenerBuilder<R>, listen);
 player_setters!(RtspListenerBuilder<role::Output>, listen);
+idle_setters!(RtspListenerBuilder<role::Source>, "10 000 ms", rtsp.silence);
+takeover_setters!(RtspListenerBuilder<role::Source>, rtsp.silence);
 output_setters!(RtspListenerBuilder<role::Output>);
 
 endpoint_builder! {
@@ -217,6 +223,7 @@ endpoint_builder! {
 }
 caller_setters!(<R> RtspCallerBuilder<R>, call);
 congestion_setter!(<R> RtspCallerBuilder<R>, call);
+idle_setters!(RtspCallerBuilder<role::Source>, "10 000 ms", rtsp.silence);
 output_setters!(RtspCallerBuilder<role::Output>);
 
 impl RtspListenerBuilder<role::Output> {

@@ -8,6 +8,7 @@ use super::{
     rtsp::{self, RtspOptions},
     secret::{KeyLength, Passphrase, StreamKey},
     setting::{Given, Setting, SettingScope, SettingValue},
+    silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
 };
 use crate::error::Problem;
@@ -39,6 +40,8 @@ pub(crate) trait Fields {
     fn local(&mut self) -> Option<&mut LocalEnd>;
     fn srt(&mut self) -> Option<&mut SrtOptions>;
     fn rtsp(&mut self) -> Option<&mut RtspOptions>;
+    /// Settings of a source for the time without media.
+    fn silence(&mut self) -> Option<&mut Silence>;
     /// Stream key of an RTMP endpoint.
     fn key(&mut self) -> Option<&mut Option<StreamKey>>;
     fn chunk_size(&mut self) -> Option<&mut u32>;
@@ -262,6 +265,19 @@ pub(crate) static TABLE: &[Row] = &[
         setting: setting("max_players", "max_players", SERVERS, Number { min: 1, max: 1_000_000 }, "peers", "", "Maximum number of peers at the same time.").aliases(&["max_peers"]),
         access: field!(listen, |s| option(&s.max_peers), |s, v| s.max_peers = Some(v.number()?)),
     },
+    // Sources with connections.
+    Row {
+        setting: setting("idle_timeout", "idle_timeout", &[RtmpSource, RtmpPullSource, RtspListenerSource, RtspCallerSource], range(&IDLE_TIMEOUT), "ms", "10000", "Time without media after which the source is lost."),
+        access: field!(silence, |s| s.idle_timeout.map(|timeout| timeout.as_millis().to_string()), |s, v| s.idle_timeout = Some(v.millis()?)),
+    },
+    Row {
+        setting: setting("idle_timeout", "idle_timeout", &[SrtListenerSource, SrtCallerSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without media after which the source is lost; `peeridletimeo` is that without packets."),
+        access: field!(silence, |s| s.idle_timeout.map(|timeout| timeout.as_millis().to_string()), |s, v| s.idle_timeout = Some(v.millis()?)),
+    },
+    Row {
+        setting: setting("takeover", "takeover", &[RtmpSource, SrtListenerSource, RtspListenerSource], Choice(&["never", "idle", "always"]), "", "idle", "Admission of another publisher while one is connected."),
+        access: field!(silence, |s| option(&s.takeover), |s, v| s.takeover = Some(v.parse()?)),
+    },
     // SRT.
     Row {
         setting: setting("latency", "latency", SRT, Number { min: 0, max: 10_000 }, "ms", "120", "Latency in both directions: also `SameCountry` (120), `SameContinent` (200) or `Intercontinental` (1000)."),
@@ -331,7 +347,7 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(rtp_input, |s| text(s.reorder_window.as_millis()), |s, v| s.reorder_window = v.millis()?),
     },
     Row {
-        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&rtp::IDLE_TIMEOUT), "ms", "5000", "Time that the sender may be silent before the source counts as lost."),
+        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time that the sender may be silent before the source counts as lost."),
         access: field!(rtp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
     },
     Row {

@@ -13,11 +13,12 @@ use super::{
     secret::StreamKey,
     setting::SettingScope,
     setting_table::Fields,
+    silence::{Silence, Takeover},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
     written_url,
 };
 use crate::media::MediaFamily;
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 /// A source, which receives media.
 ///
@@ -59,7 +60,10 @@ impl Source {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         let app = common.record_error("app", check_app(app)).unwrap_or_default();
-        RtmpSourceBuilder::new(common, RtmpPublishServer { listen, app, key: None, tls: false })
+        RtmpSourceBuilder::new(
+            common,
+            RtmpPublishServer { listen, app, key: None, tls: false, silence: Silence::default() },
+        )
     }
 
     /// Returns the builder of an RTMP_PULL source, which plays from a server: `url` as in `rtmp://example.com/live`.
@@ -209,6 +213,32 @@ impl Source {
         Some(format!("source `{}` {remark}", self.name()))
     }
 
+    /// Returns the time without media after which this source is lost. A source in the host's process has none.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        let (silence, default) = match &self.kind {
+            SourceKind::Rtp(s) => return s.idle_timeout,
+            SourceKind::Rtmp(s) => (s.silence, 10),
+            SourceKind::RtmpPull(s) => (s.silence, 10),
+            SourceKind::RtspListener(s) => (s.rtsp.silence, 10),
+            SourceKind::RtspCaller(s) => (s.rtsp.silence, 10),
+            SourceKind::SrtListener(s) => (s.srt.silence, 5),
+            SourceKind::SrtCaller(s) => (s.srt.silence, 5),
+            SourceKind::App(_) => return Duration::MAX,
+        };
+        silence.idle_timeout.unwrap_or(Duration::from_secs(default))
+    }
+
+    /// Returns the takeover policy of this source, if it listens.
+    pub(crate) fn takeover(&self) -> Takeover {
+        let silence = match &self.kind {
+            SourceKind::Rtmp(s) => s.silence,
+            SourceKind::RtspListener(s) => s.rtsp.silence,
+            SourceKind::SrtListener(s) => s.srt.silence,
+            _ => return Takeover::default(),
+        };
+        silence.takeover.unwrap_or_default()
+    }
+
     /// Returns whether this source connects to its peer, instead of waiting for a connection or packets.
     pub fn is_caller(&self) -> bool {
         matches!(self.kind, SourceKind::RtmpPull(_) | SourceKind::SrtCaller(_) | SourceKind::RtspCaller(_))
@@ -263,6 +293,18 @@ impl Fields for SourceKind {
 
     fn rtsp(&mut self) -> Option<&mut RtspOptions> {
         group!(self, RtspListener(s) => &mut s.rtsp, RtspCaller(s) => &mut s.rtsp)
+    }
+
+    fn silence(&mut self) -> Option<&mut Silence> {
+        group!(
+            self,
+            Rtmp(s) => &mut s.silence,
+            RtmpPull(s) => &mut s.silence,
+            SrtListener(s) => &mut s.srt.silence,
+            SrtCaller(s) => &mut s.srt.silence,
+            RtspListener(s) => &mut s.rtsp.silence,
+            RtspCaller(s) => &mut s.rtsp.silence,
+        )
     }
 
     fn key(&mut self) -> Option<&mut Option<StreamKey>> {

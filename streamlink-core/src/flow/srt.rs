@@ -8,6 +8,7 @@ use super::{
     name::check_text,
     secret::{KeyLength, Passphrase},
     settings::{check_millis, number},
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::error::Problem;
 use std::{fmt, str::FromStr, time::Duration};
@@ -89,6 +90,8 @@ pub(crate) struct SrtOptions {
     pub(crate) max_bandwidth: Option<Bitrate>,
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
+    /// Set for sources only.
+    pub(crate) silence: Silence,
 }
 
 pub(crate) const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
@@ -109,6 +112,7 @@ impl Default for SrtOptions {
             max_bandwidth: None,
             overhead_percent: 25,
             packet_drop: true,
+            silence: Silence::default(),
         }
     }
 }
@@ -141,6 +145,8 @@ endpoint_builder! {
 }
 listener_setters!(<R> SrtListenerBuilder<R>, listen);
 player_setters!(SrtListenerBuilder<role::Output>, listen);
+idle_setters!(SrtListenerBuilder<role::Source>, "5000 ms", srt.silence);
+takeover_setters!(SrtListenerBuilder<role::Source>, srt.silence);
 output_setters!(SrtListenerBuilder<role::Output>);
 
 endpoint_builder! {
@@ -149,6 +155,7 @@ endpoint_builder! {
     SrtCallerBuilder<R>: SrtCaller
 }
 caller_setters!(<R> SrtCallerBuilder<R>, call);
+idle_setters!(SrtCallerBuilder<role::Source>, "5000 ms", srt.silence);
 output_setters!(SrtCallerBuilder<role::Output>);
 
 fn check_payload_size(bytes: u16) -> Result<u16, Problem> {

@@ -15,6 +15,7 @@ use super::{
     setting_table::Fields,
     settings::boolean,
     shown_url::{is_public, is_secret},
+    silence::Silence,
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
 };
@@ -192,7 +193,7 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
             }
             let (app, key) = app_and_key(url, has_key(url, more))?;
             let (listen, tls) = rtmp_bind(url)?;
-            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls })
+            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls, silence: Silence::default() })
         }
         "rtsp" | "rtsps" => {
             if !is_listener(url, more)? {

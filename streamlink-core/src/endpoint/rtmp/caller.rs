@@ -2,12 +2,14 @@
 
 use super::{
     super::{
-        Event, EventSink, FlowBandwidth, LossReason, PlayerStats, SourceContext, Status,
-        backoff::{Backoff, report_loss, report_retry},
+        EventSink, FlowBandwidth, LossReason, PlayerStats, Resolver, SourceContext, Status,
+        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
     },
     inbound::SourceSlot,
     receive::receive,
+    refused,
     wire::RtmpWire,
 };
 use crate::{
@@ -16,11 +18,10 @@ use crate::{
     net::{Egress, Stream, TlsClient},
     proto::rtmp::{ClientEvent, ClientRole, ClientSession, Message},
     random::Random,
-    router::{Reader, Ring, State},
+    router::{Reader, Ring},
 };
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex},
@@ -49,27 +50,25 @@ pub(crate) enum Direction {
     },
 }
 
-/// Statistics of the destinations of one output. `None`: the destination is not connected.
+/// Destinations of one output, with the statistics of each. `None`: the destination is not connected.
 #[derive(Debug)]
-pub(crate) struct Destinations(Mutex<Vec<Option<PlayerStats>>>);
+pub(crate) struct Destinations {
+    stats: Mutex<Vec<Option<PlayerStats>>>,
+    connections: ConnectionCount,
+}
 
 impl Destinations {
     pub(crate) fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(vec![None; count])))
+        Arc::new(Self { stats: Mutex::new(vec![None; count]), connections: ConnectionCount::default() })
     }
 
-    /// Sets the statistics of a destination, or `None` if it is not connected. Updates the state of the output.
-    fn set(&self, leg: usize, stats: Option<PlayerStats>, status: &Status, now: Instant) {
-        let mut destinations = lock(&self.0);
-        let before = destinations.iter().flatten().count();
+    /// Sets the statistics of a destination, or `None` if it is not connected.
+    fn set(&self, leg: usize, stats: Option<PlayerStats>, status: &Status) {
+        let mut destinations = lock(&self.stats);
         if let Some(place) = destinations.get_mut(leg) {
             *place = stats;
         }
-        let connected: Vec<PlayerStats> = destinations.iter().flatten().cloned().collect();
-        if (before > 0) == connected.is_empty() {
-            status.counters.set_state(if connected.is_empty() { State::Waiting } else { State::Connected }, now);
-        }
-        status.set_players(connected);
+        status.set_players(destinations.iter().flatten().cloned().collect());
     }
 }
 
@@ -87,6 +86,7 @@ pub(crate) async fn run_all(calls: Vec<RtmpClient>) {
 #[derive(Debug)]
 pub(crate) struct RtmpClient {
     pub(crate) remote: HostPort,
+    pub(crate) resolver: Resolver,
     /// TLS configuration with the trusted certificates. `None`: plain RTMP.
     pub(crate) tls: Option<TlsClient>,
     pub(crate) app: String,
@@ -109,65 +109,42 @@ const SLOW: Duration = Duration::from_secs(10);
 impl RtmpClient {
     /// Connects again and again until it is stopped.
     pub(crate) async fn run(self) {
-        let now = Instant::now();
-        self.status.counters.set_state(State::Waiting, now);
-        let mut side = match &self.direction {
-            Direction::Play(context) => Side::Play(SourceSlot::new(context.clone(), now)),
-            Direction::Publish { ring, .. } => Side::Publish(ring.reader()),
+        let (side, connections) = match &self.direction {
+            Direction::Play(context) => {
+                (Side::Play(SourceSlot::new(context.clone(), Instant::now())), ConnectionCount::default())
+            }
+            Direction::Publish { ring, destinations, .. } => {
+                (Side::Publish(ring.reader()), destinations.connections.clone())
+            }
         };
-        let mut redial = Backoff::new(self.reconnect, self.random.clone());
-        let mut connected_before = false;
-        loop {
-            let started = Instant::now();
-            let end = match self.call().await {
-                Ok(mut up) => {
-                    redial.connected();
-                    match &mut side {
-                        Side::Play(inbound) => self.play(up, inbound).await,
-                        Side::Publish(reader) => {
-                            self.status.counters.reconnections.add(u64::from(connected_before));
-                            connected_before = true;
-                            let output = self.status.name();
-                            self.events.emit(Event::OutputConnected { output, peer: Some(up.peer) });
-                            self.publish(&mut up, reader).await
-                        }
-                    }
-                }
-                Err(end) => end,
-            };
-            let now = Instant::now();
-            let told = match &mut side {
-                Side::Play(inbound) => {
-                    let mut inbound = inbound.lock();
-                    let live = inbound.is_live();
-                    inbound.end(&end, now);
-                    live
-                }
-                Side::Publish(_) => {
-                    self.show(None, now);
-                    false
-                }
-            };
-            let End::Lost(reason) = end else { return };
-            let is_source = matches!(side, Side::Play(_));
-            if !told && !redial.repeats() {
-                report_loss(&self.events, &self.status, is_source, reason);
-            }
-            let (attempt, wait) = redial.failed(started, now);
-            report_retry(&self.events, &self.status, is_source, attempt, wait);
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
+        let reconnecting = ReconnectLoop {
+            is_source: matches!(side, Side::Play(_)),
+            reconnect: self.reconnect,
+            random: self.random.clone(),
+            status: self.status.clone(),
+            events: self.events.clone(),
+            stop: self.stop.clone(),
+            connections,
+        };
+        reconnecting.run(RtmpCaller { client: self, side }).await;
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self) -> Result<ConnectedClient, End> {
+    async fn call(&self, connection: &mut Connection<'_>) -> Result<ConnectedClient, End> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let target = Target {
+            resolver: &self.resolver,
+            host: &self.remote,
+            egress: &self.egress,
+            avoid: connection.avoid,
+            deadline,
+        };
+        let (stream, peer) = tokio::select! {
+            () = self.stop.cancelled() => return Err(End::Stopped),
+            connected = target.connect() => connected?,
+        };
+        connection.reached(peer);
         let attempt = async {
-            let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
-            let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
-            let stream = Stream::connect(peer, &self.egress).await?;
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let purpose = match self.direction {
                 Direction::Play(_) => ClientRole::Play,
@@ -186,7 +163,7 @@ impl RtmpClient {
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(End::Stopped),
-            result = tokio::time::timeout(self.connect_timeout, attempt) => {
+            result = tokio::time::timeout_at(deadline.into(), attempt) => {
                 result.unwrap_or(Err(End::Lost(LossReason::TimedOut)))
             }
         }
@@ -226,13 +203,13 @@ impl RtmpClient {
         if let Some(event) = player.settle(&self.status, now) {
             self.events.emit(event);
         }
-        self.show(Some(player.stats(now)), now);
+        self.show(Some(player.stats(now)));
     }
 
     /// Publishes the statistics of this destination. `None`: it is not connected.
-    fn show(&self, stats: Option<PlayerStats>, now: Instant) {
+    fn show(&self, stats: Option<PlayerStats>) {
         if let Direction::Publish { leg, destinations, .. } = &self.direction {
-            destinations.set(*leg, stats, &self.status, now);
+            destinations.set(*leg, stats, &self.status);
         }
     }
 
@@ -240,7 +217,7 @@ impl RtmpClient {
         let ConnectedClient { mut stream, session, peer, early } = up;
         let taken = {
             let (mut inbound, now) = (inbound.lock(), Instant::now());
-            inbound.begin();
+            inbound.begin(now);
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };
         match taken {
@@ -254,6 +231,41 @@ impl RtmpClient {
 enum Side {
     Play(Arc<SourceSlot>),
     Publish(Reader),
+}
+
+/// A running caller.
+struct RtmpCaller {
+    client: RtmpClient,
+    side: Side,
+}
+
+impl Caller for RtmpCaller {
+    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+        let mut up = match self.client.call(connection).await {
+            Ok(up) => up,
+            Err(end) => return end.into(),
+        };
+        connection.up(up.peer);
+        match &mut self.side {
+            Side::Play(inbound) => self.client.play(up, inbound).await.into(),
+            Side::Publish(reader) => self.client.publish(&mut up, reader).await.into(),
+        }
+    }
+
+    fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
+        match &self.side {
+            Side::Play(inbound) => {
+                let mut inbound = inbound.lock();
+                let is_live = inbound.is_live();
+                inbound.end(&reason.cloned().map_or(End::Stopped, End::Lost), now);
+                is_live
+            }
+            Side::Publish(_) => {
+                self.client.show(None);
+                false
+            }
+        }
+    }
 }
 
 /// A connection on which the server has agreed to publish or play.
@@ -286,7 +298,7 @@ impl ConnectedClient {
                                 early.push(message.into_owned());
                             }
                             Ok(Some(ClientEvent::Media(_))) => {}
-                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(LossReason::Rejected(what.into())),
+                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(refused(what)),
                             Ok(Some(ClientEvent::End)) => fault = Some(LossReason::Closed),
                             Err(error) => {
                                 fault = Some(LossReason::Protocol(error.to_string().into()));

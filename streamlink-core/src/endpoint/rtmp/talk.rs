@@ -1,10 +1,10 @@
 //! RTMP sessions in the sending direction: server sessions of players, and client sessions that publish.
 
-use super::super::tcp::{End, SendSession};
-use crate::{
-    endpoint::LossReason,
-    proto::rtmp::{ClientEvent, ClientSession, Request, ServerSession},
+use super::{
+    super::tcp::{End, SendSession},
+    refused,
 };
+use crate::proto::rtmp::{ClientEvent, ClientSession, Request, ServerSession};
 
 impl SendSession for ServerSession {
     fn on_bytes(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
@@ -31,7 +31,7 @@ impl SendSession for ClientSession {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
+                ClientEvent::Rejected(what) => return Err(End::Lost(refused(what))),
                 ClientEvent::End => return Ok(true),
                 ClientEvent::Ready | ClientEvent::Media(_) => {}
             }

@@ -220,6 +220,7 @@ impl Reception {
             && let Some(count) = self.refused.admit(now, tally.refused)
         {
             let (endpoint, reason) = (self.ingest.context.status.name(), RefusalReason::NotAllowed);
+            self.ingest.context.status.record_refusal(reason, peer, now);
             self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
         }
         self.ingest.publish(now, self.sender);

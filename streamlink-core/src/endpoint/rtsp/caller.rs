@@ -2,12 +2,14 @@
 
 use super::{
     super::{
-        Event, EventSink, FlowBandwidth, LossReason, SourceContext, Status,
-        backoff::{Backoff, report_loss, report_retry},
+        EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status,
+        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
     inbound::SourceSession,
     receive::Receiving,
+    refused,
     talk::Recorder,
     udp::UdpTracks,
     wire::Interleaved,
@@ -21,12 +23,11 @@ use crate::{
         rtsp::{ClientEvent, ClientRole, ClientSession, User},
     },
     random::Random,
-    router::{CurrentPresentation, Reader, Ring, State},
+    router::{CurrentPresentation, Reader, Ring},
     secret::Secret,
 };
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::pin,
     sync::Arc,
@@ -60,6 +61,7 @@ pub(crate) enum Direction {
 /// A caller with its settings, ready to run.
 pub(crate) struct RtspClient {
     pub(crate) remote: HostPort,
+    pub(crate) resolver: Resolver,
     /// TLS configuration with the trusted certificates. `None`: plain RTSP.
     pub(crate) tls: Option<TlsClient>,
     /// URL without a password.
@@ -82,6 +84,68 @@ pub(crate) struct RtspClient {
 enum Side {
     Play(Box<SourceSession>),
     Record(Reader),
+}
+
+/// A running caller.
+struct RunningClient {
+    client: RtspClient,
+    side: Side,
+    /// Media is to come over UDP.
+    udp: bool,
+    /// Number of redirections followed since the last connection.
+    redirects: u32,
+}
+
+impl Caller for RunningClient {
+    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+        let is_auto = self.client.transport == RtspTransport::Auto;
+        let mut up = match self.client.call(self.udp, connection).await {
+            Ok(up) => up,
+            Err(Failed::NoUdp) => {
+                let reason = LossReason::Rejected("461 Unsupported Transport".into());
+                return if is_auto { self.try_tcp(reason) } else { Outcome::Lost(reason) };
+            }
+            Err(Failed::Redirect(url)) => {
+                if self.redirects < MAX_REDIRECTS && self.client.follow(url.reveal()) {
+                    self.redirects += 1;
+                    return Outcome::TryNext(None);
+                }
+                return Outcome::Lost(LossReason::Rejected(format!("moved to {}", shown_url(url.reveal())).into()));
+            }
+            Err(Failed::End(end)) => return end.into(),
+        };
+        self.redirects = 0;
+        connection.up(up.peer);
+        match &mut self.side {
+            Side::Record(reader) => self.client.record(&mut up, reader).await.into(),
+            Side::Play(inbound) => match self.client.play(&mut up, inbound, self.udp).await {
+                // No media was received over UDP: try TCP at once.
+                End::Lost(reason @ LossReason::Idle) if self.udp && is_auto && !inbound.is_live() => {
+                    self.try_tcp(reason)
+                }
+                end => end.into(),
+            },
+        }
+    }
+
+    fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
+        match &mut self.side {
+            Side::Play(inbound) => {
+                let is_live = inbound.is_live();
+                inbound.end(&reason.cloned().map_or(End::Stopped, End::Lost), now);
+                is_live
+            }
+            Side::Record(_) => false,
+        }
+    }
+}
+
+impl RunningClient {
+    /// Makes the next attempt over TCP, at once.
+    fn try_tcp(&mut self, reason: LossReason) -> Outcome {
+        self.udp = false;
+        Outcome::TryNext(Some(reason))
+    }
 }
 
 /// A connection on which the server has agreed to play or record.
@@ -108,76 +172,28 @@ impl<T: Into<End>> From<T> for Failed {
 
 impl RtspClient {
     /// Connects again and again until it is stopped.
-    pub(crate) async fn run(mut self) {
-        let now = Instant::now();
-        self.status.counters.set_state(State::Waiting, now);
-        let mut side = match &self.direction {
-            Direction::Play(context) => Side::Play(Box::new(SourceSession::new(context.clone(), now))),
+    pub(crate) async fn run(self) {
+        let side = match &self.direction {
+            Direction::Play(context) => Side::Play(Box::new(SourceSession::new(context.clone(), Instant::now()))),
             Direction::Record { ring, .. } => Side::Record(ring.reader()),
         };
         let is_source = matches!(side, Side::Play(_));
         // Recording over UDP has no protection against loss, so it must be asked for.
-        let mut udp = match self.transport {
+        let udp = match self.transport {
             RtspTransport::Udp => true,
             RtspTransport::Tcp => false,
             RtspTransport::Auto => is_source,
         };
-        let mut redial = Backoff::new(self.reconnect, self.random.clone());
-        let (mut redirects, mut connected_before) = (0, false);
-        loop {
-            let started = Instant::now();
-            let end = match self.call(udp).await {
-                Ok(mut up) => {
-                    (redirects, _) = (0, redial.connected());
-                    match &mut side {
-                        Side::Play(inbound) => self.play(&mut up, inbound, udp).await,
-                        Side::Record(reader) => {
-                            self.status.counters.set_state(State::Connected, Instant::now());
-                            self.status.counters.reconnections.add(u64::from(connected_before));
-                            connected_before = true;
-                            let output = self.status.name();
-                            self.events.emit(Event::OutputConnected { output, peer: Some(up.peer) });
-                            self.record(&mut up, reader).await
-                        }
-                    }
-                }
-                Err(Failed::NoUdp) if self.transport == RtspTransport::Auto => {
-                    udp = false;
-                    continue;
-                }
-                Err(Failed::NoUdp) => End::Lost(LossReason::Rejected("461 Unsupported Transport".into())),
-                Err(Failed::Redirect(url)) if redirects < MAX_REDIRECTS && self.follow(url.reveal()) => {
-                    redirects += 1;
-                    continue;
-                }
-                Err(Failed::Redirect(url)) => {
-                    End::Lost(LossReason::Rejected(format!("moved to {}", shown_url(url.reveal())).into()))
-                }
-                Err(Failed::End(end)) => end,
-            };
-            let now = Instant::now();
-            self.status.counters.set_state(State::Waiting, now);
-            let mut told = false;
-            if let Side::Play(inbound) = &mut side {
-                told = inbound.is_live();
-                inbound.end(&end, now);
-                // No media was received over UDP: try TCP at once.
-                if udp && !told && self.transport == RtspTransport::Auto && matches!(end, End::Lost(LossReason::Idle)) {
-                    udp = false;
-                    continue;
-                }
-            }
-            let End::Lost(reason) = end else { return };
-            if !told && !redial.repeats() {
-                report_loss(&self.events, &self.status, is_source, reason);
-            }
-            let (attempt, wait) = redial.failed(started, now);
-            report_retry(&self.events, &self.status, is_source, attempt, wait);
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
+        let reconnecting = ReconnectLoop {
+            is_source,
+            reconnect: self.reconnect,
+            random: self.random.clone(),
+            status: self.status.clone(),
+            events: self.events.clone(),
+            stop: self.stop.clone(),
+            connections: ConnectionCount::default(),
+        };
+        reconnecting.run(RunningClient { client: self, side, udp, redirects: 0 }).await;
     }
 
     /// Adopts the URL of a redirection. Returns `false` if the scheme differs or the address is invalid.
@@ -196,7 +212,7 @@ impl RtspClient {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self, udp: bool) -> Result<ConnectedClient, Failed> {
+    async fn call(&self, udp: bool, connection: &mut Connection<'_>) -> Result<ConnectedClient, Failed> {
         let purpose = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
@@ -207,10 +223,20 @@ impl RtspClient {
                 }
             }
         };
+        let deadline = Instant::now() + self.connect_timeout;
+        let target = Target {
+            resolver: &self.resolver,
+            host: &self.remote,
+            egress: &self.egress,
+            avoid: connection.avoid,
+            deadline,
+        };
+        let (stream, peer) = tokio::select! {
+            () = self.stop.cancelled() => return Err(End::Stopped.into()),
+            connected = target.connect() => connected?,
+        };
+        connection.reached(peer);
         let attempt = async {
-            let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
-            let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
-            let stream = Stream::connect(peer, &self.egress).await?;
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, &self.random);
@@ -220,7 +246,7 @@ impl RtspClient {
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(End::Stopped.into()),
-            result = tokio::time::timeout(self.connect_timeout, attempt) => {
+            result = tokio::time::timeout_at(deadline.into(), attempt) => {
                 result.unwrap_or(Err(End::Lost(LossReason::TimedOut).into()))
             }
         }
@@ -291,7 +317,7 @@ impl RtspClient {
                         Err(fault) => return fault.into(),
                     } {
                         if let ClientEvent::Rejected(what) = outcome {
-                            return End::Lost(LossReason::Rejected(what.into()));
+                            return End::Lost(refused(what));
                         }
                     },
                     Err(error) => return error.into(),
@@ -359,7 +385,7 @@ impl ConnectedClient {
                 match outcome {
                     ClientEvent::Ready => return Ok(()),
                     ClientEvent::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
-                    ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into())).into()),
+                    ClientEvent::Rejected(what) => return Err(End::Lost(refused(what)).into()),
                     ClientEvent::NoUdp => return Err(Failed::NoUdp),
                     ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
                     ClientEvent::Frame { .. } => {} // media before the response to PLAY is dropped

@@ -2,10 +2,11 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, SourceContext, Status,
-        backoff::{Backoff, report_loss, report_retry},
+        EventSink, LossReason, Resolver, SourceContext, Status,
         ingest::{Ingest, Verdict},
         lagging::LagReport,
+        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        resolver::{Target, unreachable},
         sleep_until,
     },
     link::Link,
@@ -16,12 +17,13 @@ use crate::{
     flow::{HostPort, Reconnect},
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{Caller, Connection, ConnectionStats, Control, Local, Packet, Progress, Terms, destination},
+    proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Rejection, Terms, destination},
     random::Random,
-    router::{Batch, Reader, State},
+    router::{Batch, Reader},
 };
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,6 +47,7 @@ pub(crate) enum Direction {
 #[derive(Debug)]
 pub(crate) struct SrtCaller {
     pub(crate) remote: HostPort,
+    pub(crate) resolver: Resolver,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
@@ -59,55 +62,23 @@ pub(crate) struct SrtCaller {
     pub(crate) direction: Direction,
 }
 
-/// Reason why a connection, or an attempt at one, has ended.
-enum End {
-    Stopped,
-    Lost(LossReason),
-}
-
 impl SrtCaller {
     /// Runs until the caller is stopped.
-    pub(crate) async fn run(mut self) {
-        let now = Instant::now();
-        self.status.counters.set_state(State::Waiting, now);
-        let mut ingest = match &self.direction {
-            Direction::Receive(context) => Some(Ingest::new(context.clone(), now)),
+    pub(crate) async fn run(self) {
+        let ingest = match &self.direction {
+            Direction::Receive(context) => Some(Ingest::new(context.clone(), Instant::now())),
             Direction::Send(_) => None,
         };
-        let mut redial = Backoff::new(self.reconnect, self.random.clone());
-        let mut lag = LagReport::new();
-        let mut connections = 0u64;
-        loop {
-            let started = Instant::now();
-            if let Some(rates) = self.rates.changed() {
-                rates.apply(&mut self.terms);
-            }
-            let end = match self.call().await {
-                Ok(mut session) => {
-                    redial.connected();
-                    if ingest.is_none() {
-                        session.link.connection.send_only(); // the peer of an output sends no media
-                    }
-                    self.skip_to_now();
-                    self.connected(&session, ingest.is_some(), &mut connections);
-                    session.run(&mut self, ingest.as_mut(), &mut lag).await
-                }
-                Err(end) => end,
-            };
-            let now = Instant::now();
-            self.status.counters.set_state(State::Waiting, now);
-            let reason = match end {
-                End::Stopped => return ingest.iter_mut().for_each(|ingest| ingest.publish(now, None)),
-                End::Lost(reason) => reason,
-            };
-            self.lost(reason, redial.repeats(), ingest.as_mut(), now);
-            let (attempt, wait) = redial.failed(started, now);
-            report_retry(&self.events, &self.status, ingest.is_some(), attempt, wait);
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
+        let reconnecting = ReconnectLoop {
+            is_source: ingest.is_some(),
+            reconnect: self.reconnect,
+            random: self.random.clone(),
+            status: self.status.clone(),
+            events: self.events.clone(),
+            stop: self.stop.clone(),
+            connections: ConnectionCount::default(),
+        };
+        reconnecting.run(RunningCaller { caller: self, ingest, lag: LagReport::new() }).await;
     }
 
     /// Discards the media that came while there was no connection. The peer gets only media from now on.
@@ -127,63 +98,126 @@ impl SrtCaller {
         lag.note(packets, &self.status, &self.events, now);
     }
 
-    fn connected(&self, session: &Session, is_source: bool, connections: &mut u64) {
-        let stats = session.link.connection.stats();
-        self.status.counters.encrypted.set(u64::from(stats.encrypted));
-        if !is_source {
-            self.status.counters.set_state(State::Connected, Instant::now());
-            self.status.counters.reconnections.set(*connections);
-            let output = self.status.name();
-            self.events.emit(Event::OutputConnected { output, peer: Some(session.peer) });
-        }
-        *connections += 1;
-    }
-
-    fn lost(&self, reason: LossReason, repeats: bool, ingest: Option<&mut Ingest>, now: Instant) {
-        match ingest {
-            Some(ingest) if ingest.last_media().is_some() => ingest.lose(now, reason),
-            // If each attempt fails for the same reason, that reason is reported once. The retries are reported every
-            // time.
-            _ if repeats => {}
-            ingest => report_loss(&self.events, &self.status, ingest.is_some(), reason),
-        }
-    }
-
-    /// Makes one attempt to connect.
-    async fn call(&self) -> Result<Session, End> {
-        let attempt = async {
-            let io = |e: io::Error| End::Lost(LossReason::Io(e.to_string().into()));
-            let mut found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await.map_err(io)?;
-            let peer = found.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
-            let options = UdpOptions {
-                receive_buffer: Some(SOCKET_BUFFER),
-                send_buffer: Some(SOCKET_BUFFER),
-                egress: self.egress.clone(),
-                bidirectional: true,
-                ..UdpOptions::default()
-            };
-            let socket = UdpSocket::sending(peer, &options).map_err(io)?;
-            let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
-            let local = Local { id, start: Instant::now(), random: self.random.clone() };
-            let caller = Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
-            let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second).await?;
-            session.peer = peer;
-            let rates = self.rates.now();
-            session.link.connection.set_rates(rates.buffer, rates.pacing);
-            Ok(session)
+    /// Makes one attempt to connect. The addresses of the host are tried one after the other, and share the connect
+    /// timeout: two handshakes at once could leave a connection behind that keeps the stream occupied.
+    async fn call(&self, connection: &mut Connection<'_>) -> Result<Session, Outcome> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let target = Target {
+            resolver: &self.resolver,
+            host: &self.remote,
+            egress: &self.egress,
+            avoid: connection.avoid,
+            deadline,
         };
-        tokio::select! {
-            () = self.stop.cancelled() => Err(End::Stopped),
-            result = attempt => result,
+        let addresses = target.addresses().await.map_err(Outcome::Lost)?;
+        let mut failures = Vec::new();
+        for (tried, peer) in addresses.iter().copied().enumerate() {
+            let others = addresses.len() - tried - 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = u32::try_from(others + 1).map_or(left, |count| left / count);
+            match self.call_address(peer, share, others > 0).await {
+                Ok(session) => return Ok(session),
+                Err(Failed::Rejected(rejection)) => {
+                    connection.reached(peer);
+                    return Err(Outcome::Lost(refused(rejection)));
+                }
+                Err(Failed::Io(error)) => failures.push((peer, error)),
+            }
         }
+        Err(Outcome::Lost(unreachable(&failures)))
+    }
+
+    async fn call_address(&self, peer: SocketAddr, timeout: Duration, has_others: bool) -> Result<Session, Failed> {
+        let options = UdpOptions {
+            receive_buffer: Some(SOCKET_BUFFER),
+            send_buffer: Some(SOCKET_BUFFER),
+            egress: self.egress.clone(),
+            bidirectional: true,
+            ..UdpOptions::default()
+        };
+        let socket = UdpSocket::sending(peer, &options)?;
+        let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
+        let local = Local { id, start: Instant::now(), random: self.random.clone() };
+        let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), timeout);
+        let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
+        session.peer = peer;
+        let rates = self.rates.now();
+        session.link.connection.set_rates(rates.buffer, rates.pacing);
+        Ok(session)
     }
 }
 
-/// Runs the handshake until the listener has accepted or rejected the call, or the time is up.
-async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) -> Result<Session, End> {
+/// Reason for which an address could not be called.
+enum Failed {
+    Rejected(Rejection),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed::Io(error)
+    }
+}
+
+/// A running caller, with the state that it keeps from one connection to the next.
+struct RunningCaller {
+    caller: SrtCaller,
+    /// Path of the media into the flow; `None` for an output.
+    ingest: Option<Ingest>,
+    lag: LagReport,
+}
+
+impl Caller for RunningCaller {
+    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+        let Self { caller, ingest, lag } = self;
+        if let Some(rates) = caller.rates.changed() {
+            rates.apply(&mut caller.terms);
+        }
+        let called = tokio::select! {
+            () = caller.stop.cancelled() => return Outcome::Stopped,
+            called = caller.call(connection) => called,
+        };
+        let mut session = match called {
+            Ok(session) => session,
+            Err(outcome) => return outcome,
+        };
+        if ingest.is_none() {
+            session.link.connection.send_only(); // the peer of an output sends no media
+        }
+        caller.skip_to_now();
+        let is_encrypted = session.link.connection.stats().encrypted;
+        caller.status.counters.encrypted.set(u64::from(is_encrypted));
+        connection.up(session.peer);
+        if let Some(ingest) = ingest {
+            ingest.await_media(Instant::now());
+        }
+        session.run(caller, ingest.as_mut(), lag).await
+    }
+
+    fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
+        let Some(ingest) = &mut self.ingest else { return false };
+        let is_live = ingest.last_media().is_some();
+        match reason {
+            Some(reason) => ingest.lose(now, reason.clone()),
+            None => ingest.publish(now, None),
+        }
+        is_live
+    }
+}
+
+/// Runs the handshake until the listener has accepted or rejected the call, or the time is up. `has_others`: there are
+/// other addresses to try, so that one where nobody listens is given up at once.
+async fn shake_hands(
+    mut caller: srt::Caller,
+    socket: UdpSocket,
+    id: u32,
+    rate: u64,
+    has_others: bool,
+) -> Result<Session, Failed> {
     let mut memory = Receiver::new(rate);
     let mut sender = Sender::new(&socket);
     let mut inbox = Vec::new();
+    let mut last_error = None;
     loop {
         let now = Instant::now();
         if let Some(packet) = caller.poll_transmit(now) {
@@ -194,6 +228,10 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
             result = socket.drain(&mut memory, 1, |datagram| inbox.push(datagram)) => {
                 if let Err(error) = result {
                     log::debug!("SRT caller: {error}"); // e.g. nobody listens yet: the handshake is repeated
+                    if has_others {
+                        return Err(error.into());
+                    }
+                    last_error = Some(error);
                 }
             }
             () = sleep_until(Some(deadline)) => {}
@@ -217,9 +255,23 @@ async fn shake_hands(mut caller: Caller, socket: UdpSocket, id: u32, rate: u64) 
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
-            Progress::Rejected(reason) => return Err(End::Lost(LossReason::Rejected(reason.to_string().into()))),
-            Progress::TimedOut => return Err(End::Lost(LossReason::TimedOut)),
+            Progress::Rejected(rejection) => return Err(Failed::Rejected(rejection)),
+            Progress::TimedOut => {
+                let unanswered = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+                return Err(last_error.unwrap_or_else(unanswered).into());
+            }
         }
+    }
+}
+
+/// Returns the reason for a rejection by the listener, with its code.
+fn refused(rejection: Rejection) -> LossReason {
+    let Rejection(code) = rejection;
+    let text = rejection.to_string();
+    let what = if text.starts_with("code ") { text } else { format!("{text} (code {code})") };
+    match rejection {
+        Rejection::BAD_SECRET | Rejection(1401) => LossReason::Unauthorized(what.into()),
+        _ => LossReason::Rejected(what.into()),
     }
 }
 
@@ -228,18 +280,19 @@ struct Session {
     link: Link,
     socket: UdpSocket,
     memory: Receiver,
-    peer: std::net::SocketAddr,
+    peer: SocketAddr,
 }
 
 impl Session {
-    async fn run(&mut self, call: &mut SrtCaller, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> End {
+    async fn run(&mut self, call: &mut SrtCaller, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
         let mut settled = ConnectionStats::default();
         let mut next_stats = Instant::now() + STATS_INTERVAL;
         loop {
-            let due = self.link.connection.next_timeout().map_or(next_stats, |at| at.min(next_stats));
+            let idle = ingest.as_ref().and_then(|ingest| ingest.idle_deadline());
+            let due = [self.link.connection.next_timeout(), idle].into_iter().flatten().fold(next_stats, Instant::min);
             let mut ended = false;
             tokio::select! {
                 biased;
@@ -284,10 +337,10 @@ impl Session {
                 call.dropped(dropped, lag, now);
             }
             if ended {
-                return End::Stopped;
+                return Outcome::Stopped;
             }
             if let Some(reason) = reason {
-                return End::Lost(reason);
+                return Outcome::Lost(reason);
             }
         }
     }
@@ -295,7 +348,7 @@ impl Session {
     /// Runs the timers of the connection and hands received payloads to the flow. Returns `Some` when the connection
     /// has ended.
     fn attend(&mut self, ingest: Option<&mut Ingest>, now: Instant) -> Option<LossReason> {
-        let connection: &mut Connection = &mut self.link.connection;
+        let connection: &mut srt::Connection = &mut self.link.connection;
         connection.handle_timeout(now);
         if let Some(ingest) = ingest {
             ingest.refresh();
@@ -310,6 +363,11 @@ impl Session {
                 }
             }
             ingest.publish(now, Some(self.peer));
+            let is_idle = ingest.is_idle(now);
+            if is_idle && self.link.loss().is_none() {
+                self.link.connection.shut_down(now);
+                return Some(LossReason::Idle);
+            }
         } else {
             while connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }

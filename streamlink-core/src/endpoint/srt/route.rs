@@ -2,13 +2,13 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, ingest::Ingest,
-        lagging::LagReport,
+        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, ingest::Ingest, lagging::LagReport,
+        reconnect::lost,
     },
     rates::{FlowRates, Rates},
 };
 use crate::{
-    flow::Allowlist,
+    flow::{Allowlist, Takeover},
     proto::srt::{ConnectionStats, Terms},
     router::{Reader, State},
     time::Throttle,
@@ -53,7 +53,9 @@ impl Route {
             context.lose(now);
         }
         self.status.counters.set_state(State::Failed, now);
-        report_loss(&self.events, &self.status, is_source, LossReason::Internal(why.to_owned()));
+        let reason = LossReason::Internal(why.to_owned());
+        self.status.record_loss(&reason, None, now);
+        self.events.emit(lost(&self.status, is_source, None, reason));
     }
 }
 
@@ -63,6 +65,8 @@ pub(super) struct OpenRoute {
     pub(super) ingest: Option<Ingest>,
     /// Socket ids of its connections.
     pub(super) links: Vec<u32>,
+    /// Sender of a source.
+    pub(super) sender: Option<SocketAddr>,
     /// Report of packets that its players have missed.
     pub(super) lag: LagReport,
     pub(super) refused: Throttle,
@@ -77,7 +81,7 @@ impl OpenRoute {
             RouteEnd::Output(_) => None,
         };
         let refused = Throttle::new(Duration::from_secs(1));
-        Self { route, ingest, links: Vec::new(), lag: LagReport::new(), refused, last_refused: None }
+        Self { route, ingest, links: Vec::new(), sender: None, lag: LagReport::new(), refused, last_refused: None }
     }
 
     /// Updates the terms from the bandwidth of the flow, if it has changed. Returns the new rates for the existing
@@ -95,6 +99,16 @@ impl OpenRoute {
         self.lag.note(packets, &self.route.status, &self.route.events, now);
     }
 
+    /// Returns whether a source admits another caller while it has one: the one before is closed then.
+    pub(super) fn may_take_over(&self, now: Instant) -> bool {
+        let RouteEnd::Source(context) = &self.route.end else { return false };
+        match context.takeover {
+            Takeover::Always => true,
+            Takeover::Idle => self.route.status.counters.silent_for(now) >= context.loss_threshold,
+            _ => false,
+        }
+    }
+
     /// Counts a refused caller, and reports it.
     pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
         self.route.status.counters.refused.add(1);
@@ -108,6 +122,7 @@ impl OpenRoute {
             && let Some((peer, reason)) = self.last_refused
         {
             let endpoint = self.route.status.name();
+            self.route.status.record_refusal(reason, peer, now);
             self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
         }
     }
@@ -177,6 +192,12 @@ impl Asked {
         asked
     }
 
+    /// Returns the user name that a stream id claims, by `u=`.
+    pub(super) fn user(stream_id: Option<&str>) -> Option<String> {
+        let fields = stream_id?.strip_prefix("#!::")?;
+        fields.split(',').find_map(|field| field.strip_prefix("u=")).map(str::to_owned)
+    }
+
     /// Returns whether a route matches. A route without a stream id takes every caller of its direction.
     pub(super) fn is_for(&self, route: &Route) -> bool {
         let is_source = matches!(route.end, RouteEnd::Source(_));
@@ -210,5 +231,7 @@ mod tests {
         assert!(Asked::parse(Some("100%25")).is_named("100%") && Asked::parse(Some("100%")).is_named("100%"));
         assert!(!Asked::parse(Some("%ff")).is_named("\u{fffd}"));
         assert!(!Asked::parse(None).is_named(""));
+        assert_eq!(Asked::user(Some("#!::r=cam1,m=publish,u=me")).as_deref(), Some("me"));
+        assert_eq!(Asked::user(Some("u=me")), None);
     }
 }

@@ -9,10 +9,11 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason,
+        AccessHook, LossReason, RefusalReason,
         listener::{PeerRegistry, PeerSlot},
     },
     End, Service,
+    access::AccessGate,
     executor::{ConnectionExecutor, Kind},
     route::{OpenRoute, Route, RouteId},
 };
@@ -72,6 +73,7 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
     pub(in crate::endpoint) peers: Arc<PeerRegistry>,
+    pub(super) access: Option<AccessGate>,
     shortage: Shortage,
     players: ConnectionExecutor,
     publishers: ConnectionExecutor,
@@ -100,6 +102,7 @@ impl<S: Service> Port<S> {
     pub(crate) fn open(
         address: SocketAddr,
         tls: Option<TlsServer>,
+        access_hook: Option<AccessHook>,
         limits: PeerLimits,
         random: Random,
     ) -> io::Result<Arc<Self>> {
@@ -114,6 +117,7 @@ impl<S: Service> Port<S> {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
             peers: PeerRegistry::new(limits),
+            access: access_hook.map(AccessGate::new),
             shortage: Shortage::default(),
             players: ConnectionExecutor::new(Kind::Players, stop.clone()),
             publishers: ConnectionExecutor::new(Kind::Publishers, stop.clone()),

@@ -201,10 +201,22 @@ impl ClientSession {
     }
 
     fn rejected(&mut self, code: String, description: String) -> ClientEvent<'static> {
-        self.state = State::Ended;
         // Some servers repeat what they were sent: the key is removed.
+        let asked = self.asked();
         let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
-        ClientEvent::Rejected(without(&text, self.key.reveal()))
+        self.state = State::Ended;
+        ClientEvent::Rejected(without(&text, self.key.reveal()) + asked)
+    }
+
+    /// Returns what the server was asked for last.
+    fn asked(&self) -> &'static str {
+        match (self.state, self.purpose) {
+            (State::Handshake | State::Connecting, _) => " (to connect)",
+            (State::Creating, _) => " (to createStream)",
+            (State::Asking, ClientRole::Publish { .. }) => " (to publish)",
+            (State::Asking, ClientRole::Play) => " (to play)",
+            (State::Ready | State::Ended, _) => "",
+        }
     }
 
     /// Queues the commands that end the stream.

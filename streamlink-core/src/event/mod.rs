@@ -1,4 +1,12 @@
-//! Events of a running flow, and their reasons.
+//! Events of a running flow with their reasons, and the bounded queues that deliver them to the host.
+
+mod queue;
+mod reader;
+mod reason;
+
+pub(crate) use queue::{EventSink, Mailbox};
+pub use reader::Events;
+pub use reason::{LossReason, RefusalReason};
 
 use crate::{media::TransportCheck, text::PeerText};
 use std::{fmt, net::SocketAddr, time::Duration};
@@ -22,10 +30,13 @@ pub enum Event {
     SourceLost {
         /// The source's name.
         source: String,
+        /// Address of the sender, if it was connected; `None` for a source in the host's process.
+        peer: Option<SocketAddr>,
         /// Reason.
         reason: LossReason,
     },
-    /// A source that calls will try to connect again.
+    /// A source that calls will try to connect again. Attempts that fail for the same reason as the one before are not
+    /// reported again.
     SourceRetrying {
         /// The source's name.
         source: String,
@@ -33,6 +44,8 @@ pub enum Event {
         attempt: u32,
         /// Delay before the next attempt.
         delay: Duration,
+        /// Reason for which the connection was lost, or the attempt has failed.
+        reason: LossReason,
     },
     /// The flow has switched from one source to another.
     Switched {
@@ -59,7 +72,8 @@ pub enum Event {
         /// Reason.
         reason: LossReason,
     },
-    /// An output will try to connect again.
+    /// An output will try to connect again. Attempts that fail for the same reason as the one before are not reported
+    /// again.
     OutputRetrying {
         /// The output's name.
         output: String,
@@ -67,6 +81,8 @@ pub enum Event {
         attempt: u32,
         /// Delay before the next attempt.
         delay: Duration,
+        /// Reason for which the connection was lost, or the attempt has failed.
+        reason: LossReason,
     },
     /// A peer was turned away. At most one event a second for each endpoint.
     PeerRefused {
@@ -133,112 +149,6 @@ pub enum Event {
     },
 }
 
-/// Reason for the loss of a source or an output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LossReason {
-    /// No media arrived for the idle timeout.
-    Idle,
-    /// The bandwidth policy is `Disconnect`, and the source was above it.
-    BandwidthExceeded,
-    /// The edited allowlist no longer admits the peer.
-    NoLongerAllowed,
-    /// The host has cut the peer off.
-    Kicked,
-    /// The peer closed the connection.
-    Closed,
-    /// The peer refused the connection, in its own words.
-    Rejected(PeerText),
-    /// The peer did not answer in time.
-    TimedOut,
-    /// The peer broke the protocol, in the way described.
-    Protocol(PeerText),
-    /// The peer did not keep up for too long.
-    TooSlow,
-    /// The peer says that it is there, but of what was sent to it nothing was acknowledged for the idle timeout.
-    Unacknowledged,
-    /// A fault within the library: it is given up.
-    Internal(String),
-    /// An error of the operating system.
-    Io(PeerText),
-}
-
-impl fmt::Display for LossReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LossReason::Idle => f.write_str("no media for the idle timeout"),
-            LossReason::BandwidthExceeded => f.write_str("maximum bandwidth exceeded"),
-            LossReason::NoLongerAllowed => f.write_str("no longer on the allowlist"),
-            LossReason::Kicked => f.write_str("cut off by the host"),
-            LossReason::Closed => f.write_str("closed by the peer"),
-            LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
-            LossReason::TimedOut => f.write_str("no answer from the peer in time"),
-            LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
-            LossReason::TooSlow => f.write_str("the peer does not keep up"),
-            LossReason::Unacknowledged => f.write_str("nothing acknowledged for the idle timeout"),
-            LossReason::Internal(what) => write!(f, "internal error: {what}"),
-            LossReason::Io(text) => text.fmt(f),
-        }
-    }
-}
-
-/// Reason for the refusal of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RefusalReason {
-    /// Not on the allowlist.
-    NotAllowed,
-    /// The endpoint, its port or the peer's address has as many peers as it may have.
-    TooManyPeers,
-    /// Its address has as many connections, or connections that have not said yet what they want, as one address may
-    /// have (`PeerLimits`).
-    TooManyFromAddress,
-    /// So many attempts of its address were refused that this one was not looked at, or too many are being decided
-    /// (`PeerLimits`).
-    TooManyAttempts,
-    /// There are no file descriptors left for peers, or no UDP ports.
-    OutOfDescriptors,
-    /// Wrong passphrase.
-    WrongPassphrase,
-    /// Wrong user name or password.
-    WrongPassword,
-    /// One end is encrypted and the other is not.
-    EncryptionMismatch,
-    /// No such stream.
-    NoSuchStream,
-    /// The stream has no publisher yet.
-    NotPublished,
-    /// Another publisher is connected.
-    InUse,
-    /// An unsupported version or feature.
-    Incompatible,
-    /// It has not said in time what it wants.
-    TimedOut,
-    /// Refused by the host.
-    ByHost,
-}
-
-impl fmt::Display for RefusalReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RefusalReason::NotAllowed => "not on the allowlist",
-            RefusalReason::TooManyPeers => "too many peers",
-            RefusalReason::TooManyFromAddress => "too many connections of its address",
-            RefusalReason::TooManyAttempts => "too many attempts of its address",
-            RefusalReason::OutOfDescriptors => "no file descriptors or ports left",
-            RefusalReason::WrongPassphrase => "wrong passphrase",
-            RefusalReason::WrongPassword => "wrong password",
-            RefusalReason::EncryptionMismatch => "one end is encrypted and the other is not",
-            RefusalReason::NoSuchStream => "no such stream",
-            RefusalReason::NotPublished => "no publisher yet",
-            RefusalReason::InUse => "another publisher is connected",
-            RefusalReason::Incompatible => "incompatible",
-            RefusalReason::TimedOut => "it did not say in time what it wants",
-            RefusalReason::ByHost => "refused by the host",
-        })
-    }
-}
-
 /// Returns a number with its noun: `1 packet`, `2 packets`.
 fn counted(count: impl Into<u64>, noun: &str) -> String {
     match count.into() {
@@ -257,27 +167,19 @@ impl fmt::Display for Event {
             Event::FlowStarted => f.write_str("the flow has started"),
             Event::FlowStopped => f.write_str("the flow has stopped"),
             Event::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
-            Event::SourceLost { source, reason } => write!(f, "source `{source}` lost: {reason}"),
-            Event::SourceRetrying { source, attempt, delay } => {
-                write!(
-                    f,
-                    "source `{source}` retries in {} ms, after {}",
-                    delay.as_millis(),
-                    counted(*attempt, "attempt")
-                )
+            Event::SourceLost { source, peer, reason } => write!(f, "source `{source}`{} lost: {reason}", at(peer)),
+            Event::SourceRetrying { source, attempt, delay, reason } => {
+                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
+                write!(f, "source `{source}` retries in {millis} ms, after {attempts}: {reason}")
             }
             Event::Switched { from, to, gap } => {
                 write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
             }
             Event::OutputConnected { output, peer } => write!(f, "output `{output}` connected{}", at(peer)),
             Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} lost: {reason}", at(peer)),
-            Event::OutputRetrying { output, attempt, delay } => {
-                write!(
-                    f,
-                    "output `{output}` retries in {} ms, after {}",
-                    delay.as_millis(),
-                    counted(*attempt, "attempt")
-                )
+            Event::OutputRetrying { output, attempt, delay, reason } => {
+                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
+                write!(f, "output `{output}` retries in {millis} ms, after {attempts}: {reason}")
             }
             Event::PeerRefused { endpoint, peer, reason, count } => {
                 write!(f, "`{endpoint}` refused {peer}: {reason} ({})", counted(*count, "time"))

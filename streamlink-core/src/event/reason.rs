@@ -1,0 +1,165 @@
+//! Reasons for the loss of an endpoint and for the refusal of a peer.
+
+use crate::text::PeerText;
+use std::fmt;
+
+/// Reason for the loss of a source or an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// No media arrived for the idle timeout.
+    Idle,
+    /// The bandwidth policy is `Disconnect`, and the source was above it.
+    BandwidthExceeded,
+    /// The edited allowlist no longer admits the peer.
+    NoLongerAllowed,
+    /// The host has cut the peer off.
+    Kicked,
+    /// The peer closed the connection.
+    Closed,
+    /// The peer refused the connection: what it was asked for, and the reason in its own words.
+    Rejected(PeerText),
+    /// The peer refused the user name, the password or the passphrase: what it was asked for, and the reason in its own
+    /// words. The next attempt follows after 30 s at the earliest.
+    Unauthorized(PeerText),
+    /// Another publisher has taken the place of the peer (`takeover`).
+    TakenOver,
+    /// No address of the peer could be reached: each address that was tried, with its error.
+    Unreachable(PeerText),
+    /// The peer did not answer in time.
+    TimedOut,
+    /// The peer broke the protocol, in the way described.
+    Protocol(PeerText),
+    /// The peer did not keep up for too long.
+    TooSlow,
+    /// The peer says that it is there, but of what was sent to it nothing was acknowledged for the idle timeout.
+    Unacknowledged,
+    /// A fault within the library: it is given up.
+    Internal(String),
+    /// An error of the operating system.
+    Io(PeerText),
+}
+
+impl LossReason {
+    /// Returns the stable name of the class of this reason, for metrics: lower case, with underscores.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            LossReason::Idle => "idle",
+            LossReason::BandwidthExceeded => "bandwidth_exceeded",
+            LossReason::NoLongerAllowed => "no_longer_allowed",
+            LossReason::Kicked => "kicked",
+            LossReason::Closed => "closed",
+            LossReason::Rejected(_) => "rejected",
+            LossReason::Unauthorized(_) => "unauthorized",
+            LossReason::TakenOver => "taken_over",
+            LossReason::Unreachable(_) => "unreachable",
+            LossReason::TimedOut => "timed_out",
+            LossReason::Protocol(_) => "protocol",
+            LossReason::TooSlow => "too_slow",
+            LossReason::Unacknowledged => "unacknowledged",
+            LossReason::Internal(_) => "internal",
+            LossReason::Io(_) => "io",
+        }
+    }
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LossReason::Idle => f.write_str("no media for the idle timeout"),
+            LossReason::BandwidthExceeded => f.write_str("maximum bandwidth exceeded"),
+            LossReason::NoLongerAllowed => f.write_str("no longer on the allowlist"),
+            LossReason::Kicked => f.write_str("cut off by the host"),
+            LossReason::Closed => f.write_str("closed by the peer"),
+            LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
+            LossReason::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
+            LossReason::TakenOver => f.write_str("another publisher has taken over"),
+            LossReason::Unreachable(tried) => write!(f, "cannot connect to {tried}"),
+            LossReason::TimedOut => f.write_str("no answer from the peer in time"),
+            LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
+            LossReason::TooSlow => f.write_str("the peer does not keep up"),
+            LossReason::Unacknowledged => f.write_str("nothing acknowledged for the idle timeout"),
+            LossReason::Internal(what) => write!(f, "internal error: {what}"),
+            LossReason::Io(text) => text.fmt(f),
+        }
+    }
+}
+
+/// Reason for the refusal of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusalReason {
+    /// Not on the allowlist.
+    NotAllowed,
+    /// The endpoint, its port or the peer's address has as many peers as it may have.
+    TooManyPeers,
+    /// Its address has as many connections, or connections that have not said yet what they want, as one address may
+    /// have (`PeerLimits`).
+    TooManyFromAddress,
+    /// So many attempts of its address were refused that this one was not looked at, or too many are being decided
+    /// (`PeerLimits`).
+    TooManyAttempts,
+    /// There are no file descriptors left for peers, or no UDP ports.
+    OutOfDescriptors,
+    /// Wrong passphrase.
+    WrongPassphrase,
+    /// Wrong user name or password.
+    WrongPassword,
+    /// One end is encrypted and the other is not.
+    EncryptionMismatch,
+    /// No such stream.
+    NoSuchStream,
+    /// The stream has no publisher yet.
+    NotPublished,
+    /// Another publisher is connected.
+    InUse,
+    /// An unsupported version or feature.
+    Incompatible,
+    /// It has not said in time what it wants.
+    TimedOut,
+    /// Refused by the host.
+    ByHost,
+}
+
+impl RefusalReason {
+    /// Returns the stable name of the class of this reason, for metrics: `refused_`, then lower case with underscores.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            RefusalReason::NotAllowed => "refused_not_allowed",
+            RefusalReason::TooManyPeers => "refused_too_many_peers",
+            RefusalReason::TooManyFromAddress => "refused_too_many_from_address",
+            RefusalReason::TooManyAttempts => "refused_too_many_attempts",
+            RefusalReason::OutOfDescriptors => "refused_out_of_descriptors",
+            RefusalReason::WrongPassphrase => "refused_wrong_passphrase",
+            RefusalReason::WrongPassword => "refused_wrong_password",
+            RefusalReason::EncryptionMismatch => "refused_encryption_mismatch",
+            RefusalReason::NoSuchStream => "refused_no_such_stream",
+            RefusalReason::NotPublished => "refused_not_published",
+            RefusalReason::InUse => "refused_in_use",
+            RefusalReason::Incompatible => "refused_incompatible",
+            RefusalReason::TimedOut => "refused_timed_out",
+            RefusalReason::ByHost => "refused_by_host",
+        }
+    }
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RefusalReason::NotAllowed => "not on the allowlist",
+            RefusalReason::TooManyPeers => "too many peers",
+            RefusalReason::TooManyFromAddress => "too many connections of its address",
+            RefusalReason::TooManyAttempts => "too many attempts of its address",
+            RefusalReason::OutOfDescriptors => "no file descriptors or ports left",
+            RefusalReason::WrongPassphrase => "wrong passphrase",
+            RefusalReason::WrongPassword => "wrong password",
+            RefusalReason::EncryptionMismatch => "one end is encrypted and the other is not",
+            RefusalReason::NoSuchStream => "no such stream",
+            RefusalReason::NotPublished => "no publisher yet",
+            RefusalReason::InUse => "another publisher is connected",
+            RefusalReason::Incompatible => "incompatible",
+            RefusalReason::TimedOut => "it did not say in time what it wants",
+            RefusalReason::ByHost => "refused by the host",
+        })
+    }
+}
