@@ -53,13 +53,11 @@ pub(super) fn rtmp_call(
     egress: Egress,
     direction: rtmp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::RtmpClient {
-    let (remote, app, url) = (address.remote.clone(), address.app.clone(), address.to_string());
+    let address = address.clone();
     let (key, reconnect, connect_timeout) = (key.cloned(), call.reconnect, call.connect_timeout);
     move |status, events, stop| rtmp::RtmpClient {
-        remote,
+        address,
         tls,
-        app,
-        url,
         key,
         reconnect,
         random,

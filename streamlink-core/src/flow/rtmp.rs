@@ -3,7 +3,7 @@
 use super::{
     address::{Call, HostPort, Listen},
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters},
-    secret::StreamKey,
+    secret::{Credentials, StreamKey},
     settings::{Entries, Settings, check_millis, millis, number, store},
     shown_url::shown_url,
 };
@@ -16,6 +16,8 @@ pub struct RtmpAddress {
     pub(crate) tls: bool,
     pub(crate) remote: HostPort,
     pub(crate) app: String,
+    /// User name and password for servers that ask for them.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 /// Default port of `rtmp`.
@@ -37,11 +39,11 @@ pub(crate) fn check_app(app: &str) -> Result<String, Problem> {
 
 impl RtmpAddress {
     pub(crate) fn new(tls: bool, remote: HostPort, app: &str) -> Result<Self, Problem> {
-        Ok(Self { tls, remote, app: check_app(app)? })
+        Ok(Self { tls, remote, app: check_app(app)?, credentials: None })
     }
 
     pub(crate) fn placeholder() -> Self {
-        Self { tls: false, remote: HostPort::placeholder(), app: "invalid".into() }
+        Self { tls: false, remote: HostPort::placeholder(), app: "invalid".into(), credentials: None }
     }
 }
 

@@ -6,6 +6,7 @@
 //! are written anew.
 
 mod caller;
+mod connect;
 mod inbound;
 mod receive;
 mod service;
