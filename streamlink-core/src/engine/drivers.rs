@@ -100,8 +100,7 @@ pub(super) fn rtsp_call(
     direction: rtsp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::RtspClient + use<> {
     let (call, options) = (settings.call.clone(), settings.rtsp.clone());
-    let scheme = if options.tls { "rtsps" } else { "rtsp" };
-    let url = format!("{scheme}://{}/{}", call.remote, options.path);
+    let url = settings.request_url();
     move |status, events, stop| rtsp::RtspClient {
         remote: call.remote,
         tls,
