@@ -69,7 +69,8 @@
 //! |---|---|
 //! | `flow` | configuration: flows, sources and outputs with their settings; always valid, pure data |
 //! | `engine` | running flows: [`Engine`], [`FlowHandle`], statistics, OpenMetrics |
-//! | `endpoint` | drivers that connect sockets, protocols and the router; events; app sources and taps |
+//! | `endpoint` | drivers that connect sockets, protocols and the router; app sources and taps |
+//! | `event` | events of a flow with their reasons, and the bounded queues that deliver them |
 //! | `router` | source group (failover, ST 2022-7), ring, bandwidth limiter, counters; no sockets, no clock |
 //! | `proto` | RTP, SRT, RTMP and RTSP as state machines that are given bytes and the time |
 //! | `media` | packets; parsers of MPEG-TS, FLV and RTP payloads; the remultiplexer from MPEG-TS to FLV |
@@ -87,9 +88,12 @@
 mod endpoint;
 mod engine;
 mod error;
+mod event;
 mod flow;
-#[cfg(test)]
+#[cfg(all(test, not(fuzzing)))]
 mod fuzz;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod lock;
 mod media;
 mod net;
@@ -97,19 +101,15 @@ mod proto;
 mod random;
 mod router;
 mod secret;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod test_rng;
 mod text;
 mod time;
 
-pub use endpoint::{
-    AppSource, Event, LossReason, PacketBatch, PlayerStats, PushError, RefusalReason, SrtAccess, SrtRequest, Tap,
-    TapCallback,
-};
-pub use engine::{
-    EndpointStats, Engine, EngineBuilder, Events, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
-};
+pub use endpoint::{AppSource, PacketBatch, PlayerStats, PushError, SrtAccess, SrtRequest, Tap, TapCallback};
+pub use engine::{EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit};
 pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
+pub use event::{Event, Events, LossReason, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, Failover, FailoverPolicy, FedBy, Flow,
     FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource,

@@ -49,7 +49,7 @@ impl Random {
     }
 
     /// Creates a generator from a test's function.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of(fill: impl Fn(&mut [u8]) + Send + Sync + 'static) -> Self {
         Self(Arc::new(fill))
     }

@@ -1,4 +1,4 @@
-//! TestRng for tests.
+//! Random numbers for tests and fuzz targets.
 
 /// Pseudo-random numbers (xorshift), the same for the same seed, which is not 0.
 #[derive(Clone)]
@@ -12,12 +12,13 @@ impl TestRng {
         self.0
     }
 
-    /// A number below `end`; 0 if there is none.
+    /// Returns a number below `end`, or 0 if there is none.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         if end == 0 { 0 } else { (self.next_u64() % end as u64) as usize }
     }
 
-    /// Whether what happens so often has happened.
+    /// Returns `true` with a chance in percent.
+    #[cfg(test)]
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.next_u64() % 10_000 < chance * 100
     }

@@ -65,15 +65,22 @@ fn layering_modules_import_only_downwards() {
         ("random", &["lock"]),
         ("test_rng", &[]), // for tests only
         ("media", &["lock"]),
+        ("event", &["media", "error", "text", "lock"]), // `lock` for the queues
         ("net", &["lock"]),
         ("flow", &["media", "error", "random", "secret", "text"]),
         ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),
         ("router", &["media", "lock", "time", "error"]),
         ("fuzz", &["proto", "router", "flow", "media", "test_rng", "random"]), // for tests only
-        ("endpoint", &["proto", "router", "net", "flow", "media", "lock", "time", "error", "random", "secret", "text"]),
+        (
+            "endpoint",
+            &["proto", "router", "net", "flow", "event", "media", "lock", "time", "error", "random", "secret", "text"],
+        ),
         (
             "engine",
-            &["endpoint", "flow", "router", "net", "media", "lock", "time", "error", "random", "secret", "text"],
+            &[
+                "endpoint", "flow", "event", "router", "net", "media", "lock", "time", "error", "random", "secret",
+                "text",
+            ],
         ),
     ];
     let base = root().join("streamlink-core/src");

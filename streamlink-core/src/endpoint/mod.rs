@@ -8,12 +8,10 @@
 mod app;
 mod backoff;
 mod bandwidth;
-mod event;
 pub(crate) mod fanout;
 mod ingest;
 mod lagging;
 mod listener;
-mod mailbox;
 mod reconnect;
 pub(crate) mod remux;
 mod resolver;
@@ -27,13 +25,12 @@ pub(crate) mod tcp;
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
-pub use event::{Event, LossReason, RefusalReason};
-pub(crate) use mailbox::{EventSink, Mailbox};
 pub(crate) use resolver::Resolver;
 pub use srt::{SrtAccess, SrtRequest};
 pub use status::PlayerStats;
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
+pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalReason};
 use crate::{
     random::Random,
     router::{SourceGroup, Switch},

@@ -1,7 +1,7 @@
 //! Handle of a running flow: its addresses, events, statistics and changes.
 
 use super::{
-    Events, OutputEdit, Shared, SourceEdit,
+    OutputEdit, Shared, SourceEdit,
     outputs::{OutputEnd, RunningOutput},
     sources::RunningSource,
     start::PortRoute,
@@ -9,11 +9,12 @@ use super::{
 };
 use crate::{
     endpoint::{
-        AppSource, Bandwidth, BandwidthSetting, Event, EventSink, Mailbox, Status, Tap, Tasks,
+        AppSource, Bandwidth, BandwidthSetting, Status, Tap, Tasks,
         fanout::Fanout,
         remux::{self, RemuxStatus},
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
+    event::{Event, EventSink, Events, Mailbox},
     flow::{BandwidthPolicy, Bitrate, InputProtocol, Output, OutputProtocol},
     lock::{self, Guard, lock},
     media::MediaFamily,

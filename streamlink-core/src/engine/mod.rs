@@ -5,7 +5,6 @@ mod changes;
 mod changes_tests;
 mod drivers;
 mod edit;
-mod events;
 mod handle;
 mod metrics;
 mod outputs;
@@ -14,7 +13,6 @@ mod start;
 mod stats;
 
 pub use edit::{OutputEdit, SourceEdit};
-pub use events::Events;
 pub use handle::FlowHandle;
 pub use stats::{EndpointStats, FlowStats};
 

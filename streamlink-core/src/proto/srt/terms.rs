@@ -200,7 +200,7 @@ impl Terms {
     }
 
     /// Does the same as [`Terms::accept`], and runs the derivation at once.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn accept_here(
         &self,
         request: &Handshake,

@@ -1,6 +1,6 @@
 //! Event reader of a flow, for the host.
 
-use crate::endpoint::{Event, Mailbox};
+use super::{Event, Mailbox};
 
 /// Reader of a flow's events. A reader that is too slow loses the oldest events, and is told how many.
 #[derive(Debug)]
@@ -10,7 +10,7 @@ pub struct Events {
 }
 
 impl Events {
-    pub(super) fn new(mailbox: Mailbox) -> Self {
+    pub(crate) fn new(mailbox: Mailbox) -> Self {
         Self { mailbox, ended: false }
     }
 
