@@ -24,6 +24,7 @@ mod settings;
 mod shown_url;
 mod source;
 mod srt;
+mod stream_id;
 mod url;
 
 pub use address::{HostPort, Interface};
@@ -53,3 +54,4 @@ pub(crate) use rtp::{RtpInput, RtpOutput};
 pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions};
 pub(crate) use source::SourceKind;
 pub(crate) use srt::{SrtCaller, SrtListener, SrtOptions};
+pub(crate) use stream_id::{StreamId, StreamIdError};

@@ -9,9 +9,11 @@ use super::{
     shown_url::shown_url,
 };
 use crate::error::Problem;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{fmt, time::Duration};
 
-/// Address of an RTMP application, `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
+/// Address of an RTMP application, `rtmp://[user:password@]host[:port]/app` or `rtmps://…`, without the stream key.
+/// `Display` writes it without user name and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RtmpAddress {
     pub(crate) tls: bool,
@@ -50,7 +52,15 @@ impl RtmpAddress {
             "rtmps" => (true, RTMPS_PORT),
             _ => return Err(Problem::malformed("the URL", "an address such as `rtmp://example.com/live`")),
         };
-        Self::new(tls, url.remote(Some(port))?, app)
+        let address = Self::new(tls, url.remote(Some(port))?, app)?;
+        Ok(Self { credentials: url.credentials()?, ..address })
+    }
+
+    /// Returns the user name and password as the part of a URL before the host.
+    pub(crate) fn user_part(&self) -> String {
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let part = |c: &Credentials| format!("{}:{}@", encoded(c.user()), encoded(c.reveal_password()));
+        self.credentials.as_ref().map(part).unwrap_or_default()
     }
 
     pub(crate) fn placeholder() -> Self {
@@ -243,7 +253,8 @@ impl Settings for RtmpRelay {
     }
     fn list(&self, out: &mut Entries) {
         if let Some((address, key)) = &self.second {
-            out.push("second", format_args!("{address} {}", key.reveal()));
+            let url = address.to_string().replacen("://", &format!("://{}", address.user_part()), 1);
+            out.push("second", format_args!("{url} {}", key.reveal()));
         }
         self.first.list(out);
     }
@@ -303,6 +314,23 @@ endpoint_builder! {
 listener_setters!(RtmpPullOutputBuilder, listen);
 player_setters!(RtmpPullOutputBuilder, listen);
 output_setters!(RtmpPullOutputBuilder);
+
+/// Defines the setters of RTMP callers.
+macro_rules! rtmp_caller_setters {
+    ($builder:ident, $($address:ident).+) => {
+        impl $builder {
+            /// Sets the user name and password for servers that ask for them, as Adobe's and Limelight's methods do
+            /// (none). They may stand in the address as well: `rtmp://user:password@host/app`.
+            pub fn credentials(mut self, credentials: Credentials) -> Self {
+                self.draft.settings.$($address).+.credentials = Some(credentials);
+                self
+            }
+        }
+    };
+}
+rtmp_caller_setters!(RtmpPullSourceBuilder, address);
+rtmp_caller_setters!(RtmpPushBuilder, address);
+rtmp_caller_setters!(RtmpRelayBuilder, first.address);
 
 /// Defines the setters of both kinds of RTMP listeners.
 macro_rules! rtmp_listener_setters {

@@ -72,6 +72,10 @@ fn rtmp_caller_parts(url: &ParsedUrl, has_key: bool) -> Result<(RtmpAddress, Opt
 fn rtmp_bind(url: &ParsedUrl) -> Result<(Listen, bool), Problem> {
     let tls = url.scheme == "rtmps";
     let port = if tls { RTMPS_PORT } else { RTMP_PORT };
+    if url.credentials()?.is_some() {
+        let expected = "absent: the stream key lets peers into an RTMP listener";
+        return Err(Problem::malformed("a user name or password", expected));
+    }
     Ok((url.bind(Some(port))?, tls))
 }
 
@@ -367,7 +371,7 @@ fn rtmp_listener(listen: &Listen, app: &str, key: &Option<StreamKey>, tls: bool)
 
 fn rtmp_caller(address: &RtmpAddress) -> String {
     let scheme = if address.tls { "rtmps" } else { "rtmp" };
-    format!("{scheme}://{}/{}", address.remote, encoded(&address.app))
+    format!("{scheme}://{}{}/{}", address.user_part(), address.remote, encoded(&address.app))
 }
 
 /// Returns the parts of a URL, with `mode` if the host alone does not imply it.

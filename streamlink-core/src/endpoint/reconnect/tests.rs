@@ -1,7 +1,7 @@
 //! Tests of the loop in virtual time, with a scripted protocol.
 
 use super::*;
-use crate::endpoint::Mailbox;
+use crate::event::Mailbox;
 use std::{collections::VecDeque, sync::Mutex};
 
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1935);

@@ -4,8 +4,8 @@ use super::{
     super::{
         LossReason, RefusalReason, SourceContext,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, PendingConnection, Player, PlayerLimits, SendQueue, SendSession, Service,
-            Shared, WritePacing, close_with, send, write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits, SendQueue,
+            SendSession, Service, Shared, WritePacing, close_with, send, write_all,
         },
     },
     inbound::SourceSlot,
@@ -19,7 +19,6 @@ use crate::{
     proto::rtmp::{Refusal, Request, ServerSession, StreamPath},
     router::Ring,
     secret::Secret,
-    text::PeerText,
 };
 use std::{
     future::poll_fn,
@@ -144,10 +143,13 @@ async fn serve_stream(
     let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&asked));
     let Some(route) = found.cloned() else {
         shared.peers.refused(peer.ip(), now);
-        log::info!("RTMP peer {peer}: there is no stream {} to {}", PeerText::new(asked.shown()), verb(publish));
-        // The intended route is unknown, so the refusal is counted at every route of this direction.
-        for route in routes.iter().filter(|r| r.is_source() == publish) {
-            route.refuse(peer, RefusalReason::NoSuchStream, now);
+        let detail = format!("asked to {} {asked}", if publish { "publish to" } else { "play" });
+        // The intended route is unknown: it is one of the same application, or else any of this direction.
+        let of_direction = || routes.iter().filter(|route| route.is_source() == publish);
+        let has_app = |route: &Arc<OpenRoute<Rtmp>>| asked.is_of_app(&route.place.app);
+        let any = of_direction().any(has_app);
+        for route in of_direction().filter(|route| !any || has_app(route)) {
+            route.refuse_with(peer, RefusalReason::NoSuchStream, &detail, now);
         }
         greeted.turn_away(Refusal::NotFound).await;
         return None;
@@ -198,10 +200,6 @@ async fn serve_stream(
     };
     drop(counted);
     next
-}
-
-fn verb(publish: bool) -> &'static str {
-    if publish { "publish to" } else { "play" }
 }
 
 /// A connection, its session, and the bytes received after the request.

@@ -220,7 +220,13 @@ impl Reception {
             && let Some(count) = self.refused.admit(now, tally.refused)
         {
             let (endpoint, reason) = (self.ingest.context.status.name(), RefusalReason::NotAllowed);
-            self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+            self.ingest.context.events.emit(Event::PeerRefused {
+                endpoint,
+                peer,
+                reason,
+                detail: crate::text::PeerText::default(),
+                count,
+            });
         }
         self.ingest.publish(now, self.sender);
         if tally.disconnect {

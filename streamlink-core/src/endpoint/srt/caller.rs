@@ -13,10 +13,10 @@ use super::{
     route::settle,
 };
 use crate::{
-    flow::{HostPort, Reconnect},
+    flow::{HostPort, Reconnect, StreamId},
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Terms, destination},
+    proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Rejection, Terms, destination},
     random::Random,
     router::{Batch, Reader},
 };
@@ -164,6 +164,15 @@ impl Caller for RunningCaller {
     }
 }
 
+/// Returns the words for a rejection: its code and, if that is about the stream, which one was asked for.
+fn refusal(rejection: Rejection, stream_id: Option<&str>) -> String {
+    let id = stream_id.unwrap_or_default();
+    match StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)) {
+        id if rejection.is_about_stream() => format!("{rejection}; {id} was asked for"),
+        _ => rejection.to_string(),
+    }
+}
+
 /// Runs the handshake until the listener has accepted or rejected the call, or the time is up.
 async fn shake_hands(mut caller: srt::Caller, socket: UdpSocket, id: u32, rate: u64) -> Result<Session, Outcome> {
     let mut memory = Receiver::new(rate);
@@ -202,7 +211,10 @@ async fn shake_hands(mut caller: srt::Caller, socket: UdpSocket, id: u32, rate: 
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
-            Progress::Rejected(reason) => return Err(Outcome::Lost(LossReason::Rejected(reason.to_string().into()))),
+            Progress::Rejected(rejection) => {
+                let text = refusal(rejection, caller.stream_id());
+                return Err(Outcome::Lost(LossReason::Rejected(text.into())));
+            }
             Progress::TimedOut => return Err(Outcome::Lost(LossReason::TimedOut)),
         }
     }

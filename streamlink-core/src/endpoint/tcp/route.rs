@@ -10,6 +10,7 @@ use crate::{
     flow::Allowlist,
     lock::{Guard, lock},
     router::{Ring, State, Totals},
+    text::PeerText,
     time::Throttle,
 };
 use std::{
@@ -86,7 +87,7 @@ pub(in crate::endpoint) enum OpenEnd<I> {
 #[derive(Debug)]
 struct Refused {
     throttle: Throttle,
-    last: Option<(SocketAddr, RefusalReason)>,
+    last: Option<(SocketAddr, RefusalReason, PeerText)>,
 }
 
 #[derive(Debug)]
@@ -354,8 +355,13 @@ impl<S: Service> OpenRoute<S> {
 
     /// Counts a refused peer and reports it.
     pub(in crate::endpoint) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+        self.refuse_with(peer, reason, "", now);
+    }
+
+    /// Does the same as [`OpenRoute::refuse`], with details for the event.
+    pub(in crate::endpoint) fn refuse_with(&self, peer: SocketAddr, reason: RefusalReason, detail: &str, now: Instant) {
         self.status.counters.refused.add(1);
-        lock(&self.refused).last = Some((peer, reason));
+        lock(&self.refused).last = Some((peer, reason, detail.into()));
         self.report_refusals(now, 1);
     }
 
@@ -364,10 +370,10 @@ impl<S: Service> OpenRoute<S> {
         let told = {
             let mut refused = lock(&self.refused);
             let count = refused.throttle.admit(now, new);
-            count.zip(refused.last)
+            count.zip(refused.last.clone())
         };
-        if let Some((count, (peer, reason))) = told {
-            self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, count });
+        if let Some((count, (peer, reason, detail))) = told {
+            self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, detail, count });
         }
     }
 }

@@ -44,6 +44,12 @@ impl StreamPath {
         theirs.iter().flatten().fold(false, |found, theirs| found | equals(theirs))
     }
 
+    /// Returns whether the stream is one of an application.
+    pub(crate) fn is_of_app(&self, app: &str) -> bool {
+        let theirs = joined([without_parameters(self.app.reveal()), without_parameters(self.name.reveal())]);
+        theirs.strip_prefix(&joined([app])).is_some_and(|rest| rest.starts_with('/'))
+    }
+
     /// Returns the name for display: the application, and an ellipsis for the stream key.
     pub(crate) fn shown(&self) -> String {
         let app = shown(&joined([without_parameters(self.app.reveal())]), MAX_SHOWN);
@@ -148,6 +154,9 @@ mod tests {
 
     #[test]
     fn rtmp_stream_path_is_shown_without_key() {
+        let path = StreamPath::new("live/room?x", "KEY");
+        assert!(path.is_of_app("live") && path.is_of_app("live/room"));
+        assert!(!path.is_of_app("liv") && !path.is_of_app("live/other") && !path.is_of_app("live/room/KEY"));
         for (app, name) in [("live", "SECRET"), ("live/SECRET", ""), ("live/room", "SECRET"), ("live?t=SECRET", "x")] {
             let path = StreamPath::new(app, name);
             assert!(path.to_string().starts_with("live/…"), "{path}");
