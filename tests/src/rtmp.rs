@@ -105,7 +105,7 @@ pub fn accept_connect(listener: &std::net::TcpListener) -> io::Result<(TcpStream
     let mut header = [0; 12];
     stream.read_exact(&mut header)?;
     let mut left = u32::from_be_bytes([0, header[4], header[5], header[6]]) as usize;
-    let mut body = Vec::new();
+    let mut body: Vec<u8> = Vec::new();
     while left > 0 {
         let mut piece = vec![0; left.min(128)];
         stream.read_exact(&mut piece)?;
