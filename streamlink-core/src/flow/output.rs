@@ -13,8 +13,8 @@ use super::{
     secret::StreamKey,
     setting::SettingScope,
     setting_table::Fields,
-    source::{bind_or_placeholder, remote_or_placeholder},
     silence::Silence,
+    source::{bind_or_placeholder, remote_or_placeholder},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
     written_url,
 };
