@@ -16,7 +16,7 @@ use clap::{
 };
 use std::{error::Error, io::BufRead, path::PathBuf, process::ExitCode, thread, time::Duration};
 use streamlink_core::{
-    Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, PeerLimits, PeerText, Source, SourceEdit, shown_url,
+    Bitrate, Engine, Flow, FlowHandle, FlowStats, Output, PeerLimits, PeerText, PeerUrl, Source, SourceEdit, shown_url,
 };
 use streamlink_examples::{Table, json};
 use tokio::sync::mpsc;
@@ -125,6 +125,9 @@ async fn relay(arguments: &Arguments) -> Result<(), Failure> {
     let running = engine.start(flow).await?;
     for address in running.input_addresses() {
         eprintln!("input address: {address}");
+        if let Some((server, key)) = PeerUrl::from(address).server_and_key() {
+            eprintln!("input address, as server and stream key: {server} {key}");
+        }
     }
     for (output, url) in running.playback_urls() {
         eprintln!("playback URL of {output}: {url}");

@@ -240,8 +240,13 @@ fn feed_rtmp_server(input: &[u8], dice: &mut TestRng) {
 fn feed_rtmp_client(input: &[u8], dice: &mut TestRng) {
     let purpose =
         if dice.below(2) == 0 { rtmp::ClientRole::Play } else { rtmp::ClientRole::Publish { chunk_size: 4096 } };
-    let mut session =
-        rtmp::ClientSession::new(purpose, "live", "rtmp://127.0.0.1/live", "KEY".into(), &Random::of(random));
+    let target = rtmp::ClientTarget {
+        app: "live".into(),
+        url: "rtmp://127.0.0.1/live".into(),
+        key: "KEY".into(),
+        ..rtmp::ClientTarget::default()
+    };
+    let mut session = rtmp::ClientSession::new(purpose, target, &Random::of(random));
     let mut points = FlvRandomAccessTracker::default();
     for mut piece in pieces(input, dice) {
         session.link().received(piece.len());

@@ -161,8 +161,9 @@ impl StreamlinkEvent {
                     (output.clone(), nothing(), nothing(), reason.to_string())
                 }
                 Event::OutputLagging { output, .. } => (output.clone(), nothing(), nothing(), nothing()),
-                Event::PeerRefused { endpoint, peer, reason, .. } => {
-                    (endpoint.clone(), nothing(), peer.to_string(), reason.to_string())
+                Event::PeerRefused { endpoint, peer, reason, detail, .. } => {
+                    let detail = if detail.is_empty() { reason.to_string() } else { format!("{reason}, {detail}") };
+                    (endpoint.clone(), nothing(), peer.to_string(), detail)
                 }
                 Event::MediaDescribed { source, description } => {
                     (source.clone(), nothing(), nothing(), description.to_string())

@@ -150,10 +150,13 @@ fn relay_prints_stream_keys_once_where_they_are_asked_for() {
     relay.tell("quit");
     assert!(relay.finish().success());
     let said = relay.output();
-    for key in ["hunter2-input", "hunter2-play"] {
-        assert_eq!(said.matches(key).count(), 1, "{key} in {said}");
+    // The input address is printed as one URL, and with server and key apart.
+    for (key, count) in [("hunter2-input", 2), ("hunter2-play", 1)] {
+        assert_eq!(said.matches(key).count(), count, "{key} in {said}");
     }
-    let rest = said.replace(&input, "").replace(&play, "");
+    let apart = input.replace("/hunter2-input", " hunter2-input");
+    assert!(said.contains(&format!("input address, as server and stream key: {apart}")), "{said}");
+    let rest = said.replace(&input, "").replace(&play, "").replace(&apart, "");
     assert_clean(&rest, "what the relay says beside its addresses");
 }
 

@@ -29,13 +29,15 @@ pub struct AccessRequest {
     pub peer: SocketAddr,
     /// Direction of the media: `true` if the peer sends to a source, `false` if it receives from an output.
     pub publishes: bool,
-    /// Stream id of an SRT caller: plain, or of the form `#!::r=RESOURCE,m=publish|request,u=USER`.
+    /// Stream id of an SRT caller: plain, of the form `#!::r=RESOURCE,m=publish|request,u=USER`, or of the form
+    /// `publish:NAME:USER:PASSWORD`.
     pub stream_id: Option<String>,
-    /// Application of an RTMP peer.
+    /// Application of an RTMP peer. It is that of the source or output, possibly with parameters that the peer has
+    /// appended, as in `live?vhost=studio`.
     pub app: Option<String>,
     /// Path of an RTSP peer, without the leading slash.
     pub path: Option<String>,
-    /// User name. That of an RTSP peer has been proved with its password. An SRT caller only claims it, by `u=` in its
+    /// User name. That of an RTSP peer has been proved with its password. An SRT caller only claims it, in its
     /// stream id.
     pub user: Option<String>,
     pub(super) key: Option<Secret>,

@@ -92,6 +92,8 @@ pub enum Event {
         peer: SocketAddr,
         /// Reason.
         reason: RefusalReason,
+        /// Details: what the peer asked for, or the exact rejection. Empty if there are none.
+        detail: PeerText,
         /// Number of refusals since the last such event.
         count: u64,
     },
@@ -189,8 +191,9 @@ impl fmt::Display for Event {
                 let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
                 write!(f, "output `{output}` retries in {millis} ms, after {attempts}: {reason}")
             }
-            Event::PeerRefused { endpoint, peer, reason, count } => {
-                write!(f, "`{endpoint}` refused {peer}: {reason} ({})", counted(*count, "time"))
+            Event::PeerRefused { endpoint, peer, reason, detail, count } => {
+                let detail = if detail.is_empty() { String::new() } else { format!(", {detail}") };
+                write!(f, "`{endpoint}` refused {peer}: {reason}{detail} ({})", counted(*count, "time"))
             }
             Event::BandwidthExceeded { source, packets } => {
                 write!(f, "source `{source}` exceeds the maximum bandwidth: {}", counted(*packets, "packet"))

@@ -12,6 +12,8 @@ use super::{
     setting_table::Fields,
     settings::{check_millis, millis},
     source::{IntoSource, Source, SourceKind},
+    srt::SrtOptions,
+    stream_id::StreamId,
 };
 use crate::{
     error::{ConfigError, ConfigErrors, Problem},
@@ -564,7 +566,7 @@ impl Source {
     pub(crate) fn claim(&self) -> Option<Claim> {
         let (transport, listen, key) = match &self.kind {
             SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
-            SourceKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
+            SourceKind::SrtListener(s) => ("srt", &s.listen, stream_id_claim(&s.srt)),
             SourceKind::Rtmp(s) => ("rtmp", &s.listen, app_key("publish", &s.app, &s.key)),
             SourceKind::RtspListener(s) => ("rtsp", &s.listen, format!("record {}", s.rtsp.path)),
             _ => return None,
@@ -587,13 +589,19 @@ impl Output {
     /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.
     pub(crate) fn claim(&self) -> Option<Claim> {
         let (transport, listen, key) = match &self.kind {
-            OutputKind::SrtListener(s) => ("srt", &s.listen, s.srt.stream_id.clone().unwrap_or_default()),
+            OutputKind::SrtListener(s) => ("srt", &s.listen, stream_id_claim(&s.srt)),
             OutputKind::RtmpPlay(s) => ("rtmp", &s.listen, app_key("play", &s.app, &s.key)),
             OutputKind::RtspListener(s) => ("rtsp", &s.listen, format!("play {}", s.rtsp.path)),
             _ => return None,
         };
         (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
     }
+}
+
+/// Returns the stream id as part of a claim: the same for ids that ask for the same stream.
+fn stream_id_claim(options: &SrtOptions) -> String {
+    let id = options.stream_id.as_deref();
+    id.map(|id| StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)).claim()).unwrap_or_default()
 }
 
 /// Returns the application and key as part of a claim. The role is part of it, because a publisher and players may use

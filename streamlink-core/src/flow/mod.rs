@@ -29,6 +29,7 @@ mod shown_url;
 mod silence;
 mod source;
 mod srt;
+mod stream_id;
 mod url;
 mod written_url;
 
@@ -62,3 +63,4 @@ pub(crate) use rtp::{RtpInput, RtpOutput};
 pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions};
 pub(crate) use source::SourceKind;
 pub(crate) use srt::{SrtCaller, SrtListener, SrtOptions};
+pub(crate) use stream_id::{StreamId, StreamIdError};

@@ -4,20 +4,24 @@ use super::{
     address::{Call, HostPort, Listen},
     builder::{caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters},
     parsed_url::{ParsedUrl, sendable},
-    secret::StreamKey,
+    secret::{Credentials, StreamKey},
     settings::check_millis,
     shown_url::shown_url,
     silence::{Silence, idle_setters, takeover_setters},
+    written_url::user_part,
 };
 use crate::error::Problem;
 use std::{fmt, time::Duration};
 
-/// Address of an RTMP application, `rtmp://host[:port]/app` or `rtmps://…`, without the stream key.
+/// Address of an RTMP application, `rtmp://[user:password@]host[:port]/app` or `rtmps://…`, without the stream key.
+/// `Display` writes it without user name and password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RtmpAddress {
     pub(crate) tls: bool,
     pub(crate) remote: HostPort,
     pub(crate) app: String,
+    /// User name and password for servers that ask for them.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 /// Default port of `rtmp`.
@@ -39,7 +43,7 @@ pub(crate) fn check_app(app: &str) -> Result<String, Problem> {
 
 impl RtmpAddress {
     pub(crate) fn new(tls: bool, remote: HostPort, app: &str) -> Result<Self, Problem> {
-        Ok(Self { tls, remote, app: check_app(app)? })
+        Ok(Self { tls, remote, app: check_app(app)?, credentials: None })
     }
 
     /// Returns the address of an application at the host of a URL.
@@ -49,11 +53,12 @@ impl RtmpAddress {
             "rtmps" => (true, RTMPS_PORT),
             _ => return Err(Problem::malformed("the URL", "an address such as `rtmp://example.com/live`")),
         };
-        Self::new(tls, url.remote(Some(port))?, app)
+        let address = Self::new(tls, url.remote(Some(port))?, app)?;
+        Ok(Self { credentials: url.credentials()?, ..address })
     }
 
     pub(crate) fn placeholder() -> Self {
-        Self { tls: false, remote: HostPort::placeholder(), app: "invalid".into() }
+        Self { tls: false, remote: HostPort::placeholder(), app: "invalid".into(), credentials: None }
     }
 }
 
@@ -185,7 +190,9 @@ pub(crate) fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(),
 
 /// Returns a second destination as text: its address, a space, and the key.
 pub(crate) fn second_as_text((address, key): &(RtmpAddress, StreamKey)) -> String {
-    format!("{address} {}", key.reveal())
+    let scheme = if address.tls { "rtmps" } else { "rtmp" };
+    let user = user_part(address.credentials.as_ref());
+    format!("{scheme}://{user}{}/{} {}", address.remote, address.app, key.reveal())
 }
 
 /// Reads a second destination: its address, a space, and the key.
@@ -237,6 +244,23 @@ endpoint_builder! {
 listener_setters!(RtmpPullOutputBuilder, listen);
 player_setters!(RtmpPullOutputBuilder, listen);
 output_setters!(RtmpPullOutputBuilder);
+
+/// Defines the setters of RTMP callers.
+macro_rules! rtmp_caller_setters {
+    ($builder:ident, $($address:ident).+) => {
+        impl $builder {
+            /// Sets the user name and password for servers that ask for them, as Adobe's and Limelight's methods do
+            /// (none). They may stand in the address as well: `rtmp://user:password@host/app`.
+            pub fn credentials(mut self, credentials: Credentials) -> Self {
+                self.draft.settings.$($address).+.credentials = Some(credentials);
+                self
+            }
+        }
+    };
+}
+rtmp_caller_setters!(RtmpPullSourceBuilder, address);
+rtmp_caller_setters!(RtmpPushBuilder, address);
+rtmp_caller_setters!(RtmpRelayBuilder, first.address);
 
 /// Defines the setters of both kinds of RTMP listeners.
 macro_rules! rtmp_listener_setters {

@@ -138,7 +138,8 @@ impl StreamKey {
     }
 }
 
-/// User name and password for RTSP (Basic and Digest). Each is at most 128 bytes; the name holds no `:`.
+/// User name and password for RTSP (Basic and Digest) and callers of RTMP (Adobe's and Limelight's methods). Each is at
+/// most 128 bytes; the name holds no `:`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub(crate) user: String,

@@ -17,6 +17,25 @@ impl PeerUrl {
     pub fn as_str(&self) -> &str {
         self.0.reveal()
     }
+
+    /// Returns the address of an RTMP server and the stream key apart, as OBS and many encoders want them; `None` for
+    /// other protocols.
+    ///
+    /// ```
+    /// use streamlink_core::PeerUrl;
+    /// let url = PeerUrl::from("rtmp://192.0.2.1:1935/live/KEY".to_owned());
+    /// assert_eq!(url.server_and_key(), Some(("rtmp://192.0.2.1:1935/live", "KEY")));
+    /// ```
+    pub fn server_and_key(&self) -> Option<(&str, &str)> {
+        let url = self.as_str();
+        if !url.starts_with("rtmp://") && !url.starts_with("rtmps://") {
+            return None;
+        }
+        // A key may have parameters, which may hold slashes.
+        let end = url.find('?').unwrap_or(url.len());
+        let at = url.get(..end)?.rfind('/')?;
+        Some((url.get(..at)?, url.get(at + 1..)?))
+    }
 }
 
 impl From<String> for PeerUrl {

@@ -208,7 +208,8 @@ macro_rules! srt_setters {
             }
 
             /// Sets the stream id (1–512 bytes), which a caller sends, and by which listeners that share a port are told
-            /// apart.
+            /// apart. A listener reads all usual forms of it (`cam1`, `#!::r=cam1,m=publish`, `publish:cam1`), in one
+            /// normal form. A listener without one takes the callers that no other listener of the port wants.
             pub fn stream_id(mut self, id: impl AsRef<str>) -> Self {
                 self.draft.try_set("streamid", stream_id(id.as_ref()), |s, id| s.srt.stream_id = Some(id));
                 self

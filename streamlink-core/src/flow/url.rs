@@ -104,6 +104,10 @@ fn rtmp_caller_parts(url: &ParsedUrl, has_key: bool) -> Result<(RtmpAddress, Opt
 fn rtmp_bind(url: &ParsedUrl) -> Result<(Listen, bool), Problem> {
     let tls = url.scheme == "rtmps";
     let port = if tls { RTMPS_PORT } else { RTMP_PORT };
+    if url.credentials()?.is_some() {
+        let expected = "absent: the stream key lets peers into an RTMP listener";
+        return Err(Problem::malformed("a user name or password", expected));
+    }
     Ok((url.bind(Some(port))?, tls))
 }
 

@@ -7,7 +7,7 @@ use super::{
     printed_url::QUERY,
     rtmp::RtmpAddress,
     rtsp::{RtspCaller, RtspListener, RtspOptions},
-    secret::StreamKey,
+    secret::{Credentials, StreamKey},
     setting_table::Fields,
     settings::{Entries, list},
     source::SourceKind,
@@ -30,6 +30,11 @@ const PART: &AsciiSet = &PATH.add(b'/');
 /// Returns a user name, a password or a key, encoded.
 fn part(text: &str) -> String {
     utf8_percent_encode(text, PART).to_string()
+}
+
+/// Returns the part of a URL before the host: the user name and the password, if there are any.
+pub(crate) fn user_part(credentials: Option<&Credentials>) -> String {
+    credentials.map(|c| format!("{}:{}@", part(&c.user), part(c.password.reveal()))).unwrap_or_default()
 }
 
 fn encoded(text: &str) -> String {
@@ -106,9 +111,7 @@ fn mode_of_listener(listen: &Listen) -> Option<&'static str> {
 
 fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {
     let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
-    let user = rtsp.credentials.as_ref();
-    let user = user.map(|c| format!("{}:{}@", part(&c.user), part(c.password.reveal()))).unwrap_or_default();
-    format!("{scheme}://{user}{authority}/")
+    format!("{scheme}://{}{authority}/", user_part(rtsp.credentials.as_ref()))
 }
 
 fn rtsp_listener(listener: &RtspListener) -> String {
@@ -140,5 +143,5 @@ fn rtmp_listener(listen: &Listen, app: &str, key: &Option<StreamKey>, tls: bool)
 
 fn rtmp_caller(address: &RtmpAddress) -> String {
     let scheme = if address.tls { "rtmps" } else { "rtmp" };
-    format!("{scheme}://{}/{}", address.remote, encoded(&address.app))
+    format!("{scheme}://{}{}/{}", user_part(address.credentials.as_ref()), address.remote, encoded(&address.app))
 }

@@ -4,25 +4,23 @@ use super::{
     super::{
         EventSink, FlowBandwidth, LossReason, PlayerStats, Resolver, SourceContext, Status,
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
-        resolver::Target,
-        tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
+        tcp::{End, Player, SendQueue, WritePacing, close_with, send},
     },
+    connect::{ConnectedClient, Destination},
     inbound::SourceSlot,
     receive::receive,
-    refused,
     wire::RtmpWire,
 };
 use crate::{
-    flow::{HostPort, Reconnect, StreamKey},
+    flow::{Reconnect, RtmpAddress, StreamKey},
     lock::lock,
-    net::{Egress, Stream, TlsClient},
-    proto::rtmp::{ClientEvent, ClientRole, ClientSession, Message},
+    net::{Egress, TlsClient},
+    proto::rtmp::ClientRole,
     random::Random,
     router::{Reader, Ring},
 };
 use std::{
     future::poll_fn,
-    net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex},
     task::Poll,
@@ -85,13 +83,11 @@ pub(crate) async fn run_all(calls: Vec<RtmpClient>) {
 /// A caller with its settings, ready to run.
 #[derive(Debug)]
 pub(crate) struct RtmpClient {
-    pub(crate) remote: HostPort,
+    /// Address of the application, without the stream key.
+    pub(crate) address: RtmpAddress,
     pub(crate) resolver: Resolver,
     /// TLS configuration with the trusted certificates. `None`: plain RTMP.
     pub(crate) tls: Option<TlsClient>,
-    pub(crate) app: String,
-    /// URL of the application, without the stream key.
-    pub(crate) url: String,
     pub(crate) key: Option<StreamKey>,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
@@ -131,41 +127,24 @@ impl RtmpClient {
 
     /// Makes one attempt to connect, up to the server's consent.
     async fn call(&self, connection: &mut Connection<'_>) -> Result<ConnectedClient, End> {
-        let deadline = Instant::now() + self.connect_timeout;
-        let target = Target {
+        let name = self.status.name();
+        let destination = Destination {
+            endpoint: &name,
+            address: &self.address,
+            key: self.key.as_ref(),
             resolver: &self.resolver,
-            host: &self.remote,
+            tls: self.tls.as_ref(),
             egress: &self.egress,
-            avoid: connection.avoid,
-            deadline,
-        };
-        let (stream, peer) = tokio::select! {
-            () = self.stop.cancelled() => return Err(End::Stopped),
-            connected = target.connect() => connected?,
-        };
-        connection.reached(peer);
-        let attempt = async {
-            let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
-            let purpose = match self.direction {
+            random: &self.random,
+            deadline: Instant::now() + self.connect_timeout,
+            role: match self.direction {
                 Direction::Play(_) => ClientRole::Play,
                 Direction::Publish { chunk_size, .. } => ClientRole::Publish { chunk_size },
-            };
-            let session = ClientSession::new(
-                purpose,
-                &self.app,
-                &self.url,
-                self.key.as_ref().map(|key| key.secret().clone()).unwrap_or_default(),
-                &self.random,
-            );
-            let mut up = ConnectedClient { stream, session, peer, early: Vec::new() };
-            up.greet().await?;
-            Ok(up)
+            },
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(End::Stopped),
-            result = tokio::time::timeout_at(deadline.into(), attempt) => {
-                result.unwrap_or(Err(End::Lost(LossReason::TimedOut)))
-            }
+            connected = destination.connect(connection) => connected,
         }
     }
 
@@ -221,7 +200,7 @@ impl RtmpClient {
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };
         match taken {
-            Ok(()) => receive(&mut stream, session, inbound.clone(), peer, &self.stop).await,
+            Ok(()) => receive(&mut stream, session, inbound.clone(), peer, &self.stop).await.0,
             Err(end) => end,
         }
     }
@@ -265,61 +244,5 @@ impl Caller for RtmpCaller {
                 false
             }
         }
-    }
-}
-
-/// A connection on which the server has agreed to publish or play.
-struct ConnectedClient {
-    stream: Stream,
-    session: ClientSession,
-    peer: SocketAddr,
-    /// Media messages received before the server's consent.
-    early: Vec<Message<'static>>,
-}
-
-/// Maximum number of media messages kept of those that a server sends before its consent.
-const MAX_EARLY: usize = 64;
-
-impl ConnectedClient {
-    /// Exchanges messages until the server has agreed.
-    async fn greet(&mut self) -> Result<(), End> {
-        loop {
-            self.answer().await?;
-            let (mut ready, mut fault) = (false, None);
-            let Self { stream, session, early, .. } = self;
-            let count = poll_fn(|cx| {
-                stream.poll_read(cx, |mut bytes| {
-                    session.link().received(bytes.len());
-                    loop {
-                        match session.read(&mut bytes) {
-                            Ok(None) => break,
-                            Ok(Some(ClientEvent::Ready)) => ready = true,
-                            Ok(Some(ClientEvent::Media(message))) if early.len() < MAX_EARLY => {
-                                early.push(message.into_owned());
-                            }
-                            Ok(Some(ClientEvent::Media(_))) => {}
-                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(refused(what)),
-                            Ok(Some(ClientEvent::End)) => fault = Some(LossReason::Closed),
-                            Err(error) => {
-                                fault = Some(LossReason::Protocol(error.to_string().into()));
-                                break;
-                            }
-                        }
-                    }
-                })
-            })
-            .await?;
-            match fault {
-                Some(reason) => return Err(End::Lost(reason)),
-                None if count == 0 => return Err(End::Lost(LossReason::Closed)),
-                None if ready => return self.answer().await,
-                None => {}
-            }
-        }
-    }
-
-    async fn answer(&mut self) -> Result<(), End> {
-        let bytes = self.session.link().take_output();
-        Ok(write_all(&mut self.stream, &bytes).await?)
     }
 }

@@ -109,11 +109,9 @@ impl OpenCaller {
     fn client(&self, parts: CallerParts, direction: Direction) -> RtmpClient {
         let CallerParts { random, resolver, status, events, stop } = parts;
         RtmpClient {
-            remote: self.address.remote.clone(),
+            address: self.address.clone(),
             resolver,
             tls: self.tls.clone(),
-            app: self.address.app.clone(),
-            url: self.address.to_string(),
             key: self.key.clone(),
             reconnect: self.call.reconnect,
             random,

@@ -6,6 +6,7 @@
 //! are written anew.
 
 mod caller;
+mod connect;
 mod driver;
 mod inbound;
 mod receive;

@@ -3,7 +3,7 @@
 use super::{
     super::tcp::{CLOSE_TIMEOUT, End, SubWaker, answer, close_with, write_all},
     inbound::{SourceSession, SourceSlot},
-    refused,
+    talk::after_consent,
 };
 use crate::{
     endpoint::LossReason,
@@ -39,8 +39,11 @@ impl Bring for ServerSession {
         while let Some(request) = self.read(&mut bytes)? {
             match request {
                 Request::Media(message) => inbound.take(message, now)?,
-                Request::End => return Err(End::Lost(LossReason::Closed)),
-                Request::Publish { .. } | Request::Play { .. } => {
+                Request::End => {
+                    self.keep_rest(bytes);
+                    return Err(End::Lost(LossReason::Closed));
+                }
+                Request::Publish(_) | Request::Play(_) => {
                     return Err(ProtocolError::Unexpected("publish or play").into());
                 }
             }
@@ -66,8 +69,7 @@ impl Bring for ClientSession {
             match outcome {
                 ClientEvent::Media(message) => inbound.take(message, now)?,
                 ClientEvent::End => return Err(End::Lost(LossReason::Closed)),
-                ClientEvent::Rejected(what) => return Err(End::Lost(refused(what))),
-                ClientEvent::Ready => {}
+                other => after_consent(other)?,
             }
         }
         Ok(())
@@ -99,22 +101,24 @@ struct RtmpReadSink<B> {
     peer: SocketAddr,
     /// Responses to be sent to the peer.
     answers: Vec<u8>,
-    session: B,
+    /// `None` after the connection's end.
+    session: Option<B>,
     /// Reason to end the connection, set by the last read.
     end: Option<End>,
 }
 
 impl<B: Bring + Send> ReadSink for RtmpReadSink<B> {
     fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
+        let Some(session) = &mut self.session else { return ReadAction::Notify };
         let mut inbound = self.inbound.lock();
         let now = Instant::now();
-        let taken = self.session.bring(bytes, &mut inbound, now);
+        let taken = session.bring(bytes, &mut inbound, now);
         if let Err(end) = inbound.publish(self.peer, now).and(taken) {
             self.end = Some(end);
             return ReadAction::Notify;
         }
-        self.answers = self.session.answers();
-        match self.session.is_within_message() {
+        self.answers = session.answers();
+        match session.is_within_message() {
             _ if !self.answers.is_empty() => ReadAction::Notify,
             true => ReadAction::RequestMore,
             false => ReadAction::Continue,
@@ -122,26 +126,29 @@ impl<B: Bring + Send> ReadSink for RtmpReadSink<B> {
     }
 }
 
-/// Receives media until the flow or the peer ends the connection. Media read before this call is in `inbound` already.
+/// Receives media until the flow or the peer ends the stream. Media read before this call is in `inbound` already.
+/// Returns the session, with which the peer may have another stream on the same connection.
 pub(super) async fn receive<B: Bring + Send + 'static>(
     stream: &mut Stream,
     mut session: B,
     inbound: Arc<SourceSlot>,
     peer: SocketAddr,
     stop: &CancellationToken,
-) -> End {
+) -> (End, Option<B>) {
     let answers = session.answers();
-    let taker = Arc::new(Mutex::new(RtmpReadSink { inbound: inbound.clone(), peer, answers, session, end: None }));
+    let sink = RtmpReadSink { inbound: inbound.clone(), peer, answers, session: Some(session), end: None };
+    let taker = Arc::new(Mutex::new(sink));
     let end = listen(stream, &taker, &inbound, stop).await;
     stream.detach_sink();
-    let answers = {
-        let mut taker = lock(&taker);
+    let mut session = lock(&taker).session.take();
+    let mut answers = Vec::new();
+    if let Some(session) = &mut session {
         if matches!(end, End::Stopped) {
-            taker.session.end();
+            session.end();
         }
         // The response to the peer's farewell, or our own farewell.
-        taker.session.answers()
-    };
+        answers = session.answers();
+    }
     match end {
         // The peer closes the connection itself. Some peers report an error if we close it first.
         End::Lost(LossReason::Closed) => {
@@ -149,7 +156,7 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
         }
         _ => close_with(stream, &answers).await,
     }
-    end
+    (end, session)
 }
 
 /// Reads the connection and sends the responses, until the flow, the peer or a timeout ends it.

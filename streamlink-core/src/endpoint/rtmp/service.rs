@@ -4,8 +4,8 @@ use super::{
     super::{
         AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, PendingConnection, Player, PlayerLimits, SendQueue, SendSession, Service,
-            Shared, WritePacing, close_with, send, write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits, SendQueue,
+            SendSession, Service, Shared, WritePacing, close_with, send, write_all,
         },
     },
     inbound::SourceSlot,
@@ -15,11 +15,21 @@ use super::{
 use crate::{
     flow::StreamKey,
     net::{EpollGroup, Stream},
-    proto::rtmp::{Refusal, Request, ServerSession},
+    proto::rtmp::{Refusal, Request, ServerSession, StreamPath},
     router::Ring,
+    secret::Secret,
 };
-use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
+
+/// Maximum time from the end of a peer's stream to its next request on the same connection.
+const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Protocol marker for RTMP ports.
 #[derive(Debug)]
@@ -33,19 +43,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns whether application and key are those of the route. Parameters after the key (`key?name=value`) are
-    /// ignored, because some peers append them.
-    fn is(&self, app: &str, key: &str) -> bool {
-        let bare = key.split_once('?').map_or(key, |(bare, _)| bare);
-        let ours = self.key.reveal();
-        self.app == app && (same(ours, key) | same(ours, bare))
+    /// Returns whether this is the stream that a peer has asked for.
+    fn is(&self, asked: &StreamPath) -> bool {
+        asked.is(Secret::from(format!("{}/{}", self.app, self.key.reveal())).reveal())
     }
-}
-
-/// Compares keys in a time that does not depend on the position of a difference.
-fn same(ours: &str, theirs: &str) -> bool {
-    let difference = ours.bytes().zip(theirs.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
-    ours.len() == theirs.len() && difference == 0
 }
 
 impl Service for Rtmp {
@@ -97,12 +98,36 @@ impl Service for Rtmp {
     }
 }
 
-/// Finds the route of a request and serves the peer, or refuses it.
-async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, peer: SocketAddr, request: Request<'_>) {
-    let (publish, app, key) = match request {
-        Request::Publish { app, key } => (true, app, key),
-        Request::Play { app, key } => (false, app, key),
-        Request::Media(_) | Request::End => return, // impossible before the session is accepted
+/// Serves the streams that a peer asks for, one after the other.
+async fn serve(shared: &Shared<Rtmp>, greeted: Box<RequestedConnection>, peer: SocketAddr, request: Request<'_>) {
+    let mut next = Some((greeted, request.into_owned()));
+    while let Some((greeted, request)) = next {
+        let Some(mut greeted) = serve_stream(shared, greeted, peer, request).await else { return };
+        // Most peers close the connection now. Some report an error if we close it first.
+        let asked = tokio::time::timeout(NEXT_REQUEST_TIMEOUT, greeted.ask()).await;
+        next = match asked {
+            Ok(Ok(request)) => Some((greeted, request)),
+            Ok(Err(end)) => {
+                log::debug!("RTMP peer {peer}, after a stream: {end:?}");
+                None
+            }
+            Err(_) => None,
+        };
+    }
+}
+
+/// Finds the route of a request and serves the peer, or refuses it. Returns the connection if the peer has ended the
+/// stream and may ask for another.
+async fn serve_stream(
+    shared: &Shared<Rtmp>,
+    mut greeted: Box<RequestedConnection>,
+    peer: SocketAddr,
+    request: Request<'_>,
+) -> Option<Box<RequestedConnection>> {
+    let (publish, asked) = match request {
+        Request::Publish(asked) => (true, asked),
+        Request::Play(asked) => (false, asked),
+        Request::Media(_) | Request::End => return None, // impossible before the session is accepted
     };
     let now = Instant::now();
     let routes = shared.all();
@@ -111,37 +136,49 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, pee
         for route in routes.iter().filter(|route| route.is_source() == publish) {
             route.refuse(peer, RefusalReason::TooManyAttempts, now);
         }
-        return greeted.turn_away(Refusal::Denied).await;
+        greeted.turn_away(Refusal::Denied).await;
+        return None;
     }
-    let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&app, key.reveal()));
+    let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&asked));
     let Some(route) = found.cloned() else {
         shared.peers.refused(peer.ip(), now);
-        // The intended route is unknown, so the refusal is counted at every route of this direction.
-        for route in routes.iter().filter(|r| r.is_source() == publish) {
-            route.refuse(peer, RefusalReason::NoSuchStream, now);
+        let detail = format!("asked to {} {asked}", if publish { "publish to" } else { "play" });
+        // The intended route is unknown: it is one of the same application, or else any of this direction.
+        let of_direction = || routes.iter().filter(|route| route.is_source() == publish);
+        let has_app = |route: &Arc<OpenRoute<Rtmp>>| asked.is_of_app(&route.place.app);
+        let any = of_direction().any(has_app);
+        for route in of_direction().filter(|route| !any || has_app(route)) {
+            route.refuse_with(peer, RefusalReason::NoSuchStream, &detail, now);
         }
-        return greeted.turn_away(Refusal::NotFound).await;
+        greeted.turn_away(Refusal::NotFound).await;
+        return None;
     };
     drop(routes);
     let counted = route.connections.token();
     if !route.admits(peer.ip()) {
         route.refuse(peer, RefusalReason::NotAllowed, now);
-        return greeted.turn_away(Refusal::Denied).await;
+        greeted.turn_away(Refusal::Denied).await;
+        return None;
     }
-    let with_stream = |request: AccessRequest| AccessRequest { app: Some(app), key: Some(key), ..request };
+    let with_stream = |request: AccessRequest| {
+        let (app, key) = asked.with_parameters(&route.place.app, route.place.key.reveal());
+        AccessRequest { app: Some(app), key: Some(key), ..request }
+    };
     if shared.authorize(&route, with_stream, peer).await.is_err() {
-        return greeted.turn_away(Refusal::Denied).await;
+        greeted.turn_away(Refusal::Denied).await;
+        return None;
     }
-    match &route.end {
+    let next = match &route.end {
         OpenEnd::Source(..) => {
             if route.may_publish(now) {
                 route.source_is_free().await;
             }
             let Some((taken, stop)) = route.take_source(Instant::now()) else {
                 route.refuse(peer, RefusalReason::InUse, now);
-                return greeted.turn_away(Refusal::InUse).await;
+                greeted.turn_away(Refusal::InUse).await;
+                return None;
             };
-            let (mut stream, end) = greeted.receive(&taken, peer, &stop).await;
+            let (mut stream, session, end) = greeted.receive(&taken, peer, &stop).await;
             let (end, now) = (route.publisher_end(end), Instant::now());
             let was_live = {
                 let mut inbound = taken.lock();
@@ -153,22 +190,35 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, pee
                 route.report_silent_publisher(&end, peer, now);
             }
             route.give_back_source(taken);
-            drop(counted);
-            drain_until_closed(&mut stream).await;
+            match session {
+                Some(session) if matches!(end, End::Lost(LossReason::Closed)) && session.is_between_streams() => {
+                    Some(Box::new(RequestedConnection { stream, session, rest: Vec::new() }))
+                }
+                _ => {
+                    drop(counted);
+                    drain_until_closed(&mut stream).await;
+                    return None;
+                }
+            }
         }
         OpenEnd::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
                 route.refuse(peer, RefusalReason::TooManyPeers, now);
-                return greeted.turn_away(Refusal::Denied).await;
+                greeted.turn_away(Refusal::Denied).await;
+                return None;
             };
             let end = greeted.play(ring, terms.clone(), &player, &route.stop).await;
+            let goes_on = matches!(end, End::Lost(LossReason::Closed)) && greeted.session.is_between_streams();
             let reason = match end {
                 End::Stopped => LossReason::Closed,
                 End::Lost(reason) => reason,
             };
             route.leave(id, reason, Instant::now());
+            goes_on.then_some(greeted)
         }
-    }
+    };
+    drop(counted);
+    next
 }
 
 /// A connection, its session, and the bytes received after the request.
@@ -181,6 +231,14 @@ struct RequestedConnection {
 impl RequestedConnection {
     /// Exchanges messages until the peer asks to publish or play.
     async fn ask(&mut self) -> Result<Request<'static>, End> {
+        // A request may have come with the end of the stream before it.
+        let before = self.session.take_rest();
+        let mut bytes = &before[..];
+        if let Some(request) = self.session.read(&mut bytes)?.map(Request::into_owned) {
+            self.rest = bytes.to_vec();
+            return Ok(request);
+        }
+        self.answer().await?;
         loop {
             let (mut found, mut rest) = (Ok(None), Vec::new());
             let Self { stream, session, .. } = self;
@@ -227,13 +285,13 @@ impl RequestedConnection {
         close_with(&mut self.stream, &answer).await;
     }
 
-    /// Accepts a publisher and receives its media.
+    /// Accepts a publisher and receives its media. Returns the session if it is still good.
     async fn receive(
         self: Box<Self>,
         inbound: &Arc<SourceSlot>,
         peer: SocketAddr,
         stop: &CancellationToken,
-    ) -> (Stream, End) {
+    ) -> (Stream, Option<ServerSession>, End) {
         let Self { mut stream, mut session, rest } = *self;
         session.accept();
         let early = {
@@ -242,11 +300,11 @@ impl RequestedConnection {
             inbound.begin(now);
             session.bring(&rest, &mut inbound, now)
         };
-        let end = match early {
+        let (end, session) = match early {
             Ok(()) => receive(&mut stream, session, inbound.clone(), peer, stop).await,
-            Err(end) => end,
+            Err(end) => (end, Some(session)),
         };
-        (stream, end)
+        (stream, session, end)
     }
 
     /// Accepts a player and sends it the media of the flow.
@@ -255,7 +313,12 @@ impl RequestedConnection {
         let early = std::mem::take(&mut self.rest);
         match self.session.on_bytes(&early) {
             Ok(false) => {}
-            Ok(true) => return End::Lost(LossReason::Closed),
+            Ok(true) => {
+                return match self.answer().await {
+                    Ok(()) => End::Lost(LossReason::Closed),
+                    Err(end) => end,
+                };
+            }
             Err(end) => return end,
         }
         let wire = RtmpWire { framing: self.session.link().framing(), publishes: false };

@@ -4,17 +4,31 @@ use super::{
     super::tcp::{End, SendSession},
     refused,
 };
-use crate::proto::rtmp::{ClientEvent, ClientSession, Request, ServerSession};
+use crate::{
+    endpoint::LossReason,
+    flow::shown_url,
+    proto::rtmp::{ClientEvent, ClientSession, Request, ServerSession},
+    text::PeerText,
+};
 
 impl SendSession for ServerSession {
     fn on_bytes(&mut self, mut bytes: &[u8]) -> Result<bool, End> {
         self.link().received(bytes.len());
         while let Some(request) = self.read(&mut bytes)? {
             if request == Request::End {
+                self.keep_rest(bytes);
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn is_paused(&self) -> bool {
+        ServerSession::is_paused(self)
+    }
+
+    fn goes_on(&self) -> bool {
+        self.is_between_streams()
     }
 
     fn take_output(&mut self) -> Vec<u8> {
@@ -31,9 +45,9 @@ impl SendSession for ClientSession {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
             match outcome {
-                ClientEvent::Rejected(what) => return Err(End::Lost(refused(what))),
                 ClientEvent::End => return Ok(true),
                 ClientEvent::Ready | ClientEvent::Media(_) => {}
+                other => after_consent(other)?,
             }
         }
         Ok(false)
@@ -45,5 +59,22 @@ impl SendSession for ClientSession {
 
     fn end(&mut self) {
         ClientSession::end(self);
+    }
+}
+
+/// Handles what a server says after it has agreed, apart from media and the end of the stream.
+pub(super) fn after_consent(event: ClientEvent<'_>) -> Result<(), End> {
+    match event {
+        ClientEvent::Rejected(what) | ClientEvent::Challenged(what) => Err(End::Lost(refused(what))),
+        // The next attempt is led there from the configured address again.
+        ClientEvent::Redirected(to) => {
+            let text = format!("redirected to {}", shown_url(to.url.reveal()));
+            Err(End::Lost(LossReason::Rejected(text.into())))
+        }
+        ClientEvent::Told(what) => {
+            log::warn!("RTMP server says: {}", PeerText::new(what));
+            Ok(())
+        }
+        ClientEvent::Ready | ClientEvent::Media(_) | ClientEvent::End => Ok(()),
     }
 }

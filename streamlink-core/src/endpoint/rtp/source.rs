@@ -224,7 +224,8 @@ impl Reception {
         {
             let (endpoint, reason) = (self.ingest.context.status.name(), RefusalReason::NotAllowed);
             self.ingest.context.status.record_refusal(reason, peer, now);
-            self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+            let detail = crate::text::PeerText::default();
+            self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
         }
         if quality.collisions > self.collisions.0 && !std::mem::replace(&mut self.collisions.1, true) {
             let source = self.ingest.context.status.name();

@@ -10,10 +10,11 @@ use super::{
     link::Link,
     linked::Linked,
     port::PortTask,
-    route::{Asked, RouteId},
+    route::{OpenRoute, RouteId},
     terms::reason,
 };
 use crate::{
+    flow::{StreamId, StreamIdError},
     net::{Datagram, Peer},
     proto::srt::{
         Connection, ConnectionStats, Control, Greeting, Handshake, KeyDerivation, Local, Rejection, Terms, WrappingKey,
@@ -45,7 +46,7 @@ impl PortTask {
         match self.listener.greet(body, peer, now) {
             Greeting::Induction(asked) | Greeting::Request(asked) if is_stranger => {
                 // No cookie is sent and no attempt is counted, because the address may be forged.
-                self.count_refusal(None, peer, reason(Rejection::FORBIDDEN), now);
+                self.count_refusal(&[], peer, reason(Rejection::FORBIDDEN), "", now);
                 let reply = self.listener.reject(&asked, Rejection::FORBIDDEN, now);
                 self.reply(peer, &reply);
             }
@@ -80,51 +81,95 @@ impl PortTask {
     /// Handles a connection request of a caller that has proved its address.
     fn request(&mut self, request: Box<Handshake>, timestamp: u32, peer: SocketAddr, now: Instant) {
         if let Some(id) = self.by_peer.get(&(peer, request.socket_id)).copied() {
-            return self.answer_again(id, now);
+            if self.links.get(&id).is_some_and(|linked| linked.initial_sequence == request.initial_sequence) {
+                return self.answer_again(id, now);
+            }
+            // The peer has restarted, with the same port and socket id, and knows nothing of the connection before.
+            self.forget(id, LossReason::Closed, now);
         }
-        if self.attempts.is_repeated(peer, request.socket_id, timestamp, now) {
+        if self.attempts.is_repeated(peer, &request, timestamp, now) {
             return;
         }
-        let asked = Asked::parse(request.extensions.stream_id.as_deref());
-        let route = self.routes.iter().find(|(_, open)| asked.is_for(&open.route)).map(|(id, _)| *id);
+        let asked = StreamId::parse(request.extensions.stream_id.as_deref().unwrap_or_default());
+        let known = asked.clone().unwrap_or_default();
+        let route = self.find_route(&known);
+        let meant = route.map_or_else(|| self.meant_by(&known), |route| vec![route]);
         if !self.peers.may_attempt(peer.ip(), now) {
             // No answer is sent. A rejection would be final for other callers at that address, which repeat their
             // request every 250 ms and may find an attempt free by then.
-            return self.count_refusal(route, peer, RefusalReason::TooManyAttempts, now);
+            return self.count_refusal(&meant, peer, RefusalReason::TooManyAttempts, "", now);
         }
-        let rejected = request.clone();
-        let result = match route {
-            None => Err(Rejection::NOT_FOUND),
-            Some(route) => self.attempt(route, request, timestamp, peer, now),
+        let checked = acceptable(&request).map(|_| ());
+        let (rejection, detail) = match (checked, asked, route) {
+            (Err(rejection), ..) => (rejection, rejection_detail(rejection, &request)),
+            (Ok(()), Err(error), _) => {
+                let is_mode = error == StreamIdError::Mode;
+                (if is_mode { Rejection::BAD_MODE } else { Rejection::BAD_REQUEST }, error.to_string())
+            }
+            (Ok(()), Ok(asked), None) => (Rejection::NOT_FOUND, format!("{asked} was asked for")),
+            (Ok(()), Ok(_), Some(route)) => {
+                let rejected = request.clone();
+                if let Err(rejection) = self.attempt(route, request, timestamp, peer, now) {
+                    self.refuse(&meant, &rejected, peer, rejection, now);
+                }
+                return;
+            }
         };
-        if let Err(rejection) = result {
-            self.refuse(route, &rejected, peer, rejection, now);
-        }
+        self.refuse_with(&meant, &request, peer, rejection, &detail, now);
+    }
+
+    /// Returns the route that a caller asks for. One with the same stream id is preferred to one without.
+    fn find_route(&self, asked: &StreamId) -> Option<RouteId> {
+        let fits = self.routes.iter().filter_map(|(id, open)| Some((open.fit(asked)?, *id)));
+        fits.min().map(|(_, id)| id)
+    }
+
+    /// Returns the routes that a caller may have meant: those that it names, or all of its direction.
+    fn meant_by(&self, asked: &StreamId) -> Vec<RouteId> {
+        let of = |fits: &dyn Fn(&OpenRoute) -> bool| -> Vec<RouteId> {
+            self.routes.iter().filter(|(_, open)| fits(open)).map(|(id, _)| *id).collect()
+        };
+        let named = of(&|open| open.is_named_by(asked));
+        if named.is_empty() { of(&|open| open.has_direction_of(asked)) } else { named }
     }
 
     /// Refuses a caller and sends it the reason.
     fn refuse(
         &mut self,
-        route: Option<RouteId>,
+        routes: &[RouteId],
         request: &Handshake,
         peer: SocketAddr,
         rejection: Rejection,
         now: Instant,
     ) {
-        self.refuse_for(route, request, peer, rejection, reason(rejection), now);
+        let detail = rejection_detail(rejection, request);
+        self.refuse_with(routes, request, peer, rejection, &detail, now);
+    }
+
+    /// Does the same as [`PortTask::refuse`], with details for the event.
+    fn refuse_with(
+        &mut self,
+        routes: &[RouteId],
+        request: &Handshake,
+        peer: SocketAddr,
+        rejection: Rejection,
+        detail: &str,
+        now: Instant,
+    ) {
+        self.refuse_for(routes, request, peer, rejection, (reason(rejection), detail), now);
     }
 
     /// Refuses a caller for a reason that its rejection code does not tell.
     fn refuse_for(
         &mut self,
-        route: Option<RouteId>,
+        routes: &[RouteId],
         request: &Handshake,
         peer: SocketAddr,
         rejection: Rejection,
-        reason: RefusalReason,
+        (reason, detail): (RefusalReason, &str),
         now: Instant,
     ) {
-        self.count_refusal(route, peer, reason, now);
+        self.count_refusal(routes, peer, reason, detail, now);
         // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
             self.peers.refused(peer.ip(), now);
@@ -133,15 +178,19 @@ impl PortTask {
         self.reply(peer, &reply);
     }
 
-    /// Counts a refused caller with its route, or with all routes if it matches none.
-    fn count_refusal(&mut self, route: Option<RouteId>, peer: SocketAddr, reason: RefusalReason, now: Instant) {
-        match route.and_then(|route| self.routes.get_mut(&route)) {
-            Some(open) => open.refuse(peer, reason, now),
-            None => {
-                for open in self.routes.values_mut() {
-                    open.refuse(peer, reason, now);
-                }
-            }
+    /// Counts a refused caller with the routes that it may have meant, or with all if there are none.
+    fn count_refusal(
+        &mut self,
+        routes: &[RouteId],
+        peer: SocketAddr,
+        reason: RefusalReason,
+        detail: &str,
+        now: Instant,
+    ) {
+        let is_meant = |id: &RouteId| routes.contains(id);
+        let any = self.routes.keys().any(is_meant);
+        for (_, open) in self.routes.iter_mut().filter(|(id, _)| !any || is_meant(id)) {
+            open.refuse(peer, reason, detail, now);
         }
     }
 
@@ -161,6 +210,16 @@ impl PortTask {
         Ok(())
     }
 
+    /// Forgets the connection of a source to the same address and port. A caller that asks for the same source again from
+    /// there has restarted.
+    fn replace_restarted(&mut self, route: RouteId, peer: SocketAddr, now: Instant) {
+        let Some(open) = self.routes.get(&route).filter(|open| open.ingest.is_some()) else { return };
+        let of_peer = |id: &&u32| self.links.get(id).is_some_and(|linked| linked.peer == peer);
+        if let Some(id) = open.links.iter().find(of_peer).copied() {
+            self.forget(id, LossReason::Closed, now);
+        }
+    }
+
     /// Admits a caller at once if neither the host nor a key derivation has to decide. Begins its attempt otherwise.
     fn attempt(
         &mut self,
@@ -170,10 +229,10 @@ impl PortTask {
         peer: SocketAddr,
         now: Instant,
     ) -> Result<(), Rejection> {
+        self.replace_restarted(id, peer, now);
         self.has_room(id, peer, now)?;
-        acceptable(&request)?;
         let Some(connection) = self.peers.take_connection(peer.ip(), now) else {
-            self.count_refusal(Some(id), peer, RefusalReason::TooManyFromAddress, now);
+            self.count_refusal(&[id], peer, RefusalReason::TooManyFromAddress, "", now);
             let reply = self.listener.reject(&request, Rejection::BACKLOG, now);
             self.reply(peer, &reply);
             return Ok(());
@@ -189,7 +248,8 @@ impl PortTask {
                 let (flow, endpoint) = (open.route.events.flow(), open.route.status.name());
                 let mut question = AccessRequest::new(flow, endpoint, "SRT", peer, open.ingest.is_some());
                 question.stream_id = attempt.request.extensions.stream_id.clone();
-                question.user = Asked::user(question.stream_id.as_deref());
+                let asked = StreamId::parse(question.stream_id.as_deref().unwrap_or_default());
+                question.user = asked.ok().and_then(|asked| asked.user().map(str::to_owned));
                 (Kind::Ask, Work::Ask(access_hook.ask(question, ())))
             }
         };
@@ -198,7 +258,7 @@ impl PortTask {
             Some(slot) => self.attempts.begin(attempt, slot, kind, work, now),
             // No answer is sent. The caller repeats its request every 250 ms, when there may be room, but would take a
             // rejection as final.
-            None => self.count_refusal(Some(id), peer, RefusalReason::TooManyAttempts, now),
+            None => self.count_refusal(&[id], peer, RefusalReason::TooManyAttempts, "", now),
         }
         Ok(())
     }
@@ -225,7 +285,8 @@ impl PortTask {
         let result = match outcome {
             Outcome::Failed => Err(Rejection::INTERNAL),
             Outcome::Asked(Err(code)) => {
-                return self.refuse_for(Some(route), &request, peer, Rejection(code), RefusalReason::ByHost, now);
+                let told = (RefusalReason::ByHost, &*format!("code {code}"));
+                return self.refuse_for(&[route], &request, peer, Rejection(code), told, now);
             }
             Outcome::Asked(Ok(passphrase)) => {
                 attempt.passphrase = passphrase;
@@ -234,7 +295,7 @@ impl PortTask {
             Outcome::Derived(wrapping) => self.admit(resumable.decided(), Some(wrapping), now),
         };
         if let Err(rejection) = result {
-            self.refuse(Some(route), &request, peer, rejection, now);
+            self.refuse(&[route], &request, peer, rejection, now);
         }
     }
 
@@ -261,7 +322,7 @@ impl PortTask {
                 }
                 Kind::Derive => Rejection::RESOURCE,
             };
-            self.refuse(Some(attempt.route), &attempt.request, attempt.peer, rejection, now);
+            self.refuse(&[attempt.route], &attempt.request, attempt.peer, rejection, now);
         }
     }
 
@@ -273,7 +334,7 @@ impl PortTask {
         let timestamp = attempt.timestamp_at(now);
         let (agreement, answer) = self.terms(&attempt)?.accept(&attempt.request, timestamp, &local, wrapping)?;
         let Attempt { route, peer, request, connection: slot, .. } = attempt;
-        let peer_id = request.socket_id;
+        let (peer_id, initial_sequence) = (request.socket_id, request.initial_sequence);
         let answer = write_control(&Control::Handshake(&answer.write()), 0, peer_id);
         let to = Peer::new(peer, self.socket.local_addr());
         // The publisher before leaves first, so that the media of both never mixes.
@@ -303,6 +364,7 @@ impl PortTask {
             link,
             peer,
             peer_id,
+            initial_sequence,
             answer: answer.clone(),
             next_answer: Linked::next_answer_after(now),
             route,
@@ -316,6 +378,18 @@ impl PortTask {
         self.reply(peer, &answer);
         self.attend(local.id, now);
         Ok(())
+    }
+}
+
+/// Returns what an event says about a rejection beside its reason: the exact one, where several share a reason.
+fn rejection_detail(rejection: Rejection, request: &Handshake) -> String {
+    match rejection {
+        Rejection::VERSION if request.version < 5 => {
+            format!("{rejection}: the caller speaks version {}, as libsrt before 1.3", request.version)
+        }
+        _ if reason(rejection) == RefusalReason::Incompatible => rejection.to_string(),
+        Rejection(code) if reason(rejection) == RefusalReason::ByHost => format!("code {code}"),
+        _ => String::new(),
     }
 }
 

@@ -153,11 +153,14 @@ impl Attempts {
     }
 
     /// Returns whether an attempt of this caller is undecided already. Its repeated request then only updates the
-    /// peer's clock.
-    pub(super) fn is_repeated(&mut self, peer: SocketAddr, id: u32, timestamp: u32, now: Instant) -> bool {
-        let Some(pending) = self.by_caller.get(&(peer, id)).and_then(|id| self.pending.get_mut(id)) else {
+    /// peer's clock. An attempt with another sequence number is of a caller that has restarted since, and is given up.
+    pub(super) fn is_repeated(&mut self, peer: SocketAddr, request: &Handshake, timestamp: u32, now: Instant) -> bool {
+        let Some(id) = self.by_caller.get(&(peer, request.socket_id)).copied() else { return false };
+        let Some(pending) = self.pending.get_mut(&id) else { return false };
+        if pending.attempt.request.initial_sequence != request.initial_sequence {
+            self.give_up(id);
             return false;
-        };
+        }
         (pending.attempt.timestamp, pending.attempt.heard) = (timestamp, now);
         true
     }

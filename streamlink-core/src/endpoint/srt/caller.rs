@@ -14,7 +14,7 @@ use super::{
     route::settle,
 };
 use crate::{
-    flow::{HostPort, Reconnect},
+    flow::{HostPort, Reconnect, StreamId},
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Rejection, Terms, destination},
@@ -119,7 +119,7 @@ impl SrtCaller {
                 Ok(session) => return Ok(session),
                 Err(Failed::Rejected(rejection)) => {
                     connection.reached(peer);
-                    return Err(Outcome::Lost(refused(rejection)));
+                    return Err(Outcome::Lost(refused(rejection, self.stream_id.as_deref())));
                 }
                 Err(Failed::Io(error)) => failures.push((peer, error)),
             }
@@ -264,11 +264,14 @@ async fn shake_hands(
     }
 }
 
-/// Returns the reason for a rejection by the listener, with its code.
-fn refused(rejection: Rejection) -> LossReason {
-    let Rejection(code) = rejection;
-    let text = rejection.to_string();
-    let what = if text.starts_with("code ") { text } else { format!("{text} (code {code})") };
+/// Returns the reason for a rejection by the listener: its code and, if that is about the stream, which one was asked
+/// for.
+fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
+    let id = stream_id.unwrap_or_default();
+    let what = match StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)) {
+        id if rejection.is_about_stream() => format!("{rejection}; {id} was asked for"),
+        _ => rejection.to_string(),
+    };
     match rejection {
         Rejection::BAD_SECRET | Rejection(1401) => LossReason::Unauthorized(what.into()),
         _ => LossReason::Rejected(what.into()),

@@ -24,6 +24,11 @@ impl Link {
         Self { connection, sender: Sender::new(socket), to }
     }
 
+    /// Changes the address of the peer.
+    pub(super) fn redirect(&mut self, to: Peer) {
+        self.to = Some(to);
+    }
+
     /// Returns the reason why the connection has ended, if it has.
     pub(super) fn loss(&self) -> Option<LossReason> {
         self.connection.closed().map(|reason| match reason {

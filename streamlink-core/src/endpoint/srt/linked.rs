@@ -5,7 +5,7 @@ use super::{
     link::Link,
     route::{OpenRoute, RouteId, settle},
 };
-use crate::proto::srt::ConnectionStats;
+use crate::proto::srt::{ConnectionStats, Sequence};
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -19,6 +19,8 @@ pub(super) struct Linked {
     pub(super) peer: SocketAddr,
     /// Socket id of the peer, which identifies its handshake.
     pub(super) peer_id: u32,
+    /// First sequence number of the peer, by which a new connection of a restarted peer is told from a repeated request.
+    pub(super) initial_sequence: Sequence,
     /// Answer to the peer's conclusion, kept to be sent again on request.
     pub(super) answer: Vec<u8>,
     /// Time from which the answer may be sent again.

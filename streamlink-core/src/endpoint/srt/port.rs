@@ -17,7 +17,7 @@ use crate::{
     flow::{Allowlist, PeerLimits},
     lock,
     media::Packet as MediaPacket,
-    net::{Received, Receiver, Sender, UdpOptions, UdpSocket},
+    net::{Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{Control, Listener, Packet, Transmit, destination},
     random::Random,
     router::{Batch, State},
@@ -50,6 +50,9 @@ const MAX_BATCH: usize = 512;
 const SOCKET_BUFFER: usize = 8 << 20;
 /// Pause between two reads of the socket. Acknowledgements and media gather meanwhile, and cost less together.
 const READ_PAUSE: Duration = Duration::from_millis(1);
+/// Time without a packet of a peer after which it may go on from another port of its address. Peers send something at
+/// least once a second.
+const REBIND_SILENCE: Duration = Duration::from_millis(1500);
 /// Interval of the statistics.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -349,11 +352,11 @@ impl PortTask {
         let Received { data, peer, arrival } = datagram;
         let id = destination(&data)?;
         if id != 0 {
-            let linked = self.links.get_mut(&id)?;
-            if linked.peer != peer {
+            let packet = Packet::parse(&data)?;
+            if self.links.get(&id)?.peer != peer && !self.follow(id, peer, now) {
                 return None; // forged, or from an old connection
             }
-            let packet = Packet::parse(&data)?;
+            let linked = self.links.get_mut(&id)?;
             if let Packet::Control { control: Control::Handshake(body), .. } = packet {
                 self.handshake_of(id, body, peer, now);
                 return None;
@@ -366,6 +369,21 @@ impl PortTask {
         };
         self.handshake(body, timestamp, peer, now);
         None
+    }
+
+    /// Follows a peer to another port of its address, where a NAT router has moved it. Returns whether that is so: nothing
+    /// came from the port before for some time.
+    fn follow(&mut self, id: u32, peer: SocketAddr, now: Instant) -> bool {
+        let Some(linked) = self.links.get_mut(&id) else { return false };
+        if linked.peer.ip() != peer.ip() || linked.link.connection.unheard_for(now) < REBIND_SILENCE {
+            return false;
+        }
+        log::info!("SRT port {}: {} has become {peer}", self.socket.local_addr(), linked.peer);
+        self.by_peer.remove(&(linked.peer, linked.peer_id));
+        self.by_peer.insert((peer, linked.peer_id), id);
+        linked.peer = peer;
+        linked.link.redirect(Peer::new(peer, self.socket.local_addr()));
+        true
     }
 
     /// Runs the timers of a connection, hands its payloads to the flow, sends its packets and schedules its next
@@ -399,9 +417,16 @@ impl PortTask {
     }
 
     pub(super) fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
+        if let Some(linked) = self.links.get_mut(&id) {
+            linked.link.connection.shut_down(now);
+            linked.link.flush(&self.socket, &mut self.scratch, now);
+        }
+        self.forget(id, reason, now);
+    }
+
+    /// Ends a connection without telling the peer.
+    pub(super) fn forget(&mut self, id: u32, reason: LossReason, now: Instant) {
         let Some(mut linked) = self.links.remove(&id) else { return };
-        linked.link.connection.shut_down(now);
-        linked.link.flush(&self.socket, &mut self.scratch, now);
         self.by_peer.remove(&(linked.peer, linked.peer_id));
         if self.links.is_empty() {
             self.memory.rest();

@@ -8,14 +8,13 @@ use super::{
     rates::{FlowRates, Rates},
 };
 use crate::{
-    flow::{Allowlist, Takeover},
+    flow::{Allowlist, StreamId, Takeover},
     proto::srt::{ConnectionStats, Terms},
     router::{Reader, State},
+    text::PeerText,
     time::Throttle,
 };
-use percent_encoding::percent_decode_str;
 use std::{
-    borrow::Cow,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -70,8 +69,10 @@ pub(super) struct OpenRoute {
     /// Report of packets that its players have missed.
     pub(super) lag: LagReport,
     pub(super) refused: Throttle,
-    /// Last refused caller, with the reason.
-    pub(super) last_refused: Option<(SocketAddr, RefusalReason)>,
+    /// Last refused caller, with the reason and its details.
+    pub(super) last_refused: Option<(SocketAddr, RefusalReason, PeerText)>,
+    /// Stream id that callers have to name. `None`: they name none, or one that no other route wants.
+    wanted: Option<StreamId>,
 }
 
 impl OpenRoute {
@@ -81,7 +82,35 @@ impl OpenRoute {
             RouteEnd::Output(_) => None,
         };
         let refused = Throttle::new(Duration::from_secs(1));
-        Self { route, ingest, links: Vec::new(), sender: None, lag: LagReport::new(), refused, last_refused: None }
+        // A listener with an id that cannot be read is asked for by no caller, which is told so.
+        let wanted = route.stream_id.as_deref().map(|id| StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)));
+        Self {
+            route,
+            ingest,
+            links: Vec::new(),
+            sender: None,
+            lag: LagReport::new(),
+            refused,
+            last_refused: None,
+            wanted,
+        }
+    }
+
+    /// Returns whether a caller asks for a stream in the direction of this route, or leaves the direction open.
+    pub(super) fn has_direction_of(&self, asked: &StreamId) -> bool {
+        asked.publish().is_none_or(|publish| publish == self.ingest.is_some())
+    }
+
+    /// Returns how well the route fits what a caller asks for; the least is the best. `None`: it does not.
+    pub(super) fn fit(&self, asked: &StreamId) -> Option<(bool, bool)> {
+        let fits = self.wanted.as_ref().is_none_or(|ours| asked.is_for(ours)) && self.has_direction_of(asked);
+        // A caller that does not say what it wants plays (libsrt's `access-control.md`).
+        fits.then_some((self.wanted.is_none(), self.ingest.is_some()))
+    }
+
+    /// Returns whether a caller names this route, apart from its direction and other fields of its id.
+    pub(super) fn is_named_by(&self, asked: &StreamId) -> bool {
+        self.wanted.as_ref().is_some_and(|ours| asked.is_of_name(ours))
     }
 
     /// Updates the terms from the bandwidth of the flow, if it has changed. Returns the new rates for the existing
@@ -110,20 +139,20 @@ impl OpenRoute {
     }
 
     /// Counts a refused caller, and reports it.
-    pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+    pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, detail: &str, now: Instant) {
         self.route.status.counters.refused.add(1);
-        self.last_refused = Some((peer, reason));
+        self.last_refused = Some((peer, reason, detail.into()));
         self.report_refusals(now, 1);
     }
 
     /// Reports refusals, at most once a second.
     pub(super) fn report_refusals(&mut self, now: Instant, new: u64) {
         if let Some(count) = self.refused.admit(now, new)
-            && let Some((peer, reason)) = self.last_refused
+            && let Some((peer, reason, detail)) = self.last_refused.clone()
         {
             let endpoint = self.route.status.name();
             self.route.status.record_refusal(reason, peer, now);
-            self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+            self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
         }
     }
 }
@@ -156,82 +185,5 @@ pub(super) fn settle(
         counters.lost.add(stats.sent.lost - before.sent.lost);
         counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
         stats.sent.dropped - before.sent.dropped
-    }
-}
-
-/// Parsed stream id of a caller: a plain one, or the form of libsrt's access control
-/// (`#!::r=RESOURCE,m=publish|request,u=USER`).
-///
-/// Programs that do not decode the address that they are given, such as srt-live-transmit, send the stream id
-/// percent-encoded as it stands there. So the decoded one counts as well.
-pub(super) struct Asked {
-    id: Option<String>,
-    /// The stream id without percent-encoding, if it has any.
-    decoded: Option<String>,
-    resource: Option<String>,
-    /// `Some(true)` to publish, `Some(false)` to play, `None` if not given.
-    publish: Option<bool>,
-}
-
-impl Asked {
-    pub(super) fn parse(stream_id: Option<&str>) -> Self {
-        let mut asked = Self { id: None, decoded: None, resource: None, publish: None };
-        let Some(id) = stream_id.filter(|id| !id.is_empty()) else { return asked };
-        let decoded = percent_decode_str(id).decode_utf8().ok().filter(|decoded| decoded != id);
-        asked.id = Some(id.to_owned());
-        asked.decoded = decoded.map(Cow::into_owned);
-        let fields = [Some(id), asked.decoded.as_deref()].into_iter().flatten().find_map(|id| id.strip_prefix("#!::"));
-        for (key, value) in fields.unwrap_or_default().split(',').filter_map(|field| field.split_once('=')) {
-            match (key, value) {
-                ("r", name) => asked.resource = Some(name.to_owned()),
-                ("m", "publish") => asked.publish = Some(true),
-                ("m", "request") => asked.publish = Some(false),
-                _ => {}
-            }
-        }
-        asked
-    }
-
-    /// Returns the user name that a stream id claims, by `u=`.
-    pub(super) fn user(stream_id: Option<&str>) -> Option<String> {
-        let fields = stream_id?.strip_prefix("#!::")?;
-        fields.split(',').find_map(|field| field.strip_prefix("u=")).map(str::to_owned)
-    }
-
-    /// Returns whether a route matches. A route without a stream id takes every caller of its direction.
-    pub(super) fn is_for(&self, route: &Route) -> bool {
-        let is_source = matches!(route.end, RouteEnd::Source(_));
-        let name = route.stream_id.as_deref().is_none_or(|ours| self.is_named(ours));
-        name && self.publish.is_none_or(|publish| publish == is_source)
-    }
-
-    /// Returns whether a stream id is the one asked for: whole, or as its resource.
-    fn is_named(&self, ours: &str) -> bool {
-        [&self.id, &self.decoded, &self.resource].into_iter().any(|theirs| theirs.as_deref() == Some(ours))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn srt_stream_ids_are_plain_or_access_control() {
-        let asked = Asked::parse(Some("#!::r=cam1,m=publish,u=me"));
-        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam1"), Some(true)));
-        assert!(asked.is_named("cam1") && asked.is_named("#!::r=cam1,m=publish,u=me") && !asked.is_named("me"));
-        let asked = Asked::parse(Some("#!::h=host,r=cam/2,m=request,,=,x"));
-        assert_eq!((asked.resource.as_deref(), asked.publish), (Some("cam/2"), Some(false)));
-        let asked = Asked::parse(Some("cam1"));
-        assert!(asked.is_named("cam1") && !asked.is_named("cam") && asked.publish.is_none());
-        // As srt-live-transmit sends what is encoded in its address.
-        let asked = Asked::parse(Some("%23!::r=cam1,m=request"));
-        assert!(asked.is_named("cam1") && asked.is_named("#!::r=cam1,m=request"));
-        assert_eq!(asked.publish, Some(false));
-        assert!(Asked::parse(Some("100%25")).is_named("100%") && Asked::parse(Some("100%")).is_named("100%"));
-        assert!(!Asked::parse(Some("%ff")).is_named("\u{fffd}"));
-        assert!(!Asked::parse(None).is_named(""));
-        assert_eq!(Asked::user(Some("#!::r=cam1,m=publish,u=me")).as_deref(), Some("me"));
-        assert_eq!(Asked::user(Some("u=me")), None);
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn reason(rejection: Rejection) -> RefusalReason {
         Rejection::NOT_FOUND => RefusalReason::NoSuchStream,
         Rejection::CONFLICT => RefusalReason::InUse,
         Rejection::BACKLOG | Rejection::RESOURCE => RefusalReason::TooManyPeers,
+        Rejection::BAD_REQUEST | Rejection::BAD_MODE => RefusalReason::Incompatible,
         Rejection(1000..) => RefusalReason::ByHost,
         _ => RefusalReason::Incompatible,
     }

@@ -11,6 +11,7 @@ use crate::{
     flow::{Allowlist, Takeover},
     lock::{Guard, lock},
     router::{Ring, State, Totals},
+    text::PeerText,
     time::Throttle,
 };
 use std::{
@@ -104,7 +105,7 @@ const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 struct Refused {
     throttle: Throttle,
-    last: Option<(SocketAddr, RefusalReason)>,
+    last: Option<(SocketAddr, RefusalReason, PeerText)>,
 }
 
 #[derive(Debug)]
@@ -446,8 +447,13 @@ impl<S: Service> OpenRoute<S> {
 
     /// Counts a refused peer and reports it.
     pub(in crate::endpoint) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+        self.refuse_with(peer, reason, "", now);
+    }
+
+    /// Does the same as [`OpenRoute::refuse`], with details for the event.
+    pub(in crate::endpoint) fn refuse_with(&self, peer: SocketAddr, reason: RefusalReason, detail: &str, now: Instant) {
         self.status.counters.refused.add(1);
-        lock(&self.refused).last = Some((peer, reason));
+        lock(&self.refused).last = Some((peer, reason, detail.into()));
         self.report_refusals(now, 1);
     }
 
@@ -456,11 +462,11 @@ impl<S: Service> OpenRoute<S> {
         let told = {
             let mut refused = lock(&self.refused);
             let count = refused.throttle.admit(now, new);
-            count.zip(refused.last)
+            count.zip(refused.last.clone())
         };
-        if let Some((count, (peer, reason))) = told {
+        if let Some((count, (peer, reason, detail))) = told {
             self.status.record_refusal(reason, peer, now);
-            self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, count });
+            self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, detail, count });
         }
     }
 }

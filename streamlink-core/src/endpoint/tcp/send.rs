@@ -30,6 +30,10 @@ pub(in crate::endpoint) trait SendSession {
     fn take_output(&mut self) -> Vec<u8>;
     /// Queues the messages that end the stream.
     fn end(&mut self);
+    /// Returns whether the peer, which has ended the stream, may ask for another on the same connection.
+    fn goes_on(&self) -> bool {
+        false
+    }
     /// Returns whether the peer has paused.
     fn is_paused(&self) -> bool {
         false
@@ -101,6 +105,8 @@ pub(in crate::endpoint) async fn send<T: SendSession, W: Wire>(
     let end = poll_fn(|cx| sending.poll(ended.as_mut(), timer.as_mut(), cx)).await;
     if matches!(end, End::Stopped) {
         sending.finish().await;
+    } else if sending.session.goes_on() {
+        sending.finish_message().await;
     }
     sending.count();
     end
@@ -194,6 +200,15 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
         let (sent, dropped) = self.queue.take_counts();
         self.player.count(sent, dropped);
         self.player.reported(self.session.reported_lost());
+    }
+
+    /// Sends the rest of a message that was begun, and the session's answers, so that another stream may follow.
+    async fn finish_message(&mut self) {
+        let Self { queue, stream, session, .. } = self;
+        queue.drop_unbegun();
+        queue.push_control(session.take_output());
+        // A peer that does not read in time finds a message cut short, and its connection is closed.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, poll_fn(|cx| queue.poll_write(stream, cx))).await;
     }
 
     /// Sends what is in the ring, then the end of the stream, within [`CLOSE_TIMEOUT`].

@@ -159,6 +159,17 @@ impl<W: Wire> SendQueue<W> {
         self.waits_for_start = true;
     }
 
+    /// Drops all media but the rest of a message that was begun.
+    pub(in crate::endpoint) fn drop_unbegun(&mut self) {
+        let begun =
+            if self.sent > 0 { self.messages().next().map(|(packet, time)| (packet.clone(), time)) } else { None };
+        self.segments.clear();
+        self.at = 0;
+        if let Some((packet, time)) = begun {
+            self.segments.push_back(Segment::Rewritten(Arc::from([packet]), time));
+        }
+    }
+
     /// Takes the media written and the number of packets dropped since the last call.
     pub(in crate::endpoint) fn take_counts(&mut self) -> (Totals, u64) {
         (std::mem::take(&mut self.done), std::mem::take(&mut self.dropped))

@@ -2,6 +2,7 @@
 
 use super::{
     Link, Message, ProtocolError,
+    auth::is_challenge,
     link::WINDOW,
     message::{self, event},
 };
@@ -29,6 +30,12 @@ pub(crate) enum ClientEvent<'a> {
     Ready,
     /// The server has refused, with its message.
     Rejected(String),
+    /// The server has refused, and asks for authentication with this description.
+    Challenged(String),
+    /// The server has named another one, at an address such as `rtmp://example.com/live`.
+    Redirected(Redirect),
+    /// The server has said something that is no refusal, such as a warning.
+    Told(String),
     /// A media message to play.
     Media(Message<'a>),
     /// The server has ended the stream.
@@ -45,6 +52,36 @@ enum State {
     Ended,
 }
 
+/// Address that a server has named instead of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Redirect {
+    /// Address of the application.
+    pub(crate) url: Secret,
+    /// Address of the stream, which some servers add.
+    pub(crate) stream_url: Option<Secret>,
+}
+
+impl std::fmt::Debug for Redirect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redirect")
+    }
+}
+
+/// Address of a stream on a server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClientTarget {
+    /// Application, with its parameters if it has any.
+    pub(crate) app: String,
+    /// The address of the application, as in `rtmp://example.com/live`.
+    pub(crate) url: String,
+    pub(crate) key: Secret,
+    /// Parameters behind both, which authenticate the client.
+    pub(crate) parameters: Secret,
+}
+
+/// Maximum length of an address that a server names, in bytes.
+const MAX_REDIRECT: usize = 2048;
+
 /// Transaction ids of the commands.
 const CONNECT: f64 = 1.0;
 const RELEASE: f64 = 2.0;
@@ -59,18 +96,20 @@ pub(crate) struct ClientSession {
     link: Link,
     state: State,
     purpose: ClientRole,
-    app: String,
-    /// The address of the application, as in `rtmp://example.com/live`.
-    url: String,
-    key: Secret,
+    target: ClientTarget,
+    /// Secrets that servers may repeat, beside those of the target.
+    secrets: Vec<Secret>,
 }
 
 impl ClientSession {
     /// Creates a session. `random` fills the handshake's packets.
-    pub(crate) fn new(purpose: ClientRole, app: &str, url: &str, key: Secret, random: &Random) -> Self {
-        let app = app.to_owned();
-        let url = url.to_owned();
-        Self { link: Link::client(random), state: State::Handshake, purpose, app, url, key }
+    pub(crate) fn new(purpose: ClientRole, target: ClientTarget, random: &Random) -> Self {
+        Self { link: Link::client(random), state: State::Handshake, purpose, target, secrets: Vec::new() }
+    }
+
+    /// Hides another secret in the texts of the server.
+    pub(crate) fn hide(&mut self, secret: Secret) {
+        self.secrets.push(secret);
     }
 
     pub(crate) fn link(&mut self) -> &mut Link {
@@ -102,14 +141,15 @@ impl ClientSession {
     fn connect(&mut self) {
         self.state = State::Connecting;
         let publishes = self.purpose != ClientRole::Play;
+        let with_parameters = |text: &str| format!("{text}{}", self.target.parameters.reveal());
         let mut arguments = vec![
-            ("app".to_owned(), Value::text(&*self.app)),
+            ("app".to_owned(), Value::text(with_parameters(&self.target.app))),
             ("type".to_owned(), Value::text("nonprivate")),
             (
                 "flashVer".to_owned(),
                 Value::text(if publishes { "FMLE/3.0 (compatible; StreamLink)" } else { "LNX 9,0,124,2" }),
             ),
-            ("tcUrl".to_owned(), Value::text(&*self.url)),
+            ("tcUrl".to_owned(), Value::text(with_parameters(&self.target.url))),
         ];
         if !publishes {
             arguments.extend([
@@ -130,10 +170,17 @@ impl ClientSession {
         let values = amf0::read_all(&message.body)?;
         let name = values.first().and_then(Value::as_text).unwrap_or_default();
         let transaction = values.get(1).and_then(Value::as_number).unwrap_or(0.0);
+        let information = || values.iter().skip(2);
         let text = |field: &str| {
-            let found = values.iter().skip(2).find_map(|v| v.field(field)).and_then(Value::as_text);
+            let found = information().find_map(|v| v.field(field)).and_then(Value::as_text);
             found.unwrap_or_default().to_owned()
         };
+        if let Some(redirect) = information().find_map(redirect_of)
+            && matches!(name, "_error" | "onStatus" | "close")
+        {
+            self.state = State::Ended;
+            return Ok(Some(ClientEvent::Redirected(redirect)));
+        }
         match (name, self.state) {
             ("_result", State::Connecting) if transaction == CONNECT => self.create(),
             ("_result", State::Creating) if transaction == CREATE => {
@@ -143,9 +190,14 @@ impl ClientSession {
             ("_error", State::Connecting | State::Creating | State::Asking)
                 if transaction != RELEASE && transaction != FC_PUBLISH =>
             {
-                return Ok(Some(self.rejected(text("code"), text("description"))));
+                let mut description = text("description");
+                if description.is_empty() {
+                    // Some servers send a text instead of an object.
+                    description = information().find_map(Value::as_text).unwrap_or_default().to_owned();
+                }
+                return Ok(Some(self.rejected(text("code"), description)));
             }
-            ("onStatus", State::Asking | State::Ready) => {
+            ("onStatus", State::Connecting | State::Creating | State::Asking | State::Ready) => {
                 return Ok(self.status(&text("code"), &text("level"), text("description")));
             }
             ("close", _) => return Ok(Some(self.rejected(String::new(), "server closed the connection".into()))),
@@ -159,7 +211,7 @@ impl ClientSession {
         match self.purpose {
             ClientRole::Publish { chunk_size } => {
                 self.link.announce_chunk_size(chunk_size);
-                let key = self.key.reveal().to_owned();
+                let key = self.target.key.reveal().to_owned();
                 self.command_out("releaseStream", RELEASE, 0, [Value::Null, Value::text(&*key)]);
                 self.command_out("FCPublish", FC_PUBLISH, 0, [Value::Null, Value::text(key)]);
             }
@@ -171,7 +223,7 @@ impl ClientSession {
     fn ask(&mut self, stream: u32) {
         self.state = State::Asking;
         self.link.set_stream(stream);
-        let key = Value::text(self.key.reveal());
+        let key = Value::text(self.target.key.reveal());
         match self.purpose {
             ClientRole::Publish { .. } => {
                 self.command_out("publish", ASK, stream, [Value::Null, key, Value::text("live")])
@@ -191,32 +243,47 @@ impl ClientSession {
                 self.state = State::Ready;
                 Some(ClientEvent::Ready)
             }
-            "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete" => {
+            "NetStream.Play.UnpublishNotify"
+            | "NetStream.Play.Stop"
+            | "NetStream.Play.Complete"
+            | "NetStream.Unpublish.Success"
+                if self.state == State::Ready =>
+            {
                 self.state = State::Ended;
                 Some(ClientEvent::End)
             }
-            _ if level == "error" => Some(self.rejected(code.to_owned(), description)),
+            _ if level == "error" || is_failure(code) => Some(self.rejected(code.to_owned(), description)),
+            _ if level == "warning" => Some(ClientEvent::Told(self.hidden(&said(code, &description)))),
             _ => None,
         }
     }
 
     fn rejected(&mut self, code: String, description: String) -> ClientEvent<'static> {
-        // Some servers repeat what they were sent: the key is removed.
-        let asked = self.asked();
-        let text = [code, description].iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
-        self.state = State::Ended;
-        ClientEvent::Rejected(without(&text, self.key.reveal()) + asked)
+        let before = std::mem::replace(&mut self.state, State::Ended);
+        if before == State::Connecting && is_challenge(&description) {
+            return ClientEvent::Challenged(description);
+        }
+        let text = match (code.is_empty() && description.is_empty(), before) {
+            (false, _) => said(&code, &description),
+            (true, State::Connecting) => "refused without a reason".to_owned(),
+            (true, _) => "an error without a reason".to_owned(),
+        };
+        // The key is part of no text.
+        let app = self.target.app.split('?').next().unwrap_or_default();
+        let asked = match (before, self.purpose) {
+            (State::Connecting, _) => format!(" (asked to connect to {app})"),
+            (State::Ready, _) => String::new(),
+            (_, ClientRole::Publish { .. }) => format!(" (asked to publish to {app}/…)"),
+            (_, ClientRole::Play) => format!(" (asked to play {app}/…)"),
+        };
+        ClientEvent::Rejected(self.hidden(&text) + &self.hidden(&asked))
     }
 
-    /// Returns what the server was asked for last.
-    fn asked(&self) -> &'static str {
-        match (self.state, self.purpose) {
-            (State::Handshake | State::Connecting, _) => " (to connect)",
-            (State::Creating, _) => " (to createStream)",
-            (State::Asking, ClientRole::Publish { .. }) => " (to publish)",
-            (State::Asking, ClientRole::Play) => " (to play)",
-            (State::Ready | State::Ended, _) => "",
-        }
+    /// Returns a text of the server without the secrets, which some servers repeat.
+    pub(crate) fn hidden(&self, text: &str) -> String {
+        let ClientTarget { key, parameters, .. } = &self.target;
+        let all = self.secrets.iter().chain([key, parameters]);
+        all.fold(text.to_owned(), |text, secret| without(&text, secret.reveal()))
     }
 
     /// Queues the commands that end the stream.
@@ -224,7 +291,7 @@ impl ClientSession {
         if self.state == State::Ready {
             let stream = self.link.framing().stream;
             if matches!(self.purpose, ClientRole::Publish { .. }) {
-                let key = Value::text(self.key.reveal());
+                let key = Value::text(self.target.key.reveal());
                 self.command_out("FCUnpublish", 6.0, 0, [Value::Null, key]);
             }
             self.command_out("deleteStream", 7.0, 0, [Value::Null, Value::Number(f64::from(stream))]);
@@ -237,4 +304,40 @@ impl ClientSession {
         values.extend(arguments);
         self.link.amf(message::COMMAND, stream, &values);
     }
+}
+
+/// Returns the words of a server: a code, and a description.
+fn said(code: &str, description: &str) -> String {
+    let parts = [code, description].into_iter().filter(|text| !text.is_empty());
+    parts.collect::<Vec<_>>().join(": ")
+}
+
+/// Returns whether a status code is that of a failure, whatever level the server gives it.
+fn is_failure(code: &str) -> bool {
+    const FAILURES: &[&str] = &[
+        "BadName",
+        "Denied",
+        "Failed",
+        "Rejected",
+        "NotFound",
+        "StreamNotFound",
+        "FileNotFound",
+        "InvalidApp",
+        "AppShutdown",
+        "Closed",
+        "InvalidArg",
+        "NoAccess",
+        "NoSupportedTrackFound",
+        "FileStructureInvalid",
+    ];
+    code.rsplit_once('.').is_some_and(|(before, last)| FAILURES.contains(&last) && !before.ends_with(".Seek"))
+}
+
+/// Returns the address that an error names in `ex.redirect`, with code 302 if it has any.
+fn redirect_of(information: &Value) -> Option<Redirect> {
+    let more = information.field("ex")?;
+    let code = more.field("code").and_then(Value::as_number);
+    let text = |name: &str| more.field(name).and_then(Value::as_text).filter(|url| url.len() <= MAX_REDIRECT);
+    let url = text("redirect").filter(|url| !url.is_empty() && code.is_none_or(|code| code == 302.0))?;
+    Some(Redirect { url: url.into(), stream_url: text("redirect2").map(Secret::from) })
 }

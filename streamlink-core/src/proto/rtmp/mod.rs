@@ -4,18 +4,22 @@
 //! values; [`Link`], one side of a connection up to commands; [`ServerSession`] and [`ClientSession`], which speak the
 //! commands of publishing and playing.
 
+mod auth;
 mod chunk;
 mod client;
 mod handshake;
 mod link;
 pub(crate) mod message;
+mod path;
 mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use auth::Authentication;
 pub(crate) use chunk::{Body, ChunkHeads, Framing, Message};
-pub(crate) use client::{ClientEvent, ClientRole, ClientSession};
+pub(crate) use client::{ClientEvent, ClientRole, ClientSession, ClientTarget, Redirect};
 pub(crate) use link::Link;
+pub(crate) use path::StreamPath;
 pub(crate) use server::{Refusal, Request, ServerSession};
 
 use crate::media::flv::amf0::AmfError;

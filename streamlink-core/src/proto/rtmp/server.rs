@@ -1,17 +1,17 @@
-//! RTMP server session: a publisher or a player connects, names a stream, and is accepted or refused.
+//! RTMP server session: a publisher or a player connects, names a stream, and is accepted or refused. After the end of
+//! its stream it may name another one. One stream is open at a time.
 
 use super::{
-    Link, Message, ProtocolError,
+    Link, Message, ProtocolError, StreamPath,
     link::{CHUNK_SIZE, WINDOW},
     message::{self, event},
 };
 use crate::{
     media::flv::amf0::{self, Value},
     random::Random,
-    secret::Secret,
 };
 
-/// Message stream identifier of every peer. Each connection carries one stream.
+/// Message stream identifier of a peer's first stream, and so of nearly every one.
 pub(super) const STREAM: u32 = 1;
 /// Maximum length of the name of an application or a stream, in bytes.
 const MAX_NAME: usize = 1024;
@@ -22,12 +22,12 @@ const MAX_COMMANDS: u32 = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
     /// The peer asks to publish. Answer with [`ServerSession::accept`] or [`ServerSession::refuse`].
-    Publish { app: String, key: Secret },
+    Publish(StreamPath),
     /// The peer asks to play. Answer in the same way.
-    Play { app: String, key: Secret },
+    Play(StreamPath),
     /// Media message of an accepted publisher.
     Media(Message<'a>),
-    /// The peer has ended its stream.
+    /// The peer has ended its stream, and may ask for another.
     End,
 }
 
@@ -35,8 +35,8 @@ impl Request<'_> {
     /// Converts the request into an owned one.
     pub(crate) fn into_owned(self) -> Request<'static> {
         match self {
-            Self::Publish { app, key } => Request::Publish { app, key },
-            Self::Play { app, key } => Request::Play { app, key },
+            Self::Publish(path) => Request::Publish(path),
+            Self::Play(path) => Request::Play(path),
             Self::Media(message) => Request::Media(message.into_owned()),
             Self::End => Request::End,
         }
@@ -74,8 +74,19 @@ pub(crate) struct ServerSession {
     link: Link,
     state: State,
     app: String,
-    key: Secret,
     commands: u32,
+    /// Number of message streams that the peer has created.
+    created: u32,
+    /// Message stream of the last request.
+    stream: u32,
+    /// Number of requests so far.
+    requests: u32,
+    /// Request that has ended the stream before it: whether it is to publish, and the name.
+    next: Option<(bool, String)>,
+    /// Set if the player has paused.
+    paused: bool,
+    /// Bytes read after the end of a stream.
+    rest: Vec<u8>,
 }
 
 impl ServerSession {
@@ -85,9 +96,34 @@ impl ServerSession {
             link: Link::server(random),
             state: State::Fresh,
             app: String::new(),
-            key: Secret::default(),
             commands: 0,
+            created: 0,
+            stream: STREAM,
+            requests: 0,
+            next: None,
+            paused: false,
+            rest: Vec::new(),
         }
+    }
+
+    /// Returns whether the peer has ended its stream and may ask for another.
+    pub(crate) fn is_between_streams(&self) -> bool {
+        self.state == State::Connected && self.requests > 0
+    }
+
+    /// Returns whether the player has paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Keeps the bytes after the end of a stream, which hold the next request.
+    pub(crate) fn keep_rest(&mut self, rest: &[u8]) {
+        self.rest = rest.to_vec();
+    }
+
+    /// Takes the bytes after the end of a stream.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
     }
 
     pub(crate) fn link(&mut self) -> &mut Link {
@@ -99,10 +135,13 @@ impl ServerSession {
     /// # Errors
     /// When the peer breaks the protocol.
     pub(crate) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Request<'a>>, ProtocolError> {
+        if let Some((publish, name)) = self.next.take() {
+            return self.ask(publish, &name).map(Some);
+        }
         while let Some(message) = self.link.read(input)? {
             let request = match message.kind {
                 message::COMMAND => self.command(&message)?,
-                _ if self.state == State::Publishing => Some(Request::Media(message)),
+                _ if self.state == State::Publishing && self.is_of_stream(&message) => Some(Request::Media(message)),
                 _ => None, // media before or after publishing is ignored
             };
             if request.is_some() {
@@ -110,6 +149,12 @@ impl ServerSession {
             }
         }
         Ok(None)
+    }
+
+    /// Returns whether a media message belongs to the open stream. Some encoders name another message stream than that of
+    /// their request, which is harmless as long as there was only one.
+    fn is_of_stream(&self, message: &Message<'_>) -> bool {
+        self.requests <= 1 || message.stream == self.stream
     }
 
     fn command(&mut self, message: &Message<'_>) -> Result<Option<Request<'static>>, ProtocolError> {
@@ -129,35 +174,86 @@ impl ServerSession {
             ("connect", State::Fresh) => self.connect(transaction, values.get(2))?,
             ("connect", _) => return Err(ProtocolError::Unexpected("connect")),
             (_, State::Fresh) => return Err(ProtocolError::Unexpected("a command before connect")),
-            ("createStream", _) => self.result(transaction, Value::Null, Value::Number(f64::from(STREAM))),
+            ("createStream", _) => {
+                self.created = self.created.saturating_add(1);
+                self.result(transaction, Value::Null, Value::Number(f64::from(self.created)));
+            }
             ("getStreamLength", _) => self.result(transaction, Value::Null, Value::Number(0.0)),
             ("releaseStream" | "_checkbw", _) => self.result(transaction, Value::Null, Value::Undefined),
             ("FCPublish", _) => self.notify_key("onFCPublish", "NetStream.Publish.Start", argument(3)),
             ("FCSubscribe", _) => self.notify_key("onFCSubscribe", "NetStream.Play.Start", argument(3)),
-            ("publish" | "play", State::Connected) => return self.ask(name == "publish", argument(3)).map(Some),
-            ("publish" | "play", _) => return Err(ProtocolError::Unexpected("publish or play")),
-            ("pause", State::Playing) => {
-                // A live stream cannot be paused, so the player is told that it goes on.
-                self.status("status", "NetStream.Play.Start", "This stream is live.");
+            // `publish(false)` and `play(false)` end the stream.
+            ("publish" | "play", State::Publishing | State::Playing)
+                if values.get(3) == Some(&Value::Boolean(false)) =>
+            {
+                return Ok(Some(self.end_stream()));
             }
-            ("FCUnpublish" | "deleteStream" | "closeStream", State::Publishing | State::Playing) => {
-                if self.state == State::Publishing {
-                    self.status("status", "NetStream.Unpublish.Success", "The stream has ended.");
+            ("publish" | "play", State::Connected) => {
+                self.stream = self.stream_of(message);
+                return self.ask(name == "publish", argument(3)).map(Some);
+            }
+            ("publish" | "play", State::Publishing | State::Playing) => {
+                let end = self.end_stream();
+                self.stream = self.stream_of(message);
+                self.next = Some((name == "publish", bounded(argument(3))?));
+                return Ok(Some(end));
+            }
+            ("publish" | "play", _) => return Err(ProtocolError::Unexpected("publish or play")),
+            ("pause" | "pauseRaw", State::Playing) => self.pause(values.get(3) == Some(&Value::Boolean(true))),
+            // A warning, as players take an error for the end.
+            ("seek", State::Playing) => self.status("warning", "NetStream.Seek.Failed", "This stream is live."),
+            ("FCUnpublish", State::Publishing) => {
+                self.notify_key("onFCUnpublish", "NetStream.Unpublish.Success", argument(3));
+                return Ok(Some(self.end_stream()));
+            }
+            ("deleteStream" | "closeStream", State::Publishing | State::Playing) => {
+                let stream = match name {
+                    "deleteStream" => values.get(3).and_then(Value::as_number).unwrap_or_default() as u32, // saturates
+                    _ => message.stream,
+                };
+                // Another message stream that the peer has created, and that is not in use.
+                let is_other = stream != self.stream && (1..=self.created).contains(&stream);
+                if !is_other {
+                    return Ok(Some(self.end_stream()));
                 }
-                self.state = State::Ended;
-                return Ok(Some(Request::End));
             }
             _ => {} // other commands need no response
         }
         Ok(None)
     }
 
+    /// Message stream that the responses to a request go to.
+    fn stream_of(&self, request: &Message<'_>) -> u32 {
+        if request.stream == 0 { self.created.max(STREAM) } else { request.stream }
+    }
+
+    /// Ends the open stream.
+    fn end_stream(&mut self) -> Request<'static> {
+        if self.state == State::Publishing {
+            self.status("status", "NetStream.Unpublish.Success", "The stream has ended.");
+        }
+        self.state = State::Connected;
+        self.paused = false;
+        self.commands = 0;
+        Request::End
+    }
+
+    /// Pauses a live stream: what comes meanwhile is left out.
+    fn pause(&mut self, pause: bool) {
+        self.paused = pause;
+        if pause {
+            self.status("status", "NetStream.Pause.Notify", "Paused.");
+            self.link.event(event::STREAM_EOF, &[self.stream]);
+        } else {
+            self.link.event(event::STREAM_BEGIN, &[self.stream]);
+            self.status("status", "NetStream.Unpause.Notify", "The live stream goes on with the next key frame.");
+        }
+    }
+
     fn connect(&mut self, transaction: f64, arguments: Option<&Value>) -> Result<(), ProtocolError> {
         let field = |name| arguments.and_then(|a| a.field(name));
         let app =
             field("app").and_then(Value::as_text).ok_or(ProtocolError::Malformed("connect without an application"))?;
-        // Some clients append parameters or a slash.
-        let app = app.split_once('?').map_or(app, |(app, _)| app).trim_matches('/');
         self.app = bounded(app)?;
         self.link.control(message::WINDOW_ACKNOWLEDGEMENT_SIZE, WINDOW);
         self.link.set_peer_bandwidth();
@@ -187,28 +283,29 @@ impl ServerSession {
     }
 
     fn ask(&mut self, publish: bool, name: &str) -> Result<Request<'static>, ProtocolError> {
-        self.key = bounded(name)?.into();
+        let path = StreamPath::new(&self.app, &bounded(name)?);
         self.state = State::Asked { publish };
-        let (app, key) = (self.app.clone(), self.key.clone());
-        Ok(if publish { Request::Publish { app, key } } else { Request::Play { app, key } })
+        self.requests = self.requests.saturating_add(1);
+        Ok(if publish { Request::Publish(path) } else { Request::Play(path) })
     }
 
     /// Accepts the request of the peer.
     pub(crate) fn accept(&mut self) {
+        self.commands = 0;
         match self.state {
             State::Asked { publish: true } => {
                 self.link.expect_media();
-                self.link.event(event::STREAM_BEGIN, &[STREAM]);
+                self.link.event(event::STREAM_BEGIN, &[self.stream]);
                 self.status("status", "NetStream.Publish.Start", "Publishing.");
                 self.state = State::Publishing;
             }
             State::Asked { publish: false } => {
-                self.link.set_stream(STREAM);
-                self.link.event(event::STREAM_BEGIN, &[STREAM]);
+                self.link.set_stream(self.stream);
+                self.link.event(event::STREAM_BEGIN, &[self.stream]);
                 self.status("status", "NetStream.Play.Reset", "Playing.");
                 self.status("status", "NetStream.Play.Start", "Playing.");
                 let access = [Value::text("|RtmpSampleAccess"), Value::Boolean(true), Value::Boolean(true)];
-                self.link.amf(message::DATA, STREAM, &access);
+                self.link.amf(message::DATA, self.stream, &access);
                 self.state = State::Playing;
             }
             _ => {}
@@ -232,7 +329,7 @@ impl ServerSession {
     /// Notifies a player of the end of the stream.
     pub(crate) fn end(&mut self) {
         if self.state == State::Playing {
-            self.link.event(event::STREAM_EOF, &[STREAM]);
+            self.link.event(event::STREAM_EOF, &[self.stream]);
             self.status("status", "NetStream.Play.UnpublishNotify", "The stream has ended.");
             self.state = State::Ended;
         }
@@ -250,7 +347,7 @@ impl ServerSession {
             ("description", Value::text(description)),
         ]);
         let values = [Value::text("onStatus"), Value::Number(0.0), Value::Null, information];
-        self.link.amf(message::COMMAND, STREAM, &values);
+        self.link.amf(message::COMMAND, self.stream, &values);
     }
 
     fn notify_key(&mut self, command: &str, code: &str, key: &str) {

@@ -4,8 +4,8 @@
 //! deliver ([`Connection::poll_payload`]) and the time of its next action ([`Connection::next_timeout`]).
 
 use super::{
-    crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_SECRET, STATUS_NO_SECRET},
-    packet::{Ack, Control, KeyFlag, MAX_PAYLOAD, Packet, write_control},
+    crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, STATUS_NO_SECRET},
+    packet::{Ack, Control, KeyFlag, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
     send::{Acknowledged, Pacing, RoundTrip, SendCounts, SendHalf},
     sequence::Sequence,
@@ -56,6 +56,8 @@ pub(crate) struct Agreement {
     pub(crate) passphrase: Option<Secret>,
     /// Packets that each side's buffer holds.
     pub(crate) buffer: usize,
+    /// Largest payload that fits into the packets of both ends, in bytes.
+    pub(crate) max_payload: usize,
     /// Packets that the peer's buffer holds.
     pub(crate) peer_window: usize,
     /// Maximum send rate, including retransmissions.
@@ -207,6 +209,11 @@ impl Connection {
         }
     }
 
+    /// Returns the time since the last packet of the peer.
+    pub(crate) fn unheard_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_heard)
+    }
+
     /// Changes the pacing, and the maximum number of packets that each half holds.
     pub(crate) fn set_rates(&mut self, buffer: usize, pacing: Pacing) {
         self.sender.set_rates(buffer, pacing);
@@ -230,7 +237,11 @@ impl Connection {
     /// Queues a payload to be sent. Returns `false` if there is no room or the payload is too long; it is then counted
     /// as dropped.
     pub(crate) fn push(&mut self, payload: &Bytes, now: Instant) -> bool {
-        if self.closed.is_some() || payload.is_empty() || payload.len() > MAX_PAYLOAD || !self.sender.has_room() {
+        if self.closed.is_some()
+            || payload.is_empty()
+            || payload.len() > self.agreement.max_payload
+            || !self.sender.has_room()
+        {
             self.sender.counts.dropped += 1;
             return false;
         }
@@ -382,6 +393,7 @@ impl Connection {
         match opened {
             Ok(true) => self.say(&Control::KeyResponse(material), now),
             Ok(false) => {}
+            Err(KeyError::Cipher) => self.say(&Control::KeyResponse(&STATUS_BAD_CIPHER.to_be_bytes()), now),
             Err(KeyError::Malformed | KeyError::BadSecret) => {
                 self.say(&Control::KeyResponse(&STATUS_BAD_SECRET.to_be_bytes()), now);
             }

@@ -25,12 +25,15 @@ const CIPHER_CTR: u8 = 2;
 pub(crate) const STATUS_NO_SECRET: u32 = 3;
 /// Status word of a key response for a wrong passphrase.
 pub(crate) const STATUS_BAD_SECRET: u32 = 4;
+/// Status word of a key response for a cipher that the peer does not support or want.
+pub(crate) const STATUS_BAD_CIPHER: u32 = 5;
 
 /// Reason why key material cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyError {
-    /// Malformed, or of an unsupported cipher.
     Malformed,
+    /// Of an unsupported cipher, such as AES-GCM.
+    Cipher,
     /// Wrapped with another passphrase.
     BadSecret,
 }
@@ -136,7 +139,10 @@ impl<'a> Material<'a> {
         let flags = fixed[3] & 3;
         let (salt_length, length) = (usize::from(fixed[14]) * 4, usize::from(fixed[15]) * 4);
         let good = fixed[0] == 0x12 && fixed[1..3] == [0x20, 0x29] && flags != 0;
-        if !good || fixed[8] != CIPHER_CTR || salt_length != SALT || ![16, 24, 32].contains(&length) {
+        if good && fixed[8] != CIPHER_CTR {
+            return Err(KeyError::Cipher);
+        }
+        if !good || salt_length != SALT || ![16, 24, 32].contains(&length) {
             return Err(KeyError::Malformed);
         }
         let count = flags.count_ones() as usize;

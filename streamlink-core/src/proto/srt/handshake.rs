@@ -70,6 +70,17 @@ pub(crate) struct Extensions {
     pub(crate) group: bool,
     /// Set if the peer asks for a packet filter, which would alter the packets.
     pub(crate) filter: bool,
+    /// Part that cannot be read.
+    pub(crate) fault: Option<ExtensionFault>,
+}
+
+/// Part of the extensions that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExtensionFault {
+    /// The extensions are cut short, or one of them is too long.
+    Malformed,
+    /// The stream id is no UTF-8 text, or too long.
+    StreamId,
 }
 
 /// SRT handshake extension (section 3.2.1.1).
@@ -105,7 +116,7 @@ impl Handshake {
         };
         let rest = body.get(FIXED..)?;
         let extended = version == 5 && kind == Kind::Conclusion;
-        let extensions = if extended { Extensions::parse(rest)? } else { Extensions::default() };
+        let extensions = if extended { Extensions::parse(rest) } else { Extensions::default() };
         Some(Self {
             version,
             encryption: be16(body, 4)?,
@@ -161,35 +172,51 @@ impl Handshake {
 }
 
 impl Extensions {
-    fn parse(mut rest: &[u8]) -> Option<Self> {
+    /// Reads the extensions. A fault is recorded, so that the peer can be told.
+    fn parse(mut rest: &[u8]) -> Self {
         let mut found = Self::default();
         for _ in 0..MAX_EXTENSIONS {
             if rest.is_empty() {
                 break;
             }
-            let (kind, words) = (be16(rest, 0)?, usize::from(be16(rest, 2)?));
-            let end = 4 + 4 * words;
-            let content = rest.get(4..end)?;
-            found.response |= matches!(kind, 2 | 4);
-            match kind {
-                1 | 2 => {
-                    found.srt = Some(SrtExtension {
-                        version: be32(content, 0)?,
-                        flags: be32(content, 4)?,
-                        receive_delay: be16(content, 8)?,
-                        send_delay: be16(content, 10)?,
-                    });
-                }
-                3 | 4 => found.key_material = Some(content.to_vec()),
-                5 => found.stream_id = Some(read_text(content, MAX_STREAM_ID)?),
-                6 => found.congestion = Some(read_text(content, 64)?),
-                7 => found.filter = true,
-                8 => found.group = true,
-                _ => {}
-            }
-            rest = rest.get(end..)?;
+            let next = found.read_next(rest);
+            let Some(next) = next else {
+                found.fault.get_or_insert(ExtensionFault::Malformed);
+                break;
+            };
+            rest = next;
         }
-        Some(found)
+        found
+    }
+
+    /// Reads one extension, and returns the bytes behind it.
+    fn read_next<'a>(&mut self, rest: &'a [u8]) -> Option<&'a [u8]> {
+        let (kind, words) = (be16(rest, 0)?, usize::from(be16(rest, 2)?));
+        let end = 4 + 4 * words;
+        let content = rest.get(4..end)?;
+        self.response |= matches!(kind, 2 | 4);
+        match kind {
+            1 | 2 => {
+                self.srt = Some(SrtExtension {
+                    version: be32(content, 0)?,
+                    flags: be32(content, 4)?,
+                    receive_delay: be16(content, 8)?,
+                    send_delay: be16(content, 10)?,
+                });
+            }
+            3 | 4 => self.key_material = Some(content.to_vec()),
+            5 => {
+                self.stream_id = read_text(content, MAX_STREAM_ID);
+                if self.stream_id.is_none() {
+                    self.fault.get_or_insert(ExtensionFault::StreamId);
+                }
+            }
+            6 => self.congestion = Some(read_text(content, 64)?),
+            7 => self.filter = true,
+            8 => self.group = true,
+            _ => {}
+        }
+        rest.get(end..)
     }
 
     /// Appends the extensions. Returns the flags that announce them.
@@ -269,6 +296,23 @@ mod tests {
         assert!(!handshake.is_request());
         assert_eq!(write_text("abcde"), *b"dcba\0\0\0e");
         assert_eq!(read_text(b"dcba\0\0\0e", 512).as_deref(), Some("abcde"));
+    }
+
+    #[test]
+    fn srt_handshake_records_extensions_that_cannot_be_read() {
+        let mut bytes = vec![0; FIXED];
+        bytes[..4].copy_from_slice(&5u32.to_be_bytes());
+        bytes[20..24].copy_from_slice(&CONCLUSION.to_be_bytes());
+        for (extension, fault) in [
+            (&[0, 5, 0, 1, 0xff, 0xfe, 0, 0][..], Some(ExtensionFault::StreamId)),
+            (&[0, 5, 0, 2, b'a', 0, 0, 0][..], Some(ExtensionFault::Malformed)),
+            (&[0, 1, 0, 1, 0, 1, 5, 0][..], Some(ExtensionFault::Malformed)),
+            (&[0, 5][..], Some(ExtensionFault::Malformed)),
+            (&[0, 5, 0, 1, 0, 0, 0, b'a'][..], None),
+        ] {
+            let found = Handshake::parse(&[&bytes, extension].concat()).unwrap();
+            assert_eq!(found.extensions.fault, fault, "{extension:?}");
+        }
     }
 
     proptest! {

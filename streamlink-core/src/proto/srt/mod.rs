@@ -21,4 +21,5 @@ pub(crate) use handshake::Handshake;
 pub(crate) use listener::{Greeting, Listener};
 pub(crate) use packet::{Control, Packet, destination, write_control};
 pub(crate) use send::Pacing;
+pub(crate) use sequence::Sequence;
 pub(crate) use terms::{Local, Rejection, Terms, acceptable};

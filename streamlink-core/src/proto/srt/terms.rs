@@ -2,8 +2,8 @@
 
 use super::{
     connection::Agreement,
-    crypto::{KeyDerivation, KeyError, Keys, WrappingKey},
-    handshake::{Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
+    crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, WrappingKey},
+    handshake::{ExtensionFault, Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
     sequence::Sequence,
 };
 use crate::{random::Random, secret::Secret};
@@ -15,6 +15,13 @@ const OLDEST: u32 = 0x01_03_00;
 const KEY_REFRESH: u64 = 1 << 24;
 /// Number of packets before the change of a key at which the next one is announced (`SRTO_KMPREANNOUNCE`).
 const KEY_ANNOUNCE: u64 = 1 << 12;
+
+/// Largest packet that we send or receive, in bytes: the payload of an Ethernet frame.
+const MTU: u32 = 1500;
+/// Smallest largest packet that a peer may ask for, in bytes: one packet of MPEG-TS in it.
+const MIN_MTU: u32 = PACKET_OVERHEAD + 188;
+/// Bytes of a packet that are no payload: the headers of IPv4, UDP and SRT.
+const PACKET_OVERHEAD: u32 = 20 + 8 + 16;
 
 /// Code of a rejection, as numbered by libsrt (`SRT_REJECT_REASON`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,35 +38,90 @@ impl Rejection {
     pub(crate) const CONGESTION: Self = Self(13);
     pub(crate) const FILTER: Self = Self(14);
     pub(crate) const GROUP: Self = Self(15);
-    /// `SRT_REJX_FORBIDDEN` of the access-control codes.
+    pub(crate) const CRYPTO: Self = Self(17);
+    /// `SRT_REJX_BAD_REQUEST` of the access-control codes: the stream id cannot be read.
+    pub(crate) const BAD_REQUEST: Self = Self(1400);
+    /// `SRT_REJX_FORBIDDEN`.
     pub(crate) const FORBIDDEN: Self = Self(1403);
     /// `SRT_REJX_NOTFOUND`.
     pub(crate) const NOT_FOUND: Self = Self(1404);
+    /// `SRT_REJX_BAD_MODE`: neither to publish nor to play.
+    pub(crate) const BAD_MODE: Self = Self(1405);
     /// `SRT_REJX_ISE`: internal error of the host.
     pub(crate) const INTERNAL: Self = Self(1500);
     /// `SRT_REJX_CONFLICT`: the resource is in use.
     pub(crate) const CONFLICT: Self = Self(1409);
+
+    /// Returns whether the reason is the stream that was asked for.
+    pub(crate) fn is_about_stream(self) -> bool {
+        matches!(self.0, 1001..1500 | 2000..)
+    }
+
+    /// Returns a description and the name of libsrt's constant (`SRT_REJ_…`, `SRT_REJX_…`).
+    fn texts(self) -> (&'static str, &'static str) {
+        match self.0 {
+            0 => ("no reason given", "UNKNOWN"),
+            1 => ("system error of the peer", "SYSTEM"),
+            2 => ("rejected by the peer's application", "PEER"),
+            3 => ("out of resources", "RESOURCE"),
+            4 => ("the handshake is malformed", "ROGUE"),
+            5 => ("too many connections", "BACKLOG"),
+            6 => ("internal error of the peer", "IPE"),
+            7 => ("the listener is closing", "CLOSE"),
+            8 => ("the version of the handshake is too old", "VERSION"),
+            9 => ("the cookies of the rendezvous collide", "RDVCOOKIE"),
+            10 => ("the passphrases differ", "BADSECRET"),
+            11 => ("one end is encrypted and the other is not", "UNSECURE"),
+            12 => ("stream mode is not live transmission", "MESSAGEAPI"),
+            13 => ("the congestion controllers differ", "CONGESTION"),
+            14 => ("the packet filters differ, or are not supported", "FILTER"),
+            15 => ("groups are not supported", "GROUP"),
+            16 => ("the handshake took too long", "TIMEOUT"),
+            17 => ("the ciphers differ, as AES-GCM and AES-CTR", "CRYPTO"),
+            1000 => ("rejected", "FALLBACK"),
+            1001 => ("a key of the stream id is not supported", "KEY_NOTSUP"),
+            1002 => ("the file path is not accepted", "FILEPATH"),
+            1003 => ("there is no such host", "HOSTNOTFOUND"),
+            1400 => ("the stream id cannot be read", "BAD_REQUEST"),
+            1401 => ("not authorized", "UNAUTHORIZED"),
+            1402 => ("the server is overloaded, or the credit is used up", "OVERLOAD"),
+            1403 => ("forbidden", "FORBIDDEN"),
+            1404 => ("there is no such stream", "NOTFOUND"),
+            1405 => ("the mode of the stream id is not supported", "BAD_MODE"),
+            1406 => ("the parameters of the stream id are not acceptable", "UNACCEPTABLE"),
+            1409 => ("the stream is in use", "CONFLICT"),
+            1415 => ("the media is not supported", "NOTSUP_MEDIA"),
+            1423 => ("the stream is locked", "LOCKED"),
+            1424 => ("something that the stream depends on has failed", "FAILED_DEPEND"),
+            1500 => ("internal error of the server", "ISE"),
+            1501 => ("not implemented", "UNIMPLEMENTED"),
+            1502 => ("the gateway failed", "GW"),
+            1503 => ("the service is down", "DOWN"),
+            1505 => ("the version is not supported", "VERSION"),
+            1507 => ("there is no room left", "NOROOM"),
+            ..1000 => ("rejected", ""),
+            1000..2000 => ("rejected by the server", ""),
+            2000.. => ("rejected by the server for a reason of its own", ""),
+        }
+    }
 }
 
 impl std::fmt::Display for Rejection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = match *self {
-            Self::RESOURCE => "out of resources",
-            Self::ROGUE => "the handshake is malformed",
-            Self::BACKLOG => "too many connections",
-            Self::VERSION => "the version is too old",
-            Self::BAD_SECRET => "the passphrases differ",
-            Self::UNSECURE => "one end is encrypted and the other is not",
-            Self::MESSAGE_API => "stream mode is not live transmission",
-            Self::CONGESTION => "the congestion controllers differ",
-            Self::FILTER => "packet filters are not supported",
-            Self::GROUP => "groups are not supported",
-            Self::FORBIDDEN => "forbidden",
-            Self::NOT_FOUND => "there is no such stream",
-            Self::CONFLICT => "the stream is in use",
-            Self(code) => return write!(f, "code {code}"),
-        };
-        f.write_str(text)
+        match self.texts() {
+            (text, "") => write!(f, "{text} (code {})", self.0),
+            (text, name) => write!(f, "{text} ({name}, code {})", self.0),
+        }
+    }
+}
+
+impl From<KeyError> for Rejection {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::BadSecret => Self::BAD_SECRET,
+            KeyError::Cipher => Self::CRYPTO,
+            KeyError::Malformed => Self::ROGUE,
+        }
     }
 }
 
@@ -134,9 +196,7 @@ impl Terms {
         match (&self.passphrase, request.extensions.key_material.as_deref()) {
             (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(Rejection::UNSECURE),
-            (Some(passphrase), Some(material)) => {
-                KeyDerivation::of_material(material, passphrase.reveal()).map(Some).map_err(|_| Rejection::ROGUE)
-            }
+            (Some(passphrase), Some(material)) => Ok(Some(KeyDerivation::of_material(material, passphrase.reveal())?)),
         }
     }
 
@@ -144,11 +204,7 @@ impl Terms {
     fn keys(&self, material: Option<&[u8]>, wrapping: Option<WrappingKey>) -> Result<Option<Keys>, Rejection> {
         match (&self.passphrase, material, wrapping) {
             (None, None, None) => Ok(None),
-            (Some(_), Some(material), Some(wrapping)) => match Keys::from_material(material, wrapping) {
-                Ok(keys) => Ok(Some(keys)),
-                Err(KeyError::BadSecret) => Err(Rejection::BAD_SECRET),
-                Err(KeyError::Malformed) => Err(Rejection::ROGUE),
-            },
+            (Some(_), Some(material), Some(wrapping)) => Ok(Some(Keys::from_material(material, wrapping)?)),
             _ => Err(Rejection::UNSECURE),
         }
     }
@@ -170,7 +226,7 @@ impl Terms {
             encryption: keys.as_ref().map_or(0, |k| (k.length() / 8) as u16),
             extension_field: 0,
             initial_sequence: request.initial_sequence,
-            mtu: 1500,
+            mtu: request.mtu.min(MTU),
             window: self.buffer as u32,
             kind: super::handshake::Kind::Conclusion,
             socket_id: local.id,
@@ -221,14 +277,16 @@ impl Terms {
         keys: Option<Keys>,
         initial_sequence: Sequence,
     ) -> Result<Agreement, Rejection> {
-        let theirs = answer.extensions.srt.ok_or(Rejection::ROGUE)?;
-        check(&theirs, &answer.extensions)?;
+        let theirs = acceptable(answer)?;
         // Key material comes back as it was sent, or as a status word.
         match (&keys, answer.extensions.key_material.as_deref()) {
             (None, None) => {}
             (Some(_), Some(material)) if material.len() > 4 => {}
-            (Some(_), Some([.., status])) if u32::from(*status) == super::crypto::STATUS_BAD_SECRET => {
+            (Some(_), Some([.., status])) if u32::from(*status) == STATUS_BAD_SECRET => {
                 return Err(Rejection::BAD_SECRET);
+            }
+            (Some(_), Some([.., status])) if u32::from(*status) == STATUS_BAD_CIPHER => {
+                return Err(Rejection::CRYPTO);
             }
             _ => return Err(Rejection::UNSECURE),
         }
@@ -259,6 +317,7 @@ impl Terms {
             keys,
             passphrase: self.passphrase.clone(),
             buffer: self.buffer,
+            max_payload: peer.mtu.min(MTU).saturating_sub(PACKET_OVERHEAD) as usize,
             peer_window: (peer.window as usize).clamp(1, 1 << 20),
             bytes_per_second: self.bytes_per_second,
             peer_idle: self.peer_idle,
@@ -269,10 +328,16 @@ impl Terms {
     }
 }
 
-/// Returns the extension of a conclusion that can be accepted, apart from encryption.
+/// Returns the extension of a conclusion, or of the answer to one, that can be accepted apart from encryption.
 pub(crate) fn acceptable(request: &Handshake) -> Result<SrtExtension, Rejection> {
     if request.version != 5 {
         return Err(Rejection::VERSION);
+    }
+    match request.extensions.fault {
+        Some(ExtensionFault::Malformed) => return Err(Rejection::ROGUE),
+        Some(ExtensionFault::StreamId) => return Err(Rejection::BAD_REQUEST),
+        None if request.mtu < MIN_MTU => return Err(Rejection::ROGUE),
+        None => {}
     }
     let theirs = request.extensions.srt.ok_or(Rejection::ROGUE)?;
     check(&theirs, &request.extensions)?;

@@ -647,3 +647,103 @@ fn srt_key_requests_with_ever_new_salts_are_derived_rarely() {
         "one more, and the known"
     );
 }
+
+/// Returns the conclusion of a caller, as a listener reads it.
+fn conclusion(terms: Terms) -> Handshake {
+    let now = Instant::now();
+    let listener = Listener::new([3; 32], now);
+    let local = Local { id: 7, start: now, random: Random::of(random) };
+    let mut caller = Caller::new(terms, local, Some("cam1".into()), ms(3000));
+    let induction = Handshake::parse(&caller.poll_transmit(now).unwrap()[HEADER..]).unwrap();
+    let welcome = listener.welcome(&induction, PEER.parse().unwrap(), now);
+    assert!(matches!(caller.handle(&welcome[HEADER..], 0, now), Progress::Calling));
+    Handshake::parse(&caller.poll_transmit(now).unwrap()[HEADER..]).unwrap()
+}
+
+fn secret_terms() -> Terms {
+    Terms { passphrase: Some("correct horse".into()), ..Terms::default() }
+}
+
+#[test]
+fn srt_listener_rejects_with_exact_codes() {
+    use super::handshake::{ExtensionFault, FLAG_STREAM};
+    let request = |change: &dyn Fn(&mut Handshake)| {
+        let mut request = conclusion(secret_terms());
+        change(&mut request);
+        secret_terms().prepare(&request).map(|_| ()).map_err(|Rejection(code)| code)
+    };
+    let srt = |r: &mut Handshake, change: &dyn Fn(&mut super::handshake::SrtExtension)| {
+        change(r.extensions.srt.as_mut().unwrap());
+    };
+    assert_eq!(request(&|_| {}), Ok(()));
+    assert_eq!(request(&|r| r.version = 4), Err(8));
+    assert_eq!(request(&|r| srt(r, &|s| s.version = 0x01_02_00)), Err(8));
+    assert_eq!(request(&|r| r.extensions.srt = None), Err(4));
+    assert_eq!(request(&|r| r.extensions.fault = Some(ExtensionFault::Malformed)), Err(4));
+    assert_eq!(request(&|r| r.mtu = 200), Err(4));
+    assert_eq!(request(&|r| srt(r, &|s| s.flags |= FLAG_STREAM)), Err(12));
+    assert_eq!(request(&|r| r.extensions.congestion = Some("file".into())), Err(13));
+    assert_eq!(request(&|r| r.extensions.filter = true), Err(14));
+    assert_eq!(request(&|r| r.extensions.group = true), Err(15));
+    assert_eq!(request(&|r| r.extensions.key_material = None), Err(11));
+    assert_eq!(request(&|r| r.extensions.key_material.as_mut().unwrap()[8] = 4), Err(17), "AES-GCM");
+    assert_eq!(request(&|r| r.extensions.key_material.as_mut().unwrap()[0] = 0), Err(4));
+    assert_eq!(request(&|r| r.extensions.fault = Some(ExtensionFault::StreamId)), Err(1400));
+    let plain = Terms::default().prepare(&conclusion(secret_terms())).map(|_| ());
+    assert_eq!(plain, Err(Rejection::UNSECURE));
+}
+
+#[test]
+fn srt_caller_names_rejections_exactly() {
+    for (code, name) in [
+        (0, "UNKNOWN"),
+        (8, "VERSION"),
+        (9, "RDVCOOKIE"),
+        (10, "BADSECRET"),
+        (11, "UNSECURE"),
+        (13, "CONGESTION"),
+        (14, "FILTER"),
+        (15, "GROUP"),
+        (17, "CRYPTO"),
+        (1401, "UNAUTHORIZED"),
+        (1404, "NOTFOUND"),
+        (1507, "NOROOM"),
+    ] {
+        let text = Rejection(code).to_string();
+        assert!(text.ends_with(&format!("({name}, code {code})")), "{text}");
+    }
+    for code in [18, 999, 1004, 1999, 2000, 2042, 0x7fff_0000] {
+        let text = Rejection(code).to_string();
+        assert!(text.ends_with(&format!("(code {code})")), "{text}");
+    }
+    // The status word of a listener that does not want the cipher.
+    let now = Instant::now();
+    let local = Local { id: 7, start: now, random: Random::of(random) };
+    let request = conclusion(secret_terms());
+    let wrapping = secret_terms().prepare(&request).unwrap().map(|derivation| derivation.run());
+    let (_, answer) = secret_terms().accept(&request, 0, &Local { id: 9, ..local.clone() }, wrapping).unwrap();
+    let keys = || Keys::generate(16, &[1; 48], "correct horse");
+    for (status, rejection) in [(3u8, Rejection::UNSECURE), (4, Rejection::BAD_SECRET), (5, Rejection::CRYPTO)] {
+        let mut answer = answer.clone();
+        answer.extensions.key_material = Some(vec![0, 0, 0, status]);
+        let result = secret_terms().conclude(&answer, 0, &local, Some(keys()), Sequence::new(1));
+        assert_eq!(result.map(|_| ()), Err(rejection), "status {status}");
+    }
+}
+
+#[test]
+fn srt_packet_size_is_the_smaller_of_both_ends() {
+    let local = Local { id: 9, start: Instant::now(), random: Random::of(random) };
+    for (theirs, agreed) in [(1500, 1500), (1360, 1360), (9000, 1500)] {
+        let mut request = conclusion(Terms::default());
+        request.mtu = theirs;
+        let (agreement, answer) = Terms::default().accept_here(&request, 0, &local).unwrap();
+        assert_eq!((answer.mtu, agreement.max_payload), (agreed, agreed as usize - 44));
+        let mut connection = Connection::new(agreement, local.start);
+        assert!(connection.push(&Bytes::from(vec![1; agreed as usize - 44]), local.start));
+        assert!(!connection.push(&Bytes::from(vec![1; agreed as usize - 43]), local.start));
+        assert_eq!(connection.stats().sent.dropped, 1);
+        let own = Terms::default().conclude(&Handshake { mtu: theirs, ..answer }, 0, &local, None, Sequence::new(1));
+        assert_eq!(own.unwrap().max_payload, agreed as usize - 44);
+    }
+}
