@@ -1115,7 +1115,8 @@ void streamlink_text_free(streamlink_text *text);
 /**
  * Hands the log of this process's streamlink to the host: lines up to a streamlink_log_level. It never holds a
  * passphrase or a stream key. NULL, or STREAMLINK_LOG_LEVEL_OFF: no more lines. When it returns, the function that was
- * set before is not called any more; from within such a function it does not wait for that. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
+ * set before is not called any more; from within a callback of any kind it does not wait for that.
+ * STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
  *
  * # Safety
  * `sink` is NULL or a function that may be called with `user` from any thread; `error` is NULL or points to memory for
@@ -1449,7 +1450,8 @@ streamlink_status streamlink_flow_add_output(const streamlink_flow *flow,
                                              streamlink_error **error);
 
 /**
- * Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays.
+ * Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays. From
+ * within a callback it does not wait until the sockets of the old one are closed.
  *
  * # Safety
  * Both are objects that were not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
@@ -1460,7 +1462,8 @@ streamlink_status streamlink_flow_replace_output(const streamlink_flow *flow,
                                                  streamlink_error **error);
 
 /**
- * Removes an output, and waits until its sockets are closed. No other output notices.
+ * Removes an output, and waits until its sockets are closed; from within a callback, which may run on a thread of that
+ * output, it does not wait. No other output notices.
  *
  * # Safety
  * `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
@@ -1824,7 +1827,8 @@ streamlink_status streamlink_flow_tap(const streamlink_flow *flow,
  * Takes packets, as many as there are, up to `capacity`; waits for the first one up to `timeout_ms` milliseconds (0: does
  * not wait; negative: as long as it takes). On success `*count` packets are in `packets`, at least one, each to be freed
  * with streamlink_packet_free(). STREAMLINK_STATUS_TIMED_OUT: none came; STREAMLINK_STATUS_STOPPED: the flow has
- * stopped, or the output was removed, and all that came before was handed over.
+ * stopped, or the output was removed, and all that came before was handed over. Within a callback it does not wait for
+ * another call that takes packets from the same tap: STREAMLINK_STATUS_TIMED_OUT.
  *
  * # Safety
  * `tap` is an object that was not destroyed; `packets` points to memory for `capacity` pointers, and `count` for a

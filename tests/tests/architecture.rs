@@ -54,6 +54,28 @@ fn imports(text: &str, all: &BTreeSet<String>) -> BTreeSet<String> {
     found
 }
 
+/// Host code that runs within a task must not wait for that task, so every task carries the mark.
+#[test]
+fn tasks_of_the_library_are_marked() {
+    let folder = root().join("streamlink-core/src");
+    let files = ["engine", "endpoint"].into_iter().flat_map(|name| sources(&folder.join(name)));
+    for file in files.filter(|file| !file.to_string_lossy().ends_with("tests.rs")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let spawns = code.lines().filter(|line| line.contains("spawn(") || line.contains("spawn_on("));
+        // `Tasks::spawn` marks what it is given.
+        for line in spawns.filter(|line| !line.contains("fn spawn(") && !line.contains("tasks.spawn(")) {
+            assert!(line.contains("lock::task("), "{}: {line}", file.display());
+        }
+        assert_eq!(
+            code.matches("spawn_blocking(").count(),
+            code.matches("lock::on_task(").count(),
+            "{}",
+            file.display()
+        );
+    }
+}
+
 #[test]
 fn layering_modules_import_only_downwards() {
     let allowed: &[(&str, &[&str])] = &[

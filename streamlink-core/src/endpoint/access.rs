@@ -152,7 +152,7 @@ impl AccessHook {
                     let call = tokio::task::spawn_blocking(move || {
                         let _held = held;
                         lock::assert_unlocked();
-                        hook(&request)
+                        lock::on_task(|| hook(&request))
                     });
                     call.await.map_or(Err(UNANSWERED), Answer::from)
                 })
@@ -160,11 +160,11 @@ impl AccessHook {
             AccessHook::Later(hook) => {
                 let hook = hook.clone();
                 Box::pin(async move {
-                    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+                    let task = AbortOnDropHandle::new(tokio::spawn(lock::task(async move {
                         let _held = held;
                         lock::assert_unlocked();
                         tokio::time::timeout(DECISION_TIME, hook(request)).await
-                    }));
+                    })));
                     match task.await {
                         Ok(Ok(access)) => access.into(),
                         Ok(Err(_)) | Err(_) => Err(UNANSWERED), // no answer in time, or a panic

@@ -2,6 +2,7 @@
 
 use super::{
     OutputEdit, Shared, SourceEdit,
+    changes::Caller,
     outputs::{OutputEnd, RunningOutput},
     sources::RunningSource,
     stats::{EndpointStats, FlowStats},
@@ -74,7 +75,7 @@ impl Running {
         self.media.ring.close();
         for entry in self.take_entries() {
             // The removal runs in a task, because this function must not wait.
-            self.tasks.runtime.spawn(async move { entry.remove().await });
+            self.tasks.runtime.spawn(lock::task(async move { entry.remove().await }));
         }
         self.stop_output_tasks();
         self.report_stop();
@@ -114,9 +115,14 @@ impl Running {
 
     /// Ends the sources and then, when all their media has been passed on, the outputs. Once begun, it runs to
     /// completion even if the caller stops waiting.
+    ///
+    /// Host code that the library runs does not wait, because the flow's tasks may wait for that code.
     pub(super) async fn stop(self: &Arc<Self>) {
         let running = self.clone();
-        let stopped = self.tasks.runtime.spawn(async move { running.wind_down().await });
+        let stopped = self.tasks.runtime.spawn(lock::task(async move { running.wind_down().await }));
+        if lock::is_on_task() {
+            return;
+        }
         if stopped.await.is_err() {
             self.cancel(); // the runtime has shut down, with all tasks
         }
@@ -179,6 +185,7 @@ impl Running {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = &o.remux {
                 stats.media = remux.selection().map(Into::into);
+                stats.tracks = remux.tracks();
                 if remux.has_nothing() && stats.state != State::Idle {
                     stats.state = State::Failed;
                 }
@@ -195,6 +202,12 @@ impl Running {
             sources,
             outputs,
         }
+    }
+
+    fn has_player(&self, output: &str, peer: SocketAddr) -> bool {
+        let outputs = self.outputs();
+        let found = outputs.iter().find(|o| o.status.is_named(output));
+        found.is_some_and(|output| output.status.snapshot().players.iter().any(|player| player.peer == peer))
     }
 
     pub(super) fn alive(&self) -> Result<Arc<Shared>, Error> {
@@ -299,17 +312,20 @@ impl FlowHandle {
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
     pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
         let (running, output) = (self.running.clone(), output.into());
-        self.on_runtime(|abandoned| async move { running.add_output(output, &abandoned).await }).await
+        self.on_runtime(|caller| async move { running.add_output(output, &caller).await }).await
     }
 
     /// Removes an output, and waits until its sockets are closed. No other output is affected. If the future is dropped
     /// after it was first polled, the output may still be removed, as a whole.
     ///
+    /// Code that the library runs (release functions, wakers, callbacks, the logger) may call this. It does not wait then:
+    /// the output is gone from the statistics, and its sockets are closed soon after.
+    ///
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
     pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
         let (running, name) = (self.running.clone(), name.to_owned());
-        self.on_runtime(|abandoned| async move { running.remove_output(&name, &abandoned).await }).await
+        self.on_runtime(|caller| async move { running.remove_output(&name, &caller).await }).await
     }
 
     /// Replaces an output with another one, under a name of its own choice, and waits until the sockets of the old one
@@ -320,11 +336,13 @@ impl FlowHandle {
     /// also if this fails. Other changes go on, and [`FlowHandle::stop`] ends this one. Then the two are swapped in one
     /// step. If the future is dropped before that, the old output stays. If it is dropped later, the new one is there.
     ///
+    /// Code that the library runs does not wait for the sockets of the old one, as in [`FlowHandle::remove_output`].
+    ///
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
         let (running, name, output) = (self.running.clone(), name.to_owned(), output.into());
-        self.on_runtime(|abandoned| async move { running.replace_output(&name, output, &abandoned).await }).await
+        self.on_runtime(|caller| async move { running.replace_output(&name, output, &caller).await }).await
     }
 
     /// Changes an output without a reconnection.
@@ -336,7 +354,8 @@ impl FlowHandle {
     }
 
     /// Disconnects a player of an output that listens, by its address as in [`PlayerStats`](crate::PlayerStats). The
-    /// player may reconnect; use an allowlist to prevent that.
+    /// player may reconnect; use an allowlist to prevent that. For code that the library runs, it is disconnected soon
+    /// after, if it is in the statistics.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such output, or no such player of it.
@@ -347,10 +366,16 @@ impl FlowHandle {
             _ => None,
         });
         let entry = entry.ok_or_else(|| not_found("output", output))?;
-        match entry {
-            Some(entry) if entry.kick(peer).await => Ok(()),
-            _ => Err(not_found("player", &peer.to_string())),
-        }
+        let kicked = match entry {
+            // The port may be what runs the caller, so its answer is not waited for.
+            Some(entry) if lock::is_on_task() => {
+                self.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
+                self.running.has_player(output, peer)
+            }
+            Some(entry) => entry.kick(peer).await,
+            None => false,
+        };
+        if kicked { Ok(()) } else { Err(not_found("player", &peer.to_string())) }
     }
 
     /// Changes a source without a reconnection.
@@ -389,20 +414,27 @@ impl FlowHandle {
     /// Stops the flow: the received media is passed on, then all tasks end and all sockets are closed. Changes in
     /// preparation end without effect. If the future is dropped after it was first polled, the flow still stops.
     /// Dropping the handle as well does not wait for work in progress.
+    ///
+    /// Code that the library runs (release functions, wakers, callbacks, the logger) may call this. It does not wait then:
+    /// the flow stops in the background, and [`Event::FlowStopped`] tells when it has.
     pub async fn stop(&self) {
         lock::hold_back(self.running.stop()).await;
     }
 
-    /// Runs a change on the engine's runtime, to which sockets belong, on whichever executor it is awaited. The token
-    /// is cancelled when the caller drops the future.
-    async fn on_runtime<F>(&self, change: impl FnOnce(CancellationToken) -> F) -> Result<(), Error>
+    /// Runs a change on the engine's runtime, to which sockets belong, on whichever executor it is awaited.
+    async fn on_runtime<F>(&self, change: impl FnOnce(Caller) -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let abandoned = CancellationToken::new();
-        let waits = abandoned.clone().drop_guard();
-        let done = self.running.tasks.runtime.spawn(lock::hold_back(change(abandoned))).await;
-        waits.disarm();
+        let waits = !lock::is_on_task();
+        let change = lock::hold_back(change(Caller { abandoned: abandoned.clone(), waits }));
+        if !waits {
+            return lock::within_task(change).await;
+        }
+        let interest = abandoned.drop_guard();
+        let done = self.running.tasks.runtime.spawn(lock::task(change)).await;
+        interest.disarm();
         done.unwrap_or(Err(Error::Stopped("engine")))
     }
 }

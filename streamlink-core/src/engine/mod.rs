@@ -164,7 +164,7 @@ impl EngineBuilder {
     ///
     /// The callback runs on threads for blocking work, which do not delay media, with at most 16 concurrent calls for
     /// each port. If it panics or does not answer within 2 seconds, the peer is refused. Stopping a flow waits until
-    /// the calls about its peers have returned.
+    /// the calls about its peers have returned, except within such a call.
     pub fn access(mut self, ask: impl Fn(&AccessRequest) -> Access + Send + Sync + 'static) -> Self {
         self.access_hook = Some(AccessHook::Blocking(Arc::new(ask)));
         self
@@ -287,13 +287,20 @@ impl Engine {
     /// is then started.
     pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
         let shared = self.shared.clone();
+        if lock::is_on_task() {
+            return lock::within_task(start::start(shared, flow)).await;
+        }
         // Sockets belong to the engine's runtime, on whichever executor this is awaited.
-        let started = AbortOnDropHandle::new(self.shared.runtime.spawn(start::start(shared, flow))).await;
+        let started = AbortOnDropHandle::new(self.shared.runtime.spawn(lock::task(start::start(shared, flow)))).await;
         started.unwrap_or(Err(Error::Stopped("engine")))
     }
 
-    /// Runs a future to completion, for hosts without an executor of their own. Must not be called from within one.
+    /// Runs a future to completion, for hosts without an executor of their own. May be called from code that the library
+    /// runs on a runtime with several threads, or on the engine's own. Must not be called from within another executor.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        if lock::is_on_task() {
+            return tokio::task::block_in_place(|| self.shared.runtime.block_on(future));
+        }
         self.shared.runtime.block_on(future)
     }
 
@@ -310,7 +317,8 @@ impl Engine {
     }
 
     /// Stops all flows, and waits until their tasks have ended and their sockets are closed. No flow can be started
-    /// after that: [`Engine::start`] fails with [`Error::Stopped`].
+    /// after that: [`Engine::start`] fails with [`Error::Stopped`]. It does not wait when it is called from code that
+    /// the library runs, as in [`FlowHandle::stop`].
     pub async fn shutdown(&self) {
         self.shared.is_shut_down.store(true, Ordering::SeqCst);
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();

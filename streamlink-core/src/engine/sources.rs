@@ -8,6 +8,7 @@ use crate::{
     },
     error::Error,
     flow::{self, Failover, FailoverPolicy, PeerUrl, Source},
+    lock,
     router::{self, FailoverConfig, SourceGroup, State, SwitchPolicy},
 };
 use std::{
@@ -89,7 +90,7 @@ impl Running {
     }
 
     fn spawn_source(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.source_tasks.spawn_on(task, &self.tasks.runtime);
+        self.source_tasks.spawn_on(lock::task(task), &self.tasks.runtime);
     }
 
     /// Runs the clock of a merge, which expires windows while no media arrives.

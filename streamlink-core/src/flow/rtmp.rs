@@ -209,8 +209,8 @@ endpoint_builder! {
     RtmpPullSourceBuilder: RtmpPull
 }
 caller_setters!(RtmpPullSourceBuilder, call);
-congestion_setter!(RtmpPullSourceBuilder, call);
 idle_setters!(RtmpPullSourceBuilder, "10 000 ms", silence);
+congestion_setter!(RtmpPullSourceBuilder, call);
 
 endpoint_builder! {
     /// Builder of an RTMP_PUSH output, which publishes to one server. Made by

@@ -222,8 +222,8 @@ endpoint_builder! {
     RtspCallerBuilder<R>: RtspCaller
 }
 caller_setters!(<R> RtspCallerBuilder<R>, call);
-congestion_setter!(<R> RtspCallerBuilder<R>, call);
 idle_setters!(RtspCallerBuilder<role::Source>, "10 000 ms", rtsp.silence);
+congestion_setter!(<R> RtspCallerBuilder<R>, call);
 output_setters!(RtspCallerBuilder<role::Output>);
 
 impl RtspListenerBuilder<role::Output> {

@@ -11,7 +11,7 @@ use super::{
     silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
 };
-use crate::error::Problem;
+use crate::{error::Problem, media::ProgramChoice};
 use SettingScope::*;
 use SettingValue::{Boolean, Choice, Form, Number, Text};
 use std::ops::RangeInclusive;
@@ -204,6 +204,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: None,
     },
     Row {
+        setting: setting("entry_wait", "entry_wait", &[Flow], Number { min: 0, max: 60_000 }, "ms", "3000", "Maximum time that a late player or a failover waits for a picture from which decoding can start."),
+        access: None,
+    },
+    Row {
         setting: setting("failover", "failover", &[Flow], Form("an object"), "", "", "Rules for the change between the sources."),
         access: None,
     },
@@ -326,6 +330,10 @@ pub(crate) static TABLE: &[Row] = &[
         setting: setting("tlpktdrop", "packet_drop", SRT, Boolean, "", "true", "Drops packets that are too late, instead of waiting for them."),
         access: field!(srt, |s| text(s.packet_drop), |s, v| s.packet_drop = v.boolean()?),
     },
+    Row {
+        setting: setting("program", "program", &[SrtListenerSource, SrtCallerSource], Form("a program number from 1 to 65535, or the name of a service"), "", "", "Program of the transport stream that is remultiplexed to RTMP; by default the best one that has a picture."),
+        access: field!(srt, |s| (s.program != ProgramChoice::Best).then(|| s.program.to_string()), |s, v| s.program = v.parse()?),
+    },
     // RTP.
     Row {
         setting: setting("iface", "interface", &[RtpSource], Form("name or address of an interface"), "", "", "Interface that receives a multicast group; by default the system's choice."),
@@ -347,7 +355,7 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(rtp_input, |s| text(s.reorder_window.as_millis()), |s, v| s.reorder_window = v.millis()?),
     },
     Row {
-        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time that the sender may be silent before the source counts as lost."),
+        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
         access: field!(rtp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
     },
     Row {

@@ -17,8 +17,8 @@ use crate::{
     },
     error::Error,
     flow::{
-        self, Call, DEFAULT_GOP_CACHE, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay,
-        StreamKey,
+        Call, DEFAULT_GOP_CACHE, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay,
+        StreamKey, rtmp_url,
     },
     net::{Egress, TlsClient},
 };
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 /// Returns the URL of a listener for encoders or players. It holds the stream key, which grants access.
 fn listener_url(resources: &EngineResources, port: &Port<Rtmp>, app: &str, key: Option<&StreamKey>) -> String {
     let address = resources.advertise(port.local_addr());
-    flow::rtmp_url(port.is_secure(), &address, app, key.map_or("", StreamKey::reveal))
+    rtmp_url(port.is_secure(), &address, app, key.map_or("", StreamKey::reveal))
 }
 
 /// Returns the application and key of a listener. Invariant: `build()` has generated a key if none was set.

@@ -16,7 +16,7 @@ use crate::{
         tcp::{PlayerLimits, Port, Route, RouteEnd, add_route, open_port},
     },
     error::Error,
-    flow::{self, DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions},
+    flow::{DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions, rtsp_url},
     net::{Egress, TlsClient},
     proto::rtsp::User,
     router::CurrentPresentation,
@@ -45,8 +45,7 @@ struct OpenServer {
 impl OpenServer {
     /// Returns the URL for clients. It holds no password.
     fn url(&self, resources: &EngineResources) -> String {
-        let address = resources.advertise(self.port.local_addr());
-        flow::rtsp_url(self.port.is_secure(), &address, &self.settings.rtsp.path)
+        rtsp_url(self.port.is_secure(), &resources.advertise(self.port.local_addr()), &self.settings.rtsp.path)
     }
 
     fn place(&self, presentation: &Arc<CurrentPresentation>) -> Place {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     endpoint::LossReason,
-    lock::lock,
+    lock::{self, lock},
     net::Egress,
     router::{BatchLayout, Ring},
 };
@@ -79,7 +79,8 @@ impl MulticastSender {
         let stop = route.stop.child_token();
         let seat = Arc::new(MulticastMembership(stop.clone()));
         *seats = Arc::downgrade(&seat);
-        route.connections.spawn(send(route.clone(), ring.clone(), udp, self.group.address, stop));
+        let sending = send(route.clone(), ring.clone(), udp, self.group.address, stop);
+        route.connections.spawn(lock::task(sending));
         Ok(seat)
     }
 }

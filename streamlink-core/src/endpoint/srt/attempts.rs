@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     flow::Passphrase,
+    lock,
     proto::srt::{Handshake, WrappingKey},
 };
 use futures_util::future::BoxFuture;
@@ -196,10 +197,10 @@ impl Attempts {
             let report = Report { id, kind, outcome: None, to: to.clone() };
             match work {
                 Work::Ask(question) => {
-                    tokio::spawn(async move { report.report(Outcome::Asked(question.await)) });
+                    tokio::spawn(lock::task(async move { report.report(Outcome::Asked(question.await)) }));
                 }
                 Work::Derive(derive) => {
-                    tokio::task::spawn_blocking(move || report.report(derive()));
+                    tokio::task::spawn_blocking(move || report.report(lock::on_task(derive)));
                 }
             }
         }

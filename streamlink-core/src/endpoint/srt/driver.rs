@@ -17,7 +17,7 @@ use crate::{
         local_egress,
     },
     error::Error,
-    flow::{self, Allowlist, SrtCaller, SrtListener},
+    flow::{Allowlist, SrtCaller, SrtListener, srt_url},
     net::Egress,
 };
 use futures_util::future::BoxFuture;
@@ -57,8 +57,7 @@ impl OpenListener {
 
     /// Returns the URL for callers. It holds no secret.
     fn url(&self, resources: &EngineResources) -> String {
-        let address = resources.advertise(self.port.local_addr());
-        flow::srt_url(&address, self.settings.srt.stream_id.as_deref())
+        srt_url(&resources.advertise(self.port.local_addr()), self.settings.srt.stream_id.as_deref())
     }
 
     fn add(self, flow: &FlowMedia, status: Arc<Status>, end: RouteEnd) -> ListenerEntry {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     flow::{Allowlist, PeerLimits},
+    lock,
     media::Packet as MediaPacket,
     net::{Received, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{Control, Listener, Packet, Transmit, destination},
@@ -89,14 +90,14 @@ impl Port {
         let mut task = PortTask::new(socket, random, access_hook, PeerRegistry::new(limits));
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
-        tokio::spawn(async move {
+        tokio::spawn(lock::task(async move {
             let result = AssertUnwindSafe(task.run(&mut receiver)).catch_unwind().await;
             if let Err(panic) = result {
                 task.fail(&mut receiver, &*panic);
             }
             drop(task); // closes the socket
             drop(end); // the drop guard also fires if the task is aborted
-        });
+        }));
         Ok(Arc::new(Self { local, commands, next_route: AtomicU64::new(1), ended }))
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     flow::{Allowlist, PeerLimits},
-    lock::lock,
+    lock::{self, lock},
     net::{self, DescriptorPermit, EpollGroup, SpareDescriptor, Stream, TlsServer},
     random::Random,
 };
@@ -123,10 +123,10 @@ impl<S: Service> Port<S> {
             publishers: ConnectionExecutor::new(Kind::Publishers, stop.clone()),
         });
         let port = Arc::new(Self { local, shared: shared.clone(), stop: stop.clone(), closed: closed.clone() });
-        tokio::spawn(async move {
+        tokio::spawn(lock::task(async move {
             shared.run(listener, &stop).await; // closes the socket
             closed.cancel();
-        });
+        }));
         Ok(port)
     }
 
@@ -268,13 +268,13 @@ impl<S: Service> Shared<S> {
             Err(reason) => return self.refuse_everywhere(peer, reason, now),
         };
         let (shared, stop) = (self.clone(), stop.clone());
-        tokio::spawn(async move {
+        tokio::spawn(lock::task(async move {
             let visit = PendingConnection { stream, peer, connection, pending };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = S::connection(shared, visit) => {}
             }
-        });
+        }));
     }
 
     /// Takes the places that a connection needs, or returns the reason for a refusal.
