@@ -676,6 +676,65 @@ typedef struct {
 } streamlink_engine_options;
 
 /**
+ * A setting of a flow or of an endpoint. Texts end with NUL, are "" where there is nothing to say, and live as long as
+ * the program. Fields are only ever added, at the end.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The name in URLs, in JSON, and for streamlink_source_set() and streamlink_output_set().
+   */
+  const char *name;
+  /**
+   * Other names that are read as the same setting, separated by commas.
+   */
+  const char *aliases;
+  /**
+   * The type of the value: "number", "boolean", "choice", "text" or "form".
+   */
+  const char *value_type;
+  /**
+   * The range as text: "0 to 10000", "true or false", "auto, udp, tcp", or the form of the text.
+   */
+  const char *range;
+  /**
+   * The unit of a number: "ms", "bytes".
+   */
+  const char *unit;
+  /**
+   * The default.
+   */
+  const char *default_value;
+  /**
+   * The meaning, in one sentence.
+   */
+  const char *summary;
+  /**
+   * The flows and endpoints that have it, separated by commas: "SRT caller source, SRT caller output".
+   */
+  const char *scopes;
+  /**
+   * The minimum of a number, or of the length of a text in bytes.
+   */
+  uint64_t min;
+  /**
+   * The maximum of a number, or of the length of a text in bytes.
+   */
+  uint64_t max;
+  /**
+   * Not 0: the value is secret.
+   */
+  int32_t secret;
+  /**
+   * Zero.
+   */
+  int32_t reserved;
+} streamlink_setting;
+
+/**
  * Gets the events of a flow, one at a time, from any thread. The event lives until it returns. It may call this library,
  * and destroy its flow.
  */
@@ -1103,6 +1162,23 @@ streamlink_status streamlink_engine_metrics(const streamlink_engine *engine,
  * `engine` is NULL or an engine that was not destroyed, and is not used by another call at the same time.
  */
 void streamlink_engine_destroy(streamlink_engine *engine);
+
+/**
+ * The number of settings in the table. A name occurs several times where its type, range or default depends on the
+ * endpoint.
+ */
+size_t streamlink_setting_count(void);
+
+/**
+ * Fills in a setting of the table. `index` counts from 0 to streamlink_setting_count() - 1; beyond, the status is
+ * STREAMLINK_STATUS_INVALID_ARGUMENT.
+ *
+ * # Safety
+ * `setting` points to a struct that begins with its size; `error` is NULL or points to a pointer.
+ */
+streamlink_status streamlink_setting_get(size_t index,
+                                         streamlink_setting *setting,
+                                         streamlink_error **error);
 
 /**
  * Creates a source from its name (1 to 128 bytes) and its URL:

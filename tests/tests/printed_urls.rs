@@ -19,7 +19,9 @@ fn start(source: Source, outputs: Vec<Output>) -> (Engine, FlowHandle) {
 
 fn ffmpeg_sends(format: &[&str], url: &str) -> Peer {
     let from = clip();
-    let mut arguments = vec!["-v", "error", "-nostdin", "-re", "-i", text(&from), "-map", "0", "-c", "copy", "-f"];
+    // Of MPEG-TS, ffmpeg sends the sound over RTSP only after a conversion; the picture is enough here.
+    let streams = if format.contains(&"rtsp") { "0:v" } else { "0" };
+    let mut arguments = vec!["-v", "error", "-nostdin", "-re", "-i", text(&from), "-map", streams, "-c", "copy", "-f"];
     arguments.extend(format);
     arguments.push(url);
     Peer::start("ffmpeg", &arguments)

@@ -1,191 +1,26 @@
 //! The flow, which is always valid, and the builder that checks it.
 
 use super::{
-    address::Listen,
-    allowlist::Allowlist,
+    bandwidth_policy::BandwidthPolicy,
     bitrate::Bitrate,
     builder::Common,
+    claim::Claim,
+    failover::{Failover, FailoverPolicy},
     name::{Name, check_text},
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, allowed_text, family::Family},
     secret::StreamKey,
-    setting_table::Fields,
-    settings::{check_millis, millis},
+    settings::check_millis,
     source::{IntoSource, Source, SourceKind},
-    srt::SrtOptions,
-    stream_id::StreamId,
 };
 use crate::{
     error::{ConfigError, ConfigErrors, Problem},
     media::MediaFamily,
-    secret::Secret,
 };
-use std::{
-    collections::HashMap, fmt, marker::PhantomData, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration,
-};
+use std::{collections::HashMap, marker::PhantomData, time::Duration};
 
 /// Maximum number of sources of one merge.
 pub(crate) const MAX_PATHS: usize = 16;
-
-/// Treatment of media above the flow's maximum bandwidth. As text: `drop`, `disconnect` or `warn`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BandwidthPolicy {
-    /// Drops whole packets, of RTMP whole frames; of RTMP and RTSP all pictures up to the next key frame.
-    #[default]
-    Drop,
-    /// Disconnects the source.
-    Disconnect,
-    /// Everything passes; an event and the counters tell. SRT outputs without a maximum of their own pace by what comes
-    /// in; queues stay those of the maximum bandwidth, and an output that falls behind more than that loses the oldest.
-    Warn,
-}
-
-/// Rules for the change between the sources of a flow.
-///
-/// The first source that delivers media feeds the flow. It is lost when its connection closes, or when it delivers
-/// nothing for the loss threshold; then the first other source that has media takes over, and [`Event::Switched`] reports
-/// it. A switch never disconnects an output.
-///
-/// ```
-/// use std::time::Duration;
-/// use streamlink_core::{Bitrate, Failover, FailoverPolicy, Flow, Output, Source};
-///
-/// let policy = FailoverPolicy::Prefer(Duration::from_secs(5));
-/// let flow = Flow::builder("match-day", Bitrate::mbps(20))
-///     .source(Source::srt_listener("venue", "0.0.0.0:9000"))
-///     .backup(Source::srt_caller("spare", "example.com:9000"))
-///     .failover(Failover::new(policy).loss_threshold(Duration::from_millis(300)))
-///     .output(Output::srt_listener("partner", "0.0.0.0:9001"))
-///     .build()?;
-/// assert_eq!(flow.sources().len(), 2);
-/// # Ok::<(), streamlink_core::ConfigErrors>(())
-/// ```
-///
-/// - RTMP and RTSP continue with a video key frame: with the last one of the backup, whose group of pictures is kept (up
-///   to 16 MiB), or else with the next. Timestamps, sequence numbers and sender reports continue; headers and parameter
-///   sets are sent again when they differ. RTSP players stay connected if the tracks have the same encoding.
-/// - MPEG-TS, over SRT or RTP, continues at a random access point of the video, if the stream marks them and one arrives
-///   within the loss threshold; otherwise, as any other payload, with the next packet. The first transport packet of
-///   each PID is preceded by one with the discontinuity indicator. PCR, PTS, DTS and SCTE 35 times are shifted so that
-///   they continue, unless they do so already. RTP keeps one SSRC with continuous sequence numbers and timestamps; a
-///   backup that carries identical packets continues with the next of them, unaltered.
-///
-/// [`Event::Switched`]: crate::Event::Switched
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Failover {
-    pub(crate) policy: FailoverPolicy,
-    pub(crate) loss_threshold: Duration,
-    pub(crate) cold: bool,
-}
-
-/// Conditions for a switch between the sources of a flow.
-///
-/// As text: `stay`, `prefer` or `prefer:MILLISECONDS` (5000 ms), `merge` or `merge:MILLISECONDS` (200 ms).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FailoverPolicy {
-    /// Stays with the backup after a loss. The source that delivers first is active.
-    Stay,
-    /// Returns to the first source once it has delivered for this time (0–3 600 000 ms).
-    Prefer(Duration),
-    /// Merges up to 16 sources that carry the same RTP packets, over RTP or SRT, packet by packet (SMPTE ST 2022-7). The
-    /// recovery window of 100–500 ms is the maximum delay of one path behind another.
-    Merge(Duration),
-}
-
-impl BandwidthPolicy {
-    /// All policies.
-    pub const ALL: &'static [Self] = &[Self::Drop, Self::Disconnect, Self::Warn];
-
-    /// Returns the name, as in `drop`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Drop => "drop",
-            Self::Disconnect => "disconnect",
-            Self::Warn => "warn",
-        }
-    }
-}
-
-impl fmt::Display for BandwidthPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for BandwidthPolicy {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
-        let found = Self::ALL.iter().find(|policy| policy.name() == s);
-        found.copied().ok_or_else(|| Problem::malformed(s, "drop, disconnect or warn"))
-    }
-}
-
-impl FailoverPolicy {
-    /// Range of the hold time, in milliseconds.
-    const HOLD: RangeInclusive<u64> = 0..=3_600_000;
-    /// Range of the recovery window, in milliseconds.
-    const WINDOW: RangeInclusive<u64> = 100..=500;
-    /// Hold time of `prefer` as text, if none is given.
-    pub(crate) const DEFAULT_HOLD: Duration = Duration::from_secs(5);
-    /// Recovery window of `merge` as text, if none is given.
-    pub(crate) const DEFAULT_WINDOW: Duration = Duration::from_millis(200);
-}
-
-impl fmt::Display for FailoverPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stay => f.write_str("stay"),
-            Self::Prefer(hold) => write!(f, "prefer:{}", hold.as_millis()),
-            Self::Merge(window) => write!(f, "merge:{}", window.as_millis()),
-        }
-    }
-}
-
-impl FromStr for FailoverPolicy {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
-        let (name, time) = match s.split_once(':') {
-            Some((name, time)) => (name, Some(time)),
-            None => (s, None),
-        };
-        match (name, time) {
-            ("stay", None) => Ok(Self::Stay),
-            ("prefer", None) => Ok(Self::Prefer(Self::DEFAULT_HOLD)),
-            ("prefer", Some(hold)) => millis(hold, Self::HOLD).map(Self::Prefer),
-            ("merge", None) => Ok(Self::Merge(Self::DEFAULT_WINDOW)),
-            ("merge", Some(window)) => millis(window, Self::WINDOW).map(Self::Merge),
-            _ => Err(Problem::malformed(s, "stay, prefer[:MILLISECONDS] or merge[:MILLISECONDS]")),
-        }
-    }
-}
-
-impl Failover {
-    /// Returns the rules of a policy, with a loss threshold of 500 ms and hot backups.
-    pub fn new(policy: FailoverPolicy) -> Self {
-        Self { policy, loss_threshold: Duration::from_millis(500), cold: false }
-    }
-
-    /// Sets the time without media after which the active source counts as lost (500 ms; 50–60 000).
-    pub fn loss_threshold(mut self, threshold: Duration) -> Self {
-        self.loss_threshold = threshold;
-        self
-    }
-
-    /// Makes the backups cold: they connect only when they are needed. All of them must be callers.
-    pub fn cold(mut self) -> Self {
-        self.cold = true;
-        self
-    }
-}
-
-impl Default for Failover {
-    fn default() -> Self {
-        Self::new(FailoverPolicy::Stay)
-    }
-}
 
 /// A flow: one source, or several with failover between them, and any number of outputs.
 ///
@@ -545,69 +380,6 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
         OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         _ => None,
     }
-}
-
-/// A local address, and the application and key, stream id or path that tells endpoints apart that share it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Claim {
-    transport: &'static str,
-    address: SocketAddr,
-    key: Secret,
-}
-
-impl fmt::Display for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.transport, self.address)
-    }
-}
-
-impl Source {
-    /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.
-    pub(crate) fn claim(&self) -> Option<Claim> {
-        let (transport, listen, key) = match &self.kind {
-            SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
-            SourceKind::SrtListener(s) => ("srt", &s.listen, stream_id_claim(&s.srt)),
-            SourceKind::Rtmp(s) => ("rtmp", &s.listen, app_key("publish", &s.app, &s.key)),
-            SourceKind::RtspListener(s) => ("rtsp", &s.listen, format!("record {}", s.rtsp.path)),
-            _ => return None,
-        };
-        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
-    }
-
-    /// Returns the allowlist of a listener.
-    pub(crate) fn allow_mut(&mut self) -> Option<&mut Allowlist> {
-        self.kind.listen().map(|listen| &mut listen.allow)
-    }
-}
-
-impl Output {
-    /// Returns the settings of an output that listens.
-    pub(crate) fn listen_mut(&mut self) -> Option<&mut Listen> {
-        self.kind.listen()
-    }
-
-    /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.
-    pub(crate) fn claim(&self) -> Option<Claim> {
-        let (transport, listen, key) = match &self.kind {
-            OutputKind::SrtListener(s) => ("srt", &s.listen, stream_id_claim(&s.srt)),
-            OutputKind::RtmpPlay(s) => ("rtmp", &s.listen, app_key("play", &s.app, &s.key)),
-            OutputKind::RtspListener(s) => ("rtsp", &s.listen, format!("play {}", s.rtsp.path)),
-            _ => return None,
-        };
-        (listen.bind.port() != 0).then_some(Claim { transport, address: listen.bind, key: key.into() })
-    }
-}
-
-/// Returns the stream id as part of a claim: the same for ids that ask for the same stream.
-fn stream_id_claim(options: &SrtOptions) -> String {
-    let id = options.stream_id.as_deref();
-    id.map(|id| StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)).claim()).unwrap_or_default()
-}
-
-/// Returns the application and key as part of a claim. The role is part of it, because a publisher and players may use
-/// the same ones.
-fn app_key(role: &str, app: &str, key: &Option<StreamKey>) -> String {
-    format!("{role} {app}/{}", key.as_ref().map_or("", StreamKey::reveal))
 }
 
 /// Names and addresses in use within a flow, each with the path of the endpoint that uses it.

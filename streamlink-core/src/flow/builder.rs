@@ -5,7 +5,7 @@
 //! at once.
 
 use super::{
-    setting::{find, unknown},
+    setting::{SettingScope, find, unknown},
     setting_table::Fields,
     settings,
 };
@@ -46,7 +46,9 @@ impl Common {
     /// Returns a remark on a caller of this machine's own address whose URL does not say that it calls: whoever wrote it
     /// may have meant to listen there. `is_local` tells whether an address is one of this machine.
     pub(crate) fn remark(&self, fields: &mut dyn Fields, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
-        let remote = fields.call().filter(|_| self.mode_is_implied)?.remote.clone();
+        // Servers of RTSP, and of RTMP behind a push, are often on the same machine.
+        let may_be_meant_to_listen = fields.srt().is_some() || fields.scope() == SettingScope::RtmpPullSource;
+        let remote = fields.call().filter(|_| self.mode_is_implied && may_be_meant_to_listen)?.remote.clone();
         let address = remote.literal().filter(|address| is_local(address.ip()))?;
         Some(format!(
             "calls {address}, an address of this machine; with `mode=listener` it listens there, and `mode=caller` says \

@@ -16,9 +16,11 @@ mod node;
 mod positions;
 
 use super::{
+    bandwidth_policy::BandwidthPolicy,
     bitrate::Bitrate,
-    build::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowDraft},
+    build::{Flow, FlowDraft},
     builder::Common,
+    failover::{Failover, FailoverPolicy},
     output::Output,
     setting::{SettingScope, unknown},
     source::Source,
@@ -92,7 +94,7 @@ fn no_json(error: &serde_json::Error) -> ConfigErrors {
     let reason = error.to_string();
     let reason = reason.split(" at line ").next().unwrap_or_default();
     let problem = Problem::malformed("the text", format!("JSON: {reason}"));
-    ConfigErrors::from(ConfigError::new("", problem)).at(|_| (error.line(), error.column()))
+    ConfigErrors::from(ConfigError::new("", problem)).at(|_| (error.line(), error.column().max(1)))
 }
 
 /// A JSON object whose members are removed as they are read; the remaining ones are reported as unknown.

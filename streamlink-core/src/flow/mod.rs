@@ -6,9 +6,12 @@
 
 mod address;
 mod allowlist;
+mod bandwidth_policy;
 mod bitrate;
 mod build;
 mod builder;
+mod claim;
+mod failover;
 #[cfg(feature = "serde")]
 mod json;
 mod name;
@@ -35,9 +38,11 @@ mod written_url;
 
 pub use address::{HostPort, Interface};
 pub use allowlist::Allowlist;
+pub use bandwidth_policy::BandwidthPolicy;
 pub use bitrate::Bitrate;
-pub use build::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowBuilder, NeedsSource, NoSource};
+pub use build::{Flow, FlowBuilder, NeedsSource, NoSource};
 pub use builder::role;
+pub use failover::{Failover, FailoverPolicy};
 pub use name::Name;
 pub use output::{IntoOutput, Output, TapBuilder};
 pub use pairing::{FedBy, InputProtocol, OutputProtocol, family};
@@ -55,7 +60,8 @@ pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 
 pub(crate) use address::{Call, LocalEnd, Reconnect};
-pub(crate) use build::{Claim, MAX_PATHS, check_description, check_output};
+pub(crate) use build::{MAX_PATHS, check_description, check_output};
+pub(crate) use claim::Claim;
 pub(crate) use output::{OutputKind, TapOutput};
 pub(crate) use printed_url::{rtmp_url, rtsp_url, srt_url};
 pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};

@@ -160,10 +160,8 @@ fn callers_of_this_machine_are_remarked() {
         "source `in` calls 127.0.0.1:9000, an address of this machine; with `mode=listener` it listens there, and \
          `mode=caller` says that it is to call"
     );
-    for url in ["rtmp://[::1]/live/KEY", "rtsp://user:hunter2@127.0.0.1/cam?token=hunter2"] {
-        let remark = remark(url).unwrap();
-        assert!(!remark.contains("hunter2") && !remark.contains("KEY"), "{remark}");
-    }
+    let text = remark("rtmp://[::1]/live/KEY?token=hunter2").unwrap();
+    assert!(!text.contains("hunter2") && !text.contains("KEY"), "{text}");
     for url in [
         "srt://127.0.0.1:9000?mode=caller",
         "srt://127.0.0.1:9000?mode=listener",
@@ -173,6 +171,7 @@ fn callers_of_this_machine_are_remarked() {
         "srt://192.0.2.1:9000",
         "srt://localhost.example:9000",
         "rtp://127.0.0.1:5004",
+        "rtsp://127.0.0.1/cam",
     ] {
         assert_eq!(remark(url), None, "{url}");
     }
