@@ -297,6 +297,7 @@ fn call_on_the_task_of(source: Source, output: Output, call: Call) {
     let flow = Flow::builder("own", Bitrate::mbps(1)).source(source).build().unwrap();
     let flow = engine.block_on(engine.start(flow)).unwrap();
     let mut events = flow.events();
+    while events.try_next().is_some() {} // those of the start, which a new reader gets, too
     let (returned, wait) = mpsc::channel();
     let host = Arc::new(Within { engine, flow, has_called: AtomicBool::new(false), call, returned });
     let waker = Waker::from(host.clone());

@@ -101,8 +101,8 @@ pub struct EndpointStats {
     pub peer: Option<SocketAddr>,
     /// Last error of the endpoint. It stays when the endpoint has recovered.
     pub last_error: Option<LastError>,
-    /// Streams of the MPEG-TS that an RTMP_PUSH output is remultiplexed from, about a second old: those that are carried,
-    /// then those that are left out, with the reason.
+    /// Streams of the MPEG-TS from which an output is remultiplexed, about a second old: those that are carried, then
+    /// those that are left out, with the reason.
     pub tracks: Vec<MediaTrack>,
 }
 
