@@ -105,7 +105,11 @@ impl Running {
     fn wanted_program(&self) -> impl Fn() -> ProgramChoice + Send + use<> {
         let group = self.group.clone();
         let wanted: Vec<ProgramChoice> = self.sources().iter().map(|source| source.source.program()).collect();
+        let is_open = wanted.iter().all(|program| *program == ProgramChoice::Best);
         move || {
+            if is_open {
+                return ProgramChoice::Best;
+            }
             let active = (0..wanted.len()).find(|source| group.is_active(*source));
             active.and_then(|source| wanted.get(source)).or(wanted.first()).cloned().unwrap_or_default()
         }
