@@ -35,6 +35,10 @@ pub(crate) struct WantedPrograms {
 impl WantedPrograms {
     /// Returns the program that the active source asks for, or the first source while none is active.
     pub(super) fn now(&self) -> ProgramChoice {
+        // The group's lock is taken only where a source asks for a program.
+        if self.programs.iter().all(|program| *program == ProgramChoice::Best) {
+            return ProgramChoice::Best;
+        }
         let active = (0..self.programs.len()).find(|source| self.group.is_active(*source));
         self.programs.get(active.unwrap_or(0)).cloned().unwrap_or_default()
     }

@@ -46,6 +46,8 @@ pub(super) struct PesReader {
     phase: Phase,
     /// Number of bytes to come, if the header says it.
     left: Option<usize>,
+    /// Lengths in headers do not count: those of video are often unknown, and sometimes wrong.
+    is_video: bool,
     /// The last packet ended in stuffing, as the last of a PES packet does.
     stuffed: bool,
 }
@@ -54,6 +56,12 @@ pub(super) struct PesReader {
 const MAX_HEAD: usize = 9 + 255;
 
 impl PesReader {
+    /// Reads a video stream.
+    pub(super) fn video() -> Self {
+        Self { is_video: true, ..Self::default() }
+    }
+
+    /// Takes a packet; `take` is called with the pieces in it.
     pub(super) fn packet(&mut self, packet: &TransportPacket<'_>, take: &mut impl FnMut(Piece<'_>)) {
         if packet.payload.is_empty() || packet.scrambled {
             return;
@@ -110,7 +118,7 @@ impl PesReader {
             Header::Short | Header::Other => self.phase = Phase::Idle,
             Header::Whole { stamp, length, left } => {
                 self.phase = Phase::Body;
-                self.left = left;
+                self.left = left.filter(|_| !self.is_video);
                 take(Piece::Start(stamp));
                 self.data(bytes.get(length..).unwrap_or_default(), take);
             }
@@ -193,6 +201,13 @@ mod tests {
         let unbounded: &[u8] = &[0, 0, 1, 0xe0, 0, 0, 0x80, 0, 0, 1, 2];
         let got = pieces(&mut reader, &[(true, 1, unbounded), (false, 2, &[3]), (false, 2, &[3]), (false, 4, &[4])]);
         assert_eq!(got, ["Start(None)", "Data([1, 2])", "Data([3])", "Lost", "Data([4])"]);
+    }
+
+    #[test]
+    fn pes_of_video_with_a_wrong_length_is_read_to_its_end() {
+        let mut reader = PesReader::video();
+        let short: &[u8] = &[0, 0, 1, 0xe0, 0, 5, 0x80, 0, 0, 1, 2, 3, 4];
+        assert_eq!(pieces(&mut reader, &[(true, 0, short)]), ["Start(None)", "Data([1, 2, 3, 4])"]);
     }
 
     #[test]

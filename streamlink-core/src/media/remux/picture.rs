@@ -116,7 +116,7 @@ impl VideoTrack {
         Some(Self {
             pid,
             codec,
-            pes: PesReader::default(),
+            pes: PesReader::video(),
             units: UnitReader::new(codec, head),
             picture: Picture::default(),
             configured: false,

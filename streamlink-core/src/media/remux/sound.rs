@@ -18,6 +18,8 @@ use std::{
 const WAIT_FOR_PICTURE: i64 = SECOND / 2;
 /// Maximum time that sound of another timeline waits for the first picture of it.
 const WAIT_FOR_BREAK: i64 = SECOND;
+/// Maximum distance of sound from the picture that is decoded, in units of 90 kHz, on one timeline.
+const BESIDE: i64 = 2 * SECOND;
 /// Maximum number of frames that wait.
 const MAX_WAITING: usize = 512;
 /// Number of bytes of a PES packet after which its frames are taken without waiting for its end.
@@ -187,24 +189,29 @@ impl Core {
         let last = self.picture_timing.time.arrived();
         let has_pictures =
             self.video.is_some() && last.is_some_and(|last| arrival.saturating_duration_since(last) < PICTURE_GONE);
+        let expected = timing.next.unwrap_or_else(|| self.timeline.front());
+        let own = timing.time.place(raw);
+        // Where the pictures are as well, the sound is right, whatever was before.
+        let beside = own.filter(|own| {
+            let picture = self.picture_timing.time.last().filter(|_| has_pictures);
+            picture.is_some_and(|picture| (own - picture).abs() <= BESIDE)
+        });
+        if beside.is_some_and(|own| own > expected) && !timing.time.is_suspect() {
+            return Some(beside);
+        }
         if has_pictures && !ends && waited < WAIT_FOR_BREAK {
             return None; // the picture tells how the other timeline follows
         }
         timing.joins = true;
-        let expected = timing.next.unwrap_or_else(|| self.timeline.front());
-        let own = timing.time.place(raw);
-        Some(Some(match own {
-            // A small step of the sound alone is what the source means.
-            Some(own) if has_pictures && (own - expected).abs() <= SECOND => own,
-            _ if has_pictures => {
-                timing.time.move_alone(raw, expected);
-                expected
-            }
-            _ => {
-                self.timeline.break_at(&mut timing.time, raw, expected);
-                expected
-            }
-        }))
+        if beside.is_some() {
+            return Some(beside);
+        }
+        if has_pictures {
+            timing.time.move_alone(raw, expected);
+        } else {
+            self.timeline.break_at(&mut timing.time, raw, expected);
+        }
+        Some(Some(expected))
     }
 
     fn sound(&mut self, frame: Frame, at: i64, raw: Option<u64>, arrival: Instant, out: &mut Vec<Packet>) {

@@ -180,6 +180,11 @@ impl TrackTime {
         self.suspects = 0;
     }
 
+    /// Returns whether the program clock has just broken.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspects > 0
+    }
+
     /// Notes that the program clock has broken: the timestamps break soon.
     pub(super) fn suspect(&mut self) {
         self.suspects = SUSPECTS;

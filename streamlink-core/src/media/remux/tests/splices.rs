@@ -107,6 +107,24 @@ fn remux_times_go_on_over_clock_steps() {
 }
 
 #[test]
+fn remux_of_sound_with_a_gap_stays_with_the_picture() {
+    let (_, plain) = remux(&clip(), 1316);
+    let mut gap = Vec::new();
+    let (from, to) = (pes_start(&clip(), VIDEO_PID, 40), pes_start(&clip(), VIDEO_PID, 85));
+    for (number, packet) in clip().chunks_exact(PACKET).enumerate() {
+        if pid(packet) != AUDIO_PID || !(from..to).contains(&(number * PACKET)) {
+            gap.extend_from_slice(packet);
+        }
+    }
+    let (_, out) = remux(&gap, 1316);
+    let all = times(&plain, RtmpKind::Audio);
+    let got = times(&out, RtmpKind::Audio);
+    assert!(got.len() < all.len() - 50, "{}", got.len());
+    assert!(got.iter().all(|time| all.iter().any(|other| other.abs_diff(*time) <= 1)), "{got:?}");
+    assert_eq!(times(&out, RtmpKind::Video), times(&plain, RtmpKind::Video));
+}
+
+#[test]
 fn remux_of_looped_file_goes_on() {
     let (_, once) = remux(&clip(), 1316);
     let (_, out) = remux(&[clip(), clip(), clip()].concat(), 1316);
