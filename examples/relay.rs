@@ -45,6 +45,9 @@ struct Arguments {
     /// Form of the statistics, once a second
     #[arg(long, value_name = "FORM", default_value = "table")]
     stats: Form,
+    /// Host name or address in the printed addresses of sources and outputs that listen on every address
+    #[arg(long, value_name = "HOST")]
+    public_host: Option<String>,
     /// Connections that one peer address may have at each listening port (1 to 1000000)
     #[arg(long, value_name = "N", default_value_t = 1000)]
     peer_connections: u32,
@@ -114,7 +117,11 @@ async fn relay(arguments: &Arguments) -> Result<(), Failure> {
         .connections(arguments.peer_connections)
         .pending(arguments.peer_pending)
         .refusals_per_second(arguments.peer_refusals);
-    let engine = Engine::builder().peer_limits(limits).on(tokio::runtime::Handle::current())?;
+    let mut builder = Engine::builder().peer_limits(limits);
+    if let Some(host) = &arguments.public_host {
+        builder = builder.public_host(host);
+    }
+    let engine = builder.on(tokio::runtime::Handle::current())?;
     let running = engine.start(flow).await?;
     for address in running.input_addresses() {
         eprintln!("input address: {address}");

@@ -285,7 +285,8 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_SOURCE_LOST = 4,
   /**
-   * A source that calls will try again. `count`: attempts that have failed; `time_ms`: how long it waits.
+   * A source that calls will try again. `count`: attempts that have failed; `time_ms`: delay before the next one;
+   * `detail`: reason of the failure. Attempts that fail for the same reason as the one before are not reported again.
    */
   STREAMLINK_EVENT_KIND_SOURCE_RETRYING = 5,
   /**
@@ -301,7 +302,7 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_OUTPUT_LOST = 8,
   /**
-   * An output will try again. `count`, `time_ms`: as for a source.
+   * An output will try again. `count`, `time_ms`, `detail`: as for a source.
    */
   STREAMLINK_EVENT_KIND_OUTPUT_RETRYING = 9,
   /**
@@ -508,8 +509,8 @@ typedef struct {
 } streamlink_region;
 
 /**
- * A caller that asks to be let in by an SRT listener; its address is on the allowlist, and has been proved. All texts
- * live until the callback returns.
+ * Request of a peer to publish to a source or to play an output that listens. Its address is on the allowlist, and has
+ * been proved. Texts are as the peer has sent them, and live until the callback returns.
  */
 typedef struct {
   /**
@@ -517,25 +518,51 @@ typedef struct {
    */
   size_t size;
   /**
-   * The name of the source or output that it would be for.
+   * The name of the flow.
+   */
+  const char *flow;
+  /**
+   * The name of the requested source or output.
    */
   const char *endpoint;
   /**
-   * Where it calls from, as in "192.0.2.1:9000" or "[2001:db8::1]:9000".
+   * The name of the protocol: "SRT", "RTMP" or "RTSP".
+   */
+  const char *protocol;
+  /**
+   * The address of the peer, as in "192.0.2.1:9000" or "[2001:db8::1]:9000".
    */
   const char *peer;
   /**
-   * The stream id as it came; NULL if there is none.
+   * The stream id of an SRT caller; NULL if there is none.
    */
   const char *stream_id;
   /**
-   * Not 0: it would send, to a source. 0: it would receive, from an output.
+   * The application of an RTMP peer; NULL otherwise.
+   */
+  const char *app;
+  /**
+   * The stream key of an RTMP peer in clear text, possibly with parameters that the peer has appended, as in
+   * "KEY?token=abc"; NULL otherwise.
+   */
+  const char *key;
+  /**
+   * The path of an RTSP peer, without the leading slash; NULL otherwise.
+   */
+  const char *path;
+  /**
+   * The user name; NULL if there is none. That of an RTSP peer has been proved with its password. An SRT caller only
+   * claims it, by "u=" in its stream id.
+   */
+  const char *user;
+  /**
+   * Not 0: the peer sends, to a source. 0: it receives, from an output.
    */
   int32_t publishes;
-} streamlink_srt_request;
+} streamlink_access_request;
 
 /**
- * The host's decision on a caller. It is all zero when the callback is called: a callback that writes nothing refuses.
+ * The host's decision about a peer. It is all zero when the callback is called: a callback that writes nothing refuses.
  */
 typedef struct {
   /**
@@ -543,29 +570,31 @@ typedef struct {
    */
   size_t size;
   /**
-   * The code with which it is refused, which libsrt shows to its user: 1000 to 1999 stand for HTTP statuses plus
-   * 1000 (1401: unauthorized), 2000 and above are the host's own; others, also 0, are sent as 1403.
+   * The code with which it is refused: 1000 to 1999 stand for HTTP statuses plus 1000 (1401: unauthorized), 2000 and
+   * above are the host's own; others, also 0, stand for 1403. SRT sends the code, which libsrt shows to its user.
+   * RTSP answers with the HTTP status if that is an error of RTSP too, and with 403 otherwise. RTMP has no codes.
    */
   uint32_t reject;
   /**
-   * Not empty: an accepted caller needs this passphrase of 10 to 79 bytes, which ends with NUL. Another length
-   * refuses it. Empty: it needs that of the source or output, if that has one.
+   * Not empty: an accepted SRT caller needs this passphrase of 10 to 79 bytes, which ends with NUL. Another length
+   * refuses the peer. Empty: a caller needs the passphrase of the source or output, if that has one.
    */
   char passphrase[80];
   /**
-   * Not 0: the caller may come in. 0: it is refused.
+   * Not 0: the peer is accepted. 0: it is refused.
    */
   int32_t accept;
-} streamlink_srt_reply;
+} streamlink_access_reply;
 
 /**
- * Asked about every caller of an SRT listener whom the allowlist admits. It is called on threads of its own, several
- * at the same time (16 for each port at most), which no media waits for. A caller is refused with code 1500 when there
- * is no answer within 2 seconds. Stopping a flow waits until questions about its callers have returned.
+ * Callback that decides about every publisher and player of a listener whom the allowlist admits, before it is served.
+ * It is called on threads of its own, several at the same time (16 for each port at most), which no media waits for. A
+ * peer is refused with code 1500 when there is no answer within 2 seconds. Stopping a flow waits until questions about
+ * its peers have returned.
  */
-typedef void (*streamlink_srt_access)(void *user,
-                                      const streamlink_srt_request *request,
-                                      streamlink_srt_reply *reply);
+typedef void (*streamlink_access)(void *user,
+                                  const streamlink_access_request *request,
+                                  streamlink_access_reply *reply);
 
 /**
  * Settings of an engine. Zeroes stand for the defaults; see STREAMLINK_INIT(). Nothing is kept that it points to, except
@@ -594,13 +623,13 @@ typedef struct {
    */
   const char *public_host;
   /**
-   * Asked about callers of SRT listeners; NULL: nobody is asked.
+   * Asked about the publishers and players of listeners; NULL: nobody is asked.
    */
-  streamlink_srt_access srt_access;
+  streamlink_access access;
   /**
-   * Handed to `srt_access`.
+   * Handed to `access`.
    */
-  void *srt_access_user;
+  void *access_user;
   /**
    * The certificates, its own first, and the private key that listeners show when they speak TLS (rtmps, rtsps), as
    * PEM.
@@ -849,6 +878,27 @@ typedef struct {
    * How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
    */
   size_t pid_count;
+  /**
+   * The address of the sender of a connected source, or of the server that a connected caller has reached.
+   */
+  const char *peer;
+  /**
+   * The last error: the loss of a connection, a failed attempt at one, or the refusal of a peer. It stays when the
+   * endpoint has recovered.
+   */
+  const char *last_error;
+  /**
+   * The stable name of the class of the last error, as in "timed_out".
+   */
+  const char *last_error_kind;
+  /**
+   * The address of the peer that the last error is about.
+   */
+  const char *last_error_peer;
+  /**
+   * Milliseconds since the last error; -1: there was none.
+   */
+  int64_t last_error_age_ms;
 } streamlink_endpoint_stats;
 
 /**
@@ -1006,7 +1056,8 @@ void streamlink_text_free(streamlink_text *text);
 /**
  * Hands the log of this process's streamlink to the host: lines up to a streamlink_log_level. It never holds a
  * passphrase or a stream key. NULL, or STREAMLINK_LOG_LEVEL_OFF: no more lines. When it returns, the function that was
- * set before is not called any more; from within such a function it does not wait for that. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
+ * set before is not called any more; from within a callback of any kind it does not wait for that.
+ * STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
  *
  * # Safety
  * `sink` is NULL or a function that may be called with `user` from any thread; `error` is NULL or points to memory for
@@ -1323,7 +1374,8 @@ streamlink_status streamlink_flow_add_output(const streamlink_flow *flow,
                                              streamlink_error **error);
 
 /**
- * Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays.
+ * Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays. From
+ * within a callback it does not wait until the sockets of the old one are closed.
  *
  * # Safety
  * Both are objects that were not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
@@ -1334,7 +1386,8 @@ streamlink_status streamlink_flow_replace_output(const streamlink_flow *flow,
                                                  streamlink_error **error);
 
 /**
- * Removes an output, and waits until its sockets are closed. No other output notices.
+ * Removes an output, and waits until its sockets are closed; from within a callback, which may run on a thread of that
+ * output, it does not wait. No other output notices.
  *
  * # Safety
  * `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
@@ -1698,7 +1751,8 @@ streamlink_status streamlink_flow_tap(const streamlink_flow *flow,
  * Takes packets, as many as there are, up to `capacity`; waits for the first one up to `timeout_ms` milliseconds (0: does
  * not wait; negative: as long as it takes). On success `*count` packets are in `packets`, at least one, each to be freed
  * with streamlink_packet_free(). STREAMLINK_STATUS_TIMED_OUT: none came; STREAMLINK_STATUS_STOPPED: the flow has
- * stopped, or the output was removed, and all that came before was handed over.
+ * stopped, or the output was removed, and all that came before was handed over. Within a callback it does not wait for
+ * another call that takes packets from the same tap: STREAMLINK_STATUS_TIMED_OUT.
  *
  * # Safety
  * `tap` is an object that was not destroyed; `packets` points to memory for `capacity` pointers, and `count` for a

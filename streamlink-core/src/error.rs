@@ -9,7 +9,8 @@ use std::{fmt, io, net::SocketAddr};
 pub enum ErrorKind {
     /// The configuration is wrong; see [`ConfigErrors`].
     InvalidConfig,
-    /// A local address is used by another socket, or by another flow of this engine.
+    /// A local address is used by another socket, or by another flow of this engine with TLS where this one has none, or
+    /// the other way round.
     AddressInUse,
     /// The operating system denies the address or the operation to this process.
     PermissionDenied,
@@ -30,6 +31,10 @@ pub enum Error {
     /// The configuration is wrong. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// Another flow of this engine listens on the same address with the same key, stream id or path. Nothing was
+    /// started.
+    #[error(transparent)]
+    Claimed(ConfigErrors),
     /// A local address could not be bound. Nothing was started.
     #[error("flow `{flow}`, {endpoint}: cannot use address {address}: {cause}")]
     Bind {
@@ -94,7 +99,7 @@ impl Error {
                 _ => ErrorKind::Io,
             },
             Error::NotFound { .. } => ErrorKind::NotFound,
-            Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+            Error::AlreadyExists { .. } | Error::Claimed(_) => ErrorKind::AlreadyExists,
             Error::Stopped(_) => ErrorKind::Stopped,
             Error::Runtime(_) | Error::Randomness(_) => ErrorKind::Io,
         }
@@ -131,11 +136,24 @@ impl From<ConfigError> for ConfigErrors {
     }
 }
 
+impl ConfigErrors {
+    /// Sets the place of each error in the document that it comes from, by the path of its field.
+    #[cfg(feature = "serde")]
+    pub(crate) fn at(mut self, place: impl Fn(&str) -> (usize, usize)) -> Self {
+        for error in &mut self.0 {
+            error.position = Some(place(&error.path));
+        }
+        self.0.sort_by_key(|error| error.position);
+        self
+    }
+}
+
 impl fmt::Display for ConfigErrors {
+    /// Writes one error a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, error) in self.0.iter().enumerate() {
             if i > 0 {
-                f.write_str("; ")?;
+                f.write_str("\n")?;
             }
             error.fmt(f)?;
         }
@@ -150,6 +168,8 @@ impl std::error::Error for ConfigErrors {}
 pub struct ConfigError {
     path: String,
     problem: Problem,
+    /// Line and column in the document.
+    position: Option<(usize, usize)>,
 }
 
 /// Maximum length of a displayed field path, in bytes. The name of a field may come from an untrusted document.
@@ -157,7 +177,7 @@ const MAX_PATH: usize = 256;
 
 impl ConfigError {
     pub(crate) fn new(path: impl Into<String>, problem: Problem) -> Self {
-        Self { path: shown(&path.into(), MAX_PATH), problem }
+        Self { path: shown(&path.into(), MAX_PATH), problem, position: None }
     }
 
     /// Prefixes the path with an outer one: `bind` within `outputs[1]` becomes `outputs[1].bind`.
@@ -174,6 +194,12 @@ impl ConfigError {
         &self.path
     }
 
+    /// Returns the line and the column of the field in the JSON document, both from 1; `None` if there is no document. A
+    /// field that is missing has the place of its object.
+    pub fn position(&self) -> Option<(usize, usize)> {
+        self.position
+    }
+
     /// Returns the problem of the field.
     pub fn problem(&self) -> &Problem {
         &self.problem
@@ -182,10 +208,13 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.path.is_empty() {
-            true => self.problem.fmt(f),
-            false => write!(f, "{}: {}", self.path, self.problem),
+        if let Some((line, column)) = self.position {
+            write!(f, "line {line}, column {column}: ")?;
         }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        self.problem.fmt(f)
     }
 }
 
@@ -215,6 +244,12 @@ pub enum Problem {
     /// The endpoint has no setting of this name.
     #[error("there is no such setting")]
     UnknownField,
+    /// There is no setting of this name.
+    #[error("there is no such setting{hint}")]
+    UnknownSetting {
+        /// Known names that are similar, or the endpoints that have this setting; may be empty.
+        hint: String,
+    },
     /// Another endpoint or flow has the same name, or listens on the same address and key.
     #[error("{0}")]
     Duplicate(String),

@@ -106,7 +106,9 @@ mod test_rng;
 mod text;
 mod time;
 
-pub use endpoint::{AppSource, PacketBatch, PlayerStats, PushError, SrtAccess, SrtRequest, Tap, TapCallback};
+pub use endpoint::{
+    Access, AccessRequest, AppSource, LastError, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
+};
 pub use engine::{EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit};
 pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
 pub use event::{Event, Events, LossReason, RefusalReason};
@@ -115,10 +117,13 @@ pub use flow::{
     FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource,
     NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress,
     RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
-    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Source,
-    SrtCallerBuilder, SrtListenerBuilder, StreamKey, TapBuilder, family, role, shown_url,
+    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Setting, SettingScope,
+    SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, family, role,
+    settings, shown_url,
 };
-pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
+pub use media::{
+    LeftOut, MediaFamily, MediaTrack, Packet, PidStats, ProgramChoice, RtmpKind, TransportCheck, TransportErrors,
+};
 pub use router::State;
 pub use text::PeerText;
 

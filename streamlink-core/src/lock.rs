@@ -1,10 +1,15 @@
-//! Mutex guards that survive a panic, and a queue that defers host code until the current thread holds no lock.
+//! Mutex guards that survive a panic, a queue that defers host code until the current thread holds no lock, and a mark
+//! for the tasks within which host code may run.
 //!
 //! Host code must not run while the library holds a lock: it may call back into the library, which would then deadlock.
 //! Host code runs in places that are easy to overlook. Dropping the last handle to borrowed bytes calls the release
 //! function of the host, a waker belongs to the executor of the host, and a log line goes to the logger of the host.
 //! All three go through this module: if the current thread holds a lock, the call is deferred until it holds none. A
 //! packet does this by itself when it is dropped.
+//!
+//! Host code often runs within a task of the library. If it calls the library there, the call must not wait for the end
+//! of a task, because it could be this one. So all tasks are marked by [`task`], and calls that wait for tasks look at
+//! [`is_on_task`].
 
 use bytes::Bytes;
 use std::{
@@ -14,6 +19,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Maximum capacity of the queue that a thread retains between two locks, in entries.
 const MAX_KEPT: usize = 1024;
@@ -78,11 +84,20 @@ struct Thread {
     has_waiting: Cell<bool>,
     /// Current nesting of host code within library calls.
     level: Cell<u32>,
+    /// Number of marked tasks within which this thread is.
+    tasks: Cell<u32>,
 }
 
 thread_local! {
     static THREAD: Thread =
-        const { Thread { held: Cell::new(0), has_waiting: Cell::new(false), level: Cell::new(0) } };
+        const {
+            Thread {
+                held: Cell::new(0),
+                has_waiting: Cell::new(false),
+                level: Cell::new(0),
+                tasks: Cell::new(0),
+            }
+        };
     static WAITING: RefCell<Vec<HostCode>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -245,6 +260,60 @@ impl HeldBack {
         }
         drop(held);
         result
+    }
+}
+
+/// Counts one marked task of this thread during its lifetime.
+struct OnTask;
+
+impl OnTask {
+    fn enter() -> Self {
+        THREAD.with(|thread| thread.tasks.set(thread.tasks.get() + 1));
+        Self
+    }
+}
+
+impl Drop for OnTask {
+    fn drop(&mut self) {
+        THREAD.with(|thread| thread.tasks.set(thread.tasks.get() - 1));
+    }
+}
+
+/// Marks a future as a task of the library. Every task that is spawned must be marked.
+pub(crate) fn task<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
+    let mut future = Box::pin(Some(future)); // boxed once, instead of a second copy within the caller's future
+    std::future::poll_fn(move |cx| {
+        let _mark = OnTask::enter();
+        let Some(running) = future.as_mut().as_pin_mut() else {
+            return Poll::Pending; // unreachable: no future is polled after its end
+        };
+        let result = running.poll(cx);
+        if result.is_ready() {
+            future.set(None); // what it held may run host code, which must find the mark
+        }
+        result
+    })
+}
+
+/// Runs a function as a task of the library, see [`task`].
+pub(crate) fn on_task<T>(function: impl FnOnce() -> T) -> T {
+    let _mark = OnTask::enter();
+    function()
+}
+
+/// Returns true if this thread is within a task of the library. A call of the host must then not wait for any task.
+pub(crate) fn is_on_task() -> bool {
+    THREAD.with(|thread| thread.tasks.get() > 0)
+}
+
+/// Runs a future of a call that host code makes within a task of the library. Other tasks go on meanwhile, on another
+/// thread, unless the runtime has only this one.
+pub(crate) async fn within_task<F: Future>(future: F) -> F::Output {
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+            tokio::task::block_in_place(|| runtime.block_on(future))
+        }
+        _ => future.await,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Engines.
 
 use crate::{
-    access::{StreamlinkSrtAccess, User, ask},
+    access::{StreamlinkAccess, User, ask},
     error::StreamlinkError,
     guard::{Failure, Versioned, bytes, give, guard, optional_text, place, quiet, read_sized, text},
     handle::{give_handle, live, take_handle},
@@ -48,10 +48,10 @@ pub struct StreamlinkEngineOptions {
     /// The host name that input addresses and playback URLs show for listeners on every address; NULL: the first address
     /// of this machine that is not a loopback one.
     pub public_host: *const c_char,
-    /// Asked about callers of SRT listeners; NULL: nobody is asked.
-    pub srt_access: StreamlinkSrtAccess,
-    /// Handed to `srt_access`.
-    pub srt_access_user: *mut c_void,
+    /// Asked about the publishers and players of listeners; NULL: nobody is asked.
+    pub access: StreamlinkAccess,
+    /// Handed to `access`.
+    pub access_user: *mut c_void,
     /// The certificates, its own first, and the private key that listeners show when they speak TLS (rtmps, rtsps), as
     /// PEM.
     pub tls_certificates: *const u8,
@@ -143,9 +143,9 @@ pub unsafe extern "C" fn streamlink_engine_create(
         if let Some(host) = unsafe { optional_text(options.public_host, "public_host") }? {
             builder = builder.public_host(host);
         }
-        if let Some(hook) = options.srt_access {
-            let user = User(options.srt_access_user);
-            builder = builder.srt_access(move |request| ask(hook, user, request));
+        if let Some(hook) = options.access {
+            let user = User(options.access_user);
+            builder = builder.access(move |request| ask(hook, user, request));
         }
         // SAFETY: so many bytes are there, as the caller says.
         let (certificates, key, roots) = unsafe {

@@ -147,7 +147,7 @@ impl StreamlinkEvent {
             let at = |peer: &Option<std::net::SocketAddr>| peer.map(|peer| peer.to_string()).unwrap_or_default();
             let (endpoint, other, peer, detail) = match &self.event {
                 Event::SourceConnected { source, peer } => (source.clone(), nothing(), at(peer), nothing()),
-                Event::SourceLost { source, reason } => (source.clone(), nothing(), nothing(), reason.to_string()),
+                Event::SourceLost { source, peer, reason } => (source.clone(), nothing(), at(peer), reason.to_string()),
                 Event::SourceRetrying { source, reason, .. } => {
                     (source.clone(), nothing(), nothing(), reason.to_string())
                 }

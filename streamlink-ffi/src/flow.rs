@@ -233,7 +233,8 @@ pub unsafe extern "C" fn streamlink_flow_add_output(
     unsafe { guard(error, body) }
 }
 
-/// Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays.
+/// Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays. From
+/// within a callback it does not wait until the sockets of the old one are closed.
 ///
 /// # Safety
 /// Both are objects that were not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
@@ -253,7 +254,8 @@ pub unsafe extern "C" fn streamlink_flow_replace_output(
     unsafe { guard(error, body) }
 }
 
-/// Removes an output, and waits until its sockets are closed. No other output notices.
+/// Removes an output, and waits until its sockets are closed; from within a callback, which may run on a thread of that
+/// output, it does not wait. No other output notices.
 ///
 /// # Safety
 /// `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.

@@ -6,6 +6,7 @@
 //! | `guard` | the way in and out: no panic leaves, arguments are checked |
 //! | `run` | waiting for the engine, from any thread and from within callbacks |
 //! | `engine`, `access`, `logging` | engines, the hook that admits SRT callers, the log |
+//! | `setting` | the table of all settings |
 //! | `config`, `flow` | flows before and while they run |
 //! | `event`, `stats` | what they tell |
 //! | `packet`, `app`, `tap` | media in and out of the host's process |
@@ -24,6 +25,8 @@ pub mod logging;
 pub mod access;
 
 pub mod engine;
+
+pub mod setting;
 
 pub mod config;
 

@@ -9,7 +9,6 @@ use crate::{
 };
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::{
-    cell::Cell,
     ffi::{c_char, c_void},
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
@@ -46,11 +45,6 @@ static SINK: Mutex<Option<Arc<Sink>>> = Mutex::new(None);
 /// A call of a function that is not set any more has ended.
 static ENDED: Condvar = Condvar::new();
 
-thread_local! {
-    /// Calls of such functions that this thread is in.
-    static CALLS: Cell<usize> = const { Cell::new(0) };
-}
-
 struct Logger;
 
 impl Log for Logger {
@@ -68,13 +62,11 @@ impl Log for Logger {
         let (target, message) = (c_string(record.target()), c_string(record.args().to_string()));
         let sink = lock(&SINK).clone();
         let Some(sink) = sink else { return };
-        CALLS.with(|calls| calls.set(calls.get() + 1));
         let call = || {
             // SAFETY: the texts live until the call returns, and the host promised a function of this type.
             unsafe { (sink.function)(sink.user.get(), level as i32, target.as_ptr(), message.as_ptr()) }
         };
         run::callback(call);
-        CALLS.with(|calls| calls.set(calls.get() - 1));
         let current = lock(&SINK);
         let is_current = current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &sink));
         drop(sink); // under the lock, so that who waits for it does not miss it
@@ -89,7 +81,8 @@ impl Log for Logger {
 
 /// Hands the log of this process's streamlink to the host: lines up to a streamlink_log_level. It never holds a
 /// passphrase or a stream key. NULL, or STREAMLINK_LOG_LEVEL_OFF: no more lines. When it returns, the function that was
-/// set before is not called any more; from within such a function it does not wait for that. STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
+/// set before is not called any more; from within a callback of any kind it does not wait for that.
+/// STREAMLINK_STATUS_ALREADY_EXISTS: Rust code in this process has set a logger.
 ///
 /// # Safety
 /// `sink` is NULL or a function that may be called with `user` from any thread; `error` is NULL or points to memory for
@@ -118,8 +111,8 @@ pub unsafe extern "C" fn streamlink_log_set(
         log::set_max_level(if new.is_some() { filter } else { LevelFilter::Off });
         let mut current = lock(&SINK);
         let old = std::mem::replace(&mut *current, new);
-        if CALLS.with(Cell::get) > 0 {
-            return Ok(()); // it would wait for itself
+        if run::is_in_callback() {
+            return Ok(()); // it could wait for itself, or for another one that waits for this one
         }
         // No one takes another reference: it is not in its place any more.
         while old.as_ref().is_some_and(|old| Arc::strong_count(old) > 1) {

@@ -25,6 +25,10 @@ struct Texts {
     protocol: CString,
     url: CString,
     media: CString,
+    peer: CString,
+    last_error: CString,
+    last_error_kind: CString,
+    last_error_peer: CString,
     players: Vec<CString>,
 }
 
@@ -123,6 +127,17 @@ pub struct StreamlinkEndpointStats {
     pub player_count: usize,
     /// How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
     pub pid_count: usize,
+    /// The address of the sender of a connected source, or of the server that a connected caller has reached.
+    pub peer: *const c_char,
+    /// The last error: the loss of a connection, a failed attempt at one, or the refusal of a peer. It stays when the
+    /// endpoint has recovered.
+    pub last_error: *const c_char,
+    /// The stable name of the class of the last error, as in "timed_out".
+    pub last_error_kind: *const c_char,
+    /// The address of the peer that the last error is about.
+    pub last_error_peer: *const c_char,
+    /// Milliseconds since the last error; -1: there was none.
+    pub last_error_age_ms: i64,
 }
 
 /// A player of an output that listens, at one moment.
@@ -198,6 +213,12 @@ impl StreamlinkStats {
                 protocol: c_string(stats.protocol),
                 url: c_string(stats.url.as_deref().unwrap_or_default()),
                 media: c_string(stats.media.as_deref().unwrap_or_default()),
+                peer: c_string(stats.peer.map(|peer| peer.to_string()).unwrap_or_default()),
+                last_error: c_string(stats.last_error.as_ref().map_or("", |error| error.text.as_str())),
+                last_error_kind: c_string(stats.last_error.as_ref().map_or("", |error| error.kind)),
+                last_error_peer: c_string(
+                    stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
+                ),
                 players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
             })
         });
@@ -294,6 +315,14 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             audio_frame_rate: s.audio_frame_rate,
             player_count: s.players.len(),
             pid_count: s.pids.len(),
+            peer: texts.peer.as_ptr(),
+            last_error: texts.last_error.as_ptr(),
+            last_error_kind: texts.last_error_kind.as_ptr(),
+            last_error_peer: texts.last_error_peer.as_ptr(),
+            last_error_age_ms: s
+                .last_error
+                .as_ref()
+                .map_or(-1, |error| i64::try_from(error.age.as_millis()).unwrap_or(i64::MAX)),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }

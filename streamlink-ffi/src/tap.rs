@@ -12,7 +12,7 @@ use crate::{
 };
 use std::{
     ffi::{c_char, c_void},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 use streamlink_core::{Engine, Packet, PacketBatch, Tap, TapCallback};
 
@@ -31,6 +31,20 @@ enum Reading {
     Calls(TapCallback),
     /// It was called, and wants no more.
     Ended,
+}
+
+impl StreamlinkTap {
+    /// Locks the reading end. In a callback it does not wait for another call, which may wait for this callback.
+    fn reading(&self, busy: Status) -> Result<MutexGuard<'_, Reading>, Failure> {
+        if !run::is_in_callback() {
+            return Ok(lock(&self.reading));
+        }
+        match self.reading.try_lock() {
+            Ok(reading) => Ok(reading),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(Failure::new(busy, "another call uses this tap")),
+        }
+    }
 }
 
 /// Gets the packets of a tap, one at a time. The packet lives until it returns; streamlink_packet_clone() keeps it. It
@@ -66,7 +80,8 @@ pub unsafe extern "C" fn streamlink_flow_tap(
 /// Takes packets, as many as there are, up to `capacity`; waits for the first one up to `timeout_ms` milliseconds (0: does
 /// not wait; negative: as long as it takes). On success `*count` packets are in `packets`, at least one, each to be freed
 /// with streamlink_packet_free(). STREAMLINK_STATUS_TIMED_OUT: none came; STREAMLINK_STATUS_STOPPED: the flow has
-/// stopped, or the output was removed, and all that came before was handed over.
+/// stopped, or the output was removed, and all that came before was handed over. Within a callback it does not wait for
+/// another call that takes packets from the same tap: STREAMLINK_STATUS_TIMED_OUT.
 ///
 /// # Safety
 /// `tap` is an object that was not destroyed; `packets` points to memory for `capacity` pointers, and `count` for a
@@ -90,7 +105,7 @@ pub unsafe extern "C" fn streamlink_tap_next(
         }
         // Outlives the lock: dropping the batch may run the host's release functions, which may use this tap.
         let _finished: PacketBatch;
-        let mut reading = lock(&tap.reading);
+        let mut reading = tap.reading(Status::TimedOut)?;
         let Reading::Pull(pull, current) = &mut *reading else {
             return Err(Failure::argument("this tap calls back"));
         };
@@ -154,7 +169,7 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
         // SAFETY: as the contract says.
         let tap = unsafe { live(tap, "tap") }?;
         let Some(callback) = callback else { return Err(Failure::null("callback")) };
-        let mut reading = lock(&tap.reading);
+        let mut reading = tap.reading(Status::InvalidArgument)?;
         match std::mem::replace(&mut *reading, Reading::Ended) {
             Reading::Pull(pull, None) => {
                 let user = User(user);

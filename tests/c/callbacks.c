@@ -174,7 +174,7 @@ static void destroy_from_callback(void)
 static int asked;
 
 /* Lets those in who ask for "good", with a passphrase, and turns the others away. */
-static void on_caller(void *user, const streamlink_srt_request *request, streamlink_srt_reply *reply)
+static void on_caller(void *user, const streamlink_access_request *request, streamlink_access_reply *reply)
 {
     CHECK(user == &asked && request->size >= sizeof *request && reply->size >= sizeof *reply);
     CHECK(strcmp(request->endpoint, "in") == 0 && request->publishes);
@@ -222,8 +222,8 @@ static void srt_hook(void)
     char detail[128], port[16];
     STREAMLINK_INIT(options);
     options.threads = 2;
-    options.srt_access = on_caller;
-    options.srt_access_user = &asked;
+    options.access = on_caller;
+    options.access_user = &asked;
     OK(streamlink_engine_create(&options, &engine, &error));
     OK(streamlink_flow_start_json(engine,
                                   "{\"name\": \"guarded\", \"max_bandwidth\": \"20M\", \"sources\": [{\"name\": \"in\", "

@@ -18,7 +18,7 @@ static uint8_t data[1316];
 
 /* What the function does, and whether it is at it. */
 static void (*action)(void);
-static int inside, calls, log_acts;
+static int inside, calls, log_acts, output_acts;
 static const char *volatile step = "";
 
 #define LOAD(variable) __atomic_load_n(&(variable), __ATOMIC_SEQ_CST)
@@ -37,10 +37,12 @@ static void too_late(int number)
 
 static void act(void)
 {
-    void (*now)(void) = LOAD(action);
-    if (now != NULL && !__atomic_exchange_n(&inside, 1, __ATOMIC_SEQ_CST)) {
-        __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
-        now();
+    if (!__atomic_exchange_n(&inside, 1, __ATOMIC_SEQ_CST)) {
+        void (*now)(void) = LOAD(action);
+        if (now != NULL) {
+            now();
+            __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
+        }
         STORE(inside, 0);
     }
 }
@@ -56,8 +58,7 @@ static void on_log(void *user, int32_t level, const char *target, const char *me
     (void)user;
     (void)level;
     (void)target;
-    (void)message;
-    if (LOAD(log_acts)) {
+    if (LOAD(log_acts) || (LOAD(output_acts) && strstr(message, "output `out`") != NULL)) {
         act();
     }
 }
@@ -120,6 +121,42 @@ static void read_tap(void)
 static void set_log(void)
 {
     OK(streamlink_log_set(on_log, NULL, STREAMLINK_LOG_LEVEL_DEBUG, &error));
+}
+
+/* Calls that wait for an output, made by a task of that output: once. */
+static void remove_out(void)
+{
+    STORE(action, NULL);
+    OK(streamlink_flow_remove_output(LOAD(flow), "out", &error));
+}
+
+static void replace_out(void)
+{
+    streamlink_output *output = NULL;
+    STORE(action, NULL);
+    OK(streamlink_output_create("other", "srt://127.0.0.1:9", &output, &error));
+    OK(streamlink_flow_replace_output(LOAD(flow), "out", output, &error));
+    streamlink_output_destroy(output);
+}
+
+static void stop_flow(void)
+{
+    STORE(action, NULL);
+    CHECK(streamlink_flow_stop(LOAD(flow), NULL) == STREAMLINK_STATUS_INVALID_ARGUMENT);
+}
+
+static void destroy_flow(void)
+{
+    streamlink_flow *gone = LOAD(flow);
+    STORE(action, NULL);
+    STORE(flow, check_flow(engine, "instead"));
+    streamlink_flow_destroy(gone);
+}
+
+static void remove_tap(void)
+{
+    STORE(action, NULL);
+    OK(streamlink_flow_remove_output(LOAD(flow), "tap", &error));
 }
 
 static streamlink_status give(int32_t kind)
@@ -195,6 +232,44 @@ static void logged(void)
     CHECK(LOAD(calls) > 0);
 }
 
+/* A push that finds nobody is an event of its output's task, and so a line of the log there. */
+static void logged_by_the_output(void)
+{
+    streamlink_output *output = NULL;
+    STORE(output_acts, 1);
+    OK(streamlink_output_create("out", "rtmp://127.0.0.1:9/app/key", &output, &error));
+    OK(streamlink_flow_add_output(LOAD(flow), output, &error));
+    streamlink_output_destroy(output);
+}
+
+static void on_packet(void *user, const streamlink_packet *packet)
+{
+    const struct timespec pause = {0, 10000000};
+    (void)packet;
+    if (user != NULL && !__atomic_exchange_n((int *)user, 1, __ATOMIC_SEQ_CST)) {
+        dropped_by_the_ring(); /* all but the tap drop the first packet meanwhile */
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* The callback of the tap lets the task of the tap drop the last handle. */
+static void dropped_by_the_callback(void)
+{
+    static int has_filled;
+    STORE(has_filled, 0);
+    OK(streamlink_tap_set_callback(LOAD(tap), on_packet, &has_filled, &error));
+    CHECK(give(STREAMLINK_PACKET_KIND_DATAGRAM) == STREAMLINK_STATUS_OK);
+}
+
+static void finish_call(void)
+{
+    const struct timespec pause = {0, 1000000};
+    while (LOAD(calls) == 0 || LOAD(inside)) {
+        nanosleep(&pause, NULL); /* the alarm ends it */
+    }
+    STORE(output_acts, 0);
+}
+
 int main(void)
 {
     static const struct {
@@ -209,6 +284,17 @@ int main(void)
         void (*run)(void);
     } actions[] = {{"push", push_one},       {"statistics", read_statistics}, {"bandwidth", set_bandwidth}, {"edit", edit},
                    {"outputs", change_outputs}, {"events", read_event},       {"tap", read_tap},            {"log", set_log}};
+    static const struct {
+        const char *name;
+        void (*run)(void);
+    } own_situations[] = {{"logged by the output", logged_by_the_output},
+                          {"dropped by the callback", dropped_by_the_callback}};
+    static const struct {
+        const char *name;
+        void (*run)(void);
+        int needs_out;
+    } own_actions[] = {{"remove", remove_out, 1}, {"replace", replace_out, 1}, {"remove tap", remove_tap, 0},
+                       {"stop", stop_flow, 0},    {"destroy", destroy_flow, 0}};
     size_t i, k;
     engine = check_engine();
     signal(SIGALRM, too_late);
@@ -228,6 +314,24 @@ int main(void)
                 fprintf(stderr, "%s: the function was not called\n", name);
                 abort();
             }
+            alarm(0);
+        }
+    }
+    for (i = 0; i < sizeof own_situations / sizeof *own_situations; i++) {
+        for (k = 0; k < sizeof own_actions / sizeof *own_actions; k++) {
+            char name[64];
+            if (i > 0 && own_actions[k].needs_out) {
+                continue;
+            }
+            snprintf(name, sizeof name, "%s, %s", own_situations[i].name, own_actions[k].name);
+            step = name;
+            alarm(SECONDS);
+            start(name);
+            STORE(calls, 0);
+            STORE(action, own_actions[k].run);
+            own_situations[i].run();
+            finish_call();
+            stop();
             alarm(0);
         }
     }

@@ -46,6 +46,16 @@ impl Peer {
         self.child.id()
     }
 
+    /// Returns the resident memory of the process, in KiB.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Writes a line to its standard input.
     ///
     /// # Panics

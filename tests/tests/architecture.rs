@@ -54,6 +54,28 @@ fn imports(text: &str, all: &BTreeSet<String>) -> BTreeSet<String> {
     found
 }
 
+/// Host code that runs within a task must not wait for that task, so every task carries the mark.
+#[test]
+fn tasks_of_the_library_are_marked() {
+    let folder = root().join("streamlink-core/src");
+    let files = ["engine", "endpoint"].into_iter().flat_map(|name| sources(&folder.join(name)));
+    for file in files.filter(|file| !file.to_string_lossy().ends_with("tests.rs")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let spawns = code.lines().filter(|line| line.contains("spawn(") || line.contains("spawn_on("));
+        // `Tasks::spawn` marks what it is given.
+        for line in spawns.filter(|line| !line.contains("fn spawn(") && !line.contains("tasks.spawn(")) {
+            assert!(line.contains("lock::task("), "{}: {line}", file.display());
+        }
+        assert_eq!(
+            code.matches("spawn_blocking(").count(),
+            code.matches("lock::on_task(").count(),
+            "{}",
+            file.display()
+        );
+    }
+}
+
 #[test]
 fn layering_modules_import_only_downwards() {
     let allowed: &[(&str, &[&str])] = &[
@@ -103,6 +125,71 @@ fn layering_modules_import_only_downwards() {
     assert_eq!(seen, all, "every module is there, and was looked at");
     let sample = "use crate::{\n    flow::{Flow, x::Y},\n    net,\n};\nlet a = crate::time::B;";
     assert_eq!(imports(sample, &all), ["flow", "net", "time"].map(String::from).into());
+}
+
+/// The code of a file without its test modules, with the number of each line.
+fn production_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    // Tests stand at the end of a file, or in files of their own.
+    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    text[..end].lines().enumerate().map(|(number, line)| (number + 1, line))
+}
+
+fn is_test_file(file: &Path) -> bool {
+    file.file_stem().is_some_and(|name| name.to_string_lossy().ends_with("tests"))
+}
+
+/// The names of protocols in a line, in any case, also within an identifier.
+fn protocol_names(line: &str) -> Vec<&'static str> {
+    let line = line.to_ascii_lowercase();
+    ["srt", "rtmp", "rtsp", "rtp"].into_iter().filter(|name| line.contains(name)).collect()
+}
+
+#[test]
+fn engine_names_no_protocol() {
+    let mut files = 0;
+    for file in sources(&root().join("streamlink-core/src/engine")).into_iter().filter(|file| !is_test_file(file)) {
+        let text = fs::read_to_string(&file).unwrap();
+        for (number, line) in production_lines(&text) {
+            assert_eq!(protocol_names(line), Vec::<&str>::new(), "{}:{number}: {line}", file.display());
+        }
+        files += 1;
+    }
+    assert!(files >= 8, "the engine was looked at");
+    assert_eq!(protocol_names("use crate::SrtOptions; // over RTMPS"), ["srt", "rtmp"]);
+}
+
+/// Where the kinds of sources and outputs are told apart: the settings, and the table of drivers.
+const KINDS: &[&str] = &["flow/build.rs", "flow/output.rs", "flow/source.rs", "flow/url.rs", "endpoint/kinds.rs"];
+
+#[test]
+fn kinds_of_endpoints_are_told_apart_in_few_places() {
+    let base = root().join("streamlink-core/src");
+    let mut found = BTreeSet::new();
+    for file in sources(&base).into_iter().filter(|file| !is_test_file(file)) {
+        let text = fs::read_to_string(&file).unwrap();
+        let variants = ["SourceKind::", "OutputKind::"];
+        if production_lines(&text).any(|(_, line)| variants.iter().any(|variant| line.contains(variant))) {
+            found.insert(file.strip_prefix(&base).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(found, KINDS.iter().map(|file| (*file).to_owned()).collect());
+}
+
+/// The folder of a protocol is reached by its drivers only: the compiler keeps other modules out, this test the other
+/// endpoints.
+#[test]
+fn protocols_are_private_to_their_folders() {
+    let endpoint = root().join("streamlink-core/src/endpoint");
+    let module = fs::read_to_string(endpoint.join("mod.rs")).unwrap();
+    for protocol in ["srt", "rtmp", "rtsp", "rtp"] {
+        assert!(module.lines().any(|line| line == format!("mod {protocol};")), "{protocol} is private");
+        for file in sources(&endpoint).into_iter().filter(|file| !file.starts_with(endpoint.join(protocol))) {
+            let text = fs::read_to_string(&file).unwrap();
+            for path in [format!("super::{protocol}::"), format!("endpoint::{protocol}::")] {
+                assert!(!text.contains(&path), "{} uses {path}", file.display());
+            }
+        }
+    }
 }
 
 #[test]

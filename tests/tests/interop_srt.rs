@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 use streamlink_core::{
-    BandwidthPolicy, Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit, Passphrase,
-    RefusalReason, Source, SrtAccess,
+    Access, BandwidthPolicy, Bitrate, Engine, Event, Flow, KeyLength, Latency, LossReason, Output, OutputEdit,
+    Passphrase, RefusalReason, Source,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -222,14 +222,14 @@ fn srt_repairs_five_percent_loss_in_both_directions() {
 fn srt_access_hook_admits_sets_passphrase_and_refuses_with_code() {
     let engine = Engine::builder()
         .workers(2)
-        .srt_access(|request| {
-            assert_eq!((request.endpoint, request.publishes), ("in", true));
-            match request.stream_id {
-                Some("open") => SrtAccess::Accept,
-                Some("guarded") => SrtAccess::AcceptWith(Passphrase::new(SECRET).unwrap()),
+        .access(|request| {
+            assert_eq!((request.flow.as_str(), request.endpoint.as_str(), request.publishes), ("f", "in", true));
+            match request.stream_id.as_deref() {
+                Some("open") => Access::Accept,
+                Some("guarded") => Access::AcceptWith(Passphrase::new(SECRET).unwrap()),
                 // A bug of the host; to write down where it is may take longer than the caller waits.
                 Some("fragile") => std::panic::resume_unwind(Box::new("a bug")),
-                _ => SrtAccess::Reject(2042),
+                _ => Access::Reject(2042),
             }
         })
         .build()

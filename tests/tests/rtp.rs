@@ -208,7 +208,7 @@ fn rtp_source_is_lost_on_silence_and_returns() {
     event(&engine, &running, connected);
     assert_eq!(running.stats().sources[0].state, State::Connected);
     let reason = event(&engine, &running, |e| match e {
-        Event::SourceLost { source, reason } => Some((source, reason)),
+        Event::SourceLost { source, reason, .. } => Some((source, reason)),
         _ => None,
     });
     assert_eq!(reason, ("in".into(), LossReason::Idle));

@@ -249,7 +249,7 @@ pub(crate) struct Tasks {
 
 impl Tasks {
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        self.tracker.spawn_on(task, &self.runtime)
+        self.tracker.spawn_on(lock::task(task), &self.runtime)
     }
 }
 
@@ -353,10 +353,13 @@ pub struct TapCallback {
 }
 
 impl TapCallback {
-    /// Ends the calls, and waits until the last one has returned.
+    /// Ends the calls, and waits until the last one has returned. It does not wait if the library runs the caller, for
+    /// example if that is this callback.
     pub async fn stop(mut self) {
         self.closer.close();
-        if let Some(task) = self.task.take() {
+        if let Some(task) = self.task.take()
+            && !lock::is_on_task()
+        {
             let _ = task.await; // a callback that panicked has ended too
         }
     }

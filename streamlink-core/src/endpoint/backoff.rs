@@ -1,8 +1,11 @@
 //! Exponential backoff with jitter between a caller's attempts to connect.
 
-use super::{Event, EventSink, LossReason, Status};
+use super::LossReason;
 use crate::{flow::Reconnect, random::Random};
 use std::time::Duration;
+
+/// Minimum delay after a refused password. Cameras and servers lock an account after a few wrong ones.
+const AFTER_REFUSED_PASSWORD: Duration = Duration::from_secs(30);
 
 /// Counts attempts, and computes the delay before the next one.
 #[derive(Debug)]
@@ -31,23 +34,17 @@ impl Backoff {
         }
     }
 
-    /// Records the loss of a connection, or a failed attempt. Returns the delay before the next attempt.
-    pub(super) fn failed(&mut self) -> Duration {
+    /// Records the loss of a connection, or a failed attempt, and its reason. Returns the delay before the next attempt.
+    pub(super) fn failed(&mut self, reason: Option<&LossReason>) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         // Up to a quarter more, so that callers lost together do not reconnect together.
         let [jitter] = self.random.bytes();
-        let wait = self.delay + self.delay * u32::from(jitter) / 1024;
+        let with_jitter = |delay: Duration| delay + delay * u32::from(jitter) / 1024;
+        let wait = with_jitter(self.delay);
         self.delay = (self.delay * 2).min(self.reconnect.cap);
-        wait
+        match reason {
+            Some(LossReason::Unauthorized(_)) => wait.max(with_jitter(AFTER_REFUSED_PASSWORD)),
+            _ => wait,
+        }
     }
-}
-
-/// Emits an event about the loss of an output, or of a source that could not connect.
-pub(super) fn report_loss(events: &EventSink, status: &Status, is_source: bool, reason: LossReason) {
-    let name = status.name();
-    events.emit(if is_source {
-        Event::SourceLost { source: name, reason }
-    } else {
-        Event::OutputLost { output: name, peer: None, reason }
-    });
 }

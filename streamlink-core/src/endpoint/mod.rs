@@ -5,33 +5,46 @@
 //! and an output reads from it. Datagram outputs are served by the shards of [`fanout`], callers by a task of their
 //! own, and the peers of a port by the tasks of that port.
 
+mod access;
 mod app;
+mod app_driver;
 mod backoff;
 mod bandwidth;
+pub(crate) mod driver;
+mod egress;
 pub(crate) mod fanout;
 mod ingest;
+mod kinds;
 mod lagging;
 mod listener;
+mod message_ring;
 mod reconnect;
-pub(crate) mod remux;
+mod remux;
 mod resolver;
-pub(crate) mod rtmp;
-pub(crate) mod rtp;
-pub(crate) mod rtsp;
-pub(crate) mod srt;
+mod resources;
+mod rtmp;
+mod rtp;
+mod rtsp;
+mod srt;
 mod status;
-pub(crate) mod tcp;
+mod tcp;
 
+pub(crate) use access::AccessHook;
+pub use access::{Access, AccessRequest};
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
+pub(crate) use egress::local_egress;
+pub(crate) use kinds::Drivers;
+pub(crate) use message_ring::{MessageRing, RemuxStatus, WantedPrograms};
 pub(crate) use resolver::Resolver;
-pub use srt::{SrtAccess, SrtRequest};
-pub use status::PlayerStats;
+pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
+pub use status::{LastError, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalReason};
 use crate::{
+    flow::Takeover,
     random::Random,
     router::{SourceGroup, Switch},
     text::PeerText,
@@ -50,6 +63,12 @@ pub(crate) struct SourceContext {
     pub(crate) sources: Arc<[Arc<Status>]>,
     pub(crate) group: Arc<SourceGroup>,
     pub(crate) events: EventSink,
+    /// Time without media after which the source is lost.
+    pub(crate) idle_timeout: Duration,
+    /// Admission of another publisher to a source that listens and has one.
+    pub(crate) takeover: Takeover,
+    /// Time without media after which another publisher may take over ([`Takeover::Idle`]).
+    pub(crate) loss_threshold: Duration,
     /// Settings that can change at run time.
     pub(crate) live: watch::Receiver<SourceTunables>,
     /// Maximum time for which packets may wait for more, so that they are sent together.

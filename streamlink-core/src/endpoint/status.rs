@@ -1,6 +1,6 @@
 //! The status of a running endpoint: its name, its counters, and what it carries.
 
-use super::Bandwidth;
+use super::{Bandwidth, LossReason, RefusalReason};
 use crate::{
     flow::Allowlist,
     lock::{Guard, lock},
@@ -35,6 +35,25 @@ pub(crate) struct StatusSnapshot {
     pub(crate) players: Vec<PlayerStats>,
     /// Description of the media.
     pub(crate) media: Option<PeerText>,
+    /// Sender of a source that is connected, or server that a caller is connected to.
+    pub(crate) peer: Option<SocketAddr>,
+    last_error: Option<RecordedError>,
+}
+
+/// Last error of an endpoint, with its time.
+#[derive(Clone, Debug)]
+struct RecordedError {
+    kind: &'static str,
+    text: PeerText,
+    peer: Option<SocketAddr>,
+    at: Instant,
+}
+
+impl StatusSnapshot {
+    pub(crate) fn last_error(&self, now: Instant) -> Option<LastError> {
+        let RecordedError { kind, text, peer, at } = self.last_error.clone()?;
+        Some(LastError { kind, text, peer, age: now.saturating_duration_since(at) })
+    }
 }
 
 impl Status {
@@ -70,6 +89,27 @@ impl Status {
         self.lock().media = Some(media);
     }
 
+    /// Sets the peer that the endpoint is connected to, or `None` if there is none.
+    pub(super) fn set_peer(&self, peer: Option<SocketAddr>) {
+        self.lock().peer = peer;
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.lock().peer
+    }
+
+    /// Records the loss of a connection, or a failed attempt at one.
+    pub(super) fn record_loss(&self, reason: &LossReason, peer: Option<SocketAddr>, now: Instant) {
+        let (kind, text) = (reason.kind(), reason.to_string().into());
+        self.lock().last_error = Some(RecordedError { kind, text, peer, at: now });
+    }
+
+    /// Records the refusal of a peer.
+    pub(super) fn record_refusal(&self, reason: RefusalReason, peer: SocketAddr, now: Instant) {
+        let (kind, text) = (reason.kind(), format!("refused: {reason}").into());
+        self.lock().last_error = Some(RecordedError { kind, text, peer: Some(peer), at: now });
+    }
+
     pub(crate) fn name(&self) -> String {
         self.lock().name.clone()
     }
@@ -88,6 +128,20 @@ impl Status {
             shown.description = description;
         }
     }
+}
+
+/// Last error of a source or an output: the loss of a connection, a failed attempt at one, or the refusal of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastError {
+    /// Stable name of the class of the reason: [`LossReason::kind`] or [`RefusalReason::kind`].
+    pub kind: &'static str,
+    /// The reason, as the event about it shows it.
+    pub text: PeerText,
+    /// Address of the peer, if there was one.
+    pub peer: Option<SocketAddr>,
+    /// Time since the error.
+    pub age: Duration,
 }
 
 /// One player of an output, at one moment.

@@ -8,20 +8,45 @@
 use super::{
     OutputEdit, Shared, SourceEdit,
     handle::{Running, config, not_found},
-    outputs::{self, Ending, OpenOutput, RunningOutput},
+    outputs::{self, Ending, RunningOutput},
     start,
 };
 use crate::{
-    endpoint::{Event, Status},
-    error::{Error, Problem},
+    endpoint::{Status, driver::OpenOutput},
+    error::{ConfigError, Error, Problem},
+    event::Event,
     flow::{Claim, Name, Output, check_description, check_output},
+    lock,
+    net::is_local_ip,
     router::State,
 };
 use std::{net::SocketAddr, sync::Arc, time::Instant};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 /// Range of the maximum number of players of an output.
 const MAX_PLAYERS: std::ops::RangeInclusive<u32> = 1..=1_000_000;
+
+/// Caller of a change.
+pub(super) struct Caller {
+    /// Token that is cancelled when the caller drops the future.
+    pub(super) abandoned: CancellationToken,
+    /// Set if the caller waits until the old output has ended. Host code that the library runs does not: the old output
+    /// may be what runs it.
+    pub(super) waits: bool,
+}
+
+impl Caller {
+    /// Runs the rest of an applied change, which waits for tasks to end. If the caller does not wait, it runs in the
+    /// background.
+    async fn wait_for(&self, runtime: &Handle, rest: impl Future<Output = ()> + Send + 'static) {
+        if self.waits {
+            rest.await;
+        } else {
+            runtime.spawn(lock::task(lock::hold_back(rest)));
+        }
+    }
+}
 
 /// Claim on an address and key for an output that is not running yet. It is given back unless the output starts.
 struct Reserved<'a> {
@@ -45,19 +70,19 @@ impl Drop for Reserved<'_> {
 }
 
 impl Running {
-    pub(super) async fn add_output(&self, output: Output, abandoned: &CancellationToken) -> Result<(), Error> {
+    pub(super) async fn add_output(&self, output: Output, caller: &Caller) -> Result<(), Error> {
         let shared = self.alive()?;
         let output = self.check_new(&shared, output)?;
         self.check_free(&self.outputs(), output.name(), None)?;
         let reserved = self.reserve(&shared, output.claim())?;
-        let (status, opened) = self.open(&shared, &output, abandoned).await?;
+        let (status, opened) = self.open(&shared, &output, &caller.abandoned).await?;
         let _change = self.changes.token();
         let name = status.name();
         let peers = {
             let mut outputs = self.outputs();
-            self.may_apply(abandoned)?;
+            self.may_apply(&caller.abandoned)?;
             self.check_free(&outputs, &name, None)?;
-            let (running, peers) = self.run_output(output, status, opened, None);
+            let (running, peers) = self.run_output(&shared, output, status, opened, None);
             outputs.push(running);
             reserved.keep();
             peers
@@ -68,10 +93,10 @@ impl Running {
 
     /// Replaces an output with another one, which may have the same name and claim the same address and key.
     pub(super) async fn replace_output(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         output: Output,
-        abandoned: &CancellationToken,
+        caller: &Caller,
     ) -> Result<(), Error> {
         let shared = self.alive()?;
         let output = self.check_new(&shared, output)?;
@@ -85,21 +110,21 @@ impl Running {
         // between.
         let claim = output.claim();
         let reserved = self.reserve(&shared, claim.clone().filter(|_| claim != old_claim))?;
-        let (status, opened) = self.open(&shared, &output, abandoned).await?;
-        let _change = self.changes.token();
+        let (status, opened) = self.open(&shared, &output, &caller.abandoned).await?;
+        let change = self.changes.token();
         let new_name = status.name();
         // The new output connects after the old one has disconnected, because a server may accept only one publisher at
         // a time.
         let over = CancellationToken::new();
         let (ending, mut given_up, peers) = {
             let mut outputs = self.outputs();
-            self.may_apply(abandoned)?;
+            self.may_apply(&caller.abandoned)?;
             let place = outputs.iter().position(|o| Arc::ptr_eq(&o.status, &old));
             let place = place.ok_or_else(|| not_found("output", name))?;
             self.check_free(&outputs, &new_name, Some(&old))?;
             let before = outputs.remove(place);
             let ending = before.end.begin();
-            let (running, peers) = self.run_output(output, status, opened, Some(over.clone()));
+            let (running, peers) = self.run_output(&shared, output, status, opened, Some(over.clone()));
             outputs.insert(place, running);
             reserved.keep();
             (ending, before.claim, peers)
@@ -109,22 +134,31 @@ impl Running {
         if given_up == claim {
             given_up = None;
         }
-        self.finish(ending, &old, given_up).await;
-        drop(over);
+        let running = self.clone();
+        let rest = async move {
+            running.finish(ending, &old, given_up).await;
+            drop((over, change));
+        };
+        caller.wait_for(&self.tasks.runtime, rest).await;
         Ok(())
     }
 
-    pub(super) async fn remove_output(&self, name: &str, abandoned: &CancellationToken) -> Result<(), Error> {
+    pub(super) async fn remove_output(self: &Arc<Self>, name: &str, caller: &Caller) -> Result<(), Error> {
         self.alive()?;
-        let _change = self.changes.token();
+        let change = self.changes.token();
         let (ending, status, claim) = {
             let mut outputs = self.outputs();
-            self.may_apply(abandoned)?;
+            self.may_apply(&caller.abandoned)?;
             let place = outputs.iter().position(|o| o.status.is_named(name));
             let output = outputs.remove(place.ok_or_else(|| not_found("output", name))?);
             (output.end.begin(), output.status, output.claim)
         };
-        self.finish(ending, &status, claim).await;
+        let running = self.clone();
+        let rest = async move {
+            running.finish(ending, &status, claim).await;
+            drop(change);
+        };
+        caller.wait_for(&self.tasks.runtime, rest).await;
         Ok(())
     }
 
@@ -182,6 +216,11 @@ impl Running {
 
     fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
         let output = check_output("output", self.input, output)?;
+        start::check_congestion(output.congestion()).map_err(|problem| config("output.congestion", problem))?;
+        if let Some(remark) = output.remark(is_local_ip) {
+            let flow = self.name.clone();
+            crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+        }
         start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
         Ok(output)
     }
@@ -198,7 +237,8 @@ impl Running {
 
     fn reserve<'a>(&self, shared: &'a Shared, claim: Option<Claim>) -> Result<Reserved<'a>, Error> {
         if let Some(claim) = &claim {
-            shared.claim(self.id, &self.name, claim).map_err(|problem| config("output.bind", problem))?;
+            let claimed = |problem| Error::Claimed(ConfigError::new("output.bind", problem).into());
+            shared.claim(self.id, &self.name, claim).map_err(claimed)?;
         }
         Ok(Reserved { shared, id: self.id, claim })
     }
@@ -209,9 +249,9 @@ impl Running {
         shared: &Shared,
         output: &Output,
         abandoned: &CancellationToken,
-    ) -> Result<(Arc<Status>, OpenOutput), Error> {
+    ) -> Result<(Arc<Status>, Box<dyn OpenOutput>), Error> {
         let status = Status::new(output.name(), output.common.description.clone());
-        let bandwidth = self.bandwidth.view();
+        let bandwidth = self.media.bandwidth.view();
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Error::Stopped("flow")),
@@ -234,7 +274,7 @@ impl Running {
 
     pub(super) fn tell_connected(&self, output: &str, peers: Vec<SocketAddr>) {
         for peer in peers {
-            self.events.emit(Event::OutputConnected { output: output.to_owned(), peer: Some(peer) });
+            self.media.events.emit(Event::OutputConnected { output: output.to_owned(), peer: Some(peer) });
         }
     }
 
@@ -250,9 +290,9 @@ impl Running {
             Ending::Task(task) => {
                 let _ = task.await; // a failed task has ended, too
             }
-            Ending::Route(route, ended) => {
+            Ending::Listener(entry, ended) => {
                 ended.await;
-                route.release().await;
+                entry.release().await;
             }
         }
         if let (Some(shared), Some(claim)) = (self.shared.upgrade(), &claim) {

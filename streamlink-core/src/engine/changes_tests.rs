@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::{
-    endpoint::Event,
     error::ErrorKind,
+    event::Event,
     flow::{Allowlist, Bitrate, Output, Source},
     router::State,
 };
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 
 /// Timeout of each wait, long enough for a busy machine.
@@ -31,7 +34,7 @@ impl SlowNames {
                     ask.add_permits(1);
                     wait.acquire().await.map_err(io::Error::other)?.forget();
                 }
-                Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+                Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
             })
         });
         let builder = EngineBuilder { resolver, ..Engine::builder().workers(2) };

@@ -2,29 +2,23 @@
 
 use super::{
     OutputEdit, Shared, SourceEdit,
+    changes::Caller,
     outputs::{OutputEnd, RunningOutput},
     sources::RunningSource,
-    start::PortRoute,
     stats::{EndpointStats, FlowStats},
 };
 use crate::{
-    endpoint::{
-        AppSource, Bandwidth, BandwidthSetting, Status, Tap, Tasks,
-        fanout::Fanout,
-        remux::{self, RemuxStatus},
-    },
+    endpoint::{AppSource, Bandwidth, FlowMedia, Status, Tap, Tasks, driver::ListenerEntry, fanout::Fanout},
     error::{ConfigError, ConfigErrors, Error, Problem},
-    event::{Event, EventSink, Events, Mailbox},
-    flow::{BandwidthPolicy, Bitrate, InputProtocol, Output, OutputProtocol},
+    event::{Event, Events, Mailbox},
+    flow::{BandwidthPolicy, Bitrate, InputProtocol, Output},
     lock::{self, Guard, lock},
-    media::MediaFamily,
-    random::Random,
-    router::{CurrentPresentation, Ring, SourceGroup, State},
+    router::{SourceGroup, State},
 };
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -35,15 +29,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(super) id: u64,
-    pub(super) random: Random,
     pub(super) name: String,
     pub(super) shared: Weak<Shared>,
     pub(super) input: InputProtocol,
-    pub(super) bandwidth: BandwidthSetting,
-    pub(super) ring: Arc<Ring>,
+    pub(super) media: FlowMedia,
     /// Source group, which publishes the media of the sources into the ring.
     pub(super) group: Arc<SourceGroup>,
-    pub(super) events: EventSink,
     pub(super) tasks: Tasks,
     pub(super) source_tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -51,51 +42,13 @@ pub(crate) struct Running {
     pub(super) fanout: Fanout,
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
-    /// Presentation of the RTSP source.
-    pub(super) stage: Arc<CurrentPresentation>,
-    /// Remultiplexer from which RTMP outputs of a datagram flow read.
-    pub(super) remux: OnceLock<Remux>,
     /// Tracker of output changes that are being applied.
     pub(super) changes: TaskTracker,
     /// Lock that allows one stop at a time.
     pub(super) stopping: tokio::sync::Mutex<()>,
 }
 
-/// Remultiplexer of a flow: the FLV messages found in its MPEG-TS.
-#[derive(Debug)]
-pub(super) struct Remux {
-    ring: Arc<Ring>,
-    status: Arc<RemuxStatus>,
-    /// Token that is cancelled when all messages are in the ring.
-    done: CancellationToken,
-}
-
 impl Running {
-    /// Returns the ring from which RTMP outputs read: the flow's own, or that of its remultiplexer, which starts with
-    /// its first reader.
-    pub(super) fn rtmp_ring(&self) -> Arc<Ring> {
-        if self.input.family() == MediaFamily::Rtmp {
-            return self.ring.clone();
-        }
-        let remux = self.remux.get_or_init(|| {
-            let ring = Ring::new(self.bandwidth.now().queue_limits());
-            let status = Arc::<RemuxStatus>::default();
-            let done = CancellationToken::new();
-            let (run, end) = (
-                remux::run(self.ring.reader(), ring.clone(), self.events.clone(), status.clone()),
-                done.clone().drop_guard(),
-            );
-            self.tasks.spawn(async move {
-                run.await;
-                drop(end);
-            });
-            Remux { ring, status, done }
-        });
-        // A concurrent change of the bandwidth may have run before the remultiplexer existed.
-        self.bandwidth.change(|_| {}, |bandwidth| remux.ring.set_limits(bandwidth.queue_limits()));
-        remux.ring.clone()
-    }
-
     pub(super) fn sources(&self) -> Guard<'_, Vec<RunningSource>> {
         lock(&self.sources)
     }
@@ -107,11 +60,9 @@ impl Running {
     /// Changes the bandwidth and updates everything derived from it: queues and sources here, and endpoints by their
     /// view of the bandwidth.
     fn change_bandwidth(&self, change: impl FnOnce(&mut Bandwidth)) {
-        self.bandwidth.change(change, |bandwidth| {
-            self.ring.set_limits(bandwidth.queue_limits());
-            if let Some(remux) = self.remux.get() {
-                remux.ring.set_limits(bandwidth.queue_limits());
-            }
+        self.media.bandwidth.change(change, |bandwidth| {
+            self.media.ring.set_limits(bandwidth.queue_limits());
+            self.media.messages.set_bandwidth(bandwidth);
             for source in self.sources().iter() {
                 source.live.send_modify(|live| live.bandwidth = bandwidth);
             }
@@ -121,24 +72,24 @@ impl Running {
     /// Gives back the name and addresses of the flow, and tells its tasks to end.
     pub(super) fn cancel(&self) {
         self.retire();
-        self.ring.close();
-        for route in self.take_routes() {
+        self.media.ring.close();
+        for entry in self.take_entries() {
             // The removal runs in a task, because this function must not wait.
-            self.tasks.runtime.spawn(async move { route.remove().await });
+            self.tasks.runtime.spawn(lock::task(async move { entry.remove().await }));
         }
         self.stop_output_tasks();
         self.report_stop();
     }
 
-    /// Takes the routes on shared ports, which must be released.
-    fn take_routes(&self) -> Vec<PortRoute> {
-        let sources: Vec<PortRoute> = self.sources().iter_mut().filter_map(|source| source.route.take()).collect();
+    /// Takes the entries on shared ports, which must be released.
+    fn take_entries(&self) -> Vec<ListenerEntry> {
+        let sources: Vec<ListenerEntry> = self.sources().iter_mut().filter_map(|source| source.entry.take()).collect();
         let outputs = self.outputs();
-        let routes = outputs.iter().filter_map(|output| match &output.end {
-            OutputEnd::Route(route) => Some(route.clone()),
+        let entries = outputs.iter().filter_map(|output| match &output.end {
+            OutputEnd::Listener(entry) => Some(entry.clone()),
             _ => None,
         });
-        sources.into_iter().chain(routes).collect()
+        sources.into_iter().chain(entries).collect()
     }
 
     fn stop_output_tasks(&self) {
@@ -164,9 +115,14 @@ impl Running {
 
     /// Ends the sources and then, when all their media has been passed on, the outputs. Once begun, it runs to
     /// completion even if the caller stops waiting.
+    ///
+    /// Host code that the library runs does not wait, because the flow's tasks may wait for that code.
     pub(super) async fn stop(self: &Arc<Self>) {
         let running = self.clone();
-        let stopped = self.tasks.runtime.spawn(async move { running.wind_down().await });
+        let stopped = self.tasks.runtime.spawn(lock::task(async move { running.wind_down().await }));
+        if lock::is_on_task() {
+            return;
+        }
         if stopped.await.is_err() {
             self.cancel(); // the runtime has shut down, with all tasks
         }
@@ -179,24 +135,22 @@ impl Running {
         // Changes in preparation see that the flow stops. Changes that are being applied run to completion.
         self.changes.close();
         self.changes.wait().await;
-        let routes = self.take_routes();
-        for route in &routes {
-            route.remove().await;
+        let entries = self.take_entries();
+        for entry in &entries {
+            entry.remove().await;
         }
         self.group.finish(Instant::now());
-        self.ring.close();
-        if let Some(remux) = self.remux.get() {
-            remux.done.cancelled().await;
-        }
+        self.media.ring.close();
+        self.media.messages.finished().await;
         self.stop_output_tasks();
         self.tasks.tracker.wait().await;
-        self.outputs().iter_mut().for_each(|output| {
-            if matches!(output.end, OutputEnd::Route(_)) {
-                output.end = OutputEnd::Sinks(Vec::new()); // `routes` holds the port
+        for output in self.outputs().iter_mut() {
+            if matches!(output.end, OutputEnd::Listener(_)) {
+                output.end = OutputEnd::Sinks(Vec::new()); // `entries` holds the port
             }
-        });
-        for route in routes {
-            route.release().await;
+        }
+        for entry in entries {
+            entry.release().await;
         }
         for status in self.statuses() {
             status.counters.set_state(State::Idle, Instant::now());
@@ -206,7 +160,7 @@ impl Running {
 
     fn report_stop(&self) {
         if !self.stopped.swap(true, Ordering::Relaxed) {
-            self.events.emit(Event::FlowStopped);
+            self.media.events.emit(Event::FlowStopped);
         }
     }
 
@@ -229,9 +183,10 @@ impl Running {
         };
         let output = |o: &RunningOutput| {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
-            if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
-                stats.media = remux.status.selection().map(Into::into);
-                if remux.status.has_nothing() {
+            if let Some(remux) = &o.remux {
+                stats.media = remux.selection().map(Into::into);
+                stats.tracks = remux.tracks();
+                if remux.has_nothing() && stats.state != State::Idle {
                     stats.state = State::Failed;
                 }
             }
@@ -240,7 +195,19 @@ impl Running {
         let sources = self.sources().iter().enumerate().map(source).collect();
         let merge_lost = self.group.merged(0).map_or(0, |(_, lost)| lost);
         let outputs = self.outputs().iter().map(output).collect();
-        FlowStats { name: self.name.clone(), max_bandwidth: self.bandwidth.now().max, merge_lost, sources, outputs }
+        FlowStats {
+            name: self.name.clone(),
+            max_bandwidth: self.media.bandwidth.now().max,
+            merge_lost,
+            sources,
+            outputs,
+        }
+    }
+
+    fn has_player(&self, output: &str, peer: SocketAddr) -> bool {
+        let outputs = self.outputs();
+        let found = outputs.iter().find(|o| o.status.is_named(output));
+        found.is_some_and(|output| output.status.snapshot().players.iter().any(|player| player.peer == peer))
     }
 
     pub(super) fn alive(&self) -> Result<Arc<Shared>, Error> {
@@ -298,9 +265,10 @@ impl FlowHandle {
         self.events.lock().await.next().await
     }
 
-    /// Returns another reader of events, from now on.
+    /// Returns another reader of events, from now on. Within 5 s of the start of the flow, it brings the events since
+    /// the start, too.
     pub fn events(&self) -> Events {
-        Events::new(self.running.events.subscribe())
+        Events::new(self.running.media.events.subscribe())
     }
 
     /// Returns a snapshot of the counters, without stopping the data path.
@@ -308,8 +276,8 @@ impl FlowHandle {
         self.running.stats()
     }
 
-    /// Returns the handle into which the host pushes the media of a [`Source::app_rtp`](crate::Source::app_rtp) or
-    /// another app source.
+    /// Returns the handle into which the host pushes the media of an app source, such as
+    /// [`Source::app_datagrams`](crate::Source::app_datagrams).
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such source.
@@ -344,17 +312,20 @@ impl FlowHandle {
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
     pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
         let (running, output) = (self.running.clone(), output.into());
-        self.on_runtime(|abandoned| async move { running.add_output(output, &abandoned).await }).await
+        self.on_runtime(|caller| async move { running.add_output(output, &caller).await }).await
     }
 
     /// Removes an output, and waits until its sockets are closed. No other output is affected. If the future is dropped
     /// after it was first polled, the output may still be removed, as a whole.
     ///
+    /// Code that the library runs (release functions, wakers, callbacks, the logger) may call this. It does not wait then:
+    /// the output is gone from the statistics, and its sockets are closed soon after.
+    ///
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
     pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
         let (running, name) = (self.running.clone(), name.to_owned());
-        self.on_runtime(|abandoned| async move { running.remove_output(&name, &abandoned).await }).await
+        self.on_runtime(|caller| async move { running.remove_output(&name, &caller).await }).await
     }
 
     /// Replaces an output with another one, under a name of its own choice, and waits until the sockets of the old one
@@ -365,11 +336,13 @@ impl FlowHandle {
     /// also if this fails. Other changes go on, and [`FlowHandle::stop`] ends this one. Then the two are swapped in one
     /// step. If the future is dropped before that, the old output stays. If it is dropped later, the new one is there.
     ///
+    /// Code that the library runs does not wait for the sockets of the old one, as in [`FlowHandle::remove_output`].
+    ///
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
         let (running, name, output) = (self.running.clone(), name.to_owned(), output.into());
-        self.on_runtime(|abandoned| async move { running.replace_output(&name, output, &abandoned).await }).await
+        self.on_runtime(|caller| async move { running.replace_output(&name, output, &caller).await }).await
     }
 
     /// Changes an output without a reconnection.
@@ -381,21 +354,28 @@ impl FlowHandle {
     }
 
     /// Disconnects a player of an output that listens, by its address as in [`PlayerStats`](crate::PlayerStats). The
-    /// player may reconnect; use an allowlist to prevent that.
+    /// player may reconnect; use an allowlist to prevent that. For code that the library runs, it is disconnected soon
+    /// after, if it is in the statistics.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such output, or no such player of it.
     pub async fn kick_player(&self, output: &str, peer: SocketAddr) -> Result<(), Error> {
         self.running.alive()?;
-        let route = self.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
-            OutputEnd::Route(route) => Some(route.clone()),
+        let entry = self.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
+            OutputEnd::Listener(entry) => Some(entry.clone()),
             _ => None,
         });
-        let route = route.ok_or_else(|| not_found("output", output))?;
-        match route {
-            Some(route) if route.kick(peer).await => Ok(()),
-            _ => Err(not_found("player", &peer.to_string())),
-        }
+        let entry = entry.ok_or_else(|| not_found("output", output))?;
+        let kicked = match entry {
+            // The port may be what runs the caller, so its answer is not waited for.
+            Some(entry) if lock::is_on_task() => {
+                self.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
+                self.running.has_player(output, peer)
+            }
+            Some(entry) => entry.kick(peer).await,
+            None => false,
+        };
+        if kicked { Ok(()) } else { Err(not_found("player", &peer.to_string())) }
     }
 
     /// Changes a source without a reconnection.
@@ -406,8 +386,9 @@ impl FlowHandle {
         self.running.edit_source(name, edit)
     }
 
-    /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of SRT
-    /// follow, on open connections, too. An SRT endpoint with a maximum of its own keeps it.
+    /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of
+    /// protocols that pace their packets follow, on open connections, too. An endpoint with a maximum of its own keeps
+    /// it.
     ///
     /// # Errors
     /// When it is 0, or the flow has stopped.
@@ -433,20 +414,27 @@ impl FlowHandle {
     /// Stops the flow: the received media is passed on, then all tasks end and all sockets are closed. Changes in
     /// preparation end without effect. If the future is dropped after it was first polled, the flow still stops.
     /// Dropping the handle as well does not wait for work in progress.
+    ///
+    /// Code that the library runs (release functions, wakers, callbacks, the logger) may call this. It does not wait then:
+    /// the flow stops in the background, and [`Event::FlowStopped`] tells when it has.
     pub async fn stop(&self) {
         lock::hold_back(self.running.stop()).await;
     }
 
-    /// Runs a change on the engine's runtime, to which sockets belong, on whichever executor it is awaited. The token
-    /// is cancelled when the caller drops the future.
-    async fn on_runtime<F>(&self, change: impl FnOnce(CancellationToken) -> F) -> Result<(), Error>
+    /// Runs a change on the engine's runtime, to which sockets belong, on whichever executor it is awaited.
+    async fn on_runtime<F>(&self, change: impl FnOnce(Caller) -> F) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let abandoned = CancellationToken::new();
-        let waits = abandoned.clone().drop_guard();
-        let done = self.running.tasks.runtime.spawn(lock::hold_back(change(abandoned))).await;
-        waits.disarm();
+        let waits = !lock::is_on_task();
+        let change = lock::hold_back(change(Caller { abandoned: abandoned.clone(), waits }));
+        if !waits {
+            return lock::within_task(change).await;
+        }
+        let interest = abandoned.drop_guard();
+        let done = self.running.tasks.runtime.spawn(lock::task(change)).await;
+        interest.disarm();
         done.unwrap_or(Err(Error::Stopped("engine")))
     }
 }

@@ -1,7 +1,12 @@
 //! Encoder of statistics as OpenMetrics text.
 
 use super::stats::{EndpointStats, FlowStats};
-use crate::{endpoint::PlayerStats, flow::Bitrate, media::PidStats, router::State};
+use crate::{
+    endpoint::{LastError, PlayerStats},
+    flow::Bitrate,
+    media::PidStats,
+    router::State,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
@@ -49,6 +54,12 @@ const ENDPOINT_COUNTERS: &Table<EndpointStats, u64> = &[
     ("continuity_errors", "MPEG-TS continuity count errors (TR 101 290, 1.4)", |s| s.transport.continuity),
     ("pmt_errors", "MPEG-TS PMT errors (TR 101 290, 1.5)", |s| s.transport.pmt),
     ("pid_errors", "MPEG-TS PID errors (TR 101 290, 1.6)", |s| s.transport.pid),
+    ("transport_errors", "MPEG-TS transport errors (TR 101 290, 2.1)", |s| s.transport.transport),
+    ("crc_errors", "MPEG-TS CRC errors (TR 101 290, 2.2)", |s| s.transport.crc),
+    ("pcr_repetition_errors", "MPEG-TS PCR repetition errors (TR 101 290, 2.3a)", |s| s.transport.pcr_repetition),
+    ("pcr_discontinuities", "MPEG-TS PCR discontinuity errors (TR 101 290, 2.3b)", |s| s.transport.pcr_discontinuity),
+    ("pts_errors", "MPEG-TS PTS errors (TR 101 290, 2.5)", |s| s.transport.pts),
+    ("cat_errors", "MPEG-TS CAT errors (TR 101 290, 2.6)", |s| s.transport.cat),
 ];
 
 const ENDPOINT_GAUGES: &Table<EndpointStats, f64> = &[
@@ -58,13 +69,19 @@ const ENDPOINT_GAUGES: &Table<EndpointStats, f64> = &[
     ("active", "Whether the source feeds the flow", |s| flag(s.active)),
     ("jitter_seconds", "Interarrival jitter (RFC 3550)", |s| seconds(s.jitter)),
     ("round_trip_seconds", "Round trip time, where the protocol measures it", |s| seconds(s.round_trip)),
-    ("latency_seconds", "Latency agreed on by both ends of SRT", |s| seconds(s.latency)),
-    ("buffered_seconds", "Duration of media in the SRT receive buffer", |s| seconds(s.buffered)),
+    ("latency_seconds", "Latency agreed on by both ends of the connection", |s| seconds(s.latency)),
+    ("buffered_seconds", "Duration of media in the receive buffer", |s| seconds(s.buffered)),
     ("encrypted", "Whether the connection is encrypted", |s| flag(s.encrypted)),
-    ("video_frame_rate", "Video frames per second of an RTMP source", |s| s.video_frame_rate),
-    ("audio_frame_rate", "Audio frames per second of an RTMP source", |s| s.audio_frame_rate),
+    ("video_frame_rate", "Video frames per second of a source", |s| s.video_frame_rate),
+    ("audio_frame_rate", "Audio frames per second of a source", |s| s.audio_frame_rate),
     ("players", "Connected players of an output", |s| s.players.len() as f64),
 ];
+
+const ERROR_GAUGES: &Table<LastError, f64> = &[(
+    "last_error_age_seconds",
+    "Seconds since the last error of the endpoint, with the class of its reason",
+    |error| seconds(error.age),
+)];
 
 const PID_COUNTERS: &Table<PidStats, u64> = &[
     ("pid_packets", "MPEG-TS packets of a PID", |p| p.packets),
@@ -107,10 +124,17 @@ impl Collector for Snapshot {
         let endpoints = self.endpoints();
         families(&mut encoder, ENDPOINT_COUNTERS, &endpoints, ConstCounter::new)?;
         families(&mut encoder, ENDPOINT_GAUGES, &endpoints, ConstGauge::new)?;
+        // One sample an endpoint: the label holds the class of the last reason, not its text.
+        let with_error = endpoints.iter().filter_map(|(labels, endpoint)| {
+            let error = endpoint.last_error.as_ref()?;
+            Some((labels.iter().cloned().chain([("reason", error.kind.to_owned())]).collect(), error))
+        });
+        let errors: Vec<(Labels, &LastError)> = with_error.collect();
+        families(&mut encoder, ERROR_GAUGES, &errors, ConstGauge::new)?;
         let pids = parts(&endpoints, "pid", |endpoint| &endpoint.pids, |pid| pid.pid.to_string());
         families(&mut encoder, PID_COUNTERS, &pids, ConstCounter::new)?;
         let mut players = parts(&endpoints, "peer", |endpoint| &endpoint.players, |player| player.peer.to_string());
-        // Two connections may share an address, as SRT connections that share a socket do. Only the first is reported,
+        // Two connections may share an address, as connections that share a datagram socket do. Only the first is reported,
         // because one set of labels can only have one value.
         players.sort_by(|(a, _), (b, _)| a.cmp(b));
         players.dedup_by(|(a, _), (b, _)| a == b);

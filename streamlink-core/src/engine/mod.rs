@@ -3,7 +3,6 @@
 mod changes;
 #[cfg(test)]
 mod changes_tests;
-mod drivers;
 mod edit;
 mod handle;
 mod metrics;
@@ -11,19 +10,15 @@ mod outputs;
 mod sources;
 mod start;
 mod stats;
+#[cfg(test)]
+mod unknown_protocol_tests;
 
 pub use edit::{OutputEdit, SourceEdit};
 pub use handle::FlowHandle;
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
-    endpoint::{
-        Resolver, SrtAccess, SrtRequest,
-        rtmp::Rtmp,
-        rtsp::Rtsp,
-        srt,
-        tcp::{Port, Service},
-    },
+    endpoint::{Access, AccessHook, AccessRequest, Drivers, EngineResources, Ports, Resolver, TlsIdentity},
     error::{ConfigError, ConfigErrors, Error, Problem},
     flow::{Claim, Flow, PeerLimits},
     lock::{self, Guard, lock},
@@ -34,8 +29,11 @@ use handle::Running;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicU64},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
@@ -55,26 +53,16 @@ pub struct Engine {
 #[derive(Debug)]
 pub(crate) struct Shared {
     runtime: Handle,
-    /// Generator that was seeded when the engine was built.
-    random: Random,
     workers: usize,
     regions: BTreeMap<String, Egress>,
-    public_host: Option<String>,
+    drivers: Drivers,
+    resources: EngineResources,
     flows: Mutex<HashMap<String, Arc<Running>>>,
     /// Claimed local addresses and keys, each with the id and name of its flow.
     claims: Mutex<HashMap<Claim, (u64, String)>>,
-    /// Open SRT ports. Several flows may share a port of SRT, RTMP or RTSP.
-    srt_ports: Ports<srt::Port>,
-    rtmp_ports: Ports<Port<Rtmp>>,
-    rtsp_ports: Ports<Port<Rtsp>>,
-    srt_access_hook: Option<srt::AccessHook>,
-    peer_limits: PeerLimits,
-    resolver: Resolver,
-    tls_server: Option<TlsServer>,
-    tls_roots: Vec<u8>,
-    /// TLS client, created for the first caller that needs it.
-    tls_client: OnceLock<Result<TlsClient, String>>,
     next_id: AtomicU64,
+    /// Set by a shutdown, after which no flow starts.
+    is_shut_down: AtomicBool,
 }
 
 impl Shared {
@@ -84,32 +72,6 @@ impl Shared {
 
     fn claims(&self) -> Guard<'_, HashMap<Claim, (u64, String)>> {
         lock(&self.claims)
-    }
-
-    /// Returns the SRT port at an address. Must be called within the runtime.
-    fn srt_port(&self, address: SocketAddr) -> io::Result<Arc<srt::Port>> {
-        self.srt_ports.at(address, |address| {
-            srt::Port::open(address, self.srt_access_hook.clone(), self.peer_limits, self.random.clone())
-        })
-    }
-
-    /// Returns the RTMP or RTSP port at an address. Must be called within the runtime.
-    fn tcp_port<S: Service>(&self, ports: &Ports<Port<S>>, address: SocketAddr, tls: bool) -> io::Result<Arc<Port<S>>> {
-        let server = match (tls, &self.tls_server) {
-            (false, _) => None,
-            (true, Some(server)) => Some(server.clone()),
-            (true, None) => return Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
-        };
-        let port = ports.at(address, |address| Port::open(address, server, self.peer_limits, self.random.clone()))?;
-        match port.is_secure() == tls {
-            true => Ok(port),
-            false => Err(io::Error::new(io::ErrorKind::AddrInUse, "another flow listens there, with TLS or without")),
-        }
-    }
-
-    /// Returns the TLS client of callers, with its trusted roots.
-    fn tls_client(&self) -> Result<TlsClient, String> {
-        self.tls_client.get_or_init(|| TlsClient::new(&self.tls_roots)).clone()
     }
 
     /// Claims an address and key for a running flow.
@@ -133,32 +95,6 @@ impl Shared {
     /// Gives back all claims of a flow.
     fn release(&self, id: u64) {
         self.claims().retain(|_, (owner, _)| *owner != id);
-    }
-}
-
-/// Open ports of one protocol, by the requested address.
-#[derive(Debug)]
-struct Ports<P>(Mutex<HashMap<SocketAddr, Weak<P>>>);
-
-impl<P> Default for Ports<P> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<P> Ports<P> {
-    /// Returns the open port at an address, or opens one. Must be called within the runtime.
-    fn at(&self, address: SocketAddr, open: impl FnOnce(SocketAddr) -> io::Result<Arc<P>>) -> io::Result<Arc<P>> {
-        let mut ports = lock(&self.0);
-        ports.retain(|_, port| port.strong_count() > 0);
-        if let Some(port) = ports.get(&address).and_then(Weak::upgrade) {
-            return Ok(port);
-        }
-        let port = open(address)?;
-        if address.port() != 0 {
-            ports.insert(address, Arc::downgrade(&port));
-        }
-        Ok(port)
     }
 }
 
@@ -189,9 +125,10 @@ pub struct EngineBuilder {
     workers: Option<usize>,
     regions: BTreeMap<String, Egress>,
     public_host: Option<String>,
-    srt_access_hook: Option<srt::AccessHook>,
+    access_hook: Option<AccessHook>,
     peer_limits: PeerLimits,
     resolver: Resolver,
+    drivers: Drivers,
     tls_server: Option<TlsServer>,
     tls_roots: Vec<u8>,
 }
@@ -207,8 +144,8 @@ impl EngineBuilder {
     /// Adds a region from which outputs can send.
     pub fn region(mut self, name: impl Into<String>, egress: RegionEgress) -> Self {
         let egress = match egress {
-            RegionEgress::Address(address) => Egress { address: Some(address), interface: None },
-            RegionEgress::Interface(name) => Egress { address: None, interface: Some(name) },
+            RegionEgress::Address(address) => Egress { address: Some(address), ..Egress::default() },
+            RegionEgress::Interface(name) => Egress { interface: Some(name), ..Egress::default() },
         };
         self.regions.insert(name.into(), egress);
         self
@@ -221,29 +158,39 @@ impl EngineBuilder {
         self
     }
 
-    /// Sets the access callback for every caller of an SRT listener that the allowlist admits. The callback may admit
-    /// the caller, choose its passphrase (for example by the stream id), or refuse it with a code.
+    /// Sets the access callback, which may block. It is asked about every publisher and player of a listener that the
+    /// allowlist admits, before the peer is served. It may admit the peer, choose its passphrase, or reject it with a
+    /// code.
     ///
     /// The callback runs on threads for blocking work, which do not delay media, with at most 16 concurrent calls for
-    /// each port. If it panics or does not answer within 2 seconds, the caller is refused. Stopping a flow waits until
-    /// the calls about its callers have returned.
-    pub fn srt_access(mut self, ask: impl Fn(&SrtRequest<'_>) -> SrtAccess + Send + Sync + 'static) -> Self {
-        let ask = move |request: &SrtRequest<'_>| {
-            lock::assert_unlocked();
-            ask(request)
-        };
-        self.srt_access_hook = Some(srt::AccessHook(Arc::new(ask)));
+    /// each port. If it panics or does not answer within 2 seconds, the peer is refused. Stopping a flow waits until
+    /// the calls about its peers have returned, except within such a call.
+    pub fn access(mut self, ask: impl Fn(&AccessRequest) -> Access + Send + Sync + 'static) -> Self {
+        self.access_hook = Some(AccessHook::Blocking(Arc::new(ask)));
         self
     }
 
-    /// Sets the limits of one peer address on a listening SRT, RTMP or RTSP port.
+    /// Sets an access callback that answers later, in place of [`EngineBuilder::access`]: the future that it returns may
+    /// wait, for example for another service, but must not block.
+    ///
+    /// Each future runs in a task of its own on the engine's runtime, with at most 256 at a time for each port. It is
+    /// dropped, and the peer refused, if it has not answered within 2 seconds.
+    pub fn access_later<F>(mut self, ask: impl Fn(AccessRequest) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Access> + Send + 'static,
+    {
+        self.access_hook = Some(AccessHook::Later(Arc::new(move |request| Box::pin(ask(request)))));
+        self
+    }
+
+    /// Sets the limits of one peer address on a listening port.
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
         self.peer_limits = limits;
         self
     }
 
-    /// Sets the certificate chain, the server's own certificate first, and the private key of listeners that speak TLS
-    /// (`rtmps`, `rtsps`), as PEM.
+    /// Sets the certificate chain, the server's own certificate first, and the private key of listeners that speak TLS,
+    /// as PEM.
     ///
     /// # Errors
     /// When they cannot be read or do not belong together, or this build has no TLS (the feature `tls`).
@@ -286,24 +233,25 @@ impl EngineBuilder {
     }
 
     fn on_handle(self, handle: Handle, runtime: Option<Runtime>, random: Random) -> Engine {
+        let resources = EngineResources {
+            random,
+            resolver: self.resolver,
+            peer_limits: self.peer_limits,
+            access_hook: self.access_hook,
+            public_host: self.public_host,
+            tls: TlsIdentity::new(self.tls_server, self.tls_roots),
+            ports: Ports::default(),
+        };
         let shared = Shared {
             workers: handle.metrics().num_workers(),
             runtime: handle,
-            random,
             regions: self.regions,
-            public_host: self.public_host,
+            drivers: self.drivers,
+            resources,
             flows: Mutex::default(),
             claims: Mutex::default(),
-            srt_ports: Ports::default(),
-            rtmp_ports: Ports::default(),
-            rtsp_ports: Ports::default(),
-            srt_access_hook: self.srt_access_hook,
-            peer_limits: self.peer_limits,
-            resolver: self.resolver,
-            tls_server: self.tls_server,
-            tls_roots: self.tls_roots,
-            tls_client: OnceLock::new(),
             next_id: AtomicU64::new(1),
+            is_shut_down: AtomicBool::new(false),
         };
         Engine { shared: Arc::new(shared), runtime }
     }
@@ -339,13 +287,20 @@ impl Engine {
     /// is then started.
     pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
         let shared = self.shared.clone();
+        if lock::is_on_task() {
+            return lock::within_task(start::start(shared, flow)).await;
+        }
         // Sockets belong to the engine's runtime, on whichever executor this is awaited.
-        let started = AbortOnDropHandle::new(self.shared.runtime.spawn(start::start(shared, flow))).await;
+        let started = AbortOnDropHandle::new(self.shared.runtime.spawn(lock::task(start::start(shared, flow)))).await;
         started.unwrap_or(Err(Error::Stopped("engine")))
     }
 
-    /// Runs a future to completion, for hosts without an executor of their own. Must not be called from within one.
+    /// Runs a future to completion, for hosts without an executor of their own. May be called from code that the library
+    /// runs on a runtime with several threads, or on the engine's own. Must not be called from within another executor.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        if lock::is_on_task() {
+            return tokio::task::block_in_place(|| self.shared.runtime.block_on(future));
+        }
         self.shared.runtime.block_on(future)
     }
 
@@ -361,8 +316,11 @@ impl Engine {
         metrics::text(&self.stats())
     }
 
-    /// Stops all flows, and waits until their tasks have ended and their sockets are closed.
+    /// Stops all flows, and waits until their tasks have ended and their sockets are closed. It does not wait when it is
+    /// called from code that the library runs, as in [`FlowHandle::stop`]. No flow can be started after that:
+    /// [`Engine::start`] fails with [`Error::Stopped`].
     pub async fn shutdown(&self) {
+        self.shared.is_shut_down.store(true, Ordering::SeqCst);
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
         for flow in flows {
             lock::hold_back(flow.stop()).await;

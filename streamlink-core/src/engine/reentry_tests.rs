@@ -3,8 +3,8 @@
 
 use super::{Engine, FlowHandle, SourceEdit};
 use crate::{
-    endpoint::AppSource,
-    flow::{Bitrate, Failover, FailoverPolicy, Flow, Output, Source, StreamKey},
+    endpoint::{Access, AppSource},
+    flow::{BandwidthPolicy, Bitrate, Failover, FailoverPolicy, Flow, Output, Source, StreamKey},
     lock,
     media::{MediaFamily, Packet, RtmpKind},
 };
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::{
     cell::Cell,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
         mpsc,
     },
@@ -226,4 +226,227 @@ fn host_code_may_call_the_library_from_everywhere() {
     watched(flow.failover(stay).output(tap()).output(play).build().unwrap(), both);
     let flow = Flow::builder("hostile", rate).source(Source::app_rtsp("in")).backup(Source::app_rtsp("spare"));
     watched(flow.failover(stay).output(tap()).build().unwrap(), both);
+}
+
+/// Host that makes one call from within a task of the library, which must not wait for that task.
+struct Within {
+    engine: Engine,
+    flow: FlowHandle,
+    has_called: AtomicBool,
+    call: Call,
+    returned: mpsc::Sender<()>,
+}
+
+/// Calls that wait for tasks when any other thread makes them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Call {
+    Remove,
+    Replace,
+    Add,
+    Kick,
+    Stop,
+    Shutdown,
+    Start,
+}
+
+impl Within {
+    /// Makes the call on this thread, as a host does that has no executor.
+    fn act(&self) {
+        if !self.has_called.swap(true, Relaxed) {
+            self.engine.block_on(self.call());
+            let _ = self.returned.send(());
+        }
+    }
+
+    async fn call(&self) {
+        match self.call {
+            Call::Remove => self.flow.remove_output("out").await.unwrap(),
+            Call::Replace => self.flow.replace_output("out", Output::tap("new")).await.unwrap(),
+            Call::Add => self.flow.add_output(Output::tap("new")).await.unwrap(),
+            Call::Kick => {
+                for player in self.flow.stats().outputs.iter().flat_map(|output| &output.players) {
+                    let _ = self.flow.kick_player("out", player.peer).await;
+                }
+                let _ = self.flow.kick_player("out", ([127, 0, 0, 1], 9).into()).await;
+            }
+            Call::Stop => self.flow.stop().await,
+            Call::Shutdown => self.engine.shutdown().await,
+            Call::Start => {
+                let flow = Flow::builder("another", Bitrate::mbps(1)).source(Source::app_datagrams("in"));
+                let flow = self.engine.start(flow.output(Output::srt_listener("x", "127.0.0.1:0")).build().unwrap());
+                flow.await.unwrap().stop().await;
+            }
+        }
+    }
+}
+
+impl Wake for Within {
+    fn wake(self: Arc<Self>) {
+        // Threads of the engine run tasks and nothing else.
+        if std::thread::current().name() == Some("streamlink") {
+            self.act();
+        }
+    }
+}
+
+/// Runs a flow with one output `out`, whose task emits an event when it connects or fails to. The host makes its call
+/// when it is woken for that event, on that task.
+fn call_on_the_task_of(source: Source, output: Output, call: Call) {
+    // One worker: a call that blocks it must let other tasks go on.
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let flow = Flow::builder("own", Bitrate::mbps(1)).source(source).build().unwrap();
+    let flow = engine.block_on(engine.start(flow)).unwrap();
+    let mut events = flow.events();
+    let (returned, wait) = mpsc::channel();
+    let host = Arc::new(Within { engine, flow, has_called: AtomicBool::new(false), call, returned });
+    let waker = Waker::from(host.clone());
+    assert!(std::pin::pin!(events.next()).poll(&mut Context::from_waker(&waker)).is_pending());
+    host.engine.block_on(host.flow.add_output(output)).unwrap();
+    // A player of another engine, for an output that listens.
+    let others = Engine::builder().workers(1).build().unwrap();
+    let _player = host.flow.playback_urls().first().map(|(_, url)| {
+        let address = url.split("//").nth(1).unwrap().split('/').next().unwrap();
+        let address = format!("127.0.0.1:{}", address.rsplit_once(':').unwrap().1.split('?').next().unwrap());
+        let source: Source = if url.starts_with("srt") {
+            Source::srt_caller("in", &address).into()
+        } else {
+            Source::rtmp_pull("in", &format!("rtmp://{address}/live"), StreamKey::new("key").unwrap()).into()
+        };
+        others
+            .block_on(others.start(Flow::builder("player", Bitrate::mbps(1)).source(source).build().unwrap()))
+            .unwrap()
+    });
+    wait.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{call:?} waits for the task that makes it"));
+    let names = || host.flow.stats().outputs.iter().map(|output| output.name.clone()).collect::<Vec<_>>();
+    match call {
+        Call::Remove => assert_eq!(names(), [""; 0]),
+        Call::Replace => assert_eq!(names(), ["new"]),
+        Call::Add => assert_eq!(names(), ["out", "new"]),
+        _ => assert_eq!(names(), ["out"]),
+    }
+    // Whatever goes on in the background comes to its end, for which others wait.
+    host.engine.block_on(host.flow.stop());
+    host.engine.block_on(host.engine.shutdown());
+}
+
+/// Runs a test that hangs if it fails.
+fn bounded(test: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let run = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    if wait.recv_timeout(2 * PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("a call waits for ever");
+    }
+    run.join().unwrap();
+}
+
+const ALL_CALLS: [Call; 7] =
+    [Call::Remove, Call::Replace, Call::Add, Call::Kick, Call::Stop, Call::Shutdown, Call::Start];
+
+#[test]
+fn call_within_an_outputs_task_does_not_wait_for_it() {
+    let key = || StreamKey::new("key").unwrap();
+    for call in ALL_CALLS {
+        let (rtmp, datagrams) = (|| Source::app_rtmp("in").into(), || Source::app_datagrams("in").into());
+        let push = Output::rtmp_push("out", "rtmp://127.0.0.1:9/app", key()).into();
+        bounded(move || call_on_the_task_of(rtmp(), push, call));
+        let pull = Output::rtmp_pull("out", "127.0.0.1:0", "live").key(key()).into();
+        bounded(move || call_on_the_task_of(rtmp(), pull, call));
+        let listener = Output::srt_listener("out", "127.0.0.1:0").into();
+        bounded(move || call_on_the_task_of(datagrams(), listener, call));
+    }
+}
+
+/// Bytes whose release makes the call.
+struct Releasing(Arc<Within>);
+
+impl AsRef<[u8]> for Releasing {
+    fn as_ref(&self) -> &[u8] {
+        &[1; 100]
+    }
+}
+
+impl Drop for Releasing {
+    fn drop(&mut self) {
+        self.0.act();
+    }
+}
+
+#[test]
+fn call_of_a_release_function_does_not_wait_for_the_task_that_runs_it() {
+    for call in ALL_CALLS {
+        bounded(move || {
+            let engine = Engine::builder().workers(1).build().unwrap();
+            let flow = Flow::builder("own", Bitrate::mbps(1)).bandwidth_policy(BandwidthPolicy::Warn);
+            let flow = flow.source(Source::app_datagrams("in")).output(Output::tap("out")).build().unwrap();
+            let flow = engine.block_on(engine.start(flow)).unwrap();
+            let (source, tap) = (flow.app_source("in").unwrap(), flow.tap("out").unwrap());
+            let (returned, wait) = mpsc::channel();
+            let host = Arc::new(Within { engine, flow, has_called: AtomicBool::new(false), call, returned });
+            let (more, mut is_first) = (source.clone(), true);
+            let calls = tap.for_each(move |_| {
+                // The ring drops its oldest packet meanwhile, of which the tap then has the last handle.
+                if std::mem::take(&mut is_first) {
+                    for _ in 0..4000 {
+                        more.push(packet(MediaFamily::Datagrams, 0, Bytes::from_static(&[7; 1000]))).unwrap();
+                    }
+                }
+            });
+            source.push(packet(MediaFamily::Datagrams, 0, Bytes::from_owner(Releasing(host.clone())))).unwrap();
+            wait.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{call:?} waits for the task that makes it"));
+            host.engine.block_on(calls.stop());
+            host.engine.block_on(host.flow.stop());
+        });
+    }
+}
+
+#[test]
+fn tap_callback_may_stop_itself() {
+    bounded(|| {
+        let engine = Arc::new(Engine::builder().workers(1).build().unwrap());
+        let flow = Flow::builder("own", Bitrate::mbps(1)).source(Source::app_datagrams("in"));
+        let flow = engine.block_on(engine.start(flow.output(Output::tap("out")).build().unwrap())).unwrap();
+        let (give, take) = mpsc::channel();
+        let (own_engine, (returned, wait)) = (engine.clone(), mpsc::channel());
+        let calls = flow.tap("out").unwrap().for_each(move |_| {
+            let calls: crate::endpoint::TapCallback = take.recv().unwrap();
+            own_engine.block_on(calls.stop());
+            returned.send(()).unwrap();
+        });
+        give.send(calls).unwrap();
+        let source = flow.app_source("in").unwrap();
+        source.push(packet(MediaFamily::Datagrams, 0, Bytes::from_static(&[7; 100]))).unwrap();
+        wait.recv_timeout(PATIENCE).expect("the callback waits for itself");
+        engine.block_on(flow.stop());
+    });
+}
+
+#[test]
+fn access_hook_may_stop_the_flow_it_is_asked_about() {
+    for call in [Call::Remove, Call::Replace, Call::Stop, Call::Shutdown] {
+        bounded(move || {
+            let host: Arc<OnceLock<Arc<Within>>> = Arc::default();
+            let asked = host.clone();
+            let engine = Engine::builder().workers(1).access(move |_| {
+                asked.wait().act();
+                Access::Accept
+            });
+            let engine = engine.build().unwrap();
+            let flow = Flow::builder("own", Bitrate::mbps(1)).source(Source::app_datagrams("in"));
+            let flow = flow.output(Output::srt_listener("out", "127.0.0.1:0")).build().unwrap();
+            let flow = engine.block_on(engine.start(flow)).unwrap();
+            let address = flow.playback_urls()[0].1.replace("srt://", "");
+            let (returned, wait) = mpsc::channel();
+            let within = Arc::new(Within { engine, flow, has_called: AtomicBool::new(false), call, returned });
+            assert!(host.set(within.clone()).is_ok());
+            let others = Engine::builder().workers(1).build().unwrap();
+            let source = Source::srt_caller("in", address.split('?').next().unwrap());
+            let player = Flow::builder("player", Bitrate::mbps(1)).source(source).build().unwrap();
+            let _player = others.block_on(others.start(player)).unwrap();
+            wait.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{call:?} waits for the hook that makes it"));
+            within.engine.block_on(within.flow.stop());
+        });
+    }
 }

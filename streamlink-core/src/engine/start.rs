@@ -8,102 +8,24 @@ use super::{
 };
 use crate::{
     endpoint::{
-        Bandwidth, BandwidthSetting, Event, EventSink, SourceContext, SourceTunables, Status, Tasks,
-        fanout::Fanout,
-        rtmp::Rtmp,
-        rtsp::Rtsp,
-        srt,
-        tcp::{Port, RouteId},
+        Bandwidth, BandwidthSetting, FlowMedia, MessageRing, SourceContext, SourceTunables, Status, Tasks,
+        WantedPrograms, fanout::Fanout,
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
+    event::{Event, EventSink},
     flow::{Allowlist, Claim, Flow, Output},
-    net::{Egress, TlsClient},
+    net::{self, Egress, is_local_ip},
     router::{CurrentPresentation, Ring, SourceGroup, State, SwitchPolicy},
 };
 use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// Future that waits until the connections of a route have ended.
-pub(super) type Removal = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Route on a shared port.
-#[derive(Clone, Debug)]
-pub(super) enum PortRoute {
-    Srt(Arc<srt::Port>, srt::RouteId),
-    Rtmp(Arc<Port<Rtmp>>, RouteId),
-    Rtsp(Arc<Port<Rtsp>>, RouteId),
-}
-
-impl PortRoute {
-    pub(super) fn edit(&self, allow: Allowlist, max_peers: Option<u32>) {
-        match self {
-            PortRoute::Srt(port, id) => port.edit(*id, allow, max_peers),
-            PortRoute::Rtmp(port, id) => port.edit(*id, allow, max_peers),
-            PortRoute::Rtsp(port, id) => port.edit(*id, allow, max_peers),
-        }
-    }
-
-    /// Disconnects the players at an address, and returns true if there were any.
-    pub(super) async fn kick(&self, peer: SocketAddr) -> bool {
-        match self {
-            PortRoute::Srt(port, id) => port.kick(*id, peer).await,
-            PortRoute::Rtmp(port, id) => port.kick(*id, peer),
-            PortRoute::Rtsp(port, id) => port.kick(*id, peer),
-        }
-    }
-
-    /// Removes the route at once. The future waits until its connections have ended.
-    pub(super) fn remove(&self) -> Removal {
-        match self {
-            PortRoute::Srt(port, id) => Box::pin(port.remove(*id)),
-            PortRoute::Rtmp(port, id) => Box::pin(port.remove(*id)),
-            PortRoute::Rtsp(port, id) => Box::pin(port.remove(*id)),
-        }
-    }
-
-    /// Releases the port handle, and waits for the socket to close if it was the last.
-    pub(super) async fn release(self) {
-        match self {
-            PortRoute::Srt(port, _) => port.release().await,
-            PortRoute::Rtmp(port, _) => port.release().await,
-            PortRoute::Rtsp(port, _) => port.release().await,
-        }
-    }
-}
-
-/// Flow and endpoint named in errors.
-pub(super) struct Place<'a> {
-    flow: &'a str,
-    endpoint: String,
-}
-
-impl Place<'_> {
-    pub(super) fn source<'a>(flow: &'a str, name: &str) -> Place<'a> {
-        Place { flow, endpoint: format!("source `{name}`") }
-    }
-
-    pub(super) fn output<'a>(flow: &'a str, name: &str) -> Place<'a> {
-        Place { flow, endpoint: format!("output `{name}`") }
-    }
-
-    pub(super) fn bind(&self, address: SocketAddr, cause: io::Error) -> Error {
-        Error::Bind { flow: self.flow.to_owned(), endpoint: self.endpoint.clone(), address, cause }
-    }
-
-    pub(super) fn io(&self, what: String, cause: io::Error) -> Error {
-        Error::Io { flow: self.flow.to_owned(), endpoint: self.endpoint.clone(), what, cause }
-    }
-}
 
 /// Claims of a flow, which are given back if the flow does not start.
 struct Reservation<'a> {
@@ -126,7 +48,7 @@ fn reserve<'a>(
     id: u64,
     flow: &str,
     claims: Vec<(String, Claim)>,
-) -> Result<Reservation<'a>, ConfigErrors> {
+) -> Result<Reservation<'a>, Error> {
     let mut taken = shared.claims();
     let conflicts = claims.iter().filter_map(|(path, claim)| {
         let (_, owner) = taken.get(claim)?;
@@ -134,7 +56,7 @@ fn reserve<'a>(
         Some(ConfigError::new(format!("{path}.bind"), Problem::Duplicate(problem)))
     });
     match ConfigErrors::collect(conflicts.collect()) {
-        Some(errors) => Err(errors),
+        Some(errors) => Err(Error::Claimed(errors)),
         None => {
             taken.extend(claims.into_iter().map(|(_, claim)| (claim, (id, flow.to_owned()))));
             Ok(Reservation { shared, id, kept: false })
@@ -144,7 +66,16 @@ fn reserve<'a>(
 
 pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle, Error> {
     let name = flow.name().to_owned();
+    if shared.is_shut_down.load(Ordering::SeqCst) {
+        return Err(Error::Stopped("engine"));
+    }
     check_regions(&shared, &flow.outputs)?;
+    check_kernel(&flow)?;
+    let remarks = flow.sources.iter().filter_map(|source| source.remark(is_local_ip));
+    for remark in remarks.chain(flow.outputs.iter().filter_map(|output| output.remark(is_local_ip))) {
+        let flow = name.clone();
+        crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+    }
     if shared.flows().contains_key(&name) {
         return Err(Error::AlreadyExists { what: "a flow", name });
     }
@@ -159,6 +90,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let bandwidth = Bandwidth { max: flow.max_bandwidth, policy: flow.policy };
     let setting = BandwidthSetting::new(bandwidth);
     let ring = Ring::new(bandwidth.queue_limits());
+    ring.set_entry_wait(flow.entry_wait);
     let tasks = Tasks { runtime: shared.runtime.clone(), tracker: TaskTracker::new() };
     let stop = CancellationToken::new();
     let mut sources = Vec::new();
@@ -175,21 +107,21 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     }
 
     // Run the flow. No step can fail from here on, except when another flow of the same name has started meanwhile.
-    let stage = Arc::<CurrentPresentation>::default();
+    let presentation = Arc::<CurrentPresentation>::default();
     let terms = group_terms(flow.failover);
-    let group = SourceGroup::new(ring.clone(), stage.clone(), terms, family, sources.len());
+    let group = SourceGroup::new(ring.clone(), presentation.clone(), terms, family, sources.len());
     let fanout = Fanout::new(ring.clone(), events.clone(), tasks.clone(), shared.workers);
     let own_events = events.subscribe();
+    let programs = sources.iter().map(|(source, ..)| source.program()).collect();
+    let wanted = WantedPrograms { group: group.clone(), programs };
+    let messages = MessageRing::new(ring.clone(), family, wanted, events.clone(), tasks.clone());
     let running = Running {
         id,
-        random: shared.random.clone(),
         name: name.clone(),
         shared: Arc::downgrade(&shared),
         input,
         group: group.clone(),
-        bandwidth: setting,
-        ring,
-        events: events.clone(),
+        media: FlowMedia { ring, messages, presentation, bandwidth: setting, events: events.clone() },
         tasks,
         source_tasks: TaskTracker::new(),
         stop: stop.clone(),
@@ -197,19 +129,26 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         fanout,
         sources: Mutex::default(),
         outputs: Mutex::default(),
-        stage,
-        remux: OnceLock::new(),
         changes: TaskTracker::new(),
         stopping: tokio::sync::Mutex::new(()),
     };
     let running = Arc::new(running);
-    match shared.flows().entry(name.clone()) {
-        std::collections::hash_map::Entry::Occupied(_) => return Err(Error::AlreadyExists { what: "a flow", name }),
-        std::collections::hash_map::Entry::Vacant(entry) => entry.insert(running.clone()),
-    };
+    {
+        let mut flows = shared.flows();
+        // A shutdown sets the flag before it takes the list, so that it misses no flow.
+        if shared.is_shut_down.load(Ordering::SeqCst) {
+            return Err(Error::Stopped("engine"));
+        }
+        match flows.entry(name.clone()) {
+            std::collections::hash_map::Entry::Occupied(_) => {
+                return Err(Error::AlreadyExists { what: "a flow", name });
+            }
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(running.clone()),
+        };
+    }
     reservation.kept = true;
     for (output, status, opened) in outputs {
-        running.put_output(output, status, opened)?;
+        running.put_output(&shared, output, status, opened)?;
     }
     events.emit(Event::FlowStarted);
     if let SwitchPolicy::Merge(_) = terms.turns {
@@ -228,15 +167,38 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             sources: statuses.clone(),
             group: group.clone(),
             events: events.clone(),
+            idle_timeout: source.idle_timeout(),
+            takeover: source.takeover(),
+            loss_threshold: flow.failover.loss_threshold,
             live: live_reader,
             coalesce: flow.coalesce,
-            random: shared.random.clone(),
+            random: shared.resources.random.clone(),
             stop: stop.child_token(),
         };
         let cold = flow.failover.cold && number > 0;
         running.run_source(&shared, source, opened, (context, live), cold);
     }
+    events.flow_started();
     Ok(FlowHandle::new(running.clone(), own_events))
+}
+
+/// Checks that the kernel has the congestion control that an endpoint asks for.
+pub(super) fn check_congestion(name: Option<String>) -> Result<(), Problem> {
+    let Some(name) = name else { return Ok(()) };
+    net::check_congestion(&name).map_err(|error| {
+        Problem::Conflict(format!("this system has no congestion control `{name}` for this process: {error}"))
+    })
+}
+
+/// Checks the congestion controls of all callers.
+fn check_kernel(flow: &Flow) -> Result<(), ConfigErrors> {
+    let sources = flow.sources.iter().enumerate().map(|(i, s)| (format!("sources[{i}]"), s.congestion()));
+    let outputs = flow.outputs.iter().enumerate().map(|(i, o)| (format!("outputs[{i}]"), o.congestion()));
+    let errors = sources.chain(outputs).filter_map(|(path, name)| {
+        let problem = check_congestion(name).err()?;
+        Some(ConfigError::new(format!("{path}.congestion"), problem))
+    });
+    ConfigErrors::collect(errors.collect()).map_or(Ok(()), Err)
 }
 
 fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors> {
@@ -255,12 +217,4 @@ pub(super) fn region(shared: &Shared, output: &Output) -> Result<Egress, Problem
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         Problem::UnknownRegion { name: name.clone(), known }
     })
-}
-
-/// Returns the TLS client of a caller, if it uses TLS.
-pub(super) fn trust(shared: &Shared, tls: bool, place: &Place<'_>) -> Result<Option<TlsClient>, Error> {
-    match tls {
-        false => Ok(None),
-        true => shared.tls_client().map(Some).map_err(|what| place.io("TLS".into(), io::Error::other(what))),
-    }
 }

@@ -1,13 +1,16 @@
 //! Statistics: snapshots of the counters.
 
 use crate::{
-    endpoint::{PlayerStats, Status, StatusSnapshot},
+    endpoint::{LastError, PlayerStats, Status, StatusSnapshot},
     flow::{Bitrate, PeerUrl},
-    media::{PidStats, TransportErrors},
+    media::{MediaTrack, PidStats, TransportErrors},
     router::State,
     text::PeerText,
 };
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// Statistics of a flow at one moment.
 #[derive(Clone, Debug)]
@@ -33,7 +36,8 @@ pub struct EndpointStats {
     pub name: String,
     /// Description of the endpoint.
     pub description: Option<String>,
-    /// Name of the protocol, as in `RTP`.
+    /// Name of the protocol, see [`InputProtocol::name`](crate::InputProtocol::name) and
+    /// [`OutputProtocol::name`](crate::OutputProtocol::name).
     pub protocol: &'static str,
     /// State of the endpoint.
     pub state: State,
@@ -45,7 +49,8 @@ pub struct EndpointStats {
     pub connected_for: Option<Duration>,
     /// Number of reconnections after a loss.
     pub reconnections: u64,
-    /// Bytes passed on: RTP packets with their header, without UDP and IP.
+    /// Bytes passed on: the media as it passes through the flow, without the headers of the transport. Packets with a
+    /// media header of their own (RFC 3550) count with it.
     pub bytes: u64,
     /// Packets passed on.
     pub packets: u64,
@@ -69,19 +74,20 @@ pub struct EndpointStats {
     pub malformed: u64,
     /// Datagrams or connections of peers that the allowlist does not admit.
     pub refused: u64,
-    /// Interarrival jitter of an RTP source (RFC 3550 section 6.4.1).
+    /// Interarrival jitter of a source whose packets carry media timestamps (RFC 3550 section 6.4.1).
     pub jitter: Duration,
     /// First-priority errors of ETSI TR 101 290 of an MPEG-TS source, about a second old.
     pub transport: TransportErrors,
-    /// Video frames per second of an RTMP source, about a second old.
+    /// Video frames per second of a source whose media comes in frames, about a second old.
     pub video_frame_rate: f64,
-    /// Audio frames per second of an RTMP source, about a second old.
+    /// Audio frames per second of such a source, about a second old.
     pub audio_frame_rate: f64,
     /// Round-trip time, for protocols that measure it.
     pub round_trip: Duration,
-    /// Latency that both ends of an SRT connection agreed on.
+    /// Latency that both ends of the connection agreed on, for protocols that agree on one.
     pub latency: Duration,
-    /// Duration of the media in the receive buffer of an SRT source, from the oldest to the newest packet.
+    /// Duration of the media in the receive buffer of a source whose protocol holds packets until their time, from the
+    /// oldest to the newest packet.
     pub buffered: Duration,
     /// True if the connection is encrypted.
     pub encrypted: bool,
@@ -91,12 +97,21 @@ pub struct EndpointStats {
     pub media: Option<PeerText>,
     /// PIDs of an MPEG-TS source, about a second old.
     pub pids: Vec<PidStats>,
+    /// Address of the sender of a connected source, or of the server that a connected caller has reached.
+    pub peer: Option<SocketAddr>,
+    /// Last error of the endpoint. It stays when the endpoint has recovered.
+    pub last_error: Option<LastError>,
+    /// Streams of the MPEG-TS that an RTMP_PUSH output is remultiplexed from, about a second old: those that are carried,
+    /// then those that are left out, with the reason.
+    pub tracks: Vec<MediaTrack>,
 }
 
 impl EndpointStats {
     pub(super) fn new(status: &Status, protocol: &'static str, url: Option<PeerUrl>, now: Instant) -> Self {
         let c = &status.counters;
-        let StatusSnapshot { name, description, pids, transport, players, media } = status.snapshot();
+        let snapshot = status.snapshot();
+        let last_error = snapshot.last_error(now);
+        let StatusSnapshot { name, description, pids, transport, players, media, peer, .. } = snapshot;
         Self {
             name,
             description,
@@ -128,6 +143,9 @@ impl EndpointStats {
             players,
             media,
             pids,
+            peer,
+            last_error,
+            tracks: Vec::new(),
         }
     }
 }

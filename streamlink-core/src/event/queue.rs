@@ -8,10 +8,16 @@ use std::{
     future::poll_fn,
     sync::{Arc, Mutex, Weak},
     task::{Poll, Waker},
+    time::{Duration, Instant},
 };
 
 /// Maximum number of events that wait for a reader. A slower reader loses the oldest.
 const CAPACITY: usize = 1024;
+
+/// Time after the start of a flow for which its first events are kept for readers that come later.
+const EARLY: Duration = Duration::from_secs(5);
+/// Maximum number of events kept for readers that come later.
+const MAX_EARLY: usize = 256;
 
 /// Receives the events of the drivers, for the host's readers and the log.
 #[derive(Clone, Debug)]
@@ -20,7 +26,40 @@ pub(crate) struct EventSink(Arc<Sink>);
 #[derive(Debug)]
 struct Sink {
     flow: String,
-    readers: Mutex<Vec<Weak<Mutex<Waiting>>>>,
+    readers: Mutex<Readers>,
+}
+
+#[derive(Debug, Default)]
+struct Readers {
+    list: Vec<Weak<Mutex<Waiting>>>,
+    /// Events since the sink was made, for readers that subscribe soon after the start of the flow.
+    early: VecDeque<Event>,
+    /// Number of events before `early` that were not kept.
+    early_missed: u64,
+    /// Time until which early events are kept; `None` before the flow has started.
+    early_until: Option<Instant>,
+}
+
+impl Readers {
+    /// Discards the early events once their time is over. Returns whether they are still kept.
+    fn keeps_early(&mut self) -> bool {
+        let keeps = self.early_until.is_none_or(|until| Instant::now() < until);
+        if !keeps && self.early.capacity() > 0 {
+            self.early = VecDeque::new();
+        }
+        keeps
+    }
+
+    fn keep_early(&mut self, event: &Event) {
+        if !self.keeps_early() {
+            return;
+        }
+        if self.early.len() >= MAX_EARLY {
+            self.early.pop_front();
+            self.early_missed += 1;
+        }
+        self.early.push_back(event.clone());
+    }
 }
 
 /// Queue of one reader.
@@ -47,12 +86,17 @@ impl EventSink {
         Self(Arc::new(Sink { flow: flow.to_owned(), readers: Mutex::default() }))
     }
 
+    /// Returns the name of the flow.
+    pub(crate) fn flow(&self) -> &str {
+        &self.0.flow
+    }
+
     pub(crate) fn emit(&self, event: Event) {
         if log::max_level() >= log::Level::Info {
             let (sink, event) = (self.0.clone(), event.clone());
             lock::log_unlocked(move || log::info!("flow `{}`: {event}", sink.flow));
         }
-        self.0.tell(|waiting| {
+        self.0.tell(Some(&event), |waiting| {
             if waiting.events.len() >= CAPACITY {
                 waiting.events.pop_front();
                 waiting.missed += 1;
@@ -61,18 +105,35 @@ impl EventSink {
         });
     }
 
-    /// Returns a reader of the events from now on.
+    /// Returns a reader of the events from now on, and of those since the sink was made if the flow has started less
+    /// than [`EARLY`] ago: a host cannot subscribe before it has the handle of the flow.
     pub(crate) fn subscribe(&self) -> Mailbox {
-        let waiting = Arc::default();
-        lock(&self.0.readers).push(Arc::downgrade(&waiting));
+        let mut readers = lock(&self.0.readers);
+        let mut waiting = Waiting::default();
+        if readers.keeps_early() {
+            (waiting.events, waiting.missed) = (readers.early.clone(), readers.early_missed);
+        }
+        let waiting = Arc::new(Mutex::new(waiting));
+        readers.list.push(Arc::downgrade(&waiting));
         Mailbox(waiting)
+    }
+
+    /// Records that the flow has started.
+    pub(crate) fn flow_started(&self) {
+        lock(&self.0.readers).early_until = Instant::now().checked_add(EARLY);
     }
 }
 
 impl Sink {
-    fn tell(&self, mut change: impl FnMut(&mut Waiting)) {
+    /// Changes the queues of all readers, and keeps an event for those that come later, in one step: none of them gets
+    /// it twice, or not at all.
+    fn tell(&self, event: Option<&Event>, mut change: impl FnMut(&mut Waiting)) {
+        let mut readers = lock(&self.readers);
+        if let Some(event) = event {
+            readers.keep_early(event);
+        }
         // Dropped readers are removed from the list on the way.
-        lock(&self.readers).retain(|reader| {
+        readers.list.retain(|reader| {
             let Some(waiting) = reader.upgrade() else { return false };
             let mut waiting = lock(&waiting);
             change(&mut waiting);
@@ -86,7 +147,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        self.tell(|waiting| waiting.closed = true);
+        self.tell(None, |waiting| waiting.closed = true);
     }
 }
 
@@ -132,10 +193,33 @@ mod tests {
         Event::SourceConnected { source: number.to_string(), peer: None }
     }
 
+    #[test]
+    fn mailbox_brings_the_events_since_the_start_to_early_readers() {
+        let sink = EventSink::new("test");
+        for number in 0..3 {
+            sink.emit(event(number));
+        }
+        sink.flow_started();
+        let mut early = sink.subscribe();
+        sink.emit(event(3));
+        let all: Vec<Event> = std::iter::from_fn(|| early.try_receive()).collect();
+        assert_eq!(all, (0..4).map(event).collect::<Vec<_>>());
+        for number in 4..MAX_EARLY + 6 {
+            sink.emit(event(number));
+        }
+        let mut later = sink.subscribe();
+        assert_eq!(later.try_receive(), Some(Event::Missed { count: 6 }));
+        assert_eq!(later.try_receive(), Some(event(6)));
+        lock(&sink.0.readers).early_until = Some(Instant::now());
+        assert_eq!(sink.subscribe().try_receive(), None, "the start was long ago");
+        assert!(lock(&sink.0.readers).early.is_empty());
+    }
+
     #[tokio::test]
     async fn mailbox_delivers_all_and_reports_missed() {
         let sink = EventSink::new("test");
         sink.emit(event(0));
+        lock(&sink.0.readers).early_until = Some(Instant::now());
         let (mut quick, mut slow) = (sink.subscribe(), sink.subscribe());
         let gone = sink.subscribe();
         drop(gone);
@@ -143,7 +227,7 @@ mod tests {
             sink.emit(event(number));
             assert_eq!(quick.receive().await, Some(event(number)));
         }
-        assert_eq!(lock(&sink.0.readers).len(), 2);
+        assert_eq!(lock(&sink.0.readers).list.len(), 2);
         assert_eq!(quick.try_receive(), None);
         assert_eq!(slow.receive().await, Some(Event::Missed { count: 5 }));
         assert_eq!(slow.receive().await, Some(event(6)));

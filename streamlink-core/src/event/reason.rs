@@ -17,8 +17,15 @@ pub enum LossReason {
     Kicked,
     /// The peer closed the connection.
     Closed,
-    /// The peer refused the connection, in its own words.
+    /// The peer refused the connection: what it was asked for, and the reason in its own words.
     Rejected(PeerText),
+    /// The peer refused the user name, the password or the passphrase: what it was asked for, and the reason in its own
+    /// words. The next attempt follows after 30 s at the earliest.
+    Unauthorized(PeerText),
+    /// Another publisher has taken the place of the peer (`takeover`).
+    TakenOver,
+    /// No address of the peer could be reached: each address that was tried, with its error.
+    Unreachable(PeerText),
     /// The peer did not answer in time.
     TimedOut,
     /// The peer broke the protocol, in the way described.
@@ -33,6 +40,29 @@ pub enum LossReason {
     Io(PeerText),
 }
 
+impl LossReason {
+    /// Returns the stable name of the class of this reason, for metrics: lower case, with underscores.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            LossReason::Idle => "idle",
+            LossReason::BandwidthExceeded => "bandwidth_exceeded",
+            LossReason::NoLongerAllowed => "no_longer_allowed",
+            LossReason::Kicked => "kicked",
+            LossReason::Closed => "closed",
+            LossReason::Rejected(_) => "rejected",
+            LossReason::Unauthorized(_) => "unauthorized",
+            LossReason::TakenOver => "taken_over",
+            LossReason::Unreachable(_) => "unreachable",
+            LossReason::TimedOut => "timed_out",
+            LossReason::Protocol(_) => "protocol",
+            LossReason::TooSlow => "too_slow",
+            LossReason::Unacknowledged => "unacknowledged",
+            LossReason::Internal(_) => "internal",
+            LossReason::Io(_) => "io",
+        }
+    }
+}
+
 impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -42,6 +72,9 @@ impl fmt::Display for LossReason {
             LossReason::Kicked => f.write_str("cut off by the host"),
             LossReason::Closed => f.write_str("closed by the peer"),
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
+            LossReason::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
+            LossReason::TakenOver => f.write_str("another publisher has taken over"),
+            LossReason::Unreachable(tried) => write!(f, "cannot connect to {tried}"),
             LossReason::TimedOut => f.write_str("no answer from the peer in time"),
             LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
@@ -86,6 +119,28 @@ pub enum RefusalReason {
     TimedOut,
     /// Refused by the host.
     ByHost,
+}
+
+impl RefusalReason {
+    /// Returns the stable name of the class of this reason, for metrics: `refused_`, then lower case with underscores.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            RefusalReason::NotAllowed => "refused_not_allowed",
+            RefusalReason::TooManyPeers => "refused_too_many_peers",
+            RefusalReason::TooManyFromAddress => "refused_too_many_from_address",
+            RefusalReason::TooManyAttempts => "refused_too_many_attempts",
+            RefusalReason::OutOfDescriptors => "refused_out_of_descriptors",
+            RefusalReason::WrongPassphrase => "refused_wrong_passphrase",
+            RefusalReason::WrongPassword => "refused_wrong_password",
+            RefusalReason::EncryptionMismatch => "refused_encryption_mismatch",
+            RefusalReason::NoSuchStream => "refused_no_such_stream",
+            RefusalReason::NotPublished => "refused_not_published",
+            RefusalReason::InUse => "refused_in_use",
+            RefusalReason::Incompatible => "refused_incompatible",
+            RefusalReason::TimedOut => "refused_timed_out",
+            RefusalReason::ByHost => "refused_by_host",
+        }
+    }
 }
 
 impl fmt::Display for RefusalReason {

@@ -1,9 +1,6 @@
 //! Addresses, interfaces, and the settings that all listeners and all callers share.
 
-use super::{
-    allowlist::Allowlist,
-    settings::{Entries, Settings, millis, number, store},
-};
+use super::allowlist::Allowlist;
 use crate::error::Problem;
 use std::{
     fmt,
@@ -93,6 +90,9 @@ impl HostPort {
     /// When the host is neither a name nor an address, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, Problem> {
         let host = check_host(host)?;
+        if host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
+            return Err(Problem::malformed(host, "the address of a host: it stands for every local address"));
+        }
         if port == 0 {
             return Err(Problem::out_of_range("port 0", "1 to 65535"));
         }
@@ -230,23 +230,6 @@ impl Listen {
     }
 }
 
-impl Settings for Listen {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "allow" => store(&mut self.allow, value.parse()),
-            "max_players" | "max_peers" => store(&mut self.max_peers, number(value, 1..=1_000_000, "peers").map(Some)),
-            _ => None,
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        if !self.allow.is_empty() {
-            out.push("allow", &self.allow);
-        }
-        out.push_some("max_players", self.max_peers);
-    }
-}
-
 /// Delays before a caller connects again after a loss: exponential backoff with jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reconnect {
@@ -267,10 +250,51 @@ impl Default for Reconnect {
     }
 }
 
+/// Local end of the sockets that connect to a peer, or send to one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LocalEnd {
+    /// Local address; `None` for the region's, or the system's choice.
+    pub(crate) address: Option<IpAddr>,
+    /// Local port; `None` for one that the system picks.
+    pub(crate) port: Option<u16>,
+    pub(crate) interface: Option<Interface>,
+    /// Differentiated services code point (RFC 2474) of the packets.
+    pub(crate) dscp: Option<u8>,
+    /// Congestion control of TCP, as the kernel names it.
+    pub(crate) congestion: Option<String>,
+}
+
+impl LocalEnd {
+    /// Range of the code point.
+    pub(crate) const DSCP: std::ops::RangeInclusive<u8> = 0..=63;
+
+    /// Sets the address and the port of `192.0.2.5:6000`, `192.0.2.5:0` or `:6000`.
+    pub(crate) fn set_bind(&mut self, text: &str) -> Result<(), Problem> {
+        let bind = parse_bind(text, Some(0))?;
+        self.address = Some(bind.ip()).filter(|ip| !ip.is_unspecified());
+        self.port = Some(bind.port()).filter(|port| *port != 0);
+        Ok(())
+    }
+
+    /// Returns the address and the port as text, if there is an address.
+    pub(crate) fn bind_text(&self) -> Option<String> {
+        self.address.map(|address| SocketAddr::new(address, self.port.unwrap_or(0)).to_string())
+    }
+}
+
+/// Checks the name of a congestion control: 1–15 bytes, as the kernel names its own.
+pub(crate) fn check_congestion(name: &str) -> Result<String, Problem> {
+    if !(1..=15).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        return Err(Problem::malformed(name, "a congestion control of the kernel, such as `bbr` or `cubic`"));
+    }
+    Ok(name.to_owned())
+}
+
 /// Settings that all callers share.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) remote: HostPort,
+    pub(crate) local: LocalEnd,
     pub(crate) reconnect: Reconnect,
     pub(crate) connect_timeout: Duration,
 }
@@ -281,25 +305,12 @@ impl Call {
     const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_millis(3000);
 
     pub(crate) fn new(remote: HostPort) -> Self {
-        Self { remote, reconnect: Reconnect::default(), connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT }
-    }
-}
-
-impl Settings for Call {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "connect_timeout" => store(&mut self.connect_timeout, millis(value, Self::CONNECT_TIMEOUT)),
-            "reconnect_min" => store(&mut self.reconnect.start, millis(value, 100..=30_000)),
-            "reconnect_max" => store(&mut self.reconnect.cap, millis(value, 1_000..=300_000)),
-            _ => None,
+        Self {
+            remote,
+            local: LocalEnd::default(),
+            reconnect: Reconnect::default(),
+            connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
         }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        let default = Reconnect::default();
-        out.push_unless("connect_timeout", self.connect_timeout.as_millis(), Self::DEFAULT_CONNECT_TIMEOUT.as_millis());
-        out.push_unless("reconnect_min", self.reconnect.start.as_millis(), default.start.as_millis());
-        out.push_unless("reconnect_max", self.reconnect.cap.as_millis(), default.cap.as_millis());
     }
 }
 
@@ -318,7 +329,7 @@ mod tests {
         }
         let v6: HostPort = "[2001:db8::1]:5004".parse().unwrap();
         assert_eq!((v6.host(), v6.port(), v6.to_string().as_str()), ("2001:db8::1", 5004, "[2001:db8::1]:5004"));
-        for bad in ["", ":1", "a b:1", "host", "host:0", "host:x", "[::1]", "[zz]:1"] {
+        for bad in ["", ":1", "a b:1", "host", "host:0", "host:x", "[::1]", "[zz]:1", "0.0.0.0:1", "[::]:1", "0:1"] {
             assert!(bad.parse::<HostPort>().is_err(), "{bad}");
         }
     }

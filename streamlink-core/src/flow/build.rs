@@ -9,6 +9,7 @@ use super::{
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, allowed_text, family::Family},
     secret::StreamKey,
+    setting_table::Fields,
     settings::{check_millis, millis},
     source::{IntoSource, Source, SourceKind},
     srt::SrtOptions,
@@ -195,6 +196,7 @@ pub struct Flow {
     pub(crate) max_bandwidth: Bitrate,
     pub(crate) policy: BandwidthPolicy,
     pub(crate) coalesce: Duration,
+    pub(crate) entry_wait: Duration,
     pub(crate) failover: Failover,
     pub(crate) sources: Vec<Source>,
     pub(crate) outputs: Vec<Output>,
@@ -213,6 +215,7 @@ impl Flow {
                 max_bandwidth,
                 policy: BandwidthPolicy::default(),
                 coalesce: Flow::DEFAULT_COALESCE,
+                entry_wait: Flow::DEFAULT_ENTRY_WAIT,
                 failover: Failover::default(),
                 sources: Vec::new(),
                 outputs: Vec::new(),
@@ -224,6 +227,9 @@ impl Flow {
 
     /// Default of [`FlowBuilder::coalesce`].
     pub const DEFAULT_COALESCE: Duration = Duration::from_millis(1);
+
+    /// Default of [`FlowBuilder::entry_wait`].
+    pub const DEFAULT_ENTRY_WAIT: Duration = Duration::from_secs(3);
 
     /// Returns the name.
     pub fn name(&self) -> &str {
@@ -277,6 +283,7 @@ pub(crate) struct FlowDraft {
     pub(crate) name: String,
     pub(crate) max_bandwidth: Bitrate,
     pub(crate) policy: BandwidthPolicy,
+    pub(crate) entry_wait: Duration,
     pub(crate) coalesce: Duration,
     pub(crate) failover: Failover,
     pub(crate) sources: Vec<Source>,
@@ -322,6 +329,14 @@ impl<F> FlowBuilder<F> {
     /// Sending many datagrams at once costs a fraction of sending each by itself. 0 passes packets on after each read.
     pub fn coalesce(mut self, window: Duration) -> Self {
         self.draft.coalesce = window;
+        self
+    }
+
+    /// Sets the time for which RTMP and RTSP players that join, and a backup that takes over, wait for a picture that
+    /// decoding can start with (3 s; 0–60). Past it they start anyway, with sound and pictures that decode with errors
+    /// at first.
+    pub fn entry_wait(mut self, time: Duration) -> Self {
+        self.draft.entry_wait = time;
         self
     }
 }
@@ -380,6 +395,7 @@ impl FlowDraft {
             record("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
         }
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
+        record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
         check_failover(&self, &mut record);
 
         let first = self.sources.first().map(|s| (s.protocol(), s.family()));
@@ -420,6 +436,7 @@ impl FlowDraft {
                 max_bandwidth: self.max_bandwidth,
                 policy: self.policy,
                 coalesce: self.coalesce,
+                entry_wait: self.entry_wait,
                 failover: self.failover,
                 sources: self.sources,
                 outputs: self.outputs,
@@ -517,8 +534,6 @@ fn generate_key(path: &str, key: &mut Option<StreamKey>, errors: &mut Vec<Config
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
-        SourceKind::RtspListener(s) => s.rtsp.check_no_group(),
-        SourceKind::RtspCaller(s) => s.rtsp.check_no_group(),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         _ => None,
     }
@@ -526,7 +541,6 @@ fn source_problem(source: &Source) -> Option<ConfigError> {
 
 fn output_problem(output: &Output) -> Option<ConfigError> {
     match &output.kind {
-        OutputKind::RtspCaller(s) => s.rtsp.check_no_group(),
         OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         _ => None,
@@ -562,25 +576,14 @@ impl Source {
 
     /// Returns the allowlist of a listener.
     pub(crate) fn allow_mut(&mut self) -> Option<&mut Allowlist> {
-        match &mut self.kind {
-            SourceKind::Rtp(s) => Some(&mut s.listen.allow),
-            SourceKind::SrtListener(s) => Some(&mut s.listen.allow),
-            SourceKind::Rtmp(s) => Some(&mut s.listen.allow),
-            SourceKind::RtspListener(s) => Some(&mut s.listen.allow),
-            _ => None,
-        }
+        self.kind.listen().map(|listen| &mut listen.allow)
     }
 }
 
 impl Output {
     /// Returns the settings of an output that listens.
     pub(crate) fn listen_mut(&mut self) -> Option<&mut Listen> {
-        match &mut self.kind {
-            OutputKind::SrtListener(s) => Some(&mut s.listen),
-            OutputKind::RtmpPlay(s) => Some(&mut s.listen),
-            OutputKind::RtspListener(s) => Some(&mut s.listen),
-            _ => None,
-        }
+        self.kind.listen()
     }
 
     /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.

@@ -4,8 +4,13 @@
 //! Setters never fail and never panic. An error is recorded with its field, and `FlowBuilder::build` returns all errors
 //! at once.
 
-use super::settings::Settings;
+use super::{
+    setting::{find, unknown},
+    setting_table::Fields,
+    settings,
+};
 use crate::error::{ConfigError, Problem};
+use std::net::IpAddr;
 
 /// Types that stand for the role of an endpoint.
 pub mod role {
@@ -23,12 +28,14 @@ pub(crate) struct Common {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) region: Option<String>,
+    /// The URL did not say whether the endpoint listens or calls.
+    pub(crate) mode_is_implied: bool,
     pub(crate) errors: Vec<ConfigError>,
 }
 
 impl Common {
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), description: None, region: None, errors: Vec::new() }
+        Self { name: name.into(), description: None, region: None, mode_is_implied: false, errors: Vec::new() }
     }
 
     /// Returns the value, or records the error and returns `None`.
@@ -36,16 +43,33 @@ impl Common {
         value.map_err(|problem| self.errors.push(ConfigError::new(field, problem))).ok()
     }
 
+    /// Returns a remark on a caller of this machine's own address whose URL does not say that it calls: whoever wrote it
+    /// may have meant to listen there. `is_local` tells whether an address is one of this machine.
+    pub(crate) fn remark(&self, fields: &mut dyn Fields, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let remote = fields.call().filter(|_| self.mode_is_implied)?.remote.clone();
+        let address = remote.literal().filter(|address| is_local(address.ip()))?;
+        Some(format!(
+            "calls {address}, an address of this machine; with `mode=listener` it listens there, and `mode=caller` says \
+             that it is to call"
+        ))
+    }
+
     /// Sets one setting by name, and records an error if there is one.
-    pub(crate) fn set(&mut self, settings: &mut impl Settings, key: &str, value: &str) {
-        match key {
-            "description" => self.description = Some(value.to_owned()),
-            "region" => self.region = Some(value.to_owned()),
-            _ => {
-                let result = settings.set(key, value).unwrap_or(Err(Problem::UnknownField));
-                self.record_error(key, result);
+    pub(crate) fn set(&mut self, fields: &mut dyn Fields, key: &str, value: &str) {
+        let scope = fields.scope();
+        let result = match key {
+            "description" | "region" if find(scope, key).is_none() => Err(unknown(scope, key)),
+            "description" => {
+                self.description = Some(value.to_owned());
+                Ok(())
             }
-        }
+            "region" => {
+                self.region = Some(value.to_owned());
+                Ok(())
+            }
+            _ => settings::set(fields, key, value),
+        };
+        self.record_error(key, result);
     }
 }
 
@@ -147,15 +171,73 @@ macro_rules! player_setters {
     };
 }
 
+/// Defines the setters of the local end of callers and of RTP outputs. The path leads from the settings to
+/// [`super::address::LocalEnd`].
+macro_rules! local_end_setters {
+    (<$param:ident> $builder:ty, $($path:ident).+) => {
+        impl<$param> $builder { crate::flow::builder::local_end_setters!(@body $($path).+); }
+    };
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder { crate::flow::builder::local_end_setters!(@body $($path).+); }
+    };
+    (@body $($path:ident).+) => {
+        /// Sets the local address and port, as in `192.0.2.5:6000`, `192.0.2.5:0` or `:6000` (by default the region's
+        /// address, and a port that the system picks). It takes precedence over the region.
+        pub fn bind(mut self, local: impl AsRef<str>) -> Self {
+            let result = self.draft.settings.$($path).+.set_bind(local.as_ref());
+            self.draft.common.record_error("bind", result);
+            self
+        }
+
+        /// Sets the differentiated services code point of the packets (RFC 2474; by default 0; 0–63).
+        pub fn dscp(mut self, code_point: u8) -> Self {
+            let range = crate::flow::address::LocalEnd::DSCP;
+            let checked = match range.contains(&code_point) {
+                true => Ok(code_point),
+                false => Err(crate::error::Problem::out_of_range(code_point, "0 to 63")),
+            };
+            self.draft.try_set("dscp", checked, |s, v| s.$($path).+.dscp = Some(v));
+            self
+        }
+    };
+}
+
+/// Defines the setter of callers over TCP.
+macro_rules! congestion_setter {
+    (<$param:ident> $builder:ty, $($path:ident).+) => {
+        impl<$param> $builder { congestion_setter!(@body $($path).+); }
+    };
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder { congestion_setter!(@body $($path).+); }
+    };
+    (@body $($path:ident).+) => {
+        /// Sets the congestion control of TCP, as in `bbr` (by default the system's). The flow does not start if the
+        /// kernel does not have it.
+        pub fn congestion(mut self, name: impl AsRef<str>) -> Self {
+            let name = crate::flow::address::check_congestion(name.as_ref());
+            self.draft.try_set("congestion", name, |s, v| s.$($path).+.local.congestion = Some(v));
+            self
+        }
+    };
+}
+
 /// Defines the setters that all callers have. The path leads from the settings to [`super::address::Call`].
 macro_rules! caller_setters {
     (<$param:ident> $builder:ty, $($path:ident).+) => {
         impl<$param> $builder { caller_setters!(@body $($path).+); }
+        crate::flow::builder::local_end_setters!(<$param> $builder, $($path).+.local);
     };
     ($builder:ty, $($path:ident).+) => {
         impl $builder { caller_setters!(@body $($path).+); }
+        crate::flow::builder::local_end_setters!($builder, $($path).+.local);
     };
     (@body $($path:ident).+) => {
+        /// Sets the local interface: a name or an address (by default the region's, or the system's choice).
+        pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
+            self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.$($path).+.local.interface = Some(v));
+            self
+        }
+
         /// Sets the first and the longest delay between attempts to connect (500 ms and 30 s; 100 ms–30 s, 1–300 s).
         /// The delay doubles from the first to the longest, with jitter. It is reset after 10 s with a healthy
         /// connection.
@@ -176,4 +258,7 @@ macro_rules! caller_setters {
     };
 }
 
-pub(crate) use {caller_setters, endpoint_builder, listener_setters, output_setters, player_setters};
+pub(crate) use {
+    caller_setters, congestion_setter, endpoint_builder, listener_setters, local_end_setters, output_setters,
+    player_setters,
+};

@@ -9,23 +9,31 @@
 //! }
 //! ```
 //!
-//! Settings are given in the query of the URL, or as members beside it under the same names.
+//! Settings are given in the query of the URL, or as members beside it under the same names. A member that is given twice,
+//! and a setting that the URL gives another value than the member, are refused.
+
+mod node;
+mod positions;
 
 use super::{
     bitrate::Bitrate,
     build::{BandwidthPolicy, Failover, FailoverPolicy, Flow, FlowDraft},
     builder::Common,
     output::Output,
+    setting::{SettingScope, unknown},
     source::Source,
     url,
+    written_url::{self, UrlParts},
 };
 use crate::{
     error::{ConfigError, ConfigErrors, Problem},
     secret::Secret,
 };
+use node::Node;
+use positions::Positions;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Map, Value};
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 impl Flow {
     /// Reads a flow from JSON.
@@ -50,10 +58,14 @@ impl Flow {
     /// ```
     ///
     /// # Errors
-    /// One error without a path if the text is not JSON; otherwise every error, each with the path of its field.
+    /// One error without a path if the text is not JSON; otherwise every error, each with the path of its field and its
+    /// line and column. None repeats a secret.
     pub fn from_json(json: &str) -> Result<Flow, ConfigErrors> {
-        let value = serde_json::from_str(json).map_err(|e| ConfigError::new("", no_json(&e)))?;
-        read_flow(value)
+        let node = serde_json::from_str(json).map_err(|error| no_json(&error))?;
+        read_flow(node).map_err(|errors| {
+            let positions = Positions::new(json);
+            errors.at(|path| positions.of(path))
+        })
     }
 
     /// Returns the flow as JSON that [`Flow::from_json`] reads back. The text contains the secrets.
@@ -71,34 +83,51 @@ impl Serialize for Flow {
 
 impl<'de> Deserialize<'de> for Flow {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        read_flow(Value::deserialize(deserializer)?).map_err(de::Error::custom)
+        read_flow(Node::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 
 /// Returns the error for text that is not JSON. The text is not quoted, as it may be a secret.
-fn no_json(error: &serde_json::Error) -> Problem {
-    let place = format!("the text at line {}, column {}", error.line(), error.column());
-    Problem::malformed(place, "a flow in JSON")
+fn no_json(error: &serde_json::Error) -> ConfigErrors {
+    let reason = error.to_string();
+    let reason = reason.split(" at line ").next().unwrap_or_default();
+    let problem = Problem::malformed("the text", format!("JSON: {reason}"));
+    ConfigErrors::from(ConfigError::new("", problem)).at(|_| (error.line(), error.column()))
 }
 
 /// A JSON object whose members are removed as they are read; the remaining ones are reported as unknown.
 struct Members<'a> {
     path: String,
-    map: Map<String, Value>,
+    members: Vec<(String, Node)>,
     errors: &'a mut Vec<ConfigError>,
 }
 
 impl<'a> Members<'a> {
-    fn new(path: impl Into<String>, value: Value, errors: &'a mut Vec<ConfigError>) -> Self {
+    fn new(path: impl Into<String>, node: Node, errors: &'a mut Vec<ConfigError>) -> Self {
         let path = path.into();
-        let map = match value {
-            Value::Object(map) => map,
+        let given = match node {
+            Node::Object(members) => members,
             other => {
-                errors.push(ConfigError::new(path.as_str(), Problem::malformed(short(&other), "an object")));
-                Map::new()
+                errors.push(ConfigError::new(path.as_str(), Problem::malformed(other.kind(), "an object")));
+                Vec::new()
             }
         };
-        Self { path, map, errors }
+        let mut members = Self { path, members: Vec::with_capacity(given.len()), errors };
+        let mut names = HashSet::new();
+        for (name, node) in given {
+            if names.insert(name.clone()) {
+                members.members.push((name, node));
+            } else {
+                members.fail(&name, Problem::Duplicate("is given twice".into()));
+            }
+        }
+        members
+    }
+
+    /// Removes a member.
+    fn take(&mut self, key: &str) -> Option<Node> {
+        let at = self.members.iter().position(|(name, _)| name == key)?;
+        Some(self.members.remove(at).1)
     }
 
     fn fail(&mut self, key: &str, problem: Problem) {
@@ -106,19 +135,23 @@ impl<'a> Members<'a> {
         self.errors.push(if self.path.is_empty() { error } else { error.within(&self.path) });
     }
 
-    /// Removes a member and returns it as text. Numbers and booleans become text, so that `"latency": 200` reads as in
-    /// the URL.
+    /// Removes a member and returns it as text.
     fn text(&mut self, key: &str) -> Option<String> {
-        let value = self.map.remove(key)?;
-        let text = scalar(&value);
-        if text.is_none() && !value.is_null() {
-            self.fail(key, Problem::malformed(short(&value), "a string, a number or a boolean"));
+        let node = self.take(key)?;
+        self.as_text(key, &node)
+    }
+
+    fn as_text(&mut self, key: &str, node: &Node) -> Option<String> {
+        let text = node.as_text().map(str::to_owned);
+        if text.is_none() && !matches!(node, Node::Null) {
+            self.fail(key, Problem::malformed(node.kind(), "a string, a number or a boolean"));
         }
         text
     }
 
     fn required(&mut self, key: &str) -> String {
-        if !self.map.contains_key(key) {
+        let is_given = self.members.iter().any(|(name, _)| name == key);
+        if !is_given {
             self.fail(key, Problem::Missing);
         }
         self.text(key).unwrap_or_default()
@@ -147,47 +180,28 @@ impl<'a> Members<'a> {
         }
     }
 
-    fn list(&mut self, key: &str) -> Vec<Value> {
-        match self.map.remove(key) {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(list)) => list,
+    fn list(&mut self, key: &str) -> Vec<Node> {
+        match self.take(key) {
+            None | Some(Node::Null) => Vec::new(),
+            Some(Node::List(list)) => list,
             Some(other) => {
-                self.fail(key, Problem::malformed(short(&other), "a list"));
+                self.fail(key, Problem::malformed(other.kind(), "a list"));
                 Vec::new()
             }
         }
     }
 
-    fn finish(mut self) {
-        for key in std::mem::take(&mut self.map).keys() {
-            self.fail(key, Problem::UnknownField);
+    /// Reports the members that are left.
+    fn finish(mut self, scope: SettingScope) {
+        for (key, _) in std::mem::take(&mut self.members) {
+            self.fail(&key, unknown(scope, &key));
         }
     }
 }
 
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(s) => Some(s.clone()),
-        Value::Number(n) => Some(n.to_string()),
-        Value::Bool(b) => Some(b.to_string()),
-        _ => None,
-    }
-}
-
-fn short(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
+fn read_flow(node: Node) -> Result<Flow, ConfigErrors> {
     let mut errors = Vec::new();
-    let mut m = Members::new("", value, &mut errors);
+    let mut m = Members::new("", node, &mut errors);
     let name = m.required("name");
     let rate = m.required("max_bandwidth");
     let max_bandwidth = match rate.parse::<Bitrate>() {
@@ -203,11 +217,13 @@ fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
     let policies: Vec<_> = policies.collect();
     let policy = m.choice("bandwidth_policy", &policies, BandwidthPolicy::default());
     let coalesce = m.millis("coalesce", Flow::DEFAULT_COALESCE);
+    let entry_wait = m.millis("entry_wait", Flow::DEFAULT_ENTRY_WAIT);
     let sources = m.list("sources");
     let outputs = m.list("outputs");
-    let failover = m.map.remove("failover");
-    m.finish();
-    let failover = failover.map_or_else(Failover::default, |value| read_failover(value, &mut errors));
+    let failover = m.take("failover");
+    m.finish(SettingScope::Flow);
+    let failover = failover.filter(|node| !matches!(node, Node::Null));
+    let failover = failover.map_or_else(Failover::default, |node| read_failover(node, &mut errors));
     let sources = sources.into_iter().enumerate().map(|(i, value)| {
         let (common, url, more) = read_endpoint(format!("sources[{i}]"), value, &mut errors);
         url::source(common, url.reveal(), more)
@@ -218,22 +234,25 @@ fn read_flow(value: Value) -> Result<Flow, ConfigErrors> {
         url::output(common, url.reveal(), more)
     });
     let outputs: Vec<Output> = outputs.collect();
-    FlowDraft { name, max_bandwidth, policy, coalesce, failover, sources, outputs, errors }.build()
+    FlowDraft { name, max_bandwidth, policy, coalesce, entry_wait, failover, sources, outputs, errors }.build()
 }
 
 /// Reads the name, the URL, and the members beside it, which are applied like settings in the query.
-fn read_endpoint(path: String, value: Value, errors: &mut Vec<ConfigError>) -> (Common, Secret, url::Pairs) {
-    let mut m = Members::new(path, value, errors);
+fn read_endpoint(path: String, node: Node, errors: &mut Vec<ConfigError>) -> (Common, Secret, url::Pairs) {
+    let mut m = Members::new(path, node, errors);
     let name = m.required("name");
     let url = m.required("url").into();
-    let keys: Vec<String> = m.map.keys().cloned().collect();
-    let more = keys.into_iter().filter_map(|key| m.text(&key).map(|value| (key, value.into()))).collect();
-    m.finish();
+    let mut more = url::Pairs::new();
+    for (key, node) in std::mem::take(&mut m.members) {
+        if let Some(value) = m.as_text(&key, &node) {
+            more.push((key, value.into()));
+        }
+    }
     (Common::new(name), url, more)
 }
 
-fn read_failover(value: Value, errors: &mut Vec<ConfigError>) -> Failover {
-    let mut m = Members::new("failover", value, errors);
+fn read_failover(node: Node, errors: &mut Vec<ConfigError>) -> Failover {
+    let mut m = Members::new("failover", node, errors);
     let hold = m.millis("hold", FailoverPolicy::DEFAULT_HOLD);
     let window = m.millis("window", FailoverPolicy::DEFAULT_WINDOW);
     let policies = [
@@ -244,7 +263,7 @@ fn read_failover(value: Value, errors: &mut Vec<ConfigError>) -> Failover {
     let mut failover = Failover::new(m.choice("policy", &policies, FailoverPolicy::Stay));
     failover.loss_threshold = m.millis("loss_threshold", failover.loss_threshold);
     failover.cold = m.choice("cold", &[("true", true), ("false", false)], false);
-    m.finish();
+    m.finish(SettingScope::Failover);
     failover
 }
 
@@ -254,15 +273,16 @@ fn write_flow(flow: &Flow) -> Value {
     map.insert("max_bandwidth".into(), flow.max_bandwidth.to_string().into());
     map.insert("bandwidth_policy".into(), flow.policy.name().into());
     map.insert("coalesce".into(), millis(flow.coalesce));
+    map.insert("entry_wait".into(), millis(flow.entry_wait));
     map.insert("failover".into(), write_failover(&flow.failover));
-    let sources = flow.sources.iter().map(|s| write_endpoint(&s.common, url::source_parts(&s.kind)));
+    let sources = flow.sources.iter().map(|s| write_endpoint(&s.common, written_url::source_parts(&s.kind)));
     map.insert("sources".into(), sources.collect());
-    let outputs = flow.outputs.iter().map(|o| write_endpoint(&o.common, url::output_parts(&o.kind)));
+    let outputs = flow.outputs.iter().map(|o| write_endpoint(&o.common, written_url::output_parts(&o.kind)));
     map.insert("outputs".into(), outputs.collect());
     Value::Object(map)
 }
 
-fn write_endpoint(common: &Common, url: url::UrlParts) -> Value {
+fn write_endpoint(common: &Common, url: UrlParts) -> Value {
     let mut map = Map::new();
     map.insert("name".into(), common.name.as_str().into());
     map.insert("url".into(), url.base.into());
@@ -307,7 +327,7 @@ mod tests {
     use super::*;
 
     const FLOW: &str = r#"{
-        "name": "match-day", "max_bandwidth": "20M", "bandwidth_policy": "warn", "coalesce": 0,
+        "name": "match-day", "max_bandwidth": "20M", "bandwidth_policy": "warn", "coalesce": 0, "entry_wait": 1500,
         "failover": { "policy": "prefer", "hold": 2000, "loss_threshold": 300 },
         "sources": [
             { "name": "venue", "url": "srt://:9000?mode=listener", "latency": 200, "passphrase": "0123456789", "pbkeylen": 32 },
@@ -354,5 +374,69 @@ mod tests {
         for bad in ["", "[]", "{", "null", "{}", &"[".repeat(10_000)] {
             assert!(Flow::from_json(bad).is_err());
         }
+    }
+
+    fn errors(json: &str) -> Vec<String> {
+        Flow::from_json(json).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn flow_json_errors_have_line_and_column() {
+        let text = r#"{
+  "name": "f", "max_bandwith": "20M",
+  "failover": { "loss_treshold": 1 },
+  "sources": [
+    { "name": "a", "url": "srt://:9000?latency=200", "latency": 300, "pasphrase": "hunter2hunter2" },
+    { "name": "b", "url": "srt://:9001?latency=200&mode=caller", "mode": "listener" },
+    { "name": "c", "name": "d", "url": "srt://:9002?passphrase=hunter2" }
+  ]
+}"#;
+        let found = errors(text);
+        for expected in [
+            "line 2, column 16: max_bandwith: there is no such setting; similar: max_bandwidth",
+            "line 1, column 1: max_bandwidth: is missing",
+            "line 3, column 17: failover.loss_treshold: there is no such setting; similar: loss_threshold",
+            "line 5, column 54: sources[0].latency: is also set in the URL, to another value",
+            "line 5, column 70: sources[0].pasphrase: there is no such setting; similar: passphrase",
+            "line 6, column 66: sources[1].mode: is also set in the URL, to another value",
+            "line 7, column 20: sources[2].name: is given twice",
+            "line 7, column 33: sources[2].passphrase: a length of 7 is outside 10 to 79 bytes",
+        ] {
+            assert!(found.iter().any(|error| error == expected), "{expected}\nnot in\n{}", found.join("\n"));
+        }
+        assert!(!found.concat().contains("hunter2"), "{found:?}");
+        let lines = Flow::from_json(text).unwrap_err().to_string();
+        assert_eq!(lines.lines().count(), found.len(), "one a line");
+        let positions: Vec<_> = Flow::from_json(text).unwrap_err().iter().map(ConfigError::position).collect();
+        assert!(positions.contains(&Some((5, 54))), "{positions:?}");
+        assert_eq!(errors("{\n \"name\": hunter2 }"), ["line 2, column 10: `the text` is not JSON: expected value"]);
+        let typed = Flow::builder("", Bitrate::mbps(1)).source(Source::from_url("a", "rtp://:1")).build().unwrap_err();
+        assert_eq!(typed.iter().next().and_then(ConfigError::position), None);
+    }
+
+    #[test]
+    fn flow_json_takes_mode_key_and_query_as_members() {
+        let flow = Flow::from_json(
+            r#"{ "name": "f", "max_bandwidth": "20M",
+                "sources": [
+                    { "name": "a", "url": "rtsp://h/cam?channel=1&subtype=0", "transport": "tcp", "query": "ttl=1" },
+                    { "name": "b", "url": "rtsp://127.0.0.1:8554/cam", "mode": "listener" }
+                ],
+                "outputs": [ { "name": "o", "url": "rtsp://h/live?token=abc" } ] }"#,
+        );
+        let flow = flow.unwrap();
+        assert_eq!(flow.sources()[0].to_url(), "rtsp://h:554/cam?channel=1&subtype=0&ttl=1&transport=tcp");
+        assert!(!flow.sources()[1].is_caller());
+        assert_eq!(flow.outputs()[0].to_url(), "rtsp://h:554/live?token=abc");
+        assert_eq!(Flow::from_json(&flow.to_json()).unwrap().to_json(), flow.to_json());
+        let flow = Flow::from_json(
+            r#"{ "name": "f", "max_bandwidth": "20M",
+                "sources": [ { "name": "a", "url": "rtmp://h/live?vhost=x&t=1", "key": "KEY", "query": "key=2" } ],
+                "outputs": [ { "name": "o", "url": "rtmp://h/live/KEY?token=a%2Fb", "relay": true } ] }"#,
+        );
+        let flow = flow.unwrap();
+        assert_eq!(flow.sources()[0].to_url(), "rtmp://h:1935/live?key=KEY?vhost=x%26t=1%26key=2");
+        assert_eq!(flow.outputs()[0].to_url(), "rtmp://h:1935/live?key=KEY?token=a%252Fb&relay=true");
+        assert_eq!(Flow::from_json(&flow.to_json()).unwrap().to_json(), flow.to_json());
     }
 }

@@ -1,21 +1,24 @@
 //! Outputs, which send media.
 
 use super::{
-    address::{Call, HostPort},
+    address::{Call, HostPort, Listen, LocalEnd},
     builder::{Common, endpoint_builder, output_setters, role},
     pairing::{FedBy, OutputProtocol, family},
     rtmp::{
         RtmpAddress, RtmpPlayServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay, RtmpRelayBuilder,
         check_app,
     },
-    rtp::{RtpOutput, RtpOutputBuilder},
+    rtp::{RtpInput, RtpOutput, RtpOutputBuilder},
     rtsp::{RtspCaller, RtspCallerBuilder, RtspListener, RtspListenerBuilder, RtspOptions, check_path},
     secret::StreamKey,
-    settings::{Entries, Settings},
+    setting::SettingScope,
+    setting_table::Fields,
+    silence::Silence,
     source::{bind_or_placeholder, remote_or_placeholder},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
+    written_url,
 };
-use crate::error::Problem;
+use std::net::IpAddr;
 
 /// An output, which sends media.
 ///
@@ -48,13 +51,6 @@ impl TapOutput {
     pub(crate) const fn new() -> Self {
         Self(())
     }
-}
-
-impl Settings for TapOutput {
-    fn set(&mut self, _: &str, _: &str) -> Option<Result<(), Problem>> {
-        None
-    }
-    fn list(&self, _: &mut Entries) {}
 }
 
 endpoint_builder! {
@@ -193,36 +189,104 @@ impl Output {
         }
     }
 
+    /// Returns the congestion control that this output asks the kernel for.
+    pub(crate) fn congestion(&self) -> Option<String> {
+        self.kind.clone().local()?.congestion.clone()
+    }
+
+    /// Returns a remark on an output that is valid and may have been meant otherwise.
+    pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
+        Some(format!("output `{}` {remark}", self.name()))
+    }
+
     /// Returns the URL that [`Output::from_url`] reads back to the same output. It contains the secrets.
     pub fn to_url(&self) -> String {
-        super::url::write(&super::url::output_parts(&self.kind))
+        written_url::write(&written_url::output_parts(&self.kind))
     }
 }
 
-impl OutputKind {
-    pub(crate) fn settings(&mut self) -> &mut dyn Settings {
+/// Returns the reference of the variants that have the group.
+macro_rules! group {
+    ($self:ident, $($kind:ident($settings:ident) => $field:expr),+ $(,)?) => {
+        match $self {
+            $(OutputKind::$kind($settings) => Some($field),)+
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
+    };
+}
+
+impl Fields for OutputKind {
+    fn scope(&self) -> SettingScope {
         match self {
-            OutputKind::RtmpRelay(s) => s,
-            OutputKind::RtmpPush(s) => s,
-            OutputKind::RtmpPlay(s) => s,
-            OutputKind::SrtListener(s) => s,
-            OutputKind::SrtCaller(s) => s,
-            OutputKind::Rtp(s) => s,
-            OutputKind::RtspListener(s) => s,
-            OutputKind::RtspCaller(s) => s,
-            OutputKind::Tap(s) => s,
+            OutputKind::RtmpRelay(_) => SettingScope::RtmpOutput,
+            OutputKind::RtmpPush(_) => SettingScope::RtmpPushOutput,
+            OutputKind::RtmpPlay(_) => SettingScope::RtmpPullOutput,
+            OutputKind::SrtListener(_) => SettingScope::SrtListenerOutput,
+            OutputKind::SrtCaller(_) => SettingScope::SrtCallerOutput,
+            OutputKind::Rtp(_) => SettingScope::RtpOutput,
+            OutputKind::RtspListener(_) => SettingScope::RtspListenerOutput,
+            OutputKind::RtspCaller(_) => SettingScope::RtspCallerOutput,
+            OutputKind::Tap(_) => SettingScope::TapOutput,
         }
     }
-}
 
-impl Settings for OutputKind {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        self.settings().set(key, value)
+    fn listen(&mut self) -> Option<&mut Listen> {
+        group!(self, SrtListener(s) => &mut s.listen, RtmpPlay(s) => &mut s.listen, RtspListener(s) => &mut s.listen)
     }
 
-    fn list(&self, out: &mut Entries) {
-        // The settings are only read; the mutable access saves a second table of variants.
-        self.clone().settings().list(out);
+    fn call(&mut self) -> Option<&mut Call> {
+        group!(
+            self,
+            RtmpRelay(s) => &mut s.first.call,
+            RtmpPush(s) => &mut s.call,
+            SrtCaller(s) => &mut s.call,
+            RtspCaller(s) => &mut s.call,
+        )
+    }
+
+    fn local(&mut self) -> Option<&mut LocalEnd> {
+        match self {
+            OutputKind::Rtp(s) => Some(&mut s.local),
+            _ => self.call().map(|call| &mut call.local),
+        }
+    }
+
+    fn srt(&mut self) -> Option<&mut SrtOptions> {
+        group!(self, SrtListener(s) => &mut s.srt, SrtCaller(s) => &mut s.srt)
+    }
+
+    fn rtsp(&mut self) -> Option<&mut RtspOptions> {
+        group!(self, RtspListener(s) => &mut s.rtsp, RtspCaller(s) => &mut s.rtsp)
+    }
+
+    fn key(&mut self) -> Option<&mut Option<StreamKey>> {
+        group!(self, RtmpRelay(s) => &mut s.first.key, RtmpPush(s) => &mut s.key, RtmpPlay(s) => &mut s.key)
+    }
+
+    fn chunk_size(&mut self) -> Option<&mut u32> {
+        group!(self, RtmpRelay(s) => &mut s.first.chunk_size, RtmpPush(s) => &mut s.chunk_size)
+    }
+
+    fn relay(&mut self) -> Option<&mut RtmpRelay> {
+        group!(self, RtmpRelay(s) => s)
+    }
+
+    fn play(&mut self) -> Option<&mut RtmpPlayServer> {
+        group!(self, RtmpPlay(s) => s)
+    }
+
+    fn silence(&mut self) -> Option<&mut Silence> {
+        None
+    }
+
+    fn rtp_input(&mut self) -> Option<&mut RtpInput> {
+        None
+    }
+
+    fn rtp_output(&mut self) -> Option<&mut RtpOutput> {
+        group!(self, Rtp(s) => s)
     }
 }
 

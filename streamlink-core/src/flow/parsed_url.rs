@@ -98,7 +98,9 @@ impl ParsedUrl {
                 (Some((decode(user, part)?.into(), decode(password, part)?.into())), host)
             }
         };
-        if authority.contains('#') {
+        // The rest of a password with a question mark looks like a query.
+        let start = query.and_then(|query| query.split(['=', '&']).next()).unwrap_or_default();
+        if authority.contains('#') || (user.is_none() && start.contains('@')) {
             let expected =
                 "of that form: in a user name or password, `#` is written as `%23`, `/` as `%2F`, `?` as `%3F`";
             return Err(Problem::malformed("the URL", expected));
@@ -175,9 +177,14 @@ impl ParsedUrl {
         self.query.as_deref().map(join)
     }
 
+    /// Returns the pairs of the query.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = &Pair> {
+        self.query.iter().flatten()
+    }
+
     /// Returns true if the query has this name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.query.iter().flatten().any(|pair| pair.name() == name)
+        self.pairs().any(|pair| pair.name() == name)
     }
 
     /// Removes a name from the query and returns its value; the last of several counts.
@@ -205,4 +212,99 @@ impl ParsedUrl {
 fn join(pairs: &[Pair]) -> String {
     let raw: Vec<String> = pairs.iter().map(|pair| sendable(pair.raw())).collect();
     raw.join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::flow::{Output, Source};
+    use proptest::prelude::*;
+
+    fn error(url: &str) -> String {
+        let errors = Source::from_url("a", url).common.errors;
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn url_reads_odd_forms() {
+        for (url, read) in [
+            ("  SRT://Example.COM:9000\n", "srt://example.com:9000"),
+            ("RTSP://[2001:DB8::1]/cam", "rtsp://[2001:db8::1]:554/cam"),
+            ("rtsp://[fe80::1%25eth0]:8554/cam", "rtsp://[fe80::1%25eth0]:8554/cam"),
+            ("rtsp://[fe80::1%eth0]/cam", "rtsp://[fe80::1%25eth0]:554/cam"),
+            ("srt://[fe80::1%252]:9000?mode=listener", "srt://[fe80::1%2]:9000?mode=listener"),
+            ("rtsp://user:p%40%2F%3A%23w@h/cam", "rtsp://user:p%40%2F%3A%23w@h:554/cam"),
+            ("rtsp://user:p@ss:word@h/cam", "rtsp://user:p%40ss%3Aword@h:554/cam"),
+            ("rtsp://user:p#w@h/cam", "rtsp://user:p%23w@h:554/cam"),
+            ("rtsp://user@h", "rtsp://user:@h:554/"),
+            ("rtsp://m\u{fc}nchen.example/cam", "rtsp://xn--mnchen-3ya.example:554/cam"),
+            ("rtsp://cam_1.local:/x", "rtsp://cam_1.local:554/x"),
+            ("srt://127.1:9000", "srt://127.0.0.1:9000"),
+            ("srt://h:9000/", "srt://h:9000"),
+            ("srt://h:9000?&latency=200&&", "srt://h:9000?latency=200"),
+            ("srt://h:9000?streamid=#!::r=live/x,m=publish", "srt://h:9000?streamid=%23!::r=live/x,m=publish"),
+            ("srt://h:9000?streamid=a=b?c", "srt://h:9000?streamid=a=b?c"),
+        ] {
+            assert_eq!(error(url), "", "{url}");
+            assert_eq!(Source::from_url("a", url).to_url(), read, "{url}");
+            assert_eq!(Source::from_url("a", read).to_url(), read, "{url}");
+        }
+    }
+
+    #[test]
+    fn url_errors_name_the_part() {
+        for (url, part) in [
+            ("", "of the form"),
+            ("host:9000", "scheme"),
+            ("srt://", "local address"),
+            ("srt://h", "a host and port"),
+            ("srt://h:0", "port 0"),
+            ("srt://h:99999", "the port"),
+            ("srt://h:+1", "the port"),
+            ("srt://h:9000/path", "the path"),
+            ("srt://me:hunter2@h:9000", "a user name or password"),
+            ("srt://::1:9000", "in brackets"),
+            ("srt://[::g]:9000", "a host name or address"),
+            ("srt://a b:9000", "a host name or address"),
+            ("srt://h:9000?mode=rendezvous", "listener or caller"),
+            ("srt://:9000?mode=caller", "needs a host"),
+            ("srt://example.com:9000?mode=listener", "a local address"),
+            ("srt://[fe80::1%eth0]:9000?mode=listener", "the zone"),
+            ("rtp://:5004?mode=caller", "`mode` can only be `listener`"),
+            ("rtsp://me:hunter2", "the port"),
+            ("rtsp://me:123?hunter2@h/cam", "`%3F`"),
+            ("rtsp://me:hunter2/x@h/cam", "the port"),
+            ("rtmp://h", "application name"),
+            ("srt://h:1?passphrase=%ff", "UTF-8"),
+            ("srt://h:1?latency=1\u{7}", "control characters"),
+            ("srt://h:1?latency=1&latency=2", "latency: is set twice"),
+            ("ftp://h/x", "the scheme"),
+            ("app://films", "one of the families"),
+        ] {
+            let error = error(url);
+            assert!(error.contains(part), "{url}: {error}");
+            assert!(!error.contains("hunter"), "{url}: {error}");
+        }
+        assert!(error(&format!("srt://h:1?streamid={}", "x".repeat(9000))).contains("the length of the URL"));
+        let output = Output::from_url("a", "rtp://h:1?mode=listener").common.errors;
+        assert!(output[0].to_string().contains("can only be `caller`"));
+    }
+
+    proptest! {
+        #[test]
+        fn url_of_any_text_is_read_or_refused(text in any::<String>(), scheme in "(srt|rtmp|rtsp|rtp|app|tap)://") {
+            for url in [text.clone(), format!("{scheme}{text}"), format!("{scheme}HUNTER:{text}@h:1/x?{text}")] {
+                let source = Source::from_url("a", &url);
+                let output = Output::from_url("a", &url);
+                if source.common.errors.is_empty() {
+                    let again = Source::from_url("a", &source.to_url());
+                    prop_assert_eq!(again.to_url(), source.to_url());
+                    prop_assert_eq!(format!("{:?}", again.kind), format!("{:?}", source.kind));
+                }
+                if output.common.errors.is_empty() {
+                    let again = Output::from_url("a", &output.to_url());
+                    prop_assert_eq!(format!("{:?}", again.kind), format!("{:?}", output.kind));
+                }
+            }
+        }
+    }
 }

@@ -2,11 +2,12 @@
 
 use super::{
     address::{Call, HostPort, Listen},
-    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters},
+    builder::{caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters},
     parsed_url::{ParsedUrl, sendable},
     secret::{Credentials, StreamKey},
-    settings::{Entries, Settings, check_millis, millis, number, store},
+    settings::check_millis,
     shown_url::shown_url,
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::error::Problem;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -104,6 +105,7 @@ pub(crate) struct RtmpPublishServer {
     /// `None` until `build()`, which generates one.
     pub(crate) key: Option<StreamKey>,
     pub(crate) tls: bool,
+    pub(crate) silence: Silence,
 }
 
 /// Settings of an RTMP_PULL source, which plays from a server.
@@ -112,6 +114,7 @@ pub(crate) struct RtmpPull {
     pub(crate) call: Call,
     pub(crate) address: RtmpAddress,
     pub(crate) key: Option<StreamKey>,
+    pub(crate) silence: Silence,
 }
 
 /// Settings of an RTMP_PUSH output.
@@ -144,18 +147,18 @@ pub(crate) struct RtmpPlayServer {
 
 const CHUNK_SIZE: std::ops::RangeInclusive<u32> = 4096..=40_960;
 const DEFAULT_CHUNK_SIZE: u32 = 4096;
-const GOP_CACHE: std::ops::RangeInclusive<u32> = 0..=256 * 1024 * 1024;
+pub(crate) const GOP_CACHE: std::ops::RangeInclusive<u32> = 0..=256 * 1024 * 1024;
 pub(crate) const DEFAULT_GOP_CACHE: u32 = 16 * 1024 * 1024;
 /// In milliseconds.
-const COALESCE: std::ops::RangeInclusive<u64> = 0..=1000;
+pub(crate) const COALESCE: std::ops::RangeInclusive<u64> = 0..=1000;
 const DEFAULT_COALESCE: Duration = Duration::ZERO;
 /// In milliseconds.
-const SLOW_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=300_000;
+pub(crate) const SLOW_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=300_000;
 const DEFAULT_SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl RtmpPull {
     pub(crate) fn new(address: RtmpAddress) -> Self {
-        Self { call: Call::new(address.remote.clone()), address, key: None }
+        Self { call: Call::new(address.remote.clone()), address, key: None, silence: Silence::default() }
     }
 }
 
@@ -179,12 +182,8 @@ impl RtmpPlayServer {
     }
 }
 
-fn key(slot: &mut Option<StreamKey>, value: &str) -> Option<Result<(), Problem>> {
-    store(slot, StreamKey::new(value).map(Some))
-}
-
 /// Appends a query to the key of a caller: `KEY` becomes `KEY?token=…`, as encoders send it.
-fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(), Problem> {
+pub(crate) fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(), Problem> {
     if query.is_empty() {
         return Ok(());
     }
@@ -196,86 +195,17 @@ fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-impl Settings for RtmpPublishServer {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            _ => self.listen.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        self.listen.list(out);
-    }
+/// Returns a second destination as text: its address, a space, and the key.
+pub(crate) fn second_as_text((address, key): &(RtmpAddress, StreamKey)) -> String {
+    let url = address.to_string().replacen("://", &format!("://{}", address.user_part()), 1);
+    format!("{url} {}", key.reveal())
 }
 
-impl Settings for RtmpPull {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            "query" => Some(add_query(&mut self.key, value)),
-            _ => self.call.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_some("key", self.key.as_ref().map(StreamKey::reveal));
-        self.call.list(out);
-    }
-}
-
-impl Settings for RtmpPush {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            "query" => Some(add_query(&mut self.key, value)),
-            "chunk_size" => store(&mut self.chunk_size, number(value, CHUNK_SIZE, "bytes")),
-            _ => self.call.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_some("key", self.key.as_ref().map(StreamKey::reveal));
-        out.push_unless("chunk_size", self.chunk_size, DEFAULT_CHUNK_SIZE);
-        self.call.list(out);
-    }
-}
-
-impl Settings for RtmpRelay {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            // One value holds the address of the second destination, a space, and the key.
-            "second" => Some((|| {
-                let bad = || Problem::malformed("the second destination", "an address, a space and a stream key");
-                let (address, key) = value.split_once(' ').ok_or_else(bad)?;
-                self.second = Some((address.parse()?, StreamKey::new(key)?));
-                Ok(())
-            })()),
-            _ => self.first.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        if let Some((address, key)) = &self.second {
-            let url = address.to_string().replacen("://", &format!("://{}", address.user_part()), 1);
-            out.push("second", format_args!("{url} {}", key.reveal()));
-        }
-        self.first.list(out);
-    }
-}
-
-impl Settings for RtmpPlayServer {
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
-        match name {
-            "key" => key(&mut self.key, value),
-            "gop_cache" => store(&mut self.gop_cache, number(value, GOP_CACHE, "bytes")),
-            "coalesce" => store(&mut self.coalesce, millis(value, COALESCE)),
-            "slow_timeout" => store(&mut self.slow_timeout, millis(value, SLOW_TIMEOUT)),
-            _ => self.listen.set(name, value),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_unless("gop_cache", self.gop_cache, DEFAULT_GOP_CACHE);
-        out.push_unless("coalesce", self.coalesce.as_millis(), DEFAULT_COALESCE.as_millis());
-        out.push_unless("slow_timeout", self.slow_timeout.as_millis(), DEFAULT_SLOW_TIMEOUT.as_millis());
-        self.listen.list(out);
-    }
+/// Reads a second destination: its address, a space, and the key.
+pub(crate) fn parse_second(text: &str) -> Result<(RtmpAddress, StreamKey), Problem> {
+    let bad = || Problem::malformed("the second destination", "an address, a space and a stream key");
+    let (address, key) = text.split_once(' ').ok_or_else(bad)?;
+    Ok((address.parse()?, StreamKey::new(key)?))
 }
 
 endpoint_builder! {
@@ -283,6 +213,8 @@ endpoint_builder! {
     RtmpSourceBuilder: RtmpPublishServer
 }
 listener_setters!(RtmpSourceBuilder, listen);
+idle_setters!(RtmpSourceBuilder, "10 000 ms", silence);
+takeover_setters!(RtmpSourceBuilder, silence);
 
 endpoint_builder! {
     /// Builder of an RTMP_PULL source, which plays from a server. Made by
@@ -290,6 +222,8 @@ endpoint_builder! {
     RtmpPullSourceBuilder: RtmpPull
 }
 caller_setters!(RtmpPullSourceBuilder, call);
+idle_setters!(RtmpPullSourceBuilder, "10 000 ms", silence);
+congestion_setter!(RtmpPullSourceBuilder, call);
 
 endpoint_builder! {
     /// Builder of an RTMP_PUSH output, which publishes to one server. Made by
@@ -297,6 +231,7 @@ endpoint_builder! {
     RtmpPushBuilder: RtmpPush
 }
 caller_setters!(RtmpPushBuilder, call);
+congestion_setter!(RtmpPushBuilder, call);
 output_setters!(RtmpPushBuilder);
 
 endpoint_builder! {
@@ -305,6 +240,7 @@ endpoint_builder! {
     RtmpRelayBuilder: RtmpRelay
 }
 caller_setters!(RtmpRelayBuilder, first.call);
+congestion_setter!(RtmpRelayBuilder, first.call);
 output_setters!(RtmpRelayBuilder);
 
 endpoint_builder! {

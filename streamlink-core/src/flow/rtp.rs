@@ -1,9 +1,10 @@
 //! RTP settings of sources and outputs (RTP over UDP: RFC 3550; MPEG-TS over RTP: RFC 2250).
 
 use super::{
-    address::{HostPort, Interface, Listen},
-    builder::{endpoint_builder, listener_setters, output_setters},
-    settings::{Entries, Settings, check_millis, millis, number, store},
+    address::{HostPort, Interface, Listen, LocalEnd},
+    builder::{endpoint_builder, listener_setters, local_end_setters, output_setters},
+    settings::{check_millis, number},
+    silence::IDLE_TIMEOUT,
 };
 use crate::error::Problem;
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
@@ -68,8 +69,7 @@ pub(crate) struct RtpInput {
     pub(crate) idle_timeout: Duration,
 }
 
-const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=10_000;
-const REORDER: std::ops::RangeInclusive<u64> = 0..=1_000;
+pub(crate) const REORDER: std::ops::RangeInclusive<u64> = 0..=1_000;
 const DEFAULT_REORDER: Duration = Duration::from_millis(50);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_millis(5000);
 
@@ -97,34 +97,6 @@ impl RtpInput {
             }
             _ => None,
         }
-    }
-}
-
-impl Settings for RtpInput {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "max_players" | "max_peers" => None,
-            "iface" => store(&mut self.interface, value.parse().map(Some)),
-            "source" => {
-                let address = value.parse().map_err(|_| Problem::malformed(value, "an address"));
-                store(&mut self.multicast_source, address.map(Some))
-            }
-            "pt" => store(&mut self.payload_types, value.parse()),
-            "reorder" => store(&mut self.reorder_window, millis(value, REORDER)),
-            "idle_timeout" => store(&mut self.idle_timeout, millis(value, IDLE_TIMEOUT)),
-            _ => self.listen.set(key, value),
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        out.push_some("iface", self.interface.as_ref());
-        out.push_some("source", self.multicast_source);
-        if self.payload_types != PayloadTypes::ALL {
-            out.push("pt", self.payload_types);
-        }
-        out.push_unless("reorder", self.reorder_window.as_millis(), DEFAULT_REORDER.as_millis());
-        out.push_unless("idle_timeout", self.idle_timeout.as_millis(), DEFAULT_IDLE_TIMEOUT.as_millis());
-        self.listen.list(out);
     }
 }
 
@@ -160,7 +132,7 @@ impl RtpSourceBuilder {
         self
     }
 
-    /// Sets the time that the sender may be silent before the source counts as lost (5000 ms; 1000–10 000).
+    /// Sets the time that the sender may be silent before the source counts as lost (5000 ms; 1000–60 000).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.draft.try_set("idle_timeout", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.idle_timeout = v);
         self
@@ -206,6 +178,7 @@ impl fmt::Display for Rewrite {
 pub(crate) struct RtpOutput {
     pub(crate) destination: HostPort,
     pub(crate) second: Option<HostPort>,
+    pub(crate) local: LocalEnd,
     pub(crate) interface: Option<Interface>,
     pub(crate) ttl: u8,
     pub(crate) rewrite: Rewrite,
@@ -215,32 +188,18 @@ const DEFAULT_TTL: u8 = 64;
 
 impl RtpOutput {
     pub(crate) fn new(destination: HostPort) -> Self {
-        Self { destination, second: None, interface: None, ttl: DEFAULT_TTL, rewrite: Rewrite::Preserve }
+        Self {
+            destination,
+            second: None,
+            local: LocalEnd::default(),
+            interface: None,
+            ttl: DEFAULT_TTL,
+            rewrite: Rewrite::Preserve,
+        }
     }
 
     pub(crate) fn destinations(&self) -> impl Iterator<Item = &HostPort> {
         std::iter::once(&self.destination).chain(&self.second)
-    }
-}
-
-impl Settings for RtpOutput {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "second" => store(&mut self.second, value.parse().map(Some)),
-            "iface" => store(&mut self.interface, value.parse().map(Some)),
-            "ttl" => store(&mut self.ttl, number(value, 1..=255, "hops")),
-            "ssrc" => store(&mut self.rewrite, value.parse()),
-            _ => None,
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        out.push_some("second", self.second.as_ref());
-        out.push_some("iface", self.interface.as_ref());
-        out.push_unless("ttl", self.ttl, DEFAULT_TTL);
-        if self.rewrite != Rewrite::Preserve {
-            out.push("ssrc", self.rewrite);
-        }
     }
 }
 
@@ -254,6 +213,8 @@ output_setters!(RtpOutputBuilder);
 pub(crate) fn check_ttl(hops: u8) -> Result<u8, Problem> {
     if hops == 0 { Err(Problem::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) }
 }
+
+local_end_setters!(RtpOutputBuilder, local);
 
 impl RtpOutputBuilder {
     /// Adds a second destination that is sent the same packets, for receivers with SMPTE ST 2022-7.

@@ -2,17 +2,16 @@
 
 use super::{
     address::{Call, Interface, Listen},
-    builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
+    builder::{
+        caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters, role,
+    },
     name::check_text,
     parsed_url::{ParsedUrl, sendable},
     rtp::check_ttl,
     secret::Credentials,
-    settings::{Entries, Settings, boolean, number, store},
+    silence::{Silence, idle_setters, takeover_setters},
 };
-use crate::{
-    error::{ConfigError, Problem},
-    secret::Secret,
-};
+use crate::{error::Problem, secret::Secret};
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// Transport of the media of an RTSP session. As text: `auto`, `udp` or `tcp`.
@@ -66,6 +65,8 @@ pub(crate) struct RtspOptions {
     pub(crate) multicast: Option<SocketAddr>,
     pub(crate) interface: Option<Interface>,
     pub(crate) ttl: u8,
+    /// Set for sources only.
+    pub(crate) silence: Silence,
 }
 
 /// Default time to live, a usual number of routers within one organisation (RFC 2365 leaves it to scopes).
@@ -73,7 +74,8 @@ const DEFAULT_TTL: u8 = 16;
 /// Range of the first port of a group, which leaves room for the ports of the other tracks.
 const MULTICAST_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_500;
 
-fn check_group(text: &str) -> Result<SocketAddr, Problem> {
+/// Checks a multicast group and its port.
+pub(crate) fn check_group(text: &str) -> Result<SocketAddr, Problem> {
     match text.parse::<SocketAddr>() {
         Ok(group) if group.ip().is_multicast() && group.port().is_multiple_of(2) => {
             if !MULTICAST_PORTS.contains(&group.port()) {
@@ -103,17 +105,6 @@ pub(crate) fn check_path(path: &str, min: usize) -> Result<String, Problem> {
 }
 
 impl RtspOptions {
-    /// Returns an error if multicast settings are present, which only an output that listens can have.
-    pub(crate) fn check_no_group(&self) -> Option<ConfigError> {
-        let set = [
-            ("multicast", self.multicast.is_some()),
-            ("iface", self.interface.is_some()),
-            ("ttl", self.ttl != DEFAULT_TTL),
-        ];
-        let found = set.iter().find(|(_, is_set)| *is_set);
-        found.map(|(field, _)| ConfigError::new(*field, Problem::UnknownField))
-    }
-
     /// Sets the query that is sent to the server to that of a URL. An empty one stays: some cameras want the `?`.
     pub(crate) fn set_query(&mut self, url: &ParsedUrl) -> Result<(), Problem> {
         self.query = url.raw_query().map(|_| "".into());
@@ -149,29 +140,8 @@ impl RtspOptions {
             multicast: None,
             interface: None,
             ttl: DEFAULT_TTL,
+            silence: Silence::default(),
         }
-    }
-}
-
-impl Settings for RtspOptions {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "transport" => store(&mut self.transport, value.parse()),
-            "gop_cache" => store(&mut self.gop_cache, boolean(value)),
-            "multicast" => store(&mut self.multicast, check_group(value).map(Some)),
-            "iface" => store(&mut self.interface, value.parse().map(Some)),
-            "ttl" => store(&mut self.ttl, number(value, 1..=255, "hops")),
-            "symmetric" => store(&mut self.symmetric, boolean(value)),
-            _ => None,
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        out.push_unless("transport", self.transport, RtspTransport::Auto);
-        out.push_unless("gop_cache", self.gop_cache, true);
-        out.push_unless("symmetric", self.symmetric, false);
-        out.push_some("multicast", self.multicast.as_ref());
-        out.push_some("iface", self.interface.as_ref());
-        out.push_unless("ttl", self.ttl, DEFAULT_TTL);
     }
 }
 
@@ -234,34 +204,6 @@ fn check_caller_path(path: &str) -> Result<String, Problem> {
     Ok(path.to_owned())
 }
 
-macro_rules! rtsp_settings {
-    ($settings:ident, $base:ident) => {
-        impl Settings for $settings {
-            fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-                self.rtsp.set(key, value).or_else(|| self.$base.set(key, value))
-            }
-            fn list(&self, out: &mut Entries) {
-                self.rtsp.list(out);
-                self.$base.list(out);
-            }
-        }
-    };
-}
-rtsp_settings!(RtspListener, listen);
-
-impl Settings for RtspCaller {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "query" => Some(self.rtsp.add_query(value)),
-            _ => self.rtsp.set(key, value).or_else(|| self.call.set(key, value)),
-        }
-    }
-    fn list(&self, out: &mut Entries) {
-        self.rtsp.list(out);
-        self.call.list(out);
-    }
-}
-
 endpoint_builder! {
     /// Builder of an RTSP listener: a source that clients record to, or an output that serves players. Made by
     /// [`Source::rtsp_listener`](crate::Source::rtsp_listener) and
@@ -270,6 +212,8 @@ endpoint_builder! {
 }
 listener_setters!(<R> RtspListenerBuilder<R>, listen);
 player_setters!(RtspListenerBuilder<role::Output>, listen);
+idle_setters!(RtspListenerBuilder<role::Source>, "10 000 ms", rtsp.silence);
+takeover_setters!(RtspListenerBuilder<role::Source>, rtsp.silence);
 output_setters!(RtspListenerBuilder<role::Output>);
 
 endpoint_builder! {
@@ -278,6 +222,8 @@ endpoint_builder! {
     RtspCallerBuilder<R>: RtspCaller
 }
 caller_setters!(<R> RtspCallerBuilder<R>, call);
+idle_setters!(RtspCallerBuilder<role::Source>, "10 000 ms", rtsp.silence);
+congestion_setter!(<R> RtspCallerBuilder<R>, call);
 output_setters!(RtspCallerBuilder<role::Output>);
 
 impl RtspListenerBuilder<role::Output> {

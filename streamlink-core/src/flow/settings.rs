@@ -1,15 +1,37 @@
-//! Settings by name. Each protocol reads and writes its settings as `key=value`, the form that the query of a URL, the
+//! Settings by name. Every endpoint reads and writes its settings as `key=value`, the form that the query of a URL, the
 //! members of a JSON endpoint and the options of the C ABI share.
 
+use super::{
+    setting::{Given, unknown},
+    setting_table::{Fields, TABLE},
+};
 use crate::error::Problem;
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
-/// Settings that can be read and written by name.
-pub(crate) trait Settings {
-    /// Sets one setting; `None` if there is none of that name.
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>>;
-    /// Appends the settings that differ from their defaults.
-    fn list(&self, out: &mut Entries);
+/// Sets one setting of an endpoint from text.
+pub(crate) fn set(fields: &mut dyn Fields, name: &str, value: &str) -> Result<(), Problem> {
+    let scope = fields.scope();
+    let row = TABLE.iter().find(|row| row.setting.scopes.contains(&scope) && row.setting.is_named(name));
+    match row {
+        None => Err(unknown(scope, name)),
+        Some(row) => match &row.access {
+            Some(access) => (access.set)(fields, Given { setting: &row.setting, text: value }),
+            None => Err(Problem::Conflict("is set where the endpoint is made, and not afterwards".into())),
+        },
+    }
+}
+
+/// Returns the settings of an endpoint that differ from their defaults, in the order of the table.
+pub(crate) fn list(fields: &mut dyn Fields) -> Entries {
+    let scope = fields.scope();
+    let mut entries = Entries::default();
+    for row in TABLE.iter().filter(|row| row.setting.scopes.contains(&scope)) {
+        let value = row.access.as_ref().and_then(|access| (access.get)(fields));
+        if let Some(value) = value.filter(|value| value != row.setting.default) {
+            entries.push(row.setting.name, value);
+        }
+    }
+    entries
 }
 
 /// A list of settings with their values as text, in the order of declaration.
@@ -20,23 +42,6 @@ impl Entries {
     pub(crate) fn push(&mut self, key: &'static str, value: impl Display) {
         self.0.push((key, value.to_string()));
     }
-
-    pub(crate) fn push_unless<T: PartialEq + Display>(&mut self, key: &'static str, value: T, default: T) {
-        if value != default {
-            self.push(key, value);
-        }
-    }
-
-    pub(crate) fn push_some(&mut self, key: &'static str, value: Option<impl Display>) {
-        if let Some(value) = value {
-            self.push(key, value);
-        }
-    }
-}
-
-/// Stores a parsed value, or returns its error.
-pub(crate) fn store<T>(slot: &mut T, value: Result<T, Problem>) -> Option<Result<(), Problem>> {
-    Some(value.map(|value| *slot = value))
 }
 
 /// Parses a number in a range.

@@ -1,50 +1,11 @@
 //! URLs for display in events, errors and logs, with their secrets hidden.
 
+use super::setting::settings;
 use crate::{secret::Secret, text::shown};
 use std::{fmt, ops::Deref};
 
 /// Maximum length of a displayed URL, in bytes.
 const MAX_SHOWN: usize = 512;
-
-/// Settings whose values are not secret. Stream ids are not among them, because hosts may authorize callers by stream
-/// id.
-const PUBLIC: &[&str] = &[
-    "allow",
-    "chunk_size",
-    "coalesce",
-    "connect_timeout",
-    "gop_cache",
-    "idle_timeout",
-    "iface",
-    "latency",
-    "max_players",
-    "maxbw",
-    "mode",
-    "multicast",
-    "oheadbw",
-    "payloadsize",
-    "pbkeylen",
-    "peeridletimeo",
-    "peerlatency",
-    "pt",
-    "rcvlatency",
-    "reconnect_max",
-    "reconnect_min",
-    "region",
-    "relay",
-    "reorder",
-    "rewrite",
-    "slow_timeout",
-    "source",
-    "ssrc",
-    "symmetric",
-    "tlpktdrop",
-    "transport",
-    "ttl",
-];
-
-/// Settings whose values are secret or contain a secret.
-pub(crate) const SECRET: &[&str] = &["key", "passphrase", "second", "streamid"];
 
 /// URL at which peers reach an endpoint. The URL of an RTMP listener holds the stream key: `Display` and
 /// [`PeerUrl::as_str`] give the whole URL, and `Debug` hides the key as [`shown_url`] does.
@@ -102,9 +63,16 @@ impl fmt::Debug for PeerUrl {
     }
 }
 
-/// Returns true if a setting is known to hold no secret.
-pub(crate) fn is_public(setting: &str) -> bool {
-    PUBLIC.contains(&setting)
+/// Returns true if a setting is known to hold no secret, whatever endpoint has it. Free text for people may hold one.
+pub(crate) fn is_public(name: &str) -> bool {
+    let mut rows = settings().filter(|setting| setting.is_named(name)).peekable();
+    name != "description" && rows.peek().is_some() && rows.all(|setting| !setting.secret)
+}
+
+/// Returns true if the values of a setting are secret, or contain a secret. Stream ids do, because hosts may authorize
+/// callers by stream id.
+pub(crate) fn is_secret(name: &str) -> bool {
+    settings().any(|setting| setting.is_named(name) && setting.secret)
 }
 
 /// Returns a URL for display, with its secrets hidden. An ellipsis stands for the user name and password, for the
@@ -181,7 +149,7 @@ fn shown_path(scheme: &str, path: &str) -> String {
 fn shown_query(query: &str) -> String {
     let pair = |pair: &str| match pair.split_once('=') {
         Some((name, value)) if is_public(name) && !value.contains('=') => format!("{name}={value}"),
-        Some((name, _)) if is_public(name) || SECRET.contains(&name) => format!("{name}=…"),
+        Some((name, _)) if is_public(name) || is_secret(name) => format!("{name}=…"),
         // An `&` within a secret makes the rest of the secret look like a name.
         _ => "…".to_owned(),
     };

@@ -1,17 +1,24 @@
 //! Sources, which receive media.
 
 use super::{
-    address::{Call, HostPort, Listen, parse_bind},
+    address::{Call, HostPort, Listen, LocalEnd, parse_bind},
     builder::{Common, endpoint_builder, role},
     pairing::{InputProtocol, family},
-    rtmp::{RtmpAddress, RtmpPublishServer, RtmpPull, RtmpPullSourceBuilder, RtmpSourceBuilder, check_app},
-    rtp::{RtpInput, RtpSourceBuilder},
+    rtmp::{
+        RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPullSourceBuilder, RtmpRelay, RtmpSourceBuilder,
+        check_app,
+    },
+    rtp::{RtpInput, RtpOutput, RtpSourceBuilder},
     rtsp::{RtspCaller, RtspCallerBuilder, RtspListener, RtspListenerBuilder, RtspOptions, check_path},
     secret::StreamKey,
-    settings::{Entries, Settings},
+    setting::SettingScope,
+    setting_table::Fields,
+    silence::{Silence, Takeover},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
+    written_url,
 };
-use crate::{error::Problem, media::MediaFamily};
+use crate::media::{MediaFamily, ProgramChoice};
+use std::{net::IpAddr, time::Duration};
 
 /// A source, which receives media.
 ///
@@ -53,7 +60,10 @@ impl Source {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         let app = common.record_error("app", check_app(app)).unwrap_or_default();
-        RtmpSourceBuilder::new(common, RtmpPublishServer { listen, app, key: None, tls: false })
+        RtmpSourceBuilder::new(
+            common,
+            RtmpPublishServer { listen, app, key: None, tls: false, silence: Silence::default() },
+        )
     }
 
     /// Returns the builder of an RTMP_PULL source, which plays from a server: `url` as in `rtmp://example.com/live`.
@@ -187,9 +197,56 @@ impl Source {
         self.protocol().family()
     }
 
+    /// Returns the program of the transport stream that is remultiplexed to RTMP.
+    pub(crate) fn program(&self) -> ProgramChoice {
+        match &self.kind {
+            SourceKind::SrtListener(SrtListener { srt, .. }) | SourceKind::SrtCaller(SrtCaller { srt, .. }) => {
+                srt.program.clone()
+            }
+            _ => ProgramChoice::Best,
+        }
+    }
+
     /// Returns the URL that [`Source::from_url`] reads back to the same source. It contains the secrets.
     pub fn to_url(&self) -> String {
-        super::url::write(&super::url::source_parts(&self.kind))
+        written_url::write(&written_url::source_parts(&self.kind))
+    }
+
+    /// Returns the congestion control that this source asks the kernel for.
+    pub(crate) fn congestion(&self) -> Option<String> {
+        self.kind.clone().local()?.congestion.clone()
+    }
+
+    /// Returns a remark on a source that is valid and may have been meant otherwise.
+    pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
+        let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
+        Some(format!("source `{}` {remark}", self.name()))
+    }
+
+    /// Returns the time without media after which this source is lost. A source in the host's process has none.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        let (silence, default) = match &self.kind {
+            SourceKind::Rtp(s) => return s.idle_timeout,
+            SourceKind::Rtmp(s) => (s.silence, 10),
+            SourceKind::RtmpPull(s) => (s.silence, 10),
+            SourceKind::RtspListener(s) => (s.rtsp.silence, 10),
+            SourceKind::RtspCaller(s) => (s.rtsp.silence, 10),
+            SourceKind::SrtListener(s) => (s.srt.silence, 5),
+            SourceKind::SrtCaller(s) => (s.srt.silence, 5),
+            SourceKind::App(_) => return Duration::MAX,
+        };
+        silence.idle_timeout.unwrap_or(Duration::from_secs(default))
+    }
+
+    /// Returns the takeover policy of this source, if it listens.
+    pub(crate) fn takeover(&self) -> Takeover {
+        let silence = match &self.kind {
+            SourceKind::Rtmp(s) => s.silence,
+            SourceKind::RtspListener(s) => s.rtsp.silence,
+            SourceKind::SrtListener(s) => s.srt.silence,
+            _ => return Takeover::default(),
+        };
+        silence.takeover.unwrap_or_default()
     }
 
     /// Returns whether this source connects to its peer, instead of waiting for a connection or packets.
@@ -198,31 +255,90 @@ impl Source {
     }
 }
 
-impl SourceKind {
-    pub(crate) fn settings(&mut self) -> Option<&mut dyn Settings> {
-        Some(match self {
-            SourceKind::Rtmp(s) => s,
-            SourceKind::RtmpPull(s) => s,
-            SourceKind::SrtListener(s) => s,
-            SourceKind::SrtCaller(s) => s,
-            SourceKind::Rtp(s) => s,
-            SourceKind::RtspListener(s) => s,
-            SourceKind::RtspCaller(s) => s,
-            SourceKind::App(_) => return None,
-        })
-    }
+/// Returns the reference of the variants that have the group.
+macro_rules! group {
+    ($self:ident, $($kind:ident($settings:ident) => $field:expr),+ $(,)?) => {
+        match $self {
+            $(SourceKind::$kind($settings) => Some($field),)+
+            _ => None,
+        }
+    };
 }
 
-impl Settings for SourceKind {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        self.settings()?.set(key, value)
+impl Fields for SourceKind {
+    fn scope(&self) -> SettingScope {
+        match self {
+            SourceKind::Rtmp(_) => SettingScope::RtmpSource,
+            SourceKind::RtmpPull(_) => SettingScope::RtmpPullSource,
+            SourceKind::SrtListener(_) => SettingScope::SrtListenerSource,
+            SourceKind::SrtCaller(_) => SettingScope::SrtCallerSource,
+            SourceKind::Rtp(_) => SettingScope::RtpSource,
+            SourceKind::RtspListener(_) => SettingScope::RtspListenerSource,
+            SourceKind::RtspCaller(_) => SettingScope::RtspCallerSource,
+            SourceKind::App(_) => SettingScope::AppSource,
+        }
     }
 
-    fn list(&self, out: &mut Entries) {
-        // `settings()` needs mutable access; a copy saves a second table of variants for reading.
-        if let Some(settings) = self.clone().settings() {
-            settings.list(out);
-        }
+    fn listen(&mut self) -> Option<&mut Listen> {
+        group!(
+            self,
+            Rtmp(s) => &mut s.listen,
+            SrtListener(s) => &mut s.listen,
+            Rtp(s) => &mut s.listen,
+            RtspListener(s) => &mut s.listen,
+        )
+    }
+
+    fn call(&mut self) -> Option<&mut Call> {
+        group!(self, RtmpPull(s) => &mut s.call, SrtCaller(s) => &mut s.call, RtspCaller(s) => &mut s.call)
+    }
+
+    fn local(&mut self) -> Option<&mut LocalEnd> {
+        self.call().map(|call| &mut call.local)
+    }
+
+    fn srt(&mut self) -> Option<&mut SrtOptions> {
+        group!(self, SrtListener(s) => &mut s.srt, SrtCaller(s) => &mut s.srt)
+    }
+
+    fn rtsp(&mut self) -> Option<&mut RtspOptions> {
+        group!(self, RtspListener(s) => &mut s.rtsp, RtspCaller(s) => &mut s.rtsp)
+    }
+
+    fn key(&mut self) -> Option<&mut Option<StreamKey>> {
+        group!(self, Rtmp(s) => &mut s.key, RtmpPull(s) => &mut s.key)
+    }
+
+    fn chunk_size(&mut self) -> Option<&mut u32> {
+        None
+    }
+
+    fn relay(&mut self) -> Option<&mut RtmpRelay> {
+        None
+    }
+
+    fn play(&mut self) -> Option<&mut RtmpPlayServer> {
+        None
+    }
+
+    fn silence(&mut self) -> Option<&mut Silence> {
+        group!(
+            self,
+            Rtmp(s) => &mut s.silence,
+            RtmpPull(s) => &mut s.silence,
+            SrtListener(s) => &mut s.srt.silence,
+            SrtCaller(s) => &mut s.srt.silence,
+            RtspListener(s) => &mut s.rtsp.silence,
+            RtspCaller(s) => &mut s.rtsp.silence,
+        )
+    }
+
+    fn rtp_input(&mut self) -> Option<&mut RtpInput> {
+        group!(self, Rtp(s) => s)
+    }
+
+    fn rtp_output(&mut self) -> Option<&mut RtpOutput> {
+        None
     }
 }
 

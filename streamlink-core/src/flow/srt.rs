@@ -6,10 +6,12 @@ use super::{
     bitrate::Bitrate,
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
+    program::check_program,
     secret::{KeyLength, Passphrase},
-    settings::{Entries, Settings, boolean, check_millis, millis, number, store},
+    settings::{check_millis, number},
+    silence::{Silence, idle_setters, takeover_setters},
 };
-use crate::error::Problem;
+use crate::{error::Problem, media::ProgramChoice};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// SRT latency, for which the receiver holds packets back so that lost ones can be retransmitted.
@@ -89,9 +91,13 @@ pub(crate) struct SrtOptions {
     pub(crate) max_bandwidth: Option<Bitrate>,
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
+    /// Set for sources only.
+    pub(crate) silence: Silence,
+    /// Program that is remultiplexed to RTMP, of a source.
+    pub(crate) program: ProgramChoice,
 }
 
-const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
+pub(crate) const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
 const PAYLOAD: std::ops::RangeInclusive<u16> = 188..=1456;
 const OVERHEAD: std::ops::RangeInclusive<u8> = 5..=100;
 const STREAM_ID_MAX: usize = 512;
@@ -109,54 +115,17 @@ impl Default for SrtOptions {
             max_bandwidth: None,
             overhead_percent: 25,
             packet_drop: true,
+            silence: Silence::default(),
+            program: ProgramChoice::default(),
         }
     }
 }
 
-fn stream_id(text: &str) -> Result<String, Problem> {
+/// Checks a stream id.
+pub(crate) fn stream_id(text: &str) -> Result<String, Problem> {
     // Hosts let callers in by it: an error does not repeat it.
     let problem = |_| Problem::malformed("the stream id", "1 to 512 bytes without control characters");
     check_text(text, 1, STREAM_ID_MAX).map_err(problem).map(|()| text.to_owned())
-}
-
-impl Settings for SrtOptions {
-    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-        match key {
-            "latency" => Some(value.parse().map(|latency| {
-                self.receive_latency = latency;
-                self.peer_latency = latency;
-            })),
-            "rcvlatency" => store(&mut self.receive_latency, value.parse()),
-            "peerlatency" => store(&mut self.peer_latency, value.parse()),
-            "passphrase" => store(&mut self.passphrase, Passphrase::new(value).map(Some)),
-            "pbkeylen" => store(&mut self.key_length, value.parse()),
-            "streamid" => store(&mut self.stream_id, stream_id(value).map(Some)),
-            "peeridletimeo" => store(&mut self.peer_idle_timeout, millis(value, IDLE_TIMEOUT)),
-            "payloadsize" => store(&mut self.payload_size, number(value, PAYLOAD, "bytes")),
-            "maxbw" => store(&mut self.max_bandwidth, value.parse().map(Some)),
-            "oheadbw" => store(&mut self.overhead_percent, number(value, OVERHEAD, "percent")),
-            "tlpktdrop" => store(&mut self.packet_drop, boolean(value)),
-            _ => None,
-        }
-    }
-
-    fn list(&self, out: &mut Entries) {
-        let default = Self::default();
-        if self.receive_latency == self.peer_latency {
-            out.push_unless("latency", self.receive_latency, default.receive_latency);
-        } else {
-            out.push_unless("rcvlatency", self.receive_latency, default.receive_latency);
-            out.push_unless("peerlatency", self.peer_latency, default.peer_latency);
-        }
-        out.push_some("passphrase", self.passphrase.as_ref().map(Passphrase::reveal));
-        out.push_unless("pbkeylen", self.key_length.bytes(), default.key_length.bytes());
-        out.push_some("streamid", self.stream_id.as_ref());
-        out.push_unless("peeridletimeo", self.peer_idle_timeout.as_millis(), default.peer_idle_timeout.as_millis());
-        out.push_unless("payloadsize", self.payload_size, default.payload_size);
-        out.push_some("maxbw", self.max_bandwidth);
-        out.push_unless("oheadbw", self.overhead_percent, default.overhead_percent);
-        out.push_unless("tlpktdrop", self.packet_drop, default.packet_drop);
-    }
 }
 
 /// Settings of an SRT listener, as source or output.
@@ -173,22 +142,6 @@ pub(crate) struct SrtCaller {
     pub(crate) srt: SrtOptions,
 }
 
-macro_rules! srt_settings {
-    ($settings:ident, $base:ident) => {
-        impl Settings for $settings {
-            fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
-                self.srt.set(key, value).or_else(|| self.$base.set(key, value))
-            }
-            fn list(&self, out: &mut Entries) {
-                self.srt.list(out);
-                self.$base.list(out);
-            }
-        }
-    };
-}
-srt_settings!(SrtListener, listen);
-srt_settings!(SrtCaller, call);
-
 endpoint_builder! {
     /// Builder of an SRT listener: a source that callers send to, or an output that serves callers. Made by
     /// [`Source::srt_listener`](crate::Source::srt_listener) and [`Output::srt_listener`](crate::Output::srt_listener).
@@ -196,6 +149,8 @@ endpoint_builder! {
 }
 listener_setters!(<R> SrtListenerBuilder<R>, listen);
 player_setters!(SrtListenerBuilder<role::Output>, listen);
+idle_setters!(SrtListenerBuilder<role::Source>, "5000 ms", srt.silence);
+takeover_setters!(SrtListenerBuilder<role::Source>, srt.silence);
 output_setters!(SrtListenerBuilder<role::Output>);
 
 endpoint_builder! {
@@ -204,6 +159,7 @@ endpoint_builder! {
     SrtCallerBuilder<R>: SrtCaller
 }
 caller_setters!(<R> SrtCallerBuilder<R>, call);
+idle_setters!(SrtCallerBuilder<role::Source>, "5000 ms", srt.silence);
 output_setters!(SrtCallerBuilder<role::Output>);
 
 fn check_payload_size(bytes: u16) -> Result<u16, Problem> {
@@ -217,6 +173,15 @@ fn check_overhead(percent: u8) -> Result<u8, Problem> {
 /// Defines the setters of SRT listeners and callers.
 macro_rules! srt_setters {
     ($builder:ident) => {
+        impl $builder<role::Source> {
+            /// Sets the program of the transport stream that is remultiplexed to RTMP (the first with a picture).
+            pub fn program(mut self, program: ProgramChoice) -> Self {
+                let program = check_program(program);
+                self.draft.try_set("program", program, |settings, program| settings.srt.program = program);
+                self
+            }
+        }
+
         impl<R> $builder<R> {
             /// Sets the latency in both directions (120 ms).
             pub fn latency(self, latency: Latency) -> Self {

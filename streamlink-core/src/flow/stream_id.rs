@@ -102,6 +102,16 @@ impl StreamId {
         Ok(id)
     }
 
+    /// Returns the user name that a stream id claims.
+    pub(crate) fn user_of(text: &str) -> Option<String> {
+        if let Some(user) = Self::parse(text).ok()?.others[0].take() {
+            return Some(user);
+        }
+        let text = decoded(text);
+        let fields = text.as_deref()?.trim().strip_prefix("#!::")?;
+        fields.split(',').find_map(|field| field.strip_prefix("u=")).map(str::to_owned)
+    }
+
     /// Returns whether the caller publishes (`true`) or plays (`false`), if it says so.
     pub(crate) fn publish(&self) -> Option<bool> {
         self.publish
@@ -238,5 +248,9 @@ mod tests {
         }
         assert!(id(&"x".repeat(512)).to_string().len() < 90);
         assert!(!format!("{:?}", id("hunter2")).contains("hunter2"));
+        for text in ["#!::r=cam1,m=publish,u=me", "publish:cam1:me:hunter2", "%23!::u=me,r=cam1", "#!::u=me"] {
+            assert_eq!(StreamId::user_of(text).as_deref(), Some("me"), "{text}");
+        }
+        assert_eq!(StreamId::user_of("u=me"), None);
     }
 }

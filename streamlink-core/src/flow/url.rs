@@ -11,35 +11,67 @@ use super::{
     rtp::{RtpInput, RtpOutput},
     rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions, check_path},
     secret::StreamKey,
-    settings::{Entries, Settings, boolean},
-    shown_url::{SECRET, is_public},
+    setting::{SettingScope, find},
+    setting_table::Fields,
+    settings::boolean,
+    shown_url::{is_public, is_secret},
+    silence::Silence,
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
 };
 use crate::{error::Problem, media::MediaFamily, secret::Secret};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use std::cell::RefCell;
+use percent_encoding::percent_decode_str;
 
 /// Names and values; any value may be a secret.
 pub(crate) type Pairs = Vec<(String, Secret)>;
 
+/// Removes a setting from the URL and from the members beside it, and returns its value.
+fn take(url: &mut ParsedUrl, more: &mut Pairs, name: &str) -> Result<Option<Secret>, Problem> {
+    let beside = more.iter().position(|(key, _)| key == name).map(|at| more.remove(at).1);
+    Ok(url.take(name)?.or(beside))
+}
+
 /// Returns whether an endpoint listens: as `mode` says, otherwise if the host is missing or a wildcard.
-fn is_listener(url: &mut ParsedUrl) -> Result<bool, Problem> {
-    match url.take("mode")?.as_ref().map(Secret::reveal) {
+fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, Problem> {
+    let wildcard = url.host_is_wildcard();
+    match take(url, more, "mode")?.as_ref().map(Secret::reveal) {
         Some("listener") => Ok(true),
+        Some("caller") if wildcard => {
+            let problem = "`mode=caller` needs a host to call; an address without one, or with a wildcard, listens";
+            Err(Problem::Conflict(problem.into()))
+        }
         Some("caller") => Ok(false),
-        Some(other) => Err(Problem::malformed(other, "listener or caller")),
-        None => Ok(url.host_is_wildcard()),
+        Some(other) => {
+            let expected = match url.scheme.as_str() {
+                "rtsp" | "rtsps" | "rtmp" | "rtmps" => "listener or caller; a `mode` for the server goes into `query`",
+                _ => "listener or caller",
+            };
+            Err(Problem::malformed(format_args!("mode {other}"), expected))
+        }
+        None => Ok(wildcard),
     }
+}
+
+/// Checks the `mode` of an endpoint that can have only this one.
+fn check_mode(url: &mut ParsedUrl, more: &mut Pairs, only: &str, why: &str) -> Result<(), Problem> {
+    match take(url, more, "mode")? {
+        Some(mode) if mode.reveal() != only => Err(Problem::Conflict(format!("`mode` can only be `{only}`: {why}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Returns true if the stream key is set elsewhere than in the path.
+fn has_key(url: &ParsedUrl, more: &Pairs) -> bool {
+    url.has("key") || more.iter().any(|(name, _)| name == "key")
 }
 
 /// Returns the application and key of a listener's `app/key`. The last part of the path is the key, unless the query has
 /// one.
-fn app_and_key(url: &ParsedUrl) -> Result<(String, Option<StreamKey>), Problem> {
+fn app_and_key(url: &ParsedUrl, has_key: bool) -> Result<(String, Option<StreamKey>), Problem> {
     let path = url.path()?;
     let path = path.trim_end_matches('/');
     match path.rsplit_once('/') {
-        Some((app, key)) if !url.has("key") => Ok((check_app(app)?, Some(StreamKey::new(key)?))),
+        Some((app, key)) if !has_key => Ok((check_app(app)?, Some(StreamKey::new(key)?))),
         _ => Ok((check_app(path)?, None)),
     }
 }
@@ -110,43 +142,39 @@ impl<K> Read<K> {
     }
 }
 
-/// Settings that every caller has beside those of its protocol.
-const OF_CALLERS: &[&str] = &["description", "query", "region", "relay"];
-
 /// Removes the settings of ours from the query of a caller's URL. Everything else is the server's.
-fn take_settings(url: &mut ParsedUrl, settings: impl Settings) -> Vec<Pair> {
-    let settings = RefCell::new(settings);
+pub(crate) fn take_settings(url: &mut ParsedUrl, scope: SettingScope) -> Vec<Pair> {
     url.take_if(|pair| {
         let name = pair.name();
-        OF_CALLERS.contains(&&*name) || settings.borrow_mut().set(&name, "").is_some()
+        // These two stand beside a URL, never in it.
+        !matches!(&*name, "name" | "url") && find(scope, &name).is_some()
     })
 }
 
-fn read_rtsp_caller(url: &mut ParsedUrl) -> Result<Read<RtspCaller>, Problem> {
+fn read_rtsp_caller(url: &mut ParsedUrl, scope: SettingScope) -> Result<Read<RtspCaller>, Problem> {
     let mut caller = RtspCaller::from_parts(url)?;
-    let settings = take_settings(url, caller.clone());
+    let settings = take_settings(url, scope);
     caller.rtsp.set_query(url)?;
     Ok(Read { kind: caller, settings, query: None })
 }
 
-/// Reads an RTMP caller; `probe` has its settings.
-fn read_rtmp_caller<T: Settings>(
+fn read_rtmp_caller<T>(
     url: &mut ParsedUrl,
     more: &Pairs,
-    probe: T,
+    scope: SettingScope,
     make: impl FnOnce(RtmpAddress, Option<StreamKey>) -> T,
 ) -> Result<Read<T>, Problem> {
-    let settings = take_settings(url, probe);
-    let has_key = settings.iter().any(|pair| pair.name() == "key") || more.iter().any(|(name, _)| name == "key");
+    let has_key = has_key(url, more);
+    let settings = take_settings(url, scope);
     let (address, key) = rtmp_caller_parts(url, has_key)?;
     let query = if key.is_none() { url.raw_query().map(Secret::from) } else { None };
     Ok(Read { kind: make(address, key), settings, query })
 }
 
-fn source_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<SourceKind>, Problem> {
+fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>, Problem> {
     let kind = match url.scheme.as_str() {
         "rtp" => {
-            url.take("mode")?;
+            check_mode(url, more, "listener", "an RTP source receives at a local address or from a group")?;
             url.no_user()?;
             url.no_path()?;
             SourceKind::Rtp(RtpInput::new(url.bind(None)?))
@@ -155,25 +183,25 @@ fn source_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<SourceKind>, Pr
             url.no_user()?;
             url.no_path()?;
             let srt = SrtOptions::default();
-            if is_listener(url)? {
+            if is_listener(url, more)? {
                 SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
             } else {
                 SourceKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
             }
         }
         "rtmp" | "rtmps" => {
-            if !is_listener(url)? {
+            if !is_listener(url, more)? {
                 let make = |address, key| RtmpPull { key, ..RtmpPull::new(address) };
-                let probe = RtmpPull::new(RtmpAddress::placeholder());
-                return Ok(read_rtmp_caller(url, more, probe, make)?.map(SourceKind::RtmpPull));
+                let scope = SettingScope::RtmpPullSource;
+                return Ok(read_rtmp_caller(url, more, scope, make)?.map(SourceKind::RtmpPull));
             }
-            let (app, key) = app_and_key(url)?;
+            let (app, key) = app_and_key(url, has_key(url, more))?;
             let (listen, tls) = rtmp_bind(url)?;
-            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls })
+            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls, silence: Silence::default() })
         }
         "rtsp" | "rtsps" => {
-            if !is_listener(url)? {
-                return Ok(read_rtsp_caller(url)?.map(SourceKind::RtspCaller));
+            if !is_listener(url, more)? {
+                return Ok(read_rtsp_caller(url, SettingScope::RtspCallerSource)?.map(SourceKind::RtspCaller));
             }
             SourceKind::RtspListener(rtsp_listener(url)?)
         }
@@ -188,10 +216,10 @@ fn source_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<SourceKind>, Pr
     Ok(Read::new(kind, url))
 }
 
-fn output_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<OutputKind>, Problem> {
+fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>, Problem> {
     let kind = match url.scheme.as_str() {
         "rtp" => {
-            url.take("mode")?;
+            check_mode(url, more, "caller", "an RTP output sends to an address")?;
             url.no_user()?;
             url.no_path()?;
             OutputKind::Rtp(RtpOutput::new(url.remote(None)?))
@@ -200,17 +228,17 @@ fn output_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<OutputKind>, Pr
             url.no_user()?;
             url.no_path()?;
             let srt = SrtOptions::default();
-            if is_listener(url)? {
+            if is_listener(url, more)? {
                 OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
             } else {
                 OutputKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
             }
         }
         "rtmp" | "rtmps" => {
-            if !is_listener(url)? {
+            if !is_listener(url, more)? {
                 return read_rtmp_push(url, more);
             }
-            let (app, key) = app_and_key(url)?;
+            let (app, key) = app_and_key(url, has_key(url, more))?;
             let (listen, tls) = rtmp_bind(url)?;
             let mut server = RtmpPlayServer::new(listen, app);
             server.key = key;
@@ -218,8 +246,8 @@ fn output_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<OutputKind>, Pr
             OutputKind::RtmpPlay(server)
         }
         "rtsp" | "rtsps" => {
-            if !is_listener(url)? {
-                return Ok(read_rtsp_caller(url)?.map(OutputKind::RtspCaller));
+            if !is_listener(url, more)? {
+                return Ok(read_rtsp_caller(url, SettingScope::RtspCallerOutput)?.map(OutputKind::RtspCaller));
             }
             OutputKind::RtspListener(rtsp_listener(url)?)
         }
@@ -230,18 +258,15 @@ fn output_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<OutputKind>, Pr
 }
 
 /// Reads an RTMP_PUSH output, or the relay if the URL asks for one.
-fn read_rtmp_push(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<OutputKind>, Problem> {
-    let relay = url.take("relay")?.map(|value| boolean(value.reveal())).transpose()?;
-    let relay = relay.unwrap_or_else(|| more.iter().any(|(name, value)| name == "relay" && value.reveal() == "true"));
+fn read_rtmp_push(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>, Problem> {
+    let relay = take(url, more, "relay")?.map(|value| boolean(value.reveal())).transpose()?.unwrap_or(false);
     let push = |address, key| RtmpPush { key, ..RtmpPush::new(address) };
     let second = url.has("second") || more.iter().any(|(name, _)| name == "second");
     if relay || second {
-        let probe = RtmpRelay { first: RtmpPush::new(RtmpAddress::placeholder()), second: None };
         let make = |address, key| RtmpRelay { first: push(address, key), second: None };
-        return Ok(read_rtmp_caller(url, more, probe, make)?.map(OutputKind::RtmpRelay));
+        return Ok(read_rtmp_caller(url, more, SettingScope::RtmpOutput, make)?.map(OutputKind::RtmpRelay));
     }
-    let probe = RtmpPush::new(RtmpAddress::placeholder());
-    Ok(read_rtmp_caller(url, more, probe, push)?.map(OutputKind::RtmpPush))
+    Ok(read_rtmp_caller(url, more, SettingScope::RtmpPushOutput, push)?.map(OutputKind::RtmpPush))
 }
 
 /// Returns the source of a URL, with `more` settings applied after the query. Errors are recorded in it.
@@ -269,7 +294,7 @@ pub(crate) fn output(mut common: Common, url: &str, more: Pairs) -> Output {
 fn hide_rests_of_secrets(query: &mut Pairs) {
     let mut after_secret = false;
     for (name, _) in query {
-        let is_secret = SECRET.contains(&name.as_str());
+        let is_secret = is_secret(name);
         if after_secret && !is_secret && !is_public(name) && name != "description" {
             *name = "… (behind a secret, where `&` is to be written as `%26`)".into();
         } else {
@@ -279,14 +304,24 @@ fn hide_rests_of_secrets(query: &mut Pairs) {
 }
 
 /// Returns the kind of endpoint of a URL, and the settings to apply to it; none if the kind is unknown.
-fn read<K>(
+fn read<K: Fields>(
     common: &mut Common,
     url: &str,
-    more: Pairs,
-    kind: impl FnOnce(&mut ParsedUrl, &Pairs) -> Result<Read<K>, Problem>,
+    mut more: Pairs,
+    kind: impl FnOnce(&mut ParsedUrl, &mut Pairs) -> Result<Read<K>, Problem>,
 ) -> (Option<K>, Pairs) {
-    let result = ParsedUrl::parse(url).and_then(|mut url| {
-        let read = kind(&mut url, &more)?;
+    let parsed = ParsedUrl::parse(url);
+    let has_mode = more.iter().any(|(name, _)| name == "mode") || parsed.as_ref().is_ok_and(|url| url.has("mode"));
+    if let Ok(url) = &parsed {
+        for (name, value) in &more {
+            if let Some(conflict) = conflict_with_url(url, name, value) {
+                common.record_error(name, Err::<(), _>(conflict));
+            }
+        }
+        more.retain(|(name, _)| !url.has(name));
+    }
+    let result = parsed.and_then(|mut url| {
+        let read = kind(&mut url, &mut more)?;
         let mut settings = Pairs::new();
         for pair in read.settings {
             settings.push((pair.name().into_owned(), pair.value()?));
@@ -295,140 +330,47 @@ fn read<K>(
         settings.extend(more);
         // The query for the server goes behind the stream key, in the order in which it was written.
         let (queries, mut settings): (Pairs, Pairs) = settings.into_iter().partition(|(name, _)| name == "query");
+        let twice = remove_repetitions(read.kind.scope(), &mut settings);
         settings.extend(read.query.map(|query| ("query".to_owned(), query)));
         settings.extend(queries);
-        Ok((read.kind, settings))
+        Ok((read.kind, settings, twice))
     });
-    match common.record_error("url", result) {
-        Some((kind, query)) => (Some(kind), query),
-        None => (None, Vec::new()),
+    let Some((mut kind, settings, twice)) = common.record_error("url", result) else { return (None, Vec::new()) };
+    common.mode_is_implied = !has_mode && kind.call().is_some();
+    for name in twice {
+        let problem = Problem::Conflict("is set twice, to different values".into());
+        common.record_error(&name, Err::<(), _>(problem));
     }
+    (Some(kind), settings)
 }
 
-/// A URL to write: everything before the query, and the settings that differ from their defaults.
-#[derive(Default)]
-pub(crate) struct UrlParts {
-    pub(crate) base: String,
-    pub(crate) query: Entries,
+/// Returns the problem of a member that the URL sets to another value.
+fn conflict_with_url(url: &ParsedUrl, name: &str, value: &Secret) -> Option<Problem> {
+    let mut values = url.pairs().filter(|pair| pair.name() == name).map(Pair::value);
+    let differs = values.any(|found| found.is_ok_and(|found| found != *value));
+    differs.then(|| Problem::Conflict("is also set in the URL, to another value".into()))
 }
 
-/// Characters that are percent-encoded in a query: those that would end the value or the URL, and those that no URL may
-/// contain.
-const QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'+').add(b'<').add(b'>');
-/// Characters that are percent-encoded in a path or a user name.
-const PATH: &AsciiSet = &QUERY.add(b'?').add(b'@').add(b':').add(b'[').add(b']');
-
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, PATH).to_string()
-}
-
-pub(crate) fn write(url: &UrlParts) -> String {
-    let mut text = url.base.clone();
-    for (i, (key, value)) in url.query.0.iter().enumerate() {
-        text.push(if i == 0 && !url.base.contains('?') { '?' } else { '&' });
-        text.push_str(key);
-        text.push('=');
-        text.extend(utf8_percent_encode(value, QUERY));
-    }
-    text
-}
-
-fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {
-    let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
-    let user = rtsp.credentials.as_ref();
-    let user = user.map(|c| format!("{}:{}@", encoded(&c.user), encoded(c.password.reveal()))).unwrap_or_default();
-    format!("{scheme}://{user}{authority}/")
-}
-
-/// Returns the URL of an RTSP caller. The query for the server is written as it is sent, or as the value of `query` if
-/// parts of it would be read as settings of ours.
-fn rtsp_caller_parts(caller: &RtspCaller) -> UrlParts {
-    let authority = caller.call.remote.to_string();
-    let base = rtsp_base(&caller.rtsp, &authority) + &caller.rtsp.path;
-    let mut url = url_parts(base, false, remote_is_wildcard(&caller.call), caller);
-    if let Some(query) = &caller.rtsp.query {
-        let written = format!("{}?{}", url.base, query.reveal());
-        let reads_back = ParsedUrl::parse(&written)
-            .is_ok_and(|mut url| take_settings(&mut url, caller.clone()).is_empty() && !url.has("mode"));
-        if reads_back {
-            url.base = written;
-        } else {
-            url.query.push("query", query.reveal());
-        }
-    }
-    url
-}
-
-fn remote_is_wildcard(call: &Call) -> bool {
-    matches!(call.remote.host(), "0.0.0.0" | "::" | "*")
-}
-
-fn rtmp_listener(listen: &Listen, app: &str, key: &Option<StreamKey>, tls: bool) -> String {
-    let scheme = if tls { "rtmps" } else { "rtmp" };
-    let key = key.as_ref().map(|k| format!("/{}", encoded(k.reveal()))).unwrap_or_default();
-    format!("{scheme}://{}/{}{key}", listen.bind, encoded(app))
-}
-
-fn rtmp_caller(address: &RtmpAddress) -> String {
-    let scheme = if address.tls { "rtmps" } else { "rtmp" };
-    format!("{scheme}://{}{}/{}", address.user_part(), address.remote, encoded(&address.app))
-}
-
-/// Returns the parts of a URL, with `mode` if the host alone does not imply it.
-fn url_parts(base: String, listener: bool, host_is_wildcard: bool, settings: &dyn Settings) -> UrlParts {
-    let mut query = Entries::default();
-    if listener != host_is_wildcard {
-        query.push("mode", if listener { "listener" } else { "caller" });
-    }
-    settings.list(&mut query);
-    UrlParts { base, query }
-}
-
-pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
-    let wild = |l: &Listen| l.bind.ip().is_unspecified();
-    match kind {
-        SourceKind::Rtp(s) => url_parts(format!("rtp://{}", s.listen.bind), true, true, s),
-        SourceKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        SourceKind::SrtCaller(s) => {
-            url_parts(format!("srt://{}", s.call.remote), false, remote_is_wildcard(&s.call), s)
-        }
-        SourceKind::Rtmp(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        SourceKind::RtmpPull(s) => url_parts(rtmp_caller(&s.address), false, remote_is_wildcard(&s.call), s),
-        SourceKind::RtspListener(s) => {
-            let base = rtsp_base(&s.rtsp, &s.listen.bind.to_string()) + &encoded(&s.rtsp.path);
-            url_parts(base, true, wild(&s.listen), s)
-        }
-        SourceKind::RtspCaller(s) => rtsp_caller_parts(s),
-        SourceKind::App(family) => {
-            UrlParts { base: format!("app://{}", family.to_string().to_ascii_lowercase()), query: Entries::default() }
-        }
-    }
-}
-
-pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
-    let wild = |l: &Listen| l.bind.ip().is_unspecified();
-    match kind {
-        OutputKind::Rtp(s) => url_parts(format!("rtp://{}", s.destination), false, false, s),
-        OutputKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        OutputKind::SrtCaller(s) => {
-            url_parts(format!("srt://{}", s.call.remote), false, remote_is_wildcard(&s.call), s)
-        }
-        OutputKind::RtmpPlay(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        OutputKind::RtmpPush(s) => url_parts(rtmp_caller(&s.address), false, remote_is_wildcard(&s.call), s),
-        OutputKind::RtmpRelay(s) => {
-            let mut url = url_parts(rtmp_caller(&s.first.address), false, remote_is_wildcard(&s.first.call), s);
-            if s.second.is_none() {
-                url.query.push("relay", true);
+/// Leaves one of each setting, and returns the names of those that have different values.
+fn remove_repetitions(scope: SettingScope, settings: &mut Pairs) -> Vec<String> {
+    let mut seen: Vec<(&'static str, Secret)> = Vec::new();
+    let mut twice = Vec::new();
+    settings.retain(|(name, value)| {
+        let Some(setting) = find(scope, name) else { return true };
+        match seen.iter().find(|(known, _)| *known == setting.name) {
+            None => {
+                seen.push((setting.name, value.clone()));
+                true
             }
-            url
+            Some((_, known)) => {
+                if known != value {
+                    twice.push(setting.name.to_owned());
+                }
+                false
+            }
         }
-        OutputKind::RtspListener(s) => {
-            let base = rtsp_base(&s.rtsp, &s.listen.bind.to_string()) + &encoded(&s.rtsp.path);
-            url_parts(base, true, wild(&s.listen), s)
-        }
-        OutputKind::RtspCaller(s) => rtsp_caller_parts(s),
-        OutputKind::Tap(_) => UrlParts { base: "tap:".into(), query: Entries::default() },
-    }
+    });
+    twice
 }
 
 #[cfg(test)]

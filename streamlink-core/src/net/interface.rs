@@ -29,6 +29,17 @@ pub(crate) fn find(wanted: &str) -> io::Result<InterfaceId> {
     Ok(InterfaceId { name: hit.name.clone(), index: hit.index.unwrap_or(0), ipv4 })
 }
 
+/// Checks that the kernel has a congestion control of TCP that this process may use.
+pub(crate) fn check_congestion(name: &str) -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_tcp_congestion(name.as_bytes())
+}
+
+/// Returns true if an address is one of this machine.
+pub(crate) fn is_local_ip(ip: IpAddr) -> bool {
+    ip.is_loopback() || if_addrs::get_if_addrs().unwrap_or_default().iter().any(|interface| interface.ip() == ip)
+}
+
 /// Returns the address to advertise for a socket bound to `bound`: for a wildcard, the first address of this machine of
 /// the same family that is neither loopback nor link-local.
 pub(crate) fn advertised_ip(bound: IpAddr) -> IpAddr {

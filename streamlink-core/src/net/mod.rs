@@ -2,6 +2,8 @@
 //! sockets that are read together, and a precise timer. The only module where `unsafe` may stand.
 
 mod descriptors;
+#[cfg(test)]
+mod egress_tests;
 mod epoll_group;
 mod interface;
 mod read_sink;
@@ -16,7 +18,7 @@ mod udp;
 
 pub(crate) use descriptors::{DescriptorBudget, DescriptorPermit, SpareDescriptor, is_out_of_descriptors};
 pub(crate) use epoll_group::{EpollGroup, GroupPoller};
-pub(crate) use interface::advertised_ip;
+pub(crate) use interface::{advertised_ip, check_congestion, is_local_ip};
 pub(crate) use read_sink::{ReadAction, ReadOutcome, ReadSink};
 #[cfg(test)]
 pub(crate) use tcp::Secured;

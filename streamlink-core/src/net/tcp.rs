@@ -6,16 +6,18 @@ use super::{
     interface,
 };
 use crate::lock::lock;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     cell::Cell,
     future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
-    net::SocketAddr,
-    pin::Pin,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -24,6 +26,8 @@ use tokio::{
 
 /// Maximum number of connections that the kernel holds before they are accepted.
 const BACKLOG: i32 = 1024;
+/// Time until the next address of a peer is tried while the one before has not answered (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
 /// Maximum number of bytes of one read.
 const READ: usize = 64 << 10;
 
@@ -130,7 +134,7 @@ impl Stream {
         self.socket().local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
     }
 
-    fn socket(&self) -> SockRef<'_> {
+    pub(super) fn socket(&self) -> SockRef<'_> {
         match &self.kind {
             Kind::Plain(socket) => SockRef::from(socket),
             Kind::Grouped(grouped) => grouped.socket(),
@@ -138,11 +142,63 @@ impl Stream {
         }
     }
 
+    /// Connects to the first of several addresses that answers (RFC 8305 section 5): each attempt starts 250 ms after the
+    /// one before, or as soon as that has failed.
+    ///
+    /// # Errors
+    /// When none has answered by the deadline: each address that was tried, with its error.
+    pub(crate) async fn connect_first(
+        peers: &[SocketAddr],
+        egress: &Egress,
+        deadline: Instant,
+    ) -> Result<(Self, SocketAddr), Vec<(SocketAddr, io::Error)>> {
+        let mut waiting = peers.iter().copied();
+        let mut attempts = FuturesUnordered::new();
+        let mut pending: Vec<SocketAddr> = Vec::new();
+        let mut failures = Vec::new();
+        let mut deadline = pin!(tokio::time::sleep_until(deadline.into()));
+        let mut next_start = pin!(tokio::time::sleep(Duration::ZERO));
+        loop {
+            // Each turn of the loop is due to start an attempt.
+            if let Some(peer) = waiting.next() {
+                pending.push(peer);
+                attempts.push(async move { (peer, Self::connect(peer, egress).await) });
+                next_start.as_mut().reset(tokio::time::Instant::now() + STAGGER);
+            }
+            if attempts.is_empty() {
+                return Err(failures);
+            }
+            tokio::select! {
+                biased;
+                Some((peer, result)) = attempts.next() => match result {
+                    Ok(stream) => return Ok((stream, peer)),
+                    Err(error) => {
+                        pending.retain(|address| *address != peer);
+                        failures.push((peer, error));
+                    }
+                },
+                () = &mut deadline => {
+                    let unanswered = |peer| (peer, io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+                    failures.extend(pending.into_iter().map(unanswered));
+                    return Err(failures);
+                }
+                () = &mut next_start, if waiting.len() > 0 => {}
+            }
+        }
+    }
+
     /// Connects to a peer.
     pub(crate) async fn connect(peer: SocketAddr, egress: &Egress) -> io::Result<Self> {
         let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(address) = egress.address {
-            socket.bind(SocketAddr::new(address, 0))?;
+        if egress.address.is_some() || egress.port.is_some() {
+            let any: IpAddr = if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            // Another connection may follow while the last one of the same port still lingers.
+            socket.set_reuseaddr(egress.port.is_some())?;
+            socket.bind(SocketAddr::new(egress.address.unwrap_or(any), egress.port.unwrap_or(0)))?;
+        }
+        egress.mark(&SockRef::from(&socket), peer.ip())?;
+        if let Some(name) = &egress.congestion {
+            SockRef::from(&socket).set_tcp_congestion(name.as_bytes())?;
         }
         if let Some(name) = &egress.interface {
             let interface = interface::find(name)?;

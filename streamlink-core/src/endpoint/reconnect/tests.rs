@@ -139,6 +139,17 @@ async fn reconnect_loop_bounds_attempts_without_a_delay() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reconnect_loop_waits_30_s_after_a_refused_password() {
+    let denied = || Outcome::Lost(LossReason::Unauthorized("401 Unauthorized (to DESCRIBE)".into()));
+    let (delays, _, status) = run(true, vec![fails(denied), fails(denied), fails(silent)]).await;
+    for (delay, millis) in delays.iter().zip([30_000, 30_000, 2000]) {
+        assert!(is_about(*delay, millis), "{delays:?}");
+    }
+    let error = status.snapshot().last_error(Instant::now()).unwrap();
+    assert_eq!((error.kind, error.text.as_str()), ("timed_out", "no answer from the peer in time"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn reconnect_loop_stops_while_it_waits() {
     let (status, events, stop) = (Status::new("x", None), EventSink::new("flow"), CancellationToken::new());
     let reconnecting = ReconnectLoop {

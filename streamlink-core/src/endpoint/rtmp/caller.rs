@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        EventSink, FlowBandwidth, LossReason, PlayerStats, SourceContext, Status,
+        EventSink, FlowBandwidth, LossReason, PlayerStats, Resolver, SourceContext, Status,
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
         tcp::{End, Player, SendQueue, WritePacing, close_with, send},
     },
@@ -85,6 +85,7 @@ pub(crate) async fn run_all(calls: Vec<RtmpClient>) {
 pub(crate) struct RtmpClient {
     /// Address of the application, without the stream key.
     pub(crate) address: RtmpAddress,
+    pub(crate) resolver: Resolver,
     /// TLS configuration with the trusted certificates. `None`: plain RTMP.
     pub(crate) tls: Option<TlsClient>,
     pub(crate) key: Option<StreamKey>,
@@ -125,15 +126,19 @@ impl RtmpClient {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self) -> Result<ConnectedClient, End> {
+    async fn call(&self, connection: &mut Connection<'_>) -> Result<ConnectedClient, End> {
         let name = self.status.name();
+        let deadline = Instant::now() + self.connect_timeout;
         let destination = Destination {
             endpoint: &name,
             address: &self.address,
             key: self.key.as_ref(),
+            resolver: &self.resolver,
             tls: self.tls.as_ref(),
             egress: &self.egress,
             random: &self.random,
+            avoid: connection.avoid,
+            deadline,
             role: match self.direction {
                 Direction::Play(_) => ClientRole::Play,
                 Direction::Publish { chunk_size, .. } => ClientRole::Publish { chunk_size },
@@ -141,7 +146,7 @@ impl RtmpClient {
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(End::Stopped),
-            result = tokio::time::timeout(self.connect_timeout, destination.connect()) => {
+            result = tokio::time::timeout_at(deadline.into(), destination.connect(connection)) => {
                 result.unwrap_or(Err(End::Lost(LossReason::TimedOut)))
             }
         }
@@ -195,7 +200,7 @@ impl RtmpClient {
         let ConnectedClient { mut stream, session, peer, early } = up;
         let taken = {
             let (mut inbound, now) = (inbound.lock(), Instant::now());
-            inbound.begin();
+            inbound.begin(now);
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };
         match taken {
@@ -219,7 +224,7 @@ struct RtmpCaller {
 
 impl Caller for RtmpCaller {
     async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
-        let mut up = match self.client.call().await {
+        let mut up = match self.client.call(connection).await {
             Ok(up) => up,
             Err(end) => return end.into(),
         };

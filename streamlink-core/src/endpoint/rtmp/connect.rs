@@ -2,7 +2,9 @@
 //! up to the answer to `publish` or `play`.
 
 use super::super::{
-    LossReason,
+    LossReason, Resolver,
+    reconnect::Connection,
+    resolver::Target,
     tcp::{End, write_all},
 };
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
     secret::Secret,
     text::PeerText,
 };
-use std::{future::poll_fn, io, net::SocketAddr};
+use std::{future::poll_fn, net::SocketAddr, time::Instant};
 
 /// Maximum number of redirects from the configured server on.
 const MAX_REDIRECTS: usize = 5;
@@ -29,9 +31,13 @@ pub(super) struct Destination<'a> {
     pub(super) endpoint: &'a str,
     pub(super) address: &'a RtmpAddress,
     pub(super) key: Option<&'a StreamKey>,
+    pub(super) resolver: &'a Resolver,
     pub(super) tls: Option<&'a TlsClient>,
     pub(super) egress: &'a Egress,
     pub(super) random: &'a Random,
+    /// Address that has led to nothing last, and is tried last.
+    pub(super) avoid: Option<SocketAddr>,
+    pub(super) deadline: Instant,
     pub(super) role: ClientRole,
 }
 
@@ -53,13 +59,14 @@ enum Answer {
 
 impl Destination<'_> {
     /// Connects, and follows redirects and challenges, up to a server's consent.
-    pub(super) async fn connect(&self) -> Result<ConnectedClient, End> {
+    pub(super) async fn connect(&self, connection: &mut Connection<'_>) -> Result<ConnectedClient, End> {
         let mut address = self.address.clone();
         let mut key = self.key.map(|key| key.secret().clone()).unwrap_or_default();
         let mut authentication = address.credentials.as_ref().map(authentication);
         let mut redirects = 0;
         for _ in 0..MAX_CONNECTIONS {
             let mut client = self.reach(&address, &key, authentication.as_ref()).await?;
+            connection.reached(client.peer);
             match client.greet(self.endpoint).await? {
                 Answer::Agreed => return Ok(client),
                 Answer::Challenged(description) => {
@@ -98,11 +105,10 @@ impl Destination<'_> {
         key: &Secret,
         authentication: Option<&Authentication>,
     ) -> Result<ConnectedClient, End> {
-        let (host, port) = (address.remote.host(), address.remote.port());
-        let found = tokio::net::lookup_host((host, port)).await?.next();
-        let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
-        let stream = Stream::connect(peer, self.egress).await?;
-        let stream = stream.secure_connected(host, self.tls).await?;
+        let host = &address.remote;
+        let Self { resolver, egress, avoid, deadline, .. } = *self;
+        let (stream, peer) = Target { resolver, host, egress, avoid, deadline }.connect().await?;
+        let stream = stream.secure_connected(host.host(), self.tls).await?;
         let target = ClientTarget {
             app: address.app.clone(),
             url: address.to_string(),
@@ -159,7 +165,7 @@ fn authentication(credentials: &Credentials) -> Authentication {
 }
 
 fn refused(text: String) -> End {
-    End::Lost(LossReason::Rejected(text.into()))
+    End::Lost(super::refused(text))
 }
 
 impl ConnectedClient {
@@ -181,7 +187,7 @@ impl ConnectedClient {
                                 early.push(message.into_owned());
                             }
                             Ok(Some(ClientEvent::Media(_))) => {}
-                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(LossReason::Rejected(what.into())),
+                            Ok(Some(ClientEvent::Rejected(what))) => fault = Some(super::refused(what)),
                             Ok(Some(ClientEvent::Challenged(what))) => answer = Some(Answer::Challenged(what)),
                             Ok(Some(ClientEvent::Redirected(to))) => answer = Some(Answer::Redirected(to)),
                             Ok(Some(ClientEvent::Told(what))) => told = Some(what),

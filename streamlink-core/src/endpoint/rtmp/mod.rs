@@ -7,17 +7,27 @@
 
 mod caller;
 mod connect;
+mod driver;
 mod inbound;
 mod receive;
 mod service;
 mod talk;
 mod wire;
 
-pub(crate) use caller::{Destinations, Direction, RtmpClient, run_all};
-pub(crate) use service::{Place, Rtmp};
-
 use super::{LossReason, tcp::End};
 use crate::proto::rtmp::ProtocolError;
+
+/// Returns the reason for a refusal by a server. The forms of a refused user or password are those of Adobe's
+/// authentication (`authmod=adobe`, `reason=authfailed`, `code=403`), and the words of servers that ask a back end.
+fn refused(what: String) -> LossReason {
+    let lower = what.to_ascii_lowercase();
+    let words = ["authmod=", "reason=authfailed", "code=403", "authentication", "unauthorized", "wrong password"];
+    if words.iter().any(|word| lower.contains(word)) {
+        LossReason::Unauthorized(what.into())
+    } else {
+        LossReason::Rejected(what.into())
+    }
+}
 
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {

@@ -21,9 +21,6 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Maximum time without data from the sender of media.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A session that receives media.
 pub(super) trait Bring {
     /// Reads received bytes and adds their media messages to `inbound`.
@@ -101,7 +98,6 @@ pub(super) async fn drain_until_closed(stream: &mut Stream) {
 #[repr(C)]
 struct RtmpReadSink<B> {
     inbound: Arc<SourceSlot>,
-    heard: Instant,
     peer: SocketAddr,
     /// Responses to be sent to the peer.
     answers: Vec<u8>,
@@ -115,9 +111,9 @@ impl<B: Bring + Send> ReadSink for RtmpReadSink<B> {
     fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
         let Some(session) = &mut self.session else { return ReadAction::Notify };
         let mut inbound = self.inbound.lock();
-        self.heard = Instant::now();
-        let taken = session.bring(bytes, &mut inbound, self.heard);
-        if let Err(end) = inbound.publish(self.peer, self.heard).and(taken) {
+        let now = Instant::now();
+        let taken = session.bring(bytes, &mut inbound, now);
+        if let Err(end) = inbound.publish(self.peer, now).and(taken) {
             self.end = Some(end);
             return ReadAction::Notify;
         }
@@ -139,9 +135,11 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
     peer: SocketAddr,
     stop: &CancellationToken,
 ) -> (End, Option<B>) {
-    let (heard, answers) = (Instant::now(), session.answers());
-    let taker = Arc::new(Mutex::new(RtmpReadSink { inbound, heard, peer, answers, session: Some(session), end: None }));
-    let end = listen(stream, &taker, stop).await;
+    let answers = session.answers();
+    let inbound_of_sink = inbound.clone();
+    let sink = RtmpReadSink { inbound: inbound_of_sink, peer, answers, session: Some(session), end: None };
+    let taker = Arc::new(Mutex::new(sink));
+    let end = listen(stream, &taker, &inbound, stop).await;
     stream.detach_sink();
     let mut session = lock(&taker).session.take();
     let mut answers = Vec::new();
@@ -166,10 +164,11 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
 async fn listen<B: Bring + Send + 'static>(
     stream: &mut Stream,
     taker: &Arc<Mutex<RtmpReadSink<B>>>,
+    inbound: &SourceSlot,
     stop: &CancellationToken,
 ) -> End {
     let mut stopped = pin!(stop.cancelled());
-    let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
+    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     // Polls `stopped` and `timer`, which are rarely ready.
     let mut sub_waker = SubWaker::new();
     loop {
@@ -183,11 +182,11 @@ async fn listen<B: Bring + Send + 'static>(
                     return Poll::Ready(End::Stopped);
                 }
                 while timer.as_mut().poll(cx).is_ready() {
-                    let heard = lock(taker).heard;
-                    if heard.elapsed() >= IDLE_TIMEOUT {
+                    let Some(deadline) = inbound.lock().idle_deadline() else { break };
+                    if Instant::now() >= deadline {
                         return Poll::Ready(End::Lost(LossReason::Idle));
                     }
-                    timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
+                    timer.as_mut().reset(deadline.into());
                 }
                 Poll::Pending
             });

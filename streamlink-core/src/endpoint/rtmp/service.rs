@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason, SourceContext,
+        AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
             End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits, SendQueue,
             SendSession, Service, Shared, WritePacing, close_with, send, write_all,
@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     flow::StreamKey,
-    lock::lock,
     net::{EpollGroup, Stream},
     proto::rtmp::{Refusal, Request, ServerSession, StreamPath},
     router::Ring,
@@ -161,16 +160,34 @@ async fn serve_stream(
         greeted.turn_away(Refusal::Denied).await;
         return None;
     }
+    let (app, key) = asked.app_and_key();
+    let with_stream = |request: AccessRequest| AccessRequest { app: Some(app), key: Some(key), ..request };
+    if shared.authorize(&route, with_stream, peer).await.is_err() {
+        greeted.turn_away(Refusal::Denied).await;
+        return None;
+    }
     let next = match &route.end {
-        OpenEnd::Source(inbound, _) => {
-            let Some(taken) = lock(inbound).take() else {
+        OpenEnd::Source(..) => {
+            if route.may_publish(now) {
+                route.source_is_free().await;
+            }
+            let Some((taken, stop)) = route.take_source(Instant::now()) else {
                 route.refuse(peer, RefusalReason::InUse, now);
                 greeted.turn_away(Refusal::InUse).await;
                 return None;
             };
-            let (mut stream, session, end) = greeted.receive(&taken, peer, &route.stop).await;
-            taken.lock().end(&end, Instant::now());
-            *lock(inbound) = Some(taken);
+            let (mut stream, session, end) = greeted.receive(&taken, peer, &stop).await;
+            let (end, now) = (route.publisher_end(end), Instant::now());
+            let was_live = {
+                let mut inbound = taken.lock();
+                let was_live = inbound.is_live();
+                inbound.end(&end, now);
+                was_live
+            };
+            if !was_live {
+                route.report_silent_publisher(&end, peer, now);
+            }
+            route.give_back_source(taken);
             match session {
                 Some(session) if matches!(end, End::Lost(LossReason::Closed)) && session.is_between_streams() => {
                     Some(Box::new(RequestedConnection { stream, session, rest: Vec::new() }))
@@ -277,8 +294,9 @@ impl RequestedConnection {
         session.accept();
         let early = {
             let mut inbound = inbound.lock();
-            inbound.begin();
-            session.bring(&rest, &mut inbound, Instant::now())
+            let now = Instant::now();
+            inbound.begin(now);
+            session.bring(&rest, &mut inbound, now)
         };
         let (end, session) = match early {
             Ok(()) => receive(&mut stream, session, inbound.clone(), peer, stop).await,

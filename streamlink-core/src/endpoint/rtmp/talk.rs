@@ -1,6 +1,9 @@
 //! RTMP sessions in the sending direction: server sessions of players, and client sessions that publish.
 
-use super::super::tcp::{End, SendSession};
+use super::{
+    super::tcp::{End, SendSession},
+    refused,
+};
 use crate::{
     endpoint::LossReason,
     flow::shown_url,
@@ -62,9 +65,7 @@ impl SendSession for ClientSession {
 /// Handles what a server says after it has agreed, apart from media and the end of the stream.
 pub(super) fn after_consent(event: ClientEvent<'_>) -> Result<(), End> {
     match event {
-        ClientEvent::Rejected(what) | ClientEvent::Challenged(what) => {
-            Err(End::Lost(LossReason::Rejected(what.into())))
-        }
+        ClientEvent::Rejected(what) | ClientEvent::Challenged(what) => Err(End::Lost(refused(what))),
         // The next attempt is led there from the configured address again.
         ClientEvent::Redirected(to) => {
             let text = format!("redirected to {}", shown_url(to.url.reveal()));

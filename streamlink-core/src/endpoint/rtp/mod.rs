@@ -1,7 +1,5 @@
 //! RTP over UDP: the task of a source, and the fan-out sinks of an output.
 
+mod driver;
 mod output;
 mod source;
-
-pub(crate) use output::{OpenOutput, open_output};
-pub(crate) use source::RtpSource;

@@ -2,12 +2,14 @@
 
 use super::{
     super::{
-        EventSink, FlowBandwidth, LossReason, SourceContext, Status,
+        EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status,
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
     inbound::SourceSession,
     receive::Receiving,
+    refused,
     talk::Recorder,
     udp::UdpTracks,
     wire::Interleaved,
@@ -26,7 +28,6 @@ use crate::{
 };
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::pin,
     sync::Arc,
@@ -60,6 +61,7 @@ pub(crate) enum Direction {
 /// A caller with its settings, ready to run.
 pub(crate) struct RtspClient {
     pub(crate) remote: HostPort,
+    pub(crate) resolver: Resolver,
     /// TLS configuration with the trusted certificates. `None`: plain RTSP.
     pub(crate) tls: Option<TlsClient>,
     /// URL without a password.
@@ -97,7 +99,7 @@ struct RunningClient {
 impl Caller for RunningClient {
     async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
         let is_auto = self.client.transport == RtspTransport::Auto;
-        let mut up = match self.client.call(self.udp).await {
+        let mut up = match self.client.call(self.udp, connection).await {
             Ok(up) => up,
             Err(Failed::NoUdp) => {
                 let reason = LossReason::Rejected("461 Unsupported Transport".into());
@@ -210,7 +212,7 @@ impl RtspClient {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self, udp: bool) -> Result<ConnectedClient, Failed> {
+    async fn call(&self, udp: bool, connection: &mut Connection<'_>) -> Result<ConnectedClient, Failed> {
         let purpose = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
@@ -221,10 +223,20 @@ impl RtspClient {
                 }
             }
         };
+        let deadline = Instant::now() + self.connect_timeout;
+        let target = Target {
+            resolver: &self.resolver,
+            host: &self.remote,
+            egress: &self.egress,
+            avoid: connection.avoid,
+            deadline,
+        };
+        let (stream, peer) = tokio::select! {
+            () = self.stop.cancelled() => return Err(End::Stopped.into()),
+            connected = target.connect() => connected?,
+        };
+        connection.reached(peer);
         let attempt = async {
-            let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
-            let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
-            let stream = Stream::connect(peer, &self.egress).await?;
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, &self.random);
@@ -234,7 +246,7 @@ impl RtspClient {
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(End::Stopped.into()),
-            result = tokio::time::timeout(self.connect_timeout, attempt) => {
+            result = tokio::time::timeout_at(deadline.into(), attempt) => {
                 result.unwrap_or(Err(End::Lost(LossReason::TimedOut).into()))
             }
         }
@@ -305,7 +317,7 @@ impl RtspClient {
                         Err(fault) => return fault.into(),
                     } {
                         if let ClientEvent::Rejected(what) = outcome {
-                            return End::Lost(LossReason::Rejected(what.into()));
+                            return End::Lost(refused(what));
                         }
                     },
                     Err(error) => return error.into(),
@@ -373,7 +385,7 @@ impl ConnectedClient {
                 match outcome {
                     ClientEvent::Ready => return Ok(()),
                     ClientEvent::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
-                    ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into())).into()),
+                    ClientEvent::Rejected(what) => return Err(End::Lost(refused(what)).into()),
                     ClientEvent::NoUdp => return Err(Failed::NoUdp),
                     ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
                     ClientEvent::Frame { .. } => {} // media before the response to PLAY is dropped

@@ -3,6 +3,7 @@
 //! connection or a pair of UDP ports.
 
 mod caller;
+mod driver;
 mod inbound;
 mod multicast;
 mod receive;
@@ -11,13 +12,17 @@ mod talk;
 mod udp;
 mod wire;
 
-pub(crate) use crate::proto::rtsp::User;
-pub(crate) use caller::{Direction, RtspClient};
-pub(crate) use multicast::{MulticastGroup, MulticastSender};
-pub(crate) use service::{Place, Rtsp};
-
 use super::{LossReason, tcp::End};
 use crate::proto::rtsp::ProtocolError;
+
+/// Returns the reason for a refusal by a server, whose text begins with the status.
+fn refused(what: String) -> LossReason {
+    if what.starts_with("401") || what.starts_with("403") {
+        LossReason::Unauthorized(what.into())
+    } else {
+        LossReason::Rejected(what.into())
+    }
+}
 
 impl From<ProtocolError> for End {
     fn from(fault: ProtocolError) -> Self {

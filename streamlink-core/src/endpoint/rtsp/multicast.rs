@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     endpoint::LossReason,
-    lock::lock,
+    lock::{self, lock},
     net::Egress,
     router::{BatchLayout, Ring},
 };
@@ -74,12 +74,13 @@ impl MulticastSender {
         if let Some(seat) = seats.upgrade() {
             return Ok(seat);
         }
-        let egress = Egress { address: None, interface: self.group.interface.clone() };
+        let egress = Egress { interface: self.group.interface.clone(), ..Egress::default() };
         let udp = UdpTracks::to_group(&self.group, egress, tracks)?;
         let stop = route.stop.child_token();
         let seat = Arc::new(MulticastMembership(stop.clone()));
         *seats = Arc::downgrade(&seat);
-        route.connections.spawn(send(route.clone(), ring.clone(), udp, self.group.address, stop));
+        let sending = send(route.clone(), ring.clone(), udp, self.group.address, stop);
+        route.connections.spawn(lock::task(sending));
         Ok(seat)
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
     inbound::SourceSession,
+    refused,
     talk::NoStreams,
     udp::UdpTracks,
     wire::Interleaved,
@@ -22,8 +23,6 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Maximum time without data from the sender of media.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of reads collected into one batch.
 const MAX_READS: u32 = 16;
 /// Interval between receiver reports over UDP.
@@ -70,7 +69,7 @@ impl Bring for ClientSession {
         while let Some(outcome) = self.next()? {
             match outcome {
                 ClientEvent::Frame { channel, data } => take(channel, data)?,
-                ClientEvent::Rejected(what) => return Err(End::Lost(LossReason::Rejected(what.into()))),
+                ClientEvent::Rejected(what) => return Err(End::Lost(refused(what))),
                 _ => {}
             }
         }
@@ -99,7 +98,7 @@ pub(super) struct Receiving<'a, T> {
     pub(super) udp: &'a mut UdpTracks,
     pub(super) inbound: &'a mut SourceSession,
     pub(super) peer: SocketAddr,
-    /// Maximum time until the first media, instead of [`IDLE_TIMEOUT`].
+    /// Maximum time until the first media, instead of the idle timeout.
     pub(super) first: Option<Duration>,
 }
 
@@ -109,7 +108,7 @@ impl<T: Bring> Receiving<'_, T> {
         let start = Instant::now();
         let mut next_sign = self.session.sign_of_life().map(|interval| start + interval);
         let mut next_report = start;
-        let (mut heard, mut heard_any) = (start, false);
+        let mut heard_any = false;
         let mut stopped = pin!(stop.cancelled());
         // Polls `stopped`.
         let mut sub_waker = SubWaker::new();
@@ -131,12 +130,13 @@ impl<T: Bring> Receiving<'_, T> {
             if let Err(end) = self.answer(stop).await {
                 break end;
             }
-            let patience = self.first.filter(|_| !heard_any).unwrap_or(IDLE_TIMEOUT);
-            if now.saturating_duration_since(heard) >= patience {
+            let first = self.first.filter(|_| !self.inbound.is_live()).map(|patience| start + patience);
+            let idle = first.into_iter().chain(self.inbound.idle_deadline()).min();
+            if idle.is_some_and(|at| now >= at) {
                 break End::Lost(LossReason::Idle);
             }
             let report = (!self.udp.is_empty()).then_some(next_report);
-            let due = [next_sign, report, self.inbound.next_timeout(), Some(heard + patience)];
+            let due = [next_sign, report, self.inbound.next_timeout(), idle];
             let due = due.into_iter().flatten().min().unwrap_or(now);
             timer.as_mut().reset(due.into());
             let result = poll_fn(|cx| {
@@ -171,9 +171,6 @@ impl<T: Bring> Receiving<'_, T> {
                     some |= received.is_ready();
                     taken = taken.and(udp_taken);
                     inbound.strangers(std::mem::take(&mut udp.strangers));
-                }
-                if some {
-                    heard = now;
                 }
                 if let Some(alarm) = &alarm {
                     if some && taken.is_ok() && (gathered > 0 || alarm.set(coalesce).is_ok()) {

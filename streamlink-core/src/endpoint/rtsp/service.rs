@@ -3,7 +3,7 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason, SourceContext,
+        AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
             CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits,
             PlayerPlace, SendQueue, Service, Shared, SubWaker, WritePacing, close_with, send, write_all,
@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     flow::RtspTransport,
-    lock::lock,
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Request, ResolvedStream, ServerSession, SetUp, Status, StreamDirectory, User},
@@ -122,6 +121,14 @@ impl ReservedPlace {
         }
     }
 
+    /// Returns the token that ends the connection of the client.
+    fn stop(&self) -> &CancellationToken {
+        match self {
+            Self::Publisher(place) => &place.stop,
+            Self::Player(route, _) => &route.stop,
+        }
+    }
+
     fn route(&self) -> &Arc<OpenRoute<Rtsp>> {
         match self {
             Self::Publisher(place) => &place.route,
@@ -134,20 +141,21 @@ impl ReservedPlace {
 struct PublisherPlace {
     route: Arc<OpenRoute<Rtsp>>,
     inbound: Option<Box<SourceSession>>,
+    /// Ends the connection of the publisher.
+    stop: CancellationToken,
 }
 
 impl PublisherPlace {
     fn take(route: &Arc<OpenRoute<Rtsp>>) -> Option<Self> {
-        let OpenEnd::Source(inbound, _) = &route.end else { return None };
-        let inbound = Some(lock(inbound).take()?);
-        Some(Self { route: route.clone(), inbound })
+        let (inbound, stop) = route.take_source(Instant::now())?;
+        Some(Self { route: route.clone(), inbound: Some(inbound), stop })
     }
 }
 
 impl Drop for PublisherPlace {
     fn drop(&mut self) {
-        if let (OpenEnd::Source(inbound, _), Some(taken)) = (&self.route.end, self.inbound.take()) {
-            *lock(inbound) = Some(taken);
+        if let Some(taken) = self.inbound.take() {
+            self.route.give_back_source(taken);
         }
     }
 }
@@ -162,11 +170,24 @@ fn status_of(reason: RefusalReason) -> Status {
     }
 }
 
+/// Returns the RTSP status of a rejection by the host, whose code is an HTTP status plus 1000.
+fn status_of_code(code: u32) -> Status {
+    match code {
+        1401 => Status::UNAUTHORIZED,
+        1404 => Status::NOT_FOUND,
+        1453 => Status::NOT_ENOUGH_BANDWIDTH,
+        1500..=1599 => Status::SERVICE_UNAVAILABLE,
+        _ => Status::FORBIDDEN,
+    }
+}
+
 /// StreamDirectory of a port for the session of one client.
 struct PortDirectory<'a> {
     shared: &'a Shared<Rtsp>,
     udp: &'a mut UdpTracks,
     place: &'a mut Option<ReservedPlace>,
+    /// Route whose publisher was told to leave.
+    taken_over: Option<Arc<OpenRoute<Rtsp>>>,
     peer: SocketAddr,
     local: IpAddr,
 }
@@ -267,9 +288,11 @@ impl StreamDirectory for PortDirectory<'_> {
 
     fn may_announce(&mut self, path: &str) -> Result<(), Status> {
         let route = self.route(true, path).ok_or(Status::NOT_FOUND)?;
-        let OpenEnd::Source(inbound, _) = &route.end else { return Err(Status::NOT_FOUND) };
-        let is_free = lock(inbound).is_some();
-        if is_free {
+        if !route.is_source() {
+            return Err(Status::NOT_FOUND);
+        }
+        if route.may_publish(Instant::now()) {
+            self.taken_over = Some(route);
             return Ok(());
         }
         route.refuse(self.peer, RefusalReason::InUse, Instant::now());
@@ -302,7 +325,7 @@ impl Client {
         loop {
             let Self { stream, session, udp, place, .. } = self;
             // UDP ports must not outlive the route for which they were opened.
-            let stop = place.as_ref().map(|place| place.route().stop.clone()).unwrap_or_default();
+            let stop = place.as_ref().map(|place| place.stop().clone()).unwrap_or_default();
             let count = tokio::select! {
                 () = stop.cancelled() => return Err(End::Stopped),
                 count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => count?,
@@ -310,8 +333,13 @@ impl Client {
             if count == 0 {
                 return Err(End::Lost(LossReason::Closed));
             }
-            let mut house = PortDirectory { shared, udp, place, peer: self.peer, local: self.local };
+            let (peer, local) = (self.peer, self.local);
+            let mut house = PortDirectory { shared, udp, place, taken_over: None, peer, local };
             let request = self.session.next(&mut house);
+            if let Some(route) = house.taken_over {
+                // The response to ANNOUNCE waits until the publisher before has left.
+                route.source_is_free().await;
+            }
             match request {
                 Ok(Some(Request::End)) => {
                     self.answer().await?;
@@ -548,6 +576,8 @@ fn first_packets(window: &[Arc<Batch>], tracks: usize) -> Vec<Option<(u16, u32)>
 pub(super) struct KeyFrameGate {
     begun: bool,
     lost: bool,
+    /// Arrival of the first batch that was dropped for want of a key frame.
+    waits_since: Option<Instant>,
 }
 
 impl KeyFrameGate {
@@ -566,13 +596,17 @@ impl KeyFrameGate {
         if self.begun && !self.lost {
             return (None, 0);
         }
-        let start = window.iter().position(|batch| batch.start().is_some());
+        let mut preamble = None;
+        let start = window.iter().position(|batch| {
+            preamble = batch.start_after(self.waits_since).cloned();
+            self.waits_since = self.waits_since.or(batch.arrival());
+            preamble.is_some()
+        });
         let skip = start.unwrap_or(window.len());
         let skipped: usize = window.drain(..skip).map(|batch| batch.packets().len()).sum();
         let counts = if self.begun { skipped as u64 } else { 0 };
-        let preamble = window.first().and_then(|batch| batch.start()).cloned();
         if start.is_some() {
-            (self.begun, self.lost) = (true, false);
+            (self.begun, self.lost, self.waits_since) = (true, false, None);
         }
         (preamble, counts)
     }
@@ -595,6 +629,11 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
         return client.turn_away(Status::UNSUPPORTED_TRANSPORT).await;
     }
     let counted = route.connections.token();
+    let user = route.place.user.as_ref().map(|user| user.name.clone());
+    let with_path = |request: AccessRequest| AccessRequest { path: Some(path), user, ..request };
+    if let Err(code) = shared.authorize(&route, with_path, peer).await {
+        return client.turn_away(status_of_code(code)).await;
+    }
     let place = client.place.take().filter(|place| Arc::ptr_eq(place.route(), &route));
     match (&route.end, presentation) {
         (OpenEnd::Source(..), Some(presentation)) => {
@@ -608,8 +647,12 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
             };
             // A change of the allowlist since ANNOUNCE takes effect with the first packet.
             if let Some(inbound) = &mut place.inbound {
-                let end = client.receive(inbound, &presentation, &route.stop).await;
-                inbound.end(&end, Instant::now());
+                let end = client.receive(inbound, &presentation, &place.stop).await;
+                let (end, now, was_live) = (route.publisher_end(end), Instant::now(), inbound.is_live());
+                inbound.end(&end, now);
+                if !was_live {
+                    route.report_silent_publisher(&end, peer, now);
+                }
             }
         }
         (OpenEnd::Output(ring, terms), None) => {

@@ -1,10 +1,10 @@
 //! RTSP sessions that send media over TCP: server sessions of players, and client sessions that record.
 
-use super::super::tcp::{End, SendSession};
-use crate::{
-    endpoint::LossReason,
-    proto::rtsp::{ClientEvent, ClientSession, Request, ResolvedStream, ServerSession, Status, StreamDirectory},
+use super::{
+    super::tcp::{End, SendSession},
+    refused,
 };
+use crate::proto::rtsp::{ClientEvent, ClientSession, Request, ResolvedStream, ServerSession, Status, StreamDirectory};
 use std::time::Instant;
 
 /// Empty directory for sessions that have chosen a path already. Rejects every further lookup.
@@ -59,7 +59,7 @@ impl SendSession for Recorder<'_> {
         self.session.push(bytes);
         while let Some(outcome) = self.session.next()? {
             if let ClientEvent::Rejected(what) = outcome {
-                return Err(End::Lost(LossReason::Rejected(what.into())));
+                return Err(End::Lost(refused(what)));
             }
         }
         Ok(false)

@@ -5,8 +5,7 @@
 //! kept for it and no answer is longer than its request.
 
 use super::{
-    super::{Event, LossReason, RefusalReason},
-    access::SrtRequest,
+    super::{AccessRequest, Event, LossReason, RefusalReason},
     attempts::{Attempt, Kind, Outcome, Resumable, Work},
     link::Link,
     linked::Linked,
@@ -116,7 +115,7 @@ impl PortTask {
                 return;
             }
         };
-        self.refuse_with(&meant, &request, peer, rejection, &detail, now);
+        self.refuse_with(&meant, &request, peer, rejection, (reason(rejection), &detail), now);
     }
 
     /// Returns the route that a caller asks for. One with the same stream id is preferred to one without.
@@ -144,20 +143,20 @@ impl PortTask {
         now: Instant,
     ) {
         let detail = rejection_detail(rejection, request);
-        self.refuse_with(routes, request, peer, rejection, &detail, now);
+        self.refuse_with(routes, request, peer, rejection, (reason(rejection), &detail), now);
     }
 
-    /// Does the same as [`PortTask::refuse`], with details for the event.
+    /// Does the same as [`PortTask::refuse`], with a reason and details for the event that the code does not tell.
     fn refuse_with(
         &mut self,
         routes: &[RouteId],
         request: &Handshake,
         peer: SocketAddr,
         rejection: Rejection,
-        detail: &str,
+        (reason, detail): (RefusalReason, &str),
         now: Instant,
     ) {
-        self.count_refusal(routes, peer, reason(rejection), detail, now);
+        self.count_refusal(routes, peer, reason, detail, now);
         // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
             self.peers.refused(peer.ip(), now);
@@ -183,13 +182,13 @@ impl PortTask {
     }
 
     /// Checks whether a route can take one more connection.
-    fn has_room(&self, route: RouteId, peer: SocketAddr) -> Result<(), Rejection> {
+    fn has_room(&self, route: RouteId, peer: SocketAddr, now: Instant) -> Result<(), Rejection> {
         let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
         if !open.route.allow.admits(peer.ip()) {
             return Err(Rejection::FORBIDDEN);
         }
         let most = if open.ingest.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
-        if open.links.len() >= most {
+        if open.links.len() >= most && !open.may_take_over(now) {
             return Err(if open.ingest.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
         }
         if self.links.len() >= MAX_LINKS {
@@ -218,7 +217,7 @@ impl PortTask {
         now: Instant,
     ) -> Result<(), Rejection> {
         self.replace_restarted(id, peer, now);
-        self.has_room(id, peer)?;
+        self.has_room(id, peer, now)?;
         let Some(connection) = self.peers.take_connection(peer.ip(), now) else {
             self.count_refusal(&[id], peer, RefusalReason::TooManyFromAddress, "", now);
             let reply = self.listener.reject(&request, Rejection::BACKLOG, now);
@@ -233,18 +232,11 @@ impl PortTask {
             },
             Some(access_hook) => {
                 let open = self.routes.get(&id).ok_or(Rejection::NOT_FOUND)?;
-                let (access_hook, endpoint) = (access_hook.clone(), open.route.status.name());
-                let (publishes, stream_id) = (open.ingest.is_some(), attempt.request.extensions.stream_id.clone());
-                let ask = move || {
-                    let stream_id = stream_id.as_deref();
-                    Outcome::Asked(access_hook.authorize(&SrtRequest {
-                        endpoint: &endpoint,
-                        peer,
-                        stream_id,
-                        publishes,
-                    }))
-                };
-                (Kind::Ask, Box::new(ask) as _)
+                let (flow, endpoint) = (open.route.events.flow(), open.route.status.name());
+                let mut question = AccessRequest::new(flow, endpoint, "SRT", peer, open.ingest.is_some());
+                question.stream_id = attempt.request.extensions.stream_id.clone();
+                question.user = question.stream_id.as_deref().and_then(StreamId::user_of);
+                (Kind::Ask, Work::Ask(access_hook.ask(question, ())))
             }
         };
         let slot = self.peers.take_pending(peer.ip(), now).filter(|_| self.attempts.has_room());
@@ -278,7 +270,16 @@ impl PortTask {
         let (route, peer, request) = (attempt.route, attempt.peer, attempt.request.clone());
         let result = match outcome {
             Outcome::Failed => Err(Rejection::INTERNAL),
-            Outcome::Asked(Err(rejection)) => Err(rejection),
+            Outcome::Asked(Err(code)) => {
+                return self.refuse_with(
+                    &[route],
+                    &request,
+                    peer,
+                    Rejection(code),
+                    (RefusalReason::ByHost, &format!("code {code}")),
+                    now,
+                );
+            }
             Outcome::Asked(Ok(passphrase)) => {
                 attempt.passphrase = passphrase;
                 self.after_asking(resumable, now)
@@ -319,7 +320,7 @@ impl PortTask {
 
     /// Admits a caller whose attempt is decided, if its passphrase is right and the route still has room.
     fn admit(&mut self, attempt: Attempt, wrapping: Option<WrappingKey>, now: Instant) -> Result<(), Rejection> {
-        self.has_room(attempt.route, attempt.peer)?;
+        self.has_room(attempt.route, attempt.peer, now)?;
         self.refresh_rates(attempt.route);
         let local = Local { id: fresh_id(&self.random, &self.links), start: now, random: self.random.clone() };
         let timestamp = attempt.timestamp_at(now);
@@ -328,7 +329,14 @@ impl PortTask {
         let (peer_id, initial_sequence) = (request.socket_id, request.initial_sequence);
         let answer = write_control(&Control::Handshake(&answer.write()), 0, peer_id);
         let to = Peer::new(peer, self.socket.local_addr());
+        // The publisher before leaves first, so that the media of both never mixes.
+        let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
+        let taken_over = if open.ingest.is_some() { open.links.clone() } else { Vec::new() };
+        taken_over.into_iter().for_each(|id| self.close(id, LossReason::TakenOver, now));
         let open = self.routes.get_mut(&route).ok_or(Rejection::NOT_FOUND)?;
+        if let Some(ingest) = &mut open.ingest {
+            ingest.await_media(now);
+        }
         let mut connection = Connection::new(agreement, now);
         if open.ingest.is_none() {
             connection.send_only(); // players send no media
@@ -337,6 +345,7 @@ impl PortTask {
         connection.set_rates(rates.buffer, rates.pacing);
         let link = Link::new(connection, &self.socket, Some(to));
         open.links.push(local.id);
+        open.sender = Some(peer);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
         if open.ingest.is_none() {
             open.route.status.counters.set_state(State::Connected, now);
@@ -377,7 +386,7 @@ fn rejection_detail(rejection: Rejection, request: &Handshake) -> String {
 }
 
 fn derive(derivation: KeyDerivation) -> Work {
-    Box::new(move || Outcome::Derived(derivation.run()))
+    Work::Derive(Box::new(move || Outcome::Derived(derivation.run())))
 }
 
 /// Generates an unused socket id. It is never 0, which is the destination of handshakes.

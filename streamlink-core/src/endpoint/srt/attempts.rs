@@ -1,42 +1,51 @@
-//! Connection attempts whose decision takes time: the host is asked ([`AccessHook`](super::AccessHook)), and the key is derived
-//! from the passphrase. This work runs on the runtime's blocking threads, so that the media of other connections does
-//! not wait for it. Its outcomes come back to the task of the port.
+//! Connection attempts whose decision takes time: the host is asked ([`AccessHook`]), and the key is derived
+//! from the passphrase. This work runs in other tasks and threads, so that the media of other connections does not
+//! wait for it. Its outcomes come back to the task of the port.
 //!
 //! Bounds: the number of attempts ([`MAX_ATTEMPTS`], and a share of them for each address), the number of threads
-//! ([`MAX_ASKING`], [`MAX_DERIVING`]) and the time ([`DECISION_TIME`]).
+//! ([`MAX_DERIVING`], and that of the hook) and the time ([`DECISION_TIME`]).
 
-use super::{super::listener::PeerSlot, route::RouteId};
+use super::{
+    super::{
+        access::{AccessHook, Answer, DECISION_TIME},
+        listener::PeerSlot,
+    },
+    route::RouteId,
+};
 use crate::{
     flow::Passphrase,
-    proto::srt::{Handshake, Rejection, WrappingKey},
+    lock,
+    proto::srt::{Handshake, WrappingKey},
 };
+use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::sync::mpsc;
 
 /// Maximum number of undecided attempts of one port.
 const MAX_ATTEMPTS: usize = 1024;
-/// Maximum number of concurrent calls of the access hook of one port.
-const MAX_ASKING: usize = 16;
 /// Maximum number of concurrent key derivations of one port.
 const MAX_DERIVING: usize = 2;
-/// Time limit for the decision of an attempt. A caller of libsrt waits 3 s.
-const DECISION_TIME: Duration = Duration::from_secs(2);
 
 /// Result of a piece of work.
 pub(super) enum Outcome {
-    /// Answer of the host: accepted, with a passphrase if the host has chosen one, or rejected.
-    Asked(Result<Option<Passphrase>, Rejection>),
+    /// Answer of the host.
+    Asked(Answer),
     Derived(WrappingKey),
     /// The work panicked.
     Failed,
 }
 
-/// Closure that runs on a blocking thread.
-pub(super) type Work = Box<dyn FnOnce() -> Outcome + Send>;
+/// Piece of work.
+pub(super) enum Work {
+    /// Question to the host, which runs as a task.
+    Ask(BoxFuture<'static, Answer>),
+    /// Derivation of a key, which runs on a blocking thread.
+    Derive(Box<dyn FnOnce() -> Outcome + Send>),
+}
 
 /// Kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,14 +134,14 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(access_hook: Option<&AccessHook>) -> Self {
         let (report_to, outcomes) = mpsc::unbounded_channel();
         Self {
             pending: HashMap::new(),
             by_caller: HashMap::new(),
             deadlines: BTreeSet::new(),
             next_id: 0,
-            asking: Lane::new(MAX_ASKING),
+            asking: Lane::new(access_hook.map_or(0, AccessHook::concurrency)),
             deriving: Lane::new(MAX_DERIVING),
             outcomes,
             report_to,
@@ -189,10 +198,17 @@ impl Attempts {
         {
             lane.running.insert(id, route);
             let report = Report { id, kind, outcome: None, to: to.clone() };
-            tokio::task::spawn_blocking(move || {
-                let outcome = work();
-                report.report(outcome);
-            });
+            match work {
+                Work::Ask(question) => {
+                    tokio::spawn(lock::task(async move { report.report(Outcome::Asked(question.await)) }));
+                }
+                Work::Derive(derive) => {
+                    tokio::task::spawn_blocking(move || {
+                        let outcome = lock::on_task(derive);
+                        report.report(outcome);
+                    });
+                }
+            }
         }
     }
 

@@ -1,21 +1,13 @@
 //! SRT endpoints. Listeners share a port, which one task drives with all its connections. Each caller has its own task
 //! and socket.
 
-mod access;
 mod admission;
 mod attempts;
 mod caller;
+mod driver;
 mod link;
 mod linked;
 mod port;
 mod rates;
 mod route;
 mod terms;
-
-pub(crate) use access::AccessHook;
-pub use access::{SrtAccess, SrtRequest};
-pub(crate) use caller::{Direction, SrtCaller};
-pub(crate) use port::Port;
-pub(crate) use rates::FlowRates;
-pub(crate) use route::{Route, RouteEnd, RouteId};
-pub(crate) use terms::terms;

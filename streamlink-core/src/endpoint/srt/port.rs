@@ -5,14 +5,17 @@
 //! undecided attempts.
 
 use super::{
-    super::{Event, LossReason, PlayerStats, ingest::Verdict, listener::PeerRegistry, sleep_until},
-    access::AccessHook,
+    super::{
+        AccessHook, Event, LossReason, PlayerStats, ingest::Verdict, listener::PeerRegistry, reconnect::lost,
+        sleep_until,
+    },
     attempts::Attempts,
     linked::Linked,
     route::{OpenRoute, Route, RouteEnd, RouteId},
 };
 use crate::{
     flow::{Allowlist, PeerLimits},
+    lock,
     media::Packet as MediaPacket,
     net::{Peer, Received, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{Control, Listener, Packet, Transmit, destination},
@@ -90,14 +93,14 @@ impl Port {
         let mut task = PortTask::new(socket, random, access_hook, PeerRegistry::new(limits));
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
-        tokio::spawn(async move {
+        tokio::spawn(lock::task(async move {
             let result = AssertUnwindSafe(task.run(&mut receiver)).catch_unwind().await;
             if let Err(panic) = result {
                 task.fail(&mut receiver, &*panic);
             }
             drop(task); // closes the socket
             drop(end); // the drop guard also fires if the task is aborted
-        });
+        }));
         Ok(Arc::new(Self { local, commands, next_route: AtomicU64::new(1), ended }))
     }
 
@@ -176,12 +179,12 @@ impl PortTask {
             memory: Receiver::new(u64::MAX),
             listener: Listener::new(random.bytes(), now),
             random,
+            attempts: Attempts::new(access_hook.as_ref()),
             access_hook,
             peers,
             routes: HashMap::new(),
             links: HashMap::new(),
             by_peer: HashMap::new(),
-            attempts: Attempts::new(),
             unanswered: Throttle::new(Duration::from_secs(1)),
             leaving: Vec::new(),
             timers: BTreeSet::new(),
@@ -413,7 +416,7 @@ impl PortTask {
         }
     }
 
-    fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
+    pub(super) fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
         if let Some(linked) = self.links.get_mut(&id) {
             linked.link.connection.shut_down(now);
             linked.link.flush(&self.socket, &mut self.scratch, now);
@@ -435,12 +438,21 @@ impl PortTask {
         open.links.retain(|link| *link != id);
         linked.settle(open, now);
         match &mut open.ingest {
-            Some(ingest) => ingest.lose(now, reason),
+            Some(ingest) => {
+                if ingest.last_media().is_none() {
+                    // It has brought no media, and its connection was never reported.
+                    open.route.status.record_loss(&reason, Some(linked.peer), now);
+                    open.route.events.emit(lost(&open.route.status, true, Some(linked.peer), reason.clone()));
+                }
+                ingest.lose(now, reason);
+                open.sender = None;
+            }
             None => {
                 let output = open.route.status.name();
                 if open.links.is_empty() {
                     open.route.status.counters.set_state(State::Waiting, now);
                 }
+                open.route.status.record_loss(&reason, Some(linked.peer), now);
                 open.route.events.emit(Event::OutputLost { output, peer: Some(linked.peer), reason });
             }
         }
@@ -469,7 +481,7 @@ impl PortTask {
 
     /// Publishes what the sources have received, and applies changed settings.
     fn publish(&mut self, now: Instant) {
-        let (mut expel, mut resize) = (Vec::new(), Vec::new());
+        let (mut expel, mut resize, mut idle) = (Vec::new(), Vec::new(), Vec::new());
         for (id, open) in &mut self.routes {
             if let Some(ingest) = &mut open.ingest {
                 if open.route.rates.has_changed() {
@@ -479,9 +491,13 @@ impl PortTask {
                     open.route.allow = ingest.live().allow.clone();
                     expel.push(*id);
                 }
-                ingest.publish(now, None);
+                ingest.publish(now, open.sender);
+                if ingest.is_idle(now) {
+                    idle.extend(&open.links);
+                }
             }
         }
+        idle.into_iter().for_each(|id| self.close(id, LossReason::Idle, now));
         expel.into_iter().for_each(|id| self.expel(id, now));
         resize.into_iter().for_each(|id| self.refresh_rates(id));
     }

@@ -2,13 +2,13 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, backoff::report_loss, ingest::Ingest,
-        lagging::LagReport,
+        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, ingest::Ingest, lagging::LagReport,
+        reconnect::lost,
     },
     rates::{FlowRates, Rates},
 };
 use crate::{
-    flow::{Allowlist, StreamId},
+    flow::{Allowlist, StreamId, Takeover},
     proto::srt::{ConnectionStats, Terms},
     router::{Reader, State},
     text::PeerText,
@@ -52,7 +52,9 @@ impl Route {
             context.lose(now);
         }
         self.status.counters.set_state(State::Failed, now);
-        report_loss(&self.events, &self.status, is_source, LossReason::Internal(why.to_owned()));
+        let reason = LossReason::Internal(why.to_owned());
+        self.status.record_loss(&reason, None, now);
+        self.events.emit(lost(&self.status, is_source, None, reason));
     }
 }
 
@@ -62,6 +64,8 @@ pub(super) struct OpenRoute {
     pub(super) ingest: Option<Ingest>,
     /// Socket ids of its connections.
     pub(super) links: Vec<u32>,
+    /// Sender of a source.
+    pub(super) sender: Option<SocketAddr>,
     /// Report of packets that its players have missed.
     pub(super) lag: LagReport,
     pub(super) refused: Throttle,
@@ -80,7 +84,16 @@ impl OpenRoute {
         let refused = Throttle::new(Duration::from_secs(1));
         // A listener with an id that cannot be read is asked for by no caller, which is told so.
         let wanted = route.stream_id.as_deref().map(|id| StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)));
-        Self { route, ingest, links: Vec::new(), lag: LagReport::new(), refused, last_refused: None, wanted }
+        Self {
+            route,
+            ingest,
+            links: Vec::new(),
+            sender: None,
+            lag: LagReport::new(),
+            refused,
+            last_refused: None,
+            wanted,
+        }
     }
 
     /// Returns whether a caller asks for a stream in the direction of this route, or leaves the direction open.
@@ -115,6 +128,16 @@ impl OpenRoute {
         self.lag.note(packets, &self.route.status, &self.route.events, now);
     }
 
+    /// Returns whether a source admits another caller while it has one: the one before is closed then.
+    pub(super) fn may_take_over(&self, now: Instant) -> bool {
+        let RouteEnd::Source(context) = &self.route.end else { return false };
+        match context.takeover {
+            Takeover::Always => true,
+            Takeover::Idle => self.route.status.counters.silent_for(now) >= context.loss_threshold,
+            _ => false,
+        }
+    }
+
     /// Counts a refused caller, and reports it.
     pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, detail: &str, now: Instant) {
         self.route.status.counters.refused.add(1);
@@ -128,6 +151,7 @@ impl OpenRoute {
             && let Some((peer, reason, detail)) = self.last_refused.clone()
         {
             let endpoint = self.route.status.name();
+            self.route.status.record_refusal(reason, peer, now);
             self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
         }
     }

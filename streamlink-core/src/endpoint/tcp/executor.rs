@@ -13,7 +13,7 @@
 //! [`Stream`]: crate::net::Stream
 
 use crate::{
-    lock::lock,
+    lock::{self, lock},
     net::{EpollGroup, GroupPoller},
 };
 use futures_util::{FutureExt, StreamExt, future::CatchUnwind, stream::FuturesUnordered, task::AtomicWaker};
@@ -119,12 +119,12 @@ impl ConnectionExecutor {
         let load = task.load.clone();
         let stop = self.stop.clone();
         // Tokio's cooperative budget is per task: the first few connections would use it up for all.
-        tokio::spawn(tokio::task::unconstrained(async move {
+        tokio::spawn(tokio::task::unconstrained(lock::task(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = poll_fn(|cx| task.poll(cx)) => {}
             }
-        }));
+        })));
         Worker { sender, load, epoll_group }
     }
 }

@@ -1,5 +1,7 @@
 //! Common parts of the protocols over TCP: ports with their routes, and sending from the ring to one connection.
 
+mod access;
+mod driver;
 mod executor;
 mod io;
 mod port;
@@ -8,12 +10,13 @@ mod send;
 mod send_queue;
 mod sub_waker;
 
+pub(in crate::endpoint) use driver::{add_route, open_port};
 pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
 pub(crate) use port::Port;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, PendingConnection, Shared};
 pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player, PlayerPlace};
-pub(crate) use route::{PlayerLimits, Route, RouteEnd, RouteId};
+pub(crate) use route::{PlayerLimits, Route, RouteEnd};
 pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
 pub(in crate::endpoint) use send_queue::{SendQueue, Wire};
 pub(in crate::endpoint) use sub_waker::SubWaker;

@@ -9,16 +9,17 @@
 
 use super::{
     super::{
-        LossReason, RefusalReason,
+        AccessHook, LossReason, RefusalReason,
         listener::{PeerRegistry, PeerSlot},
     },
     End, Service,
+    access::AccessGate,
     executor::{ConnectionExecutor, Kind},
     route::{OpenRoute, Route, RouteId},
 };
 use crate::{
     flow::{Allowlist, PeerLimits},
-    lock::lock,
+    lock::{self, lock},
     net::{self, DescriptorPermit, EpollGroup, SpareDescriptor, Stream, TlsServer},
     random::Random,
 };
@@ -72,6 +73,7 @@ pub(in crate::endpoint) struct Shared<S: Service> {
     connections: Arc<Semaphore>,
     pending: Arc<Semaphore>,
     pub(in crate::endpoint) peers: Arc<PeerRegistry>,
+    pub(super) access: Option<AccessGate>,
     shortage: Shortage,
     players: ConnectionExecutor,
     publishers: ConnectionExecutor,
@@ -100,6 +102,7 @@ impl<S: Service> Port<S> {
     pub(crate) fn open(
         address: SocketAddr,
         tls: Option<TlsServer>,
+        access_hook: Option<AccessHook>,
         limits: PeerLimits,
         random: Random,
     ) -> io::Result<Arc<Self>> {
@@ -114,15 +117,16 @@ impl<S: Service> Port<S> {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
             peers: PeerRegistry::new(limits),
+            access: access_hook.map(AccessGate::new),
             shortage: Shortage::default(),
             players: ConnectionExecutor::new(Kind::Players, stop.clone()),
             publishers: ConnectionExecutor::new(Kind::Publishers, stop.clone()),
         });
         let port = Arc::new(Self { local, shared: shared.clone(), stop: stop.clone(), closed: closed.clone() });
-        tokio::spawn(async move {
+        tokio::spawn(lock::task(async move {
             shared.run(listener, &stop).await; // closes the socket
             closed.cancel();
-        });
+        }));
         Ok(port)
     }
 
@@ -264,13 +268,13 @@ impl<S: Service> Shared<S> {
             Err(reason) => return self.refuse_everywhere(peer, reason, now),
         };
         let (shared, stop) = (self.clone(), stop.clone());
-        tokio::spawn(async move {
+        tokio::spawn(lock::task(async move {
             let visit = PendingConnection { stream, peer, connection, pending };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = S::connection(shared, visit) => {}
             }
-        });
+        }));
     }
 
     /// Takes the places that a connection needs, or returns the reason for a refusal.

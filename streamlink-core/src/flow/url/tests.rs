@@ -94,6 +94,7 @@ fn rtsp_caller_sends_the_query_of_its_address() {
         ("  rtsp://127.0.0.1:5554/a b?c=d e\u{e9} ", "/a%20b?c=d%20e%C3%A9"),
         ("rtsp://127.0.0.1:5554/cam?a=1&query=transport%3Dmpegts%26b%3D%2541", "/cam?a=1&transport=mpegts&b=%41"),
         ("rtsp://127.0.0.1:5554?a=1", "/?a=1"),
+        ("rtsp://127.0.0.1:5554/cam?name=a&url=b&mode=caller", "/cam?name=a&url=b"),
     ] {
         let (requests, errors) = requested(url);
         assert_eq!((requests, errors), (format!("rtsp://127.0.0.1:5554{request}"), String::new()), "{url}");
@@ -149,4 +150,33 @@ fn rtmp_caller_takes_the_key_from_its_address() {
     assert_eq!(pull.key.unwrap().reveal(), "KEY?token=1");
     let (.., errors) = parts("rtmp://example.com/live/KEY?chunk_size=1");
     assert!(errors.starts_with("chunk_size: 1 is outside 4096 to 40960"), "{errors}");
+}
+
+#[test]
+fn callers_of_this_machine_are_remarked() {
+    let remark = |url: &str| Source::from_url("in", url).remark(|ip| ip.is_loopback());
+    assert_eq!(
+        remark("srt://127.0.0.1:9000").unwrap(),
+        "source `in` calls 127.0.0.1:9000, an address of this machine; with `mode=listener` it listens there, and \
+         `mode=caller` says that it is to call"
+    );
+    for url in ["rtmp://[::1]/live/KEY", "rtsp://user:hunter2@127.0.0.1/cam?token=hunter2"] {
+        let remark = remark(url).unwrap();
+        assert!(!remark.contains("hunter2") && !remark.contains("KEY"), "{remark}");
+    }
+    for url in [
+        "srt://127.0.0.1:9000?mode=caller",
+        "srt://127.0.0.1:9000?mode=listener",
+        "srt://:9000",
+        "srt://0.0.0.0:9000",
+        "srt://[::]:9000",
+        "srt://192.0.2.1:9000",
+        "srt://localhost.example:9000",
+        "rtp://127.0.0.1:5004",
+    ] {
+        assert_eq!(remark(url), None, "{url}");
+    }
+    assert!(Output::from_url("out", "srt://127.0.0.1:9000").remark(|_| true).is_some());
+    let typed: Source = crate::IntoSource::into_source(Source::srt_caller("in", "127.0.0.1:9000"));
+    assert_eq!(typed.remark(|_| true), None);
 }

@@ -5,7 +5,7 @@ use super::{
     send::Peer,
 };
 use crate::net::interface;
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockRef, Socket, Type};
 use std::{
     future::poll_fn,
     io,
@@ -33,11 +33,27 @@ pub(crate) struct Multicast {
     pub(crate) interface: Option<String>,
 }
 
-/// The local address and interface that an output sends from.
+/// Local end of a socket that connects or sends: address, port and interface, and the treatment of its packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Egress {
     pub(crate) address: Option<IpAddr>,
+    /// `None`: one that the system picks.
+    pub(crate) port: Option<u16>,
     pub(crate) interface: Option<String>,
+    /// Differentiated services code point (RFC 2474) of the packets.
+    pub(crate) dscp: Option<u8>,
+    /// Congestion control of TCP, as the kernel names it.
+    pub(crate) congestion: Option<String>,
+}
+
+impl Egress {
+    /// Sets the code point of the packets of a socket.
+    pub(crate) fn mark(&self, socket: &SockRef<'_>, peer: IpAddr) -> io::Result<()> {
+        let Some(dscp) = self.dscp else { return Ok(()) };
+        // The two lower bits of the field are those of explicit congestion notification.
+        let field = u32::from(dscp) << 2;
+        if peer.is_ipv4() { socket.set_tos_v4(field) } else { socket.set_tclass_v6(field) }
+    }
 }
 
 /// Options of a UDP socket.
@@ -109,7 +125,12 @@ impl UdpSocket {
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let local = options.egress.address.unwrap_or(any);
-        socket.bind(&SocketAddr::new(local, 0).into())?;
+        let port = options.egress.port.unwrap_or(0);
+        if port != 0 && options.send_only {
+            socket.set_reuse_address(true)?; // both destinations of an output may leave from one port
+        }
+        socket.bind(&SocketAddr::new(local, port).into())?;
+        options.egress.mark(&SockRef::from(&socket), peer.ip())?;
         if let Some(name) = &options.egress.interface {
             let interface = interface::find(name)?;
             match peer.ip() {

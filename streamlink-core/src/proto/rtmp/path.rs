@@ -44,6 +44,11 @@ impl StreamPath {
         theirs.iter().flatten().fold(false, |found, theirs| found | equals(theirs))
     }
 
+    /// Returns the application without parameters, and the name of the stream as received.
+    pub(crate) fn app_and_key(&self) -> (String, Secret) {
+        (joined([without_parameters(self.app.reveal())]), self.name.clone())
+    }
+
     /// Returns whether the stream is one of an application.
     pub(crate) fn is_of_app(&self, app: &str) -> bool {
         let theirs = joined([without_parameters(self.app.reveal()), without_parameters(self.name.reveal())]);

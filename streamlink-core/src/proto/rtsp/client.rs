@@ -9,7 +9,8 @@ use zeroize::Zeroizing;
 
 /// Session timeout in seconds if the server names none (RFC 2326 section 12.37).
 const DEFAULT_TIMEOUT: u64 = 60;
-/// Maximum number of consecutive `401` responses that are answered with credentials.
+/// Maximum number of consecutive `401` responses that are answered with credentials. The second only if it says that the
+/// nonce was stale (RFC 7616 section 3.3): otherwise the password is wrong, and repeating it may lock the account.
 const MAX_REFUSED: u32 = 2;
 
 /// Purpose of a client session.
@@ -26,7 +27,7 @@ pub(crate) enum ClientEvent {
     ServerPorts { track: usize, ports: (u16, u16) },
     /// The server has accepted PLAY or RECORD.
     Ready,
-    /// The server refuses, with this status and reason.
+    /// The server refuses, with this status and reason, and the method of the request.
     Rejected(String),
     /// The server does not support UDP.
     NoUdp,
@@ -71,6 +72,8 @@ pub(crate) struct ClientSession {
     last: Option<(&'static str, String, String, Option<String>)>,
     /// The server supports GET_PARAMETER.
     knows_get_parameter: bool,
+    /// Method of the last request.
+    asked: &'static str,
     session: Option<String>,
     timeout: Duration,
     presentation: Option<Arc<Presentation>>,
@@ -99,6 +102,7 @@ impl ClientSession {
             cseq: 0,
             last: None,
             knows_get_parameter: false,
+            asked: "",
             session: None,
             timeout: Duration::from_secs(DEFAULT_TIMEOUT),
             presentation: None,
@@ -175,6 +179,7 @@ impl ClientSession {
             None => *text += "\r\n",
         }
         self.out.extend_from_slice(text.as_bytes());
+        self.asked = method;
         self.last = Some((method, url, headers, body));
     }
 
@@ -210,10 +215,10 @@ impl ClientSession {
         let all = response.header(&headers::WWW_AUTHENTICATE).map(|v| v.as_str().to_owned()).unwrap_or_default();
         let answer = Answer::choose(split_challenges(&all).into_iter());
         self.refused += 1;
+        let is_stale = all.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true");
+        let most = if is_stale { MAX_REFUSED } else { 1 };
         match (answer, self.last.take()) {
-            (Some(answer), Some((method, url, headers, body)))
-                if self.user.is_some() && self.refused <= MAX_REFUSED =>
-            {
+            (Some(answer), Some((method, url, headers, body))) if self.user.is_some() && self.refused <= most => {
                 (self.answer, self.answered) = (Some(answer), 0);
                 self.send(method, url, headers, body);
                 None
@@ -383,7 +388,7 @@ impl ClientSession {
             // Some servers echo the request, which may include credentials.
             reason = without(&without(&reason, user.password.reveal()), &user.basic());
         }
-        ClientEvent::Rejected(format!("{} {reason}", u16::from(response.status())))
+        ClientEvent::Rejected(format!("{} {reason} (to {})", u16::from(response.status()), self.asked))
     }
 }
 

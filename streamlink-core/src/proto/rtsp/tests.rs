@@ -232,11 +232,11 @@ fn rtsp_server_refuses_unknown_path_and_transport() {
     assert_eq!(outcomes, [ClientEvent::NoUdp]);
     let mut client = ClientSession::new(ClientRole::Play, "rtsp://127.0.0.1/other", None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream (to DESCRIBE)".into())]);
     house.presentation = None;
     let mut client = ClientSession::new(ClientRole::Play, URL, None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream (to DESCRIBE)".into())]);
 }
 
 fn say(text: &str) -> (ServerSession, Result<Option<Request>, ProtocolError>, String) {

@@ -62,11 +62,6 @@ impl Caller {
         }
     }
 
-    /// Returns the stream id that the call asks for.
-    pub(crate) fn stream_id(&self) -> Option<&str> {
-        self.stream_id.as_deref()
-    }
-
     /// Returns the packet that is due, if there is one.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Vec<u8>> {
         if now < self.next_send {

@@ -7,7 +7,7 @@ use super::{
     crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, STATUS_NO_SECRET},
     packet::{Ack, Control, KeyFlag, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
-    send::{Acknowledged, Pacing, SendCounts, SendHalf},
+    send::{Acknowledged, Pacing, RoundTrip, SendCounts, SendHalf},
     sequence::Sequence,
 };
 use crate::{random::Random, secret::Secret};
@@ -347,8 +347,11 @@ impl Connection {
                 }
             }
             Control::Nak(ranges) => {
-                self.unread_since = None; // a peer that reports losses is reading
-                if let Some((first, last)) = self.sender.report_lost(ranges) {
+                // A peer that reports losses is reading, and has reported what else is missing, too.
+                self.unread_since = None;
+                self.last_progress = now;
+                let round_trip = RoundTrip { smoothed: self.rtt, variance: self.rtt_variance };
+                if let Some((first, last)) = self.sender.report_lost(ranges, round_trip, now) {
                     self.say(&Control::DropRequest { first, last }, now);
                 }
             }
@@ -522,9 +525,7 @@ impl Connection {
         if self.closed.is_some() || self.ending {
             return None;
         }
-        // A retransmission in flight is not sent again. The variance is a margin, as the round-trip time varies.
-        let again = self.rtt + self.rtt_variance;
-        let (header, body) = self.sender.poll(now, self.agreement.peer_id, again)?;
+        let (header, body) = self.sender.poll(now, self.agreement.peer_id)?;
         self.last_said = now;
         if self.sender.in_flight() == 1 {
             self.last_progress = now;

@@ -40,8 +40,37 @@ struct Item {
     timestamp: u32,
     queued: Instant,
     last_sent: Option<Instant>,
+    /// Last retransmission, if there was one.
+    repeat: Option<Repeat>,
     /// Set while it is in the list of losses.
     lost: bool,
+}
+
+/// Retransmission of a packet.
+#[derive(Clone, Copy, Debug)]
+struct Repeat {
+    at: Instant,
+    /// Sequence number of the first new packet that was sent after it.
+    before: Sequence,
+}
+
+/// Round-trip time of a connection, by which the sender judges whether a retransmission was lost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoundTrip {
+    pub(crate) smoothed: Duration,
+    pub(crate) variance: Duration,
+}
+
+impl RoundTrip {
+    /// Returns whether a retransmission is lost, if the peer still reports the packet at `now`.
+    ///
+    /// A report that was on its way while the retransmission was is no news. That is certain to be over after the
+    /// round-trip time with its variance. It is over earlier if the peer has received a packet that was sent after the
+    /// retransmission (`overtaken`), unless the network reorders packets by more than the variance.
+    fn is_lost(self, repeat: Repeat, overtaken: bool, now: Instant) -> bool {
+        let least = if overtaken { self.smoothed.saturating_sub(self.variance) } else { self.smoothed + self.variance };
+        now.saturating_duration_since(repeat.at) >= least
+    }
 }
 
 /// Measured rate of the input.
@@ -189,7 +218,7 @@ impl SendHalf {
         }
         let message = self.message;
         self.message = if message == 0x03ff_ffff { 1 } else { message + 1 };
-        let item = Item { payload, key, message, timestamp, queued: now, last_sent: None, lost: false };
+        let item = Item { payload, key, message, timestamp, queued: now, last_sent: None, repeat: None, lost: false };
         self.items.push_back(item);
     }
 
@@ -225,8 +254,18 @@ impl SendHalf {
     }
 
     /// Handles a loss report. Returns a reported range that is no longer held, for a drop request.
-    pub(crate) fn report_lost(&mut self, ranges: &[(Sequence, Sequence)]) -> Option<(Sequence, Sequence)> {
+    ///
+    /// A packet is sent again at its first report. After that it is sent again only when the retransmission is lost,
+    /// because a peer repeats its reports more often than once in a round trip.
+    pub(crate) fn report_lost(
+        &mut self,
+        ranges: &[(Sequence, Sequence)],
+        round_trip: RoundTrip,
+        now: Instant,
+    ) -> Option<(Sequence, Sequence)> {
         let mut gone = None;
+        // A gap is known because the packet behind it has arrived.
+        let received = ranges.iter().map(|(_, last)| self.first.distance(last.after(1))).max().unwrap_or(0);
         // Overlapping ranges are not an honest report. The work is bounded by the number of packets held.
         let mut budget = self.sent.saturating_add(ranges.len());
         for (from, to) in ranges {
@@ -240,9 +279,13 @@ impl SendHalf {
                 let Some(left) = budget.checked_sub(1) else { return gone };
                 budget = left;
                 let sequence = self.first.after(index as u32);
-                if let Some(item) = self.items.get_mut(index)
-                    && !item.lost
-                {
+                let first = self.first;
+                let Some(item) = self.items.get_mut(index).filter(|item| !item.lost) else { continue };
+                let is_lost = item.repeat.is_none_or(|repeat| {
+                    let overtaken = received >= first.distance(repeat.before);
+                    round_trip.is_lost(repeat, overtaken, now)
+                });
+                if is_lost {
                     item.lost = true;
                     self.counts.lost += 1;
                     self.losses.push_back(sequence);
@@ -252,9 +295,13 @@ impl SendHalf {
         gone
     }
 
-    /// Marks all packets that were last sent before `before` as lost, because the peer has neither acknowledged nor
-    /// reported them.
+    /// Marks all packets as lost if the last of them was sent before `before`, because the peer has neither acknowledged
+    /// nor reported them. While newer packets follow, they make the peer report what is missing.
     pub(crate) fn resend_silent(&mut self, before: Instant) {
+        let newest = self.sent.checked_sub(1).and_then(|last| self.items.get(last));
+        if newest.and_then(|item| item.last_sent).is_none_or(|at| at >= before) {
+            return;
+        }
         for index in 0..self.sent {
             let sequence = self.first.after(index as u32);
             if let Some(item) = self.items.get_mut(index)
@@ -286,12 +333,12 @@ impl SendHalf {
         }
     }
 
-    /// Returns the next data packet that may leave now. A packet is not sent again within `again` of its last
-    /// transmission.
-    pub(crate) fn poll(&mut self, now: Instant, destination: u32, again: Duration) -> Option<([u8; 16], Bytes)> {
+    /// Returns the next data packet that may leave now.
+    pub(crate) fn poll(&mut self, now: Instant, destination: u32) -> Option<([u8; 16], Bytes)> {
         self.refill(now);
-        let index = self.next_index(now, again)?;
+        let index = self.next_index()?;
         let sequence = self.first.after(index as u32);
+        let before = self.first.after(self.sent as u32);
         let item = self.items.get_mut(index)?;
         let bytes = item.payload.len() as u64;
         if self.tokens < bytes {
@@ -314,6 +361,7 @@ impl SendHalf {
         };
         let payload = item.payload.clone();
         if retransmitted {
+            item.repeat = Some(Repeat { at: now, before });
             self.counts.retransmitted += 1;
         } else {
             self.sent = index + 1;
@@ -324,16 +372,13 @@ impl SendHalf {
     }
 
     /// Returns the index of the next packet: losses first, then new packets if the peer has room for them.
-    fn next_index(&mut self, now: Instant, again: Duration) -> Option<usize> {
+    fn next_index(&mut self) -> Option<usize> {
         for _ in 0..self.losses.len() {
             let Some(sequence) = self.losses.pop_front() else { break };
             let Ok(index) = usize::try_from(self.first.distance(sequence)) else { continue }; // acknowledged meanwhile
-            let Some(item) = self.items.get_mut(index).filter(|item| item.lost) else { continue };
-            if item.last_sent.is_some_and(|at| now.saturating_duration_since(at) < again) {
-                item.lost = false; // already retransmitted; if that is lost, it is reported again
-                continue;
+            if self.items.get(index).is_some_and(|item| item.lost) {
+                return Some(index);
             }
-            return Some(index);
         }
         (self.sent < self.items.len() && self.sent < self.window).then_some(self.sent)
     }
@@ -367,7 +412,7 @@ mod tests {
             } else {
                 half.counts.dropped += 1;
             }
-            while half.poll(*now, 1, Duration::from_millis(100)).is_some() {}
+            while half.poll(*now, 1).is_some() {}
             let next = Sequence::new(
                 half.next_sequence().number().wrapping_sub((half.items.len() - half.sent) as u32) & 0x7fff_ffff,
             );

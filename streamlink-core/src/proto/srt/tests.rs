@@ -28,8 +28,10 @@ fn random(bytes: &mut [u8]) {
 struct Weather {
     /// Loss in percent of packets.
     loss: u64,
-    /// Percent of packets after which a burst of ten is lost.
+    /// Percent of packets after which a burst is lost.
     bursts: u64,
+    /// Length of a burst in packets.
+    burst: u32,
     duplicates: u64,
     delay: Duration,
     jitter: Duration,
@@ -40,6 +42,7 @@ struct Weather {
 const FAIR: Weather = Weather {
     loss: 0,
     bursts: 0,
+    burst: 10,
     duplicates: 0,
     delay: Duration::from_millis(10),
     jitter: Duration::ZERO,
@@ -64,6 +67,8 @@ struct World {
     count: u64,
     dice: TestRng,
     burst: u32,
+    /// Data packets of the caller that the network has lost.
+    lost: u64,
     weather: Weather,
     delivered: Vec<(Duration, Bytes)>,
     rejected: Option<Rejection>,
@@ -86,6 +91,7 @@ impl World {
             count: 0,
             dice: TestRng(seed | 1),
             burst: 0,
+            lost: 0,
             weather,
             delivered: Vec::new(),
             rejected: None,
@@ -96,15 +102,12 @@ impl World {
     fn put(&mut self, to_listener: bool, bytes: Bytes) {
         let elapsed = self.now - self.start;
         let dark = to_listener && self.weather.blackout.is_some_and(|(from, to)| (from..to).contains(&elapsed));
-        if self.burst > 0 {
-            self.burst -= 1;
-            return;
+        if self.burst == 0 && self.dice.percent(self.weather.bursts) {
+            self.burst = self.weather.burst + 1;
         }
-        if self.dice.percent(self.weather.bursts) {
-            self.burst = 10;
-            return;
-        }
-        if dark || self.dice.percent(self.weather.loss) {
+        if self.burst > 0 || dark || self.dice.percent(self.weather.loss) {
+            self.burst = self.burst.saturating_sub(1);
+            self.lost += u64::from(to_listener && bytes[0] & 0x80 == 0);
             return;
         }
         let copies = 1 + u64::from(self.dice.percent(self.weather.duplicates));
@@ -331,6 +334,40 @@ fn srt_repairs_ten_percent_loss_within_four_round_trips() {
     }
 }
 
+/// Checks that a packet is sent again about as often as the network loses it, and that what is sent again is enough.
+#[test]
+fn srt_retransmissions_cost_what_the_loss_costs() {
+    // Round-trip time in milliseconds, loss in percent, and the latency in round-trip times that suffices for it. Losses
+    // are reported every 20 ms at most, so that the shortest latency is longer than that rule gives.
+    for rtt in [10, 80, 300] {
+        for (loss, latencies) in [(1, 4), (2, 4), (5, 8), (10, 8), (20, 12)] {
+            let weather = Weather { loss, delay: ms(rtt / 2), ..FAIR };
+            let held = latency((rtt * latencies).max(240));
+            let mut world = World::new(weather, held.clone(), held, rtt * 100 + loss);
+            world.connect().send(10_000, ms(2));
+            world.run_until(world.now + ms(4000));
+            let (lost, repeats) = (world.lost, world.sender().stats().sent.retransmitted);
+            assert_eq!(world.check().len(), 10_000, "rtt {rtt} ms, loss {loss} %");
+            assert!(repeats * 100 <= lost * 115, "rtt {rtt} ms, loss {loss} %: {lost} lost, {repeats} sent again");
+        }
+    }
+}
+
+#[test]
+fn srt_retransmissions_of_bursts_cost_what_the_loss_costs() {
+    for rtt in [10, 80, 300] {
+        // The bursts are rare, so that not every retransmission of a burst falls into the next.
+        let weather = Weather { bursts: 1, burst: 20, delay: ms(rtt / 2), ..FAIR };
+        let held = latency((rtt * 12).max(240));
+        let mut world = World::new(weather, held.clone(), held, rtt + 7);
+        world.connect().send(10_000, ms(2));
+        world.run_until(world.now + ms(4000));
+        let (lost, repeats) = (world.lost, world.sender().stats().sent.retransmitted);
+        assert_eq!(world.check().len(), 10_000, "rtt {rtt} ms");
+        assert!(repeats * 100 <= lost * 115, "rtt {rtt} ms: {lost} lost, {repeats} sent again");
+    }
+}
+
 #[test]
 fn srt_never_duplicates_reorders_or_alters() {
     for seed in 0..40 {
@@ -338,6 +375,7 @@ fn srt_never_duplicates_reorders_or_alters() {
         let weather = Weather {
             loss: dice.next_u64() % 31,
             bursts: dice.next_u64() % 3,
+            burst: 10,
             duplicates: dice.next_u64() % 20,
             delay: ms(dice.next_u64() % 100),
             jitter: ms(dice.next_u64() % 40),

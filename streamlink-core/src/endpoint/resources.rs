@@ -1,0 +1,118 @@
+//! Resources that endpoints borrow: those of the engine, shared by all flows, and the media of their flow.
+
+use super::{AccessHook, BandwidthSetting, EventSink, Resolver, driver::EndpointLabel, message_ring::MessageRing};
+use crate::{
+    error::Error,
+    flow::PeerLimits,
+    lock::lock,
+    net::{TlsClient, TlsServer, advertised_ip},
+    random::Random,
+    router::{CurrentPresentation, Ring},
+};
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, OnceLock, Weak},
+};
+
+/// Resources of an engine that its endpoints share.
+#[derive(Debug)]
+pub(crate) struct EngineResources {
+    /// Generator that was seeded when the engine was built.
+    pub(crate) random: Random,
+    pub(crate) resolver: Resolver,
+    pub(crate) peer_limits: PeerLimits,
+    pub(crate) access_hook: Option<AccessHook>,
+    /// Host name that stands for the unspecified address in URLs.
+    pub(crate) public_host: Option<String>,
+    pub(crate) tls: TlsIdentity,
+    pub(crate) ports: Ports,
+}
+
+impl EngineResources {
+    /// Returns the address at which peers reach a listener.
+    pub(super) fn advertise(&self, bound: SocketAddr) -> String {
+        match &self.public_host {
+            Some(host) if bound.ip().is_unspecified() => match host.parse::<IpAddr>() {
+                Ok(ip) => SocketAddr::new(ip, bound.port()).to_string(),
+                Err(_) => format!("{host}:{}", bound.port()),
+            },
+            _ => SocketAddr::new(advertised_ip(bound.ip()), bound.port()).to_string(),
+        }
+    }
+}
+
+/// Certificates of an engine: its own, and those that it trusts.
+#[derive(Debug, Default)]
+pub(crate) struct TlsIdentity {
+    server: Option<TlsServer>,
+    roots: Vec<u8>,
+    /// TLS client, created for the first caller that needs it.
+    client: OnceLock<Result<TlsClient, String>>,
+}
+
+impl TlsIdentity {
+    /// `roots`: certificates as PEM that callers trust beside those of the system.
+    pub(crate) fn new(server: Option<TlsServer>, roots: Vec<u8>) -> Self {
+        Self { server, roots, client: OnceLock::new() }
+    }
+
+    /// Returns the TLS server of a listener, if it uses TLS.
+    pub(super) fn server(&self, wanted: bool) -> io::Result<Option<TlsServer>> {
+        match &self.server {
+            _ if !wanted => Ok(None),
+            Some(server) => Ok(Some(server.clone())),
+            None => Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
+        }
+    }
+
+    /// Returns the TLS client of a caller, if it uses TLS.
+    pub(super) fn client(&self, wanted: bool, label: &EndpointLabel<'_>) -> Result<Option<TlsClient>, Error> {
+        if !wanted {
+            return Ok(None);
+        }
+        let client = self.client.get_or_init(|| TlsClient::new(&self.roots)).clone();
+        client.map(Some).map_err(|what| label.io("TLS".into(), io::Error::other(what)))
+    }
+}
+
+/// Open ports that flows share, by their type and requested address. Each protocol has a type of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Ports(Mutex<HashMap<(TypeId, SocketAddr), Weak<dyn Any + Send + Sync>>>);
+
+impl Ports {
+    /// Returns the open port at an address, or opens one. Must be called within the runtime. Port 0 is never shared.
+    pub(super) fn at<P: Send + Sync + 'static>(
+        &self,
+        address: SocketAddr,
+        open: impl FnOnce(SocketAddr) -> io::Result<Arc<P>>,
+    ) -> io::Result<Arc<P>> {
+        let key = (TypeId::of::<P>(), address);
+        let mut ports = lock(&self.0);
+        ports.retain(|_, port| port.strong_count() > 0);
+        let known = ports.get(&key).and_then(Weak::upgrade).and_then(|port| port.downcast().ok());
+        if let Some(port) = known {
+            return Ok(port);
+        }
+        let port = open(address)?;
+        if address.port() != 0 {
+            let shared: Arc<dyn Any + Send + Sync> = port.clone();
+            ports.insert(key, Arc::downgrade(&shared));
+        }
+        Ok(port)
+    }
+}
+
+/// Media of a running flow, which its sources publish and its outputs read.
+#[derive(Debug)]
+pub(crate) struct FlowMedia {
+    pub(crate) ring: Arc<Ring>,
+    /// Messages of the flow, for outputs that cannot send its packets.
+    pub(crate) messages: MessageRing,
+    /// Presentation of the active source, for protocols that describe the media before they send it.
+    pub(crate) presentation: Arc<CurrentPresentation>,
+    pub(crate) bandwidth: BandwidthSetting,
+    pub(crate) events: EventSink,
+}

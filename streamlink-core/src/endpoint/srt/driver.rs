@@ -1,0 +1,176 @@
+//! Drivers of SRT sources and outputs, as listeners and callers.
+
+use super::{
+    caller::{Direction, SrtCaller as Caller},
+    port::Port,
+    rates::FlowRates,
+    route::{Route, RouteEnd},
+    terms::terms,
+};
+use crate::{
+    endpoint::{
+        EngineResources, FlowBandwidth, FlowMedia, SourceContext, Status,
+        driver::{
+            CallerParts, ListenerEntry, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening,
+            RouteId, SharedPort, SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
+        },
+        local_egress,
+    },
+    error::Error,
+    flow::{Allowlist, SrtCaller, SrtListener, srt_url},
+    net::Egress,
+};
+use futures_util::future::BoxFuture;
+use std::{future::ready, io, net::SocketAddr, sync::Arc};
+
+impl SharedPort for Port {
+    fn edit(&self, route: RouteId, allow: Allowlist, max_peers: Option<u32>) {
+        self.edit(route, allow, max_peers);
+    }
+
+    fn kick(&self, route: RouteId, peer: SocketAddr) -> BoxFuture<'_, bool> {
+        Box::pin(self.kick(route, peer))
+    }
+
+    fn remove(&self, route: RouteId) -> Task {
+        Box::pin(self.remove(route))
+    }
+
+    fn release(self: Arc<Self>) -> Task {
+        Box::pin(Port::release(self))
+    }
+}
+
+/// Listener with its port open.
+struct OpenListener {
+    port: Arc<Port>,
+    settings: SrtListener,
+}
+
+impl OpenListener {
+    fn open(settings: &SrtListener, resources: &EngineResources) -> io::Result<Self> {
+        let port = resources.ports.at(settings.listen.bind, |address| {
+            Port::open(address, resources.access_hook.clone(), resources.peer_limits, resources.random.clone())
+        })?;
+        Ok(Self { port, settings: settings.clone() })
+    }
+
+    /// Returns the URL for callers. It holds no secret.
+    fn url(&self, resources: &EngineResources) -> String {
+        srt_url(&resources.advertise(self.port.local_addr()), self.settings.srt.stream_id.as_deref())
+    }
+
+    fn add(self, flow: &FlowMedia, status: Arc<Status>, end: RouteEnd) -> ListenerEntry {
+        let Self { port, settings } = self;
+        let rates = FlowRates::new(&settings.srt, flow.bandwidth.view());
+        let id = port.add(Route {
+            terms: terms(&settings.srt, &rates),
+            stream_id: settings.srt.stream_id,
+            allow: settings.listen.allow,
+            max_peers: settings.listen.max_peers,
+            rates,
+            status,
+            events: flow.events.clone(),
+            end,
+        });
+        ListenerEntry::new(port, id)
+    }
+}
+
+impl SourceDriver for SrtListener {
+    fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
+        match OpenListener::open(self, opening.resources) {
+            Ok(listener) => Ok(Box::new(listener)),
+            Err(cause) => Err(opening.label.bind(self.listen.bind, cause)),
+        }
+    }
+}
+
+impl OpenSource for OpenListener {
+    fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, context: SourceContext) -> StartedSource {
+        let input_address = Some(self.url(resources).into());
+        let entry = self.add(flow, context.status.clone(), RouteEnd::Source(context));
+        StartedSource { input_address, drive: SourceDrive::Listener(entry) }
+    }
+}
+
+impl OutputDriver for SrtListener {
+    fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
+        let opened = match OpenListener::open(self, opening.resources) {
+            Ok(listener) => Ok(Box::new(listener) as _),
+            Err(cause) => Err(opening.label.bind(self.listen.bind, cause)),
+        };
+        Box::pin(ready(opened))
+    }
+}
+
+impl OpenOutput for OpenListener {
+    fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
+        let url = Some(self.url(resources).into());
+        let entry = self.add(flow, status, RouteEnd::Output(flow.ring.reader()));
+        StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(entry)) }
+    }
+}
+
+/// Caller that is not running yet.
+struct OpenCaller {
+    settings: SrtCaller,
+    egress: Egress,
+}
+
+impl OpenCaller {
+    fn caller(&self, parts: CallerParts, bandwidth: FlowBandwidth, direction: Direction) -> Caller {
+        let CallerParts { random, resolver, status, events, stop } = parts;
+        let SrtCaller { call, srt } = &self.settings;
+        let rates = FlowRates::new(srt, bandwidth);
+        Caller {
+            remote: call.remote.clone(),
+            resolver,
+            reconnect: call.reconnect,
+            random,
+            connect_timeout: call.connect_timeout,
+            stream_id: srt.stream_id.clone(),
+            terms: terms(srt, &rates),
+            rates,
+            egress: local_egress(&call.local, self.egress.clone()),
+            status,
+            events,
+            stop,
+            direction,
+        }
+    }
+}
+
+impl SourceDriver for SrtCaller {
+    fn open(&self, _: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
+        Ok(Box::new(OpenCaller { settings: self.clone(), egress: Egress::default() }))
+    }
+}
+
+impl OpenSource for OpenCaller {
+    fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, _: SourceContext) -> StartedSource {
+        let resolver = resources.resolver.clone();
+        let bandwidth = flow.bandwidth.view();
+        let call = move |context: SourceContext| -> Task {
+            let parts = CallerParts::of_source(&resolver, &context);
+            Box::pin(self.caller(parts, bandwidth.clone(), Direction::Receive(context)).run())
+        };
+        StartedSource { input_address: None, drive: SourceDrive::Caller(Box::new(call)) }
+    }
+}
+
+impl OutputDriver for SrtCaller {
+    fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
+        let caller = OpenCaller { settings: self.clone(), egress: opening.egress };
+        Box::pin(ready(Ok(Box::new(caller) as _)))
+    }
+}
+
+impl OpenOutput for OpenCaller {
+    fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
+        let parts = CallerParts::of_output(resources, flow, status);
+        let stop = parts.stop.clone();
+        let caller = self.caller(parts, flow.bandwidth.view(), Direction::Send(flow.ring.reader()));
+        StartedOutput::new(OutputDrive::Task { stop, task: Box::pin(caller.run()) })
+    }
+}
