@@ -6,7 +6,7 @@ pub use clip::{play_clip, split_key};
 
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
-use streamlink_core::{EndpointStats, FlowStats, PlayerStats};
+use streamlink_core::{EndpointStats, FlowStats, MediaTrack, PlayerStats};
 
 /// A table of rates that is drawn over itself on a terminal, and line after line elsewhere.
 #[derive(Debug, Default)]
@@ -66,6 +66,21 @@ pub fn json(stats: &FlowStats) -> Value {
             "round_trip_us": p.round_trip.as_micros() as u64,
         })
     };
+    let track = |t: &MediaTrack| {
+        json!({
+            "pid": t.pid,
+            "program": t.program,
+            "codec": t.codec,
+            "profile": t.profile,
+            "width": t.width,
+            "height": t.height,
+            "frame_rate": t.frame_rate,
+            "sample_rate": t.sample_rate,
+            "channels": t.channels,
+            "bit_rate": t.bit_rate,
+            "left_out": t.left_out.map(|reason| reason.to_string()),
+        })
+    };
     let endpoint = |s: &EndpointStats| {
         json!({
             "name": s.name,
@@ -93,6 +108,12 @@ pub fn json(stats: &FlowStats) -> Value {
                 "continuity_errors": s.transport.continuity,
                 "pmt_errors": s.transport.pmt,
                 "pid_errors": s.transport.pid,
+                "transport_errors": s.transport.transport,
+                "crc_errors": s.transport.crc,
+                "pcr_repetition_errors": s.transport.pcr_repetition,
+                "pcr_discontinuity_errors": s.transport.pcr_discontinuity,
+                "pts_errors": s.transport.pts,
+                "cat_errors": s.transport.cat,
             },
             "media": s.media.as_deref(),
             "peer": s.peer.map(|peer| peer.to_string()),
@@ -102,6 +123,7 @@ pub fn json(stats: &FlowStats) -> Value {
                 "peer": error.peer.map(|peer| peer.to_string()),
                 "age_ms": error.age.as_millis() as u64,
             })),
+            "tracks": s.tracks.iter().map(track).collect::<Vec<_>>(),
             "players": s.players.iter().map(player).collect::<Vec<_>>(),
         })
     };

@@ -207,7 +207,6 @@ fn datagrams(mut input: &[u8]) -> Vec<Bytes> {
 /// Feeds the body of a media message to the FLV parsers.
 fn look_at(kind: RtmpKind, body: Bytes, points: &mut FlvRandomAccessTracker) {
     let _ = Tag::parse(kind, &body);
-    let _ = flv::composition_time(&body);
     points.observe(&MediaPacket::rtmp(kind, 0, body, Instant::now()));
     let _ = (points.preamble(), points.description());
 }

@@ -121,7 +121,9 @@ pub use flow::{
     SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, family, role,
     settings, shown_url,
 };
-pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
+pub use media::{
+    LeftOut, MediaFamily, MediaTrack, Packet, PidStats, ProgramChoice, RtmpKind, TransportCheck, TransportErrors,
+};
 pub use router::State;
 pub use text::PeerText;
 

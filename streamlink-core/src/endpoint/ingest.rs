@@ -85,7 +85,7 @@ impl Ingest {
             frames: Frames::default(),
             has_backup: context.group.has_backup(),
             ring: context.group.ring().clone(),
-            gops: GopSegmenter::default(),
+            gops: GopSegmenter::new(context.group.ring().entry_wait()),
             context,
             live,
             above: Throttle::new(Duration::from_secs(1)),
@@ -197,7 +197,7 @@ impl Ingest {
             return self.message(now, Packet::rtmp(kind, timestamp, body, now));
         }
         let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
-        let observed = self.gops.observe_body(kind, &body, packet);
+        let observed = self.gops.observe_body(kind, &body, now, packet);
         match self.judge(now, observed, body.len()) {
             Ok(role) => {
                 self.frames.count(kind, role);
@@ -288,13 +288,16 @@ impl Ingest {
                 continue;
             };
             is_transport_stream = true;
-            if self.monitor.observe(payload, packet.arrival()) && self.has_backup {
+            let observed = self.monitor.observe(payload, packet.arrival());
+            has_media |= observed.media;
+            if observed.random_access && self.has_backup {
                 self.out.starts.push((at, Preamble::from([])));
             }
         }
+        self.out.lacks_media = is_transport_stream && !has_media;
         let packets = unheard.packets + self.out.packets.len() as u64;
         self.context.status.counters.passed(last, packets, unheard.bytes + self.out.bytes());
-        (is_transport_stream, has_media || self.monitor.take_media())
+        (is_transport_stream, has_media)
     }
 
     /// Ends the media of this source, for the given reason.

@@ -2,7 +2,10 @@
 //! bring messages, and that of a remultiplexer otherwise.
 
 use super::{Bandwidth, BandwidthSetting, EventSink, Tasks, remux};
-use crate::{media::MediaFamily, router::Ring};
+use crate::{
+    media::{MediaFamily, ProgramChoice},
+    router::{Ring, SourceGroup},
+};
 use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
@@ -16,8 +19,25 @@ pub(crate) struct MessageRing {
     carries_messages: bool,
     events: EventSink,
     tasks: Tasks,
+    wanted: WantedPrograms,
     /// Remultiplexer, which starts with its first reader.
     remux: OnceLock<Remux>,
+}
+
+/// Programs that the sources of a flow ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedPrograms {
+    pub(crate) group: Arc<SourceGroup>,
+    /// One for each source, in order.
+    pub(crate) programs: Arc<[ProgramChoice]>,
+}
+
+impl WantedPrograms {
+    /// Returns the program that the active source asks for, or the first source while none is active.
+    pub(super) fn now(&self) -> ProgramChoice {
+        let active = (0..self.programs.len()).find(|source| self.group.is_active(*source));
+        self.programs.get(active.unwrap_or(0)).cloned().unwrap_or_default()
+    }
 }
 
 /// Remultiplexer of a flow: the FLV messages found in its MPEG-TS.
@@ -31,9 +51,15 @@ struct Remux {
 
 impl MessageRing {
     /// `ring`: ring of a flow whose sources are of `family`.
-    pub(crate) fn new(ring: Arc<Ring>, family: MediaFamily, events: EventSink, tasks: Tasks) -> Self {
+    pub(crate) fn new(
+        ring: Arc<Ring>,
+        family: MediaFamily,
+        wanted: WantedPrograms,
+        events: EventSink,
+        tasks: Tasks,
+    ) -> Self {
         let carries_messages = family == MediaFamily::Rtmp;
-        Self { flow: ring, carries_messages, events, tasks, remux: OnceLock::new() }
+        Self { flow: ring, carries_messages, events, tasks, wanted, remux: OnceLock::new() }
     }
 
     /// Returns the ring, and the status of the remultiplexer if that fills it.
@@ -43,9 +69,11 @@ impl MessageRing {
         }
         let remux = self.remux.get_or_init(|| {
             let ring = Ring::new(bandwidth.now().queue_limits());
+            ring.set_entry_wait(self.flow.entry_wait());
             let status = Arc::<RemuxStatus>::default();
             let done = CancellationToken::new();
-            let run = remux::run(self.flow.reader(), ring.clone(), self.events.clone(), status.clone());
+            let run =
+                remux::run(self.flow.reader(), ring.clone(), self.events.clone(), status.clone(), self.wanted.clone());
             let end = done.clone().drop_guard();
             self.tasks.spawn(async move {
                 run.await;

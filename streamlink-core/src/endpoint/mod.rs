@@ -36,7 +36,7 @@ pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
 pub(crate) use egress::local_egress;
 pub(crate) use kinds::Drivers;
-pub(crate) use message_ring::{MessageRing, RemuxStatus};
+pub(crate) use message_ring::{MessageRing, RemuxStatus, WantedPrograms};
 pub(crate) use resolver::Resolver;
 pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
 pub use status::{LastError, PlayerStats};

@@ -1,9 +1,9 @@
 //! Remuxing from SRT to RTMP. A task reads a flow's datagrams and publishes the FLV messages found in their MPEG-TS
 //! into a separate ring. RTMP outputs read it like the ring of an RTMP flow.
 
-use super::{Event, EventSink};
+use super::{Event, EventSink, message_ring::WantedPrograms};
 use crate::{
-    media::Remuxer,
+    media::{MediaTrack, Remuxer},
     router::{GopSegmenter, MediaBatch, Reader, Ring},
 };
 use arc_swap::ArcSwapOption;
@@ -17,6 +17,8 @@ use std::{
 
 /// Silence after which the last picture is sent without waiting for the next one.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Time between two descriptions of the tracks for the statistics.
+const DESCRIBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Status of a remux.
 #[derive(Debug, Default)]
@@ -25,6 +27,7 @@ pub(crate) struct RemuxStatus {
     nothing: AtomicBool,
     /// Description of the streams that are carried and of those that are left out.
     selection: ArcSwapOption<String>,
+    tracks: ArcSwapOption<Vec<MediaTrack>>,
 }
 
 impl RemuxStatus {
@@ -37,13 +40,29 @@ impl RemuxStatus {
     pub(crate) fn selection(&self) -> Option<String> {
         self.selection.load_full().map(|text| text.as_ref().clone())
     }
+
+    /// Returns the streams that the transport stream names, about a second old.
+    pub(crate) fn tracks(&self) -> Vec<MediaTrack> {
+        self.tracks.load_full().map(|tracks| tracks.as_ref().clone()).unwrap_or_default()
+    }
 }
 
 /// Runs the remux until the flow ends.
-pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, status: Arc<RemuxStatus>) {
-    let (mut remuxer, mut cutter) = (Remuxer::new(), GopSegmenter::default());
-    let (mut window, mut messages, mut out) = (Vec::new(), Vec::new(), MediaBatch::default());
+pub(crate) async fn run(
+    mut reader: Reader,
+    ring: Arc<Ring>,
+    events: EventSink,
+    status: Arc<RemuxStatus>,
+    wanted: WantedPrograms,
+) {
+    let mut remuxer = Remuxer::new();
+    let mut cutter = GopSegmenter::default();
+    let mut window = Vec::new();
+    let mut messages = Vec::new();
+    let mut out = MediaBatch::default();
     let mut waits = false;
+    let mut described: Option<Instant> = None;
+    let mut damaged = 0;
     loop {
         let ready = tokio::select! {
             ready = reader.ready() => Some(ready),
@@ -52,13 +71,15 @@ pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, 
         match ready {
             Some(Ok(())) => {
                 reader.read(&mut window);
+                remuxer.want(&wanted.now(), Instant::now(), &mut messages);
                 for packet in window.drain(..).flat_map(|batch| batch.packets().to_vec()) {
                     remuxer.push(packet.data(), packet.arrival(), &mut messages);
                 }
                 waits = true;
             }
-            Some(Err(_)) | None => {
-                remuxer.finish(Instant::now(), &mut messages);
+            Some(Err(_)) => remuxer.finish(Instant::now(), &mut messages),
+            None => {
+                remuxer.pause(Instant::now(), &mut messages);
                 waits = false;
             }
         }
@@ -68,8 +89,21 @@ pub(crate) async fn run(mut reader: Reader, ring: Arc<Ring>, events: EventSink, 
             }
         }
         ring.deliver(&mut out);
-        if let Some(selection) = remuxer.selection() {
-            let (carried, left_out) = (selection.carried.join(", "), selection.left_out.join(", "));
+        let selection = remuxer.selection();
+        let now = Instant::now();
+        let is_due = described.is_none_or(|last| now.saturating_duration_since(last) >= DESCRIBE_INTERVAL);
+        if is_due || selection.is_some() || !waits {
+            described = Some(now);
+            status.tracks.store(Some(Arc::new(remuxer.tracks(now))));
+            let count = remuxer.damaged_sections();
+            if count != damaged {
+                log::warn!("{} sections of program tables were damaged (wrong CRC), and ignored", count - damaged);
+                damaged = count;
+            }
+        }
+        if let Some(selection) = selection {
+            let carried = selection.carried.join(", ");
+            let left_out = selection.left_out.join(", ");
             status.nothing.store(carried.is_empty(), Relaxed);
             let event = Event::Remuxed { carried: carried.into(), left_out: left_out.into() };
             status.selection.store(Some(Arc::new(event.to_string())));

@@ -185,6 +185,7 @@ impl Running {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = &o.remux {
                 stats.media = remux.selection().map(Into::into);
+                stats.tracks = remux.tracks();
                 if remux.has_nothing() && stats.state != State::Idle {
                     stats.state = State::Failed;
                 }

@@ -54,6 +54,12 @@ const ENDPOINT_COUNTERS: &Table<EndpointStats, u64> = &[
     ("continuity_errors", "MPEG-TS continuity count errors (TR 101 290, 1.4)", |s| s.transport.continuity),
     ("pmt_errors", "MPEG-TS PMT errors (TR 101 290, 1.5)", |s| s.transport.pmt),
     ("pid_errors", "MPEG-TS PID errors (TR 101 290, 1.6)", |s| s.transport.pid),
+    ("transport_errors", "MPEG-TS transport errors (TR 101 290, 2.1)", |s| s.transport.transport),
+    ("crc_errors", "MPEG-TS CRC errors (TR 101 290, 2.2)", |s| s.transport.crc),
+    ("pcr_repetition_errors", "MPEG-TS PCR repetition errors (TR 101 290, 2.3a)", |s| s.transport.pcr_repetition),
+    ("pcr_discontinuities", "MPEG-TS PCR discontinuity errors (TR 101 290, 2.3b)", |s| s.transport.pcr_discontinuity),
+    ("pts_errors", "MPEG-TS PTS errors (TR 101 290, 2.5)", |s| s.transport.pts),
+    ("cat_errors", "MPEG-TS CAT errors (TR 101 290, 2.6)", |s| s.transport.cat),
 ];
 
 const ENDPOINT_GAUGES: &Table<EndpointStats, f64> = &[

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     endpoint::{
         Bandwidth, BandwidthSetting, FlowMedia, MessageRing, SourceContext, SourceTunables, Status, Tasks,
-        fanout::Fanout,
+        WantedPrograms, fanout::Fanout,
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     event::{Event, EventSink},
@@ -90,6 +90,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let bandwidth = Bandwidth { max: flow.max_bandwidth, policy: flow.policy };
     let setting = BandwidthSetting::new(bandwidth);
     let ring = Ring::new(bandwidth.queue_limits());
+    ring.set_entry_wait(flow.entry_wait);
     let tasks = Tasks { runtime: shared.runtime.clone(), tracker: TaskTracker::new() };
     let stop = CancellationToken::new();
     let mut sources = Vec::new();
@@ -111,7 +112,9 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let group = SourceGroup::new(ring.clone(), presentation.clone(), terms, family, sources.len());
     let fanout = Fanout::new(ring.clone(), events.clone(), tasks.clone(), shared.workers);
     let own_events = events.subscribe();
-    let messages = MessageRing::new(ring.clone(), family, events.clone(), tasks.clone());
+    let programs = sources.iter().map(|(source, ..)| source.program()).collect();
+    let wanted = WantedPrograms { group: group.clone(), programs };
+    let messages = MessageRing::new(ring.clone(), family, wanted, events.clone(), tasks.clone());
     let running = Running {
         id,
         name: name.clone(),

@@ -3,7 +3,7 @@
 use crate::{
     endpoint::{LastError, PlayerStats, Status, StatusSnapshot},
     flow::{Bitrate, PeerUrl},
-    media::{PidStats, TransportErrors},
+    media::{MediaTrack, PidStats, TransportErrors},
     router::State,
     text::PeerText,
 };
@@ -101,6 +101,9 @@ pub struct EndpointStats {
     pub peer: Option<SocketAddr>,
     /// Last error of the endpoint. It stays when the endpoint has recovered.
     pub last_error: Option<LastError>,
+    /// Streams of the MPEG-TS that an RTMP_PUSH output is remultiplexed from, about a second old: those that are carried,
+    /// then those that are left out, with the reason.
+    pub tracks: Vec<MediaTrack>,
 }
 
 impl EndpointStats {
@@ -142,6 +145,7 @@ impl EndpointStats {
             pids,
             peer,
             last_error,
+            tracks: Vec::new(),
         }
     }
 }

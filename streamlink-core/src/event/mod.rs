@@ -127,6 +127,14 @@ pub enum Event {
         /// Number of failures since the last such event.
         count: u64,
     },
+    /// Two senders use the same SSRC on the port of an RTP source. The packets of the one that was there first pass. One
+    /// event for each connection of the source.
+    SendersCollide {
+        /// The source's name.
+        source: String,
+        /// Address of the sender that was heard last.
+        peer: Option<SocketAddr>,
+    },
     /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
     /// latency from their arrival on; a clock that has leapt is believed after 64 of them in a row. At most one event a
     /// second.
@@ -196,6 +204,10 @@ impl fmt::Display for Event {
             Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
             Event::TransportError { source, check, count } => {
                 write!(f, "source `{source}`: MPEG-TS {check} ({})", counted(*count, "time"))
+            }
+            Event::SendersCollide { source, peer } => {
+                write!(f, "source `{source}`: two senders with the same SSRC")?;
+                peer.map_or(Ok(()), |peer| write!(f, " (the last packet is from {peer})"))
             }
             Event::TimestampsAhead { source, packets } => {
                 write!(f, "source `{source}`: timestamps of {} far ahead of its clock", counted(*packets, "packet"))

@@ -196,6 +196,7 @@ pub struct Flow {
     pub(crate) max_bandwidth: Bitrate,
     pub(crate) policy: BandwidthPolicy,
     pub(crate) coalesce: Duration,
+    pub(crate) entry_wait: Duration,
     pub(crate) failover: Failover,
     pub(crate) sources: Vec<Source>,
     pub(crate) outputs: Vec<Output>,
@@ -214,6 +215,7 @@ impl Flow {
                 max_bandwidth,
                 policy: BandwidthPolicy::default(),
                 coalesce: Flow::DEFAULT_COALESCE,
+                entry_wait: Flow::DEFAULT_ENTRY_WAIT,
                 failover: Failover::default(),
                 sources: Vec::new(),
                 outputs: Vec::new(),
@@ -225,6 +227,9 @@ impl Flow {
 
     /// Default of [`FlowBuilder::coalesce`].
     pub const DEFAULT_COALESCE: Duration = Duration::from_millis(1);
+
+    /// Default of [`FlowBuilder::entry_wait`].
+    pub const DEFAULT_ENTRY_WAIT: Duration = Duration::from_secs(3);
 
     /// Returns the name.
     pub fn name(&self) -> &str {
@@ -278,6 +283,7 @@ pub(crate) struct FlowDraft {
     pub(crate) name: String,
     pub(crate) max_bandwidth: Bitrate,
     pub(crate) policy: BandwidthPolicy,
+    pub(crate) entry_wait: Duration,
     pub(crate) coalesce: Duration,
     pub(crate) failover: Failover,
     pub(crate) sources: Vec<Source>,
@@ -323,6 +329,14 @@ impl<F> FlowBuilder<F> {
     /// Sending many datagrams at once costs a fraction of sending each by itself. 0 passes packets on after each read.
     pub fn coalesce(mut self, window: Duration) -> Self {
         self.draft.coalesce = window;
+        self
+    }
+
+    /// Sets the time for which RTMP and RTSP players that join, and a backup that takes over, wait for a picture that
+    /// decoding can start with (3 s; 0–60). Past it they start anyway, with sound and pictures that decode with errors
+    /// at first.
+    pub fn entry_wait(mut self, time: Duration) -> Self {
+        self.draft.entry_wait = time;
         self
     }
 }
@@ -381,6 +395,7 @@ impl FlowDraft {
             record("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
         }
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
+        record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
         check_failover(&self, &mut record);
 
         let first = self.sources.first().map(|s| (s.protocol(), s.family()));
@@ -421,6 +436,7 @@ impl FlowDraft {
                 max_bandwidth: self.max_bandwidth,
                 policy: self.policy,
                 coalesce: self.coalesce,
+                entry_wait: self.entry_wait,
                 failover: self.failover,
                 sources: self.sources,
                 outputs: self.outputs,

@@ -217,6 +217,7 @@ fn read_flow(node: Node) -> Result<Flow, ConfigErrors> {
     let policies: Vec<_> = policies.collect();
     let policy = m.choice("bandwidth_policy", &policies, BandwidthPolicy::default());
     let coalesce = m.millis("coalesce", Flow::DEFAULT_COALESCE);
+    let entry_wait = m.millis("entry_wait", Flow::DEFAULT_ENTRY_WAIT);
     let sources = m.list("sources");
     let outputs = m.list("outputs");
     let failover = m.take("failover");
@@ -233,7 +234,7 @@ fn read_flow(node: Node) -> Result<Flow, ConfigErrors> {
         url::output(common, url.reveal(), more)
     });
     let outputs: Vec<Output> = outputs.collect();
-    FlowDraft { name, max_bandwidth, policy, coalesce, failover, sources, outputs, errors }.build()
+    FlowDraft { name, max_bandwidth, policy, coalesce, entry_wait, failover, sources, outputs, errors }.build()
 }
 
 /// Reads the name, the URL, and the members beside it, which are applied like settings in the query.
@@ -272,6 +273,7 @@ fn write_flow(flow: &Flow) -> Value {
     map.insert("max_bandwidth".into(), flow.max_bandwidth.to_string().into());
     map.insert("bandwidth_policy".into(), flow.policy.name().into());
     map.insert("coalesce".into(), millis(flow.coalesce));
+    map.insert("entry_wait".into(), millis(flow.entry_wait));
     map.insert("failover".into(), write_failover(&flow.failover));
     let sources = flow.sources.iter().map(|s| write_endpoint(&s.common, written_url::source_parts(&s.kind)));
     map.insert("sources".into(), sources.collect());
@@ -325,7 +327,7 @@ mod tests {
     use super::*;
 
     const FLOW: &str = r#"{
-        "name": "match-day", "max_bandwidth": "20M", "bandwidth_policy": "warn", "coalesce": 0,
+        "name": "match-day", "max_bandwidth": "20M", "bandwidth_policy": "warn", "coalesce": 0, "entry_wait": 1500,
         "failover": { "policy": "prefer", "hold": 2000, "loss_threshold": 300 },
         "sources": [
             { "name": "venue", "url": "srt://:9000?mode=listener", "latency": 200, "passphrase": "0123456789", "pbkeylen": 32 },

@@ -17,6 +17,7 @@ mod pairing;
 mod parsed_url;
 mod peer_limits;
 mod printed_url;
+mod program;
 mod rtmp;
 mod rtp;
 mod rtsp;

@@ -11,7 +11,7 @@ use super::{
     silence::{self, Silence},
     srt::{self, SrtOptions},
 };
-use crate::error::Problem;
+use crate::{error::Problem, media::ProgramChoice};
 use SettingScope::*;
 use SettingValue::{Boolean, Choice, Form, Number, Text};
 use std::ops::RangeInclusive;
@@ -312,6 +312,10 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("tlpktdrop", "packet_drop", SRT, Boolean, "", "true", "Drops packets that are too late, instead of waiting for them."),
         access: field!(srt, |s| text(s.packet_drop), |s, v| s.packet_drop = v.boolean()?),
+    },
+    Row {
+        setting: setting("program", "program", &[SrtListenerSource, SrtCallerSource], Form("a program number from 1 to 65535, or the name of a service"), "", "", "Program of the transport stream that is remultiplexed to RTMP; by default the best one that has a picture."),
+        access: field!(srt, |s| (s.program != ProgramChoice::Best).then(|| s.program.to_string()), |s, v| s.program = v.parse()?),
     },
     // RTP.
     Row {

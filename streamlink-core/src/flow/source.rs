@@ -17,7 +17,7 @@ use super::{
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
     written_url,
 };
-use crate::media::MediaFamily;
+use crate::media::{MediaFamily, ProgramChoice};
 use std::{net::IpAddr, time::Duration};
 
 /// A source, which receives media.
@@ -195,6 +195,16 @@ impl Source {
     /// Returns the media family that this source carries.
     pub fn family(&self) -> MediaFamily {
         self.protocol().family()
+    }
+
+    /// Returns the program of the transport stream that is remultiplexed to RTMP.
+    pub(crate) fn program(&self) -> ProgramChoice {
+        match &self.kind {
+            SourceKind::SrtListener(SrtListener { srt, .. }) | SourceKind::SrtCaller(SrtCaller { srt, .. }) => {
+                srt.program.clone()
+            }
+            _ => ProgramChoice::Best,
+        }
     }
 
     /// Returns the URL that [`Source::from_url`] reads back to the same source. It contains the secrets.

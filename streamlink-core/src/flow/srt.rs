@@ -6,11 +6,12 @@ use super::{
     bitrate::Bitrate,
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
+    program::check_program,
     secret::{KeyLength, Passphrase},
     settings::{check_millis, number},
     silence::{Silence, idle_setters, takeover_setters},
 };
-use crate::error::Problem;
+use crate::{error::Problem, media::ProgramChoice};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// SRT latency, for which the receiver holds packets back so that lost ones can be retransmitted.
@@ -92,6 +93,8 @@ pub(crate) struct SrtOptions {
     pub(crate) packet_drop: bool,
     /// Set for sources only.
     pub(crate) silence: Silence,
+    /// Program that is remultiplexed to RTMP, of a source.
+    pub(crate) program: ProgramChoice,
 }
 
 pub(crate) const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
@@ -113,6 +116,7 @@ impl Default for SrtOptions {
             overhead_percent: 25,
             packet_drop: true,
             silence: Silence::default(),
+            program: ProgramChoice::default(),
         }
     }
 }
@@ -169,6 +173,15 @@ fn check_overhead(percent: u8) -> Result<u8, Problem> {
 /// Defines the setters of SRT listeners and callers.
 macro_rules! srt_setters {
     ($builder:ident) => {
+        impl $builder<role::Source> {
+            /// Sets the program of the transport stream that is remultiplexed to RTMP (the first with a picture).
+            pub fn program(mut self, program: ProgramChoice) -> Self {
+                let program = check_program(program);
+                self.draft.try_set("program", program, |settings, program| settings.srt.program = program);
+                self
+            }
+        }
+
         impl<R> $builder<R> {
             /// Sets the latency in both directions (120 ms).
             pub fn latency(self, latency: Latency) -> Self {

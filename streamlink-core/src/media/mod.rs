@@ -1,14 +1,23 @@
 //! Media: packets, and parsers of their contents.
 
+#[allow(dead_code)] // the remux uses the rest
+pub(crate) mod entry_point;
 pub(crate) mod flv;
 mod packet;
+mod program;
 mod remux;
 pub(crate) mod rtp;
 pub(crate) mod rtsp;
-mod ts;
+mod track;
+mod transport_check;
+pub(crate) mod ts;
+mod ts_sync;
 
 pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};
+pub use program::ProgramChoice;
 pub(crate) use remux::Remuxer;
+pub use track::{LeftOut, MediaTrack};
+pub use transport_check::{TransportCheck, TransportErrors};
+pub use ts::PidStats;
 pub(crate) use ts::TsMonitor;
-pub use ts::{PidStats, TransportCheck, TransportErrors};

@@ -2,6 +2,8 @@
 
 /// Length of the fixed part of the header.
 const FIXED: usize = 12;
+/// Number of bytes at both ends of the payload that a fingerprint covers.
+const FINGERPRINTED: usize = 32;
 
 /// The header of an RTP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,20 @@ impl Header {
             payload_start: start,
             payload_end: end,
         })
+    }
+
+    /// Returns a fingerprint of the packet: copies of one packet have the same, and other packets hardly ever do.
+    pub(crate) fn fingerprint(&self, packet: &[u8]) -> u32 {
+        let payload = packet.get(self.payload_start..self.payload_end).unwrap_or_default();
+        let first = payload.get(..FINGERPRINTED).unwrap_or(payload);
+        let last = payload.get(payload.len().saturating_sub(FINGERPRINTED)..).unwrap_or_default();
+        let mut hash = u64::from(self.timestamp) << 32 | payload.len() as u64;
+        for word in first.chunks(8).chain(last.chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes[..word.len()].copy_from_slice(word);
+            hash = (hash.rotate_left(5) ^ u64::from_ne_bytes(bytes)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+        (hash >> 32) as u32 | 1 // never 0
     }
 
     /// Returns whether the payload is MPEG-TS (RFC 3551 section 6).

@@ -1,40 +1,70 @@
 //! Segmentation into groups of pictures: finds the random access points among FLV messages and RTP packets of RTSP
 //! tracks. A late player begins at the last one, and a player that has lost packets resumes at the next one.
 
-use super::MediaBatch;
+use super::{DEFAULT_ENTRY_WAIT, MediaBatch};
 use crate::media::{
     MediaFamily, Packet, RtmpKind,
     flv::{FlvRandomAccessTracker, MessageRole},
     rtsp::{Presentation, RtspRandomAccessTracker},
 };
+use std::time::{Duration, Instant};
+
+/// Time between two places where players may start for want of entry points.
+const FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Finds the random access points of a stream. The fields are in order of use: those that every message touches are
 /// adjacent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(C)]
 pub(crate) struct GopSegmenter {
     /// True if video samples cannot be decoded until the next random access point.
     waits: bool,
+    /// Arrival of the first sample that was dropped because it could not be decoded.
+    waits_since: Option<Instant>,
+    /// Maximum time for which such samples are dropped.
+    entry_wait: Duration,
+    /// Arrival of the last sample that a player may start with.
+    marked: Option<Instant>,
     flv: FlvRandomAccessTracker,
     /// Random access points of RTSP tracks.
     rtsp: RtspRandomAccessTracker,
 }
 
+impl Default for GopSegmenter {
+    fn default() -> Self {
+        Self::new(DEFAULT_ENTRY_WAIT)
+    }
+}
+
 impl GopSegmenter {
+    /// `entry_wait`: maximum time for which undecodable video samples are dropped.
+    pub(crate) fn new(entry_wait: Duration) -> Self {
+        Self {
+            waits: false,
+            waits_since: None,
+            entry_wait,
+            marked: None,
+            flv: FlvRandomAccessTracker::default(),
+            rtsp: RtspRandomAccessTracker::default(),
+        }
+    }
+
     /// Begins a stream. Video samples that depend on earlier ones are dropped until the first random access point.
     pub(crate) fn begin(&mut self) {
         self.flv.reset();
-        self.waits = true;
+        (self.waits, self.waits_since, self.marked) = (true, None, None);
     }
 
     /// Begins an RTSP presentation.
     pub(crate) fn begin_presentation(&mut self, presentation: &Presentation) {
         self.rtsp.begin(presentation);
+        (self.waits_since, self.marked) = (None, None);
     }
 
     /// Records a lost message: video samples are dropped until the next random access point.
     pub(crate) fn wait_for_start(&mut self) {
         self.waits |= self.flv.has_video() || self.rtsp.has_video();
+        self.waits_since = None;
     }
 
     /// Returns the role of a message, or `None` if it cannot be decoded.
@@ -43,7 +73,7 @@ impl GopSegmenter {
             MediaFamily::Rtsp => self.rtsp.observe(packet),
             _ => self.flv.observe(packet),
         };
-        self.filter_undecodable(role)
+        self.filter_undecodable(role, packet.arrival())
     }
 
     /// Returns the role of an FLV message for which no packet may exist yet. `packet` creates one if it is to be
@@ -52,14 +82,22 @@ impl GopSegmenter {
         &mut self,
         kind: RtmpKind,
         body: &[u8],
+        now: Instant,
         packet: impl FnOnce() -> Packet,
     ) -> Option<MessageRole> {
-        let role = self.flv.observe_body(kind, body, packet);
-        self.filter_undecodable(role)
+        let role = self.flv.observe_body(kind, body, now, packet);
+        self.filter_undecodable(role, now)
     }
 
-    fn filter_undecodable(&self, role: MessageRole) -> Option<MessageRole> {
-        (!(self.waits && role == MessageRole::Sample { video: true })).then_some(role)
+    fn filter_undecodable(&mut self, role: MessageRole, now: Instant) -> Option<MessageRole> {
+        if self.waits && role == (MessageRole::Sample { video: true }) {
+            let since = *self.waits_since.get_or_insert(now);
+            // A stream may have no entry points at all, and decoders can do without.
+            self.waits = now.saturating_duration_since(since) < self.entry_wait;
+        } else {
+            return Some(role);
+        }
+        (!self.waits).then_some(role)
     }
 
     /// Skips an observed message without handing it over.
@@ -69,11 +107,20 @@ impl GopSegmenter {
 
     /// Appends an observed message to the batch to hand over.
     pub(crate) fn push(&mut self, out: &mut MediaBatch, packet: Packet, role: MessageRole) {
-        if role == MessageRole::RandomAccess {
-            out.mark_entry_point(match packet.family() {
+        let arrival = packet.arrival();
+        let due = |marked: Instant| arrival.saturating_duration_since(marked) >= FALLBACK_INTERVAL;
+        let is_start = role == MessageRole::RandomAccess;
+        if is_start || (role != MessageRole::Header && self.marked.is_none_or(due)) {
+            let preamble = match packet.family() {
                 MediaFamily::Rtsp => self.rtsp.preamble(),
                 _ => self.flv.preamble(),
-            });
+            };
+            if is_start {
+                out.mark_entry_point(preamble);
+            } else {
+                out.mark_fallback(preamble);
+            }
+            self.marked = Some(arrival);
         }
         self.skip(role);
         out.packets.push(packet);
@@ -89,7 +136,6 @@ impl GopSegmenter {
 mod tests {
     use super::*;
     use crate::router::{Limits, Ring};
-    use std::time::{Duration, Instant};
 
     #[test]
     fn batches_begin_at_key_frames_and_nothing_depends_on_what_is_missing() {

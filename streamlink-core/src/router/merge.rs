@@ -3,6 +3,10 @@
 //!
 //! The first copy of a packet is passed on, from whichever path it comes. Packets behind a missing one wait for the
 //! recovery window, so that each path may lose what another delivers, and lag behind it by up to the window.
+//!
+//! An encoder that begins anew sends other packets, with sequence numbers before or far behind those of the old ones.
+//! They are held until no path brings the old stream any more, and two of them are consecutive; then the merge goes on
+//! with the first of them. Copies of packets that have passed, and packets that come too late, are not taken for such.
 
 use crate::media::{Packet, rtp::Header};
 use std::{
@@ -15,6 +19,14 @@ pub(crate) const MAX_PATHS: usize = u16::BITS as usize;
 /// Maximum distance of a sequence number from the next one, in both directions, for a packet to belong to the stream.
 /// Also the maximum number of packets remembered before the next one, and held behind it.
 const REACH: i16 = 16_000;
+/// Number of packets whose fingerprints are remembered. At least [`REACH`].
+const REMEMBERED: usize = 1 << 14;
+/// Maximum number of packets of a new stream that are held while a path still brings the old one.
+const MAX_PENDING: usize = 4096;
+/// Minimum time without a new packet after which copies of old ones are a stream that repeats itself.
+const REPEATED: Duration = Duration::from_millis(500);
+/// Extended sequence numbers begin well above zero, so that earlier packets have a number, too.
+const FIRST: u64 = 1 << 32;
 
 /// Packet counters of one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +55,26 @@ struct Slot {
     /// Bit set of the paths that delivered the packet.
     paths: u16,
     packet: Option<Packet>,
+    fingerprint: u32,
+}
+
+/// Packets that may be the beginning of another stream.
+#[derive(Debug, Default)]
+struct Pending {
+    packets: VecDeque<(usize, Header, Packet)>,
+    /// Two of them are consecutive.
+    proven: bool,
+}
+
+/// Relation of a packet to the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kinship {
+    /// A packet of the stream with this extended sequence number.
+    Own(u64),
+    /// A packet of the stream that was given up or passed on long ago.
+    Late,
+    /// A packet of another stream.
+    Other,
 }
 
 /// Merges one stream from several paths. Holds at most twice [`REACH`] slots.
@@ -51,6 +83,8 @@ pub(crate) struct Merge {
     window: Duration,
     paths: Vec<PathState>,
     ssrc: Option<u32>,
+    /// SSRC of the stream before this one.
+    before: Option<u32>,
     /// Extended sequence number of the first slot.
     first: u64,
     /// Extended sequence number of the next packet to pass on.
@@ -61,6 +95,12 @@ pub(crate) struct Merge {
     /// Values of `next` and the times when they were reached, to know when every path had its time for them.
     passed: VecDeque<(Instant, u64)>,
     lost: u64,
+    /// Sequence numbers and fingerprints of the packets before the first slot, each in the place of its number; 0 for one
+    /// that no path delivered.
+    seen: Vec<(u16, u32)>,
+    /// Time of the last packet that no path had delivered before.
+    progress: Option<Instant>,
+    pending: Pending,
 }
 
 impl Merge {
@@ -70,12 +110,16 @@ impl Merge {
             window,
             paths: (0..paths.min(MAX_PATHS)).map(|_| path()).collect(),
             ssrc: None,
+            before: None,
             first: 0,
             next: 0,
             slots: VecDeque::new(),
             waiting_since: None,
             passed: VecDeque::new(),
             lost: 0,
+            seen: Vec::new(),
+            progress: None,
+            pending: Pending::default(),
         }
     }
 
@@ -92,27 +136,130 @@ impl Merge {
     /// not RTP is ignored.
     pub(crate) fn handle(&mut self, path: usize, packet: Packet, now: Instant, out: &mut Vec<Packet>) {
         let Ok(header) = Header::parse(packet.data()) else { return };
-        let window = self.window;
+        let fingerprint = header.fingerprint(packet.data());
         let Some(state) = self.paths.get_mut(path) else { return };
         state.last = Some(now);
-        let belongs = self.ssrc == Some(header.ssrc) && within_reach(self.next, header.sequence).is_some();
-        state.foreign = !belongs;
-        if !belongs {
-            // A new stream is accepted once no path has delivered the old one within the window.
-            let recent = |path: &PathState| path.last.is_some_and(|last| now.saturating_duration_since(last) <= window);
-            if self.paths.iter().any(|path| recent(path) && !path.foreign) {
-                let counts = &mut self.paths[path].counts; // the path was checked above
-                counts.foreign = counts.foreign.saturating_add(1);
-                return;
-            }
+        if self.ssrc.is_none() {
             self.restart(&header, out);
         }
-        let Some(sequence) = within_reach(self.next, header.sequence) else { return }; // unreachable: checked above
-        self.place(path, sequence, packet, now, out);
+        let kinship = self.kinship(&header, fingerprint, now);
+        let state = &mut self.paths[path]; // it was found above
+        state.foreign = kinship == Kinship::Other;
+        match kinship {
+            Kinship::Own(sequence) => {
+                self.place(path, sequence, packet, fingerprint, now, out);
+                if self.paths.iter().all(|path| !path.foreign) {
+                    self.pending = Pending::default();
+                }
+            }
+            Kinship::Late => state.counts.late = state.counts.late.saturating_add(1),
+            Kinship::Other => {
+                let counter =
+                    if self.ssrc == Some(header.ssrc) { &mut state.counts.late } else { &mut state.counts.foreign };
+                *counter = counter.saturating_add(1);
+                self.hold(path, &header, packet, now);
+                self.begin_pending(now, out);
+            }
+        }
         self.settle(now);
     }
 
-    fn place(&mut self, path: usize, sequence: u64, packet: Packet, now: Instant, out: &mut Vec<Packet>) {
+    /// Ends the connection of a path. After that of the last one, any stream may follow.
+    pub(crate) fn lose(&mut self, path: usize, now: Instant, out: &mut Vec<Packet>) {
+        let Some(state) = self.paths.get_mut(path) else { return };
+        (state.last, state.foreign) = (None, false);
+        if self.paths.iter().all(|path| path.last.is_none()) {
+            self.finish(now, out);
+            self.ssrc = None;
+            self.pending = Pending::default();
+        }
+    }
+
+    fn kinship(&self, header: &Header, fingerprint: u32, now: Instant) -> Kinship {
+        let sequence = within_reach(self.next, header.sequence).filter(|_| self.ssrc == Some(header.ssrc));
+        let Some(sequence) = sequence else { return Kinship::Other };
+        let since = |time: Option<Instant>| time.map(|time| now.saturating_duration_since(time));
+        let slot = sequence.checked_sub(self.first).and_then(|place| self.slots.get(place as usize));
+        let known = match slot {
+            Some(slot) => (slot.paths != 0).then_some(slot.fingerprint),
+            None if sequence >= self.next => None,
+            None => match self.seen.get(usize::from(header.sequence) % REMEMBERED) {
+                Some((number, seen)) if *number == header.sequence => Some(*seen),
+                // Before the stream began, or longer ago than anything that is remembered.
+                _ => return Kinship::Other,
+            },
+        };
+        let is_stuck = since(self.progress) > Some(self.window.saturating_mul(2).max(REPEATED));
+        match known {
+            None if sequence >= self.next => Kinship::Own(sequence),
+            // Given up by all: late, unless nothing else has come for longer than a path may lag.
+            None | Some(0) if is_stuck => Kinship::Other,
+            Some(seen) if seen != 0 && (seen != fingerprint || is_stuck) => Kinship::Other,
+            _ if sequence < self.first => Kinship::Late,
+            _ => Kinship::Own(sequence),
+        }
+    }
+
+    /// Holds a packet of another stream for the time of the window.
+    fn hold(&mut self, path: usize, header: &Header, packet: Packet, now: Instant) {
+        let Self { pending: Pending { packets, proven }, window, .. } = self;
+        let near = |other: &Header| {
+            other.ssrc == header.ssrc && (header.sequence.wrapping_sub(other.sequence) as i16).unsigned_abs() <= 1 << 12
+        };
+        if packets.back().is_some_and(|(_, other, _)| !near(other)) {
+            packets.clear();
+            *proven = false;
+        }
+        while let Some((_, _, oldest)) = packets.front() {
+            let old = now.saturating_duration_since(oldest.arrival()) > *window;
+            if !old && packets.len() < MAX_PENDING {
+                break;
+            }
+            packets.pop_front();
+        }
+        let follows = |other: &Header| other.sequence.wrapping_add(1) == header.sequence;
+        *proven |= packets.iter().rev().take(2 * MAX_PATHS).any(|(_, other, _)| follows(other));
+        packets.push_back((path, *header, packet));
+    }
+
+    /// Goes on with the other stream, if it is certain and no path has brought the old one within the window.
+    fn begin_pending(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        let recent =
+            |path: &PathState| path.last.is_some_and(|last| now.saturating_duration_since(last) <= self.window);
+        if !self.pending.proven || self.paths.iter().any(|path| recent(path) && !path.foreign) {
+            return;
+        }
+        let packets = std::mem::take(&mut self.pending).packets;
+        // The first in order: another path may have brought it later.
+        let Some((_, first, _)) = packets.iter().min_by_key(|(_, header, _)| {
+            let last = packets.back().map_or(header.sequence, |(_, last, _)| last.sequence);
+            header.sequence.wrapping_sub(last) as i16 // modulo 2^16
+        }) else {
+            return;
+        };
+        self.restart(&{ *first }, out);
+        for (path, header, packet) in packets {
+            let Some(sequence) = within_reach(self.next, header.sequence) else { continue };
+            let (fingerprint, arrival) = (header.fingerprint(packet.data()), packet.arrival());
+            if let Some(state) = self.paths.get_mut(path) {
+                // It was counted as unwanted, and is none.
+                let same = self.before == Some(header.ssrc);
+                let counter = if same { &mut state.counts.late } else { &mut state.counts.foreign };
+                *counter = counter.saturating_sub(1);
+            }
+            self.place(path, sequence, packet, fingerprint, arrival, out);
+        }
+    }
+
+    fn place(
+        &mut self,
+        path: usize,
+        sequence: u64,
+        packet: Packet,
+        fingerprint: u32,
+        now: Instant,
+        out: &mut Vec<Packet>,
+    ) {
         let bit = 1u16 << path; // below MAX_PATHS
         let late = &mut self.paths[path].counts.late; // checked by the caller
         let Some(place) = sequence.checked_sub(self.first) else {
@@ -130,8 +277,12 @@ impl Merge {
             slot.paths |= if slot.paths == 0 { 0 } else { bit };
             return;
         }
+        if slot.paths == 0 {
+            slot.fingerprint = fingerprint;
+            slot.packet = Some(packet);
+            self.progress = Some(now);
+        }
         slot.paths |= bit;
-        slot.packet.get_or_insert(packet);
         if sequence > self.next {
             self.waiting_since.get_or_insert(now);
         }
@@ -205,6 +356,11 @@ impl Merge {
         let Some(over) = over else { return };
         while self.first < over {
             let Some(slot) = self.slots.pop_front() else { break };
+            if self.seen.is_empty() {
+                self.seen = vec![(0, 0); REMEMBERED];
+            }
+            let number = self.first as u16; // modulo 2^16
+            self.seen[usize::from(number) % REMEMBERED] = (number, slot.fingerprint);
             self.first += 1;
             if slot.paths == 0 {
                 continue; // lost on all paths
@@ -220,13 +376,15 @@ impl Merge {
 
     fn restart(&mut self, header: &Header, out: &mut Vec<Packet>) {
         out.extend(self.slots.drain(..).filter_map(|slot| slot.packet));
-        self.ssrc = Some(header.ssrc);
-        // A start well above zero gives earlier packets a sequence number, too.
-        self.next = (1 << 32) + u64::from(header.sequence);
+        self.before = self.ssrc.replace(header.ssrc);
+        self.next = FIRST + u64::from(header.sequence);
         self.first = self.next;
         self.waiting_since = None;
         self.passed.clear();
-        self.paths.iter_mut().for_each(|path| path.foreign = false);
+        self.seen.clear();
+        for path in &mut self.paths {
+            path.foreign = false;
+        }
     }
 }
 
@@ -255,10 +413,14 @@ mod tests {
         }
 
         fn feed_from(&mut self, path: usize, ms: u64, ssrc: u32, sequence: u16) {
+            self.feed_stamped(path, ms, ssrc, sequence, 0);
+        }
+
+        fn feed_stamped(&mut self, path: usize, ms: u64, ssrc: u32, sequence: u16, timestamp: u32) {
             let now = self.start + Duration::from_millis(ms);
             let mut data = vec![0x80, 33];
             data.extend(sequence.to_be_bytes());
-            data.extend([0; 4]);
+            data.extend(timestamp.to_be_bytes());
             data.extend(ssrc.to_be_bytes());
             self.merge.handle_timeout(now, &mut self.out);
             self.merge.handle(path, Packet::rtp(data, now), now, &mut self.out);
@@ -312,7 +474,91 @@ mod tests {
         assert_eq!(bench.sequences()[5..], [500, 501, 502]);
         // One path goes silent and the other starts a new stream, which is accepted after the window.
         bench.feed_from(1, 300, 9, 40);
-        assert_eq!(bench.sequences().last(), Some(&40));
+        bench.feed_from(1, 301, 9, 41);
+        assert_eq!(bench.sequences()[8..], [40, 41]);
+        assert_eq!(bench.merge.counts(1).foreign, 0);
+    }
+
+    #[test]
+    fn merge_follows_restart_of_all_paths_with_its_first_packets() {
+        for (pause, first, skew, ssrc) in [
+            (2000, 26_000, 0, 7),
+            (0, 26_000, 0, 7),
+            (0, 26_000, 150, 7),
+            (2000, 29_900, 0, 7),
+            (0, 29_900, 100, 7),
+            (0, 100, 0, 9),
+            (0, 29_000, 120, 9),
+            (2000, 100, 0, 9),
+        ] {
+            let mut events = Vec::new();
+            for i in 0..1000u64 {
+                events.push((2 * i, 0, 7, 30_000 + i as u16, i as u32));
+                events.push((2 * i + skew, 1, 7, 30_000 + i as u16, i as u32));
+            }
+            for i in 0..3000u64 {
+                let (at, sequence) = (2000 + pause + 2 * i, first + i as u16);
+                events.push((at, 0, ssrc, sequence, 500_000 + i as u32));
+                events.push((at + skew, 1, ssrc, sequence, 500_000 + i as u32));
+            }
+            events.sort_by_key(|event| event.0);
+            let mut bench = Bench::new();
+            for (at, path, ssrc, sequence, timestamp) in events {
+                bench.feed_stamped(path, at, ssrc, sequence, timestamp);
+            }
+            let expected: Vec<u16> = (0..1000).map(|i| 30_000 + i).chain((0..3000).map(|i| first + i)).collect();
+            assert!(bench.sequences() == expected, "{pause} {first} {skew} {ssrc}: {}", bench.out.len());
+            assert_eq!(bench.merge.lost(), 0);
+        }
+    }
+
+    #[test]
+    fn merge_is_not_disturbed_by_restart_of_one_path() {
+        let mut bench = Bench::new();
+        for i in 0..3000u64 {
+            bench.feed_stamped(0, 2 * i, 7, 30_000 + i as u16, i as u32);
+            let (sequence, timestamp) = if i < 500 { (30_000 + i as u16, i as u32) } else { (26_000 + i as u16, 7) };
+            bench.feed_stamped(1, 2 * i + 20, 7, sequence, timestamp + if i < 500 { 0 } else { i as u32 });
+        }
+        assert_eq!(bench.sequences(), (0..3000).map(|i| 30_000 + i).collect::<Vec<u16>>());
+        assert_eq!(bench.merge.lost(), 0);
+        // The path that has restarted takes over once the other is silent.
+        for i in 3000..3400u64 {
+            bench.feed_stamped(1, 2 * i + 20, 7, 26_000 + i as u16, 7 + i as u32);
+        }
+        let rest = bench.sequences().split_off(3000);
+        assert!(rest.len() >= 390 && rest.windows(2).all(|pair| pair[1] == pair[0] + 1), "{}", rest.len());
+    }
+
+    #[test]
+    fn merge_takes_path_that_lags_too_far_for_no_restart() {
+        let mut bench = Bench::new();
+        let mut events: Vec<(u64, usize, u64)> = Vec::new();
+        for i in 0..2000u64 {
+            events.extend((i % 50 >= 5).then_some((2 * i, 0, i)));
+            events.extend((i % 50 < 45).then_some((2 * i + 400, 1, i)));
+        }
+        events.sort();
+        for (at, path, i) in events {
+            bench.feed_stamped(path, at, 7, 100 + i as u16, i as u32);
+        }
+        let out = bench.sequences();
+        assert!(out.windows(2).all(|pair| pair[0] < pair[1]), "nothing is doubled");
+        assert!(out.len() >= 1800, "{}", out.len());
+    }
+
+    #[test]
+    fn merge_starts_anew_when_all_paths_are_lost() {
+        let mut bench = Bench::new();
+        for i in 0..100u16 {
+            bench.feed(0, u64::from(i), 5000 + i);
+            bench.feed(1, u64::from(i), 5000 + i);
+        }
+        let now = bench.start + Duration::from_millis(100);
+        bench.merge.lose(0, now, &mut bench.out);
+        bench.merge.lose(1, now, &mut bench.out);
+        bench.feed(1, 101, 5000);
+        assert_eq!(bench.sequences()[100..], [5000]);
     }
 
     proptest! {

@@ -22,4 +22,6 @@ pub(crate) use limiter::{Admission, Limiter};
 pub(crate) use media_batch::MediaBatch;
 pub(crate) use merge::MAX_PATHS;
 use merge::{Merge, PathCounts};
-pub(crate) use ring::{Batch, Closed, Closer, LayoutInterest, Limits, Preamble, Reader, Ring, Totals};
+pub(crate) use ring::{
+    Batch, Closed, Closer, DEFAULT_ENTRY_WAIT, LayoutInterest, Limits, Preamble, Reader, Ring, Totals,
+};

@@ -30,6 +30,9 @@ const MAX_SPARE: usize = 64;
 /// Maximum total capacity of the batches retained for reuse, in packets of 56 bytes.
 const MAX_SPARE_ROOM: usize = 2048;
 
+/// Default of [`Ring::set_entry_wait`].
+pub(crate) const DEFAULT_ENTRY_WAIT: Duration = Duration::from_secs(3);
+
 /// Approximate memory of a retained packet beside its bytes: its entry, its share of a batch, and the bookkeeping of
 /// its allocation.
 const PACKET_COST: u64 = 256;
@@ -79,6 +82,8 @@ pub(crate) struct Batch {
     before: Totals,
     /// Preamble, if a reader may start at this batch.
     start: Option<Preamble>,
+    /// Preamble and maximum wait, if a reader that has found no entry point for that time may start at this batch.
+    fallback: Option<(Preamble, Duration)>,
     /// All packets in one buffer, framed for a connection.
     framed_bytes: Option<Bytes>,
 }
@@ -111,6 +116,16 @@ impl Batch {
         self.start.as_ref()
     }
 
+    /// Returns the preamble of a reader that starts at this batch: one that has waited for an entry point since
+    /// `waits_since`.
+    pub(crate) fn start_after(&self, waits_since: Option<Instant>) -> Option<&Preamble> {
+        self.start.as_ref().or_else(|| {
+            let (preamble, wait) = self.fallback.as_ref()?;
+            let waited = self.arrival()?.saturating_duration_since(waits_since?);
+            (waited >= *wait).then_some(preamble)
+        })
+    }
+
     /// Returns the arrival time of the last packet. Readers use it as the current time, which saves a clock read.
     pub(crate) fn arrival(&self) -> Option<Instant> {
         self.packets.last().map(Packet::arrival)
@@ -138,6 +153,8 @@ pub(crate) struct Ring {
     /// Number of readers, plus one if media is retained for future readers.
     reader_count: AtomicUsize,
     interests: LayoutInterests,
+    /// Maximum time that a reader waits for an entry point, in milliseconds.
+    entry_wait: AtomicU64,
     state: Mutex<Inner>,
 }
 
@@ -177,6 +194,7 @@ impl Ring {
             closed: AtomicBool::new(false),
             reader_count: AtomicUsize::new(0),
             interests: LayoutInterests::default(),
+            entry_wait: AtomicU64::new(DEFAULT_ENTRY_WAIT.as_millis() as u64),
             state: Mutex::new(Inner {
                 first: 0,
                 totals: Totals::default(),
@@ -208,6 +226,27 @@ impl Ring {
         self.lock().limits = limits;
     }
 
+    /// Sets the time for which players that join, and a backup that takes over, wait for an entry point.
+    pub(crate) fn set_entry_wait(&self, wait: Duration) {
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.entry_wait.store(millis, Ordering::Relaxed);
+    }
+
+    /// Returns the time set by [`Ring::set_entry_wait`].
+    pub(crate) fn entry_wait(&self) -> Duration {
+        Duration::from_millis(self.entry_wait.load(Ordering::Relaxed))
+    }
+
+    /// Ends the stream of a source: future readers wait for the next entry point, and get nothing that is past.
+    pub(crate) fn end_gop(&self) {
+        let mut inner = self.lock();
+        inner.start = None;
+        let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
+        while inner.batches.front().is_some_and(|oldest| oldest.sequence < slowest) {
+            inner.drop_oldest();
+        }
+    }
+
     /// Retains the media since the last entry point for future readers, up to `bytes`. The largest value ever requested
     /// holds.
     pub(crate) fn retain_gop(&self, bytes: u64) {
@@ -225,22 +264,37 @@ impl Ring {
 
     /// Publishes the media of a source, in batches that begin where readers may start. Leaves `delivery` empty.
     pub(crate) fn deliver(&self, delivery: &mut MediaBatch) {
-        let (mut done, mut start) = (0, None);
-        for (at, preamble) in delivery.starts.drain(..) {
+        let (mut done, mut start, mut fallback) = (0, None, None);
+        let fallbacks = std::mem::take(&mut delivery.fallbacks);
+        let fallbacks = fallbacks.into_iter().map(|(at, preamble)| (at, false, preamble));
+        let mut marks: Vec<_> = delivery.starts.drain(..).map(|(at, preamble)| (at, true, preamble)).collect();
+        marks.extend(fallbacks);
+        marks.sort_by_key(|(at, ..)| *at);
+        for (at, is_start, preamble) in marks {
             if at > done {
                 let rest = delivery.packets.split_off(at - done);
-                self.publish_batch(&mut delivery.packets, start.take());
+                self.publish_batch(&mut delivery.packets, start.take(), fallback.take());
                 delivery.packets = rest;
                 done = at;
             }
-            start = Some(preamble);
+            if is_start {
+                start = Some(preamble);
+            } else {
+                fallback = Some((preamble, self.entry_wait()));
+            }
         }
-        self.publish_batch(&mut delivery.packets, start);
+        self.publish_batch(&mut delivery.packets, start, fallback);
+        delivery.lacks_media = false;
     }
 
     /// Publishes packets as one batch. With a preamble, a reader may start at it. Leaves `packets` empty, with the
     /// capacity of an earlier batch.
-    fn publish_batch(&self, packets: &mut Vec<Packet>, start: Option<Preamble>) {
+    fn publish_batch(
+        &self,
+        packets: &mut Vec<Packet>,
+        start: Option<Preamble>,
+        fallback: Option<(Preamble, Duration)>,
+    ) {
         let Some(newest) = packets.last().map(Packet::arrival) else { return };
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
         let framed_bytes = self.interests.lay_out(packets);
@@ -261,7 +315,8 @@ impl Ring {
         if start.is_some() {
             inner.start = Some((sequence, before));
         }
-        let batch = inner.fill(packets, Batch { sequence, bytes, before, start, framed_bytes, ..Batch::default() });
+        let batch =
+            inner.fill(packets, Batch { sequence, bytes, before, start, fallback, framed_bytes, ..Batch::default() });
         inner.batches.push_back(batch);
         let (keep, totals) = (inner.keep, inner.totals);
         inner.start = inner.start.filter(|(_, before)| {
@@ -378,6 +433,7 @@ impl Inner {
             self.spare_room = room;
             batch.packets.clear();
             batch.start = None;
+            batch.fallback = None;
             batch.framed_bytes = None;
             self.spare.push(oldest);
         }

@@ -113,6 +113,8 @@ struct Reception {
     tally: Tally,
     refused: Throttle,
     last_refused: Option<SocketAddr>,
+    /// Number of collisions of senders before this connection, and whether one of this connection was told.
+    collisions: (u64, bool),
 }
 
 #[derive(Default)]
@@ -136,6 +138,7 @@ impl Reception {
             tally: Tally::default(),
             refused: Throttle::new(Duration::from_secs(1)),
             last_refused: None,
+            collisions: (0, false),
             settings,
         }
     }
@@ -224,6 +227,10 @@ impl Reception {
             let detail = crate::text::PeerText::default();
             self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
         }
+        if quality.collisions > self.collisions.0 && !std::mem::replace(&mut self.collisions.1, true) {
+            let source = self.ingest.context.status.name();
+            self.ingest.context.events.emit(Event::SendersCollide { source, peer: self.sender });
+        }
         self.ingest.publish(now, self.sender);
         if tally.disconnect {
             self.disconnected_until = now.checked_add(DISCONNECTED);
@@ -249,6 +256,7 @@ impl Reception {
         self.receiver.reset(&mut self.ingest.out.packets);
         self.ingest.lose(Instant::now(), reason);
         self.sender = None;
+        self.collisions = (self.receiver.quality().collisions, false);
     }
 
     /// Publishes the packets held for reordering when the flow stops.

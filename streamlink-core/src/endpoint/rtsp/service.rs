@@ -576,6 +576,8 @@ fn first_packets(window: &[Arc<Batch>], tracks: usize) -> Vec<Option<(u16, u32)>
 pub(super) struct KeyFrameGate {
     begun: bool,
     lost: bool,
+    /// Arrival of the first batch that was dropped for want of a key frame.
+    waits_since: Option<Instant>,
 }
 
 impl KeyFrameGate {
@@ -594,13 +596,17 @@ impl KeyFrameGate {
         if self.begun && !self.lost {
             return (None, 0);
         }
-        let start = window.iter().position(|batch| batch.start().is_some());
+        let mut preamble = None;
+        let start = window.iter().position(|batch| {
+            preamble = batch.start_after(self.waits_since).cloned();
+            self.waits_since = self.waits_since.or(batch.arrival());
+            preamble.is_some()
+        });
         let skip = start.unwrap_or(window.len());
         let skipped: usize = window.drain(..skip).map(|batch| batch.packets().len()).sum();
         let counts = if self.begun { skipped as u64 } else { 0 };
-        let preamble = window.first().and_then(|batch| batch.start()).cloned();
         if start.is_some() {
-            (self.begun, self.lost) = (true, false);
+            (self.begun, self.lost, self.waits_since) = (true, false, None);
         }
         (preamble, counts)
     }

@@ -15,6 +15,7 @@ use std::{
     io::{self, IoSlice},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 /// Maximum number of messages in one write.
@@ -80,6 +81,8 @@ pub(in crate::endpoint) struct SendQueue<W> {
     sent: usize,
     /// Media is dropped up to the next entry point.
     waits_for_start: bool,
+    /// Arrival of the first batch that was dropped for want of an entry point.
+    waits_since: Option<Instant>,
     preamble: Option<Preamble>,
     /// Media written since the last [`SendQueue::take_counts`].
     done: Totals,
@@ -96,6 +99,7 @@ impl<W: Wire> SendQueue<W> {
             at: 0,
             sent: 0,
             waits_for_start: true,
+            waits_since: None,
             preamble: None,
             done: Totals::default(),
             dropped: 0,
@@ -121,8 +125,10 @@ impl<W: Wire> SendQueue<W> {
         self.dropped += lost;
         self.waits_for_start |= lost > 0;
         for batch in window.drain(..) {
-            match batch.start() {
+            let start = if self.waits_for_start { batch.start_after(self.waits_since) } else { batch.start() };
+            match start {
                 Some(preamble) => {
+                    self.waits_since = None;
                     // A peer that missed nothing has received changed headers as part of the media.
                     let missed = std::mem::take(&mut self.waits_for_start) || self.preamble.is_none();
                     if missed && !self.preamble.as_ref().is_some_and(|known| Arc::ptr_eq(known, preamble)) {
@@ -136,6 +142,7 @@ impl<W: Wire> SendQueue<W> {
                 }
                 None if self.waits_for_start => {
                     // Media before the first entry point is not meant for this peer, and not counted as dropped.
+                    self.waits_since = self.waits_since.or(batch.arrival());
                     let started = self.preamble.is_some();
                     self.dropped += if started { batch.packets().len() as u64 } else { 0 };
                     continue;

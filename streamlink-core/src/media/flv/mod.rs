@@ -5,4 +5,4 @@ mod random_access;
 mod tag;
 
 pub(crate) use random_access::{FlvRandomAccessTracker, MessageRole};
-pub(crate) use tag::{Codec, Role, Tag, composition_time, is_metadata, set_data_frame};
+pub(crate) use tag::{Codec, Role, Tag, is_metadata, set_data_frame};

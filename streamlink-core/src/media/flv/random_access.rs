@@ -1,8 +1,23 @@
 //! Random access in a stream of FLV messages: where a player may start, and the headers that it needs first.
+//!
+//! A player starts with the main video track. Key frames are those that the message calls so, and pictures of H.264 and
+//! HEVC from which decoding can start whatever the message says. Pictures with which decoders recover only after a while
+//! are entry points of streams that have no better ones.
 
 use super::{Codec, Role, Tag, is_metadata};
-use crate::media::{Packet, RtmpKind};
-use std::sync::Arc;
+use crate::media::{
+    Packet, RtmpKind,
+    entry_point::{EntryPoint, LengthPrefixedNals, NalCodec, entry_point},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Time without a clean entry point after which a stream is taken for one that has none.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of tracks that are described.
+const MAX_TRACKS: usize = 16;
 
 /// Maximum number of headers kept (metadata, sequence headers of all tracks).
 const MAX_HEADERS: usize = 32;
@@ -28,9 +43,15 @@ struct Slot(u8, u8, u8);
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct FlvRandomAccessTracker {
-    video: Option<Codec>,
-    audio: Option<Codec>,
+    /// The main video track, once there is one.
+    main: Option<u8>,
+    /// Length of the sizes before NAL units in the main video track.
+    nal_prefix: usize,
+    /// Time of the last clean entry point.
+    clean: Option<Instant>,
     described: bool,
+    /// Tracks with their codecs: video before audio, by number.
+    tracks: Vec<(RtmpKind, u8, Codec)>,
     /// The headers in order, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
     headers: Vec<(Slot, Packet)>,
@@ -40,13 +61,19 @@ impl FlvRandomAccessTracker {
     /// Records a message, and returns its role.
     pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         match packet.rtmp_message() {
-            Some((kind, _)) => self.observe_body(kind, packet.data(), || packet.clone()),
+            Some((kind, _)) => self.observe_body(kind, packet.data(), packet.arrival(), || packet.clone()),
             None => MessageRole::Sample { video: false },
         }
     }
 
     /// Records a message that need not exist as a packet; `packet` makes one, if it is to be kept.
-    pub(crate) fn observe_body(&mut self, kind: RtmpKind, body: &[u8], packet: impl FnOnce() -> Packet) -> MessageRole {
+    pub(crate) fn observe_body(
+        &mut self,
+        kind: RtmpKind,
+        body: &[u8],
+        now: Instant,
+        packet: impl FnOnce() -> Packet,
+    ) -> MessageRole {
         if kind == RtmpKind::Data {
             if is_metadata(body) {
                 self.keep(Slot(0, 0, 0), body, packet);
@@ -56,21 +83,63 @@ impl FlvRandomAccessTracker {
         }
         let Some(tag) = Tag::parse(kind, body) else { return MessageRole::Sample { video: false } };
         let is_video = kind == RtmpKind::Video;
-        let codec = if is_video { &mut self.video } else { &mut self.audio };
-        if tag.role != Role::Other && *codec != Some(tag.codec) {
-            *codec = Some(tag.codec);
-            self.described = false;
+        let track = tag.track.unwrap_or_default();
+        if tag.role != Role::Other {
+            self.note_track(kind, track, tag.codec);
         }
+        let is_main = is_video && *self.main.get_or_insert(track) == track;
         match tag.role {
             Role::Header { track, number } => {
+                if is_main
+                    && number == 0
+                    && let Some(prefix) = nal_prefix(&tag, body)
+                {
+                    self.nal_prefix = prefix;
+                }
                 self.keep(Slot(if is_video { 1 } else { 2 }, track, number), body, packet);
                 MessageRole::Header
             }
-            Role::Key if is_video => MessageRole::RandomAccess,
+            Role::Key if is_main => {
+                self.clean = Some(now);
+                MessageRole::RandomAccess
+            }
+            Role::Sample if is_main && self.is_entry(&tag, body, now) => MessageRole::RandomAccess,
             // Without video, a player may start at any audio message.
-            Role::Sample if !is_video && self.video.is_none() => MessageRole::RandomAccess,
+            Role::Sample if !is_video && self.main.is_none() => MessageRole::RandomAccess,
             _ => MessageRole::Sample { video: is_video },
         }
+    }
+
+    /// Returns true if decoding can start with a picture that the message does not call a key frame.
+    fn is_entry(&mut self, tag: &Tag, body: &[u8], now: Instant) -> bool {
+        let (Some(codec), Some(data)) = (nal_codec(tag.codec), body.get(tag.data_at..)) else { return false };
+        let prefix = if self.nal_prefix == 0 { 4 } else { self.nal_prefix };
+        match entry_point(codec, LengthPrefixedNals::new(data, prefix)) {
+            None | Some(EntryPoint::None) => false,
+            Some(point) if point.is_clean() => {
+                self.clean = Some(now);
+                true
+            }
+            Some(_) => self.clean.is_none_or(|clean| now.saturating_duration_since(clean) > CLEAN_INTERVAL),
+        }
+    }
+
+    /// Records the codec of a track.
+    fn note_track(&mut self, kind: RtmpKind, track: u8, codec: Codec) {
+        if kind == RtmpKind::Video && self.main.is_none_or(|main| track < main) {
+            self.main = Some(track);
+        }
+        let full = self.tracks.len() >= MAX_TRACKS;
+        match self.tracks.iter_mut().find(|(other, number, _)| *other == kind && *number == track) {
+            Some((.., known)) if *known == codec => return,
+            Some((.., known)) => *known = codec,
+            None if full => return,
+            None => {
+                self.tracks.push((kind, track, codec));
+                self.tracks.sort_by_key(|(kind, track, _)| (*kind != RtmpKind::Video, *track));
+            }
+        }
+        self.described = false;
     }
 
     fn keep(&mut self, slot: Slot, body: &[u8], packet: impl FnOnce() -> Packet) {
@@ -98,16 +167,20 @@ impl FlvRandomAccessTracker {
 
     /// Returns whether the stream has video.
     pub(crate) fn has_video(&self) -> bool {
-        self.video.is_some()
+        self.main.is_some()
     }
 
     /// Returns the codecs of the stream, once when they are first known and after each change.
     pub(crate) fn description(&mut self) -> Option<String> {
-        if self.described || (self.video.is_none() && self.audio.is_none()) {
+        if self.described || self.tracks.is_empty() {
             return None;
         }
         self.described = true;
-        let names: Vec<String> = [self.video, self.audio].into_iter().flatten().map(Codec::name).collect();
+        let name = |(_, track, codec): &(RtmpKind, u8, Codec)| match track {
+            0 => codec.name(),
+            track => format!("{} (track {track})", codec.name()),
+        };
+        let names: Vec<String> = self.tracks.iter().map(name).collect();
         Some(names.join(", "))
     }
 
@@ -115,6 +188,21 @@ impl FlvRandomAccessTracker {
     pub(crate) fn reset(&mut self) {
         *self = Self { described: false, ..Self::default() };
     }
+}
+
+/// Returns the codec of NAL units that a track consists of.
+fn nal_codec(codec: Codec) -> Option<NalCodec> {
+    match codec {
+        Codec::LegacyVideo(7) | Codec::FourCc([b'a', b'v', b'c', b'1']) => Some(NalCodec::H264),
+        Codec::LegacyVideo(12) | Codec::FourCc([b'h', b'v', b'c', b'1']) => Some(NalCodec::Hevc),
+        _ => None,
+    }
+}
+
+/// Returns the length of the sizes before NAL units, from a sequence header (ISO/IEC 14496-15 sections 5.3.3 and 8.3.3).
+fn nal_prefix(tag: &Tag, body: &[u8]) -> Option<usize> {
+    let at = if nal_codec(tag.codec)? == NalCodec::H264 { 4 } else { 21 };
+    Some(usize::from(body.get(tag.data_at + at)? & 3) + 1)
 }
 
 #[cfg(test)]
@@ -146,6 +234,51 @@ mod tests {
         observe(&mut points, RtmpKind::Video, &[0x17, 0, 2]);
         assert_eq!(points.preamble()[1].data()[2], 2);
         assert_eq!(points.preamble().len(), 3);
+    }
+
+    #[test]
+    fn flv_random_access_of_several_tracks_is_at_the_main_one() {
+        let mut points = FlvRandomAccessTracker::default();
+        let video = |points: &mut FlvRandomAccessTracker, body| points.observe(&packet(RtmpKind::Video, body));
+        assert_eq!(video(&mut points, b"\x96\x00avc1\x01"), MessageRole::Header);
+        assert_eq!(video(&mut points, &[0x17, 0, 0, 0, 0, 1]), MessageRole::Header);
+        assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), MessageRole::Header);
+        assert_eq!(points.description().unwrap(), "H.264, H.264 (track 1), AAC");
+        let sample = MessageRole::Sample { video: true };
+        for _ in 0..10 {
+            assert_eq!(video(&mut points, &[0x17, 1, 0, 0, 0]), MessageRole::RandomAccess);
+            assert_eq!(video(&mut points, b"\x96\x01avc1\x01\0\0\0"), sample);
+            assert_eq!(video(&mut points, &[0x27, 1, 0, 0, 0]), sample);
+            assert_eq!(video(&mut points, b"\xa6\x01avc1\x01\0\0\0"), sample);
+            assert_eq!(points.description(), None, "it does not change");
+        }
+        // All tracks are numbered.
+        points.reset();
+        assert_eq!(video(&mut points, b"\x96\x01hvc1\x00\0\0\0"), MessageRole::RandomAccess);
+        assert_eq!(video(&mut points, b"\x96\x01hvc1\x02\0\0\0"), sample);
+        assert_eq!(points.description().unwrap(), "HEVC, HEVC (track 2)");
+    }
+
+    #[test]
+    fn flv_random_access_at_recovery_points_that_are_called_inter() {
+        let start = Instant::now();
+        let mut points = FlvRandomAccessTracker::default();
+        let mut at = |body: &'static [u8], seconds| {
+            points.observe(&Packet::rtmp(RtmpKind::Video, 0, body, start + Duration::from_secs(seconds)))
+        };
+        let sample = MessageRole::Sample { video: true };
+        assert_eq!(at(&[0x17, 0, 0, 0, 0, 1, 66, 0, 10, 0xfd], 0), MessageRole::Header); // sizes of two bytes
+        // A predicted picture; one behind a recovery point after 0 pictures, and after 24.
+        let predicted: &[u8] = &[0x27, 1, 0, 0, 0, 0, 2, 0x41, 0b1001_1000];
+        let here: &[u8] = &[0x27, 1, 0, 0, 0, 0, 5, 6, 6, 1, 0xc4, 0x80, 0, 2, 0x41, 0b1001_1000];
+        let later: &[u8] = &[0x27, 1, 0, 0, 0, 0, 6, 6, 6, 2, 0b1100, 0b1110_0000, 0x80, 0, 2, 0x41, 0b1001_1000];
+        assert_eq!(at(predicted, 1), sample);
+        assert_eq!(at(later, 2), MessageRole::RandomAccess, "there is nothing better");
+        assert_eq!(at(here, 3), MessageRole::RandomAccess);
+        assert_eq!(at(later, 4), sample, "there is");
+        assert_eq!(at(later, 20), MessageRole::RandomAccess, "but no more");
+        let hevc: &[u8] = &[0x2c, 1, 0, 0, 0, 0, 3, 42, 1, 0xd0];
+        assert_eq!(at(hevc, 21), MessageRole::RandomAccess, "a CRA picture of HEVC");
     }
 
     #[test]

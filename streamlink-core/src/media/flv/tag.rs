@@ -75,6 +75,13 @@ pub(crate) enum Role {
 pub(crate) struct Tag {
     pub(crate) codec: Codec,
     pub(crate) role: Role,
+    /// Number of the track, or of the first one in the message; `None` for messages that name no track, which are those
+    /// of the main one.
+    pub(crate) track: Option<u8>,
+    /// Position of the coded data.
+    pub(crate) data_at: usize,
+    /// Presentation minus decoding time in milliseconds. 0 where a message has none, as with AV1, or has several tracks.
+    pub(crate) composition: i32,
 }
 
 /// Maximum number of modifiers before the real packet type (Enhanced RTMP v2, "ModEx").
@@ -98,7 +105,7 @@ impl Tag {
                 5 => Role::Other, // a command
                 _ => Role::Sample,
             };
-            return enhanced(first & 0x0f, rest, |packet_type| match packet_type {
+            return enhanced(first & 0x0f, body, |packet_type| match packet_type {
                 0 | 5 => Header(0), // sequence start, or that of MPEG-2 TS
                 1 | 3 => Is(sample),
                 4 => Header(1), // metadata, such as colour information
@@ -111,19 +118,21 @@ impl Tag {
             5 => Role::Other,
             _ => Role::Sample,
         };
+        let has_nals = matches!(first & 0x0f, 7 | 12);
+        let composition = if has_nals && rest.first() == Some(&1) { signed_24(body, 2) } else { 0 };
         let role = match (first & 0x0f, rest.first()) {
             (7 | 12, Some(0)) => Role::Header { track: 0, number: 0 },
             (7 | 12, Some(1)) => sample,
             (7 | 12, _) => Role::Other,
             _ => sample,
         };
-        Some(Tag { codec, role })
+        Some(Tag { codec, role, track: None, data_at: if has_nals { 5 } else { 1 }, composition })
     }
 
     fn audio(body: &[u8]) -> Option<Tag> {
         let (&first, rest) = body.split_first()?;
         if first >> 4 == 9 {
-            return enhanced(first & 0x0f, rest, |packet_type| match packet_type {
+            return enhanced(first & 0x0f, body, |packet_type| match packet_type {
                 0 => Header(0),
                 1 => Is(Role::Sample),
                 4 => Header(1), // channel layout
@@ -134,7 +143,7 @@ impl Tag {
             (10, Some(0)) => Role::Header { track: 0, number: 0 },
             _ => Role::Sample,
         };
-        Some(Tag { codec: Codec::LegacyAudio(first >> 4), role })
+        Some(Tag { codec: Codec::LegacyAudio(first >> 4), role, track: None, data_at: 1, composition: 0 })
     }
 }
 
@@ -149,8 +158,9 @@ const MULTITRACK_VIDEO: u8 = 6;
 const MULTITRACK_AUDIO: u8 = 5;
 const MODIFIER: u8 = 7;
 
-fn enhanced(mut packet_type: u8, mut rest: &[u8], meaning: impl Fn(u8) -> Meaning) -> Option<Tag> {
+fn enhanced(mut packet_type: u8, body: &[u8], meaning: impl Fn(u8) -> Meaning) -> Option<Tag> {
     let is_video = matches!(meaning(3), Is(Role::Key | Role::Sample));
+    let mut rest = body.get(1..)?;
     // Modifiers: a size (a byte, less one; 255: two more bytes), data, and the next packet type.
     for _ in 0..MAX_MODIFIERS {
         if packet_type != MODIFIER {
@@ -167,36 +177,43 @@ fn enhanced(mut packet_type: u8, mut rest: &[u8], meaning: impl Fn(u8) -> Meanin
         rest = after;
     }
     let multitrack = packet_type == if is_video { MULTITRACK_VIDEO } else { MULTITRACK_AUDIO };
-    if !multitrack {
-        let codec = Codec::FourCc(*rest.first_chunk()?);
-        return Some(Tag { codec, role: role(meaning(packet_type), 0) });
-    }
-    let (&kind, rest) = rest.split_first()?;
-    let packet_type = kind & 0x0f;
     // 0: one track, 1: several of one codec, 2: several codecs.
-    let (codec, track) = match kind >> 4 {
-        0 | 1 => (Codec::FourCc(*rest.first_chunk()?), *rest.get(4)?),
-        _ => (Codec::Several, *rest.get(4)?),
+    let mut several = false;
+    if multitrack {
+        let (&kind, after) = rest.split_first()?;
+        packet_type = kind & 0x0f;
+        several = kind >> 4 != 0;
+        rest = after;
+        if kind >> 4 > 1 {
+            let role = role(meaning(packet_type), *rest.get(4)?);
+            let track = rest.get(4).copied();
+            return Some(Tag { codec: Codec::Several, role, track, data_at: body.len(), composition: 0 });
+        }
+    }
+    let (code, mut rest) = rest.split_first_chunk::<4>()?;
+    let mut track = None;
+    if multitrack {
+        let (&number, after) = rest.split_first()?;
+        track = Some(number);
+        rest = after;
+    }
+    // CodedFrames of these codecs have a composition time; CodedFramesX has none.
+    let has_composition = is_video && !several && packet_type == 1 && matches!(code, b"avc1" | b"hvc1" | b"vvc1");
+    let at = body.len() - rest.len(); // it is a part of it
+    let composition = if has_composition { signed_24(body, at) } else { 0 };
+    let data_at = match (several, has_composition) {
+        (true, _) => body.len(),
+        (_, true) => at + 3,
+        _ => at,
     };
-    Some(Tag { codec, role: role(meaning(packet_type), track) })
+    let role = role(meaning(packet_type), track.unwrap_or_default());
+    Some(Tag { codec: Codec::FourCc(*code), role, track, data_at, composition })
 }
 
-/// Returns the composition time offset in milliseconds: presentation minus decoding time. 0 where a message has none,
-/// as with AV1, or has several tracks.
-pub(crate) fn composition_time(body: &[u8]) -> i32 {
-    let field = match body {
-        // AVC and HEVC, NAL units.
-        [first, 1, a, b, c, ..] if first & 0x80 == 0 && matches!(first & 0x0f, 7 | 12) => [*a, *b, *c],
-        // CodedFrames of those codecs; CodedFramesX has no such field.
-        [first, b'a', b'v', b'c', b'1', a, b, c, ..] | [first, b'h' | b'v', b'v', b'c', b'1', a, b, c, ..]
-            if first & 0x8f == 0x81 =>
-        {
-            [*a, *b, *c]
-        }
-        _ => return 0,
-    };
-    // A signed number of 24 bits.
-    i32::from_be_bytes([field[0], field[1], field[2], 0]) >> 8
+/// Reads a signed number of 24 bits; 0 if the body is too short.
+fn signed_24(body: &[u8], at: usize) -> i32 {
+    let field = body.get(at..).and_then(<[u8]>::first_chunk::<3>);
+    field.map_or(0, |[a, b, c]| i32::from_be_bytes([*a, *b, *c, 0]) >> 8)
 }
 
 fn role(meaning: Meaning, track: u8) -> Role {
@@ -272,12 +289,26 @@ mod tests {
 
     #[test]
     fn flv_composition_times_are_signed() {
+        let composition_time = |body: &[u8]| Tag::parse(RtmpKind::Video, body).map_or(0, |tag| tag.composition);
         assert_eq!(composition_time(&[0x27, 1, 0, 0, 80, 9]), 80);
         assert_eq!(composition_time(&[0x27, 1, 0xff, 0xff, 0xfe]), -2);
         assert_eq!(composition_time(b"\x91hvc1\0\x01\x00"), 256);
         assert_eq!(composition_time(b"\x91av01\0\x01\x00"), 0);
         assert_eq!(composition_time(b"\x93hvc1\0\x01\x00"), 0);
+        assert_eq!(composition_time(b"\x96\x01avc1\x01\0\0\x28"), 40);
+        assert_eq!(composition_time(b"\xa7\x02abc\x01hvc1\0\0\x50"), 80);
         assert_eq!(composition_time(&[0x27, 0, 0, 0, 80]) + composition_time(&[]), 0);
+    }
+
+    #[test]
+    fn flv_tags_tell_track_and_place_of_data() {
+        let place = |body: &[u8]| Tag::parse(RtmpKind::Video, body).map(|tag| (tag.track, tag.data_at)).unwrap();
+        assert_eq!(place(&[0x17, 1, 0, 0, 0, 9]), (None, 5));
+        assert_eq!(place(b"\x91hvc1\0\0\0D"), (None, 8));
+        assert_eq!(place(b"\x93hvc1D"), (None, 5));
+        assert_eq!(place(b"\x96\x01avc1\x02\0\0\0D"), (Some(2), 10));
+        assert_eq!(place(b"\x96\x03avc1\x02D"), (Some(2), 7));
+        assert_eq!(place(b"\x96\x11avc1\x02\0\0\x01D").0, Some(2));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Audio: extracts frames of AAC (ADTS, LATM), MP3, AC-3, E-AC-3 and Opus from PES packets, and makes the headers that
 //! decoders need first.
 
-use super::latm;
+use super::aac::{self, AudioConfig};
+use std::sync::Arc;
 
 /// Maximum number of bytes of an incomplete frame kept from one PES packet to the next.
 const MAX_REST: usize = 64 << 10;
@@ -20,18 +21,23 @@ pub(super) enum AudioCodec {
 }
 
 /// The audio parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sound {
     pub(super) sample_rate: u32,
     pub(super) channels: u8,
-    /// Profile of AAC: the audio object type, less one.
-    profile: u8,
+    pub(super) profile: Option<&'static str>,
+    /// The AudioSpecificConfig of AAC.
+    config: Option<Arc<[u8]>>,
 }
 
 impl Sound {
-    /// Makes the parameters of AAC; the profile is the audio object type, less one.
-    pub(super) fn aac(sample_rate: u32, channels: u8, profile: u8) -> Self {
-        Self { sample_rate, channels, profile }
+    fn plain(sample_rate: u32, channels: u8) -> Self {
+        Self { sample_rate, channels, profile: None, config: None }
+    }
+
+    fn aac(config: &AudioConfig) -> Self {
+        let &AudioConfig { sample_rate, channels, profile, ref bytes, .. } = config;
+        Self { sample_rate, channels, profile, config: Some(bytes.clone()) }
     }
 }
 
@@ -61,13 +67,45 @@ struct Extent {
 pub(super) struct AudioParser {
     codec: AudioCodec,
     rest: Vec<u8>,
-    /// The configuration in a LATM stream.
-    latm: Option<latm::Config>,
+    /// The configuration of AAC: of a LATM stream, or of the last ADTS header with its program configuration.
+    config: Option<AudioConfig>,
+    /// The ADTS header of the configuration.
+    header: Option<[u8; 3]>,
+    /// The program configuration of a stream that has no channel configuration.
+    program: Option<Vec<bool>>,
+    /// Number of bytes since the last frame, and of frames of another layer in a row.
+    barren: usize,
+    other_layer: Option<(u8, u8)>,
+}
+
+/// Number of bytes without a frame after which a stream counts as one that cannot be read.
+const MAX_BARREN: usize = 32 << 10;
+/// Number of frames of another layer that show that it is no mistake.
+const LAYER_FRAMES: u8 = 3;
+
+/// Reason why a stream cannot be carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It is of another codec, as it turns out.
+    Codec(&'static str),
+    /// No frame, or no configuration, can be read.
+    Unreadable,
 }
 
 impl AudioParser {
     pub(super) fn new(codec: AudioCodec) -> Self {
-        Self { codec, rest: Vec::new(), latm: None }
+        Self { codec, rest: Vec::new(), config: None, header: None, program: None, barren: 0, other_layer: None }
+    }
+
+    /// Returns the reason why the stream cannot be carried, once it is known.
+    pub(super) fn unfit(&self) -> Option<Unfit> {
+        match self.other_layer {
+            Some((layer, LAYER_FRAMES..)) => Some(Unfit::Codec(match layer {
+                1 => "MPEG audio Layer I",
+                _ => "MPEG audio Layer II",
+            })),
+            _ => (self.barren >= MAX_BARREN).then_some(Unfit::Unreadable),
+        }
     }
 
     /// Drops an incomplete frame, after a loss.
@@ -83,27 +121,13 @@ impl AudioParser {
         let mut frames = Vec::new();
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            if self.codec == AudioCodec::AacLatm {
-                // LOAS: a sync word and a length before each element (section 1.7.2).
-                match loas(rest) {
-                    Ok(length) => {
-                        let element = rest.get(3..length).unwrap_or_default();
-                        if let Some((sound, data)) = latm::element(element, &mut self.latm) {
-                            let duration = 1024 * 90_000 / i64::from(sound.sample_rate.max(1));
-                            frames.push(Frame { data, sound, duration, carried: at < carried });
-                        }
-                        at += length;
-                    }
-                    Err(Unreadable::Short) => break,
-                    Err(Unreadable::NotHere) => at += 1,
-                }
-                continue;
-            }
             match self.extent(rest) {
                 Ok(extent) => {
                     let Some(data) = rest.get(extent.header..extent.length) else { break };
-                    let duration = i64::from(extent.samples) * 90_000 / i64::from(extent.sound.sample_rate.max(1));
-                    frames.push(Frame { data: data.to_vec(), sound: extent.sound, duration, carried: at < carried });
+                    if let Some((sound, data, samples)) = self.frame(&extent, rest, data) {
+                        let duration = i64::from(samples) * 90_000 / i64::from(sound.sample_rate.max(1));
+                        frames.push(Frame { data, sound, duration, carried: at < carried });
+                    }
                     at += extent.length;
                 }
                 Err(Unreadable::Short) => break,
@@ -114,16 +138,67 @@ impl AudioParser {
         if bytes.len() <= MAX_REST {
             self.rest = bytes;
         }
+        self.barren = if frames.is_empty() { self.barren.saturating_add(data.len()) } else { 0 };
         frames
     }
 
-    fn extent(&self, bytes: &[u8]) -> Result<Extent, Unreadable> {
+    fn extent(&mut self, bytes: &[u8]) -> Result<Extent, Unreadable> {
         match self.codec {
-            AudioCodec::Aac | AudioCodec::AacLatm => adts(bytes),
-            AudioCodec::Mp3 => mp3(bytes),
+            AudioCodec::Aac => adts(bytes),
+            // LOAS: a sync word and a length before each element (section 1.7.2).
+            AudioCodec::AacLatm => loas(bytes),
+            AudioCodec::Mp3 => self.mpeg_audio(bytes),
             AudioCodec::Ac3 | AudioCodec::Eac3 => ac3(bytes),
             AudioCodec::Opus { channels } => opus(bytes, channels),
         }
+    }
+
+    /// Returns the parameters of a frame, its data and its number of samples; `None` if it cannot be decoded yet.
+    fn frame(&mut self, extent: &Extent, whole: &[u8], data: &[u8]) -> Option<(Sound, Vec<u8>, u32)> {
+        match self.codec {
+            AudioCodec::Aac => {
+                let &[_, _, c, d, ..] = whole else { return None };
+                let configuration_is_inside = extent.sound.channels == 0;
+                if configuration_is_inside && let Some(program) = aac::program_config(data) {
+                    if self.program.as_ref() != Some(&program) {
+                        self.program = Some(program);
+                        self.header = None;
+                    }
+                }
+                let header = [c & 0xfd, d & 0xc0, u8::from(configuration_is_inside)];
+                if self.header != Some(header) {
+                    let program = if configuration_is_inside { Some(self.program.as_deref()?) } else { None };
+                    self.config = aac::config_of_adts(c >> 6, c >> 2 & 0x0f, extent.sound.channels, program);
+                    self.header = Some(header);
+                }
+                Some((Sound::aac(self.config.as_ref()?), data.to_vec(), extent.samples))
+            }
+            AudioCodec::AacLatm => {
+                let (config, data) = aac::latm_element(data, &mut self.config)?;
+                Some((Sound::aac(&config), data, config.samples))
+            }
+            _ => Some((extent.sound.clone(), data.to_vec(), extent.samples)),
+        }
+    }
+
+    /// Parses a frame of MPEG audio of layer III, and counts frames of the others.
+    fn mpeg_audio(&mut self, bytes: &[u8]) -> Result<Extent, Unreadable> {
+        let found = mp3(bytes);
+        match found {
+            Ok(_) => self.other_layer = None,
+            Err(NotHere) => {
+                if let Some((layer, length)) = other_layer(bytes) {
+                    let next = bytes.get(length..).unwrap_or_default();
+                    if next.is_empty() || next.len() >= 4 && other_layer(next).is_some_and(|(other, _)| other == layer)
+                    {
+                        let count = self.other_layer.filter(|(other, _)| *other == layer).map_or(0, |(_, count)| count);
+                        self.other_layer = Some((layer, count.saturating_add(1)));
+                    }
+                }
+            }
+            Err(Short) => {}
+        }
+        found
     }
 }
 
@@ -135,16 +210,13 @@ enum Unreadable {
 }
 use Unreadable::{NotHere, Short};
 
-const AAC_RATES: [u32; 13] =
-    [96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350];
-
 /// Parses an ADTS frame (ISO/IEC 13818-7 section 6.2).
 fn adts(bytes: &[u8]) -> Result<Extent, Unreadable> {
     let &[a, b, c, d, e, f, g] = bytes.first_chunk().ok_or(Short)?;
     if a != 0xff || b & 0xf6 != 0xf0 {
         return Err(NotHere);
     }
-    let sample_rate = *AAC_RATES.get(usize::from(c >> 2 & 0x0f)).ok_or(NotHere)?;
+    let sample_rate = *aac::RATES.get(usize::from(c >> 2 & 0x0f)).ok_or(NotHere)?;
     let channels = (c & 1) << 2 | d >> 6;
     let length = usize::from(d & 3) << 11 | usize::from(e) << 3 | usize::from(f >> 5);
     let header = if b & 1 == 0 { 9 } else { 7 };
@@ -155,17 +227,50 @@ fn adts(bytes: &[u8]) -> Result<Extent, Unreadable> {
     if bytes.len() < length {
         return Err(Short);
     }
-    Ok(Extent { header, length, sound: Sound { sample_rate, channels, profile: c >> 6 }, samples })
+    Ok(Extent { header, length, sound: Sound::plain(sample_rate, channels), samples })
 }
 
-/// Returns the length of a LOAS element, which carries LATM, with its three bytes of header.
-fn loas(bytes: &[u8]) -> Result<usize, Unreadable> {
+/// Finds a LOAS element, which carries LATM, behind three bytes of header.
+fn loas(bytes: &[u8]) -> Result<Extent, Unreadable> {
     let &[a, b, c] = bytes.first_chunk().ok_or(Short)?;
     if a != 0x56 || b & 0xe0 != 0xe0 {
         return Err(NotHere);
     }
     let length = 3 + (usize::from(b & 0x1f) << 8 | usize::from(c));
-    if bytes.len() < length { Err(Short) } else { Ok(length) }
+    if bytes.len() < length {
+        return Err(Short);
+    }
+    Ok(Extent { header: 3, length, sound: Sound::plain(48_000, 0), samples: 0 })
+}
+
+/// Returns the layer, I or II, and the length of a frame of MPEG audio that is not of layer III.
+fn other_layer(bytes: &[u8]) -> Option<(u8, usize)> {
+    let &[a, b, c, _] = bytes.first_chunk()?;
+    let layer = 4 - (b >> 1 & 3);
+    if a != 0xff || b & 0xe0 != 0xe0 || !(1..=2).contains(&layer) {
+        return None;
+    }
+    let is_first_version = b >> 3 & 3 == 3;
+    let rates: [u32; 3] = match b >> 3 & 3 {
+        3 => [44_100, 48_000, 32_000],
+        2 => [22_050, 24_000, 16_000],
+        _ => return None,
+    };
+    let sample_rate = *rates.get(usize::from(c >> 2 & 3))?;
+    let kbps: [u32; 15] = match (layer, is_first_version) {
+        (1, true) => [0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448],
+        (1, false) => [0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256],
+        (_, true) => [0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384],
+        (_, false) => [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
+    };
+    let rate = *kbps.get(usize::from(c >> 4)).filter(|rate| **rate > 0)?;
+    let padding = u32::from(c >> 1 & 1);
+    let length = if layer == 1 {
+        (12 * rate * 1000 / sample_rate + padding) * 4
+    } else {
+        144 * rate * 1000 / sample_rate + padding
+    };
+    Some((layer, length as usize))
 }
 
 /// Parses a frame of MPEG audio, layer III (ISO/IEC 11172-3 section 2.4.1.3, ISO/IEC 13818-3 section 2.4.1.3).
@@ -193,7 +298,7 @@ fn mp3(bytes: &[u8]) -> Result<Extent, Unreadable> {
         return Err(Short);
     }
     let channels = if d >> 6 == 3 { 1 } else { 2 };
-    Ok(Extent { header: 0, length, sound: Sound { sample_rate, channels, profile: 0 }, samples })
+    Ok(Extent { header: 0, length, sound: Sound::plain(sample_rate, channels), samples })
 }
 
 /// Parses a synchronisation frame of AC-3 or E-AC-3 (ETSI TS 102 366, sections 4.3, E.1.2, E.1.3).
@@ -233,7 +338,7 @@ fn ac3(bytes: &[u8]) -> Result<Extent, Unreadable> {
     if bytes.len() < length {
         return Err(Short);
     }
-    Ok(Extent { header: 0, length, sound: Sound { sample_rate, channels, profile: 0 }, samples })
+    Ok(Extent { header: 0, length, sound: Sound::plain(sample_rate, channels), samples })
 }
 
 /// Parses an access unit of Opus behind its control header (the Opus in MPEG-TS draft, section 4).
@@ -263,7 +368,7 @@ fn opus(bytes: &[u8], channels: u8) -> Result<Extent, Unreadable> {
     }
     let packet = bytes.get(at..at + size).ok_or(Short)?;
     let samples = opus_samples(packet).ok_or(NotHere)?;
-    Ok(Extent { header: at, length: at + size, sound: Sound { sample_rate: 48_000, channels, profile: 0 }, samples })
+    Ok(Extent { header: at, length: at + size, sound: Sound::plain(48_000, channels), samples })
 }
 
 /// Returns the duration of an Opus packet in samples at 48 kHz (RFC 6716 section 3.1).
@@ -284,7 +389,7 @@ fn opus_samples(packet: &[u8]) -> Option<u32> {
 
 impl AudioCodec {
     /// Returns the tag bytes before each frame in a message (Adobe's FLV specification E.4.2, Enhanced RTMP v2).
-    pub(super) fn tag(self, sound: Sound) -> Vec<u8> {
+    pub(super) fn tag(self, sound: &Sound) -> Vec<u8> {
         match self {
             AudioCodec::Aac | AudioCodec::AacLatm => vec![0xaf, 1],
             AudioCodec::Mp3 => {
@@ -302,14 +407,9 @@ impl AudioCodec {
     }
 
     /// Returns the message that a decoder needs first; `None` for codecs without one.
-    pub(super) fn header(self, sound: Sound) -> Option<Vec<u8>> {
+    pub(super) fn header(self, sound: &Sound) -> Option<Vec<u8>> {
         match self {
-            AudioCodec::Aac | AudioCodec::AacLatm => {
-                // AudioSpecificConfig (ISO/IEC 14496-3 section 1.6.2.1)
-                let rate = u8::try_from(AAC_RATES.iter().position(|rate| *rate == sound.sample_rate)?).ok()?;
-                let config = u16::from(sound.profile + 1) << 11 | u16::from(rate) << 7 | u16::from(sound.channels) << 3;
-                Some([&[0xaf, 0][..], &config.to_be_bytes()].concat())
-            }
+            AudioCodec::Aac | AudioCodec::AacLatm => Some([&[0xaf, 0][..], sound.config.as_deref()?].concat()),
             AudioCodec::Opus { channels } => {
                 // The identification header of RFC 7845 section 5.1.
                 let mut header = b"\x90OpusOpusHead\x01".to_vec();
@@ -359,7 +459,7 @@ mod tests {
         assert_eq!((frames[0].duration, frames[1].data.len(), frames[1].carried), (1920, 20, false));
         let frames = parser.parse(&[second, &adts_frame(5)].concat());
         assert_eq!(frames.iter().map(|f| (f.data.len(), f.carried)).collect::<Vec<_>>(), [(30, true), (5, false)]);
-        assert_eq!(AudioCodec::Aac.header(frames[0].sound).unwrap(), [0xaf, 0, 0x11, 0x90]);
+        assert_eq!(AudioCodec::Aac.header(&frames[0].sound).unwrap(), [0xaf, 0, 0x11, 0x90]);
         // Garbage before a frame is skipped.
         let frames = parser.parse(&[&[1, 2, 3][..], &adts_frame(9)].concat());
         assert_eq!(frames.len(), 1);

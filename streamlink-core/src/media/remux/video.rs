@@ -1,25 +1,18 @@
-//! H.264 and HEVC: access units in the byte stream format (Annex B) to length-prefixed NAL units, and the decoder
-//! configuration records of ISO/IEC 14496-15.
+//! H.264 and HEVC: the parameter sets of a stream, and the decoder configuration records of ISO/IEC 14496-15.
 
+use crate::media::entry_point::NalCodec;
 use bytes::Bytes;
 use h264_reader::{
     nal::sps::SeqParameterSet,
     rbsp::{BitRead, BitReader, decode_nal},
 };
-use memchr::memmem;
 
 /// Maximum number of parameter sets of one type that are kept.
 const MAX_SETS: usize = 16;
 /// Minimum length of a parameter set, in bytes.
-const MIN_SET: usize = 3;
+pub(super) const MIN_SET: usize = 3;
 /// Maximum length of a parameter set, in bytes.
-const MAX_SET: usize = 4096;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum VideoCodec {
-    H264,
-    Hevc,
-}
+pub(super) const MAX_SET: usize = 4096;
 
 /// The video parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -27,114 +20,40 @@ pub(super) struct Picture {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) frame_rate: Option<f64>,
+    pub(super) profile: Option<&'static str>,
 }
 
-/// The role of one NAL unit.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Begins an access unit.
-    Delimiter,
-    /// A parameter set; the number is the index of its type.
-    Set(usize),
-    /// Part of a picture; `key`: decoding can start with it.
-    Slice {
-        key: bool,
-    },
-    /// Supplemental information that decoding can start here.
-    Recovery,
-    /// Padding.
-    Filler,
-    Other,
-}
-
-/// One picture, ready for a message.
+/// The parameter sets of a stream.
 #[derive(Debug)]
-pub(super) struct AccessUnit {
-    pub(super) key: bool,
-    /// NAL units, each behind its length in four bytes.
-    pub(super) data: Vec<u8>,
-}
-
-/// Extracts pictures from a byte stream, and keeps the parameter sets.
-#[derive(Debug)]
-pub(super) struct VideoParser {
-    codec: VideoCodec,
+pub(super) struct ParameterSets {
+    codec: NalCodec,
     /// Video, sequence and picture parameter sets (H.264 has no video parameter sets).
     sets: [Vec<Bytes>; 3],
     changed: bool,
+    /// The next sequence parameter set is that of another encoder: those known are of no use.
+    renewed: bool,
 }
 
-impl VideoParser {
-    pub(super) fn new(codec: VideoCodec) -> Self {
-        Self { codec, sets: Default::default(), changed: false }
+impl ParameterSets {
+    pub(super) fn new(codec: NalCodec) -> Self {
+        Self { codec, sets: Default::default(), changed: false, renewed: false }
     }
 
-    /// Extracts the pictures from the data of a PES packet; `head` bytes are left free before each of them.
-    pub(super) fn parse(&mut self, data: &[u8], head: usize) -> Vec<AccessUnit> {
-        let mut units = Vec::new();
-        let mut unit = AccessUnit { key: false, data: Vec::with_capacity(data.len() + head + 64) };
-        unit.data.resize(head, 0);
-        let mut has_slice = false;
-        for nal in NalUnits::new(data) {
-            let role = self.role(nal);
-            match role {
-                Role::Delimiter => {
-                    if std::mem::take(&mut has_slice) {
-                        let next = AccessUnit { key: false, data: vec![0; head] };
-                        units.push(std::mem::replace(&mut unit, next));
-                    }
-                    continue;
-                }
-                Role::Set(number) => {
-                    self.keep(number, nal);
-                    continue;
-                }
-                Role::Filler => continue,
-                Role::Slice { key } => {
-                    has_slice = true;
-                    unit.key |= key;
-                }
-                Role::Recovery => unit.key = true,
-                Role::Other => {}
-            }
-            let Ok(length) = u32::try_from(nal.len()) else { continue };
-            unit.data.extend(length.to_be_bytes());
-            unit.data.extend_from_slice(nal);
-        }
-        if has_slice {
-            units.push(unit);
-        }
-        units
-    }
-
-    fn role(&self, nal: &[u8]) -> Role {
-        match (self.codec, nal) {
-            (VideoCodec::H264, [header, ..]) => match header & 0x1f {
-                1..=4 => Role::Slice { key: false },
-                5 => Role::Slice { key: true },
-                6 if is_recovery_point(&nal[1..]) => Role::Recovery,
-                7 => Role::Set(1),
-                8 => Role::Set(2),
-                9 => Role::Delimiter,
-                10..=12 => Role::Filler,
-                _ => Role::Other,
-            },
-            (VideoCodec::Hevc, [header, _, ..]) => match (header >> 1) & 0x3f {
-                16..=23 => Role::Slice { key: true },
-                0..=31 => Role::Slice { key: false },
-                32 => Role::Set(0),
-                33 => Role::Set(1),
-                34 => Role::Set(2),
-                35 => Role::Delimiter,
-                36..=38 => Role::Filler,
-                _ => Role::Other,
-            },
-            _ => Role::Filler,
-        }
+    /// Drops the known parameter sets when others come, as another encoder may have taken over.
+    pub(super) fn renew(&mut self) {
+        self.renewed = true;
     }
 
     /// Keeps a parameter set in place of the one with its number.
-    fn keep(&mut self, number: usize, nal: &[u8]) {
+    pub(super) fn keep(&mut self, number: usize, nal: &[u8]) {
+        let first = if self.codec == NalCodec::H264 { 1 } else { 0 };
+        if number == first && std::mem::take(&mut self.renewed) {
+            // The same set again keeps the others, so that a stream that only repeats it stays as it is.
+            let is_known = self.sets.get(number).is_some_and(|sets| sets.iter().any(|known| known == nal));
+            if !is_known {
+                self.sets = Default::default();
+            }
+        }
         let Some(sets) = self.sets.get_mut(number) else { return };
         if !(MIN_SET..=MAX_SET).contains(&nal.len()) || sets.iter().any(|known| known == nal) {
             return;
@@ -155,8 +74,8 @@ impl VideoParser {
             return None;
         }
         let record = match self.codec {
-            VideoCodec::H264 => self.avc(),
-            VideoCodec::Hevc => self.hevc(),
+            NalCodec::H264 => self.avc(),
+            NalCodec::Hevc => self.hevc(),
         }?;
         self.changed = false;
         Some(record)
@@ -192,7 +111,8 @@ impl VideoParser {
         }
         let (width, height) = parsed.as_ref().and_then(|sps| sps.pixel_dimensions().ok()).unwrap_or_default();
         let frame_rate = parsed.and_then(|sps| sps.fps()).filter(|rate| (0.1..=1000.0).contains(rate));
-        Some((record, Picture { width, height, frame_rate }))
+        let profile = avc_profile(profile, compatibility);
+        Some((record, Picture { width, height, frame_rate, profile }))
     }
 
     /// HEVCDecoderConfigurationRecord (ISO/IEC 14496-15 section 8.3.3.1).
@@ -221,7 +141,8 @@ impl VideoParser {
             record.extend(u16::try_from(sets.len()).ok()?.to_be_bytes());
             push_sets(&mut record, sets)?;
         }
-        Some((record, Picture { width: sps.width, height: sps.height, frame_rate: None }))
+        let profile = hevc_profile(sps.profile_tier_level[0]);
+        Some((record, Picture { width: sps.width, height: sps.height, frame_rate: None, profile }))
     }
 }
 
@@ -234,25 +155,28 @@ fn push_sets(record: &mut Vec<u8>, sets: &[Bytes]) -> Option<()> {
 }
 
 /// Returns the number of a parameter set, by which others refer to it; 0 if it cannot be read.
-fn set_id(codec: VideoCodec, number: usize, nal: &[u8]) -> u32 {
+fn set_id(codec: NalCodec, number: usize, nal: &[u8]) -> u32 {
     let read = || -> Option<u32> {
         // The number is near the beginning: there is no need to unescape all of it.
         let rbsp = decode_nal(nal.get(..nal.len().min(64))?).ok()?;
         match (codec, number) {
-            (VideoCodec::H264, 1) => BitReader::new(rbsp.get(3..)?).read_ue("id").ok(),
-            (VideoCodec::H264, _) => BitReader::new(&rbsp[..]).read_ue("id").ok(),
+            (NalCodec::H264, 1) => BitReader::new(rbsp.get(3..)?).read_ue("id").ok(),
+            (NalCodec::H264, _) => BitReader::new(&rbsp[..]).read_ue("id").ok(),
             // decode_nal removes one byte of the header; HEVC has two.
-            (VideoCodec::Hevc, 0) => Some(u32::from(rbsp.get(1)? >> 4)),
-            (VideoCodec::Hevc, 1) => HevcSequence::parse(nal).map(|sps| sps.id),
-            (VideoCodec::Hevc, _) => BitReader::new(rbsp.get(1..)?).read_ue("id").ok(),
+            (NalCodec::Hevc, 0) => Some(u32::from(rbsp.get(1)? >> 4)),
+            (NalCodec::Hevc, 1) => HevcSequence::parse(nal).map(|sps| sps.id),
+            (NalCodec::Hevc, _) => BitReader::new(rbsp.get(1..)?).read_ue("id").ok(),
         }
     };
     read().unwrap_or(0)
 }
 
 /// The fields of a sequence parameter set in the configuration record (ITU-T H.265 section 7.3.2.2).
-struct HevcSequence {
-    id: u32,
+pub(super) struct HevcSequence {
+    pub(super) id: u32,
+    /// Number of bits of picture order counts.
+    pub(super) count_bits: u32,
+    pub(super) has_planes: bool,
     profile_tier_level: [u8; 12],
     sub_layers: u8,
     nested: bool,
@@ -264,7 +188,7 @@ struct HevcSequence {
 }
 
 impl HevcSequence {
-    fn parse(nal: &[u8]) -> Option<Self> {
+    pub(super) fn parse(nal: &[u8]) -> Option<Self> {
         let rbsp = decode_nal(Some(nal).filter(|nal| nal.len() >= MIN_SET)?).ok()?;
         let body = rbsp.get(1..)?; // the second byte of the header
         let &first = body.first()?;
@@ -284,9 +208,7 @@ impl HevcSequence {
         }
         let id = bits.read_ue("id").ok()?;
         let chroma_format = u8::try_from(bits.read_ue("chroma_format_idc").ok()?).ok().filter(|c| *c <= 3)?;
-        if chroma_format == 3 {
-            bits.read_bit("separate_colour_plane_flag").ok()?;
-        }
+        let has_planes = chroma_format == 3 && bits.read_bit("separate_colour_plane_flag").ok()?;
         let mut width = bits.read_ue("width").ok()?;
         let mut height = bits.read_ue("height").ok()?;
         if bits.read_bit("conformance_window_flag").ok()? {
@@ -303,9 +225,12 @@ impl HevcSequence {
         let depth = |value: u32| u8::try_from(value).ok().filter(|d| *d <= 8);
         let luma_depth = depth(bits.read_ue("bit_depth_luma_minus8").ok()?)?;
         let chroma_depth = depth(bits.read_ue("bit_depth_chroma_minus8").ok()?)?;
+        let count_bits = bits.read_ue("log2_max_pic_order_cnt_lsb_minus4").ok()?.min(12) + 4;
         let nested = first & 1 != 0;
         Some(Self {
             id,
+            count_bits,
+            has_planes,
             profile_tier_level,
             sub_layers,
             nested,
@@ -318,101 +243,51 @@ impl HevcSequence {
     }
 }
 
-/// Returns whether supplemental enhancement information has a recovery point (ITU-T H.264 annex D: payload type 6).
-fn is_recovery_point(mut sei: &[u8]) -> bool {
-    while sei.len() > 2 {
-        let mut number = || {
-            let mut sum = 0usize;
-            loop {
-                let (&byte, rest) = sei.split_first()?;
-                sei = rest;
-                sum += usize::from(byte);
-                if byte != 0xff {
-                    return Some(sum);
-                }
-            }
-        };
-        let (Some(kind), Some(length)) = (number(), number()) else { return false };
-        if kind == 6 {
-            return true;
-        }
-        sei = sei.get(length..).unwrap_or_default();
-    }
-    false
+/// Returns the name of a profile of H.264 (ITU-T H.264 annex A).
+fn avc_profile(profile: u8, constraints: u8) -> Option<&'static str> {
+    Some(match profile {
+        66 if constraints & 0x40 != 0 => "Constrained Baseline",
+        66 => "Baseline",
+        77 => "Main",
+        88 => "Extended",
+        100 => "High",
+        110 => "High 10",
+        122 => "High 4:2:2",
+        244 => "High 4:4:4 Predictive",
+        _ => return None,
+    })
 }
 
-/// The NAL units of a byte stream (ITU-T H.264 annex B), without their start codes.
-struct NalUnits<'a> {
-    rest: &'a [u8],
-}
-
-const START: [u8; 3] = [0, 0, 1];
-
-impl<'a> NalUnits<'a> {
-    fn new(data: &'a [u8]) -> Self {
-        let rest = memmem::find(data, &START).and_then(|at| data.get(at + 3..)).unwrap_or_default();
-        Self { rest }
-    }
-}
-
-impl<'a> Iterator for NalUnits<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        while !self.rest.is_empty() {
-            let end = memmem::find(self.rest, &START);
-            let (nal, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
-            self.rest = rest.get(3..).unwrap_or_default();
-            // Zeros before the next start code are not part of it.
-            let length = nal.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-            if length > 0 {
-                return nal.get(..length);
-            }
-        }
-        None
-    }
+/// Returns the name of a profile of HEVC (ITU-T H.265 annex A).
+fn hevc_profile(profile: u8) -> Option<&'static str> {
+    Some(match profile & 0x1f {
+        1 => "Main",
+        2 => "Main 10",
+        3 => "Main Still Picture",
+        4 => "Range Extensions",
+        9 => "Screen Content Coding",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn video_byte_stream_splits_into_access_units() {
-        let nals = |data| NalUnits::new(data).map(<[u8]>::to_vec).collect::<Vec<_>>();
-        assert_eq!(
-            nals(&[0, 0, 0, 1, 9, 0x10, 0, 0, 1, 0x65, 1, 2, 0, 0, 0, 1, 0x41]),
-            [vec![9, 0x10], vec![0x65, 1, 2], vec![0x41]]
-        );
-        assert_eq!(nals(&[1, 2, 3]), Vec::<Vec<u8>>::new());
-        let mut parser = VideoParser::new(VideoCodec::H264);
-        let data = [0, 0, 1, 9, 0x10, 0, 0, 1, 0x65, 1, 0, 0, 1, 0x65, 2, 0, 0, 1, 9, 0x30, 0, 0, 1, 0x41, 3];
-        let units = parser.parse(&data, 2);
-        assert_eq!(units.len(), 2);
-        assert_eq!((units[0].key, &units[0].data[..]), (true, &[0, 0, 0, 0, 0, 2, 0x65, 1, 0, 0, 0, 2, 0x65, 2][..]));
-        assert_eq!((units[1].key, &units[1].data[..]), (false, &[0, 0, 0, 0, 0, 2, 0x41, 3][..]));
-        assert!(is_recovery_point(&[6, 1, 0xc4, 0x80]));
-        assert!(is_recovery_point(&[5, 2, 1, 1, 6, 1, 0xc4, 0x80]));
-        assert!(!is_recovery_point(&[5, 2, 1, 1, 0x80]));
-    }
-
     proptest::proptest! {
-            #[test]
-            fn video_parser_survives_any_bytes(data in proptest::collection::vec(0u8..8, 0..400), hevc in proptest::bool::ANY) {
-                let mut parser = VideoParser::new(if hevc { VideoCodec::Hevc } else { VideoCodec::H264 });
-                parser.parse(&data, 5);
-                parser.configuration();
-            }
-
-            #[test]
-            fn video_survives_any_parameter_sets(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
-                for codec in [VideoCodec::H264, VideoCodec::Hevc] {
-                    let mut parser = VideoParser::new(codec);
-                    for number in 0..3 {
-     parser.keep(number, &data);
-    }
-                    parser.configuration();
+        #[test]
+        fn video_survives_any_parameter_sets(data in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
+            for codec in [NalCodec::H264, NalCodec::Hevc] {
+                let mut sets = ParameterSets::new(codec);
+                for number in 0..3 {
+                    sets.keep(number, &data);
                 }
+                sets.configuration();
+                sets.renew();
+                sets.keep(0, &data);
+                sets.keep(1, &data);
+                sets.configuration();
             }
         }
+    }
 }

@@ -1,23 +1,33 @@
-//! Random access among the RTP packets of a presentation: at key frames of H.264 (RFC 6184) and HEVC (RFC 7798), and
-//! anywhere in a presentation without such a track.
+//! Random access among the RTP packets of a presentation: where decoding of H.264 (RFC 6184) or HEVC (RFC 7798) can
+//! start, and anywhere in a presentation without such a track.
+//!
+//! Pictures with which decoders recover only after a while are entry points of streams that have no better ones.
 
 use super::Presentation;
-use crate::media::{Packet, flv::MessageRole};
-use std::sync::Arc;
+use crate::media::{
+    Packet,
+    entry_point::{EntryPoint, EntryPointScan, NalCodec, NalRole, nal_role},
+    flv::MessageRole,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Codec {
-    H264,
-    Hevc,
-    Other,
-}
+/// Time without a clean entry point after which a stream is taken for one that has none.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(10);
+/// Number of bytes of a fragment that are read.
+const FRAGMENT: usize = 64;
 
 /// Follows the packets of a presentation.
 #[derive(Debug, Default)]
 pub(crate) struct RtspRandomAccessTracker {
-    codecs: Vec<Codec>,
+    /// Codecs of the tracks, as far as they consist of NAL units.
+    codecs: Vec<Option<NalCodec>>,
     /// The timestamp of the key frame in progress.
     key: Option<u32>,
+    /// Time of the last clean entry point.
+    clean: Option<Instant>,
     /// The last sender report of each track, by which players synchronise the tracks.
     reports: Vec<Option<Packet>>,
     /// The reports, made on demand after they have changed.
@@ -28,19 +38,24 @@ impl RtspRandomAccessTracker {
     /// Begins another presentation.
     pub(crate) fn begin(&mut self, presentation: &Presentation) {
         let codec = |encoding: &str| match encoding {
-            "H264" => Codec::H264,
-            "H265" => Codec::Hevc,
-            _ => Codec::Other,
+            "H264" => Some(NalCodec::H264),
+            "H265" => Some(NalCodec::Hevc),
+            _ => None,
         };
         self.codecs = presentation.tracks().iter().map(|track| codec(&track.encoding)).collect();
         self.reports = vec![None; self.codecs.len()];
-        self.key = None;
+        (self.key, self.clean) = (None, None);
         self.preamble = None;
     }
 
     /// Returns whether there is a track that a player can start only with a key frame of.
     pub(crate) fn has_video(&self) -> bool {
-        self.codecs.iter().any(|codec| *codec != Codec::Other)
+        self.main().is_some()
+    }
+
+    /// Returns the track that players start with.
+    fn main(&self) -> Option<usize> {
+        self.codecs.iter().position(Option::is_some)
     }
 
     /// Records a packet, and returns its role.
@@ -55,14 +70,24 @@ impl RtspRandomAccessTracker {
             }
             return MessageRole::Header;
         }
-        let codec = self.codecs.get(track).copied().unwrap_or(Codec::Other);
-        if codec == Codec::Other {
+        let Some(codec) = self.codecs.get(track).copied().flatten() else {
             return if self.has_video() { MessageRole::Sample { video: false } } else { MessageRole::RandomAccess };
-        }
-        let Some((time, payload)) = time_and_payload(packet.data()) else { return MessageRole::Sample { video: true } };
+        };
+        let sample = MessageRole::Sample { video: true };
+        let Some((time, payload)) = time_and_payload(packet.data()) else { return sample };
         // All packets of a picture have one timestamp: it starts with the first that is part of a key frame.
-        if self.key == Some(time) || !begins_key_frame(codec, payload) {
-            return MessageRole::Sample { video: true };
+        if self.main() != Some(track) || self.key == Some(time) {
+            return sample;
+        }
+        let point = announced(codec, payload);
+        let is_entry = point.is_clean()
+            || point != EntryPoint::None
+                && self.clean.is_none_or(|clean| packet.arrival().saturating_duration_since(clean) > CLEAN_INTERVAL);
+        if !is_entry {
+            return sample;
+        }
+        if point.is_clean() {
+            self.clean = Some(packet.arrival());
         }
         self.key = Some(time);
         MessageRole::RandomAccess
@@ -93,24 +118,60 @@ fn time_and_payload(packet: &[u8]) -> Option<(u32, &[u8])> {
     Some((u32::from_be_bytes([a, b, c, d]), packet.get(start..)?))
 }
 
-fn begins_key_frame(codec: Codec, payload: &[u8]) -> bool {
+/// Returns the best entry point that a packet announces. Parameter sets of video and sequence come before key frames.
+fn announced(codec: NalCodec, payload: &[u8]) -> EntryPoint {
+    let mut scan = EntryPointScan::new(codec);
+    let mut has_parameters = false;
+    let mut add = |nal: &[u8]| {
+        has_parameters |= matches!(nal_role(codec, nal), NalRole::ParameterSet(0 | 1));
+        scan.add(nal);
+    };
     match (codec, payload) {
-        (Codec::H264, [first, rest @ ..]) => match (first & 0x1f, rest) {
-            (5 | 7, _) => true,                                       // IDR, or its parameter set
-            (24, [_, _, nal, ..]) => matches!(nal & 0x1f, 5 | 7),     // several in one packet
-            (28, [head, ..]) => head & 0x80 != 0 && head & 0x1f == 5, // the first fragment
-            _ => false,
-        },
-        (Codec::Hevc, [first, _, rest @ ..]) => {
-            let key = |kind: u8| matches!(kind, 16..=23 | 32..=33);
-            match ((first >> 1) & 0x3f, rest) {
-                (48, [_, _, nal, ..]) => key((nal >> 1) & 0x3f),
-                (49, [head, ..]) => head & 0x80 != 0 && key(head & 0x3f),
-                (kind, _) => key(kind),
+        // Aggregation packets (STAP-A, STAP-B, AP), and first fragments.
+        (NalCodec::H264, [first, rest @ ..]) => match first & 0x1f {
+            24 => each_aggregated(rest, add),
+            25 => each_aggregated(rest.get(2..).unwrap_or_default(), add),
+            28 | 29 => {
+                if let [head, data @ ..] = rest
+                    && head & 0x80 != 0
+                {
+                    let data = if first & 0x1f == 29 { data.get(2..).unwrap_or_default() } else { data };
+                    add(&fragment(&[first & 0xe0 | head & 0x1f], data));
+                }
             }
-        }
-        _ => false,
+            _ => add(payload),
+        },
+        (NalCodec::Hevc, [first, second, rest @ ..]) => match (first >> 1) & 0x3f {
+            48 => each_aggregated(rest, add),
+            49 => {
+                if let [head, data @ ..] = rest
+                    && head & 0x80 != 0
+                {
+                    add(&fragment(&[first & 0x81 | (head & 0x3f) << 1, *second], data));
+                }
+            }
+            _ => add(payload),
+        },
+        _ => {}
     }
+    if has_parameters {
+        return EntryPoint::Idr;
+    }
+    scan.entry_point().unwrap_or(EntryPoint::None).max(scan.announced())
+}
+
+/// Calls `add` with the NAL units of an aggregation packet, each behind its length of two bytes.
+fn each_aggregated(mut rest: &[u8], mut add: impl FnMut(&[u8])) {
+    while let [high, low, after @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        add(after.get(..length).unwrap_or(after));
+        rest = after.get(length..).unwrap_or_default();
+    }
+}
+
+/// Returns the beginning of a NAL unit of which this is the first fragment.
+fn fragment(header: &[u8], data: &[u8]) -> Vec<u8> {
+    [header, data.get(..FRAGMENT).unwrap_or(data)].concat()
 }
 
 #[cfg(test)]
@@ -148,11 +209,49 @@ mod tests {
         let report = Packet::rtsp(0, vec![0x80, 200, 0, 6], Instant::now());
         assert_eq!(starts.observe(&report), MessageRole::Header);
         assert_eq!(starts.preamble().len(), 1);
+        // Behind other NAL units of an aggregation packet.
+        assert_eq!(starts.observe(&rtp(0, 5, &[0x18, 0, 2, 0x09, 0x10, 0, 2, 0x67, 0])), MessageRole::RandomAccess);
         starts.begin(&presentation(&["H265"]));
         assert_eq!(starts.observe(&rtp(0, 1, &[0x40, 1])), MessageRole::RandomAccess);
         assert_eq!(starts.observe(&rtp(0, 2, &[0x62, 1, 0x93])), MessageRole::RandomAccess);
         assert_eq!(starts.observe(&rtp(0, 3, &[0x02, 1])), video);
+        // A fragment of a CRA picture, and a delimiter before one in an aggregation packet.
+        assert_eq!(starts.observe(&rtp(0, 4, &[0x62, 1, 0x95, 0xd0])), MessageRole::RandomAccess);
+        assert_eq!(starts.observe(&rtp(0, 5, &[0x60, 1, 0, 2, 0x46, 1, 0, 2, 0x2a, 1])), MessageRole::RandomAccess);
         starts.begin(&presentation(&["PCMU"]));
         assert_eq!(starts.observe(&rtp(0, 1, &[1])), MessageRole::RandomAccess);
+    }
+
+    #[test]
+    fn rtsp_random_access_at_recovery_points() {
+        let mut starts = RtspRandomAccessTracker::default();
+        starts.begin(&presentation(&["H264"]));
+        let video = MessageRole::Sample { video: true };
+        // Recovery after 0 pictures, after 24, and a predicted picture.
+        let (here, later) = (&[6, 6, 1, 0xc4, 0x80][..], &[6, 6, 2, 0b1100, 0b1110_0000, 0x80][..]);
+        let predicted = &[0x41, 0b1001_1000][..];
+        assert_eq!(starts.observe(&rtp(0, 1, predicted)), video);
+        assert_eq!(starts.observe(&rtp(0, 2, later)), MessageRole::RandomAccess, "there is nothing better");
+        assert_eq!(starts.observe(&rtp(0, 2, predicted)), video, "the same picture");
+        assert_eq!(starts.observe(&rtp(0, 3, here)), MessageRole::RandomAccess);
+        assert_eq!(starts.observe(&rtp(0, 4, later)), video, "there is");
+        let together = [&[0x18, 0, 5][..], here, &[0, 2], predicted].concat();
+        assert_eq!(starts.observe(&rtp(0, 5, &together)), MessageRole::RandomAccess);
+    }
+
+    #[test]
+    fn rtsp_random_access_is_at_the_first_video_track() {
+        let mut starts = RtspRandomAccessTracker::default();
+        starts.begin(&presentation(&["H264", "H264"]));
+        assert_eq!(starts.observe(&rtp(0, 1, &[0x65, 0x88])), MessageRole::RandomAccess);
+        assert_eq!(starts.observe(&rtp(1, 2, &[0x65, 0x88])), MessageRole::Sample { video: true });
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rtsp_random_access_survives_any_bytes(payload in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            announced(NalCodec::H264, &payload);
+            announced(NalCodec::Hevc, &payload);
+        }
     }
 }

@@ -2,8 +2,11 @@
 //! a window.
 //!
 //! Packets in order pass at once. Packets behind a gap are held until the gap is filled or the window is over. A
-//! restart of the stream, with another SSRC or a jump of the sequence number, is accepted when two of its packets are
-//! consecutive. Neither of them is lost.
+//! restart of the stream, with another SSRC or a jump of the sequence number in either direction, is accepted when two
+//! of its packets are consecutive. Neither of them is lost. Copies of packets that have passed are no restart.
+//!
+//! If the stream before goes on after all, there are two senders: the receiver returns to it, and drops the packets of
+//! the other for as long as it lives.
 
 use crate::media::{Packet, rtp::Header};
 use std::{
@@ -17,10 +20,25 @@ const MAX_DROPOUT: u64 = 3000;
 const MAX_HELD: usize = 2048;
 /// Maximum step back within one sequence, in packets (RFC 3550 appendix A.1).
 const MAX_MISORDER: u64 = 1000;
+/// Extended sequence numbers begin well above zero, so that packets before the first one have a number as well.
+const FIRST: u64 = 1 << 32;
 /// Maximum number of given-up gaps that are remembered.
 const MAX_GIVEN_UP: usize = 64;
-/// Minimum silence of the stream before another SSRC may replace it.
+/// Minimum silence of the stream before another SSRC with another payload type, or a second sender, may replace it.
 const TAKEOVER: Duration = Duration::from_millis(100);
+/// Maximum number of possible new streams.
+const MAX_CANDIDATES: usize = 2;
+/// Number of packets that are remembered to tell copies from a restart. At least [`MAX_MISORDER`].
+const REMEMBERED: usize = 1024;
+/// Time without a new packet after which copies of old ones are a stream that repeats itself.
+const REPEATED: Duration = Duration::from_millis(300);
+/// Time after a restart in which the stream before may turn out to go on.
+const RETURN: Duration = Duration::from_secs(1);
+/// Maximum number of packets of a stream before its start that may arrive late, and the time in which they may.
+const EARLY: u64 = 100;
+const EARLY_TIME: Duration = Duration::from_secs(1);
+/// Number of packets of a second sender that follow each other which prove that there is one.
+const SECOND_SENDER: u32 = 8;
 
 /// Quality of the stream so far, counted in packets if not stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +55,8 @@ pub(crate) struct Quality {
     pub(crate) foreign: u64,
     /// Number of restarts of the stream.
     pub(crate) restarts: u64,
+    /// Number of times that a second sender with the same SSRC was found.
+    pub(crate) collisions: u64,
     /// Interarrival jitter (RFC 3550 section 6.4.1).
     pub(crate) jitter: Duration,
 }
@@ -46,14 +66,55 @@ pub(crate) struct Quality {
 pub(crate) struct Receiver {
     window: Duration,
     stream: Option<Stream>,
-    /// First packet of a possible new stream.
-    candidate: Option<(Header, Packet)>,
+    /// First packets of possible new streams.
+    candidates: Vec<(Header, Packet)>,
+    /// The stream before the last restart.
+    previous: Option<Run>,
+    /// Another sender, whose packets are dropped.
+    second: Option<Run>,
     quality: Quality,
+}
+
+/// A run of packets that is not the stream.
+#[derive(Debug)]
+struct Run {
+    ssrc: u32,
+    /// Next sequence number.
+    next: u16,
+    last_arrival: Instant,
+    /// Number of packets that followed each other.
+    length: u32,
+}
+
+impl Run {
+    /// Returns true if a packet belongs to this run, at the given time.
+    fn continues(&self, header: &Header, arrival: Instant) -> bool {
+        let step = header.sequence.wrapping_sub(self.next) as i16; // modulo 2^16
+        let near = (-(EARLY as i16)..=EARLY as i16).contains(&step);
+        self.ssrc == header.ssrc && near && arrival.saturating_duration_since(self.last_arrival) <= RETURN
+    }
+
+    fn advance(&mut self, header: &Header, arrival: Instant) {
+        if header.sequence == self.next {
+            self.length = self.length.saturating_add(1);
+        } else if self.length < SECOND_SENDER {
+            self.length = 0;
+        }
+        self.next = header.sequence.wrapping_add(1);
+        self.last_arrival = arrival;
+    }
 }
 
 #[derive(Debug)]
 struct Stream {
     ssrc: u32,
+    payload_type: u8,
+    /// The first extended sequence number, and the time of its arrival.
+    first: (u64, Instant),
+    /// Fingerprints of the last packets, each in the place of its sequence number.
+    seen: Box<[(u16, u32); REMEMBERED]>,
+    /// Arrival of the last packet that had not arrived before.
+    progress: Instant,
     /// Next extended sequence number.
     next: u64,
     /// Held packets from `next` on. The first slot is a gap.
@@ -73,7 +134,7 @@ struct Stream {
 impl Receiver {
     /// Creates a receiver. `window`: maximum wait for a missing packet. Zero: packets pass in the order of arrival.
     pub(crate) fn new(window: Duration) -> Self {
-        Self { window, stream: None, candidate: None, quality: Quality::default() }
+        Self { window, stream: None, candidates: Vec::new(), previous: None, second: None, quality: Quality::default() }
     }
 
     pub(crate) fn quality(&self) -> Quality {
@@ -84,22 +145,27 @@ impl Receiver {
     pub(crate) fn handle(&mut self, header: &Header, packet: Packet, out: &mut Vec<Packet>) {
         let arrival = packet.arrival();
         let Some(stream) = &mut self.stream else { return self.audition(header, packet, out) };
-        let extended = extend(stream.next, header.sequence);
-        let belongs = stream.ssrc == header.ssrc && extended.is_some();
-        if !belongs {
-            let silent = arrival.saturating_duration_since(stream.last_arrival);
-            match stream.ssrc == header.ssrc || silent >= TAKEOVER {
-                true => self.audition(header, packet, out),
-                false => self.quality.foreign = self.quality.foreign.saturating_add(1),
+        let fingerprint = header.fingerprint(packet.data());
+        let sequence = extend(stream.next, header.sequence).filter(|_| stream.ssrc == header.ssrc);
+        let Some(sequence) = sequence.filter(|at| !stream.repeats(*at, fingerprint, arrival, self.window.is_zero()))
+        else {
+            let is_silent = arrival.saturating_duration_since(stream.last_arrival) >= TAKEOVER;
+            let is_other = stream.ssrc != header.ssrc && stream.payload_type != header.payload_type;
+            if !is_silent && (is_other || self.is_of_second_sender(header, arrival)) {
+                self.quality.foreign = self.quality.foreign.saturating_add(1);
+                return;
             }
-            return;
-        }
-        let sequence = extended.unwrap_or(stream.next); // checked just above
+            return self.audition(header, packet, out);
+        };
         stream.last_arrival = stream.last_arrival.max(arrival);
         stream.measure_jitter(header, arrival);
+        stream.remember(header.sequence, fingerprint);
+        if sequence >= stream.next {
+            stream.progress = arrival;
+        }
         self.quality.jitter = stream.jitter();
         stream.place(sequence, packet, self.window, &mut self.quality, out);
-        self.drop_candidate();
+        self.drop_candidates();
     }
 
     /// Returns the time of the next call of [`Receiver::handle_timeout`], if there is a gap.
@@ -125,39 +191,87 @@ impl Receiver {
             stream.skip_gap(&mut self.quality, out);
         }
         self.stream = None;
-        self.drop_candidate();
+        self.drop_candidates();
+        self.previous = None;
+        self.second = None;
+    }
+
+    /// Returns true if a packet is one of a sender beside the stream's.
+    fn is_of_second_sender(&mut self, header: &Header, arrival: Instant) -> bool {
+        let Some(second) = self.second.as_mut().filter(|second| second.continues(header, arrival)) else {
+            return false;
+        };
+        if second.length < SECOND_SENDER {
+            return false;
+        }
+        second.advance(header, arrival);
+        true
     }
 
     /// Handles a packet of a possible new stream. The stream is accepted when the packet follows the candidate.
     fn audition(&mut self, header: &Header, packet: Packet, out: &mut Vec<Packet>) {
         let follows = |first: &Header| first.ssrc == header.ssrc && first.sequence.wrapping_add(1) == header.sequence;
-        match self.candidate.take() {
-            Some((first, held)) if follows(&first) => {
-                if let Some(old) = &mut self.stream {
+        let found = self.candidates.iter().position(|(first, _)| follows(first));
+        match found.map(|at| self.candidates.remove(at)) {
+            Some((first, held)) => {
+                if let Some(mut old) = self.stream.take() {
                     self.quality.restarts = self.quality.restarts.saturating_add(1);
                     while !old.held.is_empty() {
                         old.skip_gap(&mut self.quality, out);
+                    }
+                    let (ssrc, next) = (old.ssrc, old.next as u16); // modulo 2^16
+                    let run = Run { ssrc, next, last_arrival: old.last_arrival, length: 0 };
+                    let returns = |previous: &Run| previous.continues(&first, held.arrival());
+                    if self.previous.take().is_some_and(|previous| returns(&previous)) {
+                        let collides = run.ssrc == first.ssrc;
+                        self.quality.collisions = self.quality.collisions.saturating_add(u64::from(collides));
+                        self.second = Some(Run { length: SECOND_SENDER, ..run });
+                    } else {
+                        self.previous = Some(run);
+                        self.second = None;
                     }
                 }
                 let mut stream = Stream::new(&first, held.arrival());
                 stream.measure_jitter(&first, held.arrival());
                 stream.measure_jitter(header, packet.arrival());
+                stream.remember(first.sequence, first.fingerprint(held.data()));
+                stream.remember(header.sequence, header.fingerprint(packet.data()));
                 stream.next += 2;
                 stream.last_arrival = packet.arrival();
+                stream.progress = packet.arrival();
                 out.extend([held, packet]);
                 self.stream = Some(stream);
+                self.drop_candidates();
             }
-            other => {
-                self.candidate = other;
-                self.drop_candidate();
-                self.candidate = Some((*header, packet));
+            None => {
+                if self.candidates.len() >= MAX_CANDIDATES {
+                    let (dropped, packet) = self.candidates.remove(0);
+                    self.drop_candidate(&dropped, packet.arrival());
+                }
+                self.candidates.push((*header, packet));
             }
         }
     }
 
-    fn drop_candidate(&mut self) {
-        if self.candidate.take().is_some() {
-            self.quality.foreign = self.quality.foreign.saturating_add(1);
+    fn drop_candidates(&mut self) {
+        for (header, packet) in std::mem::take(&mut self.candidates) {
+            self.drop_candidate(&header, packet.arrival());
+        }
+    }
+
+    /// Counts a packet that was not the first of a stream. Single ones that follow each other are those of a second
+    /// sender.
+    fn drop_candidate(&mut self, header: &Header, arrival: Instant) {
+        self.quality.foreign = self.quality.foreign.saturating_add(1);
+        let Some(second) = self.second.as_mut().filter(|second| second.continues(header, arrival)) else {
+            let next = header.sequence.wrapping_add(1);
+            self.second = Some(Run { ssrc: header.ssrc, next, last_arrival: arrival, length: 0 });
+            return;
+        };
+        second.advance(header, arrival);
+        let collides = self.stream.as_ref().is_some_and(|stream| stream.ssrc == header.ssrc);
+        if second.length == SECOND_SENDER && collides {
+            self.quality.collisions = self.quality.collisions.saturating_add(1);
         }
     }
 }
@@ -166,8 +280,11 @@ impl Stream {
     fn new(first: &Header, arrival: Instant) -> Self {
         Self {
             ssrc: first.ssrc,
-            // Well above zero, so that packets before the first one have a number as well.
-            next: (1 << 32) + u64::from(first.sequence),
+            payload_type: first.payload_type,
+            first: (FIRST + u64::from(first.sequence), arrival),
+            seen: Box::new([(0, 0); REMEMBERED]),
+            progress: arrival,
+            next: FIRST + u64::from(first.sequence),
             held: VecDeque::new(),
             gap_since: None,
             last_arrival: arrival,
@@ -175,6 +292,34 @@ impl Stream {
             previous: None,
             jitter: 0,
             clock_rate: first.clock_rate(),
+        }
+    }
+
+    fn remember(&mut self, sequence: u16, fingerprint: u32) {
+        self.seen[usize::from(sequence) % REMEMBERED] = (sequence, fingerprint);
+    }
+
+    /// Returns true if a packet behind the stream is not late and no copy, but one of a stream that begins again.
+    /// `unordered`: packets pass in the order of arrival.
+    fn repeats(&self, sequence: u64, fingerprint: u32, arrival: Instant, unordered: bool) -> bool {
+        if sequence >= self.next {
+            return false;
+        }
+        match self.seen[sequence as usize % REMEMBERED] {
+            (known, seen) if known == sequence as u16 && seen != 0 => {
+                seen != fingerprint || arrival.saturating_duration_since(self.progress) > REPEATED
+            }
+            _ if self.given_up.iter().any(|range| range.contains(&sequence)) => {
+                arrival.saturating_duration_since(self.last_arrival) >= TAKEOVER
+            }
+            _ => {
+                let (first, at) = self.first;
+                let is_early = sequence < first
+                    && first - sequence <= EARLY
+                    && arrival.saturating_duration_since(at) <= EARLY_TIME;
+                let is_reordered = unordered && self.next - sequence <= EARLY;
+                !is_early && !is_reordered
+            }
         }
     }
 

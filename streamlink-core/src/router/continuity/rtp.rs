@@ -14,6 +14,15 @@ use std::time::{Duration, Instant};
 
 /// Maximum distance in packets between two sources of the same stream for them to be recognised as such.
 const MAX_BEHIND: i16 = 4000;
+/// Maximum step back within one timeline, in seconds: pictures come in decoding order.
+const MAX_BACK: i64 = 1;
+/// Maximum step forward beyond the time that has passed, in seconds, within one timeline.
+const MAX_AHEAD: i64 = 3;
+/// Maximum distance of a sender report from the packets of its timeline, in seconds.
+const MAX_REPORTED: i64 = 10;
+/// Maximum steps of the sequence number within one sequence (RFC 3550 appendix A.1).
+const MAX_MISORDER: i16 = 1000;
+const MAX_DROPOUT: i16 = 3000;
 /// Clock rate of MPEG-TS and video, in Hz.
 const VIDEO_CLOCK: u32 = 90_000;
 
@@ -39,6 +48,35 @@ struct RtpRewriter {
     fresh: bool,
     /// Packets are altered.
     alters: bool,
+    /// The last packet of this connection, as it came.
+    input: Option<Input>,
+}
+
+/// Numbers of a packet as it came.
+#[derive(Clone, Copy, Debug)]
+struct Input {
+    ssrc: u32,
+    sequence: u16,
+    /// The latest timestamp.
+    timestamp: u32,
+    arrival: Instant,
+}
+
+impl Input {
+    /// Returns the distance of a timestamp from where it would be by the time that has passed, in units of the clock.
+    fn deviation(&self, timestamp: u32, clock_rate: u32, arrival: Instant) -> i64 {
+        i64::from(timestamp.wrapping_sub(self.timestamp) as i32) - units(self.arrival, arrival, clock_rate)
+    }
+}
+
+/// Returns the time from one moment to another, in units of a clock.
+fn units(from: Instant, to: Instant, clock_rate: u32) -> i64 {
+    let (time, sign) = match to.checked_duration_since(from) {
+        Some(later) => (later, 1),
+        None => (from.saturating_duration_since(to), -1),
+    };
+    let units = time.as_micros() * u128::from(clock_rate) / 1_000_000;
+    i64::try_from(units).map_or(i64::MAX / 2, |units| units.min(i64::MAX / 2)) * sign
 }
 
 impl RtpRewriter {
@@ -56,12 +94,46 @@ impl RtpRewriter {
             clock: None,
             fresh: true,
             alters: false,
+            input: None,
         }
     }
 
     fn begin(&mut self) {
         self.fresh = true;
         self.clock = None;
+        self.input = None;
+    }
+
+    /// Begins another timeline if the sender has started again, or its clock has stepped, on the same connection: its
+    /// packets continue those before.
+    fn follow_steps(&mut self, header: &Header, arrival: Instant) {
+        let timestamp = header.timestamp;
+        let next = Input { ssrc: header.ssrc, sequence: header.sequence, timestamp, arrival };
+        let Some(input) = self.input.replace(next) else { return };
+        let rate = i64::from(self.clock_rate);
+        let step = i64::from(timestamp.wrapping_sub(input.timestamp) as i32); // modulo 2^32
+        let passed = units(input.arrival, arrival, self.clock_rate);
+        let is_other = input.ssrc != header.ssrc;
+        let is_step = step < -MAX_BACK * rate || step - passed > MAX_AHEAD * rate;
+        let distance = header.sequence.wrapping_sub(input.sequence) as i16; // modulo 2^16
+        let leaps = !(-MAX_MISORDER..=MAX_DROPOUT).contains(&distance);
+        if (is_other || leaps || is_step)
+            && let Some((sequence, ..)) = self.last
+        {
+            if is_other || leaps {
+                self.sequence = sequence.wrapping_add(1).wrapping_sub(header.sequence);
+            }
+            if is_other || is_step {
+                let own = i64::from(self.step.unwrap_or(1));
+                let gap = if passed > own + rate / 2 { passed } else { own };
+                self.timestamp = self.latest.wrapping_add(gap as u32).wrapping_sub(timestamp); // modulo 2^32
+                self.clock = None;
+            }
+            self.alters = true;
+        } else if step < 0 {
+            // A picture that is shown before the last one.
+            self.input = Some(Input { timestamp: input.timestamp, ..next });
+        }
     }
 
     /// Returns the timestamp of a packet at `at`, had the stream not been away.
@@ -120,7 +192,7 @@ impl RtpRewriter {
 
     /// Rewrites a sender report to the same source, timestamps and clock (RFC 3550 section 6.4.1). `clock`: added to
     /// the NTP times of all tracks, once known. `None` for a report that has no place yet.
-    fn report(&mut self, data: &Bytes, clock: &mut Option<u64>) -> Option<Bytes> {
+    fn report(&mut self, data: &Bytes, clock: &mut Option<u64>, arrival: Instant) -> Option<Bytes> {
         let Some((head, _)) = data.split_first_chunk::<20>().filter(|(head, _)| head[1] == 200) else {
             return Some(data.clone());
         };
@@ -129,7 +201,22 @@ impl RtpRewriter {
         }
         let [.., n0, n1, n2, n3, n4, n5, n6, n7, t0, t1, t2, t3] = *head;
         let ntp = u64::from_be_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
-        let time = u32::from_be_bytes([t0, t1, t2, t3]).wrapping_add(self.timestamp);
+        let time = u32::from_be_bytes([t0, t1, t2, t3]);
+        let rate = i64::from(self.clock_rate);
+        let deviation = self.input.map(|input| input.deviation(time, self.clock_rate, arrival));
+        if deviation.is_some_and(|deviation| deviation.abs() > MAX_REPORTED * rate) {
+            return None; // of a timeline that has not begun, or has ended
+        }
+        let time = time.wrapping_add(self.timestamp);
+        if let (Some(clock), Some((before, at))) = (self.clock, self.report) {
+            // A wall clock that was set is no reason to move pictures and sound.
+            let since = (i128::from(time.wrapping_sub(at) as i32) << 32) / i128::from(self.clock_rate);
+            let expected = before.wrapping_add(since as u64); // modulo 2^64
+            let error = ntp.wrapping_add(clock).wrapping_sub(expected) as i64;
+            if error.unsigned_abs() > 1 << 32 {
+                self.clock = None;
+            }
+        }
         if self.clock.is_none()
             && let Some((before, at)) = self.report
         {
@@ -226,6 +313,7 @@ impl TrackRewriters {
                 behind + track.map(|track| track.wait(packet.arrival() + behind)).unwrap_or_default()
             });
             if let Some(track) = packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
+                track.follow_steps(&header, packet.arrival());
                 *packet = track.packet(packet.clone(), &header, shift);
             }
         }
@@ -278,7 +366,7 @@ impl TrackRewriters {
 /// Rewrites a report with the rewriter of its track.
 fn placed_report(tracks: &mut [RtpRewriter], clock: &mut Option<u64>, packet: &Packet) -> Option<Packet> {
     match packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
-        Some(track) => track.report(packet.data(), clock).map(|data| packet.with_data(data)),
+        Some(track) => track.report(packet.data(), clock, packet.arrival()).map(|data| packet.with_data(data)),
         None => Some(packet.clone()),
     }
 }
@@ -395,14 +483,14 @@ mod tests {
         rewriter.begin();
         assert_eq!(pass(&mut rewriter, rtp(u16::MAX, u32::MAX, 7, start)), (u16::MAX, u32::MAX, 7));
         let report: Bytes = [&[0x80, 200, 0, 6, 0, 0, 0, 9][..], &[0; 8], &[0, 0, 0, 5], &[0; 8]].concat().into();
-        assert_eq!(rewriter.report(&report, &mut Some(0)).unwrap(), report);
+        assert_eq!(rewriter.report(&report, &mut Some(0), start).unwrap(), report);
         rewriter.begin();
-        assert_eq!(rewriter.report(&report, &mut None), None, "it has no place yet");
+        assert_eq!(rewriter.report(&report, &mut None, start), None, "it has no place yet");
         let later = start + Duration::from_millis(100);
         assert_eq!(pass(&mut rewriter, rtp(500, 1000, 8, later)), (0, 8999, 7));
         assert_eq!(pass(&mut rewriter, rtp(501, 1900, 8, later)), (1, 9899, 7));
         let mut clock = None;
-        let report = rewriter.report(&report, &mut clock).unwrap();
+        let report = rewriter.report(&report, &mut clock, later).unwrap();
         assert_eq!((&report[4..8], &report[16..20]), (&[0, 0, 0, 7][..], &8004u32.to_be_bytes()[..]));
         // The first report was of timestamp 5 and NTP time 0.
         let moment = (7999u64 << 32) / 90_000;
@@ -415,7 +503,7 @@ mod tests {
         let now = Instant::now();
         let give = |splice: &mut RtpContinuity, sequences: std::ops::Range<u16>, ssrc| {
             let packets = sequences.map(|s| Packet::rtp(bytes(96, s, u32::from(s), ssrc), now)).collect();
-            let mut delivery = MediaBatch { packets, starts: Vec::new() };
+            let mut delivery = MediaBatch { packets, starts: Vec::new(), ..MediaBatch::default() };
             splice.apply(&mut delivery);
             delivery.packets.iter().map(header).collect::<Vec<_>>()
         };
@@ -442,18 +530,23 @@ mod tests {
             Packet::rtsp(track, bytes(96 + 2 * track, 1, timestamp, 1 + u32::from(track)), at(ms))
         };
         tracks.join(None, Some(&old), false);
-        let mut first = MediaBatch { packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)], starts: Vec::new() };
+        let mut first = MediaBatch {
+            packets: vec![rtp(0, 90_000, 1000), rtp(1, 8_000, 1000)],
+            starts: Vec::new(),
+            ..MediaBatch::default()
+        };
         tracks.apply(&mut first);
         tracks.join(Some(&old), Some(&new), true);
         // The backup's last group of pictures began 400 ms before the loss.
         let packets = vec![rtp(0, 500, 600), rtp(1, 700, 620)];
-        let mut second = MediaBatch { packets, starts: vec![(0, Preamble::from([]))] };
+        let mut second = MediaBatch { packets, starts: vec![(0, Preamble::from([]))], ..MediaBatch::default() };
         tracks.apply(&mut second);
         let sent: Vec<_> = second.packets.iter().map(header).collect();
         assert_eq!(sent, [(2, 90_001, 1), (3, 90_001, 1), (4, 90_001, 1), (2, 8_160, 2)]);
         assert_eq!(&second.packets[1].data()[12..], [0x68, 0xcf]);
         assert_eq!((second.packets[0].data()[1], second.packets[3].data()[1]), (96, 97), "as players know them");
-        let mut third = MediaBatch { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new() };
+        let mut third =
+            MediaBatch { packets: vec![rtp(0, 500 + 900, 610)], starts: Vec::new(), ..MediaBatch::default() };
         tracks.apply(&mut third);
         assert_eq!(header(&third.packets[0]).1, 90_901);
     }
@@ -489,19 +582,121 @@ mod tests {
         tracks.join(None, Some(&sdp), false);
         let packets =
             vec![report(0, 50_000, 90_000, 0), report(1, 50_000, 8_000, 0), rtp(0, 90_000, 0), rtp(1, 8_000, 0)];
-        let mut first = MediaBatch { packets, starts: Vec::new() };
+        let mut first = MediaBatch { packets, starts: Vec::new(), ..MediaBatch::default() };
         tracks.apply(&mut first);
         let video = shown(&first, 0, 90_000);
         let audio = shown(&first, 1, 8_000);
         // By the reports of the other source, its sound is 200 ms ahead of its arrival.
         tracks.join(Some(&sdp), Some(&sdp), true);
         let packets = vec![rtp(0, 500, 40), rtp(1, 700, 40), report(1, 7_200, 700, 50), report(0, 7_000, 500, 50)];
-        let mut second = MediaBatch { packets, starts: Vec::new() };
+        let mut second = MediaBatch { packets, starts: Vec::new(), ..MediaBatch::default() };
         tracks.apply(&mut second);
         for (track, before, clock_rate) in [(0, &video as &dyn Fn(u32) -> i64, 90_000), (1, &audio, 8_000)] {
             let after = shown(&second, track, clock_rate);
             let timestamp = header(second.packets.iter().find(|p| p.rtsp_track() == Some(track)).unwrap()).1;
             assert!(after(timestamp) >= before(timestamp) - 1, "{track}: {} {}", before(timestamp), after(timestamp));
         }
+    }
+
+    /// Two tracks whose clocks step where a group of pictures begins, with reports each second: pictures in decoding order at 90 kHz, and sound
+    /// of 20 ms at 8 kHz. Returns (track, timestamp, true time in milliseconds) as passed on.
+    fn run(
+        clock: impl Fn(u64) -> i64,
+        wall: impl Fn(u64) -> u64,
+        numbers: impl Fn(u64) -> (u16, u32),
+    ) -> Vec<(u8, u32, u64, Bytes)> {
+        let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+            m=audio 0 RTP/AVP 97\r\na=rtpmap:97 L16/8000\r\n";
+        let sdp = Presentation::parse(sdp.as_bytes()).unwrap();
+        let mut tracks = TrackRewriters::default();
+        tracks.join(None, Some(&sdp), false);
+        let start = Instant::now();
+        let mut out = Vec::new();
+        let mut next = [0u16; 2];
+        for ms in (0..20_000).step_by(20) {
+            for (track, every, rate, base) in [(0u8, 40, 90i64, 4_000_000_000u32), (1, 20, 8, 77)] {
+                if ms % every != 0 {
+                    continue;
+                }
+                // Each fourth picture is shown 80 ms after it is decoded, the others 40 ms before.
+                let order = match (track, ms / 40 % 4) {
+                    (0, 1) => 80,
+                    (0, 2 | 3) => -40,
+                    _ => 0,
+                };
+                let stamp = |ms: i64| base.wrapping_add((ms * rate) as u32);
+                let (jump, ssrc) = numbers(ms);
+                let at = start + Duration::from_millis(ms + ms * 31 % 9);
+                let mut packets = Vec::new();
+                if ms % 1000 == 0 {
+                    let mut data = vec![0x80, 200, 0, 6];
+                    data.extend((ssrc + u32::from(track)).to_be_bytes());
+                    data.extend(((wall(ms) << 32) / 1000).to_be_bytes());
+                    data.extend(stamp(clock(ms)).to_be_bytes());
+                    data.resize(28, 0);
+                    packets.push(Packet::rtsp(track, data, at));
+                }
+                next[usize::from(track)] = next[usize::from(track)].wrapping_add(1);
+                let sequence = next[usize::from(track)].wrapping_add(jump);
+                let data = bytes(96 + track, sequence, stamp(clock(ms) + order), ssrc + u32::from(track));
+                packets.push(Packet::rtsp(track, data, at));
+                let mut delivery = MediaBatch { packets, ..MediaBatch::default() };
+                tracks.apply(&mut delivery);
+                for packet in delivery.packets {
+                    let data = packet.data().clone();
+                    let stamp = Header::parse(&data).map_or(0, |header| header.timestamp);
+                    out.push((track, stamp, (ms as i64 + order) as u64, data));
+                }
+            }
+        }
+        out
+    }
+
+    /// Checks that times are even, tracks in step, and sequence numbers in order, by packets and by reports.
+    fn assert_even(out: &[(u8, u32, u64, Bytes)], what: &str) {
+        let mut offsets: [Option<i64>; 2] = [None; 2];
+        for (track, rate) in [(0u8, 90i64), (1, 8)] {
+            let own = || out.iter().filter(|(other, ..)| *other == track);
+            let media: Vec<_> = own().filter(|(.., data)| !is_rtcp(data)).collect();
+            let (_, first, start, data) = media[0];
+            let ssrc = &data[8..12];
+            for (_, stamp, ms, data) in &media {
+                let error = i64::from(stamp.wrapping_sub(*first) as i32) - (*ms as i64 - *start as i64) * rate;
+                assert!(error.abs() < 40 * rate, "{what}: track {track} at {ms} ms is off by {}", error / rate);
+                assert_eq!(&data[8..12], ssrc, "{what}: the source is the same");
+            }
+            let sequences: Vec<u16> = media.iter().map(|(.., data)| u16::from_be_bytes([data[2], data[3]])).collect();
+            assert!(sequences.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)), "{what}: sequence");
+            for (.., data) in own().filter(|(.., data)| is_rtcp(data)) {
+                let moment = u64::from_be_bytes(data[8..16].try_into().unwrap());
+                let stamp = u32::from_be_bytes(data[16..20].try_into().unwrap());
+                let moment = ((u128::from(moment) * 1000) >> 32) as i64;
+                let offset = moment - i64::from(stamp.wrapping_sub(*first) as i32) / rate;
+                let before = *offsets[usize::from(track)].get_or_insert(offset);
+                assert!((offset - before).abs() < 40, "{what}: reports of track {track} step by {}", offset - before);
+            }
+        }
+        let [Some(video), Some(audio)] = offsets else { panic!("{what}: no reports") };
+        assert!((video - audio).abs() < 40, "{what}: {video} {audio}");
+    }
+
+    #[test]
+    fn rtsp_timestamps_go_on_evenly_over_steps_of_the_clock() {
+        let same = |_| (0, 10);
+        let wall = |ms| 1_000_000 + ms;
+        for step in [-9000i64, -2000, 10_000, 3_600_000, 20_000_000, -20_000_000] {
+            let clock = |ms: u64| ms as i64 + if ms < 10_080 { 0 } else { step };
+            assert_even(&run(clock, wall, same), &format!("step by {step}"));
+        }
+        let again = |ms: u64| if ms < 10_080 { (0, 10) } else { (30_000, 20) };
+        assert_even(&run(|ms| ms as i64 % 10_080, wall, again), "a sender that starts again");
+        assert_even(&run(|ms| ms as i64, wall, again), "another SSRC and sequence");
+        let set = |ms: u64| if ms < 9_500 { 1_000_000 + ms } else { 9_000_000 + ms };
+        assert_even(&run(|ms| ms as i64, set, same), "a wall clock that is set");
+        assert_even(&run(|ms| ms as i64 % 4800, wall, same), "a file that loops");
+        // The timestamps of pictures wrap after three seconds in all of these.
+        let out = run(|ms| ms as i64, wall, same);
+        assert_even(&out, "nothing");
+        assert!(out.iter().any(|(track, stamp, ..)| *track == 0 && *stamp < 1 << 30 && *stamp > 0));
     }
 }

@@ -116,7 +116,7 @@ mod tests {
         let now = Instant::now();
         let pass = |continuity: &mut TsContinuity, monitor: &mut TsMonitor, packets: &[Vec<u8>], at| {
             let packets = vec![Packet::datagram(packets.concat(), at)];
-            let mut delivery = MediaBatch { packets, starts: Vec::new() };
+            let mut delivery = MediaBatch { packets, starts: Vec::new(), ..MediaBatch::default() };
             continuity.apply(&mut delivery);
             for packet in &delivery.packets {
                 monitor.observe(packet.data(), now);

@@ -179,10 +179,12 @@ impl SourceGroup {
         }
         let path = inner.paths.get_mut(source)?;
         let interrupted = |last: Instant| now.saturating_duration_since(last) > self.terms.loss_threshold;
-        if path.last.is_none_or(interrupted) {
-            path.since = Some(now);
+        if !delivery.lacks_media {
+            if path.last.is_none_or(interrupted) {
+                path.since = Some(now);
+            }
+            path.last = Some(now);
         }
-        path.last = Some(now);
         path.has_starts |= !delivery.starts.is_empty();
         if let Some(merge) = &mut inner.merge {
             let mut out = MediaBatch::default();
@@ -194,6 +196,11 @@ impl SourceGroup {
         }
         let switch = match inner.active {
             Some(active) if active == source => None,
+            // Tables and null packets alone are no reason to feed the flow from a source.
+            _ if delivery.lacks_media && inner.paths.len() > 1 => {
+                delivery.clear();
+                return None;
+            }
             None => {
                 inner.active = Some(source);
                 self.present(inner, source, false);
@@ -231,9 +238,17 @@ impl SourceGroup {
         let path = inner.paths.get_mut(source)?;
         (path.last, path.since, path.due_since) = (None, None, None);
         path.backlog.clear();
-        if inner.active != Some(source) || inner.merge.is_some() {
+        if let Some(merge) = &mut inner.merge {
+            let mut out = MediaBatch::default();
+            merge.lose(source, now, &mut out.packets);
+            self.hand_on(inner, &mut out);
             return None;
         }
+        if inner.active != Some(source) {
+            return None;
+        }
+        // What players would start with belongs to a source that is gone.
+        self.ring.end_gop();
         let alive = |path: &Path| {
             let recent = |last| now.saturating_duration_since(last) <= self.terms.loss_threshold;
             path.last.is_some_and(recent) && !path.backlog.is_empty()
@@ -289,7 +304,12 @@ impl SourceGroup {
             }
         } else if !delivery.starts.is_empty() {
             delivery.skip_to_start(false);
-        } else if whole_groups || (path.has_starts && !silent(due_since)) {
+        } else if whole_groups {
+            let waited = now.saturating_duration_since(due_since);
+            if waited < self.ring.entry_wait() || !delivery.skip_to_fallback() {
+                return false;
+            }
+        } else if path.has_starts && !silent(due_since) {
             return false;
         }
         path.backlog.clear();
@@ -354,7 +374,8 @@ impl SourceGroup {
             inner.last = Some(last.arrival());
         }
         if matches!(self.family, MediaFamily::Rtp | MediaFamily::Datagrams) {
-            delivery.starts.clear(); // entry points only matter for switches here
+            delivery.starts.clear();
+            delivery.fallbacks.clear(); // entry points only matter for switches here
         }
         self.ring.deliver(delivery);
     }

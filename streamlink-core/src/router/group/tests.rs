@@ -308,3 +308,101 @@ fn backlog_of_empty_messages_is_bounded() {
     }
     assert!(bench.group.lock().paths[1].backlog.is_empty());
 }
+
+#[test]
+fn group_takes_tables_and_null_packets_for_no_media() {
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Datagrams);
+    for ms in (0..5000u64).step_by(10) {
+        for source in 0..2 {
+            // The first source has tables alone at first, and again from 2000 ms on.
+            let lacks_media = source == 0 && !(500..2000).contains(&ms);
+            let mut delivery = MediaBatch { lacks_media, ..MediaBatch::default() };
+            delivery.packets.push(Packet::datagram(vec![source as u8, u8::from(lacks_media)], bench.at(ms)));
+            if source == 0 || ms > 600 {
+                bench.offer(source, delivery, ms);
+            }
+        }
+    }
+    assert_eq!(bench.switches.iter().map(|s| (s.from, s.to)).collect::<Vec<_>>(), [(0, 1)]);
+    let read = bench.read();
+    assert_eq!(read.iter().filter(|(data, _)| data[0] == 0 && data[1] == 0).count(), 150);
+    assert!(read.iter().filter(|(data, _)| data[0] == 1).count() >= 240, "from 2510 ms on");
+}
+
+#[test]
+fn group_with_one_source_passes_tables() {
+    let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(1) });
+    let terms = FailoverConfig { turns: SwitchPolicy::Stay, loss_threshold: THRESHOLD };
+    let group = SourceGroup::new(ring.clone(), Arc::default(), terms, MediaFamily::Datagrams, 1);
+    let mut reader = ring.reader();
+    let mut delivery = MediaBatch { lacks_media: true, ..MediaBatch::default() };
+    delivery.packets.push(Packet::datagram(vec![0], Instant::now()));
+    group.offer(0, &mut delivery, Instant::now());
+    let mut window = Vec::new();
+    reader.read(&mut window);
+    assert_eq!(window.len(), 1);
+}
+
+/// A backup without key frames takes over after a bounded wait, and players of it start after one.
+#[test]
+fn group_waits_for_entry_point_for_a_bounded_time() {
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
+    let mut waits_since = None;
+    let mut started = None;
+    let mut late = None;
+    for ms in (0..12_000u64).step_by(40) {
+        if ms < 1000 {
+            bench.frame(0, ms);
+        }
+        let packet = Packet::rtmp(RtmpKind::Video, ms as u32, vec![0x27, 1, 1], bench.at(ms));
+        let mut delivery = MediaBatch::default();
+        if let Some(role) = bench.cutters[1].observe(&packet) {
+            bench.cutters[1].push(&mut delivery, packet, role);
+            bench.offer(1, delivery, ms);
+        }
+        let reader =
+            if ms >= 6000 { Some(late.get_or_insert_with(|| bench.ring.reader_from_start(1 << 20))) } else { None };
+        let mut window = Vec::new();
+        if let Some(reader) = reader {
+            reader.read(&mut window);
+        }
+        for batch in window {
+            if started.is_none() && batch.start_after(waits_since).is_some() {
+                started = Some(ms);
+            }
+            waits_since = waits_since.or(batch.arrival());
+        }
+    }
+    assert_eq!(bench.switches.len(), 1);
+    let read = bench.read();
+    let first = read.iter().position(|(body, _)| body[2] == 1).unwrap();
+    // Undecodable pictures pass from 3000 ms on, and the backup is due then.
+    assert!((3000..=6600).contains(&bench.switches[0].gap.as_millis()), "{:?} {first}", bench.switches);
+    let started = started.unwrap();
+    assert!((6000..=6000 + 3000 + 600).contains(&started), "{started}");
+}
+
+#[test]
+fn group_gives_late_players_nothing_of_a_lost_source() {
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
+    for ms in (0..1400).step_by(40) {
+        bench.frame(0, ms);
+    }
+    let mut window = Vec::new();
+    bench.ring.reader_from_start(1 << 20).read(&mut window);
+    assert_eq!(window.len(), 10, "the group of pictures so far");
+    bench.lose(0, 1400);
+    window.clear();
+    let mut late = bench.ring.reader_from_start(1 << 20);
+    late.read(&mut window);
+    assert!(window.is_empty(), "the source is gone");
+    for ms in (2000..3400).step_by(40) {
+        bench.frame(0, ms);
+    }
+    late.read(&mut window);
+    let first = window.iter().position(|batch| batch.start().is_some()).unwrap();
+    assert_eq!(first, 1, "behind the headers");
+    let times: Vec<u32> =
+        window.iter().skip(first).flat_map(|b| b.packets()).map(|p| p.rtmp_message().unwrap().1).collect();
+    assert!(times.windows(2).all(|pair| pair[0] <= pair[1]) && times[0] > 1360, "{times:?}");
+}

@@ -4,11 +4,11 @@ use super::*;
 
 impl Ring {
     pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
-        self.publish_batch(packets, None);
+        self.publish_batch(packets, None, None);
     }
 
     fn publish_start(&self, packets: &mut Vec<Packet>, preamble: Preamble) {
-        self.publish_batch(packets, Some(preamble));
+        self.publish_batch(packets, Some(preamble), None);
     }
 }
 

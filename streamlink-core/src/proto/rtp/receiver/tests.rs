@@ -8,11 +8,13 @@ struct Bench {
     receiver: Receiver,
     start: Instant,
     out: Vec<Packet>,
+    /// Timestamp of sequence number 0; another one for each run of the sender.
+    base: u32,
 }
 
 impl Bench {
     fn new(window: Duration) -> Self {
-        Self { receiver: Receiver::new(window), start: Instant::now(), out: Vec::new() }
+        Self { receiver: Receiver::new(window), start: Instant::now(), out: Vec::new(), base: 0 }
     }
 
     fn feed(&mut self, ms: u64, ssrc: u32, sequence: u16) {
@@ -20,7 +22,8 @@ impl Bench {
         self.receiver.handle_timeout(now, &mut self.out);
         let mut bytes = vec![0x80, 33];
         bytes.extend(sequence.to_be_bytes());
-        bytes.extend((ms as u32).wrapping_mul(90).to_be_bytes());
+        let timestamp = self.base.wrapping_add_signed(90 * i32::from(sequence as i16));
+        bytes.extend(timestamp.to_be_bytes());
         bytes.extend(ssrc.to_be_bytes());
         let header = Header::parse(&bytes).unwrap();
         self.receiver.handle(&header, Packet::rtp(bytes, now), &mut self.out);
@@ -78,12 +81,11 @@ fn rtp_receiver_accepts_restart_and_rejects_stranger() {
     for sequence in 100..110 {
         bench.feed(sequence.into(), 1, sequence);
     }
-    bench.feed(110, 2, 7); // another SSRC while the stream is alive
-    bench.feed(110, 2, 8);
+    bench.feed(110, 2, 7); // a packet of another SSRC
     bench.feed(111, 1, 40_000); // a jump: held until a second packet confirms it
     bench.feed(112, 1, 110);
     assert_eq!(bench.sequences(), (100..=110).collect::<Vec<u16>>());
-    assert_eq!(bench.receiver.quality().foreign, 3);
+    assert_eq!(bench.receiver.quality().foreign, 2);
     bench.feed(120, 1, 30_000); // a restart with the same SSRC
     bench.feed(121, 1, 30_001);
     bench.feed(400, 9, 5); // another sender, after a silence
@@ -91,6 +93,101 @@ fn rtp_receiver_accepts_restart_and_rejects_stranger() {
     bench.feed(402, 9, 7);
     assert_eq!(bench.sequences(), [30_000, 30_001, 5, 6, 7]);
     assert_eq!((bench.receiver.quality().restarts, bench.receiver.quality().lost), (2, 0));
+}
+
+#[test]
+fn rtp_receiver_follows_restart_behind_its_old_sequence_at_once() {
+    for (pause, back, ssrc) in [(0, 700, 1), (2000, 700, 1), (0, 3000, 1), (2000, 6000, 1), (0, 30_000, 1), (0, 700, 2)]
+    {
+        let mut bench = Bench::new(WINDOW);
+        for i in 0..700u16 {
+            bench.feed(2 * u64::from(i), 1, 20_000 + i);
+        }
+        bench.sequences();
+        bench.base = 1_000_000;
+        let first = 20_700u16.wrapping_sub(back);
+        for i in 0..1500u16 {
+            bench.feed(1400 + pause + 2 * u64::from(i), ssrc, first.wrapping_add(i));
+        }
+        let expected: Vec<u16> = (0..1500).map(|i| first.wrapping_add(i)).collect();
+        assert_eq!(bench.sequences(), expected, "{pause} {back} {ssrc}");
+        assert_eq!((bench.receiver.quality().restarts, bench.receiver.quality().collisions), (1, 0));
+    }
+}
+
+#[test]
+fn rtp_receiver_tells_copies_from_a_restart() {
+    let mut bench = Bench::new(WINDOW);
+    // Each run of packets arrives twice, with the same timestamps.
+    let feed = |bench: &mut Bench, i: u16, ms: u64| {
+        let mut bytes = vec![0x80, 33];
+        bytes.extend(i.to_be_bytes());
+        bytes.extend((u32::from(i) * 90).to_be_bytes());
+        bytes.extend([0; 4]);
+        let header = Header::parse(&bytes).unwrap();
+        let now = bench.start + Duration::from_millis(ms);
+        bench.receiver.handle_timeout(now, &mut bench.out);
+        bench.receiver.handle(&header, Packet::rtp(bytes, now), &mut bench.out);
+    };
+    for run in 0..100u16 {
+        for copy in 0..2 {
+            (0..10).for_each(|i| feed(&mut bench, 10 * run + i, u64::from(10 * run + i) + 5 * copy));
+        }
+    }
+    assert_eq!(bench.sequences(), (0..1000).collect::<Vec<u16>>());
+    assert_eq!((bench.receiver.quality().restarts, bench.receiver.quality().duplicates), (0, 1000));
+    // Late packets, long after their gap was given up, are no restart either.
+    feed(&mut bench, 1003, 1004);
+    feed(&mut bench, 1004, 1100);
+    (1000..1003).for_each(|i| feed(&mut bench, i, 1101));
+    assert_eq!(bench.sequences(), [1003, 1004]);
+    assert_eq!((bench.receiver.quality().restarts, bench.receiver.quality().late), (0, 3));
+    // A stream that is the same over and over again.
+    (0..1500).for_each(|i| feed(&mut bench, 500 + i % 500, 1200 + u64::from(i)));
+    let out = bench.sequences();
+    let restarts = out.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+    assert!(out.len() > 500 && restarts <= 3, "{} {restarts}", out.len());
+}
+
+#[test]
+fn rtp_receiver_stays_with_first_of_two_senders() {
+    for burst in [1, 2, 7] {
+        let mut bench = Bench::new(WINDOW);
+        for i in 0..1400u16 {
+            let (ms, at) = (10 * u64::from(i / burst), i % burst);
+            bench.feed(ms, 0, i);
+            if at == burst - 1 {
+                (0..burst).for_each(|k| bench.feed(ms + 5, 0, 30_000 + i - at + k));
+            }
+        }
+        let out = bench.sequences();
+        let (own, other): (Vec<u16>, Vec<u16>) = out.iter().partition(|s| **s < 30_000);
+        assert_eq!(own, (0..1400).collect::<Vec<u16>>(), "{burst}");
+        assert!(other.len() <= 2 * usize::from(burst), "{burst}: {}", other.len());
+        assert_eq!(bench.receiver.quality().collisions, 1, "{burst}");
+        // The second one takes over once the first one is gone.
+        (0..100).for_each(|i| bench.feed(20_000 + i, 0, 40_000 + i as u16));
+        assert_eq!(bench.sequences().len(), 100);
+    }
+}
+
+#[test]
+fn rtp_receiver_drops_streams_of_another_payload_type_beside_it() {
+    let mut bench = Bench::new(WINDOW);
+    for i in 0..500u16 {
+        bench.feed(2 * u64::from(i), 1, i);
+        if i >= 10 && i % 10 == 0 {
+            for k in 0..5 {
+                let mut bytes = vec![0x80, 96];
+                bytes.extend((9000 + i / 2 + k).to_be_bytes());
+                bytes.extend([0; 8]);
+                let now = bench.start + Duration::from_millis(2 * u64::from(i));
+                bench.receiver.handle(&Header::parse(&bytes).unwrap(), Packet::rtp(bytes, now), &mut bench.out);
+            }
+        }
+    }
+    assert_eq!(bench.sequences(), (0..500).collect::<Vec<u16>>());
+    assert_eq!((bench.receiver.quality().foreign, bench.receiver.quality().collisions), (245, 0));
 }
 
 #[test]

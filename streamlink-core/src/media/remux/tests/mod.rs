@@ -1,7 +1,13 @@
 //! The clip of the examples, and hostile streams.
 
+mod forge;
+mod splices;
+
 use super::*;
-use crate::media::flv::{Role, Tag};
+use crate::media::{
+    RtmpKind,
+    flv::{Role, Tag},
+};
 use proptest::prelude::*;
 
 fn clip() -> Vec<u8> {
@@ -56,30 +62,7 @@ fn remux_of_clip_is_complete_at_any_datagram_size() {
 fn remux_hides_timestamp_wrap() {
     // Every timestamp of the clip is moved so that the wrap comes in its middle.
     let mut clip = clip();
-    let shift = (1u64 << 33) - 90_000 * 3;
-    for packet in clip.chunks_exact_mut(188) {
-        let start = if packet[3] & 0x20 != 0 { 5 + usize::from(packet[4]) } else { 4 };
-        if packet[1] & 0x40 == 0 || packet.get(start..start + 3) != Some(&[0, 0, 1]) {
-            continue;
-        }
-        let flags = packet[start + 7] >> 6;
-        for (present, at) in [(flags & 2 != 0, start + 9), (flags == 3, start + 14)] {
-            if present {
-                let b = &mut packet[at..at + 5];
-                let old = u64::from(b[0] >> 1 & 7) << 30
-                    | u64::from(b[1]) << 22
-                    | u64::from(b[2] >> 1) << 15
-                    | u64::from(b[3]) << 7
-                    | u64::from(b[4] >> 1);
-                let new = (old + shift) & ((1 << 33) - 1);
-                b[0] = b[0] & 0xf1 | ((new >> 30) as u8 & 7) << 1;
-                b[1] = (new >> 22) as u8;
-                b[2] = ((new >> 15) as u8) << 1 | 1;
-                b[3] = (new >> 7) as u8;
-                b[4] = (new as u8) << 1 | 1;
-            }
-        }
-    }
+    forge::shift(&mut clip, (1i64 << 33) - 90_000 * 3);
     let (_, moved) = remux(&clip, 1316);
     let (_, plain) = remux(&self::clip(), 1316);
     for kind in [RtmpKind::Video, RtmpKind::Audio] {

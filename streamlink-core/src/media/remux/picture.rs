@@ -1,0 +1,301 @@
+//! Pictures of the video track, as FLV messages: where they begin, when they are decoded and shown.
+
+use super::{
+    Core,
+    kind::Kind,
+    millis,
+    order::{Order, OrderTiming},
+    pes::{PesReader, Stamp},
+    timeline::{SECOND, Tolerance, TrackTime, difference},
+    units::{AccessUnit, UnitReader},
+    video::Picture,
+};
+use crate::media::{
+    Packet, RtmpKind,
+    entry_point::{EntryPoint, NalCodec},
+};
+use std::time::{Duration, Instant};
+
+/// Maximum time that the picture waits for an entry point, in units of 90 kHz and as arrivals.
+const WAIT_FOR_ENTRY: i64 = 3 * SECOND;
+/// Time after which a picture of intra slices alone will do.
+const WAIT_FOR_CLEAN_ENTRY: i64 = WAIT_FOR_ENTRY / 2;
+/// Assumed duration of a frame until it is known, in units of 90 kHz.
+const USUAL_FRAME: i64 = 3600;
+/// Maximum duration of a frame.
+const LONGEST_FRAME: i64 = 10 * SECOND;
+
+/// The video stream that passes.
+#[derive(Debug)]
+pub(super) struct VideoTrack {
+    pub(super) pid: u16,
+    pub(super) codec: NalCodec,
+    pub(super) pes: PesReader,
+    pub(super) units: UnitReader,
+    pub(super) picture: Picture,
+    /// The decoder configuration record, once known.
+    pub(super) configured: bool,
+    /// The same, if it is still to be sent.
+    header: Option<Vec<u8>>,
+    start: Start,
+}
+
+/// How far the track has got.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    /// No picture has come.
+    New,
+    /// It waits for an entry point, since this time and arrival.
+    Waits(i64, Instant),
+    /// It has begun with a picture shown at this time: those shown before it refer to pictures before it.
+    Leading(i64),
+    Runs,
+}
+
+/// The place of the pictures on the timeline, whichever stream they are of.
+#[derive(Debug, Default)]
+pub(super) struct PictureTiming {
+    pub(super) time: TrackTime,
+    /// The last distances between pictures.
+    steps: [i64; 5],
+    /// The last timestamp, and the number of pictures since.
+    last: Option<(u64, i64)>,
+    /// The latest time at which a picture is shown.
+    end: i64,
+    /// Time from decoding to showing of the last picture.
+    delay: i64,
+    /// The times of decoding are in the stream.
+    explicit: bool,
+    /// Timestamps go back by less than a second, as where they are those of showing alone.
+    reorders: bool,
+    order: OrderTiming,
+}
+
+impl PictureTiming {
+    /// Returns the usual duration of a frame.
+    pub(super) fn step(&self) -> i64 {
+        let mut known: Vec<i64> = self.steps.into_iter().filter(|step| *step > 0).collect();
+        known.sort_unstable();
+        known.get(known.len() / 2).copied().unwrap_or(USUAL_FRAME)
+    }
+
+    /// Returns the measured frame rate.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.steps.iter().all(|step| *step > 0).then(|| SECOND as f64 / self.step() as f64)
+    }
+
+    /// Measures the distance from the last timestamp.
+    fn measure(&mut self, raw: u64) {
+        if let Some((last, count)) = self.last.replace((raw, 1)) {
+            let apart = difference(raw, last);
+            let step = apart / count.max(1);
+            if (1..=LONGEST_FRAME).contains(&step) {
+                self.steps.rotate_right(1);
+                self.steps[0] = step;
+            }
+            self.reorders |= !self.explicit && (-SECOND..0).contains(&apart);
+        }
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        let step = self.step();
+        let back = if self.explicit { step * 3 / 4 } else { SECOND / 2 };
+        let suspect_back = if self.reorders { SECOND / 2 } else { step / 2 };
+        Tolerance { step, back, suspect_back }
+    }
+}
+
+impl VideoTrack {
+    /// Begins a stream; `None` if it is no video.
+    pub(super) fn new(pid: u16, kind: Kind) -> Option<Self> {
+        let (codec, head) = match kind {
+            Kind::H264 => (NalCodec::H264, 5),
+            Kind::Hevc => (NalCodec::Hevc, 8),
+            _ => return None,
+        };
+        Some(Self {
+            pid,
+            codec,
+            pes: PesReader::default(),
+            units: UnitReader::new(codec, head),
+            picture: Picture::default(),
+            configured: false,
+            header: None,
+            start: Start::New,
+        })
+    }
+
+    /// Returns whether the picture in progress seems to be whole.
+    pub(super) fn seems_whole(&self) -> bool {
+        self.pes.seems_whole() && self.units.is_aligned()
+    }
+
+    /// Returns whether pictures pass.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.start, Start::Leading(_) | Start::Runs)
+    }
+
+    /// Returns whether the pictures can begin with one like this, that would be decoded and shown at these times.
+    fn begins(&mut self, entry: EntryPoint, placed: i64, shown: i64, arrival: Instant) -> bool {
+        let (since, first) = match self.start {
+            Start::Runs => return true,
+            Start::Leading(first) if shown < first => return false,
+            Start::Leading(first) => {
+                if shown > first {
+                    self.start = Start::Runs;
+                }
+                return true;
+            }
+            Start::New => (placed, arrival),
+            Start::Waits(since, first) => (since, first),
+        };
+        self.start = Start::Waits(since, first);
+        let arrived = arrival.saturating_duration_since(first).min(Duration::from_secs(60));
+        let waited = (placed - since).max(arrived.as_millis() as i64 * 90);
+        let least = match waited {
+            WAIT_FOR_ENTRY.. => EntryPoint::None,
+            WAIT_FOR_CLEAN_ENTRY.. => EntryPoint::IntraOnly,
+            _ => EntryPoint::Recovery { pictures: std::cmp::Reverse(u16::MAX) },
+        };
+        if !self.configured || entry < least {
+            return false;
+        }
+        let may_lead = entry.is_clean() && entry != EntryPoint::Idr;
+        self.start = if may_lead { Start::Leading(shown) } else { Start::Runs };
+        true
+    }
+
+    /// Makes the message of a picture.
+    fn message(&self, data: Vec<u8>, is_key: bool, composition: i64) -> Vec<u8> {
+        let mut body = data;
+        let [_, composition @ ..] = i32::try_from(composition / 90).unwrap_or(0).to_be_bytes();
+        match self.codec {
+            NalCodec::H264 => {
+                body[..2].copy_from_slice(&[if is_key { 0x17 } else { 0x27 }, 1]);
+                body[2..5].copy_from_slice(&composition);
+            }
+            NalCodec::Hevc => {
+                body[0] = 0x80 | if is_key { 0x10 } else { 0x20 } | 1;
+                body[1..5].copy_from_slice(b"hvc1");
+                body[5..8].copy_from_slice(&composition);
+            }
+        }
+        body
+    }
+}
+
+impl Core {
+    /// Sends the pictures that are complete.
+    pub(super) fn pictures(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
+        let Some(track) = &mut self.video else { return };
+        for unit in track.units.take() {
+            self.picture(unit, arrival, out);
+        }
+    }
+
+    /// Sends the picture in progress.
+    pub(super) fn finish_pictures(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
+        if let Some(track) = &mut self.video {
+            track.units.finish();
+            self.pictures(arrival, out);
+        }
+    }
+
+    fn picture(&mut self, unit: AccessUnit, arrival: Instant, out: &mut Vec<Packet>) {
+        let Some(track) = &mut self.video else { return };
+        if let Some((record, picture)) = unit.configuration {
+            track.picture = picture;
+            track.configured = true;
+            track.header = Some(record);
+        }
+        if !self.timeline.has_begun() {
+            let Some(stamp) = unit.stamp else { return };
+            let is_entry = track.configured && unit.entry > EntryPoint::IntraOnly;
+            self.begin_with_picture(stamp.decoding(), is_entry);
+        }
+        let epoch = self.picture_timing.time.epoch();
+        let Some((placed, shown)) = self.place_picture(unit.stamp, unit.order, arrival) else { return };
+        let Some(track) = &mut self.video else { return };
+        let was_waiting = !track.runs();
+        if track.begins(unit.entry, placed, shown, arrival) {
+            let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
+            let header = track.header.take().map(|record| {
+                let head: &[u8] = match track.codec {
+                    NalCodec::H264 => &[0x17, 0, 0, 0, 0],
+                    NalCodec::Hevc => b"\x90hvc1",
+                };
+                [head, &record].concat()
+            });
+            let body = track.message(unit.data, is_key, i64::from(millis(shown)) * 90 - i64::from(millis(placed)) * 90);
+            let time = millis(placed);
+            self.describe(time, arrival, out);
+            out.extend(header.map(|header| Packet::rtmp(RtmpKind::Video, time, header, arrival)));
+            out.push(Packet::rtmp(RtmpKind::Video, time, body, arrival));
+        }
+        if self.picture_timing.time.epoch() != epoch || self.audio.as_ref().is_some_and(|track| track.is_waiting()) {
+            self.sounds(false, arrival, out);
+        }
+    }
+
+    /// Begins the timeline: with the picture, if decoding can start with it, or else with the sound before it.
+    fn begin_with_picture(&mut self, raw: u64, is_entry: bool) {
+        let sound = self.audio.as_ref().and_then(|track| track.first_stamp());
+        let before = sound.filter(|sound| !is_entry && (0..2 * SECOND).contains(&difference(raw, *sound)));
+        self.timeline.begin(before.unwrap_or(raw));
+    }
+
+    /// Returns the times at which a picture is decoded and shown; `None` if it has no time.
+    fn place_picture(&mut self, stamp: Option<Stamp>, order: Option<Order>, arrival: Instant) -> Option<(i64, i64)> {
+        let codec = self.video.as_ref()?.codec;
+        let timing = &mut self.picture_timing;
+        let Some(stamp) = stamp else {
+            // Between timestamps, pictures follow evenly.
+            if let Some((_, count)) = &mut timing.last {
+                *count += 1;
+            }
+            let placed = timing.time.last()? + timing.step();
+            let step = timing.step();
+            let end = timing.end;
+            let ordered = order.and_then(|order| timing.order.place(codec, order, step, end));
+            let near = ordered.filter(|shown| (-SECOND..2 * SECOND).contains(&(shown - placed)));
+            let shown = near.unwrap_or(placed + timing.delay).max(placed);
+            timing.end = timing.end.max(shown);
+            self.timeline.record(&mut timing.time, placed, None, arrival);
+            return Some((placed, shown));
+        };
+        let raw = stamp.decoding();
+        timing.explicit |= stamp.dts.is_some();
+        timing.delay = difference(stamp.pts, raw).clamp(0, 10 * SECOND);
+        let tolerance = timing.tolerance();
+        let at = match self.timeline.locate(&mut timing.time, raw, arrival, tolerance) {
+            Some(at) => {
+                timing.measure(raw);
+                at
+            }
+            None => {
+                let next = timing.time.last().map_or(self.timeline.front(), |last| last + tolerance.step);
+                // No picture is shown before the last one of the old timeline.
+                let shown_next = (timing.end + tolerance.step - timing.delay).min(next + SECOND);
+                let at = next.max(shown_next);
+                self.timeline.break_at(&mut timing.time, raw, at);
+                timing.last = Some((raw, 1));
+                timing.order.forget();
+                timing.reorders = false;
+                timing.end = at;
+                if let Some(track) = &mut self.video {
+                    track.units.sets().renew();
+                }
+                at
+            }
+        };
+        let timing = &mut self.picture_timing;
+        let placed = timing.time.last().map_or(at, |last| at.max(last));
+        let shown = at + timing.delay;
+        timing.end = timing.end.max(shown);
+        if let Some(order) = order {
+            timing.order.learn(order, shown);
+        }
+        self.timeline.record(&mut timing.time, placed, Some((raw, at)), arrival);
+        Some((placed, shown))
+    }
+}

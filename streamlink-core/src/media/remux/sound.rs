@@ -1,0 +1,235 @@
+//! Frames of the audio track, as FLV messages.
+
+use super::{
+    Core,
+    audio::{AudioCodec, AudioParser, Frame, Sound},
+    kind::Kind,
+    millis,
+    pes::{PesReader, Piece, Stamp},
+    timeline::{SECOND, Tolerance, TrackTime},
+};
+use crate::media::{Packet, RtmpKind, ts::transport::TransportPacket};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// Maximum time that sound waits for the first picture, in units of 90 kHz.
+const WAIT_FOR_PICTURE: i64 = SECOND / 2;
+/// Maximum time that sound of another timeline waits for the first picture of it.
+const WAIT_FOR_BREAK: i64 = SECOND;
+/// Maximum number of frames that wait.
+const MAX_WAITING: usize = 512;
+/// Number of bytes of a PES packet after which its frames are taken without waiting for its end.
+const MAX_PES: usize = 64 << 10;
+/// Time without pictures after which the video counts as gone.
+const PICTURE_GONE: Duration = Duration::from_secs(1);
+
+/// The audio stream that passes.
+#[derive(Debug)]
+pub(super) struct AudioTrack {
+    pub(super) pid: u16,
+    pub(super) kind: Kind,
+    pub(super) codec: AudioCodec,
+    pub(super) parser: AudioParser,
+    pes: PesReader,
+    /// The PES packet in progress.
+    data: Vec<u8>,
+    stamp: Option<Stamp>,
+    /// Frames in order, with their timestamps and arrivals.
+    waiting: VecDeque<(Option<u64>, Frame, Instant)>,
+    pub(super) sound: Option<Sound>,
+}
+
+/// The place of the sound on the timeline, whichever stream it is of.
+#[derive(Debug, Default)]
+pub(super) struct SoundTiming {
+    pub(super) time: TrackTime,
+    /// The end of the last frame, sent or not.
+    next: Option<i64>,
+    /// The end of the last frame that was sent, after which the frames of another timeline begin.
+    sent: i64,
+    duration: i64,
+    joins: bool,
+}
+
+impl AudioTrack {
+    /// Begins a stream; `None` if it is no audio.
+    pub(super) fn new(pid: u16, kind: Kind) -> Option<Self> {
+        let codec = match kind {
+            Kind::Aac => AudioCodec::Aac,
+            Kind::AacLatm => AudioCodec::AacLatm,
+            Kind::MpegAudio => AudioCodec::Mp3,
+            Kind::Ac3 => AudioCodec::Ac3,
+            Kind::Eac3 => AudioCodec::Eac3,
+            Kind::Opus { channels } => AudioCodec::Opus { channels },
+            Kind::H264 | Kind::Hevc => return None,
+        };
+        Some(Self {
+            pid,
+            kind,
+            codec,
+            parser: AudioParser::new(codec),
+            pes: PesReader::default(),
+            data: Vec::new(),
+            stamp: None,
+            waiting: VecDeque::new(),
+            sound: None,
+        })
+    }
+
+    /// Returns whether frames wait for a picture.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Returns the first timestamp of the frames that wait.
+    pub(super) fn first_stamp(&self) -> Option<u64> {
+        self.waiting.iter().find_map(|(raw, _, _)| *raw)
+    }
+
+    /// Takes a packet.
+    pub(super) fn packet(&mut self, packet: &TransportPacket<'_>, arrival: Instant) {
+        let mut pes = std::mem::take(&mut self.pes);
+        pes.packet(packet, &mut |piece| self.piece(piece, arrival));
+        self.pes = pes;
+    }
+
+    fn piece(&mut self, piece: Piece<'_>, arrival: Instant) {
+        match piece {
+            Piece::Start(stamp) => self.stamp = stamp,
+            Piece::Data(data) => {
+                self.data.extend_from_slice(data);
+                if self.data.len() > MAX_PES {
+                    self.parse(arrival);
+                }
+            }
+            Piece::End => self.parse(arrival),
+            Piece::Lost => {
+                self.parse(arrival);
+                self.parser.lost();
+            }
+        }
+    }
+
+    fn parse(&mut self, arrival: Instant) {
+        let data = std::mem::take(&mut self.data);
+        for frame in self.parser.parse(&data) {
+            // The timestamp of a PES packet is that of the first frame that begins in it.
+            let raw = if frame.carried { None } else { self.stamp.take().map(|stamp| stamp.pts) };
+            if self.waiting.len() < MAX_WAITING {
+                self.waiting.push_back((raw, frame, arrival));
+            }
+        }
+    }
+
+    /// Returns for how long the frames have waited: by their duration, or by their arrival.
+    fn waited(&self, arrival: Instant) -> i64 {
+        let sum = self.waiting.iter().map(|(_, frame, _)| frame.duration).sum::<i64>();
+        let first =
+            self.waiting.front().map_or(Duration::ZERO, |(_, _, first)| arrival.saturating_duration_since(*first));
+        if self.waiting.len() >= MAX_WAITING {
+            return i64::MAX;
+        }
+        sum.max(first.as_millis().min(60_000) as i64 * 90)
+    }
+}
+
+impl Core {
+    /// Sends the frames that are complete; `ends`: none of them waits for a picture.
+    pub(super) fn sounds(&mut self, ends: bool, arrival: Instant, out: &mut Vec<Packet>) {
+        while let Some(track) = &mut self.audio {
+            let Some((raw, frame, _)) = track.waiting.front() else { break };
+            let (raw, duration) = (*raw, frame.duration);
+            let Some(at) = self.place_sound(raw, duration, ends, arrival) else { return };
+            let Some((_, frame, _)) = self.audio.as_mut().and_then(|track| track.waiting.pop_front()) else { return };
+            if let Some(at) = at {
+                self.sound(frame, at, raw, arrival, out);
+            }
+        }
+        if let Some(track) = &self.audio
+            && let Some(unfit) = track.parser.unfit()
+        {
+            self.unfit.insert(track.pid, (track.kind, unfit));
+            self.choose(arrival, out);
+        }
+    }
+
+    /// Sends the frames of the PES packet in progress.
+    pub(super) fn finish_sounds(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
+        if let Some(track) = &mut self.audio {
+            track.parse(arrival);
+            self.sounds(true, arrival, out);
+        }
+    }
+
+    /// Returns the time of the first frame that waits, `Some(None)` if it is of no use, and `None` if it has to wait.
+    #[allow(clippy::option_option)]
+    fn place_sound(&mut self, raw: Option<u64>, duration: i64, ends: bool, arrival: Instant) -> Option<Option<i64>> {
+        let track = self.audio.as_ref()?;
+        let timing = &mut self.sound_timing;
+        let Some(raw) = raw else { return Some(timing.next) };
+        let waited = track.waited(arrival);
+        if !self.timeline.has_begun() {
+            if self.video.is_some() && !ends && waited < WAIT_FOR_PICTURE {
+                return None;
+            }
+            self.timeline.begin(raw);
+        }
+        let step = timing.duration.max(duration / 2).max(1);
+        let tolerance = Tolerance { step, back: SECOND / 10, suspect_back: step };
+        let epoch = timing.time.epoch();
+        let found = self.timeline.locate(&mut timing.time, raw, arrival, tolerance);
+        timing.joins |= timing.time.epoch() != epoch;
+        if found.is_some() {
+            return Some(found);
+        }
+        let last = self.picture_timing.time.arrived();
+        let has_pictures =
+            self.video.is_some() && last.is_some_and(|last| arrival.saturating_duration_since(last) < PICTURE_GONE);
+        if has_pictures && !ends && waited < WAIT_FOR_BREAK {
+            return None; // the picture tells how the other timeline follows
+        }
+        timing.joins = true;
+        let expected = timing.next.unwrap_or_else(|| self.timeline.front());
+        let own = timing.time.place(raw);
+        Some(Some(match own {
+            // A small step of the sound alone is what the source means.
+            Some(own) if has_pictures && (own - expected).abs() <= SECOND => own,
+            _ if has_pictures => {
+                timing.time.move_alone(raw, expected);
+                expected
+            }
+            _ => {
+                self.timeline.break_at(&mut timing.time, raw, expected);
+                expected
+            }
+        }))
+    }
+
+    fn sound(&mut self, frame: Frame, at: i64, raw: Option<u64>, arrival: Instant, out: &mut Vec<Packet>) {
+        let timing = &mut self.sound_timing;
+        timing.next = Some(at + frame.duration);
+        timing.duration = frame.duration;
+        let overlap = timing.sent - at;
+        if at < 0 || timing.joins && overlap > frame.duration / 2 {
+            return; // from before the first picture, or while the last frame still sounds
+        }
+        timing.joins = false;
+        let placed = timing.time.last().map_or(at, |last| at.max(last));
+        timing.sent = placed + frame.duration;
+        self.timeline.record(&mut timing.time, placed, raw.map(|raw| (raw, at)), arrival);
+        let time = millis(placed);
+        let Some(track) = &mut self.audio else { return };
+        let mut header = None;
+        if track.sound.as_ref() != Some(&frame.sound) {
+            header = track.codec.header(&frame.sound);
+            track.sound = Some(frame.sound.clone());
+        }
+        let mut body = track.codec.tag(&frame.sound);
+        body.extend(frame.data);
+        self.describe(time, arrival, out);
+        out.extend(header.map(|header| Packet::rtmp(RtmpKind::Audio, time, header, arrival)));
+        out.push(Packet::rtmp(RtmpKind::Audio, time, body, arrival));
+    }
+}

@@ -1,0 +1,311 @@
+//! Streams that change in mid-stream, that are joined late, and that hold what is not carried.
+
+use super::{
+    forge::{AUDIO_PID, PACKET, VIDEO_PID, pes_start, pid, retable, shift, unalign},
+    *,
+};
+use crate::media::MediaTrack;
+
+const PLAIN: &[(u16, u16, &[(u8, u16)])] = &[(1, 0x1000, &[(0x1b, 0x100), (0x0f, 0x101)])];
+
+fn headers(packets: &[Packet], wanted: RtmpKind) -> usize {
+    let is_header = |p: &&Packet| {
+        let Some((kind, _)) = p.rtmp_message() else { return false };
+        kind == wanted && Tag::parse(kind, p.data()).is_some_and(|t| matches!(t.role, Role::Header { .. }))
+    };
+    packets.iter().filter(is_header).count()
+}
+
+fn metadata(packets: &[Packet]) -> usize {
+    packets.iter().filter(|p| p.rtmp_message().is_some_and(|(kind, _)| kind == RtmpKind::Data)).count()
+}
+
+/// Checks that pictures follow each other by a frame, and that no frame of sound is missing or doubled.
+fn check_even(out: &[Packet], context: &str) {
+    let video = times(out, RtmpKind::Video);
+    let audio = times(out, RtmpKind::Audio);
+    for step in video.windows(2).map(|w| w[1] - w[0]) {
+        assert!((1..80).contains(&step), "{context}: {step} {video:?}");
+    }
+    for step in audio.windows(2).map(|w| w[1] - w[0]) {
+        assert!((1..64).contains(&step), "{context}: {step} {audio:?}");
+    }
+}
+
+fn selections(parts: &[&[u8]]) -> (Vec<super::super::selection::Selection>, Vec<MediaTrack>, Vec<Packet>) {
+    let mut remuxer = Remuxer::new();
+    let mut out = Vec::new();
+    let mut told = Vec::new();
+    let mut now = Instant::now();
+    for payload in parts.concat().chunks(1316) {
+        now += std::time::Duration::from_millis(2);
+        remuxer.push(payload, now, &mut out);
+        told.extend(remuxer.selection());
+    }
+    remuxer.finish(now, &mut out);
+    told.extend(remuxer.selection());
+    let tracks = remuxer.tracks(now);
+    (told, tracks, out)
+}
+
+#[test]
+fn remux_follows_moved_pids_with_the_same_version() {
+    let first = retable(&clip(), PLAIN, &[]);
+    for (map, video, audio) in [(0x1000, 0x200, 0x201), (0x30, 0x100, 0x101), (0x31, 0x101, 0x100)] {
+        let moved = [(VIDEO_PID, video), (AUDIO_PID, audio)];
+        let second = retable(&clip(), &[(1, map, &[(0x1b, video), (0x0f, audio)])], &moved);
+        let (told, _, out) = selections(&[&first, &second]);
+        let names: Vec<_> = told.iter().map(|s| (s.carried.join(", "), s.left_out.len())).collect();
+        let name = |video: u16, audio: u16| (format!("H.264 (PID {video}), AAC (PID {audio})"), 0);
+        let mut wanted = vec![name(0x100, 0x101), name(video, audio)];
+        wanted.dedup();
+        assert_eq!(names, wanted, "{map:x} {video:x}");
+        assert_eq!(times(&out, RtmpKind::Video).len(), 250, "{map:x} {video:x}");
+        check_even(&out, &format!("{map:x} {video:x}"));
+        if wanted.len() > 1 {
+            assert_eq!((headers(&out, RtmpKind::Video), headers(&out, RtmpKind::Audio)), (2, 2));
+        }
+    }
+}
+
+#[test]
+fn remux_follows_programs_that_come_and_go() {
+    let only_video: &[(u16, u16, &[(u8, u16)])] = &[(1, 0x1000, &[(0x1b, 0x100)])];
+    let first = retable(&clip(), only_video, &[]);
+    let second = retable(&clip(), PLAIN, &[]);
+    let third = retable(&clip(), &[(7, 0x1007, &[(0x1b, 0x100), (0x0f, 0x101)])], &[]);
+    let (told, _, out) = selections(&[&first, &second, &first, &third]);
+    let carried: Vec<_> = told.iter().map(|selection| selection.carried.len()).collect();
+    assert_eq!(carried, [1, 2, 1, 2]);
+    assert_eq!(times(&out, RtmpKind::Video).len(), 500);
+    let audio = times(&out, RtmpKind::Audio).len();
+    assert!((450..=480).contains(&audio), "{audio}");
+    assert!(metadata(&out) >= 4, "{}", metadata(&out));
+    assert!(times(&out, RtmpKind::Video).is_sorted() && times(&out, RtmpKind::Audio).is_sorted());
+}
+
+#[test]
+fn remux_times_go_on_over_clock_steps() {
+    let (_, plain) = remux(&clip(), 1316);
+    let plain = [times(&plain, RtmpKind::Video), times(&plain, RtmpKind::Audio)];
+    for step in [-90_000 * 8, -90_000 * 3, -27_000, -9_000, 45_000, 90_000 * 5, 90_000 * 3600] {
+        for number in [40, 50, 63] {
+            let mut stepped = clip();
+            let cut = pes_start(&stepped, VIDEO_PID, number);
+            shift(&mut stepped[cut..], step);
+            let (_, out) = remux(&stepped, 1316);
+            let context = format!("{step} at {number}");
+            check_even(&out, &context);
+            for (kind, plain) in [RtmpKind::Video, RtmpKind::Audio].into_iter().zip(&plain) {
+                let got = times(&out, kind);
+                assert!(got.len() + 1 >= plain.len() && got.len() <= plain.len(), "{context}: {}", got.len());
+                let last = got.last().unwrap().abs_diff(*plain.last().unwrap());
+                assert!(last < 80, "{context} {kind:?}: {last} ms");
+            }
+        }
+    }
+}
+
+#[test]
+fn remux_of_looped_file_goes_on() {
+    let (_, once) = remux(&clip(), 1316);
+    let (_, out) = remux(&[clip(), clip(), clip()].concat(), 1316);
+    check_even(&out, "loop");
+    assert_eq!(times(&out, RtmpKind::Video).len(), 3 * times(&once, RtmpKind::Video).len());
+}
+
+#[test]
+fn remux_of_unaligned_pes_keeps_every_picture() {
+    let (_, plain) = remux(&clip(), 1316);
+    let video = |packets: &[Packet]| -> Vec<Packet> {
+        let is_video = |p: &&Packet| p.rtmp_message().is_some_and(|(kind, _)| kind == RtmpKind::Video);
+        packets.iter().filter(is_video).cloned().collect()
+    };
+    let bodies = |packets: &[Packet]| video(packets).iter().map(|p| p.data()[5..].to_vec()).collect::<Vec<_>>();
+    // Times at which the pictures are shown.
+    let shown = |packets: &[Packet]| -> Vec<u32> {
+        let composition = |p: &Packet| u32::from_be_bytes([0, p.data()[2], p.data()[3], p.data()[4]]);
+        video(packets).iter().map(|p| p.rtmp_message().unwrap().1 + composition(p)).collect()
+    };
+    for size in [100, 777, 4000, 12_000, 100_000] {
+        let (_, out) = remux(&unalign(&clip(), size), 1316);
+        assert!(bodies(&out) == bodies(&plain), "{size}");
+        let apart = shown(&out).into_iter().zip(shown(&plain)).map(|(a, b)| a.abs_diff(b));
+        assert!(apart.max() < Some(40), "{size}: {:?} {:?}", shown(&out), shown(&plain));
+        check_even(&out, &format!("PES packets of {size} bytes"));
+    }
+}
+
+#[test]
+fn remux_joined_late_begins_with_sound_and_at_the_next_entry_point() {
+    let clip = clip();
+    let late = &clip[pes_start(&clip, VIDEO_PID, 30)..];
+    let (_, out) = remux(&retable(late, PLAIN, &[]), 1316);
+    let video = times(&out, RtmpKind::Video);
+    let audio = times(&out, RtmpKind::Audio);
+    assert!(audio[0] < 50, "{audio:?}");
+    assert!(video.len() < 95 && video.len() > 30 && video[0] > 100, "{video:?}");
+    let first = out.iter().find_map(|p| Tag::parse(p.rtmp_message()?.0, p.data()).filter(|t| t.role == Role::Key));
+    assert!(first.is_some());
+}
+
+#[test]
+fn remux_without_entry_point_begins_after_a_bounded_wait() {
+    // All slices of IDR pictures become plain ones.
+    let mut clip = clip();
+    for packet in clip.chunks_exact_mut(PACKET).filter(|p| pid(p) == VIDEO_PID) {
+        for at in 4..PACKET - 3 {
+            if packet[at..at + 3] == [0, 0, 1] && packet[at + 3] & 0x1f == 5 {
+                packet[at + 3] = 0x61;
+                packet[at + 4] = 0x9a; // a slice of type P
+            }
+        }
+    }
+    let (_, out) = remux(&clip, 1316);
+    let video = times(&out, RtmpKind::Video);
+    let audio = times(&out, RtmpKind::Audio);
+    assert!(audio[0] < 100 && audio.len() > 225, "{audio:?}");
+    assert!((2900..=3200).contains(&(video[0] - audio[0])), "{video:?}");
+    assert_eq!(headers(&out, RtmpKind::Video), 1);
+}
+
+#[test]
+fn remux_prefers_television_and_obeys_the_choice_of_a_program() {
+    let radio: &[(u8, u16)] = &[(0x0f, 0x101)];
+    let television: &[(u8, u16)] = &[(0x1b, 0x100), (0x0f, 0x300)];
+    let both = retable(&clip(), &[(1, 0x1001, radio), (2, 0x1002, television)], &[]);
+    let (told, tracks, _) = selections(&[&both]);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].carried, ["H.264 (PID 256)", "AAC (PID 768)"]);
+    assert_eq!(told[0].left_out, ["AAC (PID 257): program 1"]);
+    let video = tracks.iter().find(|track| track.pid == 0x100).unwrap();
+    assert_eq!((video.program, video.left_out, video.width > 0, video.profile.is_some()), (2, None, true, true));
+    assert!(video.bit_rate == 0 || video.bit_rate > 1000);
+    let now = Instant::now();
+    for (wanted, carried) in [(ProgramChoice::Number(1), 1), (ProgramChoice::Number(9), 0)] {
+        let mut remuxer = Remuxer::new();
+        remuxer.want(&wanted, now, &mut Vec::new());
+        let mut out = Vec::new();
+        for payload in both.chunks(1316) {
+            remuxer.push(payload, now, &mut out);
+        }
+        remuxer.finish(now, &mut out);
+        let selection = remuxer.selection().unwrap();
+        assert_eq!(selection.carried.len(), carried, "{selection:?}");
+        assert_eq!(times(&out, RtmpKind::Video).len(), 0);
+        assert_eq!(times(&out, RtmpKind::Audio).is_empty(), carried == 0);
+        if carried == 0 {
+            assert_eq!(selection.left_out[0], "there is no program 9");
+        }
+    }
+}
+
+#[test]
+fn remux_names_scrambled_streams_and_takes_clear_ones() {
+    let mut stream = retable(&clip(), PLAIN, &[]);
+    for packet in stream.chunks_exact_mut(PACKET) {
+        if pid(packet) == VIDEO_PID {
+            packet[3] |= 0x80;
+        }
+    }
+    let (told, _, out) = selections(&[&stream]);
+    assert_eq!(told.last().unwrap().carried, ["AAC (PID 257)"]);
+    assert_eq!(told.last().unwrap().left_out, ["H.264 (PID 256): scrambled"]);
+    assert!(times(&out, RtmpKind::Audio).len() > 200 && times(&out, RtmpKind::Video).is_empty());
+}
+
+#[test]
+fn remux_reads_packets_with_parity_and_with_times() {
+    let (_, plain) = remux(&clip(), 1316);
+    for (before, behind) in [(0, 16), (4, 0)] {
+        let mut stream = Vec::new();
+        for packet in clip().chunks_exact(PACKET) {
+            stream.extend(vec![0x11; before]);
+            stream.extend_from_slice(packet);
+            stream.extend(vec![0x22; behind]);
+        }
+        for size in [1316, 1428, 1344, 204] {
+            let (_, out) = remux(&stream, size);
+            assert!(plain.iter().map(Packet::data).eq(out.iter().map(Packet::data)), "{before} {behind} {size}");
+        }
+    }
+}
+
+#[test]
+fn remux_of_what_is_no_transport_stream_says_so() {
+    let (mut remuxer, out) = remux(&[0x33; 300_000], 1316);
+    assert!(out.is_empty());
+    assert_eq!(remuxer.selection().unwrap().left_out, ["not MPEG-TS"]);
+}
+
+#[test]
+fn remux_ignores_tables_with_a_wrong_checksum() {
+    let good = retable(&clip(), PLAIN, &[]);
+    let moved: &[(u16, u16, &[(u8, u16)])] = &[(1, 0x1000, &[(0x1b, 0x200), (0x0f, 0x201)])];
+    let mut wrong = super::forge::tables(moved, 3);
+    wrong[PACKET + 12] ^= 0xff;
+    let cut = good.len() / 2 / PACKET * PACKET;
+    let stream = [&good[..cut], &wrong, &good[cut..]].concat();
+    let (mut remuxer, out) = remux(&stream, 1316);
+    assert_eq!(remuxer.damaged_sections(), 1);
+    assert_eq!(remuxer.selection().unwrap().carried.len(), 2);
+    assert_eq!(times(&out, RtmpKind::Video).len(), 125);
+}
+
+#[test]
+fn remux_of_layer_two_is_left_out_by_its_name() {
+    // 48 kHz, 192 kb/s: 576 bytes a frame; two frames a packet of sound.
+    let mut stream = forge::tables(&[(1, 0x1000, &[(0x03, 0x101)])], 0);
+    let mut counter = 0u8;
+    for number in 0..20u64 {
+        let mut frame = vec![0xff, 0xfd, 0xa4, 0];
+        frame.resize(576, number as u8);
+        let mut pes = vec![0, 0, 1, 0xc0, 0, 0, 0x80, 0x80, 5, 0x21, 0, 1, 0, 1];
+        pes.extend([&frame[..], &frame].concat());
+        pes.resize(pes.len().next_multiple_of(184), 0);
+        for (at, part) in pes.chunks(184).enumerate() {
+            stream.extend([0x47, if at == 0 { 0x41 } else { 0x01 }, 0x01, 0x10 | counter]);
+            stream.extend_from_slice(part);
+            counter = (counter + 1) & 0x0f;
+        }
+    }
+    let (mut remuxer, out) = remux(&stream, 1316);
+    let selection = remuxer.selection().unwrap();
+    assert_eq!(
+        (selection.carried.len(), &selection.left_out[..]),
+        (0, &["MPEG audio Layer II (PID 257)".to_owned()][..])
+    );
+    assert!(times(&out, RtmpKind::Audio).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// A stream that is cut anywhere, whose second part has another clock, other PIDs, or both.
+    #[test]
+    fn remux_of_spliced_streams_goes_on_evenly(
+        number in 5usize..120,
+        step in prop_oneof![-900_000i64..-9_000, 40_000i64..9_000_000],
+        moves in any::<bool>(),
+        size in 188usize..3000,
+    ) {
+        let first = retable(&clip(), PLAIN, &[]);
+        let cut = pes_start(&first, VIDEO_PID, number);
+        let moved = [(VIDEO_PID, 0x200), (AUDIO_PID, 0x201)];
+        let mut second = if moves {
+            retable(&clip(), &[(1, 0x1000, &[(0x1b, 0x200), (0x0f, 0x201)])], &moved)
+        } else {
+            retable(&clip(), PLAIN, &[])
+        };
+        shift(&mut second, step);
+        let (_, out) = remux(&[&first[..cut], &second].concat(), size);
+        let video = times(&out, RtmpKind::Video);
+        let audio = times(&out, RtmpKind::Audio);
+        prop_assert!(video.is_sorted() && audio.is_sorted());
+        prop_assert!(video.len() >= number + 124 && video.len() <= number + 125, "{} {}", number, video.len());
+        let widest = video.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+        // Pictures that are shown before the last one may be cut off.
+        prop_assert!(widest <= 200, "{} {:?}", widest, video);
+        let apart = video.last().unwrap().abs_diff(*audio.last().unwrap());
+        prop_assert!(apart < 700, "{}", apart);
+    }
+}

@@ -1,0 +1,61 @@
+//! Description of one track of media, for statistics.
+
+use std::fmt;
+
+/// One elementary stream of a transport stream that is remultiplexed: what it holds, and whether it is carried.
+///
+/// Fields that are not known, or that its kind does not have, are `None` or 0.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct MediaTrack {
+    /// Packet identifier, 0–8191.
+    pub pid: u16,
+    /// Program number (service id) that names it.
+    pub program: u16,
+    /// Name of the codec, as in `H.264`.
+    pub codec: &'static str,
+    /// Name of the profile, as in `High`.
+    pub profile: Option<&'static str>,
+    /// Width of the picture, in pixels.
+    pub width: u32,
+    /// Height of the picture, in pixels.
+    pub height: u32,
+    /// Pictures per second: measured, or as the stream says.
+    pub frame_rate: Option<f64>,
+    /// Sample rate of the sound, in Hz.
+    pub sample_rate: u32,
+    /// Number of channels of the sound.
+    pub channels: u8,
+    /// Bits per second of its payload, over the last second or so.
+    pub bit_rate: u64,
+    /// Reason why it is left out; `None` if it is carried.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Reason why a stream is left out of a remux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LeftOut {
+    /// RTMP has no carriage for its codec.
+    NoCarriage,
+    /// Its packets are scrambled.
+    Scrambled,
+    /// It belongs to a program that is not chosen.
+    OtherProgram,
+    /// Another stream of the same kind is carried.
+    OtherTrack,
+    /// No frame, or no configuration of the decoder, can be read.
+    Unreadable,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoCarriage => "no carriage in RTMP",
+            Self::Scrambled => "scrambled",
+            Self::OtherProgram => "another program",
+            Self::OtherTrack => "another track is carried",
+            Self::Unreadable => "unreadable",
+        })
+    }
+}

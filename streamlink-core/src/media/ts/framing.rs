@@ -1,0 +1,84 @@
+//! Framing of transport packets in a datagram: packets of 188 bytes, of 204 with parity bytes behind them (ETSI EN 300
+//! 744, as satellite modems hand them out), and of 192 with a time before them (M2TS, as discs and cameras use it).
+
+use super::{PACKET, SYNC};
+
+/// The place of transport packets in a run of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Framing {
+    /// Position of the first whole or truncated packet's sync byte.
+    pub(crate) offset: usize,
+    /// Distance from one sync byte to the next: 188, 192 or 204.
+    pub(crate) stride: usize,
+}
+
+/// The distances that occur: plain, with 16 bytes of parity, with four bytes of time.
+const STRIDES: [usize; 3] = [PACKET, 204, 192];
+
+impl Framing {
+    /// Returns the framing of a datagram that holds whole packets from its beginning, or of a part of a byte stream
+    /// that holds at least two sync bytes at one of the distances; `None` if the bytes are no MPEG-TS.
+    pub(crate) fn detect(bytes: &[u8]) -> Option<Self> {
+        for stride in STRIDES {
+            let offset = if stride == 192 { 4 } else { 0 };
+            let framing = Self { offset, stride };
+            if !bytes.is_empty() && bytes.len().is_multiple_of(stride) && framing.fits(bytes) {
+                return Some(framing);
+            }
+        }
+        for stride in STRIDES {
+            for offset in memchr::memchr_iter(SYNC, bytes.get(..bytes.len().min(stride))?) {
+                let framing = Self { offset, stride };
+                if offset + stride < bytes.len() && framing.fits(bytes) {
+                    return Some(framing);
+                }
+            }
+        }
+        None
+    }
+
+    /// Returns whether there is a sync byte wherever there has to be one.
+    pub(crate) fn fits(self, bytes: &[u8]) -> bool {
+        bytes.get(self.offset..).is_some_and(|rest| rest.iter().step_by(self.stride).all(|byte| *byte == SYNC))
+    }
+
+    /// Returns the packets of 188 bytes; the last may be truncated.
+    #[allow(dead_code)] // for the presence of media
+    pub(crate) fn packets(self, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let rest = bytes.get(self.offset..).unwrap_or_default();
+        rest.chunks(self.stride).map(|chunk| chunk.get(..PACKET).unwrap_or(chunk))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(stride: usize, offset: usize, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0x11; offset];
+        for _ in 0..count {
+            bytes.push(SYNC);
+            bytes.extend(vec![0x22; stride - 1]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn framing_of_each_packet_size_is_detected() {
+        for (stride, offset) in [(188, 0), (204, 0), (192, 4)] {
+            let mut bytes = stream(stride, offset, 7);
+            bytes.truncate(7 * stride);
+            assert_eq!(Framing::detect(&bytes), Some(Framing { offset, stride }));
+            assert!(Framing::detect(&bytes).unwrap().packets(&bytes).all(|packet| packet.len() == 188));
+        }
+        assert_eq!(Framing::detect(&stream(188, 0, 1)), Some(Framing { offset: 0, stride: 188 }));
+    }
+
+    #[test]
+    fn framing_of_cut_packets_is_detected() {
+        assert_eq!(Framing::detect(&stream(188, 100, 7)[..1400]), Some(Framing { offset: 100, stride: 188 }));
+        assert_eq!(Framing::detect(&stream(204, 50, 5)), Some(Framing { offset: 50, stride: 204 }));
+        assert_eq!(Framing::detect(&[0x22; 1316]), None);
+        assert_eq!(Framing::detect(&[]), None);
+    }
+}

@@ -1,0 +1,318 @@
+//! Monitoring of MPEG-TS (ISO/IEC 13818-1): the PIDs with their stream types and continuity errors, and the
+//! checks of ETSI TR 101 290. Nothing is altered, and errors are counted, never refused.
+
+mod framing;
+mod presence;
+pub(crate) mod sections;
+pub(crate) mod transport;
+
+pub(crate) use framing::Framing;
+use presence::MediaPresence;
+
+use super::{
+    transport_check::{TransportChecker, TransportErrors},
+    ts_sync::{PACKET, SYNC},
+};
+use std::{collections::BTreeMap, time::Instant};
+
+const NULL_PID: u16 = 0x1fff;
+/// Maximum number of PIDs that are followed; a hostile stream could name all 8192.
+const MAX_PIDS: usize = 256;
+/// Maximum number of programs that are followed.
+const MAX_PROGRAMS: usize = 64;
+/// Maximum length of a PSI section, in bytes (ISO/IEC 13818-1 section 2.4.4: PAT and PMT).
+const MAX_SECTION: usize = 1024;
+
+/// Statistics of one PID.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PidStats {
+    /// The packet identifier, 0–8191.
+    pub pid: u16,
+    /// The stream type from the PMT (ISO/IEC 13818-1 table 2-34): 0x1b H.264, 0x24 HEVC, 0x0f AAC, …
+    pub stream_type: Option<u8>,
+    /// Number of transport packets.
+    pub packets: u64,
+    /// Number of continuity counters that did not follow the one before.
+    pub continuity_errors: u64,
+}
+
+/// Returns the common name of a stream type.
+pub(crate) fn stream_type_name(stream_type: u8) -> &'static str {
+    match stream_type {
+        0x01 => "MPEG-1 video",
+        0x02 => "MPEG-2 video",
+        0x03 | 0x04 => "MPEG audio",
+        0x06 => "private data",
+        0x0f => "AAC",
+        0x11 => "AAC (LATM)",
+        0x1b => "H.264",
+        0x21 => "JPEG 2000",
+        0x24 => "HEVC",
+        0x33 => "VVC",
+        0x81 => "AC-3",
+        0x86 => "SCTE 35",
+        0x87 => "E-AC-3",
+        _ => "other",
+    }
+}
+
+/// Returns whether a stream type is video.
+fn is_video(stream_type: u8) -> bool {
+    matches!(stream_type, 0x01 | 0x02 | 0x10 | 0x1b | 0x21 | 0x24 | 0x33)
+}
+
+#[derive(Debug, Default)]
+struct Pid {
+    stats: PidStats,
+    /// PID of the PMT that names it.
+    program: Option<u16>,
+}
+
+/// Findings about the payload of one datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// A picture begins from which decoding can start.
+    pub(crate) random_access: bool,
+    /// There is media; see [`MediaPresence`]. True for everything that is no MPEG-TS.
+    pub(crate) media: bool,
+}
+
+/// Monitors a transport stream.
+#[derive(Debug, Default)]
+pub(crate) struct TsMonitor {
+    checker: TransportChecker,
+    presence: MediaPresence,
+    programs: Programs,
+}
+
+/// The programs of a transport stream.
+#[derive(Debug, Default)]
+struct Programs {
+    pids: BTreeMap<u16, Pid>,
+    /// PIDs of PMTs, with the sections in progress; PID 0 is the PAT.
+    sections: BTreeMap<u16, Vec<u8>>,
+    changed: bool,
+}
+
+impl TsMonitor {
+    pub(crate) fn new() -> Self {
+        let mut monitor = Self::default();
+        monitor.programs.sections.insert(0, Vec::new());
+        monitor
+    }
+
+    /// Observes the payload of one datagram. Transport packets may be split over datagrams.
+    pub(crate) fn observe(&mut self, payload: &[u8], now: Instant) -> Observed {
+        let Self { checker, presence, programs } = self;
+        let mut observed = Observed::default();
+        checker.observe(payload, now, |packet| {
+            observed.random_access |= programs.packet(packet);
+            observed.media |= presence.packet(packet);
+        });
+        observed.media |= !checker.is_transport_stream() && programs.pids.is_empty() && !payload.is_empty();
+        observed
+    }
+
+    /// Begins the stream again: what was missing meanwhile is not an error.
+    pub(crate) fn begin(&mut self) {
+        self.checker.begin();
+    }
+
+    /// Returns the PIDs, in order.
+    pub(crate) fn pids(&self) -> Vec<PidStats> {
+        let errors = |pid| self.checker.continuity_errors(pid);
+        let stats = self.programs.pids.values().map(|pid| pid.stats);
+        stats.map(|stats| PidStats { continuity_errors: errors(stats.pid), ..stats }).collect()
+    }
+
+    /// Returns the number of failures of each check.
+    pub(crate) fn errors(&self) -> TransportErrors {
+        self.checker.errors()
+    }
+
+    /// Returns the streams of the programs, once when they are first known and after each change.
+    pub(crate) fn description(&mut self) -> Option<String> {
+        if !std::mem::take(&mut self.programs.changed) {
+            return None;
+        }
+        let streams = self.programs.pids.values().filter_map(|pid| pid.stats.stream_type.map(|t| (pid.stats.pid, t)));
+        let names: Vec<String> = streams.map(|(pid, t)| format!("{} (PID {pid})", stream_type_name(t))).collect();
+        Some(format!("MPEG-TS: {}", names.join(", ")))
+    }
+}
+
+impl Programs {
+    /// Observes one transport packet; returns whether it is a random access point of a video stream (section 2.4.3.5).
+    fn packet(&mut self, packet: &[u8]) -> bool {
+        let &[_, p1, p2, control, length, flags, ..] = packet else { return false };
+        let pid = u16::from_be_bytes([p1 & 0x1f, p2]);
+        if pid == NULL_PID || (!self.pids.contains_key(&pid) && self.pids.len() >= MAX_PIDS) {
+            return false;
+        }
+        let has_adaptation = control & 0x20 != 0;
+        let entry = self.pids.entry(pid).or_default();
+        entry.stats.pid = pid;
+        entry.stats.packets = entry.stats.packets.saturating_add(1);
+        let is_video = entry.stats.stream_type.is_some_and(is_video);
+        let start = if has_adaptation { 5 + usize::from(length) } else { 4 };
+        if control & 0x10 != 0
+            && let Some(payload) = packet.get(start..)
+        {
+            self.section(pid, p1 & 0x40 != 0, payload);
+        }
+        is_video && has_adaptation && length > 0 && flags & 0x40 != 0
+    }
+
+    /// Reassembles the sections of the PAT and the PMTs (section 2.4.4).
+    fn section(&mut self, pid: u16, starts: bool, payload: &[u8]) {
+        let Some(bytes) = self.sections.get_mut(&pid) else { return };
+        if starts {
+            let Some((&pointer, rest)) = payload.split_first() else { return };
+            bytes.clear();
+            bytes.extend_from_slice(rest.get(usize::from(pointer)..).unwrap_or(&[]));
+        } else if !bytes.is_empty() {
+            bytes.extend_from_slice(payload);
+        }
+        bytes.truncate(MAX_SECTION);
+        let [table, high, low, ..] = bytes[..] else { return };
+        let length = 3 + usize::from(u16::from_be_bytes([high & 0x0f, low]));
+        if bytes.len() < length.min(MAX_SECTION) {
+            return; // more to come
+        }
+        let whole = std::mem::take(bytes);
+        // Eight bytes of header, four of CRC.
+        let Some(body) = whole.get(8..length.saturating_sub(4)) else { return };
+        match table {
+            0x00 if pid == 0 => self.pat(body, whole.get(7) == Some(&0)),
+            0x02 if pid != 0 => self.pmt(pid, body),
+            _ => {} // other tables may share the PID of a PMT
+        }
+    }
+
+    /// Takes a section of the PAT. `whole`: the table has no other section.
+    fn pat(&mut self, body: &[u8], whole: bool) {
+        if whole {
+            // Programs that have ended are not missing.
+            let named = |pid: u16| body.chunks_exact(4).any(|p| u16::from_be_bytes([p[2] & 0x1f, p[3]]) == pid);
+            self.sections.retain(|pid, _| *pid == 0 || named(*pid));
+        }
+        for program in body.chunks_exact(4) {
+            let number = u16::from_be_bytes([program[0], program[1]]);
+            let pid = u16::from_be_bytes([program[2] & 0x1f, program[3]]);
+            if number != 0 && pid != 0 && self.sections.len() <= MAX_PROGRAMS {
+                self.sections.entry(pid).or_default();
+            }
+        }
+    }
+
+    fn pmt(&mut self, program: u16, body: &[u8]) {
+        let [_, _, high, low, ..] = body else { return };
+        let info = usize::from(u16::from_be_bytes([high & 0x0f, *low]));
+        let mut streams = body.get(4 + info..).unwrap_or(&[]);
+        let mut ended: Vec<u16> =
+            self.pids.iter().filter(|(_, p)| p.program == Some(program)).map(|(pid, _)| *pid).collect();
+        while let [stream_type, p1, p2, l1, l2, ..] = *streams {
+            let pid = u16::from_be_bytes([p1 & 0x1f, p2]);
+            ended.retain(|other| *other != pid);
+            if self.pids.contains_key(&pid) || self.pids.len() < MAX_PIDS {
+                let entry = self.pids.entry(pid).or_default();
+                entry.stats.pid = pid;
+                entry.program = Some(program);
+                self.changed |= entry.stats.stream_type != Some(stream_type);
+                entry.stats.stream_type = Some(stream_type);
+            }
+            let skip = 5 + usize::from(u16::from_be_bytes([l1 & 0x0f, l2]));
+            streams = streams.get(skip..).unwrap_or(&[]);
+        }
+        for pid in ended {
+            if let Some(entry) = self.pids.get_mut(&pid) {
+                entry.program = None;
+                entry.stats.stream_type = None;
+                self.changed = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(pid: u16, counter: u8, starts: bool, payload: &[u8]) -> Vec<u8> {
+        let [high, low] = pid.to_be_bytes();
+        let mut bytes = vec![SYNC, high | if starts { 0x40 } else { 0 }, low, 0x10 | counter];
+        bytes.extend_from_slice(payload);
+        bytes.resize(PACKET, 0xff);
+        bytes
+    }
+
+    fn section(table: u8, body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, table, 0xb0, (5 + body.len() + 4) as u8, 0, 1, 0xc1, 0, 0];
+        bytes.extend_from_slice(body);
+        bytes.extend_from_slice(&[0; 4]);
+        bytes
+    }
+
+    #[test]
+    fn ts_monitor_describes_programs_and_counts_gaps() {
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
+        monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])), now); // program 1: PMT on PID 0x1000
+        let streams = [0xe1, 0x00, 0xf0, 0x00, 0x1b, 0xe1, 0x00, 0xf0, 0x00, 0x0f, 0xe1, 0x01, 0xf0, 0x00];
+        monitor.observe(&packet(0x1000, 0, true, &section(2, &streams)), now);
+        assert_eq!(monitor.description().unwrap(), "MPEG-TS: H.264 (PID 256), AAC (PID 257)");
+        assert_eq!(monitor.description(), None);
+        for counter in [0, 1, 2, 2, 3, 5, 6, 6, 6] {
+            monitor.observe(&packet(0x100, counter, false, &[]), now);
+        }
+        let video = monitor.pids().into_iter().find(|p| p.pid == 0x100).unwrap();
+        assert_eq!((video.stream_type, video.packets, video.continuity_errors), (Some(0x1b), 9, 2));
+    }
+
+    #[test]
+    fn ts_monitor_reads_packets_with_parity() {
+        let mut monitor = TsMonitor::new();
+        let mut stream = Vec::new();
+        for counter in 0..140u8 {
+            stream.extend(packet(0x100, counter & 15, false, &[]));
+            stream.extend([0xaa; 16]);
+        }
+        for chunk in stream.chunks(1316) {
+            monitor.observe(chunk, Instant::now());
+        }
+        // The first datagram tells the size.
+        assert!(monitor.errors().sync_byte < 8, "{:?}", monitor.errors());
+        let pid = monitor.pids().into_iter().find(|pid| pid.pid == 0x100).unwrap();
+        assert!(pid.packets > 130, "{pid:?}");
+    }
+
+    #[test]
+    fn ts_monitor_reassembles_sections() {
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
+        let mut body = vec![0xe1, 0x00, 0xf0, 190];
+        body.extend([0; 190]); // program descriptors that fill the first packet
+        body.extend([0x24, 0xe1, 0x00, 0xf0, 0x00]);
+        monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])), now);
+        let pmt = section(2, &body);
+        monitor.observe(&packet(0x1000, 0, true, &pmt[..184]), now);
+        monitor.observe(&packet(0x1000, 1, false, &pmt[184..]), now);
+        assert_eq!(monitor.description().unwrap(), "MPEG-TS: HEVC (PID 256)");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn ts_monitor_survives_any_bytes_in_bounded_memory(mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..2000)) {
+            let mut monitor = TsMonitor::new();
+            for chunk in bytes.chunks_mut(PACKET) {
+                chunk[0] = SYNC;
+            }
+            for _ in 0..4 {
+                monitor.observe(&bytes, Instant::now());
+                bytes.rotate_left(1);
+            }
+            assert!(monitor.programs.pids.len() <= MAX_PIDS + 1 && monitor.programs.sections.len() <= MAX_PROGRAMS + 1);
+        }
+    }
+}
