@@ -18,6 +18,9 @@
 //! memory. An input that fails is written to the system's temporary folder. Once the fault is fixed, the input is added
 //! to the corpus.
 
+// A panic is the finding.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use crate::{
     flow::{Allowlist, Output, Source},
     media::{

@@ -19,7 +19,7 @@ impl Asked {
         assert!(!format!("{request:?}").contains("s3cret"), "{request:?}");
         let mut asked = self.0.lock().unwrap();
         asked.push(request.clone());
-        if asked.len() == 1 { Access::Reject(1401) } else { Access::Accept }
+        if asked.len() == 1 { Access::Reject(1453) } else { Access::Accept }
     }
 
     fn blocking(&self) -> EngineBuilder {
@@ -135,7 +135,7 @@ fn access_hook_decides_on_rtsp_players_with_a_status() {
         Event::SourceLost { reason, .. } => Some(reason),
         _ => None,
     });
-    assert!(matches!(&reason, LossReason::Rejected(what) if what.contains("401")), "{reason:?}");
+    assert!(matches!(&reason, LossReason::Rejected(what) if what.contains("453")), "{reason:?}");
     listener.event(|event| matches!(event, Event::OutputConnected { .. }).then_some(()));
     let request = asked.0.lock().unwrap().last().unwrap().clone();
     let found = (request.protocol, request.publishes, request.path.as_deref());

@@ -316,9 +316,9 @@ impl Engine {
         metrics::text(&self.stats())
     }
 
-    /// Stops all flows, and waits until their tasks have ended and their sockets are closed. It does not wait when it is
-    /// called from code that the library runs, as in [`FlowHandle::stop`]. No flow can be started after that:
-    /// [`Engine::start`] fails with [`Error::Stopped`].
+    /// Stops all flows, and waits until their tasks have ended and their sockets are closed. No flow can be started
+    /// after that: [`Engine::start`] fails with [`Error::Stopped`]. It does not wait when it is called from code that
+    /// the library runs, as in [`FlowHandle::stop`].
     pub async fn shutdown(&self) {
         self.shared.is_shut_down.store(true, Ordering::SeqCst);
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();

@@ -261,6 +261,10 @@ impl Fields for OutputKind {
         group!(self, RtspListener(s) => &mut s.rtsp, RtspCaller(s) => &mut s.rtsp)
     }
 
+    fn silence(&mut self) -> Option<&mut Silence> {
+        None
+    }
+
     fn key(&mut self) -> Option<&mut Option<StreamKey>> {
         group!(self, RtmpRelay(s) => &mut s.first.key, RtmpPush(s) => &mut s.key, RtmpPlay(s) => &mut s.key)
     }
@@ -275,10 +279,6 @@ impl Fields for OutputKind {
 
     fn play(&mut self) -> Option<&mut RtmpPlayServer> {
         group!(self, RtmpPlay(s) => s)
-    }
-
-    fn silence(&mut self) -> Option<&mut Silence> {
-        None
     }
 
     fn rtp_input(&mut self) -> Option<&mut RtpInput> {

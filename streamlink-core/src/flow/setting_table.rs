@@ -8,7 +8,7 @@ use super::{
     rtsp::{self, RtspOptions},
     secret::{KeyLength, Passphrase, StreamKey},
     setting::{Given, Setting, SettingScope, SettingValue},
-    silence::{self, Silence},
+    silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
 };
 use crate::{error::Problem, media::ProgramChoice};
@@ -40,13 +40,13 @@ pub(crate) trait Fields {
     fn local(&mut self) -> Option<&mut LocalEnd>;
     fn srt(&mut self) -> Option<&mut SrtOptions>;
     fn rtsp(&mut self) -> Option<&mut RtspOptions>;
+    /// Settings of a source for the time without media.
+    fn silence(&mut self) -> Option<&mut Silence>;
     /// Stream key of an RTMP endpoint.
     fn key(&mut self) -> Option<&mut Option<StreamKey>>;
     fn chunk_size(&mut self) -> Option<&mut u32>;
     fn relay(&mut self) -> Option<&mut RtmpRelay>;
     fn play(&mut self) -> Option<&mut RtmpPlayServer>;
-    /// Times without media of a source with connections.
-    fn silence(&mut self) -> Option<&mut Silence>;
     fn rtp_input(&mut self) -> Option<&mut RtpInput>;
     fn rtp_output(&mut self) -> Option<&mut RtpOutput>;
 }
@@ -204,6 +204,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: None,
     },
     Row {
+        setting: setting("entry_wait", "entry_wait", &[Flow], Number { min: 0, max: 60_000 }, "ms", "3000", "Maximum time that a late player or a failover waits for a picture from which decoding can start."),
+        access: None,
+    },
+    Row {
         setting: setting("failover", "failover", &[Flow], Form("an object"), "", "", "Rules for the change between the sources."),
         access: None,
     },
@@ -264,6 +268,19 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("max_players", "max_players", SERVERS, Number { min: 1, max: 1_000_000 }, "peers", "", "Maximum number of peers at the same time.").aliases(&["max_peers"]),
         access: field!(listen, |s| option(&s.max_peers), |s, v| s.max_peers = Some(v.number()?)),
+    },
+    // Sources with connections.
+    Row {
+        setting: setting("idle_timeout", "idle_timeout", &[RtmpSource, RtmpPullSource, RtspListenerSource, RtspCallerSource], range(&IDLE_TIMEOUT), "ms", "10000", "Time without media after which the source is lost."),
+        access: field!(silence, |s| s.idle_timeout.map(|timeout| timeout.as_millis().to_string()), |s, v| s.idle_timeout = Some(v.millis()?)),
+    },
+    Row {
+        setting: setting("idle_timeout", "idle_timeout", &[SrtListenerSource, SrtCallerSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without media after which the source is lost; `peeridletimeo` is that without packets."),
+        access: field!(silence, |s| s.idle_timeout.map(|timeout| timeout.as_millis().to_string()), |s, v| s.idle_timeout = Some(v.millis()?)),
+    },
+    Row {
+        setting: setting("takeover", "takeover", &[RtmpSource, SrtListenerSource, RtspListenerSource], Choice(&["never", "idle", "always"]), "", "idle", "Admission of another publisher while one is connected."),
+        access: field!(silence, |s| option(&s.takeover), |s, v| s.takeover = Some(v.parse()?)),
     },
     // SRT.
     Row {
@@ -338,7 +355,7 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(rtp_input, |s| text(s.reorder_window.as_millis()), |s, v| s.reorder_window = v.millis()?),
     },
     Row {
-        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&silence::IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
+        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
         access: field!(rtp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
     },
     Row {
@@ -415,19 +432,6 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("slow_timeout", "slow_timeout", &[RtmpPullOutput], range(&rtmp::SLOW_TIMEOUT), "ms", "10000", "Time that a player may lag behind before it is disconnected."),
         access: field!(play, |s| text(s.slow_timeout.as_millis()), |s, v| s.slow_timeout = v.millis()?),
-    },
-    // Times without media.
-    Row {
-        setting: setting("idle_timeout", "idle_timeout", &[SrtListenerSource, SrtCallerSource], range(&silence::IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
-        access: field!(silence, |s| s.idle_timeout.map(|time| time.as_millis().to_string()), |s, v| s.idle_timeout = Some(v.millis()?)),
-    },
-    Row {
-        setting: setting("idle_timeout", "idle_timeout", &[RtmpSource, RtmpPullSource, RtspListenerSource, RtspCallerSource], range(&silence::IDLE_TIMEOUT), "ms", "10000", "Time without accepted media after which the source is lost."),
-        access: field!(silence, |s| s.idle_timeout.map(|time| time.as_millis().to_string()), |s, v| s.idle_timeout = Some(v.millis()?)),
-    },
-    Row {
-        setting: setting("takeover", "takeover", &[RtmpSource, SrtListenerSource, RtspListenerSource], Choice(&["never", "idle", "always"]), "", "idle", "Admission of another publisher while one is connected: never, once it has brought nothing for the loss threshold, or at once."),
-        access: field!(silence, |s| option(&s.takeover), |s, v| s.takeover = Some(v.parse()?)),
     },
     // Callers.
     Row {

@@ -305,6 +305,18 @@ impl Fields for SourceKind {
         group!(self, RtspListener(s) => &mut s.rtsp, RtspCaller(s) => &mut s.rtsp)
     }
 
+    fn silence(&mut self) -> Option<&mut Silence> {
+        group!(
+            self,
+            Rtmp(s) => &mut s.silence,
+            RtmpPull(s) => &mut s.silence,
+            SrtListener(s) => &mut s.srt.silence,
+            SrtCaller(s) => &mut s.srt.silence,
+            RtspListener(s) => &mut s.rtsp.silence,
+            RtspCaller(s) => &mut s.rtsp.silence,
+        )
+    }
+
     fn key(&mut self) -> Option<&mut Option<StreamKey>> {
         group!(self, Rtmp(s) => &mut s.key, RtmpPull(s) => &mut s.key)
     }
@@ -319,18 +331,6 @@ impl Fields for SourceKind {
 
     fn play(&mut self) -> Option<&mut RtmpPlayServer> {
         None
-    }
-
-    fn silence(&mut self) -> Option<&mut Silence> {
-        group!(
-            self,
-            Rtmp(s) => &mut s.silence,
-            RtmpPull(s) => &mut s.silence,
-            SrtListener(s) => &mut s.srt.silence,
-            SrtCaller(s) => &mut s.srt.silence,
-            RtspListener(s) => &mut s.rtsp.silence,
-            RtspCaller(s) => &mut s.rtsp.silence,
-        )
     }
 
     fn rtp_input(&mut self) -> Option<&mut RtpInput> {

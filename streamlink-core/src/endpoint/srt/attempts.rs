@@ -203,10 +203,7 @@ impl Attempts {
                     tokio::spawn(lock::task(async move { report.report(Outcome::Asked(question.await)) }));
                 }
                 Work::Derive(derive) => {
-                    tokio::task::spawn_blocking(move || {
-                        let outcome = lock::on_task(derive);
-                        report.report(outcome);
-                    });
+                    tokio::task::spawn_blocking(move || report.report(lock::on_task(derive)));
                 }
             }
         }

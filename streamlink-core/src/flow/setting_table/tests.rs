@@ -129,7 +129,7 @@ fn unknown_setting_names_the_nearest() {
     assert_eq!(near("lantecy"), ["latency"]);
     assert_eq!(near("passphrse"), ["passphrase"]);
     assert_eq!(near("LATENCY"), ["latency"]);
-    assert_eq!(near("idle"), ["peeridletimeo"]);
+    assert_eq!(near("idle"), ["idle_timeout", "peeridletimeo"]);
     assert_eq!(near("stream_id"), ["streamid"]);
     assert_eq!(near("zzzzzz"), [""; 0]);
     assert_eq!(near(&"x".repeat(10_000)), [""; 0]);

@@ -128,7 +128,7 @@ fn program<R: BitRead>(tape: &mut Tape<'_, R>) -> Option<u8> {
         tape.bits(4)?;
     }
     tape.bits(4 * (low + associated) + 5 * coupling)?;
-    while tape.kept.len() % 8 != 0 {
+    while !tape.kept.len().is_multiple_of(8) {
         tape.bit()?;
     }
     let comment = tape.bits(8)?;

@@ -159,11 +159,12 @@ impl AudioParser {
             AudioCodec::Aac => {
                 let &[_, _, c, d, ..] = whole else { return None };
                 let configuration_is_inside = extent.sound.channels == 0;
-                if configuration_is_inside && let Some(program) = aac::program_config(data) {
-                    if self.program.as_ref() != Some(&program) {
-                        self.program = Some(program);
-                        self.header = None;
-                    }
+                if configuration_is_inside
+                    && let Some(program) = aac::program_config(data)
+                    && self.program.as_ref() != Some(&program)
+                {
+                    self.program = Some(program);
+                    self.header = None;
                 }
                 let header = [c & 0xfd, d & 0xc0, u8::from(configuration_is_inside)];
                 if self.header != Some(header) {

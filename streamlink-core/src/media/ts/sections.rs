@@ -302,7 +302,7 @@ pub(crate) mod tests {
         let packets = packetize(0x100, &mut counter, &long);
         let next = packetize(0x100, &mut counter, &short);
         let lossy = [&packets[..PACKET], &packets[2 * PACKET..], &next].concat();
-        assert_eq!(read(&mut reader, &lossy), [short.clone()]);
+        assert_eq!(read(&mut reader, &lossy), std::slice::from_ref(&short));
         let mut wrong = short.clone();
         wrong[10] ^= 1;
         let packets = packetize(0x100, &mut counter, &wrong);

@@ -2,6 +2,9 @@
 
 use crate::media::ts::sections::tests::{packetize, section};
 
+/// A program: its number, the PID of its map, and its streams by type and PID.
+pub(super) type TestProgram<'a> = (u16, u16, &'a [(u8, u16)]);
+
 pub(super) const PACKET: usize = 188;
 pub(super) const VIDEO_PID: u16 = 0x100;
 pub(super) const AUDIO_PID: u16 = 0x101;
@@ -60,7 +63,7 @@ fn put(b: &mut [u8], time: u64) {
 }
 
 /// Makes the tables of programs, each with its number, the PID of its map, and its streams.
-pub(super) fn tables(programs: &[(u16, u16, &[(u8, u16)])], counter: u8) -> Vec<u8> {
+pub(super) fn tables(programs: &[TestProgram<'_>], counter: u8) -> Vec<u8> {
     let mut entries = Vec::new();
     let mut maps = Vec::new();
     for (number, pid, streams) in programs {
@@ -82,7 +85,7 @@ pub(super) fn tables(programs: &[(u16, u16, &[(u8, u16)])], counter: u8) -> Vec<
 }
 
 /// Returns a stream without its tables, with other ones before each half second or so, and with other PIDs.
-pub(super) fn retable(stream: &[u8], programs: &[(u16, u16, &[(u8, u16)])], moved: &[(u16, u16)]) -> Vec<u8> {
+pub(super) fn retable(stream: &[u8], programs: &[TestProgram<'_>], moved: &[(u16, u16)]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut counter = 0;
     for (number, packet) in stream.chunks_exact(PACKET).enumerate() {

@@ -1,12 +1,12 @@
 //! Streams that change in mid-stream, that are joined late, and that hold what is not carried.
 
 use super::{
-    forge::{AUDIO_PID, PACKET, VIDEO_PID, pes_start, pid, retable, shift, unalign},
+    forge::{AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, unalign},
     *,
 };
 use crate::media::MediaTrack;
 
-const PLAIN: &[(u16, u16, &[(u8, u16)])] = &[(1, 0x1000, &[(0x1b, 0x100), (0x0f, 0x101)])];
+const PLAIN: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, 0x100), (0x0f, 0x101)])];
 
 fn headers(packets: &[Packet], wanted: RtmpKind) -> usize {
     let is_header = |p: &&Packet| {
@@ -70,7 +70,7 @@ fn remux_follows_moved_pids_with_the_same_version() {
 
 #[test]
 fn remux_follows_programs_that_come_and_go() {
-    let only_video: &[(u16, u16, &[(u8, u16)])] = &[(1, 0x1000, &[(0x1b, 0x100)])];
+    let only_video: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, 0x100)])];
     let first = retable(&clip(), only_video, &[]);
     let second = retable(&clip(), PLAIN, &[]);
     let third = retable(&clip(), &[(7, 0x1007, &[(0x1b, 0x100), (0x0f, 0x101)])], &[]);
@@ -241,7 +241,7 @@ fn remux_of_what_is_no_transport_stream_says_so() {
 #[test]
 fn remux_ignores_tables_with_a_wrong_checksum() {
     let good = retable(&clip(), PLAIN, &[]);
-    let moved: &[(u16, u16, &[(u8, u16)])] = &[(1, 0x1000, &[(0x1b, 0x200), (0x0f, 0x201)])];
+    let moved: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, 0x200), (0x0f, 0x201)])];
     let mut wrong = super::forge::tables(moved, 3);
     wrong[PACKET + 12] ^= 0xff;
     let cut = good.len() / 2 / PACKET * PACKET;
