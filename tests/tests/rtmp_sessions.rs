@@ -108,7 +108,9 @@ fn refuse(stream: &mut TcpStream, description: &str, more: &[u8]) {
 /// Waits for the reason of a failed attempt.
 fn failure(rig: &Rig) -> String {
     rig.event(|event| match event {
-        Event::OutputRetrying { reason: LossReason::Rejected(what), .. } => Some(what.to_string()),
+        Event::OutputRetrying { reason: LossReason::Rejected(what) | LossReason::Unauthorized(what), .. } => {
+            Some(what.to_string())
+        }
         _ => None,
     })
 }
