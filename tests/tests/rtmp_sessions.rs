@@ -2,7 +2,7 @@
 //! and callers that are challenged, redirected or refused.
 
 use std::net::{TcpListener, TcpStream};
-use streamlink_core::{Event, LossReason, Output, RefusalReason, Source, StreamKey};
+use streamlink_core::{Event, LossReason, Output, RefusalReason, Source, StreamKey, Takeover};
 use streamlink_tests::{
     eventually,
     rig::{Rig, free_port},
@@ -28,7 +28,7 @@ fn publish_some(rig: &Rig, client: &mut Bare) {
 
 #[test]
 fn rtmp_connection_carries_one_stream_after_another() {
-    let source = Source::rtmp("in", "127.0.0.1:0", "live/room").key(key("KEY"));
+    let source = Source::rtmp("in", "127.0.0.1:0", "live/room").key(key("KEY")).takeover(Takeover::Never);
     let rig = Rig::start(source, vec![]);
     let mut client = Bare::connect("127.0.0.1", rig.input_port(), "live").unwrap();
     client.ask("publish", "room/KEY", PUBLISHED).unwrap();
@@ -108,7 +108,9 @@ fn refuse(stream: &mut TcpStream, description: &str, more: &[u8]) {
 /// Waits for the reason of a failed attempt.
 fn failure(rig: &Rig) -> String {
     rig.event(|event| match event {
-        Event::OutputRetrying { reason: LossReason::Rejected(what), .. } => Some(what.to_string()),
+        Event::OutputRetrying { reason: LossReason::Rejected(what) | LossReason::Unauthorized(what), .. } => {
+            Some(what.to_string())
+        }
         _ => None,
     })
 }

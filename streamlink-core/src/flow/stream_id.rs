@@ -9,8 +9,11 @@
 
 use crate::text::shown;
 use percent_encoding::percent_decode_str;
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
+/// Beginnings of MediaMTX's form.
+const PUBLISH: &str = "publish:";
+const READ: &str = "read:";
 /// Maximum length of a name for display, in bytes.
 const MAX_SHOWN: usize = 64;
 
@@ -42,9 +45,10 @@ pub(crate) enum StreamIdError {
 impl StreamId {
     pub(crate) fn parse(text: &str) -> Result<Self, StreamIdError> {
         let text = text.trim();
-        let marked = text.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("%23")) || text.starts_with("#!%3");
-        let decoded = if marked { percent_decode_str(text).decode_utf8().ok() } else { None };
-        let text = decoded.as_deref().unwrap_or(text);
+        // Programs that do not decode their URLs send all of it encoded. In a known form, its parts may be.
+        let is_form = ["#!::", PUBLISH, READ].iter().any(|start| text.starts_with(start));
+        let decoded = if is_form { None } else { decoded(text) };
+        let text = decoded.as_deref().unwrap_or(text).trim();
         if text.is_empty() {
             return Ok(Self::default());
         }
@@ -56,7 +60,7 @@ impl StreamId {
                 _ => Err(StreamIdError::UnknownForm),
             };
         }
-        for (prefix, publish) in [("publish:", true), ("read:", false)] {
+        for (prefix, publish) in [(PUBLISH, true), (READ, false)] {
             if let Some(rest) = text.strip_prefix(prefix) {
                 let mut parts = rest.split(':');
                 let resource = normal(parts.next().unwrap_or_default()).ok_or(StreamIdError::Nameless)?;
@@ -151,6 +155,11 @@ impl fmt::Debug for StreamId {
     }
 }
 
+/// Returns a text without percent-encoding; `None` if that gives no text.
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(text).decode_utf8().ok().filter(|text| !text.chars().any(char::is_control))
+}
+
 /// Maximum number of times that a name is percent-encoded: by what has written an address, and by the peer that sends it.
 const MAX_ENCODINGS: usize = 4;
 
@@ -159,8 +168,7 @@ const MAX_ENCODINGS: usize = 4;
 fn normal(text: &str) -> Option<String> {
     let mut text = text.to_owned();
     for _ in 0..MAX_ENCODINGS {
-        let decoded = percent_decode_str(&text).decode_utf8().ok().map(std::borrow::Cow::into_owned);
-        match decoded.filter(|decoded| *decoded != text && !decoded.chars().any(char::is_control)) {
+        match decoded(&text).map(Cow::into_owned).filter(|decoded| *decoded != text) {
             Some(decoded) => text = decoded,
             None => break,
         }
@@ -196,6 +204,8 @@ mod tests {
             ("#!%3A%3Ar%3Dcam%201", None),
             ("publish:cam 1", Some(true)),
             ("publish:cam 1:me:secret", Some(true)),
+            ("publish%3Acam%201%3Ame%3Asecret", Some(true)),
+            ("read%3acam%201", Some(false)),
             ("read:cam 1", Some(false)),
             ("read:cam%201:me", Some(false)),
         ] {
@@ -260,8 +270,9 @@ mod tests {
 
     #[test]
     fn srt_stream_id_is_shown_without_secrets() {
-        let text = id("publish:cam1:me:hunter2").to_string();
-        assert_eq!(text, "stream id `cam1`");
+        for text in ["publish:cam1:me:hunter2", "publish%3Acam1%3Ame%3Ahunter2"] {
+            assert_eq!(id(text).to_string(), "stream id `cam1`");
+        }
         assert!(id(&"x".repeat(512)).to_string().len() < 90);
         assert!(!format!("{:?}", id("hunter2")).contains("hunter2"));
     }

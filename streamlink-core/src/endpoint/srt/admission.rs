@@ -115,7 +115,7 @@ impl PortTask {
                 return;
             }
         };
-        self.refuse_with(&meant, &request, peer, rejection, &detail, now);
+        self.refuse_with(&meant, &request, peer, rejection, (reason(rejection), &detail), now);
     }
 
     /// Returns the route that a caller asks for. One with the same stream id is preferred to one without.
@@ -143,24 +143,11 @@ impl PortTask {
         now: Instant,
     ) {
         let detail = rejection_detail(rejection, request);
-        self.refuse_with(routes, request, peer, rejection, &detail, now);
+        self.refuse_with(routes, request, peer, rejection, (reason(rejection), &detail), now);
     }
 
-    /// Does the same as [`PortTask::refuse`], with details for the event.
+    /// Does the same as [`PortTask::refuse`], with a reason and details for the event that the code does not tell.
     fn refuse_with(
-        &mut self,
-        routes: &[RouteId],
-        request: &Handshake,
-        peer: SocketAddr,
-        rejection: Rejection,
-        detail: &str,
-        now: Instant,
-    ) {
-        self.refuse_for(routes, request, peer, rejection, (reason(rejection), detail), now);
-    }
-
-    /// Refuses a caller for a reason that its rejection code does not tell.
-    fn refuse_for(
         &mut self,
         routes: &[RouteId],
         request: &Handshake,
@@ -285,8 +272,14 @@ impl PortTask {
         let result = match outcome {
             Outcome::Failed => Err(Rejection::INTERNAL),
             Outcome::Asked(Err(code)) => {
-                let told = (RefusalReason::ByHost, &*format!("code {code}"));
-                return self.refuse_for(&[route], &request, peer, Rejection(code), told, now);
+                return self.refuse_with(
+                    &[route],
+                    &request,
+                    peer,
+                    Rejection(code),
+                    (RefusalReason::ByHost, &format!("code {code}")),
+                    now,
+                );
             }
             Outcome::Asked(Ok(passphrase)) => {
                 attempt.passphrase = passphrase;

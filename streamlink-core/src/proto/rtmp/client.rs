@@ -243,12 +243,13 @@ impl ClientSession {
                 self.state = State::Ready;
                 Some(ClientEvent::Ready)
             }
-            "NetStream.Play.UnpublishNotify"
-            | "NetStream.Play.Stop"
-            | "NetStream.Play.Complete"
-            | "NetStream.Unpublish.Success"
-                if self.state == State::Ready =>
+            "NetStream.Play.UnpublishNotify" | "NetStream.Play.Stop" | "NetStream.Play.Complete"
+                if matches!(self.state, State::Asking | State::Ready) =>
             {
+                self.state = State::Ended;
+                Some(ClientEvent::End)
+            }
+            "NetStream.Unpublish.Success" if self.state == State::Ready => {
                 self.state = State::Ended;
                 Some(ClientEvent::End)
             }

@@ -99,9 +99,9 @@ impl Rejection {
             1503 => ("the service is down", "DOWN"),
             1505 => ("the version is not supported", "VERSION"),
             1507 => ("there is no room left", "NOROOM"),
-            ..1000 => ("rejected", ""),
-            1000..2000 => ("rejected by the server", ""),
-            2000.. => ("rejected by the server for a reason of its own", ""),
+            code if code < 1000 => ("rejected", ""),
+            code if code < 2000 => ("rejected by the server", ""),
+            _ => ("rejected by the server for a reason of its own", ""),
         }
     }
 }
