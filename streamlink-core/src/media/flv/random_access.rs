@@ -149,7 +149,8 @@ impl FlvRandomAccessTracker {
         }
         let full = self.tracks.len() >= MAX_TRACKS;
         match self.tracks.iter_mut().find(|(other, number, _)| *other == kind && *number == track) {
-            Some((.., known)) if *known == codec => return,
+            // Legacy and enhanced messages name the same codec in different ways.
+            Some((.., known)) if *known == codec || known.name() == codec.name() => return,
             Some((.., known)) => *known = codec,
             None if full => return,
             None => {
