@@ -1319,6 +1319,17 @@ streamlink_status streamlink_flow_builder_set_coalesce(streamlink_flow_builder *
                                                        streamlink_error **error);
 
 /**
+ * Sets the time for which RTMP and RTSP players that join, and a backup that takes over, wait for a picture that
+ * decoding can start with, in milliseconds (3000; 0 to 60000). Past it they start anyway.
+ *
+ * # Safety
+ * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_flow_builder_set_entry_wait(streamlink_flow_builder *builder,
+                                                         uint32_t milliseconds,
+                                                         streamlink_error **error);
+
+/**
  * How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
  * `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
  * long the active source may bring nothing (500; 50 to 60000), 0: as it is; `cold`: not 0: backups, which must be

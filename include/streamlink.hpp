@@ -388,6 +388,11 @@ public:
         detail::call(streamlink_flow_builder_set_coalesce, handle_.get(), static_cast<std::uint32_t>(window.count()));
         return *this;
     }
+    flow_builder &entry_wait(std::chrono::milliseconds time)
+    {
+        detail::call(streamlink_flow_builder_set_entry_wait, handle_.get(), static_cast<std::uint32_t>(time.count()));
+        return *this;
+    }
     /// See streamlink_flow_builder_set_failover().
     flow_builder &failover(streamlink_failover_policy policy, std::chrono::milliseconds time = {},
                            std::chrono::milliseconds loss_threshold = {}, bool cold = false)

@@ -174,6 +174,7 @@ struct Draft {
     max_bandwidth: Bitrate,
     policy: BandwidthPolicy,
     coalesce: Duration,
+    entry_wait: Duration,
     failover: Failover,
     sources: Vec<Source>,
     outputs: Vec<Output>,
@@ -214,6 +215,7 @@ impl StreamlinkFlowBuilder {
             .source(first)
             .bandwidth_policy(draft.policy)
             .coalesce(draft.coalesce)
+            .entry_wait(draft.entry_wait)
             .failover(draft.failover);
         for backup in sources {
             flow = flow.backup(backup);
@@ -249,6 +251,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_create(
             max_bandwidth: Bitrate::bps(max_bandwidth),
             policy: BandwidthPolicy::default(),
             coalesce: Flow::DEFAULT_COALESCE,
+            entry_wait: Flow::DEFAULT_ENTRY_WAIT,
             failover: Failover::default(),
             sources: Vec::new(),
             outputs: Vec::new(),
@@ -339,6 +342,27 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_coalesce(
         // SAFETY: as the contract says.
         let builder = unsafe { object(builder, "builder") }?;
         builder.change(|draft| draft.coalesce = Duration::from_millis(milliseconds.into()));
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Sets the time for which RTMP and RTSP players that join, and a backup that takes over, wait for a picture that
+/// decoding can start with, in milliseconds (3000; 0 to 60000). Past it they start anyway.
+///
+/// # Safety
+/// `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_builder_set_entry_wait(
+    builder: *mut StreamlinkFlowBuilder,
+    milliseconds: u32,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let builder = unsafe { object(builder, "builder") }?;
+        builder.change(|draft| draft.entry_wait = Duration::from_millis(milliseconds.into()));
         Ok(())
     };
     // SAFETY: `error` is as the contract says.

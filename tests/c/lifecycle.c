@@ -183,6 +183,7 @@ static void changes(void)
     OK(streamlink_flow_builder_set_failover(builder, STREAMLINK_FAILOVER_POLICY_PREFER, 2000, 300, 0, &error));
     OK(streamlink_flow_builder_set_bandwidth_policy(builder, STREAMLINK_BANDWIDTH_POLICY_WARN, &error));
     OK(streamlink_flow_builder_set_coalesce(builder, 0, &error));
+    OK(streamlink_flow_builder_set_entry_wait(builder, 1500, &error));
     OK(streamlink_flow_builder_to_json(builder, &text, &error));
     CHECK(strstr(streamlink_text_data(text), "\"prefer\"") != NULL);
     streamlink_text_free(text);

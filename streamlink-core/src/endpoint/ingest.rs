@@ -197,7 +197,7 @@ impl Ingest {
             return self.message(now, Packet::rtmp(kind, timestamp, body, now));
         }
         let packet = || Packet::rtmp(kind, timestamp, Bytes::copy_from_slice(&body), now);
-        let observed = self.gops.observe_body(kind, &body, now, packet);
+        let observed = self.gops.observe_body((kind, timestamp), &body, now, packet);
         match self.judge(now, observed, body.len()) {
             Ok(role) => {
                 self.frames.count(kind, role);

@@ -80,12 +80,12 @@ impl GopSegmenter {
     /// retained.
     pub(crate) fn observe_body(
         &mut self,
-        kind: RtmpKind,
+        (kind, timestamp): (RtmpKind, u32),
         body: &[u8],
         now: Instant,
         packet: impl FnOnce() -> Packet,
     ) -> Option<MessageRole> {
-        let role = self.flv.observe_body(kind, body, now, packet);
+        let role = self.flv.observe_body((kind, timestamp), body, now, packet);
         self.filter_undecodable(role, now)
     }
 

@@ -49,7 +49,11 @@ pub(crate) struct FlvRandomAccessTracker {
     nal_prefix: usize,
     /// Time of the last clean entry point.
     clean: Option<Instant>,
+    /// Timestamp of the last entry point: all messages of its picture have it.
+    entry: Option<u32>,
     described: bool,
+    /// A sample has arrived: the headers of all tracks come before it.
+    has_samples: bool,
     /// Tracks with their codecs: video before audio, by number.
     tracks: Vec<(RtmpKind, u8, Codec)>,
     /// The headers in order, made on demand after they have changed.
@@ -61,7 +65,7 @@ impl FlvRandomAccessTracker {
     /// Records a message, and returns its role.
     pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         match packet.rtmp_message() {
-            Some((kind, _)) => self.observe_body(kind, packet.data(), packet.arrival(), || packet.clone()),
+            Some(message) => self.observe_body(message, packet.data(), packet.arrival(), || packet.clone()),
             None => MessageRole::Sample { video: false },
         }
     }
@@ -69,7 +73,7 @@ impl FlvRandomAccessTracker {
     /// Records a message that need not exist as a packet; `packet` makes one, if it is to be kept.
     pub(crate) fn observe_body(
         &mut self,
-        kind: RtmpKind,
+        (kind, timestamp): (RtmpKind, u32),
         body: &[u8],
         now: Instant,
         packet: impl FnOnce() -> Packet,
@@ -88,6 +92,7 @@ impl FlvRandomAccessTracker {
             self.note_track(kind, track, tag.codec);
         }
         let is_main = is_video && *self.main.get_or_insert(track) == track;
+        self.has_samples |= matches!(tag.role, Role::Key | Role::Sample);
         match tag.role {
             Role::Header { track, number } => {
                 if is_main
@@ -99,22 +104,35 @@ impl FlvRandomAccessTracker {
                 self.keep(Slot(if is_video { 1 } else { 2 }, track, number), body, packet);
                 MessageRole::Header
             }
-            Role::Key if is_main => {
-                self.clean = Some(now);
+            Role::Key | Role::Sample if is_main && self.entry != Some(timestamp) && self.is_entry(&tag, body, now) => {
+                self.entry = Some(timestamp);
                 MessageRole::RandomAccess
             }
-            Role::Sample if is_main && self.is_entry(&tag, body, now) => MessageRole::RandomAccess,
             // Without video, a player may start at any audio message.
             Role::Sample if !is_video && self.main.is_none() => MessageRole::RandomAccess,
-            _ => MessageRole::Sample { video: is_video },
+            _ => {
+                if is_main && tag.role == Role::Sample {
+                    self.entry = None; // another picture, even if the clock stands still
+                }
+                MessageRole::Sample { video: is_video }
+            }
         }
     }
 
-    /// Returns true if decoding can start with a picture that the message does not call a key frame.
+    /// Returns true if decoding can start with a picture, which the message may call a key frame or not.
     fn is_entry(&mut self, tag: &Tag, body: &[u8], now: Instant) -> bool {
+        if tag.role == Role::Key {
+            self.clean = Some(now);
+            return true;
+        }
         let (Some(codec), Some(data)) = (nal_codec(tag.codec), body.get(tag.data_at..)) else { return false };
         let prefix = if self.nal_prefix == 0 { 4 } else { self.nal_prefix };
-        match entry_point(codec, LengthPrefixedNals::new(data, prefix)) {
+        let nals = || LengthPrefixedNals::new(data, prefix);
+        let length: usize = nals().map(|nal| prefix + nal.len()).sum();
+        if length != data.len() || nals().any(|nal| nal.first().is_some_and(|header| header & 0x80 != 0)) {
+            return false; // damaged, or not what its header says
+        }
+        match entry_point(codec, nals()) {
             None | Some(EntryPoint::None) => false,
             Some(point) if point.is_clean() => {
                 self.clean = Some(now);
@@ -131,7 +149,8 @@ impl FlvRandomAccessTracker {
         }
         let full = self.tracks.len() >= MAX_TRACKS;
         match self.tracks.iter_mut().find(|(other, number, _)| *other == kind && *number == track) {
-            Some((.., known)) if *known == codec => return,
+            // Legacy and enhanced messages name the same codec in different ways.
+            Some((.., known)) if *known == codec || known.name() == codec.name() => return,
             Some((.., known)) => *known = codec,
             None if full => return,
             None => {
@@ -172,7 +191,7 @@ impl FlvRandomAccessTracker {
 
     /// Returns the codecs of the stream, once when they are first known and after each change.
     pub(crate) fn description(&mut self) -> Option<String> {
-        if self.described || self.tracks.is_empty() {
+        if self.described || !self.has_samples {
             return None;
         }
         self.described = true;
@@ -221,11 +240,12 @@ mod tests {
         assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 0, 1]), MessageRole::Header);
         assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 0, 1]), MessageRole::Header);
         assert_eq!(observe(&mut points, RtmpKind::Data, b"\x02\x00\x0aonMetaData"), MessageRole::Header);
-        assert_eq!(points.description().unwrap(), "H.264, AAC");
-        assert_eq!(points.description(), None);
+        assert_eq!(points.description(), None, "there may be other tracks");
         assert_eq!(observe(&mut points, RtmpKind::Audio, &[0xaf, 1]), MessageRole::Sample { video: false });
         assert_eq!(observe(&mut points, RtmpKind::Video, &[0x27, 1]), MessageRole::Sample { video: true });
         assert_eq!(observe(&mut points, RtmpKind::Video, &[0x17, 1]), MessageRole::RandomAccess);
+        assert_eq!(points.description().unwrap(), "H.264, AAC");
+        assert_eq!(points.description(), None);
         let preamble = points.preamble();
         let kinds: Vec<RtmpKind> = preamble.iter().filter_map(|p| p.rtmp_message()).map(|(kind, _)| kind).collect();
         assert_eq!(kinds, [RtmpKind::Data, RtmpKind::Video, RtmpKind::Audio]);
@@ -243,15 +263,21 @@ mod tests {
         assert_eq!(video(&mut points, b"\x96\x00avc1\x01"), MessageRole::Header);
         assert_eq!(video(&mut points, &[0x17, 0, 0, 0, 0, 1]), MessageRole::Header);
         assert_eq!(points.observe(&packet(RtmpKind::Audio, &[0xaf, 0, 1])), MessageRole::Header);
-        assert_eq!(points.description().unwrap(), "H.264, H.264 (track 1), AAC");
         let sample = MessageRole::Sample { video: true };
-        for _ in 0..10 {
-            assert_eq!(video(&mut points, &[0x17, 1, 0, 0, 0]), MessageRole::RandomAccess);
-            assert_eq!(video(&mut points, b"\x96\x01avc1\x01\0\0\0"), sample);
-            assert_eq!(video(&mut points, &[0x27, 1, 0, 0, 0]), sample);
-            assert_eq!(video(&mut points, b"\xa6\x01avc1\x01\0\0\0"), sample);
-            assert_eq!(points.description(), None, "it does not change");
+        let mut descriptions = Vec::new();
+        for time in 0..10 {
+            let mut video = |body: &'static [u8]| {
+                let role = points.observe(&Packet::rtmp(RtmpKind::Video, time, body, Instant::now()));
+                descriptions.extend(points.description());
+                role
+            };
+            assert_eq!(video(&[0x17, 1, 0, 0, 0]), MessageRole::RandomAccess);
+            assert_eq!(video(b"\x96\x01avc1\x01\0\0\0"), sample);
+            assert_eq!(video(b"\x97\x02abc\x01avc1\0\0\0"), sample, "the same picture");
+            assert_eq!(video(&[0x27, 1, 0, 0, 0]), sample);
+            assert_eq!(video(b"\xa6\x01avc1\x01\0\0\0"), sample);
         }
+        assert_eq!(descriptions, ["H.264, H.264 (track 1), AAC"], "one for all tracks");
         // All tracks are numbered.
         points.reset();
         assert_eq!(video(&mut points, b"\x96\x01hvc1\x00\0\0\0"), MessageRole::RandomAccess);
@@ -264,7 +290,8 @@ mod tests {
         let start = Instant::now();
         let mut points = FlvRandomAccessTracker::default();
         let mut at = |body: &'static [u8], seconds| {
-            points.observe(&Packet::rtmp(RtmpKind::Video, 0, body, start + Duration::from_secs(seconds)))
+            let at = start + Duration::from_secs(seconds);
+            points.observe(&Packet::rtmp(RtmpKind::Video, 1000 * seconds as u32, body, at))
         };
         let sample = MessageRole::Sample { video: true };
         assert_eq!(at(&[0x17, 0, 0, 0, 0, 1, 66, 0, 10, 0xfd], 0), MessageRole::Header); // sizes of two bytes
@@ -279,6 +306,7 @@ mod tests {
         assert_eq!(at(later, 20), MessageRole::RandomAccess, "but no more");
         let hevc: &[u8] = &[0x2c, 1, 0, 0, 0, 0, 3, 42, 1, 0xd0];
         assert_eq!(at(hevc, 21), MessageRole::RandomAccess, "a CRA picture of HEVC");
+        assert_eq!(at(&[0x2c, 1, 0, 0, 0, 0, 3, 42, 1, 0xd0, 9], 22), sample, "not a whole number of NAL units");
     }
 
     #[test]

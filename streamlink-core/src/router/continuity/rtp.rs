@@ -614,7 +614,7 @@ mod tests {
         let mut out = Vec::new();
         let mut next = [0u16; 2];
         for ms in (0..20_000).step_by(20) {
-            for (track, every, rate, base) in [(0u8, 40, 90i64, 4_000_000_000u32), (1, 20, 8, 77)] {
+            for (track, every, rate, base) in [(0u8, 40, 90i64, u32::MAX - 270_000), (1, 20, 8, 77)] {
                 if ms % every != 0 {
                     continue;
                 }

@@ -370,7 +370,9 @@ impl SourceGroup {
 
     fn hand_on(&self, inner: &mut Inner, delivery: &mut MediaBatch) {
         inner.continuity.apply(delivery);
-        if let Some(last) = delivery.packets.last() {
+        if !delivery.lacks_media
+            && let Some(last) = delivery.packets.last()
+        {
             inner.last = Some(last.arrival());
         }
         if matches!(self.family, MediaFamily::Rtp | MediaFamily::Datagrams) {
