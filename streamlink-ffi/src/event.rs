@@ -57,7 +57,8 @@ pub enum StreamlinkEventKind {
     OutputLost = 8,
     /// An output will try again. `count`, `time_ms`, `detail`: as for a source.
     OutputRetrying = 9,
-    /// A peer was turned away. `peer`, `detail`: who and why; `count`: how often since the last such event.
+    /// A peer was turned away. `peer`, `detail`: its address and the reason; `other`: the application, path or stream id
+    /// that it asked for; `count`: number of refusals since the last such event.
     PeerRefused = 10,
     /// The source brings more than the flow's maximum bandwidth. `count`: packets above it.
     BandwidthExceeded = 11,
@@ -161,8 +162,9 @@ impl StreamlinkEvent {
                     (output.clone(), nothing(), nothing(), reason.to_string())
                 }
                 Event::OutputLagging { output, .. } => (output.clone(), nothing(), nothing(), nothing()),
-                Event::PeerRefused { endpoint, peer, reason, .. } => {
-                    (endpoint.clone(), nothing(), peer.to_string(), reason.to_string())
+                Event::PeerRefused { endpoint, peer, wanted, reason, .. } => {
+                    let wanted = wanted.as_deref().unwrap_or_default().to_owned();
+                    (endpoint.clone(), wanted, peer.to_string(), reason.to_string())
                 }
                 Event::MediaDescribed { source, description } => {
                     (source.clone(), nothing(), nothing(), description.to_string())

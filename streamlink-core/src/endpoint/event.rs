@@ -82,6 +82,9 @@ pub enum Event {
         endpoint: String,
         /// The last such peer.
         peer: SocketAddr,
+        /// What it asked for, if it had said so: the application of RTMP (keys are not shown), the path of RTSP, the
+        /// stream id of SRT (a plain one only where there is no such stream, as it may be a secret).
+        wanted: Option<PeerText>,
         /// Reason.
         reason: RefusalReason,
         /// Number of refusals since the last such event.
@@ -334,8 +337,9 @@ impl fmt::Display for Event {
                 let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
                 write!(f, "output `{output}` retries in {millis} ms, after {attempts}: {reason}")
             }
-            Event::PeerRefused { endpoint, peer, reason, count } => {
-                write!(f, "`{endpoint}` refused {peer}: {reason} ({})", counted(*count, "time"))
+            Event::PeerRefused { endpoint, peer, wanted, reason, count } => {
+                let wanted = wanted.as_ref().map(|wanted| format!(", which asked for `{wanted}`")).unwrap_or_default();
+                write!(f, "`{endpoint}` refused {peer}{wanted}: {reason} ({})", counted(*count, "time"))
             }
             Event::BandwidthExceeded { source, packets } => {
                 write!(f, "source `{source}` exceeds the maximum bandwidth: {}", counted(*packets, "packet"))

@@ -424,6 +424,11 @@ mod tests {
         ("rtp://[ff3e::1]:5004?source=2001:db8::1", InputProtocol::Rtp),
         ("rtsp://user:p%40w@host/path?transport=tcp", InputProtocol::Rtsp),
         ("rtsp://:8554/cam/1", InputProtocol::Rtsp),
+        ("rtsp://:8554/cam/1?takeover=always&idle_timeout=60000", InputProtocol::Rtsp),
+        ("rtsp://host/cam?idle_timeout=1000", InputProtocol::Rtsp),
+        ("rtmp://0.0.0.0:1935/live/KEY?takeover=never&idle_timeout=2000", InputProtocol::Rtmp),
+        ("rtmp://example.com/live?key=KEY&idle_timeout=2000", InputProtocol::RtmpPull),
+        ("srt://:9000?takeover=idle&idle_timeout=2000&peeridletimeo=1000", InputProtocol::Srt),
         ("app://rtp", InputProtocol::App(MediaFamily::Rtp)),
     ];
 

@@ -298,7 +298,9 @@ impl TsMonitor {
         entry.stats.packets = entry.stats.packets.saturating_add(1);
         entry.last = Some(now);
         entry.follow(packet[3] & 0x0f, has_payload, discontinuity);
-        self.media = self.media || has_payload && pid >= FIRST_STREAM_PID && !self.sections.contains_key(&pid);
+        // A packet with an adaptation field alone carries the clock, and no media.
+        let carries_media = packet[3] & 0x30 != 0x20;
+        self.media = self.media || carries_media && pid >= FIRST_STREAM_PID && !self.sections.contains_key(&pid);
         let start = if has_adaptation { 5 + adaptation } else { 4 };
         if has_payload && let Some(payload) = packet.get(start..) {
             self.section(pid, packet[1] & 0x40 != 0, payload, now);
@@ -425,6 +427,27 @@ mod tests {
         bytes.extend_from_slice(body);
         bytes.extend_from_slice(&[0; 4]);
         bytes
+    }
+
+    #[test]
+    fn ts_monitor_tells_media_from_tables_and_null_packets() {
+        let now = Instant::now();
+        let mut monitor = TsMonitor::new();
+        let mut is_media = |bytes: &[u8]| {
+            monitor.observe(bytes, now);
+            monitor.take_media()
+        };
+        assert!(!is_media(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00]))), "PAT");
+        assert!(!is_media(&packet(0x1000, 0, true, &section(2, &[0xe1, 0, 0xf0, 0, 0x1b, 0xe1, 0, 0xf0, 0]))), "PMT");
+        assert!(!is_media(&packet(NULL_PID, 0, false, &[])), "null");
+        assert!(!is_media(&packet(0x11, 0, true, &[])), "SDT");
+        let mut clock = packet(0x100, 0, false, &[183, 0x10]);
+        clock[3] = 0x20;
+        assert!(!is_media(&clock), "PCR alone");
+        assert!(is_media(&packet(0x100, 0, true, &[])));
+        assert!(is_media(&[packet(0, 1, false, &[]), packet(0x100, 1, false, &[])].concat()), "among others");
+        assert!(is_media(b"not MPEG-TS"));
+        assert!(is_media(&[7; 1316]), "not MPEG-TS");
     }
 
     #[test]

@@ -118,14 +118,14 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, pee
         shared.peers.refused(peer.ip(), now);
         // The intended route is unknown, so the refusal is counted at every route of this direction.
         for route in routes.iter().filter(|r| r.is_source() == publish) {
-            route.refuse(peer, RefusalReason::NoSuchStream, now);
+            route.refuse_request(peer, Some(&app), RefusalReason::NoSuchStream, now);
         }
         return greeted.turn_away(Refusal::NotFound).await;
     };
     drop(routes);
     let counted = route.connections.token();
     if !route.admits(peer.ip()) {
-        route.refuse(peer, RefusalReason::NotAllowed, now);
+        route.refuse_request(peer, Some(&app), RefusalReason::NotAllowed, now);
         return greeted.turn_away(Refusal::Denied).await;
     }
     match &route.end {
@@ -134,7 +134,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, pee
                 route.source_is_free().await;
             }
             let Some((taken, stop)) = route.take_source(Instant::now()) else {
-                route.refuse(peer, RefusalReason::InUse, now);
+                route.refuse_request(peer, Some(&app), RefusalReason::InUse, now);
                 return greeted.turn_away(Refusal::InUse).await;
             };
             let (mut stream, end) = greeted.receive(&taken, peer, &stop).await;
@@ -154,7 +154,7 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, pee
         }
         OpenEnd::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
-                route.refuse(peer, RefusalReason::TooManyPeers, now);
+                route.refuse_request(peer, Some(&app), RefusalReason::TooManyPeers, now);
                 return greeted.turn_away(Refusal::Denied).await;
             };
             let end = greeted.play(ring, terms.clone(), &player, &route.stop).await;

@@ -221,7 +221,7 @@ impl Reception {
         {
             let (endpoint, reason) = (self.ingest.context.status.name(), RefusalReason::NotAllowed);
             self.ingest.context.status.record_refusal(reason, peer, now);
-            self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+            self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, wanted: None, reason, count });
         }
         self.ingest.publish(now, self.sender);
         if tally.disconnect {

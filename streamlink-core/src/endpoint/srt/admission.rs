@@ -22,6 +22,7 @@ use crate::{
     },
     random::Random,
     router::State,
+    text::PeerText,
 };
 use std::{collections::HashMap, net::SocketAddr, time::Instant};
 
@@ -46,7 +47,7 @@ impl PortTask {
         match self.listener.greet(body, peer, now) {
             Greeting::Induction(asked) | Greeting::Request(asked) if is_stranger => {
                 // No cookie is sent and no attempt is counted, because the address may be forged.
-                self.count_refusal(None, peer, reason(Rejection::FORBIDDEN), now);
+                self.count_refusal(None, peer, None, reason(Rejection::FORBIDDEN), now);
                 let reply = self.listener.reject(&asked, Rejection::FORBIDDEN, now);
                 self.reply(peer, &reply);
             }
@@ -91,7 +92,7 @@ impl PortTask {
         if !self.peers.may_attempt(peer.ip(), now) {
             // No answer is sent. A rejection would be final for other callers at that address, which repeat their
             // request every 250 ms and may find an attempt free by then.
-            return self.count_refusal(route, peer, RefusalReason::TooManyAttempts, now);
+            return self.count_refusal(route, peer, None, RefusalReason::TooManyAttempts, now);
         }
         let rejected = request.clone();
         let result = match route {
@@ -112,7 +113,8 @@ impl PortTask {
         rejection: Rejection,
         now: Instant,
     ) {
-        self.count_refusal(route, peer, reason(rejection), now);
+        let reason = reason(rejection);
+        self.count_refusal(route, peer, Asked::shown(request.extensions.stream_id.as_deref(), reason), reason, now);
         // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
             self.peers.refused(peer.ip(), now);
@@ -122,12 +124,19 @@ impl PortTask {
     }
 
     /// Counts a refused caller with its route, or with all routes if it matches none.
-    fn count_refusal(&mut self, route: Option<RouteId>, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+    fn count_refusal(
+        &mut self,
+        route: Option<RouteId>,
+        peer: SocketAddr,
+        wanted: Option<PeerText>,
+        reason: RefusalReason,
+        now: Instant,
+    ) {
         match route.and_then(|route| self.routes.get_mut(&route)) {
-            Some(open) => open.refuse(peer, reason, now),
+            Some(open) => open.refuse(peer, wanted, reason, now),
             None => {
                 for open in self.routes.values_mut() {
-                    open.refuse(peer, reason, now);
+                    open.refuse(peer, wanted.clone(), reason, now);
                 }
             }
         }
@@ -161,7 +170,7 @@ impl PortTask {
         self.has_room(id, peer, now)?;
         acceptable(&request)?;
         let Some(connection) = self.peers.take_connection(peer.ip(), now) else {
-            self.count_refusal(Some(id), peer, RefusalReason::TooManyFromAddress, now);
+            self.count_refusal(Some(id), peer, None, RefusalReason::TooManyFromAddress, now);
             let reply = self.listener.reject(&request, Rejection::BACKLOG, now);
             self.reply(peer, &reply);
             return Ok(());
@@ -193,7 +202,7 @@ impl PortTask {
             Some(slot) => self.attempts.begin(attempt, slot, kind, work, now),
             // No answer is sent. The caller repeats its request every 250 ms, when there may be room, but would take a
             // rejection as final.
-            None => self.count_refusal(Some(id), peer, RefusalReason::TooManyAttempts, now),
+            None => self.count_refusal(Some(id), peer, None, RefusalReason::TooManyAttempts, now),
         }
         Ok(())
     }

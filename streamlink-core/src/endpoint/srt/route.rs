@@ -11,6 +11,7 @@ use crate::{
     flow::{Allowlist, Takeover},
     proto::srt::{ConnectionStats, Terms},
     router::{Reader, State},
+    text::PeerText,
     time::Throttle,
 };
 use std::{
@@ -68,8 +69,8 @@ pub(super) struct OpenRoute {
     /// Report of packets that its players have missed.
     pub(super) lag: LagReport,
     pub(super) refused: Throttle,
-    /// Last refused caller, with the reason.
-    pub(super) last_refused: Option<(SocketAddr, RefusalReason)>,
+    /// Last refused caller, with what it asked for and the reason.
+    pub(super) last_refused: Option<(SocketAddr, Option<PeerText>, RefusalReason)>,
 }
 
 impl OpenRoute {
@@ -108,20 +109,20 @@ impl OpenRoute {
     }
 
     /// Counts a refused caller, and reports it.
-    pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+    pub(super) fn refuse(&mut self, peer: SocketAddr, wanted: Option<PeerText>, reason: RefusalReason, now: Instant) {
         self.route.status.counters.refused.add(1);
-        self.last_refused = Some((peer, reason));
+        self.last_refused = Some((peer, wanted, reason));
         self.report_refusals(now, 1);
     }
 
     /// Reports refusals, at most once a second.
     pub(super) fn report_refusals(&mut self, now: Instant, new: u64) {
         if let Some(count) = self.refused.admit(now, new)
-            && let Some((peer, reason)) = self.last_refused
+            && let Some((peer, wanted, reason)) = self.last_refused.clone()
         {
             let endpoint = self.route.status.name();
             self.route.status.record_refusal(reason, peer, now);
-            self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, count });
+            self.route.events.emit(Event::PeerRefused { endpoint, peer, wanted, reason, count });
         }
     }
 }
@@ -181,6 +182,14 @@ impl Asked {
             }
         }
         asked
+    }
+
+    /// Returns what the caller asked for, as events show it. A plain stream id may be a secret by which the host lets
+    /// callers in, so it is shown only if there is no such stream.
+    pub(super) fn shown(stream_id: Option<&str>, reason: RefusalReason) -> Option<PeerText> {
+        let asked = Self::parse(stream_id);
+        let is_plain = stream_id.is_some_and(|id| !id.starts_with("#!::"));
+        asked.resource.filter(|_| !is_plain || reason == RefusalReason::NoSuchStream).map(PeerText::from)
     }
 
     /// Returns whether a route matches. A route without a stream id takes every caller of its direction.

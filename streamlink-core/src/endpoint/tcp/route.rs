@@ -11,6 +11,7 @@ use crate::{
     flow::{Allowlist, Takeover},
     lock::{Guard, lock},
     router::{Ring, State, Totals},
+    text::PeerText,
     time::Throttle,
 };
 use std::{
@@ -104,7 +105,7 @@ const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 struct Refused {
     throttle: Throttle,
-    last: Option<(SocketAddr, RefusalReason)>,
+    last: Option<(SocketAddr, Option<PeerText>, RefusalReason)>,
 }
 
 #[derive(Debug)]
@@ -446,8 +447,21 @@ impl<S: Service> OpenRoute<S> {
 
     /// Counts a refused peer and reports it.
     pub(in crate::endpoint) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
+        self.refuse_request(peer, None, reason, now);
+    }
+
+    /// Does the same for a peer that has said what it wants: an application or a path, without its parameters, which may
+    /// be secret.
+    pub(in crate::endpoint) fn refuse_request(
+        &self,
+        peer: SocketAddr,
+        wanted: Option<&str>,
+        reason: RefusalReason,
+        now: Instant,
+    ) {
+        let wanted = wanted.and_then(|wanted| wanted.split(['?', '#']).next()).map(PeerText::from);
         self.status.counters.refused.add(1);
-        lock(&self.refused).last = Some((peer, reason));
+        lock(&self.refused).last = Some((peer, wanted, reason));
         self.report_refusals(now, 1);
     }
 
@@ -456,11 +470,11 @@ impl<S: Service> OpenRoute<S> {
         let told = {
             let mut refused = lock(&self.refused);
             let count = refused.throttle.admit(now, new);
-            count.zip(refused.last)
+            count.zip(refused.last.clone())
         };
-        if let Some((count, (peer, reason))) = told {
+        if let Some((count, (peer, wanted, reason))) = told {
             self.status.record_refusal(reason, peer, now);
-            self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, reason, count });
+            self.events.emit(Event::PeerRefused { endpoint: self.status.name(), peer, wanted, reason, count });
         }
     }
 }
