@@ -306,7 +306,8 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_OUTPUT_RETRYING = 9,
   /**
-   * A peer was turned away. `peer`, `detail`: who and why; `count`: how often since the last such event.
+   * A peer was turned away. `peer`, `detail`: its address and the reason; `other`: the application, path or stream id
+   * that it asked for; `count`: number of refusals since the last such event.
    */
   STREAMLINK_EVENT_KIND_PEER_REFUSED = 10,
   /**

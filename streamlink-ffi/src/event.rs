@@ -57,7 +57,8 @@ pub enum StreamlinkEventKind {
     OutputLost = 8,
     /// An output will try again. `count`, `time_ms`, `detail`: as for a source.
     OutputRetrying = 9,
-    /// A peer was turned away. `peer`, `detail`: who and why; `count`: how often since the last such event.
+    /// A peer was turned away. `peer`, `detail`: its address and the reason; `other`: the application, path or stream id
+    /// that it asked for; `count`: number of refusals since the last such event.
     PeerRefused = 10,
     /// The source brings more than the flow's maximum bandwidth. `count`: packets above it.
     BandwidthExceeded = 11,

@@ -10,7 +10,9 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use streamlink_core::{Credentials, Engine, Event, Failover, Output, PeerLimits, RefusalReason, Source, StreamKey};
+use streamlink_core::{
+    Credentials, Engine, Event, Failover, Output, PeerLimits, RefusalReason, Source, StreamKey, Takeover,
+};
 use streamlink_tests::{
     eventually, more_descriptors,
     peer::{self, Peer},
@@ -250,7 +252,7 @@ fn rtsp_setup_opens_ports_only_for_a_client_that_is_admitted() {
         vec![if login { output.credentials(credentials()) } else { output }.into()]
     };
     // Without the password, while nobody publishes and while somebody does.
-    let source = Source::rtsp_listener("in", "127.0.0.1:0", "cam").credentials(credentials());
+    let source = Source::rtsp_listener("in", "127.0.0.1:0", "cam").credentials(credentials()).takeover(Takeover::Never);
     // Each refused request would count against the one address otherwise, and end its connection.
     let engine = || Engine::builder().peer_limits(PeerLimits::new().refusals_per_second(10_000));
     let start = |source: Source, outputs| Rig::start_on(engine(), vec![source], Failover::default(), outputs);
@@ -268,7 +270,8 @@ fn rtsp_setup_opens_ports_only_for_a_client_that_is_admitted() {
     rig.stop();
 
     // Where everybody may, ports are there for one publisher and for as many players as may be, not for each who asks.
-    let rig = start(Source::rtsp_listener("in", "127.0.0.1:0", "cam").into(), outputs(false));
+    let source = Source::rtsp_listener("in", "127.0.0.1:0", "cam").takeover(Takeover::Never);
+    let rig = start(source.into(), outputs(false));
     let clients = set_up_everything(&rig);
     assert_eq!(udp_sockets(), before + 32, "one publisher of 16 tracks");
     drop(clients);

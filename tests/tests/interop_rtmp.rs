@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 use streamlink_core::{
     BandwidthPolicy, Bitrate, Engine, Event, Flow, LossReason, Output, OutputEdit, Packet, PlayerStats, RefusalReason,
-    RtmpKind, Source, SourceEdit, State, StreamKey,
+    RtmpKind, Source, SourceEdit, State, StreamKey, Takeover,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -227,7 +227,7 @@ fn rtmp_late_player_starts_at_the_last_key_frame() {
 #[test]
 fn rtmp_listener_refuses_peers_with_a_reason() {
     let rig = Rig::start(
-        Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")),
+        Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")).takeover(Takeover::Never),
         vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").key(key("PLAY")).max_players(1).into()],
     );
     let (input, playback) = (rig.input(), rig.playback());

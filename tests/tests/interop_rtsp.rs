@@ -9,7 +9,7 @@ use std::{
 };
 use streamlink_core::{
     BandwidthPolicy, Bitrate, Credentials, Engine, Event, Flow, LossReason, Output, OutputEdit, RefusalReason,
-    RtspTransport, Source, State,
+    RtspTransport, Source, State, Takeover,
 };
 use streamlink_tests::{
     clip, eventually,
@@ -246,7 +246,7 @@ fn rtsp_listener_checks_password_path_and_allowlist() {
     let file = mp4(folder.path());
     let credentials = || Credentials::new("me", "secret").unwrap();
     let rig = Rig::start(
-        Source::rtsp_listener("in", "127.0.0.1:0", "cam/1").credentials(credentials()),
+        Source::rtsp_listener("in", "127.0.0.1:0", "cam/1").credentials(credentials()).takeover(Takeover::Never),
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").credentials(credentials()).max_players(1).into()],
     );
     let with = |url: &str, login: &str| url.replace("rtsp://", &format!("rtsp://{login}@"));

@@ -34,9 +34,14 @@ impl Backoff {
         }
     }
 
+    /// Records a failed attempt that is followed by a different one at once.
+    pub(super) fn count(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
+    }
+
     /// Records the loss of a connection, or a failed attempt, and its reason. Returns the delay before the next attempt.
     pub(super) fn failed(&mut self, reason: Option<&LossReason>) -> Duration {
-        self.attempts = self.attempts.saturating_add(1);
+        self.count();
         // Up to a quarter more, so that callers lost together do not reconnect together.
         let [jitter] = self.random.bytes();
         let with_jitter = |delay: Duration| delay + delay * u32::from(jitter) / 1024;

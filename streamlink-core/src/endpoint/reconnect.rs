@@ -131,14 +131,14 @@ impl ReconnectLoop {
             let (reason, is_other) = match outcome {
                 Outcome::Stopped => {
                     caller.end(None, now);
-                    self.down(up.is_some(), now, State::Idle);
+                    self.down(up, now, State::Idle);
                     return;
                 }
                 Outcome::Lost(reason) => (Some(reason), false),
                 Outcome::TryNext(reason) => (reason, true),
             };
             let was_live = caller.end(Some(reason.as_ref().unwrap_or(&LossReason::Closed)), now);
-            self.down(up.is_some(), now, State::Waiting);
+            self.down(up, now, State::Waiting);
             let was_connected = if self.is_source { was_live } else { up.is_some() };
             avoid = if was_connected { None } else { reached };
             if was_connected {
@@ -148,6 +148,7 @@ impl ReconnectLoop {
             }
             let wait = if is_other && immediate < MAX_IMMEDIATE {
                 immediate += 1;
+                backoff.count();
                 Duration::ZERO
             } else {
                 immediate = 0;
@@ -155,7 +156,7 @@ impl ReconnectLoop {
             };
             if let Some(reason) = reason {
                 self.status.record_loss(&reason, reached, now);
-                report.lost(&reason, reached, was_connected, was_live);
+                report.lost(&reason, reached, was_connected, was_live || is_other);
                 report.retrying(reason, backoff.attempts(), wait);
             }
             tokio::select! {
@@ -170,14 +171,16 @@ impl ReconnectLoop {
     }
 
     /// Updates the state of the endpoint after the end of a connection, or of an attempt.
-    fn down(&self, was_up: bool, now: Instant, state: State) {
-        let others = if self.is_source || !was_up {
+    fn down(&self, up: Option<(SocketAddr, Instant)>, now: Instant, state: State) {
+        let others = if self.is_source || up.is_none() {
             self.connections.0.load(Relaxed)
         } else {
             self.connections.0.fetch_sub(1, Relaxed).saturating_sub(1)
         };
         if others == 0 {
             self.status.counters.set_state(state, now);
+        }
+        if up.is_some_and(|(peer, _)| self.status.peer() == Some(peer)) {
             self.status.set_peer(None);
         }
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     error::ErrorKind,
     event::Event,
-    flow::{Allowlist, Bitrate, Output, Source},
+    flow::{Allowlist, Bitrate, Output, Source, StreamKey},
     router::State,
 };
 use std::{
@@ -228,5 +228,81 @@ fn edits_that_fail_change_nothing() {
         running.edit_source("in", SourceEdit::new().rename("camera")).unwrap();
         assert_eq!(running.stats().sources[0].name, "camera");
         running.stop().await;
+    });
+}
+
+#[test]
+fn callers_try_every_address_of_a_name() {
+    let resolver = Resolver::asking(|_, port| {
+        Box::pin(async move {
+            let refusing = SocketAddr::from(([127, 0, 0, 77], port));
+            Ok(vec![refusing, SocketAddr::from(([127, 0, 0, 1], port))])
+        })
+    });
+    let builder = EngineBuilder { resolver, ..Engine::builder().workers(2) };
+    let engine = builder.build().unwrap();
+    let key = || StreamKey::new("a-key-of-some-length").unwrap();
+    let port = |flow: &FlowHandle| {
+        let url = flow.input_addresses().remove(0);
+        let rest = url.split("127.0.0.1:").nth(1).unwrap().to_owned();
+        rest.split(['/', '?']).next().unwrap().to_owned()
+    };
+    engine.block_on(async {
+        let rtmp = Flow::builder("rtmp", Bitrate::mbps(1)).source(Source::rtmp("in", "127.0.0.1:0", "live").key(key()));
+        let rtmp = engine.start(rtmp.build().unwrap()).await.unwrap();
+        let srt = Flow::builder("srt", Bitrate::mbps(1)).source(Source::srt_listener("in", "127.0.0.1:0"));
+        let srt = engine.start(srt.build().unwrap()).await.unwrap();
+        let address = format!("rtmp://both.test:{}/live", port(&rtmp));
+        let push = Flow::builder("push", Bitrate::mbps(1)).source(Source::app_rtmp("in")).output(Output::rtmp_push(
+            "out",
+            &address,
+            key(),
+        ));
+        let call = Flow::builder("call", Bitrate::mbps(1))
+            .source(Source::app_datagrams("in"))
+            .output(Output::srt_caller("out", &format!("both.test:{}", port(&srt))));
+        for flow in [push.build().unwrap(), call.build().unwrap()] {
+            let name = flow.name().to_owned();
+            let running = engine.start(flow).await.unwrap();
+            let connected = async {
+                loop {
+                    match running.next_event().await.unwrap() {
+                        Event::OutputConnected { peer, .. } => return peer.unwrap(),
+                        Event::OutputLost { reason, .. } => panic!("{name}: {reason}"),
+                        _ => {}
+                    }
+                }
+            };
+            let peer = tokio::time::timeout(PATIENCE, connected).await.unwrap();
+            assert_eq!(peer.ip(), std::net::IpAddr::from([127, 0, 0, 1]), "{name}");
+            assert_eq!(running.stats().outputs[0].peer, Some(peer));
+            running.stop().await;
+            assert_eq!(running.stats().outputs[0].state, State::Idle);
+        }
+        let unreachable = Flow::builder("f", Bitrate::mbps(1))
+            .source(Source::app_rtmp("in"))
+            .output(Output::rtmp_push("out", "rtmp://both.test:1/live", key()));
+        let running = engine.start(unreachable.build().unwrap()).await.unwrap();
+        let lost = async {
+            loop {
+                if let Event::OutputLost { reason, .. } = running.next_event().await.unwrap() {
+                    return reason.to_string();
+                }
+            }
+        };
+        let reason = tokio::time::timeout(PATIENCE, lost).await.unwrap();
+        assert!(reason.contains("127.0.0.77:1") && reason.contains("127.0.0.1:1"), "{reason}");
+    });
+}
+
+#[test]
+fn engine_starts_no_flow_after_its_shutdown() {
+    let engine = Engine::builder().workers(1).build().unwrap();
+    let flow = || Flow::builder("f", Bitrate::mbps(1)).source(Source::app_rtp("in")).build().unwrap();
+    engine.block_on(async {
+        let running = engine.start(flow()).await.unwrap();
+        engine.shutdown().await;
+        assert_eq!(running.stats().sources[0].state, State::Idle);
+        assert_eq!(engine.start(flow()).await.unwrap_err().kind(), ErrorKind::Stopped);
     });
 }

@@ -320,3 +320,58 @@ impl Stream {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    /// Address at which a connection is neither accepted nor refused, with what keeps it so.
+    fn unresponsive() -> (SocketAddr, Vec<Socket>) {
+        let socket = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        let listener = socket();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut kept = vec![listener];
+        // The queue of connections to be accepted is full: the kernel drops further requests.
+        for _ in 0..4 {
+            let caller = socket();
+            caller.set_nonblocking(true).unwrap();
+            let _ = caller.connect(&address); // in progress
+            kept.push(caller);
+        }
+        (address.as_socket().unwrap(), kept)
+    }
+
+    /// Address at which nobody listens.
+    fn closed() -> SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn tcp_connects_to_the_first_address_that_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let (silent, _kept) = unresponsive();
+        for addresses in [[closed(), good], [silent, good], [good, silent]] {
+            let (_, peer) = Stream::connect_first(&addresses, &Egress::default(), soon()).await.unwrap();
+            assert_eq!(peer, good, "{addresses:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tcp_error_names_all_addresses_that_were_tried() {
+        let (silent, _kept) = unresponsive();
+        let closed = closed();
+        let deadline = Instant::now() + Duration::from_millis(700);
+        let failures = Stream::connect_first(&[silent, closed], &Egress::default(), deadline).await.unwrap_err();
+        let kinds: Vec<_> = failures.iter().map(|(address, error)| (*address, error.kind())).collect();
+        assert_eq!(kinds, [(closed, io::ErrorKind::ConnectionRefused), (silent, io::ErrorKind::TimedOut)]);
+    }
+}

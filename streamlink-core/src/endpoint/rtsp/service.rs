@@ -250,12 +250,12 @@ impl StreamDirectory for PortDirectory<'_> {
         let Some(route) = route else {
             self.shared.peers.refused(self.peer.ip(), now);
             for route in self.shared.all().iter().filter(|route| route.is_source() == publish) {
-                route.refuse(self.peer, RefusalReason::NoSuchStream, now);
+                route.refuse_request(self.peer, Some(path), RefusalReason::NoSuchStream, now);
             }
             return Err(Status::NOT_FOUND);
         };
         if !route.admits(self.peer.ip()) {
-            route.refuse(self.peer, RefusalReason::NotAllowed, now);
+            route.refuse_request(self.peer, Some(path), RefusalReason::NotAllowed, now);
             return Err(Status::FORBIDDEN);
         }
         self.udp.set_symmetric(route.place.symmetric);
@@ -274,7 +274,7 @@ impl StreamDirectory for PortDirectory<'_> {
 
     fn not_published(&mut self, path: &str) {
         if let Some(route) = self.route(false, path) {
-            route.refuse(self.peer, RefusalReason::NotPublished, Instant::now());
+            route.refuse_request(self.peer, Some(path), RefusalReason::NotPublished, Instant::now());
         }
     }
 
@@ -282,7 +282,7 @@ impl StreamDirectory for PortDirectory<'_> {
         let now = Instant::now();
         self.shared.peers.refused(self.peer.ip(), now);
         if let Some(route) = self.route(publish, path) {
-            route.refuse(self.peer, RefusalReason::WrongPassword, now);
+            route.refuse_request(self.peer, Some(path), RefusalReason::WrongPassword, now);
         }
     }
 
@@ -295,7 +295,7 @@ impl StreamDirectory for PortDirectory<'_> {
             self.taken_over = Some(route);
             return Ok(());
         }
-        route.refuse(self.peer, RefusalReason::InUse, Instant::now());
+        route.refuse_request(self.peer, Some(path), RefusalReason::InUse, Instant::now());
         Err(status_of(RefusalReason::InUse))
     }
 

@@ -450,6 +450,20 @@ impl<S: Service> OpenRoute<S> {
         self.refuse_with(peer, reason, "", now);
     }
 
+    /// Does the same as [`OpenRoute::refuse`] for a peer that has said what it wants: an application or a path, without
+    /// its parameters, which may be secret.
+    pub(in crate::endpoint) fn refuse_request(
+        &self,
+        peer: SocketAddr,
+        wanted: Option<&str>,
+        reason: RefusalReason,
+        now: Instant,
+    ) {
+        let wanted = wanted.and_then(|wanted| wanted.split(['?', '#']).next());
+        let detail = wanted.map(|wanted| format!("{wanted} was asked for")).unwrap_or_default();
+        self.refuse_with(peer, reason, &detail, now);
+    }
+
     /// Does the same as [`OpenRoute::refuse`], with details for the event.
     pub(in crate::endpoint) fn refuse_with(&self, peer: SocketAddr, reason: RefusalReason, detail: &str, now: Instant) {
         self.status.counters.refused.add(1);

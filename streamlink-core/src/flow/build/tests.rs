@@ -78,6 +78,26 @@ fn flow_build_reports_all_errors_with_paths() {
 }
 
 #[test]
+fn flow_build_refuses_silence_settings_where_they_mean_nothing() {
+    let result = Flow::builder("f", Bitrate::mbps(1))
+        .source(Source::from_url("a", "srt://example.com:9000?takeover=always"))
+        .output(Output::from_url("b", "srt://:9001?mode=listener&idle_timeout=2000"))
+        .output(Output::from_url("c", "srt://example.com:9002?takeover=idle"))
+        .build();
+    assert_eq!(paths(result), ["sources[0].takeover", "outputs[0].idle_timeout", "outputs[1].takeover"]);
+    for url in ["rtsp://host/cam?takeover=idle", "rtmp://host/live?key=k&takeover=idle"] {
+        let result = Flow::builder("f", Bitrate::mbps(1)).source(Source::from_url("a", url)).build();
+        assert_eq!(paths(result), ["sources[0].takeover"], "{url}");
+    }
+    for (url, field) in
+        [("rtsp://:8554/cam?takeover=sometimes", "takeover"), ("srt://:9000?idle_timeout=999", "idle_timeout")]
+    {
+        let result = Flow::builder("f", Bitrate::mbps(1)).source(Source::from_url("a", url)).build();
+        assert_eq!(paths(result), [format!("sources[0].{field}")], "{url}");
+    }
+}
+
+#[test]
 fn flow_build_checks_pairing_of_urls() {
     let result = Flow::builder("f", Bitrate::mbps(1))
         .source(Source::from_url("s", "srt://:9000"))

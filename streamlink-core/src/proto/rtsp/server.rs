@@ -291,11 +291,15 @@ impl ServerSession {
         }
         let path = path_of(request);
         let admitted = self.admit(true, &path, request, directory);
-        let mut found = match admitted.and_then(|found| directory.may_announce(&path).map(|()| found)) {
+        let mut found = match admitted {
             Ok(found) => found,
             Err(status) => return Ok(Err(status)),
         };
+        // Checked first, because a publisher that may announce may take the place of another one.
         let Ok(presentation) = Presentation::parse(request.body()) else { return Ok(Err(Status::BAD_REQUEST)) };
+        if let Err(status) = directory.may_announce(&path) {
+            return Ok(Err(status));
+        }
         found.presentation = Some(Arc::new(presentation));
         self.choose(true, path, found);
         self.respond(cseq, Status::OK, "", None);
