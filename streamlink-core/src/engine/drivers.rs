@@ -17,7 +17,7 @@ use crate::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -97,6 +97,7 @@ pub(super) fn rtsp_place(options: &RtspOptions, stage: &Arc<CurrentPresentation>
 pub(super) fn rtsp_call(
     settings: &RtspCaller,
     tls: Option<TlsClient>,
+    shared: &Weak<Shared>,
     random: Random,
     egress: Egress,
     direction: rtsp::Direction,
@@ -104,6 +105,9 @@ pub(super) fn rtsp_call(
     let (call, options) = (settings.call.clone(), settings.rtsp.clone());
     let scheme = if options.tls { "rtsps" } else { "rtsp" };
     let url = format!("{scheme}://{}/{}", call.remote, options.path);
+    let shared = shared.clone();
+    let tls_of_redirects: rtsp::TlsOfRedirects =
+        Arc::new(move || shared.upgrade().ok_or_else(|| "the engine has ended".to_owned())?.tls_client());
     move |status, events, stop| rtsp::RtspClient {
         remote: call.remote,
         tls,
@@ -111,6 +115,8 @@ pub(super) fn rtsp_call(
         user: rtsp_user(&options),
         transport: options.transport,
         symmetric: options.symmetric,
+        back_channel: options.back_channel,
+        tls_of_redirects,
         reconnect: call.reconnect,
         random,
         connect_timeout: call.connect_timeout,

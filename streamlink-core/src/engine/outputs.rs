@@ -323,7 +323,7 @@ impl Running {
                     gop_cache,
                     bandwidth: self.bandwidth.view(),
                 };
-                let call = rtsp_call(&settings, tls, self.random.clone(), egress, direction);
+                let call = rtsp_call(&settings, tls, &self.shared, self.random.clone(), egress, direction);
                 let call = call(status.clone(), self.events.clone(), stop.clone());
                 let task = self.tasks.spawn(async move {
                     turn.await;

@@ -186,12 +186,16 @@ impl Running {
                 });
                 route = Some(PortRoute::Rtsp(port, id));
             }
-            OpenSource::RtspCaller(settings, tls) => self.run_caller(context, cold, move |context| {
-                let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
-                let random = context.random.clone();
-                let direction = rtsp::Direction::Play(context);
-                rtsp_call(&settings, tls.clone(), random, Egress::default(), direction)(status, events, stop).run()
-            }),
+            OpenSource::RtspCaller(settings, tls) => {
+                let shared = self.shared.clone();
+                self.run_caller(context, cold, move |context| {
+                    let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
+                    let random = context.random.clone();
+                    let direction = rtsp::Direction::Play(context);
+                    let egress = Egress::default();
+                    rtsp_call(&settings, tls.clone(), &shared, random, egress, direction)(status, events, stop).run()
+                });
+            }
             OpenSource::App(family) => app = Some(AppSource::new(family, context)),
         }
         let entry = RunningSource { source, status, live, route, input_address, app };

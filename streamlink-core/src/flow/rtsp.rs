@@ -56,6 +56,8 @@ pub(crate) struct RtspOptions {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) gop_cache: bool,
     pub(crate) symmetric: bool,
+    /// A caller sets up tracks that the server is to receive, too.
+    pub(crate) back_channel: bool,
     /// Multicast group that players may ask for, with the port of the first track.
     pub(crate) multicast: Option<SocketAddr>,
     pub(crate) interface: Option<Interface>,
@@ -116,6 +118,7 @@ impl RtspOptions {
             credentials: None,
             gop_cache: true,
             symmetric: false,
+            back_channel: false,
             multicast: None,
             interface: None,
             ttl: DEFAULT_TTL,

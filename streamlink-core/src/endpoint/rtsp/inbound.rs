@@ -140,8 +140,18 @@ impl SourceSession {
         }
     }
 
-    /// Counts datagrams that did not come from the peer.
+    /// Counts runs of bytes between messages and frames, and frames before the session, that belonged to nothing.
+    pub(super) fn malformed(&self, count: u64) {
+        if count > 0 {
+            self.ingest.context.status.counters.malformed.add(count);
+        }
+    }
+
+    /// Counts datagrams that did not come from the peer, and frames on channels that were not agreed on.
     pub(super) fn strangers(&self, count: u64) {
+        if count == 0 {
+            return;
+        }
         self.ingest.context.status.counters.refused.add(count);
     }
 

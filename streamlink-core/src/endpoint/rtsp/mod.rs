@@ -6,18 +6,22 @@ mod caller;
 mod inbound;
 mod multicast;
 mod receive;
+mod redirect;
 mod service;
 mod talk;
 mod udp;
 mod wire;
 
 pub(crate) use crate::proto::rtsp::User;
-pub(crate) use caller::{Direction, RtspClient};
+pub(crate) use caller::{Direction, RtspClient, TlsOfRedirects};
 pub(crate) use multicast::{MulticastGroup, MulticastSender};
 pub(crate) use service::{Place, Rtsp};
 
 use super::{LossReason, tcp::End};
-use crate::proto::rtsp::ProtocolError;
+use crate::{
+    flow::shown_url,
+    proto::rtsp::{ClientEvent, ProtocolError},
+};
 
 /// Returns the reason for a refusal by a server, whose text begins with the status.
 fn refused(what: String) -> LossReason {
@@ -25,6 +29,17 @@ fn refused(what: String) -> LossReason {
         LossReason::Unauthorized(what.into())
     } else {
         LossReason::Rejected(what.into())
+    }
+}
+
+/// Returns the reason for which an event of a running session ends it, if it does.
+fn end_of(event: &ClientEvent) -> Option<LossReason> {
+    match event {
+        ClientEvent::Rejected(what) => Some(refused(what.clone())),
+        ClientEvent::Redirect(url) => {
+            Some(LossReason::Rejected(format!("moved to {}", shown_url(url.reveal())).into()))
+        }
+        _ => None,
     }
 }
 

@@ -208,7 +208,7 @@ impl PortDirectory<'_> {
             self.shared.note_shortage("no file descriptors or ports for tracks over UDP");
         }
         let ports = opened?;
-        self.udp.set_peer(track, self.peer.ip(), client);
+        self.udp.set_peer(track, self.peer.ip(), client, None);
         Ok(ports)
     }
 }

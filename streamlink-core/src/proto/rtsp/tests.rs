@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{media::rtsp::Presentation, random::Random};
-use message::{Item, Reader};
 use proptest::prelude::*;
+use reader::{Item, Reader};
 use std::sync::Arc;
 
 fn random(bytes: &mut [u8]) {
@@ -229,14 +229,14 @@ fn rtsp_server_refuses_unknown_path_and_transport() {
     let mut server = ServerSession::new(&Random::of(random));
     let mut client = ClientSession::new(ClientRole::Play, URL, None, true, &Random::of(random));
     let (_, outcomes) = run(&mut server, &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::NoUdp]);
+    assert_eq!(outcomes, [ClientEvent::NoUdp("461 Unsupported Transport (to SETUP)".into())]);
     let mut client = ClientSession::new(ClientRole::Play, "rtsp://127.0.0.1/other", None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream (to DESCRIBE)".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found (to DESCRIBE)".into())]);
     house.presentation = None;
     let mut client = ClientSession::new(ClientRole::Play, URL, None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream (to DESCRIBE)".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found (to DESCRIBE)".into())]);
 }
 
 fn say(text: &str) -> (ServerSession, Result<Option<Request>, ProtocolError>, String) {
@@ -377,7 +377,8 @@ fn rtsp_server_does_not_count_a_stale_nonce_as_a_wrong_password() {
     let (mut server, mut house) = (ServerSession::new(&Random::of(random)), locked());
     let challenge = "Digest realm=\"StreamLink\", nonce=\"of another connection\", algorithm=MD5";
     let answer = auth::Answer::choose([challenge].into_iter()).unwrap();
-    let header = answer.header(house.user.as_ref().unwrap(), "DESCRIBE", "rtsp://h/cam", (1, ""));
+    let request = auth::Authorizing { method: "DESCRIBE", uri: "rtsp://h/cam", body: b"", count: 1, cnonce: "" };
+    let header = answer.header(house.user.as_ref().unwrap(), &request);
     server.push(format!("{DESCRIBE}{}\r\n", header.as_str()).as_bytes());
     assert_eq!(server.next(&mut house), Ok(None));
     assert_eq!(house.wrong_passwords, 0);
