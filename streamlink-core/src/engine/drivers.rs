@@ -103,8 +103,7 @@ pub(super) fn rtsp_call(
     direction: rtsp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::RtspClient + use<> {
     let (call, options) = (settings.call.clone(), settings.rtsp.clone());
-    let scheme = if options.tls { "rtsps" } else { "rtsp" };
-    let url = format!("{scheme}://{}/{}", call.remote, options.path);
+    let url = settings.request_url();
     let shared = shared.clone();
     let tls_of_redirects: rtsp::TlsOfRedirects =
         Arc::new(move || shared.upgrade().ok_or_else(|| "the engine has ended".to_owned())?.tls_client());

@@ -7,7 +7,7 @@ use super::{
 use crate::error::Problem;
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     str::FromStr,
     time::Duration,
 };
@@ -29,30 +29,77 @@ pub struct HostPort {
     port: u16,
 }
 
+/// Returns a host in its usual form: an international name in ASCII, an IPv6 address without brackets and, where it has
+/// a zone, with it (`fe80::1%eth0`). In a URL the `%` of a zone may be written as `%25` (RFC 6874).
+fn check_host(text: &str) -> Result<String, Problem> {
+    let bad = || Problem::malformed(quotable(text), "a host name or address");
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    if bare.is_some() || text.contains(':') {
+        let (address, zone) = split_zone(bare.unwrap_or(text));
+        let address: Ipv6Addr = address.parse().map_err(|_| bad())?;
+        return match zone {
+            None => Ok(address.to_string()),
+            Some(zone) if matches!(zone.parse(), Ok(Interface::Name(_))) => Ok(format!("{address}%{zone}")),
+            Some(_) => Err(bad()),
+        };
+    }
+    let host = match url::Host::parse(text).map_err(|_| bad())? {
+        url::Host::Domain(name) => name,
+        url::Host::Ipv4(address) => address.to_string(),
+        url::Host::Ipv6(address) => address.to_string(),
+    };
+    let is_name =
+        (1..=253).contains(&host.len()) && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if is_name { Ok(host) } else { Err(bad()) }
+}
+
+/// Splits an IPv6 address from its zone.
+fn split_zone(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('%') {
+        Some((address, zone)) => (address, Some(zone.strip_prefix("25").filter(|z| !z.is_empty()).unwrap_or(zone))),
+        None => (text, None),
+    }
+}
+
+/// Splits the port from a host. The port is `None` if it is missing or empty.
+///
+/// # Errors
+/// When it is not a number up to 65535. It is not quoted, as it may be the password behind a user name.
+fn split_port(text: &str) -> Result<(&str, Option<u16>), Problem> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            if host.contains(':') && !host.ends_with(']') {
+                return Err(Problem::malformed(
+                    "the address",
+                    "clear: an IPv6 address stands in brackets, `[::1]:9000`",
+                ));
+            }
+            if port.is_empty() {
+                return Ok((host, None));
+            }
+            let is_number = port.bytes().all(|b| b.is_ascii_digit());
+            let number = port.parse().ok().filter(|_| is_number);
+            let port = number.ok_or_else(|| Problem::malformed("the port", "a number from 1 to 65535"))?;
+            Ok((host, Some(port)))
+        }
+        _ => Ok((text, None)),
+    }
+}
+
 impl HostPort {
     /// Returns a host and a port after checking them.
     ///
     /// # Errors
     /// When the host is neither a name nor an address, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, Problem> {
-        let v6 = |h: &str| h.parse::<std::net::Ipv6Addr>().is_ok();
-        let name = |h: &str| {
-            (1..=253).contains(&h.len()) && h.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        };
-        let (bare, good) = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-            Some(bare) => (bare, v6(bare)),
-            None => (host, name(host) || v6(host)),
-        };
-        if !good {
-            return Err(Problem::malformed(quotable(host), "a host name or address"));
-        }
+        let host = check_host(host)?;
         if port == 0 {
             return Err(Problem::out_of_range("port 0", "1 to 65535"));
         }
-        Ok(Self { host: bare.to_owned(), port })
+        Ok(Self { host, port })
     }
 
-    /// Returns the host name, or the address without brackets.
+    /// Returns the host name, or the address without brackets. An IPv6 address has its zone, as in `fe80::1%eth0`.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -74,12 +121,20 @@ impl HostPort {
 
     /// Reads `host`, `host:port` or `[v6]:port`.
     pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, Problem> {
-        let bad = || Problem::malformed(quotable(text), "a host and port such as `example.com:9000`");
-        let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, Some(port.parse::<u16>().map_err(|_| bad())?)),
-            _ => (text, None),
-        };
-        Self::new(host, port.or(default_port).ok_or_else(bad)?)
+        let (host, port) = split_port(text)?;
+        if host.is_empty() {
+            return Err(Problem::malformed("the address", "complete: the host is missing, as in `example.com:9000`"));
+        }
+        let missing = || Problem::malformed(quotable(text), "a host and port such as `example.com:9000`");
+        let host = check_host(host)?;
+        Self::new(&host, port.or(default_port).ok_or_else(missing)?)
+    }
+
+    /// Returns the host and the port as they are named to the peer, without the zone, which is known to this machine
+    /// only.
+    pub(crate) fn without_zone(&self) -> Self {
+        let host = split_zone(&self.host).0.to_owned();
+        Self { host, port: self.port }
     }
 }
 
@@ -93,30 +148,34 @@ impl FromStr for HostPort {
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
+            write!(f, "[{}]:{}", self.host.replace('%', "%25"), self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
 }
 
-/// Reads a local address: `0.0.0.0:9000`, `[::]:9000`, `localhost:9000`, or `:9000` for every IPv4 address.
+/// Reads a local address: `0.0.0.0:9000`, `[::]:9000`, `localhost:9000`, or `:9000` for every IPv4 address. The zone of
+/// an IPv6 address is the number of the interface: `[fe80::1%2]:9000`.
 pub(crate) fn parse_bind(text: &str, default_port: Option<u16>) -> Result<SocketAddr, Problem> {
     let bad = || Problem::malformed(quotable(text), "a local address such as `0.0.0.0:9000`, `[::]:9000` or `:9000`");
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+    let (host, port) = split_port(text)?;
+    let port = port.or(default_port).ok_or_else(bad)?;
+    if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        let (address, zone) = split_zone(v6);
+        let number = |zone: &str| {
+            let expected = "the number of an interface, as `ip link` lists them";
+            zone.parse::<u32>().map_err(|_| Problem::malformed("the zone of the address", expected))
+        };
+        let scope = zone.map(number).transpose()?.unwrap_or(0);
+        return Ok(SocketAddrV6::new(address.parse().map_err(|_| bad())?, port, 0, scope).into());
     }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().map_err(|_| bad())?),
-        _ => (text, default_port.ok_or_else(bad)?),
+    let ip = match host {
+        "" | "*" => Ipv4Addr::UNSPECIFIED,
+        _ if host.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST,
+        _ => host.parse().map_err(|_| bad())?,
     };
-    let ip = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        Some(v6) => IpAddr::V6(v6.parse().map_err(|_| bad())?),
-        None if host.is_empty() || host == "*" => Ipv4Addr::UNSPECIFIED.into(),
-        None if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
-        None => IpAddr::V4(host.parse().map_err(|_| bad())?),
-    };
-    Ok(SocketAddr::new(ip, port))
+    Ok(SocketAddr::new(ip.into(), port))
 }
 
 /// A network interface, given by name (`eth1`) or by one of its addresses.

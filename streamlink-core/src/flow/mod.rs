@@ -14,6 +14,7 @@ mod json;
 mod name;
 mod output;
 mod pairing;
+mod parsed_url;
 mod peer_limits;
 mod rtmp;
 mod rtp;

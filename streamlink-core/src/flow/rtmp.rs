@@ -3,6 +3,7 @@
 use super::{
     address::{Call, HostPort, Listen},
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters},
+    parsed_url::{ParsedUrl, sendable},
     secret::StreamKey,
     settings::{Entries, Settings, check_millis, millis, number, store},
     shown_url::shown_url,
@@ -40,6 +41,16 @@ impl RtmpAddress {
         Ok(Self { tls, remote, app: check_app(app)? })
     }
 
+    /// Returns the address of an application at the host of a URL.
+    pub(crate) fn from_parts(url: &ParsedUrl, app: &str) -> Result<Self, Problem> {
+        let (tls, port) = match url.scheme.as_str() {
+            "rtmp" => (false, RTMP_PORT),
+            "rtmps" => (true, RTMPS_PORT),
+            _ => return Err(Problem::malformed("the URL", "an address such as `rtmp://example.com/live`")),
+        };
+        Self::new(tls, url.remote(Some(port))?, app)
+    }
+
     pub(crate) fn placeholder() -> Self {
         Self { tls: false, remote: HostPort::placeholder(), app: "invalid".into() }
     }
@@ -47,19 +58,16 @@ impl RtmpAddress {
 
 impl std::str::FromStr for RtmpAddress {
     type Err = Problem;
+    /// Reads the address of an application. Everything behind the host is its name, with a query if there is one, as
+    /// `rtmp://example.com/live?vhost=studio`.
     fn from_str(s: &str) -> Result<Self, Problem> {
-        let bad = || Problem::Malformed {
-            value: shown_url(s),
-            expected: "an address such as `rtmp://example.com/live`".into(),
+        let url = ParsedUrl::parse(s)?;
+        let path = url.raw_path();
+        let app = match url.raw_query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
         };
-        let (tls, rest) = match s.split_once("://") {
-            Some(("rtmp", rest)) => (false, rest),
-            Some(("rtmps", rest)) => (true, rest),
-            _ => return Err(bad()),
-        };
-        let (host, app) = rest.split_once('/').ok_or_else(bad)?;
-        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
-        Self::new(tls, HostPort::parse(host, Some(port))?, app.trim_end_matches('/'))
+        Self::from_parts(&url, app.trim_end_matches('/'))
     }
 }
 
@@ -72,7 +80,7 @@ impl fmt::Debug for RtmpAddress {
 
 impl fmt::Display for RtmpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}/{}", if self.tls { "rtmps" } else { "rtmp" }, self.remote, self.app)
+        write!(f, "{}://{}/{}", if self.tls { "rtmps" } else { "rtmp" }, self.remote.without_zone(), self.app)
     }
 }
 
@@ -163,6 +171,19 @@ fn key(slot: &mut Option<StreamKey>, value: &str) -> Option<Result<(), Problem>>
     store(slot, StreamKey::new(value).map(Some))
 }
 
+/// Appends a query to the key of a caller: `KEY` becomes `KEY?token=…`, as encoders send it.
+fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(), Problem> {
+    if query.is_empty() {
+        return Ok(());
+    }
+    let Some(key) = slot else {
+        return Err(Problem::Conflict("a query is sent behind the stream key, and there is none yet".into()));
+    };
+    let separator = if key.reveal().contains('?') { '&' } else { '?' };
+    *key = StreamKey::new(format!("{}{separator}{}", key.reveal(), sendable(query)))?;
+    Ok(())
+}
+
 impl Settings for RtmpPublishServer {
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
         match name {
@@ -179,6 +200,7 @@ impl Settings for RtmpPull {
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
         match name {
             "key" => key(&mut self.key, value),
+            "query" => Some(add_query(&mut self.key, value)),
             _ => self.call.set(name, value),
         }
     }
@@ -192,6 +214,7 @@ impl Settings for RtmpPush {
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
         match name {
             "key" => key(&mut self.key, value),
+            "query" => Some(add_query(&mut self.key, value)),
             "chunk_size" => store(&mut self.chunk_size, number(value, CHUNK_SIZE, "bytes")),
             _ => self.call.set(name, value),
         }
@@ -308,6 +331,23 @@ fn check_chunk_size(bytes: u32) -> Result<u32, Problem> {
 fn check_gop_cache(bytes: u32) -> Result<u32, Problem> {
     if GOP_CACHE.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "0 to 268435456 bytes")) }
 }
+
+/// Defines the setter of RTMP callers for the query behind the key.
+macro_rules! query_setter {
+    ($builder:ident, $($path:ident).+) => {
+        impl $builder {
+            /// Appends a query to the stream key, as in `token=…`: percent-encoded, and without the question mark.
+            pub fn query(mut self, query: impl AsRef<str>) -> Self {
+                let result = add_query(&mut self.draft.settings.$($path).+, query.as_ref());
+                self.draft.common.record_error("query", result);
+                self
+            }
+        }
+    };
+}
+query_setter!(RtmpPullSourceBuilder, key);
+query_setter!(RtmpPushBuilder, key);
+query_setter!(RtmpRelayBuilder, first.key);
 
 impl RtmpPushBuilder {
     /// Sets the size of the chunks that are sent (4096 bytes; 4096–40 960).

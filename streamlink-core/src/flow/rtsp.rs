@@ -1,14 +1,18 @@
 //! RTSP 1.0 (RFC 2326) settings of sources and outputs.
 
 use super::{
-    address::{Call, HostPort, Interface, Listen},
+    address::{Call, Interface, Listen},
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
+    parsed_url::{ParsedUrl, sendable},
     rtp::check_ttl,
     secret::Credentials,
     settings::{Entries, Settings, boolean, number, store},
 };
-use crate::error::{ConfigError, Problem};
+use crate::{
+    error::{ConfigError, Problem},
+    secret::Secret,
+};
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// Transport of the media of an RTSP session. As text: `auto`, `udp` or `tcp`.
@@ -50,8 +54,10 @@ impl fmt::Display for RtspTransport {
 #[derive(Clone, Debug)]
 pub(crate) struct RtspOptions {
     pub(crate) tls: bool,
-    /// Path without the leading slash; may be empty for a caller.
+    /// Path without the leading slash. Of a caller it may be empty, and is percent-encoded as it is sent.
     pub(crate) path: String,
+    /// Query that a caller sends to the server; settings of ours are not in it.
+    pub(crate) query: Option<Secret>,
     pub(crate) transport: RtspTransport,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) gop_cache: bool,
@@ -110,10 +116,34 @@ impl RtspOptions {
         found.map(|(field, _)| ConfigError::new(*field, Problem::UnknownField))
     }
 
+    /// Sets the query that is sent to the server to that of a URL. An empty one stays: some cameras want the `?`.
+    pub(crate) fn set_query(&mut self, url: &ParsedUrl) -> Result<(), Problem> {
+        self.query = url.raw_query().map(|_| "".into());
+        self.add_query(&url.raw_query().unwrap_or_default())
+    }
+
+    /// Appends to the query that is sent to the server. An empty text changes nothing.
+    pub(crate) fn add_query(&mut self, more: &str) -> Result<(), Problem> {
+        if more.is_empty() {
+            return Ok(());
+        }
+        let query = match &self.query {
+            Some(query) if !query.reveal().is_empty() => format!("{}&{more}", query.reveal()),
+            _ => more.to_owned(),
+        };
+        if query.len() > MAX_QUERY {
+            let found = format!("a query of {} bytes", query.len());
+            return Err(Problem::out_of_range(found, format!("at most {MAX_QUERY} bytes")));
+        }
+        self.query = Some(sendable(&query).into());
+        Ok(())
+    }
+
     pub(crate) fn new(tls: bool, path: String) -> Self {
         Self {
             tls,
             path,
+            query: None,
             transport: RtspTransport::Auto,
             credentials: None,
             gop_cache: true,
@@ -162,28 +192,49 @@ pub(crate) struct RtspCaller {
     pub(crate) rtsp: RtspOptions,
 }
 
+/// Maximum length of the query that a caller sends, in bytes.
+const MAX_QUERY: usize = 4096;
+
 impl RtspCaller {
-    /// Parses `rtsp://[user:password@]host[:port]/path`.
+    /// Reads `rtsp://[user:password@]host[:port][/path][?query]`. The query goes to the server.
     pub(crate) fn parse(url: &str) -> Result<Self, Problem> {
-        let bad = || Problem::malformed("the URL", "an address such as `rtsp://user:password@example.com/path`");
-        let (tls, rest) = match url.split_once("://") {
-            Some(("rtsp", rest)) => (false, rest),
-            Some(("rtsps", rest)) => (true, rest),
-            _ => return Err(bad()),
-        };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (credentials, host) = match authority.rsplit_once('@') {
-            None => (None, authority),
-            Some((user, host)) => {
-                let (user, password) = user.split_once(':').unwrap_or((user, ""));
-                (Some(Credentials::new(user, password)?), host)
+        let url = ParsedUrl::parse(url)?;
+        let mut caller = Self::from_parts(&url)?;
+        caller.rtsp.set_query(&url)?;
+        Ok(caller)
+    }
+
+    /// Returns the settings of a URL without its query.
+    pub(crate) fn from_parts(url: &ParsedUrl) -> Result<Self, Problem> {
+        let tls = match url.scheme.as_str() {
+            "rtsp" => false,
+            "rtsps" => true,
+            _ => {
+                let expected = "an address such as `rtsp://user:password@example.com/path`";
+                return Err(Problem::malformed("the URL", expected));
             }
         };
-        let remote = HostPort::parse(host, Some(if tls { RTSPS_PORT } else { RTSP_PORT }))?;
-        let mut rtsp = RtspOptions::new(tls, check_path(path, 0)?);
-        rtsp.credentials = credentials;
+        let remote = url.remote(Some(if tls { RTSPS_PORT } else { RTSP_PORT }))?;
+        let mut rtsp = RtspOptions::new(tls, check_caller_path(&url.raw_path())?);
+        rtsp.credentials = url.credentials()?;
         Ok(Self { call: Call::new(remote), rtsp })
     }
+
+    /// Returns the URL that is sent to the server, without user name and password.
+    pub(crate) fn request_url(&self) -> String {
+        let scheme = if self.rtsp.tls { "rtsps" } else { "rtsp" };
+        let query = self.rtsp.query.as_ref().map(|query| format!("?{}", query.reveal())).unwrap_or_default();
+        format!("{scheme}://{}/{}{query}", self.call.remote.without_zone(), self.rtsp.path)
+    }
+}
+
+/// Checks the path of a caller, which is sent as it is.
+fn check_caller_path(path: &str) -> Result<String, Problem> {
+    let path = path.trim_start_matches('/');
+    if path.len() > 512 || !path.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Problem::malformed("the path", "at most 512 bytes without control characters"));
+    }
+    Ok(path.to_owned())
 }
 
 macro_rules! rtsp_settings {
@@ -200,7 +251,21 @@ macro_rules! rtsp_settings {
     };
 }
 rtsp_settings!(RtspListener, listen);
-rtsp_settings!(RtspCaller, call);
+
+impl Settings for RtspCaller {
+    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), Problem>> {
+        match key {
+            "query" => Some(self.rtsp.add_query(value)),
+            "backchannel" => store(&mut self.rtsp.back_channel, boolean(value)),
+            _ => self.rtsp.set(key, value).or_else(|| self.call.set(key, value)),
+        }
+    }
+    fn list(&self, out: &mut Entries) {
+        self.rtsp.list(out);
+        out.push_unless("backchannel", self.rtsp.back_channel, false);
+        self.call.list(out);
+    }
+}
 
 endpoint_builder! {
     /// Builder of an RTSP listener: a source that clients record to, or an output that serves players. Made by
@@ -274,5 +339,24 @@ macro_rules! rtsp_setters {
         }
     };
 }
+impl<R> RtspCallerBuilder<R> {
+    /// Appends to the query of the URL, which is sent to the server, as in `channel=1&subtype=0`: percent-encoded, and
+    /// without the question mark. At most 4096 bytes.
+    pub fn query(mut self, query: impl AsRef<str>) -> Self {
+        let result = self.draft.settings.rtsp.add_query(query.as_ref());
+        self.draft.common.record_error("query", result);
+        self
+    }
+}
+
+impl RtspCallerBuilder<role::Source> {
+    /// Sets whether tracks that the server is to receive (`a=sendonly`, the loudspeaker of a camera) are asked for and set
+    /// up, too (off). Nothing is sent on them. Otherwise they are left out of the presentation.
+    pub fn back_channel(mut self, on: bool) -> Self {
+        self.draft.settings.rtsp.back_channel = on;
+        self
+    }
+}
+
 rtsp_setters!(RtspListenerBuilder);
 rtsp_setters!(RtspCallerBuilder);

@@ -76,11 +76,15 @@ impl std::str::FromStr for KeyLength {
     }
 }
 
-/// Key that names a stream of an RTMP application: 1–256 bytes of printable ASCII without `/`.
+/// Key that names a stream of an RTMP application: 1–1024 bytes of printable ASCII without `/`, except in a query such as
+/// `KEY?token=a/b`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StreamKey(Secret);
 
 impl StreamKey {
+    /// Maximum length of a key with its query, in bytes.
+    pub const MAX_LEN: usize = 1024;
+
     /// Creates a stream key after checking its length and characters.
     ///
     /// # Errors
@@ -88,13 +92,17 @@ impl StreamKey {
     pub fn new(key: impl Into<String>) -> Result<Self, Problem> {
         let key = Secret::from(key.into());
         let length = key.reveal().len();
-        if !(1..=256).contains(&length) {
-            return Err(Problem::out_of_range(format!("a length of {length}"), "1 to 256 bytes"));
+        if !(1..=Self::MAX_LEN).contains(&length) {
+            return Err(Problem::out_of_range(
+                format!("a length of {length}"),
+                format!("1 to {} bytes", Self::MAX_LEN),
+            ));
         }
-        match key.reveal().bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
-            true => Ok(Self(key)),
-            false => Err(Problem::malformed("the key", "printable ASCII without white space and `/`")),
+        let name = key.reveal().split('?').next().unwrap_or_default();
+        if name.contains('/') || !key.reveal().bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Problem::malformed("the key", "printable ASCII without white space and `/`"));
         }
+        Ok(Self(key))
     }
 
     /// Generates a key of 160 random bits from the operating system, as 40 hexadecimal digits.

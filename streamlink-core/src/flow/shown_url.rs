@@ -10,6 +10,7 @@ const MAX_SHOWN: usize = 512;
 /// id.
 const PUBLIC: &[&str] = &[
     "allow",
+    "backchannel",
     "chunk_size",
     "coalesce",
     "connect_timeout",

@@ -1,250 +1,243 @@
 //! The URL grammar of the Rust API, C and JSON: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
 
 use super::{
-    address::{Call, HostPort, Listen, parse_bind, quotable},
+    address::{Call, Listen, quotable},
     builder::Common,
     output::{Output, OutputKind, TapOutput},
+    parsed_url::{Pair, ParsedUrl},
     rtmp::{
         RTMP_PORT, RTMPS_PORT, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, check_app,
     },
     rtp::{RtpInput, RtpOutput},
     rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions, check_path},
-    secret::{Credentials, StreamKey},
-    settings::{Entries, Settings},
+    secret::StreamKey,
+    settings::{Entries, Settings, boolean},
     shown_url::{SECRET, is_public},
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
 };
 use crate::{error::Problem, media::MediaFamily, secret::Secret};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-
-/// Maximum length of a URL, in bytes.
-const MAX_URL: usize = 8192;
-
-/// A URL, split and percent-decoded.
-pub(crate) struct ParsedUrl {
-    pub(crate) scheme: String,
-    pub(crate) user: Option<(String, Secret)>,
-    /// `host:port`, not decoded.
-    pub(crate) authority: String,
-    /// Without the leading slash.
-    pub(crate) path: String,
-    pub(crate) query: Pairs,
-}
+use std::cell::RefCell;
 
 /// Names and values; any value may be a secret.
 pub(crate) type Pairs = Vec<(String, Secret)>;
 
-fn decode(text: &str) -> Result<String, Problem> {
-    let bytes = percent_decode_str(text).decode_utf8();
-    bytes.map(|t| t.into_owned()).map_err(|_| Problem::malformed("the URL", "UTF-8 after percent-decoding"))
+/// Returns whether an endpoint listens: as `mode` says, otherwise if the host is missing or a wildcard.
+fn is_listener(url: &mut ParsedUrl) -> Result<bool, Problem> {
+    match url.take("mode")?.as_ref().map(Secret::reveal) {
+        Some("listener") => Ok(true),
+        Some("caller") => Ok(false),
+        Some(other) => Err(Problem::malformed(other, "listener or caller")),
+        None => Ok(url.host_is_wildcard()),
+    }
 }
 
-fn split(url: &str) -> Result<ParsedUrl, Problem> {
-    let bad = || Problem::malformed("the URL", "of the form `scheme://[host]:port[/path][?key=value&…]`");
-    if url.len() > MAX_URL {
-        return Err(Problem::out_of_range("the URL", format!("1 to {MAX_URL} bytes")));
+/// Returns the application and key of a listener's `app/key`. The last part of the path is the key, unless the query has
+/// one.
+fn app_and_key(url: &ParsedUrl) -> Result<(String, Option<StreamKey>), Problem> {
+    let path = url.path()?;
+    let path = path.trim_end_matches('/');
+    match path.rsplit_once('/') {
+        Some((app, key)) if !url.has("key") => Ok((check_app(app)?, Some(StreamKey::new(key)?))),
+        _ => Ok((check_app(path)?, None)),
     }
-    let (scheme, rest) = url.split_once(':').ok_or_else(bad)?;
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let rest = rest.strip_prefix("//").unwrap_or(rest);
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, authority) = match authority.rsplit_once('@') {
-        None => (None, authority),
-        Some((user, host)) => {
-            let (user, password) = user.split_once(':').unwrap_or((user, ""));
-            (Some((decode(user)?, decode(password)?.into())), host)
+}
+
+/// Returns the address of an RTMP caller and its key. The last part of the path is the key, unless `key` is set
+/// elsewhere; it is sent as it was written, with the part of the query that holds no setting of ours (`KEY?token=…`).
+///
+/// Without a key in the path, a query with a slash belongs to the application, up to its last slash:
+/// `rtmp://host/live?vhost=studio/KEY`.
+fn rtmp_caller_parts(url: &ParsedUrl, has_key: bool) -> Result<(RtmpAddress, Option<StreamKey>), Problem> {
+    let path = url.raw_path();
+    let path = path.trim_end_matches('/');
+    let query = url.raw_query();
+    let decoded = |app: &str| percent_decode_str(app).decode_utf8_lossy().into_owned();
+    if has_key {
+        return Ok((RtmpAddress::from_parts(url, &decoded(path))?, None));
+    }
+    let (app, key) = match (path.rsplit_once('/'), query.as_deref().and_then(|query| query.rsplit_once('/'))) {
+        (Some((app, key)), _) => {
+            let query = query.filter(|query| !query.is_empty()).map(|query| format!("?{query}")).unwrap_or_default();
+            (decoded(app), format!("{key}{query}"))
         }
+        (None, Some((more, key))) => (format!("{}?{more}", decoded(path)), key.to_owned()),
+        (None, None) => return Ok((RtmpAddress::from_parts(url, &decoded(path))?, None)),
     };
-    let mut parts = ParsedUrl {
-        scheme: scheme.to_ascii_lowercase(),
-        user,
-        authority: authority.to_owned(),
-        path: decode(path)?,
-        query: Vec::new(),
-    };
-    for pair in query.split('&').filter(|p| !p.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        parts.query.push((decode(key)?, decode(value)?.into()));
-    }
-    Ok(parts)
+    Ok((RtmpAddress::from_parts(url, &app)?, Some(StreamKey::new(key)?)))
 }
 
-impl ParsedUrl {
-    /// Removes a key from the query and returns its value; the last of several counts.
-    fn take(&mut self, key: &str) -> Option<Secret> {
-        let mut found = None;
-        self.query.retain_mut(|(k, v)| {
-            let hit = k == key;
-            if hit {
-                found = Some(std::mem::take(v));
-            }
-            !hit
-        });
-        found
+/// Returns the local address of an RTMP listener, and whether it uses TLS.
+fn rtmp_bind(url: &ParsedUrl) -> Result<(Listen, bool), Problem> {
+    let tls = url.scheme == "rtmps";
+    let port = if tls { RTMPS_PORT } else { RTMP_PORT };
+    Ok((url.bind(Some(port))?, tls))
+}
+
+fn rtsp_listener(url: &ParsedUrl) -> Result<RtspListener, Problem> {
+    let tls = url.scheme == "rtsps";
+    let mut rtsp = RtspOptions::new(tls, check_path(&url.path()?, 1)?);
+    rtsp.credentials = url.credentials()?;
+    Ok(RtspListener { listen: url.bind(Some(if tls { RTSPS_PORT } else { RTSP_PORT }))?, rtsp })
+}
+
+fn unknown_scheme<T>() -> Result<T, Problem> {
+    Err(Problem::malformed("the scheme of the URL", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+}
+
+/// An endpoint as its URL names it, before its settings are applied.
+struct Read<K> {
+    kind: K,
+    /// Settings of ours in the query.
+    settings: Vec<Pair>,
+    /// Query for the server that is behind the stream key, once that is set.
+    query: Option<Secret>,
+}
+
+impl<K> Read<K> {
+    /// Returns an endpoint whose query holds settings of ours only.
+    fn new(kind: K, url: &mut ParsedUrl) -> Self {
+        Self { kind, settings: url.take_if(|_| true), query: None }
     }
 
-    /// Returns whether the endpoint listens: as `mode` says, otherwise if the host is missing or a wildcard.
-    fn is_listener(&mut self) -> Result<bool, Problem> {
-        match self.take("mode").as_ref().map(Secret::reveal) {
-            Some("listener") => Ok(true),
-            Some("caller") => Ok(false),
-            Some(other) => Err(Problem::malformed(other, "listener or caller")),
-            None => {
-                let host = match self.authority.rsplit_once(':') {
-                    Some((host, port)) if !port.ends_with(']') => host,
-                    _ => &self.authority,
-                };
-                Ok(matches!(host, "" | "*" | "0.0.0.0" | "[::]"))
-            }
-        }
-    }
-
-    fn bind(&self, default_port: Option<u16>) -> Result<Listen, Problem> {
-        parse_bind(&self.authority, default_port).map(Listen::new)
-    }
-
-    fn remote(&self, default_port: Option<u16>) -> Result<HostPort, Problem> {
-        HostPort::parse(&self.authority, default_port)
-    }
-
-    fn no_path(&self) -> Result<(), Problem> {
-        if !self.path.is_empty() {
-            return Err(Problem::malformed("the path", format!("allowed: {} has no path", self.scheme)));
-        }
-        Ok(())
-    }
-
-    /// Returns the application and key of a listener's `app/key`. The last part of the path is the key, unless the query
-    /// has one.
-    fn app_and_key(&self) -> Result<(String, Option<StreamKey>), Problem> {
-        let path = self.path.trim_end_matches('/');
-        match path.rsplit_once('/') {
-            Some((app, key)) if !self.query.iter().any(|(k, _)| k == "key") => {
-                Ok((check_app(app)?, Some(StreamKey::new(key)?)))
-            }
-            _ => Ok((check_app(path)?, None)),
-        }
-    }
-
-    fn rtmp(&self) -> Result<RtmpAddress, Problem> {
-        let tls = self.scheme == "rtmps";
-        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
-        RtmpAddress::new(tls, self.remote(Some(port))?, self.path.trim_end_matches('/'))
-    }
-
-    /// Returns the local address of an RTMP listener, and whether it uses TLS.
-    fn rtmp_bind(&self) -> Result<(Listen, bool), Problem> {
-        let tls = self.scheme == "rtmps";
-        let port = if tls { RTMPS_PORT } else { RTMP_PORT };
-        Ok((self.bind(Some(port))?, tls))
-    }
-
-    fn rtsp(&self, min_path: usize) -> Result<(RtspOptions, Option<u16>), Problem> {
-        let tls = self.scheme == "rtsps";
-        let mut rtsp = RtspOptions::new(tls, check_path(&self.path, min_path)?);
-        if let Some((user, password)) = &self.user {
-            rtsp.credentials = Some(Credentials::new(user, password.reveal())?);
-        }
-        let port = if tls { RTSPS_PORT } else { RTSP_PORT };
-        Ok((rtsp, Some(port)))
-    }
-
-    fn unknown_scheme<T>(&self) -> Result<T, Problem> {
-        Err(Problem::malformed("the scheme of the URL", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+    fn map<T>(self, kind: impl FnOnce(K) -> T) -> Read<T> {
+        Read { kind: kind(self.kind), settings: self.settings, query: self.query }
     }
 }
 
-fn source_kind(parts: &mut ParsedUrl) -> Result<SourceKind, Problem> {
-    match parts.scheme.as_str() {
+/// Settings that every caller has beside those of its protocol.
+const OF_CALLERS: &[&str] = &["description", "query", "region", "relay"];
+
+/// Removes the settings of ours from the query of a caller's URL. Everything else is the server's.
+fn take_settings(url: &mut ParsedUrl, settings: impl Settings) -> Vec<Pair> {
+    let settings = RefCell::new(settings);
+    url.take_if(|pair| {
+        let name = pair.name();
+        OF_CALLERS.contains(&&*name) || settings.borrow_mut().set(&name, "").is_some()
+    })
+}
+
+fn read_rtsp_caller(url: &mut ParsedUrl) -> Result<Read<RtspCaller>, Problem> {
+    let mut caller = RtspCaller::from_parts(url)?;
+    let settings = take_settings(url, caller.clone());
+    caller.rtsp.set_query(url)?;
+    Ok(Read { kind: caller, settings, query: None })
+}
+
+/// Reads an RTMP caller; `probe` has its settings.
+fn read_rtmp_caller<T: Settings>(
+    url: &mut ParsedUrl,
+    more: &Pairs,
+    probe: T,
+    make: impl FnOnce(RtmpAddress, Option<StreamKey>) -> T,
+) -> Result<Read<T>, Problem> {
+    let settings = take_settings(url, probe);
+    let has_key = settings.iter().any(|pair| pair.name() == "key") || more.iter().any(|(name, _)| name == "key");
+    let (address, key) = rtmp_caller_parts(url, has_key)?;
+    let query = if key.is_none() { url.raw_query().map(Secret::from) } else { None };
+    Ok(Read { kind: make(address, key), settings, query })
+}
+
+fn source_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<SourceKind>, Problem> {
+    let kind = match url.scheme.as_str() {
         "rtp" => {
-            parts.take("mode");
-            parts.no_path()?;
-            Ok(SourceKind::Rtp(RtpInput::new(parts.bind(None)?)))
+            url.take("mode")?;
+            url.no_user()?;
+            url.no_path()?;
+            SourceKind::Rtp(RtpInput::new(url.bind(None)?))
         }
         "srt" => {
-            parts.no_path()?;
+            url.no_user()?;
+            url.no_path()?;
             let srt = SrtOptions::default();
-            if parts.is_listener()? {
-                Ok(SourceKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt }))
+            if is_listener(url)? {
+                SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
             } else {
-                Ok(SourceKind::SrtCaller(SrtCaller { call: Call::new(parts.remote(None)?), srt }))
+                SourceKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
             }
         }
         "rtmp" | "rtmps" => {
-            if parts.is_listener()? {
-                let (app, key) = parts.app_and_key()?;
-                let (listen, tls) = parts.rtmp_bind()?;
-                Ok(SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls }))
-            } else {
-                Ok(SourceKind::RtmpPull(RtmpPull::new(parts.rtmp()?)))
+            if !is_listener(url)? {
+                let make = |address, key| RtmpPull { key, ..RtmpPull::new(address) };
+                let probe = RtmpPull::new(RtmpAddress::placeholder());
+                return Ok(read_rtmp_caller(url, more, probe, make)?.map(SourceKind::RtmpPull));
             }
+            let (app, key) = app_and_key(url)?;
+            let (listen, tls) = rtmp_bind(url)?;
+            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls })
         }
         "rtsp" | "rtsps" => {
-            if parts.is_listener()? {
-                let (rtsp, port) = parts.rtsp(1)?;
-                Ok(SourceKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp }))
-            } else {
-                let (rtsp, port) = parts.rtsp(0)?;
-                Ok(SourceKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp }))
+            if !is_listener(url)? {
+                return Ok(read_rtsp_caller(url)?.map(SourceKind::RtspCaller));
             }
+            SourceKind::RtspListener(rtsp_listener(url)?)
         }
         "app" => {
-            let family = parts.authority.parse().map_err(|_| {
-                Problem::malformed(quotable(&parts.authority), "one of the families datagrams, rtp, rtmp, rtsp")
-            });
-            family.map(SourceKind::App)
+            let text = url.authority();
+            let expected = "one of the families datagrams, rtp, rtmp, rtsp";
+            let family = text.parse::<MediaFamily>();
+            SourceKind::App(family.map_err(|_| Problem::malformed(quotable(text), expected))?)
         }
-        _ => parts.unknown_scheme(),
-    }
+        _ => return unknown_scheme(),
+    };
+    Ok(Read::new(kind, url))
 }
 
-fn output_kind(parts: &mut ParsedUrl) -> Result<OutputKind, Problem> {
-    match parts.scheme.as_str() {
+fn output_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<OutputKind>, Problem> {
+    let kind = match url.scheme.as_str() {
         "rtp" => {
-            parts.take("mode");
-            parts.no_path()?;
-            Ok(OutputKind::Rtp(RtpOutput::new(parts.remote(None)?)))
+            url.take("mode")?;
+            url.no_user()?;
+            url.no_path()?;
+            OutputKind::Rtp(RtpOutput::new(url.remote(None)?))
         }
         "srt" => {
-            parts.no_path()?;
+            url.no_user()?;
+            url.no_path()?;
             let srt = SrtOptions::default();
-            if parts.is_listener()? {
-                Ok(OutputKind::SrtListener(SrtListener { listen: parts.bind(None)?, srt }))
+            if is_listener(url)? {
+                OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
             } else {
-                Ok(OutputKind::SrtCaller(SrtCaller { call: Call::new(parts.remote(None)?), srt }))
+                OutputKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
             }
         }
         "rtmp" | "rtmps" => {
-            if parts.is_listener()? {
-                let (app, key) = parts.app_and_key()?;
-                let (listen, tls) = parts.rtmp_bind()?;
-                let mut server = RtmpPlayServer::new(listen, app);
-                server.key = key;
-                server.tls = tls;
-                return Ok(OutputKind::RtmpPlay(server));
+            if !is_listener(url)? {
+                return read_rtmp_push(url, more);
             }
-            let relay = parts.take("relay").is_some_and(|v| v.reveal() != "false");
-            let second = parts.query.iter().any(|(k, _)| k == "second");
-            let push = RtmpPush::new(parts.rtmp()?);
-            if relay || second {
-                Ok(OutputKind::RtmpRelay(RtmpRelay { first: push, second: None }))
-            } else {
-                Ok(OutputKind::RtmpPush(push))
-            }
+            let (app, key) = app_and_key(url)?;
+            let (listen, tls) = rtmp_bind(url)?;
+            let mut server = RtmpPlayServer::new(listen, app);
+            server.key = key;
+            server.tls = tls;
+            OutputKind::RtmpPlay(server)
         }
         "rtsp" | "rtsps" => {
-            if parts.is_listener()? {
-                let (rtsp, port) = parts.rtsp(1)?;
-                Ok(OutputKind::RtspListener(RtspListener { listen: parts.bind(port)?, rtsp }))
-            } else {
-                let (rtsp, port) = parts.rtsp(0)?;
-                Ok(OutputKind::RtspCaller(RtspCaller { call: Call::new(parts.remote(port)?), rtsp }))
+            if !is_listener(url)? {
+                return Ok(read_rtsp_caller(url)?.map(OutputKind::RtspCaller));
             }
+            OutputKind::RtspListener(rtsp_listener(url)?)
         }
-        "tap" => Ok(OutputKind::Tap(TapOutput::new())),
-        _ => parts.unknown_scheme(),
+        "tap" => OutputKind::Tap(TapOutput::new()),
+        _ => return unknown_scheme(),
+    };
+    Ok(Read::new(kind, url))
+}
+
+/// Reads an RTMP_PUSH output, or the relay if the URL asks for one.
+fn read_rtmp_push(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<OutputKind>, Problem> {
+    let relay = url.take("relay")?.map(|value| boolean(value.reveal())).transpose()?;
+    let relay = relay.unwrap_or_else(|| more.iter().any(|(name, value)| name == "relay" && value.reveal() == "true"));
+    let push = |address, key| RtmpPush { key, ..RtmpPush::new(address) };
+    let second = url.has("second") || more.iter().any(|(name, _)| name == "second");
+    if relay || second {
+        let probe = RtmpRelay { first: RtmpPush::new(RtmpAddress::placeholder()), second: None };
+        let make = |address, key| RtmpRelay { first: push(address, key), second: None };
+        return Ok(read_rtmp_caller(url, more, probe, make)?.map(OutputKind::RtmpRelay));
     }
+    let probe = RtmpPush::new(RtmpAddress::placeholder());
+    Ok(read_rtmp_caller(url, more, probe, push)?.map(OutputKind::RtmpPush))
 }
 
 /// Returns the source of a URL, with `more` settings applied after the query. Errors are recorded in it.
@@ -286,12 +279,21 @@ fn read<K>(
     common: &mut Common,
     url: &str,
     more: Pairs,
-    kind: impl FnOnce(&mut ParsedUrl) -> Result<K, Problem>,
+    kind: impl FnOnce(&mut ParsedUrl, &Pairs) -> Result<Read<K>, Problem>,
 ) -> (Option<K>, Pairs) {
-    let result = split(url).and_then(|mut parts| {
-        hide_rests_of_secrets(&mut parts.query);
-        parts.query.extend(more);
-        kind(&mut parts).map(|kind| (kind, parts.query))
+    let result = ParsedUrl::parse(url).and_then(|mut url| {
+        let read = kind(&mut url, &more)?;
+        let mut settings = Pairs::new();
+        for pair in read.settings {
+            settings.push((pair.name().into_owned(), pair.value()?));
+        }
+        hide_rests_of_secrets(&mut settings);
+        settings.extend(more);
+        // The query for the server goes behind the stream key, in the order in which it was written.
+        let (queries, mut settings): (Pairs, Pairs) = settings.into_iter().partition(|(name, _)| name == "query");
+        settings.extend(read.query.map(|query| ("query".to_owned(), query)));
+        settings.extend(queries);
+        Ok((read.kind, settings))
     });
     match common.record_error("url", result) {
         Some((kind, query)) => (Some(kind), query),
@@ -319,7 +321,7 @@ fn encoded(text: &str) -> String {
 pub(crate) fn write(url: &UrlParts) -> String {
     let mut text = url.base.clone();
     for (i, (key, value)) in url.query.0.iter().enumerate() {
-        text.push(if i == 0 { '?' } else { '&' });
+        text.push(if i == 0 && !url.base.contains('?') { '?' } else { '&' });
         text.push_str(key);
         text.push('=');
         text.extend(utf8_percent_encode(value, QUERY));
@@ -331,7 +333,30 @@ fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {
     let scheme = if rtsp.tls { "rtsps" } else { "rtsp" };
     let user = rtsp.credentials.as_ref();
     let user = user.map(|c| format!("{}:{}@", encoded(&c.user), encoded(c.password.reveal()))).unwrap_or_default();
-    format!("{scheme}://{user}{authority}/{}", encoded(&rtsp.path))
+    format!("{scheme}://{user}{authority}/")
+}
+
+/// Returns the URL of an RTSP caller. The query for the server is written as it is sent, or as the value of `query` if
+/// parts of it would be read as settings of ours.
+fn rtsp_caller_parts(caller: &RtspCaller) -> UrlParts {
+    let authority = caller.call.remote.to_string();
+    let base = rtsp_base(&caller.rtsp, &authority) + &caller.rtsp.path;
+    let mut url = url_parts(base, false, remote_is_wildcard(&caller.call), caller);
+    if let Some(query) = &caller.rtsp.query {
+        let written = format!("{}?{}", url.base, query.reveal());
+        let reads_back = ParsedUrl::parse(&written)
+            .is_ok_and(|mut url| take_settings(&mut url, caller.clone()).is_empty() && !url.has("mode"));
+        if reads_back {
+            url.base = written;
+        } else {
+            url.query.push("query", query.reveal());
+        }
+    }
+    url
+}
+
+fn remote_is_wildcard(call: &Call) -> bool {
+    matches!(call.remote.host(), "0.0.0.0" | "::" | "*")
 }
 
 fn rtmp_listener(listen: &Listen, app: &str, key: &Option<StreamKey>, tls: bool) -> String {
@@ -357,19 +382,19 @@ fn url_parts(base: String, listener: bool, host_is_wildcard: bool, settings: &dy
 
 pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
     let wild = |l: &Listen| l.bind.ip().is_unspecified();
-    let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
     match kind {
         SourceKind::Rtp(s) => url_parts(format!("rtp://{}", s.listen.bind), true, true, s),
         SourceKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        SourceKind::SrtCaller(s) => url_parts(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        SourceKind::SrtCaller(s) => {
+            url_parts(format!("srt://{}", s.call.remote), false, remote_is_wildcard(&s.call), s)
+        }
         SourceKind::Rtmp(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        SourceKind::RtmpPull(s) => url_parts(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        SourceKind::RtmpPull(s) => url_parts(rtmp_caller(&s.address), false, remote_is_wildcard(&s.call), s),
         SourceKind::RtspListener(s) => {
-            url_parts(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+            let base = rtsp_base(&s.rtsp, &s.listen.bind.to_string()) + &encoded(&s.rtsp.path);
+            url_parts(base, true, wild(&s.listen), s)
         }
-        SourceKind::RtspCaller(s) => {
-            url_parts(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
-        }
+        SourceKind::RtspCaller(s) => rtsp_caller_parts(s),
         SourceKind::App(family) => {
             UrlParts { base: format!("app://{}", family.to_string().to_ascii_lowercase()), query: Entries::default() }
         }
@@ -378,103 +403,29 @@ pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
 
 pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
     let wild = |l: &Listen| l.bind.ip().is_unspecified();
-    let remote_wild = |c: &Call| matches!(c.remote.host(), "0.0.0.0" | "::" | "*");
     match kind {
         OutputKind::Rtp(s) => url_parts(format!("rtp://{}", s.destination), false, false, s),
         OutputKind::SrtListener(s) => url_parts(format!("srt://{}", s.listen.bind), true, wild(&s.listen), s),
-        OutputKind::SrtCaller(s) => url_parts(format!("srt://{}", s.call.remote), false, remote_wild(&s.call), s),
+        OutputKind::SrtCaller(s) => {
+            url_parts(format!("srt://{}", s.call.remote), false, remote_is_wildcard(&s.call), s)
+        }
         OutputKind::RtmpPlay(s) => url_parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), true, wild(&s.listen), s),
-        OutputKind::RtmpPush(s) => url_parts(rtmp_caller(&s.address), false, remote_wild(&s.call), s),
+        OutputKind::RtmpPush(s) => url_parts(rtmp_caller(&s.address), false, remote_is_wildcard(&s.call), s),
         OutputKind::RtmpRelay(s) => {
-            let mut url = url_parts(rtmp_caller(&s.first.address), false, remote_wild(&s.first.call), s);
+            let mut url = url_parts(rtmp_caller(&s.first.address), false, remote_is_wildcard(&s.first.call), s);
             if s.second.is_none() {
                 url.query.push("relay", true);
             }
             url
         }
         OutputKind::RtspListener(s) => {
-            url_parts(rtsp_base(&s.rtsp, &s.listen.bind.to_string()), true, wild(&s.listen), s)
+            let base = rtsp_base(&s.rtsp, &s.listen.bind.to_string()) + &encoded(&s.rtsp.path);
+            url_parts(base, true, wild(&s.listen), s)
         }
-        OutputKind::RtspCaller(s) => {
-            url_parts(rtsp_base(&s.rtsp, &s.call.remote.to_string()), false, remote_wild(&s.call), s)
-        }
+        OutputKind::RtspCaller(s) => rtsp_caller_parts(s),
         OutputKind::Tap(_) => UrlParts { base: "tap:".into(), query: Entries::default() },
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flow::{InputProtocol, OutputProtocol};
-
-    const SOURCES: &[(&str, InputProtocol)] = &[
-        (
-            "srt://:9000?mode=listener&latency=120&passphrase=correct%20horse&pbkeylen=32&streamid=cam1",
-            InputProtocol::Srt,
-        ),
-        ("srt://example.com:9000?latency=Intercontinental&tlpktdrop=no", InputProtocol::Srt),
-        ("srt://127.0.0.1:9000?mode=listener", InputProtocol::Srt),
-        ("rtmp://0.0.0.0:1935/live/KEY", InputProtocol::Rtmp),
-        ("rtmps://0.0.0.0:443/live/KEY", InputProtocol::Rtmp),
-        ("rtmp://example.com/live?key=KEY", InputProtocol::RtmpPull),
-        ("rtmps://example.com/live/deep?key=KEY&reconnect_min=100", InputProtocol::RtmpPull),
-        ("rtp://239.1.1.1:5004?iface=eth1", InputProtocol::Rtp),
-        ("rtp://:5004?pt=33,96&reorder=0&idle_timeout=1000&allow=10.0.0.0/8;192.0.2.1", InputProtocol::Rtp),
-        ("rtp://[ff3e::1]:5004?source=2001:db8::1", InputProtocol::Rtp),
-        ("rtsp://user:p%40w@host/path?transport=tcp", InputProtocol::Rtsp),
-        ("rtsp://:8554/cam/1", InputProtocol::Rtsp),
-        ("app://rtp", InputProtocol::App(MediaFamily::Rtp)),
-    ];
-
-    const OUTPUTS: &[(&str, OutputProtocol)] = &[
-        ("srt://:9001?mode=listener&max_players=4&allow=10.0.0.0/8", OutputProtocol::Srt),
-        ("srt://[2001:db8::1]:7000?rcvlatency=20&peerlatency=400", OutputProtocol::Srt),
-        ("rtmp://0.0.0.0:1935/live/KEY?gop_cache=0", OutputProtocol::RtmpPull),
-        ("rtmp://example.com/live?key=KEY&chunk_size=40960", OutputProtocol::RtmpPush),
-        ("rtmp://a.example/live?key=K&second=rtmp://b.example/live%20K2", OutputProtocol::Rtmp),
-        ("rtmp://a.example/live?key=K&relay=true", OutputProtocol::Rtmp),
-        ("rtp://192.0.2.1:5004?second=198.51.100.1:5004&ttl=8&ssrc=7", OutputProtocol::Rtp),
-        ("rtsp://:8554/cam/1?gop_cache=off", OutputProtocol::Rtsp),
-        ("rtsps://u:p@host:1/x", OutputProtocol::Rtsp),
-        ("tap:", OutputProtocol::Tap),
-    ];
-
-    #[test]
-    fn url_round_trips_sources_and_outputs() {
-        for (url, protocol) in SOURCES {
-            let source = Source::from_url("a", url);
-            assert_eq!(source.common.errors, [], "{url}");
-            assert_eq!(source.protocol(), *protocol, "{url}");
-            let again = Source::from_url("a", &source.to_url());
-            assert_eq!(format!("{source:?}"), format!("{again:?}"), "{url}");
-            assert_eq!(source.to_url(), again.to_url());
-        }
-        for (url, protocol) in OUTPUTS {
-            let output = Output::from_url("a", url);
-            assert_eq!(output.common.errors, [], "{url}");
-            assert_eq!(output.protocol(), *protocol, "{url}");
-            let again = Output::from_url("a", &output.to_url());
-            assert_eq!(format!("{output:?}"), format!("{again:?}"), "{url}");
-            assert_eq!(output.to_url(), again.to_url());
-        }
-    }
-
-    #[test]
-    fn url_errors_name_fields_without_secrets() {
-        let errors = |url: &str| {
-            let errors = Source::from_url("a", url).common.errors;
-            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        let found = errors("srt://:9000?latency=10001&passphrase=short&pbkeylen=20&nonsense=1");
-        assert_eq!(found.len(), 4, "{found:?}");
-        assert!(found[0].starts_with("latency: 10001 is outside 0 to 10000"), "{found:?}");
-        assert!(found[3].starts_with("nonsense: there is no such setting"), "{found:?}");
-        assert!(!found.concat().contains("short"));
-        for bad in
-            ["", "x", "http://a", "srt://", "srt://:x", "rtp://:5004/path", "rtmp://:1935", "app://x", "rtp://%ff"]
-        {
-            assert_eq!(errors(bad).len(), 1, "{bad}");
-        }
-        assert_eq!(errors(&format!("srt://:9000?streamid={}", "x".repeat(9000))).len(), 1);
-    }
-}
+mod tests;

@@ -1,0 +1,208 @@
+//! A URL, split into its parts. Every URL that is configured, printed or received goes through this type.
+//!
+//! The rules are those of RFC 3986 as encoders, players and cameras use them: the host may be missing (`srt://:9000`),
+//! an IPv6 address may have a zone (`[fe80::1%eth0]`), a fragment is not split off, because stream ids begin with `#` and
+//! cameras are sent it, and percent-encoding is kept until a part is read. Hosts are checked by the `url` crate, which
+//! knows international names.
+
+use super::{
+    address::{HostPort, Listen, parse_bind},
+    secret::Credentials,
+};
+use crate::{error::Problem, secret::Secret};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use std::borrow::Cow;
+
+/// Maximum length of a URL, in bytes.
+pub(crate) const MAX_URL: usize = 8192;
+
+/// Characters that no URL contains, wherever it is sent. Everything else that is there stays as it is.
+const FORBIDDEN: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>');
+
+/// A URL, split but not decoded.
+pub(crate) struct ParsedUrl {
+    /// In lower case.
+    pub(crate) scheme: String,
+    user: Option<(Secret, Secret)>,
+    /// `host:port`.
+    authority: String,
+    /// Without the leading slash.
+    path: String,
+    /// `None` without a question mark.
+    query: Option<Vec<Pair>>,
+}
+
+/// One `name=value` of a query, as it was written. Any part of it may be a secret.
+#[derive(Clone)]
+pub(crate) struct Pair(Secret);
+
+impl Pair {
+    /// Returns the name, decoded.
+    pub(crate) fn name(&self) -> Cow<'_, str> {
+        let raw = self.0.reveal();
+        let name = raw.split_once('=').map_or(raw, |(name, _)| name);
+        percent_decode_str(name).decode_utf8_lossy()
+    }
+
+    /// Returns the value, decoded; empty if there is none.
+    pub(crate) fn value(&self) -> Result<Secret, Problem> {
+        let value = self.0.reveal().split_once('=').map_or("", |(_, value)| value);
+        decode(value, "the query of the URL").map(Secret::from)
+    }
+
+    /// Returns the name and the value as they were written.
+    pub(crate) fn raw(&self) -> &str {
+        self.0.reveal()
+    }
+}
+
+/// Decodes the percent-encoding of a part of a URL.
+fn decode(text: &str, part: &str) -> Result<String, Problem> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| Problem::malformed(part, "UTF-8 after percent-decoding"))
+}
+
+/// Returns a part of a URL with the characters encoded that no URL contains.
+pub(crate) fn sendable(text: &str) -> String {
+    utf8_percent_encode(text, FORBIDDEN).to_string()
+}
+
+impl ParsedUrl {
+    /// Splits a URL. White space around it is ignored.
+    ///
+    /// # Errors
+    /// When the text is too long, holds control characters, or has no scheme. No error repeats the text.
+    pub(crate) fn parse(url: &str) -> Result<Self, Problem> {
+        let url = url.trim();
+        if url.len() > MAX_URL {
+            return Err(Problem::out_of_range("the length of the URL", format!("1 to {MAX_URL} bytes")));
+        }
+        if url.chars().any(char::is_control) {
+            return Err(Problem::malformed("the URL", "text without control characters"));
+        }
+        let bad = || Problem::malformed("the URL", "of the form `scheme://[host]:port[/path][?key=value&…]`");
+        let (scheme, rest) = url.split_once(':').ok_or_else(bad)?;
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        if !is_scheme {
+            return Err(bad());
+        }
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
+        let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+        let (user, authority) = match authority.rsplit_once('@') {
+            None => (None, authority),
+            Some((user, host)) => {
+                let (user, password) = user.split_once(':').unwrap_or((user, ""));
+                let part = "the user name or password of the URL";
+                (Some((decode(user, part)?.into(), decode(password, part)?.into())), host)
+            }
+        };
+        if authority.contains('#') {
+            let expected =
+                "of that form: in a user name or password, `#` is written as `%23`, `/` as `%2F`, `?` as `%3F`";
+            return Err(Problem::malformed("the URL", expected));
+        }
+        let pairs = |query: &str| query.split('&').map(|pair| Pair(pair.to_owned().into())).collect();
+        Ok(Self {
+            scheme: scheme.to_ascii_lowercase(),
+            user,
+            authority: authority.to_owned(),
+            path: path.to_owned(),
+            query: query.map(pairs),
+        })
+    }
+
+    /// Returns the host and the port, not decoded.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Returns true if the host is missing or stands for every local address.
+    pub(crate) fn host_is_wildcard(&self) -> bool {
+        let host = match self.authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => &self.authority,
+        };
+        matches!(host, "" | "*" | "0.0.0.0" | "[::]")
+    }
+
+    /// Returns the local address to listen on.
+    pub(crate) fn bind(&self, default_port: Option<u16>) -> Result<Listen, Problem> {
+        parse_bind(&self.authority, default_port).map(Listen::new)
+    }
+
+    /// Returns the host and the port to connect to.
+    pub(crate) fn remote(&self, default_port: Option<u16>) -> Result<HostPort, Problem> {
+        HostPort::parse(&self.authority, default_port)
+    }
+
+    /// Returns the user name and the password, decoded.
+    pub(crate) fn credentials(&self) -> Result<Option<Credentials>, Problem> {
+        let user = self.user.as_ref();
+        user.map(|(user, password)| Credentials::new(user.reveal(), password.reveal())).transpose()
+    }
+
+    /// Checks that there is no user name, for protocols without one.
+    pub(crate) fn no_user(&self) -> Result<(), Problem> {
+        if self.user.is_some() {
+            let expected = format!("allowed: an address of {} has neither", self.scheme);
+            return Err(Problem::malformed("a user name or password", expected));
+        }
+        Ok(())
+    }
+
+    /// Checks that there is no path, for protocols without one.
+    pub(crate) fn no_path(&self) -> Result<(), Problem> {
+        if !self.path.is_empty() {
+            return Err(Problem::malformed("the path", format!("allowed: {} has no path", self.scheme)));
+        }
+        Ok(())
+    }
+
+    /// Returns the path without its leading slash, decoded.
+    pub(crate) fn path(&self) -> Result<String, Problem> {
+        decode(&self.path, "the path of the URL")
+    }
+
+    /// Returns the path without its leading slash as it is sent to a peer: encoded as it was written.
+    pub(crate) fn raw_path(&self) -> String {
+        sendable(&self.path)
+    }
+
+    /// Returns the query as it is sent to a peer: encoded as it was written.
+    pub(crate) fn raw_query(&self) -> Option<String> {
+        self.query.as_deref().map(join)
+    }
+
+    /// Returns true if the query has this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.query.iter().flatten().any(|pair| pair.name() == name)
+    }
+
+    /// Removes a name from the query and returns its value; the last of several counts.
+    pub(crate) fn take(&mut self, name: &str) -> Result<Option<Secret>, Problem> {
+        let mut found = None;
+        for pair in self.take_if(|pair| pair.name() == name) {
+            found = Some(pair.value()?);
+        }
+        Ok(found)
+    }
+
+    /// Removes the pairs of the query that match, and returns them in their order. Empty ones, as between `&&`, never
+    /// match.
+    pub(crate) fn take_if(&mut self, matches: impl Fn(&Pair) -> bool) -> Vec<Pair> {
+        let Some(query) = self.query.take() else { return Vec::new() };
+        let (taken, kept): (Vec<_>, Vec<_>) =
+            query.into_iter().partition(|pair| !pair.raw().is_empty() && matches(pair));
+        // Of `?` alone, the empty pair stays: some cameras want the question mark.
+        self.query = (!kept.is_empty()).then_some(kept);
+        taken
+    }
+}
+
+/// Returns pairs as a query that can be sent to a peer.
+fn join(pairs: &[Pair]) -> String {
+    let raw: Vec<String> = pairs.iter().map(|pair| sendable(pair.raw())).collect();
+    raw.join("&")
+}

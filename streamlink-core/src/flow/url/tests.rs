@@ -1,0 +1,152 @@
+use super::*;
+use crate::flow::{InputProtocol, OutputProtocol};
+
+const SOURCES: &[(&str, InputProtocol)] = &[
+    ("srt://:9000?mode=listener&latency=120&passphrase=correct%20horse&pbkeylen=32&streamid=cam1", InputProtocol::Srt),
+    ("srt://example.com:9000?latency=Intercontinental&tlpktdrop=no", InputProtocol::Srt),
+    ("srt://127.0.0.1:9000?mode=listener", InputProtocol::Srt),
+    ("rtmp://0.0.0.0:1935/live/KEY", InputProtocol::Rtmp),
+    ("rtmps://0.0.0.0:443/live/KEY", InputProtocol::Rtmp),
+    ("rtmp://example.com/live?key=KEY", InputProtocol::RtmpPull),
+    ("rtmps://example.com/live/deep?key=KEY&reconnect_min=100", InputProtocol::RtmpPull),
+    ("rtp://239.1.1.1:5004?iface=eth1", InputProtocol::Rtp),
+    ("rtp://:5004?pt=33,96&reorder=0&idle_timeout=1000&allow=10.0.0.0/8;192.0.2.1", InputProtocol::Rtp),
+    ("rtp://[ff3e::1]:5004?source=2001:db8::1", InputProtocol::Rtp),
+    ("rtsp://user:p%40w@host/path?transport=tcp", InputProtocol::Rtsp),
+    ("rtsp://:8554/cam/1", InputProtocol::Rtsp),
+    ("app://rtp", InputProtocol::App(MediaFamily::Rtp)),
+];
+
+const OUTPUTS: &[(&str, OutputProtocol)] = &[
+    ("srt://:9001?mode=listener&max_players=4&allow=10.0.0.0/8", OutputProtocol::Srt),
+    ("srt://[2001:db8::1]:7000?rcvlatency=20&peerlatency=400", OutputProtocol::Srt),
+    ("rtmp://0.0.0.0:1935/live/KEY?gop_cache=0", OutputProtocol::RtmpPull),
+    ("rtmp://example.com/live?key=KEY&chunk_size=40960", OutputProtocol::RtmpPush),
+    ("rtmp://a.example/live?key=K&second=rtmp://b.example/live%20K2", OutputProtocol::Rtmp),
+    ("rtmp://a.example/live?key=K&relay=true", OutputProtocol::Rtmp),
+    ("rtp://192.0.2.1:5004?second=198.51.100.1:5004&ttl=8&ssrc=7", OutputProtocol::Rtp),
+    ("rtsp://:8554/cam/1?gop_cache=off", OutputProtocol::Rtsp),
+    ("rtsps://u:p@host:1/x", OutputProtocol::Rtsp),
+    ("tap:", OutputProtocol::Tap),
+];
+
+#[test]
+fn url_round_trips_sources_and_outputs() {
+    for (url, protocol) in SOURCES {
+        let source = Source::from_url("a", url);
+        assert_eq!(source.common.errors, [], "{url}");
+        assert_eq!(source.protocol(), *protocol, "{url}");
+        let again = Source::from_url("a", &source.to_url());
+        assert_eq!(format!("{source:?}"), format!("{again:?}"), "{url}");
+        assert_eq!(source.to_url(), again.to_url());
+    }
+    for (url, protocol) in OUTPUTS {
+        let output = Output::from_url("a", url);
+        assert_eq!(output.common.errors, [], "{url}");
+        assert_eq!(output.protocol(), *protocol, "{url}");
+        let again = Output::from_url("a", &output.to_url());
+        assert_eq!(format!("{output:?}"), format!("{again:?}"), "{url}");
+        assert_eq!(output.to_url(), again.to_url());
+    }
+}
+
+#[test]
+fn url_errors_name_fields_without_secrets() {
+    let errors = |url: &str| {
+        let errors = Source::from_url("a", url).common.errors;
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let found = errors("srt://:9000?latency=10001&passphrase=short&pbkeylen=20&nonsense=1");
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert!(found[0].starts_with("latency: 10001 is outside 0 to 10000"), "{found:?}");
+    assert!(found[3].starts_with("nonsense: there is no such setting"), "{found:?}");
+    assert!(!found.concat().contains("short"));
+    for bad in ["", "x", "http://a", "srt://", "srt://:x", "rtp://:5004/path", "rtmp://:1935", "app://x", "rtp://%ff"] {
+        assert_eq!(errors(bad).len(), 1, "{bad}");
+    }
+    assert_eq!(errors(&format!("srt://:9000?streamid={}", "x".repeat(9000))).len(), 1);
+}
+
+/// Returns the URL that the RTSP caller of a URL requests, and the text of its errors.
+fn requested(url: &str) -> (String, String) {
+    let source = Source::from_url("a", url);
+    let errors = source.common.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let SourceKind::RtspCaller(caller) = source.kind else { return (String::new(), errors) };
+    (caller.request_url(), errors)
+}
+
+#[test]
+fn rtsp_caller_sends_the_query_of_its_address() {
+    for (url, request) in [
+        ("rtsp://admin:pw@127.0.0.1:5554/cam/realmonitor?channel=1&subtype=0", "/cam/realmonitor?channel=1&subtype=0"),
+        ("rtsp://127.0.0.1:5554/axis-media/media.amp?videocodec=h264", "/axis-media/media.amp?videocodec=h264"),
+        ("rtsp://127.0.0.1:5554/cam?channel=1&transport=tcp&subtype=0&connect_timeout=500", "/cam?channel=1&subtype=0"),
+        ("rtsp://127.0.0.1:5554/cam?transport=tcp", "/cam"),
+        ("rtsp://127.0.0.1:5554/cam%3Fchannel=1%26subtype=0", "/cam%3Fchannel=1%26subtype=0"),
+        ("rtsp://127.0.0.1:5554/live.sdp?", "/live.sdp?"),
+        ("rtsp://127.0.0.1:5554/live.sdp?&transport=tcp", "/live.sdp?"),
+        (
+            "rtsp://127.0.0.1:5554/user=admin&password=x&channel=1&stream=0.sdp?",
+            "/user=admin&password=x&channel=1&stream=0.sdp?",
+        ),
+        ("rtsp://127.0.0.1:5554/live#main", "/live#main"),
+        ("RTSP://127.0.0.1:5554/live?token=a%2Fb%20c+d&n=%E9&flag", "/live?token=a%2Fb%20c+d&n=%E9&flag"),
+        ("  rtsp://127.0.0.1:5554/a b?c=d e\u{e9} ", "/a%20b?c=d%20e%C3%A9"),
+        ("rtsp://127.0.0.1:5554/cam?a=1&query=transport%3Dmpegts%26b%3D%2541", "/cam?a=1&transport=mpegts&b=%41"),
+        ("rtsp://127.0.0.1:5554?a=1", "/?a=1"),
+    ] {
+        let (requests, errors) = requested(url);
+        assert_eq!((requests, errors), (format!("rtsp://127.0.0.1:5554{request}"), String::new()), "{url}");
+        let again = Source::from_url("a", &Source::from_url("a", url).to_url());
+        assert_eq!(format!("{:?}", again.kind), format!("{:?}", Source::from_url("a", url).kind), "{url}");
+        assert_eq!(requested(&again.to_url()).0, format!("rtsp://127.0.0.1:5554{request}"), "{url}");
+    }
+    let typed: Source = crate::IntoSource::into_source(
+        Source::rtsp_caller("a", "rtsp://127.0.0.1:5554/cam?channel=1").query("transport=ts"),
+    );
+    assert_eq!(requested(&typed.to_url()).0, "rtsp://127.0.0.1:5554/cam?channel=1&transport=ts");
+    assert!(requested("rtsp://127.0.0.1/cam?transport=pigeon").1.starts_with("transport:"));
+    assert!(requested(&format!("rtsp://h/cam?x={}", "y".repeat(4096))).1.contains("at most 4096 bytes"));
+    // A listener has no server to send it to.
+    let listener = Output::from_url("a", "rtsp://:8554/cam?channel=1");
+    assert!(listener.common.errors[0].to_string().starts_with("channel: there is no such setting"));
+}
+
+#[test]
+fn rtmp_caller_takes_the_key_from_its_address() {
+    let parts = |url: &str| {
+        let output = Output::from_url("a", url);
+        let errors = output.common.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let push = match output.kind.clone() {
+            OutputKind::RtmpPush(push) => push,
+            OutputKind::RtmpRelay(relay) => relay.first,
+            other => panic!("{other:?}"),
+        };
+        let again = Output::from_url("a", &output.to_url());
+        assert_eq!(format!("{:?}", again.kind), format!("{:?}", output.kind), "{url}");
+        assert_eq!(again.to_url(), output.to_url());
+        let key = push.key.map(|key| key.reveal().to_owned()).unwrap_or_default();
+        (push.address.app, key, push.chunk_size, errors)
+    };
+    for (url, app, key) in [
+        ("rtmp://example.com/live/KEY", "live", "KEY"),
+        ("rtmp://example.com/live/instance/KEY/", "live/instance", "KEY"),
+        ("rtmp://example.com/live?key=KEY", "live", "KEY"),
+        ("rtmp://example.com/live/deep?key=KEY", "live/deep", "KEY"),
+        ("rtmp://example.com/app/KEY?token=a%2Fb=&e=1", "app", "KEY?token=a%2Fb=&e=1"),
+        ("rtmp://example.com/app/KEY?token=a/b&chunk_size=8192", "app", "KEY?token=a/b"),
+        ("rtmp://example.com/app?key=KEY&token=a", "app", "KEY?token=a"),
+        ("rtmp://example.com/app/KEY?query=key%3D1%26chunk_size%3D2", "app", "KEY?key=1&chunk_size=2"),
+        ("rtmp://example.com/live?vhost=studio/KEY", "live?vhost=studio", "KEY"),
+        ("rtmps://example.com/app/live_1?bandwidthtest=true&relay=true", "app", "live_1?bandwidthtest=true"),
+    ] {
+        let (found_app, found_key, chunk_size, errors) = parts(url);
+        assert_eq!((found_app.as_str(), found_key.as_str(), errors.as_str()), (app, key, ""), "{url}");
+        assert_eq!(chunk_size == 8192, url.contains("&chunk_size=8192"), "{url}");
+    }
+    let source = Source::from_url("a", "rtmp://example.com/live/KEY?token=1");
+    let SourceKind::RtmpPull(pull) = source.kind else { panic!("{:?}", source.kind) };
+    assert_eq!(pull.key.unwrap().reveal(), "KEY?token=1");
+    let (.., errors) = parts("rtmp://example.com/live/KEY?chunk_size=1");
+    assert!(errors.starts_with("chunk_size: 1 is outside 4096 to 40960"), "{errors}");
+}
