@@ -110,7 +110,7 @@ impl Caller for RunningClient {
         let mut up = match self.client.call(&address, self.udp).await {
             Ok(up) => up,
             Err(Failed::NoUdp(words)) => {
-                let reason = refused(words);
+                let reason = LossReason::Rejected(words.into());
                 return if is_auto { self.try_tcp(reason) } else { Outcome::Lost(reason) };
             }
             Err(Failed::Redirect(url)) => return self.redirect(&url, &address, None),

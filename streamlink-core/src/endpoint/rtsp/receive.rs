@@ -174,7 +174,7 @@ impl<T: Bring> Receiving<'_, T> {
                     });
                     inbound.malformed(session.dropped());
                 });
-                inbound.strangers(unknown);
+                inbound.strangers(unknown, None);
                 match read {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                     Poll::Ready(Ok(_)) => some = true,
@@ -191,7 +191,8 @@ impl<T: Bring> Receiving<'_, T> {
                     });
                     some |= received.is_ready();
                     taken = taken.and(udp_taken);
-                    inbound.strangers(std::mem::take(&mut udp.strangers));
+                    let (count, sender) = std::mem::take(&mut udp.strangers);
+                    inbound.strangers(count, sender);
                 }
                 if has_media {
                     heard = now;

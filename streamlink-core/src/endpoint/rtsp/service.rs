@@ -23,6 +23,7 @@ use crate::{
     net::Stream,
     proto::rtsp::{Request, ResolvedStream, ServerSession, SetUp, Status, StreamDirectory, User},
     router::{Batch, BatchLayout, CurrentPresentation, Preamble, Ring},
+    text::PeerText,
 };
 use std::{
     future::poll_fn,
@@ -262,6 +263,13 @@ impl StreamDirectory for PortDirectory<'_> {
         self.shared.peers.refused(self.peer.ip(), now);
         if let Some(route) = self.route(publish, path) {
             route.refuse(self.peer, RefusalReason::WrongPassword, now);
+        }
+    }
+
+    fn bad_description(&mut self, path: &str, reason: &str) {
+        if let Some(route) = self.route(true, path) {
+            log::warn!("RTSP publisher {} of `{}`: we refuse its SDP: {reason}", self.peer, PeerText::new(path));
+            route.refuse(self.peer, RefusalReason::Incompatible, Instant::now());
         }
     }
 

@@ -93,8 +93,8 @@ pub(super) struct UdpTracks {
     pairs: Vec<Option<Pair>>,
     /// Uses the ports that the peer sends from instead of those that it names.
     symmetric: bool,
-    /// Number of datagrams that did not come from the peer.
-    pub(super) strangers: u64,
+    /// Number of datagrams that did not come from the peer, and the sender of the last one.
+    pub(super) strangers: (u64, Option<SocketAddr>),
 }
 
 fn random_port(random: &Random) -> u16 {
@@ -219,7 +219,7 @@ impl UdpTracks {
                     if admits(expected.as_deref_mut(), heard, *symmetric, hosts, sender) {
                         take(track, datagram);
                     } else {
-                        *strangers += 1;
+                        *strangers = (strangers.0 + 1, Some(sender));
                     }
                 };
                 // Socket errors, such as an unreachable port, are ignored. The idle timeout ends the session.

@@ -5,6 +5,8 @@
 
 mod auth;
 mod client;
+#[cfg(test)]
+mod client_tests;
 mod message;
 mod reader;
 mod server;
@@ -26,7 +28,7 @@ pub(crate) enum ProtocolError {
     #[error("{0}")]
     Malformed(&'static str),
     /// The SDP cannot be used, for the reason given.
-    #[error("its SDP is of no use to us: {0}")]
+    #[error("we refuse its SDP: {0}")]
     Description(String),
     #[error("too many requests without a result")]
     TooManyRequests,

@@ -7,7 +7,7 @@ use super::{
     transport::Transport,
     url,
 };
-use crate::{media::rtsp::Presentation, proto::rtp::Reports, random::Random, text::PeerText};
+use crate::{media::rtsp::Presentation, proto::rtp::Reports, random::Random};
 use bytes::Bytes;
 use std::{fmt::Write, net::IpAddr, sync::Arc};
 
@@ -69,6 +69,9 @@ pub(crate) trait StreamDirectory {
 
     /// Counts an authenticated client that wants to play from a path without a publisher.
     fn not_published(&mut self, _path: &str) {}
+
+    /// Counts an authenticated client whose SDP cannot be used, for the reason given.
+    fn bad_description(&mut self, _path: &str, _reason: &str) {}
 
     /// Checks that an authenticated client may announce, that is, that the path has no publisher.
     fn may_announce(&mut self, _path: &str) -> Result<(), Status> {
@@ -296,7 +299,7 @@ impl ServerSession {
         let presentation = match Presentation::parse(&request.body) {
             Ok(presentation) => presentation,
             Err(what) => {
-                log::warn!("RTSP publisher of `{}`: we refuse its SDP: {what}", PeerText::new(&path));
+                directory.bad_description(&path, &what);
                 let warning = format!("Warning: 399 StreamLink \"SDP refused: {what}\"\r\n");
                 self.respond(cseq, Status::BAD_REQUEST, &warning, None);
                 return Ok(Ok(()));
