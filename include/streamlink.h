@@ -285,7 +285,8 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_SOURCE_LOST = 4,
   /**
-   * A source that calls will try again. `count`: attempts that have failed; `time_ms`: how long it waits.
+   * A source that calls will try again. `count`: attempts that have failed; `time_ms`: delay before the next one;
+   * `detail`: reason of the failure. Attempts that fail for the same reason as the one before are not reported again.
    */
   STREAMLINK_EVENT_KIND_SOURCE_RETRYING = 5,
   /**
@@ -301,7 +302,7 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_OUTPUT_LOST = 8,
   /**
-   * An output will try again. `count`, `time_ms`: as for a source.
+   * An output will try again. `count`, `time_ms`, `detail`: as for a source.
    */
   STREAMLINK_EVENT_KIND_OUTPUT_RETRYING = 9,
   /**
@@ -849,6 +850,27 @@ typedef struct {
    * How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
    */
   size_t pid_count;
+  /**
+   * The address of the sender of a connected source, or of the server that a connected caller has reached.
+   */
+  const char *peer;
+  /**
+   * The last error: the loss of a connection, a failed attempt at one, or the refusal of a peer. It stays when the
+   * endpoint has recovered.
+   */
+  const char *last_error;
+  /**
+   * The stable name of the class of the last error, as in "timed_out".
+   */
+  const char *last_error_kind;
+  /**
+   * The address of the peer that the last error is about.
+   */
+  const char *last_error_peer;
+  /**
+   * Milliseconds since the last error; -1: there was none.
+   */
+  int64_t last_error_age_ms;
 } streamlink_endpoint_stats;
 
 /**

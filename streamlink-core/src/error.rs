@@ -9,7 +9,8 @@ use std::{fmt, io, net::SocketAddr};
 pub enum ErrorKind {
     /// The configuration is wrong; see [`ConfigErrors`].
     InvalidConfig,
-    /// A local address is used by another socket, or by another flow of this engine.
+    /// A local address is used by another socket, or by another flow of this engine with TLS where this one has none, or
+    /// the other way round.
     AddressInUse,
     /// The operating system denies the address or the operation to this process.
     PermissionDenied,
@@ -30,6 +31,10 @@ pub enum Error {
     /// The configuration is wrong. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// Another flow of this engine listens on the same address with the same key, stream id or path. Nothing was
+    /// started.
+    #[error(transparent)]
+    Claimed(ConfigErrors),
     /// A local address could not be bound. Nothing was started.
     #[error("flow `{flow}`, {endpoint}: cannot use address {address}: {cause}")]
     Bind {
@@ -94,7 +99,7 @@ impl Error {
                 _ => ErrorKind::Io,
             },
             Error::NotFound { .. } => ErrorKind::NotFound,
-            Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+            Error::AlreadyExists { .. } | Error::Claimed(_) => ErrorKind::AlreadyExists,
             Error::Stopped(_) => ErrorKind::Stopped,
             Error::Runtime(_) | Error::Randomness(_) => ErrorKind::Io,
         }

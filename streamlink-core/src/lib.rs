@@ -116,7 +116,7 @@ pub use flow::{
     NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress,
     RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
     RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Source,
-    SrtCallerBuilder, SrtListenerBuilder, StreamKey, TapBuilder, family, role, shown_url,
+    SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, family, role, shown_url,
 };
 pub use media::{MediaFamily, Packet, PidStats, RtmpKind, TransportCheck, TransportErrors};
 pub use router::State;

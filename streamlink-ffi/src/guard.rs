@@ -40,7 +40,9 @@ impl Failure {
 impl From<streamlink_core::Error> for Failure {
     fn from(error: streamlink_core::Error) -> Self {
         let field = match &error {
-            streamlink_core::Error::Config(errors) => errors.iter().next().map(|e| e.path().to_owned()),
+            streamlink_core::Error::Config(errors) | streamlink_core::Error::Claimed(errors) => {
+                errors.iter().next().map(|e| e.path().to_owned())
+            }
             streamlink_core::Error::Bind { endpoint, .. } | streamlink_core::Error::Io { endpoint, .. } => {
                 Some(endpoint.clone())
             }

@@ -128,7 +128,7 @@ fn flow_start_is_all_or_nothing() {
     let first = start(flow("f", &address, &[])).unwrap();
     assert_eq!(start(flow("f", "127.0.0.1:0", &[])).unwrap_err().kind(), ErrorKind::AlreadyExists);
     let error = start(flow("g", &address, &[])).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert!(error.to_string().contains("flow `f` already listens"), "{error}");
     engine.block_on(first.stop());
     engine.block_on(start(flow("g", &address, &[])).unwrap().stop());

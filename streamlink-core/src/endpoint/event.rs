@@ -162,6 +162,8 @@ pub enum LossReason {
     Unauthorized(PeerText),
     /// Another publisher has taken the place of the peer (`takeover`).
     TakenOver,
+    /// No address of the peer could be reached: each address that was tried, with its error.
+    Unreachable(PeerText),
     /// The peer did not answer in time.
     TimedOut,
     /// The peer broke the protocol, in the way described.
@@ -188,6 +190,7 @@ impl LossReason {
             LossReason::Rejected(_) => "rejected",
             LossReason::Unauthorized(_) => "unauthorized",
             LossReason::TakenOver => "taken_over",
+            LossReason::Unreachable(_) => "unreachable",
             LossReason::TimedOut => "timed_out",
             LossReason::Protocol(_) => "protocol",
             LossReason::TooSlow => "too_slow",
@@ -209,6 +212,7 @@ impl fmt::Display for LossReason {
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
             LossReason::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
             LossReason::TakenOver => f.write_str("another publisher has taken over"),
+            LossReason::Unreachable(tried) => write!(f, "cannot connect to {tried}"),
             LossReason::TimedOut => f.write_str("no answer from the peer in time"),
             LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),

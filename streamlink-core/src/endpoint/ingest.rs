@@ -5,8 +5,10 @@ use super::{Event, LossReason, SourceContext, SourceTunables};
 use crate::{
     flow::BandwidthPolicy,
     media::{
-        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor, flv::MessageRole, rtp::Header,
-        rtsp::Presentation,
+        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor,
+        flv::MessageRole,
+        rtp::Header,
+        rtsp::{Presentation, is_rtcp},
     },
     router::{Admission, GopSegmenter, Limiter, MediaBatch, Preamble, Ring, State, Totals},
     time::Throttle,
@@ -44,6 +46,8 @@ pub(super) struct Ingest {
     /// Packets above the bandwidth that no event has reported yet.
     above_untold: u64,
     last_media: Option<Instant>,
+    /// Time at which the sender has connected and media was due, while there is none.
+    awaited_since: Option<Instant>,
     monitored: Instant,
     refreshed: Instant,
     /// Packets that wait to be published.
@@ -73,6 +77,7 @@ impl Ingest {
             limiter: Limiter::new(live.bandwidth.max.as_bps(), now),
             above_untold: 0,
             last_media: None,
+            awaited_since: None,
             monitored: now,
             refreshed: now,
             out: MediaBatch::default(),
@@ -117,6 +122,22 @@ impl Ingest {
     /// Returns the arrival time of the last media, while the source is connected.
     pub(super) fn last_media(&self) -> Option<Instant> {
         self.last_media
+    }
+
+    /// Begins to wait for the media of a sender that has connected.
+    pub(super) fn await_media(&mut self, now: Instant) {
+        self.awaited_since = Some(now);
+        self.context.status.counters.heard(now);
+    }
+
+    /// Returns the time at which the source is lost if no media comes until then. `None` while nobody is connected.
+    pub(super) fn idle_deadline(&self) -> Option<Instant> {
+        self.last_media.or(self.awaited_since)?.checked_add(self.context.idle_timeout)
+    }
+
+    /// Returns whether the source has brought no media for the idle timeout.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.idle_deadline().is_some_and(|deadline| now >= deadline)
     }
 
     /// Decides about a packet of this size by the bandwidth limit.
@@ -181,6 +202,7 @@ impl Ingest {
             Ok(role) => {
                 self.frames.count(kind, role);
                 self.gops.skip(role);
+                self.frames.unheard_media |= kind != RtmpKind::Data || !self.frames.has_frames;
                 self.unheard.packets += 1;
                 self.unheard.bytes += body.len() as u64;
                 Verdict::Pass
@@ -216,14 +238,18 @@ impl Ingest {
         if self.out.is_empty() && self.unheard == Totals::default() {
             return;
         }
-        if self.last_media.replace(now).is_none() {
-            status.counters.set_state(State::Connected, now);
-            status.counters.reconnections.set(self.connections);
-            self.connections += 1;
-            status.set_peer(peer);
-            self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
+        let (is_transport_stream, has_media) = self.count(now);
+        if has_media {
+            let status = &self.context.status;
+            status.counters.heard(now);
+            if self.last_media.replace(now).is_none() {
+                status.counters.set_state(State::Connected, now);
+                status.counters.reconnections.set(self.connections);
+                self.connections += 1;
+                status.set_peer(peer);
+                self.context.events.emit(Event::SourceConnected { source: status.name(), peer });
+            }
         }
-        let is_transport_stream = self.count(now);
         let context = &self.context;
         if !self.out.is_empty() {
             let switch = context.group.offer(context.number, &mut self.out, now);
@@ -249,13 +275,18 @@ impl Ingest {
     }
 
     /// Counts the packets that are about to be published, and passes them to the MPEG-TS monitor. Returns whether they
-    /// may be MPEG-TS.
-    fn count(&mut self, now: Instant) -> bool {
+    /// may be MPEG-TS, and whether any of them holds media: MPEG-TS with nothing but tables and null packets, RTCP, and
+    /// data messages of an RTMP stream with pictures or sound do not.
+    fn count(&mut self, now: Instant) -> (bool, bool) {
         let last = self.out.packets.last().map_or(now, Packet::arrival);
         let unheard = std::mem::take(&mut self.unheard);
         let mut is_transport_stream = false;
+        let mut has_media = std::mem::take(&mut self.frames.unheard_media);
         for (at, packet) in self.out.packets.iter().enumerate() {
-            let Some(payload) = transport_stream(packet) else { continue };
+            let Some(payload) = transport_stream(packet) else {
+                has_media = has_media || self.frames.is_media(packet);
+                continue;
+            };
             is_transport_stream = true;
             if self.monitor.observe(payload, packet.arrival()) && self.has_backup {
                 self.out.starts.push((at, Preamble::from([])));
@@ -263,13 +294,15 @@ impl Ingest {
         }
         let packets = unheard.packets + self.out.packets.len() as u64;
         self.context.status.counters.passed(last, packets, unheard.bytes + self.out.bytes());
-        is_transport_stream
+        (is_transport_stream, has_media || self.monitor.take_media())
     }
 
     /// Ends the media of this source, for the given reason.
     pub(super) fn lose(&mut self, now: Instant, reason: LossReason) {
         self.publish(now, None);
         self.monitor.begin();
+        self.awaited_since = None;
+        self.frames.has_frames = false;
         let status = &self.context.status;
         let peer = status.peer();
         if self.last_media.take().is_some() {
@@ -287,6 +320,10 @@ impl Ingest {
 struct Frames {
     video: u64,
     audio: u64,
+    /// Set once the connection has brought a picture or sound.
+    has_frames: bool,
+    /// Set if messages that were only counted were media.
+    unheard_media: bool,
 }
 
 impl Frames {
@@ -294,13 +331,23 @@ impl Frames {
         match kind {
             RtmpKind::Video if role != MessageRole::Header => self.video += 1,
             RtmpKind::Audio if role != MessageRole::Header => self.audio += 1,
-            _ => {}
+            _ => return,
+        }
+        self.has_frames = true;
+    }
+
+    /// Returns whether a packet that is not MPEG-TS is media. Data messages are, as long as nothing else has come.
+    fn is_media(&self, packet: &Packet) -> bool {
+        match packet.rtmp_message() {
+            Some((RtmpKind::Data, _)) => !self.has_frames,
+            Some(_) => true,
+            None => packet.rtsp_track().is_none() || !is_rtcp(packet.data()),
         }
     }
 
     fn publish(&mut self, context: &SourceContext, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
-        let Self { video, audio } = std::mem::take(self);
+        let (video, audio) = (std::mem::take(&mut self.video), std::mem::take(&mut self.audio));
         // The unit is a thousandth of a frame per second.
         context.status.counters.video_rate.set(video.saturating_mul(1_000_000) / millis);
         context.status.counters.audio_rate.set(audio.saturating_mul(1_000_000) / millis);

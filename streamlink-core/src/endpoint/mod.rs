@@ -35,6 +35,7 @@ pub use status::{LastError, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 use crate::{
+    flow::Takeover,
     random::Random,
     router::{SourceGroup, Switch},
     text::PeerText,
@@ -53,6 +54,12 @@ pub(crate) struct SourceContext {
     pub(crate) sources: Arc<[Arc<Status>]>,
     pub(crate) group: Arc<SourceGroup>,
     pub(crate) events: EventSink,
+    /// Time without media after which the source is lost.
+    pub(crate) idle_timeout: Duration,
+    /// Admission of another publisher to a source that listens and has one.
+    pub(crate) takeover: Takeover,
+    /// Time without media after which another publisher may take over ([`Takeover::Idle`]).
+    pub(crate) loss_threshold: Duration,
     /// Settings that can change at run time.
     pub(crate) live: watch::Receiver<SourceTunables>,
     /// Maximum time for which packets may wait for more, so that they are sent together.

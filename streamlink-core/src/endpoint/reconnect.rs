@@ -71,6 +71,10 @@ pub(super) struct ReconnectLoop {
 #[derive(Debug)]
 pub(super) struct Connection<'a> {
     context: &'a ReconnectLoop,
+    /// Address of the peer that was reached.
+    reached: Option<SocketAddr>,
+    /// Address that was reached last and has led to nothing, so that the others are tried first.
+    pub(super) avoid: Option<SocketAddr>,
     /// Peer, and the time at which it has agreed.
     up: Option<(SocketAddr, Instant)>,
     /// Set if the caller was connected before.
@@ -78,10 +82,16 @@ pub(super) struct Connection<'a> {
 }
 
 impl Connection<'_> {
+    /// Records the address of the peer, once the transport is connected.
+    pub(super) fn reached(&mut self, peer: SocketAddr) {
+        self.reached = Some(peer);
+    }
+
     /// Records that the peer has agreed to send or receive media. An output is connected from here on; a source is when
     /// its first media arrives.
     pub(super) fn up(&mut self, peer: SocketAddr) {
         let now = now();
+        self.reached = Some(peer);
         self.up = Some((peer, now));
         self.context.status.set_peer(Some(peer));
         let ReconnectLoop { is_source, status, events, connections, .. } = self.context;
@@ -108,14 +118,16 @@ impl ReconnectLoop {
         let mut report = Report { context: &self, told: None };
         let mut connected_before = false;
         let mut immediate = 0;
+        let mut avoid = None;
         if self.is_source || self.connections.0.load(Relaxed) == 0 {
             self.status.counters.set_state(State::Waiting, now());
         }
         loop {
             let started = now();
-            let mut connection = Connection { context: &self, up: None, connected_before };
+            let mut connection = Connection { context: &self, reached: None, avoid, up: None, connected_before };
             let outcome = caller.connect_and_run(&mut connection).await;
-            let (up, now) = (connection.up, now());
+            let Connection { up, reached, .. } = connection;
+            let now = now();
             let (reason, is_other) = match outcome {
                 Outcome::Stopped => {
                     caller.end(None, now);
@@ -128,6 +140,7 @@ impl ReconnectLoop {
             let was_live = caller.end(Some(reason.as_ref().unwrap_or(&LossReason::Closed)), now);
             self.down(up.is_some(), now, State::Waiting);
             let was_connected = if self.is_source { was_live } else { up.is_some() };
+            avoid = if was_connected { None } else { reached };
             if was_connected {
                 connected_before = true;
                 immediate = 0;
@@ -141,8 +154,8 @@ impl ReconnectLoop {
                 backoff.failed(reason.as_ref())
             };
             if let Some(reason) = reason {
-                self.status.record_loss(&reason, up.map(|(peer, _)| peer), now);
-                report.lost(&reason, up.map(|(peer, _)| peer), was_connected, was_live);
+                self.status.record_loss(&reason, reached, now);
+                report.lost(&reason, reached, was_connected, was_live);
                 report.retrying(reason, backoff.attempts(), wait);
             }
             tokio::select! {

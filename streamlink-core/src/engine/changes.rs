@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     endpoint::{Event, Status},
-    error::{Error, Problem},
+    error::{ConfigError, Error, Problem},
     flow::{Claim, Name, Output, check_description, check_output},
     router::State,
 };
@@ -198,7 +198,8 @@ impl Running {
 
     fn reserve<'a>(&self, shared: &'a Shared, claim: Option<Claim>) -> Result<Reserved<'a>, Error> {
         if let Some(claim) = &claim {
-            shared.claim(self.id, &self.name, claim).map_err(|problem| config("output.bind", problem))?;
+            let claimed = |problem| Error::Claimed(ConfigError::new("output.bind", problem).into());
+            shared.claim(self.id, &self.name, claim).map_err(claimed)?;
         }
         Ok(Reserved { shared, id: self.id, claim })
     }

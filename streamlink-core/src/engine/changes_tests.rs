@@ -31,7 +31,7 @@ impl SlowNames {
                     ask.add_permits(1);
                     wait.acquire().await.map_err(io::Error::other)?.forget();
                 }
-                Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+                Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
             })
         });
         let builder = EngineBuilder { resolver, ..Engine::builder().workers(2) };

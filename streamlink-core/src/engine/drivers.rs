@@ -3,7 +3,7 @@
 use super::Shared;
 use crate::{
     endpoint::{
-        EventSink, FlowBandwidth, Status,
+        EventSink, FlowBandwidth, Resolver, Status,
         rtmp::{self, Rtmp},
         rtsp::{self, Rtsp, User},
         srt,
@@ -50,13 +50,14 @@ pub(super) fn rtmp_call(
     tls: Option<TlsClient>,
     call: &crate::flow::Call,
     random: Random,
-    egress: Egress,
+    (resolver, egress): (Resolver, Egress),
     direction: rtmp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtmp::RtmpClient {
     let (remote, app, url) = (address.remote.clone(), address.app.clone(), address.to_string());
     let (key, reconnect, connect_timeout) = (key.cloned(), call.reconnect, call.connect_timeout);
     move |status, events, stop| rtmp::RtmpClient {
         remote,
+        resolver,
         tls,
         app,
         url,
@@ -99,7 +100,7 @@ pub(super) fn rtsp_call(
     tls: Option<TlsClient>,
     shared: &Weak<Shared>,
     random: Random,
-    egress: Egress,
+    (resolver, egress): (Resolver, Egress),
     direction: rtsp::Direction,
 ) -> impl FnOnce(Arc<Status>, EventSink, CancellationToken) -> rtsp::RtspClient + use<> {
     let (call, options) = (settings.call.clone(), settings.rtsp.clone());
@@ -109,6 +110,7 @@ pub(super) fn rtsp_call(
         Arc::new(move || shared.upgrade().ok_or_else(|| "the engine has ended".to_owned())?.tls_client());
     move |status, events, stop| rtsp::RtspClient {
         remote: call.remote,
+        resolver,
         tls,
         url,
         user: rtsp_user(&options),
@@ -158,7 +160,7 @@ pub(super) fn srt_route(
 pub(super) fn srt_call(
     settings: &SrtCaller,
     random: Random,
-    egress: Egress,
+    (resolver, egress): (Resolver, Egress),
     status: &Arc<Status>,
     events: &EventSink,
     bandwidth: FlowBandwidth,
@@ -168,6 +170,7 @@ pub(super) fn srt_call(
     let rates = srt::FlowRates::new(&settings.srt, bandwidth);
     srt::SrtCaller {
         remote: settings.call.remote.clone(),
+        resolver,
         reconnect: settings.call.reconnect,
         random,
         connect_timeout: settings.call.connect_timeout,

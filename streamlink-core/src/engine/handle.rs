@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        AppSource, Bandwidth, BandwidthSetting, Event, EventSink, Mailbox, Status, Tap, Tasks,
+        AppSource, Bandwidth, BandwidthSetting, Event, EventSink, Mailbox, Resolver, Status, Tap, Tasks,
         fanout::Fanout,
         remux::{self, RemuxStatus},
     },
@@ -35,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Running {
     pub(super) id: u64,
     pub(super) random: Random,
+    pub(super) resolver: Resolver,
     pub(super) name: String,
     pub(super) shared: Weak<Shared>,
     pub(super) input: InputProtocol,
@@ -230,7 +231,7 @@ impl Running {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             if let Some(remux) = self.remux.get().filter(|_| o.output.protocol() == OutputProtocol::RtmpPush) {
                 stats.media = remux.status.selection().map(Into::into);
-                if remux.status.has_nothing() {
+                if remux.status.has_nothing() && stats.state != State::Idle {
                     stats.state = State::Failed;
                 }
             }

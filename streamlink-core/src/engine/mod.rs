@@ -37,7 +37,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock, Weak, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
@@ -77,6 +80,8 @@ pub(crate) struct Shared {
     /// TLS client, created for the first caller that needs it.
     tls_client: OnceLock<Result<TlsClient, String>>,
     next_id: AtomicU64,
+    /// Set by a shutdown, after which no flow starts.
+    is_shut_down: AtomicBool,
 }
 
 impl Shared {
@@ -306,6 +311,7 @@ impl EngineBuilder {
             tls_roots: self.tls_roots,
             tls_client: OnceLock::new(),
             next_id: AtomicU64::new(1),
+            is_shut_down: AtomicBool::new(false),
         };
         Engine { shared: Arc::new(shared), runtime }
     }
@@ -363,8 +369,10 @@ impl Engine {
         metrics::text(&self.stats())
     }
 
-    /// Stops all flows, and waits until their tasks have ended and their sockets are closed.
+    /// Stops all flows, and waits until their tasks have ended and their sockets are closed. No flow can be started
+    /// after that: [`Engine::start`] fails with [`Error::Stopped`].
     pub async fn shutdown(&self) {
+        self.shared.is_shut_down.store(true, Ordering::SeqCst);
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
         for flow in flows {
             lock::hold_back(flow.stop()).await;

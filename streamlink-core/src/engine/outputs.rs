@@ -263,7 +263,7 @@ impl Running {
                             tls.clone(),
                             &settings.call,
                             self.random.clone(),
-                            egress.clone(),
+                            (self.resolver.clone(), egress.clone()),
                             direction,
                         );
                         call(status.clone(), self.events.clone(), stop.clone())
@@ -281,8 +281,8 @@ impl Running {
                 let direction = srt::Direction::Send(self.ring.reader());
                 let bandwidth = self.bandwidth.view();
                 let random = self.random.clone();
-                let call =
-                    srt_call(&settings, random, egress, &status, &self.events, bandwidth, stop.clone(), direction);
+                let (way, events) = ((self.resolver.clone(), egress), &self.events);
+                let call = srt_call(&settings, random, way, &status, events, bandwidth, stop.clone(), direction);
                 let task = self.tasks.spawn(async move {
                     turn.await;
                     call.run().await;
@@ -323,7 +323,8 @@ impl Running {
                     gop_cache,
                     bandwidth: self.bandwidth.view(),
                 };
-                let call = rtsp_call(&settings, tls, &self.shared, self.random.clone(), egress, direction);
+                let way = (self.resolver.clone(), egress);
+                let call = rtsp_call(&settings, tls, &self.shared, self.random.clone(), way, direction);
                 let call = call(status.clone(), self.events.clone(), stop.clone());
                 let task = self.tasks.spawn(async move {
                     turn.await;

@@ -132,6 +132,7 @@ impl Running {
     ) {
         let (mut input_address, mut app, mut route) = (None, None, None);
         let (status, events) = (context.status.clone(), context.events.clone());
+        let way = (shared.resolver.clone(), Egress::default());
         match opened {
             OpenSource::Rtp(rtp) => {
                 input_address = Some(format!("rtp://{}", advertise(shared, rtp.local_addr())).into());
@@ -150,7 +151,7 @@ impl Running {
                     let random = context.random.clone();
                     let direction = srt::Direction::Receive(context);
                     let bandwidth = bandwidth.clone();
-                    srt_call(&settings, random, Egress::default(), &status, &events, bandwidth, stop, direction).run()
+                    srt_call(&settings, random, way.clone(), &status, &events, bandwidth, stop, direction).run()
                 });
             }
             OpenSource::RtmpListener(port, settings) => {
@@ -170,8 +171,9 @@ impl Running {
                 let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
                 let random = context.random.clone();
                 let direction = rtmp::Direction::Play(context);
-                let (key, egress) = (settings.key.as_ref(), Egress::default());
-                let call = rtmp_call(&settings.address, key, tls.clone(), &settings.call, random, egress, direction);
+                let key = settings.key.as_ref();
+                let call =
+                    rtmp_call(&settings.address, key, tls.clone(), &settings.call, random, way.clone(), direction);
                 call(status, events, stop).run()
             }),
             OpenSource::RtspListener(port, settings) => {
@@ -192,8 +194,8 @@ impl Running {
                     let (status, events, stop) = (context.status.clone(), context.events.clone(), context.stop.clone());
                     let random = context.random.clone();
                     let direction = rtsp::Direction::Play(context);
-                    let egress = Egress::default();
-                    rtsp_call(&settings, tls.clone(), &shared, random, egress, direction)(status, events, stop).run()
+                    rtsp_call(&settings, tls.clone(), &shared, random, way.clone(), direction)(status, events, stop)
+                        .run()
                 });
             }
             OpenSource::App(family) => app = Some(AppSource::new(family, context)),

@@ -126,7 +126,7 @@ fn reserve<'a>(
     id: u64,
     flow: &str,
     claims: Vec<(String, Claim)>,
-) -> Result<Reservation<'a>, ConfigErrors> {
+) -> Result<Reservation<'a>, Error> {
     let mut taken = shared.claims();
     let conflicts = claims.iter().filter_map(|(path, claim)| {
         let (_, owner) = taken.get(claim)?;
@@ -134,7 +134,7 @@ fn reserve<'a>(
         Some(ConfigError::new(format!("{path}.bind"), Problem::Duplicate(problem)))
     });
     match ConfigErrors::collect(conflicts.collect()) {
-        Some(errors) => Err(errors),
+        Some(errors) => Err(Error::Claimed(errors)),
         None => {
             taken.extend(claims.into_iter().map(|(_, claim)| (claim, (id, flow.to_owned()))));
             Ok(Reservation { shared, id, kept: false })
@@ -144,6 +144,9 @@ fn reserve<'a>(
 
 pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle, Error> {
     let name = flow.name().to_owned();
+    if shared.is_shut_down.load(Ordering::SeqCst) {
+        return Err(Error::Stopped("engine"));
+    }
     check_regions(&shared, &flow.outputs)?;
     if shared.flows().contains_key(&name) {
         return Err(Error::AlreadyExists { what: "a flow", name });
@@ -183,6 +186,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let running = Running {
         id,
         random: shared.random.clone(),
+        resolver: shared.resolver.clone(),
         name: name.clone(),
         shared: Arc::downgrade(&shared),
         input,
@@ -203,10 +207,19 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         stopping: tokio::sync::Mutex::new(()),
     };
     let running = Arc::new(running);
-    match shared.flows().entry(name.clone()) {
-        std::collections::hash_map::Entry::Occupied(_) => return Err(Error::AlreadyExists { what: "a flow", name }),
-        std::collections::hash_map::Entry::Vacant(entry) => entry.insert(running.clone()),
-    };
+    {
+        let mut flows = shared.flows();
+        // A shutdown sets the flag before it takes the list, so that it misses no flow.
+        if shared.is_shut_down.load(Ordering::SeqCst) {
+            return Err(Error::Stopped("engine"));
+        }
+        match flows.entry(name.clone()) {
+            std::collections::hash_map::Entry::Occupied(_) => {
+                return Err(Error::AlreadyExists { what: "a flow", name });
+            }
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(running.clone()),
+        };
+    }
     reservation.kept = true;
     for (output, status, opened) in outputs {
         running.put_output(output, status, opened)?;
@@ -228,6 +241,9 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
             sources: statuses.clone(),
             group: group.clone(),
             events: events.clone(),
+            idle_timeout: source.idle_timeout(),
+            takeover: source.takeover(),
+            loss_threshold: flow.failover.loss_threshold,
             live: live_reader,
             coalesce: flow.coalesce,
             random: shared.random.clone(),

@@ -516,15 +516,20 @@ fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtspListener(s) => s.rtsp.check_no_group(),
-        SourceKind::RtspCaller(s) => s.rtsp.check_no_group(),
+        SourceKind::RtspCaller(s) => s.rtsp.check_no_group().or_else(|| s.rtsp.silence.check_caller()),
+        SourceKind::SrtCaller(s) => s.srt.silence.check_caller(),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        SourceKind::RtmpPull(s) => s.silence.check_caller(),
         _ => None,
     }
 }
 
 fn output_problem(output: &Output) -> Option<ConfigError> {
     match &output.kind {
-        OutputKind::RtspCaller(s) => s.rtsp.check_no_group(),
+        OutputKind::RtspCaller(s) => s.rtsp.check_no_group().or_else(|| s.rtsp.silence.check_output()),
+        OutputKind::RtspListener(s) => s.rtsp.silence.check_output(),
+        OutputKind::SrtCaller(s) => s.srt.silence.check_output(),
+        OutputKind::SrtListener(s) => s.srt.silence.check_output(),
         OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         _ => None,

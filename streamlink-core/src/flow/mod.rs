@@ -22,6 +22,7 @@ mod rtsp;
 mod secret;
 mod settings;
 mod shown_url;
+mod silence;
 mod source;
 mod srt;
 mod url;
@@ -42,6 +43,7 @@ pub use rtp::{PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
 pub use rtsp::{RtspCallerBuilder, RtspListenerBuilder, RtspTransport};
 pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
 pub use shown_url::{PeerUrl, shown_url};
+pub use silence::Takeover;
 pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 

@@ -7,6 +7,7 @@ use super::{
     secret::StreamKey,
     settings::{Entries, Settings, check_millis, millis, number, store},
     shown_url::shown_url,
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::error::Problem;
 use std::{fmt, time::Duration};
@@ -92,6 +93,7 @@ pub(crate) struct RtmpPublishServer {
     /// `None` until `build()`, which generates one.
     pub(crate) key: Option<StreamKey>,
     pub(crate) tls: bool,
+    pub(crate) silence: Silence,
 }
 
 /// Settings of an RTMP_PULL source, which plays from a server.
@@ -100,6 +102,7 @@ pub(crate) struct RtmpPull {
     pub(crate) call: Call,
     pub(crate) address: RtmpAddress,
     pub(crate) key: Option<StreamKey>,
+    pub(crate) silence: Silence,
 }
 
 /// Settings of an RTMP_PUSH output.
@@ -143,7 +146,7 @@ const DEFAULT_SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl RtmpPull {
     pub(crate) fn new(address: RtmpAddress) -> Self {
-        Self { call: Call::new(address.remote.clone()), address, key: None }
+        Self { call: Call::new(address.remote.clone()), address, key: None, silence: Silence::default() }
     }
 }
 
@@ -188,10 +191,11 @@ impl Settings for RtmpPublishServer {
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), Problem>> {
         match name {
             "key" => key(&mut self.key, value),
-            _ => self.listen.set(name, value),
+            _ => self.silence.set(name, value).or_else(|| self.listen.set(name, value)),
         }
     }
     fn list(&self, out: &mut Entries) {
+        self.silence.list(out);
         self.listen.list(out);
     }
 }
@@ -201,11 +205,12 @@ impl Settings for RtmpPull {
         match name {
             "key" => key(&mut self.key, value),
             "query" => Some(add_query(&mut self.key, value)),
-            _ => self.call.set(name, value),
+            _ => self.silence.set(name, value).or_else(|| self.call.set(name, value)),
         }
     }
     fn list(&self, out: &mut Entries) {
         out.push_some("key", self.key.as_ref().map(StreamKey::reveal));
+        self.silence.list(out);
         self.call.list(out);
     }
 }
@@ -270,6 +275,8 @@ endpoint_builder! {
     RtmpSourceBuilder: RtmpPublishServer
 }
 listener_setters!(RtmpSourceBuilder, listen);
+idle_setters!(RtmpSourceBuilder, "10 000 ms", silence);
+takeover_setters!(RtmpSourceBuilder, silence);
 
 endpoint_builder! {
     /// Builder of an RTMP_PULL source, which plays from a server. Made by
@@ -277,6 +284,7 @@ endpoint_builder! {
     RtmpPullSourceBuilder: RtmpPull
 }
 caller_setters!(RtmpPullSourceBuilder, call);
+idle_setters!(RtmpPullSourceBuilder, "10 000 ms", silence);
 
 endpoint_builder! {
     /// Builder of an RTMP_PUSH output, which publishes to one server. Made by

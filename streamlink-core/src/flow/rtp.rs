@@ -4,6 +4,7 @@ use super::{
     address::{HostPort, Interface, Listen},
     builder::{endpoint_builder, listener_setters, output_setters},
     settings::{Entries, Settings, check_millis, millis, number, store},
+    silence::IDLE_TIMEOUT,
 };
 use crate::error::Problem;
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
@@ -68,7 +69,6 @@ pub(crate) struct RtpInput {
     pub(crate) idle_timeout: Duration,
 }
 
-const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=10_000;
 const REORDER: std::ops::RangeInclusive<u64> = 0..=1_000;
 const DEFAULT_REORDER: Duration = Duration::from_millis(50);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_millis(5000);
@@ -160,7 +160,7 @@ impl RtpSourceBuilder {
         self
     }
 
-    /// Sets the time that the sender may be silent before the source counts as lost (5000 ms; 1000–10 000).
+    /// Sets the time that the sender may be silent before the source counts as lost (5000 ms; 1000–60 000).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.draft.try_set("idle_timeout", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.idle_timeout = v);
         self

@@ -8,6 +8,7 @@ use super::{
     rtp::check_ttl,
     secret::Credentials,
     settings::{Entries, Settings, boolean, number, store},
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::{
     error::{ConfigError, Problem},
@@ -68,6 +69,8 @@ pub(crate) struct RtspOptions {
     pub(crate) multicast: Option<SocketAddr>,
     pub(crate) interface: Option<Interface>,
     pub(crate) ttl: u8,
+    /// Set for sources only.
+    pub(crate) silence: Silence,
 }
 
 /// Default time to live, a usual number of routers within one organisation (RFC 2365 leaves it to scopes).
@@ -152,6 +155,7 @@ impl RtspOptions {
             multicast: None,
             interface: None,
             ttl: DEFAULT_TTL,
+            silence: Silence::default(),
         }
     }
 }
@@ -165,7 +169,7 @@ impl Settings for RtspOptions {
             "iface" => store(&mut self.interface, value.parse().map(Some)),
             "ttl" => store(&mut self.ttl, number(value, 1..=255, "hops")),
             "symmetric" => store(&mut self.symmetric, boolean(value)),
-            _ => None,
+            _ => self.silence.set(key, value),
         }
     }
     fn list(&self, out: &mut Entries) {
@@ -175,6 +179,7 @@ impl Settings for RtspOptions {
         out.push_some("multicast", self.multicast.as_ref());
         out.push_some("iface", self.interface.as_ref());
         out.push_unless("ttl", self.ttl, DEFAULT_TTL);
+        self.silence.list(out);
     }
 }
 
@@ -275,6 +280,8 @@ endpoint_builder! {
 }
 listener_setters!(<R> RtspListenerBuilder<R>, listen);
 player_setters!(RtspListenerBuilder<role::Output>, listen);
+idle_setters!(RtspListenerBuilder<role::Source>, "10 000 ms", rtsp.silence);
+takeover_setters!(RtspListenerBuilder<role::Source>, rtsp.silence);
 output_setters!(RtspListenerBuilder<role::Output>);
 
 endpoint_builder! {
@@ -283,6 +290,7 @@ endpoint_builder! {
     RtspCallerBuilder<R>: RtspCaller
 }
 caller_setters!(<R> RtspCallerBuilder<R>, call);
+idle_setters!(RtspCallerBuilder<role::Source>, "10 000 ms", rtsp.silence);
 output_setters!(RtspCallerBuilder<role::Output>);
 
 impl RtspListenerBuilder<role::Output> {

@@ -39,6 +39,7 @@ const PUBLIC: &[&str] = &[
     "source",
     "ssrc",
     "symmetric",
+    "takeover",
     "tlpktdrop",
     "transport",
     "ttl",

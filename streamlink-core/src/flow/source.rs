@@ -9,9 +9,11 @@ use super::{
     rtsp::{RtspCaller, RtspCallerBuilder, RtspListener, RtspListenerBuilder, RtspOptions, check_path},
     secret::StreamKey,
     settings::{Entries, Settings},
+    silence::{Silence, Takeover},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
 };
 use crate::{error::Problem, media::MediaFamily};
+use std::time::Duration;
 
 /// A source, which receives media.
 ///
@@ -53,7 +55,10 @@ impl Source {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         let app = common.record_error("app", check_app(app)).unwrap_or_default();
-        RtmpSourceBuilder::new(common, RtmpPublishServer { listen, app, key: None, tls: false })
+        RtmpSourceBuilder::new(
+            common,
+            RtmpPublishServer { listen, app, key: None, tls: false, silence: Silence::default() },
+        )
     }
 
     /// Returns the builder of an RTMP_PULL source, which plays from a server: `url` as in `rtmp://example.com/live`.
@@ -190,6 +195,32 @@ impl Source {
     /// Returns the URL that [`Source::from_url`] reads back to the same source. It contains the secrets.
     pub fn to_url(&self) -> String {
         super::url::write(&super::url::source_parts(&self.kind))
+    }
+
+    /// Returns the time without media after which this source is lost. A source in the host's process has none.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        let (silence, default) = match &self.kind {
+            SourceKind::Rtp(s) => return s.idle_timeout,
+            SourceKind::Rtmp(s) => (s.silence, 10),
+            SourceKind::RtmpPull(s) => (s.silence, 10),
+            SourceKind::RtspListener(s) => (s.rtsp.silence, 10),
+            SourceKind::RtspCaller(s) => (s.rtsp.silence, 10),
+            SourceKind::SrtListener(s) => (s.srt.silence, 5),
+            SourceKind::SrtCaller(s) => (s.srt.silence, 5),
+            SourceKind::App(_) => return Duration::MAX,
+        };
+        silence.idle_timeout.unwrap_or(Duration::from_secs(default))
+    }
+
+    /// Returns the takeover policy of this source, if it listens.
+    pub(crate) fn takeover(&self) -> Takeover {
+        let silence = match &self.kind {
+            SourceKind::Rtmp(s) => s.silence,
+            SourceKind::RtspListener(s) => s.rtsp.silence,
+            SourceKind::SrtListener(s) => s.srt.silence,
+            _ => return Takeover::default(),
+        };
+        silence.takeover.unwrap_or_default()
     }
 
     /// Returns whether this source connects to its peer, instead of waiting for a connection or packets.

@@ -8,6 +8,7 @@ use super::{
     name::check_text,
     secret::{KeyLength, Passphrase},
     settings::{Entries, Settings, boolean, check_millis, millis, number, store},
+    silence::{Silence, idle_setters, takeover_setters},
 };
 use crate::error::Problem;
 use std::{fmt, str::FromStr, time::Duration};
@@ -89,6 +90,8 @@ pub(crate) struct SrtOptions {
     pub(crate) max_bandwidth: Option<Bitrate>,
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
+    /// Set for sources only.
+    pub(crate) silence: Silence,
 }
 
 const IDLE_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=60_000;
@@ -109,6 +112,7 @@ impl Default for SrtOptions {
             max_bandwidth: None,
             overhead_percent: 25,
             packet_drop: true,
+            silence: Silence::default(),
         }
     }
 }
@@ -136,7 +140,7 @@ impl Settings for SrtOptions {
             "maxbw" => store(&mut self.max_bandwidth, value.parse().map(Some)),
             "oheadbw" => store(&mut self.overhead_percent, number(value, OVERHEAD, "percent")),
             "tlpktdrop" => store(&mut self.packet_drop, boolean(value)),
-            _ => None,
+            _ => self.silence.set(key, value),
         }
     }
 
@@ -156,6 +160,7 @@ impl Settings for SrtOptions {
         out.push_some("maxbw", self.max_bandwidth);
         out.push_unless("oheadbw", self.overhead_percent, default.overhead_percent);
         out.push_unless("tlpktdrop", self.packet_drop, default.packet_drop);
+        self.silence.list(out);
     }
 }
 
@@ -196,6 +201,8 @@ endpoint_builder! {
 }
 listener_setters!(<R> SrtListenerBuilder<R>, listen);
 player_setters!(SrtListenerBuilder<role::Output>, listen);
+idle_setters!(SrtListenerBuilder<role::Source>, "5000 ms", srt.silence);
+takeover_setters!(SrtListenerBuilder<role::Source>, srt.silence);
 output_setters!(SrtListenerBuilder<role::Output>);
 
 endpoint_builder! {
@@ -204,6 +211,7 @@ endpoint_builder! {
     SrtCallerBuilder<R>: SrtCaller
 }
 caller_setters!(<R> SrtCallerBuilder<R>, call);
+idle_setters!(SrtCallerBuilder<role::Source>, "5000 ms", srt.silence);
 output_setters!(SrtCallerBuilder<role::Output>);
 
 fn check_payload_size(bytes: u16) -> Result<u16, Problem> {

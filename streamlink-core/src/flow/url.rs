@@ -13,6 +13,7 @@ use super::{
     secret::StreamKey,
     settings::{Entries, Settings, boolean},
     shown_url::{SECRET, is_public},
+    silence::Silence,
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
 };
@@ -165,7 +166,7 @@ fn source_kind(url: &mut ParsedUrl, more: &Pairs) -> Result<Read<SourceKind>, Pr
             }
             let (app, key) = app_and_key(url)?;
             let (listen, tls) = rtmp_bind(url)?;
-            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls })
+            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls, silence: Silence::default() })
         }
         "rtsp" | "rtsps" => {
             if !is_listener(url)? {

@@ -9,6 +9,8 @@ use std::{
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
 const NULL_PID: u16 = 0x1fff;
+/// First PID that is not reserved for tables (ETSI EN 300 468 section 5.1.3).
+const FIRST_STREAM_PID: u16 = 0x20;
 /// Maximum number of PIDs that are followed; a hostile stream could name all 8192.
 const MAX_PIDS: usize = 256;
 /// Maximum number of programs that are followed.
@@ -164,6 +166,8 @@ pub(crate) struct TsMonitor {
     out_of_sync: bool,
     checked: Option<Instant>,
     changed: bool,
+    /// Set when a packet of an elementary stream was observed, or something that is not MPEG-TS.
+    media: bool,
 }
 
 impl TsMonitor {
@@ -185,13 +189,22 @@ impl TsMonitor {
             self.sync(packet[0] == SYNC);
             if packet[0] == SYNC {
                 random_access |= self.packet(packet, now);
+            } else {
+                self.media = true;
             }
         }
+        self.media |= payload.len() < PACKET;
         if self.checked.is_none_or(|last| now.saturating_duration_since(last) >= CHECK_INTERVAL) {
             self.checked = Some(now);
             self.check(now);
         }
         random_access
+    }
+
+    /// Returns whether media was observed since the last call: packets with a payload that are no tables (PAT, CAT, PMT
+    /// and the other PIDs up to 0x1f) and no null packets. Of a payload that is not MPEG-TS, everything is media.
+    pub(crate) fn take_media(&mut self) -> bool {
+        std::mem::take(&mut self.media)
     }
 
     /// Begins the stream again: what was missing meanwhile is not an error.
@@ -285,6 +298,7 @@ impl TsMonitor {
         entry.stats.packets = entry.stats.packets.saturating_add(1);
         entry.last = Some(now);
         entry.follow(packet[3] & 0x0f, has_payload, discontinuity);
+        self.media = self.media || has_payload && pid >= FIRST_STREAM_PID && !self.sections.contains_key(&pid);
         let start = if has_adaptation { 5 + adaptation } else { 4 };
         if has_payload && let Some(payload) = packet.get(start..) {
             self.section(pid, packet[1] & 0x40 != 0, payload, now);

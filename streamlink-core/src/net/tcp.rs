@@ -6,6 +6,7 @@ use super::{
     interface,
 };
 use crate::lock::lock;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     cell::Cell,
@@ -13,9 +14,10 @@ use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -24,6 +26,8 @@ use tokio::{
 
 /// Maximum number of connections that the kernel holds before they are accepted.
 const BACKLOG: i32 = 1024;
+/// Time until the next address of a peer is tried while the one before has not answered (RFC 8305 section 5).
+const STAGGER: Duration = Duration::from_millis(250);
 /// Maximum number of bytes of one read.
 const READ: usize = 64 << 10;
 
@@ -135,6 +139,51 @@ impl Stream {
             Kind::Plain(socket) => SockRef::from(socket),
             Kind::Grouped(grouped) => grouped.socket(),
             Kind::Secured(secured) => SockRef::from(secured.socket()),
+        }
+    }
+
+    /// Connects to the first of several addresses that answers (RFC 8305 section 5): each attempt starts 250 ms after the
+    /// one before, or as soon as that has failed.
+    ///
+    /// # Errors
+    /// When none has answered by the deadline: each address that was tried, with its error.
+    pub(crate) async fn connect_first(
+        peers: &[SocketAddr],
+        egress: &Egress,
+        deadline: Instant,
+    ) -> Result<(Self, SocketAddr), Vec<(SocketAddr, io::Error)>> {
+        let mut waiting = peers.iter().copied();
+        let mut attempts = FuturesUnordered::new();
+        let mut pending: Vec<SocketAddr> = Vec::new();
+        let mut failures = Vec::new();
+        let mut deadline = pin!(tokio::time::sleep_until(deadline.into()));
+        let mut next_start = pin!(tokio::time::sleep(Duration::ZERO));
+        loop {
+            // Each turn of the loop is due to start an attempt.
+            if let Some(peer) = waiting.next() {
+                pending.push(peer);
+                attempts.push(async move { (peer, Self::connect(peer, egress).await) });
+                next_start.as_mut().reset(tokio::time::Instant::now() + STAGGER);
+            }
+            if attempts.is_empty() {
+                return Err(failures);
+            }
+            tokio::select! {
+                biased;
+                Some((peer, result)) = attempts.next() => match result {
+                    Ok(stream) => return Ok((stream, peer)),
+                    Err(error) => {
+                        pending.retain(|address| *address != peer);
+                        failures.push((peer, error));
+                    }
+                },
+                () = &mut deadline => {
+                    let unanswered = |peer| (peer, io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+                    failures.extend(pending.into_iter().map(unanswered));
+                    return Err(failures);
+                }
+                () = &mut next_start, if waiting.len() > 0 => {}
+            }
         }
     }
 

@@ -76,6 +76,8 @@ pub(crate) struct Counters {
     pub(crate) encrypted: Counter,
     /// Milliseconds from the endpoint's start to its last connection, plus one; 0 while it is not connected.
     connected: Counter,
+    /// Milliseconds from the endpoint's start to the last media of a source, or to the connection of its sender.
+    heard: Counter,
     state: AtomicU8,
 }
 
@@ -101,6 +103,7 @@ impl Counters {
             buffered_us: Counter::default(),
             encrypted: Counter::default(),
             connected: Counter::default(),
+            heard: Counter::default(),
             state: AtomicU8::new(0),
         }
     }
@@ -135,6 +138,16 @@ impl Counters {
         };
         self.state.store(number, Relaxed);
         self.connected.set(if state == State::Connected { self.age(now).saturating_add(1) } else { 0 });
+    }
+
+    /// Records that a source has brought media, or that its sender has connected.
+    pub(crate) fn heard(&self, now: Instant) {
+        self.heard.set(self.age(now));
+    }
+
+    /// Returns the time since [`Counters::heard`] was called last.
+    pub(crate) fn silent_for(&self, now: Instant) -> Duration {
+        Duration::from_millis(self.age(now).saturating_sub(self.heard.get()))
     }
 
     /// Returns the duration of the connection; `None` while there is none.

@@ -2,8 +2,9 @@
 
 use super::{
     super::{
-        EventSink, FlowBandwidth, LossReason, PlayerStats, SourceContext, Status,
+        EventSink, FlowBandwidth, LossReason, PlayerStats, Resolver, SourceContext, Status,
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, close_with, send, write_all},
     },
     inbound::SourceSlot,
@@ -21,7 +22,6 @@ use crate::{
 };
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex},
@@ -86,6 +86,7 @@ pub(crate) async fn run_all(calls: Vec<RtmpClient>) {
 #[derive(Debug)]
 pub(crate) struct RtmpClient {
     pub(crate) remote: HostPort,
+    pub(crate) resolver: Resolver,
     /// TLS configuration with the trusted certificates. `None`: plain RTMP.
     pub(crate) tls: Option<TlsClient>,
     pub(crate) app: String,
@@ -129,11 +130,21 @@ impl RtmpClient {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self) -> Result<ConnectedClient, End> {
+    async fn call(&self, connection: &mut Connection<'_>) -> Result<ConnectedClient, End> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let target = Target {
+            resolver: &self.resolver,
+            host: &self.remote,
+            egress: &self.egress,
+            avoid: connection.avoid,
+            deadline,
+        };
+        let (stream, peer) = tokio::select! {
+            () = self.stop.cancelled() => return Err(End::Stopped),
+            connected = target.connect() => connected?,
+        };
+        connection.reached(peer);
         let attempt = async {
-            let found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await?.next();
-            let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
-            let stream = Stream::connect(peer, &self.egress).await?;
             let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
             let purpose = match self.direction {
                 Direction::Play(_) => ClientRole::Play,
@@ -152,7 +163,7 @@ impl RtmpClient {
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(End::Stopped),
-            result = tokio::time::timeout(self.connect_timeout, attempt) => {
+            result = tokio::time::timeout_at(deadline.into(), attempt) => {
                 result.unwrap_or(Err(End::Lost(LossReason::TimedOut)))
             }
         }
@@ -206,7 +217,7 @@ impl RtmpClient {
         let ConnectedClient { mut stream, session, peer, early } = up;
         let taken = {
             let (mut inbound, now) = (inbound.lock(), Instant::now());
-            inbound.begin();
+            inbound.begin(now);
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };
         match taken {
@@ -230,7 +241,7 @@ struct RtmpCaller {
 
 impl Caller for RtmpCaller {
     async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
-        let mut up = match self.client.call().await {
+        let mut up = match self.client.call(connection).await {
             Ok(up) => up,
             Err(end) => return end.into(),
         };

@@ -41,8 +41,14 @@ pub(super) struct SourceSession {
 
 impl SourceSession {
     /// Prepares for the messages of a new connection.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, now: Instant) {
         self.ingest.begin_messages();
+        self.ingest.await_media(now);
+    }
+
+    /// Returns the time at which the connection ends if no media comes until then.
+    pub(super) fn idle_deadline(&self) -> Option<Instant> {
+        self.ingest.idle_deadline()
     }
 
     /// Adds a media message to the flow. Other messages are ignored.

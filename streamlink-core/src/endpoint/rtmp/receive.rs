@@ -21,9 +21,6 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Maximum time without data from the sender of media.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A session that receives media.
 pub(super) trait Bring {
     /// Reads received bytes and adds their media messages to `inbound`.
@@ -99,7 +96,6 @@ pub(super) async fn drain_until_closed(stream: &mut Stream) {
 #[repr(C)]
 struct RtmpReadSink<B> {
     inbound: Arc<SourceSlot>,
-    heard: Instant,
     peer: SocketAddr,
     /// Responses to be sent to the peer.
     answers: Vec<u8>,
@@ -111,9 +107,9 @@ struct RtmpReadSink<B> {
 impl<B: Bring + Send> ReadSink for RtmpReadSink<B> {
     fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
         let mut inbound = self.inbound.lock();
-        self.heard = Instant::now();
-        let taken = self.session.bring(bytes, &mut inbound, self.heard);
-        if let Err(end) = inbound.publish(self.peer, self.heard).and(taken) {
+        let now = Instant::now();
+        let taken = self.session.bring(bytes, &mut inbound, now);
+        if let Err(end) = inbound.publish(self.peer, now).and(taken) {
             self.end = Some(end);
             return ReadAction::Notify;
         }
@@ -134,9 +130,9 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
     peer: SocketAddr,
     stop: &CancellationToken,
 ) -> End {
-    let (heard, answers) = (Instant::now(), session.answers());
-    let taker = Arc::new(Mutex::new(RtmpReadSink { inbound, heard, peer, answers, session, end: None }));
-    let end = listen(stream, &taker, stop).await;
+    let answers = session.answers();
+    let taker = Arc::new(Mutex::new(RtmpReadSink { inbound: inbound.clone(), peer, answers, session, end: None }));
+    let end = listen(stream, &taker, &inbound, stop).await;
     stream.detach_sink();
     let answers = {
         let mut taker = lock(&taker);
@@ -160,10 +156,11 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
 async fn listen<B: Bring + Send + 'static>(
     stream: &mut Stream,
     taker: &Arc<Mutex<RtmpReadSink<B>>>,
+    inbound: &SourceSlot,
     stop: &CancellationToken,
 ) -> End {
     let mut stopped = pin!(stop.cancelled());
-    let mut timer = pin!(tokio::time::sleep(IDLE_TIMEOUT));
+    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     // Polls `stopped` and `timer`, which are rarely ready.
     let mut sub_waker = SubWaker::new();
     loop {
@@ -177,11 +174,11 @@ async fn listen<B: Bring + Send + 'static>(
                     return Poll::Ready(End::Stopped);
                 }
                 while timer.as_mut().poll(cx).is_ready() {
-                    let heard = lock(taker).heard;
-                    if heard.elapsed() >= IDLE_TIMEOUT {
+                    let Some(deadline) = inbound.lock().idle_deadline() else { break };
+                    if Instant::now() >= deadline {
                         return Poll::Ready(End::Lost(LossReason::Idle));
                     }
-                    timer.as_mut().reset((heard + IDLE_TIMEOUT).into());
+                    timer.as_mut().reset(deadline.into());
                 }
                 Poll::Pending
             });

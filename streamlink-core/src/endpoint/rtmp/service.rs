@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     flow::StreamKey,
-    lock::lock,
     net::{EpollGroup, Stream},
     proto::rtmp::{Refusal, Request, ServerSession},
     router::Ring,
@@ -130,14 +129,26 @@ async fn serve(shared: &Shared<Rtmp>, mut greeted: Box<RequestedConnection>, pee
         return greeted.turn_away(Refusal::Denied).await;
     }
     match &route.end {
-        OpenEnd::Source(inbound, _) => {
-            let Some(taken) = lock(inbound).take() else {
+        OpenEnd::Source(..) => {
+            if route.may_publish(now) {
+                route.source_is_free().await;
+            }
+            let Some((taken, stop)) = route.take_source(Instant::now()) else {
                 route.refuse(peer, RefusalReason::InUse, now);
                 return greeted.turn_away(Refusal::InUse).await;
             };
-            let (mut stream, end) = greeted.receive(&taken, peer, &route.stop).await;
-            taken.lock().end(&end, Instant::now());
-            *lock(inbound) = Some(taken);
+            let (mut stream, end) = greeted.receive(&taken, peer, &stop).await;
+            let (end, now) = (route.publisher_end(end), Instant::now());
+            let was_live = {
+                let mut inbound = taken.lock();
+                let was_live = inbound.is_live();
+                inbound.end(&end, now);
+                was_live
+            };
+            if !was_live {
+                route.report_silent_publisher(&end, peer, now);
+            }
+            route.give_back_source(taken);
             drop(counted);
             drain_until_closed(&mut stream).await;
         }
@@ -223,8 +234,9 @@ impl RequestedConnection {
         session.accept();
         let early = {
             let mut inbound = inbound.lock();
-            inbound.begin();
-            session.bring(&rest, &mut inbound, Instant::now())
+            let now = Instant::now();
+            inbound.begin(now);
+            session.bring(&rest, &mut inbound, now)
         };
         let end = match early {
             Ok(()) => receive(&mut stream, session, inbound.clone(), peer, stop).await,

@@ -39,7 +39,7 @@ pub(crate) async fn open_output(
     let rewriter = rewriter(settings.rewrite, random);
     for (leg, destination) in settings.destinations().enumerate() {
         let what = format!("cannot resolve `{destination}`");
-        let peer = resolver.first(destination).await.map_err(|e| (what, e))?;
+        let peers = resolver.addresses(destination, egress).await.map_err(|e| (what, e))?;
         let options = UdpOptions {
             ttl: Some(settings.ttl),
             send_buffer: Some(bandwidth.now().rtp_send_buffer()),
@@ -47,7 +47,7 @@ pub(crate) async fn open_output(
             send_only: true,
             ..UdpOptions::default()
         };
-        let socket = UdpSocket::sending(peer, &options).map_err(|e| (format!("cannot send to {peer}"), e))?;
+        let (peer, socket) = open_first(&peers, &options)?;
         let sender = Sender::new(&socket);
         // All destinations get the same media, so only the first one counts it.
         let (status, bandwidth) = (status.clone(), bandwidth.clone());
@@ -55,6 +55,21 @@ pub(crate) async fn open_output(
         open.peers.push(peer);
     }
     Ok(open)
+}
+
+/// Opens a socket to the first address that the system has a route to.
+fn open_first(peers: &[SocketAddr], options: &UdpOptions) -> Result<(SocketAddr, UdpSocket), (String, io::Error)> {
+    let mut failed = (String::from("cannot send"), io::Error::other("no address"));
+    for (tried, peer) in peers.iter().enumerate() {
+        match UdpSocket::sending(*peer, options) {
+            Ok(socket) => return Ok((*peer, socket)),
+            Err(error) => {
+                let all: Vec<String> = peers[..=tried].iter().map(ToString::to_string).collect();
+                failed = (format!("cannot send to {}", all.join(" or ")), error);
+            }
+        }
+    }
+    Err(failed)
 }
 
 fn rewriter(rewrite: Rewrite, random: &Random) -> Option<Rewriter> {

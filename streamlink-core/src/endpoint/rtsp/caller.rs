@@ -2,8 +2,9 @@
 
 use super::{
     super::{
-        EventSink, FlowBandwidth, LossReason, SourceContext, Status,
+        EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status,
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
     end_of,
@@ -29,7 +30,6 @@ use crate::{
 };
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::pin,
     sync::Arc,
@@ -64,6 +64,7 @@ pub(crate) type TlsOfRedirects = Arc<dyn Fn() -> Result<TlsClient, String> + Sen
 /// A caller with its settings, ready to run.
 pub(crate) struct RtspClient {
     pub(crate) remote: HostPort,
+    pub(crate) resolver: Resolver,
     /// TLS configuration with the trusted certificates. `None`: plain RTSP.
     pub(crate) tls: Option<TlsClient>,
     /// URL without a password.
@@ -107,7 +108,7 @@ impl Caller for RunningClient {
         let is_auto = self.client.transport == RtspTransport::Auto;
         // After a loss, the configured address is asked again.
         let address = self.redirected.take().unwrap_or_else(|| self.client.address());
-        let mut up = match self.client.call(&address, self.udp).await {
+        let mut up = match self.client.call(&address, self.udp, connection).await {
             Ok(up) => up,
             Err(Failed::NoUdp(words)) => {
                 let reason = LossReason::Rejected(words.into());
@@ -219,7 +220,12 @@ impl RtspClient {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self, address: &ServerAddress, udp: bool) -> Result<ConnectedClient, Failed> {
+    async fn call(
+        &self,
+        address: &ServerAddress,
+        udp: bool,
+        connection: &mut Connection<'_>,
+    ) -> Result<ConnectedClient, Failed> {
         let purpose = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
@@ -230,10 +236,20 @@ impl RtspClient {
                 }
             }
         };
+        let deadline = Instant::now() + self.connect_timeout;
+        let target = Target {
+            resolver: &self.resolver,
+            host: &address.remote,
+            egress: &self.egress,
+            avoid: connection.avoid,
+            deadline,
+        };
+        let (stream, peer) = tokio::select! {
+            () = self.stop.cancelled() => return Err(End::Stopped.into()),
+            connected = target.connect() => connected?,
+        };
+        connection.reached(peer);
         let attempt = async {
-            let found = tokio::net::lookup_host((address.remote.host(), address.remote.port())).await?.next();
-            let peer = found.ok_or_else(|| End::from(io::Error::from(io::ErrorKind::NotFound)))?;
-            let stream = Stream::connect(peer, &self.egress).await?;
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
             let mut session = ClientSession::new(purpose, &address.url, address.user.clone(), udp, &self.random);
@@ -244,7 +260,7 @@ impl RtspClient {
         };
         tokio::select! {
             () = self.stop.cancelled() => Err(End::Stopped.into()),
-            result = tokio::time::timeout(self.connect_timeout, attempt) => {
+            result = tokio::time::timeout_at(deadline.into(), attempt) => {
                 result.unwrap_or(Err(End::Lost(LossReason::TimedOut).into()))
             }
         }

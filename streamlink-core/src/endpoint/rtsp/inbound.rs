@@ -59,6 +59,7 @@ impl SourceSession {
 
     /// Prepares for the packets of a new connection. `udp`: packets may arrive out of order.
     pub(super) fn begin(&mut self, presentation: &Arc<Presentation>, udp: bool) {
+        self.ingest.await_media(Instant::now());
         let changed = self.presentation.as_ref() != Some(presentation);
         self.ingest.begin_presentation(presentation);
         self.receivers = presentation.tracks().iter().map(|_| udp.then(|| Receiver::new(REORDER_WINDOW))).collect();
@@ -170,6 +171,11 @@ impl SourceSession {
 
     fn admits(&self, peer: IpAddr) -> bool {
         self.ingest.live().allow.admits(peer)
+    }
+
+    /// Returns the time at which the connection ends if no media comes until then.
+    pub(super) fn idle_deadline(&self) -> Option<Instant> {
+        self.ingest.idle_deadline()
     }
 
     /// Returns whether media was received on this connection.

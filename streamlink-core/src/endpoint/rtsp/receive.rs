@@ -24,8 +24,6 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Maximum time without data from the sender of media.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of reads collected into one batch.
 const MAX_READS: u32 = 16;
 /// Interval between receiver reports over UDP.
@@ -112,7 +110,7 @@ pub(super) struct Receiving<'a, T> {
     pub(super) udp: &'a mut UdpTracks,
     pub(super) inbound: &'a mut SourceSession,
     pub(super) peer: SocketAddr,
-    /// Maximum time until the first media, instead of [`IDLE_TIMEOUT`].
+    /// Maximum time until the first media, instead of the idle timeout.
     pub(super) first: Option<Duration>,
 }
 
@@ -122,7 +120,7 @@ impl<T: Bring> Receiving<'_, T> {
         let start = Instant::now();
         let mut next_sign = self.session.sign_of_life().map(|interval| start + interval);
         let mut next_report = start;
-        let (mut heard, mut heard_any) = (start, false);
+        let mut heard_any = false;
         let mut stopped = pin!(stop.cancelled());
         // Polls `stopped`.
         let mut sub_waker = SubWaker::new();
@@ -144,12 +142,13 @@ impl<T: Bring> Receiving<'_, T> {
             if let Err(end) = self.answer(stop).await {
                 break end;
             }
-            let patience = self.first.filter(|_| !heard_any).unwrap_or(IDLE_TIMEOUT);
-            if now.saturating_duration_since(heard) >= patience {
+            let first = self.first.filter(|_| !self.inbound.is_live()).map(|patience| start + patience);
+            let idle = first.into_iter().chain(self.inbound.idle_deadline()).min();
+            if idle.is_some_and(|at| now >= at) {
                 break End::Lost(LossReason::Idle);
             }
             let report = (!self.udp.is_empty()).then_some(next_report);
-            let due = [next_sign, report, self.inbound.next_timeout(), Some(heard + patience)];
+            let due = [next_sign, report, self.inbound.next_timeout(), idle];
             let due = due.into_iter().flatten().min().unwrap_or(now);
             timer.as_mut().reset(due.into());
             let result = poll_fn(|cx| {
@@ -194,10 +193,7 @@ impl<T: Bring> Receiving<'_, T> {
                     let (count, sender) = std::mem::take(&mut udp.strangers);
                     inbound.strangers(count, sender);
                 }
-                if has_media {
-                    heard = now;
-                    heard_any = true;
-                }
+                heard_any |= has_media;
                 if let Some(alarm) = &alarm {
                     if some && taken.is_ok() && (gathered > 0 || alarm.set(coalesce).is_ok()) {
                         gathered += 1;

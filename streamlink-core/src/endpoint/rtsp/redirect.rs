@@ -101,7 +101,7 @@ mod tests {
         let first = configured();
         for (url, remote, seen, password) in [
             ("rtsp://other/a", "other:554", "rtsp://other/a", "own"),
-            ("RTSP://u:p%40w@Other:8554/a?x=1&y=u@v", "Other:8554", "rtsp://Other:8554/a?x=1&y=u@v", "p@w"),
+            ("RTSP://u:p%40w@Other:8554/a?x=1&y=u@v", "other:8554", "rtsp://Other:8554/a?x=1&y=u@v", "p@w"),
             ("rtsp://[::1]:1", "[::1]:1", "rtsp://[::1]:1", "own"),
             ("rtsp://other?x", "other:554", "rtsp://other?x", "own"),
         ] {

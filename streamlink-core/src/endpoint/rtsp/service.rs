@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     flow::RtspTransport,
-    lock::lock,
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Request, ResolvedStream, ServerSession, SetUp, Status, StreamDirectory, User},
@@ -123,6 +122,14 @@ impl ReservedPlace {
         }
     }
 
+    /// Returns the token that ends the connection of the client.
+    fn stop(&self) -> &CancellationToken {
+        match self {
+            Self::Publisher(place) => &place.stop,
+            Self::Player(route, _) => &route.stop,
+        }
+    }
+
     fn route(&self) -> &Arc<OpenRoute<Rtsp>> {
         match self {
             Self::Publisher(place) => &place.route,
@@ -135,20 +142,21 @@ impl ReservedPlace {
 struct PublisherPlace {
     route: Arc<OpenRoute<Rtsp>>,
     inbound: Option<Box<SourceSession>>,
+    /// Ends the connection of the publisher.
+    stop: CancellationToken,
 }
 
 impl PublisherPlace {
     fn take(route: &Arc<OpenRoute<Rtsp>>) -> Option<Self> {
-        let OpenEnd::Source(inbound, _) = &route.end else { return None };
-        let inbound = Some(lock(inbound).take()?);
-        Some(Self { route: route.clone(), inbound })
+        let (inbound, stop) = route.take_source(Instant::now())?;
+        Some(Self { route: route.clone(), inbound: Some(inbound), stop })
     }
 }
 
 impl Drop for PublisherPlace {
     fn drop(&mut self) {
-        if let (OpenEnd::Source(inbound, _), Some(taken)) = (&self.route.end, self.inbound.take()) {
-            *lock(inbound) = Some(taken);
+        if let Some(taken) = self.inbound.take() {
+            self.route.give_back_source(taken);
         }
     }
 }
@@ -168,6 +176,8 @@ struct PortDirectory<'a> {
     shared: &'a Shared<Rtsp>,
     udp: &'a mut UdpTracks,
     place: &'a mut Option<ReservedPlace>,
+    /// Route whose publisher was told to leave.
+    taken_over: Option<Arc<OpenRoute<Rtsp>>>,
     peer: SocketAddr,
     local: IpAddr,
 }
@@ -275,9 +285,11 @@ impl StreamDirectory for PortDirectory<'_> {
 
     fn may_announce(&mut self, path: &str) -> Result<(), Status> {
         let route = self.route(true, path).ok_or(Status::NOT_FOUND)?;
-        let OpenEnd::Source(inbound, _) = &route.end else { return Err(Status::NOT_FOUND) };
-        let is_free = lock(inbound).is_some();
-        if is_free {
+        if !route.is_source() {
+            return Err(Status::NOT_FOUND);
+        }
+        if route.may_publish(Instant::now()) {
+            self.taken_over = Some(route);
             return Ok(());
         }
         route.refuse(self.peer, RefusalReason::InUse, Instant::now());
@@ -310,7 +322,7 @@ impl Client {
         loop {
             let Self { stream, session, udp, place, .. } = self;
             // UDP ports must not outlive the route for which they were opened.
-            let stop = place.as_ref().map(|place| place.route().stop.clone()).unwrap_or_default();
+            let stop = place.as_ref().map(|place| place.stop().clone()).unwrap_or_default();
             let count = tokio::select! {
                 () = stop.cancelled() => return Err(End::Stopped),
                 count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => count?,
@@ -318,8 +330,13 @@ impl Client {
             if count == 0 {
                 return Err(End::Lost(LossReason::Closed));
             }
-            let mut house = PortDirectory { shared, udp, place, peer: self.peer, local: self.local };
+            let (peer, local) = (self.peer, self.local);
+            let mut house = PortDirectory { shared, udp, place, taken_over: None, peer, local };
             let request = self.session.next(&mut house);
+            if let Some(route) = house.taken_over {
+                // The response to ANNOUNCE waits until the publisher before has left.
+                route.source_is_free().await;
+            }
             match request {
                 Ok(Some(Request::End)) => {
                     self.answer().await?;
@@ -616,8 +633,12 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
             };
             // A change of the allowlist since ANNOUNCE takes effect with the first packet.
             if let Some(inbound) = &mut place.inbound {
-                let end = client.receive(inbound, &presentation, &route.stop).await;
-                inbound.end(&end, Instant::now());
+                let end = client.receive(inbound, &presentation, &place.stop).await;
+                let (end, now, was_live) = (route.publisher_end(end), Instant::now(), inbound.is_live());
+                inbound.end(&end, now);
+                if !was_live {
+                    route.report_silent_publisher(&end, peer, now);
+                }
             }
         }
         (OpenEnd::Output(ring, terms), None) => {

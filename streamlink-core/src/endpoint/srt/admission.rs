@@ -5,7 +5,7 @@
 //! kept for it and no answer is longer than its request.
 
 use super::{
-    super::{Event, RefusalReason},
+    super::{Event, LossReason, RefusalReason},
     access::SrtRequest,
     attempts::{Attempt, Kind, Outcome, Resumable, Work},
     link::Link,
@@ -134,13 +134,13 @@ impl PortTask {
     }
 
     /// Checks whether a route can take one more connection.
-    fn has_room(&self, route: RouteId, peer: SocketAddr) -> Result<(), Rejection> {
+    fn has_room(&self, route: RouteId, peer: SocketAddr, now: Instant) -> Result<(), Rejection> {
         let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
         if !open.route.allow.admits(peer.ip()) {
             return Err(Rejection::FORBIDDEN);
         }
         let most = if open.ingest.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
-        if open.links.len() >= most {
+        if open.links.len() >= most && !open.may_take_over(now) {
             return Err(if open.ingest.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
         }
         if self.links.len() >= MAX_LINKS {
@@ -158,7 +158,7 @@ impl PortTask {
         peer: SocketAddr,
         now: Instant,
     ) -> Result<(), Rejection> {
-        self.has_room(id, peer)?;
+        self.has_room(id, peer, now)?;
         acceptable(&request)?;
         let Some(connection) = self.peers.take_connection(peer.ip(), now) else {
             self.count_refusal(Some(id), peer, RefusalReason::TooManyFromAddress, now);
@@ -260,7 +260,7 @@ impl PortTask {
 
     /// Admits a caller whose attempt is decided, if its passphrase is right and the route still has room.
     fn admit(&mut self, attempt: Attempt, wrapping: Option<WrappingKey>, now: Instant) -> Result<(), Rejection> {
-        self.has_room(attempt.route, attempt.peer)?;
+        self.has_room(attempt.route, attempt.peer, now)?;
         self.refresh_rates(attempt.route);
         let local = Local { id: fresh_id(&self.random, &self.links), start: now, random: self.random.clone() };
         let timestamp = attempt.timestamp_at(now);
@@ -269,7 +269,14 @@ impl PortTask {
         let peer_id = request.socket_id;
         let answer = write_control(&Control::Handshake(&answer.write()), 0, peer_id);
         let to = Peer::new(peer, self.socket.local_addr());
+        // The publisher before leaves first, so that the media of both never mixes.
+        let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
+        let taken_over = if open.ingest.is_some() { open.links.clone() } else { Vec::new() };
+        taken_over.into_iter().for_each(|id| self.close(id, LossReason::TakenOver, now));
         let open = self.routes.get_mut(&route).ok_or(Rejection::NOT_FOUND)?;
+        if let Some(ingest) = &mut open.ingest {
+            ingest.await_media(now);
+        }
         let mut connection = Connection::new(agreement, now);
         if open.ingest.is_none() {
             connection.send_only(); // players send no media

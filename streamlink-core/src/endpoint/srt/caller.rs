@@ -2,10 +2,11 @@
 
 use super::{
     super::{
-        EventSink, LossReason, SourceContext, Status,
+        EventSink, LossReason, Resolver, SourceContext, Status,
         ingest::{Ingest, Verdict},
         lagging::LagReport,
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        resolver::{Target, unreachable},
         sleep_until,
     },
     link::Link,
@@ -22,6 +23,7 @@ use crate::{
 };
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -45,6 +47,7 @@ pub(crate) enum Direction {
 #[derive(Debug)]
 pub(crate) struct SrtCaller {
     pub(crate) remote: HostPort,
+    pub(crate) resolver: Resolver,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
@@ -95,33 +98,64 @@ impl SrtCaller {
         lag.note(packets, &self.status, &self.events, now);
     }
 
-    /// Makes one attempt to connect.
-    async fn call(&self) -> Result<Session, Outcome> {
-        let attempt = async {
-            let io = |e: io::Error| Outcome::Lost(LossReason::Io(e.to_string().into()));
-            let mut found = tokio::net::lookup_host((self.remote.host(), self.remote.port())).await.map_err(io)?;
-            let peer = found.next().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
-            let options = UdpOptions {
-                receive_buffer: Some(SOCKET_BUFFER),
-                send_buffer: Some(SOCKET_BUFFER),
-                egress: self.egress.clone(),
-                bidirectional: true,
-                ..UdpOptions::default()
-            };
-            let socket = UdpSocket::sending(peer, &options).map_err(io)?;
-            let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
-            let local = Local { id, start: Instant::now(), random: self.random.clone() };
-            let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), self.connect_timeout);
-            let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second).await?;
-            session.peer = peer;
-            let rates = self.rates.now();
-            session.link.connection.set_rates(rates.buffer, rates.pacing);
-            Ok(session)
+    /// Makes one attempt to connect. The addresses of the host are tried one after the other, and share the connect
+    /// timeout: two handshakes at once could leave a connection behind that keeps the stream occupied.
+    async fn call(&self, connection: &mut Connection<'_>) -> Result<Session, Outcome> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let target = Target {
+            resolver: &self.resolver,
+            host: &self.remote,
+            egress: &self.egress,
+            avoid: connection.avoid,
+            deadline,
         };
-        tokio::select! {
-            () = self.stop.cancelled() => Err(Outcome::Stopped),
-            result = attempt => result,
+        let addresses = target.addresses().await.map_err(Outcome::Lost)?;
+        let mut failures = Vec::new();
+        for (tried, peer) in addresses.iter().copied().enumerate() {
+            let others = addresses.len() - tried - 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = u32::try_from(others + 1).map_or(left, |count| left / count);
+            match self.call_address(peer, share, others > 0).await {
+                Ok(session) => return Ok(session),
+                Err(Failed::Rejected(rejection)) => {
+                    connection.reached(peer);
+                    return Err(Outcome::Lost(refused(rejection)));
+                }
+                Err(Failed::Io(error)) => failures.push((peer, error)),
+            }
         }
+        Err(Outcome::Lost(unreachable(&failures)))
+    }
+
+    async fn call_address(&self, peer: SocketAddr, timeout: Duration, has_others: bool) -> Result<Session, Failed> {
+        let options = UdpOptions {
+            receive_buffer: Some(SOCKET_BUFFER),
+            send_buffer: Some(SOCKET_BUFFER),
+            egress: self.egress.clone(),
+            bidirectional: true,
+            ..UdpOptions::default()
+        };
+        let socket = UdpSocket::sending(peer, &options)?;
+        let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
+        let local = Local { id, start: Instant::now(), random: self.random.clone() };
+        let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), timeout);
+        let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
+        session.peer = peer;
+        let rates = self.rates.now();
+        session.link.connection.set_rates(rates.buffer, rates.pacing);
+        Ok(session)
+    }
+}
+
+/// Reason for which an address could not be called.
+enum Failed {
+    Rejected(Rejection),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed::Io(error)
     }
 }
 
@@ -139,7 +173,11 @@ impl Caller for RunningCaller {
         if let Some(rates) = caller.rates.changed() {
             rates.apply(&mut caller.terms);
         }
-        let mut session = match caller.call().await {
+        let called = tokio::select! {
+            () = caller.stop.cancelled() => return Outcome::Stopped,
+            called = caller.call(connection) => called,
+        };
+        let mut session = match called {
             Ok(session) => session,
             Err(outcome) => return outcome,
         };
@@ -150,6 +188,9 @@ impl Caller for RunningCaller {
         let is_encrypted = session.link.connection.stats().encrypted;
         caller.status.counters.encrypted.set(u64::from(is_encrypted));
         connection.up(session.peer);
+        if let Some(ingest) = ingest {
+            ingest.await_media(Instant::now());
+        }
         session.run(caller, ingest.as_mut(), lag).await
     }
 
@@ -164,11 +205,19 @@ impl Caller for RunningCaller {
     }
 }
 
-/// Runs the handshake until the listener has accepted or rejected the call, or the time is up.
-async fn shake_hands(mut caller: srt::Caller, socket: UdpSocket, id: u32, rate: u64) -> Result<Session, Outcome> {
+/// Runs the handshake until the listener has accepted or rejected the call, or the time is up. `has_others`: there are
+/// other addresses to try, so that one where nobody listens is given up at once.
+async fn shake_hands(
+    mut caller: srt::Caller,
+    socket: UdpSocket,
+    id: u32,
+    rate: u64,
+    has_others: bool,
+) -> Result<Session, Failed> {
     let mut memory = Receiver::new(rate);
     let mut sender = Sender::new(&socket);
     let mut inbox = Vec::new();
+    let mut last_error = None;
     loop {
         let now = Instant::now();
         if let Some(packet) = caller.poll_transmit(now) {
@@ -179,6 +228,10 @@ async fn shake_hands(mut caller: srt::Caller, socket: UdpSocket, id: u32, rate: 
             result = socket.drain(&mut memory, 1, |datagram| inbox.push(datagram)) => {
                 if let Err(error) = result {
                     log::debug!("SRT caller: {error}"); // e.g. nobody listens yet: the handshake is repeated
+                    if has_others {
+                        return Err(error.into());
+                    }
+                    last_error = Some(error);
                 }
             }
             () = sleep_until(Some(deadline)) => {}
@@ -202,8 +255,11 @@ async fn shake_hands(mut caller: srt::Caller, socket: UdpSocket, id: u32, rate: 
                 let link = Link::new(*connection, &socket, None);
                 return Ok(Session { link, socket, memory, peer });
             }
-            Progress::Rejected(rejection) => return Err(Outcome::Lost(refused(rejection))),
-            Progress::TimedOut => return Err(Outcome::Lost(LossReason::TimedOut)),
+            Progress::Rejected(rejection) => return Err(Failed::Rejected(rejection)),
+            Progress::TimedOut => {
+                let unanswered = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+                return Err(last_error.unwrap_or_else(unanswered).into());
+            }
         }
     }
 }
@@ -224,7 +280,7 @@ struct Session {
     link: Link,
     socket: UdpSocket,
     memory: Receiver,
-    peer: std::net::SocketAddr,
+    peer: SocketAddr,
 }
 
 impl Session {
@@ -235,7 +291,8 @@ impl Session {
         let mut settled = ConnectionStats::default();
         let mut next_stats = Instant::now() + STATS_INTERVAL;
         loop {
-            let due = self.link.connection.next_timeout().map_or(next_stats, |at| at.min(next_stats));
+            let idle = ingest.as_ref().and_then(|ingest| ingest.idle_deadline());
+            let due = [self.link.connection.next_timeout(), idle].into_iter().flatten().fold(next_stats, Instant::min);
             let mut ended = false;
             tokio::select! {
                 biased;
@@ -306,6 +363,11 @@ impl Session {
                 }
             }
             ingest.publish(now, Some(self.peer));
+            let is_idle = ingest.is_idle(now);
+            if is_idle && self.link.loss().is_none() {
+                self.link.connection.shut_down(now);
+                return Some(LossReason::Idle);
+            }
         } else {
             while connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }

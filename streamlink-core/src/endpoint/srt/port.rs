@@ -5,7 +5,7 @@
 //! undecided attempts.
 
 use super::{
-    super::{Event, LossReason, PlayerStats, ingest::Verdict, listener::PeerRegistry, sleep_until},
+    super::{Event, LossReason, PlayerStats, ingest::Verdict, listener::PeerRegistry, reconnect::lost, sleep_until},
     access::AccessHook,
     attempts::Attempts,
     linked::Linked,
@@ -395,7 +395,7 @@ impl PortTask {
         }
     }
 
-    fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
+    pub(super) fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
         let Some(mut linked) = self.links.remove(&id) else { return };
         linked.link.connection.shut_down(now);
         linked.link.flush(&self.socket, &mut self.scratch, now);
@@ -410,7 +410,15 @@ impl PortTask {
         open.links.retain(|link| *link != id);
         linked.settle(open, now);
         match &mut open.ingest {
-            Some(ingest) => ingest.lose(now, reason),
+            Some(ingest) => {
+                if ingest.last_media().is_none() {
+                    // It has brought no media, and its connection was never reported.
+                    open.route.status.record_loss(&reason, Some(linked.peer), now);
+                    open.route.events.emit(lost(&open.route.status, true, Some(linked.peer), reason.clone()));
+                }
+                ingest.lose(now, reason);
+                open.sender = None;
+            }
             None => {
                 let output = open.route.status.name();
                 if open.links.is_empty() {
@@ -445,7 +453,7 @@ impl PortTask {
 
     /// Publishes what the sources have received, and applies changed settings.
     fn publish(&mut self, now: Instant) {
-        let (mut expel, mut resize) = (Vec::new(), Vec::new());
+        let (mut expel, mut resize, mut idle) = (Vec::new(), Vec::new(), Vec::new());
         for (id, open) in &mut self.routes {
             if let Some(ingest) = &mut open.ingest {
                 if open.route.rates.has_changed() {
@@ -456,8 +464,12 @@ impl PortTask {
                     expel.push(*id);
                 }
                 ingest.publish(now, open.sender);
+                if ingest.is_idle(now) {
+                    idle.extend(&open.links);
+                }
             }
         }
+        idle.into_iter().for_each(|id| self.close(id, LossReason::Idle, now));
         expel.into_iter().for_each(|id| self.expel(id, now));
         resize.into_iter().for_each(|id| self.refresh_rates(id));
     }

@@ -8,7 +8,7 @@ use super::{
     rates::{FlowRates, Rates},
 };
 use crate::{
-    flow::Allowlist,
+    flow::{Allowlist, Takeover},
     proto::srt::{ConnectionStats, Terms},
     router::{Reader, State},
     time::Throttle,
@@ -95,6 +95,16 @@ impl OpenRoute {
     pub(super) fn dropped(&mut self, packets: u64, now: Instant) {
         self.route.status.counters.dropped.add(packets);
         self.lag.note(packets, &self.route.status, &self.route.events, now);
+    }
+
+    /// Returns whether a source admits another caller while it has one: the one before is closed then.
+    pub(super) fn may_take_over(&self, now: Instant) -> bool {
+        let RouteEnd::Source(context) = &self.route.end else { return false };
+        match context.takeover {
+            Takeover::Always => true,
+            Takeover::Idle => self.route.status.counters.silent_for(now) >= context.loss_threshold,
+            _ => false,
+        }
     }
 
     /// Counts a refused caller, and reports it.

@@ -3,11 +3,12 @@
 use super::{
     super::{
         Event, EventSink, FlowBandwidth, LossReason, PlayerStats, RefusalReason, SourceContext, SourceTunables, Status,
+        reconnect::lost,
     },
     End, Service,
 };
 use crate::{
-    flow::Allowlist,
+    flow::{Allowlist, Takeover},
     lock::{Guard, lock},
     router::{Ring, State, Totals},
     time::Throttle,
@@ -21,7 +22,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Identifier of a route within its port.
@@ -71,6 +72,8 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
     refused: Mutex<Refused>,
     /// Ends all connections of the route.
     pub(in crate::endpoint) stop: CancellationToken,
+    /// Publisher of a source, with the policy for another one.
+    publisher: Publisher,
     /// Tracks the connections of the route until they have ended.
     pub(in crate::endpoint) connections: TaskTracker,
 }
@@ -81,6 +84,21 @@ pub(in crate::endpoint) enum OpenEnd<I> {
     Source(Mutex<Option<Box<I>>>, watch::Receiver<SourceTunables>),
     Output(Arc<Ring>, PlayerLimits),
 }
+
+/// Publisher of a source, for those that take its place.
+#[derive(Debug)]
+struct Publisher {
+    takeover: Takeover,
+    /// Time without media after which [`Takeover::Idle`] admits another publisher.
+    loss_threshold: Duration,
+    /// Ends the connection of the current publisher.
+    stop: Mutex<CancellationToken>,
+    /// Notified when the state of the source was given back.
+    left: Notify,
+}
+
+/// Maximum time for which a publisher that takes over waits until the one before has left.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Refused peers that are not reported yet, and the last of them.
 #[derive(Debug)]
@@ -211,8 +229,10 @@ impl Player {
 
 impl<S: Service> OpenRoute<S> {
     pub(in crate::endpoint) fn new(route: Route<S>, now: Instant) -> Arc<Self> {
+        let (mut takeover, mut loss_threshold) = (Takeover::Never, Duration::ZERO);
         let end = match route.end {
             RouteEnd::Source(context) => {
+                (takeover, loss_threshold) = (context.takeover, context.loss_threshold);
                 let live = context.live.clone();
                 OpenEnd::Source(Mutex::new(Some(Box::new(S::inbound(context, now)))), live)
             }
@@ -227,8 +247,79 @@ impl<S: Service> OpenRoute<S> {
             players: Mutex::default(),
             refused: Mutex::new(Refused { throttle: Throttle::new(Duration::from_secs(1)), last: None }),
             stop: CancellationToken::new(),
+            publisher: Publisher { takeover, loss_threshold, stop: Mutex::default(), left: Notify::new() },
             connections: TaskTracker::new(),
         })
+    }
+
+    /// Takes the state of the source for a publisher, with the token that ends its connection. `None` if another one
+    /// has it.
+    pub(in crate::endpoint) fn take_source(&self, now: Instant) -> Option<(Box<S::SourceSession>, CancellationToken)> {
+        let OpenEnd::Source(session, _) = &self.end else { return None };
+        let taken = lock(session).take()?;
+        let stop = self.stop.child_token();
+        *lock(&self.publisher.stop) = stop.clone();
+        self.status.counters.heard(now);
+        Some((taken, stop))
+    }
+
+    /// Gives back the state of the source after its publisher has gone.
+    pub(in crate::endpoint) fn give_back_source(&self, session: Box<S::SourceSession>) {
+        if let OpenEnd::Source(place, _) = &self.end {
+            *lock(place) = Some(session);
+            self.publisher.left.notify_waiters();
+        }
+    }
+
+    /// Returns whether a publisher may come in: there is none, or it may be replaced, in which case its connection is
+    /// told to end. [`OpenRoute::source_is_free`] waits for that.
+    pub(in crate::endpoint) fn may_publish(&self, now: Instant) -> bool {
+        let OpenEnd::Source(session, _) = &self.end else { return false };
+        if lock(session).is_some() {
+            return true;
+        }
+        let Publisher { takeover, loss_threshold, stop, .. } = &self.publisher;
+        let is_replaced = match takeover {
+            Takeover::Always => true,
+            Takeover::Idle => self.status.counters.silent_for(now) >= *loss_threshold,
+            _ => false,
+        };
+        if is_replaced {
+            lock(stop).cancel();
+        }
+        is_replaced
+    }
+
+    /// Waits until there is no publisher, for [`TAKEOVER_TIMEOUT`] at most.
+    pub(in crate::endpoint) async fn source_is_free(&self) {
+        let OpenEnd::Source(session, _) = &self.end else { return };
+        let wait = async {
+            loop {
+                let left = self.publisher.left.notified();
+                if lock(session).is_some() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        let _ = tokio::time::timeout(TAKEOVER_TIMEOUT, wait).await; // the source is then still in use
+    }
+
+    /// Returns the reason for the end of a publisher's connection: one that was told to end while its route goes on was
+    /// taken over.
+    pub(in crate::endpoint) fn publisher_end(&self, end: End) -> End {
+        match end {
+            End::Stopped if !self.stop.is_cancelled() => End::Lost(LossReason::TakenOver),
+            end => end,
+        }
+    }
+
+    /// Reports the end of a publisher that has brought no media: its connection was never reported.
+    pub(in crate::endpoint) fn report_silent_publisher(&self, end: &End, peer: SocketAddr, now: Instant) {
+        if let End::Lost(reason) = end {
+            self.status.record_loss(reason, Some(peer), now);
+            self.events.emit(lost(&self.status, true, Some(peer), reason.clone()));
+        }
     }
 
     pub(in crate::endpoint) fn is_source(&self) -> bool {

@@ -55,7 +55,7 @@ fn flow_builds_with_every_protocol() {
 #[test]
 fn flow_build_reports_all_errors_with_paths() {
     let result = Flow::builder("", Bitrate::bps(0))
-        .source(Source::rtp("x\n", "nowhere").idle_timeout(Duration::from_secs(60)))
+        .source(Source::rtp("x\n", "nowhere").idle_timeout(Duration::from_secs(61)))
         .coalesce(Duration::from_secs(1))
         .output(Output::rtp("out", "host:0").ttl(0))
         .output(Output::rtp("out", "host:5004").interface("this name is too long"))
