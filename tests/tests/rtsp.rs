@@ -152,6 +152,23 @@ fn rtsp_player_resumes_live_after_pause() {
 }
 
 /// The ports that the server has named in an answer to SETUP.
+#[test]
+fn rtsp_player_is_answered_when_it_ends_the_session() {
+    let rig = Rig::start(recorded(), vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into()]);
+    let mut publisher = Bare::connect(&rig);
+    publisher.record(&rig.input(), "");
+    publisher.send(1);
+    rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
+    let mut player = Bare::play(&rig);
+    player.watch(&rig.playback(), "");
+    player.0.write_all(b"TEARDOWN rtsp://h/live RTSP/1.0\r\nCSeq: 9\r\n\r\n").unwrap();
+    let mut rest = Vec::new();
+    player.0.read_to_end(&mut rest).unwrap();
+    let answer = b"RTSP/1.0 200 OK\r\nCSeq: 9\r\n";
+    assert!(rest.windows(answer.len()).any(|window| window == answer), "{}", String::from_utf8_lossy(&rest));
+    rig.stop();
+}
+
 fn server_ports(answer: &str) -> (u16, u16) {
     let ports = answer.split("server_port=").nth(1).expect("ports").split([';', '\r']).next().unwrap();
     let (rtp, rtcp) = ports.split_once('-').unwrap();

@@ -27,7 +27,7 @@ pub(crate) struct EngineResources {
     pub(crate) access_hook: Option<AccessHook>,
     /// Host name that stands for the unspecified address in URLs.
     pub(crate) public_host: Option<String>,
-    pub(crate) tls: TlsIdentity,
+    pub(crate) tls: Arc<TlsIdentity>,
     pub(crate) ports: Ports,
 }
 
@@ -73,8 +73,12 @@ impl TlsIdentity {
         if !wanted {
             return Ok(None);
         }
-        let client = self.client.get_or_init(|| TlsClient::new(&self.roots)).clone();
-        client.map(Some).map_err(|what| label.io("TLS".into(), io::Error::other(what)))
+        self.any_client().map(Some).map_err(|what| label.io("TLS".into(), io::Error::other(what)))
+    }
+
+    /// Returns the TLS client of a caller that may need it later, as after a redirection.
+    pub(super) fn any_client(&self) -> Result<TlsClient, String> {
+        self.client.get_or_init(|| TlsClient::new(&self.roots)).clone()
     }
 }
 

@@ -239,7 +239,7 @@ impl EngineBuilder {
             peer_limits: self.peer_limits,
             access_hook: self.access_hook,
             public_host: self.public_host,
-            tls: TlsIdentity::new(self.tls_server, self.tls_roots),
+            tls: Arc::new(TlsIdentity::new(self.tls_server, self.tls_roots)),
             ports: Ports::default(),
         };
         let shared = Shared {

@@ -61,6 +61,8 @@ pub(crate) struct RtspOptions {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) gop_cache: bool,
     pub(crate) symmetric: bool,
+    /// A caller sets up tracks that the server is to receive, too.
+    pub(crate) back_channel: bool,
     /// Multicast group that players may ask for, with the port of the first track.
     pub(crate) multicast: Option<SocketAddr>,
     pub(crate) interface: Option<Interface>,
@@ -137,6 +139,7 @@ impl RtspOptions {
             credentials: None,
             gop_cache: true,
             symmetric: false,
+            back_channel: false,
             multicast: None,
             interface: None,
             ttl: DEFAULT_TTL,
@@ -286,6 +289,15 @@ impl<R> RtspCallerBuilder<R> {
     pub fn query(mut self, query: impl AsRef<str>) -> Self {
         let result = self.draft.settings.rtsp.add_query(query.as_ref());
         self.draft.common.record_error("query", result);
+        self
+    }
+}
+
+impl RtspCallerBuilder<role::Source> {
+    /// Sets whether tracks that the server is to receive (`a=sendonly`, the loudspeaker of a camera) are asked for and set
+    /// up, too (off). Nothing is sent on them. Otherwise they are left out of the presentation.
+    pub fn back_channel(mut self, on: bool) -> Self {
+        self.draft.settings.rtsp.back_channel = on;
         self
     }
 }

@@ -384,6 +384,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(rtsp, |s| text(s.gop_cache), |s, v| s.gop_cache = v.boolean()?),
     },
     Row {
+        setting: setting("backchannel", "back_channel", &[RtspCallerSource], Boolean, "", "false", "Sets up the tracks that lead to the camera (ONVIF back channels), which are left out otherwise."),
+        access: field!(rtsp, |s| text(s.back_channel), |s, v| s.back_channel = v.boolean()?),
+    },
+    Row {
         setting: setting("symmetric", "symmetric", RTSP, Boolean, "", "false", "Takes the peer's UDP ports from its first datagrams, for peers behind address translation (RFC 4961)."),
         access: field!(rtsp, |s| text(s.symmetric), |s, v| s.symmetric = v.boolean()?),
     },

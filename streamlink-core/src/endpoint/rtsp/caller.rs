@@ -2,13 +2,15 @@
 
 use super::{
     super::{
-        EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status,
+        EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status, TlsIdentity,
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
         resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
+    end_of,
     inbound::SourceSession,
     receive::Receiving,
+    redirect::ServerAddress,
     refused,
     talk::Recorder,
     udp::UdpTracks,
@@ -41,8 +43,6 @@ const STATS_INTERVAL: Duration = Duration::from_secs(1);
 const UDP_PATIENCE: Duration = Duration::from_secs(3);
 /// Maximum time for which a server may stop reading before the connection is given up.
 const SLOW: Duration = Duration::from_secs(10);
-/// Maximum number of consecutive redirections that are followed.
-const MAX_REDIRECTS: u32 = 3;
 
 /// Direction of the media, with its source or destination in the flow.
 #[derive(Debug)]
@@ -70,6 +70,10 @@ pub(crate) struct RtspClient {
     pub(crate) transport: RtspTransport,
     /// Over UDP, uses the ports that the server sends from instead of those that it names.
     pub(crate) symmetric: bool,
+    /// Sets up tracks that the server is to receive, too.
+    pub(crate) back_channel: bool,
+    /// Certificates that are trusted after a redirection from plain RTSP.
+    pub(crate) identity: Arc<TlsIdentity>,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
     pub(crate) connect_timeout: Duration,
@@ -92,39 +96,38 @@ struct RunningClient {
     side: Side,
     /// Media is to come over UDP.
     udp: bool,
-    /// Number of redirections followed since the last connection.
-    redirects: u32,
+    /// Address of the next attempt, if the server has named another than the configured one.
+    redirected: Option<ServerAddress>,
 }
 
 impl Caller for RunningClient {
     async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
         let is_auto = self.client.transport == RtspTransport::Auto;
-        let mut up = match self.client.call(self.udp, connection).await {
+        // After a loss, the configured address is asked again.
+        let address = self.redirected.take().unwrap_or_else(|| self.client.address());
+        let mut up = match self.client.call(&address, self.udp, connection).await {
             Ok(up) => up,
-            Err(Failed::NoUdp) => {
-                let reason = LossReason::Rejected("461 Unsupported Transport".into());
+            Err(Failed::NoUdp(words)) => {
+                let reason = LossReason::Rejected(words.into());
                 return if is_auto { self.try_tcp(reason) } else { Outcome::Lost(reason) };
             }
-            Err(Failed::Redirect(url)) => {
-                if self.redirects < MAX_REDIRECTS && self.client.follow(url.reveal()) {
-                    self.redirects += 1;
-                    return Outcome::TryNext(None);
-                }
-                return Outcome::Lost(LossReason::Rejected(format!("moved to {}", shown_url(url.reveal())).into()));
-            }
+            Err(Failed::Redirect(url)) => return self.redirect(&url, &address, None),
             Err(Failed::End(end)) => return end.into(),
         };
-        self.redirects = 0;
         connection.up(up.peer);
-        match &mut self.side {
-            Side::Record(reader) => self.client.record(&mut up, reader).await.into(),
-            Side::Play(inbound) => match self.client.play(&mut up, inbound, self.udp).await {
-                // No media was received over UDP: try TCP at once.
-                End::Lost(reason @ LossReason::Idle) if self.udp && is_auto && !inbound.is_live() => {
-                    self.try_tcp(reason)
-                }
-                end => end.into(),
-            },
+        let end = match &mut self.side {
+            Side::Record(reader) => self.client.record(&mut up, reader).await,
+            Side::Play(inbound) => self.client.play(&mut up, inbound, self.udp).await,
+        };
+        match (end, &self.side, up.session.take_moved()) {
+            (End::Lost(reason), _, Some(url)) => self.redirect(&url, &address, Some(reason)),
+            // No media was received over UDP: try TCP at once.
+            (End::Lost(reason @ LossReason::Idle), Side::Play(inbound), None)
+                if self.udp && is_auto && !inbound.is_live() =>
+            {
+                self.try_tcp(reason)
+            }
+            (end, _, _) => end.into(),
         }
     }
 
@@ -146,6 +149,18 @@ impl RunningClient {
         self.udp = false;
         Outcome::TryNext(Some(reason))
     }
+
+    /// Makes the next attempt at the address of a redirection, at once. `reason`: that of the end of a connection.
+    fn redirect(&mut self, url: &Secret, from: &ServerAddress, reason: Option<LossReason>) -> Outcome {
+        match from.redirected(url.reveal(), &self.client.address(), || self.client.identity.any_client()) {
+            Ok(next) => {
+                log::info!("`{}` is redirected to {}", self.client.status.name(), shown_url(&next.url));
+                self.redirected = Some(next);
+                Outcome::TryNext(reason)
+            }
+            Err(why) => Outcome::Lost(LossReason::Rejected(why.into())),
+        }
+    }
 }
 
 /// A connection on which the server has agreed to play or record.
@@ -159,8 +174,8 @@ struct ConnectedClient {
 /// Reason why an attempt has failed.
 enum Failed {
     End(End),
-    /// The server does not support UDP.
-    NoUdp,
+    /// The server does not support UDP, in these words.
+    NoUdp(String),
     Redirect(Secret),
 }
 
@@ -193,26 +208,21 @@ impl RtspClient {
             stop: self.stop.clone(),
             connections: ConnectionCount::default(),
         };
-        reconnecting.run(RunningClient { client: self, side, udp, redirects: 0 }).await;
+        reconnecting.run(RunningClient { client: self, side, udp, redirected: None }).await;
     }
 
-    /// Adopts the URL of a redirection. Returns `false` if the scheme differs or the address is invalid.
-    fn follow(&mut self, url: &str) -> bool {
-        let scheme = if self.tls.is_some() { "rtsps://" } else { "rtsp://" };
-        let Some(rest) = url.strip_prefix(scheme) else { return false };
-        let authority = rest.split('/').next().unwrap_or_default();
-        let default = if self.tls.is_some() { crate::flow::RTSPS_PORT } else { crate::flow::RTSP_PORT };
-        match HostPort::parse(authority, Some(default)) {
-            Ok(remote) => {
-                (self.remote, self.url) = (remote, url.to_owned());
-                true
-            }
-            Err(_) => false,
-        }
+    /// Returns the configured address.
+    fn address(&self) -> ServerAddress {
+        ServerAddress::new(self.remote.clone(), self.tls.clone(), self.url.clone(), self.user.clone())
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self, udp: bool, connection: &mut Connection<'_>) -> Result<ConnectedClient, Failed> {
+    async fn call(
+        &self,
+        address: &ServerAddress,
+        udp: bool,
+        connection: &mut Connection<'_>,
+    ) -> Result<ConnectedClient, Failed> {
         let purpose = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
             Direction::Record { stage, .. } => {
@@ -226,7 +236,7 @@ impl RtspClient {
         let deadline = Instant::now() + self.connect_timeout;
         let target = Target {
             resolver: &self.resolver,
-            host: &self.remote,
+            host: &address.remote,
             egress: &self.egress,
             avoid: connection.avoid,
             deadline,
@@ -238,8 +248,9 @@ impl RtspClient {
         connection.reached(peer);
         let attempt = async {
             let local = stream.local_addr()?.ip();
-            let stream = stream.secure_connected(self.remote.host(), self.tls.as_ref()).await?;
-            let session = ClientSession::new(purpose, &self.url, self.user.clone(), udp, &self.random);
+            let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
+            let mut session = ClientSession::new(purpose, &address.url, address.user.clone(), udp, &self.random);
+            session.set_back_channel(self.back_channel);
             let mut up = ConnectedClient { stream, session, udp: UdpTracks::new(self.symmetric), peer };
             up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
@@ -254,6 +265,7 @@ impl RtspClient {
 
     async fn play(&self, up: &mut ConnectedClient, inbound: &mut SourceSession, udp: bool) -> End {
         let Some(presentation) = up.session.presentation().cloned() else { return End::Stopped };
+        up.udp.truncate(presentation.tracks().len());
         inbound.begin(&presentation, udp);
         let wire = Interleaved::new(up.session.tracks());
         let first = (udp && self.transport == RtspTransport::Auto).then_some(UDP_PATIENCE);
@@ -316,8 +328,8 @@ impl RtspClient {
                         Ok(outcome) => outcome,
                         Err(fault) => return fault.into(),
                     } {
-                        if let ClientEvent::Rejected(what) = outcome {
-                            return End::Lost(refused(what));
+                        if let Some(reason) = end_of(&outcome) {
+                            return End::Lost(reason);
                         }
                     },
                     Err(error) => return error.into(),
@@ -384,11 +396,13 @@ impl ConnectedClient {
             while let Some(outcome) = self.session.next().map_err(End::from)? {
                 match outcome {
                     ClientEvent::Ready => return Ok(()),
-                    ClientEvent::ServerPorts { track, ports } => self.udp.set_peer(track, self.peer.ip(), ports),
+                    ClientEvent::ServerPorts { track, ports, source } => {
+                        self.udp.set_peer(track, self.peer.ip(), ports, source);
+                    }
                     ClientEvent::Rejected(what) => return Err(End::Lost(refused(what)).into()),
-                    ClientEvent::NoUdp => return Err(Failed::NoUdp),
+                    ClientEvent::NoUdp(words) => return Err(Failed::NoUdp(words)),
                     ClientEvent::Redirect(url) => return Err(Failed::Redirect(url)),
-                    ClientEvent::Frame { .. } => {} // media before the response to PLAY is dropped
+                    ClientEvent::Frame { .. } => {} // none before `Ready`
                 }
             }
             if let Some(track) = self.session.wants_ports() {

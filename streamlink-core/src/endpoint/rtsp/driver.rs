@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     endpoint::{
-        EngineResources, FlowMedia, SourceContext, Status,
+        EngineResources, FlowMedia, SourceContext, Status, TlsIdentity,
         driver::{
             CallerParts, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening, SourceDrive,
             SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
@@ -117,6 +117,7 @@ impl OpenOutput for OpenServer {
 struct OpenCaller {
     settings: RtspCaller,
     tls: Option<TlsClient>,
+    identity: Arc<TlsIdentity>,
     egress: Egress,
 }
 
@@ -132,6 +133,8 @@ impl OpenCaller {
             user: user(rtsp),
             transport: rtsp.transport,
             symmetric: rtsp.symmetric,
+            back_channel: rtsp.back_channel,
+            identity: self.identity.clone(),
             reconnect: call.reconnect,
             random,
             connect_timeout: call.connect_timeout,
@@ -147,7 +150,12 @@ impl OpenCaller {
 impl SourceDriver for RtspCaller {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
         let tls = opening.resources.tls.client(self.rtsp.tls, &opening.label)?;
-        Ok(Box::new(OpenCaller { settings: self.clone(), tls, egress: Egress::default() }))
+        Ok(Box::new(OpenCaller {
+            settings: self.clone(),
+            tls,
+            identity: opening.resources.tls.clone(),
+            egress: Egress::default(),
+        }))
     }
 }
 
@@ -165,8 +173,8 @@ impl OpenSource for OpenCaller {
 impl OutputDriver for RtspCaller {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
         let tls = opening.resources.tls.client(self.rtsp.tls, &opening.label);
-        let egress = opening.egress;
-        let opened = tls.map(|tls| Box::new(OpenCaller { settings: self.clone(), tls, egress }) as _);
+        let (identity, egress) = (opening.resources.tls.clone(), opening.egress);
+        let opened = tls.map(|tls| Box::new(OpenCaller { settings: self.clone(), tls, identity, egress }) as _);
         Box::pin(ready(opened))
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct SourceSession {
     own: u32,
     /// Lost packets of this connection that the counters include already.
     lost: u64,
+    /// Datagrams of others were reported on this connection.
+    has_told_of_strangers: bool,
 }
 
 impl SourceSession {
@@ -51,6 +53,7 @@ impl SourceSession {
             receptions: Vec::new(),
             own: 1,
             lost: 0,
+            has_told_of_strangers: false,
         }
     }
 
@@ -63,6 +66,7 @@ impl SourceSession {
         self.receptions = presentation.tracks().iter().map(|track| Reception::new(track.clock_rate)).collect();
         self.own = u32::from_be_bytes(self.ingest.context.random.bytes());
         self.lost = 0;
+        self.has_told_of_strangers = false;
         if changed {
             self.ingest.context.describe(presentation.description());
             self.presentation = Some(presentation.clone());
@@ -141,8 +145,27 @@ impl SourceSession {
         }
     }
 
-    /// Counts datagrams that did not come from the peer.
-    pub(super) fn strangers(&self, count: u64) {
+    /// Counts runs of bytes between messages and frames, and frames before the session, that belonged to nothing.
+    pub(super) fn malformed(&self, count: u64) {
+        if count > 0 {
+            self.ingest.context.status.counters.malformed.add(count);
+        }
+    }
+
+    /// Counts datagrams that did not come from the peer, and frames on channels that were not agreed on.
+    /// `sender`: the last one.
+    pub(super) fn strangers(&mut self, count: u64, sender: Option<SocketAddr>) {
+        if count == 0 {
+            return;
+        }
+        if let Some(sender) = sender.filter(|_| !self.has_told_of_strangers) {
+            self.has_told_of_strangers = true;
+            let name = self.ingest.context.status.name();
+            log::warn!(
+                "`{name}` refuses datagrams from {sender}: the peer has named another address or port (`symmetric` \
+                accepts every port of its address)"
+            );
+        }
         self.ingest.context.status.counters.refused.add(count);
     }
 

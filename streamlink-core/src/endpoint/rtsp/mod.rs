@@ -7,13 +7,17 @@ mod driver;
 mod inbound;
 mod multicast;
 mod receive;
+mod redirect;
 mod service;
 mod talk;
 mod udp;
 mod wire;
 
 use super::{LossReason, tcp::End};
-use crate::proto::rtsp::ProtocolError;
+use crate::{
+    flow::shown_url,
+    proto::rtsp::{ClientEvent, ProtocolError},
+};
 
 /// Returns the reason for a refusal by a server, whose text begins with the status.
 fn refused(what: String) -> LossReason {
@@ -21,6 +25,17 @@ fn refused(what: String) -> LossReason {
         LossReason::Unauthorized(what.into())
     } else {
         LossReason::Rejected(what.into())
+    }
+}
+
+/// Returns the reason for which an event of a running session ends it, if it does.
+fn end_of(event: &ClientEvent) -> Option<LossReason> {
+    match event {
+        ClientEvent::Rejected(what) => Some(refused(what.clone())),
+        ClientEvent::Redirect(url) => {
+            Some(LossReason::Rejected(format!("moved to {}", shown_url(url.reveal())).into()))
+        }
+        _ => None,
     }
 }
 

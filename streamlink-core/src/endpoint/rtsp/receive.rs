@@ -2,14 +2,15 @@
 
 use super::{
     super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
+    end_of,
     inbound::SourceSession,
-    refused,
     talk::NoStreams,
     udp::UdpTracks,
     wire::Interleaved,
 };
 use crate::{
     endpoint::LossReason,
+    media::rtsp::is_rtcp,
     net::{Stream, TimerFd},
     proto::rtsp::{ClientEvent, ClientSession, Request, ServerSession},
 };
@@ -32,6 +33,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) trait Bring {
     /// Reads bytes received on the connection and passes interleaved frames to `take`.
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End>;
+    /// Returns the number of runs of bytes and of frames that belonged to nothing, since the last call.
+    fn dropped(&mut self) -> u64;
     /// Returns the messages to be sent to the peer.
     fn answers(&mut self) -> Vec<u8>;
     /// Queues a keep-alive request. Returns the time until the next one, or `None` if the session needs none.
@@ -52,6 +55,10 @@ impl Bring for ServerSession {
         Ok(())
     }
 
+    fn dropped(&mut self) -> u64 {
+        self.take_dropped()
+    }
+
     fn answers(&mut self) -> Vec<u8> {
         self.take_output()
     }
@@ -67,13 +74,18 @@ impl Bring for ClientSession {
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End> {
         self.push(bytes);
         while let Some(outcome) = self.next()? {
-            match outcome {
-                ClientEvent::Frame { channel, data } => take(channel, data)?,
-                ClientEvent::Rejected(what) => return Err(End::Lost(refused(what))),
-                _ => {}
+            if let Some(reason) = end_of(&outcome) {
+                return Err(End::Lost(reason));
+            }
+            if let ClientEvent::Frame { channel, data } = outcome {
+                take(channel, data)?;
             }
         }
         Ok(())
+    }
+
+    fn dropped(&mut self) -> u64 {
+        self.take_dropped()
     }
 
     fn answers(&mut self) -> Vec<u8> {
@@ -145,15 +157,23 @@ impl<T: Bring> Receiving<'_, T> {
                 }
                 let Self { stream, session, wire, udp, inbound, peer, .. } = &mut self;
                 let (now, mut taken, mut some) = (Instant::now(), Ok(()), false);
+                // Only media counts as heard: not responses, reports, or datagrams that were refused.
+                let mut has_media = false;
+                let mut unknown = 0;
                 let read = stream.poll_read(cx, |bytes| {
                     taken = session.bring(bytes, &mut |channel, data| match wire.track(channel) {
                         Some(track) => {
-                            heard_any = true;
+                            has_media |= !is_rtcp(&data);
                             inbound.take(track, data, now, now)
                         }
-                        None => Ok(()), // no track was set up on this channel
+                        None => {
+                            unknown += 1; // no track was set up on this channel
+                            Ok(())
+                        }
                     });
+                    inbound.malformed(session.dropped());
                 });
+                inbound.strangers(unknown, None);
                 match read {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                     Poll::Ready(Ok(_)) => some = true,
@@ -163,15 +183,17 @@ impl<T: Bring> Receiving<'_, T> {
                 if !udp.is_empty() {
                     let mut udp_taken = Ok(());
                     let received = udp.poll_receive(cx, peer.ip(), |track, datagram| {
-                        heard_any = true;
+                        has_media |= !is_rtcp(&datagram.data);
                         if udp_taken.is_ok() {
                             udp_taken = inbound.take(track, datagram.data, datagram.arrival, now);
                         }
                     });
                     some |= received.is_ready();
                     taken = taken.and(udp_taken);
-                    inbound.strangers(std::mem::take(&mut udp.strangers));
+                    let (count, sender) = std::mem::take(&mut udp.strangers);
+                    inbound.strangers(count, sender);
                 }
+                heard_any |= has_media;
                 if let Some(alarm) = &alarm {
                     if some && taken.is_ok() && (gathered > 0 || alarm.set(coalesce).is_ok()) {
                         gathered += 1;

@@ -22,6 +22,7 @@ use crate::{
     net::Stream,
     proto::rtsp::{Request, ResolvedStream, ServerSession, SetUp, Status, StreamDirectory, User},
     router::{Batch, BatchLayout, CurrentPresentation, Preamble, Ring},
+    text::PeerText,
 };
 use std::{
     future::poll_fn,
@@ -229,7 +230,7 @@ impl PortDirectory<'_> {
             self.shared.note_shortage("no file descriptors or ports for tracks over UDP");
         }
         let ports = opened?;
-        self.udp.set_peer(track, self.peer.ip(), client);
+        self.udp.set_peer(track, self.peer.ip(), client, None);
         Ok(ports)
     }
 }
@@ -283,6 +284,13 @@ impl StreamDirectory for PortDirectory<'_> {
         self.shared.peers.refused(self.peer.ip(), now);
         if let Some(route) = self.route(publish, path) {
             route.refuse_request(self.peer, Some(path), RefusalReason::WrongPassword, now);
+        }
+    }
+
+    fn bad_description(&mut self, path: &str, reason: &str) {
+        if let Some(route) = self.route(true, path) {
+            log::warn!("RTSP publisher {} of `{}`: we refuse its SDP: {reason}", self.peer, PeerText::new(path));
+            route.refuse(self.peer, RefusalReason::Incompatible, Instant::now());
         }
     }
 

@@ -2,9 +2,9 @@
 
 use super::{
     super::tcp::{End, SendSession},
-    refused,
+    end_of,
 };
-use crate::proto::rtsp::{ClientEvent, ClientSession, Request, ResolvedStream, ServerSession, Status, StreamDirectory};
+use crate::proto::rtsp::{ClientSession, Request, ResolvedStream, ServerSession, Status, StreamDirectory};
 use std::time::Instant;
 
 /// Empty directory for sessions that have chosen a path already. Rejects every further lookup.
@@ -58,8 +58,8 @@ impl SendSession for Recorder<'_> {
     fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.session.push(bytes);
         while let Some(outcome) = self.session.next()? {
-            if let ClientEvent::Rejected(what) = outcome {
-                return Err(End::Lost(refused(what)));
+            if let Some(reason) = end_of(&outcome) {
+                return Err(End::Lost(reason));
             }
         }
         Ok(false)

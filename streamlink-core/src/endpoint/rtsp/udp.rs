@@ -40,7 +40,9 @@ struct Pair {
     sender: Sender,
     control: Sender,
     peer: Option<(SocketAddr, SocketAddr)>,
-    /// For RTP and RTCP: true once the first datagram of a symmetric peer has settled its address.
+    /// Address that the peer says to send from, if it is not that of the connection.
+    source: Option<IpAddr>,
+    /// For RTP and RTCP: true once the first datagram has settled the address.
     heard: (bool, bool),
     /// Address to which the RTP socket is connected, which saves a route lookup per send.
     connected: Option<SocketAddr>,
@@ -64,18 +66,20 @@ impl Pair {
     }
 }
 
-/// Returns whether a datagram comes from the peer. `from` is the peer's host, and `expected` is its address, if it has
-/// named ports. The first datagram from the host of a symmetric peer replaces `expected`.
+/// Returns whether a datagram comes from the peer. `hosts` are the address of the connection and the one that the peer
+/// says to send from, and `expected` is its address, if it has named ports. The first datagram from one of the hosts,
+/// and from the port named if the peer is not symmetric, replaces `expected`.
 fn admits(
     expected: Option<&mut SocketAddr>,
     heard: &mut bool,
     symmetric: bool,
-    from: IpAddr,
+    hosts: (IpAddr, Option<IpAddr>),
     sender: SocketAddr,
 ) -> bool {
+    let is_of_host = sender.ip() == hosts.0 || Some(sender.ip()) == hosts.1;
     match expected {
-        None => sender.ip() == from,
-        Some(expected) if symmetric && !*heard && sender.ip() == from => {
+        None => is_of_host,
+        Some(expected) if !*heard && is_of_host && (symmetric || sender.port() == expected.port()) => {
             (*expected, *heard) = (sender, true);
             true
         }
@@ -89,8 +93,8 @@ pub(super) struct UdpTracks {
     pairs: Vec<Option<Pair>>,
     /// Uses the ports that the peer sends from instead of those that it names.
     symmetric: bool,
-    /// Number of datagrams that did not come from the peer.
-    pub(super) strangers: u64,
+    /// Number of datagrams that did not come from the peer, and the sender of the last one.
+    pub(super) strangers: (u64, Option<SocketAddr>),
 }
 
 fn random_port(random: &Random) -> u16 {
@@ -119,6 +123,7 @@ impl UdpTracks {
                 sender,
                 control,
                 peer,
+                source: None,
                 heard: (false, false),
                 connected: Some(to_rtp),
                 _descriptors: None,
@@ -157,9 +162,10 @@ impl UdpTracks {
                 Ok((rtp, rtcp)) => {
                     let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));
                     let memory = brings.then(|| Receiver::new(SOCKET_BUFFER as u64));
-                    let (peer, heard, connected) = (None, (false, false), None);
+                    let (peer, source, heard, connected) = (None, None, (false, false), None);
                     let _descriptors = permit;
-                    let pair = Pair { rtp, rtcp, memory, sender, control, peer, heard, connected, _descriptors };
+                    let pair =
+                        Pair { rtp, rtcp, memory, sender, control, peer, source, heard, connected, _descriptors };
                     if self.pairs.len() <= track {
                         self.pairs.resize_with(track + 1, || None);
                     }
@@ -174,13 +180,20 @@ impl UdpTracks {
         result
     }
 
-    /// Sets the address of the peer for a track. RTP port 0: the peer has named no ports.
-    pub(super) fn set_peer(&mut self, track: usize, ip: IpAddr, ports: (u16, u16)) {
-        if let Some(Some(pair)) = self.pairs.get_mut(track)
-            && ports.0 != 0
-        {
+    /// Sets the address of the peer for a track. RTP port 0: the peer has named no ports. `source`: the address that it
+    /// says to send from, which is admitted beside that of the connection.
+    pub(super) fn set_peer(&mut self, track: usize, ip: IpAddr, ports: (u16, u16), source: Option<IpAddr>) {
+        let Some(Some(pair)) = self.pairs.get_mut(track) else { return };
+        pair.source = source;
+        if ports.0 != 0 {
+            let ip = source.unwrap_or(ip);
             pair.peer = Some((SocketAddr::new(ip, ports.0), SocketAddr::new(ip, ports.1)));
         }
+    }
+
+    /// Closes the ports of tracks from this number on, which were left out.
+    pub(super) fn truncate(&mut self, tracks: usize) {
+        self.pairs.truncate(tracks);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -197,14 +210,16 @@ impl UdpTracks {
         let Self { pairs, symmetric, strangers } = self;
         let mut some = false;
         for (track, pair) in pairs.iter_mut().enumerate() {
-            let Some(Pair { rtp, rtcp, memory: Some(memory), peer, heard, .. }) = pair else { continue };
+            let Some(Pair { rtp, rtcp, memory: Some(memory), peer, source, heard, .. }) = pair else { continue };
+            let hosts = (from, *source);
             let (to_rtp, to_rtcp) = peer.as_mut().map(|(rtp, rtcp)| (rtp, rtcp)).unzip();
             for (socket, mut expected, heard) in [(&*rtp, to_rtp, &mut heard.0), (&*rtcp, to_rtcp, &mut heard.1)] {
                 let mut each = |datagram: Received| {
                     let sender = SocketAddr::new(datagram.peer.ip().to_canonical(), datagram.peer.port());
-                    match admits(expected.as_deref_mut(), heard, *symmetric, from, sender) {
-                        true => take(track, datagram),
-                        false => *strangers += 1,
+                    if admits(expected.as_deref_mut(), heard, *symmetric, hosts, sender) {
+                        take(track, datagram);
+                    } else {
+                        *strangers = (strangers.0 + 1, Some(sender));
                     }
                 };
                 // Socket errors, such as an unreachable port, are ignored. The idle timeout ends the session.
@@ -217,11 +232,11 @@ impl UdpTracks {
     /// Receives reports of peers that are sent media, and packets that open a path through address translation.
     /// Datagrams from other addresses are ignored.
     pub(super) fn poll_reports(&mut self, cx: &mut Context<'_>, from: IpAddr, mut take: impl FnMut(&[u8])) {
-        for Pair { rtp, rtcp, peer, heard, .. } in self.pairs.iter_mut().flatten() {
+        for Pair { rtp, rtcp, peer, source, heard, .. } in self.pairs.iter_mut().flatten() {
             let (to_rtp, to_rtcp) = peer.as_mut().map(|(rtp, rtcp)| (rtp, rtcp)).unzip();
             for (socket, mut expected, heard) in [(rtp, to_rtp, &mut heard.0), (rtcp, to_rtcp, &mut heard.1)] {
                 socket.poll_each(cx, |bytes, sender| {
-                    if admits(expected.as_deref_mut(), heard, self.symmetric, from, sender) {
+                    if admits(expected.as_deref_mut(), heard, self.symmetric, (from, *source), sender) {
                         take(bytes);
                     }
                 });

@@ -103,10 +103,14 @@ pub(in crate::endpoint) async fn send<T: SendSession, W: Wire>(
         ending: false,
     };
     let end = poll_fn(|cx| sending.poll(ended.as_mut(), timer.as_mut(), cx)).await;
-    if matches!(end, End::Stopped) {
-        sending.finish().await;
-    } else if sending.session.goes_on() {
-        sending.finish_message().await;
+    match end {
+        End::Stopped => sending.finish().await,
+        End::Lost(_) if sending.session.goes_on() => sending.finish_message().await,
+        // The peer has ended the stream, and waits for the answer to that.
+        End::Lost(ref reason) if *reason != LossReason::TooSlow && sending.queue.control_len() > 0 => {
+            sending.flush().await;
+        }
+        End::Lost(_) => {}
     }
     sending.count();
     end
@@ -226,6 +230,13 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
         };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await; // a peer that does not read is not waited for
     }
+
+    /// Sends what is queued.
+    async fn flush(&mut self) {
+        let Self { queue, stream, .. } = self;
+        let rest = poll_fn(|cx| queue.poll_write(stream, cx));
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await; // a peer that does not read is not waited for
+    }
 }
 
 /// Reads what the peer sends, and queues the session's answers; ready when the peer has left.
@@ -240,15 +251,16 @@ fn poll_input<T: SendSession, W: Wire>(
         match ready!(stream.poll_read(cx, |bytes| is_over = session.on_bytes(bytes))) {
             Err(error) => return Poll::Ready(error.into()),
             Ok(0) => return Poll::Ready(End::Lost(LossReason::Closed)),
-            Ok(_) => match is_over {
-                Err(end) => return Poll::Ready(end),
-                Ok(true) => return Poll::Ready(End::Lost(LossReason::Closed)),
-                Ok(false) => {}
-            },
+            Ok(_) => {}
         }
         let output = session.take_output();
         if !output.is_empty() {
             queue.push_control(output);
+        }
+        match is_over {
+            Err(end) => return Poll::Ready(end),
+            Ok(true) => return Poll::Ready(End::Lost(LossReason::Closed)),
+            Ok(false) => {}
         }
         if queue.control_len() > MAX_PENDING_CONTROL {
             let reason = "control responses not read (64 KiB pending)";

@@ -2,6 +2,7 @@
 
 mod presentation;
 mod random_access;
+mod sdp;
 
 pub(crate) use presentation::Presentation;
 pub(crate) use random_access::{RtspRandomAccessTracker, is_rtcp};

@@ -1,12 +1,14 @@
 //! A presentation: the SDP (RFC 8866) of a publisher, and the tracks in it.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use super::sdp::{Media, Sdp};
+use base64::{
+    Engine,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use bytes::Bytes;
-use sdp_types::{Media, Session};
 use std::{fmt::Write, sync::Arc};
 
-/// Maximum number of tracks of one presentation.
-const MAX_TRACKS: usize = 16;
 /// Maximum number of parameter sets of one track.
 const MAX_PARAMETER_SETS: usize = 16;
 /// Maximum length of a parameter set that is kept, in bytes: one that fits a packet.
@@ -17,6 +19,10 @@ const MAX_PARAMETER_SET: usize = 1400;
 pub(crate) struct Presentation {
     sdp: String,
     tracks: Vec<Track>,
+    /// The control attribute of the session; empty when the SDP has none.
+    control: String,
+    /// Tracks that were left out, each with the reason.
+    left_out: Vec<String>,
 }
 
 /// One track: a media section of the SDP.
@@ -26,6 +32,8 @@ pub(crate) struct Track {
     pub(crate) control: String,
     /// `video`, `audio`, …
     pub(crate) media: String,
+    /// The receiver of the presentation is to send this track (`a=sendonly`), as to the loudspeaker of a camera.
+    pub(crate) is_back_channel: bool,
     /// As in `a=rtpmap`, in capitals: `H264`, `OPUS`; empty when unknown.
     pub(crate) encoding: String,
     /// In Hz.
@@ -60,22 +68,35 @@ fn reading_terms(encoding: &str) -> Option<&'static [&'static str]> {
 /// omit it.
 const NO_SBR: &str = "56e500";
 
+/// Base64, with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// Returns the `a=fmtp` parameters of the payload types of a media section.
 fn parameters(media: &Media) -> impl Iterator<Item = (&str, &str)> {
-    let lines = media.attributes.iter().filter(|a| a.attribute == "fmtp").filter_map(|a| a.value.as_deref());
-    let fields = lines.filter_map(|line| line.split_once(' ')).flat_map(|(_, fields)| fields.split(';'));
-    fields.map(|field| field.trim().split_once('=').unwrap_or((field.trim(), "")))
+    let lines = media.attributes("fmtp").filter_map(|line| line.split_once(' '));
+    let lines = lines.filter(|(payload_type, _)| media.formats.iter().any(|format| format == payload_type));
+    let fields = lines.flat_map(|(_, fields)| fields.split(';')).map(str::trim).filter(|field| !field.is_empty());
+    fields.map(|field| {
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        (name.trim(), value.trim())
+    })
 }
 
 fn parameter_sets(media: &Media) -> Vec<Bytes> {
-    let sets = parameters(media).filter(|(name, _)| name.starts_with("sprop-")).flat_map(|(_, value)| value.split(','));
-    let sets = sets.filter_map(|set| BASE64_STANDARD.decode(set).ok());
+    let sets = parameters(media).filter(|(name, _)| name.to_ascii_lowercase().starts_with("sprop-"));
+    let sets = sets.flat_map(|(_, value)| value.split(',')).filter_map(|set| BASE64.decode(set.trim()).ok());
     sets.filter(|set| (1..=MAX_PARAMETER_SET).contains(&set.len())).take(MAX_PARAMETER_SETS).map(Bytes::from).collect()
 }
 
 fn terms(media: &Media, encoding: &str, form: &str, payload_type: Option<u8>) -> Vec<String> {
-    let mut terms = vec![format!("{} {} {form}", media.media, media.proto)];
+    let mut terms = vec![format!("{} {} {form}", media.kind, media.proto)];
     if payload_type.is_none() {
-        terms.push(media.fmt.clone());
+        terms.push(media.formats.join(" "));
     }
     match reading_terms(encoding) {
         None => terms.extend(parameters(media).map(|(name, value)| format!("{name}={value}"))),
@@ -95,58 +116,132 @@ fn terms(media: &Media, encoding: &str, form: &str, payload_type: Option<u8>) ->
 fn well_known(payload_type: u8) -> (&'static str, u32) {
     match payload_type {
         0 => ("PCMU", 8_000),
+        3 => ("GSM", 8_000),
+        4 => ("G723", 8_000),
+        5 => ("DVI4", 8_000),
+        6 => ("DVI4", 16_000),
+        7 => ("LPC", 8_000),
         8 => ("PCMA", 8_000),
         9 => ("G722", 8_000),
         10 | 11 => ("L16", 44_100),
+        12 => ("QCELP", 8_000),
+        13 => ("CN", 8_000),
         14 => ("MPA", 90_000),
+        15 => ("G728", 8_000),
+        16 => ("DVI4", 11_025),
+        17 => ("DVI4", 22_050),
+        18 => ("G729", 8_000),
+        25 => ("CELB", 90_000),
         26 => ("JPEG", 90_000),
+        28 => ("NV", 90_000),
+        31 => ("H261", 90_000),
         32 => ("MPV", 90_000),
         33 => ("MP2T", 90_000),
+        34 => ("H263", 90_000),
         _ => ("", 90_000),
+    }
+}
+
+/// Returns the `a=rtpmap` of the first payload type of a media section, without the type. A map of another type counts
+/// if it is the only one, and the type is dynamic.
+fn map_of(media: &Media, payload_type: u8) -> Option<&str> {
+    let maps = || media.attributes("rtpmap").filter_map(|map| map.split_once(' '));
+    let own = maps().find(|(number, _)| number.parse() == Ok(payload_type));
+    let only = || maps().next().filter(|_| (96..128).contains(&payload_type) && maps().count() == 1);
+    own.or_else(only).map(|(_, map)| map)
+}
+
+impl Track {
+    fn new(media: &Media) -> Self {
+        let first = media.formats.first();
+        let payload_type = first.and_then(|format| format.parse().ok()).unwrap_or(u8::MAX);
+        let (mut encoding, mut clock_rate) = well_known(payload_type);
+        let map = map_of(media, payload_type);
+        if let Some(map) = map {
+            let mut parts = map.split('/');
+            encoding = parts.next().unwrap_or_default();
+            clock_rate = parts.next().and_then(|rate| rate.parse().ok()).unwrap_or(clock_rate);
+        }
+        let encoding = encoding.to_ascii_uppercase();
+        let two_channels = payload_type == 10; // the one static type that has them (RFC 3551 table 4)
+        let channels = map.map_or(if two_channels { "2" } else { "" }, |map| map.split('/').nth(2).unwrap_or(""));
+        let form = match channels {
+            "" | "1" => format!("{encoding}/{clock_rate}"),
+            channels => format!("{encoding}/{clock_rate}/{channels}"),
+        };
+        let only_type = first.filter(|_| media.formats.len() == 1 && payload_type < 128).map(|_| payload_type);
+        let is_video = matches!(encoding.as_str(), "H264" | "H265");
+        Self {
+            control: media.attribute("control").unwrap_or_default().to_owned(),
+            media: media.kind.clone(),
+            is_back_channel: media.attribute("sendonly").is_some(),
+            clock_rate: clock_rate.max(1),
+            parameter_sets: if is_video { parameter_sets(media) } else { Vec::new() },
+            terms: terms(media, &encoding, &form, only_type),
+            form,
+            payload_type: only_type,
+            is_renumbered: false,
+            encoding,
+        }
+    }
+
+    /// Returns whether the track is neither picture nor sound, but for example metadata.
+    pub(crate) fn is_data(&self) -> bool {
+        !matches!(self.media.as_str(), "video" | "audio")
+    }
+
+    /// Returns the name of the encoding for display.
+    fn name(&self) -> String {
+        match self.encoding.as_str() {
+            "H264" => "H.264".to_owned(),
+            "H265" => "HEVC".to_owned(),
+            "MPEG4-GENERIC" | "MP4A-LATM" => "AAC".to_owned(),
+            "OPUS" => "Opus".to_owned(),
+            "PCMU" => "G.711 µ-law".to_owned(),
+            "PCMA" => "G.711 A-law".to_owned(),
+            "VND.ONVIF.METADATA" => "ONVIF metadata".to_owned(),
+            "" => self.media.clone(),
+            other => other.to_owned(),
+        }
     }
 }
 
 impl Presentation {
     /// Parses an SDP.
-    pub(crate) fn parse(sdp: &[u8]) -> Result<Self, &'static str> {
-        let session = Session::parse(sdp).map_err(|_| "invalid SDP")?;
-        if session.medias.is_empty() || session.medias.len() > MAX_TRACKS {
-            return Err("SDP without a media section, or with more than 16");
+    ///
+    /// # Errors
+    /// The reason, with the number of the line.
+    pub(crate) fn parse(sdp: &[u8]) -> Result<Self, String> {
+        let sdp = Sdp::parse(sdp)?;
+        let tracks = sdp.media.iter().map(Track::new).collect();
+        let control = sdp.attribute("control").unwrap_or_default().to_owned();
+        Ok(Self { sdp: sdp.to_text(), tracks, control, left_out: Vec::new() })
+    }
+
+    /// Returns the control attribute of the session; empty when the SDP has none.
+    pub(crate) fn session_control(&self) -> &str {
+        &self.control
+    }
+
+    /// Returns this presentation without a track, for the reason given.
+    pub(crate) fn without(&self, track: usize, reason: &str) -> Self {
+        let mut section = None;
+        let mut rest = self.clone();
+        rest.sdp.clear();
+        for line in self.sdp.lines() {
+            if line.starts_with("m=") {
+                section = Some(section.map_or(0, |number: usize| number + 1));
+            }
+            if section != Some(track) {
+                rest.sdp.push_str(line);
+                rest.sdp.push_str("\r\n");
+            }
         }
-        let sdp = String::from_utf8(sdp.to_vec()).map_err(|_| "SDP is not UTF-8")?;
-        let tracks = session.medias.iter().map(|media| {
-            let attribute = |name| media.get_first_attribute_value(name).flatten();
-            let payload_type = media.fmt.split_whitespace().next().and_then(|t| t.parse().ok()).unwrap_or(u8::MAX);
-            let (mut encoding, mut clock_rate) = well_known(payload_type);
-            let map = attribute("rtpmap").and_then(|map| map.split_once(' ')).map(|(_, map)| map.trim());
-            if let Some(map) = map {
-                let mut parts = map.split('/');
-                encoding = parts.next().unwrap_or_default();
-                clock_rate = parts.next().and_then(|rate| rate.parse().ok()).unwrap_or(clock_rate);
-            }
-            let encoding = encoding.to_ascii_uppercase();
-            let two_channels = payload_type == 10; // the one static type that has them (RFC 3551 table 4)
-            let channels = map.map_or(if two_channels { "2" } else { "" }, |map| map.split('/').nth(2).unwrap_or(""));
-            let form = match channels {
-                "" | "1" => format!("{encoding}/{clock_rate}"),
-                channels => format!("{encoding}/{clock_rate}/{channels}"),
-            };
-            let only_type = media.fmt.trim().parse().ok().filter(|only: &u8| *only < 128);
-            let is_video = matches!(encoding.as_str(), "H264" | "H265");
-            Track {
-                control: attribute("control").unwrap_or_default().to_owned(),
-                media: media.media.clone(),
-                clock_rate: clock_rate.max(1),
-                parameter_sets: if is_video { parameter_sets(media) } else { Vec::new() },
-                terms: terms(media, &encoding, &form, only_type),
-                form,
-                payload_type: only_type,
-                is_renumbered: false,
-                encoding,
-            }
-        });
-        let tracks = tracks.collect();
-        Ok(Self { sdp, tracks })
+        if track < rest.tracks.len() {
+            let name = rest.tracks.remove(track).name();
+            rest.left_out.push(format!("{name} ({reason})"));
+        }
+        rest
     }
 
     pub(crate) fn tracks(&self) -> &[Track] {
@@ -204,7 +299,7 @@ impl Presentation {
                 track.is_renumbered = true;
             }
         }
-        Arc::new(Self { sdp, tracks })
+        Arc::new(Self { sdp, tracks, control: self.control.clone(), left_out: self.left_out.clone() })
     }
 
     /// Returns the SDP for players and servers: as it came, but for addresses, ports and track names.
@@ -239,19 +334,13 @@ impl Presentation {
         format!("trackID={track}")
     }
 
-    /// Returns the encodings of the tracks.
+    /// Returns the encodings of the tracks, and those that were left out.
     pub(crate) fn description(&self) -> String {
-        let name = |track: &Track| match track.encoding.as_str() {
-            "H264" => "H.264".to_owned(),
-            "H265" => "HEVC".to_owned(),
-            "MPEG4-GENERIC" | "MP4A-LATM" => "AAC".to_owned(),
-            "OPUS" => "Opus".to_owned(),
-            "PCMU" => "G.711 µ-law".to_owned(),
-            "PCMA" => "G.711 A-law".to_owned(),
-            "" => track.media.clone(),
-            other => other.to_owned(),
-        };
-        self.tracks.iter().map(name).collect::<Vec<_>>().join(", ")
+        let mut text = self.tracks.iter().map(Track::name).collect::<Vec<_>>().join(", ");
+        if !self.left_out.is_empty() {
+            text += &format!("; left out: {}", self.left_out.join(", "));
+        }
+        text
     }
 }
 
@@ -337,6 +426,82 @@ mod tests {
             "streamtype=5;profile-level-id=2;mode=AAC-hbr;config=1188;sizelength=13;indexlength=3;indexdeltalength=3",
         );
         assert!(gstreamer.is_compatible_with(&ffmpeg));
+    }
+
+    /// Descriptions of cameras and set-top servers, which the players of the field play.
+    #[test]
+    fn sdp_in_odd_forms_is_read() {
+        let head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=cam\r\nt=0 0\r\n";
+        let video = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:track1\r\n";
+        let plain = format!("{head}{video}");
+        let with = |from: &str, to: &str| plain.replace(from, to);
+        for text in [
+            plain.clone(),
+            video.to_owned(),
+            "v=0\r\no=- 1001 1 IN\r\ns=x\r\nm=video 0 RTP/AVP 96\r\nc=IN\r\na=control:track1\r\na=rtpmap:96 H264/90000\r\n".into(),
+            with("s=cam", "c="),
+            with("- 1 1", "- -8959200248001175080 1"),
+            with("- 1 1", "[-2208991488 2208991488"),
+            with("- 1 1", "- 1234567890123456789012345 0x1f"),
+            with("t=0 0", "i="),
+            with("t=0 0", "t=0\r\nr=\r\nb=AS 5000\r\nb=AS"),
+            with("v=0\r\n", "v=0\r\ni=rtsp\r\njunk\r\n=\r\nX-Y=Z\r\n"),
+            with("t=0 0", "a=control:*"),
+            with("\r\n", "\n"),
+            with("s=cam", "s= cam").replace("m=video", "M= Video").replace("96\r", "96 \r"),
+            with("video 0", "video -1353744643"),
+            with("video 0", "video 0/2"),
+            with("a=rtpmap:96 H264/90000", "A=RTPMAP: 96  h264 / 90000"),
+            with("a=control:track1", "a=control: track1 "),
+            with("a=rtpmap:96", "a=rtpmap:97"),
+            format!("\u{feff}{plain}\0"),
+            format!("\r\n{plain}\r\nm=\r\n"),
+            plain.trim_end().to_owned(),
+        ] {
+            let presentation = Presentation::parse(text.as_bytes()).unwrap();
+            let [track] = presentation.tracks() else { panic!("{text}: {presentation:?}") };
+            let seen = (&*track.media, &*track.encoding, track.clock_rate, &*track.control);
+            assert_eq!(seen, ("video", "H264", 90_000, "track1"), "{text}");
+            let written = presentation.to_sdp();
+            assert!(written.starts_with("v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns="), "{written}");
+            assert!(written.contains("\r\nt=0 0\r\n") && written.contains("\r\nm=video 0 RTP/AVP 96\r\n"), "{written}");
+            assert_eq!(Presentation::parse(written.as_bytes()).unwrap().to_sdp(), written);
+        }
+        let mut latin = plain.replace("s=cam", "s=@").into_bytes();
+        let at = latin.iter().position(|byte| *byte == b'@').unwrap();
+        latin[at] = 0xe9;
+        assert!(Presentation::parse(&latin).unwrap().to_sdp().contains("s=\u{e9}\r\n"));
+    }
+
+    #[test]
+    fn sdp_errors_name_the_line() {
+        let no_media = Presentation::parse(b"v=0\r\ns=-\r\n").unwrap_err();
+        assert_eq!(no_media, "no media section (`m=`) in 2 lines");
+        let many = format!("v=0\n{}", "m=audio 0 RTP/AVP 0\n".repeat(17));
+        assert_eq!(Presentation::parse(many.as_bytes()).unwrap_err(), "line 18: more than 16 media sections");
+    }
+
+    #[test]
+    fn sdp_static_types_and_foreign_formats_are_known() {
+        let sdp = "m=audio 0 RTP/AVP 18\nm=application/TP-LINK 0 RTP/AVP smart/1/90000\na=rtpmap:95 TP-LINK/90000\n\
+            m=application 0 RTP/AVP 107\na=rtpmap:107 vnd.onvif.metadata/90000\nm=audio 0 RTP/AVP 0\na=sendonly\n\
+            m=video 0 RTP/AVP 96\na=fmtp:97 sprop-parameter-sets=Z0I=\na=fmtp:96 sprop-parameter-sets = Z0I,aM4= ;x\n\
+            a=rtpmap:96 H264/90000\n";
+        let presentation = Presentation::parse(sdp.as_bytes()).unwrap();
+        assert_eq!(presentation.description(), "G729, application/tp-link, ONVIF metadata, G.711 µ-law, H.264");
+        let tracks = presentation.tracks();
+        assert_eq!(tracks.iter().map(Track::is_data).collect::<Vec<_>>(), [false, true, true, false, false]);
+        assert_eq!(tracks.iter().position(|track| track.is_back_channel), Some(3));
+        assert_eq!((tracks[1].payload_type, tracks[4].parameter_sets.len()), (None, 2));
+        let rest = presentation.without(3, "back channel").without(1, "SETUP refused: 461");
+        assert_eq!(rest.tracks().len(), 3);
+        assert_eq!(
+            rest.description(),
+            "G729, ONVIF metadata, H.264; left out: G.711 µ-law (back channel), application/tp-link (SETUP refused: 461)"
+        );
+        let written = rest.to_sdp();
+        assert!(!written.contains("sendonly") && !written.contains("smart"), "{written}");
+        assert_eq!(Presentation::parse(written.as_bytes()).unwrap().tracks().len(), 3);
     }
 
     proptest::proptest! {

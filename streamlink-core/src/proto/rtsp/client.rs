@@ -1,17 +1,28 @@
 //! RTSP client session: describes and plays, or announces and records.
 
-use super::{Item, ProtocolError, Reader, SetUp, User, auth::Answer, message::Response, transport::Transport};
+use super::{
+    Item, ProtocolError, Reader, SetUp, User,
+    auth::{Answer, Authorizing},
+    message::{Request, Response},
+    transport::Transport,
+    url,
+};
 use crate::{media::rtsp::Presentation, random::Random, secret::Secret, text::without};
 use bytes::Bytes;
-use rtsp_types::headers;
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 use zeroize::Zeroizing;
 
 /// Session timeout in seconds if the server names none (RFC 2326 section 12.37).
 const DEFAULT_TIMEOUT: u64 = 60;
-/// Maximum number of consecutive `401` responses that are answered with credentials. The second only if it says that the
-/// nonce was stale (RFC 7616 section 3.3): otherwise the password is wrong, and repeating it may lock the account.
+/// Maximum number of consecutive `401` responses that are answered with credentials. The second only if the nonce was
+/// stale (RFC 7616 section 3.3): otherwise the password is wrong, and repeating it may lock the account.
 const MAX_REFUSED: u32 = 2;
+/// Maximum size of the media that arrives before the response to PLAY and is kept for it, in bytes.
+const MAX_EARLY: usize = 1 << 20;
+/// Maximum size of the pending answers to requests of the server, in bytes.
+const MAX_PENDING: usize = 64 << 10;
+/// Requests that a server may send.
+const PUBLIC: &str = "Public: OPTIONS, GET_PARAMETER, SET_PARAMETER, ANNOUNCE, REDIRECT, TEARDOWN\r\n";
 
 /// Purpose of a client session.
 #[derive(Clone, Debug)]
@@ -23,14 +34,15 @@ pub(crate) enum ClientRole {
 /// Event of a client session for the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ClientEvent {
-    /// A track was set up over UDP, with these ports of the server. Zero: the server has named no ports.
-    ServerPorts { track: usize, ports: (u16, u16) },
+    /// A track was set up over UDP, with these ports of the server. Zero: the server has named no ports. `source` is
+    /// the address that the server says to send from.
+    ServerPorts { track: usize, ports: (u16, u16), source: Option<IpAddr> },
     /// The server has accepted PLAY or RECORD.
     Ready,
-    /// The server refuses, with this status and reason, and the method of the request.
+    /// The server refuses, with this status and reason and the method of the request, or has ended the session.
     Rejected(String),
-    /// The server does not support UDP.
-    NoUdp,
+    /// The server does not support UDP; it refuses with this status and reason.
+    NoUdp(String),
     /// The server redirects to this URL, which may contain a password.
     Redirect(Secret),
     /// An interleaved frame was received.
@@ -49,35 +61,56 @@ enum State {
     Ended,
 }
 
+/// A request that was sent, to be repeated with credentials.
+#[derive(Clone)]
+struct Sent {
+    method: &'static str,
+    url: String,
+    headers: String,
+    body: Option<String>,
+}
+
 /// Session of a client on one connection.
 pub(crate) struct ClientSession {
     reader: Reader,
     out: Vec<u8>,
     purpose: ClientRole,
     udp: bool,
+    /// Sets up tracks that the server is to receive, too.
+    wants_back_channel: bool,
     user: Option<User>,
     answer: Option<Answer>,
     /// Number of requests sent with `answer`.
     answered: u32,
     /// Client nonce of `answer`.
     cnonce: String,
+    /// The server has accepted the credentials, so that a later refusal is about the nonce.
+    is_proven: bool,
     refused: u32,
     /// URL of the presentation, as requested. `base` is the URL to which track URLs are relative.
     url: String,
     base: String,
+    /// URLs that control all tracks together, in the order in which they are tried. The last one is always left.
+    aggregates: VecDeque<String>,
     state: State,
     wants_ports: Option<usize>,
     cseq: u32,
-    /// Last request, to be repeated with credentials: method, URL, headers and body.
-    last: Option<(&'static str, String, String, Option<String>)>,
+    last: Option<Sent>,
     /// The server supports GET_PARAMETER.
     knows_get_parameter: bool,
-    /// Method of the last request.
-    asked: &'static str,
     session: Option<String>,
     timeout: Duration,
     presentation: Option<Arc<Presentation>>,
     tracks: Vec<Option<SetUp>>,
+    /// Reason of the last refusal of a track.
+    track_refusal: String,
+    /// Frames that arrived before the response to PLAY.
+    early: VecDeque<(u8, Bytes)>,
+    early_bytes: usize,
+    /// Target of the last redirection.
+    moved: Option<Secret>,
+    /// Number of frames that were dropped before the response to PLAY.
+    dropped: u64,
 }
 
 impl ClientSession {
@@ -90,26 +123,38 @@ impl ClientSession {
             out: Vec::new(),
             purpose,
             udp,
+            wants_back_channel: false,
             user,
             answer: None,
             answered: 0,
             cnonce: format!("{:016x}", u64::from_be_bytes(cnonce)),
+            is_proven: false,
             refused: 0,
             url: url.to_owned(),
             base: url.to_owned(),
+            aggregates: VecDeque::from([url.to_owned()]),
             state: State::Options,
             wants_ports: None,
             cseq: 0,
             last: None,
             knows_get_parameter: false,
-            asked: "",
             session: None,
             timeout: Duration::from_secs(DEFAULT_TIMEOUT),
             presentation: None,
             tracks: Vec::new(),
+            track_refusal: String::new(),
+            early: VecDeque::new(),
+            early_bytes: 0,
+            moved: None,
+            dropped: 0,
         };
         session.send("OPTIONS", url.to_owned(), String::new(), None);
         session
+    }
+
+    /// Sets whether tracks that the server is to receive (`a=sendonly`) are set up, too.
+    pub(crate) fn set_back_channel(&mut self, on: bool) {
+        self.wants_back_channel = on;
     }
 
     /// Adds received bytes.
@@ -127,7 +172,7 @@ impl ClientSession {
         &self.tracks
     }
 
-    /// Returns the presentation that is played or recorded, once known.
+    /// Returns the presentation that is played or recorded, once known. Tracks that were left out are not part of it.
     pub(crate) fn presentation(&self) -> Option<&Arc<Presentation>> {
         self.presentation.as_ref()
     }
@@ -137,23 +182,36 @@ impl ClientSession {
         (self.timeout / 2).clamp(Duration::from_secs(1), Duration::from_secs(30))
     }
 
+    /// Returns the number of runs of bytes and of frames that were dropped since the last call, because they belonged to
+    /// nothing.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        self.reader.take_skips() + std::mem::take(&mut self.dropped)
+    }
+
+    /// Takes the target of the redirection that has ended the session, if there was one.
+    pub(crate) fn take_moved(&mut self) -> Option<Secret> {
+        self.moved.take()
+    }
+
     /// Returns the next event for the endpoint.
     ///
     /// # Errors
     /// When the server breaks the protocol.
     pub(crate) fn next(&mut self) -> Result<Option<ClientEvent>, ProtocolError> {
+        if self.state == State::Running
+            && let Some((channel, data)) = self.early.pop_front()
+        {
+            return Ok(Some(ClientEvent::Frame { channel, data }));
+        }
         while let Some(item) = self.reader.next()? {
             let outcome = match item {
-                Item::Response(response) => self.response(&response),
-                Item::Frame { channel, data } => Some(ClientEvent::Frame { channel, data }),
-                Item::Request(request) => {
-                    // A server may send a request, such as OPTIONS, to check that the client is alive.
-                    let cseq = request.header(&headers::CSEQ).map_or("0", |v| v.as_str());
-                    let cseq: String = cseq.chars().filter(char::is_ascii_digit).take(20).collect();
-                    self.out.extend(format!("RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\n\r\n").into_bytes());
-                    None
-                }
+                Item::Response(response) => self.response(&response)?,
+                Item::Frame { channel, data } => self.frame(channel, data),
+                Item::Request(request) => self.request(&request)?,
             };
+            if let Some(ClientEvent::Redirect(url)) = &outcome {
+                self.moved = Some(url.clone());
+            }
             if outcome.is_some() {
                 return Ok(outcome);
             }
@@ -161,16 +219,64 @@ impl ClientSession {
         Ok(None)
     }
 
+    /// Handles a frame. Some servers send the first before their response to PLAY.
+    fn frame(&mut self, channel: u8, data: Bytes) -> Option<ClientEvent> {
+        match self.state {
+            State::Running => return Some(ClientEvent::Frame { channel, data }),
+            State::Starting if self.early_bytes + data.len() <= MAX_EARLY => {
+                self.early_bytes += data.len().max(64); // the room that an empty frame takes counts, too
+                self.early.push_back((channel, data));
+            }
+            _ => self.dropped += 1,
+        }
+        None
+    }
+
+    /// Answers a request of the server.
+    fn request(&mut self, request: &Request) -> Result<Option<ClientEvent>, ProtocolError> {
+        let cseq = request.headers.get("CSeq").unwrap_or("0");
+        let cseq: String = cseq.chars().filter(char::is_ascii_digit).take(20).collect();
+        let (status, headers, event) = match request.method.as_str() {
+            "OPTIONS" => ("200 OK", PUBLIC, None),
+            "GET_PARAMETER" | "SET_PARAMETER" | "ANNOUNCE" => ("200 OK", "", None),
+            "REDIRECT" => {
+                let location = request.headers.get("Location").filter(|location| !location.is_empty());
+                let event = match location {
+                    Some(location) => ClientEvent::Redirect(url::resolve(&self.url, location).into()),
+                    None => ClientEvent::Rejected("the server asks to connect again (REDIRECT)".into()),
+                };
+                ("200 OK", "", Some(event))
+            }
+            "TEARDOWN" => {
+                self.state = State::Ended;
+                ("200 OK", "", Some(ClientEvent::Rejected("the server has ended the session (TEARDOWN)".into())))
+            }
+            _ => ("501 Not Implemented", "", None),
+        };
+        self.out.extend(format!("RTSP/1.0 {status}\r\nCSeq: {cseq}\r\n{headers}\r\n").into_bytes());
+        if self.out.len() > MAX_PENDING + self.announced() {
+            return Err(ProtocolError::Malformed("it does not wait for our answers"));
+        }
+        Ok(event)
+    }
+
+    /// Returns the size of the request that may be pending, in bytes.
+    fn announced(&self) -> usize {
+        self.last.as_ref().and_then(|sent| sent.body.as_ref()).map_or(0, String::len)
+    }
+
     fn send(&mut self, method: &'static str, url: String, headers: String, body: Option<String>) {
-        self.cseq += 1;
+        self.cseq = self.cseq.wrapping_add(1);
         let start = format!("{method} {url} RTSP/1.0\r\nCSeq: {}\r\nUser-Agent: StreamLink\r\n{headers}", self.cseq);
         let mut text = Zeroizing::new(start);
         if let Some(session) = &self.session {
             *text += &format!("Session: {session}\r\n");
         }
         if let (Some(answer), Some(user)) = (&self.answer, &self.user) {
-            self.answered += 1;
-            *text += &answer.header(user, method, &url, (self.answered, &self.cnonce));
+            self.answered = self.answered.wrapping_add(1);
+            let content = body.as_deref().unwrap_or_default().as_bytes();
+            let (count, cnonce) = (self.answered, self.cnonce.as_str());
+            *text += &answer.header(user, &Authorizing { method, uri: &url, body: content, count, cnonce });
         }
         match &body {
             Some(sdp) => {
@@ -179,94 +285,127 @@ impl ClientSession {
             None => *text += "\r\n",
         }
         self.out.extend_from_slice(text.as_bytes());
-        self.asked = method;
-        self.last = Some((method, url, headers, body));
+        self.last = Some(Sent { method, url, headers, body });
     }
 
-    fn response(&mut self, response: &Response) -> Option<ClientEvent> {
-        let status = u16::from(response.status());
-        if let Some(id) = response.header(&headers::SESSION).map(|value| value.as_str()) {
-            let (id, parameters) = id.split_once(';').unwrap_or((id, ""));
-            self.session = Some(id.trim().chars().filter(|c| c.is_ascii_graphic()).take(128).collect());
-            let timeout = parameters.split(';').find_map(|p| p.trim().strip_prefix("timeout="));
-            if let Some(seconds) = timeout.and_then(|t| t.trim().parse::<u64>().ok()) {
-                self.timeout = Duration::from_secs(seconds.clamp(2, 3600));
-            }
-        }
-        if matches!(self.state, State::Running | State::Ended) {
-            return None; // a response to a keep-alive request
+    fn response(&mut self, response: &Response) -> Result<Option<ClientEvent>, ProtocolError> {
+        let status = response.status;
+        if status != 401 {
+            self.refused = 0;
         }
         match status {
-            200..=299 => self.step(response),
-            301..=308 => match response.header(&headers::LOCATION) {
-                Some(location) => Some(ClientEvent::Redirect(location.as_str().into())),
+            100..=199 => return Ok(None), // the final response follows
+            200..=299 => self.learn(response),
+            _ => {}
+        }
+        Ok(match (status, self.state) {
+            (401, _) => self.unauthorized(response),
+            (_, State::Ended) => None,
+            (300..=308, _) => match response.headers.get("Location").filter(|location| !location.is_empty()) {
+                Some(location) => Some(ClientEvent::Redirect(url::resolve(&self.url, location).into())),
+                None if self.state == State::Running => None,
                 None => Some(self.rejected(response)),
             },
-            401 => self.unauthorized(response),
-            461 if self.udp => Some(ClientEvent::NoUdp),
+            (_, State::Running) => {
+                // A response to a keep-alive request. Servers that name GET_PARAMETER do not always have it.
+                if status >= 400 {
+                    self.knows_get_parameter = false;
+                }
+                None
+            }
+            (200..=299, _) => return self.step(response),
             // Some servers do not support OPTIONS. The next request decides.
-            _ if self.state == State::Options && status != 404 => self.step(response),
+            (_, State::Options) => return self.step(response),
+            (551, State::Describing) if self.wants_back_channel => {
+                // It knows no back channels.
+                self.wants_back_channel = false;
+                self.describe();
+                None
+            }
+            (_, State::SettingUp(track)) => self.track_refused(track, self.words(response)),
+            (_, State::Starting) => self.start_refused(response),
             _ => Some(self.rejected(response)),
+        })
+    }
+
+    /// Adopts what the headers of a successful response say about the session and the credentials.
+    fn learn(&mut self, response: &Response) {
+        self.is_proven |= self.answer.is_some();
+        if let Some(answer) = &mut self.answer {
+            for header in response.headers.all("Authentication-Info") {
+                if answer.adopt_next(header) {
+                    self.answered = 0;
+                }
+            }
+        }
+        let Some(value) = response.headers.get("Session") else { return };
+        let (id, parameters) = value.split_once(';').unwrap_or((value, ""));
+        let id: String = id.trim().chars().filter(|c| !c.is_control()).collect();
+        if !id.is_empty() {
+            self.session = Some(id);
+        }
+        let named = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+        let timeout = named.filter(|(name, _)| name.trim().eq_ignore_ascii_case("timeout")).find_map(|(_, value)| {
+            let value = value.trim().trim_matches('"');
+            let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+            value.get(..digits)?.parse::<u64>().ok()
+        });
+        if let Some(seconds) = timeout.filter(|seconds| *seconds > 0) {
+            self.timeout = Duration::from_secs(seconds.clamp(2, 3600));
         }
     }
 
+    /// Answers a challenge. A nonce that has expired is no wrong password, so that the session goes on.
     fn unauthorized(&mut self, response: &Response) -> Option<ClientEvent> {
-        // Several headers of this name are joined into one, separated by commas.
-        let all = response.header(&headers::WWW_AUTHENTICATE).map(|v| v.as_str().to_owned()).unwrap_or_default();
-        let answer = Answer::choose(split_challenges(&all).into_iter());
+        let new = Answer::choose(response.headers.all("WWW-Authenticate"));
         self.refused += 1;
-        let is_stale = all.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true");
-        let most = if is_stale { MAX_REFUSED } else { 1 };
-        match (answer, self.last.take()) {
-            (Some(answer), Some((method, url, headers, body))) if self.user.is_some() && self.refused <= most => {
-                (self.answer, self.answered) = (Some(answer), 0);
-                self.send(method, url, headers, body);
-                None
-            }
+        let may_answer = match (&self.answer, &new) {
+            (None, Some(_)) => true,
+            (Some(old), Some(new)) => new.renews(old) && (self.is_proven || new.is_stale()),
+            (_, None) => false,
+        };
+        if may_answer
+            && self.user.is_some()
+            && self.refused <= MAX_REFUSED
+            && let Some(Sent { method, url, headers, body }) = self.last.clone()
+        {
+            (self.answer, self.answered) = (new, 0);
+            self.send(method, url, headers, body);
+            return None;
+        }
+        match self.state {
+            // The next keep-alive request tries again.
+            State::Running | State::Ended => None,
             _ => Some(self.rejected(response)),
         }
     }
 
     /// Handles a successful response and sends the next request.
-    fn step(&mut self, response: &Response) -> Option<ClientEvent> {
-        self.refused = 0;
-        match self.state {
+    fn step(&mut self, response: &Response) -> Result<Option<ClientEvent>, ProtocolError> {
+        Ok(match self.state {
             State::Options => {
-                let public = response.header(&headers::PUBLIC).map_or("", |v| v.as_str());
-                self.knows_get_parameter = public.contains("GET_PARAMETER");
-                let url = self.url.clone();
+                let public = response.headers.all("Public").flat_map(|methods| methods.split(','));
+                self.knows_get_parameter =
+                    public.map(str::trim).any(|method| method.eq_ignore_ascii_case("GET_PARAMETER"));
                 match self.purpose.clone() {
-                    ClientRole::Play => {
-                        self.state = State::Describing;
-                        self.send("DESCRIBE", url, "Accept: application/sdp\r\n".into(), None);
-                    }
+                    ClientRole::Play => self.describe(),
                     ClientRole::Record(presentation) => {
                         self.state = State::Announcing;
                         self.tracks = vec![None; presentation.tracks().len()];
                         let sdp = presentation.to_sdp();
                         self.presentation = Some(presentation);
-                        self.send("ANNOUNCE", url, String::new(), Some(sdp));
+                        self.send("ANNOUNCE", self.url.clone(), String::new(), Some(sdp));
                     }
                 }
                 None
             }
             State::Describing => {
-                let base = response.header(&headers::CONTENT_BASE).map(|v| v.as_str());
-                let base = base.or_else(|| response.header(&headers::CONTENT_LOCATION).map(|v| v.as_str()));
-                if let Some(base) = base.filter(|base| base.contains("://")) {
-                    self.base = base.trim().to_owned();
-                }
-                match Presentation::parse(response.body()) {
-                    Ok(presentation) => {
-                        self.tracks = vec![None; presentation.tracks().len()];
-                        self.presentation = Some(Arc::new(presentation));
-                        self.set_up(0)
-                    }
-                    Err(what) => {
-                        self.state = State::Ended;
-                        Some(ClientEvent::Rejected(what.into()))
-                    }
-                }
+                let presentation = Presentation::parse(&response.body).map_err(|what| {
+                    self.state = State::Ended;
+                    ProtocolError::Description(what)
+                })?;
+                self.described(response, presentation);
+                self.set_up(0)
             }
             State::Announcing => self.set_up(0),
             State::SettingUp(track) => self.was_set_up(track, response),
@@ -275,17 +414,48 @@ impl ClientSession {
                 Some(ClientEvent::Ready)
             }
             State::Running | State::Ended => None,
+        })
+    }
+
+    fn describe(&mut self) {
+        self.state = State::Describing;
+        let require = if self.wants_back_channel { "Require: www.onvif.org/ver20/backchannel\r\n" } else { "" };
+        self.send("DESCRIBE", self.url.clone(), format!("Accept: application/sdp\r\n{require}"), None);
+    }
+
+    /// Adopts a presentation, and the URLs by which its tracks are named.
+    fn described(&mut self, response: &Response, mut presentation: Presentation) {
+        let is_url = |url: &str| url.starts_with('/') || url::split_scheme(url).is_some();
+        let mut bases = ["Content-Base", "Content-Location"].into_iter().flat_map(|name| response.headers.all(name));
+        if let Some(base) = bases.find(|base| is_url(base)) {
+            self.base = url::resolve(&self.url, base);
         }
+        let control = presentation.session_control();
+        if url::split_scheme(control).is_some() {
+            self.base = control.to_owned();
+            self.aggregates = VecDeque::from([self.base.clone()]);
+        } else {
+            // A relative one is often wrong: players send PLAY to the base.
+            self.aggregates = VecDeque::from([url::control(&self.base, control), self.base.clone()]);
+            if self.aggregates.front() == self.aggregates.back() {
+                self.aggregates.pop_front();
+            }
+        }
+        // A server that marks everything means its own direction.
+        let is_usual = !presentation.tracks().iter().all(|track| track.is_back_channel);
+        if is_usual && !self.wants_back_channel {
+            while let Some(track) = presentation.tracks().iter().position(|track| track.is_back_channel) {
+                presentation = presentation.without(track, "back channel, a=sendonly");
+            }
+        }
+        self.tracks = vec![None; presentation.tracks().len()];
+        self.presentation = Some(Arc::new(presentation));
     }
 
     fn set_up(&mut self, track: usize) -> Option<ClientEvent> {
         if track >= self.tracks.len() {
             self.state = State::Starting;
-            let (method, url) = match self.purpose {
-                ClientRole::Play => ("PLAY", self.aggregate()),
-                ClientRole::Record(_) => ("RECORD", self.url.clone()),
-            };
-            self.send(method, url, "Range: npt=0.000-\r\n".into(), None);
+            self.start();
             return None;
         }
         self.state = State::SettingUp(track);
@@ -293,10 +463,24 @@ impl ClientSession {
             self.wants_ports = Some(track);
             return None;
         }
-        let number = u8::try_from(2 * track).unwrap_or(0); // the number of tracks is small
-        let transport = Transport { tcp: true, interleaved: Some((number, number + 1)), ..Transport::default() };
-        self.send_set_up(track, transport);
+        let interleaved = Some(Self::usual_channels(track));
+        self.send_set_up(track, Transport { tcp: true, interleaved, ..Transport::default() });
         None
+    }
+
+    /// Sends PLAY or RECORD.
+    fn start(&mut self) {
+        let method = match self.purpose {
+            ClientRole::Play => "PLAY",
+            ClientRole::Record(_) => "RECORD",
+        };
+        self.send(method, self.aggregate(), "Range: npt=0.000-\r\n".into(), None);
+    }
+
+    /// Returns the channels that are asked for: 0 and 1 for the first track, 2 and 3 for the second.
+    fn usual_channels(track: usize) -> (u8, u8) {
+        let number = u8::try_from(2 * track).unwrap_or(0); // the number of tracks is small
+        (number, number.saturating_add(1))
     }
 
     /// Sends SETUP for a track over UDP, with these ports of the client.
@@ -312,27 +496,76 @@ impl ClientSession {
     }
 
     fn was_set_up(&mut self, track: usize, response: &Response) -> Option<ClientEvent> {
-        let header = response.header(&headers::TRANSPORT).map_or("", |v| v.as_str());
-        let transport = Transport::parse_all(header).into_iter().next();
-        let Some(transport) = transport.filter(|transport| transport.tcp != self.udp) else {
-            return Some(if self.udp { ClientEvent::NoUdp } else { self.rejected(response) });
-        };
-        if self.udp {
-            self.tracks[track] = Some(SetUp::Udp);
-            let ports = transport.server_port;
-            self.set_up(track + 1);
-            return match ports {
-                Some(ports) => Some(ClientEvent::ServerPorts { track, ports }),
-                None if matches!(self.purpose, ClientRole::Play) => {
-                    Some(ClientEvent::ServerPorts { track, ports: (0, 0) })
-                }
-                None => Some(self.rejected(response)),
-            };
+        let headers = response.headers.all("Transport");
+        let transport = headers.flat_map(Transport::parse_all).next();
+        let is_playing = matches!(self.purpose, ClientRole::Play);
+        if let Some(other) = transport.filter(|transport| transport.tcp == self.udp || transport.multicast) {
+            return self.track_refused(track, format!("SETUP answered with `{other}`"));
         }
-        let number = u8::try_from(2 * track).unwrap_or(0);
-        let (rtp, rtcp) = transport.interleaved.unwrap_or((number, number + 1));
-        self.tracks[track] = Some(SetUp::Tcp { rtp, rtcp });
+        if self.udp {
+            let ports =
+                transport.and_then(|transport| transport.server_port).filter(|(rtp, rtcp)| *rtp > 0 && *rtcp > 0);
+            if !is_playing && ports.is_none() {
+                return self.track_refused(track, "SETUP answered without ports of the server".into());
+            }
+            let source = transport.and_then(|transport| transport.source).filter(|ip| is_unicast(*ip));
+            self.set_track(track, SetUp::Udp);
+            self.set_up(track + 1);
+            return Some(ClientEvent::ServerPorts { track, ports: ports.unwrap_or((0, 0)), source });
+        }
+        let asked = Self::usual_channels(track);
+        let named = transport.and_then(|transport| transport.interleaved);
+        // Some servers name the same channels for all tracks, and use those that they were asked for.
+        let is_taken = |(rtp, _): &(u8, u8)| {
+            self.tracks.iter().flatten().any(|other| matches!(other, SetUp::Tcp { rtp: taken, .. } if taken == rtp))
+        };
+        let (rtp, rtcp) = named.filter(|channels| !is_taken(channels)).unwrap_or(asked);
+        self.set_track(track, SetUp::Tcp { rtp, rtcp });
         self.set_up(track + 1)
+    }
+
+    fn set_track(&mut self, track: usize, set_up: SetUp) {
+        if let Some(place) = self.tracks.get_mut(track) {
+            *place = Some(set_up);
+        }
+    }
+
+    /// Handles the refusal of a track. It is left out, unless it is the first one that matters.
+    fn track_refused(&mut self, track: usize, words: String) -> Option<ClientEvent> {
+        let Some(presentation) = self.presentation.clone() else { return Some(self.reject(words)) };
+        if matches!(self.purpose, ClientRole::Record(_)) {
+            return Some(if self.udp { self.no_udp(words) } else { self.reject(words) });
+        }
+        let tracks = presentation.tracks();
+        let is_extra = |track: usize| tracks.get(track).is_some_and(|track| track.is_data() || track.is_back_channel);
+        let has_any = self.tracks.iter().any(Option::is_some);
+        let is_optional = has_any || (is_extra(track) && !(0..tracks.len()).all(is_extra));
+        if self.udp && !is_optional {
+            return Some(self.no_udp(words));
+        }
+        let rest = presentation.without(track, &format!("refused: {words}"));
+        self.tracks.remove(track.min(self.tracks.len().saturating_sub(1)));
+        self.track_refusal = words;
+        if self.tracks.is_empty() {
+            let words = std::mem::take(&mut self.track_refusal);
+            return Some(self.reject(words));
+        }
+        self.presentation = Some(Arc::new(rest));
+        self.set_up(track)
+    }
+
+    /// Handles the refusal of PLAY or RECORD: tries the next URL, or another transport.
+    fn start_refused(&mut self, response: &Response) -> Option<ClientEvent> {
+        if self.aggregates.len() > 1 {
+            self.aggregates.pop_front();
+            self.start();
+            return None;
+        }
+        if self.udp {
+            let words = self.words(response);
+            return Some(self.no_udp(words));
+        }
+        Some(self.rejected(response))
     }
 
     /// Returns the track that waits for a pair of UDP ports, if there is one. See [`ClientSession::offer_ports`].
@@ -343,25 +576,25 @@ impl ClientSession {
     /// Queues a keep-alive request.
     pub(crate) fn keep_alive(&mut self) {
         if self.state == State::Running {
-            let url = self.aggregate();
-            self.send(if self.knows_get_parameter { "GET_PARAMETER" } else { "OPTIONS" }, url, String::new(), None);
+            let method = if self.knows_get_parameter { "GET_PARAMETER" } else { "OPTIONS" };
+            self.refused = 0;
+            self.send(method, self.aggregate(), String::new(), None);
         }
     }
 
     /// Queues TEARDOWN, if the server has opened a session.
     pub(crate) fn end(&mut self) {
         if self.session.is_some() && self.state != State::Ended {
-            let url = self.aggregate();
-            self.send("TEARDOWN", url, String::new(), None);
+            self.send("TEARDOWN", self.aggregate(), String::new(), None);
         }
         self.state = State::Ended;
     }
 
     /// Returns the URL that controls all tracks together.
     fn aggregate(&self) -> String {
-        match self.purpose {
-            ClientRole::Play => self.base.clone(),
-            ClientRole::Record(_) => self.url.clone(),
+        match (&self.purpose, self.aggregates.front()) {
+            (ClientRole::Play, Some(url)) => url.clone(),
+            _ => self.url.clone(),
         }
     }
 
@@ -374,40 +607,38 @@ impl ClientSession {
             }
             _ => own.as_str(),
         };
-        match control {
-            "" | "*" => self.base.clone(),
-            absolute if absolute.contains("://") => absolute.to_owned(),
-            relative => format!("{}/{}", self.base.trim_end_matches('/'), relative.trim_start_matches('/')),
-        }
+        url::control(&self.base, control)
     }
 
     fn rejected(&mut self, response: &Response) -> ClientEvent {
+        let words = self.words(response);
+        self.reject(words)
+    }
+
+    fn reject(&mut self, words: String) -> ClientEvent {
         self.state = State::Ended;
-        let mut reason = response.reason_phrase().to_owned();
+        ClientEvent::Rejected(words)
+    }
+
+    fn no_udp(&mut self, words: String) -> ClientEvent {
+        self.state = State::Ended;
+        ClientEvent::NoUdp(words)
+    }
+
+    /// Returns the status and the reason of a response, and the method of the request.
+    fn words(&self, response: &Response) -> String {
+        let mut reason = response.reason.clone();
         if let Some(user) = &self.user {
             // Some servers echo the request, which may include credentials.
             reason = without(&without(&reason, user.password.reveal()), &user.basic());
         }
-        ClientEvent::Rejected(format!("{} {reason} (to {})", u16::from(response.status()), self.asked))
+        let status = format!("{} {reason}", response.status);
+        let method = self.last.as_ref().map_or("", |sent| sent.method);
+        format!("{} (to {method})", status.trim_end())
     }
 }
 
-/// Splits a header with several challenges. Each begins with the name of a scheme.
-fn split_challenges(text: &str) -> Vec<&str> {
-    let mut starts: Vec<usize> = Vec::new();
-    let lower = text.to_ascii_lowercase();
-    for scheme in ["basic ", "digest "] {
-        starts.extend(lower.match_indices(scheme).map(|(at, _)| at).filter(|at| {
-            let before = lower.get(..*at).unwrap_or_default().trim_end();
-            before.is_empty() || before.ends_with(',')
-        }));
-    }
-    starts.sort_unstable();
-    let ends = starts.iter().copied().skip(1).chain([text.len()]);
-    starts
-        .iter()
-        .zip(ends)
-        .filter_map(|(start, end)| text.get(*start..end))
-        .map(|t| t.trim_end_matches([',', ' ']))
-        .collect()
+/// Returns whether an address can be that of a sender.
+fn is_unicast(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast()
 }

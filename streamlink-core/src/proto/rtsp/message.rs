@@ -1,104 +1,204 @@
-//! Reading of messages: requests and responses (with rtsp-types), and interleaved frames (RFC 2326 section 10.12).
+//! Requests and responses (RFC 2326 sections 4 to 7), read as widely used players read them: line ends may lack the CR,
+//! the reason phrase may be missing, header names may be in any case, and lines that are no headers are passed over.
 
-use super::ProtocolError;
-use crate::media::compact;
-use bytes::{Buf, Bytes, BytesMut};
-use rtsp_types::{Message, ParseError};
 use std::fmt;
 
-/// Maximum length of the header of a message, in bytes.
-const MAX_HEAD: usize = 16 << 10;
-/// Maximum length of the body of a message (SDP), in bytes.
-const MAX_BODY: usize = 64 << 10;
+/// Header fields of a message, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Headers(Vec<(String, String)>);
 
-pub(crate) type Request = rtsp_types::Request<Vec<u8>>;
-pub(crate) type Response = rtsp_types::Response<Vec<u8>>;
+impl Headers {
+    /// Returns the first value of a header. The case of the name does not matter.
+    pub(crate) fn get(&self, name: &'static str) -> Option<&str> {
+        self.all(name).next()
+    }
 
-#[derive(Clone, PartialEq)]
-pub(crate) enum Item {
-    Request(Box<Request>),
-    Response(Box<Response>),
-    Frame { channel: u8, data: Bytes },
-}
+    /// Returns all values of a header, in their order.
+    pub(crate) fn all<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
 
-// Headers are left out because they may contain a password.
-impl fmt::Debug for Item {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Item::Request(request) => write!(f, "Request({:?})", request.method()),
-            Item::Response(response) => write!(f, "Response({})", u16::from(response.status())),
-            Item::Frame { channel, data } => write!(f, "Frame({channel}, {} bytes)", data.len()),
-        }
+    /// Returns the length of the body. Without a number, there is no body.
+    pub(super) fn content_length(&self) -> usize {
+        let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+        let numbers = self.all("Content-Length").filter_map(|text| {
+            let number = text.get(..digits(text)).filter(|number| !number.is_empty())?;
+            // A number that does not fit is above every limit.
+            Some(number.parse().unwrap_or(usize::MAX))
+        });
+        numbers.max().unwrap_or(0)
     }
 }
 
-/// Splits bytes into messages and frames. Holds at most one incomplete message or frame, within the limits above.
-#[derive(Default)]
-pub(crate) struct Reader {
-    rest: Bytes,
-    /// Size of the buffer that contains `rest`.
-    buffer: usize,
+/// A request of a client or a server.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// In capitals.
+    pub(crate) method: String,
+    pub(crate) uri: String,
+    pub(crate) headers: Headers,
+    pub(crate) body: Vec<u8>,
 }
 
-impl Reader {
-    /// Adds received bytes. The bytes are copied once. Frames share this copy, unless they are small compared with it.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        if self.rest.is_empty() {
-            self.rest = Bytes::copy_from_slice(bytes);
-        } else {
-            let mut whole = BytesMut::with_capacity(self.rest.len() + bytes.len());
-            whole.extend_from_slice(&self.rest);
-            whole.extend_from_slice(bytes);
-            self.rest = whole.freeze();
-        }
-        self.buffer = self.rest.len();
-    }
+/// A response to a request.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
+    pub(crate) headers: Headers,
+    pub(crate) body: Vec<u8>,
+}
 
-    /// Returns the next message or frame, if it is complete.
-    pub(crate) fn next(&mut self) -> Result<Option<Item>, ProtocolError> {
-        // Some peers send empty lines between messages.
-        while matches!(self.rest.first(), Some(b'\r' | b'\n')) {
-            self.rest.advance(1);
-        }
-        match self.rest.first() {
-            None => Ok(None),
-            Some(b'$') => Ok(self.frame()),
-            Some(_) => self.message(),
-        }
-    }
+/// Head of a message, without its body.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Head {
+    Request(Request),
+    Response(Response),
+}
 
-    fn frame(&mut self) -> Option<Item> {
-        let &[_, channel, high, low] = self.rest.first_chunk()?;
-        let length = 4 + usize::from(u16::from_be_bytes([high, low]));
-        if self.rest.len() < length {
+impl Head {
+    /// Parses the start line and the headers. Returns `None` if the first line is no start line of RTSP.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut lines = bytes.split(|byte| *byte == b'\n').map(text_of);
+        let start = lines.next()?;
+        let headers = parse_headers(lines);
+        let body = Vec::new();
+        let mut words = start.split_ascii_whitespace();
+        let first = words.next()?;
+        if is_version(first) {
+            let status = words.next()?.parse().ok().filter(|status| (100..=999).contains(status))?;
+            let reason = words.collect::<Vec<_>>().join(" ");
+            return Some(Self::Response(Response { status, reason, headers, body }));
+        }
+        let rest = start.trim_start().strip_prefix(first)?;
+        let (uri, version) = rest.trim().rsplit_once(|c: char| c.is_ascii_whitespace())?;
+        if !is_version(version) || !first.bytes().all(is_method_byte) {
             return None;
         }
-        let mut data = self.rest.split_to(length);
-        data.advance(4);
-        // Prevents a small frame that is kept from keeping the whole buffer alive.
-        Some(Item::Frame { channel, data: compact(data, self.buffer) })
+        // A space within the address is kept: it was to be escaped.
+        let (method, uri) = (first.to_ascii_uppercase(), uri.trim().to_owned());
+        Some(Self::Request(Request { method, uri, headers, body }))
     }
 
-    fn message(&mut self) -> Result<Option<Item>, ProtocolError> {
-        let head = memchr::memmem::find(&self.rest, b"\r\n\r\n");
-        if head.unwrap_or(self.rest.len()) > MAX_HEAD {
-            return Err(ProtocolError::Malformed("a header that is too long"));
+    pub(super) fn headers(&self) -> &Headers {
+        match self {
+            Self::Request(request) => &request.headers,
+            Self::Response(response) => &response.headers,
         }
-        if head.is_none() {
-            return Ok(None);
-        }
-        match Message::<Vec<u8>>::parse(&self.rest) {
-            Ok((message, consumed)) => {
-                self.rest.advance(consumed.min(self.rest.len()));
-                Ok(Some(match message {
-                    Message::Request(request) => Item::Request(Box::new(request)),
-                    Message::Response(response) => Item::Response(Box::new(response)),
-                    Message::Data(data) => Item::Frame { channel: data.channel_id(), data: data.into_body().into() },
-                }))
+    }
+}
+
+// Headers and bodies are left out because they may contain a password.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({})", self.method)
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Response({})", self.status)
+    }
+}
+
+/// Returns whether a word is a version, such as `RTSP/1.0`.
+fn is_version(word: &str) -> bool {
+    word.get(..5).is_some_and(|name| name.eq_ignore_ascii_case("RTSP/"))
+}
+
+/// Returns whether a byte may be part of a method.
+pub(super) fn is_method_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+}
+
+/// Returns a line as text. Bytes that are not UTF-8 are read as Latin-1, which cameras use in their names. Control
+/// characters are dropped, so that nothing that is passed on can hold a line of its own.
+fn text_of(line: &[u8]) -> String {
+    let is_text = |c: &char| !c.is_control() || *c == '\t';
+    match std::str::from_utf8(line) {
+        Ok(text) => text.chars().filter(is_text).collect(),
+        Err(_) => line.iter().copied().map(char::from).filter(is_text).collect(),
+    }
+}
+
+fn parse_headers(lines: impl Iterator<Item = String>) -> Headers {
+    let mut headers = Headers::default();
+    for line in lines {
+        let is_continued = line.starts_with([' ', '\t']);
+        let line = line.trim();
+        match (headers.0.last_mut(), line.split_once(':')) {
+            // Folded over several lines (RFC 2616 section 2.2).
+            (Some((_, value)), _) if is_continued && !line.is_empty() => {
+                value.push(' ');
+                value.push_str(line);
             }
-            Err(ParseError::Incomplete(_)) if self.rest.len() <= MAX_HEAD + MAX_BODY => Ok(None),
-            Err(ParseError::Incomplete(_)) => Err(ProtocolError::Malformed("a body that is too long")),
-            Err(ParseError::Error) => Err(ProtocolError::Malformed("not an RTSP message")),
+            (_, Some((name, value))) if !name.trim().is_empty() => {
+                headers.0.push((name.trim().to_owned(), value.trim().to_owned()));
+            }
+            _ => {} // no header
+        }
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(text: &[u8]) -> Response {
+        match Head::parse(text) {
+            Some(Head::Response(response)) => response,
+            _ => panic!("{}", text_of(text)),
+        }
+    }
+
+    #[test]
+    fn rtsp_responses_in_odd_forms_are_read() {
+        for start in ["RTSP/1.0 200", "RTSP/1.0 200 ", "rtsp/1.0  200 OK", "RTSP/2.0 200 Quite OK", "RTSP/1.0 200\r"] {
+            assert_eq!(response(start.as_bytes()).status, 200, "{start}");
+        }
+        assert_eq!(response(b"RTSP/1.0 302 Moved  Temporarily").reason, "Moved Temporarily");
+        let odd = response(
+            b"RTSP/1.0 200 OK\r\ncseq:7\r\nDate: \r\nServer : Cam\xe9ra/1\r\nbroken\r\n: no name\r\n\
+            Public: DESCRIBE,\r\n SETUP,\r\n\tPLAY\r\nX: 1\nX: 2\r\n",
+        );
+        let get = |name| odd.headers.get(name);
+        assert_eq!((get("CSeq"), get("date"), get("SERVER")), (Some("7"), Some(""), Some("Cam\u{e9}ra/1")));
+        assert_eq!((get("broken"), get(""), get("Public")), (None, None, Some("DESCRIBE, SETUP, PLAY")));
+        assert_eq!(odd.headers.all("x").collect::<Vec<_>>(), ["1", "2"]);
+        for bad in ["", "RTSP/1.0", "RTSP/1.0 OK", "RTSP/1.0 20", "GET / HTTP/1.1", "RTSP 200 OK"] {
+            assert!(Head::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rtsp_requests_in_odd_forms_are_read() {
+        for (start, method, uri) in [
+            ("DESCRIBE rtsp://h/p RTSP/1.0", "DESCRIBE", "rtsp://h/p"),
+            ("describe  rtsp://h/p  rtsp/1.0 ", "DESCRIBE", "rtsp://h/p"),
+            ("SETUP rtsp://h/my cam RTSP/1.0", "SETUP", "rtsp://h/my cam"),
+            ("OPTIONS * RTSP/2.0", "OPTIONS", "*"),
+        ] {
+            let Some(Head::Request(request)) = Head::parse(start.as_bytes()) else { panic!("{start}") };
+            assert_eq!((request.method.as_str(), request.uri.as_str()), (method, uri));
+        }
+        for bad in ["OPTIONS RTSP/1.0", "OPTIONS *", "OPT{IONS * RTSP/1.0"] {
+            assert!(Head::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rtsp_content_length_in_odd_forms_is_read() {
+        for (text, length) in [
+            ("Content-Length: 12", 12),
+            ("content-length:12 bytes", 12),
+            ("Content-length: 0\r\nContent-Length: 12", 12),
+            ("Content-Length: -1", 0),
+            ("Content-Length: many", 0),
+            ("Content-Length: 99999999999999999999999", usize::MAX),
+            ("Date: now", 0),
+        ] {
+            assert_eq!(response(format!("RTSP/1.0 200 OK\r\n{text}").as_bytes()).headers.content_length(), length);
         }
     }
 }

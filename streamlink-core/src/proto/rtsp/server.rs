@@ -5,11 +5,10 @@ use super::{
     auth::{Verdict, hex},
     message,
     transport::Transport,
+    url,
 };
 use crate::{media::rtsp::Presentation, proto::rtp::Reports, random::Random};
 use bytes::Bytes;
-use percent_encoding::percent_decode_str;
-use rtsp_types::{Method, headers};
 use std::{fmt::Write, net::IpAddr, sync::Arc};
 
 /// Maximum number of requests before a client plays or records.
@@ -70,6 +69,9 @@ pub(crate) trait StreamDirectory {
 
     /// Counts an authenticated client that wants to play from a path without a publisher.
     fn not_published(&mut self, _path: &str) {}
+
+    /// Counts an authenticated client whose SDP cannot be used, for the reason given.
+    fn bad_description(&mut self, _path: &str, _reason: &str) {}
 
     /// Checks that an authenticated client may announce, that is, that the path has no publisher.
     fn may_announce(&mut self, _path: &str) -> Result<(), Status> {
@@ -182,31 +184,31 @@ impl ServerSession {
                 return Err(ProtocolError::TooManyRequests);
             }
         }
-        let cseq = request.header(&headers::CSEQ).map_or("0", |v| v.as_str()).to_owned();
-        let uri = request.request_uri().map(|uri| uri.as_str().to_owned()).unwrap_or_default();
-        let outcome = match request.method() {
-            Method::Options => {
+        let cseq = request.headers.get("CSeq").unwrap_or("0").to_owned();
+        let uri = request.uri.clone();
+        let outcome = match request.method.as_str() {
+            "OPTIONS" => {
                 self.respond(&cseq, Status::OK, PUBLIC, None);
                 Ok(())
             }
-            Method::GetParameter | Method::SetParameter => {
+            "GET_PARAMETER" | "SET_PARAMETER" => {
                 let session = self.session();
                 self.respond(&cseq, Status::OK, &session, None);
                 Ok(())
             }
-            Method::Describe => self.describe(&cseq, &uri, request, directory),
-            Method::Announce => self.announce(&cseq, &uri, request, directory)?,
-            Method::Setup => self.set_up(&cseq, &uri, request, directory),
-            Method::Play if !self.publish => return Ok(self.ask(cseq, uri)),
-            Method::Pause if !self.publish && self.state == State::Running => {
+            "DESCRIBE" => self.describe(&cseq, &uri, request, directory),
+            "ANNOUNCE" => self.announce(&cseq, &uri, request, directory)?,
+            "SETUP" => self.set_up(&cseq, &uri, request, directory),
+            "PLAY" if !self.publish => return Ok(self.ask(cseq, uri)),
+            "PAUSE" if !self.publish && self.state == State::Running => {
                 self.paused = true;
                 let session = self.session();
                 self.respond(&cseq, Status::OK, &session, None);
                 Ok(())
             }
-            Method::Record if self.publish => return Ok(self.ask(cseq, uri)),
-            Method::Play | Method::Record | Method::Pause => Err(Status::NOT_VALID_IN_THIS_STATE),
-            Method::Teardown => {
+            "RECORD" if self.publish => return Ok(self.ask(cseq, uri)),
+            "PLAY" | "RECORD" | "PAUSE" => Err(Status::NOT_VALID_IN_THIS_STATE),
+            "TEARDOWN" => {
                 let session = self.session();
                 self.respond(&cseq, Status::OK, &session, None);
                 self.state = State::Ended;
@@ -234,9 +236,8 @@ impl ServerSession {
     ) -> Result<ResolvedStream, Status> {
         let found = directory.find(publish, path)?;
         if let Some(user) = &found.user {
-            let header = request.header(&headers::AUTHORIZATION).map(|value| value.as_str());
-            let method: &str = request.method().into();
-            match self.challenges.check(header, user, method) {
+            let header = request.headers.get("Authorization");
+            match self.challenges.check(header, user, &request.method, &request.body) {
                 Verdict::Accepted => {}
                 Verdict::Stale => return Err(STALE),
                 Verdict::Refused => {
@@ -262,7 +263,7 @@ impl ServerSession {
         if !matches!(self.state, State::Fresh | State::Chosen) {
             return Err(Status::NOT_VALID_IN_THIS_STATE);
         }
-        let path = path_of(request);
+        let path = url::path(&request.uri);
         let found = self.admit(false, &path, request, directory)?;
         let Some(presentation) = found.presentation.clone() else {
             directory.not_published(&path);
@@ -289,14 +290,22 @@ impl ServerSession {
         if self.state != State::Fresh {
             return Ok(Err(Status::NOT_VALID_IN_THIS_STATE));
         }
-        let path = path_of(request);
+        let path = url::path(&request.uri);
         let admitted = self.admit(true, &path, request, directory);
         let mut found = match admitted {
             Ok(found) => found,
             Err(status) => return Ok(Err(status)),
         };
         // Checked first, because a publisher that may announce may take the place of another one.
-        let Ok(presentation) = Presentation::parse(request.body()) else { return Ok(Err(Status::BAD_REQUEST)) };
+        let presentation = match Presentation::parse(&request.body) {
+            Ok(presentation) => presentation,
+            Err(what) => {
+                directory.bad_description(&path, &what);
+                let warning = format!("Warning: 399 StreamLink \"SDP refused: {what}\"\r\n");
+                self.respond(cseq, Status::BAD_REQUEST, &warning, None);
+                return Ok(Ok(()));
+            }
+        };
         if let Err(status) = directory.may_announce(&path) {
             return Ok(Err(status));
         }
@@ -324,8 +333,7 @@ impl ServerSession {
     ) -> Result<(), Status> {
         if self.state == State::Fresh {
             // Some clients know the tracks and send no DESCRIBE.
-            let path = path_of(request);
-            let base = path.rsplit_once("/trackID=").map_or(path.as_str(), |(base, _)| base).to_owned();
+            let (base, _) = url::split_track(uri, TRACK);
             let found = self.admit(false, &base, request, directory)?;
             self.choose(false, base, found);
         }
@@ -338,8 +346,8 @@ impl ServerSession {
             return Err(Status::NOT_FOUND);
         };
         let track = self.track(uri, presentation).ok_or(Status::NOT_FOUND)?;
-        let header = request.header(&headers::TRANSPORT).ok_or(Status::UNSUPPORTED_TRANSPORT)?;
-        for mut transport in Transport::parse_all(header.as_str()) {
+        let offers: Vec<Transport> = request.headers.all("Transport").flat_map(Transport::parse_all).collect();
+        for mut transport in offers {
             let group = found.groups.get(track).copied().filter(|_| !self.publish);
             let offered = match (transport.multicast, transport.tcp) {
                 (true, _) => group.is_some(),
@@ -353,19 +361,13 @@ impl ServerSession {
                 transport.group = group;
                 SetUp::Multicast
             } else if transport.tcp {
-                let number = u8::try_from(2 * track).unwrap_or(0); // the number of tracks is small
-                let (rtp, rtcp) = transport.interleaved.unwrap_or((number, number + 1));
+                let (rtp, rtcp) = self.free_channels(track, transport.interleaved)?;
                 transport.interleaved = Some((rtp, rtcp));
-                let taken = |other: &Option<SetUp>| match other {
-                    Some(SetUp::Tcp { rtp: a, rtcp: b }) => [a, b].iter().any(|c| **c == rtp || **c == rtcp),
-                    _ => false,
-                };
-                if self.tracks.iter().enumerate().any(|(i, other)| i != track && taken(other)) {
-                    return Err(Status::UNSUPPORTED_TRANSPORT);
-                }
                 SetUp::Tcp { rtp, rtcp }
             } else {
-                let Some(client) = transport.client_port.filter(|(a, b)| *a > 0 && *b > 0) else { continue };
+                let named = transport.client_port.filter(|(a, b)| *a > 0 && *b > 0);
+                // A publisher need not say where it sends from: its address is enough.
+                let Some(client) = named.or(self.publish.then_some((0, 0))) else { continue };
                 transport.server_port = Some(directory.open_udp(self.publish, &self.path, track, client)?);
                 SetUp::Udp
             };
@@ -378,21 +380,40 @@ impl ServerSession {
         Err(Status::UNSUPPORTED_TRANSPORT)
     }
 
+    /// Returns the channels of a track: those that were asked for, unless another track has them.
+    fn free_channels(&self, track: usize, asked: Option<(u8, u8)>) -> Result<(u8, u8), Status> {
+        let others = self.tracks.iter().enumerate().filter(|(number, _)| *number != track);
+        let taken: Vec<u8> = others
+            .flat_map(|(_, other)| match other {
+                Some(SetUp::Tcp { rtp, rtcp }) => vec![*rtp, *rtcp],
+                _ => Vec::new(),
+            })
+            .collect();
+        let usual = u8::try_from(2 * track).ok().map(|number| (number, number.saturating_add(1)));
+        let pairs = (0..=u8::MAX / 2).map(|number| (2 * number, 2 * number + 1));
+        let mut candidates = asked.or(usual).into_iter().chain(pairs);
+        let is_free = |(rtp, rtcp): &(u8, u8)| !taken.contains(rtp) && !taken.contains(rtcp);
+        candidates.find(is_free).ok_or(Status::UNSUPPORTED_TRANSPORT)
+    }
+
     /// Returns the track that a URL names.
     fn track(&self, uri: &str, presentation: &Presentation) -> Option<usize> {
-        let uri = uri.trim_end_matches('/');
         let tracks = presentation.tracks();
         if !self.publish {
-            let named = uri.rsplit_once("/trackID=").map(|(_, number)| number.parse::<usize>());
-            return match named {
+            return match url::split_track(uri, TRACK).1 {
                 Some(Ok(number)) => Some(number).filter(|number| *number < tracks.len()),
-                Some(Err(_)) => None,
+                Some(Err(())) => None,
                 None => (tracks.len() == 1).then_some(0),
             };
         }
-        let named = tracks.iter().position(|track| !track.control.is_empty() && uri.ends_with(&track.control));
-        // Tracks without a control attribute are set up in their order.
-        named.or_else(|| self.tracks.iter().position(Option::is_none).filter(|at| tracks[*at].control.is_empty()))
+        let named = tracks.iter().position(|track| url::names_track(uri, &track.control));
+        // Tracks without a name of their own are set up in their order.
+        let next = || {
+            let at = self.tracks.iter().position(Option::is_none)?;
+            let is_nameless = matches!(tracks.get(at)?.control.as_str(), "" | "*");
+            (is_nameless || url::path(uri) == self.path).then_some(at)
+        };
+        named.or_else(next)
     }
 
     fn ask(&mut self, cseq: String, uri: String) -> Option<Request> {
@@ -417,6 +438,11 @@ impl ServerSession {
                 None
             }
         }
+    }
+
+    /// Returns the number of times that bytes belonged to nothing, and were passed over, since the last call.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        self.reader.take_skips()
     }
 
     /// Handles an RTCP packet of a player.
@@ -496,14 +522,10 @@ impl ServerSession {
     }
 }
 
+/// Beginning of the names of our tracks. See [`Presentation::control`].
+const TRACK: &str = "trackID=";
 const PUBLIC: &str =
     "Public: OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, PAUSE, RECORD, GET_PARAMETER, SET_PARAMETER, TEARDOWN\r\n";
 
 /// Status for valid credentials with the nonce of another connection. Sent as `401` with `stale=true`.
 const STALE: Status = Status(401, "Unauthorized (stale)");
-
-/// Returns the path of a request, percent-decoded and without leading and trailing slashes.
-fn path_of(request: &message::Request) -> String {
-    let path = request.request_uri().map(|uri| uri.path()).unwrap_or_default();
-    percent_decode_str(path).decode_utf8_lossy().trim_matches('/').to_owned()
-}

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{media::rtsp::Presentation, random::Random};
-use message::{Item, Reader};
 use proptest::prelude::*;
+use reader::{Item, Reader};
 use std::sync::Arc;
 
 fn random(bytes: &mut [u8]) {
@@ -229,14 +229,14 @@ fn rtsp_server_refuses_unknown_path_and_transport() {
     let mut server = ServerSession::new(&Random::of(random));
     let mut client = ClientSession::new(ClientRole::Play, URL, None, true, &Random::of(random));
     let (_, outcomes) = run(&mut server, &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::NoUdp]);
+    assert_eq!(outcomes, [ClientEvent::NoUdp("461 Unsupported Transport (to SETUP)".into())]);
     let mut client = ClientSession::new(ClientRole::Play, "rtsp://127.0.0.1/other", None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream (to DESCRIBE)".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found (to DESCRIBE)".into())]);
     house.presentation = None;
     let mut client = ClientSession::new(ClientRole::Play, URL, None, false, &Random::of(random));
     let (_, outcomes) = run(&mut ServerSession::new(&Random::of(random)), &mut client, &mut house, 1000);
-    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not ResolvedStream (to DESCRIBE)".into())]);
+    assert_eq!(outcomes, [ClientEvent::Rejected("404 Not Found (to DESCRIBE)".into())]);
 }
 
 fn say(text: &str) -> (ServerSession, Result<Option<Request>, ProtocolError>, String) {
@@ -377,7 +377,8 @@ fn rtsp_server_does_not_count_a_stale_nonce_as_a_wrong_password() {
     let (mut server, mut house) = (ServerSession::new(&Random::of(random)), locked());
     let challenge = "Digest realm=\"StreamLink\", nonce=\"of another connection\", algorithm=MD5";
     let answer = auth::Answer::choose([challenge].into_iter()).unwrap();
-    let header = answer.header(house.user.as_ref().unwrap(), "DESCRIBE", "rtsp://h/cam", (1, ""));
+    let request = auth::Authorizing { method: "DESCRIBE", uri: "rtsp://h/cam", body: b"", count: 1, cnonce: "" };
+    let header = answer.header(house.user.as_ref().unwrap(), &request);
     server.push(format!("{DESCRIBE}{}\r\n", header.as_str()).as_bytes());
     assert_eq!(server.next(&mut house), Ok(None));
     assert_eq!(house.wrong_passwords, 0);
@@ -435,4 +436,86 @@ fn rtsp_server_counts_players_of_a_path_without_a_publisher() {
     assert_eq!(server.next(&mut streams), Ok(None));
     assert!(server.take_output().starts_with(b"RTSP/1.0 404"));
     assert_eq!(streams.not_published, ["cam"]);
+}
+
+/// Returns the answers of a server to requests, without their number.
+fn answers(server: &mut ServerSession, house: &mut Streams, requests: &str) -> (Vec<u16>, Vec<Request>, String) {
+    server.push(requests.as_bytes());
+    let mut asked = Vec::new();
+    while let Some(request) = server.next(house).unwrap() {
+        server.accept(&[]);
+        asked.push(request);
+    }
+    let text = String::from_utf8(server.take_output()).unwrap();
+    let status = text.lines().filter_map(|line| line.strip_prefix("RTSP/1.0 ")?.get(..3)?.parse().ok());
+    (status.collect(), asked, text)
+}
+
+#[test]
+fn rtsp_players_with_queries_are_served() {
+    for (base, names) in [
+        ("rtsp://h/cam", ["rtsp://h/cam/trackID=0", "rtsp://h/cam/trackID=1"]),
+        ("rtsp://h/cam?x=1", ["rtsp://h/cam?x=1/trackID=0", "rtsp://h/cam?x=1/trackID=1"]),
+        ("rtsp://h/cam?x=a/b&y", ["rtsp://h/cam/?x=a/b&y/trackID=0", "rtsp://h/cam/?x=a/b&y/trackID=1/"]),
+        ("rtsp://h/cam/?x=a/b", ["rtsp://h/cam/trackID=0?x=a/b", "rtsp://h/cam/trackID=1?x=a/b"]),
+        ("/cam", ["/cam/trackID=0", "/cam/trackID=1"]),
+    ] {
+        for first in [format!("DESCRIBE {base} RTSP/1.0\r\nCSeq: 1\r\n\r\n"), String::new()] {
+            let mut requests = first.clone();
+            for name in names {
+                requests += &format!("SETUP {name} RTSP/1.0\r\nCSeq: 2\r\nTransport: RTP/AVP/TCP;unicast\r\n\r\n");
+            }
+            requests += &format!("GET_PARAMETER {base} RTSP/1.0\r\nCSeq: 3\r\n\r\n");
+            requests += &format!("play {base} rtsp/1.0\ncseq: 4\nRange: clock=19961108T143720.25Z-\n\n");
+            requests += &format!("PAUSE {base} RTSP/1.0\r\nCSeq: 5\r\n\r\nPLAY {base} RTSP/1.0\r\nCSeq: 6\r\n\r\n");
+            let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+            let (status, asked, text) = answers(&mut server, &mut house, &requests);
+            assert!(status.iter().all(|status| *status == 200), "{requests}{text}");
+            assert_eq!(asked, [Request::Play { path: "cam".into() }]);
+            assert!(server.tracks().iter().all(Option::is_some) && !server.is_paused());
+        }
+    }
+}
+
+#[test]
+fn rtsp_publishers_with_queries_and_odd_transports_are_served() {
+    let tcp = "RTP/AVP/TCP;unicast;interleaved=0-1;mode=record";
+    for (base, names, control, transport) in [
+        ("rtsp://h/cam", ["rtsp://h/cam/streamid=0", "rtsp://h/cam/streamid=1"], "streamid=", tcp),
+        // FFmpeg, and GStreamer's rtspclientsink.
+        ("rtsp://h/cam?x=y", ["rtsp://h/cam?x=y/streamid=0", "rtsp://h/cam?x=y/streamid=1"], "streamid=", tcp),
+        ("rtsp://h/cam?x=y", ["rtsp://h/cam/stream=0?x=y", "rtsp://h/cam/stream=1?x=y"], "stream=", tcp),
+        ("rtsp://h/cam/", ["rtsp://h:554/cam/stream=0", "rtsp://h:554/cam/stream=1"], "rtsp://i/cam/stream=", tcp),
+        ("rtsp://h/cam?x", ["rtsp://h/cam?x", "rtsp://h/cam?x"], "none", "rtp/avp/tcp;Mode=\"RECORD\""),
+        (
+            "rtsp://h/cam",
+            ["rtsp://h/cam/s0", "rtsp://h/cam/s1"],
+            "s",
+            "RTP/SAVP;unicast,RTP/AVP;interleaved=0-1;mode=RECORD",
+        ),
+        ("rtsp://h/cam", ["rtsp://h/cam/s0", "rtsp://h/cam/s1"], "s", "RTP/AVP/UDP;unicast;mode=receive, RTP/AVP/TCP"),
+        ("rtsp://h/cam", ["rtsp://h/cam/s0", "rtsp://h/cam/s1"], "s", "RTP/AVPF;unicast;client_port=5000;mode=record"),
+    ] {
+        let sdp = SDP.replace("streamid=", control);
+        let mut requests = format!("ANNOUNCE {base} RTSP/1.0\r\nCSeq: 1\r\nContent-Length: {}\r\n\r\n{sdp}", sdp.len());
+        for name in names {
+            requests += &format!("SETUP {name} RTSP/1.0\r\nCSeq: 2\r\nTransport: {transport}\r\n\r\n");
+        }
+        requests += &format!("RECORD {base} RTSP/1.0\r\nCSeq: 3\r\n\r\n");
+        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+        let (status, asked, text) = answers(&mut server, &mut house, &requests);
+        assert_eq!(status, [200; 4], "{requests}{text}");
+        assert!(matches!(&asked[..], [Request::Publish { path, .. }] if path == "cam"), "{asked:?}");
+        let channels: Vec<_> = server.tracks().iter().flatten().collect();
+        // Channels that are taken are replaced.
+        assert!(channels.len() == 2 && (*channels[0] == SetUp::Udp || channels[0] != channels[1]), "{channels:?}");
+    }
+}
+
+#[test]
+fn rtsp_server_says_why_it_refuses_a_description() {
+    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+    let announce = "ANNOUNCE rtsp://h/cam RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 10\r\n\r\nv=0\r\ns=-\r\n";
+    let (status, _, text) = answers(&mut server, &mut house, announce);
+    assert!(status == [400] && text.contains("SDP refused: no media section (`m=`) in 2 lines"), "{text}");
 }
