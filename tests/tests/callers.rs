@@ -261,10 +261,10 @@ fn srt_sender(port: u16) -> Rig {
     Rig::start(Source::app_datagrams("in"), vec![output.into()])
 }
 
-/// An MPEG-TS packet of a PID.
+/// An MPEG-TS packet of a PID, in which a PES packet of a video stream begins.
 fn ts(pid: u16) -> Bytes {
     let mut packet = vec![0xff; 188];
-    packet[..4].copy_from_slice(&[0x47, (pid >> 8) as u8, pid as u8, 0x10]);
+    packet[..8].copy_from_slice(&[0x47, 0x40 | (pid >> 8) as u8, pid as u8, 0x10, 0, 0, 1, 0xe0]);
     packet.into()
 }
 

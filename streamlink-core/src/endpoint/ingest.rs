@@ -124,10 +124,11 @@ impl Ingest {
         self.last_media
     }
 
-    /// Begins to wait for the media of a sender that has connected.
-    pub(super) fn await_media(&mut self, now: Instant) {
-        self.awaited_since = Some(now);
-        self.context.status.counters.heard(now);
+    /// Begins to wait for the media of a sender that has connected. It is due from `due` on: later than now if packets
+    /// are held for a latency.
+    pub(super) fn await_media(&mut self, due: Instant) {
+        self.awaited_since = Some(due);
+        self.context.status.counters.heard(due);
     }
 
     /// Returns the time at which the source is lost if no media comes until then. `None` while nobody is connected.

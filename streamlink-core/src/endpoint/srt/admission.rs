@@ -336,7 +336,7 @@ impl PortTask {
         taken_over.into_iter().for_each(|id| self.close(id, LossReason::TakenOver, now));
         let open = self.routes.get_mut(&route).ok_or(Rejection::NOT_FOUND)?;
         if let Some(ingest) = &mut open.ingest {
-            ingest.await_media(now);
+            ingest.await_media(now + agreement.receive_latency);
         }
         let mut connection = Connection::new(agreement, now);
         if open.ingest.is_none() {

@@ -189,7 +189,7 @@ impl Caller for RunningCaller {
         caller.status.counters.encrypted.set(u64::from(is_encrypted));
         connection.up(session.peer);
         if let Some(ingest) = ingest {
-            ingest.await_media(Instant::now());
+            ingest.await_media(Instant::now() + session.link.connection.stats().latency);
         }
         session.run(caller, ingest.as_mut(), lag).await
     }
