@@ -152,7 +152,7 @@ fn caller_tells_a_reason_again_when_it_changes() {
     eventually("two more attempts", || (connections.load(Relaxed) >= 5).then_some(()));
     let mut later = rig.running.events();
     let all: Vec<Event> = std::iter::from_fn(|| later.try_next()).collect();
-    assert!(all.iter().any(|e| *e == Event::FlowStarted), "events since the start: {all:?}");
+    assert!(all.contains(&Event::FlowStarted), "events since the start: {all:?}");
     assert_eq!(all.into_iter().filter_map(retrying).count(), 2);
     rig.stop();
 }

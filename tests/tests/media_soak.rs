@@ -222,7 +222,7 @@ type Told = Vec<(Instant, String)>;
 /// Events of a flow with their times, collected by a thread.
 fn watch(flow: &FlowHandle, engine: &Arc<Engine>) -> (JoinHandle<()>, Arc<Mutex<Told>>) {
     let mut events = flow.events();
-    let seen: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+    let seen: Arc<Mutex<Told>> = Arc::default();
     let (engine, list) = (engine.clone(), seen.clone());
     let thread = thread::spawn(move || {
         while let Some(event) = engine.block_on(events.next()) {

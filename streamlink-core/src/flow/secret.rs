@@ -116,11 +116,7 @@ impl StreamKey {
     fn generate_from(entropy: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<Self, Problem> {
         let mut bits = Zeroizing::new([0u8; 20]);
         entropy(&mut *bits).map_err(|e| Problem::Conflict(format!("no randomness for a stream key: {e}")))?;
-        let mut key = String::with_capacity(2 * bits.len());
-        for bit in bits.iter() {
-            key.extend([bit >> 4, bit & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
-        }
-        Ok(Self(key.into()))
+        Ok(Self(hex::encode(*bits).into()))
     }
 
     /// Returns a placeholder that is not a valid key, so that no peer can match it.

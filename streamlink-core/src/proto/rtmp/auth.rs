@@ -89,7 +89,7 @@ impl Authentication {
         let salt = fields.get("salt")?.unwrap_or_default();
         let challenge = fields.get("challenge")?.filter(|text| !text.is_empty());
         let opaque = fields.get("opaque")?.filter(|text| !text.is_empty());
-        let own = hex(&random.bytes::<4>());
+        let own = hex::encode(random.bytes::<4>());
         let hidden = BASE64.encode(digest(&[user, salt, self.password.reveal()]));
         let response = BASE64.encode(digest(&[&hidden, opaque.or(challenge).unwrap_or_default(), &own]));
         let opaque = opaque.map(|opaque| format!("&opaque={opaque}")).unwrap_or_default();
@@ -101,11 +101,11 @@ impl Authentication {
         const COUNT: &str = "00000001";
         let user = fields.get("user")?.unwrap_or(&self.user);
         let nonce = fields.get("nonce")?.unwrap_or_default();
-        let own = hex(&random.bytes::<4>());
+        let own = hex::encode(random.bytes::<4>());
         let instance = if app.contains('/') { "" } else { "/_definst_" };
-        let hidden = hex(&digest(&[user, ":live:", self.password.reveal()]));
-        let asked = hex(&digest(&["publish:/", app, instance]));
-        let response = hex(&digest(&[&hidden, ":", nonce, ":", COUNT, ":", &own, ":auth:", &asked]));
+        let hidden = hex::encode(digest(&[user, ":live:", self.password.reveal()]));
+        let asked = hex::encode(digest(&["publish:/", app, instance]));
+        let response = hex::encode(digest(&[&hidden, ":", nonce, ":", COUNT, ":", &own, ":auth:", &asked]));
         Ok(format!("?authmod=llnw&user={user}&nonce={nonce}&cnonce={own}&nc={COUNT}&response={response}"))
     }
 }
@@ -143,10 +143,6 @@ fn digest(parts: &[&str]) -> [u8; 16] {
         digest.update(part.as_bytes());
     }
     digest.finalize().into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use crate::{secret::Secret, text::shown};
 use std::fmt;
+use subtle::ConstantTimeEq;
 
 /// Prefixes of stream names that state a file format. Flash's servers remove them.
 const FORMATS: &[&str] = &["mp4:", "flv:", "f4v:", "mp3:", "id3:"];
@@ -119,8 +120,7 @@ fn joined<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
 
 /// Compares names in a time that does not depend on the position of a difference.
 fn is_same(ours: &str, theirs: &str) -> bool {
-    let difference = ours.bytes().zip(theirs.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
-    ours.len() == theirs.len() && difference == 0
+    ours.as_bytes().ct_eq(theirs.as_bytes()).into()
 }
 
 #[cfg(test)]

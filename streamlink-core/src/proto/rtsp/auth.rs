@@ -4,7 +4,7 @@ use crate::{random::Random, secret::Secret};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use md5::Md5;
 use sha2::{Digest, Sha256, Sha512_256};
-use std::fmt::Write;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// Realm of the server's challenges.
@@ -46,9 +46,9 @@ impl Hash {
 
     fn of_bytes(self, bytes: &[u8]) -> String {
         match self {
-            Hash::Md5 => hex(&Md5::digest(bytes)),
-            Hash::Sha256 => hex(&Sha256::digest(bytes)),
-            Hash::Sha512 => hex(&Sha512_256::digest(bytes)),
+            Hash::Md5 => hex::encode(Md5::digest(bytes)),
+            Hash::Sha256 => hex::encode(Sha256::digest(bytes)),
+            Hash::Sha512 => hex::encode(Sha512_256::digest(bytes)),
         }
     }
 }
@@ -90,15 +90,6 @@ impl Algorithm {
             Hash::Sha512 => 4,
         }
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a String does not fail.
-        let _ = write!(out, "{byte:02x}");
-    }
-    out
 }
 
 /// Reads parameters of the form `key=value` or `key="value"`, separated by commas. A backslash within quotes stays, as
@@ -192,7 +183,7 @@ fn proof(
 
 /// Compares texts in a time that does not depend on the position of a difference.
 fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+    a.as_bytes().ct_eq(b.as_bytes()).into()
 }
 
 /// Challenges of a server on one connection.
@@ -207,7 +198,7 @@ impl Challenges {
     pub(crate) fn new(random: &Random) -> Self {
         let mut bytes = [0; 16];
         random.fill(&mut bytes);
-        Self { nonce: hex(&bytes) }
+        Self { nonce: hex::encode(bytes) }
     }
 
     /// Returns the header lines of the challenges. `stale`: the response was right, but for another nonce.

@@ -1,12 +1,6 @@
 //! RTSP server session: a client announces and records, or describes and plays.
 
-use super::{
-    Challenges, Item, ProtocolError, Reader, Status, User,
-    auth::{Verdict, hex},
-    message,
-    transport::Transport,
-    url,
-};
+use super::{Challenges, Item, ProtocolError, Reader, Status, User, auth::Verdict, message, transport::Transport, url};
 use crate::{media::rtsp::Presentation, proto::rtp::Reports, random::Random};
 use bytes::Bytes;
 use std::{fmt::Write, net::IpAddr, sync::Arc};
@@ -123,7 +117,7 @@ impl ServerSession {
             reader: Reader::default(),
             out: Vec::new(),
             challenges: Challenges::new(random),
-            id: hex(&id),
+            id: hex::encode(id),
             state: State::Fresh,
             requests: 0,
             refused: 0,
