@@ -101,6 +101,8 @@ mod proto;
 mod random;
 mod router;
 mod secret;
+#[cfg(feature = "serde")]
+mod serial;
 #[cfg(any(test, fuzzing))]
 mod test_rng;
 mod text;
@@ -111,7 +113,7 @@ pub use endpoint::{
 };
 pub use engine::{EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit};
 pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
-pub use event::{Event, Events, LossReason, RefusalReason};
+pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, Failover, FailoverPolicy, FedBy, Flow,
     FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource,

@@ -18,7 +18,7 @@ use crate::{
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -46,6 +46,8 @@ pub(crate) struct Running {
     pub(super) changes: TaskTracker,
     /// Lock that allows one stop at a time.
     pub(super) stopping: tokio::sync::Mutex<()>,
+    /// What the clones of the handle share, once the flow has started.
+    pub(super) handle: OnceLock<Weak<Owner>>,
 }
 
 impl Running {
@@ -204,6 +206,11 @@ impl Running {
         }
     }
 
+    /// Returns a handle, unless the flow is still starting, or its last handle is gone.
+    pub(super) fn handle(&self) -> Option<FlowHandle> {
+        self.handle.get()?.upgrade().map(FlowHandle)
+    }
+
     fn has_player(&self, output: &str, peer: SocketAddr) -> bool {
         let outputs = self.outputs();
         let found = outputs.iter().find(|o| o.status.is_named(output));
@@ -226,54 +233,61 @@ pub(super) fn config(path: &str, problem: Problem) -> Error {
     Error::Config(ConfigErrors::from(ConfigError::new(path, problem)))
 }
 
-/// Handle of a running flow. Dropping it stops the flow without waiting. [`FlowHandle::stop`] waits.
+/// Handle of a running flow. It is cheap to clone. Dropping the last clone stops the flow without waiting;
+/// [`FlowHandle::stop`] waits. The handles that [`Engine::flows`](crate::Engine::flows) returns are such clones.
+#[derive(Clone, Debug)]
+pub struct FlowHandle(Arc<Owner>);
+
+/// Owner of a running flow, shared by the clones of its handle.
 #[derive(Debug)]
-pub struct FlowHandle {
+pub(super) struct Owner {
     running: Arc<Running>,
     events: tokio::sync::Mutex<Events>,
 }
 
 impl FlowHandle {
-    pub(super) fn new(running: Arc<Running>, events: Mailbox) -> Self {
-        Self { running, events: tokio::sync::Mutex::new(Events::new(events)) }
+    pub(super) fn new(running: Arc<Running>, events: Mailbox<Event>) -> Self {
+        let owner = Arc::new(Owner { running, events: tokio::sync::Mutex::new(Events::new(events)) });
+        owner.running.handle.get_or_init(|| Arc::downgrade(&owner));
+        Self(owner)
     }
 
     #[cfg(test)]
     pub(super) fn running(&self) -> &Running {
-        &self.running
+        &self.0.running
     }
 
     /// Returns the name of the flow.
     pub fn name(&self) -> &str {
-        &self.running.name
+        &self.0.running.name
     }
 
     /// Returns the URLs to which encoders send, one for each source that listens.
     pub fn input_addresses(&self) -> Vec<String> {
-        self.running.sources().iter().filter_map(|s| Some(s.input_address.as_ref()?.to_string())).collect()
+        self.0.running.sources().iter().filter_map(|s| Some(s.input_address.as_ref()?.to_string())).collect()
     }
 
     /// Returns the names of the outputs that listen, each with the URL from which players fetch.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
-        let outputs = self.running.outputs();
+        let outputs = self.0.running.outputs();
         outputs.iter().filter_map(|o| Some((o.status.name(), o.url.as_ref()?.to_string()))).collect()
     }
 
     /// Waits for the next event since the flow was started. Returns `None` when the flow has stopped. This serves one
     /// reader. Further readers are created by [`FlowHandle::events`].
     pub async fn next_event(&self) -> Option<Event> {
-        self.events.lock().await.next().await
+        self.0.events.lock().await.next().await
     }
 
     /// Returns another reader of events, from now on. Within 5 s of the start of the flow, it brings the events since
     /// the start, too.
     pub fn events(&self) -> Events {
-        Events::new(self.running.media.events.subscribe())
+        Events::new(self.0.running.media.events.subscribe())
     }
 
     /// Returns a snapshot of the counters, without stopping the data path.
     pub fn stats(&self) -> FlowStats {
-        self.running.stats()
+        self.0.running.stats()
     }
 
     /// Returns the handle into which the host pushes the media of an app source, such as
@@ -282,7 +296,7 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is no such source.
     pub fn app_source(&self, name: &str) -> Result<AppSource, Error> {
-        let sources = self.running.sources();
+        let sources = self.0.running.sources();
         let found = sources.iter().find(|s| s.status.is_named(name)).and_then(|s| s.app.clone());
         found.ok_or_else(|| not_found("app source", name))
     }
@@ -292,14 +306,14 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is no such tap, or it was taken before.
     pub fn tap(&self, name: &str) -> Result<Tap, Error> {
-        let mut outputs = self.running.outputs();
+        let mut outputs = self.0.running.outputs();
         let found = outputs.iter_mut().find(|o| o.status.is_named(name));
         let taken = found.and_then(|o| match &mut o.end {
             OutputEnd::Tap(tap) => tap.reader.take().map(|reader| (reader, o.status.clone())),
             _ => None,
         });
         let (reader, status) = taken.ok_or_else(|| not_found("tap", name))?;
-        Ok(Tap::new(reader, status, self.running.tasks.clone()))
+        Ok(Tap::new(reader, status, self.0.running.tasks.clone()))
     }
 
     /// Adds an output. It receives the media from now on, and no other output is affected.
@@ -311,7 +325,7 @@ impl FlowHandle {
     /// # Errors
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
     pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, output) = (self.running.clone(), output.into());
+        let (running, output) = (self.0.running.clone(), output.into());
         self.on_runtime(|caller| async move { running.add_output(output, &caller).await }).await
     }
 
@@ -324,7 +338,7 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
     pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
-        let (running, name) = (self.running.clone(), name.to_owned());
+        let (running, name) = (self.0.running.clone(), name.to_owned());
         self.on_runtime(|caller| async move { running.remove_output(&name, &caller).await }).await
     }
 
@@ -341,7 +355,7 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, name, output) = (self.running.clone(), name.to_owned(), output.into());
+        let (running, name, output) = (self.0.running.clone(), name.to_owned(), output.into());
         self.on_runtime(|caller| async move { running.replace_output(&name, output, &caller).await }).await
     }
 
@@ -350,7 +364,7 @@ impl FlowHandle {
     /// # Errors
     /// When there is no such output, or a new value is wrong; nothing is then changed.
     pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<(), Error> {
-        self.running.edit_output(name, edit)
+        self.0.running.edit_output(name, edit)
     }
 
     /// Disconnects a player of an output that listens, by its address as in [`PlayerStats`](crate::PlayerStats). The
@@ -360,8 +374,8 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is no such output, or no such player of it.
     pub async fn kick_player(&self, output: &str, peer: SocketAddr) -> Result<(), Error> {
-        self.running.alive()?;
-        let entry = self.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
+        self.0.running.alive()?;
+        let entry = self.0.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
             OutputEnd::Listener(entry) => Some(entry.clone()),
             _ => None,
         });
@@ -369,8 +383,8 @@ impl FlowHandle {
         let kicked = match entry {
             // The port may be what runs the caller, so its answer is not waited for.
             Some(entry) if lock::is_on_task() => {
-                self.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
-                self.running.has_player(output, peer)
+                self.0.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
+                self.0.running.has_player(output, peer)
             }
             Some(entry) => entry.kick(peer).await,
             None => false,
@@ -383,7 +397,7 @@ impl FlowHandle {
     /// # Errors
     /// When there is no such source, or a new value is wrong; nothing is then changed.
     pub fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
-        self.running.edit_source(name, edit)
+        self.0.running.edit_source(name, edit)
     }
 
     /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of
@@ -393,11 +407,11 @@ impl FlowHandle {
     /// # Errors
     /// When it is 0, or the flow has stopped.
     pub fn set_max_bandwidth(&self, rate: Bitrate) -> Result<(), Error> {
-        self.running.alive()?;
+        self.0.running.alive()?;
         if rate.as_bps() == 0 {
             return Err(config("max_bandwidth", Problem::out_of_range("0", "1 bit per second and more")));
         }
-        self.running.change_bandwidth(|bandwidth| bandwidth.max = rate);
+        self.0.running.change_bandwidth(|bandwidth| bandwidth.max = rate);
         Ok(())
     }
 
@@ -406,8 +420,8 @@ impl FlowHandle {
     /// # Errors
     /// When the flow has stopped.
     pub fn set_bandwidth_policy(&self, policy: BandwidthPolicy) -> Result<(), Error> {
-        self.running.alive()?;
-        self.running.change_bandwidth(|bandwidth| bandwidth.policy = policy);
+        self.0.running.alive()?;
+        self.0.running.change_bandwidth(|bandwidth| bandwidth.policy = policy);
         Ok(())
     }
 
@@ -418,7 +432,7 @@ impl FlowHandle {
     /// Code that the library runs (release functions, wakers, callbacks, the logger) may call this. It does not wait then:
     /// the flow stops in the background, and [`Event::FlowStopped`] tells when it has.
     pub async fn stop(&self) {
-        lock::hold_back(self.running.stop()).await;
+        lock::hold_back(self.0.running.stop()).await;
     }
 
     /// Runs a change on the engine's runtime, to which sockets belong, on whichever executor it is awaited.
@@ -433,13 +447,13 @@ impl FlowHandle {
             return lock::within_task(change).await;
         }
         let interest = abandoned.drop_guard();
-        let done = self.running.tasks.runtime.spawn(lock::task(change)).await;
+        let done = self.0.running.tasks.runtime.spawn(lock::task(change)).await;
         interest.disarm();
         done.unwrap_or(Err(Error::Stopped("engine")))
     }
 }
 
-impl Drop for FlowHandle {
+impl Drop for Owner {
     fn drop(&mut self) {
         self.running.cancel();
     }

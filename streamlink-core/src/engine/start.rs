@@ -19,7 +19,7 @@ use crate::{
 };
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -86,7 +86,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let mut reservation = reserve(&shared, id, &name, sources.chain(outputs).collect())?;
 
     // Open all sources and outputs.
-    let events = EventSink::new(&name);
+    let events = EventSink::new(&name, shared.events.clone());
     let bandwidth = Bandwidth { max: flow.max_bandwidth, policy: flow.policy };
     let setting = BandwidthSetting::new(bandwidth);
     let ring = Ring::new(bandwidth.queue_limits());
@@ -131,6 +131,7 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         outputs: Mutex::default(),
         changes: TaskTracker::new(),
         stopping: tokio::sync::Mutex::new(()),
+        handle: OnceLock::new(),
     };
     let running = Arc::new(running);
     {
