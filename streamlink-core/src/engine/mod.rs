@@ -7,6 +7,9 @@ mod edit;
 mod handle;
 #[cfg(test)]
 mod host_tests;
+mod live_sources;
+#[cfg(test)]
+mod live_tests;
 mod metrics;
 mod outputs;
 mod sources;
@@ -15,7 +18,7 @@ mod stats;
 #[cfg(test)]
 mod unknown_protocol_tests;
 
-pub use edit::{OutputEdit, SourceEdit};
+pub use edit::{Applied, OutputEdit, SourceEdit};
 pub use handle::FlowHandle;
 pub use stats::{EndpointStats, FlowStats};
 

@@ -46,6 +46,8 @@ pub struct EndpointStats {
     pub protocol: &'static str,
     /// State of the endpoint.
     pub state: State,
+    /// False if the endpoint is disabled: it holds its configuration and name only, and no sockets.
+    pub enabled: bool,
     /// True if this source feeds the flow. At most one source does, except in a merge.
     pub active: bool,
     /// URL to which encoders send to a listening source, or from which players fetch a listening output.
@@ -131,6 +133,7 @@ impl EndpointStats {
             description,
             protocol,
             state: c.state(),
+            enabled: true,
             active: false,
             url,
             connected_for: c.connected_for(now),
