@@ -131,8 +131,9 @@ fn access_hook_decides_on_rtsp_players_with_a_status() {
     let listener = Rig::start_on(asked.blocking(), vec![app], Failover::default(), vec![output]);
     listener.running.app_source("app").unwrap().set_sdp(SDP).unwrap();
     let player = Rig::start(Source::rtsp_caller("in", &listener.playback()), vec![Output::tap("tap").into()]);
+    // The caller tries another transport at once, without a loss.
     let reason = player.event(|event| match event {
-        Event::SourceLost { reason, .. } => Some(reason),
+        Event::SourceLost { reason, .. } | Event::SourceRetrying { reason, .. } => Some(reason),
         _ => None,
     });
     assert!(matches!(&reason, LossReason::Rejected(what) if what.contains("453")), "{reason:?}");

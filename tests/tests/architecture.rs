@@ -163,8 +163,15 @@ fn engine_names_no_protocol() {
 }
 
 /// Where the kinds of sources and outputs are told apart: the settings, and the table of drivers.
-const KINDS: &[&str] =
-    &["flow/build.rs", "flow/output.rs", "flow/source.rs", "flow/url.rs", "flow/written_url.rs", "endpoint/kinds.rs"];
+const KINDS: &[&str] = &[
+    "flow/build.rs",
+    "flow/claim.rs",
+    "flow/output.rs",
+    "flow/source.rs",
+    "flow/url.rs",
+    "flow/written_url.rs",
+    "endpoint/kinds.rs",
+];
 
 #[test]
 fn kinds_of_endpoints_are_told_apart_in_few_places() {

@@ -216,8 +216,11 @@ fn record(flow: &FlowHandle, tap: &str, file: &Path) -> (TapCallback, Arc<Mutex<
     (callback, judge)
 }
 
+/// Texts of events, with the times at which they came.
+type Told = Vec<(Instant, String)>;
+
 /// Events of a flow with their times, collected by a thread.
-fn watch(flow: &FlowHandle, engine: &Arc<Engine>) -> (JoinHandle<()>, Arc<Mutex<Vec<(Instant, String)>>>) {
+fn watch(flow: &FlowHandle, engine: &Arc<Engine>) -> (JoinHandle<()>, Arc<Mutex<Told>>) {
     let mut events = flow.events();
     let seen: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
     let (engine, list) = (engine.clone(), seen.clone());

@@ -5,7 +5,9 @@ use std::{
     net::{SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
-use streamlink_core::{Bitrate, Engine, Event, Flow, FlowHandle, KeyLength, Output, Passphrase, RefusalReason, Source};
+use streamlink_core::{
+    Bitrate, Engine, Event, Flow, FlowHandle, KeyLength, Output, Packet, Passphrase, RefusalReason, Source,
+};
 use streamlink_tests::{PATIENCE, eventually, rig::free_port};
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -306,4 +308,61 @@ fn srt_caller_behind_nat_may_get_another_port() {
         caller.send(start, &[0x47; 188]);
         (port.packets(0) > before + 20).then_some(())
     });
+}
+
+/// Datagrams that are larger than the payload size of an output are left out, by callers and listeners alike, and an
+/// event says so.
+#[test]
+fn srt_output_tells_of_datagrams_above_its_payload_size() {
+    let engine = Engine::builder().workers(2).build().unwrap();
+    let start = |flow: Flow| engine.block_on(engine.start(flow)).unwrap();
+    let far = start(
+        Flow::builder("far", Bitrate::mbps(10))
+            .source(Source::srt_listener("in", "127.0.0.1:0"))
+            .output(Output::srt_listener("players", "127.0.0.1:0").payload_size(1000))
+            .build()
+            .unwrap(),
+    );
+    let input = far.input_addresses()[0].trim_start_matches("srt://").to_owned();
+    let near = start(
+        Flow::builder("near", Bitrate::mbps(10))
+            .source(Source::app_datagrams("camera"))
+            .output(Output::srt_caller("out", &input).payload_size(1316))
+            .build()
+            .unwrap(),
+    );
+    let playback = far.playback_urls()[0].1.trim_start_matches("srt://").to_owned();
+    let last = start(
+        Flow::builder("last", Bitrate::mbps(10))
+            .source(Source::srt_caller("in", &playback))
+            .output(Output::tap("tap"))
+            .build()
+            .unwrap(),
+    );
+    let mut tap = last.tap("tap").unwrap();
+    let camera = near.app_source("camera").unwrap();
+    let (mut near_events, mut far_events) = (near.events(), far.events());
+    let (mut near_limit, mut far_limit, mut arrived) = (None, None, 0);
+    eventually("both outputs tell of it, and what fits arrives", || {
+        for size in [188, 1316, 1456] {
+            camera.push(Packet::datagram(vec![7u8; size], Instant::now())).unwrap();
+        }
+        while let Some(packet) = tap.try_next() {
+            assert_eq!(packet.data().len(), 188);
+            arrived += 1;
+        }
+        while let Some(event) = near_events.try_next() {
+            if let Event::OutputOversized { limit, packets, .. } = event {
+                assert!(packets > 0);
+                near_limit = Some(limit);
+            }
+        }
+        while let Some(event) = far_events.try_next() {
+            if let Event::OutputOversized { limit, .. } = event {
+                far_limit = Some(limit);
+            }
+        }
+        (arrived > 10 && near_limit == Some(1316) && far_limit == Some(1000)).then_some(())
+    });
+    engine.block_on(engine.shutdown());
 }

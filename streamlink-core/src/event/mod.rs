@@ -124,6 +124,16 @@ pub enum Event {
         /// Packets that it has lost in all.
         dropped: u64,
     },
+    /// Packets are larger than the payload size of an SRT output (`payloadsize`, and the packet size of its peer), and
+    /// were not sent. At most one event a second for each output.
+    OutputOversized {
+        /// The output's name.
+        output: String,
+        /// Packets since the last such event.
+        packets: u64,
+        /// Largest payload that the output sends, in bytes.
+        limit: usize,
+    },
     /// Description of the media, when it is first known and when it changes.
     MediaDescribed {
         /// The source's name.
@@ -240,6 +250,10 @@ impl fmt::Display for Event {
             }
             Event::OutputLagging { output, dropped } => {
                 write!(f, "output `{output}` does not keep up: {} dropped so far", counted(*dropped, "packet"))
+            }
+            Event::OutputOversized { output, packets, limit } => {
+                let packets = counted(*packets, "packet");
+                write!(f, "output `{output}` left out {packets} larger than its payload size of {limit} bytes")
             }
             Event::MediaDescribed { source, description } => write!(f, "source `{source}` carries {description}"),
             Event::TransportError { source, check, count } => {

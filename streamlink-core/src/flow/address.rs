@@ -36,7 +36,10 @@ fn check_host(text: &str) -> Result<String, Problem> {
         let address: Ipv6Addr = address.parse().map_err(|_| bad())?;
         return match zone {
             None => Ok(address.to_string()),
-            Some(zone) if matches!(zone.parse(), Ok(Interface::Name(_))) => Ok(format!("{address}%{zone}")),
+            // With a `%` of its own, a zone could not be told from an encoded one.
+            Some(zone) if !zone.contains('%') && matches!(zone.parse(), Ok(Interface::Name(_))) => {
+                Ok(format!("{address}%{zone}"))
+            }
             Some(_) => Err(bad()),
         };
     }

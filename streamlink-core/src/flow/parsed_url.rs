@@ -264,6 +264,7 @@ mod tests {
             ("srt://me:hunter2@h:9000", "a user name or password"),
             ("srt://::1:9000", "in brackets"),
             ("srt://[::g]:9000", "a host name or address"),
+            ("rtsp://[ff02::%%%%1]/cam", "a host name or address"),
             ("srt://a b:9000", "a host name or address"),
             ("srt://h:9000?mode=rendezvous", "listener or caller"),
             ("srt://:9000?mode=caller", "needs a host"),

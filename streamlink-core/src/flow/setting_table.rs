@@ -319,7 +319,7 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.peer_idle_timeout.as_millis()), |s, v| s.peer_idle_timeout = v.millis()?),
     },
     Row {
-        setting: setting("payloadsize", "payload_size", SRT, Number { min: 188, max: 1456 }, "bytes", "1316", "Largest payload of one packet."),
+        setting: setting("payloadsize", "payload_size", SRT, Number { min: 188, max: 1456 }, "bytes", "1456", "Largest payload of one packet; an output leaves out what is larger, and says so."),
         access: field!(srt, |s| text(s.payload_size), |s, v| s.payload_size = v.number()?),
     },
     Row {

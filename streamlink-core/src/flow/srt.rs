@@ -111,7 +111,7 @@ impl Default for SrtOptions {
             key_length: KeyLength::default(),
             stream_id: None,
             peer_idle_timeout: Duration::from_millis(5000),
-            payload_size: 1316,
+            payload_size: *PAYLOAD.end(),
             max_bandwidth: None,
             overhead_percent: 25,
             packet_drop: true,
@@ -222,7 +222,8 @@ macro_rules! srt_setters {
                 self
             }
 
-            /// Sets the largest payload of one packet (1316 bytes; 188–1456).
+            /// Sets the largest payload of one packet (1456 bytes; 188–1456). An output leaves out what is larger, and
+            /// says so ([`Event::OutputOversized`](crate::Event::OutputOversized)).
             pub fn payload_size(mut self, bytes: u16) -> Self {
                 self.draft.try_set("payloadsize", check_payload_size(bytes), |s, v| s.srt.payload_size = v);
                 self

@@ -4,7 +4,7 @@ use super::{
     super::{
         EventSink, LossReason, Resolver, SourceContext, Status,
         ingest::{Ingest, Verdict},
-        lagging::LagReport,
+        lagging::{LagReport, Unsent},
         reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
         resolver::{Target, unreachable},
         sleep_until,
@@ -336,8 +336,11 @@ impl Session {
             self.link.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
-                let dropped = self.statistics(&call.status, &call.events, ingest.is_some(), &mut settled, now);
-                call.dropped(dropped, lag, now);
+                let unsent = self.statistics(&call.status, &call.events, ingest.is_some(), &mut settled, now);
+                call.dropped(unsent.dropped, lag, now);
+                call.status.counters.dropped.add(unsent.oversized);
+                let limit = self.link.connection.max_payload();
+                lag.note_oversized(unsent.oversized, limit, &call.status, &call.events, now);
             }
             if ended {
                 return Outcome::Stopped;
@@ -377,7 +380,7 @@ impl Session {
         self.link.loss()
     }
 
-    /// Updates the counters. Returns the number of packets that an output has given up, which are still to be counted.
+    /// Updates the counters. Returns the packets that an output has not sent, which are still to be counted.
     fn statistics(
         &self,
         status: &Status,
@@ -385,15 +388,15 @@ impl Session {
         is_source: bool,
         settled: &mut ConnectionStats,
         now: Instant,
-    ) -> u64 {
+    ) -> Unsent {
         let stats = self.link.connection.stats();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         status.counters.rtt_us.set(micros(stats.rtt));
         status.counters.latency_us.set(micros(stats.latency));
         status.counters.buffered_us.set(micros(stats.buffered));
-        let dropped = settle(status, events, is_source, &stats, settled, now);
+        let unsent = settle(status, events, is_source, &stats, settled, now);
         *settled = stats;
-        dropped
+        unsent
     }
 }
 

@@ -38,8 +38,8 @@ impl Linked {
     pub(super) fn settle(&mut self, open: &mut OpenRoute, now: Instant) {
         let stats = self.link.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        let dropped = settle(&open.route.status, &open.route.events, open.ingest.is_some(), &stats, &before, now);
-        open.dropped(dropped, now);
+        let unsent = settle(&open.route.status, &open.route.events, open.ingest.is_some(), &stats, &before, now);
+        open.unsent(unsent, self.link.connection.max_payload(), now);
     }
 
     /// Returns the answer to a repeated conclusion, with the current timestamp, by which the peer sets its clock.

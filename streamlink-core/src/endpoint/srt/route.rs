@@ -2,7 +2,9 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, RefusalReason, SourceContext, Status, ingest::Ingest, lagging::LagReport,
+        Event, EventSink, LossReason, RefusalReason, SourceContext, Status,
+        ingest::Ingest,
+        lagging::{LagReport, Unsent},
         reconnect::lost,
     },
     rates::{FlowRates, Rates},
@@ -128,6 +130,13 @@ impl OpenRoute {
         self.lag.note(packets, &self.route.status, &self.route.events, now);
     }
 
+    /// Counts packets that a connection of the route has not sent, and reports them.
+    pub(super) fn unsent(&mut self, unsent: Unsent, limit: usize, now: Instant) {
+        self.dropped(unsent.dropped, now);
+        self.route.status.counters.dropped.add(unsent.oversized);
+        self.lag.note_oversized(unsent.oversized, limit, &self.route.status, &self.route.events, now);
+    }
+
     /// Returns whether a source admits another caller while it has one: the one before is closed then.
     pub(super) fn may_take_over(&self, now: Instant) -> bool {
         let RouteEnd::Source(context) = &self.route.end else { return false };
@@ -158,8 +167,8 @@ impl OpenRoute {
 }
 
 /// Adds the difference between two statistics of a connection to the counters of its source or output, and reports
-/// packets whose timestamps were too far ahead. Returns the number of packets that an output has dropped, which the
-/// caller of this function counts and reports.
+/// packets whose timestamps were too far ahead. Returns the packets that an output has not sent, which the caller of this
+/// function counts and reports.
 pub(super) fn settle(
     status: &Status,
     events: &EventSink,
@@ -167,7 +176,7 @@ pub(super) fn settle(
     stats: &ConnectionStats,
     before: &ConnectionStats,
     now: Instant,
-) -> u64 {
+) -> Unsent {
     let counters = &status.counters;
     if is_source {
         counters.lost.add(stats.received.lost - before.received.lost);
@@ -178,12 +187,15 @@ pub(super) fn settle(
         if packets > 0 {
             events.emit(Event::TimestampsAhead { source: status.name(), packets });
         }
-        0
+        Unsent::default()
     } else {
         let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
         counters.passed(now, packets, bytes);
         counters.lost.add(stats.sent.lost - before.sent.lost);
         counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
-        stats.sent.dropped - before.sent.dropped
+        Unsent {
+            dropped: stats.sent.dropped - before.sent.dropped,
+            oversized: stats.sent.oversized - before.sent.oversized,
+        }
     }
 }

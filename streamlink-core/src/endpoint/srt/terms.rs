@@ -15,6 +15,7 @@ pub(crate) fn terms(options: &SrtOptions, rates: &FlowRates) -> Terms {
         passphrase: options.passphrase.as_ref().map(|p| p.secret().clone()),
         key_length: options.key_length.bytes().into(),
         packet_drop: options.packet_drop,
+        payload_size: options.payload_size.into(),
         peer_idle: options.peer_idle_timeout,
         ..Terms::default()
     };

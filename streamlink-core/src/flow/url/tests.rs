@@ -153,6 +153,33 @@ fn rtmp_caller_takes_the_key_from_its_address() {
 }
 
 #[test]
+fn rtmp_urls_keep_user_and_password_of_callers() {
+    let user_of = |address: &RtmpAddress| {
+        let credentials = address.credentials.as_ref().unwrap();
+        (credentials.user().to_owned(), credentials.reveal_password().to_owned())
+    };
+    let me = ("me".to_owned(), "p@s/s:%w?#".to_owned());
+    let url = "rtmp://me:p%40s%2Fs%3A%25w%3F%23@h:1935/live?key=KEY";
+    let push = Output::from_url("a", url);
+    let OutputKind::RtmpPush(settings) = &push.kind else { panic!("{:?}", push.common.errors) };
+    assert_eq!(user_of(&settings.address), me);
+    assert_eq!(push.to_url(), url);
+    assert_eq!(Source::from_url("a", url).to_url(), url);
+    let second = "rtmp://me:p%40s%2Fs%3A%25w%3F%23@[fe80::1%25eth0]:1935/live/b K2";
+    let second = percent_encoding::utf8_percent_encode(second, percent_encoding::NON_ALPHANUMERIC);
+    let relay = Output::from_url("a", &format!("{url}&second={second}"));
+    for relay in [Output::from_url("a", &relay.to_url()), relay] {
+        let OutputKind::RtmpRelay(settings) = &relay.kind else { panic!("{:?}", relay.common.errors) };
+        let (address, key) = settings.second.as_ref().unwrap();
+        assert_eq!((user_of(&settings.first.address), user_of(address)), (me.clone(), me.clone()));
+        assert_eq!((address.app.as_str(), address.remote.host(), key.reveal()), ("live/b", "fe80::1%eth0", "K2"));
+        assert!(!format!("{relay:?}").contains("p@s"), "{relay:?}");
+    }
+    let errors = Source::from_url("a", "rtmp://me:hunter2@:1935/live/KEY").common.errors;
+    assert!(errors[0].to_string().contains("absent") && !errors[0].to_string().contains("hunter2"), "{errors:?}");
+}
+
+#[test]
 fn callers_of_this_machine_are_remarked() {
     let remark = |url: &str| Source::from_url("in", url).remark(|ip| ip.is_loopback());
     assert_eq!(

@@ -111,7 +111,9 @@ impl TsMonitor {
             observed.random_access |= programs.packet(packet);
             observed.media |= presence.packet(packet);
         });
-        observed.media |= !checker.is_transport_stream() && programs.pids.is_empty() && !payload.is_empty();
+        // The first datagrams of a transport stream come before it is known to be one.
+        let is_whole = payload.len().is_multiple_of(PACKET) && payload.chunks(PACKET).all(|packet| packet[0] == SYNC);
+        observed.media |= !is_whole && !checker.is_transport_stream() && programs.pids.is_empty();
         observed
     }
 
@@ -269,6 +271,15 @@ mod tests {
         }
         let video = monitor.pids().into_iter().find(|p| p.pid == 0x100).unwrap();
         assert_eq!((video.stream_type, video.packets, video.continuity_errors), (Some(0x1b), 9, 2));
+    }
+
+    #[test]
+    fn ts_monitor_finds_no_media_in_null_packets_alone() {
+        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
+        let null = packet(0x1fff, 0, false, &[]);
+        assert!((0..20).all(|_| !monitor.observe(&null, now).media));
+        let mut other = TsMonitor::new();
+        assert!(other.observe(b"no MPEG-TS", now).media && !other.observe(b"", now).media);
     }
 
     #[test]

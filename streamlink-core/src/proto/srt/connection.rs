@@ -56,7 +56,7 @@ pub(crate) struct Agreement {
     pub(crate) passphrase: Option<Secret>,
     /// Packets that each side's buffer holds.
     pub(crate) buffer: usize,
-    /// Largest payload that fits into the packets of both ends, in bytes.
+    /// Largest payload that we send, in bytes. It fits into the packets of both ends.
     pub(crate) max_payload: usize,
     /// Packets that the peer's buffer holds.
     pub(crate) peer_window: usize,
@@ -193,6 +193,11 @@ impl Connection {
         self.closed
     }
 
+    /// Returns the largest payload that is sent in one packet, in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.agreement.max_payload
+    }
+
     pub(crate) fn local_id(&self) -> u32 {
         self.agreement.local_id
     }
@@ -235,13 +240,13 @@ impl Connection {
     }
 
     /// Queues a payload to be sent. Returns `false` if there is no room or the payload is too long; it is then counted
-    /// as dropped.
+    /// as dropped or oversized.
     pub(crate) fn push(&mut self, payload: &Bytes, now: Instant) -> bool {
-        if self.closed.is_some()
-            || payload.is_empty()
-            || payload.len() > self.agreement.max_payload
-            || !self.sender.has_room()
-        {
+        if payload.len() > self.agreement.max_payload {
+            self.sender.counts.oversized += 1;
+            return false;
+        }
+        if self.closed.is_some() || payload.is_empty() || !self.sender.has_room() {
             self.sender.counts.dropped += 1;
             return false;
         }

@@ -112,6 +112,8 @@ pub(crate) struct SendCounts {
     pub(crate) retransmitted: u64,
     /// Given up because they were too late, or there was no room.
     pub(crate) dropped: u64,
+    /// Too long for one packet, and not sent.
+    pub(crate) oversized: u64,
     /// Reported lost by the peer.
     pub(crate) lost: u64,
 }

@@ -4,6 +4,7 @@ use super::{
     connection::Agreement,
     crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, WrappingKey},
     handshake::{ExtensionFault, Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
+    packet::MAX_PAYLOAD,
     sequence::Sequence,
 };
 use crate::{random::Random, secret::Secret};
@@ -134,6 +135,8 @@ pub(crate) struct Terms {
     /// Key length in bytes: 16, 24 or 32. That of the caller is used.
     pub(crate) key_length: usize,
     pub(crate) packet_drop: bool,
+    /// Largest payload that is sent in one packet, in bytes.
+    pub(crate) payload_size: usize,
     pub(crate) peer_idle: Duration,
     /// Packets that a buffer holds.
     pub(crate) buffer: usize,
@@ -150,6 +153,7 @@ impl Default for Terms {
             passphrase: None,
             key_length: 16,
             packet_drop: true,
+            payload_size: MAX_PAYLOAD,
             peer_idle: Duration::from_secs(5),
             buffer: 8192,
             bytes_per_second: 125_000_000,
@@ -317,7 +321,7 @@ impl Terms {
             keys,
             passphrase: self.passphrase.clone(),
             buffer: self.buffer,
-            max_payload: peer.mtu.min(MTU).saturating_sub(PACKET_OVERHEAD) as usize,
+            max_payload: self.payload_size.min(peer.mtu.min(MTU).saturating_sub(PACKET_OVERHEAD) as usize),
             peer_window: (peer.window as usize).clamp(1, 1 << 20),
             bytes_per_second: self.bytes_per_second,
             peer_idle: self.peer_idle,
