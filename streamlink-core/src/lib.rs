@@ -101,6 +101,8 @@ mod proto;
 mod random;
 mod router;
 mod secret;
+#[cfg(feature = "serde")]
+mod serial;
 #[cfg(any(test, fuzzing))]
 mod test_rng;
 mod text;
@@ -109,17 +111,19 @@ mod time;
 pub use endpoint::{
     Access, AccessRequest, AppSource, LastError, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
 };
-pub use engine::{EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit};
+pub use engine::{
+    Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
+};
 pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
-pub use event::{Event, Events, LossReason, RefusalReason};
+pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalReason};
 pub use flow::{
-    Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, Failover, FailoverPolicy, FedBy, Flow,
-    FlowBuilder, HostPort, InputProtocol, Interface, IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource,
-    NoSource, Output, OutputProtocol, Passphrase, PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress,
-    RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
-    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Setting, SettingScope,
-    SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, family, role,
-    settings, shown_url,
+    Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, EndpointConfiguration, Failover,
+    FailoverPolicy, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
+    IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Passphrase, PayloadTypes,
+    PeerLimits, PeerUrl, Rewrite, RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder,
+    RtmpRelayBuilder, RtmpSourceBuilder, RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder,
+    RtspTransport, Setting, SettingScope, SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey,
+    Takeover, TapBuilder, family, role, settings, shown_url,
 };
 pub use media::{
     LeftOut, MediaFamily, MediaTrack, Packet, PidStats, ProgramChoice, RtmpKind, TransportCheck, TransportErrors,

@@ -88,6 +88,22 @@ impl fmt::Debug for PeerText {
     }
 }
 
+#[cfg(feature = "serde")]
+impl serde::Serialize for PeerText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for PeerText {
+    /// Sanitizes the text.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Ok(Self::new(text))
+    }
+}
+
 /// Returns a text of bounded length, with deceptive and invisible characters escaped.
 pub(crate) fn shown(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));

@@ -81,13 +81,14 @@ fn layering_modules_import_only_downwards() {
     let allowed: &[(&str, &[&str])] = &[
         ("text", &[]),
         ("secret", &[]),
+        ("serial", &[]),
         ("error", &["text"]),
         ("time", &[]),
         ("lock", &[]),
         ("random", &["lock"]),
         ("test_rng", &[]), // for tests only
         ("media", &["lock"]),
-        ("event", &["media", "error", "text", "lock"]), // `lock` for the queues
+        ("event", &["media", "error", "text", "lock", "serial"]), // `lock` for the queues
         ("net", &["lock"]),
         ("flow", &["media", "error", "random", "secret", "text"]),
         ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),
@@ -95,13 +96,16 @@ fn layering_modules_import_only_downwards() {
         ("fuzz", &["proto", "router", "flow", "media", "test_rng", "random"]), // for tests only
         (
             "endpoint",
-            &["proto", "router", "net", "flow", "event", "media", "lock", "time", "error", "random", "secret", "text"],
+            &[
+                "proto", "router", "net", "flow", "event", "media", "lock", "time", "error", "random", "secret",
+                "serial", "text",
+            ],
         ),
         (
             "engine",
             &[
                 "endpoint", "flow", "event", "router", "net", "media", "lock", "time", "error", "random", "secret",
-                "text",
+                "serial", "text",
             ],
         ),
     ];

@@ -309,7 +309,7 @@ mod tests {
 
     fn rig(bytes: u64) -> (Arc<Ring>, Fanout, EventSink) {
         let ring = Ring::new(Limits { bytes, time: Duration::from_secs(3600) });
-        let events = EventSink::new("test");
+        let events = EventSink::alone("test");
         let tasks = Tasks { runtime: Handle::current(), tracker: TaskTracker::new() };
         (ring.clone(), Fanout::new(ring, events.clone(), tasks, 4), events)
     }

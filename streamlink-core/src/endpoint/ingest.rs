@@ -106,6 +106,8 @@ impl Ingest {
         if changed {
             self.live = self.context.live.borrow_and_update().clone();
             self.limiter.set_rate(self.live.bandwidth.max.as_bps());
+            // Sources come and go while the flow runs.
+            self.has_backup = self.context.group.has_backup();
         }
         changed
     }

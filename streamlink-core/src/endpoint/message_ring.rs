@@ -1,11 +1,8 @@
 //! Ring of FLV messages of a flow, from which outputs that send messages read. It is the flow's own ring if its sources
 //! bring messages, and that of a remultiplexer otherwise.
 
-use super::{Bandwidth, BandwidthSetting, EventSink, Tasks, remux};
-use crate::{
-    media::{MediaFamily, ProgramChoice},
-    router::{Ring, SourceGroup},
-};
+use super::{Bandwidth, BandwidthSetting, EventSink, Tasks, WantedPrograms, remux};
+use crate::{media::MediaFamily, router::Ring};
 use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
@@ -22,26 +19,6 @@ pub(crate) struct MessageRing {
     wanted: WantedPrograms,
     /// Remultiplexer, which starts with its first reader.
     remux: OnceLock<Remux>,
-}
-
-/// Programs that the sources of a flow ask for.
-#[derive(Clone, Debug)]
-pub(crate) struct WantedPrograms {
-    pub(crate) group: Arc<SourceGroup>,
-    /// One for each source, in order.
-    pub(crate) programs: Arc<[ProgramChoice]>,
-}
-
-impl WantedPrograms {
-    /// Returns the program that the active source asks for, or the first source while none is active.
-    pub(super) fn now(&self) -> ProgramChoice {
-        // The group's lock is taken only where a source asks for a program.
-        if self.programs.iter().all(|program| *program == ProgramChoice::Best) {
-            return ProgramChoice::Best;
-        }
-        let active = (0..self.programs.len()).find(|source| self.group.is_active(*source));
-        self.programs.get(active.unwrap_or(0)).cloned().unwrap_or_default()
-    }
 }
 
 /// Remultiplexer of a flow: the FLV messages found in its MPEG-TS.

@@ -25,6 +25,7 @@ mod resources;
 mod rtmp;
 mod rtp;
 mod rtsp;
+mod source_list;
 mod srt;
 mod status;
 mod tcp;
@@ -36,9 +37,10 @@ pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
 pub(crate) use egress::local_egress;
 pub(crate) use kinds::Drivers;
-pub(crate) use message_ring::{MessageRing, RemuxStatus, WantedPrograms};
+pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;
 pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
+pub(crate) use source_list::{SourceList, WantedPrograms};
 pub use status::{LastError, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
@@ -57,18 +59,16 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug)]
 pub(crate) struct SourceContext {
     pub(crate) status: Arc<Status>,
-    /// Index of this source in `sources`.
+    /// Number of this source in the group.
     pub(crate) number: usize,
-    /// All sources of the flow, in order.
-    pub(crate) sources: Arc<[Arc<Status>]>,
+    /// All sources of the flow.
+    pub(crate) sources: Arc<SourceList>,
     pub(crate) group: Arc<SourceGroup>,
     pub(crate) events: EventSink,
     /// Time without media after which the source is lost.
     pub(crate) idle_timeout: Duration,
     /// Admission of another publisher to a source that listens and has one.
     pub(crate) takeover: Takeover,
-    /// Time without media after which another publisher may take over ([`Takeover::Idle`]).
-    pub(crate) loss_threshold: Duration,
     /// Settings that can change at run time.
     pub(crate) live: watch::Receiver<SourceTunables>,
     /// Maximum time for which packets may wait for more, so that they are sent together.
@@ -92,9 +92,7 @@ impl SourceContext {
 
     /// Reports to the host that another source feeds the flow.
     fn switched(&self, switch: Option<Switch>) {
-        let Some(Switch { from, to, gap }) = switch else { return };
-        let name = |number: usize| self.sources.get(number).map(|status| status.name()).unwrap_or_default();
-        self.events.emit(Event::Switched { from: name(from), to: name(to), gap });
+        self.sources.report(switch, &self.events);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Remuxing from SRT to RTMP. A task reads a flow's datagrams and publishes the FLV messages found in their MPEG-TS
 //! into a separate ring. RTMP outputs read it like the ring of an RTMP flow.
 
-use super::{Event, EventSink, message_ring::WantedPrograms};
+use super::{Event, EventSink, WantedPrograms};
 use crate::{
     media::{MediaTrack, Remuxer},
     router::{GopSegmenter, MediaBatch, Reader, Ring},

@@ -132,6 +132,7 @@ impl Status {
 
 /// Last error of a source or an output: the loss of a connection, a failed attempt at one, or the refusal of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LastError {
     /// Stable name of the class of the reason: [`LossReason::kind`] or [`RefusalReason::kind`].
@@ -141,16 +142,19 @@ pub struct LastError {
     /// Address of the peer, if there was one.
     pub peer: Option<SocketAddr>,
     /// Time since the error.
+    #[cfg_attr(feature = "serde", serde(rename = "age_ms", with = "crate::serial::millis"))]
     pub age: Duration,
 }
 
 /// One player of an output, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PlayerStats {
     /// Address of the player.
     pub peer: SocketAddr,
     /// Duration of the connection.
+    #[cfg_attr(feature = "serde", serde(rename = "connected_ms", with = "crate::serial::millis"))]
     pub connected_for: Duration,
     /// Bytes sent, without retransmissions.
     pub bytes: u64,
@@ -163,6 +167,7 @@ pub struct PlayerStats {
     /// Packets dropped because the player was too slow.
     pub dropped: u64,
     /// Round trip time.
+    #[cfg_attr(feature = "serde", serde(rename = "round_trip_ms", with = "crate::serial::millis"))]
     pub round_trip: Duration,
 }
 

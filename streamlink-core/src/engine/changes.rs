@@ -6,7 +6,7 @@
 //! completion.
 
 use super::{
-    OutputEdit, Shared, SourceEdit,
+    Applied, OutputEdit, Shared, SourceEdit,
     handle::{Running, config, not_found},
     outputs::{self, Ending, RunningOutput},
     start,
@@ -39,7 +39,7 @@ pub(super) struct Caller {
 impl Caller {
     /// Runs the rest of an applied change, which waits for tasks to end. If the caller does not wait, it runs in the
     /// background.
-    async fn wait_for(&self, runtime: &Handle, rest: impl Future<Output = ()> + Send + 'static) {
+    pub(super) async fn wait_for(&self, runtime: &Handle, rest: impl Future<Output = ()> + Send + 'static) {
         if self.waits {
             rest.await;
         } else {
@@ -48,15 +48,15 @@ impl Caller {
     }
 }
 
-/// Claim on an address and key for an output that is not running yet. It is given back unless the output starts.
-struct Reserved<'a> {
+/// Claim on an address and key for an endpoint that is not running yet. It is given back unless the endpoint starts.
+pub(super) struct Reserved<'a> {
     shared: &'a Shared,
     id: u64,
     claim: Option<Claim>,
 }
 
 impl Reserved<'_> {
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.claim = None;
     }
 }
@@ -74,8 +74,8 @@ impl Running {
         let shared = self.alive()?;
         let output = self.check_new(&shared, output)?;
         self.check_free(&self.outputs(), output.name(), None)?;
-        let reserved = self.reserve(&shared, output.claim())?;
-        let (status, opened) = self.open(&shared, &output, &caller.abandoned).await?;
+        let reserved = self.reserve(&shared, "output", output.claim())?;
+        let (status, opened) = self.open_new(&shared, &output, &caller.abandoned).await?;
         let _change = self.changes.token();
         let name = status.name();
         let peers = {
@@ -109,8 +109,8 @@ impl Running {
         // The claim of the old output passes to the new one when they are swapped, so that no other flow can take it in
         // between.
         let claim = output.claim();
-        let reserved = self.reserve(&shared, claim.clone().filter(|_| claim != old_claim))?;
-        let (status, opened) = self.open(&shared, &output, &caller.abandoned).await?;
+        let reserved = self.reserve(&shared, "output", claim.clone().filter(|_| claim != old_claim))?;
+        let (status, opened) = self.open_new(&shared, &output, &caller.abandoned).await?;
         let change = self.changes.token();
         let new_name = status.name();
         // The new output connects after the old one has disconnected, because a server may accept only one publisher at
@@ -162,7 +162,58 @@ impl Running {
         Ok(())
     }
 
-    pub(super) fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<(), Error> {
+    /// Opens or closes the sockets of an output, which keeps its configuration, name and counters.
+    pub(super) async fn set_output_enabled(
+        self: &Arc<Self>,
+        name: &str,
+        enabled: bool,
+        caller: &Caller,
+    ) -> Result<Applied, Error> {
+        let shared = self.alive()?;
+        let (status, mut output) = {
+            let outputs = self.outputs();
+            let found = outputs.iter().find(|o| o.status.is_named(name)).ok_or_else(|| not_found("output", name))?;
+            if found.output.common.enabled == enabled {
+                return Ok(Applied::InPlace);
+            }
+            (found.status.clone(), found.output.clone())
+        };
+        output.common.enabled = enabled;
+        let reserved = self.reserve(&shared, "output", output.claim())?;
+        let opened = self.open(&shared, &output, &status, &caller.abandoned).await?;
+        let change = self.changes.token();
+        let (ending, claim, peers) = {
+            let mut outputs = self.outputs();
+            self.may_apply(&caller.abandoned)?;
+            let is_it = |o: &RunningOutput| Arc::ptr_eq(&o.status, &status) && o.output.common.enabled != enabled;
+            let place = outputs.iter().position(is_it).ok_or_else(|| not_found("output", name))?;
+            // Edits meanwhile have changed the configuration of the running output.
+            let mut before = outputs.remove(place);
+            before.output.common.enabled = enabled;
+            let RunningOutput { output, end, claim, .. } = before;
+            let (mut running, peers) = self.run_output(&shared, output, status.clone(), opened, None);
+            if let Some(listen) = running.output.listen_mut() {
+                let (allow, max_peers) = (listen.allow.clone(), listen.max_peers);
+                running.edit_listener(allow, max_peers);
+            }
+            outputs.insert(place, running);
+            reserved.keep();
+            (end.begin(), claim, peers)
+        };
+        self.tell_connected(&status.name(), peers);
+        if enabled {
+            return Ok(Applied::Reconnect); // there were no sockets to close
+        }
+        let running = self.clone();
+        let rest = async move {
+            running.finish(ending, &status, claim).await;
+            drop(change);
+        };
+        caller.wait_for(&self.tasks.runtime, rest).await;
+        Ok(Applied::Reconnect)
+    }
+
+    pub(super) fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<Applied, Error> {
         self.alive()?;
         check_text(edit.description.as_deref())?;
         if let Some(players) = edit.max_players.filter(|players| !MAX_PLAYERS.contains(players)) {
@@ -186,10 +237,10 @@ impl Running {
             output.edit_listener(allow, max_peers);
         }
         output.status.edit(edit.name.as_deref(), edit.description);
-        Ok(())
+        Ok(Applied::InPlace)
     }
 
-    pub(super) fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
+    pub(super) fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<Applied, Error> {
         self.alive()?;
         check_text(edit.description.as_deref())?;
         // Names are unique among sources and outputs, so the lock of the outputs protects both.
@@ -211,7 +262,7 @@ impl Running {
         if let Some(allow) = edit.allow {
             live.send_modify(|live| live.allow = allow);
         }
-        Ok(())
+        Ok(Applied::InPlace)
     }
 
     fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
@@ -226,7 +277,12 @@ impl Running {
     }
 
     /// Checks that no endpoint other than `own` has the name. `own` is the one to be renamed or replaced.
-    fn check_free(&self, outputs: &[RunningOutput], name: &str, own: Option<&Arc<Status>>) -> Result<(), Error> {
+    pub(super) fn check_free(
+        &self,
+        outputs: &[RunningOutput],
+        name: &str,
+        own: Option<&Arc<Status>>,
+    ) -> Result<(), Error> {
         let has_it = |status: &Arc<Status>| status.is_named(name) && !own.is_some_and(|own| Arc::ptr_eq(own, status));
         let taken = outputs.iter().any(|o| has_it(&o.status)) || self.sources().iter().any(|s| has_it(&s.status));
         if taken {
@@ -235,12 +291,30 @@ impl Running {
         Ok(())
     }
 
-    fn reserve<'a>(&self, shared: &'a Shared, claim: Option<Claim>) -> Result<Reserved<'a>, Error> {
+    /// Takes a claim for an endpoint that is about to be opened. `what`: source or output.
+    pub(super) fn reserve<'a>(
+        &self,
+        shared: &'a Shared,
+        what: &str,
+        claim: Option<Claim>,
+    ) -> Result<Reserved<'a>, Error> {
         if let Some(claim) = &claim {
-            let claimed = |problem| Error::Claimed(ConfigError::new("output.bind", problem).into());
+            let claimed = |problem| Error::Claimed(ConfigError::new("bind", problem).within(what).into());
             shared.claim(self.id, &self.name, claim).map_err(claimed)?;
         }
         Ok(Reserved { shared, id: self.id, claim })
+    }
+
+    /// Opens the sockets of a new output. Returns them with its status.
+    async fn open_new(
+        &self,
+        shared: &Shared,
+        output: &Output,
+        abandoned: &CancellationToken,
+    ) -> Result<(Arc<Status>, Option<Box<dyn OpenOutput>>), Error> {
+        let status = Status::new(output.name(), output.common.description.clone());
+        let opened = self.open(shared, output, &status, abandoned).await?;
+        Ok((status, opened))
     }
 
     /// Opens the sockets of an output, unless the flow stops or the change is abandoned meanwhile.
@@ -248,21 +322,21 @@ impl Running {
         &self,
         shared: &Shared,
         output: &Output,
+        status: &Arc<Status>,
         abandoned: &CancellationToken,
-    ) -> Result<(Arc<Status>, Box<dyn OpenOutput>), Error> {
-        let status = Status::new(output.name(), output.common.description.clone());
+    ) -> Result<Option<Box<dyn OpenOutput>>, Error> {
         let bandwidth = self.media.bandwidth.view();
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Error::Stopped("flow")),
             () = abandoned.cancelled() => Err(Error::Stopped("change")),
-            opened = outputs::open_output(shared, &self.name, output, &bandwidth, &status) => Ok((status.clone(), opened?)),
+            opened = outputs::open_output(shared, &self.name, output, &bandwidth, status) => opened,
         }
     }
 
     /// Checks that the flow is not stopping and the change is not abandoned. Must be called under the lock of the
     /// outputs, because a stop cancels the flow before it takes that lock.
-    fn may_apply(&self, abandoned: &CancellationToken) -> Result<(), Error> {
+    pub(super) fn may_apply(&self, abandoned: &CancellationToken) -> Result<(), Error> {
         if self.stop.is_cancelled() {
             return Err(Error::Stopped("flow"));
         }
@@ -281,6 +355,7 @@ impl Running {
     /// Waits until an output has ended, and gives back its claim.
     async fn finish(&self, ending: Ending, status: &Status, claim: Option<Claim>) {
         match ending {
+            Ending::Disabled => {}
             Ending::Tap(closer) => closer.close(),
             Ending::Sinks(sinks) => {
                 for sink in sinks {

@@ -2,6 +2,17 @@
 
 use crate::flow::Allowlist;
 
+/// Way in which a change of a running flow was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Applied {
+    /// In place: connections go on.
+    InPlace,
+    /// The changed endpoint alone closes its sockets, or opens them; its peers connect again. No other endpoint is
+    /// affected.
+    Reconnect,
+}
+
 /// Changes of an output that need no reconnection. Settings that are not named stay as they are.
 #[derive(Clone, Debug, Default)]
 #[must_use]

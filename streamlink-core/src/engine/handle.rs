@@ -1,24 +1,26 @@
 //! Handle of a running flow: its addresses, events, statistics and changes.
 
 use super::{
-    OutputEdit, Shared, SourceEdit,
+    Applied, OutputEdit, Shared, SourceEdit,
     changes::Caller,
     outputs::{OutputEnd, RunningOutput},
     sources::RunningSource,
     stats::{EndpointStats, FlowStats},
 };
 use crate::{
-    endpoint::{AppSource, Bandwidth, FlowMedia, Status, Tap, Tasks, driver::ListenerEntry, fanout::Fanout},
+    endpoint::{
+        AppSource, Bandwidth, FlowMedia, SourceList, Status, Tap, Tasks, driver::ListenerEntry, fanout::Fanout,
+    },
     error::{ConfigError, ConfigErrors, Error, Problem},
     event::{Event, Events, Mailbox},
-    flow::{BandwidthPolicy, Bitrate, InputProtocol, Output},
+    flow::{BandwidthPolicy, Bitrate, Failover, Flow, FlowConfiguration, InputProtocol, Output, Source},
     lock::{self, Guard, lock},
     router::{SourceGroup, State},
 };
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -40,12 +42,18 @@ pub(crate) struct Running {
     pub(super) stop: CancellationToken,
     pub(super) stopped: AtomicBool,
     pub(super) fanout: Fanout,
+    /// Settings of the flow; its sources and outputs stand below.
+    pub(super) settings: Mutex<Flow>,
+    /// Names and programs of the sources that run.
+    pub(super) source_list: Arc<SourceList>,
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
     /// Tracker of output changes that are being applied.
     pub(super) changes: TaskTracker,
     /// Lock that allows one stop at a time.
     pub(super) stopping: tokio::sync::Mutex<()>,
+    /// What the clones of the handle share, once the flow has started.
+    pub(super) handle: OnceLock<Weak<Owner>>,
 }
 
 impl Running {
@@ -83,7 +91,8 @@ impl Running {
 
     /// Takes the entries on shared ports, which must be released.
     fn take_entries(&self) -> Vec<ListenerEntry> {
-        let sources: Vec<ListenerEntry> = self.sources().iter_mut().filter_map(|source| source.entry.take()).collect();
+        let sources: Vec<ListenerEntry> =
+            self.sources().iter_mut().filter_map(|s| s.run.as_mut()?.entry.take()).collect();
         let outputs = self.outputs();
         let entries = outputs.iter().filter_map(|output| match &output.end {
             OutputEnd::Listener(entry) => Some(entry.clone()),
@@ -171,9 +180,12 @@ impl Running {
 
     pub(super) fn stats(&self) -> FlowStats {
         let now = Instant::now();
-        let source = |(number, s): (usize, &RunningSource)| {
+        let source = |s: &RunningSource| {
             let protocol = s.source.protocol().name();
-            let mut stats = EndpointStats::new(&s.status, protocol, s.input_address.clone(), now);
+            let url = s.run.as_ref().and_then(|run| run.input_address.clone());
+            let mut stats = EndpointStats::new(&s.status, protocol, url, now);
+            stats.enabled = s.source.common.enabled;
+            let Some(number) = s.run.as_ref().map(|run| run.number) else { return stats };
             stats.active = self.group.is_active(number);
             if let Some((counts, _)) = self.group.merged(number) {
                 stats.lost = counts.lost;
@@ -183,6 +195,7 @@ impl Running {
         };
         let output = |o: &RunningOutput| {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
+            stats.enabled = o.output.common.enabled;
             if let Some(remux) = &o.remux {
                 stats.media = remux.selection().map(Into::into);
                 stats.tracks = remux.tracks();
@@ -192,7 +205,7 @@ impl Running {
             }
             stats
         };
-        let sources = self.sources().iter().enumerate().map(source).collect();
+        let sources = self.sources().iter().map(source).collect();
         let merge_lost = self.group.merged(0).map_or(0, |(_, lost)| lost);
         let outputs = self.outputs().iter().map(output).collect();
         FlowStats {
@@ -202,6 +215,11 @@ impl Running {
             sources,
             outputs,
         }
+    }
+
+    /// Returns a handle, unless the flow is still starting, or its last handle is gone.
+    pub(super) fn handle(&self) -> Option<FlowHandle> {
+        self.handle.get()?.upgrade().map(FlowHandle)
     }
 
     fn has_player(&self, output: &str, peer: SocketAddr) -> bool {
@@ -226,54 +244,62 @@ pub(super) fn config(path: &str, problem: Problem) -> Error {
     Error::Config(ConfigErrors::from(ConfigError::new(path, problem)))
 }
 
-/// Handle of a running flow. Dropping it stops the flow without waiting. [`FlowHandle::stop`] waits.
+/// Handle of a running flow. It is cheap to clone. Dropping the last clone stops the flow without waiting;
+/// [`FlowHandle::stop`] waits. The handles that [`Engine::flows`](crate::Engine::flows) returns are such clones.
+#[derive(Clone, Debug)]
+pub struct FlowHandle(Arc<Owner>);
+
+/// Owner of a running flow, shared by the clones of its handle.
 #[derive(Debug)]
-pub struct FlowHandle {
+pub(super) struct Owner {
     running: Arc<Running>,
     events: tokio::sync::Mutex<Events>,
 }
 
 impl FlowHandle {
-    pub(super) fn new(running: Arc<Running>, events: Mailbox) -> Self {
-        Self { running, events: tokio::sync::Mutex::new(Events::new(events)) }
+    pub(super) fn new(running: Arc<Running>, events: Mailbox<Event>) -> Self {
+        let owner = Arc::new(Owner { running, events: tokio::sync::Mutex::new(Events::new(events)) });
+        owner.running.handle.get_or_init(|| Arc::downgrade(&owner));
+        Self(owner)
     }
 
     #[cfg(test)]
     pub(super) fn running(&self) -> &Running {
-        &self.running
+        &self.0.running
     }
 
     /// Returns the name of the flow.
     pub fn name(&self) -> &str {
-        &self.running.name
+        &self.0.running.name
     }
 
     /// Returns the URLs to which encoders send, one for each source that listens.
     pub fn input_addresses(&self) -> Vec<String> {
-        self.running.sources().iter().filter_map(|s| Some(s.input_address.as_ref()?.to_string())).collect()
+        let sources = self.0.running.sources();
+        sources.iter().filter_map(|s| Some(s.run.as_ref()?.input_address.as_ref()?.to_string())).collect()
     }
 
     /// Returns the names of the outputs that listen, each with the URL from which players fetch.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
-        let outputs = self.running.outputs();
+        let outputs = self.0.running.outputs();
         outputs.iter().filter_map(|o| Some((o.status.name(), o.url.as_ref()?.to_string()))).collect()
     }
 
     /// Waits for the next event since the flow was started. Returns `None` when the flow has stopped. This serves one
     /// reader. Further readers are created by [`FlowHandle::events`].
     pub async fn next_event(&self) -> Option<Event> {
-        self.events.lock().await.next().await
+        self.0.events.lock().await.next().await
     }
 
     /// Returns another reader of events, from now on. Within 5 s of the start of the flow, it brings the events since
     /// the start, too.
     pub fn events(&self) -> Events {
-        Events::new(self.running.media.events.subscribe())
+        Events::new(self.0.running.media.events.subscribe())
     }
 
     /// Returns a snapshot of the counters, without stopping the data path.
     pub fn stats(&self) -> FlowStats {
-        self.running.stats()
+        self.0.running.stats()
     }
 
     /// Returns the handle into which the host pushes the media of an app source, such as
@@ -282,8 +308,8 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is no such source.
     pub fn app_source(&self, name: &str) -> Result<AppSource, Error> {
-        let sources = self.running.sources();
-        let found = sources.iter().find(|s| s.status.is_named(name)).and_then(|s| s.app.clone());
+        let sources = self.0.running.sources();
+        let found = sources.iter().find(|s| s.status.is_named(name)).and_then(|s| s.run.as_ref()?.app.clone());
         found.ok_or_else(|| not_found("app source", name))
     }
 
@@ -292,14 +318,14 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is no such tap, or it was taken before.
     pub fn tap(&self, name: &str) -> Result<Tap, Error> {
-        let mut outputs = self.running.outputs();
+        let mut outputs = self.0.running.outputs();
         let found = outputs.iter_mut().find(|o| o.status.is_named(name));
         let taken = found.and_then(|o| match &mut o.end {
             OutputEnd::Tap(tap) => tap.reader.take().map(|reader| (reader, o.status.clone())),
             _ => None,
         });
         let (reader, status) = taken.ok_or_else(|| not_found("tap", name))?;
-        Ok(Tap::new(reader, status, self.running.tasks.clone()))
+        Ok(Tap::new(reader, status, self.0.running.tasks.clone()))
     }
 
     /// Adds an output. It receives the media from now on, and no other output is affected.
@@ -311,7 +337,7 @@ impl FlowHandle {
     /// # Errors
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
     pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, output) = (self.running.clone(), output.into());
+        let (running, output) = (self.0.running.clone(), output.into());
         self.on_runtime(|caller| async move { running.add_output(output, &caller).await }).await
     }
 
@@ -324,7 +350,7 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
     pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
-        let (running, name) = (self.running.clone(), name.to_owned());
+        let (running, name) = (self.0.running.clone(), name.to_owned());
         self.on_runtime(|caller| async move { running.remove_output(&name, &caller).await }).await
     }
 
@@ -341,7 +367,7 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, name, output) = (self.running.clone(), name.to_owned(), output.into());
+        let (running, name, output) = (self.0.running.clone(), name.to_owned(), output.into());
         self.on_runtime(|caller| async move { running.replace_output(&name, output, &caller).await }).await
     }
 
@@ -349,8 +375,106 @@ impl FlowHandle {
     ///
     /// # Errors
     /// When there is no such output, or a new value is wrong; nothing is then changed.
-    pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<(), Error> {
-        self.running.edit_output(name, edit)
+    pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<Applied, Error> {
+        self.0.running.edit_output(name, edit)
+    }
+
+    /// Enables or disables an output. A disabled output holds its configuration, its name and its counters, and no
+    /// sockets: its peers are disconnected, and another flow may take its address. Disabling waits until the sockets are
+    /// closed, as [`FlowHandle::remove_output`] does.
+    ///
+    /// The output alone reconnects; if nothing changes, the result is [`Applied::InPlace`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none of that name; as [`FlowHandle::add_output`] when its sockets cannot be
+    /// opened. It then stays disabled.
+    pub async fn set_output_enabled(&self, name: &str, enabled: bool) -> Result<Applied, Error> {
+        let (running, name) = (self.0.running.clone(), name.to_owned());
+        self.on_runtime(|caller| async move { running.set_output_enabled(&name, enabled, &caller).await }).await
+    }
+
+    /// Adds a source, as the last one in the order of preference. Its media must be of the family of the other sources.
+    /// It is a backup like those that the flow was built with: players stay connected when it takes over.
+    ///
+    /// # Errors
+    /// When it is not valid for this flow, the flow has 16 sources already, its name is taken, its backups are cold and
+    /// it is no caller, or its sockets cannot be opened.
+    pub async fn add_source(&self, source: impl Into<Source>) -> Result<(), Error> {
+        let (running, source) = (self.0.running.clone(), source.into());
+        self.on_runtime(|caller| async move { running.add_source(source, &caller).await }).await
+    }
+
+    /// Removes a source, and waits until its sockets are closed. If it feeds the flow, another source takes over as when
+    /// it is lost; players stay connected. Code that the library runs does not wait, as in
+    /// [`FlowHandle::remove_output`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none of that name; [`Error::Config`] for the last source of the flow, which can
+    /// only be replaced or disabled.
+    pub async fn remove_source(&self, name: &str) -> Result<(), Error> {
+        let (running, name) = (self.0.running.clone(), name.to_owned());
+        self.on_runtime(|caller| async move { running.remove_source(&name, &caller).await }).await
+    }
+
+    /// Replaces a source with another one of the same family, under a name of its own choice, at the same place in the
+    /// order of preference. Players stay connected, and the media of the new source continues that of the old one.
+    ///
+    /// The new source is opened before the old one ends, except where both need the same socket: the old one is then
+    /// closed first, and opened again if the new one cannot be opened.
+    ///
+    /// # Errors
+    /// As [`FlowHandle::add_source`] and [`FlowHandle::remove_source`].
+    pub async fn replace_source(&self, name: &str, source: impl Into<Source>) -> Result<Applied, Error> {
+        let (running, name, source) = (self.0.running.clone(), name.to_owned(), source.into());
+        self.on_runtime(|caller| async move { running.replace_source(&name, source, &caller).await }).await
+    }
+
+    /// Enables or disables a source. A disabled source holds its configuration, its name and its counters, and no
+    /// sockets. If it feeds the flow, another source takes over as when it is lost.
+    ///
+    /// The source alone reconnects; if nothing changes, the result is [`Applied::InPlace`].
+    ///
+    /// # Errors
+    /// As [`FlowHandle::set_output_enabled`].
+    pub async fn set_source_enabled(&self, name: &str, enabled: bool) -> Result<Applied, Error> {
+        let (running, name) = (self.0.running.clone(), name.to_owned());
+        self.on_runtime(|caller| async move { running.set_source_enabled(&name, enabled, &caller).await }).await
+    }
+
+    /// Switches to a source by hand. The switch takes place when the source delivers media to begin with, such as the
+    /// next key frame; until then, the flow stays as it is. A cold source connects for that. [`Event::Switched`] reports
+    /// it.
+    ///
+    /// The flow then stays with the source until it is lost, whatever [`Failover`] prefers; from then on the policy
+    /// holds again. Another call replaces the choice.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such source; [`Error::Config`] when it is disabled, or the flow merges its
+    /// sources.
+    pub fn switch_to(&self, source: &str) -> Result<(), Error> {
+        self.0.running.switch_to(source)
+    }
+
+    /// Changes the rules for the change between the sources, from the next packet on. The policies `Stay` and `Prefer`,
+    /// their hold time, the window of a merge and the loss threshold are changed in place.
+    ///
+    /// # Errors
+    /// When a value is out of range. When it would begin or end a merge, or make backups cold or hot: sources are opened
+    /// differently for these, so the flow must be started anew. Nothing is then changed.
+    pub fn set_failover(&self, failover: Failover) -> Result<Applied, Error> {
+        self.0.running.set_failover(failover)
+    }
+
+    /// Returns the current configuration with its secrets hidden: as the flow was built, with all changes since. Ports
+    /// are those configured; those that the system has picked are in the statistics.
+    pub fn configuration(&self) -> FlowConfiguration {
+        self.0.running.configuration().configuration()
+    }
+
+    /// Returns the current configuration with its secrets, such as generated stream keys, as a flow that can be started
+    /// again. Do not log it.
+    pub fn configuration_with_secrets(&self) -> Flow {
+        self.0.running.configuration()
     }
 
     /// Disconnects a player of an output that listens, by its address as in [`PlayerStats`](crate::PlayerStats). The
@@ -360,8 +484,8 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is no such output, or no such player of it.
     pub async fn kick_player(&self, output: &str, peer: SocketAddr) -> Result<(), Error> {
-        self.running.alive()?;
-        let entry = self.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
+        self.0.running.alive()?;
+        let entry = self.0.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
             OutputEnd::Listener(entry) => Some(entry.clone()),
             _ => None,
         });
@@ -369,8 +493,8 @@ impl FlowHandle {
         let kicked = match entry {
             // The port may be what runs the caller, so its answer is not waited for.
             Some(entry) if lock::is_on_task() => {
-                self.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
-                self.running.has_player(output, peer)
+                self.0.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
+                self.0.running.has_player(output, peer)
             }
             Some(entry) => entry.kick(peer).await,
             None => false,
@@ -382,8 +506,8 @@ impl FlowHandle {
     ///
     /// # Errors
     /// When there is no such source, or a new value is wrong; nothing is then changed.
-    pub fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<(), Error> {
-        self.running.edit_source(name, edit)
+    pub fn edit_source(&self, name: &str, edit: SourceEdit) -> Result<Applied, Error> {
+        self.0.running.edit_source(name, edit)
     }
 
     /// Changes the maximum bandwidth, from the next packet on. Queues, socket buffers, and the rates and windows of
@@ -393,11 +517,11 @@ impl FlowHandle {
     /// # Errors
     /// When it is 0, or the flow has stopped.
     pub fn set_max_bandwidth(&self, rate: Bitrate) -> Result<(), Error> {
-        self.running.alive()?;
+        self.0.running.alive()?;
         if rate.as_bps() == 0 {
             return Err(config("max_bandwidth", Problem::out_of_range("0", "1 bit per second and more")));
         }
-        self.running.change_bandwidth(|bandwidth| bandwidth.max = rate);
+        self.0.running.change_bandwidth(|bandwidth| bandwidth.max = rate);
         Ok(())
     }
 
@@ -406,8 +530,8 @@ impl FlowHandle {
     /// # Errors
     /// When the flow has stopped.
     pub fn set_bandwidth_policy(&self, policy: BandwidthPolicy) -> Result<(), Error> {
-        self.running.alive()?;
-        self.running.change_bandwidth(|bandwidth| bandwidth.policy = policy);
+        self.0.running.alive()?;
+        self.0.running.change_bandwidth(|bandwidth| bandwidth.policy = policy);
         Ok(())
     }
 
@@ -418,13 +542,14 @@ impl FlowHandle {
     /// Code that the library runs (release functions, wakers, callbacks, the logger) may call this. It does not wait then:
     /// the flow stops in the background, and [`Event::FlowStopped`] tells when it has.
     pub async fn stop(&self) {
-        lock::hold_back(self.running.stop()).await;
+        lock::hold_back(self.0.running.stop()).await;
     }
 
     /// Runs a change on the engine's runtime, to which sockets belong, on whichever executor it is awaited.
-    async fn on_runtime<F>(&self, change: impl FnOnce(Caller) -> F) -> Result<(), Error>
+    async fn on_runtime<F, T>(&self, change: impl FnOnce(Caller) -> F) -> Result<T, Error>
     where
-        F: Future<Output = Result<(), Error>> + Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+        T: Send + 'static,
     {
         let abandoned = CancellationToken::new();
         let waits = !lock::is_on_task();
@@ -433,13 +558,13 @@ impl FlowHandle {
             return lock::within_task(change).await;
         }
         let interest = abandoned.drop_guard();
-        let done = self.running.tasks.runtime.spawn(lock::task(change)).await;
+        let done = self.0.running.tasks.runtime.spawn(lock::task(change)).await;
         interest.disarm();
         done.unwrap_or(Err(Error::Stopped("engine")))
     }
 }
 
-impl Drop for FlowHandle {
+impl Drop for Owner {
     fn drop(&mut self) {
         self.running.cancel();
     }

@@ -5,6 +5,11 @@ mod changes;
 mod changes_tests;
 mod edit;
 mod handle;
+#[cfg(test)]
+mod host_tests;
+mod live_sources;
+#[cfg(test)]
+mod live_tests;
 mod metrics;
 mod outputs;
 mod sources;
@@ -13,13 +18,14 @@ mod stats;
 #[cfg(test)]
 mod unknown_protocol_tests;
 
-pub use edit::{OutputEdit, SourceEdit};
+pub use edit::{Applied, OutputEdit, SourceEdit};
 pub use handle::FlowHandle;
 pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
     endpoint::{Access, AccessHook, AccessRequest, Drivers, EngineResources, Ports, Resolver, TlsIdentity},
     error::{ConfigError, ConfigErrors, Error, Problem},
+    event::{EngineEventSink, EngineEvents},
     flow::{Claim, Flow, PeerLimits},
     lock::{self, Guard, lock},
     net::{Egress, TlsClient, TlsServer},
@@ -41,9 +47,13 @@ use tokio_util::task::AbortOnDropHandle;
 /// Engine that runs flows, on a runtime of its own or on the host's. It also holds the regions and settings that all
 /// its flows share.
 ///
-/// Dropping the engine stops its flows without waiting. [`Engine::shutdown`] waits.
+/// An engine is cheap to clone. Dropping its last clone stops its flows without waiting. [`Engine::shutdown`] waits.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Owner>);
+
+/// Owner of an engine's flows and runtime, shared by the clones of the engine.
 #[derive(Debug)]
-pub struct Engine {
+struct Owner {
     shared: Arc<Shared>,
     /// Runtime of the engine's own, if it has one. Dropped in the background.
     runtime: Option<Runtime>,
@@ -58,6 +68,8 @@ pub(crate) struct Shared {
     drivers: Drivers,
     resources: EngineResources,
     flows: Mutex<HashMap<String, Arc<Running>>>,
+    /// Readers of the events of all flows.
+    events: EngineEventSink,
     /// Claimed local addresses and keys, each with the id and name of its flow.
     claims: Mutex<HashMap<Claim, (u64, String)>>,
     next_id: AtomicU64,
@@ -249,11 +261,12 @@ impl EngineBuilder {
             drivers: self.drivers,
             resources,
             flows: Mutex::default(),
+            events: EngineEventSink::default(),
             claims: Mutex::default(),
             next_id: AtomicU64::new(1),
             is_shut_down: AtomicBool::new(false),
         };
-        Engine { shared: Arc::new(shared), runtime }
+        Engine(Arc::new(Owner { shared: Arc::new(shared), runtime }))
     }
 }
 
@@ -286,12 +299,12 @@ impl Engine {
     /// When an address cannot be bound, a region is unknown, or a name or an address is taken by another flow. Nothing
     /// is then started.
     pub async fn start(&self, flow: Flow) -> Result<FlowHandle, Error> {
-        let shared = self.shared.clone();
+        let shared = self.0.shared.clone();
         if lock::is_on_task() {
             return lock::within_task(start::start(shared, flow)).await;
         }
         // Sockets belong to the engine's runtime, on whichever executor this is awaited.
-        let started = AbortOnDropHandle::new(self.shared.runtime.spawn(lock::task(start::start(shared, flow)))).await;
+        let started = AbortOnDropHandle::new(self.0.shared.runtime.spawn(lock::task(start::start(shared, flow)))).await;
         started.unwrap_or(Err(Error::Stopped("engine")))
     }
 
@@ -299,16 +312,36 @@ impl Engine {
     /// runs on a runtime with several threads, or on the engine's own. Must not be called from within another executor.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         if lock::is_on_task() {
-            return tokio::task::block_in_place(|| self.shared.runtime.block_on(future));
+            return tokio::task::block_in_place(|| self.0.shared.runtime.block_on(future));
         }
-        self.shared.runtime.block_on(future)
+        self.0.shared.runtime.block_on(future)
+    }
+
+    /// Returns the handles of all running flows, in the order of their names.
+    pub fn flows(&self) -> Vec<FlowHandle> {
+        let flows = self.running_flows();
+        flows.values().filter_map(|flow| flow.handle()).collect()
+    }
+
+    /// Returns the handle of the running flow of this name, if there is one.
+    pub fn flow(&self, name: &str) -> Option<FlowHandle> {
+        let running = self.0.shared.flows().get(name).cloned();
+        running.and_then(|running| running.handle())
+    }
+
+    /// Returns a reader of the events of all flows from now on, with their times and the names of the flows. It ends
+    /// when the engine has shut down, or its last clone is dropped.
+    pub fn events(&self) -> EngineEvents {
+        EngineEvents::new(self.0.shared.events.subscribe())
+    }
+
+    fn running_flows(&self) -> BTreeMap<String, Arc<Running>> {
+        self.0.shared.flows().iter().map(|(name, flow)| (name.clone(), flow.clone())).collect()
     }
 
     /// Returns the statistics of all flows, in the order of their names.
     pub fn stats(&self) -> Vec<FlowStats> {
-        let flows: BTreeMap<String, Arc<Running>> =
-            self.shared.flows().iter().map(|(name, flow)| (name.clone(), flow.clone())).collect();
-        flows.values().map(|flow| flow.stats()).collect()
+        self.running_flows().values().map(|flow| flow.stats()).collect()
     }
 
     /// Returns the statistics of all flows as OpenMetrics text, for a scraper.
@@ -320,18 +353,25 @@ impl Engine {
     /// after that: [`Engine::start`] fails with [`Error::Stopped`]. It does not wait when it is called from code that
     /// the library runs, as in [`FlowHandle::stop`].
     pub async fn shutdown(&self) {
-        self.shared.is_shut_down.store(true, Ordering::SeqCst);
-        let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
+        self.0.shared.is_shut_down.store(true, Ordering::SeqCst);
+        let flows: Vec<Arc<Running>> = self.0.shared.flows().values().cloned().collect();
         for flow in flows {
             lock::hold_back(flow.stop()).await;
+        }
+        // Code that the library runs does not wait, so flows are still stopping then, and their events follow.
+        if !lock::is_on_task() {
+            self.0.shared.events.close();
         }
     }
 }
 
-impl Drop for Engine {
+impl Drop for Owner {
     fn drop(&mut self) {
         let flows: Vec<Arc<Running>> = self.shared.flows().values().cloned().collect();
-        flows.iter().for_each(|flow| flow.cancel());
+        for flow in &flows {
+            flow.cancel();
+        }
+        self.shared.events.close();
         if let Some(runtime) = self.runtime.take() {
             // A wait would panic here, because an engine may be dropped within a task.
             runtime.shutdown_background();

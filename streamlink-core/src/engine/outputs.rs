@@ -39,6 +39,8 @@ pub(super) enum OutputEnd {
         task: tokio::task::JoinHandle<()>,
     },
     Listener(ListenerEntry),
+    /// The output is disabled, and holds no sockets.
+    Disabled,
 }
 
 /// Output that has been told to end. The remaining step is to wait.
@@ -47,6 +49,7 @@ pub(super) enum Ending {
     Tap(Closer),
     Task(tokio::task::JoinHandle<()>),
     Listener(ListenerEntry, Task),
+    Disabled,
 }
 
 impl OutputEnd {
@@ -64,6 +67,7 @@ impl OutputEnd {
                 let removal = entry.remove();
                 Ending::Listener(entry, removal)
             }
+            OutputEnd::Disabled => Ending::Disabled,
         }
     }
 }
@@ -84,14 +88,17 @@ pub(super) struct TapEnd {
     pub(super) closer: Closer,
 }
 
-/// Opens the sockets of an output.
+/// Opens the sockets of an output; `None` if it is disabled.
 pub(super) async fn open_output(
     shared: &Shared,
     flow: &str,
     output: &Output,
     bandwidth: &FlowBandwidth,
     status: &Arc<Status>,
-) -> Result<Box<dyn OpenOutput>, Error> {
+) -> Result<Option<Box<dyn OpenOutput>>, Error> {
+    if !output.common.enabled {
+        return Ok(None);
+    }
     let egress = region(shared, output)
         .map_err(|problem| Error::from(ConfigErrors::from(ConfigError::new("region", problem))))?;
     let opening = OutputOpening {
@@ -101,7 +108,7 @@ pub(super) async fn open_output(
         bandwidth: bandwidth.clone(),
         status: status.clone(),
     };
-    (shared.drivers.output)(&output.kind).open(opening).await
+    (shared.drivers.output)(&output.kind).open(opening).await.map(Some)
 }
 
 impl Running {
@@ -111,7 +118,7 @@ impl Running {
         shared: &Shared,
         output: Output,
         status: Arc<Status>,
-        opened: Box<dyn OpenOutput>,
+        opened: Option<Box<dyn OpenOutput>>,
     ) -> Result<(), Error> {
         let name = status.name();
         let peers = {
@@ -127,16 +134,21 @@ impl Running {
         Ok(())
     }
 
-    /// Runs an opened output. Returns it with the peers to which it is connected from the beginning, which are reported
+    /// Runs an opened output, or holds one that is disabled. Returns it with the peers to which it is connected from the beginning, which are reported
     /// to the host. A caller connects only after `after` is cancelled.
     pub(super) fn run_output(
         &self,
         shared: &Shared,
         output: Output,
         status: Arc<Status>,
-        opened: Box<dyn OpenOutput>,
+        opened: Option<Box<dyn OpenOutput>>,
         after: Option<CancellationToken>,
     ) -> (RunningOutput, Vec<SocketAddr>) {
+        let Some(opened) = opened else {
+            let disabled =
+                RunningOutput { output, status, end: OutputEnd::Disabled, claim: None, url: None, remux: None };
+            return (disabled, Vec::new());
+        };
         // Set first, because a listener may have a player as soon as it is started.
         status.counters.set_state(State::Waiting, Instant::now());
         let StartedOutput { url, peers, remux, drive } = opened.start(&shared.resources, &self.media, status.clone());

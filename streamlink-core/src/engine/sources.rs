@@ -7,7 +7,7 @@ use crate::{
         driver::{EndpointLabel, ListenerEntry, OpenSource, SourceDrive, SourceOpening, StartedSource, Task},
     },
     error::Error,
-    flow::{self, Failover, FailoverPolicy, PeerUrl, Source},
+    flow::{self, Allowlist, Claim, Failover, FailoverPolicy, PeerUrl, Source},
     lock,
     router::{self, FailoverConfig, SourceGroup, State, SwitchPolicy},
 };
@@ -15,7 +15,8 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 /// Interval at which a merge checks for packets that have waited long enough while no media arrives.
 const MERGE_TICK: Duration = Duration::from_millis(20);
@@ -42,10 +43,33 @@ pub(super) struct RunningSource {
     pub(super) source: Source,
     pub(super) status: Arc<Status>,
     pub(super) live: watch::Sender<SourceTunables>,
+    /// Driver of the source; `None` while it is disabled.
+    pub(super) run: Option<SourceRun>,
+}
+
+/// Driver of a source, with what ends it.
+#[derive(Debug)]
+pub(super) struct SourceRun {
+    /// Number of the source in the group.
+    pub(super) number: usize,
+    pub(super) stop: CancellationToken,
+    pub(super) task: Option<JoinHandle<()>>,
     /// Route on a shared port, if the source has one.
     pub(super) entry: Option<ListenerEntry>,
     pub(super) input_address: Option<PeerUrl>,
     pub(super) app: Option<AppSource>,
+    /// Exclusive claim on an address and key.
+    pub(super) claim: Option<Claim>,
+}
+
+impl RunningSource {
+    /// Creates a source that does not run yet.
+    pub(super) fn new(mut source: Source, bandwidth: Bandwidth) -> Self {
+        let status = Status::new(source.name(), source.common.description.clone());
+        let allow = source.allow_mut().map(|allow| allow.clone()).unwrap_or_else(Allowlist::everyone);
+        let live = watch::Sender::new(SourceTunables { allow, bandwidth });
+        Self { source, status, live, run: None }
+    }
 }
 
 /// Opens the sockets of a source.
@@ -66,31 +90,47 @@ pub(super) fn open_source(
 }
 
 impl Running {
-    /// Runs an opened source. A `cold` source connects only when it is needed.
+    /// Runs an opened source under its number in the group. A `cold` source connects only when it is needed.
     pub(super) fn run_source(
         &self,
         shared: &Shared,
-        source: Source,
+        source: &RunningSource,
         opened: Box<dyn OpenSource>,
-        (context, live): (SourceContext, watch::Sender<SourceTunables>),
+        number: usize,
         cold: bool,
-    ) {
-        let status = context.status.clone();
+    ) -> SourceRun {
+        let status = source.status.clone();
+        status.counters.set_state(State::Waiting, Instant::now());
+        self.source_list.add(number, status.clone(), source.source.program());
+        let stop = self.stop.child_token();
+        let context = SourceContext {
+            status,
+            number,
+            sources: self.source_list.clone(),
+            group: self.group.clone(),
+            events: self.media.events.clone(),
+            idle_timeout: source.source.idle_timeout(),
+            takeover: source.source.takeover(),
+            live: source.live.subscribe(),
+            coalesce: lock::lock(&self.settings).coalesce,
+            random: shared.resources.random.clone(),
+            stop: stop.clone(),
+        };
         let started = opened.start(&shared.resources, &self.media, context.clone());
         let StartedSource { input_address, drive } = started;
-        let (mut app, mut entry) = (None, None);
+        let (mut app, mut entry, mut task) = (None, None, None);
         match drive {
-            SourceDrive::Task(task) => self.spawn_source(task),
-            SourceDrive::Caller(call) if cold => self.spawn_source(call_when_needed(context, call)),
-            SourceDrive::Caller(call) => self.spawn_source(call(context)),
+            SourceDrive::Task(run) => task = Some(self.spawn_source(run)),
+            SourceDrive::Caller(call) if cold => task = Some(self.spawn_source(call_when_needed(context, call))),
+            SourceDrive::Caller(call) => task = Some(self.spawn_source(call(context))),
             SourceDrive::Listener(listener) => entry = Some(listener),
             SourceDrive::App(source) => app = Some(source),
         }
-        self.sources().push(RunningSource { source, status, live, entry, input_address, app });
+        SourceRun { number, stop, task, entry, input_address, app, claim: source.source.claim() }
     }
 
-    fn spawn_source(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.source_tasks.spawn_on(lock::task(task), &self.tasks.runtime);
+    fn spawn_source(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.source_tasks.spawn_on(lock::task(task), &self.tasks.runtime)
     }
 
     /// Runs the clock of a merge, which expires windows while no media arrives.

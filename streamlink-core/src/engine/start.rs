@@ -4,27 +4,22 @@ use super::{
     FlowHandle, Shared,
     handle::Running,
     outputs::open_output,
-    sources::{group_terms, open_source},
+    sources::{RunningSource, group_terms, open_source},
 };
 use crate::{
     endpoint::{
-        Bandwidth, BandwidthSetting, FlowMedia, MessageRing, SourceContext, SourceTunables, Status, Tasks,
-        WantedPrograms, fanout::Fanout,
+        Bandwidth, BandwidthSetting, FlowMedia, MessageRing, SourceList, Status, Tasks, WantedPrograms, fanout::Fanout,
     },
     error::{ConfigError, ConfigErrors, Error, Problem},
     event::{Event, EventSink},
-    flow::{Allowlist, Claim, Flow, Output},
+    flow::{Claim, Flow, Output},
     net::{self, Egress, is_local_ip},
-    router::{CurrentPresentation, Ring, SourceGroup, State, SwitchPolicy},
+    router::{CurrentPresentation, Ring, SourceGroup, SwitchPolicy},
 };
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc, Mutex, OnceLock,
+    atomic::{AtomicBool, Ordering},
 };
-use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Claims of a flow, which are given back if the flow does not start.
@@ -64,7 +59,7 @@ fn reserve<'a>(
     }
 }
 
-pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle, Error> {
+pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHandle, Error> {
     let name = flow.name().to_owned();
     if shared.is_shut_down.load(Ordering::SeqCst) {
         return Err(Error::Stopped("engine"));
@@ -82,11 +77,12 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let sources = flow.sources.iter().enumerate().filter_map(|(i, s)| Some((format!("sources[{i}]"), s.claim()?)));
     let (family, input) = (flow.family(), flow.input());
     let outputs = flow.outputs.iter().enumerate().filter_map(|(i, o)| Some((format!("outputs[{i}]"), o.claim()?)));
+    let failover = flow.failover;
     let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
     let mut reservation = reserve(&shared, id, &name, sources.chain(outputs).collect())?;
 
     // Open all sources and outputs.
-    let events = EventSink::new(&name);
+    let events = EventSink::new(&name, shared.events.clone());
     let bandwidth = Bandwidth { max: flow.max_bandwidth, policy: flow.policy };
     let setting = BandwidthSetting::new(bandwidth);
     let ring = Ring::new(bandwidth.queue_limits());
@@ -94,13 +90,16 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     let tasks = Tasks { runtime: shared.runtime.clone(), tracker: TaskTracker::new() };
     let stop = CancellationToken::new();
     let mut sources = Vec::new();
-    for source in flow.sources {
-        let opened = open_source(&shared, &name, &source, bandwidth, flow.failover)?;
-        let status = Status::new(source.name(), source.common.description.clone());
-        sources.push((source, status, opened));
+    for source in std::mem::take(&mut flow.sources) {
+        let opened = if source.common.enabled {
+            Some(open_source(&shared, &name, &source, bandwidth, flow.failover)?)
+        } else {
+            None
+        };
+        sources.push((RunningSource::new(source, bandwidth), opened));
     }
     let mut outputs = Vec::new();
-    for output in flow.outputs {
+    for output in std::mem::take(&mut flow.outputs) {
         let status = Status::new(output.name(), output.common.description.clone());
         let opened = open_output(&shared, &name, &output, &setting.view(), &status).await?;
         outputs.push((output, status, opened));
@@ -109,11 +108,12 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     // Run the flow. No step can fail from here on, except when another flow of the same name has started meanwhile.
     let presentation = Arc::<CurrentPresentation>::default();
     let terms = group_terms(flow.failover);
-    let group = SourceGroup::new(ring.clone(), presentation.clone(), terms, family, sources.len());
+    let enabled = sources.iter().filter(|(_, opened)| opened.is_some()).count();
+    let group = SourceGroup::new(ring.clone(), presentation.clone(), terms, family, enabled);
     let fanout = Fanout::new(ring.clone(), events.clone(), tasks.clone(), shared.workers);
     let own_events = events.subscribe();
-    let programs = sources.iter().map(|(source, ..)| source.program()).collect();
-    let wanted = WantedPrograms { group: group.clone(), programs };
+    let source_list = Arc::<SourceList>::default();
+    let wanted = WantedPrograms { group: group.clone(), sources: source_list.clone() };
     let messages = MessageRing::new(ring.clone(), family, wanted, events.clone(), tasks.clone());
     let running = Running {
         id,
@@ -127,10 +127,13 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
         stop: stop.clone(),
         stopped: AtomicBool::new(false),
         fanout,
+        settings: Mutex::new(flow),
+        source_list,
         sources: Mutex::default(),
         outputs: Mutex::default(),
         changes: TaskTracker::new(),
         stopping: tokio::sync::Mutex::new(()),
+        handle: OnceLock::new(),
     };
     let running = Arc::new(running);
     {
@@ -154,29 +157,13 @@ pub(super) async fn start(shared: Arc<Shared>, flow: Flow) -> Result<FlowHandle,
     if let SwitchPolicy::Merge(_) = terms.turns {
         running.run_merge_clock(group.clone());
     }
-    let statuses: Arc<[Arc<Status>]> = sources.iter().map(|(_, status, _)| status.clone()).collect();
-    for (number, (source, status, opened)) in sources.into_iter().enumerate() {
-        status.counters.set_state(State::Waiting, Instant::now());
-        let (live, live_reader) = watch::channel(SourceTunables {
-            allow: source.clone().allow_mut().map(std::mem::take).unwrap_or_else(Allowlist::everyone),
-            bandwidth,
-        });
-        let context = SourceContext {
-            status,
-            number,
-            sources: statuses.clone(),
-            group: group.clone(),
-            events: events.clone(),
-            idle_timeout: source.idle_timeout(),
-            takeover: source.takeover(),
-            loss_threshold: flow.failover.loss_threshold,
-            live: live_reader,
-            coalesce: flow.coalesce,
-            random: shared.resources.random.clone(),
-            stop: stop.child_token(),
-        };
-        let cold = flow.failover.cold && number > 0;
-        running.run_source(&shared, source, opened, (context, live), cold);
+    let mut number = 0;
+    for (mut source, opened) in sources {
+        if let Some(opened) = opened {
+            source.run = Some(running.run_source(&shared, &source, opened, number, failover.cold && number > 0));
+            number += 1;
+        }
+        running.sources().push(source);
     }
     events.flow_started();
     Ok(FlowHandle::new(running.clone(), own_events))

@@ -13,7 +13,11 @@ use std::{
 };
 
 /// Statistics of a flow at one moment.
+///
+/// With the feature `serde`, statistics are `Serialize`: members have the names of the fields, durations are numbers of
+/// milliseconds (`jitter_ms`, `connected_ms`), bit rates are numbers of bits per second, and addresses are text.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct FlowStats {
     /// Name of the flow.
@@ -30,6 +34,7 @@ pub struct FlowStats {
 
 /// Statistics of a source or an output at one moment. Counters start with the endpoint and never decrease.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct EndpointStats {
     /// Name of the endpoint.
@@ -41,11 +46,18 @@ pub struct EndpointStats {
     pub protocol: &'static str,
     /// State of the endpoint.
     pub state: State,
+    /// False if the endpoint is disabled: it holds its configuration and name only, and no sockets.
+    pub enabled: bool,
     /// True if this source feeds the flow. At most one source does, except in a merge.
     pub active: bool,
     /// URL to which encoders send to a listening source, or from which players fetch a listening output.
+    ///
+    /// It may hold a stream key. Serialized statistics, which are often stored and passed on, hide the key;
+    /// [`FlowHandle::input_addresses`](crate::FlowHandle::input_addresses) and
+    /// [`FlowHandle::playback_urls`](crate::FlowHandle::playback_urls) return the whole URLs.
     pub url: Option<PeerUrl>,
     /// Time since the endpoint connected, if it is connected.
+    #[cfg_attr(feature = "serde", serde(rename = "connected_ms", with = "crate::serial::optional_millis"))]
     pub connected_for: Option<Duration>,
     /// Number of reconnections after a loss.
     pub reconnections: u64,
@@ -75,6 +87,7 @@ pub struct EndpointStats {
     /// Datagrams or connections of peers that the allowlist does not admit.
     pub refused: u64,
     /// Interarrival jitter of a source whose packets carry media timestamps (RFC 3550 section 6.4.1).
+    #[cfg_attr(feature = "serde", serde(rename = "jitter_ms", with = "crate::serial::millis"))]
     pub jitter: Duration,
     /// First-priority errors of ETSI TR 101 290 of an MPEG-TS source, about a second old.
     pub transport: TransportErrors,
@@ -83,11 +96,14 @@ pub struct EndpointStats {
     /// Audio frames per second of such a source, about a second old.
     pub audio_frame_rate: f64,
     /// Round-trip time, for protocols that measure it.
+    #[cfg_attr(feature = "serde", serde(rename = "round_trip_ms", with = "crate::serial::millis"))]
     pub round_trip: Duration,
     /// Latency that both ends of the connection agreed on, for protocols that agree on one.
+    #[cfg_attr(feature = "serde", serde(rename = "latency_ms", with = "crate::serial::millis"))]
     pub latency: Duration,
     /// Duration of the media in the receive buffer of a source whose protocol holds packets until their time, from the
     /// oldest to the newest packet.
+    #[cfg_attr(feature = "serde", serde(rename = "buffered_ms", with = "crate::serial::millis"))]
     pub buffered: Duration,
     /// True if the connection is encrypted.
     pub encrypted: bool,
@@ -117,6 +133,7 @@ impl EndpointStats {
             description,
             protocol,
             state: c.state(),
+            enabled: true,
             active: false,
             url,
             connected_for: c.connected_for(now),

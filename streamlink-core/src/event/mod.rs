@@ -4,15 +4,25 @@ mod queue;
 mod reader;
 mod reason;
 
-pub(crate) use queue::{EventSink, Mailbox};
-pub use reader::Events;
+pub(crate) use queue::{EngineEventSink, EventSink, Mailbox};
+pub use reader::{EngineEvents, Events};
 pub use reason::{LossReason, RefusalReason};
 
 use crate::{media::TransportCheck, text::PeerText};
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 /// Something that happened in a flow. [`std::fmt::Display`] gives a sentence for a log.
+///
+/// With the feature `serde`, an event is an object whose member `event` names it, as in
+/// `{"event":"source_lost","source":"venue","peer":"192.0.2.1:5000","reason":{"kind":"idle"}}`. Durations are numbers of
+/// milliseconds (`delay_ms`, `gap_ms`).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(tag = "event", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Event {
     /// The flow has started.
@@ -43,6 +53,7 @@ pub enum Event {
         /// Number of failed attempts.
         attempt: u32,
         /// Delay before the next attempt.
+        #[cfg_attr(feature = "serde", serde(rename = "delay_ms", with = "crate::serial::millis"))]
         delay: Duration,
         /// Reason for which the connection was lost, or the attempt has failed.
         reason: LossReason,
@@ -54,6 +65,7 @@ pub enum Event {
         /// The name of the source that is active now.
         to: String,
         /// The gap in the media.
+        #[cfg_attr(feature = "serde", serde(rename = "gap_ms", with = "crate::serial::millis"))]
         gap: Duration,
     },
     /// An output is connected, or a player of it.
@@ -80,6 +92,7 @@ pub enum Event {
         /// Number of failed attempts.
         attempt: u32,
         /// Delay before the next attempt.
+        #[cfg_attr(feature = "serde", serde(rename = "delay_ms", with = "crate::serial::millis"))]
         delay: Duration,
         /// Reason for which the connection was lost, or the attempt has failed.
         reason: LossReason,
@@ -169,6 +182,33 @@ pub enum Event {
     },
 }
 
+/// Event of one of the flows of an engine, with its time. [`std::fmt::Display`] gives a sentence with the flow's name.
+///
+/// With the feature `serde`, the members of the event follow those named here; `at_ms` is the number of milliseconds
+/// since 1970-01-01 UTC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct FlowEvent {
+    /// Name of the flow. Empty with [`Event::Missed`], which concerns all flows.
+    pub flow: String,
+    /// Time of the event, by the system's clock.
+    #[cfg_attr(feature = "serde", serde(rename = "at_ms", with = "crate::serial::unix_millis"))]
+    pub at: SystemTime,
+    /// The event.
+    #[cfg_attr(feature = "serde", serde(flatten))]
+    pub event: Event,
+}
+
+impl fmt::Display for FlowEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.flow.is_empty() {
+            return self.event.fmt(f);
+        }
+        write!(f, "flow `{}`: {}", self.flow, self.event)
+    }
+}
+
 /// Returns a number with its noun: `1 packet`, `2 packets`.
 fn counted(count: impl Into<u64>, noun: &str) -> String {
     match count.into() {
@@ -232,6 +272,71 @@ impl fmt::Display for Event {
             Event::Remuxed { carried, left_out } if left_out.is_empty() => write!(f, "RTMP carries {carried}"),
             Event::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
             Event::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "serde"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_json_has_stable_names_and_reads_back() {
+        let peer = Some("192.0.2.1:5000".parse().unwrap());
+        let delay = Duration::from_micros(1_500_250);
+        for (event, json) in [
+            (Event::FlowStarted, r#"{"event":"flow_started"}"#),
+            (
+                Event::SourceLost { source: "a".into(), peer, reason: LossReason::Idle },
+                r#"{"event":"source_lost","source":"a","peer":"192.0.2.1:5000","reason":{"kind":"idle"}}"#,
+            ),
+            (
+                Event::OutputRetrying {
+                    output: "o".into(),
+                    attempt: 2,
+                    delay,
+                    reason: LossReason::Io("no\u{202e}".into()),
+                },
+                r#"{"event":"output_retrying","output":"o","attempt":2,"delay_ms":1500.25,"reason":{"kind":"io","detail":"no\\u{202e}"}}"#,
+            ),
+            (
+                Event::PeerRefused {
+                    endpoint: "e".into(),
+                    peer: peer.unwrap(),
+                    reason: RefusalReason::NotAllowed,
+                    detail: "".into(),
+                    count: 3,
+                },
+                r#"{"event":"peer_refused","endpoint":"e","peer":"192.0.2.1:5000","reason":"refused_not_allowed","detail":"","count":3}"#,
+            ),
+            (
+                Event::TransportError { source: "a".into(), check: TransportCheck::PcrRepetition, count: 1 },
+                r#"{"event":"transport_error","source":"a","check":"pcr_repetition","count":1}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&event).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Event>(json).unwrap(), event);
+        }
+        for bad in ["-1", "1e300", "\"x\""] {
+            let json = format!(r#"{{"event":"switched","from":"a","to":"b","gap_ms":{bad}}}"#);
+            assert!(serde_json::from_str::<Event>(&json).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reason_json_uses_the_names_of_metrics() {
+        for reason in [
+            LossReason::Idle,
+            LossReason::BandwidthExceeded,
+            LossReason::NoLongerAllowed,
+            LossReason::Rejected("x".into()),
+            LossReason::TimedOut,
+            LossReason::Internal("x".into()),
+        ] {
+            assert_eq!(serde_json::to_value(&reason).unwrap()["kind"], reason.kind());
+        }
+        for reason in [RefusalReason::TooManyFromAddress, RefusalReason::ByHost, RefusalReason::OutOfDescriptors] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.kind());
         }
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 
 /// Reason for the loss of a source or an output.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(tag = "kind", content = "detail", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum LossReason {
     /// No media arrived for the idle timeout.
@@ -87,37 +89,52 @@ impl fmt::Display for LossReason {
 
 /// Reason for the refusal of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum RefusalReason {
     /// Not on the allowlist.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_not_allowed"))]
     NotAllowed,
     /// The endpoint, its port or the peer's address has as many peers as it may have.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_too_many_peers"))]
     TooManyPeers,
     /// Its address has as many connections, or connections that have not said yet what they want, as one address may
     /// have (`PeerLimits`).
+    #[cfg_attr(feature = "serde", serde(rename = "refused_too_many_from_address"))]
     TooManyFromAddress,
     /// So many attempts of its address were refused that this one was not looked at, or too many are being decided
     /// (`PeerLimits`).
+    #[cfg_attr(feature = "serde", serde(rename = "refused_too_many_attempts"))]
     TooManyAttempts,
     /// There are no file descriptors left for peers, or no UDP ports.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_out_of_descriptors"))]
     OutOfDescriptors,
     /// Wrong passphrase.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_wrong_passphrase"))]
     WrongPassphrase,
     /// Wrong user name or password.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_wrong_password"))]
     WrongPassword,
     /// One end is encrypted and the other is not.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_encryption_mismatch"))]
     EncryptionMismatch,
     /// No such stream.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_no_such_stream"))]
     NoSuchStream,
     /// The stream has no publisher yet.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_not_published"))]
     NotPublished,
     /// Another publisher is connected.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_in_use"))]
     InUse,
     /// An unsupported version or feature.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_incompatible"))]
     Incompatible,
     /// It has not said in time what it wants.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_timed_out"))]
     TimedOut,
     /// Refused by the host.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_by_host"))]
     ByHost,
 }
 

@@ -6,8 +6,9 @@ use std::{fmt, str::FromStr};
 /// A bit rate in bits per second.
 ///
 /// As text: a whole number of bits per second, or a decimal number with `k`, `M` or `G` (powers of 1000):
-/// `20M`, `2.5M`, `600k`, `6000000`.
+/// `20M`, `2.5M`, `600k`, `6000000`. In statistics as JSON: the number of bits per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Bitrate(u64);
 
 impl Bitrate {

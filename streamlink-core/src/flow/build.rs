@@ -231,7 +231,7 @@ impl FlowDraft {
         }
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
         record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
-        check_failover(&self, &mut record);
+        check_failover(self.failover, &self.sources, &mut record);
 
         let first = self.sources.first().map(|s| (s.protocol(), s.family()));
         if first.is_none() {
@@ -298,6 +298,22 @@ pub(crate) fn check_output(
     ConfigErrors::collect(errors).map_or(Ok(output), Err)
 }
 
+/// Checks one source by itself, as when it is added to a running flow whose sources are of `family`.
+pub(crate) fn check_source(path: &str, family: MediaFamily, mut source: Source) -> Result<Source, ConfigErrors> {
+    let mut errors = Vec::new();
+    source.common.errors.extend(source_problem(&source));
+    let broken = source.common.errors.iter().any(|e| e.path() == "url"); // no family to compare
+    check_endpoint(path, &mut source.common, &mut UsedNames::default(), &mut errors);
+    if let SourceKind::Rtmp(s) = &mut source.kind {
+        generate_key(path, &mut s.key, &mut errors);
+    }
+    if !broken && source.family() != family {
+        let problem = Problem::MixedFamilies { found: source.family().to_string(), expected: family.to_string() };
+        errors.push(ConfigError::new(path, problem));
+    }
+    ConfigErrors::collect(errors).map_or(Ok(source), Err)
+}
+
 fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<Problem> {
     let broken = output.common.errors.iter().any(|e| e.path() == "url"); // no protocol to compare
     (!broken && !input.allowed_outputs().contains(&output.protocol())).then(|| Problem::Pairing {
@@ -307,24 +323,29 @@ fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<Problem
     })
 }
 
-fn check_failover(draft: &FlowDraft, record: &mut impl FnMut(&str, Result<(), Problem>)) {
-    record("failover.loss_threshold", check_millis(draft.failover.loss_threshold, 50..=60_000).map(drop));
-    match draft.failover.policy {
+/// Checks the rules for the change between these sources.
+pub(crate) fn check_failover(
+    failover: Failover,
+    sources: &[Source],
+    record: &mut impl FnMut(&str, Result<(), Problem>),
+) {
+    record("failover.loss_threshold", check_millis(failover.loss_threshold, 50..=60_000).map(drop));
+    match failover.policy {
         FailoverPolicy::Stay => {}
         FailoverPolicy::Prefer(hold) => record("failover.hold", check_millis(hold, FailoverPolicy::HOLD).map(drop)),
         FailoverPolicy::Merge(window) => {
             record("failover.window", check_millis(window, FailoverPolicy::WINDOW).map(drop));
-            if draft.sources.len() > MAX_PATHS {
+            if sources.len() > MAX_PATHS {
                 record("sources", Err(Problem::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
             }
             let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
-            if draft.sources.iter().any(|s| !families.contains(&s.family())) {
+            if sources.iter().any(|s| !families.contains(&s.family())) {
                 record("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));
             }
         }
     }
-    if draft.failover.cold {
-        let pushed = draft.sources.iter().skip(1).find(|s| !s.is_caller());
+    if failover.cold {
+        let pushed = sources.iter().skip(1).find(|s| !s.is_caller());
         if let Some(source) = pushed {
             let problem = format!("`{}` waits to be connected to; only a caller can be a cold backup", source.name());
             record("failover.cold", Err(Problem::Conflict(problem)));

@@ -28,6 +28,8 @@ pub(crate) struct Common {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) region: Option<String>,
+    /// False for an endpoint that holds its configuration and name only.
+    pub(crate) enabled: bool,
     /// The URL did not say whether the endpoint listens or calls.
     pub(crate) mode_is_implied: bool,
     pub(crate) errors: Vec<ConfigError>,
@@ -35,7 +37,14 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), description: None, region: None, mode_is_implied: false, errors: Vec::new() }
+        Self {
+            name: name.into(),
+            description: None,
+            region: None,
+            enabled: true,
+            mode_is_implied: false,
+            errors: Vec::new(),
+        }
     }
 
     /// Returns the value, or records the error and returns `None`.
@@ -60,7 +69,7 @@ impl Common {
     pub(crate) fn set(&mut self, fields: &mut dyn Fields, key: &str, value: &str) {
         let scope = fields.scope();
         let result = match key {
-            "description" | "region" if find(scope, key).is_none() => Err(unknown(scope, key)),
+            "description" | "region" | "enabled" if find(scope, key).is_none() => Err(unknown(scope, key)),
             "description" => {
                 self.description = Some(value.to_owned());
                 Ok(())
@@ -69,6 +78,7 @@ impl Common {
                 self.region = Some(value.to_owned());
                 Ok(())
             }
+            "enabled" => settings::boolean(value).map(|enabled| self.enabled = enabled),
             _ => settings::set(fields, key, value),
         };
         self.record_error(key, result);
@@ -122,6 +132,13 @@ macro_rules! endpoint_builder {
             /// Sets a description for display: at most 1024 bytes without control characters.
             pub fn description(mut self, text: impl Into<String>) -> Self {
                 self.draft.common.description = Some(text.into());
+                self
+            }
+
+            /// Sets whether the endpoint takes part in the flow (true). A disabled endpoint holds its configuration and
+            /// name only, without sockets, until it is enabled in the running flow.
+            pub fn enabled(mut self, enabled: bool) -> Self {
+                self.draft.common.enabled = enabled;
                 self
             }
         }

@@ -28,8 +28,12 @@ impl fmt::Display for Claim {
 }
 
 impl Source {
-    /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.
+    /// Returns the address that no other endpoint may use; `None` for callers, for a port that the system picks, and
+    /// while the endpoint is disabled.
     pub(crate) fn claim(&self) -> Option<Claim> {
+        if !self.common.enabled {
+            return None;
+        }
         let (transport, listen, key) = match &self.kind {
             SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
             SourceKind::SrtListener(s) => ("srt", &s.listen, stream_id_claim(&s.srt)),
@@ -52,8 +56,12 @@ impl Output {
         self.kind.listen()
     }
 
-    /// Returns the address that no other endpoint may use; `None` for callers, and for a port that the system picks.
+    /// Returns the address that no other endpoint may use; `None` for callers, for a port that the system picks, and
+    /// while the endpoint is disabled.
     pub(crate) fn claim(&self) -> Option<Claim> {
+        if !self.common.enabled {
+            return None;
+        }
         let (transport, listen, key) = match &self.kind {
             OutputKind::SrtListener(s) => ("srt", &s.listen, stream_id_claim(&s.srt)),
             OutputKind::RtmpPlay(s) => ("rtmp", &s.listen, app_key("play", &s.app, &s.key)),

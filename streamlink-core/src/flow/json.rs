@@ -20,12 +20,12 @@ use super::{
     bitrate::Bitrate,
     build::{Flow, FlowDraft},
     builder::Common,
+    configuration::{EndpointConfiguration, FlowConfiguration},
     failover::{Failover, FailoverPolicy},
     output::Output,
     setting::{SettingScope, unknown},
     source::Source,
     url,
-    written_url::{self, UrlParts},
 };
 use crate::{
     error::{ConfigError, ConfigErrors, Problem},
@@ -72,14 +72,27 @@ impl Flow {
 
     /// Returns the flow as JSON that [`Flow::from_json`] reads back. The text contains the secrets.
     pub fn to_json(&self) -> String {
-        format!("{:#}", write_flow(self))
+        format!("{:#}", write_flow(&FlowConfiguration::of(self, false)))
     }
 }
 
 impl Serialize for Flow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value = write_flow(self);
+        let value = write_flow(&FlowConfiguration::of(self, false));
         value.serialize(serializer).map_err(ser::Error::custom)
+    }
+}
+
+impl FlowConfiguration {
+    /// Returns the configuration as JSON, with its secrets hidden.
+    pub fn to_json(&self) -> String {
+        format!("{:#}", write_flow(self))
+    }
+}
+
+impl Serialize for FlowConfiguration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        write_flow(self).serialize(serializer).map_err(ser::Error::custom)
     }
 }
 
@@ -269,34 +282,35 @@ fn read_failover(node: Node, errors: &mut Vec<ConfigError>) -> Failover {
     failover
 }
 
-fn write_flow(flow: &Flow) -> Value {
+fn write_flow(flow: &FlowConfiguration) -> Value {
     let mut map = Map::new();
-    map.insert("name".into(), flow.name().into());
+    map.insert("name".into(), flow.name.as_str().into());
     map.insert("max_bandwidth".into(), flow.max_bandwidth.to_string().into());
-    map.insert("bandwidth_policy".into(), flow.policy.name().into());
+    map.insert("bandwidth_policy".into(), flow.bandwidth_policy.name().into());
     map.insert("coalesce".into(), millis(flow.coalesce));
     map.insert("entry_wait".into(), millis(flow.entry_wait));
     map.insert("failover".into(), write_failover(&flow.failover));
-    let sources = flow.sources.iter().map(|s| write_endpoint(&s.common, written_url::source_parts(&s.kind)));
-    map.insert("sources".into(), sources.collect());
-    let outputs = flow.outputs.iter().map(|o| write_endpoint(&o.common, written_url::output_parts(&o.kind)));
-    map.insert("outputs".into(), outputs.collect());
+    map.insert("sources".into(), flow.sources.iter().map(write_endpoint).collect());
+    map.insert("outputs".into(), flow.outputs.iter().map(write_endpoint).collect());
     Value::Object(map)
 }
 
-fn write_endpoint(common: &Common, url: UrlParts) -> Value {
+fn write_endpoint(endpoint: &EndpointConfiguration) -> Value {
     let mut map = Map::new();
-    map.insert("name".into(), common.name.as_str().into());
-    map.insert("url".into(), url.base.into());
-    for (key, text) in [("description", &common.description), ("region", &common.region)] {
+    map.insert("name".into(), endpoint.name.as_str().into());
+    map.insert("url".into(), endpoint.url.as_str().into());
+    for (key, text) in [("description", &endpoint.description), ("region", &endpoint.region)] {
         if let Some(text) = text {
             map.insert(key.into(), text.as_str().into());
         }
     }
-    for (key, value) in url.query.0 {
+    if !endpoint.enabled {
+        map.insert("enabled".into(), false.into());
+    }
+    for (key, value) in &endpoint.settings {
         // Only text that a number reads back unchanged becomes one: a passphrase such as `0123456789` stays text.
-        let number = value.parse::<u32>().ok().filter(|n| n.to_string() == value);
-        map.insert(key.into(), number.map_or(Value::String(value), Value::from));
+        let number = value.parse::<u32>().ok().filter(|n| n.to_string() == *value);
+        map.insert(key.clone(), number.map_or_else(|| Value::String(value.clone()), Value::from));
     }
     Value::Object(map)
 }

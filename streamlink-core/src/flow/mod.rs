@@ -11,6 +11,7 @@ mod bitrate;
 mod build;
 mod builder;
 mod claim;
+mod configuration;
 mod failover;
 #[cfg(feature = "serde")]
 mod json;
@@ -42,6 +43,7 @@ pub use bandwidth_policy::BandwidthPolicy;
 pub use bitrate::Bitrate;
 pub use build::{Flow, FlowBuilder, NeedsSource, NoSource};
 pub use builder::role;
+pub use configuration::{EndpointConfiguration, FlowConfiguration};
 pub use failover::{Failover, FailoverPolicy};
 pub use name::Name;
 pub use output::{IntoOutput, Output, TapBuilder};
@@ -60,7 +62,7 @@ pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 
 pub(crate) use address::{Call, LocalEnd, Reconnect};
-pub(crate) use build::{MAX_PATHS, check_description, check_output};
+pub(crate) use build::{MAX_PATHS, check_description, check_failover, check_output, check_source};
 pub(crate) use claim::Claim;
 pub(crate) use output::{OutputKind, TapOutput};
 pub(crate) use printed_url::{rtmp_url, rtsp_url, srt_url};

@@ -253,6 +253,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: None,
     },
     Row {
+        setting: setting("enabled", "enabled", ENDPOINTS, Boolean, "", "true", "Whether the endpoint takes part in the flow; a disabled one holds its configuration and name only, without sockets."),
+        access: None,
+    },
+    Row {
         setting: setting("region", "region", OUTPUTS, NAME, "", "", "Region from which the output sends: a name that the engine maps to a local address or interface."),
         access: None,
     },

@@ -63,6 +63,14 @@ impl fmt::Debug for PeerUrl {
     }
 }
 
+/// Serializes the URL with its secrets hidden, as [`shown_url`] does.
+#[cfg(feature = "serde")]
+impl serde::Serialize for PeerUrl {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&shown_url(self.as_str()))
+    }
+}
+
 /// Returns true if a setting is known to hold no secret, whatever endpoint has it. Free text for people may hold one.
 pub(crate) fn is_public(name: &str) -> bool {
     let mut rows = settings().filter(|setting| setting.is_named(name)).peekable();

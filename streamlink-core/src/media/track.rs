@@ -6,6 +6,7 @@ use std::fmt;
 ///
 /// Fields that are not known, or that its kind does not have, are `None` or 0.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MediaTrack {
     /// Packet identifier, 0–8191.
@@ -34,6 +35,8 @@ pub struct MediaTrack {
 
 /// Reason why a stream is left out of a remux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum LeftOut {
     /// RTMP has no carriage for its codec.

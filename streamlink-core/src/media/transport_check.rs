@@ -32,6 +32,8 @@ const PTS_INTERVAL: Duration = Duration::from_millis(700);
 
 /// A first- or second-priority check of ETSI TR 101 290 (sections 5.2.1 and 5.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum TransportCheck {
     /// 1.1: two sync bytes in a row are wrong.
@@ -99,6 +101,7 @@ impl std::fmt::Display for TransportCheck {
 
 /// Number of failures of each check of ETSI TR 101 290.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct TransportErrors {
     /// Failures of check 1.1.

@@ -47,6 +47,14 @@ struct PathState {
     last: Option<Instant>,
     /// True if the last packet belonged to another stream.
     foreign: bool,
+    /// Extended sequence number of the first packet that counts for the path; `None` if no source has it.
+    joined: Option<u64>,
+}
+
+impl PathState {
+    fn new(joined: Option<u64>) -> Self {
+        Self { counts: PathCounts::default(), last: None, foreign: false, joined }
+    }
 }
 
 /// State of one sequence number.
@@ -105,10 +113,9 @@ pub(crate) struct Merge {
 
 impl Merge {
     pub(crate) fn new(window: Duration, paths: usize) -> Self {
-        let path = || PathState { counts: PathCounts::default(), last: None, foreign: false };
         Self {
             window,
-            paths: (0..paths.min(MAX_PATHS)).map(|_| path()).collect(),
+            paths: (0..paths.min(MAX_PATHS)).map(|_| PathState::new(Some(0))).collect(),
             ssrc: None,
             before: None,
             first: 0,
@@ -121,6 +128,34 @@ impl Merge {
             progress: None,
             pending: Pending::default(),
         }
+    }
+
+    /// Adds a path, and returns its index: that of a path that was removed, if there is one. `None` if there are
+    /// [`MAX_PATHS`] already.
+    pub(crate) fn add_path(&mut self) -> Option<usize> {
+        let fresh = PathState::new(Some(self.next));
+        if let Some(at) = self.paths.iter().position(|path| path.joined.is_none()) {
+            self.paths[at] = fresh; // in range: just found
+            return Some(at);
+        }
+        if self.paths.len() >= MAX_PATHS {
+            return None;
+        }
+        self.paths.push(fresh);
+        Some(self.paths.len() - 1)
+    }
+
+    /// Removes a path whose source is gone. Another one may have its index later, so nothing is left of it.
+    pub(crate) fn remove_path(&mut self, path: usize, now: Instant, out: &mut Vec<Packet>) {
+        self.lose(path, now, out);
+        let Some(state) = self.paths.get_mut(path) else { return };
+        *state = PathState::new(None);
+        self.pending.packets.retain(|(from, ..)| *from != path);
+    }
+
+    /// Changes the recovery window.
+    pub(crate) fn set_window(&mut self, window: Duration) {
+        self.window = window;
     }
 
     pub(crate) fn counts(&self, path: usize) -> PathCounts {
@@ -361,12 +396,17 @@ impl Merge {
             }
             let number = self.first as u16; // modulo 2^16
             self.seen[usize::from(number) % REMEMBERED] = (number, slot.fingerprint);
+            let number_of = self.first;
             self.first += 1;
             if slot.paths == 0 {
                 continue; // lost on all paths
             }
             for (number, path) in self.paths.iter_mut().enumerate() {
                 let bit = 1 << number;
+                // A path answers for the packets since its source was added.
+                if path.joined.is_none_or(|joined| number_of < joined) {
+                    continue;
+                }
                 let counts = &mut path.counts;
                 counts.lost = counts.lost.saturating_add(u64::from(slot.paths & bit == 0));
                 counts.only_here = counts.only_here.saturating_add(u64::from(slot.paths == bit));

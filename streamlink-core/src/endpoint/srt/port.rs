@@ -577,7 +577,7 @@ mod tests {
 
     #[tokio::test]
     async fn srt_port_whose_task_panics_fails_its_endpoints_and_closes() {
-        let events = EventSink::new("f");
+        let events = EventSink::alone("f");
         let mut mailbox = events.subscribe();
         let port =
             Port::open(([127, 0, 0, 1], 0).into(), None, PeerLimits::new(), Random::of(|bytes| bytes.fill(7))).unwrap();

@@ -142,7 +142,7 @@ impl OpenRoute {
         let RouteEnd::Source(context) = &self.route.end else { return false };
         match context.takeover {
             Takeover::Always => true,
-            Takeover::Idle => self.route.status.counters.silent_for(now) >= context.loss_threshold,
+            Takeover::Idle => self.route.status.counters.silent_for(now) >= context.group.loss_threshold(),
             _ => false,
         }
     }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     flow::{Allowlist, Takeover},
     lock::{Guard, lock},
-    router::{Ring, State, Totals},
+    router::{Ring, SourceGroup, State, Totals},
     text::PeerText,
     time::Throttle,
 };
@@ -90,8 +90,8 @@ pub(in crate::endpoint) enum OpenEnd<I> {
 #[derive(Debug)]
 struct Publisher {
     takeover: Takeover,
-    /// Time without media after which [`Takeover::Idle`] admits another publisher.
-    loss_threshold: Duration,
+    /// Group of the source, with the time without media after which [`Takeover::Idle`] admits another publisher.
+    group: Option<Arc<SourceGroup>>,
     /// Ends the connection of the current publisher.
     stop: Mutex<CancellationToken>,
     /// Notified when the state of the source was given back.
@@ -230,10 +230,11 @@ impl Player {
 
 impl<S: Service> OpenRoute<S> {
     pub(in crate::endpoint) fn new(route: Route<S>, now: Instant) -> Arc<Self> {
-        let (mut takeover, mut loss_threshold) = (Takeover::Never, Duration::ZERO);
+        let (mut takeover, mut group) = (Takeover::Never, None);
         let end = match route.end {
             RouteEnd::Source(context) => {
-                (takeover, loss_threshold) = (context.takeover, context.loss_threshold);
+                takeover = context.takeover;
+                group = Some(context.group.clone());
                 let live = context.live.clone();
                 OpenEnd::Source(Mutex::new(Some(Box::new(S::inbound(context, now)))), live)
             }
@@ -248,7 +249,7 @@ impl<S: Service> OpenRoute<S> {
             players: Mutex::default(),
             refused: Mutex::new(Refused { throttle: Throttle::new(Duration::from_secs(1)), last: None }),
             stop: CancellationToken::new(),
-            publisher: Publisher { takeover, loss_threshold, stop: Mutex::default(), left: Notify::new() },
+            publisher: Publisher { takeover, group, stop: Mutex::default(), left: Notify::new() },
             connections: TaskTracker::new(),
         })
     }
@@ -279,10 +280,11 @@ impl<S: Service> OpenRoute<S> {
         if lock(session).is_some() {
             return true;
         }
-        let Publisher { takeover, loss_threshold, stop, .. } = &self.publisher;
+        let Publisher { takeover, group, stop, .. } = &self.publisher;
+        let threshold = group.as_ref().map(|group| group.loss_threshold()).unwrap_or_default();
         let is_replaced = match takeover {
             Takeover::Always => true,
-            Takeover::Idle => self.status.counters.silent_for(now) >= *loss_threshold,
+            Takeover::Idle => self.status.counters.silent_for(now) >= threshold,
             _ => false,
         };
         if is_replaced {

@@ -25,6 +25,7 @@ const MAX_SECTION: usize = 1024;
 
 /// Statistics of one PID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PidStats {
     /// The packet identifier, 0–8191.

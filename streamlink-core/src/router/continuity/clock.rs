@@ -72,6 +72,15 @@ impl Clock {
         altered.map(BytesMut::freeze)
     }
 
+    /// Follows the timestamps of a payload that passes unaltered. Only packets that begin a payload unit are looked at,
+    /// which is enough to continue from them, and cheap.
+    pub(super) fn watch(&mut self, payload: &[u8], now: Instant) {
+        let starts = |packet: &&[u8]| packet.get(1).is_some_and(|flags| flags & 0x40 != 0);
+        for packet in payload.chunks_exact(PACKET).filter(starts) {
+            self.observe(&Found::of(packet), now);
+        }
+    }
+
     /// Decides the shift from the first timestamp in a payload.
     fn decide(&mut self, payload: &[u8], now: Instant) {
         let found = || payload.chunks_exact(PACKET).map(Found::of);

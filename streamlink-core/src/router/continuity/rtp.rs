@@ -390,6 +390,22 @@ impl RtpContinuity {
         self.ts.join();
     }
 
+    /// Follows packets that pass unaltered: the numbers of the last one, and the clock of MPEG-TS.
+    pub(super) fn watch(&mut self, delivery: &MediaBatch) {
+        let Some(last) = delivery.packets.last() else { return };
+        let Ok(header) = Header::parse(last.data()) else { return };
+        if self.rewriter.ssrc != Some(header.ssrc) {
+            self.rewriter = RtpRewriter::new(header.clock_rate());
+        }
+        self.rewriter.clock_rate = header.clock_rate();
+        self.rewriter.packet(last.clone(), &header, Duration::ZERO);
+        if header.is_mpeg_ts() {
+            for packet in &delivery.packets {
+                self.ts.watch(packet.data().get(header.payload_start..).unwrap_or_default(), packet.arrival());
+            }
+        }
+    }
+
     pub(super) fn apply(&mut self, delivery: &mut MediaBatch) {
         let mut out = Vec::with_capacity(delivery.packets.len() + 1);
         for packet in delivery.packets.drain(..) {

@@ -33,6 +33,11 @@ impl TsContinuity {
         self.clock.join();
     }
 
+    /// Follows a payload that passes unaltered, see [`Clock::watch`].
+    pub(super) fn watch(&mut self, payload: &[u8], now: Instant) {
+        self.clock.watch(payload, now);
+    }
+
     /// Cancels a switch that was none.
     pub(super) fn forget(&mut self) {
         self.joined = false;

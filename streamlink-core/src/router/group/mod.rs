@@ -55,14 +55,20 @@ pub(crate) struct SourceGroup {
     family: MediaFamily,
     inner: Mutex<Inner>,
     stage: Arc<CurrentPresentation>,
-    terms: FailoverConfig,
 }
 
 #[derive(Debug)]
 #[repr(C)]
 struct Inner {
+    /// Number of the source that feeds the flow, or did so last.
     active: Option<usize>,
+    /// State of each source, in the order of preference.
     paths: Vec<Path>,
+    terms: FailoverConfig,
+    /// Source that the host has chosen by hand, until it is lost.
+    chosen: Option<usize>,
+    /// Number of the next source that is added.
+    next_number: usize,
     /// Arrival of the last packet that was passed on.
     last: Option<Instant>,
     continuity: Continuity,
@@ -74,6 +80,10 @@ struct Inner {
 /// State of one source.
 #[derive(Debug, Default)]
 struct Path {
+    /// Number of the source, which no other source of the flow ever has.
+    number: usize,
+    /// Index of the path in the merge, if there is one.
+    merge_path: usize,
     /// Time of the last media; `None` if the source is not connected.
     last: Option<Instant>,
     /// Start of uninterrupted media.
@@ -89,6 +99,17 @@ struct Path {
     has_starts: bool,
 }
 
+impl Inner {
+    fn path(&self, source: usize) -> Option<&Path> {
+        self.paths.iter().find(|path| path.number == source)
+    }
+}
+
+/// Returns the state of a source. There are few, so that a search is cheap.
+fn find(paths: &mut [Path], source: usize) -> Option<&mut Path> {
+    paths.iter_mut().find(|path| path.number == source)
+}
+
 impl SourceGroup {
     pub(crate) fn new(
         ring: Arc<Ring>,
@@ -101,15 +122,19 @@ impl SourceGroup {
             SwitchPolicy::Merge(window) if sources > 1 => Some(Merge::new(window, sources)),
             _ => None,
         };
+        let path = |number| Path { number, merge_path: number, ..Path::default() };
         let inner = Inner {
             active: None,
-            paths: (0..sources).map(|_| Path::default()).collect(),
+            paths: (0..sources).map(path).collect(),
+            terms,
+            chosen: None,
+            next_number: sources,
             last: None,
-            continuity: Continuity::new(family, sources == 1 || merge.is_some()),
+            continuity: Continuity::new(family, sources <= 1, matches!(terms.turns, SwitchPolicy::Merge(_))),
             merge,
             known: None,
         };
-        Arc::new(Self { ring, stage, terms, family, inner: Mutex::new(inner) })
+        Arc::new(Self { ring, stage, family, inner: Mutex::new(inner) })
     }
 
     fn lock(&self) -> Guard<'_, Inner> {
@@ -122,6 +147,86 @@ impl SourceGroup {
         &self.ring
     }
 
+    /// Adds a source at a position in the order of preference, and returns its number. `None` if a merge has as many
+    /// paths as it may have.
+    pub(crate) fn add(&self, position: usize) -> Option<usize> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if let SwitchPolicy::Merge(window) = inner.terms.turns
+            && inner.merge.is_none()
+            && !inner.paths.is_empty()
+        {
+            inner.merge = Some(Merge::new(window, inner.paths.len()));
+            inner.active = None; // all feed the flow
+            for (at, path) in inner.paths.iter_mut().enumerate() {
+                path.merge_path = at;
+            }
+        }
+        let merge_path = match &mut inner.merge {
+            Some(merge) => merge.add_path()?,
+            None => 0,
+        };
+        // The time of a single source's media is kept with what was passed on.
+        if let [path] = inner.paths.as_mut_slice()
+            && inner.active == Some(path.number)
+            && path.last.is_some()
+        {
+            path.last = inner.last.or(path.last);
+        }
+        // The first source of a flow that had none yet is alone.
+        if !inner.paths.is_empty() || inner.active.is_some() {
+            inner.continuity.expect_others();
+        }
+        let number = inner.next_number;
+        inner.next_number += 1;
+        let path = Path { number, merge_path, ..Path::default() };
+        inner.paths.insert(position.min(inner.paths.len()), path);
+        Some(number)
+    }
+
+    /// Removes a source. If it fed the flow, another one takes over as when it is lost.
+    pub(crate) fn remove(&self, source: usize, now: Instant) -> Option<Switch> {
+        let switch = self.lose(source, now);
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let at = inner.paths.iter().position(|path| path.number == source)?;
+        let path = inner.paths.remove(at);
+        if inner.chosen == Some(source) {
+            inner.chosen = None;
+        }
+        if let Some(merge) = &mut inner.merge {
+            let mut out = MediaBatch::default();
+            merge.remove_path(path.merge_path, now, &mut out.packets);
+            self.hand_on(inner, &mut out);
+        }
+        switch
+    }
+
+    /// Lets the flow switch to a source as soon as it delivers media to begin with, and stay with it until it is lost.
+    /// Returns false if there is no such source, or all sources are merged.
+    pub(crate) fn switch_to(&self, source: usize) -> bool {
+        let mut inner = self.lock();
+        let is_known = inner.merge.is_none() && inner.paths.iter().any(|path| path.number == source);
+        if is_known {
+            inner.chosen = Some(source);
+        }
+        is_known
+    }
+
+    /// Changes the policy and the loss threshold. A merge stays one, and no other policy becomes one.
+    pub(crate) fn set_terms(&self, terms: FailoverConfig) {
+        let mut inner = self.lock();
+        inner.terms = terms;
+        if let (Some(merge), SwitchPolicy::Merge(window)) = (&mut inner.merge, terms.turns) {
+            merge.set_window(window);
+        }
+    }
+
+    /// Returns the silence of the active source after which it counts as lost.
+    pub(crate) fn loss_threshold(&self) -> Duration {
+        self.lock().terms.loss_threshold
+    }
+
     /// Returns true if there is more than one source.
     pub(crate) fn has_backup(&self) -> bool {
         self.lock().paths.len() > 1
@@ -131,7 +236,7 @@ impl SourceGroup {
     pub(crate) fn is_active(&self, source: usize) -> bool {
         let inner = self.lock();
         match inner.merge {
-            Some(_) => inner.paths.get(source).is_some_and(|path| path.last.is_some()),
+            Some(_) => inner.path(source).is_some_and(|path| path.last.is_some()),
             None => inner.active == Some(source),
         }
     }
@@ -139,16 +244,20 @@ impl SourceGroup {
     /// Returns the merge counters of one source, and the number of packets that no source delivered; `None` without a
     /// merge.
     pub(crate) fn merged(&self, source: usize) -> Option<(PathCounts, u64)> {
-        self.lock().merge.as_ref().map(|merge| (merge.counts(source), merge.lost()))
+        let inner = self.lock();
+        let merge = inner.merge.as_ref()?;
+        let counts = inner.path(source).map(|path| merge.counts(path.merge_path)).unwrap_or_default();
+        Some((counts, merge.lost()))
     }
 
     /// Returns true if a cold source, which connects on demand, should be connected now.
     pub(crate) fn is_needed(&self, source: usize, now: Instant, started: Instant) -> bool {
         let inner = self.lock();
-        let silent = |since: Instant| now.saturating_duration_since(since) > self.terms.loss_threshold;
+        let silent = |since: Instant| now.saturating_duration_since(since) > inner.terms.loss_threshold;
         match inner.active {
+            _ if inner.chosen == Some(source) => true,
             Some(active) if active == source => true,
-            Some(active) => inner.paths.get(active).is_none_or(|path| path.last.is_none_or(silent)),
+            Some(active) => inner.path(active).is_none_or(|path| path.last.is_none_or(silent)),
             None => silent(started),
         }
     }
@@ -158,7 +267,7 @@ impl SourceGroup {
         let mut inner = self.lock();
         let feeds = inner.active.is_none_or(|active| active == source);
         let Inner { paths, continuity, known, .. } = &mut *inner;
-        let Some(path) = paths.get_mut(source) else { return };
+        let Some(path) = find(paths, source) else { return };
         path.backlog.clear();
         path.presentation = presentation.cloned();
         if feeds {
@@ -173,12 +282,19 @@ impl SourceGroup {
         let mut inner = self.lock();
         let inner = &mut *inner;
         // Fast path: a single source is never compared with another one.
-        if inner.paths.len() == 1 && inner.active == Some(source) {
+        if let [path] = inner.paths.as_slice()
+            && inner.active == Some(source)
+            && path.last.is_some()
+        {
             self.hand_on(inner, delivery);
             return None;
         }
-        let path = inner.paths.get_mut(source)?;
-        let interrupted = |last: Instant| now.saturating_duration_since(last) > self.terms.loss_threshold;
+        let threshold = inner.terms.loss_threshold;
+        let Some(path) = find(&mut inner.paths, source) else {
+            delivery.clear(); // of a source that was removed meanwhile
+            return None;
+        };
+        let interrupted = |last: Instant| now.saturating_duration_since(last) > threshold;
         if !delivery.lacks_media {
             if path.last.is_none_or(interrupted) {
                 path.since = Some(now);
@@ -188,7 +304,9 @@ impl SourceGroup {
         path.has_starts |= !delivery.starts.is_empty();
         if let Some(merge) = &mut inner.merge {
             let mut out = MediaBatch::default();
-            delivery.packets.drain(..).for_each(|packet| merge.handle(source, packet, now, &mut out.packets));
+            for packet in delivery.packets.drain(..) {
+                merge.handle(path.merge_path, packet, now, &mut out.packets);
+            }
             merge.handle_timeout(now, &mut out.packets);
             delivery.starts.clear();
             self.hand_on(inner, &mut out);
@@ -235,12 +353,13 @@ impl SourceGroup {
     pub(crate) fn lose(&self, source: usize, now: Instant) -> Option<Switch> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let path = inner.paths.get_mut(source)?;
+        let threshold = inner.terms.loss_threshold;
+        let path = find(&mut inner.paths, source)?;
         (path.last, path.since, path.due_since) = (None, None, None);
         path.backlog.clear();
         if let Some(merge) = &mut inner.merge {
             let mut out = MediaBatch::default();
-            merge.lose(source, now, &mut out.packets);
+            merge.lose(path.merge_path, now, &mut out.packets);
             self.hand_on(inner, &mut out);
             return None;
         }
@@ -250,11 +369,15 @@ impl SourceGroup {
         // What players would start with belongs to a source that is gone.
         self.ring.end_gop();
         let alive = |path: &Path| {
-            let recent = |last| now.saturating_duration_since(last) <= self.terms.loss_threshold;
+            let recent = |last| now.saturating_duration_since(last) <= threshold;
             path.last.is_some_and(recent) && !path.backlog.is_empty()
         };
-        let next = inner.paths.iter().position(alive)?;
-        let mut delivery = std::mem::take(&mut inner.paths.get_mut(next)?.backlog);
+        if inner.chosen == Some(source) {
+            inner.chosen = None;
+        }
+        let next = inner.paths.iter_mut().find(|path| alive(path))?;
+        let mut delivery = std::mem::take(&mut next.backlog);
+        let next = next.number;
         let switch = self.switch(inner, source, next, &delivery);
         self.hand_on(inner, &mut delivery);
         Some(switch)
@@ -279,11 +402,17 @@ impl SourceGroup {
         delivery: &mut MediaBatch,
         now: Instant,
     ) -> bool {
-        let silent = |last: Instant| now.saturating_duration_since(last) > self.terms.loss_threshold;
-        let lost = inner.paths.get(active).is_none_or(|path| path.last.is_none_or(silent));
-        let Some(path) = inner.paths.get_mut(source) else { return false };
-        let preferred = match self.terms.turns {
-            SwitchPolicy::Prefer(hold) if source == 0 => {
+        let FailoverConfig { turns, loss_threshold } = inner.terms;
+        let silent = |last: Instant| now.saturating_duration_since(last) > loss_threshold;
+        let lost = inner.path(active).is_none_or(|path| path.last.is_none_or(silent));
+        let is_first = inner.paths.first().is_some_and(|path| path.number == source);
+        let chosen = inner.chosen;
+        let Some(path) = find(&mut inner.paths, source) else { return false };
+        let preferred = match turns {
+            _ if chosen == Some(source) => path.last.is_some(),
+            // The host's choice holds until that source is lost.
+            _ if chosen == Some(active) => false,
+            SwitchPolicy::Prefer(hold) if is_first => {
                 path.since.is_some_and(|since| now.saturating_duration_since(since) >= hold)
             }
             _ => false,
@@ -319,7 +448,7 @@ impl SourceGroup {
 
     /// Updates the backlog of an inactive source.
     fn keep(&self, inner: &mut Inner, source: usize, delivery: &mut MediaBatch) {
-        let Some(path) = inner.paths.get_mut(source) else { return };
+        let Some(path) = find(&mut inner.paths, source) else { return };
         if matches!(self.family, MediaFamily::Rtmp | MediaFamily::Rtsp) {
             if !delivery.starts.is_empty() {
                 path.backlog.clear();
@@ -340,6 +469,9 @@ impl SourceGroup {
     }
 
     fn switch(&self, inner: &mut Inner, from: usize, to: usize, delivery: &MediaBatch) -> Switch {
+        if inner.chosen == Some(from) {
+            inner.chosen = None;
+        }
         inner.active = Some(to);
         self.present(inner, to, true);
         let first = delivery.packets.first().map(crate::media::Packet::arrival);
@@ -350,7 +482,7 @@ impl SourceGroup {
     /// Announces to players the presentation of the source that feeds the flow now.
     fn present(&self, inner: &mut Inner, source: usize, switched: bool) {
         let Inner { paths, continuity, known, .. } = inner;
-        let presentation = paths.get(source).and_then(|path| path.presentation.as_ref());
+        let presentation = find(paths, source).and_then(|path| path.presentation.as_ref());
         let shown = presentation.map(|presentation| presentation.as_continued_from(known.as_deref()));
         if switched {
             continuity.switch(known.as_deref(), shown.as_deref());

@@ -406,3 +406,96 @@ fn group_gives_late_players_nothing_of_a_lost_source() {
         window.iter().skip(first).flat_map(|b| b.packets()).map(|p| p.rtmp_message().unwrap().1).collect();
     assert!(times.windows(2).all(|pair| pair[0] <= pair[1]) && times[0] > 1360, "{times:?}");
 }
+
+#[test]
+fn group_stays_with_the_source_chosen_by_hand_until_it_is_lost() {
+    let mut bench = Bench::new(SwitchPolicy::Prefer(Duration::from_millis(100)), MediaFamily::Rtmp);
+    let feed = |bench: &mut Bench, from: u64, to: u64| {
+        for ms in (from..to).step_by(40) {
+            bench.frame(0, ms);
+            bench.frame(1, ms);
+        }
+    };
+    feed(&mut bench, 0, 1000);
+    assert!(bench.group.switch_to(1) && !bench.group.switch_to(7));
+    feed(&mut bench, 1000, 4000);
+    assert_eq!(bench.switches.len(), 1, "at its key frame, and the preferred source does not take over");
+    assert!(bench.group.is_active(1));
+    bench.lose(1, 4000);
+    assert!(bench.group.is_active(0), "the choice ends with the loss of the source");
+    feed(&mut bench, 4000, 6000);
+    assert!(bench.group.is_active(0));
+    assert!(monotone(&pictures(&bench.read())));
+}
+
+#[test]
+fn group_sources_come_and_go_without_a_step_back() {
+    let mut bench = Bench::new(SwitchPolicy::Stay, MediaFamily::Rtmp);
+    for ms in (0..1000).step_by(40) {
+        bench.frame(0, ms);
+    }
+    assert_eq!(bench.group.remove(1, bench.at(1000)), None, "it never had media");
+    for ms in (1000..2000).step_by(40) {
+        bench.frame(0, ms);
+    }
+    assert_eq!(bench.group.add(0), Some(2), "a number is never used again");
+    // The only source had media until now, so the new one does not take over.
+    let newcomer = |bench: &mut Bench, ms: u64| {
+        let packet = Packet::rtmp(RtmpKind::Video, ms as u32 - 2000, vec![0x17, 1, 2], bench.at(ms));
+        let mut delivery = MediaBatch::default();
+        let mut cutter = GopSegmenter::default();
+        cutter.begin();
+        for packet in [Packet::rtmp(RtmpKind::Video, 0, vec![0x17, 0, 2], bench.at(ms)), packet] {
+            if let Some(moment) = cutter.observe(&packet) {
+                cutter.push(&mut delivery, packet, moment);
+            }
+        }
+        bench.offer(2, delivery, ms);
+    };
+    newcomer(&mut bench, 2000);
+    assert!(bench.group.is_active(0) && bench.switches.is_empty());
+    let switch = bench.group.remove(0, bench.at(2040)).unwrap();
+    assert_eq!((switch.from, switch.to), (0, 2));
+    newcomer(&mut bench, 2080);
+    bench.frame(0, 2120);
+    let seen = pictures(&bench.read());
+    assert!(seen.iter().any(|(source, _)| *source == 2) && monotone(&seen), "{seen:?}");
+    assert_eq!(bench.group.add(0), Some(3));
+}
+
+#[test]
+fn group_merge_takes_and_drops_paths() {
+    let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(3600) });
+    let mut reader = ring.reader();
+    let terms = FailoverConfig { turns: SwitchPolicy::Merge(Duration::from_millis(100)), loss_threshold: THRESHOLD };
+    let group = SourceGroup::new(ring, Arc::default(), terms, MediaFamily::Rtp, 1);
+    let start = Instant::now();
+    let give = |source: usize, sequence: u16, ms: u64| {
+        let now = start + Duration::from_millis(ms);
+        let mut data = vec![0x80, 33];
+        data.extend(sequence.to_be_bytes());
+        data.extend([0, 0, 0, 1, 0, 0, 0, 7]);
+        let mut delivery = MediaBatch { packets: vec![Packet::rtp(data, now)], ..MediaBatch::default() };
+        group.offer(source, &mut delivery, now);
+    };
+    give(0, 1, 0);
+    let second = group.add(1).unwrap();
+    for (source, sequence) in [(0, 2), (second, 2), (second, 3), (second, 4), (0, 5), (second, 5)] {
+        give(source, sequence, u64::from(sequence));
+    }
+    group.remove(0, start + Duration::from_millis(10));
+    let third = group.add(1).unwrap();
+    for sequence in 6..10 {
+        give(third, sequence, u64::from(sequence) + 10);
+    }
+    give(0, 10, 30);
+    let mut window = Vec::new();
+    reader.read(&mut window);
+    let packets = window.iter().flat_map(|batch| batch.packets());
+    let sequences: Vec<u16> = packets.map(|p| u16::from_be_bytes([p.data()[2], p.data()[3]])).collect();
+    assert_eq!(sequences, [1, 2, 3, 4, 5, 6, 7, 8, 9], "a removed source brings nothing");
+    for _ in 0..crate::router::MAX_PATHS - 2 {
+        assert!(group.add(9).is_some());
+    }
+    assert_eq!(group.add(9), None, "as many paths as there are bits");
+}
