@@ -8,6 +8,11 @@ const MAX_SHOWN: usize = 512;
 /// Maximum length of a value quoted in an error, in bytes.
 const MAX_QUOTED: usize = 80;
 
+/// Returns bytes as hexadecimal digits with colons, as fingerprints are written: `AA:0B`.
+pub(crate) fn colon_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
+
 /// Text chosen by a peer, a server or the operating system, sanitized for display.
 ///
 /// The text is at most about 512 bytes long; an ellipsis stands for the rest. Characters that are invisible, move the

@@ -61,7 +61,8 @@ pub struct StreamlinkEngineOptions {
     pub tls_key: *const u8,
     /// The length of `tls_key` in bytes.
     pub tls_key_length: usize,
-    /// Certificates, as PEM, that callers trust beside those of the system.
+    /// Certificates, as PEM, that callers trust beside those of the system: of authorities, and of servers themselves. The
+    /// setting `tls_fingerprint` of a caller trusts a certificate by its SHA-256 fingerprint instead.
     pub tls_roots: *const u8,
     /// The length of `tls_roots` in bytes; 0: there are none.
     pub tls_roots_length: usize,
@@ -190,6 +191,38 @@ unsafe fn read_region(region: StreamlinkRegion) -> Result<(String, RegionEgress)
         _ => return Err(Failure::argument("a region has an address or an interface")),
     };
     Ok((name.to_owned(), egress))
+}
+
+/// Sets or replaces the certificates, its own first, and the private key that listeners show when they speak TLS, as PEM.
+/// Handshakes that follow use them, also those of listeners that are running; connections stay. Nothing is kept that the
+/// arguments point to.
+///
+/// # Safety
+/// `engine` is an engine that was not destroyed; `certificates` and `key` point to so many bytes as their lengths say;
+/// `error` is NULL or points to memory for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_engine_set_tls_identity(
+    engine: *const StreamlinkEngine,
+    certificates: *const u8,
+    certificates_length: usize,
+    key: *const u8,
+    key_length: usize,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (engine, certificates, key) = unsafe {
+            (
+                live(engine, "engine")?,
+                bytes(certificates, certificates_length, "certificates")?,
+                bytes(key, key_length, "key")?,
+            )
+        };
+        engine.engine.set_tls_identity(certificates, key)?;
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
 }
 
 /// Statistics of all flows as OpenMetrics text, for a scraper. On success `*metrics` is to be freed with

@@ -89,7 +89,7 @@ fn layering_modules_import_only_downwards() {
         ("test_rng", &[]), // for tests only
         ("media", &["lock"]),
         ("event", &["media", "error", "text", "lock", "serial"]), // `lock` for the queues
-        ("net", &["lock"]),
+        ("net", &["lock", "text"]),
         ("flow", &["media", "error", "random", "secret", "text"]),
         ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),
         ("router", &["media", "lock", "time", "error"]),

@@ -3,7 +3,7 @@
 use super::{AccessHook, BandwidthSetting, EventSink, Resolver, driver::EndpointLabel, message_ring::MessageRing};
 use crate::{
     error::Error,
-    flow::PeerLimits,
+    flow::{Fingerprints, PeerLimits},
     lock::lock,
     net::{TlsClient, TlsServer, advertised_ip},
     random::Random,
@@ -47,7 +47,7 @@ impl EngineResources {
 /// Certificates of an engine: its own, and those that it trusts.
 #[derive(Debug, Default)]
 pub(crate) struct TlsIdentity {
-    server: Option<TlsServer>,
+    server: Mutex<Option<TlsServer>>,
     roots: Vec<u8>,
     /// TLS client, created for the first caller that needs it.
     client: OnceLock<Result<TlsClient, String>>,
@@ -56,24 +56,44 @@ pub(crate) struct TlsIdentity {
 impl TlsIdentity {
     /// `roots`: certificates as PEM that callers trust beside those of the system.
     pub(crate) fn new(server: Option<TlsServer>, roots: Vec<u8>) -> Self {
-        Self { server, roots, client: OnceLock::new() }
+        Self { server: Mutex::new(server), roots, client: OnceLock::new() }
+    }
+
+    /// Sets or replaces the certificate chain and the key of listeners, as PEM. Open ports use them from their next
+    /// handshake on.
+    pub(crate) fn set_server(&self, chain: &[u8], key: &[u8]) -> Result<(), String> {
+        let mut server = lock(&self.server);
+        match &*server {
+            Some(server) => server.replace(chain, key),
+            None => {
+                *server = Some(TlsServer::new(chain, key)?);
+                Ok(())
+            }
+        }
     }
 
     /// Returns the TLS server of a listener, if it uses TLS.
     pub(super) fn server(&self, wanted: bool) -> io::Result<Option<TlsServer>> {
-        match &self.server {
-            _ if !wanted => Ok(None),
-            Some(server) => Ok(Some(server.clone())),
-            None => Err(io::Error::other("the engine has no certificate (`tls_identity`)")),
-        }
-    }
-
-    /// Returns the TLS client of a caller, if it uses TLS.
-    pub(super) fn client(&self, wanted: bool, label: &EndpointLabel<'_>) -> Result<Option<TlsClient>, Error> {
         if !wanted {
             return Ok(None);
         }
-        self.any_client().map(Some).map_err(|what| label.io("TLS".into(), io::Error::other(what)))
+        let server = lock(&self.server).clone();
+        server.map(Some).ok_or_else(|| io::Error::other("the engine has no certificate (`tls_identity`)"))
+    }
+
+    /// Returns the TLS client of a caller, if it uses TLS. `pins`: the only certificates that it accepts, if there are
+    /// any.
+    pub(super) fn client(
+        &self,
+        wanted: bool,
+        pins: &Fingerprints,
+        label: &EndpointLabel<'_>,
+    ) -> Result<Option<TlsClient>, Error> {
+        if !wanted {
+            return Ok(None);
+        }
+        let client = self.any_client().map(|client| Some(client.pinned(pins.as_slice())));
+        client.map_err(|what| label.io("TLS".into(), io::Error::other(what)))
     }
 
     /// Returns the TLS client of a caller that may need it later, as after a redirection.

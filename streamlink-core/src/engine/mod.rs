@@ -202,7 +202,7 @@ impl EngineBuilder {
     }
 
     /// Sets the certificate chain, the server's own certificate first, and the private key of listeners that speak TLS,
-    /// as PEM.
+    /// as PEM. [`Engine::set_tls_identity`] replaces them while the engine runs.
     ///
     /// # Errors
     /// When they cannot be read or do not belong together, or this build has no TLS (the feature `tls`).
@@ -211,7 +211,9 @@ impl EngineBuilder {
         Ok(self)
     }
 
-    /// Sets certificates, as PEM, that callers with TLS trust beside those of the system.
+    /// Sets certificates, as PEM, that callers with TLS trust beside those of the system: of authorities, and of servers
+    /// themselves, also if they have signed them with their own key. Dates and the host name are checked in both cases.
+    /// A caller may name the fingerprint of a certificate instead (`tls_fingerprint`).
     ///
     /// # Errors
     /// When they cannot be read, or this build has no TLS (the feature `tls`).
@@ -306,6 +308,18 @@ impl Engine {
         // Sockets belong to the engine's runtime, on whichever executor this is awaited.
         let started = AbortOnDropHandle::new(self.0.shared.runtime.spawn(lock::task(start::start(shared, flow)))).await;
         started.unwrap_or(Err(Error::Stopped("engine")))
+    }
+
+    /// Sets or replaces the certificate chain, the server's own certificate first, and the private key of listeners that
+    /// speak TLS, as PEM: before the certificate expires, for example. Handshakes that follow use them, also those of
+    /// listeners that are running; connections stay.
+    ///
+    /// # Errors
+    /// When they cannot be read or do not belong together, or this build has no TLS (the feature `tls`). What was set
+    /// before then stays.
+    pub fn set_tls_identity(&self, certificates: &[u8], key: &[u8]) -> Result<(), Error> {
+        let replaced = self.shared.resources.tls.set_server(certificates, key);
+        replaced.map_err(|what| tls_error("tls_identity", what))
     }
 
     /// Runs a future to completion, for hosts without an executor of their own. May be called from code that the library

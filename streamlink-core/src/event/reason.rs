@@ -24,6 +24,8 @@ pub enum LossReason {
     /// The peer refused the user name, the password or the passphrase: what it was asked for, and the reason in its own
     /// words. The next attempt follows after 30 s at the earliest.
     Unauthorized(PeerText),
+    /// The certificate of the peer is not trusted: the reason, and its SHA-256 fingerprint.
+    Untrusted(PeerText),
     /// Another publisher has taken the place of the peer (`takeover`).
     TakenOver,
     /// No address of the peer could be reached: each address that was tried, with its error.
@@ -53,6 +55,7 @@ impl LossReason {
             LossReason::Closed => "closed",
             LossReason::Rejected(_) => "rejected",
             LossReason::Unauthorized(_) => "unauthorized",
+            LossReason::Untrusted(_) => "untrusted",
             LossReason::TakenOver => "taken_over",
             LossReason::Unreachable(_) => "unreachable",
             LossReason::TimedOut => "timed_out",
@@ -75,6 +78,7 @@ impl fmt::Display for LossReason {
             LossReason::Closed => f.write_str("closed by the peer"),
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
             LossReason::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
+            LossReason::Untrusted(what) => write!(f, "the peer is not trusted: {what}"),
             LossReason::TakenOver => f.write_str("another publisher has taken over"),
             LossReason::Unreachable(tried) => write!(f, "cannot connect to {tried}"),
             LossReason::TimedOut => f.write_str("no answer from the peer in time"),

@@ -1,6 +1,6 @@
 //! Addresses, interfaces, and the settings that all listeners and all callers share.
 
-use super::allowlist::Allowlist;
+use super::{allowlist::Allowlist, fingerprint::Fingerprints};
 use crate::error::Problem;
 use std::{
     fmt,
@@ -300,6 +300,8 @@ pub(crate) struct Call {
     pub(crate) local: LocalEnd,
     pub(crate) reconnect: Reconnect,
     pub(crate) connect_timeout: Duration,
+    /// Certificates that a caller with TLS accepts, and no others.
+    pub(crate) tls_fingerprints: Fingerprints,
 }
 
 impl Call {
@@ -313,6 +315,7 @@ impl Call {
             local: LocalEnd::default(),
             reconnect: Reconnect::default(),
             connect_timeout: Self::DEFAULT_CONNECT_TIMEOUT,
+            tls_fingerprints: Fingerprints::default(),
         }
     }
 }

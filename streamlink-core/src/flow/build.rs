@@ -1,6 +1,7 @@
 //! The flow, which is always valid, and the builder that checks it.
 
 use super::{
+    address::Call,
     bandwidth_policy::BandwidthPolicy,
     bitrate::Bitrate,
     builder::Common,
@@ -387,10 +388,19 @@ fn generate_key(path: &str, key: &mut Option<StreamKey>, errors: &mut Vec<Config
     }
 }
 
+/// Checks that a caller that accepts certain certificates only has TLS, without which it would accept everyone.
+fn check_pins(call: &Call, tls: bool) -> Option<ConfigError> {
+    let is_unused = !tls && !call.tls_fingerprints.as_slice().is_empty();
+    let problem = || Problem::Conflict("needs TLS: an address with `rtmps` or `rtsps`".into());
+    is_unused.then(|| ConfigError::new("tls_fingerprint", problem()))
+}
+
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
+        SourceKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
         _ => None,
     }
 }
@@ -399,6 +409,11 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
     match &output.kind {
         OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
         OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        OutputKind::RtmpPush(s) => check_pins(&s.call, s.address.tls),
+        OutputKind::RtmpRelay(s) => {
+            check_pins(&s.first.call, s.first.address.tls && s.second.as_ref().is_none_or(|(address, _)| address.tls))
+        }
+        OutputKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
         _ => None,
     }
 }

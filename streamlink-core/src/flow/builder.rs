@@ -221,7 +221,7 @@ macro_rules! local_end_setters {
     };
 }
 
-/// Defines the setter of callers over TCP.
+/// Defines the setters of callers over TCP.
 macro_rules! congestion_setter {
     (<$param:ident> $builder:ty, $($path:ident).+) => {
         impl<$param> $builder { congestion_setter!(@body $($path).+); }
@@ -230,6 +230,17 @@ macro_rules! congestion_setter {
         impl $builder { congestion_setter!(@body $($path).+); }
     };
     (@body $($path:ident).+) => {
+        /// Sets the SHA-256 fingerprints of the certificates that a caller with TLS accepts, as hexadecimal digits with or
+        /// without colons, several of them separated by commas (none: the roots of the engine and of the system decide).
+        ///
+        /// No other certificate is then accepted, and of these neither issuer nor host nor dates are checked. The event
+        /// about a refused certificate has its fingerprint.
+        pub fn tls_fingerprint(mut self, fingerprints: impl AsRef<str>) -> Self {
+            let fingerprints = fingerprints.as_ref().parse();
+            self.draft.try_set("tls_fingerprint", fingerprints, |s, v| s.$($path).+.tls_fingerprints = v);
+            self
+        }
+
         /// Sets the congestion control of TCP, as in `bbr` (by default the system's). The flow does not start if the
         /// kernel does not have it.
         pub fn congestion(mut self, name: impl AsRef<str>) -> Self {

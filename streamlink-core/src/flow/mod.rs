@@ -13,6 +13,7 @@ mod builder;
 mod claim;
 mod configuration;
 mod failover;
+mod fingerprint;
 #[cfg(feature = "serde")]
 mod json;
 mod name;
@@ -64,6 +65,7 @@ pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 pub(crate) use address::{Call, LocalEnd, Reconnect};
 pub(crate) use build::{MAX_PATHS, check_description, check_failover, check_output, check_source};
 pub(crate) use claim::Claim;
+pub(crate) use fingerprint::Fingerprints;
 pub(crate) use output::{OutputKind, TapOutput};
 pub(crate) use printed_url::{rtmp_url, rtsp_url, srt_url};
 pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};

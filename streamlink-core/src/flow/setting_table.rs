@@ -467,6 +467,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(local, |s| s.congestion.clone(), |s, v| s.congestion = Some(check_congestion(v.text)?)),
     },
     Row {
+        setting: setting("tls_fingerprint", "tls_fingerprint", RTMP_CALLERS_AND_RTSP_CALLERS, Form("SHA-256 fingerprints separated by `,`: 64 hexadecimal digits each, with or without colons"), "", "", "Only certificates that are accepted with TLS; by default the roots of the engine and of the system decide."),
+        access: field!(call, |s| text(&s.tls_fingerprints).filter(|text| !text.is_empty()), |s, v| s.tls_fingerprints = v.parse()?),
+    },
+    Row {
         setting: setting("connect_timeout", "connect_timeout", CALLERS, range(&Call::CONNECT_TIMEOUT), "ms", "3000", "Maximum time that a peer may take to answer."),
         access: field!(call, |s| text(s.connect_timeout.as_millis()), |s, v| s.connect_timeout = v.millis()?),
     },

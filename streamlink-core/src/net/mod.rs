@@ -14,6 +14,9 @@ mod tls;
 #[cfg(not(feature = "tls"))]
 #[path = "no_tls.rs"]
 mod tls;
+mod tls_error;
+#[cfg(feature = "tls")]
+mod tls_trust;
 mod udp;
 
 pub(crate) use descriptors::{DescriptorBudget, DescriptorPermit, SpareDescriptor, is_out_of_descriptors};
@@ -25,4 +28,5 @@ pub(crate) use tcp::Secured;
 pub(crate) use tcp::{Stream, listen};
 pub(crate) use timer_fd::TimerFd;
 pub(crate) use tls::{TlsClient, TlsServer};
+pub(crate) use tls_error::{TlsError, TlsErrorKind};
 pub(crate) use udp::{Datagram, Egress, Multicast, Peer, Received, Receiver, Sender, UdpOptions, UdpSocket};

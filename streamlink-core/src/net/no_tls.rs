@@ -19,6 +19,10 @@ impl TlsServer {
         Err(MISSING.into())
     }
 
+    pub(crate) fn replace(&self, _: &[u8], _: &[u8]) -> Result<(), String> {
+        Err(MISSING.into())
+    }
+
     pub(super) async fn accept(&self, _: TcpStream) -> io::Result<Box<dyn Secured>> {
         Err(io::Error::other(MISSING))
     }
@@ -27,6 +31,10 @@ impl TlsServer {
 impl TlsClient {
     pub(crate) fn new(_: &[u8]) -> Result<Self, String> {
         Err(MISSING.into())
+    }
+
+    pub(crate) fn pinned(&self, _: &[[u8; 32]]) -> Self {
+        self.clone()
     }
 
     pub(super) async fn connect(&self, _: &str, _: TcpStream) -> io::Result<Box<dyn Secured>> {

@@ -131,7 +131,7 @@ impl SourceDriver for RtmpPull {
             address: self.address.clone(),
             key: self.key.clone(),
             call: self.call.clone(),
-            tls: opening.resources.tls.client(self.address.tls, &opening.label)?,
+            tls: opening.resources.tls.client(self.address.tls, &self.call.tls_fingerprints, &opening.label)?,
             egress: Egress::default(),
         }))
     }
@@ -156,7 +156,7 @@ impl OpenPush {
     fn open(destinations: Vec<RtmpPush>, opening: &OutputOpening<'_>) -> Result<Box<dyn OpenOutput>, Error> {
         let mut callers = Vec::new();
         for RtmpPush { call, address, key, chunk_size } in destinations {
-            let tls = opening.resources.tls.client(address.tls, &opening.label)?;
+            let tls = opening.resources.tls.client(address.tls, &call.tls_fingerprints, &opening.label)?;
             callers.push((OpenCaller { address, key, call, tls, egress: opening.egress.clone() }, chunk_size as usize));
         }
         Ok(Box::new(Self(callers)))

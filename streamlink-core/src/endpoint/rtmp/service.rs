@@ -63,7 +63,7 @@ impl Service for Rtmp {
     async fn connection(shared: Arc<Shared<Self>>, visit: PendingConnection) {
         let PendingConnection { stream, peer, connection, pending } = visit;
         let greeting = async {
-            let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
+            let stream = shared.secure(stream, peer).await?;
             // Boxed to keep the enclosing futures small.
             let mut greeted =
                 Box::new(RequestedConnection { stream, session: ServerSession::new(&shared.random), rest: Vec::new() });

@@ -149,7 +149,7 @@ impl OpenCaller {
 
 impl SourceDriver for RtspCaller {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let tls = opening.resources.tls.client(self.rtsp.tls, &opening.label)?;
+        let tls = opening.resources.tls.client(self.rtsp.tls, &self.call.tls_fingerprints, &opening.label)?;
         Ok(Box::new(OpenCaller {
             settings: self.clone(),
             tls,
@@ -172,7 +172,7 @@ impl OpenSource for OpenCaller {
 
 impl OutputDriver for RtspCaller {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let tls = opening.resources.tls.client(self.rtsp.tls, &opening.label);
+        let tls = opening.resources.tls.client(self.rtsp.tls, &self.call.tls_fingerprints, &opening.label);
         let (identity, egress) = (opening.resources.tls.clone(), opening.egress);
         let opened = tls.map(|tls| Box::new(OpenCaller { settings: self.clone(), tls, identity, egress }) as _);
         Box::pin(ready(opened))

@@ -78,7 +78,7 @@ impl Service for Rtsp {
         let PendingConnection { stream, peer, connection, pending } = visit;
         let greeting = async {
             let local = stream.local_addr()?.ip();
-            let stream = stream.secure_accepted(shared.tls.as_ref()).await?;
+            let stream = shared.secure(stream, peer).await?;
             let (session, udp) = (ServerSession::new(&shared.random), UdpTracks::default());
             // Boxed to keep the enclosing futures small.
             let mut client = Box::new(Client { stream, session, udp, place: None, peer, local });

@@ -22,6 +22,7 @@ pub(in crate::endpoint) use send_queue::{SendQueue, Wire};
 pub(in crate::endpoint) use sub_waker::SubWaker;
 
 use super::{LossReason, SourceContext};
+use crate::net::{TlsError, TlsErrorKind};
 use std::{fmt::Debug, sync::Arc, time::Instant};
 
 /// A protocol whose peers connect to a port.
@@ -52,6 +53,12 @@ pub(in crate::endpoint) enum End {
 impl From<std::io::Error> for End {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        if let Some(TlsError { kind, words }) = TlsError::of(&error) {
+            return End::Lost(match kind {
+                TlsErrorKind::Untrusted => LossReason::Untrusted(words.as_str().into()),
+                TlsErrorKind::Plain | TlsErrorKind::Handshake => LossReason::Protocol(words.as_str().into()),
+            });
+        }
         End::Lost(match error.kind() {
             BrokenPipe | ConnectionReset | UnexpectedEof => LossReason::Closed,
             _ => LossReason::Io(error.to_string().into()),

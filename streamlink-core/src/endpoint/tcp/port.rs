@@ -20,7 +20,7 @@ use super::{
 use crate::{
     flow::{Allowlist, PeerLimits},
     lock::{self, lock},
-    net::{self, DescriptorPermit, EpollGroup, SpareDescriptor, Stream, TlsServer},
+    net::{self, DescriptorPermit, EpollGroup, SpareDescriptor, Stream, TlsError, TlsErrorKind, TlsServer},
     random::Random,
 };
 use futures_util::FutureExt;
@@ -245,14 +245,45 @@ impl<S: Service> Shared<S> {
         }
     }
 
+    /// Performs the TLS handshake with a peer, if the port has TLS. One that fails is an attempt that was refused.
+    pub(in crate::endpoint) async fn secure(&self, stream: Stream, peer: SocketAddr) -> Result<Stream, End> {
+        match stream.secure_accepted(self.tls.as_ref()).await {
+            Ok(stream) => Ok(stream),
+            Err(error) => {
+                let now = Instant::now();
+                self.peers.refused(peer.ip(), now);
+                if let Some(TlsError { kind, words }) = TlsError::of(&error) {
+                    let reason = match kind {
+                        TlsErrorKind::Plain => RefusalReason::EncryptionMismatch,
+                        TlsErrorKind::Untrusted | TlsErrorKind::Handshake => RefusalReason::Incompatible,
+                    };
+                    for route in self.all() {
+                        route.refuse_with(peer, reason, words, now);
+                    }
+                    log::debug!("{} peer {peer}: {words}", S::NAME);
+                    return Err(End::Stopped);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
     /// Counts a connection that has ended before its request, unless the peer closed it. `end`: `None` after a timeout.
     pub(in crate::endpoint) fn refuse_unasked(&self, peer: SocketAddr, end: Option<&End>) {
-        let reason = match end {
-            None => RefusalReason::TimedOut,
-            Some(End::Lost(LossReason::Protocol(_))) => RefusalReason::Incompatible,
-            Some(_) => return,
-        };
-        self.refuse_everywhere(peer, reason, Instant::now());
+        let now = Instant::now();
+        if self.tls.is_some() && matches!(end, Some(End::Lost(_))) {
+            // The handshakes of peers that ask for nothing cost more than their connections.
+            self.peers.refused(peer.ip(), now);
+        }
+        match end {
+            None => self.refuse_everywhere(peer, RefusalReason::TimedOut, now),
+            Some(End::Lost(LossReason::Protocol(what))) => {
+                for route in self.all() {
+                    route.refuse_with(peer, RefusalReason::Incompatible, what, now);
+                }
+            }
+            Some(_) => {}
+        }
     }
 
     pub(in crate::endpoint) fn all(&self) -> Vec<Arc<OpenRoute<S>>> {

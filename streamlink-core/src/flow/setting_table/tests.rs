@@ -63,6 +63,7 @@ fn sample(setting: &Setting) -> String {
         ("bind", _) => "192.0.2.5:6000".into(),
         ("congestion", _) => "bbr".into(),
         ("ssrc", _) => "random".into(),
+        ("tls_fingerprint", _) => vec!["AB"; 32].join(":"),
         ("multicast", _) => "239.1.1.1:5000".into(),
         other => panic!("no sample of {other:?}"),
     }
