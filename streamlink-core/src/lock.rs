@@ -164,6 +164,16 @@ pub(crate) fn log_unlocked(line: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Writes a debug line about what a peer is asked, or has asked, and the answer; now or as soon as this thread holds no
+/// lock. The text is only made if debug lines are wanted. It must hold no secret.
+pub(crate) fn log_handshake(text: impl FnOnce() -> String) {
+    const TARGET: &str = "streamlink_core::handshake";
+    if log::max_level() >= log::Level::Debug && log::log_enabled!(target: TARGET, log::Level::Debug) {
+        let text = text();
+        log_unlocked(move || log::debug!(target: TARGET, "{text}"));
+    }
+}
+
 fn push(code: HostCode) {
     // Thread-local storage is gone while the thread exits. The code is then dropped here: no caller further up the
     // stack needs the lock again.

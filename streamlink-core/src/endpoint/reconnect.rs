@@ -4,7 +4,7 @@
 //! it: the state of the endpoint, the delays, the counters of reconnections, and the events about losses and attempts.
 
 use super::{Event, EventSink, LossReason, Status, backoff::Backoff, tcp::End};
-use crate::{flow::Reconnect, random::Random, router::State};
+use crate::{flow::Reconnect, lock::log_handshake, random::Random, router::State};
 use std::{
     net::SocketAddr,
     sync::{
@@ -84,6 +84,7 @@ pub(super) struct Connection<'a> {
 impl Connection<'_> {
     /// Records the address of the peer, once the transport is connected.
     pub(super) fn reached(&mut self, peer: SocketAddr) {
+        log_handshake(|| format!("`{}` has reached {peer}", self.context.status.name()));
         self.reached = Some(peer);
     }
 
@@ -91,6 +92,7 @@ impl Connection<'_> {
     /// its first media arrives.
     pub(super) fn up(&mut self, peer: SocketAddr) {
         let now = now();
+        log_handshake(|| format!("`{}`: {peer} has agreed", self.context.status.name()));
         self.reached = Some(peer);
         self.up = Some((peer, now));
         self.context.status.set_peer(Some(peer));
@@ -137,6 +139,11 @@ impl ReconnectLoop {
                 Outcome::Lost(reason) => (Some(reason), false),
                 Outcome::TryNext(reason) => (reason, true),
             };
+            log_handshake(|| {
+                let why = reason.as_ref().map_or_else(|| "another way is tried".to_owned(), ToString::to_string);
+                let at = reached.map(|peer| format!(" of {peer}")).unwrap_or_default();
+                format!("`{}`: end{at}: {why}", self.status.name())
+            });
             let was_live = caller.end(Some(reason.as_ref().unwrap_or(&LossReason::Closed)), now);
             self.down(up, now, State::Waiting);
             let was_connected = if self.is_source { was_live } else { up.is_some() };

@@ -268,9 +268,9 @@ impl Running {
     fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
         let output = check_output("output", self.input, output)?;
         start::check_congestion(output.congestion()).map_err(|problem| config("output.congestion", problem))?;
-        if let Some(remark) = output.remark(is_local_ip) {
-            let flow = self.name.clone();
-            crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+        if let Some(address) = output.called_own_address(is_local_ip) {
+            let remark = Event::CallsOwnAddress { endpoint: output.name().to_owned(), address };
+            start::report_remark(&self.media.events, remark);
         }
         start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
         Ok(output)

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     endpoint::{Status, driver::OpenSource},
     error::{ConfigError, ConfigErrors, Error, Problem},
+    event::Event,
     flow::{Claim, Failover, FailoverPolicy, Flow, MAX_PATHS, Source, check_failover, check_source},
     lock::lock,
     net::is_local_ip,
@@ -301,9 +302,9 @@ impl Running {
             let problem = "the backups of this flow are cold; only a caller can be a cold backup";
             return Err(config("source", Problem::Conflict(problem.into())));
         }
-        if let Some(remark) = source.remark(is_local_ip) {
-            let flow = self.name.clone();
-            crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
+        if let Some(address) = source.called_own_address(is_local_ip) {
+            let remark = Event::CallsOwnAddress { endpoint: source.name().to_owned(), address };
+            start::report_remark(&self.media.events, remark);
         }
         Ok(source)
     }

@@ -318,7 +318,7 @@ impl Engine {
     /// When they cannot be read or do not belong together, or this build has no TLS (the feature `tls`). What was set
     /// before then stays.
     pub fn set_tls_identity(&self, certificates: &[u8], key: &[u8]) -> Result<(), Error> {
-        let replaced = self.shared.resources.tls.set_server(certificates, key);
+        let replaced = self.0.shared.resources.tls.set_server(certificates, key);
         replaced.map_err(|what| tls_error("tls_identity", what))
     }
 

@@ -13,6 +13,7 @@ use crate::{
     error::{ConfigError, ConfigErrors, Error, Problem},
     event::{Event, EventSink},
     flow::{Claim, Flow, Output},
+    lock,
     net::{self, Egress, is_local_ip},
     router::{CurrentPresentation, Ring, SourceGroup, SwitchPolicy},
 };
@@ -66,11 +67,7 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
     }
     check_regions(&shared, &flow.outputs)?;
     check_kernel(&flow)?;
-    let remarks = flow.sources.iter().filter_map(|source| source.remark(is_local_ip));
-    for remark in remarks.chain(flow.outputs.iter().filter_map(|output| output.remark(is_local_ip))) {
-        let flow = name.clone();
-        crate::lock::log_unlocked(move || log::warn!("flow `{flow}`: {remark}"));
-    }
+    let remarks = remarks(&flow);
     if shared.flows().contains_key(&name) {
         return Err(Error::AlreadyExists { what: "a flow", name });
     }
@@ -154,6 +151,9 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
         running.put_output(&shared, output, status, opened)?;
     }
     events.emit(Event::FlowStarted);
+    for remark in remarks {
+        report_remark(&events, remark);
+    }
     if let SwitchPolicy::Merge(_) = terms.turns {
         running.run_merge_clock(group.clone());
     }
@@ -167,6 +167,21 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
     }
     events.flow_started();
     Ok(FlowHandle::new(running.clone(), own_events))
+}
+
+/// Returns what is valid in a flow and may have been meant otherwise.
+fn remarks(flow: &Flow) -> Vec<Event> {
+    let sources = flow.sources.iter().map(|source| (source.name(), source.called_own_address(is_local_ip)));
+    let outputs = flow.outputs.iter().map(|output| (output.name(), output.called_own_address(is_local_ip)));
+    let calls = sources.chain(outputs).filter_map(|(name, address)| Some((name, address?)));
+    calls.map(|(name, address)| Event::CallsOwnAddress { endpoint: name.to_owned(), address }).collect()
+}
+
+/// Reports what may have been meant otherwise, also as a warning in the log.
+pub(super) fn report_remark(events: &EventSink, remark: Event) {
+    let (flow, text) = (events.flow().to_owned(), remark.to_string());
+    lock::log_unlocked(move || log::warn!("flow `{flow}`: {text}"));
+    events.emit(remark);
 }
 
 /// Checks that the kernel has the congestion control that an endpoint asks for.

@@ -175,6 +175,14 @@ pub enum Event {
         /// The streams that do not.
         left_out: PeerText,
     },
+    /// A source or output calls out to an address of this machine, and its URL does not say `mode=caller`: it may have
+    /// been meant to listen there. Told when it starts.
+    CallsOwnAddress {
+        /// The name of the source or output.
+        endpoint: String,
+        /// The address that it calls.
+        address: SocketAddr,
+    },
     /// Events before this one were lost, as the reader was too slow.
     Missed {
         /// Number of lost events.
@@ -271,6 +279,11 @@ impl fmt::Display for Event {
             }
             Event::Remuxed { carried, left_out } if left_out.is_empty() => write!(f, "RTMP carries {carried}"),
             Event::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
+            Event::CallsOwnAddress { endpoint, address } => write!(
+                f,
+                "`{endpoint}` calls out to {address}, an address of this machine, and does not listen there; add \
+                 `mode=listener` to its URL to listen, or `mode=caller` if it is to call"
+            ),
             Event::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
         }
     }

@@ -10,7 +10,7 @@ use super::{
     settings,
 };
 use crate::error::{ConfigError, Problem};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Types that stand for the role of an endpoint.
 pub mod role {
@@ -32,6 +32,8 @@ pub(crate) struct Common {
     pub(crate) enabled: bool,
     /// The URL did not say whether the endpoint listens or calls.
     pub(crate) mode_is_implied: bool,
+    /// The URL said that the endpoint calls. It is written again, as the address may be one of this machine.
+    pub(crate) mode_is_caller: bool,
     pub(crate) errors: Vec<ConfigError>,
 }
 
@@ -43,6 +45,7 @@ impl Common {
             region: None,
             enabled: true,
             mode_is_implied: false,
+            mode_is_caller: false,
             errors: Vec::new(),
         }
     }
@@ -52,17 +55,17 @@ impl Common {
         value.map_err(|problem| self.errors.push(ConfigError::new(field, problem))).ok()
     }
 
-    /// Returns a remark on a caller of this machine's own address whose URL does not say that it calls: whoever wrote it
-    /// may have meant to listen there. `is_local` tells whether an address is one of this machine.
-    pub(crate) fn remark(&self, fields: &mut dyn Fields, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
+    /// Returns the address of a caller whose URL does not say that it calls, if it is one of this machine: whoever wrote
+    /// it may have meant to listen there. `is_local` tells whether an address is one of this machine.
+    pub(crate) fn called_own_address(
+        &self,
+        fields: &mut dyn Fields,
+        is_local: impl Fn(IpAddr) -> bool,
+    ) -> Option<SocketAddr> {
         // Servers of RTSP, and of RTMP behind a push, are often on the same machine.
         let may_be_meant_to_listen = fields.srt().is_some() || fields.scope() == SettingScope::RtmpPullSource;
         let remote = fields.call().filter(|_| self.mode_is_implied && may_be_meant_to_listen)?.remote.clone();
-        let address = remote.literal().filter(|address| is_local(address.ip()))?;
-        Some(format!(
-            "calls {address}, an address of this machine; with `mode=listener` it listens there, and `mode=caller` says \
-             that it is to call"
-        ))
+        remote.literal().filter(|address| is_local(address.ip()))
     }
 
     /// Sets one setting by name, and records an error if there is one.

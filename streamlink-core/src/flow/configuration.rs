@@ -72,9 +72,11 @@ impl FlowConfiguration {
     pub(crate) fn of(flow: &Flow, masked: bool) -> Self {
         let endpoint = |common: &Common, protocol, url| EndpointConfiguration::of(common, protocol, url, masked);
         let sources = flow.sources.iter();
-        let sources = sources.map(|s| endpoint(&s.common, s.protocol().name(), written_url::source_parts(&s.kind)));
+        let sources =
+            sources.map(|s| endpoint(&s.common, s.protocol().name(), written_url::source_parts(&s.kind).of(&s.common)));
         let outputs = flow.outputs.iter();
-        let outputs = outputs.map(|o| endpoint(&o.common, o.protocol().name(), written_url::output_parts(&o.kind)));
+        let outputs =
+            outputs.map(|o| endpoint(&o.common, o.protocol().name(), written_url::output_parts(&o.kind).of(&o.common)));
         Self {
             name: flow.name().to_owned(),
             max_bandwidth: flow.max_bandwidth,

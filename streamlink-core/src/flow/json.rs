@@ -20,6 +20,7 @@ use super::{
     bitrate::Bitrate,
     build::{Flow, FlowDraft},
     builder::Common,
+    claim::Claim,
     configuration::{EndpointConfiguration, FlowConfiguration},
     failover::{Failover, FailoverPolicy},
     output::Output,
@@ -35,7 +36,10 @@ use node::Node;
 use positions::Positions;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Map, Value};
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 impl Flow {
     /// Reads a flow from JSON.
@@ -65,6 +69,20 @@ impl Flow {
     pub fn from_json(json: &str) -> Result<Flow, ConfigErrors> {
         let node = serde_json::from_str(json).map_err(|error| no_json(&error))?;
         read_flow(node).map_err(|errors| {
+            let positions = Positions::new(json);
+            errors.at(|path| positions.of(path))
+        })
+    }
+
+    /// Reads one flow, or a list of flows, from JSON.
+    ///
+    /// # Errors
+    /// As [`Flow::from_json`], for all flows of the list: the paths begin with the number of the flow, as in
+    /// `[1].sources[0].url`. Flows of one list differ in their names, and listen at addresses and keys of their own.
+    pub fn list_from_json(json: &str) -> Result<Vec<Flow>, ConfigErrors> {
+        let node = serde_json::from_str(json).map_err(|error| no_json(&error))?;
+        let Node::List(nodes) = node else { return Flow::from_json(json).map(|flow| vec![flow]) };
+        read_flows(nodes).map_err(|errors| {
             let positions = Positions::new(json);
             errors.at(|path| positions.of(path))
         })
@@ -252,6 +270,43 @@ fn read_flow(node: Node) -> Result<Flow, ConfigErrors> {
     FlowDraft { name, max_bandwidth, policy, coalesce, entry_wait, failover, sources, outputs, errors }.build()
 }
 
+/// Reads the flows of a list, and checks that they can run together.
+fn read_flows(nodes: Vec<Node>) -> Result<Vec<Flow>, ConfigErrors> {
+    let mut errors = Vec::new();
+    let mut flows: Vec<Flow> = Vec::new();
+    let mut names = HashSet::new();
+    let mut claims: HashMap<Claim, String> = HashMap::new();
+    for (i, node) in nodes.into_iter().enumerate() {
+        let path = format!("[{i}]");
+        let flow = match read_flow(node) {
+            Ok(flow) => flow,
+            Err(found) => {
+                errors.extend(found.iter().map(|error| error.clone().within(&path)));
+                continue;
+            }
+        };
+        if !names.insert(flow.name().to_owned()) {
+            let problem = Problem::Duplicate("another flow has this name".into());
+            errors.push(ConfigError::new("name", problem).within(&path));
+        }
+        let sources = flow.sources.iter().enumerate().map(|(k, s)| (format!("{path}.sources[{k}]"), s.claim()));
+        let outputs = flow.outputs.iter().enumerate().map(|(k, o)| (format!("{path}.outputs[{k}]"), o.claim()));
+        for (place, claim) in sources.chain(outputs) {
+            let Some(claim) = claim else { continue };
+            if let Some(owner) = claims.get(&claim).filter(|owner| *owner != flow.name()) {
+                let problem = format!("flow `{owner}` already listens on {claim} with the same key");
+                errors.push(ConfigError::new(place, Problem::Duplicate(problem)));
+            }
+            claims.insert(claim, flow.name().to_owned());
+        }
+        flows.push(flow);
+    }
+    match ConfigErrors::collect(errors) {
+        Some(errors) => Err(errors),
+        None => Ok(flows),
+    }
+}
+
 /// Reads the name, the URL, and the members beside it, which are applied like settings in the query.
 fn read_endpoint(path: String, node: Node, errors: &mut Vec<ConfigError>) -> (Common, Secret, url::Pairs) {
     let mut m = Members::new(path, node, errors);
@@ -390,6 +445,27 @@ mod tests {
         for bad in ["", "[]", "{", "null", "{}", &"[".repeat(10_000)] {
             assert!(Flow::from_json(bad).is_err());
         }
+    }
+
+    #[test]
+    fn flow_list_reports_errors_of_all_flows_with_places() {
+        let one = r#"{ "name": "a", "max_bandwidth": "5M", "sources": [ { "name": "in", "url": "srt://:9000" } ] }"#;
+        assert_eq!(Flow::list_from_json(one).unwrap().len(), 1);
+        assert_eq!(Flow::list_from_json(&format!("[{one}]")).unwrap()[0].name(), "a");
+        assert!(Flow::list_from_json("[]").unwrap().is_empty());
+        let again = one.replace("latency", "x");
+        let wrong = r#"{ "name": "c", "max_bandwidth": "5M",
+  "sources": [ { "name": "in", "url": "srt://:9001", "latency": -1 } ] }"#;
+        let list = format!("[\n{one},\n{again},\n{wrong},\n7 ]");
+        let errors = Flow::list_from_json(&list).unwrap_err().to_string();
+        for expected in
+            ["line 3, column 3: [1].name: ", "line 5, column 54: [2].sources[0].latency: ", "line 6, column 1: [3]: "]
+        {
+            assert!(errors.contains(expected), "{expected} is not in\n{errors}");
+        }
+        let other = one.replace("\"a\"", "\"b\"");
+        let errors = Flow::list_from_json(&format!("[{one},\n{other}]")).unwrap_err().to_string();
+        assert!(errors.contains("[1].sources[0]: ") && errors.contains("flow `a` already listens"), "{errors}");
     }
 
     fn errors(json: &str) -> Vec<String> {

@@ -18,7 +18,7 @@ use super::{
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
     written_url,
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// An output, which sends media.
 ///
@@ -194,15 +194,14 @@ impl Output {
         self.kind.clone().local()?.congestion.clone()
     }
 
-    /// Returns a remark on an output that is valid and may have been meant otherwise.
-    pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
-        let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
-        Some(format!("output `{}` {remark}", self.name()))
+    /// Returns the address that this output calls, if it is one of this machine and the URL does not say that it calls.
+    pub(crate) fn called_own_address(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<SocketAddr> {
+        self.common.called_own_address(&mut self.kind.clone(), is_local)
     }
 
     /// Returns the URL that [`Output::from_url`] reads back to the same output. It contains the secrets.
     pub fn to_url(&self) -> String {
-        written_url::write(&written_url::output_parts(&self.kind))
+        written_url::write(&written_url::output_parts(&self.kind).of(&self.common))
     }
 }
 

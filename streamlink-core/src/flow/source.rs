@@ -18,7 +18,10 @@ use super::{
     written_url,
 };
 use crate::media::{MediaFamily, ProgramChoice};
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// A source, which receives media.
 ///
@@ -209,7 +212,7 @@ impl Source {
 
     /// Returns the URL that [`Source::from_url`] reads back to the same source. It contains the secrets.
     pub fn to_url(&self) -> String {
-        written_url::write(&written_url::source_parts(&self.kind))
+        written_url::write(&written_url::source_parts(&self.kind).of(&self.common))
     }
 
     /// Returns the congestion control that this source asks the kernel for.
@@ -217,10 +220,9 @@ impl Source {
         self.kind.clone().local()?.congestion.clone()
     }
 
-    /// Returns a remark on a source that is valid and may have been meant otherwise.
-    pub(crate) fn remark(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<String> {
-        let remark = self.common.remark(&mut self.kind.clone(), is_local)?;
-        Some(format!("source `{}` {remark}", self.name()))
+    /// Returns the address that this source calls, if it is one of this machine and the URL does not say that it calls.
+    pub(crate) fn called_own_address(&self, is_local: impl Fn(IpAddr) -> bool) -> Option<SocketAddr> {
+        self.common.called_own_address(&mut self.kind.clone(), is_local)
     }
 
     /// Returns the time without media after which this source is lost. A source in the host's process has none.

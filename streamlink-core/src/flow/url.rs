@@ -337,6 +337,7 @@ fn read<K: Fields>(
     });
     let Some((mut kind, settings, twice)) = common.record_error("url", result) else { return (None, Vec::new()) };
     common.mode_is_implied = !has_mode && kind.call().is_some();
+    common.mode_is_caller = has_mode && kind.call().is_some();
     for name in twice {
         let problem = Problem::Conflict("is set twice, to different values".into());
         common.record_error(&name, Err::<(), _>(problem));

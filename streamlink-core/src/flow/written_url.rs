@@ -2,6 +2,7 @@
 
 use super::{
     address::Listen,
+    builder::Common,
     output::OutputKind,
     parsed_url::ParsedUrl,
     printed_url::QUERY,
@@ -19,6 +20,16 @@ use percent_encoding::{AsciiSet, utf8_percent_encode};
 pub(crate) struct UrlParts {
     pub(crate) base: String,
     pub(crate) query: Entries,
+}
+
+impl UrlParts {
+    /// Returns the URL with `mode=caller` if the endpoint was configured with it.
+    pub(crate) fn of(mut self, common: &Common) -> Self {
+        if common.mode_is_caller {
+            self.query.0.insert(0, ("mode", "caller".into()));
+        }
+        self
+    }
 }
 
 /// Characters that are percent-encoded in a path.

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     flow::{Credentials, RtmpAddress, StreamKey, shown_url},
+    lock::log_handshake,
     net::{Egress, Stream, TlsClient},
     proto::rtmp::{Authentication, ClientEvent, ClientRole, ClientSession, ClientTarget, Message, Redirect},
     random::Random,
@@ -70,6 +71,11 @@ impl Destination<'_> {
         for _ in 0..MAX_CONNECTIONS {
             let (stream, peer) = self.reach(&address, challenger, connection.avoid).await?;
             connection.reached(peer);
+            log_handshake(|| {
+                let shown = shown_url(&address.to_string());
+                let verb = if matches!(self.role, ClientRole::Play) { "play" } else { "publish" };
+                format!("`{}` asks {peer} over RTMP to {verb}: {shown}", self.endpoint)
+            });
             let greeting = async {
                 let stream = stream.secure_connected(address.remote.host(), self.tls).await?;
                 let session = self.session(&address, &key, authentication.as_ref());
@@ -79,6 +85,14 @@ impl Destination<'_> {
             };
             let greeted = tokio::time::timeout_at(self.deadline.into(), greeting).await;
             let (client, answer) = greeted.unwrap_or(Err(End::Lost(LossReason::TimedOut)))?;
+            log_handshake(|| {
+                let what = match &answer {
+                    Answer::Agreed => "agrees".to_owned(),
+                    Answer::Challenged(_) => "asks for a user name and password".to_owned(),
+                    Answer::Redirected(to) => format!("redirects to {}", shown_url(to.url.reveal())),
+                };
+                format!("`{}`: {peer} {what}", self.endpoint)
+            });
             match answer {
                 Answer::Agreed => return Ok(client),
                 Answer::Challenged(description) => {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     flow::StreamKey,
+    lock::log_handshake,
     net::{EpollGroup, Stream},
     proto::rtmp::{Refusal, Request, ServerSession, StreamPath},
     router::Ring,
@@ -129,6 +130,7 @@ async fn serve_stream(
         Request::Play(asked) => (false, asked),
         Request::Media(_) | Request::End => return None, // impossible before the session is accepted
     };
+    log_handshake(|| format!("RTMP {peer} asks to {} {asked}", if publish { "publish to" } else { "play" }));
     let now = Instant::now();
     let routes = shared.all();
     // An unknown application or key may be a guess. The attempts of an address per second are limited.
@@ -136,7 +138,7 @@ async fn serve_stream(
         for route in routes.iter().filter(|route| route.is_source() == publish) {
             route.refuse(peer, RefusalReason::TooManyAttempts, now);
         }
-        greeted.turn_away(Refusal::Denied).await;
+        greeted.turn_away(peer, Refusal::Denied).await;
         return None;
     }
     let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&asked));
@@ -150,14 +152,14 @@ async fn serve_stream(
         for route in of_direction().filter(|route| !any || has_app(route)) {
             route.refuse_with(peer, RefusalReason::NoSuchStream, &detail, now);
         }
-        greeted.turn_away(Refusal::NotFound).await;
+        greeted.turn_away(peer, Refusal::NotFound).await;
         return None;
     };
     drop(routes);
     let counted = route.connections.token();
     if !route.admits(peer.ip()) {
         route.refuse(peer, RefusalReason::NotAllowed, now);
-        greeted.turn_away(Refusal::Denied).await;
+        greeted.turn_away(peer, Refusal::Denied).await;
         return None;
     }
     let with_stream = |request: AccessRequest| {
@@ -165,9 +167,10 @@ async fn serve_stream(
         AccessRequest { app: Some(app), key: Some(key), ..request }
     };
     if shared.authorize(&route, with_stream, peer).await.is_err() {
-        greeted.turn_away(Refusal::Denied).await;
+        greeted.turn_away(peer, Refusal::Denied).await;
         return None;
     }
+    log_handshake(|| format!("RTMP {peer} is let in to `{}`", route.status.name()));
     let next = match &route.end {
         OpenEnd::Source(..) => {
             if route.may_publish(now) {
@@ -175,7 +178,7 @@ async fn serve_stream(
             }
             let Some((taken, stop)) = route.take_source(Instant::now()) else {
                 route.refuse(peer, RefusalReason::InUse, now);
-                greeted.turn_away(Refusal::InUse).await;
+                greeted.turn_away(peer, Refusal::InUse).await;
                 return None;
             };
             let (mut stream, session, end) = greeted.receive(&taken, peer, &stop).await;
@@ -204,7 +207,7 @@ async fn serve_stream(
         OpenEnd::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
                 route.refuse(peer, RefusalReason::TooManyPeers, now);
-                greeted.turn_away(Refusal::Denied).await;
+                greeted.turn_away(peer, Refusal::Denied).await;
                 return None;
             };
             let end = greeted.play(ring, terms.clone(), &player, &route.stop).await;
@@ -279,7 +282,8 @@ impl RequestedConnection {
     }
 
     /// Refuses the request and closes the connection.
-    async fn turn_away(&mut self, refusal: Refusal) {
+    async fn turn_away(&mut self, peer: SocketAddr, refusal: Refusal) {
+        log_handshake(|| format!("RTMP {peer} is answered {refusal:?}"));
         self.session.refuse(refusal);
         let answer = self.session.link().take_output();
         close_with(&mut self.stream, &answer).await;

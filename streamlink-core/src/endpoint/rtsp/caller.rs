@@ -11,13 +11,14 @@ use super::{
     inbound::SourceSession,
     receive::Receiving,
     redirect::ServerAddress,
-    refused,
+    refused, start_lines,
     talk::Recorder,
     udp::UdpTracks,
     wire::Interleaved,
 };
 use crate::{
     flow::{HostPort, Reconnect, RtspTransport, shown_url},
+    lock::log_handshake,
     media::rtsp::Presentation,
     net::{Egress, Stream, TlsClient},
     proto::{
@@ -386,10 +387,15 @@ impl ConnectedClient {
     /// Exchanges messages until the server has agreed. `brings`: the server is to send media.
     async fn greet(&mut self, random: &Random, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
         loop {
-            let bytes = self.session.take_output();
+            let (bytes, peer) = (self.session.take_output(), self.peer);
+            log_handshake(|| format!("RTSP {peer} is asked {}", start_lines(&bytes)));
             write_all(&mut self.stream, &bytes).await?;
             let Self { stream, session, .. } = self;
-            let count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))).await?;
+            let mut read = |bytes: &[u8]| {
+                log_handshake(|| format!("RTSP {peer} answers {}", start_lines(bytes)));
+                session.push(bytes);
+            };
+            let count = poll_fn(|cx| stream.poll_read(cx, &mut read)).await?;
             if count == 0 {
                 return Err(End::Lost(LossReason::Closed).into());
             }

@@ -12,12 +12,14 @@ use super::{
     inbound::SourceSession,
     multicast::{MulticastGroup, MulticastMembership, MulticastSender},
     receive::Receiving,
+    start_lines,
     talk::NoStreams,
     udp::UdpTracks,
     wire::Interleaved,
 };
 use crate::{
     flow::RtspTransport,
+    lock::log_handshake,
     media::{rtp::Header, rtsp::Presentation},
     net::Stream,
     proto::rtsp::{Request, ResolvedStream, ServerSession, SetUp, Status, StreamDirectory, User},
@@ -331,12 +333,16 @@ impl Client {
     /// Exchanges messages until the client asks to play or record.
     async fn ask(&mut self, shared: &Shared<Rtsp>) -> Result<Request, End> {
         loop {
+            let peer = self.peer;
             let Self { stream, session, udp, place, .. } = self;
             // UDP ports must not outlive the route for which they were opened.
             let stop = place.as_ref().map(|place| place.stop().clone()).unwrap_or_default();
             let count = tokio::select! {
                 () = stop.cancelled() => return Err(End::Stopped),
-                count = poll_fn(|cx| stream.poll_read(cx, |bytes| session.push(bytes))) => count?,
+                count = poll_fn(|cx| stream.poll_read(cx, |bytes| {
+                    log_handshake(|| format!("RTSP {peer} says {}", start_lines(bytes)));
+                    session.push(bytes);
+                })) => count?,
             };
             if count == 0 {
                 return Err(End::Lost(LossReason::Closed));
@@ -365,6 +371,7 @@ impl Client {
 
     async fn answer(&mut self) -> Result<(), End> {
         let bytes = self.session.take_output();
+        log_handshake(|| format!("RTSP {} is answered {}", self.peer, start_lines(&bytes)));
         Ok(write_all(&mut self.stream, &bytes).await?)
     }
 
@@ -372,6 +379,7 @@ impl Client {
     async fn turn_away(&mut self, status: Status) {
         self.session.refuse(status);
         let answer = self.session.take_output();
+        log_handshake(|| format!("RTSP {} is answered {}", self.peer, start_lines(&answer)));
         close_with(&mut self.stream, &answer).await;
     }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     flow::{StreamId, StreamIdError},
+    lock::log_handshake,
     net::{Datagram, Peer},
     proto::srt::{
         Connection, ConnectionStats, Control, Greeting, Handshake, KeyDerivation, Local, Rejection, Terms, WrappingKey,
@@ -51,6 +52,7 @@ impl PortTask {
                 self.reply(peer, &reply);
             }
             Greeting::Induction(asked) => {
+                log_handshake(|| format!("SRT {peer} asks for a cookie, version {}", asked.version));
                 let reply = self.listener.welcome(&asked, peer, now);
                 self.reply(peer, &reply);
             }
@@ -91,6 +93,15 @@ impl PortTask {
             return;
         }
         let asked = StreamId::parse(request.extensions.stream_id.as_deref().unwrap_or_default());
+        log_handshake(|| {
+            let id = match &asked {
+                Ok(_) if request.extensions.stream_id.is_none() => "no stream id".to_owned(),
+                Ok(id) => id.to_string(),
+                Err(error) => error.to_string(),
+            };
+            let key = if request.extensions.key_material.is_some() { "encrypted" } else { "not encrypted" };
+            format!("SRT {peer} asks for a connection, version {}: {id}, {key}", request.version)
+        });
         let known = asked.clone().unwrap_or_default();
         let route = self.find_route(&known);
         let meant = route.map_or_else(|| self.meant_by(&known), |route| vec![route]);
@@ -156,6 +167,7 @@ impl PortTask {
         (reason, detail): (RefusalReason, &str),
         now: Instant,
     ) {
+        log_handshake(|| format!("SRT {peer} is answered {rejection} (code {})", rejection.0));
         self.count_refusal(routes, peer, reason, detail, now);
         // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
@@ -348,6 +360,11 @@ impl PortTask {
         open.links.push(local.id);
         open.sender = Some(peer);
         open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
+        log_handshake(|| {
+            let (name, stats) = (open.route.status.name(), link.connection.stats());
+            let key = if stats.encrypted { "encrypted" } else { "not encrypted" };
+            format!("SRT {peer} is connected to `{name}`, {key}")
+        });
         if open.ingest.is_none() {
             open.route.status.counters.set_state(State::Connected, now);
             let output = open.route.status.name();

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     flow::{HostPort, Reconnect, StreamId},
+    lock::log_handshake,
     media::Packet as MediaPacket,
     net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
     proto::srt::{self, ConnectionStats, Control, Local, Packet, Progress, Rejection, Terms, destination},
@@ -138,12 +139,26 @@ impl SrtCaller {
         let socket = UdpSocket::sending(peer, &options)?;
         let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
         let local = Local { id, start: Instant::now(), random: self.random.clone() };
+        log_handshake(|| {
+            let name = self.status.name();
+            let asked = shown_stream_id(self.stream_id.as_deref());
+            format!("`{name}` asks {peer} for an SRT connection as socket {id}: {asked}")
+        });
         let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), timeout);
         let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
         session.peer = peer;
         let rates = self.rates.now();
         session.link.connection.set_rates(rates.buffer, rates.pacing);
         Ok(session)
+    }
+}
+
+/// Returns a stream id as it may be logged: its resource and mode, and no password.
+fn shown_stream_id(id: Option<&str>) -> String {
+    match id.map(StreamId::parse) {
+        None => "no stream id".into(),
+        Some(Ok(id)) => id.to_string(),
+        Some(Err(error)) => format!("a stream id of another form ({error})"),
     }
 }
 

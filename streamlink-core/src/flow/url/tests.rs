@@ -180,15 +180,10 @@ fn rtmp_urls_keep_user_and_password_of_callers() {
 }
 
 #[test]
-fn callers_of_this_machine_are_remarked() {
-    let remark = |url: &str| Source::from_url("in", url).remark(|ip| ip.is_loopback());
-    assert_eq!(
-        remark("srt://127.0.0.1:9000").unwrap(),
-        "source `in` calls 127.0.0.1:9000, an address of this machine; with `mode=listener` it listens there, and \
-         `mode=caller` says that it is to call"
-    );
-    let text = remark("rtmp://[::1]/live/KEY?token=hunter2").unwrap();
-    assert!(!text.contains("hunter2") && !text.contains("KEY"), "{text}");
+fn callers_of_this_machine_are_found() {
+    let called = |url: &str| Source::from_url("in", url).called_own_address(|ip| ip.is_loopback());
+    assert_eq!(called("srt://127.0.0.1:9000"), Some("127.0.0.1:9000".parse().unwrap()));
+    assert_eq!(called("rtmp://[::1]/live/KEY?token=hunter2"), Some("[::1]:1935".parse().unwrap()));
     for url in [
         "srt://127.0.0.1:9000?mode=caller",
         "srt://127.0.0.1:9000?mode=listener",
@@ -200,9 +195,29 @@ fn callers_of_this_machine_are_remarked() {
         "rtp://127.0.0.1:5004",
         "rtsp://127.0.0.1/cam",
     ] {
-        assert_eq!(remark(url), None, "{url}");
+        assert_eq!(called(url), None, "{url}");
     }
-    assert!(Output::from_url("out", "srt://127.0.0.1:9000").remark(|_| true).is_some());
+    assert!(Output::from_url("out", "srt://127.0.0.1:9000").called_own_address(|_| true).is_some());
     let typed: Source = crate::IntoSource::into_source(Source::srt_caller("in", "127.0.0.1:9000"));
-    assert_eq!(typed.remark(|_| true), None);
+    assert_eq!(typed.called_own_address(|_| true), None);
+}
+
+#[test]
+fn explicit_caller_mode_survives_to_url() {
+    for (url, written) in [
+        ("srt://127.0.0.1:9000?mode=caller", "srt://127.0.0.1:9000?mode=caller"),
+        ("srt://127.0.0.1:9000?latency=200&mode=caller", "srt://127.0.0.1:9000?mode=caller&latency=200"),
+        ("rtmp://127.0.0.1/live/KEY?mode=caller", "rtmp://127.0.0.1:1935/live?mode=caller&key=KEY"),
+        ("rtsp://127.0.0.1/cam?mode=caller&channel=1", "rtsp://127.0.0.1:554/cam?channel=1&mode=caller"),
+        ("srt://192.0.2.1:9000", "srt://192.0.2.1:9000"),
+    ] {
+        let source = Source::from_url("in", url);
+        assert_eq!(source.to_url(), written);
+        let again = Source::from_url("in", &source.to_url());
+        assert_eq!(again.to_url(), written);
+        assert_eq!(again.called_own_address(|_| true), source.called_own_address(|_| true), "{url}");
+        let output = Output::from_url("out", url);
+        assert_eq!(output.to_url(), written);
+        assert_eq!(Output::from_url("out", written).to_url(), written);
+    }
 }
