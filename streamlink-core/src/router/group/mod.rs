@@ -340,6 +340,8 @@ impl SourceGroup {
     }
 
     fn switch(&self, inner: &mut Inner, from: usize, to: usize, delivery: &MediaBatch) -> Switch {
+        // What players would start with belongs to the other source.
+        self.ring.end_gop();
         inner.active = Some(to);
         self.present(inner, to, true);
         let first = delivery.packets.first().map(crate::media::Packet::arrival);
