@@ -3,7 +3,7 @@
 
 use super::{Event, EventSink, WantedPrograms};
 use crate::{
-    media::{MediaTrack, Remuxer},
+    media::{MediaTrack, Packet, Remuxer},
     router::{GopSegmenter, MediaBatch, Reader, Ring},
 };
 use arc_swap::ArcSwapOption;
@@ -17,6 +17,8 @@ use std::{
 
 /// Silence after which the last picture is sent without waiting for the next one.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Interval at which the end of a silent source is looked for, while players could start with its media.
+const END_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two descriptions of the tracks for the statistics.
 const DESCRIBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,17 +65,40 @@ pub(crate) async fn run(
     let mut waits = false;
     let mut described: Option<Instant> = None;
     let mut damaged = 0;
+    // The first batch of the stream that is being read, and whether players could start with its media.
+    let mut stream_start = 0;
+    let mut retains = false;
     loop {
+        let patience = if waits { PATIENCE } else { END_INTERVAL };
         let ready = tokio::select! {
             ready = reader.ready() => Some(ready),
-            () = tokio::time::sleep(PATIENCE), if waits => None,
+            () = tokio::time::sleep(patience), if waits || retains => None,
+        };
+        let mut publish = |messages: &mut Vec<Packet>| {
+            for message in messages.drain(..) {
+                if let Some(moment) = cutter.observe(&message) {
+                    cutter.push(&mut out, message, moment);
+                }
+            }
+            let has_media = !out.is_empty();
+            ring.deliver(&mut out);
+            has_media
         };
         match ready {
             Some(Ok(())) => {
                 reader.read(&mut window);
                 remuxer.want(&wanted.now(), Instant::now(), &mut messages);
-                for packet in window.drain(..).flat_map(|batch| batch.packets().to_vec()) {
-                    remuxer.push(packet.data(), packet.arrival(), &mut messages);
+                let start = reader.stream_start();
+                for batch in window.drain(..) {
+                    if stream_start < start && batch.sequence() >= start {
+                        stream_start = start;
+                        remuxer.cut(Instant::now(), &mut messages);
+                        publish(&mut messages);
+                        ring.end_gop();
+                    }
+                    for packet in batch.packets() {
+                        remuxer.push(packet.data(), packet.arrival(), &mut messages);
+                    }
                 }
                 waits = true;
             }
@@ -81,14 +106,17 @@ pub(crate) async fn run(
             None => {
                 remuxer.pause(Instant::now(), &mut messages);
                 waits = false;
+                let start = reader.stream_start();
+                if stream_start < start && reader.position() >= start {
+                    stream_start = start;
+                    remuxer.cut(Instant::now(), &mut messages);
+                    publish(&mut messages);
+                    ring.end_gop();
+                    retains = false;
+                }
             }
         }
-        for message in messages.drain(..) {
-            if let Some(moment) = cutter.observe(&message) {
-                cutter.push(&mut out, message, moment);
-            }
-        }
-        ring.deliver(&mut out);
+        retains |= publish(&mut messages);
         let selection = remuxer.selection();
         let now = Instant::now();
         let is_due = described.is_none_or(|last| now.saturating_duration_since(last) >= DESCRIBE_INTERVAL);

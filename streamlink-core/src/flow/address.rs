@@ -92,7 +92,11 @@ impl HostPort {
     /// # Errors
     /// When the host is neither a name nor an address, or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, Problem> {
-        let host = check_host(host)?;
+        Self::checked(check_host(host)?, port)
+    }
+
+    /// `host`: one that [`check_host`] has returned, which is not to read its zone once more.
+    fn checked(host: String, port: u16) -> Result<Self, Problem> {
         if host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
             return Err(Problem::malformed(host, "the address of a host: it stands for every local address"));
         }
@@ -130,7 +134,7 @@ impl HostPort {
         }
         let missing = || Problem::malformed(quotable(text), "a host and port such as `example.com:9000`");
         let host = check_host(host)?;
-        Self::new(&host, port.or(default_port).ok_or_else(missing)?)
+        Self::checked(host, port.or(default_port).ok_or_else(missing)?)
     }
 
     /// Returns the host and the port as they are named to the peer, without the zone, which is known to this machine
@@ -323,6 +327,23 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn address_zones_are_read_back_as_printed() {
+        for (text, host) in [
+            ("[fe80::1%eth0]:1", "fe80::1%eth0"),
+            ("[fe80::1%25eth0]:1", "fe80::1%eth0"),
+            ("[fe80::1%25251]:1", "fe80::1%251"),
+            ("[fe80::1%25]:1", "fe80::1%25"),
+        ] {
+            let parsed: HostPort = text.parse().unwrap();
+            assert_eq!(parsed.host(), host, "{text}");
+            assert_eq!(parsed.to_string().parse(), Ok(parsed), "{text}");
+        }
+        for bad in ["[ff02::%%%%1]:50", "[fe80::1%a%b]:1", "[fe80::1%25%]:1"] {
+            assert!(bad.parse::<HostPort>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn address_parsing_accepts_and_rejects() {

@@ -1,7 +1,7 @@
 //! Transport packets of a byte stream that need not be cut at datagrams (ISO/IEC 13818-1 section 2.4.3.2): alignment,
 //! and loss and recovery of synchronisation as in ETSI TR 101 290 (checks 1.1 and 1.2).
 
-use super::ts::Framing;
+use super::ts::{Framing, transport::PacketExtractor};
 use memchr::memchr;
 
 /// Length of a transport packet, in bytes.
@@ -16,11 +16,16 @@ const CONFIRMED: usize = 3;
 /// Number of bytes that are needed to find a new alignment. As many are kept for the next datagram, at most.
 const SEARCHED: usize = (CONFIRMED + 1) * PACKET;
 
+/// Minimum length of a datagram that tells packets with parity or times between them, in bytes.
+const MIN_WIDE: usize = 3 * 204;
+
 /// Cuts a byte stream into transport packets.
 #[derive(Debug, Default)]
 pub(crate) struct PacketSync {
     /// Beginning of a packet whose end has not arrived.
     rest: Vec<u8>,
+    /// Extractor of packets with parity or times between them, once they are found to be such.
+    wide: Option<PacketExtractor>,
     in_sync: bool,
     /// True once the stream has been in synchronisation. Before, it may be no transport stream at all.
     found: bool,
@@ -43,6 +48,7 @@ impl PacketSync {
     /// Begins another byte stream.
     pub(crate) fn begin(&mut self) {
         self.rest.clear();
+        self.wide = None;
         self.in_sync = false;
         self.found = false;
         self.run = 0;
@@ -52,17 +58,20 @@ impl PacketSync {
     /// Takes the bytes of a datagram. Hands each packet with a right sync byte to `each`, and whether the stream is in
     /// synchronisation.
     pub(crate) fn feed(&mut self, payload: &[u8], mut each: impl FnMut(&[u8], bool)) {
+        if self.wide.is_none() && !self.in_sync && payload.len() >= MIN_WIDE {
+            let is_wide = Framing::detect(payload).is_some_and(|framing| framing.stride != PACKET);
+            self.wide = is_wide.then(PacketExtractor::default);
+        }
+        if let Some(mut extractor) = self.wide.take() {
+            self.rest.clear();
+            extractor.push(payload, |packet| {
+                self.right();
+                each(packet, self.in_sync);
+            });
+            self.wide = Some(extractor).filter(|extractor| extractor.stride().is_some_and(|stride| stride != PACKET));
+            return;
+        }
         if self.rest.is_empty() {
-            if !payload.len().is_multiple_of(PACKET)
-                && let Some(framing) = Framing::detect(payload).filter(|framing| framing.stride != PACKET)
-            {
-                // With parity or times between the packets, datagrams hold whole packets.
-                for packet in framing.packets(payload).filter(|packet| packet.len() == PACKET) {
-                    self.right();
-                    each(packet, self.in_sync);
-                }
-                return;
-            }
             let used = self.cut(payload, &mut each);
             self.rest.extend_from_slice(payload.get(used..).unwrap_or_default());
             return;

@@ -155,6 +155,8 @@ pub(crate) struct Ring {
     interests: LayoutInterests,
     /// Maximum time that a reader waits for an entry point, in milliseconds.
     entry_wait: AtomicU64,
+    /// Sequence number of the first batch after the last end of a source's stream.
+    stream_start: AtomicU64,
     state: Mutex<Inner>,
 }
 
@@ -195,6 +197,7 @@ impl Ring {
             reader_count: AtomicUsize::new(0),
             interests: LayoutInterests::default(),
             entry_wait: AtomicU64::new(DEFAULT_ENTRY_WAIT.as_millis() as u64),
+            stream_start: AtomicU64::new(0),
             state: Mutex::new(Inner {
                 first: 0,
                 totals: Totals::default(),
@@ -240,6 +243,7 @@ impl Ring {
     /// Ends the stream of a source: future readers wait for the next entry point, and get nothing that is past.
     pub(crate) fn end_gop(&self) {
         let mut inner = self.lock();
+        self.stream_start.store(inner.first + inner.batches.len() as u64, Ordering::Release);
         inner.start = None;
         let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
         while inner.batches.front().is_some_and(|oldest| oldest.sequence < slowest) {
@@ -536,6 +540,12 @@ impl Reader {
     /// Appends all new batches to `window`. Returns the packets lost before the first of them.
     pub(crate) fn read(&mut self, window: &mut Vec<Arc<Batch>>) -> Totals {
         self.read_up_to(usize::MAX, u64::MAX, window)
+    }
+
+    /// Returns the sequence number of the first batch of the present stream: the stream of a source ended before it. All
+    /// batches before it have been read if it is not above [`Reader::position`].
+    pub(crate) fn stream_start(&self) -> u64 {
+        self.ring.stream_start.load(Ordering::Acquire)
     }
 
     /// Appends new batches to `window` until they hold at least `bytes` together or none are left. Returns the packets

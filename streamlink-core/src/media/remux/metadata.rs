@@ -15,7 +15,7 @@ impl Core {
         let mut add = |name: &str, value: f64| fields.push((name.to_owned(), Value::Number(value)));
         // Receivers open the tracks that are announced here, so that one that begins later is not missed.
         if let Some(track) = &self.video {
-            if track.configured {
+            if track.picture.width > 0 {
                 add("width", f64::from(track.picture.width));
                 add("height", f64::from(track.picture.height));
             }

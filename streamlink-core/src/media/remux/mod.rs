@@ -107,6 +107,12 @@ impl Remuxer {
         self.core.flush(false, arrival, out);
     }
 
+    /// Begins the stream of another source, or of the same one after a new start. Half a picture of the old one is
+    /// dropped, and the picture begins again where it can be decoded.
+    pub(crate) fn cut(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
+        self.core.cut(arrival, out);
+    }
+
     /// Ends the stream, after the source has ended: appends pending media to `out`.
     pub(crate) fn finish(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
         self.core.flush(true, arrival, out);
@@ -135,7 +141,8 @@ impl Core {
             pes.packet(packet, &mut |piece| match piece {
                 Piece::Start(Some(stamp)) => units.stamp(stamp),
                 Piece::Data(data) => units.push(data),
-                Piece::Lost => units.lost(),
+                Piece::Lost { within } => units.lost(within),
+                Piece::Unended => units.unended(),
                 Piece::Start(None) | Piece::End => {}
             });
             self.pictures(arrival, out);
@@ -174,6 +181,25 @@ impl Core {
             }
         }
         self.reported.change(arrival);
+    }
+
+    fn cut(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
+        self.clock.forget();
+        if self.video.as_ref().is_some_and(VideoTrack::seems_whole) {
+            self.finish_pictures(arrival, out);
+        }
+        if let Some(old) = self.video.take() {
+            self.video = self.choice.video.and_then(|(pid, kind)| VideoTrack::new(pid, kind));
+            if let Some(fresh) = &mut self.video {
+                fresh.picture = old.picture; // announced until another is known
+            }
+            self.picture_timing.time.suspect();
+        }
+        self.finish_sounds(arrival, out);
+        if self.audio.is_some() {
+            self.audio = self.choice.audio.and_then(|(pid, kind)| AudioTrack::new(pid, kind));
+            self.sound_timing.time.suspect();
+        }
     }
 
     fn flush(&mut self, ends: bool, arrival: Instant, out: &mut Vec<Packet>) {

@@ -11,8 +11,10 @@ pub(super) enum Piece<'a> {
     Data(&'a [u8]),
     /// It has ended.
     End,
-    /// Packets were lost before the next piece.
-    Lost,
+    /// Packets were lost before the next piece; `within`: perhaps a part of the PES packet in progress.
+    Lost { within: bool },
+    /// The packet ended without the stuffing that the last one nearly always has: perhaps the stream was cut here.
+    Unended,
 }
 
 /// The timestamps of a PES packet, in units of 90 kHz, 33 bits.
@@ -78,11 +80,14 @@ impl PesReader {
                     self.phase = Phase::Idle;
                 }
                 self.left = None;
-                take(Piece::Lost);
+                take(Piece::Lost { within: !(packet.starts && self.stuffed) });
             }
         }
-        self.stuffed = packet.stuffed;
+        let was_stuffed = std::mem::replace(&mut self.stuffed, packet.stuffed);
         if packet.starts {
+            if self.is_video && self.phase == Phase::Body && !was_stuffed {
+                take(Piece::Unended);
+            }
             self.end(take);
             self.head.clear();
             self.phase = Phase::Head;

@@ -7,7 +7,7 @@ use super::{
     order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
-    units::{AccessUnit, UnitReader},
+    units::{AccessUnit, Doubt, UnitReader},
     video::Picture,
 };
 use crate::media::{
@@ -38,6 +38,8 @@ pub(super) struct VideoTrack {
     /// The same, if it is still to be sent.
     header: Option<Vec<u8>>,
     start: Start,
+    /// A picture of which a part may be missing, until the next one comes.
+    held: Option<AccessUnit>,
 }
 
 /// How far the track has got.
@@ -122,6 +124,7 @@ impl VideoTrack {
             configured: false,
             header: None,
             start: Start::New,
+            held: None,
         })
     }
 
@@ -184,12 +187,33 @@ impl VideoTrack {
     }
 }
 
+/// Returns whether a picture is half of one, at a place where the stream was cut: nothing refers to it, as decoding
+/// starts anew with the next one. `last`: the last timestamp before it.
+fn is_cut_off(held: &AccessUnit, next: &AccessUnit, last: Option<u64>) -> bool {
+    let jumps = || {
+        let before = held.stamp.map(Stamp::decoding).or(last);
+        let next = next.stamp.map(Stamp::decoding);
+        before.zip(next).is_none_or(|(before, next)| !(0..SECOND).contains(&difference(next, before)))
+    };
+    next.entry.is_clean() && (held.doubt == Doubt::Lost || jumps())
+}
+
 impl Core {
     /// Sends the pictures that are complete.
     pub(super) fn pictures(&mut self, arrival: Instant, out: &mut Vec<Packet>) {
         let Some(track) = &mut self.video else { return };
         for unit in track.units.take() {
-            self.picture(unit, arrival, out);
+            let last = self.picture_timing.last.map(|(raw, _)| raw);
+            let Some(track) = &mut self.video else { return };
+            let held = track.held.take().filter(|held| !is_cut_off(held, &unit, last));
+            if let Some(held) = held {
+                self.picture(held, arrival, out);
+            }
+            if unit.doubt == Doubt::None {
+                self.picture(unit, arrival, out);
+            } else if let Some(track) = &mut self.video {
+                track.held = Some(unit);
+            }
         }
     }
 
@@ -198,6 +222,9 @@ impl Core {
         if let Some(track) = &mut self.video {
             track.units.finish();
             self.pictures(arrival, out);
+        }
+        if let Some(held) = self.video.as_mut().and_then(|track| track.held.take()) {
+            self.picture(held, arrival, out);
         }
     }
 

@@ -106,8 +106,8 @@ impl AudioTrack {
                     self.parse(arrival);
                 }
             }
-            Piece::End => self.parse(arrival),
-            Piece::Lost => {
+            Piece::End | Piece::Unended => self.parse(arrival),
+            Piece::Lost { .. } => {
                 self.parse(arrival);
                 self.parser.lost();
             }

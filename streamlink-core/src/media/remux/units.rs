@@ -18,12 +18,25 @@ const MAX_STAMPS: usize = 32;
 const PEEK: usize = 16;
 const START: [u8; 3] = [0, 0, 1];
 
+/// Reason to think that a part of a picture is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// There is none.
+    #[default]
+    None,
+    /// Its last PES packet fills its last transport packet, as few do.
+    Unended,
+    /// Transport packets are missing.
+    Lost,
+}
+
 /// One picture, ready for a message.
 #[derive(Debug)]
 pub(super) struct AccessUnit {
     pub(super) entry: EntryPoint,
     pub(super) stamp: Option<Stamp>,
     pub(super) order: Option<Order>,
+    pub(super) doubt: Doubt,
     /// NAL units, each behind its length in four bytes, after the free bytes.
     pub(super) data: Vec<u8>,
     /// The decoder configuration record from this picture on, if it has changed.
@@ -39,6 +52,7 @@ struct Unit {
     scan: EntryPointScan,
     order: Option<Order>,
     has_slice: bool,
+    doubt: Doubt,
     /// Address of its last slice of H.264.
     address: u32,
 }
@@ -110,15 +124,27 @@ impl UnitReader {
         self.stamps.push_back((self.base + self.buffer.len() as u64, stamp));
     }
 
-    /// Notes that data is missing here: the NAL unit in progress ends.
-    pub(super) fn lost(&mut self) {
+    /// Notes that data is missing here: the NAL unit in progress ends. `within`: perhaps a part of the picture.
+    pub(super) fn lost(&mut self, within: bool) {
+        self.end_nal();
+        if within {
+            self.unit.doubt = Doubt::Lost;
+        }
+    }
+
+    /// Notes that the stream may have been cut here.
+    pub(super) fn unended(&mut self) {
+        self.unit.doubt = self.unit.doubt.max(Doubt::Unended);
+    }
+
+    fn end_nal(&mut self) {
         self.finish_nal(self.buffer.len());
         self.drop_before(self.buffer.len());
     }
 
     /// Ends the picture in progress.
     pub(super) fn finish(&mut self) {
-        self.lost();
+        self.end_nal();
         self.finish_unit();
     }
 
@@ -137,7 +163,7 @@ impl UnitReader {
         }
         self.searched = self.buffer.len();
         match self.nal {
-            Some((start, _)) if self.buffer.len() - start > MAX_UNIT => self.lost(),
+            Some((start, _)) if self.buffer.len() - start > MAX_UNIT => self.lost(true),
             Some((start, position)) => {
                 if !self.peeked
                     && let Some(head) = self.buffer.get(start..start + PEEK)
@@ -270,6 +296,7 @@ impl UnitReader {
             entry: unit.scan.entry_point().unwrap_or(EntryPoint::None),
             stamp,
             order: unit.order,
+            doubt: unit.doubt,
             data: unit.data,
             configuration: self.sets.configuration(),
         });
@@ -279,7 +306,15 @@ impl UnitReader {
 impl Unit {
     fn new(codec: NalCodec, head: usize) -> Self {
         let data = vec![0; head];
-        Self { position: None, data, scan: EntryPointScan::new(codec), order: None, has_slice: false, address: 0 }
+        Self {
+            position: None,
+            data,
+            scan: EntryPointScan::new(codec),
+            order: None,
+            has_slice: false,
+            doubt: Doubt::None,
+            address: 0,
+        }
     }
 }
 
@@ -346,7 +381,7 @@ mod tests {
     fn units_go_on_after_a_loss() {
         let mut reader = UnitReader::new(NalCodec::H264, 0);
         reader.push(&[IDR, &[5; 40]].concat());
-        reader.lost();
+        reader.lost(true);
         reader.push(&[&[7; 9][..], IDR_REST, P, P].concat());
         reader.finish();
         let got = reader.take();

@@ -199,6 +199,13 @@ impl Programs {
             // Programs that have ended are not missing.
             let named = |pid: u16| body.chunks_exact(4).any(|p| u16::from_be_bytes([p[2] & 0x1f, p[3]]) == pid);
             self.sections.retain(|pid, _| *pid == 0 || named(*pid));
+            for pid in self.pids.values_mut() {
+                if pid.program.is_some_and(|program| !self.sections.contains_key(&program)) {
+                    pid.program = None;
+                    pid.stats.stream_type = None;
+                    self.changed = true;
+                }
+            }
         }
         for program in body.chunks_exact(4) {
             let number = u16::from_be_bytes([program[0], program[1]]);
@@ -280,6 +287,19 @@ mod tests {
         assert!((0..20).all(|_| !monitor.observe(&null, now).media));
         let mut other = TsMonitor::new();
         assert!(other.observe(b"no MPEG-TS", now).media && !other.observe(b"", now).media);
+    }
+
+    #[test]
+    fn ts_monitor_forgets_streams_of_ended_programs() {
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
+        let streams = |pid: u8| [0xe1, pid, 0xf0, 0x00, 0x1b, 0xe1, pid, 0xf0, 0x00];
+        monitor.observe(&packet(0, 0, true, &section(0, &[0, 1, 0xf0, 0x00])), now);
+        monitor.observe(&packet(0x1000, 0, true, &section(2, &streams(0))), now);
+        monitor.description().unwrap();
+        monitor.observe(&packet(0, 1, true, &section(0, &[0, 7, 0xf1, 0x00])), now);
+        monitor.observe(&packet(0x1100, 0, true, &section(2, &streams(1))), now);
+        assert_eq!(monitor.description().unwrap(), "MPEG-TS: H.264 (PID 257)");
     }
 
     #[test]

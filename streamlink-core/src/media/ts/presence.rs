@@ -9,16 +9,24 @@ use super::{NULL_PID, PACKET};
 const FIRST_MEDIA_PID: u16 = 0x20;
 
 /// Tells the payload of elementary streams from tables, null packets and clock references. Takes one look-up a packet,
-/// and 1 KiB.
+/// and 2 KiB.
 #[derive(Clone, Debug)]
 pub(crate) struct MediaPresence {
     /// One bit for each PID whose last payload start was that of a PES packet.
     streams: Box<[u64; 128]>,
+    /// One bit for each PID whose payload has started.
+    started: Box<[u64; 128]>,
+    /// Number of packets of PIDs whose payload has never started.
+    startless: u8,
 }
+
+/// Number of packets without a start of a payload after which they cannot be the rest of a table, which has 4096 bytes at
+/// most.
+const MAX_STARTLESS: u8 = 32;
 
 impl Default for MediaPresence {
     fn default() -> Self {
-        Self { streams: Box::new([0; 128]) }
+        Self { streams: Box::new([0; 128]), started: Box::new([0; 128]), startless: 0 }
     }
 }
 
@@ -50,7 +58,16 @@ impl MediaPresence {
             return true; // tables are never scrambled
         }
         let bit = 1u64 << (pid % 64);
-        let Some(word) = self.streams.get_mut(usize::from(pid / 64)) else { return false };
+        let place = usize::from(pid / 64);
+        let (Some(word), Some(started)) = (self.streams.get_mut(place), self.started.get_mut(place)) else {
+            return false;
+        };
+        if high & 0x40 != 0 {
+            *started |= bit;
+        } else if *started & bit == 0 {
+            self.startless = self.startless.saturating_add(1);
+            return self.startless > MAX_STARTLESS;
+        }
         if high & 0x40 != 0
             && let Some(payload) = packet.get(start..)
         {
@@ -106,6 +123,16 @@ mod tests {
         assert!(!presence.observe(&packet(0x100, 0, &[1, 2, 3])));
         assert!(presence.observe(&[0x80, 0x60, 0, 1]), "no MPEG-TS");
         assert!(!presence.observe(&[]));
+    }
+
+    #[test]
+    fn media_presence_takes_streams_without_tables_and_starts() {
+        let mut presence = MediaPresence::default();
+        let found: Vec<bool> = (0..40).map(|_| presence.observe(&packet(0x100, 0, &[1, 2, 3]))).collect();
+        assert!(!found[0] && found[39]);
+        assert!(!presence.observe(&packet(0x1fff, 0, &[])));
+        assert!(!presence.observe(&packet(0x1000, 0x40, &[0, 2, 0xb0, 13])));
+        assert!(!presence.observe(&packet(0x1000, 0, &[1, 2, 3])), "the rest of a table");
     }
 
     #[test]

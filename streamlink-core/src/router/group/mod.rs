@@ -472,6 +472,8 @@ impl SourceGroup {
         if inner.chosen == Some(from) {
             inner.chosen = None;
         }
+        // What players would start with belongs to the other source.
+        self.ring.end_gop();
         inner.active = Some(to);
         self.present(inner, to, true);
         let first = delivery.packets.first().map(crate::media::Packet::arrival);

@@ -189,6 +189,24 @@ fn ring_late_reader_starts_at_retained_entry_point() {
 }
 
 #[test]
+fn ring_tells_readers_where_a_stream_begins() {
+    let (ring, mut window) = (Ring::new(GENEROUS), Vec::new());
+    ring.retain_gop(1000);
+    let mut reader = ring.reader();
+    assert_eq!((reader.stream_start(), reader.position()), (0, 0));
+    ring.publish_start(&mut packets(Instant::now(), &[1]), Preamble::from([]));
+    ring.publish(&mut packets(Instant::now(), &[2]));
+    ring.end_gop();
+    assert!(reader.position() < reader.stream_start(), "the old stream is still to be read");
+    ring.publish(&mut packets(Instant::now(), &[3]));
+    reader.read(&mut window);
+    let begins: Vec<bool> = window.iter().map(|batch| batch.sequence() >= reader.stream_start()).collect();
+    assert_eq!(begins, [false, false, true]);
+    ring.end_gop();
+    assert_eq!(reader.position(), reader.stream_start());
+}
+
+#[test]
 fn ring_closes_a_single_reader() {
     let (ring, mut window) = (Ring::new(GENEROUS), Vec::new());
     let (mut a, mut b) = (ring.reader(), ring.reader());

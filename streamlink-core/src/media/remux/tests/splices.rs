@@ -68,6 +68,48 @@ fn remux_follows_moved_pids_with_the_same_version() {
     }
 }
 
+/// Returns the number of a large picture of the clip, and the position of its middle.
+fn large_picture(clip: &[u8]) -> (usize, usize) {
+    let place = |number| pes_start(clip, VIDEO_PID, number);
+    let number = (26..100).max_by_key(|number| place(number + 1) - place(*number)).unwrap();
+    (number, place(number) + (place(number + 1) - place(number)) / 2 / PACKET * PACKET)
+}
+
+#[test]
+fn remux_drops_half_a_picture_before_a_key_frame() {
+    let clip = clip();
+    let (number, middle) = large_picture(&clip);
+    let (_, out) = remux(&[&clip[..middle], &clip].concat(), 1316);
+    assert_eq!(times(&out, RtmpKind::Video).len(), number + 125);
+    let steps: Vec<u32> = times(&out, RtmpKind::Video).windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(steps.iter().all(|step| (39..=81).contains(step)), "{steps:?}");
+    // A loss elsewhere costs no picture.
+    let lossy = [&clip[..middle], &clip[middle + PACKET..]].concat();
+    assert_eq!(times(&remux(&lossy, 1316).1, RtmpKind::Video).len(), 125);
+}
+
+#[test]
+fn remux_begins_a_new_stream_with_a_key_frame() {
+    let clip = clip();
+    let (number, middle) = large_picture(&clip);
+    let mut remuxer = Remuxer::new();
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let now = Instant::now();
+    remuxer.push(&clip[..middle], now, &mut first);
+    remuxer.cut(now, &mut first);
+    assert_eq!(times(&first, RtmpKind::Video).len(), number);
+    // The encoder is joined in the middle of a group of pictures.
+    remuxer.push(&clip[pes_start(&clip, VIDEO_PID, 10)..], now, &mut second);
+    remuxer.finish(now, &mut second);
+    let tags: Vec<_> =
+        second.iter().filter(|p| p.rtmp_message().is_some_and(|(kind, _)| kind == RtmpKind::Video)).collect();
+    let roles: Vec<_> = tags.iter().filter_map(|p| Tag::parse(RtmpKind::Video, p.data())).map(|tag| tag.role).collect();
+    assert!(matches!(roles[..2], [Role::Header { .. }, Role::Key]), "{roles:?}");
+    assert_eq!(headers(&second, RtmpKind::Audio), 1);
+    first.extend(second);
+    assert!(times(&first, RtmpKind::Video).is_sorted() && times(&first, RtmpKind::Audio).is_sorted());
+}
+
 #[test]
 fn remux_follows_programs_that_come_and_go() {
     let only_video: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, 0x100)])];
