@@ -306,7 +306,8 @@ pub unsafe extern "C" fn streamlink_flow_edit_output(
             }
             _ => return Err(wrong("cannot be changed in place".to_owned())),
         };
-        Ok(flow.handle.edit_output(name, edit)?)
+        flow.handle.edit_output(name, edit)?;
+        Ok(())
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
@@ -362,7 +363,8 @@ pub unsafe extern "C" fn streamlink_flow_edit_source(
             "allow" => SourceEdit::new().allow(value.parse().map_err(|e| wrong(format!("{e}")))?),
             _ => return Err(wrong("cannot be changed in place".to_owned())),
         };
-        Ok(flow.handle.edit_source(name, edit)?)
+        flow.handle.edit_source(name, edit)?;
+        Ok(())
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
