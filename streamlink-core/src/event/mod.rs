@@ -295,7 +295,8 @@ mod tests {
 
     #[test]
     fn event_json_has_stable_names_and_reads_back() {
-        let peer = Some("192.0.2.1:5000".parse().unwrap());
+        let address: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        let peer = Some(address);
         let delay = Duration::from_micros(1_500_250);
         for (event, json) in [
             (Event::FlowStarted, r#"{"event":"flow_started"}"#),
@@ -315,7 +316,7 @@ mod tests {
             (
                 Event::PeerRefused {
                     endpoint: "e".into(),
-                    peer: peer.unwrap(),
+                    peer: address,
                     reason: RefusalReason::NotAllowed,
                     detail: "".into(),
                     count: 3,
