@@ -21,7 +21,7 @@ use streamlink_core::{
     Bitrate, Engine, Event, Failover, Flow, FlowHandle, Output, Packet, RtmpKind, Source, StreamKey, TapCallback,
 };
 use streamlink_tests::{
-    clip, eventually,
+    eventually,
     media::{make, play},
     peer,
     rig::text,
@@ -60,9 +60,10 @@ fn clips(folder: &Path) -> Vec<PathBuf> {
         let to = folder.join(format!("variant-{number}.ts"));
         let common =
             ["-t", "20", "-preset", "ultrafast", "-tune", "zerolatency", "-b:v", "400k", "-pix_fmt", "yuv420p"];
-        let mut all = vec!["-v", "error", "-nostdin", "-y", "-stream_loop", "4", "-i"];
-        let (from, to_text) = (clip(), to.clone());
-        all.push(text(&from));
+        // Generated without a break: a clip that is looped has a second without media at each end of it.
+        let mut all = vec!["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25"];
+        all.extend(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);
+        let to_text = to.clone();
         all.extend(common);
         all.extend(*arguments);
         all.push(text(&to_text));
