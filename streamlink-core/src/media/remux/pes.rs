@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(pieces(&mut reader, &[(true, 0, bounded)]), [stamp, "Data([7, 8])", "End"]);
         let unbounded: &[u8] = &[0, 0, 1, 0xe0, 0, 0, 0x80, 0, 0, 1, 2];
         let got = pieces(&mut reader, &[(true, 1, unbounded), (false, 2, &[3]), (false, 2, &[3]), (false, 4, &[4])]);
-        assert_eq!(got, ["Start(None)", "Data([1, 2])", "Data([3])", "Lost", "Data([4])"]);
+        assert_eq!(got, ["Start(None)", "Data([1, 2])", "Data([3])", "Lost { within: true }", "Data([4])"]);
     }
 
     #[test]
