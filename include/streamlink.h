@@ -649,7 +649,8 @@ typedef struct {
    */
   size_t tls_key_length;
   /**
-   * Certificates, as PEM, that callers trust beside those of the system.
+   * Certificates, as PEM, that callers trust beside those of the system: of authorities, and of servers themselves. The
+   * setting `tls_fingerprint` of a caller trusts a certificate by its SHA-256 fingerprint instead.
    */
   const uint8_t *tls_roots;
   /**
@@ -1141,6 +1142,22 @@ streamlink_status streamlink_log_set(streamlink_log sink,
 streamlink_status streamlink_engine_create(const streamlink_engine_options *options,
                                            streamlink_engine **engine,
                                            streamlink_error **error);
+
+/**
+ * Sets or replaces the certificates, its own first, and the private key that listeners show when they speak TLS, as PEM.
+ * Handshakes that follow use them, also those of listeners that are running; connections stay. Nothing is kept that the
+ * arguments point to.
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `certificates` and `key` point to so many bytes as their lengths say;
+ * `error` is NULL or points to memory for a pointer.
+ */
+streamlink_status streamlink_engine_set_tls_identity(const streamlink_engine *engine,
+                                                     const uint8_t *certificates,
+                                                     size_t certificates_length,
+                                                     const uint8_t *key,
+                                                     size_t key_length,
+                                                     streamlink_error **error);
 
 /**
  * Statistics of all flows as OpenMetrics text, for a scraper. On success `*metrics` is to be freed with

@@ -49,7 +49,7 @@ fn endpoints() -> Vec<Box<dyn Fields>> {
 fn sample(setting: &Setting) -> String {
     match (setting.name, setting.value) {
         ("second", _) if setting.secret => "rtmp://h:1935/live KEY".into(),
-        (_, Number { max, .. }) => max.to_string(),
+        (_, Number { min, max }) => if max.to_string() == setting.default { min } else { max }.to_string(),
         (_, Boolean) => (setting.default != "true").to_string(),
         (_, Choice(words)) => words.iter().rfind(|word| **word != setting.default).unwrap().to_string(),
         (_, Text { min, .. }) => "x".repeat(usize::try_from(min.max(1)).unwrap()),

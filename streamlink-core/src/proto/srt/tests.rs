@@ -742,7 +742,7 @@ fn srt_packet_size_is_the_smaller_of_both_ends() {
         let mut connection = Connection::new(agreement, local.start);
         assert!(connection.push(&Bytes::from(vec![1; agreed as usize - 44]), local.start));
         assert!(!connection.push(&Bytes::from(vec![1; agreed as usize - 43]), local.start));
-        assert_eq!(connection.stats().sent.dropped, 1);
+        assert_eq!(connection.stats().sent.oversized, 1);
         let own = Terms::default().conclude(&Handshake { mtu: theirs, ..answer }, 0, &local, None, Sequence::new(1));
         assert_eq!(own.unwrap().max_payload, agreed as usize - 44);
     }
