@@ -268,18 +268,18 @@ impl RunningFlow {
         Ok(())
     }
 
-    /// Returns the flow of a file with the stream keys that were generated for the endpoints that it has unchanged.
+    /// Returns the flow of a file with the stream keys that were generated for its RTMP listeners when they started.
     fn with_generated_keys(&self, new: Configured) -> Result<Configured, Failure> {
         let mut value = value_of(&new.flow);
         for part in ["sources", "outputs"] {
             for written in endpoints(&new.written, part) {
                 let name = name_of(written);
-                let is_same = endpoints(&self.written, part).iter().any(|old| old == written);
-                let url =
-                    endpoints(&self.now, part).iter().find(|old| name_of(old) == name).and_then(|old| old.get("url"));
-                if let (true, Some(url), Some(Value::Object(endpoint))) =
-                    (is_same, url, endpoint_mut(&mut value, part, name))
-                {
+                let before = find_endpoint(&self.written, part, name);
+                if !before.is_some_and(|before| asks_for_same_key(before, written)) {
+                    continue;
+                }
+                let url = find_endpoint(&self.now, part, name).and_then(|now| now.get("url"));
+                if let (Some(url), Some(Value::Object(endpoint))) = (url, endpoint_mut(&mut value, part, name)) {
                     endpoint.insert("url".into(), url.clone());
                 }
             }
@@ -421,6 +421,23 @@ fn output_value(name: &str, output: &Output) -> Value {
 /// Returns the sources or outputs of a flow.
 fn endpoints<'a>(flow: &'a Value, part: &str) -> &'a [Value] {
     flow.get(part).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn find_endpoint<'a>(flow: &'a Value, part: &str, name: &str) -> Option<&'a Value> {
+    endpoints(flow, part).iter().find(|endpoint| name_of(endpoint) == name)
+}
+
+/// Returns true if two endpoints, as a file has them, are one RTMP listener that leaves its stream key to be generated.
+fn asks_for_same_key(before: &Value, now: &Value) -> bool {
+    let (old, new) = (text_of(before, "url"), text_of(now, "url"));
+    let base = |url: &str| url.split('?').next().unwrap_or_default().to_owned();
+    let listens = |endpoint: &Value| {
+        let url = text_of(endpoint, "url");
+        let is_bare = url.contains("://:") || url.contains("://0.0.0.0") || url.contains("://[::]");
+        is_bare || url.contains("mode=listener") || text_of(endpoint, "mode") == "listener"
+    };
+    let has_key = |endpoint: &Value| endpoint.get("key").is_some() || text_of(endpoint, "url").contains("key=");
+    new.starts_with("rtmp") && base(old) == base(new) && [before, now].into_iter().all(|e| listens(e) && !has_key(e))
 }
 
 fn endpoint_mut<'a>(flow: &'a mut Value, part: &str, name: &str) -> Option<&'a mut Value> {
