@@ -276,3 +276,23 @@ fn pairing_error_names_the_allowed_outputs() {
         "{said}"
     );
 }
+
+/// The table of peers claims only what a test holds.
+#[test]
+fn interop_page_names_tests_that_exist() {
+    let page = fs::read_to_string(root().join("docs/interop.md")).unwrap();
+    let folders = ["tests/tests", "streamlink-core/src"].map(|folder| sources(&root().join(folder)));
+    let code: String = folders.iter().flatten().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(!rows.is_empty());
+    for row in rows {
+        let tests = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test is named: {row}");
+        for name in names {
+            let is_test =
+                code.contains(&format!("#[test]\nfn {name}()")) || code.contains(&format!("#[test]\n    fn {name}()"));
+            assert!(is_test, "there is no test `{name}`");
+        }
+    }
+}

@@ -312,6 +312,8 @@ fn rtmp_examples_relay_a_publisher_to_a_player() {
             &format!("play={url}?mode=listener"),
             "--max-bandwidth",
             "20M",
+            "--stats",
+            "json",
         ],
     );
     relay.wait_for(&url);

@@ -12,6 +12,12 @@ fn input_port(relay: &Peer) -> u16 {
     address.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
+/// Waits until a relay has answered so many commands with `ok`.
+fn wait_for_answers(relay: &Peer, count: usize) {
+    let answered = || relay.output().lines().filter(|line| *line == "ok").count();
+    eventually(&format!("answer {count}: {}", relay.output()), || (answered() >= count).then_some(()));
+}
+
 fn record(sink: Sink) -> std::thread::JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut stream = sink.next()[12..].to_vec();
@@ -37,10 +43,10 @@ fn relay_example_feeds_three_receivers_while_outputs_change() {
     relay.wait_for("source `source` connected");
     for round in 0..3 {
         relay.tell(&format!("add extra-{round}=rtp://{}", extra.address()));
-        relay.wait_for(&format!("done: add extra-{round}"));
+        wait_for_answers(&relay, 2 * round + 1);
         extra.next();
         relay.tell(&format!("remove extra-{round}"));
-        relay.wait_for(&format!("done: remove extra-{round}"));
+        wait_for_answers(&relay, 2 * round + 2);
         extra.drain(Duration::from_millis(50));
     }
     relay.tell("add broken=srt://:9000");
@@ -94,6 +100,188 @@ fn relay_example_reads_config_file_and_rejects_a_wrong_one() {
     for field in ["name:", "sources[0].url:", "outputs[0].latency:"] {
         assert!(said.contains(field), "{field} is missing in {said}");
     }
+}
+
+/// Writes a file of two flows that listen with generated keys, and returns it with its folder.
+fn two_flows(more: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flows.json");
+    fs::write(&path, flows_text(more)).unwrap();
+    (folder, path)
+}
+
+fn flows_text(outputs_of_first: &str) -> String {
+    format!(
+        r#"[
+        {{ "name": "one", "max_bandwidth": "5M",
+          "sources": [ {{ "name": "in", "url": "rtmp://127.0.0.1:0/live?mode=listener" }} ],
+          "outputs": [ {{ "name": "a", "url": "rtmp://127.0.0.1:0/a?mode=listener", "max_players": 4 }}{outputs_of_first} ] }},
+        {{ "name": "two", "max_bandwidth": "5M",
+          "sources": [ {{ "name": "in", "url": "srt://127.0.0.1:0?mode=listener" }} ],
+          "outputs": [ {{ "name": "b", "url": "srt://127.0.0.1:0?mode=listener" }} ] }} ]"#
+    )
+}
+
+#[test]
+fn relay_runs_the_flows_of_a_list() {
+    let (_folder, path) = two_flows("");
+    let mut relay = Peer::start(peer::example("relay"), &["--config", path.to_str().unwrap(), "--stats", "json"]);
+    relay.wait_for("one: input address: rtmp://127.0.0.1:");
+    relay.wait_for("two: playback URL of b: srt://127.0.0.1:");
+    relay.wait_for(r#""flow":"two""#);
+    relay.tell("remove b");
+    relay.wait_for("error: several flows run");
+    relay.tell("two/b");
+    relay.wait_for("error: commands: ");
+    relay.tell("remove two/b");
+    wait_for_answers(&relay, 1);
+    relay.tell("bandwidth one 7M");
+    wait_for_answers(&relay, 2);
+    relay.wait_for(r#""max_bandwidth":7000000"#);
+    relay.tell("allow one/in 10.0.0.0/8");
+    wait_for_answers(&relay, 3);
+    relay.tell("quit");
+    assert!(relay.finish().success());
+    let said = relay.output();
+    assert!(said.contains("summary of `one`") && said.contains("summary of `two`"), "{said}");
+    let objects = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    for member in ["time", "flow"] {
+        assert!(objects.clone().all(|object| object[member].is_string()), "{said}");
+    }
+    let source = objects.clone().next().unwrap()["sources"][0].clone();
+    for member in ["last_error", "tracks", "pids", "peer", "transport", "url", "encrypted", "latency_us", "players"] {
+        assert!(source.get(member).is_some(), "{member} is missing in {source}");
+    }
+}
+
+#[test]
+fn relay_reports_errors_of_all_flows_with_line_and_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flows.json");
+    fs::write(&path, "[ { \"name\": \"a\" },\n { \"name\": \"b\", \"max_bandwidth\": \"5M\",\n \"sources\": [ { \"name\": \"in\", \"url\": \"srt://:1\", \"latency\": -1 } ] } ]").unwrap();
+    let mut relay = Peer::start(peer::example("relay"), &["--config", path.to_str().unwrap()]);
+    assert!(!relay.finish().success());
+    let said = relay.output();
+    assert!(said.contains("line 1, column 3: [0].max_bandwidth: "), "{said}");
+    assert!(said.contains("line 3, ") && said.contains("[1].sources[0].latency: "), "{said}");
+}
+
+#[test]
+fn relay_reload_applies_only_differences() {
+    let (_folder, path) = two_flows("");
+    let relay = Peer::start(peer::example("relay"), &["--config", path.to_str().unwrap()]);
+    relay.wait_for("two: playback URL of b: ");
+    let started = relay.output();
+    // A new output, a changed limit, and another flow in the place of the second one.
+    let text = flows_text(r#", { "name": "more", "url": "rtmp://127.0.0.1:0/more?mode=listener" }"#);
+    fs::write(&path, text.replace("\"two\"", "\"three\"").replace("\"max_players\": 4", "\"max_players\": 5")).unwrap();
+    relay.signal(libc::SIGHUP);
+    relay.wait_for("reload: ok");
+    let said = relay.output()[started.len()..].to_owned();
+    for expected in [
+        "two: is not in the file any more",
+        "two: the flow has stopped",
+        "one: output `a` changed",
+        "one: output `more` added",
+        "one: playback URL of more: ",
+        "three: input address: srt://",
+    ] {
+        assert!(said.contains(expected), "{expected} is missing in {said}");
+    }
+    assert!(!said.contains("one: the flow has stopped"), "{said}");
+    // What cannot change in place restarts its flow, and the stream keys that were generated stay.
+    fs::write(
+        &path,
+        flows_text("").replace("live?mode", "live?idle_timeout=9000&mode").replace("\"two\"", "\"three\""),
+    )
+    .unwrap();
+    relay.signal(libc::SIGHUP);
+    relay.wait_for("one: restarts, because `sources` cannot change while it runs");
+    eventually("the end of the reload", || (relay.output().matches("reload: ok").count() == 2).then_some(()));
+    let said = relay.output();
+    let keys: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once("playback URL of a: ")?.1.rsplit('/').next()).collect();
+    assert!(keys.len() == 2 && keys[0] == keys[1], "{said}");
+    // A wrong file changes nothing.
+    fs::write(&path, "[ { ").unwrap();
+    relay.signal(libc::SIGHUP);
+    relay.wait_for("reload: error: ");
+    assert!(!relay.output().contains("three: the flow has stopped"), "{}", relay.output());
+    relay.signal(libc::SIGTERM);
+    relay.wait_for("summary of `three`");
+}
+
+#[test]
+fn relay_goes_on_when_its_standard_output_is_closed() {
+    use std::process::{Command, Stdio};
+    let program = peer::example("relay");
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut relay = Command::new(program)
+        .args(["--source", "rtp://127.0.0.1:0", "--stats", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    drop(relay.stdout.take());
+    let said = || fs::read_to_string(&log).unwrap();
+    eventually("the end of the statistics", || said().contains("standard output is closed").then_some(()));
+    use std::io::Write;
+    writeln!(relay.stdin.as_mut().unwrap(), "quit").unwrap();
+    assert!(relay.wait().unwrap().success());
+    assert!(said().contains("summary of `relay`") && !said().contains("panic"), "{}", said());
+}
+
+#[test]
+fn relay_explains_itself() {
+    let said = |arguments: &[&str]| {
+        let mut relay = Peer::start(peer::example("relay"), arguments);
+        let status = relay.finish();
+        (status.code().unwrap(), relay.output())
+    };
+    assert_eq!(said(&["--version"]), (0, format!("relay {}\n", env!("CARGO_PKG_VERSION"))));
+    let (_, help) = said(&["--help"]);
+    for text in ["add NAME=URL", "remove NAME", "quit", "reload", "--settings", "SIGHUP", "--region", "--tls-cert"] {
+        assert!(help.contains(text), "{text} is missing in {help}");
+    }
+    let (code, table) = said(&["--settings"]);
+    let names = ["SRT listener source", "peeridletimeo", "passphrase", "max_players"];
+    assert!(code == 0 && names.iter().all(|name| table.contains(name)), "{table}");
+    for arguments in [
+        &["--config", "f.json", "--source", "rtp://:5004"][..],
+        &["--config", "f.json", "--max-bandwidth", "5M"],
+        &["--config", "f.json", "--allow", "10.0.0.0/8"],
+        &["--source", "rtp://:5004", "--tls-cert", "cert.pem"],
+        &["--source", "rtp://:5004", "--region", "nowhere"],
+        &["--source", "rtp://:5004", "--interval", "0"],
+    ] {
+        assert_eq!(said(arguments).0, 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn relay_prints_the_public_host_and_a_time_in_every_line() {
+    let output = "play=srt://0.0.0.0:0";
+    let arguments = ["--source", "srt://:0", "--output", output, "--public-host", "relay.example", "--stats", "lines"];
+    let mut relay = Peer::start(peer::example("relay"), &arguments);
+    relay.wait_for("input address: srt://relay.example:");
+    relay.wait_for("playback URL of play: srt://relay.example:");
+    relay.wait_for("relay: in `source` 0.000 Mb/s; out `play` 0.000 Mb/s");
+    relay.signal(libc::SIGTERM);
+    assert!(relay.finish().success());
+    for line in relay.output().lines() {
+        let (time, _) = line.split_once(' ').unwrap();
+        assert!(time.len() == 20 && time.starts_with("20") && time.ends_with('Z'), "{line}");
+        assert!(!line.contains("endpoint"), "no table without a terminal: {line}");
+    }
+}
+
+#[test]
+fn relay_tells_of_callers_of_its_own_addresses() {
+    let relay = Peer::start(peer::example("relay"), &["--source", "srt://127.0.0.1:9"]);
+    relay.wait_for("`source` calls out to 127.0.0.1:9, an address of this machine");
+    relay.wait_for("`mode=listener`");
 }
 
 #[test]

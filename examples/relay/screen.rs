@@ -1,0 +1,111 @@
+//! Standard error: lines with their time, above a table that is drawn over itself and never erases them.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+use terminal_size::{Height, Width, terminal_size_of};
+
+/// Size of a terminal that does not tell its own.
+const USUAL_SIZE: (usize, usize) = (80, 24);
+
+/// Standard error, shared by all tasks and by the logger.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Screen(Arc<Mutex<Drawn>>);
+
+/// Table that is on the screen now.
+#[derive(Debug, Default)]
+struct Drawn {
+    rows: Vec<String>,
+    /// Lines that were typed below the table.
+    typed: usize,
+}
+
+impl Screen {
+    fn drawn(&self) -> MutexGuard<'_, Drawn> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if there is a terminal to draw a table on.
+    pub(crate) fn is_terminal(&self) -> bool {
+        io::stderr().is_terminal()
+    }
+
+    /// Returns the columns and lines of the terminal.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let size = terminal_size_of(io::stderr());
+        size.map_or(USUAL_SIZE, |(Width(columns), Height(lines))| (columns.into(), lines.into()))
+    }
+
+    /// Writes a line with the time in front.
+    pub(crate) fn line(&self, text: &str) {
+        self.plain(&format!("{} {text}", now()));
+    }
+
+    /// Writes text as it is, above the table.
+    pub(crate) fn plain(&self, text: &str) {
+        let mut drawn = self.drawn();
+        let above = format!("{}{}\n", drawn.erase(), text.trim_end_matches('\n'));
+        drawn.write(&above);
+    }
+
+    /// Draws the table in the place of the one before.
+    pub(crate) fn draw(&self, rows: Vec<String>) {
+        let mut drawn = self.drawn();
+        let above = drawn.erase();
+        drawn.rows = rows;
+        drawn.write(&above);
+    }
+
+    /// Records that a line was typed on the terminal, below the table.
+    pub(crate) fn typed(&self) {
+        self.drawn().typed += 1;
+    }
+}
+
+impl Drawn {
+    /// Returns the text that erases the table.
+    fn erase(&mut self) -> String {
+        let lines = self.rows.len() + self.typed;
+        let text = if self.rows.is_empty() { String::new() } else { format!("\x1b[{lines}A\r\x1b[J") };
+        self.typed = 0;
+        text
+    }
+
+    /// Writes text, and the table below it. Its lines do not wrap, so that their number is known.
+    fn write(&self, above: &str) {
+        let table: String = self.rows.iter().map(|row| format!("{row}\n")).collect();
+        let table = if table.is_empty() { table } else { format!("\x1b[?7l{table}\x1b[?7h") };
+        // A relay goes on without its terminal, so a failure to write is ignored.
+        let _ = io::stderr().lock().write_all(format!("{above}{table}").as_bytes());
+    }
+}
+
+/// The logger writes a whole record at a time.
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.plain(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Returns the time in UTC, as in `2026-03-01T12:00:00Z`.
+pub(crate) fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (since / 86_400, since % 86_400);
+    // Days since the first of March of the year 0: the leap day is the last one of a year.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
