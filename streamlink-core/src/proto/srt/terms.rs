@@ -21,6 +21,8 @@ const KEY_ANNOUNCE: u64 = 1 << 12;
 const MTU: u32 = 1500;
 /// Smallest largest packet that a peer may ask for, in bytes: one packet of MPEG-TS in it.
 const MIN_MTU: u32 = PACKET_OVERHEAD + 188;
+/// Payload of live streams by default, in bytes: seven packets of MPEG-TS.
+const LIVE_PAYLOAD: u32 = 1316;
 /// Bytes of a packet that are no payload: the headers of IPv4, UDP and SRT.
 const PACKET_OVERHEAD: u32 = 20 + 8 + 16;
 
@@ -161,6 +163,15 @@ impl Default for Terms {
             key_announce: KEY_ANNOUNCE,
         }
     }
+}
+
+/// Returns the largest payload that fits into the packets of a peer with this maximum packet size, and into ours.
+fn peer_payload(mtu: u32) -> usize {
+    // `srt-tokio` announces its payload size there, which is no packet size of any path.
+    if mtu == LIVE_PAYLOAD {
+        return LIVE_PAYLOAD as usize;
+    }
+    mtu.min(MTU).saturating_sub(PACKET_OVERHEAD) as usize
 }
 
 /// Identity of our end of a connection that is being set up.
@@ -321,7 +332,7 @@ impl Terms {
             keys,
             passphrase: self.passphrase.clone(),
             buffer: self.buffer,
-            max_payload: self.payload_size.min(peer.mtu.min(MTU).saturating_sub(PACKET_OVERHEAD) as usize),
+            max_payload: self.payload_size.min(peer_payload(peer.mtu)),
             peer_window: (peer.window as usize).clamp(1, 1 << 20),
             bytes_per_second: self.bytes_per_second,
             peer_idle: self.peer_idle,

@@ -734,6 +734,9 @@ fn srt_caller_names_rejections_exactly() {
 #[test]
 fn srt_packet_size_is_the_smaller_of_both_ends() {
     let local = Local { id: 9, start: Instant::now(), random: Random::of(random) };
+    // Some peers announce their payload size instead.
+    let request = Handshake { mtu: 1316, ..conclusion(Terms::default()) };
+    assert_eq!(Terms::default().accept_here(&request, 0, &local).unwrap().0.max_payload, 1316);
     for (theirs, agreed) in [(1500, 1500), (1360, 1360), (9000, 1500)] {
         let mut request = conclusion(Terms::default());
         request.mtu = theirs;
