@@ -8,6 +8,8 @@ mod handle;
 mod metrics;
 mod outputs;
 mod sources;
+#[cfg(test)]
+mod srt_derivation_tests;
 mod start;
 mod stats;
 #[cfg(test)]
