@@ -13,6 +13,8 @@ mod live_tests;
 mod metrics;
 mod outputs;
 mod sources;
+#[cfg(test)]
+mod srt_derivation_tests;
 mod start;
 mod stats;
 #[cfg(test)]

@@ -117,6 +117,8 @@ impl KeyDerivation {
     }
 
     pub(crate) fn run(&self) -> WrappingKey {
+        #[cfg(test)]
+        super::held_derivations::pass(&self.passphrase);
         let mut bytes = Zeroizing::new([0; MAX_KEY]);
         let key = bytes.get_mut(..self.length).unwrap_or_default();
         // The salt of PBKDF2 is the lower half of the salt.

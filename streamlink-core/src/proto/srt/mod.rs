@@ -5,6 +5,8 @@ mod caller;
 mod connection;
 mod crypto;
 mod handshake;
+#[cfg(test)]
+mod held_derivations;
 mod listener;
 mod packet;
 mod receive;
@@ -18,6 +20,8 @@ pub(crate) use caller::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
 pub(crate) use crypto::{KeyDerivation, WrappingKey};
 pub(crate) use handshake::Handshake;
+#[cfg(test)]
+pub(crate) use held_derivations::HeldDerivations;
 pub(crate) use listener::{Greeting, Listener};
 pub(crate) use packet::{Control, Packet, destination, write_control};
 pub(crate) use send::Pacing;
