@@ -229,6 +229,14 @@ fn at(peer: &Option<SocketAddr>) -> String {
     peer.map(|p| format!(" ({p})")).unwrap_or_default()
 }
 
+/// Returns when the next attempt follows, and after how many.
+fn when(delay: Duration, attempts: u32) -> String {
+    if delay.is_zero() {
+        return "at once".into();
+    }
+    format!("in {} ms, after {}", delay.as_millis(), counted(attempts, "attempt"))
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -237,8 +245,7 @@ impl fmt::Display for Event {
             Event::SourceConnected { source, peer } => write!(f, "source `{source}` connected{}", at(peer)),
             Event::SourceLost { source, peer, reason } => write!(f, "source `{source}`{} lost: {reason}", at(peer)),
             Event::SourceRetrying { source, attempt, delay, reason } => {
-                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
-                write!(f, "source `{source}` retries in {millis} ms, after {attempts}: {reason}")
+                write!(f, "source `{source}` retries {}: {reason}", when(*delay, *attempt))
             }
             Event::Switched { from, to, gap } => {
                 write!(f, "switched from source `{from}` to `{to}`, gap {} ms", gap.as_millis())
@@ -246,8 +253,7 @@ impl fmt::Display for Event {
             Event::OutputConnected { output, peer } => write!(f, "output `{output}` connected{}", at(peer)),
             Event::OutputLost { output, peer, reason } => write!(f, "output `{output}`{} lost: {reason}", at(peer)),
             Event::OutputRetrying { output, attempt, delay, reason } => {
-                let (millis, attempts) = (delay.as_millis(), counted(*attempt, "attempt"));
-                write!(f, "output `{output}` retries in {millis} ms, after {attempts}: {reason}")
+                write!(f, "output `{output}` retries {}: {reason}", when(*delay, *attempt))
             }
             Event::PeerRefused { endpoint, peer, reason, detail, count } => {
                 let detail = if detail.is_empty() { String::new() } else { format!(", {detail}") };

@@ -26,6 +26,8 @@ pub enum LossReason {
     Unauthorized(PeerText),
     /// The certificate of the peer is not trusted: the reason, and its SHA-256 fingerprint.
     Untrusted(PeerText),
+    /// A way to the peer that was tried has not led to media, and another is tried at once: both of them, and the reason.
+    OtherWay(PeerText),
     /// Another publisher has taken the place of the peer (`takeover`).
     TakenOver,
     /// No address of the peer could be reached: each address that was tried, with its error.
@@ -56,6 +58,7 @@ impl LossReason {
             LossReason::Rejected(_) => "rejected",
             LossReason::Unauthorized(_) => "unauthorized",
             LossReason::Untrusted(_) => "untrusted",
+            LossReason::OtherWay(_) => "other_way",
             LossReason::TakenOver => "taken_over",
             LossReason::Unreachable(_) => "unreachable",
             LossReason::TimedOut => "timed_out",
@@ -79,6 +82,7 @@ impl fmt::Display for LossReason {
             LossReason::Rejected(what) => write!(f, "refused by the peer: {what}"),
             LossReason::Unauthorized(what) => write!(f, "user, password or passphrase refused by the peer: {what}"),
             LossReason::Untrusted(what) => write!(f, "the peer is not trusted: {what}"),
+            LossReason::OtherWay(what) => what.fmt(f),
             LossReason::TakenOver => f.write_str("another publisher has taken over"),
             LossReason::Unreachable(tried) => write!(f, "cannot connect to {tried}"),
             LossReason::TimedOut => f.write_str("no answer from the peer in time"),
@@ -134,6 +138,8 @@ pub enum RefusalReason {
     /// An unsupported version or feature.
     #[cfg_attr(feature = "serde", serde(rename = "refused_incompatible"))]
     Incompatible,
+    /// Datagrams from another address or port than the peer of the session has named.
+    OtherAddress,
     /// It has not said in time what it wants.
     #[cfg_attr(feature = "serde", serde(rename = "refused_timed_out"))]
     TimedOut,
@@ -158,6 +164,7 @@ impl RefusalReason {
             RefusalReason::NotPublished => "refused_not_published",
             RefusalReason::InUse => "refused_in_use",
             RefusalReason::Incompatible => "refused_incompatible",
+            RefusalReason::OtherAddress => "refused_other_address",
             RefusalReason::TimedOut => "refused_timed_out",
             RefusalReason::ByHost => "refused_by_host",
         }
@@ -179,6 +186,7 @@ impl fmt::Display for RefusalReason {
             RefusalReason::NotPublished => "no publisher yet",
             RefusalReason::InUse => "another publisher is connected",
             RefusalReason::Incompatible => "incompatible",
+            RefusalReason::OtherAddress => "datagrams from another address or port than the peer has named",
             RefusalReason::TimedOut => "it did not say in time what it wants",
             RefusalReason::ByHost => "refused by the host",
         })

@@ -148,7 +148,11 @@ impl RunningClient {
     /// Makes the next attempt over TCP, at once.
     fn try_tcp(&mut self, reason: LossReason) -> Outcome {
         self.udp = false;
-        Outcome::TryNext(Some(reason))
+        let why = match &reason {
+            LossReason::Idle => format!("no media in {} s", UDP_PATIENCE.as_secs()),
+            reason => reason.to_string(),
+        };
+        Outcome::TryNext(Some(LossReason::OtherWay(format!("over UDP: {why}; TCP is tried next").into())))
     }
 
     /// Makes the next attempt at the address of a redirection, at once. `reason`: that of the end of a connection.
@@ -252,7 +256,7 @@ impl RtspClient {
             let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
             let mut session = ClientSession::new(purpose, &address.url, address.user.clone(), udp, &self.random);
             session.set_back_channel(self.back_channel);
-            let mut up = ConnectedClient { stream, session, udp: UdpTracks::new(self.symmetric), peer };
+            let mut up = ConnectedClient { stream, session, udp: UdpTracks::of_caller(self.symmetric), peer };
             up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
         };

@@ -6,13 +6,14 @@ use super::super::{
     tcp::End,
 };
 use crate::{
-    endpoint::LossReason,
+    endpoint::{Event, LossReason, RefusalReason},
     media::{
         Packet,
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
     },
     proto::rtp::{Receiver, Reception},
+    time::Throttle,
 };
 use bytes::Bytes;
 use std::{
@@ -23,6 +24,9 @@ use std::{
 
 /// Maximum time for which packets over UDP wait for a missing one before them.
 const REORDER_WINDOW: Duration = Duration::from_millis(50);
+
+/// Minimum time between two events about refused datagrams.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State that one source keeps from one connection to the next.
 #[derive(Debug)]
@@ -39,8 +43,8 @@ pub(crate) struct SourceSession {
     own: u32,
     /// Lost packets of this connection that the counters include already.
     lost: u64,
-    /// Datagrams of others were reported on this connection.
-    has_told_of_strangers: bool,
+    /// Reports of datagrams of others.
+    refused: Throttle,
 }
 
 impl SourceSession {
@@ -53,7 +57,7 @@ impl SourceSession {
             receptions: Vec::new(),
             own: 1,
             lost: 0,
-            has_told_of_strangers: false,
+            refused: Throttle::new(REFUSAL_INTERVAL),
         }
     }
 
@@ -66,7 +70,6 @@ impl SourceSession {
         self.receptions = presentation.tracks().iter().map(|track| Reception::new(track.clock_rate)).collect();
         self.own = u32::from_be_bytes(self.ingest.context.random.bytes());
         self.lost = 0;
-        self.has_told_of_strangers = false;
         if changed {
             self.ingest.context.describe(presentation.description());
             self.presentation = Some(presentation.clone());
@@ -152,21 +155,21 @@ impl SourceSession {
         }
     }
 
-    /// Counts datagrams that did not come from the peer, and frames on channels that were not agreed on.
-    /// `sender`: the last one.
-    pub(super) fn strangers(&mut self, count: u64, sender: Option<SocketAddr>) {
+    /// Counts datagrams that did not come from the peer, and frames on channels that were not agreed on. Reports the
+    /// datagrams at most once a second. `sender`: the last one.
+    pub(super) fn strangers(&mut self, count: u64, sender: Option<SocketAddr>, now: Instant) {
         if count == 0 {
             return;
         }
-        if let Some(sender) = sender.filter(|_| !self.has_told_of_strangers) {
-            self.has_told_of_strangers = true;
-            let name = self.ingest.context.status.name();
-            log::warn!(
-                "`{name}` refuses datagrams from {sender}: the peer has named another address or port (`symmetric` \
-                accepts every port of its address)"
-            );
+        let context = &self.ingest.context;
+        context.status.counters.refused.add(count);
+        let Some(peer) = sender else { return };
+        if let Some(count) = self.refused.admit(now, count) {
+            let reason = RefusalReason::OtherAddress;
+            context.status.record_refusal(reason, peer, now);
+            let (endpoint, detail) = (context.status.name(), "`symmetric` accepts every port of its address".into());
+            context.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
         }
-        self.ingest.context.status.counters.refused.add(count);
     }
 
     fn admits(&self, peer: IpAddr) -> bool {

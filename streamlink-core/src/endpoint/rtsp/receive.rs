@@ -173,7 +173,7 @@ impl<T: Bring> Receiving<'_, T> {
                     });
                     inbound.malformed(session.dropped());
                 });
-                inbound.strangers(unknown, None);
+                inbound.strangers(unknown, None, now);
                 match read {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::Lost(LossReason::Closed))),
                     Poll::Ready(Ok(_)) => some = true,
@@ -182,7 +182,7 @@ impl<T: Bring> Receiving<'_, T> {
                 }
                 if !udp.is_empty() {
                     let mut udp_taken = Ok(());
-                    let received = udp.poll_receive(cx, peer.ip(), |track, datagram| {
+                    let received = udp.poll_receive(cx, peer.ip(), now, |track, datagram| {
                         has_media |= !is_rtcp(&datagram.data);
                         if udp_taken.is_ok() {
                             udp_taken = inbound.take(track, datagram.data, datagram.arrival, now);
@@ -191,7 +191,7 @@ impl<T: Bring> Receiving<'_, T> {
                     some |= received.is_ready();
                     taken = taken.and(udp_taken);
                     let (count, sender) = std::mem::take(&mut udp.strangers);
-                    inbound.strangers(count, sender);
+                    inbound.strangers(count, sender, now);
                 }
                 heard_any |= has_media;
                 if let Some(alarm) = &alarm {

@@ -18,6 +18,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 /// Maximum number of attempts to find two adjacent free ports.
@@ -28,6 +29,13 @@ const PORTS: std::ops::Range<u16> = 20_000..60_000;
 const SOCKET_BUFFER: usize = 1 << 20;
 /// Number of datagrams from one socket after which reading yields.
 const MAX_BATCH: usize = 256;
+/// Time from the first datagram of another port of the server to the acceptance of that port.
+///
+/// Servers behind address translation, and some that name a fixed port, send from another port than they say, and other
+/// clients accept that. The address is that of the RTSP connection in any case, and the ports named come first: whoever
+/// is to bring false media has to send from the server's address, to a port of ours that is chosen at random, while the
+/// server itself sends nothing.
+const NAMED_PORT_PATIENCE: Duration = Duration::from_millis(500);
 /// Maximum number of datagrams per send call.
 const CHUNK: usize = 64;
 
@@ -93,6 +101,11 @@ pub(super) struct UdpTracks {
     pairs: Vec<Option<Pair>>,
     /// Uses the ports that the peer sends from instead of those that it names.
     symmetric: bool,
+    /// Uses other ports of the peer's address once nothing has come from those that it has named for
+    /// [`NAMED_PORT_PATIENCE`].
+    is_lenient: bool,
+    /// Time of the first datagram that came from another port.
+    other_port_since: Option<Instant>,
     /// Number of datagrams that did not come from the peer, and the sender of the last one.
     pub(super) strangers: (u64, Option<SocketAddr>),
 }
@@ -103,8 +116,9 @@ fn random_port(random: &Random) -> u16 {
 }
 
 impl UdpTracks {
-    pub(super) fn new(symmetric: bool) -> Self {
-        Self { symmetric, ..Self::default() }
+    /// Tracks of a caller, whose server may send from other ports than it has named.
+    pub(super) fn of_caller(symmetric: bool) -> Self {
+        Self { symmetric, is_lenient: true, ..Self::default() }
     }
 
     /// Opens the sockets that send to a multicast group.
@@ -205,9 +219,12 @@ impl UdpTracks {
         &mut self,
         cx: &mut Context<'_>,
         from: IpAddr,
+        now: Instant,
         mut take: impl FnMut(usize, Received),
     ) -> Poll<()> {
-        let Self { pairs, symmetric, strangers } = self;
+        let Self { pairs, symmetric, is_lenient, other_port_since, strangers } = self;
+        let waited = other_port_since.is_some_and(|since| now.saturating_duration_since(since) >= NAMED_PORT_PATIENCE);
+        let any_port = *symmetric || (*is_lenient && waited);
         let mut some = false;
         for (track, pair) in pairs.iter_mut().enumerate() {
             let Some(Pair { rtp, rtcp, memory: Some(memory), peer, source, heard, .. }) = pair else { continue };
@@ -216,9 +233,12 @@ impl UdpTracks {
             for (socket, mut expected, heard) in [(&*rtp, to_rtp, &mut heard.0), (&*rtcp, to_rtcp, &mut heard.1)] {
                 let mut each = |datagram: Received| {
                     let sender = SocketAddr::new(datagram.peer.ip().to_canonical(), datagram.peer.port());
-                    if admits(expected.as_deref_mut(), heard, *symmetric, hosts, sender) {
+                    if admits(expected.as_deref_mut(), heard, any_port, hosts, sender) {
                         take(track, datagram);
                     } else {
+                        if !*heard && (sender.ip() == hosts.0 || Some(sender.ip()) == hosts.1) {
+                            other_port_since.get_or_insert(now);
+                        }
                         *strangers = (strangers.0 + 1, Some(sender));
                     }
                 };
@@ -309,5 +329,40 @@ impl UdpTracks {
                 pair.sender.send_to(&pair.rtp, Some(&Peer::new(to_rtp, pair.rtp.local_addr())), &datagram);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns which of some datagrams are taken, sent from another port than named at these times (ms).
+    async fn taken(mut tracks: UdpTracks, times: [u64; 4]) -> [bool; 4] {
+        let host = IpAddr::from([127, 0, 0, 1]);
+        let random = Random::seeded_by(crate::random::system).unwrap();
+        let (port, _) = tracks.open(&random, 0, host, true, None).unwrap();
+        tracks.set_peer(0, host, (6970, 6971), None);
+        let sender = tokio::net::UdpSocket::bind((host, 0)).await.unwrap();
+        let start = Instant::now();
+        let mut result = [false; 4];
+        for (taken, millis) in result.iter_mut().zip(times) {
+            sender.send_to(b"media", (host, port)).await.unwrap();
+            let now = start + Duration::from_millis(millis);
+            let before = tracks.strangers.0;
+            poll_fn(|cx| {
+                let _ = tracks.poll_receive(cx, host, now, |_, _| *taken = true);
+                if *taken || tracks.strangers.0 > before { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+        result
+    }
+
+    #[tokio::test]
+    async fn rtsp_caller_takes_other_ports_of_the_server_when_the_named_one_is_silent() {
+        let times = [0, 100, 600, 601];
+        assert_eq!(taken(UdpTracks::of_caller(false), times).await, [false, false, true, true]);
+        assert_eq!(taken(UdpTracks::of_caller(true), times).await, [true; 4]);
+        assert_eq!(taken(UdpTracks::default(), times).await, [false; 4]);
     }
 }

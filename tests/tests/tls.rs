@@ -1,0 +1,194 @@
+//! Trust in the certificates of servers, certificates that are replaced, and floods of handshakes.
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+use streamlink_core::{
+    Bitrate, Engine, Event, Flow, FlowHandle, LossReason, Output, PeerLimits, RefusalReason, Source, State, StreamKey,
+};
+use streamlink_tests::{eventually, rig::free_port};
+
+struct Made {
+    certificate: String,
+    key: String,
+}
+
+fn params(name: &str) -> CertificateParams {
+    CertificateParams::new(vec![name.to_owned()]).unwrap()
+}
+
+/// A certificate that has signed itself.
+fn own(params: CertificateParams) -> Made {
+    let key = KeyPair::generate().unwrap();
+    Made { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+}
+
+fn listening(made: &Made) -> (Engine, FlowHandle, u16) {
+    let engine = Engine::builder().workers(1).peer_limits(PeerLimits::new().pending(8));
+    let engine = engine.tls_identity(made.certificate.as_bytes(), made.key.as_bytes()).unwrap().build().unwrap();
+    let port = free_port();
+    let source = Source::rtmp("in", &format!("127.0.0.1:{port}"), "live").key(StreamKey::new("KEY").unwrap()).tls();
+    let flow = Flow::builder("listener", Bitrate::mbps(20)).source(source).output(Output::tap("tap"));
+    let flow = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    (engine, flow, port)
+}
+
+/// Calls a listener. Returns the reason why it is not trusted, or `None` once it is connected.
+fn calls(port: u16, host: &str, roots: &str, fingerprint: &str) -> Option<String> {
+    let mut engine = Engine::builder().workers(1);
+    if !roots.is_empty() {
+        engine = engine.tls_roots(roots.as_bytes()).unwrap();
+    }
+    let engine = engine.build().unwrap();
+    let mut url = format!("rtmps://{host}:{port}/live/KEY");
+    if !fingerprint.is_empty() {
+        url += &format!("?tls_fingerprint={fingerprint}");
+    }
+    let flow =
+        Flow::builder("caller", Bitrate::mbps(20)).source(Source::app_rtmp("in")).output(Output::from_url("out", &url));
+    let flow = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let outcome = engine.block_on(async {
+        loop {
+            match flow.next_event().await {
+                Some(Event::OutputConnected { .. }) => return None,
+                Some(Event::OutputLost { reason: LossReason::Untrusted(words), .. }) => return Some(words.to_string()),
+                Some(Event::OutputLost { reason, .. }) => panic!("{reason}"),
+                Some(_) => {}
+                None => panic!("the flow has ended"),
+            }
+        }
+    });
+    engine.block_on(flow.stop());
+    outcome
+}
+
+fn fingerprint_in(words: &str) -> String {
+    words.rsplit_once("fingerprint is ").unwrap().1.to_owned()
+}
+
+#[test]
+fn tls_own_certificate_is_trusted_by_file_and_by_fingerprint() {
+    let mut authority = params("localhost");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    for made in [own(params("localhost")), own(authority)] {
+        let (engine, flow, port) = listening(&made);
+        let words = calls(port, "localhost", "", "").expect("not trusted");
+        assert!(words.contains("tls_fingerprint"), "{words}");
+        let fingerprint = fingerprint_in(&words);
+        assert_eq!(fingerprint.len(), 95, "{words}");
+        assert_eq!(calls(port, "localhost", &made.certificate, ""), None);
+        let plain = fingerprint.replace(':', "").to_lowercase();
+        for pin in [&fingerprint, &plain, &format!("{},{plain}", "00".repeat(32))] {
+            assert_eq!(calls(port, "127.0.0.1", "", pin), None, "{pin}");
+        }
+        // Fingerprints are the only trust where there are any.
+        let words = calls(port, "localhost", &made.certificate, &"00".repeat(32)).expect("another");
+        assert!(words.contains("is not the one that `tls_fingerprint` names"), "{words}");
+        engine.block_on(flow.stop());
+    }
+}
+
+#[test]
+fn tls_refused_certificate_is_explained() {
+    let mut expired = params("localhost");
+    expired.not_after = date_time_ymd(2024, 2, 29);
+    let mut early = params("localhost");
+    early.not_before = date_time_ymd(2090, 1, 1);
+    early.not_after = date_time_ymd(2091, 1, 1);
+    for (params, said) in [
+        (expired, "has expired on 2024-02-29 00:00:00 UTC"),
+        (early, "is not valid before 2090-01-01 00:00:00 UTC"),
+        (params("studio.example"), "is not valid for `localhost`; it names studio.example"),
+    ] {
+        let made = own(params);
+        let (engine, flow, port) = listening(&made);
+        let words = calls(port, "localhost", &made.certificate, "").expect("refused");
+        assert!(words.contains(said), "{words}");
+        assert_eq!(calls(port, "localhost", "", &fingerprint_in(&words)), None, "{said}");
+        engine.block_on(flow.stop());
+    }
+}
+
+#[test]
+fn tls_identity_is_replaced_while_listeners_run() {
+    let (old, new) = (own(params("localhost")), own(params("localhost")));
+    let (engine, flow, port) = listening(&old);
+    assert_eq!(calls(port, "localhost", &old.certificate, ""), None);
+    assert!(engine.set_tls_identity(new.certificate.as_bytes(), old.key.as_bytes()).is_err());
+    assert_eq!(calls(port, "localhost", &old.certificate, ""), None, "what was set stays");
+    engine.set_tls_identity(new.certificate.as_bytes(), new.key.as_bytes()).unwrap();
+    assert!(calls(port, "localhost", &old.certificate, "").is_some());
+    assert_eq!(calls(port, "localhost", &new.certificate, ""), None);
+    engine.block_on(flow.stop());
+}
+
+#[test]
+fn tls_fingerprint_without_tls_is_refused() {
+    let pin = "00".repeat(32);
+    for (source, output) in [
+        ("rtmp://:0/a/b?mode=listener", "rtmp://localhost/live/KEY"),
+        ("rtsp://:0/a?mode=listener", "rtsp://localhost/cam"),
+    ] {
+        let flow = Flow::builder("f", Bitrate::mbps(1))
+            .source(Source::from_url("in", source))
+            .output(Output::from_url("out", &format!("{output}?mode=caller&tls_fingerprint={pin}")));
+        let error = flow.build().unwrap_err().to_string();
+        assert!(error.contains("tls_fingerprint") && error.contains("needs TLS"), "{error}");
+    }
+}
+
+#[test]
+fn tls_handshake_flood_is_bounded_and_reported() {
+    let made = own(params("localhost"));
+    let (engine, flow, port) = listening(&made);
+    // A publisher of another address, whom the flood must not disturb.
+    let victim = Engine::builder().workers(1).tls_roots(made.certificate.as_bytes()).unwrap().build().unwrap();
+    let url = format!("rtmps://localhost:{port}/live/KEY?bind=127.0.0.2:0");
+    let publisher = Flow::builder("publisher", Bitrate::mbps(20))
+        .source(Source::app_rtmp("in"))
+        .output(Output::from_url("out", &url));
+    let publisher = victim.block_on(victim.start(publisher.build().unwrap())).unwrap();
+    let connected = || (publisher.stats().outputs[0].state == State::Connected).then_some(());
+    eventually("the publisher", connected);
+    let refusal = |wanted: RefusalReason| {
+        let found = async {
+            loop {
+                match flow.next_event().await {
+                    Some(Event::PeerRefused { reason, .. }) if reason == wanted => return,
+                    Some(_) => {}
+                    None => panic!("the flow has ended"),
+                }
+            }
+        };
+        let timed = async { tokio::time::timeout(Duration::from_secs(30), found).await };
+        engine.block_on(timed).unwrap_or_else(|_| panic!("no event about {wanted}"));
+    };
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    // Whoever speaks no TLS is told apart.
+    let mut garbage = TcpStream::connect(address).unwrap();
+    garbage.write_all(&[3; 64]).unwrap();
+    refusal(RefusalReason::EncryptionMismatch);
+    // Silent ones, and slow ones.
+    let mut held = vec![garbage];
+    for _ in 0..64 {
+        held.push(TcpStream::connect(address).unwrap());
+        let mut slow = TcpStream::connect(address).unwrap();
+        let _ = slow.write_all(&[0x16, 3, 1]); // may be closed already
+        held.push(slow);
+    }
+    refusal(RefusalReason::TooManyFromAddress);
+    // All of them are closed, at the latest when the time for the handshake is over.
+    for mut stream in held {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        if let Err(error) = stream.read_to_end(&mut Vec::new()) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        }
+    }
+    assert!(flow.stats().sources[0].refused >= 128);
+    assert_eq!(connected(), Some(()));
+    victim.block_on(publisher.stop());
+    engine.block_on(flow.stop());
+}
