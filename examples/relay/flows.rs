@@ -337,7 +337,7 @@ impl RunningFlow {
             let edited = text_of(new, "allow").parse().map_err(Failure::from);
             let edited = edited.and_then(|allow| Ok(self.handle.edit_source(name, edit.allow(allow))?));
             match edited {
-                Ok(()) => {
+                Ok(_) => {
                     screen.line(&format!("{flow}: source `{name}` changed"));
                     if let Some(old) = endpoint_mut(&mut self.now, "sources", name) {
                         *old = new.clone();
