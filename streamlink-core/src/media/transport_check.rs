@@ -246,9 +246,9 @@ impl TransportChecker {
         self.deadline = None;
     }
 
-    /// Returns true if the stream has been found to be MPEG-TS.
-    pub(crate) fn is_transport_stream(&self) -> bool {
-        self.sync.is_transport_stream()
+    /// Returns true while the stream is MPEG-TS in synchronisation.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.sync.is_in_sync()
     }
 
     /// Returns the number of failures of each check.

@@ -40,9 +40,9 @@ pub(crate) struct PacketSync {
 }
 
 impl PacketSync {
-    /// Returns true if the stream has been found to be a transport stream.
-    pub(crate) fn is_transport_stream(&self) -> bool {
-        self.found
+    /// Returns true while the stream is in synchronisation.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.in_sync
     }
 
     /// Begins another byte stream.
@@ -195,7 +195,7 @@ mod tests {
             let mut sync = PacketSync::default();
             let datagrams: Vec<&[u8]> = bytes.chunks(size).collect();
             assert_eq!(numbers(&mut sync, &datagrams), (0..60).collect::<Vec<_>>(), "{size}");
-            assert_eq!((sync.sync_byte, sync.losses, sync.is_transport_stream()), (0, 0, true));
+            assert_eq!((sync.sync_byte, sync.losses, sync.found), (0, 0, true));
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
             let datagram: Vec<u8> = (0..1316u32).map(|i| (i.wrapping_mul(number + 7) >> 3) as u8 & 0x3f).collect();
             sync.feed(&datagram, |_, in_sync| assert!(!in_sync));
         }
-        assert_eq!((sync.sync_byte, sync.losses, sync.is_transport_stream()), (0, 0, false));
+        assert_eq!((sync.sync_byte, sync.losses, sync.found), (0, 0, false));
     }
 
     proptest::proptest! {

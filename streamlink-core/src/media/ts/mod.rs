@@ -111,9 +111,10 @@ impl TsMonitor {
             observed.random_access |= programs.packet(packet);
             observed.media |= presence.packet(packet);
         });
-        // The first datagrams of a transport stream come before it is known to be one.
+        // The first datagrams of a transport stream come before it is known to be one. Other payloads may look like one
+        // for a moment.
         let is_whole = payload.len().is_multiple_of(PACKET) && payload.chunks(PACKET).all(|packet| packet[0] == SYNC);
-        observed.media |= !is_whole && !checker.is_transport_stream() && programs.pids.is_empty();
+        observed.media |= !is_whole && !checker.is_in_sync();
         observed
     }
 
@@ -278,6 +279,15 @@ mod tests {
         }
         let video = monitor.pids().into_iter().find(|p| p.pid == 0x100).unwrap();
         assert_eq!((video.stream_type, video.packets, video.continuity_errors), (Some(0x1b), 9, 2));
+    }
+
+    #[test]
+    fn ts_monitor_goes_on_finding_media_in_what_looked_like_packets() {
+        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
+        assert!(monitor.observe(&[0x46; 1316], now).media);
+        monitor.observe(&[0x47; 1317], now);
+        monitor.observe(&[0x48; 1316], now);
+        assert!((0..20).all(|number| monitor.observe(&[number; 1316], now).media));
     }
 
     #[test]
