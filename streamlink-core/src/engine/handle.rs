@@ -52,7 +52,7 @@ pub(crate) struct Running {
     pub(super) changes: TaskTracker,
     /// Lock that allows one stop at a time.
     pub(super) stopping: tokio::sync::Mutex<()>,
-    /// What the clones of the handle share, once the flow has started.
+    /// Owner that the clones of the handle share, once the flow has started.
     pub(super) handle: OnceLock<Weak<Owner>>,
 }
 

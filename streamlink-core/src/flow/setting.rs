@@ -1,5 +1,5 @@
-//! What a setting is: its name, type, range, default, and the endpoints that have it. The table of all settings is in
-//! `setting_table`.
+//! Description of a setting: its name, type, range and default, and the endpoints that have it. The table of all
+//! settings is in `setting_table`.
 
 use super::{
     setting_table::TABLE,
@@ -33,7 +33,7 @@ pub struct Setting {
     pub unit: &'static str,
     /// Default as text; empty if there is none.
     pub default: &'static str,
-    /// Whether the value is secret, so that it is not shown.
+    /// True if the value is secret, so that it is not shown.
     pub secret: bool,
     /// Flows and endpoints that have this setting.
     pub scopes: &'static [SettingScope],

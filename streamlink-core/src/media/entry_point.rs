@@ -18,9 +18,9 @@ pub(crate) enum NalCodec {
 /// The way into a stream that an access unit offers, from the worst to the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum EntryPoint {
-    /// It refers to other pictures.
+    /// Picture that refers to others.
     None,
-    /// It holds intra slices only, but pictures after it may refer to pictures before it.
+    /// Picture of intra slices only. Pictures after it may refer to pictures before it.
     IntraOnly,
     /// A recovery point (H.264 D.2.8, H.265 D.3.8): the picture is whole after this number of pictures, which is 0
     /// where an open GOP begins.

@@ -43,7 +43,7 @@ pub enum LeftOut {
     NoCarriage,
     /// Its packets are scrambled.
     Scrambled,
-    /// It belongs to a program that is not chosen.
+    /// Part of a program that is not chosen.
     OtherProgram,
     /// Another stream of the same kind is carried.
     OtherTrack,

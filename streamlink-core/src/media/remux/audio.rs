@@ -86,7 +86,7 @@ const LAYER_FRAMES: u8 = 3;
 /// Reason why a stream cannot be carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfit {
-    /// It is of another codec, as it turns out.
+    /// Another codec than the table names, as the first header shows.
     Codec(&'static str),
     /// No frame, or no configuration, can be read.
     Unreadable,

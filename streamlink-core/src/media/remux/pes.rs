@@ -9,7 +9,7 @@ pub(super) enum Piece<'a> {
     Start(Option<Stamp>),
     /// Its data goes on.
     Data(&'a [u8]),
-    /// It has ended.
+    /// End of a PES packet.
     End,
     /// Packets were lost before the next piece; `within`: perhaps a part of the PES packet in progress.
     Lost { within: bool },

@@ -42,14 +42,14 @@ pub(super) struct VideoTrack {
     held: Option<AccessUnit>,
 }
 
-/// How far the track has got.
+/// Progress of a track to its first picture.
 #[derive(Clone, Copy, Debug)]
 enum Start {
     /// No picture has come.
     New,
-    /// It waits for an entry point, since this time and arrival.
+    /// Waiting for an entry point, since this time and arrival.
     Waits(i64, Instant),
-    /// It has begun with a picture shown at this time: those shown before it refer to pictures before it.
+    /// Begun with a picture shown at this time. Pictures shown before it refer to pictures that were not sent.
     Leading(i64),
     Runs,
 }
