@@ -59,15 +59,17 @@ pub(super) enum Head {
 impl Head {
     /// Parses the start line and the headers. Returns `None` if the first line is no start line of RTSP.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut lines = bytes.split(|byte| *byte == b'\n').map(text_of);
-        let start = lines.next()?;
-        let headers = parse_headers(lines);
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        let first_line = decoded(lines.next()?);
+        let start = printable(&first_line);
+        let headers = parse_headers(lines.map(text_of));
         let body = Vec::new();
         let mut words = start.split_ascii_whitespace();
         let first = words.next()?;
         if is_version(first) {
             let status = words.next()?.parse().ok().filter(|status| (100..=999).contains(status))?;
-            let reason = words.collect::<Vec<_>>().join(" ");
+            // The phrase is only shown, where its control characters are escaped.
+            let reason = first_line.split_ascii_whitespace().skip(2).collect::<Vec<_>>().join(" ");
             return Some(Self::Response(Response { status, reason, headers, body }));
         }
         let rest = start.trim_start().strip_prefix(first)?;
@@ -111,14 +113,21 @@ pub(super) fn is_method_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-/// Returns a line as text. Bytes that are not UTF-8 are read as Latin-1, which cameras use in their names. Control
-/// characters are dropped, so that nothing that is passed on can hold a line of its own.
-fn text_of(line: &[u8]) -> String {
-    let is_text = |c: &char| !c.is_control() || *c == '\t';
+/// Returns a line as text. Bytes that are not UTF-8 are read as Latin-1, which cameras use in their names.
+fn decoded(line: &[u8]) -> String {
     match std::str::from_utf8(line) {
-        Ok(text) => text.chars().filter(is_text).collect(),
-        Err(_) => line.iter().copied().map(char::from).filter(is_text).collect(),
+        Ok(text) => text.to_owned(),
+        Err(_) => line.iter().copied().map(char::from).collect(),
     }
+}
+
+/// Returns a text without control characters, so that nothing that is passed on can hold a line of its own.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+}
+
+fn text_of(line: &[u8]) -> String {
+    printable(&decoded(line))
 }
 
 fn parse_headers(lines: impl Iterator<Item = String>) -> Headers {
@@ -158,6 +167,7 @@ mod tests {
             assert_eq!(response(start.as_bytes()).status, 200, "{start}");
         }
         assert_eq!(response(b"RTSP/1.0 302 Moved  Temporarily").reason, "Moved Temporarily");
+        assert_eq!(response(b"RTSP/1.0 404 gone\x1b[2J").reason, "gone\u{1b}[2J");
         let odd = response(
             b"RTSP/1.0 200 OK\r\ncseq:7\r\nDate: \r\nServer : Cam\xe9ra/1\r\nbroken\r\n: no name\r\n\
             Public: DESCRIBE,\r\n SETUP,\r\n\tPLAY\r\nX: 1\nX: 2\r\n",
