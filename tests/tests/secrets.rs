@@ -336,7 +336,8 @@ fn events_logs_and_statistics_hold_no_password_of_rtsp() {
         &[BASIC, "403 you sent ECHO, hunter2-echo"][..],
         &["302 Moved\nLocation: rtsp://admin:hunter2-moved@127.0.0.1:1/cam?token=hunter2-token\r\n"],
         &["302 Moved\nLocation: http://127.0.0.1:1/hunter2-path?token=hunter2-token\r\n"],
-        &["302 Moved\nLocation: hunter2-nothing\r\n"],
+        // No address, and no path either.
+        &["302 Moved\nLocation: me:hunter2-nothing@host/cam\r\n"],
     ] {
         let port = rtsp_server(Box::leak(answers.to_vec().into_boxed_slice()));
         let rig = said.run(Source::from_url("pull", &url(port, "hunter2-echo")), vec![], lost);

@@ -29,6 +29,10 @@ pub(super) fn resolve(base: &str, reference: &str) -> String {
     if reference.is_empty() || reference.starts_with('?') {
         return format!("{scheme}://{authority}/{path}{reference}");
     }
+    // No relative reference has a colon in its first segment (RFC 3986 section 4.2). It may be `user:password@host`.
+    if reference.split(['/', '?', '#']).next().is_some_and(|segment| segment.contains(':')) {
+        return reference.to_owned();
+    }
     let mut folder: Vec<&str> = path.split('/').collect();
     folder.pop();
     let mut rest = reference;
@@ -142,6 +146,7 @@ mod tests {
             ("../c/d", "rtsp://h:8554/c/d"),
             ("../../../c", "rtsp://h:8554/c"),
             ("?y=2", "rtsp://h:8554/a/b?y=2"),
+            ("me:password@other/c", "me:password@other/c"),
         ] {
             assert_eq!(resolve(base, reference), seen, "{reference}");
         }
