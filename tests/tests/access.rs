@@ -136,7 +136,7 @@ fn access_hook_decides_on_rtsp_players_with_a_status() {
         Event::SourceLost { reason, .. } | Event::SourceRetrying { reason, .. } => Some(reason),
         _ => None,
     });
-    assert!(matches!(&reason, LossReason::Rejected(what) if what.contains("453")), "{reason:?}");
+    assert!(matches!(&reason, LossReason::OtherWay(what) if what.contains("453")), "{reason:?}");
     listener.event(|event| matches!(event, Event::OutputConnected { .. }).then_some(()));
     let request = asked.0.lock().unwrap().last().unwrap().clone();
     let found = (request.protocol, request.publishes, request.path.as_deref());

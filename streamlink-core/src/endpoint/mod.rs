@@ -45,6 +45,8 @@ pub use status::{LastError, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalReason};
+#[cfg(test)]
+pub(crate) use crate::proto::srt::HeldDerivations;
 use crate::{
     flow::Takeover,
     random::Random,

@@ -3,6 +3,8 @@
 mod changes;
 #[cfg(test)]
 mod changes_tests;
+#[cfg(test)]
+mod derivation_tests;
 mod edit;
 mod handle;
 #[cfg(test)]
@@ -13,8 +15,6 @@ mod live_tests;
 mod metrics;
 mod outputs;
 mod sources;
-#[cfg(test)]
-mod srt_derivation_tests;
 mod start;
 mod stats;
 #[cfg(test)]

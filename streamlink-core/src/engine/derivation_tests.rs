@@ -2,10 +2,10 @@
 
 use super::Engine;
 use crate::{
+    endpoint::HeldDerivations,
     event::{Event, RefusalReason},
     flow::{Bitrate, Flow, KeyLength, Output, Passphrase, Source},
     media::Packet,
-    proto::srt::HeldDerivations,
 };
 use std::time::{Duration, Instant};
 
