@@ -4,10 +4,16 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, Engine, Event, Flow, FlowHandle, LossReason, Output, PeerLimits, RefusalReason, Source, State, StreamKey,
+    Bitrate, Engine, Event, Flow, FlowHandle, LossReason, Output, Packet, PeerLimits, RefusalReason, RtmpKind, Source,
+    State, StreamKey,
 };
 use streamlink_tests::{eventually, rig::free_port};
 
@@ -153,6 +159,18 @@ fn tls_handshake_flood_is_bounded_and_reported() {
     let publisher = victim.block_on(victim.start(publisher.build().unwrap())).unwrap();
     let connected = || (publisher.stats().outputs[0].state == State::Connected).then_some(());
     eventually("the publisher", connected);
+    let camera = publisher.app_source("in").unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = is_over.clone();
+    let sending = thread::spawn(move || {
+        for number in 0.. {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            let _ = camera.push(Packet::rtmp(RtmpKind::Audio, number * 20, vec![0xaf, 1, 0, 0], Instant::now()));
+            thread::sleep(Duration::from_millis(20)); // the pace of sound
+        }
+    });
     let refusal = |wanted: RefusalReason| {
         let found = async {
             loop {
@@ -189,6 +207,9 @@ fn tls_handshake_flood_is_bounded_and_reported() {
     }
     assert!(flow.stats().sources[0].refused >= 128);
     assert_eq!(connected(), Some(()));
+    is_over.store(true, Ordering::Relaxed);
+    sending.join().unwrap();
+    assert_eq!(publisher.stats().outputs[0].reconnections, 0);
     victim.block_on(publisher.stop());
     engine.block_on(flow.stop());
 }
