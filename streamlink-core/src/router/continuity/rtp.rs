@@ -45,6 +45,8 @@ struct RtpRewriter {
     report: Option<(u64, u32)>,
     /// Added to the NTP times of reports; `None` until this connection has brought one.
     clock: Option<u64>,
+    /// A report of this connection had a timestamp near those of its packets. Some senders never do so.
+    reports_fit: bool,
     fresh: bool,
     /// Packets are altered.
     alters: bool,
@@ -92,6 +94,7 @@ impl RtpRewriter {
             step: None,
             report: None,
             clock: None,
+            reports_fit: false,
             fresh: true,
             alters: false,
             input: None,
@@ -101,6 +104,7 @@ impl RtpRewriter {
     fn begin(&mut self) {
         self.fresh = true;
         self.clock = None;
+        self.reports_fit = false;
         self.input = None;
     }
 
@@ -204,8 +208,11 @@ impl RtpRewriter {
         let time = u32::from_be_bytes([t0, t1, t2, t3]);
         let rate = i64::from(self.clock_rate);
         let deviation = self.input.map(|input| input.deviation(time, self.clock_rate, arrival));
-        if deviation.is_some_and(|deviation| deviation.abs() > MAX_REPORTED * rate) {
-            return None; // of a timeline that has not begun, or has ended
+        match deviation {
+            Some(deviation) if deviation.abs() <= MAX_REPORTED * rate => self.reports_fit = true,
+            // Of a timeline that has not begun, or has ended.
+            Some(_) if self.reports_fit => return None,
+            _ => {}
         }
         let time = time.wrapping_add(self.timestamp);
         if let (Some(clock), Some((before, at))) = (self.clock, self.report) {
