@@ -167,7 +167,7 @@ impl std::error::Error for ConfigErrors {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     path: String,
-    problem: Problem,
+    kind: ConfigErrorKind,
     /// Line and column in the document.
     position: Option<(usize, usize)>,
 }
@@ -176,8 +176,8 @@ pub struct ConfigError {
 const MAX_PATH: usize = 256;
 
 impl ConfigError {
-    pub(crate) fn new(path: impl Into<String>, problem: Problem) -> Self {
-        Self { path: shown(&path.into(), MAX_PATH), problem, position: None }
+    pub(crate) fn new(path: impl Into<String>, kind: ConfigErrorKind) -> Self {
+        Self { path: shown(&path.into(), MAX_PATH), kind, position: None }
     }
 
     /// Prefixes the path with an outer one: `bind` within `outputs[1]` becomes `outputs[1].bind`.
@@ -200,9 +200,9 @@ impl ConfigError {
         self.position
     }
 
-    /// Returns the problem of the field.
-    pub fn problem(&self) -> &Problem {
-        &self.problem
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> &ConfigErrorKind {
+        &self.kind
     }
 }
 
@@ -214,14 +214,14 @@ impl fmt::Display for ConfigError {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
-        self.problem.fmt(f)
+        self.kind.fmt(f)
     }
 }
 
-/// Problem of one field of a configuration.
+/// ConfigErrorKind of one field of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Problem {
+pub enum ConfigErrorKind {
     /// The field must be set.
     #[error("is missing")]
     Missing,
@@ -284,12 +284,12 @@ pub enum Problem {
     Conflict(String),
 }
 
-impl Problem {
+impl ConfigErrorKind {
     pub(crate) fn malformed(value: impl fmt::Display, expected: impl Into<String>) -> Self {
-        Problem::Malformed { value: quoted(&value.to_string()), expected: expected.into() }
+        ConfigErrorKind::Malformed { value: quoted(&value.to_string()), expected: expected.into() }
     }
 
     pub(crate) fn out_of_range(value: impl fmt::Display, range: impl Into<String>) -> Self {
-        Problem::OutOfRange { value: value.to_string(), range: range.into() }
+        ConfigErrorKind::OutOfRange { value: value.to_string(), range: range.into() }
     }
 }

@@ -114,7 +114,7 @@ pub use endpoint::{
 pub use engine::{
     Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
 };
-pub use error::{ConfigError, ConfigErrors, Error, ErrorKind, Problem};
+pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, EndpointConfiguration, Failover,

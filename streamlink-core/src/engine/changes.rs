@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     endpoint::{Status, driver::OpenOutput},
-    error::{ConfigError, Error, Problem},
+    error::{ConfigError, ConfigErrorKind, Error},
     event::Event,
     flow::{Claim, Name, Output, check_description, check_output},
     lock,
@@ -217,7 +217,7 @@ impl Running {
         self.alive()?;
         check_text(edit.description.as_deref())?;
         if let Some(players) = edit.max_players.filter(|players| !MAX_PLAYERS.contains(players)) {
-            return Err(config("max_players", Problem::out_of_range(players, "1 to 1000000 peers")));
+            return Err(config("max_players", ConfigErrorKind::out_of_range(players, "1 to 1000000 peers")));
         }
         let mut outputs = self.outputs();
         let place = outputs.iter().position(|o| o.status.is_named(name));
@@ -229,7 +229,7 @@ impl Running {
         let output = &mut outputs[place];
         if edit.allow.is_some() || edit.max_players.is_some() {
             let field = if edit.allow.is_some() { "allow" } else { "max_players" };
-            let listen = output.output.listen_mut().ok_or_else(|| config(field, Problem::UnknownField))?;
+            let listen = output.output.listen_mut().ok_or_else(|| config(field, ConfigErrorKind::UnknownField))?;
             // No step can fail from here on.
             listen.allow = edit.allow.unwrap_or_else(|| listen.allow.clone());
             listen.max_peers = edit.max_players.or(listen.max_peers);
@@ -251,7 +251,7 @@ impl Running {
         });
         let (status, live, listens) = found.ok_or_else(|| not_found("source", name))?;
         if edit.allow.is_some() && !listens {
-            return Err(config("allow", Problem::UnknownField));
+            return Err(config("allow", ConfigErrorKind::UnknownField));
         }
         if let Some(new) = &edit.name {
             Name::new(new).map_err(|problem| config("name", problem))?;

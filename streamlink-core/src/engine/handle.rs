@@ -11,7 +11,7 @@ use crate::{
     endpoint::{
         AppSource, Bandwidth, FlowMedia, SourceList, Status, Tap, Tasks, driver::ListenerEntry, fanout::Fanout,
     },
-    error::{ConfigError, ConfigErrors, Error, Problem},
+    error::{ConfigError, ConfigErrorKind, ConfigErrors, Error},
     event::{Event, Events, Mailbox},
     flow::{BandwidthPolicy, Bitrate, Failover, Flow, FlowConfiguration, InputProtocol, Output, Source},
     lock::{self, Guard, lock},
@@ -240,7 +240,7 @@ pub(super) fn not_found(what: &'static str, name: &str) -> Error {
     Error::NotFound { what, name: name.to_owned() }
 }
 
-pub(super) fn config(path: &str, problem: Problem) -> Error {
+pub(super) fn config(path: &str, problem: ConfigErrorKind) -> Error {
     Error::Config(ConfigErrors::from(ConfigError::new(path, problem)))
 }
 
@@ -519,7 +519,7 @@ impl FlowHandle {
     pub fn set_max_bandwidth(&self, rate: Bitrate) -> Result<(), Error> {
         self.0.running.alive()?;
         if rate.as_bps() == 0 {
-            return Err(config("max_bandwidth", Problem::out_of_range("0", "1 bit per second and more")));
+            return Err(config("max_bandwidth", ConfigErrorKind::out_of_range("0", "1 bit per second and more")));
         }
         self.0.running.change_bandwidth(|bandwidth| bandwidth.max = rate);
         Ok(())

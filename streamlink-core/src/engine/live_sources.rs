@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     endpoint::{Status, driver::OpenSource},
-    error::{ConfigError, ConfigErrors, Error, Problem},
+    error::{ConfigError, ConfigErrorKind, ConfigErrors, Error},
     event::Event,
     flow::{Claim, Failover, FailoverPolicy, Flow, MAX_PATHS, Source, check_failover, check_source},
     lock::lock,
@@ -58,7 +58,7 @@ impl Running {
             let place = place_of(&sources, name)?;
             if sources.len() == 1 {
                 let problem = "a flow has at least one source; the last one can only be replaced or disabled";
-                return Err(config("sources", Problem::Conflict(problem.into())));
+                return Err(config("sources", ConfigErrorKind::Conflict(problem.into())));
             }
             sources.remove(place)
         };
@@ -218,7 +218,7 @@ impl Running {
     pub(super) fn switch_to(&self, name: &str) -> Result<(), Error> {
         self.alive()?;
         if matches!(self.failover().policy, FailoverPolicy::Merge(_)) {
-            return Err(config("source", Problem::Conflict("all sources of a merge feed the flow".into())));
+            return Err(config("source", ConfigErrorKind::Conflict("all sources of a merge feed the flow".into())));
         }
         let number = {
             let sources = self.sources();
@@ -226,7 +226,11 @@ impl Running {
             found.and_then(|source| source.run.as_ref()).map(|run| run.number)
         };
         let is_chosen = number.is_some_and(|number| self.group.switch_to(number));
-        if is_chosen { Ok(()) } else { Err(config("source", Problem::Conflict("the source is disabled".into()))) }
+        if is_chosen {
+            Ok(())
+        } else {
+            Err(config("source", ConfigErrorKind::Conflict("the source is disabled".into())))
+        }
     }
 
     pub(super) fn set_failover(&self, failover: Failover) -> Result<Applied, Error> {
@@ -243,11 +247,11 @@ impl Running {
         let merges = |failover: Failover| matches!(failover.policy, FailoverPolicy::Merge(_));
         if merges(failover) != merges(settings.failover) {
             let problem = "sources of a merge are opened differently: start the flow anew to begin or end a merge";
-            return Err(config("failover.policy", Problem::Conflict(problem.into())));
+            return Err(config("failover.policy", ConfigErrorKind::Conflict(problem.into())));
         }
         if failover.cold != settings.failover.cold {
             let problem = "start the flow anew to make its backups cold or hot";
-            return Err(config("failover.cold", Problem::Conflict(problem.into())));
+            return Err(config("failover.cold", ConfigErrorKind::Conflict(problem.into())));
         }
         settings.failover = failover;
         self.group.set_terms(group_terms(failover));
@@ -300,7 +304,7 @@ impl Running {
         drop(sources);
         if self.failover().cold && !is_first && !source.is_caller() {
             let problem = "the backups of this flow are cold; only a caller can be a cold backup";
-            return Err(config("source", Problem::Conflict(problem.into())));
+            return Err(config("source", ConfigErrorKind::Conflict(problem.into())));
         }
         if let Some(address) = source.called_own_address(is_local_ip) {
             let remark = Event::CallsOwnAddress { endpoint: source.name().to_owned(), address };
@@ -389,5 +393,5 @@ fn place_of(sources: &[RunningSource], name: &str) -> Result<usize, Error> {
 }
 
 fn too_many() -> Error {
-    config("sources", Problem::Conflict(format!("a flow takes no more than {MAX_PATHS} sources while it runs")))
+    config("sources", ConfigErrorKind::Conflict(format!("a flow takes no more than {MAX_PATHS} sources while it runs")))
 }

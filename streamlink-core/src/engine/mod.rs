@@ -26,7 +26,7 @@ pub use stats::{EndpointStats, FlowStats};
 
 use crate::{
     endpoint::{Access, AccessHook, AccessRequest, Drivers, EngineResources, Ports, Resolver, TlsIdentity},
-    error::{ConfigError, ConfigErrors, Error, Problem},
+    error::{ConfigError, ConfigErrorKind, ConfigErrors, Error},
     event::{EngineEventSink, EngineEvents},
     flow::{Claim, Flow, PeerLimits},
     lock::{self, Guard, lock},
@@ -89,10 +89,12 @@ impl Shared {
     }
 
     /// Claims an address and key for a running flow.
-    fn claim(&self, id: u64, flow: &str, claim: &Claim) -> Result<(), Problem> {
+    fn claim(&self, id: u64, flow: &str, claim: &Claim) -> Result<(), ConfigErrorKind> {
         let mut claims = self.claims();
         if let Some((_, owner)) = claims.get(claim) {
-            return Err(Problem::Duplicate(format!("flow `{owner}` already listens on {claim} with the same key")));
+            return Err(ConfigErrorKind::Duplicate(format!(
+                "flow `{owner}` already listens on {claim} with the same key"
+            )));
         }
         claims.insert(claim.clone(), (id, flow.to_owned()));
         Ok(())
@@ -119,7 +121,7 @@ fn seed(entropy: fn(&mut [u8]) -> io::Result<()>) -> Result<Random, Error> {
 }
 
 fn tls_error(field: &str, what: String) -> Error {
-    ConfigErrors::from(ConfigError::new(field, Problem::Conflict(what))).into()
+    ConfigErrors::from(ConfigError::new(field, ConfigErrorKind::Conflict(what))).into()
 }
 
 /// Local egress of the packets of a region.

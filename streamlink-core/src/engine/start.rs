@@ -10,7 +10,7 @@ use crate::{
     endpoint::{
         Bandwidth, BandwidthSetting, FlowMedia, MessageRing, SourceList, Status, Tasks, WantedPrograms, fanout::Fanout,
     },
-    error::{ConfigError, ConfigErrors, Error, Problem},
+    error::{ConfigError, ConfigErrorKind, ConfigErrors, Error},
     event::{Event, EventSink},
     flow::{Claim, Flow, Output},
     lock,
@@ -49,7 +49,7 @@ fn reserve<'a>(
     let conflicts = claims.iter().filter_map(|(path, claim)| {
         let (_, owner) = taken.get(claim)?;
         let problem = format!("flow `{owner}` already listens on {claim} with the same key");
-        Some(ConfigError::new(format!("{path}.bind"), Problem::Duplicate(problem)))
+        Some(ConfigError::new(format!("{path}.bind"), ConfigErrorKind::Duplicate(problem)))
     });
     match ConfigErrors::collect(conflicts.collect()) {
         Some(errors) => Err(Error::Claimed(errors)),
@@ -185,10 +185,10 @@ pub(super) fn report_remark(events: &EventSink, remark: Event) {
 }
 
 /// Checks that the kernel has the congestion control that an endpoint asks for.
-pub(super) fn check_congestion(name: Option<String>) -> Result<(), Problem> {
+pub(super) fn check_congestion(name: Option<String>) -> Result<(), ConfigErrorKind> {
     let Some(name) = name else { return Ok(()) };
     net::check_congestion(&name).map_err(|error| {
-        Problem::Conflict(format!("this system has no congestion control `{name}` for this process: {error}"))
+        ConfigErrorKind::Conflict(format!("this system has no congestion control `{name}` for this process: {error}"))
     })
 }
 
@@ -212,11 +212,11 @@ fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors
 }
 
 /// Returns the local egress of an output's region.
-pub(super) fn region(shared: &Shared, output: &Output) -> Result<Egress, Problem> {
+pub(super) fn region(shared: &Shared, output: &Output) -> Result<Egress, ConfigErrorKind> {
     let Some(name) = &output.common.region else { return Ok(Egress::default()) };
     shared.regions.get(name).cloned().ok_or_else(|| {
         let known: Vec<&str> = shared.regions.keys().map(String::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        Problem::UnknownRegion { name: name.clone(), known }
+        ConfigErrorKind::UnknownRegion { name: name.clone(), known }
     })
 }

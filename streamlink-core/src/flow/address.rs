@@ -1,7 +1,7 @@
 //! Addresses, interfaces, and the settings that all listeners and all callers share.
 
 use super::{allowlist::Allowlist, fingerprint::Fingerprints};
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
@@ -28,8 +28,8 @@ pub struct HostPort {
 
 /// Returns a host in its usual form: an international name in ASCII, an IPv6 address without brackets and, where it has
 /// a zone, with it (`fe80::1%eth0`). In a URL the `%` of a zone may be written as `%25` (RFC 6874).
-fn check_host(text: &str) -> Result<String, Problem> {
-    let bad = || Problem::malformed(quotable(text), "a host name or address");
+fn check_host(text: &str) -> Result<String, ConfigErrorKind> {
+    let bad = || ConfigErrorKind::malformed(quotable(text), "a host name or address");
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     if bare.is_some() || text.contains(':') {
         let (address, zone) = split_zone(bare.unwrap_or(text));
@@ -65,11 +65,11 @@ fn split_zone(text: &str) -> (&str, Option<&str>) {
 ///
 /// # Errors
 /// When it is not a number up to 65535. It is not quoted, as it may be the password behind a user name.
-fn split_port(text: &str) -> Result<(&str, Option<u16>), Problem> {
+fn split_port(text: &str) -> Result<(&str, Option<u16>), ConfigErrorKind> {
     match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
             if host.contains(':') && !host.ends_with(']') {
-                return Err(Problem::malformed(
+                return Err(ConfigErrorKind::malformed(
                     "the address",
                     "clear: an IPv6 address stands in brackets, `[::1]:9000`",
                 ));
@@ -79,7 +79,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Problem> {
             }
             let is_number = port.bytes().all(|b| b.is_ascii_digit());
             let number = port.parse().ok().filter(|_| is_number);
-            let port = number.ok_or_else(|| Problem::malformed("the port", "a number from 1 to 65535"))?;
+            let port = number.ok_or_else(|| ConfigErrorKind::malformed("the port", "a number from 1 to 65535"))?;
             Ok((host, Some(port)))
         }
         _ => Ok((text, None)),
@@ -91,17 +91,17 @@ impl HostPort {
     ///
     /// # Errors
     /// When the host is neither a name nor an address, or the port is 0.
-    pub fn new(host: &str, port: u16) -> Result<Self, Problem> {
+    pub fn new(host: &str, port: u16) -> Result<Self, ConfigErrorKind> {
         Self::checked(check_host(host)?, port)
     }
 
     /// `host`: one that [`check_host`] has returned, which is not to read its zone once more.
-    fn checked(host: String, port: u16) -> Result<Self, Problem> {
+    fn checked(host: String, port: u16) -> Result<Self, ConfigErrorKind> {
         if host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
-            return Err(Problem::malformed(host, "the address of a host: it stands for every local address"));
+            return Err(ConfigErrorKind::malformed(host, "the address of a host: it stands for every local address"));
         }
         if port == 0 {
-            return Err(Problem::out_of_range("port 0", "1 to 65535"));
+            return Err(ConfigErrorKind::out_of_range("port 0", "1 to 65535"));
         }
         Ok(Self { host, port })
     }
@@ -127,12 +127,15 @@ impl HostPort {
     }
 
     /// Reads `host`, `host:port` or `[v6]:port`.
-    pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, Problem> {
+    pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Result<Self, ConfigErrorKind> {
         let (host, port) = split_port(text)?;
         if host.is_empty() {
-            return Err(Problem::malformed("the address", "complete: the host is missing, as in `example.com:9000`"));
+            return Err(ConfigErrorKind::malformed(
+                "the address",
+                "complete: the host is missing, as in `example.com:9000`",
+            ));
         }
-        let missing = || Problem::malformed(quotable(text), "a host and port such as `example.com:9000`");
+        let missing = || ConfigErrorKind::malformed(quotable(text), "a host and port such as `example.com:9000`");
         let host = check_host(host)?;
         Self::checked(host, port.or(default_port).ok_or_else(missing)?)
     }
@@ -146,8 +149,8 @@ impl HostPort {
 }
 
 impl FromStr for HostPort {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         Self::parse(s, None)
     }
 }
@@ -164,15 +167,16 @@ impl fmt::Display for HostPort {
 
 /// Reads a local address: `0.0.0.0:9000`, `[::]:9000`, `localhost:9000`, or `:9000` for every IPv4 address. The zone of
 /// an IPv6 address is the number of the interface: `[fe80::1%2]:9000`.
-pub(crate) fn parse_bind(text: &str, default_port: Option<u16>) -> Result<SocketAddr, Problem> {
-    let bad = || Problem::malformed(quotable(text), "a local address such as `0.0.0.0:9000`, `[::]:9000` or `:9000`");
+pub(crate) fn parse_bind(text: &str, default_port: Option<u16>) -> Result<SocketAddr, ConfigErrorKind> {
+    let bad =
+        || ConfigErrorKind::malformed(quotable(text), "a local address such as `0.0.0.0:9000`, `[::]:9000` or `:9000`");
     let (host, port) = split_port(text)?;
     let port = port.or(default_port).ok_or_else(bad)?;
     if let Some(v6) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         let (address, zone) = split_zone(v6);
         let number = |zone: &str| {
             let expected = "the number of an interface, as `ip link` lists them";
-            zone.parse::<u32>().map_err(|_| Problem::malformed("the zone of the address", expected))
+            zone.parse::<u32>().map_err(|_| ConfigErrorKind::malformed("the zone of the address", expected))
         };
         let scope = zone.map(number).transpose()?.unwrap_or(0);
         return Ok(SocketAddrV6::new(address.parse().map_err(|_| bad())?, port, 0, scope).into());
@@ -196,14 +200,14 @@ pub enum Interface {
 }
 
 impl FromStr for Interface {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         if let Ok(address) = s.parse() {
             return Ok(Interface::Address(address));
         }
         let good = (1..=15).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
         if !good {
-            return Err(Problem::malformed(s, "an interface name or address"));
+            return Err(ConfigErrorKind::malformed(s, "an interface name or address"));
         }
         Ok(Interface::Name(s.to_owned()))
     }
@@ -276,7 +280,7 @@ impl LocalEnd {
     pub(crate) const DSCP: std::ops::RangeInclusive<u8> = 0..=63;
 
     /// Sets the address and the port of `192.0.2.5:6000`, `192.0.2.5:0` or `:6000`.
-    pub(crate) fn set_bind(&mut self, text: &str) -> Result<(), Problem> {
+    pub(crate) fn set_bind(&mut self, text: &str) -> Result<(), ConfigErrorKind> {
         let bind = parse_bind(text, Some(0))?;
         self.address = Some(bind.ip()).filter(|ip| !ip.is_unspecified());
         self.port = Some(bind.port()).filter(|port| *port != 0);
@@ -290,9 +294,9 @@ impl LocalEnd {
 }
 
 /// Checks the name of a congestion control: 1–15 bytes, as the kernel names its own.
-pub(crate) fn check_congestion(name: &str) -> Result<String, Problem> {
+pub(crate) fn check_congestion(name: &str) -> Result<String, ConfigErrorKind> {
     if !(1..=15).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
-        return Err(Problem::malformed(name, "a congestion control of the kernel, such as `bbr` or `cubic`"));
+        return Err(ConfigErrorKind::malformed(name, "a congestion control of the kernel, such as `bbr` or `cubic`"));
     }
     Ok(name.to_owned())
 }

@@ -1,6 +1,6 @@
 //! CIDR allowlists of the peers that may connect.
 
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -34,9 +34,9 @@ impl Allowlist {
 }
 
 impl FromStr for Allowlist {
-    type Err = Problem;
+    type Err = ConfigErrorKind;
 
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let blocks: Vec<&str> = s.split(';').map(str::trim).collect();
         let mut list = Vec::new();
         for (i, block) in blocks.iter().enumerate() {
@@ -44,10 +44,10 @@ impl FromStr for Allowlist {
                 break; // the empty list, or a trailing semicolon
             }
             if list.len() == Self::MAX_BLOCKS {
-                return Err(Problem::out_of_range("more blocks", format!("1 to {} blocks", Self::MAX_BLOCKS)));
+                return Err(ConfigErrorKind::out_of_range("more blocks", format!("1 to {} blocks", Self::MAX_BLOCKS)));
             }
             list.push(parse_block(block).ok_or_else(|| {
-                Problem::malformed(block, format!("an address or CIDR block (block {} of the list)", i + 1))
+                ConfigErrorKind::malformed(block, format!("an address or CIDR block (block {} of the list)", i + 1))
             })?);
         }
         list = IpNet::aggregate(&list); // sorted, without blocks that another block covers

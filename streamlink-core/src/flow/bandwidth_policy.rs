@@ -1,6 +1,6 @@
 //! Treatment of media above the maximum bandwidth of a flow.
 
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt, str::FromStr};
 
 /// Treatment of media above the flow's maximum bandwidth. As text: `drop`, `disconnect` or `warn`.
@@ -38,9 +38,9 @@ impl fmt::Display for BandwidthPolicy {
 }
 
 impl FromStr for BandwidthPolicy {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let found = Self::ALL.iter().find(|policy| policy.name() == s);
-        found.copied().ok_or_else(|| Problem::malformed(s, "drop, disconnect or warn"))
+        found.copied().ok_or_else(|| ConfigErrorKind::malformed(s, "drop, disconnect or warn"))
     }
 }

@@ -1,6 +1,6 @@
 //! Bit rates.
 
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt, str::FromStr};
 
 /// A bit rate in bits per second.
@@ -52,10 +52,10 @@ impl fmt::Display for Bitrate {
 }
 
 impl FromStr for Bitrate {
-    type Err = Problem;
+    type Err = ConfigErrorKind;
 
-    fn from_str(s: &str) -> Result<Self, Problem> {
-        let bad = || Problem::malformed(s, "a bit rate such as `20M`, `600k` or `6000000`");
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
+        let bad = || ConfigErrorKind::malformed(s, "a bit rate such as `20M`, `600k` or `6000000`");
         let text = s.trim();
         let (number, unit) = match text.chars().last() {
             Some('k' | 'K') => (&text[..text.len() - 1], 1_000u64),

@@ -15,7 +15,7 @@ use super::{
     source::{IntoSource, Source, SourceKind},
 };
 use crate::{
-    error::{ConfigError, ConfigErrors, Problem},
+    error::{ConfigError, ConfigErrorKind, ConfigErrors},
     media::MediaFamily,
 };
 use std::{collections::HashMap, marker::PhantomData, time::Duration};
@@ -220,7 +220,7 @@ impl<F: Family> FlowBuilder<F> {
 impl FlowDraft {
     pub(crate) fn build(mut self) -> Result<Flow, ConfigErrors> {
         let mut errors = std::mem::take(&mut self.errors);
-        let mut record = |path: &str, result: Result<(), Problem>| {
+        let mut record = |path: &str, result: Result<(), ConfigErrorKind>| {
             if let Err(problem) = result {
                 errors.push(ConfigError::new(path, problem));
             }
@@ -228,7 +228,7 @@ impl FlowDraft {
         let name = Name::new(self.name.clone());
         record("name", name.as_ref().map(|_| ()).map_err(Clone::clone));
         if self.max_bandwidth.as_bps() == 0 {
-            record("max_bandwidth", Err(Problem::out_of_range("0", "1 bit per second and more")));
+            record("max_bandwidth", Err(ConfigErrorKind::out_of_range("0", "1 bit per second and more")));
         }
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
         record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
@@ -236,7 +236,7 @@ impl FlowDraft {
 
         let first = self.sources.first().map(|s| (s.protocol(), s.family()));
         if first.is_none() {
-            record("sources", Err(Problem::Missing));
+            record("sources", Err(ConfigErrorKind::Missing));
         }
         let mut used = UsedNames::default();
         for (i, source) in self.sources.iter_mut().enumerate() {
@@ -249,7 +249,8 @@ impl FlowDraft {
             let found = source.family();
             let expected = first.map_or(found, |(_, family)| family);
             if found != expected {
-                let problem = Problem::MixedFamilies { found: found.to_string(), expected: expected.to_string() };
+                let problem =
+                    ConfigErrorKind::MixedFamilies { found: found.to_string(), expected: expected.to_string() };
                 errors.push(ConfigError::new(path.as_str(), problem));
             }
             used.claim(&path, source.claim(), &mut errors);
@@ -309,15 +310,16 @@ pub(crate) fn check_source(path: &str, family: MediaFamily, mut source: Source) 
         generate_key(path, &mut s.key, &mut errors);
     }
     if !broken && source.family() != family {
-        let problem = Problem::MixedFamilies { found: source.family().to_string(), expected: family.to_string() };
+        let problem =
+            ConfigErrorKind::MixedFamilies { found: source.family().to_string(), expected: family.to_string() };
         errors.push(ConfigError::new(path, problem));
     }
     ConfigErrors::collect(errors).map_or(Ok(source), Err)
 }
 
-fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<Problem> {
+fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<ConfigErrorKind> {
     let broken = output.common.errors.iter().any(|e| e.path() == "url"); // no protocol to compare
-    (!broken && !input.allowed_outputs().contains(&output.protocol())).then(|| Problem::Pairing {
+    (!broken && !input.allowed_outputs().contains(&output.protocol())).then(|| ConfigErrorKind::Pairing {
         input: input.to_string(),
         output: output.protocol().to_string(),
         allowed: allowed_text(input.family()),
@@ -328,7 +330,7 @@ fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<Problem
 pub(crate) fn check_failover(
     failover: Failover,
     sources: &[Source],
-    record: &mut impl FnMut(&str, Result<(), Problem>),
+    record: &mut impl FnMut(&str, Result<(), ConfigErrorKind>),
 ) {
     record("failover.loss_threshold", check_millis(failover.loss_threshold, 50..=60_000).map(drop));
     match failover.policy {
@@ -337,11 +339,14 @@ pub(crate) fn check_failover(
         FailoverPolicy::Merge(window) => {
             record("failover.window", check_millis(window, FailoverPolicy::WINDOW).map(drop));
             if sources.len() > MAX_PATHS {
-                record("sources", Err(Problem::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
+                record("sources", Err(ConfigErrorKind::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
             }
             let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
             if sources.iter().any(|s| !families.contains(&s.family())) {
-                record("failover.policy", Err(Problem::Conflict("only RTP and SRT sources can be merged".into())));
+                record(
+                    "failover.policy",
+                    Err(ConfigErrorKind::Conflict("only RTP and SRT sources can be merged".into())),
+                );
             }
         }
     }
@@ -349,14 +354,14 @@ pub(crate) fn check_failover(
         let pushed = sources.iter().skip(1).find(|s| !s.is_caller());
         if let Some(source) = pushed {
             let problem = format!("`{}` waits to be connected to; only a caller can be a cold backup", source.name());
-            record("failover.cold", Err(Problem::Conflict(problem)));
+            record("failover.cold", Err(ConfigErrorKind::Conflict(problem)));
         }
     }
 }
 
 /// Checks the name, description and region of one endpoint, and collects the errors of its builder.
 fn check_endpoint(path: &str, common: &mut Common, used: &mut UsedNames, errors: &mut Vec<ConfigError>) {
-    let mut record = |field: &str, result: Result<(), Problem>| {
+    let mut record = |field: &str, result: Result<(), ConfigErrorKind>| {
         if let Err(problem) = result {
             errors.push(ConfigError::new(field, problem).within(path));
         }
@@ -369,13 +374,13 @@ fn check_endpoint(path: &str, common: &mut Common, used: &mut UsedNames, errors:
         record("region", Name::new(text.as_str()).map(drop));
     }
     if let Some(other) = used.names.insert(common.name.clone(), path.to_owned()) {
-        record("name", Err(Problem::Duplicate(format!("`{}` is already the name of {other}", common.name))));
+        record("name", Err(ConfigErrorKind::Duplicate(format!("`{}` is already the name of {other}", common.name))));
     }
     errors.extend(common.errors.drain(..).map(|e| e.within(path)));
 }
 
 /// Checks a description: at most 1024 bytes without control characters.
-pub(crate) fn check_description(text: &str) -> Result<(), Problem> {
+pub(crate) fn check_description(text: &str) -> Result<(), ConfigErrorKind> {
     check_text(text, 0, 1024)
 }
 
@@ -391,14 +396,14 @@ fn generate_key(path: &str, key: &mut Option<StreamKey>, errors: &mut Vec<Config
 /// Checks that a caller that accepts certain certificates only has TLS, without which it would accept everyone.
 fn check_pins(call: &Call, tls: bool) -> Option<ConfigError> {
     let is_unused = !tls && !call.tls_fingerprints.as_slice().is_empty();
-    let problem = || Problem::Conflict("needs TLS: an address with `rtmps` or `rtsps`".into());
+    let problem = || ConfigErrorKind::Conflict("needs TLS: an address with `rtmps` or `rtsps`".into());
     is_unused.then(|| ConfigError::new("tls_fingerprint", problem()))
 }
 
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
-        SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
         SourceKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
         _ => None,
@@ -407,8 +412,8 @@ fn source_problem(source: &Source) -> Option<ConfigError> {
 
 fn output_problem(output: &Output) -> Option<ConfigError> {
     match &output.kind {
-        OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
-        OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", Problem::Missing)),
+        OutputKind::RtmpPush(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
+        OutputKind::RtmpRelay(s) if s.first.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         OutputKind::RtmpPush(s) => check_pins(&s.call, s.address.tls),
         OutputKind::RtmpRelay(s) => {
             check_pins(&s.first.call, s.first.address.tls && s.second.as_ref().is_none_or(|(address, _)| address.tls))
@@ -430,7 +435,7 @@ impl UsedNames {
         let Some(claim) = claim else { return };
         let text = claim.to_string();
         if let Some(other) = self.claims.insert(claim, path.to_owned()) {
-            let problem = Problem::Duplicate(format!("{other} already listens on {text} with the same key"));
+            let problem = ConfigErrorKind::Duplicate(format!("{other} already listens on {text} with the same key"));
             errors.push(ConfigError::new("bind", problem).within(path));
         }
     }

@@ -9,7 +9,7 @@ use super::{
     setting_table::Fields,
     settings,
 };
-use crate::error::{ConfigError, Problem};
+use crate::error::{ConfigError, ConfigErrorKind};
 use std::net::{IpAddr, SocketAddr};
 
 /// Types that stand for the role of an endpoint.
@@ -51,7 +51,7 @@ impl Common {
     }
 
     /// Returns the value, or records the error and returns `None`.
-    pub(crate) fn record_error<T>(&mut self, field: &str, value: Result<T, Problem>) -> Option<T> {
+    pub(crate) fn record_error<T>(&mut self, field: &str, value: Result<T, ConfigErrorKind>) -> Option<T> {
         value.map_err(|problem| self.errors.push(ConfigError::new(field, problem))).ok()
     }
 
@@ -101,7 +101,7 @@ impl<S> Draft<S> {
     }
 
     /// Applies a setter if its value is valid, and records the error otherwise.
-    pub(crate) fn try_set<T>(&mut self, field: &str, value: Result<T, Problem>, set: impl FnOnce(&mut S, T)) {
+    pub(crate) fn try_set<T>(&mut self, field: &str, value: Result<T, ConfigErrorKind>, set: impl FnOnce(&mut S, T)) {
         if let Some(value) = self.common.record_error(field, value) {
             set(&mut self.settings, value);
         }
@@ -109,8 +109,12 @@ impl<S> Draft<S> {
 }
 
 /// Checks the maximum number of peers of a listener (1–1 000 000).
-pub(crate) fn check_peers(peers: u32) -> Result<u32, Problem> {
-    if (1..=1_000_000).contains(&peers) { Ok(peers) } else { Err(Problem::out_of_range(peers, "1 to 1000000 peers")) }
+pub(crate) fn check_peers(peers: u32) -> Result<u32, ConfigErrorKind> {
+    if (1..=1_000_000).contains(&peers) {
+        Ok(peers)
+    } else {
+        Err(ConfigErrorKind::out_of_range(peers, "1 to 1000000 peers"))
+    }
 }
 
 /// Defines the builder of one kind of endpoint, with the setters that all endpoints have.
@@ -216,7 +220,7 @@ macro_rules! local_end_setters {
             let range = crate::flow::address::LocalEnd::DSCP;
             let checked = match range.contains(&code_point) {
                 true => Ok(code_point),
-                false => Err(crate::error::Problem::out_of_range(code_point, "0 to 63")),
+                false => Err(crate::error::ConfigErrorKind::out_of_range(code_point, "0 to 63")),
             };
             self.draft.try_set("dscp", checked, |s, v| s.$($path).+.dscp = Some(v));
             self

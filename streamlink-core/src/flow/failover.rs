@@ -1,7 +1,7 @@
 //! Rules for the change between the sources of a flow.
 
 use super::settings::millis;
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// Rules for the change between the sources of a flow.
@@ -80,8 +80,8 @@ impl fmt::Display for FailoverPolicy {
 }
 
 impl FromStr for FailoverPolicy {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let (name, time) = match s.split_once(':') {
             Some((name, time)) => (name, Some(time)),
             None => (s, None),
@@ -92,7 +92,7 @@ impl FromStr for FailoverPolicy {
             ("prefer", Some(hold)) => millis(hold, Self::HOLD).map(Self::Prefer),
             ("merge", None) => Ok(Self::Merge(Self::DEFAULT_WINDOW)),
             ("merge", Some(window)) => millis(window, Self::WINDOW).map(Self::Merge),
-            _ => Err(Problem::malformed(s, "stay, prefer[:MILLISECONDS] or merge[:MILLISECONDS]")),
+            _ => Err(ConfigErrorKind::malformed(s, "stay, prefer[:MILLISECONDS] or merge[:MILLISECONDS]")),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Fingerprints of certificates that a caller trusts.
 
-use crate::{error::Problem, text::colon_hex};
+use crate::{error::ConfigErrorKind, text::colon_hex};
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// Maximum number of fingerprints of one caller.
@@ -35,15 +35,16 @@ fn parse(text: &str) -> Option<[u8; 32]> {
 }
 
 impl FromStr for Fingerprints {
-    type Err = Problem;
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        let bad = || Problem::malformed(text, "a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons");
+    type Err = ConfigErrorKind;
+    fn from_str(text: &str) -> Result<Self, ConfigErrorKind> {
+        let bad =
+            || ConfigErrorKind::malformed(text, "a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons");
         let each = text.split([',', ';']).filter(|part| !part.trim().is_empty());
         let found: Vec<[u8; 32]> = each.map(|part| parse(part).ok_or_else(bad)).collect::<Result<_, _>>()?;
         match found.len() {
             0 => Err(bad()),
             1..=MAX => Ok(Self(found.into())),
-            many => Err(Problem::out_of_range(format!("{many} fingerprints"), format!("1 to {MAX}"))),
+            many => Err(ConfigErrorKind::out_of_range(format!("{many} fingerprints"), format!("1 to {MAX}"))),
         }
     }
 }

@@ -29,7 +29,7 @@ use super::{
     url,
 };
 use crate::{
-    error::{ConfigError, ConfigErrors, Problem},
+    error::{ConfigError, ConfigErrorKind, ConfigErrors},
     secret::Secret,
 };
 use node::Node;
@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for Flow {
 fn no_json(error: &serde_json::Error) -> ConfigErrors {
     let reason = error.to_string();
     let reason = reason.split(" at line ").next().unwrap_or_default();
-    let problem = Problem::malformed("the text", format!("JSON: {reason}"));
+    let problem = ConfigErrorKind::malformed("the text", format!("JSON: {reason}"));
     ConfigErrors::from(ConfigError::new("", problem)).at(|_| (error.line(), error.column().max(1)))
 }
 
@@ -141,7 +141,7 @@ impl<'a> Members<'a> {
         let given = match node {
             Node::Object(members) => members,
             other => {
-                errors.push(ConfigError::new(path.as_str(), Problem::malformed(other.kind(), "an object")));
+                errors.push(ConfigError::new(path.as_str(), ConfigErrorKind::malformed(other.kind(), "an object")));
                 Vec::new()
             }
         };
@@ -151,7 +151,7 @@ impl<'a> Members<'a> {
             if names.insert(name.clone()) {
                 members.members.push((name, node));
             } else {
-                members.fail(&name, Problem::Duplicate("is given twice".into()));
+                members.fail(&name, ConfigErrorKind::Duplicate("is given twice".into()));
             }
         }
         members
@@ -163,7 +163,7 @@ impl<'a> Members<'a> {
         Some(self.members.remove(at).1)
     }
 
-    fn fail(&mut self, key: &str, problem: Problem) {
+    fn fail(&mut self, key: &str, problem: ConfigErrorKind) {
         let error = ConfigError::new(key, problem);
         self.errors.push(if self.path.is_empty() { error } else { error.within(&self.path) });
     }
@@ -177,7 +177,7 @@ impl<'a> Members<'a> {
     fn as_text(&mut self, key: &str, node: &Node) -> Option<String> {
         let text = node.as_text().map(str::to_owned);
         if text.is_none() && !matches!(node, Node::Null) {
-            self.fail(key, Problem::malformed(node.kind(), "a string, a number or a boolean"));
+            self.fail(key, ConfigErrorKind::malformed(node.kind(), "a string, a number or a boolean"));
         }
         text
     }
@@ -185,7 +185,7 @@ impl<'a> Members<'a> {
     fn required(&mut self, key: &str) -> String {
         let is_given = self.members.iter().any(|(name, _)| name == key);
         if !is_given {
-            self.fail(key, Problem::Missing);
+            self.fail(key, ConfigErrorKind::Missing);
         }
         self.text(key).unwrap_or_default()
     }
@@ -195,7 +195,7 @@ impl<'a> Members<'a> {
         match text.parse::<u32>() {
             Ok(ms) => Duration::from_millis(ms.into()),
             Err(_) => {
-                self.fail(key, Problem::malformed(text, "a number of milliseconds"));
+                self.fail(key, ConfigErrorKind::malformed(text, "a number of milliseconds"));
                 default
             }
         }
@@ -207,7 +207,7 @@ impl<'a> Members<'a> {
             Some((_, value)) => *value,
             None => {
                 let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-                self.fail(key, Problem::malformed(text, names.join(", ")));
+                self.fail(key, ConfigErrorKind::malformed(text, names.join(", ")));
                 default
             }
         }
@@ -218,7 +218,7 @@ impl<'a> Members<'a> {
             None | Some(Node::Null) => Vec::new(),
             Some(Node::List(list)) => list,
             Some(other) => {
-                self.fail(key, Problem::malformed(other.kind(), "a list"));
+                self.fail(key, ConfigErrorKind::malformed(other.kind(), "a list"));
                 Vec::new()
             }
         }
@@ -286,7 +286,7 @@ fn read_flows(nodes: Vec<Node>) -> Result<Vec<Flow>, ConfigErrors> {
             }
         };
         if !names.insert(flow.name().to_owned()) {
-            let problem = Problem::Duplicate("another flow has this name".into());
+            let problem = ConfigErrorKind::Duplicate("another flow has this name".into());
             errors.push(ConfigError::new("name", problem).within(&path));
         }
         let sources = flow.sources.iter().enumerate().map(|(k, s)| (format!("{path}.sources[{k}]"), s.claim()));
@@ -295,7 +295,7 @@ fn read_flows(nodes: Vec<Node>) -> Result<Vec<Flow>, ConfigErrors> {
             let Some(claim) = claim else { continue };
             if let Some(owner) = claims.get(&claim).filter(|owner| *owner != flow.name()) {
                 let problem = format!("flow `{owner}` already listens on {claim} with the same key");
-                errors.push(ConfigError::new(place, Problem::Duplicate(problem)));
+                errors.push(ConfigError::new(place, ConfigErrorKind::Duplicate(problem)));
             }
             claims.insert(claim, flow.name().to_owned());
         }

@@ -1,6 +1,6 @@
 //! Names of flows, sources and outputs.
 
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::fmt;
 
 /// The name of a flow, a source or an output: 1–128 bytes of UTF-8 without control characters.
@@ -18,7 +18,7 @@ impl Name {
     ///
     /// # Errors
     /// When the name is empty, longer than [`Name::MAX_LEN`], or holds a control character.
-    pub fn new(name: impl Into<String>) -> Result<Self, Problem> {
+    pub fn new(name: impl Into<String>) -> Result<Self, ConfigErrorKind> {
         let name = name.into();
         check_text(&name, 1, Self::MAX_LEN)?;
         Ok(Self(name))
@@ -31,12 +31,15 @@ impl Name {
 }
 
 /// Checks a free-form field: `min..=max` bytes without control characters.
-pub(crate) fn check_text(text: &str, min: usize, max: usize) -> Result<(), Problem> {
+pub(crate) fn check_text(text: &str, min: usize, max: usize) -> Result<(), ConfigErrorKind> {
     if text.len() < min || text.len() > max {
-        return Err(Problem::out_of_range(format!("a length of {}", text.len()), format!("{min} to {max} bytes")));
+        return Err(ConfigErrorKind::out_of_range(
+            format!("a length of {}", text.len()),
+            format!("{min} to {max} bytes"),
+        ));
     }
     if text.chars().any(char::is_control) {
-        return Err(Problem::malformed(text, "text without control characters"));
+        return Err(ConfigErrorKind::malformed(text, "text without control characters"));
     }
     Ok(())
 }
@@ -54,8 +57,8 @@ impl fmt::Debug for Name {
 }
 
 impl std::str::FromStr for Name {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         Self::new(s)
     }
 }

@@ -9,7 +9,7 @@ use super::{
     rtsp::{RtspCallerBuilder, RtspListenerBuilder},
     srt::{SrtCallerBuilder, SrtListenerBuilder},
 };
-use crate::{error::Problem, media::MediaFamily};
+use crate::{error::ConfigErrorKind, media::MediaFamily};
 use std::{fmt, str::FromStr};
 
 /// Media families as types, so that the compiler can check a pairing.
@@ -169,27 +169,27 @@ impl fmt::Display for OutputProtocol {
 }
 
 impl FromStr for MediaFamily {
-    type Err = Problem;
+    type Err = ConfigErrorKind;
     /// Reads `datagrams`, `rtp`, `rtmp` or `rtsp`, in any case.
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let found = Self::ALL.iter().find(|family| family.to_string().eq_ignore_ascii_case(s));
-        found.copied().ok_or_else(|| Problem::malformed(s, "one of the families datagrams, rtp, rtmp, rtsp"))
+        found.copied().ok_or_else(|| ConfigErrorKind::malformed(s, "one of the families datagrams, rtp, rtmp, rtsp"))
     }
 }
 
 impl FromStr for InputProtocol {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let found = Self::ALL.iter().find(|protocol| protocol.name().eq_ignore_ascii_case(s));
-        found.copied().ok_or_else(|| Problem::malformed(s, names(Self::ALL)))
+        found.copied().ok_or_else(|| ConfigErrorKind::malformed(s, names(Self::ALL)))
     }
 }
 
 impl FromStr for OutputProtocol {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let found = Self::ALL.iter().find(|protocol| protocol.name().eq_ignore_ascii_case(s));
-        found.copied().ok_or_else(|| Problem::malformed(s, names(Self::ALL)))
+        found.copied().ok_or_else(|| ConfigErrorKind::malformed(s, names(Self::ALL)))
     }
 }
 

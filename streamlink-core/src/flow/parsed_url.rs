@@ -9,7 +9,7 @@ use super::{
     address::{HostPort, Listen, parse_bind},
     secret::Credentials,
 };
-use crate::{error::Problem, secret::Secret};
+use crate::{error::ConfigErrorKind, secret::Secret};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use std::borrow::Cow;
 
@@ -45,7 +45,7 @@ impl Pair {
     }
 
     /// Returns the value, decoded; empty if there is none.
-    pub(crate) fn value(&self) -> Result<Secret, Problem> {
+    pub(crate) fn value(&self) -> Result<Secret, ConfigErrorKind> {
         let value = self.0.reveal().split_once('=').map_or("", |(_, value)| value);
         decode(value, "the query of the URL").map(Secret::from)
     }
@@ -57,9 +57,9 @@ impl Pair {
 }
 
 /// Decodes the percent-encoding of a part of a URL.
-fn decode(text: &str, part: &str) -> Result<String, Problem> {
+fn decode(text: &str, part: &str) -> Result<String, ConfigErrorKind> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Cow::into_owned).map_err(|_| Problem::malformed(part, "UTF-8 after percent-decoding"))
+    decoded.map(Cow::into_owned).map_err(|_| ConfigErrorKind::malformed(part, "UTF-8 after percent-decoding"))
 }
 
 /// Returns a part of a URL with the characters encoded that no URL contains.
@@ -72,15 +72,15 @@ impl ParsedUrl {
     ///
     /// # Errors
     /// When the text is too long, holds control characters, or has no scheme. No error repeats the text.
-    pub(crate) fn parse(url: &str) -> Result<Self, Problem> {
+    pub(crate) fn parse(url: &str) -> Result<Self, ConfigErrorKind> {
         let url = url.trim();
         if url.len() > MAX_URL {
-            return Err(Problem::out_of_range("the length of the URL", format!("1 to {MAX_URL} bytes")));
+            return Err(ConfigErrorKind::out_of_range("the length of the URL", format!("1 to {MAX_URL} bytes")));
         }
         if url.chars().any(char::is_control) {
-            return Err(Problem::malformed("the URL", "text without control characters"));
+            return Err(ConfigErrorKind::malformed("the URL", "text without control characters"));
         }
-        let bad = || Problem::malformed("the URL", "of the form `scheme://[host]:port[/path][?key=value&…]`");
+        let bad = || ConfigErrorKind::malformed("the URL", "of the form `scheme://[host]:port[/path][?key=value&…]`");
         let (scheme, rest) = url.split_once(':').ok_or_else(bad)?;
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
@@ -103,7 +103,7 @@ impl ParsedUrl {
         if authority.contains('#') || (user.is_none() && start.contains('@')) {
             let expected =
                 "of that form: in a user name or password, `#` is written as `%23`, `/` as `%2F`, `?` as `%3F`";
-            return Err(Problem::malformed("the URL", expected));
+            return Err(ConfigErrorKind::malformed("the URL", expected));
         }
         let pairs = |query: &str| query.split('&').map(|pair| Pair(pair.to_owned().into())).collect();
         Ok(Self {
@@ -130,40 +130,40 @@ impl ParsedUrl {
     }
 
     /// Returns the local address to listen on.
-    pub(crate) fn bind(&self, default_port: Option<u16>) -> Result<Listen, Problem> {
+    pub(crate) fn bind(&self, default_port: Option<u16>) -> Result<Listen, ConfigErrorKind> {
         parse_bind(&self.authority, default_port).map(Listen::new)
     }
 
     /// Returns the host and the port to connect to.
-    pub(crate) fn remote(&self, default_port: Option<u16>) -> Result<HostPort, Problem> {
+    pub(crate) fn remote(&self, default_port: Option<u16>) -> Result<HostPort, ConfigErrorKind> {
         HostPort::parse(&self.authority, default_port)
     }
 
     /// Returns the user name and the password, decoded.
-    pub(crate) fn credentials(&self) -> Result<Option<Credentials>, Problem> {
+    pub(crate) fn credentials(&self) -> Result<Option<Credentials>, ConfigErrorKind> {
         let user = self.user.as_ref();
         user.map(|(user, password)| Credentials::new(user.reveal(), password.reveal())).transpose()
     }
 
     /// Checks that there is no user name, for protocols without one.
-    pub(crate) fn no_user(&self) -> Result<(), Problem> {
+    pub(crate) fn no_user(&self) -> Result<(), ConfigErrorKind> {
         if self.user.is_some() {
             let expected = format!("allowed: an address of {} has neither", self.scheme);
-            return Err(Problem::malformed("a user name or password", expected));
+            return Err(ConfigErrorKind::malformed("a user name or password", expected));
         }
         Ok(())
     }
 
     /// Checks that there is no path, for protocols without one.
-    pub(crate) fn no_path(&self) -> Result<(), Problem> {
+    pub(crate) fn no_path(&self) -> Result<(), ConfigErrorKind> {
         if !self.path.is_empty() {
-            return Err(Problem::malformed("the path", format!("allowed: {} has no path", self.scheme)));
+            return Err(ConfigErrorKind::malformed("the path", format!("allowed: {} has no path", self.scheme)));
         }
         Ok(())
     }
 
     /// Returns the path without its leading slash, decoded.
-    pub(crate) fn path(&self) -> Result<String, Problem> {
+    pub(crate) fn path(&self) -> Result<String, ConfigErrorKind> {
         decode(&self.path, "the path of the URL")
     }
 
@@ -188,7 +188,7 @@ impl ParsedUrl {
     }
 
     /// Removes a name from the query and returns its value; the last of several counts.
-    pub(crate) fn take(&mut self, name: &str) -> Result<Option<Secret>, Problem> {
+    pub(crate) fn take(&mut self, name: &str) -> Result<Option<Secret>, ConfigErrorKind> {
         let mut found = None;
         for pair in self.take_if(|pair| pair.name() == name) {
             found = Some(pair.value()?);

@@ -1,24 +1,24 @@
 //! The program of a transport stream as text.
 
-use crate::{error::Problem, media::ProgramChoice};
+use crate::{error::ConfigErrorKind, media::ProgramChoice};
 use std::{fmt, str::FromStr};
 
 /// Maximum length of a service name, in bytes.
 const MAX_NAME: usize = 256;
 
 impl FromStr for ProgramChoice {
-    type Err = Problem;
+    type Err = ConfigErrorKind;
 
-    fn from_str(text: &str) -> Result<Self, Problem> {
+    fn from_str(text: &str) -> Result<Self, ConfigErrorKind> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
             return match text.parse() {
                 Ok(number) if number > 0 => Ok(Self::Number(number)),
-                _ => Err(Problem::out_of_range(text, "1 to 65535")),
+                _ => Err(ConfigErrorKind::out_of_range(text, "1 to 65535")),
             };
         }
         if text.trim().is_empty() || text.len() > MAX_NAME || text.chars().any(char::is_control) {
             let expected = "a program number from 1 to 65535, or a service name of 1 to 256 bytes";
-            return Err(Problem::malformed(text, expected));
+            return Err(ConfigErrorKind::malformed(text, expected));
         }
         Ok(Self::Name(text.to_owned()))
     }
@@ -35,12 +35,12 @@ impl fmt::Display for ProgramChoice {
 }
 
 /// Checks a choice that was not read from text.
-pub(crate) fn check_program(program: ProgramChoice) -> Result<ProgramChoice, Problem> {
+pub(crate) fn check_program(program: ProgramChoice) -> Result<ProgramChoice, ConfigErrorKind> {
     match program {
         ProgramChoice::Best => Ok(program),
         // A name of digits alone would read back as a number.
         ProgramChoice::Name(name) if name.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Err(Problem::malformed(name, "a service name that is no number"))
+            Err(ConfigErrorKind::malformed(name, "a service name that is no number"))
         }
         other => other.to_string().parse(),
     }

@@ -10,7 +10,7 @@ use super::{
     silence::{Silence, idle_setters, takeover_setters},
     written_url::user_part,
 };
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt, time::Duration};
 
 /// Address of an RTMP application, `rtmp://[user:password@]host[:port]/app` or `rtmps://…`, without the stream key.
@@ -30,28 +30,31 @@ pub(crate) const RTMP_PORT: u16 = 1935;
 pub(crate) const RTMPS_PORT: u16 = 443;
 
 /// Checks an application name: 1–256 bytes of printable ASCII, with `/` only between other characters.
-pub(crate) fn check_app(app: &str) -> Result<String, Problem> {
+pub(crate) fn check_app(app: &str) -> Result<String, ConfigErrorKind> {
     if !(1..=256).contains(&app.len()) {
-        return Err(Problem::out_of_range(format!("an application name of {} bytes", app.len()), "1 to 256 bytes"));
+        return Err(ConfigErrorKind::out_of_range(
+            format!("an application name of {} bytes", app.len()),
+            "1 to 256 bytes",
+        ));
     }
     if !app.bytes().all(|b| b.is_ascii_graphic()) || app.starts_with('/') || app.ends_with('/') {
         let expected = "a name such as `live`, printable, without `/` at its ends";
-        return Err(Problem::malformed("the application name", expected));
+        return Err(ConfigErrorKind::malformed("the application name", expected));
     }
     Ok(app.to_owned())
 }
 
 impl RtmpAddress {
-    pub(crate) fn new(tls: bool, remote: HostPort, app: &str) -> Result<Self, Problem> {
+    pub(crate) fn new(tls: bool, remote: HostPort, app: &str) -> Result<Self, ConfigErrorKind> {
         Ok(Self { tls, remote, app: check_app(app)?, credentials: None })
     }
 
     /// Returns the address of an application at the host of a URL.
-    pub(crate) fn from_parts(url: &ParsedUrl, app: &str) -> Result<Self, Problem> {
+    pub(crate) fn from_parts(url: &ParsedUrl, app: &str) -> Result<Self, ConfigErrorKind> {
         let (tls, port) = match url.scheme.as_str() {
             "rtmp" => (false, RTMP_PORT),
             "rtmps" => (true, RTMPS_PORT),
-            _ => return Err(Problem::malformed("the URL", "an address such as `rtmp://example.com/live`")),
+            _ => return Err(ConfigErrorKind::malformed("the URL", "an address such as `rtmp://example.com/live`")),
         };
         let address = Self::new(tls, url.remote(Some(port))?, app)?;
         Ok(Self { credentials: url.credentials()?, ..address })
@@ -63,10 +66,10 @@ impl RtmpAddress {
 }
 
 impl std::str::FromStr for RtmpAddress {
-    type Err = Problem;
+    type Err = ConfigErrorKind;
     /// Reads the address of an application. Everything behind the host is its name, with a query if there is one, as
     /// `rtmp://example.com/live?vhost=studio`.
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let url = ParsedUrl::parse(s)?;
         let path = url.raw_path();
         let app = match url.raw_query() {
@@ -176,12 +179,12 @@ impl RtmpPlayServer {
 }
 
 /// Appends a query to the key of a caller: `KEY` becomes `KEY?token=…`, as encoders send it.
-pub(crate) fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(), Problem> {
+pub(crate) fn add_query(slot: &mut Option<StreamKey>, query: &str) -> Result<(), ConfigErrorKind> {
     if query.is_empty() {
         return Ok(());
     }
     let Some(key) = slot else {
-        return Err(Problem::Conflict("a query is sent behind the stream key, and there is none yet".into()));
+        return Err(ConfigErrorKind::Conflict("a query is sent behind the stream key, and there is none yet".into()));
     };
     let separator = if key.reveal().contains('?') { '&' } else { '?' };
     *key = StreamKey::new(format!("{}{separator}{}", key.reveal(), sendable(query)))?;
@@ -196,8 +199,8 @@ pub(crate) fn second_as_text((address, key): &(RtmpAddress, StreamKey)) -> Strin
 }
 
 /// Reads a second destination: its address, a space, and the key.
-pub(crate) fn parse_second(text: &str) -> Result<(RtmpAddress, StreamKey), Problem> {
-    let bad = || Problem::malformed("the second destination", "an address, a space and a stream key");
+pub(crate) fn parse_second(text: &str) -> Result<(RtmpAddress, StreamKey), ConfigErrorKind> {
+    let bad = || ConfigErrorKind::malformed("the second destination", "an address, a space and a stream key");
     let (address, key) = text.split_once(' ').ok_or_else(bad)?;
     Ok((address.parse()?, StreamKey::new(key)?))
 }
@@ -284,12 +287,20 @@ macro_rules! rtmp_listener_setters {
 rtmp_listener_setters!(RtmpSourceBuilder);
 rtmp_listener_setters!(RtmpPullOutputBuilder);
 
-fn check_chunk_size(bytes: u32) -> Result<u32, Problem> {
-    if CHUNK_SIZE.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "4096 to 40960 bytes")) }
+fn check_chunk_size(bytes: u32) -> Result<u32, ConfigErrorKind> {
+    if CHUNK_SIZE.contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(ConfigErrorKind::out_of_range(bytes, "4096 to 40960 bytes"))
+    }
 }
 
-fn check_gop_cache(bytes: u32) -> Result<u32, Problem> {
-    if GOP_CACHE.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "0 to 268435456 bytes")) }
+fn check_gop_cache(bytes: u32) -> Result<u32, ConfigErrorKind> {
+    if GOP_CACHE.contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(ConfigErrorKind::out_of_range(bytes, "0 to 268435456 bytes"))
+    }
 }
 
 /// Defines the setter of RTMP callers for the query behind the key.

@@ -6,7 +6,7 @@ use super::{
     settings::{check_millis, number},
     silence::IDLE_TIMEOUT,
 };
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 /// A set of RTP payload types (0–127). The empty set admits all of them.
@@ -23,10 +23,10 @@ impl PayloadTypes {
     ///
     /// # Errors
     /// When the payload type is above 127.
-    pub fn with(self, payload_type: u8) -> Result<Self, Problem> {
+    pub fn with(self, payload_type: u8) -> Result<Self, ConfigErrorKind> {
         match payload_type {
             0..=127 => Ok(Self(self.0 | 1 << payload_type)),
-            n => Err(Problem::out_of_range(n, "0 to 127")),
+            n => Err(ConfigErrorKind::out_of_range(n, "0 to 127")),
         }
     }
 
@@ -37,10 +37,10 @@ impl PayloadTypes {
 }
 
 impl FromStr for PayloadTypes {
-    type Err = Problem;
+    type Err = ConfigErrorKind;
     /// Reads numbers separated by commas: `33,96`.
-    fn from_str(s: &str) -> Result<Self, Problem> {
-        let bad = |_| Problem::malformed(s, "payload types such as `33,96`");
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
+        let bad = |_| ConfigErrorKind::malformed(s, "payload types such as `33,96`");
         let mut set = Self::ALL;
         for payload_type in s.split(',') {
             set = set.with(payload_type.trim().parse().map_err(bad)?)?;
@@ -86,15 +86,17 @@ impl RtpInput {
     }
 
     /// Returns the field and problem of settings that contradict each other.
-    pub(crate) fn check(&self) -> Option<(&'static str, Problem)> {
+    pub(crate) fn check(&self) -> Option<(&'static str, ConfigErrorKind)> {
         let group = self.listen.bind.ip();
         match self.multicast_source {
-            Some(source) if !group.is_multicast() => {
-                Some(("source", Problem::Conflict(format!("a multicast sender ({source}) needs a multicast group"))))
-            }
-            Some(source) if source.is_ipv4() != group.is_ipv4() => {
-                Some(("source", Problem::Conflict(format!("{source} and the group {group} are of different families"))))
-            }
+            Some(source) if !group.is_multicast() => Some((
+                "source",
+                ConfigErrorKind::Conflict(format!("a multicast sender ({source}) needs a multicast group")),
+            )),
+            Some(source) if source.is_ipv4() != group.is_ipv4() => Some((
+                "source",
+                ConfigErrorKind::Conflict(format!("{source} and the group {group} are of different families")),
+            )),
             _ => None,
         }
     }
@@ -153,8 +155,8 @@ pub enum Rewrite {
 }
 
 impl FromStr for Rewrite {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
             "preserve" => Ok(Rewrite::Preserve),
             "random" => Ok(Rewrite::Random),
@@ -210,8 +212,8 @@ endpoint_builder! {
 output_setters!(RtpOutputBuilder);
 
 /// Checks a time to live, or hop limit.
-pub(crate) fn check_ttl(hops: u8) -> Result<u8, Problem> {
-    if hops == 0 { Err(Problem::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) }
+pub(crate) fn check_ttl(hops: u8) -> Result<u8, ConfigErrorKind> {
+    if hops == 0 { Err(ConfigErrorKind::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) }
 }
 
 local_end_setters!(RtpOutputBuilder, local);

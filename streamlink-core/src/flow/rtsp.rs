@@ -11,7 +11,7 @@ use super::{
     secret::Credentials,
     silence::{Silence, idle_setters, takeover_setters},
 };
-use crate::{error::Problem, secret::Secret};
+use crate::{error::ConfigErrorKind, secret::Secret};
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// Transport of the media of an RTSP session. As text: `auto`, `udp` or `tcp`.
@@ -28,13 +28,13 @@ pub enum RtspTransport {
 }
 
 impl FromStr for RtspTransport {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
             "auto" => Ok(RtspTransport::Auto),
             "udp" => Ok(RtspTransport::Udp),
             "tcp" => Ok(RtspTransport::Tcp),
-            _ => Err(Problem::malformed(s, "auto, udp or tcp")),
+            _ => Err(ConfigErrorKind::malformed(s, "auto, udp or tcp")),
         }
     }
 }
@@ -77,15 +77,15 @@ const DEFAULT_TTL: u8 = 16;
 const MULTICAST_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_500;
 
 /// Checks a multicast group and its port.
-pub(crate) fn check_group(text: &str) -> Result<SocketAddr, Problem> {
+pub(crate) fn check_group(text: &str) -> Result<SocketAddr, ConfigErrorKind> {
     match text.parse::<SocketAddr>() {
         Ok(group) if group.ip().is_multicast() && group.port().is_multiple_of(2) => {
             if !MULTICAST_PORTS.contains(&group.port()) {
-                return Err(Problem::out_of_range(group.port(), "1024 to 65500"));
+                return Err(ConfigErrorKind::out_of_range(group.port(), "1024 to 65500"));
             }
             Ok(group)
         }
-        _ => Err(Problem::malformed(text, "a multicast group with an even port, such as `239.1.1.1:5000`")),
+        _ => Err(ConfigErrorKind::malformed(text, "a multicast group with an even port, such as `239.1.1.1:5000`")),
     }
 }
 
@@ -95,26 +95,26 @@ pub(crate) const RTSP_PORT: u16 = 554;
 pub(crate) const RTSPS_PORT: u16 = 322;
 
 /// Checks a path: at most 512 bytes of printable ASCII; the leading slash is optional.
-pub(crate) fn check_path(path: &str, min: usize) -> Result<String, Problem> {
+pub(crate) fn check_path(path: &str, min: usize) -> Result<String, ConfigErrorKind> {
     let path = path.trim_start_matches('/');
     if check_text(path, min, 512).is_err() {
-        return Err(Problem::malformed("the path", format!("{min} to 512 bytes without control characters")));
+        return Err(ConfigErrorKind::malformed("the path", format!("{min} to 512 bytes without control characters")));
     }
     if !path.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#') {
-        return Err(Problem::malformed("the path", "a path such as `cam/1`, without a query"));
+        return Err(ConfigErrorKind::malformed("the path", "a path such as `cam/1`, without a query"));
     }
     Ok(path.to_owned())
 }
 
 impl RtspOptions {
     /// Sets the query that is sent to the server to that of a URL. An empty one stays: some cameras want the `?`.
-    pub(crate) fn set_query(&mut self, url: &ParsedUrl) -> Result<(), Problem> {
+    pub(crate) fn set_query(&mut self, url: &ParsedUrl) -> Result<(), ConfigErrorKind> {
         self.query = url.raw_query().map(|_| "".into());
         self.add_query(&url.raw_query().unwrap_or_default())
     }
 
     /// Appends to the query that is sent to the server. An empty text changes nothing.
-    pub(crate) fn add_query(&mut self, more: &str) -> Result<(), Problem> {
+    pub(crate) fn add_query(&mut self, more: &str) -> Result<(), ConfigErrorKind> {
         if more.is_empty() {
             return Ok(());
         }
@@ -124,7 +124,7 @@ impl RtspOptions {
         };
         if query.len() > MAX_QUERY {
             let found = format!("a query of {} bytes", query.len());
-            return Err(Problem::out_of_range(found, format!("at most {MAX_QUERY} bytes")));
+            return Err(ConfigErrorKind::out_of_range(found, format!("at most {MAX_QUERY} bytes")));
         }
         self.query = Some(sendable(&query).into());
         Ok(())
@@ -167,7 +167,7 @@ const MAX_QUERY: usize = 4096;
 
 impl RtspCaller {
     /// Reads `rtsp://[user:password@]host[:port][/path][?query]`. The query goes to the server.
-    pub(crate) fn parse(url: &str) -> Result<Self, Problem> {
+    pub(crate) fn parse(url: &str) -> Result<Self, ConfigErrorKind> {
         let url = ParsedUrl::parse(url)?;
         let mut caller = Self::from_parts(&url)?;
         caller.rtsp.set_query(&url)?;
@@ -175,13 +175,13 @@ impl RtspCaller {
     }
 
     /// Returns the settings of a URL without its query.
-    pub(crate) fn from_parts(url: &ParsedUrl) -> Result<Self, Problem> {
+    pub(crate) fn from_parts(url: &ParsedUrl) -> Result<Self, ConfigErrorKind> {
         let tls = match url.scheme.as_str() {
             "rtsp" => false,
             "rtsps" => true,
             _ => {
                 let expected = "an address such as `rtsp://user:password@example.com/path`";
-                return Err(Problem::malformed("the URL", expected));
+                return Err(ConfigErrorKind::malformed("the URL", expected));
             }
         };
         let remote = url.remote(Some(if tls { RTSPS_PORT } else { RTSP_PORT }))?;
@@ -199,10 +199,10 @@ impl RtspCaller {
 }
 
 /// Checks the path of a caller, which is sent as it is.
-fn check_caller_path(path: &str) -> Result<String, Problem> {
+fn check_caller_path(path: &str) -> Result<String, ConfigErrorKind> {
     let path = path.trim_start_matches('/');
     if path.len() > 512 || !path.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(Problem::malformed("the path", "at most 512 bytes without control characters"));
+        return Err(ConfigErrorKind::malformed("the path", "at most 512 bytes without control characters"));
     }
     Ok(path.to_owned())
 }

@@ -2,7 +2,7 @@
 //! is wiped when they are dropped.
 
 use super::name::check_text;
-use crate::{error::Problem, random, secret::Secret};
+use crate::{error::ConfigErrorKind, random, secret::Secret};
 use std::{fmt, io};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
@@ -15,11 +15,11 @@ impl Passphrase {
     ///
     /// # Errors
     /// When it is shorter than 10 or longer than 79 bytes.
-    pub fn new(secret: impl Into<String>) -> Result<Self, Problem> {
+    pub fn new(secret: impl Into<String>) -> Result<Self, ConfigErrorKind> {
         let secret = Secret::from(secret.into());
         match secret.reveal().len() {
             10..=79 => Ok(Self(secret)),
-            n => Err(Problem::out_of_range(format!("a length of {n}"), "10 to 79 bytes")),
+            n => Err(ConfigErrorKind::out_of_range(format!("a length of {n}"), "10 to 79 bytes")),
         }
     }
 
@@ -65,13 +65,13 @@ impl fmt::Display for KeyLength {
 }
 
 impl std::str::FromStr for KeyLength {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
             "16" => Ok(KeyLength::Aes128),
             "24" => Ok(KeyLength::Aes192),
             "32" => Ok(KeyLength::Aes256),
-            _ => Err(Problem::malformed(s, "16, 24 or 32 (bytes)")),
+            _ => Err(ConfigErrorKind::malformed(s, "16, 24 or 32 (bytes)")),
         }
     }
 }
@@ -89,18 +89,18 @@ impl StreamKey {
     ///
     /// # Errors
     /// When it is empty or too long, or holds white space, a slash, or anything outside printable ASCII.
-    pub fn new(key: impl Into<String>) -> Result<Self, Problem> {
+    pub fn new(key: impl Into<String>) -> Result<Self, ConfigErrorKind> {
         let key = Secret::from(key.into());
         let length = key.reveal().len();
         if !(1..=Self::MAX_LEN).contains(&length) {
-            return Err(Problem::out_of_range(
+            return Err(ConfigErrorKind::out_of_range(
                 format!("a length of {length}"),
                 format!("1 to {} bytes", Self::MAX_LEN),
             ));
         }
         let name = key.reveal().split('?').next().unwrap_or_default();
         if name.contains('/') || !key.reveal().bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Problem::malformed("the key", "printable ASCII without white space and `/`"));
+            return Err(ConfigErrorKind::malformed("the key", "printable ASCII without white space and `/`"));
         }
         Ok(Self(key))
     }
@@ -109,13 +109,13 @@ impl StreamKey {
     ///
     /// # Errors
     /// When the operating system gives no randomness.
-    pub fn generate() -> Result<Self, Problem> {
+    pub fn generate() -> Result<Self, ConfigErrorKind> {
         Self::generate_from(random::system)
     }
 
-    fn generate_from(entropy: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<Self, Problem> {
+    fn generate_from(entropy: impl FnOnce(&mut [u8]) -> io::Result<()>) -> Result<Self, ConfigErrorKind> {
         let mut bits = Zeroizing::new([0u8; 20]);
-        entropy(&mut *bits).map_err(|e| Problem::Conflict(format!("no randomness for a stream key: {e}")))?;
+        entropy(&mut *bits).map_err(|e| ConfigErrorKind::Conflict(format!("no randomness for a stream key: {e}")))?;
         Ok(Self(hex::encode(*bits).into()))
     }
 
@@ -148,17 +148,17 @@ impl Credentials {
     /// # Errors
     /// When the name is empty or holds a colon (RFC 7617 section 2), or either is too long or holds control
     /// characters.
-    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Result<Self, Problem> {
+    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Result<Self, ConfigErrorKind> {
         let user = user.into();
         let password = Secret::from(password.into());
         if check_text(&user, 1, 128).is_err() {
-            return Err(Problem::malformed("the user name", "1 to 128 bytes without control characters"));
+            return Err(ConfigErrorKind::malformed("the user name", "1 to 128 bytes without control characters"));
         }
         if check_text(password.reveal(), 0, 128).is_err() {
-            return Err(Problem::malformed("the password", "at most 128 bytes without control characters"));
+            return Err(ConfigErrorKind::malformed("the password", "at most 128 bytes without control characters"));
         }
         match user.contains(':') {
-            true => Err(Problem::malformed("the user name", "a name without a colon")),
+            true => Err(ConfigErrorKind::malformed("the user name", "a name without a colon")),
             false => Ok(Self { user, password }),
         }
     }

@@ -5,7 +5,7 @@ use super::{
     setting_table::TABLE,
     settings::{boolean, number},
 };
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt, str::FromStr, time::Duration};
 
 /// A setting of a flow or of an endpoint, as data: for forms, documentation and completion.
@@ -215,7 +215,7 @@ pub(crate) struct Given<'a> {
 
 impl Given<'_> {
     /// Reads a number in the range of the setting.
-    pub(crate) fn number<T: TryFrom<u64>>(&self) -> Result<T, Problem> {
+    pub(crate) fn number<T: TryFrom<u64>>(&self) -> Result<T, ConfigErrorKind> {
         let (min, max) = match self.setting.value {
             SettingValue::Number { min, max } => (min, max),
             _ => (0, u64::MAX),
@@ -225,19 +225,19 @@ impl Given<'_> {
             unit => unit,
         };
         let value = number(self.text, min..=max, unit)?;
-        T::try_from(value).map_err(|_| Problem::out_of_range(value, format!("{min} to {max} {unit}")))
+        T::try_from(value).map_err(|_| ConfigErrorKind::out_of_range(value, format!("{min} to {max} {unit}")))
     }
 
     /// Reads a number of milliseconds in the range of the setting.
-    pub(crate) fn millis(&self) -> Result<Duration, Problem> {
+    pub(crate) fn millis(&self) -> Result<Duration, ConfigErrorKind> {
         self.number().map(Duration::from_millis)
     }
 
-    pub(crate) fn boolean(&self) -> Result<bool, Problem> {
+    pub(crate) fn boolean(&self) -> Result<bool, ConfigErrorKind> {
         boolean(self.text)
     }
 
-    pub(crate) fn parse<T: FromStr<Err = Problem>>(&self) -> Result<T, Problem> {
+    pub(crate) fn parse<T: FromStr<Err = ConfigErrorKind>>(&self) -> Result<T, ConfigErrorKind> {
         self.text.parse()
     }
 }
@@ -249,18 +249,20 @@ pub(crate) fn find(scope: SettingScope, name: &str) -> Option<&'static Setting> 
 
 /// Returns the problem of a name that a scope does not have: with the endpoints that have it, or with the names that are
 /// nearest to it.
-pub(crate) fn unknown(scope: SettingScope, name: &str) -> Problem {
+pub(crate) fn unknown(scope: SettingScope, name: &str) -> ConfigErrorKind {
     let elsewhere: Vec<&str> =
         settings().filter(|s| s.is_named(name)).flat_map(|s| s.scopes).map(|scope| scope.name()).collect();
     if !elsewhere.is_empty() && scope != SettingScope::Flow && scope != SettingScope::Failover {
-        return Problem::UnknownSetting { hint: format!(" for this {scope}; it belongs to: {}", elsewhere.join(", ")) };
+        return ConfigErrorKind::UnknownSetting {
+            hint: format!(" for this {scope}; it belongs to: {}", elsewhere.join(", ")),
+        };
     }
     let nearest = nearest(name, scope.settings().map(|setting| setting.name));
     let hint = match nearest.as_slice() {
         [] => String::new(),
         names => format!("; similar: {}", names.join(", ")),
     };
-    Problem::UnknownSetting { hint }
+    ConfigErrorKind::UnknownSetting { hint }
 }
 
 /// Maximum number of names that an error suggests.

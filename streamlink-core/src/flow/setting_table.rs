@@ -11,7 +11,7 @@ use super::{
     silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
 };
-use crate::{error::Problem, media::ProgramChoice};
+use crate::{error::ConfigErrorKind, media::ProgramChoice};
 use SettingScope::*;
 use SettingValue::{Boolean, Choice, Form, Number, Text};
 use std::ops::RangeInclusive;
@@ -26,7 +26,7 @@ pub(crate) struct Row {
 /// Access to the field of a setting.
 pub(crate) struct Access {
     /// Sets the field from text.
-    pub(crate) set: fn(&mut dyn Fields, Given<'_>) -> Result<(), Problem>,
+    pub(crate) set: fn(&mut dyn Fields, Given<'_>) -> Result<(), ConfigErrorKind>,
     /// Returns the field as text; `None` if it is not set.
     pub(crate) get: fn(&mut dyn Fields) -> Option<String>,
 }
@@ -56,7 +56,7 @@ macro_rules! field {
     ($group:ident, |$get:ident| $read:expr, |$set:ident, $given:ident| $write:expr) => {
         Some(Access {
             set: |fields, $given| {
-                let Some($set) = fields.$group() else { return Err(Problem::UnknownField) };
+                let Some($set) = fields.$group() else { return Err(ConfigErrorKind::UnknownField) };
                 $write;
                 Ok(())
             },
@@ -79,11 +79,11 @@ fn option(value: &Option<impl ToString>) -> Option<String> {
 }
 
 /// Appends to the query for the server.
-fn add_query(fields: &mut dyn Fields, given: Given<'_>) -> Result<(), Problem> {
+fn add_query(fields: &mut dyn Fields, given: Given<'_>) -> Result<(), ConfigErrorKind> {
     if let Some(rtsp) = fields.rtsp() {
         return rtsp.add_query(given.text);
     }
-    let key = fields.key().ok_or(Problem::UnknownField)?;
+    let key = fields.key().ok_or(ConfigErrorKind::UnknownField)?;
     rtmp::add_query(key, given.text)
 }
 
@@ -346,7 +346,7 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("source", "multicast_source", &[RtpSource], Form("an IP address"), "", "", "Only sender of the multicast group that is received (RFC 4607)."),
         access: field!(rtp_input, |s| option(&s.multicast_source), |s, v| {
-            let address = v.text.parse().map_err(|_| Problem::malformed(v.text, "an address"));
+            let address = v.text.parse().map_err(|_| ConfigErrorKind::malformed(v.text, "an address"));
             s.multicast_source = Some(address?);
         }),
     },

@@ -5,18 +5,18 @@ use super::{
     setting::{Given, unknown},
     setting_table::{Fields, TABLE},
 };
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
 /// Sets one setting of an endpoint from text.
-pub(crate) fn set(fields: &mut dyn Fields, name: &str, value: &str) -> Result<(), Problem> {
+pub(crate) fn set(fields: &mut dyn Fields, name: &str, value: &str) -> Result<(), ConfigErrorKind> {
     let scope = fields.scope();
     let row = TABLE.iter().find(|row| row.setting.scopes.contains(&scope) && row.setting.is_named(name));
     match row {
         None => Err(unknown(scope, name)),
         Some(row) => match &row.access {
             Some(access) => (access.set)(fields, Given { setting: &row.setting, text: value }),
-            None => Err(Problem::Conflict("is set where the endpoint is made, and not afterwards".into())),
+            None => Err(ConfigErrorKind::Conflict("is set where the endpoint is made, and not afterwards".into())),
         },
     }
 }
@@ -45,39 +45,40 @@ impl Entries {
 }
 
 /// Parses a number in a range.
-pub(crate) fn number<T>(value: &str, range: RangeInclusive<T>, unit: &str) -> Result<T, Problem>
+pub(crate) fn number<T>(value: &str, range: RangeInclusive<T>, unit: &str) -> Result<T, ConfigErrorKind>
 where
     T: FromStr + PartialOrd + Display,
 {
     match value.parse::<T>() {
         Ok(n) if range.contains(&n) => Ok(n),
-        Ok(n) => Err(Problem::out_of_range(n, format!("{} to {} {unit}", range.start(), range.end()))),
-        Err(_) => {
-            Err(Problem::malformed(value, format!("a number of {unit} from {} to {}", range.start(), range.end())))
-        }
+        Ok(n) => Err(ConfigErrorKind::out_of_range(n, format!("{} to {} {unit}", range.start(), range.end()))),
+        Err(_) => Err(ConfigErrorKind::malformed(
+            value,
+            format!("a number of {unit} from {} to {}", range.start(), range.end()),
+        )),
     }
 }
 
 /// Parses a number of milliseconds in a range.
-pub(crate) fn millis(value: &str, range: RangeInclusive<u64>) -> Result<Duration, Problem> {
+pub(crate) fn millis(value: &str, range: RangeInclusive<u64>) -> Result<Duration, ConfigErrorKind> {
     number(value, range, "milliseconds").map(Duration::from_millis)
 }
 
 /// Checks that a duration lies in a range of milliseconds.
-pub(crate) fn check_millis(value: Duration, range: RangeInclusive<u64>) -> Result<Duration, Problem> {
+pub(crate) fn check_millis(value: Duration, range: RangeInclusive<u64>) -> Result<Duration, ConfigErrorKind> {
     let bounds = Duration::from_millis(*range.start())..=Duration::from_millis(*range.end());
     if !bounds.contains(&value) {
         let range = format!("{} to {} milliseconds", range.start(), range.end());
-        return Err(Problem::out_of_range(format!("{} ms", value.as_millis()), range));
+        return Err(ConfigErrorKind::out_of_range(format!("{} ms", value.as_millis()), range));
     }
     Ok(value)
 }
 
 /// Parses `true`, `false`, `1`, `0`, `yes`, `no`, `on` or `off`.
-pub(crate) fn boolean(value: &str) -> Result<bool, Problem> {
+pub(crate) fn boolean(value: &str) -> Result<bool, ConfigErrorKind> {
     match value {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(Problem::malformed(value, "true or false")),
+        _ => Err(ConfigErrorKind::malformed(value, "true or false")),
     }
 }

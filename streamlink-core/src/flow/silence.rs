@@ -1,6 +1,6 @@
 //! Settings of sources for the time without media: when a source is lost, and when another publisher takes its place.
 
-use crate::error::Problem;
+use crate::error::ConfigErrorKind;
 use std::{fmt, str::FromStr, time::Duration};
 
 /// Admission of another publisher to a listener that has one already. As text: `never`, `idle` or `always`.
@@ -35,10 +35,10 @@ impl Takeover {
 }
 
 impl FromStr for Takeover {
-    type Err = Problem;
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         let found = Self::ALL.iter().find(|policy| policy.name() == s);
-        found.copied().ok_or_else(|| Problem::malformed(s, "never, idle or always"))
+        found.copied().ok_or_else(|| ConfigErrorKind::malformed(s, "never, idle or always"))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     settings::{check_millis, number},
     silence::{Silence, idle_setters, takeover_setters},
 };
-use crate::{error::Problem, media::ProgramChoice};
+use crate::{error::ConfigErrorKind, media::ProgramChoice};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// SRT latency, for which the receiver holds packets back so that lost ones can be retransmitted.
@@ -34,9 +34,9 @@ impl Latency {
     ///
     /// # Errors
     /// When it is above [`Latency::MAX_MILLIS`].
-    pub fn from_millis(millis: u16) -> Result<Self, Problem> {
+    pub fn from_millis(millis: u16) -> Result<Self, ConfigErrorKind> {
         if millis > Self::MAX_MILLIS {
-            return Err(Problem::out_of_range(format!("{millis} ms"), "0 to 10000 milliseconds"));
+            return Err(ConfigErrorKind::out_of_range(format!("{millis} ms"), "0 to 10000 milliseconds"));
         }
         Ok(Self(millis))
     }
@@ -59,9 +59,9 @@ impl Default for Latency {
 }
 
 impl FromStr for Latency {
-    type Err = Problem;
+    type Err = ConfigErrorKind;
     /// Reads milliseconds, or one of `SameCountry`, `SameContinent`, `Intercontinental`.
-    fn from_str(s: &str) -> Result<Self, Problem> {
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
         match s {
             "SameCountry" => Ok(Self::SAME_COUNTRY),
             "SameContinent" => Ok(Self::SAME_CONTINENT),
@@ -122,9 +122,9 @@ impl Default for SrtOptions {
 }
 
 /// Checks a stream id.
-pub(crate) fn stream_id(text: &str) -> Result<String, Problem> {
+pub(crate) fn stream_id(text: &str) -> Result<String, ConfigErrorKind> {
     // Hosts let callers in by it: an error does not repeat it.
-    let problem = |_| Problem::malformed("the stream id", "1 to 512 bytes without control characters");
+    let problem = |_| ConfigErrorKind::malformed("the stream id", "1 to 512 bytes without control characters");
     check_text(text, 1, STREAM_ID_MAX).map_err(problem).map(|()| text.to_owned())
 }
 
@@ -162,12 +162,16 @@ caller_setters!(<R> SrtCallerBuilder<R>, call);
 idle_setters!(SrtCallerBuilder<role::Source>, "5000 ms", srt.silence);
 output_setters!(SrtCallerBuilder<role::Output>);
 
-fn check_payload_size(bytes: u16) -> Result<u16, Problem> {
-    if PAYLOAD.contains(&bytes) { Ok(bytes) } else { Err(Problem::out_of_range(bytes, "188 to 1456 bytes")) }
+fn check_payload_size(bytes: u16) -> Result<u16, ConfigErrorKind> {
+    if PAYLOAD.contains(&bytes) { Ok(bytes) } else { Err(ConfigErrorKind::out_of_range(bytes, "188 to 1456 bytes")) }
 }
 
-fn check_overhead(percent: u8) -> Result<u8, Problem> {
-    if OVERHEAD.contains(&percent) { Ok(percent) } else { Err(Problem::out_of_range(percent, "5 to 100 percent")) }
+fn check_overhead(percent: u8) -> Result<u8, ConfigErrorKind> {
+    if OVERHEAD.contains(&percent) {
+        Ok(percent)
+    } else {
+        Err(ConfigErrorKind::out_of_range(percent, "5 to 100 percent"))
+    }
 }
 
 /// Defines the setters of SRT listeners and callers.

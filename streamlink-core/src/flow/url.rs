@@ -19,26 +19,26 @@ use super::{
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
 };
-use crate::{error::Problem, media::MediaFamily, secret::Secret};
+use crate::{error::ConfigErrorKind, media::MediaFamily, secret::Secret};
 use percent_encoding::percent_decode_str;
 
 /// Names and values; any value may be a secret.
 pub(crate) type Pairs = Vec<(String, Secret)>;
 
 /// Removes a setting from the URL and from the members beside it, and returns its value.
-fn take(url: &mut ParsedUrl, more: &mut Pairs, name: &str) -> Result<Option<Secret>, Problem> {
+fn take(url: &mut ParsedUrl, more: &mut Pairs, name: &str) -> Result<Option<Secret>, ConfigErrorKind> {
     let beside = more.iter().position(|(key, _)| key == name).map(|at| more.remove(at).1);
     Ok(url.take(name)?.or(beside))
 }
 
 /// Returns whether an endpoint listens: as `mode` says, otherwise if the host is missing or a wildcard.
-fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, Problem> {
+fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, ConfigErrorKind> {
     let wildcard = url.host_is_wildcard();
     match take(url, more, "mode")?.as_ref().map(Secret::reveal) {
         Some("listener") => Ok(true),
         Some("caller") if wildcard => {
             let problem = "`mode=caller` needs a host to call; an address without one, or with a wildcard, listens";
-            Err(Problem::Conflict(problem.into()))
+            Err(ConfigErrorKind::Conflict(problem.into()))
         }
         Some("caller") => Ok(false),
         Some(other) => {
@@ -46,16 +46,18 @@ fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, Problem> {
                 "rtsp" | "rtsps" | "rtmp" | "rtmps" => "listener or caller; a `mode` for the server goes into `query`",
                 _ => "listener or caller",
             };
-            Err(Problem::malformed(format_args!("mode {other}"), expected))
+            Err(ConfigErrorKind::malformed(format_args!("mode {other}"), expected))
         }
         None => Ok(wildcard),
     }
 }
 
 /// Checks the `mode` of an endpoint that can have only this one.
-fn check_mode(url: &mut ParsedUrl, more: &mut Pairs, only: &str, why: &str) -> Result<(), Problem> {
+fn check_mode(url: &mut ParsedUrl, more: &mut Pairs, only: &str, why: &str) -> Result<(), ConfigErrorKind> {
     match take(url, more, "mode")? {
-        Some(mode) if mode.reveal() != only => Err(Problem::Conflict(format!("`mode` can only be `{only}`: {why}"))),
+        Some(mode) if mode.reveal() != only => {
+            Err(ConfigErrorKind::Conflict(format!("`mode` can only be `{only}`: {why}")))
+        }
         _ => Ok(()),
     }
 }
@@ -67,7 +69,7 @@ fn has_key(url: &ParsedUrl, more: &Pairs) -> bool {
 
 /// Returns the application and key of a listener's `app/key`. The last part of the path is the key, unless the query has
 /// one.
-fn app_and_key(url: &ParsedUrl, has_key: bool) -> Result<(String, Option<StreamKey>), Problem> {
+fn app_and_key(url: &ParsedUrl, has_key: bool) -> Result<(String, Option<StreamKey>), ConfigErrorKind> {
     let path = url.path()?;
     let path = path.trim_end_matches('/');
     match path.rsplit_once('/') {
@@ -81,7 +83,7 @@ fn app_and_key(url: &ParsedUrl, has_key: bool) -> Result<(String, Option<StreamK
 ///
 /// Without a key in the path, a query with a slash belongs to the application, up to its last slash:
 /// `rtmp://host/live?vhost=studio/KEY`.
-fn rtmp_caller_parts(url: &ParsedUrl, has_key: bool) -> Result<(RtmpAddress, Option<StreamKey>), Problem> {
+fn rtmp_caller_parts(url: &ParsedUrl, has_key: bool) -> Result<(RtmpAddress, Option<StreamKey>), ConfigErrorKind> {
     let path = url.raw_path();
     let path = path.trim_end_matches('/');
     let query = url.raw_query();
@@ -101,25 +103,25 @@ fn rtmp_caller_parts(url: &ParsedUrl, has_key: bool) -> Result<(RtmpAddress, Opt
 }
 
 /// Returns the local address of an RTMP listener, and whether it uses TLS.
-fn rtmp_bind(url: &ParsedUrl) -> Result<(Listen, bool), Problem> {
+fn rtmp_bind(url: &ParsedUrl) -> Result<(Listen, bool), ConfigErrorKind> {
     let tls = url.scheme == "rtmps";
     let port = if tls { RTMPS_PORT } else { RTMP_PORT };
     if url.credentials()?.is_some() {
         let expected = "absent: the stream key lets peers into an RTMP listener";
-        return Err(Problem::malformed("a user name or password", expected));
+        return Err(ConfigErrorKind::malformed("a user name or password", expected));
     }
     Ok((url.bind(Some(port))?, tls))
 }
 
-fn rtsp_listener(url: &ParsedUrl) -> Result<RtspListener, Problem> {
+fn rtsp_listener(url: &ParsedUrl) -> Result<RtspListener, ConfigErrorKind> {
     let tls = url.scheme == "rtsps";
     let mut rtsp = RtspOptions::new(tls, check_path(&url.path()?, 1)?);
     rtsp.credentials = url.credentials()?;
     Ok(RtspListener { listen: url.bind(Some(if tls { RTSPS_PORT } else { RTSP_PORT }))?, rtsp })
 }
 
-fn unknown_scheme<T>() -> Result<T, Problem> {
-    Err(Problem::malformed("the scheme of the URL", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+fn unknown_scheme<T>() -> Result<T, ConfigErrorKind> {
+    Err(ConfigErrorKind::malformed("the scheme of the URL", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
 }
 
 /// An endpoint as its URL names it, before its settings are applied.
@@ -151,7 +153,7 @@ pub(crate) fn take_settings(url: &mut ParsedUrl, scope: SettingScope) -> Vec<Pai
     })
 }
 
-fn read_rtsp_caller(url: &mut ParsedUrl, scope: SettingScope) -> Result<Read<RtspCaller>, Problem> {
+fn read_rtsp_caller(url: &mut ParsedUrl, scope: SettingScope) -> Result<Read<RtspCaller>, ConfigErrorKind> {
     let mut caller = RtspCaller::from_parts(url)?;
     let settings = take_settings(url, scope);
     caller.rtsp.set_query(url)?;
@@ -163,7 +165,7 @@ fn read_rtmp_caller<T>(
     more: &Pairs,
     scope: SettingScope,
     make: impl FnOnce(RtmpAddress, Option<StreamKey>) -> T,
-) -> Result<Read<T>, Problem> {
+) -> Result<Read<T>, ConfigErrorKind> {
     let has_key = has_key(url, more);
     let settings = take_settings(url, scope);
     let (address, key) = rtmp_caller_parts(url, has_key)?;
@@ -171,7 +173,7 @@ fn read_rtmp_caller<T>(
     Ok(Read { kind: make(address, key), settings, query })
 }
 
-fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>, Problem> {
+fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>, ConfigErrorKind> {
     let kind = match url.scheme.as_str() {
         "rtp" => {
             check_mode(url, more, "listener", "an RTP source receives at a local address or from a group")?;
@@ -209,14 +211,14 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
             let text = url.authority();
             let expected = "one of the families datagrams, rtp, rtmp, rtsp";
             let family = text.parse::<MediaFamily>();
-            SourceKind::App(family.map_err(|_| Problem::malformed(quotable(text), expected))?)
+            SourceKind::App(family.map_err(|_| ConfigErrorKind::malformed(quotable(text), expected))?)
         }
         _ => return unknown_scheme(),
     };
     Ok(Read::new(kind, url))
 }
 
-fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>, Problem> {
+fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>, ConfigErrorKind> {
     let kind = match url.scheme.as_str() {
         "rtp" => {
             check_mode(url, more, "caller", "an RTP output sends to an address")?;
@@ -258,7 +260,7 @@ fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>
 }
 
 /// Reads an RTMP_PUSH output, or the relay if the URL asks for one.
-fn read_rtmp_push(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>, Problem> {
+fn read_rtmp_push(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>, ConfigErrorKind> {
     let relay = take(url, more, "relay")?.map(|value| boolean(value.reveal())).transpose()?.unwrap_or(false);
     let push = |address, key| RtmpPush { key, ..RtmpPush::new(address) };
     let second = url.has("second") || more.iter().any(|(name, _)| name == "second");
@@ -308,7 +310,7 @@ fn read<K: Fields>(
     common: &mut Common,
     url: &str,
     mut more: Pairs,
-    kind: impl FnOnce(&mut ParsedUrl, &mut Pairs) -> Result<Read<K>, Problem>,
+    kind: impl FnOnce(&mut ParsedUrl, &mut Pairs) -> Result<Read<K>, ConfigErrorKind>,
 ) -> (Option<K>, Pairs) {
     let parsed = ParsedUrl::parse(url);
     let has_mode = more.iter().any(|(name, _)| name == "mode") || parsed.as_ref().is_ok_and(|url| url.has("mode"));
@@ -339,17 +341,17 @@ fn read<K: Fields>(
     common.mode_is_implied = !has_mode && kind.call().is_some();
     common.mode_is_caller = has_mode && kind.call().is_some();
     for name in twice {
-        let problem = Problem::Conflict("is set twice, to different values".into());
+        let problem = ConfigErrorKind::Conflict("is set twice, to different values".into());
         common.record_error(&name, Err::<(), _>(problem));
     }
     (Some(kind), settings)
 }
 
 /// Returns the problem of a member that the URL sets to another value.
-fn conflict_with_url(url: &ParsedUrl, name: &str, value: &Secret) -> Option<Problem> {
+fn conflict_with_url(url: &ParsedUrl, name: &str, value: &Secret) -> Option<ConfigErrorKind> {
     let mut values = url.pairs().filter(|pair| pair.name() == name).map(Pair::value);
     let differs = values.any(|found| found.is_ok_and(|found| found != *value));
-    differs.then(|| Problem::Conflict("is also set in the URL, to another value".into()))
+    differs.then(|| ConfigErrorKind::Conflict("is also set in the URL, to another value".into()))
 }
 
 /// Leaves one of each setting, and returns the names of those that have different values.

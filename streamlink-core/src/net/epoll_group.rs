@@ -1,6 +1,6 @@
 //! An epoll set of its own for the sockets of one task, so that they can be read together.
 //!
-//! Problem: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
+//! ConfigErrorKind: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
 //! all the time, this costs more than reading. So a task with many sockets registers them in an epoll set of its own,
 //! which is itself registered with the runtime, and polls it from time to time ([`GroupPoller`]).
 //!

@@ -95,7 +95,11 @@ fn settings_are_set_and_read_back_as_the_table_says() {
                 assert!(set(fields, setting.name, &min.to_string()).is_ok(), "{}", setting.name);
                 for bad in [(max + 1).to_string(), "-1".into(), String::new(), "1x".into(), "9".repeat(40)] {
                     let error = set(fields, setting.name, &bad).unwrap_err();
-                    assert!(!matches!(error, Problem::UnknownSetting { .. }), "{}={bad}: {error}", setting.name);
+                    assert!(
+                        !matches!(error, ConfigErrorKind::UnknownSetting { .. }),
+                        "{}={bad}: {error}",
+                        setting.name
+                    );
                 }
                 assert!(min == 0 || set(fields, setting.name, &(min - 1).to_string()).is_err(), "{}", setting.name);
             }
@@ -106,7 +110,7 @@ fn settings_are_set_and_read_back_as_the_table_says() {
         // What the table does not have for it, it does not take.
         for setting in settings().filter(|setting| find(scope, setting.name).is_none()) {
             let error = set(fields, setting.name, "1").unwrap_err();
-            assert!(matches!(error, Problem::UnknownSetting { .. }), "{} of {scope}: {error}", setting.name);
+            assert!(matches!(error, ConfigErrorKind::UnknownSetting { .. }), "{} of {scope}: {error}", setting.name);
         }
     }
     assert_eq!(seen.len() + 2, SettingScope::ALL.len(), "each endpoint, beside the flow and its failover");
