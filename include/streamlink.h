@@ -877,7 +877,7 @@ typedef struct {
   /**
    * Of a source in a merge: packets that no other source has brought.
    */
-  uint64_t only_here;
+  uint64_t unique_packets;
   /**
    * Of a source in a merge: packets that came after the window was over.
    */

@@ -170,7 +170,7 @@ pub fn json(stats: &FlowStats) -> Value {
             "packets": s.packets,
             "bit_rate": s.bit_rate.as_bps(),
             "lost": s.lost,
-            "only_here": s.only_here,
+            "unique_packets": s.unique_packets,
             "late": s.late,
             "recovered": s.recovered,
             "retransmitted": s.retransmitted,

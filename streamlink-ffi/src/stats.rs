@@ -95,7 +95,7 @@ pub struct StreamlinkEndpointStats {
     /// Datagrams or connections of peers that are not on the allowlist.
     pub refused: u64,
     /// Of a source in a merge: packets that no other source has brought.
-    pub only_here: u64,
+    pub unique_packets: u64,
     /// Of a source in a merge: packets that came after the window was over.
     pub late: u64,
     /// The interarrival jitter of RTP sources, in microseconds.
@@ -299,7 +299,7 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             dropped: s.dropped,
             malformed: s.malformed,
             refused: s.refused,
-            only_here: s.only_here,
+            unique_packets: s.unique_packets,
             late: s.late,
             jitter_us: micros(s.jitter),
             sync_losses: s.transport.sync_losses,

@@ -94,7 +94,7 @@ int main(void)
     FIELD(streamlink_endpoint_stats, dropped);
     FIELD(streamlink_endpoint_stats, malformed);
     FIELD(streamlink_endpoint_stats, refused);
-    FIELD(streamlink_endpoint_stats, only_here);
+    FIELD(streamlink_endpoint_stats, unique_packets);
     FIELD(streamlink_endpoint_stats, late);
     FIELD(streamlink_endpoint_stats, jitter_us);
     FIELD(streamlink_endpoint_stats, sync_losses);

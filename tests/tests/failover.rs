@@ -420,10 +420,10 @@ fn merge_of_two_lossy_rtp_paths_is_lossless() {
     let trailing = (0..).take_while(|n| both.contains(&(count - 1 - n))).count() as u64;
     assert_eq!(stats.merge_lost + trailing, both.len() as u64);
     for path in 0..2 {
-        let only_here = &lost[1 - path] - &both;
+        let unique_packets = &lost[1 - path] - &both;
         // The last of them are not settled yet: no packet has come since.
-        assert!(stats.sources[path].only_here <= only_here.len() as u64);
-        assert!(stats.sources[path].only_here + 100 > only_here.len() as u64, "{:?}", stats.sources[path]);
+        assert!(stats.sources[path].unique_packets <= unique_packets.len() as u64);
+        assert!(stats.sources[path].unique_packets + 100 > unique_packets.len() as u64, "{:?}", stats.sources[path]);
         assert!(stats.sources[path].active);
     }
     rig.stop();
@@ -483,7 +483,7 @@ fn merge_of_two_srt_paths_is_lossless() {
     assert!(first < 500 && received == wanted, "{} of {next} from {first}", received.len());
     let stats = rig.running.stats();
     assert_eq!((stats.merge_lost, stats.outputs[0].dropped), (0, 0));
-    assert!(stats.sources.iter().all(|source| source.only_here > 500), "{stats:?}");
+    assert!(stats.sources.iter().all(|source| source.unique_packets > 500), "{stats:?}");
     drop(paths);
     rig.stop();
 }

@@ -189,7 +189,7 @@ impl Running {
             stats.active = self.group.is_active(number);
             if let Some((counts, _)) = self.group.merged(number) {
                 stats.lost = counts.lost;
-                (stats.only_here, stats.late) = (counts.only_here, counts.late);
+                (stats.unique_packets, stats.late) = (counts.unique_packets, counts.late);
             }
             stats
         };

@@ -40,7 +40,7 @@ const ENDPOINT_COUNTERS: &Table<EndpointStats, u64> = &[
     ("bytes", "Bytes passed on", |s| s.bytes),
     ("packets", "Packets passed on", |s| s.packets),
     ("lost_packets", "Packets that never arrived, or too late", |s| s.lost),
-    ("only_here_packets", "Packets that no other source of a merge delivered", |s| s.only_here),
+    ("unique_packets", "Packets that no other source of a merge delivered", |s| s.unique_packets),
     ("late_packets", "Packets that arrived after the window of a merge", |s| s.late),
     ("recovered_packets", "Packets that were missing and arrived in time", |s| s.recovered),
     ("retransmitted_packets", "Packets sent again", |s| s.retransmitted),

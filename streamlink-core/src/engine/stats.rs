@@ -71,7 +71,7 @@ pub struct EndpointStats {
     /// Packets that never arrived, or arrived too late. For an output, the packets that its players reported lost.
     pub lost: u64,
     /// Packets of a source in a merge that no other source delivered.
-    pub only_here: u64,
+    pub unique_packets: u64,
     /// Packets of a source in a merge that arrived after the window.
     pub late: u64,
     /// Packets that arrived out of order and were put in order.
@@ -142,7 +142,7 @@ impl EndpointStats {
             packets: c.packets.get(),
             bit_rate: Bitrate::bps(c.bits_per_second(now)),
             lost: c.lost.get(),
-            only_here: 0,
+            unique_packets: 0,
             late: 0,
             recovered: c.recovered.get(),
             retransmitted: c.retransmitted.get(),

@@ -34,7 +34,7 @@ pub(crate) struct PathCounts {
     /// Packets that other paths delivered and this one did not.
     pub(crate) lost: u64,
     /// Packets that no other path delivered.
-    pub(crate) only_here: u64,
+    pub(crate) unique_packets: u64,
     /// Packets that arrived after the window.
     pub(crate) late: u64,
     /// Packets of another stream.
@@ -409,7 +409,7 @@ impl Merge {
                 }
                 let counts = &mut path.counts;
                 counts.lost = counts.lost.saturating_add(u64::from(slot.paths & bit == 0));
-                counts.only_here = counts.only_here.saturating_add(u64::from(slot.paths == bit));
+                counts.unique_packets = counts.unique_packets.saturating_add(u64::from(slot.paths == bit));
             }
         }
     }
@@ -489,11 +489,11 @@ mod tests {
         bench.merge.handle_timeout(bench.start + Duration::from_millis(401), &mut bench.out);
         assert_eq!((bench.sequences().len(), bench.merge.lost()), (5, 1));
         bench.feed(1, 402, 2);
-        assert_eq!(bench.merge.counts(1), PathCounts { lost: 0, only_here: 1, late: 1, foreign: 0 });
+        assert_eq!(bench.merge.counts(1), PathCounts { lost: 0, unique_packets: 1, late: 1, foreign: 0 });
         bench.feed(0, 700, 4);
         bench.feed(0, 1000, 5);
-        assert_eq!(bench.merge.counts(0), PathCounts { lost: 1, only_here: 2, late: 0, foreign: 0 });
-        assert_eq!(bench.merge.counts(1), PathCounts { lost: 2, only_here: 1, late: 1, foreign: 0 });
+        assert_eq!(bench.merge.counts(0), PathCounts { lost: 1, unique_packets: 2, late: 0, foreign: 0 });
+        assert_eq!(bench.merge.counts(1), PathCounts { lost: 2, unique_packets: 1, late: 1, foreign: 0 });
     }
 
     #[test]

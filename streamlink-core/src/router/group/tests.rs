@@ -217,7 +217,7 @@ fn group_merge_takes_each_packet_from_any_path() {
     assert_eq!(bench.read().len(), 99);
     let (counts, lost) = bench.group.merged(0).unwrap();
     assert_eq!(lost, 1);
-    assert!(counts.only_here > 0 && counts.lost > 0);
+    assert!(counts.unique_packets > 0 && counts.lost > 0);
     assert!(bench.group.is_active(0) && bench.group.is_active(1));
     assert!(bench.switches.is_empty());
 }
