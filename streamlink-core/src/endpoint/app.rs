@@ -11,7 +11,7 @@ use crate::{
         rtp::{Header, NotRtp},
         rtsp::Presentation,
     },
-    router::{Batch, Closer, Reader, State},
+    router::{Batch, Reader, ReaderCloser, State},
 };
 use std::{
     future::poll_fn,
@@ -348,7 +348,7 @@ impl futures_core::Stream for Tap {
 /// Callback of a tap, see [`Tap::for_each`]. Dropping it ends the calls, after the one that may be running.
 #[derive(Debug)]
 pub struct TapCallback {
-    closer: Closer,
+    closer: ReaderCloser,
     task: Option<JoinHandle<()>>,
 }
 

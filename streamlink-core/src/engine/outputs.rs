@@ -9,7 +9,7 @@ use crate::{
     },
     error::{ConfigError, ConfigErrors, Error},
     flow::{Allowlist, Claim, Output, PeerUrl},
-    router::{Closer, Reader, State},
+    router::{Reader, ReaderCloser, State},
 };
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ pub(super) enum OutputEnd {
 /// Output that has been told to end. The remaining step is to wait.
 pub(super) enum Ending {
     Sinks(Vec<SinkId>),
-    Tap(Closer),
+    Tap(ReaderCloser),
     Task(tokio::task::JoinHandle<()>),
     Listener(ListenerEntry, Task),
     Disabled,
@@ -85,7 +85,7 @@ impl RunningOutput {
 #[derive(Debug)]
 pub(super) struct TapEnd {
     pub(super) reader: Option<Reader>,
-    pub(super) closer: Closer,
+    pub(super) closer: ReaderCloser,
 }
 
 /// Opens the sockets of an output; `None` if it is disabled.

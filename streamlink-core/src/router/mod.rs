@@ -23,5 +23,5 @@ pub(crate) use media_batch::MediaBatch;
 pub(crate) use merge::MAX_PATHS;
 use merge::{Merge, PathCounts};
 pub(crate) use ring::{
-    Batch, Closed, Closer, DEFAULT_ENTRY_WAIT, LayoutInterest, Limits, Preamble, Reader, Ring, Totals,
+    Batch, Closed, DEFAULT_ENTRY_WAIT, LayoutInterest, Limits, Preamble, Reader, ReaderCloser, Ring, Totals,
 };

@@ -466,13 +466,13 @@ pub(crate) struct Reader {
 
 /// Handle that closes one reader.
 #[derive(Debug)]
-pub(crate) struct Closer {
+pub(crate) struct ReaderCloser {
     ring: Arc<Ring>,
     slot: usize,
     closed: Arc<AtomicBool>,
 }
 
-impl Closer {
+impl ReaderCloser {
     /// Closes the reader, which ends when it has read the remaining batches.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -485,8 +485,8 @@ impl Closer {
 }
 
 impl Reader {
-    pub(crate) fn closer(&self) -> Closer {
-        Closer { ring: self.ring.clone(), slot: self.slot, closed: self.closed.clone() }
+    pub(crate) fn closer(&self) -> ReaderCloser {
+        ReaderCloser { ring: self.ring.clone(), slot: self.slot, closed: self.closed.clone() }
     }
 
     /// Registers an interest in a layout; see [`Ring::layout_interest`].
