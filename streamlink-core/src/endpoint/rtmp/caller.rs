@@ -105,16 +105,16 @@ const SLOW: Duration = Duration::from_secs(10);
 impl RtmpClient {
     /// Connects again and again until it is stopped.
     pub(crate) async fn run(self) {
-        let (side, connections) = match &self.direction {
+        let (direction, connections) = match &self.direction {
             Direction::Play(context) => {
-                (Side::Play(SourceSlot::new(context.clone(), Instant::now())), ConnectionCount::default())
+                (DirectionState::Play(SourceSlot::new(context.clone(), Instant::now())), ConnectionCount::default())
             }
             Direction::Publish { ring, destinations, .. } => {
-                (Side::Publish(ring.reader()), destinations.connections.clone())
+                (DirectionState::Publish(ring.reader()), destinations.connections.clone())
             }
         };
         let reconnecting = ReconnectLoop {
-            is_source: matches!(side, Side::Play(_)),
+            is_source: matches!(direction, DirectionState::Play(_)),
             reconnect: self.reconnect,
             random: self.random.clone(),
             status: self.status.clone(),
@@ -122,7 +122,7 @@ impl RtmpClient {
             stop: self.stop.clone(),
             connections,
         };
-        reconnecting.run(RtmpCaller { client: self, side }).await;
+        reconnecting.run(RtmpCaller { client: self, direction }).await;
     }
 
     /// Makes one attempt to connect, up to the server's consent.
@@ -207,7 +207,7 @@ impl RtmpClient {
 }
 
 /// State that a caller keeps from one connection to the next.
-enum Side {
+enum DirectionState {
     Play(Arc<SourceSlot>),
     Publish(Reader),
 }
@@ -215,7 +215,7 @@ enum Side {
 /// A running caller.
 struct RtmpCaller {
     client: RtmpClient,
-    side: Side,
+    direction: DirectionState,
 }
 
 impl Caller for RtmpCaller {
@@ -225,21 +225,21 @@ impl Caller for RtmpCaller {
             Err(end) => return end.into(),
         };
         connection.up(up.peer);
-        match &mut self.side {
-            Side::Play(inbound) => self.client.play(up, inbound).await.into(),
-            Side::Publish(reader) => self.client.publish(&mut up, reader).await.into(),
+        match &mut self.direction {
+            DirectionState::Play(inbound) => self.client.play(up, inbound).await.into(),
+            DirectionState::Publish(reader) => self.client.publish(&mut up, reader).await.into(),
         }
     }
 
     fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
-        match &self.side {
-            Side::Play(inbound) => {
+        match &self.direction {
+            DirectionState::Play(inbound) => {
                 let mut inbound = inbound.lock();
                 let is_live = inbound.is_live();
                 inbound.end(&reason.cloned().map_or(End::Stopped, End::Lost), now);
                 is_live
             }
-            Side::Publish(_) => {
+            DirectionState::Publish(_) => {
                 self.client.show(None);
                 false
             }

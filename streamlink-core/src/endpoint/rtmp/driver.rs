@@ -3,7 +3,7 @@
 
 use super::{
     caller::{Destinations, Direction, RtmpClient, run_all},
-    service::{Place, Rtmp},
+    service::{Mount, Rtmp},
 };
 use crate::{
     endpoint::{
@@ -32,8 +32,8 @@ fn listener_url(resources: &EngineResources, port: &Port<Rtmp>, app: &str, key: 
 }
 
 /// Returns the application and key of a listener. Invariant: `build()` has generated a key if none was set.
-fn place(app: String, key: Option<StreamKey>) -> Place {
-    Place { app, key: key.unwrap_or_else(StreamKey::unguessed) }
+fn mount(app: String, key: Option<StreamKey>) -> Mount {
+    Mount { app, key: key.unwrap_or_else(StreamKey::unguessed) }
 }
 
 /// Server with its port open.
@@ -54,7 +54,7 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
         let Self { port, settings } = *self;
         let input_address = Some(listener_url(resources, &port, &settings.app, settings.key.as_ref()).into());
         let route = Route {
-            place: place(settings.app, settings.key),
+            mount: mount(settings.app, settings.key),
             allow: settings.listen.allow,
             max_peers: None,
             status: context.status.clone(),
@@ -85,7 +85,7 @@ impl OpenOutput for OpenServer<RtmpPlayServer> {
             bandwidth: flow.bandwidth.view(),
         };
         let route = Route {
-            place: place(settings.app, settings.key),
+            mount: mount(settings.app, settings.key),
             allow: settings.listen.allow,
             max_peers: settings.listen.max_peers,
             status,

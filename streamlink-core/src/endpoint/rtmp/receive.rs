@@ -22,7 +22,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// A session that receives media.
-pub(super) trait Bring {
+pub(super) trait ReceiveSession {
     /// Reads received bytes and adds their media messages to `inbound`.
     fn bring(&mut self, bytes: &[u8], inbound: &mut SourceSession, now: Instant) -> Result<(), End>;
     /// Returns whether the bytes read so far end within a message.
@@ -33,7 +33,7 @@ pub(super) trait Bring {
     fn end(&mut self);
 }
 
-impl Bring for ServerSession {
+impl ReceiveSession for ServerSession {
     fn bring(&mut self, mut bytes: &[u8], inbound: &mut SourceSession, now: Instant) -> Result<(), End> {
         self.link().received(bytes.len());
         while let Some(request) = self.read(&mut bytes)? {
@@ -62,7 +62,7 @@ impl Bring for ServerSession {
     fn end(&mut self) {}
 }
 
-impl Bring for ClientSession {
+impl ReceiveSession for ClientSession {
     fn bring(&mut self, mut bytes: &[u8], inbound: &mut SourceSession, now: Instant) -> Result<(), End> {
         self.link().received(bytes.len());
         while let Some(outcome) = self.read(&mut bytes)? {
@@ -107,7 +107,7 @@ struct RtmpReadSink<B> {
     end: Option<End>,
 }
 
-impl<B: Bring + Send> ReadSink for RtmpReadSink<B> {
+impl<B: ReceiveSession + Send> ReadSink for RtmpReadSink<B> {
     fn on_read(&mut self, bytes: &[u8]) -> ReadAction {
         let Some(session) = &mut self.session else { return ReadAction::Notify };
         let mut inbound = self.inbound.lock();
@@ -128,7 +128,7 @@ impl<B: Bring + Send> ReadSink for RtmpReadSink<B> {
 
 /// Receives media until the flow or the peer ends the stream. Media read before this call is in `inbound` already.
 /// Returns the session, with which the peer may have another stream on the same connection.
-pub(super) async fn receive<B: Bring + Send + 'static>(
+pub(super) async fn receive<B: ReceiveSession + Send + 'static>(
     stream: &mut Stream,
     mut session: B,
     inbound: Arc<SourceSlot>,
@@ -160,7 +160,7 @@ pub(super) async fn receive<B: Bring + Send + 'static>(
 }
 
 /// Reads the connection and sends the responses, until the flow, the peer or a timeout ends it.
-async fn listen<B: Bring + Send + 'static>(
+async fn listen<B: ReceiveSession + Send + 'static>(
     stream: &mut Stream,
     taker: &Arc<Mutex<RtmpReadSink<B>>>,
     inbound: &SourceSlot,

@@ -9,7 +9,7 @@ use super::{
         },
     },
     inbound::SourceSlot,
-    receive::{Bring, drain_until_closed, receive},
+    receive::{ReceiveSession, drain_until_closed, receive},
     wire::RtmpWire,
 };
 use crate::{
@@ -38,12 +38,12 @@ pub(crate) enum Rtmp {}
 
 /// Application and stream key of a route.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Mount {
     pub(crate) app: String,
     pub(crate) key: StreamKey,
 }
 
-impl Place {
+impl Mount {
     /// Returns whether this is the stream that a peer has asked for.
     fn is(&self, asked: &StreamPath) -> bool {
         asked.is(Secret::from(format!("{}/{}", self.app, self.key.reveal())).reveal())
@@ -51,7 +51,7 @@ impl Place {
 }
 
 impl Service for Rtmp {
-    type Place = Place;
+    type Mount = Mount;
     /// Shared with the sink of the connection's reads.
     type SourceSession = Arc<SourceSlot>;
     const NAME: &'static str = "RTMP";
@@ -141,13 +141,13 @@ async fn serve_stream(
         greeted.turn_away(peer, Refusal::Denied).await;
         return None;
     }
-    let found = routes.iter().find(|route| route.is_source() == publish && route.place.is(&asked));
+    let found = routes.iter().find(|route| route.is_source() == publish && route.mount.is(&asked));
     let Some(route) = found.cloned() else {
         shared.peers.refused(peer.ip(), now);
         let detail = format!("asked to {} {asked}", if publish { "publish to" } else { "play" });
         // The intended route is unknown: it is one of the same application, or else any of this direction.
         let of_direction = || routes.iter().filter(|route| route.is_source() == publish);
-        let has_app = |route: &Arc<OpenRoute<Rtmp>>| asked.is_of_app(&route.place.app);
+        let has_app = |route: &Arc<OpenRoute<Rtmp>>| asked.is_of_app(&route.mount.app);
         let any = of_direction().any(has_app);
         for route in of_direction().filter(|route| !any || has_app(route)) {
             route.refuse_with(peer, RefusalReason::NoSuchStream, &detail, now);
@@ -163,7 +163,7 @@ async fn serve_stream(
         return None;
     }
     let with_stream = |request: AccessRequest| {
-        let (app, key) = asked.with_parameters(&route.place.app, route.place.key.reveal());
+        let (app, key) = asked.with_parameters(&route.mount.app, route.mount.key.reveal());
         AccessRequest { app: Some(app), key: Some(key), ..request }
     };
     if shared.authorize(&route, with_stream, peer).await.is_err() {

@@ -51,7 +51,7 @@ pub(crate) enum Direction {
     Play(SourceContext),
     Record {
         ring: Arc<Ring>,
-        stage: Arc<CurrentPresentation>,
+        presentation: Arc<CurrentPresentation>,
         /// Maximum number of bytes of the last group of pictures sent to the server when a connection is up.
         gop_cache: u64,
         /// Bandwidth of the flow, from which the socket's send buffer is sized.
@@ -86,7 +86,7 @@ pub(crate) struct RtspClient {
 }
 
 /// State that a caller keeps from one connection to the next.
-enum Side {
+enum DirectionState {
     Play(Box<SourceSession>),
     Record(Reader),
 }
@@ -94,7 +94,7 @@ enum Side {
 /// A running caller.
 struct RunningClient {
     client: RtspClient,
-    side: Side,
+    direction: DirectionState,
     /// Media is to come over UDP.
     udp: bool,
     /// Address of the next attempt, if the server has named another than the configured one.
@@ -116,14 +116,14 @@ impl Caller for RunningClient {
             Err(Failed::End(end)) => return end.into(),
         };
         connection.up(up.peer);
-        let end = match &mut self.side {
-            Side::Record(reader) => self.client.record(&mut up, reader).await,
-            Side::Play(inbound) => self.client.play(&mut up, inbound, self.udp).await,
+        let end = match &mut self.direction {
+            DirectionState::Record(reader) => self.client.record(&mut up, reader).await,
+            DirectionState::Play(inbound) => self.client.play(&mut up, inbound, self.udp).await,
         };
-        match (end, &self.side, up.session.take_moved()) {
+        match (end, &self.direction, up.session.take_moved()) {
             (End::Lost(reason), _, Some(url)) => self.redirect(&url, &address, Some(reason)),
             // No media was received over UDP: try TCP at once.
-            (End::Lost(reason @ LossReason::Idle), Side::Play(inbound), None)
+            (End::Lost(reason @ LossReason::Idle), DirectionState::Play(inbound), None)
                 if self.udp && is_auto && !inbound.is_live() =>
             {
                 self.try_tcp(reason)
@@ -133,13 +133,13 @@ impl Caller for RunningClient {
     }
 
     fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
-        match &mut self.side {
-            Side::Play(inbound) => {
+        match &mut self.direction {
+            DirectionState::Play(inbound) => {
                 let is_live = inbound.is_live();
                 inbound.end(&reason.cloned().map_or(End::Stopped, End::Lost), now);
                 is_live
             }
-            Side::Record(_) => false,
+            DirectionState::Record(_) => false,
         }
     }
 }
@@ -193,11 +193,13 @@ impl<T: Into<End>> From<T> for Failed {
 impl RtspClient {
     /// Connects again and again until it is stopped.
     pub(crate) async fn run(self) {
-        let side = match &self.direction {
-            Direction::Play(context) => Side::Play(Box::new(SourceSession::new(context.clone(), Instant::now()))),
-            Direction::Record { ring, .. } => Side::Record(ring.reader()),
+        let direction = match &self.direction {
+            Direction::Play(context) => {
+                DirectionState::Play(Box::new(SourceSession::new(context.clone(), Instant::now())))
+            }
+            Direction::Record { ring, .. } => DirectionState::Record(ring.reader()),
         };
-        let is_source = matches!(side, Side::Play(_));
+        let is_source = matches!(direction, DirectionState::Play(_));
         // Recording over UDP has no protection against loss, so it must be asked for.
         let udp = match self.transport {
             RtspTransport::Udp => true,
@@ -213,7 +215,7 @@ impl RtspClient {
             stop: self.stop.clone(),
             connections: ConnectionCount::default(),
         };
-        reconnecting.run(RunningClient { client: self, side, udp, redirected: None }).await;
+        reconnecting.run(RunningClient { client: self, direction, udp, redirected: None }).await;
     }
 
     /// Returns the configured address.
@@ -228,13 +230,13 @@ impl RtspClient {
         udp: bool,
         connection: &mut Connection<'_>,
     ) -> Result<ConnectedClient, Failed> {
-        let purpose = match &self.direction {
+        let role = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
-            Direction::Record { stage, .. } => {
+            Direction::Record { presentation, .. } => {
                 // ANNOUNCE needs the presentation, so wait until the source has one.
                 tokio::select! {
                     () = self.stop.cancelled() => return Err(End::Stopped.into()),
-                    presentation = some_presentation(stage) => ClientRole::Record(presentation),
+                    presentation = some_presentation(presentation) => ClientRole::Record(presentation),
                 }
             }
         };
@@ -254,7 +256,7 @@ impl RtspClient {
         let attempt = async {
             let local = stream.local_addr()?.ip();
             let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
-            let mut session = ClientSession::new(purpose, &address.url, address.user.clone(), udp, &self.random);
+            let mut session = ClientSession::new(role, &address.url, address.user.clone(), udp, &self.random);
             session.set_back_channel(self.back_channel);
             let mut up = ConnectedClient { stream, session, udp: UdpTracks::of_caller(self.symmetric), peer };
             up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
@@ -279,7 +281,9 @@ impl RtspClient {
     }
 
     async fn record(&self, up: &mut ConnectedClient, reader: &mut Reader) -> End {
-        let Direction::Record { ring, stage, gop_cache, bandwidth } = &self.direction else { return End::Stopped };
+        let Direction::Record { ring, presentation, gop_cache, bandwidth } = &self.direction else {
+            return End::Stopped;
+        };
         // Start at the last key frame, unless media after it was sent on the previous connection. In that case, wait
         // for the next key frame.
         let from_start = ring.reader_from_start(*gop_cache);
@@ -305,7 +309,7 @@ impl RtspClient {
                     end = &mut sending => break end,
                     _ = stats.tick() => self.settle(&player, true),
                     // The announced presentation is out of date: reconnect to announce the new one.
-                    () = stage.changed_from(known.as_ref()) => break End::Lost(LossReason::Closed),
+                    () = presentation.changed_from(known.as_ref()) => break End::Lost(LossReason::Closed),
                 }
             }
         };
@@ -378,12 +382,12 @@ impl RtspClient {
     }
 }
 
-async fn some_presentation(stage: &CurrentPresentation) -> Arc<Presentation> {
+async fn some_presentation(presentation: &CurrentPresentation) -> Arc<Presentation> {
     loop {
-        if let Some(presentation) = stage.current() {
+        if let Some(presentation) = presentation.current() {
             return presentation;
         }
-        stage.changed_from(None).await;
+        presentation.changed_from(None).await;
     }
 }
 

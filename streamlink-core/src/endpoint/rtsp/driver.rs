@@ -3,7 +3,7 @@
 use super::{
     caller::{Direction, RtspClient},
     multicast::{MulticastGroup, MulticastSender},
-    service::{Place, Rtsp},
+    service::{Mount, Rtsp},
 };
 use crate::{
     endpoint::{
@@ -48,19 +48,19 @@ impl OpenServer {
         rtsp_url(self.port.is_secure(), &resources.advertise(self.port.local_addr()), &self.settings.rtsp.path)
     }
 
-    fn place(&self, presentation: &Arc<CurrentPresentation>) -> Place {
+    fn mount(&self, presentation: &Arc<CurrentPresentation>) -> Mount {
         let options = &self.settings.rtsp;
-        let cast = options.multicast.map(|address| {
+        let multicast = options.multicast.map(|address| {
             let interface = options.interface.as_ref().map(ToString::to_string);
             MulticastSender::new(MulticastGroup { address, ttl: options.ttl, interface })
         });
-        Place {
+        Mount {
             path: options.path.trim_matches('/').to_owned(),
             user: user(options),
             transport: options.transport,
             symmetric: options.symmetric,
-            stage: presentation.clone(),
-            cast,
+            presentation: presentation.clone(),
+            multicast,
         }
     }
 }
@@ -76,7 +76,7 @@ impl OpenSource for OpenServer {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, context: SourceContext) -> StartedSource {
         let input_address = Some(self.url(resources).into());
         let route = Route {
-            place: self.place(&flow.presentation),
+            mount: self.mount(&flow.presentation),
             allow: self.settings.listen.allow,
             max_peers: None,
             status: context.status.clone(),
@@ -102,7 +102,7 @@ impl OpenOutput for OpenServer {
         let bandwidth = flow.bandwidth.view();
         let limits = PlayerLimits { gop_cache, coalesce: Duration::ZERO, slow: SLOW, bandwidth };
         let route = Route {
-            place: self.place(&flow.presentation),
+            mount: self.mount(&flow.presentation),
             allow: self.settings.listen.allow,
             max_peers: self.settings.listen.max_peers,
             status,
@@ -185,7 +185,7 @@ impl OpenOutput for OpenCaller {
         flow.ring.retain_gop(gop_cache);
         let direction = Direction::Record {
             ring: flow.ring.clone(),
-            stage: flow.presentation.clone(),
+            presentation: flow.presentation.clone(),
             gop_cache,
             bandwidth: flow.bandwidth.view(),
         };

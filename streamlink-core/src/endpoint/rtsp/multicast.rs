@@ -45,7 +45,7 @@ impl MulticastGroup {
 #[derive(Debug)]
 pub(crate) struct MulticastSender {
     pub(super) group: MulticastGroup,
-    seats: Mutex<Weak<MulticastMembership>>,
+    members: Mutex<Weak<MulticastMembership>>,
 }
 
 /// Membership shared by the players of a group. Sending ends when the last of them drops it.
@@ -60,7 +60,7 @@ impl Drop for MulticastMembership {
 
 impl MulticastSender {
     pub(crate) fn new(group: MulticastGroup) -> Self {
-        Self { group, seats: Mutex::default() }
+        Self { group, members: Mutex::default() }
     }
 
     /// Adds a player to the group; the first one starts the sending. In the statistics, the group counts as a player.
@@ -70,18 +70,18 @@ impl MulticastSender {
         ring: &Arc<Ring>,
         tracks: usize,
     ) -> io::Result<Arc<MulticastMembership>> {
-        let mut seats = lock(&self.seats);
-        if let Some(seat) = seats.upgrade() {
-            return Ok(seat);
+        let mut members = lock(&self.members);
+        if let Some(membership) = members.upgrade() {
+            return Ok(membership);
         }
         let egress = Egress { interface: self.group.interface.clone(), ..Egress::default() };
         let udp = UdpTracks::to_group(&self.group, egress, tracks)?;
         let stop = route.stop.child_token();
-        let seat = Arc::new(MulticastMembership(stop.clone()));
-        *seats = Arc::downgrade(&seat);
+        let membership = Arc::new(MulticastMembership(stop.clone()));
+        *members = Arc::downgrade(&membership);
         let sending = send(route.clone(), ring.clone(), udp, self.group.address, stop);
         route.connections.spawn(lock::task(sending));
-        Ok(seat)
+        Ok(membership)
     }
 }
 

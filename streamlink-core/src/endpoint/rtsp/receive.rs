@@ -30,7 +30,7 @@ const MAX_READS: u32 = 16;
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A session that receives media.
-pub(super) trait Bring {
+pub(super) trait ReceiveSession {
     /// Reads bytes received on the connection and passes interleaved frames to `take`.
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End>;
     /// Returns the number of runs of bytes and of frames that belonged to nothing, since the last call.
@@ -43,7 +43,7 @@ pub(super) trait Bring {
     fn end(&mut self);
 }
 
-impl Bring for ServerSession {
+impl ReceiveSession for ServerSession {
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End> {
         self.push(bytes);
         while let Some(request) = self.next(&mut NoStreams)? {
@@ -70,7 +70,7 @@ impl Bring for ServerSession {
     fn end(&mut self) {}
 }
 
-impl Bring for ClientSession {
+impl ReceiveSession for ClientSession {
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End> {
         self.push(bytes);
         while let Some(outcome) = self.next()? {
@@ -114,7 +114,7 @@ pub(super) struct Receiving<'a, T> {
     pub(super) first: Option<Duration>,
 }
 
-impl<T: Bring> Receiving<'_, T> {
+impl<T: ReceiveSession> Receiving<'_, T> {
     /// Receives media until the flow, the peer or a timeout ends the session.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> End {
         let start = Instant::now();

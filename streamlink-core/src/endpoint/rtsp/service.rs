@@ -49,25 +49,25 @@ const ROUNDS: usize = 8;
 pub(crate) enum Rtsp {}
 
 /// Path of a route, with its credentials, transports and presentation.
-pub(crate) struct Place {
+pub(crate) struct Mount {
     pub(crate) path: String,
     pub(crate) user: Option<User>,
     pub(crate) transport: RtspTransport,
     /// Over UDP, uses the ports that clients send from instead of those that they name.
     pub(crate) symmetric: bool,
-    pub(crate) stage: Arc<CurrentPresentation>,
+    pub(crate) presentation: Arc<CurrentPresentation>,
     /// Multicast sender, if the output offers multicast.
-    pub(crate) cast: Option<MulticastSender>,
+    pub(crate) multicast: Option<MulticastSender>,
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for Mount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Place").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Mount").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
 impl Service for Rtsp {
-    type Place = Place;
+    type Mount = Mount;
     type SourceSession = SourceSession;
     const NAME: &'static str = "RTSP";
 
@@ -106,7 +106,7 @@ impl Service for Rtsp {
     }
 }
 
-/// Place reserved at a route for a client with open UDP ports, until the client records or plays.
+/// Mount reserved at a route for a client with open UDP ports, until the client records or plays.
 enum ReservedPlace {
     Publisher(PublisherPlace),
     Player(Arc<OpenRoute<Rtsp>>, PlayerPlace<Rtsp>),
@@ -140,7 +140,7 @@ impl ReservedPlace {
     }
 }
 
-/// Place of the only publisher of a source, given back when dropped.
+/// Mount of the only publisher of a source, given back when dropped.
 struct PublisherPlace {
     route: Arc<OpenRoute<Rtsp>>,
     inbound: Option<Box<SourceSession>>,
@@ -197,7 +197,7 @@ struct PortDirectory<'a> {
 
 impl PortDirectory<'_> {
     fn route(&self, publish: bool, path: &str) -> Option<Arc<OpenRoute<Rtsp>>> {
-        self.shared.all().into_iter().find(|route| route.is_source() == publish && route.place.path == path)
+        self.shared.all().into_iter().find(|route| route.is_source() == publish && route.mount.path == path)
     }
 
     /// Reserves a place at a route for the client. UDP ports are opened only for clients with a place.
@@ -261,17 +261,17 @@ impl StreamDirectory for PortDirectory<'_> {
             route.refuse_request(self.peer, Some(path), RefusalReason::NotAllowed, now);
             return Err(Status::FORBIDDEN);
         }
-        self.udp.set_symmetric(route.place.symmetric);
-        let presentation = if publish { None } else { route.place.stage.current() };
-        let group = route.place.cast.as_ref().map(|cast| &cast.group);
+        self.udp.set_symmetric(route.mount.symmetric);
+        let presentation = if publish { None } else { route.mount.presentation.current() };
+        let group = route.mount.multicast.as_ref().map(|multicast| &multicast.group);
         let ports = |group: &MulticastGroup, track| Some((group.ip(), group.ports(track)?, group.ttl));
         let tracks = 0..presentation.as_ref().map_or(0, |presentation| presentation.tracks().len());
         Ok(ResolvedStream {
             groups: group.into_iter().flat_map(|group| tracks.clone().map_while(|track| ports(group, track))).collect(),
-            user: route.place.user.clone(),
+            user: route.mount.user.clone(),
             presentation,
-            tcp: route.place.transport != RtspTransport::Udp,
-            udp: route.place.transport != RtspTransport::Tcp,
+            tcp: route.mount.transport != RtspTransport::Udp,
+            udp: route.mount.transport != RtspTransport::Tcp,
         })
     }
 
@@ -348,9 +348,9 @@ impl Client {
                 return Err(End::Lost(LossReason::Closed));
             }
             let (peer, local) = (self.peer, self.local);
-            let mut house = PortDirectory { shared, udp, place, taken_over: None, peer, local };
-            let request = self.session.next(&mut house);
-            if let Some(route) = house.taken_over {
+            let mut directory = PortDirectory { shared, udp, place, taken_over: None, peer, local };
+            let request = self.session.next(&mut directory);
+            if let Some(route) = directory.taken_over {
                 // The response to ANNOUNCE waits until the publisher before has left.
                 route.source_is_free().await;
             }
@@ -411,14 +411,14 @@ impl Client {
                 biased;
                 end = player.ended(&route.stop) => end,
                 // The player knows an outdated presentation and has to reconnect.
-                () = route.place.stage.changed_from(known.as_ref()) => End::Lost(LossReason::Closed),
+                () = route.mount.presentation.changed_from(known.as_ref()) => End::Lost(LossReason::Closed),
             }
         };
         if self.is_multicast() {
             let tracks = self.session.tracks().len();
-            let seat = route.place.cast.as_ref().map(|cast| cast.join(route, ring, tracks));
-            return match seat {
-                Some(Ok(seat)) => self.listen(seat, ended).await,
+            let membership = route.mount.multicast.as_ref().map(|multicast| multicast.join(route, ring, tracks));
+            return match membership {
+                Some(Ok(membership)) => self.listen(membership, ended).await,
                 Some(Err(error)) => error.into(),
                 None => End::Lost(LossReason::Closed),
             };
@@ -639,13 +639,13 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
     let tcp = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. })));
     let ways = [tcp, !client.udp.is_empty(), client.is_multicast()];
     let mixed = ways.iter().filter(|way| **way).count() > 1;
-    let found = shared.all().into_iter().find(|r| r.is_source() == publish && r.place.path == path);
+    let found = shared.all().into_iter().find(|r| r.is_source() == publish && r.mount.path == path);
     let Some(route) = found else { return client.turn_away(Status::NOT_FOUND).await };
     if mixed {
         return client.turn_away(Status::UNSUPPORTED_TRANSPORT).await;
     }
     let counted = route.connections.token();
-    let user = route.place.user.as_ref().map(|user| user.name.clone());
+    let user = route.mount.user.as_ref().map(|user| user.name.clone());
     let with_path = |request: AccessRequest| AccessRequest { path: Some(path), user, ..request };
     if let Err(code) = shared.authorize(&route, with_path, peer).await {
         return client.turn_away(status_of_code(code)).await;
@@ -672,7 +672,7 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
             }
         }
         (OpenEnd::Output(ring, terms), None) => {
-            let known = route.place.stage.current();
+            let known = route.mount.presentation.current();
             let entered = match place {
                 Some(ReservedPlace::Player(_, place)) => Some(route.enter_reserved(place, peer, now)),
                 _ => route.enter(peer, now),

@@ -28,7 +28,7 @@ use std::{fmt::Debug, sync::Arc, time::Instant};
 /// A protocol whose peers connect to a port.
 pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
     /// Name of a route, with the settings that the protocol needs for it.
-    type Place: Debug + Send + Sync;
+    type Mount: Debug + Send + Sync;
     /// State that a source keeps from one publisher to the next.
     type SourceSession: Debug + Send;
     /// Name of the protocol in logs.

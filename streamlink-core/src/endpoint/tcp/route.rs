@@ -32,7 +32,7 @@ pub(crate) type RouteId = u64;
 /// A source or an output that peers reach through a port.
 #[derive(Debug)]
 pub(crate) struct Route<S: Service> {
-    pub(crate) place: S::Place,
+    pub(crate) mount: S::Mount,
     pub(crate) allow: Allowlist,
     pub(crate) max_peers: Option<u32>,
     pub(crate) status: Arc<Status>,
@@ -64,7 +64,7 @@ pub(crate) struct PlayerLimits {
 /// A route of an open port.
 #[derive(Debug)]
 pub(in crate::endpoint) struct OpenRoute<S: Service> {
-    pub(in crate::endpoint) place: S::Place,
+    pub(in crate::endpoint) mount: S::Mount,
     pub(in crate::endpoint) status: Arc<Status>,
     pub(in crate::endpoint) events: EventSink,
     pub(in crate::endpoint) end: OpenEnd<S::SourceSession>,
@@ -241,7 +241,7 @@ impl<S: Service> OpenRoute<S> {
             RouteEnd::Output(ring, terms) => OpenEnd::Output(ring, terms),
         };
         Arc::new(Self {
-            place: route.place,
+            mount: route.mount,
             status: route.status,
             events: route.events,
             end,

@@ -13,7 +13,7 @@ use crate::{
     text::without,
 };
 
-/// The purpose of a client's connection.
+/// Role of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientRole {
     Publish {
@@ -95,7 +95,7 @@ const BUFFER: u32 = 3000;
 pub(crate) struct ClientSession {
     link: Link,
     state: State,
-    purpose: ClientRole,
+    role: ClientRole,
     target: ClientTarget,
     /// Secrets that servers may repeat, beside those of the target.
     secrets: Vec<Secret>,
@@ -103,8 +103,8 @@ pub(crate) struct ClientSession {
 
 impl ClientSession {
     /// Creates a session. `random` fills the handshake's packets.
-    pub(crate) fn new(purpose: ClientRole, target: ClientTarget, random: &Random) -> Self {
-        Self { link: Link::client(random), state: State::Handshake, purpose, target, secrets: Vec::new() }
+    pub(crate) fn new(role: ClientRole, target: ClientTarget, random: &Random) -> Self {
+        Self { link: Link::client(random), state: State::Handshake, role, target, secrets: Vec::new() }
     }
 
     /// Hides another secret in the texts of the server.
@@ -140,7 +140,7 @@ impl ClientSession {
 
     fn connect(&mut self) {
         self.state = State::Connecting;
-        let publishes = self.purpose != ClientRole::Play;
+        let publishes = self.role != ClientRole::Play;
         let with_parameters = |text: &str| format!("{text}{}", self.target.parameters.reveal());
         let mut arguments = vec![
             ("app".to_owned(), Value::text(with_parameters(&self.target.app))),
@@ -208,7 +208,7 @@ impl ClientSession {
 
     fn create(&mut self) {
         self.state = State::Creating;
-        match self.purpose {
+        match self.role {
             ClientRole::Publish { chunk_size } => {
                 self.link.announce_chunk_size(chunk_size);
                 let key = self.target.key.reveal().to_owned();
@@ -224,7 +224,7 @@ impl ClientSession {
         self.state = State::Asking;
         self.link.set_stream(stream);
         let key = Value::text(self.target.key.reveal());
-        match self.purpose {
+        match self.role {
             ClientRole::Publish { .. } => {
                 self.command_out("publish", ASK, stream, [Value::Null, key, Value::text("live")])
             }
@@ -271,7 +271,7 @@ impl ClientSession {
         };
         // The key is part of no text.
         let app = self.target.app.split('?').next().unwrap_or_default();
-        let asked = match (before, self.purpose) {
+        let asked = match (before, self.role) {
             (State::Connecting, _) => format!(" (asked to connect to {app})"),
             (State::Ready, _) => String::new(),
             (_, ClientRole::Publish { .. }) => format!(" (asked to publish to {app}/…)"),
@@ -291,7 +291,7 @@ impl ClientSession {
     pub(crate) fn end(&mut self) {
         if self.state == State::Ready {
             let stream = self.link.framing().stream;
-            if matches!(self.purpose, ClientRole::Publish { .. }) {
+            if matches!(self.role, ClientRole::Publish { .. }) {
                 let key = Value::text(self.target.key.reveal());
                 self.command_out("FCUnpublish", 6.0, 0, [Value::Null, key]);
             }

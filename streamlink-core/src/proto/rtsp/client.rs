@@ -74,7 +74,7 @@ struct Sent {
 pub(crate) struct ClientSession {
     reader: Reader,
     out: Vec<u8>,
-    purpose: ClientRole,
+    role: ClientRole,
     udp: bool,
     /// Sets up tracks that the server is to receive, too.
     wants_back_channel: bool,
@@ -115,13 +115,13 @@ pub(crate) struct ClientSession {
 
 impl ClientSession {
     /// Creates a session and queues its first request. `url` contains no password.
-    pub(crate) fn new(purpose: ClientRole, url: &str, user: Option<User>, udp: bool, random: &Random) -> Self {
+    pub(crate) fn new(role: ClientRole, url: &str, user: Option<User>, udp: bool, random: &Random) -> Self {
         let mut cnonce = [0; 8];
         random.fill(&mut cnonce);
         let mut session = Self {
             reader: Reader::default(),
             out: Vec::new(),
-            purpose,
+            role,
             udp,
             wants_back_channel: false,
             user,
@@ -387,7 +387,7 @@ impl ClientSession {
                 let public = response.headers.all("Public").flat_map(|methods| methods.split(','));
                 self.knows_get_parameter =
                     public.map(str::trim).any(|method| method.eq_ignore_ascii_case("GET_PARAMETER"));
-                match self.purpose.clone() {
+                match self.role.clone() {
                     ClientRole::Play => self.describe(),
                     ClientRole::Record(presentation) => {
                         self.state = State::Announcing;
@@ -470,7 +470,7 @@ impl ClientSession {
 
     /// Sends PLAY or RECORD.
     fn start(&mut self) {
-        let method = match self.purpose {
+        let method = match self.role {
             ClientRole::Play => "PLAY",
             ClientRole::Record(_) => "RECORD",
         };
@@ -490,7 +490,7 @@ impl ClientSession {
     }
 
     fn send_set_up(&mut self, track: usize, mut transport: Transport) {
-        transport.record = matches!(self.purpose, ClientRole::Record(_));
+        transport.record = matches!(self.role, ClientRole::Record(_));
         let url = self.track_url(track);
         self.send("SETUP", url, format!("Transport: {transport}\r\n"), None);
     }
@@ -498,7 +498,7 @@ impl ClientSession {
     fn was_set_up(&mut self, track: usize, response: &Response) -> Option<ClientEvent> {
         let headers = response.headers.all("Transport");
         let transport = headers.flat_map(Transport::parse_all).next();
-        let is_playing = matches!(self.purpose, ClientRole::Play);
+        let is_playing = matches!(self.role, ClientRole::Play);
         if let Some(other) = transport.filter(|transport| transport.tcp == self.udp || transport.multicast) {
             return self.track_refused(track, format!("SETUP answered with `{other}`"));
         }
@@ -533,7 +533,7 @@ impl ClientSession {
     /// Handles the refusal of a track. It is left out, unless it is the first one that matters.
     fn track_refused(&mut self, track: usize, words: String) -> Option<ClientEvent> {
         let Some(presentation) = self.presentation.clone() else { return Some(self.reject(words)) };
-        if matches!(self.purpose, ClientRole::Record(_)) {
+        if matches!(self.role, ClientRole::Record(_)) {
             return Some(if self.udp { self.no_udp(words) } else { self.reject(words) });
         }
         let tracks = presentation.tracks();
@@ -592,7 +592,7 @@ impl ClientSession {
 
     /// Returns the URL that controls all tracks together.
     fn aggregate(&self) -> String {
-        match (&self.purpose, self.aggregates.front()) {
+        match (&self.role, self.aggregates.front()) {
             (ClientRole::Play, Some(url)) => url.clone(),
             _ => self.url.clone(),
         }
@@ -601,7 +601,7 @@ impl ClientSession {
     /// Returns the URL of a track. Its control attribute is absolute, or relative to the base.
     fn track_url(&self, track: usize) -> String {
         let own = Presentation::control(track);
-        let control = match (&self.purpose, &self.presentation) {
+        let control = match (&self.role, &self.presentation) {
             (ClientRole::Play, Some(presentation)) => {
                 presentation.tracks().get(track).map_or("", |t| t.control.as_str())
             }
