@@ -21,7 +21,7 @@ mod video;
 
 use crate::media::{
     Packet, ProgramChoice,
-    ts::transport::{PacketExtractor, TransportPacket},
+    ts::{PacketSync, transport::TransportPacket},
 };
 use audio::Unfit;
 use kind::Kind;
@@ -36,7 +36,7 @@ use timeline::{ProgramClock, Timeline};
 /// Turns a transport stream into FLV messages. Holds at most a picture, a NAL unit, and a second of sound.
 #[derive(Debug)]
 pub(crate) struct Remuxer {
-    extractor: PacketExtractor,
+    sync: PacketSync,
     core: Core,
 }
 
@@ -62,7 +62,7 @@ struct Core {
 impl Remuxer {
     pub(crate) fn new() -> Self {
         Self {
-            extractor: PacketExtractor::default(),
+            sync: PacketSync::default(),
             core: Core {
                 programs: Programs::new(),
                 wanted: ProgramChoice::Best,
@@ -90,8 +90,8 @@ impl Remuxer {
 
     /// Takes the payload of a datagram; the messages that it completes are appended to `out`.
     pub(crate) fn push(&mut self, payload: &[u8], arrival: Instant, out: &mut Vec<Packet>) {
-        let Self { extractor, core } = self;
-        extractor.push(payload, |packet| {
+        let Self { sync, core } = self;
+        sync.feed(payload, |packet, _| {
             if let Some(packet) = TransportPacket::parse(packet) {
                 core.packet(&packet, arrival, out);
             }
