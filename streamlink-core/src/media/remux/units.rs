@@ -2,7 +2,7 @@
 //! what separates pictures are the NAL units.
 
 use super::{
-    order::{Order, OrderReader},
+    order::{Field, Order, OrderReader, SliceHead},
     pes::Stamp,
     video::{ParameterSets, Picture},
 };
@@ -50,14 +50,14 @@ struct Unit {
     position: Option<u64>,
     data: Vec<u8>,
     scan: EntryPointScan,
-    order: Option<Order>,
+    head: SliceHead,
     has_slice: bool,
     doubt: Doubt,
     /// Address of its last slice of H.264.
     address: u32,
 }
 
-/// Splits a byte stream into access units. Holds at most one of them, and a NAL unit.
+/// Splits a byte stream into access units; two fields of one frame are one. Holds at most two of them, and a NAL unit.
 #[derive(Debug)]
 pub(super) struct UnitReader {
     codec: NalCodec,
@@ -78,6 +78,8 @@ pub(super) struct UnitReader {
     /// The last picture began where a PES packet with a timestamp did.
     aligned: bool,
     unit: Unit,
+    /// The first field of a frame, until the next picture tells whether it is the second one.
+    first_field: Option<(AccessUnit, Field)>,
     done: Vec<AccessUnit>,
 }
 
@@ -97,6 +99,7 @@ impl UnitReader {
             stamps: VecDeque::new(),
             aligned: false,
             unit: Unit::new(codec, head),
+            first_field: None,
             done: Vec::new(),
         }
     }
@@ -146,6 +149,7 @@ impl UnitReader {
     pub(super) fn finish(&mut self) {
         self.end_nal();
         self.finish_unit();
+        self.finish_field();
     }
 
     /// Takes data.
@@ -254,7 +258,7 @@ impl UnitReader {
             }
             NalRole::Slice => {
                 if !self.unit.has_slice {
-                    self.unit.order = self.orders.picture(nal);
+                    self.unit.head = self.orders.picture(nal);
                 }
                 self.unit.has_slice = true;
             }
@@ -275,6 +279,7 @@ impl UnitReader {
             return;
         }
         let unit = std::mem::replace(&mut self.unit, Unit::new(self.codec, self.head));
+        let first_aligned = self.aligned;
         let mut stamp = None;
         while let Some((position, next)) = self.stamps.front()
             && unit.position.is_some_and(|begin| *position <= begin)
@@ -292,14 +297,50 @@ impl UnitReader {
                 self.stamps.pop_front();
             }
         }
-        self.done.push(AccessUnit {
+        let SliceHead { order, field } = unit.head;
+        let picture = AccessUnit {
             entry: unit.scan.entry_point().unwrap_or(EntryPoint::None),
             stamp,
-            order: unit.order,
+            order,
             doubt: unit.doubt,
             data: unit.data,
             configuration: self.sets.configuration(),
-        });
+        };
+        match (self.first_field.take(), field) {
+            (Some((first, first_field)), Some(field)) if field.completes(first_field) => {
+                // The PES packet began with the first field.
+                self.aligned = first_aligned;
+                self.done.push(first.with_second_field(picture, self.head));
+            }
+            (first, field) => {
+                self.done.extend(first.map(|(first, _)| first));
+                match field {
+                    Some(field) => self.first_field = Some((picture, field)),
+                    None => self.done.push(picture),
+                }
+            }
+        }
+    }
+
+    /// Hands on a first field whose second one does not come.
+    fn finish_field(&mut self) {
+        self.done.extend(self.first_field.take().map(|(first, _)| first));
+    }
+}
+
+impl AccessUnit {
+    /// Returns the frame of two fields. Like its decoding, its time and whether decoding can start with it are those of
+    /// the first one. `head`: number of free bytes before the data.
+    fn with_second_field(self, second: AccessUnit, head: usize) -> Self {
+        let mut data = self.data;
+        data.extend_from_slice(second.data.get(head..).unwrap_or_default());
+        Self {
+            data,
+            stamp: self.stamp.or(second.stamp),
+            doubt: self.doubt.max(second.doubt),
+            configuration: second.configuration.or(self.configuration),
+            ..self
+        }
     }
 }
 
@@ -310,7 +351,7 @@ impl Unit {
             position: None,
             data,
             scan: EntryPointScan::new(codec),
-            order: None,
+            head: SliceHead::default(),
             has_slice: false,
             doubt: Doubt::None,
             address: 0,
