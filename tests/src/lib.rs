@@ -3,6 +3,7 @@
 pub mod lossy;
 pub mod media;
 pub mod nginx;
+pub mod paff;
 pub mod peer;
 pub mod rig;
 pub mod rtmp;

@@ -5,7 +5,7 @@ use std::{cell::RefCell, fs, path::Path, time::Instant};
 use streamlink_core::{Event, LeftOut, Output, Packet, Source, StreamKey};
 use streamlink_tests::{
     media::{pictures, times},
-    peer,
+    paff, peer,
     rig::{Recording, Rig, free_port, text},
 };
 
@@ -131,6 +131,130 @@ fn remux_of_intra_refresh_joined_late_begins_with_sound_and_decodes() {
     assert!(video.len() > 25 && audio.len() > 80, "{} {}", video.len(), audio.len());
     assert!(audio[0].0 < 0.1 && video[0].0 < 1.2, "{audio:?} {video:?}");
     assert!(pictures(&got.flv).len() > 20);
+}
+
+/// Returns the pictures that ffmpeg decodes from the HEVC of a recording, and what it complains about. It reads no HEVC
+/// in FLV, so that the messages are taken apart.
+fn hevc(file: &Path) -> (usize, String) {
+    let bytes = fs::read(file).unwrap();
+    let mut stream = Vec::new();
+    let mut units = |data: &[u8], prefix: usize| {
+        let mut rest = data;
+        while rest.len() > prefix {
+            let (length, tail) = rest.split_at(prefix);
+            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            stream.extend([0, 0, 0, 1]);
+            stream.extend_from_slice(&tail[..length]);
+            rest = &tail[length..];
+        }
+    };
+    let mut tags = &bytes[13..];
+    while let [kind, a, b, c, _, _, _, _, _, _, _, rest @ ..] = tags {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let body = &rest[..length];
+        if *kind == 9 && body[0] & 0x0f == 1 {
+            units(&body[8..], 4);
+        } else if *kind == 9 {
+            // The parameter sets of the configuration record, one of each type.
+            let mut sets = &body[5 + 23..];
+            while let [_, 0, 1, high, low, tail @ ..] = sets {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                units(&sets[3..5 + length], 2);
+                sets = &tail[length..];
+            }
+        }
+        tags = &rest[length + 4..];
+    }
+    let bare = file.with_extension("h265");
+    fs::write(&bare, stream).unwrap();
+    (pictures(&bare).len(), complaints(&bare))
+}
+
+#[test]
+fn remux_of_hevc_with_gradual_refresh_joined_late_decodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gradual.ts");
+    let x265 = "log-level=none:keyint=25:intra-refresh=1:repeat-headers=1:pools=1:bframes=0";
+    let arguments = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", x265];
+    let stream = make(PICTURE, SOUND, &arguments, &file);
+    let late = stream.len() / 4 / 188 * 188;
+    let joined = folder.path().join("late.ts");
+    fs::write(&joined, &stream[late..]).unwrap();
+    let got = remux(&stream[late..], 1);
+    let (pictures, complaints) = hevc(&got.flv);
+    // As many pictures as from the recovery point on, and no more complaints than about the stream as it is.
+    let original = self::complaints(&joined);
+    assert!(pictures > 45, "{pictures}");
+    assert!(complaints.lines().count() <= original.lines().count(), "{complaints}\n instead of \n{original}");
+    assert!(!complaints.contains("PPS"), "{complaints}");
+}
+
+#[test]
+fn remux_of_intra_refresh_without_announcement_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("silent.ts");
+    let refresh = ["-bf", "0", "-x264-params", "repeat-headers=1:intra-refresh=1:keyint=25:bframes=0"];
+    let long = |source: &str| source.replace("duration=3", "duration=9");
+    let mut stream = make(&long(PICTURE), &long(SOUND), &refresh, &file);
+    // The messages about recovery points become padding, as some encoders send none.
+    for at in 0..stream.len() - 5 {
+        if stream[at..at + 5] == [0, 0, 1, 6, 6] {
+            stream[at + 3] = 0x0c;
+        }
+    }
+    let late = stream.len() / 9 / 188 * 188;
+    let got = remux(&stream[late..], 1);
+    let shown = pictures(&got.flv).len();
+    assert!(shown > 50, "{shown} of {}", times(&got.flv, "v:0").len());
+    assert!(times(&got.flv, "a:0").len() > 300);
+}
+
+#[test]
+fn remux_failover_to_intra_refresh_leaves_no_complaint() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a.ts", "b.ts"].map(|name| folder.path().join(name));
+    let first = make(PICTURE, SOUND, &["-bf", "0"], &a);
+    let refresh = ["-bf", "0", "-x264-params", "repeat-headers=1:intra-refresh=1:keyint=25:bframes=0"];
+    let second = make(LARGER, SOUND, &refresh, &b);
+    // Joined before a recovery point.
+    let late = second.len() / 4 / 188 * 188;
+    let got = remux(&[&first, &second[late..]].concat(), 1);
+    assert_eq!(complaints(&got.flv), "");
+    let (shown, sent) = (pictures(&got.flv).len(), times(&got.flv, "v:0").len());
+    assert!(shown + 26 >= sent && sent > 100, "{shown} of {sent}"); // those before the recovery point are not shown
+}
+
+#[test]
+fn remux_of_field_pictures_makes_frames() {
+    const FRAME: u64 = 3600;
+    let folder = tempfile::tempdir().unwrap();
+    let bare = folder.path().join("fields.h264");
+    let plain: Vec<u8> = paff::frames(50, true).into_iter().flatten().flatten().collect();
+    fs::write(&bare, plain).unwrap();
+    let wanted = pictures(&bare);
+    assert_eq!(wanted.len(), 50);
+    for delimiters in [true, false] {
+        let frames = paff::frames(50, delimiters);
+        let at = |number: usize| Some(90_000 + number as u64 * FRAME);
+        let together = frames.iter().enumerate().map(|(n, [top, bottom])| (at(n), [&top[..], bottom].concat()));
+        let apart = |stamps: bool| {
+            let second = move |n: usize| at(n).filter(|_| stamps).map(|time| time + FRAME / 2);
+            let fields = frames.iter().enumerate();
+            fields.flat_map(move |(n, [top, bottom])| [(at(n), top.clone()), (second(n), bottom.clone())])
+        };
+        for (name, packets) in [
+            ("a PES packet for each frame", together.clone().collect::<Vec<_>>()),
+            ("for each field, all with times", apart(true).collect()),
+            ("for each field, the first ones with times", apart(false).collect()),
+        ] {
+            let got = remux(&paff::transport_stream(&packets), 1);
+            let video = times(&got.flv, "v:0");
+            assert_eq!(video.len(), 50, "{name}");
+            assert!(video.windows(2).all(|w| (0.039..0.041).contains(&(w[1].0 - w[0].0))), "{name}: {video:?}");
+            assert!(pictures(&got.flv) == wanted, "{name}");
+            assert_eq!(complaints(&got.flv), "", "{name}");
+        }
+    }
 }
 
 #[test]

@@ -52,6 +52,9 @@ struct Core {
     timeline: Timeline,
     video: Option<VideoTrack>,
     picture_timing: PictureTiming,
+    /// The decoder configuration record of the video that was sent last, and whether it has ever changed.
+    record: Option<Vec<u8>>,
+    record_changed: bool,
     audio: Option<AudioTrack>,
     sound_timing: SoundTiming,
     /// The metadata sent last.
@@ -72,6 +75,8 @@ impl Remuxer {
                 timeline: Timeline::default(),
                 video: None,
                 picture_timing: PictureTiming::default(),
+                record: None,
+                record_changed: false,
                 audio: None,
                 sound_timing: SoundTiming::default(),
                 metadata: None,

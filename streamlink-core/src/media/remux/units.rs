@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 const MAX_UNIT: usize = 8 << 20;
 /// Maximum number of timestamps that wait for their picture.
 const MAX_STAMPS: usize = 32;
+/// Maximum length of the parameter sets that come with a picture, in bytes.
+const MAX_SETS: usize = 16 << 10;
 /// Number of bytes of a NAL unit that tell whether a picture begins with it.
 const PEEK: usize = 16;
 const START: [u8; 3] = [0, 0, 1];
@@ -37,8 +39,10 @@ pub(super) struct AccessUnit {
     pub(super) stamp: Option<Stamp>,
     pub(super) order: Option<Order>,
     pub(super) doubt: Doubt,
-    /// NAL units, each behind its length in four bytes, after the free bytes.
+    /// NAL units without parameter sets, each behind its length in four bytes, after the free bytes.
     pub(super) data: Vec<u8>,
+    /// The parameter sets that came with the picture, each behind its length.
+    pub(super) sets: Vec<u8>,
     /// The decoder configuration record from this picture on, if it has changed.
     pub(super) configuration: Option<(Vec<u8>, Picture)>,
 }
@@ -49,6 +53,7 @@ struct Unit {
     /// Position of its first byte in the stream.
     position: Option<u64>,
     data: Vec<u8>,
+    sets: Vec<u8>,
     scan: EntryPointScan,
     head: SliceHead,
     has_slice: bool,
@@ -112,6 +117,11 @@ impl UnitReader {
     /// Returns whether PES packets begin with a picture, as far as is known.
     pub(super) fn is_aligned(&self) -> bool {
         self.aligned
+    }
+
+    /// Returns the number of bytes left free before each picture.
+    pub(super) fn head(&self) -> usize {
+        self.head
     }
 
     /// Returns the parameter sets.
@@ -254,6 +264,9 @@ impl UnitReader {
             NalRole::Delimiter | NalRole::Filler => return,
             NalRole::ParameterSet(number) => {
                 self.orders.set(number, nal);
+                if self.unit.sets.len() + nal.len() <= MAX_SETS {
+                    append_nal(&mut self.unit.sets, nal);
+                }
                 return self.sets.keep(number, nal);
             }
             NalRole::Slice => {
@@ -268,10 +281,7 @@ impl UnitReader {
         if self.unit.data.len() + nal.len() > MAX_UNIT {
             return;
         }
-        if let Ok(length) = u32::try_from(nal.len()) {
-            self.unit.data.extend(length.to_be_bytes());
-            self.unit.data.extend_from_slice(nal);
-        }
+        append_nal(&mut self.unit.data, nal);
     }
 
     fn finish_unit(&mut self) {
@@ -304,6 +314,7 @@ impl UnitReader {
             order,
             doubt: unit.doubt,
             data: unit.data,
+            sets: unit.sets,
             configuration: self.sets.configuration(),
         };
         match (self.first_field.take(), field) {
@@ -334,13 +345,24 @@ impl AccessUnit {
     fn with_second_field(self, second: AccessUnit, head: usize) -> Self {
         let mut data = self.data;
         data.extend_from_slice(second.data.get(head..).unwrap_or_default());
+        let mut sets = self.sets;
+        sets.extend_from_slice(&second.sets);
         Self {
             data,
+            sets,
             stamp: self.stamp.or(second.stamp),
             doubt: self.doubt.max(second.doubt),
             configuration: second.configuration.or(self.configuration),
             ..self
         }
+    }
+}
+
+/// Appends a NAL unit behind its length.
+pub(super) fn append_nal(data: &mut Vec<u8>, nal: &[u8]) {
+    if let Ok(length) = u32::try_from(nal.len()) {
+        data.extend(length.to_be_bytes());
+        data.extend_from_slice(nal);
     }
 }
 
@@ -350,6 +372,7 @@ impl Unit {
         Self {
             position: None,
             data,
+            sets: Vec::new(),
             scan: EntryPointScan::new(codec),
             head: SliceHead::default(),
             has_slice: false,
