@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Maximum time that the picture waits for an entry point, in units of 90 kHz and as arrivals.
 const WAIT_FOR_ENTRY: i64 = 3 * SECOND;
-/// Time after which a picture of intra slices alone will do.
+/// Time after which a picture of intra slices alone will do, or one that comes with parameter sets: encoders repeat them
+/// where a gradual refresh begins, announced (as x264 does) or not (as x265 does).
 const WAIT_FOR_CLEAN_ENTRY: i64 = WAIT_FOR_ENTRY / 2;
 /// Assumed duration of a frame until it is known, in units of 90 kHz.
 const USUAL_FRAME: i64 = 3600;
@@ -144,7 +145,8 @@ impl VideoTrack {
     }
 
     /// Returns whether the pictures can begin with one like this, that would be decoded and shown at these times.
-    fn begins(&mut self, entry: EntryPoint, placed: i64, shown: i64, arrival: Instant) -> bool {
+    fn begins(&mut self, unit: &AccessUnit, placed: i64, shown: i64, arrival: Instant) -> bool {
+        let entry = unit.entry;
         let (since, first) = match self.start {
             Start::Runs => return true,
             Start::Leading(first) if shown < first => return false,
@@ -162,6 +164,7 @@ impl VideoTrack {
         let waited = (placed - since).max(arrived.as_millis() as i64 * 90);
         let least = match waited {
             WAIT_FOR_ENTRY.. => EntryPoint::None,
+            WAIT_FOR_CLEAN_ENTRY.. if !unit.sets.is_empty() => EntryPoint::None,
             WAIT_FOR_CLEAN_ENTRY.. => EntryPoint::IntraOnly,
             _ => EntryPoint::Recovery { pictures: std::cmp::Reverse(u16::MAX) },
         };
@@ -233,9 +236,9 @@ impl Core {
         }
     }
 
-    fn picture(&mut self, unit: AccessUnit, arrival: Instant, out: &mut Vec<Packet>) {
+    fn picture(&mut self, mut unit: AccessUnit, arrival: Instant, out: &mut Vec<Packet>) {
         let Some(track) = &mut self.video else { return };
-        if let Some((record, picture)) = unit.configuration {
+        if let Some((record, picture)) = unit.configuration.take() {
             track.picture = picture;
             track.configured = true;
             track.header = Some(record);
@@ -249,7 +252,7 @@ impl Core {
         let Some((placed, shown)) = self.place_picture(unit.stamp, unit.order, arrival) else { return };
         let Some(track) = &mut self.video else { return };
         let was_waiting = !track.runs();
-        if track.begins(unit.entry, placed, shown, arrival) {
+        if track.begins(&unit, placed, shown, arrival) {
             let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
             let (codec, head) = (track.codec, track.units.head());
             let mut before = Vec::new();
