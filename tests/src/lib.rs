@@ -10,6 +10,7 @@ pub mod rtmp;
 pub mod rtp;
 pub mod rtsp;
 pub mod test_rng;
+pub mod ts;
 pub mod wire;
 
 use std::{

@@ -7,6 +7,7 @@ use streamlink_tests::{
     media::{pictures, times},
     paff, peer,
     rig::{Recording, Rig, free_port, text},
+    ts,
 };
 
 const PICTURE: &str = "testsrc2=size=320x180:rate=25:duration=3";
@@ -278,7 +279,7 @@ fn remux_of_field_pictures_makes_frames() {
             ("for each field, all with times", apart(true).collect()),
             ("for each field, the first ones with times", apart(false).collect()),
         ] {
-            let got = remux(&paff::transport_stream(&packets), 1);
+            let got = remux(&ts::transport_stream(&packets), 1);
             let video = times(&got.flv, "v:0");
             assert_eq!(video.len(), 50, "{name}");
             assert!(video.windows(2).all(|w| (0.039..0.041).contains(&(w[1].0 - w[0].0))), "{name}: {video:?}");
