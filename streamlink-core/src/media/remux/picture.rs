@@ -1,9 +1,7 @@
 //! Pictures of the video track, as FLV messages: where they begin, when they are decoded and shown.
 
 use super::{
-    Core,
-    kind::Kind,
-    millis,
+    Core, Kind, millis,
     order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
@@ -139,6 +137,11 @@ impl VideoTrack {
         self.pes.seems_whole() && self.units.is_aligned()
     }
 
+    /// Returns whether pictures have come, and none with which decoding can begin.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.start, Start::Waits(..))
+    }
+
     /// Returns whether pictures pass.
     pub(super) fn runs(&self) -> bool {
         matches!(self.start, Start::Leading(_) | Start::Runs)
@@ -253,6 +256,9 @@ impl Core {
         let Some(track) = &mut self.video else { return };
         let was_waiting = !track.runs();
         if track.begins(&unit, placed, shown, arrival) {
+            if was_waiting {
+                self.reported.change(arrival);
+            }
             let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
             let (codec, head) = (track.codec, track.units.head());
             let mut before = Vec::new();
