@@ -317,7 +317,7 @@ impl Core {
             let placed = timing.time.last()? + timing.step();
             let step = timing.step();
             let end = timing.end;
-            let ordered = order.and_then(|order| timing.order.place(codec, order, step, end));
+            let ordered = order.and_then(|order| timing.order.place(codec, order, placed, step, end));
             let near = ordered.filter(|shown| (-SECOND..2 * SECOND).contains(&(shown - placed)));
             let shown = near.unwrap_or(placed + timing.delay).max(placed);
             timing.end = timing.end.max(shown);
@@ -354,7 +354,8 @@ impl Core {
         let shown = at + timing.delay;
         timing.end = timing.end.max(shown);
         if let Some(order) = order {
-            timing.order.learn(order, shown);
+            let step = timing.step();
+            timing.order.learn(codec, order, at, shown, step);
         }
         self.timeline.record(&mut timing.time, placed, Some((raw, at)), arrival);
         Some((placed, shown))

@@ -55,7 +55,7 @@ fn sizes() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Transport packets are cut by datagrams, start codes by packets, and PES packets hold parts of a picture or several.
     #[test]
@@ -107,7 +107,8 @@ proptest! {
         let tail = &plain[start..];
         prop_assert!(got.len() >= tail.len());
         let got = &got[got.len() - tail.len()..];
-        prop_assert!(got.iter().map(|(_, data)| data).eq(tail.iter().map(|(_, data)| data)));
+        // Behind parameter sets, where those were cut, too.
+        prop_assert!(got.iter().zip(tail).all(|((_, got), (_, wanted))| got.ends_with(wanted)));
         let offset = got[0].0.0 - tail[0].0.0;
         for ((got, _), (wanted, _)) in got.iter().zip(tail) {
             let near = (got.0 - wanted.0 - offset).abs() <= 1 && (got.1 - wanted.1 - offset).abs() <= 1;
