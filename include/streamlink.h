@@ -960,6 +960,14 @@ typedef struct {
    * Milliseconds since the last error; -1: there was none.
    */
   int64_t last_error_age_ms;
+  /**
+   * Packets of a source that arrived again after they had arrived. They are not counted in dropped.
+   */
+  uint64_t duplicates;
+  /**
+   * Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
+   */
+  uint64_t undecrypted;
 } streamlink_endpoint_stats;
 
 /**

@@ -138,6 +138,10 @@ pub struct StreamlinkEndpointStats {
     pub last_error_peer: *const c_char,
     /// Milliseconds since the last error; -1: there was none.
     pub last_error_age_ms: i64,
+    /// Packets of a source that arrived again after they had arrived. They are not counted in dropped.
+    pub duplicates: u64,
+    /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
+    pub undecrypted: u64,
 }
 
 /// A player of an output that listens, at one moment.
@@ -323,6 +327,8 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
                 .last_error
                 .as_ref()
                 .map_or(-1, |error| i64::try_from(error.age.as_millis()).unwrap_or(i64::MAX)),
+            duplicates: s.duplicates,
+            undecrypted: s.undecrypted,
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }

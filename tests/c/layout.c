@@ -115,6 +115,8 @@ int main(void)
     FIELD(streamlink_endpoint_stats, last_error_kind);
     FIELD(streamlink_endpoint_stats, last_error_peer);
     FIELD(streamlink_endpoint_stats, last_error_age_ms);
+    FIELD(streamlink_endpoint_stats, duplicates);
+    FIELD(streamlink_endpoint_stats, undecrypted);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);
