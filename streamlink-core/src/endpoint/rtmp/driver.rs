@@ -44,7 +44,7 @@ struct OpenServer<T> {
 
 impl SourceDriver for RtmpPublishServer {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.tls)?;
+        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.port_group, self.tls)?;
         Ok(Box::new(OpenServer { port, settings: self.clone() }))
     }
 }
@@ -67,7 +67,7 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
 
 impl OutputDriver for RtmpPlayServer {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.tls);
+        let port = open_port(opening.resources, &opening.label, self.listen.bind, None, self.tls);
         Box::pin(ready(port.map(|port| Box::new(OpenServer { port, settings: self.clone() }) as _)))
     }
 }

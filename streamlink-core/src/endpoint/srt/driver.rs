@@ -49,7 +49,7 @@ struct OpenListener {
 
 impl OpenListener {
     fn open(settings: &SrtListener, resources: &EngineResources) -> io::Result<Self> {
-        let port = resources.ports.at(settings.listen.bind, |address| {
+        let port = resources.ports.at(settings.listen.bind, None, |address| {
             Port::open(address, resources.access_hook.clone(), resources.peer_limits, resources.random.clone())
         })?;
         Ok(Self { port, settings: settings.clone() })

@@ -30,15 +30,17 @@ impl<S: Service> SharedPort for Port<S> {
     }
 }
 
-/// Returns the port of a protocol at an address, or opens it. Must be called within the runtime.
+/// Returns the port of a protocol at an address, or opens it. Must be called within the runtime. Listeners of one group
+/// share a port that the system picks.
 pub(in crate::endpoint) fn open_port<S: Service>(
     resources: &EngineResources,
     label: &EndpointLabel<'_>,
     address: SocketAddr,
+    group: Option<u64>,
     tls: bool,
 ) -> Result<Arc<Port<S>>, Error> {
     let opened = resources.tls.server(tls).and_then(|server| {
-        let port = resources.ports.at(address, |address| {
+        let port = resources.ports.at(address, group, |address| {
             let (access_hook, random) = (resources.access_hook.clone(), resources.random.clone());
             Port::open(address, server, access_hook, resources.peer_limits, random)
         })?;
