@@ -202,8 +202,8 @@ fn rtp_source_tells_once_of_mpeg_ts_without_rtp_headers() {
     let mut events = running.events();
     let sender = input(&running);
     // Whole packets, packets with parity, and packets that datagrams of another size cut.
-    let plain = [[&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 184]].concat(); 7].concat();
-    let parity = [[&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 200]].concat(); 5].concat();
+    let plain = [&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 184]].concat().repeat(7);
+    let parity = [&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 200]].concat().repeat(5);
     let cut = plain[100..1100].to_vec();
     for datagram in [&plain, &parity, &cut].repeat(20) {
         sender.send(datagram);
