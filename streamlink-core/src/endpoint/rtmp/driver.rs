@@ -12,8 +12,9 @@ use crate::{
             CallerParts, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening, SourceDrive,
             SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
+        listener::Admission,
         local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, add_route, open_port},
+        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
     },
     error::Error,
     flow::{
@@ -55,13 +56,10 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
         let input_address = Some(listener_url(resources, &port, &settings.app, settings.key.as_ref()).into());
         let route = Route {
             mount: mount(settings.app, settings.key),
-            allow: settings.listen.allow,
-            max_peers: None,
-            status: context.status.clone(),
-            events: context.events.clone(),
+            admission: Admission::of_source(&context),
             end: RouteEnd::Source(context),
         };
-        StartedSource { input_address, drive: SourceDrive::Listener(add_route(port, route)) }
+        StartedSource { input_address, drive: SourceDrive::Listener(port.add(route)) }
     }
 }
 
@@ -86,13 +84,10 @@ impl OpenOutput for OpenServer<RtmpPlayServer> {
         };
         let route = Route {
             mount: mount(settings.app, settings.key),
-            allow: settings.listen.allow,
-            max_peers: settings.listen.max_peers,
-            status,
-            events: flow.events.clone(),
+            admission: Admission::of_output(&settings.listen, status, &flow.events),
             end: RouteEnd::Output(flow.ring.clone(), limits),
         };
-        StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(add_route(port, route))) }
+        StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(port.add(route))) }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
         AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
             CLOSE_TIMEOUT, End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits,
-            PlayerPlace, SendQueue, Service, Shared, SubWaker, WritePacing, close_with, send, write_all,
+            PlayerPlace, PortState, SendQueue, Service, SubWaker, WritePacing, close_with, send, write_all,
         },
     },
     inbound::SourceSession,
@@ -75,32 +75,31 @@ impl Service for Rtsp {
         SourceSession::new(context, now)
     }
 
-    #[allow(private_interfaces)]
-    async fn connection(shared: Arc<Shared<Self>>, visit: PendingConnection) {
-        let PendingConnection { stream, peer, connection, pending } = visit;
+    async fn connection(port: Arc<PortState<Self>>, pending: PendingConnection) {
+        let PendingConnection { stream, peer, connection, pending } = pending;
         let greeting = async {
             let local = stream.local_addr()?.ip();
-            let stream = shared.secure(stream, peer).await?;
-            let (session, udp) = (ServerSession::new(&shared.random), UdpTracks::default());
+            let stream = port.secure(stream, peer).await?;
+            let (session, udp) = (ServerSession::new(&port.random), UdpTracks::default());
             // Boxed to keep the enclosing futures small.
             let mut client = Box::new(Client { stream, session, udp, place: None, peer, local });
-            let request = client.ask(&shared).await?;
+            let request = client.ask(&port).await?;
             Ok::<_, End>((client, request))
         };
         let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
         drop(pending);
         match asked {
-            Ok(Ok((client, request))) => shared.clone().take_on(async move {
-                serve(&shared, client, request).await;
+            Ok(Ok((client, request))) => port.clone().take_on(async move {
+                serve(&port, client, request).await;
                 drop(connection);
             }),
             Ok(Err(end)) => {
                 log::debug!("RTSP peer {peer}: {end:?}");
-                shared.refuse_unasked(peer, Some(&end));
+                port.refuse_unasked(peer, Some(&end));
             }
             Err(_) => {
                 log::debug!("RTSP peer {peer} did not say what it wants");
-                shared.refuse_unasked(peer, None);
+                port.refuse_unasked(peer, None);
             }
         }
     }
@@ -116,7 +115,7 @@ impl ReservedPlace {
     /// Reserves the place of a publisher or a player. Returns the reason if none is free.
     fn take(route: &Arc<OpenRoute<Rtsp>>) -> Result<Self, RefusalReason> {
         match &route.end {
-            OpenEnd::Source(..) => PublisherPlace::take(route).map(Self::Publisher).ok_or(RefusalReason::InUse),
+            OpenEnd::Source(_) => PublisherPlace::take(route).map(Self::Publisher).ok_or(RefusalReason::InUse),
             OpenEnd::Output(..) => {
                 let place = route.reserve().ok_or(RefusalReason::TooManyPeers)?;
                 Ok(Self::Player(route.clone(), place))
@@ -186,7 +185,7 @@ fn status_of_code(code: u32) -> Status {
 
 /// StreamDirectory of a port for the session of one client.
 struct PortDirectory<'a> {
-    shared: &'a Shared<Rtsp>,
+    port: &'a PortState<Rtsp>,
     udp: &'a mut UdpTracks,
     place: &'a mut Option<ReservedPlace>,
     /// Route whose publisher was told to leave.
@@ -197,7 +196,7 @@ struct PortDirectory<'a> {
 
 impl PortDirectory<'_> {
     fn route(&self, publish: bool, path: &str) -> Option<Arc<OpenRoute<Rtsp>>> {
-        self.shared.all().into_iter().find(|route| route.is_source() == publish && route.mount.path == path)
+        self.port.routes().into_iter().find(|route| route.is_source() == publish && route.mount.path == path)
     }
 
     /// Reserves a place at a route for the client. UDP ports are opened only for clients with a place.
@@ -220,16 +219,16 @@ impl PortDirectory<'_> {
     ) -> Result<(u16, u16), RefusalReason> {
         self.keep_place(route)?;
         let out = RefusalReason::OutOfDescriptors;
-        let permit = self.shared.peers.take_descriptors(self.peer.ip(), 2).ok_or(out);
+        let permit = self.port.places.peers.take_descriptors(self.peer.ip(), 2).ok_or(out);
         let opened = permit.and_then(|permit| {
-            let opened = self.udp.open(&self.shared.random, track, self.local, publish, Some(permit));
+            let opened = self.udp.open(&self.port.random, track, self.local, publish, Some(permit));
             opened.map_err(|error| {
                 log::debug!("RTSP peer {}: no ports: {error}", self.peer);
                 out
             })
         });
         if opened.is_err() {
-            self.shared.note_shortage("no file descriptors or ports for tracks over UDP");
+            self.port.note_shortage("no file descriptors or ports for tracks over UDP");
         }
         let ports = opened?;
         self.udp.set_peer(track, self.peer.ip(), client, None);
@@ -242,23 +241,23 @@ impl StreamDirectory for PortDirectory<'_> {
         let now = Instant::now();
         let route = self.route(publish, path);
         // A refused request may be a guess. The attempts of an address per second are limited.
-        if !self.shared.peers.may_attempt(self.peer.ip(), now) {
+        if !self.port.places.peers.may_attempt(self.peer.ip(), now) {
             let reason = RefusalReason::TooManyAttempts;
             match &route {
-                Some(route) => route.refuse(self.peer, reason, now),
-                None => self.shared.refuse_everywhere(self.peer, reason, now),
+                Some(route) => route.admission.refuse(self.peer, reason, "", now),
+                None => self.port.refuse_everywhere(self.peer, reason, now),
             }
             return Err(status_of(reason));
         }
         let Some(route) = route else {
-            self.shared.peers.refused(self.peer.ip(), now);
-            for route in self.shared.all().iter().filter(|route| route.is_source() == publish) {
-                route.refuse_request(self.peer, Some(path), RefusalReason::NoSuchStream, now);
+            self.port.places.peers.refused(self.peer.ip(), now);
+            for route in self.port.routes().iter().filter(|route| route.is_source() == publish) {
+                route.refuse_request(self.peer, path, RefusalReason::NoSuchStream, now);
             }
             return Err(Status::NOT_FOUND);
         };
-        if !route.admits(self.peer.ip()) {
-            route.refuse_request(self.peer, Some(path), RefusalReason::NotAllowed, now);
+        if !route.admission.admits(self.peer.ip()) {
+            route.refuse_request(self.peer, path, RefusalReason::NotAllowed, now);
             return Err(Status::FORBIDDEN);
         }
         self.udp.set_symmetric(route.mount.symmetric);
@@ -277,22 +276,22 @@ impl StreamDirectory for PortDirectory<'_> {
 
     fn not_published(&mut self, path: &str) {
         if let Some(route) = self.route(false, path) {
-            route.refuse_request(self.peer, Some(path), RefusalReason::NotPublished, Instant::now());
+            route.refuse_request(self.peer, path, RefusalReason::NotPublished, Instant::now());
         }
     }
 
     fn wrong_password(&mut self, publish: bool, path: &str) {
         let now = Instant::now();
-        self.shared.peers.refused(self.peer.ip(), now);
+        self.port.places.peers.refused(self.peer.ip(), now);
         if let Some(route) = self.route(publish, path) {
-            route.refuse_request(self.peer, Some(path), RefusalReason::WrongPassword, now);
+            route.refuse_request(self.peer, path, RefusalReason::WrongPassword, now);
         }
     }
 
     fn bad_description(&mut self, path: &str, reason: &str) {
         if let Some(route) = self.route(true, path) {
             log::warn!("RTSP publisher {} of `{}`: we refuse its SDP: {reason}", self.peer, PeerText::new(path));
-            route.refuse(self.peer, RefusalReason::Incompatible, Instant::now());
+            route.admission.refuse(self.peer, RefusalReason::Incompatible, "", Instant::now());
         }
     }
 
@@ -305,14 +304,14 @@ impl StreamDirectory for PortDirectory<'_> {
             self.taken_over = Some(route);
             return Ok(());
         }
-        route.refuse_request(self.peer, Some(path), RefusalReason::InUse, Instant::now());
+        route.refuse_request(self.peer, path, RefusalReason::InUse, Instant::now());
         Err(status_of(RefusalReason::InUse))
     }
 
     fn open_udp(&mut self, publish: bool, path: &str, track: usize, client: (u16, u16)) -> Result<(u16, u16), Status> {
         let route = self.route(publish, path).ok_or(Status::NOT_FOUND)?;
         self.open_ports(&route, publish, track, client).map_err(|reason| {
-            route.refuse(self.peer, reason, Instant::now());
+            route.admission.refuse(self.peer, reason, "", Instant::now());
             status_of(reason)
         })
     }
@@ -331,7 +330,7 @@ struct Client {
 
 impl Client {
     /// Exchanges messages until the client asks to play or record.
-    async fn ask(&mut self, shared: &Shared<Rtsp>) -> Result<Request, End> {
+    async fn ask(&mut self, port: &PortState<Rtsp>) -> Result<Request, End> {
         loop {
             let peer = self.peer;
             let Self { stream, session, udp, place, .. } = self;
@@ -348,7 +347,7 @@ impl Client {
                 return Err(End::Lost(LossReason::Closed));
             }
             let (peer, local) = (self.peer, self.local);
-            let mut directory = PortDirectory { shared, udp, place, taken_over: None, peer, local };
+            let mut directory = PortDirectory { port, udp, place, taken_over: None, peer, local };
             let request = self.session.next(&mut directory);
             if let Some(route) = directory.taken_over {
                 // The response to ANNOUNCE waits until the publisher before has left.
@@ -629,7 +628,7 @@ impl KeyFrameGate {
 }
 
 /// Finds the route of a request and serves the client, or refuses it.
-async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request) {
+async fn serve(port: &PortState<Rtsp>, mut client: Box<Client>, request: Request) {
     let (path, presentation) = match request {
         Request::Publish { path, presentation } => (path, Some(presentation)),
         Request::Play { path } => (path, None),
@@ -639,7 +638,7 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
     let tcp = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. })));
     let ways = [tcp, !client.udp.is_empty(), client.is_multicast()];
     let mixed = ways.iter().filter(|way| **way).count() > 1;
-    let found = shared.all().into_iter().find(|r| r.is_source() == publish && r.mount.path == path);
+    let found = port.routes().into_iter().find(|r| r.is_source() == publish && r.mount.path == path);
     let Some(route) = found else { return client.turn_away(Status::NOT_FOUND).await };
     if mixed {
         return client.turn_away(Status::UNSUPPORTED_TRANSPORT).await;
@@ -647,18 +646,18 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
     let counted = route.connections.token();
     let user = route.mount.user.as_ref().map(|user| user.name.clone());
     let with_path = |request: AccessRequest| AccessRequest { path: Some(path), user, ..request };
-    if let Err(code) = shared.authorize(&route, with_path, peer).await {
+    if let Err(code) = port.authorize(&route, with_path, peer).await {
         return client.turn_away(status_of_code(code)).await;
     }
     let place = client.place.take().filter(|place| Arc::ptr_eq(place.route(), &route));
     match (&route.end, presentation) {
-        (OpenEnd::Source(..), Some(presentation)) => {
+        (OpenEnd::Source(_), Some(presentation)) => {
             let place = match place {
                 Some(ReservedPlace::Publisher(place)) => Some(place),
                 _ => PublisherPlace::take(&route),
             };
             let Some(mut place) = place else {
-                route.refuse(peer, RefusalReason::InUse, now);
+                route.admission.refuse(peer, RefusalReason::InUse, "", now);
                 return client.turn_away(Status::FORBIDDEN).await;
             };
             // A change of the allowlist since ANNOUNCE takes effect with the first packet.
@@ -666,8 +665,8 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
                 let end = client.receive(inbound, &presentation, &place.stop).await;
                 let (end, now, was_live) = (route.publisher_end(end), Instant::now(), inbound.is_live());
                 inbound.end(&end, now);
-                if !was_live {
-                    route.report_silent_publisher(&end, peer, now);
+                if !was_live && let End::Lost(reason) = &end {
+                    route.admission.report_silent_publisher(reason, peer, now);
                 }
             }
         }
@@ -678,7 +677,7 @@ async fn serve(shared: &Shared<Rtsp>, mut client: Box<Client>, request: Request)
                 _ => route.enter(peer, now),
             };
             let Some((id, player)) = entered else {
-                route.refuse(peer, RefusalReason::TooManyPeers, now);
+                route.admission.refuse(peer, RefusalReason::TooManyPeers, "", now);
                 return client.turn_away(Status::NOT_ENOUGH_BANDWIDTH).await;
             };
             let end = client.play(ring, terms.clone(), known, &player, &route).await;
