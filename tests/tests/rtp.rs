@@ -144,7 +144,7 @@ fn rtp_source_reorders_packets() {
     let got: Vec<u16> = sink.take(12).iter().map(|p| sequence(p)).collect();
     assert_eq!(got, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]);
     let stats = running.stats().sources[0].clone();
-    assert_eq!((stats.lost, stats.recovered, stats.dropped), (1, 3, 1));
+    assert_eq!((stats.lost, stats.recovered, stats.dropped, stats.duplicates), (1, 3, 0, 1));
     engine.block_on(running.stop());
 }
 

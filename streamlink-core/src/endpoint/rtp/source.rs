@@ -232,7 +232,8 @@ impl Reception {
         counters.lost.set(quality.lost);
         counters.recovered.set(quality.recovered);
         counters.jitter_us.set(u64::try_from(quality.jitter.as_micros()).unwrap_or(u64::MAX));
-        let unwanted = quality.late.saturating_add(quality.duplicates).saturating_add(quality.foreign);
+        counters.duplicates.set(quality.duplicates);
+        let unwanted = quality.late.saturating_add(quality.foreign);
         counters.dropped.add(tally.dropped + unwanted.saturating_sub(self.unwanted));
         self.unwanted = unwanted;
         self.last_refused = tally.refused_peer.or(self.last_refused);

@@ -20,7 +20,7 @@ mod tests;
 
 pub(crate) use caller::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
-pub(crate) use crypto::{KeyDerivation, WrappingKey};
+pub(crate) use crypto::{CipherMode, KeyDerivation, WrappingKey};
 pub(crate) use handshake::Handshake;
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;
