@@ -44,7 +44,7 @@ impl OpenListener {
         let Self { port, settings } = self;
         let rates = FlowRates::new(&settings.srt, flow.bandwidth.view());
         let terms = terms(&settings.srt, &rates);
-        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, end })
+        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, dscp: settings.listen.dscp, end })
     }
 }
 
