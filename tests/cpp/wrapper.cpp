@@ -194,11 +194,14 @@ void access_function()
             }
         }
     };
-    streamlink::flow good = call("good"), bad = call("bad"), silent = call("silent");
-    find(good, STREAMLINK_EVENT_KIND_OUTPUT_CONNECTED);
+    // One after another: a source has one sender.
+    streamlink::flow bad = call("bad");
     const auto refused = find(bad, STREAMLINK_EVENT_KIND_OUTPUT_RETRYING);
     CHECK(refused->detail().find("1401") != std::string_view::npos && !refused->reason().empty());
+    streamlink::flow silent = call("silent");
     find(silent, STREAMLINK_EVENT_KIND_OUTPUT_RETRYING);
+    streamlink::flow good = call("good");
+    find(good, STREAMLINK_EVENT_KIND_OUTPUT_CONNECTED);
     CHECK(asked >= 3);
 }
 

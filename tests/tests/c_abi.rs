@@ -170,7 +170,7 @@ fn c_host_switches_sources_and_the_player_stays() {
     let address = |name: &str| host.wait_for_word(&format!("{name} "));
     // Key frames come once a second, so that no switch waits long. The times of the two publishers differ.
     let looped = folder.path().join("looped.flv");
-    let video = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "0", "-c:a", "aac", "-t", "60"];
+    let video = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "0", "-c:a", "aac", "-t", "40"];
     run(
         "ffmpeg",
         &[&["-v", "error", "-nostdin", "-stream_loop", "20", "-i", text(&clip())], &video[..], &[text(&looped)]]
