@@ -147,6 +147,10 @@ pub struct StreamlinkEndpointStats {
     pub last_error_peer: *const c_char,
     /// Milliseconds since the last error; -1: there was none.
     pub last_error_age_ms: i64,
+    /// Packets of a source that arrived again after they had arrived. They are not counted in dropped.
+    pub duplicates: u64,
+    /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
+    pub undecrypted: u64,
     /// MPEG-TS, ETSI TR 101 290: transport errors (2.1), CRC errors (2.2), PCR repetition errors (2.3a), PCR discontinuity
     /// errors (2.3b), PTS errors (2.5) and CAT errors (2.6); about a second old.
     pub transport_errors: u64,
@@ -397,6 +401,8 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
                 .last_error
                 .as_ref()
                 .map_or(-1, |error| i64::try_from(error.age.as_millis()).unwrap_or(i64::MAX)),
+            duplicates: s.duplicates,
+            undecrypted: s.undecrypted,
             transport_errors: s.transport.transport,
             crc_errors: s.transport.crc,
             pcr_repetition_errors: s.transport.pcr_repetition,

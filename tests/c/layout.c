@@ -127,6 +127,8 @@ int main(void)
     FIELD(streamlink_endpoint_stats, last_error_kind);
     FIELD(streamlink_endpoint_stats, last_error_peer);
     FIELD(streamlink_endpoint_stats, last_error_age_ms);
+    FIELD(streamlink_endpoint_stats, duplicates);
+    FIELD(streamlink_endpoint_stats, undecrypted);
     FIELD(streamlink_endpoint_stats, transport_errors);
     FIELD(streamlink_endpoint_stats, crc_errors);
     FIELD(streamlink_endpoint_stats, pcr_repetition_errors);

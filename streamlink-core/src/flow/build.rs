@@ -9,7 +9,7 @@ use super::{
     failover::{Failover, FailoverPolicy},
     name::{Name, check_text},
     output::{IntoOutput, Output, OutputKind},
-    pairing::{FedBy, allowed_text, family::Family},
+    pairing::{FedBy, InputProtocol, allowed_text, family::Family},
     secret::StreamKey,
     settings::check_millis,
     source::{IntoSource, Source, SourceKind},
@@ -38,6 +38,8 @@ pub struct Flow {
     pub(crate) coalesce: Duration,
     pub(crate) entry_wait: Duration,
     pub(crate) failover: Failover,
+    /// Protocol of the first source.
+    pub(crate) input: InputProtocol,
     pub(crate) sources: Vec<Source>,
     pub(crate) outputs: Vec<Output>,
 }
@@ -81,7 +83,7 @@ impl Flow {
         self.max_bandwidth
     }
 
-    /// Returns the sources; never empty, all of one family. `Prefer` returns to the first.
+    /// Returns the sources: one or more, all of one family. `Prefer` returns to the first.
     pub fn sources(&self) -> &[Source] {
         &self.sources
     }
@@ -96,16 +98,9 @@ impl Flow {
         self.failover
     }
 
-    /// Returns the protocol of the first source.
-    pub(crate) fn input(&self) -> super::InputProtocol {
-        // Invariant: as below.
-        self.sources.first().map_or(super::InputProtocol::Rtp, Source::protocol)
-    }
-
     /// Returns the media family of the sources.
     pub fn family(&self) -> MediaFamily {
-        // Invariant: a flow has at least one source; the fallback is never taken.
-        self.sources.first().map_or(MediaFamily::Datagrams, Source::family)
+        self.input.family()
     }
 }
 
@@ -273,19 +268,21 @@ impl FlowDraft {
             }
             used.claim(&path, output.claim(), &mut errors);
         }
-        match (ConfigErrors::collect(errors), name) {
-            (None, Ok(name)) => Ok(Flow {
+        match (ConfigErrors::collect(errors), name, first) {
+            (None, Ok(name), Some((input, _))) => Ok(Flow {
                 name,
                 max_bandwidth: self.max_bandwidth,
                 policy: self.policy,
                 coalesce: self.coalesce,
                 entry_wait: self.entry_wait,
                 failover: self.failover,
+                input,
                 sources: self.sources,
                 outputs: self.outputs,
             }),
-            (Some(errors), _) => Err(errors),
-            (None, Err(problem)) => Err(ConfigError::new("name", problem).into()),
+            (Some(errors), ..) => Err(errors),
+            (None, Err(problem), _) => Err(ConfigError::new("name", problem).into()),
+            (None, Ok(_), None) => Err(ConfigError::new("sources", ConfigErrorKind::Missing).into()),
         }
     }
 }
@@ -330,11 +327,7 @@ fn backup_name(name: &str, taken: &HashSet<String>) -> String {
 }
 
 /// Checks one output by itself, as when it is added to a running flow.
-pub(crate) fn check_output(
-    flow: &str,
-    input: super::InputProtocol,
-    mut output: Output,
-) -> Result<Output, ConfigErrors> {
+pub(crate) fn check_output(flow: &str, input: InputProtocol, mut output: Output) -> Result<Output, ConfigErrors> {
     let mut errors = Vec::new();
     output.common.errors.extend(output_problem(&output));
     check_endpoint(flow, &mut output.common, &mut UsedNames::default(), &mut errors);
@@ -366,7 +359,7 @@ pub(crate) fn check_source(path: &str, family: MediaFamily, mut source: Source) 
     ConfigErrors::collect(errors).map_or(Ok(source), Err)
 }
 
-fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<ConfigErrorKind> {
+fn check_pairing(input: InputProtocol, output: &Output) -> Option<ConfigErrorKind> {
     let broken = output.common.errors.iter().any(|e| e.path() == "url"); // no protocol to compare
     (!broken && !input.allowed_outputs().contains(&output.protocol())).then(|| ConfigErrorKind::Pairing {
         input: input.to_string(),

@@ -199,6 +199,11 @@ impl Output {
         self.common.called_own_address(&mut self.kind.clone(), is_local)
     }
 
+    /// Returns the owner of its settings: protocol, direction and role, as in `SRT listener output`.
+    pub fn scope(&self) -> SettingScope {
+        self.kind.scope()
+    }
+
     /// Returns the URL that [`Output::from_url`] reads back to the same output. It contains the secrets.
     pub fn to_url(&self) -> String {
         written_url::write(&written_url::output_parts(&self.kind).of(&self.common))

@@ -6,7 +6,7 @@ use super::{
     rtmp::{self, RtmpPlayServer, RtmpPublishServer, RtmpRelay},
     rtp::{self, PayloadTypes, RtpInput, RtpOutput},
     rtsp::{self, RtspOptions},
-    secret::{KeyLength, Passphrase, StreamKey},
+    secret::{CryptoMode, KeyLength, Passphrase, StreamKey},
     setting::{Given, Setting, SettingScope, SettingValue},
     silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
@@ -311,6 +311,10 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("pbkeylen", "encryption", SRT, Choice(&["16", "24", "32"]), "bytes", "16", "Length of the AES key."),
         access: field!(srt, |s| text(s.key_length), |s, v| s.key_length = v.parse::<KeyLength>()?),
+    },
+    Row {
+        setting: setting("cryptomode", "crypto_mode", SRT, Choice(&["auto", "aes-ctr", "aes-gcm"]), "", "auto", "Mode of the encryption, also as libsrt's numbers 0, 1 and 2; `auto` takes that of the caller, which is `aes-ctr` by default."),
+        access: field!(srt, |s| text(s.crypto_mode), |s, v| s.crypto_mode = v.parse::<CryptoMode>()?),
     },
     Row {
         setting: setting("streamid", "stream_id", SRT, Text { min: 1, max: 512 }, "", "", "Stream id, which a caller sends, and by which listeners that share a port are told apart.").secret(),

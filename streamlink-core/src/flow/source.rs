@@ -248,6 +248,11 @@ impl Source {
         silence.takeover.unwrap_or_default()
     }
 
+    /// Returns the owner of its settings: protocol, direction and role, as in `SRT listener source`.
+    pub fn scope(&self) -> SettingScope {
+        self.kind.scope()
+    }
+
     /// Returns whether this source connects to its peer, instead of waiting for a connection or packets.
     pub fn is_caller(&self) -> bool {
         matches!(self.kind, SourceKind::RtmpPull(_) | SourceKind::SrtCaller(_) | SourceKind::RtspCaller(_))
