@@ -430,6 +430,16 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Ends the calls, and waits until the last one has returned; in a callback it does not wait, as that may be one that
+    /// the other waits for.
+    pub(crate) fn end_calls(&self) {
+        if run::is_in_callback() {
+            self.lock().callback = None;
+        } else {
+            self.set_callback(None);
+        }
+    }
+
     /// The next event, for a host without a callback.
     pub(crate) fn next(&self, timeout: Option<Duration>) -> Next {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
