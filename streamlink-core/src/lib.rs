@@ -97,6 +97,7 @@ pub mod fuzz;
 mod lock;
 mod media;
 mod net;
+mod packet_filter;
 mod proto;
 mod random;
 mod router;
@@ -128,6 +129,7 @@ pub use flow::{
 pub use media::{
     LeftOut, MediaFamily, MediaTrack, Packet, PidStats, ProgramChoice, RtmpKind, TransportCheck, TransportErrors,
 };
+pub use packet_filter::{FilterArq, FilterLayout, PacketFilter};
 pub use router::State;
 pub use text::PeerText;
 

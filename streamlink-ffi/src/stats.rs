@@ -142,6 +142,12 @@ pub struct StreamlinkEndpointStats {
     pub duplicates: u64,
     /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
     pub undecrypted: u64,
+    /// Repair packets of forward error correction: received by a source, or sent by an output.
+    pub repairs: u64,
+    /// Packets of a source that were rebuilt from repair packets.
+    pub rebuilt: u64,
+    /// Packets of a source that were missing and could not be rebuilt from repair packets.
+    pub unrepaired: u64,
 }
 
 /// A player of an output that listens, at one moment.
@@ -329,6 +335,9 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
                 .map_or(-1, |error| i64::try_from(error.age.as_millis()).unwrap_or(i64::MAX)),
             duplicates: s.duplicates,
             undecrypted: s.undecrypted,
+            repairs: s.repairs,
+            rebuilt: s.rebuilt,
+            unrepaired: s.unrepaired,
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }

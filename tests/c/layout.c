@@ -117,6 +117,9 @@ int main(void)
     FIELD(streamlink_endpoint_stats, last_error_age_ms);
     FIELD(streamlink_endpoint_stats, duplicates);
     FIELD(streamlink_endpoint_stats, undecrypted);
+    FIELD(streamlink_endpoint_stats, repairs);
+    FIELD(streamlink_endpoint_stats, rebuilt);
+    FIELD(streamlink_endpoint_stats, unrepaired);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);

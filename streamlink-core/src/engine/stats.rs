@@ -87,6 +87,14 @@ pub struct EndpointStats {
     pub duplicates: u64,
     /// Datagrams that could not be parsed.
     pub malformed: u64,
+    /// Repair packets of forward error correction: received by a source, or sent by an output.
+    pub repairs: u64,
+    /// Packets of a source that were rebuilt from repair packets. They also count as `recovered` where a later packet had
+    /// arrived before.
+    pub rebuilt: u64,
+    /// Packets of a source that were missing and could not be rebuilt from repair packets. Retransmissions may have
+    /// brought them.
+    pub unrepaired: u64,
     /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
     pub undecrypted: u64,
     /// Datagrams or connections of peers that the allowlist does not admit.
@@ -154,6 +162,9 @@ impl EndpointStats {
             dropped: c.dropped.get(),
             duplicates: c.duplicates.get(),
             malformed: c.malformed.get(),
+            repairs: c.repairs.get(),
+            rebuilt: c.rebuilt.get(),
+            unrepaired: c.unrepaired.get(),
             undecrypted: c.undecrypted.get(),
             refused: c.refused.get(),
             jitter: Duration::from_micros(c.jitter_us.get()),

@@ -339,6 +339,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.packet_drop), |s, v| s.packet_drop = v.boolean()?),
     },
     Row {
+        setting: setting("packetfilter", "packet_filter", SRT, Form("libsrt's form `fec,cols:10,rows:5,layout:staircase,arq:onreq`, of which all but `fec` may be missing"), "", "", "Forward error correction; a listener without it uses what its caller asks for."),
+        access: field!(srt, |s| option(&s.packet_filter), |s, v| s.packet_filter = Some(v.parse()?)),
+    },
+    Row {
         setting: setting("program", "program", &[SrtListenerSource, SrtCallerSource], Form("a program number from 1 to 65535, or the name of a service"), "", "", "Program of the transport stream that is remultiplexed to RTMP; by default the best one that has a picture."),
         access: field!(srt, |s| (s.program != ProgramChoice::Best).then(|| s.program.to_string()), |s, v| s.program = v.parse()?),
     },

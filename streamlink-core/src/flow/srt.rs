@@ -11,7 +11,7 @@ use super::{
     settings::{check_millis, number},
     silence::{Silence, idle_setters, takeover_setters},
 };
-use crate::{error::ConfigErrorKind, media::ProgramChoice};
+use crate::{error::ConfigErrorKind, media::ProgramChoice, packet_filter::PacketFilter};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// SRT latency, for which the receiver holds packets back so that lost ones can be retransmitted.
@@ -92,6 +92,7 @@ pub(crate) struct SrtOptions {
     pub(crate) max_bandwidth: Option<Bitrate>,
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
+    pub(crate) packet_filter: Option<PacketFilter>,
     /// Set for sources only.
     pub(crate) silence: Silence,
     /// Program that is remultiplexed to RTMP, of a source.
@@ -117,6 +118,7 @@ impl Default for SrtOptions {
             max_bandwidth: None,
             overhead_percent: 25,
             packet_drop: true,
+            packet_filter: None,
             silence: Silence::default(),
             program: ProgramChoice::default(),
         }
@@ -254,6 +256,13 @@ macro_rules! srt_setters {
             /// Sets the share of the input rate that retransmissions may take beside it (25 %; 5–100).
             pub fn overhead(mut self, percent: u8) -> Self {
                 self.draft.try_set("oheadbw", check_overhead(percent), |s, v| s.srt.overhead_percent = v);
+                self
+            }
+
+            /// Sets forward error correction. A listener without it uses what its caller asks for, and a caller that does
+            /// not ask for it gets none. Ends that do not agree are refused. The largest payload is 4 bytes smaller.
+            pub fn packet_filter(mut self, filter: PacketFilter) -> Self {
+                self.draft.settings.srt.packet_filter = Some(filter);
                 self
             }
 

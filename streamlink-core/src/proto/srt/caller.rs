@@ -91,6 +91,7 @@ impl Caller {
             handshake.extensions.srt = Some(self.terms.extension());
             handshake.extensions.key_material = self.material.clone();
             handshake.extensions.stream_id = self.stream_id.clone();
+            handshake.extensions.filter = self.terms.filter.map(|filter| filter.to_string());
         }
         let body = handshake.write();
         let timestamp = now.saturating_duration_since(self.local.start).as_micros() as u32;

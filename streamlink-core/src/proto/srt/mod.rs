@@ -4,6 +4,7 @@
 mod caller;
 mod connection;
 mod crypto;
+mod fec;
 mod handshake;
 #[cfg(test)]
 mod held_derivations;

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod filter;
+
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -784,7 +786,11 @@ fn srt_listener_rejects_with_exact_codes() {
     assert_eq!(request(&|r| r.mtu = 200), Err(4));
     assert_eq!(request(&|r| srt(r, &|s| s.flags |= FLAG_STREAM)), Err(12));
     assert_eq!(request(&|r| r.extensions.congestion = Some("file".into())), Err(13));
-    assert_eq!(request(&|r| r.extensions.filter = true), Err(14));
+    for filter in ["fec", "fec,cols:1", "fec,cols:255,rows:255", "adaptive", "fec,cols:8,more:1", ""] {
+        assert_eq!(request(&|r| r.extensions.filter = Some(filter.into())), Err(14), "{filter}");
+    }
+    assert_eq!(request(&|r| r.extensions.filter = Some("fec,cols:8".into())), Ok(()));
+    assert_eq!(request(&|r| r.extensions.fault = Some(ExtensionFault::Filter)), Err(14));
     assert_eq!(request(&|r| r.extensions.group = true), Err(15));
     assert_eq!(request(&|r| r.extensions.key_material = None), Err(11));
     assert_eq!(request(&|r| r.extensions.key_material.as_mut().unwrap()[8] = 4), Err(17), "AES-GCM without its tag");
