@@ -62,7 +62,7 @@ pub use silence::Takeover;
 pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 
-pub(crate) use address::{Call, LocalEnd, Reconnect};
+pub(crate) use address::{Call, Listen, LocalEnd, Reconnect};
 pub(crate) use build::{MAX_PATHS, check_description, check_failover, check_output, check_source};
 pub(crate) use claim::Claim;
 pub(crate) use fingerprint::Fingerprints;

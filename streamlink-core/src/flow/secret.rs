@@ -156,11 +156,6 @@ impl StreamKey {
         Ok(Self(hex::encode(*bits).into()))
     }
 
-    /// Returns a placeholder that is not a valid key, so that no peer can match it.
-    pub(crate) fn unguessed() -> Self {
-        Self("\u{0}".into())
-    }
-
     /// Returns the key in clear text.
     pub fn reveal(&self) -> &str {
         self.0.reveal()

@@ -3,7 +3,7 @@
 
 use super::{
     address::{Call, Listen, LocalEnd, check_congestion},
-    rtmp::{self, RtmpPlayServer, RtmpRelay},
+    rtmp::{self, RtmpPlayServer, RtmpPublishServer, RtmpRelay},
     rtp::{self, PayloadTypes, RtpInput, RtpOutput},
     rtsp::{self, RtspOptions},
     secret::{CryptoMode, KeyLength, Passphrase, StreamKey},
@@ -46,6 +46,8 @@ pub(crate) trait Fields {
     fn key(&mut self) -> Option<&mut Option<StreamKey>>;
     fn chunk_size(&mut self) -> Option<&mut u32>;
     fn relay(&mut self) -> Option<&mut RtmpRelay>;
+    /// RTMP source that listens.
+    fn publish(&mut self) -> Option<&mut RtmpPublishServer>;
     fn play(&mut self) -> Option<&mut RtmpPlayServer>;
     fn rtp_input(&mut self) -> Option<&mut RtpInput>;
     fn rtp_output(&mut self) -> Option<&mut RtpOutput>;
@@ -424,6 +426,10 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("key", "", &[RtmpPullSource, RtmpOutput, RtmpPushOutput], KEY, "", "", "Stream key, also the last part of the path; an argument of the constructor.").secret(),
         access: field!(key, |s| s.as_ref().map(|key| key.reveal().to_owned()), |s, v| *s = Some(StreamKey::new(v.text)?)),
+    },
+    Row {
+        setting: setting("failover", "failover", &[RtmpSource], Boolean, "", "false", "Adds a second input address on the same port: a backup with a generated stream key of its own, named like the source with `-backup` behind it."),
+        access: field!(publish, |s| text(s.failover), |s, v| s.failover = v.boolean()?),
     },
     Row {
         setting: setting("chunk_size", "chunk_size", &[RtmpOutput, RtmpPushOutput], Number { min: 4096, max: 40_960 }, "bytes", "4096", "Size of the chunks that are sent."),

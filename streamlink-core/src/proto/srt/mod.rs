@@ -11,6 +11,8 @@ mod held_derivations;
 mod listener;
 mod packet;
 mod receive;
+#[cfg(test)]
+mod recorded_tests;
 mod send;
 mod sequence;
 mod terms;
