@@ -59,6 +59,8 @@ pub(crate) struct Agreement {
     pub(crate) start: Instant,
     pub(crate) keys: Option<Keys>,
     pub(crate) filter: Option<FilterMatrix>,
+    /// Group of the peer of which the connection is a member.
+    pub(crate) peer_group: Option<u32>,
     pub(crate) passphrase: Option<Secret>,
     /// Packets that each side's buffer holds.
     pub(crate) buffer: usize,
@@ -114,8 +116,8 @@ pub(crate) struct Connection {
     agreement: Agreement,
     /// Set if payloads of the peer are dropped.
     sends_only: bool,
-    sender: SendHalf,
-    receiver: ReceiveHalf,
+    pub(super) sender: SendHalf,
+    pub(super) receiver: ReceiveHalf,
     /// Decoder of the packet filter, if there is one, and the packets that it has rebuilt.
     decoder: Option<Box<FecDecoder>>,
     rebuilt: Vec<Rebuilt>,
@@ -208,6 +210,11 @@ impl Connection {
 
     pub(crate) fn closed(&self) -> Option<CloseReason> {
         self.closed
+    }
+
+    /// Returns the group of the peer of which the connection is a member.
+    pub(crate) fn peer_group(&self) -> Option<u32> {
+        self.agreement.peer_group
     }
 
     /// Returns the largest payload that is sent in one packet, in bytes.
@@ -615,10 +622,17 @@ impl Connection {
     /// Returns the next payload that is due for delivery.
     pub(crate) fn poll_payload(&mut self, now: Instant) -> Option<Bytes> {
         let payload = self.receiver.deliver(now);
-        if payload.is_none() && self.ending && self.receiver.next_delivery().is_none() {
-            self.closed = Some(CloseReason::Shutdown);
+        if payload.is_none() {
+            self.end_if_delivered();
         }
         payload
+    }
+
+    /// Closes the connection if its peer has shut it down, and all packets are delivered.
+    pub(super) fn end_if_delivered(&mut self) {
+        if self.ending && self.receiver.next_delivery().is_none() {
+            self.closed.get_or_insert(CloseReason::Shutdown);
+        }
     }
 
     /// Ends the connection. [`Connection::poll_transmit`] returns the shutdown packet.

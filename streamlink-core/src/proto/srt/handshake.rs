@@ -67,13 +67,30 @@ pub(crate) struct Extensions {
     pub(crate) stream_id: Option<String>,
     /// Name of the congestion controller, if it is not `live`.
     pub(crate) congestion: Option<String>,
-    /// Set if the peer asks to be a member of a group (bonding).
-    pub(crate) group: bool,
+    /// Group of connections (bonding) of which this one is a member.
+    pub(crate) group: Option<GroupExtension>,
     /// Configuration of a packet filter.
     pub(crate) filter: Option<String>,
     /// Part that cannot be read.
     pub(crate) fault: Option<ExtensionFault>,
 }
+
+/// Extension that makes a connection a member of a group (`SRT_CMD_GROUP`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupExtension {
+    /// Identifier of the sender's group. It has [`GROUP_MARK`] set.
+    pub(crate) id: u32,
+    /// Type of the group: [`BROADCAST`], [`BACKUP`] or an unknown one.
+    pub(crate) kind: u8,
+    pub(crate) weight: u16,
+}
+
+/// Bit that identifiers of groups have, and those of sockets have not.
+pub(crate) const GROUP_MARK: u32 = 1 << 30;
+/// Group in which every packet is sent over all connections.
+pub(crate) const BROADCAST: u8 = 1;
+/// Group in which packets are sent over one connection, and over another one when that fails.
+pub(crate) const BACKUP: u8 = 2;
 
 /// Part of the extensions that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +239,13 @@ impl Extensions {
                 }
                 self.filter = text.or(self.filter.take());
             }
-            8 => self.group = true,
+            8 => {
+                let (id, data) = (be32(content, 0)?, be32(content, 4)?);
+                let kind = (data >> 24) as u8; // the highest byte
+                let weight = data as u16; // the lower half
+                self.group = Some(GroupExtension { id, kind, weight }).filter(|group| group.id & GROUP_MARK != 0);
+                self.group?;
+            }
             _ => {}
         }
         rest.get(end..)
@@ -255,6 +278,11 @@ impl Extensions {
         }
         if let Some(filter) = &self.filter {
             put(7, &write_text(filter));
+            flags |= 4;
+        }
+        if let Some(group) = &self.group {
+            let data = u32::from(group.kind) << 24 | u32::from(group.weight);
+            put(8, &[group.id.to_be_bytes(), data.to_be_bytes()].concat());
             flags |= 4;
         }
         flags
@@ -300,6 +328,7 @@ mod tests {
                 key_material: Some(vec![0x12, 0x20, 0x29, 1]),
                 stream_id: Some("#!::r=cam1,m=publish".into()),
                 filter: Some("fec,cols:10,rows:5".into()),
+                group: Some(GroupExtension { id: GROUP_MARK | 77, kind: BROADCAST, weight: 500 }),
                 ..Extensions::default()
             },
         };
@@ -327,6 +356,9 @@ mod tests {
             (&[[0, 7, 0, 17].as_slice(), &[b'x'; 68]].concat(), Some(ExtensionFault::Filter)),
             (&[0, 7, 0, 1, 0, b'c', b'e', b'f', 0, 7, 0, 1, 0, b'c', b'e', b'f'][..], Some(ExtensionFault::Filter)),
             (&[0, 7, 0, 1, 0, b'c', b'e', b'f'][..], None),
+            (&[0, 8, 0, 1, 0x40, 0, 0, 1][..], Some(ExtensionFault::Malformed)),
+            (&[0, 8, 0, 2, 0, 0, 0, 1, 1, 0, 0, 0][..], Some(ExtensionFault::Malformed)),
+            (&[0, 8, 0, 2, 0x40, 0, 0, 1, 1, 0, 0, 0][..], None),
         ] {
             let found = Handshake::parse(&[&bytes, extension].concat()).unwrap();
             assert_eq!(found.extensions.fault, fault, "{extension:?}");

@@ -48,6 +48,8 @@ pub(crate) struct ReceiveCounts {
     pub(crate) lost: u64,
     /// Arrived again after they had arrived.
     pub(crate) duplicates: u64,
+    /// Delivered by another member of the group before.
+    pub(crate) redundant: u64,
     /// Arrived for the first time after they had been given up, far outside the window, or not wanted.
     pub(crate) discarded: u64,
     /// Arrived with a timestamp too far ahead, and were timed by their arrival.
@@ -131,6 +133,8 @@ pub(crate) struct ReceiveHalf {
     leaps: u32,
     latency: Duration,
     drop_late: bool,
+    /// Whether a group delivers the packets, of which other members bring the same.
+    is_member: bool,
     /// Use of retransmissions beside the packet filter; `None` without a filter.
     filter: Option<FilterArq>,
     drift_sum: i64,
@@ -167,6 +171,7 @@ impl ReceiveHalf {
             leaps: 0,
             latency,
             drop_late,
+            is_member: false,
             filter: None,
             drift_sum: 0,
             drift_count: 0,
@@ -213,6 +218,7 @@ impl ReceiveHalf {
             Ok(ahead) if matches!(self.slots.get(ahead), Some(Some(_))) => self.counts.duplicates += 1,
             Ok(_) => return true,
             Err(_) if remove_range(&mut self.given_up, sequence, sequence, MAX_GIVEN_UP) => self.counts.discarded += 1,
+            Err(_) if self.is_member => self.counts.redundant += 1,
             Err(_) => self.counts.duplicates += 1,
         }
         false
@@ -363,6 +369,51 @@ impl ReceiveHalf {
         self.adjustment = 0;
         self.drift_sum = 0;
         self.drift_count = 0;
+    }
+
+    /// Takes over the clock of another member of a group, so that both deliver a packet at the same time. From now on the
+    /// group delivers.
+    pub(super) fn join(&mut self, first: Option<&Self>) {
+        self.is_member = true;
+        if let Some(first) = first {
+            self.epoch = first.epoch;
+            self.origin = first.origin;
+            self.adjustment = first.adjustment;
+        }
+    }
+
+    /// Returns the number of the next packet, if it is due.
+    pub(super) fn head(&self, now: Instant) -> Option<Sequence> {
+        let (gap, due) = self.next_available()?;
+        let is_due = due <= now && (gap == 0 || self.drop_late);
+        is_due.then(|| self.base.after(gap as u32)) // at most the capacity
+    }
+
+    /// Takes the next packet out, and gives up those that are missing before it.
+    pub(super) fn take_head(&mut self) -> Option<Bytes> {
+        let (gap, _) = self.next_available()?;
+        self.skip(gap);
+        let (payload, _) = self.slots.pop_front().flatten()?;
+        self.base = self.base.after(1);
+        self.counts.packets += 1;
+        self.counts.bytes += payload.len() as u64;
+        Some(payload)
+    }
+
+    /// Drops the packets before `next`, which another member of the group has delivered. Packets that have not arrived yet
+    /// are not acknowledged before they do.
+    pub(super) fn skip_to(&mut self, next: Sequence) {
+        let count = usize::try_from(self.base.distance(next)).unwrap_or(0).min(self.slots.len());
+        self.counts.redundant += self.slots.iter().take(count).flatten().count() as u64;
+        self.skip(count);
+    }
+
+    /// Removes the first `count` slots.
+    fn skip(&mut self, count: usize) {
+        let Some(last) = (count as u32).checked_sub(1).map(|steps| self.base.after(steps)) else { return };
+        self.slots.drain(..count);
+        self.forget(self.base, last);
+        self.base = last.after(1);
     }
 
     /// Stops waiting for missing packets, because none will come any more.

@@ -244,6 +244,23 @@ impl SendHalf {
         self.items.len() < self.capacity
     }
 
+    /// Continues with this number, if nothing was pushed yet. Earlier packets of a group are not sent on this connection.
+    pub(super) fn start_at(&mut self, next: Sequence) {
+        if self.items.is_empty() && self.counts.packets == 0 && self.first.distance(next) > 0 {
+            self.first = next;
+            self.acknowledged = next;
+        }
+    }
+
+    /// Gives up the oldest packet.
+    pub(super) fn drop_oldest(&mut self) {
+        if self.items.pop_front().is_some() {
+            self.first = self.first.after(1);
+            self.sent = self.sent.saturating_sub(1);
+            self.counts.dropped += 1;
+        }
+    }
+
     /// Queues a packet, which is encrypted already. The caller has checked [`SendHalf::has_room`].
     pub(crate) fn push(&mut self, payload: Bytes, key: KeyFlag, timestamp: u32, now: Instant) {
         if self.pacing.over_input.is_some() && self.input.count(payload.len() as u64, now) {

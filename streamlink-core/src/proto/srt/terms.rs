@@ -7,7 +7,10 @@ use super::{
         mode_of_material,
     },
     fec::FEC_HEADER,
-    handshake::{ExtensionFault, Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
+    handshake::{
+        BACKUP, BROADCAST, ExtensionFault, Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, GroupExtension, Handshake,
+        SRT_VERSION, SrtExtension,
+    },
     packet::MAX_PAYLOAD,
     sequence::Sequence,
 };
@@ -86,7 +89,7 @@ impl Rejection {
             12 => ("stream mode is not live transmission", "MESSAGEAPI"),
             13 => ("the congestion controllers differ", "CONGESTION"),
             14 => ("the packet filters differ, or are not supported", "FILTER"),
-            15 => ("groups are not supported", "GROUP"),
+            15 => ("groups, or this type of group, are not supported", "GROUP"),
             16 => ("the handshake took too long", "TIMEOUT"),
             17 => ("the ciphers differ, as AES-GCM and AES-CTR, or AES-GCM is that of libsrt before 1.5.4", "CRYPTO"),
             1000 => ("rejected", "FALLBACK"),
@@ -136,6 +139,26 @@ impl From<KeyError> for Rejection {
     }
 }
 
+/// Types of groups that are admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Groups {
+    None,
+    /// Groups to which every packet is sent over all connections.
+    Broadcast,
+    /// All known types, of which the receiver is the same.
+    All,
+}
+
+impl Groups {
+    /// Checks that a caller asks for no group, or for one that is admitted.
+    fn check(self, asked: Option<&GroupExtension>) -> Result<(), Rejection> {
+        match (self, asked.map(|group| group.kind)) {
+            (_, None) | (Self::Broadcast | Self::All, Some(BROADCAST)) | (Self::All, Some(BACKUP)) => Ok(()),
+            _ => Err(Rejection::GROUP),
+        }
+    }
+}
+
 /// Terms of one end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
@@ -148,6 +171,8 @@ pub(crate) struct Terms {
     pub(crate) cipher: Option<CipherMode>,
     /// Packet filter. `None`: that of the caller, if it asks for one.
     pub(crate) filter: Option<PacketFilter>,
+    /// Groups of connections that a listener admits.
+    pub(crate) groups: Groups,
     pub(crate) packet_drop: bool,
     /// Largest payload that is sent in one packet, in bytes.
     pub(crate) payload_size: usize,
@@ -168,6 +193,7 @@ impl Default for Terms {
             key_length: 16,
             cipher: None,
             filter: None,
+            groups: Groups::None,
             packet_drop: true,
             payload_size: MAX_PAYLOAD,
             peer_idle: Duration::from_secs(5),
@@ -223,6 +249,7 @@ impl Terms {
     pub(crate) fn prepare(&self, request: &Handshake) -> Result<Option<KeyDerivation>, Rejection> {
         let theirs = acceptable(request)?;
         self.filter_of_request(&request.extensions)?;
+        self.groups.check(request.extensions.group.as_ref())?;
         match (&self.passphrase, request.extensions.key_material.as_deref()) {
             (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(Rejection::UNSECURE),
@@ -381,6 +408,7 @@ impl Terms {
             start: local.start,
             keys,
             filter,
+            peer_group: peer.extensions.group.map(|group| group.id),
             passphrase: self.passphrase.clone(),
             buffer: self.buffer,
             max_payload: self.payload_size.min(peer_payload(peer.mtu).saturating_sub(overhead)),
@@ -426,9 +454,6 @@ fn check(theirs: &SrtExtension, extensions: &Extensions) -> Result<(), Rejection
     }
     if extensions.congestion.as_deref().is_some_and(|name| name != "live") {
         return Err(Rejection::CONGESTION);
-    }
-    if extensions.group {
-        return Err(Rejection::GROUP);
     }
     Ok(())
 }
