@@ -110,7 +110,7 @@ mod text;
 mod time;
 
 pub use endpoint::{
-    Access, AccessRequest, AppSource, LastError, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
+    Access, AccessRequest, AppSource, LastError, MemberStats, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
 };
 pub use engine::{
     Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,

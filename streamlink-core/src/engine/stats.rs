@@ -1,7 +1,7 @@
 //! Statistics: snapshots of the counters.
 
 use crate::{
-    endpoint::{LastError, PlayerStats, Status, StatusSnapshot},
+    endpoint::{LastError, MemberStats, PlayerStats, Status, StatusSnapshot},
     flow::{Bitrate, PeerUrl},
     media::{MediaTrack, PidStats, TransportErrors},
     router::State,
@@ -122,6 +122,8 @@ pub struct EndpointStats {
     pub encrypted: bool,
     /// Players of an output that listens, about a second old.
     pub players: Vec<PlayerStats>,
+    /// Members of a group of connections (bonding), about a second old.
+    pub members: Vec<MemberStats>,
     /// Description of the media, once known.
     pub media: Option<PeerText>,
     /// PIDs of an MPEG-TS source, about a second old.
@@ -140,7 +142,7 @@ impl EndpointStats {
         let c = &status.counters;
         let snapshot = status.snapshot();
         let last_error = snapshot.last_error(now);
-        let StatusSnapshot { name, description, pids, transport, players, media, peer, .. } = snapshot;
+        let StatusSnapshot { name, description, pids, transport, players, members, media, peer, .. } = snapshot;
         Self {
             name,
             description,
@@ -176,6 +178,7 @@ impl EndpointStats {
             buffered: Duration::from_micros(c.buffered_us.get()),
             encrypted: c.encrypted.get() != 0,
             players,
+            members,
             media,
             pids,
             peer,

@@ -341,6 +341,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.packet_drop), |s, v| s.packet_drop = v.boolean()?),
     },
     Row {
+        setting: setting("groupconnect", "group_connect", &[SrtListenerSource, SrtListenerOutput], Boolean, "", "true", "Admits groups of connections (bonding): a source libsrt's types broadcast and backup, an output broadcast."),
+        access: field!(srt, |s| text(s.group_connect), |s, v| s.group_connect = v.boolean()?),
+    },
+    Row {
         setting: setting("packetfilter", "packet_filter", SRT, Form("libsrt's form `fec,cols:10,rows:5,layout:staircase,arq:onreq`, of which all but `fec` may be missing"), "", "", "Forward error correction; a listener without it uses what its caller asks for."),
         access: field!(srt, |s| option(&s.packet_filter), |s, v| s.packet_filter = Some(v.parse()?)),
     },

@@ -93,6 +93,8 @@ pub(crate) struct SrtOptions {
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
     pub(crate) packet_filter: Option<PacketFilter>,
+    /// Of a listener: whether groups of connections are admitted.
+    pub(crate) group_connect: bool,
     /// Set for sources only.
     pub(crate) silence: Silence,
     /// Program that is remultiplexed to RTMP, of a source.
@@ -119,6 +121,7 @@ impl Default for SrtOptions {
             overhead_percent: 25,
             packet_drop: true,
             packet_filter: None,
+            group_connect: true,
             silence: Silence::default(),
             program: ProgramChoice::default(),
         }
@@ -153,6 +156,17 @@ endpoint_builder! {
 }
 listener_setters!(<R> SrtListenerBuilder<R>, listen);
 player_setters!(SrtListenerBuilder<role::Output>, listen);
+
+impl<R> SrtListenerBuilder<R> {
+    /// Sets whether groups of connections are admitted (bonding; on): several connections of one peer that carry the same
+    /// packets. A group counts as one publisher, and each of its members as a player. A source admits libsrt's types
+    /// broadcast and backup, and an output broadcast.
+    pub fn group_connect(mut self, on: bool) -> Self {
+        self.draft.settings.srt.group_connect = on;
+        self
+    }
+}
+
 idle_setters!(SrtListenerBuilder<role::Source>, "5000 ms", srt.silence);
 takeover_setters!(SrtListenerBuilder<role::Source>, srt.silence);
 output_setters!(SrtListenerBuilder<role::Output>);

@@ -102,6 +102,11 @@ impl Connection {
         self.receiver.head(now)
     }
 
+    /// Counts a packet that no member of the group sends, because it is too long for one of them.
+    pub(crate) fn leave_out(&mut self) {
+        self.sender.counts.oversized += 1;
+    }
+
     /// Queues a packet that has this number in the group. A member that does not keep up gives up its oldest packets,
     /// as the numbers must go up without gaps.
     pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, now: Instant) {

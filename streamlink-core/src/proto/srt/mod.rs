@@ -24,7 +24,7 @@ pub(crate) use caller::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
 pub(crate) use crypto::{CipherMode, KeyDerivation, WrappingKey};
 pub(crate) use group::{GroupId, GroupInput, GroupNumbers};
-pub(crate) use handshake::{BROADCAST, GroupExtension, Handshake};
+pub(crate) use handshake::{GroupExtension, Handshake};
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;
 pub(crate) use listener::{Greeting, Listener};
