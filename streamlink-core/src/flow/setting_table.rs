@@ -345,6 +345,17 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.group_connect), |s, v| s.group_connect = v.boolean()?),
     },
     Row {
+        setting: setting("nodes", "nodes", &[SrtCallerSource, SrtCallerOutput], Form("hosts and ports separated by commas, such as `a.example.com:9000,b.example.com:9000`"), "", "", "Addresses of the peer that make the caller a group of connections (bonding), beside the address itself."),
+        access: field!(srt, |s| srt::nodes_text(&s.nodes), |s, v| s.nodes = srt::nodes(v.text)?),
+    },
+    Row {
+        setting: setting("type", "", &[SrtCallerSource, SrtCallerOutput], Form("`broadcast`"), "", "", "Type of the group of connections, as libsrt's programs name it."),
+        access: field!(srt, |s| s.names_group_type.then(|| "broadcast".to_owned()), |s, v| {
+            srt::group_type(v.text)?;
+            s.names_group_type = true;
+        }),
+    },
+    Row {
         setting: setting("packetfilter", "packet_filter", SRT, Form("libsrt's form `fec,cols:10,rows:5,layout:staircase,arq:onreq`, of which all but `fec` may be missing"), "", "", "Forward error correction; a listener without it uses what its caller asks for."),
         access: field!(srt, |s| option(&s.packet_filter), |s, v| s.packet_filter = Some(v.parse()?)),
     },

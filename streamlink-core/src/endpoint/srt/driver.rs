@@ -103,6 +103,7 @@ impl OpenCaller {
         let rates = FlowRates::new(srt, bandwidth);
         Caller {
             remote: call.remote.clone(),
+            nodes: srt.nodes.clone(),
             resolver,
             reconnect: call.reconnect,
             random,

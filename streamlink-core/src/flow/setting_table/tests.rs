@@ -55,6 +55,8 @@ fn sample(setting: &Setting) -> String {
         (_, Text { min, .. }) => "x".repeat(usize::try_from(min.max(1)).unwrap()),
         ("allow", _) => "10.0.0.0/8".into(),
         ("maxbw", _) => "20M".into(),
+        ("nodes", _) => "a:9000,b:9001".into(),
+        ("type", _) => "broadcast".into(),
         ("packetfilter", _) => "fec,cols:10,rows:5".into(),
         ("iface", _) => "eth1".into(),
         ("source", _) => "192.0.2.1".into(),
