@@ -42,7 +42,7 @@ pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;
 pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
 pub(crate) use source_list::{SourceList, WantedPrograms};
-pub use status::{LastError, PlayerStats};
+pub use status::{LastError, MemberStats, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalReason};

@@ -343,6 +343,25 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.packet_drop), |s, v| s.packet_drop = v.boolean()?),
     },
     Row {
+        setting: setting("groupconnect", "group_connect", &[SrtListenerSource, SrtListenerOutput], Boolean, "", "true", "Admits groups of connections (bonding): a source libsrt's types broadcast and backup, an output broadcast."),
+        access: field!(srt, |s| text(s.group_connect), |s, v| s.group_connect = v.boolean()?),
+    },
+    Row {
+        setting: setting("nodes", "nodes", &[SrtCallerSource, SrtCallerOutput], Form("hosts and ports separated by commas, such as `a.example.com:9000,b.example.com:9000`"), "", "", "Addresses of the peer that make the caller a group of connections (bonding), beside the address itself."),
+        access: field!(srt, |s| srt::nodes_text(&s.nodes), |s, v| s.nodes = srt::nodes(v.text)?),
+    },
+    Row {
+        setting: setting("type", "", &[SrtCallerSource, SrtCallerOutput], Form("`broadcast`"), "", "", "Type of the group of connections, as libsrt's programs name it."),
+        access: field!(srt, |s| s.names_group_type.then(|| "broadcast".to_owned()), |s, v| {
+            srt::group_type(v.text)?;
+            s.names_group_type = true;
+        }),
+    },
+    Row {
+        setting: setting("packetfilter", "packet_filter", SRT, Form("libsrt's form `fec,cols:10,rows:5,layout:staircase,arq:onreq`, of which all but `fec` may be missing"), "", "", "Forward error correction; a listener without it uses what its caller asks for."),
+        access: field!(srt, |s| option(&s.packet_filter), |s, v| s.packet_filter = Some(v.parse()?)),
+    },
+    Row {
         setting: setting("program", "program", &[SrtListenerSource, SrtCallerSource], Form("a program number from 1 to 65535, or the name of a service"), "", "", "Program of the transport stream that is remultiplexed to RTMP; by default the best one that has a picture."),
         access: field!(srt, |s| (s.program != ProgramChoice::Best).then(|| s.program.to_string()), |s, v| s.program = v.parse()?),
     },
