@@ -18,7 +18,11 @@ use crate::{
     error::{ConfigError, ConfigErrorKind, ConfigErrors},
     media::MediaFamily,
 };
-use std::{collections::HashMap, marker::PhantomData, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    marker::PhantomData,
+    time::Duration,
+};
 
 /// Maximum number of sources of one merge.
 pub(crate) const MAX_PATHS: usize = 16;
@@ -225,6 +229,8 @@ impl FlowDraft {
         if self.max_bandwidth.as_bps() == 0 {
             record("max_bandwidth", Err(ConfigErrorKind::out_of_range("0", "1 bit per second and more")));
         }
+        let backups = second_addresses(&mut self.sources, &self.outputs);
+        self.sources.extend(backups);
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
         record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
         check_failover(self.failover, &self.sources, &mut record);
@@ -281,6 +287,45 @@ impl FlowDraft {
     }
 }
 
+/// Returns the backups of the sources that have two input addresses. A source that is wrong gets none, so that its errors
+/// are reported once.
+fn second_addresses(sources: &mut [Source], outputs: &[Output]) -> Vec<Source> {
+    let names = sources.iter().map(Source::name).chain(outputs.iter().map(Output::name));
+    let mut names: HashSet<String> = names.map(str::to_owned).collect();
+    let mut backups = Vec::new();
+    for source in sources {
+        let SourceKind::Rtmp(settings) = &mut source.kind else { continue };
+        let Some(second) = settings.divide() else { continue };
+        let description = source.common.description.as_deref().unwrap_or_default();
+        let is_good = source.common.errors.is_empty() && check_description(description).is_ok();
+        if !is_good || Name::new(source.common.name.as_str()).is_err() {
+            continue;
+        }
+        let mut common = source.common.clone();
+        common.name = backup_name(&common.name, &names);
+        names.insert(common.name.clone());
+        backups.push(Source { common, kind: SourceKind::Rtmp(second) });
+    }
+    backups
+}
+
+/// Returns a name for the backup of a source that no other endpoint of the flow has.
+fn backup_name(name: &str, taken: &HashSet<String>) -> String {
+    let mut number = 1;
+    loop {
+        let suffix = if number == 1 { "-backup".to_owned() } else { format!("-backup-{number}") };
+        let mut end = name.len().min(Name::MAX_LEN - suffix.len());
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let found = format!("{}{suffix}", name.get(..end).unwrap_or_default());
+        if !taken.contains(&found) {
+            return found;
+        }
+        number += 1;
+    }
+}
+
 /// Checks one output by itself, as when it is added to a running flow.
 pub(crate) fn check_output(flow: &str, input: InputProtocol, mut output: Output) -> Result<Output, ConfigErrors> {
     let mut errors = Vec::new();
@@ -301,6 +346,10 @@ pub(crate) fn check_source(path: &str, family: MediaFamily, mut source: Source) 
     check_endpoint(path, &mut source.common, &mut UsedNames::default(), &mut errors);
     if let SourceKind::Rtmp(s) = &mut source.kind {
         generate_key(path, &mut s.key, &mut errors);
+        if s.failover {
+            let problem = "the second input address is made when the flow is built; add a second source to this one";
+            errors.push(ConfigError::new("failover", ConfigErrorKind::Conflict(problem.into())).within(path));
+        }
     }
     if !broken && source.family() != family {
         let problem =

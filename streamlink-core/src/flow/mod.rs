@@ -55,7 +55,7 @@ pub use rtmp::{
 };
 pub use rtp::{PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
 pub use rtsp::{RtspCallerBuilder, RtspListenerBuilder, RtspTransport};
-pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
+pub use secret::{Credentials, CryptoMode, KeyLength, Passphrase, StreamKey};
 pub use setting::{Setting, SettingScope, SettingValue, settings};
 pub use shown_url::{PeerUrl, shown_url};
 pub use silence::Takeover;

@@ -45,18 +45,18 @@ impl<T> OpenServer<T> {
     fn open(
         resources: &EngineResources,
         label: &EndpointLabel<'_>,
-        (listen, tls): (&Listen, bool),
+        (listen, group, tls): (&Listen, Option<u64>, bool),
         key: Option<&StreamKey>,
         settings: T,
     ) -> Result<Self, Error> {
         let key = key.cloned().ok_or_else(|| label.io("the stream key".into(), io::ErrorKind::NotFound.into()))?;
-        Ok(Self { port: open_port(resources, label, listen.bind, tls)?, key, settings })
+        Ok(Self { port: open_port(resources, label, listen.bind, group, tls)?, key, settings })
     }
 }
 
 impl SourceDriver for RtmpPublishServer {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let (listen, key) = ((&self.listen, self.tls), self.key.as_ref());
+        let (listen, key) = ((&self.listen, self.port_group, self.tls), self.key.as_ref());
         Ok(Box::new(OpenServer::open(opening.resources, &opening.label, listen, key, self.clone())?))
     }
 }
@@ -76,7 +76,7 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
 
 impl OutputDriver for RtmpPlayServer {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let (listen, key) = ((&self.listen, self.tls), self.key.as_ref());
+        let (listen, key) = ((&self.listen, None, self.tls), self.key.as_ref());
         let server = OpenServer::open(opening.resources, &opening.label, listen, key, self.clone());
         Box::pin(ready(server.map(|server| Box::new(server) as _)))
     }

@@ -68,7 +68,7 @@ impl OpenServer {
 
 impl SourceDriver for RtspListener {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.rtsp.tls)?;
+        let port = open_port(opening.resources, &opening.label, self.listen.bind, None, self.rtsp.tls)?;
         Ok(Box::new(OpenServer { port, settings: self.clone() }))
     }
 }
@@ -87,7 +87,7 @@ impl OpenSource for OpenServer {
 
 impl OutputDriver for RtspListener {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.rtsp.tls);
+        let port = open_port(opening.resources, &opening.label, self.listen.bind, None, self.rtsp.tls);
         Box::pin(ready(port.map(|port| Box::new(OpenServer { port, settings: self.clone() }) as _)))
     }
 }

@@ -31,7 +31,7 @@ struct OpenListener {
 
 impl OpenListener {
     fn open(settings: &SrtListener, resources: &EngineResources) -> io::Result<Self> {
-        let port = resources.ports.at(settings.listen.bind, |address| Port::open(address, resources))?;
+        let port = resources.ports.at(settings.listen.bind, None, |address| Port::open(address, resources))?;
         Ok(Self { port, settings: settings.clone() })
     }
 

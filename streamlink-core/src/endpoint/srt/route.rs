@@ -156,8 +156,9 @@ pub(super) fn settle(
     if is_source {
         counters.lost.add(stats.received.lost - before.received.lost);
         counters.recovered.add(stats.received.recovered - before.received.recovered);
+        counters.duplicates.add(stats.received.duplicates - before.received.duplicates);
         counters.dropped.add(stats.received.discarded - before.received.discarded);
-        counters.malformed.add(stats.undecrypted - before.undecrypted);
+        counters.undecrypted.add(stats.undecrypted - before.undecrypted);
         let packets = stats.received.mistimed - before.received.mistimed;
         if packets > 0 {
             events.emit(Event::TimestampsAhead { source: status.name(), packets });

@@ -80,7 +80,8 @@ impl Shortage {
     }
 }
 
-/// Returns the open port of a protocol at an address, or opens it. Must be called within the runtime.
+/// Returns the open port of a protocol at an address, or opens it. Must be called within the runtime. Listeners of one
+/// group share a port that the system picks.
 ///
 /// # Errors
 /// [`Error::Bind`] if the address cannot be bound, or if the port is open with another choice of TLS.
@@ -88,10 +89,11 @@ pub(in crate::endpoint) fn open_port<S: Service>(
     resources: &EngineResources,
     label: &EndpointLabel<'_>,
     address: SocketAddr,
+    group: Option<u64>,
     tls: bool,
 ) -> Result<Arc<Port<S>>, Error> {
     let opened = resources.tls.server(tls).and_then(|server| {
-        let port = resources.ports.at(address, |address| Port::open(address, server, resources))?;
+        let port = resources.ports.at(address, group, |address| Port::open(address, server, resources))?;
         if port.is_secure() == tls {
             Ok(port)
         } else {
