@@ -41,7 +41,7 @@ pub struct MediaTrack {
 pub enum LeftOut {
     /// RTMP has no carriage for its codec.
     NoCarriage,
-    /// Its packets are scrambled.
+    /// The packets of the stream are scrambled.
     Scrambled,
     /// Part of a program that is not chosen.
     OtherProgram,
