@@ -136,3 +136,14 @@ async fn import(flows: &Flows, file: &std::path::Path) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sample_flows_are_valid() {
+        let flows = Flow::list_from_json(include_str!("../flows.json")).unwrap();
+        assert_eq!(flows.len(), 2);
+    }
+}
