@@ -87,16 +87,14 @@ impl Kept {
             self.events.remove(&id);
             self.old.push(id);
         }
-        if self.events.len() > IN_ALL {
-            if let Some((id, event)) = self.events.pop_first() {
-                self.old.push(id);
-                // The oldest event of all is the oldest of its flow.
-                if let Some(ids) = self.by_flow.get_mut(&event.flow) {
-                    ids.pop_front();
-                    if ids.is_empty() {
-                        self.by_flow.remove(&event.flow);
-                    }
-                }
+        let oldest = if self.events.len() > IN_ALL { self.events.pop_first() } else { None };
+        let Some((id, event)) = oldest else { return };
+        self.old.push(id);
+        // The oldest event of all is the oldest of its flow.
+        if let Some(ids) = self.by_flow.get_mut(&event.flow) {
+            ids.pop_front();
+            if ids.is_empty() {
+                self.by_flow.remove(&event.flow);
             }
         }
     }
