@@ -5,8 +5,8 @@ use super::{
     builder::{Common, endpoint_builder, output_setters, role},
     pairing::{FedBy, OutputProtocol, family},
     rtmp::{
-        RtmpAddress, RtmpPlayServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay, RtmpRelayBuilder,
-        check_app,
+        RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay,
+        RtmpRelayBuilder, check_app,
     },
     rtp::{RtpInput, RtpOutput, RtpOutputBuilder},
     rtsp::{RtspCaller, RtspCallerBuilder, RtspListener, RtspListenerBuilder, RtspOptions, check_path},
@@ -279,6 +279,10 @@ impl Fields for OutputKind {
 
     fn relay(&mut self) -> Option<&mut RtmpRelay> {
         group!(self, RtmpRelay(s) => s)
+    }
+
+    fn publish(&mut self) -> Option<&mut RtmpPublishServer> {
+        None
     }
 
     fn play(&mut self) -> Option<&mut RtmpPlayServer> {
