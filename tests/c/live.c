@@ -9,13 +9,16 @@
 
 static streamlink_engine *engine;
 
-/* A flow that is fed by the sources "in" and "spare", to a tap. */
+/*
+ * A flow that is fed by the sources "in" and "spare", to a tap. No source is lost, however long the machine holds this
+ * program up.
+ */
 static streamlink_flow *two_sources(const char *name)
 {
     char json[512];
     streamlink_flow *flow = NULL;
     snprintf(json, sizeof json,
-             "{\"name\": \"%s\", \"max_bandwidth\": \"1G\", \"sources\": ["
+             "{\"name\": \"%s\", \"max_bandwidth\": \"1G\", \"failover\": {\"loss_threshold\": 60000}, \"sources\": ["
              "{\"name\": \"in\", \"url\": \"app://datagrams\"}, {\"name\": \"spare\", \"url\": \"app://datagrams\"}], "
              "\"outputs\": [{\"name\": \"tap\", \"url\": \"tap:\"}]}",
              name);

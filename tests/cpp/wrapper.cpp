@@ -80,6 +80,7 @@ void borrowed_packets(streamlink::engine &engine)
 void live_sources(streamlink::engine &engine)
 {
     streamlink::flow_builder builder("live", 1'000'000'000);
+    builder.failover(STREAMLINK_FAILOVER_POLICY_STAY, 0ms, 60s);
     streamlink::flow flow = engine.start(builder.source({"in", "app://datagrams"}).output({"tap", "tap:"}));
     flow.add_source({"spare", "app://datagrams"});
     auto first = flow.app_source("in"), second = flow.app_source("spare");
