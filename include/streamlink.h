@@ -1204,6 +1204,18 @@ typedef struct {
    * Zero.
    */
   int32_t reserved;
+  /**
+   * Repair packets of forward error correction: received by a source, or sent by an output.
+   */
+  uint64_t repairs;
+  /**
+   * Packets of a source that were rebuilt from repair packets.
+   */
+  uint64_t rebuilt;
+  /**
+   * Packets of a source that were missing and could not be rebuilt from repair packets.
+   */
+  uint64_t unrepaired;
 } streamlink_endpoint_stats;
 
 /**

@@ -83,6 +83,7 @@ fn layering_modules_import_only_downwards() {
         ("secret", &[]),
         ("serial", &[]),
         ("error", &["text"]),
+        ("packet_filter", &["error"]),
         ("time", &[]),
         ("lock", &[]),
         ("random", &["lock"]),
@@ -90,8 +91,8 @@ fn layering_modules_import_only_downwards() {
         ("media", &["lock"]),
         ("event", &["media", "error", "text", "lock", "serial"]), // `lock` for the queues
         ("net", &["lock", "text"]),
-        ("flow", &["media", "error", "random", "secret", "text"]),
-        ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),
+        ("flow", &["media", "error", "packet_filter", "random", "secret", "text"]),
+        ("proto", &["media", "time", "error", "packet_filter", "test_rng", "random", "secret", "text"]),
         ("router", &["media", "lock", "time", "error"]),
         ("fuzz", &["proto", "router", "flow", "media", "test_rng", "random"]), // for tests only
         (
@@ -162,7 +163,7 @@ fn engine_names_no_protocol() {
     assert_eq!(protocol_names("use crate::SrtOptions; // over RTMPS"), ["srt", "rtmp"]);
 }
 
-/// Where the kinds of sources and outputs are told apart: the settings, and the table of drivers.
+/// Files that tell the kinds of sources and outputs apart: the settings, and the table of drivers.
 const KINDS: &[&str] = &[
     "flow/build.rs",
     "flow/claim.rs",

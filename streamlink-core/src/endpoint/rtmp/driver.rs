@@ -13,8 +13,8 @@ use crate::{
             SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
         listener::Admission,
-        local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
+        listener_egress, local_egress,
+        tcp::{PlayerLimits, Port, Route, RouteMedia, open_port},
     },
     error::Error,
     flow::{
@@ -68,7 +68,7 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
         let route = Route {
             mount: Mount { app: settings.app, key },
             admission: Admission::of_source(&context),
-            end: RouteEnd::Source(context),
+            media: RouteMedia::Source(context),
         };
         StartedSource { input_address, drive: SourceDrive::Listener(port.add(route)) }
     }
@@ -93,11 +93,12 @@ impl OpenOutput for OpenServer<RtmpPlayServer> {
             coalesce: settings.coalesce,
             slow: settings.slow_timeout,
             bandwidth: flow.bandwidth.view(),
+            egress: listener_egress(&settings.listen),
         };
         let route = Route {
             mount: Mount { app: settings.app, key },
             admission: Admission::of_output(&settings.listen, status, &flow.events),
-            end: RouteEnd::Output(flow.ring.clone(), limits),
+            media: RouteMedia::Output(flow.ring.clone(), limits),
         };
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(port.add(route))) }
     }

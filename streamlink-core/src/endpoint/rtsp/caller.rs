@@ -3,7 +3,7 @@
 use super::{
     super::{
         EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status, TlsIdentity,
-        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        reconnect::{Caller, ConnectionAttempt, ConnectionCount, Outcome, ReconnectLoop},
         resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
@@ -103,7 +103,7 @@ struct RunningClient {
 }
 
 impl Caller for RunningClient {
-    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+    async fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> Outcome {
         let is_auto = self.client.transport == RtspTransport::Auto;
         // After a loss, the configured address is asked again.
         let address = self.redirected.take().unwrap_or_else(|| self.client.address());
@@ -229,7 +229,7 @@ impl RtspClient {
         &self,
         address: &ServerAddress,
         udp: bool,
-        connection: &mut Connection<'_>,
+        connection: &mut ConnectionAttempt<'_>,
     ) -> Result<ConnectedClient, Failed> {
         let role = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
@@ -259,7 +259,9 @@ impl RtspClient {
             let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
             let mut session = ClientSession::new(role, &address.url, address.user.clone(), udp, &self.random);
             session.set_back_channel(self.back_channel);
-            let mut up = ConnectedClient { stream, session, udp: UdpTracks::of_caller(self.symmetric), peer };
+            let mut udp_tracks = UdpTracks::of_caller(self.symmetric);
+            udp_tracks.set_dscp(self.egress.dscp);
+            let mut up = ConnectedClient { stream, session, udp: udp_tracks, peer };
             up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
         };

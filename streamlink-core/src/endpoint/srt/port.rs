@@ -122,7 +122,7 @@ mod tests {
         super::{
             super::{Event, EventSink, FlowBandwidth, LossReason, Status, listener::Admission},
             rates::FlowRates,
-            route::RouteEnd,
+            route::RouteMedia,
         },
         *,
     };
@@ -141,7 +141,8 @@ mod tests {
             admission: Admission::of_output(&Listen::new(([127, 0, 0, 1], 0).into()), status.clone(), events),
             terms: Terms::default(),
             rates: FlowRates::new(&SrtOptions::default(), FlowBandwidth::fixed(Bitrate::mbps(20))),
-            end: RouteEnd::Output(ring.reader()),
+            dscp: None,
+            media: RouteMedia::Output(ring.reader()),
         };
         (route, status)
     }
