@@ -1167,6 +1167,7 @@ typedef struct {
    * Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
    */
   uint64_t undecrypted;
+  /**
    * MPEG-TS, ETSI TR 101 290: transport errors (2.1), CRC errors (2.2), PCR repetition errors (2.3a), PCR discontinuity
    * errors (2.3b), PTS errors (2.5) and CAT errors (2.6); about a second old.
    */

@@ -140,6 +140,7 @@ pub fn json(stats: &FlowStats) -> Value {
         json!({
             "pid": t.pid,
             "program": t.program,
+            "track": t.track,
             "codec": t.codec,
             "profile": t.profile,
             "width": t.width,

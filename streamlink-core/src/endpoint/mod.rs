@@ -36,7 +36,7 @@ pub use access::{Access, AccessRequest};
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
-pub(crate) use egress::local_egress;
+pub(crate) use egress::{listener_egress, local_egress};
 pub(crate) use kinds::Drivers;
 pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;

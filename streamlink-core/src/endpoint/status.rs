@@ -4,7 +4,7 @@ use super::{Bandwidth, LossReason, RefusalReason};
 use crate::{
     flow::Allowlist,
     lock::{Guard, lock},
-    media::{PidStats, TransportErrors, TsMonitor},
+    media::{MediaTrack, PidStats, TransportErrors, TsMonitor},
     router::Counters,
     text::PeerText,
 };
@@ -31,6 +31,8 @@ pub(crate) struct StatusSnapshot {
     pub(crate) pids: Vec<PidStats>,
     /// Transport errors of an MPEG-TS source, updated about once a second.
     pub(crate) transport: TransportErrors,
+    /// Tracks of a source, updated about once a second.
+    pub(crate) tracks: Vec<MediaTrack>,
     /// Players of a listener, updated about once a second.
     pub(crate) players: Vec<PlayerStats>,
     pub(crate) members: Vec<MemberStats>,
@@ -83,6 +85,11 @@ impl Status {
     /// Updates the list of members of a group.
     pub(super) fn set_members(&self, members: Vec<MemberStats>) {
         self.lock().members = members;
+    }
+
+    /// Updates the tracks.
+    pub(super) fn set_tracks(&self, tracks: Vec<MediaTrack>) {
+        self.lock().tracks = tracks;
     }
 
     /// Updates the list of players.

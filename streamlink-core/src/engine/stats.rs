@@ -132,8 +132,8 @@ pub struct EndpointStats {
     pub peer: Option<SocketAddr>,
     /// Last error of the endpoint. It stays when the endpoint has recovered.
     pub last_error: Option<LastError>,
-    /// Streams of the MPEG-TS from which an output is remultiplexed, about a second old: those that are carried, then
-    /// those that are left out, with the reason.
+    /// Tracks of a source, or of an output that is remultiplexed from MPEG-TS, about a second old: those that are carried,
+    /// then those that are left out, with the reason. Of the MPEG-TS of a source, the codecs and bit rates alone are known.
     pub tracks: Vec<MediaTrack>,
 }
 
@@ -142,7 +142,15 @@ impl EndpointStats {
         let c = &status.counters;
         let snapshot = status.snapshot();
         let last_error = snapshot.last_error(now);
-        let StatusSnapshot { name, description, pids, transport, players, members, media, peer, .. } = snapshot;
+        let StatusSnapshot { name, description, pids, transport, mut tracks, players, members, media, peer, .. } =
+            snapshot;
+        let bit_rate = c.bits_per_second(now);
+        if bit_rate == 0 {
+            // Tracks are measured while something comes.
+            for track in &mut tracks {
+                track.bit_rate = 0;
+            }
+        }
         Self {
             name,
             description,
@@ -155,7 +163,7 @@ impl EndpointStats {
             reconnections: c.reconnections.get(),
             bytes: c.bytes.get(),
             packets: c.packets.get(),
-            bit_rate: Bitrate::bps(c.bits_per_second(now)),
+            bit_rate: Bitrate::bps(bit_rate),
             lost: c.lost.get(),
             unique_packets: 0,
             late: 0,
@@ -183,7 +191,7 @@ impl EndpointStats {
             pids,
             peer,
             last_error,
-            tracks: Vec::new(),
+            tracks,
         }
     }
 }

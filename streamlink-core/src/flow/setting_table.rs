@@ -131,6 +131,8 @@ const CALLERS_AND_RTP: &[SettingScope] = &[
     RtspCallerOutput,
     RtpOutput,
 ];
+/// Outputs that serve players.
+const SERVING_OUTPUTS: &[SettingScope] = &[RtmpPullOutput, SrtListenerOutput, RtspListenerOutput];
 /// Listeners with connections.
 const SERVERS: &[SettingScope] =
     &[RtmpSource, SrtListenerSource, RtspListenerSource, RtmpPullOutput, SrtListenerOutput, RtspListenerOutput];
@@ -484,8 +486,12 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(local, |s| s.port.filter(|_| s.address.is_none()).map(|port| port.to_string()), |s, v| s.port = Some(v.number()?)),
     },
     Row {
-        setting: setting("dscp", "dscp", CALLERS_AND_RTP, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474); of RTSP, those of the TCP connection."),
+        setting: setting("dscp", "dscp", CALLERS_AND_RTP, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474)."),
         access: field!(local, |s| option(&s.dscp), |s, v| s.dscp = Some(v.number()?)),
+    },
+    Row {
+        setting: setting("dscp", "dscp", SERVING_OUTPUTS, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets to players (RFC 2474)."),
+        access: field!(listen, |s| option(&s.dscp), |s, v| s.dscp = Some(v.number()?)),
     },
     Row {
         setting: setting("iface", "interface", CALLERS, Form("name or address of an interface"), "", "", "Local interface; by default that of the region, or the system's choice.").aliases(&["interface"]),
@@ -494,6 +500,10 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("congestion", "congestion", RTMP_CALLERS_AND_RTSP_CALLERS, Form("a congestion control of the kernel, such as `bbr` or `cubic`"), "", "", "Congestion control of TCP; by default the system's."),
         access: field!(local, |s| s.congestion.clone(), |s, v| s.congestion = Some(check_congestion(v.text)?)),
+    },
+    Row {
+        setting: setting("congestion", "congestion", &[RtmpPullOutput, RtspListenerOutput], Form("a congestion control of the kernel, such as `bbr` or `cubic`"), "", "", "Congestion control of the TCP connections to players; by default the system's."),
+        access: field!(listen, |s| s.congestion.clone(), |s, v| s.congestion = Some(check_congestion(v.text)?)),
     },
     Row {
         setting: setting("tls_fingerprint", "tls_fingerprint", RTMP_CALLERS_AND_RTSP_CALLERS, Form("SHA-256 fingerprints separated by `,`: 64 hexadecimal digits each, with or without colons"), "", "", "Only certificates that are accepted with TLS; by default the roots of the engine and of the system decide."),

@@ -50,7 +50,7 @@ impl OpenListener {
             RouteEnd::Output(_) => Groups::Broadcast,
         };
         let terms = Terms { groups, ..terms(&settings.srt, &rates) };
-        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, end })
+        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, dscp: settings.listen.dscp, end })
     }
 }
 

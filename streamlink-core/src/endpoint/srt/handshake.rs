@@ -356,7 +356,8 @@ impl PortTask {
         }
         let rates = open.route.rates.now();
         connection.set_rates(rates.buffer, rates.pacing);
-        let io = ConnectionIo::new(connection, &self.socket, Some(to));
+        let mut io = ConnectionIo::new(connection, &self.socket, Some(to));
+        io.mark(open.route.dscp, peer.ip());
         open.callers.push(local.id);
         open.sender = open.sender.filter(|_| is_joining).or(Some(peer));
         open.status().counters.encrypted.set(u64::from(io.connection.stats().encrypted));

@@ -26,6 +26,8 @@ pub(in crate::endpoint) struct Route {
     pub(in crate::endpoint) terms: Terms,
     /// Rates of the flow, from which buffer and pacing in `terms` are updated.
     pub(in crate::endpoint) rates: FlowRates,
+    /// Differentiated services code point (RFC 2474) of the packets to players.
+    pub(in crate::endpoint) dscp: Option<u8>,
     pub(in crate::endpoint) end: RouteEnd,
 }
 
