@@ -247,3 +247,33 @@ fn srt_caller_of_a_group_needs_a_listener_with_groups() {
         assert_eq!(matches!(progress, Progress::Rejected(Rejection::GROUP)), rejected, "{progress:?}");
     }
 }
+
+/// Conclusion of a member of a main/backup group of libsrt 1.5.5, and the answer of its listener to a member of a
+/// broadcast group.
+const BACKUP_REQUEST: &str = "00000005000000052275da92000005dc00002000ffffffff0393c1c5d974b8b40100007f000000000000000000000000\
+                              0001000300010505000000bf02580258000800024393c1c602000000";
+const BROADCAST_ANSWER: &str = "00000005000000050d0534dd000005dc00002000ffffffff0a9ac70b2f37f8c50100007f000000000000000000000000\
+                                0002000300010505000000bf02580258000800024a9ac70c01000000";
+
+fn handshake_of(hex: &str) -> Handshake {
+    let digits: Vec<u8> = hex.bytes().filter_map(|digit| (digit as char).to_digit(16)).map(|n| n as u8).collect();
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    Handshake::parse(&bytes).unwrap()
+}
+
+#[test]
+fn srt_group_handshakes_of_libsrt_are_understood() {
+    use crate::proto::srt::handshake::{BACKUP, BROADCAST, GroupExtension};
+    let local = Local { id: 9, start: Instant::now(), random: Random::of(random) };
+    let request = handshake_of(BACKUP_REQUEST);
+    assert_eq!(request.extensions.group, Some(GroupExtension { id: 0x4393_c1c6, kind: BACKUP, weight: 0 }));
+    for (groups, result) in
+        [(Groups::All, None), (Groups::Broadcast, Some(Rejection::GROUP)), (Groups::None, Some(Rejection::GROUP))]
+    {
+        assert_eq!(Terms { groups, ..latency(120) }.accept_here(&request, 0, &local).err(), result, "{groups:?}");
+    }
+    let answer = handshake_of(BROADCAST_ANSWER);
+    assert_eq!(answer.extensions.group, Some(GroupExtension { id: 0x4a9a_c70c, kind: BROADCAST, weight: 0 }));
+    let agreement = latency(120).conclude(&answer, 0, &local, None, Sequence::new(1)).unwrap();
+    assert_eq!((agreement.peer_group, agreement.receive_latency), (Some(0x4a9a_c70c), ms(600)));
+}
