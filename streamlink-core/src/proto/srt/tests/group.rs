@@ -74,9 +74,14 @@ impl Bond {
     }
 
     fn add(&mut self, terms: &Terms, weather: Weather) {
-        let (mut near, mut far) = connect(terms, self.start, self.now, self.numbers.next());
+        self.add_from(terms, weather, self.numbers.next());
+    }
+
+    /// Adds a member that has announced this number as its first.
+    fn add_from(&mut self, terms: &Terms, weather: Weather, first: Sequence) {
+        let (mut near, mut far) = connect(terms, self.start, self.now, first);
         near.send_only();
-        far.join_group(self.legs.iter().find(|leg| leg.is_up).map(|leg| &leg.far));
+        self.input.join(&mut far, self.legs.iter().find(|leg| leg.is_up).map(|leg| &leg.far));
         let leg = Leg { weather, near, far, wires: BTreeMap::new(), is_dead: false, is_up: true };
         self.legs.push(leg);
     }
@@ -200,6 +205,32 @@ fn srt_group_takes_a_member_that_comes_later_or_again() {
     bond.check(2000);
     assert_eq!(bond.legs[2].near.stats().sent.packets, 600);
     assert_eq!(bond.legs[2].far.stats().received.lost, 0);
+}
+
+/// A caller that receives announces the number with which its group has begun.
+#[test]
+fn srt_group_takes_a_member_whose_first_number_is_old() {
+    let terms = Terms { buffer: 500, ..latency(300) };
+    let mut bond = Bond::new(&terms, &[FAST], 9);
+    let first = bond.numbers.next();
+    for i in 0..3000 {
+        match i {
+            1500 => bond.add_from(&terms, FAST, first),
+            2000 => bond.legs[0].is_dead = true,
+            2500 => bond.add_from(&terms, FAST, first),
+            2700 => bond.legs[1].is_dead = true,
+            _ => {}
+        }
+        bond.push(&payload(i));
+        bond.step(ms(2));
+    }
+    bond.step(ms(3000));
+    bond.check(3000);
+    assert_eq!((bond.legs[2].near.closed(), bond.legs[2].far.closed()), (None, None));
+    // A sender is admitted near the group's numbers only.
+    let next = bond.numbers.next();
+    assert!(bond.input.admits(next.after(300)) && bond.input.admits(next.before(300)));
+    assert!(!bond.input.admits(next.after(1 << 20)) && !bond.input.admits(next.before(1 << 20)));
 }
 
 #[test]
