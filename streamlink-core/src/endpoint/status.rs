@@ -82,14 +82,14 @@ impl Status {
         snapshot.transport = monitor.errors();
     }
 
-    /// Updates the list of members of a group.
-    pub(super) fn set_members(&self, members: Vec<MemberStats>) {
-        self.lock().members = members;
-    }
-
     /// Updates the tracks.
     pub(super) fn set_tracks(&self, tracks: Vec<MediaTrack>) {
         self.lock().tracks = tracks;
+    }
+
+    /// Updates the list of members of a group.
+    pub(super) fn set_members(&self, members: Vec<MemberStats>) {
+        self.lock().members = members;
     }
 
     /// Updates the list of players.
