@@ -284,6 +284,8 @@ unsafe impl Versioned for StreamlinkEndpointStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkPlayerStats {}
 // SAFETY: as above.
+unsafe impl Versioned for StreamlinkMemberStats {}
+// SAFETY: as above.
 unsafe impl Versioned for StreamlinkPidStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkTrack {}
