@@ -1216,6 +1216,10 @@ typedef struct {
    * Packets of a source that were missing and could not be rebuilt from repair packets.
    */
   uint64_t unrepaired;
+  /**
+   * How many members a group of connections has (bonding); see streamlink_stats_member().
+   */
+  size_t member_count;
 } streamlink_endpoint_stats;
 
 /**
@@ -1259,6 +1263,52 @@ typedef struct {
    */
   uint64_t round_trip_us;
 } streamlink_player_stats;
+
+/**
+ * A member of a group of connections (bonding), at one moment.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * Its address: as it was configured for a caller, or that of a caller of ours; lives as long as the snapshot.
+   */
+  const char *address;
+  /**
+   * For how long it has been connected, in milliseconds; -1: it is not.
+   */
+  int64_t connected_ms;
+  /**
+   * Packets received or sent over it, repeats not counted.
+   */
+  uint64_t packets;
+  /**
+   * Bytes that were delivered from it, or sent over it.
+   */
+  uint64_t bytes;
+  /**
+   * Received packets that another member had brought before.
+   */
+  uint64_t redundant;
+  /**
+   * Packets that were missing on it at first, or that the peer has reported lost.
+   */
+  uint64_t lost;
+  /**
+   * Packets sent again.
+   */
+  uint64_t retransmitted;
+  /**
+   * Packets given up for it.
+   */
+  uint64_t dropped;
+  /**
+   * The round trip, in microseconds.
+   */
+  uint64_t round_trip_us;
+} streamlink_member_stats;
 
 /**
  * One PID of an MPEG-TS source, at one moment.
@@ -2399,6 +2449,19 @@ streamlink_status streamlink_stats_player(const streamlink_stats *stats,
                                           size_t endpoint,
                                           size_t index,
                                           streamlink_player_stats *player,
+                                          streamlink_error **error);
+
+/**
+ * Fills in a member of an endpoint that is a group of connections, both counted from 0; `member->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_member(const streamlink_stats *stats,
+                                          size_t endpoint,
+                                          size_t index,
+                                          streamlink_member_stats *member,
                                           streamlink_error **error);
 
 /**

@@ -32,6 +32,7 @@ struct Texts {
     last_error_kind: CString,
     last_error_peer: CString,
     players: Vec<CString>,
+    members: Vec<CString>,
     tracks: Vec<TrackTexts>,
 }
 
@@ -176,6 +177,8 @@ pub struct StreamlinkEndpointStats {
     pub rebuilt: u64,
     /// Packets of a source that were missing and could not be rebuilt from repair packets.
     pub unrepaired: u64,
+    /// How many members a group of connections has (bonding); see streamlink_stats_member().
+    pub member_count: usize,
 }
 
 /// A player of an output that listens, at one moment.
@@ -196,6 +199,32 @@ pub struct StreamlinkPlayerStats {
     pub retransmitted: u64,
     /// Packets that it reported lost.
     pub lost: u64,
+    /// Packets given up for it.
+    pub dropped: u64,
+    /// The round trip, in microseconds.
+    pub round_trip_us: u64,
+}
+
+/// A member of a group of connections (bonding), at one moment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkMemberStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// Its address: as it was configured for a caller, or that of a caller of ours; lives as long as the snapshot.
+    pub address: *const c_char,
+    /// For how long it has been connected, in milliseconds; -1: it is not.
+    pub connected_ms: i64,
+    /// Packets received or sent over it, repeats not counted.
+    pub packets: u64,
+    /// Bytes that were delivered from it, or sent over it.
+    pub bytes: u64,
+    /// Received packets that another member had brought before.
+    pub redundant: u64,
+    /// Packets that were missing on it at first, or that the peer has reported lost.
+    pub lost: u64,
+    /// Packets sent again.
+    pub retransmitted: u64,
     /// Packets given up for it.
     pub dropped: u64,
     /// The round trip, in microseconds.
@@ -258,6 +287,8 @@ unsafe impl Versioned for StreamlinkEndpointStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkPlayerStats {}
 // SAFETY: as above.
+unsafe impl Versioned for StreamlinkMemberStats {}
+// SAFETY: as above.
 unsafe impl Versioned for StreamlinkPidStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkTrack {}
@@ -306,6 +337,7 @@ impl StreamlinkStats {
                     stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
                 ),
                 tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
+                members: stats.members.iter().map(|member| c_string(member.address.as_str())).collect(),
                 players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
             })
         });
@@ -424,6 +456,7 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             repairs: s.repairs,
             rebuilt: s.rebuilt,
             unrepaired: s.unrepaired,
+            member_count: s.members.len(),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }
@@ -462,6 +495,43 @@ pub unsafe extern "C" fn streamlink_stats_player(
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(player, &filled, "player") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in a member of an endpoint that is a group of connections, both counted from 0; `member->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_member(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    member: *mut StreamlinkMemberStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no member {index}"));
+        let (found, address) = s.members.get(index).zip(texts.members.get(index)).ok_or_else(missing)?;
+        let connected = found.connected_for.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        let filled = StreamlinkMemberStats {
+            size: 0,
+            address: address.as_ptr(),
+            connected_ms: connected.unwrap_or(-1),
+            packets: found.packets,
+            bytes: found.bytes,
+            redundant: found.redundant,
+            lost: found.lost,
+            retransmitted: found.retransmitted,
+            dropped: found.dropped,
+            round_trip_us: micros(found.round_trip),
+        };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(member, &filled, "member") }
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
