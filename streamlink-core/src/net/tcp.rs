@@ -37,7 +37,7 @@ thread_local! {
     static BUFFER: Cell<Option<Box<[MaybeUninit<u8>]>>> = const { Cell::new(None) };
 }
 
-/// Acknowledges what was read of a connection, unless the kernel has done so.
+/// Acknowledges the bytes read from a connection, unless the kernel has done so.
 pub(super) fn acknowledge(socket: &SockRef<'_>) {
     // On failure, the rest of the message arrives later, not never.
     let _ = socket.set_tcp_quickack(true);
@@ -213,7 +213,7 @@ impl Stream {
         let _ = self.socket().set_send_buffer_size(bytes);
     }
 
-    /// Reads what has arrived, and passes it to `take`; 0 bytes mean that the peer has closed. After [`READS`] reads in
+    /// Reads the bytes that have arrived, and passes them to `take`; 0 bytes mean that the peer has closed. After [`READS`] reads in
     /// a row it is pending once and wakes the task, so that others have a turn.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
         if self.reads == READS {
@@ -301,7 +301,7 @@ impl Stream {
         }
     }
 
-    /// Flushes what TLS holds back. Ready at once without TLS.
+    /// Flushes the bytes that TLS holds back. Ready at once without TLS.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Plain(_) | Kind::Grouped(_) => Poll::Ready(Ok(())),
@@ -330,7 +330,7 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
-    /// Address at which a connection is neither accepted nor refused, with what keeps it so.
+    /// Address at which a connection is neither accepted nor refused, with the sockets that keep it so.
     fn unresponsive() -> (SocketAddr, Vec<Socket>) {
         let socket = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
         let listener = socket();
