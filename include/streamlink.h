@@ -1167,6 +1167,7 @@ typedef struct {
    * Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
    */
   uint64_t undecrypted;
+  /**
    * MPEG-TS, ETSI TR 101 290: transport errors (2.1), CRC errors (2.2), PCR repetition errors (2.3a), PCR discontinuity
    * errors (2.3b), PTS errors (2.5) and CAT errors (2.6); about a second old.
    */
@@ -1203,6 +1204,18 @@ typedef struct {
    * Zero.
    */
   int32_t reserved;
+  /**
+   * Repair packets of forward error correction: received by a source, or sent by an output.
+   */
+  uint64_t repairs;
+  /**
+   * Packets of a source that were rebuilt from repair packets.
+   */
+  uint64_t rebuilt;
+  /**
+   * Packets of a source that were missing and could not be rebuilt from repair packets.
+   */
+  uint64_t unrepaired;
 } streamlink_endpoint_stats;
 
 /**

@@ -170,6 +170,12 @@ pub struct StreamlinkEndpointStats {
     pub enabled: i32,
     /// Zero.
     pub reserved: i32,
+    /// Repair packets of forward error correction: received by a source, or sent by an output.
+    pub repairs: u64,
+    /// Packets of a source that were rebuilt from repair packets.
+    pub rebuilt: u64,
+    /// Packets of a source that were missing and could not be rebuilt from repair packets.
+    pub unrepaired: u64,
 }
 
 /// A player of an output that listens, at one moment.
@@ -412,6 +418,9 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             track_count: s.tracks.len(),
             enabled: s.enabled.into(),
             reserved: 0,
+            repairs: s.repairs,
+            rebuilt: s.rebuilt,
+            unrepaired: s.unrepaired,
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }
