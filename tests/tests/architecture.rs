@@ -303,3 +303,20 @@ fn interop_page_names_tests_that_exist() {
         }
     }
 }
+
+/// The map of the code names files that exist.
+#[test]
+fn map_names_files_that_exist() {
+    let mut named = 0;
+    for page in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let quoted = text.split('`').skip(1).step_by(2);
+        for path in quoted.filter(|path| path.contains('/') && (path.ends_with(".rs") || path.ends_with('/'))) {
+            // The folder of a new protocol, as in `proto/NAME/`.
+            let exists = ["", "streamlink-core/src"].iter().any(|folder| root().join(folder).join(path).exists());
+            assert!(exists || path.contains("NAME"), "{page} names {path}");
+            named += 1;
+        }
+    }
+    assert!(named > 50, "the pages were read: {named}");
+}
