@@ -874,6 +874,9 @@ function statisticsTab(current) {
     node: el('div', {}, charts, el('section', { class: 'card', 'aria-label': 'Connected peers' }, el('h2', {}, 'Who is connected'), table, none)),
     async update(flow) {
       const { series } = await api('GET', `${flowPath(flow.name)}/samples`);
+      const order = [...flow.source_list.map((part) => `source ${part.name}`), ...flow.output_list.map((part) => `output ${part.name}`)];
+      const place = (part) => order.indexOf(`${part.direction} ${part.name}`);
+      series.sort((a, b) => place(a) - place(b));
       const shown = [];
       for (const part of series) {
         const title = `${part.direction === 'source' ? 'Source' : 'Output'} ${part.name}`;
@@ -979,14 +982,18 @@ async function showFlow(name, tab) {
     settings: () => settingsTab(flow),
   }[tab]();
   const node = el('div', {}, el('div', { class: 'head' }, el('h1', {}, name), state, total, reason, buttons), tabs, part.node);
-  const mine = show(`${name}: ${tab}`, node, async () => {
-    flow = await api('GET', flowPath(name));
+  const paint = () => {
     badge(state, flow.state);
     say(reason, flow.reason ?? '');
     reason.className = `reason ${flow.state}`;
     say(total, flow.state === 'connected' ? `${rate(flow.bit_rate)} in, ${rate(flow.output_bit_rate)} out` : '');
     if (toggle) say(toggle, flow.enabled ? 'Stop' : 'Start');
-    await part.update(flow);
+    return part.update(flow);
+  };
+  paint();
+  const mine = show(`${name}: ${tab}`, node, async () => {
+    flow = await api('GET', flowPath(name));
+    await paint();
   }, 1000);
   if (events) {
     mine.leave = events.end;
@@ -1010,12 +1017,13 @@ function route() {
   for (const dialog of document.querySelectorAll('dialog')) dialog.close();
   const known = TABS.some(([key]) => key === tab) ? tab : 'source';
   const there = `${place}/${name}`;
-  // Focus goes to the content of another place; a tab keeps it where it is.
-  const moves = lastPlace !== null && lastPlace !== there;
+  // Focus goes to the content of another place, and to the tab that was chosen; a page that is opened keeps it.
+  const isFirst = lastPlace === null;
+  const moves = !isFirst && lastPlace !== there;
   lastPlace = there;
   if (place === 'create' && operates()) showCreate();
   else if (place === 'events') showEvents();
-  else if (place === 'flow' && name) showFlow(decoded(name), known).then(() => document.querySelector('.tabs a[aria-current]')?.focus());
+  else if (place === 'flow' && name) showFlow(decoded(name), known).then(() => { if (!isFirst) document.querySelector('.tabs a[aria-current]')?.focus(); });
   else showFlows();
   if (moves && place !== 'create' && place !== 'flow') $('main').focus();
 }
