@@ -332,12 +332,13 @@ fn changes_at_the_same_time_do_not_lose_one_another() {
         flow["output_list"].as_array().unwrap().iter().map(|output| output["address"].as_str().unwrap()).collect();
     assert_eq!(ports.len(), 8, "each has a port of its own");
     // Renaming, changing and deleting at once: whatever wins, the store and the engine agree.
-    in_parallel(&|at| match at % 4 {
+    let statuses = in_parallel(&|at| match at % 4 {
         0 => console.patch("/api/v1/flows/f", &json!({ "name": format!("g{at}") })).status,
         1 => console.patch("/api/v1/flows/f/outputs/o1", &json!({ "latency": 100 + at })).status,
         2 => console.delete("/api/v1/flows/f/outputs/o2").status,
         _ => console.patch("/api/v1/flows/f", &json!({ "enabled": at == 3 })).status,
     });
+    assert!(statuses.iter().all(|status| [200, 404].contains(status)), "{statuses:?}");
     let flows = console.get("/api/v1/flows").of(200);
     assert_eq!(flows["flows"].as_array().unwrap().len(), 1, "{flows}");
     let name = flows["flows"][0]["name"].as_str().unwrap();
@@ -346,6 +347,7 @@ fn changes_at_the_same_time_do_not_lose_one_another() {
         stats["flows"].as_array().unwrap().iter().map(|flow| flow["name"].as_str().unwrap()).collect();
     let expected: Vec<&str> = if flows["flows"][0]["enabled"] == true { vec![name] } else { Vec::new() };
     assert_eq!(running, expected);
+    assert!(console.get("/metrics").text.contains("streamlink_console_failed_flows 0"));
 }
 
 #[test]

@@ -124,6 +124,9 @@ fn page_creates_watches_edits_and_deletes_as_a_person_does() {
     browser.fill("Maximum bandwidth", "12M");
     browser.press("Save");
     browser.wait_for("Changed; connections go on.");
+    eventually("the form with the new value", || {
+        (browser.value(&browser.field("Maximum bandwidth")) == "12M").then_some(())
+    });
     check_accessibility(&browser, "the settings of a flow");
     // The sudden end of the console: the page says so, and everything comes back.
     browser.click("//a[normalize-space()='Source']");
