@@ -75,6 +75,9 @@ pub enum StreamlinkEventKind {
     TransportError = 16,
     /// Packets of an SRT source carry a time far ahead of its clock, and were timed by their arrival. `count`: how many.
     TimestampsAhead = 17,
+    /// The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
+    /// packets since the last such event.
+    UnexpectedPayload = 18,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -138,6 +141,7 @@ impl StreamlinkEvent {
             Event::Missed { count } => (K::Missed, 0, *count),
             Event::TransportError { count, .. } => (K::TransportError, 0, *count),
             Event::TimestampsAhead { packets, .. } => (K::TimestampsAhead, 0, *packets),
+            Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
             _ => (K::Other, 0, 0),
         }
     }
@@ -171,6 +175,9 @@ impl StreamlinkEvent {
                 }
                 Event::TransportError { source, check, .. } => {
                     (source.clone(), nothing(), nothing(), check.to_string())
+                }
+                Event::UnexpectedPayload { endpoint, problem, .. } => {
+                    (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
                 Event::Remuxed { carried, left_out } => {
                     (nothing(), left_out.to_string(), nothing(), carried.to_string())

@@ -341,6 +341,10 @@ pub(crate) fn check_failover(
             if sources.len() > MAX_PATHS {
                 record("sources", Err(ConfigErrorKind::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
             }
+            if let Some(source) = sources.iter().find(|s| matches!(s.kind, SourceKind::Udp(_))) {
+                let problem = format!("`{}` cannot be merged: MPEG-TS over UDP has no sequence numbers", source.name());
+                record("failover.policy", Err(ConfigErrorKind::Conflict(problem)));
+            }
             let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
             if sources.iter().any(|s| !families.contains(&s.family())) {
                 record(
@@ -402,7 +406,8 @@ fn check_pins(call: &Call, tls: bool) -> Option<ConfigError> {
 
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
-        SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::Rtp(s) => s.udp.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::Udp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
         SourceKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),

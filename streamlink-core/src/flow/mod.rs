@@ -35,6 +35,7 @@ mod silence;
 mod source;
 mod srt;
 mod stream_id;
+mod udp;
 mod url;
 mod written_url;
 
@@ -61,6 +62,7 @@ pub use shown_url::{PeerUrl, shown_url};
 pub use silence::Takeover;
 pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
+pub use udp::{Pace, UdpOutputBuilder, UdpSourceBuilder};
 
 pub(crate) use address::{Call, LocalEnd, Reconnect};
 pub(crate) use build::{MAX_PATHS, check_description, check_failover, check_output, check_source};
@@ -74,3 +76,4 @@ pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptio
 pub(crate) use source::SourceKind;
 pub(crate) use srt::{SrtCaller, SrtListener, SrtOptions};
 pub(crate) use stream_id::{StreamId, StreamIdError};
+pub(crate) use udp::{UdpInput, UdpOutput};

@@ -8,6 +8,7 @@ use super::{
     rtp::RtpOutputBuilder,
     rtsp::{RtspCallerBuilder, RtspListenerBuilder},
     srt::{SrtCallerBuilder, SrtListenerBuilder},
+    udp::UdpOutputBuilder,
 };
 use crate::{error::ConfigErrorKind, media::MediaFamily};
 use std::{fmt, str::FromStr};
@@ -65,6 +66,8 @@ pub enum InputProtocol {
     Srt,
     /// RTP over UDP.
     Rtp,
+    /// MPEG-TS over UDP, without RTP.
+    Udp,
     /// RTSP, received from clients that record, or played from a server.
     Rtsp,
     /// Packets pushed by the host, of one media family.
@@ -78,6 +81,7 @@ impl InputProtocol {
         Self::RtmpPull,
         Self::Srt,
         Self::Rtp,
+        Self::Udp,
         Self::Rtsp,
         Self::App(MediaFamily::Datagrams),
         Self::App(MediaFamily::Rtp),
@@ -92,6 +96,7 @@ impl InputProtocol {
             InputProtocol::RtmpPull => "RTMP_PULL",
             InputProtocol::Srt => "SRT",
             InputProtocol::Rtp => "RTP",
+            InputProtocol::Udp => "UDP",
             InputProtocol::Rtsp => "RTSP",
             InputProtocol::App(MediaFamily::Datagrams) => "Datagrams app",
             InputProtocol::App(MediaFamily::Rtp) => "RTP app",
@@ -105,7 +110,7 @@ impl InputProtocol {
         match self {
             InputProtocol::Rtmp | InputProtocol::RtmpPull => MediaFamily::Rtmp,
             InputProtocol::Srt => MediaFamily::Datagrams,
-            InputProtocol::Rtp => MediaFamily::Rtp,
+            InputProtocol::Rtp | InputProtocol::Udp => MediaFamily::Rtp,
             InputProtocol::Rtsp => MediaFamily::Rtsp,
             InputProtocol::App(family) => family,
         }
@@ -137,6 +142,8 @@ pub enum OutputProtocol {
     Srt,
     /// RTP over UDP.
     Rtp,
+    /// MPEG-TS over UDP, without RTP.
+    Udp,
     /// RTSP, served to players or recorded to a server.
     Rtsp,
     /// Packets passed to the host.
@@ -146,7 +153,7 @@ pub enum OutputProtocol {
 impl OutputProtocol {
     /// All protocols.
     pub const ALL: &'static [Self] =
-        &[Self::Rtmp, Self::RtmpPush, Self::RtmpPull, Self::Srt, Self::Rtp, Self::Rtsp, Self::Tap];
+        &[Self::Rtmp, Self::RtmpPush, Self::RtmpPull, Self::Srt, Self::Rtp, Self::Udp, Self::Rtsp, Self::Tap];
 
     /// Returns the name, as in `RTMP_PUSH`.
     pub const fn name(self) -> &'static str {
@@ -156,6 +163,7 @@ impl OutputProtocol {
             OutputProtocol::RtmpPull => "RTMP_PULL",
             OutputProtocol::Srt => "SRT",
             OutputProtocol::Rtp => "RTP",
+            OutputProtocol::Udp => "UDP",
             OutputProtocol::Rtsp => "RTSP",
             OutputProtocol::Tap => "tap",
         }
@@ -238,8 +246,8 @@ pairing_table! {
         Rtmp => Rtmp [RtmpRelayBuilder], RtmpPush [RtmpPushBuilder], RtmpPull [RtmpPullOutputBuilder];
     "SRT sources feed SRT, RTMP_PUSH, tap":
         Datagrams => Srt [SrtListenerBuilder<role::Output>, SrtCallerBuilder<role::Output>], RtmpPush [RtmpPushBuilder];
-    "RTP sources feed RTP, tap":
-        Rtp => Rtp [RtpOutputBuilder];
+    "RTP and UDP sources feed RTP, UDP, tap":
+        Rtp => Rtp [RtpOutputBuilder], Udp [UdpOutputBuilder];
     "RTSP sources feed RTSP, tap":
         Rtsp => Rtsp [RtspListenerBuilder<role::Output>, RtspCallerBuilder<role::Output>];
 }
@@ -262,9 +270,10 @@ mod tests {
         use OutputProtocol as O;
         assert_eq!(InputProtocol::RtmpPull.allowed_outputs(), [O::Rtmp, O::RtmpPush, O::RtmpPull, O::Tap]);
         assert_eq!(InputProtocol::Srt.allowed_outputs(), [O::Srt, O::RtmpPush, O::Tap]);
-        assert_eq!(InputProtocol::Rtp.allowed_outputs(), [O::Rtp, O::Tap]);
+        assert_eq!(InputProtocol::Rtp.allowed_outputs(), [O::Rtp, O::Udp, O::Tap]);
+        assert_eq!(InputProtocol::Udp.allowed_outputs(), [O::Rtp, O::Udp, O::Tap]);
         assert_eq!(InputProtocol::Rtsp.allowed_outputs(), [O::Rtsp, O::Tap]);
-        assert_eq!(InputProtocol::App(MediaFamily::Rtp).allowed_outputs(), [O::Rtp, O::Tap]);
+        assert_eq!(InputProtocol::App(MediaFamily::Rtp).allowed_outputs(), [O::Rtp, O::Udp, O::Tap]);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! RTP settings of sources and outputs (RTP over UDP: RFC 3550; MPEG-TS over RTP: RFC 2250).
 
 use super::{
-    address::{HostPort, Interface, Listen, LocalEnd},
+    address::HostPort,
     builder::{endpoint_builder, listener_setters, local_end_setters, output_setters},
     settings::{check_millis, number},
-    silence::IDLE_TIMEOUT,
+    udp::{UdpInput, UdpOutput, udp_input_setters, udp_output_setters},
 };
 use crate::error::ConfigErrorKind;
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// A set of RTP payload types (0–127). The empty set admits all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -59,46 +59,17 @@ impl fmt::Display for PayloadTypes {
 /// Settings of an RTP source.
 #[derive(Clone, Debug)]
 pub(crate) struct RtpInput {
-    /// Local address; a multicast address is joined. There is no limit of peers, as RTP has no connections.
-    pub(crate) listen: Listen,
-    pub(crate) interface: Option<Interface>,
-    /// The only sender of the multicast group that is received (source-specific multicast, RFC 4607).
-    pub(crate) multicast_source: Option<IpAddr>,
+    pub(crate) udp: UdpInput,
     pub(crate) payload_types: PayloadTypes,
     pub(crate) reorder_window: Duration,
-    pub(crate) idle_timeout: Duration,
 }
 
 pub(crate) const REORDER: std::ops::RangeInclusive<u64> = 0..=1_000;
-const DEFAULT_REORDER: Duration = Duration::from_millis(50);
-const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_millis(5000);
+pub(crate) const DEFAULT_REORDER: Duration = Duration::from_millis(50);
 
 impl RtpInput {
-    pub(crate) fn new(listen: Listen) -> Self {
-        Self {
-            listen,
-            interface: None,
-            multicast_source: None,
-            payload_types: PayloadTypes::ALL,
-            reorder_window: DEFAULT_REORDER,
-            idle_timeout: DEFAULT_IDLE_TIMEOUT,
-        }
-    }
-
-    /// Returns the field and problem of settings that contradict each other.
-    pub(crate) fn check(&self) -> Option<(&'static str, ConfigErrorKind)> {
-        let group = self.listen.bind.ip();
-        match self.multicast_source {
-            Some(source) if !group.is_multicast() => Some((
-                "source",
-                ConfigErrorKind::Conflict(format!("a multicast sender ({source}) needs a multicast group")),
-            )),
-            Some(source) if source.is_ipv4() != group.is_ipv4() => Some((
-                "source",
-                ConfigErrorKind::Conflict(format!("{source} and the group {group} are of different families")),
-            )),
-            _ => None,
-        }
+    pub(crate) fn new(udp: UdpInput) -> Self {
+        Self { udp, payload_types: PayloadTypes::ALL, reorder_window: DEFAULT_REORDER }
     }
 }
 
@@ -106,21 +77,10 @@ endpoint_builder! {
     /// Builder of an RTP source. Made by [`Source::rtp`](crate::Source::rtp).
     RtpSourceBuilder: RtpInput
 }
-listener_setters!(RtpSourceBuilder, listen);
+listener_setters!(RtpSourceBuilder, udp.listen);
+udp_input_setters!(RtpSourceBuilder, udp);
 
 impl RtpSourceBuilder {
-    /// Sets the interface that receives a multicast group: a name or an address (by default the system's choice).
-    pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
-        self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v));
-        self
-    }
-
-    /// Sets the only sender of the group to receive from (source-specific multicast, RFC 4607).
-    pub fn multicast_source(mut self, sender: IpAddr) -> Self {
-        self.draft.settings.multicast_source = Some(sender);
-        self
-    }
-
     /// Sets the payload types that pass (all); packets of others are dropped and counted.
     pub fn payload_types(mut self, types: PayloadTypes) -> Self {
         self.draft.settings.payload_types = types;
@@ -131,12 +91,6 @@ impl RtpSourceBuilder {
     /// Packets that arrive in order are never delayed; 0 switches reordering off.
     pub fn reorder_window(mut self, window: Duration) -> Self {
         self.draft.try_set("reorder", check_millis(window, REORDER), |s, v| s.reorder_window = v);
-        self
-    }
-
-    /// Sets the time that the sender may be silent before the source counts as lost (5000 ms; 1000–60 000).
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.draft.try_set("idle_timeout", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.idle_timeout = v);
         self
     }
 }
@@ -178,30 +132,13 @@ impl fmt::Display for Rewrite {
 /// Settings of an RTP output.
 #[derive(Clone, Debug)]
 pub(crate) struct RtpOutput {
-    pub(crate) destination: HostPort,
-    pub(crate) second: Option<HostPort>,
-    pub(crate) local: LocalEnd,
-    pub(crate) interface: Option<Interface>,
-    pub(crate) ttl: u8,
+    pub(crate) udp: UdpOutput,
     pub(crate) rewrite: Rewrite,
 }
 
-const DEFAULT_TTL: u8 = 64;
-
 impl RtpOutput {
     pub(crate) fn new(destination: HostPort) -> Self {
-        Self {
-            destination,
-            second: None,
-            local: LocalEnd::default(),
-            interface: None,
-            ttl: DEFAULT_TTL,
-            rewrite: Rewrite::Preserve,
-        }
-    }
-
-    pub(crate) fn destinations(&self) -> impl Iterator<Item = &HostPort> {
-        std::iter::once(&self.destination).chain(&self.second)
+        Self { udp: UdpOutput::new(destination), rewrite: Rewrite::Preserve }
     }
 }
 
@@ -211,32 +148,10 @@ endpoint_builder! {
 }
 output_setters!(RtpOutputBuilder);
 
-/// Checks a time to live, or hop limit.
-pub(crate) fn check_ttl(hops: u8) -> Result<u8, ConfigErrorKind> {
-    if hops == 0 { Err(ConfigErrorKind::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) }
-}
-
-local_end_setters!(RtpOutputBuilder, local);
+local_end_setters!(RtpOutputBuilder, udp.local);
+udp_output_setters!(RtpOutputBuilder, udp);
 
 impl RtpOutputBuilder {
-    /// Adds a second destination that is sent the same packets, for receivers with SMPTE ST 2022-7.
-    pub fn second(mut self, destination: impl AsRef<str>) -> Self {
-        self.draft.try_set("second", destination.as_ref().parse(), |s, v| s.second = Some(v));
-        self
-    }
-
-    /// Sets the interface that a multicast group is sent on: a name or an address (by default the system's choice).
-    pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
-        self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v));
-        self
-    }
-
-    /// Sets the time to live, or hop limit, of the packets (64; 1–255), unicast and multicast.
-    pub fn ttl(mut self, hops: u8) -> Self {
-        self.draft.try_set("ttl", check_ttl(hops), |s, v| s.ttl = v);
-        self
-    }
-
     /// Sets whether sequence numbers and SSRC are kept (the default) or rewritten.
     pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
         self.draft.settings.rewrite = rewrite;

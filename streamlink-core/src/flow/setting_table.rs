@@ -10,6 +10,7 @@ use super::{
     setting::{Given, Setting, SettingScope, SettingValue},
     silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
+    udp::{UdpInput, UdpOutput as UdpOutputSettings},
 };
 use crate::{error::ConfigErrorKind, media::ProgramChoice};
 use SettingScope::*;
@@ -49,6 +50,10 @@ pub(crate) trait Fields {
     fn play(&mut self) -> Option<&mut RtmpPlayServer>;
     fn rtp_input(&mut self) -> Option<&mut RtpInput>;
     fn rtp_output(&mut self) -> Option<&mut RtpOutput>;
+    /// Settings of a source of datagrams: UDP, and a part of RTP.
+    fn udp_input(&mut self) -> Option<&mut UdpInput>;
+    /// Settings of an output of datagrams: UDP, and a part of RTP.
+    fn udp_output(&mut self) -> Option<&mut UdpOutputSettings>;
 }
 
 /// Returns the access to a field of one group: how it is read as text, and how it is set.
@@ -114,12 +119,13 @@ const LISTENERS: &[SettingScope] = &[
     RtmpSource,
     SrtListenerSource,
     RtpSource,
+    UdpSource,
     RtspListenerSource,
     RtmpPullOutput,
     SrtListenerOutput,
     RtspListenerOutput,
 ];
-const CALLERS_AND_RTP: &[SettingScope] = &[
+const CALLERS_AND_DATAGRAMS: &[SettingScope] = &[
     RtmpPullSource,
     SrtCallerSource,
     RtspCallerSource,
@@ -128,6 +134,7 @@ const CALLERS_AND_RTP: &[SettingScope] = &[
     SrtCallerOutput,
     RtspCallerOutput,
     RtpOutput,
+    UdpOutput,
 ];
 /// Listeners with connections.
 const SERVERS: &[SettingScope] =
@@ -139,6 +146,7 @@ const OUTPUTS: &[SettingScope] = &[
     SrtListenerOutput,
     SrtCallerOutput,
     RtpOutput,
+    UdpOutput,
     RtspListenerOutput,
     RtspCallerOutput,
     TapOutput,
@@ -149,6 +157,7 @@ const ENDPOINTS: &[SettingScope] = &[
     SrtListenerSource,
     SrtCallerSource,
     RtpSource,
+    UdpSource,
     RtspListenerSource,
     RtspCallerSource,
     AppSource,
@@ -158,6 +167,7 @@ const ENDPOINTS: &[SettingScope] = &[
     SrtListenerOutput,
     SrtCallerOutput,
     RtpOutput,
+    UdpOutput,
     RtspListenerOutput,
     RtspCallerOutput,
     TapOutput,
@@ -168,6 +178,7 @@ const NETWORK_ENDPOINTS: &[SettingScope] = &[
     SrtListenerSource,
     SrtCallerSource,
     RtpSource,
+    UdpSource,
     RtspListenerSource,
     RtspCallerSource,
     RtmpOutput,
@@ -176,6 +187,7 @@ const NETWORK_ENDPOINTS: &[SettingScope] = &[
     SrtListenerOutput,
     SrtCallerOutput,
     RtpOutput,
+    UdpOutput,
     RtspListenerOutput,
     RtspCallerOutput,
 ];
@@ -338,14 +350,14 @@ pub(crate) static TABLE: &[Row] = &[
         setting: setting("program", "program", &[SrtListenerSource, SrtCallerSource], Form("a program number from 1 to 65535, or the name of a service"), "", "", "Program of the transport stream that is remultiplexed to RTMP; by default the best one that has a picture."),
         access: field!(srt, |s| (s.program != ProgramChoice::Best).then(|| s.program.to_string()), |s, v| s.program = v.parse()?),
     },
-    // RTP.
+    // RTP, and MPEG-TS over UDP.
     Row {
-        setting: setting("iface", "interface", &[RtpSource], Form("name or address of an interface"), "", "", "Interface that receives a multicast group; by default the system's choice."),
-        access: field!(rtp_input, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
+        setting: setting("iface", "interface", &[RtpSource, UdpSource], Form("name or address of an interface"), "", "", "Interface that receives a multicast group; by default the system's choice.").aliases(&["localaddr"]),
+        access: field!(udp_input, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
     },
     Row {
-        setting: setting("source", "multicast_source", &[RtpSource], Form("an IP address"), "", "", "Only sender of the multicast group that is received (RFC 4607)."),
-        access: field!(rtp_input, |s| option(&s.multicast_source), |s, v| {
+        setting: setting("source", "multicast_source", &[RtpSource, UdpSource], Form("an IP address"), "", "", "Only sender of the multicast group that is received (RFC 4607).").aliases(&["sources"]),
+        access: field!(udp_input, |s| option(&s.multicast_source), |s, v| {
             let address = v.text.parse().map_err(|_| ConfigErrorKind::malformed(v.text, "an address"));
             s.multicast_source = Some(address?);
         }),
@@ -359,24 +371,28 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(rtp_input, |s| text(s.reorder_window.as_millis()), |s, v| s.reorder_window = v.millis()?),
     },
     Row {
-        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
-        access: field!(rtp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
+        setting: setting("idle_timeout", "idle_timeout", &[RtpSource, UdpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
+        access: field!(udp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
     },
     Row {
-        setting: setting("second", "second", &[RtpOutput], Form("host and port, such as `example.com:5004`"), "", "", "Second destination, which is sent the same packets (SMPTE ST 2022-7)."),
-        access: field!(rtp_output, |s| option(&s.second), |s, v| s.second = Some(v.parse()?)),
+        setting: setting("second", "second", &[RtpOutput, UdpOutput], Form("host and port, such as `example.com:5004`"), "", "", "Second destination, which is sent the same packets (of RTP, as SMPTE ST 2022-7 wants them)."),
+        access: field!(udp_output, |s| option(&s.second), |s, v| s.second = Some(v.parse()?)),
     },
     Row {
-        setting: setting("iface", "interface", &[RtpOutput], Form("name or address of an interface"), "", "", "Interface that a multicast group is sent on; by default the system's choice."),
-        access: field!(rtp_output, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
+        setting: setting("iface", "interface", &[RtpOutput, UdpOutput], Form("name or address of an interface"), "", "", "Interface that a multicast group is sent on; by default the system's choice."),
+        access: field!(udp_output, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
     },
     Row {
-        setting: setting("ttl", "ttl", &[RtpOutput], Number { min: 1, max: 255 }, "hops", "64", "Time to live, or hop limit, of the packets."),
-        access: field!(rtp_output, |s| text(s.ttl), |s, v| s.ttl = v.number()?),
+        setting: setting("ttl", "ttl", &[RtpOutput, UdpOutput], Number { min: 1, max: 255 }, "hops", "64", "Time to live, or hop limit, of the packets."),
+        access: field!(udp_output, |s| text(s.ttl), |s, v| s.ttl = v.number()?),
     },
     Row {
         setting: setting("ssrc", "rewrite", &[RtpOutput], Form("preserve, random, or an SSRC as a number"), "", "preserve", "Sequence numbers and SSRC: those of the source, or new ones."),
         access: field!(rtp_output, |s| text(s.rewrite), |s, v| s.rewrite = v.parse()?),
+    },
+    Row {
+        setting: setting("pace", "pace", &[RtpOutput, UdpOutput], Choice(&["none", "pcr"]), "", "none", "Departure of the packets: as they come, or MPEG-TS at the times of its program clock references."),
+        access: field!(udp_output, |s| text(s.pace), |s, v| s.pace = v.parse()?),
     },
     // RTSP.
     Row {
@@ -447,15 +463,15 @@ pub(crate) static TABLE: &[Row] = &[
         access: Some(Access { set: add_query, get: |_| None }),
     },
     Row {
-        setting: setting("bind", "bind", CALLERS_AND_RTP, Form("local address and port, such as `192.0.2.5:6000` or `:6000`"), "", "", "Local address and port; by default those of the region, and a port that the system picks."),
+        setting: setting("bind", "bind", CALLERS_AND_DATAGRAMS, Form("local address and port, such as `192.0.2.5:6000` or `:6000`"), "", "", "Local address and port; by default those of the region, and a port that the system picks."),
         access: field!(local, |s| s.bind_text(), |s, v| s.set_bind(v.text)?),
     },
     Row {
-        setting: setting("local_port", "bind", CALLERS_AND_RTP, Number { min: 1, max: 65_535 }, "", "", "Local port; by default one that the system picks."),
+        setting: setting("local_port", "bind", CALLERS_AND_DATAGRAMS, Number { min: 1, max: 65_535 }, "", "", "Local port; by default one that the system picks."),
         access: field!(local, |s| s.port.filter(|_| s.address.is_none()).map(|port| port.to_string()), |s, v| s.port = Some(v.number()?)),
     },
     Row {
-        setting: setting("dscp", "dscp", CALLERS_AND_RTP, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474); of RTSP, those of the TCP connection."),
+        setting: setting("dscp", "dscp", CALLERS_AND_DATAGRAMS, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474); of RTSP, those of the TCP connection."),
         access: field!(local, |s| option(&s.dscp), |s, v| s.dscp = Some(v.number()?)),
     },
     Row {

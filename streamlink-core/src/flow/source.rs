@@ -15,6 +15,7 @@ use super::{
     setting_table::Fields,
     silence::{Silence, Takeover},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
+    udp::{UdpInput, UdpOutput, UdpSourceBuilder},
     written_url,
 };
 use crate::media::{MediaFamily, ProgramChoice};
@@ -42,6 +43,7 @@ pub(crate) enum SourceKind {
     SrtListener(SrtListener),
     SrtCaller(SrtCaller),
     Rtp(RtpInput),
+    Udp(UdpInput),
     RtspListener(RtspListener),
     RtspCaller(RtspCaller),
     App(MediaFamily),
@@ -97,7 +99,15 @@ impl Source {
     pub fn rtp(name: impl Into<String>, bind: &str) -> RtpSourceBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        RtpSourceBuilder::new(common, RtpInput::new(listen))
+        RtpSourceBuilder::new(common, RtpInput::new(UdpInput::new(listen)))
+    }
+
+    /// Returns the builder of a UDP source, which receives MPEG-TS in plain datagrams at a local address or from a
+    /// multicast group: `bind` as in `0.0.0.0:1234`, `239.1.1.1:1234`, `[ff3e::1]:1234`.
+    pub fn udp(name: impl Into<String>, bind: &str) -> UdpSourceBuilder {
+        let mut common = Common::new(name);
+        let listen = bind_or_placeholder(&mut common, bind);
+        UdpSourceBuilder::new(common, UdpInput::new(listen))
     }
 
     /// Returns the builder of an RTSP source that listens, and clients record to: `bind` as in `0.0.0.0:554`, `path` as
@@ -143,6 +153,7 @@ impl Source {
     /// Returns the source of a URL, with its settings in the query:
     ///
     /// - `rtp://:5004`, `rtp://239.1.1.1:5004?iface=eth1&pt=33`
+    /// - `udp://:1234`, `udp://@239.1.1.1:1234?iface=eth1&source=192.0.2.1` (MPEG-TS without RTP)
     /// - `srt://:9000?mode=listener&latency=120`, `srt://example.com:9000?streamid=cam1`
     /// - `rtmp://0.0.0.0:1935/live/KEY` (publishers push to it), `rtmp://example.com/live?key=KEY` (pulls)
     /// - `rtsp://0.0.0.0:554/cam/1`, `rtsp://user:pw@host/path?transport=tcp`
@@ -190,6 +201,7 @@ impl Source {
             SourceKind::RtmpPull(_) => InputProtocol::RtmpPull,
             SourceKind::SrtListener(_) | SourceKind::SrtCaller(_) => InputProtocol::Srt,
             SourceKind::Rtp(_) => InputProtocol::Rtp,
+            SourceKind::Udp(_) => InputProtocol::Udp,
             SourceKind::RtspListener(_) | SourceKind::RtspCaller(_) => InputProtocol::Rtsp,
             SourceKind::App(family) => InputProtocol::App(*family),
         }
@@ -228,7 +240,8 @@ impl Source {
     /// Returns the time without media after which this source is lost. A source in the host's process has none.
     pub(crate) fn idle_timeout(&self) -> Duration {
         let (silence, default) = match &self.kind {
-            SourceKind::Rtp(s) => return s.idle_timeout,
+            SourceKind::Rtp(s) => return s.udp.idle_timeout,
+            SourceKind::Udp(s) => return s.idle_timeout,
             SourceKind::Rtmp(s) => (s.silence, 10),
             SourceKind::RtmpPull(s) => (s.silence, 10),
             SourceKind::RtspListener(s) => (s.rtsp.silence, 10),
@@ -275,6 +288,7 @@ impl Fields for SourceKind {
             SourceKind::SrtListener(_) => SettingScope::SrtListenerSource,
             SourceKind::SrtCaller(_) => SettingScope::SrtCallerSource,
             SourceKind::Rtp(_) => SettingScope::RtpSource,
+            SourceKind::Udp(_) => SettingScope::UdpSource,
             SourceKind::RtspListener(_) => SettingScope::RtspListenerSource,
             SourceKind::RtspCaller(_) => SettingScope::RtspCallerSource,
             SourceKind::App(_) => SettingScope::AppSource,
@@ -286,7 +300,8 @@ impl Fields for SourceKind {
             self,
             Rtmp(s) => &mut s.listen,
             SrtListener(s) => &mut s.listen,
-            Rtp(s) => &mut s.listen,
+            Rtp(s) => &mut s.udp.listen,
+            Udp(s) => &mut s.listen,
             RtspListener(s) => &mut s.listen,
         )
     }
@@ -342,6 +357,14 @@ impl Fields for SourceKind {
     fn rtp_output(&mut self) -> Option<&mut RtpOutput> {
         None
     }
+
+    fn udp_input(&mut self) -> Option<&mut UdpInput> {
+        group!(self, Rtp(s) => &mut s.udp, Udp(s) => s)
+    }
+
+    fn udp_output(&mut self) -> Option<&mut UdpOutput> {
+        None
+    }
 }
 
 /// A type that can be the source of a flow: the builders of [`Source`], and `Source` itself.
@@ -382,6 +405,7 @@ into_source! {
     SrtListenerBuilder<role::Source>: Datagrams => |settings| SourceKind::SrtListener(settings);
     SrtCallerBuilder<role::Source>: Datagrams => |settings| SourceKind::SrtCaller(settings);
     RtpSourceBuilder: Rtp => |settings| SourceKind::Rtp(settings);
+    UdpSourceBuilder: Rtp => |settings| SourceKind::Udp(settings);
     RtspListenerBuilder<role::Source>: Rtsp => |settings| SourceKind::RtspListener(settings);
     RtspCallerBuilder<role::Source>: Rtsp => |settings| SourceKind::RtspCaller(settings);
     AppSourceBuilder<family::Datagrams>: Datagrams => |AppInput| SourceKind::App(MediaFamily::Datagrams);

@@ -4,6 +4,7 @@
 pub(crate) mod entry_point;
 pub(crate) mod flv;
 mod packet;
+mod payload;
 mod program;
 mod remux;
 pub(crate) mod rtp;
@@ -15,6 +16,7 @@ mod ts_sync;
 
 pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};
+pub use payload::PayloadProblem;
 pub use program::ProgramChoice;
 pub(crate) use remux::Remuxer;
 pub use track::{LeftOut, MediaTrack};

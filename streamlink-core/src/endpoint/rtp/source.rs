@@ -1,20 +1,23 @@
-//! The RTP source: a task that reads datagrams in batches, checks and reorders them, and publishes them to the flow.
+//! The RTP or UDP source: a task that reads datagrams in batches, checks and reorders them, or wraps them into RTP packets,
+//! and publishes them to the flow.
 
+use super::payload_report::PayloadReport;
 use crate::{
     endpoint::{
         Bandwidth, Event, LossReason, RefusalReason, SourceContext,
         ingest::{Ingest, Verdict},
         sleep_until,
     },
-    flow::RtpInput,
+    flow::{PayloadTypes, UdpInput},
     media::{
-        Packet,
+        Packet, PayloadProblem,
         rtp::{Header, NotRtp},
     },
     net::{Multicast, Received, Receiver as SocketReceiver, TimerFd, UdpOptions, UdpSocket},
-    proto::rtp::Receiver,
+    proto::rtp::{Contents, HEADER, Receiver, Wrapper},
     time::Throttle,
 };
+use bytes::Bytes;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -26,17 +29,32 @@ const MAX_BATCH: usize = 512;
 /// With the policy `Disconnect`, time for which datagrams are dropped after the bandwidth was exceeded.
 const DISCONNECTED: Duration = Duration::from_secs(5);
 
-/// An RTP source with an open socket.
-pub(crate) struct RtpSource {
-    settings: RtpInput,
+/// Silence of the sender of a UDP source after which another takes its place.
+const TAKEOVER: Duration = Duration::from_millis(500);
+/// Time that a UDP source which is sent RTP waits for packets that arrive out of order.
+const REORDER_WINDOW: Duration = Duration::from_millis(50);
+
+/// Protocol of the datagrams, with its settings.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Protocol {
+    /// RTP packets.
+    Rtp { reorder_window: Duration, payload_types: PayloadTypes },
+    /// MPEG-TS without RTP.
+    Udp,
+}
+
+/// A source with an open socket.
+pub(super) struct UdpSource {
+    settings: UdpInput,
+    protocol: Protocol,
     socket: UdpSocket,
     memory: SocketReceiver,
     alarm: TimerFd,
 }
 
-impl RtpSource {
+impl UdpSource {
     /// Opens the socket. `bandwidth` sets the initial size of its buffers.
-    pub(crate) fn open(settings: &RtpInput, bandwidth: Bandwidth) -> io::Result<Self> {
+    pub(super) fn open(settings: &UdpInput, protocol: Protocol, bandwidth: Bandwidth) -> io::Result<Self> {
         let bind = settings.listen.bind;
         let multicast = bind.ip().is_multicast().then(|| Multicast {
             source: settings.multicast_source,
@@ -46,20 +64,28 @@ impl RtpSource {
         let options = UdpOptions { multicast, receive_buffer, ..UdpOptions::default() };
         let socket = UdpSocket::receiving(bind, &options)?;
         let memory = SocketReceiver::new(bandwidth.bytes_per_second());
-        Ok(Self { settings: settings.clone(), socket, memory, alarm: TimerFd::new()? })
+        Ok(Self { settings: settings.clone(), protocol, socket, memory, alarm: TimerFd::new()? })
     }
 
-    pub(crate) fn local_addr(&self) -> SocketAddr {
+    pub(super) fn local_addr(&self) -> SocketAddr {
         self.socket.local_addr()
     }
 
+    /// Returns the scheme of its address.
+    pub(super) fn scheme(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Rtp { .. } => "rtp",
+            Protocol::Udp => "udp",
+        }
+    }
+
     /// Receives until the source is stopped.
-    pub(crate) async fn run(self, context: SourceContext) {
-        let Self { settings, socket, mut memory, alarm } = self;
+    pub(super) async fn run(self, context: SourceContext) {
+        let Self { settings, protocol, socket, mut memory, alarm } = self;
         let coalesce = context.coalesce;
         let (stop, mut live) = (context.stop.clone(), context.live.clone());
         let mut applied = live.borrow().bandwidth;
-        let mut reception = Reception::new(settings, context);
+        let mut reception = Reception::new(settings, protocol, context);
         loop {
             let deadline = reception.next_timeout();
             tokio::select! {
@@ -99,9 +125,15 @@ impl RtpSource {
 
 /// Checks, counting and reordering of datagrams before they enter the flow.
 struct Reception {
-    settings: RtpInput,
+    settings: UdpInput,
+    payload_types: PayloadTypes,
     ingest: Ingest,
     receiver: Receiver,
+    /// Set if the datagrams are MPEG-TS without RTP.
+    wrapper: Option<Wrapper>,
+    report: PayloadReport,
+    /// Arrival of the last datagram of the sender of MPEG-TS without RTP.
+    heard: Option<Instant>,
     /// Address of the last allowlist lookup, and its result.
     last_peer: Option<(IpAddr, bool)>,
     sender: Option<SocketAddr>,
@@ -112,7 +144,7 @@ struct Reception {
     /// Counts of the current batch.
     tally: Tally,
     refused: Throttle,
-    last_refused: Option<SocketAddr>,
+    last_refused: Option<(SocketAddr, RefusalReason)>,
     /// Number of collisions of senders before this connection, and whether one of this connection was told.
     collisions: (u64, bool),
 }
@@ -122,14 +154,35 @@ struct Tally {
     malformed: u64,
     dropped: u64,
     refused: u64,
-    refused_peer: Option<SocketAddr>,
+    refused_peer: Option<(SocketAddr, RefusalReason)>,
     disconnect: bool,
 }
 
+impl Tally {
+    fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason) {
+        self.refused += 1;
+        self.refused_peer = Some((peer, reason));
+    }
+}
+
+/// Returns the wrapper of a source, which begins with random numbers (RFC 3550 section 5.1).
+fn wrapper(context: &SourceContext) -> Wrapper {
+    let [a, b, c, d, e, f, g, h, i, j] = context.random.bytes();
+    Wrapper::new(u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]), u32::from_be_bytes([g, h, i, j]))
+}
+
 impl Reception {
-    fn new(settings: RtpInput, context: SourceContext) -> Self {
+    fn new(settings: UdpInput, protocol: Protocol, context: SourceContext) -> Self {
+        let (window, payload_types, wrapper) = match protocol {
+            Protocol::Rtp { reorder_window, payload_types } => (reorder_window, payload_types, None),
+            Protocol::Udp => (REORDER_WINDOW, PayloadTypes::ALL, Some(wrapper(&context))),
+        };
         Self {
-            receiver: Receiver::new(settings.reorder_window),
+            receiver: Receiver::new(window),
+            payload_types,
+            wrapper,
+            report: PayloadReport::default(),
+            heard: None,
             ingest: Ingest::new(context, Instant::now()),
             last_peer: None,
             sender: None,
@@ -157,31 +210,78 @@ impl Reception {
     fn datagram(&mut self, datagram: Received) {
         let Received { data, peer, arrival } = datagram;
         if !self.admits(peer) {
-            self.tally.refused += 1;
-            self.tally.refused_peer = Some(peer);
-            return;
+            return self.tally.refuse(peer, RefusalReason::NotAllowed);
         }
         if self.disconnected_until.is_some_and(|until| arrival < until) {
             self.tally.dropped += 1;
             return;
         }
-        let header = match Header::parse(&data) {
-            Ok(header) => header,
-            Err(NotRtp::Rtcp) => return, // RTCP has no use in a flow, and is no error
-            Err(NotRtp::Malformed) => return self.tally.malformed += 1,
-        };
-        if !self.settings.payload_types.admits(header.payload_type) {
-            self.tally.dropped += 1;
-            return;
+        if self.wrapper.is_some() {
+            return self.plain(data, peer, arrival);
         }
+        match Header::parse(&data) {
+            Ok(header) if self.payload_types.admits(header.payload_type) => self.rtp(&header, data, peer, arrival),
+            Ok(_) => self.tally.dropped += 1,
+            Err(NotRtp::Rtcp) => {} // RTCP has no use in a flow, and is no error
+            Err(NotRtp::Malformed) => self.tally.malformed += 1,
+        }
+    }
+
+    fn rtp(&mut self, header: &Header, data: Bytes, peer: SocketAddr, arrival: Instant) {
         match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
                 self.sender = Some(peer);
-                self.receiver.handle(&header, Packet::rtp(data, arrival), &mut self.ingest.out.packets);
+                self.receiver.handle(header, Packet::rtp(data, arrival), &mut self.ingest.out.packets);
             }
             Verdict::Drop => {}
             Verdict::Disconnect => self.tally.disconnect = true,
         }
+    }
+
+    /// Handles a datagram of a source of MPEG-TS without RTP. RTP packets with MPEG-TS are handled as such.
+    fn plain(&mut self, data: Bytes, peer: SocketAddr, arrival: Instant) {
+        // Nothing in a datagram tells the streams of two senders apart.
+        let is_live = self.heard.is_some_and(|last| arrival.saturating_duration_since(last) < TAKEOVER);
+        if is_live && self.sender.is_some_and(|sender| sender != peer) {
+            return self.tally.refuse(peer, RefusalReason::InUse);
+        }
+        let problem = match Contents::of(&data) {
+            Contents::Rtp(header) => {
+                self.heard = Some(arrival);
+                self.rtp(&header, data, peer, arrival);
+                Some(PayloadProblem::Rtp)
+            }
+            Contents::TransportPackets => self.transport_packets(&data, peer, arrival),
+            Contents::Foreign(problem) => {
+                self.tally.malformed += 1;
+                Some(problem)
+            }
+        };
+        if let Some(problem) = problem {
+            self.report.note(problem, 1);
+        }
+    }
+
+    /// Wraps a datagram with transport packets. Returns its problem, if it has one.
+    fn transport_packets(&mut self, data: &[u8], peer: SocketAddr, arrival: Instant) -> Option<PayloadProblem> {
+        match self.ingest.admit(arrival, data.len()) {
+            Verdict::Pass => {}
+            Verdict::Drop => return None,
+            Verdict::Disconnect => {
+                self.tally.disconnect = true;
+                return None;
+            }
+        }
+        let before = self.ingest.out.packets.len();
+        let problem = self.wrapper.as_mut()?.push(data, arrival, &mut self.ingest.out.packets);
+        if problem == Some(PayloadProblem::NotTransportStream) {
+            self.tally.malformed += 1;
+            return problem;
+        }
+        let added = self.ingest.out.packets.len() - before;
+        self.ingest.added_headers += (added * HEADER) as u64;
+        (self.sender, self.heard) = (Some(peer), Some(arrival));
+        problem
     }
 
     fn admits(&mut self, peer: SocketAddr) -> bool {
@@ -219,10 +319,10 @@ impl Reception {
         counters.dropped.add(tally.dropped + unwanted.saturating_sub(self.unwanted));
         self.unwanted = unwanted;
         self.last_refused = tally.refused_peer.or(self.last_refused);
-        if let Some(peer) = self.last_refused
+        if let Some((peer, reason)) = self.last_refused
             && let Some(count) = self.refused.admit(now, tally.refused)
         {
-            let (endpoint, reason) = (self.ingest.context.status.name(), RefusalReason::NotAllowed);
+            let endpoint = self.ingest.context.status.name();
             self.ingest.context.status.record_refusal(reason, peer, now);
             let detail = crate::text::PeerText::default();
             self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
@@ -231,6 +331,8 @@ impl Reception {
             let source = self.ingest.context.status.name();
             self.ingest.context.events.emit(Event::SendersCollide { source, peer: self.sender });
         }
+        let context = &self.ingest.context;
+        self.report.publish(now, || context.status.name(), &context.events);
         self.ingest.publish(now, self.sender);
         if tally.disconnect {
             self.disconnected_until = now.checked_add(DISCONNECTED);
@@ -255,7 +357,10 @@ impl Reception {
     fn lose(&mut self, reason: LossReason) {
         self.receiver.reset(&mut self.ingest.out.packets);
         self.ingest.lose(Instant::now(), reason);
-        self.sender = None;
+        (self.sender, self.heard) = (None, None);
+        if let Some(wrapper) = &mut self.wrapper {
+            wrapper.reset();
+        }
         self.collisions = (self.receiver.quality().collisions, false);
     }
 
