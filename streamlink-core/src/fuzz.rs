@@ -31,7 +31,7 @@ use crate::{
     },
     proto::{
         rtmp,
-        rtp::Receiver,
+        rtp::{FecDecoder, FecEncoder, Pacer, Placed, Receiver, Wrapper, unwrap},
         rtsp::{self, ResolvedStream, Status, StreamDirectory},
         srt::{
             Caller, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms, write_control,
@@ -90,6 +90,8 @@ targets! {
     srt_listener, "srt_listener", feed_srt;
     srt_caller, "srt_caller", feed_srt;
     rtp, "rtp", feed_rtp;
+    rtp_fec, "rtp", feed_fec;
+    udp, "ts", feed_udp;
     transport_stream, "ts", feed_transport_stream;
     urls, "url", feed_url;
     #[cfg(feature = "serde")]
@@ -487,6 +489,63 @@ fn feed_rtp(input: &[u8], dice: &mut TestRng) {
         group.lose(dice.below(2), now);
     }
     group.finish(now);
+}
+
+/// Feeds FEC packets of the packets of an input, and the packets themselves, altered, to the decoder.
+fn feed_fec(input: &[u8], dice: &mut TestRng) {
+    let now = Instant::now();
+    let (columns, rows) = (1 + dice.below(20) as u8, 1 + dice.below(20) as u8);
+    let mut encoder = FecEncoder::new(columns, rows, dice.below(2) == 0, [0, 0]);
+    let mut decoder = FecDecoder::new();
+    let (mut fec, mut out) = (Vec::new(), Vec::new());
+    let packets = datagrams(input);
+    for number in 0..400u16 {
+        for data in packets.iter().take(20) {
+            let mut altered = data.to_vec();
+            if let Some((header, payload)) = altered.split_first_chunk_mut::<12>() {
+                header[2..4].copy_from_slice(&number.wrapping_mul(dice.below(3) as u16).to_be_bytes());
+                encoder.push(header, payload, &mut fec);
+            }
+            if let Ok(header) = Header::parse(&altered)
+                && dice.below(8) > 0
+            {
+                decoder.media(&header, &MediaPacket::rtp(altered, now), &mut out);
+            }
+            // Anything may come to the port of the FEC packets.
+            decoder.fec(data, now, &mut out);
+        }
+        for mut packet in fec.drain(..) {
+            if let Some(byte) = packet.bytes.get_mut(12 + dice.below(64)).filter(|_| dice.below(3) == 0) {
+                *byte ^= 1 << dice.below(8);
+            }
+            decoder.fec(&packet.bytes, now, &mut out);
+        }
+        let _ = decoder.window(now);
+        out.clear();
+    }
+}
+
+/// Feeds datagrams of all sizes to a source of MPEG-TS without RTP, and its packets to an output that is paced.
+fn feed_udp(input: &[u8], dice: &mut TestRng) {
+    let start = Instant::now();
+    let mut now = start;
+    let mut wrapper = Wrapper::new(7, 0, 0);
+    let mut pacer = Pacer::default();
+    let mut place = 0;
+    for piece in pieces(input, dice) {
+        now += Duration::from_millis(dice.below(50) as u64);
+        let mut out = Vec::new();
+        let _ = wrapper.contents(piece);
+        wrapper.push(piece, now, &mut out);
+        for packet in out {
+            let payload = unwrap(packet.data()).unwrap_or_default();
+            pacer.push(Placed { packet: packet.clone(), place }, payload, now);
+            place += 1;
+        }
+        while pacer.pop(now).is_some() {}
+        let _ = pacer.next_timeout();
+    }
+    pacer.flush(now);
 }
 
 fn feed_transport_stream(input: &[u8], dice: &mut TestRng) {

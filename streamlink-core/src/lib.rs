@@ -118,7 +118,7 @@ pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, EndpointConfiguration, Failover,
-    FailoverPolicy, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
+    FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
     IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
     PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder,
     RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder, RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder,

@@ -138,6 +138,12 @@ pub struct StreamlinkEndpointStats {
     pub last_error_peer: *const c_char,
     /// Milliseconds since the last error; -1: there was none.
     pub last_error_age_ms: i64,
+    /// Packets of forward error correction of RTP: of a source, those received, of an output, those sent.
+    pub fec_packets: u64,
+    /// Of a source: packets that forward error correction recovered; `recovered` includes them.
+    pub fec_recovered: u64,
+    /// Of a source: packets lost in spite of forward error correction; `lost` includes them.
+    pub fec_unrecoverable: u64,
 }
 
 /// A player of an output that listens, at one moment.
@@ -323,6 +329,9 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
                 .last_error
                 .as_ref()
                 .map_or(-1, |error| i64::try_from(error.age.as_millis()).unwrap_or(i64::MAX)),
+            fec_packets: s.fec_packets,
+            fec_recovered: s.fec_recovered,
+            fec_unrecoverable: s.fec_unrecoverable,
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }

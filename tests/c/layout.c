@@ -115,6 +115,9 @@ int main(void)
     FIELD(streamlink_endpoint_stats, last_error_kind);
     FIELD(streamlink_endpoint_stats, last_error_peer);
     FIELD(streamlink_endpoint_stats, last_error_age_ms);
+    FIELD(streamlink_endpoint_stats, fec_packets);
+    FIELD(streamlink_endpoint_stats, fec_recovered);
+    FIELD(streamlink_endpoint_stats, fec_unrecoverable);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);

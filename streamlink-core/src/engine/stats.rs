@@ -78,6 +78,12 @@ pub struct EndpointStats {
     pub recovered: u64,
     /// Retransmitted packets.
     pub retransmitted: u64,
+    /// Packets of forward error correction (SMPTE ST 2022-1): of a source, those received, of an output, those sent.
+    pub fec_packets: u64,
+    /// Packets of a source that forward error correction recovered; `recovered` includes them.
+    pub fec_recovered: u64,
+    /// Packets of a source that were lost although its sender uses forward error correction; `lost` includes them.
+    pub fec_unrecoverable: u64,
     /// Packets that arrived and were not passed on. For a source: above the bandwidth, filtered by payload type,
     /// duplicate, late, of a foreign stream, or lost in a full socket buffer. For an output: it did not keep up, or the
     /// system refused them.
@@ -146,6 +152,9 @@ impl EndpointStats {
             late: 0,
             recovered: c.recovered.get(),
             retransmitted: c.retransmitted.get(),
+            fec_packets: c.fec_packets.get(),
+            fec_recovered: c.fec_recovered.get(),
+            fec_unrecoverable: c.fec_unrecoverable.get(),
             dropped: c.dropped.get(),
             malformed: c.malformed.get(),
             refused: c.refused.get(),

@@ -54,7 +54,7 @@ pub use peer_limits::PeerLimits;
 pub use rtmp::{
     RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
 };
-pub use rtp::{PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
+pub use rtp::{Fec, PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
 pub use rtsp::{RtspCallerBuilder, RtspListenerBuilder, RtspTransport};
 pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
 pub use setting::{Setting, SettingScope, SettingValue, settings};

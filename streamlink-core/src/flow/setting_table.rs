@@ -375,6 +375,14 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(udp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
     },
     Row {
+        setting: setting("fec", "fec", &[RtpSource], Boolean, "", "false", "Receives forward error correction (SMPTE ST 2022-1) at the port plus 2 (columns) and plus 4 (rows)."),
+        access: field!(rtp_input, |s| text(s.fec), |s, v| s.fec = v.boolean()?),
+    },
+    Row {
+        setting: setting("fec", "fec", &[RtpOutput], Form("columns and rows, such as `5,10`, with the parity of rows `5,10,row` or `l=5:d=10`"), "", "", "Forward error correction (SMPTE ST 2022-1): 1 to 20 columns, 4 to 20 rows, at most 100 packets."),
+        access: field!(rtp_output, |s| option(&s.fec), |s, v| s.fec = Some(v.parse()?)),
+    },
+    Row {
         setting: setting("second", "second", &[RtpOutput, UdpOutput], Form("host and port, such as `example.com:5004`"), "", "", "Second destination, which is sent the same packets (of RTP, as SMPTE ST 2022-7 wants them)."),
         access: field!(udp_output, |s| option(&s.second), |s, v| s.second = Some(v.parse()?)),
     },

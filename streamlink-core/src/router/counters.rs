@@ -67,6 +67,12 @@ pub(crate) struct Counters {
     /// Arrived from peers that are not admitted.
     pub(crate) refused: Counter,
     pub(crate) reconnections: Counter,
+    /// FEC packets, received or sent.
+    pub(crate) fec_packets: Counter,
+    /// Recovered by FEC; a part of those recovered in all.
+    pub(crate) fec_recovered: Counter,
+    /// Lost while there was FEC; a part of those lost in all.
+    pub(crate) fec_unrecoverable: Counter,
     pub(crate) jitter_us: Counter,
     /// FLV frames, in thousandths of a frame per second.
     pub(crate) video_rate: Counter,
@@ -97,6 +103,9 @@ impl Counters {
             malformed: Counter::default(),
             refused: Counter::default(),
             reconnections: Counter::default(),
+            fec_packets: Counter::default(),
+            fec_recovered: Counter::default(),
+            fec_unrecoverable: Counter::default(),
             jitter_us: Counter::default(),
             video_rate: Counter::default(),
             audio_rate: Counter::default(),

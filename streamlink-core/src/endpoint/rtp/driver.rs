@@ -13,15 +13,16 @@ use crate::{
         },
     },
     error::Error,
-    flow::{RtpInput, RtpOutput, UdpInput, UdpOutput},
+    flow::{Fec, RtpInput, RtpOutput, UdpInput, UdpOutput},
 };
+use crate::{proto::rtp::FecEncoder, random::Random};
 use std::{sync::Arc, time::Duration};
 
 impl SourceDriver for RtpInput {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
         // The merge has its own window.
         let reorder_window = if opening.is_merged { Duration::ZERO } else { self.reorder_window };
-        let protocol = Protocol::Rtp { reorder_window, payload_types: self.payload_types };
+        let protocol = Protocol::Rtp { reorder_window, payload_types: self.payload_types, fec: self.fec };
         open_source(&self.udp, protocol, opening)
     }
 }
@@ -52,8 +53,9 @@ impl OpenSource for UdpSource {
 
 impl OutputDriver for RtpOutput {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let form = Form::rtp(self.rewrite, &opening.resources.random);
-        Box::pin(async move { Ok(Box::new(open_output(&self.udp, form, opening).await?) as _) })
+        let random = &opening.resources.random;
+        let (form, fec) = (Form::rtp(self.rewrite, random), self.fec.map(|fec| encoder(fec, random)));
+        Box::pin(async move { Ok(Box::new(open_output(&self.udp, form, fec, opening).await?) as _) })
     }
 }
 
@@ -68,7 +70,10 @@ struct OpenUdp(OpenDatagrams);
 
 impl OutputDriver for UdpOutput {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        Box::pin(async move { Ok(Box::new(OpenUdp(open_output(self, Form::TransportStream, opening).await?)) as _) })
+        Box::pin(async move {
+            let opened = open_output(self, Form::TransportStream, None, opening).await?;
+            Ok(Box::new(OpenUdp(opened)) as _)
+        })
     }
 }
 
@@ -80,8 +85,20 @@ impl OpenOutput for OpenUdp {
     }
 }
 
-async fn open_output(settings: &UdpOutput, form: Form, opening: OutputOpening<'_>) -> Result<OpenDatagrams, Error> {
+/// Returns the encoder of an output, which begins with random numbers.
+fn encoder(fec: Fec, random: &Random) -> FecEncoder {
+    let [a, b, c, d] = random.bytes();
+    let first = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+    FecEncoder::new(fec.columns(), fec.rows(), fec.has_rows(), first)
+}
+
+async fn open_output(
+    settings: &UdpOutput,
+    form: Form,
+    fec: Option<FecEncoder>,
+    opening: OutputOpening<'_>,
+) -> Result<OpenDatagrams, Error> {
     let OutputOpening { resources, label, egress, bandwidth, status } = opening;
-    let opened = OpenDatagrams::open(settings, form, &resources.resolver, &egress, &bandwidth, &status).await;
+    let opened = OpenDatagrams::open(settings, form, fec, &resources.resolver, &egress, &bandwidth, &status).await;
     opened.map_err(|(what, cause)| label.io(what, cause))
 }

@@ -1,7 +1,7 @@
 //! RTP and UDP outputs. Each destination has a connected socket of its own, and is a sink of the fan-out; a paced output
 //! is a task.
 
-use super::{pacing::Paced, payload_report::PayloadReport};
+use super::{fec::FecSender, pacing::Paced, payload_report::PayloadReport};
 use crate::{
     endpoint::{
         EventSink, FlowBandwidth, FlowMedia, Resolver, Status,
@@ -12,7 +12,7 @@ use crate::{
     flow::{Pace, Rewrite, UdpOutput},
     media::{Packet, PayloadProblem},
     net::{Datagram, Egress, Sender, TimerFd, UdpOptions, UdpSocket},
-    proto::rtp::{REWRITTEN, Rewriter, unwrap},
+    proto::rtp::{FecEncoder, REWRITTEN, Rewriter, unwrap},
     random::Random,
     router::Batch,
 };
@@ -81,6 +81,7 @@ pub(super) struct OpenOutput {
 
 struct OpenLeg {
     socket: UdpSocket,
+    fec: Option<FecSender>,
     peer: SocketAddr,
 }
 
@@ -89,6 +90,7 @@ impl OpenOutput {
     pub(super) async fn open(
         settings: &UdpOutput,
         form: Form,
+        fec: Option<FecEncoder>,
         resolver: &Resolver,
         egress: &Egress,
         bandwidth: &FlowBandwidth,
@@ -107,7 +109,10 @@ impl OpenOutput {
                 ..UdpOptions::default()
             };
             let (peer, socket) = open_first(&peers, &options)?;
-            legs.push(OpenLeg { socket, peer });
+            let fec = fec.clone().map(|encoder| FecSender::open(encoder, peer, &options));
+            let what = format!("cannot send forward error correction to {peer}");
+            let fec = fec.transpose().map_err(|error| (what, error))?;
+            legs.push(OpenLeg { socket, fec, peer });
         }
         let pace = match settings.pace {
             Pace::None => None,
@@ -123,9 +128,10 @@ impl OpenOutput {
     pub(super) fn start(self, flow: &FlowMedia) -> StartedOutput {
         let peers = self.peers();
         let Self { legs, form, pace, status, bandwidth } = self;
-        let legs = legs.into_iter().enumerate().map(|(number, OpenLeg { socket, .. })| Leg {
+        let legs = legs.into_iter().enumerate().map(|(number, OpenLeg { socket, fec, .. })| Leg {
             sender: Sender::new(&socket),
             socket,
+            fec,
             form,
             status: status.clone(),
             bandwidth: bandwidth.clone(),
@@ -161,6 +167,7 @@ fn open_first(peers: &[SocketAddr], options: &UdpOptions) -> Result<(SocketAddr,
 pub(super) struct Leg {
     socket: UdpSocket,
     sender: Sender,
+    fec: Option<FecSender>,
     form: Form,
     status: Arc<Status>,
     bandwidth: FlowBandwidth,
@@ -213,7 +220,8 @@ impl Leg {
         let mut datagrams = [Datagram { head: &[], body: &[] }; CHUNK];
         // Number of packets up to and including that of each datagram.
         let mut ends = [0; CHUNK];
-        let (mut count, mut problem) = (0, None);
+        // One bit for each packet that is left out because of its payload.
+        let (mut count, mut problem, mut left_out) = (0, None, 0u64);
         for (i, (packet, head)) in chunk.iter().zip(&mut heads).enumerate() {
             match self.form.datagram(packet, first + i as u64, head) {
                 Ok(Some(datagram)) => {
@@ -221,10 +229,19 @@ impl Leg {
                     count += 1;
                 }
                 Ok(None) => {}
-                Err(found) => problem = Some(found),
+                Err(found) => {
+                    problem = Some(found);
+                    left_out |= 1 << i; // less than CHUNK
+                }
             }
         }
         let sent = self.sender.send(&self.socket, &datagrams[..count]);
+        if let Some(fec) = &mut self.fec {
+            for datagram in &datagrams[..sent.done] {
+                fec.push(datagram);
+            }
+            fec.flush(&self.status, self.counts);
+        }
         let done = if sent.done == count { chunk.len() } else { ends[..sent.done].last().copied().unwrap_or(0) };
         let bytes = datagrams[..sent.done].iter().map(|datagram| (datagram.head.len() + datagram.body.len()) as u64);
         let mut progress = Progress {
@@ -235,9 +252,9 @@ impl Leg {
             blocked: sent.blocked,
         };
         if let Some(problem) = problem {
-            let left_out = done - sent.done;
-            progress.refused += left_out;
-            self.report.note(problem, left_out as u64);
+            let count = (0..done).filter(|at| left_out >> at & 1 == 1).count();
+            progress.refused += count;
+            self.report.note(problem, count as u64);
         }
         progress
     }

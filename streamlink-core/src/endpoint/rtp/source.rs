@@ -1,7 +1,7 @@
 //! The RTP or UDP source: a task that reads datagrams in batches, checks and reorders them, or wraps them into RTP packets,
 //! and publishes them to the flow.
 
-use super::payload_report::PayloadReport;
+use super::{fec::FecSockets, payload_report::PayloadReport};
 use crate::{
     endpoint::{
         Bandwidth, Event, LossReason, RefusalReason, SourceContext,
@@ -14,10 +14,11 @@ use crate::{
         rtp::{Header, NotRtp},
     },
     net::{Multicast, Received, Receiver as SocketReceiver, TimerFd, UdpOptions, UdpSocket},
-    proto::rtp::{Contents, HEADER, Receiver, Wrapper},
+    proto::rtp::{Contents, FecDecoder, HEADER, Receiver, Wrapper},
     time::Throttle,
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -37,8 +38,8 @@ const REORDER_WINDOW: Duration = Duration::from_millis(50);
 /// Protocol of the datagrams, with its settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Protocol {
-    /// RTP packets.
-    Rtp { reorder_window: Duration, payload_types: PayloadTypes },
+    /// RTP packets. `fec`: with forward error correction.
+    Rtp { reorder_window: Duration, payload_types: PayloadTypes, fec: bool },
     /// MPEG-TS without RTP.
     Udp,
 }
@@ -48,6 +49,7 @@ pub(super) struct UdpSource {
     settings: UdpInput,
     protocol: Protocol,
     socket: UdpSocket,
+    fec: Option<FecSockets>,
     memory: SocketReceiver,
     alarm: TimerFd,
 }
@@ -62,9 +64,14 @@ impl UdpSource {
         });
         let receive_buffer = Some(bandwidth.rtp_receive_buffer());
         let options = UdpOptions { multicast, receive_buffer, ..UdpOptions::default() };
-        let socket = UdpSocket::receiving(bind, &options)?;
+        let (socket, fec) = match protocol {
+            Protocol::Rtp { fec: true, .. } => {
+                FecSockets::open(bind, &options).map(|(media, fec)| (media, Some(fec)))?
+            }
+            _ => (UdpSocket::receiving(bind, &options)?, None),
+        };
         let memory = SocketReceiver::new(bandwidth.bytes_per_second());
-        Ok(Self { settings: settings.clone(), protocol, socket, memory, alarm: TimerFd::new()? })
+        Ok(Self { settings: settings.clone(), protocol, socket, fec, memory, alarm: TimerFd::new()? })
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -81,11 +88,12 @@ impl UdpSource {
 
     /// Receives until the source is stopped.
     pub(super) async fn run(self, context: SourceContext) {
-        let Self { settings, protocol, socket, mut memory, alarm } = self;
+        let Self { settings, protocol, socket, fec, mut memory, alarm } = self;
         let coalesce = context.coalesce;
         let (stop, mut live) = (context.stop.clone(), context.live.clone());
         let mut applied = live.borrow().bandwidth;
         let mut reception = Reception::new(settings, protocol, context);
+        let mut fec_packets = Vec::new();
         loop {
             let deadline = reception.next_timeout();
             tokio::select! {
@@ -112,6 +120,13 @@ impl UdpSource {
                         log::warn!("source `{}`: {error}", reception.ingest.context.status.name());
                     }
                     reception.overflows(memory.take_overflows());
+                    // Much media does not keep FEC packets waiting.
+                    let _ = receive_fec(&fec, &mut fec_packets).now_or_never();
+                    reception.fec(&mut fec_packets, Instant::now());
+                    reception.publish(Instant::now());
+                }
+                () = receive_fec(&fec, &mut fec_packets) => {
+                    reception.fec(&mut fec_packets, Instant::now());
                     reception.publish(Instant::now());
                 }
                 () = sleep_until(deadline) => reception.timeout(Instant::now()),
@@ -123,12 +138,27 @@ impl UdpSource {
     }
 }
 
+/// Waits for FEC packets; for ever if there are none.
+async fn receive_fec(sockets: &Option<FecSockets>, out: &mut Vec<(Vec<u8>, SocketAddr)>) {
+    match sockets {
+        Some(sockets) => sockets.receive(out).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Checks, counting and reordering of datagrams before they enter the flow.
 struct Reception {
     settings: UdpInput,
     payload_types: PayloadTypes,
     ingest: Ingest,
     receiver: Receiver,
+    reorder_window: Duration,
+    /// Set if the source receives forward error correction.
+    fec: Option<FecDecoder>,
+    /// Packets that it has recovered, until they are in their place.
+    recovered: Vec<(Header, Packet)>,
+    /// Lost packets and unreadable FEC packets that the counters include already.
+    fec_told: (u64, u64),
     /// Set if the datagrams are MPEG-TS without RTP.
     wrapper: Option<Wrapper>,
     report: PayloadReport,
@@ -173,12 +203,16 @@ fn wrapper(context: &SourceContext) -> Wrapper {
 
 impl Reception {
     fn new(settings: UdpInput, protocol: Protocol, context: SourceContext) -> Self {
-        let (window, payload_types, wrapper) = match protocol {
-            Protocol::Rtp { reorder_window, payload_types } => (reorder_window, payload_types, None),
-            Protocol::Udp => (REORDER_WINDOW, PayloadTypes::ALL, Some(wrapper(&context))),
+        let (window, payload_types, fec, wrapper) = match protocol {
+            Protocol::Rtp { reorder_window, payload_types, fec } => (reorder_window, payload_types, fec, None),
+            Protocol::Udp => (REORDER_WINDOW, PayloadTypes::ALL, false, Some(wrapper(&context))),
         };
         Self {
             receiver: Receiver::new(window),
+            reorder_window: window,
+            fec: fec.then(FecDecoder::new),
+            recovered: Vec::new(),
+            fec_told: (0, 0),
             payload_types,
             wrapper,
             report: PayloadReport::default(),
@@ -231,11 +265,56 @@ impl Reception {
         match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
                 self.sender = Some(peer);
-                self.receiver.handle(header, Packet::rtp(data, arrival), &mut self.ingest.out.packets);
+                let packet = Packet::rtp(data, arrival);
+                if let Some(fec) = &mut self.fec {
+                    fec.media(header, &packet, &mut self.recovered);
+                }
+                self.receiver.handle(header, packet, &mut self.ingest.out.packets);
+                self.place_recovered();
             }
             Verdict::Drop => {}
             Verdict::Disconnect => self.tally.disconnect = true,
         }
+    }
+
+    /// Handles FEC packets. They count from the sender of the media alone.
+    fn fec(&mut self, packets: &mut Vec<(Vec<u8>, SocketAddr)>, now: Instant) {
+        for (bytes, peer) in packets.drain(..) {
+            if !self.admits(peer) {
+                self.tally.refuse(peer, RefusalReason::NotAllowed);
+            } else if self.sender.is_some_and(|sender| sender.ip() != peer.ip()) {
+                self.tally.dropped += 1;
+            } else if let Some(fec) = &mut self.fec {
+                fec.fec(&bytes, now, &mut self.recovered);
+                self.place_recovered();
+            }
+        }
+    }
+
+    /// Puts packets that were recovered in their place, if they are still missing there.
+    fn place_recovered(&mut self) {
+        for (header, packet) in self.recovered.drain(..) {
+            if self.receiver.awaits(&header) {
+                self.ingest.context.status.counters.fec_recovered.add(1);
+                self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
+            }
+        }
+    }
+
+    /// Updates the counters of forward error correction, and the time that gaps are held open for it.
+    fn update_fec(&mut self, now: Instant) {
+        let Some(fec) = &self.fec else { return };
+        let (counters, counts) = (&self.ingest.context.status.counters, fec.counts());
+        let is_active = fec.is_active(now);
+        let lost = self.receiver.quality().lost;
+        if is_active {
+            counters.fec_unrecoverable.add(lost.saturating_sub(self.fec_told.0));
+        }
+        counters.fec_packets.set(counts.received);
+        counters.malformed.add(counts.malformed.saturating_sub(self.fec_told.1));
+        self.fec_told = (lost, counts.malformed);
+        let window = fec.window(now).unwrap_or_default();
+        self.receiver.set_window(self.reorder_window.saturating_add(window));
     }
 
     /// Handles a datagram of a source of MPEG-TS without RTP. RTP packets with MPEG-TS are handled as such.
@@ -245,7 +324,8 @@ impl Reception {
         if is_live && self.sender.is_some_and(|sender| sender != peer) {
             return self.tally.refuse(peer, RefusalReason::InUse);
         }
-        let problem = match Contents::of(&data) {
+        let Some(wrapper) = &self.wrapper else { return };
+        let problem = match wrapper.contents(&data) {
             Contents::Rtp(header) => {
                 self.heard = Some(arrival);
                 self.rtp(&header, data, peer, arrival);
@@ -307,6 +387,7 @@ impl Reception {
     /// Publishes the packets that are in order, and updates the counters.
     fn publish(&mut self, now: Instant) {
         self.receiver.handle_timeout(now, &mut self.ingest.out.packets);
+        self.update_fec(now);
         let counters = &self.ingest.context.status.counters;
         let tally = std::mem::take(&mut self.tally);
         let quality = self.receiver.quality();
@@ -360,6 +441,9 @@ impl Reception {
         (self.sender, self.heard) = (None, None);
         if let Some(wrapper) = &mut self.wrapper {
             wrapper.reset();
+        }
+        if let Some(fec) = &mut self.fec {
+            fec.reset();
         }
         self.collisions = (self.receiver.quality().collisions, false);
     }

@@ -61,6 +61,7 @@ fn sample(setting: &Setting) -> String {
         ("source", _) => "192.0.2.1".into(),
         ("pt", _) => "33".into(),
         ("second", _) => "h:5006".into(),
+        ("fec", _) => "5,10,row".into(),
         ("program", _) => "7".into(),
         ("bind", _) => "192.0.2.5:6000".into(),
         ("congestion", _) => "bbr".into(),

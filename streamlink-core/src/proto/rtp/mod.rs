@@ -1,6 +1,7 @@
 //! RTP (RFC 3550): the receiver with its statistics and reordering, reports, the rewriting of headers, and MPEG-TS in RTP:
-//! wrapping, and pacing by its clock.
+//! wrapping, pacing by its clock, and forward error correction.
 
+mod fec;
 mod pace;
 mod receiver;
 mod report;
@@ -8,6 +9,7 @@ mod rewrite;
 mod timestamps;
 mod wrap;
 
+pub(crate) use fec::{FecDecoder, FecEncoder, FecPacket};
 pub(crate) use pace::{Pacer, Placed};
 pub(crate) use receiver::Receiver;
 pub(crate) use report::{Reception, Reports};

@@ -137,6 +137,23 @@ impl Receiver {
         Self { window, stream: None, candidates: Vec::new(), previous: None, second: None, quality: Quality::default() }
     }
 
+    /// Changes the maximum wait for a missing packet. One that passes packets in the order of arrival goes on so.
+    pub(crate) fn set_window(&mut self, window: Duration) {
+        if !self.window.is_zero() {
+            self.window = window;
+        }
+    }
+
+    /// Returns whether a packet of the stream is missing, and would pass if it came now.
+    pub(crate) fn awaits(&self, header: &Header) -> bool {
+        let Some(stream) = self.stream.as_ref().filter(|stream| stream.ssrc == header.ssrc) else { return false };
+        let Some(number) = extend(stream.next, header.sequence) else { return false };
+        match number.checked_sub(stream.next) {
+            Some(ahead) => stream.held.get(ahead as usize).is_none_or(Option::is_none), // at most MAX_DROPOUT
+            None => self.window.is_zero() && stream.seen[number as usize % REMEMBERED].0 != header.sequence,
+        }
+    }
+
     pub(crate) fn quality(&self) -> Quality {
         self.quality
     }

@@ -38,17 +38,18 @@ pub(crate) enum Contents {
 }
 
 impl Contents {
-    /// Returns the contents of a datagram by its bytes. A transport packet, which begins with 0x47, is never RTP.
-    pub(crate) fn of(datagram: &[u8]) -> Self {
-        match Header::parse(datagram) {
-            Ok(header) if header.is_mpeg_ts() && payload_of(datagram, &header).is_ok_and(|ts| !ts.is_empty()) => {
-                Self::Rtp(header)
-            }
-            // Cut transport packets may look like RTP.
-            Ok(header) if Framing::detect(datagram).is_none() => {
-                Self::Foreign(PayloadProblem::PayloadType(header.payload_type))
-            }
-            _ => Self::TransportPackets,
+    /// Returns the contents of a datagram by its bytes. A transport packet, which begins with 0x47, is never RTP; the
+    /// middle of one may look like it, also before other transport packets.
+    fn of(datagram: &[u8]) -> Self {
+        let Ok(header) = Header::parse(datagram) else { return Self::TransportPackets };
+        let payload = datagram.get(header.payload_start..header.payload_end).unwrap_or_default();
+        let begins_whole = Framing::detect(payload).is_some_and(|framing| framing.offset <= 4) || is_whole(payload);
+        if header.is_mpeg_ts() && begins_whole {
+            Self::Rtp(header)
+        } else if Framing::detect(datagram).is_none() {
+            Self::Foreign(PayloadProblem::PayloadType(header.payload_type))
+        } else {
+            Self::TransportPackets
         }
     }
 }
@@ -108,6 +109,11 @@ impl Wrapper {
             damaged: 0,
             memory: BytesMut::new(),
         }
+    }
+
+    /// Returns the contents of a datagram. Amid a stream whose datagrams are cut, all are taken for parts of it.
+    pub(crate) fn contents(&self, datagram: &[u8]) -> Contents {
+        if self.is_cut { Contents::TransportPackets } else { Contents::of(datagram) }
     }
 
     /// Forgets the rest of a stream that has ended. The numbers go on.
@@ -229,6 +235,27 @@ mod tests {
             assert_eq!(whole, stream, "{size}");
             assert!(found.contains(&Some(PayloadProblem::Unaligned)), "{size}: {found:?}");
             assert!(wrapped.iter().all(|packet| packet.data().len() <= HEADER + GROUP * PACKET));
+        }
+    }
+
+    #[test]
+    fn ts_cut_datagrams_that_look_like_rtp_are_no_rtp() {
+        // The end of a packet reads as an RTP header of payload type 33, before whole packets and before a cut one.
+        let header = [0x80, 33, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9];
+        for behind in [0, 60] {
+            let mut stream = packets(40).concat();
+            let cut = 188 * 10 - 12 - behind;
+            stream[cut..cut + 12].copy_from_slice(&header);
+            let datagrams = [stream[..cut].to_vec(), stream[cut..cut + 1400].to_vec(), stream[cut + 1400..].to_vec()];
+            assert_eq!(behind == 0, matches!(Contents::of(&datagrams[1]), Contents::Rtp(_)));
+            let mut wrapper = Wrapper::new(7, 0, 0);
+            let mut out = Vec::new();
+            for datagram in &datagrams {
+                assert_eq!(wrapper.contents(datagram), Contents::TransportPackets);
+                wrapper.push(datagram, Instant::now(), &mut out);
+            }
+            let whole: Vec<u8> = out.iter().flat_map(|packet| unwrap(packet.data()).unwrap().to_vec()).collect();
+            assert!(whole == stream, "{behind}");
         }
     }
 
