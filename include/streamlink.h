@@ -36,6 +36,41 @@
 #define STREAMLINK_VERSION_MINOR 1
 #define STREAMLINK_VERSION_PATCH 0
 
+/** The version of this header as one number, as streamlink_abi_version() returns it. */
+#define STREAMLINK_VERSION_NUMBER \
+  (STREAMLINK_VERSION_MAJOR * 10000 + STREAMLINK_VERSION_MINOR * 100 + STREAMLINK_VERSION_PATCH)
+
+/** Whether this header is of a version, or of a later one; also for `#if`. */
+#define STREAMLINK_VERSION_CHECK(major, minor, patch) \
+  (STREAMLINK_VERSION_NUMBER >= (major) * 10000 + (minor) * 100 + (patch))
+
+/**
+ * Declares what the library exports. A program may define it before it includes this header; STREAMLINK_STATIC stands for
+ * a library that is linked statically.
+ */
+#ifndef STREAMLINK_API
+#if defined(_WIN32) && !defined(STREAMLINK_STATIC)
+#define STREAMLINK_API __declspec(dllimport)
+#elif defined(__GNUC__) && !defined(_WIN32)
+#define STREAMLINK_API __attribute__((visibility("default")))
+#else
+#define STREAMLINK_API
+#endif
+#endif
+
+/** Marks what later versions may not have; empty if STREAMLINK_NO_DEPRECATION is defined. */
+#ifndef STREAMLINK_DEPRECATED
+#if defined(STREAMLINK_NO_DEPRECATION)
+#define STREAMLINK_DEPRECATED(note)
+#elif defined(__GNUC__)
+#define STREAMLINK_DEPRECATED(note) __attribute__((deprecated(note)))
+#elif defined(_MSC_VER)
+#define STREAMLINK_DEPRECATED(note) __declspec(deprecated(note))
+#else
+#define STREAMLINK_DEPRECATED(note)
+#endif
+#endif
+
 /** Prepares a struct that begins with its size: all zero, and the size of this header's version of it. */
 #define STREAMLINK_INIT(object) (memset(&(object), 0, sizeof(object)), (object).size = sizeof(object))
 
@@ -344,10 +379,25 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_TIMESTAMPS_AHEAD = 17,
   /**
+   * Packets are larger than the payload size of an SRT output, and were not sent. `count`: how many; `detail`: the
+   * largest payload that it sends.
+   */
+  STREAMLINK_EVENT_KIND_OUTPUT_OVERSIZED = 18,
+  /**
+   * Two senders use the same SSRC on the port of an RTP source. The packets of the one that was there first pass.
+   * `peer`: the sender that was heard last.
+   */
+  STREAMLINK_EVENT_KIND_SENDERS_COLLIDE = 19,
+  /**
+   * A source or output calls out to an address of this machine, and its URL does not say `mode=caller`: it may have
+   * been meant to listen there. `peer`: the address.
+   */
+  STREAMLINK_EVENT_KIND_CALLS_OWN_ADDRESS = 20,
+  /**
    * The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
    * packets since the last such event.
    */
-  STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD = 18,
+  STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD = 21,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -432,6 +482,88 @@ typedef int32_t streamlink_packet_kind;
 #endif // __cplusplus
 
 /**
+ * The kind of an error of a configuration. A number is given once; a program must expect numbers that it does not know.
+ */
+enum streamlink_config_error_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * A kind that is newer than this header.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_OTHER = 0,
+  /**
+   * The field must be set.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_MISSING = 1,
+  /**
+   * The value cannot be parsed.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_MALFORMED = 2,
+  /**
+   * The value is outside its range.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_OUT_OF_RANGE = 3,
+  /**
+   * The flow or the endpoint has no setting of this name.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_UNKNOWN_SETTING = 4,
+  /**
+   * Another endpoint or flow has the same name, or listens on the same address with the same key.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_DUPLICATE = 5,
+  /**
+   * The source cannot feed the output.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_PAIRING = 6,
+  /**
+   * The sources of the flow carry different media families.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_MIXED_FAMILIES = 7,
+  /**
+   * The output names a region that the engine does not know.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_UNKNOWN_REGION = 8,
+  /**
+   * Two settings exclude each other.
+   */
+  STREAMLINK_CONFIG_ERROR_KIND_CONFLICT = 9,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_config_error_kind streamlink_config_error_kind;
+#else
+typedef int32_t streamlink_config_error_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * How a change was applied.
+ */
+enum streamlink_applied
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * In place: connections go on.
+   */
+  STREAMLINK_APPLIED_IN_PLACE = 0,
+  /**
+   * The changed endpoint alone closes its sockets, or opens them; its peers connect again. No other endpoint notices.
+   */
+  STREAMLINK_APPLIED_RECONNECT = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum streamlink_applied streamlink_applied;
+#else
+typedef int32_t streamlink_applied;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * Where the host pushes packets into a flow: the source `app://…` of that flow. May be used after the flow was stopped:
  * pushing is then STREAMLINK_STATUS_STOPPED.
  */
@@ -453,6 +585,11 @@ typedef struct streamlink_error streamlink_error;
 typedef struct streamlink_event streamlink_event;
 
 /**
+ * A reader of the events of all flows of an engine.
+ */
+typedef struct streamlink_event_reader streamlink_event_reader;
+
+/**
  * A running flow.
  */
 typedef struct streamlink_flow streamlink_flow;
@@ -461,6 +598,16 @@ typedef struct streamlink_flow streamlink_flow;
  * A flow under construction.
  */
 typedef struct streamlink_flow_builder streamlink_flow_builder;
+
+/**
+ * Flows that were read from JSON, and are valid.
+ */
+typedef struct streamlink_flow_configs streamlink_flow_configs;
+
+/**
+ * Names of the flows that run in an engine.
+ */
+typedef struct streamlink_flow_list streamlink_flow_list;
 
 /**
  * An output under construction.
@@ -495,15 +642,54 @@ typedef struct streamlink_tap streamlink_tap;
 typedef struct streamlink_text streamlink_text;
 
 /**
+ * One error of a configuration. Texts end with NUL and live as long as the error that holds them. Fields are only ever
+ * added, at the end.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The path of the field, as in "sources[0].latency"; "" if the whole text is wrong.
+   */
+  const char *field;
+  /**
+   * What is wrong with it, for people, without the path.
+   */
+  const char *message;
+  /**
+   * A streamlink_config_error_kind.
+   */
+  int32_t kind;
+  /**
+   * The line of the field in the JSON text, from 1; 0: there is no such text.
+   */
+  uint32_t line;
+  /**
+   * The column of the field in its line, from 1, in bytes; 0: there is no such text.
+   */
+  uint32_t column;
+  /**
+   * Zero.
+   */
+  int32_t reserved;
+} streamlink_config_error;
+
+/**
  * Gets the lines of the log, from any thread. `level` is a streamlink_log_level; the texts live until it returns. It
  * should return soon. It may call this library; what it calls may write to the log in turn.
  */
 typedef void (*streamlink_log)(void *user, int32_t level, const char *target, const char *message);
 
 /**
- * A name for a place that outputs can leave from.
+ * A name for a place that outputs can leave from. Fields are only ever added, at the end.
  */
 typedef struct {
+  /**
+   * The size of this struct, in bytes; the same for all regions of an array.
+   */
+  size_t size;
   /**
    * Its name.
    */
@@ -515,7 +701,7 @@ typedef struct {
   /**
    * The name of an interface; NULL if there is an address.
    */
-  const char *interface;
+  const char *interface_name;
 } streamlink_region;
 
 /**
@@ -620,7 +806,7 @@ typedef struct {
    */
   uint32_t threads;
   /**
-   * How many regions there are.
+   * How many regions there are; 4096 at most.
    */
   uint32_t region_count;
   /**
@@ -746,7 +932,7 @@ typedef struct {
 } streamlink_setting;
 
 /**
- * Gets the events of a flow, one at a time, from any thread. The event lives until it returns. It may call this library,
+ * Gets the events of a flow, or of all flows of an engine, one at a time, from any thread. The event lives until it returns. It may call this library,
  * and destroy its flow.
  */
 typedef void (*streamlink_event_callback)(void *user, const streamlink_event *event);
@@ -791,6 +977,19 @@ typedef struct {
    * The event as a sentence, for a log.
    */
   const char *sentence;
+  /**
+   * The name of the flow; "" for STREAMLINK_EVENT_KIND_MISSED of streamlink_event_reader_next(), which is about all flows.
+   */
+  const char *flow;
+  /**
+   * The stable name of the class of the reason, as in "timed_out" or "refused_not_allowed", the same as in metrics; of
+   * a transport error the name of the check, as in "continuity".
+   */
+  const char *reason;
+  /**
+   * The time of the event, in milliseconds since 1970-01-01 UTC, by the system's clock.
+   */
+  int64_t at_ms;
 } streamlink_event_info;
 
 /**
@@ -969,6 +1168,63 @@ typedef struct {
    * Milliseconds since the last error; -1: there was none.
    */
   int64_t last_error_age_ms;
+  /**
+   * Packets of a source that arrived again after they had arrived. They are not counted in dropped.
+   */
+  uint64_t duplicates;
+  /**
+   * Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
+   */
+  uint64_t undecrypted;
+  /**
+   * MPEG-TS, ETSI TR 101 290: transport errors (2.1), CRC errors (2.2), PCR repetition errors (2.3a), PCR discontinuity
+   * errors (2.3b), PTS errors (2.5) and CAT errors (2.6); about a second old.
+   */
+  uint64_t transport_errors;
+  /**
+   * See transport_errors.
+   */
+  uint64_t crc_errors;
+  /**
+   * See transport_errors.
+   */
+  uint64_t pcr_repetition_errors;
+  /**
+   * See transport_errors.
+   */
+  uint64_t pcr_discontinuity_errors;
+  /**
+   * See transport_errors.
+   */
+  uint64_t pts_errors;
+  /**
+   * See transport_errors.
+   */
+  uint64_t cat_errors;
+  /**
+   * How many streams the MPEG-TS has from which an output is remultiplexed; see streamlink_stats_track().
+   */
+  size_t track_count;
+  /**
+   * Not 0: the endpoint is enabled. 0: it holds its configuration, name and counters, and no sockets.
+   */
+  int32_t enabled;
+  /**
+   * Zero.
+   */
+  int32_t reserved;
+  /**
+   * Packets of forward error correction of RTP: of a source, those received, of an output, those sent.
+   */
+  uint64_t fec_packets;
+  /**
+   * Of a source: packets that forward error correction recovered; `recovered` includes them.
+   */
+  uint64_t fec_recovered;
+  /**
+   * Of a source: packets lost in spite of forward error correction; `lost` includes them.
+   */
+  uint64_t fec_unrecoverable;
 } streamlink_endpoint_stats;
 
 /**
@@ -1040,6 +1296,62 @@ typedef struct {
 } streamlink_pid_stats;
 
 /**
+ * One stream of the MPEG-TS from which an output is remultiplexed, at one moment. What is not known, or does not apply to
+ * its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The name of the codec, as in "H.264".
+   */
+  const char *codec;
+  /**
+   * The name of the profile, as in "High".
+   */
+  const char *profile;
+  /**
+   * The reason why it is left out: "no_carriage", "scrambled", "other_program", "other_track" or "unreadable"; "": it is
+   * carried.
+   */
+  const char *left_out;
+  /**
+   * The packet identifier, 0 to 8191.
+   */
+  uint32_t pid;
+  /**
+   * The number of the program that names it.
+   */
+  uint32_t program;
+  /**
+   * The width of the picture, in pixels.
+   */
+  uint32_t width;
+  /**
+   * The height of the picture, in pixels.
+   */
+  uint32_t height;
+  /**
+   * The sample rate of the sound, in Hz.
+   */
+  uint32_t sample_rate;
+  /**
+   * The number of channels of the sound.
+   */
+  uint32_t channels;
+  /**
+   * Pictures per second.
+   */
+  double frame_rate;
+  /**
+   * Bits per second of its payload, over the last second or so.
+   */
+  uint64_t bit_rate;
+} streamlink_track;
+
+/**
  * Called once, when nobody needs the bytes any more, from any thread.
  */
 typedef void (*streamlink_release)(void *user);
@@ -1055,16 +1367,17 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The version of the library as a number: major * 10000 + minor * 100 + patch. Compare it with the
- * STREAMLINK_VERSION_ macros of the header that the program was compiled with: the major numbers must be equal, and as
+ * The version of the library as a number: major * 10000 + minor * 100 + patch. Compare it with
+ * STREAMLINK_VERSION_NUMBER of the header that the program was compiled with: the major numbers must be equal, and as
  * long as they are 0, the minor ones too.
  */
+STREAMLINK_API
 uint32_t streamlink_abi_version(void);
 
 /**
  * The version of the library as text, as in "0.1.0". Lives as long as the program.
  */
-const char *streamlink_version_string(void);
+STREAMLINK_API const char *streamlink_version_string(void);
 
 /**
  * The status of the call that failed. NULL: STREAMLINK_STATUS_OK.
@@ -1072,24 +1385,48 @@ const char *streamlink_version_string(void);
  * # Safety
  * `error` is NULL or an error that was not freed.
  */
-streamlink_status streamlink_error_status(const streamlink_error *error);
+STREAMLINK_API streamlink_status streamlink_error_status(const streamlink_error *error);
 
 /**
- * The path of the field that is wrong, as in "outputs[1].latency"; of an error of the system the endpoint that it is
- * about, as in "source `venue`"; "" if there is neither. Lives as long as the error. NULL: "".
+ * The path of the field that is wrong, as in "outputs[1].latency"; of several the first; of an error of the system the
+ * endpoint that it is about, as in "source `venue`"; "" if there is neither. Lives as long as the error. NULL: "".
  *
  * # Safety
  * `error` is NULL or an error that was not freed.
  */
+STREAMLINK_API
 const char *streamlink_error_field(const streamlink_error *error);
 
 /**
- * What went wrong, for people: all that is wrong, if it is a configuration. Lives as long as the error. NULL: "".
+ * What went wrong, for people: all that is wrong, one error a line, if it is a configuration. Lives as long as the error.
+ * NULL: "".
  *
  * # Safety
  * `error` is NULL or an error that was not freed.
  */
+STREAMLINK_API
 const char *streamlink_error_message(const streamlink_error *error);
+
+/**
+ * The number of errors of the configuration; see streamlink_error_get(). 0: it is not about a configuration, or NULL.
+ *
+ * # Safety
+ * `error` is NULL or an error that was not freed.
+ */
+STREAMLINK_API
+size_t streamlink_error_count(const streamlink_error *error);
+
+/**
+ * Fills in one error of a configuration, counted from 0, in the order of the fields; `detail->size` must be set. See
+ * STREAMLINK_INIT(). STREAMLINK_STATUS_NOT_FOUND: there are not so many.
+ *
+ * # Safety
+ * `error` is NULL or an error that was not freed; `detail` is NULL or points to a struct of the size that it says.
+ */
+STREAMLINK_API
+streamlink_status streamlink_error_get(const streamlink_error *error,
+                                       size_t index,
+                                       streamlink_config_error *detail);
 
 /**
  * Frees an error. NULL is allowed.
@@ -1097,7 +1434,7 @@ const char *streamlink_error_message(const streamlink_error *error);
  * # Safety
  * `error` is NULL or an error that was not freed.
  */
-void streamlink_error_free(streamlink_error *error);
+STREAMLINK_API void streamlink_error_free(streamlink_error *error);
 
 /**
  * The text; it ends with NUL and lives as long as the object. NULL: "".
@@ -1105,7 +1442,7 @@ void streamlink_error_free(streamlink_error *error);
  * # Safety
  * `text` is NULL or a text that was not freed.
  */
-const char *streamlink_text_data(const streamlink_text *text);
+STREAMLINK_API const char *streamlink_text_data(const streamlink_text *text);
 
 /**
  * Its length in bytes, without the NUL.
@@ -1113,7 +1450,7 @@ const char *streamlink_text_data(const streamlink_text *text);
  * # Safety
  * `text` is NULL or a text that was not freed.
  */
-size_t streamlink_text_length(const streamlink_text *text);
+STREAMLINK_API size_t streamlink_text_length(const streamlink_text *text);
 
 /**
  * Frees a text. NULL is allowed.
@@ -1121,7 +1458,7 @@ size_t streamlink_text_length(const streamlink_text *text);
  * # Safety
  * `text` is NULL or a text that was not freed.
  */
-void streamlink_text_free(streamlink_text *text);
+STREAMLINK_API void streamlink_text_free(streamlink_text *text);
 
 /**
  * Hands the log of this process's streamlink to the host: lines up to a streamlink_log_level. It never holds a
@@ -1133,6 +1470,7 @@ void streamlink_text_free(streamlink_text *text);
  * `sink` is NULL or a function that may be called with `user` from any thread; `error` is NULL or points to memory for
  * a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_log_set(streamlink_log sink,
                                      void *user,
                                      int32_t level,
@@ -1148,6 +1486,7 @@ streamlink_status streamlink_log_set(streamlink_log sink,
  * `options` is NULL or as its description says; `engine` points to memory for a pointer; `error` is NULL or does so
  * too.
  */
+STREAMLINK_API
 streamlink_status streamlink_engine_create(const streamlink_engine_options *options,
                                            streamlink_engine **engine,
                                            streamlink_error **error);
@@ -1161,6 +1500,7 @@ streamlink_status streamlink_engine_create(const streamlink_engine_options *opti
  * `engine` is an engine that was not destroyed; `certificates` and `key` point to so many bytes as their lengths say;
  * `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_engine_set_tls_identity(const streamlink_engine *engine,
                                                      const uint8_t *certificates,
                                                      size_t certificates_length,
@@ -1176,9 +1516,58 @@ streamlink_status streamlink_engine_set_tls_identity(const streamlink_engine *en
  * `engine` is an engine that was not destroyed; `metrics` points to memory for a pointer; `error` is NULL or does so
  * too.
  */
+STREAMLINK_API
 streamlink_status streamlink_engine_metrics(const streamlink_engine *engine,
                                             streamlink_text **metrics,
                                             streamlink_error **error);
+
+/**
+ * Statistics of all flows as a JSON array, in the order of their names; see streamlink_stats_to_json(). On success
+ * `*stats` is to be freed with streamlink_text_free().
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `stats` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_engine_stats_to_json(const streamlink_engine *engine,
+                                                  streamlink_text **stats,
+                                                  streamlink_error **error);
+
+/**
+ * Lists the flows that run in an engine, also those that other code has started, in the order of their names. On success
+ * `*flows` is to be freed with streamlink_flow_list_free(). See streamlink_engine_flow().
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `flows` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_engine_flows(const streamlink_engine *engine,
+                                          streamlink_flow_list **flows,
+                                          streamlink_error **error);
+
+/**
+ * The number of flows of a list. NULL: 0.
+ *
+ * # Safety
+ * `flows` is NULL or a list that was not freed.
+ */
+STREAMLINK_API size_t streamlink_flow_list_count(const streamlink_flow_list *flows);
+
+/**
+ * The name of a flow of a list, counted from 0. Lives as long as the list. NULL: there are not so many.
+ *
+ * # Safety
+ * `flows` is NULL or a list that was not freed.
+ */
+STREAMLINK_API const char *streamlink_flow_list_name(const streamlink_flow_list *flows, size_t index);
+
+/**
+ * Frees a list. NULL is allowed.
+ *
+ * # Safety
+ * `flows` is NULL or a list that was not freed.
+ */
+STREAMLINK_API void streamlink_flow_list_free(streamlink_flow_list *flows);
 
 /**
  * Stops the flows of an engine, waits until their sockets are closed and their callbacks have ended, and destroys it.
@@ -1188,12 +1577,14 @@ streamlink_status streamlink_engine_metrics(const streamlink_engine *engine,
  * # Safety
  * `engine` is NULL or an engine that was not destroyed, and is not used by another call at the same time.
  */
+STREAMLINK_API
 void streamlink_engine_destroy(streamlink_engine *engine);
 
 /**
  * The number of settings in the table. A name occurs several times where its type, range or default depends on the
  * endpoint.
  */
+STREAMLINK_API
 size_t streamlink_setting_count(void);
 
 /**
@@ -1203,6 +1594,7 @@ size_t streamlink_setting_count(void);
  * # Safety
  * `setting` points to a struct that begins with its size; `error` is NULL or points to a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_setting_get(size_t index,
                                          streamlink_setting *setting,
                                          streamlink_error **error);
@@ -1214,6 +1606,7 @@ streamlink_status streamlink_setting_get(size_t index,
  *   udp://:1234                            udp://@239.1.1.1:1234?iface=eth1   (MPEG-TS without RTP)
  *   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
  *   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
+ *   rtmp://:1935/live?failover=true        the same with two input addresses, each with a generated key
  *   rtmp://example.com/live?key=KEY        we pull
  *   rtsp://0.0.0.0:554/cam/1               rtsp://user:password@example.com/path?transport=tcp
  *   app://datagrams  app://rtp  app://rtmp  app://rtsp    this process pushes; see streamlink_flow_app_source()
@@ -1225,6 +1618,7 @@ streamlink_status streamlink_setting_get(size_t index,
  * # Safety
  * `name` and `url` are texts; `source` points to memory for a pointer; `error` is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_source_create(const char *name,
                                            const char *url,
                                            streamlink_source **source,
@@ -1238,6 +1632,7 @@ streamlink_status streamlink_source_create(const char *name,
  * `source` is a source that was not destroyed; `key` and `value` are texts; `error` is NULL or points to memory for a
  * pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_source_set(streamlink_source *source,
                                         const char *key,
                                         const char *value,
@@ -1249,7 +1644,7 @@ streamlink_status streamlink_source_set(streamlink_source *source,
  * # Safety
  * `source` is NULL or a source that was not destroyed, and is not used by another call at the same time.
  */
-void streamlink_source_destroy(streamlink_source *source);
+STREAMLINK_API void streamlink_source_destroy(streamlink_source *source);
 
 /**
  * Creates an output from its name (1 to 128 bytes) and its URL:
@@ -1268,6 +1663,7 @@ void streamlink_source_destroy(streamlink_source *source);
  * # Safety
  * `name` and `url` are texts; `output` points to memory for a pointer; `error` is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_output_create(const char *name,
                                            const char *url,
                                            streamlink_output **output,
@@ -1281,6 +1677,7 @@ streamlink_status streamlink_output_create(const char *name,
  * `output` is an output that was not destroyed; `key` and `value` are texts; `error` is NULL or points to memory for a
  * pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_output_set(streamlink_output *output,
                                         const char *key,
                                         const char *value,
@@ -1292,7 +1689,7 @@ streamlink_status streamlink_output_set(streamlink_output *output,
  * # Safety
  * `output` is NULL or an output that was not destroyed, and is not used by another call at the same time.
  */
-void streamlink_output_destroy(streamlink_output *output);
+STREAMLINK_API void streamlink_output_destroy(streamlink_output *output);
 
 /**
  * Begins a flow with its name (1 to 128 bytes) and its maximum bandwidth in bits per second (above 0). On success
@@ -1301,6 +1698,7 @@ void streamlink_output_destroy(streamlink_output *output);
  * # Safety
  * `name` is a text; `builder` points to memory for a pointer; `error` is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_create(const char *name,
                                                  uint64_t max_bandwidth,
                                                  streamlink_flow_builder **builder,
@@ -1312,6 +1710,7 @@ streamlink_status streamlink_flow_builder_create(const char *name,
  * # Safety
  * Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_add_source(streamlink_flow_builder *builder,
                                                      const streamlink_source *source,
                                                      streamlink_error **error);
@@ -1322,6 +1721,7 @@ streamlink_status streamlink_flow_builder_add_source(streamlink_flow_builder *bu
  * # Safety
  * Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_add_output(streamlink_flow_builder *builder,
                                                      const streamlink_output *output,
                                                      streamlink_error **error);
@@ -1332,6 +1732,7 @@ streamlink_status streamlink_flow_builder_add_output(streamlink_flow_builder *bu
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_set_bandwidth_policy(streamlink_flow_builder *builder,
                                                                int32_t policy,
                                                                streamlink_error **error);
@@ -1343,6 +1744,7 @@ streamlink_status streamlink_flow_builder_set_bandwidth_policy(streamlink_flow_b
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_set_coalesce(streamlink_flow_builder *builder,
                                                        uint32_t milliseconds,
                                                        streamlink_error **error);
@@ -1354,6 +1756,7 @@ streamlink_status streamlink_flow_builder_set_coalesce(streamlink_flow_builder *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_set_entry_wait(streamlink_flow_builder *builder,
                                                          uint32_t milliseconds,
                                                          streamlink_error **error);
@@ -1361,12 +1764,13 @@ streamlink_status streamlink_flow_builder_set_entry_wait(streamlink_flow_builder
 /**
  * How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
  * `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
- * long the active source may bring nothing (500; 50 to 60000), 0: as it is; `cold`: not 0: backups, which must be
+ * long the active source may bring nothing (50 to 60000), 0: 500; `cold`: not 0: backups, which must be
  * callers, are connected only when they are needed.
  *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_set_failover(streamlink_flow_builder *builder,
                                                        int32_t policy,
                                                        uint32_t time_ms,
@@ -1382,6 +1786,7 @@ streamlink_status streamlink_flow_builder_set_failover(streamlink_flow_builder *
  * # Safety
  * `builder` is a builder that was not destroyed; `json` points to memory for a pointer; `error` is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_builder_to_json(const streamlink_flow_builder *builder,
                                                   streamlink_text **json,
                                                   streamlink_error **error);
@@ -1392,13 +1797,14 @@ streamlink_status streamlink_flow_builder_to_json(const streamlink_flow_builder 
  * # Safety
  * `builder` is NULL or a builder that was not destroyed, and is not used by another call at the same time.
  */
-void streamlink_flow_builder_destroy(streamlink_flow_builder *builder);
+STREAMLINK_API void streamlink_flow_builder_destroy(streamlink_flow_builder *builder);
 
 /**
  * The names of the outputs that a source can feed, in the order that a drop-down list would show them: "RTMP",
  * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "UDP", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
  * is no streamlink_input. The text lives as long as the program.
  */
+STREAMLINK_API
 const char *streamlink_allowed_output(int32_t input,
                                       size_t index);
 
@@ -1410,6 +1816,7 @@ const char *streamlink_allowed_output(int32_t input,
  * `engine` and `builder` are objects that were not destroyed; `flow` points to memory for a pointer; `error` is NULL or
  * does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_start(const streamlink_engine *engine,
                                         const streamlink_flow_builder *builder,
                                         streamlink_flow **flow,
@@ -1428,10 +1835,34 @@ streamlink_status streamlink_flow_start(const streamlink_engine *engine,
  * `engine` is an object that was not destroyed; `json` is a text; `flow` points to memory for a pointer; `error` is NULL
  * or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_start_json(const streamlink_engine *engine,
                                              const char *json,
                                              streamlink_flow **flow,
                                              streamlink_error **error);
+
+/**
+ * Another handle of a flow that runs, by its name, whoever has started it. It has events of its own, from now on. The
+ * flow does not stop when this handle is destroyed, and the handle outlives the flow. On success `*flow` is to be
+ * destroyed with streamlink_flow_destroy().
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `name` is a text; `flow` points to memory for a pointer; `error` is NULL
+ * or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_engine_flow(const streamlink_engine *engine,
+                                         const char *name,
+                                         streamlink_flow **flow,
+                                         streamlink_error **error);
+
+/**
+ * The name of a flow; lives as long as the handle. NULL: "".
+ *
+ * # Safety
+ * `flow` is NULL or a flow that was not destroyed.
+ */
+STREAMLINK_API const char *streamlink_flow_name(const streamlink_flow *flow);
 
 /**
  * Stops a flow: what the sources have brought is handed on, then all sockets close. Its last event is
@@ -1441,16 +1872,19 @@ streamlink_status streamlink_flow_start_json(const streamlink_engine *engine,
  * # Safety
  * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_stop(const streamlink_flow *flow,
                                        streamlink_error **error);
 
 /**
- * Stops a flow, waits until its callbacks have returned, and destroys it. From within a callback it does not wait: the
+ * Stops a flow, waits until its callbacks have returned, and destroys it. A handle of streamlink_engine_flow() is
+ * destroyed alone: the flow goes on. From within a callback it does not wait: the
  * callback of its events may then still get some, up to STREAMLINK_EVENT_KIND_FLOW_STOPPED. NULL is allowed.
  *
  * # Safety
  * `flow` is NULL or a flow that was not destroyed, and is not used by another call at the same time.
  */
+STREAMLINK_API
 void streamlink_flow_destroy(streamlink_flow *flow);
 
 /**
@@ -1461,10 +1895,27 @@ void streamlink_flow_destroy(streamlink_flow *flow);
  * `flow` is a flow that was not destroyed; `source` is a text; `url` points to memory for a pointer; `error` is NULL or
  * does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_input_address(const streamlink_flow *flow,
                                                 const char *source,
                                                 streamlink_text **url,
                                                 streamlink_error **error);
+
+/**
+ * The server and the stream key of an RTMP source that listens, apart, as OBS and many encoders want them. On success
+ * `*server` and `*key` are to be freed with streamlink_text_free(). STREAMLINK_STATUS_NOT_FOUND: there is no such source,
+ * or it does not listen with RTMP.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `source` is a text; `server` and `key` point to memory for a pointer; `error`
+ * is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_input_server_and_key(const streamlink_flow *flow,
+                                                       const char *source,
+                                                       streamlink_text **server,
+                                                       streamlink_text **key,
+                                                       streamlink_error **error);
 
 /**
  * The URL that players fetch from, of an output that listens. On success `*url` is to be freed with
@@ -1474,101 +1925,11 @@ streamlink_status streamlink_flow_input_address(const streamlink_flow *flow,
  * `flow` is a flow that was not destroyed; `output` is a text; `url` points to memory for a pointer; `error` is NULL or
  * does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_playback_url(const streamlink_flow *flow,
                                                const char *output,
                                                streamlink_text **url,
                                                streamlink_error **error);
-
-/**
- * Adds an output, as it is now. It gets what comes from now on; no other output notices.
- *
- * # Safety
- * Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
- */
-streamlink_status streamlink_flow_add_output(const streamlink_flow *flow,
-                                             const streamlink_output *output,
-                                             streamlink_error **error);
-
-/**
- * Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays. From
- * within a callback it does not wait until the sockets of the old one are closed.
- *
- * # Safety
- * Both are objects that were not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
- */
-streamlink_status streamlink_flow_replace_output(const streamlink_flow *flow,
-                                                 const char *name,
-                                                 const streamlink_output *output,
-                                                 streamlink_error **error);
-
-/**
- * Removes an output, and waits until its sockets are closed; from within a callback, which may run on a thread of that
- * output, it does not wait. No other output notices.
- *
- * # Safety
- * `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
- */
-streamlink_status streamlink_flow_remove_output(const streamlink_flow *flow,
-                                                const char *name,
-                                                streamlink_error **error);
-
-/**
- * Changes one setting of an output in place: "name", "description", "allow" (players that it does not admit are cut
- * off) or "max_players" (1 to 1000000).
- *
- * # Safety
- * `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
- */
-streamlink_status streamlink_flow_edit_output(const streamlink_flow *flow,
-                                              const char *name,
-                                              const char *key,
-                                              const char *value,
-                                              streamlink_error **error);
-
-/**
- * Cuts off a player of an output that listens, by its address as streamlink_player_stats has it. It may come again: an
- * allowlist keeps it out. STREAMLINK_STATUS_NOT_FOUND: there is no such output, or no such player of it.
- *
- * # Safety
- * `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
- */
-streamlink_status streamlink_flow_kick_player(const streamlink_flow *flow,
-                                              const char *output,
-                                              const char *peer,
-                                              streamlink_error **error);
-
-/**
- * Changes one setting of a source in place: "name", "description" or "allow" (a sender that it does not admit is cut
- * off).
- *
- * # Safety
- * As streamlink_flow_edit_output().
- */
-streamlink_status streamlink_flow_edit_source(const streamlink_flow *flow,
-                                              const char *name,
-                                              const char *key,
-                                              const char *value,
-                                              streamlink_error **error);
-
-/**
- * Changes the maximum bandwidth, in bits per second, from the next packet on.
- *
- * # Safety
- * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
- */
-streamlink_status streamlink_flow_set_max_bandwidth(const streamlink_flow *flow,
-                                                    uint64_t bits_per_second,
-                                                    streamlink_error **error);
-
-/**
- * Changes what happens above the maximum bandwidth: a streamlink_bandwidth_policy.
- *
- * # Safety
- * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
- */
-streamlink_status streamlink_flow_set_bandwidth_policy(const streamlink_flow *flow,
-                                                       int32_t policy,
-                                                       streamlink_error **error);
 
 /**
  * The counters of this moment; the data path does not stop for it. On success `*stats` is to be freed with
@@ -1577,6 +1938,7 @@ streamlink_status streamlink_flow_set_bandwidth_policy(const streamlink_flow *fl
  * # Safety
  * `flow` is a flow that was not destroyed; `stats` points to memory for a pointer; `error` is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_stats(const streamlink_flow *flow,
                                         streamlink_stats **stats,
                                         streamlink_error **error);
@@ -1590,6 +1952,7 @@ streamlink_status streamlink_flow_stats(const streamlink_flow *flow,
  * # Safety
  * `flow` is a flow that was not destroyed; `event` points to memory for a pointer; `error` is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_next_event(const streamlink_flow *flow,
                                              int64_t timeout_ms,
                                              streamlink_event **event,
@@ -1602,6 +1965,7 @@ streamlink_status streamlink_flow_next_event(const streamlink_flow *flow,
  * # Safety
  * `flow` is NULL or a flow that was not destroyed.
  */
+STREAMLINK_API
 int32_t streamlink_flow_event_fd(const streamlink_flow *flow);
 
 /**
@@ -1612,10 +1976,304 @@ int32_t streamlink_flow_event_fd(const streamlink_flow *flow);
  * `flow` is a flow that was not destroyed; `callback` is NULL or may be called with `user` from any thread until the
  * flow is destroyed or another one is set; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_set_event_callback(const streamlink_flow *flow,
                                                      streamlink_event_callback callback,
                                                      void *user,
                                                      streamlink_error **error);
+
+/**
+ * Reads one flow, or a list of flows, from JSON in the form of streamlink_flow_start_json(), and starts nothing. All
+ * errors of all flows are told, also where two flows have one name or listen on one address with one key. On success
+ * `*configs` is to be freed with streamlink_flow_configs_free().
+ *
+ * # Safety
+ * `json` is a text; `configs` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_configs_from_json(const char *json,
+                                                    streamlink_flow_configs **configs,
+                                                    streamlink_error **error);
+
+/**
+ * The number of flows. NULL: 0.
+ *
+ * # Safety
+ * `configs` is NULL or an object that was not freed.
+ */
+STREAMLINK_API size_t streamlink_flow_configs_count(const streamlink_flow_configs *configs);
+
+/**
+ * The name of a flow, counted from 0. Lives as long as the object. NULL: there are not so many.
+ *
+ * # Safety
+ * `configs` is NULL or an object that was not freed.
+ */
+STREAMLINK_API const char *streamlink_flow_configs_name(const streamlink_flow_configs *configs, size_t index);
+
+/**
+ * Starts a flow, counted from 0, as streamlink_flow_start(). STREAMLINK_STATUS_NOT_FOUND: there are not so many.
+ *
+ * # Safety
+ * `engine` and `configs` are objects that were not destroyed; `flow` points to memory for a pointer; `error` is NULL or
+ * does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_configs_start(const streamlink_flow_configs *configs,
+                                                size_t index,
+                                                const streamlink_engine *engine,
+                                                streamlink_flow **flow,
+                                                streamlink_error **error);
+
+/**
+ * Frees the flows that were read; those that were started from them go on. NULL is allowed.
+ *
+ * # Safety
+ * `configs` is NULL or an object that was not freed.
+ */
+STREAMLINK_API void streamlink_flow_configs_free(streamlink_flow_configs *configs);
+
+/**
+ * The configuration of a running flow as it is now, with all changes since it was started, as JSON. An ellipsis stands
+ * for each secret: passphrases, stream keys, stream ids, users and passwords. On success `*json` is to be freed with
+ * streamlink_text_free().
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `json` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_configuration(const streamlink_flow *flow,
+                                                streamlink_text **json,
+                                                streamlink_error **error);
+
+/**
+ * The configuration of a running flow as streamlink_flow_configuration(), with its secrets, generated stream keys among
+ * them: streamlink_flow_start_json() starts the same flow again. Not for a log.
+ *
+ * # Safety
+ * As streamlink_flow_configuration().
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_configuration_with_secrets(const streamlink_flow *flow,
+                                                             streamlink_text **json,
+                                                             streamlink_error **error);
+
+/**
+ * Adds an output, as it is now. It gets what comes from now on; no other output notices.
+ *
+ * # Safety
+ * Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_add_output(const streamlink_flow *flow,
+                                             const streamlink_output *output,
+                                             streamlink_error **error);
+
+/**
+ * Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays. From
+ * within a callback it does not wait until the sockets of the old one are closed.
+ *
+ * # Safety
+ * Both are objects that were not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_replace_output(const streamlink_flow *flow,
+                                                 const char *name,
+                                                 const streamlink_output *output,
+                                                 streamlink_error **error);
+
+/**
+ * Removes an output, and waits until its sockets are closed; from within a callback, which may run on a thread of that
+ * output, it does not wait. No other output notices.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_remove_output(const streamlink_flow *flow,
+                                                const char *name,
+                                                streamlink_error **error);
+
+/**
+ * Changes one setting of an output in place: "name", "description", "allow" (players that it does not admit are cut
+ * off) or "max_players" (1 to 1000000). `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; the others are texts; `applied` is NULL or points to memory for a number; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_edit_output(const streamlink_flow *flow,
+                                              const char *name,
+                                              const char *key,
+                                              const char *value,
+                                              int32_t *applied,
+                                              streamlink_error **error);
+
+/**
+ * Cuts off a player of an output that listens, by its address as streamlink_player_stats has it. It may come again: an
+ * allowlist keeps it out. STREAMLINK_STATUS_NOT_FOUND: there is no such output, or no such player of it.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_kick_player(const streamlink_flow *flow,
+                                              const char *output,
+                                              const char *peer,
+                                              streamlink_error **error);
+
+/**
+ * Adds a source, as it is now, behind those that are there: a backup like those that the flow was started with. Its
+ * media must be of their family. Players stay connected when it takes over.
+ *
+ * # Safety
+ * All are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_add_source(const streamlink_flow *flow,
+                                             const streamlink_source *source,
+                                             streamlink_error **error);
+
+/**
+ * Puts another source of the same family in the place of one; players stay connected, and its media continues that of
+ * the old one. It is opened before the old one ends, except where both need the same socket. When it cannot be opened,
+ * the old one stays. `*applied` is STREAMLINK_APPLIED_RECONNECT then; `applied` may be NULL.
+ *
+ * # Safety
+ * All are objects that were not destroyed; `name` is a text; `applied` is NULL or points to memory for a number; `error`
+ * is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_replace_source(const streamlink_flow *flow,
+                                                 const char *name,
+                                                 const streamlink_source *source,
+                                                 int32_t *applied,
+                                                 streamlink_error **error);
+
+/**
+ * Removes a source, and waits until its sockets are closed; from within a callback it does not wait. If it feeds the flow,
+ * another one takes over, and players stay connected. The last source cannot be removed: STREAMLINK_STATUS_INVALID_CONFIG.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_remove_source(const streamlink_flow *flow,
+                                                const char *name,
+                                                streamlink_error **error);
+
+/**
+ * Switches to a source by hand, at its next key frame or the like; until then the flow stays as it is. It then stays with
+ * the source until that is lost; from then on the failover policy holds again. STREAMLINK_EVENT_KIND_SWITCHED tells when
+ * it has. STREAMLINK_STATUS_INVALID_CONFIG: the source is disabled, or the flow merges its sources.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `source` is a text; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_switch_to(const streamlink_flow *flow,
+                                            const char *source,
+                                            streamlink_error **error);
+
+/**
+ * Enables or disables a source. A disabled one holds its configuration, name and counters, and no sockets. If it feeds the flow, another one takes over.
+ * `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
+ * before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `name` is a text; `applied` is NULL or points to memory for a number; `error` is
+ * NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_set_source_enabled(const streamlink_flow *flow,
+                                                     const char *name,
+                                                     int32_t enabled,
+                                                     int32_t *applied,
+                                                     streamlink_error **error);
+
+/**
+ * Enables or disables an output. A disabled one holds its configuration, name and counters, and no sockets. Its peers are disconnected.
+ * `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
+ * before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `name` is a text; `applied` is NULL or points to memory for a number; `error` is
+ * NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_set_output_enabled(const streamlink_flow *flow,
+                                                     const char *name,
+                                                     int32_t enabled,
+                                                     int32_t *applied,
+                                                     streamlink_error **error);
+
+/**
+ * Changes how the sources back each other, from the next packet on; the numbers are those of
+ * streamlink_flow_builder_set_failover(). A merge cannot begin or end while the flow runs, and backups cannot become cold
+ * or hot: STREAMLINK_STATUS_INVALID_CONFIG. `*applied` is STREAMLINK_APPLIED_IN_PLACE; `applied` may be NULL.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `applied` is NULL or points to memory for a number; `error` is NULL or points to
+ * memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_set_failover(const streamlink_flow *flow,
+                                               int32_t policy,
+                                               uint32_t time_ms,
+                                               uint32_t loss_threshold_ms,
+                                               int32_t cold,
+                                               int32_t *applied,
+                                               streamlink_error **error);
+
+/**
+ * Changes one setting of a source in place: "name", "description" or "allow" (a sender that it does not admit is cut
+ * off). `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
+ *
+ * # Safety
+ * As streamlink_flow_edit_output().
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_edit_source(const streamlink_flow *flow,
+                                              const char *name,
+                                              const char *key,
+                                              const char *value,
+                                              int32_t *applied,
+                                              streamlink_error **error);
+
+/**
+ * Changes the maximum bandwidth, in bits per second, from the next packet on.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_set_max_bandwidth(const streamlink_flow *flow,
+                                                    uint64_t bits_per_second,
+                                                    streamlink_error **error);
+
+/**
+ * Changes what happens above the maximum bandwidth: a streamlink_bandwidth_policy.
+ *
+ * # Safety
+ * `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_flow_set_bandwidth_policy(const streamlink_flow *flow,
+                                                       int32_t policy,
+                                                       streamlink_error **error);
+
+/**
+ * Writes an event as a JSON object, as in
+ * {"flow":"match-day","at_ms":1767225600000,"event":"source_lost","source":"venue","peer":"192.0.2.1:5000",
+ * "reason":{"kind":"idle"}}. On success `*json` is to be freed with streamlink_text_free().
+ *
+ * # Safety
+ * `event` is an event that was not freed; `json` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_event_to_json(const streamlink_event *event,
+                                           streamlink_text **json,
+                                           streamlink_error **error);
 
 /**
  * Fills in what an event says; `info->size` must be set. See STREAMLINK_INIT(). NULL, or a size that is none: nothing is
@@ -1624,16 +2282,78 @@ streamlink_status streamlink_flow_set_event_callback(const streamlink_flow *flow
  * # Safety
  * `event` is NULL or an event that was not freed; `info` is NULL or points to a struct of the size that it says.
  */
+STREAMLINK_API
 void streamlink_event_get(const streamlink_event *event,
                           streamlink_event_info *info);
 
 /**
- * Frees an event that streamlink_flow_next_event() has given. NULL is allowed.
+ * Frees an event that streamlink_flow_next_event() or streamlink_event_reader_next() has given. NULL is allowed.
  *
  * # Safety
  * `event` is NULL or such an event that was not freed.
  */
+STREAMLINK_API
 void streamlink_event_free(streamlink_event *event);
+
+/**
+ * Creates a reader of the events of all flows of an engine from now on, those that are started later among them; each
+ * with its flow and its time. There may be several. On success `*reader` is to be destroyed with
+ * streamlink_event_reader_destroy(), before or after the engine.
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `reader` points to memory for a pointer; `error` is NULL or does so
+ * too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_event_reader_create(const streamlink_engine *engine,
+                                                 streamlink_event_reader **reader,
+                                                 streamlink_error **error);
+
+/**
+ * Takes the next event, as streamlink_flow_next_event(). STREAMLINK_STATUS_STOPPED: the engine was destroyed, and all
+ * events were taken.
+ *
+ * # Safety
+ * `reader` is a reader that was not destroyed; `event` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_event_reader_next(const streamlink_event_reader *reader,
+                                               int64_t timeout_ms,
+                                               streamlink_event **event,
+                                               streamlink_error **error);
+
+/**
+ * A file descriptor that is readable while streamlink_event_reader_next() has something to return at once. It belongs to
+ * the reader: not to be read or closed. -1: the system gives none.
+ *
+ * # Safety
+ * `reader` is NULL or a reader that was not destroyed.
+ */
+STREAMLINK_API
+int32_t streamlink_event_reader_fd(const streamlink_event_reader *reader);
+
+/**
+ * From now on events go to this function, as streamlink_flow_set_event_callback().
+ *
+ * # Safety
+ * `reader` is a reader that was not destroyed; `callback` is NULL or may be called with `user` from any thread until the
+ * reader is destroyed or another one is set; `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_event_reader_set_callback(const streamlink_event_reader *reader,
+                                                       streamlink_event_callback callback,
+                                                       void *user,
+                                                       streamlink_error **error);
+
+/**
+ * Destroys a reader, and waits until its callback has returned; from within a callback it does not wait. The flows go on.
+ * NULL is allowed.
+ *
+ * # Safety
+ * `reader` is NULL or a reader that was not destroyed, and is not used by another call at the same time.
+ */
+STREAMLINK_API
+void streamlink_event_reader_destroy(streamlink_event_reader *reader);
 
 /**
  * How many endpoints there are: sources first, then outputs, in their order.
@@ -1641,7 +2361,7 @@ void streamlink_event_free(streamlink_event *event);
  * # Safety
  * `stats` is NULL or a snapshot that was not freed.
  */
-size_t streamlink_stats_count(const streamlink_stats *stats);
+STREAMLINK_API size_t streamlink_stats_count(const streamlink_stats *stats);
 
 /**
  * The maximum bandwidth of the flow, in bits per second.
@@ -1649,7 +2369,7 @@ size_t streamlink_stats_count(const streamlink_stats *stats);
  * # Safety
  * `stats` is NULL or a snapshot that was not freed.
  */
-uint64_t streamlink_stats_max_bandwidth(const streamlink_stats *stats);
+STREAMLINK_API uint64_t streamlink_stats_max_bandwidth(const streamlink_stats *stats);
 
 /**
  * Of a merge (SMPTE ST 2022-7): packets that no source has brought in time.
@@ -1657,7 +2377,7 @@ uint64_t streamlink_stats_max_bandwidth(const streamlink_stats *stats);
  * # Safety
  * `stats` is NULL or a snapshot that was not freed.
  */
-uint64_t streamlink_stats_merge_lost(const streamlink_stats *stats);
+STREAMLINK_API uint64_t streamlink_stats_merge_lost(const streamlink_stats *stats);
 
 /**
  * Fills in an endpoint, counted from 0; `endpoint->size` must be set. See STREAMLINK_INIT().
@@ -1666,6 +2386,7 @@ uint64_t streamlink_stats_merge_lost(const streamlink_stats *stats);
  * `stats` is a snapshot that was not freed; `endpoint` points to a struct of the size that it says; `error` is NULL or
  * points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_stats_endpoint(const streamlink_stats *stats,
                                             size_t index,
                                             streamlink_endpoint_stats *endpoint,
@@ -1677,6 +2398,7 @@ streamlink_status streamlink_stats_endpoint(const streamlink_stats *stats,
  * # Safety
  * As streamlink_stats_endpoint().
  */
+STREAMLINK_API
 streamlink_status streamlink_stats_player(const streamlink_stats *stats,
                                           size_t endpoint,
                                           size_t index,
@@ -1689,6 +2411,7 @@ streamlink_status streamlink_stats_player(const streamlink_stats *stats,
  * # Safety
  * As streamlink_stats_endpoint().
  */
+STREAMLINK_API
 streamlink_status streamlink_stats_pid(const streamlink_stats *stats,
                                        size_t endpoint,
                                        size_t index,
@@ -1696,12 +2419,46 @@ streamlink_status streamlink_stats_pid(const streamlink_stats *stats,
                                        streamlink_error **error);
 
 /**
+ * Fills in a track of an endpoint, both counted from 0; `track->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_track(const streamlink_stats *stats,
+                                         size_t endpoint,
+                                         size_t index,
+                                         streamlink_track *track,
+                                         streamlink_error **error);
+
+/**
+ * The name of the flow; lives as long as the snapshot. NULL: "".
+ *
+ * # Safety
+ * `stats` is NULL or a snapshot that was not freed.
+ */
+STREAMLINK_API const char *streamlink_stats_flow(const streamlink_stats *stats);
+
+/**
+ * Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources and outputs; each of
+ * these has the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
+ * milliseconds. Stream keys are hidden. On success `*json` is to be freed with streamlink_text_free().
+ *
+ * # Safety
+ * `stats` is a snapshot that was not freed; `json` points to memory for a pointer; `error` is NULL or does so too.
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_to_json(const streamlink_stats *stats,
+                                           streamlink_text **json,
+                                           streamlink_error **error);
+
+/**
  * Frees a snapshot. NULL is allowed.
  *
  * # Safety
  * `stats` is NULL or a snapshot that was not freed.
  */
-void streamlink_stats_free(streamlink_stats *stats);
+STREAMLINK_API void streamlink_stats_free(streamlink_stats *stats);
 
 /**
  * Makes a packet of a streamlink_packet_kind from a copy of some bytes. `time`: of an RTMP message its timestamp in
@@ -1711,6 +2468,7 @@ void streamlink_stats_free(streamlink_stats *stats);
  * # Safety
  * `data` points to `length` bytes; `packet` points to memory for a pointer; `error` is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_packet_copy(int32_t kind,
                                          uint32_t time,
                                          const uint8_t *data,
@@ -1729,6 +2487,7 @@ streamlink_status streamlink_packet_copy(int32_t kind,
  * `data` points to `length` bytes until then; `release` is a function; `packet` points to memory for a pointer; `error`
  * is NULL or does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_packet_borrow(int32_t kind,
                                            uint32_t time,
                                            const uint8_t *data,
@@ -1744,7 +2503,7 @@ streamlink_status streamlink_packet_borrow(int32_t kind,
  * # Safety
  * `packet` is NULL or a packet that was not freed.
  */
-streamlink_packet *streamlink_packet_clone(const streamlink_packet *packet);
+STREAMLINK_API streamlink_packet *streamlink_packet_clone(const streamlink_packet *packet);
 
 /**
  * Frees a handle of a packet. NULL is allowed.
@@ -1752,7 +2511,7 @@ streamlink_packet *streamlink_packet_clone(const streamlink_packet *packet);
  * # Safety
  * `packet` is NULL or a packet that was not freed.
  */
-void streamlink_packet_free(streamlink_packet *packet);
+STREAMLINK_API void streamlink_packet_free(streamlink_packet *packet);
 
 /**
  * The bytes; they live as long as the handle. NULL: NULL.
@@ -1760,7 +2519,7 @@ void streamlink_packet_free(streamlink_packet *packet);
  * # Safety
  * `packet` is NULL or a packet that was not freed.
  */
-const uint8_t *streamlink_packet_data(const streamlink_packet *packet);
+STREAMLINK_API const uint8_t *streamlink_packet_data(const streamlink_packet *packet);
 
 /**
  * How many bytes there are.
@@ -1768,7 +2527,7 @@ const uint8_t *streamlink_packet_data(const streamlink_packet *packet);
  * # Safety
  * `packet` is NULL or a packet that was not freed.
  */
-size_t streamlink_packet_length(const streamlink_packet *packet);
+STREAMLINK_API size_t streamlink_packet_length(const streamlink_packet *packet);
 
 /**
  * The streamlink_packet_kind; 0 for NULL.
@@ -1776,7 +2535,7 @@ size_t streamlink_packet_length(const streamlink_packet *packet);
  * # Safety
  * `packet` is NULL or a packet that was not freed.
  */
-int32_t streamlink_packet_kind_of(const streamlink_packet *packet);
+STREAMLINK_API int32_t streamlink_packet_kind_of(const streamlink_packet *packet);
 
 /**
  * The timestamp in milliseconds of an RTMP message, the track of an RTSP packet; otherwise 0.
@@ -1784,7 +2543,7 @@ int32_t streamlink_packet_kind_of(const streamlink_packet *packet);
  * # Safety
  * `packet` is NULL or a packet that was not freed.
  */
-uint32_t streamlink_packet_time(const streamlink_packet *packet);
+STREAMLINK_API uint32_t streamlink_packet_time(const streamlink_packet *packet);
 
 /**
  * For how long the packet has been in this process, in microseconds: for a socket, since the kernel received it.
@@ -1792,6 +2551,7 @@ uint32_t streamlink_packet_time(const streamlink_packet *packet);
  * # Safety
  * `packet` is NULL or a packet that was not freed.
  */
+STREAMLINK_API
 uint64_t streamlink_packet_age_us(const streamlink_packet *packet);
 
 /**
@@ -1802,6 +2562,7 @@ uint64_t streamlink_packet_age_us(const streamlink_packet *packet);
  * `flow` is a flow that was not destroyed; `name` is a text; `source` points to memory for a pointer; `error` is NULL or
  * does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_app_source(const streamlink_flow *flow,
                                              const char *name,
                                              streamlink_app_source **source,
@@ -1816,6 +2577,7 @@ streamlink_status streamlink_flow_app_source(const streamlink_flow *flow,
  * # Safety
  * `source` is an object that was not destroyed; `packets` points to `count` packets that were not freed.
  */
+STREAMLINK_API
 streamlink_status streamlink_app_source_push(const streamlink_app_source *source,
                                              const streamlink_packet *const *packets,
                                              size_t count);
@@ -1827,6 +2589,7 @@ streamlink_status streamlink_app_source_push(const streamlink_app_source *source
  * # Safety
  * As streamlink_app_source_push(). The packets are freed.
  */
+STREAMLINK_API
 streamlink_status streamlink_app_source_give(const streamlink_app_source *source,
                                              streamlink_packet *const *packets,
                                              size_t count);
@@ -1838,6 +2601,7 @@ streamlink_status streamlink_app_source_give(const streamlink_app_source *source
  * # Safety
  * `source` is an object that was not destroyed; `sdp` is a text; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_app_source_set_sdp(const streamlink_app_source *source,
                                                 const char *sdp,
                                                 streamlink_error **error);
@@ -1848,7 +2612,7 @@ streamlink_status streamlink_app_source_set_sdp(const streamlink_app_source *sou
  * # Safety
  * `source` is NULL or an object that was not destroyed, and is not used by another call at the same time.
  */
-void streamlink_app_source_destroy(streamlink_app_source *source);
+STREAMLINK_API void streamlink_app_source_destroy(streamlink_app_source *source);
 
 /**
  * Takes the end of an output `tap:`, which can be done once. On success `*tap` is to be destroyed with
@@ -1858,6 +2622,7 @@ void streamlink_app_source_destroy(streamlink_app_source *source);
  * `flow` is a flow that was not destroyed; `name` is a text; `tap` points to memory for a pointer; `error` is NULL or
  * does so too.
  */
+STREAMLINK_API
 streamlink_status streamlink_flow_tap(const streamlink_flow *flow,
                                       const char *name,
                                       streamlink_tap **tap,
@@ -1874,12 +2639,25 @@ streamlink_status streamlink_flow_tap(const streamlink_flow *flow,
  * `tap` is an object that was not destroyed; `packets` points to memory for `capacity` pointers, and `count` for a
  * number; `error` is NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_tap_next(streamlink_tap *tap,
                                       int64_t timeout_ms,
                                       streamlink_packet **packets,
                                       size_t capacity,
                                       size_t *count,
                                       streamlink_error **error);
+
+/**
+ * A file descriptor that is readable while streamlink_tap_next() has packets to return at once, or the tap has ended, for
+ * poll() and its kin. Now and then it is readable and no packet is there: streamlink_tap_next() then says so. It belongs
+ * to the tap: not to be read or closed. A tap that has one calls no function back. -1: the system gives none, or the tap
+ * calls back.
+ *
+ * # Safety
+ * `tap` is NULL or an object that was not destroyed.
+ */
+STREAMLINK_API
+int32_t streamlink_tap_fd(const streamlink_tap *tap);
 
 /**
  * From now on the host is called for every packet, on a thread of the engine, until the flow stops, the output is
@@ -1889,6 +2667,7 @@ streamlink_status streamlink_tap_next(streamlink_tap *tap,
  * `tap` is an object that was not destroyed; `callback` may be called with `user` from any thread until then; `error` is
  * NULL or points to memory for a pointer.
  */
+STREAMLINK_API
 streamlink_status streamlink_tap_set_callback(streamlink_tap *tap,
                                               streamlink_tap_callback callback,
                                               void *user,
@@ -1901,6 +2680,7 @@ streamlink_status streamlink_tap_set_callback(streamlink_tap *tap,
  * # Safety
  * `tap` is NULL or an object that was not destroyed, and is not used by another call at the same time.
  */
+STREAMLINK_API
 void streamlink_tap_destroy(streamlink_tap *tap);
 
 #ifdef __cplusplus

@@ -117,7 +117,7 @@ pub use engine::{
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalReason};
 pub use flow::{
-    Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, EndpointConfiguration, Failover,
+    Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, CryptoMode, EndpointConfiguration, Failover,
     FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
     IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
     PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder,

@@ -1,15 +1,15 @@
 //! Sources, outputs and flows before they run.
 
 use crate::{
-    error::StreamlinkError,
+    error::{FieldError, StreamlinkError},
     guard::{Failure, give, guard, lock, object, place, quiet, take, text},
     status::Status,
     text::StreamlinkText,
 };
 use std::{ffi::c_char, sync::Mutex, time::Duration};
 use streamlink_core::{
-    BandwidthPolicy, Bitrate, Failover, FailoverPolicy, Flow, InputProtocol, MediaFamily, Output, OutputProtocol,
-    Source,
+    BandwidthPolicy, Bitrate, ConfigErrorKind, Failover, FailoverPolicy, Flow, InputProtocol, MediaFamily, Output,
+    OutputProtocol, Source,
 };
 
 /// A source under construction.
@@ -20,6 +20,13 @@ pub struct StreamlinkSource {
 /// An output under construction.
 pub struct StreamlinkOutput {
     output: Mutex<Output>,
+}
+
+impl StreamlinkSource {
+    /// What it is now.
+    pub(crate) fn get(&self) -> Source {
+        lock(&self.source).clone()
+    }
 }
 
 impl StreamlinkOutput {
@@ -35,6 +42,7 @@ impl StreamlinkOutput {
 ///   udp://:1234                            udp://@239.1.1.1:1234?iface=eth1   (MPEG-TS without RTP)
 ///   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
 ///   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
+///   rtmp://:1935/live?failover=true        the same with two input addresses, each with a generated key
 ///   rtmp://example.com/live?key=KEY        we pull
 ///   rtsp://0.0.0.0:554/cam/1               rtsp://user:password@example.com/path?transport=tcp
 ///   app://datagrams  app://rtp  app://rtmp  app://rtsp    this process pushes; see streamlink_flow_app_source()
@@ -209,28 +217,47 @@ impl StreamlinkFlowBuilder {
     pub(crate) fn build(&self) -> Result<Flow, Failure> {
         let draft = lock(&self.draft);
         let mut sources = draft.sources.iter().cloned();
-        let Some(first) = sources.next() else {
-            let message = "sources: a flow needs a source".to_owned();
-            return Err(Failure { status: Status::InvalidConfig, field: Some("sources".into()), message });
-        };
+        let Some(first) = sources.next() else { return Err(without_source(&draft)) };
+        Self::assemble(&draft, first, sources).map_err(Failure::from)
+    }
+
+    fn assemble(
+        draft: &Draft,
+        first: Source,
+        backups: impl Iterator<Item = Source>,
+    ) -> Result<Flow, streamlink_core::ConfigErrors> {
         let mut flow = Flow::builder(draft.name.as_str(), draft.max_bandwidth)
             .source(first)
             .bandwidth_policy(draft.policy)
             .coalesce(draft.coalesce)
             .entry_wait(draft.entry_wait)
             .failover(draft.failover);
-        for backup in sources {
+        for backup in backups {
             flow = flow.backup(backup);
         }
         for output in draft.outputs.iter().cloned() {
             flow = flow.output(output);
         }
-        Ok(flow.build()?)
+        flow.build()
     }
 
     fn change(&self, change: impl FnOnce(&mut Draft)) {
         change(&mut lock(&self.draft));
     }
+}
+
+/// The errors of a flow that has no source: that, and all others.
+fn without_source(draft: &Draft) -> Failure {
+    // The library checks a flow with a source only. This one is wrong itself, so that it takes no name from an output.
+    let stand_in = Source::from_url("", "app://rtp");
+    let found = StreamlinkFlowBuilder::assemble(draft, stand_in, std::iter::empty()).err();
+    let others = found.iter().flatten().filter(|error| {
+        let is_about_it =
+            error.path().starts_with("sources") || matches!(error.kind(), ConfigErrorKind::Pairing { .. });
+        !is_about_it
+    });
+    let missing = FieldError::new("sources", &ConfigErrorKind::Missing);
+    Failure::fields(Status::InvalidConfig, std::iter::once(missing).chain(others.map(FieldError::from)).collect())
 }
 
 /// Begins a flow with its name (1 to 128 bytes) and its maximum bandwidth in bits per second (above 0). On success
@@ -279,7 +306,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_add_source(
     let body = || {
         // SAFETY: as the contract says.
         let (builder, source) = unsafe { (object(builder, "builder")?, object(source, "source")?) };
-        let source = lock(&source.source).clone();
+        let source = source.get();
         builder.change(|draft| draft.sources.push(source));
         Ok(())
     };
@@ -383,9 +410,27 @@ pub enum StreamlinkFailoverPolicy {
     Merge = 2,
 }
 
+/// The rules that numbers stand for: C may pass any.
+pub(crate) fn failover(policy: i32, time_ms: u32, loss_threshold_ms: u32, cold: i32) -> Result<Failover, Failure> {
+    let time = Duration::from_millis(time_ms.into());
+    let mut failover = Failover::new(match policy {
+        0 => FailoverPolicy::Stay,
+        1 => FailoverPolicy::Prefer(time),
+        2 => FailoverPolicy::Merge(time),
+        other => return Err(Failure::argument(format!("{other} is no failover policy"))),
+    });
+    if loss_threshold_ms > 0 {
+        failover = failover.loss_threshold(Duration::from_millis(loss_threshold_ms.into()));
+    }
+    if cold != 0 {
+        failover = failover.cold();
+    }
+    Ok(failover)
+}
+
 /// How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
 /// `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
-/// long the active source may bring nothing (500; 50 to 60000), 0: as it is; `cold`: not 0: backups, which must be
+/// long the active source may bring nothing (50 to 60000), 0: 500; `cold`: not 0: backups, which must be
 /// callers, are connected only when they are needed.
 ///
 /// # Safety
@@ -402,19 +447,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_failover(
     let body = || {
         // SAFETY: as the contract says.
         let builder = unsafe { object(builder, "builder") }?;
-        let time = Duration::from_millis(time_ms.into());
-        let mut failover = Failover::new(match policy {
-            0 => FailoverPolicy::Stay,
-            1 => FailoverPolicy::Prefer(time),
-            2 => FailoverPolicy::Merge(time),
-            other => return Err(Failure::argument(format!("{other} is no failover policy"))),
-        });
-        if loss_threshold_ms > 0 {
-            failover = failover.loss_threshold(Duration::from_millis(loss_threshold_ms.into()));
-        }
-        if cold != 0 {
-            failover = failover.cold();
-        }
+        let failover = failover(policy, time_ms, loss_threshold_ms, cold)?;
         builder.change(|draft| draft.failover = failover);
         Ok(())
     };

@@ -3,14 +3,17 @@
 use crate::{
     access::{StreamlinkAccess, User, ask},
     error::StreamlinkError,
-    guard::{Failure, Versioned, bytes, give, guard, optional_text, place, quiet, read_sized, text},
+    guard::{
+        Failure, MAX_STRUCT, Versioned, bytes, c_string, give, guard, json, optional_text, place, quiet, read_sized,
+        take, text,
+    },
     handle::{give_handle, live, take_handle},
     run,
     status::Status,
     text::StreamlinkText,
 };
 use std::{
-    ffi::{c_char, c_void},
+    ffi::{CString, c_char, c_void},
     sync::Arc,
 };
 use streamlink_core::{Engine, PeerLimits, RegionEgress};
@@ -20,17 +23,25 @@ pub struct StreamlinkEngine {
     pub(crate) engine: Arc<Engine>,
 }
 
-/// A name for a place that outputs can leave from.
+/// A name for a place that outputs can leave from. Fields are only ever added, at the end.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct StreamlinkRegion {
+    /// The size of this struct, in bytes; the same for all regions of an array.
+    pub size: usize,
     /// Its name.
     pub name: *const c_char,
     /// A local address, to which the sockets of outputs are bound; NULL if there is an interface.
     pub address: *const c_char,
     /// The name of an interface; NULL if there is an address.
-    pub interface: *const c_char,
+    pub interface_name: *const c_char,
 }
+
+// SAFETY: `size` is first, and all other fields may be zero.
+unsafe impl Versioned for StreamlinkRegion {}
+
+/// Maximum number of regions.
+const MAX_REGIONS: u32 = 4096;
 
 /// Settings of an engine. Zeroes stand for the defaults; see STREAMLINK_INIT(). Nothing is kept that it points to, except
 /// for the function and its pointer.
@@ -41,7 +52,7 @@ pub struct StreamlinkEngineOptions {
     pub size: usize,
     /// Threads, 1 to 1024; 0: one a processor core. Flows and connections add none.
     pub threads: u32,
-    /// How many regions there are.
+    /// How many regions there are; 4096 at most.
     pub region_count: u32,
     /// Regions that outputs can leave from.
     pub regions: *const StreamlinkRegion,
@@ -132,12 +143,8 @@ pub unsafe extern "C" fn streamlink_engine_create(
             builder = builder.workers(options.threads.try_into().unwrap_or(usize::MAX));
         }
         builder = builder.peer_limits(peer_limits(&options)?);
-        for i in 0..options.region_count as usize {
-            place(options.regions.cast_mut(), "regions")?;
-            // SAFETY: so many are there, as the caller says.
-            let region = unsafe { *options.regions.add(i) };
-            // SAFETY: texts or NULL, as the description says.
-            let (name, egress) = unsafe { read_region(region) }?;
+        // SAFETY: so many are there, as the caller says.
+        for (name, egress) in unsafe { read_regions(options.regions, options.region_count) }? {
             builder = builder.region(name, egress);
         }
         // SAFETY: a text or NULL, as the description says.
@@ -171,6 +178,39 @@ pub unsafe extern "C" fn streamlink_engine_create(
     unsafe { guard(error, body) }
 }
 
+/// Reads an array of regions, whose elements have the size that the first one says.
+///
+/// # Safety
+/// `regions` is NULL or points to `count` regions of the size that the first one says, with texts that are NULL or end
+/// with NUL.
+unsafe fn read_regions(regions: *const StreamlinkRegion, count: u32) -> Result<Vec<(String, RegionEgress)>, Failure> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    if count > MAX_REGIONS {
+        return Err(Failure::argument(format!("region_count is {count}, above {MAX_REGIONS}")));
+    }
+    place(regions.cast_mut(), "regions")?;
+    // SAFETY: there is a first one, as the contract says.
+    let stride = unsafe { regions.cast::<usize>().read() };
+    if !stride.is_multiple_of(align_of::<StreamlinkRegion>()) || stride > MAX_STRUCT {
+        return Err(Failure::argument("regions: size is not that of the struct; STREAMLINK_INIT() sets it"));
+    }
+    let mut read = Vec::new();
+    for i in 0..count as usize {
+        // SAFETY: the element lies within the array, as the contract says.
+        let element = unsafe { regions.byte_add(i * stride) };
+        // SAFETY: as above.
+        let region = unsafe { read_sized(element, "regions") }?;
+        if region.size != stride {
+            return Err(Failure::argument("regions: all have the same size"));
+        }
+        // SAFETY: texts or NULL, as the contract says.
+        read.push(unsafe { read_region(region) }?);
+    }
+    Ok(read)
+}
+
 /// # Safety
 /// All texts are NULL or end with NUL.
 unsafe fn read_region(region: StreamlinkRegion) -> Result<(String, RegionEgress), Failure> {
@@ -179,7 +219,7 @@ unsafe fn read_region(region: StreamlinkRegion) -> Result<(String, RegionEgress)
         (
             text(region.name, "region.name")?,
             optional_text(region.address, "region.address")?,
-            optional_text(region.interface, "region.interface")?,
+            optional_text(region.interface_name, "region.interface_name")?,
         )
     };
     let egress = match (address, interface) {
@@ -247,6 +287,90 @@ pub unsafe extern "C" fn streamlink_engine_metrics(
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
+}
+
+/// Statistics of all flows as a JSON array, in the order of their names; see streamlink_stats_to_json(). On success
+/// `*stats` is to be freed with streamlink_text_free().
+///
+/// # Safety
+/// `engine` is an engine that was not destroyed; `stats` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_engine_stats_to_json(
+    engine: *const StreamlinkEngine,
+    stats: *mut *mut StreamlinkText,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let engine = unsafe { live(engine, "engine") }?;
+        place(stats, "stats")?;
+        let written = json(&engine.engine.stats())?;
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(stats, written) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Names of the flows that run in an engine.
+pub struct StreamlinkFlowList {
+    names: Vec<CString>,
+}
+
+/// Lists the flows that run in an engine, also those that other code has started, in the order of their names. On success
+/// `*flows` is to be freed with streamlink_flow_list_free(). See streamlink_engine_flow().
+///
+/// # Safety
+/// `engine` is an engine that was not destroyed; `flows` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_engine_flows(
+    engine: *const StreamlinkEngine,
+    flows: *mut *mut StreamlinkFlowList,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let engine = unsafe { live(engine, "engine") }?;
+        place(flows, "flows")?;
+        let names = engine.engine.flows().iter().map(|flow| c_string(flow.name())).collect();
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(flows, StreamlinkFlowList { names }) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// The number of flows of a list. NULL: 0.
+///
+/// # Safety
+/// `flows` is NULL or a list that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_list_count(flows: *const StreamlinkFlowList) -> usize {
+    // SAFETY: as the contract says.
+    unsafe { flows.as_ref() }.map_or(0, |flows| flows.names.len())
+}
+
+/// The name of a flow of a list, counted from 0. Lives as long as the list. NULL: there are not so many.
+///
+/// # Safety
+/// `flows` is NULL or a list that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_list_name(flows: *const StreamlinkFlowList, index: usize) -> *const c_char {
+    // SAFETY: as the contract says.
+    let found = unsafe { flows.as_ref() }.and_then(|flows| flows.names.get(index));
+    found.map_or(std::ptr::null(), |name| name.as_ptr())
+}
+
+/// Frees a list. NULL is allowed.
+///
+/// # Safety
+/// `flows` is NULL or a list that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_list_free(flows: *mut StreamlinkFlowList) {
+    // SAFETY: as the contract says.
+    quiet((), || drop(unsafe { take(flows) }));
 }
 
 /// Stops the flows of an engine, waits until their sockets are closed and their callbacks have ended, and destroys it.

@@ -2,15 +2,19 @@
 
 use crate::{
     access::User,
-    guard::{Versioned, c_string, lock, quiet, take},
+    error::StreamlinkError,
+    event_fd::EventFd,
+    guard::{Versioned, c_string, give, guard, lock, object, place, plain_name, quiet, take},
     run,
+    status::Status,
+    text::StreamlinkText,
 };
+use serde::Serializer;
 use std::{
     collections::VecDeque,
     ffi::{CString, c_char, c_void},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 use streamlink_core::Event;
 
@@ -19,17 +23,44 @@ const CAPACITY: usize = 1024;
 
 /// Something that happened in a flow.
 pub struct StreamlinkEvent {
-    event: Event,
+    item: Item,
     texts: OnceLock<Texts>,
+}
+
+/// An event with the name of its flow and its time. In JSON it has the form of [`streamlink_core::FlowEvent`].
+#[derive(Clone, serde::Serialize)]
+pub(crate) struct Item {
+    #[serde(serialize_with = "text")]
+    pub(crate) flow: Arc<str>,
+    #[serde(rename = "at_ms", serialize_with = "unix_ms")]
+    pub(crate) at: SystemTime,
+    #[serde(flatten)]
+    pub(crate) event: Event,
+}
+
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+fn unix_ms<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(since_1970(*time))
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+fn since_1970(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The texts of an event, made when they are first asked for.
 struct Texts {
+    flow: CString,
     sentence: CString,
     endpoint: CString,
     other: CString,
     peer: CString,
     detail: CString,
+    reason: CString,
 }
 
 /// What has happened. A number is given once; a program must expect numbers that it does not know.
@@ -75,9 +106,18 @@ pub enum StreamlinkEventKind {
     TransportError = 16,
     /// Packets of an SRT source carry a time far ahead of its clock, and were timed by their arrival. `count`: how many.
     TimestampsAhead = 17,
+    /// Packets are larger than the payload size of an SRT output, and were not sent. `count`: how many; `detail`: the
+    /// largest payload that it sends.
+    OutputOversized = 18,
+    /// Two senders use the same SSRC on the port of an RTP source. The packets of the one that was there first pass.
+    /// `peer`: the sender that was heard last.
+    SendersCollide = 19,
+    /// A source or output calls out to an address of this machine, and its URL does not say `mode=caller`: it may have
+    /// been meant to listen there. `peer`: the address.
+    CallsOwnAddress = 20,
     /// The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
     /// packets since the last such event.
-    UnexpectedPayload = 18,
+    UnexpectedPayload = 21,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -102,12 +142,19 @@ pub struct StreamlinkEventInfo {
     pub detail: *const c_char,
     /// The event as a sentence, for a log.
     pub sentence: *const c_char,
+    /// The name of the flow; "" for STREAMLINK_EVENT_KIND_MISSED of streamlink_event_reader_next(), which is about all flows.
+    pub flow: *const c_char,
+    /// The stable name of the class of the reason, as in "timed_out" or "refused_not_allowed", the same as in metrics; of
+    /// a transport error the name of the check, as in "continuity".
+    pub reason: *const c_char,
+    /// The time of the event, in milliseconds since 1970-01-01 UTC, by the system's clock.
+    pub at_ms: i64,
 }
 
 // SAFETY: `size` is first, and all other fields may be zero.
 unsafe impl Versioned for StreamlinkEventInfo {}
 
-/// Gets the events of a flow, one at a time, from any thread. The event lives until it returns. It may call this library,
+/// Gets the events of a flow, or of all flows of an engine, one at a time, from any thread. The event lives until it returns. It may call this library,
 /// and destroy its flow.
 pub type StreamlinkEventCallback = Option<unsafe extern "C" fn(user: *mut c_void, event: *const StreamlinkEvent)>;
 
@@ -116,14 +163,14 @@ fn millis(time: Duration) -> u32 {
 }
 
 impl StreamlinkEvent {
-    pub(crate) fn new(event: Event) -> Self {
-        Self { event, texts: OnceLock::new() }
+    pub(crate) fn new(item: Item) -> Self {
+        Self { item, texts: OnceLock::new() }
     }
 
     /// The kind, `time_ms` and `count`.
     fn numbers(&self) -> (StreamlinkEventKind, u32, u64) {
         use StreamlinkEventKind as K;
-        match &self.event {
+        match &self.item.event {
             Event::FlowStarted => (K::FlowStarted, 0, 0),
             Event::FlowStopped => (K::FlowStopped, 0, 0),
             Event::SourceConnected { .. } => (K::SourceConnected, 0, 0),
@@ -141,6 +188,9 @@ impl StreamlinkEvent {
             Event::Missed { count } => (K::Missed, 0, *count),
             Event::TransportError { count, .. } => (K::TransportError, 0, *count),
             Event::TimestampsAhead { packets, .. } => (K::TimestampsAhead, 0, *packets),
+            Event::OutputOversized { packets, .. } => (K::OutputOversized, 0, *packets),
+            Event::SendersCollide { .. } => (K::SendersCollide, 0, 0),
+            Event::CallsOwnAddress { .. } => (K::CallsOwnAddress, 0, 0),
             Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
             _ => (K::Other, 0, 0),
         }
@@ -150,7 +200,7 @@ impl StreamlinkEvent {
         self.texts.get_or_init(|| {
             let nothing = String::new;
             let at = |peer: &Option<std::net::SocketAddr>| peer.map(|peer| peer.to_string()).unwrap_or_default();
-            let (endpoint, other, peer, detail) = match &self.event {
+            let (endpoint, other, peer, detail) = match &self.item.event {
                 Event::SourceConnected { source, peer } => (source.clone(), nothing(), at(peer), nothing()),
                 Event::SourceLost { source, peer, reason } => (source.clone(), nothing(), at(peer), reason.to_string()),
                 Event::SourceRetrying { source, reason, .. } => {
@@ -176,6 +226,13 @@ impl StreamlinkEvent {
                 Event::TransportError { source, check, .. } => {
                     (source.clone(), nothing(), nothing(), check.to_string())
                 }
+                Event::OutputOversized { output, limit, .. } => {
+                    (output.clone(), nothing(), nothing(), format!("{limit} bytes"))
+                }
+                Event::SendersCollide { source, peer } => (source.clone(), nothing(), at(peer), nothing()),
+                Event::CallsOwnAddress { endpoint, address } => {
+                    (endpoint.clone(), nothing(), address.to_string(), nothing())
+                }
                 Event::UnexpectedPayload { endpoint, problem, .. } => {
                     (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
@@ -185,7 +242,9 @@ impl StreamlinkEvent {
                 _ => (nothing(), nothing(), nothing(), nothing()),
             };
             Texts {
-                sentence: c_string(self.event.to_string()),
+                flow: c_string(&*self.item.flow),
+                reason: c_string(reason(&self.item.event)),
+                sentence: c_string(self.item.event.to_string()),
                 endpoint: c_string(endpoint),
                 other: c_string(other),
                 peer: c_string(peer),
@@ -193,6 +252,44 @@ impl StreamlinkEvent {
             }
         })
     }
+}
+
+/// The stable name of the class of an event's reason.
+fn reason(event: &Event) -> String {
+    match event {
+        Event::SourceLost { reason, .. }
+        | Event::SourceRetrying { reason, .. }
+        | Event::OutputLost { reason, .. }
+        | Event::OutputRetrying { reason, .. } => reason.kind().to_owned(),
+        Event::PeerRefused { reason, .. } => reason.kind().to_owned(),
+        Event::TransportError { check, .. } => plain_name(check),
+        _ => String::new(),
+    }
+}
+
+/// Writes an event as a JSON object, as in
+/// {"flow":"match-day","at_ms":1767225600000,"event":"source_lost","source":"venue","peer":"192.0.2.1:5000",
+/// "reason":{"kind":"idle"}}. On success `*json` is to be freed with streamlink_text_free().
+///
+/// # Safety
+/// `event` is an event that was not freed; `json` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_event_to_json(
+    event: *const StreamlinkEvent,
+    json: *mut *mut StreamlinkText,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let event = unsafe { object(event, "event") }?;
+        place(json, "json")?;
+        let written = crate::guard::json(&event.item)?;
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(json, written) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
 }
 
 /// Fills in what an event says; `info->size` must be set. See STREAMLINK_INIT(). NULL, or a size that is none: nothing is
@@ -217,13 +314,16 @@ pub unsafe extern "C" fn streamlink_event_get(event: *const StreamlinkEvent, inf
             peer: texts.peer.as_ptr(),
             detail: texts.detail.as_ptr(),
             sentence: texts.sentence.as_ptr(),
+            flow: texts.flow.as_ptr(),
+            reason: texts.reason.as_ptr(),
+            at_ms: since_1970(event.item.at),
         };
         // SAFETY: as the contract says. What is wrong with the size changes nothing.
         let _ = unsafe { crate::guard::write_sized(info, &filled, "info") };
     });
 }
 
-/// Frees an event that streamlink_flow_next_event() has given. NULL is allowed.
+/// Frees an event that streamlink_flow_next_event() or streamlink_event_reader_next() has given. NULL is allowed.
 ///
 /// # Safety
 /// `event` is NULL or such an event that was not freed.
@@ -235,19 +335,21 @@ pub unsafe extern "C" fn streamlink_event_free(event: *mut StreamlinkEvent) {
 
 type Callback = (unsafe extern "C" fn(*mut c_void, *const StreamlinkEvent), User);
 
-/// The events of one flow, on their way to the host.
+/// The events of one flow, or of all, on their way to the host.
 pub(crate) struct Queue {
+    /// The name of the flow; empty for the events of all.
+    flow: Arc<str>,
     state: Mutex<State>,
     changed: Condvar,
     /// Tells the pump that there is a callback for what waits.
     pub(crate) wake: tokio::sync::Notify,
     /// Readable while there is something to read.
-    descriptor: OnceLock<Option<OwnedFd>>,
+    descriptor: OnceLock<Option<EventFd>>,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Event>,
+    waiting: VecDeque<Item>,
     missed: u64,
     /// No more will come.
     ended: bool,
@@ -258,14 +360,15 @@ struct State {
 
 /// What a reader of the queue gets.
 pub(crate) enum Next {
-    Event(Event),
+    Event(Item),
     TimedOut,
     Ended,
 }
 
 impl Queue {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(flow: &str) -> Self {
         Self {
+            flow: flow.into(),
             state: Mutex::default(),
             changed: Condvar::new(),
             wake: tokio::sync::Notify::new(),
@@ -277,8 +380,13 @@ impl Queue {
         lock(&self.state)
     }
 
+    /// Something has happened in the flow of this queue, now.
+    pub(crate) fn push_now(&self, event: Event) {
+        self.push(Item { flow: self.flow.clone(), at: SystemTime::now(), event });
+    }
+
     /// Something has happened.
-    pub(crate) fn push(&self, event: Event) {
+    pub(crate) fn push(&self, event: Item) {
         let mut state = self.lock();
         if state.waiting.len() >= CAPACITY {
             state.waiting.pop_front();
@@ -300,7 +408,7 @@ impl Queue {
         loop {
             let mut state = self.lock();
             let Some((callback, user)) = state.callback else { return };
-            let Some(event) = state.take() else {
+            let Some(event) = state.take(&self.flow) else {
                 if !state.ended {
                     self.clear();
                 }
@@ -334,7 +442,7 @@ impl Queue {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut state = self.lock();
         loop {
-            if let Some(event) = state.take() {
+            if let Some(event) = state.take(&self.flow) {
                 if state.waiting.is_empty() && !state.ended {
                     self.clear();
                 }
@@ -358,13 +466,7 @@ impl Queue {
 
     /// The descriptor that can be polled; `None` when the system gives none.
     pub(crate) fn descriptor(&self) -> Option<i32> {
-        let made = self.descriptor.get_or_init(|| {
-            // SAFETY: no memory is involved.
-            let number = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-            // SAFETY: a descriptor that was just opened, and that nobody else has.
-            (number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
-        });
-        let number = made.as_ref()?.as_raw_fd();
+        let number = self.descriptor.get_or_init(EventFd::new).as_ref()?.number();
         let state = self.lock();
         if !state.waiting.is_empty() || state.ended {
             self.raise();
@@ -379,26 +481,22 @@ impl Queue {
 
     fn raise(&self) {
         if let Some(Some(descriptor)) = self.descriptor.get() {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: eight bytes that live. It fails only when it is readable already.
-            let _ = unsafe { libc::write(descriptor.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            descriptor.raise();
         }
     }
 
     fn clear(&self) {
         if let Some(Some(descriptor)) = self.descriptor.get() {
-            let mut count = [0u8; 8];
-            // SAFETY: eight bytes that live. It fails only when there is nothing to clear.
-            let _ = unsafe { libc::read(descriptor.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+            descriptor.clear();
         }
     }
 }
 
 impl State {
-    fn take(&mut self) -> Option<Event> {
+    fn take(&mut self, flow: &Arc<str>) -> Option<Item> {
         match std::mem::take(&mut self.missed) {
             0 => self.waiting.pop_front(),
-            count => Some(Event::Missed { count }),
+            count => Some(Item { flow: flow.clone(), at: SystemTime::now(), event: Event::Missed { count } }),
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use crate::{
     access::User,
-    config::{self, StreamlinkFlowBuilder, StreamlinkOutput},
+    config::StreamlinkFlowBuilder,
     engine::StreamlinkEngine,
     error::StreamlinkError,
     event::{Next, Queue, StreamlinkEvent, StreamlinkEventCallback},
-    guard::{Failure, give, guard, object, place, quiet, text},
+    guard::{Failure, c_string, give, guard, object, place, quiet, text},
     handle::{give_handle, live, take_handle},
     run,
     stats::StreamlinkStats,
@@ -14,30 +14,61 @@ use crate::{
     text::StreamlinkText,
 };
 use std::{
-    ffi::{c_char, c_void},
+    ffi::{CString, c_char, c_void},
     sync::Arc,
 };
-use streamlink_core::{Bitrate, Engine, Event, Flow, FlowHandle, OutputEdit, SourceEdit};
+use streamlink_core::{Engine, Event, Events, Flow, FlowHandle, PeerUrl};
 use tokio::task::JoinHandle;
 
 /// A running flow.
 pub struct StreamlinkFlow {
     pub(crate) engine: Arc<Engine>,
     pub(crate) handle: Arc<FlowHandle>,
+    name: CString,
     queue: Arc<Queue>,
     pump: JoinHandle<()>,
+    /// Whether the flow stops with this handle.
+    stops: bool,
 }
 
 impl StreamlinkFlow {
-    fn start(engine: &StreamlinkEngine, flow: Flow) -> Result<Self, Failure> {
+    pub(crate) fn start(engine: &StreamlinkEngine, flow: Flow) -> Result<Self, Failure> {
         let engine = engine.engine.clone();
         let handle = Arc::new(run::wait(&engine, engine.start(flow))?);
-        let queue = Arc::new(Queue::new());
+        let queue = Arc::new(Queue::new(handle.name()));
         let (events, to) = (handle.clone(), queue.clone());
         // The task keeps the flow: it ends with the flow's last event.
         let pump = run::spawn(&engine, pump(events, to));
-        Ok(Self { engine, handle, queue, pump })
+        let name = c_string(handle.name());
+        Ok(Self { engine, handle, name, queue, pump, stops: true })
     }
+
+    /// Another handle of a flow that runs.
+    fn find(engine: &StreamlinkEngine, name: &str) -> Result<Self, Failure> {
+        let engine = engine.engine.clone();
+        let missing = || Failure::new(Status::NotFound, format!("there is no flow named `{name}`"));
+        let handle = Arc::new(engine.flow(name).ok_or_else(missing)?);
+        let queue = Arc::new(Queue::new(name));
+        let pump = run::spawn(&engine, pump_more(handle.events(), queue.clone()));
+        Ok(Self { engine, handle, name: c_string(name), queue, pump, stops: false })
+    }
+}
+
+/// Brings a flow's events to the queue of another handle until the flow has stopped. It does not keep the flow.
+async fn pump_more(mut events: Events, queue: Arc<Queue>) {
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => {
+                    queue.push_now(event);
+                    queue.drain();
+                }
+                None => break,
+            },
+            () = queue.wake.notified() => queue.drain(),
+        }
+    }
+    queue.end();
 }
 
 /// Brings a flow's events to their queue until it has stopped.
@@ -47,7 +78,7 @@ async fn pump(flow: Arc<FlowHandle>, queue: Arc<Queue>) {
             event = flow.next_event() => match event {
                 Some(event) => {
                     let last = event == Event::FlowStopped;
-                    queue.push(event);
+                    queue.push_now(event);
                     queue.drain();
                     if last {
                         break;
@@ -118,6 +149,43 @@ pub unsafe extern "C" fn streamlink_flow_start_json(
     unsafe { guard(error, body) }
 }
 
+/// Another handle of a flow that runs, by its name, whoever has started it. It has events of its own, from now on. The
+/// flow does not stop when this handle is destroyed, and the handle outlives the flow. On success `*flow` is to be
+/// destroyed with streamlink_flow_destroy().
+///
+/// # Safety
+/// `engine` is an engine that was not destroyed; `name` is a text; `flow` points to memory for a pointer; `error` is NULL
+/// or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_engine_flow(
+    engine: *const StreamlinkEngine,
+    name: *const c_char,
+    flow: *mut *mut StreamlinkFlow,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (engine, name) = unsafe { (live(engine, "engine")?, text(name, "name")?) };
+        place(flow, "flow")?;
+        let found = StreamlinkFlow::find(engine, name)?;
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give_handle(flow, found) };
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// The name of a flow; lives as long as the handle. NULL: "".
+///
+/// # Safety
+/// `flow` is NULL or a flow that was not destroyed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_name(flow: *const StreamlinkFlow) -> *const c_char {
+    // SAFETY: as the contract says.
+    unsafe { live(flow, "flow") }.map_or(c"".as_ptr(), |flow| flow.name.as_ptr())
+}
+
 /// Stops a flow: what the sources have brought is handed on, then all sockets close. Its last event is
 /// STREAMLINK_EVENT_KIND_FLOW_STOPPED. Stopping it again does nothing. Not to be called from within a callback, which it
 /// would wait for: STREAMLINK_STATUS_INVALID_ARGUMENT; streamlink_flow_destroy() is allowed there.
@@ -139,7 +207,8 @@ pub unsafe extern "C" fn streamlink_flow_stop(flow: *const StreamlinkFlow, error
     unsafe { guard(error, body) }
 }
 
-/// Stops a flow, waits until its callbacks have returned, and destroys it. From within a callback it does not wait: the
+/// Stops a flow, waits until its callbacks have returned, and destroys it. A handle of streamlink_engine_flow() is
+/// destroyed alone: the flow goes on. From within a callback it does not wait: the
 /// callback of its events may then still get some, up to STREAMLINK_EVENT_KIND_FLOW_STOPPED. NULL is allowed.
 ///
 /// # Safety
@@ -150,7 +219,12 @@ pub unsafe extern "C" fn streamlink_flow_destroy(flow: *mut StreamlinkFlow) {
         // SAFETY: as the contract says.
         let Some(flow) = (unsafe { take_handle(flow) }) else { return };
         run::finish(move || {
-            let StreamlinkFlow { engine, handle, queue, pump } = flow;
+            let StreamlinkFlow { engine, handle, queue, pump, stops, .. } = flow;
+            if !stops {
+                queue.set_callback(None);
+                pump.abort();
+                return;
+            }
             run::wait(&engine, handle.stop());
             // A pump that failed has ended, too.
             let _ = run::wait(&engine, pump);
@@ -187,6 +261,41 @@ pub unsafe extern "C" fn streamlink_flow_input_address(
     unsafe { guard(error, body) }
 }
 
+/// The server and the stream key of an RTMP source that listens, apart, as OBS and many encoders want them. On success
+/// `*server` and `*key` are to be freed with streamlink_text_free(). STREAMLINK_STATUS_NOT_FOUND: there is no such source,
+/// or it does not listen with RTMP.
+///
+/// # Safety
+/// `flow` is a flow that was not destroyed; `source` is a text; `server` and `key` point to memory for a pointer; `error`
+/// is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_flow_input_server_and_key(
+    flow: *const StreamlinkFlow,
+    source: *const c_char,
+    server: *mut *mut StreamlinkText,
+    key: *mut *mut StreamlinkText,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (flow, name) = unsafe { (live(flow, "flow")?, text(source, "source")?) };
+        place(server, "server")?;
+        place(key, "key")?;
+        let url = flow.handle.stats().sources.into_iter().find(|s| s.name == name).and_then(|s| s.url);
+        let parts = url.as_ref().and_then(PeerUrl::server_and_key);
+        let missing = || Failure::new(Status::NotFound, format!("no source `{name}` listens with RTMP"));
+        let (found_server, found_key) = parts.ok_or_else(missing)?;
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe {
+            give(server, StreamlinkText::new(found_server));
+            give(key, StreamlinkText::new(found_key));
+        }
+        Ok(())
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
 /// The URL that players fetch from, of an output that listens. On success `*url` is to be freed with
 /// streamlink_text_free(). STREAMLINK_STATUS_NOT_FOUND: there is no such output, or it does not listen.
 ///
@@ -209,200 +318,6 @@ pub unsafe extern "C" fn streamlink_flow_playback_url(
         // SAFETY: not NULL, and the caller's, as the contract says.
         unsafe { give(url, StreamlinkText::new(found)) };
         Ok(())
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Adds an output, as it is now. It gets what comes from now on; no other output notices.
-///
-/// # Safety
-/// Both are objects that were not destroyed; `error` is NULL or points to memory for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_add_output(
-    flow: *const StreamlinkFlow,
-    output: *const StreamlinkOutput,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let (flow, output) = unsafe { (live(flow, "flow")?, object(output, "output")?) };
-        Ok(run::wait(&flow.engine, flow.handle.add_output(output.get()))?)
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Puts another output in the place of one. It is checked and opened first: when that fails, the old one stays. From
-/// within a callback it does not wait until the sockets of the old one are closed.
-///
-/// # Safety
-/// Both are objects that were not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_replace_output(
-    flow: *const StreamlinkFlow,
-    name: *const c_char,
-    output: *const StreamlinkOutput,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let (flow, name, output) = unsafe { (live(flow, "flow")?, text(name, "name")?, object(output, "output")?) };
-        Ok(run::wait(&flow.engine, flow.handle.replace_output(name, output.get()))?)
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Removes an output, and waits until its sockets are closed; from within a callback, which may run on a thread of that
-/// output, it does not wait. No other output notices.
-///
-/// # Safety
-/// `flow` is a flow that was not destroyed; `name` is a text; `error` is NULL or points to memory for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_remove_output(
-    flow: *const StreamlinkFlow,
-    name: *const c_char,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
-        Ok(run::wait(&flow.engine, flow.handle.remove_output(name))?)
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Changes one setting of an output in place: "name", "description", "allow" (players that it does not admit are cut
-/// off) or "max_players" (1 to 1000000).
-///
-/// # Safety
-/// `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_edit_output(
-    flow: *const StreamlinkFlow,
-    name: *const c_char,
-    key: *const c_char,
-    value: *const c_char,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let (flow, name, key, value) =
-            unsafe { (live(flow, "flow")?, text(name, "name")?, text(key, "key")?, text(value, "value")?) };
-        let wrong = |message: String| Failure {
-            status: Status::InvalidConfig,
-            field: Some(key.to_owned()),
-            message: format!("{key}: {message}"),
-        };
-        let edit = match key {
-            "name" => OutputEdit::new().rename(value),
-            "description" => OutputEdit::new().description(value),
-            "allow" => OutputEdit::new().allow(value.parse().map_err(|e| wrong(format!("{e}")))?),
-            "max_players" => {
-                let number = value.parse().map_err(|_| wrong(format!("`{value}` is no number of players")))?;
-                OutputEdit::new().max_players(number)
-            }
-            _ => return Err(wrong("cannot be changed in place".to_owned())),
-        };
-        flow.handle.edit_output(name, edit)?;
-        Ok(())
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Cuts off a player of an output that listens, by its address as streamlink_player_stats has it. It may come again: an
-/// allowlist keeps it out. STREAMLINK_STATUS_NOT_FOUND: there is no such output, or no such player of it.
-///
-/// # Safety
-/// `flow` is a flow that was not destroyed; the others are texts; `error` is NULL or points to memory for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_kick_player(
-    flow: *const StreamlinkFlow,
-    output: *const c_char,
-    peer: *const c_char,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let (flow, output, peer) = unsafe { (live(flow, "flow")?, text(output, "output")?, text(peer, "peer")?) };
-        let peer = peer.parse().map_err(|_| Failure::argument(format!("`{peer}` is no address")))?;
-        Ok(run::wait(&flow.engine, flow.handle.kick_player(output, peer))?)
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Changes one setting of a source in place: "name", "description" or "allow" (a sender that it does not admit is cut
-/// off).
-///
-/// # Safety
-/// As streamlink_flow_edit_output().
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_edit_source(
-    flow: *const StreamlinkFlow,
-    name: *const c_char,
-    key: *const c_char,
-    value: *const c_char,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let (flow, name, key, value) =
-            unsafe { (live(flow, "flow")?, text(name, "name")?, text(key, "key")?, text(value, "value")?) };
-        let wrong = |message: String| Failure {
-            status: Status::InvalidConfig,
-            field: Some(key.to_owned()),
-            message: format!("{key}: {message}"),
-        };
-        let edit = match key {
-            "name" => SourceEdit::new().rename(value),
-            "description" => SourceEdit::new().description(value),
-            "allow" => SourceEdit::new().allow(value.parse().map_err(|e| wrong(format!("{e}")))?),
-            _ => return Err(wrong("cannot be changed in place".to_owned())),
-        };
-        flow.handle.edit_source(name, edit)?;
-        Ok(())
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Changes the maximum bandwidth, in bits per second, from the next packet on.
-///
-/// # Safety
-/// `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_set_max_bandwidth(
-    flow: *const StreamlinkFlow,
-    bits_per_second: u64,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let flow = unsafe { live(flow, "flow") }?;
-        Ok(flow.handle.set_max_bandwidth(Bitrate::bps(bits_per_second))?)
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
-}
-
-/// Changes what happens above the maximum bandwidth: a streamlink_bandwidth_policy.
-///
-/// # Safety
-/// `flow` is a flow that was not destroyed; `error` is NULL or points to memory for a pointer.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn streamlink_flow_set_bandwidth_policy(
-    flow: *const StreamlinkFlow,
-    policy: i32,
-    error: *mut *mut StreamlinkError,
-) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let flow = unsafe { live(flow, "flow") }?;
-        Ok(flow.handle.set_bandwidth_policy(config::policy(policy)?)?)
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }

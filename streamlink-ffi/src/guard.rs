@@ -1,7 +1,11 @@
 //! What every entry point goes through: no panic leaves, arguments are checked, and an error is filled in if the caller
 //! wants one.
 
-use crate::{error::StreamlinkError, status::Status};
+use crate::{
+    error::{FieldError, StreamlinkError},
+    status::Status,
+    text::StreamlinkText,
+};
 use std::{
     ffi::{CStr, CString, c_char},
     mem::MaybeUninit,
@@ -21,11 +25,13 @@ pub(crate) struct Failure {
     pub(crate) status: Status,
     pub(crate) field: Option<String>,
     pub(crate) message: String,
+    /// Errors of a configuration, one by one.
+    pub(crate) errors: Vec<FieldError>,
 }
 
 impl Failure {
     pub(crate) fn new(status: Status, message: impl Into<String>) -> Self {
-        Self { status, field: None, message: message.into() }
+        Self { status, field: None, message: message.into(), errors: Vec::new() }
     }
 
     pub(crate) fn argument(message: impl Into<String>) -> Self {
@@ -35,20 +41,32 @@ impl Failure {
     pub(crate) fn null(argument: &str) -> Self {
         Self::argument(format!("{argument} is NULL"))
     }
+
+    /// A wrong field of a configuration.
+    pub(crate) fn field(path: &str, problem: &streamlink_core::ConfigErrorKind) -> Self {
+        Self::fields(Status::InvalidConfig, vec![FieldError::new(path, problem)])
+    }
+
+    /// Wrong fields of a configuration.
+    pub(crate) fn fields(status: Status, errors: Vec<FieldError>) -> Self {
+        let field = errors.first().map(|error| error.path().to_owned());
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Self { status, field, message: lines.join("\n"), errors }
+    }
 }
 
 impl From<streamlink_core::Error> for Failure {
     fn from(error: streamlink_core::Error) -> Self {
         let field = match &error {
             streamlink_core::Error::Config(errors) | streamlink_core::Error::Claimed(errors) => {
-                errors.iter().next().map(|e| e.path().to_owned())
+                return Self::fields(error.kind().into(), errors.iter().map(FieldError::from).collect());
             }
             streamlink_core::Error::Bind { endpoint, .. } | streamlink_core::Error::Io { endpoint, .. } => {
                 Some(endpoint.clone())
             }
             _ => None,
         };
-        Self { status: error.kind().into(), field, message: error.to_string() }
+        Self { field, ..Self::new(error.kind().into(), error.to_string()) }
     }
 }
 
@@ -229,6 +247,18 @@ pub(crate) unsafe fn write_sized<T: Versioned>(pointer: *mut T, value: &T, argum
 /// Text for the caller. A NUL within would end it early; it is left out.
 pub(crate) fn c_string(text: impl Into<String>) -> CString {
     CString::new(text.into().replace('\0', "")).unwrap_or_default()
+}
+
+/// The name of an enum's variant, as in JSON.
+pub(crate) fn plain_name(value: &impl serde::Serialize) -> String {
+    let name = serde_json::to_value(value).ok();
+    name.and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// JSON for the caller.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<StreamlinkText, Failure> {
+    let written = serde_json::to_string(value);
+    written.map(StreamlinkText::new).map_err(|error| Failure::new(Status::Internal, error.to_string()))
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@
 //! | `run` | waiting for the engine, from any thread and from within callbacks |
 //! | `engine`, `access`, `logging` | engines, the hook that admits SRT callers, the log |
 //! | `setting` | the table of all settings |
-//! | `config`, `flow` | flows before and while they run |
-//! | `event`, `stats` | what they tell |
+//! | `config`, `configs`, `flow`, `live` | flows before and while they run, and their changes |
+//! | `event`, `event_reader`, `stats` | what they tell |
 //! | `packet`, `app`, `tap` | media in and out of the host's process |
+//! | `handle`, `event_fd` | handles of the host, descriptors for its event loops |
 
 // The header follows this order.
 pub mod version;
@@ -32,7 +33,13 @@ pub mod config;
 
 pub mod flow;
 
+pub mod configs;
+
+pub mod live;
+
 pub mod event;
+
+pub mod event_reader;
 
 pub mod stats;
 
@@ -42,6 +49,7 @@ pub mod app;
 
 pub mod tap;
 
+mod event_fd;
 mod guard;
 mod handle;
 mod run;

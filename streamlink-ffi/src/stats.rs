@@ -2,19 +2,21 @@
 
 use crate::{
     error::StreamlinkError,
-    guard::{Failure, Versioned, c_string, guard, object, quiet, take, write_sized},
+    guard::{Failure, Versioned, c_string, give, guard, object, place, plain_name, quiet, take, write_sized},
     status::Status,
+    text::StreamlinkText,
 };
 use std::{
     ffi::{CString, c_char},
     sync::OnceLock,
     time::Duration,
 };
-use streamlink_core::{EndpointStats, FlowStats, State};
+use streamlink_core::{EndpointStats, FlowStats, MediaTrack, State};
 
 /// A flow at one moment.
 pub struct StreamlinkStats {
     stats: FlowStats,
+    flow: CString,
     /// The texts of each endpoint, made when they are first asked for.
     texts: Vec<OnceLock<Box<Texts>>>,
 }
@@ -30,6 +32,13 @@ struct Texts {
     last_error_kind: CString,
     last_error_peer: CString,
     players: Vec<CString>,
+    tracks: Vec<TrackTexts>,
+}
+
+struct TrackTexts {
+    codec: CString,
+    profile: CString,
+    left_out: CString,
 }
 
 /// The state of an endpoint.
@@ -138,6 +147,29 @@ pub struct StreamlinkEndpointStats {
     pub last_error_peer: *const c_char,
     /// Milliseconds since the last error; -1: there was none.
     pub last_error_age_ms: i64,
+    /// Packets of a source that arrived again after they had arrived. They are not counted in dropped.
+    pub duplicates: u64,
+    /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
+    pub undecrypted: u64,
+    /// MPEG-TS, ETSI TR 101 290: transport errors (2.1), CRC errors (2.2), PCR repetition errors (2.3a), PCR discontinuity
+    /// errors (2.3b), PTS errors (2.5) and CAT errors (2.6); about a second old.
+    pub transport_errors: u64,
+    /// See transport_errors.
+    pub crc_errors: u64,
+    /// See transport_errors.
+    pub pcr_repetition_errors: u64,
+    /// See transport_errors.
+    pub pcr_discontinuity_errors: u64,
+    /// See transport_errors.
+    pub pts_errors: u64,
+    /// See transport_errors.
+    pub cat_errors: u64,
+    /// How many streams the MPEG-TS has from which an output is remultiplexed; see streamlink_stats_track().
+    pub track_count: usize,
+    /// Not 0: the endpoint is enabled. 0: it holds its configuration, name and counters, and no sockets.
+    pub enabled: i32,
+    /// Zero.
+    pub reserved: i32,
     /// Packets of forward error correction of RTP: of a source, those received, of an output, those sent.
     pub fec_packets: u64,
     /// Of a source: packets that forward error correction recovered; `recovered` includes them.
@@ -186,12 +218,46 @@ pub struct StreamlinkPidStats {
     pub continuity_errors: u64,
 }
 
+/// One stream of the MPEG-TS from which an output is remultiplexed, at one moment. What is not known, or does not apply to
+/// its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkTrack {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// The name of the codec, as in "H.264".
+    pub codec: *const c_char,
+    /// The name of the profile, as in "High".
+    pub profile: *const c_char,
+    /// The reason why it is left out: "no_carriage", "scrambled", "other_program", "other_track" or "unreadable"; "": it is
+    /// carried.
+    pub left_out: *const c_char,
+    /// The packet identifier, 0 to 8191.
+    pub pid: u32,
+    /// The number of the program that names it.
+    pub program: u32,
+    /// The width of the picture, in pixels.
+    pub width: u32,
+    /// The height of the picture, in pixels.
+    pub height: u32,
+    /// The sample rate of the sound, in Hz.
+    pub sample_rate: u32,
+    /// The number of channels of the sound.
+    pub channels: u32,
+    /// Pictures per second.
+    pub frame_rate: f64,
+    /// Bits per second of its payload, over the last second or so.
+    pub bit_rate: u64,
+}
+
 // SAFETY: `size` is first, and all other fields may be zero.
 unsafe impl Versioned for StreamlinkEndpointStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkPlayerStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkPidStats {}
+// SAFETY: as above.
+unsafe impl Versioned for StreamlinkTrack {}
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
@@ -201,10 +267,21 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl From<&MediaTrack> for TrackTexts {
+    fn from(track: &MediaTrack) -> Self {
+        Self {
+            codec: c_string(track.codec),
+            profile: c_string(track.profile.unwrap_or_default()),
+            left_out: c_string(track.left_out.as_ref().map(plain_name).unwrap_or_default()),
+        }
+    }
+}
+
 impl StreamlinkStats {
     pub(crate) fn new(stats: FlowStats) -> Self {
         let count = stats.sources.len() + stats.outputs.len();
-        Self { stats, texts: (0..count).map(|_| OnceLock::new()).collect() }
+        let flow = c_string(stats.name.as_str());
+        Self { stats, flow, texts: (0..count).map(|_| OnceLock::new()).collect() }
     }
 
     /// An endpoint, whether it is a source, and its texts.
@@ -225,6 +302,7 @@ impl StreamlinkStats {
                 last_error_peer: c_string(
                     stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
                 ),
+                tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
                 players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
             })
         });
@@ -329,6 +407,17 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
                 .last_error
                 .as_ref()
                 .map_or(-1, |error| i64::try_from(error.age.as_millis()).unwrap_or(i64::MAX)),
+            duplicates: s.duplicates,
+            undecrypted: s.undecrypted,
+            transport_errors: s.transport.transport,
+            crc_errors: s.transport.crc,
+            pcr_repetition_errors: s.transport.pcr_repetition,
+            pcr_discontinuity_errors: s.transport.pcr_discontinuity,
+            pts_errors: s.transport.pts,
+            cat_errors: s.transport.cat,
+            track_count: s.tracks.len(),
+            enabled: s.enabled.into(),
+            reserved: 0,
             fec_packets: s.fec_packets,
             fec_recovered: s.fec_recovered,
             fec_unrecoverable: s.fec_unrecoverable,
@@ -401,6 +490,79 @@ pub unsafe extern "C" fn streamlink_stats_pid(
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(pid, &filled, "pid") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in a track of an endpoint, both counted from 0; `track->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_track(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    track: *mut StreamlinkTrack,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no track {index}"));
+        let (found, texts) = s.tracks.get(index).zip(texts.tracks.get(index)).ok_or_else(missing)?;
+        let filled = StreamlinkTrack {
+            size: 0,
+            codec: texts.codec.as_ptr(),
+            profile: texts.profile.as_ptr(),
+            left_out: texts.left_out.as_ptr(),
+            pid: found.pid.into(),
+            program: found.program.into(),
+            width: found.width,
+            height: found.height,
+            sample_rate: found.sample_rate,
+            channels: found.channels.into(),
+            frame_rate: found.frame_rate.unwrap_or_default(),
+            bit_rate: found.bit_rate,
+        };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(track, &filled, "track") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// The name of the flow; lives as long as the snapshot. NULL: "".
+///
+/// # Safety
+/// `stats` is NULL or a snapshot that was not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_flow(stats: *const StreamlinkStats) -> *const c_char {
+    // SAFETY: as the contract says.
+    unsafe { stats.as_ref() }.map_or(c"".as_ptr(), |s| s.flow.as_ptr())
+}
+
+/// Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources and outputs; each of
+/// these has the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
+/// milliseconds. Stream keys are hidden. On success `*json` is to be freed with streamlink_text_free().
+///
+/// # Safety
+/// `stats` is a snapshot that was not freed; `json` points to memory for a pointer; `error` is NULL or does so too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_to_json(
+    stats: *const StreamlinkStats,
+    json: *mut *mut StreamlinkText,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let stats = unsafe { object(stats, "stats") }?;
+        place(json, "json")?;
+        let written = crate::guard::json(&stats.stats)?;
+        // SAFETY: not NULL, and the caller's, as the contract says.
+        unsafe { give(json, written) };
+        Ok(())
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }

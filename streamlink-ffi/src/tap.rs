@@ -3,6 +3,7 @@
 use crate::{
     access::User,
     error::StreamlinkError,
+    event_fd::EventFd,
     flow::StreamlinkFlow,
     guard::{Failure, guard, lock, place, quiet, text},
     handle::{give_handle, live, take_handle},
@@ -12,7 +13,9 @@ use crate::{
 };
 use std::{
     ffi::{c_char, c_void},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
+    task::{Context, Poll, Waker},
 };
 use streamlink_core::{Engine, Packet, PacketBatch, Tap, TapCallback};
 
@@ -21,6 +24,8 @@ use streamlink_core::{Engine, Packet, PacketBatch, Tap, TapCallback};
 pub struct StreamlinkTap {
     engine: Arc<Engine>,
     reading: Mutex<Reading>,
+    /// Readable while there are packets to take, or no more will come. Made when it is first asked for.
+    descriptor: OnceLock<Option<Arc<EventFd>>>,
 }
 
 /// How the host reads.
@@ -47,6 +52,25 @@ impl StreamlinkTap {
     }
 }
 
+/// Sets the descriptor to whether there is something to take. What has come is taken out of the flow for that, as it would
+/// be by the next call.
+fn arm(descriptor: &Arc<EventFd>, pull: &mut Tap, current: &mut Option<(PacketBatch, usize)>) {
+    if current.is_some() {
+        return descriptor.raise();
+    }
+    // First, so that a packet that comes meanwhile raises it again.
+    descriptor.clear();
+    let waker = Waker::from(descriptor.clone());
+    let mut next = pin!(pull.next_batch());
+    match next.as_mut().poll(&mut Context::from_waker(&waker)) {
+        Poll::Ready(batch) => {
+            *current = batch.map(|batch| (batch, 0));
+            descriptor.raise();
+        }
+        Poll::Pending => {}
+    }
+}
+
 /// Gets the packets of a tap, one at a time. The packet lives until it returns; streamlink_packet_clone() keeps it. It
 /// should return soon: it runs on a thread that others need too. It may call this library, and destroy its tap.
 pub type StreamlinkTapCallback = Option<unsafe extern "C" fn(user: *mut c_void, packet: *const StreamlinkPacket)>;
@@ -70,7 +94,9 @@ pub unsafe extern "C" fn streamlink_flow_tap(
         place(tap, "tap")?;
         let reading = Mutex::new(Reading::Pull(Box::new(flow.handle.tap(name)?), None));
         // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give_handle(tap, StreamlinkTap { engine: flow.engine.clone(), reading }) };
+        unsafe {
+            give_handle(tap, StreamlinkTap { engine: flow.engine.clone(), reading, descriptor: OnceLock::new() })
+        };
         Ok(())
     };
     // SAFETY: `error` is as the contract says.
@@ -109,9 +135,19 @@ pub unsafe extern "C" fn streamlink_tap_next(
         let Reading::Pull(pull, current) = &mut *reading else {
             return Err(Failure::argument("this tap calls back"));
         };
-        let (batch, done) = match current.take() {
-            Some(rest) => rest,
-            None => (next_batch(&tap.engine, pull, timeout_ms)?, 0),
+        let next = match current.take() {
+            Some(rest) => Ok(rest),
+            None => next_batch(&tap.engine, pull, timeout_ms).map(|batch| (batch, 0)),
+        };
+        let descriptor = || tap.descriptor.get().and_then(Option::as_ref);
+        let (batch, done) = match next {
+            Ok(next) => next,
+            Err(failure) => {
+                if let Some(descriptor) = descriptor() {
+                    arm(descriptor, pull, current);
+                }
+                return Err(failure);
+            }
         };
         let given = batch.iter().skip(done).take(capacity);
         let mut number = 0;
@@ -127,10 +163,42 @@ pub unsafe extern "C" fn streamlink_tap_next(
         } else {
             _finished = batch;
         }
+        if let Some(descriptor) = descriptor() {
+            arm(descriptor, pull, current);
+        }
         Ok(())
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
+}
+
+/// A file descriptor that is readable while streamlink_tap_next() has packets to return at once, or the tap has ended, for
+/// poll() and its kin. Now and then it is readable and no packet is there: streamlink_tap_next() then says so. It belongs
+/// to the tap: not to be read or closed. A tap that has one calls no function back. -1: the system gives none, or the tap
+/// calls back.
+///
+/// # Safety
+/// `tap` is NULL or an object that was not destroyed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_tap_fd(tap: *const StreamlinkTap) -> i32 {
+    // SAFETY: as the contract says.
+    let Ok(tap) = (unsafe { live(tap, "tap") }) else { return -1 };
+    let body = || {
+        let Some(descriptor) = tap.descriptor.get_or_init(|| EventFd::new().map(Arc::new)) else { return -1 };
+        let mut reading = match tap.reading.try_lock() {
+            Ok(reading) => reading,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                // Another call is at it, and may have looked for a descriptor before there was one.
+                descriptor.raise();
+                return descriptor.number();
+            }
+        };
+        let Reading::Pull(pull, current) = &mut *reading else { return -1 };
+        arm(descriptor, pull, current);
+        descriptor.number()
+    };
+    quiet(-1, body)
 }
 
 /// The next batch; never an empty one.
@@ -171,7 +239,7 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
         let Some(callback) = callback else { return Err(Failure::null("callback")) };
         let mut reading = tap.reading(Status::InvalidArgument)?;
         match std::mem::replace(&mut *reading, Reading::Ended) {
-            Reading::Pull(pull, None) => {
+            Reading::Pull(pull, None) if tap.descriptor.get().is_none_or(Option::is_none) => {
                 let user = User(user);
                 let call = move |packet: Packet| {
                     let packet = StreamlinkPacket { packet };
@@ -183,7 +251,9 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
             }
             before => {
                 *reading = before;
-                Err(Failure::argument("packets were taken from this tap, or it calls back already"))
+                Err(Failure::argument(
+                    "packets are being taken from this tap, it has a descriptor, or it calls back already",
+                ))
             }
         }
     };
@@ -201,7 +271,7 @@ pub unsafe extern "C" fn streamlink_tap_destroy(tap: *mut StreamlinkTap) {
     let body = || {
         // SAFETY: as the contract says.
         let Some(tap) = (unsafe { take_handle(tap) }) else { return };
-        let StreamlinkTap { engine, reading } = tap;
+        let StreamlinkTap { engine, reading, .. } = tap;
         if let Reading::Calls(calls) = reading.into_inner().unwrap_or_else(PoisonError::into_inner) {
             run::finish(move || run::wait(&engine, calls.stop()));
         }

@@ -13,8 +13,8 @@ const fn number(text: &str) -> u32 {
     value
 }
 
-/// The version of the library as a number: major * 10000 + minor * 100 + patch. Compare it with the
-/// STREAMLINK_VERSION_ macros of the header that the program was compiled with: the major numbers must be equal, and as
+/// The version of the library as a number: major * 10000 + minor * 100 + patch. Compare it with
+/// STREAMLINK_VERSION_NUMBER of the header that the program was compiled with: the major numbers must be equal, and as
 /// long as they are 0, the minor ones too.
 #[unsafe(no_mangle)]
 pub extern "C" fn streamlink_abi_version() -> u32 {

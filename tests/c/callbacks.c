@@ -263,7 +263,7 @@ static void *caller_thread(void *user)
         flow = check_flow(crowded, name);
         OK(streamlink_output_create(name, "tap:", &output, &error));
         OK(streamlink_flow_add_output(shared_flow, output, &error));
-        OK(streamlink_flow_edit_output(shared_flow, name, "description", "threads", &error));
+        OK(streamlink_flow_edit_output(shared_flow, name, "description", "threads", NULL, &error));
         OK(streamlink_flow_stats(shared_flow, &stats, &error));
         STREAMLINK_INIT(endpoint);
         for (i = 0; i < streamlink_stats_count(stats); i++) {

@@ -9,10 +9,19 @@
 
 int main(void)
 {
+    SIZE(streamlink_config_error);
+    FIELD(streamlink_config_error, size);
+    FIELD(streamlink_config_error, field);
+    FIELD(streamlink_config_error, message);
+    FIELD(streamlink_config_error, kind);
+    FIELD(streamlink_config_error, line);
+    FIELD(streamlink_config_error, column);
+    FIELD(streamlink_config_error, reserved);
     SIZE(streamlink_region);
+    FIELD(streamlink_region, size);
     FIELD(streamlink_region, name);
     FIELD(streamlink_region, address);
-    FIELD(streamlink_region, interface);
+    FIELD(streamlink_region, interface_name);
     SIZE(streamlink_access_request);
     FIELD(streamlink_access_request, size);
     FIELD(streamlink_access_request, flow);
@@ -72,6 +81,9 @@ int main(void)
     FIELD(streamlink_event_info, peer);
     FIELD(streamlink_event_info, detail);
     FIELD(streamlink_event_info, sentence);
+    FIELD(streamlink_event_info, flow);
+    FIELD(streamlink_event_info, reason);
+    FIELD(streamlink_event_info, at_ms);
     SIZE(streamlink_endpoint_stats);
     FIELD(streamlink_endpoint_stats, size);
     FIELD(streamlink_endpoint_stats, name);
@@ -115,6 +127,17 @@ int main(void)
     FIELD(streamlink_endpoint_stats, last_error_kind);
     FIELD(streamlink_endpoint_stats, last_error_peer);
     FIELD(streamlink_endpoint_stats, last_error_age_ms);
+    FIELD(streamlink_endpoint_stats, duplicates);
+    FIELD(streamlink_endpoint_stats, undecrypted);
+    FIELD(streamlink_endpoint_stats, transport_errors);
+    FIELD(streamlink_endpoint_stats, crc_errors);
+    FIELD(streamlink_endpoint_stats, pcr_repetition_errors);
+    FIELD(streamlink_endpoint_stats, pcr_discontinuity_errors);
+    FIELD(streamlink_endpoint_stats, pts_errors);
+    FIELD(streamlink_endpoint_stats, cat_errors);
+    FIELD(streamlink_endpoint_stats, track_count);
+    FIELD(streamlink_endpoint_stats, enabled);
+    FIELD(streamlink_endpoint_stats, reserved);
     FIELD(streamlink_endpoint_stats, fec_packets);
     FIELD(streamlink_endpoint_stats, fec_recovered);
     FIELD(streamlink_endpoint_stats, fec_unrecoverable);
@@ -134,6 +157,19 @@ int main(void)
     FIELD(streamlink_pid_stats, stream_type);
     FIELD(streamlink_pid_stats, packets);
     FIELD(streamlink_pid_stats, continuity_errors);
+    SIZE(streamlink_track);
+    FIELD(streamlink_track, size);
+    FIELD(streamlink_track, codec);
+    FIELD(streamlink_track, profile);
+    FIELD(streamlink_track, left_out);
+    FIELD(streamlink_track, pid);
+    FIELD(streamlink_track, program);
+    FIELD(streamlink_track, width);
+    FIELD(streamlink_track, height);
+    FIELD(streamlink_track, sample_rate);
+    FIELD(streamlink_track, channels);
+    FIELD(streamlink_track, frame_rate);
+    FIELD(streamlink_track, bit_rate);
     NUMBER(STREAMLINK_STATUS_OK);
     NUMBER(STREAMLINK_STATUS_INVALID_ARGUMENT);
     NUMBER(STREAMLINK_STATUS_INVALID_CONFIG);
@@ -185,6 +221,9 @@ int main(void)
     NUMBER(STREAMLINK_EVENT_KIND_MISSED);
     NUMBER(STREAMLINK_EVENT_KIND_TRANSPORT_ERROR);
     NUMBER(STREAMLINK_EVENT_KIND_TIMESTAMPS_AHEAD);
+    NUMBER(STREAMLINK_EVENT_KIND_OUTPUT_OVERSIZED);
+    NUMBER(STREAMLINK_EVENT_KIND_SENDERS_COLLIDE);
+    NUMBER(STREAMLINK_EVENT_KIND_CALLS_OWN_ADDRESS);
     NUMBER(STREAMLINK_STATE_IDLE);
     NUMBER(STREAMLINK_STATE_WAITING);
     NUMBER(STREAMLINK_STATE_CONNECTED);
@@ -195,5 +234,17 @@ int main(void)
     NUMBER(STREAMLINK_PACKET_KIND_RTMP_VIDEO);
     NUMBER(STREAMLINK_PACKET_KIND_RTMP_DATA);
     NUMBER(STREAMLINK_PACKET_KIND_RTSP);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_OTHER);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_MISSING);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_MALFORMED);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_OUT_OF_RANGE);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_UNKNOWN_SETTING);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_DUPLICATE);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_PAIRING);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_MIXED_FAMILIES);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_UNKNOWN_REGION);
+    NUMBER(STREAMLINK_CONFIG_ERROR_KIND_CONFLICT);
+    NUMBER(STREAMLINK_APPLIED_IN_PLACE);
+    NUMBER(STREAMLINK_APPLIED_RECONNECT);
     return 0;
 }

@@ -6,8 +6,10 @@
 static void library_version(void)
 {
     char text[32];
-    CHECK(streamlink_abi_version() ==
-          STREAMLINK_VERSION_MAJOR * 10000 + STREAMLINK_VERSION_MINOR * 100 + STREAMLINK_VERSION_PATCH);
+#if !STREAMLINK_VERSION_CHECK(0, 1, 0) || STREAMLINK_VERSION_CHECK(9999, 0, 0)
+#error "the version of the header"
+#endif
+    CHECK(streamlink_abi_version() == STREAMLINK_VERSION_NUMBER);
     snprintf(text, sizeof text, "%d.%d.%d", STREAMLINK_VERSION_MAJOR, STREAMLINK_VERSION_MINOR,
              STREAMLINK_VERSION_PATCH);
     CHECK(strcmp(text, streamlink_version_string()) == 0);
@@ -18,7 +20,7 @@ static void engines(void)
     uint32_t threads;
     streamlink_engine *engine = NULL;
     streamlink_engine_options options;
-    streamlink_region region = {"here", "127.0.0.1", NULL};
+    streamlink_region regions[2];
     streamlink_text *metrics = NULL;
     for (threads = 0; threads < 3; threads++) {
         STREAMLINK_INIT(options);
@@ -34,8 +36,14 @@ static void engines(void)
     streamlink_engine_destroy(engine);
 
     STREAMLINK_INIT(options);
-    options.regions = &region;
-    options.region_count = 1;
+    STREAMLINK_INIT(regions[0]);
+    regions[0].name = "here";
+    regions[0].address = "127.0.0.1";
+    STREAMLINK_INIT(regions[1]);
+    regions[1].name = "there";
+    regions[1].interface_name = "lo";
+    options.regions = regions;
+    options.region_count = 2;
     options.public_host = "media.example.com";
     OK(streamlink_engine_create(&options, &engine, &error));
     streamlink_engine_destroy(engine);
@@ -201,16 +209,20 @@ static void changes(void)
     streamlink_text_free(text);
     FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_flow_playback_url(flow, "nobody", &text, &error));
 
-    OK(streamlink_flow_edit_output(flow, "players", "name", "partners", &error));
-    OK(streamlink_flow_edit_output(flow, "partners", "description", "over the sea", &error));
-    OK(streamlink_flow_edit_output(flow, "partners", "allow", "127.0.0.0/8", &error));
-    OK(streamlink_flow_edit_output(flow, "partners", "max_players", "2", &error));
-    FAILS(STREAMLINK_STATUS_INVALID_CONFIG, streamlink_flow_edit_output(flow, "partners", "allow", "x/8", &error));
-    FAILS(STREAMLINK_STATUS_INVALID_CONFIG, streamlink_flow_edit_output(flow, "partners", "latency", "7", &error));
-    FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_flow_edit_output(flow, "players", "allow", "", &error));
+    {
+        int32_t applied = 77;
+        OK(streamlink_flow_edit_output(flow, "players", "name", "partners", &applied, &error));
+        CHECK(applied == STREAMLINK_APPLIED_IN_PLACE);
+    }
+    OK(streamlink_flow_edit_output(flow, "partners", "description", "over the sea", NULL, &error));
+    OK(streamlink_flow_edit_output(flow, "partners", "allow", "127.0.0.0/8", NULL, &error));
+    OK(streamlink_flow_edit_output(flow, "partners", "max_players", "2", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_CONFIG, streamlink_flow_edit_output(flow, "partners", "allow", "x/8", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_CONFIG, streamlink_flow_edit_output(flow, "partners", "latency", "7", NULL, &error));
+    FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_flow_edit_output(flow, "players", "allow", "", NULL, &error));
     FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_flow_kick_player(flow, "partners", "192.0.2.1:5", &error));
     FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_flow_kick_player(flow, "partners", "nobody", &error));
-    OK(streamlink_flow_edit_source(flow, "venue", "allow", "127.0.0.1", &error));
+    OK(streamlink_flow_edit_source(flow, "venue", "allow", "127.0.0.1", NULL, &error));
     OK(streamlink_flow_set_max_bandwidth(flow, 1000000, &error));
     OK(streamlink_flow_set_bandwidth_policy(flow, STREAMLINK_BANDWIDTH_POLICY_DROP, &error));
 

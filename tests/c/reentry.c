@@ -87,7 +87,7 @@ static void set_bandwidth(void)
 
 static void edit(void)
 {
-    streamlink_flow_edit_source(LOAD(flow), "in", "description", "a", NULL);
+    streamlink_flow_edit_source(LOAD(flow), "in", "description", "a", NULL, NULL);
 }
 
 static void change_outputs(void)

@@ -3,12 +3,14 @@
 pub mod lossy;
 pub mod media;
 pub mod nginx;
+pub mod paff;
 pub mod peer;
 pub mod rig;
 pub mod rtmp;
 pub mod rtp;
 pub mod rtsp;
 pub mod test_rng;
+pub mod ts;
 pub mod wire;
 
 use std::{

@@ -36,6 +36,24 @@ impl Lossy {
     /// # Panics
     /// When there is no port.
     pub fn watched(target: SocketAddr, percent: u64, mut look: impl FnMut(bool, bool, &[u8]) + Send + 'static) -> Self {
+        let mut dice = TestRng(0x5eed);
+        Self::deciding(target, Duration::from_millis(20), move |forward, datagram| {
+            let passes = dice.next_u64() % 100 >= percent;
+            look(forward, passes, datagram);
+            passes
+        })
+    }
+
+    /// Starts a network that asks `decide` about each datagram: whether one that goes to the target, or comes from it,
+    /// passes. It arrives after `delay`.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub fn deciding(
+        target: SocketAddr,
+        delay: Duration,
+        mut decide: impl FnMut(bool, &[u8]) -> bool + Send + 'static,
+    ) -> Self {
         let front = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let back = UdpSocket::bind("127.0.0.1:0").expect("a port");
         for socket in [&front, &back] {
@@ -49,7 +67,6 @@ impl Lossy {
             let stop = stop.clone();
             let dark = dark.clone();
             move || {
-                let mut dice = TestRng(0x5eed);
                 let mut client = None;
                 let mut passed = 0;
                 let mut lost = 0;
@@ -61,18 +78,12 @@ impl Lossy {
                             if forward {
                                 client = Some(from);
                             }
-                            let is_lost = dice.next_u64() % 100 < percent || dark.load(Ordering::Relaxed);
-                            look(forward, !is_lost, &buffer[..length]);
-                            if is_lost {
+                            if !decide(forward, &buffer[..length]) || dark.load(Ordering::Relaxed) {
                                 lost += 1;
                                 continue;
                             }
                             passed += 1;
-                            queue.push_back((
-                                Instant::now() + Duration::from_millis(20),
-                                forward,
-                                buffer[..length].to_vec(),
-                            ));
+                            queue.push_back((Instant::now() + delay, forward, buffer[..length].to_vec()));
                         }
                     }
                     while queue.front().is_some_and(|(at, _, _)| *at <= Instant::now()) {
@@ -156,4 +167,43 @@ pub fn watched_srt(target: SocketAddr, percent: u64, forward: bool) -> (Lossy, A
         }
     });
     (network, traffic)
+}
+
+/// Loss of SRT data packets that depends on their place in the stream and on how often they were sent before, so that
+/// every sender meets the same. In the other direction the loss is that of the datagrams' order.
+#[derive(Debug)]
+pub struct SeededLoss {
+    percent: u64,
+    first: Option<u32>,
+    sent: HashMap<u32, u64>,
+    dice: TestRng,
+}
+
+impl SeededLoss {
+    /// Creates a loss in percent.
+    pub fn new(percent: u64) -> Self {
+        Self { percent, first: None, sent: HashMap::new(), dice: TestRng(0x5eed) }
+    }
+
+    /// Returns whether a datagram passes.
+    pub fn passes(&mut self, datagram: &[u8]) -> bool {
+        let Some([a, b, c, d]) = datagram.first_chunk::<4>().copied().filter(|head| head[0] & 0x80 == 0) else {
+            return self.dice.next_u64() % 100 >= self.percent;
+        };
+        let number = u32::from_be_bytes([a, b, c, d]);
+        let place = number.wrapping_sub(*self.first.get_or_insert(number)) & 0x7fff_ffff;
+        let before = self.sent.entry(number).or_default();
+        let mut dice = TestRng((u64::from(place) << 16 | *before) + 0x9e37_79b9_7f4a_7c15);
+        *before += 1;
+        for _ in 0..4 {
+            dice.next_u64();
+        }
+        dice.next_u64() % 100 >= self.percent
+    }
+
+    /// Returns the number of different packets that were sent, and how many were sent again.
+    pub fn counts(&self) -> (u64, u64) {
+        let all: u64 = self.sent.values().sum();
+        (self.sent.len() as u64, all - self.sent.len() as u64)
+    }
 }

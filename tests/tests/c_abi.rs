@@ -10,6 +10,9 @@ use streamlink_tests::{
 
 const WARNINGS: [&str; 5] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-D_POSIX_C_SOURCE=200809L"];
 
+/// The programs in `tests/c`.
+const PROGRAMS: [&str; 6] = ["lifecycle.c", "misuse.c", "callbacks.c", "reentry.c", "engine_view.c", "live.c"];
+
 fn compile(compiler: &str, source: &Path, program: &Path, is_static: bool, more: &[&str]) {
     let include = format!("-I{}", root().join("include").display());
     let is_cpp = compiler.ends_with("++");
@@ -35,7 +38,7 @@ fn c_programs_use_and_misuse_the_library_in_every_linkage() {
     let wrapper = root().join("tests/cpp/wrapper.cpp");
     let mut runs: Vec<(&str, PathBuf)> = Vec::new();
     for compiler in ["gcc", "clang", "g++", "clang++"] {
-        runs.extend(["lifecycle.c", "misuse.c", "callbacks.c", "reentry.c"].map(|name| (compiler, c(name))));
+        runs.extend(PROGRAMS.map(|name| (compiler, c(name))));
     }
     runs.extend([("g++", wrapper.clone()), ("clang++", wrapper)]);
     let program = folder.path().join("program");
@@ -57,13 +60,8 @@ fn c_abi_has_no_leak_or_invalid_access_under_valgrind() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
     let wrapper = root().join("tests/cpp/wrapper.cpp");
-    for (compiler, source) in [
-        ("gcc", c("lifecycle.c")),
-        ("gcc", c("misuse.c")),
-        ("gcc", c("callbacks.c")),
-        ("gcc", c("reentry.c")),
-        ("g++", wrapper),
-    ] {
+    let programs = PROGRAMS.map(|name| ("gcc", c(name)));
+    for (compiler, source) in programs.into_iter().chain([("g++", wrapper)]) {
         compile(compiler, &source, &program, false, &[]);
         let leaks = ["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"];
         let said = run("valgrind", &[&["-q", "--error-exitcode=9"], &leaks[..], &[text(&program)]].concat());
@@ -80,7 +78,7 @@ fn c_abi_passes_sanitizers() {
     // The library is not instrumented: its own locks are not seen, nor are its accesses to be judged.
     std::fs::write(&suppressions, "called_from_lib:libstreamlink.so\n").unwrap();
     let options = format!("TSAN_OPTIONS=suppressions={} ignore_noninstrumented_modules=1", text(&suppressions));
-    for name in ["lifecycle.c", "misuse.c", "callbacks.c", "reentry.c"] {
+    for name in PROGRAMS {
         compile("gcc", &c(name), &program, false, &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
         assert_eq!(run(text(&program), &[]), "ok\n", "{name}");
         compile("gcc", &c(name), &program, false, &["-fsanitize=thread"]);

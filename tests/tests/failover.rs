@@ -228,6 +228,38 @@ fn failover_rtmp_continues_with_the_other_publisher() {
     rig.stop();
 }
 
+/// The switch of the RTMP source makes two input addresses on one port, also on one that the system picks.
+#[test]
+fn failover_rtmp_switch_generates_the_second_address() {
+    let source = Source::rtmp("venue", "127.0.0.1:0", "live").failover(true);
+    let output = Output::rtmp_pull("out", "127.0.0.1:0", "play");
+    let rig = Rig::start_with(vec![source.into()], Failover::default(), vec![output.into()]);
+    let urls = rig.running.input_addresses();
+    let server = |url: &str| url.rsplit_once('/').map(|(server, _)| server.to_owned()).unwrap();
+    assert!(urls.len() == 2 && server(&urls[0]) == server(&urls[1]) && urls[0] != urls[1], "{urls:?}");
+    let minute = minute(&rig, "minute.ts");
+    let start = |number: usize| encoder(&minute, &["-f", "flv", &urls[number]]);
+    // The stream that arrives first feeds the flow: here that of the second address.
+    let second = start(1);
+    eventually("the second source", || (rig.running.stats().sources[1].packets > 0).then_some(()));
+    assert!(rig.running.stats().sources[1].active);
+    let file = rig.file("rtmp.flv");
+    let mut player = player(&rig.playback(), &file, &[], "flv");
+    let first = start(0);
+    both_connected(&rig);
+    more_packets(&rig, 100);
+    second.signal(libc::SIGKILL);
+    let (from, to, _) = switched(&rig);
+    assert_eq!((from.as_str(), to.as_str()), ("venue-backup", "venue"));
+    let before = rig.running.stats().outputs[0].packets;
+    eventually("media of the first source", || (rig.running.stats().outputs[0].packets > before + 100).then_some(()));
+    drop(first);
+    player.signal(libc::SIGINT);
+    player.finish();
+    greatest_step(&file, "v:0");
+    rig.stop();
+}
+
 #[test]
 fn failover_rtsp_continues_between_publisher_and_server() {
     let port = free_port();

@@ -108,6 +108,31 @@ fn rtsp_passes_all_codecs() {
     }
 }
 
+/// Starts GStreamer's publisher, which sends the picture and sound of a file over TCP.
+fn gst_records(file: &Path, url: &str) -> Peer {
+    let (from, to) = (format!("location={}", text(file)), format!("location={url}"));
+    let sink = ["rtspclientsink", "name=s", &to, "protocols=tcp"];
+    let pictures = ["d.video_0", "!", "queue", "!", "h264parse", "!", "s."];
+    let sound = ["d.audio_0", "!", "queue", "!", "aacparse", "!", "s."];
+    let source = ["-q", "filesrc", &from, "!", "qtdemux", "name=d"];
+    Peer::start("gst-launch-1.0", &[&source[..], &sink, &pictures, &sound].concat())
+}
+
+#[test]
+fn rtsp_gstreamer_records_with_a_query_behind_the_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = mp4(folder.path());
+    for query in ["?token=1", "?token=a/b&x=1", "/?user=me"] {
+        let rig = Rig::start(recorded(), vec![Output::tap("tap").into()]);
+        let publisher = gst_records(&file, &format!("{}{query}", rig.input()));
+        eventually(&format!("media behind {query}: {}", publisher.output()), || {
+            (rig.running.stats().sources[0].packets > 100).then_some(())
+        });
+        drop(publisher);
+        rig.stop();
+    }
+}
+
 #[test]
 fn rtsp_gstreamer_records_and_plays() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,36 +141,7 @@ fn rtsp_gstreamer_records_and_plays() {
         recorded(),
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into(), Output::tap("tap").into()],
     );
-    let (from, to) = (format!("location={}", text(&file)), format!("location={}", rig.input()));
-    let publisher = Peer::start(
-        "gst-launch-1.0",
-        &[
-            "-q",
-            "filesrc",
-            &from,
-            "!",
-            "qtdemux",
-            "name=d",
-            "rtspclientsink",
-            "name=s",
-            &to,
-            "protocols=tcp",
-            "d.video_0",
-            "!",
-            "queue",
-            "!",
-            "h264parse",
-            "!",
-            "s.",
-            "d.audio_0",
-            "!",
-            "queue",
-            "!",
-            "aacparse",
-            "!",
-            "s.",
-        ],
-    );
+    let publisher = gst_records(&file, &rig.input());
     rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
     let got = rig.file("got.h264");
     let (from, to) = (format!("location={}", rig.playback()), format!("location={}", text(&got)));

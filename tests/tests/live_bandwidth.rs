@@ -2,6 +2,8 @@
 //! and as an output, starts at 2 Mb/s, is raised to 40, and carries 20 without a loss.
 
 use std::{
+    fs,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -314,4 +316,105 @@ fn srt_listener_output_tells_of_what_it_drops_and_keeps_its_own_maximum() {
 #[test]
 fn srt_caller_output_tells_of_what_it_drops_and_keeps_its_own_maximum() {
     own_maximum_stays_and_drops_are_told(false);
+}
+
+/// Buffer of a socket as the kernel reports it, in bytes: `rb` (receive) or `tb` (send). `None` if there is no such
+/// socket.
+fn kernel_buffer(table: &str, filter: &str, name: &str) -> Option<u64> {
+    let listed = Command::new("ss").args(["-Hanm", table]).args(filter.split(' ')).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let field = listed.split(['(', ',', ')', ' ', '\n']).find_map(|field| field.strip_prefix(name));
+    field.and_then(|bytes| bytes.parse().ok())
+}
+
+/// Buffer that the kernel has after so many bytes were asked for: at most its limit, doubled for its own overhead.
+fn granted(bytes: u64, limit: &str) -> u64 {
+    let limit: u64 = fs::read_to_string(limit).unwrap().trim().parse().unwrap();
+    2 * bytes.min(limit)
+}
+
+/// Waits until the buffer of a socket has a size, while a little media flows.
+#[track_caller]
+fn buffer_becomes(chain: &mut Chain, table: &str, filter: &str, name: &str, bytes: u64) {
+    let limit = if name == "rb" { "/proc/sys/net/core/rmem_max" } else { "/proc/sys/net/core/wmem_max" };
+    let wanted = granted(bytes, limit);
+    let mut last = None;
+    let end = Instant::now() + Duration::from_secs(20);
+    while last != Some(wanted) {
+        assert!(Instant::now() < end, "{filter}: {name} is {last:?} instead of {wanted}");
+        chain.push(0);
+        std::thread::sleep(Duration::from_millis(20));
+        last = kernel_buffer(table, filter, name);
+    }
+}
+
+#[test]
+fn raised_bandwidth_reaches_socket_buffers_of_rtp() {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let mut chain = Chain::start(Kind::Rtp, Output::rtp("out", &address), Source::rtp("in", &address), (LOW, LOW));
+    let (source, output) = (format!("sport = :{port}"), format!("dport = :{port}"));
+    buffer_becomes(&mut chain, "-u", &source, "rb", 1 << 20);
+    buffer_becomes(&mut chain, "-u", &output, "tb", 512 << 10);
+    chain.sender.set_max_bandwidth(HIGH).unwrap();
+    chain.receiver.set_max_bandwidth(HIGH).unwrap();
+    buffer_becomes(&mut chain, "-u", &source, "rb", 2_500_000);
+    buffer_becomes(&mut chain, "-u", &output, "tb", 1_250_000);
+    chain.stop();
+}
+
+/// Raises the bandwidth of a flow and looks at the send buffer of its connection.
+fn send_buffer_grows(kind: Kind, output: impl Into<Output>, source: impl Into<Source>, filter: &str) {
+    let low = Bitrate::mbps(1);
+    let mut chain = Chain::start(kind, output, source, (low, LOW));
+    buffer_becomes(&mut chain, "-t", filter, "tb", 125_000);
+    chain.sender.set_max_bandwidth(HIGH).unwrap();
+    buffer_becomes(&mut chain, "-t", filter, "tb", 4 << 20);
+    chain.stop();
+}
+
+#[test]
+fn raised_bandwidth_reaches_send_buffers_of_rtmp() {
+    let (port, key) = (free_port(), StreamKey::new("key").unwrap());
+    let (address, url) = (format!("127.0.0.1:{port}"), format!("rtmp://127.0.0.1:{port}/live"));
+    let output = Output::rtmp_push("out", &url, key.clone());
+    let source = Source::rtmp("in", &address, "live").key(key.clone());
+    send_buffer_grows(Kind::Rtmp, output, source, &format!("dport = :{port}"));
+    let output = Output::rtmp_pull("out", &address, "live").key(key.clone());
+    let source = Source::rtmp_pull("in", &url, key);
+    send_buffer_grows(Kind::Rtmp, output, source, &format!("state established sport = :{port}"));
+}
+
+#[test]
+fn raised_bandwidth_reaches_send_buffers_of_rtsp() {
+    let port = free_port();
+    let (address, url) = (format!("127.0.0.1:{port}"), format!("rtsp://127.0.0.1:{port}/live"));
+    let output = Output::rtsp_caller("out", &url).transport(RtspTransport::Tcp);
+    let source = Source::rtsp_listener("in", &address, "live");
+    send_buffer_grows(Kind::Rtsp, output, source, &format!("dport = :{port}"));
+    let output = Output::rtsp_listener("out", &address, "live");
+    let source = Source::rtsp_caller("in", &url).transport(RtspTransport::Tcp);
+    send_buffer_grows(Kind::Rtsp, output, source, &format!("state established sport = :{port}"));
+}
+
+#[test]
+fn raised_bandwidth_reaches_the_queue_of_outputs() {
+    let engine = Engine::builder().workers(2).build().unwrap();
+    let flow = Flow::builder("queue", LOW).source(Source::app_datagrams("in")).output(Output::tap("tap"));
+    let flow = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let (app, mut tap) = (flow.app_source("in").unwrap(), flow.tap("tap").unwrap());
+    flow.set_max_bandwidth(HIGH).unwrap();
+    std::thread::sleep(Duration::from_millis(300)); // sources take changed settings over within 100 ms
+    // Four times what a queue at the old bandwidth holds.
+    let packets = (1 << 20) / PAYLOAD as u64;
+    let start = Instant::now();
+    for number in 0..packets {
+        while number > start.elapsed().as_millis() as u64 * PACKETS_PER_SECOND / 1000 {
+            std::thread::sleep(Duration::from_millis(2)); // the pace
+        }
+        app.push(Kind::Datagrams.packet(number, 0)).unwrap();
+    }
+    let taken = std::iter::from_fn(|| tap.try_next()).count() as u64;
+    assert_eq!(taken, packets, "{:?}", flow.stats());
+    engine.block_on(flow.stop());
 }

@@ -407,8 +407,8 @@ fn outputs_stay_decodable_while_encoders_do_as_they_like() {
     for (name, judge, file, at) in [("srt", platform_judge, &platform_file, 0), ("rtmp", rtmp_judge, &rtmp_file, 1)] {
         let judge = judge.lock().unwrap();
         faults.extend(judge.backward.iter().map(|text| format!("{name}: {text}")));
-        for row in [&judge.pictures, &judge.sounds] {
-            judge_gaps(name, &gaps(row, begun, ended), &events[at], &sent[at], begun, &mut faults);
+        for (row, of) in [(&judge.pictures, "pictures"), (&judge.sounds, "sound")] {
+            judge_gaps(&format!("{name}, {of}"), &gaps(row, begun, ended), &events[at], &sent[at], begun, &mut faults);
         }
         let (decoded, complaints) = decode(file);
         let pictures = judge.pictures.len();
@@ -432,8 +432,10 @@ fn outputs_stay_decodable_while_encoders_do_as_they_like() {
         for line in log.lock().unwrap().iter() {
             println!("{line}");
         }
-        for ((at, event), name) in events[0].iter().zip(std::iter::repeat("srt")) {
-            println!("{name} {:?} {event}", at.saturating_duration_since(begun));
+        for (events, name) in events.iter().zip(["srt", "rtmp", "rtsp"]) {
+            for (at, event) in events {
+                println!("{name} {:?} {event}", at.saturating_duration_since(begun));
+            }
         }
         let kept = std::env::temp_dir().join(format!("streamlink-soak-{seed}"));
         let _ = std::fs::create_dir_all(&kept);

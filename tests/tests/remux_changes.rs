@@ -2,11 +2,12 @@
 //! judged by ffmpeg.
 
 use std::{cell::RefCell, fs, path::Path, time::Instant};
-use streamlink_core::{Event, LeftOut, Output, Packet, Source, StreamKey};
+use streamlink_core::{Event, Failover, LeftOut, Output, Packet, Source, StreamKey};
 use streamlink_tests::{
     media::{pictures, times},
-    peer,
+    paff, peer,
     rig::{Recording, Rig, free_port, text},
+    ts,
 };
 
 const PICTURE: &str = "testsrc2=size=320x180:rate=25:duration=3";
@@ -31,8 +32,8 @@ struct Remuxed {
     _rig: tempfile::TempDir,
 }
 
-/// Remuxes a transport stream through the library's own RTMP source, and records what arrives, after so many changes of the selection.
-fn remux(stream: &[u8], changes: usize) -> Remuxed {
+/// Starts a flow with these sources that pushes to the library's own RTMP source, and a recording of what arrives.
+fn start(sources: &[&str]) -> (Rig, Rig, Recording) {
     let port = free_port();
     let key = || StreamKey::new("KEY").unwrap();
     let target = Rig::start(
@@ -41,13 +42,41 @@ fn remux(stream: &[u8], changes: usize) -> Remuxed {
     );
     let tap = Recording::start(&target);
     let push = Output::rtmp_push("push", &format!("rtmp://127.0.0.1:{port}/live"), key());
-    let rig = Rig::start(Source::app_datagrams("in"), vec![push.into()]);
+    let sources = sources.iter().map(|name| Source::app_datagrams(*name).into()).collect();
+    let rig = Rig::start_with(sources, Failover::default(), vec![push.into()]);
     rig.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
-    let app = rig.running.app_source("in").unwrap();
+    (rig, target, tap)
+}
+
+fn push(rig: &Rig, source: &str, stream: &[u8]) {
+    let app = rig.running.app_source(source).unwrap();
     for chunk in stream.chunks(1316) {
         app.push(Packet::datagram(chunk.to_vec(), Instant::now())).unwrap();
         streamlink_tests::rtp::pause();
     }
+}
+
+/// Remuxes transport streams of one source after another, and writes what arrives to a file.
+fn remux_failover(streams: &[&[u8]], flv: &Path) {
+    let names: Vec<String> = (0..streams.len()).map(|number| format!("source-{number}")).collect();
+    let (rig, target, tap) = start(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for (number, (name, stream)) in names.iter().zip(streams).enumerate() {
+        if number > 0 {
+            rig.running.switch_to(name).unwrap();
+        }
+        push(&rig, name, stream);
+    }
+    rig.event(|e| matches!(e, Event::Switched { .. }).then_some(()));
+    rig.stop();
+    let packets = tap.finish_packets(&target);
+    target.stop();
+    fs::write(flv, flv_file(&packets)).unwrap();
+}
+
+/// Remuxes a transport stream through the library's own RTMP source, and records what arrives, after so many changes of the selection.
+fn remux(stream: &[u8], changes: usize) -> Remuxed {
+    let (rig, target, tap) = start(&["in"]);
+    push(&rig, "in", stream);
     let seen = RefCell::new(Vec::new());
     rig.event(|e| {
         if matches!(e, Event::Remuxed { .. }) {
@@ -131,6 +160,133 @@ fn remux_of_intra_refresh_joined_late_begins_with_sound_and_decodes() {
     assert!(video.len() > 25 && audio.len() > 80, "{} {}", video.len(), audio.len());
     assert!(audio[0].0 < 0.1 && video[0].0 < 1.2, "{audio:?} {video:?}");
     assert!(pictures(&got.flv).len() > 20);
+}
+
+/// Returns the pictures that ffmpeg decodes from the HEVC of a recording, and what it complains about. It reads no HEVC
+/// in FLV, so that the messages are taken apart.
+fn hevc(file: &Path) -> (usize, String) {
+    let bytes = fs::read(file).unwrap();
+    let mut stream = Vec::new();
+    let mut units = |data: &[u8], prefix: usize| {
+        let mut rest = data;
+        while rest.len() > prefix {
+            let (length, tail) = rest.split_at(prefix);
+            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+            stream.extend([0, 0, 0, 1]);
+            stream.extend_from_slice(&tail[..length]);
+            rest = &tail[length..];
+        }
+    };
+    let mut tags = &bytes[13..];
+    while let [kind, a, b, c, _, _, _, _, _, _, _, rest @ ..] = tags {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let body = &rest[..length];
+        if *kind == 9 && body[0] & 0x0f == 1 {
+            units(&body[8..], 4);
+        } else if *kind == 9 {
+            // The parameter sets of the configuration record, one of each type.
+            let mut sets = &body[5 + 23..];
+            while let [_, 0, 1, high, low, tail @ ..] = sets {
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                units(&sets[3..5 + length], 2);
+                sets = &tail[length..];
+            }
+        }
+        tags = &rest[length + 4..];
+    }
+    let bare = file.with_extension("h265");
+    fs::write(&bare, stream).unwrap();
+    (pictures(&bare).len(), complaints(&bare))
+}
+
+#[test]
+fn remux_of_hevc_with_gradual_refresh_joined_late_decodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gradual.ts");
+    let x265 = "log-level=none:keyint=25:intra-refresh=1:repeat-headers=1:pools=1:bframes=0";
+    let arguments = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", x265];
+    let long = |source: &str| source.replace("duration=3", "duration=6");
+    let stream = make(&long(PICTURE), &long(SOUND), &arguments, &file);
+    let late = stream.len() / 8 / 188 * 188;
+    let joined = folder.path().join("late.ts");
+    fs::write(&joined, &stream[late..]).unwrap();
+    let got = remux(&stream[late..], 1);
+    let (pictures, complaints) = hevc(&got.flv);
+    // x265 announces no recovery point: the stream begins where the parameter sets are repeated, two seconds on at most,
+    // and there are no more complaints than about the stream as it is.
+    let original = self::complaints(&joined);
+    assert!(pictures > 75, "{pictures}");
+    assert!(complaints.lines().count() <= original.lines().count(), "{complaints}\n instead of \n{original}");
+    assert!(!complaints.contains("PPS"), "{complaints}");
+}
+
+#[test]
+fn remux_of_intra_refresh_without_announcement_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("silent.ts");
+    let refresh = ["-bf", "0", "-x264-params", "repeat-headers=1:intra-refresh=1:keyint=25:bframes=0"];
+    let long = |source: &str| source.replace("duration=3", "duration=9");
+    let mut stream = make(&long(PICTURE), &long(SOUND), &refresh, &file);
+    // The messages about recovery points become padding, as some encoders send none.
+    for at in 0..stream.len() - 5 {
+        if stream[at..at + 5] == [0, 0, 1, 6, 6] {
+            stream[at + 3] = 0x0c;
+        }
+    }
+    let late = stream.len() / 9 / 188 * 188;
+    let got = remux(&stream[late..], 1);
+    let shown = pictures(&got.flv).len();
+    assert!(shown > 50, "{shown} of {}", times(&got.flv, "v:0").len());
+    assert!(times(&got.flv, "a:0").len() > 300);
+}
+
+#[test]
+fn remux_failover_to_intra_refresh_leaves_no_complaint() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a.ts", "b.ts"].map(|name| folder.path().join(name));
+    let first = make(PICTURE, SOUND, &["-bf", "0"], &a);
+    let refresh = ["-bf", "0", "-x264-params", "repeat-headers=1:intra-refresh=1:keyint=25:bframes=0"];
+    let second = make(LARGER, SOUND, &refresh, &b);
+    // Joined before a recovery point.
+    let late = second.len() / 4 / 188 * 188;
+    let got = folder.path().join("got.flv");
+    remux_failover(&[&first, &second[late..]], &got);
+    assert_eq!(complaints(&got), "");
+    let (shown, sent) = (pictures(&got).len(), times(&got, "v:0").len());
+    assert!(shown + 26 >= sent && sent > 100, "{shown} of {sent}"); // those before the recovery point are not shown
+}
+
+#[test]
+fn remux_of_field_pictures_makes_frames() {
+    const FRAME: u64 = 3600;
+    let folder = tempfile::tempdir().unwrap();
+    let bare = folder.path().join("fields.h264");
+    let plain: Vec<u8> = paff::frames(50, true).into_iter().flatten().flatten().collect();
+    fs::write(&bare, plain).unwrap();
+    let wanted = pictures(&bare);
+    assert_eq!(wanted.len(), 50);
+    for delimiters in [true, false] {
+        let frames = paff::frames(50, delimiters);
+        let at = |number: usize| Some(90_000 + number as u64 * FRAME);
+        let together = frames.iter().enumerate().map(|(n, [top, bottom])| (at(n), [&top[..], bottom].concat()));
+        let apart = |stamps: bool| {
+            let second = move |n: usize| at(n).filter(|_| stamps).map(|time| time + FRAME / 2);
+            let fields = frames.iter().enumerate();
+            fields.flat_map(move |(n, [top, bottom])| [(at(n), top.clone()), (second(n), bottom.clone())])
+        };
+        for (name, packets) in [
+            ("a PES packet for each frame", together.clone().collect::<Vec<_>>()),
+            ("for each field, all with times", apart(true).collect()),
+            ("for each field, the first ones with times", apart(false).collect()),
+        ] {
+            let got = remux(&ts::transport_stream(&packets), 1);
+            let video = times(&got.flv, "v:0");
+            assert_eq!(video.len(), 50, "{name}");
+            assert!(video.windows(2).all(|w| (0.039..0.041).contains(&(w[1].0 - w[0].0))), "{name}: {video:?}");
+            assert!(pictures(&got.flv) == wanted, "{name}");
+            assert_eq!(complaints(&got.flv), "", "{name}");
+        }
+    }
 }
 
 #[test]

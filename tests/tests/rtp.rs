@@ -144,7 +144,7 @@ fn rtp_source_reorders_packets() {
     let got: Vec<u16> = sink.take(12).iter().map(|p| sequence(p)).collect();
     assert_eq!(got, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]);
     let stats = running.stats().sources[0].clone();
-    assert_eq!((stats.lost, stats.recovered, stats.dropped), (1, 3, 1));
+    assert_eq!((stats.lost, stats.recovered, stats.dropped, stats.duplicates), (1, 3, 0, 1));
     engine.block_on(running.stop());
 }
 
@@ -192,6 +192,40 @@ fn rtp_source_filters_peers_and_payload_types() {
     assert_eq!(reason, LossReason::NoLongerAllowed);
     assert_eq!(running.stats().sources[0].state, State::Waiting);
     engine.block_on(running.stop());
+}
+
+#[test]
+fn rtp_source_tells_once_of_mpeg_ts_without_rtp_headers() {
+    let engine = engine();
+    let flow = Flow::builder("f", Bitrate::mbps(20)).source(Source::rtp("in", "127.0.0.1:0"));
+    let running = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let mut events = running.events();
+    let sender = input(&running);
+    // Whole packets, packets with parity, and packets that datagrams of another size cut.
+    let plain = [&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 184]].concat().repeat(7);
+    let parity = [&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; 200]].concat().repeat(5);
+    let cut = plain[100..1100].to_vec();
+    for datagram in [&plain, &parity, &cut].repeat(20) {
+        sender.send(datagram);
+    }
+    eventually("malformed datagrams", || (running.stats().sources[0].malformed == 60).then_some(()));
+    let source = running.stats().sources[0].clone();
+    assert_eq!((source.state, source.packets), (State::Waiting, 0));
+    let error = source.last_error.unwrap();
+    assert_eq!(error.kind, "refused_raw_transport_stream");
+    assert!(error.text.contains("udp://"), "{error:?}");
+    // Other rubbish is only counted; RTP passes.
+    sender.send(&[0x22; 1316]);
+    sender.stream(0..10);
+    eventually("media", || (running.stats().sources[0].state == State::Connected).then_some(()));
+    engine.block_on(running.stop());
+    let mut told = Vec::new();
+    while let Some(event) = engine.block_on(events.next()) {
+        if let Event::PeerRefused { reason, peer, .. } = event {
+            told.push((reason, peer));
+        }
+    }
+    assert_eq!(told, [(RefusalReason::RawTransportStream, sender.socket.local_addr().unwrap())]);
 }
 
 #[test]

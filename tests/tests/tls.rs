@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,11 @@ use streamlink_core::{
     Bitrate, Engine, Event, Flow, FlowHandle, LossReason, Output, Packet, PeerLimits, RefusalReason, RtmpKind, Source,
     State, StreamKey,
 };
-use streamlink_tests::{eventually, rig::free_port};
+use streamlink_tests::{
+    eventually,
+    rig::free_port,
+    rtsp::{SDP, rtp},
+};
 
 struct Made {
     certificate: String,
@@ -79,10 +83,13 @@ fn fingerprint_in(words: &str) -> String {
 fn tls_own_certificate_is_trusted_by_file_and_by_fingerprint() {
     let mut authority = params("localhost");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    for made in [own(params("localhost")), own(authority)] {
+    for (made, said) in [
+        (own(params("localhost")), "is signed by an unknown issuer: trust it"),
+        (own(authority), "is that of an authority, which may sign others, and not that of a server: trust it"),
+    ] {
         let (engine, flow, port) = listening(&made);
         let words = calls(port, "localhost", "", "").expect("not trusted");
-        assert!(words.contains("tls_fingerprint"), "{words}");
+        assert!(words.contains(said) && words.contains("tls_fingerprint"), "{words}");
         let fingerprint = fingerprint_in(&words);
         assert_eq!(fingerprint.len(), 95, "{words}");
         assert_eq!(calls(port, "localhost", &made.certificate, ""), None);
@@ -212,4 +219,50 @@ fn tls_handshake_flood_is_bounded_and_reported() {
     assert_eq!(publisher.stats().outputs[0].reconnections, 0);
     victim.block_on(publisher.stop());
     engine.block_on(flow.stop());
+}
+
+#[test]
+fn tls_rtsp_caller_follows_a_redirection_from_rtsp_to_rtsps() {
+    let made = own(params("localhost"));
+    let engine = Engine::builder().workers(1);
+    let engine = engine.tls_identity(made.certificate.as_bytes(), made.key.as_bytes()).unwrap().build().unwrap();
+    let port = free_port();
+    let output = Output::from_url("out", &format!("rtsps://127.0.0.1:{port}/live?mode=listener"));
+    let flow = Flow::builder("server", Bitrate::mbps(20)).source(Source::app_rtsp("in")).output(output);
+    let server = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let app = server.app_source("in").unwrap();
+    app.set_sdp(SDP).unwrap();
+
+    // A plain server that only knows where the stream is now.
+    let front = TcpListener::bind("127.0.0.1:0").unwrap();
+    let front_port = front.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in front.incoming().take(20) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut request) {
+                let request = String::from_utf8_lossy(&request[..length]);
+                let cseq = request.lines().find_map(|line| line.strip_prefix("CSeq: ")).unwrap_or("1");
+                let location = format!("rtsps://localhost:{port}/live");
+                let answer = format!("RTSP/1.0 302 Moved\r\nCSeq: {cseq}\r\nLocation: {location}\r\n\r\n");
+                if stream.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+
+    let caller = Engine::builder().workers(1).tls_roots(made.certificate.as_bytes()).unwrap().build().unwrap();
+    let source = Source::from_url("in", &format!("rtsp://localhost:{front_port}/cam"));
+    let flow = Flow::builder("caller", Bitrate::mbps(20)).source(source).output(Output::tap("tap"));
+    let flow = caller.block_on(caller.start(flow.build().unwrap())).unwrap();
+    let mut sequence = 0;
+    eventually("media over RTSPS", || {
+        app.push(Packet::rtsp(0, rtp(sequence), Instant::now())).unwrap();
+        sequence += 1;
+        (flow.stats().sources[0].packets > 0).then_some(())
+    });
+    eventually("the player of the server", || (server.stats().outputs[0].players.len() == 1).then_some(()));
+    caller.block_on(flow.stop());
+    engine.block_on(server.stop());
 }

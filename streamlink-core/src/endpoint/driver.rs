@@ -182,8 +182,7 @@ pub(crate) enum OutputDrive {
     Tap(Reader),
 }
 
-/// Identifier of a route within its port.
-pub(crate) type RouteId = u64;
+pub(crate) use super::listener::RouteId;
 
 /// Port that sources and outputs share.
 pub(crate) trait SharedPort: Debug + Send + Sync {

@@ -1,11 +1,11 @@
 //! Common path of the packets of every source into the flow: bandwidth limit, state and events, MPEG-TS monitor,
 //! counters, and the group of the flow's sources.
 
-use super::{Event, LossReason, SourceContext, SourceTunables};
+use super::{Event, LossReason, SourceContext, SourceTunables, transport_reports::TransportReports};
 use crate::{
     flow::BandwidthPolicy,
     media::{
-        MediaFamily, Packet, RtmpKind, TransportCheck, TransportErrors, TsMonitor,
+        MediaFamily, Packet, RtmpKind, TsMonitor,
         flv::MessageRole,
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
@@ -66,8 +66,7 @@ pub(super) struct Ingest {
     live: SourceTunables,
     above: Throttle,
     monitor: TsMonitor,
-    /// Failed checks of the transport stream that events have reported.
-    told: TransportErrors,
+    reports: TransportReports,
     /// Number of times that media has started to arrive.
     connections: u64,
 }
@@ -93,7 +92,7 @@ impl Ingest {
             live,
             above: Throttle::new(Duration::from_secs(1)),
             monitor: TsMonitor::new(),
-            told: TransportErrors::default(),
+            reports: TransportReports::default(),
             connections: 0,
         }
     }
@@ -267,15 +266,10 @@ impl Ingest {
         if since >= MONITOR_INTERVAL {
             self.monitored = now;
             context.status.set_transport(&self.monitor);
-            let errors = self.monitor.errors();
-            for check in TransportCheck::ALL {
-                let count = errors.of(check).saturating_sub(self.told.of(check));
-                if count > 0 {
-                    let source = context.status.name();
-                    context.events.emit(Event::TransportError { source, check, count });
-                }
+            for (check, count) in self.reports.due(&self.monitor.errors(), now) {
+                let source = context.status.name();
+                context.events.emit(Event::TransportError { source, check, count });
             }
-            self.told = errors;
             self.frames.publish(context, since);
         }
     }

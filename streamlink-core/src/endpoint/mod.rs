@@ -29,6 +29,7 @@ mod source_list;
 mod srt;
 mod status;
 mod tcp;
+mod transport_reports;
 
 pub(crate) use access::AccessHook;
 pub use access::{Access, AccessRequest};

@@ -102,18 +102,23 @@ impl TlsIdentity {
     }
 }
 
-/// Open ports that flows share, by their type and requested address. Each protocol has a type of its own.
+/// Open ports that flows share, by their type, requested address and group. Each protocol has a type of its own.
 #[derive(Debug, Default)]
-pub(crate) struct Ports(Mutex<HashMap<(TypeId, SocketAddr), Weak<dyn Any + Send + Sync>>>);
+pub(crate) struct Ports(Mutex<HashMap<PortKey, Weak<dyn Any + Send + Sync>>>);
+
+type PortKey = (TypeId, SocketAddr, Option<u64>);
 
 impl Ports {
-    /// Returns the open port at an address, or opens one. Must be called within the runtime. Port 0 is never shared.
+    /// Returns the open port at an address, or opens one. Must be called within the runtime. Port 0 is shared within a
+    /// group only.
     pub(super) fn at<P: Send + Sync + 'static>(
         &self,
         address: SocketAddr,
+        group: Option<u64>,
         open: impl FnOnce(SocketAddr) -> io::Result<Arc<P>>,
     ) -> io::Result<Arc<P>> {
-        let key = (TypeId::of::<P>(), address);
+        let group = group.filter(|_| address.port() == 0);
+        let key = (TypeId::of::<P>(), address, group);
         let mut ports = lock(&self.0);
         ports.retain(|_, port| port.strong_count() > 0);
         let known = ports.get(&key).and_then(Weak::upgrade).and_then(|port| port.downcast().ok());
@@ -121,7 +126,7 @@ impl Ports {
             return Ok(port);
         }
         let port = open(address)?;
-        if address.port() != 0 {
+        if address.port() != 0 || group.is_some() {
             let shared: Arc<dyn Any + Send + Sync> = port.clone();
             ports.insert(key, Arc::downgrade(&shared));
         }

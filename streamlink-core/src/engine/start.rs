@@ -72,7 +72,7 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
         return Err(Error::AlreadyExists { what: "a flow", name });
     }
     let sources = flow.sources.iter().enumerate().filter_map(|(i, s)| Some((format!("sources[{i}]"), s.claim()?)));
-    let (family, input) = (flow.family(), flow.input());
+    let (family, input) = (flow.family(), flow.input);
     let outputs = flow.outputs.iter().enumerate().filter_map(|(i, o)| Some((format!("outputs[{i}]"), o.claim()?)));
     let failover = flow.failover;
     let id = shared.next_id.fetch_add(1, Ordering::Relaxed);

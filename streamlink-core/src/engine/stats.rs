@@ -85,11 +85,16 @@ pub struct EndpointStats {
     /// Packets of a source that were lost although its sender uses forward error correction; `lost` includes them.
     pub fec_unrecoverable: u64,
     /// Packets that arrived and were not passed on. For a source: above the bandwidth, filtered by payload type,
-    /// duplicate, late, of a foreign stream, or lost in a full socket buffer. For an output: it did not keep up, or the
-    /// system refused them.
+    /// late, of a foreign stream, or lost in a full socket buffer. For an output: it did not keep up, or the
+    /// system refused them. Duplicates count as `duplicates` only.
     pub dropped: u64,
+    /// Packets of a source that arrived again after they had arrived: retransmissions of packets that were only late, or
+    /// copies made by the network.
+    pub duplicates: u64,
     /// Datagrams that could not be parsed.
     pub malformed: u64,
+    /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
+    pub undecrypted: u64,
     /// Datagrams or connections of peers that the allowlist does not admit.
     pub refused: u64,
     /// Interarrival jitter of a source whose packets carry media timestamps (RFC 3550 section 6.4.1).
@@ -156,7 +161,9 @@ impl EndpointStats {
             fec_recovered: c.fec_recovered.get(),
             fec_unrecoverable: c.fec_unrecoverable.get(),
             dropped: c.dropped.get(),
+            duplicates: c.duplicates.get(),
             malformed: c.malformed.get(),
+            undecrypted: c.undecrypted.get(),
             refused: c.refused.get(),
             jitter: Duration::from_micros(c.jitter_us.get()),
             transport,

@@ -144,7 +144,8 @@ pub enum Event {
         /// The codecs, as in `MPEG-TS: H.264 (PID 256), AAC (PID 257)`.
         description: PeerText,
     },
-    /// The MPEG-TS of a source has failed a check of ETSI TR 101 290. At most one event a second for each check.
+    /// The MPEG-TS of a source has failed a check of ETSI TR 101 290. While a check goes on failing, the time between two
+    /// events about it doubles, from one second up to a minute.
     TransportError {
         /// The source's name.
         source: String,

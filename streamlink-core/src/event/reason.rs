@@ -140,6 +140,9 @@ pub enum RefusalReason {
     Incompatible,
     /// Datagrams from another address or port than the peer of the session has named.
     OtherAddress,
+    /// MPEG-TS without RTP headers on the port of an RTP source.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_raw_transport_stream"))]
+    RawTransportStream,
     /// It has not said in time what it wants.
     #[cfg_attr(feature = "serde", serde(rename = "refused_timed_out"))]
     TimedOut,
@@ -165,6 +168,7 @@ impl RefusalReason {
             RefusalReason::InUse => "refused_in_use",
             RefusalReason::Incompatible => "refused_incompatible",
             RefusalReason::OtherAddress => "refused_other_address",
+            RefusalReason::RawTransportStream => "refused_raw_transport_stream",
             RefusalReason::TimedOut => "refused_timed_out",
             RefusalReason::ByHost => "refused_by_host",
         }
@@ -187,6 +191,9 @@ impl fmt::Display for RefusalReason {
             RefusalReason::InUse => "another publisher is connected",
             RefusalReason::Incompatible => "incompatible",
             RefusalReason::OtherAddress => "datagrams from another address or port than the peer has named",
+            RefusalReason::RawTransportStream => {
+                "MPEG-TS without RTP headers; the sender has to wrap it into RTP, or the source's URL to begin with `udp://`"
+            }
             RefusalReason::TimedOut => "it did not say in time what it wants",
             RefusalReason::ByHost => "refused by the host",
         })

@@ -9,7 +9,7 @@ use super::{
     failover::{Failover, FailoverPolicy},
     name::{Name, check_text},
     output::{IntoOutput, Output, OutputKind},
-    pairing::{FedBy, allowed_text, family::Family},
+    pairing::{FedBy, InputProtocol, allowed_text, family::Family},
     secret::StreamKey,
     settings::check_millis,
     source::{IntoSource, Source, SourceKind},
@@ -18,7 +18,11 @@ use crate::{
     error::{ConfigError, ConfigErrorKind, ConfigErrors},
     media::MediaFamily,
 };
-use std::{collections::HashMap, marker::PhantomData, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    marker::PhantomData,
+    time::Duration,
+};
 
 /// Maximum number of sources of one merge.
 pub(crate) const MAX_PATHS: usize = 16;
@@ -34,6 +38,8 @@ pub struct Flow {
     pub(crate) coalesce: Duration,
     pub(crate) entry_wait: Duration,
     pub(crate) failover: Failover,
+    /// Protocol of the first source.
+    pub(crate) input: InputProtocol,
     pub(crate) sources: Vec<Source>,
     pub(crate) outputs: Vec<Output>,
 }
@@ -77,7 +83,7 @@ impl Flow {
         self.max_bandwidth
     }
 
-    /// Returns the sources; never empty, all of one family. `Prefer` returns to the first.
+    /// Returns the sources: one or more, all of one family. `Prefer` returns to the first.
     pub fn sources(&self) -> &[Source] {
         &self.sources
     }
@@ -92,16 +98,9 @@ impl Flow {
         self.failover
     }
 
-    /// Returns the protocol of the first source.
-    pub(crate) fn input(&self) -> super::InputProtocol {
-        // Invariant: as below.
-        self.sources.first().map_or(super::InputProtocol::Rtp, Source::protocol)
-    }
-
     /// Returns the media family of the sources.
     pub fn family(&self) -> MediaFamily {
-        // Invariant: a flow has at least one source; the fallback is never taken.
-        self.sources.first().map_or(MediaFamily::Datagrams, Source::family)
+        self.input.family()
     }
 }
 
@@ -230,6 +229,8 @@ impl FlowDraft {
         if self.max_bandwidth.as_bps() == 0 {
             record("max_bandwidth", Err(ConfigErrorKind::out_of_range("0", "1 bit per second and more")));
         }
+        let backups = second_addresses(&mut self.sources, &self.outputs);
+        self.sources.extend(backups);
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
         record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
         check_failover(self.failover, &self.sources, &mut record);
@@ -267,29 +268,66 @@ impl FlowDraft {
             }
             used.claim(&path, output.claim(), &mut errors);
         }
-        match (ConfigErrors::collect(errors), name) {
-            (None, Ok(name)) => Ok(Flow {
+        match (ConfigErrors::collect(errors), name, first) {
+            (None, Ok(name), Some((input, _))) => Ok(Flow {
                 name,
                 max_bandwidth: self.max_bandwidth,
                 policy: self.policy,
                 coalesce: self.coalesce,
                 entry_wait: self.entry_wait,
                 failover: self.failover,
+                input,
                 sources: self.sources,
                 outputs: self.outputs,
             }),
-            (Some(errors), _) => Err(errors),
-            (None, Err(problem)) => Err(ConfigError::new("name", problem).into()),
+            (Some(errors), ..) => Err(errors),
+            (None, Err(problem), _) => Err(ConfigError::new("name", problem).into()),
+            (None, Ok(_), None) => Err(ConfigError::new("sources", ConfigErrorKind::Missing).into()),
         }
     }
 }
 
+/// Returns the backups of the sources that have two input addresses. A source that is wrong gets none, so that its errors
+/// are reported once.
+fn second_addresses(sources: &mut [Source], outputs: &[Output]) -> Vec<Source> {
+    let names = sources.iter().map(Source::name).chain(outputs.iter().map(Output::name));
+    let mut names: HashSet<String> = names.map(str::to_owned).collect();
+    let mut backups = Vec::new();
+    for source in sources {
+        let SourceKind::Rtmp(settings) = &mut source.kind else { continue };
+        let Some(second) = settings.divide() else { continue };
+        let description = source.common.description.as_deref().unwrap_or_default();
+        let is_good = source.common.errors.is_empty() && check_description(description).is_ok();
+        if !is_good || Name::new(source.common.name.as_str()).is_err() {
+            continue;
+        }
+        let mut common = source.common.clone();
+        common.name = backup_name(&common.name, &names);
+        names.insert(common.name.clone());
+        backups.push(Source { common, kind: SourceKind::Rtmp(second) });
+    }
+    backups
+}
+
+/// Returns a name for the backup of a source that no other endpoint of the flow has.
+fn backup_name(name: &str, taken: &HashSet<String>) -> String {
+    let mut number = 1;
+    loop {
+        let suffix = if number == 1 { "-backup".to_owned() } else { format!("-backup-{number}") };
+        let mut end = name.len().min(Name::MAX_LEN - suffix.len());
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        let found = format!("{}{suffix}", name.get(..end).unwrap_or_default());
+        if !taken.contains(&found) {
+            return found;
+        }
+        number += 1;
+    }
+}
+
 /// Checks one output by itself, as when it is added to a running flow.
-pub(crate) fn check_output(
-    flow: &str,
-    input: super::InputProtocol,
-    mut output: Output,
-) -> Result<Output, ConfigErrors> {
+pub(crate) fn check_output(flow: &str, input: InputProtocol, mut output: Output) -> Result<Output, ConfigErrors> {
     let mut errors = Vec::new();
     output.common.errors.extend(output_problem(&output));
     check_endpoint(flow, &mut output.common, &mut UsedNames::default(), &mut errors);
@@ -308,6 +346,10 @@ pub(crate) fn check_source(path: &str, family: MediaFamily, mut source: Source) 
     check_endpoint(path, &mut source.common, &mut UsedNames::default(), &mut errors);
     if let SourceKind::Rtmp(s) = &mut source.kind {
         generate_key(path, &mut s.key, &mut errors);
+        if s.failover {
+            let problem = "the second input address is made when the flow is built; add a second source to this one";
+            errors.push(ConfigError::new("failover", ConfigErrorKind::Conflict(problem.into())).within(path));
+        }
     }
     if !broken && source.family() != family {
         let problem =
@@ -317,7 +359,7 @@ pub(crate) fn check_source(path: &str, family: MediaFamily, mut source: Source) 
     ConfigErrors::collect(errors).map_or(Ok(source), Err)
 }
 
-fn check_pairing(input: super::InputProtocol, output: &Output) -> Option<ConfigErrorKind> {
+fn check_pairing(input: InputProtocol, output: &Output) -> Option<ConfigErrorKind> {
     let broken = output.common.errors.iter().any(|e| e.path() == "url"); // no protocol to compare
     (!broken && !input.allowed_outputs().contains(&output.protocol())).then(|| ConfigErrorKind::Pairing {
         input: input.to_string(),

@@ -448,6 +448,18 @@ mod tests {
     }
 
     #[test]
+    fn flow_json_has_one_field_for_rtmp_failover() {
+        let json = r#"{ "name": "f", "max_bandwidth": "20M",
+            "sources": [ { "name": "venue", "url": "rtmp://:1935/live/KEY", "failover": true } ] }"#;
+        let flow = Flow::from_json(json).unwrap();
+        assert_eq!(flow.sources()[1].name(), "venue-backup");
+        // Read back, it is a flow with two sources, each with its key.
+        let again = Flow::from_json(&flow.to_json()).unwrap();
+        assert_eq!(again.to_json(), flow.to_json());
+        assert_eq!(again.sources().len(), 2);
+    }
+
+    #[test]
     fn flow_list_reports_errors_of_all_flows_with_places() {
         let one = r#"{ "name": "a", "max_bandwidth": "5M", "sources": [ { "name": "in", "url": "srt://:9000" } ] }"#;
         assert_eq!(Flow::list_from_json(one).unwrap().len(), 1);

@@ -56,7 +56,7 @@ pub use rtmp::{
 };
 pub use rtp::{Fec, PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
 pub use rtsp::{RtspCallerBuilder, RtspListenerBuilder, RtspTransport};
-pub use secret::{Credentials, KeyLength, Passphrase, StreamKey};
+pub use secret::{Credentials, CryptoMode, KeyLength, Passphrase, StreamKey};
 pub use setting::{Setting, SettingScope, SettingValue, settings};
 pub use shown_url::{PeerUrl, shown_url};
 pub use silence::Takeover;
@@ -64,7 +64,7 @@ pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
 pub use udp::{Pace, UdpOutputBuilder, UdpSourceBuilder};
 
-pub(crate) use address::{Call, LocalEnd, Reconnect};
+pub(crate) use address::{Call, Listen, LocalEnd, Reconnect};
 pub(crate) use build::{MAX_PATHS, check_description, check_failover, check_output, check_source};
 pub(crate) use claim::Claim;
 pub(crate) use fingerprint::Fingerprints;

@@ -5,8 +5,8 @@ use super::{
     builder::{Common, endpoint_builder, output_setters, role},
     pairing::{FedBy, OutputProtocol, family},
     rtmp::{
-        RtmpAddress, RtmpPlayServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay, RtmpRelayBuilder,
-        check_app,
+        RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay,
+        RtmpRelayBuilder, check_app,
     },
     rtp::{RtpInput, RtpOutput, RtpOutputBuilder},
     rtsp::{RtspCaller, RtspCallerBuilder, RtspListener, RtspListenerBuilder, RtspOptions, check_path},
@@ -214,6 +214,11 @@ impl Output {
         self.common.called_own_address(&mut self.kind.clone(), is_local)
     }
 
+    /// Returns the owner of its settings: protocol, direction and role, as in `SRT listener output`.
+    pub fn scope(&self) -> SettingScope {
+        self.kind.scope()
+    }
+
     /// Returns the URL that [`Output::from_url`] reads back to the same output. It contains the secrets.
     pub fn to_url(&self) -> String {
         written_url::write(&written_url::output_parts(&self.kind).of(&self.common))
@@ -291,6 +296,10 @@ impl Fields for OutputKind {
 
     fn relay(&mut self) -> Option<&mut RtmpRelay> {
         group!(self, RtmpRelay(s) => s)
+    }
+
+    fn publish(&mut self) -> Option<&mut RtmpPublishServer> {
+        None
     }
 
     fn play(&mut self) -> Option<&mut RtmpPlayServer> {

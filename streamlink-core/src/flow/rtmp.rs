@@ -11,7 +11,11 @@ use super::{
     written_url::user_part,
 };
 use crate::error::ConfigErrorKind;
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 /// Address of an RTMP application, `rtmp://[user:password@]host[:port]/app` or `rtmps://…`, without the stream key.
 /// `Display` writes it without user name and password.
@@ -102,6 +106,10 @@ pub(crate) struct RtmpPublishServer {
     pub(crate) key: Option<StreamKey>,
     pub(crate) tls: bool,
     pub(crate) silence: Silence,
+    /// Set until `build()`, which adds the backup with the second input address.
+    pub(crate) failover: bool,
+    /// Number that sources have in common which share one port that the system picks.
+    pub(crate) port_group: Option<u64>,
 }
 
 /// Settings of an RTMP_PULL source, which plays from a server.
@@ -151,6 +159,24 @@ const DEFAULT_COALESCE: Duration = Duration::ZERO;
 /// In milliseconds.
 pub(crate) const SLOW_TIMEOUT: std::ops::RangeInclusive<u64> = 1_000..=300_000;
 const DEFAULT_SLOW_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl RtmpPublishServer {
+    pub(crate) fn new(listen: Listen, app: String) -> Self {
+        let silence = Silence::default();
+        Self { listen, app, key: None, tls: false, silence, failover: false, port_group: None }
+    }
+
+    /// Divides a source with failover into two, which share a port and differ in their keys. Returns the settings of the
+    /// second, or `None` if there is no failover.
+    pub(crate) fn divide(&mut self) -> Option<Self> {
+        static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
+        if !std::mem::take(&mut self.failover) {
+            return None;
+        }
+        self.port_group = Some(NEXT_GROUP.fetch_add(1, Ordering::Relaxed));
+        Some(Self { key: None, ..self.clone() })
+    }
+}
 
 impl RtmpPull {
     pub(crate) fn new(address: RtmpAddress) -> Self {
@@ -286,6 +312,27 @@ macro_rules! rtmp_listener_setters {
 }
 rtmp_listener_setters!(RtmpSourceBuilder);
 rtmp_listener_setters!(RtmpPullOutputBuilder);
+
+impl RtmpSourceBuilder {
+    /// Sets whether the source has two input addresses instead of one (false): `build()` adds a backup that listens on
+    /// the same port, with the same settings and a generated stream key of its own. It is the last source of the flow,
+    /// and has the name of this one with `-backup` behind it.
+    ///
+    /// The stream that arrives first feeds the flow; see [`Failover`](crate::Failover) for the change between them.
+    ///
+    /// ```
+    /// use streamlink_core::{Bitrate, Flow, Source};
+    ///
+    /// let source = Source::rtmp("venue", "0.0.0.0:1935", "live").failover(true);
+    /// let flow = Flow::builder("match-day", Bitrate::mbps(20)).source(source).build()?;
+    /// assert_eq!(flow.sources()[1].name(), "venue-backup");
+    /// # Ok::<(), streamlink_core::ConfigErrors>(())
+    /// ```
+    pub fn failover(mut self, enabled: bool) -> Self {
+        self.draft.settings.failover = enabled;
+        self
+    }
+}
 
 fn check_chunk_size(bytes: u32) -> Result<u32, ConfigErrorKind> {
     if CHUNK_SIZE.contains(&bytes) {

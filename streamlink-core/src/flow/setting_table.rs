@@ -3,10 +3,10 @@
 
 use super::{
     address::{Call, Listen, LocalEnd, check_congestion},
-    rtmp::{self, RtmpPlayServer, RtmpRelay},
+    rtmp::{self, RtmpPlayServer, RtmpPublishServer, RtmpRelay},
     rtp::{self, PayloadTypes, RtpInput, RtpOutput},
     rtsp::{self, RtspOptions},
-    secret::{KeyLength, Passphrase, StreamKey},
+    secret::{CryptoMode, KeyLength, Passphrase, StreamKey},
     setting::{Given, Setting, SettingScope, SettingValue},
     silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
@@ -47,6 +47,8 @@ pub(crate) trait Fields {
     fn key(&mut self) -> Option<&mut Option<StreamKey>>;
     fn chunk_size(&mut self) -> Option<&mut u32>;
     fn relay(&mut self) -> Option<&mut RtmpRelay>;
+    /// RTMP source that listens.
+    fn publish(&mut self) -> Option<&mut RtmpPublishServer>;
     fn play(&mut self) -> Option<&mut RtmpPlayServer>;
     fn rtp_input(&mut self) -> Option<&mut RtpInput>;
     fn rtp_output(&mut self) -> Option<&mut RtpOutput>;
@@ -323,6 +325,10 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.key_length), |s, v| s.key_length = v.parse::<KeyLength>()?),
     },
     Row {
+        setting: setting("cryptomode", "crypto_mode", SRT, Choice(&["auto", "aes-ctr", "aes-gcm"]), "", "auto", "Mode of the encryption, also as libsrt's numbers 0, 1 and 2; `auto` takes that of the caller, which is `aes-ctr` by default."),
+        access: field!(srt, |s| text(s.crypto_mode), |s, v| s.crypto_mode = v.parse::<CryptoMode>()?),
+    },
+    Row {
         setting: setting("streamid", "stream_id", SRT, Text { min: 1, max: 512 }, "", "", "Stream id, which a caller sends, and by which listeners that share a port are told apart.").secret(),
         access: field!(srt, |s| s.stream_id.clone(), |s, v| s.stream_id = Some(srt::stream_id(v.text)?)),
     },
@@ -440,6 +446,10 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("key", "", &[RtmpPullSource, RtmpOutput, RtmpPushOutput], KEY, "", "", "Stream key, also the last part of the path; an argument of the constructor.").secret(),
         access: field!(key, |s| s.as_ref().map(|key| key.reveal().to_owned()), |s, v| *s = Some(StreamKey::new(v.text)?)),
+    },
+    Row {
+        setting: setting("failover", "failover", &[RtmpSource], Boolean, "", "false", "Adds a second input address on the same port: a backup with a generated stream key of its own, named like the source with `-backup` behind it."),
+        access: field!(publish, |s| text(s.failover), |s, v| s.failover = v.boolean()?),
     },
     Row {
         setting: setting("chunk_size", "chunk_size", &[RtmpOutput, RtmpPushOutput], Number { min: 4096, max: 40_960 }, "bytes", "4096", "Size of the chunks that are sent."),

@@ -65,10 +65,7 @@ impl Source {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
         let app = common.record_error("app", check_app(app)).unwrap_or_default();
-        RtmpSourceBuilder::new(
-            common,
-            RtmpPublishServer { listen, app, key: None, tls: false, silence: Silence::default() },
-        )
+        RtmpSourceBuilder::new(common, RtmpPublishServer::new(listen, app))
     }
 
     /// Returns the builder of an RTMP_PULL source, which plays from a server: `url` as in `rtmp://example.com/live`.
@@ -264,6 +261,11 @@ impl Source {
         silence.takeover.unwrap_or_default()
     }
 
+    /// Returns the owner of its settings: protocol, direction and role, as in `SRT listener source`.
+    pub fn scope(&self) -> SettingScope {
+        self.kind.scope()
+    }
+
     /// Returns whether this source connects to its peer, instead of waiting for a connection or packets.
     pub fn is_caller(&self) -> bool {
         matches!(self.kind, SourceKind::RtmpPull(_) | SourceKind::SrtCaller(_) | SourceKind::RtspCaller(_))
@@ -344,6 +346,10 @@ impl Fields for SourceKind {
 
     fn relay(&mut self) -> Option<&mut RtmpRelay> {
         None
+    }
+
+    fn publish(&mut self) -> Option<&mut RtmpPublishServer> {
+        group!(self, Rtmp(s) => s)
     }
 
     fn play(&mut self) -> Option<&mut RtmpPlayServer> {

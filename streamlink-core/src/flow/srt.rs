@@ -7,7 +7,7 @@ use super::{
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
     program::check_program,
-    secret::{KeyLength, Passphrase},
+    secret::{CryptoMode, KeyLength, Passphrase},
     settings::{check_millis, number},
     silence::{Silence, idle_setters, takeover_setters},
 };
@@ -84,6 +84,7 @@ pub(crate) struct SrtOptions {
     pub(crate) peer_latency: Latency,
     pub(crate) passphrase: Option<Passphrase>,
     pub(crate) key_length: KeyLength,
+    pub(crate) crypto_mode: CryptoMode,
     pub(crate) stream_id: Option<String>,
     pub(crate) peer_idle_timeout: Duration,
     pub(crate) payload_size: u16,
@@ -109,6 +110,7 @@ impl Default for SrtOptions {
             peer_latency: Latency::default(),
             passphrase: None,
             key_length: KeyLength::default(),
+            crypto_mode: CryptoMode::default(),
             stream_id: None,
             peer_idle_timeout: Duration::from_millis(5000),
             payload_size: *PAYLOAD.end(),
@@ -208,6 +210,12 @@ macro_rules! srt_setters {
             pub fn encryption(mut self, passphrase: Passphrase, length: KeyLength) -> Self {
                 self.draft.settings.srt.passphrase = Some(passphrase);
                 self.draft.settings.srt.key_length = length;
+                self
+            }
+
+            /// Sets the mode of the encryption ([`CryptoMode::Auto`]). A peer that uses another is refused.
+            pub fn crypto_mode(mut self, mode: CryptoMode) -> Self {
+                self.draft.settings.srt.crypto_mode = mode;
                 self
             }
 

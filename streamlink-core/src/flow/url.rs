@@ -15,7 +15,6 @@ use super::{
     setting_table::Fields,
     settings::boolean,
     shown_url::{is_public, is_secret},
-    silence::Silence,
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
     udp::{UdpInput, UdpOutput},
@@ -221,7 +220,7 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
             }
             let (app, key) = app_and_key(url, has_key(url, more))?;
             let (listen, tls) = rtmp_bind(url)?;
-            SourceKind::Rtmp(RtmpPublishServer { listen, app, key, tls, silence: Silence::default() })
+            SourceKind::Rtmp(RtmpPublishServer { key, tls, ..RtmpPublishServer::new(listen, app) })
         }
         "rtsp" | "rtsps" => {
             if !is_listener(url, more)? {

@@ -12,7 +12,6 @@ pub(crate) mod rtsp;
 mod track;
 mod transport_check;
 pub(crate) mod ts;
-mod ts_sync;
 
 pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};

@@ -1,8 +1,11 @@
 //! First- and second-priority checks of ETSI TR 101 290 (sections 5.2.1 and 5.2.2), over a byte stream that need not be
 //! cut at datagrams. Nothing is altered, and errors are counted, never refused.
 
-use super::ts_sync::{PACKET, PacketSync};
-use mpeg2ts_reader::mpegts_crc::sum32;
+use super::ts::{
+    PACKET, PacketSync,
+    sections::{AssociationSection, Checksum, MapSection, SectionReader},
+    transport::TransportPacket,
+};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -15,8 +18,6 @@ const CAT_PID: u16 = 1;
 const MAX_PIDS: usize = 256;
 /// Maximum number of programs that are followed.
 const MAX_PROGRAMS: usize = 64;
-/// Maximum length of a section, in bytes (ISO/IEC 13818-1 section 2.4.4).
-const MAX_SECTION: usize = 4098;
 
 /// Maximum time between two PATs, and between two PMTs of a program (1.3 and 1.5).
 const TABLE_INTERVAL: Duration = Duration::from_millis(500);
@@ -199,7 +200,7 @@ struct PidCheck {
 /// Sections of one PID with tables.
 #[derive(Debug, Default)]
 struct Table {
-    bytes: Vec<u8>,
+    reader: SectionReader,
     presence: Presence,
     /// True if the PAT names this PID as that of a PMT.
     is_pmt: bool,
@@ -240,7 +241,7 @@ impl TransportChecker {
             pid.presence = Presence::default();
         }
         for table in self.tables.values_mut() {
-            table.bytes.clear();
+            table.reader.restart();
             table.presence = Presence::default();
         }
         self.deadline = None;
@@ -253,7 +254,7 @@ impl TransportChecker {
 
     /// Returns the number of failures of each check.
     pub(crate) fn errors(&self) -> TransportErrors {
-        TransportErrors { sync_losses: self.sync.losses, sync_byte: self.sync.sync_byte, ..self.errors }
+        TransportErrors { sync_losses: self.sync.losses(), sync_byte: self.sync.wrong_sync_bytes(), ..self.errors }
     }
 
     /// Returns the number of continuity counters of a PID that did not follow the one before.
@@ -294,10 +295,8 @@ impl TransportChecker {
             self.lacks_cat |= !self.has_cat;
         }
         // PAT and CAT, and NIT to TOT of DVB (EN 300 468 section 5.1.3), have checksums, too.
-        if let Some(payload) = payload.filter(|_| is_pmt || matches!(pid, PAT_PID | CAT_PID | 0x10..=0x14)) {
-            for section in self.tables.entry(pid).or_default().sections(payload, starts) {
-                self.section(pid, &section, now);
-            }
+        if payload.is_some() && (is_pmt || matches!(pid, PAT_PID | CAT_PID | 0x10..=0x14)) {
+            self.table(&packet, pid, now);
         }
         if let Some(entry) = self.pids.get_mut(&pid).filter(|entry| entry.program.is_some()) {
             entry.presence.occurred(now);
@@ -330,29 +329,36 @@ impl TransportChecker {
         self.deadline = deadline.into_iter().chain(now.checked_add(TABLE_INTERVAL)).min();
     }
 
-    fn section(&mut self, pid: u16, section: &[u8], now: Instant) {
-        let has_checksum = section.get(1).is_some_and(|flags| flags & 0x80 != 0);
-        if has_checksum && section.len() < 12 {
+    fn table(&mut self, packet: &[u8; PACKET], pid: u16, now: Instant) {
+        let Some(packet) = TransportPacket::parse(packet) else { return };
+        let mut reader = std::mem::take(&mut self.tables.entry(pid).or_default().reader);
+        reader.push_any(&packet, |section, checksum| self.section(pid, section, checksum, now));
+        if let Some(table) = self.tables.get_mut(&pid) {
+            table.reader = reader;
+        }
+    }
+
+    fn section(&mut self, pid: u16, section: &[u8], checksum: Checksum, now: Instant) {
+        if checksum != Checksum::Absent && section.len() < 12 {
             return;
         }
-        let is_valid = !has_checksum || sum32(section) == 0;
-        TransportErrors::add(&mut self.errors.crc, !is_valid);
+        TransportErrors::add(&mut self.errors.crc, checksum == Checksum::Wrong);
         let table_id = section.first().copied().unwrap_or_default();
-        let body = section.get(8..section.len().saturating_sub(4)).filter(|_| is_valid && has_checksum);
+        let valid = Some(section).filter(|_| checksum == Checksum::Right);
         match (pid, table_id) {
             (PAT_PID, 0x00) => {
-                if let Some(body) = body {
+                if let Some(section) = valid.and_then(AssociationSection::parse) {
                     self.table_occurred(pid, now);
-                    self.pat(body, section.get(7) == Some(&0), now);
+                    self.associate(section, now);
                 }
             }
             (PAT_PID, _) => TransportErrors::add(&mut self.errors.pat, true),
             (CAT_PID, 0x01) => (self.has_cat, self.lacks_cat) = (true, false),
             (CAT_PID, _) => TransportErrors::add(&mut self.errors.cat, true),
             (_, 0x02) => {
-                if let Some(body) = body {
+                if let Some(section) = valid.and_then(MapSection::parse) {
                     self.table_occurred(pid, now);
-                    self.pmt(pid, body, now);
+                    self.map(pid, section, now);
                 }
             }
             _ => {} // other tables may share the PID of a PMT
@@ -365,20 +371,15 @@ impl TransportChecker {
         }
     }
 
-    /// Takes a section of the PAT. `whole`: the table has no other section.
-    fn pat(&mut self, body: &[u8], whole: bool, now: Instant) {
-        let programs = || {
-            let entries = body.chunks_exact(4);
-            entries.filter(|entry| entry[..2] != [0, 0]).map(|entry| u16::from_be_bytes([entry[2] & 0x1f, entry[3]]))
-        };
-        if whole {
+    fn associate(&mut self, section: AssociationSection<'_>, now: Instant) {
+        if section.is_whole {
             // Programs that have ended are not missing.
-            self.tables.retain(|pid, table| !table.is_pmt || programs().any(|named| named == *pid));
+            self.tables.retain(|pid, table| !table.is_pmt || section.names(*pid));
             for pid in self.pids.values_mut() {
                 pid.program = pid.program.filter(|program| self.tables.contains_key(program));
             }
         }
-        for pid in programs().filter(|pid| *pid != PAT_PID) {
+        for pid in section.pids() {
             if self.tables.len() > MAX_PROGRAMS {
                 break;
             }
@@ -391,19 +392,12 @@ impl TransportChecker {
         }
     }
 
-    fn pmt(&mut self, program: u16, body: &[u8], now: Instant) {
-        let [p1, p2, high, low, ..] = *body else { return };
-        let info = usize::from(u16::from_be_bytes([high & 0x0f, low]));
-        let mut rest = body.get(4 + info..).unwrap_or_default();
-        let mut named = vec![u16::from_be_bytes([p1 & 0x1f, p2])];
-        while let [_, p1, p2, l1, l2, ..] = *rest {
-            named.push(u16::from_be_bytes([p1 & 0x1f, p2]));
-            rest = rest.get(5 + usize::from(u16::from_be_bytes([l1 & 0x0f, l2]))..).unwrap_or_default();
-        }
+    fn map(&mut self, program: u16, section: MapSection<'_>, now: Instant) {
+        let named = || section.streams().map(|(_, pid, _)| pid).chain([section.clock_pid]);
         for (pid, entry) in self.pids.iter_mut().filter(|(_, entry)| entry.program == Some(program)) {
-            entry.program = entry.program.filter(|_| named.contains(pid));
+            entry.program = entry.program.filter(|_| named().any(|named| named == *pid));
         }
-        for pid in named.into_iter().filter(|pid| *pid != NULL_PID) {
+        for pid in named().filter(|pid| *pid != NULL_PID) {
             if self.pids.len() < MAX_PIDS || self.pids.contains_key(&pid) {
                 let entry = self.pids.entry(pid).or_default();
                 if entry.program.replace(program).is_none() {
@@ -466,51 +460,6 @@ fn pcr(adaptation: &[u8]) -> Option<u64> {
 /// Returns true if a PES packet begins with a PTS (ISO/IEC 13818-1 section 2.4.3.6).
 fn has_pts(payload: &[u8]) -> bool {
     payload.first_chunk::<8>().is_some_and(|head| head[..3] == [0, 0, 1] && head[6] >> 6 == 2 && head[7] & 0x80 != 0)
-}
-
-impl Table {
-    /// Takes the payload of a packet, and returns the sections that end in it (ISO/IEC 13818-1 section 2.4.4).
-    fn sections(&mut self, payload: &[u8], starts: bool) -> Vec<Vec<u8>> {
-        let mut whole = Vec::new();
-        if !starts {
-            if !self.bytes.is_empty() {
-                // No section begins in such a packet.
-                let missing =
-                    section_length(&self.bytes).map_or(MAX_SECTION, |all| all.saturating_sub(self.bytes.len()));
-                self.bytes.extend_from_slice(payload.get(..missing).unwrap_or(payload));
-                self.take_whole(&mut whole);
-            }
-            return whole;
-        }
-        let Some((&pointer, rest)) = payload.split_first() else { return whole };
-        let tail = rest.get(..usize::from(pointer)).unwrap_or(rest);
-        if !self.bytes.is_empty() && !tail.is_empty() {
-            self.bytes.extend_from_slice(tail);
-            self.take_whole(&mut whole);
-        }
-        self.bytes.clear();
-        self.bytes.extend_from_slice(rest.get(usize::from(pointer)..).unwrap_or_default());
-        self.take_whole(&mut whole);
-        whole
-    }
-
-    fn take_whole(&mut self, whole: &mut Vec<Vec<u8>>) {
-        while let Some(length) = section_length(&self.bytes) {
-            if self.bytes[0] == 0xff {
-                self.bytes.clear(); // stuffing
-            }
-            if self.bytes.len() < length.max(1) {
-                break;
-            }
-            whole.push(self.bytes.drain(..length).collect());
-        }
-    }
-}
-
-/// Returns the length of the section that begins here, header included.
-fn section_length(bytes: &[u8]) -> Option<usize> {
-    let &[_, high, low] = bytes.first_chunk()?;
-    Some(3 + usize::from(u16::from_be_bytes([high & 0x0f, low])))
 }
 
 #[cfg(test)]

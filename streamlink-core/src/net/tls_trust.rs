@@ -188,7 +188,13 @@ fn words(error: &Error, name: &ServerName<'_>) -> String {
             "is not signed by the trusted issuer of that name: trust it by file (`tls_roots`) or by `tls_fingerprint`"
                 .into()
         }
-        // Among others, of an authority that shows its own certificate as that of the server.
+        // An error of the verifier that rustls has no name for; the verifier's own name of it is its text.
+        E::Other(cause) if cause.to_string() == "CaUsedAsEndEntity" => {
+            "is that of an authority, which may sign others, and not that of a server: trust it by file (`tls_roots`) or \
+             by `tls_fingerprint`"
+                .into()
+        }
+        E::Other(cause) => format!("is refused ({cause}): trust it by file (`tls_roots`) or by `tls_fingerprint`"),
         error => format!("is refused ({error}): trust it by file (`tls_roots`) or by `tls_fingerprint`"),
     }
 }

@@ -60,10 +60,14 @@ pub(crate) struct Counters {
     /// Arrived out of order, repeated or by another path, and were put in their place.
     pub(crate) recovered: Counter,
     pub(crate) retransmitted: Counter,
-    /// Arrived, and were dropped: queue, bandwidth, duplicates, filters.
+    /// Arrived, and were dropped: queue, bandwidth, filters.
     pub(crate) dropped: Counter,
+    /// Arrived again after they had arrived.
+    pub(crate) duplicates: Counter,
     /// Could not be parsed.
     pub(crate) malformed: Counter,
+    /// Could not be decrypted, or were altered.
+    pub(crate) undecrypted: Counter,
     /// Arrived from peers that are not admitted.
     pub(crate) refused: Counter,
     pub(crate) reconnections: Counter,
@@ -100,7 +104,9 @@ impl Counters {
             recovered: Counter::default(),
             retransmitted: Counter::default(),
             dropped: Counter::default(),
+            duplicates: Counter::default(),
             malformed: Counter::default(),
+            undecrypted: Counter::default(),
             refused: Counter::default(),
             reconnections: Counter::default(),
             fec_packets: Counter::default(),

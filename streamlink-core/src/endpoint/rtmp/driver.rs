@@ -9,73 +9,83 @@ use crate::{
     endpoint::{
         EngineResources, FlowMedia, SourceContext, Status,
         driver::{
-            CallerParts, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening, SourceDrive,
-            SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
+            CallerParts, EndpointLabel, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening,
+            SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
+        listener::Admission,
         local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, add_route, open_port},
+        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
     },
     error::Error,
     flow::{
-        Call, DEFAULT_GOP_CACHE, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay,
+        Call, DEFAULT_GOP_CACHE, Listen, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay,
         StreamKey, rtmp_url,
     },
     net::{Egress, TlsClient},
 };
-use std::{future::ready, sync::Arc};
+use std::{future::ready, io, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// Returns the URL of a listener for encoders or players. It holds the stream key, which grants access.
-fn listener_url(resources: &EngineResources, port: &Port<Rtmp>, app: &str, key: Option<&StreamKey>) -> String {
+fn listener_url(resources: &EngineResources, port: &Port<Rtmp>, app: &str, key: &StreamKey) -> String {
     let address = resources.advertise(port.local_addr());
-    rtmp_url(port.is_secure(), &address, app, key.map_or("", StreamKey::reveal))
+    rtmp_url(port.is_secure(), &address, app, key.reveal())
 }
 
-/// Returns the application and key of a listener. Invariant: `build()` has generated a key if none was set.
-fn mount(app: String, key: Option<StreamKey>) -> Mount {
-    Mount { app, key: key.unwrap_or_else(StreamKey::unguessed) }
-}
-
-/// Server with its port open.
+/// Server with its port open, and its stream key.
 struct OpenServer<T> {
     port: Arc<Port<Rtmp>>,
+    key: StreamKey,
     settings: T,
+}
+
+impl<T> OpenServer<T> {
+    /// Opens the port of a server. A server without a key, which no peer could reach, is an error: `build()` generates a
+    /// key if none is set.
+    fn open(
+        resources: &EngineResources,
+        label: &EndpointLabel<'_>,
+        (listen, group, tls): (&Listen, Option<u64>, bool),
+        key: Option<&StreamKey>,
+        settings: T,
+    ) -> Result<Self, Error> {
+        let key = key.cloned().ok_or_else(|| label.io("the stream key".into(), io::ErrorKind::NotFound.into()))?;
+        Ok(Self { port: open_port(resources, label, listen.bind, group, tls)?, key, settings })
+    }
 }
 
 impl SourceDriver for RtmpPublishServer {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.tls)?;
-        Ok(Box::new(OpenServer { port, settings: self.clone() }))
+        let (listen, key) = ((&self.listen, self.port_group, self.tls), self.key.as_ref());
+        Ok(Box::new(OpenServer::open(opening.resources, &opening.label, listen, key, self.clone())?))
     }
 }
 
 impl OpenSource for OpenServer<RtmpPublishServer> {
     fn start(self: Box<Self>, resources: &EngineResources, _: &FlowMedia, context: SourceContext) -> StartedSource {
-        let Self { port, settings } = *self;
-        let input_address = Some(listener_url(resources, &port, &settings.app, settings.key.as_ref()).into());
+        let Self { port, key, settings } = *self;
+        let input_address = Some(listener_url(resources, &port, &settings.app, &key).into());
         let route = Route {
-            mount: mount(settings.app, settings.key),
-            allow: settings.listen.allow,
-            max_peers: None,
-            status: context.status.clone(),
-            events: context.events.clone(),
+            mount: Mount { app: settings.app, key },
+            admission: Admission::of_source(&context),
             end: RouteEnd::Source(context),
         };
-        StartedSource { input_address, drive: SourceDrive::Listener(add_route(port, route)) }
+        StartedSource { input_address, drive: SourceDrive::Listener(port.add(route)) }
     }
 }
 
 impl OutputDriver for RtmpPlayServer {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.tls);
-        Box::pin(ready(port.map(|port| Box::new(OpenServer { port, settings: self.clone() }) as _)))
+        let (listen, key) = ((&self.listen, None, self.tls), self.key.as_ref());
+        let server = OpenServer::open(opening.resources, &opening.label, listen, key, self.clone());
+        Box::pin(ready(server.map(|server| Box::new(server) as _)))
     }
 }
 
 impl OpenOutput for OpenServer<RtmpPlayServer> {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
-        let Self { port, settings } = *self;
-        let url = Some(listener_url(resources, &port, &settings.app, settings.key.as_ref()).into());
+        let Self { port, key, settings } = *self;
+        let url = Some(listener_url(resources, &port, &settings.app, &key).into());
         let gop_cache = u64::from(settings.gop_cache);
         flow.ring.retain_gop(gop_cache);
         let limits = PlayerLimits {
@@ -85,14 +95,11 @@ impl OpenOutput for OpenServer<RtmpPlayServer> {
             bandwidth: flow.bandwidth.view(),
         };
         let route = Route {
-            mount: mount(settings.app, settings.key),
-            allow: settings.listen.allow,
-            max_peers: settings.listen.max_peers,
-            status,
-            events: flow.events.clone(),
+            mount: Mount { app: settings.app, key },
+            admission: Admission::of_output(&settings.listen, status, &flow.events),
             end: RouteEnd::Output(flow.ring.clone(), limits),
         };
-        StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(add_route(port, route))) }
+        StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(port.add(route))) }
     }
 }
 

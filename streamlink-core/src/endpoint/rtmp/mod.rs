@@ -10,8 +10,8 @@ mod connect;
 mod driver;
 mod inbound;
 mod receive;
+mod send_session;
 mod service;
-mod talk;
 mod wire;
 
 use super::{LossReason, tcp::End};

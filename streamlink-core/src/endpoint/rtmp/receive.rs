@@ -3,7 +3,7 @@
 use super::{
     super::tcp::{CLOSE_TIMEOUT, End, SubWaker, answer, close_with, write_all},
     inbound::{SourceSession, SourceSlot},
-    talk::after_consent,
+    send_session::after_consent,
 };
 use crate::{
     endpoint::LossReason,

@@ -4,8 +4,8 @@ use super::{
     super::{
         AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits, SendQueue,
-            SendSession, Service, Shared, WritePacing, close_with, send, write_all,
+            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits, PortState, SendQueue,
+            SendSession, Service, WritePacing, close_with, send, write_all,
         },
     },
     inbound::SourceSlot,
@@ -60,14 +60,13 @@ impl Service for Rtmp {
         SourceSlot::new(context, now)
     }
 
-    #[allow(private_interfaces)]
-    async fn connection(shared: Arc<Shared<Self>>, visit: PendingConnection) {
-        let PendingConnection { stream, peer, connection, pending } = visit;
+    async fn connection(port: Arc<PortState<Self>>, pending: PendingConnection) {
+        let PendingConnection { stream, peer, connection, pending } = pending;
         let greeting = async {
-            let stream = shared.secure(stream, peer).await?;
+            let stream = port.secure(stream, peer).await?;
             // Boxed to keep the enclosing futures small.
             let mut greeted =
-                Box::new(RequestedConnection { stream, session: ServerSession::new(&shared.random), rest: Vec::new() });
+                Box::new(RequestedConnection { stream, session: ServerSession::new(&port.random), rest: Vec::new() });
             let request = greeted.ask().await?;
             Ok::<_, End>((greeted, request))
         };
@@ -75,35 +74,35 @@ impl Service for Rtmp {
         drop(pending);
         match asked {
             Ok(Ok((greeted, request @ Request::Publish { .. }))) => {
-                shared.clone().take_on_publisher(|epoll_group| async move {
+                port.clone().take_on_publisher(|epoll_group| async move {
                     match greeted.grouped(epoll_group) {
-                        Ok(greeted) => serve(&shared, greeted, peer, request).await,
+                        Ok(greeted) => serve(&port, greeted, peer, request).await,
                         Err(error) => log::warn!("RTMP peer {peer}: {error}"), // most likely out of memory
                     }
                     drop(connection);
                 })
             }
-            Ok(Ok((greeted, request))) => shared.clone().take_on(async move {
-                serve(&shared, greeted, peer, request).await;
+            Ok(Ok((greeted, request))) => port.clone().take_on(async move {
+                serve(&port, greeted, peer, request).await;
                 drop(connection);
             }),
             Ok(Err(end)) => {
                 log::debug!("RTMP peer {peer}: {end:?}");
-                shared.refuse_unasked(peer, Some(&end));
+                port.refuse_unasked(peer, Some(&end));
             }
             Err(_) => {
                 log::debug!("RTMP peer {peer} did not say what it wants");
-                shared.refuse_unasked(peer, None);
+                port.refuse_unasked(peer, None);
             }
         }
     }
 }
 
 /// Serves the streams that a peer asks for, one after the other.
-async fn serve(shared: &Shared<Rtmp>, greeted: Box<RequestedConnection>, peer: SocketAddr, request: Request<'_>) {
+async fn serve(port: &PortState<Rtmp>, greeted: Box<RequestedConnection>, peer: SocketAddr, request: Request<'_>) {
     let mut next = Some((greeted, request.into_owned()));
     while let Some((greeted, request)) = next {
-        let Some(mut greeted) = serve_stream(shared, greeted, peer, request).await else { return };
+        let Some(mut greeted) = serve_stream(port, greeted, peer, request).await else { return };
         // Most peers close the connection now. Some report an error if we close it first.
         let asked = tokio::time::timeout(NEXT_REQUEST_TIMEOUT, greeted.ask()).await;
         next = match asked {
@@ -120,7 +119,7 @@ async fn serve(shared: &Shared<Rtmp>, greeted: Box<RequestedConnection>, peer: S
 /// Finds the route of a request and serves the peer, or refuses it. Returns the connection if the peer has ended the
 /// stream and may ask for another.
 async fn serve_stream(
-    shared: &Shared<Rtmp>,
+    port: &PortState<Rtmp>,
     mut greeted: Box<RequestedConnection>,
     peer: SocketAddr,
     request: Request<'_>,
@@ -132,33 +131,33 @@ async fn serve_stream(
     };
     log_handshake(|| format!("RTMP {peer} asks to {} {asked}", if publish { "publish to" } else { "play" }));
     let now = Instant::now();
-    let routes = shared.all();
+    let routes = port.routes();
     // An unknown application or key may be a guess. The attempts of an address per second are limited.
-    if !shared.peers.may_attempt(peer.ip(), now) {
+    if !port.places.peers.may_attempt(peer.ip(), now) {
         for route in routes.iter().filter(|route| route.is_source() == publish) {
-            route.refuse(peer, RefusalReason::TooManyAttempts, now);
+            route.admission.refuse(peer, RefusalReason::TooManyAttempts, "", now);
         }
         greeted.turn_away(peer, Refusal::Denied).await;
         return None;
     }
     let found = routes.iter().find(|route| route.is_source() == publish && route.mount.is(&asked));
     let Some(route) = found.cloned() else {
-        shared.peers.refused(peer.ip(), now);
+        port.places.peers.refused(peer.ip(), now);
         let detail = format!("asked to {} {asked}", if publish { "publish to" } else { "play" });
         // The intended route is unknown: it is one of the same application, or else any of this direction.
         let of_direction = || routes.iter().filter(|route| route.is_source() == publish);
         let has_app = |route: &Arc<OpenRoute<Rtmp>>| asked.is_of_app(&route.mount.app);
         let any = of_direction().any(has_app);
         for route in of_direction().filter(|route| !any || has_app(route)) {
-            route.refuse_with(peer, RefusalReason::NoSuchStream, &detail, now);
+            route.admission.refuse(peer, RefusalReason::NoSuchStream, &detail, now);
         }
         greeted.turn_away(peer, Refusal::NotFound).await;
         return None;
     };
     drop(routes);
     let counted = route.connections.token();
-    if !route.admits(peer.ip()) {
-        route.refuse(peer, RefusalReason::NotAllowed, now);
+    if !route.admission.admits(peer.ip()) {
+        route.admission.refuse(peer, RefusalReason::NotAllowed, "", now);
         greeted.turn_away(peer, Refusal::Denied).await;
         return None;
     }
@@ -166,18 +165,18 @@ async fn serve_stream(
         let (app, key) = asked.with_parameters(&route.mount.app, route.mount.key.reveal());
         AccessRequest { app: Some(app), key: Some(key), ..request }
     };
-    if shared.authorize(&route, with_stream, peer).await.is_err() {
+    if port.authorize(&route, with_stream, peer).await.is_err() {
         greeted.turn_away(peer, Refusal::Denied).await;
         return None;
     }
-    log_handshake(|| format!("RTMP {peer} is let in to `{}`", route.status.name()));
+    log_handshake(|| format!("RTMP {peer} is let in to `{}`", route.status().name()));
     let next = match &route.end {
-        OpenEnd::Source(..) => {
+        OpenEnd::Source(_) => {
             if route.may_publish(now) {
                 route.source_is_free().await;
             }
             let Some((taken, stop)) = route.take_source(Instant::now()) else {
-                route.refuse(peer, RefusalReason::InUse, now);
+                route.admission.refuse(peer, RefusalReason::InUse, "", now);
                 greeted.turn_away(peer, Refusal::InUse).await;
                 return None;
             };
@@ -189,8 +188,8 @@ async fn serve_stream(
                 inbound.end(&end, now);
                 was_live
             };
-            if !was_live {
-                route.report_silent_publisher(&end, peer, now);
+            if !was_live && let End::Lost(reason) = &end {
+                route.admission.report_silent_publisher(reason, peer, now);
             }
             route.give_back_source(taken);
             match session {
@@ -206,7 +205,7 @@ async fn serve_stream(
         }
         OpenEnd::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
-                route.refuse(peer, RefusalReason::TooManyPeers, now);
+                route.admission.refuse(peer, RefusalReason::TooManyPeers, "", now);
                 greeted.turn_away(peer, Refusal::Denied).await;
                 return None;
             };

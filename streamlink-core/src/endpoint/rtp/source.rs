@@ -12,9 +12,11 @@ use crate::{
     media::{
         Packet, PayloadProblem,
         rtp::{Header, NotRtp},
+        ts::Framing,
     },
     net::{Multicast, Received, Receiver as SocketReceiver, TimerFd, UdpOptions, UdpSocket},
     proto::rtp::{Contents, FecDecoder, HEADER, Receiver, Wrapper},
+    text::PeerText,
     time::Throttle,
 };
 use bytes::Bytes;
@@ -175,6 +177,9 @@ struct Reception {
     tally: Tally,
     refused: Throttle,
     last_refused: Option<(SocketAddr, RefusalReason)>,
+    /// Reports of senders of MPEG-TS without RTP headers, and the one that was reported last.
+    raw: Throttle,
+    last_raw: Option<SocketAddr>,
     /// Number of collisions of senders before this connection, and whether one of this connection was told.
     collisions: (u64, bool),
 }
@@ -185,6 +190,9 @@ struct Tally {
     dropped: u64,
     refused: u64,
     refused_peer: Option<(SocketAddr, RefusalReason)>,
+    /// Datagrams with MPEG-TS and no RTP header, which count as malformed, and the sender of the last one.
+    raw: u64,
+    raw_peer: Option<SocketAddr>,
     disconnect: bool,
 }
 
@@ -225,6 +233,8 @@ impl Reception {
             tally: Tally::default(),
             refused: Throttle::new(Duration::from_secs(1)),
             last_refused: None,
+            raw: Throttle::new(Duration::from_secs(1)),
+            last_raw: None,
             collisions: (0, false),
             settings,
         }
@@ -257,7 +267,13 @@ impl Reception {
             Ok(header) if self.payload_types.admits(header.payload_type) => self.rtp(&header, data, peer, arrival),
             Ok(_) => self.tally.dropped += 1,
             Err(NotRtp::Rtcp) => {} // RTCP has no use in a flow, and is no error
-            Err(NotRtp::Malformed) => self.tally.malformed += 1,
+            Err(NotRtp::Malformed) => {
+                self.tally.malformed += 1;
+                if Framing::detect(&data).is_some() {
+                    self.tally.raw += 1;
+                    self.tally.raw_peer = Some(peer);
+                }
+            }
         }
     }
 
@@ -396,17 +412,23 @@ impl Reception {
         counters.lost.set(quality.lost);
         counters.recovered.set(quality.recovered);
         counters.jitter_us.set(u64::try_from(quality.jitter.as_micros()).unwrap_or(u64::MAX));
-        let unwanted = quality.late.saturating_add(quality.duplicates).saturating_add(quality.foreign);
+        counters.duplicates.set(quality.duplicates);
+        let unwanted = quality.late.saturating_add(quality.foreign);
         counters.dropped.add(tally.dropped + unwanted.saturating_sub(self.unwanted));
         self.unwanted = unwanted;
         self.last_refused = tally.refused_peer.or(self.last_refused);
         if let Some((peer, reason)) = self.last_refused
             && let Some(count) = self.refused.admit(now, tally.refused)
         {
-            let endpoint = self.ingest.context.status.name();
-            self.ingest.context.status.record_refusal(reason, peer, now);
-            let detail = crate::text::PeerText::default();
-            self.ingest.context.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
+            self.refuse(reason, peer, count, now);
+        }
+        // Once for each sender, as it goes on until somebody corrects it.
+        if let Some(peer) = tally.raw_peer
+            && self.last_raw != Some(peer)
+            && let Some(count) = self.raw.admit(now, tally.raw)
+        {
+            self.last_raw = Some(peer);
+            self.refuse(RefusalReason::RawTransportStream, peer, count, now);
         }
         if quality.collisions > self.collisions.0 && !std::mem::replace(&mut self.collisions.1, true) {
             let source = self.ingest.context.status.name();
@@ -419,6 +441,14 @@ impl Reception {
             self.disconnected_until = now.checked_add(DISCONNECTED);
             self.lose(LossReason::BandwidthExceeded);
         }
+    }
+
+    /// Tells that datagrams of a peer are refused.
+    fn refuse(&self, reason: RefusalReason, peer: SocketAddr, count: u64, now: Instant) {
+        let context = &self.ingest.context;
+        context.status.record_refusal(reason, peer, now);
+        let detail = PeerText::default();
+        context.events.emit(Event::PeerRefused { endpoint: context.status.name(), peer, reason, detail, count });
     }
 
     /// Returns the time of the next call of [`Reception::timeout`], if one is due.

@@ -11,8 +11,9 @@ use super::{
     inbound::SourceSession,
     receive::Receiving,
     redirect::ServerAddress,
-    refused, start_lines,
-    talk::Recorder,
+    refused,
+    send_session::RecordingClient,
+    start_lines,
     udp::UdpTracks,
     wire::Interleaved,
 };
@@ -300,7 +301,7 @@ impl RtspClient {
                 let outbox = SendQueue::new(Interleaved::new(up.session.tracks()));
                 let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW, bandwidth: bandwidth.clone() };
                 let next_sign = Instant::now() + up.session.keep_alive_interval();
-                let mut recorder = Recorder { session: &mut up.session, next_sign };
+                let mut recorder = RecordingClient { session: &mut up.session, next_sign };
                 send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await
             });
             let mut stats = tokio::time::interval(STATS_INTERVAL);

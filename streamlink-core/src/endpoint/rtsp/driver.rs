@@ -12,8 +12,9 @@ use crate::{
             CallerParts, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening, SourceDrive,
             SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
+        listener::Admission,
         local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, add_route, open_port},
+        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
     },
     error::Error,
     flow::{DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions, rtsp_url},
@@ -67,7 +68,7 @@ impl OpenServer {
 
 impl SourceDriver for RtspListener {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.rtsp.tls)?;
+        let port = open_port(opening.resources, &opening.label, self.listen.bind, None, self.rtsp.tls)?;
         Ok(Box::new(OpenServer { port, settings: self.clone() }))
     }
 }
@@ -77,19 +78,16 @@ impl OpenSource for OpenServer {
         let input_address = Some(self.url(resources).into());
         let route = Route {
             mount: self.mount(&flow.presentation),
-            allow: self.settings.listen.allow,
-            max_peers: None,
-            status: context.status.clone(),
-            events: context.events.clone(),
+            admission: Admission::of_source(&context),
             end: RouteEnd::Source(context),
         };
-        StartedSource { input_address, drive: SourceDrive::Listener(add_route(self.port, route)) }
+        StartedSource { input_address, drive: SourceDrive::Listener(self.port.add(route)) }
     }
 }
 
 impl OutputDriver for RtspListener {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let port = open_port(opening.resources, &opening.label, self.listen.bind, self.rtsp.tls);
+        let port = open_port(opening.resources, &opening.label, self.listen.bind, None, self.rtsp.tls);
         Box::pin(ready(port.map(|port| Box::new(OpenServer { port, settings: self.clone() }) as _)))
     }
 }
@@ -103,13 +101,10 @@ impl OpenOutput for OpenServer {
         let limits = PlayerLimits { gop_cache, coalesce: Duration::ZERO, slow: SLOW, bandwidth };
         let route = Route {
             mount: self.mount(&flow.presentation),
-            allow: self.settings.listen.allow,
-            max_peers: self.settings.listen.max_peers,
-            status,
-            events: flow.events.clone(),
+            admission: Admission::of_output(&self.settings.listen, status, &flow.events),
             end: RouteEnd::Output(flow.ring.clone(), limits),
         };
-        StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(add_route(self.port, route))) }
+        StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(self.port.add(route))) }
     }
 }
 

@@ -3,13 +3,18 @@
 //! connection or a pair of UDP ports.
 
 mod caller;
+mod client_connection;
+mod directory;
 mod driver;
 mod inbound;
+mod key_frame_gate;
 mod multicast;
+mod play;
 mod receive;
 mod redirect;
+mod reserved_place;
+mod send_session;
 mod service;
-mod talk;
 mod udp;
 mod wire;
 

@@ -1,11 +1,7 @@
 //! Multicast (RFC 2326 section 10.4, transport `RTP/AVP;multicast`). An output sends once to a group, for all players
 //! that have asked for multicast. Sending ends with the last of these players.
 
-use super::{
-    super::tcp::OpenRoute,
-    service::{KeyFrameGate, Rtsp},
-    udp::UdpTracks,
-};
+use super::{super::tcp::OpenRoute, key_frame_gate::KeyFrameGate, service::Rtsp, udp::UdpTracks};
 use crate::{
     endpoint::LossReason,
     lock::{self, lock},

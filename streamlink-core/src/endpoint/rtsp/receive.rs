@@ -4,7 +4,7 @@ use super::{
     super::tcp::{End, SubWaker, answer, close_with, yield_periodically},
     end_of,
     inbound::SourceSession,
-    talk::NoStreams,
+    send_session::EmptyDirectory,
     udp::UdpTracks,
     wire::Interleaved,
 };
@@ -46,7 +46,7 @@ pub(super) trait ReceiveSession {
 impl ReceiveSession for ServerSession {
     fn bring(&mut self, bytes: &[u8], take: &mut dyn FnMut(u8, Bytes) -> Result<(), End>) -> Result<(), End> {
         self.push(bytes);
-        while let Some(request) = self.next(&mut NoStreams)? {
+        while let Some(request) = self.next(&mut EmptyDirectory)? {
             match request {
                 Request::Frame { channel, data } => take(channel, data)?,
                 _ => return Err(End::Lost(LossReason::Closed)),

@@ -1,16 +1,13 @@
-//! Connection attempts whose decision takes time: the host is asked ([`AccessHook`]), and the key is derived
+//! Connection attempts whose decision takes time: the host is asked (`listener::AccessGate`), and the key is derived
 //! from the passphrase. This work runs in other tasks and threads, so that the media of other connections does not
 //! wait for it. Its outcomes come back to the task of the port.
 //!
-//! Bounds: the number of attempts ([`MAX_ATTEMPTS`], and a share of them for each address), the number of threads
-//! ([`MAX_DERIVING`], and that of the hook) and the time ([`DECISION_TIME`]).
+//! Bounds: the number of attempts (their pending places), the number of threads ([`MAX_DERIVING`], and that of the hook)
+//! and the time ([`DECISION_TIME`]).
 
-use super::{
-    super::{
-        access::{AccessHook, Answer, DECISION_TIME},
-        listener::PeerSlot,
-    },
-    route::RouteId,
+use super::super::{
+    access::{Answer, DECISION_TIME},
+    listener::{ConnectionPlace, PendingPlace, RouteId},
 };
 use crate::{
     flow::Passphrase,
@@ -24,9 +21,8 @@ use std::{
     time::Instant,
 };
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
-/// Maximum number of undecided attempts of one port.
-const MAX_ATTEMPTS: usize = 1024;
 /// Maximum number of concurrent key derivations of one port.
 const MAX_DERIVING: usize = 2;
 
@@ -44,7 +40,18 @@ pub(super) enum Work {
     /// Question to the host, which runs as a task.
     Ask(BoxFuture<'static, Answer>),
     /// Derivation of a key, which runs on a blocking thread.
-    Derive(Box<dyn FnOnce() -> Outcome + Send>),
+    Derive(Derive),
+}
+
+type Derive = Box<dyn FnOnce() -> Outcome + Send>;
+
+impl Work {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Ask(_) => Kind::Ask,
+            Self::Derive(_) => Kind::Derive,
+        }
+    }
 }
 
 /// Kind of work.
@@ -52,20 +59,6 @@ pub(super) enum Work {
 pub(super) enum Kind {
     Ask,
     Derive,
-}
-
-/// Queue of the work of one kind.
-struct Lane {
-    most: usize,
-    /// Attempts whose work is running, including those given up meanwhile, and their routes.
-    running: HashMap<u64, RouteId>,
-    waiting: VecDeque<(u64, RouteId, Work)>,
-}
-
-impl Lane {
-    fn new(most: usize) -> Self {
-        Self { most, running: HashMap::new(), waiting: VecDeque::new() }
-    }
 }
 
 /// Attempt of a caller that has proved its address and waits for a decision.
@@ -78,8 +71,7 @@ pub(super) struct Attempt {
     pub(super) heard: Instant,
     /// Passphrase that the host has chosen.
     pub(super) passphrase: Option<Passphrase>,
-    /// Share of the connections allowed for its address.
-    pub(super) connection: PeerSlot,
+    pub(super) place: ConnectionPlace,
 }
 
 impl Attempt {
@@ -95,8 +87,9 @@ struct Pending {
     attempt: Attempt,
     kind: Kind,
     deadline: Instant,
-    /// Share of the undecided attempts allowed for its address.
-    _slot: PeerSlot,
+    /// Question to the host. It is withdrawn when the attempt is given up.
+    question: Option<AbortOnDropHandle<()>>,
+    _place: PendingPlace,
 }
 
 /// Sends the outcome of a piece of work when dropped. If the work panicked, it sends [`Outcome::Failed`].
@@ -108,7 +101,7 @@ struct Report {
 }
 
 impl Report {
-    fn report(mut self, outcome: Outcome) {
+    fn send(mut self, outcome: Outcome) {
         self.outcome = Some(outcome); // sent when `self` is dropped
     }
 }
@@ -126,30 +119,28 @@ pub(super) struct Attempts {
     by_caller: HashMap<(SocketAddr, u32), u64>,
     deadlines: BTreeSet<(Instant, u64)>,
     next_id: u64,
-    asking: Lane,
-    deriving: Lane,
+    /// Number of running derivations, including those of attempts that were given up meanwhile.
+    deriving: usize,
+    /// Derivations that wait for a thread.
+    waiting: VecDeque<(u64, Derive)>,
     /// At most one outcome for each running piece of work.
     outcomes: mpsc::UnboundedReceiver<(u64, Kind, Outcome)>,
     report_to: mpsc::UnboundedSender<(u64, Kind, Outcome)>,
 }
 
 impl Attempts {
-    pub(super) fn new(access_hook: Option<&AccessHook>) -> Self {
+    pub(super) fn new() -> Self {
         let (report_to, outcomes) = mpsc::unbounded_channel();
         Self {
             pending: HashMap::new(),
             by_caller: HashMap::new(),
             deadlines: BTreeSet::new(),
             next_id: 0,
-            asking: Lane::new(access_hook.map_or(0, AccessHook::concurrency)),
-            deriving: Lane::new(MAX_DERIVING),
+            deriving: 0,
+            waiting: VecDeque::new(),
             outcomes,
             report_to,
         }
-    }
-
-    pub(super) fn has_room(&self) -> bool {
-        self.pending.len() < MAX_ATTEMPTS
     }
 
     /// Returns whether an attempt of this caller is undecided already. Its repeated request then only updates the
@@ -165,47 +156,45 @@ impl Attempts {
         true
     }
 
-    /// Begins an attempt with its first piece of work. The caller has checked [`Attempts::has_room`].
-    pub(super) fn begin(&mut self, attempt: Attempt, slot: PeerSlot, kind: Kind, work: Work, now: Instant) {
+    /// Begins an attempt with its first piece of work.
+    pub(super) fn begin(&mut self, attempt: Attempt, place: PendingPlace, work: Work, now: Instant) {
         let id = self.next_id;
         self.next_id += 1;
-        let pending = Pending { attempt, kind, deadline: now + DECISION_TIME, _slot: slot };
-        self.queue(id, pending, work);
+        let (kind, deadline) = (work.kind(), now + DECISION_TIME);
+        self.queue(id, Pending { attempt, kind, deadline, question: None, _place: place }, work);
     }
 
-    fn lane(&mut self, kind: Kind) -> &mut Lane {
-        match kind {
-            Kind::Ask => &mut self.asking,
-            Kind::Derive => &mut self.deriving,
+    fn queue(&mut self, id: u64, mut pending: Pending, work: Work) {
+        pending.kind = work.kind();
+        match work {
+            Work::Ask(question) => {
+                let report = self.report(id, Kind::Ask);
+                let asking = async move { report.send(Outcome::Asked(question.await)) };
+                pending.question = Some(AbortOnDropHandle::new(tokio::spawn(lock::task(asking))));
+            }
+            Work::Derive(derive) => {
+                pending.question = None;
+                self.waiting.push_back((id, derive));
+            }
         }
-    }
-
-    fn queue(&mut self, id: u64, pending: Pending, work: Work) {
-        let (kind, route) = (pending.kind, pending.attempt.route);
         self.by_caller.insert((pending.attempt.peer, pending.attempt.request.socket_id), id);
         self.deadlines.insert((pending.deadline, id));
         self.pending.insert(id, pending);
-        self.lane(kind).waiting.push_back((id, route, work));
-        self.start(kind);
+        self.start_deriving();
     }
 
-    /// Starts waiting work while threads are free.
-    fn start(&mut self, kind: Kind) {
-        let to = self.report_to.clone();
-        let lane = self.lane(kind);
-        while lane.running.len() < lane.most
-            && let Some((id, route, work)) = lane.waiting.pop_front()
+    fn report(&self, id: u64, kind: Kind) -> Report {
+        Report { id, kind, outcome: None, to: self.report_to.clone() }
+    }
+
+    /// Starts waiting derivations while threads are free.
+    fn start_deriving(&mut self) {
+        while self.deriving < MAX_DERIVING
+            && let Some((id, derive)) = self.waiting.pop_front()
         {
-            lane.running.insert(id, route);
-            let report = Report { id, kind, outcome: None, to: to.clone() };
-            match work {
-                Work::Ask(question) => {
-                    tokio::spawn(lock::task(async move { report.report(Outcome::Asked(question.await)) }));
-                }
-                Work::Derive(derive) => {
-                    tokio::task::spawn_blocking(move || report.report(lock::on_task(derive)));
-                }
-            }
+            self.deriving += 1;
+            let report = self.report(id, Kind::Derive);
+            tokio::task::spawn_blocking(move || report.send(lock::on_task(derive)));
         }
     }
 
@@ -220,21 +209,17 @@ impl Attempts {
     /// Records that a piece of work is done. Returns the attempt, to be continued with [`Attempts::resume`], or `None`
     /// if it was given up meanwhile.
     pub(super) fn done(&mut self, id: u64, kind: Kind) -> Option<Resumable> {
-        self.lane(kind).running.remove(&id);
-        self.start(kind);
+        if kind == Kind::Derive {
+            self.deriving = self.deriving.saturating_sub(1);
+            self.start_deriving();
+        }
         self.forget(id).map(|pending| Resumable { id, pending })
     }
 
     /// Queues another piece of work for an attempt. The deadline stays the same.
-    pub(super) fn resume(&mut self, resumable: Resumable, kind: Kind, work: Work) {
-        let Resumable { id, mut pending } = resumable;
-        pending.kind = kind;
+    pub(super) fn resume(&mut self, resumable: Resumable, work: Work) {
+        let Resumable { id, pending } = resumable;
         self.queue(id, pending, work);
-    }
-
-    /// Returns whether the host is being asked about a caller of a route.
-    pub(super) fn is_asking(&self, route: RouteId) -> bool {
-        self.asking.running.values().any(|of| *of == route)
     }
 
     fn forget(&mut self, id: u64) -> Option<Pending> {
@@ -247,7 +232,7 @@ impl Attempts {
     /// Gives up an attempt. The result of its running work is ignored.
     fn give_up(&mut self, id: u64) -> Option<(Attempt, Kind)> {
         let pending = self.forget(id)?;
-        self.lane(pending.kind).waiting.retain(|(waiting, ..)| *waiting != id);
+        self.waiting.retain(|(waiting, _)| *waiting != id);
         Some((pending.attempt, pending.kind))
     }
 

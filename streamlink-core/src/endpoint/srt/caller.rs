@@ -9,7 +9,7 @@ use super::{
         resolver::{Target, unreachable},
         sleep_until,
     },
-    link::Link,
+    connection_io::ConnectionIo,
     rates::FlowRates,
     route::settle,
 };
@@ -148,7 +148,7 @@ impl SrtCaller {
         let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
         session.peer = peer;
         let rates = self.rates.now();
-        session.link.connection.set_rates(rates.buffer, rates.pacing);
+        session.io.connection.set_rates(rates.buffer, rates.pacing);
         Ok(session)
     }
 }
@@ -197,14 +197,14 @@ impl Caller for RunningCaller {
             Err(outcome) => return outcome,
         };
         if ingest.is_none() {
-            session.link.connection.send_only(); // the peer of an output sends no media
+            session.io.connection.send_only(); // the peer of an output sends no media
         }
         caller.skip_to_now();
-        let is_encrypted = session.link.connection.stats().encrypted;
+        let is_encrypted = session.io.connection.stats().encrypted;
         caller.status.counters.encrypted.set(u64::from(is_encrypted));
         connection.up(session.peer);
         if let Some(ingest) = ingest {
-            ingest.await_media(Instant::now() + session.link.connection.stats().latency);
+            ingest.await_media(Instant::now() + session.io.connection.stats().latency);
         }
         session.run(caller, ingest.as_mut(), lag).await
     }
@@ -267,8 +267,8 @@ async fn shake_hands(
             Progress::Calling => {}
             Progress::Connected(connection) => {
                 let peer = socket.local_addr(); // placeholder, replaced by `SrtCaller::call`
-                let link = Link::new(*connection, &socket, None);
-                return Ok(Session { link, socket, memory, peer });
+                let io = ConnectionIo::new(*connection, &socket, None);
+                return Ok(Session { io, socket, memory, peer });
             }
             Progress::Rejected(rejection) => return Err(Failed::Rejected(rejection)),
             Progress::TimedOut => {
@@ -295,7 +295,7 @@ fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
 
 /// Established connection with its socket.
 struct Session {
-    link: Link,
+    io: ConnectionIo,
     socket: UdpSocket,
     memory: Receiver,
     peer: SocketAddr,
@@ -310,7 +310,7 @@ impl Session {
         let mut next_stats = Instant::now() + STATS_INTERVAL;
         loop {
             let idle = ingest.as_ref().and_then(|ingest| ingest.idle_deadline());
-            let due = [self.link.connection.next_timeout(), idle].into_iter().flatten().fold(next_stats, Instant::min);
+            let due = [self.io.connection.next_timeout(), idle].into_iter().flatten().fold(next_stats, Instant::min);
             let mut ended = false;
             tokio::select! {
                 biased;
@@ -326,35 +326,35 @@ impl Session {
             let now = Instant::now();
             if let Some(rates) = call.rates.changed() {
                 rates.apply(&mut call.terms);
-                self.link.connection.set_rates(rates.buffer, rates.pacing);
+                self.io.connection.set_rates(rates.buffer, rates.pacing);
                 self.memory.set_rate(rates.pacing.bytes_per_second);
             }
             if let Direction::Send(reader) = &mut call.direction {
                 let lost = reader.read(&mut window);
                 call.dropped(lost.packets, lag, now);
                 for packet in window.iter().flat_map(|batch| batch.packets()) {
-                    self.link.connection.push(packet.data(), now);
+                    self.io.connection.push(packet.data(), now);
                 }
                 window.clear();
             }
             for datagram in inbox.drain(..) {
-                if destination(&datagram.data) == Some(self.link.connection.local_id())
+                if destination(&datagram.data) == Some(self.io.connection.local_id())
                     && let Some(packet) = Packet::parse(&datagram.data)
                 {
-                    self.link.connection.handle(&packet, &datagram.data, datagram.arrival.min(now));
+                    self.io.connection.handle(&packet, &datagram.data, datagram.arrival.min(now));
                 }
             }
             let reason = self.attend(ingest.as_deref_mut(), now);
             if ended {
-                self.link.connection.shut_down(now);
+                self.io.connection.shut_down(now);
             }
-            self.link.flush(&self.socket, &mut scratch, now);
+            self.io.flush(&self.socket, &mut scratch, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
                 let unsent = self.statistics(&call.status, &call.events, ingest.is_some(), &mut settled, now);
                 call.dropped(unsent.dropped, lag, now);
                 call.status.counters.dropped.add(unsent.oversized);
-                let limit = self.link.connection.max_payload();
+                let limit = self.io.connection.max_payload();
                 lag.note_oversized(unsent.oversized, limit, &call.status, &call.events, now);
             }
             if ended {
@@ -369,7 +369,7 @@ impl Session {
     /// Runs the timers of the connection and hands received payloads to the flow. Returns `Some` when the connection
     /// has ended.
     fn attend(&mut self, ingest: Option<&mut Ingest>, now: Instant) -> Option<LossReason> {
-        let connection: &mut srt::Connection = &mut self.link.connection;
+        let connection: &mut srt::Connection = &mut self.io.connection;
         connection.handle_timeout(now);
         if let Some(ingest) = ingest {
             ingest.refresh();
@@ -385,14 +385,14 @@ impl Session {
             }
             ingest.publish(now, Some(self.peer));
             let is_idle = ingest.is_idle(now);
-            if is_idle && self.link.loss().is_none() {
-                self.link.connection.shut_down(now);
+            if is_idle && self.io.loss().is_none() {
+                self.io.connection.shut_down(now);
                 return Some(LossReason::Idle);
             }
         } else {
             while connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }
-        self.link.loss()
+        self.io.loss()
     }
 
     /// Updates the counters. Returns the packets that an output has not sent, which are still to be counted.
@@ -404,7 +404,7 @@ impl Session {
         settled: &mut ConnectionStats,
         now: Instant,
     ) -> Unsent {
-        let stats = self.link.connection.stats();
+        let stats = self.io.connection.stats();
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         status.counters.rtt_us.set(micros(stats.rtt));
         status.counters.latency_us.set(micros(stats.latency));

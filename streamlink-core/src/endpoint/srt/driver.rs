@@ -12,34 +12,16 @@ use crate::{
         EngineResources, FlowBandwidth, FlowMedia, SourceContext, Status,
         driver::{
             CallerParts, ListenerEntry, OpenOutput, OpenSource, Opened, OutputDrive, OutputDriver, OutputOpening,
-            RouteId, SharedPort, SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
+            SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
+        listener::Admission,
         local_egress,
     },
     error::Error,
-    flow::{Allowlist, SrtCaller, SrtListener, srt_url},
+    flow::{SrtCaller, SrtListener, srt_url},
     net::Egress,
 };
-use futures_util::future::BoxFuture;
-use std::{future::ready, io, net::SocketAddr, sync::Arc};
-
-impl SharedPort for Port {
-    fn edit(&self, route: RouteId, allow: Allowlist, max_peers: Option<u32>) {
-        self.edit(route, allow, max_peers);
-    }
-
-    fn kick(&self, route: RouteId, peer: SocketAddr) -> BoxFuture<'_, bool> {
-        Box::pin(self.kick(route, peer))
-    }
-
-    fn remove(&self, route: RouteId) -> Task {
-        Box::pin(self.remove(route))
-    }
-
-    fn release(self: Arc<Self>) -> Task {
-        Box::pin(Port::release(self))
-    }
-}
+use std::{future::ready, io, sync::Arc};
 
 /// Listener with its port open.
 struct OpenListener {
@@ -49,9 +31,7 @@ struct OpenListener {
 
 impl OpenListener {
     fn open(settings: &SrtListener, resources: &EngineResources) -> io::Result<Self> {
-        let port = resources.ports.at(settings.listen.bind, |address| {
-            Port::open(address, resources.access_hook.clone(), resources.peer_limits, resources.random.clone())
-        })?;
+        let port = resources.ports.at(settings.listen.bind, None, |address| Port::open(address, resources))?;
         Ok(Self { port, settings: settings.clone() })
     }
 
@@ -60,20 +40,11 @@ impl OpenListener {
         srt_url(&resources.advertise(self.port.local_addr()), self.settings.srt.stream_id.as_deref())
     }
 
-    fn add(self, flow: &FlowMedia, status: Arc<Status>, end: RouteEnd) -> ListenerEntry {
+    fn add(self, flow: &FlowMedia, admission: Admission, end: RouteEnd) -> ListenerEntry {
         let Self { port, settings } = self;
         let rates = FlowRates::new(&settings.srt, flow.bandwidth.view());
-        let id = port.add(Route {
-            terms: terms(&settings.srt, &rates),
-            stream_id: settings.srt.stream_id,
-            allow: settings.listen.allow,
-            max_peers: settings.listen.max_peers,
-            rates,
-            status,
-            events: flow.events.clone(),
-            end,
-        });
-        ListenerEntry::new(port, id)
+        let terms = terms(&settings.srt, &rates);
+        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, end })
     }
 }
 
@@ -89,7 +60,7 @@ impl SourceDriver for SrtListener {
 impl OpenSource for OpenListener {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, context: SourceContext) -> StartedSource {
         let input_address = Some(self.url(resources).into());
-        let entry = self.add(flow, context.status.clone(), RouteEnd::Source(context));
+        let entry = self.add(flow, Admission::of_source(&context), RouteEnd::Source(context));
         StartedSource { input_address, drive: SourceDrive::Listener(entry) }
     }
 }
@@ -107,7 +78,8 @@ impl OutputDriver for SrtListener {
 impl OpenOutput for OpenListener {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
         let url = Some(self.url(resources).into());
-        let entry = self.add(flow, status, RouteEnd::Output(flow.ring.reader()));
+        let admission = Admission::of_output(&self.settings.listen, status, &flow.events);
+        let entry = self.add(flow, admission, RouteEnd::Output(flow.ring.reader()));
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(entry)) }
     }
 }

@@ -1,13 +1,14 @@
 //! SRT endpoints. Listeners share a port, which one task drives with all its connections. Each caller has its own task
 //! and socket.
 
-mod admission;
 mod attempts;
 mod caller;
+mod connected_caller;
+mod connection_io;
 mod driver;
-mod link;
-mod linked;
+mod handshake;
 mod port;
 mod rates;
 mod route;
+mod task;
 mod terms;

@@ -2,46 +2,36 @@
 
 use super::{
     super::{
-        Event, EventSink, LossReason, RefusalReason, SourceContext, Status,
+        Event, EventSink, LossReason, SourceContext, Status,
         ingest::Ingest,
         lagging::{LagReport, Unsent},
+        listener::{Admission, HasAdmission},
         reconnect::lost,
     },
     rates::{FlowRates, Rates},
 };
 use crate::{
-    flow::{Allowlist, StreamId, Takeover},
+    flow::StreamId,
     proto::srt::{ConnectionStats, Terms},
     router::{Reader, State},
-    text::PeerText,
-    time::Throttle,
 };
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-/// Identifies a route of a port.
-pub(crate) type RouteId = u64;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+use tokio_util::task::TaskTracker;
 
 /// Source or output that serves callers of a port.
 #[derive(Debug)]
-pub(crate) struct Route {
-    pub(crate) stream_id: Option<String>,
-    pub(crate) allow: Allowlist,
-    pub(crate) max_peers: Option<u32>,
-    pub(crate) terms: Terms,
+pub(in crate::endpoint) struct Route {
+    pub(in crate::endpoint) stream_id: Option<String>,
+    pub(in crate::endpoint) admission: Admission,
+    pub(in crate::endpoint) terms: Terms,
     /// Rates of the flow, from which buffer and pacing in `terms` are updated.
-    pub(crate) rates: FlowRates,
-    pub(crate) status: Arc<Status>,
-    pub(crate) events: EventSink,
-    pub(crate) end: RouteEnd,
+    pub(in crate::endpoint) rates: FlowRates,
+    pub(in crate::endpoint) end: RouteEnd,
 }
 
 /// Origin or destination of the media of a route.
 #[derive(Debug)]
-pub(crate) enum RouteEnd {
+pub(in crate::endpoint) enum RouteEnd {
     Source(SourceContext),
     Output(Reader),
 }
@@ -49,14 +39,14 @@ pub(crate) enum RouteEnd {
 impl Route {
     /// Marks the source or output as failed, because its port no longer serves it.
     pub(super) fn fail(&self, why: &str, now: Instant) {
-        let is_source = matches!(self.end, RouteEnd::Source(_));
+        let (status, events) = (self.admission.status(), self.admission.events());
         if let RouteEnd::Source(context) = &self.end {
             context.lose(now);
         }
-        self.status.counters.set_state(State::Failed, now);
+        status.counters.set_state(State::Failed, now);
         let reason = LossReason::Internal(why.to_owned());
-        self.status.record_loss(&reason, None, now);
-        self.events.emit(lost(&self.status, is_source, None, reason));
+        status.record_loss(&reason, None, now);
+        events.emit(lost(status, self.admission.is_source(), None, reason));
     }
 }
 
@@ -65,14 +55,13 @@ pub(super) struct OpenRoute {
     pub(super) route: Route,
     pub(super) ingest: Option<Ingest>,
     /// Socket ids of its connections.
-    pub(super) links: Vec<u32>,
+    pub(super) callers: Vec<u32>,
     /// Sender of a source.
     pub(super) sender: Option<SocketAddr>,
     /// Report of packets that its players have missed.
     pub(super) lag: LagReport,
-    pub(super) refused: Throttle,
-    /// Last refused caller, with the reason and its details.
-    pub(super) last_refused: Option<(SocketAddr, RefusalReason, PeerText)>,
+    /// Open questions to the host about callers of the route.
+    pub(super) questions: TaskTracker,
     /// Stream id that callers have to name. `None`: they name none, or one that no other route wants.
     wanted: Option<StreamId>,
 }
@@ -83,17 +72,15 @@ impl OpenRoute {
             RouteEnd::Source(context) => Some(Ingest::new(context.clone(), now)),
             RouteEnd::Output(_) => None,
         };
-        let refused = Throttle::new(Duration::from_secs(1));
         // A listener with an id that cannot be read is asked for by no caller, which is told so.
         let wanted = route.stream_id.as_deref().map(|id| StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)));
         Self {
             route,
             ingest,
-            links: Vec::new(),
+            callers: Vec::new(),
             sender: None,
             lag: LagReport::new(),
-            refused,
-            last_refused: None,
+            questions: TaskTracker::new(),
             wanted,
         }
     }
@@ -126,43 +113,31 @@ impl OpenRoute {
     /// Counts packets that players have missed, and reports them. A call with 0 packets may report earlier ones that
     /// were held back.
     pub(super) fn dropped(&mut self, packets: u64, now: Instant) {
-        self.route.status.counters.dropped.add(packets);
-        self.lag.note(packets, &self.route.status, &self.route.events, now);
+        let admission = &self.route.admission;
+        admission.status().counters.dropped.add(packets);
+        self.lag.note(packets, admission.status(), admission.events(), now);
     }
 
     /// Counts packets that a connection of the route has not sent, and reports them.
     pub(super) fn unsent(&mut self, unsent: Unsent, limit: usize, now: Instant) {
         self.dropped(unsent.dropped, now);
-        self.route.status.counters.dropped.add(unsent.oversized);
-        self.lag.note_oversized(unsent.oversized, limit, &self.route.status, &self.route.events, now);
+        let admission = &self.route.admission;
+        admission.status().counters.dropped.add(unsent.oversized);
+        self.lag.note_oversized(unsent.oversized, limit, admission.status(), admission.events(), now);
     }
 
-    /// Returns whether a source admits another caller while it has one: the one before is closed then.
-    pub(super) fn may_take_over(&self, now: Instant) -> bool {
-        let RouteEnd::Source(context) = &self.route.end else { return false };
-        match context.takeover {
-            Takeover::Always => true,
-            Takeover::Idle => self.route.status.counters.silent_for(now) >= context.group.loss_threshold(),
-            _ => false,
-        }
+    pub(super) fn status(&self) -> &Arc<Status> {
+        self.route.admission.status()
     }
 
-    /// Counts a refused caller, and reports it.
-    pub(super) fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason, detail: &str, now: Instant) {
-        self.route.status.counters.refused.add(1);
-        self.last_refused = Some((peer, reason, detail.into()));
-        self.report_refusals(now, 1);
+    pub(super) fn events(&self) -> &EventSink {
+        self.route.admission.events()
     }
+}
 
-    /// Reports refusals, at most once a second.
-    pub(super) fn report_refusals(&mut self, now: Instant, new: u64) {
-        if let Some(count) = self.refused.admit(now, new)
-            && let Some((peer, reason, detail)) = self.last_refused.clone()
-        {
-            let endpoint = self.route.status.name();
-            self.route.status.record_refusal(reason, peer, now);
-            self.route.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
-        }
+impl HasAdmission for OpenRoute {
+    fn admission(&self) -> &Admission {
+        &self.route.admission
     }
 }
 
@@ -181,8 +156,9 @@ pub(super) fn settle(
     if is_source {
         counters.lost.add(stats.received.lost - before.received.lost);
         counters.recovered.add(stats.received.recovered - before.received.recovered);
+        counters.duplicates.add(stats.received.duplicates - before.received.duplicates);
         counters.dropped.add(stats.received.discarded - before.received.discarded);
-        counters.malformed.add(stats.undecrypted - before.undecrypted);
+        counters.undecrypted.add(stats.undecrypted - before.undecrypted);
         let packets = stats.received.mistimed - before.received.mistimed;
         if packets > 0 {
             events.emit(Event::TimestampsAhead { source: status.name(), packets });

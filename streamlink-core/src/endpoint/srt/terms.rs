@@ -1,8 +1,8 @@
 //! Conversion of the settings of a flow to the terms of a connection.
 
 use crate::{
-    flow::SrtOptions,
-    proto::srt::{Rejection, Terms},
+    flow::{CryptoMode, SrtOptions},
+    proto::srt::{CipherMode, Rejection, Terms},
 };
 
 use super::{super::RefusalReason, rates::FlowRates};
@@ -14,6 +14,11 @@ pub(crate) fn terms(options: &SrtOptions, rates: &FlowRates) -> Terms {
         peer_latency: options.peer_latency.as_duration(),
         passphrase: options.passphrase.as_ref().map(|p| p.secret().clone()),
         key_length: options.key_length.bytes().into(),
+        cipher: match options.crypto_mode {
+            CryptoMode::Auto => None,
+            CryptoMode::AesCtr => Some(CipherMode::Ctr),
+            CryptoMode::AesGcm => Some(CipherMode::Gcm),
+        },
         packet_drop: options.packet_drop,
         payload_size: options.payload_size.into(),
         peer_idle: options.peer_idle_timeout,

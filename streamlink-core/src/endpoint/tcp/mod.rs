@@ -1,22 +1,19 @@
 //! Common parts of the protocols over TCP: ports with their routes, and sending from the ring to one connection.
 
-mod access;
-mod driver;
 mod executor;
 mod io;
+mod player;
 mod port;
 mod route;
 mod send;
 mod send_queue;
 mod sub_waker;
 
-pub(in crate::endpoint) use driver::{add_route, open_port};
 pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
-pub(crate) use port::Port;
-pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, PendingConnection, Shared};
-pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, Player, PlayerPlace};
-pub(crate) use route::{PlayerLimits, Route, RouteEnd};
+pub(in crate::endpoint) use player::Player;
+pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, PendingConnection, Port, PortState, open_port};
+pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, PlayerLimits, PlayerPlace, Route, RouteEnd};
 pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
 pub(in crate::endpoint) use send_queue::{SendQueue, Wire};
 pub(in crate::endpoint) use sub_waker::SubWaker;
@@ -26,7 +23,7 @@ use crate::net::{TlsError, TlsErrorKind};
 use std::{fmt::Debug, sync::Arc, time::Instant};
 
 /// A protocol whose peers connect to a port.
-pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
+pub(in crate::endpoint) trait Service: Debug + Sized + Send + Sync + 'static {
     /// Name of a route, with the settings that the protocol needs for it.
     type Mount: Debug + Send + Sync;
     /// State that a source keeps from one publisher to the next.
@@ -37,9 +34,8 @@ pub(crate) trait Service: Debug + Sized + Send + Sync + 'static {
     /// Creates the state of a source before its first publisher.
     fn inbound(context: SourceContext, now: Instant) -> Self::SourceSession;
 
-    /// Reads the request of a peer, and serves the peer by [`Shared::take_on`]. Dropped when the port closes.
-    #[allow(private_interfaces)]
-    fn connection(shared: Arc<Shared<Self>>, visit: PendingConnection) -> impl Future<Output = ()> + Send;
+    /// Reads the request of a peer, and serves the peer by [`PortState::take_on`]. Dropped when the port closes.
+    fn connection(port: Arc<PortState<Self>>, pending: PendingConnection) -> impl Future<Output = ()> + Send;
 }
 
 /// Reason for the end of a connection.

@@ -2,49 +2,40 @@
 //! each connection. One task accepts connections. A connection has a task of its own until its request is complete,
 //! and shares a task with others from then on.
 //!
-//! Limits: [`MAX_CONNECTIONS`] connections, of which at most [`MAX_PENDING`] are pending, that is, have not completed
-//! their request. A pending connection holds at most about 512 KiB, and is closed [`HANDSHAKE_TIMEOUT`] after it was
-//! accepted, whatever it has sent. One address has a share of both ([`PeerLimits`]), and all ports of the process share
-//! a budget of file descriptors.
+//! Limits: the places of the port ([`Places`]). A connection is pending until its request is complete. A pending
+//! connection holds at most about 512 KiB, and is closed [`HANDSHAKE_TIMEOUT`] after it was accepted, whatever it has
+//! sent.
 
 use super::{
     super::{
-        AccessHook, LossReason, RefusalReason,
-        listener::{PeerRegistry, PeerSlot},
+        AccessRequest, EngineResources, LossReason, RefusalReason,
+        access::UNANSWERED,
+        driver::{EndpointLabel, Task},
+        listener::{self, AccessGate, ConnectionPlace, PendingPlace, Places, PortProtocol, RouteId, RouteTable},
     },
     End, Service,
-    access::AccessGate,
     executor::{ConnectionExecutor, Kind},
-    route::{OpenRoute, Route, RouteId},
+    route::{OpenRoute, Route},
 };
 use crate::{
-    flow::{Allowlist, PeerLimits},
+    error::Error,
+    flow::Allowlist,
     lock::{self, lock},
-    net::{self, DescriptorPermit, EpollGroup, SpareDescriptor, Stream, TlsError, TlsErrorKind, TlsServer},
+    net::{self, EpollGroup, SpareDescriptor, Stream, TlsError, TlsErrorKind, TlsServer},
     random::Random,
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use std::{
-    collections::HashMap,
+    future::ready,
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Maximum number of connections of one port.
-const MAX_CONNECTIONS: usize = 10_000;
-/// Maximum number of connections of one port that have not completed their request.
-const MAX_PENDING: usize = 1_024;
 /// Maximum time from the acceptance of a connection to its request.
 pub(in crate::endpoint) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between updates of the statistics.
@@ -55,25 +46,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SHORTAGE_END: Duration = Duration::from_secs(10);
 
 /// Handle to a port. The port closes when its last handle is dropped.
+pub(in crate::endpoint) type Port<S> = listener::Port<TcpPort<S>>;
+
+/// Open port of a protocol over TCP. Its task and its connections end when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Port<S: Service> {
-    local: SocketAddr,
-    shared: Arc<Shared<S>>,
-    stop: CancellationToken,
-    closed: CancellationToken,
+pub(in crate::endpoint) struct TcpPort<S: Service> {
+    state: Arc<PortState<S>>,
+    _stop: DropGuard,
 }
 
 /// State shared by a port and its connections.
 #[derive(Debug)]
-pub(in crate::endpoint) struct Shared<S: Service> {
-    routes: Mutex<HashMap<RouteId, Arc<OpenRoute<S>>>>,
-    next_route: AtomicU64,
-    pub(in crate::endpoint) tls: Option<TlsServer>,
+pub(in crate::endpoint) struct PortState<S: Service> {
+    routes: Mutex<RouteTable<Arc<OpenRoute<S>>>>,
+    tls: Option<TlsServer>,
     pub(in crate::endpoint) random: Random,
-    connections: Arc<Semaphore>,
-    pending: Arc<Semaphore>,
-    pub(in crate::endpoint) peers: Arc<PeerRegistry>,
-    pub(super) access: Option<AccessGate>,
+    pub(in crate::endpoint) places: Places,
+    access: Option<AccessGate>,
     shortage: Shortage,
     players: ConnectionExecutor,
     publishers: ConnectionExecutor,
@@ -91,95 +80,88 @@ impl Shortage {
     }
 }
 
-impl<S: Service> Drop for Port<S> {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+/// Returns the open port of a protocol at an address, or opens it. Must be called within the runtime. Listeners of one
+/// group share a port that the system picks.
+///
+/// # Errors
+/// [`Error::Bind`] if the address cannot be bound, or if the port is open with another choice of TLS.
+pub(in crate::endpoint) fn open_port<S: Service>(
+    resources: &EngineResources,
+    label: &EndpointLabel<'_>,
+    address: SocketAddr,
+    group: Option<u64>,
+    tls: bool,
+) -> Result<Arc<Port<S>>, Error> {
+    let opened = resources.tls.server(tls).and_then(|server| {
+        let port = resources.ports.at(address, group, |address| Port::open(address, server, resources))?;
+        if port.is_secure() == tls {
+            Ok(port)
+        } else {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another flow listens there, with TLS or without"))
+        }
+    });
+    opened.map_err(|cause| label.bind(address, cause))
 }
 
 impl<S: Service> Port<S> {
     /// Opens a port, with TLS if `tls` is given. Must be called within the runtime.
-    pub(crate) fn open(
-        address: SocketAddr,
-        tls: Option<TlsServer>,
-        access_hook: Option<AccessHook>,
-        limits: PeerLimits,
-        random: Random,
-    ) -> io::Result<Arc<Self>> {
+    fn open(address: SocketAddr, tls: Option<TlsServer>, resources: &EngineResources) -> io::Result<Arc<Self>> {
         let listener = net::listen(address)?;
         let local = listener.local_addr()?;
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
-        let shared = Arc::new(Shared {
+        let state = Arc::new(PortState {
             routes: Mutex::default(),
-            next_route: AtomicU64::new(1),
             tls,
-            random,
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            pending: Arc::new(Semaphore::new(MAX_PENDING)),
-            peers: PeerRegistry::new(limits),
-            access: access_hook.map(AccessGate::new),
+            random: resources.random.clone(),
+            places: Places::new(resources.peer_limits),
+            access: resources.access_hook.clone().map(|hook| AccessGate::new(hook, S::NAME)),
             shortage: Shortage::default(),
             players: ConnectionExecutor::new(Kind::Players, stop.clone()),
             publishers: ConnectionExecutor::new(Kind::Publishers, stop.clone()),
         });
-        let port = Arc::new(Self { local, shared: shared.clone(), stop: stop.clone(), closed: closed.clone() });
+        let protocol = TcpPort { state: state.clone(), _stop: stop.clone().drop_guard() };
+        let port = Self::new(local, protocol, closed.clone());
         tokio::spawn(lock::task(async move {
-            shared.run(listener, &stop).await; // closes the socket
+            state.run(listener, &stop).await; // closes the socket
             closed.cancel();
         }));
         Ok(port)
     }
 
-    pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.local
-    }
-
     /// Returns whether the port speaks TLS.
-    pub(crate) fn is_secure(&self) -> bool {
-        self.shared.tls.is_some()
+    pub(in crate::endpoint) fn is_secure(&self) -> bool {
+        self.protocol.state.tls.is_some()
+    }
+}
+
+impl<S: Service> PortProtocol for TcpPort<S> {
+    type Route = Route<S>;
+
+    fn add(&self, id: RouteId, route: Route<S>) {
+        lock(&self.state.routes).insert(id, OpenRoute::new(route, Instant::now()));
     }
 
-    pub(crate) fn add(&self, route: Route<S>) -> RouteId {
-        let id = self.shared.next_route.fetch_add(1, Relaxed);
-        lock(&self.shared.routes).insert(id, OpenRoute::new(route, Instant::now()));
-        id
-    }
-
-    pub(crate) fn edit(&self, route: RouteId, allow: Allowlist, max_peers: Option<u32>) {
-        if let Some(open) = lock(&self.shared.routes).get(&route) {
-            open.edit(allow, max_peers);
+    fn edit(&self, id: RouteId, allow: Allowlist, max_peers: Option<u32>) {
+        if let Some(route) = lock(&self.state.routes).get(id) {
+            route.edit(allow, max_peers);
         }
     }
 
-    /// Disconnects the players of a route at an address. Returns whether there were any.
-    pub(crate) fn kick(&self, route: RouteId, peer: SocketAddr) -> bool {
-        lock(&self.shared.routes).get(&route).is_some_and(|open| open.kick(peer))
+    fn kick(&self, id: RouteId, peer: SocketAddr) -> BoxFuture<'static, bool> {
+        let found = lock(&self.state.routes).get(id).is_some_and(|route| route.kick(peer));
+        Box::pin(ready(found))
     }
 
-    /// Removes a route at once. The future waits until its connections have ended.
-    pub(crate) fn remove(&self, route: RouteId) -> impl Future<Output = ()> + Send + use<S> {
-        let open = lock(&self.shared.routes).remove(&route);
-        if let Some(open) = &open {
-            open.stop.cancel();
-            open.connections.close();
-        }
-        async move {
-            if let Some(open) = open {
-                open.connections.wait().await;
-            }
-        }
-    }
-
-    /// Drops a handle. Waits until the socket is closed if it was the last handle.
-    pub(crate) async fn release(self: Arc<Self>) {
-        let closed = self.closed.clone();
-        if Arc::into_inner(self).is_some() {
-            closed.cancelled().await;
+    fn remove(&self, id: RouteId) -> Task {
+        let route = lock(&self.state.routes).remove(id);
+        match route {
+            Some(route) => Box::pin(route.close()),
+            None => Box::pin(ready(())),
         }
     }
 }
 
-impl<S: Service> Shared<S> {
+impl<S: Service> PortState<S> {
     async fn run(self: Arc<Self>, listener: TcpListener, stop: &CancellationToken) {
         let mut stats = tokio::time::interval(STATS_INTERVAL);
         let mut stopped = pin!(stop.cancelled());
@@ -200,7 +182,7 @@ impl<S: Service> Shared<S> {
                 _ = stats.tick() => {
                     spare.restore();
                     let now = Instant::now();
-                    for route in self.all() {
+                    for route in self.routes() {
                         route.settle(now);
                     }
                 }
@@ -240,8 +222,8 @@ impl<S: Service> Shared<S> {
 
     /// Counts the refusal of a peer whose route is unknown, at every route.
     pub(in crate::endpoint) fn refuse_everywhere(&self, peer: SocketAddr, reason: RefusalReason, now: Instant) {
-        for route in self.all() {
-            route.refuse(peer, reason, now);
+        for route in self.routes() {
+            route.admission.refuse(peer, reason, "", now);
         }
     }
 
@@ -251,14 +233,14 @@ impl<S: Service> Shared<S> {
             Ok(stream) => Ok(stream),
             Err(error) => {
                 let now = Instant::now();
-                self.peers.refused(peer.ip(), now);
+                self.places.peers.refused(peer.ip(), now);
                 if let Some(TlsError { kind, words }) = TlsError::of(&error) {
                     let reason = match kind {
                         TlsErrorKind::Plain => RefusalReason::EncryptionMismatch,
                         TlsErrorKind::Untrusted | TlsErrorKind::Handshake => RefusalReason::Incompatible,
                     };
-                    for route in self.all() {
-                        route.refuse_with(peer, reason, words, now);
+                    for route in self.routes() {
+                        route.admission.refuse(peer, reason, words, now);
                     }
                     log::debug!("{} peer {peer}: {words}", S::NAME);
                     return Err(End::Stopped);
@@ -273,21 +255,21 @@ impl<S: Service> Shared<S> {
         let now = Instant::now();
         if self.tls.is_some() && matches!(end, Some(End::Lost(_))) {
             // The handshakes of peers that ask for nothing cost more than their connections.
-            self.peers.refused(peer.ip(), now);
+            self.places.peers.refused(peer.ip(), now);
         }
         match end {
             None => self.refuse_everywhere(peer, RefusalReason::TimedOut, now),
             Some(End::Lost(LossReason::Protocol(what))) => {
-                for route in self.all() {
-                    route.refuse_with(peer, RefusalReason::Incompatible, what, now);
+                for route in self.routes() {
+                    route.admission.refuse(peer, RefusalReason::Incompatible, what, now);
                 }
             }
             Some(_) => {}
         }
     }
 
-    pub(in crate::endpoint) fn all(&self) -> Vec<Arc<OpenRoute<S>>> {
-        lock(&self.routes).values().cloned().collect()
+    pub(in crate::endpoint) fn routes(&self) -> Vec<Arc<OpenRoute<S>>> {
+        lock(&self.routes).iter().map(|(_, route)| route.clone()).collect()
     }
 
     /// Starts the task of an accepted connection. A peer that no route admits is closed before any byte is exchanged.
@@ -298,36 +280,54 @@ impl<S: Service> Shared<S> {
             Ok(places) => places,
             Err(reason) => return self.refuse_everywhere(peer, reason, now),
         };
-        let (shared, stop) = (self.clone(), stop.clone());
+        let (state, stop) = (self.clone(), stop.clone());
         tokio::spawn(lock::task(async move {
-            let visit = PendingConnection { stream, peer, connection, pending };
+            let pending = PendingConnection { stream, peer, connection, pending };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = S::connection(shared, visit) => {}
+                () = S::connection(state, pending) => {}
             }
         }));
     }
 
     /// Takes the places that a connection needs, or returns the reason for a refusal.
     fn admit(&self, peer: SocketAddr, now: Instant) -> Result<(ConnectionPlace, PendingPlace), RefusalReason> {
-        if !self.all().iter().any(|route| route.admits(peer.ip())) {
+        if !lock(&self.routes).admits(peer.ip()) {
             return Err(RefusalReason::NotAllowed);
         }
-        if !self.peers.may_attempt(peer.ip(), now) {
+        if !self.places.peers.may_attempt(peer.ip(), now) {
             return Err(RefusalReason::TooManyAttempts);
         }
-        let from_address = RefusalReason::TooManyFromAddress;
-        let share = self.peers.take_connection(peer.ip(), now).ok_or(from_address)?;
-        let pending_share = self.peers.take_pending(peer.ip(), now).ok_or(from_address)?;
-        let too_many = |_| RefusalReason::TooManyPeers;
-        let permit = self.connections.clone().try_acquire_owned().map_err(too_many)?;
-        let pending_permit = self.pending.clone().try_acquire_owned().map_err(too_many)?;
-        let Some(descriptor) = self.peers.take_descriptors(peer.ip(), 1) else {
+        let connection = self.places.take_connection(peer, now)?;
+        let pending = self.places.take_pending(peer, now)?;
+        let Some(descriptor) = self.places.peers.take_descriptors(peer.ip(), 1) else {
             self.note_shortage("the budget of file descriptors is used up");
             return Err(RefusalReason::OutOfDescriptors);
         };
-        let connection = ConnectionPlace { _permit: permit, _share: share, _descriptor: descriptor };
-        Ok((connection, PendingPlace { _permit: pending_permit, _share: pending_share }))
+        Ok((connection.with_descriptor(descriptor), pending))
+    }
+
+    /// Returns whether the host admits a peer to a route, if it wants to be asked. Fails with the code of the rejection,
+    /// which is counted.
+    pub(in crate::endpoint) async fn authorize(
+        &self,
+        route: &OpenRoute<S>,
+        request: impl FnOnce(AccessRequest) -> AccessRequest,
+        peer: SocketAddr,
+    ) -> Result<(), u32> {
+        let Some(gate) = &self.access else { return Ok(()) };
+        let question = request(gate.question(&route.admission, peer));
+        // The token holds back the removal of the route until the host's code has returned.
+        let answer = gate.ask_in_time(question, route.connections.token()).await;
+        let now = Instant::now();
+        let Some(answer) = answer else {
+            route.admission.refuse(peer, RefusalReason::TooManyAttempts, "", now);
+            return Err(UNANSWERED);
+        };
+        let Err(code) = answer else { return Ok(()) };
+        self.places.peers.refused(peer.ip(), now);
+        route.admission.refuse(peer, RefusalReason::ByHost, "", now);
+        Err(code)
     }
 
     /// Runs a connection after its request, until it ends or the port closes.
@@ -358,17 +358,4 @@ pub(in crate::endpoint) struct PendingConnection {
     pub(in crate::endpoint) connection: ConnectionPlace,
     /// Place to be dropped when the request is complete.
     pub(in crate::endpoint) pending: PendingPlace,
-}
-
-/// Share of a connection in the limits of the port, of its address and of the process, held until it ends.
-pub(in crate::endpoint) struct ConnectionPlace {
-    _permit: OwnedSemaphorePermit,
-    _share: PeerSlot,
-    _descriptor: DescriptorPermit,
-}
-
-/// Share of a pending connection in the limits of the port and of its address, held until its request is complete.
-pub(in crate::endpoint) struct PendingPlace {
-    _permit: OwnedSemaphorePermit,
-    _share: PeerSlot,
 }

@@ -174,3 +174,49 @@ fn flow_policies_round_trip_as_text() {
         assert!(bad.parse::<FailoverPolicy>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn rtmp_failover_adds_a_second_address_with_a_key_of_its_own() {
+    let source = Source::rtmp("venue", ":1935", "live").key(StreamKey::new("KEY").unwrap()).failover(true);
+    let flow = Flow::builder("f", Bitrate::mbps(20))
+        .source(source.allow("10.0.0.0/8".parse().unwrap()).description("both"))
+        .backup(Source::rtmp("venue-backup", ":1935", "other"))
+        .build()
+        .unwrap();
+    let names: Vec<&str> = flow.sources().iter().map(Source::name).collect();
+    assert_eq!(names, ["venue", "venue-backup", "venue-backup-2"]);
+    let urls: Vec<String> = flow.sources().iter().map(Source::to_url).collect();
+    assert_eq!(urls[0], "rtmp://0.0.0.0:1935/live/KEY?allow=10.0.0.0/8");
+    assert!(urls[2].starts_with("rtmp://0.0.0.0:1935/live/") && urls[2].ends_with("?allow=10.0.0.0/8"), "{}", urls[2]);
+    assert!(!urls[2].contains("/KEY?") && urls[2].len() > urls[0].len() + 25, "{}", urls[2]);
+    assert_eq!(flow.sources()[2].common.description.as_deref(), Some("both"));
+    // A built flow has both sources, and does not divide them again.
+    let again = flow.sources().iter().cloned().fold(None, |builder: Option<FlowBuilder<_>>, source| match builder {
+        None => Some(Flow::builder("f", Bitrate::mbps(20)).source(source)),
+        Some(builder) => Some(builder.backup(source)),
+    });
+    assert_eq!(again.unwrap().build().unwrap().sources().len(), 3);
+
+    let long = "\u{e9}".repeat(64);
+    let flow = Flow::builder("f", Bitrate::mbps(1)).source(Source::rtmp(&long, ":1935", "live").failover(true)).build();
+    let name = flow.unwrap().sources()[1].name().to_owned();
+    assert!(name.len() <= Name::MAX_LEN && name.ends_with("\u{e9}-backup"), "{name}");
+    let off = Source::from_url("a", "rtmp://:1935/live?failover=false");
+    assert_eq!(Flow::builder("f", Bitrate::mbps(1)).source(off).build().unwrap().sources().len(), 1);
+}
+
+#[test]
+fn rtmp_failover_reports_what_is_wrong_once() {
+    let with = |source: Source| Flow::builder("f", Bitrate::mbps(1)).source(source);
+    let wrong = Source::from_url("a\n", "rtmp://:1935/live?failover=yes&idle_timeout=1");
+    assert_eq!(paths(with(wrong).build()), ["sources[0].name", "sources[0].idle_timeout"]);
+    let wrong = Source::from_url("a", "rtmp://:1935/live?failover=perhaps");
+    assert_eq!(paths(with(wrong).build()), ["sources[0].failover"]);
+    assert_eq!(paths(with(Source::from_url("a", "srt://:9000?failover=true")).build()), ["sources[0].failover"]);
+    // Publishers come when they come, so that such a backup cannot be cold.
+    let cold = with(Source::from_url("a", "rtmp://:1935/live?failover=true")).failover(Failover::default().cold());
+    assert_eq!(paths(cold.build()), ["failover.cold"]);
+    let added = Source::from_url("a", "rtmp://:1935/live?failover=true");
+    let error = check_source("source", MediaFamily::Rtmp, added).unwrap_err();
+    assert_eq!(error.iter().next().map(ConfigError::path), Some("source.failover"));
+}

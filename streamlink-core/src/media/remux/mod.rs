@@ -21,7 +21,7 @@ mod video;
 
 use crate::media::{
     Packet, ProgramChoice,
-    ts::transport::{PacketExtractor, TransportPacket},
+    ts::{PacketSync, transport::TransportPacket},
 };
 use audio::Unfit;
 use kind::Kind;
@@ -36,7 +36,7 @@ use timeline::{ProgramClock, Timeline};
 /// Turns a transport stream into FLV messages. Holds at most a picture, a NAL unit, and a second of sound.
 #[derive(Debug)]
 pub(crate) struct Remuxer {
-    extractor: PacketExtractor,
+    sync: PacketSync,
     core: Core,
 }
 
@@ -52,6 +52,9 @@ struct Core {
     timeline: Timeline,
     video: Option<VideoTrack>,
     picture_timing: PictureTiming,
+    /// The decoder configuration record of the video that was sent last, and whether it has ever changed.
+    record: Option<Vec<u8>>,
+    record_changed: bool,
     audio: Option<AudioTrack>,
     sound_timing: SoundTiming,
     /// The metadata sent last.
@@ -62,7 +65,7 @@ struct Core {
 impl Remuxer {
     pub(crate) fn new() -> Self {
         Self {
-            extractor: PacketExtractor::default(),
+            sync: PacketSync::default(),
             core: Core {
                 programs: Programs::new(),
                 wanted: ProgramChoice::Best,
@@ -72,6 +75,8 @@ impl Remuxer {
                 timeline: Timeline::default(),
                 video: None,
                 picture_timing: PictureTiming::default(),
+                record: None,
+                record_changed: false,
                 audio: None,
                 sound_timing: SoundTiming::default(),
                 metadata: None,
@@ -90,8 +95,8 @@ impl Remuxer {
 
     /// Takes the payload of a datagram; the messages that it completes are appended to `out`.
     pub(crate) fn push(&mut self, payload: &[u8], arrival: Instant, out: &mut Vec<Packet>) {
-        let Self { extractor, core } = self;
-        extractor.push(payload, |packet| {
+        let Self { sync, core } = self;
+        sync.feed(payload, |packet, _| {
             if let Some(packet) = TransportPacket::parse(packet) {
                 core.packet(&packet, arrival, out);
             }

@@ -16,6 +16,7 @@ const MAX_SETS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 struct Sequence {
     frame_number_bits: u32,
+    /// 0 if the slices do not count.
     count_bits: u32,
     has_planes: bool,
     has_fields: bool,
@@ -35,6 +36,35 @@ pub(super) struct Order {
     pub(super) count: i32,
     /// The counts begin anew with it.
     pub(super) resets: bool,
+}
+
+/// A field of H.264 that is coded as a picture of its own (PAFF). Two of them are one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Field {
+    frame_number: u32,
+    is_bottom: bool,
+    is_reference: bool,
+    resets: bool,
+}
+
+impl Field {
+    /// Returns whether this field and the one before it are one frame (H.264 sections 3.30 and 3.31: complementary
+    /// field pairs).
+    pub(super) fn completes(self, first: Self) -> bool {
+        self.is_bottom != first.is_bottom
+            && self.frame_number == first.frame_number
+            && (first.is_reference || !self.is_reference)
+            && (first.resets || !self.resets)
+    }
+}
+
+/// What the slice that begins a picture tells about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SliceHead {
+    /// `None` if it is not known.
+    pub(super) order: Option<Order>,
+    /// `None` for a frame.
+    pub(super) field: Option<Field>,
 }
 
 /// Follows the picture order counts of a stream.
@@ -89,10 +119,15 @@ impl OrderReader {
         }
         let rbsp = decode_nal(nal).ok()?;
         let sps = SeqParameterSet::from_bits(BitReader::new(&rbsp[..])).ok()?;
-        let PicOrderCntType::TypeZero { log2_max_pic_order_cnt_lsb_minus4 } = sps.pic_order_cnt else { return None };
+        let count_bits = match sps.pic_order_cnt {
+            PicOrderCntType::TypeZero { log2_max_pic_order_cnt_lsb_minus4 } => {
+                u32::from(log2_max_pic_order_cnt_lsb_minus4) + 4
+            }
+            _ => 0,
+        };
         let sequence = Sequence {
             frame_number_bits: u32::from(sps.log2_max_frame_num_minus4) + 4,
-            count_bits: u32::from(log2_max_pic_order_cnt_lsb_minus4) + 4,
+            count_bits,
             has_planes: sps.chroma_info.separate_colour_plane_flag,
             has_fields: !matches!(sps.frame_mbs_flags, FrameMbsFlags::Frames),
         };
@@ -112,15 +147,15 @@ impl OrderReader {
         Some((id, PictureSet { sequence, has_output_flag, extra_bits: bits.bits(3)? }))
     }
 
-    /// Returns the place of the picture that a slice begins; `None` if it is not known.
-    pub(super) fn picture(&mut self, slice: &[u8]) -> Option<Order> {
+    /// Returns what the slice that begins a picture tells about it.
+    pub(super) fn picture(&mut self, slice: &[u8]) -> SliceHead {
         match self.codec {
-            NalCodec::H264 => self.h264(slice),
-            NalCodec::Hevc => self.hevc(slice),
+            NalCodec::H264 => self.h264(slice).unwrap_or_default(),
+            NalCodec::Hevc => SliceHead { order: self.hevc(slice), field: None },
         }
     }
 
-    fn h264(&mut self, slice: &[u8]) -> Option<Order> {
+    fn h264(&mut self, slice: &[u8]) -> Option<SliceHead> {
         let header = *slice.first()?;
         let mut bits = RawBits::new(slice.get(1..)?);
         bits.exp_golomb()?; // first_mb_in_slice
@@ -130,17 +165,36 @@ impl OrderReader {
         if sequence.has_planes {
             bits.bits(2)?;
         }
-        bits.bits(sequence.frame_number_bits)?;
-        if sequence.has_fields && bits.bit()? == 1 {
-            bits.bit()?; // bottom_field_flag
-        }
+        let frame_number = bits.bits(sequence.frame_number_bits)?;
+        let is_reference = header & 0x60 != 0;
         let resets = header & 0x1f == 5;
+        let is_field = sequence.has_fields && bits.bit()? == 1;
+        let field = if is_field {
+            let is_bottom = bits.bit()? == 1;
+            Some(Field { frame_number, is_bottom, is_reference, resets })
+        } else {
+            None
+        };
+        let order = self.h264_order(&mut bits, sequence, resets, is_reference);
+        Some(SliceHead { order, field })
+    }
+
+    fn h264_order(
+        &mut self,
+        bits: &mut RawBits<'_>,
+        sequence: Sequence,
+        resets: bool,
+        is_reference: bool,
+    ) -> Option<Order> {
+        if sequence.count_bits == 0 {
+            return None;
+        }
         if resets {
             bits.exp_golomb()?; // idr_pic_id
             self.last = 0;
         }
         let count = self.unwrap(bits.bits(sequence.count_bits)?, sequence.count_bits);
-        if header & 0x60 != 0 {
+        if is_reference {
             self.last = count; // others refer to it
         }
         Some(Order { count, resets })

@@ -7,7 +7,7 @@ use super::{
     order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
-    units::{AccessUnit, Doubt, UnitReader},
+    units::{AccessUnit, Doubt, UnitReader, append_nal},
     video::Picture,
 };
 use crate::media::{
@@ -18,12 +18,18 @@ use std::time::{Duration, Instant};
 
 /// Maximum time that the picture waits for an entry point, in units of 90 kHz and as arrivals.
 const WAIT_FOR_ENTRY: i64 = 3 * SECOND;
-/// Time after which a picture of intra slices alone will do.
+/// Time after which a picture of intra slices alone will do, or one that comes with parameter sets: encoders repeat them
+/// where a gradual refresh begins, announced (as x264 does) or not (as x265 does).
 const WAIT_FOR_CLEAN_ENTRY: i64 = WAIT_FOR_ENTRY / 2;
 /// Assumed duration of a frame until it is known, in units of 90 kHz.
 const USUAL_FRAME: i64 = 3600;
 /// Maximum duration of a frame.
 const LONGEST_FRAME: i64 = 10 * SECOND;
+
+/// Supplemental information of H.264 that announces a recovery point after 15 pictures, the most that every stream may
+/// announce (section D.2.8), and that earlier pictures are missing. A stream without entry points begins with it, as
+/// decoders like that of ffmpeg show nothing before one.
+const RECOVERY_POINT: [u8; 6] = [0x06, 0x06, 0x02, 0b0000_1000, 0b0010_0100, 0x80];
 
 /// The video stream that passes.
 #[derive(Debug)]
@@ -139,7 +145,8 @@ impl VideoTrack {
     }
 
     /// Returns whether the pictures can begin with one like this, that would be decoded and shown at these times.
-    fn begins(&mut self, entry: EntryPoint, placed: i64, shown: i64, arrival: Instant) -> bool {
+    fn begins(&mut self, unit: &AccessUnit, placed: i64, shown: i64, arrival: Instant) -> bool {
+        let entry = unit.entry;
         let (since, first) = match self.start {
             Start::Runs => return true,
             Start::Leading(first) if shown < first => return false,
@@ -157,6 +164,7 @@ impl VideoTrack {
         let waited = (placed - since).max(arrived.as_millis() as i64 * 90);
         let least = match waited {
             WAIT_FOR_ENTRY.. => EntryPoint::None,
+            WAIT_FOR_CLEAN_ENTRY.. if !unit.sets.is_empty() => EntryPoint::None,
             WAIT_FOR_CLEAN_ENTRY.. => EntryPoint::IntraOnly,
             _ => EntryPoint::Recovery { pictures: std::cmp::Reverse(u16::MAX) },
         };
@@ -228,9 +236,9 @@ impl Core {
         }
     }
 
-    fn picture(&mut self, unit: AccessUnit, arrival: Instant, out: &mut Vec<Packet>) {
+    fn picture(&mut self, mut unit: AccessUnit, arrival: Instant, out: &mut Vec<Packet>) {
         let Some(track) = &mut self.video else { return };
-        if let Some((record, picture)) = unit.configuration {
+        if let Some((record, picture)) = unit.configuration.take() {
             track.picture = picture;
             track.configured = true;
             track.header = Some(record);
@@ -244,16 +252,36 @@ impl Core {
         let Some((placed, shown)) = self.place_picture(unit.stamp, unit.order, arrival) else { return };
         let Some(track) = &mut self.video else { return };
         let was_waiting = !track.runs();
-        if track.begins(unit.entry, placed, shown, arrival) {
+        if track.begins(&unit, placed, shown, arrival) {
             let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
-            let header = track.header.take().map(|record| {
-                let head: &[u8] = match track.codec {
+            let (codec, head) = (track.codec, track.units.head());
+            let mut before = Vec::new();
+            let record = track.header.take();
+            if let Some(record) = &record {
+                let changes = self.record.replace(record.clone()).is_some_and(|old| old != *record);
+                self.record_changed |= changes;
+                if changes && unit.sets.is_empty() {
+                    before = track.units.sets().all();
+                }
+            }
+            // Receivers that know the first configuration alone, such as the parsers and copies of ffmpeg, read another
+            // one from the stream.
+            if self.record_changed {
+                before.extend_from_slice(&unit.sets);
+            }
+            if codec == NalCodec::H264 && was_waiting && unit.entry <= EntryPoint::IntraOnly {
+                append_nal(&mut before, &RECOVERY_POINT);
+            }
+            let mut data = unit.data;
+            data.splice(head..head, before);
+            let header = record.map(|record| {
+                let head: &[u8] = match codec {
                     NalCodec::H264 => &[0x17, 0, 0, 0, 0],
                     NalCodec::Hevc => b"\x90hvc1",
                 };
                 [head, &record].concat()
             });
-            let body = track.message(unit.data, is_key, i64::from(millis(shown)) * 90 - i64::from(millis(placed)) * 90);
+            let body = track.message(data, is_key, i64::from(millis(shown)) * 90 - i64::from(millis(placed)) * 90);
             let time = millis(placed);
             self.describe(time, arrival, out);
             out.extend(header.map(|header| Packet::rtmp(RtmpKind::Video, time, header, arrival)));

@@ -65,14 +65,14 @@ impl Reported {
 impl Remuxer {
     /// Returns the selection of streams, if it has changed.
     pub(crate) fn selection(&mut self) -> Option<Selection> {
-        let Self { extractor, core } = self;
+        let Self { sync, core } = self;
         let reported = &core.reported;
         let mut selection = Selection::default();
         if core.programs.entries().is_empty() {
             let silent = reported.since(reported.first) >= WAIT_FOR_PROGRAMS;
-            if extractor.stride().is_none() && extractor.skipped() >= FOREIGN_BYTES {
+            if !sync.is_aligned() && sync.skipped() >= FOREIGN_BYTES {
                 selection.left_out.push("not MPEG-TS".to_owned());
-            } else if silent && extractor.stride().is_some() {
+            } else if silent && sync.is_aligned() {
                 selection.left_out.push("MPEG-TS without a program (no PAT)".to_owned());
             } else {
                 return None;

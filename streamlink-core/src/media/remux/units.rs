@@ -2,7 +2,7 @@
 //! what separates pictures are the NAL units.
 
 use super::{
-    order::{Order, OrderReader},
+    order::{Field, Order, OrderReader, SliceHead},
     pes::Stamp,
     video::{ParameterSets, Picture},
 };
@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 const MAX_UNIT: usize = 8 << 20;
 /// Maximum number of timestamps that wait for their picture.
 const MAX_STAMPS: usize = 32;
+/// Maximum length of the parameter sets that come with a picture, in bytes.
+const MAX_SETS: usize = 16 << 10;
 /// Number of bytes of a NAL unit that tell whether a picture begins with it.
 const PEEK: usize = 16;
 const START: [u8; 3] = [0, 0, 1];
@@ -37,8 +39,10 @@ pub(super) struct AccessUnit {
     pub(super) stamp: Option<Stamp>,
     pub(super) order: Option<Order>,
     pub(super) doubt: Doubt,
-    /// NAL units, each behind its length in four bytes, after the free bytes.
+    /// NAL units without parameter sets, each behind its length in four bytes, after the free bytes.
     pub(super) data: Vec<u8>,
+    /// The parameter sets that came with the picture, each behind its length.
+    pub(super) sets: Vec<u8>,
     /// The decoder configuration record from this picture on, if it has changed.
     pub(super) configuration: Option<(Vec<u8>, Picture)>,
 }
@@ -49,15 +53,16 @@ struct Unit {
     /// Position of its first byte in the stream.
     position: Option<u64>,
     data: Vec<u8>,
+    sets: Vec<u8>,
     scan: EntryPointScan,
-    order: Option<Order>,
+    head: SliceHead,
     has_slice: bool,
     doubt: Doubt,
     /// Address of its last slice of H.264.
     address: u32,
 }
 
-/// Splits a byte stream into access units. Holds at most one of them, and a NAL unit.
+/// Splits a byte stream into access units; two fields of one frame are one. Holds at most two of them, and a NAL unit.
 #[derive(Debug)]
 pub(super) struct UnitReader {
     codec: NalCodec,
@@ -78,6 +83,8 @@ pub(super) struct UnitReader {
     /// The last picture began where a PES packet with a timestamp did.
     aligned: bool,
     unit: Unit,
+    /// The first field of a frame, until the next picture tells whether it is the second one.
+    first_field: Option<(AccessUnit, Field)>,
     done: Vec<AccessUnit>,
 }
 
@@ -97,6 +104,7 @@ impl UnitReader {
             stamps: VecDeque::new(),
             aligned: false,
             unit: Unit::new(codec, head),
+            first_field: None,
             done: Vec::new(),
         }
     }
@@ -109,6 +117,11 @@ impl UnitReader {
     /// Returns whether PES packets begin with a picture, as far as is known.
     pub(super) fn is_aligned(&self) -> bool {
         self.aligned
+    }
+
+    /// Returns the number of bytes left free before each picture.
+    pub(super) fn head(&self) -> usize {
+        self.head
     }
 
     /// Returns the parameter sets.
@@ -146,6 +159,7 @@ impl UnitReader {
     pub(super) fn finish(&mut self) {
         self.end_nal();
         self.finish_unit();
+        self.finish_field();
     }
 
     /// Takes data.
@@ -250,11 +264,14 @@ impl UnitReader {
             NalRole::Delimiter | NalRole::Filler => return,
             NalRole::ParameterSet(number) => {
                 self.orders.set(number, nal);
+                if self.unit.sets.len() + nal.len() <= MAX_SETS {
+                    append_nal(&mut self.unit.sets, nal);
+                }
                 return self.sets.keep(number, nal);
             }
             NalRole::Slice => {
                 if !self.unit.has_slice {
-                    self.unit.order = self.orders.picture(nal);
+                    self.unit.head = self.orders.picture(nal);
                 }
                 self.unit.has_slice = true;
             }
@@ -264,10 +281,7 @@ impl UnitReader {
         if self.unit.data.len() + nal.len() > MAX_UNIT {
             return;
         }
-        if let Ok(length) = u32::try_from(nal.len()) {
-            self.unit.data.extend(length.to_be_bytes());
-            self.unit.data.extend_from_slice(nal);
-        }
+        append_nal(&mut self.unit.data, nal);
     }
 
     fn finish_unit(&mut self) {
@@ -275,6 +289,7 @@ impl UnitReader {
             return;
         }
         let unit = std::mem::replace(&mut self.unit, Unit::new(self.codec, self.head));
+        let first_aligned = self.aligned;
         let mut stamp = None;
         while let Some((position, next)) = self.stamps.front()
             && unit.position.is_some_and(|begin| *position <= begin)
@@ -292,14 +307,62 @@ impl UnitReader {
                 self.stamps.pop_front();
             }
         }
-        self.done.push(AccessUnit {
+        let SliceHead { order, field } = unit.head;
+        let picture = AccessUnit {
             entry: unit.scan.entry_point().unwrap_or(EntryPoint::None),
             stamp,
-            order: unit.order,
+            order,
             doubt: unit.doubt,
             data: unit.data,
+            sets: unit.sets,
             configuration: self.sets.configuration(),
-        });
+        };
+        match (self.first_field.take(), field) {
+            (Some((first, first_field)), Some(field)) if field.completes(first_field) => {
+                // The PES packet began with the first field.
+                self.aligned = first_aligned;
+                self.done.push(first.with_second_field(picture, self.head));
+            }
+            (first, field) => {
+                self.done.extend(first.map(|(first, _)| first));
+                match field {
+                    Some(field) => self.first_field = Some((picture, field)),
+                    None => self.done.push(picture),
+                }
+            }
+        }
+    }
+
+    /// Hands on a first field whose second one does not come.
+    fn finish_field(&mut self) {
+        self.done.extend(self.first_field.take().map(|(first, _)| first));
+    }
+}
+
+impl AccessUnit {
+    /// Returns the frame of two fields. Like its decoding, its time and whether decoding can start with it are those of
+    /// the first one. `head`: number of free bytes before the data.
+    fn with_second_field(self, second: AccessUnit, head: usize) -> Self {
+        let mut data = self.data;
+        data.extend_from_slice(second.data.get(head..).unwrap_or_default());
+        let mut sets = self.sets;
+        sets.extend_from_slice(&second.sets);
+        Self {
+            data,
+            sets,
+            stamp: self.stamp.or(second.stamp),
+            doubt: self.doubt.max(second.doubt),
+            configuration: second.configuration.or(self.configuration),
+            ..self
+        }
+    }
+}
+
+/// Appends a NAL unit behind its length.
+pub(super) fn append_nal(data: &mut Vec<u8>, nal: &[u8]) {
+    if let Ok(length) = u32::try_from(nal.len()) {
+        data.extend(length.to_be_bytes());
+        data.extend_from_slice(nal);
     }
 }
 
@@ -309,8 +372,9 @@ impl Unit {
         Self {
             position: None,
             data,
+            sets: Vec::new(),
             scan: EntryPointScan::new(codec),
-            order: None,
+            head: SliceHead::default(),
             has_slice: false,
             doubt: Doubt::None,
             address: 0,

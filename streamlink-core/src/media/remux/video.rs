@@ -1,5 +1,6 @@
 //! H.264 and HEVC: the parameter sets of a stream, and the decoder configuration records of ISO/IEC 14496-15.
 
+use super::units::append_nal;
 use crate::media::entry_point::NalCodec;
 use bytes::Bytes;
 use h264_reader::{
@@ -66,6 +67,15 @@ impl ParameterSets {
             None => sets.push(Bytes::copy_from_slice(nal)),
         }
         self.changed = true;
+    }
+
+    /// Returns all parameter sets, each behind its length.
+    pub(super) fn all(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        for set in self.sets.iter().flatten() {
+            append_nal(&mut all, set);
+        }
+        all
     }
 
     /// Returns the decoder configuration record and the parameters, when they are first known and when they change.

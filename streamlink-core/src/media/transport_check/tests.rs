@@ -1,6 +1,7 @@
 use super::*;
-use crate::media::ts_sync::SYNC;
+use crate::media::ts::SYNC;
 use dvb_conformance::{ConformanceMonitor, Indicator};
+use mpeg2ts_reader::mpegts_crc::sum32;
 
 /// Number of transport packets in one datagram of the tests.
 const TOGETHER: usize = 7;

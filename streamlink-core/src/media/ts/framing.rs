@@ -14,24 +14,41 @@ pub(crate) struct Framing {
 
 /// The distances that occur: plain, with 16 bytes of parity, with four bytes of time.
 const STRIDES: [usize; 3] = [PACKET, 204, 192];
+/// Number of packets in a row that prove an alignment among bytes that are not all packets.
+const CONFIRMED: usize = 3;
 
 impl Framing {
     /// Returns the framing of a datagram that holds whole packets from its beginning, or of a part of a byte stream
     /// that holds at least two sync bytes at one of the distances; `None` if the bytes are no MPEG-TS.
     pub(crate) fn detect(bytes: &[u8]) -> Option<Self> {
+        Self::of_whole_packets(bytes).or_else(|| {
+            Self::first(bytes, |framing| framing.offset + framing.stride < bytes.len() && framing.fits(bytes))
+        })
+    }
+
+    /// Returns the framing of a datagram that holds whole packets from its beginning.
+    pub(crate) fn of_whole_packets(bytes: &[u8]) -> Option<Self> {
+        let framings = STRIDES.map(|stride| Self { offset: if stride == 192 { 4 } else { 0 }, stride });
+        let is_whole = |framing: &Self| bytes.len().is_multiple_of(framing.stride) && framing.fits(bytes);
+        framings.into_iter().find(|framing| !bytes.is_empty() && is_whole(framing))
+    }
+
+    /// Returns the framing of a part of a byte stream as [`Framing::detect`] does, or that of the first packets in a row,
+    /// behind which there may be anything.
+    pub(crate) fn search(bytes: &[u8]) -> Option<Self> {
+        let is_confirmed = |framing: Self| {
+            let at = |number| framing.offset + number * framing.stride;
+            (1..CONFIRMED).all(|number| bytes.get(at(number)) == Some(&SYNC))
+        };
+        Self::detect(bytes).or_else(|| Self::first(bytes, is_confirmed))
+    }
+
+    /// Returns the first framing whose first sync byte is there, and that is right.
+    fn first(bytes: &[u8], is_right: impl Fn(Self) -> bool) -> Option<Self> {
         for stride in STRIDES {
-            let offset = if stride == 192 { 4 } else { 0 };
-            let framing = Self { offset, stride };
-            if !bytes.is_empty() && bytes.len().is_multiple_of(stride) && framing.fits(bytes) {
+            let framings = memchr::memchr_iter(SYNC, bytes.get(..bytes.len().min(stride))?);
+            if let Some(framing) = framings.map(|offset| Self { offset, stride }).find(|framing| is_right(*framing)) {
                 return Some(framing);
-            }
-        }
-        for stride in STRIDES {
-            for offset in memchr::memchr_iter(SYNC, bytes.get(..bytes.len().min(stride))?) {
-                let framing = Self { offset, stride };
-                if offset + stride < bytes.len() && framing.fits(bytes) {
-                    return Some(framing);
-                }
             }
         }
         None
@@ -43,7 +60,6 @@ impl Framing {
     }
 
     /// Returns the packets of 188 bytes; the last may be truncated.
-    #[allow(dead_code)] // for the presence of media
     pub(crate) fn packets(self, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         let rest = bytes.get(self.offset..).unwrap_or_default();
         rest.chunks(self.stride).map(|chunk| chunk.get(..PACKET).unwrap_or(chunk))

@@ -4,15 +4,16 @@
 mod framing;
 mod presence;
 pub(crate) mod sections;
+pub(crate) mod sync;
 pub(crate) mod transport;
 
 pub(crate) use framing::Framing;
 use presence::MediaPresence;
+use sections::{AssociationSection, MapSection, SectionReader};
+pub(crate) use sync::{PACKET, PacketSync, SYNC};
+use transport::TransportPacket;
 
-use super::{
-    transport_check::{TransportChecker, TransportErrors},
-    ts_sync::{PACKET, SYNC},
-};
+use super::transport_check::{TransportChecker, TransportErrors};
 use std::{collections::BTreeMap, time::Instant};
 
 const NULL_PID: u16 = 0x1fff;
@@ -20,8 +21,6 @@ const NULL_PID: u16 = 0x1fff;
 const MAX_PIDS: usize = 256;
 /// Maximum number of programs that are followed.
 const MAX_PROGRAMS: usize = 64;
-/// Maximum length of a PSI section, in bytes (ISO/IEC 13818-1 section 2.4.4: PAT and PMT).
-const MAX_SECTION: usize = 1024;
 
 /// Statistics of one PID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,14 +91,14 @@ pub(crate) struct TsMonitor {
 struct Programs {
     pids: BTreeMap<u16, Pid>,
     /// PIDs of PMTs, with the sections in progress; PID 0 is the PAT.
-    sections: BTreeMap<u16, Vec<u8>>,
+    sections: BTreeMap<u16, SectionReader>,
     changed: bool,
 }
 
 impl TsMonitor {
     pub(crate) fn new() -> Self {
         let mut monitor = Self::default();
-        monitor.programs.sections.insert(0, Vec::new());
+        monitor.programs.sections.insert(0, SectionReader::default());
         monitor
     }
 
@@ -159,73 +158,50 @@ impl Programs {
         entry.stats.pid = pid;
         entry.stats.packets = entry.stats.packets.saturating_add(1);
         let is_video = entry.stats.stream_type.is_some_and(is_video);
-        let start = if has_adaptation { 5 + usize::from(length) } else { 4 };
-        if control & 0x10 != 0
-            && let Some(payload) = packet.get(start..)
+        if self.sections.contains_key(&pid)
+            && let Some(packet) = TransportPacket::parse(packet)
         {
-            self.section(pid, p1 & 0x40 != 0, payload);
+            self.table(&packet);
         }
         is_video && has_adaptation && length > 0 && flags & 0x40 != 0
     }
 
-    /// Reassembles the sections of the PAT and the PMTs (section 2.4.4).
-    fn section(&mut self, pid: u16, starts: bool, payload: &[u8]) {
-        let Some(bytes) = self.sections.get_mut(&pid) else { return };
-        if starts {
-            let Some((&pointer, rest)) = payload.split_first() else { return };
-            bytes.clear();
-            bytes.extend_from_slice(rest.get(usize::from(pointer)..).unwrap_or(&[]));
-        } else if !bytes.is_empty() {
-            bytes.extend_from_slice(payload);
-        }
-        bytes.truncate(MAX_SECTION);
-        let [table, high, low, ..] = bytes[..] else { return };
-        let length = 3 + usize::from(u16::from_be_bytes([high & 0x0f, low]));
-        if bytes.len() < length.min(MAX_SECTION) {
-            return; // more to come
-        }
-        let whole = std::mem::take(bytes);
-        // Eight bytes of header, four of CRC.
-        let Some(body) = whole.get(8..length.saturating_sub(4)) else { return };
-        match table {
-            0x00 if pid == 0 => self.pat(body, whole.get(7) == Some(&0)),
-            0x02 if pid != 0 => self.pmt(pid, body),
-            _ => {} // other tables may share the PID of a PMT
-        }
+    /// Takes a packet of the PAT or of a PMT. Their checksums are the checker's concern: programs that a damaged table
+    /// names for a moment are shown, rather than none where an encoder computes them wrongly.
+    fn table(&mut self, packet: &TransportPacket<'_>) {
+        let Some(mut reader) = self.sections.remove(&packet.pid) else { return };
+        reader.push_any(packet, |section, _| {
+            if packet.pid != 0 {
+                self.map(packet.pid, section); // other tables may share the PID of a PMT
+            } else if let Some(section) = AssociationSection::parse(section) {
+                self.associate(section);
+            }
+        });
+        self.sections.insert(packet.pid, reader);
     }
 
-    /// Takes a section of the PAT. `whole`: the table has no other section.
-    fn pat(&mut self, body: &[u8], whole: bool) {
-        if whole {
+    fn associate(&mut self, section: AssociationSection<'_>) {
+        if section.is_whole {
             // Programs that have ended are not missing.
-            let named = |pid: u16| body.chunks_exact(4).any(|p| u16::from_be_bytes([p[2] & 0x1f, p[3]]) == pid);
-            self.sections.retain(|pid, _| *pid == 0 || named(*pid));
+            self.sections.retain(|pid, _| section.names(*pid));
             for pid in self.pids.values_mut() {
-                if pid.program.is_some_and(|program| !self.sections.contains_key(&program)) {
+                if pid.program.is_some_and(|program| !section.names(program)) {
                     pid.program = None;
                     pid.stats.stream_type = None;
                     self.changed = true;
                 }
             }
         }
-        for program in body.chunks_exact(4) {
-            let number = u16::from_be_bytes([program[0], program[1]]);
-            let pid = u16::from_be_bytes([program[2] & 0x1f, program[3]]);
-            if number != 0 && pid != 0 && self.sections.len() <= MAX_PROGRAMS {
+        for pid in section.pids() {
+            if self.sections.len() < MAX_PROGRAMS {
                 self.sections.entry(pid).or_default();
             }
         }
     }
 
-    fn pmt(&mut self, program: u16, body: &[u8]) {
-        let [_, _, high, low, ..] = body else { return };
-        let info = usize::from(u16::from_be_bytes([high & 0x0f, *low]));
-        let mut streams = body.get(4 + info..).unwrap_or(&[]);
-        let mut ended: Vec<u16> =
-            self.pids.iter().filter(|(_, p)| p.program == Some(program)).map(|(pid, _)| *pid).collect();
-        while let [stream_type, p1, p2, l1, l2, ..] = *streams {
-            let pid = u16::from_be_bytes([p1 & 0x1f, p2]);
-            ended.retain(|other| *other != pid);
+    fn map(&mut self, program: u16, section: &[u8]) {
+        let Some(section) = MapSection::parse(section) else { return };
+        for (stream_type, pid, _) in section.streams() {
             if self.pids.contains_key(&pid) || self.pids.len() < MAX_PIDS {
                 let entry = self.pids.entry(pid).or_default();
                 entry.stats.pid = pid;
@@ -233,11 +209,9 @@ impl Programs {
                 self.changed |= entry.stats.stream_type != Some(stream_type);
                 entry.stats.stream_type = Some(stream_type);
             }
-            let skip = 5 + usize::from(u16::from_be_bytes([l1 & 0x0f, l2]));
-            streams = streams.get(skip..).unwrap_or(&[]);
         }
-        for pid in ended {
-            if let Some(entry) = self.pids.get_mut(&pid) {
+        for (pid, entry) in &mut self.pids {
+            if entry.program == Some(program) && !section.streams().any(|(_, named, _)| named == *pid) {
                 entry.program = None;
                 entry.stats.stream_type = None;
                 self.changed = true;

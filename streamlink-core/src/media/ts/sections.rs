@@ -5,14 +5,24 @@
 use super::transport::TransportPacket;
 use mpeg2ts_reader::mpegts_crc::sum32;
 
-/// Maximum length of a section, in bytes.
-const MAX_SECTION: usize = 4096;
+/// Maximum length of a section, in bytes: its length has 12 bits.
+#[cfg(test)]
+const MAX_SECTION: usize = 3 + 0xfff;
 /// Maximum number of programs that are followed.
 pub(crate) const MAX_PROGRAMS: usize = 64;
 /// Maximum number of streams of one program that are considered.
 const MAX_STREAMS: usize = 64;
 
-/// Reassembles the sections of one PID.
+/// Result of the checksum of a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checksum {
+    Right,
+    Wrong,
+    /// The section has none, as those of private tables may.
+    Absent,
+}
+
+/// Reassembles the sections of one PID. Holds at most one section, and the payload of a packet.
 #[derive(Debug, Default)]
 pub(crate) struct SectionReader {
     bytes: Vec<u8>,
@@ -22,8 +32,17 @@ pub(crate) struct SectionReader {
 }
 
 impl SectionReader {
-    /// Takes a packet; `take` is called with each section whose CRC is right.
+    /// Takes a packet; `take` is called with each section whose checksum is right.
     pub(crate) fn push(&mut self, packet: &TransportPacket<'_>, mut take: impl FnMut(&[u8])) {
+        self.push_any(packet, |section, checksum| {
+            if checksum == Checksum::Right {
+                take(section);
+            }
+        });
+    }
+
+    /// Takes a packet; `take` is called with each section.
+    pub(crate) fn push_any(&mut self, packet: &TransportPacket<'_>, mut take: impl FnMut(&[u8], Checksum)) {
         if packet.payload.is_empty() || packet.scrambled {
             return;
         }
@@ -53,7 +72,7 @@ impl SectionReader {
     }
 
     /// Hands on the complete sections at the beginning of the buffer.
-    fn complete(&mut self, take: &mut impl FnMut(&[u8])) {
+    fn complete(&mut self, take: &mut impl FnMut(&[u8], Checksum)) {
         let mut at = 0;
         while let Some(&[table, high, low]) = self.bytes.get(at..at + 3) {
             if table == 0xff {
@@ -61,26 +80,27 @@ impl SectionReader {
                 break;
             }
             let length = 3 + usize::from(u16::from_be_bytes([high & 0x0f, low]));
-            if length > MAX_SECTION {
-                self.collects = false;
-                break;
-            }
             let Some(section) = self.bytes.get(at..at + length) else { break };
             at += length;
-            let has_checksum = high & 0x80 != 0;
-            if !has_checksum {
-                continue; // none of the tables that are read
-            }
-            if sum32(section) == 0 {
-                take(section);
-            } else {
-                self.damaged = self.damaged.saturating_add(1);
-            }
+            let checksum = match high & 0x80 {
+                0 => Checksum::Absent,
+                _ if sum32(section) == 0 => Checksum::Right,
+                _ => Checksum::Wrong,
+            };
+            self.damaged = self.damaged.saturating_add(u64::from(checksum == Checksum::Wrong));
+            take(section, checksum);
         }
         self.bytes.drain(..at.min(self.bytes.len()));
         if !self.collects {
             self.bytes.clear();
         }
+    }
+
+    /// Drops the section in progress.
+    pub(crate) fn restart(&mut self) {
+        self.bytes.clear();
+        self.collects = false;
+        self.counter = None;
     }
 
     /// Returns the number of sections with a wrong CRC.
@@ -154,17 +174,44 @@ pub(crate) struct ProgramEntry {
 /// Takes a section of the PAT; returns all programs if they have changed and all sections are there.
 pub(crate) fn program_association(section: &[u8], table: &mut Table<ProgramEntry>) -> Option<Vec<ProgramEntry>> {
     let head = head(section, 0x00)?;
-    let mut entries = Vec::new();
-    for entry in head.body.chunks_exact(4) {
-        let number = u16::from_be_bytes([entry[0], entry[1]]);
-        let pid = u16::from_be_bytes([entry[2] & 0x1f, entry[3]]);
-        if number != 0 && pid != 0 {
-            entries.push(ProgramEntry { number, pid });
-        }
-    }
-    let mut programs = table.keep(&head, entries)?;
+    let mut programs = table.keep(&head, program_entries(head.body).collect())?;
     programs.truncate(MAX_PROGRAMS);
     Some(programs)
+}
+
+/// Returns the programs that the body of a section of the PAT names.
+fn program_entries(body: &[u8]) -> impl Iterator<Item = ProgramEntry> {
+    let entries = body.chunks_exact(4).map(|entry| ProgramEntry {
+        number: u16::from_be_bytes([entry[0], entry[1]]),
+        pid: u16::from_be_bytes([entry[2] & 0x1f, entry[3]]),
+    });
+    entries.filter(|entry| entry.number != 0 && entry.pid != 0)
+}
+
+/// One section of the PAT, for monitors, which take each section as it comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AssociationSection<'a> {
+    /// The table has no other section.
+    pub(crate) is_whole: bool,
+    body: &'a [u8],
+}
+
+impl<'a> AssociationSection<'a> {
+    /// Parses a section that is in force.
+    pub(crate) fn parse(section: &'a [u8]) -> Option<Self> {
+        let head = head(section, 0x00)?;
+        Some(Self { is_whole: head.last == 0, body: head.body })
+    }
+
+    /// Returns the PIDs of the PMTs that it names.
+    pub(crate) fn pids(self) -> impl Iterator<Item = u16> + 'a {
+        program_entries(self.body).map(|entry| entry.pid)
+    }
+
+    /// Returns whether it names the PID of a PMT.
+    pub(crate) fn names(self, pid: u16) -> bool {
+        self.pids().any(|named| named == pid)
+    }
 }
 
 /// A program map.
@@ -187,23 +234,47 @@ pub(crate) struct StreamEntry {
 
 /// Parses a section of a PMT.
 pub(crate) fn program_map(section: &[u8]) -> Option<ProgramMap> {
-    let head = head(section, 0x02)?;
-    let &[p1, p2, l1, l2, ..] = head.body else { return None };
-    let info = usize::from(u16::from_be_bytes([l1 & 0x0f, l2]));
-    let descriptors = head.body.get(4..4 + info)?.to_vec();
-    let mut rest = head.body.get(4 + info..)?;
+    let map = MapSection::parse(section)?;
     let mut streams = Vec::new();
-    while let &[stream_type, p1, p2, l1, l2, ref tail @ ..] = rest {
-        let length = usize::from(u16::from_be_bytes([l1 & 0x0f, l2]));
-        let (descriptors, next) = tail.split_at_checked(length).unwrap_or((tail, &[]));
-        if streams.len() < MAX_STREAMS {
-            let pid = u16::from_be_bytes([p1 & 0x1f, p2]);
-            streams.push(StreamEntry { pid, stream_type, descriptors: descriptors.to_vec() });
-        }
-        rest = next;
+    for (stream_type, pid, descriptors) in map.streams().take(MAX_STREAMS) {
+        streams.push(StreamEntry { pid, stream_type, descriptors: descriptors.to_vec() });
     }
-    let clock_pid = u16::from_be_bytes([p1 & 0x1f, p2]);
-    Some(ProgramMap { number: head.extension, clock_pid, descriptors, streams })
+    let MapSection { number, clock_pid, descriptors, .. } = map;
+    Some(ProgramMap { number, clock_pid, descriptors: descriptors.to_vec(), streams })
+}
+
+/// A section of a PMT.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MapSection<'a> {
+    pub(crate) number: u16,
+    pub(crate) clock_pid: u16,
+    /// The descriptors of the program.
+    descriptors: &'a [u8],
+    streams: &'a [u8],
+}
+
+impl<'a> MapSection<'a> {
+    /// Parses a section that is in force.
+    pub(crate) fn parse(section: &'a [u8]) -> Option<Self> {
+        let head = head(section, 0x02)?;
+        let &[p1, p2, l1, l2, ref rest @ ..] = head.body else { return None };
+        let info = usize::from(u16::from_be_bytes([l1 & 0x0f, l2]));
+        let (descriptors, streams) = rest.split_at_checked(info)?;
+        let clock_pid = u16::from_be_bytes([p1 & 0x1f, p2]);
+        Some(Self { number: head.extension, clock_pid, descriptors, streams })
+    }
+
+    /// Returns type, PID and descriptors of each elementary stream.
+    pub(crate) fn streams(self) -> impl Iterator<Item = (u8, u16, &'a [u8])> {
+        let mut rest = self.streams;
+        std::iter::from_fn(move || {
+            let &[stream_type, p1, p2, l1, l2, ref tail @ ..] = rest else { return None };
+            let length = usize::from(u16::from_be_bytes([l1 & 0x0f, l2]));
+            let (descriptors, next) = tail.split_at_checked(length).unwrap_or((tail, &[]));
+            rest = next;
+            Some((stream_type, u16::from_be_bytes([p1 & 0x1f, p2]), descriptors))
+        })
+    }
 }
 
 /// Takes a section of the SDT of this transport stream (ETSI EN 300 468 section 5.2.3); returns the names of the

@@ -1,9 +1,6 @@
-//! Transport packets (ISO/IEC 13818-1 section 2.4.3), and their extraction from datagrams or a byte stream.
+//! Fields of a transport packet (ISO/IEC 13818-1 section 2.4.3).
 
-use super::{PACKET, SYNC, framing::Framing};
-
-/// Maximum number of bytes kept while the place of the packets is unknown.
-const MAX_REST: usize = 16 << 10;
+use super::{PACKET, SYNC};
 
 /// One transport packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,118 +57,9 @@ impl<'a> TransportPacket<'a> {
     }
 }
 
-/// Extracts transport packets of 188, 192 or 204 bytes from datagrams, which need not hold whole ones.
-#[derive(Debug, Default)]
-pub(crate) struct PacketExtractor {
-    /// Distance of the packets, once known.
-    stride: Option<usize>,
-    /// Bytes of an incomplete packet.
-    rest: Vec<u8>,
-    /// Number of bytes before the next packet: parity, or its time.
-    between: usize,
-    /// Number of bytes that were no packets.
-    skipped: u64,
-}
-
-impl PacketExtractor {
-    /// Takes the payload of a datagram; `take` is called with each packet of 188 bytes.
-    pub(crate) fn push(&mut self, payload: &[u8], mut take: impl FnMut(&[u8])) {
-        let plain = Framing { offset: 0, stride: PACKET };
-        if self.rest.is_empty()
-            && self.between == 0
-            && self.stride.is_none_or(|stride| stride == PACKET)
-            && payload.len().is_multiple_of(PACKET)
-            && plain.fits(payload)
-        {
-            self.stride = Some(PACKET);
-            for packet in payload.chunks_exact(PACKET) {
-                take(packet);
-            }
-            return;
-        }
-        let mut bytes = std::mem::take(&mut self.rest);
-        bytes.extend_from_slice(payload);
-        let mut at = 0;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            if self.between > 0 {
-                let count = self.between.min(rest.len());
-                self.between -= count;
-                at += count;
-                continue;
-            }
-            let framed = self.stride.filter(|stride| {
-                // One wrong sync byte is damage; the packet counts for nothing, and the place is kept.
-                rest[0] == SYNC || rest.get(*stride).is_some_and(|byte| *byte == SYNC)
-            });
-            let Some(stride) = framed else {
-                self.stride = None;
-                let Some(found) = Framing::detect(rest) else { break };
-                self.skipped = self.skipped.saturating_add(found.offset as u64);
-                self.stride = Some(found.stride);
-                at += found.offset;
-                continue;
-            };
-            let Some(packet) = rest.get(..PACKET) else { break };
-            take(packet);
-            at += PACKET;
-            self.between = stride - PACKET;
-        }
-        bytes.drain(..at.min(bytes.len()));
-        if bytes.len() > MAX_REST {
-            self.skipped = self.skipped.saturating_add(bytes.len() as u64);
-            bytes.clear();
-        }
-        self.rest = bytes;
-    }
-
-    /// Returns the distance of the packets, once known.
-    pub(crate) fn stride(&self) -> Option<usize> {
-        self.stride
-    }
-
-    /// Returns the number of bytes that were no packets.
-    pub(crate) fn skipped(&self) -> u64 {
-        self.skipped
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn packets(count: u8) -> Vec<Vec<u8>> {
-        let packet = |n: u8| {
-            let mut bytes = vec![SYNC, 1, n, 0x10];
-            bytes.resize(PACKET, n);
-            bytes
-        };
-        (0..count).map(packet).collect()
-    }
-
-    fn extract(stream: &[u8], size: usize) -> Vec<Vec<u8>> {
-        let mut extractor = PacketExtractor::default();
-        let mut out = Vec::new();
-        for chunk in stream.chunks(size) {
-            extractor.push(chunk, |packet| out.push(packet.to_vec()));
-        }
-        out
-    }
-
-    #[test]
-    fn transport_packets_of_each_size_are_extracted_from_any_chunks() {
-        let packets = packets(60);
-        let plain = packets.concat();
-        let parity: Vec<u8> = packets.iter().flat_map(|p| [&p[..], &[9; 16]].concat()).collect();
-        let timed: Vec<u8> = packets.iter().flat_map(|p| [&[9, 8, 7, 6][..], p].concat()).collect();
-        for (name, stream) in [("plain", plain), ("parity", parity), ("timed", timed)] {
-            for size in [188, 204, 192, 1316, 1000, 7, 5000] {
-                let got = extract(&stream, size);
-                assert!(got.iter().all(|packet| packets.contains(packet)), "{name} {size}");
-                assert!(got.len() >= 59, "{name} {size}: {}", got.len());
-            }
-        }
-        assert_eq!(extract(&[0x22; 100_000], 1316).len(), 0);
-    }
 
     #[test]
     fn transport_packet_fields_parse() {

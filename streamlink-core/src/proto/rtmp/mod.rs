@@ -11,6 +11,8 @@ mod handshake;
 mod link;
 pub(crate) mod message;
 mod path;
+#[cfg(test)]
+mod recorded_tests;
 mod server;
 #[cfg(test)]
 mod tests;

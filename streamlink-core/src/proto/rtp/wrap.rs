@@ -8,7 +8,7 @@ use super::timestamps::Timestamps;
 use crate::media::{
     Packet, PayloadProblem,
     rtp::Header,
-    ts::{Framing, transport::PacketExtractor},
+    ts::{Framing, sync::PacketSync},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use std::time::Instant;
@@ -89,9 +89,9 @@ pub(crate) struct Wrapper {
     ssrc: u32,
     sequence: u16,
     timestamps: Timestamps,
-    /// For streams whose datagrams do not consist of whole packets.
-    extractor: PacketExtractor,
-    /// Set while the extractor holds the rest of a stream.
+    /// Cutter of streams whose datagrams do not consist of whole packets.
+    cutter: PacketSync,
+    /// Set while such a stream goes on.
     is_cut: bool,
     damaged: u8,
     memory: BytesMut,
@@ -104,7 +104,7 @@ impl Wrapper {
             ssrc,
             sequence,
             timestamps: Timestamps::new(timestamp),
-            extractor: PacketExtractor::default(),
+            cutter: PacketSync::default(),
             is_cut: false,
             damaged: 0,
             memory: BytesMut::new(),
@@ -118,7 +118,7 @@ impl Wrapper {
 
     /// Forgets the rest of a stream that has ended. The numbers go on.
     pub(crate) fn reset(&mut self) {
-        self.extractor = PacketExtractor::default();
+        self.cutter = PacketSync::default();
         self.is_cut = false;
         self.damaged = 0;
     }
@@ -151,13 +151,13 @@ impl Wrapper {
         }
         self.is_cut = true;
         let mut whole = Vec::with_capacity(datagram.len() + PACKET);
-        self.extractor.push(datagram, |packet| whole.extend_from_slice(packet));
+        self.cutter.feed(datagram, |packet, _| whole.extend_from_slice(packet));
         for group in whole.chunks(GROUP * PACKET) {
             let timestamp = self.timestamps.of(group.chunks_exact(PACKET), group.len(), PACKET, arrival);
             let packet = self.packet(group, timestamp);
             out.push(Packet::rtp(packet, arrival));
         }
-        match self.extractor.stride() {
+        match self.cutter.stride() {
             Some(stride) if stride != PACKET => Some(PayloadProblem::PacketSize(stride as u16)), // 192 or 204
             _ => Some(PayloadProblem::Unaligned),
         }

@@ -3,12 +3,13 @@
 
 use super::{
     connection::{Agreement, Connection},
-    crypto::Keys,
+    crypto::{CipherMode, Keys},
     handshake::{Extensions, Handshake, Kind, MAGIC},
     packet::{Control, write_control},
     sequence::Sequence,
     terms::{Local, Rejection, Terms},
 };
+use crate::secret::Secret;
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
@@ -47,7 +48,9 @@ impl Caller {
     pub(crate) fn new(terms: Terms, local: Local, stream_id: Option<String>, timeout: Duration) -> Self {
         let random = Zeroizing::new(local.random.bytes());
         let number = local.random.bytes();
-        let keys = terms.passphrase.as_ref().map(|secret| Keys::generate(terms.key_length, &random, secret.reveal()));
+        let mode = terms.cipher.unwrap_or(CipherMode::Ctr);
+        let generate = |secret: &Secret| Keys::generate(terms.key_length, mode, &random, secret.reveal());
+        let keys = terms.passphrase.as_ref().map(generate);
         let material = keys.as_ref().and_then(Keys::material);
         Self {
             initial_sequence: Sequence::new(u32::from_be_bytes(number)),

@@ -136,12 +136,14 @@ pub(crate) struct Connection {
     arena: BytesMut,
 }
 
-/// Copies a payload into the arena, whose memory is reused when the packets in it have been dropped.
-fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
-    if arena.capacity() < payload.len() {
+/// Copies a payload into the arena, with room behind it. The arena's memory is reused when the packets in it have been
+/// dropped.
+fn stage(arena: &mut BytesMut, payload: &[u8], room: usize) -> BytesMut {
+    if arena.capacity() < payload.len() + room {
         arena.reserve(ARENA);
     }
     arena.extend_from_slice(payload);
+    arena.resize(payload.len() + room, 0);
     arena.split()
 }
 
@@ -255,8 +257,13 @@ impl Connection {
         let payload = match &self.sending_keys {
             None => payload.clone(),
             Some(keys) => {
-                let mut encrypted = stage(&mut self.arena, payload);
-                keys.apply(self.key, self.sender.next_sequence(), &mut encrypted);
+                let mut encrypted = stage(&mut self.arena, payload, keys.mode().overhead());
+                let header = self.sender.next_header(self.key, timestamp, self.agreement.peer_id);
+                if !keys.seal(self.key, header.sequence, header.to_bytes(), &mut encrypted) {
+                    // Never the case, as the key in use is present. A payload in clear text is not sent.
+                    self.sender.counts.dropped += 1;
+                    return false;
+                }
                 encrypted.freeze()
             }
         };
@@ -304,8 +311,9 @@ impl Connection {
                         return;
                     }
                     (flag, Some(keys)) => {
-                        let mut clear = stage(&mut self.arena, &payload);
-                        if !keys.apply(flag, header.sequence, &mut clear) {
+                        let mut clear = stage(&mut self.arena, &payload, 0);
+                        let raw = datagram.first_chunk().copied().unwrap_or_default();
+                        if !keys.open(flag, header.sequence, raw, &mut clear) {
                             unstage(&mut self.arena, clear);
                             self.undecrypted += 1;
                             return;
@@ -389,7 +397,7 @@ impl Connection {
                     } else {
                         return Ok(false); // not answered, so that the peer announces it again
                     };
-                    keys.update(Keys::from_material(material, wrapping)?);
+                    keys.update(Keys::from_material(material, wrapping)?)?;
                     Ok(true)
                 })
             }

@@ -11,8 +11,8 @@ const MAX_EXTENSIONS: usize = 8;
 /// Maximum length of a stream id, in bytes (`SRTO_STREAMID`).
 pub(crate) const MAX_STREAM_ID: usize = 512;
 
-/// Version that we announce: 1.5.0.
-pub(crate) const SRT_VERSION: u32 = 0x01_05_00;
+/// Version that we announce: 1.5.5. libsrt encrypts in the way of 1.5.3 for peers up to that version.
+pub(crate) const SRT_VERSION: u32 = 0x01_05_05;
 
 /// Flags of HSREQ and HSRSP (section 3.2.1.1.1): sends and receives with TSBPD, can encrypt, drops late packets, sends
 /// periodic loss reports, marks retransmissions.

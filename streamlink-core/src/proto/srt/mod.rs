@@ -10,6 +10,8 @@ mod held_derivations;
 mod listener;
 mod packet;
 mod receive;
+#[cfg(test)]
+mod recorded_tests;
 mod send;
 mod sequence;
 mod terms;
@@ -18,7 +20,7 @@ mod tests;
 
 pub(crate) use caller::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
-pub(crate) use crypto::{KeyDerivation, WrappingKey};
+pub(crate) use crypto::{CipherMode, KeyDerivation, WrappingKey};
 pub(crate) use handshake::Handshake;
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;

@@ -168,6 +168,16 @@ fn parse_losses(body: &[u8]) -> Option<Vec<(Sequence, Sequence)>> {
     Some(ranges)
 }
 
+/// Sets or clears the mark of a retransmission in the header of a data packet.
+pub(crate) fn set_retransmitted(header: &mut [u8; HEADER], retransmitted: bool) {
+    const MARK: u8 = 0x04;
+    if retransmitted {
+        header[4] |= MARK;
+    } else {
+        header[4] &= !MARK;
+    }
+}
+
 impl DataHeader {
     pub(crate) fn to_bytes(self) -> [u8; HEADER] {
         let key = match self.key {

@@ -15,6 +15,8 @@ use std::{
 
 /// Maximum number of loss ranges that are tracked. Beyond it the oldest are given up.
 const MAX_LOSSES: usize = 1024;
+/// Maximum number of ranges of given up packets that are remembered, to tell those that arrive late from duplicates.
+const MAX_GIVEN_UP: usize = 256;
 /// Maximum number of acknowledgements that wait for their ACKACK.
 const MAX_PENDING_ACKS: usize = 64;
 /// Number of averaged samples of the drift between the clocks. The clock is adjusted if the average exceeds
@@ -41,7 +43,9 @@ pub(crate) struct ReceiveCounts {
     pub(crate) recovered: u64,
     /// Never arrived, or too late.
     pub(crate) lost: u64,
-    /// Arrived twice, too late or far outside the window, or not wanted.
+    /// Arrived again after they had arrived.
+    pub(crate) duplicates: u64,
+    /// Arrived for the first time after they had been given up, far outside the window, or not wanted.
     pub(crate) discarded: u64,
     /// Arrived with a timestamp too far ahead, and were timed by their arrival.
     pub(crate) mistimed: u64,
@@ -54,6 +58,38 @@ struct Loss {
     reported: Instant,
 }
 
+/// Removes a range of numbers from a list of ranges, which holds at most `most`. Returns whether any of them was in it.
+fn remove_range(ranges: &mut VecDeque<Loss>, from: Sequence, to: Sequence, most: usize) -> bool {
+    let mut found = false;
+    let mut at = 0;
+    while let Some(range) = ranges.get_mut(at) {
+        let (first, last, reported) = (range.first, range.last, range.reported);
+        if last.distance(from) > 0 || to.distance(first) > 0 {
+            at += 1; // the ranges do not overlap
+            continue;
+        }
+        found = true;
+        let (keeps_start, keeps_end) = (first.distance(from) > 0, to.distance(last) > 0);
+        match (keeps_start, keeps_end) {
+            (false, false) => {
+                ranges.remove(at);
+                continue;
+            }
+            (true, false) => range.last = from.after(0x7fff_ffff),
+            (false, true) => range.first = to.after(1),
+            (true, true) => {
+                range.last = from.after(0x7fff_ffff);
+                if ranges.len() < most {
+                    ranges.insert(at + 1, Loss { first: to.after(1), last, reported });
+                }
+                return true;
+            }
+        }
+        at += 1;
+    }
+    found
+}
+
 #[derive(Debug)]
 pub(crate) struct ReceiveHalf {
     /// Packets from `base` on, with their delivery times. The last slot is never empty.
@@ -61,6 +97,8 @@ pub(crate) struct ReceiveHalf {
     /// Sequence number of the next packet to deliver.
     base: Sequence,
     losses: VecDeque<Loss>,
+    /// Ranges before `base` that were given up and have not arrived since, the oldest first.
+    given_up: VecDeque<Loss>,
     capacity: usize,
     /// Local time at which the peer's clock, in microseconds, showed `origin`.
     epoch: Instant,
@@ -96,6 +134,7 @@ impl ReceiveHalf {
             slots: VecDeque::new(),
             base: first,
             losses: VecDeque::new(),
+            given_up: VecDeque::new(),
             capacity,
             epoch: now,
             origin: timestamp,
@@ -135,16 +174,16 @@ impl ReceiveHalf {
         self.capacity.saturating_sub(self.slots.len()).max(2) as u32
     }
 
-    /// Returns whether a packet of this number is needed. Others are counted as discarded.
+    /// Returns whether a packet of this number is needed. Others are counted as duplicates or as discarded.
     pub(crate) fn wants(&mut self, sequence: Sequence) -> bool {
-        let wanted = match usize::try_from(self.base.distance(sequence)) {
-            Ok(ahead) => ahead < self.capacity && !matches!(self.slots.get(ahead), Some(Some(_))),
-            Err(_) => false,
-        };
-        if !wanted {
-            self.counts.discarded += 1;
+        match usize::try_from(self.base.distance(sequence)) {
+            Ok(ahead) if ahead >= self.capacity => self.counts.discarded += 1,
+            Ok(ahead) if matches!(self.slots.get(ahead), Some(Some(_))) => self.counts.duplicates += 1,
+            Ok(_) => return true,
+            Err(_) if remove_range(&mut self.given_up, sequence, sequence, MAX_GIVEN_UP) => self.counts.discarded += 1,
+            Err(_) => self.counts.duplicates += 1,
         }
-        wanted
+        false
     }
 
     /// Stores a needed packet. Returns the gap that it has opened before it, which is to be reported at once.
@@ -179,31 +218,7 @@ impl ReceiveHalf {
 
     /// Removes a range of numbers from the list of losses.
     fn forget(&mut self, from: Sequence, to: Sequence) {
-        let mut at = 0;
-        while let Some(loss) = self.losses.get_mut(at) {
-            let (first, last, reported) = (loss.first, loss.last, loss.reported);
-            if last.distance(from) > 0 || to.distance(first) > 0 {
-                at += 1; // the ranges do not overlap
-                continue;
-            }
-            let (keeps_start, keeps_end) = (first.distance(from) > 0, to.distance(last) > 0);
-            match (keeps_start, keeps_end) {
-                (false, false) => {
-                    self.losses.remove(at);
-                    continue;
-                }
-                (true, false) => loss.last = from.after(0x7fff_ffff),
-                (false, true) => loss.first = to.after(1),
-                (true, true) => {
-                    loss.last = from.after(0x7fff_ffff);
-                    if self.losses.len() < MAX_LOSSES {
-                        self.losses.insert(at + 1, Loss { first: to.after(1), last, reported });
-                    }
-                    return;
-                }
-            }
-            at += 1;
-        }
+        remove_range(&mut self.losses, from, to, MAX_LOSSES);
     }
 
     /// Handles a drop request: the sender has given up this range.
@@ -287,6 +302,10 @@ impl ReceiveHalf {
             self.slots.drain(..gap);
             let last = self.base.after(gap as u32 - 1);
             self.forget(self.base, last);
+            if self.given_up.len() == MAX_GIVEN_UP {
+                self.given_up.pop_front();
+            }
+            self.given_up.push_back(Loss { first: self.base, last, reported: now });
             self.base = last.after(1);
             self.counts.lost += gap as u64;
         }
@@ -418,6 +437,34 @@ mod tests {
         let waits = waits(&mut half, start, &[(20_000, 10_000), (2_500_000, 2_500_000), (2_600_000, 2_700_000)]);
         assert_eq!(waits, [110, 120, 220].map(Duration::from_millis));
         assert_eq!(half.counts.mistimed, 0);
+    }
+
+    #[test]
+    fn srt_receiver_tells_duplicates_from_late_packets() {
+        let start = Instant::now();
+        let mut half = half(start);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let arrive = |half: &mut ReceiveHalf, number: u32, now: Instant| {
+            let wanted = half.wants(Sequence::new(number));
+            if wanted {
+                half.store(Sequence::new(number), FIRST, Bytes::from_static(b"x"), now);
+            }
+            wanted
+        };
+        for number in [7, 8, 8, 12, 7] {
+            arrive(&mut half, number, at(0));
+        }
+        assert_eq!((half.counts.duplicates, half.counts.discarded), (2, 0));
+        // Numbers 9 to 11 are given up when 12 is due.
+        while half.deliver(at(1000)).is_some() {}
+        assert_eq!((half.counts.packets, half.counts.lost), (3, 3));
+        for number in [10, 7, 12, 10, 8] {
+            assert!(!arrive(&mut half, number, at(1001)));
+        }
+        // Only the first arrival of number 10 brought anything new.
+        assert_eq!((half.counts.duplicates, half.counts.discarded), (2 + 4, 1));
+        assert!(!arrive(&mut half, 9000, at(1002)), "beyond the window");
+        assert_eq!((half.counts.duplicates, half.counts.discarded, half.counts.lost), (6, 2, 3));
     }
 
     #[test]

@@ -209,6 +209,18 @@ impl SendHalf {
         self.first.after(self.items.len() as u32) // at most the capacity
     }
 
+    /// Returns the header of the next pushed packet.
+    pub(crate) fn next_header(&self, key: KeyFlag, timestamp: u32, destination: u32) -> DataHeader {
+        DataHeader {
+            sequence: self.next_sequence(),
+            key,
+            retransmitted: false,
+            message: self.message,
+            timestamp,
+            destination,
+        }
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         self.items.len() < self.capacity
     }

@@ -2,7 +2,10 @@
 
 use super::{
     connection::Agreement,
-    crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, WrappingKey},
+    crypto::{
+        CipherMode, KeyDerivation, KeyError, Keys, LAST_WEAK_GCM, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, WrappingKey,
+        mode_of_material,
+    },
     handshake::{ExtensionFault, Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
     packet::MAX_PAYLOAD,
     sequence::Sequence,
@@ -80,7 +83,7 @@ impl Rejection {
             14 => ("the packet filters differ, or are not supported", "FILTER"),
             15 => ("groups are not supported", "GROUP"),
             16 => ("the handshake took too long", "TIMEOUT"),
-            17 => ("the ciphers differ, as AES-GCM and AES-CTR", "CRYPTO"),
+            17 => ("the ciphers differ, as AES-GCM and AES-CTR, or AES-GCM is that of libsrt before 1.5.4", "CRYPTO"),
             1000 => ("rejected", "FALLBACK"),
             1001 => ("a key of the stream id is not supported", "KEY_NOTSUP"),
             1002 => ("the file path is not accepted", "FILEPATH"),
@@ -136,6 +139,8 @@ pub(crate) struct Terms {
     pub(crate) passphrase: Option<Secret>,
     /// Key length in bytes: 16, 24 or 32. That of the caller is used.
     pub(crate) key_length: usize,
+    /// Mode of the encryption. `None`: that of the caller, which is the counter mode unless the caller sets it.
+    pub(crate) cipher: Option<CipherMode>,
     pub(crate) packet_drop: bool,
     /// Largest payload that is sent in one packet, in bytes.
     pub(crate) payload_size: usize,
@@ -154,6 +159,7 @@ impl Default for Terms {
             peer_latency: Duration::from_millis(120),
             passphrase: None,
             key_length: 16,
+            cipher: None,
             packet_drop: true,
             payload_size: MAX_PAYLOAD,
             peer_idle: Duration::from_secs(5),
@@ -207,11 +213,18 @@ impl Terms {
     /// Checks a conclusion on the side of the listener, as far as it costs nothing: whether both ends can agree, apart
     /// from their passphrases. Returns the derivation whose result [`Terms::accept`] needs, if there is encryption.
     pub(crate) fn prepare(&self, request: &Handshake) -> Result<Option<KeyDerivation>, Rejection> {
-        acceptable(request)?;
+        let theirs = acceptable(request)?;
         match (&self.passphrase, request.extensions.key_material.as_deref()) {
             (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(Rejection::UNSECURE),
-            (Some(passphrase), Some(material)) => Ok(Some(KeyDerivation::of_material(material, passphrase.reveal())?)),
+            (Some(passphrase), Some(material)) => {
+                let mode = mode_of_material(material)?;
+                if self.cipher.is_some_and(|ours| ours != mode) {
+                    return Err(Rejection::CRYPTO);
+                }
+                check_cipher(mode, &theirs)?;
+                Ok(Some(KeyDerivation::of_material(material, passphrase.reveal())?))
+            }
         }
     }
 
@@ -305,6 +318,9 @@ impl Terms {
             }
             _ => return Err(Rejection::UNSECURE),
         }
+        if let Some(keys) = &keys {
+            check_cipher(keys.mode(), &theirs)?;
+        }
         let drop = theirs.flags & FLAG_DROP != 0;
         Ok(self.agreement(answer, self.settle(&theirs), drop, keys, timestamp, local, initial_sequence))
     }
@@ -320,6 +336,7 @@ impl Terms {
         local: &Local,
         initial_sequence: Sequence,
     ) -> Agreement {
+        let overhead = keys.as_ref().map_or(0, |keys| keys.mode().overhead());
         Agreement {
             local_id: local.id,
             peer_id: peer.socket_id,
@@ -332,7 +349,7 @@ impl Terms {
             keys,
             passphrase: self.passphrase.clone(),
             buffer: self.buffer,
-            max_payload: self.payload_size.min(peer_payload(peer.mtu)),
+            max_payload: self.payload_size.min(peer_payload(peer.mtu).saturating_sub(overhead)),
             peer_window: (peer.window as usize).clamp(1, 1 << 20),
             bytes_per_second: self.bytes_per_second,
             peer_idle: self.peer_idle,
@@ -341,6 +358,11 @@ impl Terms {
             random: local.random.clone(),
         }
     }
+}
+
+/// Checks that a peer uses a mode of encryption safely.
+fn check_cipher(mode: CipherMode, theirs: &SrtExtension) -> Result<(), Rejection> {
+    if mode == CipherMode::Gcm && theirs.version <= LAST_WEAK_GCM { Err(Rejection::CRYPTO) } else { Ok(()) }
 }
 
 /// Returns the extension of a conclusion, or of the answer to one, that can be accepted apart from encryption.

@@ -16,7 +16,7 @@ fn media(number: u16) -> Vec<u8> {
     let marker = if number.is_multiple_of(7) { 0x80 } else { 0 };
     let mut bytes = vec![0x80, 96 | marker];
     bytes.extend(number.to_be_bytes());
-    bytes.extend((u32::from(number) * 900).to_be_bytes());
+    bytes.extend((u32::from(number) * 9).to_be_bytes());
     bytes.extend(SSRC.to_be_bytes());
     bytes.extend((0..400 + 13 * (number % 50)).map(|i| (i ^ number) as u8));
     bytes
@@ -164,7 +164,10 @@ proptest! {
         // The decoder begins with the first packet of the stream.
         let Some(begin) = arrived.iter().position(|s| matches!(s, Sent::Media(_))) else { return Ok(()) };
         arrived.rotate_left(begin);
-        let found = decode(&arrived);
+        // A packet that was overtaken by its FEC packet is recovered before it comes.
+        let come: BTreeSet<u16> =
+            arrived.iter().filter_map(|s| if let Sent::Media(n) = s { Some(*n) } else { None }).collect();
+        let found: BTreeSet<u16> = decode(&arrived).difference(&come).copied().collect();
         prop_assert_eq!(found, solve(&arrived, &numbers(first, count)));
     }
 
@@ -241,7 +244,7 @@ fn fec_decoder_bounds_late_and_forged_packets() {
     decoder.fec(&group(40_000, &parity), now, &mut out);
     assert_eq!((out.len(), decoder.counts().malformed), (0, 1));
     // Parity that yields no packet of this stream: another payload type, a length beyond its bytes, a far time.
-    for (flags, length, timestamp) in [(17, 0, 0), (0, 900, 0), (0, 0, 0x40_00_00_00u32)] {
+    for (flags, length, timestamp) in [(17, 0, 0), (0, 0x1000, 0), (0, 0, 0x40_00_00_00u32)] {
         let mut forged = Parity::default();
         for number in (1990..1995u16).filter(|n| *n != 1993) {
             let packet = media(number);

@@ -1,16 +1,19 @@
-//! Admission of callers to a port: handshakes, checks that cost nothing, and attempts that the host or a key derivation
-//! decides.
+//! Handshakes of callers with a port: checks that cost nothing, and attempts that the host or a key derivation decides.
+//! The order of admission stands in [`listener`](super::super::listener).
 //!
 //! Only requests of callers are answered, each once. Until a caller has proved its address with its cookie, no state is
 //! kept for it and no answer is longer than its request.
 
 use super::{
-    super::{AccessRequest, Event, LossReason, RefusalReason},
+    super::{
+        Event, LossReason, RefusalReason,
+        listener::{HasAdmission, RouteId},
+    },
     attempts::{Attempt, Kind, Outcome, Resumable, Work},
-    link::Link,
-    linked::Linked,
-    port::PortTask,
-    route::{OpenRoute, RouteId},
+    connected_caller::ConnectedCaller,
+    connection_io::ConnectionIo,
+    route::OpenRoute,
+    task::PortTask,
     terms::reason,
 };
 use crate::{
@@ -26,9 +29,6 @@ use crate::{
 };
 use std::{collections::HashMap, net::SocketAddr, time::Instant};
 
-/// Maximum number of connections of one port.
-const MAX_LINKS: usize = 10_000;
-
 /// Next step of an attempt before it can be admitted.
 enum Step {
     Ready,
@@ -43,11 +43,11 @@ impl PortTask {
 
     /// Handles a handshake packet with destination 0, which belongs to no connection yet.
     pub(super) fn handshake(&mut self, body: &[u8], timestamp: u32, peer: SocketAddr, now: Instant) {
-        let is_stranger = !self.routes.values().any(|open| open.route.allow.admits(peer.ip()));
+        let is_stranger = !self.routes.admits(peer.ip());
         match self.listener.greet(body, peer, now) {
             Greeting::Induction(asked) | Greeting::Request(asked) if is_stranger => {
                 // No cookie is sent and no attempt is counted, because the address may be forged.
-                self.count_refusal(&[], peer, reason(Rejection::FORBIDDEN), "", now);
+                self.routes.refuse(&[], peer, reason(Rejection::FORBIDDEN), "", now);
                 let reply = self.listener.reject(&asked, Rejection::FORBIDDEN, now);
                 self.reply(peer, &reply);
             }
@@ -65,17 +65,17 @@ impl PortTask {
     /// the first answer.
     pub(super) fn handshake_of(&mut self, id: u32, body: &[u8], peer: SocketAddr, now: Instant) {
         if let Greeting::Request(request) = self.listener.greet(body, peer, now)
-            && self.links.get(&id).is_some_and(|linked| linked.peer_id == request.socket_id)
+            && self.callers.get(&id).is_some_and(|caller| caller.peer_id == request.socket_id)
         {
             self.answer_again(id, now);
         }
     }
 
     fn answer_again(&mut self, id: u32, now: Instant) {
-        if let Some(linked) = self.links.get_mut(&id)
-            && let Some(answer) = linked.answer_again(now)
+        if let Some(caller) = self.callers.get_mut(&id)
+            && let Some(answer) = caller.answer_again(now)
         {
-            let peer = linked.peer;
+            let peer = caller.peer;
             self.reply(peer, &answer);
         }
     }
@@ -83,7 +83,7 @@ impl PortTask {
     /// Handles a connection request of a caller that has proved its address.
     fn request(&mut self, request: Box<Handshake>, timestamp: u32, peer: SocketAddr, now: Instant) {
         if let Some(id) = self.by_peer.get(&(peer, request.socket_id)).copied() {
-            if self.links.get(&id).is_some_and(|linked| linked.initial_sequence == request.initial_sequence) {
+            if self.callers.get(&id).is_some_and(|caller| caller.initial_sequence == request.initial_sequence) {
                 return self.answer_again(id, now);
             }
             // The peer has restarted, with the same port and socket id, and knows nothing of the connection before.
@@ -105,10 +105,10 @@ impl PortTask {
         let known = asked.clone().unwrap_or_default();
         let route = self.find_route(&known);
         let meant = route.map_or_else(|| self.meant_by(&known), |route| vec![route]);
-        if !self.peers.may_attempt(peer.ip(), now) {
+        if !self.places.peers.may_attempt(peer.ip(), now) {
             // No answer is sent. A rejection would be final for other callers at that address, which repeat their
             // request every 250 ms and may find an attempt free by then.
-            return self.count_refusal(&meant, peer, RefusalReason::TooManyAttempts, "", now);
+            return self.routes.refuse(&meant, peer, RefusalReason::TooManyAttempts, "", now);
         }
         let checked = acceptable(&request).map(|_| ());
         let (rejection, detail) = match (checked, asked, route) {
@@ -131,14 +131,14 @@ impl PortTask {
 
     /// Returns the route that a caller asks for. One with the same stream id is preferred to one without.
     fn find_route(&self, asked: &StreamId) -> Option<RouteId> {
-        let fits = self.routes.iter().filter_map(|(id, open)| Some((open.fit(asked)?, *id)));
+        let fits = self.routes.iter().filter_map(|(id, open)| Some((open.fit(asked)?, id)));
         fits.min().map(|(_, id)| id)
     }
 
     /// Returns the routes that a caller may have meant: those that it names, or all of its direction.
     fn meant_by(&self, asked: &StreamId) -> Vec<RouteId> {
         let of = |fits: &dyn Fn(&OpenRoute) -> bool| -> Vec<RouteId> {
-            self.routes.iter().filter(|(_, open)| fits(open)).map(|(id, _)| *id).collect()
+            self.routes.iter().filter(|(_, open)| fits(open)).map(|(id, _)| id).collect()
         };
         let named = of(&|open| open.is_named_by(asked));
         if named.is_empty() { of(&|open| open.has_direction_of(asked)) } else { named }
@@ -168,43 +168,24 @@ impl PortTask {
         now: Instant,
     ) {
         log_handshake(|| format!("SRT {peer} is answered {rejection} (code {})", rejection.0));
-        self.count_refusal(routes, peer, reason, detail, now);
+        self.routes.refuse(routes, peer, reason, detail, now);
         // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
-            self.peers.refused(peer.ip(), now);
+            self.places.peers.refused(peer.ip(), now);
         }
         let reply = self.listener.reject(request, rejection, now);
         self.reply(peer, &reply);
     }
 
-    /// Counts a refused caller with the routes that it may have meant, or with all if there are none.
-    fn count_refusal(
-        &mut self,
-        routes: &[RouteId],
-        peer: SocketAddr,
-        reason: RefusalReason,
-        detail: &str,
-        now: Instant,
-    ) {
-        let is_meant = |id: &RouteId| routes.contains(id);
-        let any = self.routes.keys().any(is_meant);
-        for (_, open) in self.routes.iter_mut().filter(|(id, _)| !any || is_meant(id)) {
-            open.refuse(peer, reason, detail, now);
-        }
-    }
-
     /// Checks whether a route can take one more connection.
     fn has_room(&self, route: RouteId, peer: SocketAddr, now: Instant) -> Result<(), Rejection> {
-        let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
-        if !open.route.allow.admits(peer.ip()) {
+        let open = self.routes.get(route).ok_or(Rejection::NOT_FOUND)?;
+        let admission = open.admission();
+        if !admission.admits(peer.ip()) {
             return Err(Rejection::FORBIDDEN);
         }
-        let most = if open.ingest.is_some() { 1 } else { open.route.max_peers.map_or(usize::MAX, |n| n as usize) };
-        if open.links.len() >= most && !open.may_take_over(now) {
-            return Err(if open.ingest.is_some() { Rejection::CONFLICT } else { Rejection::BACKLOG });
-        }
-        if self.links.len() >= MAX_LINKS {
-            return Err(Rejection::RESOURCE);
+        if open.callers.len() >= admission.max_peers() && !admission.may_take_over(now) {
+            return Err(if admission.is_source() { Rejection::CONFLICT } else { Rejection::BACKLOG });
         }
         Ok(())
     }
@@ -212,9 +193,9 @@ impl PortTask {
     /// Forgets the connection of a source to the same address and port. A caller that asks for the same source again from
     /// there has restarted.
     fn replace_restarted(&mut self, route: RouteId, peer: SocketAddr, now: Instant) {
-        let Some(open) = self.routes.get(&route).filter(|open| open.ingest.is_some()) else { return };
-        let of_peer = |id: &&u32| self.links.get(id).is_some_and(|linked| linked.peer == peer);
-        if let Some(id) = open.links.iter().find(of_peer).copied() {
+        let Some(open) = self.routes.get(route).filter(|open| open.ingest.is_some()) else { return };
+        let of_peer = |id: &&u32| self.callers.get(id).is_some_and(|caller| caller.peer == peer);
+        if let Some(id) = open.callers.iter().find(of_peer).copied() {
             self.forget(id, LossReason::Closed, now);
         }
     }
@@ -230,41 +211,44 @@ impl PortTask {
     ) -> Result<(), Rejection> {
         self.replace_restarted(id, peer, now);
         self.has_room(id, peer, now)?;
-        let Some(connection) = self.peers.take_connection(peer.ip(), now) else {
-            self.count_refusal(&[id], peer, RefusalReason::TooManyFromAddress, "", now);
-            let reply = self.listener.reject(&request, Rejection::BACKLOG, now);
-            self.reply(peer, &reply);
-            return Ok(());
+        let place = match self.places.take_connection(peer, now) {
+            Ok(place) => place,
+            // The port is full, or many callers share the address, as behind a NAT router.
+            Err(reason) => {
+                let is_full = reason == RefusalReason::TooManyPeers;
+                let rejection = if is_full { Rejection::RESOURCE } else { Rejection::BACKLOG };
+                self.refuse_with(&[id], &request, peer, rejection, (reason, ""), now);
+                return Ok(());
+            }
         };
-        let attempt = Attempt { route: id, peer, request, timestamp, heard: now, passphrase: None, connection };
-        let (kind, work) = match &self.access_hook {
+        let attempt = Attempt { route: id, peer, request, timestamp, heard: now, passphrase: None, place };
+        let work = match &self.access {
             None => match self.next_step(&attempt)? {
                 Step::Ready => return self.admit(attempt, None, now),
-                Step::Derive(derivation) => (Kind::Derive, derive(derivation)),
+                Step::Derive(derivation) => derive(derivation),
             },
-            Some(access_hook) => {
-                let open = self.routes.get(&id).ok_or(Rejection::NOT_FOUND)?;
-                let (flow, endpoint) = (open.route.events.flow(), open.route.status.name());
-                let mut question = AccessRequest::new(flow, endpoint, "SRT", peer, open.ingest.is_some());
+            Some(gate) => {
+                let open = self.routes.get(id).ok_or(Rejection::NOT_FOUND)?;
+                let mut question = gate.question(open.admission(), peer);
                 question.stream_id = attempt.request.extensions.stream_id.clone();
                 let asked = StreamId::parse(question.stream_id.as_deref().unwrap_or_default());
                 question.user = asked.ok().and_then(|asked| asked.user().map(str::to_owned));
-                (Kind::Ask, Work::Ask(access_hook.ask(question, ())))
+                // The token holds back the removal of the route until the host's code has returned.
+                Work::Ask(Box::pin(gate.ask(question, open.questions.token())))
             }
         };
-        let slot = self.peers.take_pending(peer.ip(), now).filter(|_| self.attempts.has_room());
-        match slot {
-            Some(slot) => self.attempts.begin(attempt, slot, kind, work, now),
+        match self.places.take_pending(peer, now) {
+            Ok(place) => self.attempts.begin(attempt, place, work, now),
             // No answer is sent. The caller repeats its request every 250 ms, when there may be room, but would take a
             // rejection as final.
-            None => self.count_refusal(&[id], peer, RefusalReason::TooManyAttempts, "", now),
+            Err(_) => self.routes.refuse(&[id], peer, RefusalReason::TooManyAttempts, "", now),
         }
         Ok(())
     }
 
     /// Terms of a route, with the passphrase that the host has chosen for a caller.
     fn terms(&self, attempt: &Attempt) -> Result<Terms, Rejection> {
-        let terms = &self.routes.get(&attempt.route).ok_or(Rejection::NOT_FOUND)?.route.terms;
+        let terms = &self.routes.get(attempt.route).ok_or(Rejection::NOT_FOUND)?.route.terms;
         let chosen = attempt.passphrase.as_ref().map(|passphrase| passphrase.secret().clone());
         Ok(Terms { passphrase: chosen.or_else(|| terms.passphrase.clone()), ..terms.clone() })
     }
@@ -276,9 +260,7 @@ impl PortTask {
 
     /// Continues an attempt after one piece of its work is done.
     pub(super) fn decide(&mut self, (id, kind, outcome): (u64, Kind, Outcome), now: Instant) {
-        let resumable = self.attempts.done(id, kind);
-        self.let_go();
-        let Some(mut resumable) = resumable else { return };
+        let Some(mut resumable) = self.attempts.done(id, kind) else { return };
         let attempt = resumable.attempt();
         let (route, peer, request) = (attempt.route, attempt.peer, attempt.request.clone());
         let result = match outcome {
@@ -308,7 +290,7 @@ impl PortTask {
         match self.next_step(resumable.attempt())? {
             Step::Ready => self.admit(resumable.decided(), None, now),
             Step::Derive(derivation) => {
-                self.attempts.resume(resumable, Kind::Derive, derive(derivation));
+                self.attempts.resume(resumable, derive(derivation));
                 Ok(())
             }
         }
@@ -319,9 +301,8 @@ impl PortTask {
         while let Some((attempt, kind)) = self.attempts.take_overdue(now) {
             let rejection = match kind {
                 Kind::Ask => {
-                    if let Some(count) = self.unanswered.admit(now, 1) {
-                        let port = self.socket.local_addr();
-                        log::warn!("SRT port {port}: the host did not say in time whether {count} callers may come in");
+                    if let Some(gate) = &self.access {
+                        gate.log_unanswered(now);
                     }
                     Rejection::INTERNAL
                 }
@@ -335,18 +316,20 @@ impl PortTask {
     fn admit(&mut self, attempt: Attempt, wrapping: Option<WrappingKey>, now: Instant) -> Result<(), Rejection> {
         self.has_room(attempt.route, attempt.peer, now)?;
         self.refresh_rates(attempt.route);
-        let local = Local { id: fresh_id(&self.random, &self.links), start: now, random: self.random.clone() };
+        let local = Local { id: fresh_id(&self.random, &self.callers), start: now, random: self.random.clone() };
         let timestamp = attempt.timestamp_at(now);
         let (agreement, answer) = self.terms(&attempt)?.accept(&attempt.request, timestamp, &local, wrapping)?;
-        let Attempt { route, peer, request, connection: slot, .. } = attempt;
+        let Attempt { route, peer, request, place, .. } = attempt;
         let (peer_id, initial_sequence) = (request.socket_id, request.initial_sequence);
         let answer = write_control(&Control::Handshake(&answer.write()), 0, peer_id);
         let to = Peer::new(peer, self.socket.local_addr());
         // The publisher before leaves first, so that the media of both never mixes.
-        let open = self.routes.get(&route).ok_or(Rejection::NOT_FOUND)?;
-        let taken_over = if open.ingest.is_some() { open.links.clone() } else { Vec::new() };
-        taken_over.into_iter().for_each(|id| self.close(id, LossReason::TakenOver, now));
-        let open = self.routes.get_mut(&route).ok_or(Rejection::NOT_FOUND)?;
+        let open = self.routes.get(route).ok_or(Rejection::NOT_FOUND)?;
+        let taken_over = if open.ingest.is_some() { open.callers.clone() } else { Vec::new() };
+        for id in taken_over {
+            self.close(id, LossReason::TakenOver, now);
+        }
+        let open = self.routes.get_mut(route).ok_or(Rejection::NOT_FOUND)?;
         if let Some(ingest) = &mut open.ingest {
             ingest.await_media(now + agreement.receive_latency);
         }
@@ -356,34 +339,34 @@ impl PortTask {
         }
         let rates = open.route.rates.now();
         connection.set_rates(rates.buffer, rates.pacing);
-        let link = Link::new(connection, &self.socket, Some(to));
-        open.links.push(local.id);
+        let io = ConnectionIo::new(connection, &self.socket, Some(to));
+        open.callers.push(local.id);
         open.sender = Some(peer);
-        open.route.status.counters.encrypted.set(u64::from(link.connection.stats().encrypted));
+        open.status().counters.encrypted.set(u64::from(io.connection.stats().encrypted));
         log_handshake(|| {
-            let (name, stats) = (open.route.status.name(), link.connection.stats());
+            let (name, stats) = (open.status().name(), io.connection.stats());
             let key = if stats.encrypted { "encrypted" } else { "not encrypted" };
             format!("SRT {peer} is connected to `{name}`, {key}")
         });
         if open.ingest.is_none() {
-            open.route.status.counters.set_state(State::Connected, now);
-            let output = open.route.status.name();
-            open.route.events.emit(Event::OutputConnected { output, peer: Some(peer) });
+            open.status().counters.set_state(State::Connected, now);
+            let output = open.status().name();
+            open.events().emit(Event::OutputConnected { output, peer: Some(peer) });
         }
-        let linked = Linked {
-            link,
+        let caller = ConnectedCaller {
+            io,
             peer,
             peer_id,
             initial_sequence,
             answer: answer.clone(),
-            next_answer: Linked::next_answer_after(now),
+            next_answer: ConnectedCaller::next_answer_after(now),
             route,
             since: now,
             scheduled: None,
             settled: ConnectionStats::default(),
-            _slot: slot,
+            _place: place,
         };
-        self.links.insert(local.id, linked);
+        self.callers.insert(local.id, caller);
         self.by_peer.insert((peer, peer_id), local.id);
         self.reply(peer, &answer);
         self.attend(local.id, now);
@@ -408,10 +391,10 @@ fn derive(derivation: KeyDerivation) -> Work {
 }
 
 /// Generates an unused socket id. It is never 0, which is the destination of handshakes.
-fn fresh_id(random: &Random, links: &HashMap<u32, Linked>) -> u32 {
+fn fresh_id(random: &Random, callers: &HashMap<u32, ConnectedCaller>) -> u32 {
     loop {
         let id = u32::from_be_bytes(random.bytes()) & 0x3fff_ffff;
-        if id != 0 && !links.contains_key(&id) {
+        if id != 0 && !callers.contains_key(&id) {
             return id;
         }
     }

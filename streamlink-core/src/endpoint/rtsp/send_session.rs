@@ -8,9 +8,9 @@ use crate::proto::rtsp::{ClientSession, Request, ResolvedStream, ServerSession, 
 use std::time::Instant;
 
 /// Empty directory for sessions that have chosen a path already. Rejects every further lookup.
-pub(super) struct NoStreams;
+pub(super) struct EmptyDirectory;
 
-impl StreamDirectory for NoStreams {
+impl StreamDirectory for EmptyDirectory {
     fn find(&mut self, _: bool, _: &str) -> Result<ResolvedStream, Status> {
         Err(Status::NOT_VALID_IN_THIS_STATE)
     }
@@ -23,7 +23,7 @@ impl StreamDirectory for NoStreams {
 impl SendSession for ServerSession {
     fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.push(bytes);
-        while let Some(request) = self.next(&mut NoStreams)? {
+        while let Some(request) = self.next(&mut EmptyDirectory)? {
             match request {
                 Request::End => return Ok(true),
                 Request::Frame { data, .. } => self.report(&data),
@@ -49,12 +49,12 @@ impl SendSession for ServerSession {
 }
 
 /// A client session that records and sends keep-alive requests.
-pub(super) struct Recorder<'a> {
+pub(super) struct RecordingClient<'a> {
     pub(super) session: &'a mut ClientSession,
     pub(super) next_sign: Instant,
 }
 
-impl SendSession for Recorder<'_> {
+impl SendSession for RecordingClient<'_> {
     fn on_bytes(&mut self, bytes: &[u8]) -> Result<bool, End> {
         self.session.push(bytes);
         while let Some(outcome) = self.session.next()? {

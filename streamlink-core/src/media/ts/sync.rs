@@ -1,8 +1,8 @@
-//! Transport packets of a byte stream that need not be cut at datagrams (ISO/IEC 13818-1 section 2.4.3.2): alignment,
-//! and loss and recovery of synchronisation as in ETSI TR 101 290 (checks 1.1 and 1.2).
+//! Transport packets of a byte stream, or of datagrams that need not hold whole ones (ISO/IEC 13818-1 section 2.4.3.2):
+//! alignment, packets of 188, 192 and 204 bytes, and loss and recovery of synchronisation as in ETSI TR 101 290 (checks
+//! 1.1 and 1.2).
 
-use super::ts::{Framing, transport::PacketExtractor};
-use memchr::memchr;
+use super::framing::Framing;
 
 /// Length of a transport packet, in bytes.
 pub(crate) const PACKET: usize = 188;
@@ -11,21 +11,18 @@ pub(crate) const SYNC: u8 = 0x47;
 /// Number of wrong sync bytes in a row that are a loss of synchronisation, and of right ones that end it.
 const SYNC_LOST: u8 = 2;
 const SYNC_FOUND: u8 = 5;
-/// Number of packets whose sync bytes must be right for a new alignment.
-const CONFIRMED: usize = 3;
 /// Number of bytes that are needed to find a new alignment. As many are kept for the next datagram, at most.
-const SEARCHED: usize = (CONFIRMED + 1) * PACKET;
-
-/// Minimum length of a datagram that tells packets with parity or times between them, in bytes.
-const MIN_WIDE: usize = 3 * 204;
+const SEARCHED: usize = 4 * PACKET;
 
 /// Cuts a byte stream into transport packets.
 #[derive(Debug, Default)]
 pub(crate) struct PacketSync {
-    /// Beginning of a packet whose end has not arrived.
+    /// Distance of the packets, once known.
+    stride: Option<usize>,
+    /// Beginning of a packet whose end has not arrived, or bytes among which no packet has been found.
     rest: Vec<u8>,
-    /// Extractor of packets with parity or times between them, once they are found to be such.
-    wide: Option<PacketExtractor>,
+    /// Number of bytes before the next packet: parity, or its time.
+    between: usize,
     in_sync: bool,
     /// True once the stream has been in synchronisation. Before, it may be no transport stream at all.
     found: bool,
@@ -34,9 +31,11 @@ pub(crate) struct PacketSync {
     /// Wrong sync bytes before the stream was found, which count only if it is one.
     doubtful: u64,
     /// Number of wrong sync bytes.
-    pub(crate) sync_byte: u64,
+    sync_byte: u64,
     /// Number of losses of synchronisation.
-    pub(crate) losses: u64,
+    losses: u64,
+    /// Number of bytes among which no packet was found.
+    skipped: u64,
 }
 
 impl PacketSync {
@@ -45,44 +44,56 @@ impl PacketSync {
         self.in_sync
     }
 
-    /// Begins another byte stream.
-    pub(crate) fn begin(&mut self) {
-        self.rest.clear();
-        self.wide = None;
-        self.in_sync = false;
-        self.found = false;
-        self.run = 0;
-        self.doubtful = 0;
+    /// Returns true if the place of the packets is known.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.stride.is_some()
     }
 
-    /// Takes the bytes of a datagram. Hands each packet with a right sync byte to `each`, and whether the stream is in
-    /// synchronisation.
+    /// Returns the distance of the packets in bytes, once known: 188, 192 or 204.
+    pub(crate) fn stride(&self) -> Option<usize> {
+        self.stride
+    }
+
+    /// Returns the number of bytes among which no packet was found.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Returns the number of wrong sync bytes.
+    pub(crate) fn wrong_sync_bytes(&self) -> u64 {
+        self.sync_byte
+    }
+
+    /// Returns the number of losses of synchronisation.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Begins another byte stream.
+    pub(crate) fn begin(&mut self) {
+        let Self { sync_byte, losses, skipped, .. } = *self;
+        let mut rest = std::mem::take(&mut self.rest);
+        rest.clear();
+        *self = Self { rest, sync_byte, losses, skipped, ..Self::default() };
+    }
+
+    /// Takes the bytes of a datagram. Hands each packet of 188 bytes with a right sync byte to `each`, and whether the
+    /// stream is in synchronisation.
     pub(crate) fn feed(&mut self, payload: &[u8], mut each: impl FnMut(&[u8], bool)) {
-        if self.wide.is_none() && !self.in_sync && payload.len() >= MIN_WIDE {
-            let is_wide = Framing::detect(payload).is_some_and(|framing| framing.stride != PACKET);
-            self.wide = is_wide.then(PacketExtractor::default);
+        if self.rest.is_empty() && self.between == 0 {
+            return self.take(payload, &mut each);
         }
-        if let Some(mut extractor) = self.wide.take() {
-            self.rest.clear();
-            extractor.push(payload, |packet| {
-                self.right();
-                each(packet, self.in_sync);
-            });
-            self.wide = Some(extractor).filter(|extractor| extractor.stride().is_some_and(|stride| stride != PACKET));
-            return;
-        }
-        if self.rest.is_empty() {
-            let used = self.cut(payload, &mut each);
-            self.rest.extend_from_slice(payload.get(used..).unwrap_or_default());
-            return;
-        }
-        let next = (PACKET - self.rest.len() % PACKET) % PACKET;
-        let is_whole = payload.len().is_multiple_of(PACKET) && payload.chunks(PACKET).all(|slot| slot[0] == SYNC);
-        if is_whole && payload.get(next) != Some(&SYNC) {
+        if let Some(framing) = Framing::of_whole_packets(payload)
+            && self.next_sync().and_then(|at| payload.get(at)) != Some(&SYNC)
+        {
             // The packet in progress was truncated: datagrams begin with packets in this stream.
             self.rest.clear();
+            self.between = framing.offset;
+            self.stride = Some(framing.stride);
             self.wrong();
-            return self.feed(payload, each);
+        }
+        if self.rest.is_empty() {
+            return self.take(payload, &mut each);
         }
         let mut all = std::mem::take(&mut self.rest);
         all.extend_from_slice(payload);
@@ -91,37 +102,73 @@ impl PacketSync {
         self.rest = all;
     }
 
+    fn take(&mut self, payload: &[u8], each: &mut impl FnMut(&[u8], bool)) {
+        let used = self.cut(payload, each);
+        self.rest.extend_from_slice(payload.get(used..).unwrap_or_default());
+    }
+
+    /// Returns the place of the first sync byte in the bytes that come next.
+    fn next_sync(&self) -> Option<usize> {
+        let stride = self.stride?;
+        if self.rest.is_empty() {
+            return Some(self.between);
+        }
+        Some((stride - self.rest.len() % stride) % stride)
+    }
+
     /// Hands on the packets in `bytes`. Returns the number of bytes used; fewer than [`SEARCHED`] are left.
     fn cut(&mut self, bytes: &[u8], each: &mut impl FnMut(&[u8], bool)) -> usize {
         let mut at = 0;
-        while let Some(slot) = bytes.get(at..at + PACKET) {
-            if slot[0] == SYNC {
-                self.right();
-                each(slot, self.in_sync);
-                at += PACKET;
+        while let Some(ahead) = bytes.get(at..).filter(|ahead| !ahead.is_empty()) {
+            if self.between > 0 {
+                let count = self.between.min(ahead.len());
+                self.between -= count;
+                at += count;
                 continue;
             }
-            if self.in_sync {
-                self.wrong();
-                at += PACKET;
-                continue;
-            }
-            // The alignment may have changed, if the present one does not come back by itself.
-            let ahead = bytes.get(at..).unwrap_or_default();
-            if ahead.get(PACKET).is_none_or(|byte| *byte != SYNC) {
-                if ahead.len() < SEARCHED {
-                    return at;
-                }
-                if let Some(step) = aligned(ahead) {
-                    self.doubtful = 0;
-                    at += step;
+            let Some(stride) = self.stride else {
+                let Some(framing) = Framing::search(ahead) else {
+                    if ahead.len() < SEARCHED {
+                        break;
+                    }
+                    self.wrong();
+                    self.skip(PACKET);
+                    at += PACKET;
                     continue;
+                };
+                self.stride = Some(framing.stride);
+                self.skip(framing.offset);
+                self.doubtful = 0;
+                at += framing.offset;
+                continue;
+            };
+            if ahead[0] == SYNC {
+                let Some(packet) = ahead.get(..PACKET) else { break };
+                self.right();
+                each(packet, self.in_sync);
+                at += PACKET;
+                self.between = stride - PACKET;
+                continue;
+            }
+            // One wrong sync byte is damage, and the place is kept. Two are another place.
+            match ahead.get(stride) {
+                None => break,
+                Some(&SYNC) => {
+                    self.wrong();
+                    at += stride;
+                }
+                Some(_) => {
+                    self.wrong();
+                    self.wrong();
+                    self.stride = None;
                 }
             }
-            self.wrong();
-            at += PACKET;
         }
         at
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.skipped = self.skipped.saturating_add(bytes as u64);
     }
 
     fn right(&mut self) {
@@ -156,19 +203,6 @@ impl PacketSync {
             self.losses = self.losses.saturating_add(1);
         }
     }
-}
-
-/// Returns the first place within a packet's length at which several packets begin in a row.
-fn aligned(bytes: &[u8]) -> Option<usize> {
-    let mut from = 1;
-    while from < PACKET {
-        let at = from + memchr(SYNC, bytes.get(from..PACKET)?)?;
-        if (1..CONFIRMED).all(|number| bytes.get(at + number * PACKET) == Some(&SYNC)) {
-            return Some(at);
-        }
-        from = at + 1;
-    }
-    None
 }
 
 #[cfg(test)]
@@ -236,6 +270,40 @@ mod tests {
         let datagrams: Vec<&[u8]> = bytes.chunks(7 * 204).collect();
         assert_eq!(numbers(&mut sync, &datagrams), (0..70).collect::<Vec<_>>());
         assert_eq!((sync.sync_byte, sync.losses), (0, 0));
+    }
+
+    fn packets(count: u8) -> Vec<Vec<u8>> {
+        let packet = |n: u8| {
+            let mut bytes = vec![SYNC, 1, n, 0x10];
+            bytes.resize(PACKET, n);
+            bytes
+        };
+        (0..count).map(packet).collect()
+    }
+
+    fn extract(stream: &[u8], size: usize) -> Vec<Vec<u8>> {
+        let mut sync = PacketSync::default();
+        let mut out = Vec::new();
+        for chunk in stream.chunks(size) {
+            sync.feed(chunk, |packet, _| out.push(packet.to_vec()));
+        }
+        out
+    }
+
+    #[test]
+    fn transport_packets_of_each_size_are_extracted_from_any_chunks() {
+        let packets = packets(60);
+        let plain = packets.concat();
+        let parity: Vec<u8> = packets.iter().flat_map(|p| [&p[..], &[9; 16]].concat()).collect();
+        let timed: Vec<u8> = packets.iter().flat_map(|p| [&[9, 8, 7, 6][..], p].concat()).collect();
+        for (name, stream) in [("plain", plain), ("parity", parity), ("timed", timed)] {
+            for size in [188, 204, 192, 1316, 1000, 7, 5000] {
+                let got = extract(&stream, size);
+                assert!(got.iter().all(|packet| packets.contains(packet)), "{name} {size}");
+                assert!(got.len() >= 59, "{name} {size}: {}", got.len());
+            }
+        }
+        assert_eq!(extract(&[0x22; 100_000], 1316).len(), 0);
     }
 
     #[test]

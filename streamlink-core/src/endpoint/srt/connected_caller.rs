@@ -1,9 +1,9 @@
-//! Connection of a port, with its route and its statistics.
+//! Caller that is connected to a port, with its route and its statistics.
 
 use super::{
-    super::listener::PeerSlot,
-    link::Link,
-    route::{OpenRoute, RouteId, settle},
+    super::listener::{ConnectionPlace, RouteId},
+    connection_io::ConnectionIo,
+    route::{OpenRoute, settle},
 };
 use crate::proto::srt::{ConnectionStats, Sequence};
 use std::{
@@ -14,8 +14,8 @@ use std::{
 /// Minimum interval between two answers to a repeated conclusion. Callers repeat it every 250 ms.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(100);
 
-pub(super) struct Linked {
-    pub(super) link: Link,
+pub(super) struct ConnectedCaller {
+    pub(super) io: ConnectionIo,
     pub(super) peer: SocketAddr,
     /// Socket id of the peer, which identifies its handshake.
     pub(super) peer_id: u32,
@@ -29,17 +29,16 @@ pub(super) struct Linked {
     pub(super) since: Instant,
     pub(super) scheduled: Option<Instant>,
     pub(super) settled: ConnectionStats,
-    /// Share of the connections allowed for its address.
-    pub(super) _slot: PeerSlot,
+    pub(super) _place: ConnectionPlace,
 }
 
-impl Linked {
+impl ConnectedCaller {
     /// Adds the statistics since the last call to the counters of the source or output.
     pub(super) fn settle(&mut self, open: &mut OpenRoute, now: Instant) {
-        let stats = self.link.connection.stats();
+        let stats = self.io.connection.stats();
         let before = std::mem::replace(&mut self.settled, stats);
-        let unsent = settle(&open.route.status, &open.route.events, open.ingest.is_some(), &stats, &before, now);
-        open.unsent(unsent, self.link.connection.max_payload(), now);
+        let unsent = settle(open.status(), open.events(), open.ingest.is_some(), &stats, &before, now);
+        open.unsent(unsent, self.io.connection.max_payload(), now);
     }
 
     /// Returns the answer to a repeated conclusion, with the current timestamp, by which the peer sets its clock.
@@ -51,7 +50,7 @@ impl Linked {
         self.next_answer = now + ANSWER_INTERVAL;
         let mut answer = self.answer.clone();
         if let Some(place) = answer.get_mut(8..12) {
-            place.copy_from_slice(&self.link.connection.timestamp(now).to_be_bytes());
+            place.copy_from_slice(&self.io.connection.timestamp(now).to_be_bytes());
         }
         Some(answer)
     }

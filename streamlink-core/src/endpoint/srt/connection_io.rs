@@ -12,13 +12,13 @@ const CHUNK: usize = 64;
 
 /// Connection with the address of its peer.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ConnectionIo {
     pub(super) connection: Connection,
     sender: Sender,
     to: Option<Peer>,
 }
 
-impl Link {
+impl ConnectionIo {
     /// Wraps a connection. `to` is `None` on a connected socket.
     pub(super) fn new(connection: Connection, socket: &UdpSocket, to: Option<Peer>) -> Self {
         Self { connection, sender: Sender::new(socket), to }

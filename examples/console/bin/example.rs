@@ -1,0 +1,5 @@
+//! The console as a program; see `streamlink-console --help`.
+
+fn main() -> std::process::ExitCode {
+    streamlink_console::main()
+}

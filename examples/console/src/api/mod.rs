@@ -1,0 +1,195 @@
+//! The HTTP API: its state, its routes, and the checks of every request.
+
+mod endpoints;
+mod events;
+mod flows;
+mod session;
+mod settings;
+mod stats;
+mod views;
+
+use crate::{
+    access::{Access, Role, is_safe},
+    document::Members,
+    flows::Flows,
+    page,
+    problem::Problem,
+    samples::Samples,
+};
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State, rejection::BytesRejection},
+    http::{HeaderName, HeaderValue, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Map, Value};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+use tower_http::{set_header::SetResponseHeaderLayer, timeout::RequestBodyTimeoutLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+/// Maximum size of the body of a request, in bytes.
+const MAX_BODY: usize = 256 << 10;
+/// Time within which more of a body has to come.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// State that all requests share.
+#[derive(Clone)]
+pub(crate) struct Console {
+    pub(crate) flows: Flows,
+    pub(crate) samples: Samples,
+    pub(crate) access: Access,
+    /// Permits of event streams.
+    pub(crate) streams: Arc<Semaphore>,
+    /// Names of the regions from which outputs can send.
+    pub(crate) regions: Arc<[String]>,
+    /// True once the stored flows were started.
+    pub(crate) is_ready: Arc<AtomicBool>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "StreamLink console",
+        description = "Flows of live video: create, change, watch. Names in paths are percent-encoded. Errors are problem \
+                       documents (RFC 9457). Without passwords, everyone who reaches the console is an operator; with \
+                       them, a session (`POST /api/v1/session`) or `Authorization: Bearer PASSWORD` is needed.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "flows", description = "Flows, with their sources and outputs"),
+        (name = "events", description = "What happened, with reasons"),
+        (name = "statistics", description = "Counters and rates"),
+        (name = "console", description = "The console itself: settings, sessions, health")
+    )
+)]
+struct Document;
+
+/// Returns the routes and their document.
+pub(crate) fn router(console: &Console) -> Router {
+    let routes = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(flows::routes())
+        .merge(endpoints::routes())
+        .merge(events::routes())
+        .merge(stats::routes())
+        .merge(settings::routes())
+        .merge(session::routes());
+    let (routes, document) =
+        OpenApiRouter::new().nest("/api/v1", routes).merge(stats::outer_routes()).split_for_parts();
+    // Made once, of types that have a JSON form.
+    let document = Bytes::from(document.to_json().unwrap_or_default());
+    let document = get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });
+    let routes = routes.route("/api/v1/openapi.json", document).fallback(page::serve);
+    let checked = middleware::from_fn_with_state(console.clone(), check);
+    let fixed = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    routes
+        .layer(checked)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIME))
+        .layer(fixed(header::CACHE_CONTROL, "no-store"))
+        .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+        .layer(fixed(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
+        .layer(fixed(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
+        .layer(fixed(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+             form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+        ))
+        .with_state(console.clone())
+}
+
+/// Returns true for paths that need no role: the page itself, which holds nothing of the flows, health, and logging in.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/api/v1/session") || page::is_asset(path)
+}
+
+/// Checks host, origin and role of every request, before anything else of it is looked at.
+async fn check(State(console): State<Console>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let peer = peer(&parts.extensions);
+    let allowed = async {
+        let path = parts.uri.path();
+        if !matches!(path, "/healthz" | "/readyz") {
+            console.access.check_host(&parts.headers, &parts.uri)?;
+        }
+        if !is_safe(&parts.method) || path.starts_with("/api/") {
+            Access::check_origin(&parts.headers, &parts.uri)?;
+        }
+        if is_public(path) {
+            return Ok(None);
+        }
+        let role = console.access.role(&parts, peer).await?;
+        if !is_safe(&parts.method) && role < Role::Operator {
+            return Err(Problem::forbidden("a viewer cannot change anything"));
+        }
+        Ok(Some(role))
+    };
+    match allowed.await {
+        Ok(role) => {
+            if let Some(role) = role {
+                parts.extensions.insert(role);
+            }
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Returns the address from which a request comes.
+fn peer(extensions: &axum::http::Extensions) -> IpAddr {
+    let address = extensions.get::<ConnectInfo<SocketAddr>>();
+    address.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(address)| address.ip())
+}
+
+/// Returns whether the stored flows were started.
+fn is_ready(console: &Console) -> bool {
+    console.is_ready.load(Ordering::Acquire)
+}
+
+/// Members of the JSON object that a request has as its body.
+struct JsonBody(Map<String, Value>);
+
+/// Body of a request as text.
+struct TextBody(Bytes);
+
+impl FromRequest<Console> for TextBody {
+    type Rejection = Problem;
+    async fn from_request(request: Request<Body>, state: &Console) -> Result<Self, Problem> {
+        // A page of another origin cannot send this type without being asked.
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !matches!(kind, "application/json" | "application/merge-patch+json") {
+            return Err(Problem::malformed("the body is to be of the type application/json"));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| match error {
+            BytesRejection::FailedToBufferBody(error) if error.status() == 413 => {
+                Problem::malformed(format!("the body is larger than {MAX_BODY} bytes"))
+            }
+            error => Problem::malformed(error.to_string()),
+        })?;
+        Ok(Self(bytes))
+    }
+}
+
+impl FromRequest<Console> for JsonBody {
+    type Rejection = Problem;
+    async fn from_request(request: Request<Body>, state: &Console) -> Result<Self, Problem> {
+        let TextBody(bytes) = TextBody::from_request(request, state).await?;
+        Members::read(&bytes).map(Self)
+    }
+}
+
+/// Answer of a handler: JSON, or a problem.
+type Answer<T> = Result<Json<T>, Problem>;

@@ -1,0 +1,138 @@
+//! The console: the host that people run. Many flows in one process, kept over restarts; an HTTP API, a web page, metrics.
+//!
+//! ```text
+//! cargo run --release -p streamlink-console        # then open http://127.0.0.1:8080
+//! ```
+
+mod access;
+mod api;
+mod apply;
+mod document;
+mod flows;
+mod history;
+mod options;
+mod page;
+mod problem;
+mod samples;
+mod server;
+mod store;
+
+use access::Access;
+use api::Console;
+use clap::Parser;
+use flows::Flows;
+use history::History;
+use options::{Failure, Options, read};
+use samples::Samples;
+use std::{
+    io::Read,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use store::Store;
+use streamlink_core::Flow;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+};
+
+/// Threads that answer requests. Media has threads of its own.
+const THREADS: usize = 2;
+
+/// Runs the console as its command line says.
+pub fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let options = Options::parse();
+    let result = if options.hash_password { print_hash() } else { run(options) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("streamlink-console: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints the hash of the password on standard input.
+fn print_hash() -> Result<(), Failure> {
+    let mut password = zeroize::Zeroizing::new(String::new());
+    std::io::stdin().take(4096).read_to_string(&mut password)?;
+    println!("{}", access::hash(password.trim_end_matches(['\r', '\n']))?);
+    Ok(())
+}
+
+fn run(options: Options) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    runtime.block_on(console(options))
+}
+
+async fn console(options: Options) -> Result<(), Failure> {
+    let access = Access::load(options.password_file.as_deref(), options.host.clone(), options.behind_https)?;
+    if let Some(address) = options.listen.iter().find(|address| !address.ip().is_loopback() && !access.has_operator()) {
+        return Err(format!(
+            "{address} is reached by other machines, so a password of the operator is needed: see --password-file"
+        )
+        .into());
+    }
+    let mut listeners = Vec::new();
+    for address in &options.listen {
+        listeners.push(TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?);
+    }
+    let store = Arc::new(Store::open(&options.data())?);
+    let engine = options.engine()?;
+    let history = History::load(store.clone())?;
+    let events = tokio::spawn(history.clone().collect(engine.events()));
+    let flows = Flows::load(engine.clone(), store, history, options.max_flows)?;
+    let console = Console {
+        flows: flows.clone(),
+        samples: Samples::default(),
+        access,
+        streams: Arc::new(Semaphore::new(usize::try_from(options.max_streams)?)),
+        regions: options.regions().into(),
+        is_ready: Arc::new(AtomicBool::new(false)),
+    };
+    let (routes, connections) = (api::router(&console), server::connections());
+    for listener in listeners {
+        println!("StreamLink console: http://{}", listener.local_addr()?);
+        tokio::spawn(server::serve(listener, routes.clone(), connections.clone()));
+    }
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let start = async {
+        flows.start_all().await;
+        if let Some(file) = &options.import {
+            import(&flows, file).await?;
+        }
+        Ok::<(), Failure>(())
+    };
+    tokio::select! {
+        started = start => started?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    }
+    console.is_ready.store(true, Ordering::Release);
+    tokio::spawn(console.samples.clone().collect(engine.clone()));
+    tokio::spawn(flows.retry());
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    engine.shutdown().await;
+    // The last events are stored; the task ends with the engine.
+    Ok(events.await?)
+}
+
+/// Creates the flows of a file whose names are not taken.
+async fn import(flows: &Flows, file: &std::path::Path) -> Result<(), Failure> {
+    let text = String::from_utf8(read(file)?).map_err(|_| format!("{}: the file is not UTF-8 text", file.display()))?;
+    let list = Flow::list_from_json(&text).map_err(|errors| format!("{}:\n{errors}", file.display()))?;
+    for flow in list.into_iter().filter(|flow| flows.get(flow.name()).is_err()) {
+        let name = flow.name().to_owned();
+        let created = flows.create(flow, true, "import").await;
+        created.map_err(|problem| format!("{}: flow `{name}`: {}", file.display(), problem.detail()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! Refused peers of a source or an output: counted, logged, and reported at most once a second.
+
+use crate::{
+    endpoint::{Event, EventSink, RefusalReason, Status},
+    text::PeerText,
+    time::Throttle,
+};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+/// Minimum interval between two reports of one endpoint.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Refused peers that no event has reported yet, and the last of them.
+#[derive(Debug)]
+pub(in crate::endpoint) struct RefusalLog {
+    throttle: Throttle,
+    last: Option<(SocketAddr, RefusalReason, PeerText)>,
+}
+
+/// Report of one or more refusals, to be emitted without a lock.
+#[derive(Debug)]
+pub(in crate::endpoint) struct RefusalReport {
+    count: u64,
+    peer: SocketAddr,
+    reason: RefusalReason,
+    detail: PeerText,
+}
+
+impl RefusalLog {
+    pub(in crate::endpoint) fn new() -> Self {
+        Self { throttle: Throttle::new(REPORT_INTERVAL), last: None }
+    }
+
+    /// Records a refused peer. Returns a report if one is due.
+    #[must_use]
+    pub(in crate::endpoint) fn refuse(
+        &mut self,
+        peer: SocketAddr,
+        reason: RefusalReason,
+        detail: &str,
+        now: Instant,
+    ) -> Option<RefusalReport> {
+        self.last = Some((peer, reason, detail.into()));
+        self.report(now, 1)
+    }
+
+    /// Returns a report of refusals that were held back, if one is due.
+    #[must_use]
+    pub(in crate::endpoint) fn held_back(&mut self, now: Instant) -> Option<RefusalReport> {
+        self.report(now, 0)
+    }
+
+    fn report(&mut self, now: Instant, new: u64) -> Option<RefusalReport> {
+        let count = self.throttle.admit(now, new)?;
+        let (peer, reason, detail) = self.last.clone()?;
+        Some(RefusalReport { count, peer, reason, detail })
+    }
+}
+
+impl RefusalReport {
+    /// Records the refusal as the last error of the endpoint, and emits its event, which is also logged.
+    pub(in crate::endpoint) fn emit(self, status: &Status, events: &EventSink, now: Instant) {
+        let Self { count, peer, reason, detail } = self;
+        status.record_refusal(reason, peer, now);
+        events.emit(Event::PeerRefused { endpoint: status.name(), peer, reason, detail, count });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_log_reports_once_a_second_and_counts_the_rest() {
+        let now = Instant::now();
+        let mut log = RefusalLog::new();
+        let peer = SocketAddr::from(([192, 0, 2, 1], 9));
+        let first = log.refuse(peer, RefusalReason::NotAllowed, "", now).expect("a report");
+        assert_eq!((first.count, first.reason), (1, RefusalReason::NotAllowed));
+        assert!(log.refuse(peer, RefusalReason::NotAllowed, "", now).is_none());
+        assert!(log.refuse(peer, RefusalReason::InUse, "the last", now).is_none());
+        assert!(log.held_back(now).is_none());
+        let rest = log.held_back(now + REPORT_INTERVAL).expect("a report");
+        assert_eq!((rest.count, rest.reason, rest.detail.as_str()), (2, RefusalReason::InUse, "the last"));
+        assert!(log.held_back(now + 2 * REPORT_INTERVAL).is_none(), "each refusal is reported once");
+    }
+}

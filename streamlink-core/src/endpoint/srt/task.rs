@@ -1,0 +1,435 @@
+//! Task of an SRT port: reads the socket, drives the connections by their timers, and moves media between them and the
+//! routes. Handshakes are handled in [`super::handshake`].
+
+use super::{
+    super::{
+        Event, LossReason, PlayerStats,
+        ingest::Verdict,
+        listener::{AccessGate, HasAdmission, Places, RouteId, RouteTable},
+        sleep_until,
+    },
+    attempts::Attempts,
+    connected_caller::ConnectedCaller,
+    port::Command,
+    route::{OpenRoute, Route, RouteEnd},
+};
+use crate::{
+    media::Packet as MediaPacket,
+    net::{Peer, Received, Receiver, Sender, UdpSocket},
+    proto::srt::{Control, Listener, Packet, Transmit, destination},
+    random::Random,
+    router::{Batch, State},
+};
+use std::{
+    any::Any,
+    collections::{BTreeSet, HashMap},
+    future::poll_fn,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// Maximum number of datagrams handled in one turn of the task.
+const MAX_BATCH: usize = 512;
+/// Pause between two reads of the socket. Acknowledgements and media gather meanwhile, and cost less together.
+const READ_PAUSE: Duration = Duration::from_millis(1);
+/// Time without a packet of a peer after which it may go on from another port of its address. Peers send something at
+/// least once a second.
+const REBIND_SILENCE: Duration = Duration::from_millis(1500);
+/// Interval of the statistics.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// State of the task.
+pub(super) struct PortTask {
+    pub(super) socket: UdpSocket,
+    memory: Receiver,
+    pub(super) listener: Listener,
+    pub(super) random: Random,
+    pub(super) sender: Sender,
+    pub(super) access: Option<AccessGate>,
+    pub(super) places: Places,
+    pub(super) routes: RouteTable<OpenRoute>,
+    pub(super) callers: HashMap<u32, ConnectedCaller>,
+    /// Local socket id for each peer address and peer socket id. It finds the connection of a repeated handshake.
+    pub(super) by_peer: HashMap<(SocketAddr, u32), u32>,
+    pub(super) attempts: Attempts,
+    timers: BTreeSet<(Instant, u32)>,
+    scratch: Vec<Transmit>,
+    window: Vec<Arc<Batch>>,
+    inbox: Vec<Received>,
+    next_stats: Instant,
+    next_read: Instant,
+}
+
+impl PortTask {
+    pub(super) fn new(socket: UdpSocket, random: Random, access: Option<AccessGate>, places: Places) -> Self {
+        let now = Instant::now();
+        Self {
+            sender: Sender::new(&socket),
+            memory: Receiver::new(u64::MAX),
+            listener: Listener::new(random.bytes(), now),
+            random,
+            attempts: Attempts::new(),
+            access,
+            places,
+            routes: RouteTable::default(),
+            callers: HashMap::new(),
+            by_peer: HashMap::new(),
+            timers: BTreeSet::new(),
+            scratch: Vec::new(),
+            window: Vec::new(),
+            inbox: Vec::new(),
+            next_stats: now + STATS_INTERVAL,
+            next_read: now,
+            socket,
+        }
+    }
+
+    /// Fails all sources and outputs after a panic.
+    pub(super) fn fail(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>, panic: &(dyn Any + Send)) {
+        let texts = (panic.downcast_ref::<&str>().copied(), panic.downcast_ref::<String>().map(String::as_str));
+        let why = format!("the task of an SRT port panicked: {}", texts.0.or(texts.1).unwrap_or("for no reason given"));
+        log::error!("SRT port {}: {why}", self.socket.local_addr());
+        commands.close();
+        let mut routes: Vec<Route> = self.routes.take_all().map(|open| open.route).collect();
+        while let Ok(command) = commands.try_recv() {
+            if let Command::Add(_, route) = command {
+                routes.push(*route);
+            }
+        }
+        let now = Instant::now();
+        for route in routes {
+            // This may panic again for the same cause; the other routes must be failed all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| route.fail(&why, now)));
+        }
+    }
+
+    pub(super) async fn run(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let first = self.timers.first().map(|(at, _)| *at);
+            let may_read = Instant::now() >= self.next_read;
+            let pause = (!may_read).then_some(self.next_read);
+            let overdue = self.attempts.next_timeout();
+            let deadline = first.into_iter().chain(pause).chain(overdue).fold(self.next_stats, Instant::min);
+            let routes = &mut self.routes;
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                route = poll_fn(|cx| poll_outputs(routes, cx)) => self.fan_out(route),
+                outcome = self.attempts.next() => self.decide(outcome, Instant::now()),
+                result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram)), if may_read => {
+                    if let Err(error) = result {
+                        log::debug!("SRT port {}: {error}", self.socket.local_addr());
+                    }
+                    let mut inbox = std::mem::take(&mut self.inbox);
+                    let mut touched = Vec::new();
+                    let now = Instant::now();
+                    self.next_read = now + READ_PAUSE;
+                    for datagram in inbox.drain(..) {
+                        if let Some(id) = self.datagram(datagram, now)
+                            && touched.last() != Some(&id)
+                        {
+                            touched.push(id);
+                        }
+                    }
+                    self.inbox = inbox;
+                    touched.sort_unstable();
+                    touched.dedup();
+                    for id in touched {
+                        self.attend(id, now);
+                    }
+                    self.publish(now);
+                }
+                () = sleep_until(Some(deadline)) => self.timeouts(Instant::now()),
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Add(id, route) => self.routes.insert(id, OpenRoute::new(*route, now)),
+            Command::Remove(id, done) => {
+                // Sends the rest of an output's media first.
+                self.fan_out(id);
+                for caller in self.callers_of(id) {
+                    self.close(caller, LossReason::Closed, now);
+                }
+                self.attempts.remove_route(id);
+                if let Some(open) = self.routes.remove(id) {
+                    open.questions.close();
+                    let _ = done.send(open.questions); // nobody waits if this fails
+                }
+            }
+            Command::Edit(id, allow, max_peers) => {
+                if let Some(open) = self.routes.get(id) {
+                    open.admission().edit(allow, max_peers);
+                }
+                self.expel(id, now);
+            }
+            Command::Kick(id, peer, done) => {
+                let mut gone = self.callers_of(id);
+                gone.retain(|id| self.callers.get(id).is_some_and(|caller| caller.peer == peer));
+                let _ = done.send(!gone.is_empty());
+                for caller in gone {
+                    self.close(caller, LossReason::Kicked, now);
+                }
+            }
+            #[cfg(test)]
+            Command::Panic => std::panic::resume_unwind(Box::new("a test wants it")),
+        }
+    }
+
+    fn callers_of(&self, route: RouteId) -> Vec<u32> {
+        self.routes.get(route).map(|open| open.callers.clone()).unwrap_or_default()
+    }
+
+    /// Closes the connections that the allowlist no longer admits.
+    fn expel(&mut self, route: RouteId, now: Instant) {
+        let Some(open) = self.routes.get(route) else { return };
+        let admitted = |id: &u32| self.callers.get(id).is_some_and(|caller| open.admission().admits(caller.peer.ip()));
+        let gone: Vec<u32> = open.callers.iter().filter(|id| !admitted(id)).copied().collect();
+        for id in gone {
+            self.close(id, LossReason::NoLongerAllowed, now);
+        }
+    }
+
+    /// Applies the bandwidth of a route's flow to its connections, if it has changed.
+    pub(super) fn refresh_rates(&mut self, route: RouteId) {
+        let Some(open) = self.routes.get_mut(route) else { return };
+        let Some(rates) = open.refresh_rates() else { return };
+        for id in &open.callers {
+            if let Some(caller) = self.callers.get_mut(id) {
+                caller.io.connection.set_rates(rates.buffer, rates.pacing);
+            }
+        }
+    }
+
+    /// Queues the new media of an output on all its connections.
+    fn fan_out(&mut self, route: RouteId) {
+        self.refresh_rates(route);
+        let Some(open) = self.routes.get_mut(route) else { return };
+        let RouteEnd::Output(reader) = &mut open.route.end else { return };
+        self.window.clear();
+        let lost = reader.read(&mut self.window);
+        let now = Instant::now();
+        if lost.packets > 0 && !open.callers.is_empty() {
+            open.dropped(lost.packets, now);
+        }
+        // `attend` may close a connection, which changes the list.
+        for id in open.callers.clone() {
+            if let Some(caller) = self.callers.get_mut(&id) {
+                for packet in self.window.iter().flat_map(|batch| batch.packets()) {
+                    caller.io.connection.push(packet.data(), now);
+                }
+            }
+            self.attend(id, now);
+        }
+        self.window.clear();
+    }
+
+    /// Handles one datagram. Returns the id of its connection, if that has to be attended to.
+    fn datagram(&mut self, datagram: Received, now: Instant) -> Option<u32> {
+        let Received { data, peer, arrival } = datagram;
+        let id = destination(&data)?;
+        if id != 0 {
+            let packet = Packet::parse(&data)?;
+            if self.callers.get(&id)?.peer != peer && !self.follow(id, peer, now) {
+                return None; // forged, or from an old connection
+            }
+            let caller = self.callers.get_mut(&id)?;
+            if let Packet::Control { control: Control::Handshake(body), .. } = packet {
+                self.handshake_of(id, body, peer, now);
+                return None;
+            }
+            caller.io.connection.handle(&packet, &data, arrival.min(now));
+            return Some(id);
+        }
+        let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) = Packet::parse(&data) else {
+            return None;
+        };
+        self.handshake(body, timestamp, peer, now);
+        None
+    }
+
+    /// Follows a peer to another port of its address, where a NAT router has moved it. Returns whether that is so: nothing
+    /// came from the port before for some time.
+    fn follow(&mut self, id: u32, peer: SocketAddr, now: Instant) -> bool {
+        let Some(caller) = self.callers.get_mut(&id) else { return false };
+        if caller.peer.ip() != peer.ip() || caller.io.connection.unheard_for(now) < REBIND_SILENCE {
+            return false;
+        }
+        log::info!("SRT port {}: {} has become {peer}", self.socket.local_addr(), caller.peer);
+        self.by_peer.remove(&(caller.peer, caller.peer_id));
+        self.by_peer.insert((peer, caller.peer_id), id);
+        caller.peer = peer;
+        caller.io.redirect(Peer::new(peer, self.socket.local_addr()));
+        true
+    }
+
+    /// Runs the timers of a connection, hands its payloads to the flow, sends its packets and schedules its next
+    /// timeout.
+    pub(super) fn attend(&mut self, id: u32, now: Instant) {
+        let Some(caller) = self.callers.get_mut(&id) else { return };
+        caller.io.connection.handle_timeout(now);
+        if let Some(ingest) = self.routes.get_mut(caller.route).and_then(|open| open.ingest.as_mut()) {
+            while let Some(payload) = caller.io.connection.poll_payload(now) {
+                match ingest.admit(now, payload.len()) {
+                    Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
+                    Verdict::Drop => {}
+                    Verdict::Disconnect => return self.close(id, LossReason::BandwidthExceeded, now),
+                }
+            }
+        } else {
+            while caller.io.connection.poll_payload(now).is_some() {} // no payloads, only detects the end
+        }
+        caller.io.flush(&self.socket, &mut self.scratch, now);
+        if let Some(reason) = caller.io.loss() {
+            return self.close(id, reason, now);
+        }
+        let next = caller.io.connection.next_timeout();
+        if next != caller.scheduled {
+            if let Some(old) = caller.scheduled {
+                self.timers.remove(&(old, id));
+            }
+            self.timers.extend(next.map(|at| (at, id)));
+            caller.scheduled = next;
+        }
+    }
+
+    pub(super) fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
+        if let Some(caller) = self.callers.get_mut(&id) {
+            caller.io.connection.shut_down(now);
+            caller.io.flush(&self.socket, &mut self.scratch, now);
+        }
+        self.forget(id, reason, now);
+    }
+
+    /// Ends a connection without telling the peer.
+    pub(super) fn forget(&mut self, id: u32, reason: LossReason, now: Instant) {
+        let Some(mut caller) = self.callers.remove(&id) else { return };
+        self.by_peer.remove(&(caller.peer, caller.peer_id));
+        if self.callers.is_empty() {
+            self.memory.rest();
+        }
+        if let Some(at) = caller.scheduled {
+            self.timers.remove(&(at, id));
+        }
+        let Some(open) = self.routes.get_mut(caller.route) else { return };
+        open.callers.retain(|io| *io != id);
+        caller.settle(open, now);
+        match &mut open.ingest {
+            Some(ingest) => {
+                if ingest.last_media().is_none() {
+                    open.route.admission.report_silent_publisher(&reason, caller.peer, now);
+                }
+                ingest.lose(now, reason);
+                open.sender = None;
+            }
+            None => {
+                let (status, is_last) = (open.status(), open.callers.is_empty());
+                if is_last {
+                    status.counters.set_state(State::Waiting, now);
+                }
+                status.record_loss(&reason, Some(caller.peer), now);
+                open.events().emit(Event::OutputLost { output: status.name(), peer: Some(caller.peer), reason });
+            }
+        }
+    }
+
+    fn timeouts(&mut self, now: Instant) {
+        self.give_up_overdue(now);
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.remove(&(at, id));
+            if let Some(caller) = self.callers.get_mut(&id) {
+                caller.scheduled = None;
+            }
+            self.attend(id, now);
+            if self.callers.get(&id).and_then(|caller| caller.scheduled).is_some_and(|again| again <= now) {
+                break; // due again at once: serve the other connections first
+            }
+        }
+        if now >= self.next_stats {
+            self.next_stats = now + STATS_INTERVAL;
+            self.statistics(now);
+        }
+        self.publish(now);
+    }
+
+    /// Publishes what the sources have received, and applies changed settings.
+    fn publish(&mut self, now: Instant) {
+        let (mut expel, mut resize, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, open) in self.routes.iter_mut() {
+            if let Some(ingest) = &mut open.ingest {
+                if open.route.rates.has_changed() {
+                    resize.push(id);
+                }
+                if ingest.refresh() {
+                    expel.push(id);
+                }
+                ingest.publish(now, open.sender);
+                if ingest.is_idle(now) {
+                    idle.extend(&open.callers);
+                }
+            }
+        }
+        for id in idle {
+            self.close(id, LossReason::Idle, now);
+        }
+        expel.into_iter().for_each(|id| self.expel(id, now));
+        for id in resize {
+            self.refresh_rates(id);
+        }
+    }
+
+    fn statistics(&mut self, now: Instant) {
+        let mut players: HashMap<RouteId, Vec<PlayerStats>> = HashMap::new();
+        for caller in self.callers.values_mut() {
+            let Some(open) = self.routes.get_mut(caller.route) else { continue };
+            let stats = caller.io.connection.stats();
+            let counters = &open.status().counters;
+            let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+            counters.rtt_us.set(micros(stats.rtt));
+            counters.latency_us.set(micros(stats.latency));
+            counters.buffered_us.set(micros(stats.buffered));
+            caller.settle(open, now);
+            if open.ingest.is_none() {
+                players.entry(caller.route).or_default().push(PlayerStats {
+                    peer: caller.peer,
+                    connected_for: now.saturating_duration_since(caller.since),
+                    bytes: stats.sent.bytes,
+                    packets: stats.sent.packets,
+                    retransmitted: stats.sent.retransmitted,
+                    lost: stats.sent.lost,
+                    dropped: stats.sent.dropped,
+                    round_trip: stats.rtt,
+                });
+            }
+        }
+        for (id, open) in self.routes.iter_mut() {
+            open.admission().report_refusals(now);
+            open.dropped(0, now);
+            open.status().set_players(players.remove(&id).unwrap_or_default());
+        }
+    }
+}
+
+/// Polls for an output whose ring holds new media. Outputs that have ended are skipped.
+fn poll_outputs(routes: &mut RouteTable<OpenRoute>, cx: &mut Context<'_>) -> Poll<RouteId> {
+    for (id, open) in routes.iter_mut() {
+        if let RouteEnd::Output(reader) = &mut open.route.end
+            && let Poll::Ready(Ok(())) = reader.poll_ready(cx)
+        {
+            return Poll::Ready(id);
+        }
+    }
+    Poll::Pending
+}
