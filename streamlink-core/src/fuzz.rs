@@ -520,7 +520,7 @@ fn feed_fec(input: &[u8], dice: &mut TestRng) {
             }
             decoder.fec(&packet.bytes, now, &mut out);
         }
-        let _ = decoder.window(now);
+        let _ = decoder.wait(now);
         out.clear();
     }
 }

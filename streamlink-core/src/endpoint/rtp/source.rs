@@ -37,6 +37,9 @@ const TAKEOVER: Duration = Duration::from_millis(500);
 /// Time that a UDP source which is sent RTP waits for packets that arrive out of order.
 const REORDER_WINDOW: Duration = Duration::from_millis(50);
 
+/// Maximum number of reads of FEC packets after media was read.
+const FEC_READS: usize = 4;
+
 /// Protocol of the datagrams, with its settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Protocol {
@@ -122,9 +125,13 @@ impl UdpSource {
                         log::warn!("source `{}`: {error}", reception.ingest.context.status.name());
                     }
                     reception.overflows(memory.take_overflows());
-                    // Much media does not keep FEC packets waiting.
-                    let _ = receive_fec(&fec, &mut fec_packets).now_or_never();
-                    reception.fec(&mut fec_packets, Instant::now());
+                    // FEC packets of all the media that was read, before any of it is given up.
+                    for _ in 0..FEC_READS {
+                        if receive_fec(&fec, &mut fec_packets).now_or_never().is_none() {
+                            break;
+                        }
+                        reception.fec(&mut fec_packets, Instant::now());
+                    }
                     reception.publish(Instant::now());
                 }
                 () = receive_fec(&fec, &mut fec_packets) => {
@@ -329,8 +336,10 @@ impl Reception {
         counters.fec_packets.set(counts.received);
         counters.malformed.add(counts.malformed.saturating_sub(self.fec_told.1));
         self.fec_told = (lost, counts.malformed);
-        let window = fec.window(now).unwrap_or_default();
-        self.receiver.set_window(self.reorder_window.saturating_add(window));
+        match fec.wait(now) {
+            Some(wait) => self.receiver.set_window(wait.time.max(self.reorder_window), wait.packets),
+            None => self.receiver.set_window(self.reorder_window, usize::MAX),
+        }
     }
 
     /// Handles a datagram of a source of MPEG-TS without RTP. RTP packets with MPEG-TS are handled as such.

@@ -21,10 +21,11 @@ const MAX_STEP: i16 = 3000;
 const FIRST: u64 = 1 << 32;
 /// Largest difference of the timestamp of a recovered packet from its neighbours, in units of 90 kHz: ten seconds.
 const MAX_TIME: u32 = 900_000;
-/// Longest time that a gap is held open for FEC packets.
-const MAX_WINDOW: Duration = Duration::from_secs(5);
+/// Range of the time that a gap is held open for FEC packets.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 /// Time that a gap is held open while little is known of the stream.
-const FIRST_WINDOW: Duration = Duration::from_secs(2);
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// Time without FEC packets after which a stream has none.
 const STALE: Duration = Duration::from_secs(10);
 
@@ -35,6 +36,15 @@ pub(crate) struct FecCounts {
     pub(crate) received: u64,
     /// FEC packets that could not be read, or belong to no packets of the stream.
     pub(crate) malformed: u64,
+}
+
+/// Wait for FEC packets at a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FecWait {
+    /// Number of packets behind the gap with which all FEC packets have come.
+    pub(crate) packets: usize,
+    /// Longest time, for a stream that stalls or ends.
+    pub(crate) time: Duration,
 }
 
 /// Decoder of one stream.
@@ -71,6 +81,8 @@ struct Group {
     offset: u64,
     count: u64,
     parity: Parity,
+    /// Set if the only missing packet is the newest, which may be on its way.
+    is_ahead: bool,
 }
 
 impl Group {
@@ -142,7 +154,7 @@ impl FecDecoder {
         if !is_row || self.matrix == 0 {
             self.matrix = size.clamp(1, MAX_MATRIX);
         }
-        let group = Group { first, offset: offset.into(), count: count.into(), parity };
+        let group = Group { first, offset: offset.into(), count: count.into(), parity, is_ahead: false };
         // It is late, or of a matrix that has not begun for long.
         if group.last() + HISTORY as u64 <= stream.next || first > stream.next + MAX_MATRIX {
             return;
@@ -150,22 +162,27 @@ impl FecDecoder {
         stream.take(group, arrival, out);
     }
 
-    /// Returns the time that a gap is to be held open, so that the FEC packets can fill it: those of a matrix come during
-    /// the next one. `None` if the stream has no FEC packets.
-    pub(crate) fn window(&self, now: Instant) -> Option<Duration> {
+    /// Returns how long a gap is to be held open, so that the FEC packets can fill it: those of a matrix come during the
+    /// next one. `None` if the stream has no FEC packets.
+    pub(crate) fn wait(&self, now: Instant) -> Option<FecWait> {
         let stream = self.stream.as_ref()?;
         if self.matrix == 0 {
-            return (now.saturating_duration_since(stream.begun) < STALE).then_some(FIRST_WINDOW);
+            let is_new = now.saturating_duration_since(stream.begun) < STALE;
+            return is_new.then_some(FecWait { packets: HISTORY, time: FIRST_WAIT });
         }
         if !self.is_active(now) {
             return None;
         }
-        let packets = 2 * self.matrix + self.matrix / 4 + 1;
+        let packets = 2 * self.matrix + self.matrix / 2 + 8;
         // The packet itself may be missing; one of those before it is there.
         let at = stream.next.saturating_sub(packets);
         let oldest = (0..self.matrix).find_map(|back| stream.get(at.saturating_sub(back)));
-        let Some((newest, oldest)) = stream.newest().zip(oldest) else { return Some(FIRST_WINDOW) };
-        Some(newest.arrival().saturating_duration_since(oldest.arrival()).mul_f32(1.25).min(MAX_WINDOW))
+        let time = stream.newest().zip(oldest).map_or(FIRST_WAIT, |(newest, oldest)| {
+            // A stream may stall. It is the number of packets behind the gap that counts.
+            let span = newest.arrival().saturating_duration_since(oldest.arrival());
+            (span * 4).clamp(MIN_WAIT, MAX_WAIT)
+        });
+        Some(FecWait { packets: packets as usize, time }) // less than HISTORY
     }
 
     /// Forgets the stream, which has ended.
@@ -219,18 +236,28 @@ impl Stream {
         true
     }
 
-    /// Uses an FEC packet now, or keeps it while more than one of its packets are missing.
-    fn take(&mut self, group: Group, now: Instant, out: &mut Vec<(Header, Packet)>) {
+    /// Returns the only missing packet of a group; `Err` if there are more, or it is the newest, and `Ok(None)` if there is
+    /// none. `Err(true)`: it is the newest.
+    fn only_missing(&self, group: &Group) -> Result<Option<u64>, bool> {
         let mut missing = group.numbers().filter(|number| self.get(*number).is_none());
         match (missing.next(), missing.next()) {
-            (None, _) => {}
-            (Some(number), None) => {
+            (Some(number), None) if number >= self.next => Err(true),
+            (only, None) => Ok(only),
+            _ => Err(false),
+        }
+    }
+
+    /// Uses an FEC packet now, or keeps it until no more than one of its packets is missing.
+    fn take(&mut self, mut group: Group, now: Instant, out: &mut Vec<(Header, Packet)>) {
+        match self.only_missing(&group) {
+            Ok(None) => {}
+            Ok(Some(number)) => {
                 if self.recover(&group, number, now, out) {
                     self.settle(number, now, out);
                 }
             }
-            _ => {
-                drop(missing);
+            Err(is_ahead) => {
+                group.is_ahead = is_ahead;
                 if self.waiting.len() >= MAX_WAITING {
                     self.waiting.pop_front();
                 }
@@ -247,18 +274,17 @@ impl Stream {
             let mut at = 0;
             while let Some(group) = self.waiting.get(at) {
                 let is_old = group.last() < oldest;
-                let missing = if group.holds(number) && !is_old {
-                    let mut missing = group.numbers().filter(|number| self.get(*number).is_none());
-                    (missing.next(), missing.next())
-                } else {
-                    (Some(0), Some(0)) // not concerned
-                };
-                if !is_old && missing.1.is_some() {
+                let is_concerned = group.is_ahead || group.holds(number);
+                let missing = if is_concerned { self.only_missing(group) } else { Err(false) };
+                if let (Err(is_ahead), false) = (missing, is_old) {
+                    if let Some(group) = self.waiting.get_mut(at).filter(|_| is_concerned) {
+                        group.is_ahead = is_ahead;
+                    }
                     at += 1;
                     continue;
                 }
                 let Some(group) = self.waiting.remove(at) else { break };
-                if let (Some(missing), None) = missing
+                if let Ok(Some(missing)) = missing
                     && !is_old
                     && self.recover(&group, missing, now, out)
                 {
