@@ -30,6 +30,7 @@ use crate::{
         rtsp::{Presentation, RtspRandomAccessTracker, is_rtcp},
     },
     proto::{
+        rist::{RistReceiver, RistSender},
         rtmp,
         rtp::{FecDecoder, FecEncoder, Pacer, Placed, Receiver, Wrapper, unwrap},
         rtsp::{self, ResolvedStream, Status, StreamDirectory},
@@ -91,6 +92,7 @@ targets! {
     srt_caller, "srt_caller", feed_srt;
     rtp, "rtp", feed_rtp;
     rtp_fec, "rtp", feed_fec;
+    rist, "rtp", feed_rist;
     udp, "ts", feed_udp;
     transport_stream, "ts", feed_transport_stream;
     urls, "url", feed_url;
@@ -522,6 +524,48 @@ fn feed_fec(input: &[u8], dice: &mut TestRng) {
         }
         let _ = decoder.wait(now);
         out.clear();
+    }
+}
+
+/// Feeds an input to both ends of RIST as media and as RTCP, which is given the look of RIST's packets.
+fn feed_rist(input: &[u8], dice: &mut TestRng) {
+    let start = Instant::now();
+    let latency = Duration::from_millis(100);
+    let (mut sender, mut receiver) = (RistSender::new(latency, 0, start), RistReceiver::new(9, latency, start));
+    let mut now = start;
+    let packets = datagrams(input);
+    for number in 0..100u16 {
+        for data in packets.iter().take(40) {
+            now += Duration::from_millis(dice.below(20) as u64);
+            let mut altered = data.to_vec();
+            if let Some(header) = altered.first_chunk_mut::<12>() {
+                header[2..4].copy_from_slice(&number.wrapping_mul(dice.below(5) as u16).to_be_bytes());
+                header[11] ^= dice.below(2) as u8;
+            }
+            let packet = MediaPacket::rtp(altered.clone(), now);
+            sender.sent(&packet, now);
+            if let Ok(header) = Header::parse(packet.data()) {
+                let _ = receiver.media(&header, now);
+            }
+            if let Some(header) = altered.first_chunk_mut::<12>() {
+                header[0] = 0x80 | header[0] & 0x1f;
+                header[1] = 200 + header[1] % 8;
+                header[2] = 0;
+                header[3] %= 64;
+                if dice.below(2) == 0 {
+                    header[8..12].copy_from_slice(b"RIST");
+                }
+            }
+            assert!(sender.rtcp(&altered, now).repeats.len() <= 1024);
+            receiver.rtcp(&altered, now);
+            for compound in sender.poll(now) {
+                receiver.rtcp(&compound, now);
+            }
+            for compound in receiver.poll(now) {
+                let _ = sender.rtcp(&compound, now);
+            }
+            let _ = (sender.next_timeout(), receiver.next_timeout());
+        }
     }
 }
 

@@ -32,7 +32,7 @@
 //! |---|---|
 //! | RTMP, RTMP_PULL | RTMP, RTMP_PUSH, RTMP_PULL |
 //! | SRT (listener, caller) | SRT (listener, caller), RTMP_PUSH |
-//! | RTP, UDP (MPEG-TS without RTP) | RTP, UDP |
+//! | RTP, UDP (MPEG-TS without RTP), RIST | RTP, UDP, RIST |
 //! | RTSP (push in, pull) | RTSP (serve, push) |
 //! | any | tap (into the host's process) |
 //!
@@ -120,11 +120,11 @@ pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, CryptoMode, EndpointConfiguration, Failover,
     FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
     IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
-    PayloadTypes, PeerLimits, PeerUrl, Rewrite, RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder,
-    RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder, RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder,
-    RtspListenerBuilder, RtspTransport, Setting, SettingScope, SettingValue, Source, SrtCallerBuilder,
-    SrtListenerBuilder, StreamKey, Takeover, TapBuilder, UdpOutputBuilder, UdpSourceBuilder, family, role, settings,
-    shown_url,
+    PayloadTypes, PeerLimits, PeerUrl, Rewrite, RistOutputBuilder, RistSourceBuilder, RtmpAddress,
+    RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
+    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Setting, SettingScope,
+    SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, UdpOutputBuilder,
+    UdpSourceBuilder, family, role, settings, shown_url,
 };
 pub use media::{
     LeftOut, MediaFamily, MediaTrack, Packet, PayloadProblem, PidStats, ProgramChoice, RtmpKind, TransportCheck,

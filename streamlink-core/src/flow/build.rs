@@ -449,6 +449,7 @@ fn check_pins(call: &Call, tls: bool) -> Option<ConfigError> {
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::Udp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
@@ -465,6 +466,7 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
         OutputKind::RtmpRelay(s) => {
             check_pins(&s.first.call, s.first.address.tls && s.second.as_ref().is_none_or(|(address, _)| address.tls))
         }
+        OutputKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
         _ => None,

@@ -23,6 +23,7 @@ mod parsed_url;
 mod peer_limits;
 mod printed_url;
 mod program;
+mod rist;
 mod rtmp;
 mod rtp;
 mod rtsp;
@@ -51,6 +52,7 @@ pub use name::Name;
 pub use output::{IntoOutput, Output, TapBuilder};
 pub use pairing::{FedBy, InputProtocol, OutputProtocol, family};
 pub use peer_limits::PeerLimits;
+pub use rist::{RistOutputBuilder, RistSourceBuilder};
 pub use rtmp::{
     RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
 };
@@ -70,6 +72,7 @@ pub(crate) use claim::Claim;
 pub(crate) use fingerprint::Fingerprints;
 pub(crate) use output::{OutputKind, TapOutput};
 pub(crate) use printed_url::{rtmp_url, rtsp_url, srt_url};
+pub(crate) use rist::{RistInput, RistOutput};
 pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};
 pub(crate) use rtp::{RtpInput, RtpOutput};
 pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions};

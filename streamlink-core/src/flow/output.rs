@@ -4,6 +4,7 @@ use super::{
     address::{Call, HostPort, Listen, LocalEnd},
     builder::{Common, endpoint_builder, output_setters, role},
     pairing::{FedBy, OutputProtocol, family},
+    rist::{RistOutput, RistOutputBuilder},
     rtmp::{
         RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay,
         RtmpRelayBuilder, check_app,
@@ -19,7 +20,10 @@ use super::{
     udp::{UdpInput, UdpOutput, UdpOutputBuilder},
     written_url,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// An output, which sends media.
 ///
@@ -40,6 +44,7 @@ pub(crate) enum OutputKind {
     SrtCaller(SrtCaller),
     Rtp(RtpOutput),
     Udp(UdpOutput),
+    Rist(RistOutput),
     RtspListener(RtspListener),
     RtspCaller(RtspCaller),
     Tap(TapOutput),
@@ -119,6 +124,14 @@ impl Output {
         UdpOutputBuilder::new(common, UdpOutput::new(destination))
     }
 
+    /// Returns the builder of a RIST output (VSF TR-06-1, simple profile), which sends to a receiver with an even port:
+    /// `destination` as in `example.com:5000`. RTCP goes to the next port.
+    pub fn rist(name: impl Into<String>, destination: &str) -> RistOutputBuilder {
+        let mut common = Common::new(name);
+        let destination = common.record_error("destination", destination.parse()).unwrap_or_else(HostPort::placeholder);
+        RistOutputBuilder::new(common, RistOutput::new(destination))
+    }
+
     /// Returns the builder of an RTSP output that serves players: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
     pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> RtspListenerBuilder<role::Output> {
         let mut common = Common::new(name);
@@ -148,6 +161,7 @@ impl Output {
     ///
     /// - `rtp://192.0.2.1:5004?second=198.51.100.1:5004`, `rtp://239.1.1.1:5004?iface=eth1&ttl=8`
     /// - `udp://192.0.2.1:1234`, `udp://239.1.1.1:1234?iface=eth1&ttl=8&pace=pcr` (MPEG-TS without RTP)
+    /// - `rist://example.com:5000`
     /// - `srt://:9001?mode=listener&max_players=4`, `srt://example.com:9000?passphrase=…&pbkeylen=32`
     /// - `rtmp://0.0.0.0:1935/live/KEY` (players pull from it), `rtmp://example.com/live?key=KEY` (pushes),
     ///   and with `relay=true` or `second=…` the redundant relay
@@ -199,6 +213,7 @@ impl Output {
             OutputKind::SrtListener(_) | OutputKind::SrtCaller(_) => OutputProtocol::Srt,
             OutputKind::Rtp(_) => OutputProtocol::Rtp,
             OutputKind::Udp(_) => OutputProtocol::Udp,
+            OutputKind::Rist(_) => OutputProtocol::Rist,
             OutputKind::RtspListener(_) | OutputKind::RtspCaller(_) => OutputProtocol::Rtsp,
             OutputKind::Tap(_) => OutputProtocol::Tap,
         }
@@ -246,6 +261,7 @@ impl Fields for OutputKind {
             OutputKind::SrtCaller(_) => SettingScope::SrtCallerOutput,
             OutputKind::Rtp(_) => SettingScope::RtpOutput,
             OutputKind::Udp(_) => SettingScope::UdpOutput,
+            OutputKind::Rist(_) => SettingScope::RistOutput,
             OutputKind::RtspListener(_) => SettingScope::RtspListenerOutput,
             OutputKind::RtspCaller(_) => SettingScope::RtspCallerOutput,
             OutputKind::Tap(_) => SettingScope::TapOutput,
@@ -270,6 +286,7 @@ impl Fields for OutputKind {
         match self {
             OutputKind::Rtp(s) => Some(&mut s.udp.local),
             OutputKind::Udp(s) => Some(&mut s.local),
+            OutputKind::Rist(s) => Some(&mut s.udp.local),
             _ => self.call().map(|call| &mut call.local),
         }
     }
@@ -319,7 +336,11 @@ impl Fields for OutputKind {
     }
 
     fn udp_output(&mut self) -> Option<&mut UdpOutput> {
-        group!(self, Rtp(s) => &mut s.udp, Udp(s) => s)
+        group!(self, Rtp(s) => &mut s.udp, Udp(s) => s, Rist(s) => &mut s.udp)
+    }
+
+    fn rist_latency(&mut self) -> Option<&mut Duration> {
+        group!(self, Rist(s) => &mut s.latency)
     }
 }
 
@@ -361,6 +382,7 @@ into_output! {
     SrtCallerBuilder<role::Output> => SrtCaller;
     RtpOutputBuilder => Rtp;
     UdpOutputBuilder => Udp;
+    RistOutputBuilder => Rist;
     RtspListenerBuilder<role::Output> => RtspListener;
     RtspCallerBuilder<role::Output> => RtspCaller;
     TapBuilder => Tap;

@@ -132,6 +132,8 @@ scopes! {
     RtpSource = "RTP source";
     /// UDP source.
     UdpSource = "UDP source";
+    /// RIST source.
+    RistSource = "RIST source";
     /// RTSP source that clients record to.
     RtspListenerSource = "RTSP listener source";
     /// RTSP source that plays from a server.
@@ -152,6 +154,8 @@ scopes! {
     RtpOutput = "RTP output";
     /// UDP output.
     UdpOutput = "UDP output";
+    /// RIST output.
+    RistOutput = "RIST output";
     /// RTSP output that serves players.
     RtspListenerOutput = "RTSP listener output";
     /// RTSP output that records to a server.

@@ -3,6 +3,7 @@
 
 use super::{
     address::{Call, Listen, LocalEnd, check_congestion},
+    rist,
     rtmp::{self, RtmpPlayServer, RtmpPublishServer, RtmpRelay},
     rtp::{self, PayloadTypes, RtpInput, RtpOutput},
     rtsp::{self, RtspOptions},
@@ -15,7 +16,7 @@ use super::{
 use crate::{error::ConfigErrorKind, media::ProgramChoice};
 use SettingScope::*;
 use SettingValue::{Boolean, Choice, Form, Number, Text};
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// One row of the table.
 pub(crate) struct Row {
@@ -56,6 +57,7 @@ pub(crate) trait Fields {
     fn udp_input(&mut self) -> Option<&mut UdpInput>;
     /// Settings of an output of datagrams: UDP, and a part of RTP.
     fn udp_output(&mut self) -> Option<&mut UdpOutputSettings>;
+    fn rist_latency(&mut self) -> Option<&mut Duration>;
 }
 
 /// Returns the access to a field of one group: how it is read as text, and how it is set.
@@ -122,6 +124,7 @@ const LISTENERS: &[SettingScope] = &[
     SrtListenerSource,
     RtpSource,
     UdpSource,
+    RistSource,
     RtspListenerSource,
     RtmpPullOutput,
     SrtListenerOutput,
@@ -137,6 +140,7 @@ const CALLERS_AND_DATAGRAMS: &[SettingScope] = &[
     RtspCallerOutput,
     RtpOutput,
     UdpOutput,
+    RistOutput,
 ];
 /// Listeners with connections.
 const SERVERS: &[SettingScope] =
@@ -149,6 +153,7 @@ const OUTPUTS: &[SettingScope] = &[
     SrtCallerOutput,
     RtpOutput,
     UdpOutput,
+    RistOutput,
     RtspListenerOutput,
     RtspCallerOutput,
     TapOutput,
@@ -160,6 +165,7 @@ const ENDPOINTS: &[SettingScope] = &[
     SrtCallerSource,
     RtpSource,
     UdpSource,
+    RistSource,
     RtspListenerSource,
     RtspCallerSource,
     AppSource,
@@ -170,6 +176,7 @@ const ENDPOINTS: &[SettingScope] = &[
     SrtCallerOutput,
     RtpOutput,
     UdpOutput,
+    RistOutput,
     RtspListenerOutput,
     RtspCallerOutput,
     TapOutput,
@@ -181,6 +188,7 @@ const NETWORK_ENDPOINTS: &[SettingScope] = &[
     SrtCallerSource,
     RtpSource,
     UdpSource,
+    RistSource,
     RtspListenerSource,
     RtspCallerSource,
     RtmpOutput,
@@ -190,6 +198,7 @@ const NETWORK_ENDPOINTS: &[SettingScope] = &[
     SrtCallerOutput,
     RtpOutput,
     UdpOutput,
+    RistOutput,
     RtspListenerOutput,
     RtspCallerOutput,
 ];
@@ -377,7 +386,7 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(rtp_input, |s| text(s.reorder_window.as_millis()), |s, v| s.reorder_window = v.millis()?),
     },
     Row {
-        setting: setting("idle_timeout", "idle_timeout", &[RtpSource, UdpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
+        setting: setting("idle_timeout", "idle_timeout", &[RtpSource, UdpSource, RistSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
         access: field!(udp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
     },
     Row {
@@ -393,11 +402,11 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(udp_output, |s| option(&s.second), |s, v| s.second = Some(v.parse()?)),
     },
     Row {
-        setting: setting("iface", "interface", &[RtpOutput, UdpOutput], Form("name or address of an interface"), "", "", "Interface that a multicast group is sent on; by default the system's choice."),
+        setting: setting("iface", "interface", &[RtpOutput, UdpOutput, RistOutput], Form("name or address of an interface"), "", "", "Interface that a multicast group is sent on, or RIST leaves from; by default the system's choice."),
         access: field!(udp_output, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
     },
     Row {
-        setting: setting("ttl", "ttl", &[RtpOutput, UdpOutput], Number { min: 1, max: 255 }, "hops", "64", "Time to live, or hop limit, of the packets."),
+        setting: setting("ttl", "ttl", &[RtpOutput, UdpOutput, RistOutput], Number { min: 1, max: 255 }, "hops", "64", "Time to live, or hop limit, of the packets."),
         access: field!(udp_output, |s| text(s.ttl), |s, v| s.ttl = v.number()?),
     },
     Row {
@@ -407,6 +416,11 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("pace", "pace", &[RtpOutput, UdpOutput], Choice(&["none", "pcr"]), "", "none", "Departure of the packets: as they come, or MPEG-TS at the times of its program clock references."),
         access: field!(udp_output, |s| text(s.pace), |s, v| s.pace = v.parse()?),
+    },
+    // RIST.
+    Row {
+        setting: setting("latency", "latency", &[RistSource, RistOutput], range(&rist::LATENCY), "ms", "1000", "Time for which missing packets are asked for, and for which sent ones are kept.").aliases(&["buffer"]),
+        access: field!(rist_latency, |s| text(s.as_millis()), |s, v| *s = v.millis()?),
     },
     // RTSP.
     Row {

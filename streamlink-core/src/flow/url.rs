@@ -5,6 +5,7 @@ use super::{
     builder::Common,
     output::{Output, OutputKind, TapOutput},
     parsed_url::{Pair, ParsedUrl},
+    rist::{RistInput, RistOutput},
     rtmp::{
         RTMP_PORT, RTMPS_PORT, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, check_app,
     },
@@ -140,7 +141,10 @@ fn datagram_destination(url: &mut ParsedUrl) -> Result<HostPort, ConfigErrorKind
 }
 
 fn unknown_scheme<T>() -> Result<T, ConfigErrorKind> {
-    Err(ConfigErrorKind::malformed("the scheme of the URL", "one of rtp, udp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+    Err(ConfigErrorKind::malformed(
+        "the scheme of the URL",
+        "one of rtp, udp, rist, srt, rtmp, rtmps, rtsp, rtsps, app, tap",
+    ))
 }
 
 /// An endpoint as its URL names it, before its settings are applied.
@@ -202,6 +206,13 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
             check_mode(url, more, "listener", "a UDP source receives at a local address or from a group")?;
             SourceKind::Udp(udp_input(url)?)
         }
+        "rist" => {
+            check_mode(url, more, "listener", "a RIST source receives at a local address")?;
+            url.take_empty_user();
+            url.no_user()?;
+            url.no_path()?;
+            SourceKind::Rist(RistInput::new(UdpInput::new(url.bind(None)?)))
+        }
         "srt" => {
             url.no_user()?;
             url.no_path()?;
@@ -248,6 +259,10 @@ fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>
         "udp" => {
             check_mode(url, more, "caller", "a UDP output sends to an address")?;
             OutputKind::Udp(UdpOutput::new(datagram_destination(url)?))
+        }
+        "rist" => {
+            check_mode(url, more, "caller", "a RIST output sends to an address")?;
+            OutputKind::Rist(RistOutput::new(datagram_destination(url)?))
         }
         "srt" => {
             url.no_user()?;

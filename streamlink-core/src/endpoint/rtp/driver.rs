@@ -1,7 +1,8 @@
 //! Drivers of RTP and UDP sources and outputs.
 
 use super::{
-    output::{Form, OpenOutput as OpenDatagrams},
+    output::{Form, OpenOutput as OpenDatagrams, options},
+    rist::OpenRist,
     source::{Protocol, UdpSource},
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         },
     },
     error::Error,
-    flow::{Fec, RtpInput, RtpOutput, UdpInput, UdpOutput},
+    flow::{Fec, RistInput, RistOutput, RtpInput, RtpOutput, UdpInput, UdpOutput},
 };
 use crate::{proto::rtp::FecEncoder, random::Random};
 use std::{sync::Arc, time::Duration};
@@ -30,6 +31,13 @@ impl SourceDriver for RtpInput {
 impl SourceDriver for UdpInput {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
         open_source(self, Protocol::Udp, opening)
+    }
+}
+
+impl SourceDriver for RistInput {
+    fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
+        let protocol = Protocol::Rist { latency: self.latency, is_merged: opening.is_merged };
+        open_source(&self.udp, protocol, opening)
     }
 }
 
@@ -82,6 +90,26 @@ impl OpenOutput for OpenUdp {
         // With `@`, players receive at the address, and do not send to it.
         let url = self.0.peers().first().map(|peer| format!("udp://@{peer}").into());
         StartedOutput { url, ..self.0.start(flow) }
+    }
+}
+
+impl OutputDriver for RistOutput {
+    fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
+        Box::pin(async move {
+            let (settings, resolver) = (&self.udp, &opening.resources.resolver);
+            let OutputOpening { label, egress, bandwidth, status, .. } = &opening;
+            let opened = OpenDatagrams::open(settings, Form::EvenSsrc, None, resolver, egress, bandwidth, status).await;
+            let media = opened.map_err(|(what, cause)| label.io(what, cause))?;
+            let opened = OpenRist::open(media, &options(settings, egress, bandwidth), self.latency);
+            let opened = opened.map_err(|cause| label.io("cannot open the port of RTCP".into(), cause))?;
+            Ok(Box::new(opened) as _)
+        })
+    }
+}
+
+impl OpenOutput for OpenRist {
+    fn start(self: Box<Self>, _: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
+        StartedOutput::new(self.drive(flow, &status))
     }
 }
 

@@ -1,8 +1,10 @@
-//! RTP over UDP, and MPEG-TS over UDP without RTP: the task of a source, and the fan-out sinks or the task of an output.
+//! RTP over UDP, MPEG-TS over UDP without RTP, and RIST: the task of a source, and the fan-out sinks or the task of an output.
 
 mod driver;
 mod fec;
 mod output;
 mod pacing;
 mod payload_report;
+mod rist;
+mod side;
 mod source;

@@ -32,6 +32,8 @@ const CHUNK: usize = 64;
 pub(super) enum Form {
     /// As they are, or with other numbers.
     Rtp(Option<Rewriter>),
+    /// With an even SSRC: in RIST, odd ones mark retransmissions.
+    EvenSsrc,
     /// The MPEG-TS in them.
     TransportStream,
 }
@@ -61,6 +63,12 @@ impl Form {
                 Some(Datagram { head, body: data.get(REWRITTEN..).unwrap_or_default() })
             }
             Self::Rtp(_) => Some(Datagram { head: &[], body: data }),
+            Self::EvenSsrc => {
+                let Some((header, body)) = data.split_first_chunk() else { return Ok(None) };
+                *head = *header;
+                head[REWRITTEN - 1] &= !1;
+                Some(Datagram { head, body })
+            }
             Self::TransportStream => {
                 let body = unwrap(data)?;
                 (!body.is_empty()).then_some(Datagram { head: &[], body })
@@ -96,18 +104,11 @@ impl OpenOutput {
         bandwidth: &FlowBandwidth,
         status: &Arc<Status>,
     ) -> Result<Self, (String, io::Error)> {
-        let interface = settings.interface.as_ref().map(ToString::to_string).or_else(|| egress.interface.clone());
+        let options = options(settings, egress, bandwidth);
         let mut legs = Vec::new();
         for destination in settings.destinations() {
             let what = format!("cannot resolve `{destination}`");
             let peers = resolver.addresses(destination, egress).await.map_err(|e| (what, e))?;
-            let options = UdpOptions {
-                ttl: Some(settings.ttl),
-                send_buffer: Some(bandwidth.now().rtp_send_buffer()),
-                egress: Egress { interface: interface.clone(), ..local_egress(&settings.local, egress.clone()) },
-                send_only: true,
-                ..UdpOptions::default()
-            };
             let (peer, socket) = open_first(&peers, &options)?;
             let fec = fec.clone().map(|encoder| FecSender::open(encoder, peer, &options));
             let what = format!("cannot send forward error correction to {peer}");
@@ -125,9 +126,24 @@ impl OpenOutput {
         self.legs.iter().map(|leg| leg.peer).collect()
     }
 
-    pub(super) fn start(self, flow: &FlowMedia) -> StartedOutput {
-        let peers = self.peers();
-        let Self { legs, form, pace, status, bandwidth } = self;
+    pub(super) fn start(mut self, flow: &FlowMedia) -> StartedOutput {
+        let (peers, pace, status) = (self.peers(), self.pace.take(), self.status.clone());
+        let legs = self.into_legs(flow);
+        let drive = match pace {
+            None => OutputDrive::Sinks(legs.into_iter().map(|leg| Box::new(leg) as Box<dyn Sink>).collect()),
+            Some(timer) => Paced::new(legs, timer, status, flow).drive(),
+        };
+        StartedOutput { peers, ..StartedOutput::new(drive) }
+    }
+
+    /// Returns the first destination, and its address.
+    pub(super) fn into_leg(self, flow: &FlowMedia) -> Option<(Leg, SocketAddr)> {
+        let peer = *self.peers().first()?;
+        Some((self.into_legs(flow).into_iter().next()?, peer))
+    }
+
+    fn into_legs(self, flow: &FlowMedia) -> Vec<Leg> {
+        let Self { legs, form, status, bandwidth, .. } = self;
         let legs = legs.into_iter().enumerate().map(|(number, OpenLeg { socket, fec, .. })| Leg {
             sender: Sender::new(&socket),
             socket,
@@ -140,11 +156,19 @@ impl OpenOutput {
             report: PayloadReport::default(),
             events: flow.events.clone(),
         });
-        let drive = match pace {
-            None => OutputDrive::Sinks(legs.map(|leg| Box::new(leg) as Box<dyn Sink>).collect()),
-            Some(timer) => Paced::new(legs.collect(), timer, status.clone(), flow).drive(),
-        };
-        StartedOutput { peers, ..StartedOutput::new(drive) }
+        legs.collect()
+    }
+}
+
+/// Returns the options of the sockets of an output.
+pub(super) fn options(settings: &UdpOutput, egress: &Egress, bandwidth: &FlowBandwidth) -> UdpOptions {
+    let interface = settings.interface.as_ref().map(ToString::to_string).or_else(|| egress.interface.clone());
+    UdpOptions {
+        ttl: Some(settings.ttl),
+        send_buffer: Some(bandwidth.now().rtp_send_buffer()),
+        egress: Egress { interface, ..local_egress(&settings.local, egress.clone()) },
+        send_only: true,
+        ..UdpOptions::default()
     }
 }
 
@@ -213,6 +237,12 @@ impl Leg {
             self.report.publish(now, || self.status.name(), &self.events);
         }
         all.done
+    }
+
+    /// Sends a packet again, as it is.
+    pub(super) fn send_again(&mut self, bytes: &[u8]) {
+        // One that is lost is asked for again.
+        self.sender.send(&self.socket, &[Datagram { head: &[], body: bytes }]);
     }
 
     fn send_chunk(&mut self, chunk: &[Packet], first: u64) -> Progress {

@@ -1,7 +1,7 @@
 //! The RTP or UDP source: a task that reads datagrams in batches, checks and reorders them, or wraps them into RTP packets,
 //! and publishes them to the flow.
 
-use super::{fec::FecSockets, payload_report::PayloadReport};
+use super::{fec, payload_report::PayloadReport, rist::micros, side::SideSockets};
 use crate::{
     endpoint::{
         Bandwidth, Event, LossReason, RefusalReason, SourceContext,
@@ -15,6 +15,7 @@ use crate::{
         ts::Framing,
     },
     net::{Multicast, Received, Receiver as SocketReceiver, TimerFd, UdpOptions, UdpSocket},
+    proto::rist::RistReceiver,
     proto::rtp::{Contents, FecDecoder, HEADER, Receiver, Wrapper},
     text::PeerText,
     time::Throttle,
@@ -37,8 +38,8 @@ const TAKEOVER: Duration = Duration::from_millis(500);
 /// Time that a UDP source which is sent RTP waits for packets that arrive out of order.
 const REORDER_WINDOW: Duration = Duration::from_millis(50);
 
-/// Maximum number of reads of FEC packets after media was read.
-const FEC_READS: usize = 4;
+/// Maximum number of reads of FEC packets, or RTCP, after media was read.
+const SIDE_READS: usize = 4;
 
 /// Protocol of the datagrams, with its settings.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,8 @@ pub(super) enum Protocol {
     Rtp { reorder_window: Duration, payload_types: PayloadTypes, fec: bool },
     /// MPEG-TS without RTP.
     Udp,
+    /// RIST. `is_merged`: the merge puts packets in order.
+    Rist { latency: Duration, is_merged: bool },
 }
 
 /// A source with an open socket.
@@ -54,7 +57,7 @@ pub(super) struct UdpSource {
     settings: UdpInput,
     protocol: Protocol,
     socket: UdpSocket,
-    fec: Option<FecSockets>,
+    side: Option<SideSockets>,
     memory: SocketReceiver,
     alarm: TimerFd,
 }
@@ -69,14 +72,19 @@ impl UdpSource {
         });
         let receive_buffer = Some(bandwidth.rtp_receive_buffer());
         let options = UdpOptions { multicast, receive_buffer, ..UdpOptions::default() };
-        let (socket, fec) = match protocol {
+        let (socket, side) = match protocol {
             Protocol::Rtp { fec: true, .. } => {
-                FecSockets::open(bind, &options).map(|(media, fec)| (media, Some(fec)))?
+                let (socket, side) = SideSockets::open(bind, &fec::PORTS, false, &options)?;
+                (socket, Some(side))
+            }
+            Protocol::Rist { .. } => {
+                let (socket, side) = SideSockets::open(bind, &[1], true, &options)?;
+                (socket, Some(side))
             }
             _ => (UdpSocket::receiving(bind, &options)?, None),
         };
         let memory = SocketReceiver::new(bandwidth.bytes_per_second());
-        Ok(Self { settings: settings.clone(), protocol, socket, fec, memory, alarm: TimerFd::new()? })
+        Ok(Self { settings: settings.clone(), protocol, socket, side, memory, alarm: TimerFd::new()? })
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -88,17 +96,18 @@ impl UdpSource {
         match self.protocol {
             Protocol::Rtp { .. } => "rtp",
             Protocol::Udp => "udp",
+            Protocol::Rist { .. } => "rist",
         }
     }
 
     /// Receives until the source is stopped.
     pub(super) async fn run(self, context: SourceContext) {
-        let Self { settings, protocol, socket, fec, mut memory, alarm } = self;
+        let Self { settings, protocol, socket, mut side, mut memory, alarm } = self;
         let coalesce = context.coalesce;
         let (stop, mut live) = (context.stop.clone(), context.live.clone());
         let mut applied = live.borrow().bandwidth;
         let mut reception = Reception::new(settings, protocol, context);
-        let mut fec_packets = Vec::new();
+        let mut side_packets = Vec::new();
         loop {
             let deadline = reception.next_timeout();
             tokio::select! {
@@ -126,19 +135,22 @@ impl UdpSource {
                     }
                     reception.overflows(memory.take_overflows());
                     // FEC packets of all the media that was read, before any of it is given up.
-                    for _ in 0..FEC_READS {
-                        if receive_fec(&fec, &mut fec_packets).now_or_never().is_none() {
+                    for _ in 0..SIDE_READS {
+                        if receive_side(&side, &mut side_packets).now_or_never().is_none() {
                             break;
                         }
-                        reception.fec(&mut fec_packets, Instant::now());
+                        reception.side(&mut side_packets, Instant::now());
                     }
                     reception.publish(Instant::now());
                 }
-                () = receive_fec(&fec, &mut fec_packets) => {
-                    reception.fec(&mut fec_packets, Instant::now());
+                () = receive_side(&side, &mut side_packets) => {
+                    reception.side(&mut side_packets, Instant::now());
                     reception.publish(Instant::now());
                 }
                 () = sleep_until(deadline) => reception.timeout(Instant::now()),
+            }
+            if let Some(side) = &mut side {
+                reception.send_rtcp(side, Instant::now());
             }
             if reception.ingest.last_media().is_none() {
                 memory.rest();
@@ -147,8 +159,8 @@ impl UdpSource {
     }
 }
 
-/// Waits for FEC packets; for ever if there are none.
-async fn receive_fec(sockets: &Option<FecSockets>, out: &mut Vec<(Vec<u8>, SocketAddr)>) {
+/// Waits for FEC packets or RTCP; for ever if there are no sockets for them.
+async fn receive_side(sockets: &Option<SideSockets>, out: &mut Vec<(Vec<u8>, SocketAddr)>) {
     match sockets {
         Some(sockets) => sockets.receive(out).await,
         None => std::future::pending().await,
@@ -168,6 +180,10 @@ struct Reception {
     recovered: Vec<(Header, Packet)>,
     /// Lost packets and unreadable FEC packets that the counters include already.
     fec_told: (u64, u64),
+    /// Set for a RIST source.
+    rist: Option<RistReceiver>,
+    /// Address that RTCP goes to.
+    rtcp_peer: Option<SocketAddr>,
     /// Set if the datagrams are MPEG-TS without RTP.
     wrapper: Option<Wrapper>,
     report: PayloadReport,
@@ -203,6 +219,15 @@ struct Tally {
     disconnect: bool,
 }
 
+/// Returns a packet with another SSRC.
+fn with_ssrc(packet: &[u8], ssrc: u32) -> Bytes {
+    let mut packet = packet.to_vec();
+    if let Some(field) = packet.get_mut(8..12) {
+        field.copy_from_slice(&ssrc.to_be_bytes());
+    }
+    packet.into()
+}
+
 impl Tally {
     fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason) {
         self.refused += 1;
@@ -221,11 +246,23 @@ impl Reception {
         let (window, payload_types, fec, wrapper) = match protocol {
             Protocol::Rtp { reorder_window, payload_types, fec } => (reorder_window, payload_types, fec, None),
             Protocol::Udp => (REORDER_WINDOW, PayloadTypes::ALL, false, Some(wrapper(&context))),
+            Protocol::Rist { is_merged: true, .. } => (Duration::ZERO, PayloadTypes::ALL, false, None),
+            Protocol::Rist { latency, .. } => (latency, PayloadTypes::ALL, false, None),
+        };
+        let rist = match protocol {
+            Protocol::Rist { latency, .. } => {
+                let own = u32::from_be_bytes(context.random.bytes()) & !1;
+                context.status.counters.latency_us.set(micros(Some(latency)));
+                Some(RistReceiver::new(own, latency, Instant::now()))
+            }
+            _ => None,
         };
         Self {
             receiver: Receiver::new(window),
             reorder_window: window,
             fec: fec.then(FecDecoder::new),
+            rist,
+            rtcp_peer: None,
             recovered: Vec::new(),
             fec_told: (0, 0),
             payload_types,
@@ -288,11 +325,17 @@ impl Reception {
         match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
                 self.sender = Some(peer);
+                let (mut header, mut data) = (*header, data);
+                if let Some(ssrc) = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival)) {
+                    // A retransmission is put in its place in the stream.
+                    header.ssrc = ssrc;
+                    data = with_ssrc(&data, ssrc);
+                }
                 let packet = Packet::rtp(data, arrival);
                 if let Some(fec) = &mut self.fec {
-                    fec.media(header, &packet, &mut self.recovered);
+                    fec.media(&header, &packet, &mut self.recovered);
                 }
-                self.receiver.handle(header, packet, &mut self.ingest.out.packets);
+                self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
                 self.place_recovered();
             }
             Verdict::Drop => {}
@@ -300,8 +343,8 @@ impl Reception {
         }
     }
 
-    /// Handles FEC packets. They count from the sender of the media alone.
-    fn fec(&mut self, packets: &mut Vec<(Vec<u8>, SocketAddr)>, now: Instant) {
+    /// Handles FEC packets, or RTCP of RIST. They count from the sender of the media alone.
+    fn side(&mut self, packets: &mut Vec<(Vec<u8>, SocketAddr)>, now: Instant) {
         for (bytes, peer) in packets.drain(..) {
             if !self.admits(peer) {
                 self.tally.refuse(peer, RefusalReason::NotAllowed);
@@ -310,8 +353,24 @@ impl Reception {
             } else if let Some(fec) = &mut self.fec {
                 fec.fec(&bytes, now, &mut self.recovered);
                 self.place_recovered();
+            } else if let Some(rist) = self.rist.as_mut().filter(|_| self.sender.is_some()) {
+                rist.rtcp(&bytes, now);
+                self.rtcp_peer = Some(peer);
             }
         }
+    }
+
+    /// Sends the RTCP of RIST that is due.
+    fn send_rtcp(&mut self, side: &mut SideSockets, now: Instant) {
+        let Some((rist, peer)) = self.rist.as_mut().zip(self.rtcp_peer) else { return };
+        if rist.next_timeout().is_some_and(|at| at <= now) {
+            for compound in rist.poll(now) {
+                side.send(peer, &compound);
+            }
+        }
+        let counters = &self.ingest.context.status.counters;
+        counters.retransmitted.set(rist.retransmitted());
+        counters.rtt_us.set(micros(rist.round_trip()));
     }
 
     /// Puts packets that were recovered in their place, if they are still missing there.
@@ -463,7 +522,8 @@ impl Reception {
     /// Returns the time of the next call of [`Reception::timeout`], if one is due.
     fn next_timeout(&self) -> Option<Instant> {
         let idle = self.ingest.last_media().and_then(|last| last.checked_add(self.settings.idle_timeout));
-        self.receiver.next_timeout().into_iter().chain(idle).min()
+        let rist = self.rist.as_ref().filter(|_| self.rtcp_peer.is_some()).and_then(RistReceiver::next_timeout);
+        self.receiver.next_timeout().into_iter().chain(idle).chain(rist).min()
     }
 
     fn timeout(&mut self, now: Instant) {
@@ -484,6 +544,10 @@ impl Reception {
         if let Some(fec) = &mut self.fec {
             fec.reset();
         }
+        if let Some(rist) = &mut self.rist {
+            rist.reset();
+        }
+        self.rtcp_peer = None;
         self.collisions = (self.receiver.quality().collisions, false);
     }
 

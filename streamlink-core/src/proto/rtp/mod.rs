@@ -12,6 +12,7 @@ mod wrap;
 pub(crate) use fec::{FecDecoder, FecEncoder, FecPacket};
 pub(crate) use pace::{Pacer, Placed};
 pub(crate) use receiver::Receiver;
+pub(in crate::proto) use report::packets as rtcp_packets;
 pub(crate) use report::{Reception, Reports};
 pub(crate) use rewrite::{REWRITTEN, Rewriter};
 pub(crate) use wrap::{Contents, HEADER, Wrapper, unwrap};

@@ -53,8 +53,9 @@ pub(crate) struct FecDecoder {
     stream: Option<Stream>,
     /// SSRC and number of the last packet of another stream, which may be a new one.
     candidate: Option<(u32, u16)>,
-    /// Number of packets of the last matrix.
+    /// Number of packets of the last matrix, by its columns, and of the last row.
     matrix: u64,
+    row: u64,
     /// Arrival of the last FEC packet.
     last: Option<Instant>,
     counts: FecCounts,
@@ -102,7 +103,7 @@ impl Group {
 
 impl FecDecoder {
     pub(crate) fn new() -> Self {
-        Self { stream: None, candidate: None, matrix: 0, last: None, counts: FecCounts::default() }
+        Self { stream: None, candidate: None, matrix: 0, row: 0, last: None, counts: FecCounts::default() }
     }
 
     pub(crate) fn counts(&self) -> FecCounts {
@@ -151,9 +152,7 @@ impl FecDecoder {
         self.counts.received = self.counts.received.saturating_add(1);
         self.last = Some(arrival);
         let size = u64::from(offset) * u64::from(count);
-        if !is_row || self.matrix == 0 {
-            self.matrix = size.clamp(1, MAX_MATRIX);
-        }
+        *if is_row { &mut self.row } else { &mut self.matrix } = size.clamp(1, MAX_MATRIX);
         let group = Group { first, offset: offset.into(), count: count.into(), parity, is_ahead: false };
         // It is late, or of a matrix that has not begun for long.
         if group.last() + HISTORY as u64 <= stream.next || first > stream.next + MAX_MATRIX {
@@ -166,17 +165,19 @@ impl FecDecoder {
     /// next one. `None` if the stream has no FEC packets.
     pub(crate) fn wait(&self, now: Instant) -> Option<FecWait> {
         let stream = self.stream.as_ref()?;
-        if self.matrix == 0 {
-            let is_new = now.saturating_duration_since(stream.begun) < STALE;
+        let is_new = now.saturating_duration_since(stream.begun) < STALE;
+        // The parity of columns follows that of the first rows.
+        let size = if self.matrix > 0 || is_new { self.matrix } else { self.row };
+        if size == 0 {
             return is_new.then_some(FecWait { packets: HISTORY, time: FIRST_WAIT });
         }
         if !self.is_active(now) {
             return None;
         }
-        let packets = 2 * self.matrix + self.matrix / 2 + 8;
+        let packets = 2 * size + size / 2 + 8;
         // The packet itself may be missing; one of those before it is there.
         let at = stream.next.saturating_sub(packets);
-        let oldest = (0..self.matrix).find_map(|back| stream.get(at.saturating_sub(back)));
+        let oldest = (0..size).find_map(|back| stream.get(at.saturating_sub(back)));
         let time = stream.newest().zip(oldest).map_or(FIRST_WAIT, |(newest, oldest)| {
             // A stream may stall. It is the number of packets behind the gap that counts.
             let span = newest.arrival().saturating_duration_since(oldest.arrival());
@@ -187,7 +188,8 @@ impl FecDecoder {
 
     /// Forgets the stream, which has ended.
     pub(crate) fn reset(&mut self) {
-        (self.stream, self.candidate, self.matrix, self.last) = (None, None, 0, None);
+        (self.stream, self.candidate, self.last) = (None, None, None);
+        (self.matrix, self.row) = (0, 0);
     }
 }
 
