@@ -286,6 +286,10 @@ enum streamlink_input
    * MPEG-TS over UDP, without RTP.
    */
   STREAMLINK_INPUT_UDP = 10,
+  /**
+   * RIST, simple profile.
+   */
+  STREAMLINK_INPUT_RIST = 11,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1604,6 +1608,7 @@ streamlink_status streamlink_setting_get(size_t index,
  *
  *   rtp://:5004                            rtp://239.1.1.1:5004?iface=eth1&pt=33
  *   udp://:1234                            udp://@239.1.1.1:1234?iface=eth1   (MPEG-TS without RTP)
+ *   rist://:5000?latency=1000              RIST, simple profile
  *   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
  *   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
  *   rtmp://:1935/live?failover=true        the same with two input addresses, each with a generated key
@@ -1651,6 +1656,7 @@ STREAMLINK_API void streamlink_source_destroy(streamlink_source *source);
  *
  *   rtp://192.0.2.1:5004                   rtp://239.1.1.1:5004?iface=eth1&ttl=8
  *   udp://192.0.2.1:1234                   udp://239.1.1.1:1234?ttl=8&pace=pcr   (MPEG-TS without RTP)
+ *   rist://example.com:5000                RIST, simple profile
  *   srt://:9001?max_players=4              srt://example.com:7000?passphrase=SECRET
  *   rtmp://example.com/live?key=KEY        RTMP_PUSH, to one destination
  *   rtmp://example.com/live?key=KEY&relay=true    RTMP, the relay to one destination or two
@@ -1801,7 +1807,7 @@ STREAMLINK_API void streamlink_flow_builder_destroy(streamlink_flow_builder *bui
 
 /**
  * The names of the outputs that a source can feed, in the order that a drop-down list would show them: "RTMP",
- * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "UDP", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
+ * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "UDP", "RIST", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
  * is no streamlink_input. The text lives as long as the program.
  */
 STREAMLINK_API

@@ -10,7 +10,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use streamlink_core::{Event, Output, Source, State};
+use streamlink_core::{Event, Failover, FailoverPolicy, Output, Source, State};
 use streamlink_tests::{
     clip, eventually,
     peer::Peer,
@@ -155,6 +155,34 @@ fn rist_recovers_lost_packets_between_flows() {
     sending.event(|event| matches!(event, Event::OutputLost { .. }).then_some(()));
     assert_eq!(sending.running.stats().outputs[0].state, State::Waiting);
     sending.stop();
+}
+
+/// Two paths of one stream are merged as SMPTE ST 2022-7 has it: either may lose what the other brings.
+#[test]
+fn rist_paths_are_merged() {
+    let sink = Sink::new();
+    let receiving = Rig::start_with(
+        vec![Source::rist("a", "127.0.0.1:0").into(), Source::rist("b", "127.0.0.1:0").into()],
+        Failover::new(FailoverPolicy::Merge(Duration::from_millis(500))),
+        vec![Output::udp("out", &sink.address()).into()],
+    );
+    let networks: Vec<Network> = receiving
+        .running
+        .input_addresses()
+        .iter()
+        .map(|url| Network::to(url.rsplit_once(':').unwrap().1.parse().unwrap(), 20))
+        .collect();
+    let output = |i: usize| Output::rist(format!("path {i}"), &format!("127.0.0.1:{}", networks[i].port)).into();
+    let sending = Rig::start(Source::udp("in", "127.0.0.1:0"), vec![output(0), output(1)]);
+    let url = sending.input();
+    let sender = std::thread::spawn(move || send_clip(&Sender::to(&url)));
+    let received: Vec<Vec<u8>> = std::iter::once(sink.next()).chain(sink.drain(Duration::from_secs(3))).collect();
+    sender.join().unwrap();
+    check(&received);
+    let stats = receiving.running.stats();
+    assert!(stats.sources.iter().all(|source| source.packets > 400), "{stats:?}");
+    sending.stop();
+    receiving.stop();
 }
 
 #[test]
