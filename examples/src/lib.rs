@@ -1,5 +1,8 @@
 //! Shared parts of the examples: statistics as a live table and as JSON, and a clip to play.
 
+// The statistics of an endpoint are one large JSON object.
+#![recursion_limit = "256"]
+
 mod clip;
 
 pub use clip::{play_clip, split_key};
@@ -137,6 +140,7 @@ pub fn json(stats: &FlowStats) -> Value {
         json!({
             "pid": t.pid,
             "program": t.program,
+            "track": t.track,
             "codec": t.codec,
             "profile": t.profile,
             "width": t.width,
@@ -178,6 +182,9 @@ pub fn json(stats: &FlowStats) -> Value {
             "duplicates": s.duplicates,
             "malformed": s.malformed,
             "undecrypted": s.undecrypted,
+            "repairs": s.repairs,
+            "rebuilt": s.rebuilt,
+            "unrepaired": s.unrepaired,
             "refused": s.refused,
             "jitter_us": s.jitter.as_micros() as u64,
             "round_trip_us": s.round_trip.as_micros() as u64,

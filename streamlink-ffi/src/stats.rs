@@ -170,12 +170,12 @@ pub struct StreamlinkEndpointStats {
     pub enabled: i32,
     /// Zero.
     pub reserved: i32,
-    /// Packets of forward error correction of RTP: of a source, those received, of an output, those sent.
-    pub fec_packets: u64,
-    /// Of a source: packets that forward error correction recovered; `recovered` includes them.
-    pub fec_recovered: u64,
-    /// Of a source: packets lost in spite of forward error correction; `lost` includes them.
-    pub fec_unrecoverable: u64,
+    /// Repair packets of forward error correction: received by a source, or sent by an output.
+    pub repairs: u64,
+    /// Packets of a source that were rebuilt from repair packets.
+    pub rebuilt: u64,
+    /// Packets of a source that were missing and could not be rebuilt from repair packets.
+    pub unrepaired: u64,
 }
 
 /// A player of an output that listens, at one moment.
@@ -418,9 +418,9 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             track_count: s.tracks.len(),
             enabled: s.enabled.into(),
             reserved: 0,
-            fec_packets: s.fec_packets,
-            fec_recovered: s.fec_recovered,
-            fec_unrecoverable: s.fec_unrecoverable,
+            repairs: s.repairs,
+            rebuilt: s.rebuilt,
+            unrepaired: s.unrepaired,
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }

@@ -138,9 +138,9 @@ int main(void)
     FIELD(streamlink_endpoint_stats, track_count);
     FIELD(streamlink_endpoint_stats, enabled);
     FIELD(streamlink_endpoint_stats, reserved);
-    FIELD(streamlink_endpoint_stats, fec_packets);
-    FIELD(streamlink_endpoint_stats, fec_recovered);
-    FIELD(streamlink_endpoint_stats, fec_unrecoverable);
+    FIELD(streamlink_endpoint_stats, repairs);
+    FIELD(streamlink_endpoint_stats, rebuilt);
+    FIELD(streamlink_endpoint_stats, unrepaired);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);

@@ -5,6 +5,7 @@
 #include "check.h"
 
 #include <poll.h>
+#include <time.h>
 
 static streamlink_engine *engine;
 
@@ -246,6 +247,43 @@ static void tap_has_one_reader(void)
     streamlink_flow_destroy(flow);
 }
 
+/* Errors of the second priority of ETSI TR 101 290: packets with the transport error indicator. */
+static void transport_errors(void)
+{
+    const struct timespec pause = {0, 50 * 1000 * 1000};
+    streamlink_flow *flow = check_flow(engine, "transport errors");
+    streamlink_app_source *source = NULL;
+    streamlink_endpoint_stats endpoint;
+    streamlink_event_info info;
+    uint8_t payload[7 * 188];
+    int i, told = 0;
+    memset(payload, 0xff, sizeof payload);
+    for (i = 0; i < 7; i++) {
+        payload[i * 188] = 0x47;
+        payload[i * 188 + 1] = 0x81; /* the indicator, and PID 0x100 */
+        payload[i * 188 + 2] = 0x00;
+        payload[i * 188 + 3] = 0x10;
+    }
+    OK(streamlink_flow_app_source(flow, "in", &source, &error));
+    STREAMLINK_INIT(info);
+    do { /* the counters are about a second old */
+        streamlink_packet *packet = NULL;
+        streamlink_event *event = NULL;
+        OK(streamlink_packet_copy(STREAMLINK_PACKET_KIND_DATAGRAM, 0, payload, sizeof payload, &packet, &error));
+        CHECK(streamlink_app_source_give(source, &packet, 1) == STREAMLINK_STATUS_OK);
+        nanosleep(&pause, NULL);
+        endpoint = endpoint_of(flow, 0, NULL);
+        while (streamlink_flow_next_event(flow, 0, &event, NULL) == STREAMLINK_STATUS_OK) {
+            streamlink_event_get(event, &info);
+            told |= info.kind == STREAMLINK_EVENT_KIND_TRANSPORT_ERROR && strcmp(info.reason, "transport") == 0;
+            streamlink_event_free(event);
+        }
+    } while (endpoint.transport_errors == 0 || !told);
+    CHECK(endpoint.crc_errors == 0 && endpoint.pcr_repetition_errors == 0 && endpoint.track_count == 0);
+    streamlink_app_source_destroy(source);
+    streamlink_flow_destroy(flow);
+}
+
 /* The switch of an RTMP source: two addresses on one port, each with a key of its own. */
 static void rtmp_failover(void)
 {
@@ -283,6 +321,7 @@ int main(void)
     tap_descriptor();
     tap_has_one_reader();
     rtmp_failover();
+    transport_errors();
     streamlink_engine_destroy(engine);
     puts("ok");
     return 0;

@@ -83,6 +83,7 @@ fn layering_modules_import_only_downwards() {
         ("secret", &[]),
         ("serial", &[]),
         ("error", &["text"]),
+        ("packet_filter", &["error"]),
         ("time", &[]),
         ("lock", &[]),
         ("random", &["lock"]),
@@ -90,8 +91,8 @@ fn layering_modules_import_only_downwards() {
         ("media", &["lock"]),
         ("event", &["media", "error", "text", "lock", "serial"]), // `lock` for the queues
         ("net", &["lock", "text"]),
-        ("flow", &["media", "error", "random", "secret", "text"]),
-        ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),
+        ("flow", &["media", "error", "packet_filter", "random", "secret", "text"]),
+        ("proto", &["media", "time", "error", "packet_filter", "test_rng", "random", "secret", "text"]),
         ("router", &["media", "lock", "time", "error"]),
         ("fuzz", &["proto", "router", "flow", "media", "test_rng", "random"]), // for tests only
         (

@@ -133,6 +133,19 @@ fn c_relay_example_relays_ffmpeg() {
 }
 
 #[test]
+fn c_relay_example_shows_the_public_host_and_the_key_apart() {
+    let relay = examples(false).join("relay");
+    let source = "rtmp://:0/live/KEY";
+    let mut relay = Peer::start("env", &["PUBLIC_HOST=media.example.com", text(&relay), source]);
+    let address = said_after(&relay, "send to ");
+    let server = address.strip_suffix("/KEY").unwrap();
+    assert!(server.starts_with("rtmp://media.example.com:") && server.ends_with("/live"), "{address}");
+    relay.wait_for(&format!("server {server}, stream key KEY"));
+    relay.signal(libc::SIGINT);
+    assert!(relay.finish().success(), "{}", relay.output());
+}
+
+#[test]
 fn c_host_example_pushes_and_taps() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("played.ts");

@@ -253,9 +253,9 @@ fn failover_rtmp_switch_generates_the_second_address() {
     assert_eq!((from.as_str(), to.as_str()), ("venue-backup", "venue"));
     let before = rig.running.stats().outputs[0].packets;
     eventually("media of the first source", || (rig.running.stats().outputs[0].packets > before + 100).then_some(()));
-    drop(first);
-    player.signal(libc::SIGINT);
+    player.signal(libc::SIGINT); // while media flows: it looks for signals between packets
     player.finish();
+    drop(first);
     greatest_step(&file, "v:0");
     rig.stop();
 }

@@ -139,13 +139,13 @@ fn rtp_fec_recovers_lost_packets_between_flows() {
             (receiving.running.stats().sources[0].clone(), sending.running.stats().outputs[0].clone());
         let missing = (0..400).filter(|n| lost(*n)).count() as u64;
         let most = (0..500).filter(|n| lost(*n)).count() as u64;
-        assert!((missing..=most).contains(&source.fec_recovered), "{fec}: {missing}, {source:?}");
+        assert!((missing..=most).contains(&source.rebuilt), "{fec}: {missing}, {source:?}");
         assert!(source.recovered >= missing && source.duplicates == 0, "{fec}: {source:?}");
-        assert_eq!((source.lost, source.fec_unrecoverable, source.malformed), (0, 0, 0), "{fec}");
-        assert!(source.fec_packets > 0 && source.fec_packets <= output.fec_packets, "{fec}: {source:?} {output:?}");
+        assert_eq!((source.lost, source.unrepaired, source.malformed), (0, 0, 0), "{fec}");
+        assert!(source.repairs > 0 && source.repairs <= output.repairs, "{fec}: {source:?} {output:?}");
         let [columns, rows] = network.fec();
         assert_eq!(rows > 0, fec.has_rows());
-        assert_eq!(output.fec_packets, (columns + rows) as u64, "{fec}");
+        assert_eq!(output.repairs, (columns + rows) as u64, "{fec}");
         sending.stop();
         receiving.stop();
     }
@@ -168,9 +168,9 @@ fn rtp_fec_counts_what_it_cannot_recover() {
         let source = receiving.running.stats().sources[0].clone();
         (source.lost > 0).then_some(source)
     });
-    assert_eq!((stats.lost, stats.fec_unrecoverable, stats.fec_recovered), (10, 10, 0));
+    assert_eq!((stats.lost, stats.unrepaired, stats.rebuilt), (10, 10, 0));
     let metrics = receiving.engine.metrics();
-    assert!(metrics.contains("streamlink_fec_unrecoverable_packets_total{"), "{metrics}");
+    assert!(metrics.contains("streamlink_unrepaired_packets_total{"), "{metrics}");
     sending.stop();
     receiving.stop();
 }
@@ -238,7 +238,7 @@ fn rtp_fec_of_ffmpeg_is_understood() {
     // The last matrices are not complete.
     same_up_to(&network, &received, network.sent().len() - 80);
     let source = receiving.running.stats().sources[0].clone();
-    assert!(source.fec_recovered > 20 && source.fec_packets > 100, "{source:?}");
+    assert!(source.rebuilt > 20 && source.repairs > 100, "{source:?}");
     receiving.stop();
 }
 
@@ -265,7 +265,7 @@ fn rtp_fec_of_gstreamer_is_understood() {
     assert!(network.sent().len() > 400, "{}", sender.output());
     same_up_to(&network, &received, network.sent().len() - 80);
     let source = receiving.running.stats().sources[0].clone();
-    assert!(source.fec_recovered > 20 && source.fec_packets > 100, "{source:?}");
+    assert!(source.rebuilt > 20 && source.repairs > 100, "{source:?}");
     receiving.stop();
 }
 

@@ -266,6 +266,8 @@ impl Ingest {
         if since >= MONITOR_INTERVAL {
             self.monitored = now;
             context.status.set_transport(&self.monitor);
+            let tracks = if is_transport_stream { self.monitor.tracks(since) } else { self.gops.tracks(since) };
+            context.status.set_tracks(tracks);
             for (check, count) in self.reports.due(&self.monitor.errors(), now) {
                 let source = context.status.name();
                 context.events.emit(Event::TransportError { source, check, count });

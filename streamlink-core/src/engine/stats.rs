@@ -1,7 +1,7 @@
 //! Statistics: snapshots of the counters.
 
 use crate::{
-    endpoint::{LastError, PlayerStats, Status, StatusSnapshot},
+    endpoint::{LastError, MemberStats, PlayerStats, Status, StatusSnapshot},
     flow::{Bitrate, PeerUrl},
     media::{MediaTrack, PidStats, TransportErrors},
     router::State,
@@ -78,12 +78,6 @@ pub struct EndpointStats {
     pub recovered: u64,
     /// Retransmitted packets.
     pub retransmitted: u64,
-    /// Packets of forward error correction (SMPTE ST 2022-1): of a source, those received, of an output, those sent.
-    pub fec_packets: u64,
-    /// Packets of a source that forward error correction recovered; `recovered` includes them.
-    pub fec_recovered: u64,
-    /// Packets of a source that were lost although its sender uses forward error correction; `lost` includes them.
-    pub fec_unrecoverable: u64,
     /// Packets that arrived and were not passed on. For a source: above the bandwidth, filtered by payload type,
     /// late, of a foreign stream, or lost in a full socket buffer. For an output: it did not keep up, or the
     /// system refused them. Duplicates count as `duplicates` only.
@@ -93,6 +87,14 @@ pub struct EndpointStats {
     pub duplicates: u64,
     /// Datagrams that could not be parsed.
     pub malformed: u64,
+    /// Repair packets of forward error correction: received by a source, or sent by an output.
+    pub repairs: u64,
+    /// Packets of a source that were rebuilt from repair packets. They also count as `recovered` where a later packet had
+    /// arrived before.
+    pub rebuilt: u64,
+    /// Packets of a source that were missing and could not be rebuilt from repair packets. Retransmissions may have
+    /// brought them.
+    pub unrepaired: u64,
     /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
     pub undecrypted: u64,
     /// Datagrams or connections of peers that the allowlist does not admit.
@@ -120,6 +122,8 @@ pub struct EndpointStats {
     pub encrypted: bool,
     /// Players of an output that listens, about a second old.
     pub players: Vec<PlayerStats>,
+    /// Members of a group of connections (bonding), about a second old.
+    pub members: Vec<MemberStats>,
     /// Description of the media, once known.
     pub media: Option<PeerText>,
     /// PIDs of an MPEG-TS source, about a second old.
@@ -128,8 +132,8 @@ pub struct EndpointStats {
     pub peer: Option<SocketAddr>,
     /// Last error of the endpoint. It stays when the endpoint has recovered.
     pub last_error: Option<LastError>,
-    /// Streams of the MPEG-TS from which an output is remultiplexed, about a second old: those that are carried, then
-    /// those that are left out, with the reason.
+    /// Tracks of a source, or of an output that is remultiplexed from MPEG-TS, about a second old: those that are carried,
+    /// then those that are left out, with the reason. Of the MPEG-TS of a source, the codecs and bit rates alone are known.
     pub tracks: Vec<MediaTrack>,
 }
 
@@ -138,7 +142,15 @@ impl EndpointStats {
         let c = &status.counters;
         let snapshot = status.snapshot();
         let last_error = snapshot.last_error(now);
-        let StatusSnapshot { name, description, pids, transport, players, media, peer, .. } = snapshot;
+        let StatusSnapshot { name, description, pids, transport, mut tracks, players, members, media, peer, .. } =
+            snapshot;
+        let bit_rate = c.bits_per_second(now);
+        if bit_rate == 0 {
+            // Tracks are measured while something comes.
+            for track in &mut tracks {
+                track.bit_rate = 0;
+            }
+        }
         Self {
             name,
             description,
@@ -151,18 +163,18 @@ impl EndpointStats {
             reconnections: c.reconnections.get(),
             bytes: c.bytes.get(),
             packets: c.packets.get(),
-            bit_rate: Bitrate::bps(c.bits_per_second(now)),
+            bit_rate: Bitrate::bps(bit_rate),
             lost: c.lost.get(),
             unique_packets: 0,
             late: 0,
             recovered: c.recovered.get(),
             retransmitted: c.retransmitted.get(),
-            fec_packets: c.fec_packets.get(),
-            fec_recovered: c.fec_recovered.get(),
-            fec_unrecoverable: c.fec_unrecoverable.get(),
             dropped: c.dropped.get(),
             duplicates: c.duplicates.get(),
             malformed: c.malformed.get(),
+            repairs: c.repairs.get(),
+            rebuilt: c.rebuilt.get(),
+            unrepaired: c.unrepaired.get(),
             undecrypted: c.undecrypted.get(),
             refused: c.refused.get(),
             jitter: Duration::from_micros(c.jitter_us.get()),
@@ -174,11 +186,12 @@ impl EndpointStats {
             buffered: Duration::from_micros(c.buffered_us.get()),
             encrypted: c.encrypted.get() != 0,
             players,
+            members,
             media,
             pids,
             peer,
             last_error,
-            tracks: Vec::new(),
+            tracks,
         }
     }
 }

@@ -221,7 +221,9 @@ impl Output {
 
     /// Returns the congestion control that this output asks the kernel for.
     pub(crate) fn congestion(&self) -> Option<String> {
-        self.kind.clone().local()?.congestion.clone()
+        let mut kind = self.kind.clone();
+        let served = kind.listen().and_then(|listen| listen.congestion.clone());
+        served.or_else(|| kind.local()?.congestion.clone())
     }
 
     /// Returns the address that this output calls, if it is one of this machine and the URL does not say that it calls.

@@ -53,6 +53,19 @@ fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, ConfigErro
     }
 }
 
+/// Returns the address of an SRT caller. Of a group whose address is a wildcard, as libsrt's programs write it
+/// (`srt://*?type=broadcast&nodes=a:9000,b:9000`), that is the first node. `None`: the endpoint listens.
+fn srt_remote(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Option<HostPort>, ConfigErrorKind> {
+    let in_url = url.pairs().find(|pair| pair.name() == "nodes").map(|pair| pair.value()).transpose()?;
+    let beside = || more.iter().find(|(name, _)| name == "nodes").map(|(_, value)| value.clone());
+    if let Some(nodes) = in_url.or_else(beside).filter(|_| url.host_is_wildcard()) {
+        check_mode(url, more, "caller", "the address is a group of nodes to call")?;
+        let first = nodes.reveal().split(',').next().unwrap_or_default().parse();
+        return first.map(Some);
+    }
+    if is_listener(url, more)? { Ok(None) } else { url.remote(None).map(Some) }
+}
+
 /// Checks the `mode` of an endpoint that can have only this one.
 fn check_mode(url: &mut ParsedUrl, more: &mut Pairs, only: &str, why: &str) -> Result<(), ConfigErrorKind> {
     match take(url, more, "mode")? {
@@ -217,10 +230,9 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
             url.no_user()?;
             url.no_path()?;
             let srt = SrtOptions::default();
-            if is_listener(url, more)? {
-                SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
-            } else {
-                SourceKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
+            match srt_remote(url, more)? {
+                None => SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt }),
+                Some(remote) => SourceKind::SrtCaller(SrtCaller { call: Call::new(remote), srt }),
             }
         }
         "rtmp" | "rtmps" => {
@@ -268,10 +280,9 @@ fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>
             url.no_user()?;
             url.no_path()?;
             let srt = SrtOptions::default();
-            if is_listener(url, more)? {
-                OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
-            } else {
-                OutputKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
+            match srt_remote(url, more)? {
+                None => OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt }),
+                Some(remote) => OutputKind::SrtCaller(SrtCaller { call: Call::new(remote), srt }),
             }
         }
         "rtmp" | "rtmps" => {

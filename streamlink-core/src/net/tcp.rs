@@ -197,14 +197,18 @@ impl Stream {
             socket.bind(SocketAddr::new(egress.address.unwrap_or(any), egress.port.unwrap_or(0)))?;
         }
         egress.mark(&SockRef::from(&socket), peer.ip())?;
-        if let Some(name) = &egress.congestion {
-            SockRef::from(&socket).set_tcp_congestion(name.as_bytes())?;
-        }
+        egress.set_congestion(&SockRef::from(&socket))?;
         if let Some(name) = &egress.interface {
             let interface = interface::find(name)?;
             SockRef::from(&socket).bind_device(Some(interface.name.as_bytes()))?;
         }
         socket.connect(peer).await.map(Self::accepted)
+    }
+
+    /// Applies code point and congestion control to an accepted connection.
+    pub(crate) fn apply(&self, egress: &Egress, peer: IpAddr) -> io::Result<()> {
+        egress.mark(&self.socket(), peer)?;
+        egress.set_congestion(&self.socket())
     }
 
     /// Limits the kernel's send buffer, in bytes.

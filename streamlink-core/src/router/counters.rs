@@ -66,17 +66,17 @@ pub(crate) struct Counters {
     pub(crate) duplicates: Counter,
     /// Could not be parsed.
     pub(crate) malformed: Counter,
+    /// Repair packets of forward error correction, received or sent.
+    pub(crate) repairs: Counter,
+    /// Rebuilt from repair packets.
+    pub(crate) rebuilt: Counter,
+    /// Lost, and could not be rebuilt.
+    pub(crate) unrepaired: Counter,
     /// Could not be decrypted, or were altered.
     pub(crate) undecrypted: Counter,
     /// Arrived from peers that are not admitted.
     pub(crate) refused: Counter,
     pub(crate) reconnections: Counter,
-    /// FEC packets, received or sent.
-    pub(crate) fec_packets: Counter,
-    /// Recovered by FEC; a part of those recovered in all.
-    pub(crate) fec_recovered: Counter,
-    /// Lost while there was FEC; a part of those lost in all.
-    pub(crate) fec_unrecoverable: Counter,
     pub(crate) jitter_us: Counter,
     /// FLV frames, in thousandths of a frame per second.
     pub(crate) video_rate: Counter,
@@ -106,12 +106,12 @@ impl Counters {
             dropped: Counter::default(),
             duplicates: Counter::default(),
             malformed: Counter::default(),
+            repairs: Counter::default(),
+            rebuilt: Counter::default(),
+            unrepaired: Counter::default(),
             undecrypted: Counter::default(),
             refused: Counter::default(),
             reconnections: Counter::default(),
-            fec_packets: Counter::default(),
-            fec_recovered: Counter::default(),
-            fec_unrecoverable: Counter::default(),
             jitter_us: Counter::default(),
             video_rate: Counter::default(),
             audio_rate: Counter::default(),

@@ -13,7 +13,7 @@ use crate::{
             SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
         listener::Admission,
-        local_egress,
+        listener_egress, local_egress,
         tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
     },
     error::Error,
@@ -93,6 +93,7 @@ impl OpenOutput for OpenServer<RtmpPlayServer> {
             coalesce: settings.coalesce,
             slow: settings.slow_timeout,
             bandwidth: flow.bandwidth.view(),
+            egress: listener_egress(&settings.listen),
         };
         let route = Route {
             mount: Mount { app: settings.app, key },

@@ -312,6 +312,7 @@ impl RequestedConnection {
 
     /// Accepts a player and sends it the media of the flow.
     async fn play(&mut self, ring: &Arc<Ring>, terms: PlayerLimits, player: &Player, stop: &CancellationToken) -> End {
+        terms.apply_egress(&self.stream, player.peer);
         self.session.accept();
         let early = std::mem::take(&mut self.rest);
         match self.session.on_bytes(&early) {

@@ -47,7 +47,7 @@ impl FecSender {
             let sent = sender.send(socket, &[Datagram { head: &[], body: &bytes }]);
             if counts {
                 let passed = sent.done.saturating_sub(sent.refused) as u64;
-                status.counters.fec_packets.add(passed);
+                status.counters.repairs.add(passed);
                 status.counters.dropped.add(1u64.saturating_sub(passed));
             }
         }

@@ -5,6 +5,7 @@ mod fec;
 mod output;
 mod pacing;
 mod payload_report;
+mod reception;
 mod rist;
 mod side;
 mod source;

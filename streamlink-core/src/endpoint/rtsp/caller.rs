@@ -259,7 +259,9 @@ impl RtspClient {
             let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
             let mut session = ClientSession::new(role, &address.url, address.user.clone(), udp, &self.random);
             session.set_back_channel(self.back_channel);
-            let mut up = ConnectedClient { stream, session, udp: UdpTracks::of_caller(self.symmetric), peer };
+            let mut udp_tracks = UdpTracks::of_caller(self.symmetric);
+            udp_tracks.set_dscp(self.egress.dscp);
+            let mut up = ConnectedClient { stream, session, udp: udp_tracks, peer };
             up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
         };

@@ -13,7 +13,7 @@ use crate::{
             SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
         listener::Admission,
-        local_egress,
+        listener_egress, local_egress,
         tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
     },
     error::Error,
@@ -51,15 +51,17 @@ impl OpenServer {
 
     fn mount(&self, presentation: &Arc<CurrentPresentation>) -> Mount {
         let options = &self.settings.rtsp;
+        let dscp = self.settings.listen.dscp;
         let multicast = options.multicast.map(|address| {
             let interface = options.interface.as_ref().map(ToString::to_string);
-            MulticastSender::new(MulticastGroup { address, ttl: options.ttl, interface })
+            MulticastSender::new(MulticastGroup { address, ttl: options.ttl, interface }, dscp)
         });
         Mount {
             path: options.path.trim_matches('/').to_owned(),
             user: user(options),
             transport: options.transport,
             symmetric: options.symmetric,
+            dscp,
             presentation: presentation.clone(),
             multicast,
         }
@@ -98,7 +100,13 @@ impl OpenOutput for OpenServer {
         let gop_cache = gop_cache(&self.settings.rtsp);
         flow.ring.retain_gop(gop_cache);
         let bandwidth = flow.bandwidth.view();
-        let limits = PlayerLimits { gop_cache, coalesce: Duration::ZERO, slow: SLOW, bandwidth };
+        let limits = PlayerLimits {
+            gop_cache,
+            coalesce: Duration::ZERO,
+            slow: SLOW,
+            bandwidth,
+            egress: listener_egress(&self.settings.listen),
+        };
         let route = Route {
             mount: self.mount(&flow.presentation),
             admission: Admission::of_output(&self.settings.listen, status, &flow.events),

@@ -29,6 +29,8 @@ pub(crate) struct Mount {
     pub(crate) transport: RtspTransport,
     /// Over UDP, uses the ports that clients send from instead of those that they name.
     pub(crate) symmetric: bool,
+    /// Differentiated services code point (RFC 2474) of the packets to clients over UDP.
+    pub(crate) dscp: Option<u8>,
     pub(crate) presentation: Arc<CurrentPresentation>,
     /// Multicast sender, if the output offers multicast.
     pub(crate) multicast: Option<MulticastSender>,

@@ -104,6 +104,8 @@ pub(super) struct UdpTracks {
     /// Uses other ports of the peer's address once nothing has come from those that it has named for
     /// [`NAMED_PORT_PATIENCE`].
     is_lenient: bool,
+    /// Differentiated services code point (RFC 2474) of what is sent to the peer.
+    dscp: Option<u8>,
     /// Time of the first datagram that came from another port.
     other_port_since: Option<Instant>,
     /// Number of datagrams that did not come from the peer, and the sender of the last one.
@@ -150,6 +152,11 @@ impl UdpTracks {
     /// Sets whether the ports that the peer sends from are used instead of those that it names.
     pub(super) fn set_symmetric(&mut self, symmetric: bool) {
         self.symmetric = symmetric;
+    }
+
+    /// Sets the differentiated services code point (RFC 2474) of what is sent to peers that are set afterwards.
+    pub(super) fn set_dscp(&mut self, dscp: Option<u8>) {
+        self.dscp = dscp;
     }
 
     /// Opens a pair of ports for a track and returns their numbers. `brings`: the peer sends media, not only reports.
@@ -199,6 +206,8 @@ impl UdpTracks {
     pub(super) fn set_peer(&mut self, track: usize, ip: IpAddr, ports: (u16, u16), source: Option<IpAddr>) {
         let Some(Some(pair)) = self.pairs.get_mut(track) else { return };
         pair.source = source;
+        pair.sender.mark(self.dscp, ip);
+        pair.control.mark(self.dscp, ip);
         if ports.0 != 0 {
             let ip = source.unwrap_or(ip);
             pair.peer = Some((SocketAddr::new(ip, ports.0), SocketAddr::new(ip, ports.1)));
@@ -222,7 +231,7 @@ impl UdpTracks {
         now: Instant,
         mut take: impl FnMut(usize, Received),
     ) -> Poll<()> {
-        let Self { pairs, symmetric, is_lenient, other_port_since, strangers } = self;
+        let Self { pairs, symmetric, is_lenient, other_port_since, strangers, .. } = self;
         let waited = other_port_since.is_some_and(|since| now.saturating_duration_since(since) >= NAMED_PORT_PATIENCE);
         let any_port = *symmetric || (*is_lenient && waited);
         let mut some = false;

@@ -10,6 +10,7 @@ use super::{
         sleep_until,
     },
     connection_io::ConnectionIo,
+    group_caller,
     rates::FlowRates,
     route::settle,
 };
@@ -33,9 +34,9 @@ use tokio_util::sync::CancellationToken;
 /// Requested size of the socket buffers, in bytes.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Maximum number of datagrams handled in one turn of the task.
-const MAX_BATCH: usize = 512;
+pub(super) const MAX_BATCH: usize = 512;
 /// Interval of the statistics.
-const STATS_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Direction of the media.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub(crate) enum Direction {
 #[derive(Debug)]
 pub(crate) struct SrtCaller {
     pub(crate) remote: HostPort,
+    /// Further addresses of the peer: the caller is a group with a member for each.
+    pub(crate) nodes: Vec<HostPort>,
     pub(crate) resolver: Resolver,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
@@ -83,7 +86,7 @@ impl SrtCaller {
     }
 
     /// Discards the media that came while there was no connection. The peer gets only media from now on.
-    fn skip_to_now(&mut self) {
+    pub(super) fn skip_to_now(&mut self) {
         if let Direction::Send(reader) = &mut self.direction {
             let mut window = Vec::new();
             let lost = reader.read(&mut window);
@@ -94,9 +97,14 @@ impl SrtCaller {
 
     /// Counts packets that the peer has missed, and reports them. A call with 0 packets may report earlier ones that
     /// were held back.
-    fn dropped(&self, packets: u64, lag: &mut LagReport, now: Instant) {
+    pub(super) fn dropped(&self, packets: u64, lag: &mut LagReport, now: Instant) {
         self.status.counters.dropped.add(packets);
         lag.note(packets, &self.status, &self.events, now);
+    }
+
+    /// Returns a random socket id. It is never 0, which is the destination of handshakes.
+    pub(super) fn fresh_id(&self) -> u32 {
+        (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1)
     }
 
     /// Makes one attempt to connect. The addresses of the host are tried one after the other, and share the connect
@@ -129,15 +137,8 @@ impl SrtCaller {
     }
 
     async fn call_address(&self, peer: SocketAddr, timeout: Duration, has_others: bool) -> Result<Session, Failed> {
-        let options = UdpOptions {
-            receive_buffer: Some(SOCKET_BUFFER),
-            send_buffer: Some(SOCKET_BUFFER),
-            egress: self.egress.clone(),
-            bidirectional: true,
-            ..UdpOptions::default()
-        };
-        let socket = UdpSocket::sending(peer, &options)?;
-        let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
+        let socket = UdpSocket::sending(peer, &socket_options(&self.egress))?;
+        let id = self.fresh_id();
         let local = Local { id, start: Instant::now(), random: self.random.clone() };
         log_handshake(|| {
             let name = self.status.name();
@@ -150,6 +151,17 @@ impl SrtCaller {
         let rates = self.rates.now();
         session.io.connection.set_rates(rates.buffer, rates.pacing);
         Ok(session)
+    }
+}
+
+/// Returns the options of a caller's socket.
+pub(super) fn socket_options(egress: &Egress) -> UdpOptions {
+    UdpOptions {
+        receive_buffer: Some(SOCKET_BUFFER),
+        send_buffer: Some(SOCKET_BUFFER),
+        egress: egress.clone(),
+        bidirectional: true,
+        ..UdpOptions::default()
     }
 }
 
@@ -187,6 +199,9 @@ impl Caller for RunningCaller {
         let Self { caller, ingest, lag } = self;
         if let Some(rates) = caller.rates.changed() {
             rates.apply(&mut caller.terms);
+        }
+        if !caller.nodes.is_empty() {
+            return group_caller::run(caller, ingest.as_mut(), lag, connection).await;
         }
         let called = tokio::select! {
             () = caller.stop.cancelled() => return Outcome::Stopped,
@@ -281,7 +296,7 @@ async fn shake_hands(
 
 /// Returns the reason for a rejection by the listener: its code and, if that is about the stream, which one was asked
 /// for.
-fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
+pub(super) fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
     let id = stream_id.unwrap_or_default();
     let what = match StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)) {
         id if rejection.is_about_stream() => format!("{rejection}; {id} was asked for"),
@@ -416,7 +431,7 @@ impl Session {
 }
 
 /// Waits for media to send. For a source, which sends none, it never completes.
-async fn ready(direction: &mut Direction) -> Result<(), crate::router::Closed> {
+pub(super) async fn ready(direction: &mut Direction) -> Result<(), crate::router::Closed> {
     match direction {
         Direction::Send(reader) => reader.ready().await,
         Direction::Receive(_) => std::future::pending().await,

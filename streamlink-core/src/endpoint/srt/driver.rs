@@ -20,6 +20,7 @@ use crate::{
     error::Error,
     flow::{SrtCaller, SrtListener, srt_url},
     net::Egress,
+    proto::srt::{Groups, Terms},
 };
 use std::{future::ready, io, sync::Arc};
 
@@ -43,8 +44,13 @@ impl OpenListener {
     fn add(self, flow: &FlowMedia, admission: Admission, end: RouteEnd) -> ListenerEntry {
         let Self { port, settings } = self;
         let rates = FlowRates::new(&settings.srt, flow.bandwidth.view());
-        let terms = terms(&settings.srt, &rates);
-        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, end })
+        let groups = match &end {
+            _ if !settings.srt.group_connect => Groups::None,
+            RouteEnd::Source(_) => Groups::All,
+            RouteEnd::Output(_) => Groups::Broadcast,
+        };
+        let terms = Terms { groups, ..terms(&settings.srt, &rates) };
+        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, dscp: settings.listen.dscp, end })
     }
 }
 
@@ -97,6 +103,7 @@ impl OpenCaller {
         let rates = FlowRates::new(srt, bandwidth);
         Caller {
             remote: call.remote.clone(),
+            nodes: srt.nodes.clone(),
             resolver,
             reconnect: call.reconnect,
             random,

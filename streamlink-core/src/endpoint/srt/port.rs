@@ -141,6 +141,7 @@ mod tests {
             admission: Admission::of_output(&Listen::new(([127, 0, 0, 1], 0).into()), status.clone(), events),
             terms: Terms::default(),
             rates: FlowRates::new(&SrtOptions::default(), FlowBandwidth::fixed(Bitrate::mbps(20))),
+            dscp: None,
             end: RouteEnd::Output(ring.reader()),
         };
         (route, status)

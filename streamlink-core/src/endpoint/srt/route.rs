@@ -26,6 +26,8 @@ pub(in crate::endpoint) struct Route {
     pub(in crate::endpoint) terms: Terms,
     /// Rates of the flow, from which buffer and pacing in `terms` are updated.
     pub(in crate::endpoint) rates: FlowRates,
+    /// Differentiated services code point (RFC 2474) of the packets to players.
+    pub(in crate::endpoint) dscp: Option<u8>,
     pub(in crate::endpoint) end: RouteEnd,
 }
 
@@ -157,6 +159,10 @@ pub(super) fn settle(
         counters.lost.add(stats.received.lost - before.received.lost);
         counters.recovered.add(stats.received.recovered - before.received.recovered);
         counters.duplicates.add(stats.received.duplicates - before.received.duplicates);
+        counters.repairs.add(stats.received.repairs - before.received.repairs);
+        counters.rebuilt.add(stats.received.rebuilt - before.received.rebuilt);
+        counters.unrepaired.add(stats.received.unrepaired - before.received.unrepaired);
+        counters.malformed.add(stats.received.wrong_repairs - before.received.wrong_repairs);
         counters.dropped.add(stats.received.discarded - before.received.discarded);
         counters.undecrypted.add(stats.undecrypted - before.undecrypted);
         let packets = stats.received.mistimed - before.received.mistimed;
@@ -168,6 +174,7 @@ pub(super) fn settle(
         let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
         counters.passed(now, packets, bytes);
         counters.lost.add(stats.sent.lost - before.sent.lost);
+        counters.repairs.add(stats.sent.repairs - before.sent.repairs);
         counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
         Unsent {
             dropped: stats.sent.dropped - before.sent.dropped,

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     flow::Allowlist,
     lock::{Guard, lock},
+    net::{Egress, Stream},
     router::{Ring, State},
 };
 use std::{
@@ -48,6 +49,18 @@ pub(crate) struct PlayerLimits {
     pub(crate) slow: Duration,
     /// Bandwidth of the flow, from which the socket's send buffer is sized.
     pub(crate) bandwidth: FlowBandwidth,
+    /// Code point and congestion control of the connections.
+    pub(crate) egress: Arc<Egress>,
+}
+
+impl PlayerLimits {
+    /// Applies code point and congestion control to the connection of a player.
+    pub(in crate::endpoint) fn apply_egress(&self, stream: &Stream, peer: SocketAddr) {
+        if let Err(error) = stream.apply(&self.egress, peer.ip()) {
+            // The congestion control was checked when the flow was started, so that this is the system's choice.
+            log::warn!("player {peer}: cannot set code point or congestion control: {error}");
+        }
+    }
 }
 
 /// A route of an open port.

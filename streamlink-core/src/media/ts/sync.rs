@@ -23,6 +23,8 @@ pub(crate) struct PacketSync {
     rest: Vec<u8>,
     /// Number of bytes before the next packet: parity, or its time.
     between: usize,
+    /// Number of places that were counted as wrong ahead of the search for a new alignment.
+    counted: u8,
     in_sync: bool,
     /// True once the stream has been in synchronisation. Before, it may be no transport stream at all.
     found: bool,
@@ -131,12 +133,16 @@ impl PacketSync {
                     if ahead.len() < SEARCHED {
                         break;
                     }
-                    self.wrong();
+                    match self.counted.checked_sub(1) {
+                        Some(left) => self.counted = left,
+                        None => self.wrong(),
+                    }
                     self.skip(PACKET);
                     at += PACKET;
                     continue;
                 };
                 self.stride = Some(framing.stride);
+                self.counted = 0;
                 self.skip(framing.offset);
                 self.doubtful = 0;
                 at += framing.offset;
@@ -150,16 +156,23 @@ impl PacketSync {
                 self.between = stride - PACKET;
                 continue;
             }
-            // One wrong sync byte is damage, and the place is kept. Two are another place.
-            match ahead.get(stride) {
-                None => break,
-                Some(&SYNC) => {
+            // One or two wrong sync bytes are damage, and the place is kept. More are another place.
+            match (ahead.get(stride), ahead.get(2 * stride)) {
+                (None, _) => break,
+                (Some(&SYNC), _) => {
                     self.wrong();
                     at += stride;
                 }
-                Some(_) => {
+                (_, None) => break,
+                (_, Some(&SYNC)) => {
                     self.wrong();
                     self.wrong();
+                    at += 2 * stride;
+                }
+                _ => {
+                    self.wrong();
+                    self.wrong();
+                    self.counted = 2;
                     self.stride = None;
                 }
             }

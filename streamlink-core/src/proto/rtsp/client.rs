@@ -7,7 +7,12 @@ use super::{
     transport::Transport,
     url,
 };
-use crate::{media::rtsp::Presentation, random::Random, secret::Secret, text::without};
+use crate::{
+    media::{LeftOut, rtsp::Presentation},
+    random::Random,
+    secret::Secret,
+    text::without,
+};
 use bytes::Bytes;
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 use zeroize::Zeroizing;
@@ -445,7 +450,7 @@ impl ClientSession {
         let is_usual = !presentation.tracks().iter().all(|track| track.is_back_channel);
         if is_usual && !self.wants_back_channel {
             while let Some(track) = presentation.tracks().iter().position(|track| track.is_back_channel) {
-                presentation = presentation.without(track, "back channel, a=sendonly");
+                presentation = presentation.without(track, LeftOut::BackChannel, "back channel, a=sendonly");
             }
         }
         self.tracks = vec![None; presentation.tracks().len()];
@@ -543,7 +548,7 @@ impl ClientSession {
         if self.udp && !is_optional {
             return Some(self.no_udp(words));
         }
-        let rest = presentation.without(track, &format!("refused: {words}"));
+        let rest = presentation.without(track, LeftOut::Refused, &format!("refused: {words}"));
         self.tracks.remove(track.min(self.tracks.len().saturating_sub(1)));
         self.track_refusal = words;
         if self.tracks.is_empty() {

@@ -4,7 +4,7 @@
 use super::{
     connection::{Agreement, Connection},
     crypto::{CipherMode, Keys},
-    handshake::{Extensions, Handshake, Kind, MAGIC},
+    handshake::{Extensions, GroupExtension, Handshake, Kind, MAGIC},
     packet::{Control, write_control},
     sequence::Sequence,
     terms::{Local, Rejection, Terms},
@@ -37,6 +37,7 @@ pub(crate) struct Caller {
     initial_sequence: Sequence,
     keys: Option<Keys>,
     material: Option<Vec<u8>>,
+    group: Option<GroupExtension>,
     /// Cookie of the listener, set once it has answered the induction.
     cookie: Option<u32>,
     next_send: Instant,
@@ -56,6 +57,7 @@ impl Caller {
             initial_sequence: Sequence::new(u32::from_be_bytes(number)),
             keys,
             material,
+            group: None,
             cookie: None,
             next_send: local.start,
             deadline: local.start + timeout,
@@ -63,6 +65,15 @@ impl Caller {
             local,
             stream_id,
         }
+    }
+
+    /// Makes the connection a member of a group, whose packets have common numbers and times. `next` is the number of the
+    /// group's next packet, and `start` the start of its timestamps.
+    pub(crate) fn in_group(mut self, group: GroupExtension, next: Sequence, start: Instant) -> Self {
+        self.group = Some(group);
+        self.initial_sequence = next;
+        self.local.start = start;
+        self
     }
 
     /// Returns the packet that is due, if there is one.
@@ -91,6 +102,8 @@ impl Caller {
             handshake.extensions.srt = Some(self.terms.extension());
             handshake.extensions.key_material = self.material.clone();
             handshake.extensions.stream_id = self.stream_id.clone();
+            handshake.extensions.group = self.group;
+            handshake.extensions.filter = self.terms.filter.map(|filter| filter.to_string());
         }
         let body = handshake.write();
         let timestamp = now.saturating_duration_since(self.local.start).as_micros() as u32;
@@ -118,6 +131,12 @@ impl Caller {
                 self.cookie = Some(answer.cookie);
                 self.next_send = now;
                 Progress::Calling
+            }
+            // A listener that does not know groups, or has made another type of group, would not deliver the same media.
+            (Kind::Conclusion, Some(_))
+                if answer.extensions.group.map(|theirs| theirs.kind) != self.group.map(|ours| ours.kind) =>
+            {
+                Progress::Rejected(Rejection::GROUP)
             }
             (Kind::Conclusion, Some(_)) => {
                 let sequence = self.initial_sequence;

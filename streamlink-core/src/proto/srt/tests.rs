@@ -15,6 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod filter;
+mod group;
+
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -784,8 +787,26 @@ fn srt_listener_rejects_with_exact_codes() {
     assert_eq!(request(&|r| r.mtu = 200), Err(4));
     assert_eq!(request(&|r| srt(r, &|s| s.flags |= FLAG_STREAM)), Err(12));
     assert_eq!(request(&|r| r.extensions.congestion = Some("file".into())), Err(13));
-    assert_eq!(request(&|r| r.extensions.filter = true), Err(14));
-    assert_eq!(request(&|r| r.extensions.group = true), Err(15));
+    for filter in ["fec", "fec,cols:1", "fec,cols:255,rows:255", "adaptive", "fec,cols:8,more:1", ""] {
+        assert_eq!(request(&|r| r.extensions.filter = Some(filter.into())), Err(14), "{filter}");
+    }
+    assert_eq!(request(&|r| r.extensions.filter = Some("fec,cols:8".into())), Ok(()));
+    assert_eq!(request(&|r| r.extensions.fault = Some(ExtensionFault::Filter)), Err(14));
+    let group = |kind| Some(super::handshake::GroupExtension { id: 0x4000_0001, kind, weight: 0 });
+    assert_eq!(request(&|r| r.extensions.group = group(1)), Err(15));
+    for (groups, kind, result) in [
+        (Groups::Broadcast, 1, Ok(())),
+        (Groups::Broadcast, 2, Err(15)),
+        (Groups::All, 1, Ok(())),
+        (Groups::All, 2, Ok(())),
+        (Groups::All, 0, Err(15)),
+        (Groups::All, 3, Err(15)),
+    ] {
+        let mut request = conclusion(secret_terms());
+        request.extensions.group = group(kind);
+        let terms = Terms { groups, ..secret_terms() };
+        assert_eq!(terms.prepare(&request).map(|_| ()).map_err(|Rejection(code)| code), result, "{groups:?}, {kind}");
+    }
     assert_eq!(request(&|r| r.extensions.key_material = None), Err(11));
     assert_eq!(request(&|r| r.extensions.key_material.as_mut().unwrap()[8] = 4), Err(17), "AES-GCM without its tag");
     assert_eq!(request(&|r| r.extensions.key_material.as_mut().unwrap()[8] = 3), Err(17), "an unknown cipher");
