@@ -163,7 +163,7 @@ fn engine_names_no_protocol() {
     assert_eq!(protocol_names("use crate::SrtOptions; // over RTMPS"), ["srt", "rtmp"]);
 }
 
-/// Where the kinds of sources and outputs are told apart: the settings, and the table of drivers.
+/// Files that tell the kinds of sources and outputs apart: the settings, and the table of drivers.
 const KINDS: &[&str] = &[
     "flow/build.rs",
     "flow/claim.rs",

@@ -16,7 +16,7 @@ use streamlink_tests::{
     rtp::Sink,
 };
 
-/// Where the library was installed, once for all tests.
+/// Folder in which the library is installed, once for all tests.
 fn installed() -> &'static Path {
     static PREFIX: OnceLock<PathBuf> = OnceLock::new();
     PREFIX.get_or_init(|| {
@@ -105,7 +105,7 @@ fn examples(is_static: bool) -> &'static Path {
     })
 }
 
-/// What stands in a program's output behind some words, on the same line.
+/// Returns the text behind some words in a program's output, on the same line.
 fn said_after(peer: &Peer, words: &str) -> String {
     eventually(&format!("`{words}`: {}", peer.output()), || {
         let output = peer.output();

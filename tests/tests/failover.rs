@@ -156,7 +156,7 @@ fn kill_and_freeze(
     player.finish();
 }
 
-/// What was recorded can be decoded without a complaint, and its times go on.
+/// Checks that a recording can be decoded without a complaint, and that its times go on.
 fn check_recording(file: &Path, threshold: f64) {
     let frames = peer::decode(file);
     assert!(frames > 50, "{frames}");
@@ -164,8 +164,8 @@ fn check_recording(file: &Path, threshold: f64) {
     greatest_step(file, "a:0");
 }
 
-/// What was recorded of MPEG-TS: besides, the continuity counters go on. The recording was ended somewhere: the last
-/// picture, or the last piece of sound, is not looked at.
+/// Checks a recording of MPEG-TS in the same way, and that its continuity counters go on. The recording was ended
+/// somewhere: the last picture, or the last piece of sound, is not looked at.
 fn check_transport_stream(file: &Path) {
     let stream = fs::read(file).unwrap();
     check_continuity(&stream);

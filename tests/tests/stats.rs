@@ -205,7 +205,7 @@ fn rtmp_stats_count_media_without_readers() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What was interleaved with the talk of RTSP (RFC 2326 section 10.12): RTP packets, and their bytes.
+/// Number of RTP packets interleaved with RTSP messages (RFC 2326 section 10.12), and their bytes.
 fn interleaved(mut said: &[u8]) -> (u64, u64) {
     let (mut packets, mut bytes) = (0, 0);
     while !said.is_empty() {

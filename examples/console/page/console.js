@@ -308,12 +308,12 @@ function showProblem(problem, fields, summary) {
 const summaryOfErrors = () => el('div', { class: 'problem', role: 'alert', tabindex: '-1', hidden: true });
 
 /** Settings that are asked for at first sight; all others are behind a fold. */
-const USUAL = ['allow', 'max_players', 'latency', 'passphrase', 'pbkeylen', 'streamid', 'chunk_size', 'second', 'transport', 'iface', 'pt', 'ttl'];
+const USUAL = ['allow', 'max_players', 'latency', 'passphrase', 'pbkeylen', 'streamid', 'chunk_size', 'second', 'transport', 'pt', 'ttl'];
 /** Settings that have fields of their own, or belong to the address. */
 const APART = ['name', 'url', 'description', 'enabled', 'region', 'mode', 'relay', 'bind_key'];
 
 function settingField(setting, prefix, value) {
-  const unit = setting.unit ? ` (${setting.unit})` : '';
+  const unit = setting.unit && setting.unit !== 'peers' ? ` (${setting.unit})` : '';
   const label = { allow: 'Allowlist', max_players: 'Maximum number of peers', latency: 'Latency', passphrase: 'Passphrase', pbkeylen: 'Key length', streamid: 'Stream id', chunk_size: 'Chunk size', second: 'Second destination' }[setting.name] ?? setting.name;
   const usual = setting.default ? `usual: ${setting.default}` : 'usual';
   let choices = null;
@@ -632,7 +632,7 @@ function showFlows() {
 function showCreate() {
   const name = field({ label: 'Flow name', path: 'name', required: true });
   const bandwidth = field({ label: 'Maximum bandwidth', path: 'max_bandwidth', required: true, value: '20M', hint: 'Bit rate that the source may bring, as in 20M or 800k' });
-  const source = field({ label: 'Source name', path: 'sources[0].name', required: true, value: 'source' });
+  const source = field({ label: 'Source name', path: 'sources[0].name', required: true, value: 'main' });
   const chooser = endpointChooser(scopesOf('source'), 'sources[0].', {}, 'SRT listener source');
   const backupName = field({ label: 'Name of the second source', path: 'sources[1].name', required: true, value: 'backup' });
   const policies = [['Stay with the backup', 'stay'], ['Return to the first source', 'prefer'], ['Merge both (SMPTE ST 2022-7)', 'merge']];
@@ -750,7 +750,7 @@ function endpointFacts(direction, stats) {
     ['Latency', stats.latency_ms ? `${stats.latency_ms} ms` : null],
     ['Video', stats.video_frame_rate ? `${stats.video_frame_rate.toFixed(1)} frames/s` : null],
     ['Encrypted', stats.encrypted ? 'yes' : null],
-    ['Players', stats.players.length || null],
+    ['Players', stats.url && direction === 'output' ? stats.players.length : null],
     ['Reconnections', stats.reconnections || null],
   ];
 }
@@ -864,7 +864,7 @@ function chart(title) {
 function statisticsTab(current) {
   const charts = el('div', { class: 'charts' });
   const body = el('tbody', {});
-  const heads = ['Output', 'Player', 'Connected for', 'Sent', 'Lost', 'Round trip', ''];
+  const heads = ['Output', 'Peer', 'Connected for', 'Sent', 'Lost', 'Round trip', ''];
   const table = el('table', { class: 'cards' }, el('caption', { class: 'soft small' }, ''), el('thead', {}, el('tr', {}, heads.map((text) => (text ? el('th', { scope: 'col' }, text) : el('td', {}))))), body);
   const none = el('p', { class: 'soft' }, 'Nobody is connected.');
   const kick = (output, peer) => {
@@ -875,7 +875,7 @@ function statisticsTab(current) {
     return button;
   };
   return {
-    node: el('div', {}, charts, el('section', { class: 'card', 'aria-label': 'Connected players' }, el('h2', {}, 'Who is connected'), table, none)),
+    node: el('div', {}, charts, el('section', { class: 'card', 'aria-label': 'Connected peers' }, el('h2', {}, 'Who is connected'), table, none)),
     async update(flow) {
       const { series } = await api('GET', `${flowPath(flow.name)}/samples`);
       const shown = [];
@@ -886,10 +886,10 @@ function statisticsTab(current) {
         if (part.round_trip_ms.some(Boolean)) shown.push({ title: `${title}: round trip`, values: part.round_trip_ms, text: (value) => `${value.toFixed(1)} ms` });
       }
       keep(charts, shown, (item) => item.title, (item) => chart(item.title), (part, item) => part.update(item.values, item.text));
-      const players = flow.output_list.flatMap((output) => (output.statistics?.players ?? []).map((player) => ({ output: output.name, ...player })));
+      const players = flow.output_list.flatMap((output) => (output.statistics?.players ?? []).map((player) => ({ output: output.name, listens: Boolean(output.address), ...player })));
       keep(body, players, (player) => `${player.output} ${player.peer}`, (player) => {
         const cells = heads.map((label) => el('td', { 'data-label': label }));
-        if (operates()) cells[6].append(kick(player.output, player.peer));
+        if (operates() && player.listens) cells[6].append(kick(player.output, player.peer));
         return { node: el('tr', {}, cells), cells };
       }, ({ cells }, player) => {
         say(cells[0], player.output);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use streamlink_core::{EngineEvents, FlowEvent};
 use tokio::sync::broadcast;
@@ -19,6 +19,19 @@ const PER_FLOW: usize = 400;
 const IN_ALL: usize = 50_000;
 /// Maximum number of events that wait for the reader of a stream. A slower one is told how many it has missed.
 const STREAM: usize = 1024;
+/// Time for which events that repeat are counted, and told as one.
+const REPEAT: Duration = Duration::from_secs(60);
+/// Kinds of events that may come every second for as long as their cause lasts.
+const REPEATING: &[&str] = &[
+    "bandwidth_exceeded",
+    "output_lagging",
+    "output_oversized",
+    "peer_refused",
+    "timestamps_ahead",
+    "transport_error",
+];
+/// Members of events that tell one such cause from another.
+const CAUSES: &[&str] = &["event", "source", "output", "endpoint", "check", "reason"];
 /// Time between two writes of new events.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -51,6 +64,17 @@ struct Kept {
     new: Vec<u64>,
     /// Numbers of events that the store still holds.
     old: Vec<u64>,
+    /// Events that repeat, by their flows and causes.
+    repeats: HashMap<(String, String), Repeat>,
+}
+
+/// Event that repeats.
+#[derive(Debug)]
+struct Repeat {
+    since: Instant,
+    count: u64,
+    /// The last one, which was not recorded.
+    last: Option<(Map<String, Value>, String)>,
 }
 
 impl Kept {
@@ -63,16 +87,14 @@ impl Kept {
             self.events.remove(&id);
             self.old.push(id);
         }
-        if self.events.len() > IN_ALL {
-            if let Some((id, event)) = self.events.pop_first() {
-                self.old.push(id);
-                // The oldest event of all is the oldest of its flow.
-                if let Some(ids) = self.by_flow.get_mut(&event.flow) {
-                    ids.pop_front();
-                    if ids.is_empty() {
-                        self.by_flow.remove(&event.flow);
-                    }
-                }
+        let oldest = if self.events.len() > IN_ALL { self.events.pop_first() } else { None };
+        let Some((id, event)) = oldest else { return };
+        self.old.push(id);
+        // The oldest event of all is the oldest of its flow.
+        if let Some(ids) = self.by_flow.get_mut(&event.flow) {
+            ids.pop_front();
+            if ids.is_empty() {
+                self.by_flow.remove(&event.flow);
             }
         }
     }
@@ -126,7 +148,40 @@ impl History {
 
     fn take(&self, event: &FlowEvent) {
         let Ok(Value::Object(members)) = serde_json::to_value(event) else { return };
-        self.record(&event.flow, members, event.event.to_string());
+        let text = event.event.to_string();
+        if !members.get("event").and_then(Value::as_str).is_some_and(|kind| REPEATING.contains(&kind)) {
+            return self.record(&event.flow, members, text);
+        }
+        let cause = CAUSES.iter().filter_map(|name| members.get(*name)).map(Value::to_string).collect();
+        let key = (event.flow.clone(), cause);
+        {
+            let mut kept = self.kept();
+            if let Some(repeat) = kept.repeats.get_mut(&key) {
+                repeat.count += 1;
+                repeat.last = Some((members, text));
+                return;
+            }
+            kept.repeats.insert(key, Repeat { since: Instant::now(), count: 0, last: None });
+        }
+        self.record(&event.flow, members, text);
+    }
+
+    /// Records what has repeated, as one event for each cause and minute; all of it at the end.
+    fn tell_repeats(&self, is_end: bool) {
+        let mut due = Vec::new();
+        self.kept().repeats.retain(|(flow, _), repeat| {
+            if !is_end && repeat.since.elapsed() < REPEAT {
+                return true;
+            }
+            let Some((mut members, text)) = repeat.last.take() else { return false };
+            members.insert("repeated".into(), repeat.count.into());
+            due.push((flow.clone(), members, format!("{text}; {} such events in a minute", repeat.count)));
+            (repeat.since, repeat.count) = (Instant::now(), 0);
+            true
+        });
+        for (flow, members, text) in due {
+            self.record(&flow, members, text);
+        }
     }
 
     /// Returns the latest events of one flow or of all, the latest first, below the number `before`.
@@ -163,9 +218,13 @@ impl History {
                     Some(event) => self.take(&event),
                     None => break,
                 },
-                _ = flush.tick() => self.flush().await,
+                _ = flush.tick() => {
+                    self.tell_repeats(false);
+                    self.flush().await;
+                }
             }
         }
+        self.tell_repeats(true);
         self.flush().await;
     }
 
@@ -196,6 +255,31 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn events_that_repeat_are_told_once_a_minute() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::load(Arc::new(Store::open(folder.path()).unwrap())).unwrap();
+        let event = |source: &str| -> FlowEvent {
+            let event =
+                json!({ "flow": "f", "at_ms": 1, "event": "bandwidth_exceeded", "source": source, "packets": 2 });
+            serde_json::from_value(event).unwrap()
+        };
+        for _ in 0..10 {
+            history.take(&event("a"));
+            history.take(&event("b"));
+        }
+        history.tell_repeats(false);
+        assert_eq!(history.latest(Some("f"), u64::MAX, 100).len(), 2, "one for each source");
+        history.tell_repeats(true);
+        let events = history.latest(Some("f"), u64::MAX, 100);
+        assert_eq!(events.len(), 4);
+        assert_eq!(events[0].value["repeated"], 9);
+        assert!(
+            events[0].value["text"].as_str().unwrap().ends_with("2 packets; 9 such events in a minute"),
+            "{events:?}"
+        );
+    }
 
     #[tokio::test]
     async fn history_is_bounded_and_read_back() {

@@ -10,6 +10,7 @@ mod apply;
 mod document;
 mod flows;
 mod history;
+mod https;
 mod options;
 mod page;
 mod problem;
@@ -22,6 +23,7 @@ use api::Console;
 use clap::Parser;
 use flows::Flows;
 use history::History;
+use https::Https;
 use options::{Failure, Options, read};
 use samples::Samples;
 use std::{
@@ -33,7 +35,7 @@ use std::{
     },
 };
 use store::Store;
-use streamlink_core::Flow;
+use streamlink_core::{Engine, Flow};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -71,7 +73,9 @@ fn run(options: Options) -> Result<(), Failure> {
 }
 
 async fn console(options: Options) -> Result<(), Failure> {
-    let access = Access::load(options.password_file.as_deref(), options.host.clone(), options.behind_https)?;
+    let https = Https::load(&options)?;
+    let is_https = options.behind_https || https.is_some();
+    let access = Access::load(options.password_file.as_deref(), options.host.clone(), is_https)?;
     if let Some(address) = options.listen.iter().find(|address| !address.ip().is_loopback() && !access.has_operator()) {
         return Err(format!(
             "{address} is reached by other machines, so a password of the operator is needed: see --password-file"
@@ -97,10 +101,12 @@ async fn console(options: Options) -> Result<(), Failure> {
     };
     let (routes, connections) = (api::router(&console), server::connections());
     for listener in listeners {
-        println!("StreamLink console: http://{}", listener.local_addr()?);
-        tokio::spawn(server::serve(listener, routes.clone(), connections.clone()));
+        let scheme = if https.is_some() { "https" } else { "http" };
+        println!("StreamLink console: {scheme}://{}", listener.local_addr()?);
+        tokio::spawn(server::serve(listener, routes.clone(), connections.clone(), https.clone()));
     }
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hang_up = signal(SignalKind::hangup())?;
     let start = async {
         flows.start_all().await;
         if let Some(file) = &options.import {
@@ -116,13 +122,27 @@ async fn console(options: Options) -> Result<(), Failure> {
     console.is_ready.store(true, Ordering::Release);
     tokio::spawn(console.samples.clone().collect(engine.clone()));
     tokio::spawn(flows.retry());
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = hang_up.recv() => renew(&options, https.as_ref(), &engine),
+        }
     }
     engine.shutdown().await;
     // The last events are stored; the task ends with the engine.
     Ok(events.await?)
+}
+
+/// Reads the certificates again. Those that cannot be read stay as they were.
+fn renew(options: &Options, https: Option<&Https>, engine: &Engine) {
+    let page = https.map_or(Ok(()), |https| https.renew(options));
+    for result in [page, options.renew_tls_identity(engine)] {
+        if let Err(error) = result {
+            log::error!("a certificate stays as it was: {error}");
+        }
+    }
+    log::info!("the certificates were read again");
 }
 
 /// Creates the flows of a file whose names are not taken.
@@ -135,4 +155,15 @@ async fn import(flows: &Flows, file: &std::path::Path) -> Result<(), Failure> {
         created.map_err(|problem| format!("{}: flow `{name}`: {}", file.display(), problem.detail()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sample_flows_are_valid() {
+        let flows = Flow::list_from_json(include_str!("../flows.json")).unwrap();
+        assert_eq!(flows.len(), 2);
+    }
 }

@@ -41,6 +41,12 @@ pub(crate) struct Options {
     /// Host name under which the page is reached, beside those of loopback; may be given several times
     #[arg(long, value_name = "NAME", env = "STREAMLINK_CONSOLE_HOST", value_delimiter = ',')]
     pub(crate) host: Vec<String>,
+    /// File with the certificate chain, in PEM, of the page and the API, which then speak HTTPS; SIGHUP reads it again
+    #[arg(long, value_name = "FILE", env = "STREAMLINK_CONSOLE_HTTPS_CERT", requires = "https_key")]
+    pub(crate) https_cert: Option<PathBuf>,
+    /// File with the private key, in PEM, of --https-cert
+    #[arg(long, value_name = "FILE", env = "STREAMLINK_CONSOLE_HTTPS_KEY", requires = "https_cert")]
+    pub(crate) https_key: Option<PathBuf>,
     /// The page is reached over HTTPS, through a proxy: cookies are sent over HTTPS only
     #[arg(long, env = "STREAMLINK_CONSOLE_BEHIND_HTTPS")]
     pub(crate) behind_https: bool,
@@ -56,7 +62,7 @@ pub(crate) struct Options {
     /// Region from which outputs can send: a local address, or an interface; may be given several times
     #[arg(long, value_name = "NAME=ADDRESS|IFACE", value_parser = region)]
     region: Vec<(String, RegionEgress)>,
-    /// File with the certificate chain, in PEM, of sources and outputs that listen with TLS
+    /// File with the certificate chain, in PEM, of sources and outputs that listen with TLS; SIGHUP reads it again
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// File with the private key, in PEM, of --tls-cert
@@ -105,6 +111,22 @@ impl Options {
         self.region.iter().map(|(name, _)| name.clone()).collect()
     }
 
+    /// Reads the certificate chain and the key of sources and outputs that listen with TLS.
+    fn tls_identity(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Failure> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificates), Some(key)) => Ok(Some((read(certificates)?, read(key)?))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Gives the engine the certificate chain and the key as they are in their files now.
+    pub(crate) fn renew_tls_identity(&self, engine: &Engine) -> Result<(), Failure> {
+        if let Some((certificates, key)) = self.tls_identity()? {
+            engine.set_tls_identity(&certificates, &key)?;
+        }
+        Ok(())
+    }
+
     /// Creates the engine, with a runtime of its own: what the page asks for does not take threads from the media.
     pub(crate) fn engine(&self) -> Result<Engine, Failure> {
         let mut builder = Engine::builder().peer_limits(PeerLimits::new().connections(self.peer_connections));
@@ -114,8 +136,8 @@ impl Options {
         for (name, egress) in &self.region {
             builder = builder.region(name, egress.clone());
         }
-        if let (Some(certificates), Some(key)) = (&self.tls_cert, &self.tls_key) {
-            builder = builder.tls_identity(&read(certificates)?, &read(key)?)?;
+        if let Some((certificates, key)) = self.tls_identity()? {
+            builder = builder.tls_identity(&certificates, &key)?;
         }
         let mut roots = Vec::new();
         for file in &self.trust {

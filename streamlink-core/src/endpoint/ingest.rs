@@ -10,7 +10,7 @@ use crate::{
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
     },
-    router::{Admission, GopSegmenter, Limiter, MediaBatch, Preamble, Ring, State, Totals},
+    router::{GopSegmenter, Limiter, MediaBatch, Preamble, RateCheck, Ring, State, Totals},
     time::Throttle,
 };
 use bytes::Bytes;
@@ -147,7 +147,7 @@ impl Ingest {
 
     /// Decides about a packet of this size by the bandwidth limit.
     pub(super) fn admit(&mut self, now: Instant, bytes: usize) -> Verdict {
-        if self.limiter.admit(now, bytes) == Admission::Within {
+        if self.limiter.admit(now, bytes) == RateCheck::Within {
             return Verdict::Pass;
         }
         self.above_untold += 1;

@@ -298,6 +298,24 @@ impl FlowHandle {
     }
 
     /// Returns a snapshot of the counters, without stopping the data path.
+    /// ```
+    /// use streamlink_core::{Bitrate, Engine, Flow, Output, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::new()?;
+    /// # let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    /// #     .source(Source::rtp("venue", "127.0.0.1:0"))
+    /// #     .output(Output::rtp("studio", "127.0.0.1:5004"))
+    /// #     .build()?;
+    /// # let running = engine.block_on(engine.start(flow))?;
+    /// let stats = running.stats();
+    /// for endpoint in stats.sources.iter().chain(&stats.outputs) {
+    ///     println!("{} ({}): {:?}, {} packets", endpoint.name, endpoint.protocol, endpoint.state, endpoint.packets);
+    /// }
+    /// print!("{}", engine.metrics()); // the same of all flows, as OpenMetrics text
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> FlowStats {
         self.0.running.stats()
     }
@@ -375,6 +393,22 @@ impl FlowHandle {
     ///
     /// # Errors
     /// When there is no such output, or a new value is wrong; nothing is then changed.
+    /// ```
+    /// use streamlink_core::{Applied, Bitrate, Engine, Flow, Output, OutputEdit, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::new()?;
+    /// # let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    /// #     .source(Source::srt_listener("venue", "127.0.0.1:0"))
+    /// #     .output(Output::srt_listener("partner", "127.0.0.1:0"))
+    /// #     .build()?;
+    /// # let running = engine.block_on(engine.start(flow))?;
+    /// // Players at other addresses are disconnected; the rest stay connected.
+    /// let edit = OutputEdit::new().allow("203.0.113.0/24".parse()?).max_players(4);
+    /// assert_eq!(running.edit_output("partner", edit)?, Applied::InPlace);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<Applied, Error> {
         self.0.running.edit_output(name, edit)
     }
@@ -399,6 +433,22 @@ impl FlowHandle {
     /// # Errors
     /// When it is not valid for this flow, the flow has 16 sources already, its name is taken, its backups are cold and
     /// it is no caller, or its sockets cannot be opened.
+    /// ```
+    /// use streamlink_core::{Bitrate, Engine, Flow, Output, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::new()?;
+    /// # let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    /// #     .source(Source::srt_listener("venue", "127.0.0.1:0"))
+    /// #     .output(Output::srt_listener("partner", "127.0.0.1:0"))
+    /// #     .build()?;
+    /// # let running = engine.block_on(engine.start(flow))?;
+    /// engine.block_on(running.add_source(Source::srt_caller("backup", "198.51.100.7:9000")))?;
+    /// running.switch_to("backup")?;
+    /// assert_eq!(running.stats().sources.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn add_source(&self, source: impl Into<Source>) -> Result<(), Error> {
         let (running, source) = (self.0.running.clone(), source.into());
         self.on_runtime(|caller| async move { running.add_source(source, &caller).await }).await

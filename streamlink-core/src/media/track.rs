@@ -48,7 +48,7 @@ pub(crate) fn bits_per_second(bytes: u64, time: Duration) -> u64 {
 pub enum LeftOut {
     /// RTMP has no carriage for its codec.
     NoCarriage,
-    /// Its packets are scrambled.
+    /// The packets of the stream are scrambled.
     Scrambled,
     /// Part of a program that is not chosen.
     OtherProgram,

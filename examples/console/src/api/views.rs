@@ -47,7 +47,7 @@ pub(super) struct FlowSummary {
     outputs_connected: usize,
     /// Number of outputs that have failed, or are retrying after an error.
     outputs_failing: usize,
-    /// Number of players of all outputs.
+    /// Number of players of all outputs that listen.
     players: usize,
     /// Rate of the source that feeds the flow, in bits per second.
     bit_rate: u64,
@@ -166,7 +166,8 @@ impl FlowSummary {
             outputs: endpoints(document, Direction::Output).len(),
             outputs_connected: outputs.iter().filter(is_connected).count(),
             outputs_failing: outputs.iter().filter(is_failing).count(),
-            players: outputs.iter().map(|output| output.players.len()).sum(),
+            // A caller lists its destinations there, which are no players.
+            players: outputs.iter().filter(|output| output.url.is_some()).map(|output| output.players.len()).sum(),
             // Of a merge, each source carries the flow; the fastest is the one that counts.
             bit_rate: sources.iter().filter(|source| source.active).map(|s| s.bit_rate.as_bps()).max().unwrap_or(0),
             output_bit_rate: outputs.iter().map(|output| output.bit_rate.as_bps()).sum(),

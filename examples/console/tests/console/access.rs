@@ -152,3 +152,58 @@ fn logins_that_fail_have_to_wait() {
     let answer = console.post("/api/v1/session", &json!({ "password": "operate" }));
     assert_eq!((answer.status, answer.header("retry-after")), (429, "60"));
 }
+
+/// Asks over TLS, and returns the certificate of the console and its answer.
+fn ask_over_tls(port: u16, certificate: &std::path::Path) -> Result<String, String> {
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sS", "-i", "--max-time", "20", "--cacert", certificate.to_str().unwrap()]);
+    curl.args(["-H", "Authorization: Bearer operate", &format!("https://localhost:{port}/api/v1/flows")]);
+    let output = curl.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[test]
+fn console_speaks_https_and_renews_its_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let write = |copy: &str| {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        for name in ["certificate.pem", copy] {
+            std::fs::write(file(name), made.cert.pem()).unwrap();
+        }
+        std::fs::write(file("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    };
+    write("first.pem");
+    let passwords = passwords();
+    let port = streamlink_tests::rig::free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let store = file("store");
+    let console = Peer::start(
+        env!("CARGO_BIN_EXE_streamlink-console"),
+        &[
+            "--listen",
+            &listen,
+            "--data",
+            store.to_str().unwrap(),
+            "--password-file",
+            passwords.path().to_str().unwrap(),
+            "--https-cert",
+            file("certificate.pem").to_str().unwrap(),
+            "--https-key",
+            file("key.pem").to_str().unwrap(),
+        ],
+    );
+    console.wait_for("StreamLink console: https://127.0.0.1:");
+    let answer = streamlink_tests::eventually("an answer", || ask_over_tls(port, &file("first.pem")).ok());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    write("second.pem");
+    console.signal(1);
+    streamlink_tests::eventually("the new certificate", || ask_over_tls(port, &file("second.pem")).ok());
+    assert!(ask_over_tls(port, &file("first.pem")).unwrap_err().contains("certificate"));
+    // A key that belongs to another certificate changes nothing.
+    std::fs::copy(file("first.pem"), file("certificate.pem")).unwrap();
+    console.signal(1);
+    console.wait_for("a certificate stays as it was");
+    ask_over_tls(port, &file("second.pem")).unwrap();
+}

@@ -15,7 +15,24 @@ impl Document {
     fn new(console: &Console) -> Self {
         let document = console.get("/api/v1/openapi.json").of(200);
         assert_eq!(document["openapi"], "3.1.0");
-        Self { document, seen: BTreeSet::new() }
+        let document = Self { document, seen: BTreeSet::new() };
+        // The schemas tell right from wrong.
+        let schema = json!({ "$ref": "#/components/schemas/FlowList" });
+        assert!(document.validator(&schema).is_valid(&json!({ "flows": [] })));
+        for wrong in [json!({}), json!({ "flows": 7 }), json!({ "flows": [{ "name": "f" }] })] {
+            assert!(!document.validator(&schema).is_valid(&wrong), "{wrong}");
+        }
+        document
+    }
+
+    /// Returns the validator of a schema, whose references lead into the document.
+    fn validator(&self, schema: &Value) -> jsonschema::Validator {
+        let mut document = self.document.clone();
+        document["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+        for (name, part) in schema.as_object().unwrap() {
+            document[name] = part.clone();
+        }
+        jsonschema::validator_for(&document).unwrap()
     }
 
     /// Checks that an answer is one that the document has, and that its body is as the document says.
@@ -38,13 +55,7 @@ impl Document {
         if !kind.contains("json") {
             return;
         }
-        // References of the schema lead into the document.
-        let mut schema = self.document.clone();
-        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
-        for (name, part) in content["schema"].as_object().unwrap() {
-            schema[name] = part.clone();
-        }
-        let validator = jsonschema::validator_for(&schema).unwrap();
+        let validator = self.validator(&content["schema"]);
         let body = answer.json();
         let errors: Vec<String> =
             validator.iter_errors(&body).map(|error| format!("{}: {error}", error.instance_path)).collect();
@@ -276,6 +287,17 @@ fn flow_carries_media_and_its_events_and_metrics_tell() {
     assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));
     assert!(metrics.text.ends_with("# EOF\n") && metrics.text.contains("streamlink_console_flows{enabled=\"true\"} 1"));
     assert!(metrics.text.contains("streamlink_bytes_total{"), "{}", metrics.text);
+    // The dashboard asks for metrics that there are.
+    let dashboard = std::fs::read_to_string(streamlink_tests::root().join("docs/grafana.json")).unwrap();
+    let names: BTreeSet<&str> = dashboard
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("streamlink_"))
+        .map(|word| word.trim_end_matches("_total"))
+        .collect();
+    assert!(names.len() > 10);
+    for name in names {
+        assert!(metrics.text.contains(&format!("# TYPE {name} ")), "{name}");
+    }
     let samples = eventually("samples", || {
         let samples = console.get("/api/v1/flows/f/samples").of(200);
         (samples["series"][0]["bit_rate"].as_array()?.len() >= 2).then_some(samples)

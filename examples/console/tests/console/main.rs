@@ -8,6 +8,7 @@ mod access;
 mod api;
 mod browser;
 mod durability;
+mod hostile;
 mod load;
 mod page;
 mod support;

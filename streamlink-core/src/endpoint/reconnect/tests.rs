@@ -22,7 +22,7 @@ struct Scripted {
 }
 
 impl Caller for Scripted {
-    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+    async fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> Outcome {
         self.started.lock().unwrap().push(now());
         let Some(step) = self.steps.pop_front() else {
             self.stop.cancel();

@@ -4,7 +4,7 @@
 use super::{
     super::{
         LossReason, Resolver,
-        reconnect::Connection,
+        reconnect::ConnectionAttempt,
         resolver::{Target, unreachable},
         tcp::{End, write_all},
     },
@@ -62,7 +62,7 @@ enum Answer {
 
 impl Destination<'_> {
     /// Connects, and follows redirects and challenges, up to a server's consent.
-    pub(super) async fn connect(&self, connection: &mut Connection<'_>) -> Result<ConnectedClient, End> {
+    pub(super) async fn connect(&self, connection: &mut ConnectionAttempt<'_>) -> Result<ConnectedClient, End> {
         let mut address = self.address.clone();
         let mut key = self.key.map(|key| key.secret().clone()).unwrap_or_default();
         let mut authentication = address.credentials.as_ref().map(authentication);

@@ -14,7 +14,7 @@ use crate::{
         },
         listener::Admission,
         listener_egress, local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
+        tcp::{PlayerLimits, Port, Route, RouteMedia, open_port},
     },
     error::Error,
     flow::{
@@ -68,7 +68,7 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
         let route = Route {
             mount: Mount { app: settings.app, key },
             admission: Admission::of_source(&context),
-            end: RouteEnd::Source(context),
+            media: RouteMedia::Source(context),
         };
         StartedSource { input_address, drive: SourceDrive::Listener(port.add(route)) }
     }
@@ -98,7 +98,7 @@ impl OpenOutput for OpenServer<RtmpPlayServer> {
         let route = Route {
             mount: Mount { app: settings.app, key },
             admission: Admission::of_output(&settings.listen, status, &flow.events),
-            end: RouteEnd::Output(flow.ring.clone(), limits),
+            media: RouteMedia::Output(flow.ring.clone(), limits),
         };
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(port.add(route))) }
     }

@@ -4,8 +4,8 @@ use super::{
     super::{
         AccessRequest, LossReason, RefusalReason, SourceContext,
         tcp::{
-            End, HANDSHAKE_TIMEOUT, OpenEnd, OpenRoute, PendingConnection, Player, PlayerLimits, PortState, SendQueue,
-            SendSession, Service, WritePacing, close_with, send, write_all,
+            End, HANDSHAKE_TIMEOUT, OpenMedia, OpenRoute, PendingConnection, Player, PlayerLimits, PortState,
+            SendQueue, SendSession, Service, WritePacing, close_with, send, write_all,
         },
     },
     inbound::SourceSlot,
@@ -170,8 +170,8 @@ async fn serve_stream(
         return None;
     }
     log_handshake(|| format!("RTMP {peer} is let in to `{}`", route.status().name()));
-    let next = match &route.end {
-        OpenEnd::Source(_) => {
+    let next = match &route.media {
+        OpenMedia::Source(_) => {
             if route.may_publish(now) {
                 route.source_is_free().await;
             }
@@ -203,7 +203,7 @@ async fn serve_stream(
                 }
             }
         }
-        OpenEnd::Output(ring, terms) => {
+        OpenMedia::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
                 route.admission.refuse(peer, RefusalReason::TooManyPeers, "", now);
                 greeted.turn_away(peer, Refusal::Denied).await;

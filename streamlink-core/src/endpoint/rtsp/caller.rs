@@ -3,7 +3,7 @@
 use super::{
     super::{
         EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status, TlsIdentity,
-        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        reconnect::{Caller, ConnectionAttempt, ConnectionCount, Outcome, ReconnectLoop},
         resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
@@ -103,7 +103,7 @@ struct RunningClient {
 }
 
 impl Caller for RunningClient {
-    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+    async fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> Outcome {
         let is_auto = self.client.transport == RtspTransport::Auto;
         // After a loss, the configured address is asked again.
         let address = self.redirected.take().unwrap_or_else(|| self.client.address());
@@ -229,7 +229,7 @@ impl RtspClient {
         &self,
         address: &ServerAddress,
         udp: bool,
-        connection: &mut Connection<'_>,
+        connection: &mut ConnectionAttempt<'_>,
     ) -> Result<ConnectedClient, Failed> {
         let role = match &self.direction {
             Direction::Play(_) => ClientRole::Play,

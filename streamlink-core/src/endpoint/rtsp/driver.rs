@@ -14,7 +14,7 @@ use crate::{
         },
         listener::Admission,
         listener_egress, local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
+        tcp::{PlayerLimits, Port, Route, RouteMedia, open_port},
     },
     error::Error,
     flow::{DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions, rtsp_url},
@@ -81,7 +81,7 @@ impl OpenSource for OpenServer {
         let route = Route {
             mount: self.mount(&flow.presentation),
             admission: Admission::of_source(&context),
-            end: RouteEnd::Source(context),
+            media: RouteMedia::Source(context),
         };
         StartedSource { input_address, drive: SourceDrive::Listener(self.port.add(route)) }
     }
@@ -110,7 +110,7 @@ impl OpenOutput for OpenServer {
         let route = Route {
             mount: self.mount(&flow.presentation),
             admission: Admission::of_output(&self.settings.listen, status, &flow.events),
-            end: RouteEnd::Output(flow.ring.clone(), limits),
+            media: RouteMedia::Output(flow.ring.clone(), limits),
         };
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(self.port.add(route))) }
     }

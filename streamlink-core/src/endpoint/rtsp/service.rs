@@ -10,7 +10,7 @@ use super::{
 use crate::{
     endpoint::{
         AccessRequest, LossReason, RefusalReason, SourceContext,
-        tcp::{End, HANDSHAKE_TIMEOUT, OpenEnd, PendingConnection, PortState, Service},
+        tcp::{End, HANDSHAKE_TIMEOUT, OpenMedia, PendingConnection, PortState, Service},
     },
     flow::RtspTransport,
     proto::rtsp::{Request, ServerSession, SetUp, Status, User},
@@ -125,8 +125,8 @@ async fn serve(port: &PortState<Rtsp>, mut client: Box<ClientConnection>, reques
         return client.turn_away(status_of_code(code)).await;
     }
     let place = client.place.take().filter(|place| Arc::ptr_eq(place.route(), &route));
-    match (&route.end, presentation) {
-        (OpenEnd::Source(_), Some(presentation)) => {
+    match (&route.media, presentation) {
+        (OpenMedia::Source(_), Some(presentation)) => {
             let place = match place {
                 Some(ReservedPlace::Publisher(place)) => Some(place),
                 _ => PublisherPlace::take(&route),
@@ -145,7 +145,7 @@ async fn serve(port: &PortState<Rtsp>, mut client: Box<ClientConnection>, reques
                 }
             }
         }
-        (OpenEnd::Output(ring, terms), None) => {
+        (OpenMedia::Output(ring, terms), None) => {
             let known = route.mount.presentation.current();
             let entered = match place {
                 Some(ReservedPlace::Player(_, place)) => Some(route.enter_reserved(place, peer, now)),

@@ -5,7 +5,7 @@ use super::{
         EventSink, LossReason, Resolver, SourceContext, Status,
         ingest::{Ingest, Verdict},
         lagging::{LagReport, Unsent},
-        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        reconnect::{Caller, ConnectionAttempt, ConnectionCount, Outcome, ReconnectLoop},
         resolver::{Target, unreachable},
         sleep_until,
     },
@@ -47,7 +47,7 @@ pub(crate) enum Direction {
 
 /// Caller that is ready to run.
 #[derive(Debug)]
-pub(crate) struct SrtCaller {
+pub(crate) struct SrtClient {
     pub(crate) remote: HostPort,
     /// Further addresses of the peer: the caller is a group with a member for each.
     pub(crate) nodes: Vec<HostPort>,
@@ -66,7 +66,7 @@ pub(crate) struct SrtCaller {
     pub(crate) direction: Direction,
 }
 
-impl SrtCaller {
+impl SrtClient {
     /// Runs until the caller is stopped.
     pub(crate) async fn run(self) {
         let ingest = match &self.direction {
@@ -109,7 +109,7 @@ impl SrtCaller {
 
     /// Makes one attempt to connect. The addresses of the host are tried one after the other, and share the connect
     /// timeout: two handshakes at once could leave a connection behind that keeps the stream occupied.
-    async fn call(&self, connection: &mut Connection<'_>) -> Result<Session, Outcome> {
+    async fn call(&self, connection: &mut ConnectionAttempt<'_>) -> Result<ConnectedClient, Outcome> {
         let deadline = Instant::now() + self.connect_timeout;
         let target = Target {
             resolver: &self.resolver,
@@ -125,7 +125,7 @@ impl SrtCaller {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = u32::try_from(others + 1).map_or(left, |count| left / count);
             match self.call_address(peer, share, others > 0).await {
-                Ok(session) => return Ok(session),
+                Ok(client) => return Ok(client),
                 Err(Failed::Rejected(rejection)) => {
                     connection.reached(peer);
                     return Err(Outcome::Lost(refused(rejection, self.stream_id.as_deref())));
@@ -136,7 +136,12 @@ impl SrtCaller {
         Err(Outcome::Lost(unreachable(&failures)))
     }
 
-    async fn call_address(&self, peer: SocketAddr, timeout: Duration, has_others: bool) -> Result<Session, Failed> {
+    async fn call_address(
+        &self,
+        peer: SocketAddr,
+        timeout: Duration,
+        has_others: bool,
+    ) -> Result<ConnectedClient, Failed> {
         let socket = UdpSocket::sending(peer, &socket_options(&self.egress))?;
         let id = self.fresh_id();
         let local = Local { id, start: Instant::now(), random: self.random.clone() };
@@ -146,11 +151,11 @@ impl SrtCaller {
             format!("`{name}` asks {peer} for an SRT connection as socket {id}: {asked}")
         });
         let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), timeout);
-        let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
-        session.peer = peer;
+        let mut client = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
+        client.peer = peer;
         let rates = self.rates.now();
-        session.io.connection.set_rates(rates.buffer, rates.pacing);
-        Ok(session)
+        client.io.connection.set_rates(rates.buffer, rates.pacing);
+        Ok(client)
     }
 }
 
@@ -188,14 +193,14 @@ impl From<io::Error> for Failed {
 
 /// A running caller, with the state that it keeps from one connection to the next.
 struct RunningCaller {
-    caller: SrtCaller,
+    caller: SrtClient,
     /// Path of the media into the flow; `None` for an output.
     ingest: Option<Ingest>,
     lag: LagReport,
 }
 
 impl Caller for RunningCaller {
-    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+    async fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> Outcome {
         let Self { caller, ingest, lag } = self;
         if let Some(rates) = caller.rates.changed() {
             rates.apply(&mut caller.terms);
@@ -207,21 +212,21 @@ impl Caller for RunningCaller {
             () = caller.stop.cancelled() => return Outcome::Stopped,
             called = caller.call(connection) => called,
         };
-        let mut session = match called {
-            Ok(session) => session,
+        let mut client = match called {
+            Ok(client) => client,
             Err(outcome) => return outcome,
         };
         if ingest.is_none() {
-            session.io.connection.send_only(); // the peer of an output sends no media
+            client.io.connection.send_only(); // the peer of an output sends no media
         }
         caller.skip_to_now();
-        let is_encrypted = session.io.connection.stats().encrypted;
+        let is_encrypted = client.io.connection.stats().encrypted;
         caller.status.counters.encrypted.set(u64::from(is_encrypted));
-        connection.up(session.peer);
+        connection.up(client.peer);
         if let Some(ingest) = ingest {
-            ingest.await_media(Instant::now() + session.io.connection.stats().latency);
+            ingest.await_media(Instant::now() + client.io.connection.stats().latency);
         }
-        session.run(caller, ingest.as_mut(), lag).await
+        client.run(caller, ingest.as_mut(), lag).await
     }
 
     fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
@@ -243,7 +248,7 @@ async fn shake_hands(
     id: u32,
     rate: u64,
     has_others: bool,
-) -> Result<Session, Failed> {
+) -> Result<ConnectedClient, Failed> {
     let mut memory = Receiver::new(rate);
     let mut sender = Sender::new(&socket);
     let mut inbox = Vec::new();
@@ -281,9 +286,9 @@ async fn shake_hands(
         match progress {
             Progress::Calling => {}
             Progress::Connected(connection) => {
-                let peer = socket.local_addr(); // placeholder, replaced by `SrtCaller::call`
+                let peer = socket.local_addr(); // placeholder, replaced by `SrtClient::call`
                 let io = ConnectionIo::new(*connection, &socket, None);
-                return Ok(Session { io, socket, memory, peer });
+                return Ok(ConnectedClient { io, socket, memory, peer });
             }
             Progress::Rejected(rejection) => return Err(Failed::Rejected(rejection)),
             Progress::TimedOut => {
@@ -309,15 +314,15 @@ pub(super) fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReas
 }
 
 /// Established connection with its socket.
-struct Session {
+struct ConnectedClient {
     io: ConnectionIo,
     socket: UdpSocket,
     memory: Receiver,
     peer: SocketAddr,
 }
 
-impl Session {
-    async fn run(&mut self, call: &mut SrtCaller, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
+impl ConnectedClient {
+    async fn run(&mut self, call: &mut SrtClient, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();

@@ -8,11 +8,11 @@ use super::{
         backoff::Backoff,
         ingest::{Ingest, Verdict},
         lagging::LagReport,
-        reconnect::{Connection as Attempt, Outcome},
+        reconnect::{ConnectionAttempt, Outcome},
         resolver::Target,
         sleep_until,
     },
-    caller::{Direction, MAX_BATCH, STATS_INTERVAL, SrtCaller, ready, refused, socket_options},
+    caller::{Direction, MAX_BATCH, STATS_INTERVAL, SrtClient, ready, refused, socket_options},
     connection_io::ConnectionIo,
     groups::member_stats,
     route::settle,
@@ -146,10 +146,10 @@ struct GroupSession {
 
 /// Makes one attempt at a group, and runs it until its last member is lost.
 pub(super) async fn run(
-    call: &mut SrtCaller,
+    call: &mut SrtClient,
     mut ingest: Option<&mut Ingest>,
     lag: &mut LagReport,
-    attempt: &mut Attempt<'_>,
+    attempt: &mut ConnectionAttempt<'_>,
 ) -> Outcome {
     let mut session = GroupSession::new(call, Instant::now());
     let mut inbox: Vec<(usize, Received)> = Vec::new();
@@ -202,7 +202,7 @@ pub(super) async fn run(
 }
 
 impl GroupSession {
-    fn new(call: &SrtCaller, now: Instant) -> Self {
+    fn new(call: &SrtClient, now: Instant) -> Self {
         let mut hosts = vec![call.remote.clone()];
         hosts.extend(call.nodes.iter().filter(|node| **node != call.remote).cloned());
         let member = |host| Member {
@@ -228,7 +228,7 @@ impl GroupSession {
     }
 
     /// Begins to call the members that are due.
-    fn begin_attempts(&mut self, call: &SrtCaller, now: Instant) {
+    fn begin_attempts(&mut self, call: &SrtClient, now: Instant) {
         for (at, member) in self.members.iter_mut().enumerate() {
             if !matches!(member.state, MemberState::Waiting(due) if due <= now) {
                 continue;
@@ -244,7 +244,7 @@ impl GroupSession {
     }
 
     /// Calls a member whose addresses are known.
-    fn call(&mut self, at: usize, addresses: Result<Vec<SocketAddr>, LossReason>, call: &SrtCaller, now: Instant) {
+    fn call(&mut self, at: usize, addresses: Result<Vec<SocketAddr>, LossReason>, call: &SrtClient, now: Instant) {
         let Some(member) = self.members.get_mut(at) else { return };
         let attempt = member.attempts;
         member.attempts = attempt.wrapping_add(1);
@@ -274,9 +274,9 @@ impl GroupSession {
         &mut self,
         at: usize,
         datagram: &Received,
-        call: &mut SrtCaller,
+        call: &mut SrtClient,
         ingest: Option<&mut Ingest>,
-        attempt: &mut Attempt<'_>,
+        attempt: &mut ConnectionAttempt<'_>,
         now: Instant,
     ) {
         let Some(member) = self.members.get_mut(at) else { return };
@@ -307,9 +307,9 @@ impl GroupSession {
         &mut self,
         at: usize,
         mut connection: Connection,
-        call: &mut SrtCaller,
+        call: &mut SrtClient,
         ingest: Option<&mut Ingest>,
-        attempt: &mut Attempt<'_>,
+        attempt: &mut ConnectionAttempt<'_>,
         now: Instant,
     ) {
         let theirs = connection.peer_group();
@@ -355,7 +355,7 @@ impl GroupSession {
     }
 
     /// Records the loss of a member, or a failed attempt at it. It is called again after a delay.
-    fn fail(&mut self, at: usize, reason: LossReason, peer: Option<SocketAddr>, call: &SrtCaller, now: Instant) {
+    fn fail(&mut self, at: usize, reason: LossReason, peer: Option<SocketAddr>, call: &SrtClient, now: Instant) {
         let others = self.members.iter().enumerate().any(|(i, member)| i != at && member.connection().is_some());
         let is_source = matches!(call.direction, Direction::Receive(_));
         let Some(member) = self.members.get_mut(at) else { return };
@@ -391,7 +391,7 @@ impl GroupSession {
         none_up && self.last_failure.is_some() && (self.was_up || all_failed)
     }
 
-    fn apply_rates(&mut self, call: &mut SrtCaller) {
+    fn apply_rates(&mut self, call: &mut SrtClient) {
         let Some(rates) = call.rates.changed() else { return };
         rates.apply(&mut call.terms);
         for up in self.members.iter_mut().filter_map(Member::up) {
@@ -401,7 +401,7 @@ impl GroupSession {
     }
 
     /// Queues the new media of an output on all members that are up.
-    fn push_media(&mut self, call: &mut SrtCaller, lag: &mut LagReport, now: Instant) {
+    fn push_media(&mut self, call: &mut SrtClient, lag: &mut LagReport, now: Instant) {
         let Direction::Send(reader) = &mut call.direction else { return };
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let lost = reader.read(&mut window);
@@ -429,7 +429,7 @@ impl GroupSession {
 
     /// Runs the timers of all members, and hands received payloads to the flow. Returns the reason if the group has to
     /// end.
-    fn attend(&mut self, call: &SrtCaller, ingest: Option<&mut Ingest>, now: Instant) -> Option<LossReason> {
+    fn attend(&mut self, call: &SrtClient, ingest: Option<&mut Ingest>, now: Instant) -> Option<LossReason> {
         for at in 0..self.members.len() {
             let Some(member) = self.members.get_mut(at) else { break };
             match &mut member.state {
@@ -514,7 +514,7 @@ impl GroupSession {
     }
 
     /// Adds the statistics of a member since the last call to the counters.
-    fn settle_member(&mut self, at: usize, call: &SrtCaller, now: Instant) {
+    fn settle_member(&mut self, at: usize, call: &SrtClient, now: Instant) {
         let Some(up) = self.members.get_mut(at).and_then(Member::up) else { return };
         let mut stats = up.io.connection.stats();
         let is_source = matches!(call.direction, Direction::Receive(_));
@@ -531,7 +531,7 @@ impl GroupSession {
         counters.buffered_us.set(micros(shown.buffered));
     }
 
-    fn statistics(&mut self, call: &SrtCaller, is_source: bool, now: Instant) {
+    fn statistics(&mut self, call: &SrtClient, is_source: bool, now: Instant) {
         for at in 0..self.members.len() {
             self.settle_member(at, call, now);
         }

@@ -9,7 +9,7 @@ use super::{
         Event, LossReason, RefusalReason,
         listener::{HasAdmission, RouteId},
     },
-    attempts::{Attempt, Kind, Outcome, Resumable, Work},
+    attempts::{Attempt, Resumable, Work, WorkKind, WorkOutcome},
     connected_caller::ConnectedCaller,
     connection_io::ConnectionIo,
     route::OpenRoute,
@@ -265,13 +265,13 @@ impl PortTask {
     }
 
     /// Continues an attempt after one piece of its work is done.
-    pub(super) fn decide(&mut self, (id, kind, outcome): (u64, Kind, Outcome), now: Instant) {
+    pub(super) fn decide(&mut self, (id, kind, outcome): (u64, WorkKind, WorkOutcome), now: Instant) {
         let Some(mut resumable) = self.attempts.done(id, kind) else { return };
         let attempt = resumable.attempt();
         let (route, peer, request) = (attempt.route, attempt.peer, attempt.request.clone());
         let result = match outcome {
-            Outcome::Failed => Err(Rejection::INTERNAL),
-            Outcome::Asked(Err(code)) => {
+            WorkOutcome::Failed => Err(Rejection::INTERNAL),
+            WorkOutcome::Asked(Err(code)) => {
                 return self.refuse_with(
                     &[route],
                     &request,
@@ -281,11 +281,11 @@ impl PortTask {
                     now,
                 );
             }
-            Outcome::Asked(Ok(passphrase)) => {
+            WorkOutcome::Asked(Ok(passphrase)) => {
                 attempt.passphrase = passphrase;
                 self.after_asking(resumable, now)
             }
-            Outcome::Derived(wrapping) => self.admit(resumable.decided(), Some(wrapping), now),
+            WorkOutcome::Derived(wrapping) => self.admit(resumable.decided(), Some(wrapping), now),
         };
         if let Err(rejection) = result {
             self.refuse(&[route], &request, peer, rejection, now);
@@ -306,13 +306,13 @@ impl PortTask {
     pub(super) fn give_up_overdue(&mut self, now: Instant) {
         while let Some((attempt, kind)) = self.attempts.take_overdue(now) {
             let rejection = match kind {
-                Kind::Ask => {
+                WorkKind::Ask => {
                     if let Some(gate) = &self.access {
                         gate.log_unanswered(now);
                     }
                     Rejection::INTERNAL
                 }
-                Kind::Derive => Rejection::RESOURCE,
+                WorkKind::Derive => Rejection::RESOURCE,
             };
             self.refuse(&[attempt.route], &attempt.request, attempt.peer, rejection, now);
         }
@@ -406,7 +406,7 @@ fn rejection_detail(rejection: Rejection, request: &Handshake) -> String {
 }
 
 fn derive(derivation: KeyDerivation) -> Work {
-    Work::Derive(Box::new(move || Outcome::Derived(derivation.run())))
+    Work::Derive(Box::new(move || WorkOutcome::Derived(derivation.run())))
 }
 
 /// Generates an unused socket id. It is never 0, which is the destination of handshakes.

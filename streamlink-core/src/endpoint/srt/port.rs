@@ -122,7 +122,7 @@ mod tests {
         super::{
             super::{Event, EventSink, FlowBandwidth, LossReason, Status, listener::Admission},
             rates::FlowRates,
-            route::RouteEnd,
+            route::RouteMedia,
         },
         *,
     };
@@ -142,7 +142,7 @@ mod tests {
             terms: Terms::default(),
             rates: FlowRates::new(&SrtOptions::default(), FlowBandwidth::fixed(Bitrate::mbps(20))),
             dscp: None,
-            end: RouteEnd::Output(ring.reader()),
+            media: RouteMedia::Output(ring.reader()),
         };
         (route, status)
     }

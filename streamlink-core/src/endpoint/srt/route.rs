@@ -28,12 +28,12 @@ pub(in crate::endpoint) struct Route {
     pub(in crate::endpoint) rates: FlowRates,
     /// Differentiated services code point (RFC 2474) of the packets to players.
     pub(in crate::endpoint) dscp: Option<u8>,
-    pub(in crate::endpoint) end: RouteEnd,
+    pub(in crate::endpoint) media: RouteMedia,
 }
 
 /// Origin or destination of the media of a route.
 #[derive(Debug)]
-pub(in crate::endpoint) enum RouteEnd {
+pub(in crate::endpoint) enum RouteMedia {
     Source(SourceContext),
     Output(Reader),
 }
@@ -42,7 +42,7 @@ impl Route {
     /// Marks the source or output as failed, because its port no longer serves it.
     pub(super) fn fail(&self, why: &str, now: Instant) {
         let (status, events) = (self.admission.status(), self.admission.events());
-        if let RouteEnd::Source(context) = &self.end {
+        if let RouteMedia::Source(context) = &self.media {
             context.lose(now);
         }
         status.counters.set_state(State::Failed, now);
@@ -70,9 +70,9 @@ pub(super) struct OpenRoute {
 
 impl OpenRoute {
     pub(super) fn new(route: Route, now: Instant) -> Self {
-        let ingest = match &route.end {
-            RouteEnd::Source(context) => Some(Ingest::new(context.clone(), now)),
-            RouteEnd::Output(_) => None,
+        let ingest = match &route.media {
+            RouteMedia::Source(context) => Some(Ingest::new(context.clone(), now)),
+            RouteMedia::Output(_) => None,
         };
         // A listener with an id that cannot be read is asked for by no caller, which is told so.
         let wanted = route.stream_id.as_deref().map(|id| StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)));

@@ -12,7 +12,7 @@ use super::{
     connected_caller::ConnectedCaller,
     groups::{Group, GroupKey, Groups, member_stats},
     port::Command,
-    route::{OpenRoute, Route, RouteEnd},
+    route::{OpenRoute, Route, RouteMedia},
 };
 use crate::{
     media::Packet as MediaPacket,
@@ -218,7 +218,7 @@ impl PortTask {
     fn fan_out(&mut self, route: RouteId) {
         self.refresh_rates(route);
         let Some(open) = self.routes.get_mut(route) else { return };
-        let RouteEnd::Output(reader) = &mut open.route.end else { return };
+        let RouteMedia::Output(reader) = &mut open.route.media else { return };
         self.window.clear();
         let lost = reader.read(&mut self.window);
         let now = Instant::now();
@@ -484,7 +484,7 @@ impl PortTask {
 /// Polls for an output whose ring holds new media. Outputs that have ended are skipped.
 fn poll_outputs(routes: &mut RouteTable<OpenRoute>, cx: &mut Context<'_>) -> Poll<RouteId> {
     for (id, open) in routes.iter_mut() {
-        if let RouteEnd::Output(reader) = &mut open.route.end
+        if let RouteMedia::Output(reader) = &mut open.route.media
             && let Poll::Ready(Ok(())) = reader.poll_ready(cx)
         {
             return Poll::Ready(id);

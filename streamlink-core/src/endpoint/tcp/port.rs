@@ -14,7 +14,7 @@ use super::{
         listener::{self, AccessGate, ConnectionPlace, PendingPlace, Places, PortProtocol, RouteId, RouteTable},
     },
     End, Service,
-    executor::{ConnectionExecutor, Kind},
+    executor::{ConnectionExecutor, PeerRole},
     route::{OpenRoute, Route},
 };
 use crate::{
@@ -116,8 +116,8 @@ impl<S: Service> Port<S> {
             places: Places::new(resources.peer_limits),
             access: resources.access_hook.clone().map(|hook| AccessGate::new(hook, S::NAME)),
             shortage: Shortage::default(),
-            players: ConnectionExecutor::new(Kind::Players, stop.clone()),
-            publishers: ConnectionExecutor::new(Kind::Publishers, stop.clone()),
+            players: ConnectionExecutor::new(PeerRole::Players, stop.clone()),
+            publishers: ConnectionExecutor::new(PeerRole::Publishers, stop.clone()),
         });
         let protocol = TcpPort { state: state.clone(), _stop: stop.clone().drop_guard() };
         let port = Self::new(local, protocol, closed.clone());

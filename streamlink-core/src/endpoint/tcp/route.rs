@@ -27,12 +27,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(in crate::endpoint) struct Route<S: Service> {
     pub(in crate::endpoint) mount: S::Mount,
     pub(in crate::endpoint) admission: Admission,
-    pub(in crate::endpoint) end: RouteEnd,
+    pub(in crate::endpoint) media: RouteMedia,
 }
 
 /// Direction of a route: publishers feed a source, players read from an output.
 #[derive(Debug)]
-pub(in crate::endpoint) enum RouteEnd {
+pub(in crate::endpoint) enum RouteMedia {
     Source(SourceContext),
     Output(Arc<Ring>, PlayerLimits),
 }
@@ -68,7 +68,7 @@ impl PlayerLimits {
 pub(in crate::endpoint) struct OpenRoute<S: Service> {
     pub(in crate::endpoint) mount: S::Mount,
     pub(in crate::endpoint) admission: Admission,
-    pub(in crate::endpoint) end: OpenEnd<S::SourceSession>,
+    pub(in crate::endpoint) media: OpenMedia<S::SourceSession>,
     players: Mutex<Players>,
     /// Ends all connections of the route.
     pub(in crate::endpoint) stop: CancellationToken,
@@ -78,7 +78,7 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
 }
 
 #[derive(Debug)]
-pub(in crate::endpoint) enum OpenEnd<I> {
+pub(in crate::endpoint) enum OpenMedia<I> {
     /// State of the source, taken by the connected publisher.
     Source(Mutex<Option<Box<I>>>),
     Output(Arc<Ring>, PlayerLimits),
@@ -117,15 +117,15 @@ impl<S: Service> Drop for PlayerPlace<S> {
 
 impl<S: Service> OpenRoute<S> {
     pub(in crate::endpoint) fn new(route: Route<S>, now: Instant) -> Arc<Self> {
-        let Route { mount, admission, end } = route;
-        let end = match end {
-            RouteEnd::Source(context) => OpenEnd::Source(Mutex::new(Some(Box::new(S::inbound(context, now))))),
-            RouteEnd::Output(ring, limits) => OpenEnd::Output(ring, limits),
+        let Route { mount, admission, media } = route;
+        let media = match media {
+            RouteMedia::Source(context) => OpenMedia::Source(Mutex::new(Some(Box::new(S::inbound(context, now))))),
+            RouteMedia::Output(ring, limits) => OpenMedia::Output(ring, limits),
         };
         Arc::new(Self {
             mount,
             admission,
-            end,
+            media,
             players: Mutex::default(),
             stop: CancellationToken::new(),
             publisher: Publisher::default(),
@@ -144,7 +144,7 @@ impl<S: Service> OpenRoute<S> {
     /// Takes the state of the source for a publisher, with the token that ends its connection. `None` if another one
     /// has it.
     pub(in crate::endpoint) fn take_source(&self, now: Instant) -> Option<(Box<S::SourceSession>, CancellationToken)> {
-        let OpenEnd::Source(session) = &self.end else { return None };
+        let OpenMedia::Source(session) = &self.media else { return None };
         let taken = lock(session).take()?;
         let stop = self.stop.child_token();
         *lock(&self.publisher.stop) = stop.clone();
@@ -154,7 +154,7 @@ impl<S: Service> OpenRoute<S> {
 
     /// Gives back the state of the source after its publisher has gone.
     pub(in crate::endpoint) fn give_back_source(&self, session: Box<S::SourceSession>) {
-        if let OpenEnd::Source(place) = &self.end {
+        if let OpenMedia::Source(place) = &self.media {
             *lock(place) = Some(session);
             self.publisher.left.notify_waiters();
         }
@@ -163,7 +163,7 @@ impl<S: Service> OpenRoute<S> {
     /// Returns whether a publisher may come in: there is none, or it may be replaced, in which case its connection is
     /// told to end. [`OpenRoute::source_is_free`] waits for that.
     pub(in crate::endpoint) fn may_publish(&self, now: Instant) -> bool {
-        let OpenEnd::Source(session) = &self.end else { return false };
+        let OpenMedia::Source(session) = &self.media else { return false };
         if lock(session).is_some() {
             return true;
         }
@@ -176,7 +176,7 @@ impl<S: Service> OpenRoute<S> {
 
     /// Waits until there is no publisher, for [`TAKEOVER_TIMEOUT`] at most.
     pub(in crate::endpoint) async fn source_is_free(&self) {
-        let OpenEnd::Source(session) = &self.end else { return };
+        let OpenMedia::Source(session) = &self.media else { return };
         let wait = async {
             loop {
                 let left = self.publisher.left.notified();

@@ -46,7 +46,7 @@ pub(crate) struct Track {
     pub(crate) parameter_sets: Vec<Bytes>,
     /// The payload type of its packets, if there is only one.
     pub(crate) payload_type: Option<u8>,
-    /// Its packets come with another payload type, and are rewritten to this one.
+    /// Set if packets come with another payload type, and are rewritten to this one.
     pub(crate) is_renumbered: bool,
     /// The attributes that a player depends on, except for parameter sets and payload type.
     terms: Vec<String>,

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 impl Ring {
     pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
