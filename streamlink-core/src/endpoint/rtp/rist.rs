@@ -136,6 +136,14 @@ impl RistOutput {
         for bytes in &feedback.repeats {
             self.leg.send_again(bytes);
         }
+        if feedback.denied > 0 {
+            let name = self.status.name();
+            log::debug!(
+                "output `{name}`: {} of {} requests came too late or too often",
+                feedback.denied,
+                feedback.asked
+            );
+        }
         let counters = &self.status.counters;
         counters.retransmitted.add(feedback.repeats.len() as u64);
         counters.lost.add(feedback.lost);
