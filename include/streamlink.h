@@ -282,6 +282,14 @@ enum streamlink_input
    * The RTP packets of RTSP tracks, pushed by this process.
    */
   STREAMLINK_INPUT_APP_RTSP = 9,
+  /**
+   * MPEG-TS over UDP, without RTP.
+   */
+  STREAMLINK_INPUT_UDP = 10,
+  /**
+   * RIST, simple profile.
+   */
+  STREAMLINK_INPUT_RIST = 11,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -389,6 +397,11 @@ enum streamlink_event_kind
    * been meant to listen there. `peer`: the address.
    */
   STREAMLINK_EVENT_KIND_CALLS_OWN_ADDRESS = 20,
+  /**
+   * The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
+   * packets since the last such event.
+   */
+  STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD = 21,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1193,7 +1206,7 @@ typedef struct {
    */
   uint64_t cat_errors;
   /**
-   * How many streams the MPEG-TS has from which an output is remultiplexed; see streamlink_stats_track().
+   * How many tracks its media has; see streamlink_stats_track().
    */
   size_t track_count;
   /**
@@ -1216,6 +1229,10 @@ typedef struct {
    * Packets of a source that were missing and could not be rebuilt from repair packets.
    */
   uint64_t unrepaired;
+  /**
+   * How many members a group of connections has (bonding); see streamlink_stats_member().
+   */
+  size_t member_count;
 } streamlink_endpoint_stats;
 
 /**
@@ -1261,6 +1278,52 @@ typedef struct {
 } streamlink_player_stats;
 
 /**
+ * A member of a group of connections (bonding), at one moment.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * Its address: as it was configured for a caller, or that of a caller of ours; lives as long as the snapshot.
+   */
+  const char *address;
+  /**
+   * For how long it has been connected, in milliseconds; -1: it is not.
+   */
+  int64_t connected_ms;
+  /**
+   * Packets received or sent over it, repeats not counted.
+   */
+  uint64_t packets;
+  /**
+   * Bytes that were delivered from it, or sent over it.
+   */
+  uint64_t bytes;
+  /**
+   * Received packets that another member had brought before.
+   */
+  uint64_t redundant;
+  /**
+   * Packets that were missing on it at first, or that the peer has reported lost.
+   */
+  uint64_t lost;
+  /**
+   * Packets sent again.
+   */
+  uint64_t retransmitted;
+  /**
+   * Packets given up for it.
+   */
+  uint64_t dropped;
+  /**
+   * The round trip, in microseconds.
+   */
+  uint64_t round_trip_us;
+} streamlink_member_stats;
+
+/**
  * One PID of an MPEG-TS source, at one moment.
  */
 typedef struct {
@@ -1287,8 +1350,8 @@ typedef struct {
 } streamlink_pid_stats;
 
 /**
- * One stream of the MPEG-TS from which an output is remultiplexed, at one moment. What is not known, or does not apply to
- * its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
+ * One track of the media of a source, or of that from which an output is remultiplexed, at one moment. What is not known,
+ * or does not apply to its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
  */
 typedef struct {
   /**
@@ -1304,8 +1367,7 @@ typedef struct {
    */
   const char *profile;
   /**
-   * The reason why it is left out: "no_carriage", "scrambled", "other_program", "other_track" or "unreadable"; "": it is
-   * carried.
+   * The stable name of the reason why it is left out, as in "no_carriage" or "scrambled"; "": it is carried.
    */
   const char *left_out;
   /**
@@ -1340,6 +1402,14 @@ typedef struct {
    * Bits per second of its payload, over the last second or so.
    */
   uint64_t bit_rate;
+  /**
+   * The number of the track in RTMP (0 is the main one), or of its section in the SDP of RTSP; -1: it has none.
+   */
+  int32_t track;
+  /**
+   * Zero.
+   */
+  int32_t reserved;
 } streamlink_track;
 
 /**
@@ -1594,6 +1664,8 @@ streamlink_status streamlink_setting_get(size_t index,
  * Creates a source from its name (1 to 128 bytes) and its URL:
  *
  *   rtp://:5004                            rtp://239.1.1.1:5004?iface=eth1&pt=33
+ *   udp://:1234                            udp://@239.1.1.1:1234?iface=eth1   (MPEG-TS without RTP)
+ *   rist://:5000?latency=1000              RIST, simple profile
  *   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
  *   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
  *   rtmp://:1935/live?failover=true        the same with two input addresses, each with a generated key
@@ -1640,6 +1712,8 @@ STREAMLINK_API void streamlink_source_destroy(streamlink_source *source);
  * Creates an output from its name (1 to 128 bytes) and its URL:
  *
  *   rtp://192.0.2.1:5004                   rtp://239.1.1.1:5004?iface=eth1&ttl=8
+ *   udp://192.0.2.1:1234                   udp://239.1.1.1:1234?ttl=8&pace=pcr   (MPEG-TS without RTP)
+ *   rist://example.com:5000                RIST, simple profile
  *   srt://:9001?max_players=4              srt://example.com:7000?passphrase=SECRET
  *   rtmp://example.com/live?key=KEY        RTMP_PUSH, to one destination
  *   rtmp://example.com/live?key=KEY&relay=true    RTMP, the relay to one destination or two
@@ -1790,7 +1864,7 @@ STREAMLINK_API void streamlink_flow_builder_destroy(streamlink_flow_builder *bui
 
 /**
  * The names of the outputs that a source can feed, in the order that a drop-down list would show them: "RTMP",
- * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
+ * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "UDP", "RIST", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
  * is no streamlink_input. The text lives as long as the program.
  */
 STREAMLINK_API
@@ -2392,6 +2466,19 @@ streamlink_status streamlink_stats_player(const streamlink_stats *stats,
                                           size_t endpoint,
                                           size_t index,
                                           streamlink_player_stats *player,
+                                          streamlink_error **error);
+
+/**
+ * Fills in a member of an endpoint that is a group of connections, both counted from 0; `member->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_member(const streamlink_stats *stats,
+                                          size_t endpoint,
+                                          size_t index,
+                                          streamlink_member_stats *member,
                                           streamlink_error **error);
 
 /**

@@ -12,6 +12,14 @@ const SOURCES: &[(&str, InputProtocol)] = &[
     ("rtp://239.1.1.1:5004?iface=eth1", InputProtocol::Rtp),
     ("rtp://:5004?pt=33,96&reorder=0&idle_timeout=1000&allow=10.0.0.0/8;192.0.2.1", InputProtocol::Rtp),
     ("rtp://[ff3e::1]:5004?source=2001:db8::1", InputProtocol::Rtp),
+    ("udp://:1234?idle_timeout=1000&allow=10.0.0.0/8", InputProtocol::Udp),
+    ("udp://@239.1.1.1:1234?iface=eth1", InputProtocol::Udp),
+    ("udp://239.1.1.1:1234?localaddr=192.0.2.9&sources=192.0.2.1", InputProtocol::Udp),
+    ("udp://192.0.2.1@232.1.1.1:1234", InputProtocol::Udp),
+    ("udp://[ff3e::1]:1234?source=2001:db8::1&mode=listener", InputProtocol::Udp),
+    ("rtp://@239.1.1.1:5004?fec=true", InputProtocol::Rtp),
+    ("rist://@:5000?buffer=500&allow=10.0.0.0/8", InputProtocol::Rist),
+    ("rist://0.0.0.0:5000", InputProtocol::Rist),
     ("rtsp://user:p%40w@host/path?transport=tcp", InputProtocol::Rtsp),
     ("rtsp://:8554/cam/1", InputProtocol::Rtsp),
     ("app://rtp", InputProtocol::App(MediaFamily::Rtp)),
@@ -25,6 +33,11 @@ const OUTPUTS: &[(&str, OutputProtocol)] = &[
     ("rtmp://a.example/live?key=K&second=rtmp://b.example/live%20K2", OutputProtocol::Rtmp),
     ("rtmp://a.example/live?key=K&relay=true", OutputProtocol::Rtmp),
     ("rtp://192.0.2.1:5004?second=198.51.100.1:5004&ttl=8&ssrc=7", OutputProtocol::Rtp),
+    ("udp://192.0.2.1:1234?second=198.51.100.1:1234&ttl=8&pace=pcr&dscp=34", OutputProtocol::Udp),
+    ("udp://@239.1.1.1:1234?iface=eth1&bind=:6000", OutputProtocol::Udp),
+    ("rtp://239.1.1.1:5004?pace=pcr&fec=8,4", OutputProtocol::Rtp),
+    ("rtp://h:5004?fec=l=8:d=4", OutputProtocol::Rtp),
+    ("rist://h:5000?latency=2000&ttl=8&iface=eth1", OutputProtocol::Rist),
     ("rtsp://:8554/cam/1?gop_cache=off", OutputProtocol::Rtsp),
     ("rtsps://u:p@host:1/x", OutputProtocol::Rtsp),
     ("tap:", OutputProtocol::Tap),
@@ -219,5 +232,37 @@ fn explicit_caller_mode_survives_to_url() {
         let output = Output::from_url("out", url);
         assert_eq!(output.to_url(), written);
         assert_eq!(Output::from_url("out", written).to_url(), written);
+    }
+}
+
+#[test]
+fn srt_group_urls_name_the_nodes_of_a_caller() {
+    let nodes = |url: &str, more: &[(&str, &str)]| {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), Secret::from(*value))).collect();
+        let source = source(Common::new("a".to_owned()), url, more);
+        let errors: Vec<String> = source.common.errors.iter().map(ToString::to_string).collect();
+        let SourceKind::SrtCaller(caller) = &source.kind else { return Err(errors) };
+        let nodes: Vec<String> = caller.srt.nodes.iter().map(ToString::to_string).collect();
+        if errors.is_empty() { Ok((caller.call.remote.to_string(), nodes)) } else { Err(errors) }
+    };
+    let two = || vec!["a.example:1".to_owned(), "[::1]:2".to_owned()];
+    let group = Ok(("a.example:1".to_owned(), two()));
+    assert_eq!(nodes("srt://*?type=broadcast&nodes=a.example:1,[::1]:2", &[]), group);
+    assert_eq!(nodes("srt://*?mode=caller&nodes=a.example:1,[::1]:2", &[]), group);
+    assert_eq!(nodes("srt://*", &[("nodes", "a.example:1,[::1]:2")]), group);
+    assert_eq!(nodes("srt://c:3?nodes=a.example:1,[::1]:2", &[]), Ok(("c:3".to_owned(), two())));
+    assert_eq!(nodes("srt://c:3", &[]), Ok(("c:3".to_owned(), vec![])));
+    for bad in [
+        "srt://*?nodes=",
+        "srt://*?nodes=a",
+        "srt://*?nodes=a:1,,b:2",
+        "srt://*?nodes=a:1&type=backup",
+        "srt://*?nodes=a:1&type=other",
+        "srt://*?mode=listener&nodes=a:1",
+        "srt://:9000?mode=listener&nodes=a:1",
+        "srt://c:3?nodes=a:1,a:2,a:3,a:4,a:5,a:6,a:7,a:8,a:9",
+        "srt://c:3?groupconnect=1",
+    ] {
+        assert!(nodes(bad, &[]).is_err(), "{bad}");
     }
 }
