@@ -1193,7 +1193,7 @@ typedef struct {
    */
   uint64_t cat_errors;
   /**
-   * How many streams the MPEG-TS has from which an output is remultiplexed; see streamlink_stats_track().
+   * How many tracks its media has; see streamlink_stats_track().
    */
   size_t track_count;
   /**
@@ -1337,8 +1337,8 @@ typedef struct {
 } streamlink_pid_stats;
 
 /**
- * One stream of the MPEG-TS from which an output is remultiplexed, at one moment. What is not known, or does not apply to
- * its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
+ * One track of the media of a source, or of that from which an output is remultiplexed, at one moment. What is not known,
+ * or does not apply to its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
  */
 typedef struct {
   /**
@@ -1354,8 +1354,7 @@ typedef struct {
    */
   const char *profile;
   /**
-   * The reason why it is left out: "no_carriage", "scrambled", "other_program", "other_track" or "unreadable"; "": it is
-   * carried.
+   * The stable name of the reason why it is left out, as in "no_carriage" or "scrambled"; "": it is carried.
    */
   const char *left_out;
   /**
@@ -1390,6 +1389,14 @@ typedef struct {
    * Bits per second of its payload, over the last second or so.
    */
   uint64_t bit_rate;
+  /**
+   * The number of the track in RTMP (0 is the main one), or of its section in the SDP of RTSP; -1: it has none.
+   */
+  int32_t track;
+  /**
+   * Zero.
+   */
+  int32_t reserved;
 } streamlink_track;
 
 /**

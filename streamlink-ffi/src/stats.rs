@@ -165,7 +165,7 @@ pub struct StreamlinkEndpointStats {
     pub pts_errors: u64,
     /// See transport_errors.
     pub cat_errors: u64,
-    /// How many streams the MPEG-TS has from which an output is remultiplexed; see streamlink_stats_track().
+    /// How many tracks its media has; see streamlink_stats_track().
     pub track_count: usize,
     /// Not 0: the endpoint is enabled. 0: it holds its configuration, name and counters, and no sockets.
     pub enabled: i32,
@@ -247,8 +247,8 @@ pub struct StreamlinkPidStats {
     pub continuity_errors: u64,
 }
 
-/// One stream of the MPEG-TS from which an output is remultiplexed, at one moment. What is not known, or does not apply to
-/// its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
+/// One track of the media of a source, or of that from which an output is remultiplexed, at one moment. What is not known,
+/// or does not apply to its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct StreamlinkTrack {
@@ -258,8 +258,7 @@ pub struct StreamlinkTrack {
     pub codec: *const c_char,
     /// The name of the profile, as in "High".
     pub profile: *const c_char,
-    /// The reason why it is left out: "no_carriage", "scrambled", "other_program", "other_track" or "unreadable"; "": it is
-    /// carried.
+    /// The stable name of the reason why it is left out, as in "no_carriage" or "scrambled"; "": it is carried.
     pub left_out: *const c_char,
     /// The packet identifier, 0 to 8191.
     pub pid: u32,
@@ -277,6 +276,10 @@ pub struct StreamlinkTrack {
     pub frame_rate: f64,
     /// Bits per second of its payload, over the last second or so.
     pub bit_rate: u64,
+    /// The number of the track in RTMP (0 is the main one), or of its section in the SDP of RTSP; -1: it has none.
+    pub track: i32,
+    /// Zero.
+    pub reserved: i32,
 }
 
 // SAFETY: `size` is first, and all other fields may be zero.
@@ -595,6 +598,8 @@ pub unsafe extern "C" fn streamlink_stats_track(
             channels: found.channels.into(),
             frame_rate: found.frame_rate.unwrap_or_default(),
             bit_rate: found.bit_rate,
+            track: found.track.map_or(-1, i32::from),
+            reserved: 0,
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(track, &filled, "track") }

@@ -182,6 +182,8 @@ int main(void)
     FIELD(streamlink_track, channels);
     FIELD(streamlink_track, frame_rate);
     FIELD(streamlink_track, bit_rate);
+    FIELD(streamlink_track, track);
+    FIELD(streamlink_track, reserved);
     NUMBER(STREAMLINK_STATUS_OK);
     NUMBER(STREAMLINK_STATUS_INVALID_ARGUMENT);
     NUMBER(STREAMLINK_STATUS_INVALID_CONFIG);

@@ -24,6 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 ///
 /// The constructors return a typed builder; [`Output::from_url`] reads the URL grammar instead.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Output {
     pub(crate) common: Common,
     pub(crate) kind: OutputKind,
