@@ -40,7 +40,7 @@ impl Received {
 /// Receivers at work.
 #[derive(Debug)]
 pub struct Receivers {
-    /// Their addresses.
+    /// Addresses of the sockets.
     pub addresses: Vec<String>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Received>,

@@ -184,7 +184,7 @@ impl Watchers {
 pub enum Writes {
     /// In one write, which leaves at once: as GStreamer's rtmp2sink does.
     Whole,
-    /// Its header, then its body, which the kernel holds back until the header is acknowledged: as ffmpeg does.
+    /// Header, then body, which the kernel holds back until the header is acknowledged: as ffmpeg does.
     Apart,
 }
 

@@ -5,7 +5,8 @@
  *     ffmpeg -re -i FILE -c copy -f mpegts - | host - srt://:9001
  *
  * What it reads is pushed without copying: a file at a pace of 6 Mb/s, a pipe at its own. Players fetch it from the
- * output, and a tap counts what all of them get. It ends with what it reads.
+ * output, and a tap counts what all of them get. It ends with what it reads. PUBLIC_HOST in the environment is the host
+ * name that the address for players shows.
  */
 #include <streamlink.h>
 
@@ -125,6 +126,7 @@ static int run(streamlink_engine *engine, const char *url, FILE *input, int pace
 int main(int count, char **arguments)
 {
     streamlink_error *error = NULL;
+    streamlink_engine_options options;
     streamlink_engine *engine = NULL;
     FILE *input = stdin;
     int good, piped;
@@ -140,7 +142,9 @@ int main(int count, char **arguments)
         perror(arguments[1]);
         return 1;
     }
-    good = succeeded(streamlink_engine_create(NULL, &engine, &error), &error) &&
+    STREAMLINK_INIT(options);
+    options.public_host = getenv("PUBLIC_HOST");
+    good = succeeded(streamlink_engine_create(&options, &engine, &error), &error) &&
            run(engine, arguments[2], input, !piped);
     streamlink_engine_destroy(engine);
     fclose(input);

@@ -4,13 +4,15 @@
  *     relay SOURCE_URL NAME=OUTPUT_URL [NAME=OUTPUT_URL …]
  *     relay srt://:9000 studio=srt://studio.example.com:7000 platform=rtmp://live.example.com/app?key=KEY
  *
- * It prints where to send, events as they come, and once a second what flows. Ctrl-C ends it cleanly.
+ * It prints where to send, events as they come, and once a second what flows. Ctrl-C ends it cleanly. PUBLIC_HOST in the
+ * environment is the host name that its addresses show.
  */
 #include <streamlink.h>
 
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static volatile sig_atomic_t interrupted;
@@ -94,11 +96,17 @@ static void print_statistics(streamlink_flow *flow)
 
 static void run(streamlink_flow *flow)
 {
-    streamlink_text *address = NULL;
+    streamlink_text *address = NULL, *server = NULL, *key = NULL;
     struct pollfd events;
     if (streamlink_flow_input_address(flow, "source", &address, NULL) == STREAMLINK_STATUS_OK) {
         printf("send to %s\n", streamlink_text_data(address));
         streamlink_text_free(address);
+    }
+    /* OBS and many other encoders have a field for each. */
+    if (streamlink_flow_input_server_and_key(flow, "source", &server, &key, NULL) == STREAMLINK_STATUS_OK) {
+        printf("server %s, stream key %s\n", streamlink_text_data(server), streamlink_text_data(key));
+        streamlink_text_free(server);
+        streamlink_text_free(key);
     }
     fflush(stdout);
     events.fd = streamlink_flow_event_fd(flow);
@@ -116,6 +124,7 @@ static void run(streamlink_flow *flow)
 int main(int count, char **arguments)
 {
     streamlink_error *error = NULL;
+    streamlink_engine_options options;
     streamlink_engine *engine = NULL;
     streamlink_flow_builder *builder = NULL;
     streamlink_flow *flow = NULL;
@@ -126,7 +135,9 @@ int main(int count, char **arguments)
     }
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    good = succeeded(streamlink_engine_create(NULL, &engine, &error), &error) &&
+    STREAMLINK_INIT(options);
+    options.public_host = getenv("PUBLIC_HOST");
+    good = succeeded(streamlink_engine_create(&options, &engine, &error), &error) &&
            succeeded(streamlink_flow_builder_create("relay", 20u * 1000 * 1000, &builder, &error), &error) &&
            configure(builder, count, arguments) &&
            succeeded(streamlink_flow_start(engine, builder, &flow, &error), &error);

@@ -3,7 +3,8 @@
 //     failover [SWITCHES]
 //
 // Start two encoders, as in `ffmpeg -re -i FILE -c copy -f mpegts "srt://…?mode=caller"`, with the addresses that it
-// prints, and a player with the URL; then kill an encoder. It ends after so many switches, or never.
+// prints, and a player with the URL; then kill an encoder. It ends after so many switches, or never. PUBLIC_HOST in the
+// environment is the host name that the addresses show for listeners on every address.
 #include <streamlink.hpp>
 
 #include <cstdlib>
@@ -20,7 +21,11 @@ try {
         .output(streamlink::endpoint("players", "srt://127.0.0.1:0?mode=listener").set("max_players", "100"))
         .failover(STREAMLINK_FAILOVER_POLICY_STAY, {}, std::chrono::milliseconds(500));
 
-    streamlink::engine engine;
+    streamlink::engine_options options;
+    if (const char *host = std::getenv("PUBLIC_HOST")) {
+        options.public_host(host);
+    }
+    streamlink::engine engine(options);
     streamlink::flow flow = engine.start(builder);
     std::cout << "main   " << flow.input_address("main") << '\n'
               << "backup " << flow.input_address("backup") << '\n'
@@ -38,8 +43,7 @@ try {
     }
 
     const auto stats = flow.stats();
-    for (std::size_t i = 0; i < stats.size(); i++) {
-        const auto endpoint = stats[i];
+    for (const auto &endpoint : stats) {
         std::cout << endpoint.name << ": " << endpoint.packets << " packets" << (endpoint.active ? ", active" : "")
                   << '\n';
     }

@@ -284,6 +284,17 @@ impl RunningFlow {
                 }
             }
         }
+        // No file names the second address of a source with failover.
+        let is_made = |written: &Value, name: &str| find_endpoint(written, "sources", name).is_none();
+        let sources: Vec<String> = endpoints(&value, "sources").iter().map(|s| name_of(s).to_owned()).collect();
+        for name in sources.iter().filter(|name| is_made(&new.written, name) && is_made(&self.written, name)) {
+            let before = find_endpoint(&self.now, "sources", name).and_then(|now| now.get("url"));
+            if let (Some(before), Some(Value::Object(endpoint))) = (before, endpoint_mut(&mut value, "sources", name))
+                && without_key(before) == endpoint.get("url").and_then(without_key)
+            {
+                endpoint.insert("url".into(), before.clone());
+            }
+        }
         Ok(Configured { flow: Flow::from_json(&value.to_string())?, written: new.written })
     }
 
@@ -425,6 +436,11 @@ fn endpoints<'a>(flow: &'a Value, part: &str) -> &'a [Value] {
 
 fn find_endpoint<'a>(flow: &'a Value, part: &str, name: &str) -> Option<&'a Value> {
     endpoints(flow, part).iter().find(|endpoint| name_of(endpoint) == name)
+}
+
+/// Returns the address of an RTMP listener without its stream key.
+fn without_key(url: &Value) -> Option<&str> {
+    Some(url.as_str()?.rsplit_once('/')?.0)
 }
 
 /// Returns true if two endpoints, as a file has them, are one RTMP listener that leaves its stream key to be generated.

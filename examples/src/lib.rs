@@ -1,12 +1,15 @@
 //! Shared parts of the examples: statistics as a live table and as JSON, and a clip to play.
 
+// The statistics of an endpoint are one large JSON object.
+#![recursion_limit = "256"]
+
 mod clip;
 
 pub use clip::{play_clip, split_key};
 
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
-use streamlink_core::{EndpointStats, FlowStats, MediaTrack, PidStats, PlayerStats, shown_url};
+use streamlink_core::{EndpointStats, FlowStats, MediaTrack, MemberStats, PidStats, PlayerStats, shown_url};
 
 /// A column of the table: its title, its width, true if it is aligned to the right, and its content.
 type Column = (&'static str, usize, bool, fn(&EndpointStats) -> String);
@@ -133,10 +136,24 @@ pub fn json(stats: &FlowStats) -> Value {
             "round_trip_us": p.round_trip.as_micros() as u64,
         })
     };
+    let member = |m: &MemberStats| {
+        json!({
+            "address": m.address,
+            "connected_ms": m.connected_for.map(|time| time.as_millis() as u64),
+            "packets": m.packets,
+            "bytes": m.bytes,
+            "redundant": m.redundant,
+            "lost": m.lost,
+            "retransmitted": m.retransmitted,
+            "dropped": m.dropped,
+            "round_trip_us": m.round_trip.as_micros() as u64,
+        })
+    };
     let track = |t: &MediaTrack| {
         json!({
             "pid": t.pid,
             "program": t.program,
+            "track": t.track,
             "codec": t.codec,
             "profile": t.profile,
             "width": t.width,
@@ -178,6 +195,9 @@ pub fn json(stats: &FlowStats) -> Value {
             "duplicates": s.duplicates,
             "malformed": s.malformed,
             "undecrypted": s.undecrypted,
+            "repairs": s.repairs,
+            "rebuilt": s.rebuilt,
+            "unrepaired": s.unrepaired,
             "refused": s.refused,
             "jitter_us": s.jitter.as_micros() as u64,
             "round_trip_us": s.round_trip.as_micros() as u64,
@@ -211,6 +231,7 @@ pub fn json(stats: &FlowStats) -> Value {
             "pids": s.pids.iter().map(pid).collect::<Vec<_>>(),
             "tracks": s.tracks.iter().map(track).collect::<Vec<_>>(),
             "players": s.players.iter().map(player).collect::<Vec<_>>(),
+            "members": s.members.iter().map(member).collect::<Vec<_>>(),
         })
     };
     json!({

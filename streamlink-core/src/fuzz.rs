@@ -34,7 +34,8 @@ use crate::{
         rtp::Receiver,
         rtsp::{self, ResolvedStream, Status, StreamDirectory},
         srt::{
-            Caller, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms, write_control,
+            Caller, CipherMode, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms,
+            write_control,
         },
     },
     random::Random,
@@ -89,6 +90,7 @@ targets! {
     sdp, "sdp", feed_sdp;
     srt_listener, "srt_listener", feed_srt;
     srt_caller, "srt_caller", feed_srt;
+    srt_filter, "srt_filter", feed_srt;
     rtp, "rtp", feed_rtp;
     transport_stream, "ts", feed_transport_stream;
     urls, "url", feed_url;
@@ -419,7 +421,11 @@ fn connected(terms: &Terms, now: Instant) -> (Box<Connection>, Connection) {
 fn feed_srt(input: &[u8], dice: &mut TestRng) {
     let start = Instant::now();
     let passphrase = (dice.below(2) == 0).then(|| "0123456789".into());
-    let terms = Terms { passphrase, ..Terms::default() };
+    let cipher = [None, Some(CipherMode::Gcm)][dice.below(2)];
+    let filters =
+        ["fec,cols:10,rows:5", "fec,cols:6,rows:4,layout:even,arq:always", "fec,cols:255", "fec,cols:2,rows:-9"];
+    let filter = filters.get(dice.below(filters.len() * 2)).map(|text| text.parse().unwrap());
+    let terms = Terms { passphrase, cipher, filter, ..Terms::default() };
     let listener = Listener::new([3; 32], start);
     let peer = "192.0.2.1:5000".parse().unwrap();
     let (mut near, mut far) = connected(&terms, start);

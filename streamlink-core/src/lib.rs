@@ -97,6 +97,7 @@ pub mod fuzz;
 mod lock;
 mod media;
 mod net;
+mod packet_filter;
 mod proto;
 mod random;
 mod router;
@@ -109,7 +110,7 @@ mod text;
 mod time;
 
 pub use endpoint::{
-    Access, AccessRequest, AppSource, LastError, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
+    Access, AccessRequest, AppSource, LastError, MemberStats, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
 };
 pub use engine::{
     Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
@@ -128,6 +129,7 @@ pub use flow::{
 pub use media::{
     LeftOut, MediaFamily, MediaTrack, Packet, PidStats, ProgramChoice, RtmpKind, TransportCheck, TransportErrors,
 };
+pub use packet_filter::{FilterArq, FilterLayout, PacketFilter};
 pub use router::State;
 pub use text::PeerText;
 

@@ -550,7 +550,7 @@ mod tests {
     use std::ffi::CStr;
 
     #[test]
-    fn the_names_of_outputs_are_those_of_the_library() {
+    fn output_names_are_those_of_the_library() {
         for (number, protocol) in INPUTS {
             for (index, output) in protocol.allowed_outputs().iter().enumerate() {
                 let name = streamlink_allowed_output(number as i32, index);

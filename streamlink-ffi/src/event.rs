@@ -430,6 +430,16 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Ends the calls, and waits until the last one has returned; in a callback it does not wait, as that may be one that
+    /// the other waits for.
+    pub(crate) fn end_calls(&self) {
+        if run::is_in_callback() {
+            self.lock().callback = None;
+        } else {
+            self.set_callback(None);
+        }
+    }
+
     /// The next event, for a host without a callback.
     pub(crate) fn next(&self, timeout: Option<Duration>) -> Next {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -491,5 +501,38 @@ impl State {
             0 => self.waiting.pop_front(),
             count => Some(Item { flow: flow.clone(), at: SystemTime::now(), event: Event::Missed { count } }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(event: Event) -> (i32, u64, [String; 4], String) {
+        let event = StreamlinkEvent::new(Item { flow: "f".into(), at: SystemTime::UNIX_EPOCH, event });
+        let (kind, _, count) = event.numbers();
+        let texts = event.texts();
+        let text = |text: &CString| text.to_string_lossy().into_owned();
+        let all = [&texts.endpoint, &texts.peer, &texts.detail, &texts.reason].map(text);
+        (kind as i32, count, all, serde_json::to_string(&event.item).unwrap())
+    }
+
+    #[test]
+    fn events_have_numbers_texts_and_json() {
+        let peer: std::net::SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        let texts = |all: [&str; 4]| all.map(str::to_owned);
+        let (kind, count, all, json) = told(Event::SendersCollide { source: "s".into(), peer: Some(peer) });
+        assert_eq!((kind, count, all), (19, 0, texts(["s", "192.0.2.1:5000", "", ""])));
+        assert_eq!(json, r#"{"flow":"f","at_ms":0,"event":"senders_collide","source":"s","peer":"192.0.2.1:5000"}"#);
+        let (kind, count, all, _) = told(Event::OutputOversized { output: "o".into(), packets: 7, limit: 1316 });
+        assert_eq!((kind, count, all), (18, 7, texts(["o", "", "1316 bytes", ""])));
+        let (kind, _, all, _) = told(Event::CallsOwnAddress { endpoint: "e".into(), address: peer });
+        assert_eq!((kind, all), (20, texts(["e", "192.0.2.1:5000", "", ""])));
+        let lost = Event::SourceLost { source: "s".into(), peer: None, reason: streamlink_core::LossReason::TakenOver };
+        let (kind, _, all, _) = told(lost);
+        assert_eq!((kind, all), (4, texts(["s", "", "another publisher has taken over", "taken_over"])));
+        let check = streamlink_core::TransportCheck::PcrRepetition;
+        let (kind, count, all, _) = told(Event::TransportError { source: "s".into(), check, count: 3 });
+        assert_eq!((kind, count, all[3].as_str()), (16, 3, "pcr_repetition"));
     }
 }

@@ -140,11 +140,8 @@ pub unsafe extern "C" fn streamlink_event_reader_destroy(reader: *mut Streamlink
     let body = || {
         // SAFETY: as the contract says.
         let Some(reader) = (unsafe { take_handle(reader) }) else { return };
-        run::finish(move || {
-            let StreamlinkEventReader { _engine, queue, pump } = reader;
-            queue.set_callback(None);
-            pump.abort();
-        });
+        reader.queue.end_calls();
+        reader.pump.abort();
     };
     quiet((), body);
 }

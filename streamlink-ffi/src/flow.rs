@@ -218,13 +218,13 @@ pub unsafe extern "C" fn streamlink_flow_destroy(flow: *mut StreamlinkFlow) {
     let body = || {
         // SAFETY: as the contract says.
         let Some(flow) = (unsafe { take_handle(flow) }) else { return };
+        if !flow.stops {
+            flow.queue.end_calls();
+            flow.pump.abort();
+            return;
+        }
         run::finish(move || {
-            let StreamlinkFlow { engine, handle, queue, pump, stops, .. } = flow;
-            if !stops {
-                queue.set_callback(None);
-                pump.abort();
-                return;
-            }
+            let StreamlinkFlow { engine, handle, queue, pump, .. } = flow;
             run::wait(&engine, handle.stop());
             // A pump that failed has ended, too.
             let _ = run::wait(&engine, pump);

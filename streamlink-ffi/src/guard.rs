@@ -275,29 +275,96 @@ mod tests {
     // SAFETY: as the trait asks.
     unsafe impl Versioned for Pair {}
 
+    /// Memory whose last byte is followed by a page that cannot be touched.
+    struct Guarded {
+        pages: *mut u8,
+        size: usize,
+    }
+
+    /// Size of the memory before the page that cannot be touched.
+    const ROOM: usize = 4 * MAX_STRUCT;
+
+    impl Guarded {
+        fn new() -> Self {
+            // SAFETY: no memory is involved.
+            let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap();
+            let room = ROOM.next_multiple_of(page);
+            let (size, protection) = (room + page, libc::PROT_READ | libc::PROT_WRITE);
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            // SAFETY: new memory, of no file.
+            let pages = unsafe { libc::mmap(ptr::null_mut(), size, protection, flags, -1, 0) };
+            assert_ne!(pages, libc::MAP_FAILED);
+            // SAFETY: the last page of that memory.
+            assert_eq!(unsafe { libc::mprotect(pages.byte_add(room), page, libc::PROT_NONE) }, 0);
+            Self { pages: pages.cast(), size: room }
+        }
+
+        /// Writes words at the very end, and returns where they begin.
+        fn put(&self, words: &[usize]) -> *mut usize {
+            let length = size_of_val(words);
+            assert!(length <= self.size);
+            // SAFETY: so many bytes are there; pages are aligned, and so are multiples of a word before their end.
+            let start = unsafe { self.pages.add(self.size - length) }.cast::<usize>();
+            // SAFETY: as above.
+            unsafe { ptr::copy_nonoverlapping(words.as_ptr(), start, words.len()) };
+            start
+        }
+
+        /// Returns the words at the very end.
+        fn last(&self, count: usize) -> Vec<usize> {
+            // SAFETY: so many bytes are there, and zero or written.
+            unsafe {
+                let start = self.pages.add(self.size - count * size_of::<usize>()).cast::<usize>();
+                std::slice::from_raw_parts(start, count).to_vec()
+            }
+        }
+    }
+
+    /// Sizes that no struct has: too small, too large, garbage.
+    const WRONG: [usize; 8] = [0, 1, 7, MAX_STRUCT + 1, MAX_STRUCT + 8, 1 << 40, isize::MAX as usize, usize::MAX];
+
     #[test]
     fn structs_may_be_older_or_newer() {
-        let whole = [24usize, 1, 2, 0, 0];
-        // SAFETY: the array is at least as large as its first number says.
-        let read = |words: &[usize]| unsafe { read_sized(words.as_ptr().cast::<Pair>(), "pair") };
-        let pair = read(&whole).unwrap_or(Pair { size: 0, a: 0, b: 0 });
-        assert_eq!((pair.a, pair.b), (1, 2));
-        assert_eq!(read(&[16, 1, 2]).map(|p| (p.a, p.b)).ok(), Some((1, 0)));
-        assert_eq!(read(&[40, 1, 2, 0, 0]).map(|p| (p.a, p.b)).ok(), Some((1, 2)));
-        assert!(read(&[40, 1, 2, 0, 7]).is_err() && read(&[0]).is_err() && read(&[usize::MAX]).is_err());
-        let mut largest = vec![0usize; 2 * MAX_STRUCT / size_of::<usize>()];
-        largest[0] = MAX_STRUCT;
-        assert!(read(&largest).is_ok());
-        largest[0] = MAX_STRUCT + 1;
-        assert!(read(&largest).is_err(), "garbage in place of a size is not believed");
-        // SAFETY: as above.
-        let write = |words: &mut [usize]| unsafe {
-            write_sized(words.as_mut_ptr().cast::<Pair>(), &Pair { size: 24, a: 1, b: 2 }, "pair")
+        let guarded = Guarded::new();
+        // SAFETY: the memory holds what the size says, unless the size is refused.
+        let read = |words: &[usize]| unsafe { read_sized(guarded.put(words).cast::<Pair>(), "pair") };
+        let read_pair = |words: &[usize]| read(words).ok().map(|pair| (pair.a, pair.b));
+        assert_eq!(read_pair(&[24, 1, 2]), Some((1, 2)));
+        // Of an older program: what it does not know is zero, and what lies behind it is not read.
+        assert_eq!(read_pair(&[16, 1]), Some((1, 0)));
+        assert_eq!(read_pair(&[8]), Some((0, 0)));
+        // Of a newer one: what we do not know must be zero.
+        assert_eq!(read_pair(&[40, 1, 2, 0, 0]), Some((1, 2)));
+        assert!(read(&[40, 1, 2, 0, 7]).is_err() && read(&[32, 1, 2, 1]).is_err());
+        let mut largest = vec![0usize; MAX_STRUCT / size_of::<usize>()];
+        (largest[0], largest[1]) = (MAX_STRUCT, 5);
+        assert_eq!(read_pair(&largest), Some((5, 0)));
+        // A size that is none: nothing behind it is touched, or this test ends here.
+        for size in WRONG {
+            assert!(read(&[size]).is_err() && read(&[size, 1, 2]).is_err(), "{size}");
+        }
+    }
+
+    #[test]
+    fn structs_are_filled_as_far_as_the_caller_knows_them() {
+        let (guarded, ours) = (Guarded::new(), Guarded::new());
+        // What we have ends at a page that cannot be touched, too: no more of it is read than there is.
+        let value = ours.put(&[24, 1, 2]).cast::<Pair>();
+        let write = |words: &[usize]| {
+            // SAFETY: the memory is as large as its first word says, unless the size is refused.
+            let result = unsafe { write_sized(guarded.put(words).cast::<Pair>(), &*value, "pair") };
+            result.map(|()| guarded.last(words.len()))
         };
-        let (mut old, mut new) = ([16usize, 9, 9], [40usize, 9, 9, 9, 9]);
-        assert!(write(&mut old).is_ok() && write(&mut new).is_ok());
-        assert_eq!((old, new), ([16, 1, 9], [40, 1, 2, 9, 9]));
-        largest[1] = 9;
-        assert!(write(&mut largest).is_err() && largest[1] == 9);
+        assert_eq!(write(&[24, 9, 9]).ok(), Some(vec![24, 1, 2]));
+        assert_eq!(write(&[16, 9]).ok(), Some(vec![16, 1]));
+        assert_eq!(write(&[8]).ok(), Some(vec![8]));
+        assert_eq!(write(&[40, 9, 9, 9, 9]).ok(), Some(vec![40, 1, 2, 9, 9]));
+        let mut largest = vec![9; MAX_STRUCT / size_of::<usize>()];
+        largest[0] = MAX_STRUCT;
+        assert_eq!(write(&largest).map(|words| words[..4].to_vec()).ok(), Some(vec![MAX_STRUCT, 1, 2, 9]));
+        for size in WRONG {
+            assert!(write(&[size]).is_err() && write(&[size, 9, 9]).is_err(), "{size}");
+            assert_eq!(guarded.last(3), [size, 9, 9]);
+        }
     }
 }

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_error_has_a_status_of_its_own() {
+    fn error_kinds_have_a_status_each() {
         let kinds = [
             (ErrorKind::InvalidConfig, 2),
             (ErrorKind::AddressInUse, 4),

@@ -83,6 +83,7 @@ fn layering_modules_import_only_downwards() {
         ("secret", &[]),
         ("serial", &[]),
         ("error", &["text"]),
+        ("packet_filter", &["error"]),
         ("time", &[]),
         ("lock", &[]),
         ("random", &["lock"]),
@@ -90,8 +91,8 @@ fn layering_modules_import_only_downwards() {
         ("media", &["lock"]),
         ("event", &["media", "error", "text", "lock", "serial"]), // `lock` for the queues
         ("net", &["lock", "text"]),
-        ("flow", &["media", "error", "random", "secret", "text"]),
-        ("proto", &["media", "time", "error", "test_rng", "random", "secret", "text"]),
+        ("flow", &["media", "error", "packet_filter", "random", "secret", "text"]),
+        ("proto", &["media", "time", "error", "packet_filter", "test_rng", "random", "secret", "text"]),
         ("router", &["media", "lock", "time", "error"]),
         ("fuzz", &["proto", "router", "flow", "media", "test_rng", "random"]), // for tests only
         (
@@ -153,7 +154,13 @@ fn engine_names_no_protocol() {
     let mut files = 0;
     for file in sources(&root().join("streamlink-core/src/engine")).into_iter().filter(|file| !is_test_file(file)) {
         let text = fs::read_to_string(&file).unwrap();
+        // An example in the documentation is code of a host, which chooses a protocol.
+        let mut is_example = false;
         for (number, line) in production_lines(&text) {
+            is_example ^= line.trim_start().starts_with("/// ```");
+            if is_example {
+                continue;
+            }
             assert_eq!(protocol_names(line), Vec::<&str>::new(), "{}:{number}: {line}", file.display());
         }
         files += 1;
@@ -162,7 +169,7 @@ fn engine_names_no_protocol() {
     assert_eq!(protocol_names("use crate::SrtOptions; // over RTMPS"), ["srt", "rtmp"]);
 }
 
-/// Where the kinds of sources and outputs are told apart: the settings, and the table of drivers.
+/// Files that tell the kinds of sources and outputs apart: the settings, and the table of drivers.
 const KINDS: &[&str] = &[
     "flow/build.rs",
     "flow/claim.rs",
@@ -295,4 +302,21 @@ fn interop_page_names_tests_that_exist() {
             assert!(is_test, "there is no test `{name}`");
         }
     }
+}
+
+/// The map of the code names files that exist.
+#[test]
+fn map_names_files_that_exist() {
+    let mut named = 0;
+    for page in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let quoted = text.split('`').skip(1).step_by(2);
+        for path in quoted.filter(|path| path.contains('/') && (path.ends_with(".rs") || path.ends_with('/'))) {
+            // The folder of a new protocol, as in `proto/NAME/`.
+            let exists = ["", "streamlink-core/src"].iter().any(|folder| root().join(folder).join(path).exists());
+            assert!(exists || path.contains("NAME"), "{page} names {path}");
+            named += 1;
+        }
+    }
+    assert!(named > 50, "the pages were read: {named}");
 }

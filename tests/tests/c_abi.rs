@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use streamlink_tests::{
+    clip, media,
     peer::{Peer, built, run, target},
     rig::text,
     root,
@@ -155,4 +156,42 @@ fn readme_c_code_compiles_and_runs() {
     std::fs::write(&source, code).unwrap();
     compile("gcc", &source, &program, false, &[]);
     assert!(run(text(&program), &[]).contains("send to rtp://"));
+}
+
+/// A host in C switches between two publishers, each with an address that the failover switch has made, while ffmpeg
+/// records: its connection stays, and no time goes back.
+#[test]
+fn c_host_switches_sources_and_the_player_stays() {
+    built(&["-p", "streamlink-ffi"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (program, recorded) = (folder.path().join("switcher"), folder.path().join("played.flv"));
+    compile("gcc", &c("switcher.c"), &program, false, &[]);
+    let mut host = Peer::start(&program, &["3"]);
+    let address = |name: &str| host.wait_for_word(&format!("{name} "));
+    // Key frames come once a second, so that no switch waits long. The times of the two publishers differ.
+    let looped = folder.path().join("looped.flv");
+    let video = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "0", "-c:a", "aac", "-t", "40"];
+    run(
+        "ffmpeg",
+        &[&["-v", "error", "-nostdin", "-stream_loop", "20", "-i", text(&clip())], &video[..], &[text(&looped)]]
+            .concat(),
+    );
+    let publish = |url: &str, offset: &str| {
+        let copy = ["-map", "0", "-c", "copy", "-output_ts_offset", offset, "-f", "flv", url];
+        media::play(&looped, &copy)
+    };
+    let _first = publish(&address("venue"), "0");
+    let _second = publish(&address("venue-backup"), "40");
+    let url = address("play");
+    let mut all = vec!["-v", "error", "-nostdin", "-y", "-i", &url];
+    all.extend(["-map", "0:v", "-map", "0:a", "-c", "copy", "-f", "flv", text(&recorded)]);
+    let mut player = Peer::start("ffmpeg", &all);
+    host.wait_for("switched 3");
+    assert!(host.finish().success(), "{}", host.output());
+    player.finish();
+    for stream in ["v:0", "a:0"] {
+        let times = media::check_times(&recorded, stream);
+        let greatest = times.windows(2).map(|pair| pair[1].0 - pair[0].0).fold(0.0, f64::max);
+        assert!(times.len() > 100 && greatest < 5.0, "{stream}: {} packets, {greatest} s", times.len());
+    }
 }

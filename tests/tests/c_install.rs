@@ -16,7 +16,7 @@ use streamlink_tests::{
     rtp::Sink,
 };
 
-/// Where the library was installed, once for all tests.
+/// Folder in which the library is installed, once for all tests.
 fn installed() -> &'static Path {
     static PREFIX: OnceLock<PathBuf> = OnceLock::new();
     PREFIX.get_or_init(|| {
@@ -105,7 +105,7 @@ fn examples(is_static: bool) -> &'static Path {
     })
 }
 
-/// What stands in a program's output behind some words, on the same line.
+/// Returns the text behind some words in a program's output, on the same line.
 fn said_after(peer: &Peer, words: &str) -> String {
     eventually(&format!("`{words}`: {}", peer.output()), || {
         let output = peer.output();
@@ -130,6 +130,19 @@ fn c_relay_example_relays_ffmpeg() {
         let bytes: usize = received.iter().map(|packet| packet.len() - 12).sum();
         assert!(bytes > 500_000 && relay.output().contains("Mb/s"), "{bytes} {}", relay.output());
     }
+}
+
+#[test]
+fn c_relay_example_shows_the_public_host_and_the_key_apart() {
+    let relay = examples(false).join("relay");
+    let source = "rtmp://:0/live/KEY";
+    let mut relay = Peer::start("env", &["PUBLIC_HOST=media.example.com", text(&relay), source]);
+    let address = said_after(&relay, "send to ");
+    let server = address.strip_suffix("/KEY").unwrap();
+    assert!(server.starts_with("rtmp://media.example.com:") && server.ends_with("/live"), "{address}");
+    relay.wait_for(&format!("server {server}, stream key KEY"));
+    relay.signal(libc::SIGINT);
+    assert!(relay.finish().success(), "{}", relay.output());
 }
 
 #[test]

@@ -200,7 +200,7 @@ impl Stage {
         });
     }
 
-    /// What was never touched has lost nothing, and is connected.
+    /// Checks that the endpoints that were never touched have lost nothing, and are connected.
     fn check(&self) {
         let stats = self.flow.stats();
         let steady = stats.outputs.iter().find(|o| o.name == "steady").unwrap();

@@ -156,7 +156,7 @@ fn kill_and_freeze(
     player.finish();
 }
 
-/// What was recorded can be decoded without a complaint, and its times go on.
+/// Checks that a recording can be decoded without a complaint, and that its times go on.
 fn check_recording(file: &Path, threshold: f64) {
     let frames = peer::decode(file);
     assert!(frames > 50, "{frames}");
@@ -164,8 +164,8 @@ fn check_recording(file: &Path, threshold: f64) {
     greatest_step(file, "a:0");
 }
 
-/// What was recorded of MPEG-TS: besides, the continuity counters go on. The recording was ended somewhere: the last
-/// picture, or the last piece of sound, is not looked at.
+/// Checks a recording of MPEG-TS in the same way, and that its continuity counters go on. The recording was ended
+/// somewhere: the last picture, or the last piece of sound, is not looked at.
 fn check_transport_stream(file: &Path) {
     let stream = fs::read(file).unwrap();
     check_continuity(&stream);
@@ -253,9 +253,9 @@ fn failover_rtmp_switch_generates_the_second_address() {
     assert_eq!((from.as_str(), to.as_str()), ("venue-backup", "venue"));
     let before = rig.running.stats().outputs[0].packets;
     eventually("media of the first source", || (rig.running.stats().outputs[0].packets > before + 100).then_some(()));
-    drop(first);
-    player.signal(libc::SIGINT);
+    player.signal(libc::SIGINT); // while media flows: it looks for signals between packets
     player.finish();
+    drop(first);
     greatest_step(&file, "v:0");
     rig.stop();
 }

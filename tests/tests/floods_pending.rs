@@ -22,7 +22,7 @@ const FLOOD: usize = 1100;
 const PENDING: u64 = 128;
 /// Memory of such a connection, in KiB, beside what it has sent.
 const CONNECTION_KIB: u64 = 16;
-/// What an RTSP connection may have sent that is kept, in KiB.
+/// Maximum size of the data that is kept of an RTSP connection, in KiB.
 const RTSP_KIB: u64 = 16 + 64;
 /// Memory for refused attempts and connections, in KiB.
 const REFUSED_KIB: u64 = 2 << 10;

@@ -336,7 +336,7 @@ impl Small {
         self.relay.output().matches(text).count()
     }
 
-    /// It has told of what was short: in events of which an endpoint has one a second, and in one line of the log.
+    /// Checks that the shortage was reported: in events, of which an endpoint has one a second, and in one line of the log.
     fn has_told(&self, since: Instant) {
         self.relay.wait_for("no file descriptors or ports left");
         let events = self.count("no file descriptors or ports left");

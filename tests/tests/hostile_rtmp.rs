@@ -33,7 +33,7 @@ fn shake_hands(stream: &mut TcpStream) {
     stream.write_all(&answer[1..1537]).unwrap();
 }
 
-/// Whether the server closes the connection.
+/// Returns whether the server closes the connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 4096];
     loop {

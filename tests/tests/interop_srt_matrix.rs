@@ -32,14 +32,14 @@ enum Program {
 #[derive(Clone, Copy, Debug)]
 struct Case {
     program: Program,
-    /// It calls, and we listen.
+    /// The program calls, and we listen.
     calls: bool,
     /// The bytes of the key; 0: not encrypted.
     key: u8,
 }
 
 impl Case {
-    /// Its end of the connection.
+    /// The program's end of the connection.
     fn url(self, port: u16) -> String {
         let mode = if self.calls { "caller&streamid=cam1" } else { "listener" };
         let packets = if self.program == Program::Ffmpeg { "&pkt_size=1316" } else { "" };
@@ -81,7 +81,7 @@ impl Case {
         }
     }
 
-    /// It sends, and we receive.
+    /// The program sends, and we receive.
     fn sends(self) {
         let port = free_port();
         let (from, url) = (clip(), self.url(port));
@@ -144,7 +144,7 @@ impl Case {
         rig.stop();
     }
 
-    /// It receives what we send.
+    /// The program receives what we send.
     fn receives(self) {
         let port = free_port();
         let (url, folder) = (self.url(port), tempfile::tempdir().unwrap());

@@ -11,7 +11,7 @@ use streamlink_tests::{
     rtp::{Sender, Sink},
 };
 
-/// These tests count the descriptors of the process: one at a time.
+/// Lock of the tests that count the descriptors of the process: one runs at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {

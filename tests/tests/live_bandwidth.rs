@@ -16,7 +16,7 @@ use streamlink_core::{
 };
 use streamlink_tests::{eventually, rig::free_port};
 
-/// Where a packet of a run says so, counted from its end; what only opens the way has 0 there.
+/// Place of the mark of a run in a packet, counted from its end; packets that only open the way have 0 there.
 const MARK: u8 = 0xa5;
 const PAYLOAD: usize = 1300;
 /// 20 Mb/s.

@@ -114,7 +114,7 @@ fn flows_text(outputs_of_first: &str) -> String {
     format!(
         r#"[
         {{ "name": "one", "max_bandwidth": "5M",
-          "sources": [ {{ "name": "in", "url": "rtmp://127.0.0.1:0/live?mode=listener" }} ],
+          "sources": [ {{ "name": "in", "url": "rtmp://127.0.0.1:0/live?mode=listener", "failover": true }} ],
           "outputs": [ {{ "name": "a", "url": "rtmp://127.0.0.1:0/a?mode=listener", "max_players": 4 }}{outputs_of_first} ] }},
         {{ "name": "two", "max_bandwidth": "5M",
           "sources": [ {{ "name": "in", "url": "srt://127.0.0.1:0?mode=listener" }} ],

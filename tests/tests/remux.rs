@@ -15,7 +15,7 @@ fn key(text: &str) -> StreamKey {
     StreamKey::new(text).unwrap()
 }
 
-/// What arrives at nginx from a remuxed stream: every picture of the original from the first key frame on, sound and
+/// Media that arrives at nginx from a remuxed stream: every picture of the original from the first key frame on, sound and
 /// picture as far apart as in the original.
 fn check_remuxed(nginx: &Nginx, name: &str, original: &Path, has: (bool, bool)) {
     let file = nginx.recording(name);

@@ -204,7 +204,7 @@ fn relay_does_not_repeat_arguments_and_documents_that_are_wrong() {
     }
 }
 
-/// Whatever the library logs in this process.
+/// Log of the library in this process.
 static LOG: Mutex<String> = Mutex::new(String::new());
 
 struct Capture;

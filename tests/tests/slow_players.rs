@@ -33,7 +33,7 @@ fn memory(peer: &Peer) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// What it has said of its figures last, in a whole line.
+/// Last whole line of figures that the program has written.
 fn figures(relay: &Peer) -> Value {
     let said = relay.output();
     let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);

@@ -130,8 +130,10 @@ fn compare(path: Path) {
     let Path { round_trip, loss, latency } = path;
     println!("round trip {round_trip} ms, loss {loss} %, latency {latency} ms: ours {ours:?}, libsrt's {theirs:?}");
     assert_eq!(ours.sent, u64::from(DATAGRAMS));
-    assert!(theirs.sent > u64::from(DATAGRAMS) * 99 / 100, "{theirs:?}");
-    assert!(ours.repeats * 100 <= theirs.repeats * 115 + 500, "ours {ours:?}, libsrt's {theirs:?}");
+    // On a busy machine libsrt's program loses some of the datagrams that it is fed with.
+    assert!(theirs.sent > u64::from(DATAGRAMS) / 2, "{theirs:?}");
+    let share = |cost: &Cost| cost.repeats as f64 / cost.sent as f64;
+    assert!(share(&ours) <= share(&theirs) * 1.15 + 0.002, "ours {ours:?}, libsrt's {theirs:?}");
     let lost = |cost: &Cost| cost.sent.saturating_sub(cost.written);
     assert!(lost(&ours) <= lost(&theirs) + 2, "ours {ours:?}, libsrt's {theirs:?}");
 }

@@ -205,7 +205,7 @@ fn rtmp_stats_count_media_without_readers() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What was interleaved with the talk of RTSP (RFC 2326 section 10.12): RTP packets, and their bytes.
+/// Number of RTP packets interleaved with RTSP messages (RFC 2326 section 10.12), and their bytes.
 fn interleaved(mut said: &[u8]) -> (u64, u64) {
     let (mut packets, mut bytes) = (0, 0);
     while !said.is_empty() {
@@ -257,4 +257,40 @@ fn rtsp_stats_match_the_wire() {
     agree("packets to the player", listed.packets, packets);
     drop(player);
     rig.stop();
+}
+
+#[test]
+fn rtmp_and_rtsp_sources_list_their_tracks() {
+    let clip = clip();
+    for (source, format) in [
+        (Source::from(Source::rtmp("in", "127.0.0.1:0", "live").key(StreamKey::new("KEY").unwrap())), &["flv"][..]),
+        (Source::rtsp_listener("in", "127.0.0.1:0", "cam").into(), &["rtsp", "-rtsp_transport", "tcp"]),
+        (Source::srt_listener("in", "127.0.0.1:0").into(), &["mpegts"]),
+    ] {
+        let rig = Rig::start(source, vec![Output::tap("tap").into()]);
+        let url = rig.input();
+        let encode = ["-map", "0", "-c:v", "copy", "-c:a", "aac", "-ar", "44100", "-ac", "1", "-f"];
+        let publisher = play(&clip, &[&encode[..], format, &[&url]].concat());
+        let mut seen = Vec::new();
+        eventually("two tracks with their bit rates", || {
+            seen = rig.running.stats().sources[0].tracks.clone();
+            (seen.len() == 2 && seen.iter().all(|track| track.bit_rate > 10_000)).then_some(())
+        });
+        drop(publisher);
+        let [video, audio] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!((video.codec, audio.codec), ("H.264", "AAC"), "{url}");
+        assert!(seen.iter().all(|track| track.left_out.is_none()), "{seen:?}");
+        if url.starts_with("srt") {
+            assert_eq!((video.pid, audio.pid, video.program), (256, 257, 1));
+        } else {
+            let sound = (audio.sample_rate, audio.channels);
+            assert!((video.width, video.height) > (100, 100) && sound == (44_100, 1), "{url}: {seen:?}");
+            assert_eq!(video.track, Some(0), "{url}");
+        }
+        // Nothing comes any more.
+        eventually("no bit rate", || {
+            rig.running.stats().sources[0].tracks.iter().all(|track| track.bit_rate == 0).then_some(())
+        });
+        rig.stop();
+    }
 }

@@ -97,16 +97,16 @@ pub enum Access {
     Reject(u32),
 }
 
-/// Answer of a hook: accepted, with a passphrase if the host has chosen one, or the code of a rejection (1000 and
+/// HookAnswer of a hook: accepted, with a passphrase if the host has chosen one, or the code of a rejection (1000 and
 /// above).
-pub(super) type Answer = Result<Option<Passphrase>, u32>;
+pub(super) type HookAnswer = Result<Option<Passphrase>, u32>;
 
 /// Code for a peer that the host rejects without a code of its own.
 const FORBIDDEN: u32 = 1403;
 /// Code for a peer about which the hook has panicked or has not answered.
 pub(super) const UNANSWERED: u32 = 1500;
 
-impl From<Access> for Answer {
+impl From<Access> for HookAnswer {
     fn from(access: Access) -> Self {
         match access {
             Access::Accept => Ok(None),
@@ -146,7 +146,7 @@ impl AccessHook {
     /// A function that blocks runs on a thread for blocking work, and on to its end if the future is dropped. One that
     /// answers later runs in a task of its own, for at most [`DECISION_TIME`]. `held` is dropped when no code of the host
     /// runs any more.
-    pub(super) fn ask(&self, request: AccessRequest, held: impl Send + 'static) -> BoxFuture<'static, Answer> {
+    pub(super) fn ask(&self, request: AccessRequest, held: impl Send + 'static) -> BoxFuture<'static, HookAnswer> {
         match self {
             AccessHook::Blocking(hook) => {
                 let hook = hook.clone();
@@ -156,7 +156,7 @@ impl AccessHook {
                         lock::assert_unlocked();
                         lock::on_task(|| hook(&request))
                     });
-                    call.await.map_or(Err(UNANSWERED), Answer::from)
+                    call.await.map_or(Err(UNANSWERED), HookAnswer::from)
                 })
             }
             AccessHook::Later(hook) => {

@@ -34,6 +34,28 @@ const MAX_STAGED: usize = 1024;
 
 /// Pushes packets into a flow. Cheap to clone; may be used from any thread, and from within everything that this
 /// library calls: wakers, a logger, and release functions that run when the bytes of a packet are dropped.
+/// ```
+/// use std::time::Instant;
+/// use streamlink_core::{Bitrate, Engine, Flow, Output, Packet, Source};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::new()?;
+/// let flow = Flow::builder("generated", Bitrate::mbps(20))
+///     .source(Source::app_datagrams("generator"))
+///     .output(Output::tap("monitor"))
+///     .build()?;
+/// engine.block_on(async {
+///     let running = engine.start(flow).await?;
+///     let source = running.app_source("generator")?;
+///     let mut tap = running.tap("monitor")?;
+///     source.push(Packet::datagram(vec![0x47; 1316], Instant::now()))?;
+///     let packet = tap.next().await.ok_or("the flow runs")?;
+///     assert_eq!(packet.data().len(), 1316);
+///     running.stop().await;
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AppSource {
     family: MediaFamily,
@@ -206,6 +228,28 @@ impl AppSource {
 /// A tap holds 1 MiB of packets, or one batch, in addition to what the flow holds. A host that keeps packets for longer
 /// than a moment should keep them [`detached`](Packet::detached), since one packet may keep up to 128 KiB of memory
 /// shared with other packets alive.
+/// See [`AppSource`] for an example. [`Tap::for_each`] calls the host instead:
+///
+/// ```
+/// use std::sync::mpsc;
+/// use streamlink_core::{Bitrate, Engine, Flow, Output, Source};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::new()?;
+/// let flow = Flow::builder("match-day", Bitrate::mbps(20))
+///     .source(Source::rtp("venue", "127.0.0.1:0"))
+///     .output(Output::tap("recorder"))
+///     .build()?;
+/// let running = engine.block_on(engine.start(flow))?;
+/// let (packets, recorder) = mpsc::channel();
+/// let callback = running.tap("recorder")?.for_each(move |packet| {
+///     let _ = packets.send(packet.detached()); // the recorder has ended
+/// });
+/// # drop(recorder);
+/// engine.block_on(callback.stop());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tap {
     reader: Reader,
@@ -295,7 +339,8 @@ impl Tap {
     /// The callback should return soon. It runs on a thread that other tasks need too, and while it runs, packets queue
     /// up and may be lost to this tap. Stopping the flow waits for it.
     pub fn for_each(mut self, mut callback: impl FnMut(Packet) + Send + 'static) -> TapCallback {
-        let (tasks, closer) = (self.tasks.clone(), self.reader.closer());
+        let tasks = self.tasks.clone();
+        let closer = self.reader.closer();
         let task = tasks.spawn(async move {
             while let Some(packet) = self.next().await {
                 lock::assert_unlocked();

@@ -10,7 +10,7 @@ use crate::{
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
     },
-    router::{Admission, GopSegmenter, Limiter, MediaBatch, Preamble, Ring, State, Totals},
+    router::{GopSegmenter, Limiter, MediaBatch, Preamble, RateCheck, Ring, State, Totals},
     time::Throttle,
 };
 use bytes::Bytes;
@@ -144,7 +144,7 @@ impl Ingest {
 
     /// Decides about a packet of this size by the bandwidth limit.
     pub(super) fn admit(&mut self, now: Instant, bytes: usize) -> Verdict {
-        if self.limiter.admit(now, bytes) == Admission::Within {
+        if self.limiter.admit(now, bytes) == RateCheck::Within {
             return Verdict::Pass;
         }
         self.above_untold += 1;
@@ -263,6 +263,8 @@ impl Ingest {
         if since >= MONITOR_INTERVAL {
             self.monitored = now;
             context.status.set_transport(&self.monitor);
+            let tracks = if is_transport_stream { self.monitor.tracks(since) } else { self.gops.tracks(since) };
+            context.status.set_tracks(tracks);
             for (check, count) in self.reports.due(&self.monitor.errors(), now) {
                 let source = context.status.name();
                 context.events.emit(Event::TransportError { source, check, count });

@@ -36,13 +36,13 @@ pub use access::{Access, AccessRequest};
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
-pub(crate) use egress::local_egress;
+pub(crate) use egress::{listener_egress, local_egress};
 pub(crate) use kinds::Drivers;
 pub(crate) use message_ring::{MessageRing, RemuxStatus};
 pub(crate) use resolver::Resolver;
 pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
 pub(crate) use source_list::{SourceList, WantedPrograms};
-pub use status::{LastError, PlayerStats};
+pub use status::{LastError, MemberStats, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
 pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalReason};

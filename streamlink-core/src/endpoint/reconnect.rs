@@ -41,9 +41,9 @@ impl From<End> for Outcome {
 
 /// A protocol's caller, with the state that it keeps from one connection to the next.
 pub(super) trait Caller: Send {
-    /// Makes one attempt to connect, calls [`Connection::up`] when the peer has agreed, and runs the connection to its
+    /// Makes one attempt to connect, calls [`ConnectionAttempt::up`] when the peer has agreed, and runs the connection to its
     /// end. Returns soon after the caller is stopped.
-    fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> impl Future<Output = Outcome> + Send;
+    fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> impl Future<Output = Outcome> + Send;
 
     /// Ends the media of the connection. `reason` is `None` if the caller was stopped. Returns whether a source was
     /// connected, in which case its loss was reported.
@@ -69,7 +69,7 @@ pub(super) struct ReconnectLoop {
 
 /// Connection that a caller makes, or tries to make.
 #[derive(Debug)]
-pub(super) struct Connection<'a> {
+pub(super) struct ConnectionAttempt<'a> {
     context: &'a ReconnectLoop,
     /// Address of the peer that was reached.
     reached: Option<SocketAddr>,
@@ -81,7 +81,7 @@ pub(super) struct Connection<'a> {
     connected_before: bool,
 }
 
-impl Connection<'_> {
+impl ConnectionAttempt<'_> {
     /// Records the address of the peer, once the transport is connected.
     pub(super) fn reached(&mut self, peer: SocketAddr) {
         log_handshake(|| format!("`{}` has reached {peer}", self.context.status.name()));
@@ -117,7 +117,7 @@ impl ReconnectLoop {
     /// Runs a caller until it is stopped.
     pub(super) async fn run(self, mut caller: impl Caller) {
         let mut backoff = Backoff::new(self.reconnect, self.random.clone());
-        let mut report = Report { context: &self, told: None };
+        let mut report = LossReports { context: &self, told: None };
         let mut connected_before = false;
         let mut immediate = 0;
         let mut avoid = None;
@@ -126,9 +126,9 @@ impl ReconnectLoop {
         }
         loop {
             let started = now();
-            let mut connection = Connection { context: &self, reached: None, avoid, up: None, connected_before };
+            let mut connection = ConnectionAttempt { context: &self, reached: None, avoid, up: None, connected_before };
             let outcome = caller.connect_and_run(&mut connection).await;
-            let Connection { up, reached, .. } = connection;
+            let ConnectionAttempt { up, reached, .. } = connection;
             let now = now();
             let (reason, is_other) = match outcome {
                 Outcome::Stopped => {
@@ -203,13 +203,13 @@ pub(super) fn lost(status: &Status, is_source: bool, peer: Option<SocketAddr>, r
 }
 
 /// Reports of one caller, without those that only repeat the one before.
-struct Report<'a> {
+struct LossReports<'a> {
     context: &'a ReconnectLoop,
     /// Reason that was reported last, while there was no connection since.
     told: Option<LossReason>,
 }
 
-impl Report<'_> {
+impl LossReports<'_> {
     /// Reports a loss: of a connection, or the first of several failed attempts in a row.
     fn lost(&mut self, reason: &LossReason, peer: Option<SocketAddr>, was_connected: bool, is_reported: bool) {
         if was_connected {

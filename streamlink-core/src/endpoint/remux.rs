@@ -132,7 +132,7 @@ pub(crate) async fn run(
         if let Some(selection) = selection {
             let carried = selection.carried.join(", ");
             let left_out = selection.left_out.join(", ");
-            status.nothing.store(carried.is_empty(), Relaxed);
+            status.nothing.store(carried.is_empty() && !selection.waits, Relaxed);
             let event = Event::Remuxed { carried: carried.into(), left_out: left_out.into() };
             status.selection.store(Some(Arc::new(event.to_string())));
             events.emit(event);

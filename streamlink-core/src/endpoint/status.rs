@@ -1,10 +1,10 @@
-//! The status of a running endpoint: its name, its counters, and what it carries.
+//! The status of a running endpoint: its name, its counters, and its media.
 
 use super::{Bandwidth, LossReason, RefusalReason};
 use crate::{
     flow::Allowlist,
     lock::{Guard, lock},
-    media::{PidStats, TransportErrors, TsMonitor},
+    media::{MediaTrack, PidStats, TransportErrors, TsMonitor},
     router::Counters,
     text::PeerText,
 };
@@ -31,8 +31,11 @@ pub(crate) struct StatusSnapshot {
     pub(crate) pids: Vec<PidStats>,
     /// Transport errors of an MPEG-TS source, updated about once a second.
     pub(crate) transport: TransportErrors,
+    /// Tracks of a source, updated about once a second.
+    pub(crate) tracks: Vec<MediaTrack>,
     /// Players of a listener, updated about once a second.
     pub(crate) players: Vec<PlayerStats>,
+    pub(crate) members: Vec<MemberStats>,
     /// Description of the media.
     pub(crate) media: Option<PeerText>,
     /// Sender of a source that is connected, or server that a caller is connected to.
@@ -77,6 +80,16 @@ impl Status {
         let mut snapshot = self.lock();
         snapshot.pids = monitor.pids();
         snapshot.transport = monitor.errors();
+    }
+
+    /// Updates the tracks.
+    pub(super) fn set_tracks(&self, tracks: Vec<MediaTrack>) {
+        self.lock().tracks = tracks;
+    }
+
+    /// Updates the list of members of a group.
+    pub(super) fn set_members(&self, members: Vec<MemberStats>) {
+        self.lock().members = members;
     }
 
     /// Updates the list of players.
@@ -165,6 +178,33 @@ pub struct PlayerStats {
     /// Packets that the player has reported lost.
     pub lost: u64,
     /// Packets dropped because the player was too slow.
+    pub dropped: u64,
+    /// Round trip time.
+    #[cfg_attr(feature = "serde", serde(rename = "round_trip_ms", with = "crate::serial::millis"))]
+    pub round_trip: Duration,
+}
+
+/// One member of a group of connections (bonding), at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct MemberStats {
+    /// Address of the peer: as it was configured for a caller, or that of a caller of ours.
+    pub address: String,
+    /// Duration of the connection, if there is one.
+    #[cfg_attr(feature = "serde", serde(rename = "connected_ms", with = "crate::serial::optional_millis"))]
+    pub connected_for: Option<Duration>,
+    /// Packets received or sent over this member, without retransmissions.
+    pub packets: u64,
+    /// Bytes that were delivered from this member, or sent over it.
+    pub bytes: u64,
+    /// Received packets that another member had brought before.
+    pub redundant: u64,
+    /// Packets that were missing on this member at first, or that the peer has reported lost.
+    pub lost: u64,
+    /// Packets retransmitted.
+    pub retransmitted: u64,
+    /// Packets dropped because the member was too slow.
     pub dropped: u64,
     /// Round trip time.
     #[cfg_attr(feature = "serde", serde(rename = "round_trip_ms", with = "crate::serial::millis"))]

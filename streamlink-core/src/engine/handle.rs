@@ -189,7 +189,8 @@ impl Running {
             stats.active = self.group.is_active(number);
             if let Some((counts, _)) = self.group.merged(number) {
                 stats.lost = counts.lost;
-                (stats.unique_packets, stats.late) = (counts.unique_packets, counts.late);
+                stats.unique_packets = counts.unique_packets;
+                stats.late = counts.late;
             }
             stats
         };
@@ -298,6 +299,24 @@ impl FlowHandle {
     }
 
     /// Returns a snapshot of the counters, without stopping the data path.
+    /// ```
+    /// use streamlink_core::{Bitrate, Engine, Flow, Output, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::new()?;
+    /// # let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    /// #     .source(Source::rtp("venue", "127.0.0.1:0"))
+    /// #     .output(Output::rtp("studio", "127.0.0.1:5004"))
+    /// #     .build()?;
+    /// # let running = engine.block_on(engine.start(flow))?;
+    /// let stats = running.stats();
+    /// for endpoint in stats.sources.iter().chain(&stats.outputs) {
+    ///     println!("{} ({}): {:?}, {} packets", endpoint.name, endpoint.protocol, endpoint.state, endpoint.packets);
+    /// }
+    /// print!("{}", engine.metrics()); // the same of all flows, as OpenMetrics text
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> FlowStats {
         self.0.running.stats()
     }
@@ -337,7 +356,8 @@ impl FlowHandle {
     /// # Errors
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
     pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, output) = (self.0.running.clone(), output.into());
+        let running = self.0.running.clone();
+        let output = output.into();
         self.on_runtime(|caller| async move { running.add_output(output, &caller).await }).await
     }
 
@@ -350,7 +370,8 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
     pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.remove_output(&name, &caller).await }).await
     }
 
@@ -367,7 +388,9 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, name, output) = (self.0.running.clone(), name.to_owned(), output.into());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
+        let output = output.into();
         self.on_runtime(|caller| async move { running.replace_output(&name, output, &caller).await }).await
     }
 
@@ -375,6 +398,22 @@ impl FlowHandle {
     ///
     /// # Errors
     /// When there is no such output, or a new value is wrong; nothing is then changed.
+    /// ```
+    /// use streamlink_core::{Applied, Bitrate, Engine, Flow, Output, OutputEdit, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::new()?;
+    /// # let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    /// #     .source(Source::srt_listener("venue", "127.0.0.1:0"))
+    /// #     .output(Output::srt_listener("partner", "127.0.0.1:0"))
+    /// #     .build()?;
+    /// # let running = engine.block_on(engine.start(flow))?;
+    /// // Players at other addresses are disconnected; the rest stay connected.
+    /// let edit = OutputEdit::new().allow("203.0.113.0/24".parse()?).max_players(4);
+    /// assert_eq!(running.edit_output("partner", edit)?, Applied::InPlace);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn edit_output(&self, name: &str, edit: OutputEdit) -> Result<Applied, Error> {
         self.0.running.edit_output(name, edit)
     }
@@ -389,7 +428,8 @@ impl FlowHandle {
     /// [`Error::NotFound`] when there is none of that name; as [`FlowHandle::add_output`] when its sockets cannot be
     /// opened. It then stays disabled.
     pub async fn set_output_enabled(&self, name: &str, enabled: bool) -> Result<Applied, Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.set_output_enabled(&name, enabled, &caller).await }).await
     }
 
@@ -399,8 +439,25 @@ impl FlowHandle {
     /// # Errors
     /// When it is not valid for this flow, the flow has 16 sources already, its name is taken, its backups are cold and
     /// it is no caller, or its sockets cannot be opened.
+    /// ```
+    /// use streamlink_core::{Bitrate, Engine, Flow, Output, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = Engine::new()?;
+    /// # let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    /// #     .source(Source::srt_listener("venue", "127.0.0.1:0"))
+    /// #     .output(Output::srt_listener("partner", "127.0.0.1:0"))
+    /// #     .build()?;
+    /// # let running = engine.block_on(engine.start(flow))?;
+    /// engine.block_on(running.add_source(Source::srt_caller("backup", "198.51.100.7:9000")))?;
+    /// running.switch_to("backup")?;
+    /// assert_eq!(running.stats().sources.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn add_source(&self, source: impl Into<Source>) -> Result<(), Error> {
-        let (running, source) = (self.0.running.clone(), source.into());
+        let running = self.0.running.clone();
+        let source = source.into();
         self.on_runtime(|caller| async move { running.add_source(source, &caller).await }).await
     }
 
@@ -412,7 +469,8 @@ impl FlowHandle {
     /// [`Error::NotFound`] when there is none of that name; [`Error::Config`] for the last source of the flow, which can
     /// only be replaced or disabled.
     pub async fn remove_source(&self, name: &str) -> Result<(), Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.remove_source(&name, &caller).await }).await
     }
 
@@ -425,7 +483,9 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::add_source`] and [`FlowHandle::remove_source`].
     pub async fn replace_source(&self, name: &str, source: impl Into<Source>) -> Result<Applied, Error> {
-        let (running, name, source) = (self.0.running.clone(), name.to_owned(), source.into());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
+        let source = source.into();
         self.on_runtime(|caller| async move { running.replace_source(&name, source, &caller).await }).await
     }
 
@@ -437,7 +497,8 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::set_output_enabled`].
     pub async fn set_source_enabled(&self, name: &str, enabled: bool) -> Result<Applied, Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.set_source_enabled(&name, enabled, &caller).await }).await
     }
 

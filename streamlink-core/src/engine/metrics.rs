@@ -2,7 +2,7 @@
 
 use super::stats::{EndpointStats, FlowStats};
 use crate::{
-    endpoint::{LastError, PlayerStats},
+    endpoint::{LastError, MemberStats, PlayerStats},
     flow::Bitrate,
     media::PidStats,
     router::State,
@@ -47,6 +47,9 @@ const ENDPOINT_COUNTERS: &Table<EndpointStats, u64> = &[
     ("dropped_packets", "Packets that arrived and were not passed on", |s| s.dropped),
     ("duplicate_packets", "Packets that arrived again after they had arrived", |s| s.duplicates),
     ("malformed_datagrams", "Datagrams that could not be parsed", |s| s.malformed),
+    ("repair_packets", "Repair packets of forward error correction, received or sent", |s| s.repairs),
+    ("rebuilt_packets", "Packets that were rebuilt from repair packets", |s| s.rebuilt),
+    ("unrepaired_packets", "Missing packets that could not be rebuilt from repair packets", |s| s.unrepaired),
     ("undecrypted_packets", "Packets that could not be decrypted, or were altered", |s| s.undecrypted),
     ("refused_peers", "Connections or datagrams refused", |s| s.refused),
     ("reconnections", "Reconnections", |s| s.reconnections),
@@ -103,6 +106,19 @@ const PLAYER_GAUGES: &Table<PlayerStats, f64> = &[
     ("player_round_trip_seconds", "Round trip time to a player", |p| seconds(p.round_trip)),
 ];
 
+const MEMBER_COUNTERS: &Table<MemberStats, u64> = &[
+    ("member_packets", "Packets of a member of a group of connections", |m| m.packets),
+    ("member_redundant_packets", "Packets that another member of the group brought before", |m| m.redundant),
+    ("member_lost_packets", "Packets that were missing on a member of a group at first", |m| m.lost),
+    ("member_retransmitted_packets", "Packets sent again over a member of a group", |m| m.retransmitted),
+    ("member_dropped_packets", "Packets dropped for a member of a group", |m| m.dropped),
+];
+
+const MEMBER_GAUGES: &Table<MemberStats, f64> = &[
+    ("member_connected", "Whether a member of a group is connected", |m| flag(m.connected_for.is_some())),
+    ("member_round_trip_seconds", "Round trip time of a member of a group", |m| seconds(m.round_trip)),
+];
+
 fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
 }
@@ -133,6 +149,9 @@ impl Collector for Snapshot {
         });
         let errors: Vec<(Labels, &LastError)> = with_error.collect();
         families(&mut encoder, ERROR_GAUGES, &errors, ConstGauge::new)?;
+        let members = parts(&endpoints, "member", |endpoint| &endpoint.members, |member| member.address.clone());
+        families(&mut encoder, MEMBER_COUNTERS, &members, ConstCounter::new)?;
+        families(&mut encoder, MEMBER_GAUGES, &members, ConstGauge::new)?;
         let pids = parts(&endpoints, "pid", |endpoint| &endpoint.pids, |pid| pid.pid.to_string());
         families(&mut encoder, PID_COUNTERS, &pids, ConstCounter::new)?;
         let mut players = parts(&endpoints, "peer", |endpoint| &endpoint.players, |player| player.peer.to_string());

@@ -158,6 +158,19 @@ impl EngineBuilder {
     }
 
     /// Adds a region from which outputs can send.
+    /// ```
+    /// use streamlink_core::{Bitrate, Engine, Flow, Output, RegionEgress, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::builder().region("local", RegionEgress::Address("127.0.0.1".parse()?)).build()?;
+    /// let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    ///     .source(Source::rtp("venue", "127.0.0.1:0"))
+    ///     .output(Output::rtp("studio", "127.0.0.1:5004").region("local"))
+    ///     .build()?;
+    /// engine.block_on(engine.start(flow))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn region(mut self, name: impl Into<String>, egress: RegionEgress) -> Self {
         let egress = match egress {
             RegionEgress::Address(address) => Egress { address: Some(address), ..Egress::default() },
@@ -181,6 +194,19 @@ impl EngineBuilder {
     /// The callback runs on threads for blocking work, which do not delay media, with at most 16 concurrent calls for
     /// each port. If it panics or does not answer within 2 seconds, the peer is refused. Stopping a flow waits until
     /// the calls about its peers have returned, except within such a call.
+    /// ```
+    /// use streamlink_core::{Access, Engine};
+    ///
+    /// # fn main() -> Result<(), streamlink_core::Error> {
+    /// let engine = Engine::builder()
+    ///     .access(|request| match (request.publishes, request.stream_id.as_deref()) {
+    ///         (true, Some(id)) if !id.starts_with("press/") => Access::Reject(1403), // as HTTP 403
+    ///         _ => Access::Accept,
+    ///     })
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn access(mut self, ask: impl Fn(&AccessRequest) -> Access + Send + Sync + 'static) -> Self {
         self.access_hook = Some(AccessHook::Blocking(Arc::new(ask)));
         self
@@ -349,6 +375,23 @@ impl Engine {
 
     /// Returns a reader of the events of all flows from now on, with their times and the names of the flows. It ends
     /// when the engine has shut down, or its last clone is dropped.
+    /// ```
+    /// use streamlink_core::{Bitrate, Engine, Event, Flow, Output, Source};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let engine = Engine::new()?;
+    /// let mut events = engine.events();
+    /// let flow = Flow::builder("match-day", Bitrate::mbps(20))
+    ///     .source(Source::rtp("venue", "127.0.0.1:0"))
+    ///     .output(Output::rtp("studio", "127.0.0.1:5004"))
+    ///     .build()?;
+    /// engine.block_on(engine.start(flow))?;
+    /// let first = engine.block_on(events.next()).ok_or("the engine runs")?;
+    /// assert_eq!(first.flow, "match-day");
+    /// println!("{}: {}", first.flow, first.event);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn events(&self) -> EngineEvents {
         EngineEvents::new(self.0.shared.events.subscribe())
     }

@@ -1,7 +1,7 @@
 //! Statistics: snapshots of the counters.
 
 use crate::{
-    endpoint::{LastError, PlayerStats, Status, StatusSnapshot},
+    endpoint::{LastError, MemberStats, PlayerStats, Status, StatusSnapshot},
     flow::{Bitrate, PeerUrl},
     media::{MediaTrack, PidStats, TransportErrors},
     router::State,
@@ -87,6 +87,14 @@ pub struct EndpointStats {
     pub duplicates: u64,
     /// Datagrams that could not be parsed.
     pub malformed: u64,
+    /// Repair packets of forward error correction: received by a source, or sent by an output.
+    pub repairs: u64,
+    /// Packets of a source that were rebuilt from repair packets. They also count as `recovered` where a later packet had
+    /// arrived before.
+    pub rebuilt: u64,
+    /// Packets of a source that were missing and could not be rebuilt from repair packets. Retransmissions may have
+    /// brought them.
+    pub unrepaired: u64,
     /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
     pub undecrypted: u64,
     /// Datagrams or connections of peers that the allowlist does not admit.
@@ -114,6 +122,8 @@ pub struct EndpointStats {
     pub encrypted: bool,
     /// Players of an output that listens, about a second old.
     pub players: Vec<PlayerStats>,
+    /// Members of a group of connections (bonding), about a second old.
+    pub members: Vec<MemberStats>,
     /// Description of the media, once known.
     pub media: Option<PeerText>,
     /// PIDs of an MPEG-TS source, about a second old.
@@ -122,8 +132,8 @@ pub struct EndpointStats {
     pub peer: Option<SocketAddr>,
     /// Last error of the endpoint. It stays when the endpoint has recovered.
     pub last_error: Option<LastError>,
-    /// Streams of the MPEG-TS from which an output is remultiplexed, about a second old: those that are carried, then
-    /// those that are left out, with the reason.
+    /// Tracks of a source, or of an output that is remultiplexed from MPEG-TS, about a second old: those that are carried,
+    /// then those that are left out, with the reason. Of the MPEG-TS of a source, the codecs and bit rates alone are known.
     pub tracks: Vec<MediaTrack>,
 }
 
@@ -132,7 +142,15 @@ impl EndpointStats {
         let c = &status.counters;
         let snapshot = status.snapshot();
         let last_error = snapshot.last_error(now);
-        let StatusSnapshot { name, description, pids, transport, players, media, peer, .. } = snapshot;
+        let StatusSnapshot { name, description, pids, transport, mut tracks, players, members, media, peer, .. } =
+            snapshot;
+        let bit_rate = c.bits_per_second(now);
+        if bit_rate == 0 {
+            // Tracks are measured while something comes.
+            for track in &mut tracks {
+                track.bit_rate = 0;
+            }
+        }
         Self {
             name,
             description,
@@ -145,7 +163,7 @@ impl EndpointStats {
             reconnections: c.reconnections.get(),
             bytes: c.bytes.get(),
             packets: c.packets.get(),
-            bit_rate: Bitrate::bps(c.bits_per_second(now)),
+            bit_rate: Bitrate::bps(bit_rate),
             lost: c.lost.get(),
             unique_packets: 0,
             late: 0,
@@ -154,6 +172,9 @@ impl EndpointStats {
             dropped: c.dropped.get(),
             duplicates: c.duplicates.get(),
             malformed: c.malformed.get(),
+            repairs: c.repairs.get(),
+            rebuilt: c.rebuilt.get(),
+            unrepaired: c.unrepaired.get(),
             undecrypted: c.undecrypted.get(),
             refused: c.refused.get(),
             jitter: Duration::from_micros(c.jitter_us.get()),
@@ -165,11 +186,12 @@ impl EndpointStats {
             buffered: Duration::from_micros(c.buffered_us.get()),
             encrypted: c.encrypted.get() != 0,
             players,
+            members,
             media,
             pids,
             peer,
             last_error,
-            tracks: Vec::new(),
+            tracks,
         }
     }
 }

@@ -168,8 +168,9 @@ pub enum Event {
         /// Packets since the last such event.
         packets: u64,
     },
-    /// MPEG-TS is turned into RTMP messages: which streams pass, and which RTMP cannot carry. When none pass, the
-    /// RTMP outputs have failed.
+    /// MPEG-TS is turned into RTMP messages: which streams pass, and which do not, for what reason. When RTMP can carry
+    /// none, the RTMP outputs have failed. Video that lacks a key frame for a second is named among those that do not
+    /// pass, until one comes.
     Remuxed {
         /// The streams that pass, as in `H.264 (PID 256), AAC (PID 257)`.
         carried: PeerText,

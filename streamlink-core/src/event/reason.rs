@@ -38,7 +38,7 @@ pub enum LossReason {
     Protocol(PeerText),
     /// The peer did not keep up for too long.
     TooSlow,
-    /// The peer says that it is there, but of what was sent to it nothing was acknowledged for the idle timeout.
+    /// The peer has sent signs of life, but has acknowledged no media for the idle timeout.
     Unacknowledged,
     /// A fault within the library: it is given up.
     Internal(String),
@@ -106,11 +106,11 @@ pub enum RefusalReason {
     /// The endpoint, its port or the peer's address has as many peers as it may have.
     #[cfg_attr(feature = "serde", serde(rename = "refused_too_many_peers"))]
     TooManyPeers,
-    /// Its address has as many connections, or connections that have not said yet what they want, as one address may
+    /// The peer's address has as many connections, or connections that have not said yet what they want, as one address may
     /// have (`PeerLimits`).
     #[cfg_attr(feature = "serde", serde(rename = "refused_too_many_from_address"))]
     TooManyFromAddress,
-    /// So many attempts of its address were refused that this one was not looked at, or too many are being decided
+    /// Too many attempts of the peer's address were refused, so that this one was not looked at, or too many are being decided
     /// (`PeerLimits`).
     #[cfg_attr(feature = "serde", serde(rename = "refused_too_many_attempts"))]
     TooManyAttempts,
@@ -143,7 +143,7 @@ pub enum RefusalReason {
     /// MPEG-TS without RTP headers on the port of an RTP source.
     #[cfg_attr(feature = "serde", serde(rename = "refused_raw_transport_stream"))]
     RawTransportStream,
-    /// It has not said in time what it wants.
+    /// The peer has not sent its request in time.
     #[cfg_attr(feature = "serde", serde(rename = "refused_timed_out"))]
     TimedOut,
     /// Refused by the host.

@@ -229,11 +229,15 @@ pub(crate) struct Listen {
     pub(crate) allow: Allowlist,
     /// Maximum number of peers; `None` leaves the protocol's own bound.
     pub(crate) max_peers: Option<u32>,
+    /// Differentiated services code point (RFC 2474) of the packets to players.
+    pub(crate) dscp: Option<u8>,
+    /// Congestion control of the TCP connections to players, as the kernel names it.
+    pub(crate) congestion: Option<String>,
 }
 
 impl Listen {
     pub(crate) fn new(bind: SocketAddr) -> Self {
-        Self { bind, allow: Allowlist::everyone(), max_peers: None }
+        Self { bind, allow: Allowlist::everyone(), max_peers: None, dscp: None, congestion: None }
     }
 
     pub(crate) fn placeholder() -> Self {
@@ -290,6 +294,15 @@ impl LocalEnd {
     /// Returns the address and the port as text, if there is an address.
     pub(crate) fn bind_text(&self) -> Option<String> {
         self.address.map(|address| SocketAddr::new(address, self.port.unwrap_or(0)).to_string())
+    }
+}
+
+/// Checks a code point.
+pub(crate) fn check_dscp(code_point: u8) -> Result<u8, ConfigErrorKind> {
+    if LocalEnd::DSCP.contains(&code_point) {
+        Ok(code_point)
+    } else {
+        Err(ConfigErrorKind::out_of_range(code_point, "0 to 63"))
     }
 }
 

@@ -193,6 +193,28 @@ macro_rules! player_setters {
                 self.draft.try_set("max_players", players, |s, n| s.$($path).+.max_peers = Some(n));
                 self
             }
+
+            /// Sets the differentiated services code point of the packets to players (RFC 2474; by default 0; 0–63).
+            pub fn dscp(mut self, code_point: u8) -> Self {
+                let checked = crate::flow::address::check_dscp(code_point);
+                self.draft.try_set("dscp", checked, |s, v| s.$($path).+.dscp = Some(v));
+                self
+            }
+        }
+    };
+}
+
+/// Defines the setter of outputs that serve players over TCP.
+macro_rules! player_congestion_setter {
+    ($builder:ty, $($path:ident).+) => {
+        impl $builder {
+            /// Sets the congestion control of the TCP connections to players, as in `bbr` (by default the system's). The
+            /// flow does not start if the kernel does not have it.
+            pub fn congestion(mut self, name: impl AsRef<str>) -> Self {
+                let name = crate::flow::address::check_congestion(name.as_ref());
+                self.draft.try_set("congestion", name, |s, v| s.$($path).+.congestion = Some(v));
+                self
+            }
         }
     };
 }
@@ -217,11 +239,7 @@ macro_rules! local_end_setters {
 
         /// Sets the differentiated services code point of the packets (RFC 2474; by default 0; 0–63).
         pub fn dscp(mut self, code_point: u8) -> Self {
-            let range = crate::flow::address::LocalEnd::DSCP;
-            let checked = match range.contains(&code_point) {
-                true => Ok(code_point),
-                false => Err(crate::error::ConfigErrorKind::out_of_range(code_point, "0 to 63")),
-            };
+            let checked = crate::flow::address::check_dscp(code_point);
             self.draft.try_set("dscp", checked, |s, v| s.$($path).+.dscp = Some(v));
             self
         }
@@ -297,5 +315,5 @@ macro_rules! caller_setters {
 
 pub(crate) use {
     caller_setters, congestion_setter, endpoint_builder, listener_setters, local_end_setters, output_setters,
-    player_setters,
+    player_congestion_setter, player_setters,
 };

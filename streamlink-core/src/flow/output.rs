@@ -24,6 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 ///
 /// The constructors return a typed builder; [`Output::from_url`] reads the URL grammar instead.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Output {
     pub(crate) common: Common,
     pub(crate) kind: OutputKind,
@@ -191,7 +192,9 @@ impl Output {
 
     /// Returns the congestion control that this output asks the kernel for.
     pub(crate) fn congestion(&self) -> Option<String> {
-        self.kind.clone().local()?.congestion.clone()
+        let mut kind = self.kind.clone();
+        let served = kind.listen().and_then(|listen| listen.congestion.clone());
+        served.or_else(|| kind.local()?.congestion.clone())
     }
 
     /// Returns the address that this output calls, if it is one of this machine and the URL does not say that it calls.

@@ -2,7 +2,10 @@
 
 use super::{
     address::{Call, HostPort, Listen},
-    builder::{caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters},
+    builder::{
+        caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters,
+        player_congestion_setter, player_setters,
+    },
     parsed_url::{ParsedUrl, sendable},
     secret::{Credentials, StreamKey},
     settings::check_millis,
@@ -272,6 +275,7 @@ endpoint_builder! {
 }
 listener_setters!(RtmpPullOutputBuilder, listen);
 player_setters!(RtmpPullOutputBuilder, listen);
+player_congestion_setter!(RtmpPullOutputBuilder, listen);
 output_setters!(RtmpPullOutputBuilder);
 
 /// Defines the setters of RTMP callers.

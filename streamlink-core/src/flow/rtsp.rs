@@ -3,7 +3,8 @@
 use super::{
     address::{Call, Interface, Listen},
     builder::{
-        caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters, player_setters, role,
+        caller_setters, congestion_setter, endpoint_builder, listener_setters, output_setters,
+        player_congestion_setter, player_setters, role,
     },
     name::check_text,
     parsed_url::{ParsedUrl, sendable},
@@ -215,6 +216,7 @@ endpoint_builder! {
 }
 listener_setters!(<R> RtspListenerBuilder<R>, listen);
 player_setters!(RtspListenerBuilder<role::Output>, listen);
+player_congestion_setter!(RtspListenerBuilder<role::Output>, listen);
 idle_setters!(RtspListenerBuilder<role::Source>, "10 000 ms", rtsp.silence);
 takeover_setters!(RtspListenerBuilder<role::Source>, rtsp.silence);
 output_setters!(RtspListenerBuilder<role::Output>);

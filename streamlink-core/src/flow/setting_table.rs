@@ -131,6 +131,8 @@ const CALLERS_AND_RTP: &[SettingScope] = &[
     RtspCallerOutput,
     RtpOutput,
 ];
+/// Outputs that serve players.
+const SERVING_OUTPUTS: &[SettingScope] = &[RtmpPullOutput, SrtListenerOutput, RtspListenerOutput];
 /// Listeners with connections.
 const SERVERS: &[SettingScope] =
     &[RtmpSource, SrtListenerSource, RtspListenerSource, RtmpPullOutput, SrtListenerOutput, RtspListenerOutput];
@@ -341,6 +343,25 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.packet_drop), |s, v| s.packet_drop = v.boolean()?),
     },
     Row {
+        setting: setting("groupconnect", "group_connect", &[SrtListenerSource, SrtListenerOutput], Boolean, "", "true", "Admits groups of connections (bonding): a source libsrt's types broadcast and backup, an output broadcast."),
+        access: field!(srt, |s| text(s.group_connect), |s, v| s.group_connect = v.boolean()?),
+    },
+    Row {
+        setting: setting("nodes", "nodes", &[SrtCallerSource, SrtCallerOutput], Form("hosts and ports separated by commas, such as `a.example.com:9000,b.example.com:9000`"), "", "", "Addresses of the peer that make the caller a group of connections (bonding), beside the address itself."),
+        access: field!(srt, |s| srt::nodes_text(&s.nodes), |s, v| s.nodes = srt::nodes(v.text)?),
+    },
+    Row {
+        setting: setting("type", "", &[SrtCallerSource, SrtCallerOutput], Form("`broadcast`"), "", "", "Type of the group of connections, as libsrt's programs name it."),
+        access: field!(srt, |s| s.names_group_type.then(|| "broadcast".to_owned()), |s, v| {
+            srt::group_type(v.text)?;
+            s.names_group_type = true;
+        }),
+    },
+    Row {
+        setting: setting("packetfilter", "packet_filter", SRT, Form("libsrt's form `fec,cols:10,rows:5,layout:staircase,arq:onreq`, of which all but `fec` may be missing"), "", "", "Forward error correction; a listener without it uses what its caller asks for."),
+        access: field!(srt, |s| option(&s.packet_filter), |s, v| s.packet_filter = Some(v.parse()?)),
+    },
+    Row {
         setting: setting("program", "program", &[SrtListenerSource, SrtCallerSource], Form("a program number from 1 to 65535, or the name of a service"), "", "", "Program of the transport stream that is remultiplexed to RTMP; by default the best one that has a picture."),
         access: field!(srt, |s| (s.program != ProgramChoice::Best).then(|| s.program.to_string()), |s, v| s.program = v.parse()?),
     },
@@ -465,8 +486,12 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(local, |s| s.port.filter(|_| s.address.is_none()).map(|port| port.to_string()), |s, v| s.port = Some(v.number()?)),
     },
     Row {
-        setting: setting("dscp", "dscp", CALLERS_AND_RTP, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474); of RTSP, those of the TCP connection."),
+        setting: setting("dscp", "dscp", CALLERS_AND_RTP, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474)."),
         access: field!(local, |s| option(&s.dscp), |s, v| s.dscp = Some(v.number()?)),
+    },
+    Row {
+        setting: setting("dscp", "dscp", SERVING_OUTPUTS, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets to players (RFC 2474)."),
+        access: field!(listen, |s| option(&s.dscp), |s, v| s.dscp = Some(v.number()?)),
     },
     Row {
         setting: setting("iface", "interface", CALLERS, Form("name or address of an interface"), "", "", "Local interface; by default that of the region, or the system's choice.").aliases(&["interface"]),
@@ -475,6 +500,10 @@ pub(crate) static TABLE: &[Row] = &[
     Row {
         setting: setting("congestion", "congestion", RTMP_CALLERS_AND_RTSP_CALLERS, Form("a congestion control of the kernel, such as `bbr` or `cubic`"), "", "", "Congestion control of TCP; by default the system's."),
         access: field!(local, |s| s.congestion.clone(), |s, v| s.congestion = Some(check_congestion(v.text)?)),
+    },
+    Row {
+        setting: setting("congestion", "congestion", &[RtmpPullOutput, RtspListenerOutput], Form("a congestion control of the kernel, such as `bbr` or `cubic`"), "", "", "Congestion control of the TCP connections to players; by default the system's."),
+        access: field!(listen, |s| s.congestion.clone(), |s, v| s.congestion = Some(check_congestion(v.text)?)),
     },
     Row {
         setting: setting("tls_fingerprint", "tls_fingerprint", RTMP_CALLERS_AND_RTSP_CALLERS, Form("SHA-256 fingerprints separated by `,`: 64 hexadecimal digits each, with or without colons"), "", "", "Only certificates that are accepted with TLS; by default the roots of the engine and of the system decide."),

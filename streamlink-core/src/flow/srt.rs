@@ -2,7 +2,7 @@
 //! `API-socket-options.md`).
 
 use super::{
-    address::{Call, Listen},
+    address::{Call, HostPort, Listen},
     bitrate::Bitrate,
     builder::{caller_setters, endpoint_builder, listener_setters, output_setters, player_setters, role},
     name::check_text,
@@ -11,7 +11,7 @@ use super::{
     settings::{check_millis, number},
     silence::{Silence, idle_setters, takeover_setters},
 };
-use crate::{error::ConfigErrorKind, media::ProgramChoice};
+use crate::{error::ConfigErrorKind, media::ProgramChoice, packet_filter::PacketFilter};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// SRT latency, for which the receiver holds packets back so that lost ones can be retransmitted.
@@ -92,6 +92,13 @@ pub(crate) struct SrtOptions {
     pub(crate) max_bandwidth: Option<Bitrate>,
     pub(crate) overhead_percent: u8,
     pub(crate) packet_drop: bool,
+    pub(crate) packet_filter: Option<PacketFilter>,
+    /// Of a caller: further addresses of the peer, which make it a group of connections.
+    pub(crate) nodes: Vec<HostPort>,
+    /// Of a caller: whether the type of the group is written out.
+    pub(crate) names_group_type: bool,
+    /// Of a listener: whether groups of connections are admitted.
+    pub(crate) group_connect: bool,
     /// Set for sources only.
     pub(crate) silence: Silence,
     /// Program that is remultiplexed to RTMP, of a source.
@@ -117,9 +124,45 @@ impl Default for SrtOptions {
             max_bandwidth: None,
             overhead_percent: 25,
             packet_drop: true,
+            packet_filter: None,
+            nodes: Vec::new(),
+            names_group_type: false,
+            group_connect: true,
             silence: Silence::default(),
             program: ProgramChoice::default(),
         }
+    }
+}
+
+/// Maximum number of members of a group.
+const MAX_NODES: usize = 8;
+
+/// Reads the addresses of the members of a group, separated by commas.
+pub(crate) fn nodes(text: &str) -> Result<Vec<HostPort>, ConfigErrorKind> {
+    let nodes = text.split(',').map(str::parse).collect::<Result<Vec<HostPort>, _>>()?;
+    check_nodes(nodes)
+}
+
+fn check_nodes(nodes: Vec<HostPort>) -> Result<Vec<HostPort>, ConfigErrorKind> {
+    if (1..=MAX_NODES).contains(&nodes.len()) {
+        Ok(nodes)
+    } else {
+        Err(ConfigErrorKind::out_of_range(format!("{} nodes", nodes.len()), "1 to 8 nodes"))
+    }
+}
+
+/// Writes the addresses of the members of a group; `None` if there are none.
+pub(crate) fn nodes_text(nodes: &[HostPort]) -> Option<String> {
+    let texts: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(","))
+}
+
+/// Checks the type of a group.
+pub(crate) fn group_type(text: &str) -> Result<(), ConfigErrorKind> {
+    match text {
+        "broadcast" => Ok(()),
+        "backup" => Err(ConfigErrorKind::malformed(text, "supported for callers: the type is `broadcast`")),
+        _ => Err(ConfigErrorKind::malformed(text, "broadcast")),
     }
 }
 
@@ -151,6 +194,29 @@ endpoint_builder! {
 }
 listener_setters!(<R> SrtListenerBuilder<R>, listen);
 player_setters!(SrtListenerBuilder<role::Output>, listen);
+
+impl<R> SrtCallerBuilder<R> {
+    /// Adds further addresses of the peer (`host:port`), up to 8 in all. The caller becomes a broadcast group (bonding): it
+    /// connects to each address, sends every packet over all connections, or receives every packet from whichever
+    /// connection brings it first. The peer must admit groups, as this library does and libsrt with
+    /// `SRTO_GROUPCONNECT`.
+    pub fn nodes(mut self, addresses: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let parsed: Result<Vec<HostPort>, _> = addresses.into_iter().map(|address| address.as_ref().parse()).collect();
+        self.draft.try_set("nodes", parsed.and_then(check_nodes), |settings, nodes| settings.srt.nodes = nodes);
+        self
+    }
+}
+
+impl<R> SrtListenerBuilder<R> {
+    /// Sets whether groups of connections are admitted (bonding; on): several connections of one peer that carry the same
+    /// packets. A group counts as one publisher, and each of its members as a player. A source admits libsrt's types
+    /// broadcast and backup, and an output broadcast.
+    pub fn group_connect(mut self, on: bool) -> Self {
+        self.draft.settings.srt.group_connect = on;
+        self
+    }
+}
+
 idle_setters!(SrtListenerBuilder<role::Source>, "5000 ms", srt.silence);
 takeover_setters!(SrtListenerBuilder<role::Source>, srt.silence);
 output_setters!(SrtListenerBuilder<role::Output>);
@@ -254,6 +320,13 @@ macro_rules! srt_setters {
             /// Sets the share of the input rate that retransmissions may take beside it (25 %; 5–100).
             pub fn overhead(mut self, percent: u8) -> Self {
                 self.draft.try_set("oheadbw", check_overhead(percent), |s, v| s.srt.overhead_percent = v);
+                self
+            }
+
+            /// Sets forward error correction. A listener without it uses what its caller asks for, and a caller that does
+            /// not ask for it gets none. Ends that do not agree are refused. The largest payload is 4 bytes smaller.
+            pub fn packet_filter(mut self, filter: PacketFilter) -> Self {
+                self.draft.settings.srt.packet_filter = Some(filter);
                 self
             }
 

@@ -1,7 +1,7 @@
 //! The URL grammar of the Rust API, C and JSON: `scheme://[user:password@][host]:port[/path][?key=value&…]`.
 
 use super::{
-    address::{Call, Listen, quotable},
+    address::{Call, HostPort, Listen, quotable},
     builder::Common,
     output::{Output, OutputKind, TapOutput},
     parsed_url::{Pair, ParsedUrl},
@@ -49,6 +49,19 @@ fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, ConfigErro
         }
         None => Ok(wildcard),
     }
+}
+
+/// Returns the address of an SRT caller. Of a group whose address is a wildcard, as libsrt's programs write it
+/// (`srt://*?type=broadcast&nodes=a:9000,b:9000`), that is the first node. `None`: the endpoint listens.
+fn srt_remote(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Option<HostPort>, ConfigErrorKind> {
+    let in_url = url.pairs().find(|pair| pair.name() == "nodes").map(|pair| pair.value()).transpose()?;
+    let beside = || more.iter().find(|(name, _)| name == "nodes").map(|(_, value)| value.clone());
+    if let Some(nodes) = in_url.or_else(beside).filter(|_| url.host_is_wildcard()) {
+        check_mode(url, more, "caller", "the address is a group of nodes to call")?;
+        let first = nodes.reveal().split(',').next().unwrap_or_default().parse();
+        return first.map(Some);
+    }
+    if is_listener(url, more)? { Ok(None) } else { url.remote(None).map(Some) }
 }
 
 /// Checks the `mode` of an endpoint that can have only this one.
@@ -184,10 +197,9 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
             url.no_user()?;
             url.no_path()?;
             let srt = SrtOptions::default();
-            if is_listener(url, more)? {
-                SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
-            } else {
-                SourceKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
+            match srt_remote(url, more)? {
+                None => SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt }),
+                Some(remote) => SourceKind::SrtCaller(SrtCaller { call: Call::new(remote), srt }),
             }
         }
         "rtmp" | "rtmps" => {
@@ -229,10 +241,9 @@ fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>
             url.no_user()?;
             url.no_path()?;
             let srt = SrtOptions::default();
-            if is_listener(url, more)? {
-                OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt })
-            } else {
-                OutputKind::SrtCaller(SrtCaller { call: Call::new(url.remote(None)?), srt })
+            match srt_remote(url, more)? {
+                None => OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt }),
+                Some(remote) => OutputKind::SrtCaller(SrtCaller { call: Call::new(remote), srt }),
             }
         }
         "rtmp" | "rtmps" => {

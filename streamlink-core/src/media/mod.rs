@@ -8,7 +8,7 @@ mod program;
 mod remux;
 pub(crate) mod rtp;
 pub(crate) mod rtsp;
-mod track;
+pub(crate) mod track;
 mod transport_check;
 pub(crate) mod ts;
 

@@ -1,18 +1,20 @@
 //! Description of one track of media, for statistics.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-/// One elementary stream of a transport stream that is remultiplexed: what it holds, and whether it is carried.
+/// One track of media: what it holds, and whether it is carried.
 ///
 /// Fields that are not known, or that its kind does not have, are `None` or 0.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MediaTrack {
-    /// Packet identifier, 0–8191.
+    /// Packet identifier of an elementary stream of MPEG-TS, 0–8191.
     pub pid: u16,
-    /// Program number (service id) that names it.
+    /// Program number (service id) that names the elementary stream.
     pub program: u16,
+    /// Number of the track in RTMP (0 is the main one), or of its section in the SDP of RTSP (from 0).
+    pub track: Option<u16>,
     /// Name of the codec, as in `H.264`.
     pub codec: &'static str,
     /// Name of the profile, as in `High`.
@@ -33,7 +35,12 @@ pub struct MediaTrack {
     pub left_out: Option<LeftOut>,
 }
 
-/// Reason why a stream is left out of a remux.
+/// Returns the bit rate of so many bytes over a time.
+pub(crate) fn bits_per_second(bytes: u64, time: Duration) -> u64 {
+    u64::try_from(u128::from(bytes) * 8000 / time.as_millis().max(1)).unwrap_or(u64::MAX)
+}
+
+/// Reason why a track is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -41,7 +48,7 @@ pub struct MediaTrack {
 pub enum LeftOut {
     /// RTMP has no carriage for its codec.
     NoCarriage,
-    /// Its packets are scrambled.
+    /// The packets of the stream are scrambled.
     Scrambled,
     /// Part of a program that is not chosen.
     OtherProgram,
@@ -49,6 +56,12 @@ pub enum LeftOut {
     OtherTrack,
     /// No frame, or no configuration of the decoder, can be read.
     Unreadable,
+    /// No picture with which decoding can begin has come yet.
+    NotDecodable,
+    /// The server of an RTSP source refuses it.
+    Refused,
+    /// The sound that the receiver of an RTSP presentation is to send, as to the loudspeaker of a camera.
+    BackChannel,
 }
 
 impl fmt::Display for LeftOut {
@@ -59,6 +72,9 @@ impl fmt::Display for LeftOut {
             Self::OtherProgram => "another program",
             Self::OtherTrack => "another track is carried",
             Self::Unreadable => "unreadable",
+            Self::NotDecodable => "not decodable before a key frame",
+            Self::Refused => "refused by the server",
+            Self::BackChannel => "back channel",
         })
     }
 }

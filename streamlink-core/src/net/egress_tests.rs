@@ -1,10 +1,13 @@
 //! The local end of sockets, read back from the sockets and from what their peers see.
 
-use super::{Egress, Stream, UdpOptions, UdpSocket, check_congestion};
+use super::{Datagram, Egress, Peer, Sender, Stream, UdpOptions, UdpSocket, check_congestion};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use socket2::SockRef;
 use std::{
+    io::IoSliceMut,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::BorrowedFd,
+    os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
 };
 use tokio::net::TcpListener;
 
@@ -66,6 +69,56 @@ async fn udp_egress_sets_port_and_dscp() {
             assert_eq!(socket.local_addr().unwrap().as_socket().unwrap().port(), port);
             let field = if ip.is_ipv4() { socket.tos_v4() } else { socket.tclass_v6() };
             assert_eq!(field.unwrap(), 46 << 2);
+        }
+    }
+}
+
+/// Receives a datagram and returns its length and traffic class.
+fn class_of_next(socket: &std::net::UdpSocket) -> (usize, i32) {
+    let mut bytes = [0; 2000];
+    let mut vectors = [IoSliceMut::new(&mut bytes)];
+    let mut control = nix::cmsg_space!([i32; 8]);
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut vectors, Some(&mut control), MsgFlags::empty()).unwrap();
+    let class = message.cmsgs().unwrap().find_map(|control| match control {
+        ControlMessageOwned::Ipv4Tos(class) => Some(i32::from(class)),
+        ControlMessageOwned::Ipv6TClass(class) => Some(class),
+        _ => None,
+    });
+    (message.bytes, class.unwrap())
+}
+
+#[tokio::test]
+async fn udp_senders_of_one_socket_have_code_points_of_their_own() {
+    let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+    // An IPv6 socket also sends to IPv4 peers.
+    for (local, ip) in [
+        (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()),
+        (v6, v6),
+        (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+    ] {
+        let receiver = std::net::UdpSocket::bind((ip, 0)).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let reference = SockRef::from(&receiver);
+        if ip.is_ipv4() {
+            reference.set_recv_tos_v4(true).unwrap();
+        } else {
+            reference.set_recv_tclass_v6(true).unwrap();
+        }
+        let socket = UdpSocket::receiving(SocketAddr::new(local, 0), &UdpOptions::default()).unwrap();
+        let to = Peer::new(receiver.local_addr().unwrap(), SocketAddr::new(local, 0));
+        for dscp in [Some(46), None, Some(63)] {
+            let mut sender = Sender::new(&socket);
+            sender.mark(dscp, ip);
+            // One alone, and a run.
+            for count in [1, 3] {
+                let datagrams = [Datagram { head: &[1; 16], body: &[2; 1316] }; 3];
+                let sent = sender.send_to(&socket, Some(&to), &datagrams[..count]);
+                assert_eq!((sent.done, sent.refused), (count, 0));
+                for _ in 0..count {
+                    assert_eq!(class_of_next(&receiver), (1332, i32::from(dscp.unwrap_or(0)) << 2), "{local} to {ip}");
+                }
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 pub(crate) struct InterfaceId {
     pub(crate) name: String,
     pub(crate) index: u32,
-    /// Its first IPv4 address, by which IPv4 multicast options name it.
+    /// First IPv4 address of the interface, by which IPv4 multicast options name it.
     pub(crate) ipv4: Option<Ipv4Addr>,
 }
 

@@ -66,6 +66,12 @@ pub(crate) struct Counters {
     pub(crate) duplicates: Counter,
     /// Could not be parsed.
     pub(crate) malformed: Counter,
+    /// Repair packets of forward error correction, received or sent.
+    pub(crate) repairs: Counter,
+    /// Rebuilt from repair packets.
+    pub(crate) rebuilt: Counter,
+    /// Lost, and could not be rebuilt.
+    pub(crate) unrepaired: Counter,
     /// Could not be decrypted, or were altered.
     pub(crate) undecrypted: Counter,
     /// Arrived from peers that are not admitted.
@@ -100,6 +106,9 @@ impl Counters {
             dropped: Counter::default(),
             duplicates: Counter::default(),
             malformed: Counter::default(),
+            repairs: Counter::default(),
+            rebuilt: Counter::default(),
+            unrepaired: Counter::default(),
             undecrypted: Counter::default(),
             refused: Counter::default(),
             reconnections: Counter::default(),

@@ -3,7 +3,7 @@
 
 use super::{DEFAULT_ENTRY_WAIT, MediaBatch};
 use crate::media::{
-    MediaFamily, Packet, RtmpKind,
+    MediaFamily, MediaTrack, Packet, RtmpKind,
     flv::{FlvRandomAccessTracker, MessageRole},
     rtsp::{Presentation, RtspRandomAccessTracker},
 };
@@ -124,6 +124,15 @@ impl GopSegmenter {
         }
         self.skip(role);
         out.packets.push(packet);
+    }
+
+    /// Returns the tracks, with their bit rates since the last call, which was so long ago. Pictures that are dropped for
+    /// want of a key frame are not carried.
+    pub(crate) fn tracks(&mut self, since: Duration) -> Vec<MediaTrack> {
+        let drops = self.waits && self.waits_since.is_some();
+        let mut tracks = self.flv.tracks(since, drops);
+        tracks.extend(self.rtsp.tracks(since, drops));
+        tracks
     }
 
     /// Returns the description of the stream once, when it is first known and whenever it changes.

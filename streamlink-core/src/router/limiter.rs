@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 /// Time that the full bucket lasts at the maximum rate.
 const BURST: Duration = Duration::from_secs(1);
 
-/// The limiter's verdict on a packet.
+/// Result of checking a packet against the rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub(crate) enum RateCheck {
     /// The packet fits, and its bytes are taken off.
     Within,
     /// The packet does not fit; nothing was taken off.
@@ -41,7 +41,7 @@ impl Limiter {
     }
 
     /// Judges a packet of `bytes` bytes at `now`.
-    pub(crate) fn admit(&mut self, now: Instant, bytes: usize) -> Admission {
+    pub(crate) fn admit(&mut self, now: Instant, bytes: usize) -> RateCheck {
         if now > self.last {
             let gained = now.duration_since(self.last).min(BURST).as_micros() * u128::from(self.bits_per_second);
             self.last = now;
@@ -50,9 +50,9 @@ impl Limiter {
         match self.tokens.checked_sub(bytes as u128 * 8 * 1_000_000) {
             Some(rest) => {
                 self.tokens = rest;
-                Admission::Within
+                RateCheck::Within
             }
-            None => Admission::Above,
+            None => RateCheck::Above,
         }
     }
 }
@@ -67,17 +67,17 @@ mod tests {
         let mut limiter = Limiter::new(8_000_000, start); // one megabyte a second
         let mut passed = 0;
         for _ in 0..2000 {
-            passed += usize::from(limiter.admit(start, 1000) == Admission::Within);
+            passed += usize::from(limiter.admit(start, 1000) == RateCheck::Within);
         }
         assert_eq!(passed, 1000);
         // Twice the rate for ten seconds: half of it passes.
         for i in 1..=20_000u64 {
-            passed += usize::from(limiter.admit(start + Duration::from_micros(500 * i), 1000) == Admission::Within);
+            passed += usize::from(limiter.admit(start + Duration::from_micros(500 * i), 1000) == RateCheck::Within);
         }
         assert_eq!(passed, 1000 + 10_000);
-        assert_eq!(limiter.admit(start, 1000), Admission::Above, "time that goes back gains nothing");
+        assert_eq!(limiter.admit(start, 1000), RateCheck::Above, "time that goes back gains nothing");
         limiter.set_rate(8_000);
-        assert_eq!(limiter.admit(start + Duration::from_secs(3600), 1001), Admission::Above);
-        assert_eq!(limiter.admit(start + Duration::from_secs(3600), 1000), Admission::Within);
+        assert_eq!(limiter.admit(start + Duration::from_secs(3600), 1001), RateCheck::Above);
+        assert_eq!(limiter.admit(start + Duration::from_secs(3600), 1000), RateCheck::Within);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use current_presentation::CurrentPresentation;
 pub(crate) use gop::GopSegmenter;
 pub(crate) use group::{FailoverConfig, SourceGroup, Switch, SwitchPolicy};
 pub(crate) use layout::{BatchLayout, WriteOutcome};
-pub(crate) use limiter::{Admission, Limiter};
+pub(crate) use limiter::{Limiter, RateCheck};
 pub(crate) use media_batch::MediaBatch;
 pub(crate) use merge::MAX_PATHS;
 use merge::{Merge, PathCounts};

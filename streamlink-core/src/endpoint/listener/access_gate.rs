@@ -5,7 +5,7 @@
 
 use super::Admission;
 use crate::{
-    endpoint::access::{AccessHook, AccessRequest, Answer, DECISION_TIME, UNANSWERED},
+    endpoint::access::{AccessHook, AccessRequest, DECISION_TIME, HookAnswer, UNANSWERED},
     lock::lock,
     time::Throttle,
 };
@@ -48,8 +48,9 @@ impl AccessGate {
         &self,
         question: AccessRequest,
         held: impl Send + 'static,
-    ) -> impl Future<Output = Answer> + Send + 'static {
-        let (hook, calls) = (self.hook.clone(), self.calls.clone());
+    ) -> impl Future<Output = HookAnswer> + Send + 'static {
+        let hook = self.hook.clone();
+        let calls = self.calls.clone();
         async move {
             let Ok(permit) = calls.acquire_owned().await else { return Err(UNANSWERED) }; // it is never closed
             hook.ask(question, (held, permit)).await
@@ -61,7 +62,7 @@ impl AccessGate {
         &self,
         question: AccessRequest,
         held: impl Send + 'static,
-    ) -> Option<Answer> {
+    ) -> Option<HookAnswer> {
         let _undecided = self.undecided.try_acquire().ok()?;
         let answer = tokio::time::timeout(DECISION_TIME, self.ask(question, held)).await;
         Some(answer.unwrap_or_else(|_| {

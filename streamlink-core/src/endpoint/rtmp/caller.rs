@@ -3,7 +3,7 @@
 use super::{
     super::{
         EventSink, FlowBandwidth, LossReason, PlayerStats, Resolver, SourceContext, Status,
-        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        reconnect::{Caller, ConnectionAttempt, ConnectionCount, Outcome, ReconnectLoop},
         tcp::{End, Player, SendQueue, WritePacing, close_with, send},
     },
     connect::{ConnectedClient, Destination},
@@ -126,7 +126,7 @@ impl RtmpClient {
     }
 
     /// Makes one attempt to connect, up to the server's consent.
-    async fn call(&self, connection: &mut Connection<'_>) -> Result<ConnectedClient, End> {
+    async fn call(&self, connection: &mut ConnectionAttempt<'_>) -> Result<ConnectedClient, End> {
         let name = self.status.name();
         let destination = Destination {
             endpoint: &name,
@@ -195,7 +195,8 @@ impl RtmpClient {
     async fn play(&self, up: ConnectedClient, inbound: &Arc<SourceSlot>) -> End {
         let ConnectedClient { mut stream, session, peer, early } = up;
         let taken = {
-            let (mut inbound, now) = (inbound.lock(), Instant::now());
+            let mut inbound = inbound.lock();
+            let now = Instant::now();
             inbound.begin(now);
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };
@@ -219,7 +220,7 @@ struct RtmpCaller {
 }
 
 impl Caller for RtmpCaller {
-    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+    async fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> Outcome {
         let mut up = match self.client.call(connection).await {
             Ok(up) => up,
             Err(end) => return end.into(),

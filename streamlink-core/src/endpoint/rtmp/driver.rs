@@ -13,8 +13,8 @@ use crate::{
             SourceDrive, SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
         listener::Admission,
-        local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
+        listener_egress, local_egress,
+        tcp::{PlayerLimits, Port, Route, RouteMedia, open_port},
     },
     error::Error,
     flow::{
@@ -56,7 +56,8 @@ impl<T> OpenServer<T> {
 
 impl SourceDriver for RtmpPublishServer {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let (listen, key) = ((&self.listen, self.port_group, self.tls), self.key.as_ref());
+        let listen = (&self.listen, self.port_group, self.tls);
+        let key = self.key.as_ref();
         Ok(Box::new(OpenServer::open(opening.resources, &opening.label, listen, key, self.clone())?))
     }
 }
@@ -68,7 +69,7 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
         let route = Route {
             mount: Mount { app: settings.app, key },
             admission: Admission::of_source(&context),
-            end: RouteEnd::Source(context),
+            media: RouteMedia::Source(context),
         };
         StartedSource { input_address, drive: SourceDrive::Listener(port.add(route)) }
     }
@@ -76,7 +77,8 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
 
 impl OutputDriver for RtmpPlayServer {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let (listen, key) = ((&self.listen, None, self.tls), self.key.as_ref());
+        let listen = (&self.listen, None, self.tls);
+        let key = self.key.as_ref();
         let server = OpenServer::open(opening.resources, &opening.label, listen, key, self.clone());
         Box::pin(ready(server.map(|server| Box::new(server) as _)))
     }
@@ -93,11 +95,12 @@ impl OpenOutput for OpenServer<RtmpPlayServer> {
             coalesce: settings.coalesce,
             slow: settings.slow_timeout,
             bandwidth: flow.bandwidth.view(),
+            egress: listener_egress(&settings.listen),
         };
         let route = Route {
             mount: Mount { app: settings.app, key },
             admission: Admission::of_output(&settings.listen, status, &flow.events),
-            end: RouteEnd::Output(flow.ring.clone(), limits),
+            media: RouteMedia::Output(flow.ring.clone(), limits),
         };
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(port.add(route))) }
     }

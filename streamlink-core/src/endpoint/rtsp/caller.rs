@@ -3,7 +3,7 @@
 use super::{
     super::{
         EventSink, FlowBandwidth, LossReason, Resolver, SourceContext, Status, TlsIdentity,
-        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        reconnect::{Caller, ConnectionAttempt, ConnectionCount, Outcome, ReconnectLoop},
         resolver::Target,
         tcp::{End, Player, SendQueue, WritePacing, answer, close_with, send, write_all},
     },
@@ -103,7 +103,7 @@ struct RunningClient {
 }
 
 impl Caller for RunningClient {
-    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+    async fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> Outcome {
         let is_auto = self.client.transport == RtspTransport::Auto;
         // After a loss, the configured address is asked again.
         let address = self.redirected.take().unwrap_or_else(|| self.client.address());
@@ -229,7 +229,7 @@ impl RtspClient {
         &self,
         address: &ServerAddress,
         udp: bool,
-        connection: &mut Connection<'_>,
+        connection: &mut ConnectionAttempt<'_>,
     ) -> Result<ConnectedClient, Failed> {
         let role = match &self.direction {
             Direction::Play(_) => ClientRole::Play,
@@ -259,7 +259,9 @@ impl RtspClient {
             let stream = stream.secure_connected(address.remote.host(), address.tls.as_ref()).await?;
             let mut session = ClientSession::new(role, &address.url, address.user.clone(), udp, &self.random);
             session.set_back_channel(self.back_channel);
-            let mut up = ConnectedClient { stream, session, udp: UdpTracks::of_caller(self.symmetric), peer };
+            let mut udp_tracks = UdpTracks::of_caller(self.symmetric);
+            udp_tracks.set_dscp(self.egress.dscp);
+            let mut up = ConnectedClient { stream, session, udp: udp_tracks, peer };
             up.greet(&self.random, local, matches!(self.direction, Direction::Play(_))).await?;
             Ok(up)
         };
@@ -300,8 +302,8 @@ impl RtspClient {
                 }
                 let outbox = SendQueue::new(Interleaved::new(up.session.tracks()));
                 let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW, bandwidth: bandwidth.clone() };
-                let next_sign = Instant::now() + up.session.keep_alive_interval();
-                let mut recorder = RecordingClient { session: &mut up.session, next_sign };
+                let next_keep_alive = Instant::now() + up.session.keep_alive_interval();
+                let mut recorder = RecordingClient { session: &mut up.session, next_keep_alive };
                 send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await
             });
             let mut stats = tokio::time::interval(STATS_INTERVAL);
@@ -322,8 +324,10 @@ impl RtspClient {
     }
 
     async fn record_udp(&self, up: &mut ConnectedClient, reader: &mut Reader, player: &Player) -> End {
-        let (mut window, mut next_sign) = (Vec::new(), Instant::now() + up.session.keep_alive_interval());
-        let (mut begun, mut reports) = (false, Reports::default());
+        let mut window = Vec::new();
+        let mut next_keep_alive = Instant::now() + up.session.keep_alive_interval();
+        let mut begun = false;
+        let mut reports = Reports::default();
         loop {
             let ConnectedClient { stream, session, udp, peer } = up;
             tokio::select! {
@@ -361,8 +365,8 @@ impl RtspClient {
                     player.count(sent, refused + lost);
                     window.clear();
                 }
-                () = tokio::time::sleep_until(next_sign.into()) => {
-                    next_sign = Instant::now() + session.keep_alive_interval();
+                () = tokio::time::sleep_until(next_keep_alive.into()) => {
+                    next_keep_alive = Instant::now() + session.keep_alive_interval();
                     session.keep_alive();
                 }
             }
@@ -396,7 +400,8 @@ impl ConnectedClient {
     /// Exchanges messages until the server has agreed. `brings`: the server is to send media.
     async fn greet(&mut self, random: &Random, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
         loop {
-            let (bytes, peer) = (self.session.take_output(), self.peer);
+            let bytes = self.session.take_output();
+            let peer = self.peer;
             log_handshake(|| format!("RTSP {peer} is asked {}", start_lines(&bytes)));
             write_all(&mut self.stream, &bytes).await?;
             let Self { stream, session, .. } = self;

@@ -99,6 +99,7 @@ impl StreamDirectory for PortDirectory<'_> {
             return Err(Status::FORBIDDEN);
         }
         self.udp.set_symmetric(route.mount.symmetric);
+        self.udp.set_dscp(route.mount.dscp);
         let presentation = if publish { None } else { route.mount.presentation.current() };
         let group = route.mount.multicast.as_ref().map(|multicast| &multicast.group);
         let ports = |group: &MulticastGroup, track| Some((group.ip(), group.ports(track)?, group.ttl));

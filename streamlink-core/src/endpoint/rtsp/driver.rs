@@ -13,8 +13,8 @@ use crate::{
             SourceDriver, SourceOpening, StartedOutput, StartedSource, Task,
         },
         listener::Admission,
-        local_egress,
-        tcp::{PlayerLimits, Port, Route, RouteEnd, open_port},
+        listener_egress, local_egress,
+        tcp::{PlayerLimits, Port, Route, RouteMedia, open_port},
     },
     error::Error,
     flow::{DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions, rtsp_url},
@@ -51,15 +51,17 @@ impl OpenServer {
 
     fn mount(&self, presentation: &Arc<CurrentPresentation>) -> Mount {
         let options = &self.settings.rtsp;
+        let dscp = self.settings.listen.dscp;
         let multicast = options.multicast.map(|address| {
             let interface = options.interface.as_ref().map(ToString::to_string);
-            MulticastSender::new(MulticastGroup { address, ttl: options.ttl, interface })
+            MulticastSender::new(MulticastGroup { address, ttl: options.ttl, interface }, dscp)
         });
         Mount {
             path: options.path.trim_matches('/').to_owned(),
             user: user(options),
             transport: options.transport,
             symmetric: options.symmetric,
+            dscp,
             presentation: presentation.clone(),
             multicast,
         }
@@ -79,7 +81,7 @@ impl OpenSource for OpenServer {
         let route = Route {
             mount: self.mount(&flow.presentation),
             admission: Admission::of_source(&context),
-            end: RouteEnd::Source(context),
+            media: RouteMedia::Source(context),
         };
         StartedSource { input_address, drive: SourceDrive::Listener(self.port.add(route)) }
     }
@@ -98,11 +100,17 @@ impl OpenOutput for OpenServer {
         let gop_cache = gop_cache(&self.settings.rtsp);
         flow.ring.retain_gop(gop_cache);
         let bandwidth = flow.bandwidth.view();
-        let limits = PlayerLimits { gop_cache, coalesce: Duration::ZERO, slow: SLOW, bandwidth };
+        let limits = PlayerLimits {
+            gop_cache,
+            coalesce: Duration::ZERO,
+            slow: SLOW,
+            bandwidth,
+            egress: listener_egress(&self.settings.listen),
+        };
         let route = Route {
             mount: self.mount(&flow.presentation),
             admission: Admission::of_output(&self.settings.listen, status, &flow.events),
-            end: RouteEnd::Output(flow.ring.clone(), limits),
+            media: RouteMedia::Output(flow.ring.clone(), limits),
         };
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(self.port.add(route))) }
     }
@@ -168,7 +176,8 @@ impl OpenSource for OpenCaller {
 impl OutputDriver for RtspCaller {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
         let tls = opening.resources.tls.client(self.rtsp.tls, &self.call.tls_fingerprints, &opening.label);
-        let (identity, egress) = (opening.resources.tls.clone(), opening.egress);
+        let identity = opening.resources.tls.clone();
+        let egress = opening.egress;
         let opened = tls.map(|tls| Box::new(OpenCaller { settings: self.clone(), tls, identity, egress }) as _);
         Box::pin(ready(opened))
     }

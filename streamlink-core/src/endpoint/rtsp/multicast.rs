@@ -41,6 +41,7 @@ impl MulticastGroup {
 #[derive(Debug)]
 pub(crate) struct MulticastSender {
     pub(super) group: MulticastGroup,
+    dscp: Option<u8>,
     members: Mutex<Weak<MulticastMembership>>,
 }
 
@@ -55,8 +56,9 @@ impl Drop for MulticastMembership {
 }
 
 impl MulticastSender {
-    pub(crate) fn new(group: MulticastGroup) -> Self {
-        Self { group, members: Mutex::default() }
+    /// `dscp`: differentiated services code point (RFC 2474) of the packets.
+    pub(crate) fn new(group: MulticastGroup, dscp: Option<u8>) -> Self {
+        Self { group, dscp, members: Mutex::default() }
     }
 
     /// Adds a player to the group; the first one starts the sending. In the statistics, the group counts as a player.
@@ -70,7 +72,7 @@ impl MulticastSender {
         if let Some(membership) = members.upgrade() {
             return Ok(membership);
         }
-        let egress = Egress { interface: self.group.interface.clone(), ..Egress::default() };
+        let egress = Egress { interface: self.group.interface.clone(), dscp: self.dscp, ..Egress::default() };
         let udp = UdpTracks::to_group(&self.group, egress, tracks)?;
         let stop = route.stop.child_token();
         let membership = Arc::new(MulticastMembership(stop.clone()));
@@ -89,7 +91,9 @@ async fn send(
     stop: CancellationToken,
 ) {
     let (id, player) = route.enter_group(group, Instant::now());
-    let (mut reader, mut gate, mut window) = (ring.reader(), KeyFrameGate::default(), Vec::new());
+    let mut reader = ring.reader();
+    let mut gate = KeyFrameGate::default();
+    let mut window = Vec::new();
     let _interest = ring.layout_interest(BatchLayout::Contiguous);
     loop {
         tokio::select! {

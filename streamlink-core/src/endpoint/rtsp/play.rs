@@ -51,6 +51,7 @@ impl ClientConnection {
         if self.is_multicast() {
             return self.play_multicast(route, ring, ended).await;
         }
+        limits.apply_egress(&self.stream, player.peer);
         let mut reader = ring.reader_from_start(limits.gop_cache);
         let mut window = Vec::new();
         let lost = reader.read_some(FIRST_WINDOW, &mut window).packets;

@@ -3,7 +3,7 @@
 use super::{inbound::SourceSession, service::Rtsp};
 use crate::endpoint::{
     RefusalReason,
-    tcp::{OpenEnd, OpenRoute, PlayerPlace},
+    tcp::{OpenMedia, OpenRoute, PlayerPlace},
 };
 use std::{sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,9 @@ pub(super) enum ReservedPlace {
 impl ReservedPlace {
     /// Reserves the place of a publisher or a player. Returns the reason if none is free.
     pub(super) fn take(route: &Arc<OpenRoute<Rtsp>>) -> Result<Self, RefusalReason> {
-        match &route.end {
-            OpenEnd::Source(_) => PublisherPlace::take(route).map(Self::Publisher).ok_or(RefusalReason::InUse),
-            OpenEnd::Output(..) => {
+        match &route.media {
+            OpenMedia::Source(_) => PublisherPlace::take(route).map(Self::Publisher).ok_or(RefusalReason::InUse),
+            OpenMedia::Output(..) => {
                 let place = route.reserve().ok_or(RefusalReason::TooManyPeers)?;
                 Ok(Self::Player(route.clone(), place))
             }

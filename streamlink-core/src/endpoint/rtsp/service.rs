@@ -10,7 +10,7 @@ use super::{
 use crate::{
     endpoint::{
         AccessRequest, LossReason, RefusalReason, SourceContext,
-        tcp::{End, HANDSHAKE_TIMEOUT, OpenEnd, PendingConnection, PortState, Service},
+        tcp::{End, HANDSHAKE_TIMEOUT, OpenMedia, PendingConnection, PortState, Service},
     },
     flow::RtspTransport,
     proto::rtsp::{Request, ServerSession, SetUp, Status, User},
@@ -29,6 +29,8 @@ pub(crate) struct Mount {
     pub(crate) transport: RtspTransport,
     /// Over UDP, uses the ports that clients send from instead of those that they name.
     pub(crate) symmetric: bool,
+    /// Differentiated services code point (RFC 2474) of the packets to clients over UDP.
+    pub(crate) dscp: Option<u8>,
     pub(crate) presentation: Arc<CurrentPresentation>,
     /// Multicast sender, if the output offers multicast.
     pub(crate) multicast: Option<MulticastSender>,
@@ -54,7 +56,8 @@ impl Service for Rtsp {
         let greeting = async {
             let local = stream.local_addr()?.ip();
             let stream = port.secure(stream, peer).await?;
-            let (session, udp) = (ServerSession::new(&port.random), UdpTracks::default());
+            let session = ServerSession::new(&port.random);
+            let udp = UdpTracks::default();
             // Boxed to keep the enclosing futures small.
             let mut client = Box::new(ClientConnection { stream, session, udp, place: None, peer, local });
             let request = client.ask(&port).await?;
@@ -63,7 +66,7 @@ impl Service for Rtsp {
         let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
         drop(pending);
         match asked {
-            Ok(Ok((client, request))) => port.clone().take_on(async move {
+            Ok(Ok((client, request))) => port.clone().run_connection(async move {
                 serve(&port, client, request).await;
                 drop(connection);
             }),
@@ -107,7 +110,9 @@ async fn serve(port: &PortState<Rtsp>, mut client: Box<ClientConnection>, reques
         Request::Play { path } => (path, None),
         Request::Frame { .. } | Request::End => return, // impossible before the session is accepted
     };
-    let (now, peer, publish) = (Instant::now(), client.peer, presentation.is_some());
+    let now = Instant::now();
+    let peer = client.peer;
+    let publish = presentation.is_some();
     let tcp = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. })));
     let ways = [tcp, !client.udp.is_empty(), client.is_multicast()];
     let mixed = ways.iter().filter(|way| **way).count() > 1;
@@ -123,8 +128,8 @@ async fn serve(port: &PortState<Rtsp>, mut client: Box<ClientConnection>, reques
         return client.turn_away(status_of_code(code)).await;
     }
     let place = client.place.take().filter(|place| Arc::ptr_eq(place.route(), &route));
-    match (&route.end, presentation) {
-        (OpenEnd::Source(_), Some(presentation)) => {
+    match (&route.media, presentation) {
+        (OpenMedia::Source(_), Some(presentation)) => {
             let place = match place {
                 Some(ReservedPlace::Publisher(place)) => Some(place),
                 _ => PublisherPlace::take(&route),
@@ -136,14 +141,16 @@ async fn serve(port: &PortState<Rtsp>, mut client: Box<ClientConnection>, reques
             // A change of the allowlist since ANNOUNCE takes effect with the first packet.
             if let Some(inbound) = &mut place.inbound {
                 let end = client.receive(inbound, &presentation, &place.stop).await;
-                let (end, now, was_live) = (route.publisher_end(end), Instant::now(), inbound.is_live());
+                let end = route.publisher_end(end);
+                let now = Instant::now();
+                let was_live = inbound.is_live();
                 inbound.end(&end, now);
                 if !was_live && let End::Lost(reason) = &end {
                     route.admission.report_silent_publisher(reason, peer, now);
                 }
             }
         }
-        (OpenEnd::Output(ring, terms), None) => {
+        (OpenMedia::Output(ring, terms), None) => {
             let known = route.mount.presentation.current();
             let entered = match place {
                 Some(ReservedPlace::Player(_, place)) => Some(route.enter_reserved(place, peer, now)),

@@ -88,7 +88,8 @@ fn admits(
     match expected {
         None => is_of_host,
         Some(expected) if !*heard && is_of_host && (symmetric || sender.port() == expected.port()) => {
-            (*expected, *heard) = (sender, true);
+            *expected = sender;
+            *heard = true;
             true
         }
         Some(expected) => sender == *expected,
@@ -104,6 +105,8 @@ pub(super) struct UdpTracks {
     /// Uses other ports of the peer's address once nothing has come from those that it has named for
     /// [`NAMED_PORT_PATIENCE`].
     is_lenient: bool,
+    /// Differentiated services code point (RFC 2474) of what is sent to the peer.
+    dscp: Option<u8>,
     /// Time of the first datagram that came from another port.
     other_port_since: Option<Instant>,
     /// Number of datagrams that did not come from the peer, and the sender of the last one.
@@ -123,13 +126,18 @@ impl UdpTracks {
 
     /// Opens the sockets that send to a multicast group.
     pub(super) fn to_group(group: &MulticastGroup, egress: Egress, tracks: usize) -> io::Result<Self> {
-        let (send_buffer, ttl) = (Some(SOCKET_BUFFER), Some(group.ttl));
+        let send_buffer = Some(SOCKET_BUFFER);
+        let ttl = Some(group.ttl);
         let options = UdpOptions { send_buffer, ttl, egress, send_only: true, ..UdpOptions::default() };
         let pair = |track| {
             let (to_rtp, to_rtcp) = group.ports(track).ok_or(io::ErrorKind::InvalidInput)?;
-            let (to_rtp, to_rtcp) = (SocketAddr::new(group.ip(), to_rtp), SocketAddr::new(group.ip(), to_rtcp));
-            let (rtp, rtcp) = (UdpSocket::sending(to_rtp, &options)?, UdpSocket::sending(to_rtcp, &options)?);
-            let (sender, control, peer) = (Sender::new(&rtp), Sender::new(&rtcp), Some((to_rtp, to_rtcp)));
+            let to_rtp = SocketAddr::new(group.ip(), to_rtp);
+            let to_rtcp = SocketAddr::new(group.ip(), to_rtcp);
+            let rtp = UdpSocket::sending(to_rtp, &options)?;
+            let rtcp = UdpSocket::sending(to_rtcp, &options)?;
+            let sender = Sender::new(&rtp);
+            let control = Sender::new(&rtcp);
+            let peer = Some((to_rtp, to_rtcp));
             Ok(Some(Pair {
                 rtp,
                 rtcp,
@@ -152,6 +160,11 @@ impl UdpTracks {
         self.symmetric = symmetric;
     }
 
+    /// Sets the differentiated services code point (RFC 2474) of what is sent to peers that are set afterwards.
+    pub(super) fn set_dscp(&mut self, dscp: Option<u8>) {
+        self.dscp = dscp;
+    }
+
     /// Opens a pair of ports for a track and returns their numbers. `brings`: the peer sends media, not only reports.
     /// `permit`: share of the descriptor budget that the pair uses.
     pub(super) fn open(
@@ -165,7 +178,8 @@ impl UdpTracks {
         // The RTP port of a peer that receives media is read only to learn the address of a symmetric peer.
         let send_only = !brings && !self.symmetric;
         let open = |port, send_only| {
-            let (receive_buffer, send_buffer) = (Some(SOCKET_BUFFER), Some(SOCKET_BUFFER));
+            let receive_buffer = Some(SOCKET_BUFFER);
+            let send_buffer = Some(SOCKET_BUFFER);
             let options = UdpOptions { receive_buffer, send_buffer, send_only, ..UdpOptions::default() };
             UdpSocket::receiving(SocketAddr::new(local, port), &options)
         };
@@ -174,9 +188,13 @@ impl UdpTracks {
             let port = random_port(random);
             match open(port, send_only).and_then(|rtp| Ok((rtp, open(port + 1, false)?))) {
                 Ok((rtp, rtcp)) => {
-                    let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));
+                    let sender = Sender::new(&rtp);
+                    let control = Sender::new(&rtcp);
                     let memory = brings.then(|| Receiver::new(SOCKET_BUFFER as u64));
-                    let (peer, source, heard, connected) = (None, None, (false, false), None);
+                    let peer = None;
+                    let source = None;
+                    let heard = (false, false);
+                    let connected = None;
                     let _descriptors = permit;
                     let pair =
                         Pair { rtp, rtcp, memory, sender, control, peer, source, heard, connected, _descriptors };
@@ -199,6 +217,8 @@ impl UdpTracks {
     pub(super) fn set_peer(&mut self, track: usize, ip: IpAddr, ports: (u16, u16), source: Option<IpAddr>) {
         let Some(Some(pair)) = self.pairs.get_mut(track) else { return };
         pair.source = source;
+        pair.sender.mark(self.dscp, ip);
+        pair.control.mark(self.dscp, ip);
         if ports.0 != 0 {
             let ip = source.unwrap_or(ip);
             pair.peer = Some((SocketAddr::new(ip, ports.0), SocketAddr::new(ip, ports.1)));
@@ -222,7 +242,7 @@ impl UdpTracks {
         now: Instant,
         mut take: impl FnMut(usize, Received),
     ) -> Poll<()> {
-        let Self { pairs, symmetric, is_lenient, other_port_since, strangers } = self;
+        let Self { pairs, symmetric, is_lenient, other_port_since, strangers, .. } = self;
         let waited = other_port_since.is_some_and(|since| now.saturating_duration_since(since) >= NAMED_PORT_PATIENCE);
         let any_port = *symmetric || (*is_lenient && waited);
         let mut some = false;
@@ -276,7 +296,8 @@ impl UdpTracks {
     /// Sends the packets of a window. Packets that the kernel does not accept at once are lost. Returns the totals
     /// sent, and the number of packets lost.
     pub(super) fn send(&mut self, window: &[Arc<Batch>], preamble: Option<&[Packet]>) -> (Totals, u64) {
-        let (mut done, mut lost) = (Totals::default(), 0);
+        let mut done = Totals::default();
+        let mut lost = 0;
         let packets = || preamble.into_iter().flatten().chain(window.iter().flat_map(|batch| batch.packets()));
         for (track, pair) in self.pairs.iter_mut().enumerate() {
             let Some(pair) = pair else { continue };

@@ -6,7 +6,7 @@
 //! and the time ([`DECISION_TIME`]).
 
 use super::super::{
-    access::{Answer, DECISION_TIME},
+    access::{DECISION_TIME, HookAnswer},
     listener::{ConnectionPlace, PendingPlace, RouteId},
 };
 use crate::{
@@ -27,9 +27,9 @@ use tokio_util::task::AbortOnDropHandle;
 const MAX_DERIVING: usize = 2;
 
 /// Result of a piece of work.
-pub(super) enum Outcome {
-    /// Answer of the host.
-    Asked(Answer),
+pub(super) enum WorkOutcome {
+    /// HookAnswer of the host.
+    Asked(HookAnswer),
     Derived(WrappingKey),
     /// The work panicked.
     Failed,
@@ -38,25 +38,25 @@ pub(super) enum Outcome {
 /// Piece of work.
 pub(super) enum Work {
     /// Question to the host, which runs as a task.
-    Ask(BoxFuture<'static, Answer>),
+    Ask(BoxFuture<'static, HookAnswer>),
     /// Derivation of a key, which runs on a blocking thread.
     Derive(Derive),
 }
 
-type Derive = Box<dyn FnOnce() -> Outcome + Send>;
+type Derive = Box<dyn FnOnce() -> WorkOutcome + Send>;
 
 impl Work {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> WorkKind {
         match self {
-            Self::Ask(_) => Kind::Ask,
-            Self::Derive(_) => Kind::Derive,
+            Self::Ask(_) => WorkKind::Ask,
+            Self::Derive(_) => WorkKind::Derive,
         }
     }
 }
 
-/// Kind of work.
+/// WorkKind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum WorkKind {
     Ask,
     Derive,
 }
@@ -85,30 +85,30 @@ impl Attempt {
 /// Attempt that waits for the outcome of its work.
 struct Pending {
     attempt: Attempt,
-    kind: Kind,
+    kind: WorkKind,
     deadline: Instant,
     /// Question to the host. It is withdrawn when the attempt is given up.
     question: Option<AbortOnDropHandle<()>>,
     _place: PendingPlace,
 }
 
-/// Sends the outcome of a piece of work when dropped. If the work panicked, it sends [`Outcome::Failed`].
-struct Report {
+/// Sends the outcome of a piece of work when dropped. If the work panicked, it sends [`WorkOutcome::Failed`].
+struct OutcomeSender {
     id: u64,
-    kind: Kind,
-    outcome: Option<Outcome>,
-    to: mpsc::UnboundedSender<(u64, Kind, Outcome)>,
+    kind: WorkKind,
+    outcome: Option<WorkOutcome>,
+    to: mpsc::UnboundedSender<(u64, WorkKind, WorkOutcome)>,
 }
 
-impl Report {
-    fn send(mut self, outcome: Outcome) {
+impl OutcomeSender {
+    fn send(mut self, outcome: WorkOutcome) {
         self.outcome = Some(outcome); // sent when `self` is dropped
     }
 }
 
-impl Drop for Report {
+impl Drop for OutcomeSender {
     fn drop(&mut self) {
-        let outcome = self.outcome.take().unwrap_or(Outcome::Failed);
+        let outcome = self.outcome.take().unwrap_or(WorkOutcome::Failed);
         let _ = self.to.send((self.id, self.kind, outcome)); // fails if the port has closed, which needs no outcome
     }
 }
@@ -124,13 +124,13 @@ pub(super) struct Attempts {
     /// Derivations that wait for a thread.
     waiting: VecDeque<(u64, Derive)>,
     /// At most one outcome for each running piece of work.
-    outcomes: mpsc::UnboundedReceiver<(u64, Kind, Outcome)>,
-    report_to: mpsc::UnboundedSender<(u64, Kind, Outcome)>,
+    outcomes: mpsc::UnboundedReceiver<(u64, WorkKind, WorkOutcome)>,
+    outcome_sender: mpsc::UnboundedSender<(u64, WorkKind, WorkOutcome)>,
 }
 
 impl Attempts {
     pub(super) fn new() -> Self {
-        let (report_to, outcomes) = mpsc::unbounded_channel();
+        let (outcome_sender, outcomes) = mpsc::unbounded_channel();
         Self {
             pending: HashMap::new(),
             by_caller: HashMap::new(),
@@ -139,7 +139,7 @@ impl Attempts {
             deriving: 0,
             waiting: VecDeque::new(),
             outcomes,
-            report_to,
+            outcome_sender,
         }
     }
 
@@ -160,7 +160,8 @@ impl Attempts {
     pub(super) fn begin(&mut self, attempt: Attempt, place: PendingPlace, work: Work, now: Instant) {
         let id = self.next_id;
         self.next_id += 1;
-        let (kind, deadline) = (work.kind(), now + DECISION_TIME);
+        let kind = work.kind();
+        let deadline = now + DECISION_TIME;
         self.queue(id, Pending { attempt, kind, deadline, question: None, _place: place }, work);
     }
 
@@ -168,8 +169,8 @@ impl Attempts {
         pending.kind = work.kind();
         match work {
             Work::Ask(question) => {
-                let report = self.report(id, Kind::Ask);
-                let asking = async move { report.send(Outcome::Asked(question.await)) };
+                let sender = self.sender(id, WorkKind::Ask);
+                let asking = async move { sender.send(WorkOutcome::Asked(question.await)) };
                 pending.question = Some(AbortOnDropHandle::new(tokio::spawn(lock::task(asking))));
             }
             Work::Derive(derive) => {
@@ -183,8 +184,8 @@ impl Attempts {
         self.start_deriving();
     }
 
-    fn report(&self, id: u64, kind: Kind) -> Report {
-        Report { id, kind, outcome: None, to: self.report_to.clone() }
+    fn sender(&self, id: u64, kind: WorkKind) -> OutcomeSender {
+        OutcomeSender { id, kind, outcome: None, to: self.outcome_sender.clone() }
     }
 
     /// Starts waiting derivations while threads are free.
@@ -193,13 +194,13 @@ impl Attempts {
             && let Some((id, derive)) = self.waiting.pop_front()
         {
             self.deriving += 1;
-            let report = self.report(id, Kind::Derive);
-            tokio::task::spawn_blocking(move || report.send(lock::on_task(derive)));
+            let sender = self.sender(id, WorkKind::Derive);
+            tokio::task::spawn_blocking(move || sender.send(lock::on_task(derive)));
         }
     }
 
     /// Waits for the next outcome.
-    pub(super) async fn next(&mut self) -> (u64, Kind, Outcome) {
+    pub(super) async fn next(&mut self) -> (u64, WorkKind, WorkOutcome) {
         match self.outcomes.recv().await {
             Some(outcome) => outcome,
             None => std::future::pending().await, // unreachable: `self` holds a sender
@@ -208,8 +209,8 @@ impl Attempts {
 
     /// Records that a piece of work is done. Returns the attempt, to be continued with [`Attempts::resume`], or `None`
     /// if it was given up meanwhile.
-    pub(super) fn done(&mut self, id: u64, kind: Kind) -> Option<Resumable> {
-        if kind == Kind::Derive {
+    pub(super) fn done(&mut self, id: u64, kind: WorkKind) -> Option<Resumable> {
+        if kind == WorkKind::Derive {
             self.deriving = self.deriving.saturating_sub(1);
             self.start_deriving();
         }
@@ -230,7 +231,7 @@ impl Attempts {
     }
 
     /// Gives up an attempt. The result of its running work is ignored.
-    fn give_up(&mut self, id: u64) -> Option<(Attempt, Kind)> {
+    fn give_up(&mut self, id: u64) -> Option<(Attempt, WorkKind)> {
         let pending = self.forget(id)?;
         self.waiting.retain(|(waiting, _)| *waiting != id);
         Some((pending.attempt, pending.kind))
@@ -242,7 +243,7 @@ impl Attempts {
     }
 
     /// Gives up an attempt that has passed its deadline. Returns it with the kind of work it waited for.
-    pub(super) fn take_overdue(&mut self, now: Instant) -> Option<(Attempt, Kind)> {
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Option<(Attempt, WorkKind)> {
         let (at, id) = self.deadlines.first().copied()?;
         if at <= now { self.give_up(id) } else { None }
     }

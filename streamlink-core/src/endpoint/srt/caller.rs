@@ -5,11 +5,12 @@ use super::{
         EventSink, LossReason, Resolver, SourceContext, Status,
         ingest::{Ingest, Verdict},
         lagging::{LagReport, Unsent},
-        reconnect::{Caller, Connection, ConnectionCount, Outcome, ReconnectLoop},
+        reconnect::{Caller, ConnectionAttempt, ConnectionCount, Outcome, ReconnectLoop},
         resolver::{Target, unreachable},
         sleep_until,
     },
     connection_io::ConnectionIo,
+    group_caller,
     rates::FlowRates,
     route::settle,
 };
@@ -33,9 +34,9 @@ use tokio_util::sync::CancellationToken;
 /// Requested size of the socket buffers, in bytes.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Maximum number of datagrams handled in one turn of the task.
-const MAX_BATCH: usize = 512;
+pub(super) const MAX_BATCH: usize = 512;
 /// Interval of the statistics.
-const STATS_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Direction of the media.
 #[derive(Debug)]
@@ -46,8 +47,10 @@ pub(crate) enum Direction {
 
 /// Caller that is ready to run.
 #[derive(Debug)]
-pub(crate) struct SrtCaller {
+pub(crate) struct SrtClient {
     pub(crate) remote: HostPort,
+    /// Further addresses of the peer: the caller is a group with a member for each.
+    pub(crate) nodes: Vec<HostPort>,
     pub(crate) resolver: Resolver,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
@@ -63,7 +66,7 @@ pub(crate) struct SrtCaller {
     pub(crate) direction: Direction,
 }
 
-impl SrtCaller {
+impl SrtClient {
     /// Runs until the caller is stopped.
     pub(crate) async fn run(self) {
         let ingest = match &self.direction {
@@ -83,7 +86,7 @@ impl SrtCaller {
     }
 
     /// Discards the media that came while there was no connection. The peer gets only media from now on.
-    fn skip_to_now(&mut self) {
+    pub(super) fn skip_to_now(&mut self) {
         if let Direction::Send(reader) = &mut self.direction {
             let mut window = Vec::new();
             let lost = reader.read(&mut window);
@@ -94,14 +97,19 @@ impl SrtCaller {
 
     /// Counts packets that the peer has missed, and reports them. A call with 0 packets may report earlier ones that
     /// were held back.
-    fn dropped(&self, packets: u64, lag: &mut LagReport, now: Instant) {
+    pub(super) fn dropped(&self, packets: u64, lag: &mut LagReport, now: Instant) {
         self.status.counters.dropped.add(packets);
         lag.note(packets, &self.status, &self.events, now);
     }
 
+    /// Returns a random socket id. It is never 0, which is the destination of handshakes.
+    pub(super) fn fresh_id(&self) -> u32 {
+        (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1)
+    }
+
     /// Makes one attempt to connect. The addresses of the host are tried one after the other, and share the connect
     /// timeout: two handshakes at once could leave a connection behind that keeps the stream occupied.
-    async fn call(&self, connection: &mut Connection<'_>) -> Result<Session, Outcome> {
+    async fn call(&self, connection: &mut ConnectionAttempt<'_>) -> Result<ConnectedClient, Outcome> {
         let deadline = Instant::now() + self.connect_timeout;
         let target = Target {
             resolver: &self.resolver,
@@ -117,7 +125,7 @@ impl SrtCaller {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = u32::try_from(others + 1).map_or(left, |count| left / count);
             match self.call_address(peer, share, others > 0).await {
-                Ok(session) => return Ok(session),
+                Ok(client) => return Ok(client),
                 Err(Failed::Rejected(rejection)) => {
                     connection.reached(peer);
                     return Err(Outcome::Lost(refused(rejection, self.stream_id.as_deref())));
@@ -128,16 +136,14 @@ impl SrtCaller {
         Err(Outcome::Lost(unreachable(&failures)))
     }
 
-    async fn call_address(&self, peer: SocketAddr, timeout: Duration, has_others: bool) -> Result<Session, Failed> {
-        let options = UdpOptions {
-            receive_buffer: Some(SOCKET_BUFFER),
-            send_buffer: Some(SOCKET_BUFFER),
-            egress: self.egress.clone(),
-            bidirectional: true,
-            ..UdpOptions::default()
-        };
-        let socket = UdpSocket::sending(peer, &options)?;
-        let id = (u32::from_be_bytes(self.random.bytes()) & 0x3fff_ffff).max(1);
+    async fn call_address(
+        &self,
+        peer: SocketAddr,
+        timeout: Duration,
+        has_others: bool,
+    ) -> Result<ConnectedClient, Failed> {
+        let socket = UdpSocket::sending(peer, &socket_options(&self.egress))?;
+        let id = self.fresh_id();
         let local = Local { id, start: Instant::now(), random: self.random.clone() };
         log_handshake(|| {
             let name = self.status.name();
@@ -145,11 +151,22 @@ impl SrtCaller {
             format!("`{name}` asks {peer} for an SRT connection as socket {id}: {asked}")
         });
         let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), timeout);
-        let mut session = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
-        session.peer = peer;
+        let mut client = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
+        client.peer = peer;
         let rates = self.rates.now();
-        session.io.connection.set_rates(rates.buffer, rates.pacing);
-        Ok(session)
+        client.io.connection.set_rates(rates.buffer, rates.pacing);
+        Ok(client)
+    }
+}
+
+/// Returns the options of a caller's socket.
+pub(super) fn socket_options(egress: &Egress) -> UdpOptions {
+    UdpOptions {
+        receive_buffer: Some(SOCKET_BUFFER),
+        send_buffer: Some(SOCKET_BUFFER),
+        egress: egress.clone(),
+        bidirectional: true,
+        ..UdpOptions::default()
     }
 }
 
@@ -176,37 +193,40 @@ impl From<io::Error> for Failed {
 
 /// A running caller, with the state that it keeps from one connection to the next.
 struct RunningCaller {
-    caller: SrtCaller,
+    caller: SrtClient,
     /// Path of the media into the flow; `None` for an output.
     ingest: Option<Ingest>,
     lag: LagReport,
 }
 
 impl Caller for RunningCaller {
-    async fn connect_and_run(&mut self, connection: &mut Connection<'_>) -> Outcome {
+    async fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> Outcome {
         let Self { caller, ingest, lag } = self;
         if let Some(rates) = caller.rates.changed() {
             rates.apply(&mut caller.terms);
+        }
+        if !caller.nodes.is_empty() {
+            return group_caller::run(caller, ingest.as_mut(), lag, connection).await;
         }
         let called = tokio::select! {
             () = caller.stop.cancelled() => return Outcome::Stopped,
             called = caller.call(connection) => called,
         };
-        let mut session = match called {
-            Ok(session) => session,
+        let mut client = match called {
+            Ok(client) => client,
             Err(outcome) => return outcome,
         };
         if ingest.is_none() {
-            session.io.connection.send_only(); // the peer of an output sends no media
+            client.io.connection.send_only(); // the peer of an output sends no media
         }
         caller.skip_to_now();
-        let is_encrypted = session.io.connection.stats().encrypted;
+        let is_encrypted = client.io.connection.stats().encrypted;
         caller.status.counters.encrypted.set(u64::from(is_encrypted));
-        connection.up(session.peer);
+        connection.up(client.peer);
         if let Some(ingest) = ingest {
-            ingest.await_media(Instant::now() + session.io.connection.stats().latency);
+            ingest.await_media(Instant::now() + client.io.connection.stats().latency);
         }
-        session.run(caller, ingest.as_mut(), lag).await
+        client.run(caller, ingest.as_mut(), lag).await
     }
 
     fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
@@ -228,7 +248,7 @@ async fn shake_hands(
     id: u32,
     rate: u64,
     has_others: bool,
-) -> Result<Session, Failed> {
+) -> Result<ConnectedClient, Failed> {
     let mut memory = Receiver::new(rate);
     let mut sender = Sender::new(&socket);
     let mut inbox = Vec::new();
@@ -266,9 +286,9 @@ async fn shake_hands(
         match progress {
             Progress::Calling => {}
             Progress::Connected(connection) => {
-                let peer = socket.local_addr(); // placeholder, replaced by `SrtCaller::call`
+                let peer = socket.local_addr(); // placeholder, replaced by `SrtClient::call`
                 let io = ConnectionIo::new(*connection, &socket, None);
-                return Ok(Session { io, socket, memory, peer });
+                return Ok(ConnectedClient { io, socket, memory, peer });
             }
             Progress::Rejected(rejection) => return Err(Failed::Rejected(rejection)),
             Progress::TimedOut => {
@@ -281,7 +301,7 @@ async fn shake_hands(
 
 /// Returns the reason for a rejection by the listener: its code and, if that is about the stream, which one was asked
 /// for.
-fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
+pub(super) fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
     let id = stream_id.unwrap_or_default();
     let what = match StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)) {
         id if rejection.is_about_stream() => format!("{rejection}; {id} was asked for"),
@@ -294,15 +314,15 @@ fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
 }
 
 /// Established connection with its socket.
-struct Session {
+struct ConnectedClient {
     io: ConnectionIo,
     socket: UdpSocket,
     memory: Receiver,
     peer: SocketAddr,
 }
 
-impl Session {
-    async fn run(&mut self, call: &mut SrtCaller, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
+impl ConnectedClient {
+    async fn run(&mut self, call: &mut SrtClient, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
         let mut scratch = Vec::new();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
@@ -416,7 +436,7 @@ impl Session {
 }
 
 /// Waits for media to send. For a source, which sends none, it never completes.
-async fn ready(direction: &mut Direction) -> Result<(), crate::router::Closed> {
+pub(super) async fn ready(direction: &mut Direction) -> Result<(), crate::router::Closed> {
     match direction {
         Direction::Send(reader) => reader.ready().await,
         Direction::Receive(_) => std::future::pending().await,

@@ -3,6 +3,7 @@
 use super::{
     super::listener::{ConnectionPlace, RouteId},
     connection_io::ConnectionIo,
+    groups::GroupKey,
     route::{OpenRoute, settle},
 };
 use crate::proto::srt::{ConnectionStats, Sequence};
@@ -26,6 +27,8 @@ pub(super) struct ConnectedCaller {
     /// Time from which the answer may be sent again.
     pub(super) next_answer: Instant,
     pub(super) route: RouteId,
+    /// Group of which it is a member.
+    pub(super) group: Option<GroupKey>,
     pub(super) since: Instant,
     pub(super) scheduled: Option<Instant>,
     pub(super) settled: ConnectionStats,

@@ -5,7 +5,7 @@ use crate::{
     net::{Datagram, Peer, Sender, UdpSocket},
     proto::srt::{CloseReason, Connection, Transmit},
 };
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 /// Maximum number of packets handed to the socket at once.
 const CHUNK: usize = 64;
@@ -22,6 +22,11 @@ impl ConnectionIo {
     /// Wraps a connection. `to` is `None` on a connected socket.
     pub(super) fn new(connection: Connection, socket: &UdpSocket, to: Option<Peer>) -> Self {
         Self { connection, sender: Sender::new(socket), to }
+    }
+
+    /// Sets the differentiated services code point (RFC 2474) of the packets to the peer.
+    pub(super) fn mark(&mut self, dscp: Option<u8>, peer: IpAddr) {
+        self.sender.mark(dscp, peer);
     }
 
     /// Changes the address of the peer.

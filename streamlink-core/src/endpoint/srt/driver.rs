@@ -1,10 +1,10 @@
 //! Drivers of SRT sources and outputs, as listeners and callers.
 
 use super::{
-    caller::{Direction, SrtCaller as Caller},
+    caller::{Direction, SrtClient},
     port::Port,
     rates::FlowRates,
-    route::{Route, RouteEnd},
+    route::{Route, RouteMedia},
     terms::terms,
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     error::Error,
     flow::{SrtCaller, SrtListener, srt_url},
     net::Egress,
+    proto::srt::{Groups, Terms},
 };
 use std::{future::ready, io, sync::Arc};
 
@@ -40,11 +41,23 @@ impl OpenListener {
         srt_url(&resources.advertise(self.port.local_addr()), self.settings.srt.stream_id.as_deref())
     }
 
-    fn add(self, flow: &FlowMedia, admission: Admission, end: RouteEnd) -> ListenerEntry {
+    fn add(self, flow: &FlowMedia, admission: Admission, media: RouteMedia) -> ListenerEntry {
         let Self { port, settings } = self;
         let rates = FlowRates::new(&settings.srt, flow.bandwidth.view());
-        let terms = terms(&settings.srt, &rates);
-        port.add(Route { stream_id: settings.srt.stream_id, admission, terms, rates, end })
+        let groups = match &media {
+            _ if !settings.srt.group_connect => Groups::None,
+            RouteMedia::Source(_) => Groups::All,
+            RouteMedia::Output(_) => Groups::Broadcast,
+        };
+        let terms = Terms { groups, ..terms(&settings.srt, &rates) };
+        port.add(Route {
+            stream_id: settings.srt.stream_id,
+            admission,
+            terms,
+            rates,
+            dscp: settings.listen.dscp,
+            media,
+        })
     }
 }
 
@@ -60,7 +73,7 @@ impl SourceDriver for SrtListener {
 impl OpenSource for OpenListener {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, context: SourceContext) -> StartedSource {
         let input_address = Some(self.url(resources).into());
-        let entry = self.add(flow, Admission::of_source(&context), RouteEnd::Source(context));
+        let entry = self.add(flow, Admission::of_source(&context), RouteMedia::Source(context));
         StartedSource { input_address, drive: SourceDrive::Listener(entry) }
     }
 }
@@ -79,7 +92,7 @@ impl OpenOutput for OpenListener {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
         let url = Some(self.url(resources).into());
         let admission = Admission::of_output(&self.settings.listen, status, &flow.events);
-        let entry = self.add(flow, admission, RouteEnd::Output(flow.ring.reader()));
+        let entry = self.add(flow, admission, RouteMedia::Output(flow.ring.reader()));
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(entry)) }
     }
 }
@@ -91,12 +104,13 @@ struct OpenCaller {
 }
 
 impl OpenCaller {
-    fn caller(&self, parts: CallerParts, bandwidth: FlowBandwidth, direction: Direction) -> Caller {
+    fn client(&self, parts: CallerParts, bandwidth: FlowBandwidth, direction: Direction) -> SrtClient {
         let CallerParts { random, resolver, status, events, stop } = parts;
         let SrtCaller { call, srt } = &self.settings;
         let rates = FlowRates::new(srt, bandwidth);
-        Caller {
+        SrtClient {
             remote: call.remote.clone(),
+            nodes: srt.nodes.clone(),
             resolver,
             reconnect: call.reconnect,
             random,
@@ -125,7 +139,7 @@ impl OpenSource for OpenCaller {
         let bandwidth = flow.bandwidth.view();
         let call = move |context: SourceContext| -> Task {
             let parts = CallerParts::of_source(&resolver, &context);
-            Box::pin(self.caller(parts, bandwidth.clone(), Direction::Receive(context)).run())
+            Box::pin(self.client(parts, bandwidth.clone(), Direction::Receive(context)).run())
         };
         StartedSource { input_address: None, drive: SourceDrive::Caller(Box::new(call)) }
     }
@@ -142,7 +156,7 @@ impl OpenOutput for OpenCaller {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
         let parts = CallerParts::of_output(resources, flow, status);
         let stop = parts.stop.clone();
-        let caller = self.caller(parts, flow.bandwidth.view(), Direction::Send(flow.ring.reader()));
+        let caller = self.client(parts, flow.bandwidth.view(), Direction::Send(flow.ring.reader()));
         StartedOutput::new(OutputDrive::Task { stop, task: Box::pin(caller.run()) })
     }
 }

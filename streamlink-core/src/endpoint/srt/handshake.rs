@@ -9,7 +9,7 @@ use super::{
         Event, LossReason, RefusalReason,
         listener::{HasAdmission, RouteId},
     },
-    attempts::{Attempt, Kind, Outcome, Resumable, Work},
+    attempts::{Attempt, Resumable, Work, WorkKind, WorkOutcome},
     connected_caller::ConnectedCaller,
     connection_io::ConnectionIo,
     route::OpenRoute,
@@ -178,11 +178,15 @@ impl PortTask {
     }
 
     /// Checks whether a route can take one more connection.
-    fn has_room(&self, route: RouteId, peer: SocketAddr, now: Instant) -> Result<(), Rejection> {
+    fn has_room(&self, route: RouteId, request: &Handshake, peer: SocketAddr, now: Instant) -> Result<(), Rejection> {
         let open = self.routes.get(route).ok_or(Rejection::NOT_FOUND)?;
         let admission = open.admission();
         if !admission.admits(peer.ip()) {
             return Err(Rejection::FORBIDDEN);
+        }
+        // The members of a group bring one stream.
+        if self.groups.is_joined(route, request)? && admission.is_source() {
+            return Ok(());
         }
         if open.callers.len() >= admission.max_peers() && !admission.may_take_over(now) {
             return Err(if admission.is_source() { Rejection::CONFLICT } else { Rejection::BACKLOG });
@@ -191,10 +195,12 @@ impl PortTask {
     }
 
     /// Forgets the connection of a source to the same address and port. A caller that asks for the same source again from
-    /// there has restarted.
-    fn replace_restarted(&mut self, route: RouteId, peer: SocketAddr, now: Instant) {
+    /// there has restarted, unless it is one more member of the same group.
+    fn replace_restarted(&mut self, route: RouteId, request: &Handshake, peer: SocketAddr, now: Instant) {
         let Some(open) = self.routes.get(route).filter(|open| open.ingest.is_some()) else { return };
-        let of_peer = |id: &&u32| self.callers.get(id).is_some_and(|caller| caller.peer == peer);
+        let group = request.extensions.group.map(|group| (route, group.id));
+        let is_restarted = |caller: &ConnectedCaller| caller.peer == peer && (group.is_none() || caller.group != group);
+        let of_peer = |id: &&u32| self.callers.get(id).is_some_and(is_restarted);
         if let Some(id) = open.callers.iter().find(of_peer).copied() {
             self.forget(id, LossReason::Closed, now);
         }
@@ -209,8 +215,8 @@ impl PortTask {
         peer: SocketAddr,
         now: Instant,
     ) -> Result<(), Rejection> {
-        self.replace_restarted(id, peer, now);
-        self.has_room(id, peer, now)?;
+        self.replace_restarted(id, &request, peer, now);
+        self.has_room(id, &request, peer, now)?;
         let place = match self.places.take_connection(peer, now) {
             Ok(place) => place,
             // The port is full, or many callers share the address, as behind a NAT router.
@@ -259,13 +265,13 @@ impl PortTask {
     }
 
     /// Continues an attempt after one piece of its work is done.
-    pub(super) fn decide(&mut self, (id, kind, outcome): (u64, Kind, Outcome), now: Instant) {
+    pub(super) fn decide(&mut self, (id, kind, outcome): (u64, WorkKind, WorkOutcome), now: Instant) {
         let Some(mut resumable) = self.attempts.done(id, kind) else { return };
         let attempt = resumable.attempt();
         let (route, peer, request) = (attempt.route, attempt.peer, attempt.request.clone());
         let result = match outcome {
-            Outcome::Failed => Err(Rejection::INTERNAL),
-            Outcome::Asked(Err(code)) => {
+            WorkOutcome::Failed => Err(Rejection::INTERNAL),
+            WorkOutcome::Asked(Err(code)) => {
                 return self.refuse_with(
                     &[route],
                     &request,
@@ -275,11 +281,11 @@ impl PortTask {
                     now,
                 );
             }
-            Outcome::Asked(Ok(passphrase)) => {
+            WorkOutcome::Asked(Ok(passphrase)) => {
                 attempt.passphrase = passphrase;
                 self.after_asking(resumable, now)
             }
-            Outcome::Derived(wrapping) => self.admit(resumable.decided(), Some(wrapping), now),
+            WorkOutcome::Derived(wrapping) => self.admit(resumable.decided(), Some(wrapping), now),
         };
         if let Err(rejection) = result {
             self.refuse(&[route], &request, peer, rejection, now);
@@ -300,13 +306,13 @@ impl PortTask {
     pub(super) fn give_up_overdue(&mut self, now: Instant) {
         while let Some((attempt, kind)) = self.attempts.take_overdue(now) {
             let rejection = match kind {
-                Kind::Ask => {
+                WorkKind::Ask => {
                     if let Some(gate) = &self.access {
                         gate.log_unanswered(now);
                     }
                     Rejection::INTERNAL
                 }
-                Kind::Derive => Rejection::RESOURCE,
+                WorkKind::Derive => Rejection::RESOURCE,
             };
             self.refuse(&[attempt.route], &attempt.request, attempt.peer, rejection, now);
         }
@@ -314,34 +320,46 @@ impl PortTask {
 
     /// Admits a caller whose attempt is decided, if its passphrase is right and the route still has room.
     fn admit(&mut self, attempt: Attempt, wrapping: Option<WrappingKey>, now: Instant) -> Result<(), Rejection> {
-        self.has_room(attempt.route, attempt.peer, now)?;
+        self.has_room(attempt.route, &attempt.request, attempt.peer, now)?;
         self.refresh_rates(attempt.route);
-        let local = Local { id: fresh_id(&self.random, &self.callers), start: now, random: self.random.clone() };
+        let group = attempt.request.extensions.group.map(|group| (attempt.route, group.id));
+        let joined = group.and_then(|key| self.groups.get(key));
+        let is_joining = joined.is_some();
+        let start = joined.map_or(now, |group| group.start);
+        let local = Local { id: fresh_id(&self.random, &self.callers), start, random: self.random.clone() };
         let timestamp = attempt.timestamp_at(now);
-        let (agreement, answer) = self.terms(&attempt)?.accept(&attempt.request, timestamp, &local, wrapping)?;
+        let (agreement, mut answer) = self.terms(&attempt)?.accept(&attempt.request, timestamp, &local, wrapping)?;
         let Attempt { route, peer, request, place, .. } = attempt;
         let (peer_id, initial_sequence) = (request.socket_id, request.initial_sequence);
-        let answer = write_control(&Control::Handshake(&answer.write()), 0, peer_id);
         let to = Peer::new(peer, self.socket.local_addr());
         // The publisher before leaves first, so that the media of both never mixes.
         let open = self.routes.get(route).ok_or(Rejection::NOT_FOUND)?;
-        let taken_over = if open.ingest.is_some() { open.callers.clone() } else { Vec::new() };
+        let is_replacing = open.ingest.is_some() && !is_joining;
+        let taken_over = if is_replacing { open.callers.clone() } else { Vec::new() };
         for id in taken_over {
             self.close(id, LossReason::TakenOver, now);
         }
         let open = self.routes.get_mut(route).ok_or(Rejection::NOT_FOUND)?;
-        if let Some(ingest) = &mut open.ingest {
+        if let Some(ingest) = open.ingest.as_mut().filter(|_| !is_joining) {
             ingest.await_media(now + agreement.receive_latency);
         }
         let mut connection = Connection::new(agreement, now);
+        if let Some(asked) = &request.extensions.group {
+            let group = self.groups.of_caller(route, asked, initial_sequence, &self.random, now);
+            group.join(local.id, &mut connection, &self.callers);
+            answer.extensions.group = Some(group.id.extension(asked.kind));
+        }
+        // The timestamp is that of the answer, which sets the peer's clock.
+        let answer = write_control(&Control::Handshake(&answer.write()), connection.timestamp(now), peer_id);
         if open.ingest.is_none() {
             connection.send_only(); // players send no media
         }
         let rates = open.route.rates.now();
         connection.set_rates(rates.buffer, rates.pacing);
-        let io = ConnectionIo::new(connection, &self.socket, Some(to));
+        let mut io = ConnectionIo::new(connection, &self.socket, Some(to));
+        io.mark(open.route.dscp, peer.ip());
         open.callers.push(local.id);
-        open.sender = Some(peer);
+        open.sender = open.sender.filter(|_| is_joining).or(Some(peer));
         open.status().counters.encrypted.set(u64::from(io.connection.stats().encrypted));
         log_handshake(|| {
             let (name, stats) = (open.status().name(), io.connection.stats());
@@ -361,6 +379,7 @@ impl PortTask {
             answer: answer.clone(),
             next_answer: ConnectedCaller::next_answer_after(now),
             route,
+            group,
             since: now,
             scheduled: None,
             settled: ConnectionStats::default(),
@@ -387,7 +406,7 @@ fn rejection_detail(rejection: Rejection, request: &Handshake) -> String {
 }
 
 fn derive(derivation: KeyDerivation) -> Work {
-    Work::Derive(Box::new(move || Outcome::Derived(derivation.run())))
+    Work::Derive(Box::new(move || WorkOutcome::Derived(derivation.run())))
 }
 
 /// Generates an unused socket id. It is never 0, which is the destination of handshakes.

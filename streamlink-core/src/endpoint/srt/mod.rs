@@ -6,6 +6,8 @@ mod caller;
 mod connected_caller;
 mod connection_io;
 mod driver;
+mod group_caller;
+mod groups;
 mod handshake;
 mod port;
 mod rates;

@@ -39,7 +39,11 @@ impl Rates {
         };
         Self {
             buffer: usize::try_from(packets.clamp(*BUFFER.start(), *BUFFER.end())).unwrap_or(8192),
-            pacing: Pacing { bytes_per_second: bytes_per_second.max(1), over_input },
+            pacing: Pacing {
+                bytes_per_second: bytes_per_second.max(1),
+                over_input,
+                is_limit: settings.max_bandwidth.is_some(),
+            },
         }
     }
 
@@ -101,12 +105,15 @@ mod tests {
     fn srt_rates_follow_the_flow_and_its_policy() {
         let at = |max, policy| Rates::of(&settings(None), Bandwidth { max, policy });
         let low = at(Bitrate::mbps(2), BandwidthPolicy::Drop);
-        assert_eq!(low, Rates { buffer: 8192, pacing: Pacing { bytes_per_second: 312_500, over_input: None } });
+        assert_eq!(
+            low,
+            Rates { buffer: 8192, pacing: Pacing { bytes_per_second: 312_500, over_input: None, is_limit: false } }
+        );
         let high = at(Bitrate::mbps(400), BandwidthPolicy::Disconnect);
-        assert_eq!(high.pacing, Pacing { bytes_per_second: 62_500_000, over_input: None });
+        assert_eq!(high.pacing, Pacing { bytes_per_second: 62_500_000, over_input: None, is_limit: false });
         assert_eq!(high.buffer, 75_987);
         let warn = at(Bitrate::mbps(2), BandwidthPolicy::Warn);
-        assert_eq!(warn.pacing, Pacing { bytes_per_second: 312_500, over_input: Some(25) });
+        assert_eq!(warn.pacing, Pacing { bytes_per_second: 312_500, over_input: Some(25), is_limit: false });
     }
 
     #[test]
@@ -114,7 +121,7 @@ mod tests {
         for policy in [BandwidthPolicy::Drop, BandwidthPolicy::Warn] {
             for max in [Bitrate::mbps(2), Bitrate::mbps(400)] {
                 let rates = Rates::of(&settings(Some(Bitrate::mbps(8))), Bandwidth { max, policy });
-                assert_eq!(rates.pacing, Pacing { bytes_per_second: 1_000_000, over_input: None });
+                assert_eq!(rates.pacing, Pacing { bytes_per_second: 1_000_000, over_input: None, is_limit: true });
             }
         }
     }

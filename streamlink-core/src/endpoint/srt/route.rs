@@ -26,12 +26,14 @@ pub(in crate::endpoint) struct Route {
     pub(in crate::endpoint) terms: Terms,
     /// Rates of the flow, from which buffer and pacing in `terms` are updated.
     pub(in crate::endpoint) rates: FlowRates,
-    pub(in crate::endpoint) end: RouteEnd,
+    /// Differentiated services code point (RFC 2474) of the packets to players.
+    pub(in crate::endpoint) dscp: Option<u8>,
+    pub(in crate::endpoint) media: RouteMedia,
 }
 
 /// Origin or destination of the media of a route.
 #[derive(Debug)]
-pub(in crate::endpoint) enum RouteEnd {
+pub(in crate::endpoint) enum RouteMedia {
     Source(SourceContext),
     Output(Reader),
 }
@@ -40,7 +42,7 @@ impl Route {
     /// Marks the source or output as failed, because its port no longer serves it.
     pub(super) fn fail(&self, why: &str, now: Instant) {
         let (status, events) = (self.admission.status(), self.admission.events());
-        if let RouteEnd::Source(context) = &self.end {
+        if let RouteMedia::Source(context) = &self.media {
             context.lose(now);
         }
         status.counters.set_state(State::Failed, now);
@@ -68,9 +70,9 @@ pub(super) struct OpenRoute {
 
 impl OpenRoute {
     pub(super) fn new(route: Route, now: Instant) -> Self {
-        let ingest = match &route.end {
-            RouteEnd::Source(context) => Some(Ingest::new(context.clone(), now)),
-            RouteEnd::Output(_) => None,
+        let ingest = match &route.media {
+            RouteMedia::Source(context) => Some(Ingest::new(context.clone(), now)),
+            RouteMedia::Output(_) => None,
         };
         // A listener with an id that cannot be read is asked for by no caller, which is told so.
         let wanted = route.stream_id.as_deref().map(|id| StreamId::parse(id).unwrap_or_else(|_| StreamId::plain(id)));
@@ -157,6 +159,10 @@ pub(super) fn settle(
         counters.lost.add(stats.received.lost - before.received.lost);
         counters.recovered.add(stats.received.recovered - before.received.recovered);
         counters.duplicates.add(stats.received.duplicates - before.received.duplicates);
+        counters.repairs.add(stats.received.repairs - before.received.repairs);
+        counters.rebuilt.add(stats.received.rebuilt - before.received.rebuilt);
+        counters.unrepaired.add(stats.received.unrepaired - before.received.unrepaired);
+        counters.malformed.add(stats.received.wrong_repairs - before.received.wrong_repairs);
         counters.dropped.add(stats.received.discarded - before.received.discarded);
         counters.undecrypted.add(stats.undecrypted - before.undecrypted);
         let packets = stats.received.mistimed - before.received.mistimed;
@@ -168,6 +174,7 @@ pub(super) fn settle(
         let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
         counters.passed(now, packets, bytes);
         counters.lost.add(stats.sent.lost - before.sent.lost);
+        counters.repairs.add(stats.sent.repairs - before.sent.repairs);
         counters.retransmitted.add(stats.sent.retransmitted - before.sent.retransmitted);
         Unsent {
             dropped: stats.sent.dropped - before.sent.dropped,

@@ -3,15 +3,16 @@
 
 use super::{
     super::{
-        Event, LossReason, PlayerStats,
+        Event, LossReason, MemberStats, PlayerStats,
         ingest::Verdict,
         listener::{AccessGate, HasAdmission, Places, RouteId, RouteTable},
         sleep_until,
     },
     attempts::Attempts,
     connected_caller::ConnectedCaller,
+    groups::{Group, GroupKey, Groups, member_stats},
     port::Command,
-    route::{OpenRoute, Route, RouteEnd},
+    route::{OpenRoute, Route, RouteMedia},
 };
 use crate::{
     media::Packet as MediaPacket,
@@ -53,6 +54,7 @@ pub(super) struct PortTask {
     pub(super) places: Places,
     pub(super) routes: RouteTable<OpenRoute>,
     pub(super) callers: HashMap<u32, ConnectedCaller>,
+    pub(super) groups: Groups,
     /// Local socket id for each peer address and peer socket id. It finds the connection of a repeated handshake.
     pub(super) by_peer: HashMap<(SocketAddr, u32), u32>,
     pub(super) attempts: Attempts,
@@ -77,6 +79,7 @@ impl PortTask {
             places,
             routes: RouteTable::default(),
             callers: HashMap::new(),
+            groups: Groups::default(),
             by_peer: HashMap::new(),
             timers: BTreeSet::new(),
             scratch: Vec::new(),
@@ -215,7 +218,7 @@ impl PortTask {
     fn fan_out(&mut self, route: RouteId) {
         self.refresh_rates(route);
         let Some(open) = self.routes.get_mut(route) else { return };
-        let RouteEnd::Output(reader) = &mut open.route.end else { return };
+        let RouteMedia::Output(reader) = &mut open.route.media else { return };
         self.window.clear();
         let lost = reader.read(&mut self.window);
         let now = Instant::now();
@@ -223,8 +226,16 @@ impl PortTask {
             open.dropped(lost.packets, now);
         }
         // `attend` may close a connection, which changes the list.
-        for id in open.callers.clone() {
-            if let Some(caller) = self.callers.get_mut(&id) {
+        let ids = open.callers.clone();
+        let mut groups = Vec::new();
+        for id in ids {
+            let Some(caller) = self.callers.get_mut(&id) else { continue };
+            if let Some(key) = caller.group {
+                if !groups.contains(&key) {
+                    groups.push(key);
+                    self.push_to_group(key, now);
+                }
+            } else {
                 for packet in self.window.iter().flat_map(|batch| batch.packets()) {
                     caller.io.connection.push(packet.data(), now);
                 }
@@ -232,6 +243,27 @@ impl PortTask {
             self.attend(id, now);
         }
         self.window.clear();
+    }
+
+    /// Queues the new media of an output on all members of a group, with the same numbers.
+    fn push_to_group(&mut self, key: GroupKey, now: Instant) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        let limit = group.max_payload(&self.callers);
+        for packet in self.window.iter().flat_map(|batch| batch.packets()) {
+            let fits = packet.data().len() <= limit;
+            for id in &group.members {
+                let Some(caller) = self.callers.get_mut(id) else { continue };
+                let connection = &mut caller.io.connection;
+                if fits {
+                    connection.push_numbered(packet.data(), group.numbers.next(), now);
+                } else {
+                    connection.leave_out(); // too long for one of them
+                }
+            }
+            if fits {
+                group.numbers.advance(1);
+            }
+        }
     }
 
     /// Handles one datagram. Returns the id of its connection, if that has to be attended to.
@@ -278,8 +310,12 @@ impl PortTask {
     pub(super) fn attend(&mut self, id: u32, now: Instant) {
         let Some(caller) = self.callers.get_mut(&id) else { return };
         caller.io.connection.handle_timeout(now);
-        if let Some(ingest) = self.routes.get_mut(caller.route).and_then(|open| open.ingest.as_mut()) {
-            while let Some(payload) = caller.io.connection.poll_payload(now) {
+        let (group, route) = (caller.group, caller.route);
+        if let Some(ingest) = self.routes.get_mut(route).and_then(|open| open.ingest.as_mut()) {
+            while let Some(payload) = match group {
+                Some(key) => self.groups.poll_payload(key, &mut self.callers, now),
+                None => self.callers.get_mut(&id).and_then(|caller| caller.io.connection.poll_payload(now)),
+            } {
                 match ingest.admit(now, payload.len()) {
                     Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
                     Verdict::Drop => {}
@@ -289,6 +325,7 @@ impl PortTask {
         } else {
             while caller.io.connection.poll_payload(now).is_some() {} // no payloads, only detects the end
         }
+        let Some(caller) = self.callers.get_mut(&id) else { return };
         caller.io.flush(&self.socket, &mut self.scratch, now);
         if let Some(reason) = caller.io.loss() {
             return self.close(id, reason, now);
@@ -321,9 +358,22 @@ impl PortTask {
         if let Some(at) = caller.scheduled {
             self.timers.remove(&(at, id));
         }
+        let mut group = caller.group.and_then(|key| self.groups.leave(key, id));
+        let is_alone = caller.group.is_none() || group.is_some();
         let Some(open) = self.routes.get_mut(caller.route) else { return };
         open.callers.retain(|io| *io != id);
         caller.settle(open, now);
+        if let Some(group) = &mut group {
+            open.status().counters.lost.add(group.take_lost());
+        }
+        if open.ingest.is_some() && !is_alone {
+            // The other members of its group go on.
+            log::warn!("source `{}`: group member {} is lost: {reason}", open.status().name(), caller.peer);
+            open.status().record_loss(&reason, Some(caller.peer), now);
+            let left = open.callers.first().and_then(|id| self.callers.get(id)).map(|caller| caller.peer);
+            open.sender = open.sender.filter(|sender| *sender != caller.peer).or(left);
+            return;
+        }
         match &mut open.ingest {
             Some(ingest) => {
                 if ingest.last_media().is_none() {
@@ -392,6 +442,7 @@ impl PortTask {
 
     fn statistics(&mut self, now: Instant) {
         let mut players: HashMap<RouteId, Vec<PlayerStats>> = HashMap::new();
+        let mut members: HashMap<RouteId, Vec<MemberStats>> = HashMap::new();
         for caller in self.callers.values_mut() {
             let Some(open) = self.routes.get_mut(caller.route) else { continue };
             let stats = caller.io.connection.stats();
@@ -401,6 +452,13 @@ impl PortTask {
             counters.latency_us.set(micros(stats.latency));
             counters.buffered_us.set(micros(stats.buffered));
             caller.settle(open, now);
+            if let Some(key) = caller.group {
+                let lost = self.groups.get_mut(key).map_or(0, Group::take_lost);
+                open.status().counters.lost.add(if open.ingest.is_some() { lost } else { 0 });
+                let connected = Some(now.saturating_duration_since(caller.since));
+                let stats = member_stats(caller.peer.to_string(), connected, &stats, open.ingest.is_some());
+                members.entry(caller.route).or_default().push(stats);
+            }
             if open.ingest.is_none() {
                 players.entry(caller.route).or_default().push(PlayerStats {
                     peer: caller.peer,
@@ -418,6 +476,7 @@ impl PortTask {
             open.admission().report_refusals(now);
             open.dropped(0, now);
             open.status().set_players(players.remove(&id).unwrap_or_default());
+            open.status().set_members(members.remove(&id).unwrap_or_default());
         }
     }
 }
@@ -425,7 +484,7 @@ impl PortTask {
 /// Polls for an output whose ring holds new media. Outputs that have ended are skipped.
 fn poll_outputs(routes: &mut RouteTable<OpenRoute>, cx: &mut Context<'_>) -> Poll<RouteId> {
     for (id, open) in routes.iter_mut() {
-        if let RouteEnd::Output(reader) = &mut open.route.end
+        if let RouteMedia::Output(reader) = &mut open.route.media
             && let Poll::Ready(Ok(())) = reader.poll_ready(cx)
         {
             return Poll::Ready(id);

@@ -19,6 +19,7 @@ pub(crate) fn terms(options: &SrtOptions, rates: &FlowRates) -> Terms {
             CryptoMode::AesCtr => Some(CipherMode::Ctr),
             CryptoMode::AesGcm => Some(CipherMode::Gcm),
         },
+        filter: options.packet_filter,
         packet_drop: options.packet_drop,
         payload_size: options.payload_size.into(),
         peer_idle: options.peer_idle_timeout,

@@ -37,13 +37,13 @@ use tokio_util::sync::CancellationToken;
 /// the task would wake another thread.)
 const MAX_PASSES: u8 = 4;
 
-type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
+type ConnectionFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The tasks of the players, or of the publishers, of one port.
 #[derive(Debug)]
 pub(super) struct ConnectionExecutor {
     workers: Mutex<Vec<Worker>>,
-    kind: Kind,
+    role: PeerRole,
     max_workers: usize,
     /// Ends all tasks with their connections.
     stop: CancellationToken,
@@ -51,14 +51,14 @@ pub(super) struct ConnectionExecutor {
 
 /// The role of an executor's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PeerRole {
     /// Players, and publishers that are read one by one.
     Players,
     /// Publishers that are read together.
     Publishers,
 }
 
-impl Kind {
+impl PeerRole {
     /// Number of connections of one task before another task is started.
     const fn max_connections(self) -> usize {
         match self {
@@ -73,7 +73,7 @@ impl Kind {
 /// The executor's handle of one task.
 #[derive(Debug)]
 struct Worker {
-    sender: mpsc::UnboundedSender<Connection>,
+    sender: mpsc::UnboundedSender<ConnectionFuture>,
     load: Arc<AtomicUsize>,
     /// The sockets of publishers; `None` for players, or without descriptors.
     epoll_group: Option<Arc<EpollGroup>>,
@@ -81,9 +81,9 @@ struct Worker {
 
 impl ConnectionExecutor {
     /// Creates an executor of at most as many tasks as the runtime has threads. Must be called within the runtime.
-    pub(super) fn new(kind: Kind, stop: CancellationToken) -> Self {
+    pub(super) fn new(role: PeerRole, stop: CancellationToken) -> Self {
         let max_workers = tokio::runtime::Handle::current().metrics().num_workers().max(1);
-        Self { workers: Mutex::default(), kind, max_workers, stop }
+        Self { workers: Mutex::default(), role, max_workers, stop }
     }
 
     /// Runs a connection to its end, or until the port closes. `connection` is given the epoll group of its task:
@@ -96,7 +96,7 @@ impl ConnectionExecutor {
         let least = workers.iter().enumerate().map(|(at, worker)| (worker.load.load(Relaxed), at)).min();
         let at = match least {
             Some((connections, at))
-                if connections < self.kind.max_connections() || workers.len() >= self.max_workers =>
+                if connections < self.role.max_connections() || workers.len() >= self.max_workers =>
             {
                 at
             }
@@ -113,7 +113,7 @@ impl ConnectionExecutor {
 
     fn worker(&self) -> Worker {
         let (sender, incoming) = mpsc::unbounded_channel();
-        let poller = (self.kind == Kind::Publishers).then(|| GroupPoller::new().ok()).flatten();
+        let poller = (self.role == PeerRole::Publishers).then(|| GroupPoller::new().ok()).flatten();
         let epoll_group = poller.as_ref().map(|poller| poller.group().clone());
         let mut task = WorkerTask::new(incoming, poller);
         let load = task.load.clone();
@@ -131,9 +131,9 @@ impl ConnectionExecutor {
 
 /// The future of one task.
 struct WorkerTask {
-    incoming: mpsc::UnboundedReceiver<Connection>,
+    incoming: mpsc::UnboundedReceiver<ConnectionFuture>,
     poller: Option<GroupPoller>,
-    connections: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Connection>>>,
+    connections: FuturesUnordered<CatchUnwind<AssertUnwindSafe<ConnectionFuture>>>,
     load: Arc<AtomicUsize>,
     wake_state: Arc<WakeState>,
     /// The waker of the connections.
@@ -163,7 +163,7 @@ impl Wake for WakeState {
 }
 
 impl WorkerTask {
-    fn new(incoming: mpsc::UnboundedReceiver<Connection>, poller: Option<GroupPoller>) -> Self {
+    fn new(incoming: mpsc::UnboundedReceiver<ConnectionFuture>, poller: Option<GroupPoller>) -> Self {
         let wake_state = Arc::new(WakeState::default());
         let connections = FuturesUnordered::new();
         let load = Arc::default();
@@ -224,10 +224,10 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn executor_isolates_panics_and_stops_all_connections() {
         let stop = CancellationToken::new();
-        let executor = ConnectionExecutor::new(Kind::Players, stop.clone());
+        let executor = ConnectionExecutor::new(PeerRole::Players, stop.clone());
         let go = Arc::new(Notify::new());
         let alive = Arc::new(());
-        for number in 0..2 * Kind::Players.max_connections() + 10 {
+        for number in 0..2 * PeerRole::Players.max_connections() + 10 {
             let go = go.clone();
             let held = alive.clone();
             executor.run(|_| async move {
@@ -245,10 +245,10 @@ mod tests {
             }
         };
         // The connection that has panicked is gone, and no other.
-        wait_for(2 * Kind::Players.max_connections() + 9).await;
+        wait_for(2 * PeerRole::Players.max_connections() + 9).await;
         assert_eq!(sizes(&executor).len(), 2);
         go.notify_one();
-        wait_for(2 * Kind::Players.max_connections() + 8).await;
+        wait_for(2 * PeerRole::Players.max_connections() + 8).await;
         stop.cancel();
         while Arc::strong_count(&alive) > 1 {
             tokio::task::yield_now().await;
@@ -261,7 +261,7 @@ mod tests {
     async fn executor_reads_publishers_together_without_loss() {
         const PUBLISHERS: usize = 60;
         let stop = CancellationToken::new();
-        let executor = ConnectionExecutor::new(Kind::Publishers, stop.clone());
+        let executor = ConnectionExecutor::new(PeerRole::Publishers, stop.clone());
         let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let got: Arc<Vec<AtomicUsize>> = Arc::new((0..PUBLISHERS).map(|_| AtomicUsize::new(0)).collect());

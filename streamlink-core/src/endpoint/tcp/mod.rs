@@ -13,7 +13,7 @@ pub(in crate::endpoint) use executor::yield_periodically;
 pub(in crate::endpoint) use io::{CLOSE_TIMEOUT, answer, close_with, write_all};
 pub(in crate::endpoint) use player::Player;
 pub(in crate::endpoint) use port::{HANDSHAKE_TIMEOUT, PendingConnection, Port, PortState, open_port};
-pub(in crate::endpoint) use route::{OpenEnd, OpenRoute, PlayerLimits, PlayerPlace, Route, RouteEnd};
+pub(in crate::endpoint) use route::{OpenMedia, OpenRoute, PlayerLimits, PlayerPlace, Route, RouteMedia};
 pub(in crate::endpoint) use send::{SendSession, WritePacing, send};
 pub(in crate::endpoint) use send_queue::{SendQueue, Wire};
 pub(in crate::endpoint) use sub_waker::SubWaker;
@@ -34,7 +34,7 @@ pub(in crate::endpoint) trait Service: Debug + Sized + Send + Sync + 'static {
     /// Creates the state of a source before its first publisher.
     fn inbound(context: SourceContext, now: Instant) -> Self::SourceSession;
 
-    /// Reads the request of a peer, and serves the peer by [`PortState::take_on`]. Dropped when the port closes.
+    /// Reads the request of a peer, and serves the peer by [`PortState::run_connection`]. Dropped when the port closes.
     fn connection(port: Arc<PortState<Self>>, pending: PendingConnection) -> impl Future<Output = ()> + Send;
 }
 

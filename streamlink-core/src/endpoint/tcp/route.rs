@@ -10,6 +10,7 @@ use super::{
 use crate::{
     flow::Allowlist,
     lock::{Guard, lock},
+    net::{Egress, Stream},
     router::{Ring, State},
 };
 use std::{
@@ -26,12 +27,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(in crate::endpoint) struct Route<S: Service> {
     pub(in crate::endpoint) mount: S::Mount,
     pub(in crate::endpoint) admission: Admission,
-    pub(in crate::endpoint) end: RouteEnd,
+    pub(in crate::endpoint) media: RouteMedia,
 }
 
 /// Direction of a route: publishers feed a source, players read from an output.
 #[derive(Debug)]
-pub(in crate::endpoint) enum RouteEnd {
+pub(in crate::endpoint) enum RouteMedia {
     Source(SourceContext),
     Output(Arc<Ring>, PlayerLimits),
 }
@@ -48,6 +49,18 @@ pub(crate) struct PlayerLimits {
     pub(crate) slow: Duration,
     /// Bandwidth of the flow, from which the socket's send buffer is sized.
     pub(crate) bandwidth: FlowBandwidth,
+    /// Code point and congestion control of the connections.
+    pub(crate) egress: Arc<Egress>,
+}
+
+impl PlayerLimits {
+    /// Applies code point and congestion control to the connection of a player.
+    pub(in crate::endpoint) fn apply_egress(&self, stream: &Stream, peer: SocketAddr) {
+        if let Err(error) = stream.apply(&self.egress, peer.ip()) {
+            // The congestion control was checked when the flow was started, so that this is the system's choice.
+            log::warn!("player {peer}: cannot set code point or congestion control: {error}");
+        }
+    }
 }
 
 /// A route of an open port.
@@ -55,7 +68,7 @@ pub(crate) struct PlayerLimits {
 pub(in crate::endpoint) struct OpenRoute<S: Service> {
     pub(in crate::endpoint) mount: S::Mount,
     pub(in crate::endpoint) admission: Admission,
-    pub(in crate::endpoint) end: OpenEnd<S::SourceSession>,
+    pub(in crate::endpoint) media: OpenMedia<S::SourceSession>,
     players: Mutex<Players>,
     /// Ends all connections of the route.
     pub(in crate::endpoint) stop: CancellationToken,
@@ -65,7 +78,7 @@ pub(in crate::endpoint) struct OpenRoute<S: Service> {
 }
 
 #[derive(Debug)]
-pub(in crate::endpoint) enum OpenEnd<I> {
+pub(in crate::endpoint) enum OpenMedia<I> {
     /// State of the source, taken by the connected publisher.
     Source(Mutex<Option<Box<I>>>),
     Output(Arc<Ring>, PlayerLimits),
@@ -104,15 +117,15 @@ impl<S: Service> Drop for PlayerPlace<S> {
 
 impl<S: Service> OpenRoute<S> {
     pub(in crate::endpoint) fn new(route: Route<S>, now: Instant) -> Arc<Self> {
-        let Route { mount, admission, end } = route;
-        let end = match end {
-            RouteEnd::Source(context) => OpenEnd::Source(Mutex::new(Some(Box::new(S::inbound(context, now))))),
-            RouteEnd::Output(ring, limits) => OpenEnd::Output(ring, limits),
+        let Route { mount, admission, media } = route;
+        let media = match media {
+            RouteMedia::Source(context) => OpenMedia::Source(Mutex::new(Some(Box::new(S::inbound(context, now))))),
+            RouteMedia::Output(ring, limits) => OpenMedia::Output(ring, limits),
         };
         Arc::new(Self {
             mount,
             admission,
-            end,
+            media,
             players: Mutex::default(),
             stop: CancellationToken::new(),
             publisher: Publisher::default(),
@@ -131,7 +144,7 @@ impl<S: Service> OpenRoute<S> {
     /// Takes the state of the source for a publisher, with the token that ends its connection. `None` if another one
     /// has it.
     pub(in crate::endpoint) fn take_source(&self, now: Instant) -> Option<(Box<S::SourceSession>, CancellationToken)> {
-        let OpenEnd::Source(session) = &self.end else { return None };
+        let OpenMedia::Source(session) = &self.media else { return None };
         let taken = lock(session).take()?;
         let stop = self.stop.child_token();
         *lock(&self.publisher.stop) = stop.clone();
@@ -141,16 +154,16 @@ impl<S: Service> OpenRoute<S> {
 
     /// Gives back the state of the source after its publisher has gone.
     pub(in crate::endpoint) fn give_back_source(&self, session: Box<S::SourceSession>) {
-        if let OpenEnd::Source(place) = &self.end {
+        if let OpenMedia::Source(place) = &self.media {
             *lock(place) = Some(session);
             self.publisher.left.notify_waiters();
         }
     }
 
     /// Returns whether a publisher may come in: there is none, or it may be replaced, in which case its connection is
-    /// told to end. [`OpenRoute::source_is_free`] waits for that.
+    /// told to end. [`OpenRoute::wait_until_source_is_free`] waits for that.
     pub(in crate::endpoint) fn may_publish(&self, now: Instant) -> bool {
-        let OpenEnd::Source(session) = &self.end else { return false };
+        let OpenMedia::Source(session) = &self.media else { return false };
         if lock(session).is_some() {
             return true;
         }
@@ -162,8 +175,8 @@ impl<S: Service> OpenRoute<S> {
     }
 
     /// Waits until there is no publisher, for [`TAKEOVER_TIMEOUT`] at most.
-    pub(in crate::endpoint) async fn source_is_free(&self) {
-        let OpenEnd::Source(session) = &self.end else { return };
+    pub(in crate::endpoint) async fn wait_until_source_is_free(&self) {
+        let OpenMedia::Source(session) = &self.media else { return };
         let wait = async {
             loop {
                 let left = self.publisher.left.notified();

@@ -6,8 +6,10 @@
 
 use super::{Codec, Role, Tag, is_metadata};
 use crate::media::{
-    Packet, RtmpKind,
+    LeftOut, MediaTrack, Packet, RtmpKind,
     entry_point::{EntryPoint, LengthPrefixedNals, NalCodec, entry_point},
+    remux::{describe_aac, describe_video_record},
+    track::bits_per_second,
 };
 use std::{
     sync::Arc,
@@ -39,6 +41,16 @@ pub(crate) enum MessageRole {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot(u8, u8, u8);
 
+/// A track of the stream.
+#[derive(Clone, Copy, Debug)]
+struct FlvTrack {
+    kind: RtmpKind,
+    number: u8,
+    codec: Codec,
+    /// Bytes of its messages since the last measurement.
+    bytes: u64,
+}
+
 /// Follows a stream. Holds at most [`MAX_HEADERS`] headers of [`MAX_HEADER`] bytes.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -54,8 +66,8 @@ pub(crate) struct FlvRandomAccessTracker {
     described: bool,
     /// A sample has arrived: the headers of all tracks come before it.
     has_samples: bool,
-    /// Tracks with their codecs: video before audio, by number.
-    tracks: Vec<(RtmpKind, u8, Codec)>,
+    /// Tracks: video before audio, by number.
+    tracks: Vec<FlvTrack>,
     /// The headers in order, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
     headers: Vec<(Slot, Packet)>,
@@ -89,7 +101,7 @@ impl FlvRandomAccessTracker {
         let is_video = kind == RtmpKind::Video;
         let track = tag.track.unwrap_or_default();
         if tag.role != Role::Other {
-            self.note_track(kind, track, tag.codec);
+            self.note_track(kind, track, tag.codec, body.len());
         }
         let is_main = is_video && *self.main.get_or_insert(track) == track;
         self.has_samples |= matches!(tag.role, Role::Key | Role::Sample);
@@ -142,20 +154,26 @@ impl FlvRandomAccessTracker {
         }
     }
 
-    /// Records the codec of a track.
-    fn note_track(&mut self, kind: RtmpKind, track: u8, codec: Codec) {
-        if kind == RtmpKind::Video && self.main.is_none_or(|main| track < main) {
-            self.main = Some(track);
+    /// Records the codec of a track, and so many bytes of it.
+    fn note_track(&mut self, kind: RtmpKind, number: u8, codec: Codec, bytes: usize) {
+        if kind == RtmpKind::Video && self.main.is_none_or(|main| number < main) {
+            self.main = Some(number);
         }
         let full = self.tracks.len() >= MAX_TRACKS;
-        match self.tracks.iter_mut().find(|(other, number, _)| *other == kind && *number == track) {
-            // Legacy and enhanced messages name the same codec in different ways.
-            Some((.., known)) if *known == codec || known.name() == codec.name() => return,
-            Some((.., known)) => *known = codec,
+        let bytes = bytes as u64;
+        match self.tracks.iter_mut().find(|track| track.kind == kind && track.number == number) {
+            Some(track) => {
+                track.bytes = track.bytes.saturating_add(bytes);
+                // Legacy and enhanced messages name the same codec in different ways.
+                if track.codec == codec || track.codec.name() == codec.name() {
+                    return;
+                }
+                track.codec = codec;
+            }
             None if full => return,
             None => {
-                self.tracks.push((kind, track, codec));
-                self.tracks.sort_by_key(|(kind, track, _)| (*kind != RtmpKind::Video, *track));
+                self.tracks.push(FlvTrack { kind, number, codec, bytes });
+                self.tracks.sort_by_key(|track| (track.kind != RtmpKind::Video, track.number));
             }
         }
         self.described = false;
@@ -195,18 +213,56 @@ impl FlvRandomAccessTracker {
             return None;
         }
         self.described = true;
-        let name = |(_, track, codec): &(RtmpKind, u8, Codec)| match track {
-            0 => codec.name(),
-            track => format!("{} (track {track})", codec.name()),
+        let name = |track: &FlvTrack| match track.number {
+            0 => track.codec.name(),
+            number => format!("{} (track {number})", track.codec.name()),
         };
         let names: Vec<String> = self.tracks.iter().map(name).collect();
         Some(names.join(", "))
+    }
+
+    /// Returns the tracks, with their bit rates since the last call, which was so long ago. `drops`: pictures are dropped
+    /// for want of a key frame.
+    pub(crate) fn tracks(&mut self, since: Duration, drops: bool) -> Vec<MediaTrack> {
+        let Self { tracks, headers, .. } = self;
+        let mut described = Vec::new();
+        for track in tracks {
+            let mut media = MediaTrack {
+                track: Some(u16::from(track.number)),
+                codec: track.codec.known_name().unwrap_or("other"),
+                bit_rate: bits_per_second(std::mem::take(&mut track.bytes), since),
+                left_out: Some(LeftOut::NotDecodable).filter(|_| drops && track.kind == RtmpKind::Video),
+                ..MediaTrack::default()
+            };
+            let slot = Slot(if track.kind == RtmpKind::Video { 1 } else { 2 }, track.number, 0);
+            if let Some((_, header)) = headers.iter().find(|(other, _)| *other == slot) {
+                describe(&mut media, track.kind, header.data());
+            }
+            described.push(media);
+        }
+        described
     }
 
     /// Begins another stream: forgets the old one.
     pub(crate) fn reset(&mut self) {
         *self = Self { described: false, ..Self::default() };
     }
+}
+
+/// Describes a track by its sequence header.
+fn describe(media: &mut MediaTrack, kind: RtmpKind, header: &[u8]) {
+    let Some(tag) = Tag::parse(kind, header) else { return };
+    if let (Some(codec), Some(record)) = (nal_codec(tag.codec), header.get(tag.data_at..)) {
+        describe_video_record(media, codec, record);
+        return;
+    }
+    // Legacy headers have a byte for the type of the message before the configuration.
+    let start = match tag.codec {
+        Codec::LegacyAudio(10) => tag.data_at + 1,
+        Codec::FourCc([b'm', b'p', b'4', b'a']) => tag.data_at,
+        _ => return,
+    };
+    describe_aac(media, header.get(start..).unwrap_or_default());
 }
 
 /// Returns the codec of NAL units that a track consists of.

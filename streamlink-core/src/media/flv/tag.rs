@@ -19,7 +19,18 @@ pub(crate) enum Codec {
 impl Codec {
     /// Returns its common name.
     pub(crate) fn name(self) -> String {
-        let known = match self {
+        match (self, self.known_name()) {
+            (_, Some(name)) => name.to_owned(),
+            (Codec::FourCc(code), None) => {
+                code.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '?' }).collect()
+            }
+            _ => "other".to_owned(),
+        }
+    }
+
+    /// Returns its common name, if it has one.
+    pub(crate) fn known_name(self) -> Option<&'static str> {
+        Some(match self {
             Codec::LegacyAudio(format) => match format {
                 2 | 14 => "MP3",
                 7 => "G.711 A-law",
@@ -48,11 +59,10 @@ impl Codec {
                 b"ac-3" => "AC-3",
                 b"ec-3" => "E-AC-3",
                 b"fLaC" => "FLAC",
-                _ => return code.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '?' }).collect(),
+                _ => return None,
             },
             Codec::Several => "several tracks",
-        };
-        known.to_owned()
+        })
     }
 }
 

@@ -253,6 +253,12 @@ fn latm_value(bits: &mut impl BitRead) -> Option<u32> {
     Some(value)
 }
 
+/// Returns the configuration in an AudioSpecificConfig.
+pub(super) fn config_of(bytes: &[u8]) -> Option<AudioConfig> {
+    let mut bits = BitReader::new(bytes.get(..bytes.len().min(MAX_BITS / 8))?);
+    audio_specific_config(&mut Tape { bits: &mut bits, kept: Vec::new() })
+}
+
 /// Reads an AudioSpecificConfig of AAC (section 1.6.2.1).
 fn audio_specific_config<R: BitRead>(tape: &mut Tape<'_, R>) -> Option<AudioConfig> {
     let mut object_type = tape.bits(5)?;

@@ -1,6 +1,6 @@
 //! The metadata message that tells players what comes (Adobe's FLV specification E.5).
 
-use super::{Core, kind::Kind};
+use super::{Core, Kind};
 use crate::media::{
     Packet, RtmpKind,
     entry_point::NalCodec,

@@ -7,7 +7,7 @@
 
 mod aac;
 mod audio;
-mod kind;
+mod headers;
 mod metadata;
 mod order;
 mod pes;
@@ -21,10 +21,10 @@ mod video;
 
 use crate::media::{
     Packet, ProgramChoice,
-    ts::{PacketSync, transport::TransportPacket},
+    ts::{PacketSync, kind::Kind, transport::TransportPacket},
 };
 use audio::Unfit;
-use kind::Kind;
+pub(crate) use headers::{describe_aac, describe_video, describe_video_record};
 use pes::Piece;
 use picture::{PictureTiming, VideoTrack};
 use programs::{Choice, Programs};
@@ -199,6 +199,7 @@ impl Core {
                 fresh.picture = old.picture; // announced until another is known
             }
             self.picture_timing.time.suspect();
+            self.reported.change(arrival);
         }
         self.finish_sounds(arrival, out);
         if self.audio.is_some() {

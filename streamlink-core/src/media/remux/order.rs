@@ -247,43 +247,63 @@ impl OrderReader {
 /// Times of showing, from those of a few pictures and the order of all of them.
 #[derive(Debug, Default)]
 pub(super) struct OrderTiming {
-    /// A picture whose time is known.
-    known: Option<(i32, i64)>,
+    /// The last picture whose time is known, and whether that is a timestamp and no estimate.
+    known: Option<(i32, i64, bool)>,
     /// Duration of one count, once known.
     unit: Option<i64>,
+    /// Number of pictures since the counts began anew.
+    index: Option<i64>,
+    /// Time from decoding to showing of pictures with which the counts begin anew, once known.
+    delay: Option<i64>,
 }
 
 impl OrderTiming {
-    /// Notes the time of a picture.
-    pub(super) fn learn(&mut self, order: Order, shown: i64) {
-        if let Some((count, before)) = self.known.filter(|_| !order.resets) {
+    /// Notes the times of a picture with a timestamp; `step` is the duration of a frame.
+    pub(super) fn learn(&mut self, codec: NalCodec, order: Order, placed: i64, shown: i64, step: i64) {
+        let index = self.advance(order);
+        if let Some((count, before, true)) = self.known.filter(|_| !order.resets) {
             let apart = i64::from(order.count) - i64::from(count);
             let unit = if apart == 0 { 0 } else { (shown - before) / apart };
             if (1..=90_000).contains(&unit) {
                 self.unit = Some(unit);
             }
         }
-        self.known = Some((order.count, shown));
+        self.known = Some((order.count, shown, true));
+        // Pictures are decoded one after the other, and shown by their counts.
+        if let Some(index) = index {
+            self.delay = Some(shown - placed - i64::from(order.count) * self.unit(codec, step) + index * step);
+        }
     }
 
-    /// Returns the time of a picture; `step` is the duration of a frame, `end` the time of the last picture so far.
-    pub(super) fn place(&mut self, codec: NalCodec, order: Order, step: i64, end: i64) -> Option<i64> {
+    /// Returns the time of a picture that is decoded at `placed`; `step` is the duration of a frame, `end` the time of the
+    /// last picture so far.
+    pub(super) fn place(&mut self, codec: NalCodec, order: Order, placed: i64, step: i64, end: i64) -> Option<i64> {
+        self.advance(order);
         if order.resets {
             // All pictures before it are shown before it.
-            let shown = end + step;
-            self.known = Some((order.count, shown));
+            let shown = self.delay.map_or(end + step, |delay| placed + delay);
+            self.known = Some((order.count, shown, false));
             return Some(shown);
         }
-        let (count, shown) = self.known?;
-        // Most encoders of H.264 count fields.
-        let usual = if codec == NalCodec::H264 { step / 2 } else { step };
+        let (count, shown, _) = self.known?;
         let apart = i64::from(order.count) - i64::from(count);
-        Some(shown + apart.clamp(-1000, 1000) * self.unit.unwrap_or(usual))
+        Some(shown + apart.clamp(-1000, 1000) * self.unit(codec, step))
+    }
+
+    /// Returns the number of pictures since the counts began anew, with this one counted.
+    fn advance(&mut self, order: Order) -> Option<i64> {
+        self.index = if order.resets { Some(0) } else { self.index.map(|index| index.saturating_add(1).min(100_000)) };
+        self.index
+    }
+
+    fn unit(&self, codec: NalCodec, step: i64) -> i64 {
+        // Most encoders of H.264 count fields.
+        self.unit.unwrap_or(if codec == NalCodec::H264 { step / 2 } else { step })
     }
 
     /// Forgets the pictures before a break.
     pub(super) fn forget(&mut self) {
-        self.known = None;
+        (self.known, self.index, self.delay) = (None, None, None);
     }
 }
 
@@ -304,14 +324,24 @@ mod tests {
     #[test]
     fn order_timing_places_pictures_between_timestamps() {
         let mut timing = OrderTiming::default();
-        timing.learn(Order { count: 0, resets: true }, 7200);
-        let at = |timing: &mut OrderTiming, count| {
-            timing.place(NalCodec::H264, Order { count, resets: false }, 3600, 0).unwrap()
-        };
+        let codec = NalCodec::H264;
+        timing.learn(codec, Order { count: 0, resets: true }, 0, 7200, 3600);
+        let at =
+            |timing: &mut OrderTiming, count| timing.place(codec, Order { count, resets: false }, 0, 3600, 0).unwrap();
         assert_eq!(at(&mut timing, 6), 7200 + 3 * 3600);
-        timing.learn(Order { count: 4, resets: false }, 7200 + 4 * 3600);
+        timing.learn(codec, Order { count: 4, resets: false }, 2 * 3600, 7200 + 4 * 3600, 3600);
         assert_eq!(at(&mut timing, 6), 7200 + 6 * 3600, "counts of frames");
-        assert_eq!(timing.place(NalCodec::H264, Order { count: 0, resets: true }, 3600, 50_000), Some(53_600));
+    }
+
+    #[test]
+    fn order_timing_places_a_new_count_as_far_from_its_decoding_as_the_last_one() {
+        let mut timing = OrderTiming::default();
+        let codec = NalCodec::H264;
+        let first = Order { count: 0, resets: true };
+        assert_eq!(timing.place(codec, first, 0, 3600, 50_000), Some(53_600), "nothing is known yet");
+        // The second picture is the fifth to be shown; the first one is shown two frames after its decoding.
+        timing.learn(codec, Order { count: 8, resets: false }, 3600, 3600 * 6, 3600);
+        assert_eq!(timing.place(codec, first, 90_000, 3600, 900_000), Some(97_200));
     }
 
     proptest::proptest! {

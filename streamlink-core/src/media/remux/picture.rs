@@ -1,9 +1,7 @@
 //! Pictures of the video track, as FLV messages: where they begin, when they are decoded and shown.
 
 use super::{
-    Core,
-    kind::Kind,
-    millis,
+    Core, Kind, millis,
     order::{Order, OrderTiming},
     pes::{PesReader, Stamp},
     timeline::{SECOND, Tolerance, TrackTime, difference},
@@ -139,6 +137,11 @@ impl VideoTrack {
         self.pes.seems_whole() && self.units.is_aligned()
     }
 
+    /// Returns whether pictures have come, and none with which decoding can begin.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.start, Start::Waits(..))
+    }
+
     /// Returns whether pictures pass.
     pub(super) fn runs(&self) -> bool {
         matches!(self.start, Start::Leading(_) | Start::Runs)
@@ -253,6 +256,9 @@ impl Core {
         let Some(track) = &mut self.video else { return };
         let was_waiting = !track.runs();
         if track.begins(&unit, placed, shown, arrival) {
+            if was_waiting {
+                self.reported.change(arrival);
+            }
             let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
             let (codec, head) = (track.codec, track.units.head());
             let mut before = Vec::new();
@@ -311,7 +317,7 @@ impl Core {
             let placed = timing.time.last()? + timing.step();
             let step = timing.step();
             let end = timing.end;
-            let ordered = order.and_then(|order| timing.order.place(codec, order, step, end));
+            let ordered = order.and_then(|order| timing.order.place(codec, order, placed, step, end));
             let near = ordered.filter(|shown| (-SECOND..2 * SECOND).contains(&(shown - placed)));
             let shown = near.unwrap_or(placed + timing.delay).max(placed);
             timing.end = timing.end.max(shown);
@@ -348,7 +354,8 @@ impl Core {
         let shown = at + timing.delay;
         timing.end = timing.end.max(shown);
         if let Some(order) = order {
-            timing.order.learn(order, shown);
+            let step = timing.step();
+            timing.order.learn(codec, order, at, shown, step);
         }
         self.timeline.record(&mut timing.time, placed, Some((raw, at)), arrival);
         Some((placed, shown))

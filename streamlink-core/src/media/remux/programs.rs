@@ -1,9 +1,9 @@
 //! Programs of a transport stream: its tables as they are now, the choice of a program, and of the streams that pass.
 
-use super::kind::{Kind, kind};
 use crate::media::{
     ProgramChoice,
     ts::{
+        kind::{Kind, kind},
         sections::{
             ProgramEntry, ProgramMap, SectionReader, StreamEntry, Table, program_association, program_map,
             service_names,
@@ -170,7 +170,10 @@ impl Programs {
         if !named || self.programs.get(&map.number).is_some_and(|(known, _)| *known == map) {
             return false;
         }
-        let stream = |entry: &StreamEntry| Stream { pid: entry.pid, kind: kind(&map, entry) };
+        let stream = |entry: &StreamEntry| Stream {
+            pid: entry.pid,
+            kind: kind(&map.descriptors, entry.stream_type, &entry.descriptors),
+        };
         let program =
             Program { number: map.number, clock_pid: map.clock_pid, streams: map.streams.iter().map(stream).collect() };
         self.programs.insert(map.number, (map, program));

@@ -1,7 +1,7 @@
 //! Description of the streams that pass, and of those that do not, with the reason.
 
-use super::{Core, Remuxer, audio::Unfit, programs::Stream};
-use crate::media::{LeftOut, MediaTrack, ProgramChoice};
+use super::{Core, Remuxer, audio::Unfit, picture::VideoTrack, programs::Stream};
+use crate::media::{LeftOut, MediaTrack, ProgramChoice, track::bits_per_second};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -21,6 +21,8 @@ const MEASURE: Duration = Duration::from_secs(1);
 pub(crate) struct Selection {
     pub(crate) carried: Vec<String>,
     pub(crate) left_out: Vec<String>,
+    /// A track that is left out passes from its first key frame on.
+    pub(crate) waits: bool,
 }
 
 /// The state of the description.
@@ -111,7 +113,7 @@ impl Core {
     /// Returns whether the first frames of all streams that pass are there.
     fn is_complete(&self) -> bool {
         self.choice.program.is_some()
-            && self.video.as_ref().is_none_or(|track| track.configured)
+            && self.video.as_ref().is_none_or(VideoTrack::runs)
             && self.audio.as_ref().is_none_or(|track| track.sound.is_some())
     }
 
@@ -119,6 +121,7 @@ impl Core {
         let mut selection = Selection::default();
         for track in self.tracks() {
             let label = format!("{} (PID {})", track.codec, track.pid);
+            selection.waits |= track.left_out == Some(LeftOut::NotDecodable);
             match track.left_out {
                 None => selection.carried.push(label),
                 Some(LeftOut::NoCarriage) => selection.left_out.push(label),
@@ -167,6 +170,7 @@ impl Core {
             track.height = video.picture.height;
             track.profile = video.picture.profile;
             track.frame_rate = self.picture_timing.rate().or(video.picture.frame_rate);
+            track.left_out = video.waits().then_some(LeftOut::NotDecodable);
             return track;
         }
         if ours && let Some(audio) = self.audio.as_ref().filter(|audio| audio.pid == stream.pid) {
@@ -206,7 +210,7 @@ impl Core {
             }
             let rate = |(pid, now): (&u16, &u64)| {
                 let bytes = now.saturating_sub(before.get(pid).copied().unwrap_or(0));
-                (*pid, u64::try_from(u128::from(bytes) * 8000 / elapsed.as_millis().max(1)).unwrap_or(u64::MAX))
+                (*pid, bits_per_second(bytes, elapsed))
             };
             self.reported.rates = bytes.iter().map(rate).collect();
         }

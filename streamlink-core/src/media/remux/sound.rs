@@ -1,9 +1,8 @@
 //! Frames of the audio track, as FLV messages.
 
 use super::{
-    Core,
+    Core, Kind,
     audio::{AudioCodec, AudioParser, Frame, Sound},
-    kind::Kind,
     millis,
     pes::{PesReader, Piece, Stamp},
     timeline::{SECOND, Tolerance, TrackTime},

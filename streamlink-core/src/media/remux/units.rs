@@ -52,6 +52,8 @@ pub(super) struct AccessUnit {
 struct Unit {
     /// Position of its first byte in the stream.
     position: Option<u64>,
+    /// That byte is a zero before the start code.
+    leading_zero: bool,
     data: Vec<u8>,
     sets: Vec<u8>,
     scan: EntryPointScan,
@@ -75,13 +77,18 @@ pub(super) struct UnitReader {
     base: u64,
     /// Number of bytes of the buffer that were searched for a start code.
     searched: usize,
-    /// Position in the buffer of the NAL unit in progress, and in the stream of its start code.
+    /// Position in the buffer of the NAL unit in progress, and in the stream of its start code, with a zero before that.
     nal: Option<(usize, u64)>,
+    /// There is such a zero.
+    leading_zero: bool,
     /// The NAL unit in progress has been looked at.
     peeked: bool,
     stamps: VecDeque<(u64, Stamp)>,
     /// The last picture began where a PES packet with a timestamp did.
     aligned: bool,
+    /// A picture that did so began with a zero before its start code: a zero at the end of a PES packet is then that of the
+    /// next picture, and no padding.
+    has_leading_zeros: bool,
     unit: Unit,
     /// The first field of a frame, until the next picture tells whether it is the second one.
     first_field: Option<(AccessUnit, Field)>,
@@ -100,9 +107,11 @@ impl UnitReader {
             base: 0,
             searched: 0,
             nal: None,
+            leading_zero: false,
             peeked: false,
             stamps: VecDeque::new(),
             aligned: false,
+            has_leading_zeros: false,
             unit: Unit::new(codec, head),
             first_field: None,
             done: Vec::new(),
@@ -139,6 +148,10 @@ impl UnitReader {
 
     /// Notes that data is missing here: the NAL unit in progress ends. `within`: perhaps a part of the picture.
     pub(super) fn lost(&mut self, within: bool) {
+        let begun = self.nal.and_then(|(start, _)| self.buffer.get(start..));
+        if within && begun.is_some_and(|nal| matches!(nal_role(self.codec, nal), NalRole::ParameterSet(_))) {
+            self.nal = None; // half a parameter set is worse than none: the last one is known
+        }
         self.end_nal();
         if within {
             self.unit.doubt = Doubt::Lost;
@@ -172,6 +185,7 @@ impl UnitReader {
             self.finish_nal(at);
             let zero = at.checked_sub(1).is_some_and(|before| self.buffer.get(before) == Some(&0));
             self.nal = Some((at + 3, self.base + (at - usize::from(zero)) as u64));
+            self.leading_zero = zero;
             self.peeked = false;
             self.searched = at + 3;
         }
@@ -224,7 +238,10 @@ impl UnitReader {
         if self.unit.has_slice && self.begins_unit(nal) {
             self.finish_unit();
         }
-        self.unit.position.get_or_insert(position);
+        if self.unit.position.is_none() {
+            self.unit.position = Some(position);
+            self.unit.leading_zero = self.leading_zero;
+        }
         if nal_role(self.codec, nal) == NalRole::Slice
             && let Some(address) = self.address(nal)
         {
@@ -296,9 +313,12 @@ impl UnitReader {
         {
             stamp = Some(*next);
             self.aligned = unit.position == Some(*position);
+            self.has_leading_zeros |= self.aligned && unit.leading_zero;
             self.stamps.pop_front();
         }
-        if stamp.is_none() {
+        if stamp.is_none() && self.has_leading_zeros {
+            self.aligned = false;
+        } else if stamp.is_none() {
             // A zero that ends the packet before looks like a part of the start code.
             let next = self.stamps.front().filter(|(position, _)| unit.position == position.checked_sub(1));
             self.aligned = next.is_some();
@@ -371,6 +391,7 @@ impl Unit {
         let data = vec![0; head];
         Self {
             position: None,
+            leading_zero: false,
             data,
             sets: Vec::new(),
             scan: EntryPointScan::new(codec),
@@ -451,6 +472,27 @@ mod tests {
         let got = reader.take();
         assert_eq!(got.len(), 3);
         assert!(got[0].data.ends_with(&[0x65, 0x48, 2]));
+    }
+
+    #[test]
+    fn units_keep_no_half_parameter_set_after_a_loss() {
+        const SET: &[u8] = &[0, 0, 1, 0x67, 66, 0xc0, 30, 0x88, 0x68, 0x2c];
+        let mut reader = UnitReader::new(NalCodec::H264, 0);
+        reader.push(&[SET, IDR, P, &SET[..8]].concat());
+        reader.lost(true);
+        reader.push(&[IDR, P].concat());
+        reader.finish();
+        assert_eq!(reader.sets().all(), [&[0, 0, 0, 7][..], &SET[3..]].concat());
+    }
+
+    #[test]
+    fn units_with_leading_zeros_take_them_over_packets() {
+        let with_zero = |nal: &[u8]| [&[0][..], nal].concat();
+        let stream = [with_zero(IDR), with_zero(P), with_zero(P)].concat();
+        // The second packet begins within the start code of the second picture: its time is that of the third one.
+        let (a, b) = stream.split_at(IDR.len() + 2);
+        let got = units(&[(Some(1), a), (Some(3), b)], 100);
+        assert_eq!(got.iter().map(|unit| unit.1).collect::<Vec<_>>(), [Some(1), None, Some(3)]);
     }
 
     proptest::proptest! {

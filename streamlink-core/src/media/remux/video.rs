@@ -119,10 +119,7 @@ impl ParameterSets {
                 0,
             ]);
         }
-        let (width, height) = parsed.as_ref().and_then(|sps| sps.pixel_dimensions().ok()).unwrap_or_default();
-        let frame_rate = parsed.and_then(|sps| sps.fps()).filter(|rate| (0.1..=1000.0).contains(rate));
-        let profile = avc_profile(profile, compatibility);
-        Some((record, Picture { width, height, frame_rate, profile }))
+        Some((record, avc_picture(profile, compatibility, parsed.as_ref())))
     }
 
     /// HEVCDecoderConfigurationRecord (ISO/IEC 14496-15 section 8.3.3.1).
@@ -151,8 +148,7 @@ impl ParameterSets {
             record.extend(u16::try_from(sets.len()).ok()?.to_be_bytes());
             push_sets(&mut record, sets)?;
         }
-        let profile = hevc_profile(sps.profile_tier_level[0]);
-        Some((record, Picture { width: sps.width, height: sps.height, frame_rate: None, profile }))
+        Some((record, sps.picture()))
     }
 }
 
@@ -198,6 +194,11 @@ pub(super) struct HevcSequence {
 }
 
 impl HevcSequence {
+    fn picture(&self) -> Picture {
+        let profile = hevc_profile(self.profile_tier_level[0]);
+        Picture { width: self.width, height: self.height, frame_rate: None, profile }
+    }
+
     pub(super) fn parse(nal: &[u8]) -> Option<Self> {
         let rbsp = decode_nal(Some(nal).filter(|nal| nal.len() >= MIN_SET)?).ok()?;
         let body = rbsp.get(1..)?; // the second byte of the header
@@ -250,6 +251,27 @@ impl HevcSequence {
             width,
             height,
         })
+    }
+}
+
+fn avc_picture(profile: u8, constraints: u8, sps: Option<&SeqParameterSet>) -> Picture {
+    let (width, height) = sps.and_then(|sps| sps.pixel_dimensions().ok()).unwrap_or_default();
+    let frame_rate = sps.and_then(SeqParameterSet::fps).filter(|rate| (0.1..=1000.0).contains(rate));
+    Picture { width, height, frame_rate, profile: avc_profile(profile, constraints) }
+}
+
+/// Returns the video parameters in a sequence parameter set.
+pub(super) fn picture_of(codec: NalCodec, set: &[u8]) -> Option<Picture> {
+    if !(MIN_SET..=MAX_SET).contains(&set.len()) {
+        return None;
+    }
+    match codec {
+        NalCodec::H264 => {
+            let &[_, profile, constraints, ..] = set else { return None };
+            let sps = decode_nal(set).ok().and_then(|rbsp| SeqParameterSet::from_bits(BitReader::new(&rbsp[..])).ok());
+            Some(avc_picture(profile, constraints, Some(&sps?)))
+        }
+        NalCodec::Hevc => Some(HevcSequence::parse(set)?.picture()),
     }
 }
 

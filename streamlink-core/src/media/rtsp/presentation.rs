@@ -1,6 +1,7 @@
 //! A presentation: the SDP (RFC 8866) of a publisher, and the tracks in it.
 
 use super::sdp::{Media, Sdp};
+use crate::media::{LeftOut, MediaTrack, entry_point::NalCodec, remux::describe_video};
 use base64::{
     Engine,
     alphabet::STANDARD,
@@ -21,8 +22,8 @@ pub(crate) struct Presentation {
     tracks: Vec<Track>,
     /// The control attribute of the session; empty when the SDP has none.
     control: String,
-    /// Tracks that were left out, each with the reason.
-    left_out: Vec<String>,
+    /// Codecs of the tracks that were left out, each with the reason, also in words.
+    left_out: Vec<(&'static str, LeftOut, String)>,
 }
 
 /// One track: a media section of the SDP.
@@ -45,7 +46,7 @@ pub(crate) struct Track {
     pub(crate) parameter_sets: Vec<Bytes>,
     /// The payload type of its packets, if there is only one.
     pub(crate) payload_type: Option<u8>,
-    /// Its packets come with another payload type, and are rewritten to this one.
+    /// Set if packets come with another payload type, and are rewritten to this one.
     pub(crate) is_renumbered: bool,
     /// The attributes that a player depends on, except for parameter sets and payload type.
     terms: Vec<String>,
@@ -192,17 +193,60 @@ impl Track {
 
     /// Returns the name of the encoding for display.
     fn name(&self) -> String {
-        match self.encoding.as_str() {
-            "H264" => "H.264".to_owned(),
-            "H265" => "HEVC".to_owned(),
-            "MPEG4-GENERIC" | "MP4A-LATM" => "AAC".to_owned(),
-            "OPUS" => "Opus".to_owned(),
-            "PCMU" => "G.711 µ-law".to_owned(),
-            "PCMA" => "G.711 A-law".to_owned(),
-            "VND.ONVIF.METADATA" => "ONVIF metadata".to_owned(),
-            "" => self.media.clone(),
-            other => other.to_owned(),
+        match (self.known_name(), self.encoding.as_str()) {
+            (Some(name), _) => name.to_owned(),
+            (None, "") => self.media.clone(),
+            (None, other) => other.to_owned(),
         }
+    }
+
+    /// Returns the common name of the encoding, if it has one.
+    fn known_name(&self) -> Option<&'static str> {
+        Some(match self.encoding.as_str() {
+            "H264" => "H.264",
+            "H265" => "HEVC",
+            "H266" => "VVC",
+            "MPEG4-GENERIC" | "MP4A-LATM" => "AAC",
+            "OPUS" => "Opus",
+            "PCMU" => "G.711 µ-law",
+            "PCMA" => "G.711 A-law",
+            "VND.ONVIF.METADATA" => "ONVIF metadata",
+            "AV1" => "AV1",
+            "VP8" => "VP8",
+            "VP9" => "VP9",
+            "JPEG" => "JPEG",
+            "G722" => "G722",
+            "G726-32" => "G726-32",
+            "L16" => "L16",
+            "MPA" => "MPA",
+            "MPV" => "MPV",
+            "MP2T" => "MP2T",
+            "AC3" => "AC3",
+            _ => return None,
+        })
+    }
+
+    /// Returns what the description tells of the track, with its number.
+    fn described(&self, number: u16) -> MediaTrack {
+        let mut media =
+            MediaTrack { track: Some(number), codec: self.known_name().unwrap_or("other"), ..MediaTrack::default() };
+        let codec = match self.encoding.as_str() {
+            "H264" => Some((NalCodec::H264, 0x1f, 7)),
+            "H265" => Some((NalCodec::Hevc, 0x7e, 66)),
+            _ => None,
+        };
+        if let Some((codec, mask, kind)) = codec {
+            let set = self.parameter_sets.iter().find(|set| set.first().is_some_and(|head| head & mask == kind));
+            describe_video(&mut media, codec, set.map(|set| &set[..]).unwrap_or_default());
+        } else if self.media == "audio" {
+            media.sample_rate = match self.encoding.as_str() {
+                "G722" => 16_000, // its clock is half of that, by an old mistake (RFC 3551 section 4.5.2)
+                "MPA" => 0,       // 90 kHz, whatever it is sampled with
+                _ => self.clock_rate,
+            };
+            media.channels = self.form.split('/').nth(2).map_or(1, |channels| channels.parse().unwrap_or(0));
+        }
+        media
     }
 }
 
@@ -224,7 +268,7 @@ impl Presentation {
     }
 
     /// Returns this presentation without a track, for the reason given.
-    pub(crate) fn without(&self, track: usize, reason: &str) -> Self {
+    pub(crate) fn without(&self, track: usize, why: LeftOut, reason: &str) -> Self {
         let mut section = None;
         let mut rest = self.clone();
         rest.sdp.clear();
@@ -238,8 +282,9 @@ impl Presentation {
             }
         }
         if track < rest.tracks.len() {
-            let name = rest.tracks.remove(track).name();
-            rest.left_out.push(format!("{name} ({reason})"));
+            let gone = rest.tracks.remove(track);
+            let codec = gone.known_name().unwrap_or("other");
+            rest.left_out.push((codec, why, format!("{} ({reason})", gone.name())));
         }
         rest
     }
@@ -334,11 +379,20 @@ impl Presentation {
         format!("trackID={track}")
     }
 
+    /// Returns the tracks, then those that were left out.
+    pub(crate) fn media_tracks(&self) -> Vec<MediaTrack> {
+        let carried = self.tracks.iter().zip(0..).map(|(track, number)| track.described(number));
+        let left_out = self.left_out.iter();
+        let left_out = left_out.map(|(codec, why, _)| MediaTrack { codec, left_out: Some(*why), ..Default::default() });
+        carried.chain(left_out).collect()
+    }
+
     /// Returns the encodings of the tracks, and those that were left out.
     pub(crate) fn description(&self) -> String {
         let mut text = self.tracks.iter().map(Track::name).collect::<Vec<_>>().join(", ");
         if !self.left_out.is_empty() {
-            text += &format!("; left out: {}", self.left_out.join(", "));
+            let names: Vec<&str> = self.left_out.iter().map(|(_, _, name)| name.as_str()).collect();
+            text += &format!("; left out: {}", names.join(", "));
         }
         text
     }
@@ -493,7 +547,11 @@ mod tests {
         assert_eq!(tracks.iter().map(Track::is_data).collect::<Vec<_>>(), [false, true, true, false, false]);
         assert_eq!(tracks.iter().position(|track| track.is_back_channel), Some(3));
         assert_eq!((tracks[1].payload_type, tracks[4].parameter_sets.len()), (None, 2));
-        let rest = presentation.without(3, "back channel").without(1, "SETUP refused: 461");
+        let rest = presentation.without(3, LeftOut::BackChannel, "back channel").without(
+            1,
+            LeftOut::Refused,
+            "SETUP refused: 461",
+        );
         assert_eq!(rest.tracks().len(), 3);
         assert_eq!(
             rest.description(),

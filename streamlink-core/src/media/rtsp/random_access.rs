@@ -5,9 +5,10 @@
 
 use super::Presentation;
 use crate::media::{
-    Packet,
+    LeftOut, MediaTrack, Packet,
     entry_point::{EntryPoint, EntryPointScan, NalCodec, NalRole, nal_role},
     flv::MessageRole,
+    track::bits_per_second,
 };
 use std::{
     sync::Arc,
@@ -32,6 +33,10 @@ pub(crate) struct RtspRandomAccessTracker {
     reports: Vec<Option<Packet>>,
     /// The reports, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
+    /// Bytes of the packets of each track since the last measurement.
+    bytes: Vec<u64>,
+    /// Description of the tracks, and of those that were left out.
+    described: Vec<MediaTrack>,
 }
 
 impl RtspRandomAccessTracker {
@@ -44,6 +49,8 @@ impl RtspRandomAccessTracker {
         };
         self.codecs = presentation.tracks().iter().map(|track| codec(&track.encoding)).collect();
         self.reports = vec![None; self.codecs.len()];
+        self.bytes = vec![0; self.codecs.len()];
+        self.described = presentation.media_tracks();
         (self.key, self.clean) = (None, None);
         self.preamble = None;
     }
@@ -61,6 +68,9 @@ impl RtspRandomAccessTracker {
     /// Records a packet, and returns its role.
     pub(crate) fn observe(&mut self, packet: &Packet) -> MessageRole {
         let track = usize::from(packet.rtsp_track().unwrap_or(0));
+        if let Some(bytes) = self.bytes.get_mut(track) {
+            *bytes = bytes.saturating_add(packet.data().len() as u64);
+        }
         if is_rtcp(packet.data()) {
             if let Some(report) = self.reports.get_mut(track)
                 && packet.data().get(1) == Some(&SENDER_REPORT)
@@ -91,6 +101,17 @@ impl RtspRandomAccessTracker {
         }
         self.key = Some(time);
         MessageRole::RandomAccess
+    }
+
+    /// Returns the tracks, with their bit rates since the last call, which was so long ago, and those left out. `drops`:
+    /// pictures are dropped for want of a key frame.
+    pub(crate) fn tracks(&mut self, since: Duration, drops: bool) -> Vec<MediaTrack> {
+        let measured = self.described.iter_mut().zip(&mut self.bytes).zip(&self.codecs);
+        for ((track, bytes), codec) in measured {
+            track.bit_rate = bits_per_second(std::mem::take(bytes), since);
+            track.left_out = Some(LeftOut::NotDecodable).filter(|_| drops && codec.is_some());
+        }
+        self.described.clone()
     }
 
     /// Returns the last sender reports, which a player gets first. The same allocation as long as none has changed.

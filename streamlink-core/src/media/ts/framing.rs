@@ -26,11 +26,13 @@ impl Framing {
         })
     }
 
-    /// Returns the framing of a datagram that holds whole packets from its beginning.
+    /// Returns the framing of a datagram that holds whole packets from its beginning: two of the longer ones at least, as
+    /// any 204 bytes that begin with a packet look like one.
     pub(crate) fn of_whole_packets(bytes: &[u8]) -> Option<Self> {
         let framings = STRIDES.map(|stride| Self { offset: if stride == 192 { 4 } else { 0 }, stride });
         let is_whole = |framing: &Self| bytes.len().is_multiple_of(framing.stride) && framing.fits(bytes);
-        framings.into_iter().find(|framing| !bytes.is_empty() && is_whole(framing))
+        let is_enough = |framing: &Self| bytes.len() > if framing.stride == PACKET { 0 } else { framing.stride };
+        framings.into_iter().find(|framing| is_enough(framing) && is_whole(framing))
     }
 
     /// Returns the framing of a part of a byte stream as [`Framing::detect`] does, or that of the first packets in a row,

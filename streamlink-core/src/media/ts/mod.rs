@@ -2,6 +2,7 @@
 //! checks of ETSI TR 101 290. Nothing is altered, and errors are counted, never refused.
 
 mod framing;
+pub(crate) mod kind;
 mod presence;
 pub(crate) mod sections;
 mod sync;
@@ -13,8 +14,14 @@ use sections::{AssociationSection, MapSection, SectionReader};
 pub(crate) use sync::{PACKET, PacketSync, SYNC};
 use transport::TransportPacket;
 
-use super::transport_check::{TransportChecker, TransportErrors};
-use std::{collections::BTreeMap, time::Instant};
+use super::{
+    track::{MediaTrack, bits_per_second},
+    transport_check::{TransportChecker, TransportErrors},
+};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 const NULL_PID: u16 = 0x1fff;
 /// Maximum number of PIDs that are followed; a hostile stream could name all 8192.
@@ -37,26 +44,6 @@ pub struct PidStats {
     pub continuity_errors: u64,
 }
 
-/// Returns the common name of a stream type.
-pub(crate) fn stream_type_name(stream_type: u8) -> &'static str {
-    match stream_type {
-        0x01 => "MPEG-1 video",
-        0x02 => "MPEG-2 video",
-        0x03 | 0x04 => "MPEG audio",
-        0x06 => "private data",
-        0x0f => "AAC",
-        0x11 => "AAC (LATM)",
-        0x1b => "H.264",
-        0x21 => "JPEG 2000",
-        0x24 => "HEVC",
-        0x33 => "VVC",
-        0x81 => "AC-3",
-        0x86 => "SCTE 35",
-        0x87 => "E-AC-3",
-        _ => "other",
-    }
-}
-
 /// Returns whether a stream type is video.
 fn is_video(stream_type: u8) -> bool {
     matches!(stream_type, 0x01 | 0x02 | 0x10 | 0x1b | 0x21 | 0x24 | 0x33)
@@ -67,6 +54,12 @@ struct Pid {
     stats: PidStats,
     /// PID of the PMT that names it.
     program: Option<u16>,
+    /// Number of that program.
+    number: u16,
+    codec: &'static str,
+    /// Bytes of payload, and how many of them have been measured.
+    bytes: u64,
+    measured: u64,
 }
 
 /// Findings about the payload of one datagram.
@@ -139,9 +132,26 @@ impl TsMonitor {
         if !std::mem::take(&mut self.programs.changed) {
             return None;
         }
-        let streams = self.programs.pids.values().filter_map(|pid| pid.stats.stream_type.map(|t| (pid.stats.pid, t)));
-        let names: Vec<String> = streams.map(|(pid, t)| format!("{} (PID {pid})", stream_type_name(t))).collect();
+        let streams = self.programs.pids.values().filter(|pid| pid.stats.stream_type.is_some());
+        let names: Vec<String> = streams.map(|pid| format!("{} (PID {})", pid.codec, pid.stats.pid)).collect();
         Some(format!("MPEG-TS: {}", names.join(", ")))
+    }
+
+    /// Returns the elementary streams that the programs name, with their bit rates since the last call, which was so long
+    /// ago.
+    pub(crate) fn tracks(&mut self, since: Duration) -> Vec<MediaTrack> {
+        let mut tracks = Vec::new();
+        for pid in self.programs.pids.values_mut().filter(|pid| pid.stats.stream_type.is_some()) {
+            let bytes = pid.bytes.saturating_sub(std::mem::replace(&mut pid.measured, pid.bytes));
+            tracks.push(MediaTrack {
+                pid: pid.stats.pid,
+                program: pid.number,
+                codec: pid.codec,
+                bit_rate: bits_per_second(bytes, since),
+                ..MediaTrack::default()
+            });
+        }
+        tracks
     }
 }
 
@@ -158,6 +168,10 @@ impl Programs {
         entry.stats.pid = pid;
         entry.stats.packets = entry.stats.packets.saturating_add(1);
         let is_video = entry.stats.stream_type.is_some_and(is_video);
+        let start = if has_adaptation { 5 + usize::from(length) } else { 4 };
+        if control & 0x10 != 0 {
+            entry.bytes = entry.bytes.saturating_add(packet.len().saturating_sub(start) as u64);
+        }
         if self.sections.contains_key(&pid)
             && let Some(packet) = TransportPacket::parse(packet)
         {
@@ -201,12 +215,15 @@ impl Programs {
 
     fn map(&mut self, program: u16, section: &[u8]) {
         let Some(section) = MapSection::parse(section) else { return };
-        for (stream_type, pid, _) in section.streams() {
+        for (stream_type, pid, descriptors) in section.streams() {
             if self.pids.contains_key(&pid) || self.pids.len() < MAX_PIDS {
                 let entry = self.pids.entry(pid).or_default();
                 entry.stats.pid = pid;
                 entry.program = Some(program);
-                self.changed |= entry.stats.stream_type != Some(stream_type);
+                entry.number = section.number;
+                let codec = kind::name(section.descriptors, stream_type, descriptors);
+                self.changed |= entry.stats.stream_type != Some(stream_type) || entry.codec != codec;
+                entry.codec = codec;
                 entry.stats.stream_type = Some(stream_type);
             }
         }

@@ -249,7 +249,7 @@ pub(crate) struct MapSection<'a> {
     pub(crate) number: u16,
     pub(crate) clock_pid: u16,
     /// The descriptors of the program.
-    descriptors: &'a [u8],
+    pub(crate) descriptors: &'a [u8],
     streams: &'a [u8],
 }
 

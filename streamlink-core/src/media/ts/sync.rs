@@ -23,6 +23,8 @@ pub(crate) struct PacketSync {
     rest: Vec<u8>,
     /// Number of bytes before the next packet: parity, or its time.
     between: usize,
+    /// Number of places that were counted as wrong ahead of the search for a new alignment.
+    counted: u8,
     in_sync: bool,
     /// True once the stream has been in synchronisation. Before, it may be no transport stream at all.
     found: bool,
@@ -79,7 +81,7 @@ impl PacketSync {
             return self.take(payload, &mut each);
         }
         if let Some(framing) = Framing::of_whole_packets(payload)
-            && self.next_sync().and_then(|at| payload.get(at)) != Some(&SYNC)
+            && payload.get(self.next_sync()) != Some(&SYNC)
         {
             // The packet in progress was truncated: datagrams begin with packets in this stream.
             self.rest.clear();
@@ -102,13 +104,13 @@ impl PacketSync {
         self.rest.extend_from_slice(payload.get(used..).unwrap_or_default());
     }
 
-    /// Returns the place of the first sync byte in the bytes that come next.
-    fn next_sync(&self) -> Option<usize> {
-        let stride = self.stride?;
+    /// Returns the place of the first sync byte in the bytes that come next, if the packets go on as before.
+    fn next_sync(&self) -> usize {
+        let stride = self.stride.unwrap_or(PACKET);
         if self.rest.is_empty() {
-            return Some(self.between);
+            return self.between;
         }
-        Some((stride - self.rest.len() % stride) % stride)
+        (stride - self.rest.len() % stride) % stride
     }
 
     /// Hands on the packets in `bytes`. Returns the number of bytes used; fewer than [`SEARCHED`] are left.
@@ -126,12 +128,16 @@ impl PacketSync {
                     if ahead.len() < SEARCHED {
                         break;
                     }
-                    self.wrong();
+                    match self.counted.checked_sub(1) {
+                        Some(left) => self.counted = left,
+                        None => self.wrong(),
+                    }
                     self.skip(PACKET);
                     at += PACKET;
                     continue;
                 };
                 self.stride = Some(framing.stride);
+                self.counted = 0;
                 self.skip(framing.offset);
                 self.doubtful = 0;
                 at += framing.offset;
@@ -145,16 +151,23 @@ impl PacketSync {
                 self.between = stride - PACKET;
                 continue;
             }
-            // One wrong sync byte is damage, and the place is kept. Two are another place.
-            match ahead.get(stride) {
-                None => break,
-                Some(&SYNC) => {
+            // One or two wrong sync bytes are damage, and the place is kept. More are another place.
+            match (ahead.get(stride), ahead.get(2 * stride)) {
+                (None, _) => break,
+                (Some(&SYNC), _) => {
                     self.wrong();
                     at += stride;
                 }
-                Some(_) => {
+                (_, None) => break,
+                (_, Some(&SYNC)) => {
                     self.wrong();
                     self.wrong();
+                    at += 2 * stride;
+                }
+                _ => {
+                    self.wrong();
+                    self.wrong();
+                    self.counted = 2;
                     self.stride = None;
                 }
             }
@@ -299,6 +312,20 @@ mod tests {
             }
         }
         assert_eq!(extract(&[0x22; 100_000], 1316).len(), 0);
+    }
+
+    #[test]
+    fn ts_sync_counts_each_wrong_byte_of_damaged_datagrams() {
+        for wrong in 1..=14 {
+            let mut bytes = stream(70);
+            for packet in 14..14 + wrong {
+                bytes[packet * PACKET] = 0x11;
+            }
+            let mut sync = PacketSync::default();
+            let datagrams: Vec<&[u8]> = bytes.chunks(7 * PACKET).collect();
+            assert_eq!(numbers(&mut sync, &datagrams).len(), 70 - wrong);
+            assert_eq!((sync.sync_byte, sync.losses), (wrong as u64, u64::from(wrong > 1)), "{wrong}");
+        }
     }
 
     #[test]

@@ -71,17 +71,37 @@ pub(crate) struct Sender {
     /// Number of runs still to be sent without GSO.
     skip: u32,
     penalty: u32,
+    marking: Option<Marking>,
+}
+
+/// Traffic class of datagrams, for a socket that other senders share.
+#[derive(Clone, Copy, Debug)]
+struct Marking {
+    level: libc::c_int,
+    kind: libc::c_int,
+    class: libc::c_int,
 }
 
 impl Sender {
     pub(crate) fn new(socket: &UdpSocket) -> Self {
-        Self { supported: supports_gso(socket.as_raw_fd()), skip: 0, penalty: SKIP.0 }
+        Self { supported: supports_gso(socket.as_raw_fd()), skip: 0, penalty: SKIP.0, marking: None }
+    }
+
+    /// Sets the differentiated services code point (RFC 2474) of what is sent to a peer; `None` leaves that of the
+    /// socket.
+    pub(crate) fn mark(&mut self, dscp: Option<u8>, peer: IpAddr) {
+        let (level, kind) = if peer.to_canonical().is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_TOS)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+        };
+        self.marking = dscp.map(|dscp| Marking { level, kind, class: libc::c_int::from(dscp) << 2 });
     }
 
     /// A sender that never uses GSO.
     #[cfg(test)]
     fn plain() -> Self {
-        Self { supported: false, skip: 0, penalty: SKIP.0 }
+        Self { supported: false, skip: 0, penalty: SKIP.0, marking: None }
     }
 
     /// Sends as much as the socket takes.
@@ -144,7 +164,7 @@ impl Sender {
     ) -> io::Result<()> {
         let mut result = Ok(());
         for _ in 0..3 {
-            result = send_message(socket.as_raw_fd(), to, run, segment);
+            result = send_message(socket.as_raw_fd(), to, run, segment, self.marking);
             match &result {
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::EINTR)) => {}
                 _ => break,
@@ -176,10 +196,16 @@ fn run_length(datagrams: &[Datagram<'_>]) -> usize {
 }
 
 #[allow(unsafe_code)]
-fn send_message(fd: RawFd, to: Option<&Peer>, run: &[Datagram<'_>], segment: Option<usize>) -> io::Result<()> {
-    /// Room for one control message with a `u16`.
+fn send_message(
+    fd: RawFd,
+    to: Option<&Peer>,
+    run: &[Datagram<'_>],
+    segment: Option<usize>,
+    marking: Option<Marking>,
+) -> io::Result<()> {
+    /// Room for one control message with a `u16`, and one with a `c_int`.
     #[repr(C, align(8))]
-    struct Control([u8; 32]);
+    struct Control([u8; 64]);
 
     let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     let mut vectors = [empty; 2 * MAX_SEGMENTS];
@@ -197,7 +223,7 @@ fn send_message(fd: RawFd, to: Option<&Peer>, run: &[Datagram<'_>], segment: Opt
             }
         }
     }
-    let mut control = Control([0; 32]);
+    let mut control = Control([0; 64]);
     // SAFETY: msghdr is plain data, for which all zeroes is a value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
@@ -206,18 +232,32 @@ fn send_message(fd: RawFd, to: Option<&Peer>, run: &[Datagram<'_>], segment: Opt
         message.msg_name = address.as_ptr().cast_mut().cast();
         message.msg_namelen = address.len();
     }
-    if let Some(segment) = segment.and_then(|s| u16::try_from(s).ok()) {
+    let segment = segment.and_then(|s| u16::try_from(s).ok());
+    if segment.is_some() || marking.is_some() {
         message.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: the buffer has room for CMSG_SPACE(2) = 24 bytes, is aligned for a cmsghdr, and its length is
-        // set before the macros look at it.
+        message.msg_controllen = control.0.len();
+        let mut length = 0;
+        // SAFETY: the buffer has room for CMSG_SPACE(2) + CMSG_SPACE(4) = 48 bytes, is zeroed and aligned for a cmsghdr,
+        // and its length is set before the macros look at it.
         unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_UDP;
-            (*header).cmsg_type = libc::UDP_SEGMENT;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as usize;
-            libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
+            let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+            if let Some(segment) = segment {
+                (*header).cmsg_level = libc::SOL_UDP;
+                (*header).cmsg_type = libc::UDP_SEGMENT;
+                (*header).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as usize;
+                libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
+                length += libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+                header = libc::CMSG_NXTHDR(&raw const message, header);
+            }
+            if let Some(Marking { level, kind, class }) = marking {
+                (*header).cmsg_level = level;
+                (*header).cmsg_type = kind;
+                (*header).cmsg_len = libc::CMSG_LEN(size_of::<libc::c_int>() as u32) as usize;
+                libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(class);
+                length += libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) as usize;
+            }
         }
+        message.msg_controllen = length;
     }
     // SAFETY: the header points to an address, vectors and control data that outlive the call; the vectors point to
     // borrowed slices; the kernel only reads all of them.

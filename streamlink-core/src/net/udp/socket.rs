@@ -52,7 +52,19 @@ impl Egress {
         let Some(dscp) = self.dscp else { return Ok(()) };
         // The two lower bits of the field are those of explicit congestion notification.
         let field = u32::from(dscp) << 2;
-        if peer.is_ipv4() { socket.set_tos_v4(field) } else { socket.set_tclass_v6(field) }
+        if peer.is_ipv4() {
+            return socket.set_tos_v4(field);
+        }
+        if peer.to_canonical().is_ipv4() {
+            // An IPv4 peer of an IPv6 socket: the kernel takes the class from the option of IPv4.
+            socket.set_tos_v4(field)?;
+        }
+        socket.set_tclass_v6(field)
+    }
+
+    /// Sets the congestion control of a TCP socket.
+    pub(crate) fn set_congestion(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        self.congestion.as_ref().map_or(Ok(()), |name| socket.set_tcp_congestion(name.as_bytes()))
     }
 }
 

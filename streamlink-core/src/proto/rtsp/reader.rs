@@ -71,13 +71,18 @@ impl Reader {
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         if self.rest.is_empty() {
             self.rest = Bytes::copy_from_slice(bytes);
-        } else {
-            let mut whole = BytesMut::with_capacity(self.rest.len() + bytes.len());
-            whole.extend_from_slice(&self.rest);
-            whole.extend_from_slice(bytes);
-            self.rest = whole.freeze();
+            self.buffer = self.rest.len();
+            return;
         }
-        self.buffer = self.rest.len();
+        // A frame that comes in many pieces grows in place, as nobody else has a part of it.
+        let mut whole = std::mem::take(&mut self.rest).try_into_mut().unwrap_or_else(|shared| {
+            let mut whole = BytesMut::with_capacity(shared.len() + bytes.len());
+            whole.extend_from_slice(&shared);
+            whole
+        });
+        whole.extend_from_slice(bytes);
+        self.buffer = whole.capacity();
+        self.rest = whole.freeze();
     }
 
     /// Returns the next message or frame, if it is complete.
@@ -111,7 +116,7 @@ impl Reader {
         std::mem::take(&mut self.runs)
     }
 
-    /// Looks at what comes next.
+    /// Returns the kind of the next message, as far as its first bytes tell it.
     fn beginning(&mut self) -> Beginning {
         if self.skipped > 0 {
             return match self.rest.first() {

@@ -4,7 +4,7 @@
 use super::{
     connection::{Agreement, Connection},
     crypto::{CipherMode, Keys},
-    handshake::{Extensions, Handshake, Kind, MAGIC},
+    handshake::{Extensions, GroupExtension, Handshake, HandshakeType, MAGIC},
     packet::{Control, write_control},
     sequence::Sequence,
     terms::{Local, Rejection, Terms},
@@ -37,6 +37,7 @@ pub(crate) struct Caller {
     initial_sequence: Sequence,
     keys: Option<Keys>,
     material: Option<Vec<u8>>,
+    group: Option<GroupExtension>,
     /// Cookie of the listener, set once it has answered the induction.
     cookie: Option<u32>,
     next_send: Instant,
@@ -56,6 +57,7 @@ impl Caller {
             initial_sequence: Sequence::new(u32::from_be_bytes(number)),
             keys,
             material,
+            group: None,
             cookie: None,
             next_send: local.start,
             deadline: local.start + timeout,
@@ -63,6 +65,15 @@ impl Caller {
             local,
             stream_id,
         }
+    }
+
+    /// Makes the connection a member of a group, whose packets have common numbers and times. `next` is the number of the
+    /// group's next packet, and `start` the start of its timestamps.
+    pub(crate) fn in_group(mut self, group: GroupExtension, next: Sequence, start: Instant) -> Self {
+        self.group = Some(group);
+        self.initial_sequence = next;
+        self.local.start = start;
+        self
     }
 
     /// Returns the packet that is due, if there is one.
@@ -78,19 +89,21 @@ impl Caller {
             initial_sequence: self.initial_sequence,
             mtu: 1500,
             window: self.terms.buffer as u32,
-            kind: Kind::Induction,
+            kind: HandshakeType::Induction,
             socket_id: self.local.id,
             cookie: 0,
             extensions: Extensions::default(),
         };
         if let Some(cookie) = self.cookie {
             handshake.version = 5;
-            handshake.kind = Kind::Conclusion;
+            handshake.kind = HandshakeType::Conclusion;
             handshake.cookie = cookie;
             handshake.encryption = if self.keys.is_some() { (self.terms.key_length / 8) as u16 } else { 0 };
             handshake.extensions.srt = Some(self.terms.extension());
             handshake.extensions.key_material = self.material.clone();
             handshake.extensions.stream_id = self.stream_id.clone();
+            handshake.extensions.group = self.group;
+            handshake.extensions.filter = self.terms.filter.map(|filter| filter.to_string());
         }
         let body = handshake.write();
         let timestamp = now.saturating_duration_since(self.local.start).as_micros() as u32;
@@ -110,8 +123,8 @@ impl Caller {
     pub(crate) fn handle(&mut self, body: &[u8], timestamp: u32, now: Instant) -> Progress {
         let Some(answer) = Handshake::parse(body) else { return Progress::Calling };
         match (answer.kind, self.cookie) {
-            (Kind::Rejection(code), _) => Progress::Rejected(Rejection(code)),
-            (Kind::Induction, None) => {
+            (HandshakeType::Rejection(code), _) => Progress::Rejected(Rejection(code)),
+            (HandshakeType::Induction, None) => {
                 if answer.version != 5 || answer.extension_field != MAGIC {
                     return Progress::Rejected(Rejection::VERSION);
                 }
@@ -119,7 +132,13 @@ impl Caller {
                 self.next_send = now;
                 Progress::Calling
             }
-            (Kind::Conclusion, Some(_)) => {
+            // A listener that does not know groups, or has made another type of group, would not deliver the same media.
+            (HandshakeType::Conclusion, Some(_))
+                if answer.extensions.group.map(|theirs| theirs.kind) != self.group.map(|ours| ours.kind) =>
+            {
+                Progress::Rejected(Rejection::GROUP)
+            }
+            (HandshakeType::Conclusion, Some(_)) => {
                 let sequence = self.initial_sequence;
                 match self.terms.conclude(&answer, timestamp, &self.local, self.keys.clone(), sequence) {
                     Ok(agreement) => Progress::Connected(Box::new(self.connect(agreement, now))),

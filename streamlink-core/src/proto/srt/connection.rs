@@ -5,12 +5,17 @@
 
 use super::{
     crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, STATUS_NO_SECRET},
-    packet::{Ack, Control, KeyFlag, Packet, write_control},
+    fec::{FecDecoder, FecEncoder, Rebuilt},
+    packet::{Ack, Control, DataHeader, HEADER, KeyFlag, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
     send::{Acknowledged, Pacing, RoundTrip, SendCounts, SendHalf},
     sequence::Sequence,
 };
-use crate::{random::Random, secret::Secret};
+use crate::{
+    packet_filter::{FilterArq, FilterMatrix},
+    random::Random,
+    secret::Secret,
+};
 use bytes::{Bytes, BytesMut};
 use std::{
     collections::VecDeque,
@@ -53,6 +58,9 @@ pub(crate) struct Agreement {
     /// Start of our own timestamps.
     pub(crate) start: Instant,
     pub(crate) keys: Option<Keys>,
+    pub(crate) filter: Option<FilterMatrix>,
+    /// Group of the peer of which the connection is a member.
+    pub(crate) peer_group: Option<u32>,
     pub(crate) passphrase: Option<Secret>,
     /// Packets that each side's buffer holds.
     pub(crate) buffer: usize,
@@ -108,8 +116,11 @@ pub(crate) struct Connection {
     agreement: Agreement,
     /// Set if payloads of the peer are dropped.
     sends_only: bool,
-    sender: SendHalf,
-    receiver: ReceiveHalf,
+    pub(super) sender: SendHalf,
+    pub(super) receiver: ReceiveHalf,
+    /// Decoder of the packet filter, if there is one, and the packets that it has rebuilt.
+    decoder: Option<Box<FecDecoder>>,
+    rebuilt: Vec<Rebuilt>,
     control: VecDeque<Bytes>,
     rtt: Duration,
     rtt_variance: Duration,
@@ -157,12 +168,18 @@ fn unstage(arena: &mut BytesMut, mut staged: BytesMut) {
 impl Connection {
     pub(crate) fn new(agreement: Agreement, now: Instant) -> Self {
         let a = &agreement;
-        let sender = SendHalf::new(a.initial_sequence, a.buffer, a.peer_window, a.bytes_per_second, now);
-        let receiver =
+        let mut sender = SendHalf::new(a.initial_sequence, a.buffer, a.peer_window, a.bytes_per_second, now);
+        let mut receiver =
             ReceiveHalf::new(a.initial_sequence, a.buffer, a.receive_latency, a.drop_late, a.peer_timestamp, now);
+        if let Some(filter) = a.filter {
+            sender.set_filter(FecEncoder::new(filter, a.initial_sequence));
+            receiver.set_filter(filter.arq);
+        }
         Self {
             sender,
             receiver,
+            decoder: a.filter.map(|filter| Box::new(FecDecoder::new(filter, a.initial_sequence))),
+            rebuilt: Vec::new(),
             control: VecDeque::new(),
             rtt: INITIAL_RTT,
             rtt_variance: INITIAL_RTT / 2,
@@ -193,6 +210,11 @@ impl Connection {
 
     pub(crate) fn closed(&self) -> Option<CloseReason> {
         self.closed
+    }
+
+    /// Returns the group of the peer of which the connection is a member.
+    pub(crate) fn peer_group(&self) -> Option<u32> {
+        self.agreement.peer_group
     }
 
     /// Returns the largest payload that is sent in one packet, in bytes.
@@ -297,39 +319,86 @@ impl Connection {
         }
         self.last_heard = now;
         match packet {
+            Packet::Data(header) if header.message == 0 && self.decoder.is_some() => {
+                self.take_repair(header, datagram, now);
+            }
             // Unwanted payloads are not kept. The peer gives them up, like packets that are too late.
             Packet::Data(_) if self.sends_only => self.receiver.counts.discarded += 1,
             Packet::Data(header) => {
                 if !self.receiver.wants(header.sequence) {
                     return;
                 }
-                let payload = datagram.slice(super::packet::HEADER..);
-                let payload = match (header.key, &self.agreement.keys) {
-                    (KeyFlag::Clear, None) => payload,
-                    (KeyFlag::Clear, Some(_)) | (_, None) => {
-                        self.undecrypted += 1;
-                        return;
-                    }
-                    (flag, Some(keys)) => {
-                        let mut clear = stage(&mut self.arena, &payload, 0);
-                        let raw = datagram.first_chunk().copied().unwrap_or_default();
-                        if !keys.open(flag, header.sequence, raw, &mut clear) {
-                            unstage(&mut self.arena, clear);
-                            self.undecrypted += 1;
-                            return;
-                        }
-                        clear.freeze()
-                    }
-                };
-                if let Some(gap) = self.receiver.store(header.sequence, header.timestamp, payload, now) {
-                    self.say(&Control::Nak(vec![gap]), now);
+                let payload = datagram.slice(HEADER..);
+                let raw = datagram.first_chunk().copied().unwrap_or_default();
+                if let Some(decoder) = &mut self.decoder {
+                    let in_order = raw[4] & 0x20 != 0;
+                    self.receiver.counts.wrong_repairs += decoder.add(header, in_order, &payload, &mut self.rebuilt);
                 }
+                self.take_data(header, raw, payload, now);
+                self.take_rebuilt(now);
                 if self.receiver.light_ack_due() {
                     let next = self.receiver.next_missing().number();
                     self.say(&Control::Ack(Ack { next, ..Ack::default() }), now);
                 }
             }
             Packet::Control { timestamp, control, .. } => self.handle_control(*timestamp, control, now),
+        }
+    }
+
+    /// Decrypts and stores a needed packet. Returns whether it could be decrypted.
+    fn take_data(&mut self, header: &DataHeader, raw: [u8; HEADER], payload: Bytes, now: Instant) -> bool {
+        let payload = match (header.key, &self.agreement.keys) {
+            (KeyFlag::Clear, None) => payload,
+            (KeyFlag::Clear, Some(_)) | (_, None) => {
+                self.undecrypted += 1;
+                return false;
+            }
+            (flag, Some(keys)) => {
+                let mut clear = stage(&mut self.arena, &payload, 0);
+                if !keys.open(flag, header.sequence, raw, &mut clear) {
+                    unstage(&mut self.arena, clear);
+                    self.undecrypted += 1;
+                    return false;
+                }
+                clear.freeze()
+            }
+        };
+        if let Some(gap) = self.receiver.store(header.sequence, header.timestamp, payload, now) {
+            self.say(&Control::Nak(vec![gap]), now);
+        }
+        true
+    }
+
+    /// Handles a repair packet of the packet filter.
+    fn take_repair(&mut self, header: &DataHeader, datagram: &Bytes, now: Instant) {
+        self.receiver.counts.repairs += 1;
+        let Some(decoder) = &mut self.decoder else { return };
+        if self.sends_only {
+            return;
+        }
+        if !self.receiver.is_near(header.sequence) {
+            self.receiver.counts.wrong_repairs += 1;
+            return;
+        }
+        let body = datagram.get(HEADER..).unwrap_or_default();
+        self.receiver.counts.wrong_repairs += decoder.add_repair(header, body, &mut self.rebuilt);
+        self.take_rebuilt(now);
+    }
+
+    /// Stores the packets that the packet filter has rebuilt, and reports those that it cannot rebuild any more.
+    fn take_rebuilt(&mut self, now: Instant) {
+        let Some(decoder) = &self.decoder else { return };
+        let horizon = decoder.horizon();
+        let mut rebuilt = std::mem::take(&mut self.rebuilt);
+        for Rebuilt { header, raw, payload } in rebuilt.drain(..) {
+            if self.receiver.lacks(header.sequence) && self.take_data(&header, raw, payload, now) {
+                self.receiver.counts.rebuilt += 1;
+            }
+        }
+        self.rebuilt = rebuilt;
+        let losses = horizon.map(|horizon| self.receiver.give_up_repair(horizon, now)).unwrap_or_default();
+        if !losses.is_empty() {
+            self.say(&Control::Nak(losses), now);
         }
     }
 
@@ -471,7 +540,11 @@ impl Connection {
             if self.agreement.drop_late {
                 self.sender.drop_late(now, self.drop_age());
             }
-            if self.sender.in_flight() > 0 && now.saturating_duration_since(self.last_progress) >= self.silence() {
+            let may_repeat = self.agreement.filter.is_none_or(|filter| filter.arq != FilterArq::Never);
+            if may_repeat
+                && self.sender.in_flight() > 0
+                && now.saturating_duration_since(self.last_progress) >= self.silence()
+            {
                 self.last_progress = now;
                 let before = now.checked_sub(self.silence()).unwrap_or(now);
                 self.sender.resend_silent(before);
@@ -549,10 +622,17 @@ impl Connection {
     /// Returns the next payload that is due for delivery.
     pub(crate) fn poll_payload(&mut self, now: Instant) -> Option<Bytes> {
         let payload = self.receiver.deliver(now);
-        if payload.is_none() && self.ending && self.receiver.next_delivery().is_none() {
-            self.closed = Some(CloseReason::Shutdown);
+        if payload.is_none() {
+            self.end_if_delivered();
         }
         payload
+    }
+
+    /// Closes the connection if its peer has shut it down, and all packets are delivered.
+    pub(super) fn end_if_delivered(&mut self) {
+        if self.ending && self.receiver.next_delivery().is_none() {
+            self.closed.get_or_insert(CloseReason::Shutdown);
+        }
     }
 
     /// Ends the connection. [`Connection::poll_transmit`] returns the shutdown packet.

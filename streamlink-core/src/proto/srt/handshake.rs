@@ -1,6 +1,7 @@
 //! Handshake packets of version 5 (draft-sharabayko-srt-01, sections 3.2.1 and 4.3): fields and extensions.
 
 use super::sequence::Sequence;
+use crate::packet_filter::PacketFilter;
 
 /// Length of the fields before the extensions, in bytes.
 const FIXED: usize = 48;
@@ -15,8 +16,8 @@ pub(crate) const MAX_STREAM_ID: usize = 512;
 pub(crate) const SRT_VERSION: u32 = 0x01_05_05;
 
 /// Flags of HSREQ and HSRSP (section 3.2.1.1.1): sends and receives with TSBPD, can encrypt, drops late packets, sends
-/// periodic loss reports, marks retransmissions.
-pub(crate) const FLAGS: u32 = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20;
+/// periodic loss reports, marks retransmissions, knows packet filters.
+pub(crate) const FLAGS: u32 = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20 | 0x80;
 /// Flag of a peer in stream mode, which cannot carry live transmission.
 pub(crate) const FLAG_STREAM: u32 = 0x40;
 /// Flag of a peer that drops late packets.
@@ -24,7 +25,7 @@ pub(crate) const FLAG_DROP: u32 = 0x08;
 
 /// Type of a handshake packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum HandshakeType {
     Induction,
     Conclusion,
     /// Rejection by the peer with this code: below 1000 one of libsrt's, above that one of the application's.
@@ -48,7 +49,7 @@ pub(crate) struct Handshake {
     pub(crate) initial_sequence: Sequence,
     pub(crate) mtu: u32,
     pub(crate) window: u32,
-    pub(crate) kind: Kind,
+    pub(crate) kind: HandshakeType,
     pub(crate) socket_id: u32,
     pub(crate) cookie: u32,
     pub(crate) extensions: Extensions,
@@ -66,13 +67,30 @@ pub(crate) struct Extensions {
     pub(crate) stream_id: Option<String>,
     /// Name of the congestion controller, if it is not `live`.
     pub(crate) congestion: Option<String>,
-    /// Set if the peer asks to be a member of a group (bonding).
-    pub(crate) group: bool,
-    /// Set if the peer asks for a packet filter, which would alter the packets.
-    pub(crate) filter: bool,
+    /// Group of connections (bonding) of which this one is a member.
+    pub(crate) group: Option<GroupExtension>,
+    /// Configuration of a packet filter.
+    pub(crate) filter: Option<String>,
     /// Part that cannot be read.
     pub(crate) fault: Option<ExtensionFault>,
 }
+
+/// Extension that makes a connection a member of a group (`SRT_CMD_GROUP`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupExtension {
+    /// Identifier of the sender's group. It has [`GROUP_MARK`] set.
+    pub(crate) id: u32,
+    /// Type of the group: [`BROADCAST`], [`BACKUP`] or an unknown one.
+    pub(crate) kind: u8,
+    pub(crate) weight: u16,
+}
+
+/// Bit that identifiers of groups have, and those of sockets have not.
+pub(crate) const GROUP_MARK: u32 = 1 << 30;
+/// Group in which every packet is sent over all connections.
+pub(crate) const BROADCAST: u8 = 1;
+/// Group in which packets are sent over one connection, and over another one when that fails.
+pub(crate) const BACKUP: u8 = 2;
 
 /// Part of the extensions that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +99,8 @@ pub(crate) enum ExtensionFault {
     Malformed,
     /// The stream id is no UTF-8 text, or too long.
     StreamId,
+    /// The configuration of a packet filter is no UTF-8 text, too long, or there are two.
+    Filter,
 }
 
 /// SRT handshake extension (section 3.2.1.1).
@@ -108,14 +128,14 @@ impl Handshake {
         let version = be32(body, 0)?;
         let number = be32(body, 20)?;
         let kind = match number {
-            INDUCTION => Kind::Induction,
-            CONCLUSION => Kind::Conclusion,
+            INDUCTION => HandshakeType::Induction,
+            CONCLUSION => HandshakeType::Conclusion,
             // The other types are negative as signed numbers.
-            n if (REJECTIONS..0x8000_0000).contains(&n) => Kind::Rejection(n - REJECTIONS),
-            n => Kind::Other(n),
+            n if (REJECTIONS..0x8000_0000).contains(&n) => HandshakeType::Rejection(n - REJECTIONS),
+            n => HandshakeType::Other(n),
         };
         let rest = body.get(FIXED..)?;
-        let extended = version == 5 && kind == Kind::Conclusion;
+        let extended = version == 5 && kind == HandshakeType::Conclusion;
         let extensions = if extended { Extensions::parse(rest) } else { Extensions::default() };
         Some(Self {
             version,
@@ -137,9 +157,9 @@ impl Handshake {
     pub(crate) fn is_request(&self) -> bool {
         let is_answer = match self.kind {
             // A caller has no cookie yet, and a listener's answer has the mark.
-            Kind::Induction => self.cookie != 0 || (self.version == 5 && self.extension_field == MAGIC),
-            Kind::Conclusion => self.extensions.response,
-            Kind::Rejection(_) | Kind::Other(_) => true,
+            HandshakeType::Induction => self.cookie != 0 || (self.version == 5 && self.extension_field == MAGIC),
+            HandshakeType::Conclusion => self.extensions.response,
+            HandshakeType::Rejection(_) | HandshakeType::Other(_) => true,
         };
         self.socket_id != 0 && !is_answer
     }
@@ -151,16 +171,16 @@ impl Handshake {
         bytes.extend(self.encryption.to_be_bytes());
         let mut extensions = Vec::new();
         let flags = self.extensions.write(&mut extensions);
-        let field = if self.kind == Kind::Conclusion { flags } else { self.extension_field };
+        let field = if self.kind == HandshakeType::Conclusion { flags } else { self.extension_field };
         bytes.extend(field.to_be_bytes());
         bytes.extend(self.initial_sequence.number().to_be_bytes());
         bytes.extend(self.mtu.to_be_bytes());
         bytes.extend(self.window.to_be_bytes());
         let kind = match self.kind {
-            Kind::Induction => INDUCTION,
-            Kind::Conclusion => CONCLUSION,
-            Kind::Rejection(code) => code.saturating_add(REJECTIONS),
-            Kind::Other(number) => number,
+            HandshakeType::Induction => INDUCTION,
+            HandshakeType::Conclusion => CONCLUSION,
+            HandshakeType::Rejection(code) => code.saturating_add(REJECTIONS),
+            HandshakeType::Other(number) => number,
         };
         bytes.extend(kind.to_be_bytes());
         bytes.extend(self.socket_id.to_be_bytes());
@@ -212,8 +232,20 @@ impl Extensions {
                 }
             }
             6 => self.congestion = Some(read_text(content, 64)?),
-            7 => self.filter = true,
-            8 => self.group = true,
+            7 => {
+                let text = read_text(content, PacketFilter::MAX_TEXT).filter(|_| self.filter.is_none());
+                if text.is_none() {
+                    self.fault.get_or_insert(ExtensionFault::Filter);
+                }
+                self.filter = text.or(self.filter.take());
+            }
+            8 => {
+                let (id, data) = (be32(content, 0)?, be32(content, 4)?);
+                let kind = (data >> 24) as u8; // the highest byte
+                let weight = data as u16; // the lower half
+                self.group = Some(GroupExtension { id, kind, weight }).filter(|group| group.id & GROUP_MARK != 0);
+                self.group?;
+            }
             _ => {}
         }
         rest.get(end..)
@@ -242,6 +274,15 @@ impl Extensions {
         }
         if let Some(id) = &self.stream_id {
             put(5, &write_text(id));
+            flags |= 4;
+        }
+        if let Some(filter) = &self.filter {
+            put(7, &write_text(filter));
+            flags |= 4;
+        }
+        if let Some(group) = &self.group {
+            let data = u32::from(group.kind) << 24 | u32::from(group.weight);
+            put(8, &[group.id.to_be_bytes(), data.to_be_bytes()].concat());
             flags |= 4;
         }
         flags
@@ -279,13 +320,15 @@ mod tests {
             initial_sequence: Sequence::new(77),
             mtu: 1500,
             window: 8192,
-            kind: Kind::Conclusion,
+            kind: HandshakeType::Conclusion,
             socket_id: 5,
             cookie: 6,
             extensions: Extensions {
                 srt: Some(SrtExtension { version: SRT_VERSION, flags: FLAGS, receive_delay: 120, send_delay: 200 }),
                 key_material: Some(vec![0x12, 0x20, 0x29, 1]),
                 stream_id: Some("#!::r=cam1,m=publish".into()),
+                filter: Some("fec,cols:10,rows:5".into()),
+                group: Some(GroupExtension { id: GROUP_MARK | 77, kind: BROADCAST, weight: 500 }),
                 ..Extensions::default()
             },
         };
@@ -309,6 +352,13 @@ mod tests {
             (&[0, 1, 0, 1, 0, 1, 5, 0][..], Some(ExtensionFault::Malformed)),
             (&[0, 5][..], Some(ExtensionFault::Malformed)),
             (&[0, 5, 0, 1, 0, 0, 0, b'a'][..], None),
+            (&[0, 7, 0, 1, 0xff, 0xfe, 0, 0][..], Some(ExtensionFault::Filter)),
+            (&[[0, 7, 0, 17].as_slice(), &[b'x'; 68]].concat(), Some(ExtensionFault::Filter)),
+            (&[0, 7, 0, 1, 0, b'c', b'e', b'f', 0, 7, 0, 1, 0, b'c', b'e', b'f'][..], Some(ExtensionFault::Filter)),
+            (&[0, 7, 0, 1, 0, b'c', b'e', b'f'][..], None),
+            (&[0, 8, 0, 1, 0x40, 0, 0, 1][..], Some(ExtensionFault::Malformed)),
+            (&[0, 8, 0, 2, 0, 0, 0, 1, 1, 0, 0, 0][..], Some(ExtensionFault::Malformed)),
+            (&[0, 8, 0, 2, 0x40, 0, 0, 1, 1, 0, 0, 0][..], None),
         ] {
             let found = Handshake::parse(&[&bytes, extension].concat()).unwrap();
             assert_eq!(found.extensions.fault, fault, "{extension:?}");

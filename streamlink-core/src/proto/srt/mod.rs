@@ -4,6 +4,8 @@
 mod caller;
 mod connection;
 mod crypto;
+mod fec;
+mod group;
 mod handshake;
 #[cfg(test)]
 mod held_derivations;
@@ -21,11 +23,12 @@ mod tests;
 pub(crate) use caller::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
 pub(crate) use crypto::{CipherMode, KeyDerivation, WrappingKey};
-pub(crate) use handshake::Handshake;
+pub(crate) use group::{GroupId, GroupInput, GroupNumbers};
+pub(crate) use handshake::{GroupExtension, Handshake};
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;
 pub(crate) use listener::{Greeting, Listener};
 pub(crate) use packet::{Control, Packet, destination, write_control};
 pub(crate) use send::Pacing;
 pub(crate) use sequence::Sequence;
-pub(crate) use terms::{Local, Rejection, Terms, acceptable};
+pub(crate) use terms::{Groups, Local, Rejection, Terms, acceptable};

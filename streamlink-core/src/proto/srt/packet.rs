@@ -6,6 +6,11 @@ use super::sequence::Sequence;
 pub(crate) const HEADER: usize = 16;
 /// Maximum length of a payload, in bytes: an Ethernet frame less IPv4, UDP and SRT headers.
 pub(crate) const MAX_PAYLOAD: usize = 1456;
+/// Maximum length of the body of a repair packet, in bytes. libsrt fills it up to its largest payload, which it may extend
+/// by a header of 4 bytes and a tag of 16.
+const MAX_REPAIR: usize = MAX_PAYLOAD + 20;
+/// Highest message number. The lowest is 1, and repair packets of a packet filter have 0.
+pub(crate) const MAX_MESSAGE: u32 = 0x03ff_ffff;
 /// Maximum number of ranges read from one loss report; more than fit into a packet of 1500 bytes.
 const MAX_RANGES: usize = 364;
 
@@ -16,6 +21,26 @@ pub(crate) enum KeyFlag {
     Clear,
     Even,
     Odd,
+}
+
+impl KeyFlag {
+    /// Returns the two bits of the header.
+    pub(crate) const fn bits(self) -> u8 {
+        match self {
+            Self::Clear => 0,
+            Self::Even => 1,
+            Self::Odd => 2,
+        }
+    }
+
+    pub(crate) const fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::Clear),
+            1 => Some(Self::Even),
+            2 => Some(Self::Odd),
+            _ => None,
+        }
+    }
 }
 
 /// Header of a data packet.
@@ -96,20 +121,17 @@ impl<'a> Packet<'a> {
             (word(bytes, 0)?, word(bytes, 1)?, word(bytes, 2)?, word(bytes, 3)?);
         let body = bytes.get(HEADER..)?;
         if first >> 31 == 0 {
-            let key = match second >> 27 & 3 {
-                0 => KeyFlag::Clear,
-                1 => KeyFlag::Even,
-                2 => KeyFlag::Odd,
-                _ => return None,
-            };
-            if body.is_empty() || body.len() > MAX_PAYLOAD {
+            let key = KeyFlag::from_bits((second >> 27 & 3) as u8)?; // two bits
+            let message = second & MAX_MESSAGE;
+            let most = if message == 0 { MAX_REPAIR } else { MAX_PAYLOAD };
+            if body.is_empty() || body.len() > most {
                 return None;
             }
             return Some(Packet::Data(DataHeader {
                 sequence: Sequence::new(first),
                 key,
                 retransmitted: second >> 26 & 1 == 1,
-                message: second & 0x03ff_ffff,
+                message,
                 timestamp,
                 destination,
             }));
@@ -180,16 +202,17 @@ pub(crate) fn set_retransmitted(header: &mut [u8; HEADER], retransmitted: bool) 
 
 impl DataHeader {
     pub(crate) fn to_bytes(self) -> [u8; HEADER] {
-        let key = match self.key {
-            KeyFlag::Clear => 0,
-            KeyFlag::Even => 1,
-            KeyFlag::Odd => 2,
-        };
+        let key = u32::from(self.key.bits());
         // The packet is a whole message (both PP bits set), to be delivered in order.
         let second =
-            0xc000_0000 | 1 << 29 | key << 27 | u32::from(self.retransmitted) << 26 | self.message & 0x03ff_ffff;
+            0xc000_0000 | 1 << 29 | key << 27 | u32::from(self.retransmitted) << 26 | self.message & MAX_MESSAGE;
         header(self.sequence.number(), second, self.timestamp, self.destination)
     }
+}
+
+/// Returns the header of a repair packet, which is a data packet with the message number 0.
+pub(crate) fn filter_header(sequence: Sequence, key: KeyFlag, timestamp: u32, destination: u32) -> [u8; HEADER] {
+    header(sequence.number(), 0xc000_0000 | u32::from(key.bits()) << 27, timestamp, destination)
 }
 
 fn header(first: u32, second: u32, timestamp: u32, destination: u32) -> [u8; HEADER] {

@@ -7,6 +7,7 @@
 //! [`super::packet::MAX_PAYLOAD`] bytes and 150 bytes of overhead.
 
 use super::sequence::Sequence;
+use crate::packet_filter::FilterArq;
 use bytes::Bytes;
 use std::{
     collections::VecDeque,
@@ -17,6 +18,8 @@ use std::{
 const MAX_LOSSES: usize = 1024;
 /// Maximum number of ranges of given up packets that are remembered, to tell those that arrive late from duplicates.
 const MAX_GIVEN_UP: usize = 256;
+/// Maximum number of ranges in one loss report, so that it fits into a packet.
+const MAX_REPORT: usize = 180;
 /// Maximum number of acknowledgements that wait for their ACKACK.
 const MAX_PENDING_ACKS: usize = 64;
 /// Number of averaged samples of the drift between the clocks. The clock is adjusted if the average exceeds
@@ -39,23 +42,46 @@ pub(crate) struct ReceiveCounts {
     pub(crate) bytes: u64,
     /// Missing when a later packet arrived.
     pub(crate) missed: u64,
-    /// Missed, and arrived in time after all.
+    /// Missed, and arrived in time after all, or were rebuilt.
     pub(crate) recovered: u64,
     /// Never arrived, or too late.
     pub(crate) lost: u64,
     /// Arrived again after they had arrived.
     pub(crate) duplicates: u64,
+    /// Delivered by another member of the group before.
+    pub(crate) redundant: u64,
     /// Arrived for the first time after they had been given up, far outside the window, or not wanted.
     pub(crate) discarded: u64,
     /// Arrived with a timestamp too far ahead, and were timed by their arrival.
     pub(crate) mistimed: u64,
+    /// Repair packets of the packet filter that arrived.
+    pub(crate) repairs: u64,
+    /// Rebuilt by the packet filter.
+    pub(crate) rebuilt: u64,
+    /// Missed, and could not be rebuilt by the packet filter.
+    pub(crate) unrepaired: u64,
+    /// Repair packets that were wrong.
+    pub(crate) wrong_repairs: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Loss {
     first: Sequence,
     last: Sequence,
+    /// Time of the last report, or that at which the loss was found.
     reported: Instant,
+    /// Set while the packet filter may still rebuild the packets.
+    repairable: bool,
+}
+
+/// Returns the time after which a loss is reported again, or, if a packet filter may still rebuild it, for the first time.
+/// `None`: it is not reported.
+fn wait(loss: &Loss, filter: Option<FilterArq>, interval: Duration, patience: Duration) -> Option<Duration> {
+    match filter {
+        Some(FilterArq::Never) => None,
+        Some(FilterArq::OnRequest) if loss.repairable => Some(patience),
+        _ => Some(interval),
+    }
 }
 
 /// Removes a range of numbers from a list of ranges, which holds at most `most`. Returns whether any of them was in it.
@@ -63,7 +89,7 @@ fn remove_range(ranges: &mut VecDeque<Loss>, from: Sequence, to: Sequence, most:
     let mut found = false;
     let mut at = 0;
     while let Some(range) = ranges.get_mut(at) {
-        let (first, last, reported) = (range.first, range.last, range.reported);
+        let Loss { first, last, reported, repairable } = *range;
         if last.distance(from) > 0 || to.distance(first) > 0 {
             at += 1; // the ranges do not overlap
             continue;
@@ -80,7 +106,7 @@ fn remove_range(ranges: &mut VecDeque<Loss>, from: Sequence, to: Sequence, most:
             (true, true) => {
                 range.last = from.after(0x7fff_ffff);
                 if ranges.len() < most {
-                    ranges.insert(at + 1, Loss { first: to.after(1), last, reported });
+                    ranges.insert(at + 1, Loss { first: to.after(1), last, reported, repairable });
                 }
                 return true;
             }
@@ -107,6 +133,10 @@ pub(crate) struct ReceiveHalf {
     leaps: u32,
     latency: Duration,
     drop_late: bool,
+    /// Whether a group delivers the packets, of which other members bring the same.
+    is_member: bool,
+    /// Use of retransmissions beside the packet filter; `None` without a filter.
+    filter: Option<FilterArq>,
     drift_sum: i64,
     drift_count: i64,
     /// Adjustment of the clock, in microseconds.
@@ -141,6 +171,8 @@ impl ReceiveHalf {
             leaps: 0,
             latency,
             drop_late,
+            is_member: false,
+            filter: None,
             drift_sum: 0,
             drift_count: 0,
             adjustment: 0,
@@ -152,6 +184,11 @@ impl ReceiveHalf {
             confirmed: true,
             counts: ReceiveCounts::default(),
         }
+    }
+
+    /// Leaves it to a packet filter to rebuild what is missing, with this use of retransmissions beside it.
+    pub(crate) fn set_filter(&mut self, arq: FilterArq) {
+        self.filter = Some(arq);
     }
 
     /// Raises the capacity. It never shrinks, because the window that was announced to the peer still holds.
@@ -181,9 +218,21 @@ impl ReceiveHalf {
             Ok(ahead) if matches!(self.slots.get(ahead), Some(Some(_))) => self.counts.duplicates += 1,
             Ok(_) => return true,
             Err(_) if remove_range(&mut self.given_up, sequence, sequence, MAX_GIVEN_UP) => self.counts.discarded += 1,
+            Err(_) if self.is_member => self.counts.redundant += 1,
             Err(_) => self.counts.duplicates += 1,
         }
         false
+    }
+
+    /// Returns whether a rebuilt packet of this number is needed.
+    pub(crate) fn lacks(&self, sequence: Sequence) -> bool {
+        let ahead = usize::try_from(self.base.distance(sequence));
+        ahead.is_ok_and(|ahead| ahead < self.capacity && !matches!(self.slots.get(ahead), Some(Some(_))))
+    }
+
+    /// Returns whether a packet of this number lies in the window of numbers that the buffer may hold.
+    pub(crate) fn is_near(&self, sequence: Sequence) -> bool {
+        (self.base.distance(sequence).unsigned_abs() as usize) < self.capacity
     }
 
     /// Stores a needed packet. Returns the gap that it has opened before it, which is to be reported at once.
@@ -209,11 +258,40 @@ impl ReceiveHalf {
             if self.losses.len() == MAX_LOSSES {
                 self.losses.pop_front();
             }
-            self.losses.push_back(Loss { first, last, reported: now });
+            self.losses.push_back(Loss { first, last, reported: now, repairable: self.filter.is_some() });
         }
         self.slots.resize(ahead, None);
         self.slots.push_back(Some((payload, due)));
-        gap
+        gap.filter(|_| matches!(self.filter, None | Some(FilterArq::Always)))
+    }
+
+    /// Counts the losses before `horizon`, which the packet filter cannot rebuild any more. Returns those that are to be
+    /// reported now.
+    pub(crate) fn give_up_repair(&mut self, horizon: Sequence, now: Instant) -> Vec<(Sequence, Sequence)> {
+        let mut due = Vec::new();
+        let mut at = 0;
+        while let Some(loss) = self.losses.get_mut(at).filter(|loss| loss.first.distance(horizon) > 0) {
+            at += 1;
+            if !std::mem::replace(&mut loss.repairable, false) {
+                continue;
+            }
+            let beyond = Loss { first: horizon, repairable: true, ..*loss };
+            let is_split = loss.last.distance(horizon) <= 0;
+            if is_split {
+                loss.last = horizon.before(1);
+            }
+            loss.reported = now;
+            let (first, last) = (loss.first, loss.last);
+            self.counts.unrepaired += u64::from(first.distance(last).unsigned_abs()) + 1;
+            if self.filter == Some(FilterArq::OnRequest) {
+                due.push((first, last));
+            }
+            if is_split && self.losses.len() < MAX_LOSSES {
+                self.losses.insert(at, beyond);
+            }
+        }
+        due.truncate(MAX_REPORT);
+        due
     }
 
     /// Removes a range of numbers from the list of losses.
@@ -232,11 +310,17 @@ impl ReceiveHalf {
     /// Returns the losses that were last reported at least `interval` ago, as many as fit into one packet.
     pub(crate) fn overdue_losses(&mut self, now: Instant, interval: Duration) -> Vec<(Sequence, Sequence)> {
         let mut due = Vec::new();
+        let filter = self.filter;
+        let patience = self.latency / 2;
         for loss in &mut self.losses {
-            if due.len() == 180 {
+            if due.len() == MAX_REPORT {
                 break;
             }
-            if now.saturating_duration_since(loss.reported) >= interval {
+            let Some(wait) = wait(loss, filter, interval, patience) else { continue };
+            if now.saturating_duration_since(loss.reported) >= wait {
+                if filter == Some(FilterArq::OnRequest) && std::mem::replace(&mut loss.repairable, false) {
+                    self.counts.unrepaired += u64::from(loss.first.distance(loss.last).unsigned_abs()) + 1;
+                }
                 loss.reported = now;
                 due.push((loss.first, loss.last));
             }
@@ -246,7 +330,8 @@ impl ReceiveHalf {
 
     /// Returns the time at which losses are to be reported again.
     pub(crate) fn next_report(&self, interval: Duration) -> Option<Instant> {
-        self.losses.iter().map(|loss| loss.reported).min()?.checked_add(interval)
+        let at = |loss: &Loss| loss.reported.checked_add(wait(loss, self.filter, interval, self.latency / 2)?);
+        self.losses.iter().filter_map(at).min()
     }
 
     /// Returns the lead of a packet's timestamp over the peer's clock at `now`, in microseconds. It is nearly always
@@ -286,6 +371,59 @@ impl ReceiveHalf {
         self.drift_count = 0;
     }
 
+    /// Takes over the clock of another member of a group, so that both deliver a packet at the same time. From now on the
+    /// group delivers, from the number `next` on.
+    pub(super) fn join(&mut self, first: Option<&Self>, next: Option<Sequence>) {
+        self.is_member = true;
+        if let Some(first) = first {
+            self.epoch = first.epoch;
+            self.origin = first.origin;
+            self.adjustment = first.adjustment;
+        }
+        // A caller that receives announces a number of its own, which the group has left behind long ago.
+        if let Some(next) = next {
+            let ahead = usize::try_from(next.distance(self.base));
+            if ahead.is_err() || ahead.is_ok_and(|ahead| ahead > self.capacity) {
+                self.base = next;
+                self.acked = next;
+            }
+        }
+    }
+
+    /// Returns the number of the next packet, if it is due.
+    pub(super) fn head(&self, now: Instant) -> Option<Sequence> {
+        let (gap, due) = self.next_available()?;
+        let is_due = due <= now && (gap == 0 || self.drop_late);
+        is_due.then(|| self.base.after(gap as u32)) // at most the capacity
+    }
+
+    /// Takes the next packet out, and gives up those that are missing before it.
+    pub(super) fn take_head(&mut self) -> Option<Bytes> {
+        let (gap, _) = self.next_available()?;
+        self.skip(gap);
+        let (payload, _) = self.slots.pop_front().flatten()?;
+        self.base = self.base.after(1);
+        self.counts.packets += 1;
+        self.counts.bytes += payload.len() as u64;
+        Some(payload)
+    }
+
+    /// Drops the packets before `next`, which another member of the group has delivered. Packets that have not arrived yet
+    /// are not acknowledged before they do.
+    pub(super) fn skip_to(&mut self, next: Sequence) {
+        let count = usize::try_from(self.base.distance(next)).unwrap_or(0).min(self.slots.len());
+        self.counts.redundant += self.slots.iter().take(count).flatten().count() as u64;
+        self.skip(count);
+    }
+
+    /// Removes the first `count` slots.
+    fn skip(&mut self, count: usize) {
+        let Some(last) = (count as u32).checked_sub(1).map(|steps| self.base.after(steps)) else { return };
+        self.slots.drain(..count);
+        self.forget(self.base, last);
+        self.base = last.after(1);
+    }
+
     /// Stops waiting for missing packets, because none will come any more.
     pub(crate) fn stop_waiting(&mut self) {
         self.drop_late = true;
@@ -301,11 +439,12 @@ impl ReceiveHalf {
             // The packets missing before it are too late, and are given up.
             self.slots.drain(..gap);
             let last = self.base.after(gap as u32 - 1);
+            self.count_unrepaired(last);
             self.forget(self.base, last);
             if self.given_up.len() == MAX_GIVEN_UP {
                 self.given_up.pop_front();
             }
-            self.given_up.push_back(Loss { first: self.base, last, reported: now });
+            self.given_up.push_back(Loss { first: self.base, last, reported: now, repairable: false });
             self.base = last.after(1);
             self.counts.lost += gap as u64;
         }
@@ -314,6 +453,18 @@ impl ReceiveHalf {
         self.counts.packets += 1;
         self.counts.bytes += payload.len() as u64;
         Some(payload)
+    }
+
+    /// Counts the packets up to `last` that are given up before the packet filter could rebuild them.
+    fn count_unrepaired(&mut self, last: Sequence) {
+        if self.filter.is_none() {
+            return;
+        }
+        for loss in self.losses.iter().take_while(|loss| loss.first.distance(last) >= 0).filter(|loss| loss.repairable)
+        {
+            let end = if loss.last.distance(last) < 0 { last } else { loss.last };
+            self.counts.unrepaired += u64::from(loss.first.distance(end).unsigned_abs()) + 1;
+        }
     }
 
     /// Returns the number of packets missing before the first available one, and the delivery time of that.

@@ -2,6 +2,7 @@
 //! reported lost, and paces the output.
 
 use super::{
+    fec::FecEncoder,
     packet::{DataHeader, KeyFlag},
     sequence::Sequence,
 };
@@ -29,6 +30,8 @@ pub(crate) struct Pacing {
     pub(crate) bytes_per_second: u64,
     /// If `Some`, the rate may rise to the input rate plus this many percent. If `None`, it is fixed.
     pub(crate) over_input: Option<u64>,
+    /// Whether the rate is a limit that the host has set. Otherwise repair packets of a packet filter come on top of it.
+    pub(crate) is_limit: bool,
 }
 
 /// Packet that is not acknowledged yet.
@@ -116,6 +119,8 @@ pub(crate) struct SendCounts {
     pub(crate) oversized: u64,
     /// Reported lost by the peer.
     pub(crate) lost: u64,
+    /// Repair packets of the packet filter.
+    pub(crate) repairs: u64,
 }
 
 /// Effect of an acknowledgement.
@@ -144,6 +149,8 @@ pub(crate) struct SendHalf {
     /// Packets for which the peer has room after the last acknowledged one.
     window: usize,
     message: u32,
+    /// Encoder of the packet filter, if there is one.
+    fec: Option<FecEncoder>,
     /// Configured pacing.
     pacing: Pacing,
     buffer: usize,
@@ -166,7 +173,8 @@ impl SendHalf {
             capacity,
             window,
             message: 1,
-            pacing: Pacing { bytes_per_second, over_input: None },
+            fec: None,
+            pacing: Pacing { bytes_per_second, over_input: None, is_limit: false },
             buffer: capacity,
             input: Input { since: now, bytes: 0, rate: 0 },
             bytes_per_second,
@@ -176,6 +184,12 @@ impl SendHalf {
         };
         half.tokens = half.burst();
         half
+    }
+
+    /// Makes repair packets from now on.
+    pub(crate) fn set_filter(&mut self, encoder: FecEncoder) {
+        self.fec = Some(encoder);
+        self.follow_input();
     }
 
     /// Changes the pacing and the buffer size, in packets. Packets already held stay.
@@ -190,10 +204,15 @@ impl SendHalf {
 
     /// Updates the rate and the capacity, which depend on the input.
     fn follow_input(&mut self) {
-        let Pacing { bytes_per_second, over_input } = self.pacing;
+        let Pacing { bytes_per_second, over_input, is_limit } = self.pacing;
         let asked = bytes_per_second.max(1);
         let wanted = over_input.map_or(0, |overhead| self.input.rate.saturating_mul(100 + overhead) / 100);
         self.bytes_per_second = asked.max(wanted);
+        if let Some(fec) = self.fec.as_ref().filter(|_| !is_limit) {
+            let repairs = u128::from(self.bytes_per_second) * u128::from(fec.share()) / 1_000_000;
+            let repairs = u64::try_from(repairs).unwrap_or(u64::MAX);
+            self.bytes_per_second = self.bytes_per_second.saturating_add(repairs);
+        }
         // The buffer covers as many seconds as it does at the configured rate.
         let scaled = (self.buffer as u128) * u128::from(self.bytes_per_second) / u128::from(asked);
         let most = self.buffer.max(MAX_CAPACITY);
@@ -223,6 +242,23 @@ impl SendHalf {
 
     pub(crate) fn has_room(&self) -> bool {
         self.items.len() < self.capacity
+    }
+
+    /// Continues with this number, if nothing was pushed yet. Earlier packets of a group are not sent on this connection.
+    pub(super) fn start_at(&mut self, next: Sequence) {
+        if self.items.is_empty() && self.counts.packets == 0 && self.first.distance(next) > 0 {
+            self.first = next;
+            self.acknowledged = next;
+        }
+    }
+
+    /// Gives up the oldest packet.
+    pub(super) fn drop_oldest(&mut self) {
+        if self.items.pop_front().is_some() {
+            self.first = self.first.after(1);
+            self.sent = self.sent.saturating_sub(1);
+            self.counts.dropped += 1;
+        }
     }
 
     /// Queues a packet, which is encrypted already. The caller has checked [`SendHalf::has_room`].
@@ -350,7 +386,12 @@ impl SendHalf {
     /// Returns the next data packet that may leave now.
     pub(crate) fn poll(&mut self, now: Instant, destination: u32) -> Option<([u8; 16], Bytes)> {
         self.refill(now);
-        let index = self.next_index()?;
+        let index = match self.next_lost() {
+            Some(index) => index,
+            // A repair packet leaves before the packets behind its group.
+            None if self.fec.as_ref().is_some_and(|fec| fec.peek().is_some()) => return self.poll_repair(),
+            None => self.next_new()?,
+        };
         let sequence = self.first.after(index as u32);
         let before = self.first.after(self.sent as u32);
         let item = self.items.get_mut(index)?;
@@ -381,12 +422,24 @@ impl SendHalf {
             self.sent = index + 1;
             self.counts.packets += 1;
             self.counts.bytes += bytes;
+            if let Some(fec) = &mut self.fec {
+                fec.add(&header, &payload);
+            }
         }
         Some((header.to_bytes(), payload))
     }
 
-    /// Returns the index of the next packet: losses first, then new packets if the peer has room for them.
-    fn next_index(&mut self) -> Option<usize> {
+    /// Returns the next repair packet, if pacing lets it leave.
+    fn poll_repair(&mut self) -> Option<([u8; 16], Bytes)> {
+        let fec = self.fec.as_mut()?;
+        let bytes = fec.peek()?.1.len() as u64;
+        self.tokens = self.tokens.checked_sub(bytes)?;
+        self.counts.repairs += 1;
+        fec.pop()
+    }
+
+    /// Returns the index of the next packet that was reported lost.
+    fn next_lost(&mut self) -> Option<usize> {
         for _ in 0..self.losses.len() {
             let Some(sequence) = self.losses.pop_front() else { break };
             let Ok(index) = usize::try_from(self.first.distance(sequence)) else { continue }; // acknowledged meanwhile
@@ -394,12 +447,18 @@ impl SendHalf {
                 return Some(index);
             }
         }
+        None
+    }
+
+    /// Returns the index of the next new packet, if the peer has room for it.
+    fn next_new(&self) -> Option<usize> {
         (self.sent < self.items.len() && self.sent < self.window).then_some(self.sent)
     }
 
     /// Returns the time at which pacing lets the next packet leave, if one is waiting.
     pub(crate) fn next_release(&self) -> Option<Instant> {
-        let waiting = !self.losses.is_empty() || (self.sent < self.items.len() && self.sent < self.window);
+        let repairs = self.fec.as_ref().is_some_and(|fec| fec.peek().is_some());
+        let waiting = repairs || !self.losses.is_empty() || self.next_new().is_some();
         if !waiting {
             return None;
         }
@@ -441,11 +500,11 @@ mod tests {
         let mut half = SendHalf::new(Sequence::new(1), 8192, 8192, low, now);
         // At 20 Mb/s with pacing of 2.5 Mb/s most packets wait, or find no room.
         assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) > 2000);
-        half.set_rates(8192, Pacing { bytes_per_second: 6_250_000, over_input: None });
+        half.set_rates(8192, Pacing { bytes_per_second: 6_250_000, over_input: None, is_limit: false });
         backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)); // sends the backlog
         assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) < 100);
         // With the old rate set again, the old pacing applies.
-        half.set_rates(8192, Pacing { bytes_per_second: low, over_input: None });
+        half.set_rates(8192, Pacing { bytes_per_second: low, over_input: None, is_limit: false });
         assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) > 2000);
     }
 
@@ -453,7 +512,7 @@ mod tests {
     fn srt_sender_follows_its_input_where_more_may_pass() {
         let mut now = Instant::now();
         let mut half = SendHalf::new(Sequence::new(1), 8192, 1 << 20, 1_562_500, now);
-        half.set_rates(8192, Pacing { bytes_per_second: 1_562_500, over_input: Some(25) });
+        half.set_rates(8192, Pacing { bytes_per_second: 1_562_500, over_input: Some(25), is_limit: false });
         // The input is 121 Mb/s with a maximum of 10 Mb/s. At no time may more than 20 ms of it wait.
         for _ in 0..20 {
             let behind = backlog(&mut half, &mut now, 15_125_000, Duration::from_millis(100));

@@ -21,6 +21,11 @@ impl Sequence {
         Self(self.0.wrapping_add(steps) & MASK)
     }
 
+    /// Returns the number `steps` earlier.
+    pub(crate) const fn before(self, steps: u32) -> Self {
+        Self(self.0.wrapping_sub(steps) & MASK)
+    }
+
     /// Returns the distance from this number to `later`, negative if that lies behind.
     pub(crate) const fn distance(self, later: Sequence) -> i32 {
         // The difference modulo 2^31 is shifted up so that its bit 30 becomes the sign.

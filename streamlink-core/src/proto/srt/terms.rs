@@ -6,11 +6,19 @@ use super::{
         CipherMode, KeyDerivation, KeyError, Keys, LAST_WEAK_GCM, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, WrappingKey,
         mode_of_material,
     },
-    handshake::{ExtensionFault, Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, Handshake, SRT_VERSION, SrtExtension},
+    fec::FEC_HEADER,
+    handshake::{
+        BACKUP, BROADCAST, ExtensionFault, Extensions, FLAG_DROP, FLAG_STREAM, FLAGS, GroupExtension, Handshake,
+        SRT_VERSION, SrtExtension,
+    },
     packet::MAX_PAYLOAD,
     sequence::Sequence,
 };
-use crate::{random::Random, secret::Secret};
+use crate::{
+    packet_filter::{FilterMatrix, PacketFilter},
+    random::Random,
+    secret::Secret,
+};
 use std::time::{Duration, Instant};
 
 /// Oldest supported version of a peer: libsrt 1.3.0, the first with this handshake.
@@ -81,7 +89,7 @@ impl Rejection {
             12 => ("stream mode is not live transmission", "MESSAGEAPI"),
             13 => ("the congestion controllers differ", "CONGESTION"),
             14 => ("the packet filters differ, or are not supported", "FILTER"),
-            15 => ("groups are not supported", "GROUP"),
+            15 => ("groups, or this type of group, are not supported", "GROUP"),
             16 => ("the handshake took too long", "TIMEOUT"),
             17 => ("the ciphers differ, as AES-GCM and AES-CTR, or AES-GCM is that of libsrt before 1.5.4", "CRYPTO"),
             1000 => ("rejected", "FALLBACK"),
@@ -131,6 +139,26 @@ impl From<KeyError> for Rejection {
     }
 }
 
+/// Types of groups that are admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Groups {
+    None,
+    /// Groups to which every packet is sent over all connections.
+    Broadcast,
+    /// All known types, of which the receiver is the same.
+    All,
+}
+
+impl Groups {
+    /// Checks that a caller asks for no group, or for one that is admitted.
+    fn check(self, asked: Option<&GroupExtension>) -> Result<(), Rejection> {
+        match (self, asked.map(|group| group.kind)) {
+            (_, None) | (Self::Broadcast | Self::All, Some(BROADCAST)) | (Self::All, Some(BACKUP)) => Ok(()),
+            _ => Err(Rejection::GROUP),
+        }
+    }
+}
+
 /// Terms of one end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
@@ -141,6 +169,10 @@ pub(crate) struct Terms {
     pub(crate) key_length: usize,
     /// Mode of the encryption. `None`: that of the caller, which is the counter mode unless the caller sets it.
     pub(crate) cipher: Option<CipherMode>,
+    /// Packet filter. `None`: that of the caller, if it asks for one.
+    pub(crate) filter: Option<PacketFilter>,
+    /// Groups of connections that a listener admits.
+    pub(crate) groups: Groups,
     pub(crate) packet_drop: bool,
     /// Largest payload that is sent in one packet, in bytes.
     pub(crate) payload_size: usize,
@@ -160,6 +192,8 @@ impl Default for Terms {
             passphrase: None,
             key_length: 16,
             cipher: None,
+            filter: None,
+            groups: Groups::None,
             packet_drop: true,
             payload_size: MAX_PAYLOAD,
             peer_idle: Duration::from_secs(5),
@@ -214,6 +248,8 @@ impl Terms {
     /// from their passphrases. Returns the derivation whose result [`Terms::accept`] needs, if there is encryption.
     pub(crate) fn prepare(&self, request: &Handshake) -> Result<Option<KeyDerivation>, Rejection> {
         let theirs = acceptable(request)?;
+        self.filter_of_request(&request.extensions)?;
+        self.groups.check(request.extensions.group.as_ref())?;
         match (&self.passphrase, request.extensions.key_material.as_deref()) {
             (None, None) => Ok(None),
             (Some(_), None) | (None, Some(_)) => Err(Rejection::UNSECURE),
@@ -226,6 +262,24 @@ impl Terms {
                 Ok(Some(KeyDerivation::of_material(material, passphrase.reveal())?))
             }
         }
+    }
+
+    /// Returns the packet filter on which a listener agrees with the caller. There is none if the caller asks for none.
+    fn filter_of_request(&self, theirs: &Extensions) -> Result<Option<(PacketFilter, FilterMatrix)>, Rejection> {
+        let Some(theirs) = &theirs.filter else { return Ok(None) };
+        let theirs: PacketFilter = theirs.parse().map_err(|_| Rejection::FILTER)?;
+        let merged = self.filter.unwrap_or_default().merged(theirs).ok_or(Rejection::FILTER)?;
+        Ok(Some((merged.complete(), merged.matrix().ok_or(Rejection::FILTER)?)))
+    }
+
+    /// Returns the packet filter on which a caller agrees with the listener, which must want one if the caller does.
+    fn filter_of_answer(&self, theirs: &Extensions) -> Result<Option<FilterMatrix>, Rejection> {
+        let Some(theirs) = &theirs.filter else {
+            return if self.filter.is_some() { Err(Rejection::FILTER) } else { Ok(None) };
+        };
+        let theirs: PacketFilter = theirs.parse().map_err(|_| Rejection::FILTER)?;
+        let answered = self.filter.unwrap_or_default().answered(theirs);
+        answered.matrix().map(Some).ok_or(Rejection::FILTER)
     }
 
     /// Returns the keys from a caller's key material, or the rejection if the ends do not agree about encryption.
@@ -248,6 +302,7 @@ impl Terms {
     ) -> Result<(Agreement, Handshake), Rejection> {
         let theirs = acceptable(request)?;
         let keys = self.keys(request.extensions.key_material.as_deref(), wrapping)?;
+        let filter = self.filter_of_request(&request.extensions)?;
         let (receive_latency, send_latency) = self.settle(&theirs);
         let answer = Handshake {
             version: 5,
@@ -256,7 +311,7 @@ impl Terms {
             initial_sequence: request.initial_sequence,
             mtu: request.mtu.min(MTU),
             window: self.buffer as u32,
-            kind: super::handshake::Kind::Conclusion,
+            kind: super::handshake::HandshakeType::Conclusion,
             socket_id: local.id,
             cookie: request.cookie,
             extensions: Extensions {
@@ -266,6 +321,7 @@ impl Terms {
                     ..self.extension()
                 }),
                 key_material: request.extensions.key_material.clone(),
+                filter: filter.as_ref().map(|(filter, _)| filter.to_string()),
                 response: true,
                 ..Extensions::default()
             },
@@ -275,7 +331,7 @@ impl Terms {
             request,
             (receive_latency, send_latency),
             drop,
-            keys,
+            (keys, filter.map(|(_, matrix)| matrix)),
             timestamp,
             local,
             request.initial_sequence,
@@ -322,7 +378,9 @@ impl Terms {
             check_cipher(keys.mode(), &theirs)?;
         }
         let drop = theirs.flags & FLAG_DROP != 0;
-        Ok(self.agreement(answer, self.settle(&theirs), drop, keys, timestamp, local, initial_sequence))
+        let filter = self.filter_of_answer(&answer.extensions)?;
+        let latencies = self.settle(&theirs);
+        Ok(self.agreement(answer, latencies, drop, (keys, filter), timestamp, local, initial_sequence))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -331,12 +389,14 @@ impl Terms {
         peer: &Handshake,
         (receive_latency, send_latency): (Duration, Duration),
         peer_drops: bool,
-        keys: Option<Keys>,
+        (keys, filter): (Option<Keys>, Option<FilterMatrix>),
         peer_timestamp: u32,
         local: &Local,
         initial_sequence: Sequence,
     ) -> Agreement {
-        let overhead = keys.as_ref().map_or(0, |keys| keys.mode().overhead());
+        // A repair packet is as long as the longest packet of its group, with a header.
+        let overhead =
+            keys.as_ref().map_or(0, |keys| keys.mode().overhead()) + if filter.is_some() { FEC_HEADER } else { 0 };
         Agreement {
             local_id: local.id,
             peer_id: peer.socket_id,
@@ -347,6 +407,8 @@ impl Terms {
             peer_timestamp,
             start: local.start,
             keys,
+            filter,
+            peer_group: peer.extensions.group.map(|group| group.id),
             passphrase: self.passphrase.clone(),
             buffer: self.buffer,
             max_payload: self.payload_size.min(peer_payload(peer.mtu).saturating_sub(overhead)),
@@ -372,6 +434,7 @@ pub(crate) fn acceptable(request: &Handshake) -> Result<SrtExtension, Rejection>
     }
     match request.extensions.fault {
         Some(ExtensionFault::Malformed) => return Err(Rejection::ROGUE),
+        Some(ExtensionFault::Filter) => return Err(Rejection::FILTER),
         Some(ExtensionFault::StreamId) => return Err(Rejection::BAD_REQUEST),
         None if request.mtu < MIN_MTU => return Err(Rejection::ROGUE),
         None => {}
@@ -391,12 +454,6 @@ fn check(theirs: &SrtExtension, extensions: &Extensions) -> Result<(), Rejection
     }
     if extensions.congestion.as_deref().is_some_and(|name| name != "live") {
         return Err(Rejection::CONGESTION);
-    }
-    if extensions.filter {
-        return Err(Rejection::FILTER);
-    }
-    if extensions.group {
-        return Err(Rejection::GROUP);
     }
     Ok(())
 }

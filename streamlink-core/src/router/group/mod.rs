@@ -366,8 +366,6 @@ impl SourceGroup {
         if inner.active != Some(source) {
             return None;
         }
-        // What players would start with belongs to a source that is gone.
-        self.ring.end_gop();
         let alive = |path: &Path| {
             let recent = |last| now.saturating_duration_since(last) <= threshold;
             path.last.is_some_and(recent) && !path.backlog.is_empty()
@@ -375,7 +373,11 @@ impl SourceGroup {
         if inner.chosen == Some(source) {
             inner.chosen = None;
         }
-        let next = inner.paths.iter_mut().find(|path| alive(path))?;
+        let Some(next) = inner.paths.iter_mut().find(|path| alive(path)) else {
+            // What players would start with belongs to a source that is gone.
+            self.ring.end_gop();
+            return None;
+        };
         let mut delivery = std::mem::take(&mut next.backlog);
         let next = next.number;
         let switch = self.switch(inner, source, next, &delivery);

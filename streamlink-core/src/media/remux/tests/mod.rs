@@ -1,6 +1,7 @@
 //! The clip of the examples, and hostile streams.
 
 mod forge;
+mod remuxed;
 mod splices;
 
 use super::*;

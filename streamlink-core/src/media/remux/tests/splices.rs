@@ -4,7 +4,8 @@ use super::{
     forge::{AUDIO_PID, PACKET, TestProgram, VIDEO_PID, pes_start, pid, retable, shift, unalign},
     *,
 };
-use crate::media::MediaTrack;
+use crate::media::{LeftOut, MediaTrack};
+use std::time::Duration;
 
 const PLAIN: &[TestProgram<'_>] = &[(1, 0x1000, &[(0x1b, 0x100), (0x0f, 0x101)])];
 
@@ -225,8 +226,57 @@ fn remux_without_entry_point_begins_after_a_bounded_wait() {
     let video = times(&out, RtmpKind::Video);
     let audio = times(&out, RtmpKind::Audio);
     assert!(audio[0] < 100 && audio.len() > 225, "{audio:?}");
-    assert!((2900..=3200).contains(&(video[0] - audio[0])), "{video:?}");
+    // After half the wait, a picture with parameter sets will do.
+    assert!((1500..=2100).contains(&(video[0] - audio[0])), "{video:?}");
     assert_eq!(headers(&out, RtmpKind::Video), 1);
+    // Without any but the first ones, the whole wait is over first.
+    let first = pes_start(&clip, VIDEO_PID, 1);
+    let mut bare = clip.clone();
+    for packet in bare[first..].chunks_exact_mut(PACKET).filter(|p| pid(p) == VIDEO_PID) {
+        for at in 4..PACKET - 3 {
+            if packet[at..at + 3] == [0, 0, 1] && matches!(packet[at + 3] & 0x1f, 7 | 8) {
+                packet[at + 3] = 0x0c; // padding
+            }
+        }
+    }
+    let video = times(&remux(&bare, 1316).1, RtmpKind::Video);
+    assert!((2900..=3200).contains(&(video[0] - audio[0])), "{video:?}");
+}
+
+#[test]
+fn remux_tells_of_pictures_that_wait_for_a_key_frame() {
+    let mut clip = clip();
+    // The clip from its second picture on, with all key frames but the last one taken for plain pictures.
+    let last = pes_start(&clip, VIDEO_PID, 75);
+    for packet in clip[..last].chunks_exact_mut(PACKET).filter(|p| pid(p) == VIDEO_PID) {
+        for at in 4..PACKET - 3 {
+            if packet[at..at + 3] == [0, 0, 1] && packet[at + 3] & 0x1f == 5 {
+                packet[at + 3] = 0x61;
+                packet[at + 4] = 0x9a;
+            }
+            if packet[at..at + 3] == [0, 0, 1] && matches!(packet[at + 3] & 0x1f, 6..=8) {
+                packet[at + 3] = 0x0c;
+            }
+        }
+    }
+    let mut remuxer = Remuxer::new();
+    let (mut out, mut told) = (Vec::new(), Vec::new());
+    let mut now = Instant::now();
+    let mut waited = false;
+    for (number, payload) in clip.chunks(1316).enumerate() {
+        now += Duration::from_secs(5) * 1316 / clip.len() as u32;
+        remuxer.push(payload, now, &mut out);
+        told.extend(remuxer.selection());
+        let video = remuxer.tracks(now).into_iter().find(|track| track.codec == "H.264");
+        waited |= number > 20 && video.is_some_and(|video| video.left_out == Some(LeftOut::NotDecodable));
+    }
+    let told: Vec<_> = told.iter().map(|s| (s.carried.join(", "), s.left_out.join(", "), s.waits)).collect();
+    let wanted = [
+        ("AAC (PID 257)", "H.264 (PID 256): not decodable before a key frame", true),
+        ("H.264 (PID 256), AAC (PID 257)", "", false),
+    ];
+    assert_eq!(told, wanted.map(|(a, b, waits)| (a.to_owned(), b.to_owned(), waits)));
+    assert!(waited && !times(&out, RtmpKind::Video).is_empty());
 }
 
 #[test]

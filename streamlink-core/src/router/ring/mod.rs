@@ -6,6 +6,13 @@
 //! bytes or time. Readers that have not passed a dropped batch have lost it, oldest packets first, and are told how
 //! many packets and bytes. The source never waits.
 
+mod batch;
+mod reader;
+mod recycle;
+
+pub(crate) use batch::{Batch, Preamble, Totals};
+pub(crate) use reader::{Closed, Reader, ReaderCloser};
+
 use super::{
     MediaBatch,
     layout::{BatchLayout, LayoutInterests},
@@ -14,21 +21,16 @@ use crate::{
     lock::{self, Guard, lock},
     media::Packet,
 };
-use bytes::Bytes;
+use recycle::SpareBatches;
 use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    task::Waker,
+    time::Duration,
 };
-
-/// Maximum number of read batches that are retained for reuse.
-const MAX_SPARE: usize = 64;
-/// Maximum total capacity of the batches retained for reuse, in packets of 56 bytes.
-const MAX_SPARE_ROOM: usize = 2048;
 
 /// Default of [`Ring::set_entry_wait`].
 pub(crate) const DEFAULT_ENTRY_WAIT: Duration = Duration::from_secs(3);
@@ -51,95 +53,6 @@ pub(super) fn most_packets(bytes: u64) -> u64 {
 pub(crate) struct Limits {
     pub(crate) bytes: u64,
     pub(crate) time: Duration,
-}
-
-/// Packets that a reader must send before the batch where it starts, such as codec headers.
-pub(crate) type Preamble = Arc<[Packet]>;
-
-/// Number of packets and of their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    pub(crate) packets: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Totals {
-    fn since(self, earlier: Totals) -> Totals {
-        Totals {
-            packets: self.packets.saturating_sub(earlier.packets),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-        }
-    }
-}
-
-/// Packets that were published together. Never empty.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    packets: Vec<Packet>,
-    sequence: u64,
-    bytes: u64,
-    /// Totals of the ring before this batch.
-    before: Totals,
-    /// Preamble, if a reader may start at this batch.
-    start: Option<Preamble>,
-    /// Preamble and maximum wait, if a reader that has found no entry point for that time may start at this batch.
-    fallback: Option<(Preamble, Duration)>,
-    /// All packets in one buffer, framed for a connection.
-    framed_bytes: Option<Bytes>,
-}
-
-impl Batch {
-    /// Returns the totals of several batches.
-    pub(crate) fn totals(batches: &[Arc<Batch>]) -> Totals {
-        batches.iter().fold(Totals::default(), |sum, batch| Totals {
-            packets: sum.packets + batch.packets.len() as u64,
-            bytes: sum.bytes + batch.bytes,
-        })
-    }
-
-    pub(crate) fn packets(&self) -> &[Packet] {
-        &self.packets
-    }
-
-    /// Returns all packets in one buffer, framed for a connection, if enough outputs are interested in that layout.
-    pub(crate) fn framed_bytes(&self) -> Option<&Bytes> {
-        self.framed_bytes.as_ref()
-    }
-
-    /// Returns the totals of this batch.
-    pub(crate) fn total(&self) -> Totals {
-        Totals { packets: self.packets.len() as u64, bytes: self.bytes }
-    }
-
-    /// Returns the preamble of a reader that starts at this batch, or `None` if no reader can start here.
-    pub(crate) fn start(&self) -> Option<&Preamble> {
-        self.start.as_ref()
-    }
-
-    /// Returns the preamble of a reader that starts at this batch: one that has waited for an entry point since
-    /// `waits_since`.
-    pub(crate) fn start_after(&self, waits_since: Option<Instant>) -> Option<&Preamble> {
-        self.start.as_ref().or_else(|| {
-            let (preamble, wait) = self.fallback.as_ref()?;
-            let waited = self.arrival()?.saturating_duration_since(waits_since?);
-            (waited >= *wait).then_some(preamble)
-        })
-    }
-
-    /// Returns the arrival time of the last packet. Readers use it as the current time, which saves a clock read.
-    pub(crate) fn arrival(&self) -> Option<Instant> {
-        self.packets.last().map(Packet::arrival)
-    }
-
-    /// Returns the sequence number of this batch in its ring.
-    pub(crate) fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Returns the sequence number of the first packet in its ring.
-    pub(crate) fn first_packet(&self) -> u64 {
-        self.before.packets
-    }
 }
 
 /// Most recent batches of a flow. The fields here and below are in order of use, so that each batch touches few cache
@@ -174,9 +87,7 @@ struct Inner {
     start: Option<(u64, Totals)>,
     bytes: u64,
     limits: Limits,
-    spare: Vec<Arc<Batch>>,
-    /// Total capacity of the spare batches, in packets.
-    spare_room: usize,
+    spare: SpareBatches,
 }
 
 /// State of one reader.
@@ -207,8 +118,7 @@ impl Ring {
                 start: None,
                 bytes: 0,
                 limits,
-                spare: Vec::new(),
-                spare_room: 0,
+                spare: SpareBatches::default(),
             }),
         })
     }
@@ -319,8 +229,9 @@ impl Ring {
         if start.is_some() {
             inner.start = Some((sequence, before));
         }
-        let batch =
-            inner.fill(packets, Batch { sequence, bytes, before, start, fallback, framed_bytes, ..Batch::default() });
+        let batch = inner
+            .spare
+            .fill(packets, Batch { sequence, bytes, before, start, fallback, framed_bytes, ..Batch::default() });
         inner.batches.push_back(batch);
         let (keep, totals) = (inner.keep, inner.totals);
         inner.start = inner.start.filter(|(_, before)| {
@@ -409,38 +320,11 @@ impl Inner {
         nobody
     }
 
-    /// Creates a batch, in the memory of a spare one if there is one.
-    fn fill(&mut self, packets: &mut Vec<Packet>, mut batch: Batch) -> Arc<Batch> {
-        if let Some(mut spare) = self.spare.pop()
-            && let Some(old) = Arc::get_mut(&mut spare)
-        {
-            self.spare_room = self.spare_room.saturating_sub(old.packets.capacity());
-            std::mem::swap(&mut old.packets, packets);
-            std::mem::swap(&mut old.packets, &mut batch.packets);
-            *old = batch;
-            return spare;
-        }
-        std::mem::swap(&mut batch.packets, packets);
-        Arc::new(batch)
-    }
-
     fn drop_oldest(&mut self) {
-        let Some(mut oldest) = self.batches.pop_front() else { return };
+        let Some(oldest) = self.batches.pop_front() else { return };
         self.first += 1;
         self.bytes = self.bytes.saturating_sub(oldest.bytes);
-        // The last reader that holds a batch frees it, so only an unshared batch can be reused.
-        let room = self.spare_room + oldest.packets.capacity();
-        if self.spare.len() < MAX_SPARE
-            && room <= MAX_SPARE_ROOM
-            && let Some(batch) = Arc::get_mut(&mut oldest)
-        {
-            self.spare_room = room;
-            batch.packets.clear();
-            batch.start = None;
-            batch.fallback = None;
-            batch.framed_bytes = None;
-            self.spare.push(oldest);
-        }
+        self.spare.keep(oldest);
     }
 }
 
@@ -453,165 +337,6 @@ impl Drop for LayoutInterest {
         self.0.interests.remove(self.1);
     }
 }
-
-/// Reader of a ring: a position in its sequence of batches.
-#[derive(Debug)]
-pub(crate) struct Reader {
-    ring: Arc<Ring>,
-    slot: usize,
-    position: u64,
-    seen: Totals,
-    closed: Arc<AtomicBool>,
-}
-
-/// Handle that closes one reader.
-#[derive(Debug)]
-pub(crate) struct ReaderCloser {
-    ring: Arc<Ring>,
-    slot: usize,
-    closed: Arc<AtomicBool>,
-}
-
-impl ReaderCloser {
-    /// Closes the reader, which ends when it has read the remaining batches.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        // The slot may belong to another reader by now, which then wakes once without need.
-        let waker = self.ring.lock().readers[self.slot].waker.take();
-        if let Some(waker) = waker {
-            lock::wake(waker);
-        }
-    }
-}
-
-impl Reader {
-    pub(crate) fn closer(&self) -> ReaderCloser {
-        ReaderCloser { ring: self.ring.clone(), slot: self.slot, closed: self.closed.clone() }
-    }
-
-    /// Registers an interest in a layout; see [`Ring::layout_interest`].
-    pub(crate) fn layout_interest(&self, layout: BatchLayout) -> LayoutInterest {
-        self.ring.layout_interest(layout)
-    }
-
-    /// Returns true if the ring or this reader is closed. The reader ends once it has read the remaining batches.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.ring.closed.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
-    }
-
-    /// Polls for a batch to read. Returns `Err` if the ring or this reader is closed and all batches have been read.
-    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        if self.has_more() {
-            return Poll::Ready(Ok(()));
-        }
-        let mut waker = None;
-        loop {
-            let mut inner = self.ring.lock();
-            if self.has_more() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.is_closed() {
-                return Poll::Ready(Err(Closed));
-            }
-            let slot = &mut inner.readers[self.slot];
-            if slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                return Poll::Pending;
-            }
-            if waker.is_some() {
-                lock::drop_waker(std::mem::replace(&mut slot.waker, waker));
-                return Poll::Pending;
-            }
-            // Cloning a waker may run host code, so it is done outside the lock.
-            drop(inner);
-            waker = Some(cx.waker().clone());
-        }
-    }
-
-    /// Returns true if a batch can be read now.
-    pub(crate) fn has_more(&self) -> bool {
-        self.ring.head.load(Ordering::Acquire) > self.position
-    }
-
-    /// Waits for a batch to read.
-    pub(crate) async fn ready(&mut self) -> Result<(), Closed> {
-        std::future::poll_fn(|cx| self.poll_ready(cx)).await
-    }
-
-    /// Appends all new batches to `window`. Returns the packets lost before the first of them.
-    pub(crate) fn read(&mut self, window: &mut Vec<Arc<Batch>>) -> Totals {
-        self.read_up_to(usize::MAX, u64::MAX, window)
-    }
-
-    /// Returns the sequence number of the first batch of the present stream: the stream of a source ended before it. All
-    /// batches before it have been read if it is not above [`Reader::position`].
-    pub(crate) fn stream_start(&self) -> u64 {
-        self.ring.stream_start.load(Ordering::Acquire)
-    }
-
-    /// Appends new batches to `window` until they hold at least `bytes` together or none are left. Returns the packets
-    /// lost before the first of them.
-    pub(crate) fn read_some(&mut self, bytes: u64, window: &mut Vec<Arc<Batch>>) -> Totals {
-        self.read_up_to(usize::MAX, bytes, window)
-    }
-
-    /// Returns the next batch and the packets lost before it, for a reader that may hold the batch for long.
-    pub(crate) fn read_one(&mut self) -> (Option<Arc<Batch>>, Totals) {
-        let mut one = Vec::with_capacity(1);
-        let lost = self.read_up_to(1, u64::MAX, &mut one);
-        (one.pop(), lost)
-    }
-
-    fn read_up_to(&mut self, most: usize, bytes: u64, window: &mut Vec<Arc<Batch>>) -> Totals {
-        let mut inner = self.ring.lock();
-        let mut lost = Totals::default();
-        if self.position < inner.first {
-            let oldest = inner.batches.front().map_or(inner.totals, |batch| batch.before);
-            lost = oldest.since(self.seen);
-            self.position = inner.first;
-        }
-        let skip = (self.position - inner.first) as usize; // never more than the batches in the ring
-        let mut taken = 0u64;
-        for batch in inner.batches.iter().skip(skip).take(most) {
-            if taken >= bytes {
-                break;
-            }
-            taken = taken.saturating_add(batch.bytes.max(1));
-            window.push(batch.clone());
-            self.position += 1;
-        }
-        let next = self.position - inner.first;
-        self.seen = inner.batches.get(next as usize).map_or(inner.totals, |batch| batch.before);
-        inner.readers[self.slot].position = self.position;
-        lost
-    }
-
-    /// Returns a reader that starts at a batch that is still available, for an output that falls behind the others.
-    pub(crate) fn fork(&self, from: &Batch) -> Reader {
-        self.ring.reader_at(&mut self.ring.lock(), from.sequence, from.before)
-    }
-
-    /// Returns the number of packets between the position of an earlier reader and this one.
-    pub(crate) fn missed_since(&self, earlier: &Reader) -> u64 {
-        self.seen.since(earlier.seen).packets
-    }
-
-    /// Returns the sequence number of the next batch to read.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let free = Slot { position: FREE, waker: None };
-        lock::drop_waker(std::mem::replace(&mut self.ring.lock().readers[self.slot], free).waker);
-        self.ring.reader_count.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// Error of a reader that is closed and has read all batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Closed;
 
 #[cfg(test)]
 mod tests;

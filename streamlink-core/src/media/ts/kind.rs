@@ -1,11 +1,11 @@
 //! Codecs of elementary streams, told from stream types and descriptors (ISO/IEC 13818-1 table 2-34, ETSI EN 300 468,
 //! ATSC A/53, and the registration descriptors of SMPTE RA).
 
-use crate::media::ts::sections::{ProgramMap, StreamEntry, descriptors};
+use super::sections::descriptors;
 
 /// The codec of an elementary stream that can be carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     H264,
     Hevc,
     Aac,
@@ -20,7 +20,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::H264 => "H.264",
             Kind::Hevc => "HEVC",
@@ -33,15 +33,24 @@ impl Kind {
         }
     }
 
-    pub(super) fn is_video(self) -> bool {
+    pub(crate) fn is_video(self) -> bool {
         matches!(self, Kind::H264 | Kind::Hevc)
     }
 }
 
-/// Returns the codec of a stream, or the name of one that cannot be carried.
-pub(super) fn kind(map: &ProgramMap, stream: &StreamEntry) -> Result<Kind, &'static str> {
-    let is_disc = descriptors(&map.descriptors).any(|(tag, body)| tag == 0x05 && body.starts_with(b"HDMV"));
-    match stream.stream_type {
+/// Returns the common name of the codec of a stream, whether RTMP can carry it or not.
+pub(crate) fn name(program: &[u8], stream_type: u8, stream: &[u8]) -> &'static str {
+    match kind(program, stream_type, stream) {
+        Ok(kind) => kind.name(),
+        Err(name) => name,
+    }
+}
+
+/// Returns the codec of a stream by its type, its descriptors and those of its program, or the name of one that RTMP
+/// cannot carry.
+pub(crate) fn kind(program: &[u8], stream_type: u8, stream: &[u8]) -> Result<Kind, &'static str> {
+    let is_disc = descriptors(program).any(|(tag, body)| tag == 0x05 && body.starts_with(b"HDMV"));
+    match stream_type {
         0x01 => Err("MPEG-1 video"),
         0x02 => Err("MPEG-2 video"),
         0x03 | 0x04 => Ok(Kind::MpegAudio),
@@ -59,9 +68,7 @@ pub(super) fn kind(map: &ProgramMap, stream: &StreamEntry) -> Result<Kind, &'sta
         0x25..=0x29 => Err("HEVC (second layer)"),
         0x33 => Err("VVC"),
         0x42 | 0xd2 | 0xd4 => Err("AVS video"),
-        0x80 if is_disc || !registered(stream, b"DCII") && descriptors(&map.descriptors).next().is_none() => {
-            Err("LPCM")
-        }
+        0x80 if is_disc || !registered(stream, b"DCII") && descriptors(program).next().is_none() => Err("LPCM"),
         0x80 => Err("MPEG-2 video (DigiCipher II)"),
         0x81 => Ok(Kind::Ac3),
         0x82 if is_disc => Err("DTS"),
@@ -84,15 +91,15 @@ pub(super) fn kind(map: &ProgramMap, stream: &StreamEntry) -> Result<Kind, &'sta
     }
 }
 
-fn registered(stream: &StreamEntry, format: &[u8; 4]) -> bool {
-    descriptors(&stream.descriptors).any(|(tag, body)| tag == 0x05 && body.starts_with(format))
+fn registered(stream: &[u8], format: &[u8; 4]) -> bool {
+    descriptors(stream).any(|(tag, body)| tag == 0x05 && body.starts_with(format))
 }
 
 /// Returns the codec of private data, which its descriptors name.
-fn private(stream: &StreamEntry) -> Result<Kind, &'static str> {
+fn private(stream: &[u8]) -> Result<Kind, &'static str> {
     let mut opus_channels = None;
     let mut named = Err("private data");
-    for (tag, body) in descriptors(&stream.descriptors) {
+    for (tag, body) in descriptors(stream) {
         match (tag, body.get(..4).unwrap_or(body)) {
             (0x05, b"Opus") => named = Ok(Kind::Opus { channels: 2 }),
             (0x05, b"AC-3") | (0x6a, _) => named = Ok(Kind::Ac3),
@@ -132,16 +139,7 @@ mod tests {
 
     #[test]
     fn stream_kinds_are_told_from_types_and_descriptors() {
-        let of = |stream_type: u8, own: &[u8], program: &[u8]| {
-            let stream = StreamEntry { pid: 0x100, stream_type, descriptors: own.to_vec() };
-            let map = ProgramMap {
-                number: 1,
-                clock_pid: 0x100,
-                descriptors: program.to_vec(),
-                streams: vec![stream.clone()],
-            };
-            kind(&map, &stream)
-        };
+        let of = |stream_type: u8, own: &[u8], program: &[u8]| kind(program, stream_type, own);
         assert_eq!(of(0x1b, &[], &[]), Ok(Kind::H264));
         assert_eq!(of(0x06, b"\x05\x04HEVC", &[]), Ok(Kind::Hevc));
         assert_eq!(of(0x06, &[0x6a, 1, 0], &[]), Ok(Kind::Ac3));

@@ -1,0 +1,551 @@
+//! Caller of an SRT group (bonding): one connection to each address of the peer, of which every one carries all packets.
+//!
+//! The group is connected while at least one member is. A lost member is called again, with a delay of its own.
+
+use super::{
+    super::{
+        Event, LossReason,
+        backoff::Backoff,
+        ingest::{Ingest, Verdict},
+        lagging::LagReport,
+        reconnect::{ConnectionAttempt, Outcome},
+        resolver::Target,
+        sleep_until,
+    },
+    caller::{Direction, MAX_BATCH, STATS_INTERVAL, SrtClient, ready, refused, socket_options},
+    connection_io::ConnectionIo,
+    groups::member_stats,
+    route::settle,
+};
+use crate::{
+    flow::HostPort,
+    media::Packet as MediaPacket,
+    net::{Datagram, Received, Receiver, Sender, UdpSocket},
+    proto::srt::{
+        self, Connection, ConnectionStats, Control, GroupId, GroupInput, GroupNumbers, Local, Packet, Progress,
+        Rejection, Sequence, Transmit, destination,
+    },
+    router::Batch,
+};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+/// Pending look-up of a member's addresses.
+type Lookup = BoxFuture<'static, (usize, Result<Vec<SocketAddr>, LossReason>)>;
+
+/// Member of the group.
+struct Member {
+    host: HostPort,
+    backoff: Backoff,
+    /// Attempts, by which the addresses of the host take turns.
+    attempts: usize,
+    state: MemberState,
+    /// Reason of the last failure that was reported.
+    told: Option<LossReason>,
+}
+
+enum MemberState {
+    /// Is called at this time.
+    Waiting(Instant),
+    LookingUp,
+    Calling(Box<Calling>),
+    Up(Box<Up>),
+}
+
+struct Calling {
+    caller: srt::Caller,
+    id: u32,
+    socket: UdpSocket,
+    sender: Sender,
+    memory: Receiver,
+    peer: SocketAddr,
+}
+
+struct Up {
+    io: ConnectionIo,
+    socket: UdpSocket,
+    memory: Receiver,
+    peer: SocketAddr,
+    since: Instant,
+    settled: ConnectionStats,
+}
+
+impl Member {
+    fn up(&mut self) -> Option<&mut Up> {
+        match &mut self.state {
+            MemberState::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    fn connection(&self) -> Option<&Connection> {
+        match &self.state {
+            MemberState::Up(up) => Some(&up.io.connection),
+            _ => None,
+        }
+    }
+
+    /// Returns the time at which the member has something to do.
+    fn next_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            MemberState::Waiting(at) => Some(*at),
+            MemberState::LookingUp => None,
+            MemberState::Calling(calling) => Some(calling.caller.next_timeout()),
+            MemberState::Up(up) => up.io.connection.next_timeout(),
+        }
+    }
+
+    fn socket(&mut self) -> Option<(&UdpSocket, &mut Receiver)> {
+        match &mut self.state {
+            MemberState::Calling(calling) => Some((&calling.socket, &mut calling.memory)),
+            MemberState::Up(up) => Some((&up.socket, &mut up.memory)),
+            _ => None,
+        }
+    }
+}
+
+/// Waits until one of the members has received something.
+fn poll_members(members: &mut [Member], cx: &mut Context<'_>, inbox: &mut Vec<(usize, Received)>) -> Poll<()> {
+    let mut is_ready = false;
+    for (at, member) in members.iter_mut().enumerate() {
+        let Some((socket, memory)) = member.socket() else { continue };
+        match socket.poll_drain(cx, memory, MAX_BATCH, |datagram| inbox.push((at, datagram))) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => is_ready = true,
+            Poll::Ready(Err(error)) => {
+                log::debug!("SRT group caller: {error}"); // a peer that is gone is found by a timeout
+                is_ready = true;
+            }
+        }
+    }
+    if is_ready { Poll::Ready(()) } else { Poll::Pending }
+}
+
+/// Group from its first attempt to the loss of its last member.
+struct GroupSession {
+    id: GroupId,
+    /// Group of the peer, which all members have to reach.
+    peer_group: Option<u32>,
+    start: Instant,
+    members: Vec<Member>,
+    lookups: FuturesUnordered<Lookup>,
+    numbers: GroupNumbers,
+    input: GroupInput,
+    settled_lost: u64,
+    was_up: bool,
+    last_failure: Option<LossReason>,
+    scratch: Vec<Transmit>,
+}
+
+/// Makes one attempt at a group, and runs it until its last member is lost.
+pub(super) async fn run(
+    call: &mut SrtClient,
+    mut ingest: Option<&mut Ingest>,
+    lag: &mut LagReport,
+    attempt: &mut ConnectionAttempt<'_>,
+) -> Outcome {
+    let mut session = GroupSession::new(call, Instant::now());
+    let mut inbox: Vec<(usize, Received)> = Vec::new();
+    let mut next_stats = Instant::now() + STATS_INTERVAL;
+    loop {
+        session.begin_attempts(call, Instant::now());
+        let idle = ingest.as_ref().and_then(|ingest| ingest.idle_deadline()).filter(|_| session.was_up);
+        let timers = session.members.iter().filter_map(Member::next_timeout);
+        let due = timers.chain(idle).fold(next_stats, Instant::min);
+        let mut ended = false;
+        let GroupSession { members, lookups, was_up, .. } = &mut session;
+        let mut found = None;
+        tokio::select! {
+            biased;
+            () = call.stop.cancelled() => ended = true,
+            // Media that comes before the first member is up is skipped then.
+            ready = ready(&mut call.direction), if *was_up => ended = ready.is_err(),
+            result = lookups.next(), if !lookups.is_empty() => found = result,
+            () = poll_fn(|cx| poll_members(members, cx, &mut inbox)) => {}
+            () = sleep_until(Some(due)) => {}
+        }
+        let now = Instant::now();
+        if let Some((at, addresses)) = found {
+            session.call(at, addresses, call, now);
+        }
+        session.apply_rates(call);
+        for (at, datagram) in inbox.drain(..) {
+            session.datagram(at, &datagram, call, ingest.as_deref_mut(), attempt, now);
+        }
+        if session.was_up {
+            session.push_media(call, lag, now);
+        }
+        let mut reason = session.attend(call, ingest.as_deref_mut(), now);
+        if ended || reason.is_some() {
+            session.shut_down(now);
+        } else if session.is_over() {
+            reason = Some(session.last_failure.clone().unwrap_or(LossReason::Closed));
+        }
+        session.flush(now);
+        if now >= next_stats || ended || reason.is_some() {
+            next_stats = now + STATS_INTERVAL;
+            session.statistics(call, ingest.is_some(), now);
+            call.dropped(0, lag, now);
+        }
+        if ended || reason.is_some() {
+            call.status.set_members(Vec::new());
+            return reason.map_or(Outcome::Stopped, Outcome::Lost);
+        }
+    }
+}
+
+impl GroupSession {
+    fn new(call: &SrtClient, now: Instant) -> Self {
+        let mut hosts = vec![call.remote.clone()];
+        hosts.extend(call.nodes.iter().filter(|node| **node != call.remote).cloned());
+        let member = |host| Member {
+            host,
+            backoff: Backoff::new(call.reconnect, call.random.clone()),
+            attempts: 0,
+            state: MemberState::Waiting(now),
+            told: None,
+        };
+        Self {
+            id: GroupId::new(call.random.bytes()),
+            peer_group: None,
+            start: now,
+            members: hosts.into_iter().map(member).collect(),
+            lookups: FuturesUnordered::new(),
+            numbers: GroupNumbers::starting_at(Sequence::new(u32::from_be_bytes(call.random.bytes()))),
+            input: GroupInput::default(),
+            settled_lost: 0,
+            was_up: false,
+            last_failure: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Begins to call the members that are due.
+    fn begin_attempts(&mut self, call: &SrtClient, now: Instant) {
+        for (at, member) in self.members.iter_mut().enumerate() {
+            if !matches!(member.state, MemberState::Waiting(due) if due <= now) {
+                continue;
+            }
+            member.state = MemberState::LookingUp;
+            let (resolver, host, egress) = (call.resolver.clone(), member.host.clone(), call.egress.clone());
+            let deadline = now + call.connect_timeout;
+            self.lookups.push(Box::pin(async move {
+                let target = Target { resolver: &resolver, host: &host, egress: &egress, avoid: None, deadline };
+                (at, target.addresses().await)
+            }));
+        }
+    }
+
+    /// Calls a member whose addresses are known.
+    fn call(&mut self, at: usize, addresses: Result<Vec<SocketAddr>, LossReason>, call: &SrtClient, now: Instant) {
+        let Some(member) = self.members.get_mut(at) else { return };
+        let attempt = member.attempts;
+        member.attempts = attempt.wrapping_add(1);
+        let (id, next, start) = (self.id, self.numbers.next(), self.start);
+        let begun = addresses.and_then(|addresses| {
+            let peer = addresses.get(attempt % addresses.len().max(1)).copied();
+            let peer = peer.ok_or(LossReason::Io("the name has no address".into()))?;
+            let begin = || -> io::Result<Calling> {
+                let socket = UdpSocket::sending(peer, &socket_options(&call.egress))?;
+                let socket_id = call.fresh_id();
+                let local = Local { id: socket_id, start: now, random: call.random.clone() };
+                let caller = srt::Caller::new(call.terms.clone(), local, call.stream_id.clone(), call.connect_timeout)
+                    .in_group(id.broadcast(), next, start);
+                let memory = Receiver::new(call.terms.bytes_per_second);
+                Ok(Calling { caller, id: socket_id, sender: Sender::new(&socket), socket, memory, peer })
+            };
+            begin().map_err(|error| LossReason::Unreachable(format!("{peer}: {error}").into()))
+        });
+        match begun {
+            Ok(calling) => member.state = MemberState::Calling(Box::new(calling)),
+            Err(reason) => self.fail(at, reason, None, call, now),
+        }
+    }
+
+    /// Handles a datagram that a member has received.
+    fn datagram(
+        &mut self,
+        at: usize,
+        datagram: &Received,
+        call: &mut SrtClient,
+        ingest: Option<&mut Ingest>,
+        attempt: &mut ConnectionAttempt<'_>,
+        now: Instant,
+    ) {
+        let Some(member) = self.members.get_mut(at) else { return };
+        let Some(packet) = Packet::parse(&datagram.data) else { return };
+        let id = destination(&datagram.data);
+        match &mut member.state {
+            MemberState::Up(up) if id == Some(up.io.connection.local_id()) => {
+                up.io.connection.handle(&packet, &datagram.data, datagram.arrival.min(now));
+            }
+            MemberState::Calling(calling) if id == Some(calling.id) => {
+                let Packet::Control { control: Control::Handshake(body), timestamp, .. } = packet else { return };
+                let peer = calling.peer;
+                match calling.caller.handle(body, timestamp, now) {
+                    Progress::Calling | Progress::TimedOut => {}
+                    Progress::Connected(connection) => self.connected(at, *connection, call, ingest, attempt, now),
+                    Progress::Rejected(rejection) => {
+                        let reason = refused(rejection, call.stream_id.as_deref());
+                        self.fail(at, reason, Some(peer), call, now);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes a connection a member that is up.
+    fn connected(
+        &mut self,
+        at: usize,
+        mut connection: Connection,
+        call: &mut SrtClient,
+        ingest: Option<&mut Ingest>,
+        attempt: &mut ConnectionAttempt<'_>,
+        now: Instant,
+    ) {
+        let theirs = connection.peer_group();
+        let is_same = self.peer_group.is_none() || self.peer_group == theirs;
+        let first = self.members.iter().find_map(Member::connection);
+        self.input.join(&mut connection, first);
+        let is_first = first.is_none();
+        let Some(member) = self.members.get_mut(at) else { return };
+        let MemberState::Calling(calling) = std::mem::replace(&mut member.state, MemberState::LookingUp) else {
+            return;
+        };
+        let Calling { socket, memory, peer, .. } = *calling;
+        if !is_same {
+            // Another server would deliver the same packets a second time.
+            let reason = refused(Rejection::GROUP, call.stream_id.as_deref());
+            return self.fail(at, reason, Some(peer), call, now);
+        }
+        self.peer_group = theirs;
+        if ingest.is_none() {
+            connection.send_only();
+        }
+        let rates = call.rates.now();
+        connection.set_rates(rates.buffer, rates.pacing);
+        let stats = connection.stats();
+        call.status.counters.encrypted.set(u64::from(stats.encrypted));
+        let io = ConnectionIo::new(connection, &socket, None);
+        member.state =
+            MemberState::Up(Box::new(Up { io, socket, memory, peer, since: now, settled: ConnectionStats::default() }));
+        member.told = None;
+        log::info!("`{}`: group member {} ({peer}) is connected", call.status.name(), member.host);
+        if !std::mem::replace(&mut self.was_up, true) {
+            call.skip_to_now();
+            attempt.up(peer);
+            if let Some(ingest) = ingest {
+                ingest.await_media(now + stats.latency);
+            }
+        } else if ingest.is_none() {
+            call.events.emit(Event::OutputConnected { output: call.status.name(), peer: Some(peer) });
+        }
+        if is_first {
+            call.status.set_peer(Some(peer));
+        }
+    }
+
+    /// Records the loss of a member, or a failed attempt at it. It is called again after a delay.
+    fn fail(&mut self, at: usize, reason: LossReason, peer: Option<SocketAddr>, call: &SrtClient, now: Instant) {
+        let others = self.members.iter().enumerate().any(|(i, member)| i != at && member.connection().is_some());
+        let is_source = matches!(call.direction, Direction::Receive(_));
+        let Some(member) = self.members.get_mut(at) else { return };
+        let lasted = member.up().map(|up| now.saturating_duration_since(up.since));
+        if let Some(lasted) = lasted {
+            member.backoff.connected(lasted);
+        }
+        let delay = member.backoff.failed(Some(&reason));
+        member.state = MemberState::Waiting(now + delay);
+        let name = call.status.name();
+        log::warn!("`{name}`: group member {}: {reason}; it is called again in {} ms", member.host, delay.as_millis());
+        // While others are up, the group is not lost: its member alone is reported, each reason once.
+        if others && member.told.as_ref() != Some(&reason) {
+            call.status.record_loss(&reason, peer, now);
+            if lasted.is_some() && !is_source {
+                call.events.emit(Event::OutputLost { output: name.clone(), peer, reason: reason.clone() });
+            }
+            let attempt = member.backoff.attempts();
+            call.events.emit(if is_source {
+                Event::SourceRetrying { source: name, attempt, delay, reason: reason.clone() }
+            } else {
+                Event::OutputRetrying { output: name, attempt, delay, reason: reason.clone() }
+            });
+            member.told = Some(reason.clone());
+        }
+        self.last_failure = Some(reason);
+    }
+
+    /// Returns whether no member is up, and the group was, or every member has failed.
+    fn is_over(&self) -> bool {
+        let none_up = self.members.iter().all(|member| member.connection().is_none());
+        let all_failed = self.members.iter().all(|member| matches!(member.state, MemberState::Waiting(_)));
+        none_up && self.last_failure.is_some() && (self.was_up || all_failed)
+    }
+
+    fn apply_rates(&mut self, call: &mut SrtClient) {
+        let Some(rates) = call.rates.changed() else { return };
+        rates.apply(&mut call.terms);
+        for up in self.members.iter_mut().filter_map(Member::up) {
+            up.io.connection.set_rates(rates.buffer, rates.pacing);
+            up.memory.set_rate(rates.pacing.bytes_per_second);
+        }
+    }
+
+    /// Queues the new media of an output on all members that are up.
+    fn push_media(&mut self, call: &mut SrtClient, lag: &mut LagReport, now: Instant) {
+        let Direction::Send(reader) = &mut call.direction else { return };
+        let mut window: Vec<Arc<Batch>> = Vec::new();
+        let lost = reader.read(&mut window);
+        call.dropped(lost.packets, lag, now);
+        let limit = self.members.iter().filter_map(Member::connection).map(Connection::max_payload).min();
+        let Some(limit) = limit else { return };
+        let (mut packets, mut bytes, mut oversized) = (0, 0, 0);
+        for packet in window.iter().flat_map(|batch| batch.packets()) {
+            let data = packet.data();
+            if data.len() > limit {
+                oversized += 1; // too long for one of them
+                continue;
+            }
+            packets += 1;
+            bytes += data.len() as u64;
+            for up in self.members.iter_mut().filter_map(Member::up) {
+                up.io.connection.push_numbered(data, self.numbers.next(), now);
+            }
+            self.numbers.advance(1);
+        }
+        call.status.counters.passed(now, packets, bytes); // the same media on several paths counts once
+        call.status.counters.dropped.add(oversized);
+        lag.note_oversized(oversized, limit, &call.status, &call.events, now);
+    }
+
+    /// Runs the timers of all members, and hands received payloads to the flow. Returns the reason if the group has to
+    /// end.
+    fn attend(&mut self, call: &SrtClient, ingest: Option<&mut Ingest>, now: Instant) -> Option<LossReason> {
+        for at in 0..self.members.len() {
+            let Some(member) = self.members.get_mut(at) else { break };
+            match &mut member.state {
+                MemberState::Calling(calling) => {
+                    if let Some(packet) = calling.caller.poll_transmit(now) {
+                        calling.sender.send(&calling.socket, &[Datagram { head: &[], body: &packet }]);
+                    }
+                    if matches!(calling.caller.handle_timeout(now), Progress::TimedOut) {
+                        let peer = calling.peer;
+                        let reason = LossReason::Unreachable(format!("{peer}: no answer in time").into());
+                        self.fail(at, reason, Some(peer), call, now);
+                    }
+                }
+                MemberState::Up(up) => up.io.connection.handle_timeout(now),
+                _ => {}
+            }
+        }
+        let result = match ingest {
+            Some(ingest) => self.deliver(ingest, now),
+            None => {
+                for up in self.members.iter_mut().filter_map(Member::up) {
+                    while up.io.connection.poll_payload(now).is_some() {} // no payloads, only detects the end
+                }
+                None
+            }
+        };
+        for at in 0..self.members.len() {
+            let lost = self.members.get_mut(at).and_then(Member::up).and_then(|up| Some((up.io.loss()?, up.peer)));
+            if let Some((reason, peer)) = lost {
+                self.settle_member(at, call, now);
+                self.fail(at, reason, Some(peer), call, now);
+            }
+        }
+        result
+    }
+
+    /// Hands the payloads that are due to the flow, each once.
+    fn deliver(&mut self, ingest: &mut Ingest, now: Instant) -> Option<LossReason> {
+        ingest.refresh();
+        let mut sender = None;
+        loop {
+            let heads = self.members.iter().enumerate();
+            let heads = heads.filter_map(|(at, member)| Some((at, member.connection()?.head(now)?)));
+            let Some(at) = self.input.choose(heads) else { break };
+            let Some(up) = self.members.get_mut(at).and_then(Member::up) else { break };
+            let Some(head) = up.io.connection.head(now) else { break };
+            let payload = self.input.take(head, &mut up.io.connection);
+            sender = Some(up.peer);
+            self.skip_delivered();
+            let Some(payload) = payload else { continue };
+            match ingest.admit(now, payload.len()) {
+                Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
+                Verdict::Drop => {}
+                Verdict::Disconnect => return Some(LossReason::BandwidthExceeded),
+            }
+        }
+        self.skip_delivered();
+        let first = self.members.iter_mut().find_map(|member| member.up().map(|up| up.peer));
+        ingest.publish(now, first.or(sender));
+        (self.was_up && ingest.is_idle(now)).then_some(LossReason::Idle)
+    }
+
+    fn skip_delivered(&mut self) {
+        for up in self.members.iter_mut().filter_map(Member::up) {
+            self.input.skip(&mut up.io.connection);
+        }
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        for up in self.members.iter_mut().filter_map(Member::up) {
+            up.io.connection.shut_down(now);
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        for member in &mut self.members {
+            if let MemberState::Up(up) = &mut member.state {
+                let Up { io, socket, .. } = &mut **up;
+                io.flush(socket, &mut self.scratch, now);
+            }
+        }
+    }
+
+    /// Adds the statistics of a member since the last call to the counters.
+    fn settle_member(&mut self, at: usize, call: &SrtClient, now: Instant) {
+        let Some(up) = self.members.get_mut(at).and_then(Member::up) else { return };
+        let mut stats = up.io.connection.stats();
+        let is_source = matches!(call.direction, Direction::Receive(_));
+        let shown = stats;
+        // What the members of an output send, and what single members drop, counts with the member alone.
+        stats.sent.packets = up.settled.sent.packets;
+        stats.sent.bytes = up.settled.sent.bytes;
+        let _ = settle(&call.status, &call.events, is_source, &stats, &up.settled, now);
+        up.settled = stats;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let counters = &call.status.counters;
+        counters.rtt_us.set(micros(shown.rtt));
+        counters.latency_us.set(micros(shown.latency));
+        counters.buffered_us.set(micros(shown.buffered));
+    }
+
+    fn statistics(&mut self, call: &SrtClient, is_source: bool, now: Instant) {
+        for at in 0..self.members.len() {
+            self.settle_member(at, call, now);
+        }
+        let lost = self.input.lost - std::mem::replace(&mut self.settled_lost, self.input.lost);
+        call.status.counters.lost.add(if is_source { lost } else { 0 });
+        let mut shown = Vec::new();
+        for member in &self.members {
+            let since = match &member.state {
+                MemberState::Up(up) => Some(now.saturating_duration_since(up.since)),
+                _ => None,
+            };
+            let stats = member.connection().map(Connection::stats).unwrap_or_default();
+            shown.push(member_stats(member.host.to_string(), since, &stats, is_source));
+        }
+        call.status.set_members(shown);
+    }
+}

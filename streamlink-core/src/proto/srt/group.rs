@@ -1,0 +1,128 @@
+//! Groups of connections (bonding), as libsrt has them: every packet has the same number and the same time on each
+//! connection of a group. The sender of a broadcast group sends each packet over all of them; the receiver delivers each
+//! number once, from whichever connection has it first.
+//!
+//! Retransmissions and acknowledgements stay matters of each connection.
+
+use super::{
+    connection::Connection,
+    handshake::{BROADCAST, GROUP_MARK, GroupExtension},
+    sequence::Sequence,
+};
+use bytes::Bytes;
+use std::time::Instant;
+
+/// Maximum distance of a new member's first packet from the next packet of its group: as many as a buffer holds.
+const MAX_DISTANCE: u32 = 131_072;
+
+/// Identifier of a group of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GroupId(u32);
+
+impl GroupId {
+    /// Creates an identifier from random bits.
+    pub(crate) fn new(random: [u8; 4]) -> Self {
+        Self(u32::from_be_bytes(random) & (GROUP_MARK - 1) | GROUP_MARK)
+    }
+
+    /// Returns the extension of a member, with the type of the group.
+    pub(crate) fn extension(self, kind: u8) -> GroupExtension {
+        GroupExtension { id: self.0, kind, weight: 0 }
+    }
+
+    /// Returns the extension of a member of a broadcast group.
+    pub(crate) fn broadcast(self) -> GroupExtension {
+        self.extension(BROADCAST)
+    }
+}
+
+/// Receiving side of a group.
+#[derive(Debug, Default)]
+pub(crate) struct GroupInput {
+    /// Number after the last delivered packet.
+    next: Option<Sequence>,
+    /// Packets that no member has brought in time.
+    pub(crate) lost: u64,
+}
+
+impl GroupInput {
+    /// Returns whether a sender may join whose first packet has this number: one that is far away would make all others
+    /// late.
+    pub(crate) fn admits(&self, first: Sequence) -> bool {
+        self.next.is_none_or(|next| next.distance(first).unsigned_abs() < MAX_DISTANCE)
+    }
+
+    /// Makes a connection a member. It delivers at the times of `first`, another member.
+    pub(crate) fn join(&self, member: &mut Connection, first: Option<&Connection>) {
+        member.receiver.join(first.map(|first| &first.receiver), self.next);
+    }
+
+    /// Chooses the member whose next packet comes first, among those that have one that is due.
+    pub(crate) fn choose<K>(&self, heads: impl Iterator<Item = (K, Sequence)>) -> Option<K> {
+        heads.reduce(|best, other| if other.1.distance(best.1) > 0 { other } else { best }).map(|(member, _)| member)
+    }
+
+    /// Takes the next packet of a member out, whose number is `head`. Returns it if it is to be delivered: no other member
+    /// has brought it before.
+    pub(crate) fn take(&mut self, head: Sequence, member: &mut Connection) -> Option<Bytes> {
+        let payload = member.receiver.take_head();
+        let gap = self.next.map_or(0, |next| next.distance(head));
+        if gap < 0 {
+            member.receiver.counts.redundant += 1;
+            return None;
+        }
+        self.lost += u64::from(gap.unsigned_abs());
+        self.next = Some(head.after(1));
+        payload
+    }
+
+    /// Drops packets of a member that were delivered from another.
+    pub(crate) fn skip(&self, member: &mut Connection) {
+        if let Some(next) = self.next {
+            member.receiver.skip_to(next);
+        }
+        member.end_if_delivered();
+    }
+}
+
+/// Numbers of the packets that a group sends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupNumbers(Sequence);
+
+impl GroupNumbers {
+    pub(crate) fn starting_at(first: Sequence) -> Self {
+        Self(first)
+    }
+
+    /// Returns the number of the next packet.
+    pub(crate) fn next(self) -> Sequence {
+        self.0
+    }
+
+    /// Passes over the numbers of packets that were pushed to all members.
+    pub(crate) fn advance(&mut self, packets: usize) {
+        self.0 = self.0.after(packets as u32); // numbers wrap
+    }
+}
+
+impl Connection {
+    /// Returns the number of the next packet to deliver, if it is due.
+    pub(crate) fn head(&self, now: Instant) -> Option<Sequence> {
+        self.receiver.head(now)
+    }
+
+    /// Counts a packet that no member of the group sends, because it is too long for one of them.
+    pub(crate) fn leave_out(&mut self) {
+        self.sender.counts.oversized += 1;
+    }
+
+    /// Queues a packet that has this number in the group. A member that does not keep up gives up its oldest packets,
+    /// as the numbers must go up without gaps.
+    pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, now: Instant) {
+        self.sender.start_at(number);
+        if !self.sender.has_room() {
+            self.sender.drop_oldest();
+        }
+        self.push(payload, now);
+    }
+}
