@@ -299,5 +299,5 @@ pub(super) async fn secrets(
     }
     let stored = console.flows.get(&flow)?.state();
     let stats = stats(&console, &flow, &stored);
-    Ok(Json(Secrets::new(&flow_of(&stored.record.flow, "")?, stats.as_ref())?))
+    Ok(Json(Secrets::new(stored.record.flow, stats.as_ref())))
 }
