@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 /// Name of the cookie of a session.
-const COOKIE: &str = "streamlink_session";
+pub(crate) const COOKIE: &str = "streamlink_session";
 /// Time after which a session ends.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
 /// Maximum number of sessions; the oldest one ends before there are more.
