@@ -282,6 +282,14 @@ enum streamlink_input
    * The RTP packets of RTSP tracks, pushed by this process.
    */
   STREAMLINK_INPUT_APP_RTSP = 9,
+  /**
+   * MPEG-TS over UDP, without RTP.
+   */
+  STREAMLINK_INPUT_UDP = 10,
+  /**
+   * RIST, simple profile.
+   */
+  STREAMLINK_INPUT_RIST = 11,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -389,6 +397,11 @@ enum streamlink_event_kind
    * been meant to listen there. `peer`: the address.
    */
   STREAMLINK_EVENT_KIND_CALLS_OWN_ADDRESS = 20,
+  /**
+   * The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
+   * packets since the last such event.
+   */
+  STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD = 21,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1651,6 +1664,8 @@ streamlink_status streamlink_setting_get(size_t index,
  * Creates a source from its name (1 to 128 bytes) and its URL:
  *
  *   rtp://:5004                            rtp://239.1.1.1:5004?iface=eth1&pt=33
+ *   udp://:1234                            udp://@239.1.1.1:1234?iface=eth1   (MPEG-TS without RTP)
+ *   rist://:5000?latency=1000              RIST, simple profile
  *   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
  *   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
  *   rtmp://:1935/live?failover=true        the same with two input addresses, each with a generated key
@@ -1697,6 +1712,8 @@ STREAMLINK_API void streamlink_source_destroy(streamlink_source *source);
  * Creates an output from its name (1 to 128 bytes) and its URL:
  *
  *   rtp://192.0.2.1:5004                   rtp://239.1.1.1:5004?iface=eth1&ttl=8
+ *   udp://192.0.2.1:1234                   udp://239.1.1.1:1234?ttl=8&pace=pcr   (MPEG-TS without RTP)
+ *   rist://example.com:5000                RIST, simple profile
  *   srt://:9001?max_players=4              srt://example.com:7000?passphrase=SECRET
  *   rtmp://example.com/live?key=KEY        RTMP_PUSH, to one destination
  *   rtmp://example.com/live?key=KEY&relay=true    RTMP, the relay to one destination or two
@@ -1847,7 +1864,7 @@ STREAMLINK_API void streamlink_flow_builder_destroy(streamlink_flow_builder *bui
 
 /**
  * The names of the outputs that a source can feed, in the order that a drop-down list would show them: "RTMP",
- * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
+ * "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "UDP", "RIST", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
  * is no streamlink_input. The text lives as long as the program.
  */
 STREAMLINK_API

@@ -30,8 +30,9 @@ use crate::{
         rtsp::{Presentation, RtspRandomAccessTracker, is_rtcp},
     },
     proto::{
+        rist::{RistReceiver, RistSender},
         rtmp,
-        rtp::Receiver,
+        rtp::{FecDecoder, FecEncoder, Pacer, Placed, Receiver, Wrapper, unwrap},
         rtsp::{self, ResolvedStream, Status, StreamDirectory},
         srt::{
             Caller, CipherMode, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms,
@@ -92,6 +93,9 @@ targets! {
     srt_caller, "srt_caller", feed_srt;
     srt_filter, "srt_filter", feed_srt;
     rtp, "rtp", feed_rtp;
+    rtp_fec, "rtp", feed_fec;
+    rist, "rtp", feed_rist;
+    udp, "ts", feed_udp;
     transport_stream, "ts", feed_transport_stream;
     urls, "url", feed_url;
     #[cfg(feature = "serde")]
@@ -493,6 +497,105 @@ fn feed_rtp(input: &[u8], dice: &mut TestRng) {
         group.lose(dice.below(2), now);
     }
     group.finish(now);
+}
+
+/// Feeds FEC packets of the packets of an input, and the packets themselves, altered, to the decoder.
+fn feed_fec(input: &[u8], dice: &mut TestRng) {
+    let now = Instant::now();
+    let (columns, rows) = (1 + dice.below(20) as u8, 1 + dice.below(20) as u8);
+    let mut encoder = FecEncoder::new(columns, rows, dice.below(2) == 0, [0, 0]);
+    let mut decoder = FecDecoder::new();
+    let (mut fec, mut out) = (Vec::new(), Vec::new());
+    let packets = datagrams(input);
+    for number in 0..400u16 {
+        for data in packets.iter().take(20) {
+            let mut altered = data.to_vec();
+            if let Some((header, payload)) = altered.split_first_chunk_mut::<12>() {
+                header[2..4].copy_from_slice(&number.wrapping_mul(dice.below(3) as u16).to_be_bytes());
+                encoder.push(header, payload, &mut fec);
+            }
+            if let Ok(header) = Header::parse(&altered)
+                && dice.below(8) > 0
+            {
+                decoder.media(&header, &MediaPacket::rtp(altered, now), &mut out);
+            }
+            // Anything may come to the port of the FEC packets.
+            decoder.fec(data, now, &mut out);
+        }
+        for mut packet in fec.drain(..) {
+            if let Some(byte) = packet.bytes.get_mut(12 + dice.below(64)).filter(|_| dice.below(3) == 0) {
+                *byte ^= 1 << dice.below(8);
+            }
+            decoder.fec(&packet.bytes, now, &mut out);
+        }
+        let _ = decoder.wait(now);
+        out.clear();
+    }
+}
+
+/// Feeds an input to both ends of RIST as media and as RTCP, which is given the look of RIST's packets.
+fn feed_rist(input: &[u8], dice: &mut TestRng) {
+    let start = Instant::now();
+    let latency = Duration::from_millis(100);
+    let (mut sender, mut receiver) = (RistSender::new(latency, 0, start), RistReceiver::new(9, latency, start));
+    let mut now = start;
+    let packets = datagrams(input);
+    for number in 0..100u16 {
+        for data in packets.iter().take(40) {
+            now += Duration::from_millis(dice.below(20) as u64);
+            let mut altered = data.to_vec();
+            if let Some(header) = altered.first_chunk_mut::<12>() {
+                header[2..4].copy_from_slice(&number.wrapping_mul(dice.below(5) as u16).to_be_bytes());
+                header[11] ^= dice.below(2) as u8;
+            }
+            let packet = MediaPacket::rtp(altered.clone(), now);
+            sender.sent(&packet, now);
+            if let Ok(header) = Header::parse(packet.data()) {
+                let _ = receiver.media(&header, now);
+            }
+            if let Some(header) = altered.first_chunk_mut::<12>() {
+                header[0] = 0x80 | header[0] & 0x1f;
+                header[1] = 200 + header[1] % 8;
+                header[2] = 0;
+                header[3] %= 64;
+                if dice.below(2) == 0 {
+                    header[8..12].copy_from_slice(b"RIST");
+                }
+            }
+            assert!(sender.rtcp(&altered, now).repeats.len() <= 1024);
+            receiver.rtcp(&altered, now);
+            for compound in sender.poll(now) {
+                receiver.rtcp(&compound, now);
+            }
+            for compound in receiver.poll(now) {
+                let _ = sender.rtcp(&compound, now);
+            }
+            let _ = (sender.next_timeout(), receiver.next_timeout());
+        }
+    }
+}
+
+/// Feeds datagrams of all sizes to a source of MPEG-TS without RTP, and its packets to an output that is paced.
+fn feed_udp(input: &[u8], dice: &mut TestRng) {
+    let start = Instant::now();
+    let mut now = start;
+    let mut wrapper = Wrapper::new(7, 0, 0);
+    let mut pacer = Pacer::default();
+    let mut place = 0;
+    for piece in pieces(input, dice) {
+        now += Duration::from_millis(dice.below(50) as u64);
+        let mut out = Vec::new();
+        let _ = wrapper.contents(piece);
+        wrapper.push(piece, now, &mut out);
+        for packet in out {
+            let payload = unwrap(packet.data()).unwrap_or_default();
+            pacer.push(Placed { packet: packet.clone(), place }, payload, now);
+            place += 1;
+        }
+        while pacer.pop(now).is_some() {}
+        let _ = pacer.next_timeout();
+    }
+    pacer.flush(now);
 }
 
 fn feed_transport_stream(input: &[u8], dice: &mut TestRng) {

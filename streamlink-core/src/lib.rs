@@ -32,7 +32,7 @@
 //! |---|---|
 //! | RTMP, RTMP_PULL | RTMP, RTMP_PUSH, RTMP_PULL |
 //! | SRT (listener, caller) | SRT (listener, caller), RTMP_PUSH |
-//! | RTP | RTP |
+//! | RTP, UDP (MPEG-TS without RTP), RIST | RTP, UDP, RIST |
 //! | RTSP (push in, pull) | RTSP (serve, push) |
 //! | any | tap (into the host's process) |
 //!
@@ -119,15 +119,17 @@ pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, CryptoMode, EndpointConfiguration, Failover,
-    FailoverPolicy, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
-    IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Passphrase, PayloadTypes,
-    PeerLimits, PeerUrl, Rewrite, RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder,
-    RtmpRelayBuilder, RtmpSourceBuilder, RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder,
-    RtspTransport, Setting, SettingScope, SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey,
-    Takeover, TapBuilder, family, role, settings, shown_url,
+    FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
+    IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
+    PayloadTypes, PeerLimits, PeerUrl, Rewrite, RistOutputBuilder, RistSourceBuilder, RtmpAddress,
+    RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
+    RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Setting, SettingScope,
+    SettingValue, Source, SrtCallerBuilder, SrtListenerBuilder, StreamKey, Takeover, TapBuilder, UdpOutputBuilder,
+    UdpSourceBuilder, family, role, settings, shown_url,
 };
 pub use media::{
-    LeftOut, MediaFamily, MediaTrack, Packet, PidStats, ProgramChoice, RtmpKind, TransportCheck, TransportErrors,
+    LeftOut, MediaFamily, MediaTrack, Packet, PayloadProblem, PidStats, ProgramChoice, RtmpKind, TransportCheck,
+    TransportErrors,
 };
 pub use packet_filter::{FilterArq, FilterLayout, PacketFilter};
 pub use router::State;

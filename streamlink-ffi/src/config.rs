@@ -39,6 +39,8 @@ impl StreamlinkOutput {
 /// Creates a source from its name (1 to 128 bytes) and its URL:
 ///
 ///   rtp://:5004                            rtp://239.1.1.1:5004?iface=eth1&pt=33
+///   udp://:1234                            udp://@239.1.1.1:1234?iface=eth1   (MPEG-TS without RTP)
+///   rist://:5000?latency=1000              RIST, simple profile
 ///   srt://:9000?mode=listener&latency=120  srt://example.com:9000?streamid=cam1
 ///   rtmp://0.0.0.0:1935/live/KEY           publishers push to us
 ///   rtmp://:1935/live?failover=true        the same with two input addresses, each with a generated key
@@ -108,6 +110,8 @@ pub unsafe extern "C" fn streamlink_source_destroy(source: *mut StreamlinkSource
 /// Creates an output from its name (1 to 128 bytes) and its URL:
 ///
 ///   rtp://192.0.2.1:5004                   rtp://239.1.1.1:5004?iface=eth1&ttl=8
+///   udp://192.0.2.1:1234                   udp://239.1.1.1:1234?ttl=8&pace=pcr   (MPEG-TS without RTP)
+///   rist://example.com:5000                RIST, simple profile
 ///   srt://:9001?max_players=4              srt://example.com:7000?passphrase=SECRET
 ///   rtmp://example.com/live?key=KEY        RTMP_PUSH, to one destination
 ///   rtmp://example.com/live?key=KEY&relay=true    RTMP, the relay to one destination or two
@@ -510,9 +514,13 @@ pub enum StreamlinkInput {
     AppRtmp = 8,
     /// The RTP packets of RTSP tracks, pushed by this process.
     AppRtsp = 9,
+    /// MPEG-TS over UDP, without RTP.
+    Udp = 10,
+    /// RIST, simple profile.
+    Rist = 11,
 }
 
-const INPUTS: [(StreamlinkInput, InputProtocol); 9] = [
+const INPUTS: [(StreamlinkInput, InputProtocol); 11] = [
     (StreamlinkInput::Rtmp, InputProtocol::Rtmp),
     (StreamlinkInput::RtmpPull, InputProtocol::RtmpPull),
     (StreamlinkInput::Srt, InputProtocol::Srt),
@@ -522,10 +530,12 @@ const INPUTS: [(StreamlinkInput, InputProtocol); 9] = [
     (StreamlinkInput::AppRtp, InputProtocol::App(MediaFamily::Rtp)),
     (StreamlinkInput::AppRtmp, InputProtocol::App(MediaFamily::Rtmp)),
     (StreamlinkInput::AppRtsp, InputProtocol::App(MediaFamily::Rtsp)),
+    (StreamlinkInput::Udp, InputProtocol::Udp),
+    (StreamlinkInput::Rist, InputProtocol::Rist),
 ];
 
 /// The names of the outputs that a source can feed, in the order that a drop-down list would show them: "RTMP",
-/// "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
+/// "RTMP_PUSH", "RTMP_PULL", "SRT", "RTP", "UDP", "RIST", "RTSP", "tap". `index` counts from 0; NULL: there are no more, or `input`
 /// is no streamlink_input. The text lives as long as the program.
 #[unsafe(no_mangle)]
 pub extern "C" fn streamlink_allowed_output(input: i32, index: usize) -> *const c_char {
@@ -537,6 +547,8 @@ pub extern "C" fn streamlink_allowed_output(input: i32, index: usize) -> *const 
         Some(OutputProtocol::RtmpPull) => c"RTMP_PULL",
         Some(OutputProtocol::Srt) => c"SRT",
         Some(OutputProtocol::Rtp) => c"RTP",
+        Some(OutputProtocol::Udp) => c"UDP",
+        Some(OutputProtocol::Rist) => c"RIST",
         Some(OutputProtocol::Rtsp) => c"RTSP",
         Some(OutputProtocol::Tap) => c"tap",
         _ => return std::ptr::null(),

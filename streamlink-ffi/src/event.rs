@@ -115,6 +115,9 @@ pub enum StreamlinkEventKind {
     /// A source or output calls out to an address of this machine, and its URL does not say `mode=caller`: it may have
     /// been meant to listen there. `peer`: the address.
     CallsOwnAddress = 20,
+    /// The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
+    /// packets since the last such event.
+    UnexpectedPayload = 21,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -188,6 +191,7 @@ impl StreamlinkEvent {
             Event::OutputOversized { packets, .. } => (K::OutputOversized, 0, *packets),
             Event::SendersCollide { .. } => (K::SendersCollide, 0, 0),
             Event::CallsOwnAddress { .. } => (K::CallsOwnAddress, 0, 0),
+            Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
             _ => (K::Other, 0, 0),
         }
     }
@@ -228,6 +232,9 @@ impl StreamlinkEvent {
                 Event::SendersCollide { source, peer } => (source.clone(), nothing(), at(peer), nothing()),
                 Event::CallsOwnAddress { endpoint, address } => {
                     (endpoint.clone(), nothing(), address.to_string(), nothing())
+                }
+                Event::UnexpectedPayload { endpoint, problem, .. } => {
+                    (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
                 Event::Remuxed { carried, left_out } => {
                     (nothing(), left_out.to_string(), nothing(), carried.to_string())

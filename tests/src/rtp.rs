@@ -79,7 +79,7 @@ impl Default for Sink {
     }
 }
 
-/// A sender to an input address in the library's form (`rtp://…`).
+/// A sender to an input address in the library's form (`rtp://…`, `udp://…`).
 #[derive(Debug)]
 pub struct Sender {
     /// The sending socket.
@@ -90,7 +90,8 @@ pub struct Sender {
 impl Sender {
     /// Opens a sender on a free port.
     pub fn to(input_address: &str) -> Self {
-        let target: SocketAddr = input_address.trim_start_matches("rtp://").parse().expect("an address");
+        let target: SocketAddr =
+            input_address.split_once("://").map_or(input_address, |(_, rest)| rest).parse().expect("an address");
         let any = if target.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
         Self { socket: UdpSocket::bind(any).expect("a free port"), target }
     }

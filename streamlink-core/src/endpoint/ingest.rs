@@ -52,6 +52,8 @@ pub(super) struct Ingest {
     refreshed: Instant,
     /// Packets that wait to be published.
     pub(super) out: MediaBatch,
+    /// Number of bytes of waiting packets that are headers which the source has added. They do not count.
+    pub(super) added_headers: u64,
     /// Packets that have come in addition, and were only counted because nobody reads.
     unheard: Totals,
     frames: Frames,
@@ -80,6 +82,7 @@ impl Ingest {
             monitored: now,
             refreshed: now,
             out: MediaBatch::default(),
+            added_headers: 0,
             unheard: Totals::default(),
             frames: Frames::default(),
             has_backup: context.group.has_backup(),
@@ -295,7 +298,8 @@ impl Ingest {
         }
         self.out.lacks_media = is_transport_stream && !has_media;
         let packets = unheard.packets + self.out.packets.len() as u64;
-        self.context.status.counters.passed(last, packets, unheard.bytes + self.out.bytes());
+        let bytes = self.out.bytes().saturating_sub(std::mem::take(&mut self.added_headers));
+        self.context.status.counters.passed(last, packets, unheard.bytes + bytes);
         (is_transport_stream, has_media)
     }
 

@@ -8,7 +8,10 @@ pub(crate) use queue::{EngineEventSink, EventSink, Mailbox};
 pub use reader::{EngineEvents, Events};
 pub use reason::{LossReason, RefusalReason};
 
-use crate::{media::TransportCheck, text::PeerText};
+use crate::{
+    media::{PayloadProblem, TransportCheck},
+    text::PeerText,
+};
 use std::{
     fmt,
     net::SocketAddr,
@@ -177,6 +180,16 @@ pub enum Event {
         /// The streams that do not.
         left_out: PeerText,
     },
+    /// Datagrams of a UDP source, or packets for a UDP output, do not hold whole transport packets of 188 bytes. At most one
+    /// event of a kind of problem in ten seconds.
+    UnexpectedPayload {
+        /// The name of the source or output.
+        endpoint: String,
+        /// The problem, which says whether the payload is left out.
+        problem: PayloadProblem,
+        /// Packets since the last such event.
+        packets: u64,
+    },
     /// A source or output calls out to an address of this machine, and its URL does not say `mode=caller`: it may have
     /// been meant to listen there. Told when it starts.
     CallsOwnAddress {
@@ -287,6 +300,9 @@ impl fmt::Display for Event {
             }
             Event::Remuxed { carried, left_out } if left_out.is_empty() => write!(f, "RTMP carries {carried}"),
             Event::Remuxed { carried, left_out } => write!(f, "RTMP carries {carried}; left out: {left_out}"),
+            Event::UnexpectedPayload { endpoint, problem, packets } => {
+                write!(f, "`{endpoint}`: payload is {problem} ({})", counted(*packets, "packet"))
+            }
             Event::CallsOwnAddress { endpoint, address } => write!(
                 f,
                 "`{endpoint}` calls out to {address}, an address of this machine, and does not listen there; add \

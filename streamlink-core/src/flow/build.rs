@@ -383,6 +383,10 @@ pub(crate) fn check_failover(
             if sources.len() > MAX_PATHS {
                 record("sources", Err(ConfigErrorKind::Conflict(format!("at most {MAX_PATHS} sources can be merged"))));
             }
+            if let Some(source) = sources.iter().find(|s| matches!(s.kind, SourceKind::Udp(_))) {
+                let problem = format!("`{}` cannot be merged: MPEG-TS over UDP has no sequence numbers", source.name());
+                record("failover.policy", Err(ConfigErrorKind::Conflict(problem)));
+            }
             let families = [MediaFamily::Rtp, MediaFamily::Datagrams];
             if sources.iter().any(|s| !families.contains(&s.family())) {
                 record(
@@ -445,6 +449,8 @@ fn check_pins(call: &Call, tls: bool) -> Option<ConfigError> {
 fn source_problem(source: &Source) -> Option<ConfigError> {
     match &source.kind {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::Udp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
         SourceKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
@@ -460,6 +466,8 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
         OutputKind::RtmpRelay(s) => {
             check_pins(&s.first.call, s.first.address.tls && s.second.as_ref().is_none_or(|(address, _)| address.tls))
         }
+        OutputKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        OutputKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
         _ => None,
     }

@@ -35,7 +35,9 @@ impl Source {
             return None;
         }
         let (transport, listen, key) = match &self.kind {
-            SourceKind::Rtp(s) => ("rtp", &s.listen, format!("{:?} {:?}", s.multicast_source, s.interface)),
+            SourceKind::Rtp(s) => ("udp", &s.udp.listen, s.udp.claim_key()),
+            SourceKind::Udp(s) => ("udp", &s.listen, s.claim_key()),
+            SourceKind::Rist(s) => ("udp", &s.udp.listen, s.udp.claim_key()),
             SourceKind::SrtListener(s) => ("srt", &s.listen, stream_id_claim(&s.srt)),
             SourceKind::Rtmp(s) => ("rtmp", &s.listen, app_key("publish", &s.app, &s.key)),
             SourceKind::RtspListener(s) => ("rtsp", &s.listen, format!("record {}", s.rtsp.path)),

@@ -23,6 +23,7 @@ mod parsed_url;
 mod peer_limits;
 mod printed_url;
 mod program;
+mod rist;
 mod rtmp;
 mod rtp;
 mod rtsp;
@@ -35,6 +36,7 @@ mod silence;
 mod source;
 mod srt;
 mod stream_id;
+mod udp;
 mod url;
 mod written_url;
 
@@ -50,10 +52,11 @@ pub use name::Name;
 pub use output::{IntoOutput, Output, TapBuilder};
 pub use pairing::{FedBy, InputProtocol, OutputProtocol, family};
 pub use peer_limits::PeerLimits;
+pub use rist::{RistOutputBuilder, RistSourceBuilder};
 pub use rtmp::{
     RtmpAddress, RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
 };
-pub use rtp::{PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
+pub use rtp::{Fec, PayloadTypes, Rewrite, RtpOutputBuilder, RtpSourceBuilder};
 pub use rtsp::{RtspCallerBuilder, RtspListenerBuilder, RtspTransport};
 pub use secret::{Credentials, CryptoMode, KeyLength, Passphrase, StreamKey};
 pub use setting::{Setting, SettingScope, SettingValue, settings};
@@ -61,6 +64,7 @@ pub use shown_url::{PeerUrl, shown_url};
 pub use silence::Takeover;
 pub use source::{AppSourceBuilder, IntoSource, Source};
 pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
+pub use udp::{Pace, UdpOutputBuilder, UdpSourceBuilder};
 
 pub(crate) use address::{Call, Listen, LocalEnd, Reconnect};
 pub(crate) use build::{MAX_PATHS, check_description, check_failover, check_output, check_source};
@@ -68,9 +72,11 @@ pub(crate) use claim::Claim;
 pub(crate) use fingerprint::Fingerprints;
 pub(crate) use output::{OutputKind, TapOutput};
 pub(crate) use printed_url::{rtmp_url, rtsp_url, srt_url};
+pub(crate) use rist::{RistInput, RistOutput};
 pub(crate) use rtmp::{DEFAULT_GOP_CACHE, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay};
 pub(crate) use rtp::{RtpInput, RtpOutput};
 pub(crate) use rtsp::{RTSP_PORT, RTSPS_PORT, RtspCaller, RtspListener, RtspOptions};
 pub(crate) use source::SourceKind;
 pub(crate) use srt::{SrtCaller, SrtListener, SrtOptions};
 pub(crate) use stream_id::{StreamId, StreamIdError};
+pub(crate) use udp::{UdpInput, UdpOutput};

@@ -4,6 +4,7 @@ use super::{
     address::{Call, HostPort, Listen, LocalEnd},
     builder::{Common, endpoint_builder, output_setters, role},
     pairing::{FedBy, OutputProtocol, family},
+    rist::{RistOutput, RistOutputBuilder},
     rtmp::{
         RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPullOutputBuilder, RtmpPush, RtmpPushBuilder, RtmpRelay,
         RtmpRelayBuilder, check_app,
@@ -16,9 +17,13 @@ use super::{
     silence::Silence,
     source::{bind_or_placeholder, remote_or_placeholder},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
+    udp::{UdpInput, UdpOutput, UdpOutputBuilder},
     written_url,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// An output, which sends media.
 ///
@@ -39,6 +44,8 @@ pub(crate) enum OutputKind {
     SrtListener(SrtListener),
     SrtCaller(SrtCaller),
     Rtp(RtpOutput),
+    Udp(UdpOutput),
+    Rist(RistOutput),
     RtspListener(RtspListener),
     RtspCaller(RtspCaller),
     Tap(TapOutput),
@@ -107,6 +114,25 @@ impl Output {
         RtpOutputBuilder::new(common, RtpOutput::new(destination))
     }
 
+    /// Returns the builder of a UDP output, which sends MPEG-TS in plain datagrams: `destination` as in
+    /// `example.com:1234`, `239.1.1.1:1234`, `[ff3e::1]:1234`.
+    ///
+    /// It sends the payload of RTP packets of payload type 33. Packets with anything else are left out and told in an
+    /// event.
+    pub fn udp(name: impl Into<String>, destination: &str) -> UdpOutputBuilder {
+        let mut common = Common::new(name);
+        let destination = common.record_error("destination", destination.parse()).unwrap_or_else(HostPort::placeholder);
+        UdpOutputBuilder::new(common, UdpOutput::new(destination))
+    }
+
+    /// Returns the builder of a RIST output (VSF TR-06-1, simple profile), which sends to a receiver with an even port:
+    /// `destination` as in `example.com:5000`. RTCP goes to the next port.
+    pub fn rist(name: impl Into<String>, destination: &str) -> RistOutputBuilder {
+        let mut common = Common::new(name);
+        let destination = common.record_error("destination", destination.parse()).unwrap_or_else(HostPort::placeholder);
+        RistOutputBuilder::new(common, RistOutput::new(destination))
+    }
+
     /// Returns the builder of an RTSP output that serves players: `bind` as in `0.0.0.0:554`, `path` as in `cam/1`.
     pub fn rtsp_listener(name: impl Into<String>, bind: &str, path: &str) -> RtspListenerBuilder<role::Output> {
         let mut common = Common::new(name);
@@ -135,6 +161,8 @@ impl Output {
     /// Returns the output of a URL, with its settings in the query:
     ///
     /// - `rtp://192.0.2.1:5004?second=198.51.100.1:5004`, `rtp://239.1.1.1:5004?iface=eth1&ttl=8`
+    /// - `udp://192.0.2.1:1234`, `udp://239.1.1.1:1234?iface=eth1&ttl=8&pace=pcr` (MPEG-TS without RTP)
+    /// - `rist://example.com:5000`
     /// - `srt://:9001?mode=listener&max_players=4`, `srt://example.com:9000?passphrase=…&pbkeylen=32`
     /// - `rtmp://0.0.0.0:1935/live/KEY` (players pull from it), `rtmp://example.com/live?key=KEY` (pushes),
     ///   and with `relay=true` or `second=…` the redundant relay
@@ -185,6 +213,8 @@ impl Output {
             OutputKind::RtmpPlay(_) => OutputProtocol::RtmpPull,
             OutputKind::SrtListener(_) | OutputKind::SrtCaller(_) => OutputProtocol::Srt,
             OutputKind::Rtp(_) => OutputProtocol::Rtp,
+            OutputKind::Udp(_) => OutputProtocol::Udp,
+            OutputKind::Rist(_) => OutputProtocol::Rist,
             OutputKind::RtspListener(_) | OutputKind::RtspCaller(_) => OutputProtocol::Rtsp,
             OutputKind::Tap(_) => OutputProtocol::Tap,
         }
@@ -233,6 +263,8 @@ impl Fields for OutputKind {
             OutputKind::SrtListener(_) => SettingScope::SrtListenerOutput,
             OutputKind::SrtCaller(_) => SettingScope::SrtCallerOutput,
             OutputKind::Rtp(_) => SettingScope::RtpOutput,
+            OutputKind::Udp(_) => SettingScope::UdpOutput,
+            OutputKind::Rist(_) => SettingScope::RistOutput,
             OutputKind::RtspListener(_) => SettingScope::RtspListenerOutput,
             OutputKind::RtspCaller(_) => SettingScope::RtspCallerOutput,
             OutputKind::Tap(_) => SettingScope::TapOutput,
@@ -255,7 +287,9 @@ impl Fields for OutputKind {
 
     fn local(&mut self) -> Option<&mut LocalEnd> {
         match self {
-            OutputKind::Rtp(s) => Some(&mut s.local),
+            OutputKind::Rtp(s) => Some(&mut s.udp.local),
+            OutputKind::Udp(s) => Some(&mut s.local),
+            OutputKind::Rist(s) => Some(&mut s.udp.local),
             _ => self.call().map(|call| &mut call.local),
         }
     }
@@ -299,6 +333,18 @@ impl Fields for OutputKind {
     fn rtp_output(&mut self) -> Option<&mut RtpOutput> {
         group!(self, Rtp(s) => s)
     }
+
+    fn udp_input(&mut self) -> Option<&mut UdpInput> {
+        None
+    }
+
+    fn udp_output(&mut self) -> Option<&mut UdpOutput> {
+        group!(self, Rtp(s) => &mut s.udp, Udp(s) => s, Rist(s) => &mut s.udp)
+    }
+
+    fn rist_latency(&mut self) -> Option<&mut Duration> {
+        group!(self, Rist(s) => &mut s.latency)
+    }
 }
 
 /// A type that can be an output of a flow: the builders of [`Output`], and `Output` itself. The compiler's check of the
@@ -338,6 +384,8 @@ into_output! {
     SrtListenerBuilder<role::Output> => SrtListener;
     SrtCallerBuilder<role::Output> => SrtCaller;
     RtpOutputBuilder => Rtp;
+    UdpOutputBuilder => Udp;
+    RistOutputBuilder => Rist;
     RtspListenerBuilder<role::Output> => RtspListener;
     RtspCallerBuilder<role::Output> => RtspCaller;
     TapBuilder => Tap;

@@ -4,10 +4,12 @@
 use super::{
     builder::role,
     output::{Output, TapBuilder},
+    rist::RistOutputBuilder,
     rtmp::{RtmpPullOutputBuilder, RtmpPushBuilder, RtmpRelayBuilder},
     rtp::RtpOutputBuilder,
     rtsp::{RtspCallerBuilder, RtspListenerBuilder},
     srt::{SrtCallerBuilder, SrtListenerBuilder},
+    udp::UdpOutputBuilder,
 };
 use crate::{error::ConfigErrorKind, media::MediaFamily};
 use std::{fmt, str::FromStr};
@@ -65,6 +67,10 @@ pub enum InputProtocol {
     Srt,
     /// RTP over UDP.
     Rtp,
+    /// MPEG-TS over UDP, without RTP.
+    Udp,
+    /// RIST, simple profile.
+    Rist,
     /// RTSP, received from clients that record, or played from a server.
     Rtsp,
     /// Packets pushed by the host, of one media family.
@@ -78,6 +84,8 @@ impl InputProtocol {
         Self::RtmpPull,
         Self::Srt,
         Self::Rtp,
+        Self::Udp,
+        Self::Rist,
         Self::Rtsp,
         Self::App(MediaFamily::Datagrams),
         Self::App(MediaFamily::Rtp),
@@ -92,6 +100,8 @@ impl InputProtocol {
             InputProtocol::RtmpPull => "RTMP_PULL",
             InputProtocol::Srt => "SRT",
             InputProtocol::Rtp => "RTP",
+            InputProtocol::Udp => "UDP",
+            InputProtocol::Rist => "RIST",
             InputProtocol::Rtsp => "RTSP",
             InputProtocol::App(MediaFamily::Datagrams) => "Datagrams app",
             InputProtocol::App(MediaFamily::Rtp) => "RTP app",
@@ -105,7 +115,7 @@ impl InputProtocol {
         match self {
             InputProtocol::Rtmp | InputProtocol::RtmpPull => MediaFamily::Rtmp,
             InputProtocol::Srt => MediaFamily::Datagrams,
-            InputProtocol::Rtp => MediaFamily::Rtp,
+            InputProtocol::Rtp | InputProtocol::Udp | InputProtocol::Rist => MediaFamily::Rtp,
             InputProtocol::Rtsp => MediaFamily::Rtsp,
             InputProtocol::App(family) => family,
         }
@@ -137,6 +147,10 @@ pub enum OutputProtocol {
     Srt,
     /// RTP over UDP.
     Rtp,
+    /// MPEG-TS over UDP, without RTP.
+    Udp,
+    /// RIST, simple profile.
+    Rist,
     /// RTSP, served to players or recorded to a server.
     Rtsp,
     /// Packets passed to the host.
@@ -145,8 +159,17 @@ pub enum OutputProtocol {
 
 impl OutputProtocol {
     /// All protocols.
-    pub const ALL: &'static [Self] =
-        &[Self::Rtmp, Self::RtmpPush, Self::RtmpPull, Self::Srt, Self::Rtp, Self::Rtsp, Self::Tap];
+    pub const ALL: &'static [Self] = &[
+        Self::Rtmp,
+        Self::RtmpPush,
+        Self::RtmpPull,
+        Self::Srt,
+        Self::Rtp,
+        Self::Udp,
+        Self::Rist,
+        Self::Rtsp,
+        Self::Tap,
+    ];
 
     /// Returns the name, as in `RTMP_PUSH`.
     pub const fn name(self) -> &'static str {
@@ -156,6 +179,8 @@ impl OutputProtocol {
             OutputProtocol::RtmpPull => "RTMP_PULL",
             OutputProtocol::Srt => "SRT",
             OutputProtocol::Rtp => "RTP",
+            OutputProtocol::Udp => "UDP",
+            OutputProtocol::Rist => "RIST",
             OutputProtocol::Rtsp => "RTSP",
             OutputProtocol::Tap => "tap",
         }
@@ -238,8 +263,8 @@ pairing_table! {
         Rtmp => Rtmp [RtmpRelayBuilder], RtmpPush [RtmpPushBuilder], RtmpPull [RtmpPullOutputBuilder];
     "SRT sources feed SRT, RTMP_PUSH, tap":
         Datagrams => Srt [SrtListenerBuilder<role::Output>, SrtCallerBuilder<role::Output>], RtmpPush [RtmpPushBuilder];
-    "RTP sources feed RTP, tap":
-        Rtp => Rtp [RtpOutputBuilder];
+    "RTP, UDP and RIST sources feed RTP, UDP, RIST, tap":
+        Rtp => Rtp [RtpOutputBuilder], Udp [UdpOutputBuilder], Rist [RistOutputBuilder];
     "RTSP sources feed RTSP, tap":
         Rtsp => Rtsp [RtspListenerBuilder<role::Output>, RtspCallerBuilder<role::Output>];
 }
@@ -262,9 +287,11 @@ mod tests {
         use OutputProtocol as O;
         assert_eq!(InputProtocol::RtmpPull.allowed_outputs(), [O::Rtmp, O::RtmpPush, O::RtmpPull, O::Tap]);
         assert_eq!(InputProtocol::Srt.allowed_outputs(), [O::Srt, O::RtmpPush, O::Tap]);
-        assert_eq!(InputProtocol::Rtp.allowed_outputs(), [O::Rtp, O::Tap]);
+        assert_eq!(InputProtocol::Rtp.allowed_outputs(), [O::Rtp, O::Udp, O::Rist, O::Tap]);
+        assert_eq!(InputProtocol::Udp.allowed_outputs(), InputProtocol::Rtp.allowed_outputs());
+        assert_eq!(InputProtocol::Rist.allowed_outputs(), InputProtocol::Rtp.allowed_outputs());
         assert_eq!(InputProtocol::Rtsp.allowed_outputs(), [O::Rtsp, O::Tap]);
-        assert_eq!(InputProtocol::App(MediaFamily::Rtp).allowed_outputs(), [O::Rtp, O::Tap]);
+        assert_eq!(InputProtocol::App(MediaFamily::Rtp).allowed_outputs(), [O::Rtp, O::Udp, O::Rist, O::Tap]);
     }
 
     #[test]
@@ -281,7 +308,7 @@ mod tests {
             let outputs = InputProtocol::App(*family).allowed_outputs();
             assert!(outputs.iter().all(|output| OutputProtocol::ALL.contains(output)));
         }
-        let error = "RIST".parse::<OutputProtocol>().unwrap_err().to_string();
+        let error = "WHIP".parse::<OutputProtocol>().unwrap_err().to_string();
         assert!(error.contains("RTMP_PUSH"), "{error}");
         assert!("tap".parse::<InputProtocol>().is_err());
     }

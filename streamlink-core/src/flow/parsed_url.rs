@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{error::ConfigErrorKind, secret::Secret};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 /// Maximum length of a URL, in bytes.
 pub(crate) const MAX_URL: usize = 8192;
@@ -143,6 +143,21 @@ impl ParsedUrl {
     pub(crate) fn credentials(&self) -> Result<Option<Credentials>, ConfigErrorKind> {
         let user = self.user.as_ref();
         user.map(|(user, password)| Credentials::new(user.reveal(), password.reveal())).transpose()
+    }
+
+    /// Removes an empty user name, as in `udp://@239.1.1.1:1234`.
+    pub(crate) fn take_empty_user(&mut self) {
+        self.user =
+            self.user.take().filter(|(user, password)| !(user.reveal().is_empty() && password.reveal().is_empty()));
+    }
+
+    /// Removes a user name that is an IPv4 address, or empty, and returns the address.
+    pub(crate) fn take_user_address(&mut self) -> Option<IpAddr> {
+        self.take_empty_user();
+        let (user, _) = self.user.as_ref().filter(|(_, password)| password.reveal().is_empty())?;
+        let address = user.reveal().parse().ok()?;
+        self.user = None;
+        Some(address)
     }
 
     /// Checks that there is no user name, for protocols without one.

@@ -1,13 +1,13 @@
 //! RTP settings of sources and outputs (RTP over UDP: RFC 3550; MPEG-TS over RTP: RFC 2250).
 
 use super::{
-    address::{HostPort, Interface, Listen, LocalEnd},
+    address::HostPort,
     builder::{endpoint_builder, listener_setters, local_end_setters, output_setters},
     settings::{check_millis, number},
-    silence::IDLE_TIMEOUT,
+    udp::{UdpInput, UdpOutput, udp_input_setters, udp_output_setters},
 };
 use crate::error::ConfigErrorKind;
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// A set of RTP payload types (0–127). The empty set admits all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -56,49 +56,113 @@ impl fmt::Display for PayloadTypes {
     }
 }
 
+/// Forward error correction of an RTP output (SMPTE ST 2022-1). As text: `5,10` (columns, rows), with the parity of rows
+/// `5,10,row`; also as ffmpeg's `prompeg` has it, `l=5:d=10`, which is with rows.
+///
+/// The packets form matrices, row by row. The parity of each column is sent to the port of the media plus two, and that of
+/// each row to the port plus four. A receiver recovers any packet that is the only missing one of its column or row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fec {
+    columns: u8,
+    rows: u8,
+    with_rows: bool,
+}
+
+impl Fec {
+    const FORM: &str = "columns (1 to 20) and rows (4 to 20), such as `5,10` or `5,10,row`, of at most 100 packets";
+
+    /// Returns the parity of columns, for a matrix of 1 to 20 columns (L) and 4 to 20 rows (D): a burst of as many lost
+    /// packets as there are columns is recovered.
+    ///
+    /// # Errors
+    /// When one of them is out of range, or the matrix has more than 100 packets.
+    pub fn new(columns: u8, rows: u8) -> Result<Self, ConfigErrorKind> {
+        let size = u16::from(columns) * u16::from(rows);
+        if (1..=20).contains(&columns) && (4..=20).contains(&rows) && size <= 100 {
+            Ok(Self { columns, rows, with_rows: false })
+        } else {
+            Err(ConfigErrorKind::out_of_range(format_args!("{columns},{rows}"), Self::FORM))
+        }
+    }
+
+    /// Returns the parity of columns and rows.
+    #[must_use]
+    pub fn with_rows(self) -> Self {
+        Self { with_rows: true, ..self }
+    }
+
+    /// Returns the number of columns (L).
+    pub fn columns(self) -> u8 {
+        self.columns
+    }
+
+    /// Returns the number of rows (D).
+    pub fn rows(self) -> u8 {
+        self.rows
+    }
+
+    /// Returns whether the parity of rows is sent, too.
+    pub fn has_rows(self) -> bool {
+        self.with_rows
+    }
+}
+
+impl FromStr for Fec {
+    type Err = ConfigErrorKind;
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
+        let bad = || ConfigErrorKind::malformed(s, Self::FORM);
+        let number = |text: &str| text.trim().parse::<u8>().map_err(|_| bad());
+        if let Some((columns, rows)) = s.split_once(':') {
+            let columns = columns.strip_prefix("l=").ok_or_else(bad)?;
+            let rows = rows.strip_prefix("d=").ok_or_else(bad)?;
+            return Ok(Self::new(number(columns)?, number(rows)?)?.with_rows());
+        }
+        match s.split(',').collect::<Vec<_>>()[..] {
+            [columns, rows] => Self::new(number(columns)?, number(rows)?),
+            [columns, rows, "row"] => Ok(Self::new(number(columns)?, number(rows)?)?.with_rows()),
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl fmt::Display for Fec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.columns, self.rows)?;
+        if self.with_rows { f.write_str(",row") } else { Ok(()) }
+    }
+}
+
+/// Last of the ports of an RTP session with forward error correction, from the port of the media on.
+const FEC_PORTS: u16 = 4;
+
+/// Returns the problem of forward error correction at a port, if there are no ports for it.
+fn check_fec_ports(port: u16) -> Option<(&'static str, ConfigErrorKind)> {
+    let problem = || ConfigErrorKind::Conflict(format!("needs the ports {port} plus 2 and plus 4, up to 65535"));
+    port.checked_add(FEC_PORTS).is_none().then(|| ("fec", problem()))
+}
+
 /// Settings of an RTP source.
 #[derive(Clone, Debug)]
 pub(crate) struct RtpInput {
-    /// Local address; a multicast address is joined. There is no limit of peers, as RTP has no connections.
-    pub(crate) listen: Listen,
-    pub(crate) interface: Option<Interface>,
-    /// The only sender of the multicast group that is received (source-specific multicast, RFC 4607).
-    pub(crate) multicast_source: Option<IpAddr>,
+    pub(crate) udp: UdpInput,
     pub(crate) payload_types: PayloadTypes,
     pub(crate) reorder_window: Duration,
-    pub(crate) idle_timeout: Duration,
+    /// Receives forward error correction.
+    pub(crate) fec: bool,
 }
 
 pub(crate) const REORDER: std::ops::RangeInclusive<u64> = 0..=1_000;
-const DEFAULT_REORDER: Duration = Duration::from_millis(50);
-const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_millis(5000);
+pub(crate) const DEFAULT_REORDER: Duration = Duration::from_millis(50);
 
 impl RtpInput {
-    pub(crate) fn new(listen: Listen) -> Self {
-        Self {
-            listen,
-            interface: None,
-            multicast_source: None,
-            payload_types: PayloadTypes::ALL,
-            reorder_window: DEFAULT_REORDER,
-            idle_timeout: DEFAULT_IDLE_TIMEOUT,
-        }
+    pub(crate) fn new(udp: UdpInput) -> Self {
+        Self { udp, payload_types: PayloadTypes::ALL, reorder_window: DEFAULT_REORDER, fec: false }
     }
 
     /// Returns the field and problem of settings that contradict each other.
     pub(crate) fn check(&self) -> Option<(&'static str, ConfigErrorKind)> {
-        let group = self.listen.bind.ip();
-        match self.multicast_source {
-            Some(source) if !group.is_multicast() => Some((
-                "source",
-                ConfigErrorKind::Conflict(format!("a multicast sender ({source}) needs a multicast group")),
-            )),
-            Some(source) if source.is_ipv4() != group.is_ipv4() => Some((
-                "source",
-                ConfigErrorKind::Conflict(format!("{source} and the group {group} are of different families")),
-            )),
-            _ => None,
-        }
+        let fec = self.fec.then(|| check_fec_ports(self.udp.listen.bind.port())).flatten();
+        self.udp.check().or(fec)
     }
 }
 
@@ -106,21 +170,10 @@ endpoint_builder! {
     /// Builder of an RTP source. Made by [`Source::rtp`](crate::Source::rtp).
     RtpSourceBuilder: RtpInput
 }
-listener_setters!(RtpSourceBuilder, listen);
+listener_setters!(RtpSourceBuilder, udp.listen);
+udp_input_setters!(RtpSourceBuilder, udp);
 
 impl RtpSourceBuilder {
-    /// Sets the interface that receives a multicast group: a name or an address (by default the system's choice).
-    pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
-        self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v));
-        self
-    }
-
-    /// Sets the only sender of the group to receive from (source-specific multicast, RFC 4607).
-    pub fn multicast_source(mut self, sender: IpAddr) -> Self {
-        self.draft.settings.multicast_source = Some(sender);
-        self
-    }
-
     /// Sets the payload types that pass (all); packets of others are dropped and counted.
     pub fn payload_types(mut self, types: PayloadTypes) -> Self {
         self.draft.settings.payload_types = types;
@@ -134,9 +187,13 @@ impl RtpSourceBuilder {
         self
     }
 
-    /// Sets the time that the sender may be silent before the source counts as lost (5000 ms; 1000–60 000).
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.draft.try_set("idle_timeout", check_millis(timeout, IDLE_TIMEOUT), |s, v| s.idle_timeout = v);
+    /// Sets whether forward error correction (SMPTE ST 2022-1) is received (off), at the port of the source plus two
+    /// (columns) and plus four (rows). The size of the matrix follows from what is received.
+    ///
+    /// A gap in the sequence is then held open until its FEC packets have come: for the time of two matrices. Packets that
+    /// arrive in order are not delayed.
+    pub fn fec(mut self, receive: bool) -> Self {
+        self.draft.settings.fec = receive;
         self
     }
 }
@@ -178,30 +235,20 @@ impl fmt::Display for Rewrite {
 /// Settings of an RTP output.
 #[derive(Clone, Debug)]
 pub(crate) struct RtpOutput {
-    pub(crate) destination: HostPort,
-    pub(crate) second: Option<HostPort>,
-    pub(crate) local: LocalEnd,
-    pub(crate) interface: Option<Interface>,
-    pub(crate) ttl: u8,
+    pub(crate) udp: UdpOutput,
     pub(crate) rewrite: Rewrite,
+    pub(crate) fec: Option<Fec>,
 }
-
-const DEFAULT_TTL: u8 = 64;
 
 impl RtpOutput {
     pub(crate) fn new(destination: HostPort) -> Self {
-        Self {
-            destination,
-            second: None,
-            local: LocalEnd::default(),
-            interface: None,
-            ttl: DEFAULT_TTL,
-            rewrite: Rewrite::Preserve,
-        }
+        Self { udp: UdpOutput::new(destination), rewrite: Rewrite::Preserve, fec: None }
     }
 
-    pub(crate) fn destinations(&self) -> impl Iterator<Item = &HostPort> {
-        std::iter::once(&self.destination).chain(&self.second)
+    /// Returns the field and problem of settings that contradict each other.
+    pub(crate) fn check(&self) -> Option<(&'static str, ConfigErrorKind)> {
+        self.fec?;
+        self.udp.destinations().find_map(|destination| check_fec_ports(destination.port()))
     }
 }
 
@@ -211,35 +258,19 @@ endpoint_builder! {
 }
 output_setters!(RtpOutputBuilder);
 
-/// Checks a time to live, or hop limit.
-pub(crate) fn check_ttl(hops: u8) -> Result<u8, ConfigErrorKind> {
-    if hops == 0 { Err(ConfigErrorKind::out_of_range(0, "1 to 255 hops")) } else { Ok(hops) }
-}
-
-local_end_setters!(RtpOutputBuilder, local);
+local_end_setters!(RtpOutputBuilder, udp.local);
+udp_output_setters!(RtpOutputBuilder, udp);
 
 impl RtpOutputBuilder {
-    /// Adds a second destination that is sent the same packets, for receivers with SMPTE ST 2022-7.
-    pub fn second(mut self, destination: impl AsRef<str>) -> Self {
-        self.draft.try_set("second", destination.as_ref().parse(), |s, v| s.second = Some(v));
-        self
-    }
-
-    /// Sets the interface that a multicast group is sent on: a name or an address (by default the system's choice).
-    pub fn interface(mut self, interface: impl AsRef<str>) -> Self {
-        self.draft.try_set("iface", interface.as_ref().parse(), |s, v| s.interface = Some(v));
-        self
-    }
-
-    /// Sets the time to live, or hop limit, of the packets (64; 1–255), unicast and multicast.
-    pub fn ttl(mut self, hops: u8) -> Self {
-        self.draft.try_set("ttl", check_ttl(hops), |s, v| s.ttl = v);
-        self
-    }
-
     /// Sets whether sequence numbers and SSRC are kept (the default) or rewritten.
     pub fn rewrite(mut self, rewrite: Rewrite) -> Self {
         self.draft.settings.rewrite = rewrite;
+        self
+    }
+
+    /// Sends forward error correction (none).
+    pub fn fec(mut self, fec: Fec) -> Self {
+        self.draft.settings.fec = Some(fec);
         self
     }
 }

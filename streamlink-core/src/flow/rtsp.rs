@@ -8,9 +8,9 @@ use super::{
     },
     name::check_text,
     parsed_url::{ParsedUrl, sendable},
-    rtp::check_ttl,
     secret::Credentials,
     silence::{Silence, idle_setters, takeover_setters},
+    udp::check_ttl,
 };
 use crate::{error::ConfigErrorKind, secret::Secret};
 use std::{fmt, net::SocketAddr, str::FromStr};

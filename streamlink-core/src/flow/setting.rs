@@ -130,6 +130,10 @@ scopes! {
     SrtCallerSource = "SRT caller source";
     /// RTP source.
     RtpSource = "RTP source";
+    /// UDP source.
+    UdpSource = "UDP source";
+    /// RIST source.
+    RistSource = "RIST source";
     /// RTSP source that clients record to.
     RtspListenerSource = "RTSP listener source";
     /// RTSP source that plays from a server.
@@ -148,6 +152,10 @@ scopes! {
     SrtCallerOutput = "SRT caller output";
     /// RTP output.
     RtpOutput = "RTP output";
+    /// UDP output.
+    UdpOutput = "UDP output";
+    /// RIST output.
+    RistOutput = "RIST output";
     /// RTSP output that serves players.
     RtspListenerOutput = "RTSP listener output";
     /// RTSP output that records to a server.

@@ -3,6 +3,7 @@
 
 use super::{
     address::{Call, Listen, LocalEnd, check_congestion},
+    rist,
     rtmp::{self, RtmpPlayServer, RtmpPublishServer, RtmpRelay},
     rtp::{self, PayloadTypes, RtpInput, RtpOutput},
     rtsp::{self, RtspOptions},
@@ -10,11 +11,12 @@ use super::{
     setting::{Given, Setting, SettingScope, SettingValue},
     silence::{IDLE_TIMEOUT, Silence},
     srt::{self, SrtOptions},
+    udp::{UdpInput, UdpOutput as UdpOutputSettings},
 };
 use crate::{error::ConfigErrorKind, media::ProgramChoice};
 use SettingScope::*;
 use SettingValue::{Boolean, Choice, Form, Number, Text};
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// One row of the table.
 pub(crate) struct Row {
@@ -51,6 +53,11 @@ pub(crate) trait Fields {
     fn play(&mut self) -> Option<&mut RtmpPlayServer>;
     fn rtp_input(&mut self) -> Option<&mut RtpInput>;
     fn rtp_output(&mut self) -> Option<&mut RtpOutput>;
+    /// Settings of a source of datagrams: UDP, and a part of RTP.
+    fn udp_input(&mut self) -> Option<&mut UdpInput>;
+    /// Settings of an output of datagrams: UDP, and a part of RTP.
+    fn udp_output(&mut self) -> Option<&mut UdpOutputSettings>;
+    fn rist_latency(&mut self) -> Option<&mut Duration>;
 }
 
 /// Returns the access to a field of one group: how it is read as text, and how it is set.
@@ -116,12 +123,14 @@ const LISTENERS: &[SettingScope] = &[
     RtmpSource,
     SrtListenerSource,
     RtpSource,
+    UdpSource,
+    RistSource,
     RtspListenerSource,
     RtmpPullOutput,
     SrtListenerOutput,
     RtspListenerOutput,
 ];
-const CALLERS_AND_RTP: &[SettingScope] = &[
+const CALLERS_AND_DATAGRAMS: &[SettingScope] = &[
     RtmpPullSource,
     SrtCallerSource,
     RtspCallerSource,
@@ -130,6 +139,8 @@ const CALLERS_AND_RTP: &[SettingScope] = &[
     SrtCallerOutput,
     RtspCallerOutput,
     RtpOutput,
+    UdpOutput,
+    RistOutput,
 ];
 /// Outputs that serve players.
 const SERVING_OUTPUTS: &[SettingScope] = &[RtmpPullOutput, SrtListenerOutput, RtspListenerOutput];
@@ -143,6 +154,8 @@ const OUTPUTS: &[SettingScope] = &[
     SrtListenerOutput,
     SrtCallerOutput,
     RtpOutput,
+    UdpOutput,
+    RistOutput,
     RtspListenerOutput,
     RtspCallerOutput,
     TapOutput,
@@ -153,6 +166,8 @@ const ENDPOINTS: &[SettingScope] = &[
     SrtListenerSource,
     SrtCallerSource,
     RtpSource,
+    UdpSource,
+    RistSource,
     RtspListenerSource,
     RtspCallerSource,
     AppSource,
@@ -162,6 +177,8 @@ const ENDPOINTS: &[SettingScope] = &[
     SrtListenerOutput,
     SrtCallerOutput,
     RtpOutput,
+    UdpOutput,
+    RistOutput,
     RtspListenerOutput,
     RtspCallerOutput,
     TapOutput,
@@ -172,6 +189,8 @@ const NETWORK_ENDPOINTS: &[SettingScope] = &[
     SrtListenerSource,
     SrtCallerSource,
     RtpSource,
+    UdpSource,
+    RistSource,
     RtspListenerSource,
     RtspCallerSource,
     RtmpOutput,
@@ -180,6 +199,8 @@ const NETWORK_ENDPOINTS: &[SettingScope] = &[
     SrtListenerOutput,
     SrtCallerOutput,
     RtpOutput,
+    UdpOutput,
+    RistOutput,
     RtspListenerOutput,
     RtspCallerOutput,
 ];
@@ -365,14 +386,14 @@ pub(crate) static TABLE: &[Row] = &[
         setting: setting("program", "program", &[SrtListenerSource, SrtCallerSource], Form("a program number from 1 to 65535, or the name of a service"), "", "", "Program of the transport stream that is remultiplexed to RTMP; by default the best one that has a picture."),
         access: field!(srt, |s| (s.program != ProgramChoice::Best).then(|| s.program.to_string()), |s, v| s.program = v.parse()?),
     },
-    // RTP.
+    // RTP, and MPEG-TS over UDP.
     Row {
-        setting: setting("iface", "interface", &[RtpSource], Form("name or address of an interface"), "", "", "Interface that receives a multicast group; by default the system's choice."),
-        access: field!(rtp_input, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
+        setting: setting("iface", "interface", &[RtpSource, UdpSource], Form("name or address of an interface"), "", "", "Interface that receives a multicast group; by default the system's choice.").aliases(&["localaddr"]),
+        access: field!(udp_input, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
     },
     Row {
-        setting: setting("source", "multicast_source", &[RtpSource], Form("an IP address"), "", "", "Only sender of the multicast group that is received (RFC 4607)."),
-        access: field!(rtp_input, |s| option(&s.multicast_source), |s, v| {
+        setting: setting("source", "multicast_source", &[RtpSource, UdpSource], Form("an IP address"), "", "", "Only sender of the multicast group that is received (RFC 4607).").aliases(&["sources"]),
+        access: field!(udp_input, |s| option(&s.multicast_source), |s, v| {
             let address = v.text.parse().map_err(|_| ConfigErrorKind::malformed(v.text, "an address"));
             s.multicast_source = Some(address?);
         }),
@@ -386,24 +407,41 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(rtp_input, |s| text(s.reorder_window.as_millis()), |s, v| s.reorder_window = v.millis()?),
     },
     Row {
-        setting: setting("idle_timeout", "idle_timeout", &[RtpSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
-        access: field!(rtp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
+        setting: setting("idle_timeout", "idle_timeout", &[RtpSource, UdpSource, RistSource], range(&IDLE_TIMEOUT), "ms", "5000", "Time without accepted media after which the source is lost."),
+        access: field!(udp_input, |s| text(s.idle_timeout.as_millis()), |s, v| s.idle_timeout = v.millis()?),
     },
     Row {
-        setting: setting("second", "second", &[RtpOutput], Form("host and port, such as `example.com:5004`"), "", "", "Second destination, which is sent the same packets (SMPTE ST 2022-7)."),
-        access: field!(rtp_output, |s| option(&s.second), |s, v| s.second = Some(v.parse()?)),
+        setting: setting("fec", "fec", &[RtpSource], Boolean, "", "false", "Receives forward error correction (SMPTE ST 2022-1) at the port plus 2 (columns) and plus 4 (rows)."),
+        access: field!(rtp_input, |s| text(s.fec), |s, v| s.fec = v.boolean()?),
     },
     Row {
-        setting: setting("iface", "interface", &[RtpOutput], Form("name or address of an interface"), "", "", "Interface that a multicast group is sent on; by default the system's choice."),
-        access: field!(rtp_output, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
+        setting: setting("fec", "fec", &[RtpOutput], Form("columns and rows, such as `5,10`, with the parity of rows `5,10,row` or `l=5:d=10`"), "", "", "Forward error correction (SMPTE ST 2022-1): 1 to 20 columns, 4 to 20 rows, at most 100 packets."),
+        access: field!(rtp_output, |s| option(&s.fec), |s, v| s.fec = Some(v.parse()?)),
     },
     Row {
-        setting: setting("ttl", "ttl", &[RtpOutput], Number { min: 1, max: 255 }, "hops", "64", "Time to live, or hop limit, of the packets."),
-        access: field!(rtp_output, |s| text(s.ttl), |s, v| s.ttl = v.number()?),
+        setting: setting("second", "second", &[RtpOutput, UdpOutput], Form("host and port, such as `example.com:5004`"), "", "", "Second destination, which is sent the same packets (of RTP, as SMPTE ST 2022-7 wants them)."),
+        access: field!(udp_output, |s| option(&s.second), |s, v| s.second = Some(v.parse()?)),
+    },
+    Row {
+        setting: setting("iface", "interface", &[RtpOutput, UdpOutput, RistOutput], Form("name or address of an interface"), "", "", "Interface that a multicast group is sent on, or RIST leaves from; by default the system's choice."),
+        access: field!(udp_output, |s| option(&s.interface), |s, v| s.interface = Some(v.parse()?)),
+    },
+    Row {
+        setting: setting("ttl", "ttl", &[RtpOutput, UdpOutput, RistOutput], Number { min: 1, max: 255 }, "hops", "64", "Time to live, or hop limit, of the packets."),
+        access: field!(udp_output, |s| text(s.ttl), |s, v| s.ttl = v.number()?),
     },
     Row {
         setting: setting("ssrc", "rewrite", &[RtpOutput], Form("preserve, random, or an SSRC as a number"), "", "preserve", "Sequence numbers and SSRC: those of the source, or new ones."),
         access: field!(rtp_output, |s| text(s.rewrite), |s, v| s.rewrite = v.parse()?),
+    },
+    Row {
+        setting: setting("pace", "pace", &[RtpOutput, UdpOutput], Choice(&["none", "pcr"]), "", "none", "Departure of the packets: as they come, or MPEG-TS at the times of its program clock references."),
+        access: field!(udp_output, |s| text(s.pace), |s, v| s.pace = v.parse()?),
+    },
+    // RIST.
+    Row {
+        setting: setting("latency", "latency", &[RistSource, RistOutput], range(&rist::LATENCY), "ms", "1000", "Time for which missing packets are asked for, and for which sent ones are kept.").aliases(&["buffer"]),
+        access: field!(rist_latency, |s| text(s.as_millis()), |s, v| *s = v.millis()?),
     },
     // RTSP.
     Row {
@@ -478,15 +516,15 @@ pub(crate) static TABLE: &[Row] = &[
         access: Some(Access { set: add_query, get: |_| None }),
     },
     Row {
-        setting: setting("bind", "bind", CALLERS_AND_RTP, Form("local address and port, such as `192.0.2.5:6000` or `:6000`"), "", "", "Local address and port; by default those of the region, and a port that the system picks."),
+        setting: setting("bind", "bind", CALLERS_AND_DATAGRAMS, Form("local address and port, such as `192.0.2.5:6000` or `:6000`"), "", "", "Local address and port; by default those of the region, and a port that the system picks."),
         access: field!(local, |s| s.bind_text(), |s, v| s.set_bind(v.text)?),
     },
     Row {
-        setting: setting("local_port", "bind", CALLERS_AND_RTP, Number { min: 1, max: 65_535 }, "", "", "Local port; by default one that the system picks."),
+        setting: setting("local_port", "bind", CALLERS_AND_DATAGRAMS, Number { min: 1, max: 65_535 }, "", "", "Local port; by default one that the system picks."),
         access: field!(local, |s| s.port.filter(|_| s.address.is_none()).map(|port| port.to_string()), |s, v| s.port = Some(v.number()?)),
     },
     Row {
-        setting: setting("dscp", "dscp", CALLERS_AND_RTP, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474)."),
+        setting: setting("dscp", "dscp", CALLERS_AND_DATAGRAMS, Number { min: *LocalEnd::DSCP.start() as u64, max: *LocalEnd::DSCP.end() as u64 }, "", "", "Differentiated services code point of the packets (RFC 2474)."),
         access: field!(local, |s| option(&s.dscp), |s, v| s.dscp = Some(v.number()?)),
     },
     Row {

@@ -4,6 +4,7 @@ use super::{
     address::{Call, HostPort, Listen, LocalEnd, parse_bind},
     builder::{Common, endpoint_builder, role},
     pairing::{InputProtocol, family},
+    rist::{RistInput, RistSourceBuilder},
     rtmp::{
         RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPullSourceBuilder, RtmpRelay, RtmpSourceBuilder,
         check_app,
@@ -15,6 +16,7 @@ use super::{
     setting_table::Fields,
     silence::{Silence, Takeover},
     srt::{SrtCaller, SrtCallerBuilder, SrtListener, SrtListenerBuilder, SrtOptions},
+    udp::{UdpInput, UdpOutput, UdpSourceBuilder},
     written_url,
 };
 use crate::media::{MediaFamily, ProgramChoice};
@@ -43,6 +45,8 @@ pub(crate) enum SourceKind {
     SrtListener(SrtListener),
     SrtCaller(SrtCaller),
     Rtp(RtpInput),
+    Udp(UdpInput),
+    Rist(RistInput),
     RtspListener(RtspListener),
     RtspCaller(RtspCaller),
     App(MediaFamily),
@@ -95,7 +99,23 @@ impl Source {
     pub fn rtp(name: impl Into<String>, bind: &str) -> RtpSourceBuilder {
         let mut common = Common::new(name);
         let listen = bind_or_placeholder(&mut common, bind);
-        RtpSourceBuilder::new(common, RtpInput::new(listen))
+        RtpSourceBuilder::new(common, RtpInput::new(UdpInput::new(listen)))
+    }
+
+    /// Returns the builder of a UDP source, which receives MPEG-TS in plain datagrams at a local address or from a
+    /// multicast group: `bind` as in `0.0.0.0:1234`, `239.1.1.1:1234`, `[ff3e::1]:1234`.
+    pub fn udp(name: impl Into<String>, bind: &str) -> UdpSourceBuilder {
+        let mut common = Common::new(name);
+        let listen = bind_or_placeholder(&mut common, bind);
+        UdpSourceBuilder::new(common, UdpInput::new(listen))
+    }
+
+    /// Returns the builder of a RIST source (VSF TR-06-1, simple profile), which receives at a local address with an even
+    /// port: `bind` as in `0.0.0.0:5000`. RTCP has the next port.
+    pub fn rist(name: impl Into<String>, bind: &str) -> RistSourceBuilder {
+        let mut common = Common::new(name);
+        let listen = bind_or_placeholder(&mut common, bind);
+        RistSourceBuilder::new(common, RistInput::new(UdpInput::new(listen)))
     }
 
     /// Returns the builder of an RTSP source that listens, and clients record to: `bind` as in `0.0.0.0:554`, `path` as
@@ -141,6 +161,8 @@ impl Source {
     /// Returns the source of a URL, with its settings in the query:
     ///
     /// - `rtp://:5004`, `rtp://239.1.1.1:5004?iface=eth1&pt=33`
+    /// - `udp://:1234`, `udp://@239.1.1.1:1234?iface=eth1&source=192.0.2.1` (MPEG-TS without RTP)
+    /// - `rist://:5000?latency=1000`
     /// - `srt://:9000?mode=listener&latency=120`, `srt://example.com:9000?streamid=cam1`
     /// - `rtmp://0.0.0.0:1935/live/KEY` (publishers push to it), `rtmp://example.com/live?key=KEY` (pulls)
     /// - `rtsp://0.0.0.0:554/cam/1`, `rtsp://user:pw@host/path?transport=tcp`
@@ -188,6 +210,8 @@ impl Source {
             SourceKind::RtmpPull(_) => InputProtocol::RtmpPull,
             SourceKind::SrtListener(_) | SourceKind::SrtCaller(_) => InputProtocol::Srt,
             SourceKind::Rtp(_) => InputProtocol::Rtp,
+            SourceKind::Udp(_) => InputProtocol::Udp,
+            SourceKind::Rist(_) => InputProtocol::Rist,
             SourceKind::RtspListener(_) | SourceKind::RtspCaller(_) => InputProtocol::Rtsp,
             SourceKind::App(family) => InputProtocol::App(*family),
         }
@@ -226,7 +250,9 @@ impl Source {
     /// Returns the time without media after which this source is lost. A source in the host's process has none.
     pub(crate) fn idle_timeout(&self) -> Duration {
         let (silence, default) = match &self.kind {
-            SourceKind::Rtp(s) => return s.idle_timeout,
+            SourceKind::Rtp(s) => return s.udp.idle_timeout,
+            SourceKind::Udp(s) => return s.idle_timeout,
+            SourceKind::Rist(s) => return s.udp.idle_timeout,
             SourceKind::Rtmp(s) => (s.silence, 10),
             SourceKind::RtmpPull(s) => (s.silence, 10),
             SourceKind::RtspListener(s) => (s.rtsp.silence, 10),
@@ -278,6 +304,8 @@ impl Fields for SourceKind {
             SourceKind::SrtListener(_) => SettingScope::SrtListenerSource,
             SourceKind::SrtCaller(_) => SettingScope::SrtCallerSource,
             SourceKind::Rtp(_) => SettingScope::RtpSource,
+            SourceKind::Udp(_) => SettingScope::UdpSource,
+            SourceKind::Rist(_) => SettingScope::RistSource,
             SourceKind::RtspListener(_) => SettingScope::RtspListenerSource,
             SourceKind::RtspCaller(_) => SettingScope::RtspCallerSource,
             SourceKind::App(_) => SettingScope::AppSource,
@@ -289,7 +317,9 @@ impl Fields for SourceKind {
             self,
             Rtmp(s) => &mut s.listen,
             SrtListener(s) => &mut s.listen,
-            Rtp(s) => &mut s.listen,
+            Rtp(s) => &mut s.udp.listen,
+            Udp(s) => &mut s.listen,
+            Rist(s) => &mut s.udp.listen,
             RtspListener(s) => &mut s.listen,
         )
     }
@@ -349,6 +379,18 @@ impl Fields for SourceKind {
     fn rtp_output(&mut self) -> Option<&mut RtpOutput> {
         None
     }
+
+    fn udp_input(&mut self) -> Option<&mut UdpInput> {
+        group!(self, Rtp(s) => &mut s.udp, Udp(s) => s, Rist(s) => &mut s.udp)
+    }
+
+    fn rist_latency(&mut self) -> Option<&mut Duration> {
+        group!(self, Rist(s) => &mut s.latency)
+    }
+
+    fn udp_output(&mut self) -> Option<&mut UdpOutput> {
+        None
+    }
 }
 
 /// A type that can be the source of a flow: the builders of [`Source`], and `Source` itself.
@@ -389,6 +431,8 @@ into_source! {
     SrtListenerBuilder<role::Source>: Datagrams => |settings| SourceKind::SrtListener(settings);
     SrtCallerBuilder<role::Source>: Datagrams => |settings| SourceKind::SrtCaller(settings);
     RtpSourceBuilder: Rtp => |settings| SourceKind::Rtp(settings);
+    UdpSourceBuilder: Rtp => |settings| SourceKind::Udp(settings);
+    RistSourceBuilder: Rtp => |settings| SourceKind::Rist(settings);
     RtspListenerBuilder<role::Source>: Rtsp => |settings| SourceKind::RtspListener(settings);
     RtspCallerBuilder<role::Source>: Rtsp => |settings| SourceKind::RtspCaller(settings);
     AppSourceBuilder<family::Datagrams>: Datagrams => |AppInput| SourceKind::App(MediaFamily::Datagrams);

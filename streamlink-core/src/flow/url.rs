@@ -5,6 +5,7 @@ use super::{
     builder::Common,
     output::{Output, OutputKind, TapOutput},
     parsed_url::{Pair, ParsedUrl},
+    rist::{RistInput, RistOutput},
     rtmp::{
         RTMP_PORT, RTMPS_PORT, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay, check_app,
     },
@@ -17,6 +18,7 @@ use super::{
     shown_url::{is_public, is_secret},
     source::{Source, SourceKind},
     srt::{SrtCaller, SrtListener, SrtOptions},
+    udp::{UdpInput, UdpOutput},
 };
 use crate::{error::ConfigErrorKind, media::MediaFamily, secret::Secret};
 use percent_encoding::percent_decode_str;
@@ -132,8 +134,30 @@ fn rtsp_listener(url: &ParsedUrl) -> Result<RtspListener, ConfigErrorKind> {
     Ok(RtspListener { listen: url.bind(Some(if tls { RTSPS_PORT } else { RTSP_PORT }))?, rtsp })
 }
 
+/// Returns a source of datagrams. As in VLC, an `@` may stand before the address, and the only sender of a multicast group
+/// before it: `udp://@239.1.1.1:1234`, `udp://192.0.2.1@232.1.1.1:1234`.
+fn udp_input(url: &mut ParsedUrl) -> Result<UdpInput, ConfigErrorKind> {
+    let sender = url.take_user_address();
+    url.no_user()?;
+    url.no_path()?;
+    let mut input = UdpInput::new(url.bind(None)?);
+    input.multicast_source = sender;
+    Ok(input)
+}
+
+/// Returns the address that an output of datagrams sends to. As in VLC, an `@` may stand before it.
+fn datagram_destination(url: &mut ParsedUrl) -> Result<HostPort, ConfigErrorKind> {
+    url.take_empty_user();
+    url.no_user()?;
+    url.no_path()?;
+    url.remote(None)
+}
+
 fn unknown_scheme<T>() -> Result<T, ConfigErrorKind> {
-    Err(ConfigErrorKind::malformed("the scheme of the URL", "one of rtp, srt, rtmp, rtmps, rtsp, rtsps, app, tap"))
+    Err(ConfigErrorKind::malformed(
+        "the scheme of the URL",
+        "one of rtp, udp, rist, srt, rtmp, rtmps, rtsp, rtsps, app, tap",
+    ))
 }
 
 /// An endpoint as its URL names it, before its settings are applied.
@@ -189,9 +213,18 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
     let kind = match url.scheme.as_str() {
         "rtp" => {
             check_mode(url, more, "listener", "an RTP source receives at a local address or from a group")?;
+            SourceKind::Rtp(RtpInput::new(udp_input(url)?))
+        }
+        "udp" => {
+            check_mode(url, more, "listener", "a UDP source receives at a local address or from a group")?;
+            SourceKind::Udp(udp_input(url)?)
+        }
+        "rist" => {
+            check_mode(url, more, "listener", "a RIST source receives at a local address")?;
+            url.take_empty_user();
             url.no_user()?;
             url.no_path()?;
-            SourceKind::Rtp(RtpInput::new(url.bind(None)?))
+            SourceKind::Rist(RistInput::new(UdpInput::new(url.bind(None)?)))
         }
         "srt" => {
             url.no_user()?;
@@ -233,9 +266,15 @@ fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>
     let kind = match url.scheme.as_str() {
         "rtp" => {
             check_mode(url, more, "caller", "an RTP output sends to an address")?;
-            url.no_user()?;
-            url.no_path()?;
-            OutputKind::Rtp(RtpOutput::new(url.remote(None)?))
+            OutputKind::Rtp(RtpOutput::new(datagram_destination(url)?))
+        }
+        "udp" => {
+            check_mode(url, more, "caller", "a UDP output sends to an address")?;
+            OutputKind::Udp(UdpOutput::new(datagram_destination(url)?))
+        }
+        "rist" => {
+            check_mode(url, more, "caller", "a RIST output sends to an address")?;
+            OutputKind::Rist(RistOutput::new(datagram_destination(url)?))
         }
         "srt" => {
             url.no_user()?;

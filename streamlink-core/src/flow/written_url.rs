@@ -69,7 +69,9 @@ pub(crate) fn write(url: &UrlParts) -> String {
 pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
     let fields = &mut kind.clone();
     match kind {
-        SourceKind::Rtp(s) => parts(format!("rtp://{}", s.listen.bind), None, fields),
+        SourceKind::Rtp(s) => parts(format!("rtp://{}", s.udp.listen.bind), None, fields),
+        SourceKind::Udp(s) => parts(format!("udp://{}", s.listen.bind), None, fields),
+        SourceKind::Rist(s) => parts(format!("rist://{}", s.udp.listen.bind), None, fields),
         SourceKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
         SourceKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
         SourceKind::Rtmp(s) => {
@@ -86,7 +88,9 @@ pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
 pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
     let fields = &mut kind.clone();
     match kind {
-        OutputKind::Rtp(s) => parts(format!("rtp://{}", s.destination), None, fields),
+        OutputKind::Rtp(s) => parts(format!("rtp://{}", s.udp.destination), None, fields),
+        OutputKind::Udp(s) => parts(format!("udp://{}", s.destination), None, fields),
+        OutputKind::Rist(s) => parts(format!("rist://{}", s.udp.destination), None, fields),
         OutputKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
         OutputKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
         OutputKind::RtmpPlay(s) => {

@@ -4,6 +4,7 @@
 pub(crate) mod entry_point;
 pub(crate) mod flv;
 mod packet;
+mod payload;
 mod program;
 mod remux;
 pub(crate) mod rtp;
@@ -14,6 +15,7 @@ pub(crate) mod ts;
 
 pub(crate) use packet::compact;
 pub use packet::{MediaFamily, Packet, RtmpKind};
+pub use payload::PayloadProblem;
 pub use program::ProgramChoice;
 pub(crate) use remux::Remuxer;
 pub use track::{LeftOut, MediaTrack};

@@ -1,5 +1,11 @@
-//! RTP over UDP: the task of a source, and the fan-out sinks of an output.
+//! RTP over UDP, MPEG-TS over UDP without RTP, and RIST: the task of a source, and the fan-out sinks or the task of an output.
 
 mod driver;
+mod fec;
 mod output;
+mod pacing;
+mod payload_report;
+mod reception;
+mod rist;
+mod side;
 mod source;

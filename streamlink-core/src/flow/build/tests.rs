@@ -117,9 +117,56 @@ fn flow_build_checks_pairing_of_urls() {
 }
 
 #[test]
+fn flow_build_checks_settings_of_the_rtp_family() {
+    let build = |source: &str, output: &str, failover| {
+        let flow = Flow::builder("f", Bitrate::mbps(1)).source(Source::from_url("s", source));
+        let flow = flow.output(Output::from_url("o", output)).failover(failover);
+        flow.build().map_or_else(|errors| errors.to_string(), |_| String::new())
+    };
+    let stay = Failover::default();
+    let merge = Failover::new(FailoverPolicy::Merge(Duration::from_millis(200)));
+    for (source, output, failover, problem) in [
+        ("udp://:1234", "udp://h:1234", stay, ""),
+        ("rist://:5000", "rist://h:5000", merge, ""),
+        ("udp://:1234", "udp://h:1234", merge, "failover.policy: `s` cannot be merged"),
+        ("udp://:1234?source=192.0.2.1", "tap:", stay, "sources[0].source: a multicast sender"),
+        ("rist://:5001", "tap:", stay, "sources[0].bind: port 5001 is odd"),
+        ("rist://239.1.1.1:5000", "tap:", stay, "sources[0].bind: RIST is received at an address"),
+        ("rtp://:5000", "rist://h:5001", stay, "outputs[0].destination: port 5001 is odd"),
+        ("rtp://:65533?fec=true", "tap:", stay, "sources[0].fec: needs the ports 65533 plus 2 and plus 4"),
+        ("rtp://:5000", "rtp://h:65532?fec=5,5", stay, "outputs[0].fec: needs the ports 65532"),
+        ("rtp://:5000", "rtp://h:5000?fec=21,4", stay, "outputs[0].fec: 21,4 is outside columns (1 to 20)"),
+        ("rtp://:5000", "rtp://h:5000?fec=20,6", stay, "outputs[0].fec: 20,6 is outside"),
+        ("rtp://:5000", "rtp://h:5000?fec=5,3,row", stay, "outputs[0].fec: 5,3 is outside"),
+        ("rtp://:5000", "rtp://h:5000?fec=5", stay, "outputs[0].fec: `5` is not columns"),
+        ("rtp://:5000", "rtp://h:5000?pace=fast", stay, "outputs[0].pace: `fast` is not none or pcr"),
+    ] {
+        let found = build(source, output, failover);
+        assert!(
+            if problem.is_empty() { found.is_empty() } else { found.contains(problem) },
+            "{source} {output}: {found}"
+        );
+    }
+    let claimed = Flow::builder("f", Bitrate::mbps(1))
+        .source(Source::from_url("a", "udp://:1234"))
+        .backup(Source::from_url("b", "rtp://:1234"))
+        .build();
+    assert!(claimed.unwrap_err().to_string().contains("sources[1].bind: sources[0] already listens on udp://"));
+}
+
+#[test]
 fn flow_build_agrees_with_the_pairing_table() {
-    let inputs =
-        ["rtmp://:1/a/k", "rtmp://h/a?key=k", "srt://:1", "srt://h:1", "rtp://:1", "rtsp://:1/p", "rtsp://h/p"];
+    let inputs = [
+        "rtmp://:1/a/k",
+        "rtmp://h/a?key=k",
+        "srt://:1",
+        "srt://h:1",
+        "rtp://:1",
+        "udp://:1",
+        "rist://:2",
+        "rtsp://:1/p",
+        "rtsp://h/p",
+    ];
     let outputs = [
         "rtmp://h/a?key=k&relay=1",
         "rtmp://h/a?key=k",
@@ -127,6 +174,8 @@ fn flow_build_agrees_with_the_pairing_table() {
         "srt://:2",
         "srt://h:2",
         "rtp://h:2",
+        "udp://h:2",
+        "rist://h:2",
         "rtsp://:2/p",
         "rtsp://h/p",
         "tap:",

@@ -62,7 +62,6 @@ impl Framing {
     }
 
     /// Returns the packets of 188 bytes; the last may be truncated.
-    #[cfg(test)]
     pub(crate) fn packets(self, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         let rest = bytes.get(self.offset..).unwrap_or_default();
         rest.chunks(self.stride).map(|chunk| chunk.get(..PACKET).unwrap_or(chunk))

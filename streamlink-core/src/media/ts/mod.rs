@@ -5,7 +5,7 @@ mod framing;
 pub(crate) mod kind;
 mod presence;
 pub(crate) mod sections;
-mod sync;
+pub(crate) mod sync;
 pub(crate) mod transport;
 
 pub(crate) use framing::Framing;

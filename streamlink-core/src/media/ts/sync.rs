@@ -51,6 +51,11 @@ impl PacketSync {
         self.stride.is_some()
     }
 
+    /// Returns the distance of the packets in bytes, once known: 188, 192 or 204.
+    pub(crate) fn stride(&self) -> Option<usize> {
+        self.stride
+    }
+
     /// Returns the number of bytes among which no packet was found.
     pub(crate) fn skipped(&self) -> u64 {
         self.skipped

@@ -65,6 +65,8 @@ pub(crate) struct Quality {
 #[derive(Debug)]
 pub(crate) struct Receiver {
     window: Duration,
+    /// Maximum number of packets held behind a gap.
+    hold: usize,
     stream: Option<Stream>,
     /// First packets of possible new streams.
     candidates: Vec<(Header, Packet)>,
@@ -134,7 +136,33 @@ struct Stream {
 impl Receiver {
     /// Creates a receiver. `window`: maximum wait for a missing packet. Zero: packets pass in the order of arrival.
     pub(crate) fn new(window: Duration) -> Self {
-        Self { window, stream: None, candidates: Vec::new(), previous: None, second: None, quality: Quality::default() }
+        Self {
+            window,
+            hold: MAX_HELD,
+            stream: None,
+            candidates: Vec::new(),
+            previous: None,
+            second: None,
+            quality: Quality::default(),
+        }
+    }
+
+    /// Changes the maximum wait for a missing packet: in time, and in the number of packets behind it. One that passes
+    /// packets in the order of arrival goes on so.
+    pub(crate) fn set_window(&mut self, window: Duration, hold: usize) {
+        if !self.window.is_zero() {
+            (self.window, self.hold) = (window, hold.clamp(1, MAX_HELD));
+        }
+    }
+
+    /// Returns whether a packet of the stream is missing, and would pass if it came now.
+    pub(crate) fn awaits(&self, header: &Header) -> bool {
+        let Some(stream) = self.stream.as_ref().filter(|stream| stream.ssrc == header.ssrc) else { return false };
+        let Some(number) = extend(stream.next, header.sequence) else { return false };
+        match number.checked_sub(stream.next) {
+            Some(ahead) => stream.held.get(ahead as usize).is_none_or(Option::is_none), // at most MAX_DROPOUT
+            None => self.window.is_zero() && stream.seen[number as usize % REMEMBERED].0 != header.sequence,
+        }
     }
 
     pub(crate) fn quality(&self) -> Quality {
@@ -174,8 +202,11 @@ impl Receiver {
         since.checked_add(self.window)
     }
 
-    /// Gives up gaps whose window is over.
+    /// Gives up gaps whose window is over, or behind which too many packets are held.
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        while let Some(stream) = self.stream.as_mut().filter(|stream| stream.held.len() > self.hold) {
+            stream.skip_gap(&mut self.quality, out);
+        }
         while self.next_timeout().is_some_and(|at| at <= now) {
             if let Some(stream) = &mut self.stream {
                 stream.skip_gap(&mut self.quality, out);

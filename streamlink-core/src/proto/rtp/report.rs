@@ -12,7 +12,7 @@ const SOURCE_DESCRIPTION: u8 = 202;
 const NAME: &[u8] = b"streamlink";
 
 /// Returns the packets of a compound (section 6.1): type, count and body. Ends at the first truncated one.
-fn packets(mut compound: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
+pub(in crate::proto) fn packets(mut compound: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
     std::iter::from_fn(move || {
         let &[first, kind, high, low] = compound.first_chunk()?;
         let length = 4 * (usize::from(u16::from_be_bytes([high, low])) + 1);
