@@ -193,7 +193,7 @@ fn udp_source_keeps_to_its_sender_while_it_lives() {
     assert!(sink.next() == sent[0]);
     for datagram in &sent[1..] {
         first.send(datagram);
-        second.send(&vec![0x47; 188]);
+        second.send(&[0x47; 188]);
         assert!(sink.next() == *datagram);
     }
     let peer = second.socket.local_addr().unwrap();
