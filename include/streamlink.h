@@ -1206,7 +1206,7 @@ typedef struct {
    */
   uint64_t cat_errors;
   /**
-   * How many streams the MPEG-TS has from which an output is remultiplexed; see streamlink_stats_track().
+   * How many tracks its media has; see streamlink_stats_track().
    */
   size_t track_count;
   /**
@@ -1229,6 +1229,10 @@ typedef struct {
    * Packets of a source that were missing and could not be rebuilt from repair packets.
    */
   uint64_t unrepaired;
+  /**
+   * How many members a group of connections has (bonding); see streamlink_stats_member().
+   */
+  size_t member_count;
 } streamlink_endpoint_stats;
 
 /**
@@ -1274,6 +1278,52 @@ typedef struct {
 } streamlink_player_stats;
 
 /**
+ * A member of a group of connections (bonding), at one moment.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * Its address: as it was configured for a caller, or that of a caller of ours; lives as long as the snapshot.
+   */
+  const char *address;
+  /**
+   * For how long it has been connected, in milliseconds; -1: it is not.
+   */
+  int64_t connected_ms;
+  /**
+   * Packets received or sent over it, repeats not counted.
+   */
+  uint64_t packets;
+  /**
+   * Bytes that were delivered from it, or sent over it.
+   */
+  uint64_t bytes;
+  /**
+   * Received packets that another member had brought before.
+   */
+  uint64_t redundant;
+  /**
+   * Packets that were missing on it at first, or that the peer has reported lost.
+   */
+  uint64_t lost;
+  /**
+   * Packets sent again.
+   */
+  uint64_t retransmitted;
+  /**
+   * Packets given up for it.
+   */
+  uint64_t dropped;
+  /**
+   * The round trip, in microseconds.
+   */
+  uint64_t round_trip_us;
+} streamlink_member_stats;
+
+/**
  * One PID of an MPEG-TS source, at one moment.
  */
 typedef struct {
@@ -1300,8 +1350,8 @@ typedef struct {
 } streamlink_pid_stats;
 
 /**
- * One stream of the MPEG-TS from which an output is remultiplexed, at one moment. What is not known, or does not apply to
- * its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
+ * One track of the media of a source, or of that from which an output is remultiplexed, at one moment. What is not known,
+ * or does not apply to its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
  */
 typedef struct {
   /**
@@ -1317,8 +1367,7 @@ typedef struct {
    */
   const char *profile;
   /**
-   * The reason why it is left out: "no_carriage", "scrambled", "other_program", "other_track" or "unreadable"; "": it is
-   * carried.
+   * The stable name of the reason why it is left out, as in "no_carriage" or "scrambled"; "": it is carried.
    */
   const char *left_out;
   /**
@@ -1353,6 +1402,14 @@ typedef struct {
    * Bits per second of its payload, over the last second or so.
    */
   uint64_t bit_rate;
+  /**
+   * The number of the track in RTMP (0 is the main one), or of its section in the SDP of RTSP; -1: it has none.
+   */
+  int32_t track;
+  /**
+   * Zero.
+   */
+  int32_t reserved;
 } streamlink_track;
 
 /**
@@ -2409,6 +2466,19 @@ streamlink_status streamlink_stats_player(const streamlink_stats *stats,
                                           size_t endpoint,
                                           size_t index,
                                           streamlink_player_stats *player,
+                                          streamlink_error **error);
+
+/**
+ * Fills in a member of an endpoint that is a group of connections, both counted from 0; `member->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_member(const streamlink_stats *stats,
+                                          size_t endpoint,
+                                          size_t index,
+                                          streamlink_member_stats *member,
                                           streamlink_error **error);
 
 /**

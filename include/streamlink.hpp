@@ -438,6 +438,11 @@ public:
     {
         return range_of<streamlink_player_stats>(endpoint, (*this)[endpoint].player_count, streamlink_stats_player);
     }
+    /// The members of an endpoint that is a group of connections.
+    auto members(std::size_t endpoint) const
+    {
+        return range_of<streamlink_member_stats>(endpoint, (*this)[endpoint].member_count, streamlink_stats_member);
+    }
     /// The PIDs of an endpoint.
     auto pids(std::size_t endpoint) const
     {

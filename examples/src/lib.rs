@@ -9,7 +9,7 @@ pub use clip::{play_clip, split_key};
 
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
-use streamlink_core::{EndpointStats, FlowStats, MediaTrack, PidStats, PlayerStats, shown_url};
+use streamlink_core::{EndpointStats, FlowStats, MediaTrack, MemberStats, PidStats, PlayerStats, shown_url};
 
 /// A column of the table: its title, its width, true if it is aligned to the right, and its content.
 type Column = (&'static str, usize, bool, fn(&EndpointStats) -> String);
@@ -136,6 +136,19 @@ pub fn json(stats: &FlowStats) -> Value {
             "round_trip_us": p.round_trip.as_micros() as u64,
         })
     };
+    let member = |m: &MemberStats| {
+        json!({
+            "address": m.address,
+            "connected_ms": m.connected_for.map(|time| time.as_millis() as u64),
+            "packets": m.packets,
+            "bytes": m.bytes,
+            "redundant": m.redundant,
+            "lost": m.lost,
+            "retransmitted": m.retransmitted,
+            "dropped": m.dropped,
+            "round_trip_us": m.round_trip.as_micros() as u64,
+        })
+    };
     let track = |t: &MediaTrack| {
         json!({
             "pid": t.pid,
@@ -218,6 +231,7 @@ pub fn json(stats: &FlowStats) -> Value {
             "pids": s.pids.iter().map(pid).collect::<Vec<_>>(),
             "tracks": s.tracks.iter().map(track).collect::<Vec<_>>(),
             "players": s.players.iter().map(player).collect::<Vec<_>>(),
+            "members": s.members.iter().map(member).collect::<Vec<_>>(),
         })
     };
     json!({

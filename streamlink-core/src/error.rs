@@ -182,10 +182,7 @@ impl ConfigError {
 
     /// Prefixes the path with an outer one: `bind` within `outputs[1]` becomes `outputs[1].bind`.
     pub(crate) fn within(mut self, outer: &str) -> Self {
-        self.path = match self.path.is_empty() {
-            true => outer.to_owned(),
-            false => format!("{outer}.{}", self.path),
-        };
+        self.path = if self.path.is_empty() { outer.to_owned() } else { format!("{outer}.{}", self.path) };
         self
     }
 

@@ -81,7 +81,8 @@ mod tests {
     #[test]
     fn random_draws_are_all_different() {
         let one = Random::seeded_by(system).unwrap();
-        let (other, clone) = (Random::seeded_by(system).unwrap(), one.clone());
+        let other = Random::seeded_by(system).unwrap();
+        let clone = one.clone();
         let drawn = (0..300).map(|i| [&one, &other, &clone][i % 3].bytes::<16>());
         let distinct: HashSet<_> = drawn.collect();
         assert_eq!(distinct.len(), 300);

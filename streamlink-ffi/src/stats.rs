@@ -32,6 +32,7 @@ struct Texts {
     last_error_kind: CString,
     last_error_peer: CString,
     players: Vec<CString>,
+    members: Vec<CString>,
     tracks: Vec<TrackTexts>,
 }
 
@@ -164,7 +165,7 @@ pub struct StreamlinkEndpointStats {
     pub pts_errors: u64,
     /// See transport_errors.
     pub cat_errors: u64,
-    /// How many streams the MPEG-TS has from which an output is remultiplexed; see streamlink_stats_track().
+    /// How many tracks its media has; see streamlink_stats_track().
     pub track_count: usize,
     /// Not 0: the endpoint is enabled. 0: it holds its configuration, name and counters, and no sockets.
     pub enabled: i32,
@@ -176,6 +177,8 @@ pub struct StreamlinkEndpointStats {
     pub rebuilt: u64,
     /// Packets of a source that were missing and could not be rebuilt from repair packets.
     pub unrepaired: u64,
+    /// How many members a group of connections has (bonding); see streamlink_stats_member().
+    pub member_count: usize,
 }
 
 /// A player of an output that listens, at one moment.
@@ -202,6 +205,32 @@ pub struct StreamlinkPlayerStats {
     pub round_trip_us: u64,
 }
 
+/// A member of a group of connections (bonding), at one moment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkMemberStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// Its address: as it was configured for a caller, or that of a caller of ours; lives as long as the snapshot.
+    pub address: *const c_char,
+    /// For how long it has been connected, in milliseconds; -1: it is not.
+    pub connected_ms: i64,
+    /// Packets received or sent over it, repeats not counted.
+    pub packets: u64,
+    /// Bytes that were delivered from it, or sent over it.
+    pub bytes: u64,
+    /// Received packets that another member had brought before.
+    pub redundant: u64,
+    /// Packets that were missing on it at first, or that the peer has reported lost.
+    pub lost: u64,
+    /// Packets sent again.
+    pub retransmitted: u64,
+    /// Packets given up for it.
+    pub dropped: u64,
+    /// The round trip, in microseconds.
+    pub round_trip_us: u64,
+}
+
 /// One PID of an MPEG-TS source, at one moment.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -218,8 +247,8 @@ pub struct StreamlinkPidStats {
     pub continuity_errors: u64,
 }
 
-/// One stream of the MPEG-TS from which an output is remultiplexed, at one moment. What is not known, or does not apply to
-/// its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
+/// One track of the media of a source, or of that from which an output is remultiplexed, at one moment. What is not known,
+/// or does not apply to its kind, is 0 or "". Texts live as long as the snapshot. Fields are only ever added, at the end.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct StreamlinkTrack {
@@ -229,8 +258,7 @@ pub struct StreamlinkTrack {
     pub codec: *const c_char,
     /// The name of the profile, as in "High".
     pub profile: *const c_char,
-    /// The reason why it is left out: "no_carriage", "scrambled", "other_program", "other_track" or "unreadable"; "": it is
-    /// carried.
+    /// The stable name of the reason why it is left out, as in "no_carriage" or "scrambled"; "": it is carried.
     pub left_out: *const c_char,
     /// The packet identifier, 0 to 8191.
     pub pid: u32,
@@ -248,12 +276,18 @@ pub struct StreamlinkTrack {
     pub frame_rate: f64,
     /// Bits per second of its payload, over the last second or so.
     pub bit_rate: u64,
+    /// The number of the track in RTMP (0 is the main one), or of its section in the SDP of RTSP; -1: it has none.
+    pub track: i32,
+    /// Zero.
+    pub reserved: i32,
 }
 
 // SAFETY: `size` is first, and all other fields may be zero.
 unsafe impl Versioned for StreamlinkEndpointStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkPlayerStats {}
+// SAFETY: as above.
+unsafe impl Versioned for StreamlinkMemberStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkPidStats {}
 // SAFETY: as above.
@@ -303,6 +337,7 @@ impl StreamlinkStats {
                     stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
                 ),
                 tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
+                members: stats.members.iter().map(|member| c_string(member.address.as_str())).collect(),
                 players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
             })
         });
@@ -421,6 +456,7 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             repairs: s.repairs,
             rebuilt: s.rebuilt,
             unrepaired: s.unrepaired,
+            member_count: s.members.len(),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }
@@ -459,6 +495,43 @@ pub unsafe extern "C" fn streamlink_stats_player(
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(player, &filled, "player") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in a member of an endpoint that is a group of connections, both counted from 0; `member->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_member(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    member: *mut StreamlinkMemberStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no member {index}"));
+        let (found, address) = s.members.get(index).zip(texts.members.get(index)).ok_or_else(missing)?;
+        let connected = found.connected_for.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+        let filled = StreamlinkMemberStats {
+            size: 0,
+            address: address.as_ptr(),
+            connected_ms: connected.unwrap_or(-1),
+            packets: found.packets,
+            bytes: found.bytes,
+            redundant: found.redundant,
+            lost: found.lost,
+            retransmitted: found.retransmitted,
+            dropped: found.dropped,
+            round_trip_us: micros(found.round_trip),
+        };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(member, &filled, "member") }
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
@@ -525,6 +598,8 @@ pub unsafe extern "C" fn streamlink_stats_track(
             channels: found.channels.into(),
             frame_rate: found.frame_rate.unwrap_or_default(),
             bit_rate: found.bit_rate,
+            track: found.track.map_or(-1, i32::from),
+            reserved: 0,
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(track, &filled, "track") }

@@ -141,6 +141,7 @@ int main(void)
     FIELD(streamlink_endpoint_stats, repairs);
     FIELD(streamlink_endpoint_stats, rebuilt);
     FIELD(streamlink_endpoint_stats, unrepaired);
+    FIELD(streamlink_endpoint_stats, member_count);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);
@@ -151,6 +152,17 @@ int main(void)
     FIELD(streamlink_player_stats, lost);
     FIELD(streamlink_player_stats, dropped);
     FIELD(streamlink_player_stats, round_trip_us);
+    SIZE(streamlink_member_stats);
+    FIELD(streamlink_member_stats, size);
+    FIELD(streamlink_member_stats, address);
+    FIELD(streamlink_member_stats, connected_ms);
+    FIELD(streamlink_member_stats, packets);
+    FIELD(streamlink_member_stats, bytes);
+    FIELD(streamlink_member_stats, redundant);
+    FIELD(streamlink_member_stats, lost);
+    FIELD(streamlink_member_stats, retransmitted);
+    FIELD(streamlink_member_stats, dropped);
+    FIELD(streamlink_member_stats, round_trip_us);
     SIZE(streamlink_pid_stats);
     FIELD(streamlink_pid_stats, size);
     FIELD(streamlink_pid_stats, pid);
@@ -170,6 +182,8 @@ int main(void)
     FIELD(streamlink_track, channels);
     FIELD(streamlink_track, frame_rate);
     FIELD(streamlink_track, bit_rate);
+    FIELD(streamlink_track, track);
+    FIELD(streamlink_track, reserved);
     NUMBER(STREAMLINK_STATUS_OK);
     NUMBER(STREAMLINK_STATUS_INVALID_ARGUMENT);
     NUMBER(STREAMLINK_STATUS_INVALID_CONFIG);

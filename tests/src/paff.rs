@@ -14,7 +14,7 @@ struct Bits {
 impl Bits {
     fn bits(&mut self, value: u32, count: u32) {
         for at in (0..count).rev() {
-            if self.used % 8 == 0 {
+            if self.used.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let last = self.bytes.len() - 1;
@@ -62,7 +62,7 @@ fn sequence_set() -> Vec<u8> {
     bits.bits(0, 1);
     bits.golomb(MACROBLOCKS as u32 - 1);
     bits.golomb(0); // height
-    bits.bits(0b0010_0, 5); // fields; no MBAFF; direct_8x8_inference; no cropping; no VUI
+    bits.bits(0b0_0100, 5); // fields; no MBAFF; direct_8x8_inference; no cropping; no VUI
     bits.nal(0x67)
 }
 
@@ -114,7 +114,8 @@ fn field(frame: u32, is_bottom: bool) -> Vec<u8> {
 /// parameter sets before the first frame and each 25th.
 pub fn frames(count: u32, delimiters: bool) -> Vec<[Vec<u8>; 2]> {
     let delimiter: &[u8] = if delimiters { &[0, 0, 0, 1, 9, 0xf0] } else { &[] };
-    let sets = |frame: u32| if frame % 25 == 0 { [sequence_set(), picture_set()].concat() } else { Vec::new() };
+    let sets =
+        |frame: u32| if frame.is_multiple_of(25) { [sequence_set(), picture_set()].concat() } else { Vec::new() };
     let frames = (0..count).map(|frame| {
         let first = [delimiter, &sets(frame), &field(frame, false)].concat();
         [first, [delimiter, &field(frame, true)].concat()]

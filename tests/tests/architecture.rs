@@ -154,7 +154,13 @@ fn engine_names_no_protocol() {
     let mut files = 0;
     for file in sources(&root().join("streamlink-core/src/engine")).into_iter().filter(|file| !is_test_file(file)) {
         let text = fs::read_to_string(&file).unwrap();
+        // An example in the documentation is code of a host, which chooses a protocol.
+        let mut is_example = false;
         for (number, line) in production_lines(&text) {
+            is_example ^= line.trim_start().starts_with("/// ```");
+            if is_example {
+                continue;
+            }
             assert_eq!(protocol_names(line), Vec::<&str>::new(), "{}:{number}: {line}", file.display());
         }
         files += 1;
@@ -296,4 +302,21 @@ fn interop_page_names_tests_that_exist() {
             assert!(is_test, "there is no test `{name}`");
         }
     }
+}
+
+/// The map of the code names files that exist.
+#[test]
+fn map_names_files_that_exist() {
+    let mut named = 0;
+    for page in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let quoted = text.split('`').skip(1).step_by(2);
+        for path in quoted.filter(|path| path.contains('/') && (path.ends_with(".rs") || path.ends_with('/'))) {
+            // The folder of a new protocol, as in `proto/NAME/`.
+            let exists = ["", "streamlink-core/src"].iter().any(|folder| root().join(folder).join(path).exists());
+            assert!(exists || path.contains("NAME"), "{page} names {path}");
+            named += 1;
+        }
+    }
+    assert!(named > 50, "the pages were read: {named}");
 }

@@ -50,14 +50,15 @@ fn signatures(page: &str) -> BTreeMap<String, BTreeSet<String>> {
     let (traits, automatic) = rest.split_once("id=\"synthetic-implementations\"").unwrap_or((rest, ""));
     let headers = |html| between(html, "class=\"code-header\">", "</h").map(text).filter(|line| !line.is_empty());
     let mut lines: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut block = String::new(); // that of a trait has no header
+    let mut block = None;
     for line in headers(own) {
         if line.starts_with("impl") {
-            block = line;
-            lines.entry(block.clone()).or_default();
-        } else {
+            lines.entry(line.clone()).or_default();
+            block = Some(line);
+        } else if let Some(block) = &block {
             lines.entry(block.clone()).or_default().insert(line);
         }
+        // Those before the first `impl`, variants and methods of a trait, stand in the declaration.
     }
     let implemented = headers(traits).filter(|line| line.starts_with("impl"));
     let threads = headers(automatic).filter(|line| line.contains("Send for") || line.contains("Sync for"));
@@ -75,13 +76,13 @@ fn api(folder: &Path) -> String {
     let mut out = String::new();
     for item in items {
         let page = fs::read_to_string(folder.join(item)).unwrap();
-        for (number, line) in declaration(&page).into_iter().enumerate() {
-            writeln!(out, "{}{line}", if number > 0 { "    " } else { "" }).unwrap();
+        let mut is_begun = false; // by its attributes
+        for line in declaration(&page) {
+            writeln!(out, "{}{line}", if is_begun && line != "}" { "    " } else { "" }).unwrap();
+            is_begun |= line.starts_with("pub ");
         }
         for (block, lines) in signatures(&page) {
-            if !block.is_empty() {
-                writeln!(out, "    {block}").unwrap();
-            }
+            writeln!(out, "    {block}").unwrap();
             for line in lines {
                 writeln!(out, "        {line}").unwrap();
             }

@@ -50,13 +50,11 @@ pub(crate) struct State {
     pub(crate) record: Record,
     /// Reason for which the flow is enabled and does not run.
     pub(crate) error: Option<String>,
-    /// True once the flow is deleted, or has another name.
-    is_gone: bool,
 }
 
 impl Entry {
     fn new(record: Record) -> Arc<Self> {
-        let state = State { record, error: None, is_gone: false };
+        let state = State { record, error: None };
         Arc::new(Self { changing: tokio::sync::Mutex::default(), state: Mutex::new(state) })
     }
 
@@ -144,10 +142,11 @@ impl Flows {
         }
     }
 
-    async fn start_stored(&self, name: &str, entry: &Entry) {
+    async fn start_stored(&self, name: &str, entry: &Arc<Entry>) {
         let _changing = entry.changing.lock().await;
-        let State { record, error: before, is_gone } = entry.state();
-        if !record.enabled || is_gone || self.0.engine.flow(name).is_some() {
+        let State { record, error: before } = entry.state();
+        let is_there = self.check_still_there(name, entry).is_ok();
+        if !record.enabled || !is_there || self.0.engine.flow(name).is_some() {
             return;
         }
         let result = match flow_of(&record.flow, "") {
@@ -197,7 +196,7 @@ impl Flows {
             Ok(())
         };
         if let Err(problem) = created.await {
-            self.forget(&name, &entry);
+            self.unreserve(&name, &entry);
             return Err(problem);
         }
         self.0.history.note(&name, by, "flow created");
@@ -242,11 +241,11 @@ impl Flows {
         })
     }
 
-    fn forget(&self, name: &str, entry: &Arc<Entry>) {
-        entry.lock().is_gone = true;
-        let mut entries = self.0.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if entries.get(name).is_some_and(|found| Arc::ptr_eq(found, entry)) {
-            entries.remove(name);
+    /// Fails if a flow was deleted, or has got another name, while the caller waited for its lock.
+    fn check_still_there(&self, name: &str, entry: &Arc<Entry>) -> Result<(), Problem> {
+        match self.get(name) {
+            Ok(found) if Arc::ptr_eq(&found, entry) => Ok(()),
+            _ => Err(Problem::not_found("flow", name)),
         }
     }
 
@@ -256,12 +255,10 @@ impl Flows {
         let delete = async move {
             let entry = flows.get(&name)?;
             let _changing = entry.changing.lock().await;
-            if entry.lock().is_gone {
-                return Err(Problem::not_found("flow", &name));
-            }
+            flows.check_still_there(&name, &entry)?;
             flows.store(Change::Delete(name.clone())).await?;
             flows.stop(&name).await;
-            flows.forget(&name, &entry);
+            flows.unreserve(&name, &entry);
             flows.0.history.note(&name, by, "flow deleted");
             Ok(())
         };
@@ -289,10 +286,8 @@ impl Flows {
     }
 
     async fn change_now(&self, name: &str, entry: &Arc<Entry>, edit: Edit) -> Result<(String, Effect), Problem> {
-        let State { record: old, is_gone, .. } = entry.state();
-        if is_gone {
-            return Err(Problem::not_found("flow", name));
-        }
+        self.check_still_there(name, entry)?;
+        let old = entry.state().record;
         let mut new = old.clone();
         let prefix = edit(&mut new)?;
         let mut flow = flow_of(&new.flow, &prefix)?;
@@ -348,6 +343,7 @@ impl Flows {
         Ok(())
     }
 
+    /// Gives back the name of a flow.
     fn unreserve(&self, name: &str, entry: &Arc<Entry>) {
         let mut entries = self.0.entries.write().unwrap_or_else(PoisonError::into_inner);
         if entries.get(name).is_some_and(|found| Arc::ptr_eq(found, entry)) {

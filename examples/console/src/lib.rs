@@ -28,6 +28,7 @@ use options::{Failure, Options, read};
 use samples::Samples;
 use std::{
     io::Read,
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
@@ -110,12 +111,11 @@ async fn console(options: Options) -> Result<(), Failure> {
     let start = async {
         flows.start_all().await;
         if let Some(file) = &options.import {
-            import(&flows, file).await?;
+            import(&flows, file).await;
         }
-        Ok::<(), Failure>(())
     };
     tokio::select! {
-        started = start => started?,
+        () = start => {}
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     }
@@ -145,16 +145,23 @@ fn renew(options: &Options, https: Option<&Https>, engine: &Engine) {
     log::info!("the certificates were read again");
 }
 
-/// Creates the flows of a file whose names are not taken.
-async fn import(flows: &Flows, file: &std::path::Path) -> Result<(), Failure> {
-    let text = String::from_utf8(read(file)?).map_err(|_| format!("{}: the file is not UTF-8 text", file.display()))?;
-    let list = Flow::list_from_json(&text).map_err(|errors| format!("{}:\n{errors}", file.display()))?;
+/// Creates the flows of a file whose names are not taken. An error is told, and the flows that run go on.
+async fn import(flows: &Flows, file: &Path) {
+    let list = match read_flows(file) {
+        Ok(list) => list,
+        Err(error) => return log::error!("nothing is imported: {error}"),
+    };
     for flow in list.into_iter().filter(|flow| flows.get(flow.name()).is_err()) {
         let name = flow.name().to_owned();
-        let created = flows.create(flow, true, "import").await;
-        created.map_err(|problem| format!("{}: flow `{name}`: {}", file.display(), problem.detail()))?;
+        if let Err(problem) = flows.create(flow, true, "import").await {
+            log::error!("{}: flow `{name}` is not imported: {}", file.display(), problem.detail());
+        }
     }
-    Ok(())
+}
+
+fn read_flows(file: &Path) -> Result<Vec<Flow>, Failure> {
+    let text = String::from_utf8(read(file)?).map_err(|_| format!("{}: the file is not UTF-8 text", file.display()))?;
+    Ok(Flow::list_from_json(&text).map_err(|errors| format!("{}:\n{errors}", file.display()))?)
 }
 
 #[cfg(test)]

@@ -13,11 +13,17 @@ struct Asset {
     bytes: &'static [u8],
 }
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 const ASSETS: &[Asset] = &[
     Asset { path: "/", kind: "text/html; charset=utf-8", bytes: include_bytes!("../page/index.html") },
     Asset { path: "/style.css", kind: "text/css; charset=utf-8", bytes: include_bytes!("../page/style.css") },
-    Asset { path: "/console.js", kind: "text/javascript; charset=utf-8", bytes: include_bytes!("../page/console.js") },
     Asset { path: "/icon.svg", kind: "image/svg+xml", bytes: include_bytes!("../page/icon.svg") },
+    Asset { path: "/console.js", kind: SCRIPT, bytes: include_bytes!("../page/console.js") },
+    Asset { path: "/flow.js", kind: SCRIPT, bytes: include_bytes!("../page/flow.js") },
+    Asset { path: "/forms.js", kind: SCRIPT, bytes: include_bytes!("../page/forms.js") },
+    Asset { path: "/kinds.js", kind: SCRIPT, bytes: include_bytes!("../page/kinds.js") },
+    Asset { path: "/kit.js", kind: SCRIPT, bytes: include_bytes!("../page/kit.js") },
 ];
 
 /// Returns true for the path of a file of the page.

@@ -339,7 +339,8 @@ impl Tap {
     /// The callback should return soon. It runs on a thread that other tasks need too, and while it runs, packets queue
     /// up and may be lost to this tap. Stopping the flow waits for it.
     pub fn for_each(mut self, mut callback: impl FnMut(Packet) + Send + 'static) -> TapCallback {
-        let (tasks, closer) = (self.tasks.clone(), self.reader.closer());
+        let tasks = self.tasks.clone();
+        let closer = self.reader.closer();
         let task = tasks.spawn(async move {
             while let Some(packet) = self.next().await {
                 lock::assert_unlocked();

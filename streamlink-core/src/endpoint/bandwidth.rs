@@ -139,7 +139,9 @@ mod tests {
     #[test]
     fn bandwidth_sizes_follow_the_rate_within_their_bounds() {
         let at = |max| Bandwidth { max, policy: BandwidthPolicy::Drop };
-        let (low, high, huge) = (at(Bitrate::bps(1)), at(Bitrate::mbps(40)), at(Bitrate::mbps(100_000)));
+        let low = at(Bitrate::bps(1));
+        let high = at(Bitrate::mbps(40));
+        let huge = at(Bitrate::mbps(100_000));
         assert_eq!(low.queue_limits().bytes, 256 << 10);
         assert_eq!(high.queue_limits().bytes, 5_000_000);
         assert_eq!((low.tcp_send_buffer(), high.tcp_send_buffer()), (64 << 10, 4 << 20));

@@ -117,7 +117,8 @@ impl CallerParts {
     /// Returns the parts of an output, with a stop token of its own.
     pub(super) fn of_output(resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> Self {
         let stop = CancellationToken::new();
-        let (random, resolver) = (resources.random.clone(), resources.resolver.clone());
+        let random = resources.random.clone();
+        let resolver = resources.resolver.clone();
         Self { random, resolver, status, events: flow.events.clone(), stop }
     }
 }
@@ -147,7 +148,7 @@ pub(crate) trait OutputDriver: Sync {
 
 /// Output with its sockets open.
 pub(crate) trait OpenOutput: Send {
-    /// Makes the output ready to send what the flow publishes from now on. Called within the runtime, under the lock of
+    /// Makes the output ready to send the media that the flow publishes from now on. Called within the runtime, under the lock of
     /// the flow's outputs, so it neither waits nor calls the host.
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput;
 }

@@ -65,7 +65,7 @@ impl Fanout {
         Self { ring, events, tasks, max_shards: max_shards.max(1), shards: Mutex::default() }
     }
 
-    /// Adds a sink, which is sent what is published from now on.
+    /// Adds a sink, which is sent the media that is published from now on.
     pub(crate) fn add(&self, sink: Box<dyn Sink>, status: Arc<Status>) -> SinkId {
         let mut shards = lock(&self.shards);
         let least = shards.list.iter().enumerate().min_by_key(|(_, (_, sinks))| *sinks).map(|(i, (_, n))| (i, *n));

@@ -1,4 +1,4 @@
-//! The status of a running endpoint: its name, its counters, and what it carries.
+//! The status of a running endpoint: its name, its counters, and its media.
 
 use super::{Bandwidth, LossReason, RefusalReason};
 use crate::{

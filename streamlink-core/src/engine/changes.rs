@@ -193,7 +193,8 @@ impl Running {
             let RunningOutput { output, end, claim, .. } = before;
             let (mut running, peers) = self.run_output(&shared, output, status.clone(), opened, None);
             if let Some(listen) = running.output.listen_mut() {
-                let (allow, max_peers) = (listen.allow.clone(), listen.max_peers);
+                let allow = listen.allow.clone();
+                let max_peers = listen.max_peers;
                 running.edit_listener(allow, max_peers);
             }
             outputs.insert(place, running);
@@ -233,7 +234,8 @@ impl Running {
             // No step can fail from here on.
             listen.allow = edit.allow.unwrap_or_else(|| listen.allow.clone());
             listen.max_peers = edit.max_players.or(listen.max_peers);
-            let (allow, max_peers) = (listen.allow.clone(), listen.max_peers);
+            let allow = listen.allow.clone();
+            let max_peers = listen.max_peers;
             output.edit_listener(allow, max_peers);
         }
         output.status.edit(edit.name.as_deref(), edit.description);

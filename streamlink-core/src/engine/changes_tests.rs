@@ -25,10 +25,14 @@ struct SlowNames {
 
 impl SlowNames {
     fn new() -> Self {
-        let (asked, answers) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let (ask, wait) = (asked.clone(), answers.clone());
+        let asked = Arc::new(Semaphore::new(0));
+        let answers = Arc::new(Semaphore::new(0));
+        let ask = asked.clone();
+        let wait = answers.clone();
         let resolver = Resolver::asking(move |host, port| {
-            let (is_slow, ask, wait) = (host.ends_with(".slow"), ask.clone(), wait.clone());
+            let is_slow = host.ends_with(".slow");
+            let ask = ask.clone();
+            let wait = wait.clone();
             Box::pin(async move {
                 if is_slow {
                     ask.add_permits(1);

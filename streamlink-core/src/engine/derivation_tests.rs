@@ -42,7 +42,8 @@ fn srt_port_passes_media_while_a_key_is_derived() {
         start(Flow::builder(name, Bitrate::mbps(20)).source(source).output(Output::tap("tap")).build().unwrap())
     };
     let live = player("live", SECRET);
-    let (app, mut tap) = (sender.app_source("in").unwrap(), live.tap("tap").unwrap());
+    let app = sender.app_source("in").unwrap();
+    let mut tap = live.tap("tap").unwrap();
     let push = |number: u32| app.push(Packet::datagram(number.to_be_bytes().repeat(47), Instant::now())).unwrap();
     wait_for("the live player gets media", || {
         push(u32::MAX);
@@ -51,7 +52,8 @@ fn srt_port_passes_media_while_a_key_is_derived() {
     let held = HeldDerivations::of(SECRET);
     let stranger = player("stranger", "a passphrase that is wrong");
     wait_for("the key of the stranger is being derived", || held.waiting() > 0);
-    let (mut pushed, mut got) = (0, 0);
+    let mut pushed = 0;
+    let mut got = 0;
     wait_for("media reaches the live player while a key is derived", || {
         if pushed < PACKETS {
             push(pushed);

@@ -189,7 +189,8 @@ impl Running {
             stats.active = self.group.is_active(number);
             if let Some((counts, _)) = self.group.merged(number) {
                 stats.lost = counts.lost;
-                (stats.unique_packets, stats.late) = (counts.unique_packets, counts.late);
+                stats.unique_packets = counts.unique_packets;
+                stats.late = counts.late;
             }
             stats
         };
@@ -355,7 +356,8 @@ impl FlowHandle {
     /// # Errors
     /// When it is not valid for this flow, its name is taken, or its sockets cannot be opened.
     pub async fn add_output(&self, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, output) = (self.0.running.clone(), output.into());
+        let running = self.0.running.clone();
+        let output = output.into();
         self.on_runtime(|caller| async move { running.add_output(output, &caller).await }).await
     }
 
@@ -368,7 +370,8 @@ impl FlowHandle {
     /// # Errors
     /// [`Error::NotFound`] when there is none of that name.
     pub async fn remove_output(&self, name: &str) -> Result<(), Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.remove_output(&name, &caller).await }).await
     }
 
@@ -385,7 +388,9 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::add_output`] and [`FlowHandle::remove_output`].
     pub async fn replace_output(&self, name: &str, output: impl Into<Output>) -> Result<(), Error> {
-        let (running, name, output) = (self.0.running.clone(), name.to_owned(), output.into());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
+        let output = output.into();
         self.on_runtime(|caller| async move { running.replace_output(&name, output, &caller).await }).await
     }
 
@@ -423,7 +428,8 @@ impl FlowHandle {
     /// [`Error::NotFound`] when there is none of that name; as [`FlowHandle::add_output`] when its sockets cannot be
     /// opened. It then stays disabled.
     pub async fn set_output_enabled(&self, name: &str, enabled: bool) -> Result<Applied, Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.set_output_enabled(&name, enabled, &caller).await }).await
     }
 
@@ -450,7 +456,8 @@ impl FlowHandle {
     /// # }
     /// ```
     pub async fn add_source(&self, source: impl Into<Source>) -> Result<(), Error> {
-        let (running, source) = (self.0.running.clone(), source.into());
+        let running = self.0.running.clone();
+        let source = source.into();
         self.on_runtime(|caller| async move { running.add_source(source, &caller).await }).await
     }
 
@@ -462,7 +469,8 @@ impl FlowHandle {
     /// [`Error::NotFound`] when there is none of that name; [`Error::Config`] for the last source of the flow, which can
     /// only be replaced or disabled.
     pub async fn remove_source(&self, name: &str) -> Result<(), Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.remove_source(&name, &caller).await }).await
     }
 
@@ -475,7 +483,9 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::add_source`] and [`FlowHandle::remove_source`].
     pub async fn replace_source(&self, name: &str, source: impl Into<Source>) -> Result<Applied, Error> {
-        let (running, name, source) = (self.0.running.clone(), name.to_owned(), source.into());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
+        let source = source.into();
         self.on_runtime(|caller| async move { running.replace_source(&name, source, &caller).await }).await
     }
 
@@ -487,7 +497,8 @@ impl FlowHandle {
     /// # Errors
     /// As [`FlowHandle::set_output_enabled`].
     pub async fn set_source_enabled(&self, name: &str, enabled: bool) -> Result<Applied, Error> {
-        let (running, name) = (self.0.running.clone(), name.to_owned());
+        let running = self.0.running.clone();
+        let name = name.to_owned();
         self.on_runtime(|caller| async move { running.set_source_enabled(&name, enabled, &caller).await }).await
     }
 

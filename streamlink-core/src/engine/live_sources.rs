@@ -83,7 +83,8 @@ impl Running {
             let outputs = self.outputs();
             let sources = self.sources();
             let found = sources.get(place_of(&sources, name)?).ok_or_else(|| not_found("source", name))?;
-            let (old, claim) = (found.status.clone(), found.run.as_ref().and_then(|run| run.claim.clone()));
+            let old = found.status.clone();
+            let claim = found.run.as_ref().and_then(|run| run.claim.clone());
             drop(sources);
             self.check_free(&outputs, source.name(), Some(&old))?;
             (old, claim)
@@ -268,7 +269,8 @@ impl Running {
         let source = |running: &RunningSource| {
             let mut source = running.source.clone();
             let snapshot = running.status.snapshot();
-            (source.common.name, source.common.description) = (snapshot.name, snapshot.description);
+            source.common.name = snapshot.name;
+            source.common.description = snapshot.description;
             if let Some(allow) = source.allow_mut() {
                 *allow = running.live.borrow().allow.clone();
             }
@@ -280,7 +282,8 @@ impl Running {
         let output = |running: &super::outputs::RunningOutput| {
             let mut output = running.output.clone();
             let snapshot = running.status.snapshot();
-            (output.common.name, output.common.description) = (snapshot.name, snapshot.description);
+            output.common.name = snapshot.name;
+            output.common.description = snapshot.description;
             output
         };
         flow.outputs = outputs.iter().map(output).collect();

@@ -148,7 +148,8 @@ fn abuse(flow: Flow, names: &[&str]) {
     });
     *LOGGED.lock().unwrap() = Arc::downgrade(&host);
     let waker = || Waker::from(Arc::new(Lent(Arc::downgrade(&host), Vec::new())));
-    let (mut tap, mut events) = (host.flow.tap("tap").unwrap(), host.flow.events());
+    let mut tap = host.flow.tap("tap").unwrap();
+    let mut events = host.flow.events();
     let family = host.sources[0].family();
     if family == MediaFamily::Rtsp {
         let sdp =
@@ -350,7 +351,8 @@ const ALL_CALLS: [Call; 7] =
 fn call_within_an_outputs_task_does_not_wait_for_it() {
     let key = || StreamKey::new("key").unwrap();
     for call in ALL_CALLS {
-        let (rtmp, datagrams) = (|| Source::app_rtmp("in").into(), || Source::app_datagrams("in").into());
+        let rtmp = || Source::app_rtmp("in").into();
+        let datagrams = || Source::app_datagrams("in").into();
         let push = Output::rtmp_push("out", "rtmp://127.0.0.1:9/app", key()).into();
         bounded(move || call_on_the_task_of(rtmp(), push, call));
         let pull = Output::rtmp_pull("out", "127.0.0.1:0", "live").key(key()).into();
@@ -383,10 +385,12 @@ fn call_of_a_release_function_does_not_wait_for_the_task_that_runs_it() {
             let flow = Flow::builder("own", Bitrate::mbps(1)).bandwidth_policy(BandwidthPolicy::Warn);
             let flow = flow.source(Source::app_datagrams("in")).output(Output::tap("out")).build().unwrap();
             let flow = engine.block_on(engine.start(flow)).unwrap();
-            let (source, tap) = (flow.app_source("in").unwrap(), flow.tap("out").unwrap());
+            let source = flow.app_source("in").unwrap();
+            let tap = flow.tap("out").unwrap();
             let (returned, wait) = mpsc::channel();
             let host = Arc::new(Within { engine, flow, has_called: AtomicBool::new(false), call, returned });
-            let (more, mut is_first) = (source.clone(), true);
+            let more = source.clone();
+            let mut is_first = true;
             let calls = tap.for_each(move |_| {
                 // The ring drops its oldest packet meanwhile, of which the tap then has the last handle.
                 if std::mem::take(&mut is_first) {

@@ -47,7 +47,7 @@ pub(super) struct RunningSource {
     pub(super) run: Option<SourceRun>,
 }
 
-/// Driver of a source, with what ends it.
+/// Driver of a source, with the token that ends it.
 #[derive(Debug)]
 pub(super) struct SourceRun {
     /// Number of the source in the group.
@@ -118,7 +118,9 @@ impl Running {
         };
         let started = opened.start(&shared.resources, &self.media, context.clone());
         let StartedSource { input_address, drive } = started;
-        let (mut app, mut entry, mut task) = (None, None, None);
+        let mut app = None;
+        let mut entry = None;
+        let mut task = None;
         match drive {
             SourceDrive::Task(run) => task = Some(self.spawn_source(run)),
             SourceDrive::Caller(call) if cold => task = Some(self.spawn_source(call_when_needed(context, call))),

@@ -72,7 +72,8 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
         return Err(Error::AlreadyExists { what: "a flow", name });
     }
     let sources = flow.sources.iter().enumerate().filter_map(|(i, s)| Some((format!("sources[{i}]"), s.claim()?)));
-    let (family, input) = (flow.family(), flow.input);
+    let family = flow.family();
+    let input = flow.input;
     let outputs = flow.outputs.iter().enumerate().filter_map(|(i, o)| Some((format!("outputs[{i}]"), o.claim()?)));
     let failover = flow.failover;
     let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
@@ -177,9 +178,10 @@ fn remarks(flow: &Flow) -> Vec<Event> {
     calls.map(|(name, address)| Event::CallsOwnAddress { endpoint: name.to_owned(), address }).collect()
 }
 
-/// Reports what may have been meant otherwise, also as a warning in the log.
+/// Reports settings that may have been meant otherwise, also as a warning in the log.
 pub(super) fn report_remark(events: &EventSink, remark: Event) {
-    let (flow, text) = (events.flow().to_owned(), remark.to_string());
+    let flow = events.flow().to_owned();
+    let text = remark.to_string();
     lock::log_unlocked(move || log::warn!("flow `{flow}`: {text}"));
     events.emit(remark);
 }

@@ -83,7 +83,8 @@ impl SharedPort for MemoryPort {
 
 /// Sends what a ring holds until it is stopped.
 async fn send(ring: Arc<Ring>, name: String, stop: CancellationToken) {
-    let (mut reader, mut window) = (ring.reader(), Vec::new());
+    let mut reader = ring.reader();
+    let mut window = Vec::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

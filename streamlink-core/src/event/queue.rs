@@ -183,7 +183,8 @@ impl EventSink {
 
     pub(crate) fn emit(&self, event: Event) {
         if log::max_level() >= log::Level::Info {
-            let (sink, event) = (self.0.clone(), event.clone());
+            let sink = self.0.clone();
+            let event = event.clone();
             lock::log_unlocked(move || log::info!("flow `{}`: {event}", sink.flow));
         }
         self.0.tell(Some(&event), |waiting| waiting.push(event.clone()));
@@ -195,7 +196,8 @@ impl EventSink {
         let mut readers = lock(&self.0.readers);
         let mut waiting = Waiting::default();
         if readers.keeps_early() {
-            (waiting.events, waiting.missed) = (readers.early.clone(), readers.early_missed);
+            waiting.events = readers.early.clone();
+            waiting.missed = readers.early_missed;
         }
         let waiting = Arc::new(Mutex::new(waiting));
         readers.list.push(Arc::downgrade(&waiting));
@@ -299,7 +301,8 @@ mod tests {
         let sink = EventSink::alone("test");
         sink.emit(event(0));
         lock(&sink.0.readers).early_until = Some(Instant::now());
-        let (mut quick, mut slow) = (sink.subscribe(), sink.subscribe());
+        let mut quick = sink.subscribe();
+        let mut slow = sink.subscribe();
         let gone = sink.subscribe();
         drop(gone);
         for number in 1..=CAPACITY + 5 {
@@ -323,7 +326,8 @@ mod tests {
     #[test]
     fn engine_mailbox_brings_the_events_of_all_flows_with_names_and_times() {
         let engine = EngineEventSink::default();
-        let (one, two) = (EventSink::new("one", engine.clone()), EventSink::new("two", engine.clone()));
+        let one = EventSink::new("one", engine.clone());
+        let two = EventSink::new("two", engine.clone());
         one.emit(event(0));
         let before = SystemTime::now();
         let mut reader = engine.subscribe();

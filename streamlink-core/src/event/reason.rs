@@ -38,7 +38,7 @@ pub enum LossReason {
     Protocol(PeerText),
     /// The peer did not keep up for too long.
     TooSlow,
-    /// The peer says that it is there, but of what was sent to it nothing was acknowledged for the idle timeout.
+    /// The peer has sent signs of life, but has acknowledged no media for the idle timeout.
     Unacknowledged,
     /// A fault within the library: it is given up.
     Internal(String),

@@ -29,6 +29,7 @@ use std::{
 ///
 /// The constructors return a typed builder; [`Output::from_url`] reads the URL grammar instead.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Output {
     pub(crate) common: Common,
     pub(crate) kind: OutputKind,

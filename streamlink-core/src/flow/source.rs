@@ -31,6 +31,7 @@ use std::{
 /// the pairing with outputs. [`Source::from_url`] reads the URL grammar instead; its pairing is checked by
 /// `build()`.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Source {
     pub(crate) common: Common,
     pub(crate) kind: SourceKind,

@@ -50,7 +50,9 @@ fn lent(host: &Host) -> Bytes {
 
 #[test]
 fn host_code_waits_until_the_last_lock_is_free() {
-    let (host, outer, inner) = (Host::default(), Mutex::new(()), Mutex::new(()));
+    let host = Host::default();
+    let outer = Mutex::new(());
+    let inner = Mutex::new(());
     let first = lock(&outer);
     let second = lock(&inner);
     release(lent(&host));
@@ -86,7 +88,8 @@ fn host_code_that_goes_on_and_on_does_not_exhaust_the_stack() {
             }
         }
     }
-    let (host, mutex) = (Host::default(), Arc::new(Mutex::new(())));
+    let host = Host::default();
+    let mutex = Arc::new(Mutex::new(()));
     let guard = lock(&mutex);
     release(Bytes::from_owner(Again(mutex.clone(), 200_000, host.clone())));
     drop(guard);
@@ -95,8 +98,11 @@ fn host_code_that_goes_on_and_on_does_not_exhaust_the_stack() {
 
 #[tokio::test]
 async fn releases_wait_for_the_end_of_a_future_and_wakers_do_not() {
-    let (releases, wakes, mutex) = (Host::default(), Host::default(), Mutex::new(()));
-    let (seen_releases, seen_wakes) = (releases.clone(), wakes.clone());
+    let releases = Host::default();
+    let wakes = Host::default();
+    let mutex = Mutex::new(());
+    let seen_releases = releases.clone();
+    let seen_wakes = wakes.clone();
     hold_back(async {
         {
             let _guard = lock(&mutex);

@@ -62,11 +62,11 @@ pub enum RtmpKind {
 pub struct Packet {
     data: Bytes,
     arrival: Instant,
-    kind: Kind,
+    kind: PacketKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum PacketKind {
     Datagram,
     Rtp,
     Rtmp { kind: RtmpKind, timestamp: u32 },
@@ -85,22 +85,22 @@ impl Drop for Packet {
 impl Packet {
     /// Makes a datagram with any payload.
     pub fn datagram(payload: impl Into<Bytes>, arrival: Instant) -> Self {
-        Self { data: payload.into(), arrival, kind: Kind::Datagram }
+        Self { data: payload.into(), arrival, kind: PacketKind::Datagram }
     }
 
     /// Makes an RTP packet, header included (RFC 3550 section 5.1). The header is checked when it enters a flow.
     pub fn rtp(packet: impl Into<Bytes>, arrival: Instant) -> Self {
-        Self { data: packet.into(), arrival, kind: Kind::Rtp }
+        Self { data: packet.into(), arrival, kind: PacketKind::Rtp }
     }
 
     /// Makes an RTMP media message of its body, and its timestamp in milliseconds.
     pub fn rtmp(kind: RtmpKind, timestamp: u32, body: impl Into<Bytes>, arrival: Instant) -> Self {
-        Self { data: body.into(), arrival, kind: Kind::Rtmp { kind, timestamp } }
+        Self { data: body.into(), arrival, kind: PacketKind::Rtmp { kind, timestamp } }
     }
 
     /// Makes an RTP or RTCP packet of one track of an RTSP presentation; tracks are numbered as in the SDP, from 0.
     pub fn rtsp(track: u8, packet: impl Into<Bytes>, arrival: Instant) -> Self {
-        Self { data: packet.into(), arrival, kind: Kind::Rtsp { track } }
+        Self { data: packet.into(), arrival, kind: PacketKind::Rtsp { track } }
     }
 
     /// Returns the same packet with other bytes.
@@ -130,17 +130,17 @@ impl Packet {
     /// Returns the family that this packet belongs to.
     pub fn family(&self) -> MediaFamily {
         match self.kind {
-            Kind::Datagram => MediaFamily::Datagrams,
-            Kind::Rtp => MediaFamily::Rtp,
-            Kind::Rtmp { .. } => MediaFamily::Rtmp,
-            Kind::Rtsp { .. } => MediaFamily::Rtsp,
+            PacketKind::Datagram => MediaFamily::Datagrams,
+            PacketKind::Rtp => MediaFamily::Rtp,
+            PacketKind::Rtmp { .. } => MediaFamily::Rtmp,
+            PacketKind::Rtsp { .. } => MediaFamily::Rtsp,
         }
     }
 
     /// Returns the kind and the timestamp in milliseconds of an RTMP message; `None` for other families.
     pub fn rtmp_message(&self) -> Option<(RtmpKind, u32)> {
         match self.kind {
-            Kind::Rtmp { kind, timestamp } => Some((kind, timestamp)),
+            PacketKind::Rtmp { kind, timestamp } => Some((kind, timestamp)),
             _ => None,
         }
     }
@@ -148,7 +148,7 @@ impl Packet {
     /// Returns the track of an RTP packet of an RTSP presentation; `None` for other families.
     pub fn rtsp_track(&self) -> Option<u8> {
         match self.kind {
-            Kind::Rtsp { track } => Some(track),
+            PacketKind::Rtsp { track } => Some(track),
             _ => None,
         }
     }

@@ -237,7 +237,8 @@ impl TransportChecker {
     pub(crate) fn begin(&mut self) {
         self.sync.begin();
         for pid in self.pids.values_mut() {
-            (pid.pcr, pid.pts) = (None, None);
+            pid.pcr = None;
+            pid.pts = None;
             pid.presence = Presence::default();
         }
         for table in self.tables.values_mut() {

@@ -62,7 +62,7 @@ struct Slot {
 #[derive(Default)]
 #[repr(C)]
 struct Reader {
-    /// Takes what is read, until it asks to notify the owner.
+    /// Takes the bytes that are read, until it asks to notify the owner.
     sink: Option<Arc<Mutex<dyn ReadSink>>>,
     /// Woken with the outcome of the sink, or when the socket is ready.
     waker: Option<Waker>,
@@ -237,7 +237,7 @@ impl GroupedStream {
         self.slot.request_more();
     }
 
-    /// Passes what arrives from here on to `sink`, if all that has arrived was read.
+    /// Passes the bytes that arrive from here on to `sink`, if all before them were read.
     pub(crate) fn attach_sink(&self, sink: Arc<Mutex<dyn ReadSink>>) {
         if !self.slot.ready.load(Relaxed) {
             lock(&self.slot.reader).sink = Some(sink);

@@ -1,6 +1,6 @@
-//! Handling of what is read of a connection, in the place where it is read.
+//! Handling of the bytes of a connection in the place where they are read.
 
-/// Takes what is read of a connection.
+/// Takes the bytes that are read from a connection.
 pub(crate) trait ReadSink: Send {
     /// Takes bytes, and returns what the reader is to do next.
     fn on_read(&mut self, bytes: &[u8]) -> ReadAction;

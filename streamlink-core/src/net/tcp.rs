@@ -37,7 +37,7 @@ thread_local! {
     static BUFFER: Cell<Option<Box<[MaybeUninit<u8>]>>> = const { Cell::new(None) };
 }
 
-/// Acknowledges what was read of a connection, unless the kernel has done so.
+/// Acknowledges the bytes read from a connection, unless the kernel has done so.
 pub(super) fn acknowledge(socket: &SockRef<'_>) {
     // On failure, the rest of the message arrives later, not never.
     let _ = socket.set_tcp_quickack(true);
@@ -67,20 +67,20 @@ pub(super) const READS: u8 = 16;
 /// A TCP connection.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    kind: Kind,
+    kind: SocketKind,
     /// Number of reads in a row.
     reads: u8,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum SocketKind {
     Plain(TcpStream),
     Grouped(GroupedStream),
     Secured(Box<dyn Secured>),
 }
 
-impl From<Kind> for Stream {
-    fn from(kind: Kind) -> Self {
+impl From<SocketKind> for Stream {
+    fn from(kind: SocketKind) -> Self {
         Self { kind, reads: 0 }
     }
 }
@@ -96,19 +96,19 @@ impl Stream {
     pub(crate) fn accepted(socket: TcpStream) -> Self {
         // Media must not wait for more of it (Nagle's algorithm); if the option is refused, it is only later.
         let _ = socket.set_nodelay(true);
-        Kind::Plain(socket).into()
+        SocketKind::Plain(socket).into()
     }
 
     /// Takes a connection within TLS.
     #[cfg(test)]
     pub(crate) fn secured(connection: Box<dyn Secured>) -> Self {
-        Kind::Secured(connection).into()
+        SocketKind::Secured(connection).into()
     }
 
     /// Performs the TLS handshake with a caller, if the listener has TLS.
     pub(crate) async fn secure_accepted(self, tls: Option<&TlsServer>) -> io::Result<Self> {
         match (self.kind, tls) {
-            (Kind::Plain(socket), Some(tls)) => Ok(Kind::Secured(tls.accept(socket).await?).into()),
+            (SocketKind::Plain(socket), Some(tls)) => Ok(SocketKind::Secured(tls.accept(socket).await?).into()),
             (kind, _) => Ok(kind.into()),
         }
     }
@@ -116,7 +116,7 @@ impl Stream {
     /// Performs the TLS handshake with a listener whose certificate must be valid for `host`, if the caller has TLS.
     pub(crate) async fn secure_connected(self, host: &str, tls: Option<&TlsClient>) -> io::Result<Self> {
         match (self.kind, tls) {
-            (Kind::Plain(socket), Some(tls)) => Ok(Kind::Secured(tls.connect(host, socket).await?).into()),
+            (SocketKind::Plain(socket), Some(tls)) => Ok(SocketKind::Secured(tls.connect(host, socket).await?).into()),
             (kind, _) => Ok(kind.into()),
         }
     }
@@ -124,7 +124,7 @@ impl Stream {
     /// Moves the connection to a group, which must be that of its task. One with TLS stays as it is.
     pub(crate) fn grouped(self, group: &Arc<EpollGroup>) -> io::Result<Self> {
         match self.kind {
-            Kind::Plain(socket) => Ok(Kind::Grouped(GroupedStream::new(socket, group)?).into()),
+            SocketKind::Plain(socket) => Ok(SocketKind::Grouped(GroupedStream::new(socket, group)?).into()),
             kind => Ok(kind.into()),
         }
     }
@@ -136,9 +136,9 @@ impl Stream {
 
     pub(super) fn socket(&self) -> SockRef<'_> {
         match &self.kind {
-            Kind::Plain(socket) => SockRef::from(socket),
-            Kind::Grouped(grouped) => grouped.socket(),
-            Kind::Secured(secured) => SockRef::from(secured.socket()),
+            SocketKind::Plain(socket) => SockRef::from(socket),
+            SocketKind::Grouped(grouped) => grouped.socket(),
+            SocketKind::Secured(secured) => SockRef::from(secured.socket()),
         }
     }
 
@@ -217,7 +217,7 @@ impl Stream {
         let _ = self.socket().set_send_buffer_size(bytes);
     }
 
-    /// Reads what has arrived, and passes it to `take`; 0 bytes mean that the peer has closed. After [`READS`] reads in
+    /// Reads the bytes that have arrived, and passes them to `take`; 0 bytes mean that the peer has closed. After [`READS`] reads in
     /// a row it is pending once and wakes the task, so that others have a turn.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
         if self.reads == READS {
@@ -225,7 +225,7 @@ impl Stream {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Kind::Grouped(grouped) = &self.kind
+        if let SocketKind::Grouped(grouped) = &self.kind
             && !grouped.may_read(cx)
         {
             self.reads = 0;
@@ -234,9 +234,9 @@ impl Stream {
         with_memory(|memory| {
             let mut buffer = ReadBuf::uninit(memory);
             let result = match &mut self.kind {
-                Kind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
-                Kind::Grouped(grouped) => grouped.read(cx, &mut buffer),
-                Kind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
+                SocketKind::Plain(socket) => Pin::new(socket).poll_read(cx, &mut buffer),
+                SocketKind::Grouped(grouped) => grouped.read(cx, &mut buffer),
+                SocketKind::Secured(secured) => Pin::new(secured).poll_read(cx, &mut buffer),
             };
             self.reads = if result.is_ready() { self.reads + 1 } else { 0 };
             result.map_ok(|()| {
@@ -253,7 +253,7 @@ impl Stream {
         cx: &mut Context<'_>,
         sink: &Arc<Mutex<T>>,
     ) -> Poll<io::Result<ReadOutcome>> {
-        if let Kind::Grouped(grouped) = &self.kind
+        if let SocketKind::Grouped(grouped) = &self.kind
             && let Some(outcome) = grouped.poll_sink(cx)
         {
             return outcome;
@@ -266,7 +266,7 @@ impl Stream {
                 }
             });
             if read.is_pending()
-                && let Kind::Grouped(grouped) = &self.kind
+                && let SocketKind::Grouped(grouped) = &self.kind
             {
                 grouped.attach_sink(sink.clone());
             }
@@ -281,7 +281,7 @@ impl Stream {
 
     /// Detaches the sink: nothing is passed to it any more.
     pub(crate) fn detach_sink(&self) {
-        if let Kind::Grouped(grouped) = &self.kind {
+        if let SocketKind::Grouped(grouped) = &self.kind {
             grouped.detach_sink();
         }
     }
@@ -291,25 +291,25 @@ impl Stream {
     /// acknowledgement by some 40 ms. From a peer nearby the rest has arrived when this returns.
     pub(crate) fn request_more(&mut self) {
         match &mut self.kind {
-            Kind::Grouped(grouped) => grouped.request_more(),
-            Kind::Plain(_) | Kind::Secured(_) => acknowledge(&self.socket()),
+            SocketKind::Grouped(grouped) => grouped.request_more(),
+            SocketKind::Plain(_) | SocketKind::Secured(_) => acknowledge(&self.socket()),
         }
     }
 
     /// Writes as much as the kernel takes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match &mut self.kind {
-            Kind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Kind::Grouped(grouped) => grouped.poll_write(cx, slices),
-            Kind::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
+            SocketKind::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            SocketKind::Grouped(grouped) => grouped.poll_write(cx, slices),
+            SocketKind::Secured(secured) => Pin::new(secured).poll_write_vectored(cx, slices),
         }
     }
 
-    /// Flushes what TLS holds back. Ready at once without TLS.
+    /// Flushes the bytes that TLS holds back. Ready at once without TLS.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
-            Kind::Plain(_) | Kind::Grouped(_) => Poll::Ready(Ok(())),
-            Kind::Secured(secured) => Pin::new(secured).poll_flush(cx),
+            SocketKind::Plain(_) | SocketKind::Grouped(_) => Poll::Ready(Ok(())),
+            SocketKind::Secured(secured) => Pin::new(secured).poll_flush(cx),
         }
     }
 
@@ -317,9 +317,9 @@ impl Stream {
     pub(crate) async fn shut_down(&mut self) {
         // Fails if the peer is gone.
         let _ = poll_fn(|cx| match &mut self.kind {
-            Kind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Kind::Grouped(grouped) => Poll::Ready(grouped.shut_down()),
-            Kind::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
+            SocketKind::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            SocketKind::Grouped(grouped) => Poll::Ready(grouped.shut_down()),
+            SocketKind::Secured(secured) => Pin::new(secured).poll_shutdown(cx),
         })
         .await;
     }
@@ -334,7 +334,7 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
-    /// Address at which a connection is neither accepted nor refused, with what keeps it so.
+    /// Address at which a connection is neither accepted nor refused, with the sockets that keep it so.
     fn unresponsive() -> (SocketAddr, Vec<Socket>) {
         let socket = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
         let listener = socket();

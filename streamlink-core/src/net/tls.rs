@@ -111,7 +111,8 @@ impl TlsServer {
 impl TlsClient {
     /// Trusts the system's certificates and those in `more`, as PEM.
     pub(crate) fn new(more: &[u8]) -> Result<Self, String> {
-        let (mut roots, mut exact) = (RootCertStore::empty(), HashSet::new());
+        let mut roots = RootCertStore::empty();
+        let mut exact = HashSet::new();
         // System certificates that cannot be read are not trusted; a peer that needs one is refused.
         for certificate in rustls_native_certs::load_native_certs().certs {
             let print = fingerprint(&certificate);

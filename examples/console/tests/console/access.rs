@@ -6,7 +6,7 @@ use std::io::Write;
 use streamlink_tests::peer::Peer;
 
 /// Returns a file with the hashes of the passwords `operate` and `watch`.
-fn passwords() -> tempfile::NamedTempFile {
+pub(crate) fn passwords() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for (role, password) in [("operator", "operate"), ("viewer", "watch")] {
         let hash = std::process::Command::new("sh")

@@ -308,6 +308,48 @@ fn flow_carries_media_and_its_events_and_metrics_tell() {
     );
 }
 
+/// Clients at the same time: each change is whole, and none is lost.
+#[test]
+fn changes_at_the_same_time_do_not_lose_one_another() {
+    let console = Console::start();
+    let count = |of: &[u16], status: u16| of.iter().filter(|found| **found == status).count();
+    let in_parallel = |ask: &(dyn Fn(usize) -> u16 + Sync)| -> Vec<u16> {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = (0..8).map(|at| scope.spawn(move || ask(at))).collect();
+            asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    };
+    let statuses = in_parallel(&|_| console.post("/api/v1/flows", &srt_flow("f")).status);
+    assert_eq!((count(&statuses, 201), count(&statuses, 409)), (1, 7), "{statuses:?}");
+    let statuses = in_parallel(&|at| {
+        let output = json!({ "name": format!("o{at}"), "url": "srt://127.0.0.1:0?mode=listener" });
+        console.post("/api/v1/flows/f/outputs", &output).status
+    });
+    assert_eq!(count(&statuses, 201), 8, "{statuses:?}");
+    let flow = console.get("/api/v1/flows/f").of(200);
+    assert_eq!(flow["outputs"], 8);
+    let ports: BTreeSet<&str> =
+        flow["output_list"].as_array().unwrap().iter().map(|output| output["address"].as_str().unwrap()).collect();
+    assert_eq!(ports.len(), 8, "each has a port of its own");
+    // Renaming, changing and deleting at once: whatever wins, the store and the engine agree.
+    let statuses = in_parallel(&|at| match at % 4 {
+        0 => console.patch("/api/v1/flows/f", &json!({ "name": format!("g{at}") })).status,
+        1 => console.patch("/api/v1/flows/f/outputs/o1", &json!({ "latency": 100 + at })).status,
+        2 => console.delete("/api/v1/flows/f/outputs/o2").status,
+        _ => console.patch("/api/v1/flows/f", &json!({ "enabled": at == 3 })).status,
+    });
+    assert!(statuses.iter().all(|status| [200, 404].contains(status)), "{statuses:?}");
+    let flows = console.get("/api/v1/flows").of(200);
+    assert_eq!(flows["flows"].as_array().unwrap().len(), 1, "{flows}");
+    let name = flows["flows"][0]["name"].as_str().unwrap();
+    let stats = console.get("/api/v1/stats").of(200);
+    let running: Vec<&str> =
+        stats["flows"].as_array().unwrap().iter().map(|flow| flow["name"].as_str().unwrap()).collect();
+    let expected: Vec<&str> = if flows["flows"][0]["enabled"] == true { vec![name] } else { Vec::new() };
+    assert_eq!(running, expected);
+    assert!(console.get("/metrics").text.contains("streamlink_console_failed_flows 0"));
+}
+
 #[test]
 fn event_stream_goes_on_where_it_was_left() {
     use std::io::{BufRead, BufReader, Write};

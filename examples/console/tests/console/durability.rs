@@ -153,10 +153,21 @@ fn sudden_end_amid_changes_loses_nothing_that_was_answered() {
 #[test]
 fn flows_of_a_file_are_imported_once() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("[{}, {}]", srt_flow("a"), srt_flow("b"))).unwrap();
+    let write = |flows: &[Value]| std::fs::write(file.path(), Value::from(flows).to_string()).unwrap();
+    write(&[srt_flow("a"), srt_flow("b")]);
     let mut console = Console::with(&["--import", file.path().to_str().unwrap()]);
     assert_eq!(console.get("/api/v1/flows").of(200)["flows"].as_array().unwrap().len(), 2);
     console.patch("/api/v1/flows/a", &json!({ "max_bandwidth": "3M" })).of(200);
+    // What cannot be imported is told, and keeps nothing from running.
+    let mut same_address = srt_flow("c");
+    same_address["sources"] = console.get("/api/v1/flows/a/secrets").of(200)["configuration"]["sources"].clone();
+    write(&[srt_flow("a"), same_address, srt_flow("d")]);
     console.kill_and_restart();
     assert_eq!(console.get("/api/v1/flows/a").of(200)["configuration"]["max_bandwidth"], "3M");
+    assert_eq!(console.get("/api/v1/flows/d").of(200)["state"], "waiting");
+    assert_eq!(console.get("/api/v1/flows/c").status, 404);
+    assert!(console.output().contains("flow `c` is not imported"), "{}", console.output());
+    std::fs::write(file.path(), "[").unwrap();
+    console.kill_and_restart();
+    assert!(console.output().contains("nothing is imported"), "{}", console.output());
 }

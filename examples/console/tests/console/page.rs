@@ -124,6 +124,9 @@ fn page_creates_watches_edits_and_deletes_as_a_person_does() {
     browser.fill("Maximum bandwidth", "12M");
     browser.press("Save");
     browser.wait_for("Changed; connections go on.");
+    eventually("the form with the new value", || {
+        (browser.value(&browser.field("Maximum bandwidth")) == "12M").then_some(())
+    });
     check_accessibility(&browser, "the settings of a flow");
     // The sudden end of the console: the page says so, and everything comes back.
     browser.click("//a[normalize-space()='Source']");
@@ -232,4 +235,96 @@ fn page_shows_an_rtmp_key_to_operators_who_ask() {
     eventually("the key", || (browser.value(&browser.field("Stream key")) == key).then_some(()));
     assert_eq!(browser.value(&browser.field("Server")), addresses[0]["server"].as_str().unwrap());
     picture(&browser, "rtmp-key");
+}
+
+/// Every kind of endpoint of the library has a form, whose address the library accepts, and which reads back to itself.
+#[test]
+fn page_forms_fit_every_kind_of_endpoint() {
+    let console = Console::start();
+    let browser = Browser::start(900, 700);
+    browser.open(&console.url("/"));
+    browser.wait_for("There is no flow yet.");
+    let composed = |scope: &str, values: &Value| {
+        browser.script(
+            "return import('/kinds.js').then((kinds) => kinds.composed(arguments[0], arguments[1]))",
+            &[scope.into(), values.clone()],
+        )
+    };
+    let parsed = |scope: &str, configuration: &Value| {
+        browser.script(
+            "return import('/kinds.js').then((kinds) => kinds.parsed(arguments[0], arguments[1]))",
+            &[scope.into(), configuration.clone()],
+        )
+    };
+    let settings = console.get("/api/v1/settings").of(200);
+    let scopes: Vec<&str> =
+        settings["scopes"].as_array().unwrap().iter().map(|scope| scope["name"].as_str().unwrap()).collect();
+    let family = |scope: &str| match scope {
+        scope if scope.starts_with("RTMP") => "rtmp://127.0.0.1:0/live?mode=listener",
+        scope if scope.starts_with("RTSP") => "rtsp://127.0.0.1:0/in?mode=listener",
+        scope if scope.starts_with("RTP") => "rtp://127.0.0.1:0",
+        _ => "srt://127.0.0.1:0?mode=listener",
+    };
+    let mut seen = 0;
+    for scope in scopes.iter().filter(|scope| scope.ends_with("source") || scope.ends_with("output")) {
+        let scheme = if scope.starts_with("RTSP") { "rtsp" } else { "rtmp" };
+        let values = json!({
+            "host": "127.0.0.1", "port": free_port().to_string(), "app": "live", "key": "a-key", "path": "cam/1",
+            "server": format!("{scheme}://127.0.0.1:9/live"), "user": "me", "password": "p:a/s@s w%rd"
+        });
+        let mut endpoint = composed(scope, &values);
+        endpoint["name"] = "e".into();
+        let mut flow = json!({ "name": "f", "max_bandwidth": "5M" });
+        if scope.ends_with("source") {
+            flow["sources"] = json!([endpoint]);
+        } else {
+            flow["sources"] = json!([{ "name": "in", "url": family(scope) }]);
+            flow["outputs"] = json!([endpoint]);
+        }
+        let created = console.post("/api/v1/flows", &flow);
+        assert_eq!(created.status, 201, "{scope}: {endpoint} {}", created.text);
+        let list = if scope.ends_with("source") { "sources" } else { "outputs" };
+        assert_eq!(created.json()[format!("{}_list", list.trim_end_matches('s'))][0]["scope"], **scope);
+        let secrets = console.get("/api/v1/flows/f/secrets").of(200);
+        let configuration = &secrets["configuration"][list][0];
+        // What the form of this endpoint shows makes the same endpoint again.
+        let again = composed(scope, &parsed(scope, configuration));
+        let changed = console.patch(&format!("/api/v1/flows/f/{list}/e"), &again);
+        assert_eq!(changed.of(200)["applied"], "in_place", "{scope}: {configuration} {again}");
+        assert_eq!(console.get("/api/v1/flows/f/secrets").of(200), secrets, "{scope}");
+        console.delete("/api/v1/flows/f").of(204);
+        seen += 1;
+    }
+    assert!(seen >= 15, "{seen}");
+}
+
+#[test]
+fn page_asks_for_the_password_and_lets_viewers_look() {
+    let file = crate::access::passwords();
+    let mut console = Console::with(&["--password-file", file.path().to_str().unwrap()]);
+    console.headers = vec![("authorization".into(), "Bearer operate".into())];
+    let rtmp = json!({ "name": "obs", "max_bandwidth": "5M", "sources": [{ "name": "in", "url": "rtmp://127.0.0.1:0/live?mode=listener" }] });
+    console.post("/api/v1/flows", &rtmp).of(201);
+    let browser = Browser::start(900, 700);
+    browser.open(&console.url("/"));
+    browser.fill("Password", "guess");
+    check_accessibility(&browser, "the form of the password");
+    browser.press("Log in");
+    browser.wait_for("The password is wrong.");
+    browser.fill("Password", "watch");
+    browser.press("Log in");
+    browser.wait_for("obs");
+    browser.wait_for("Viewer");
+    picture(&browser, "viewer");
+    assert!(!browser.text().contains("Create flow"));
+    browser.click("//a[@class='name']");
+    browser.wait_for("Waits for media.");
+    let buttons = browser.script("return [...document.querySelectorAll('main button')].map((b) => b.textContent)", &[]);
+    assert_eq!(buttons, json!(["Copy"]), "nothing to change, and nothing to reveal");
+    assert!(browser.value(&browser.field("Input address")).ends_with("/live/…"));
+    browser.press("Log out");
+    browser.field("Password");
+    browser.fill("Password", "operate");
+    browser.press("Log in");
+    browser.wait_for("Show the stream key");
 }

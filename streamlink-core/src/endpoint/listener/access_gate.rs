@@ -49,7 +49,8 @@ impl AccessGate {
         question: AccessRequest,
         held: impl Send + 'static,
     ) -> impl Future<Output = HookAnswer> + Send + 'static {
-        let (hook, calls) = (self.hook.clone(), self.calls.clone());
+        let hook = self.hook.clone();
+        let calls = self.calls.clone();
         async move {
             let Ok(permit) = calls.acquire_owned().await else { return Err(UNANSWERED) }; // it is never closed
             hook.ask(question, (held, permit)).await

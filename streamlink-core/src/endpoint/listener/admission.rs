@@ -42,7 +42,8 @@ struct PlayerRules {
 
 impl Admission {
     pub(in crate::endpoint) fn of_source(context: &SourceContext) -> Self {
-        let (settings, group) = (context.live.clone(), context.group.clone());
+        let settings = context.live.clone();
+        let group = context.group.clone();
         let rules = Rules::Source { settings, takeover: context.takeover, group };
         Self::new(context.status.clone(), context.events.clone(), rules)
     }
@@ -141,7 +142,8 @@ mod tests {
     #[test]
     fn admission_follows_edited_allowlist_and_maximum() {
         let (admission, _) = output("192.0.2.0/24", Some(2));
-        let (inside, outside) = ([192, 0, 2, 9].into(), [198, 51, 100, 9].into());
+        let inside = [192, 0, 2, 9].into();
+        let outside = [198, 51, 100, 9].into();
         assert!(admission.admits(inside) && !admission.admits(outside));
         assert_eq!(admission.max_peers(), 2);
         admission.edit("198.51.100.9".parse().expect("an allowlist"), None);
@@ -154,7 +156,8 @@ mod tests {
     fn admission_counts_each_refusal_and_reports_once_a_second() {
         let (admission, events) = output("", None);
         let mut queue = events.subscribe();
-        let (peer, now) = (SocketAddr::from(([192, 0, 2, 1], 9)), Instant::now());
+        let peer = SocketAddr::from(([192, 0, 2, 1], 9));
+        let now = Instant::now();
         for _ in 0..3 {
             admission.refuse(peer, RefusalReason::NotAllowed, "the detail", now);
         }

@@ -161,7 +161,8 @@ mod tests {
     fn peer_registry_bounds_each_address_by_itself() {
         let now = Instant::now();
         let registry = PeerRegistry::new(PeerLimits::new().pending(2).connections(1));
-        let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        let one = address("192.0.2.1");
+        let other = address("192.0.2.2");
         let first = registry.take_pending(one, now).expect("a place");
         let _second = registry.take_pending(one, now).expect("a place");
         assert!(registry.take_pending(one, now).is_none());

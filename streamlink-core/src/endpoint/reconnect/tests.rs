@@ -63,7 +63,9 @@ fn lasts(seconds: u64, outcome: fn() -> Outcome) -> Step {
 
 /// Runs a script. Returns the delays between the end of each step and the next, the events and the status.
 async fn run(is_source: bool, steps: Vec<Step>) -> (Vec<Duration>, Vec<Event>, Arc<Status>) {
-    let (status, events, stop) = (Status::new("x", None), EventSink::alone("flow"), CancellationToken::new());
+    let status = Status::new("x", None);
+    let events = EventSink::alone("flow");
+    let stop = CancellationToken::new();
     let mut mailbox = events.subscribe();
     let started = Arc::<Mutex<Vec<Instant>>>::default();
     let durations: Vec<Duration> = steps.iter().map(|step| step.lasts.unwrap_or_default()).collect();
@@ -154,7 +156,9 @@ async fn reconnect_loop_waits_30_s_after_a_refused_password() {
 
 #[tokio::test(start_paused = true)]
 async fn reconnect_loop_stops_while_it_waits() {
-    let (status, events, stop) = (Status::new("x", None), EventSink::alone("flow"), CancellationToken::new());
+    let status = Status::new("x", None);
+    let events = EventSink::alone("flow");
+    let stop = CancellationToken::new();
     let reconnecting = ReconnectLoop {
         is_source: true,
         reconnect: Reconnect::default(),

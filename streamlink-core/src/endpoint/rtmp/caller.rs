@@ -195,7 +195,8 @@ impl RtmpClient {
     async fn play(&self, up: ConnectedClient, inbound: &Arc<SourceSlot>) -> End {
         let ConnectedClient { mut stream, session, peer, early } = up;
         let taken = {
-            let (mut inbound, now) = (inbound.lock(), Instant::now());
+            let mut inbound = inbound.lock();
+            let now = Instant::now();
             inbound.begin(now);
             early.into_iter().try_for_each(|message| inbound.take(message, now))
         };

@@ -83,8 +83,8 @@ impl Destination<'_> {
                 let answer = client.greet(self.endpoint).await?;
                 Ok::<_, End>((client, answer))
             };
-            let greeted = tokio::time::timeout_at(self.deadline.into(), greeting).await;
-            let (client, answer) = greeted.unwrap_or(Err(End::Lost(LossReason::TimedOut)))?;
+            let client = tokio::time::timeout_at(self.deadline.into(), greeting).await;
+            let (client, answer) = client.unwrap_or(Err(End::Lost(LossReason::TimedOut)))?;
             log_handshake(|| {
                 let what = match &answer {
                     Answer::Agreed => "agrees".to_owned(),
@@ -120,7 +120,8 @@ impl Destination<'_> {
                         shown_url(&next.to_string())
                     );
                     authentication = next.credentials.as_ref().map(self::authentication);
-                    (address, key) = (next, next_key);
+                    address = next;
+                    key = next_key;
                     challenger = None;
                 }
             }
@@ -209,7 +210,8 @@ impl ConnectedClient {
         let mut told: Option<String> = None;
         loop {
             self.answer().await?;
-            let (mut answer, mut fault) = (None, None);
+            let mut answer = None;
+            let mut fault = None;
             let Self { stream, session, early, .. } = self;
             let count = poll_fn(|cx| {
                 stream.poll_read(cx, |mut bytes| {

@@ -56,7 +56,8 @@ impl<T> OpenServer<T> {
 
 impl SourceDriver for RtmpPublishServer {
     fn open(&self, opening: &SourceOpening<'_>) -> Result<Box<dyn OpenSource>, Error> {
-        let (listen, key) = ((&self.listen, self.port_group, self.tls), self.key.as_ref());
+        let listen = (&self.listen, self.port_group, self.tls);
+        let key = self.key.as_ref();
         Ok(Box::new(OpenServer::open(opening.resources, &opening.label, listen, key, self.clone())?))
     }
 }
@@ -76,7 +77,8 @@ impl OpenSource for OpenServer<RtmpPublishServer> {
 
 impl OutputDriver for RtmpPlayServer {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
-        let (listen, key) = ((&self.listen, None, self.tls), self.key.as_ref());
+        let listen = (&self.listen, None, self.tls);
+        let key = self.key.as_ref();
         let server = OpenServer::open(opening.resources, &opening.label, listen, key, self.clone());
         Box::pin(ready(server.map(|server| Box::new(server) as _)))
     }

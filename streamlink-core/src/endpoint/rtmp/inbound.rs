@@ -64,9 +64,10 @@ impl SourceSession {
     /// Publishes the messages received so far. Returns an error if the peer is no longer on the allowlist.
     pub(super) fn publish(&mut self, peer: SocketAddr, now: Instant) -> Result<(), End> {
         self.ingest.publish(now, Some(peer));
-        match self.ingest.refresh_at_times(now) && !self.admits(peer.ip()) {
-            true => Err(End::Lost(LossReason::NoLongerAllowed)),
-            false => Ok(()),
+        if self.ingest.refresh_at_times(now) && !self.admits(peer.ip()) {
+            Err(End::Lost(LossReason::NoLongerAllowed))
+        } else {
+            Ok(())
         }
     }
 

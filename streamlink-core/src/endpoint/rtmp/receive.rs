@@ -118,10 +118,12 @@ impl<B: ReceiveSession + Send> ReadSink for RtmpReadSink<B> {
             return ReadAction::Notify;
         }
         self.answers = session.answers();
-        match session.is_within_message() {
-            _ if !self.answers.is_empty() => ReadAction::Notify,
-            true => ReadAction::RequestMore,
-            false => ReadAction::Continue,
+        if !self.answers.is_empty() {
+            ReadAction::Notify
+        } else if session.is_within_message() {
+            ReadAction::RequestMore
+        } else {
+            ReadAction::Continue
         }
     }
 }

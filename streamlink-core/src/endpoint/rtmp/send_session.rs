@@ -62,7 +62,7 @@ impl SendSession for ClientSession {
     }
 }
 
-/// Handles what a server says after it has agreed, apart from media and the end of the stream.
+/// Handles an event of a server that has agreed, apart from media and the end of the stream.
 pub(super) fn after_consent(event: ClientEvent<'_>) -> Result<(), End> {
     match event {
         ClientEvent::Rejected(what) | ClientEvent::Challenged(what) => Err(End::Lost(refused(what))),

@@ -65,25 +65,25 @@ impl Service for Rtmp {
         let greeting = async {
             let stream = port.secure(stream, peer).await?;
             // Boxed to keep the enclosing futures small.
-            let mut greeted =
+            let mut client =
                 Box::new(RequestedConnection { stream, session: ServerSession::new(&port.random), rest: Vec::new() });
-            let request = greeted.ask().await?;
-            Ok::<_, End>((greeted, request))
+            let request = client.ask().await?;
+            Ok::<_, End>((client, request))
         };
         let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
         drop(pending);
         match asked {
-            Ok(Ok((greeted, request @ Request::Publish { .. }))) => {
-                port.clone().take_on_publisher(|epoll_group| async move {
-                    match greeted.grouped(epoll_group) {
-                        Ok(greeted) => serve(&port, greeted, peer, request).await,
+            Ok(Ok((client, request @ Request::Publish { .. }))) => {
+                port.clone().run_publisher(|epoll_group| async move {
+                    match client.grouped(epoll_group) {
+                        Ok(client) => serve(&port, client, peer, request).await,
                         Err(error) => log::warn!("RTMP peer {peer}: {error}"), // most likely out of memory
                     }
                     drop(connection);
                 })
             }
-            Ok(Ok((greeted, request))) => port.clone().take_on(async move {
-                serve(&port, greeted, peer, request).await;
+            Ok(Ok((client, request))) => port.clone().run_connection(async move {
+                serve(&port, client, peer, request).await;
                 drop(connection);
             }),
             Ok(Err(end)) => {
@@ -99,14 +99,14 @@ impl Service for Rtmp {
 }
 
 /// Serves the streams that a peer asks for, one after the other.
-async fn serve(port: &PortState<Rtmp>, greeted: Box<RequestedConnection>, peer: SocketAddr, request: Request<'_>) {
-    let mut next = Some((greeted, request.into_owned()));
-    while let Some((greeted, request)) = next {
-        let Some(mut greeted) = serve_stream(port, greeted, peer, request).await else { return };
+async fn serve(port: &PortState<Rtmp>, client: Box<RequestedConnection>, peer: SocketAddr, request: Request<'_>) {
+    let mut next = Some((client, request.into_owned()));
+    while let Some((client, request)) = next {
+        let Some(mut client) = serve_stream(port, client, peer, request).await else { return };
         // Most peers close the connection now. Some report an error if we close it first.
-        let asked = tokio::time::timeout(NEXT_REQUEST_TIMEOUT, greeted.ask()).await;
+        let asked = tokio::time::timeout(NEXT_REQUEST_TIMEOUT, client.ask()).await;
         next = match asked {
-            Ok(Ok(request)) => Some((greeted, request)),
+            Ok(Ok(request)) => Some((client, request)),
             Ok(Err(end)) => {
                 log::debug!("RTMP peer {peer}, after a stream: {end:?}");
                 None
@@ -120,7 +120,7 @@ async fn serve(port: &PortState<Rtmp>, greeted: Box<RequestedConnection>, peer: 
 /// stream and may ask for another.
 async fn serve_stream(
     port: &PortState<Rtmp>,
-    mut greeted: Box<RequestedConnection>,
+    mut client: Box<RequestedConnection>,
     peer: SocketAddr,
     request: Request<'_>,
 ) -> Option<Box<RequestedConnection>> {
@@ -137,7 +137,7 @@ async fn serve_stream(
         for route in routes.iter().filter(|route| route.is_source() == publish) {
             route.admission.refuse(peer, RefusalReason::TooManyAttempts, "", now);
         }
-        greeted.turn_away(peer, Refusal::Denied).await;
+        client.turn_away(peer, Refusal::Denied).await;
         return None;
     }
     let found = routes.iter().find(|route| route.is_source() == publish && route.mount.is(&asked));
@@ -151,14 +151,14 @@ async fn serve_stream(
         for route in of_direction().filter(|route| !any || has_app(route)) {
             route.admission.refuse(peer, RefusalReason::NoSuchStream, &detail, now);
         }
-        greeted.turn_away(peer, Refusal::NotFound).await;
+        client.turn_away(peer, Refusal::NotFound).await;
         return None;
     };
     drop(routes);
     let counted = route.connections.token();
     if !route.admission.admits(peer.ip()) {
         route.admission.refuse(peer, RefusalReason::NotAllowed, "", now);
-        greeted.turn_away(peer, Refusal::Denied).await;
+        client.turn_away(peer, Refusal::Denied).await;
         return None;
     }
     let with_stream = |request: AccessRequest| {
@@ -166,22 +166,23 @@ async fn serve_stream(
         AccessRequest { app: Some(app), key: Some(key), ..request }
     };
     if port.authorize(&route, with_stream, peer).await.is_err() {
-        greeted.turn_away(peer, Refusal::Denied).await;
+        client.turn_away(peer, Refusal::Denied).await;
         return None;
     }
     log_handshake(|| format!("RTMP {peer} is let in to `{}`", route.status().name()));
     let next = match &route.media {
         OpenMedia::Source(_) => {
             if route.may_publish(now) {
-                route.source_is_free().await;
+                route.wait_until_source_is_free().await;
             }
             let Some((taken, stop)) = route.take_source(Instant::now()) else {
                 route.admission.refuse(peer, RefusalReason::InUse, "", now);
-                greeted.turn_away(peer, Refusal::InUse).await;
+                client.turn_away(peer, Refusal::InUse).await;
                 return None;
             };
-            let (mut stream, session, end) = greeted.receive(&taken, peer, &stop).await;
-            let (end, now) = (route.publisher_end(end), Instant::now());
+            let (mut stream, session, end) = client.receive(&taken, peer, &stop).await;
+            let end = route.publisher_end(end);
+            let now = Instant::now();
             let was_live = {
                 let mut inbound = taken.lock();
                 let was_live = inbound.is_live();
@@ -206,17 +207,17 @@ async fn serve_stream(
         OpenMedia::Output(ring, terms) => {
             let Some((id, player)) = route.enter(peer, now) else {
                 route.admission.refuse(peer, RefusalReason::TooManyPeers, "", now);
-                greeted.turn_away(peer, Refusal::Denied).await;
+                client.turn_away(peer, Refusal::Denied).await;
                 return None;
             };
-            let end = greeted.play(ring, terms.clone(), &player, &route.stop).await;
-            let goes_on = matches!(end, End::Lost(LossReason::Closed)) && greeted.session.is_between_streams();
+            let end = client.play(ring, terms.clone(), &player, &route.stop).await;
+            let goes_on = matches!(end, End::Lost(LossReason::Closed)) && client.session.is_between_streams();
             let reason = match end {
                 End::Stopped => LossReason::Closed,
                 End::Lost(reason) => reason,
             };
             route.leave(id, reason, Instant::now());
-            goes_on.then_some(greeted)
+            goes_on.then_some(client)
         }
     };
     drop(counted);
@@ -242,7 +243,8 @@ impl RequestedConnection {
         }
         self.answer().await?;
         loop {
-            let (mut found, mut rest) = (Ok(None), Vec::new());
+            let mut found = Ok(None);
+            let mut rest = Vec::new();
             let Self { stream, session, .. } = self;
             let count = poll_fn(|cx| {
                 stream.poll_read(cx, |mut bytes| {

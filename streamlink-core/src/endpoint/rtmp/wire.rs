@@ -92,7 +92,9 @@ mod tests {
         assert!(USUAL.layout().is_some());
         for length in [0, 1, 59_999, 60_000, 60_001, 180_001] {
             let packet = Packet::rtmp(RtmpKind::Video, 0x0100_0000, vec![7; length], Instant::now());
-            let (head, mut alone, mut laid_out) = (USUAL.head(&packet, None), BytesMut::new(), BytesMut::new());
+            let head = USUAL.head(&packet, None);
+            let mut alone = BytesMut::new();
+            let mut laid_out = BytesMut::new();
             head.slices(packet.data(), 0, |slice| {
                 alone.extend_from_slice(slice);
                 true

@@ -302,8 +302,8 @@ impl RtspClient {
                 }
                 let outbox = SendQueue::new(Interleaved::new(up.session.tracks()));
                 let pace = WritePacing { coalesce: Duration::ZERO, slow: SLOW, bandwidth: bandwidth.clone() };
-                let next_sign = Instant::now() + up.session.keep_alive_interval();
-                let mut recorder = RecordingClient { session: &mut up.session, next_sign };
+                let next_keep_alive = Instant::now() + up.session.keep_alive_interval();
+                let mut recorder = RecordingClient { session: &mut up.session, next_keep_alive };
                 send(&mut up.stream, &mut recorder, reader, outbox, &player, pace, player.ended(&self.stop)).await
             });
             let mut stats = tokio::time::interval(STATS_INTERVAL);
@@ -324,8 +324,10 @@ impl RtspClient {
     }
 
     async fn record_udp(&self, up: &mut ConnectedClient, reader: &mut Reader, player: &Player) -> End {
-        let (mut window, mut next_sign) = (Vec::new(), Instant::now() + up.session.keep_alive_interval());
-        let (mut begun, mut reports) = (false, Reports::default());
+        let mut window = Vec::new();
+        let mut next_keep_alive = Instant::now() + up.session.keep_alive_interval();
+        let mut begun = false;
+        let mut reports = Reports::default();
         loop {
             let ConnectedClient { stream, session, udp, peer } = up;
             tokio::select! {
@@ -363,8 +365,8 @@ impl RtspClient {
                     player.count(sent, refused + lost);
                     window.clear();
                 }
-                () = tokio::time::sleep_until(next_sign.into()) => {
-                    next_sign = Instant::now() + session.keep_alive_interval();
+                () = tokio::time::sleep_until(next_keep_alive.into()) => {
+                    next_keep_alive = Instant::now() + session.keep_alive_interval();
                     session.keep_alive();
                 }
             }
@@ -398,7 +400,8 @@ impl ConnectedClient {
     /// Exchanges messages until the server has agreed. `brings`: the server is to send media.
     async fn greet(&mut self, random: &Random, local: std::net::IpAddr, brings: bool) -> Result<(), Failed> {
         loop {
-            let (bytes, peer) = (self.session.take_output(), self.peer);
+            let bytes = self.session.take_output();
+            let peer = self.peer;
             log_handshake(|| format!("RTSP {peer} is asked {}", start_lines(&bytes)));
             write_all(&mut self.stream, &bytes).await?;
             let Self { stream, session, .. } = self;

@@ -50,12 +50,13 @@ impl ClientConnection {
             if count == 0 {
                 return Err(End::Lost(LossReason::Closed));
             }
-            let (peer, local) = (self.peer, self.local);
+            let peer = self.peer;
+            let local = self.local;
             let mut directory = PortDirectory { port, udp, place, taken_over: None, peer, local };
             let request = self.session.next(&mut directory);
             if let Some(route) = directory.taken_over {
                 // The response to ANNOUNCE waits until the publisher before has left.
-                route.source_is_free().await;
+                route.wait_until_source_is_free().await;
             }
             match request {
                 Ok(Some(Request::End)) => {

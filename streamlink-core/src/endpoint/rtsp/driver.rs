@@ -176,7 +176,8 @@ impl OpenSource for OpenCaller {
 impl OutputDriver for RtspCaller {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
         let tls = opening.resources.tls.client(self.rtsp.tls, &self.call.tls_fingerprints, &opening.label);
-        let (identity, egress) = (opening.resources.tls.clone(), opening.egress);
+        let identity = opening.resources.tls.clone();
+        let egress = opening.egress;
         let opened = tls.map(|tls| Box::new(OpenCaller { settings: self.clone(), tls, identity, egress }) as _);
         Box::pin(ready(opened))
     }

@@ -142,9 +142,10 @@ impl SourceSession {
         self.lost = lost;
         self.ingest.publish(now, Some(peer));
         handed?;
-        match self.ingest.refresh_at_times(now) && !self.admits(peer.ip()) {
-            true => Err(End::Lost(LossReason::NoLongerAllowed)),
-            false => Ok(()),
+        if self.ingest.refresh_at_times(now) && !self.admits(peer.ip()) {
+            Err(End::Lost(LossReason::NoLongerAllowed))
+        } else {
+            Ok(())
         }
     }
 
@@ -167,7 +168,8 @@ impl SourceSession {
         if let Some(count) = self.refused.admit(now, count) {
             let reason = RefusalReason::OtherAddress;
             context.status.record_refusal(reason, peer, now);
-            let (endpoint, detail) = (context.status.name(), "`symmetric` accepts every port of its address".into());
+            let endpoint = context.status.name();
+            let detail = "`symmetric` accepts every port of its address".into();
             context.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
         }
     }

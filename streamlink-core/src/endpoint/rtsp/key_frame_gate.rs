@@ -48,7 +48,9 @@ impl KeyFrameGate {
         let skipped: usize = window.drain(..skip).map(|batch| batch.packets().len()).sum();
         let counts = if self.begun { skipped as u64 } else { 0 };
         if start.is_some() {
-            (self.begun, self.lost, self.waits_since) = (true, false, None);
+            self.begun = true;
+            self.lost = false;
+            self.waits_since = None;
         }
         (preamble, counts)
     }

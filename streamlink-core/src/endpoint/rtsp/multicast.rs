@@ -91,7 +91,9 @@ async fn send(
     stop: CancellationToken,
 ) {
     let (id, player) = route.enter_group(group, Instant::now());
-    let (mut reader, mut gate, mut window) = (ring.reader(), KeyFrameGate::default(), Vec::new());
+    let mut reader = ring.reader();
+    let mut gate = KeyFrameGate::default();
+    let mut window = Vec::new();
     let _interest = ring.layout_interest(BatchLayout::Contiguous);
     loop {
         tokio::select! {

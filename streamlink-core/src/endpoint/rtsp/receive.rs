@@ -118,7 +118,7 @@ impl<T: ReceiveSession> Receiving<'_, T> {
     /// Receives media until the flow, the peer or a timeout ends the session.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> End {
         let start = Instant::now();
-        let mut next_sign = self.session.sign_of_life().map(|interval| start + interval);
+        let mut next_keep_alive = self.session.sign_of_life().map(|interval| start + interval);
         let mut next_report = start;
         let mut heard_any = false;
         let mut stopped = pin!(stop.cancelled());
@@ -128,11 +128,12 @@ impl<T: ReceiveSession> Receiving<'_, T> {
         // The packets of a picture arrive in many reads. Collecting them lets the picture leave in one batch.
         let coalesce = self.inbound.coalesce();
         let alarm = if coalesce.is_zero() { None } else { TimerFd::new().ok() };
-        let (mut gathered, mut turns) = (0, 0);
+        let mut gathered = 0;
+        let mut turns = 0;
         let end = loop {
             let now = Instant::now();
-            if next_sign.is_some_and(|at| now >= at) {
-                next_sign = self.session.sign_of_life().map(|interval| now + interval);
+            if next_keep_alive.is_some_and(|at| now >= at) {
+                next_keep_alive = self.session.sign_of_life().map(|interval| now + interval);
             }
             if !self.udp.is_empty() && now >= next_report {
                 let Self { udp, inbound, .. } = &mut self;
@@ -148,7 +149,7 @@ impl<T: ReceiveSession> Receiving<'_, T> {
                 break End::Lost(LossReason::Idle);
             }
             let report = (!self.udp.is_empty()).then_some(next_report);
-            let due = [next_sign, report, self.inbound.next_timeout(), idle];
+            let due = [next_keep_alive, report, self.inbound.next_timeout(), idle];
             let due = due.into_iter().flatten().min().unwrap_or(now);
             timer.as_mut().reset(due.into());
             let result = poll_fn(|cx| {
@@ -156,7 +157,9 @@ impl<T: ReceiveSession> Receiving<'_, T> {
                     return Poll::Ready(Err(End::Stopped));
                 }
                 let Self { stream, session, wire, udp, inbound, peer, .. } = &mut self;
-                let (now, mut taken, mut some) = (Instant::now(), Ok(()), false);
+                let now = Instant::now();
+                let mut taken = Ok(());
+                let mut some = false;
                 // Only media counts as heard: not responses, reports, or datagrams that were refused.
                 let mut has_media = false;
                 let mut unknown = 0;

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 /// Maximum number of redirections that are followed from the configured address on.
 pub(super) const MAX_REDIRECTS: u32 = 5;
 
-/// Address of a server, with what is needed to use it.
+/// Address of a server, with the settings of a connection to it.
 #[derive(Clone)]
 pub(super) struct ServerAddress {
     pub(super) remote: HostPort,

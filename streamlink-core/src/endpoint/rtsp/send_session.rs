@@ -51,7 +51,7 @@ impl SendSession for ServerSession {
 /// A client session that records and sends keep-alive requests.
 pub(super) struct RecordingClient<'a> {
     pub(super) session: &'a mut ClientSession,
-    pub(super) next_sign: Instant,
+    pub(super) next_keep_alive: Instant,
 }
 
 impl SendSession for RecordingClient<'_> {
@@ -74,8 +74,8 @@ impl SendSession for RecordingClient<'_> {
     }
 
     fn tick(&mut self, now: Instant) {
-        if now >= self.next_sign {
-            self.next_sign = now + self.session.keep_alive_interval();
+        if now >= self.next_keep_alive {
+            self.next_keep_alive = now + self.session.keep_alive_interval();
             self.session.keep_alive();
         }
     }

@@ -56,7 +56,8 @@ impl Service for Rtsp {
         let greeting = async {
             let local = stream.local_addr()?.ip();
             let stream = port.secure(stream, peer).await?;
-            let (session, udp) = (ServerSession::new(&port.random), UdpTracks::default());
+            let session = ServerSession::new(&port.random);
+            let udp = UdpTracks::default();
             // Boxed to keep the enclosing futures small.
             let mut client = Box::new(ClientConnection { stream, session, udp, place: None, peer, local });
             let request = client.ask(&port).await?;
@@ -65,7 +66,7 @@ impl Service for Rtsp {
         let asked = tokio::time::timeout(HANDSHAKE_TIMEOUT, Box::pin(greeting)).await;
         drop(pending);
         match asked {
-            Ok(Ok((client, request))) => port.clone().take_on(async move {
+            Ok(Ok((client, request))) => port.clone().run_connection(async move {
                 serve(&port, client, request).await;
                 drop(connection);
             }),
@@ -109,7 +110,9 @@ async fn serve(port: &PortState<Rtsp>, mut client: Box<ClientConnection>, reques
         Request::Play { path } => (path, None),
         Request::Frame { .. } | Request::End => return, // impossible before the session is accepted
     };
-    let (now, peer, publish) = (Instant::now(), client.peer, presentation.is_some());
+    let now = Instant::now();
+    let peer = client.peer;
+    let publish = presentation.is_some();
     let tcp = client.session.tracks().iter().any(|t| matches!(t, Some(SetUp::Tcp { .. })));
     let ways = [tcp, !client.udp.is_empty(), client.is_multicast()];
     let mixed = ways.iter().filter(|way| **way).count() > 1;
@@ -138,7 +141,9 @@ async fn serve(port: &PortState<Rtsp>, mut client: Box<ClientConnection>, reques
             // A change of the allowlist since ANNOUNCE takes effect with the first packet.
             if let Some(inbound) = &mut place.inbound {
                 let end = client.receive(inbound, &presentation, &place.stop).await;
-                let (end, now, was_live) = (route.publisher_end(end), Instant::now(), inbound.is_live());
+                let end = route.publisher_end(end);
+                let now = Instant::now();
+                let was_live = inbound.is_live();
                 inbound.end(&end, now);
                 if !was_live && let End::Lost(reason) = &end {
                     route.admission.report_silent_publisher(reason, peer, now);

@@ -88,7 +88,8 @@ fn admits(
     match expected {
         None => is_of_host,
         Some(expected) if !*heard && is_of_host && (symmetric || sender.port() == expected.port()) => {
-            (*expected, *heard) = (sender, true);
+            *expected = sender;
+            *heard = true;
             true
         }
         Some(expected) => sender == *expected,
@@ -125,13 +126,18 @@ impl UdpTracks {
 
     /// Opens the sockets that send to a multicast group.
     pub(super) fn to_group(group: &MulticastGroup, egress: Egress, tracks: usize) -> io::Result<Self> {
-        let (send_buffer, ttl) = (Some(SOCKET_BUFFER), Some(group.ttl));
+        let send_buffer = Some(SOCKET_BUFFER);
+        let ttl = Some(group.ttl);
         let options = UdpOptions { send_buffer, ttl, egress, send_only: true, ..UdpOptions::default() };
         let pair = |track| {
             let (to_rtp, to_rtcp) = group.ports(track).ok_or(io::ErrorKind::InvalidInput)?;
-            let (to_rtp, to_rtcp) = (SocketAddr::new(group.ip(), to_rtp), SocketAddr::new(group.ip(), to_rtcp));
-            let (rtp, rtcp) = (UdpSocket::sending(to_rtp, &options)?, UdpSocket::sending(to_rtcp, &options)?);
-            let (sender, control, peer) = (Sender::new(&rtp), Sender::new(&rtcp), Some((to_rtp, to_rtcp)));
+            let to_rtp = SocketAddr::new(group.ip(), to_rtp);
+            let to_rtcp = SocketAddr::new(group.ip(), to_rtcp);
+            let rtp = UdpSocket::sending(to_rtp, &options)?;
+            let rtcp = UdpSocket::sending(to_rtcp, &options)?;
+            let sender = Sender::new(&rtp);
+            let control = Sender::new(&rtcp);
+            let peer = Some((to_rtp, to_rtcp));
             Ok(Some(Pair {
                 rtp,
                 rtcp,
@@ -172,7 +178,8 @@ impl UdpTracks {
         // The RTP port of a peer that receives media is read only to learn the address of a symmetric peer.
         let send_only = !brings && !self.symmetric;
         let open = |port, send_only| {
-            let (receive_buffer, send_buffer) = (Some(SOCKET_BUFFER), Some(SOCKET_BUFFER));
+            let receive_buffer = Some(SOCKET_BUFFER);
+            let send_buffer = Some(SOCKET_BUFFER);
             let options = UdpOptions { receive_buffer, send_buffer, send_only, ..UdpOptions::default() };
             UdpSocket::receiving(SocketAddr::new(local, port), &options)
         };
@@ -181,9 +188,13 @@ impl UdpTracks {
             let port = random_port(random);
             match open(port, send_only).and_then(|rtp| Ok((rtp, open(port + 1, false)?))) {
                 Ok((rtp, rtcp)) => {
-                    let (sender, control) = (Sender::new(&rtp), Sender::new(&rtcp));
+                    let sender = Sender::new(&rtp);
+                    let control = Sender::new(&rtcp);
                     let memory = brings.then(|| Receiver::new(SOCKET_BUFFER as u64));
-                    let (peer, source, heard, connected) = (None, None, (false, false), None);
+                    let peer = None;
+                    let source = None;
+                    let heard = (false, false);
+                    let connected = None;
                     let _descriptors = permit;
                     let pair =
                         Pair { rtp, rtcp, memory, sender, control, peer, source, heard, connected, _descriptors };
@@ -285,7 +296,8 @@ impl UdpTracks {
     /// Sends the packets of a window. Packets that the kernel does not accept at once are lost. Returns the totals
     /// sent, and the number of packets lost.
     pub(super) fn send(&mut self, window: &[Arc<Batch>], preamble: Option<&[Packet]>) -> (Totals, u64) {
-        let (mut done, mut lost) = (Totals::default(), 0);
+        let mut done = Totals::default();
+        let mut lost = 0;
         let packets = || preamble.into_iter().flatten().chain(window.iter().flat_map(|batch| batch.packets()));
         for (track, pair) in self.pairs.iter_mut().enumerate() {
             let Some(pair) = pair else { continue };

@@ -103,7 +103,9 @@ mod tests {
         assert!(wire.layout().is_some());
         for (track, kind) in [(0, 96), (0, 200), (1, 97), (1, 201)] {
             let packet = Packet::rtsp(track, vec![0x80, kind, 3, 4, 5], Instant::now());
-            let (head, mut alone, mut laid_out) = (wire.head(&packet, None), BytesMut::new(), BytesMut::new());
+            let head = wire.head(&packet, None);
+            let mut alone = BytesMut::new();
+            let mut laid_out = BytesMut::new();
             Interleaved::slices(&head, packet.data(), 0, |slice| {
                 alone.extend_from_slice(slice);
                 true

@@ -160,7 +160,8 @@ impl Attempts {
     pub(super) fn begin(&mut self, attempt: Attempt, place: PendingPlace, work: Work, now: Instant) {
         let id = self.next_id;
         self.next_id += 1;
-        let (kind, deadline) = (work.kind(), now + DECISION_TIME);
+        let kind = work.kind();
+        let deadline = now + DECISION_TIME;
         self.queue(id, Pending { attempt, kind, deadline, question: None, _place: place }, work);
     }
 

@@ -315,7 +315,7 @@ impl GroupSession {
         let theirs = connection.peer_group();
         let is_same = self.peer_group.is_none() || self.peer_group == theirs;
         let first = self.members.iter().find_map(Member::connection);
-        connection.join_group(first);
+        self.input.join(&mut connection, first);
         let is_first = first.is_none();
         let Some(member) = self.members.get_mut(at) else { return };
         let MemberState::Calling(calling) = std::mem::replace(&mut member.state, MemberState::LookingUp) else {

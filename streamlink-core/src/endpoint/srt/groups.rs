@@ -8,7 +8,9 @@ use super::{
     connected_caller::ConnectedCaller,
 };
 use crate::{
-    proto::srt::{Connection, ConnectionStats, GroupExtension, GroupId, GroupInput, GroupNumbers, Rejection, Sequence},
+    proto::srt::{
+        Connection, ConnectionStats, GroupExtension, GroupId, GroupInput, GroupNumbers, Handshake, Rejection, Sequence,
+    },
     random::Random,
 };
 use bytes::Bytes;
@@ -61,11 +63,13 @@ impl Groups {
     }
 
     /// Returns whether a caller asks to be one more member of a group of this route.
-    pub(super) fn is_joined(&self, route: RouteId, asked: Option<&GroupExtension>) -> Result<bool, Rejection> {
-        let Some(asked) = asked else { return Ok(false) };
+    pub(super) fn is_joined(&self, route: RouteId, request: &Handshake) -> Result<bool, Rejection> {
+        let Some(asked) = request.extensions.group else { return Ok(false) };
         match self.0.get(&(route, asked.id)) {
             None => Ok(false),
-            Some(group) if group.kind != asked.kind => Err(Rejection::GROUP),
+            Some(group) if group.kind != asked.kind || !group.input.admits(request.initial_sequence) => {
+                Err(Rejection::GROUP)
+            }
             Some(group) if group.members.len() >= MAX_MEMBERS => Err(Rejection::BACKLOG),
             Some(_) => Ok(true),
         }
@@ -137,7 +141,7 @@ impl Group {
     /// Makes a connection a member.
     pub(super) fn join(&mut self, id: u32, connection: &mut Connection, callers: &HashMap<u32, ConnectedCaller>) {
         let first = self.members.first().and_then(|id| callers.get(id));
-        connection.join_group(first.map(|caller| &caller.io.connection));
+        self.input.join(connection, first.map(|caller| &caller.io.connection));
         self.members.push(id);
     }
 

@@ -185,7 +185,7 @@ impl PortTask {
             return Err(Rejection::FORBIDDEN);
         }
         // The members of a group bring one stream.
-        if self.groups.is_joined(route, request.extensions.group.as_ref())? && admission.is_source() {
+        if self.groups.is_joined(route, request)? && admission.is_source() {
             return Ok(());
         }
         if open.callers.len() >= admission.max_peers() && !admission.may_take_over(now) {

@@ -151,9 +151,11 @@ mod tests {
     async fn srt_port_whose_task_panics_fails_its_endpoints_and_closes() {
         let events = EventSink::alone("f");
         let mut mailbox = events.subscribe();
-        let (random, places) = (Random::of(|bytes| bytes.fill(7)), Places::new(PeerLimits::new()));
+        let random = Random::of(|bytes| bytes.fill(7));
+        let places = Places::new(PeerLimits::new());
         let port = Port::open_with(([127, 0, 0, 1], 0).into(), random, None, places).unwrap();
-        let (local, closed) = (port.local_addr(), port.closed().clone());
+        let local = port.local_addr();
+        let closed = port.closed().clone();
         let ((first, first_status), (second, second_status)) = (output("first", &events), output("second", &events));
         let entry = port.clone().add(first);
         port.protocol.0.send(Command::Panic).unwrap();

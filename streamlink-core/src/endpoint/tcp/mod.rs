@@ -34,7 +34,7 @@ pub(in crate::endpoint) trait Service: Debug + Sized + Send + Sync + 'static {
     /// Creates the state of a source before its first publisher.
     fn inbound(context: SourceContext, now: Instant) -> Self::SourceSession;
 
-    /// Reads the request of a peer, and serves the peer by [`PortState::take_on`]. Dropped when the port closes.
+    /// Reads the request of a peer, and serves the peer by [`PortState::run_connection`]. Dropped when the port closes.
     fn connection(port: Arc<PortState<Self>>, pending: PendingConnection) -> impl Future<Output = ()> + Send;
 }
 

@@ -108,7 +108,8 @@ impl<S: Service> Port<S> {
     fn open(address: SocketAddr, tls: Option<TlsServer>, resources: &EngineResources) -> io::Result<Arc<Self>> {
         let listener = net::listen(address)?;
         let local = listener.local_addr()?;
-        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
+        let stop = CancellationToken::new();
+        let closed = CancellationToken::new();
         let state = Arc::new(PortState {
             routes: Mutex::default(),
             tls,
@@ -280,7 +281,8 @@ impl<S: Service> PortState<S> {
             Ok(places) => places,
             Err(reason) => return self.refuse_everywhere(peer, reason, now),
         };
-        let (state, stop) = (self.clone(), stop.clone());
+        let state = self.clone();
+        let stop = stop.clone();
         tokio::spawn(lock::task(async move {
             let pending = PendingConnection { stream, peer, connection, pending };
             tokio::select! {
@@ -331,13 +333,13 @@ impl<S: Service> PortState<S> {
     }
 
     /// Runs a connection after its request, until it ends or the port closes.
-    pub(in crate::endpoint) fn take_on(&self, connection: impl Future<Output = ()> + Send + 'static) {
+    pub(in crate::endpoint) fn run_connection(&self, connection: impl Future<Output = ()> + Send + 'static) {
         self.players.run(|_| connection);
     }
 
     /// Runs the connection of a publisher in the same way. `connection` gets the epoll group of its task, if there is
     /// one.
-    pub(in crate::endpoint) fn take_on_publisher<F>(&self, connection: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
+    pub(in crate::endpoint) fn run_publisher<F>(&self, connection: impl FnOnce(Option<Arc<EpollGroup>>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {

@@ -161,7 +161,7 @@ impl<S: Service> OpenRoute<S> {
     }
 
     /// Returns whether a publisher may come in: there is none, or it may be replaced, in which case its connection is
-    /// told to end. [`OpenRoute::source_is_free`] waits for that.
+    /// told to end. [`OpenRoute::wait_until_source_is_free`] waits for that.
     pub(in crate::endpoint) fn may_publish(&self, now: Instant) -> bool {
         let OpenMedia::Source(session) = &self.media else { return false };
         if lock(session).is_some() {
@@ -175,7 +175,7 @@ impl<S: Service> OpenRoute<S> {
     }
 
     /// Waits until there is no publisher, for [`TAKEOVER_TIMEOUT`] at most.
-    pub(in crate::endpoint) async fn source_is_free(&self) {
+    pub(in crate::endpoint) async fn wait_until_source_is_free(&self) {
         let OpenMedia::Source(session) = &self.media else { return };
         let wait = async {
             loop {

@@ -1,4 +1,4 @@
-//! The sending side of a connection: writes media from the ring, and serves what the peer sends meanwhile.
+//! The sending side of a connection: writes media from the ring, and handles messages of the peer meanwhile.
 
 use super::{CLOSE_TIMEOUT, End, Player, SendQueue, SubWaker, Wire};
 use crate::{
@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::time::Sleep;
 
-/// Maximum number of bytes taken from the ring at once, which bounds what a peer that stops reading holds.
+/// Maximum number of bytes taken from the ring at once, which bounds the memory of a peer that stops reading.
 const WINDOW: u64 = 256 << 10;
 /// Maximum number of windows written in a row before other connections of the task have a turn.
 const MAX_WINDOWS: usize = 8;
@@ -53,7 +53,7 @@ pub(in crate::endpoint) struct WritePacing {
     pub(in crate::endpoint) coalesce: Duration,
     /// Time that the peer may be behind before it is disconnected.
     pub(in crate::endpoint) slow: Duration,
-    /// Sizes what the kernel may hold for the peer.
+    /// Bandwidth of the flow, from which the socket's send buffer is sized.
     pub(in crate::endpoint) bandwidth: FlowBandwidth,
 }
 
@@ -64,7 +64,7 @@ struct Sending<'a, T, W> {
     queue: SendQueue<W>,
     player: &'a Player,
     pacing: WritePacing,
-    /// Polls the end and what the peer sends.
+    /// Polls the end of the connection, and messages of the peer.
     sub_waker: SubWaker,
     window: Vec<Arc<Batch>>,
     /// The time since when the socket is full.
@@ -215,7 +215,7 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, poll_fn(|cx| queue.poll_write(stream, cx))).await;
     }
 
-    /// Sends what is in the ring, then the end of the stream, within [`CLOSE_TIMEOUT`].
+    /// Sends the media that is left in the ring, then the end of the stream, within [`CLOSE_TIMEOUT`].
     async fn finish(&mut self) {
         if !self.ending {
             let lost = self.reader.read(&mut self.window);
@@ -231,7 +231,7 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await; // a peer that does not read is not waited for
     }
 
-    /// Sends what is queued.
+    /// Sends the queued messages.
     async fn flush(&mut self) {
         let Self { queue, stream, .. } = self;
         let rest = poll_fn(|cx| queue.poll_write(stream, cx));
@@ -239,7 +239,7 @@ impl<T: SendSession, W: Wire> Sending<'_, T, W> {
     }
 }
 
-/// Reads what the peer sends, and queues the session's answers; ready when the peer has left.
+/// Reads messages of the peer, and queues the session's answers; ready when the peer has left.
 fn poll_input<T: SendSession, W: Wire>(
     stream: &mut Stream,
     session: &mut T,

@@ -234,3 +234,35 @@ fn explicit_caller_mode_survives_to_url() {
         assert_eq!(Output::from_url("out", written).to_url(), written);
     }
 }
+
+#[test]
+fn srt_group_urls_name_the_nodes_of_a_caller() {
+    let nodes = |url: &str, more: &[(&str, &str)]| {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), Secret::from(*value))).collect();
+        let source = source(Common::new("a".to_owned()), url, more);
+        let errors: Vec<String> = source.common.errors.iter().map(ToString::to_string).collect();
+        let SourceKind::SrtCaller(caller) = &source.kind else { return Err(errors) };
+        let nodes: Vec<String> = caller.srt.nodes.iter().map(ToString::to_string).collect();
+        if errors.is_empty() { Ok((caller.call.remote.to_string(), nodes)) } else { Err(errors) }
+    };
+    let two = || vec!["a.example:1".to_owned(), "[::1]:2".to_owned()];
+    let group = Ok(("a.example:1".to_owned(), two()));
+    assert_eq!(nodes("srt://*?type=broadcast&nodes=a.example:1,[::1]:2", &[]), group);
+    assert_eq!(nodes("srt://*?mode=caller&nodes=a.example:1,[::1]:2", &[]), group);
+    assert_eq!(nodes("srt://*", &[("nodes", "a.example:1,[::1]:2")]), group);
+    assert_eq!(nodes("srt://c:3?nodes=a.example:1,[::1]:2", &[]), Ok(("c:3".to_owned(), two())));
+    assert_eq!(nodes("srt://c:3", &[]), Ok(("c:3".to_owned(), vec![])));
+    for bad in [
+        "srt://*?nodes=",
+        "srt://*?nodes=a",
+        "srt://*?nodes=a:1,,b:2",
+        "srt://*?nodes=a:1&type=backup",
+        "srt://*?nodes=a:1&type=other",
+        "srt://*?mode=listener&nodes=a:1",
+        "srt://:9000?mode=listener&nodes=a:1",
+        "srt://c:3?nodes=a:1,a:2,a:3,a:4,a:5,a:6,a:7,a:8,a:9",
+        "srt://c:3?groupconnect=1",
+    ] {
+        assert!(nodes(bad, &[]).is_err(), "{bad}");
+    }
+}

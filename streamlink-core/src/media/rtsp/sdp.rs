@@ -38,7 +38,9 @@ impl Sdp {
     /// The reason, with the number of the line.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let (mut session, mut media, mut count) = (Vec::new(), Vec::<Media>::new(), 0);
+        let mut session = Vec::new();
+        let mut media = Vec::<Media>::new();
+        let mut count = 0;
         for (number, line) in bytes.split(|byte| matches!(byte, b'\n' | 0)).enumerate() {
             let Some((kind, value)) = parse_line(line) else { continue };
             count += 1;
@@ -173,7 +175,8 @@ fn complete(lines: &mut Vec<Line>, order: &str) {
 /// Returns an attribute without the white space that players trip over.
 fn attribute_form(value: &str) -> String {
     let Some((name, rest)) = value.split_once(':') else { return value.to_owned() };
-    let (name, rest) = (name.trim(), rest.trim());
+    let name = name.trim();
+    let rest = rest.trim();
     let known = ["rtpmap", "fmtp", "control"].into_iter().find(|known| name.eq_ignore_ascii_case(known));
     let words: Vec<&str> = rest.split_ascii_whitespace().collect();
     match (known, words.split_first()) {

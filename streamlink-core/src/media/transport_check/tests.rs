@@ -178,7 +178,8 @@ proptest::proptest! {
                     stream.insert(at, again);
                 }
                 2 => {
-                    let (a, b) = (stream[at].1.clone(), stream[at + 1].1.clone());
+                    let a = stream[at].1.clone();
+                    let b = stream[at + 1].1.clone();
                     (stream[at].1, stream[at + 1].1) = (b, a);
                 }
                 3 => stream[at].1[0] ^= value,

@@ -86,7 +86,7 @@ impl PacketSync {
             return self.take(payload, &mut each);
         }
         if let Some(framing) = Framing::of_whole_packets(payload)
-            && self.next_sync().and_then(|at| payload.get(at)) != Some(&SYNC)
+            && payload.get(self.next_sync()) != Some(&SYNC)
         {
             // The packet in progress was truncated: datagrams begin with packets in this stream.
             self.rest.clear();
@@ -109,13 +109,13 @@ impl PacketSync {
         self.rest.extend_from_slice(payload.get(used..).unwrap_or_default());
     }
 
-    /// Returns the place of the first sync byte in the bytes that come next.
-    fn next_sync(&self) -> Option<usize> {
-        let stride = self.stride?;
+    /// Returns the place of the first sync byte in the bytes that come next, if the packets go on as before.
+    fn next_sync(&self) -> usize {
+        let stride = self.stride.unwrap_or(PACKET);
         if self.rest.is_empty() {
-            return Some(self.between);
+            return self.between;
         }
-        Some((stride - self.rest.len() % stride) % stride)
+        (stride - self.rest.len() % stride) % stride
     }
 
     /// Hands on the packets in `bytes`. Returns the number of bytes used; fewer than [`SEARCHED`] are left.
@@ -317,6 +317,20 @@ mod tests {
             }
         }
         assert_eq!(extract(&[0x22; 100_000], 1316).len(), 0);
+    }
+
+    #[test]
+    fn ts_sync_counts_each_wrong_byte_of_damaged_datagrams() {
+        for wrong in 1..=14 {
+            let mut bytes = stream(70);
+            for packet in 14..14 + wrong {
+                bytes[packet * PACKET] = 0x11;
+            }
+            let mut sync = PacketSync::default();
+            let datagrams: Vec<&[u8]> = bytes.chunks(7 * PACKET).collect();
+            assert_eq!(numbers(&mut sync, &datagrams).len(), 70 - wrong);
+            assert_eq!((sync.sync_byte, sync.losses), (wrong as u64, u64::from(wrong > 1)), "{wrong}");
+        }
     }
 
     #[test]

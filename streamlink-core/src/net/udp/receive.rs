@@ -270,7 +270,8 @@ fn read_control(header: &libc::msghdr) -> Notes {
                 }
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
                     let time = data.cast::<libc::timespec>().read_unaligned();
-                    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+                    let seconds = u64::try_from(time.tv_sec);
+                    let nanos = u32::try_from(time.tv_nsec);
                     notes.stamp = seconds.ok().zip(nanos.ok()).map(|(s, n)| Duration::new(s, n.min(999_999_999)));
                 }
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn rtmp_adobe_authentication_answers_challenge() {
-        let (mut auth, random) = (authentication(), random());
+        let mut auth = authentication();
+        let random = random();
         assert_eq!(auth.parameters(), "");
         auth.answer("[ AccessManager.Reject ] : [ code=403 need auth; authmod=adobe ] : ", "live", &random).unwrap();
         assert_eq!(auth.parameters(), "?authmod=adobe&user=pub");
@@ -176,14 +177,16 @@ mod tests {
 
     #[test]
     fn rtmp_adobe_authentication_uses_challenge_without_opaque() {
-        let (mut auth, random) = (authentication(), random());
+        let mut auth = authentication();
+        let random = random();
         auth.answer("authmod=adobe ?reason=needauth&user=pub&salt=s&challenge=b3A=", "live", &random).unwrap();
         assert_eq!(auth.parameters(), "?authmod=adobe&user=pub&challenge=abababab&response=AjWg7/ieHrKkadatGEsdHQ==");
     }
 
     #[test]
     fn rtmp_limelight_authentication_answers_nonce() {
-        let (mut auth, random) = (authentication(), random());
+        let mut auth = authentication();
+        let random = random();
         auth.answer("[ code=403 need auth; authmod=llnw ] : ", "live", &random).unwrap();
         assert_eq!(auth.parameters(), "?authmod=llnw&user=pub");
         auth.answer("[ authmod=llnw ] : ?reason=needauth&user=pub&nonce=abc", "live", &random).unwrap();

@@ -30,7 +30,8 @@ impl StreamPath {
     /// unless `ours` has the same ones. Takes a time that does not depend on the position of a difference.
     pub(crate) fn is(&self, ours: &str) -> bool {
         let ours = joined([ours]);
-        let (app, name) = (self.app.reveal(), self.name.reveal());
+        let app = self.app.reveal();
+        let name = self.name.reveal();
         let bare_app = without_parameters(app);
         // A `/` within parameters may have moved the end of the application into them: `live/KEY?token=a` and `b`.
         let split_parameters = bare_app.len() < app.len();
@@ -55,7 +56,8 @@ impl StreamPath {
     /// parameters that the peer has appended to it.
     pub(crate) fn with_parameters(&self, app: &str, key: &str) -> (String, Secret) {
         let parameters = |text: &str| text.find('?').map(|at| text[at..].to_owned()).unwrap_or_default();
-        let (theirs, name) = (self.app.reveal(), self.name.reveal());
+        let theirs = self.app.reveal();
+        let name = self.name.reveal();
         let mut app = app.to_owned();
         let mut key = key.to_owned();
         if joined([without_parameters(theirs)]) == joined([&*app, &*key]) {

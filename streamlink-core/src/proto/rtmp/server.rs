@@ -238,7 +238,7 @@ impl ServerSession {
         Request::End
     }
 
-    /// Pauses a live stream: what comes meanwhile is left out.
+    /// Pauses a live stream: media that comes meanwhile is left out.
     fn pause(&mut self, pause: bool) {
         self.paused = pause;
         if pause {
@@ -357,8 +357,5 @@ impl ServerSession {
 }
 
 fn bounded(name: &str) -> Result<String, ProtocolError> {
-    match name.len() <= MAX_NAME {
-        true => Ok(name.to_owned()),
-        false => Err(ProtocolError::Malformed("a name that is too long")),
-    }
+    if name.len() <= MAX_NAME { Ok(name.to_owned()) } else { Err(ProtocolError::Malformed("a name that is too long")) }
 }

@@ -163,7 +163,8 @@ fn events_of_answer(later: bool, values: &[Value]) -> Vec<ClientEvent<'static>> 
     let chunk_size = if later { server.link().framing().chunk_size } else { 128 };
     let mut bytes = Vec::new();
     Framing { chunk_size, stream: 0 }.write(message::COMMAND, 0, 0, &amf0::write_all(values), &mut bytes);
-    let (mut input, mut events) = (&bytes[..], Vec::new());
+    let mut input = &bytes[..];
+    let mut events = Vec::new();
     while let Ok(Some(event)) = client.read(&mut input) {
         events.push(owned(event));
     }
@@ -238,7 +239,8 @@ fn rtmp_client_reports_challenges_and_redirects() {
 fn say(server: &mut ServerSession, client: &mut Link, stream: u32, values: &[Value]) -> Vec<Request<'static>> {
     client.amf(message::COMMAND, stream, values);
     let bytes = client.take_output();
-    let (mut input, mut requests) = (&bytes[..], Vec::new());
+    let mut input = &bytes[..];
+    let mut requests = Vec::new();
     while let Some(request) = server.read(&mut input).unwrap() {
         requests.push(request.into_owned());
     }
@@ -248,7 +250,8 @@ fn say(server: &mut ServerSession, client: &mut Link, stream: u32, values: &[Val
 /// Returns the commands that a server session has sent: name, code and message stream.
 fn answers(server: &mut ServerSession, client: &mut Link) -> Vec<(String, String, u32)> {
     let bytes = server.link().take_output();
-    let (mut input, mut found) = (&bytes[..], Vec::new());
+    let mut input = &bytes[..];
+    let mut found = Vec::new();
     while let Some(message) = client.read(&mut input).unwrap() {
         let values = amf0::read_all(&message.body).unwrap();
         let text = |value: Option<&Value>| value.and_then(Value::as_text).unwrap_or_default().to_owned();

@@ -96,7 +96,8 @@ impl Algorithm {
 /// the hashes contain it (RFC 7616 section 3.4).
 fn parameters(text: &str) -> Vec<(String, String)> {
     let is_separator = |c: char| c == ',' || c.is_ascii_whitespace();
-    let (mut found, mut rest) = (Vec::new(), text.trim());
+    let mut found = Vec::new();
+    let mut rest = text.trim();
     while let Some((key, value)) = rest.split_once('=')
         && found.len() < MAX_PARAMETERS
     {
@@ -129,7 +130,10 @@ fn split_quoted(text: &str, quote: char) -> (&str, &str) {
 /// Splits a header with several challenges. Each begins with the name of a scheme.
 fn split_challenges(text: &str) -> Vec<&str> {
     // Commas within quotes separate nothing.
-    let (mut starts, mut is_quoted, mut is_escaped, mut begin) = (Vec::new(), false, false, true);
+    let mut starts = Vec::new();
+    let mut is_quoted = false;
+    let mut is_escaped = false;
+    let mut begin = true;
     for (at, c) in text.char_indices() {
         if begin && !c.is_ascii_whitespace() && c != ',' {
             begin = false;
@@ -164,7 +168,9 @@ fn proof(
     body: &[u8],
 ) -> Option<String> {
     let hash = algorithm.hash;
-    let (realm, nonce, uri) = (get("realm")?, get("nonce")?, get("uri")?);
+    let realm = get("realm")?;
+    let nonce = get("nonce")?;
+    let uri = get("uri")?;
     let mut who = Zeroizing::new(hash.of(format!("{}:{realm}:{}", user.name, user.password.reveal())));
     if algorithm.is_session {
         who = Zeroizing::new(hash.of(format!("{}:{nonce}:{}", who.as_str(), get("cnonce")?)));
@@ -205,7 +211,8 @@ impl Challenges {
     pub(super) fn headers(&self, stale: bool) -> String {
         let stale = if stale { ", stale=true" } else { "" };
         let digest = |algorithm: Algorithm| {
-            let (nonce, name) = (&self.nonce, algorithm.name());
+            let nonce = &self.nonce;
+            let name = algorithm.name();
             format!("WWW-Authenticate: Digest realm=\"{REALM}\", nonce=\"{nonce}\", algorithm={name}{stale}\r\n")
         };
         // In the order of preference (RFC 7616 section 3.7). Clients that support only MD5 take the first and ignore

@@ -127,7 +127,8 @@ fn rtsp_client_renews_a_nonce_between_requests_of_the_set_up() {
 fn rtsp_client_does_not_repeat_a_refused_password() {
     for (more, tries) in [("", 2), (", stale=true", 3)] {
         let mut talk = Talk::new(user(), false);
-        let (mut requests, mut last) = (0, Vec::new());
+        let mut requests = 0;
+        let mut last = Vec::new();
         for round in 0..10 {
             requests += usize::from(!talk.sent().is_empty());
             last.extend(talk.answer("401 hunter2 is wrong", &challenge(&format!("n{round}"), more), ""));

@@ -78,7 +78,8 @@ impl Head {
             return None;
         }
         // A space within the address is kept: it was to be escaped.
-        let (method, uri) = (first.to_ascii_uppercase(), uri.trim().to_owned());
+        let method = first.to_ascii_uppercase();
+        let uri = uri.trim().to_owned();
         Some(Self::Request(Request { method, uri, headers, body }))
     }
 

@@ -116,7 +116,7 @@ impl Reader {
         std::mem::take(&mut self.runs)
     }
 
-    /// Looks at what comes next.
+    /// Returns the kind of the next message, as far as its first bytes tell it.
     fn beginning(&mut self) -> Beginning {
         if self.skipped > 0 {
             return match self.rest.first() {

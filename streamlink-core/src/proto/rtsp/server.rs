@@ -314,7 +314,9 @@ impl ServerSession {
         if self.path != path || self.tracks.len() != count {
             self.tracks = vec![None; count];
         }
-        (self.publish, self.path, self.found) = (publish, path, Some(found));
+        self.publish = publish;
+        self.path = path;
+        self.found = Some(found);
         self.state = State::Chosen;
     }
 
@@ -416,10 +418,7 @@ impl ServerSession {
                 self.state = State::Asked;
                 self.asked = Some((cseq, uri));
                 let path = self.path.clone();
-                Some(match self.publish {
-                    true => Request::Publish { path, presentation },
-                    false => Request::Play { path },
-                })
+                Some(if self.publish { Request::Publish { path, presentation } } else { Request::Play { path } })
             }
             (State::Running, _) => {
                 self.paused = false;

@@ -93,7 +93,8 @@ fn run(
     house: &mut Streams,
     step: usize,
 ) -> (Vec<Request>, Vec<ClientEvent>) {
-    let (mut requests, mut outcomes) = (Vec::new(), Vec::new());
+    let mut requests = Vec::new();
+    let mut outcomes = Vec::new();
     loop {
         let up = client.take_output();
         for piece in up.chunks(step) {
@@ -126,7 +127,8 @@ const URL: &str = "rtsp://127.0.0.1:8554/cam/1";
 #[test]
 fn rtsp_clients_play_and_record_at_every_split() {
     for (udp, step) in [(false, 1), (false, 100_000), (true, 7), (true, 100_000)] {
-        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+        let mut server = ServerSession::new(&Random::of(random));
+        let mut house = Streams::default();
         let mut client = ClientSession::new(ClientRole::Play, URL, None, udp, &Random::of(random));
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert_eq!(requests, [Request::Play { path: "cam/1".into() }]);
@@ -139,7 +141,8 @@ fn rtsp_clients_play_and_record_at_every_split() {
         client.end();
         assert_eq!(run(&mut server, &mut client, &mut house, step).0, [Request::End]);
 
-        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+        let mut server = ServerSession::new(&Random::of(random));
+        let mut house = Streams::default();
         let mut client = ClientSession::new(ClientRole::Record(presentation()), URL, None, udp, &Random::of(random));
         let (requests, outcomes) = run(&mut server, &mut client, &mut house, step);
         assert!(matches!(&requests[..], [Request::Publish { path, .. }] if path == "cam/1"), "{requests:?}");
@@ -169,8 +172,11 @@ fn rtsp_server_understands_recorded_clients() -> Result<(), Box<dyn std::error::
     for (name, tracks) in [("ffmpeg-play", 0), ("ffmpeg-record", 2), ("gst-record", 1)] {
         let said = recorded(name)?;
         for step in [1, 13, 100_000] {
-            let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
-            let (mut asked, mut frames, mut ended) = (None, 0, false);
+            let mut server = ServerSession::new(&Random::of(random));
+            let mut house = Streams::default();
+            let mut asked = None;
+            let mut frames = 0;
+            let mut ended = false;
             for piece in said.chunks(step) {
                 server.push(piece);
                 while let Some(request) = server.next(&mut house)? {
@@ -284,7 +290,9 @@ proptest! {
         }
         bytes.extend(format!("ANNOUNCE rtsp://h/p RTSP/1.0\r\nCSeq: 2\r\nContent-Length: {}\r\n\r\n{SDP}", SDP.len()).into_bytes());
         let read = |splits: &[usize]| {
-            let (mut reader, mut items, mut from) = (Reader::default(), Vec::<Item>::new(), 0);
+            let mut reader = Reader::default();
+            let mut items = Vec::<Item>::new();
+            let mut from = 0;
             for to in splits.iter().copied().filter(|s| *s < bytes.len()).chain([bytes.len()]) {
                 reader.push(&bytes[from..to]);
                 from = to;
@@ -352,7 +360,8 @@ fn locked() -> Streams {
 
 #[test]
 fn rtsp_server_counts_wrong_passwords_and_ends_the_connection() {
-    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), locked());
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut house = locked();
     // A first request without credentials is challenged, and not counted as a wrong password.
     server.push(format!("{DESCRIBE}\r\n").as_bytes());
     assert_eq!(server.next(&mut house), Ok(None));
@@ -374,7 +383,8 @@ fn rtsp_server_counts_wrong_passwords_and_ends_the_connection() {
 
 #[test]
 fn rtsp_server_does_not_count_a_stale_nonce_as_a_wrong_password() {
-    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), locked());
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut house = locked();
     let challenge = "Digest realm=\"StreamLink\", nonce=\"of another connection\", algorithm=MD5";
     let answer = auth::Answer::choose([challenge].into_iter()).unwrap();
     let request = auth::Authorizing { method: "DESCRIBE", uri: "rtsp://h/cam", body: b"", count: 1, cnonce: "" };
@@ -387,7 +397,8 @@ fn rtsp_server_does_not_count_a_stale_nonce_as_a_wrong_password() {
 
 #[test]
 fn rtsp_server_checks_no_password_of_an_exhausted_address() {
-    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams { is_exhausted: true, ..locked() });
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut house = Streams { is_exhausted: true, ..locked() };
     server.push(format!("{DESCRIBE}Authorization: Basic bWU6c2VjcmV0\r\n\r\n").as_bytes());
     assert_eq!(server.next(&mut house), Err(ProtocolError::TooManyAttempts));
     assert!(String::from_utf8(server.take_output()).unwrap().starts_with("RTSP/1.0 503"));
@@ -420,7 +431,8 @@ fn rtsp_server_opens_no_ports_before_a_client_is_admitted() {
 
 #[test]
 fn rtsp_server_bounds_the_answers_that_wait() {
-    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut house = Streams::default();
     let long = SDP.replace("s=No Name", &format!("s={}", "x".repeat(40_000)));
     house.presentation = Some(Arc::new(Presentation::parse(long.as_bytes()).unwrap()));
     server.push(format!("{DESCRIBE}\r\n").repeat(100).as_bytes());
@@ -468,7 +480,8 @@ fn rtsp_players_with_queries_are_served() {
             requests += &format!("GET_PARAMETER {base} RTSP/1.0\r\nCSeq: 3\r\n\r\n");
             requests += &format!("play {base} rtsp/1.0\ncseq: 4\nRange: clock=19961108T143720.25Z-\n\n");
             requests += &format!("PAUSE {base} RTSP/1.0\r\nCSeq: 5\r\n\r\nPLAY {base} RTSP/1.0\r\nCSeq: 6\r\n\r\n");
-            let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+            let mut server = ServerSession::new(&Random::of(random));
+            let mut house = Streams::default();
             let (status, asked, text) = answers(&mut server, &mut house, &requests);
             assert!(status.iter().all(|status| *status == 200), "{requests}{text}");
             assert_eq!(asked, [Request::Play { path: "cam".into() }]);
@@ -502,7 +515,8 @@ fn rtsp_publishers_with_queries_and_odd_transports_are_served() {
             requests += &format!("SETUP {name} RTSP/1.0\r\nCSeq: 2\r\nTransport: {transport}\r\n\r\n");
         }
         requests += &format!("RECORD {base} RTSP/1.0\r\nCSeq: 3\r\n\r\n");
-        let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+        let mut server = ServerSession::new(&Random::of(random));
+        let mut house = Streams::default();
         let (status, asked, text) = answers(&mut server, &mut house, &requests);
         assert_eq!(status, [200; 4], "{requests}{text}");
         assert!(matches!(&asked[..], [Request::Publish { path, .. }] if path == "cam"), "{asked:?}");
@@ -514,7 +528,8 @@ fn rtsp_publishers_with_queries_and_odd_transports_are_served() {
 
 #[test]
 fn rtsp_server_says_why_it_refuses_a_description() {
-    let (mut server, mut house) = (ServerSession::new(&Random::of(random)), Streams::default());
+    let mut server = ServerSession::new(&Random::of(random));
+    let mut house = Streams::default();
     let announce = "ANNOUNCE rtsp://h/cam RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 10\r\n\r\nv=0\r\ns=-\r\n";
     let (status, _, text) = answers(&mut server, &mut house, announce);
     assert!(status == [400] && text.contains("SDP refused: no media section (`m=`) in 2 lines"), "{text}");

@@ -118,7 +118,8 @@ fn with_query(path: &str, query: &str) -> String {
 /// number. `None`: no track is named. `Some(Err)`: the number is none.
 pub(super) fn split_track(uri: &str, prefix: &str) -> (String, Option<Result<usize, ()>>) {
     let (path, query) = path_and_query(uri);
-    let (path, query) = (decoded(path), decoded(query));
+    let path = decoded(path);
+    let query = decoded(query);
     let name = |text: &str| {
         let (before, name) = text.trim_end_matches('/').rsplit_once('/')?;
         Some((before.trim_matches('/').to_owned(), name.strip_prefix(prefix)?.parse().map_err(|_| ())))

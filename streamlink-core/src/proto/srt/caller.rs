@@ -4,7 +4,7 @@
 use super::{
     connection::{Agreement, Connection},
     crypto::{CipherMode, Keys},
-    handshake::{Extensions, GroupExtension, Handshake, Kind, MAGIC},
+    handshake::{Extensions, GroupExtension, Handshake, HandshakeType, MAGIC},
     packet::{Control, write_control},
     sequence::Sequence,
     terms::{Local, Rejection, Terms},
@@ -89,14 +89,14 @@ impl Caller {
             initial_sequence: self.initial_sequence,
             mtu: 1500,
             window: self.terms.buffer as u32,
-            kind: Kind::Induction,
+            kind: HandshakeType::Induction,
             socket_id: self.local.id,
             cookie: 0,
             extensions: Extensions::default(),
         };
         if let Some(cookie) = self.cookie {
             handshake.version = 5;
-            handshake.kind = Kind::Conclusion;
+            handshake.kind = HandshakeType::Conclusion;
             handshake.cookie = cookie;
             handshake.encryption = if self.keys.is_some() { (self.terms.key_length / 8) as u16 } else { 0 };
             handshake.extensions.srt = Some(self.terms.extension());
@@ -123,8 +123,8 @@ impl Caller {
     pub(crate) fn handle(&mut self, body: &[u8], timestamp: u32, now: Instant) -> Progress {
         let Some(answer) = Handshake::parse(body) else { return Progress::Calling };
         match (answer.kind, self.cookie) {
-            (Kind::Rejection(code), _) => Progress::Rejected(Rejection(code)),
-            (Kind::Induction, None) => {
+            (HandshakeType::Rejection(code), _) => Progress::Rejected(Rejection(code)),
+            (HandshakeType::Induction, None) => {
                 if answer.version != 5 || answer.extension_field != MAGIC {
                     return Progress::Rejected(Rejection::VERSION);
                 }
@@ -133,12 +133,12 @@ impl Caller {
                 Progress::Calling
             }
             // A listener that does not know groups, or has made another type of group, would not deliver the same media.
-            (Kind::Conclusion, Some(_))
+            (HandshakeType::Conclusion, Some(_))
                 if answer.extensions.group.map(|theirs| theirs.kind) != self.group.map(|ours| ours.kind) =>
             {
                 Progress::Rejected(Rejection::GROUP)
             }
-            (Kind::Conclusion, Some(_)) => {
+            (HandshakeType::Conclusion, Some(_)) => {
                 let sequence = self.initial_sequence;
                 match self.terms.conclude(&answer, timestamp, &self.local, self.keys.clone(), sequence) {
                     Ok(agreement) => Progress::Connected(Box::new(self.connect(agreement, now))),

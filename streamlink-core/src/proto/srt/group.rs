@@ -12,6 +12,9 @@ use super::{
 use bytes::Bytes;
 use std::time::Instant;
 
+/// Maximum distance of a new member's first packet from the next packet of its group: as many as a buffer holds.
+const MAX_DISTANCE: u32 = 131_072;
+
 /// Identifier of a group of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct GroupId(u32);
@@ -43,6 +46,17 @@ pub(crate) struct GroupInput {
 }
 
 impl GroupInput {
+    /// Returns whether a sender may join whose first packet has this number: one that is far away would make all others
+    /// late.
+    pub(crate) fn admits(&self, first: Sequence) -> bool {
+        self.next.is_none_or(|next| next.distance(first).unsigned_abs() < MAX_DISTANCE)
+    }
+
+    /// Makes a connection a member. It delivers at the times of `first`, another member.
+    pub(crate) fn join(&self, member: &mut Connection, first: Option<&Connection>) {
+        member.receiver.join(first.map(|first| &first.receiver), self.next);
+    }
+
     /// Chooses the member whose next packet comes first, among those that have one that is due.
     pub(crate) fn choose<K>(&self, heads: impl Iterator<Item = (K, Sequence)>) -> Option<K> {
         heads.reduce(|best, other| if other.1.distance(best.1) > 0 { other } else { best }).map(|(member, _)| member)
@@ -92,11 +106,6 @@ impl GroupNumbers {
 }
 
 impl Connection {
-    /// Makes the connection a member of a group. It delivers at the times of `first`, another member.
-    pub(crate) fn join_group(&mut self, first: Option<&Connection>) {
-        self.receiver.join(first.map(|first| &first.receiver));
-    }
-
     /// Returns the number of the next packet to deliver, if it is due.
     pub(crate) fn head(&self, now: Instant) -> Option<Sequence> {
         self.receiver.head(now)

@@ -25,7 +25,7 @@ pub(crate) const FLAG_DROP: u32 = 0x08;
 
 /// Type of a handshake packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum HandshakeType {
     Induction,
     Conclusion,
     /// Rejection by the peer with this code: below 1000 one of libsrt's, above that one of the application's.
@@ -49,7 +49,7 @@ pub(crate) struct Handshake {
     pub(crate) initial_sequence: Sequence,
     pub(crate) mtu: u32,
     pub(crate) window: u32,
-    pub(crate) kind: Kind,
+    pub(crate) kind: HandshakeType,
     pub(crate) socket_id: u32,
     pub(crate) cookie: u32,
     pub(crate) extensions: Extensions,
@@ -128,14 +128,14 @@ impl Handshake {
         let version = be32(body, 0)?;
         let number = be32(body, 20)?;
         let kind = match number {
-            INDUCTION => Kind::Induction,
-            CONCLUSION => Kind::Conclusion,
+            INDUCTION => HandshakeType::Induction,
+            CONCLUSION => HandshakeType::Conclusion,
             // The other types are negative as signed numbers.
-            n if (REJECTIONS..0x8000_0000).contains(&n) => Kind::Rejection(n - REJECTIONS),
-            n => Kind::Other(n),
+            n if (REJECTIONS..0x8000_0000).contains(&n) => HandshakeType::Rejection(n - REJECTIONS),
+            n => HandshakeType::Other(n),
         };
         let rest = body.get(FIXED..)?;
-        let extended = version == 5 && kind == Kind::Conclusion;
+        let extended = version == 5 && kind == HandshakeType::Conclusion;
         let extensions = if extended { Extensions::parse(rest) } else { Extensions::default() };
         Some(Self {
             version,
@@ -157,9 +157,9 @@ impl Handshake {
     pub(crate) fn is_request(&self) -> bool {
         let is_answer = match self.kind {
             // A caller has no cookie yet, and a listener's answer has the mark.
-            Kind::Induction => self.cookie != 0 || (self.version == 5 && self.extension_field == MAGIC),
-            Kind::Conclusion => self.extensions.response,
-            Kind::Rejection(_) | Kind::Other(_) => true,
+            HandshakeType::Induction => self.cookie != 0 || (self.version == 5 && self.extension_field == MAGIC),
+            HandshakeType::Conclusion => self.extensions.response,
+            HandshakeType::Rejection(_) | HandshakeType::Other(_) => true,
         };
         self.socket_id != 0 && !is_answer
     }
@@ -171,16 +171,16 @@ impl Handshake {
         bytes.extend(self.encryption.to_be_bytes());
         let mut extensions = Vec::new();
         let flags = self.extensions.write(&mut extensions);
-        let field = if self.kind == Kind::Conclusion { flags } else { self.extension_field };
+        let field = if self.kind == HandshakeType::Conclusion { flags } else { self.extension_field };
         bytes.extend(field.to_be_bytes());
         bytes.extend(self.initial_sequence.number().to_be_bytes());
         bytes.extend(self.mtu.to_be_bytes());
         bytes.extend(self.window.to_be_bytes());
         let kind = match self.kind {
-            Kind::Induction => INDUCTION,
-            Kind::Conclusion => CONCLUSION,
-            Kind::Rejection(code) => code.saturating_add(REJECTIONS),
-            Kind::Other(number) => number,
+            HandshakeType::Induction => INDUCTION,
+            HandshakeType::Conclusion => CONCLUSION,
+            HandshakeType::Rejection(code) => code.saturating_add(REJECTIONS),
+            HandshakeType::Other(number) => number,
         };
         bytes.extend(kind.to_be_bytes());
         bytes.extend(self.socket_id.to_be_bytes());
@@ -320,7 +320,7 @@ mod tests {
             initial_sequence: Sequence::new(77),
             mtu: 1500,
             window: 8192,
-            kind: Kind::Conclusion,
+            kind: HandshakeType::Conclusion,
             socket_id: 5,
             cookie: 6,
             extensions: Extensions {

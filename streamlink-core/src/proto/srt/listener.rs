@@ -2,7 +2,7 @@
 //! returned the cookie that was sent to its address.
 
 use super::{
-    handshake::{Extensions, Handshake, Kind, MAGIC},
+    handshake::{Extensions, Handshake, HandshakeType, MAGIC},
     packet::{Control, write_control},
     terms::Rejection,
 };
@@ -58,8 +58,10 @@ impl Listener {
     pub(crate) fn greet(&self, body: &[u8], peer: SocketAddr, now: Instant) -> Greeting {
         let Some(handshake) = Handshake::parse(body).filter(Handshake::is_request) else { return Greeting::Ignore };
         match handshake.kind {
-            Kind::Induction if (4..=5).contains(&handshake.version) => Greeting::Induction(Box::new(handshake)),
-            Kind::Conclusion => {
+            HandshakeType::Induction if (4..=5).contains(&handshake.version) => {
+                Greeting::Induction(Box::new(handshake))
+            }
+            HandshakeType::Conclusion => {
                 let minute = self.minute(now);
                 let good = [minute, minute.saturating_sub(1)].iter().any(|m| self.cookie(peer, *m) == handshake.cookie);
                 if good {
@@ -90,7 +92,7 @@ impl Listener {
     /// Returns the packet that refuses a request. It is no longer than the request.
     pub(crate) fn reject(&self, request: &Handshake, reason: Rejection, now: Instant) -> Vec<u8> {
         let mut answer = request.clone();
-        answer.kind = Kind::Rejection(reason.0);
+        answer.kind = HandshakeType::Rejection(reason.0);
         answer.extensions = Extensions::default();
         answer.extension_field = 0;
         let body = answer.write();

@@ -372,13 +372,21 @@ impl ReceiveHalf {
     }
 
     /// Takes over the clock of another member of a group, so that both deliver a packet at the same time. From now on the
-    /// group delivers.
-    pub(super) fn join(&mut self, first: Option<&Self>) {
+    /// group delivers, from the number `next` on.
+    pub(super) fn join(&mut self, first: Option<&Self>, next: Option<Sequence>) {
         self.is_member = true;
         if let Some(first) = first {
             self.epoch = first.epoch;
             self.origin = first.origin;
             self.adjustment = first.adjustment;
+        }
+        // A caller that receives announces a number of its own, which the group has left behind long ago.
+        if let Some(next) = next {
+            let ahead = usize::try_from(next.distance(self.base));
+            if ahead.is_err() || ahead.is_ok_and(|ahead| ahead > self.capacity) {
+                self.base = next;
+                self.acked = next;
+            }
         }
     }
 

@@ -311,7 +311,7 @@ impl Terms {
             initial_sequence: request.initial_sequence,
             mtu: request.mtu.min(MTU),
             window: self.buffer as u32,
-            kind: super::handshake::Kind::Conclusion,
+            kind: super::handshake::HandshakeType::Conclusion,
             socket_id: local.id,
             cookie: request.cookie,
             extensions: Extensions {

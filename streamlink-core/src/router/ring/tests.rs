@@ -1,8 +1,10 @@
 //! Tests of the ring in virtual time.
 
 use super::*;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::{
+    task::{Context, Poll},
+    time::Instant,
+};
 
 impl Ring {
     pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {

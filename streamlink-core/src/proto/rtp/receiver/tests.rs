@@ -154,7 +154,8 @@ fn rtp_receiver_stays_with_first_of_two_senders() {
     for burst in [1, 2, 7] {
         let mut bench = Bench::new(WINDOW);
         for i in 0..1400u16 {
-            let (ms, at) = (10 * u64::from(i / burst), i % burst);
+            let ms = 10 * u64::from(i / burst);
+            let at = i % burst;
             bench.feed(ms, 0, i);
             if at == burst - 1 {
                 (0..burst).for_each(|k| bench.feed(ms + 5, 0, 30_000 + i - at + k));

@@ -74,9 +74,14 @@ impl Bond {
     }
 
     fn add(&mut self, terms: &Terms, weather: Weather) {
-        let (mut near, mut far) = connect(terms, self.start, self.now, self.numbers.next());
+        self.add_from(terms, weather, self.numbers.next());
+    }
+
+    /// Adds a member that has announced this number as its first.
+    fn add_from(&mut self, terms: &Terms, weather: Weather, first: Sequence) {
+        let (mut near, mut far) = connect(terms, self.start, self.now, first);
         near.send_only();
-        far.join_group(self.legs.iter().find(|leg| leg.is_up).map(|leg| &leg.far));
+        self.input.join(&mut far, self.legs.iter().find(|leg| leg.is_up).map(|leg| &leg.far));
         let leg = Leg { weather, near, far, wires: BTreeMap::new(), is_dead: false, is_up: true };
         self.legs.push(leg);
     }
@@ -202,6 +207,32 @@ fn srt_group_takes_a_member_that_comes_later_or_again() {
     assert_eq!(bond.legs[2].far.stats().received.lost, 0);
 }
 
+/// A caller that receives announces the number with which its group has begun.
+#[test]
+fn srt_group_takes_a_member_whose_first_number_is_old() {
+    let terms = Terms { buffer: 500, ..latency(300) };
+    let mut bond = Bond::new(&terms, &[FAST], 9);
+    let first = bond.numbers.next();
+    for i in 0..3000 {
+        match i {
+            1500 => bond.add_from(&terms, FAST, first),
+            2000 => bond.legs[0].is_dead = true,
+            2500 => bond.add_from(&terms, FAST, first),
+            2700 => bond.legs[1].is_dead = true,
+            _ => {}
+        }
+        bond.push(&payload(i));
+        bond.step(ms(2));
+    }
+    bond.step(ms(3000));
+    bond.check(3000);
+    assert_eq!((bond.legs[2].near.closed(), bond.legs[2].far.closed()), (None, None));
+    // A sender is admitted near the group's numbers only.
+    let next = bond.numbers.next();
+    assert!(bond.input.admits(next.after(300)) && bond.input.admits(next.before(300)));
+    assert!(!bond.input.admits(next.after(1 << 20)) && !bond.input.admits(next.before(1 << 20)));
+}
+
 #[test]
 fn srt_group_counts_what_no_member_has_brought() {
     let awful = Weather { loss: 55, ..FAST };
@@ -246,4 +277,34 @@ fn srt_caller_of_a_group_needs_a_listener_with_groups() {
         let progress = caller.handle(&answer.write(), 0, now);
         assert_eq!(matches!(progress, Progress::Rejected(Rejection::GROUP)), rejected, "{progress:?}");
     }
+}
+
+/// Conclusion of a member of a main/backup group of libsrt 1.5.5, and the answer of its listener to a member of a
+/// broadcast group.
+const BACKUP_REQUEST: &str = "00000005000000052275da92000005dc00002000ffffffff0393c1c5d974b8b40100007f000000000000000000000000\
+                              0001000300010505000000bf02580258000800024393c1c602000000";
+const BROADCAST_ANSWER: &str = "00000005000000050d0534dd000005dc00002000ffffffff0a9ac70b2f37f8c50100007f000000000000000000000000\
+                                0002000300010505000000bf02580258000800024a9ac70c01000000";
+
+fn handshake_of(hex: &str) -> Handshake {
+    let digits: Vec<u8> = hex.bytes().filter_map(|digit| (digit as char).to_digit(16)).map(|n| n as u8).collect();
+    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    Handshake::parse(&bytes).unwrap()
+}
+
+#[test]
+fn srt_group_handshakes_of_libsrt_are_understood() {
+    use crate::proto::srt::handshake::{BACKUP, BROADCAST, GroupExtension};
+    let local = Local { id: 9, start: Instant::now(), random: Random::of(random) };
+    let request = handshake_of(BACKUP_REQUEST);
+    assert_eq!(request.extensions.group, Some(GroupExtension { id: 0x4393_c1c6, kind: BACKUP, weight: 0 }));
+    for (groups, result) in
+        [(Groups::All, None), (Groups::Broadcast, Some(Rejection::GROUP)), (Groups::None, Some(Rejection::GROUP))]
+    {
+        assert_eq!(Terms { groups, ..latency(120) }.accept_here(&request, 0, &local).err(), result, "{groups:?}");
+    }
+    let answer = handshake_of(BROADCAST_ANSWER);
+    assert_eq!(answer.extensions.group, Some(GroupExtension { id: 0x4a9a_c70c, kind: BROADCAST, weight: 0 }));
+    let agreement = latency(120).conclude(&answer, 0, &local, None, Sequence::new(1)).unwrap();
+    assert_eq!((agreement.peer_group, agreement.receive_latency), (Some(0x4a9a_c70c), ms(600)));
 }
