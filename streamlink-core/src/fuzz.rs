@@ -507,7 +507,7 @@ fn feed_fec(input: &[u8], dice: &mut TestRng) {
     let mut decoder = FecDecoder::new();
     let (mut fec, mut out) = (Vec::new(), Vec::new());
     let packets = datagrams(input);
-    for number in 0..400u16 {
+    for number in 0..80u16 {
         for data in packets.iter().take(20) {
             let mut altered = data.to_vec();
             if let Some((header, payload)) = altered.split_first_chunk_mut::<12>() {

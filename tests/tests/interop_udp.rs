@@ -61,7 +61,7 @@ fn udp_ts_from_ffmpeg_arrives_byte_for_byte() {
         let received = relayed.concat();
         assert!(received == direct.concat(), "{size}: {} and {} bytes", received.len(), direct.concat().len());
         assert!(size.is_empty() || relayed == direct, "the datagrams are the same");
-        assert!(relayed.iter().all(|datagram| datagram.len() % 188 == 0 && datagram.len() <= 1316));
+        assert!(relayed.iter().all(|datagram| datagram.len().is_multiple_of(188) && datagram.len() <= 1316));
         let file = rig.file("received.ts");
         fs::write(&file, &received).unwrap();
         assert_eq!(peer::decode(&file), 125);

@@ -114,7 +114,7 @@ fn udp_source_puts_cut_transport_packets_together_and_tells() {
         let mut received = Vec::new();
         while received.len() < stream.len() {
             let datagram = sink.next();
-            assert!(datagram.len() % 188 == 0 && datagram.len() <= 1316, "{}", datagram.len());
+            assert!(datagram.len().is_multiple_of(188) && datagram.len() <= 1316, "{}", datagram.len());
             received.extend(datagram);
         }
         assert!(received == stream, "{size}");
@@ -193,7 +193,7 @@ fn udp_source_keeps_to_its_sender_while_it_lives() {
     assert!(sink.next() == sent[0]);
     for datagram in &sent[1..] {
         first.send(datagram);
-        second.send(&vec![0x47; 188]);
+        second.send(&[0x47; 188]);
         assert!(sink.next() == *datagram);
     }
     let peer = second.socket.local_addr().unwrap();
@@ -260,7 +260,7 @@ fn clocked(count: usize, per: usize, step: u64) -> Vec<Vec<u8>> {
         let mut datagram = Vec::new();
         for at in 0..7u8 {
             let mut packet = vec![0x47, 0x41, 0, 0x10, 0, 0, 1, 0xe0, 0, 0, 0x80, i as u8, at];
-            if at == 0 && i % per == 0 {
+            if at == 0 && i.is_multiple_of(per) {
                 let clock = (i / per) as u64 * step;
                 packet = vec![0x47, 0x41, 0, 0x30, 7, 0x10];
                 packet.extend(((clock >> 1) as u32).to_be_bytes());

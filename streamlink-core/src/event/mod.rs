@@ -181,7 +181,7 @@ pub enum Event {
         left_out: PeerText,
     },
     /// Datagrams of a UDP source, or packets for a UDP output, do not hold whole transport packets of 188 bytes. At most one
-    /// event of a kind of problem in ten seconds.
+    /// event of a kind of problem a minute.
     UnexpectedPayload {
         /// The name of the source or output.
         endpoint: String,

@@ -72,8 +72,8 @@ endpoint_builder! {
 listener_setters!(RistSourceBuilder, udp.listen);
 
 impl RistSourceBuilder {
-    /// Sets the time for which a missing packet is asked for, and the packets behind it are held (1000 ms; 10–10 000). A
-    /// few round trips at least. Packets that arrive in order are not delayed.
+    /// Sets the time for which a missing packet is asked for, and the packets behind it are held, at most 2048 of them
+    /// (1000 ms; 10–10 000). A few round trips at least. Packets that arrive in order are not delayed.
     pub fn latency(mut self, latency: Duration) -> Self {
         self.draft.try_set("latency", check_millis(latency, LATENCY), |s, v| s.latency = v);
         self

@@ -1,4 +1,5 @@
-//! Events about payload that a UDP endpoint leaves out or alters: at most one of a kind every ten seconds.
+//! Events about payload that a UDP endpoint leaves out or alters: at most one of a kind a minute, as it goes on until
+//! somebody corrects the sender.
 
 use crate::{
     endpoint::{Event, EventSink},
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Problems of the payload that no event has reported yet.
 #[derive(Debug, Default)]

@@ -28,7 +28,7 @@ use std::{
 
 /// With the policy `Disconnect`, time for which datagrams are dropped after the bandwidth was exceeded.
 const DISCONNECTED: Duration = Duration::from_secs(5);
-/// Silence of the sender of a UDP source after which another takes its place.
+/// Silence of the sender of a UDP or RIST source after which another takes its place.
 const TAKEOVER: Duration = Duration::from_millis(500);
 /// Time that a UDP source which is sent RTP waits for packets that arrive out of order.
 const REORDER_WINDOW: Duration = Duration::from_millis(50);
@@ -53,7 +53,7 @@ pub(super) struct Reception {
     /// Set if the datagrams are MPEG-TS without RTP.
     wrapper: Option<Wrapper>,
     report: PayloadReport,
-    /// Arrival of the last datagram of the sender of MPEG-TS without RTP.
+    /// Arrival of the last datagram of the sender.
     heard: Option<Instant>,
     /// Address of the last allowlist lookup, and its result.
     last_peer: Option<(IpAddr, bool)>,
@@ -170,6 +170,9 @@ impl Reception {
             self.tally.dropped += 1;
             return;
         }
+        if self.is_held_by_another(peer, arrival) {
+            return self.tally.refuse(peer, RefusalReason::InUse);
+        }
         if self.wrapper.is_some() {
             return self.plain(data, peer, arrival);
         }
@@ -187,10 +190,18 @@ impl Reception {
         }
     }
 
+    /// Returns whether another sender than `peer` is heard. Nothing in a datagram of MPEG-TS tells the streams of two senders
+    /// apart, and RIST is a session of two.
+    fn is_held_by_another(&self, peer: SocketAddr, arrival: Instant) -> bool {
+        let is_live = || self.heard.is_some_and(|last| arrival.saturating_duration_since(last) < TAKEOVER);
+        let is_exclusive = self.wrapper.is_some() || self.rist.is_some();
+        is_exclusive && self.sender.is_some_and(|sender| sender != peer) && is_live()
+    }
+
     fn rtp(&mut self, header: &Header, data: Bytes, peer: SocketAddr, arrival: Instant) {
         match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
-                self.sender = Some(peer);
+                (self.sender, self.heard) = (Some(peer), Some(arrival));
                 let (mut header, mut data) = (*header, data);
                 if let Some(ssrc) = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival)) {
                     // A retransmission is put in its place in the stream.
@@ -269,15 +280,9 @@ impl Reception {
 
     /// Handles a datagram of a source of MPEG-TS without RTP. RTP packets with MPEG-TS are handled as such.
     fn plain(&mut self, data: Bytes, peer: SocketAddr, arrival: Instant) {
-        // Nothing in a datagram tells the streams of two senders apart.
-        let is_live = self.heard.is_some_and(|last| arrival.saturating_duration_since(last) < TAKEOVER);
-        if is_live && self.sender.is_some_and(|sender| sender != peer) {
-            return self.tally.refuse(peer, RefusalReason::InUse);
-        }
         let Some(wrapper) = &self.wrapper else { return };
         let problem = match wrapper.contents(&data) {
             Contents::Rtp(header) => {
-                self.heard = Some(arrival);
                 self.rtp(&header, data, peer, arrival);
                 Some(PayloadProblem::Rtp)
             }

@@ -15,6 +15,13 @@ use std::{
 const MAX_MISSING: usize = 4096;
 /// Maximum number of packets that one request asks for.
 const MAX_ASKED: usize = 256;
+/// Packets that may be asked for in the beginning, for each packet that has come, and at most. A forged packet thus makes
+/// few requests, which may go to a forged address.
+const FIRST_CREDIT: usize = 64;
+const CREDIT: usize = 4;
+const MAX_CREDIT: usize = 4096;
+/// Time without media after which nothing is reported.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Largest step of the sequence that is no restart of the stream.
 const MAX_STEP: i16 = 3000;
 /// Time for which a packet may be late because others have overtaken it.
@@ -46,6 +53,9 @@ pub(crate) struct RistReceiver {
     tick: Option<Instant>,
     answers: Vec<Vec<u8>>,
     retransmitted: u64,
+    /// Number of packets that may be asked for.
+    credit: usize,
+    last_media: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +89,8 @@ impl RistReceiver {
             tick: None,
             answers: Vec::new(),
             retransmitted: 0,
+            credit: FIRST_CREDIT,
+            last_media: None,
         }
     }
 
@@ -95,6 +107,8 @@ impl RistReceiver {
     /// Takes a packet of the media into account. Returns the SSRC of its stream if the packet is a retransmission, which
     /// is to be put in its place there.
     pub(crate) fn media(&mut self, header: &Header, now: Instant) -> Option<u32> {
+        self.credit = (self.credit + CREDIT).min(MAX_CREDIT);
+        self.last_media = Some(now);
         let ssrc = header.ssrc & !RETRANSMISSION;
         let is_repeat = header.ssrc & RETRANSMISSION != 0;
         if is_repeat {
@@ -135,6 +149,9 @@ impl RistReceiver {
 
     /// Takes RTCP of the sender.
     pub(crate) fn rtcp(&mut self, compound: &[u8], now: Instant) {
+        if !self.is_live(now) {
+            return;
+        }
         self.reception.heard(compound, now);
         self.report.get_or_insert(now);
         for message in rtcp::messages(compound) {
@@ -156,6 +173,10 @@ impl RistReceiver {
         }
     }
 
+    fn is_live(&self, now: Instant) -> bool {
+        self.last_media.is_some_and(|last| now.saturating_duration_since(last) < SILENCE)
+    }
+
     /// Returns the time of the next call of [`RistReceiver::poll`].
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.report.into_iter().chain(self.tick).min()
@@ -164,6 +185,10 @@ impl RistReceiver {
     /// Returns the RTCP packets that are to be sent to the sender now.
     pub(crate) fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut out = std::mem::take(&mut self.answers);
+        if !self.is_live(now) {
+            (self.report, self.tick) = (None, None);
+            return Vec::new();
+        }
         let is_due = self.report.is_some_and(|at| at <= now);
         let asked = self.requests(now);
         // Every packet is a compound that begins with a report (RFC 3550 section 6.1).
@@ -198,13 +223,15 @@ impl RistReceiver {
             return Vec::new();
         }
         let interval = self.round_trip.unwrap_or(FIRST_ROUND_TRIP).mul_f32(1.2).max(MIN_INTERVAL);
-        let due = self.missing.iter_mut().filter(|(_, missing)| missing.due <= now).take(MAX_ASKED);
+        let most = MAX_ASKED.min(self.credit);
+        let due = self.missing.iter_mut().filter(|(_, missing)| missing.due <= now).take(most);
         let numbers: Vec<u16> = due
             .map(|(number, missing)| {
                 missing.due = now + interval;
                 *number as u16 // modulo 2^16
             })
             .collect();
+        self.credit -= numbers.len(); // at most as many
         if numbers.is_empty() { Vec::new() } else { rtcp::request(self.own, stream.ssrc, &numbers) }
     }
 
@@ -213,6 +240,7 @@ impl RistReceiver {
         self.stream = None;
         self.missing.clear();
         self.reception = Reception::new(90_000);
-        (self.report, self.tick, self.round_trip) = (None, None, None);
+        (self.report, self.tick, self.round_trip, self.last_media) = (None, None, None, None);
+        self.credit = FIRST_CREDIT;
     }
 }

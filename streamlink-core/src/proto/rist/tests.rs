@@ -219,6 +219,25 @@ fn rist_receiver_asks_for_what_is_missing_until_it_is_late() {
     assert_eq!(receiver.next_timeout(), None);
 }
 
+#[test]
+fn rist_receiver_asks_for_little_after_forged_packets() {
+    let start = Instant::now();
+    let mut receiver = RistReceiver::new(9, ms(1000), start);
+    for number in [0, 2999] {
+        receiver.media(&Header::parse(&media(number, SSRC)).unwrap(), start);
+    }
+    let report = [0x80, 200, 0, 6, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let (mut asked, mut compounds) = (0, 0);
+    for i in 0..10_000u64 {
+        receiver.rtcp(&report, start + ms(i));
+        for compound in receiver.poll(start + ms(i)) {
+            asked += messages(&compound).flat_map(|message| requested(message, 1024)).count();
+            compounds += 1;
+        }
+    }
+    assert!(asked <= 80 && compounds <= 70, "{asked} packets in {compounds}");
+}
+
 proptest! {
     #[test]
     fn rist_survives_any_rtcp(compounds in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..120), 0..30)) {
