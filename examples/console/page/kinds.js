@@ -10,6 +10,8 @@ const KINDS = {
   'RTP source': { label: 'RTP: receive at a port or from a group', form: 'listen', scheme: 'rtp', port: 5004, roleless: true },
   'UDP source': { label: 'UDP: receive MPEG-TS at a port or from a group', form: 'listen', scheme: 'udp', port: 1234, roleless: true },
   'RIST source': { label: 'RIST: receive at an even port', form: 'listen', scheme: 'rist', port: 5000, roleless: true },
+  'UDP source': { label: 'UDP: MPEG-TS at a port or from a group', form: 'listen', scheme: 'udp', port: 5006, roleless: true },
+  'RIST source': { label: 'RIST: receive at an even port', form: 'listen', scheme: 'rist', port: 5008, roleless: true },
   'RTSP listener source': { label: 'RTSP: encoders record to this machine', form: 'rtspListen', port: 8554 },
   'RTSP caller source': { label: 'RTSP: play from a camera or server', form: 'rtspCall' },
   'RTMP output': { label: 'RTMP: relay to one or two servers', form: 'rtmpCall', relay: true },
@@ -20,6 +22,8 @@ const KINDS = {
   'RTP output': { label: 'RTP: send to an address or group', form: 'call', scheme: 'rtp', roleless: true },
   'UDP output': { label: 'UDP: send MPEG-TS to an address or group', form: 'call', scheme: 'udp', roleless: true },
   'RIST output': { label: 'RIST: send to a receiver', form: 'call', scheme: 'rist', roleless: true },
+  'UDP output': { label: 'UDP: MPEG-TS to an address or group', form: 'call', scheme: 'udp', roleless: true },
+  'RIST output': { label: 'RIST: send to an even port', form: 'call', scheme: 'rist', roleless: true },
   'RTSP listener output': { label: 'RTSP: players fetch from this machine', form: 'rtspListen', port: 8554 },
   'RTSP caller output': { label: 'RTSP: record to a server', form: 'rtspCall' },
 };

@@ -233,6 +233,11 @@ impl Output {
     }
 
     /// Returns the owner of its settings: protocol, direction and role, as in `SRT listener output`.
+    ///
+    /// ```
+    /// use streamlink_core::{Output, SettingScope};
+    /// assert_eq!(Output::from_url("a", "srt://example.com:9000").scope(), SettingScope::SrtCallerOutput);
+    /// ```
     pub fn scope(&self) -> SettingScope {
         self.kind.scope()
     }

@@ -276,6 +276,11 @@ impl Source {
     }
 
     /// Returns the owner of its settings: protocol, direction and role, as in `SRT listener source`.
+    ///
+    /// ```
+    /// use streamlink_core::{SettingScope, Source};
+    /// assert_eq!(Source::from_url("a", "srt://:9000").scope(), SettingScope::SrtListenerSource);
+    /// ```
     pub fn scope(&self) -> SettingScope {
         self.kind.scope()
     }

@@ -269,14 +269,15 @@ fn page_forms_fit_every_kind_of_endpoint() {
     let family = |scope: &str| match scope {
         scope if scope.starts_with("RTMP") => "rtmp://127.0.0.1:0/live?mode=listener",
         scope if scope.starts_with("RTSP") => "rtsp://127.0.0.1:0/in?mode=listener",
-        scope if scope.starts_with("RTP") => "rtp://127.0.0.1:0",
+        scope if ["RTP", "UDP", "RIST"].iter().any(|name| scope.starts_with(name)) => "rtp://127.0.0.1:0",
         _ => "srt://127.0.0.1:0?mode=listener",
     };
     let mut seen = 0;
     for scope in scopes.iter().filter(|scope| scope.ends_with("source") || scope.ends_with("output")) {
         let scheme = if scope.starts_with("RTSP") { "rtsp" } else { "rtmp" };
+        let port = std::iter::repeat_with(free_port).find(|port| port % 2 == 0).unwrap(); // as RIST wants it
         let values = json!({
-            "host": "127.0.0.1", "port": free_port().to_string(), "app": "live", "key": "a-key", "path": "cam/1",
+            "host": "127.0.0.1", "port": port.to_string(), "app": "live", "key": "a-key", "path": "cam/1",
             "server": format!("{scheme}://127.0.0.1:9/live"), "user": "me", "password": "p:a/s@s w%rd"
         });
         let mut endpoint = composed(scope, &values);
