@@ -76,7 +76,7 @@ pub(crate) struct FilterMatrix {
     pub(crate) columns: u8,
     /// 1–255. With 1 there are only rows, and no repair packets of columns.
     pub(crate) rows: u8,
-    /// Whether rows have repair packets.
+    /// Set if rows have repair packets.
     pub(crate) repairs_rows: bool,
     pub(crate) layout: FilterLayout,
     pub(crate) arq: FilterArq,

@@ -169,6 +169,14 @@ pub fn watched_srt(target: SocketAddr, percent: u64, forward: bool) -> (Lossy, A
     (network, traffic)
 }
 
+/// Mixes the bits of a number (SplitMix64), so that consecutive ones have nothing in common.
+fn mix(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ bits >> 31
+}
+
 /// Loss of SRT data packets that depends on their place in the stream and on how often they were sent before, so that
 /// every sender meets the same. In the other direction the loss is that of the datagrams' order.
 #[derive(Debug)]
@@ -193,12 +201,9 @@ impl SeededLoss {
         let number = u32::from_be_bytes([a, b, c, d]);
         let place = number.wrapping_sub(*self.first.get_or_insert(number)) & 0x7fff_ffff;
         let before = self.sent.entry(number).or_default();
-        let mut dice = TestRng((u64::from(place) << 16 | *before) + 0x9e37_79b9_7f4a_7c15);
+        let mixed = mix(u64::from(place) << 16 | *before);
         *before += 1;
-        for _ in 0..4 {
-            dice.next_u64();
-        }
-        dice.next_u64() % 100 >= self.percent
+        mixed % 100 >= self.percent
     }
 
     /// Returns the number of different packets that were sent, and how many were sent again.

@@ -1,4 +1,4 @@
-//! What counts as media: an encoder that has lost its camera goes on with tables, clock references and null packets, at
+//! Presence of media: an encoder that has lost its camera goes on with tables, clock references and null packets, at
 //! the same rate as before. Over real sockets of SRT and RTP.
 
 use std::{
@@ -36,7 +36,7 @@ fn null() -> Vec<u8> {
     [&[0x47, 0x1f, 0xff, 0x10][..], &[0xff; PACKET - 4]].concat()
 }
 
-/// What an encoder without a camera sends in place of its pictures and sound.
+/// Packets that an encoder without a camera sends in place of pictures and sound.
 #[derive(Clone, Copy, Debug)]
 enum Remainder {
     Nulls,

@@ -85,8 +85,11 @@ export function eventList(flow) {
   const list = el('ol', { class: 'events', 'aria-live': 'polite', 'aria-relevant': 'additions' });
   const none = el('p', { class: 'soft', hidden: true }, 'Nothing has happened yet.');
   let stream = null;
+  let again = null;
+  let isOver = false;
   const begin = async () => {
     const { events } = await api('GET', `${flow ? flowPath(flow) : ''}/events?limit=100`);
+    if (isOver) return;
     list.replaceChildren(...events.map((event) => eventLine(event, !flow)));
     none.hidden = events.length > 0;
     const query = new URLSearchParams({ after: events[0]?.id ?? 0, ...(flow ? { flow } : {}) });
@@ -96,8 +99,22 @@ export function eventList(flow) {
       none.hidden = true;
       while (list.children.length > 500) list.lastChild.remove();
     };
+    // The list is read anew where the stream could not keep up, or is refused; a stream that breaks off comes back itself.
+    stream.addEventListener('missed', () => retry(0));
+    stream.onerror = () => {
+      if (stream.readyState === EventSource.CLOSED) retry(5000);
+    };
   };
-  return { node: el('div', { class: 'card' }, list, none), begin, end: () => stream?.close() };
+  const retry = (delay) => {
+    stream?.close();
+    if (!isOver) again = setTimeout(() => begin().catch(() => retry(5000)), delay);
+  };
+  const end = () => {
+    isOver = true;
+    clearTimeout(again);
+    stream?.close();
+  };
+  return { node: el('div', { class: 'card' }, list, none), begin, end };
 }
 
 // ---- One flow

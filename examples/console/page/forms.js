@@ -164,7 +164,7 @@ export async function openEndpoint(flow, direction, existing) {
     const secrets = await api('GET', `${flowPath(flow.name)}/secrets`);
     given = secrets.configuration[`${direction}s`].find((endpoint) => endpoint.name === existing.name) ?? {};
   }
-  const allowed = (scope) => (direction === 'source' ? familyOf(protocolOf(scope)) === familyOf(protocolOf(flow.source_list[0].scope)) : flow.allowed_outputs.includes(protocolOf(scope)));
+  const allowed = (scope) => (direction === 'source' ? familyOf(protocolOf(scope)) === familyOf(protocolOf(flow.source_list[0]?.scope ?? scope)) : flow.allowed_outputs.includes(protocolOf(scope)));
   let scopes = scopesOf(direction).filter(allowed);
   if (existing && !scopes.includes(existing.scope)) scopes = [existing.scope, ...scopes];
   const name = field({ label: `${direction === 'source' ? 'Source' : 'Output'} name`, path: 'name', required: true, value: given.name ?? '' });

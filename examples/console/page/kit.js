@@ -124,7 +124,7 @@ export async function act(button, action) {
 
 // ---- State
 
-/** What all parts of the page know. `view` is what is shown; `unauthorized` asks for the password. */
+/** State that all parts of the page share. `view` is the one that is shown; `unauthorized` asks for the password. */
 export const state = {
   role: null,
   needsPassword: false,

@@ -1,4 +1,4 @@
-//! Who may do what: passwords, sessions, roles, and the checks of every request.
+//! Access to the console: passwords, sessions, roles, and the checks of every request.
 
 use crate::{
     options::{Failure, read},
@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 /// Name of the cookie of a session.
-const COOKIE: &str = "streamlink_session";
+pub(crate) const COOKIE: &str = "streamlink_session";
 /// Time after which a session ends.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
 /// Maximum number of sessions; the oldest one ends before there are more.
@@ -38,7 +38,7 @@ const MAX_CHECKS: usize = 2;
 /// Maximum length of a password, in bytes.
 const MAX_PASSWORD: usize = 1024;
 
-/// What a person or a program may do.
+/// Permissions of a person or a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Role {

@@ -302,9 +302,10 @@ impl Flows {
         }
         let changed = async {
             let effect = self.bring(name, &old, &new, &flow, &prefix).await?;
-            let change = match is_renamed {
-                true => Change::Rename(name.to_owned(), new_name.clone(), new.clone()),
-                false => Change::Put(name.to_owned(), new.clone()),
+            let change = if is_renamed {
+                Change::Rename(name.to_owned(), new_name.clone(), new.clone())
+            } else {
+                Change::Put(name.to_owned(), new.clone())
             };
             if let Err(problem) = self.store(change).await {
                 self.undo(entry, &new_name, &new, &old).await;

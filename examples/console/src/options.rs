@@ -79,6 +79,12 @@ pub(crate) struct Options {
     pub(crate) hash_password: bool,
 }
 
+/// Certificate chain and private key, in PEM.
+struct Pem {
+    certificates: Vec<u8>,
+    key: Vec<u8>,
+}
+
 fn region(text: &str) -> Result<(String, RegionEgress), String> {
     let parts = text.split_once('=').filter(|(name, egress)| !name.is_empty() && !egress.is_empty());
     let (name, egress) = parts.ok_or("a region is of the form NAME=ADDRESS or NAME=INTERFACE")?;
@@ -112,17 +118,17 @@ impl Options {
     }
 
     /// Reads the certificate chain and the key of sources and outputs that listen with TLS.
-    fn tls_identity(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Failure> {
+    fn tls_identity(&self) -> Result<Option<Pem>, Failure> {
         match (&self.tls_cert, &self.tls_key) {
-            (Some(certificates), Some(key)) => Ok(Some((read(certificates)?, read(key)?))),
+            (Some(certificates), Some(key)) => Ok(Some(Pem { certificates: read(certificates)?, key: read(key)? })),
             _ => Ok(None),
         }
     }
 
     /// Gives the engine the certificate chain and the key as they are in their files now.
     pub(crate) fn renew_tls_identity(&self, engine: &Engine) -> Result<(), Failure> {
-        if let Some((certificates, key)) = self.tls_identity()? {
-            engine.set_tls_identity(&certificates, &key)?;
+        if let Some(identity) = self.tls_identity()? {
+            engine.set_tls_identity(&identity.certificates, &identity.key)?;
         }
         Ok(())
     }
@@ -136,8 +142,8 @@ impl Options {
         for (name, egress) in &self.region {
             builder = builder.region(name, egress.clone());
         }
-        if let Some((certificates, key)) = self.tls_identity()? {
-            builder = builder.tls_identity(&certificates, &key)?;
+        if let Some(identity) = self.tls_identity()? {
+            builder = builder.tls_identity(&identity.certificates, &identity.key)?;
         }
         let mut roots = Vec::new();
         for file in &self.trust {

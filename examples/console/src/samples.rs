@@ -46,23 +46,40 @@ struct Endpoint {
 
 type Key = (Direction, String);
 
-/// The values of all flows.
+/// The values of all flows, and their latest statistics.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Samples(Arc<Mutex<HashMap<String, HashMap<Key, Endpoint>>>>);
+pub(crate) struct Samples(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    flows: Mutex<HashMap<String, HashMap<Key, Endpoint>>>,
+    latest: Mutex<Arc<HashMap<String, FlowStats>>>,
+}
 
 impl Samples {
     fn flows(&self) -> MutexGuard<'_, HashMap<String, HashMap<Key, Endpoint>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the statistics of all flows that ran at the last second, by their names: one reading for all who ask.
+    pub(crate) fn latest(&self) -> Arc<HashMap<String, FlowStats>> {
+        self.0.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes a value of every endpoint, once a second.
     pub(crate) async fn collect(self, engine: Engine) {
         let mut next = tokio::time::Instant::from_std(Instant::now());
         loop {
-            let engine = engine.clone();
+            let (engine, samples) = (engine.clone(), self.clone());
             // Reading a thousand endpoints takes a while, in which requests are answered.
-            if let Ok(stats) = tokio::task::spawn_blocking(move || engine.stats()).await {
-                self.take(&stats);
+            let taken = tokio::task::spawn_blocking(move || {
+                let stats = engine.stats();
+                samples.take(&stats);
+                let latest = stats.into_iter().map(|stats| (stats.name.clone(), stats)).collect();
+                *samples.0.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(latest);
+            });
+            if let Err(error) = taken.await {
+                log::error!("statistics cannot be taken: {error}");
             }
             next = (next + PERIOD).max(tokio::time::Instant::now());
             tokio::time::sleep_until(next).await;

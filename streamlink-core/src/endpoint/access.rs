@@ -97,7 +97,7 @@ pub enum Access {
     Reject(u32),
 }
 
-/// HookAnswer of a hook: accepted, with a passphrase if the host has chosen one, or the code of a rejection (1000 and
+/// Answer of a hook: accepted, with a passphrase if the host has chosen one, or the code of a rejection (1000 and
 /// above).
 pub(super) type HookAnswer = Result<Option<Passphrase>, u32>;
 
@@ -106,14 +106,12 @@ const FORBIDDEN: u32 = 1403;
 /// Code for a peer about which the hook has panicked or has not answered.
 pub(super) const UNANSWERED: u32 = 1500;
 
-impl From<Access> for HookAnswer {
-    fn from(access: Access) -> Self {
-        match access {
-            Access::Accept => Ok(None),
-            Access::AcceptWith(passphrase) => Ok(Some(passphrase)),
-            Access::Reject(code @ 1000..) => Err(code),
-            Access::Reject(_) => Err(FORBIDDEN),
-        }
+fn answer(access: Access) -> HookAnswer {
+    match access {
+        Access::Accept => Ok(None),
+        Access::AcceptWith(passphrase) => Ok(Some(passphrase)),
+        Access::Reject(code @ 1000..) => Err(code),
+        Access::Reject(_) => Err(FORBIDDEN),
     }
 }
 
@@ -156,7 +154,7 @@ impl AccessHook {
                         lock::assert_unlocked();
                         lock::on_task(|| hook(&request))
                     });
-                    call.await.map_or(Err(UNANSWERED), HookAnswer::from)
+                    call.await.map_or(Err(UNANSWERED), answer)
                 })
             }
             AccessHook::Later(hook) => {
@@ -168,7 +166,7 @@ impl AccessHook {
                         tokio::time::timeout(DECISION_TIME, hook(request)).await
                     })));
                     match task.await {
-                        Ok(Ok(access)) => access.into(),
+                        Ok(Ok(access)) => answer(access),
                         Ok(Err(_)) | Err(_) => Err(UNANSWERED), // no answer in time, or a panic
                     }
                 })

@@ -18,7 +18,6 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::HashMap;
 use streamlink_core::{Flow, FlowStats};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -112,13 +111,19 @@ fn stats(console: &Console, name: &str, stored: &Stored) -> Option<FlowStats> {
     handle.map(|handle| handle.stats())
 }
 
-/// Lists all flows.
+/// Lists all flows, with statistics that are a second old at most.
 #[utoipa::path(get, path = "/flows", tag = "flows", responses((status = 200, body = FlowList)))]
 pub(super) async fn list(State(console): State<Console>) -> Answer<FlowList> {
-    let stats = console.flows.engine().stats();
-    let stats: HashMap<&str, &FlowStats> = stats.iter().map(|stats| (stats.name.as_str(), stats)).collect();
+    let latest = console.samples.latest();
     let all = console.flows.all();
-    let flows = all.iter().map(|(name, flow)| FlowSummary::new(name, &flow.state(), stats.get(name.as_str()).copied()));
+    let flows = all.iter().map(|(name, flow)| {
+        let stored = flow.state();
+        match latest.get(name).filter(|_| stored.record.enabled) {
+            Some(stats) => FlowSummary::new(name, &stored, Some(stats)),
+            // It has been started since.
+            None => FlowSummary::new(name, &stored, stats(&console, name, &stored).as_ref()),
+        }
+    });
     Ok(Json(FlowList { flows: flows.collect() }))
 }
 
@@ -294,5 +299,5 @@ pub(super) async fn secrets(
     }
     let stored = console.flows.get(&flow)?.state();
     let stats = stats(&console, &flow, &stored);
-    Ok(Json(Secrets::new(&flow_of(&stored.record.flow, "")?, stats.as_ref())?))
+    Ok(Json(Secrets::new(stored.record.flow, stats.as_ref())))
 }

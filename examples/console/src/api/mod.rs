@@ -9,7 +9,7 @@ mod stats;
 mod views;
 
 use crate::{
-    access::{Access, Role, is_safe},
+    access::{Access, COOKIE, Role, is_safe},
     document::Members,
     flows::Flows,
     page,
@@ -36,7 +36,13 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tower_http::{set_header::SetResponseHeaderLayer, timeout::RequestBodyTimeoutLayer};
-use utoipa::OpenApi;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        self,
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
+    },
+};
 use utoipa_axum::router::OpenApiRouter;
 
 /// Maximum size of the body of a request, in bytes.
@@ -60,6 +66,8 @@ pub(crate) struct Console {
 
 #[derive(OpenApi)]
 #[openapi(
+    modifiers(&Security),
+    security((), ("bearer" = []), ("session" = [])),
     info(
         title = "StreamLink console",
         description = "Flows of live video: create, change, watch. Names in paths are percent-encoded. Errors are problem \
@@ -75,6 +83,18 @@ pub(crate) struct Console {
     )
 )]
 struct Document;
+
+/// Adds the ways in which a request shows its role.
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        let cookie = ApiKey::Cookie(ApiKeyValue::new(COOKIE));
+        components.add_security_scheme("session", SecurityScheme::ApiKey(cookie));
+    }
+}
 
 /// Returns the routes and their document.
 pub(crate) fn router(console: &Console) -> Router {

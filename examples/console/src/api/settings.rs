@@ -1,4 +1,4 @@
-//! What can be set: the table of settings, protocols and their pairing, and what this console offers.
+//! Settings, protocols and their pairing, and the regions of this console: the contents of forms.
 
 use super::{Answer, Console};
 use axum::{Json, extract::State};
@@ -64,7 +64,7 @@ pub(super) struct Input {
     allowed_outputs: Vec<&'static str>,
 }
 
-/// What this console offers.
+/// Version and regions of this console.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct About {
     version: &'static str,
@@ -129,7 +129,7 @@ async fn pairing() -> Answer<Pairing> {
     Ok(Json(Pairing { inputs: inputs.collect() }))
 }
 
-/// Returns what this console offers.
+/// Returns the version and the regions of this console.
 #[utoipa::path(get, path = "/console", tag = "console", responses((status = 200, body = About)))]
 async fn about(State(console): State<Console>) -> Answer<About> {
     Ok(Json(About { version: env!("CARGO_PKG_VERSION"), regions: console.regions.to_vec() }))

@@ -180,8 +180,5 @@ async fn health() -> &'static str {
     responses((status = 200, body = String),
         (status = 503, body = Problem, content_type = "application/problem+json")))]
 async fn readiness(State(console): State<Console>) -> Result<&'static str, Problem> {
-    match is_ready(&console) {
-        true => Ok("ready\n"),
-        false => Err(Problem::unavailable("the flows are being started", 1)),
-    }
+    if is_ready(&console) { Ok("ready\n") } else { Err(Problem::unavailable("the flows are being started", 1)) }
 }

@@ -7,8 +7,8 @@ use crate::{
     problem::Problem,
 };
 use serde::Serialize;
-use serde_json::Value;
-use streamlink_core::{EndpointStats, Flow, FlowStats, SettingScope, shown_url};
+use serde_json::{Value, json};
+use streamlink_core::{EndpointStats, FlowStats, SettingScope, shown_url};
 use utoipa::ToSchema;
 
 /// State of a flow.
@@ -195,7 +195,12 @@ fn scheme(endpoint: &Value) -> String {
 impl FlowView {
     pub(super) fn new(name: &str, stored: &State, stats: Option<FlowStats>) -> Result<Self, Problem> {
         let summary = FlowSummary::new(name, stored, stats.as_ref());
-        let flow = flow_of(&stored.record.flow, "")?;
+        let Ok(flow) = flow_of(&stored.record.flow, "") else {
+            // Of another version of the library, for example: its secrets cannot be told, so nothing of it is shown.
+            let (source_list, output_list, allowed_outputs) = Default::default();
+            let configuration = json!({ "name": name });
+            return Ok(Self { summary, configuration, allowed_outputs, source_list, output_list });
+        };
         let configuration = serde_json::to_value(flow.configuration()).map_err(internal)?;
         let (sources, outputs) = stats.map(|stats| (stats.sources, stats.outputs)).unwrap_or_default();
         let source = |source: &streamlink_core::Source| (source.protocol().to_string(), source.scope());
@@ -255,7 +260,7 @@ fn views(
 }
 
 impl Secrets {
-    pub(super) fn new(flow: &Flow, stats: Option<&FlowStats>) -> Result<Self, Problem> {
+    pub(super) fn new(document: Value, stats: Option<&FlowStats>) -> Self {
         let of = |direction: &'static str, list: &[EndpointStats]| -> Vec<Address> {
             let with_url = list.iter().filter_map(|stats| Some((stats, stats.url.as_ref()?)));
             let address = with_url.map(|(stats, url)| {
@@ -275,6 +280,26 @@ impl Secrets {
             addresses.extend(of("source", &stats.sources));
             addresses.extend(of("output", &stats.outputs));
         }
-        Ok(Self { configuration: serde_json::to_value(flow).map_err(internal)?, addresses })
+        Self { configuration: document, addresses }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Record;
+
+    #[test]
+    fn flow_that_cannot_be_read_is_shown_as_failed_without_its_secrets() {
+        let flow = json!({
+            "name": "f", "max_bandwidth": "5M", "invented": true,
+            "sources": [{ "name": "in", "url": "srt://:9000?passphrase=hunter2-hunter2" }]
+        });
+        let stored =
+            State { record: Record { enabled: true, flow: flow.clone() }, error: Some("no such setting".into()) };
+        let view = serde_json::to_value(FlowView::new("f", &stored, None).unwrap()).unwrap();
+        assert_eq!((&view["state"], &view["reason"]), (&json!("failed"), &json!("no such setting")));
+        assert!(!view.to_string().contains("hunter2"), "{view}");
+        assert_eq!(Secrets::new(flow.clone(), None).configuration, flow, "operators can save it");
     }
 }

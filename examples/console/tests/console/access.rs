@@ -1,4 +1,4 @@
-//! Who may do what: hosts, origins, passwords, roles, and what a viewer does not see.
+//! Access: hosts, origins, passwords, roles, and the secrets that a viewer does not see.
 
 use crate::support::{Console, srt_flow};
 use serde_json::json;

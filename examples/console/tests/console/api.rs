@@ -15,6 +15,7 @@ impl Document {
     fn new(console: &Console) -> Self {
         let document = console.get("/api/v1/openapi.json").of(200);
         assert_eq!(document["openapi"], "3.1.0");
+        assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
         let document = Self { document, seen: BTreeSet::new() };
         // The schemas tell right from wrong.
         let schema = json!({ "$ref": "#/components/schemas/FlowList" });

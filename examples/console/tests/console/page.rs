@@ -140,6 +140,13 @@ fn page_creates_watches_edits_and_deletes_as_a_person_does() {
     assert_eq!(browser.value(&browser.field("Input address")), address);
     browser.click("//a[normalize-space()='Output']");
     browser.find(&rate.replace("platform", "stage"));
+    // Events that happen now are shown without being asked for.
+    browser.click("//nav[contains(@class,'tabs')]//a[normalize-space()='Events']");
+    browser.wait_for("the flow has started");
+    console.patch("/api/v1/flows/match-day/outputs/stage", &json!({ "description": "now" })).of(200);
+    browser.wait_for("output `stage` changed: description (operator)");
+    browser.click("//a[normalize-space()='Output']");
+    browser.find("//section[.//h2='stage']");
     // Deleting asks first; the keyboard is enough.
     browser.press("Delete output stage");
     browser.wait_for("Its peers are disconnected.");

@@ -58,7 +58,7 @@ impl Field {
     }
 }
 
-/// What the slice that begins a picture tells about it.
+/// Facts about a picture from the slice that begins it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SliceHead {
     /// `None` if it is not known.

@@ -7,7 +7,7 @@ use crate::media::ts::transport::TransportPacket;
 pub(super) enum Piece<'a> {
     /// A PES packet begins.
     Start(Option<Stamp>),
-    /// Its data goes on.
+    /// More data of the PES packet.
     Data(&'a [u8]),
     /// End of a PES packet.
     End,

@@ -199,12 +199,13 @@ impl VideoTrack {
 }
 
 /// Returns whether a picture is half of one, at a place where the stream was cut: nothing refers to it, as decoding
-/// starts anew with the next one. `last`: the last timestamp before it.
-fn is_cut_off(held: &AccessUnit, next: &AccessUnit, last: Option<u64>) -> bool {
+/// starts anew with the next one. `last`: the last timestamp before it; `step`: the duration of a frame.
+fn is_cut_off(held: &AccessUnit, next: &AccessUnit, last: Option<u64>, step: i64) -> bool {
     let jumps = || {
-        let before = held.stamp.map(Stamp::decoding).or(last);
+        let own = held.stamp.map(Stamp::decoding);
+        let farthest = if own.is_some() { 4 * step } else { SECOND };
         let next = next.stamp.map(Stamp::decoding);
-        before.zip(next).is_none_or(|(before, next)| !(0..SECOND).contains(&difference(next, before)))
+        own.or(last).zip(next).is_none_or(|(before, next)| !(0..=farthest).contains(&difference(next, before)))
     };
     next.entry.is_clean() && (held.doubt == Doubt::Lost || jumps())
 }
@@ -215,8 +216,9 @@ impl Core {
         let Some(track) = &mut self.video else { return };
         for unit in track.units.take() {
             let last = self.picture_timing.last.map(|(raw, _)| raw);
+            let step = self.picture_timing.step();
             let Some(track) = &mut self.video else { return };
-            let held = track.held.take().filter(|held| !is_cut_off(held, &unit, last));
+            let held = track.held.take().filter(|held| !is_cut_off(held, &unit, last, step));
             if let Some(held) = held {
                 self.picture(held, arrival, out);
             }

@@ -26,7 +26,7 @@ pub(super) enum Doubt {
     /// There is none.
     #[default]
     None,
-    /// Its last PES packet fills its last transport packet, as few do.
+    /// The last PES packet fills its last transport packet, as few do.
     Unended,
     /// Transport packets are missing.
     Lost,
@@ -52,7 +52,7 @@ pub(super) struct AccessUnit {
 struct Unit {
     /// Position of its first byte in the stream.
     position: Option<u64>,
-    /// That byte is a zero before the start code.
+    /// Set if that first byte is a zero before the start code.
     leading_zero: bool,
     data: Vec<u8>,
     sets: Vec<u8>,

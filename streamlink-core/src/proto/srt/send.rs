@@ -30,7 +30,7 @@ pub(crate) struct Pacing {
     pub(crate) bytes_per_second: u64,
     /// If `Some`, the rate may rise to the input rate plus this many percent. If `None`, it is fixed.
     pub(crate) over_input: Option<u64>,
-    /// Whether the rate is a limit that the host has set. Otherwise repair packets of a packet filter come on top of it.
+    /// Set if the rate is a limit of the host. Otherwise repair packets of a packet filter come on top of it.
     pub(crate) is_limit: bool,
 }
 
