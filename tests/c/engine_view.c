@@ -243,7 +243,7 @@ static void settings(void)
         OK(streamlink_setting_get(i, &setting, &error));
         CHECK(setting.name[0] != '\0' && setting.value_type[0] != '\0' && setting.scopes[0] != '\0');
         CHECK(setting.summary[0] != '\0' && setting.range[0] != '\0' && setting.max >= setting.min);
-        if (strcmp(setting.name, "latency") == 0) {
+        if (strcmp(setting.name, "latency") == 0 && strstr(setting.scopes, "SRT") != NULL) {
             latency++;
             CHECK(strcmp(setting.value_type, "number") == 0 && setting.max == 10000 && strcmp(setting.unit, "ms") == 0);
             CHECK(strcmp(setting.default_value, "120") == 0 && strstr(setting.scopes, "SRT caller output") != NULL);

@@ -100,12 +100,12 @@ fn c_examples_print_errors_with_every_compiler_and_leak_nothing() {
         (
             "relay.c",
             ["wrong://x", "out=srt://127.0.0.1:9"],
-            "error 2: sources[0].url: `the scheme of the URL` is not one of rtp, srt,",
+            "error 2: sources[0].url: `the scheme of the URL` is not one of rtp, udp, rist, srt,",
         ),
         (
             "host.c",
             [text(&media), "wrong://x"],
-            "error 2: outputs[0].url: `the scheme of the URL` is not one of rtp, srt,",
+            "error 2: outputs[0].url: `the scheme of the URL` is not one of rtp, udp, rist, srt,",
         ),
     ];
     for compiler in ["gcc", "clang"] {
