@@ -8,7 +8,10 @@ mod clip;
 pub use clip::{play_clip, split_key};
 
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+};
 use streamlink_core::{EndpointStats, FlowStats, MediaTrack, MemberStats, PidStats, PlayerStats, shown_url};
 
 /// A column of the table: its title, its width, true if it is aligned to the right, and its content.
@@ -199,6 +202,7 @@ pub fn json(stats: &FlowStats) -> Value {
             "rebuilt": s.rebuilt,
             "unrepaired": s.unrepaired,
             "refused": s.refused,
+            "refusals": s.refusals.iter().map(|refusal| (refusal.reason.kind(), refusal.count)).collect::<BTreeMap<_, _>>(),
             "jitter_us": s.jitter.as_micros() as u64,
             "round_trip_us": s.round_trip.as_micros() as u64,
             "latency_us": s.latency.as_micros() as u64,

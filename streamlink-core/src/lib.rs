@@ -116,7 +116,7 @@ pub use engine::{
     Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
 };
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
-pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalReason};
+pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalCount, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, CryptoMode, EndpointConfiguration, Failover,
     FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,

@@ -45,7 +45,7 @@ pub(crate) use source_list::{SourceList, WantedPrograms};
 pub use status::{LastError, MemberStats, PlayerStats};
 pub(crate) use status::{SourceTunables, Status, StatusSnapshot};
 
-pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalReason};
+pub(crate) use crate::event::{Event, EventSink, LossReason, RefusalCount, RefusalReason};
 #[cfg(test)]
 pub(crate) use crate::proto::srt::HeldDerivations;
 use crate::{

@@ -1,6 +1,6 @@
 //! The status of a running endpoint: its name, its counters, and its media.
 
-use super::{Bandwidth, LossReason, RefusalReason};
+use super::{Bandwidth, LossReason, RefusalCount, RefusalReason};
 use crate::{
     flow::Allowlist,
     lock::{Guard, lock},
@@ -41,6 +41,8 @@ pub(crate) struct StatusSnapshot {
     /// Sender of a source that is connected, or server that a caller is connected to.
     pub(crate) peer: Option<SocketAddr>,
     last_error: Option<RecordedError>,
+    /// Number of refusals for each reason, in the order in which the reasons occurred first.
+    pub(crate) refusals: Vec<RefusalCount>,
 }
 
 /// Last error of an endpoint, with its time.
@@ -115,6 +117,12 @@ impl Status {
     pub(super) fn record_loss(&self, reason: &LossReason, peer: Option<SocketAddr>, now: Instant) {
         let (kind, text) = (reason.kind(), reason.to_string().into());
         self.lock().last_error = Some(RecordedError { kind, text, peer, at: now });
+    }
+
+    /// Counts refusals of peers for one reason.
+    pub(super) fn count_refusals(&self, reason: RefusalReason, count: u64) {
+        self.counters.refused.add(count);
+        RefusalCount::add(&mut self.lock().refusals, reason, count);
     }
 
     /// Records the refusal of a peer.

@@ -3,6 +3,7 @@
 use super::stats::{EndpointStats, FlowStats};
 use crate::{
     endpoint::{LastError, MemberStats, PlayerStats},
+    event::RefusalCount,
     flow::Bitrate,
     media::PidStats,
     router::State,
@@ -106,6 +107,9 @@ const PLAYER_GAUGES: &Table<PlayerStats, f64> = &[
     ("player_round_trip_seconds", "Round trip time to a player", |p| seconds(p.round_trip)),
 ];
 
+const REFUSAL_COUNTERS: &Table<RefusalCount, u64> =
+    &[("refused_peers_by_reason", "Connections or datagrams refused for one reason", |r| r.count)];
+
 const MEMBER_COUNTERS: &Table<MemberStats, u64> = &[
     ("member_packets", "Packets of a member of a group of connections", |m| m.packets),
     ("member_redundant_packets", "Packets that another member of the group brought before", |m| m.redundant),
@@ -149,6 +153,8 @@ impl Collector for Snapshot {
         });
         let errors: Vec<(Labels, &LastError)> = with_error.collect();
         families(&mut encoder, ERROR_GAUGES, &errors, ConstGauge::new)?;
+        let refusals = parts(&endpoints, "reason", |endpoint| &endpoint.refusals, |r| r.reason.kind().to_owned());
+        families(&mut encoder, REFUSAL_COUNTERS, &refusals, ConstCounter::new)?;
         let members = parts(&endpoints, "member", |endpoint| &endpoint.members, |member| member.address.clone());
         families(&mut encoder, MEMBER_COUNTERS, &members, ConstCounter::new)?;
         families(&mut encoder, MEMBER_GAUGES, &members, ConstGauge::new)?;

@@ -2,6 +2,7 @@
 
 use crate::{
     endpoint::{LastError, MemberStats, PlayerStats, Status, StatusSnapshot},
+    event::RefusalCount,
     flow::{Bitrate, PeerUrl},
     media::{MediaTrack, PidStats, TransportErrors},
     router::State,
@@ -97,8 +98,10 @@ pub struct EndpointStats {
     pub unrepaired: u64,
     /// Packets of an encrypted source that could not be decrypted, were not encrypted, or were altered on their way.
     pub undecrypted: u64,
-    /// Datagrams or connections of peers that the allowlist does not admit.
+    /// Datagrams or connections of peers that were refused.
     pub refused: u64,
+    /// Number of these for each reason, in the order in which the reasons occurred first.
+    pub refusals: Vec<RefusalCount>,
     /// Interarrival jitter of a source whose packets carry media timestamps (RFC 3550 section 6.4.1).
     #[cfg_attr(feature = "serde", serde(rename = "jitter_ms", with = "crate::serial::millis"))]
     pub jitter: Duration,
@@ -142,8 +145,19 @@ impl EndpointStats {
         let c = &status.counters;
         let snapshot = status.snapshot();
         let last_error = snapshot.last_error(now);
-        let StatusSnapshot { name, description, pids, transport, mut tracks, players, members, media, peer, .. } =
-            snapshot;
+        let StatusSnapshot {
+            name,
+            description,
+            pids,
+            transport,
+            mut tracks,
+            players,
+            members,
+            media,
+            peer,
+            refusals,
+            ..
+        } = snapshot;
         let bit_rate = c.bits_per_second(now);
         if bit_rate == 0 {
             // Tracks are measured while something comes.
@@ -177,6 +191,7 @@ impl EndpointStats {
             unrepaired: c.unrepaired.get(),
             undecrypted: c.undecrypted.get(),
             refused: c.refused.get(),
+            refusals,
             jitter: Duration::from_micros(c.jitter_us.get()),
             transport,
             video_frame_rate: c.video_rate.get() as f64 / 1000.0,

@@ -6,7 +6,7 @@ mod reason;
 
 pub(crate) use queue::{EngineEventSink, EventSink, Mailbox};
 pub use reader::{EngineEvents, Events};
-pub use reason::{LossReason, RefusalReason};
+pub use reason::{LossReason, RefusalCount, RefusalReason};
 
 use crate::{
     media::{PayloadProblem, TransportCheck},

@@ -139,6 +139,7 @@ pub enum RefusalReason {
     #[cfg_attr(feature = "serde", serde(rename = "refused_incompatible"))]
     Incompatible,
     /// Datagrams from another address or port than the peer of the session has named.
+    #[cfg_attr(feature = "serde", serde(rename = "refused_other_address"))]
     OtherAddress,
     /// MPEG-TS without RTP headers on the port of an RTP source.
     #[cfg_attr(feature = "serde", serde(rename = "refused_raw_transport_stream"))]
@@ -149,6 +150,31 @@ pub enum RefusalReason {
     /// Refused by the host.
     #[cfg_attr(feature = "serde", serde(rename = "refused_by_host"))]
     ByHost,
+}
+
+/// Number of refusals of peers for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct RefusalCount {
+    /// The reason.
+    pub reason: RefusalReason,
+    /// Number of datagrams or connections that were refused for it.
+    pub count: u64,
+}
+
+impl RefusalCount {
+    pub(crate) fn new(reason: RefusalReason, count: u64) -> Self {
+        Self { reason, count }
+    }
+
+    /// Adds refusals for a reason to a list, which has one entry for each reason that has occurred.
+    pub(crate) fn add(list: &mut Vec<Self>, reason: RefusalReason, count: u64) {
+        match list.iter_mut().find(|known| known.reason == reason) {
+            Some(known) => known.count = known.count.saturating_add(count),
+            None => list.push(Self::new(reason, count)),
+        }
+    }
 }
 
 impl RefusalReason {

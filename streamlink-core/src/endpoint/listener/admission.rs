@@ -104,7 +104,7 @@ impl Admission {
 
     /// Counts a refused peer and reports it. `detail`: text for the event beside the reason.
     pub(in crate::endpoint) fn refuse(&self, peer: SocketAddr, reason: RefusalReason, detail: &str, now: Instant) {
-        self.status.counters.refused.add(1);
+        self.status.count_refusals(reason, 1);
         let report = lock(&self.refused).refuse(peer, reason, detail, now);
         if let Some(report) = report {
             report.emit(&self.status, &self.events, now);

@@ -13,14 +13,24 @@ use std::{
 /// Minimum interval between two reports of one endpoint.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Refused peers that no event has reported yet, and the last of them.
+/// Refusals for one reason that no event has reported yet, and the last of them.
+#[derive(Debug)]
+struct Unreported {
+    reason: RefusalReason,
+    count: u64,
+    peer: SocketAddr,
+    detail: PeerText,
+}
+
+/// Refused peers that no event has reported yet.
 #[derive(Debug)]
 pub(in crate::endpoint) struct RefusalLog {
     throttle: Throttle,
-    last: Option<(SocketAddr, RefusalReason, PeerText)>,
+    /// One entry for each reason, in the order in which they occurred.
+    unreported: Vec<Unreported>,
 }
 
-/// Report of one or more refusals, to be emitted without a lock.
+/// Report of one or more refusals for one reason, to be emitted without a lock.
 #[derive(Debug)]
 pub(in crate::endpoint) struct RefusalReport {
     count: u64,
@@ -31,7 +41,7 @@ pub(in crate::endpoint) struct RefusalReport {
 
 impl RefusalLog {
     pub(in crate::endpoint) fn new() -> Self {
-        Self { throttle: Throttle::new(REPORT_INTERVAL), last: None }
+        Self { throttle: Throttle::new(REPORT_INTERVAL), unreported: Vec::new() }
     }
 
     /// Records a refused peer. Returns a report if one is due.
@@ -43,19 +53,25 @@ impl RefusalLog {
         detail: &str,
         now: Instant,
     ) -> Option<RefusalReport> {
-        self.last = Some((peer, reason, detail.into()));
-        self.report(now, 1)
+        let detail = detail.into();
+        match self.unreported.iter_mut().find(|known| known.reason == reason) {
+            Some(known) => {
+                let count = known.count.saturating_add(1);
+                *known = Unreported { reason, count, peer, detail };
+            }
+            None => self.unreported.push(Unreported { reason, count: 1, peer, detail }),
+        }
+        self.held_back(now)
     }
 
-    /// Returns a report of refusals that were held back, if one is due.
+    /// Returns a report of the reason that has waited longest, if one is due.
     #[must_use]
     pub(in crate::endpoint) fn held_back(&mut self, now: Instant) -> Option<RefusalReport> {
-        self.report(now, 0)
-    }
-
-    fn report(&mut self, now: Instant, new: u64) -> Option<RefusalReport> {
-        let count = self.throttle.admit(now, new)?;
-        let (peer, reason, detail) = self.last.clone()?;
+        if self.unreported.is_empty() {
+            return None;
+        }
+        self.throttle.admit(now, 1)?;
+        let Unreported { reason, count, peer, detail } = self.unreported.remove(0);
         Some(RefusalReport { count, peer, reason, detail })
     }
 }
@@ -74,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_log_reports_once_a_second_and_counts_the_rest() {
+    fn refusal_log_reports_one_reason_a_second_and_counts_each() {
         let now = Instant::now();
         let mut log = RefusalLog::new();
         let peer = SocketAddr::from(([192, 0, 2, 1], 9));
@@ -82,9 +98,13 @@ mod tests {
         assert_eq!((first.count, first.reason), (1, RefusalReason::NotAllowed));
         assert!(log.refuse(peer, RefusalReason::NotAllowed, "", now).is_none());
         assert!(log.refuse(peer, RefusalReason::InUse, "the last", now).is_none());
+        assert!(log.refuse(peer, RefusalReason::NotAllowed, "", now).is_none());
         assert!(log.held_back(now).is_none());
         let rest = log.held_back(now + REPORT_INTERVAL).expect("a report");
-        assert_eq!((rest.count, rest.reason, rest.detail.as_str()), (2, RefusalReason::InUse, "the last"));
-        assert!(log.held_back(now + 2 * REPORT_INTERVAL).is_none(), "each refusal is reported once");
+        assert_eq!((rest.count, rest.reason), (2, RefusalReason::NotAllowed));
+        assert!(log.held_back(now + REPORT_INTERVAL).is_none());
+        let rest = log.held_back(now + 2 * REPORT_INTERVAL).expect("a report");
+        assert_eq!((rest.count, rest.reason, rest.detail.as_str()), (1, RefusalReason::InUse, "the last"));
+        assert!(log.held_back(now + 3 * REPORT_INTERVAL).is_none(), "each refusal is reported once");
     }
 }

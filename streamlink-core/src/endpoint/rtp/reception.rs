@@ -3,7 +3,7 @@
 use super::{payload_report::PayloadReport, rist::micros, side::SideSockets, source::Protocol};
 use crate::{
     endpoint::{
-        Event, LossReason, RefusalReason, SourceContext,
+        Event, LossReason, RefusalCount, RefusalReason, SourceContext,
         ingest::{Ingest, Verdict},
     },
     flow::{PayloadTypes, UdpInput},
@@ -77,7 +77,7 @@ pub(super) struct Reception {
 struct Tally {
     malformed: u64,
     dropped: u64,
-    refused: u64,
+    refused: Vec<RefusalCount>,
     refused_peer: Option<(SocketAddr, RefusalReason)>,
     /// Datagrams with MPEG-TS and no RTP header, which count as malformed, and the sender of the last one.
     raw: u64,
@@ -96,7 +96,7 @@ fn with_ssrc(packet: &[u8], ssrc: u32) -> Bytes {
 
 impl Tally {
     fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason) {
-        self.refused += 1;
+        RefusalCount::add(&mut self.refused, reason, 1);
         self.refused_peer = Some((peer, reason));
     }
 }
@@ -347,7 +347,6 @@ impl Reception {
         let tally = std::mem::take(&mut self.tally);
         let quality = self.receiver.quality();
         counters.malformed.add(tally.malformed);
-        counters.refused.add(tally.refused);
         counters.lost.set(quality.lost);
         counters.recovered.set(quality.recovered);
         counters.jitter_us.set(u64::try_from(quality.jitter.as_micros()).unwrap_or(u64::MAX));
@@ -355,9 +354,14 @@ impl Reception {
         let unwanted = quality.late.saturating_add(quality.foreign);
         counters.dropped.add(tally.dropped + unwanted.saturating_sub(self.unwanted));
         self.unwanted = unwanted;
+        let mut refused = 0;
+        for refusal in &tally.refused {
+            self.ingest.context.status.count_refusals(refusal.reason, refusal.count);
+            refused += refusal.count;
+        }
         self.last_refused = tally.refused_peer.or(self.last_refused);
         if let Some((peer, reason)) = self.last_refused
-            && let Some(count) = self.refused.admit(now, tally.refused)
+            && let Some(count) = self.refused.admit(now, refused)
         {
             self.refuse(reason, peer, count, now);
         }

@@ -163,7 +163,7 @@ impl SourceSession {
             return;
         }
         let context = &self.ingest.context;
-        context.status.counters.refused.add(count);
+        context.status.count_refusals(RefusalReason::OtherAddress, count);
         let Some(peer) = sender else { return };
         if let Some(count) = self.refused.admit(now, count) {
             let reason = RefusalReason::OtherAddress;
