@@ -32,6 +32,10 @@ pub(crate) struct Batch {
     pub(super) packets: Vec<Packet>,
     pub(super) sequence: u64,
     pub(super) bytes: u64,
+    /// Arrival of the newest packet that was published with it. `None`: nothing was published.
+    pub(super) published: Option<Instant>,
+    /// Published with media of more than [`super::BURST`], as by a backup that takes over.
+    pub(super) in_burst: bool,
     /// Totals of the ring before this batch.
     pub(super) before: Totals,
     /// Preamble, if a reader may start at this batch.

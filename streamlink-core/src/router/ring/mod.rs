@@ -29,7 +29,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Default of [`Ring::set_entry_wait`].
@@ -86,8 +86,19 @@ struct Inner {
     /// Sequence number of the last batch where a reader may start, and the totals before it.
     start: Option<(u64, Totals)>,
     bytes: u64,
+    /// Those of them that belong to bursts.
+    burst_bytes: u64,
     limits: Limits,
     spare: SpareBatches,
+}
+
+/// Circumstances of a publication.
+#[derive(Clone, Copy, Debug)]
+struct Published {
+    /// Arrival of the newest packet.
+    newest: Instant,
+    /// The media has taken more than [`BURST`] to arrive.
+    in_burst: bool,
 }
 
 /// State of one reader.
@@ -99,6 +110,11 @@ struct Slot {
 }
 
 const FREE: u64 = u64::MAX;
+
+/// Maximum time that the media of a delivery has taken to arrive, unless it is a burst.
+const BURST: Duration = Duration::from_millis(100);
+/// Maximum number of bytes of bursts that do not count towards the size of the ring: what a backup holds at most.
+const MAX_BURST_BYTES: u64 = 16 << 20;
 
 impl Ring {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
@@ -117,6 +133,7 @@ impl Ring {
                 readers: Vec::new(),
                 start: None,
                 bytes: 0,
+                burst_bytes: 0,
                 limits,
                 spare: SpareBatches::default(),
             }),
@@ -177,8 +194,15 @@ impl Ring {
     }
 
     /// Publishes the media of a source, in batches that begin where readers may start. Leaves `delivery` empty.
+    ///
+    /// A backup that takes over brings its last group of pictures at once, which may have begun to arrive earlier than the
+    /// ring holds media, and be larger than it. It has the same time to be read as other media, counted from now on, and
+    /// does not count towards the size of the ring, up to [`MAX_BURST_BYTES`].
     pub(crate) fn deliver(&self, delivery: &mut MediaBatch) {
         let (mut done, mut start, mut fallback) = (0, None, None);
+        let arrivals = delivery.packets.first().map(Packet::arrival).zip(delivery.packets.last().map(Packet::arrival));
+        let Some((oldest, newest)) = arrivals else { return delivery.clear() };
+        let published = Published { newest, in_burst: newest.saturating_duration_since(oldest) > BURST };
         let fallbacks = std::mem::take(&mut delivery.fallbacks);
         let fallbacks = fallbacks.into_iter().map(|(at, preamble)| (at, false, preamble));
         let mut marks: Vec<_> = delivery.starts.drain(..).map(|(at, preamble)| (at, true, preamble)).collect();
@@ -187,7 +211,7 @@ impl Ring {
         for (at, is_start, preamble) in marks {
             if at > done {
                 let rest = delivery.packets.split_off(at - done);
-                self.publish_batch(&mut delivery.packets, start.take(), fallback.take());
+                self.publish_batch(&mut delivery.packets, start.take(), fallback.take(), published);
                 delivery.packets = rest;
                 done = at;
             }
@@ -197,7 +221,7 @@ impl Ring {
                 fallback = Some((preamble, self.entry_wait()));
             }
         }
-        self.publish_batch(&mut delivery.packets, start, fallback);
+        self.publish_batch(&mut delivery.packets, start, fallback, published);
         delivery.lacks_media = false;
     }
 
@@ -208,8 +232,11 @@ impl Ring {
         packets: &mut Vec<Packet>,
         start: Option<Preamble>,
         fallback: Option<(Preamble, Duration)>,
+        Published { newest, in_burst }: Published,
     ) {
-        let Some(newest) = packets.last().map(Packet::arrival) else { return };
+        if packets.is_empty() {
+            return;
+        }
         let bytes = packets.iter().map(|p| p.data().len() as u64).sum();
         let framed_bytes = self.interests.lay_out(packets);
         let mut inner = self.lock();
@@ -226,12 +253,22 @@ impl Ring {
         inner.totals.packets += packets.len() as u64;
         inner.totals.bytes += bytes;
         inner.bytes += bytes;
+        inner.burst_bytes += if in_burst { bytes } else { 0 };
         if start.is_some() {
             inner.start = Some((sequence, before));
         }
-        let batch = inner
-            .spare
-            .fill(packets, Batch { sequence, bytes, before, start, fallback, framed_bytes, ..Batch::default() });
+        let batch = Batch {
+            sequence,
+            bytes,
+            published: Some(newest),
+            in_burst,
+            before,
+            start,
+            fallback,
+            framed_bytes,
+            ..Batch::default()
+        };
+        let batch = inner.spare.fill(packets, batch);
         inner.batches.push_back(batch);
         let (keep, totals) = (inner.keep, inner.totals);
         inner.start = inner.start.filter(|(_, before)| {
@@ -243,9 +280,9 @@ impl Ring {
         let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
         let most = most_packets(inner.limits.bytes);
         while let Some(oldest) = inner.batches.front() {
-            let old = oldest.arrival().map(|arrival| newest.saturating_duration_since(arrival));
+            let old = oldest.published.map(|published| newest.saturating_duration_since(published));
             let read = oldest.sequence < slowest;
-            let over = inner.bytes > inner.limits.bytes
+            let over = inner.bytes.saturating_sub(inner.burst_bytes.min(MAX_BURST_BYTES)) > inner.limits.bytes
                 || totals.since(oldest.before).packets > most
                 || old.is_some_and(|age| age > inner.limits.time);
             let goes = read || (over && inner.batches.len() > 1);
@@ -324,6 +361,7 @@ impl Inner {
         let Some(oldest) = self.batches.pop_front() else { return };
         self.first += 1;
         self.bytes = self.bytes.saturating_sub(oldest.bytes);
+        self.burst_bytes = self.burst_bytes.saturating_sub(if oldest.in_burst { oldest.bytes } else { 0 });
         self.spare.keep(oldest);
     }
 }

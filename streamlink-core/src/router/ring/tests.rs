@@ -8,11 +8,16 @@ use std::{
 
 impl Ring {
     pub(crate) fn publish(&self, packets: &mut Vec<Packet>) {
-        self.publish_batch(packets, None, None);
+        self.publish_marked(packets, None);
     }
 
     fn publish_start(&self, packets: &mut Vec<Packet>, preamble: Preamble) {
-        self.publish_batch(packets, Some(preamble), None);
+        self.publish_marked(packets, Some(preamble));
+    }
+
+    fn publish_marked(&self, packets: &mut Vec<Packet>, start: Option<Preamble>) {
+        let Some(newest) = packets.last().map(Packet::arrival) else { return };
+        self.publish_batch(packets, start, None, Published { newest, in_burst: false });
     }
 }
 
@@ -248,4 +253,40 @@ async fn ring_wakes_readers_once_per_batch() {
     for task in tasks {
         assert_eq!(task.await.unwrap(), 100);
     }
+}
+
+#[test]
+fn ring_holds_what_a_backup_brings_at_once_until_it_could_be_read() {
+    let limits = Limits { bytes: 1000, time: Duration::from_secs(1) };
+    let (ring, start) = (Ring::new(limits), Instant::now());
+    let mut reader = ring.reader();
+    let at = |ms| start + Duration::from_millis(ms);
+    let packet = |ms| Packet::datagram(vec![0; 200], at(ms));
+    // Two seconds of media, which decoding may begin in at the first packet, and for want of that every half second.
+    let mut backlog = MediaBatch::default();
+    for ms in (0..2000).step_by(100) {
+        match ms {
+            0 => backlog.mark_entry_point(Arc::new([])),
+            _ if ms % 500 == 0 => backlog.mark_fallback(Arc::new([])),
+            _ => {}
+        }
+        backlog.packets.push(packet(ms));
+    }
+    ring.deliver(&mut backlog);
+    // What follows is as large as the ring.
+    for ms in [1910, 1920, 1930, 1940, 1950] {
+        ring.publish(&mut vec![packet(ms)]);
+    }
+    let mut window = Vec::new();
+    assert_eq!(reader.read(&mut window), Totals::default(), "nothing is lost");
+    assert_eq!(window.iter().map(|batch| batch.packets().len()).sum::<usize>(), 25);
+    assert!(window[0].start().is_some());
+    // A reader that has not read it after the time that the ring holds media loses it.
+    let mut slow = ring.reader();
+    let mut backlog = MediaBatch { packets: (0..40).map(|i| packet(2000 + 50 * i)).collect(), ..MediaBatch::default() };
+    ring.deliver(&mut backlog);
+    ring.publish(&mut vec![packet(5000)]);
+    window.clear();
+    assert_eq!(slow.read(&mut window).packets, 40);
+    assert_eq!(window.len(), 1);
 }
