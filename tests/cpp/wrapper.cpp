@@ -300,7 +300,7 @@ int main()
     CHECK(stats.size() == 4 && stats[0].active && stats[0].packets == 2 && std::string(stats[3].name) == "calls");
     CHECK(status_of([&] { stats.player(3, 0); }) == STREAMLINK_STATUS_NOT_FOUND);
     CHECK(engine.metrics().find("wrapper") != std::string::npos);
-    CHECK(streamlink::allowed_outputs(STREAMLINK_INPUT_RTP).size() == 2);
+    CHECK(streamlink::allowed_outputs(STREAMLINK_INPUT_RTP).size() == 4);
     flow.stop();
     CHECK(status_of([&] { flow.add_output({"late", "tap:"}); }) == STREAMLINK_STATUS_STOPPED);
     flow = engine.start_json(R"({"name": "next", "max_bandwidth": 1000000, "sources": [{"name": "in", "url": "app://rtp"}]})");
