@@ -224,13 +224,13 @@ fn srt_port_rejects_with_exact_codes_and_reasons() {
     let mut binary = Caller { more: text_extension(5, &[0xff, 0xfe, 1]), ..Caller::new(port.port) };
     assert_eq!(binary.call().unwrap_err(), 1400);
     let mut filtered = Caller::named(port.port, "cam1");
-    filtered.more.extend(text_extension(7, b"fec,cols:10"));
-    assert_eq!(filtered.call().unwrap_err(), 14);
+    filtered.more.extend(text_extension(7, b"reed,cols:10"));
+    assert_eq!(filtered.call().unwrap_err(), 14, "a filter that nobody knows");
     let mut file = Caller::named(port.port, "cam1");
     file.more.extend(text_extension(6, b"file"));
     assert_eq!(file.call().unwrap_err(), 13);
     let mut grouped = Caller::named(port.port, "cam1");
-    grouped.more.extend(words(&[(8 << 16) | 2, 1, 1]));
+    grouped.more.extend(words(&[(8 << 16) | 2, 0x4000_0001, 0x0100_0000]));
     assert_eq!(grouped.call().unwrap_err(), 15);
 }
 
