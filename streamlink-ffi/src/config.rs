@@ -23,7 +23,7 @@ pub struct StreamlinkOutput {
 }
 
 impl StreamlinkSource {
-    /// What it is now.
+    /// Returns its current value.
     pub(crate) fn get(&self) -> Source {
         lock(&self.source).clone()
     }

@@ -27,7 +27,7 @@ pub struct StreamlinkFlow {
     name: CString,
     queue: Arc<Queue>,
     pump: JoinHandle<()>,
-    /// Whether the flow stops with this handle.
+    /// Set if the flow stops with this handle.
     stops: bool,
 }
 

@@ -96,7 +96,8 @@ impl OpenOutput for OpenUdp {
 impl OutputDriver for RistOutput {
     fn open<'a>(&'a self, opening: OutputOpening<'a>) -> Opened<'a> {
         Box::pin(async move {
-            let (settings, resolver) = (&self.udp, &opening.resources.resolver);
+            let settings = &self.udp;
+            let resolver = &opening.resources.resolver;
             let OutputOpening { label, egress, bandwidth, status, .. } = &opening;
             let opened = OpenDatagrams::open(settings, Form::EvenSsrc, None, resolver, egress, bandwidth, status).await;
             let media = opened.map_err(|(what, cause)| label.io(what, cause))?;

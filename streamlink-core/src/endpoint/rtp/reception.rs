@@ -263,7 +263,8 @@ impl Reception {
     /// Updates the counters of forward error correction, and the time that gaps are held open for it.
     fn update_fec(&mut self, now: Instant) {
         let Some(fec) = &self.fec else { return };
-        let (counters, counts) = (&self.ingest.context.status.counters, fec.counts());
+        let counters = &self.ingest.context.status.counters;
+        let counts = fec.counts();
         let is_active = fec.is_active(now);
         let lost = self.receiver.quality().lost;
         if is_active {

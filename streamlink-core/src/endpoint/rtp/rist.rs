@@ -159,7 +159,8 @@ impl RistOutput {
         if self.heard.is_some_and(|last| now.saturating_duration_since(last) >= SILENCE) {
             self.heard = None;
             self.status.counters.set_state(State::Waiting, now);
-            let (reason, peer) = (LossReason::TimedOut, Some(self.peer));
+            let reason = LossReason::TimedOut;
+            let peer = Some(self.peer);
             self.status.record_loss(&reason, peer, now);
             self.status.set_peer(None);
             self.events.emit(Event::OutputLost { output: self.status.name(), peer, reason });

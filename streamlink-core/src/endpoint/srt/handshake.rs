@@ -362,7 +362,8 @@ impl PortTask {
         open.sender = open.sender.filter(|_| is_joining).or(Some(peer));
         open.status().counters.encrypted.set(u64::from(io.connection.stats().encrypted));
         log_handshake(|| {
-            let (name, stats) = (open.status().name(), io.connection.stats());
+            let name = open.status().name();
+            let stats = io.connection.stats();
             let key = if stats.encrypted { "encrypted" } else { "not encrypted" };
             format!("SRT {peer} is connected to `{name}`, {key}")
         });

@@ -41,7 +41,8 @@ pub(in crate::endpoint) enum RouteMedia {
 impl Route {
     /// Marks the source or output as failed, because its port no longer serves it.
     pub(super) fn fail(&self, why: &str, now: Instant) {
-        let (status, events) = (self.admission.status(), self.admission.events());
+        let status = self.admission.status();
+        let events = self.admission.events();
         if let RouteMedia::Source(context) = &self.media {
             context.lose(now);
         }

@@ -310,7 +310,8 @@ impl PortTask {
     pub(super) fn attend(&mut self, id: u32, now: Instant) {
         let Some(caller) = self.callers.get_mut(&id) else { return };
         caller.io.connection.handle_timeout(now);
-        let (group, route) = (caller.group, caller.route);
+        let group = caller.group;
+        let route = caller.route;
         if let Some(ingest) = self.routes.get_mut(route).and_then(|open| open.ingest.as_mut()) {
             while let Some(payload) = match group {
                 Some(key) => self.groups.poll_payload(key, &mut self.callers, now),

@@ -21,7 +21,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// forged requests cannot make a flood of it.
 const MAX_BUDGET: u64 = 4 << 20;
 
-/// What RTCP of the receiver says.
+/// Content of the receiver's RTCP.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Feedback {
     /// Packets to be sent again, as they are to be sent.

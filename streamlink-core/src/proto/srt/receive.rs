@@ -133,7 +133,7 @@ pub(crate) struct ReceiveHalf {
     leaps: u32,
     latency: Duration,
     drop_late: bool,
-    /// Whether a group delivers the packets, of which other members bring the same.
+    /// Set for a member of a group, which delivers the packets of all members.
     is_member: bool,
     /// Use of retransmissions beside the packet filter; `None` without a filter.
     filter: Option<FilterArq>,

@@ -86,7 +86,7 @@ struct Inner {
     /// Sequence number of the last batch where a reader may start, and the totals before it.
     start: Option<(u64, Totals)>,
     bytes: u64,
-    /// Those of them that belong to bursts.
+    /// Number of the retained bytes that belong to bursts.
     burst_bytes: u64,
     limits: Limits,
     spare: SpareBatches,

@@ -11,7 +11,7 @@ struct Leg {
     wires: BTreeMap<(Instant, u64), (bool, Bytes)>,
     /// Set when the path is cut.
     is_dead: bool,
-    /// Whether the connection exists yet.
+    /// Set once the connection exists.
     is_up: bool,
 }
 
