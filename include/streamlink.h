@@ -543,7 +543,7 @@ typedef int32_t streamlink_config_error_kind;
 #endif // __cplusplus
 
 /**
- * How a change was applied.
+ * Way in which a change was applied.
  */
 enum streamlink_applied
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -659,7 +659,7 @@ typedef struct {
    */
   const char *field;
   /**
-   * What is wrong with it, for people, without the path.
+   * Description of the fault, for people, without the path.
    */
   const char *message;
   /**
@@ -810,7 +810,7 @@ typedef struct {
    */
   uint32_t threads;
   /**
-   * How many regions there are; 4096 at most.
+   * Number of regions; 4096 at most.
    */
   uint32_t region_count;
   /**
@@ -1459,7 +1459,7 @@ STREAMLINK_API
 const char *streamlink_error_field(const streamlink_error *error);
 
 /**
- * What went wrong, for people: all that is wrong, one error a line, if it is a configuration. Lives as long as the error.
+ * Description of the error, for people: all that is wrong, one error a line, if it is a configuration. Lives as long as the error.
  * NULL: "".
  *
  * # Safety

@@ -52,7 +52,7 @@ pub struct StreamlinkEngineOptions {
     pub size: usize,
     /// Threads, 1 to 1024; 0: one a processor core. Flows and connections add none.
     pub threads: u32,
-    /// How many regions there are; 4096 at most.
+    /// Number of regions; 4096 at most.
     pub region_count: u32,
     /// Regions that outputs can leave from.
     pub regions: *const StreamlinkRegion,

@@ -53,7 +53,7 @@ pub struct StreamlinkConfigError {
     pub size: usize,
     /// The path of the field, as in "sources[0].latency"; "" if the whole text is wrong.
     pub field: *const c_char,
-    /// What is wrong with it, for people, without the path.
+    /// Description of the fault, for people, without the path.
     pub message: *const c_char,
     /// A streamlink_config_error_kind.
     pub kind: i32,
@@ -165,7 +165,7 @@ pub unsafe extern "C" fn streamlink_error_field(error: *const StreamlinkError) -
     unsafe { error.as_ref() }.map_or(c"".as_ptr(), |e| e.field.as_ptr())
 }
 
-/// What went wrong, for people: all that is wrong, one error a line, if it is a configuration. Lives as long as the error.
+/// Description of the error, for people: all that is wrong, one error a line, if it is a configuration. Lives as long as the error.
 /// NULL: "".
 ///
 /// # Safety

@@ -12,7 +12,7 @@ use crate::{
 use std::ffi::c_char;
 use streamlink_core::{Applied, Bitrate, ConfigErrorKind, OutputEdit, SourceEdit};
 
-/// How a change was applied.
+/// Way in which a change was applied.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkApplied {
