@@ -1,0 +1,1 @@
+//! Flows between machines, over a cluster of MoQ relays.
