@@ -9,6 +9,7 @@ mod attachment;
 mod entry;
 mod report;
 mod reporter;
+mod run;
 mod update;
 
 pub use reporter::RegionReporter;
@@ -16,13 +17,7 @@ pub use update::{RegionOutput, RegionUpdate, RegionUpdates};
 
 pub(super) use attachment::{Attachment, FlowParts, RemoteEnd, Removal};
 
-use crate::{
-    endpoint::Tap,
-    event::LossReason,
-    flow::InputProtocol,
-    media::MediaFamily,
-    net::Egress,
-};
+use crate::{endpoint::Tap, event::LossReason, flow::InputProtocol, media::MediaFamily, net::Egress};
 use std::{fmt, pin::Pin, sync::Arc};
 use tokio::sync::Semaphore;
 

@@ -17,11 +17,7 @@ pub struct RegionUpdates {
 }
 
 impl RegionUpdates {
-    pub(super) fn new(
-        attachment: Weak<Attachment>,
-        version: watch::Receiver<u64>,
-        over: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(attachment: Weak<Attachment>, version: watch::Receiver<u64>, over: CancellationToken) -> Self {
         Self { attachment, version, over, is_first: true }
     }
 
