@@ -113,7 +113,8 @@ pub use endpoint::{
     Access, AccessRequest, AppSource, LastError, MemberStats, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
 };
 pub use engine::{
-    Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
+    Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, RegionFlow,
+    RegionLink, RegionOutput, RegionReporter, RegionStats, RegionTask, RegionUpdate, RegionUpdates, SourceEdit,
 };
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalCount, RefusalReason};

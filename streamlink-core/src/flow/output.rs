@@ -220,6 +220,17 @@ impl Output {
         }
     }
 
+    /// Returns true if this output hands packets to the host.
+    pub(crate) fn is_tap(&self) -> bool {
+        matches!(self.kind, OutputKind::Tap(_))
+    }
+
+    /// Returns this output without its region, as a node of the region runs it.
+    pub(crate) fn without_region(mut self) -> Self {
+        self.common.region = None;
+        self
+    }
+
     /// Returns the congestion control that this output asks the kernel for.
     pub(crate) fn congestion(&self) -> Option<String> {
         let mut kind = self.kind.clone();
