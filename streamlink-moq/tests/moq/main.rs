@@ -1,0 +1,12 @@
+//! Tests over stock relays.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod transport;
+
+/// Is a relay when started by [`common::RelayProcess`]; a test of nothing otherwise.
+#[test]
+fn relay_process() {
+    common::run_as_relay();
+}
