@@ -3,7 +3,9 @@
 mod address;
 mod error;
 pub mod membership;
+pub mod outputs;
 pub mod placement;
+pub mod seal;
 mod transport;
 
 pub use address::{AddressError, DEFAULT_PORT, MAX_PATH, MAX_RELAYS, MoqAddress, RelayAddress, Token};

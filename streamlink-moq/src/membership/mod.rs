@@ -125,8 +125,10 @@ struct Peer {
     knows: Vec<NodeKey>,
     /// Number of the newest heartbeat of this node's epoch that the peer has received.
     acknowledged: u64,
-    /// True if the peer runs nothing that is due to this node in its epoch.
-    admits_us: bool,
+    /// True if the peer's last heartbeat names this node, in its epoch.
+    names_us: bool,
+    /// Number of this node's heartbeat upon which the peer has stopped what is due to this node, if it has.
+    admits_us: Option<u64>,
     /// True if outputs that are due to the peer are not this node's.
     blocks: bool,
     /// Generation in which the peer began to block.
@@ -151,6 +153,8 @@ pub struct Membership {
     next_heartbeat: Instant,
     has_lease: bool,
     ready: bool,
+    /// Number of the first heartbeat that says so.
+    ready_from: u64,
     settled: bool,
     leaving: bool,
     /// True once the host can run outputs: until then, others keep theirs.
@@ -188,6 +192,7 @@ impl Membership {
             next_heartbeat: now,
             has_lease: false,
             ready: false,
+            ready_from: 0,
             settled: false,
             leaving: false,
             prepared: false,
@@ -418,7 +423,8 @@ impl Membership {
             relays: BTreeSet::new(),
             knows: Vec::new(),
             acknowledged: 0,
-            admits_us: false,
+            names_us: false,
+            admits_us: None,
             blocks: false,
             blocked_in: 0,
             admitted: false,
@@ -439,7 +445,8 @@ impl Membership {
         if let Some(report) = ours {
             peer.acknowledged = peer.acknowledged.max(report.sequence);
         }
-        peer.admits_us = ours.is_some_and(|report| report.admitted);
+        peer.names_us = ours.is_some();
+        peer.admits_us = ours.filter(|report| report.admitted).map(|report| report.sequence);
         let blocks = match heartbeat.phase {
             Phase::Ready | Phase::Settled => true,
             // It may still run what it ran, if it ran anything.
@@ -573,15 +580,24 @@ impl Membership {
             self.listened = true;
             self.change();
         }
-        let may = self.has_lease && self.prepared && !self.leaving && self.confirmed >= self.must_stop;
-        if self.settled || !may {
+        if self.settled {
             return;
         }
-        if !self.ready && (self.has_listened(now) || self.is_vouched_for(now)) {
+        let may = self.has_lease && self.prepared && !self.leaving && self.confirmed >= self.must_stop;
+        if !may || !(self.has_listened(now) || self.is_vouched_for(now)) {
+            // The others run again what they had released.
+            if std::mem::take(&mut self.ready) {
+                self.hurry(now);
+            }
+            return;
+        }
+        if !self.ready {
             self.ready = true;
+            self.ready_from = self.sequence + 1;
             self.hurry(now);
         }
-        if self.ready && self.peers.values().all(|peer| peer.admits_us) {
+        let admits = |peer: &Peer| peer.admits_us.is_some_and(|sequence| sequence >= self.ready_from);
+        if self.peers.values().all(admits) {
             self.settled = true;
             self.listened = true;
             self.remembered.clear();
@@ -599,13 +615,12 @@ impl Membership {
         self.relays.iter().all(|view| view.is_observed(now))
     }
 
-    /// Returns `true` if a settled node knows this one, and this one hears all that the other knows.
+    /// Returns `true` if a settled node names this one, and this one hears all that settled nodes name. Of two nodes that
+    /// join and do not hear each other, a settled node names both to the second one.
     fn is_vouched_for(&self, now: Instant) -> bool {
-        self.peers.values().any(|peer| {
-            peer.phase == Phase::Settled
-                && peer.acknowledged > 0
-                && now.saturating_duration_since(peer.heard) <= GAP
-                && peer.knows.iter().all(|known| *known == self.key || self.peers.contains_key(known))
-        })
+        let recent = |peer: &Peer| now.saturating_duration_since(peer.heard) <= GAP;
+        let is_heard = |known: &NodeKey| *known == self.key || self.peers.contains_key(known);
+        let mut settled = self.peers.values().filter(|peer| peer.phase == Phase::Settled).peekable();
+        settled.peek().is_some() && settled.all(|peer| peer.names_us && recent(peer) && peer.knows.iter().all(is_heard))
     }
 }

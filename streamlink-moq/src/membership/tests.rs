@@ -1,6 +1,6 @@
 use super::{
     MembershipEvent, Phase, TAKEOVER,
-    simulation::{Random, Region},
+    simulation::{Node, Random, Region},
 };
 use proptest::prelude::*;
 use std::{collections::BTreeSet, time::Duration};
@@ -129,14 +129,16 @@ fn membership_suspended_node_finds_its_lease_over() {
     for pause in [500, 1400, 1600, 2500, 8000] {
         let node = region.nodes.get_mut(&nodes[1]).expect("running");
         node.suspended_until = Some(region.now + Duration::from_millis(pause));
-        let generation = node.membership.generation();
+        let lost = |node: &Node| node.events.iter().filter(|event| **event == MembershipEvent::LeaseLost).count();
+        let before = lost(node);
         region.steps(pause);
         let node = &region.nodes[&nodes[1]];
         if pause > 1100 {
             assert!(node.membership.fence().is_none(), "after {pause} ms");
-            assert_ne!(node.membership.generation(), generation);
+            assert_eq!(lost(node), before + 1, "after {pause} ms");
         }
-        region.until(5000, Region::is_placed).unwrap_or_else(|| panic!("placed after {pause} ms"));
+        let back = |region: &Region| region.is_placed() && region.nodes[&nodes[1]].membership.fence().is_some();
+        region.until(5000, back).unwrap_or_else(|| panic!("placed after {pause} ms"));
     }
 }
 
@@ -222,7 +224,8 @@ fn torture(seed: u64) {
 
 #[test]
 fn membership_never_has_two_senders_with_fixed_seeds() {
-    for seed in 1..=60 {
+    // The last one once found two joining nodes that forgot each other, while a third one vouched for both.
+    for seed in (1..=40).chain([14_286_566_009_664_367_700]) {
         torture(seed);
     }
 }
