@@ -4,8 +4,10 @@ mod address;
 mod error;
 pub mod membership;
 pub mod outputs;
+pub mod paths;
 pub mod placement;
 pub mod seal;
+pub mod status;
 mod transport;
 
 pub use address::{AddressError, DEFAULT_PORT, MAX_PATH, MAX_RELAYS, MoqAddress, RelayAddress, Token};
