@@ -3,7 +3,7 @@
 use crate::seal::{RegionKeys, RegionPublicKey, SealError};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, fmt};
-use streamlink_core::{Bitrate, ConfigErrors, Output, PeerText};
+use streamlink_core::{Bitrate, ConfigErrors, MediaFamily, Output, PeerText};
 use zeroize::Zeroizing;
 
 /// Version of the description.
@@ -26,6 +26,8 @@ pub struct FlowOutputs {
     pub publisher: u64,
     /// Number of the state, which grows with each change of one publisher.
     pub revision: u64,
+    /// Media family of the flow.
+    pub family: MediaFamily,
     /// Maximum bandwidth of the flow.
     pub max_bandwidth: Bitrate,
     /// SDP of a flow that carries RTSP, once it is known.
@@ -109,6 +111,7 @@ struct Description {
     flow: String,
     publisher: u64,
     revision: u64,
+    family: String,
     max_bandwidth: u64,
     sdp: Option<String>,
     outputs: Vec<OutputText>,
@@ -154,6 +157,7 @@ impl FlowOutputs {
             flow: self.flow.clone(),
             publisher: self.publisher,
             revision: self.revision,
+            family: self.family.to_string(),
             max_bandwidth: self.max_bandwidth.as_bps(),
             sdp: self.sdp.clone(),
             outputs: self.outputs.iter().map(text).collect(),
@@ -194,6 +198,8 @@ impl FlowOutputs {
         if description.sdp.as_ref().is_some_and(|sdp| sdp.len() > MAX_SDP) {
             return Err(OutputsError::OutOfBounds("an SDP of more than 64 KiB"));
         }
+        let family = MediaFamily::ALL.iter().find(|family| family.to_string() == description.family);
+        let family = *family.ok_or(OutputsError::OutOfBounds("a media family that is not known"))?;
         if description.max_bandwidth == 0 {
             return Err(OutputsError::OutOfBounds("the maximum bandwidth 0"));
         }
@@ -211,6 +217,7 @@ impl FlowOutputs {
             flow: description.flow,
             publisher: description.publisher,
             revision: description.revision,
+            family,
             max_bandwidth: Bitrate::bps(description.max_bandwidth),
             sdp: description.sdp,
             outputs,
@@ -238,6 +245,7 @@ mod tests {
             flow: "match-day".into(),
             publisher: u64::MAX,
             revision: 3,
+            family: MediaFamily::Datagrams,
             max_bandwidth: Bitrate::mbps(20),
             sdp: None,
             outputs: urls.iter().enumerate().map(described).collect(),
@@ -282,7 +290,8 @@ mod tests {
         };
         let with = |outputs: &str| {
             format!(
-                r#"{{"version":1,"region":"eu","flow":"f","publisher":1,"revision":1,"max_bandwidth":1000,"sdp":null,"outputs":[{outputs}]}}"#
+                r#"{{"version":1,"region":"eu","flow":"f","publisher":1,"revision":1,"family":"{}","max_bandwidth":1000,"sdp":null,"outputs":[{outputs}]}}"#,
+                MediaFamily::Datagrams
             )
         };
         open("");

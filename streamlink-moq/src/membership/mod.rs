@@ -37,8 +37,10 @@ use crate::placement::{Exclusivity, OutputId, Weight};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
     time::{Duration, Instant},
 };
+use streamlink_core::PeerText;
 
 /// Interval of heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -80,6 +82,24 @@ pub enum MembershipEvent {
     SameName(NodeKey),
     /// A node is not considered, as the region has [`MAX_NODES`] nodes.
     TooMany(NodeKey),
+}
+
+impl fmt::Display for MembershipEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Heard(node) => write!(f, "node {node} heard"),
+            Self::Left(node) => write!(f, "node {node} has left"),
+            Self::Gone(node) => write!(f, "node {node} is gone"),
+            Self::Unresolved { node, relays } => {
+                let relays = relays.join(", ");
+                write!(f, "node {node} is silent, and so is {}: its pushes wait", PeerText::new(relays))
+            }
+            Self::Settled => f.write_str("settled"),
+            Self::LeaseLost => f.write_str("lease lost: no relay answers in time, and all pushes stop"),
+            Self::SameName(node) => write!(f, "another process has the name of node {node}"),
+            Self::TooMany(node) => write!(f, "node {node} is not considered: more than {MAX_NODES} nodes"),
+        }
+    }
 }
 
 /// Relay as this node sees it.
@@ -283,7 +303,7 @@ impl Membership {
 
     /// Returns how many nodes are preferred to this one for an output. While it is not settled, those that it knew before
     /// count as well: a node that is cut off does not start the outputs of all others.
-    fn rank(&self, output: &OutputId) -> usize {
+    pub(crate) fn rank(&self, output: &OutputId) -> usize {
         let ours = self.preference(output, &self.key);
         let known = self.peers.iter().filter(|(_, peer)| peer.blocks).map(|(key, _)| key);
         let others: BTreeSet<&NodeKey> = known.chain(&self.remembered).collect();
