@@ -4,6 +4,7 @@ mod relay;
 mod settings;
 mod tracks;
 
+pub(crate) use tracks::{AnnouncedPaths, MAX_GROUP, MAX_GROUP_OBJECTS};
 pub use relay::{LinkState, LinkStats, LinkStatus, RelayLink, Relays};
 pub use settings::LinkSettings;
 pub use tracks::{

@@ -212,6 +212,11 @@ impl RelayLink {
         Some(self.status.borrow_and_update().clone())
     }
 
+    /// Returns the state as it changes, which does not keep the link alive.
+    pub(crate) fn changes(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
+    }
+
     /// Waits until the relay answers. `false` if the link has ended.
     pub async fn connected(&self) -> bool {
         self.status.clone().wait_for(LinkStatus::is_connected).await.is_ok()

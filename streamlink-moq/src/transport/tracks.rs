@@ -209,6 +209,14 @@ pub struct Announcement {
     pub is_active: bool,
 }
 
+impl Announcement {
+    /// Makes an announcement, for tests of the choice among them.
+    #[cfg(test)]
+    pub(crate) fn new(path: String, is_active: bool) -> Self {
+        Self { path, is_active }
+    }
+}
+
 /// Announcements of broadcasts at a path and below it.
 pub struct Announcements {
     consumer: announce::Consumer,
