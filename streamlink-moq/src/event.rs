@@ -221,7 +221,8 @@ mod tests {
     fn loss_of_one_percent_calls_for_srt() {
         let relay: RelayAddress = "relay-a".parse().unwrap();
         let (mut watch, start) = (LossWatch::default(), Instant::now());
-        let mut at = |seconds: u64, packets, lost| watch.observe(start + Duration::from_secs(seconds), packets, lost, &relay);
+        let mut at =
+            |seconds: u64, packets, lost| watch.observe(start + Duration::from_secs(seconds), packets, lost, &relay);
         assert_eq!(at(0, 0, 0), None);
         assert_eq!(at(5, 10_000, 50), None);
         let high = MoqEvent::LossHigh { relay: "relay-a:443".to_owned(), basis_points: 150 };

@@ -19,4 +19,6 @@ pub use transport::{
     Announcement, Announcements, Broadcast, GroupReader, GroupWriter, LinkSettings, LinkState, LinkStats, LinkStatus,
     Object, RelayLink, Relays, SubscribeOptions, TrackOptions, TrackReader, TrackWriter, unix_micros,
 };
-pub use wire::{CATALOG_TRACK, Catalog, FrameError, MEDIA_TRACK, MediaTrack, STATUS_TRACK, decode_object, outputs_track};
+pub use wire::{
+    CATALOG_TRACK, Catalog, FrameError, MEDIA_TRACK, MediaTrack, STATUS_TRACK, decode_object, outputs_track,
+};

@@ -119,8 +119,7 @@ impl Catalog {
         } else {
             track.packaging = FRAMED.to_owned();
         }
-        let document =
-            Document { version: MSF_VERSION.into(), generated_at: Some(generated_at), tracks: vec![track] };
+        let document = Document { version: MSF_VERSION.into(), generated_at: Some(generated_at), tracks: vec![track] };
         serde_json::to_vec(&document).unwrap_or_default()
     }
 

@@ -302,10 +302,7 @@ mod tests {
         assert_eq!(decode(&[9, 9, 9, 9, 9], datagrams), Err(FrameError::Version(9)));
         assert_eq!(decode(&[0x47; 187], datagrams), Err(FrameError::TransportStream));
         assert_eq!(decode(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 1], datagrams), Err(FrameError::Truncated));
-        assert_eq!(
-            decode(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], datagrams),
-            Err(FrameError::TooLarge)
-        );
+        assert_eq!(decode(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], datagrams), Err(FrameError::TooLarge));
         assert_eq!(decode(&[1, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0], datagrams), Err(FrameError::Kind(6)));
         assert_eq!(decode(&[1, 0, 0, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0], MediaFamily::Rtsp), Err(FrameError::Kind(5)));
         assert_eq!(decode(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], MediaFamily::Rtp), Err(FrameError::Rtp));

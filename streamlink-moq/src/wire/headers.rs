@@ -34,7 +34,10 @@ impl Headers {
 
     /// Returns whether a message is one of these headers.
     pub(crate) fn contains(&self, packet: &Packet) -> bool {
-        self.iter().any(|header| header.rtmp_message().map(|(kind, _)| kind) == packet.rtmp_message().map(|(kind, _)| kind) && header.data() == packet.data())
+        self.iter().any(|header| {
+            header.rtmp_message().map(|(kind, _)| kind) == packet.rtmp_message().map(|(kind, _)| kind)
+                && header.data() == packet.data()
+        })
     }
 
     /// Returns the headers, metadata first.

@@ -11,8 +11,8 @@ mod ts;
 
 pub use catalog::{Catalog, MediaTrack};
 pub(crate) use cut::{Cut, Cutter};
-pub use framing::{FrameError, decode_object};
 pub(crate) use framing::{DecodedObject, Kind, MediaPacket, ObjectBuilder, decode};
+pub use framing::{FrameError, decode_object};
 pub(crate) use headers::Headers;
 pub(crate) use media::{Carriage, is_transport_stream};
 pub(crate) use number::sequence as rtp_sequence;

@@ -96,8 +96,7 @@ async fn rtmp_player_that_joins_late_gets_the_headers() {
     let certificate = Certificate::new();
     let relay = InProcessRelay::start(&certificate).await;
     let relays = [relay.address()];
-    let ingest =
-        Ingest::start(&relays, &certificate, "live/cam", MediaFamily::Rtmp, PublishSettings::new()).await;
+    let ingest = Ingest::start(&relays, &certificate, "live/cam", MediaFamily::Rtmp, PublishSettings::new()).await;
     let push = |time: u32, body: Vec<u8>| {
         ingest.source.push(Packet::rtmp(RtmpKind::Video, time, body, Instant::now())).unwrap();
     };
@@ -123,7 +122,8 @@ async fn rtsp_packets_keep_their_tracks_and_sdp() {
                m=audio 0 RTP/AVP 97\r\na=rtpmap:97 opus/48000/2\r\n";
     let packet = |i: u16| {
         let track = u8::try_from(i % 2).unwrap();
-        let header = [&[0x80, 96 + track][..], &(i / 2).to_be_bytes(), &(u32::from(i) * 90).to_be_bytes(), &[0, 0, 0, 7]];
+        let header =
+            [&[0x80, 96 + track][..], &(i / 2).to_be_bytes(), &(u32::from(i) * 90).to_be_bytes(), &[0, 0, 0, 7]];
         let payload = vec![i.to_be_bytes()[1]; 100 + usize::from(i)];
         Packet::rtsp(track, [&header.concat()[..], &payload].concat(), Instant::now())
     };

@@ -29,9 +29,8 @@ async fn kill_in_turn(kills: u32, every: Duration) {
     edge.legs(2).await;
     let source = ingest.source.clone();
     let time = every * (kills + 1);
-    let pushing = tokio::spawn(async move {
-        push_paced(&source, || ts.datagram(), Duration::from_micros(1754), time).await
-    });
+    let pushing =
+        tokio::spawn(async move { push_paced(&source, || ts.datagram(), Duration::from_micros(1754), time).await });
     let began = Instant::now();
     tokio::time::sleep(every).await;
     let first_kill = Instant::now();

@@ -27,19 +27,19 @@ async fn garbage_in_the_media_is_counted_and_harmless() {
     catalog.write_object(&b"{\"version\":7}"[..]).unwrap();
     let is_refused = |event: &MoqEvent| matches!(event, MoqEvent::CatalogRefused { .. });
     event(&mut events, "refusal of the catalog", is_refused).await;
-    catalog
-        .write_object(&br#"{"version":"draft-01","tracks":[{"name":"media","packaging":"mpeg2ts"}]}"#[..])
-        .unwrap();
+    catalog.write_object(&br#"{"version":"draft-01","tracks":[{"name":"media","packaging":"mpeg2ts"}]}"#[..]).unwrap();
     edge.legs(1).await;
     let out = edge.collect();
     let mut ts = Ts::new();
     let good = [ts.datagram(), ts.datagram()];
     let mut group = media.begin_group(unix_micros()).unwrap();
-    group.write(0, good[0].data().clone()).unwrap();
-    for garbage in [vec![], vec![0x47; 187], vec![1, 0, 0, 0, 0], vec![1, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0], vec![7; 70_000]] {
-        group.write(u64::MAX, garbage).unwrap();
+    group.write(unix_micros(), good[0].data().clone()).unwrap();
+    for garbage in
+        [vec![], vec![0x47; 187], vec![1, 0, 0, 0, 0], vec![1, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0], vec![7; 70_000]]
+    {
+        group.write(unix_micros(), garbage).unwrap();
     }
-    group.write(5, good[1].data().clone()).unwrap();
+    group.write(unix_micros(), good[1].data().clone()).unwrap();
     let malformed = event(&mut events, "malformed objects", |event| matches!(event, MoqEvent::Malformed { .. })).await;
     assert!(matches!(malformed, MoqEvent::Malformed { objects: 1, .. }), "{malformed:?}");
     until("count", || edge.incoming.stats().legs[0].malformed == 5).await;
@@ -54,8 +54,7 @@ async fn broadcast_of_another_family_feeds_nothing() {
     let certificate = Certificate::new();
     let relay = InProcessRelay::start(&certificate).await;
     let relays = [relay.address()];
-    let ingest =
-        Ingest::start(&relays, &certificate, "live/cam", MediaFamily::Datagrams, PublishSettings::new()).await;
+    let ingest = Ingest::start(&relays, &certificate, "live/cam", MediaFamily::Datagrams, PublishSettings::new()).await;
     let edge = Edge::start(&relays, &certificate, "live/cam", MediaFamily::Rtp).await;
     let mut events = edge.incoming.events();
     ingest.source.push(Ts::new().datagram()).unwrap();
@@ -77,9 +76,8 @@ async fn publication_refuses_what_would_not_merge() {
     let relays = Arc::new(Relays::connect(&[relay.address()], &certificate.settings(), None).unwrap());
     let engine = Engine::on(tokio::runtime::Handle::current()).unwrap();
     let flow = flow(&engine, "rtmp", MediaFamily::Rtmp).await;
-    let publish = |path: &str, tap: &str, settings: PublishSettings| {
-        Publication::of_flow(&relays, path, &flow, tap, &settings)
-    };
+    let publish =
+        |path: &str, tap: &str, settings: PublishSettings| Publication::of_flow(&relays, path, &flow, tap, &settings);
     assert!(matches!(publish("live/cam", "none", PublishSettings::new()), Err(Error::NotFound(_))));
     let _taken = relays.publish("live/cam").unwrap();
     assert!(matches!(relays.publish("live/cam"), Err(Error::Path(_))), "the path is taken");
