@@ -340,6 +340,17 @@ impl FlowHandle {
         self.0.running.stats()
     }
 
+    /// Returns the protocol of the sources, by whose family outputs are permitted.
+    pub fn input(&self) -> InputProtocol {
+        self.0.running.input
+    }
+
+    /// Returns the SDP (RFC 8866) that players of a flow of family RTSP are offered. `None` before the first source has
+    /// described its media, and for other families.
+    pub fn sdp(&self) -> Option<String> {
+        self.0.running.media.presentation.current().map(|presentation| presentation.to_sdp())
+    }
+
     /// Returns the handle into which the host pushes the media of an app source, such as
     /// [`Source::app_datagrams`](crate::Source::app_datagrams).
     ///

@@ -13,7 +13,7 @@ use crate::{
     paths::Paths,
     placement::OutputId,
     status::StatusWriter,
-    watch::{News, Watch, Watched},
+    track_watch::{News, Watch, Watched},
 };
 use bytes::Bytes;
 use std::{

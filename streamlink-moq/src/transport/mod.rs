@@ -6,6 +6,7 @@ mod tracks;
 
 pub use relay::{LinkState, LinkStats, LinkStatus, RelayLink, Relays};
 pub use settings::LinkSettings;
+pub(crate) use tracks::{AnnouncedPaths, MAX_GROUP, MAX_GROUP_OBJECTS};
 pub use tracks::{
     Announcement, Announcements, Broadcast, GroupReader, GroupWriter, Object, SubscribeOptions, TrackOptions,
     TrackReader, TrackWriter, unix_micros,

@@ -10,6 +10,7 @@ use crate::{
 };
 use moq_net::{cache, origin};
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -91,8 +92,12 @@ pub struct LinkStats {
 #[derive(Debug)]
 pub struct Relays {
     publish: Origin,
+    paths: Paths,
     links: Vec<RelayLink>,
 }
+
+/// Paths that are published now.
+pub(super) type Paths = Arc<Mutex<HashSet<String>>>;
 
 /// An origin of broadcasts, without a `Debug` of its own.
 #[derive(Clone)]
@@ -120,7 +125,7 @@ impl Relays {
             .iter()
             .map(|relay| RelayLink::connect(relay, settings, token, &publish))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { publish: Origin(publish), links })
+        Ok(Self { publish: Origin(publish), paths: Paths::default(), links })
     }
 
     /// Creates a broadcast that all relays are to have. It is announced by [`Broadcast::announce`].
@@ -131,7 +136,10 @@ impl Relays {
         let path = checked_path(path)?;
         let producer = self.publish.0.create_broadcast(path.as_str());
         let producer = producer.map_err(|error| Error::Path(error.to_string().into()))?;
-        Ok(Broadcast::new(producer, path))
+        if !lock(&self.paths).insert(path.clone()) {
+            return Err(Error::Path("the path is published already".into()));
+        }
+        Ok(Broadcast::new(producer, path, self.paths.clone()))
     }
 
     /// Returns the links, in the order of the addresses.
@@ -166,7 +174,7 @@ impl Drop for Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -210,6 +218,11 @@ impl RelayLink {
     pub async fn status_changed(&mut self) -> Option<LinkStatus> {
         self.status.changed().await.ok()?;
         Some(self.status.borrow_and_update().clone())
+    }
+
+    /// Returns the state as it changes, which does not keep the link alive.
+    pub(crate) fn changes(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
     }
 
     /// Waits until the relay answers. `false` if the link has ended.

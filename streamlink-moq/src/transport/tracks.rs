@@ -1,5 +1,6 @@
 //! Broadcasts, tracks, groups and objects.
 
+use super::relay::{Paths, lock};
 use crate::Error;
 use bytes::Bytes;
 use moq_net::{Pattern, Patterns, Timescale, Timestamp, announce, broadcast, group, origin, track};
@@ -50,6 +51,7 @@ impl Default for TrackOptions {
 pub struct Broadcast {
     producer: broadcast::Producer,
     path: String,
+    paths: Paths,
 }
 
 impl std::fmt::Debug for Broadcast {
@@ -59,8 +61,8 @@ impl std::fmt::Debug for Broadcast {
 }
 
 impl Broadcast {
-    pub(super) fn new(producer: broadcast::Producer, path: String) -> Self {
-        Self { producer, path }
+    pub(super) fn new(producer: broadcast::Producer, path: String, paths: Paths) -> Self {
+        Self { producer, path, paths }
     }
 
     /// Returns the path.
@@ -99,6 +101,7 @@ impl Broadcast {
 impl Drop for Broadcast {
     fn drop(&mut self) {
         self.producer.close();
+        lock(&self.paths).remove(&self.path);
     }
 }
 
@@ -207,6 +210,14 @@ pub struct Announcement {
     pub path: String,
     /// Whether the broadcast is there.
     pub is_active: bool,
+}
+
+impl Announcement {
+    /// Makes an announcement, for tests of the choice among them.
+    #[cfg(test)]
+    pub(crate) fn new(path: String, is_active: bool) -> Self {
+        Self { path, is_active }
+    }
 }
 
 /// Announcements of broadcasts at a path and below it.

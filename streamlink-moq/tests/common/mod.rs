@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
+pub(crate) mod hop;
+
 use moq_relay::{Config, Relay};
 use sha2::{Digest, Sha256};
 use std::{

@@ -3,6 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod carriage;
+mod failover;
+mod hostile;
 mod transport;
 
 /// Is a relay when started by [`common::RelayProcess`]; a test of nothing otherwise.
