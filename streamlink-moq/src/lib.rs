@@ -12,6 +12,7 @@ pub mod outputs;
 pub mod paths;
 pub mod placement;
 mod publish;
+mod region;
 pub mod seal;
 pub mod status;
 mod subscribe;
@@ -26,8 +27,12 @@ pub use event::{MoqEvent, MoqEvents};
 pub use lease::Lease;
 pub use node::{Node, NodeEvent, NodeOptions, NodeState};
 pub use publish::{Publication, PublicationStats, PublishSettings, RelayStats};
+pub use region::{Cluster, RegionLinkOptions, region_link};
 pub use subscribe::{Incoming, IncomingStats, LegStats, SubscribeSettings};
 pub use transport::{
     Announcement, Announcements, Broadcast, GroupReader, GroupWriter, LinkSettings, LinkState, LinkStats, LinkStatus,
     Object, RelayLink, Relays, SubscribeOptions, TrackOptions, TrackReader, TrackWriter, unix_micros,
+};
+pub use wire::{
+    CATALOG_TRACK, Catalog, FrameError, MEDIA_TRACK, MediaTrack, STATUS_TRACK, decode_object, outputs_track,
 };

@@ -1,6 +1,6 @@
 //! Media of a flow at a node: from the relays into the app source, past the fence.
 
-use crate::RelayLink;
+use crate::{Error, Incoming, Relays, SubscribeSettings};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -60,8 +60,39 @@ impl Fence {
     }
 }
 
-/// Receives a flow's media for as long as it is polled.
-pub(crate) async fn receive(links: Vec<RelayLink>, path: String, source: AppSource, fence: Arc<Fence>) {
-    let _ = (links, path, source, fence);
-    std::future::pending().await
+/// Receives a flow's media into a source, over all relays, until the result is dropped.
+///
+/// # Errors
+/// [`Error::Address`] for a path that cannot name a broadcast.
+pub(crate) fn receive(
+    relays: &Arc<Relays>,
+    path: &str,
+    source: AppSource,
+    flow: String,
+    fence: Arc<Fence>,
+) -> Result<Incoming, Error> {
+    let incoming = Incoming::open(relays, path, SubscribeSettings::new())?;
+    incoming.gate(move || fence.is_open(&flow, Instant::now()));
+    incoming.feed(source)?;
+    Ok(incoming)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn fence_closes_flows_with_exclusive_outputs_only() {
+        let now = Instant::now();
+        let fence = Fence::new("n1");
+        fence.note("push", true);
+        assert!(!fence.is_open("push", now));
+        assert!(fence.is_open("listener", now));
+        fence.set(Some(now + Duration::from_millis(10)));
+        assert!(fence.is_open("push", now));
+        assert!(!fence.is_open("push", now + Duration::from_millis(10)));
+        fence.note("push", false);
+        assert!(fence.is_open("push", now + Duration::from_secs(1)));
+    }
 }

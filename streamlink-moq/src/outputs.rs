@@ -12,8 +12,6 @@ const VERSION: u32 = 1;
 pub const MAX_OUTPUTS: usize = 256;
 /// Maximum length of a flow's name, in bytes.
 const MAX_FLOW_NAME: usize = 128;
-/// Maximum length of the SDP of a flow, in bytes.
-const MAX_SDP: usize = 64 * 1024;
 
 /// State of one flow in one region. It replaces the state before.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +28,6 @@ pub struct FlowOutputs {
     pub family: MediaFamily,
     /// Maximum bandwidth of the flow.
     pub max_bandwidth: Bitrate,
-    /// SDP of a flow that carries RTSP, once it is known.
-    pub sdp: Option<String>,
     /// Outputs, in the order in which they came.
     pub outputs: Vec<DescribedOutput>,
 }
@@ -113,7 +109,6 @@ struct Description {
     revision: u64,
     family: String,
     max_bandwidth: u64,
-    sdp: Option<String>,
     outputs: Vec<OutputText>,
 }
 
@@ -159,12 +154,11 @@ impl FlowOutputs {
             revision: self.revision,
             family: self.family.to_string(),
             max_bandwidth: self.max_bandwidth.as_bps(),
-            sdp: self.sdp.clone(),
             outputs: self.outputs.iter().map(text).collect(),
         };
         // Room for all of it at first, so that no piece of a secret is left behind where the buffer grew.
         let texts: usize = description.outputs.iter().map(|output| 2 * output.json.0.len() + 64).sum();
-        let room = 1024 + 2 * (texts + description.sdp.as_ref().map_or(0, String::len));
+        let room = 1024 + 2 * texts;
         let mut message = Zeroizing::new(Vec::with_capacity(room));
         serde_json::to_writer(&mut *message, &description).map_err(|error| malformed(&error))?;
         Ok(key.seal(&message)?)
@@ -195,9 +189,6 @@ impl FlowOutputs {
         if flow.is_empty() || flow.len() > MAX_FLOW_NAME || flow.chars().any(char::is_control) {
             return Err(OutputsError::OutOfBounds("a flow name that is empty, too long or holds control characters"));
         }
-        if description.sdp.as_ref().is_some_and(|sdp| sdp.len() > MAX_SDP) {
-            return Err(OutputsError::OutOfBounds("an SDP of more than 64 KiB"));
-        }
         let family = MediaFamily::ALL.iter().find(|family| family.to_string() == description.family);
         let family = *family.ok_or(OutputsError::OutOfBounds("a media family that is not known"))?;
         if description.max_bandwidth == 0 {
@@ -219,7 +210,6 @@ impl FlowOutputs {
             revision: description.revision,
             family,
             max_bandwidth: Bitrate::bps(description.max_bandwidth),
-            sdp: description.sdp,
             outputs,
         })
     }
@@ -247,7 +237,6 @@ mod tests {
             revision: 3,
             family: MediaFamily::Datagrams,
             max_bandwidth: Bitrate::mbps(20),
-            sdp: None,
             outputs: urls.iter().enumerate().map(described).collect(),
         }
     }
@@ -290,7 +279,7 @@ mod tests {
         };
         let with = |outputs: &str| {
             format!(
-                r#"{{"version":1,"region":"eu","flow":"f","publisher":1,"revision":1,"family":"{}","max_bandwidth":1000,"sdp":null,"outputs":[{outputs}]}}"#,
+                r#"{{"version":1,"region":"eu","flow":"f","publisher":1,"revision":1,"family":"{}","max_bandwidth":1000,"outputs":[{outputs}]}}"#,
                 MediaFamily::Datagrams
             )
         };

@@ -52,6 +52,8 @@ struct KnownFlow {
     desired: watch::Sender<Desired>,
     /// Newest generation in which all outputs have stopped that were not to run.
     stopped: u64,
+    /// Newest round of decisions for which that holds.
+    stopped_round: u64,
 }
 
 pub(super) struct Agent {
@@ -76,6 +78,10 @@ pub(super) struct Agent {
     is_dirty: bool,
     /// Leases of the host that this node asks for.
     leases: BTreeSet<OutputId>,
+    /// Leases to be given back, each when its flow has done what was decided in a round.
+    returned: Vec<(u64, OutputId)>,
+    /// Number of decisions.
+    round: u64,
     began: Instant,
     heartbeat: TrackWriter,
     _broadcast: Broadcast,
@@ -162,6 +168,8 @@ impl Agent {
             decided: None,
             is_dirty: true,
             leases: BTreeSet::new(),
+            returned: Vec::new(),
+            round: 0,
             began: now,
             heartbeat,
             _broadcast: broadcast,
@@ -229,12 +237,21 @@ impl Agent {
         }
         let stopped = self.flows.values().map(|flow| flow.stopped).min().unwrap_or(generation);
         self.membership.confirm(now, stopped.min(generation));
+        if let Some(lease) = &self.options.lease {
+            let flows = &self.flows;
+            let has_stopped = |round: u64, flow: &str| flows.get(flow).is_none_or(|flow| flow.stopped_round >= round);
+            for (_, output) in self.returned.extract_if(.., |(round, output)| has_stopped(*round, &output.flow)) {
+                lease.release(&output);
+            }
+        }
     }
 
     /// Tells the runners what is to run.
     fn decide(&mut self, generation: u64, now: Instant) {
         self.decided = Some(generation);
         self.is_dirty = false;
+        self.round += 1;
+        let round = self.round;
         let lease = self.options.lease.clone();
         let mut asked = BTreeSet::new();
         for (name, flow) in &mut self.flows {
@@ -244,7 +261,8 @@ impl Agent {
                 asked.insert(output.clone());
                 lease.held_until(output).is_some_and(|until| until > now)
             };
-            let desired = flow.published.desired(name, &self.membership, &mut may_run);
+            let mut desired = flow.published.desired(name, &self.membership, &mut may_run);
+            desired.round = round;
             flow.desired.send_if_modified(|known| {
                 let is_other = !known.is_same(&desired);
                 if is_other {
@@ -253,19 +271,17 @@ impl Agent {
                 is_other
             });
         }
-        if let Some(lease) = &lease {
-            for output in self.leases.difference(&asked) {
-                lease.release(output);
-            }
-        }
+        self.returned.retain(|(_, output)| !asked.contains(output));
+        self.returned.extend(self.leases.difference(&asked).map(|output| (round, output.clone())));
         self.leases = asked;
     }
 
     fn take_report(&mut self, report: Report) {
         match report {
-            Report::Stopped { flow, generation } => {
+            Report::Stopped { flow, generation, round } => {
                 if let Some(flow) = self.flows.get_mut(&flow) {
                     flow.stopped = flow.stopped.max(generation);
+                    flow.stopped_round = flow.stopped_round.max(round);
                 }
             }
             Report::Event(event) => self.tell(event),
@@ -345,7 +361,7 @@ impl Agent {
             status: StatusWriter::new(region, name, &self.key),
         };
         self.runners.spawn(runner.run());
-        KnownFlow { published, desired: sender, stopped: generation }
+        KnownFlow { published, desired: sender, stopped: generation, stopped_round: 0 }
     }
 
     /// Drops flows whose publishers are gone.

@@ -99,9 +99,9 @@ impl PublishedFlow {
         let first = self.publishers.values().next().map(|known| &known.outputs);
         let mut desired = Desired {
             generation: membership.generation(),
+            round: 0,
             family: first.map(|outputs| outputs.family),
             max_bandwidth: first.map_or(Bitrate::mbps(1), |outputs| outputs.max_bandwidth),
-            sdp: first.and_then(|outputs| outputs.sdp.clone()),
             is_warm: false,
             outputs: BTreeMap::new(),
             seen: Vec::new(),
@@ -136,10 +136,11 @@ impl PublishedFlow {
 pub(super) struct Desired {
     /// Generation of the membership.
     pub(super) generation: u64,
+    /// Number of the agent's decision.
+    pub(super) round: u64,
     /// Media family; `None` for a flow that is gone.
     pub(super) family: Option<MediaFamily>,
     pub(super) max_bandwidth: Bitrate,
-    pub(super) sdp: Option<String>,
     /// True if the media is to be received, even if no output runs.
     pub(super) is_warm: bool,
     pub(super) outputs: BTreeMap<String, DesiredOutput>,
@@ -149,9 +150,7 @@ pub(super) struct Desired {
 impl Desired {
     /// Returns `true` if a runner that has done one has done the other.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let key = |desired: &Self| {
-            (desired.generation, desired.family, desired.max_bandwidth, desired.sdp.clone(), desired.is_warm)
-        };
+        let key = |desired: &Self| (desired.generation, desired.family, desired.max_bandwidth, desired.is_warm);
         key(self) == key(other)
             && self.seen == other.seen
             && self.outputs.len() == other.outputs.len()
@@ -194,7 +193,6 @@ mod tests {
             revision,
             family: MediaFamily::Datagrams,
             max_bandwidth: Bitrate::mbps(5),
-            sdp: None,
             outputs: names.iter().enumerate().map(described).collect(),
         }
     }

@@ -5,7 +5,7 @@ use super::{
     desired::{Desired, DesiredOutput},
 };
 use crate::{
-    Broadcast, Relays, TrackOptions, TrackWriter,
+    Broadcast, Incoming, Relays, TrackOptions, TrackWriter,
     media::{Fence, receive},
     status::{OutputStatus, StatusWriter},
 };
@@ -15,12 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    AppSource, Bitrate, EndpointStats, Engine, Error as FlowError, Event, Events, Flow, FlowHandle, MediaFamily,
-    PeerText, Source, State,
+    Bitrate, EndpointStats, Engine, Error as FlowError, Event, Events, Flow, FlowHandle, MediaFamily, PeerText, Source,
+    State,
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::MissedTickBehavior,
 };
 
@@ -38,6 +38,7 @@ pub(super) enum Report {
     Stopped {
         flow: String,
         generation: u64,
+        round: u64,
     },
     Event(NodeEvent),
 }
@@ -63,24 +64,24 @@ pub(super) struct Runner {
     pub(super) status: StatusWriter,
 }
 
-/// Task that ends when it is dropped.
-struct Owned(JoinHandle<()>);
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// Reason why the local flow cannot run.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+    #[error(transparent)]
+    Relays(#[from] crate::Error),
+    #[error(transparent)]
+    Config(#[from] streamlink_core::ConfigErrors),
 }
 
 /// Flow on the node's engine.
 struct Local {
     handle: FlowHandle,
     events: Events,
-    source: AppSource,
-    _media: Owned,
+    _media: Incoming,
     family: MediaFamily,
     max_bandwidth: Bitrate,
-    sdp: Option<String>,
     outputs: BTreeMap<String, DesiredOutput>,
 }
 
@@ -143,7 +144,8 @@ impl Runner {
             if let Some(known) = local.as_mut() {
                 self.stop_outputs(known, &desired).await;
             }
-            self.tell(Report::Stopped { flow: self.flow.clone(), generation: desired.generation }).await;
+            let (generation, round) = (desired.generation, desired.round);
+            self.tell(Report::Stopped { flow: self.flow.clone(), generation, round }).await;
             faults.retain(|name, _| desired.outputs.contains_key(name));
             let Some(family) = desired.family.filter(|_| desired.is_warm || !desired.outputs.is_empty()) else {
                 if let Some(known) = local.take() {
@@ -170,7 +172,7 @@ impl Runner {
     }
 
     /// Starts the local flow, and the reception of its media.
-    async fn start(&self, family: MediaFamily, desired: &Desired) -> Result<Local, FlowError> {
+    async fn start(&self, family: MediaFamily, desired: &Desired) -> Result<Local, Fault> {
         let flow = Flow::builder(self.flow.as_str(), desired.max_bandwidth);
         let flow = match family {
             MediaFamily::Rtp => flow.source(Source::app_rtp(SOURCE)).build(),
@@ -180,16 +182,14 @@ impl Runner {
         };
         let handle = self.shared.engine.start(flow?).await?;
         let source = handle.app_source(SOURCE)?;
-        let links = self.shared.subscribe.links().to_vec();
-        let media = receive(links, self.media_path.clone(), source.clone(), self.shared.fence.clone());
+        let relays = &self.shared.subscribe;
+        let media = receive(relays, &self.media_path, source, self.flow.clone(), self.shared.fence.clone())?;
         Ok(Local {
             events: handle.events(),
             handle,
-            source,
-            _media: Owned(tokio::spawn(media)),
+            _media: media,
             family,
             max_bandwidth: desired.max_bandwidth,
-            sdp: None,
             outputs: BTreeMap::new(),
         })
     }
@@ -354,12 +354,6 @@ impl Runner {
 fn follow(local: &mut Local, desired: &Desired) {
     if local.max_bandwidth != desired.max_bandwidth && local.handle.set_max_bandwidth(desired.max_bandwidth).is_ok() {
         local.max_bandwidth = desired.max_bandwidth;
-    }
-    if local.family == MediaFamily::Rtsp && local.sdp != desired.sdp {
-        if let Some(Err(error)) = desired.sdp.as_ref().map(|sdp| local.source.set_sdp(sdp)) {
-            log::warn!("flow `{}`: SDP refused: {error}", PeerText::new(local.handle.name()));
-        }
-        local.sdp.clone_from(&desired.sdp);
     }
 }
 
