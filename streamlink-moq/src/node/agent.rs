@@ -95,7 +95,7 @@ impl Agent {
         key: NodeKey,
         paths: Paths,
         publish: Relays,
-        subscribe: Relays,
+        subscribe: Arc<Relays>,
         events: mpsc::Sender<NodeEvent>,
         state: watch::Sender<NodeState>,
     ) -> Result<Self, Error> {
@@ -144,7 +144,7 @@ impl Agent {
         let (report_sender, reports) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             engine,
-            subscribe: Arc::new(subscribe),
+            subscribe,
             publish: Arc::new(publish),
             fence: Arc::new(Fence::new(&key.id)),
             reports: report_sender,

@@ -5,7 +5,7 @@ mod desired;
 mod runner;
 
 use crate::{
-    Error, Lease, LinkSettings, MoqAddress, Relays,
+    Error, Lease, LinkSettings, MoqAddress, RelayLink, Relays,
     membership::{MAX_NAME, MembershipEvent, NodeKey, Phase},
     paths::{Paths, checked_name},
     seal::RegionKeys,
@@ -174,6 +174,7 @@ pub struct Node {
     key: NodeKey,
     events: mpsc::Receiver<NodeEvent>,
     state: watch::Receiver<NodeState>,
+    relays: Arc<Relays>,
     leave: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -195,7 +196,8 @@ impl Node {
         // Heartbeats come back over connections of their own, so that a relay returns them as it does to other nodes.
         let token = options.address.token();
         let publish = Relays::connect(options.address.relays(), &options.settings, token)?;
-        let subscribe = Relays::connect(options.address.relays(), &options.settings, token)?;
+        let subscribe = Arc::new(Relays::connect(options.address.relays(), &options.settings, token)?);
+        let relays = subscribe.clone();
         let (event_sender, events) = mpsc::channel(MAX_EVENTS);
         let (state_sender, state) = watch::channel(NodeState {
             phase: Phase::Joining,
@@ -209,7 +211,7 @@ impl Node {
         let agent =
             Agent::new(engine.clone(), options, key.clone(), paths, publish, subscribe, event_sender, state_sender)?;
         let task = tokio::spawn(agent.run(left));
-        Ok(Self { key, events, state, leave: Some(leave), task })
+        Ok(Self { key, events, state, relays, leave: Some(leave), task })
     }
 
     /// Returns the key of the node.
@@ -222,9 +224,19 @@ impl Node {
         self.events.recv().await
     }
 
+    /// Returns the next event, if there is one now.
+    pub fn try_next_event(&mut self) -> Option<NodeEvent> {
+        self.events.try_recv().ok()
+    }
+
     /// Returns the state, at most 100 ms old.
     pub fn state(&self) -> NodeState {
         self.state.borrow().clone()
+    }
+
+    /// Returns the links over which the node receives, one for each relay.
+    pub fn links(&self) -> &[RelayLink] {
+        self.relays.links()
     }
 
     /// Leaves the region: stops all outputs, and tells the other nodes, which take over at once.
