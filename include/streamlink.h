@@ -134,6 +134,10 @@ enum streamlink_status
    * The packet is malformed, or of another family than the source.
    */
   STREAMLINK_STATUS_BAD_PACKET = 13,
+  /**
+   * This build of the library lacks what the call needs.
+   */
+  STREAMLINK_STATUS_UNSUPPORTED = 14,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -402,6 +406,31 @@ enum streamlink_event_kind
    * packets since the last such event.
    */
   STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD = 21,
+  /**
+   * Outputs in a region on other machines do not run, or nothing is heard of them. `endpoint`: the region, here and
+   * below; `count`: outputs that wait; `detail`: why.
+   */
+  STREAMLINK_EVENT_KIND_REGION_WAITING = 22,
+  /**
+   * The link to a region has failed, and will be tried again. `count`, `time_ms`, `detail`: as for a source.
+   */
+  STREAMLINK_EVENT_KIND_REGION_RETRYING = 23,
+  /**
+   * The link to a region does not keep up. `count`: packets that it has lost in all.
+   */
+  STREAMLINK_EVENT_KIND_REGION_LAGGING = 24,
+  /**
+   * A leg of the link to a region is connected. `other`: its address.
+   */
+  STREAMLINK_EVENT_KIND_REGION_LEG_CONNECTED = 25,
+  /**
+   * A leg of the link to a region is lost. `other`, `detail`: its address and why.
+   */
+  STREAMLINK_EVENT_KIND_REGION_LEG_LOST = 26,
+  /**
+   * A remark of the link to a region: `detail`.
+   */
+  STREAMLINK_EVENT_KIND_REGION_NOTICE = 27,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1233,6 +1262,14 @@ typedef struct {
    * How many members a group of connections has (bonding); see streamlink_stats_member().
    */
   size_t member_count;
+  /**
+   * The region that an output sends from.
+   */
+  const char *region;
+  /**
+   * The node of a region on other machines that runs the output, or has run it last.
+   */
+  const char *node;
 } streamlink_endpoint_stats;
 
 /**
@@ -1411,6 +1448,57 @@ typedef struct {
    */
   int32_t reserved;
 } streamlink_track;
+
+/**
+ * The link of a flow to a region on other machines, at one moment. Texts live as long as the snapshot. Fields are only
+ * ever added, at the end.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The name of the region.
+   */
+  const char *name;
+  /**
+   * Why its outputs wait, if the link has said so or has failed; "" otherwise.
+   */
+  const char *waiting;
+  /**
+   * A streamlink_state: connected while a leg is, or an output is reported, and waiting otherwise.
+   */
+  int32_t state;
+  /**
+   * Outputs of the flow in the region.
+   */
+  uint32_t outputs;
+  /**
+   * How often the link has failed.
+   */
+  uint64_t restarts;
+  /**
+   * Bytes that the link has taken from the flow, once for all outputs.
+   */
+  uint64_t bytes;
+  /**
+   * Packets that the link has taken from the flow.
+   */
+  uint64_t packets;
+  /**
+   * Bits per second, over the last second.
+   */
+  uint64_t bit_rate;
+  /**
+   * Packets that the link has lost, because it did not keep up.
+   */
+  uint64_t dropped;
+  /**
+   * How many legs carry the flow; see streamlink_stats_region_leg().
+   */
+  size_t leg_count;
+} streamlink_region_stats;
 
 /**
  * Called once, when nobody needs the bytes any more, from any thread.
@@ -2516,8 +2604,8 @@ streamlink_status streamlink_stats_track(const streamlink_stats *stats,
 STREAMLINK_API const char *streamlink_stats_flow(const streamlink_stats *stats);
 
 /**
- * Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources and outputs; each of
- * these has the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
+ * Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources, outputs and regions;
+ * sources and outputs have the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
  * milliseconds. Stream keys are hidden. On success `*json` is to be freed with streamlink_text_free().
  *
  * # Safety
@@ -2535,6 +2623,57 @@ streamlink_status streamlink_stats_to_json(const streamlink_stats *stats,
  * `stats` is NULL or a snapshot that was not freed.
  */
 STREAMLINK_API void streamlink_stats_free(streamlink_stats *stats);
+
+/**
+ * How many regions on other machines a flow has outputs in.
+ *
+ * # Safety
+ * `stats` is NULL or a snapshot that was not freed.
+ */
+STREAMLINK_API size_t streamlink_stats_region_count(const streamlink_stats *stats);
+
+/**
+ * Fills in a region, counted from 0; `region->size` must be set. See STREAMLINK_INIT().
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_region(const streamlink_stats *stats,
+                                          size_t index,
+                                          streamlink_region_stats *region,
+                                          streamlink_error **error);
+
+/**
+ * Fills in a leg of a region, both counted from 0; `leg->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_region_leg(const streamlink_stats *stats,
+                                              size_t region,
+                                              size_t index,
+                                              streamlink_member_stats *leg,
+                                              streamlink_error **error);
+
+/**
+ * Adds a region on other machines to an engine. Outputs with this region then run there, and their statistics and events
+ * are those of the flow. `url`: the relays that lead there and a path, as in "moq://relay-a,relay-b/studio". `options`: a
+ * JSON object with the settings of the link; NULL: the defaults.
+ *
+ * A library that was built without the feature `moq` returns STREAMLINK_STATUS_UNSUPPORTED.
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `name` and `url` are texts that end with NUL, `options` is one or NULL;
+ * `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_engine_add_remote_region(const streamlink_engine *engine,
+                                                      const char *name,
+                                                      const char *url,
+                                                      const char *options,
+                                                      streamlink_error **error);
 
 /**
  * Makes a packet of a streamlink_packet_kind from a copy of some bytes. `time`: of an RTMP message its timestamp in

@@ -118,6 +118,19 @@ pub enum StreamlinkEventKind {
     /// The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
     /// packets since the last such event.
     UnexpectedPayload = 21,
+    /// Outputs in a region on other machines do not run, or nothing is heard of them. `endpoint`: the region, here and
+    /// below; `count`: outputs that wait; `detail`: why.
+    RegionWaiting = 22,
+    /// The link to a region has failed, and will be tried again. `count`, `time_ms`, `detail`: as for a source.
+    RegionRetrying = 23,
+    /// The link to a region does not keep up. `count`: packets that it has lost in all.
+    RegionLagging = 24,
+    /// A leg of the link to a region is connected. `other`: its address.
+    RegionLegConnected = 25,
+    /// A leg of the link to a region is lost. `other`, `detail`: its address and why.
+    RegionLegLost = 26,
+    /// A remark of the link to a region: `detail`.
+    RegionNotice = 27,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -192,6 +205,12 @@ impl StreamlinkEvent {
             Event::SendersCollide { .. } => (K::SendersCollide, 0, 0),
             Event::CallsOwnAddress { .. } => (K::CallsOwnAddress, 0, 0),
             Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
+            Event::RegionWaiting { outputs, .. } => (K::RegionWaiting, 0, u64::from(*outputs)),
+            Event::RegionRetrying { attempt, delay, .. } => (K::RegionRetrying, millis(*delay), u64::from(*attempt)),
+            Event::RegionLagging { dropped, .. } => (K::RegionLagging, 0, *dropped),
+            Event::RegionLegConnected { .. } => (K::RegionLegConnected, 0, 0),
+            Event::RegionLegLost { .. } => (K::RegionLegLost, 0, 0),
+            Event::RegionNotice { .. } => (K::RegionNotice, 0, 0),
             _ => (K::Other, 0, 0),
         }
     }
@@ -239,6 +258,15 @@ impl StreamlinkEvent {
                 Event::Remuxed { carried, left_out } => {
                     (nothing(), left_out.to_string(), nothing(), carried.to_string())
                 }
+                Event::RegionWaiting { region, reason, .. } | Event::RegionRetrying { region, reason, .. } => {
+                    (region.clone(), nothing(), nothing(), reason.to_string())
+                }
+                Event::RegionLagging { region, .. } => (region.clone(), nothing(), nothing(), nothing()),
+                Event::RegionLegConnected { region, leg } => (region.clone(), leg.to_string(), nothing(), nothing()),
+                Event::RegionLegLost { region, leg, reason } => {
+                    (region.clone(), leg.to_string(), nothing(), reason.to_string())
+                }
+                Event::RegionNotice { region, text } => (region.clone(), nothing(), nothing(), text.to_string()),
                 _ => (nothing(), nothing(), nothing(), nothing()),
             };
             Texts {
@@ -260,7 +288,10 @@ fn reason(event: &Event) -> String {
         Event::SourceLost { reason, .. }
         | Event::SourceRetrying { reason, .. }
         | Event::OutputLost { reason, .. }
-        | Event::OutputRetrying { reason, .. } => reason.kind().to_owned(),
+        | Event::OutputRetrying { reason, .. }
+        | Event::RegionWaiting { reason, .. }
+        | Event::RegionRetrying { reason, .. }
+        | Event::RegionLegLost { reason, .. } => reason.kind().to_owned(),
         Event::PeerRefused { reason, .. } => reason.kind().to_owned(),
         Event::TransportError { check, .. } => plain_name(check),
         _ => String::new(),
@@ -538,6 +569,9 @@ mod tests {
         let lost = Event::SourceLost { source: "s".into(), peer: None, reason: streamlink_core::LossReason::TakenOver };
         let (kind, _, all, _) = told(lost);
         assert_eq!((kind, all), (4, texts(["s", "", "another publisher has taken over", "taken_over"])));
+        let reason = streamlink_core::LossReason::TimedOut;
+        let (kind, count, all, _) = told(Event::RegionWaiting { region: "eu".into(), outputs: 2, reason });
+        assert_eq!((kind, count, all), (22, 2, texts(["eu", "", "no answer from the peer in time", "timed_out"])));
         let check = streamlink_core::TransportCheck::PcrRepetition;
         let (kind, count, all, _) = told(Event::TransportError { source: "s".into(), check, count: 3 });
         assert_eq!((kind, count, all[3].as_str()), (16, 3, "pcr_repetition"));

@@ -32,6 +32,8 @@ pub enum Status {
     Full = 12,
     /// The packet is malformed, or of another family than the source.
     BadPacket = 13,
+    /// This build of the library lacks what the call needs.
+    Unsupported = 14,
 }
 
 impl From<PushError> for Status {

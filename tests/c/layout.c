@@ -142,6 +142,8 @@ int main(void)
     FIELD(streamlink_endpoint_stats, rebuilt);
     FIELD(streamlink_endpoint_stats, unrepaired);
     FIELD(streamlink_endpoint_stats, member_count);
+    FIELD(streamlink_endpoint_stats, region);
+    FIELD(streamlink_endpoint_stats, node);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);
@@ -163,6 +165,18 @@ int main(void)
     FIELD(streamlink_member_stats, retransmitted);
     FIELD(streamlink_member_stats, dropped);
     FIELD(streamlink_member_stats, round_trip_us);
+    SIZE(streamlink_region_stats);
+    FIELD(streamlink_region_stats, size);
+    FIELD(streamlink_region_stats, name);
+    FIELD(streamlink_region_stats, waiting);
+    FIELD(streamlink_region_stats, state);
+    FIELD(streamlink_region_stats, outputs);
+    FIELD(streamlink_region_stats, restarts);
+    FIELD(streamlink_region_stats, bytes);
+    FIELD(streamlink_region_stats, packets);
+    FIELD(streamlink_region_stats, bit_rate);
+    FIELD(streamlink_region_stats, dropped);
+    FIELD(streamlink_region_stats, leg_count);
     SIZE(streamlink_pid_stats);
     FIELD(streamlink_pid_stats, size);
     FIELD(streamlink_pid_stats, pid);
@@ -197,6 +211,7 @@ int main(void)
     NUMBER(STREAMLINK_STATUS_TIMED_OUT);
     NUMBER(STREAMLINK_STATUS_FULL);
     NUMBER(STREAMLINK_STATUS_BAD_PACKET);
+    NUMBER(STREAMLINK_STATUS_UNSUPPORTED);
     NUMBER(STREAMLINK_LOG_LEVEL_OFF);
     NUMBER(STREAMLINK_LOG_LEVEL_ERROR);
     NUMBER(STREAMLINK_LOG_LEVEL_WARNING);
@@ -241,6 +256,12 @@ int main(void)
     NUMBER(STREAMLINK_EVENT_KIND_SENDERS_COLLIDE);
     NUMBER(STREAMLINK_EVENT_KIND_CALLS_OWN_ADDRESS);
     NUMBER(STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD);
+    NUMBER(STREAMLINK_EVENT_KIND_REGION_WAITING);
+    NUMBER(STREAMLINK_EVENT_KIND_REGION_RETRYING);
+    NUMBER(STREAMLINK_EVENT_KIND_REGION_LAGGING);
+    NUMBER(STREAMLINK_EVENT_KIND_REGION_LEG_CONNECTED);
+    NUMBER(STREAMLINK_EVENT_KIND_REGION_LEG_LOST);
+    NUMBER(STREAMLINK_EVENT_KIND_REGION_NOTICE);
     NUMBER(STREAMLINK_STATE_IDLE);
     NUMBER(STREAMLINK_STATE_WAITING);
     NUMBER(STREAMLINK_STATE_CONNECTED);
