@@ -507,3 +507,48 @@ fn region_link_that_ends_is_run_again_with_what_has_changed() {
     second.flow.reporter.output(id, "node", reported(State::Connected, 6));
     assert_eq!((output(&flow, "a").state, output(&flow, "a").packets), (State::Connected, 6));
 }
+
+#[test]
+fn region_link_that_does_not_keep_up_is_told() {
+    let (engine, runs) = engine();
+    let flow = start(&engine, vec![partner("a")]);
+    let mut run = next_run(&runs);
+    let source = flow.app_source("in").unwrap();
+    // The flow holds media for a second.
+    eventually("a full ring", || {
+        push(&source, 1);
+        std::thread::sleep(Duration::from_millis(400)); // media is spread over time
+        engine.block_on(run.flow.tap.next());
+        push(&source, 1);
+        std::thread::sleep(Duration::from_millis(1500)); // longer than the flow holds media
+        push(&source, 1);
+        while run.flow.tap.try_next().is_some() {}
+        (flow.stats().regions[0].dropped > 0).then_some(())
+    });
+    let dropped = wait_for_event(&flow, &engine, |event| match event {
+        Event::RegionLagging { region, dropped } => Some((region, dropped)),
+        _ => None,
+    });
+    assert_eq!(dropped.0, "eu");
+    assert!(dropped.1 > 0 && dropped.1 <= flow.stats().regions[0].dropped);
+    run.end(Ok(()));
+}
+
+#[test]
+fn region_link_is_told_the_sdp_of_a_source() {
+    let (engine, runs) = engine();
+    let flow = Flow::builder("f", Bitrate::mbps(20))
+        .source(Source::app_rtsp("in"))
+        .output(Output::rtsp_listener("players", "127.0.0.1:8554", "cam").region("eu"));
+    let flow = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let mut run = next_run(&runs);
+    assert_eq!(update(&engine, &mut run).unwrap().sdp, None);
+    let sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=audio 0 RTP/AVP 0\r\n";
+    flow.app_source("in").unwrap().set_sdp(sdp).unwrap();
+    let told = loop {
+        if let Some(sdp) = update(&engine, &mut run).unwrap().sdp {
+            break sdp;
+        }
+    };
+    assert!(told.contains("m=audio 0 RTP/AVP 0"), "{told}");
+}

@@ -362,8 +362,8 @@ impl fmt::Display for Event {
                  `mode=listener` to its URL to listen, or `mode=caller` if it is to call"
             ),
             Event::RegionWaiting { region, outputs, reason } => {
-                let outputs = counted(*outputs, "output");
-                write!(f, "region `{region}` is waited for by {outputs}: {reason}")
+                let wait = if *outputs == 1 { "waits" } else { "wait" };
+                write!(f, "{} {wait} for region `{region}`: {reason}", counted(*outputs, "output"))
             }
             Event::RegionRetrying { region, attempt, delay, reason } => {
                 write!(f, "the link to region `{region}` retries {}: {reason}", when(*delay, *attempt))
