@@ -75,7 +75,7 @@
 #define STREAMLINK_INIT(object) (memset(&(object), 0, sizeof(object)), (object).size = sizeof(object))
 
 /**
- * What became of a call.
+ * Outcome of a call.
  */
 enum streamlink_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -144,7 +144,7 @@ typedef int32_t streamlink_status;
 #endif // __cplusplus
 
 /**
- * How important a line of the log is.
+ * Importance of a line of the log.
  */
 enum streamlink_log_level
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -164,7 +164,7 @@ enum streamlink_log_level
    */
   STREAMLINK_LOG_LEVEL_WARNING = 2,
   /**
-   * What happens: all events.
+   * An event of the flow.
    */
   STREAMLINK_LOG_LEVEL_INFO = 3,
   /**
@@ -181,7 +181,7 @@ typedef int32_t streamlink_log_level;
 #endif // __cplusplus
 
 /**
- * What happens to media above the flow's maximum bandwidth.
+ * Treatment of media above the maximum bandwidth of a flow.
  */
 enum streamlink_bandwidth_policy
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -210,7 +210,7 @@ typedef int32_t streamlink_bandwidth_policy;
 #endif // __cplusplus
 
 /**
- * How the sources of a flow back each other.
+ * Way in which the sources of a flow back each other.
  */
 enum streamlink_failover_policy
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -239,7 +239,7 @@ typedef int32_t streamlink_failover_policy;
 #endif // __cplusplus
 
 /**
- * What a source speaks.
+ * Protocol of a source.
  */
 enum streamlink_input
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -300,7 +300,7 @@ typedef int32_t streamlink_input;
 #endif // __cplusplus
 
 /**
- * What has happened. A number is given once; a program must expect numbers that it does not know.
+ * Kind of an event. A number is given once; a program must expect numbers that it does not know.
  */
 enum streamlink_event_kind
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -362,7 +362,7 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_OUTPUT_LAGGING = 12,
   /**
-   * What the media of a source consists of: `detail`.
+   * Composition of the media of a source, once known: `detail`.
    */
   STREAMLINK_EVENT_KIND_MEDIA_DESCRIBED = 13,
   /**
@@ -445,7 +445,7 @@ typedef int32_t streamlink_state;
 #endif // __cplusplus
 
 /**
- * What a packet is.
+ * Kind of a packet.
  */
 enum streamlink_packet_kind
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -568,7 +568,7 @@ typedef int32_t streamlink_applied;
 #endif // __cplusplus
 
 /**
- * Where the host pushes packets into a flow: the source `app://…` of that flow. May be used after the flow was stopped:
+ * Handle by which the host pushes packets into a flow: its source `app://…`. May be used after the flow was stopped:
  * pushing is then STREAMLINK_STATUS_STOPPED.
  */
 typedef struct streamlink_app_source streamlink_app_source;
@@ -579,7 +579,7 @@ typedef struct streamlink_app_source streamlink_app_source;
 typedef struct streamlink_engine streamlink_engine;
 
 /**
- * What went wrong. Freed with streamlink_error_free().
+ * Error of a call. Freed with streamlink_error_free().
  */
 typedef struct streamlink_error streamlink_error;
 
@@ -635,7 +635,7 @@ typedef struct streamlink_source streamlink_source;
 typedef struct streamlink_stats streamlink_stats;
 
 /**
- * Where the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
+ * Handle by which the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
  * loses the oldest packets, and the output's `dropped` counts them.
  */
 typedef struct streamlink_tap streamlink_tap;
@@ -1014,7 +1014,7 @@ typedef struct {
    */
   const char *description;
   /**
-   * What it speaks, as in "RTP".
+   * Name of its protocol, such as "RTP".
    */
   const char *protocol;
   /**
@@ -1023,7 +1023,7 @@ typedef struct {
    */
   const char *url;
   /**
-   * What the media consists of, once known.
+   * Composition of the media, once known.
    */
   const char *media;
   /**
@@ -1047,7 +1047,7 @@ typedef struct {
    */
   int64_t connected_ms;
   /**
-   * How often it has come back after a loss.
+   * Number of recoveries after a loss.
    */
   uint64_t reconnections;
   /**
@@ -1144,11 +1144,11 @@ typedef struct {
    */
   double audio_frame_rate;
   /**
-   * How many players an output has that listens; see streamlink_stats_player().
+   * Number of players of an output that listens; see streamlink_stats_player().
    */
   size_t player_count;
   /**
-   * How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
+   * Number of PIDs in the MPEG-TS of a source; see streamlink_stats_pid().
    */
   size_t pid_count;
   /**
@@ -1206,7 +1206,7 @@ typedef struct {
    */
   uint64_t cat_errors;
   /**
-   * How many tracks its media has; see streamlink_stats_track().
+   * Number of tracks of its media; see streamlink_stats_track().
    */
   size_t track_count;
   /**
@@ -1230,7 +1230,7 @@ typedef struct {
    */
   uint64_t unrepaired;
   /**
-   * How many members a group of connections has (bonding); see streamlink_stats_member().
+   * Number of members of a group of connections (bonding); see streamlink_stats_member().
    */
   size_t member_count;
 } streamlink_endpoint_stats;
@@ -1790,7 +1790,7 @@ streamlink_status streamlink_flow_builder_add_output(streamlink_flow_builder *bu
                                                      streamlink_error **error);
 
 /**
- * What happens above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
+ * Treatment of media above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
  *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
@@ -1801,8 +1801,8 @@ streamlink_status streamlink_flow_builder_set_bandwidth_policy(streamlink_flow_b
                                                                streamlink_error **error);
 
 /**
- * How long packets of RTP and RTSP sources that have arrived may wait for more, so that they leave together, in
- * milliseconds (1; 0 to 20).
+ * Maximum time that packets of RTP and RTSP sources wait for more, so that they leave together, in milliseconds
+ * (1; 0 to 20).
  *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
@@ -1825,7 +1825,7 @@ streamlink_status streamlink_flow_builder_set_entry_wait(streamlink_flow_builder
                                                          streamlink_error **error);
 
 /**
- * How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
+ * Way in which the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
  * `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
  * long the active source may bring nothing (50 to 60000), 0: 500; `cold`: not 0: backups, which must be
  * callers, are connected only when they are needed.
@@ -2419,7 +2419,7 @@ STREAMLINK_API
 void streamlink_event_reader_destroy(streamlink_event_reader *reader);
 
 /**
- * How many endpoints there are: sources first, then outputs, in their order.
+ * Returns the number of endpoints: sources first, then outputs, in their order.
  *
  * # Safety
  * `stats` is NULL or a snapshot that was not freed.
@@ -2598,7 +2598,7 @@ STREAMLINK_API void streamlink_packet_free(streamlink_packet *packet);
 STREAMLINK_API const uint8_t *streamlink_packet_data(const streamlink_packet *packet);
 
 /**
- * How many bytes there are.
+ * Number of bytes.
  *
  * # Safety
  * `packet` is NULL or a packet that was not freed.

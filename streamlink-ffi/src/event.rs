@@ -63,7 +63,7 @@ struct Texts {
     reason: CString,
 }
 
-/// What has happened. A number is given once; a program must expect numbers that it does not know.
+/// Kind of an event. A number is given once; a program must expect numbers that it does not know.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkEventKind {
@@ -95,7 +95,7 @@ pub enum StreamlinkEventKind {
     BandwidthExceeded = 11,
     /// An output does not keep up. `count`: packets that it has lost in all.
     OutputLagging = 12,
-    /// What the media of a source consists of: `detail`.
+    /// Composition of the media of a source, once known: `detail`.
     MediaDescribed = 13,
     /// MPEG-TS is turned into RTMP messages. `detail`: what passes; `other`: what is left out.
     Remuxed = 14,
@@ -358,7 +358,7 @@ struct State {
     running: Option<std::thread::ThreadId>,
 }
 
-/// What a reader of the queue gets.
+/// Result of reading the queue.
 pub(crate) enum Next {
     Event(Item),
     TimedOut,

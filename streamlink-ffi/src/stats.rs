@@ -67,12 +67,12 @@ pub struct StreamlinkEndpointStats {
     pub name: *const c_char,
     /// Its description.
     pub description: *const c_char,
-    /// What it speaks, as in "RTP".
+    /// Name of its protocol, such as "RTP".
     pub protocol: *const c_char,
     /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output that
     /// listens.
     pub url: *const c_char,
-    /// What the media consists of, once known.
+    /// Composition of the media, once known.
     pub media: *const c_char,
     /// Not 0: a source. 0: an output.
     pub is_source: i32,
@@ -84,7 +84,7 @@ pub struct StreamlinkEndpointStats {
     pub encrypted: i32,
     /// For how long it has been connected, in milliseconds; -1: it is not.
     pub connected_ms: i64,
-    /// How often it has come back after a loss.
+    /// Number of recoveries after a loss.
     pub reconnections: u64,
     /// Bytes handed on: RTP packets with their header, without UDP and IP.
     pub bytes: u64,
@@ -133,9 +133,9 @@ pub struct StreamlinkEndpointStats {
     pub video_frame_rate: f64,
     /// Audio frames per second, of RTMP sources.
     pub audio_frame_rate: f64,
-    /// How many players an output has that listens; see streamlink_stats_player().
+    /// Number of players of an output that listens; see streamlink_stats_player().
     pub player_count: usize,
-    /// How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
+    /// Number of PIDs in the MPEG-TS of a source; see streamlink_stats_pid().
     pub pid_count: usize,
     /// The address of the sender of a connected source, or of the server that a connected caller has reached.
     pub peer: *const c_char,
@@ -165,7 +165,7 @@ pub struct StreamlinkEndpointStats {
     pub pts_errors: u64,
     /// See transport_errors.
     pub cat_errors: u64,
-    /// How many tracks its media has; see streamlink_stats_track().
+    /// Number of tracks of its media; see streamlink_stats_track().
     pub track_count: usize,
     /// Not 0: the endpoint is enabled. 0: it holds its configuration, name and counters, and no sockets.
     pub enabled: i32,
@@ -177,7 +177,7 @@ pub struct StreamlinkEndpointStats {
     pub rebuilt: u64,
     /// Packets of a source that were missing and could not be rebuilt from repair packets.
     pub unrepaired: u64,
-    /// How many members a group of connections has (bonding); see streamlink_stats_member().
+    /// Number of members of a group of connections (bonding); see streamlink_stats_member().
     pub member_count: usize,
 }
 
@@ -345,7 +345,7 @@ impl StreamlinkStats {
     }
 }
 
-/// How many endpoints there are: sources first, then outputs, in their order.
+/// Returns the number of endpoints: sources first, then outputs, in their order.
 ///
 /// # Safety
 /// `stats` is NULL or a snapshot that was not freed.
