@@ -193,11 +193,15 @@ impl Host for CHost {
 /// A minute with a key frame a second, of which no picture waits for a later one, in a container that has the headers of
 /// its codecs, as RTSP needs them.
 static MINUTE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let file = target().join(format!("live-sources-{}.mkv", std::process::id()));
+    let file = target().join("live-sources.mkv");
+    let folder = tempfile::tempdir_in(target()).unwrap();
+    let new = folder.path().join("new.mkv");
     let video = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "0", "-c:a", "aac", "-t", "60"];
     let input = ["-v", "error", "-nostdin", "-y", "-stream_loop", "11", "-i"];
     let clip = clip();
-    peer::run("ffmpeg", &[&input[..], &[text(&clip)], &video, &[text(&file)]].concat());
+    peer::run("ffmpeg", &[&input[..], &[text(&clip)], &video, &[text(&new)]].concat());
+    // As a whole, whoever else reads or makes it.
+    std::fs::rename(&new, &file).unwrap();
     file
 });
 
@@ -353,7 +357,10 @@ fn sources_change_live(host: &mut dyn Host, kinds: [Kind; 4]) {
     let listens = !output.starts_with("udp:");
     let url = if listens { host.playback() } else { output };
     let mut senders = vec![feeds[0].send(host, "one", CLOCKS[0])];
-    connected(host, "one", &senders[0]);
+    // Reports of an RTSP sender that come over UDP may come behind its first packets, which ffmpeg holds against its times.
+    eventually(&format!("the first source: {}", senders[0].output()), || {
+        (named(&host.stats(), "sources", "one")["packets"].as_u64() > Some(3 * PACKETS)).then_some(())
+    });
     let (mut player, file) = play(kinds[0], &url, folder.path());
     eventually(&format!("a recording: {}", player.output()), || {
         file.metadata().is_ok_and(|file| file.len() > 100_000).then_some(())
