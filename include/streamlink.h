@@ -1083,7 +1083,7 @@ typedef struct {
    */
   uint64_t malformed;
   /**
-   * Datagrams or connections of peers that are not on the allowlist.
+   * Datagrams or connections of peers that were refused, for any reason; see streamlink_stats_refusal().
    */
   uint64_t refused;
   /**
@@ -1233,6 +1233,10 @@ typedef struct {
    * Number of members of a group of connections (bonding); see streamlink_stats_member().
    */
   size_t member_count;
+  /**
+   * Number of reasons for which peers were refused; see streamlink_stats_refusal().
+   */
+  size_t refusal_count;
 } streamlink_endpoint_stats;
 
 /**
@@ -1322,6 +1326,24 @@ typedef struct {
    */
   uint64_t round_trip_us;
 } streamlink_member_stats;
+
+/**
+ * Number of refusals of peers for one reason, at one moment.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The stable name of the reason, as in "refused_not_allowed", the same as in events; lives as long as the snapshot.
+   */
+  const char *reason;
+  /**
+   * Number of datagrams or connections that were refused for it.
+   */
+  uint64_t count;
+} streamlink_refusal_stats;
 
 /**
  * One PID of an MPEG-TS source, at one moment.
@@ -2239,7 +2261,8 @@ streamlink_status streamlink_flow_switch_to(const streamlink_flow *flow,
                                             streamlink_error **error);
 
 /**
- * Enables or disables a source. A disabled one holds its configuration, name and counters, and no sockets. If it feeds the flow, another one takes over.
+ * Enables or disables a source. A disabled one holds its configuration, name and counters, and no sockets. If it
+ * feeds the flow, another one takes over.
  * `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
  * before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
  *
@@ -2255,7 +2278,8 @@ streamlink_status streamlink_flow_set_source_enabled(const streamlink_flow *flow
                                                      streamlink_error **error);
 
 /**
- * Enables or disables an output. A disabled one holds its configuration, name and counters, and no sockets. Its peers are disconnected.
+ * Enables or disables an output. A disabled one holds its configuration, name and counters, and no sockets. Its
+ * peers are disconnected.
  * `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
  * before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
  *
@@ -2480,6 +2504,19 @@ streamlink_status streamlink_stats_member(const streamlink_stats *stats,
                                           size_t index,
                                           streamlink_member_stats *member,
                                           streamlink_error **error);
+
+/**
+ * Fills in the number of refusals for one reason, with endpoint and reason counted from 0; `refusal->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_refusal(const streamlink_stats *stats,
+                                           size_t endpoint,
+                                           size_t index,
+                                           streamlink_refusal_stats *refusal,
+                                           streamlink_error **error);
 
 /**
  * Fills in a PID of an endpoint, both counted from 0; `pid->size` must be set.

@@ -33,6 +33,7 @@ struct Texts {
     last_error_peer: CString,
     players: Vec<CString>,
     members: Vec<CString>,
+    refusals: Vec<CString>,
     tracks: Vec<TrackTexts>,
 }
 
@@ -102,7 +103,7 @@ pub struct StreamlinkEndpointStats {
     pub dropped: u64,
     /// Datagrams that could not be read.
     pub malformed: u64,
-    /// Datagrams or connections of peers that are not on the allowlist.
+    /// Datagrams or connections of peers that were refused, for any reason; see streamlink_stats_refusal().
     pub refused: u64,
     /// Of a source in a merge: packets that no other source has brought.
     pub unique_packets: u64,
@@ -179,6 +180,8 @@ pub struct StreamlinkEndpointStats {
     pub unrepaired: u64,
     /// Number of members of a group of connections (bonding); see streamlink_stats_member().
     pub member_count: usize,
+    /// Number of reasons for which peers were refused; see streamlink_stats_refusal().
+    pub refusal_count: usize,
 }
 
 /// A player of an output that listens, at one moment.
@@ -229,6 +232,18 @@ pub struct StreamlinkMemberStats {
     pub dropped: u64,
     /// The round trip, in microseconds.
     pub round_trip_us: u64,
+}
+
+/// Number of refusals of peers for one reason, at one moment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkRefusalStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// The stable name of the reason, as in "refused_not_allowed", the same as in events; lives as long as the snapshot.
+    pub reason: *const c_char,
+    /// Number of datagrams or connections that were refused for it.
+    pub count: u64,
 }
 
 /// One PID of an MPEG-TS source, at one moment.
@@ -289,6 +304,8 @@ unsafe impl Versioned for StreamlinkPlayerStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkMemberStats {}
 // SAFETY: as above.
+unsafe impl Versioned for StreamlinkRefusalStats {}
+// SAFETY: as above.
 unsafe impl Versioned for StreamlinkPidStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkTrack {}
@@ -337,6 +354,7 @@ impl StreamlinkStats {
                     stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
                 ),
                 tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
+                refusals: stats.refusals.iter().map(|refusal| c_string(refusal.reason.kind())).collect(),
                 members: stats.members.iter().map(|member| c_string(member.address.as_str())).collect(),
                 players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
             })
@@ -457,6 +475,7 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             rebuilt: s.rebuilt,
             unrepaired: s.unrepaired,
             member_count: s.members.len(),
+            refusal_count: s.refusals.len(),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }
@@ -532,6 +551,31 @@ pub unsafe extern "C" fn streamlink_stats_member(
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(member, &filled, "member") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in the number of refusals for one reason, with endpoint and reason counted from 0; `refusal->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_refusal(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    refusal: *mut StreamlinkRefusalStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no refusal {index}"));
+        let (found, reason) = s.refusals.get(index).zip(texts.refusals.get(index)).ok_or_else(missing)?;
+        let filled = StreamlinkRefusalStats { size: 0, reason: reason.as_ptr(), count: found.count };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(refusal, &filled, "refusal") }
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }

@@ -142,6 +142,7 @@ int main(void)
     FIELD(streamlink_endpoint_stats, rebuilt);
     FIELD(streamlink_endpoint_stats, unrepaired);
     FIELD(streamlink_endpoint_stats, member_count);
+    FIELD(streamlink_endpoint_stats, refusal_count);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);
@@ -163,6 +164,10 @@ int main(void)
     FIELD(streamlink_member_stats, retransmitted);
     FIELD(streamlink_member_stats, dropped);
     FIELD(streamlink_member_stats, round_trip_us);
+    SIZE(streamlink_refusal_stats);
+    FIELD(streamlink_refusal_stats, size);
+    FIELD(streamlink_refusal_stats, reason);
+    FIELD(streamlink_refusal_stats, count);
     SIZE(streamlink_pid_stats);
     FIELD(streamlink_pid_stats, size);
     FIELD(streamlink_pid_stats, pid);

@@ -10,6 +10,7 @@ use super::{
     name::{Name, check_text},
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, InputProtocol, allowed_text, family::Family},
+    rtmp::share_picked_ports,
     secret::StreamKey,
     settings::check_millis,
     source::{IntoSource, Source, SourceKind},
@@ -231,6 +232,10 @@ impl FlowDraft {
         }
         let backups = second_addresses(&mut self.sources, &self.outputs);
         self.sources.extend(backups);
+        share_picked_ports(self.sources.iter_mut().filter_map(|source| match &mut source.kind {
+            SourceKind::Rtmp(settings) => Some(settings),
+            _ => None,
+        }));
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
         record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
         check_failover(self.failover, &self.sources, &mut record);
