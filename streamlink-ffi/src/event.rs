@@ -118,6 +118,11 @@ pub enum StreamlinkEventKind {
     /// The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
     /// packets since the last such event.
     UnexpectedPayload = 21,
+    /// A group of connections that an SRT source receives from has one more member. `peer`: its address.
+    MemberConnected = 22,
+    /// A group of connections that an SRT source receives from has lost a member; the others go on. `peer`, `detail`: its
+    /// address and why.
+    MemberLost = 23,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -192,6 +197,8 @@ impl StreamlinkEvent {
             Event::SendersCollide { .. } => (K::SendersCollide, 0, 0),
             Event::CallsOwnAddress { .. } => (K::CallsOwnAddress, 0, 0),
             Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
+            Event::MemberConnected { .. } => (K::MemberConnected, 0, 0),
+            Event::MemberLost { .. } => (K::MemberLost, 0, 0),
             _ => (K::Other, 0, 0),
         }
     }
@@ -236,6 +243,10 @@ impl StreamlinkEvent {
                 Event::UnexpectedPayload { endpoint, problem, .. } => {
                     (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
+                Event::MemberConnected { source, peer } => (source.clone(), nothing(), peer.to_string(), nothing()),
+                Event::MemberLost { source, peer, reason } => {
+                    (source.clone(), nothing(), peer.to_string(), reason.to_string())
+                }
                 Event::Remuxed { carried, left_out } => {
                     (nothing(), left_out.to_string(), nothing(), carried.to_string())
                 }
@@ -260,6 +271,7 @@ fn reason(event: &Event) -> String {
         Event::SourceLost { reason, .. }
         | Event::SourceRetrying { reason, .. }
         | Event::OutputLost { reason, .. }
+        | Event::MemberLost { reason, .. }
         | Event::OutputRetrying { reason, .. } => reason.kind().to_owned(),
         Event::PeerRefused { reason, .. } => reason.kind().to_owned(),
         Event::TransportError { check, .. } => plain_name(check),

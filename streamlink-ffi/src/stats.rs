@@ -232,6 +232,8 @@ pub struct StreamlinkMemberStats {
     pub dropped: u64,
     /// The round trip, in microseconds.
     pub round_trip_us: u64,
+    /// 1 if it carries the media; 0 if it stands by, as in a main/backup group, or is not connected.
+    pub active: i32,
 }
 
 /// Number of refusals of peers for one reason, at one moment.
@@ -548,6 +550,7 @@ pub unsafe extern "C" fn streamlink_stats_member(
             retransmitted: found.retransmitted,
             dropped: found.dropped,
             round_trip_us: micros(found.round_trip),
+            active: found.is_active.into(),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(member, &filled, "member") }

@@ -164,6 +164,7 @@ int main(void)
     FIELD(streamlink_member_stats, retransmitted);
     FIELD(streamlink_member_stats, dropped);
     FIELD(streamlink_member_stats, round_trip_us);
+    FIELD(streamlink_member_stats, active);
     SIZE(streamlink_refusal_stats);
     FIELD(streamlink_refusal_stats, size);
     FIELD(streamlink_refusal_stats, reason);

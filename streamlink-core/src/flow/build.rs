@@ -456,6 +456,7 @@ fn source_problem(source: &Source) -> Option<ConfigError> {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::Udp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::SrtCaller(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
         SourceKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
@@ -471,6 +472,7 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
         OutputKind::RtmpRelay(s) => {
             check_pins(&s.first.call, s.first.address.tls && s.second.as_ref().is_none_or(|(address, _)| address.tls))
         }
+        OutputKind::SrtCaller(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),

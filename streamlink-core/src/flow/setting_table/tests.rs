@@ -60,7 +60,7 @@ fn sample(setting: &Setting) -> String {
         ("allow", _) => "10.0.0.0/8".into(),
         ("maxbw", _) => "20M".into(),
         ("nodes", _) => "a:9000,b:9001".into(),
-        ("type", _) => "broadcast".into(),
+        ("type", _) => "backup".into(),
         ("packetfilter", _) => "fec,cols:10,rows:5".into(),
         ("iface", _) => "eth1".into(),
         ("source", _) => "192.0.2.1".into(),
