@@ -443,6 +443,11 @@ public:
     {
         return range_of<streamlink_member_stats>(endpoint, (*this)[endpoint].member_count, streamlink_stats_member);
     }
+    /// The numbers of refusals of an endpoint, one for each reason.
+    auto refusals(std::size_t endpoint) const
+    {
+        return range_of<streamlink_refusal_stats>(endpoint, (*this)[endpoint].refusal_count, streamlink_stats_refusal);
+    }
     /// The PIDs of an endpoint.
     auto pids(std::size_t endpoint) const
     {

@@ -102,6 +102,8 @@ mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod lock;
+#[cfg(test)]
+mod loss_table;
 mod media;
 mod net;
 mod packet_filter;
@@ -127,8 +129,8 @@ pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalCount, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, CryptoMode, EndpointConfiguration, Failover,
-    FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
-    IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
+    FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, GroupType, HostPort, InputProtocol, Interface,
+    IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
     PayloadTypes, PeerLimits, PeerUrl, Rewrite, RistOutputBuilder, RistSourceBuilder, RtmpAddress,
     RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
     RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Setting, SettingScope,

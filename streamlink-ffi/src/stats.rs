@@ -44,6 +44,7 @@ struct Texts {
     node: CString,
     players: Vec<CString>,
     members: Vec<CString>,
+    refusals: Vec<CString>,
     tracks: Vec<TrackTexts>,
 }
 
@@ -78,12 +79,12 @@ pub struct StreamlinkEndpointStats {
     pub name: *const c_char,
     /// Its description.
     pub description: *const c_char,
-    /// What it speaks, as in "RTP".
+    /// Name of its protocol, such as "RTP".
     pub protocol: *const c_char,
     /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output that
     /// listens.
     pub url: *const c_char,
-    /// What the media consists of, once known.
+    /// Composition of the media, once known.
     pub media: *const c_char,
     /// Not 0: a source. 0: an output.
     pub is_source: i32,
@@ -95,7 +96,7 @@ pub struct StreamlinkEndpointStats {
     pub encrypted: i32,
     /// For how long it has been connected, in milliseconds; -1: it is not.
     pub connected_ms: i64,
-    /// How often it has come back after a loss.
+    /// Number of recoveries after a loss.
     pub reconnections: u64,
     /// Bytes handed on: RTP packets with their header, without UDP and IP.
     pub bytes: u64,
@@ -113,7 +114,7 @@ pub struct StreamlinkEndpointStats {
     pub dropped: u64,
     /// Datagrams that could not be read.
     pub malformed: u64,
-    /// Datagrams or connections of peers that are not on the allowlist.
+    /// Datagrams or connections of peers that were refused, for any reason; see streamlink_stats_refusal().
     pub refused: u64,
     /// Of a source in a merge: packets that no other source has brought.
     pub unique_packets: u64,
@@ -144,9 +145,9 @@ pub struct StreamlinkEndpointStats {
     pub video_frame_rate: f64,
     /// Audio frames per second, of RTMP sources.
     pub audio_frame_rate: f64,
-    /// How many players an output has that listens; see streamlink_stats_player().
+    /// Number of players of an output that listens; see streamlink_stats_player().
     pub player_count: usize,
-    /// How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
+    /// Number of PIDs in the MPEG-TS of a source; see streamlink_stats_pid().
     pub pid_count: usize,
     /// The address of the sender of a connected source, or of the server that a connected caller has reached.
     pub peer: *const c_char,
@@ -176,7 +177,7 @@ pub struct StreamlinkEndpointStats {
     pub pts_errors: u64,
     /// See transport_errors.
     pub cat_errors: u64,
-    /// How many tracks its media has; see streamlink_stats_track().
+    /// Number of tracks of its media; see streamlink_stats_track().
     pub track_count: usize,
     /// Not 0: the endpoint is enabled. 0: it holds its configuration, name and counters, and no sockets.
     pub enabled: i32,
@@ -188,8 +189,10 @@ pub struct StreamlinkEndpointStats {
     pub rebuilt: u64,
     /// Packets of a source that were missing and could not be rebuilt from repair packets.
     pub unrepaired: u64,
-    /// How many members a group of connections has (bonding); see streamlink_stats_member().
+    /// Number of members of a group of connections (bonding); see streamlink_stats_member().
     pub member_count: usize,
+    /// Number of reasons for which peers were refused; see streamlink_stats_refusal().
+    pub refusal_count: usize,
     /// The region that an output sends from.
     pub region: *const c_char,
     /// The node of a region on other machines that runs the output, or has run it last.
@@ -244,6 +247,20 @@ pub struct StreamlinkMemberStats {
     pub dropped: u64,
     /// The round trip, in microseconds.
     pub round_trip_us: u64,
+    /// 1 if it carries the media; 0 if it stands by, as in a main/backup group, or is not connected.
+    pub active: i32,
+}
+
+/// Number of refusals of peers for one reason, at one moment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkRefusalStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// The stable name of the reason, as in "refused_not_allowed", the same as in events; lives as long as the snapshot.
+    pub reason: *const c_char,
+    /// Number of datagrams or connections that were refused for it.
+    pub count: u64,
 }
 
 /// One PID of an MPEG-TS source, at one moment.
@@ -304,6 +321,8 @@ unsafe impl Versioned for StreamlinkPlayerStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkMemberStats {}
 // SAFETY: as above.
+unsafe impl Versioned for StreamlinkRefusalStats {}
+// SAFETY: as above.
 unsafe impl Versioned for StreamlinkPidStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkTrack {}
@@ -341,6 +360,7 @@ pub(crate) fn member_stats(member: &MemberStats, address: &CString) -> Streamlin
         retransmitted: member.retransmitted,
         dropped: member.dropped,
         round_trip_us: micros(member.round_trip),
+        active: member.is_active.into(),
     }
 }
 
@@ -403,6 +423,7 @@ impl StreamlinkStats {
                 region: c_string(stats.region.as_deref().unwrap_or_default()),
                 node: c_string(stats.node.as_deref().unwrap_or_default()),
                 tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
+                refusals: stats.refusals.iter().map(|refusal| c_string(refusal.reason.kind())).collect(),
                 members: stats.members.iter().map(|member| c_string(member.address.as_str())).collect(),
                 players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
             })
@@ -411,7 +432,7 @@ impl StreamlinkStats {
     }
 }
 
-/// How many endpoints there are: sources first, then outputs, in their order.
+/// Returns the number of endpoints: sources first, then outputs, in their order.
 ///
 /// # Safety
 /// `stats` is NULL or a snapshot that was not freed.
@@ -517,6 +538,7 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             rebuilt: s.rebuilt,
             unrepaired: s.unrepaired,
             member_count: s.members.len(),
+            refusal_count: s.refusals.len(),
             region: texts.region.as_ptr(),
             node: texts.node.as_ptr(),
         };
@@ -582,6 +604,31 @@ pub unsafe extern "C" fn streamlink_stats_member(
         let filled = member_stats(found, address);
         // SAFETY: as the contract says.
         unsafe { write_sized(member, &filled, "member") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in the number of refusals for one reason, with endpoint and reason counted from 0; `refusal->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_refusal(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    refusal: *mut StreamlinkRefusalStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no refusal {index}"));
+        let (found, reason) = s.refusals.get(index).zip(texts.refusals.get(index)).ok_or_else(missing)?;
+        let filled = StreamlinkRefusalStats { size: 0, reason: reason.as_ptr(), count: found.count };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(refusal, &filled, "refusal") }
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
@@ -718,12 +765,15 @@ mod tests {
             "regions":[{"name":"eu","state":"waiting","waiting":"cannot connect","outputs":1,"packets":9,
                 "legs":[{"address":"relay-a:443","packets":5,"connected_ms":1000}]}]}"#;
         let stats = StreamlinkStats::new(serde_json::from_str(json).unwrap());
+        // SAFETY: texts of the snapshot, which lives on.
         let text = |text: *const c_char| unsafe { CStr::from_ptr(text) }.to_str().unwrap().to_owned();
         // SAFETY: all may be zero; sizes are set.
         let mut endpoint: StreamlinkEndpointStats = unsafe { std::mem::zeroed() };
         endpoint.size = size_of::<StreamlinkEndpointStats>();
+        // SAFETY: as above.
         let mut region: StreamlinkRegionStats = unsafe { std::mem::zeroed() };
         region.size = size_of::<StreamlinkRegionStats>();
+        // SAFETY: as above.
         let mut leg: StreamlinkMemberStats = unsafe { std::mem::zeroed() };
         leg.size = size_of::<StreamlinkMemberStats>();
         let no_error = std::ptr::null_mut();

@@ -2,7 +2,7 @@
 
 use streamlink_core::{ErrorKind, PushError};
 
-/// What became of a call.
+/// Outcome of a call.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {

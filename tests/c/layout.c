@@ -142,6 +142,7 @@ int main(void)
     FIELD(streamlink_endpoint_stats, rebuilt);
     FIELD(streamlink_endpoint_stats, unrepaired);
     FIELD(streamlink_endpoint_stats, member_count);
+    FIELD(streamlink_endpoint_stats, refusal_count);
     FIELD(streamlink_endpoint_stats, region);
     FIELD(streamlink_endpoint_stats, node);
     SIZE(streamlink_player_stats);
@@ -165,6 +166,11 @@ int main(void)
     FIELD(streamlink_member_stats, retransmitted);
     FIELD(streamlink_member_stats, dropped);
     FIELD(streamlink_member_stats, round_trip_us);
+    FIELD(streamlink_member_stats, active);
+    SIZE(streamlink_refusal_stats);
+    FIELD(streamlink_refusal_stats, size);
+    FIELD(streamlink_refusal_stats, reason);
+    FIELD(streamlink_refusal_stats, count);
     SIZE(streamlink_region_stats);
     FIELD(streamlink_region_stats, size);
     FIELD(streamlink_region_stats, name);

@@ -147,6 +147,7 @@ const MEMBER_COUNTERS: &Table<MemberStats, u64> = &[
 
 const MEMBER_GAUGES: &Table<MemberStats, f64> = &[
     ("member_connected", "Whether a member of a group is connected", |m| flag(m.connected_for.is_some())),
+    ("member_active", "Whether a member of a group carries the media, and does not stand by", |m| flag(m.is_active)),
     ("member_round_trip_seconds", "Round trip time of a member of a group", |m| seconds(m.round_trip)),
 ];
 

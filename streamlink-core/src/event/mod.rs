@@ -162,6 +162,22 @@ pub enum Event {
         /// Address of the sender that was heard last.
         peer: Option<SocketAddr>,
     },
+    /// A group of connections that an SRT source receives from has one more member.
+    MemberConnected {
+        /// The source's name.
+        source: String,
+        /// Address of the member.
+        peer: SocketAddr,
+    },
+    /// A group of connections that an SRT source receives from has lost a member. The others go on.
+    MemberLost {
+        /// The source's name.
+        source: String,
+        /// Address of the member.
+        peer: SocketAddr,
+        /// Reason of the loss.
+        reason: LossReason,
+    },
     /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
     /// latency from their arrival on; a clock that has leapt is believed after 64 of them in a row. At most one event a
     /// second.
@@ -344,6 +360,10 @@ impl fmt::Display for Event {
             Event::SendersCollide { source, peer } => {
                 write!(f, "source `{source}`: two senders with the same SSRC")?;
                 peer.map_or(Ok(()), |peer| write!(f, " (the last packet is from {peer})"))
+            }
+            Event::MemberConnected { source, peer } => write!(f, "source `{source}`: group member {peer} connected"),
+            Event::MemberLost { source, peer, reason } => {
+                write!(f, "source `{source}`: group member {peer} lost: {reason}")
             }
             Event::TimestampsAhead { source, packets } => {
                 write!(f, "source `{source}`: timestamps of {} far ahead of its clock", counted(*packets, "packet"))
