@@ -77,27 +77,31 @@ const MAX_NAME: usize = 48;
 const OTHER: &str = "other";
 
 /// Names that were read back. They live for as long as the process.
-static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+static NAMES: Names = Names(Mutex::new(BTreeSet::new()));
 
-/// Returns a name that lives for ever. A peer that sends ever new names gets `other` for those above the bound.
-fn known(name: &str) -> &'static str {
-    let name = PeerText::new(name);
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = names.get(name.as_str()) {
-        return known;
+struct Names(Mutex<BTreeSet<&'static str>>);
+
+impl Names {
+    /// Returns a name that lives for ever. A peer that sends ever new names gets `other` for those above the bound.
+    fn known(&self, name: &str) -> &'static str {
+        let name = PeerText::new(name);
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name.as_str()) {
+            return known;
+        }
+        if name.len() > MAX_NAME || names.len() >= MAX_NAMES {
+            return OTHER;
+        }
+        let name: &'static str = String::from(name).leak();
+        names.insert(name);
+        name
     }
-    if name.len() > MAX_NAME || names.len() >= MAX_NAMES {
-        return OTHER;
-    }
-    let name: &'static str = String::from(name).leak();
-    names.insert(name);
-    name
 }
 
 /// Reads a name that is one of few, as of a protocol.
 pub(crate) fn known_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
     let name = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-    Ok(known(&name))
+    Ok(NAMES.known(&name))
 }
 
 /// Reads a name that may be missing.
@@ -105,7 +109,7 @@ pub(crate) fn optional_known_text<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'static str>, D::Error> {
     let name = Option::<String>::deserialize(deserializer)?;
-    Ok(name.map(|name| known(&name)))
+    Ok(name.map(|name| NAMES.known(&name)))
 }
 
 #[cfg(test)]
@@ -114,14 +118,15 @@ mod tests {
 
     #[test]
     fn names_that_are_read_back_are_bounded() {
-        assert_eq!(known("srt"), "srt");
-        assert!(std::ptr::eq(known("srt"), known("srt")));
-        assert_eq!(known(&"x".repeat(MAX_NAME + 1)), OTHER);
+        let names = Names(Mutex::default());
+        assert_eq!(names.known("srt"), "srt");
+        assert!(std::ptr::eq(names.known("srt"), names.known("srt")));
+        assert_eq!(names.known(&"x".repeat(MAX_NAME + 1)), OTHER);
         for i in 0..2 * MAX_NAMES {
-            assert!(known(&format!("name-{i}")).len() <= MAX_NAME);
+            assert!(names.known(&format!("name-{i}")).len() <= MAX_NAME);
         }
-        assert_eq!(known(&format!("name-{}", 2 * MAX_NAMES)), OTHER);
-        assert_eq!(known("name-0"), "name-0");
-        assert!(NAMES.lock().unwrap().len() <= MAX_NAMES);
+        assert_eq!(names.known(&format!("name-{}", 2 * MAX_NAMES)), OTHER);
+        assert_eq!(names.known("name-0"), "name-0");
+        assert!(names.0.lock().unwrap().len() <= MAX_NAMES);
     }
 }

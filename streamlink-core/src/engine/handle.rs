@@ -301,8 +301,12 @@ impl FlowHandle {
 
     /// Returns the names of the outputs that listen, each with the URL from which players fetch.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
-        let stats = self.0.running.stats();
-        stats.outputs.into_iter().filter_map(|output| Some((output.name, output.url?.to_string()))).collect()
+        let outputs = self.0.running.outputs();
+        let url = |output: &RunningOutput| match &output.end {
+            OutputEnd::Remote(remote) => remote.url(),
+            _ => output.url.clone(),
+        };
+        outputs.iter().filter_map(|output| Some((output.status.name(), url(output)?.to_string()))).collect()
     }
 
     /// Waits for the next event since the flow was started. Returns `None` when the flow has stopped. This serves one

@@ -162,6 +162,22 @@ pub enum Event {
         /// Address of the sender that was heard last.
         peer: Option<SocketAddr>,
     },
+    /// A group of connections that an SRT source receives from has one more member.
+    MemberConnected {
+        /// The source's name.
+        source: String,
+        /// Address of the member.
+        peer: SocketAddr,
+    },
+    /// A group of connections that an SRT source receives from has lost a member. The others go on.
+    MemberLost {
+        /// The source's name.
+        source: String,
+        /// Address of the member.
+        peer: SocketAddr,
+        /// Reason of the loss.
+        reason: LossReason,
+    },
     /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
     /// latency from their arrival on; a clock that has leapt is believed after 64 of them in a row. At most one event a
     /// second.
@@ -345,6 +361,10 @@ impl fmt::Display for Event {
                 write!(f, "source `{source}`: two senders with the same SSRC")?;
                 peer.map_or(Ok(()), |peer| write!(f, " (the last packet is from {peer})"))
             }
+            Event::MemberConnected { source, peer } => write!(f, "source `{source}`: group member {peer} connected"),
+            Event::MemberLost { source, peer, reason } => {
+                write!(f, "source `{source}`: group member {peer} lost: {reason}")
+            }
             Event::TimestampsAhead { source, packets } => {
                 write!(f, "source `{source}`: timestamps of {} far ahead of its clock", counted(*packets, "packet"))
             }
@@ -362,8 +382,8 @@ impl fmt::Display for Event {
                  `mode=listener` to its URL to listen, or `mode=caller` if it is to call"
             ),
             Event::RegionWaiting { region, outputs, reason } => {
-                let outputs = counted(*outputs, "output");
-                write!(f, "region `{region}` is waited for by {outputs}: {reason}")
+                let wait = if *outputs == 1 { "waits" } else { "wait" };
+                write!(f, "{} {wait} for region `{region}`: {reason}", counted(*outputs, "output"))
             }
             Event::RegionRetrying { region, attempt, delay, reason } => {
                 write!(f, "the link to region `{region}` retries {}: {reason}", when(*delay, *attempt))

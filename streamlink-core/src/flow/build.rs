@@ -10,6 +10,7 @@ use super::{
     name::{Name, check_text},
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, InputProtocol, allowed_text, family::Family},
+    rtmp::share_picked_ports,
     secret::StreamKey,
     settings::check_millis,
     source::{IntoSource, Source, SourceKind},
@@ -231,6 +232,10 @@ impl FlowDraft {
         }
         let backups = second_addresses(&mut self.sources, &self.outputs);
         self.sources.extend(backups);
+        share_picked_ports(self.sources.iter_mut().filter_map(|source| match &mut source.kind {
+            SourceKind::Rtmp(settings) => Some(settings),
+            _ => None,
+        }));
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
         record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
         check_failover(self.failover, &self.sources, &mut record);
@@ -451,6 +456,7 @@ fn source_problem(source: &Source) -> Option<ConfigError> {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::Udp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::SrtCaller(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
         SourceKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
@@ -466,6 +472,7 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
         OutputKind::RtmpRelay(s) => {
             check_pins(&s.first.call, s.first.address.tls && s.second.as_ref().is_none_or(|(address, _)| address.tls))
         }
+        OutputKind::SrtCaller(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),

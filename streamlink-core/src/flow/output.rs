@@ -188,7 +188,8 @@ impl Output {
         self
     }
 
-    /// Sets the region that this output leaves from: a name that the engine maps to a local address or interface.
+    /// Sets the region that this output leaves from: a name that the engine maps to a local address or interface, or to other
+    /// machines that run it (see [`RegionLink`](crate::RegionLink)).
     pub fn region(mut self, name: impl Into<String>) -> Self {
         self.common.region = Some(name.into());
         self

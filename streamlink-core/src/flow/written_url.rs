@@ -13,6 +13,7 @@ use super::{
     settings::{Entries, list},
     shown_url::{PeerUrl, is_authority},
     source::SourceKind,
+    srt::SrtCaller,
     url::take_settings,
 };
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -26,7 +27,7 @@ pub(crate) struct UrlParts {
 impl UrlParts {
     /// Returns the URL with `mode=caller` if the endpoint was configured with it.
     pub(crate) fn of(mut self, common: &Common) -> Self {
-        if common.mode_is_caller {
+        if common.mode_is_caller && self.query.0.iter().all(|(name, _)| *name != "mode") {
             self.query.0.insert(0, ("mode", "caller".into()));
         }
         self
@@ -74,7 +75,7 @@ pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
         SourceKind::Udp(s) => parts(format!("udp://{}", s.listen.bind), None, fields),
         SourceKind::Rist(s) => parts(format!("rist://{}", s.udp.listen.bind), None, fields),
         SourceKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
-        SourceKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
+        SourceKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), mode_of_caller(s), fields),
         SourceKind::Rtmp(s) => {
             parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), mode_of_listener(&s.listen), fields)
         }
@@ -93,7 +94,7 @@ pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
         OutputKind::Udp(s) => parts(format!("udp://{}", s.destination), None, fields),
         OutputKind::Rist(s) => parts(format!("rist://{}", s.udp.destination), None, fields),
         OutputKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
-        OutputKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
+        OutputKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), mode_of_caller(s), fields),
         OutputKind::RtmpPlay(s) => {
             parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), mode_of_listener(&s.listen), fields)
         }
@@ -142,6 +143,10 @@ fn parts(base: String, mode: Option<&str>, fields: &mut dyn Fields) -> UrlParts 
 
 fn mode_of_listener(listen: &Listen) -> Option<&'static str> {
     (!listen.bind.ip().is_unspecified()).then_some("listener")
+}
+
+fn mode_of_caller(caller: &SrtCaller) -> Option<&'static str> {
+    caller.srt.rendezvous.then_some("rendezvous")
 }
 
 fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {

@@ -20,8 +20,8 @@ pub(crate) use group::{FailoverConfig, SourceGroup, Switch, SwitchPolicy};
 pub(crate) use layout::{BatchLayout, WriteOutcome};
 pub(crate) use limiter::{Limiter, RateCheck};
 pub(crate) use media_batch::MediaBatch;
-pub(crate) use merge::MAX_PATHS;
-use merge::{Merge, PathCounts};
+use merge::PathCounts;
+pub(crate) use merge::{MAX_PATHS, Merge};
 pub(crate) use ring::{
     Batch, Closed, DEFAULT_ENTRY_WAIT, LayoutInterest, Limits, Preamble, Reader, ReaderCloser, Ring, Totals,
 };

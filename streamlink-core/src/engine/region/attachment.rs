@@ -2,7 +2,7 @@
 
 use super::{
     RegionUpdate, RemoteRegion,
-    entry::Entry,
+    entry::{Entry, Leaving},
     report::{REPORT_TIMEOUT, Report, sanitized},
     run,
 };
@@ -10,7 +10,7 @@ use crate::{
     endpoint::{FlowBandwidth, MemberStats, Status, Tasks},
     engine::stats::{EndpointStats, RegionStats},
     event::{Event, EventSink, LossReason},
-    flow::{Bitrate, InputProtocol, Output},
+    flow::{Bitrate, InputProtocol, Output, PeerUrl},
     lock::{Guard, lock},
     media::MediaFamily,
     random::Random,
@@ -69,7 +69,7 @@ pub(in crate::engine) struct Attachment {
 struct AttachmentState {
     entries: Vec<Entry>,
     /// Removed outputs whose end the node has not reported.
-    removing: Vec<(u64, CancellationToken)>,
+    leaving: Vec<Leaving>,
     /// Set when the last output has gone. A new one needs another attachment.
     is_closed: bool,
     /// Number of the present run of the link; reports of others do not count.
@@ -134,6 +134,12 @@ impl RemoteEnd {
         self.attachment.shown(self.id, local, now)
     }
 
+    /// Returns the URL from which players fetch the output at its node, while it is reported.
+    pub(in crate::engine) fn url(&self) -> Option<PeerUrl> {
+        let state = self.attachment.lock();
+        state.entries.iter().find(|entry| entry.id == self.id)?.url(Instant::now())
+    }
+
     /// Passes on a change of the configuration, the name or the description.
     pub(in crate::engine) fn edit(&self, output: &Output) {
         self.attachment.change(self.id, |entry| entry.edit(output.clone()));
@@ -169,7 +175,7 @@ impl Removal {
             () = self.attachment.ended.cancelled() => {}
             () = tokio::time::sleep(REMOVAL_TIMEOUT) => {}
         }
-        self.attachment.lock().removing.retain(|(id, _)| *id != self.id);
+        self.attachment.lock().leaving.retain(|leaving| leaving.id != self.id);
     }
 }
 
@@ -186,7 +192,7 @@ impl Attachment {
         let now = Instant::now();
         let state = AttachmentState {
             entries: vec![Entry::new(id, output, status, is_held)],
-            removing: Vec::new(),
+            leaving: Vec::new(),
             is_closed: false,
             run: 0,
             is_running: false,
@@ -272,10 +278,10 @@ impl Attachment {
         let removed = place.and_then(|place| {
             let entry = state.entries.remove(place);
             let is_there = entry.is_announced && state.is_running;
-            let removed = entry.removed.clone();
-            entry.end();
+            let leaving = entry.end();
+            let removed = leaving.removed.clone();
             if is_there {
-                state.removing.push((id, removed.clone()));
+                state.leaving.push(leaving);
             }
             is_there.then_some(removed)
         });
@@ -326,8 +332,8 @@ impl Attachment {
         state.is_running = false;
         state.waiting = None;
         state.legs.clear();
-        for (_, removed) in state.removing.drain(..) {
-            removed.cancel();
+        for leaving in state.leaving.drain(..) {
+            leaving.removed.cancel();
         }
         if let Some(reason) = failure {
             let waits = self.waits_for(&reason);
@@ -403,7 +409,13 @@ impl Attachment {
         if !state.is_present(run) {
             return false;
         }
-        let Some(entry) = state.entries.iter_mut().find(|entry| entry.id == id) else { return false };
+        let Some(entry) = state.entries.iter_mut().find(|entry| entry.id == id) else {
+            // Its last counters.
+            if let Some(leaving) = state.leaving.iter_mut().find(|leaving| leaving.id == id) {
+                leaving.take_report(report);
+            }
+            return false;
+        };
         let event = entry.take_report(report);
         state.failure = None;
         drop(state);
@@ -428,9 +440,9 @@ impl Attachment {
     pub(super) fn report_removed(&self, run: u64, id: u64) {
         let mut state = self.lock();
         if state.is_present(run)
-            && let Some(place) = state.removing.iter().position(|(removed, _)| *removed == id)
+            && let Some(place) = state.leaving.iter().position(|leaving| leaving.id == id)
         {
-            state.removing.swap_remove(place).1.cancel();
+            state.leaving.swap_remove(place).removed.cancel();
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     endpoint::{LastError, Status},
     engine::stats::EndpointStats,
     event::{Event, LossReason},
-    flow::Output,
+    flow::{Output, PeerUrl},
     router::State,
 };
 use std::{
@@ -36,8 +36,26 @@ pub(super) struct Entry {
     is_told_connected: bool,
     /// True if the loss of a connection was told that no node has told.
     is_loss_told: bool,
-    /// Cancelled when the output has ended at its node, after its removal.
+}
+
+/// Removed output whose end its node has not reported.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) id: u64,
+    status: Arc<Status>,
+    /// Report whose counters the status has.
+    report: Option<Report>,
+    /// Cancelled when the output has ended at its node.
     pub(super) removed: CancellationToken,
+}
+
+impl Leaving {
+    /// Adds the counters since the report before.
+    pub(super) fn take_report(&mut self, report: Report) {
+        if let Some(before) = self.report.replace(report.clone()) {
+            report.fold_since(before, &self.status);
+        }
+    }
 }
 
 impl Entry {
@@ -55,7 +73,6 @@ impl Entry {
             is_current: false,
             is_told_connected: false,
             is_loss_told: false,
-            removed: CancellationToken::new(),
         }
     }
 
@@ -125,10 +142,11 @@ impl Entry {
     }
 
     /// Ends the entry, and hands its counters to the status.
-    pub(super) fn end(self) {
-        if let Some(report) = self.report {
+    pub(super) fn end(self) -> Leaving {
+        if let Some(report) = self.report.clone() {
             report.fold_into(&self.status);
         }
+        Leaving { id: self.id, status: self.status, report: self.report, removed: CancellationToken::new() }
     }
 
     /// Returns the statistics of the output. `local`: what is known of it here. `reason`: why it waits, if it does.
@@ -141,8 +159,7 @@ impl Entry {
         let is_stopped = local.state == State::Idle;
         let report = self.report.as_ref();
         if let Some(report) = report.filter(|_| !is_stopped && self.is_fresh(now)) {
-            let url = report.url().and_then(|url| self.output.playback_url(url));
-            return EndpointStats { url, ..report.shown(local, now) };
+            return EndpointStats { url: self.url(now), ..report.shown(local, now) };
         }
         let mut shown = match report {
             Some(report) => report.shown_past(local),
@@ -155,6 +172,12 @@ impl Entry {
             shown.last_error = Some(LastError { kind: reason.kind(), text, peer: None, age });
         }
         shown
+    }
+
+    /// Returns the URL from which players fetch the output at its node, while it is reported.
+    pub(super) fn url(&self, now: Instant) -> Option<PeerUrl> {
+        let report = self.report.as_ref().filter(|_| self.is_fresh(now))?;
+        self.output.playback_url(report.url()?)
     }
 
     /// Returns in words that there is no report.

@@ -38,7 +38,7 @@ const TOTALS: &[Total] = &[
 ];
 
 /// Last report of an output.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Report {
     at: Instant,
     node: PeerText,
@@ -92,6 +92,19 @@ impl Report {
             counter.set(counter.get().saturating_add(*field(&mut self.stats)));
         }
         status.add_refusals(&self.stats.refusals);
+    }
+
+    /// Adds what the counters have grown by since an earlier report of the same node.
+    pub(super) fn fold_since(mut self, mut before: Report, status: &Status) {
+        if before.is_before_restart(&self) {
+            return;
+        }
+        for (field, _) in TOTALS {
+            let more = field(&mut self.stats).saturating_sub(*field(&mut before.stats));
+            *field(&mut self.stats) = more;
+        }
+        self.stats.refusals.clear(); // their sum has grown
+        self.fold_into(status);
     }
 
     /// Returns the statistics of the output. `local`: what is known of it here.

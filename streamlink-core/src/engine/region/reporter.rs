@@ -30,7 +30,8 @@ impl RegionReporter {
     /// Counters of the flow's statistics go on when another node takes over, or the same one starts again. `node` names
     /// the node for people. Name, description and protocol stay those of the configuration.
     ///
-    /// Returns false if the region has no such output any more.
+    /// Returns false if the region has no such output any more. The counters of a removed output are still taken in, until
+    /// [`RegionReporter::removed`] or the end of the link.
     pub fn output(&self, id: u64, node: &str, stats: EndpointStats) -> bool {
         self.with(|attachment| attachment.report(self.run, id, PeerText::new(node), stats)).unwrap_or(false)
     }

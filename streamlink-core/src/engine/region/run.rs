@@ -6,7 +6,6 @@ use crate::{
     event::{Event, LossReason},
     flow::Reconnect,
     lock,
-    media::rtsp::Presentation,
     router::Reader,
 };
 use std::{
@@ -95,7 +94,7 @@ async fn watch(
     ticks: &mut Interval,
 ) -> Option<LossReason> {
     let mut link = pin!(link);
-    let mut presentation: Option<Arc<Presentation>> = attachment.parts.presentation.current();
+    let mut presentation = attachment.parts.presentation.current();
     let leave = async {
         attachment.stop.cancelled().await;
         over.cancel();

@@ -49,7 +49,8 @@ impl RegionUpdates {
 pub struct RegionUpdate {
     /// Maximum bandwidth of the flow.
     pub max_bandwidth: Bitrate,
-    /// SDP of a source of the family `Rtsp`, once it is known; see [`AppSource::set_sdp`](crate::AppSource::set_sdp).
+    /// SDP of the source, once it is known, of the media family whose packets need one; see
+    /// [`AppSource::set_sdp`](crate::AppSource::set_sdp).
     pub sdp: Option<String>,
     /// Outputs to run in the region, in the order in which they came. Those that are missing end.
     pub outputs: Vec<RegionOutput>,
