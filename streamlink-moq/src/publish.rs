@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use streamlink_core::{FlowHandle, InputProtocol, MediaFamily, Packet, PeerText, Tap};
+use streamlink_core::{FlowHandle, InputProtocol, MediaFamily, Packet, PacketBatch, PeerText, Tap};
 use tokio::task::JoinHandle;
 
 /// Time for which relays, and legs that come back, can have groups that are not the newest.
@@ -323,22 +323,27 @@ impl Writer {
         }
     }
 
-    fn write_batch(&mut self, batch: &[Packet]) -> Result<(), Error> {
+    fn write_batch(&mut self, batch: &PacketBatch) -> Result<(), Error> {
         if self.input.family() == MediaFamily::Rtsp && self.catalog.is_none() {
             self.check();
         }
-        for packet in batch {
-            self.write(packet)?;
+        // A tap that was added late has not seen the headers that came before.
+        let preamble = batch.preamble();
+        for header in preamble.unwrap_or_default() {
+            self.headers.observe(header);
+        }
+        for (index, packet) in batch.iter().enumerate() {
+            self.write(packet, index == 0 && preamble.is_some())?;
         }
         self.flush()
     }
 
-    fn write(&mut self, packet: &Packet) -> Result<(), Error> {
+    fn write(&mut self, packet: &Packet, is_entry_point: bool) -> Result<(), Error> {
         let carriage = Carriage::of(packet);
         self.describe_carriage(packet, carriage);
         let time = self.time_of(packet.arrival());
         let follows = self.cutter.last_sequence();
-        if let Cut::Begin(number) = self.cutter.next(packet, time) {
+        if let Cut::Begin(number) = self.cutter.next(packet, time, is_entry_point) {
             self.begin_group(number, time)?;
         }
         self.counts.bytes += u64::try_from(packet.data().len()).unwrap_or_default();

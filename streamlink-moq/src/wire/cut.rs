@@ -54,8 +54,9 @@ impl Cutter {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// Decides about a packet, with its time in microseconds.
-    pub(crate) fn next(&mut self, packet: &Packet, time: u64) -> Cut {
+    /// Decides about a packet, with its time in microseconds. `is_entry_point`: whether the flow knows that receivers can
+    /// begin with it.
+    pub(crate) fn next(&mut self, packet: &Packet, time: u64, is_entry_point: bool) -> Cut {
         if let Some(rtp) = &mut self.rtp {
             return match rtp.next(packet.data(), time) {
                 Some(number) => self.begin(number, time),
@@ -65,8 +66,8 @@ impl Cutter {
         }
         let is_point = match packet.family() {
             MediaFamily::Datagrams => ts::has_random_access_point(packet.data()),
-            MediaFamily::Rtmp => headers::begins_key_frame(packet),
-            _ => false,
+            MediaFamily::Rtmp => is_entry_point || headers::begins_key_frame(packet),
+            _ => is_entry_point,
         };
         let Some((number, began)) = self.present else {
             self.last_point = is_point.then_some(time);
@@ -102,7 +103,7 @@ mod tests {
     fn cuts(cutter: &mut Cutter, packets: impl Iterator<Item = (Packet, u64)>) -> Vec<u64> {
         packets
             .filter_map(|(packet, time)| {
-                let cut = cutter.next(&packet, time);
+                let cut = cutter.next(&packet, time, false);
                 cutter.published(packet.data().len());
                 matches!(cut, Cut::Begin(_)).then_some(time / 1000)
             })

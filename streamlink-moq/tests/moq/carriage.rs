@@ -2,12 +2,15 @@
 
 use crate::common::{
     Certificate, InProcessRelay, PATIENCE,
-    hop::{Edge, Ingest, Ts, digest, push_paced},
+    hop::{Edge, Ingest, Ts, digest, flow, push_paced},
     soon, until,
 };
-use std::time::{Duration, Instant};
-use streamlink_core::{MediaFamily, Packet, RtmpKind};
-use streamlink_moq::{PublishSettings, Relays};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use streamlink_core::{Engine, MediaFamily, Output, Packet, RtmpKind};
+use streamlink_moq::{Publication, PublishSettings, Relays};
 
 /// Sends packets over one relay, and returns what came out.
 async fn carry(family: MediaFamily, packets: Vec<Packet>, sdp: Option<&str>) -> Vec<Packet> {
@@ -131,6 +134,37 @@ async fn rtsp_packets_keep_their_tracks_and_sdp() {
     let out = carry(MediaFamily::Rtsp, sent.clone(), Some(sdp)).await;
     let shown = |packet: &Packet| (packet.rtsp_track(), packet.data().clone());
     assert!(out.iter().map(shown).eq(sent.iter().map(shown)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rtmp_headers_from_before_the_publication_are_sent() {
+    let certificate = Certificate::new();
+    let relay = InProcessRelay::start(&certificate).await;
+    let relays = [relay.address()];
+    let engine = Engine::on(tokio::runtime::Handle::current()).unwrap();
+    let origin = flow(&engine, "origin", MediaFamily::Rtmp).await;
+    let source = origin.app_source("in").unwrap();
+    let push = |time: u32, body: Vec<u8>| {
+        source.push(Packet::rtmp(RtmpKind::Video, time, body, Instant::now())).unwrap();
+    };
+    push(0, vec![0x17, 0, 0, 0, 0, 1, 0x64, 0, 0x1f]);
+    push(0, vec![0x17, 1, 0, 0, 0, 9]);
+    // The region comes later, as an output that is added to a running flow.
+    origin.add_output(Output::tap("late")).await.unwrap();
+    let links = Arc::new(Relays::connect(&relays, &certificate.settings(), None).unwrap());
+    let publication = Publication::of_flow(&links, "live/cam", &origin, "late", &PublishSettings::new()).unwrap();
+    let mut edge = Edge::start(&relays, &certificate, "live/cam", MediaFamily::Rtmp).await;
+    let mut tap = edge.tap.take().unwrap();
+    push(40, vec![0x27, 1, 0, 0, 0, 10]);
+    push(80, vec![0x17, 1, 0, 0, 0, 11]);
+    push(120, vec![0x27, 1, 0, 0, 0, 12]);
+    until("publication", || publication.stats().packets >= 3).await;
+    let mut bodies = Vec::new();
+    while bodies.last().is_none_or(|body: &bytes::Bytes| body[5] != 12) {
+        bodies.push(soon("packet", tap.next()).await.unwrap().data().clone());
+    }
+    let key = bodies.iter().position(|body| body[5] == 11).unwrap();
+    assert_eq!(bodies[key - 1][..2], [0x17, 0], "the configuration stands before the key frame: {bodies:?}");
 }
 
 pub(crate) fn rtp(sequence: u16) -> Packet {

@@ -6,6 +6,9 @@ mod common;
 mod carriage;
 mod failover;
 mod hostile;
+mod impaired;
+mod interop;
+mod latency;
 mod transport;
 
 /// Is a relay when started by [`common::RelayProcess`]; a test of nothing otherwise.
