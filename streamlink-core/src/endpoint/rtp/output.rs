@@ -26,8 +26,6 @@ use std::{
 
 /// Maximum number of packets per send call.
 const CHUNK: usize = 64;
-/// Maximum number of packets of a call that prepares memory for no more: of paced media, only a few leave at a time.
-const SMALL_CHUNK: usize = 8;
 
 /// Form in which the packets of a flow are sent.
 #[derive(Clone, Copy, Debug)]
@@ -222,12 +220,8 @@ impl Leg {
         }
         let mut all = Progress::default();
         while let Some(rest) = packets.get(all.done..).filter(|rest| !rest.is_empty()) {
-            let first = first + all.done as u64;
-            let sent = if rest.len() <= SMALL_CHUNK {
-                self.send_chunk::<SMALL_CHUNK>(rest, first)
-            } else {
-                self.send_chunk::<CHUNK>(&rest[..rest.len().min(CHUNK)], first)
-            };
+            let chunk = &rest[..rest.len().min(CHUNK)];
+            let sent = self.send_chunk(chunk, first + all.done as u64);
             all.done += sent.done;
             all.passed += sent.passed;
             all.bytes += sent.bytes;
@@ -251,12 +245,11 @@ impl Leg {
         self.sender.send(&self.socket, &[Datagram { head: &[], body: bytes }]);
     }
 
-    /// Sends up to `N` packets.
-    fn send_chunk<const N: usize>(&mut self, chunk: &[Packet], first: u64) -> Progress {
-        let mut heads = [[0; REWRITTEN]; N];
-        let mut datagrams = [Datagram { head: &[], body: &[] }; N];
+    fn send_chunk(&mut self, chunk: &[Packet], first: u64) -> Progress {
+        let mut heads = [[0; REWRITTEN]; CHUNK];
+        let mut datagrams = [Datagram { head: &[], body: &[] }; CHUNK];
         // Number of packets up to and including that of each datagram.
-        let mut ends = [0; N];
+        let mut ends = [0; CHUNK];
         // One bit for each packet that is left out because of its payload.
         let (mut count, mut problem, mut left_out) = (0, None, 0u64);
         for (i, (packet, head)) in chunk.iter().zip(&mut heads).enumerate() {
@@ -268,7 +261,7 @@ impl Leg {
                 Ok(None) => {}
                 Err(found) => {
                     problem = Some(found);
-                    left_out |= 1 << i; // less than CHUNK, which is 64
+                    left_out |= 1 << i; // less than CHUNK
                 }
             }
         }

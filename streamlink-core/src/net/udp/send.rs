@@ -8,7 +8,6 @@ use super::socket::UdpSocket;
 use socket2::SockAddr;
 use std::{
     io,
-    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     os::fd::RawFd,
 };
@@ -208,32 +207,26 @@ fn send_message(
     #[repr(C, align(8))]
     struct Control([u8; 64]);
 
-    // Not cleared, as most runs need a few.
-    let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; 2 * MAX_SEGMENTS];
+    let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+    let mut vectors = [empty; 2 * MAX_SEGMENTS];
     let mut count = 0usize;
-    // The vector in progress: slices that are adjacent in memory become one.
-    let mut open = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
     for datagram in run.iter().take(MAX_SEGMENTS) {
-        for part in [datagram.head, datagram.body].into_iter().filter(|part| !part.is_empty()) {
-            if open.iov_base.cast_const().wrapping_byte_add(open.iov_len) == part.as_ptr().cast() {
-                open.iov_len += part.len();
-                continue;
-            }
-            if open.iov_len > 0 {
-                vectors[count].write(open);
+        for part in [datagram.head, datagram.body] {
+            // Slices that are adjacent in memory become one.
+            if let Some(last) = count.checked_sub(1).and_then(|last| vectors.get_mut(last))
+                && last.iov_base.cast_const().wrapping_byte_add(last.iov_len) == part.as_ptr().cast()
+            {
+                last.iov_len += part.len();
+            } else if !part.is_empty() {
+                vectors[count] = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
                 count += 1;
             }
-            open = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
         }
-    }
-    if open.iov_len > 0 {
-        vectors[count].write(open);
-        count += 1;
     }
     let mut control = Control([0; 64]);
     // SAFETY: msghdr is plain data, for which all zeroes is a value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = vectors.as_mut_ptr().cast();
+    message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = count;
     if let Some(Peer(address)) = to {
         message.msg_name = address.as_ptr().cast_mut().cast();
@@ -266,8 +259,8 @@ fn send_message(
         }
         message.msg_controllen = length;
     }
-    // SAFETY: the header points to an address, vectors and control data that outlive the call; the first `count` vectors
-    // are written, and point to borrowed slices; the kernel only reads all of them.
+    // SAFETY: the header points to an address, vectors and control data that outlive the call; the vectors point to
+    // borrowed slices; the kernel only reads all of them.
     let result = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
