@@ -12,7 +12,7 @@ const BURST: Duration = Duration::from_millis(1);
 /// Number of datagrams after which waiting for more gains little.
 const RUN: u32 = 16;
 /// Number of outputs from which on single datagrams are held for more than [`BURST`].
-pub(super) const MANY_OUTPUTS: usize = 8;
+const MANY_OUTPUTS: usize = 8;
 /// Number of reads without a pause between them after which the media counts as steady.
 const STEADY: u32 = 8;
 
