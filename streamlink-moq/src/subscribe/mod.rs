@@ -56,8 +56,8 @@ impl SubscribeSettings {
         Self::default()
     }
 
-    /// Sets the time for which the flow waits for media that no leg has brought yet. Default 1 s; at most 10 s. It adds
-    /// no latency while nothing is missing.
+    /// Sets the time for which the flow waits for media that no leg has brought yet. Default 1 s; at most 10 s. A leg
+    /// that has just subscribed has 3 s for what was missed before. It adds no latency while nothing is missing.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait.min(Self::MAX_WAIT);
@@ -349,21 +349,24 @@ impl Merge {
         let Some(state) = self.legs.get_mut(leg) else { return };
         let relay = state.relay.to_string();
         state.stats.path = path.clone();
+        let mut event = None;
         if let Some(path) = path {
             state.stats.subscriptions += 1;
             state.is_up = true;
-            self.shared.events.send(MoqEvent::LegUp { relay, path });
+            event = Some(MoqEvent::LegUp { relay, path });
         } else if let Some(reason) = reason {
             let is_repeat = !state.is_up && state.stats.last_error.as_ref() == Some(&reason);
             state.is_up = false;
             state.stats.last_error = Some(reason.clone());
-            if !is_repeat {
-                self.shared.events.send(MoqEvent::LegDown { relay, reason });
-            }
+            event = (!is_repeat).then_some(MoqEvent::LegDown { relay, reason });
         }
         let shown = state.stats.clone();
         if let Some(leg) = lock(&self.shared.stats).legs.get_mut(leg) {
             *leg = shown;
+        }
+        // Whoever reads the statistics after the event sees what it tells.
+        if let Some(event) = event {
+            self.shared.events.send(event);
         }
     }
 

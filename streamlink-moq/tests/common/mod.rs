@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test binary uses a part
 
 pub(crate) mod hop;
+pub(crate) mod impair;
 
 use moq_relay::{Config, Relay};
 use sha2::{Digest, Sha256};
