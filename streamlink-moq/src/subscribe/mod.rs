@@ -18,7 +18,7 @@ use leg::{Leg, LegReport};
 use serde::Serialize;
 use sink::Sink;
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use streamlink_core::{AppSource, MediaFamily, PeerText};
@@ -128,6 +128,16 @@ struct Shared {
     links: Vec<RelayLink>,
     events: EventSink,
     stats: Mutex<IncomingStats>,
+    gate: OnceLock<Gate>,
+}
+
+/// Decides whether media may pass now.
+struct Gate(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
 }
 
 /// A flow that is received from relays. Dropping it ends the legs.
@@ -155,7 +165,7 @@ impl Incoming {
         let links: Vec<RelayLink> = relays.links().iter().take(MAX_LEGS).cloned().collect();
         let events = EventSink::new();
         let relay_watches = links.iter().map(|link| RelayWatch::start(link, &events)).collect();
-        let shared = Arc::new(Shared { links: links.clone(), events, stats: Mutex::default() });
+        let shared = Arc::new(Shared { links: links.clone(), events, stats: Mutex::default(), gate: OnceLock::new() });
         let (reports, received) = mpsc::channel(REPORTS);
         let (catalogs, catalog) = watch::channel(None);
         let (feed, source) = watch::channel(None);
@@ -203,6 +213,11 @@ impl Incoming {
         }
         self.feed.send_replace(Some(source));
         Ok(())
+    }
+
+    /// Asks before each batch whether it may pass; one that may not is lost. Set once, before the first source.
+    pub(crate) fn gate(&self, is_open: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.shared.gate.set(Gate(Box::new(is_open))); // the first one stays
     }
 
     /// Returns a receiver of the events from now on.
@@ -402,7 +417,10 @@ impl Merge {
     }
 
     /// Passes the result of the merge to the source. `false` when the source takes no more.
-    fn pass_on(&mut self, out: Output, now: Instant) -> bool {
+    fn pass_on(&mut self, mut out: Output, now: Instant) -> bool {
+        if !out.packets.is_empty() && self.shared.gate.get().is_some_and(|gate| !(gate.0)()) {
+            out.packets.clear();
+        }
         if out.lost != 0 || out.lost_groups != 0 {
             self.shared.events.send(MoqEvent::Lost { objects: out.lost, groups: out.lost_groups });
         }

@@ -116,6 +116,26 @@ impl InProcessRelay {
         Self { address, trigger, running }
     }
 
+    /// Starts a relay that asks for client certificates of an authority, and whose sessions the test admits.
+    pub(crate) async fn start_admitting(
+        certificate: &Certificate,
+        authority: PathBuf,
+    ) -> (Self, moq_relay::auth::Admissions) {
+        let mut config = config(0, certificate.certificate.clone(), certificate.key.clone());
+        config.listen.tls.root = vec![authority];
+        config.auth.public.clear();
+        let mut relay = Relay::load(config).await.expect("relay").with_signals(false);
+        let admissions = relay.admissions().expect("admissions");
+        let address = relay.quic_addr().expect("address");
+        let trigger = relay.shutdown_trigger().clone();
+        let ready = relay.ready();
+        let running = tokio::spawn(async move {
+            let _ = relay.run().await; // stopped by its trigger
+        });
+        ready.wait().await.expect("relay");
+        (Self { address, trigger, running }, admissions)
+    }
+
     pub(crate) fn address(&self) -> RelayAddress {
         address(self.address.port())
     }
