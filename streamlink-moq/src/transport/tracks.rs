@@ -24,11 +24,15 @@ pub fn unix_micros() -> u64 {
     now.as_micros().try_into().unwrap_or(MAX_GROUP)
 }
 
+/// Returns the reason of a failure, whether it arose here or the relay told it.
 fn failure(error: &moq_net::Error) -> Error {
+    use moq_net::{Error as Local, StreamError as Told};
     match error {
-        moq_net::Error::NotFound | moq_net::Error::Unroutable => Error::NotFound(error.to_string().into()),
-        moq_net::Error::Unauthorized => Error::Forbidden,
-        moq_net::Error::Old | moq_net::Error::Lagged => Error::Superseded,
+        Local::NotFound | Local::Unroutable | Local::Stream(Told::NotFound | Told::Unroutable) => {
+            Error::NotFound(error.to_string().into())
+        }
+        Local::Unauthorized | Local::Session(moq_net::SessionError::Unauthorized) => Error::Forbidden,
+        Local::Old | Local::Lagged | Local::Stream(Told::Old | Told::TooFarBehind) => Error::Superseded,
         _ => Error::Interrupted(error.to_string().into()),
     }
 }
