@@ -95,6 +95,31 @@ async fn relays_cut_off_in_turn_lose_nothing() {
     assert_eq!((run.stats.lost, run.stats.lost_groups), (0, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_links_cut_for_a_moment_lose_nothing() {
+    let happen = async |networks: &[Impaired; 2], edge: &Edge, _: &Ingest| {
+        let mut events = edge.incoming.events();
+        let told = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                println!("{event:?}");
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for network in networks {
+            network.lose(10_000);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for network in networks {
+            network.lose(0);
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        told.abort();
+    };
+    let run = carry(Duration::from_secs(8), |_| {}, happen).await;
+    println!("longest silence {:?} with all links cut for 2 s", run.silence());
+    run.assert_whole();
+}
+
 /// At 150 ms and 1 % loss, the legs need some seconds before they carry 6 Mb/s; after that nothing is lost within the wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_and_lossy_links_lose_nothing_once_they_are_warm() {
