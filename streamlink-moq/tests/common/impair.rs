@@ -4,7 +4,7 @@
 
 use super::address;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     sync::{
         Arc,
@@ -105,20 +105,31 @@ async fn proxy(socket: Arc<UdpSocket>, relay: SocketAddr, terms: Arc<Terms>) {
     loop {
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
         let packet = buffer[..length].to_vec();
-        if !clients.contains_key(&client) {
-            let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("socket"));
-            let back = delayed(socket.clone(), client, terms.clone());
-            let receiver = upstream.clone();
-            tokio::spawn(async move {
-                let mut buffer = vec![0; 65_536];
-                while !back.is_closed() {
-                    if let Ok((length, _)) = receiver.recv_from(&mut buffer).await {
-                        let _ = back.send(buffer[..length].to_vec()); // the test is over
-                    }
-                }
-            });
-            clients.insert(client, delayed(upstream, relay, terms.clone()));
-        }
-        let _ = clients[&client].send(packet); // the test is over
+        let to_relay = match clients.entry(client) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(pass(socket.clone(), client, relay, terms.clone()).await),
+        };
+        let _ = to_relay.send(packet); // the test is over
     }
+}
+
+/// Passes what the relay answers on to a client. Returns where packets to the relay go.
+async fn pass(
+    socket: Arc<UdpSocket>,
+    client: SocketAddr,
+    relay: SocketAddr,
+    terms: Arc<Terms>,
+) -> mpsc::UnboundedSender<Vec<u8>> {
+    let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("socket"));
+    let back = delayed(socket, client, terms.clone());
+    let receiver = upstream.clone();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 65_536];
+        while !back.is_closed() {
+            if let Ok((length, _)) = receiver.recv_from(&mut buffer).await {
+                let _ = back.send(buffer[..length].to_vec()); // the test is over
+            }
+        }
+    });
+    delayed(upstream, relay, terms)
 }
