@@ -2710,12 +2710,13 @@ streamlink_status streamlink_stats_region_leg(const streamlink_stats *stats,
 /**
  * Adds a region on other machines to an engine. Outputs with this region then run there, and their statistics and events
  * are those of the flow. `url`: the relays that lead there and a path, as in "moq://relay-a,relay-b/studio". `options`: a
- * JSON object with the settings of the link; NULL: the defaults.
+ * JSON object with the settings of the link, of which `key`, the public key of the region, is required; see
+ * RegionLinkOptions::from_json of the crate streamlink-moq.
  *
  * A library that was built without the feature `moq` returns STREAMLINK_STATUS_UNSUPPORTED.
  *
  * # Safety
- * `engine` is an engine that was not destroyed; `name` and `url` are texts that end with NUL, `options` is one or NULL;
+ * `engine` is an engine that was not destroyed; `name` and `url` are texts that end with NUL, and `options` is one or NULL;
  * `error` is NULL or points to memory for a pointer.
  */
 STREAMLINK_API

@@ -6,8 +6,8 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use serde_json::Value;
-use std::{fs, net::IpAddr, path::PathBuf, process::ExitCode};
-use streamlink_core::{Bitrate, Engine, Flow, Output, PeerLimits, RegionEgress, SettingScope, Source};
+use std::{fs, net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use streamlink_core::{Bitrate, Engine, Flow, Output, PeerLimits, RegionEgress, RegionLink, SettingScope, Source};
 
 /// Commands, for `--help` and for an unknown one.
 pub(crate) const COMMANDS: &str = "\
@@ -59,6 +59,11 @@ pub(crate) struct Arguments {
     /// Region from which outputs can send: a local address, or an interface; may be given several times
     #[arg(long, value_name = "NAME=ADDRESS|IFACE", value_parser = region)]
     region: Vec<(String, RegionEgress)>,
+    /// Region on other machines, and a file with its link: a JSON object with `url`, as in
+    /// moq://relay-a,relay-b/studio, `key`, the public key of the region, and settings; may be given several times. Needs
+    /// a program that was built with `--features moq`
+    #[arg(long, value_name = "NAME=FILE", value_parser = remote_region)]
+    remote_region: Vec<(String, PathBuf)>,
     /// File with the certificate chain, in PEM, of sources and outputs that listen with TLS
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -107,6 +112,28 @@ fn region(text: &str) -> Result<(String, RegionEgress), String> {
         text.split_once('=').filter(|(name, egress)| !name.is_empty() && !egress.is_empty()).ok_or("")?;
     let address = egress.parse::<IpAddr>().map(RegionEgress::Address);
     Ok((name.to_owned(), address.unwrap_or_else(|_| RegionEgress::Interface(egress.to_owned()))))
+}
+
+fn remote_region(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').filter(|(name, file)| !name.is_empty() && !file.is_empty()).ok_or("")?;
+    Ok((name.to_owned(), file.into()))
+}
+
+/// Returns the link of a region that a file describes.
+#[cfg(feature = "moq")]
+fn remote_link(json: &str) -> Result<Arc<dyn RegionLink>, Failure> {
+    let no_object = |_| "it is no JSON object with a member `url`"; // the error might quote a token
+    let mut members: serde_json::Map<String, Value> = serde_json::from_str(json).map_err(no_object)?;
+    let Some(Value::String(url)) = members.remove("url") else {
+        return Err("it is no JSON object with a member `url`".into());
+    };
+    let options = streamlink_moq::RegionLinkOptions::from_json(&Value::Object(members).to_string())?;
+    Ok(streamlink_moq::region_link(&url, options)?)
+}
+
+#[cfg(not(feature = "moq"))]
+fn remote_link(_: &str) -> Result<Arc<dyn RegionLink>, Failure> {
+    Err("this program was built without regions on other machines (`--features moq`)".into())
 }
 
 /// Reports an error in the arguments without quoting them, as a URL may contain a secret.
@@ -199,6 +226,11 @@ impl Arguments {
         }
         for (name, egress) in &self.region {
             builder = builder.region(name, egress.clone());
+        }
+        for (name, file) in &self.remote_region {
+            let json = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let link = remote_link(&json).map_err(|error| format!("{}: {error}", file.display()))?;
+            builder = builder.remote_region(name, link);
         }
         if let (Some(certificates), Some(key)) = (&self.tls_cert, &self.tls_key) {
             builder = builder.tls_identity(&read(certificates)?, &read(key)?)?;

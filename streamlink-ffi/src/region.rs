@@ -114,12 +114,13 @@ pub unsafe extern "C" fn streamlink_stats_region_leg(
 
 /// Adds a region on other machines to an engine. Outputs with this region then run there, and their statistics and events
 /// are those of the flow. `url`: the relays that lead there and a path, as in "moq://relay-a,relay-b/studio". `options`: a
-/// JSON object with the settings of the link; NULL: the defaults.
+/// JSON object with the settings of the link, of which `key`, the public key of the region, is required; see
+/// RegionLinkOptions::from_json of the crate streamlink-moq.
 ///
 /// A library that was built without the feature `moq` returns STREAMLINK_STATUS_UNSUPPORTED.
 ///
 /// # Safety
-/// `engine` is an engine that was not destroyed; `name` and `url` are texts that end with NUL, `options` is one or NULL;
+/// `engine` is an engine that was not destroyed; `name` and `url` are texts that end with NUL, and `options` is one or NULL;
 /// `error` is NULL or points to memory for a pointer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_engine_add_remote_region(
@@ -143,6 +144,35 @@ pub unsafe extern "C" fn streamlink_engine_add_remote_region(
 }
 
 /// Makes the link of a URL.
+#[cfg(feature = "moq")]
+fn link(url: &str, options: Option<&str>) -> Result<Arc<dyn RegionLink>, Failure> {
+    let wrong = |error: streamlink_moq::Error| Failure::new(Status::InvalidConfig, error.to_string());
+    let options = streamlink_moq::RegionLinkOptions::from_json(options.unwrap_or("{}")).map_err(wrong)?;
+    streamlink_moq::region_link(url, options).map_err(wrong)
+}
+
+/// Returns the error of a build without links.
+#[cfg(not(feature = "moq"))]
 fn link(_url: &str, _options: Option<&str>) -> Result<Arc<dyn RegionLink>, Failure> {
     Err(Failure::new(Status::Unsupported, "this library was built without regions on other machines (feature `moq`)"))
+}
+
+#[cfg(all(test, feature = "moq"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remote_region_is_made_of_url_and_json() {
+        let key = streamlink_moq::seal::RegionSecretKey::generate().public_key();
+        let options = format!(r#"{{"key":"{key}","idle_timeout_ms":2000}}"#);
+        assert!(link("moq://127.0.0.1:4443,127.0.0.1:4444/studio", Some(&options)).is_ok());
+        for (url, options, said) in [
+            ("moq://127.0.0.1:4443/studio", None, "missing field `key`"),
+            ("moq://127.0.0.1:4443/studio", Some("{]"), "no JSON object"),
+            ("http://127.0.0.1/studio", Some(options.as_str()), "moq://"),
+        ] {
+            let failure = link(url, options).err().unwrap();
+            assert!(failure.message.contains(said), "{url}: {}", failure.message);
+        }
+    }
 }

@@ -68,6 +68,7 @@ mod address;
 mod error;
 mod event;
 mod lease;
+mod link_json;
 mod media;
 pub mod membership;
 mod merge;

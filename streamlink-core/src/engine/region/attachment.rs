@@ -336,7 +336,7 @@ impl Attachment {
             leaving.removed.cancel();
         }
         if let Some(reason) = failure {
-            let waits = self.waits_for(&reason);
+            let waits = self.waits_for_reason(&reason);
             events.extend(state.entries.iter_mut().filter_map(|entry| entry.lose(waits.clone(), now)));
             state.failures += 1;
             state.failure = Some(reason);
@@ -348,6 +348,14 @@ impl Attachment {
     pub(super) fn emit(&self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             self.parts.events.emit(event);
+        }
+    }
+
+    /// Returns the reason with the name of the region.
+    fn waits_for_reason(&self, reason: &LossReason) -> LossReason {
+        match reason {
+            LossReason::WaitingForRegion(text) => LossReason::WaitingForRegion(text.clone()),
+            reason => self.waits_for(reason),
         }
     }
 
@@ -365,7 +373,7 @@ impl Attachment {
         for entry in &mut state.entries {
             if !entry.is_fresh(now) {
                 let reason = match &why {
-                    Some(reason) => self.waits_for(reason),
+                    Some(reason) => self.waits_for_reason(reason),
                     None => self.waits_for(entry.silence(now)),
                 };
                 events.extend(entry.lose(reason, now));
@@ -481,7 +489,7 @@ impl Attachment {
         let state = self.lock();
         let Some(entry) = state.entries.iter().find(|entry| entry.id == id) else { return local };
         let reason = || match state.known_reason() {
-            Some(reason) => self.waits_for(reason),
+            Some(reason) => self.waits_for_reason(&reason),
             None => self.waits_for(entry.silence(now)),
         };
         entry.shown(local, reason, now)
