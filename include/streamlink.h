@@ -1237,6 +1237,11 @@ typedef struct {
    * Number of reasons for which peers were refused; see streamlink_stats_refusal().
    */
   size_t refusal_count;
+  /**
+   * The URL with the IPv4 address of this machine, of a source or an output that listens on [::], which is reached over
+   * both families.
+   */
+  const char *url_ipv4;
 } streamlink_endpoint_stats;
 
 /**

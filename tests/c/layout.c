@@ -143,6 +143,7 @@ int main(void)
     FIELD(streamlink_endpoint_stats, unrepaired);
     FIELD(streamlink_endpoint_stats, member_count);
     FIELD(streamlink_endpoint_stats, refusal_count);
+    FIELD(streamlink_endpoint_stats, url_ipv4);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);
