@@ -288,7 +288,8 @@ fn pairing_error_names_the_allowed_outputs() {
 #[test]
 fn interop_page_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("docs/interop.md")).unwrap();
-    let folders = ["tests/tests", "streamlink-core/src"].map(|folder| sources(&root().join(folder)));
+    let folders =
+        ["tests/tests", "streamlink-core/src", "examples/console/tests"].map(|folder| sources(&root().join(folder)));
     let code: String = folders.iter().flatten().map(|file| fs::read_to_string(file).unwrap()).collect();
     let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
     assert!(!rows.is_empty());
