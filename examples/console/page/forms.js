@@ -170,7 +170,8 @@ export async function openEndpoint(flow, direction, existing) {
   const name = field({ label: `${direction === 'source' ? 'Source' : 'Output'} name`, path: 'name', required: true, value: given.name ?? '' });
   const description = field({ label: 'Description', path: 'description', value: given.description ?? '' });
   const chooser = endpointChooser(scopes, '', given, existing?.scope);
-  const regions = [['(of this machine)', ''], ...state.catalogue.regions.map((region) => [region, region])];
+  const labelOf = (region) => (state.catalogue.remoteRegions.includes(region) ? `${region} (other machines)` : region);
+  const regions = [['(of this machine)', ''], ...state.catalogue.regions.map((region) => [labelOf(region), region])];
   const region = direction === 'output' && state.catalogue.regions.length ? field({ label: 'Region', path: 'region', choices: regions, value: given.region ?? '' }) : null;
   const own = [name, description, region].filter(Boolean);
   const read = () => {

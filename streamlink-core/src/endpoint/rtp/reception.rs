@@ -117,6 +117,7 @@ impl Reception {
         };
         let rist = match protocol {
             Protocol::Rist { latency, .. } => {
+                context.group.allow_recovery(latency);
                 let own = u32::from_be_bytes(context.random.bytes()) & !1;
                 context.status.counters.latency_us.set(micros(Some(latency)));
                 Some(RistReceiver::new(own, latency, Instant::now()))
