@@ -299,8 +299,8 @@ fn interop_page_names_tests_that_exist() {
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "no test is named: {row}");
         for name in names {
-            let is_test =
-                code.contains(&format!("#[test]\nfn {name}()")) || code.contains(&format!("#[test]\n    fn {name}()"));
+            let forms = ["#[test]\nfn ", "#[test]\n    fn ", "#[tokio::test]\n    async fn "];
+            let is_test = forms.iter().any(|form| code.contains(&format!("{form}{name}()")));
             assert!(is_test, "there is no test `{name}`");
         }
     }
