@@ -30,8 +30,8 @@ const BATCH: usize = 16;
 const BATCHES: usize = 2000;
 const RUNS: usize = 21;
 /// The targets.
-const MOST_NS: f64 = 60.0;
-const MOST_SNAPSHOT: Duration = Duration::from_micros(20);
+const MOST_NS: f64 = 30.0;
+const MOST_SNAPSHOT: Duration = Duration::from_micros(10);
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);

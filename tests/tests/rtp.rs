@@ -76,6 +76,48 @@ fn rtp_packets_arrive_bit_for_bit_over_ipv4_and_ipv6() {
     }
 }
 
+/// Datagrams that come one at a time are held for many outputs, and read at intervals. After a pause they are read as they
+/// come again.
+#[test]
+fn rtp_paced_media_reaches_many_outputs_in_order_and_after_pauses() {
+    const OUTPUTS: usize = 10;
+    let engine = engine();
+    let sinks: Vec<Sink> = (0..OUTPUTS).map(|_| Sink::new()).collect();
+    let mut flow = Flow::builder("f", Bitrate::mbps(20)).source(Source::rtp("in", "127.0.0.1:0"));
+    for (i, sink) in sinks.iter().enumerate() {
+        flow = flow.output(Output::rtp(format!("out-{i}"), &sink.address()));
+    }
+    let running = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
+    let sender = input(&running);
+    let mut next = 0u16;
+    for round in 0..3 {
+        let first = next;
+        for _ in 0..150 {
+            sender.send(&packet(33, next, u32::from(next), 7, &[round; 1316]));
+            next += 1;
+            std::thread::sleep(Duration::from_micros(1200));
+        }
+        for sink in &sinks {
+            let got: Vec<u16> = sink.take(150).iter().map(|p| sequence(p)).collect();
+            assert_eq!(got, (first..next).collect::<Vec<u16>>(), "round {round}");
+        }
+        // Nothing comes for longer than any interval, then one packet by itself.
+        std::thread::sleep(Duration::from_millis(60));
+        sender.send(&packet(33, next, u32::from(next), 7, &[round; 1316]));
+        for sink in &sinks {
+            assert_eq!(sequence(&sink.take(1)[0]), next);
+        }
+        next += 1;
+    }
+    let stats = eventually("the counters", || {
+        let stats = running.stats();
+        stats.outputs.iter().all(|output| output.packets == u64::from(next)).then_some(stats)
+    });
+    assert_eq!((stats.sources[0].packets, stats.sources[0].lost, stats.sources[0].dropped), (next.into(), 0, 0));
+    assert!(stats.outputs.iter().all(|output| output.dropped == 0));
+    engine.block_on(running.stop());
+}
+
 #[test]
 fn rtp_multicast_is_received_and_sent() {
     let engine = engine();

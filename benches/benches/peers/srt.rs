@@ -222,11 +222,9 @@ pub(crate) fn idle(_: &Plan) -> Result<Row, Failure> {
     let each = after.memory.saturating_sub(before.memory) as f64 / CALLERS as f64;
     let figure = |name: &str, usage: Usage| Figure {
         name: name.to_owned(),
-        cpu_per_gb: 0.0,
-        lost: 0,
-        latency: (0.0, 0.0),
         memory: usage.memory,
         threads: usage.threads,
+        ..Figure::default()
     };
     let targets = vec![
         ("callers that are not there".into(), (CALLERS - playing) as f64, 0.0),

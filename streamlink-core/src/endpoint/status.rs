@@ -77,6 +77,11 @@ impl Status {
         self.lock().clone()
     }
 
+    /// Reads the status without copying all of it. `read` runs under the lock.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&StatusSnapshot) -> T) -> T {
+        read(&self.lock())
+    }
+
     /// Updates the PIDs and transport errors.
     pub(super) fn set_transport(&self, monitor: &TsMonitor) {
         let mut snapshot = self.lock();

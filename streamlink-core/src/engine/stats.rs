@@ -5,7 +5,7 @@ use crate::{
     event::RefusalCount,
     flow::{Bitrate, PeerUrl},
     media::{MediaTrack, PidStats, TransportErrors},
-    router::State,
+    router::{Counters, State},
     text::PeerText,
 };
 use std::{
@@ -187,22 +187,12 @@ pub struct EndpointStats {
 
 impl EndpointStats {
     pub(super) fn new(status: &Status, protocol: &'static str, url: Option<PeerUrl>, now: Instant) -> Self {
-        let c = &status.counters;
-        let snapshot = status.snapshot();
-        let last_error = snapshot.last_error(now);
-        let StatusSnapshot {
-            name,
-            description,
-            pids,
-            transport,
-            mut tracks,
-            players,
-            members,
-            media,
-            peer,
-            refusals,
-            ..
-        } = snapshot;
+        status.read(|snapshot| Self::of(&status.counters, snapshot, protocol, url, now))
+    }
+
+    /// Copies each part once: a host may ask for the statistics of many outputs often.
+    fn of(c: &Counters, snapshot: &StatusSnapshot, protocol: &'static str, url: Option<PeerUrl>, now: Instant) -> Self {
+        let mut tracks = snapshot.tracks.clone();
         let bit_rate = c.bits_per_second(now);
         if bit_rate == 0 {
             // Tracks are measured while something comes.
@@ -211,8 +201,8 @@ impl EndpointStats {
             }
         }
         Self {
-            name,
-            description,
+            name: snapshot.name.clone(),
+            description: snapshot.description.clone(),
             protocol,
             region: None,
             node: None,
@@ -239,21 +229,21 @@ impl EndpointStats {
             unrepaired: c.unrepaired.get(),
             undecrypted: c.undecrypted.get(),
             refused: c.refused.get(),
-            refusals,
+            refusals: snapshot.refusals.clone(),
             jitter: Duration::from_micros(c.jitter_us.get()),
-            transport,
+            transport: snapshot.transport,
             video_frame_rate: c.video_rate.get() as f64 / 1000.0,
             audio_frame_rate: c.audio_rate.get() as f64 / 1000.0,
             round_trip: Duration::from_micros(c.rtt_us.get()),
             latency: Duration::from_micros(c.latency_us.get()),
             buffered: Duration::from_micros(c.buffered_us.get()),
             encrypted: c.encrypted.get() != 0,
-            players,
-            members,
-            media,
-            pids,
-            peer,
-            last_error,
+            players: snapshot.players.clone(),
+            members: snapshot.members.clone(),
+            media: snapshot.media.clone(),
+            pids: snapshot.pids.clone(),
+            peer: snapshot.peer,
+            last_error: snapshot.last_error(now),
             tracks,
         }
     }

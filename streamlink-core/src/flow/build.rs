@@ -69,7 +69,7 @@ impl Flow {
     }
 
     /// Default of [`FlowBuilder::coalesce`].
-    pub const DEFAULT_COALESCE: Duration = Duration::from_millis(1);
+    pub const DEFAULT_COALESCE: Duration = Duration::from_millis(5);
 
     /// Default of [`FlowBuilder::entry_wait`].
     pub const DEFAULT_ENTRY_WAIT: Duration = Duration::from_secs(3);
@@ -160,9 +160,13 @@ impl<F> FlowBuilder<F> {
         self
     }
 
-    /// Sets the time that packets of RTP and RTSP sources may wait for more, so that they leave together (1 ms; 0–20).
+    /// Sets the maximum time that packets of RTP and RTSP sources may wait for more, so that they leave together (5 ms;
+    /// 0–20).
     ///
-    /// Sending many datagrams at once costs a fraction of sending each by itself. 0 passes packets on after each read.
+    /// Sending many datagrams at once costs a fraction of sending each by itself. Packets that come in bursts wait for no
+    /// more than 1 ms, and so do all packets of a flow with fewer than 8 outputs. Packets of RTP and UDP sources that come
+    /// steadily, one at a time, wait until about 16 have come, or for this time: at 6 Mb/s three leave together. 0 passes
+    /// packets on after each read.
     pub fn coalesce(mut self, window: Duration) -> Self {
         self.draft.coalesce = window;
         self

@@ -28,7 +28,7 @@ pub struct FlowConfiguration {
     pub max_bandwidth: Bitrate,
     /// Treatment of media above the maximum bandwidth.
     pub bandwidth_policy: BandwidthPolicy,
-    /// Time that packets of RTP and RTSP sources may wait for more.
+    /// Maximum time that packets of RTP and RTSP sources may wait for more.
     pub coalesce: Duration,
     /// Time for which players and backups wait for an entry point.
     pub entry_wait: Duration,

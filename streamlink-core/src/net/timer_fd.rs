@@ -24,7 +24,7 @@ impl TimerFd {
     /// Waits for `duration`, to a fraction of a millisecond. A failing timer ends the wait at once.
     pub(crate) async fn wait(&self, duration: Duration) {
         if self.set(duration).is_ok() {
-            poll_fn(|cx| self.poll_expired(cx)).await;
+            self.expired().await;
         }
     }
 
@@ -34,6 +34,11 @@ impl TimerFd {
     /// When the system refuses: the timer does not expire.
     pub(crate) fn set(&self, duration: Duration) -> io::Result<()> {
         set(self.0.get_ref(), duration, Duration::ZERO)
+    }
+
+    /// Waits until the timer expires, as it was set. A failing timer ends the wait at once.
+    pub(crate) async fn expired(&self) {
+        poll_fn(|cx| self.poll_expired(cx)).await;
     }
 
     /// Ready when the timer has expired, or fails; once for each time that it was set.

@@ -57,6 +57,11 @@ impl LayoutInterests {
         self.of(layout).fetch_sub(1, Relaxed);
     }
 
+    /// Returns the number of outputs that send batches in one of these layouts.
+    pub(super) fn outputs(&self) -> usize {
+        self.contiguous.load(Relaxed) + self.framed.load(Relaxed)
+    }
+
     fn of(&self, layout: BatchLayout) -> &AtomicUsize {
         match layout {
             BatchLayout::Contiguous => &self.contiguous,

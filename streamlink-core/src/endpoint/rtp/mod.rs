@@ -2,6 +2,7 @@
 
 mod driver;
 mod fec;
+mod gathering;
 mod output;
 mod pacing;
 mod payload_report;

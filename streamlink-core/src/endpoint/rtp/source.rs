@@ -1,8 +1,8 @@
 //! The RTP, UDP or RIST source: a task that reads datagrams in batches, and publishes their packets to the flow.
 
-use super::{fec, reception::Reception, side::SideSockets};
+use super::{fec, gathering::Gathering, reception::Reception, side::SideSockets};
 use crate::{
-    endpoint::{Bandwidth, SourceContext, sleep_until},
+    endpoint::{Bandwidth, SourceContext},
     flow::{PayloadTypes, UdpInput},
     net::{Multicast, Receiver as SocketReceiver, TimerFd, UdpOptions, UdpSocket},
 };
@@ -10,11 +10,14 @@ use futures_util::FutureExt;
 use std::{
     io,
     net::SocketAddr,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 /// Number of datagrams after which a batch is published and the task yields.
 const MAX_BATCH: usize = 512;
+/// Interval at which a socket is read that the system cannot watch.
+const UNWATCHED_INTERVAL: Duration = Duration::from_millis(1);
 /// Maximum number of reads of FEC packets, or RTCP, after media was read.
 const SIDE_READS: usize = 4;
 
@@ -79,14 +82,28 @@ impl UdpSource {
 
     /// Receives until the source is stopped.
     pub(super) async fn run(self, context: SourceContext) {
-        let Self { settings, protocol, socket, mut side, mut memory, alarm } = self;
-        let coalesce = context.coalesce;
+        let Self { settings, protocol, mut socket, mut side, mut memory, alarm } = self;
+        let mut gathering = match protocol {
+            // What is lost is asked for when the packet behind it is read.
+            Protocol::Rist { .. } => Gathering::of_bursts(context.coalesce),
+            Protocol::Rtp { .. } | Protocol::Udp => Gathering::new(context.coalesce),
+        };
+        let ring = context.group.ring().clone();
         let (stop, mut live) = (context.stop.clone(), context.live.clone());
         let mut applied = live.borrow().bandwidth;
         let mut reception = Reception::new(settings, protocol, context);
         let mut side_packets = Vec::new();
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        // The time that the timer is set to, at or before the next timeout. Nearly always the timeout moves away while the
+        // timer runs, which is seen when it expires: to set it for each read would wake the runtime.
+        let mut set_to: Option<Instant> = None;
         loop {
-            let deadline = reception.next_timeout();
+            if let Some(deadline) = reception.next_timeout()
+                && set_to.is_none_or(|set_to| deadline < set_to)
+            {
+                timer.as_mut().reset(deadline.into());
+                set_to = Some(deadline);
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return reception.stop(),
@@ -98,16 +115,21 @@ impl UdpSource {
                         memory.set_rate(bandwidth.bytes_per_second());
                     }
                 }
-                ready = socket.readable() => {
-                    if ready.is_ok() && !coalesce.is_zero() {
+                () = arrivals(&socket, &alarm) => {
+                    let pause = gathering.after_pause();
+                    if socket.is_watched() && !pause.is_zero() {
                         // Datagrams that arrive during this pause leave in the same batch.
                         tokio::select! {
                             () = stop.cancelled() => return reception.stop(),
-                            () = alarm.wait(coalesce) => {}
+                            () = alarm.wait(pause) => {}
                         }
                     }
-                    let result = socket.drain(&mut memory, MAX_BATCH, |datagram| reception.datagram(datagram)).await;
-                    if let Err(error) = result {
+                    let mut count = 0;
+                    let result = socket.drain(&mut memory, MAX_BATCH, |datagram| {
+                        count += 1;
+                        reception.datagram(datagram);
+                    });
+                    if let Err(error) = result.await {
                         log::warn!("source `{}`: {error}", reception.ingest.context.status.name());
                     }
                     reception.overflows(memory.take_overflows());
@@ -118,13 +140,22 @@ impl UdpSource {
                         }
                         reception.side(&mut side_packets, Instant::now());
                     }
-                    reception.publish(Instant::now());
+                    let now = Instant::now();
+                    reception.publish(now);
+                    gathering.read(count, ring.interested_outputs(), now);
+                    follow(gathering, &mut socket, &alarm, count >= MAX_BATCH);
                 }
                 () = receive_side(&side, &mut side_packets) => {
                     reception.side(&mut side_packets, Instant::now());
                     reception.publish(Instant::now());
                 }
-                () = sleep_until(deadline) => reception.timeout(Instant::now()),
+                () = timer.as_mut(), if set_to.is_some() => {
+                    set_to = None;
+                    let now = Instant::now();
+                    if reception.next_timeout().is_some_and(|deadline| deadline <= now) {
+                        reception.timeout(now);
+                    }
+                }
             }
             if let Some(side) = &mut side {
                 reception.send_rtcp(side, Instant::now());
@@ -133,6 +164,29 @@ impl UdpSource {
                 memory.rest();
             }
         }
+    }
+}
+
+/// Waits until datagrams have arrived, or, while the media is steady, until they are to be read.
+async fn arrivals(socket: &UdpSocket, alarm: &TimerFd) {
+    if socket.is_watched() {
+        // An error is met again by the read that follows.
+        let _ = socket.readable().await;
+    } else {
+        alarm.expired().await;
+    }
+}
+
+/// Sets the time of the next read while the media is steady, and watches the socket otherwise. `more`: datagrams were left
+/// behind, and are read at once.
+fn follow(gathering: Gathering, socket: &mut UdpSocket, alarm: &TimerFd, more: bool) {
+    if gathering.interval().is_none() && socket.watch().is_ok() {
+        return;
+    }
+    // Where the system cannot watch the socket, it is read at intervals, too.
+    let interval = gathering.interval().unwrap_or(UNWATCHED_INTERVAL);
+    if alarm.set(if more { Duration::ZERO } else { interval }).is_ok() {
+        socket.unwatch();
     }
 }
 

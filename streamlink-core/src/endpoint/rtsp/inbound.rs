@@ -25,6 +25,9 @@ use std::{
 /// Maximum time for which packets over UDP wait for a missing one before them.
 const REORDER_WINDOW: Duration = Duration::from_millis(50);
 
+/// Maximum time for which packets are collected into one batch: the packets of a picture come within it.
+const MAX_GATHERING: Duration = Duration::from_millis(1);
+
 /// Minimum time between two events about refused datagrams.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -123,7 +126,7 @@ impl SourceSession {
 
     /// Returns the maximum time for which packets are collected into one batch.
     pub(super) fn coalesce(&self) -> Duration {
-        self.ingest.context.coalesce
+        self.ingest.context.coalesce.min(MAX_GATHERING)
     }
 
     /// Returns the earliest time at which a reorder buffer gives up a missing packet.

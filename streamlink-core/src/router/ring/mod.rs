@@ -151,6 +151,11 @@ impl Ring {
         LayoutInterest(self.clone(), layout)
     }
 
+    /// Returns the number of outputs that save something when packets are published together.
+    pub(crate) fn interested_outputs(&self) -> usize {
+        self.interests.outputs()
+    }
+
     /// Changes the bounds, from the next batch on.
     pub(crate) fn set_limits(&self, limits: Limits) {
         self.lock().limits = limits;
