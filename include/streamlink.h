@@ -1283,6 +1283,11 @@ typedef struct {
    * The node of a region on other machines that runs the output, or has run it last.
    */
   const char *node;
+  /**
+   * The URL with the IPv4 address of this machine, of a source or an output that listens on [::], which is reached over
+   * both families.
+   */
+  const char *url_ipv4;
 } streamlink_endpoint_stats;
 
 /**

@@ -7,9 +7,7 @@ use crate::{
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
-use streamlink_core::{
-    Allowlist, BandwidthPolicy, Bitrate, Engine, Flow, FlowHandle, Output, OutputEdit, PeerUrl, SourceEdit,
-};
+use streamlink_core::{Allowlist, BandwidthPolicy, Bitrate, Engine, Flow, FlowHandle, Output, OutputEdit, SourceEdit};
 use tokio::task::JoinHandle;
 
 /// Members of an endpoint that can change while it runs.
@@ -48,14 +46,19 @@ impl Flows {
         let now = value_of(&flow);
         let name = flow.name().to_owned();
         let handle = self.engine.start(flow).await.map_err(|error| format!("flow `{name}`: {error}"))?;
-        for address in handle.input_addresses() {
-            self.screen.line(&format!("{name}: input address: {address}"));
-            if let Some((server, key)) = PeerUrl::from(address).server_and_key() {
-                self.screen.line(&format!("{name}: input address, as server and stream key: {server} {key}"));
+        let stats = handle.stats();
+        for source in stats.sources {
+            for address in source.url.iter().chain(&source.url_ipv4) {
+                self.screen.line(&format!("{name}: input address: {address}"));
+                if let Some((server, key)) = address.server_and_key() {
+                    self.screen.line(&format!("{name}: input address, as server and stream key: {server} {key}"));
+                }
             }
         }
-        for (output, url) in handle.playback_urls() {
-            self.tell_playback(&name, &output, &url);
+        for output in stats.outputs {
+            for url in output.url.iter().chain(&output.url_ipv4) {
+                self.tell_playback(&name, &output.name, url);
+            }
         }
         let (mut events, screen) = (handle.events(), self.screen.clone());
         let events = tokio::spawn(async move {

@@ -182,6 +182,7 @@ pub fn json(stats: &FlowStats) -> Value {
             "name": s.name,
             "description": s.description,
             "url": s.url.as_ref().map(|url| shown_url(url)),
+            "url_ipv4": s.url_ipv4.as_ref().map(|url| shown_url(url)),
             "protocol": s.protocol,
             "state": format!("{:?}", s.state),
             "active": s.active,

@@ -35,6 +35,7 @@ struct Texts {
     description: CString,
     protocol: CString,
     url: CString,
+    url_ipv4: CString,
     media: CString,
     peer: CString,
     last_error: CString,
@@ -197,6 +198,9 @@ pub struct StreamlinkEndpointStats {
     pub region: *const c_char,
     /// The node of a region on other machines that runs the output, or has run it last.
     pub node: *const c_char,
+    /// The URL with the IPv4 address of this machine, of a source or an output that listens on [::], which is reached over
+    /// both families.
+    pub url_ipv4: *const c_char,
 }
 
 /// A player of an output that listens, at one moment.
@@ -413,6 +417,7 @@ impl StreamlinkStats {
                 description: c_string(stats.description.as_deref().unwrap_or_default()),
                 protocol: c_string(stats.protocol),
                 url: c_string(stats.url.as_deref().unwrap_or_default()),
+                url_ipv4: c_string(stats.url_ipv4.as_deref().unwrap_or_default()),
                 media: c_string(stats.media.as_deref().unwrap_or_default()),
                 peer: c_string(stats.peer.map(|peer| peer.to_string()).unwrap_or_default()),
                 last_error: c_string(stats.last_error.as_ref().map_or("", |error| error.text.as_str())),
@@ -541,6 +546,7 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             refusal_count: s.refusals.len(),
             region: texts.region.as_ptr(),
             node: texts.node.as_ptr(),
+            url_ipv4: texts.url_ipv4.as_ptr(),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }

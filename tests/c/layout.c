@@ -145,6 +145,7 @@ int main(void)
     FIELD(streamlink_endpoint_stats, refusal_count);
     FIELD(streamlink_endpoint_stats, region);
     FIELD(streamlink_endpoint_stats, node);
+    FIELD(streamlink_endpoint_stats, url_ipv4);
     SIZE(streamlink_player_stats);
     FIELD(streamlink_player_stats, size);
     FIELD(streamlink_player_stats, peer);
@@ -262,6 +263,8 @@ int main(void)
     NUMBER(STREAMLINK_EVENT_KIND_SENDERS_COLLIDE);
     NUMBER(STREAMLINK_EVENT_KIND_CALLS_OWN_ADDRESS);
     NUMBER(STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD);
+    NUMBER(STREAMLINK_EVENT_KIND_MEMBER_CONNECTED);
+    NUMBER(STREAMLINK_EVENT_KIND_MEMBER_LOST);
     NUMBER(STREAMLINK_EVENT_KIND_REGION_WAITING);
     NUMBER(STREAMLINK_EVENT_KIND_REGION_RETRYING);
     NUMBER(STREAMLINK_EVENT_KIND_REGION_LAGGING);

@@ -43,6 +43,17 @@ pub fn free_port() -> u16 {
     panic!("no port is free");
 }
 
+/// Returns an even port that is free together with the next one, which nobody else is given.
+pub fn even_port() -> u16 {
+    loop {
+        let (port, next) = (free_port(), free_port());
+        if port.is_multiple_of(2) && next == port + 1 {
+            return port;
+        }
+        free_port(); // the other parity comes first
+    }
+}
+
 /// A flow on an engine of its own, and a folder for files.
 #[derive(Debug)]
 pub struct Rig {

@@ -289,7 +289,8 @@ fn pairing_error_names_the_allowed_outputs() {
 #[test]
 fn interop_page_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("docs/interop.md")).unwrap();
-    let folders = ["tests/tests", "streamlink-core/src"].map(|folder| sources(&root().join(folder)));
+    let folders =
+        ["tests/tests", "streamlink-core/src", "examples/console/tests"].map(|folder| sources(&root().join(folder)));
     let code: String = folders.iter().flatten().map(|file| fs::read_to_string(file).unwrap()).collect();
     let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
     assert!(!rows.is_empty());
@@ -298,8 +299,8 @@ fn interop_page_names_tests_that_exist() {
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "no test is named: {row}");
         for name in names {
-            let is_test =
-                code.contains(&format!("#[test]\nfn {name}()")) || code.contains(&format!("#[test]\n    fn {name}()"));
+            let forms = ["#[test]\nfn ", "#[test]\n    fn ", "#[tokio::test]\n    async fn "];
+            let is_test = forms.iter().any(|form| code.contains(&format!("{form}{name}()")));
             assert!(is_test, "there is no test `{name}`");
         }
     }

@@ -12,7 +12,7 @@ use streamlink_tests::{
     clip, eventually, media,
     nginx::Nginx,
     peer::{self, Peer, built, target},
-    rig::{Rig, free_port, text},
+    rig::{Rig, even_port, free_port, text},
     root,
 };
 
@@ -207,17 +207,6 @@ static MINUTE: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// Clocks at which the senders begin, one after the other, in seconds.
 const CLOCKS: [&str; 4] = ["100", "20", "300", "5"];
-
-/// An even port that is free together with the next one, which nobody else is given.
-fn even_port() -> u16 {
-    loop {
-        let (port, next) = (free_port(), free_port());
-        if port.is_multiple_of(2) && next == port + 1 {
-            return port;
-        }
-        free_port(); // the other parity comes first
-    }
-}
 
 /// A source of the flow: its URL, and what its sender needs.
 struct Feed {

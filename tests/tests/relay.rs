@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 use streamlink_tests::{
     clip, eventually,
     peer::{self, Peer},
+    rig::free_port,
     rtp::{Sender, Sink},
 };
 
@@ -275,6 +276,67 @@ fn relay_prints_the_public_host_and_a_time_in_every_line() {
         assert!(time.len() == 20 && time.starts_with("20") && time.ends_with('Z'), "{line}");
         assert!(!line.contains("endpoint"), "no table without a terminal: {line}");
     }
+}
+
+/// On a terminal, a table is drawn below the events, which stay, within the width; the source that feeds the flow is marked.
+#[test]
+fn relay_draws_a_table_below_the_events_and_marks_the_active_source() {
+    let ports = [free_port(), free_port()];
+    let [source, backup] = ports.map(|port| format!("rtp://127.0.0.1:{port}"));
+    let relay = peer::example("relay");
+    let command = format!("stty cols 44 rows 12; exec {} --source {source} --backup {backup}", relay.display());
+    let terminal = Peer::start("script", &["-qfec", &command, "/dev/null"]);
+    // As the table is drawn over itself, each of them begins anew.
+    let tables = || terminal.output().split("endpoint").skip(1).map(str::to_owned).collect::<Vec<_>>();
+    eventually("a table", || (!tables().is_empty()).then_some(()));
+    let sender = Sender::to(&backup);
+    let mut next = 0u16;
+    eventually(&format!("the mark: {}", terminal.output()), || {
+        sender.stream(next..next + 10);
+        next += 10;
+        let marked = |table: &String| table.contains("- source") && table.contains("* backup");
+        tables().iter().any(marked).then_some(())
+    });
+    let said = terminal.output();
+    for event in ["the flow has started", "input address: rtp://"] {
+        assert!(said.contains(event), "{said}");
+    }
+    let rows: Vec<String> = said.lines().map(without_escapes).collect();
+    let rows: Vec<&String> =
+        rows.iter().filter(|row| row.starts_with(['*', '-']) || row.contains("endpoint")).collect();
+    assert!(rows.len() > 3, "{said}");
+    for row in rows {
+        assert!(row.trim_end().chars().count() <= 44, "{row:?}");
+    }
+}
+
+/// Returns a line without what moves the cursor and sets modes of the terminal (ECMA-48 section 5.4).
+fn without_escapes(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest =
+        parts.map(|part| part.trim_start_matches(|c: char| !c.is_ascii_alphabetic()).get(1..).unwrap_or_default());
+    first + &rest.collect::<String>().replace('\r', "")
+}
+
+#[test]
+fn relay_logs_what_a_peer_asks_and_is_answered() {
+    let source = format!("srt://127.0.0.1:{}?mode=listener&streamid=cam", free_port());
+    let relay = peer::example("relay");
+    let log = "RUST_LOG=streamlink_core::handshake=debug";
+    let relay = Peer::start("env", &[log, relay.to_str().unwrap(), "--source", &source, "--stats", "none"]);
+    relay.wait_for("the flow has started");
+    let clip = clip();
+    let publish = |id: &str| {
+        let url = source.replace("mode=listener&streamid=cam", &format!("streamid={id}"));
+        let input = ["-v", "error", "-nostdin", "-re", "-i", clip.to_str().unwrap(), "-c", "copy", "-f", "mpegts"];
+        Peer::start("ffmpeg", &[&input[..], &[&url]].concat())
+    };
+    let _other = publish("other");
+    relay.wait_for("asks for a connection, version 5: stream id `other`, not encrypted");
+    relay.wait_for("is answered there is no such stream (NOTFOUND, code 1404)\n");
+    let _right = publish("cam");
+    relay.wait_for("is connected to `source`, not encrypted");
 }
 
 #[test]

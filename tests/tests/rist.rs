@@ -14,21 +14,10 @@ use streamlink_core::{Event, Failover, FailoverPolicy, Output, Source, State};
 use streamlink_tests::{
     clip, eventually,
     peer::Peer,
-    rig::{Rig, free_port},
+    rig::{Rig, even_port, free_port},
     rtp::{Sender, Sink},
     test_rng::TestRng,
 };
-
-/// An even port that is free together with the next one, which nobody else is given.
-fn even_port() -> u16 {
-    loop {
-        let (port, next) = (free_port(), free_port());
-        if port.is_multiple_of(2) && next == port + 1 {
-            return port;
-        }
-        free_port(); // the other parity comes first
-    }
-}
 
 /// A network to a receiver that loses packets in both directions, with a seed, and delays them by ten milliseconds.
 struct Network {

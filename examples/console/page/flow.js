@@ -37,14 +37,18 @@ function addresses(flow, direction, name) {
   };
   return {
     node,
-    update(address) {
+    update(address, ipv4) {
       node.hidden = !address;
       if (!address) return;
       if (!lines) {
         const whole = address.includes('…');
-        const reveal = (member) => async () => (operates() ? (await secret())[member] ?? address : address);
+        const reveal = (member, shown = address) => async () => (operates() ? (await secret())[member] ?? shown : shown);
         lines = { url: addressLine(direction === 'source' ? 'Input address' : 'Playback URL', reveal('url')) };
         node.append(lines.url.node);
+        if (ipv4) {
+          lines.url_ipv4 = addressLine('The same over IPv4', reveal('url_ipv4', ipv4));
+          node.append(lines.url_ipv4.node);
+        }
         if (/^rtmps?:/.test(address) && operates()) {
           lines.server = addressLine('Server (for OBS)', reveal('server'));
           lines.key = addressLine('Stream key (for OBS)', reveal('key'));
@@ -54,7 +58,7 @@ function addresses(flow, direction, name) {
           const show = el('button', { type: 'button', class: 'quiet', click: () => act(show, async () => {
             const found = await secret();
             lines.shown = found;
-            for (const member of ['url', 'server', 'key']) lines[member]?.set(found[member] ?? '');
+            for (const member of ['url', 'url_ipv4', 'server', 'key']) lines[member]?.set(found[member] ?? '');
             show.hidden = true;
           }) }, 'Show the stream key');
           node.append(show);
@@ -62,6 +66,7 @@ function addresses(flow, direction, name) {
       }
       if (lines.shown) return;
       lines.url.set(address);
+      lines.url_ipv4?.set(ipv4 ?? '');
       lines.server?.set(address.slice(0, address.lastIndexOf('/')));
       lines.key?.set('…');
     },
@@ -220,7 +225,7 @@ function endpointCard(current, direction, endpoint) {
       say(reason, error ? `${error.text} (${duration(error.age_ms)} ago)` : waits);
       reason.className = error ? 'reason failed' : 'soft';
       reason.hidden = !reason.textContent;
-      where.update(news.address);
+      where.update(news.address, news.address_ipv4);
       const target = news.address ? [] : [['Address', news.configuration.url]];
       values.update([...target, ...endpointFacts(direction, stats), ['Region', news.configuration.region], ['Allowlist', news.configuration.allow?.replaceAll(';', '; ')]]);
       if (parts.toggle) say(parts.toggle, news.enabled ? 'Disable' : 'Enable');

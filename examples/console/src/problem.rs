@@ -52,6 +52,13 @@ impl Problem {
         }
     }
 
+    /// Returns the problem of an answer that has only a status, and perhaps a text.
+    pub(crate) fn of_status(status: StatusCode, detail: &str) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        let name = title.to_lowercase().replace(' ', "-");
+        Self::new(status, &name, title, if detail.is_empty() { title } else { detail })
+    }
+
     pub(crate) fn not_found(what: &str, name: &str) -> Self {
         let detail = format!("there is no {what} named `{name}`");
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)

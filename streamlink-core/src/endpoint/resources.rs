@@ -3,7 +3,7 @@
 use super::{AccessHook, BandwidthSetting, EventSink, Resolver, driver::EndpointLabel, message_ring::MessageRing};
 use crate::{
     error::Error,
-    flow::{Fingerprints, PeerLimits},
+    flow::{Fingerprints, PeerLimits, PeerUrl},
     lock::lock,
     net::{TlsClient, TlsServer, advertised_ip},
     random::Random,
@@ -13,7 +13,7 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, OnceLock, Weak},
 };
 
@@ -32,16 +32,32 @@ pub(crate) struct EngineResources {
 }
 
 impl EngineResources {
-    /// Returns the address at which peers reach a listener.
-    pub(super) fn advertise(&self, bound: SocketAddr) -> String {
-        match &self.public_host {
-            Some(host) if bound.ip().is_unspecified() => match host.parse::<IpAddr>() {
-                Ok(ip) => SocketAddr::new(ip, bound.port()).to_string(),
-                Err(_) => format!("{host}:{}", bound.port()),
-            },
-            _ => SocketAddr::new(advertised_ip(bound.ip()), bound.port()).to_string(),
-        }
+    /// Returns the URL at which peers reach a listener, written with its address; of one that is reached over both families,
+    /// with the IPv4 address, too.
+    pub(super) fn peer_url(&self, bound: SocketAddr, write: impl Fn(&str) -> String) -> PeerUrl {
+        let (address, ipv4) = advertised(bound, self.public_host.as_deref(), advertised_ip);
+        PeerUrl::from(write(&address)).with_ipv4(ipv4.map(|address| write(&address)))
     }
+}
+
+/// Returns the address at which peers reach a listener, and, if it is reached over both families, that over IPv4.
+/// `public_host` stands for the unspecified address; without it, `local` returns an address of this machine.
+fn advertised(
+    bound: SocketAddr,
+    public_host: Option<&str>,
+    local: impl Fn(IpAddr) -> IpAddr,
+) -> (String, Option<String>) {
+    let with_port = |ip| SocketAddr::new(ip, bound.port()).to_string();
+    let is_unspecified = bound.ip().is_unspecified();
+    if let Some(host) = public_host.filter(|_| is_unspecified) {
+        return match host.parse::<IpAddr>() {
+            Ok(ip) => (with_port(ip), None),
+            Err(_) => (format!("{host}:{}", bound.port()), None),
+        };
+    }
+    let is_dual = is_unspecified && bound.is_ipv6();
+    let ipv4 = is_dual.then(|| local(Ipv4Addr::UNSPECIFIED.into())).filter(|ip| !ip.is_loopback());
+    (with_port(local(bound.ip())), ipv4.map(with_port))
 }
 
 /// Certificates of an engine: its own, and those that it trusts.
@@ -144,4 +160,36 @@ pub(crate) struct FlowMedia {
     pub(crate) presentation: Arc<CurrentPresentation>,
     pub(crate) bandwidth: BandwidthSetting,
     pub(crate) events: EventSink,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_on_both_families_are_advertised_over_each() {
+        let local = |bound: IpAddr| -> IpAddr {
+            match bound {
+                _ if !bound.is_unspecified() => bound,
+                IpAddr::V4(_) => [192, 0, 2, 7].into(),
+                IpAddr::V6(_) => "2001:db8::7".parse().unwrap(),
+            }
+        };
+        let of = |bound: &str, host: Option<&str>| advertised(bound.parse().unwrap(), host, local);
+        let both = ("[2001:db8::7]:9000".to_owned(), Some("192.0.2.7:9000".to_owned()));
+        assert_eq!(of("[::]:9000", None), both);
+        for (bound, host, address) in [
+            ("0.0.0.0:9000", None, "192.0.2.7:9000"),
+            ("[::1]:9000", None, "[::1]:9000"),
+            ("127.0.0.1:9000", Some("media.example.com"), "127.0.0.1:9000"),
+            ("[::]:9000", Some("media.example.com"), "media.example.com:9000"),
+            ("[::]:9000", Some("198.51.100.1"), "198.51.100.1:9000"),
+            ("[::]:9000", Some("2001:db8::1"), "[2001:db8::1]:9000"),
+        ] {
+            assert_eq!(of(bound, host), (address.to_owned(), None), "{bound} {host:?}");
+        }
+        // A machine without another address over IPv4.
+        let alone = |_: IpAddr| -> IpAddr { Ipv4Addr::LOCALHOST.into() };
+        assert_eq!(advertised("[::]:9".parse().unwrap(), None, alone).1, None);
+    }
 }

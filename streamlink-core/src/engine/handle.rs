@@ -349,8 +349,8 @@ impl FlowHandle {
         self.0.running.input
     }
 
-    /// Returns the SDP (RFC 8866) that players are offered, of the media family whose packets need one. `None` before the
-    /// first source has described its media, and for other families.
+    /// Returns the SDP (RFC 8866) that players are offered. `None` before the first source has described its media, and
+    /// for flows whose media has no such description.
     pub fn sdp(&self) -> Option<String> {
         self.0.running.media.presentation.current().map(|presentation| presentation.to_sdp())
     }

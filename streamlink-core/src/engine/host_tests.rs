@@ -75,6 +75,7 @@ fn flow_stats_json_has_stable_names_and_hides_keys() {
     assert_eq!(source["jitter_ms"], 0.0);
     assert_eq!(source["transport"]["pcr_discontinuity"], 0);
     assert!(source["url"].as_str().unwrap().ends_with("/live/…"), "{source}");
+    assert_eq!(source["url_ipv4"], serde_json::Value::Null);
     assert!(!stats.to_string().contains("hunter2"));
     assert_eq!(stats["outputs"][0]["state"], "connected");
 }

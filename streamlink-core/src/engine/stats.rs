@@ -100,6 +100,8 @@ pub struct EndpointStats {
     /// [`FlowHandle::input_addresses`](crate::FlowHandle::input_addresses) and
     /// [`FlowHandle::playback_urls`](crate::FlowHandle::playback_urls) return the whole URLs.
     pub url: Option<PeerUrl>,
+    /// The same URL with the IPv4 address of this machine, of a listener on `[::]`, which is reached over both families.
+    pub url_ipv4: Option<PeerUrl>,
     /// Time since the endpoint connected, if it is connected.
     #[cfg_attr(feature = "serde", serde(rename = "connected_ms", with = "crate::serial::optional_millis"))]
     pub connected_for: Option<Duration>,
@@ -207,6 +209,7 @@ impl EndpointStats {
             state: c.state(),
             enabled: true,
             active: false,
+            url_ipv4: url.as_ref().and_then(PeerUrl::ipv4),
             url,
             connected_for: c.connected_for(now),
             reconnections: c.reconnections.get(),

@@ -9,13 +9,28 @@ const MAX_SHOWN: usize = 512;
 
 /// URL at which peers reach an endpoint. The URL of an RTMP listener holds the stream key: `Display` and
 /// [`PeerUrl::as_str`] give the whole URL, and `Debug` hides the key as [`shown_url`] does.
+///
+/// A listener on `[::]` is reached over IPv6 and over IPv4: the URL has its IPv6 address, and [`PeerUrl::ipv4`] the other.
 #[derive(Clone, PartialEq, Eq)]
-pub struct PeerUrl(Secret);
+pub struct PeerUrl {
+    url: Secret,
+    ipv4: Option<Secret>,
+}
 
 impl PeerUrl {
     /// Returns the whole URL, with the stream key.
     pub fn as_str(&self) -> &str {
-        self.0.reveal()
+        self.url.reveal()
+    }
+
+    /// Returns the same URL with the IPv4 address of this machine, of a listener on `[::]`. `None` for other listeners, on a
+    /// machine without such an address, and where the engine has a public host.
+    pub fn ipv4(&self) -> Option<Self> {
+        self.ipv4.clone().map(|url| Self { url, ipv4: None })
+    }
+
+    pub(crate) fn with_ipv4(self, url: Option<String>) -> Self {
+        Self { ipv4: url.map(Secret::from), ..self }
     }
 
     /// Returns the address of an RTMP server and the stream key apart, as OBS and many encoders want them; `None` for
@@ -40,7 +55,7 @@ impl PeerUrl {
 
 impl From<String> for PeerUrl {
     fn from(url: String) -> Self {
-        Self(url.into())
+        Self { url: url.into(), ipv4: None }
     }
 }
 

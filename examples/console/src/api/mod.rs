@@ -103,8 +103,9 @@ pub(crate) fn router(console: &Console) -> Router {
         .merge(stats::routes())
         .merge(settings::routes())
         .merge(session::routes());
-    let (routes, document) =
+    let (routes, mut document) =
         OpenApiRouter::new().nest("/api/v1", routes).merge(stats::outer_routes()).split_for_parts();
+    add_common_responses(&mut document);
     // Made once, of types that have a JSON form.
     let document = Bytes::from(document.to_json().unwrap_or_default());
     let document = get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });
@@ -159,9 +160,59 @@ async fn check(State(console): State<Console>, request: Request, next: Next) -> 
             if let Some(role) = role {
                 parts.extensions.insert(role);
             }
-            next.run(Request::from_parts(parts, body)).await
+            let is_api = parts.uri.path().starts_with("/api/");
+            let response = next.run(Request::from_parts(parts, body)).await;
+            if is_api { as_problem(response).await } else { response }
         }
         Err(problem) => problem.into_response(),
+    }
+}
+
+/// Maximum length of the text of an error that becomes the detail of a problem, in bytes.
+const MAX_DETAIL: usize = 1024;
+
+/// Returns an error as a problem document, if it is none: of addresses, queries and methods that are refused before any
+/// handler of ours is asked.
+async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !(status.is_client_error() || status.is_server_error()) || kind.contains("json") {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let text = axum::body::to_bytes(body, MAX_DETAIL).await.unwrap_or_default();
+    let mut problem = Problem::of_status(status, &String::from_utf8_lossy(&text)).into_response();
+    if let Some(methods) = parts.headers.get(header::ALLOW) {
+        problem.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    problem
+}
+
+/// Adds the problems that every operation may answer with, or every one with a body or parameters.
+fn add_common_responses(document: &mut openapi::OpenApi) {
+    let problem = |description: &str| {
+        let schema = openapi::Ref::from_schema_name("Problem");
+        let content = openapi::ContentBuilder::new().schema(Some(schema)).build();
+        openapi::ResponseBuilder::new().description(description).content("application/problem+json", content).build()
+    };
+    for (path, item) in &mut document.paths.paths {
+        let operations = [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let takes_anything = operation.request_body.is_some() || operation.parameters.is_some();
+            let answers = &mut operation.responses.responses;
+            let mut add = |status: &str, description: &str| {
+                answers.entry(status.to_owned()).or_insert_with(|| problem(description).into());
+            };
+            if takes_anything {
+                add("400", "the body or a parameter cannot be read");
+            }
+            if !is_public(path) {
+                add("401", "no password was sent, or a wrong one");
+            }
+            if !matches!(path.as_str(), "/healthz" | "/readyz") {
+                add("403", "the host, the origin or the role is not allowed");
+            }
+        }
     }
 }
 

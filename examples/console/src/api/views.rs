@@ -89,6 +89,8 @@ pub(super) struct EndpointView {
     configuration: Value,
     /// Address to which encoders send, or from which players fetch, with an ellipsis for a stream key.
     address: Option<String>,
+    /// The same address over IPv4, of an endpoint that listens on `[::]`.
+    address_ipv4: Option<String>,
     /// Statistics, while the flow runs; see `FlowStatistics`.
     #[schema(value_type = Option<super::stats::EndpointStatistics>)]
     statistics: Option<EndpointStats>,
@@ -122,6 +124,8 @@ pub(super) struct Address {
     name: String,
     /// The whole URL.
     url: String,
+    /// The same URL over IPv4, of an endpoint that listens on `[::]`.
+    url_ipv4: Option<String>,
     /// Address of an RTMP server without the key, as OBS and many encoders want it.
     server: Option<String>,
     /// Stream key of RTMP.
@@ -248,6 +252,7 @@ fn views(
         let statistics = at.map(|at| stats.swap_remove(at));
         EndpointView {
             address: statistics.as_ref().and_then(|stats| stats.url.as_ref()).map(|url| shown_url(url)),
+            address_ipv4: statistics.as_ref().and_then(|stats| stats.url_ipv4.as_ref()).map(|url| shown_url(url)),
             name,
             protocol,
             scope: scope.name(),
@@ -269,6 +274,7 @@ impl Secrets {
                     direction,
                     name: stats.name.clone(),
                     url: url.as_str().to_owned(),
+                    url_ipv4: stats.url_ipv4.as_ref().map(|url| url.as_str().to_owned()),
                     server: server.map(str::to_owned),
                     key: key.map(str::to_owned),
                 }

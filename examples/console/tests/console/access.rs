@@ -62,6 +62,25 @@ fn console_on_loopback_refuses_other_hosts_and_origins() {
     assert_eq!(console.get("/../etc/passwd").status, 404);
 }
 
+/// Returns what the stream of events brings from the first one on, until a text has come.
+fn stream_until(console: &Console, text: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", console.port())).unwrap();
+    stream.set_read_timeout(Some(streamlink_tests::PATIENCE)).unwrap();
+    let cookie = &console.headers[0].1;
+    let port = console.port();
+    let head =
+        format!("GET /api/v1/events/stream?after=0 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {cookie}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let (mut got, mut buffer) = (String::new(), [0; 4096]);
+    while !got.contains(text) {
+        let size = stream.read(&mut buffer).unwrap();
+        assert!(size > 0, "the stream has ended: {got}");
+        got.push_str(&String::from_utf8_lossy(&buffer[..size]));
+    }
+    got
+}
+
 #[test]
 fn viewer_sees_no_secret_and_changes_nothing() {
     let file = passwords();
@@ -125,6 +144,23 @@ fn viewer_sees_no_secret_and_changes_nothing() {
         let text = console.get(path).text;
         assert!(!text.contains("hunter2") && !text.contains(&key), "{path}: {text}");
     }
+    // And whatever else the document of the API has to be read.
+    let document = console.get("/api/v1/openapi.json").of(200);
+    let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    let readable = paths.iter().filter(|path| document["paths"][path.as_str()]["get"].is_object());
+    let mut seen = 0;
+    for path in readable.filter(|path| !path.ends_with("/secrets") && !path.ends_with("/stream")) {
+        for (flow, source, output) in [("f", "venue", "studio"), ("f", "venue", "platform"), ("r", "obs", "none")] {
+            let path = path.replace("{flow}", flow).replace("{source}", source).replace("{output}", output);
+            let answer = console.get(&path);
+            assert!([200, 404].contains(&answer.status), "{path}: {}", answer.text);
+            assert!(!answer.text.contains("hunter2") && !answer.text.contains(&key), "{path}: {}", answer.text);
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
+    let streamed = stream_until(&console, "flow created");
+    assert!(!streamed.contains("hunter2") && !streamed.contains(&key), "{streamed}");
     for path in ["/api/v1/flows/f/secrets", "/api/v1/flows/r/secrets"] {
         console.get(path).of(403);
     }

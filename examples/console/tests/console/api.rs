@@ -137,10 +137,19 @@ fn api_answers_as_its_document_says() {
     ask("GET", "/metrics", "/metrics", None, 200);
     ask("GET", "/healthz", "/healthz", None, 200);
     ask("GET", "/readyz", "/readyz", None, 200);
+    // What is refused before a handler is asked is a problem as well.
+    ask("GET", &v1("/events"), "/api/v1/events?limit=-1", None, 400);
+    ask("GET", &v1("/flows/{flow}/events"), &format!("{one}/events?before=soon"), None, 400);
+    ask("GET", &flow, "/api/v1/flows/%ff", None, 400);
+    ask("POST", &flows, "/api/v1/flows", None, 400);
+    ask("PATCH", &flow, one, None, 400);
     ask("PATCH", &flow, one, Some(json!({ "enabled": false })), 200);
     ask("GET", &v1("/flows/{flow}/stats"), &format!("{one}/stats"), None, 409);
     ask("DELETE", &flow, one, None, 204);
     ask("DELETE", &flow, one, None, 404);
+    let other = console.request("PUT", one, &[], None);
+    assert_eq!(other.of(405)["type"], "urn:streamlink:problem:method-not-allowed");
+    assert!(other.header("allow").contains("PATCH"), "{}", other.header("allow"));
     // Every operation of the document was asked for; streams have a test of their own.
     for (path, operations) in document.document["paths"].as_object().unwrap() {
         for method in operations.as_object().unwrap().keys() {

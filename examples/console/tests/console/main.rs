@@ -10,5 +10,7 @@ mod browser;
 mod durability;
 mod hostile;
 mod load;
+mod newcomer;
 mod page;
+mod places;
 mod support;

@@ -18,8 +18,8 @@ use crate::{
     },
     error::Error,
     flow::{
-        Call, DEFAULT_GOP_CACHE, Listen, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush, RtmpRelay,
-        StreamKey, rtmp_url,
+        Call, DEFAULT_GOP_CACHE, Listen, PeerUrl, RtmpAddress, RtmpPlayServer, RtmpPublishServer, RtmpPull, RtmpPush,
+        RtmpRelay, StreamKey, rtmp_url,
     },
     net::{Egress, TlsClient},
 };
@@ -27,9 +27,8 @@ use std::{future::ready, io, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// Returns the URL of a listener for encoders or players. It holds the stream key, which grants access.
-fn listener_url(resources: &EngineResources, port: &Port<Rtmp>, app: &str, key: &StreamKey) -> String {
-    let address = resources.advertise(port.local_addr());
-    rtmp_url(port.is_secure(), &address, app, key.reveal())
+fn listener_url(resources: &EngineResources, port: &Port<Rtmp>, app: &str, key: &StreamKey) -> PeerUrl {
+    resources.peer_url(port.local_addr(), |address| rtmp_url(port.is_secure(), address, app, key.reveal()))
 }
 
 /// Server with its port open, and its stream key.
@@ -65,7 +64,7 @@ impl SourceDriver for RtmpPublishServer {
 impl OpenSource for OpenServer<RtmpPublishServer> {
     fn start(self: Box<Self>, resources: &EngineResources, _: &FlowMedia, context: SourceContext) -> StartedSource {
         let Self { port, key, settings } = *self;
-        let input_address = Some(listener_url(resources, &port, &settings.app, &key).into());
+        let input_address = Some(listener_url(resources, &port, &settings.app, &key));
         let route = Route {
             mount: Mount { app: settings.app, key },
             admission: Admission::of_source(&context),
@@ -87,7 +86,7 @@ impl OutputDriver for RtmpPlayServer {
 impl OpenOutput for OpenServer<RtmpPlayServer> {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
         let Self { port, key, settings } = *self;
-        let url = Some(listener_url(resources, &port, &settings.app, &key).into());
+        let url = Some(listener_url(resources, &port, &settings.app, &key));
         let gop_cache = u64::from(settings.gop_cache);
         flow.ring.retain_gop(gop_cache);
         let limits = PlayerLimits {

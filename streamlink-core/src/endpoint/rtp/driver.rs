@@ -54,8 +54,8 @@ fn open_source(
 
 impl OpenSource for UdpSource {
     fn start(self: Box<Self>, resources: &EngineResources, _: &FlowMedia, context: SourceContext) -> StartedSource {
-        let url = format!("{}://{}", self.scheme(), resources.advertise(self.local_addr()));
-        StartedSource { input_address: Some(url.into()), drive: SourceDrive::Task(Box::pin(self.run(context))) }
+        let url = resources.peer_url(self.local_addr(), |address| format!("{}://{address}", self.scheme()));
+        StartedSource { input_address: Some(url), drive: SourceDrive::Task(Box::pin(self.run(context))) }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
         tcp::{PlayerLimits, Port, Route, RouteMedia, open_port},
     },
     error::Error,
-    flow::{DEFAULT_GOP_CACHE, RtspCaller, RtspListener, RtspOptions, rtsp_url},
+    flow::{DEFAULT_GOP_CACHE, PeerUrl, RtspCaller, RtspListener, RtspOptions, rtsp_url},
     net::{Egress, TlsClient},
     proto::rtsp::User,
     router::CurrentPresentation,
@@ -45,8 +45,9 @@ struct OpenServer {
 
 impl OpenServer {
     /// Returns the URL for clients. It holds no password.
-    fn url(&self, resources: &EngineResources) -> String {
-        rtsp_url(self.port.is_secure(), &resources.advertise(self.port.local_addr()), &self.settings.rtsp.path)
+    fn url(&self, resources: &EngineResources) -> PeerUrl {
+        let write = |address: &str| rtsp_url(self.port.is_secure(), address, &self.settings.rtsp.path);
+        resources.peer_url(self.port.local_addr(), write)
     }
 
     fn mount(&self, presentation: &Arc<CurrentPresentation>) -> Mount {
@@ -77,7 +78,7 @@ impl SourceDriver for RtspListener {
 
 impl OpenSource for OpenServer {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, context: SourceContext) -> StartedSource {
-        let input_address = Some(self.url(resources).into());
+        let input_address = Some(self.url(resources));
         let route = Route {
             mount: self.mount(&flow.presentation),
             admission: Admission::of_source(&context),
@@ -96,7 +97,7 @@ impl OutputDriver for RtspListener {
 
 impl OpenOutput for OpenServer {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
-        let url = Some(self.url(resources).into());
+        let url = Some(self.url(resources));
         let gop_cache = gop_cache(&self.settings.rtsp);
         flow.ring.retain_gop(gop_cache);
         let bandwidth = flow.bandwidth.view();

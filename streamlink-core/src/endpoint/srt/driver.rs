@@ -18,7 +18,7 @@ use crate::{
         local_egress,
     },
     error::Error,
-    flow::{SrtCaller, SrtListener, srt_url},
+    flow::{PeerUrl, SrtCaller, SrtListener, srt_url},
     net::Egress,
     proto::srt::{Groups, Terms},
 };
@@ -37,8 +37,9 @@ impl OpenListener {
     }
 
     /// Returns the URL for callers. It holds no secret.
-    fn url(&self, resources: &EngineResources) -> String {
-        srt_url(&resources.advertise(self.port.local_addr()), self.settings.srt.stream_id.as_deref())
+    fn url(&self, resources: &EngineResources) -> PeerUrl {
+        let id = self.settings.srt.stream_id.as_deref();
+        resources.peer_url(self.port.local_addr(), |address| srt_url(address, id))
     }
 
     fn add(self, flow: &FlowMedia, admission: Admission, media: RouteMedia) -> ListenerEntry {
@@ -68,7 +69,7 @@ impl SourceDriver for SrtListener {
 
 impl OpenSource for OpenListener {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, context: SourceContext) -> StartedSource {
-        let input_address = Some(self.url(resources).into());
+        let input_address = Some(self.url(resources));
         let entry = self.add(flow, Admission::of_source(&context), RouteMedia::Source(context));
         StartedSource { input_address, drive: SourceDrive::Listener(entry) }
     }
@@ -86,7 +87,7 @@ impl OutputDriver for SrtListener {
 
 impl OpenOutput for OpenListener {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
-        let url = Some(self.url(resources).into());
+        let url = Some(self.url(resources));
         let admission = Admission::of_output(&self.settings.listen, status, &flow.events);
         let entry = self.add(flow, admission, RouteMedia::Output(flow.ring.reader()));
         StartedOutput { url, ..StartedOutput::new(OutputDrive::Listener(entry)) }

@@ -167,7 +167,7 @@ impl PortTask {
         (reason, detail): (RefusalReason, &str),
         now: Instant,
     ) {
-        log_handshake(|| format!("SRT {peer} is answered {rejection} (code {})", rejection.0));
+        log_handshake(|| format!("SRT {peer} is answered {rejection}"));
         self.routes.refuse(routes, peer, reason, detail, now);
         // A lack of room is not the peer's fault, so it does not count against its address.
         if !matches!(rejection, Rejection::BACKLOG | Rejection::RESOURCE | Rejection::CONFLICT) {
