@@ -402,6 +402,20 @@ enum streamlink_event_kind
    * packets since the last such event.
    */
   STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD = 21,
+  /**
+   * A group of connections that an SRT source receives from has one more member. `peer`: its address.
+   */
+  STREAMLINK_EVENT_KIND_MEMBER_CONNECTED = 22,
+  /**
+   * A group of connections that an SRT source receives from has lost a member; the others go on. `peer`, `detail`: its
+   * address and why.
+   */
+  STREAMLINK_EVENT_KIND_MEMBER_LOST = 23,
+  /**
+   * A source has given up missing packets early, because it may hold no more of those behind them. `count`: packets since
+   * the last such event.
+   */
+  STREAMLINK_EVENT_KIND_GAP_GIVEN_UP = 24,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -1321,6 +1335,10 @@ typedef struct {
    * The round trip, in microseconds.
    */
   uint64_t round_trip_us;
+  /**
+   * 1 if it carries the media; 0 if it stands by, as in a main/backup group, or is not connected.
+   */
+  int32_t active;
 } streamlink_member_stats;
 
 /**

@@ -123,6 +123,9 @@ pub enum StreamlinkEventKind {
     /// A group of connections that an SRT source receives from has lost a member; the others go on. `peer`, `detail`: its
     /// address and why.
     MemberLost = 23,
+    /// A source has given up missing packets early, because it may hold no more of those behind them. `count`: packets since
+    /// the last such event.
+    GapGivenUp = 24,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -199,6 +202,7 @@ impl StreamlinkEvent {
             Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
             Event::MemberConnected { .. } => (K::MemberConnected, 0, 0),
             Event::MemberLost { .. } => (K::MemberLost, 0, 0),
+            Event::GapGivenUp { packets, .. } => (K::GapGivenUp, 0, *packets),
             _ => (K::Other, 0, 0),
         }
     }
@@ -243,6 +247,7 @@ impl StreamlinkEvent {
                 Event::UnexpectedPayload { endpoint, problem, .. } => {
                     (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
+                Event::GapGivenUp { source, .. } => (source.clone(), nothing(), nothing(), nothing()),
                 Event::MemberConnected { source, peer } => (source.clone(), nothing(), peer.to_string(), nothing()),
                 Event::MemberLost { source, peer, reason } => {
                     (source.clone(), nothing(), peer.to_string(), reason.to_string())
