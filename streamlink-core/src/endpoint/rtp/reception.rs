@@ -228,7 +228,8 @@ impl Reception {
             Verdict::Pass => {
                 (self.sender, self.heard) = (Some(peer), Some(arrival));
                 let (mut header, mut data) = (*header, data);
-                if let Some(ssrc) = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival)) {
+                let repeated = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival));
+                if let Some(ssrc) = repeated {
                     // A retransmission is put in its place in the stream.
                     header.ssrc = ssrc;
                     data = with_ssrc(&data, ssrc);
@@ -237,7 +238,11 @@ impl Reception {
                 if let Some(fec) = &mut self.fec {
                     fec.media(&header, &packet, &mut self.recovered);
                 }
-                self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
+                if repeated.is_some() {
+                    self.receiver.handle_known(&header, packet, &mut self.ingest.out.packets);
+                } else {
+                    self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
+                }
                 self.place_recovered();
             }
             Verdict::Drop => {}
@@ -280,7 +285,7 @@ impl Reception {
         for (header, packet) in self.recovered.drain(..) {
             if self.receiver.awaits(&header) {
                 self.ingest.context.status.counters.rebuilt.add(1);
-                self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
+                self.receiver.handle_known(&header, packet, &mut self.ingest.out.packets);
             }
         }
     }

@@ -184,7 +184,7 @@ impl Receiver {
     /// Returns whether a packet of the stream is missing, and would pass if it came now.
     pub(crate) fn awaits(&self, header: &Header) -> bool {
         let Some(stream) = self.stream.as_ref().filter(|stream| stream.ssrc == header.ssrc) else { return false };
-        let Some(number) = extend(stream.next, header.sequence) else { return false };
+        let Some(number) = stream.extend(header.sequence) else { return false };
         match number.checked_sub(stream.next) {
             Some(ahead) => stream.held.get(ahead as usize).is_none_or(Option::is_none), // at most MAX_DROPOUT
             None => self.window.is_zero() && stream.seen[number as usize % REMEMBERED].0 != header.sequence,
@@ -200,7 +200,7 @@ impl Receiver {
         let arrival = packet.arrival();
         let Some(stream) = &mut self.stream else { return self.audition(header, packet, out) };
         let fingerprint = header.fingerprint(packet.data());
-        let sequence = extend(stream.next, header.sequence).filter(|_| stream.ssrc == header.ssrc);
+        let sequence = stream.extend(header.sequence).filter(|_| stream.ssrc == header.ssrc);
         let Some(sequence) = sequence.filter(|at| !stream.repeats(*at, fingerprint, arrival, self.window.is_zero()))
         else {
             let is_silent = arrival.saturating_duration_since(stream.last_arrival) >= TAKEOVER;
@@ -225,6 +225,27 @@ impl Receiver {
             self.quality.overflowed = self.quality.overflowed.saturating_add(self.quality.lost - lost);
         }
         self.drop_candidates();
+    }
+
+    /// Handles a packet that is known to be one of the stream, because it was sent again on request or rebuilt. Where
+    /// packets pass in the order of arrival, it passes however late it is.
+    pub(crate) fn handle_known(&mut self, header: &Header, packet: Packet, out: &mut Vec<Packet>) {
+        let stream = self.stream.as_mut().filter(|stream| stream.ssrc == header.ssrc);
+        let behind = |stream: &Stream| (stream.next as u16).wrapping_sub(header.sequence) as i16; // modulo 2^16
+        let Some(stream) = stream.filter(|stream| self.window.is_zero() && behind(stream) > 0) else {
+            return self.handle(header, packet, out);
+        };
+        let is_remembered = usize::from(behind(stream).unsigned_abs()) <= REMEMBERED;
+        if is_remembered && stream.seen[usize::from(header.sequence) % REMEMBERED].0 == header.sequence {
+            self.quality.duplicates = self.quality.duplicates.saturating_add(1);
+            return;
+        }
+        if is_remembered {
+            stream.remember(header.sequence, header.fingerprint(packet.data()));
+        }
+        self.quality.recovered = self.quality.recovered.saturating_add(1);
+        self.quality.lost = self.quality.lost.saturating_sub(1);
+        out.push(packet);
     }
 
     /// Returns the time of the next call of [`Receiver::handle_timeout`], if there is a gap.
@@ -356,6 +377,16 @@ impl Stream {
             jitter: 0,
             clock_rate: first.clock_rate(),
         }
+    }
+
+    /// Returns the extended sequence number closest to `next`, or `None` if it is out of range: too far behind that, or ahead
+    /// of the packets that are held.
+    fn extend(&self, sequence: u16) -> Option<u64> {
+        let step = sequence.wrapping_sub(self.next as u16) as i16; // modulo 2^16
+        let extended = self.next.checked_add_signed(step.into())?;
+        let end = self.next + self.held.len() as u64;
+        let near = extended.saturating_sub(end) <= MAX_DROPOUT && self.next.saturating_sub(extended) <= MAX_MISORDER;
+        near.then_some(extended)
     }
 
     fn remember(&mut self, sequence: u16, fingerprint: u32) {
@@ -515,14 +546,6 @@ impl Stream {
     fn jitter(&self) -> Duration {
         Duration::from_micros((self.jitter >> 4).saturating_mul(1_000_000) / u64::from(self.clock_rate.max(1)))
     }
-}
-
-/// Returns the extended sequence number closest to `next`, or `None` if it is out of range.
-fn extend(next: u64, sequence: u16) -> Option<u64> {
-    let step = sequence.wrapping_sub(next as u16) as i16; // modulo 2^16
-    let extended = next.checked_add_signed(step.into())?;
-    let near = extended.saturating_sub(next) <= MAX_DROPOUT && next.saturating_sub(extended) <= MAX_MISORDER;
-    near.then_some(extended)
 }
 
 #[cfg(test)]
