@@ -222,6 +222,59 @@ pub enum Event {
         /// The address that it calls.
         address: SocketAddr,
     },
+    /// Outputs in a region on other machines do not run, or nothing is heard of them.
+    RegionWaiting {
+        /// The region's name.
+        region: String,
+        /// Number of outputs of the flow that wait.
+        outputs: u32,
+        /// Reason.
+        reason: LossReason,
+    },
+    /// The link of the flow to a region has failed, and will be tried again. Failures for the same reason as the one before
+    /// are not reported again.
+    RegionRetrying {
+        /// The region's name.
+        region: String,
+        /// Number of failures.
+        attempt: u32,
+        /// Delay before the next attempt.
+        #[cfg_attr(feature = "serde", serde(rename = "delay_ms", with = "crate::serial::millis"))]
+        delay: Duration,
+        /// Reason.
+        reason: LossReason,
+    },
+    /// The link to a region does not keep up with the flow and has lost packets. At most one event a second for each
+    /// region.
+    RegionLagging {
+        /// The region's name.
+        region: String,
+        /// Packets that it has lost in all.
+        dropped: u64,
+    },
+    /// A leg of the link to a region is connected.
+    RegionLegConnected {
+        /// The region's name.
+        region: String,
+        /// Address of the leg.
+        leg: PeerText,
+    },
+    /// A leg of the link to a region is lost, or an attempt to connect it has failed.
+    RegionLegLost {
+        /// The region's name.
+        region: String,
+        /// Address of the leg.
+        leg: PeerText,
+        /// Reason.
+        reason: LossReason,
+    },
+    /// Remark of the link to a region.
+    RegionNotice {
+        /// The region's name.
+        region: String,
+        /// The remark.
+        text: PeerText,
+    },
     /// Events before this one were lost, as the reader was too slow.
     Missed {
         /// Number of lost events.
@@ -339,6 +392,20 @@ impl fmt::Display for Event {
                 "`{endpoint}` calls out to {address}, an address of this machine, and does not listen there; add \
                  `mode=listener` to its URL to listen, or `mode=caller` if it is to call"
             ),
+            Event::RegionWaiting { region, outputs, reason } => {
+                let wait = if *outputs == 1 { "waits" } else { "wait" };
+                write!(f, "{} {wait} for region `{region}`: {reason}", counted(*outputs, "output"))
+            }
+            Event::RegionRetrying { region, attempt, delay, reason } => {
+                write!(f, "the link to region `{region}` retries {}: {reason}", when(*delay, *attempt))
+            }
+            Event::RegionLagging { region, dropped } => {
+                let dropped = counted(*dropped, "packet");
+                write!(f, "the link to region `{region}` does not keep up: {dropped} dropped so far")
+            }
+            Event::RegionLegConnected { region, leg } => write!(f, "leg {leg} to region `{region}` connected"),
+            Event::RegionLegLost { region, leg, reason } => write!(f, "leg {leg} to region `{region}` lost: {reason}"),
+            Event::RegionNotice { region, text } => write!(f, "region `{region}`: {text}"),
             Event::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
         }
     }

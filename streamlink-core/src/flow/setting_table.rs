@@ -282,7 +282,7 @@ pub(crate) static TABLE: &[Row] = &[
         access: None,
     },
     Row {
-        setting: setting("region", "region", OUTPUTS, NAME, "", "", "Region from which the output sends: a name that the engine maps to a local address or interface."),
+        setting: setting("region", "region", OUTPUTS, NAME, "", "", "Region from which the output sends: a name that the engine maps to a local address or interface, or to other machines."),
         access: None,
     },
     Row {

@@ -3,14 +3,15 @@
 use super::{
     address::Listen,
     builder::Common,
-    output::OutputKind,
+    output::{Output, OutputKind},
     parsed_url::ParsedUrl,
-    printed_url::QUERY,
+    printed_url::{QUERY, rtmp_url, rtsp_url, srt_url},
     rtmp::RtmpAddress,
     rtsp::{RtspCaller, RtspListener, RtspOptions},
     secret::{Credentials, StreamKey},
     setting_table::Fields,
     settings::{Entries, list},
+    shown_url::{PeerUrl, is_authority},
     source::SourceKind,
     srt::SrtCaller,
     url::take_settings,
@@ -108,6 +109,25 @@ pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
         OutputKind::RtspListener(s) => parts(rtsp_listener(s), mode_of_listener(&s.listen), fields),
         OutputKind::RtspCaller(s) => rtsp_caller(s, fields),
         OutputKind::Tap(_) => UrlParts { base: "tap:".into(), query: Entries::default() },
+    }
+}
+
+impl Output {
+    /// Returns the URL from which players fetch this output, which listens at another machine. `reported`: the URL there,
+    /// without the secrets. `None` for an output that does not listen.
+    pub(crate) fn playback_url(&self, reported: &str) -> Option<PeerUrl> {
+        let (_, rest) = reported.split_once("://")?;
+        let (place, _) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if place.is_empty() || !is_authority(place) {
+            return None;
+        }
+        let url = match &self.kind {
+            OutputKind::SrtListener(s) => srt_url(place, s.srt.stream_id.as_deref()),
+            OutputKind::RtmpPlay(s) => rtmp_url(s.tls, place, &s.app, s.key.as_ref().map_or("", StreamKey::reveal)),
+            OutputKind::RtspListener(s) => rtsp_url(s.rtsp.tls, place, &s.rtsp.path),
+            _ => return None,
+        };
+        Some(url.into())
     }
 }
 

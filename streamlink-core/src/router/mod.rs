@@ -12,8 +12,8 @@ mod media_batch;
 mod merge;
 mod ring;
 
-pub(crate) use counters::Counters;
 pub use counters::State;
+pub(crate) use counters::{Counter, Counters};
 pub(crate) use current_presentation::CurrentPresentation;
 pub(crate) use gop::GopSegmenter;
 pub(crate) use group::{FailoverConfig, SourceGroup, Switch, SwitchPolicy};

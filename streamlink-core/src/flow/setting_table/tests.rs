@@ -190,7 +190,11 @@ fn page() -> String {
 
 #[test]
 fn settings_page_is_fresh() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    if !docs.is_dir() {
+        return; // The packaged crate stands alone, without the repository's documents.
+    }
+    let path = docs.join("settings.md");
     let fresh = page();
     if std::env::var_os("UPDATE_SETTINGS").is_some() {
         fs::write(&path, &fresh).unwrap();

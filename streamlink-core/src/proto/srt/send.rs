@@ -28,7 +28,7 @@ const MAX_CAPACITY: usize = 131_072;
 pub(crate) struct Pacing {
     /// Bytes of payload per second.
     pub(crate) bytes_per_second: u64,
-    /// If `Some`, the rate may rise to the input rate plus this many percent. If `None`, it is fixed.
+    /// Percentage by which the rate may exceed that of the input; `None` for a fixed rate.
     pub(crate) over_input: Option<u64>,
     /// Set if the rate is a limit of the host. Otherwise repair packets of a packet filter come on top of it.
     pub(crate) is_limit: bool,
