@@ -159,13 +159,13 @@ fn srt_rendezvous_between_two_flows_survives_the_restart_of_one() {
     let source = || {
         Source::srt_caller("in", &format!("127.0.0.1:{b}"))
             .rendezvous()
-            .bind(&format!(":{a}"))
+            .bind(format!(":{a}"))
             .latency(latency)
             .encryption(Passphrase::new(SECRET).unwrap(), KeyLength::Aes256)
     };
     let output = Output::srt_caller("out", &format!("127.0.0.1:{a}"))
         .rendezvous()
-        .bind(&format!(":{b}"))
+        .bind(format!(":{b}"))
         .latency(latency)
         .peer_idle_timeout(Duration::from_millis(1000))
         .encryption(Passphrase::new(SECRET).unwrap(), KeyLength::Aes256);
@@ -190,7 +190,7 @@ fn srt_rendezvous_tells_of_a_wrong_passphrase() {
     let caller = |remote: u16, local: u16, secret: &str| {
         Source::srt_caller("in", &format!("127.0.0.1:{remote}"))
             .rendezvous()
-            .bind(&format!(":{local}"))
+            .bind(format!(":{local}"))
             .encryption(Passphrase::new(secret).unwrap(), KeyLength::Aes128)
     };
     let one = Rig::start(caller(b, a, SECRET), vec![]);
