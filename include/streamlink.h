@@ -440,6 +440,11 @@ enum streamlink_event_kind
    * A remark of the link to a region: `detail`.
    */
   STREAMLINK_EVENT_KIND_REGION_NOTICE = 29,
+  /**
+   * A source has given up missing packets early, because it may hold no more of those behind them. `count`: packets since
+   * the last such event.
+   */
+  STREAMLINK_EVENT_KIND_GAP_GIVEN_UP = 30,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -35,8 +35,8 @@ use crate::{
         rtp::{FecDecoder, FecEncoder, Pacer, Placed, Receiver, Wrapper, unwrap},
         rtsp::{self, ResolvedStream, Status, StreamDirectory},
         srt::{
-            Caller, CipherMode, Connection, Control, Greeting, Handshake, Listener, Local, Packet, Progress, Terms,
-            write_control,
+            Caller, CipherMode, Connection, Control, Greeting, GroupInput, Handshake, Listener, Local, Packet,
+            Progress, Rendezvous, Terms, write_control,
         },
     },
     random::Random,
@@ -442,7 +442,12 @@ fn feed_srt(input: &[u8], dice: &mut TestRng) {
     let peer = "192.0.2.1:5000".parse().unwrap();
     let (mut near, mut far) = connected(&terms, start);
     let local = Local { id: 100, start, random: Random::of(random) };
-    let mut caller = Caller::new(terms.clone(), local, None, Duration::from_secs(3));
+    let mut caller = Caller::new(terms.clone(), local.clone(), None, Duration::from_secs(3));
+    let mut rendezvous = Rendezvous::new(terms.clone(), local, Duration::from_secs(3));
+    let mut group = (dice.below(2) == 0).then(GroupInput::default);
+    if let Some(group) = &group {
+        group.join(&mut far, None);
+    }
     near.push(&Bytes::from_static(b"payload"), start);
     let mut now = start;
     for (i, datagram) in datagrams(input).into_iter().enumerate() {
@@ -458,6 +463,8 @@ fn feed_srt(input: &[u8], dice: &mut TestRng) {
             let _ = listener.greet(body, peer, now);
             let _ = caller.poll_transmit(now);
             let _ = caller.handle(body, *timestamp, now);
+            let _ = rendezvous.poll_transmit(now);
+            let _ = rendezvous.handle(body, *timestamp, now);
         }
         let connection = if dice.below(2) == 0 { &mut *near } else { &mut far };
         connection.handle(&packet, &datagram, now);
@@ -469,6 +476,13 @@ fn feed_srt(input: &[u8], dice: &mut TestRng) {
                 break;
             }
         }
+        if let Some(group) = &mut group {
+            while let Some(head) = far.head(now) {
+                let _ = group.take(head, &mut far);
+                group.skip(&mut far);
+            }
+        }
+        let connection = if dice.below(2) == 0 { &mut *near } else { &mut far };
         while connection.poll_payload(now).is_some() {}
         let _ = connection.stats();
     }

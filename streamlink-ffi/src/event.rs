@@ -136,6 +136,9 @@ pub enum StreamlinkEventKind {
     RegionLegLost = 28,
     /// A remark of the link to a region: `detail`.
     RegionNotice = 29,
+    /// A source has given up missing packets early, because it may hold no more of those behind them. `count`: packets since
+    /// the last such event.
+    GapGivenUp = 30,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -218,6 +221,7 @@ impl StreamlinkEvent {
             Event::RegionLegConnected { .. } => (K::RegionLegConnected, 0, 0),
             Event::RegionLegLost { .. } => (K::RegionLegLost, 0, 0),
             Event::RegionNotice { .. } => (K::RegionNotice, 0, 0),
+            Event::GapGivenUp { packets, .. } => (K::GapGivenUp, 0, *packets),
             _ => (K::Other, 0, 0),
         }
     }
@@ -262,6 +266,7 @@ impl StreamlinkEvent {
                 Event::UnexpectedPayload { endpoint, problem, .. } => {
                     (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
+                Event::GapGivenUp { source, .. } => (source.clone(), nothing(), nothing(), nothing()),
                 Event::MemberConnected { source, peer } => (source.clone(), nothing(), peer.to_string(), nothing()),
                 Event::MemberLost { source, peer, reason } => {
                     (source.clone(), nothing(), peer.to_string(), reason.to_string())

@@ -133,8 +133,8 @@ fn cost_of_libsrt(path: Path) -> Cost {
     cost
 }
 
-/// Runs both senders at the same time over the same path. Checks that ours costs no more, and loses no more.
-fn compare(path: Path) {
+/// Runs both senders at the same time over the same path. Returns the problem if ours costs more, or loses more.
+fn compare(path: Path) -> Option<String> {
     let (ours, theirs) = std::thread::scope(|scope| {
         let ours = scope.spawn(|| cost_of_ours(path));
         let theirs = cost_of_libsrt(path);
@@ -145,29 +145,32 @@ fn compare(path: Path) {
     // On a busy machine libsrt's program loses some of the datagrams that it is fed with.
     assert!(theirs.sent > u64::from(DATAGRAMS) / 2, "{theirs:?}");
     let share = |cost: &Cost| cost.repeats as f64 / cost.sent as f64;
-    assert!(share(&ours) <= share(&theirs) * 1.15 + 0.002, "ours {ours:?}, libsrt's {theirs:?}");
     let lost = |cost: &Cost| cost.sent.saturating_sub(cost.written);
-    assert!(lost(&ours) <= lost(&theirs) + 2, "ours {ours:?}, libsrt's {theirs:?}");
+    let is_as_good = share(&ours) <= share(&theirs) * 1.15 + 0.002 && lost(&ours) <= lost(&theirs) + 2;
+    (!is_as_good).then(|| format!("{path:?}: ours {ours:?}, libsrt's {theirs:?}"))
 }
 
 #[test]
 fn srt_retransmissions_cost_at_most_what_libsrt_spends() {
-    compare(Path::new(10, 5, 240));
-    compare(Path::new(80, 10, 800));
-    compare(Path { reordering: 50, ..Path::new(80, 2, 600) });
+    let reordering = Path { reordering: 50, ..Path::new(80, 2, 600) };
+    for path in [Path::new(10, 5, 240), Path::new(80, 10, 800), reordering] {
+        assert_eq!(compare(path), None);
+    }
 }
 
 /// Prints the comparison for every round trip and loss. Run by hand, as it takes minutes.
 #[test]
 #[ignore = "takes minutes; the two points of the other test are enough for every run"]
 fn srt_retransmission_table_beside_libsrt() {
+    let mut worse = Vec::new();
     for (round_trip, latencies) in
         [(10, [240; 5]), (80, [400, 400, 800, 800, 1200]), (300, [1200, 1200, 2400, 2400, 3600])]
     {
         for (loss, latency) in [1, 2, 5, 10, 20].into_iter().zip(latencies) {
-            compare(Path::new(round_trip, loss, latency));
+            worse.extend(compare(Path::new(round_trip, loss, latency)));
         }
-        compare(Path { burst: 20, ..Path::new(round_trip, 5, latencies[3]) });
-        compare(Path { reordering: 50, ..Path::new(round_trip, 2, latencies[3] + 400) });
+        worse.extend(compare(Path { burst: 20, ..Path::new(round_trip, 5, latencies[3]) }));
+        worse.extend(compare(Path { reordering: 50, ..Path::new(round_trip, 2, latencies[3] + 400) }));
     }
+    assert!(worse.is_empty(), "{worse:#?}");
 }

@@ -162,6 +162,14 @@ pub enum Event {
         /// Address of the sender that was heard last.
         peer: Option<SocketAddr>,
     },
+    /// A source has given up missing packets before their time was over, because it may hold no more of those behind them.
+    /// At most one event a second.
+    GapGivenUp {
+        /// The source's name.
+        source: String,
+        /// Packets since the last such event.
+        packets: u64,
+    },
     /// A group of connections that an SRT source receives from has one more member.
     MemberConnected {
         /// The source's name.
@@ -360,6 +368,9 @@ impl fmt::Display for Event {
             Event::SendersCollide { source, peer } => {
                 write!(f, "source `{source}`: two senders with the same SSRC")?;
                 peer.map_or(Ok(()), |peer| write!(f, " (the last packet is from {peer})"))
+            }
+            Event::GapGivenUp { source, packets } => {
+                write!(f, "source `{source}`: {} given up early, as too many follow", counted(*packets, "packet"))
             }
             Event::MemberConnected { source, peer } => write!(f, "source `{source}`: group member {peer} connected"),
             Event::MemberLost { source, peer, reason } => {

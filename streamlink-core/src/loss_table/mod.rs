@@ -16,9 +16,9 @@ use std::{
 
 /// Packets that are judged, and those that follow, so that the receiver knows what is missing.
 const JUDGED: u32 = 2000;
-const FOLLOWING: u32 = 300;
+const FOLLOWING: u32 = 600;
 /// Interval of the packets, and the step of the time.
-const INTERVAL: Duration = Duration::from_millis(2);
+const INTERVAL: Duration = Duration::from_millis(1);
 const STEP: Duration = Duration::from_micros(500);
 /// Time in which everything has arrived or is given up.
 const REST: Duration = Duration::from_secs(4);

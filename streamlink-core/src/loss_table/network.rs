@@ -12,7 +12,7 @@ const DELAY: Duration = Duration::from_millis(20);
 const SKEW: Duration = Duration::from_millis(200);
 /// Time in which nothing is lost yet, and that at which a path dies.
 const CALM: Duration = Duration::from_millis(300);
-const DEATH: Duration = Duration::from_millis(1500);
+const DEATH: Duration = Duration::from_millis(1000);
 /// Length of a burst in datagrams. One begins after nine times as many, on the average.
 const BURST: u64 = 10;
 

@@ -102,7 +102,8 @@ impl Path {
     fn media(&mut self, bytes: Bytes, now: Instant, out: &mut Vec<Packet>) {
         let Ok(mut header) = Header::parse(&bytes) else { panic!("a packet of ours cannot be read") };
         let mut bytes = bytes.to_vec();
-        if let Some(ssrc) = self.rist.as_mut().and_then(|rist| rist.media(&header, now)) {
+        let repeated = self.rist.as_mut().and_then(|rist| rist.media(&header, now));
+        if let Some(ssrc) = repeated {
             header.ssrc = ssrc;
             bytes[8..12].copy_from_slice(&ssrc.to_be_bytes());
         }
@@ -110,14 +111,18 @@ impl Path {
         if let Some(decoder) = &mut self.decoder {
             decoder.media(&header, &packet, &mut self.recovered);
         }
-        self.receiver.handle(&header, packet, out);
+        if repeated.is_some() {
+            self.receiver.handle_known(&header, packet, out);
+        } else {
+            self.receiver.handle(&header, packet, out);
+        }
         self.place_recovered(out);
     }
 
     fn place_recovered(&mut self, out: &mut Vec<Packet>) {
         for (header, packet) in self.recovered.drain(..) {
             if self.receiver.awaits(&header) {
-                self.receiver.handle(&header, packet, out);
+                self.receiver.handle_known(&header, packet, out);
             }
         }
     }

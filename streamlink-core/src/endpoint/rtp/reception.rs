@@ -33,6 +33,10 @@ const TAKEOVER: Duration = Duration::from_millis(500);
 /// Time that a UDP source which is sent RTP waits for packets that arrive out of order.
 const REORDER_WINDOW: Duration = Duration::from_millis(50);
 
+/// Bounds of the bytes that a RIST source holds behind a gap: what comes within its latency, and a quarter.
+const MIN_HELD_BYTES: usize = 4 << 20;
+const MAX_HELD_BYTES: usize = 64 << 20;
+
 /// Checks, counting and reordering of datagrams before they enter the flow.
 pub(super) struct Reception {
     settings: UdpInput,
@@ -44,10 +48,13 @@ pub(super) struct Reception {
     fec: Option<FecDecoder>,
     /// Packets that it has recovered, until they are in their place.
     recovered: Vec<(Header, Packet)>,
+    /// Packets that were given up early and are reported already.
+    overflowed: (u64, Throttle),
     /// Lost packets and unreadable FEC packets that the counters include already.
     fec_told: (u64, u64),
     /// Set for a RIST source.
     rist: Option<RistReceiver>,
+    rist_latency: Option<Duration>,
     /// Address that RTCP goes to.
     rtcp_peer: Option<SocketAddr>,
     /// Set if the datagrams are MPEG-TS without RTP.
@@ -115,6 +122,10 @@ impl Reception {
             Protocol::Rist { is_merged: true, .. } => (Duration::ZERO, PayloadTypes::ALL, false, None),
             Protocol::Rist { latency, .. } => (latency, PayloadTypes::ALL, false, None),
         };
+        let rist_latency = match protocol {
+            Protocol::Rist { latency, .. } => Some(latency),
+            _ => None,
+        };
         let rist = match protocol {
             Protocol::Rist { latency, .. } => {
                 context.group.allow_recovery(latency);
@@ -124,13 +135,15 @@ impl Reception {
             }
             _ => None,
         };
-        Self {
+        let mut reception = Self {
             receiver: Receiver::new(window),
             reorder_window: window,
             fec: fec.then(FecDecoder::new),
             rist,
+            rist_latency,
             rtcp_peer: None,
             recovered: Vec::new(),
+            overflowed: (0, Throttle::new(Duration::from_secs(1))),
             fec_told: (0, 0),
             payload_types,
             wrapper,
@@ -148,17 +161,28 @@ impl Reception {
             last_raw: None,
             collisions: (0, false),
             settings,
-        }
+        };
+        reception.allow_held();
+        reception
     }
 
     /// Applies changed settings. Ends the stream of a sender that is no longer on the allowlist.
     pub(super) fn refresh(&mut self) {
         if self.ingest.refresh() {
+            self.allow_held();
             self.last_peer = None;
             if self.sender.is_some_and(|peer| !self.ingest.live().allow.admits(peer.ip())) {
                 self.lose(LossReason::NoLongerAllowed);
             }
         }
+    }
+
+    /// Lets a RIST source hold behind a gap what may come within its latency, within bounds.
+    fn allow_held(&mut self) {
+        let Some(latency) = self.rist_latency else { return };
+        let rate = self.ingest.live().bandwidth.max.bytes_in(latency);
+        let bytes = usize::try_from(rate.saturating_add(rate / 4)).unwrap_or(usize::MAX);
+        self.receiver.allow_held(bytes.clamp(MIN_HELD_BYTES, MAX_HELD_BYTES));
     }
 
     /// Checks a received datagram and passes it on for reordering.
@@ -205,7 +229,8 @@ impl Reception {
             Verdict::Pass => {
                 (self.sender, self.heard) = (Some(peer), Some(arrival));
                 let (mut header, mut data) = (*header, data);
-                if let Some(ssrc) = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival)) {
+                let repeated = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival));
+                if let Some(ssrc) = repeated {
                     // A retransmission is put in its place in the stream.
                     header.ssrc = ssrc;
                     data = with_ssrc(&data, ssrc);
@@ -214,7 +239,11 @@ impl Reception {
                 if let Some(fec) = &mut self.fec {
                     fec.media(&header, &packet, &mut self.recovered);
                 }
-                self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
+                if repeated.is_some() {
+                    self.receiver.handle_known(&header, packet, &mut self.ingest.out.packets);
+                } else {
+                    self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
+                }
                 self.place_recovered();
             }
             Verdict::Drop => {}
@@ -257,7 +286,7 @@ impl Reception {
         for (header, packet) in self.recovered.drain(..) {
             if self.receiver.awaits(&header) {
                 self.ingest.context.status.counters.rebuilt.add(1);
-                self.receiver.handle(&header, packet, &mut self.ingest.out.packets);
+                self.receiver.handle_known(&header, packet, &mut self.ingest.out.packets);
             }
         }
     }
@@ -384,6 +413,13 @@ impl Reception {
             self.ingest.context.events.emit(Event::SendersCollide { source, peer: self.sender });
         }
         let context = &self.ingest.context;
+        let overflowed =
+            quality.overflowed.saturating_sub(std::mem::replace(&mut self.overflowed.0, quality.overflowed));
+        if let Some(packets) = self.overflowed.1.admit(now, overflowed).filter(|packets| *packets > 0) {
+            let source = context.status.name();
+            log::warn!("source `{source}`: {packets} packets were given up early, for want of memory behind a gap");
+            context.events.emit(Event::GapGivenUp { source, packets });
+        }
         self.report.publish(now, || context.status.name(), &context.events);
         self.ingest.publish(now, self.sender);
         if tally.disconnect {

@@ -13,6 +13,8 @@ pub(crate) struct TransportPacket<'a> {
     pub(crate) discontinuity: bool,
     /// The program clock reference in units of 90 kHz, 33 bits.
     pub(crate) clock: Option<u64>,
+    /// Rest of the program clock reference, in units of 27 MHz, below 300.
+    pub(crate) clock_extension: u16,
     /// Empty if there is none.
     pub(crate) payload: &'a [u8],
     /// The payload is shorter than there was room for, as at the end of a PES packet.
@@ -45,6 +47,8 @@ impl<'a> TransportPacket<'a> {
                     && let Some(&[a, b, c, d, e]) = field.get(1..6)
                 {
                     parsed.clock = Some(u64::from(u32::from_be_bytes([a, b, c, d])) << 1 | u64::from(e >> 7));
+                    let extension = field.get(6).map_or(0, |f| u16::from_be_bytes([e & 1, *f]));
+                    parsed.clock_extension = extension % 300;
                     used += 6;
                 }
             }

@@ -22,10 +22,10 @@ const MARGIN: Duration = Duration::from_millis(50);
 const MAX_DELAY: Duration = Duration::from_secs(1);
 /// Longest time that packets wait for the next reference.
 const MAX_WAIT: Duration = Duration::from_millis(500);
-/// Largest step of the clock that is no jump, in units of 90 kHz: one second.
-const MAX_STEP: u64 = 90_000;
-/// Modulus of the clock in units of 90 kHz.
-const MODULUS: u64 = 1 << 33;
+/// Largest step of the clock that is no jump, in units of 27 MHz: one second.
+const MAX_STEP: u64 = 27_000_000;
+/// Modulus of the clock in units of 27 MHz.
+const MODULUS: u64 = (1 << 33) * 300;
 /// Time over which the delay is observed before time is stretched.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Largest stretch of time, in millionths.
@@ -151,7 +151,8 @@ impl Pacer {
         let framing = if framing.fits(payload) { framing } else { Framing::detect(payload)? };
         framing.packets(payload).enumerate().find_map(|(at, packet)| {
             let packet = TransportPacket::parse(packet)?;
-            let clock = packet.clock.filter(|_| pid.is_none_or(|pid| pid == packet.pid))?;
+            let base = packet.clock.filter(|_| pid.is_none_or(|pid| pid == packet.pid))?;
+            let clock = base * 300 + u64::from(packet.clock_extension); // the base has 33 bits
             let before = framing.offset.saturating_add(at.saturating_mul(framing.stride));
             Some((before as u64, packet.pid, clock))
         })
@@ -159,10 +160,10 @@ impl Pacer {
 
     /// Gives the packets up to a reference their departures. `bytes`: number of bytes from the last reference to this.
     fn refer(&mut self, last: Reference, (pid, clock): (u16, u64), bytes: u64, now: Instant) {
-        let ticks = clock.wrapping_sub(last.clock) % MODULUS;
+        let ticks = (clock + MODULUS - last.clock) % MODULUS; // both are below the modulus
         let is_step = (1..=MAX_STEP).contains(&ticks) && bytes > 0;
         let (length, rate) = if is_step {
-            let length = stretch(Duration::from_nanos(ticks.saturating_mul(100_000) / 9), self.drift);
+            let length = stretch(Duration::from_nanos(ticks.saturating_mul(1000) / 27), self.drift);
             (length, Some((length, bytes)))
         } else {
             // Behind a jump of the clock the rate before is the best guess.

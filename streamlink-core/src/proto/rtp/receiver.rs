@@ -16,8 +16,10 @@ use std::{
 
 /// Maximum step forward within one sequence, in packets (RFC 3550 appendix A.1).
 const MAX_DROPOUT: u64 = 3000;
-/// Maximum number of packets held behind gaps.
+/// Maximum number of packets held behind gaps by default.
 const MAX_HELD: usize = 2048;
+/// Maximum number of packets held behind gaps where more are allowed: half of what sequence numbers tell apart.
+const MOST_HELD: usize = 1 << 14;
 /// Maximum step back within one sequence, in packets (RFC 3550 appendix A.1).
 const MAX_MISORDER: u64 = 1000;
 /// Extended sequence numbers begin well above zero, so that packets before the first one have a number as well.
@@ -53,6 +55,8 @@ pub(crate) struct Quality {
     pub(crate) duplicates: u64,
     /// Packets that were dropped because of another SSRC or a sequence number out of range.
     pub(crate) foreign: u64,
+    /// Packets among the lost that were given up early, because there was no memory to hold those behind them.
+    pub(crate) overflowed: u64,
     /// Number of restarts of the stream.
     pub(crate) restarts: u64,
     /// Number of times that a second sender with the same SSRC was found.
@@ -61,12 +65,26 @@ pub(crate) struct Quality {
     pub(crate) jitter: Duration,
 }
 
+/// Bounds of what is held behind gaps.
+#[derive(Clone, Copy, Debug)]
+struct HoldLimit {
+    packets: usize,
+    bytes: usize,
+}
+
+impl Default for HoldLimit {
+    fn default() -> Self {
+        Self { packets: MAX_HELD, bytes: usize::MAX }
+    }
+}
+
 /// Receiver of one RTP stream.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     window: Duration,
-    /// Maximum number of packets held behind a gap.
+    /// Maximum number of packets held behind a gap, beside that which is due to memory.
     hold: usize,
+    limit: HoldLimit,
     stream: Option<Stream>,
     /// First packets of possible new streams.
     candidates: Vec<(Header, Packet)>,
@@ -119,8 +137,9 @@ struct Stream {
     progress: Instant,
     /// Next extended sequence number.
     next: u64,
-    /// Held packets from `next` on. The first slot is a gap.
+    /// Held packets from `next` on, and their bytes. The first slot is a gap.
     held: VecDeque<Option<Packet>>,
+    held_bytes: usize,
     /// Arrival of the packet behind the first gap.
     gap_since: Option<Instant>,
     last_arrival: Instant,
@@ -139,6 +158,7 @@ impl Receiver {
         Self {
             window,
             hold: MAX_HELD,
+            limit: HoldLimit::default(),
             stream: None,
             candidates: Vec::new(),
             previous: None,
@@ -151,14 +171,20 @@ impl Receiver {
     /// packets in the order of arrival goes on so.
     pub(crate) fn set_window(&mut self, window: Duration, hold: usize) {
         if !self.window.is_zero() {
-            (self.window, self.hold) = (window, hold.clamp(1, MAX_HELD));
+            (self.window, self.hold) = (window, hold.clamp(1, self.limit.packets));
         }
+    }
+
+    /// Allows more memory for packets behind gaps: so many bytes, and the packets that go with them.
+    pub(crate) fn allow_held(&mut self, bytes: usize) {
+        self.limit = HoldLimit { packets: MOST_HELD, bytes };
+        self.hold = self.hold.max(MOST_HELD);
     }
 
     /// Returns whether a packet of the stream is missing, and would pass if it came now.
     pub(crate) fn awaits(&self, header: &Header) -> bool {
         let Some(stream) = self.stream.as_ref().filter(|stream| stream.ssrc == header.ssrc) else { return false };
-        let Some(number) = extend(stream.next, header.sequence) else { return false };
+        let Some(number) = stream.extend(header.sequence) else { return false };
         match number.checked_sub(stream.next) {
             Some(ahead) => stream.held.get(ahead as usize).is_none_or(Option::is_none), // at most MAX_DROPOUT
             None => self.window.is_zero() && stream.seen[number as usize % REMEMBERED].0 != header.sequence,
@@ -174,7 +200,7 @@ impl Receiver {
         let arrival = packet.arrival();
         let Some(stream) = &mut self.stream else { return self.audition(header, packet, out) };
         let fingerprint = header.fingerprint(packet.data());
-        let sequence = extend(stream.next, header.sequence).filter(|_| stream.ssrc == header.ssrc);
+        let sequence = stream.extend(header.sequence).filter(|_| stream.ssrc == header.ssrc);
         let Some(sequence) = sequence.filter(|at| !stream.repeats(*at, fingerprint, arrival, self.window.is_zero()))
         else {
             let is_silent = arrival.saturating_duration_since(stream.last_arrival) >= TAKEOVER;
@@ -192,8 +218,34 @@ impl Receiver {
             stream.progress = arrival;
         }
         self.quality.jitter = stream.jitter();
-        stream.place(sequence, packet, self.window, &mut self.quality, out);
+        stream.place(sequence, packet, (self.window, self.limit.packets), &mut self.quality, out);
+        while let Some(stream) = self.stream.as_mut().filter(|stream| stream.held_bytes > self.limit.bytes) {
+            let lost = self.quality.lost;
+            stream.skip_gap(&mut self.quality, out);
+            self.quality.overflowed = self.quality.overflowed.saturating_add(self.quality.lost - lost);
+        }
         self.drop_candidates();
+    }
+
+    /// Handles a packet that is known to be one of the stream, because it was sent again on request or rebuilt. Where
+    /// packets pass in the order of arrival, it passes however late it is.
+    pub(crate) fn handle_known(&mut self, header: &Header, packet: Packet, out: &mut Vec<Packet>) {
+        let stream = self.stream.as_mut().filter(|stream| stream.ssrc == header.ssrc);
+        let behind = |stream: &Stream| (stream.next as u16).wrapping_sub(header.sequence) as i16; // modulo 2^16
+        let Some(stream) = stream.filter(|stream| self.window.is_zero() && behind(stream) > 0) else {
+            return self.handle(header, packet, out);
+        };
+        let is_remembered = usize::from(behind(stream).unsigned_abs()) <= REMEMBERED;
+        if is_remembered && stream.seen[usize::from(header.sequence) % REMEMBERED].0 == header.sequence {
+            self.quality.duplicates = self.quality.duplicates.saturating_add(1);
+            return;
+        }
+        if is_remembered {
+            stream.remember(header.sequence, header.fingerprint(packet.data()));
+        }
+        self.quality.recovered = self.quality.recovered.saturating_add(1);
+        self.quality.lost = self.quality.lost.saturating_sub(1);
+        out.push(packet);
     }
 
     /// Returns the time of the next call of [`Receiver::handle_timeout`], if there is a gap.
@@ -206,7 +258,7 @@ impl Receiver {
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Packet>) {
         while let Some(stream) = self.stream.as_mut().filter(|stream| stream.held.len() > self.hold) {
             stream.skip_gap(&mut self.quality, out);
-        }
+        } // forward error correction, which can recover nothing before them
         while self.next_timeout().is_some_and(|at| at <= now) {
             if let Some(stream) = &mut self.stream {
                 stream.skip_gap(&mut self.quality, out);
@@ -317,6 +369,7 @@ impl Stream {
             progress: arrival,
             next: FIRST + u64::from(first.sequence),
             held: VecDeque::new(),
+            held_bytes: 0,
             gap_since: None,
             last_arrival: arrival,
             given_up: VecDeque::new(),
@@ -324,6 +377,16 @@ impl Stream {
             jitter: 0,
             clock_rate: first.clock_rate(),
         }
+    }
+
+    /// Returns the extended sequence number closest to `next`, or `None` if it is out of range: too far behind that, or ahead
+    /// of the packets that are held.
+    fn extend(&self, sequence: u16) -> Option<u64> {
+        let step = sequence.wrapping_sub(self.next as u16) as i16; // modulo 2^16
+        let extended = self.next.checked_add_signed(step.into())?;
+        let end = self.next + self.held.len() as u64;
+        let near = extended.saturating_sub(end) <= MAX_DROPOUT && self.next.saturating_sub(extended) <= MAX_MISORDER;
+        near.then_some(extended)
     }
 
     fn remember(&mut self, sequence: u16, fingerprint: u32) {
@@ -354,7 +417,14 @@ impl Stream {
         }
     }
 
-    fn place(&mut self, sequence: u64, packet: Packet, window: Duration, quality: &mut Quality, out: &mut Vec<Packet>) {
+    fn place(
+        &mut self,
+        sequence: u64,
+        packet: Packet,
+        (window, most): (Duration, usize),
+        quality: &mut Quality,
+        out: &mut Vec<Packet>,
+    ) {
         if window.is_zero() {
             return self.pass_unordered(sequence, packet, quality, out);
         }
@@ -371,8 +441,9 @@ impl Stream {
             self.next += 1;
             return out.push(packet);
         }
-        if ahead >= MAX_HELD {
+        if ahead >= most {
             // More than can be held: release all held packets, and give up the gap up to this packet.
+            quality.overflowed = quality.overflowed.saturating_add(self.missing(sequence));
             while !self.held.is_empty() {
                 self.skip_gap(quality, out);
             }
@@ -388,7 +459,10 @@ impl Stream {
         }
         match &mut self.held[ahead] {
             Some(_) => quality.duplicates = quality.duplicates.saturating_add(1),
-            slot => *slot = Some(packet),
+            slot => {
+                self.held_bytes = self.held_bytes.saturating_add(packet.data().len());
+                *slot = Some(packet);
+            }
         }
         self.gap_since.get_or_insert(arrival);
         self.release(out);
@@ -412,7 +486,8 @@ impl Stream {
     /// Releases the held packets up to the next gap.
     fn release(&mut self, out: &mut Vec<Packet>) {
         let mut moved = false;
-        while let Some(Some(_)) = self.held.front() {
+        while let Some(Some(packet)) = self.held.front() {
+            self.held_bytes = self.held_bytes.saturating_sub(packet.data().len());
             out.extend(self.held.pop_front().flatten());
             self.next += 1;
             moved = true;
@@ -421,6 +496,11 @@ impl Stream {
             // The next gap is open since the arrival of the packet behind it.
             self.gap_since = self.held.iter().flatten().map(Packet::arrival).min();
         }
+    }
+
+    /// Returns the number of packets that are missing before `sequence`.
+    fn missing(&self, sequence: u64) -> u64 {
+        sequence.saturating_sub(self.next).saturating_sub(self.held.iter().flatten().count() as u64)
     }
 
     /// Gives up the first gap, and releases the packets behind it.
@@ -466,14 +546,6 @@ impl Stream {
     fn jitter(&self) -> Duration {
         Duration::from_micros((self.jitter >> 4).saturating_mul(1_000_000) / u64::from(self.clock_rate.max(1)))
     }
-}
-
-/// Returns the extended sequence number closest to `next`, or `None` if it is out of range.
-fn extend(next: u64, sequence: u16) -> Option<u64> {
-    let step = sequence.wrapping_sub(next as u16) as i16; // modulo 2^16
-    let extended = next.checked_add_signed(step.into())?;
-    let near = extended.saturating_sub(next) <= MAX_DROPOUT && next.saturating_sub(extended) <= MAX_MISORDER;
-    near.then_some(extended)
 }
 
 #[cfg(test)]

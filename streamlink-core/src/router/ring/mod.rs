@@ -86,8 +86,9 @@ struct Inner {
     /// Sequence number of the last batch where a reader may start, and the totals before it.
     start: Option<(u64, Totals)>,
     bytes: u64,
-    /// Number of the retained bytes that belong to bursts.
+    /// Number of the retained bytes, and packets, that belong to bursts.
     burst_bytes: u64,
+    burst_packets: u64,
     limits: Limits,
     spare: SpareBatches,
 }
@@ -113,7 +114,8 @@ const FREE: u64 = u64::MAX;
 
 /// Maximum time that the media of a delivery has taken to arrive, unless it is a burst.
 const BURST: Duration = Duration::from_millis(100);
-/// Maximum number of bytes of bursts that do not count towards the size of the ring: what a backup holds at most.
+/// Maximum number of bytes of bursts that do not count towards the size of the ring: what a backup holds at most. The
+/// packets of bursts do not count either, as many as go with it.
 const MAX_BURST_BYTES: u64 = 16 << 20;
 
 impl Ring {
@@ -134,6 +136,7 @@ impl Ring {
                 start: None,
                 bytes: 0,
                 burst_bytes: 0,
+                burst_packets: 0,
                 limits,
                 spare: SpareBatches::default(),
             }),
@@ -258,7 +261,10 @@ impl Ring {
         inner.totals.packets += packets.len() as u64;
         inner.totals.bytes += bytes;
         inner.bytes += bytes;
-        inner.burst_bytes += if in_burst { bytes } else { 0 };
+        if in_burst {
+            inner.burst_bytes += bytes;
+            inner.burst_packets += packets.len() as u64;
+        }
         if start.is_some() {
             inner.start = Some((sequence, before));
         }
@@ -283,12 +289,12 @@ impl Ring {
         let kept = inner.start.map_or(FREE, |(sequence, _)| sequence);
         self.head.store(sequence + 1, Ordering::Release);
         let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
-        let most = most_packets(inner.limits.bytes);
+        let (most, exempt) = (most_packets(inner.limits.bytes), most_packets(MAX_BURST_BYTES));
         while let Some(oldest) = inner.batches.front() {
             let old = oldest.published.map(|published| newest.saturating_duration_since(published));
             let read = oldest.sequence < slowest;
             let over = inner.bytes.saturating_sub(inner.burst_bytes.min(MAX_BURST_BYTES)) > inner.limits.bytes
-                || totals.since(oldest.before).packets > most
+                || totals.since(oldest.before).packets.saturating_sub(inner.burst_packets.min(exempt)) > most
                 || old.is_some_and(|age| age > inner.limits.time);
             let goes = read || (over && inner.batches.len() > 1);
             if !goes || oldest.sequence >= kept {
@@ -366,7 +372,10 @@ impl Inner {
         let Some(oldest) = self.batches.pop_front() else { return };
         self.first += 1;
         self.bytes = self.bytes.saturating_sub(oldest.bytes);
-        self.burst_bytes = self.burst_bytes.saturating_sub(if oldest.in_burst { oldest.bytes } else { 0 });
+        if oldest.in_burst {
+            self.burst_bytes = self.burst_bytes.saturating_sub(oldest.bytes);
+            self.burst_packets = self.burst_packets.saturating_sub(oldest.packets().len() as u64);
+        }
         self.spare.keep(oldest);
     }
 }

@@ -149,6 +149,36 @@ fn ring_of_empty_packets_is_bounded() {
     assert_eq!(ring.lock().start, None);
 }
 
+/// A backup that takes over brings a group of pictures at once, which may have more packets than the flow in a second.
+#[test]
+fn ring_holds_the_packets_of_a_burst_beside_its_own() {
+    let limits = Limits { bytes: 300_000, ..GENEROUS };
+    let (ring, now, mut window) = (Ring::new(limits), Instant::now(), Vec::new());
+    let mut slow = ring.reader();
+    let most = most_packets(limits.bytes);
+    let burst = |count: usize| {
+        let mut burst = packets(now, &vec![10; count]);
+        ring.publish_batch(&mut burst, None, None, Published { newest: now, in_burst: true });
+    };
+    for _ in 0..3 {
+        burst(1000);
+    }
+    for _ in 0..most {
+        ring.publish(&mut packets(now, &[1]));
+    }
+    assert_eq!(slow.read(&mut window), Totals::default());
+    assert_eq!(lengths(&mut window).len() as u64, 3000 + most);
+    // More than a backup holds is too much.
+    for _ in 0..200 {
+        burst(1000);
+    }
+    let lost = slow.read(&mut window);
+    assert!(lost.packets > 100_000, "{lost:?}");
+    assert!((window.drain(..).count() as u64) < 70);
+    let inner = ring.lock();
+    assert_eq!(inner.burst_packets, inner.batches.iter().map(|batch| batch.packets().len() as u64).sum::<u64>());
+}
+
 #[test]
 fn ring_fork_rereads_and_retains_its_batch() {
     let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());

@@ -1,7 +1,14 @@
 use super::*;
 
-/// Transport packets of one datagram; the first carries a clock reference if there is one.
+/// Transport packets of one datagram; the first carries a clock reference, in units of 90 kHz, if there is one.
 fn datagram(clock: Option<u64>) -> Vec<u8> {
+    datagram_at(clock.map(|clock| clock * 300))
+}
+
+/// Does the same with a clock reference in units of 27 MHz.
+fn datagram_at(reference: Option<u64>) -> Vec<u8> {
+    let clock = reference.map(|reference| reference / 300);
+    let extension = (reference.unwrap_or(0) % 300) as u16;
     let mut bytes = Vec::new();
     for at in 0..7 {
         let mut packet = vec![0x47, 1, 0, 0x10];
@@ -9,7 +16,7 @@ fn datagram(clock: Option<u64>) -> Vec<u8> {
             packet[3] = 0x30;
             packet.extend([7, 0x10]);
             packet.extend(((clock >> 1) as u32).to_be_bytes());
-            packet.extend([(clock as u8 & 1) << 7, 0]);
+            packet.extend([(clock as u8 & 1) << 7 | (extension >> 8) as u8, extension as u8]);
         }
         packet.resize(188, 0xff);
         bytes.extend(packet);
@@ -88,6 +95,27 @@ fn pacer_spreads_bursts_to_the_times_of_the_clock() {
         }
     }
     assert_eq!(bench.pacer.restarts(), 1, "the last burst waited for a reference in vain");
+}
+
+/// References that are no multiples of 90 kHz, as all multiplexers write them: each byte leaves at the time of its place.
+#[test]
+fn pacer_times_bytes_within_500_ns_of_the_clock() {
+    let mut bench = Bench::new();
+    // 10 Mb/s: seven transport packets take 1.0528 ms, and every 30th datagram has a reference.
+    let ticks = |datagrams: u64| datagrams * 1316 * 8 * 27 / 10;
+    let first = 123_456_789_017;
+    for n in 0..3000u64 {
+        let reference = n.is_multiple_of(30).then(|| first + ticks(n));
+        bench.push(Duration::from_nanos(ticks(n) * 1000 / 27), &datagram_at(reference));
+    }
+    bench.run_to(Duration::from_secs(5));
+    let begin = bench.sent[0].1;
+    let mut worst = Duration::ZERO;
+    for (place, at) in &bench.sent[..2900] {
+        let wanted = Duration::from_nanos(ticks(*place) * 1000 / 27);
+        worst = worst.max((*at - begin).abs_diff(wanted));
+    }
+    assert!(worst <= Duration::from_nanos(500), "{worst:?}");
 }
 
 #[test]

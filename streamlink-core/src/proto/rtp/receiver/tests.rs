@@ -274,3 +274,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rtp_receiver_holds_what_memory_allows_behind_a_gap() {
+    let start = Instant::now();
+    let packet = |number: u16| {
+        let mut bytes = vec![0x80, 33];
+        bytes.extend(number.to_be_bytes());
+        bytes.extend([0, 0, 0, 1, 0, 0, 0, 7]);
+        bytes.resize(1000, number as u8);
+        Packet::rtp(bytes, start)
+    };
+    let push = |receiver: &mut Receiver, number: u16, out: &mut Vec<Packet>| {
+        let packet = packet(number);
+        receiver.handle(&Header::parse(packet.data()).unwrap(), packet, out);
+    };
+    let mut receiver = Receiver::new(Duration::from_secs(2));
+    receiver.allow_held(8_000_000);
+    let mut out = Vec::new();
+    for number in 0..10u16 {
+        push(&mut receiver, number, &mut out);
+    }
+    for number in 11..7000 {
+        push(&mut receiver, number, &mut out);
+    }
+    assert_eq!(out.len(), 10, "all wait for the missing one");
+    push(&mut receiver, 10, &mut out);
+    assert_eq!((out.len(), receiver.quality().lost), (7000, 0));
+    // Beyond the bound the gap is given up, and told.
+    for number in 7001..15_100 {
+        push(&mut receiver, number, &mut out);
+    }
+    assert_eq!((out.len(), receiver.quality().lost, receiver.quality().overflowed), (15_099, 1, 1));
+}
