@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     proto::srt::{
-        Connection, ConnectionStats, GroupExtension, GroupId, GroupInput, GroupNumbers, Handshake, Rejection, Sequence,
+        Connection, ConnectionStats, Delivered, GroupExtension, GroupId, GroupInput, GroupNumbers, Handshake,
+        Rejection, Sequence,
     },
     random::Random,
 };
-use bytes::Bytes;
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -103,12 +103,12 @@ impl Groups {
     }
 
     /// Returns the next payload that a group delivers at `now`.
-    pub(super) fn poll_payload(
+    pub(super) fn poll_delivery(
         &mut self,
         key: GroupKey,
         callers: &mut HashMap<u32, ConnectedCaller>,
         now: Instant,
-    ) -> Option<Bytes> {
+    ) -> Option<Delivered> {
         let group = self.0.get_mut(&key)?;
         loop {
             let head = |callers: &HashMap<u32, ConnectedCaller>, id: &u32| {
@@ -118,10 +118,10 @@ impl Groups {
             let Some(id) = group.input.choose(heads) else { break };
             let Some(member) = callers.get_mut(&id).map(|caller| &mut caller.io.connection) else { break };
             let Some(head) = member.head(now) else { break };
-            let payload = group.input.take(head, member);
+            let delivered = group.input.take(head, member);
             group.skip_delivered(callers);
-            if payload.is_some() {
-                return payload;
+            if delivered.is_some() {
+                return delivered.map(|(payload, due)| Delivered { payload, due });
             }
         }
         group.skip_delivered(callers);

@@ -386,6 +386,7 @@ impl PortTask {
             settled: ConnectionStats::default(),
             _place: place,
         };
+        self.turns.add_latency(caller.io.connection.least_latency());
         self.callers.insert(local.id, caller);
         self.by_peer.insert((peer, peer_id), local.id);
         self.reply(peer, &answer);

@@ -14,3 +14,4 @@ mod rates;
 mod route;
 mod task;
 mod terms;
+mod turns;

@@ -64,7 +64,7 @@ impl GroupInput {
 
     /// Takes the next packet of a member out, whose number is `head`. Returns it if it is to be delivered: no other member
     /// has brought it before.
-    pub(crate) fn take(&mut self, head: Sequence, member: &mut Connection) -> Option<Bytes> {
+    pub(crate) fn take(&mut self, head: Sequence, member: &mut Connection) -> Option<(Bytes, Instant)> {
         let payload = member.receiver.take_head();
         let gap = self.next.map_or(0, |next| next.distance(head));
         if gap < 0 {
@@ -116,13 +116,13 @@ impl Connection {
         self.sender.counts.oversized += 1;
     }
 
-    /// Queues a packet that has this number in the group. A member that does not keep up gives up its oldest packets,
+    /// Queues a packet that has this number in the group, as [`Connection::push_arrived`] does. A member that does not keep up gives up its oldest packets,
     /// as the numbers must go up without gaps.
-    pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, now: Instant) {
+    pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, arrival: Instant, now: Instant) {
         self.sender.start_at(number);
         if !self.sender.has_room() {
             self.sender.drop_oldest();
         }
-        self.push(payload, now);
+        self.push_arrived(payload, arrival, now);
     }
 }

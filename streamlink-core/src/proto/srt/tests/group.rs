@@ -89,7 +89,7 @@ impl Bond {
     fn push(&mut self, payload: &Bytes) {
         let (next, now) = (self.numbers.next(), self.now);
         for leg in self.legs.iter_mut().filter(|leg| leg.is_up) {
-            leg.near.push_numbered(payload, next, now);
+            leg.near.push_numbered(payload, next, now, now);
         }
         self.numbers.advance(1);
     }
@@ -132,7 +132,7 @@ impl Bond {
             let heads = self.legs.iter().enumerate().filter_map(|(at, leg)| Some((at, leg.far.head(now)?)));
             let Some(at) = self.input.choose(heads) else { break };
             let Some(head) = self.legs[at].far.head(now) else { break };
-            self.delivered.extend(self.input.take(head, &mut self.legs[at].far));
+            self.delivered.extend(self.input.take(head, &mut self.legs[at].far).map(|(payload, _)| payload));
             for leg in &mut self.legs {
                 self.input.skip(&mut leg.far);
             }
