@@ -47,12 +47,14 @@ fn main() -> Result<(), Failure> {
         }
     }
     type Work = fn(&Plan) -> Result<Row, Failure>;
-    let works: [(&str, Work); 14] = [
+    let works: [(&str, Work); 16] = [
         ("rtp-fanout", rtp_fanout),
         ("rtp-fanout-runs", rtp_fanout_runs),
         ("idle-outputs", idle_outputs),
         ("srt-fanout", srt::fanout),
         ("srt-fanout-aes", srt::fanout_aes),
+        ("srt-fanout-paced", srt::fanout_paced),
+        ("srt-fanout-paced-aes", srt::fanout_paced_aes),
         ("srt-relay", srt::relay),
         ("srt-ceiling", srt::ceiling),
         ("srt-idle", srt::idle),

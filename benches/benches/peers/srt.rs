@@ -46,18 +46,37 @@ fn live_transmit(input: u16, output: u16, _: bool) -> std::io::Result<Subject> {
     Subject::start(&mut command, false)
 }
 
-/// One sender, fifty callers of one listener.
+/// Timing of the sender.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    /// ffmpeg in real time, whose packets come in bursts of a picture.
+    Bursty,
+    /// One packet at a time, every 1.75 ms.
+    Paced,
+}
+
+/// One sender in bursts, fifty callers of one listener.
 pub(crate) fn fanout(plan: &Plan) -> Result<Row, Failure> {
-    fanout_row(plan, false)
+    fanout_row(plan, Sender::Bursty, false, 0.15)
 }
 
-/// One sender, fifty callers of one listener, encrypted.
+/// The same, encrypted.
 pub(crate) fn fanout_aes(plan: &Plan) -> Result<Row, Failure> {
-    fanout_row(plan, true)
+    fanout_row(plan, Sender::Bursty, true, 0.17)
 }
 
-/// SRT from one sender to fifty callers of one listener.
-fn fanout_row(plan: &Plan, encrypted: bool) -> Result<Row, Failure> {
+/// One sender with even pacing, fifty callers of one listener.
+pub(crate) fn fanout_paced(plan: &Plan) -> Result<Row, Failure> {
+    fanout_row(plan, Sender::Paced, false, 0.2)
+}
+
+/// The same, encrypted.
+pub(crate) fn fanout_paced_aes(plan: &Plan) -> Result<Row, Failure> {
+    fanout_row(plan, Sender::Paced, true, 0.2)
+}
+
+/// SRT from one sender to fifty callers of one listener. `most`: the highest ratio of CPU to GStreamer.
+fn fanout_row(plan: &Plan, sender: Sender, encrypted: bool, most: f64) -> Result<Row, Failure> {
     const PLAYERS: usize = 50;
     let media = feed::make_media(plan.folder.path(), plan.seconds)?;
     let programs: [(&str, Start); 2] = [("streamlink", ours), ("gst srtsrc ! srtsink", gstreamer)];
@@ -65,24 +84,23 @@ fn fanout_row(plan: &Plan, encrypted: bool) -> Result<Row, Failure> {
     for run in 0..plan.runs {
         for (i, (name, start)) in programs.iter().enumerate() {
             eprintln!("run {} of {}: {name}", run + 1, plan.runs);
-            runs[i].push(fanout_run(*start, PLAYERS, encrypted, &media)?);
+            runs[i].push(fanout_run(*start, PLAYERS, sender, encrypted, &media)?);
         }
     }
     let figures: Vec<Figure> = programs.iter().zip(&runs).map(|((name, _), runs)| figure(name, runs)).collect();
     let ratio = median(runs[0].iter().zip(&runs[1]).map(|(a, b)| a.cpu_per_gb / b.cpu_per_gb).collect());
     let how = if encrypted { ", AES-128" } else { "" };
-    let targets = vec![
-        ("CPU, ratio to GStreamer".into(), ratio, if encrypted { 0.25 } else { 0.2 }),
-        ("packets lost".into(), figures[0].lost as f64, 0.0),
-    ];
-    Ok(Row {
-        title: format!("SRT, 6 Mb/s MPEG-TS from ffmpeg to {PLAYERS} callers of one listener{how}"),
-        figures,
-        targets,
-    })
+    let from = match sender {
+        Sender::Bursty => "from ffmpeg",
+        Sender::Paced => "evenly paced",
+    };
+    let targets =
+        vec![("CPU, ratio to GStreamer".into(), ratio, most), ("packets lost".into(), figures[0].lost as f64, 0.0)];
+    let title = format!("SRT, 6 Mb/s MPEG-TS {from} to {PLAYERS} callers of one listener{how}");
+    Ok(Row { title, figures, targets })
 }
 
-fn fanout_run(start: Start, count: usize, encrypted: bool, media: &Path) -> Result<Run, Failure> {
+fn fanout_run(start: Start, count: usize, sender: Sender, encrypted: bool, media: &Path) -> Result<Run, Failure> {
     let input = free_port()?;
     let output = free_port()?;
     let subject = start(input, output, encrypted)?;
@@ -92,7 +110,15 @@ fn fanout_run(start: Start, count: usize, encrypted: bool, media: &Path) -> Resu
     let players = Players::start(count, &format!("srt://127.0.0.1:{output}?mode=caller&{query}"))?;
     std::thread::sleep(Duration::from_millis(1500)); // they have connected, or nearly
     let before = subject.usage();
-    feed::play_srt_with_ffmpeg(media, input)?;
+    match sender {
+        Sender::Bursty => feed::play_srt_with_ffmpeg(media, input)?,
+        Sender::Paced => {
+            let bytes = std::fs::read(media)?;
+            let pusher = Pusher::connect(&format!("srt://127.0.0.1:{input}?mode=caller"))?;
+            pusher.play_evenly(&bytes, feed::BITS_PER_SECOND);
+            pusher.stop();
+        }
+    }
     std::thread::sleep(Duration::from_millis(500)); // the last packets leave
     let after = subject.usage();
     let playing = players.playing();
