@@ -372,6 +372,7 @@ impl PortTask {
             let output = open.status().name();
             open.events().emit(Event::OutputConnected { output, peer: Some(peer) });
         }
+        let is_source = open.ingest.is_some();
         let caller = ConnectedCaller {
             io,
             peer,
@@ -386,7 +387,7 @@ impl PortTask {
             settled: ConnectionStats::default(),
             _place: place,
         };
-        self.turns.add_latency(caller.io.connection.least_latency());
+        self.turns.add_leeway(caller.io.connection.leeway(), is_source);
         self.callers.insert(local.id, caller);
         self.by_peer.insert((peer, peer_id), local.id);
         self.reply(peer, &answer);

@@ -26,6 +26,7 @@ use std::{
     any::Any,
     collections::{BTreeSet, HashMap},
     future::poll_fn,
+    io,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -120,8 +121,10 @@ impl PortTask {
             let first = self.timers.first().map(|(at, _)| *at);
             let overdue = self.attempts.next_timeout();
             let deadline = first.into_iter().chain(overdue).fold(self.next_stats, Instant::min);
-            let is_turn = Instant::now() >= self.turns.next();
-            let (is_turn, deadline) = (is_turn, if is_turn { deadline } else { self.turns.next() });
+            // While packets come all the time, neither arrivals nor media wake the task.
+            let is_steady = self.turns.is_steady() || !self.watches_socket();
+            let is_turn = !is_steady && Instant::now() >= self.turns.next();
+            let deadline = if is_turn { deadline } else { self.turns.next() };
             let may_send = is_turn || self.turns.is_prompt();
             let Self { socket, memory, inbox, routes, ready, .. } = self;
             tokio::select! {
@@ -135,15 +138,30 @@ impl PortTask {
                     let reads = is_turn && poll_socket(socket, memory, inbox, cx);
                     let sends = may_send && poll_outputs(routes, ready, cx);
                     if reads || sends { Poll::Ready(()) } else { Poll::Pending }
-                }) => self.turn(Instant::now()),
+                }), if !is_steady => self.turn(Instant::now()),
                 () = sleep_until(Some(deadline)) => {
-                    // In the middle of a pause, it was only the end of the pause that was waited for.
-                    if is_turn {
+                    if is_steady {
+                        self.socket.unwatch();
+                        let read = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram));
+                        log_read_error(read.await, &self.socket);
+                        self.ready.extend(self.routes.iter().filter(|(_, open)| open.has_media()).map(|(id, _)| id));
+                    }
+                    // Else, in the middle of a pause, it was only its end that was waited for.
+                    if is_steady || is_turn {
                         self.turn(Instant::now());
                     }
                 }
             }
         }
+    }
+
+    /// Has the system report arrivals, if it does not already. Returns whether it does.
+    fn watches_socket(&mut self) -> bool {
+        let watched = self.socket.watch();
+        if let Err(error) = &watched {
+            log::debug!("SRT port {}: {error}", self.socket.local_addr()); // it is read in turns meanwhile
+        }
+        watched.is_ok()
     }
 
     /// Handles the datagrams that were read, the media of the outputs that are ready, and the timers that are due.
@@ -472,8 +490,9 @@ impl PortTask {
     }
 
     fn statistics(&mut self, now: Instant) {
-        let latencies = self.callers.values().map(|caller| caller.io.connection.least_latency());
-        self.turns.set_latency(latencies.min());
+        let leeways = self.callers.values().map(|caller| caller.io.connection.leeway());
+        let has_sources = self.routes.iter().any(|(_, open)| open.ingest.is_some() && !open.callers.is_empty());
+        self.turns.set_leeway(leeways.min().unwrap_or_default(), has_sources);
         let mut players: HashMap<RouteId, Vec<PlayerStats>> = HashMap::new();
         let mut members: HashMap<RouteId, Vec<MemberStats>> = HashMap::new();
         for caller in self.callers.values_mut() {
@@ -517,12 +536,17 @@ impl PortTask {
 /// Reads the socket. Returns whether anything has come.
 fn poll_socket(socket: &UdpSocket, memory: &mut Receiver, inbox: &mut Vec<Received>, cx: &mut Context<'_>) -> bool {
     match socket.poll_drain(cx, memory, MAX_BATCH, |datagram| inbox.push(datagram)) {
-        Poll::Ready(Ok(())) => true,
-        Poll::Ready(Err(error)) => {
-            log::debug!("SRT port {}: {error}", socket.local_addr());
+        Poll::Ready(read) => {
+            log_read_error(read, socket);
             true
         }
         Poll::Pending => !inbox.is_empty(),
+    }
+}
+
+fn log_read_error(read: io::Result<()>, socket: &UdpSocket) {
+    if let Err(error) = read {
+        log::debug!("SRT port {}: {error}", socket.local_addr());
     }
 }
 

@@ -1,20 +1,26 @@
 //! Turns of the task of an SRT port. Reading the socket, sending the media of the outputs and running the timers costs much
 //! less for many packets than for one after the other: one wake-up of the task, one system call for each peer. So the task
-//! pauses between two turns. Nothing is delivered later for it, save by a source, which delivers at most a pause late: the
-//! packets have the timestamps of their arrival, and peers play them by these, as long as they come within the latency.
-//! A pause takes up to one part in [`SHARE`] of it.
+//! pauses between two turns, and while something comes all the time it is woken by nothing but its own timer.
+//!
+//! Players do not notice: packets have the timestamps of their arrival, and are played by these, as long as they come
+//! within the latency. A pause takes a part of what the latency leaves for retransmissions
+//! ([`Connection::leeway`](crate::proto::srt::Connection::leeway)). With little latency there is no such pause: outputs send
+//! at once, and the socket is read once in a millisecond. A source delivers at most a pause late.
 
 use std::time::{Duration, Instant};
 
-/// Range of the pause between two turns. The timers of the runtime may add up to a millisecond.
+/// Shortest pause between two turns. The timers of the runtime may add up to a millisecond to each.
 const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_millis(4);
-/// Share of the shortest latency of a connection of the port, which the pause takes up at most.
-const SHARE: u32 = 30;
+/// Longest pause of a port that has players only.
+const LONGEST: Duration = Duration::from_millis(8);
+/// Longest pause of a port that receives media.
+const LONGEST_OF_SOURCES: Duration = Duration::from_millis(4);
 /// Number of packets in one turn from which a longer pause saves no more: nearly as many as fit into one system call.
 const ENOUGH: usize = 40;
 /// Number of packets in one turn from which there is no pause, because as many more may be waiting.
 const MANY: usize = 400;
+/// Time without a packet after which the task waits to be woken by the next one: longer than between two pictures.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// The times of the turns.
 #[derive(Debug)]
@@ -23,11 +29,12 @@ pub(super) struct Turns {
     is_prompt: bool,
     last: Instant,
     next: Instant,
+    last_packet: Option<Instant>,
 }
 
 impl Turns {
     pub(super) fn new(now: Instant) -> Self {
-        Self { longest: SHORTEST, is_prompt: true, last: now, next: now }
+        Self { longest: SHORTEST, is_prompt: true, last: now, next: now, last_packet: None }
     }
 
     /// Returns the time of the next turn. It is past if the task has nothing to wait for.
@@ -35,23 +42,28 @@ impl Turns {
         self.next
     }
 
-    /// Returns whether outputs send at once, and do not wait for the next turn, because a connection has a latency against
-    /// which a pause is long.
+    /// Returns whether outputs send at once, and do not wait for the next turn.
     pub(super) fn is_prompt(&self) -> bool {
         self.is_prompt
     }
 
-    /// Sets the shortest latency of the connections; `None` if there are none.
-    pub(super) fn set_latency(&mut self, shortest: Option<Duration>) {
-        let share = shortest.map_or(Duration::ZERO, |latency| latency / SHARE);
-        self.is_prompt = share < SHORTEST;
-        self.longest = share.clamp(SHORTEST, LONGEST);
+    /// Returns whether packets come all the time, so that nothing but the next turn has to be waited for.
+    pub(super) fn is_steady(&self) -> bool {
+        let is_quiet = |at| self.last.saturating_duration_since(at) > QUIET;
+        !self.is_prompt && self.last_packet.is_some_and(|at| !is_quiet(at))
     }
 
-    /// Takes account of a connection with this latency.
-    pub(super) fn add_latency(&mut self, latency: Duration) {
-        if latency / SHARE < self.longest {
-            self.set_latency(Some(latency));
+    /// Sets the shortest leeway of the connections, and whether any of them brings media.
+    pub(super) fn set_leeway(&mut self, leeway: Duration, has_sources: bool) {
+        self.is_prompt = leeway < SHORTEST;
+        self.longest = leeway.clamp(SHORTEST, if has_sources { LONGEST_OF_SOURCES } else { LONGEST });
+    }
+
+    /// Takes account of another connection, until [`Turns::set_leeway`] is called again.
+    pub(super) fn add_leeway(&mut self, leeway: Duration, is_source: bool) {
+        if leeway < self.longest || is_source {
+            let longest = if self.is_prompt { Duration::ZERO } else { self.longest };
+            self.set_leeway(leeway.min(longest), is_source || self.longest <= LONGEST_OF_SOURCES);
         }
     }
 
@@ -64,6 +76,9 @@ impl Turns {
             let share = ENOUGH as f64 / packets as f64;
             let elapsed = now.saturating_duration_since(self.last).min(self.longest);
             pause = elapsed.mul_f64(share).clamp(SHORTEST, self.longest);
+        }
+        if packets > 0 {
+            self.last_packet = Some(now);
         }
         self.last = now;
         self.next = now + pause;
@@ -86,30 +101,60 @@ mod tests {
     }
 
     #[test]
-    fn srt_turns_pause_for_a_share_of_the_shortest_latency() {
+    fn srt_turns_pause_for_the_shortest_leeway() {
         let mut turns = Turns::new(Instant::now());
-        assert!(turns.is_prompt());
-        for (latency, expected, is_prompt) in
-            [(0, 1, true), (20, 1, true), (60, 2, false), (120, 4, false), (8000, 4, false)]
-        {
-            turns.set_latency(Some(ms(latency)));
-            assert_eq!((pause(&mut turns, 1), turns.is_prompt()), (ms(expected), is_prompt), "{latency}");
+        assert!(turns.is_prompt() && !turns.is_steady());
+        for (leeway, sources, expected, is_prompt) in [
+            (0, false, 1, true),
+            (1, false, 1, false),
+            (5, false, 5, false),
+            (90, false, 8, false),
+            (90, true, 4, false),
+        ] {
+            turns.set_leeway(ms(leeway), sources);
+            assert_eq!((pause(&mut turns, 1), turns.is_prompt()), (ms(expected), is_prompt), "{leeway}");
         }
-        turns.add_latency(ms(60));
-        turns.add_latency(ms(500));
-        assert_eq!(pause(&mut turns, 1), ms(2));
-        turns.set_latency(None);
+    }
+
+    #[test]
+    fn srt_turns_heed_each_new_connection() {
+        let mut turns = Turns::new(Instant::now());
+        turns.add_leeway(ms(90), false);
+        assert!(turns.is_prompt(), "until it is known that no other has less");
+        turns.set_leeway(ms(90), false);
+        turns.add_leeway(ms(5), false);
+        turns.add_leeway(ms(6), false);
+        assert_eq!(pause(&mut turns, 1), ms(5));
+        turns.add_leeway(ms(90), true);
+        assert_eq!(pause(&mut turns, 1), ms(4));
+        turns.add_leeway(ms(0), false);
         assert!(turns.is_prompt());
     }
 
     #[test]
     fn srt_turns_are_more_frequent_with_many_packets() {
         let mut turns = Turns::new(Instant::now());
-        turns.set_latency(Some(ms(120)));
+        turns.set_leeway(ms(4), false);
         assert_eq!(pause(&mut turns, 40), ms(4));
         assert_eq!(pause(&mut turns, 80), ms(2));
         assert_eq!(pause(&mut turns, 399), ms(1));
         assert_eq!(pause(&mut turns, 400), ms(0));
         assert_eq!(pause(&mut turns, 0), ms(4));
+    }
+
+    #[test]
+    fn srt_turns_are_steady_until_nothing_comes() {
+        let mut turns = Turns::new(Instant::now());
+        turns.set_leeway(ms(8), false);
+        for packets in [1, 0, 0, 0, 0, 3] {
+            pause(&mut turns, packets);
+            assert!(turns.is_steady());
+        }
+        let quiet = (0..20).take_while(|_| pause(&mut turns, 0) > ms(0) && turns.is_steady()).count();
+        assert_eq!(quiet, 12, "100 ms");
+        pause(&mut turns, 1);
+        assert!(turns.is_steady());
+        turns.set_leeway(ms(0), false);
+        assert!(!turns.is_steady());
     }
 }

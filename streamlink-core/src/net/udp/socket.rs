@@ -89,18 +89,23 @@ pub(crate) struct UdpOptions {
 /// A non-blocking UDP socket of the runtime.
 #[derive(Debug)]
 pub(crate) struct UdpSocket {
-    io: Io,
+    /// Registration with the runtime, which costs something with every datagram that arrives or leaves. For readability
+    /// alone: with writability, each datagram that has left would be reported. Dropped before the socket.
+    watch: Option<AsyncFd<Watched>>,
+    socket: Socket,
     /// A duplicate of the descriptor while the send buffer is full, to be woken when there is room.
     room: Option<AsyncFd<OwnedFd>>,
     local: SocketAddr,
 }
 
-/// Registration with the runtime, which costs something with every datagram sent.
+/// The descriptor of a socket while it is registered.
 #[derive(Debug)]
-enum Io {
-    /// For readability alone: registered for writability, too, it would be reported after each datagram that has left.
-    Registered(AsyncFd<Socket>),
-    SendOnly(Socket),
+struct Watched(RawFd);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
 }
 
 fn domain(address: IpAddr) -> Domain {
@@ -158,13 +163,34 @@ impl UdpSocket {
         Self::register(socket, options)
     }
 
-    #[allow(unsafe_code)]
     fn register(socket: Socket, options: &UdpOptions) -> io::Result<Self> {
         let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
-        // SAFETY: the socket owns its descriptor, keeps it for as long as it lives, and is never given out mutably.
-        let register = |socket| unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
-        let io = if options.send_only { Io::SendOnly(socket) } else { Io::Registered(register(socket)?) };
-        Ok(Self { io, room: None, local })
+        let mut socket = Self { watch: None, socket, room: None, local };
+        if !options.send_only {
+            socket.watch()?;
+        }
+        Ok(socket)
+    }
+
+    /// Has the runtime report arrivals, those that wait already among them. Must be called within the runtime.
+    #[allow(unsafe_code)]
+    pub(crate) fn watch(&mut self) -> io::Result<()> {
+        if self.watch.is_none() {
+            let watched = Watched(self.socket.as_raw_fd());
+            // SAFETY: `self.socket` owns the descriptor, is never replaced, and is dropped after the registration.
+            self.watch = Some(unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) }?);
+        }
+        Ok(())
+    }
+
+    /// Ends the reports of arrivals. [`UdpSocket::drain`] reads what there is, and does not wait.
+    pub(crate) fn unwatch(&mut self) {
+        self.watch = None;
+    }
+
+    /// Returns whether arrivals are reported.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.is_some()
     }
 
     /// Connects the socket to a peer: the route is looked up once, and only this peer is received.
@@ -173,17 +199,14 @@ impl UdpSocket {
     }
 
     fn socket(&self) -> &Socket {
-        match &self.io {
-            Io::Registered(io) => io.get_ref(),
-            Io::SendOnly(socket) => socket,
-        }
+        &self.socket
     }
 
     /// Ready when the socket may be readable.
-    fn poll_ready<'a>(&'a self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'a, Socket>>> {
-        match &self.io {
-            Io::Registered(io) => io.poll_read_ready(cx),
-            Io::SendOnly(_) => Poll::Pending,
+    fn poll_ready<'a>(&'a self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'a, Watched>>> {
+        match &self.watch {
+            Some(watch) => watch.poll_read_ready(cx),
+            None => Poll::Pending,
         }
     }
 
@@ -204,8 +227,8 @@ impl UdpSocket {
         self.local
     }
 
-    /// Waits until the socket may be readable, and reads what is there: nothing, if it was read before the runtime
-    /// reported it. Stops after `most` datagrams, or a few more.
+    /// Waits until the socket may be readable, unless it is not watched, and reads what is there: nothing, if it was read
+    /// before the runtime reported it. Stops after `most` datagrams, or a few more.
     pub(crate) async fn drain(
         &self,
         memory: &mut Receiver,
@@ -225,32 +248,31 @@ impl UdpSocket {
     ) -> Poll<io::Result<()>> {
         let mut count = 0;
         loop {
-            let mut guard = std::task::ready!(self.poll_ready(cx))?;
+            let mut guard = match &self.watch {
+                Some(watch) => Some(std::task::ready!(watch.poll_read_ready(cx))?),
+                None => None,
+            };
             let result = memory.receive(self.as_raw_fd(), |datagram| {
                 count += 1;
                 each(datagram);
             });
-            match result {
-                Ok(true) => {
+            if let Ok(true) = result {
+                if let Some(guard) = &mut guard {
                     guard.retain_ready();
-                    if count >= most {
-                        return Poll::Ready(Ok(()));
-                    }
                 }
-                // Fewer than there was room for: the socket is empty, and later arrivals are reported.
-                Ok(false) => {
-                    guard.clear_ready();
+                if count >= most {
                     return Poll::Ready(Ok(()));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    guard.clear_ready();
-                    return Poll::Ready(Ok(()));
-                }
-                Err(e) => {
-                    guard.clear_ready();
-                    return Poll::Ready(Err(e));
-                }
+                continue;
             }
+            // Fewer than there was room for, or none: the socket is empty, and later arrivals are reported.
+            if let Some(guard) = &mut guard {
+                guard.clear_ready();
+            }
+            return Poll::Ready(match result {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                _ => Ok(()),
+            });
         }
     }
 
@@ -429,7 +451,7 @@ mod tests {
     async fn udp_poll_writable_waits_and_releases_descriptor() -> io::Result<()> {
         let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None)?;
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut socket = UdpSocket { io: Io::SendOnly(ours), room: None, local };
+        let mut socket = UdpSocket { watch: None, socket: ours, room: None, local };
         for _ in 0..3 {
             poll_fn(|cx| socket.poll_writable(cx)).await;
             while socket.socket().send(&[1]).is_ok() {}
@@ -439,6 +461,35 @@ mod tests {
             tokio::spawn(async move { while reader.recv(&mut [MaybeUninit::uninit(); 16]).is_ok() {} });
             poll_fn(|cx| socket.poll_writable(cx)).await;
             assert!(socket.room.is_none());
+        }
+        Ok(())
+    }
+
+    /// Datagrams that arrive while a socket is not watched are read without a wait, and reported when it is watched again.
+    #[tokio::test]
+    async fn udp_unwatched_socket_is_read_and_watched_again() -> io::Result<()> {
+        let mut socket = UdpSocket::receiving(SocketAddr::from(([127, 0, 0, 1], 0)), &UdpOptions::default())?;
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        let mut memory = Receiver::new(1_000_000);
+        let mut got = Vec::new();
+        for round in 0..3u8 {
+            socket.unwatch();
+            assert!(!socket.is_watched());
+            for wanted in [vec![round], vec![]] {
+                got.clear();
+                for byte in &wanted {
+                    peer.send_to(&[*byte], socket.local_addr())?;
+                }
+                let drained = socket.drain(&mut memory, 10, |datagram| got.extend_from_slice(&datagram.data));
+                tokio::time::timeout(Duration::from_secs(5), drained).await??;
+                assert_eq!(got, wanted);
+            }
+            peer.send_to(&[round, 1], socket.local_addr())?;
+            socket.watch()?;
+            tokio::time::timeout(Duration::from_secs(5), socket.readable()).await??;
+            got.clear();
+            socket.drain(&mut memory, 10, |datagram| got.extend_from_slice(&datagram.data)).await?;
+            assert_eq!(got, [round, 1]);
         }
         Ok(())
     }

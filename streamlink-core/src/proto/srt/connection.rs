@@ -34,8 +34,8 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 const MAX_CONTROL: usize = 1024;
 /// Maximum time by which the timestamp of a packet may lie before the moment at which it was pushed, and the maximum share
 /// of the latency of the peer, which has less time for retransmissions by it.
-const MAX_HELD: Duration = Duration::from_millis(10);
-const MAX_HELD_SHARE: u32 = 16;
+const MAX_HELD: Duration = Duration::from_millis(16);
+const MAX_HELD_SHARE: u32 = 8;
 /// Size in bytes by which the memory for decryption grows.
 const ARENA: usize = 24 * 1456;
 /// Margin above the latency at which the sender drops packets. Their age is at least [`MIN_DROP_AGE`].
@@ -245,10 +245,14 @@ impl Connection {
         }
     }
 
-    /// Returns the shorter latency of both directions, of those that carry media.
-    pub(crate) fn least_latency(&self) -> Duration {
+    /// Returns the time by which packets may be held up, so that they leave or are handled together: one part in twelve of
+    /// what the latency leaves beside three round trips, in which losses are made good.
+    pub(crate) fn leeway(&self) -> Duration {
         let a = &self.agreement;
-        if self.sends_only { a.send_latency } else { a.send_latency.min(a.receive_latency) }
+        let latency = if self.sends_only { a.send_latency } else { a.send_latency.min(a.receive_latency) };
+        let is_known = self.rtt != INITIAL_RTT;
+        let round_trip = if is_known { self.rtt } else { latency / 6 };
+        latency.saturating_sub(round_trip * 3) / 12
     }
 
     /// Returns the time since the last packet of the peer.
