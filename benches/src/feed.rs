@@ -1,11 +1,15 @@
-//! Media in real time: from ffmpeg, and from a sender that stamps every packet so that latency can be measured.
+//! Media in real time: from ffmpeg, and from a sender of our own, whose timing is exact and known.
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use std::{
     net::UdpSocket,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 /// The rate of the media: a contribution feed in HD.
@@ -63,31 +67,92 @@ pub fn play_srt_with_ffmpeg(file: &Path, port: u16) -> std::io::Result<()> {
     if status.success() { Ok(()) } else { Err(std::io::Error::other("ffmpeg could not play")) }
 }
 
-/// Sends RTP packets with the time in their payload, in bursts of a frame, 25 frames a second at 6 Mb/s: as an
-/// encoder does. Returns how many.
+/// Number of bytes of a datagram's payload: seven packets of MPEG-TS.
+pub const PAYLOAD: usize = 1316;
+
+/// Times at which the packets of a feed were sent, by flow and sequence number: nanoseconds of the wall clock. A feed
+/// brings fewer packets than there are sequence numbers.
+#[derive(Debug)]
+pub struct SendTimes(Vec<AtomicU64>);
+
+impl SendTimes {
+    /// Makes room for the packets of some flows.
+    pub fn new(flows: usize) -> Arc<Self> {
+        Arc::new(Self((0..flows << 16).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    fn set(&self, flow: usize, sequence: u16, nanos: u64) {
+        if let Some(place) = self.0.get(flow << 16 | usize::from(sequence)) {
+            place.store(nanos, Relaxed);
+        }
+    }
+
+    /// Returns the time at which a packet was sent; `None` if it was not.
+    pub fn of(&self, flow: usize, sequence: u16) -> Option<u64> {
+        self.0.get(flow << 16 | usize::from(sequence)).map(|place| place.load(Relaxed)).filter(|nanos| *nanos != 0)
+    }
+}
+
+/// Timing of the datagrams of a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One at a time, evenly spread, as hardware encoders and multiplexers send: every 1.75 ms at 6 Mb/s.
+    Paced,
+    /// All of a picture at once, 25 pictures a second, as ffmpeg does.
+    Bursty,
+}
+
+/// Sends a file of MPEG-TS over RTP to some ports, a flow each, for `time`, from a thread that sleeps to the time of each
+/// datagram. The flows take turns: their datagrams, or bursts, are spread over the interval. Returns the number of packets
+/// of a flow.
 ///
 /// # Errors
-/// When the socket fails.
-pub fn play_stamped(port: u16, time: Duration) -> std::io::Result<u64> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(("127.0.0.1", port))?;
-    let per_frame = BITS_PER_SECOND / 25 / 8 / 1316;
-    let start = Instant::now();
-    let frame = Duration::from_millis(40);
+/// When the file or a socket fails.
+pub fn play(file: &Path, ports: &[u16], shape: Shape, time: Duration, times: &SendTimes) -> std::io::Result<u64> {
+    let media = std::fs::read(file)?;
+    let media: Vec<&[u8]> = media.chunks_exact(PAYLOAD).collect();
+    let sockets = ports.iter().map(|port| {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.connect(("127.0.0.1", *port))?;
+        Ok(socket)
+    });
+    let sockets = sockets.collect::<std::io::Result<Vec<_>>>()?;
+    let datagram = PAYLOAD as u64 * 8 * 1_000_000_000 / BITS_PER_SECOND;
+    let picture = 1_000_000_000 / 25;
+    let (interval, at_once) = match shape {
+        Shape::Paced => (datagram, 1),
+        Shape::Bursty => (picture, picture / datagram),
+    };
+    let start = monotonic_nanos();
     let mut sent = 0u64;
-    let mut frames = 0u32;
-    while start.elapsed() < time {
-        for _ in 0..per_frame {
-            let mut packet = vec![0u8; 12 + 1316];
-            packet[..2].copy_from_slice(&[0x80, 96]);
-            packet[2..4].copy_from_slice(&(sent as u16).to_be_bytes());
-            packet[4..8].copy_from_slice(&(frames.wrapping_mul(3600)).to_be_bytes());
-            packet[12..20].copy_from_slice(&wall_nanos().to_be_bytes());
-            socket.send(&packet)?;
-            sent += 1;
+    let mut packet = [0u8; 12 + PAYLOAD];
+    packet[..2].copy_from_slice(&[0x80, 33]);
+    for round in 0..time.as_nanos() as u64 / interval {
+        for (flow, socket) in sockets.iter().enumerate() {
+            sleep_until(start + round * interval + interval * flow as u64 / sockets.len() as u64);
+            for number in sent..sent + at_once {
+                packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
+                packet[4..8].copy_from_slice(&((number * datagram * 9 / 100_000) as u32).to_be_bytes());
+                let Some(payload) = media.get(number as usize % media.len().max(1)) else { continue };
+                packet[12..].copy_from_slice(payload);
+                times.set(flow, number as u16, wall_nanos());
+                socket.send(&packet)?;
+            }
         }
-        frames += 1;
-        std::thread::sleep((frame * frames).saturating_sub(start.elapsed()));
+        sent += at_once;
     }
     Ok(sent)
+}
+
+/// Nanoseconds of the clock that `sleep_until` takes.
+fn monotonic_nanos() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
+}
+
+/// Sleeps to a time; a feed that is late does not drift.
+fn sleep_until(nanos: u64) {
+    let until = nix::sys::time::TimeSpec::new((nanos / 1_000_000_000) as i64, (nanos % 1_000_000_000) as i64);
+    // Interrupted: the datagram leaves early.
+    let _ = clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &until);
 }

@@ -1,6 +1,8 @@
 //! Receivers: many UDP sockets read by one thread, which counts, checks the sequence, and takes the latency from the
 //! kernel's own timestamps, so that the time of reading does not matter.
 
+use crate::feed::SendTimes;
+use hdrhistogram::Histogram;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
@@ -25,15 +27,40 @@ pub struct Received {
     pub packets: Vec<u64>,
     /// Packets that are missing in the sequence.
     pub missing: u64,
-    /// Nanoseconds from the stamp in the payload to the kernel's stamp, in order.
-    pub latency: Vec<u64>,
+    /// Microseconds from the sending of a packet to the kernel's stamp of its reception.
+    pub latency: Option<Histogram<u32>>,
 }
 
 impl Received {
     /// The latency in milliseconds below which this share of the packets lies.
     pub fn percentile(&self, share: f64) -> f64 {
-        let at = (self.latency.len() as f64 * share) as usize;
-        self.latency.get(at.min(self.latency.len().saturating_sub(1))).map_or(f64::NAN, |ns| *ns as f64 / 1e6)
+        self.latency.as_ref().map_or(f64::NAN, |latency| latency.value_at_quantile(share) as f64 / 1e3)
+    }
+}
+
+/// Where a receiver learns the time at which a packet was sent.
+#[derive(Clone, Debug)]
+pub enum Timing {
+    /// Nowhere.
+    None,
+    /// From the payload: nanoseconds of the wall clock.
+    Payload,
+    /// From the feed, by the sequence number.
+    Feed {
+        /// The feed's own record.
+        times: Arc<SendTimes>,
+        /// Number of receivers of each flow; receivers are in the order of flows.
+        outputs: usize,
+    },
+}
+
+impl Timing {
+    fn sent(&self, receiver: usize, sequence: u16, packet: &[u8]) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Payload => Some(u64::from_be_bytes(packet.get(12..20)?.try_into().ok()?)),
+            Self::Feed { times, outputs } => times.of(receiver / outputs.max(&1), sequence),
+        }
     }
 }
 
@@ -47,13 +74,12 @@ pub struct Receivers {
 }
 
 impl Receivers {
-    /// Opens `count` receivers. `stamped`: the payload holds the time of sending. `runs`: they take runs of datagrams
-    /// as the sender made them (UDP_GRO), as receivers written for high rates do; otherwise the kernel splits runs for
+    /// Opens `count` receivers. `runs`: they take runs of datagrams as the sender made them (UDP_GRO), as receivers written for high rates do; otherwise the kernel splits runs for
     /// them, and on the loopback charges that to the sender.
     ///
     /// # Errors
     /// When a socket fails.
-    pub fn start(count: usize, stamped: bool, runs: bool) -> std::io::Result<Self> {
+    pub fn start(count: usize, timing: Timing, runs: bool) -> std::io::Result<Self> {
         let mut sockets = Vec::new();
         for _ in 0..count {
             let socket = UdpSocket::bind("127.0.0.1:0")?;
@@ -69,7 +95,7 @@ impl Receivers {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let stop = stop.clone();
-            move || receive(&sockets, stamped, &stop)
+            move || receive(&sockets, &timing, &stop)
         });
         Ok(Self { addresses, stop, thread })
     }
@@ -80,13 +106,13 @@ impl Receivers {
     /// When the thread failed.
     pub fn finish(self) -> std::io::Result<Received> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut received = self.thread.join().map_err(|_| std::io::Error::other("the receivers failed"))?;
-        received.latency.sort_unstable();
-        Ok(received)
+        self.thread.join().map_err(|_| std::io::Error::other("the receivers failed"))
     }
 }
 
-fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received {
+fn receive(sockets: &[UdpSocket], timing: &Timing, stop: &AtomicBool) -> Received {
+    // From a microsecond to ten seconds, to three digits.
+    let mut latency = Histogram::<u32>::new_with_bounds(1, 10_000_000, 3).ok();
     let mut got = Received { packets: vec![0; sockets.len()], ..Received::default() };
     let mut last: Vec<Option<u16>> = vec![None; sockets.len()];
     let mut buffer = vec![0u8; 65_536];
@@ -97,6 +123,7 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
         let mut polled: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
         let ready = poll(&mut polled, PollTimeout::from(100u16)).unwrap_or(0);
         if ready == 0 && stop.load(Ordering::Relaxed) {
+            got.latency = latency.filter(|latency| !latency.is_empty());
             return got;
         }
         let readable = |p: &PollFd<'_>| p.revents().is_some_and(|e| e.contains(PollFlags::POLLIN));
@@ -131,9 +158,10 @@ fn receive(sockets: &[UdpSocket], stamped: bool, stop: &AtomicBool) -> Received 
                     if let Some(before) = last[i].replace(sequence) {
                         got.missing += u64::from(sequence.wrapping_sub(before).wrapping_sub(1));
                     }
-                    let stamp = packet.get(12..20).filter(|_| stamped).and_then(|bytes| bytes.try_into().ok());
-                    if let (Some(at), Some(sent)) = (at, stamp.map(u64::from_be_bytes)) {
-                        got.latency.push(at.saturating_sub(sent));
+                    if let (Some(at), Some(sent)) = (at, timing.sent(i, sequence, packet))
+                        && let Some(latency) = &mut latency
+                    {
+                        latency.saturating_record(at.saturating_sub(sent) / 1000);
                     }
                 }
             }

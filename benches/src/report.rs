@@ -1,15 +1,20 @@
 //! The report: a table on the terminal, the figures as JSON, and a chart.
 
+use crate::chart;
 use serde_json::{Value, json};
 use std::{fmt::Write, fs, path::Path};
 
 /// One program at one piece of work: medians of several runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Figure {
     /// The program.
     pub name: String,
     /// CPU seconds, user and system, per gigabyte delivered.
     pub cpu_per_gb: f64,
+    /// Least and most of the runs.
+    pub spread: (f64, f64),
+    /// CPU of our program by that of this one, each run's own: median, least and most.
+    pub ratio: Option<[f64; 3]>,
     /// Packets that did not arrive, of all runs.
     pub lost: u64,
     /// Added latency in milliseconds, median and 99th percentile.
@@ -31,10 +36,91 @@ pub struct Row {
     pub targets: Vec<(String, f64, f64)>,
 }
 
+/// One program at one point of a chart: medians of several runs.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The program.
+    pub program: String,
+    /// The number on the axis.
+    pub at: usize,
+    /// CPU seconds, user and system, per gigabyte delivered.
+    pub cpu_per_gb: f64,
+    /// Resident memory in bytes.
+    pub memory: u64,
+    /// Added latency in milliseconds, median and 99th percentile.
+    pub latency: (f64, f64),
+    /// Packets that did not arrive, of all runs.
+    pub lost: u64,
+}
+
+/// Cost as a number grows, such as that of outputs.
+#[derive(Clone, Debug)]
+pub struct Growth {
+    /// Title of the work.
+    pub title: String,
+    /// Name of the number that grows.
+    pub axis: String,
+    /// The points, in order of the number; our program comes first.
+    pub points: Vec<Point>,
+}
+
+impl Growth {
+    /// The points as a table.
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "\n{}\n{:>8} {:<34} {:>9} {:>7} {:>7} {:>7} {:>7}\n",
+            self.title, self.axis, "program", "CPU s/GB", "lost", "p50 ms", "p99 ms", "MiB"
+        );
+        for p in &self.points {
+            // Writing to a String does not fail.
+            let _ = writeln!(
+                text,
+                "{:>8} {:<34} {:>9.3} {:>7} {:>7.2} {:>7.2} {:>7.1}",
+                p.at,
+                p.program,
+                p.cpu_per_gb,
+                p.lost,
+                p.latency.0,
+                p.latency.1,
+                p.memory as f64 / f64::from(1 << 20)
+            );
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "title": self.title,
+            "axis": self.axis,
+            "points": self.points.iter().map(|p| json!({
+                "program": p.program, "at": p.at, "cpu_seconds_per_gigabyte": p.cpu_per_gb, "memory_bytes": p.memory,
+                "latency_p50_ms": p.latency.0, "latency_p99_ms": p.latency.1, "lost": p.lost,
+            })).collect::<Vec<_>>(),
+        })
+    }
+}
+
 /// The median of some values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Returns the median, least and most of the ratios of our runs to those of a program, each to the one beside it, so
+/// that a disturbance affects both.
+pub fn ratio(ours: &[f64], theirs: &[f64]) -> [f64; 3] {
+    let each: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
+    let (least, most) = spread(&each);
+    [median(each), least, most]
+}
+
+/// Returns the least and the most of some values.
+pub fn spread(values: &[f64]) -> (f64, f64) {
+    (values.iter().copied().fold(f64::INFINITY, f64::min), values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
+fn range(least: f64, most: f64, digits: usize) -> String {
+    if least.is_finite() && most > 0.0 { format!("{least:.digits$}-{most:.digits$}") } else { String::new() }
 }
 
 impl Row {
@@ -42,17 +128,30 @@ impl Row {
     pub fn table(&self) -> String {
         let ours = self.figures.first().map_or(f64::NAN, |f| f.cpu_per_gb);
         let mut text = format!(
-            "\n{}\n{:<34} {:>9} {:>7} {:>6} {:>9} {:>9} {:>9} {:>8}\n",
-            self.title, "program", "CPU s/GB", "ours/it", "lost", "p50 ms", "p99 ms", "MiB", "threads"
+            "\n{}\n{:<34} {:>9} {:>13} {:>7} {:>11} {:>6} {:>7} {:>7} {:>7} {:>7}\n",
+            self.title,
+            "program",
+            "CPU s/GB",
+            "spread",
+            "ours/it",
+            "spread",
+            "lost",
+            "p50 ms",
+            "p99 ms",
+            "MiB",
+            "threads"
         );
         for f in &self.figures {
+            let [ratio, least, most] = f.ratio.unwrap_or([ours / f.cpu_per_gb, f64::NAN, f64::NAN]);
             // Writing to a String does not fail.
             let _ = writeln!(
                 text,
-                "{:<34} {:>9.3} {:>7.2} {:>6} {:>9.2} {:>9.2} {:>9.1} {:>8}",
+                "{:<34} {:>9.3} {:>13} {:>7.2} {:>11} {:>6} {:>7.2} {:>7.2} {:>7.1} {:>7}",
                 f.name,
                 f.cpu_per_gb,
-                ours / f.cpu_per_gb,
+                range(f.spread.0, f.spread.1, 3),
+                ratio,
+                range(least, most, 2),
                 f.lost,
                 f.latency.0,
                 f.latency.1,
@@ -77,7 +176,8 @@ impl Row {
         json!({
             "title": self.title,
             "figures": self.figures.iter().map(|f| json!({
-                "program": f.name, "cpu_seconds_per_gigabyte": f.cpu_per_gb, "lost": f.lost,
+                "program": f.name, "cpu_seconds_per_gigabyte": f.cpu_per_gb, "spread": [f.spread.0, f.spread.1],
+                "ours_by_it": f.ratio, "lost": f.lost,
                 "latency_p50_ms": f.latency.0, "latency_p99_ms": f.latency.1,
                 "memory_bytes": f.memory, "threads": f.threads,
             })).collect::<Vec<_>>(),
@@ -88,56 +188,17 @@ impl Row {
     }
 }
 
-/// Writes the rows as `peers.json` and `peers.svg` into a folder.
+/// Writes the rows as `peers.json` and `peers.svg`, and what grows as `growth.svg`, into a folder.
 ///
 /// # Errors
 /// When the files cannot be written.
-pub fn write(rows: &[Row], folder: &Path) -> std::io::Result<()> {
+pub fn write(rows: &[Row], growths: &[Growth], folder: &Path) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
-    let all = json!({ "rows": rows.iter().map(Row::json).collect::<Vec<_>>() });
+    let all = json!({
+        "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        "growth": growths.iter().map(Growth::json).collect::<Vec<_>>(),
+    });
     fs::write(folder.join("peers.json"), format!("{all:#}\n"))?;
-    fs::write(folder.join("peers.svg"), svg(rows))
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-/// Draws a bar for each program: CPU seconds per gigabyte, less is better.
-fn svg(rows: &[Row]) -> String {
-    let width = 760.0;
-    let left = 250.0;
-    let bar = 22.0;
-    let mut body = String::new();
-    let mut y = 28.0;
-    for row in rows.iter().filter(|row| row.figures.iter().any(|f| f.cpu_per_gb > 0.0)) {
-        let _ = writeln!(body, r#"<text x="10" y="{y}" class="title">{}</text>"#, escape(&row.title));
-        y += 18.0;
-        let most = row.figures.iter().map(|f| f.cpu_per_gb).fold(0.0, f64::max);
-        for f in &row.figures {
-            let length = (f.cpu_per_gb / most * (width - left - 70.0)).max(1.0);
-            let class = if f.name.starts_with("streamlink") { "ours" } else { "theirs" };
-            let _ = writeln!(
-                body,
-                r#"<text x="{}" y="{}" class="name">{}</text><rect x="{left}" y="{y}" width="{length:.1}" height="{}" class="{class}"/><text x="{:.1}" y="{}" class="value">{:.2}</text>"#,
-                left - 8.0,
-                y + 15.0,
-                escape(&f.name),
-                bar - 4.0,
-                left + length + 6.0,
-                y + 15.0,
-                f.cpu_per_gb
-            );
-            y += bar;
-        }
-        y += 24.0;
-    }
-    format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" viewBox="0 0 {width} {y}" role="img">
-<title>CPU seconds per gigabyte delivered; less is better</title>
-<style>text{{font:13px sans-serif;fill:#333}}.title{{font-weight:bold}}.name{{text-anchor:end}}.ours{{fill:#1a7f37}}.theirs{{fill:#9aa4ae}}rect.bg{{fill:#fff}}</style>
-<rect class="bg" width="{width}" height="{y}"/>
-{body}</svg>
-"##
-    )
+    fs::write(folder.join("peers.svg"), chart::bars(rows))?;
+    fs::write(folder.join("growth.svg"), chart::lines(growths))
 }

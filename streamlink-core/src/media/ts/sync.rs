@@ -366,6 +366,37 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// Datagrams of whole packets have a way of their own, which must make no difference.
+        #[test]
+        fn ts_sync_of_whole_packets_is_that_of_any_bytes(
+            steps in proptest::collection::vec((0u8..16, 0usize..9, proptest::num::usize::ANY), 0..80),
+        ) {
+            let (mut ours, mut reference) = (PacketSync::default(), PacketSync::default());
+            let mut number = 0u8;
+            for (kind, packets, place) in steps {
+                let mut payload = Vec::new();
+                for _ in 0..packets {
+                    number = number.wrapping_add(1);
+                    payload.extend([SYNC, number]);
+                    payload.resize(payload.len() + PACKET - 2, number ^ 0x55);
+                }
+                let length = payload.len().max(1);
+                match kind {
+                    0 => payload.truncate(place % length),
+                    1 => payload.drain(..place % length).for_each(drop),
+                    2 => payload.iter_mut().step_by(PACKET).nth(place % packets.max(1)).into_iter().for_each(|byte| *byte = 0),
+                    3 => payload.iter_mut().nth(place % length).into_iter().for_each(|byte| *byte ^= 0x10),
+                    4 => payload.iter_mut().step_by(PACKET).for_each(|byte| *byte = 1),
+                    _ => {}
+                }
+                let (mut got, mut wanted) = (Vec::new(), Vec::new());
+                ours.feed(&payload, |packet, in_sync| got.push((*packet, in_sync)));
+                reference.feed_bytes(&payload, |packet, in_sync| wanted.push((*packet, in_sync)));
+                assert_eq!(got, wanted);
+                assert_eq!(format!("{ours:?}"), format!("{reference:?}"));
+            }
+        }
+
         #[test]
         fn ts_sync_survives_any_bytes(payloads in proptest::collection::vec(proptest::collection::vec(proptest::num::u8::ANY, 0..2000), 0..8)) {
             let mut sync = PacketSync::default();
