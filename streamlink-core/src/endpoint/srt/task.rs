@@ -122,7 +122,10 @@ impl PortTask {
             let overdue = self.attempts.next_timeout();
             let deadline = first.into_iter().chain(overdue).fold(self.next_stats, Instant::min);
             // While packets come all the time, neither arrivals nor media wake the task.
-            let is_steady = self.turns.is_steady() || !self.watches_socket();
+            if !self.turns.is_steady() {
+                self.watch_socket();
+            }
+            let is_steady = self.turns.is_steady() || !self.socket.is_watched();
             let is_turn = !is_steady && Instant::now() >= self.turns.next();
             let deadline = if is_turn { deadline } else { self.turns.next() };
             let may_send = is_turn || self.turns.is_prompt();
@@ -141,7 +144,6 @@ impl PortTask {
                 }), if !is_steady => self.turn(Instant::now()),
                 () = sleep_until(Some(deadline)) => {
                     if is_steady {
-                        self.socket.unwatch();
                         let read = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram));
                         log_read_error(read.await, &self.socket);
                         self.ready.extend(self.routes.iter().filter(|(_, open)| open.has_media()).map(|(id, _)| id));
@@ -155,13 +157,11 @@ impl PortTask {
         }
     }
 
-    /// Has the system report arrivals, if it does not already. Returns whether it does.
-    fn watches_socket(&mut self) -> bool {
-        let watched = self.socket.watch();
-        if let Err(error) = &watched {
-            log::debug!("SRT port {}: {error}", self.socket.local_addr()); // it is read in turns meanwhile
+    /// Has the system report arrivals, if it does not already. Where it cannot, the socket is read in turns.
+    fn watch_socket(&mut self) {
+        if let Err(error) = self.socket.watch() {
+            log::debug!("SRT port {}: {error}", self.socket.local_addr());
         }
-        watched.is_ok()
     }
 
     /// Handles the datagrams that were read, the media of the outputs that are ready, and the timers that are due.
@@ -187,6 +187,9 @@ impl PortTask {
         }
         self.touched = touched;
         self.turns.end(handled, now);
+        if self.turns.is_steady() {
+            self.socket.unwatch();
+        }
         self.timeouts(now);
     }
 

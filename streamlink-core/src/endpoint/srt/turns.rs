@@ -19,8 +19,8 @@ const LONGEST_OF_SOURCES: Duration = Duration::from_millis(4);
 const ENOUGH: usize = 40;
 /// Number of packets in one turn from which there is no pause, because as many more may be waiting.
 const MANY: usize = 400;
-/// Time without a packet after which the task waits to be woken by the next one: longer than between two pictures.
-const QUIET: Duration = Duration::from_millis(100);
+/// Number of turns without a packet after which the task waits to be woken by the next one.
+const QUIET: u32 = 2;
 
 /// The times of the turns.
 #[derive(Debug)]
@@ -29,12 +29,13 @@ pub(super) struct Turns {
     is_prompt: bool,
     last: Instant,
     next: Instant,
-    last_packet: Option<Instant>,
+    /// Number of turns since the last one with packets.
+    quiet: u32,
 }
 
 impl Turns {
     pub(super) fn new(now: Instant) -> Self {
-        Self { longest: SHORTEST, is_prompt: true, last: now, next: now, last_packet: None }
+        Self { longest: SHORTEST, is_prompt: true, last: now, next: now, quiet: QUIET }
     }
 
     /// Returns the time of the next turn. It is past if the task has nothing to wait for.
@@ -49,8 +50,7 @@ impl Turns {
 
     /// Returns whether packets come all the time, so that nothing but the next turn has to be waited for.
     pub(super) fn is_steady(&self) -> bool {
-        let is_quiet = |at| self.last.saturating_duration_since(at) > QUIET;
-        !self.is_prompt && self.last_packet.is_some_and(|at| !is_quiet(at))
+        !self.is_prompt && self.quiet < QUIET
     }
 
     /// Sets the shortest leeway of the connections, and whether any of them brings media.
@@ -77,9 +77,7 @@ impl Turns {
             let elapsed = now.saturating_duration_since(self.last).min(self.longest);
             pause = elapsed.mul_f64(share).clamp(SHORTEST, self.longest);
         }
-        if packets > 0 {
-            self.last_packet = Some(now);
-        }
+        self.quiet = if packets > 0 { 0 } else { self.quiet.saturating_add(1) };
         self.last = now;
         self.next = now + pause;
     }
@@ -146,14 +144,12 @@ mod tests {
     fn srt_turns_are_steady_until_nothing_comes() {
         let mut turns = Turns::new(Instant::now());
         turns.set_leeway(ms(8), false);
-        for packets in [1, 0, 0, 0, 0, 3] {
+        for (packets, is_steady) in
+            [(0, false), (1, true), (0, true), (3, true), (0, true), (0, false), (0, false), (1, true)]
+        {
             pause(&mut turns, packets);
-            assert!(turns.is_steady());
+            assert_eq!(turns.is_steady(), is_steady);
         }
-        let quiet = (0..20).take_while(|_| pause(&mut turns, 0) > ms(0) && turns.is_steady()).count();
-        assert_eq!(quiet, 12, "100 ms");
-        pause(&mut turns, 1);
-        assert!(turns.is_steady());
         turns.set_leeway(ms(0), false);
         assert!(!turns.is_steady());
     }

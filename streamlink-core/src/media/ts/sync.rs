@@ -385,7 +385,7 @@ mod tests {
                     0 => payload.truncate(place % length),
                     1 => payload.drain(..place % length).for_each(drop),
                     2 => payload.iter_mut().step_by(PACKET).nth(place % packets.max(1)).into_iter().for_each(|byte| *byte = 0),
-                    3 => payload.iter_mut().nth(place % length).into_iter().for_each(|byte| *byte ^= 0x10),
+                    3 => payload.get_mut(place % length).into_iter().for_each(|byte| *byte ^= 0x10),
                     4 => payload.iter_mut().step_by(PACKET).for_each(|byte| *byte = 1),
                     _ => {}
                 }

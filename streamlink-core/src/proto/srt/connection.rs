@@ -280,14 +280,15 @@ impl Connection {
         self.last_said = now;
     }
 
-    /// Queues a payload to be sent. Returns `false` if there is no room or the payload is too long; it is then counted
-    /// as dropped or oversized.
+    /// Queues a payload that has just arrived.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn push(&mut self, payload: &Bytes, now: Instant) -> bool {
         self.push_arrived(payload, now, now)
     }
 
-    /// Queues a payload as [`Connection::push`] does, that was held since its arrival to leave with others. Its timestamp
-    /// is that of the arrival, so that the peer plays it as if it had left at once.
+    /// Queues a payload to be sent, which may have been held since its arrival to leave with others. Its timestamp is that
+    /// of the arrival, so that the peer plays it as if it had left at once. Returns `false` if there is no room or the
+    /// payload is too long; it is then counted as dropped or oversized.
     pub(crate) fn push_arrived(&mut self, payload: &Bytes, arrival: Instant, now: Instant) -> bool {
         if payload.len() > self.agreement.max_payload {
             self.sender.counts.oversized += 1;
