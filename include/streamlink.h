@@ -75,7 +75,7 @@
 #define STREAMLINK_INIT(object) (memset(&(object), 0, sizeof(object)), (object).size = sizeof(object))
 
 /**
- * What became of a call.
+ * Outcome of a call.
  */
 enum streamlink_status
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -134,6 +134,10 @@ enum streamlink_status
    * The packet is malformed, or of another family than the source.
    */
   STREAMLINK_STATUS_BAD_PACKET = 13,
+  /**
+   * This build of the library lacks what the call needs.
+   */
+  STREAMLINK_STATUS_UNSUPPORTED = 14,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -144,7 +148,7 @@ typedef int32_t streamlink_status;
 #endif // __cplusplus
 
 /**
- * How important a line of the log is.
+ * Importance of a line of the log.
  */
 enum streamlink_log_level
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -164,7 +168,7 @@ enum streamlink_log_level
    */
   STREAMLINK_LOG_LEVEL_WARNING = 2,
   /**
-   * What happens: all events.
+   * An event of the flow.
    */
   STREAMLINK_LOG_LEVEL_INFO = 3,
   /**
@@ -181,7 +185,7 @@ typedef int32_t streamlink_log_level;
 #endif // __cplusplus
 
 /**
- * What happens to media above the flow's maximum bandwidth.
+ * Treatment of media above the maximum bandwidth of a flow.
  */
 enum streamlink_bandwidth_policy
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -210,7 +214,7 @@ typedef int32_t streamlink_bandwidth_policy;
 #endif // __cplusplus
 
 /**
- * How the sources of a flow back each other.
+ * Way in which the sources of a flow back each other.
  */
 enum streamlink_failover_policy
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -239,7 +243,7 @@ typedef int32_t streamlink_failover_policy;
 #endif // __cplusplus
 
 /**
- * What a source speaks.
+ * Protocol of a source.
  */
 enum streamlink_input
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -300,7 +304,7 @@ typedef int32_t streamlink_input;
 #endif // __cplusplus
 
 /**
- * What has happened. A number is given once; a program must expect numbers that it does not know.
+ * Kind of an event. A number is given once; a program must expect numbers that it does not know.
  */
 enum streamlink_event_kind
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -362,7 +366,7 @@ enum streamlink_event_kind
    */
   STREAMLINK_EVENT_KIND_OUTPUT_LAGGING = 12,
   /**
-   * What the media of a source consists of: `detail`.
+   * Composition of the media of a source, once known: `detail`.
    */
   STREAMLINK_EVENT_KIND_MEDIA_DESCRIBED = 13,
   /**
@@ -402,6 +406,40 @@ enum streamlink_event_kind
    * packets since the last such event.
    */
   STREAMLINK_EVENT_KIND_UNEXPECTED_PAYLOAD = 21,
+  /**
+   * A group of connections that an SRT source receives from has one more member. `peer`: its address.
+   */
+  STREAMLINK_EVENT_KIND_MEMBER_CONNECTED = 22,
+  /**
+   * A group of connections that an SRT source receives from has lost a member; the others go on. `peer`, `detail`: its
+   * address and why.
+   */
+  STREAMLINK_EVENT_KIND_MEMBER_LOST = 23,
+  /**
+   * Outputs in a region on other machines do not run, or nothing is heard of them. `endpoint`: the region, here and
+   * below; `count`: outputs that wait; `detail`: why.
+   */
+  STREAMLINK_EVENT_KIND_REGION_WAITING = 24,
+  /**
+   * The link to a region has failed, and will be tried again. `count`, `time_ms`, `detail`: as for a source.
+   */
+  STREAMLINK_EVENT_KIND_REGION_RETRYING = 25,
+  /**
+   * The link to a region does not keep up. `count`: packets that it has lost in all.
+   */
+  STREAMLINK_EVENT_KIND_REGION_LAGGING = 26,
+  /**
+   * A leg of the link to a region is connected. `other`: its address.
+   */
+  STREAMLINK_EVENT_KIND_REGION_LEG_CONNECTED = 27,
+  /**
+   * A leg of the link to a region is lost. `other`, `detail`: its address and why.
+   */
+  STREAMLINK_EVENT_KIND_REGION_LEG_LOST = 28,
+  /**
+   * A remark of the link to a region: `detail`.
+   */
+  STREAMLINK_EVENT_KIND_REGION_NOTICE = 29,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -445,7 +483,7 @@ typedef int32_t streamlink_state;
 #endif // __cplusplus
 
 /**
- * What a packet is.
+ * Kind of a packet.
  */
 enum streamlink_packet_kind
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
@@ -568,7 +606,7 @@ typedef int32_t streamlink_applied;
 #endif // __cplusplus
 
 /**
- * Where the host pushes packets into a flow: the source `app://…` of that flow. May be used after the flow was stopped:
+ * Handle by which the host pushes packets into a flow: its source `app://…`. May be used after the flow was stopped:
  * pushing is then STREAMLINK_STATUS_STOPPED.
  */
 typedef struct streamlink_app_source streamlink_app_source;
@@ -579,7 +617,7 @@ typedef struct streamlink_app_source streamlink_app_source;
 typedef struct streamlink_engine streamlink_engine;
 
 /**
- * What went wrong. Freed with streamlink_error_free().
+ * Error of a call. Freed with streamlink_error_free().
  */
 typedef struct streamlink_error streamlink_error;
 
@@ -635,7 +673,7 @@ typedef struct streamlink_source streamlink_source;
 typedef struct streamlink_stats streamlink_stats;
 
 /**
- * Where the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
+ * Handle by which the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
  * loses the oldest packets, and the output's `dropped` counts them.
  */
 typedef struct streamlink_tap streamlink_tap;
@@ -1014,7 +1052,7 @@ typedef struct {
    */
   const char *description;
   /**
-   * What it speaks, as in "RTP".
+   * Name of its protocol, such as "RTP".
    */
   const char *protocol;
   /**
@@ -1023,7 +1061,7 @@ typedef struct {
    */
   const char *url;
   /**
-   * What the media consists of, once known.
+   * Composition of the media, once known.
    */
   const char *media;
   /**
@@ -1047,7 +1085,7 @@ typedef struct {
    */
   int64_t connected_ms;
   /**
-   * How often it has come back after a loss.
+   * Number of recoveries after a loss.
    */
   uint64_t reconnections;
   /**
@@ -1083,7 +1121,7 @@ typedef struct {
    */
   uint64_t malformed;
   /**
-   * Datagrams or connections of peers that are not on the allowlist.
+   * Datagrams or connections of peers that were refused, for any reason; see streamlink_stats_refusal().
    */
   uint64_t refused;
   /**
@@ -1144,11 +1182,11 @@ typedef struct {
    */
   double audio_frame_rate;
   /**
-   * How many players an output has that listens; see streamlink_stats_player().
+   * Number of players of an output that listens; see streamlink_stats_player().
    */
   size_t player_count;
   /**
-   * How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
+   * Number of PIDs in the MPEG-TS of a source; see streamlink_stats_pid().
    */
   size_t pid_count;
   /**
@@ -1206,7 +1244,7 @@ typedef struct {
    */
   uint64_t cat_errors;
   /**
-   * How many tracks its media has; see streamlink_stats_track().
+   * Number of tracks of its media; see streamlink_stats_track().
    */
   size_t track_count;
   /**
@@ -1230,9 +1268,21 @@ typedef struct {
    */
   uint64_t unrepaired;
   /**
-   * How many members a group of connections has (bonding); see streamlink_stats_member().
+   * Number of members of a group of connections (bonding); see streamlink_stats_member().
    */
   size_t member_count;
+  /**
+   * Number of reasons for which peers were refused; see streamlink_stats_refusal().
+   */
+  size_t refusal_count;
+  /**
+   * The region that an output sends from.
+   */
+  const char *region;
+  /**
+   * The node of a region on other machines that runs the output, or has run it last.
+   */
+  const char *node;
 } streamlink_endpoint_stats;
 
 /**
@@ -1321,7 +1371,29 @@ typedef struct {
    * The round trip, in microseconds.
    */
   uint64_t round_trip_us;
+  /**
+   * 1 if it carries the media; 0 if it stands by, as in a main/backup group, or is not connected.
+   */
+  int32_t active;
 } streamlink_member_stats;
+
+/**
+ * Number of refusals of peers for one reason, at one moment.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The stable name of the reason, as in "refused_not_allowed", the same as in events; lives as long as the snapshot.
+   */
+  const char *reason;
+  /**
+   * Number of datagrams or connections that were refused for it.
+   */
+  uint64_t count;
+} streamlink_refusal_stats;
 
 /**
  * One PID of an MPEG-TS source, at one moment.
@@ -1411,6 +1483,57 @@ typedef struct {
    */
   int32_t reserved;
 } streamlink_track;
+
+/**
+ * The link of a flow to a region on other machines, at one moment. Texts live as long as the snapshot. Fields are only
+ * ever added, at the end.
+ */
+typedef struct {
+  /**
+   * The size of this struct, in bytes; set by the caller.
+   */
+  size_t size;
+  /**
+   * The name of the region.
+   */
+  const char *name;
+  /**
+   * Why its outputs wait, if the link has said so or has failed; "" otherwise.
+   */
+  const char *waiting;
+  /**
+   * A streamlink_state: connected while a leg is, or an output is reported, and waiting otherwise.
+   */
+  int32_t state;
+  /**
+   * Outputs of the flow in the region.
+   */
+  uint32_t outputs;
+  /**
+   * How often the link has failed.
+   */
+  uint64_t restarts;
+  /**
+   * Bytes that the link has taken from the flow, once for all outputs.
+   */
+  uint64_t bytes;
+  /**
+   * Packets that the link has taken from the flow.
+   */
+  uint64_t packets;
+  /**
+   * Bits per second, over the last second.
+   */
+  uint64_t bit_rate;
+  /**
+   * Packets that the link has lost, because it did not keep up.
+   */
+  uint64_t dropped;
+  /**
+   * How many legs carry the flow; see streamlink_stats_region_leg().
+   */
+  size_t leg_count;
+} streamlink_region_stats;
 
 /**
  * Called once, when nobody needs the bytes any more, from any thread.
@@ -1790,7 +1913,7 @@ streamlink_status streamlink_flow_builder_add_output(streamlink_flow_builder *bu
                                                      streamlink_error **error);
 
 /**
- * What happens above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
+ * Treatment of media above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
  *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
@@ -1801,8 +1924,8 @@ streamlink_status streamlink_flow_builder_set_bandwidth_policy(streamlink_flow_b
                                                                streamlink_error **error);
 
 /**
- * How long packets of RTP and RTSP sources that have arrived may wait for more, so that they leave together, in
- * milliseconds (1; 0 to 20).
+ * Maximum time that packets of RTP and RTSP sources wait for more, so that they leave together, in milliseconds
+ * (1; 0 to 20).
  *
  * # Safety
  * `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
@@ -1825,7 +1948,7 @@ streamlink_status streamlink_flow_builder_set_entry_wait(streamlink_flow_builder
                                                          streamlink_error **error);
 
 /**
- * How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
+ * Way in which the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
  * `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
  * long the active source may bring nothing (50 to 60000), 0: 500; `cold`: not 0: backups, which must be
  * callers, are connected only when they are needed.
@@ -2239,7 +2362,8 @@ streamlink_status streamlink_flow_switch_to(const streamlink_flow *flow,
                                             streamlink_error **error);
 
 /**
- * Enables or disables a source. A disabled one holds its configuration, name and counters, and no sockets. If it feeds the flow, another one takes over.
+ * Enables or disables a source. A disabled one holds its configuration, name and counters, and no sockets. If it
+ * feeds the flow, another one takes over.
  * `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
  * before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
  *
@@ -2255,7 +2379,8 @@ streamlink_status streamlink_flow_set_source_enabled(const streamlink_flow *flow
                                                      streamlink_error **error);
 
 /**
- * Enables or disables an output. A disabled one holds its configuration, name and counters, and no sockets. Its peers are disconnected.
+ * Enables or disables an output. A disabled one holds its configuration, name and counters, and no sockets. Its
+ * peers are disconnected.
  * `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
  * before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
  *
@@ -2419,7 +2544,7 @@ STREAMLINK_API
 void streamlink_event_reader_destroy(streamlink_event_reader *reader);
 
 /**
- * How many endpoints there are: sources first, then outputs, in their order.
+ * Returns the number of endpoints: sources first, then outputs, in their order.
  *
  * # Safety
  * `stats` is NULL or a snapshot that was not freed.
@@ -2482,6 +2607,19 @@ streamlink_status streamlink_stats_member(const streamlink_stats *stats,
                                           streamlink_error **error);
 
 /**
+ * Fills in the number of refusals for one reason, with endpoint and reason counted from 0; `refusal->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_refusal(const streamlink_stats *stats,
+                                           size_t endpoint,
+                                           size_t index,
+                                           streamlink_refusal_stats *refusal,
+                                           streamlink_error **error);
+
+/**
  * Fills in a PID of an endpoint, both counted from 0; `pid->size` must be set.
  *
  * # Safety
@@ -2516,8 +2654,8 @@ streamlink_status streamlink_stats_track(const streamlink_stats *stats,
 STREAMLINK_API const char *streamlink_stats_flow(const streamlink_stats *stats);
 
 /**
- * Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources and outputs; each of
- * these has the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
+ * Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources, outputs and regions;
+ * sources and outputs have the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
  * milliseconds. Stream keys are hidden. On success `*json` is to be freed with streamlink_text_free().
  *
  * # Safety
@@ -2535,6 +2673,57 @@ streamlink_status streamlink_stats_to_json(const streamlink_stats *stats,
  * `stats` is NULL or a snapshot that was not freed.
  */
 STREAMLINK_API void streamlink_stats_free(streamlink_stats *stats);
+
+/**
+ * How many regions on other machines a flow has outputs in.
+ *
+ * # Safety
+ * `stats` is NULL or a snapshot that was not freed.
+ */
+STREAMLINK_API size_t streamlink_stats_region_count(const streamlink_stats *stats);
+
+/**
+ * Fills in a region, counted from 0; `region->size` must be set. See STREAMLINK_INIT().
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_region(const streamlink_stats *stats,
+                                          size_t index,
+                                          streamlink_region_stats *region,
+                                          streamlink_error **error);
+
+/**
+ * Fills in a leg of a region, both counted from 0; `leg->size` must be set.
+ *
+ * # Safety
+ * As streamlink_stats_endpoint().
+ */
+STREAMLINK_API
+streamlink_status streamlink_stats_region_leg(const streamlink_stats *stats,
+                                              size_t region,
+                                              size_t index,
+                                              streamlink_member_stats *leg,
+                                              streamlink_error **error);
+
+/**
+ * Adds a region on other machines to an engine. Outputs with this region then run there, and their statistics and events
+ * are those of the flow. `url`: the relays that lead there and a path, as in "moq://relay-a,relay-b/studio". `options`: a
+ * JSON object with the settings of the link; NULL: the defaults.
+ *
+ * A library that was built without the feature `moq` returns STREAMLINK_STATUS_UNSUPPORTED.
+ *
+ * # Safety
+ * `engine` is an engine that was not destroyed; `name` and `url` are texts that end with NUL, `options` is one or NULL;
+ * `error` is NULL or points to memory for a pointer.
+ */
+STREAMLINK_API
+streamlink_status streamlink_engine_add_remote_region(const streamlink_engine *engine,
+                                                      const char *name,
+                                                      const char *url,
+                                                      const char *options,
+                                                      streamlink_error **error);
 
 /**
  * Makes a packet of a streamlink_packet_kind from a copy of some bytes. `time`: of an RTMP message its timestamp in
@@ -2598,7 +2787,7 @@ STREAMLINK_API void streamlink_packet_free(streamlink_packet *packet);
 STREAMLINK_API const uint8_t *streamlink_packet_data(const streamlink_packet *packet);
 
 /**
- * How many bytes there are.
+ * Number of bytes.
  *
  * # Safety
  * `packet` is NULL or a packet that was not freed.

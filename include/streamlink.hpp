@@ -443,6 +443,11 @@ public:
     {
         return range_of<streamlink_member_stats>(endpoint, (*this)[endpoint].member_count, streamlink_stats_member);
     }
+    /// The numbers of refusals of an endpoint, one for each reason.
+    auto refusals(std::size_t endpoint) const
+    {
+        return range_of<streamlink_refusal_stats>(endpoint, (*this)[endpoint].refusal_count, streamlink_stats_refusal);
+    }
     /// The PIDs of an endpoint.
     auto pids(std::size_t endpoint) const
     {
@@ -452,6 +457,26 @@ public:
     auto tracks(std::size_t endpoint) const
     {
         return range_of<streamlink_track>(endpoint, (*this)[endpoint].track_count, streamlink_stats_track);
+    }
+    /// The regions on other machines where the flow has outputs.
+    auto regions() const
+    {
+        auto make = [from = get()](std::size_t index) {
+            streamlink_region_stats one;
+            STREAMLINK_INIT(one);
+            detail::call(streamlink_stats_region, from, index, &one);
+            return one;
+        };
+        return detail::range<streamlink_region_stats, decltype(make)>(streamlink_stats_region_count(get()),
+                                                                      std::move(make));
+    }
+    /// The legs of a region on other machines.
+    auto legs(std::size_t region) const
+    {
+        streamlink_region_stats one;
+        STREAMLINK_INIT(one);
+        detail::call(streamlink_stats_region, get(), region, &one);
+        return range_of<streamlink_member_stats>(region, one.leg_count, streamlink_stats_region_leg);
     }
     /// The name of the flow.
     std::string_view flow() const noexcept { return streamlink_stats_flow(get()); }
@@ -1115,6 +1140,12 @@ public:
         detail::call(streamlink_engine_set_tls_identity, get(),
                      reinterpret_cast<const std::uint8_t *>(certificates.data()), certificates.size(),
                      reinterpret_cast<const std::uint8_t *>(key.data()), key.size());
+    }
+    /// Adds a region on other machines; see streamlink_engine_add_remote_region(). `options`: a JSON object, or empty.
+    void add_remote_region(const std::string &name, const std::string &url, const std::string &options = {})
+    {
+        detail::call(streamlink_engine_add_remote_region, get(), name.c_str(), url.c_str(),
+                     options.empty() ? nullptr : options.c_str());
     }
     /// Statistics of all flows as OpenMetrics text.
     std::string metrics() const { return detail::text_of(streamlink_engine_metrics, get()); }

@@ -143,6 +143,7 @@ pub fn json(stats: &FlowStats) -> Value {
         json!({
             "address": m.address,
             "connected_ms": m.connected_for.map(|time| time.as_millis() as u64),
+            "active": m.is_active,
             "packets": m.packets,
             "bytes": m.bytes,
             "redundant": m.redundant,

@@ -63,6 +63,13 @@
 //! starts at once. SRT media that is sent as RTMP passes through a remultiplexer, which publishes into a ring of its
 //! own.
 //!
+//! # Regions
+//!
+//! An output may name a [`region`](Output::region): a local address or interface from which it sends, or other machines
+//! that run it. A [`RegionLink`] carries the packets of a flow there, once however many outputs it has in the region, and
+//! reports about them: in statistics and events they look as if they were local. Flows without such outputs pay nothing.
+//! The crate `streamlink-moq` has such a link.
+//!
 //! # Map of the modules
 //!
 //! | module | contents |
@@ -95,6 +102,8 @@ mod fuzz;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod lock;
+#[cfg(test)]
+mod loss_table;
 mod media;
 mod net;
 mod packet_filter;
@@ -113,14 +122,15 @@ pub use endpoint::{
     Access, AccessRequest, AppSource, LastError, MemberStats, PacketBatch, PlayerStats, PushError, Tap, TapCallback,
 };
 pub use engine::{
-    Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, SourceEdit,
+    Applied, EndpointStats, Engine, EngineBuilder, FlowHandle, FlowStats, OutputEdit, RegionEgress, RegionFlow,
+    RegionLink, RegionOutput, RegionReporter, RegionStats, RegionTask, RegionUpdate, RegionUpdates, SourceEdit,
 };
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors, Error, ErrorKind};
 pub use event::{EngineEvents, Event, Events, FlowEvent, LossReason, RefusalCount, RefusalReason};
 pub use flow::{
     Allowlist, AppSourceBuilder, BandwidthPolicy, Bitrate, Credentials, CryptoMode, EndpointConfiguration, Failover,
-    FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, HostPort, InputProtocol, Interface, IntoOutput,
-    IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
+    FailoverPolicy, Fec, FedBy, Flow, FlowBuilder, FlowConfiguration, GroupType, HostPort, InputProtocol, Interface,
+    IntoOutput, IntoSource, KeyLength, Latency, Name, NeedsSource, NoSource, Output, OutputProtocol, Pace, Passphrase,
     PayloadTypes, PeerLimits, PeerUrl, Rewrite, RistOutputBuilder, RistSourceBuilder, RtmpAddress,
     RtmpPullOutputBuilder, RtmpPullSourceBuilder, RtmpPushBuilder, RtmpRelayBuilder, RtmpSourceBuilder,
     RtpOutputBuilder, RtpSourceBuilder, RtspCallerBuilder, RtspListenerBuilder, RtspTransport, Setting, SettingScope,

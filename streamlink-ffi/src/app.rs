@@ -11,7 +11,7 @@ use crate::{
 use std::ffi::c_char;
 use streamlink_core::AppSource;
 
-/// Where the host pushes packets into a flow: the source `app://…` of that flow. May be used after the flow was stopped:
+/// Handle by which the host pushes packets into a flow: its source `app://…`. May be used after the flow was stopped:
 /// pushing is then STREAMLINK_STATUS_STOPPED.
 pub struct StreamlinkAppSource {
     source: AppSource,

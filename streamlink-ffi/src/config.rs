@@ -30,7 +30,7 @@ impl StreamlinkSource {
 }
 
 impl StreamlinkOutput {
-    /// What it is now.
+    /// Returns the endpoint as it is now.
     pub(crate) fn get(&self) -> Output {
         lock(&self.output).clone()
     }
@@ -192,7 +192,7 @@ struct Draft {
     outputs: Vec<Output>,
 }
 
-/// What happens to media above the flow's maximum bandwidth.
+/// Treatment of media above the maximum bandwidth of a flow.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkBandwidthPolicy {
@@ -337,7 +337,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_add_output(
     unsafe { guard(error, body) }
 }
 
-/// What happens above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
+/// Treatment of media above the maximum bandwidth: a streamlink_bandwidth_policy (STREAMLINK_BANDWIDTH_POLICY_DROP).
 ///
 /// # Safety
 /// `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
@@ -358,8 +358,8 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_bandwidth_policy(
     unsafe { guard(error, body) }
 }
 
-/// How long packets of RTP and RTSP sources that have arrived may wait for more, so that they leave together, in
-/// milliseconds (1; 0 to 20).
+/// Maximum time that packets of RTP and RTSP sources wait for more, so that they leave together, in milliseconds
+/// (1; 0 to 20).
 ///
 /// # Safety
 /// `builder` is a builder that was not destroyed; `error` is NULL or points to memory for a pointer.
@@ -400,7 +400,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_entry_wait(
     unsafe { guard(error, body) }
 }
 
-/// How the sources of a flow back each other.
+/// Way in which the sources of a flow back each other.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkFailoverPolicy {
@@ -430,7 +430,7 @@ pub(crate) fn failover(policy: i32, time_ms: u32, loss_threshold_ms: u32, cold: 
     Ok(failover)
 }
 
-/// How the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
+/// Way in which the sources back each other: a streamlink_failover_policy (STREAMLINK_FAILOVER_POLICY_STAY);
 /// `time_ms`: of PREFER the hold time, of MERGE the recovery window (100 to 500), of STAY 0; `loss_threshold_ms`: how
 /// long the active source may bring nothing (50 to 60000), 0: 500; `cold`: not 0: backups, which must be
 /// callers, are connected only when they are needed.
@@ -492,7 +492,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_destroy(builder: *mut Streamlin
     quiet((), || drop(unsafe { take(builder) }));
 }
 
-/// What a source speaks.
+/// Protocol of a source.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkInput {

@@ -10,7 +10,7 @@ use crate::{
     text::StreamlinkText,
 };
 use std::ffi::{CString, c_char};
-use streamlink_core::Flow;
+use streamlink_core::{Flow, FlowHandle};
 
 /// Flows that were read from JSON, and are valid.
 pub struct StreamlinkFlowConfigs {
@@ -121,17 +121,8 @@ pub unsafe extern "C" fn streamlink_flow_configuration(
     json: *mut *mut StreamlinkText,
     error: *mut *mut StreamlinkError,
 ) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let flow = unsafe { live(flow, "flow") }?;
-        place(json, "json")?;
-        let written = flow.handle.configuration().to_json();
-        // SAFETY: not NULL, and the caller's, as the contract says.
-        unsafe { give(json, StreamlinkText::new(written)) };
-        Ok(())
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
+    // SAFETY: as the contract says.
+    unsafe { write_configuration(flow, json, error, |flow| flow.configuration().to_json()) }
 }
 
 /// The configuration of a running flow as streamlink_flow_configuration(), with its secrets, generated stream keys among
@@ -145,11 +136,25 @@ pub unsafe extern "C" fn streamlink_flow_configuration_with_secrets(
     json: *mut *mut StreamlinkText,
     error: *mut *mut StreamlinkError,
 ) -> Status {
+    // SAFETY: as the contract says.
+    unsafe { write_configuration(flow, json, error, |flow| flow.configuration_with_secrets().to_json()) }
+}
+
+/// Writes the configuration that `read` returns as JSON.
+///
+/// # Safety
+/// As streamlink_flow_configuration().
+unsafe fn write_configuration(
+    flow: *const StreamlinkFlow,
+    json: *mut *mut StreamlinkText,
+    error: *mut *mut StreamlinkError,
+    read: impl FnOnce(&FlowHandle) -> String,
+) -> Status {
     let body = || {
         // SAFETY: as the contract says.
         let flow = unsafe { live(flow, "flow") }?;
         place(json, "json")?;
-        let written = flow.handle.configuration_with_secrets().to_json();
+        let written = read(&flow.handle);
         // SAFETY: not NULL, and the caller's, as the contract says.
         unsafe { give(json, StreamlinkText::new(written)) };
         Ok(())

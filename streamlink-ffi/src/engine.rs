@@ -92,7 +92,7 @@ pub struct StreamlinkEngineOptions {
 // SAFETY: `size` is first, and all other fields may be zero.
 unsafe impl Versioned for StreamlinkEngineOptions {}
 
-/// What one peer address may use of a listening port.
+/// Limits of one peer address at a listening port.
 fn peer_limits(options: &StreamlinkEngineOptions) -> Result<PeerLimits, Failure> {
     if options.reserved != 0 {
         return Err(Failure::argument("options: reserved is not 0"));

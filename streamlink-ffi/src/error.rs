@@ -10,7 +10,7 @@ use std::{
 };
 use streamlink_core::{ConfigError, ConfigErrorKind};
 
-/// What went wrong. Freed with streamlink_error_free().
+/// Error of a call. Freed with streamlink_error_free().
 pub struct StreamlinkError {
     status: Status,
     field: CString,

@@ -63,7 +63,7 @@ struct Texts {
     reason: CString,
 }
 
-/// What has happened. A number is given once; a program must expect numbers that it does not know.
+/// Kind of an event. A number is given once; a program must expect numbers that it does not know.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkEventKind {
@@ -95,7 +95,7 @@ pub enum StreamlinkEventKind {
     BandwidthExceeded = 11,
     /// An output does not keep up. `count`: packets that it has lost in all.
     OutputLagging = 12,
-    /// What the media of a source consists of: `detail`.
+    /// Composition of the media of a source, once known: `detail`.
     MediaDescribed = 13,
     /// MPEG-TS is turned into RTMP messages. `detail`: what passes; `other`: what is left out.
     Remuxed = 14,
@@ -118,6 +118,24 @@ pub enum StreamlinkEventKind {
     /// The payload at a UDP source or output is not whole transport packets of 188 bytes. `detail`: the problem; `count`:
     /// packets since the last such event.
     UnexpectedPayload = 21,
+    /// A group of connections that an SRT source receives from has one more member. `peer`: its address.
+    MemberConnected = 22,
+    /// A group of connections that an SRT source receives from has lost a member; the others go on. `peer`, `detail`: its
+    /// address and why.
+    MemberLost = 23,
+    /// Outputs in a region on other machines do not run, or nothing is heard of them. `endpoint`: the region, here and
+    /// below; `count`: outputs that wait; `detail`: why.
+    RegionWaiting = 24,
+    /// The link to a region has failed, and will be tried again. `count`, `time_ms`, `detail`: as for a source.
+    RegionRetrying = 25,
+    /// The link to a region does not keep up. `count`: packets that it has lost in all.
+    RegionLagging = 26,
+    /// A leg of the link to a region is connected. `other`: its address.
+    RegionLegConnected = 27,
+    /// A leg of the link to a region is lost. `other`, `detail`: its address and why.
+    RegionLegLost = 28,
+    /// A remark of the link to a region: `detail`.
+    RegionNotice = 29,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -192,6 +210,14 @@ impl StreamlinkEvent {
             Event::SendersCollide { .. } => (K::SendersCollide, 0, 0),
             Event::CallsOwnAddress { .. } => (K::CallsOwnAddress, 0, 0),
             Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
+            Event::MemberConnected { .. } => (K::MemberConnected, 0, 0),
+            Event::MemberLost { .. } => (K::MemberLost, 0, 0),
+            Event::RegionWaiting { outputs, .. } => (K::RegionWaiting, 0, u64::from(*outputs)),
+            Event::RegionRetrying { attempt, delay, .. } => (K::RegionRetrying, millis(*delay), u64::from(*attempt)),
+            Event::RegionLagging { dropped, .. } => (K::RegionLagging, 0, *dropped),
+            Event::RegionLegConnected { .. } => (K::RegionLegConnected, 0, 0),
+            Event::RegionLegLost { .. } => (K::RegionLegLost, 0, 0),
+            Event::RegionNotice { .. } => (K::RegionNotice, 0, 0),
             _ => (K::Other, 0, 0),
         }
     }
@@ -236,9 +262,22 @@ impl StreamlinkEvent {
                 Event::UnexpectedPayload { endpoint, problem, .. } => {
                     (endpoint.clone(), nothing(), nothing(), problem.to_string())
                 }
+                Event::MemberConnected { source, peer } => (source.clone(), nothing(), peer.to_string(), nothing()),
+                Event::MemberLost { source, peer, reason } => {
+                    (source.clone(), nothing(), peer.to_string(), reason.to_string())
+                }
                 Event::Remuxed { carried, left_out } => {
                     (nothing(), left_out.to_string(), nothing(), carried.to_string())
                 }
+                Event::RegionWaiting { region, reason, .. } | Event::RegionRetrying { region, reason, .. } => {
+                    (region.clone(), nothing(), nothing(), reason.to_string())
+                }
+                Event::RegionLagging { region, .. } => (region.clone(), nothing(), nothing(), nothing()),
+                Event::RegionLegConnected { region, leg } => (region.clone(), leg.to_string(), nothing(), nothing()),
+                Event::RegionLegLost { region, leg, reason } => {
+                    (region.clone(), leg.to_string(), nothing(), reason.to_string())
+                }
+                Event::RegionNotice { region, text } => (region.clone(), nothing(), nothing(), text.to_string()),
                 _ => (nothing(), nothing(), nothing(), nothing()),
             };
             Texts {
@@ -260,7 +299,11 @@ fn reason(event: &Event) -> String {
         Event::SourceLost { reason, .. }
         | Event::SourceRetrying { reason, .. }
         | Event::OutputLost { reason, .. }
-        | Event::OutputRetrying { reason, .. } => reason.kind().to_owned(),
+        | Event::MemberLost { reason, .. }
+        | Event::OutputRetrying { reason, .. }
+        | Event::RegionWaiting { reason, .. }
+        | Event::RegionRetrying { reason, .. }
+        | Event::RegionLegLost { reason, .. } => reason.kind().to_owned(),
         Event::PeerRefused { reason, .. } => reason.kind().to_owned(),
         Event::TransportError { check, .. } => plain_name(check),
         _ => String::new(),
@@ -358,7 +401,7 @@ struct State {
     running: Option<std::thread::ThreadId>,
 }
 
-/// What a reader of the queue gets.
+/// Result of reading the queue.
 pub(crate) enum Next {
     Event(Item),
     TimedOut,
@@ -538,6 +581,9 @@ mod tests {
         let lost = Event::SourceLost { source: "s".into(), peer: None, reason: streamlink_core::LossReason::TakenOver };
         let (kind, _, all, _) = told(lost);
         assert_eq!((kind, all), (4, texts(["s", "", "another publisher has taken over", "taken_over"])));
+        let reason = streamlink_core::LossReason::TimedOut;
+        let (kind, count, all, _) = told(Event::RegionWaiting { region: "eu".into(), outputs: 2, reason });
+        assert_eq!((kind, count, all), (24, 2, texts(["eu", "", "no answer from the peer in time", "timed_out"])));
         let check = streamlink_core::TransportCheck::PcrRepetition;
         let (kind, count, all, _) = told(Event::TransportError { source: "s".into(), check, count: 3 });
         assert_eq!((kind, count, all[3].as_str()), (16, 3, "pcr_repetition"));

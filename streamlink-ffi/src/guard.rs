@@ -1,5 +1,4 @@
-//! What every entry point goes through: no panic leaves, arguments are checked, and an error is filled in if the caller
-//! wants one.
+//! Guard of every entry point: no panic leaves, arguments are checked, and an error is filled in if the caller wants one.
 
 use crate::{
     error::{FieldError, StreamlinkError},
@@ -14,7 +13,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// What a panic has interrupted is still whole, and is gone on with.
+/// Locks a mutex, also after a panic: the value is still whole then.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,7 +10,7 @@ use crate::{
     status::Status,
 };
 use std::ffi::c_char;
-use streamlink_core::{Applied, Bitrate, ConfigErrorKind, OutputEdit, SourceEdit};
+use streamlink_core::{Applied, Bitrate, ConfigErrorKind, Error, OutputEdit, SourceEdit};
 
 /// Way in which a change was applied.
 #[repr(i32)]
@@ -247,7 +247,8 @@ pub unsafe extern "C" fn streamlink_flow_switch_to(
     unsafe { guard(error, body) }
 }
 
-/// Enables or disables a source. A disabled one holds its configuration, name and counters, and no sockets. If it feeds the flow, another one takes over.
+/// Enables or disables a source. A disabled one holds its configuration, name and counters, and no sockets. If it
+/// feeds the flow, another one takes over.
 /// `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
 /// before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
 ///
@@ -262,19 +263,16 @@ pub unsafe extern "C" fn streamlink_flow_set_source_enabled(
     applied: *mut i32,
     error: *mut *mut StreamlinkError,
 ) -> Status {
-    let body = || {
-        // SAFETY: as the contract says.
-        let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
-        let done = run::wait(&flow.engine, flow.handle.set_source_enabled(name, enabled != 0))?;
-        // SAFETY: NULL or memory for a number, as the contract says.
-        unsafe { tell(applied, done) };
-        Ok(())
-    };
-    // SAFETY: `error` is as the contract says.
-    unsafe { guard(error, body) }
+    // SAFETY: as the contract says.
+    unsafe {
+        set_enabled(flow, name, applied, error, |flow, name| {
+            run::wait(&flow.engine, flow.handle.set_source_enabled(name, enabled != 0))
+        })
+    }
 }
 
-/// Enables or disables an output. A disabled one holds its configuration, name and counters, and no sockets. Its peers are disconnected.
+/// Enables or disables an output. A disabled one holds its configuration, name and counters, and no sockets. Its
+/// peers are disconnected.
 /// `enabled`: not 0: enabled. `*applied` is STREAMLINK_APPLIED_RECONNECT, or STREAMLINK_APPLIED_IN_PLACE if it was so
 /// before; `applied` may be NULL. From within a callback it does not wait until sockets are closed.
 ///
@@ -289,10 +287,29 @@ pub unsafe extern "C" fn streamlink_flow_set_output_enabled(
     applied: *mut i32,
     error: *mut *mut StreamlinkError,
 ) -> Status {
+    // SAFETY: as the contract says.
+    unsafe {
+        set_enabled(flow, name, applied, error, |flow, name| {
+            run::wait(&flow.engine, flow.handle.set_output_enabled(name, enabled != 0))
+        })
+    }
+}
+
+/// Enables or disables an endpoint by `set`, and tells how that was applied.
+///
+/// # Safety
+/// As streamlink_flow_set_source_enabled().
+unsafe fn set_enabled(
+    flow: *const StreamlinkFlow,
+    name: *const c_char,
+    applied: *mut i32,
+    error: *mut *mut StreamlinkError,
+    set: impl FnOnce(&StreamlinkFlow, &str) -> Result<Applied, Error>,
+) -> Status {
     let body = || {
         // SAFETY: as the contract says.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
-        let done = run::wait(&flow.engine, flow.handle.set_output_enabled(name, enabled != 0))?;
+        let done = set(flow, name)?;
         // SAFETY: NULL or memory for a number, as the contract says.
         unsafe { tell(applied, done) };
         Ok(())

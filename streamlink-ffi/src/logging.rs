@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
-/// How important a line of the log is.
+/// Importance of a line of the log.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkLogLevel {
@@ -23,7 +23,7 @@ pub enum StreamlinkLogLevel {
     Error = 1,
     /// Something is not as it should be.
     Warning = 2,
-    /// What happens: all events.
+    /// An event of the flow.
     Info = 3,
     /// Details.
     Debug = 4,

@@ -63,7 +63,7 @@ pub(crate) unsafe fn unwrap(pointer: *mut StreamlinkPacket) -> Option<Packet> {
     Some(packet)
 }
 
-/// What a packet is.
+/// Kind of a packet.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamlinkPacketKind {
@@ -222,7 +222,7 @@ pub unsafe extern "C" fn streamlink_packet_data(packet: *const StreamlinkPacket)
     unsafe { packet.as_ref() }.map_or(std::ptr::null(), |p| p.packet.data().as_ptr())
 }
 
-/// How many bytes there are.
+/// Number of bytes.
 ///
 /// # Safety
 /// `packet` is NULL or a packet that was not freed.

@@ -5,7 +5,7 @@ use streamlink_core::Engine;
 use tokio::{runtime::Handle, task::JoinHandle};
 
 thread_local! {
-    /// How many callbacks of the host this thread is in.
+    /// Number of callbacks of the host that this thread is in.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -17,7 +17,7 @@ pub(crate) fn callback<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Whether this thread is in a callback of the host.
+/// Returns whether this thread is in a callback of the host.
 pub(crate) fn is_in_callback() -> bool {
     DEPTH.with(Cell::get) > 0
 }

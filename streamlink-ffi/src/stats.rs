@@ -11,7 +11,7 @@ use std::{
     sync::OnceLock,
     time::Duration,
 };
-use streamlink_core::{EndpointStats, FlowStats, MediaTrack, State};
+use streamlink_core::{EndpointStats, FlowStats, MediaTrack, MemberStats, RegionStats, State};
 
 /// A flow at one moment.
 pub struct StreamlinkStats {
@@ -19,6 +19,15 @@ pub struct StreamlinkStats {
     flow: CString,
     /// The texts of each endpoint, made when they are first asked for.
     texts: Vec<OnceLock<Box<Texts>>>,
+    regions: Vec<RegionTexts>,
+}
+
+/// The texts of a region.
+pub(crate) struct RegionTexts {
+    pub(crate) name: CString,
+    pub(crate) waiting: CString,
+    /// The addresses of its legs.
+    pub(crate) legs: Vec<CString>,
 }
 
 struct Texts {
@@ -31,8 +40,11 @@ struct Texts {
     last_error: CString,
     last_error_kind: CString,
     last_error_peer: CString,
+    region: CString,
+    node: CString,
     players: Vec<CString>,
     members: Vec<CString>,
+    refusals: Vec<CString>,
     tracks: Vec<TrackTexts>,
 }
 
@@ -67,12 +79,12 @@ pub struct StreamlinkEndpointStats {
     pub name: *const c_char,
     /// Its description.
     pub description: *const c_char,
-    /// What it speaks, as in "RTP".
+    /// Name of its protocol, such as "RTP".
     pub protocol: *const c_char,
     /// The URL that an encoder sends to, of a source that listens; the one that a player fetches from, of an output that
     /// listens.
     pub url: *const c_char,
-    /// What the media consists of, once known.
+    /// Composition of the media, once known.
     pub media: *const c_char,
     /// Not 0: a source. 0: an output.
     pub is_source: i32,
@@ -84,7 +96,7 @@ pub struct StreamlinkEndpointStats {
     pub encrypted: i32,
     /// For how long it has been connected, in milliseconds; -1: it is not.
     pub connected_ms: i64,
-    /// How often it has come back after a loss.
+    /// Number of recoveries after a loss.
     pub reconnections: u64,
     /// Bytes handed on: RTP packets with their header, without UDP and IP.
     pub bytes: u64,
@@ -102,7 +114,7 @@ pub struct StreamlinkEndpointStats {
     pub dropped: u64,
     /// Datagrams that could not be read.
     pub malformed: u64,
-    /// Datagrams or connections of peers that are not on the allowlist.
+    /// Datagrams or connections of peers that were refused, for any reason; see streamlink_stats_refusal().
     pub refused: u64,
     /// Of a source in a merge: packets that no other source has brought.
     pub unique_packets: u64,
@@ -133,9 +145,9 @@ pub struct StreamlinkEndpointStats {
     pub video_frame_rate: f64,
     /// Audio frames per second, of RTMP sources.
     pub audio_frame_rate: f64,
-    /// How many players an output has that listens; see streamlink_stats_player().
+    /// Number of players of an output that listens; see streamlink_stats_player().
     pub player_count: usize,
-    /// How many PIDs the MPEG-TS of a source has; see streamlink_stats_pid().
+    /// Number of PIDs in the MPEG-TS of a source; see streamlink_stats_pid().
     pub pid_count: usize,
     /// The address of the sender of a connected source, or of the server that a connected caller has reached.
     pub peer: *const c_char,
@@ -165,7 +177,7 @@ pub struct StreamlinkEndpointStats {
     pub pts_errors: u64,
     /// See transport_errors.
     pub cat_errors: u64,
-    /// How many tracks its media has; see streamlink_stats_track().
+    /// Number of tracks of its media; see streamlink_stats_track().
     pub track_count: usize,
     /// Not 0: the endpoint is enabled. 0: it holds its configuration, name and counters, and no sockets.
     pub enabled: i32,
@@ -177,8 +189,14 @@ pub struct StreamlinkEndpointStats {
     pub rebuilt: u64,
     /// Packets of a source that were missing and could not be rebuilt from repair packets.
     pub unrepaired: u64,
-    /// How many members a group of connections has (bonding); see streamlink_stats_member().
+    /// Number of members of a group of connections (bonding); see streamlink_stats_member().
     pub member_count: usize,
+    /// Number of reasons for which peers were refused; see streamlink_stats_refusal().
+    pub refusal_count: usize,
+    /// The region that an output sends from.
+    pub region: *const c_char,
+    /// The node of a region on other machines that runs the output, or has run it last.
+    pub node: *const c_char,
 }
 
 /// A player of an output that listens, at one moment.
@@ -229,6 +247,20 @@ pub struct StreamlinkMemberStats {
     pub dropped: u64,
     /// The round trip, in microseconds.
     pub round_trip_us: u64,
+    /// 1 if it carries the media; 0 if it stands by, as in a main/backup group, or is not connected.
+    pub active: i32,
+}
+
+/// Number of refusals of peers for one reason, at one moment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StreamlinkRefusalStats {
+    /// The size of this struct, in bytes; set by the caller.
+    pub size: usize,
+    /// The stable name of the reason, as in "refused_not_allowed", the same as in events; lives as long as the snapshot.
+    pub reason: *const c_char,
+    /// Number of datagrams or connections that were refused for it.
+    pub count: u64,
 }
 
 /// One PID of an MPEG-TS source, at one moment.
@@ -289,6 +321,8 @@ unsafe impl Versioned for StreamlinkPlayerStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkMemberStats {}
 // SAFETY: as above.
+unsafe impl Versioned for StreamlinkRefusalStats {}
+// SAFETY: as above.
 unsafe impl Versioned for StreamlinkPidStats {}
 // SAFETY: as above.
 unsafe impl Versioned for StreamlinkTrack {}
@@ -299,6 +333,45 @@ fn micros(time: Duration) -> u64 {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The number of a state.
+pub(crate) fn state_number(state: State) -> i32 {
+    let number = match state {
+        State::Waiting => StreamlinkState::Waiting,
+        State::Connected => StreamlinkState::Connected,
+        State::Failed => StreamlinkState::Failed,
+        _ => StreamlinkState::Idle,
+    };
+    number as i32
+}
+
+/// A member of a group of connections, or a leg of a region.
+pub(crate) fn member_stats(member: &MemberStats, address: &CString) -> StreamlinkMemberStats {
+    let connected = member.connected_for.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+    StreamlinkMemberStats {
+        size: 0,
+        address: address.as_ptr(),
+        connected_ms: connected.unwrap_or(-1),
+        packets: member.packets,
+        bytes: member.bytes,
+        redundant: member.redundant,
+        lost: member.lost,
+        retransmitted: member.retransmitted,
+        dropped: member.dropped,
+        round_trip_us: micros(member.round_trip),
+        active: member.is_active.into(),
+    }
+}
+
+impl From<&RegionStats> for RegionTexts {
+    fn from(region: &RegionStats) -> Self {
+        Self {
+            name: c_string(region.name.as_str()),
+            waiting: c_string(region.waiting.as_deref().unwrap_or_default()),
+            legs: region.legs.iter().map(|leg| c_string(leg.address.as_str())).collect(),
+        }
+    }
 }
 
 impl From<&MediaTrack> for TrackTexts {
@@ -315,7 +388,18 @@ impl StreamlinkStats {
     pub(crate) fn new(stats: FlowStats) -> Self {
         let count = stats.sources.len() + stats.outputs.len();
         let flow = c_string(stats.name.as_str());
-        Self { stats, flow, texts: (0..count).map(|_| OnceLock::new()).collect() }
+        let regions = stats.regions.iter().map(RegionTexts::from).collect();
+        Self { stats, flow, texts: (0..count).map(|_| OnceLock::new()).collect(), regions }
+    }
+
+    pub(crate) fn region_count(&self) -> usize {
+        self.stats.regions.len()
+    }
+
+    /// A region, and its texts.
+    pub(crate) fn region(&self, index: usize) -> Result<(&RegionStats, &RegionTexts), Failure> {
+        let found = self.stats.regions.get(index).zip(self.regions.get(index));
+        found.ok_or_else(|| Failure::new(Status::NotFound, format!("there is no region {index}")))
     }
 
     /// An endpoint, whether it is a source, and its texts.
@@ -336,7 +420,10 @@ impl StreamlinkStats {
                 last_error_peer: c_string(
                     stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
                 ),
+                region: c_string(stats.region.as_deref().unwrap_or_default()),
+                node: c_string(stats.node.as_deref().unwrap_or_default()),
                 tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
+                refusals: stats.refusals.iter().map(|refusal| c_string(refusal.reason.kind())).collect(),
                 members: stats.members.iter().map(|member| c_string(member.address.as_str())).collect(),
                 players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
             })
@@ -345,7 +432,7 @@ impl StreamlinkStats {
     }
 }
 
-/// How many endpoints there are: sources first, then outputs, in their order.
+/// Returns the number of endpoints: sources first, then outputs, in their order.
 ///
 /// # Safety
 /// `stats` is NULL or a snapshot that was not freed.
@@ -390,12 +477,6 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
     let body = || {
         // SAFETY: as the contract says.
         let (s, is_source, texts) = unsafe { object(stats, "stats") }?.endpoint(index)?;
-        let state = match s.state {
-            State::Waiting => StreamlinkState::Waiting,
-            State::Connected => StreamlinkState::Connected,
-            State::Failed => StreamlinkState::Failed,
-            _ => StreamlinkState::Idle,
-        };
         let filled = StreamlinkEndpointStats {
             size: 0,
             name: texts.name.as_ptr(),
@@ -404,7 +485,7 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             url: texts.url.as_ptr(),
             media: texts.media.as_ptr(),
             is_source: is_source.into(),
-            state: state as i32,
+            state: state_number(s.state),
             active: s.active.into(),
             encrypted: s.encrypted.into(),
             connected_ms: s.connected_for.map_or(-1, |time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)),
@@ -457,6 +538,9 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             rebuilt: s.rebuilt,
             unrepaired: s.unrepaired,
             member_count: s.members.len(),
+            refusal_count: s.refusals.len(),
+            region: texts.region.as_ptr(),
+            node: texts.node.as_ptr(),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }
@@ -517,21 +601,34 @@ pub unsafe extern "C" fn streamlink_stats_member(
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no member {index}"));
         let (found, address) = s.members.get(index).zip(texts.members.get(index)).ok_or_else(missing)?;
-        let connected = found.connected_for.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
-        let filled = StreamlinkMemberStats {
-            size: 0,
-            address: address.as_ptr(),
-            connected_ms: connected.unwrap_or(-1),
-            packets: found.packets,
-            bytes: found.bytes,
-            redundant: found.redundant,
-            lost: found.lost,
-            retransmitted: found.retransmitted,
-            dropped: found.dropped,
-            round_trip_us: micros(found.round_trip),
-        };
+        let filled = member_stats(found, address);
         // SAFETY: as the contract says.
         unsafe { write_sized(member, &filled, "member") }
+    };
+    // SAFETY: `error` is as the contract says.
+    unsafe { guard(error, body) }
+}
+
+/// Fills in the number of refusals for one reason, with endpoint and reason counted from 0; `refusal->size` must be set.
+///
+/// # Safety
+/// As streamlink_stats_endpoint().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn streamlink_stats_refusal(
+    stats: *const StreamlinkStats,
+    endpoint: usize,
+    index: usize,
+    refusal: *mut StreamlinkRefusalStats,
+    error: *mut *mut StreamlinkError,
+) -> Status {
+    let body = || {
+        // SAFETY: as the contract says.
+        let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
+        let missing = || Failure::new(Status::NotFound, format!("there is no refusal {index}"));
+        let (found, reason) = s.refusals.get(index).zip(texts.refusals.get(index)).ok_or_else(missing)?;
+        let filled = StreamlinkRefusalStats { size: 0, reason: reason.as_ptr(), count: found.count };
+        // SAFETY: as the contract says.
+        unsafe { write_sized(refusal, &filled, "refusal") }
     };
     // SAFETY: `error` is as the contract says.
     unsafe { guard(error, body) }
@@ -618,8 +715,8 @@ pub unsafe extern "C" fn streamlink_stats_flow(stats: *const StreamlinkStats) ->
     unsafe { stats.as_ref() }.map_or(c"".as_ptr(), |s| s.flow.as_ptr())
 }
 
-/// Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources and outputs; each of
-/// these has the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
+/// Writes a snapshot as JSON: an object with the members name, max_bandwidth, merge_lost, sources, outputs and regions;
+/// sources and outputs have the fields of streamlink_endpoint_stats under the names of the Rust API, durations as numbers of
 /// milliseconds. Stream keys are hidden. On success `*json` is to be freed with streamlink_text_free().
 ///
 /// # Safety
@@ -651,4 +748,48 @@ pub unsafe extern "C" fn streamlink_stats_to_json(
 pub unsafe extern "C" fn streamlink_stats_free(stats: *mut StreamlinkStats) {
     // SAFETY: as the contract says.
     quiet((), || drop(unsafe { take(stats) }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::{
+        StreamlinkRegionStats, streamlink_stats_region, streamlink_stats_region_count, streamlink_stats_region_leg,
+    };
+    use std::ffi::CStr;
+
+    #[test]
+    fn stats_show_remote_outputs_and_their_region() {
+        let json = r#"{"name":"f","max_bandwidth":1,"merge_lost":0,"sources":[],
+            "outputs":[{"name":"o","protocol":"SRT","region":"eu","node":"node-1","state":"connected","packets":7}],
+            "regions":[{"name":"eu","state":"waiting","waiting":"cannot connect","outputs":1,"packets":9,
+                "legs":[{"address":"relay-a:443","packets":5,"connected_ms":1000}]}]}"#;
+        let stats = StreamlinkStats::new(serde_json::from_str(json).unwrap());
+        // SAFETY: texts of the snapshot, which lives on.
+        let text = |text: *const c_char| unsafe { CStr::from_ptr(text) }.to_str().unwrap().to_owned();
+        // SAFETY: all may be zero; sizes are set.
+        let mut endpoint: StreamlinkEndpointStats = unsafe { std::mem::zeroed() };
+        endpoint.size = size_of::<StreamlinkEndpointStats>();
+        // SAFETY: as above.
+        let mut region: StreamlinkRegionStats = unsafe { std::mem::zeroed() };
+        region.size = size_of::<StreamlinkRegionStats>();
+        // SAFETY: as above.
+        let mut leg: StreamlinkMemberStats = unsafe { std::mem::zeroed() };
+        leg.size = size_of::<StreamlinkMemberStats>();
+        let no_error = std::ptr::null_mut();
+        // SAFETY: a snapshot and structs of our own.
+        unsafe {
+            assert_eq!(streamlink_stats_endpoint(&stats, 0, &mut endpoint, no_error), Status::Ok);
+            assert_eq!(streamlink_stats_region_count(&stats), 1);
+            assert_eq!(streamlink_stats_region(&stats, 0, &mut region, no_error), Status::Ok);
+            assert_eq!(streamlink_stats_region_leg(&stats, 0, 0, &mut leg, no_error), Status::Ok);
+            assert_eq!(streamlink_stats_region(&stats, 1, &mut region, no_error), Status::NotFound);
+            assert_eq!(streamlink_stats_region_leg(&stats, 0, 1, &mut leg, no_error), Status::NotFound);
+        }
+        assert_eq!((endpoint.state, endpoint.packets), (2, 7));
+        assert_eq!((text(endpoint.region), text(endpoint.node)), ("eu".to_owned(), "node-1".to_owned()));
+        assert_eq!((text(region.name), text(region.waiting)), ("eu".to_owned(), "cannot connect".to_owned()));
+        assert_eq!((region.state, region.outputs, region.packets, region.leg_count), (1, 1, 9, 1));
+        assert_eq!((text(leg.address), leg.packets, leg.connected_ms), ("relay-a:443".to_owned(), 5, 1000));
+    }
 }

@@ -2,7 +2,7 @@
 
 use streamlink_core::{ErrorKind, PushError};
 
-/// What became of a call.
+/// Outcome of a call.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -32,6 +32,8 @@ pub enum Status {
     Full = 12,
     /// The packet is malformed, or of another family than the source.
     BadPacket = 13,
+    /// This build of the library lacks what the call needs.
+    Unsupported = 14,
 }
 
 impl From<PushError> for Status {

@@ -19,7 +19,7 @@ use std::{
 };
 use streamlink_core::{Engine, Packet, PacketBatch, Tap, TapCallback};
 
-/// Where the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
+/// Handle by which the host takes packets out of a flow: an output `tap:` of that flow. A host that is slower than the source
 /// loses the oldest packets, and the output's `dropped` counts them.
 pub struct StreamlinkTap {
     engine: Arc<Engine>,
@@ -28,7 +28,7 @@ pub struct StreamlinkTap {
     descriptor: OnceLock<Option<Arc<EventFd>>>,
 }
 
-/// How the host reads.
+/// Way in which the host reads.
 enum Reading {
     /// It asks. The batch from which packets are taken, and how many were.
     Pull(Box<Tap>, Option<(PacketBatch, usize)>),

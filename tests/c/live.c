@@ -4,8 +4,12 @@
  */
 #include "check.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 static streamlink_engine *engine;
 
@@ -325,9 +329,56 @@ static void rtmp_failover(void)
     streamlink_flow_builder_destroy(builder);
 }
 
+/* Datagrams that a source refuses, and the number for each reason. */
+static void refusals(void)
+{
+    const struct timespec pause = {0, 20 * 1000 * 1000};
+    static const uint8_t transport_packet[188] = {0x47, 0x1f, 0xff, 0x10};
+    streamlink_flow *flow = NULL;
+    streamlink_text *url = NULL;
+    streamlink_stats *stats = NULL;
+    streamlink_endpoint_stats endpoint;
+    streamlink_refusal_stats refusal;
+    struct sockaddr_in address;
+    const char *port;
+    const int sender = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK(sender >= 0);
+    OK(streamlink_flow_start_json(engine,
+                                  "{\"name\": \"refusals\", \"max_bandwidth\": \"1M\", \"sources\": [{\"name\": \"in\", "
+                                  "\"url\": \"rtp://127.0.0.1:0\"}]}",
+                                  &flow, &error));
+    OK(streamlink_flow_input_address(flow, "in", &url, &error));
+    port = strrchr(streamlink_text_data(url), ':');
+    CHECK(port != NULL);
+    memset(&address, 0, sizeof address);
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons((uint16_t)atoi(port + 1));
+    streamlink_text_free(url);
+    do { /* MPEG-TS without RTP */
+        CHECK(sendto(sender, transport_packet, sizeof transport_packet, 0, (struct sockaddr *)&address,
+                     sizeof address) == (ssize_t)sizeof transport_packet);
+        nanosleep(&pause, NULL);
+    } while (endpoint_of(flow, 0, NULL).refusal_count == 0);
+    OK(streamlink_flow_stats(flow, &stats, &error));
+    STREAMLINK_INIT(endpoint);
+    OK(streamlink_stats_endpoint(stats, 0, &endpoint, &error));
+    STREAMLINK_INIT(refusal);
+    OK(streamlink_stats_refusal(stats, 0, 0, &refusal, &error));
+    CHECK(strcmp(refusal.reason, "refused_raw_transport_stream") == 0);
+    CHECK(refusal.count > 0 && refusal.count == endpoint.refused && endpoint.malformed == 0);
+    FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_stats_refusal(stats, 0, 1, &refusal, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_stats_refusal(NULL, 0, 0, &refusal, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_stats_refusal(stats, 0, 0, NULL, &error));
+    streamlink_stats_free(stats);
+    streamlink_flow_destroy(flow);
+    close(sender);
+}
+
 int main(void)
 {
     engine = check_engine();
+    refusals();
     sources();
     tap_descriptor();
     tap_has_one_reader();

@@ -70,6 +70,7 @@ static void null_arguments(void)
     CHECK(strcmp(streamlink_error_message(NULL), "") == 0 && strcmp(streamlink_error_field(NULL), "") == 0);
     CHECK(streamlink_packet_clone(NULL) == NULL && streamlink_packet_data(NULL) == NULL);
     CHECK(streamlink_packet_length(NULL) == 0 && streamlink_stats_count(NULL) == 0);
+    CHECK(streamlink_stats_region_count(NULL) == 0);
     CHECK(streamlink_flow_event_fd(NULL) == -1);
     streamlink_event_reader_destroy(NULL);
     streamlink_flow_list_free(NULL);
@@ -83,6 +84,30 @@ static void null_arguments(void)
     STREAMLINK_INIT(info);
     streamlink_event_get(NULL, &info);
     CHECK(info.kind == 0 && info.sentence == NULL);
+}
+
+/* A library that was built without the feature `moq` says so. */
+static void remote_regions(void)
+{
+    streamlink_engine *engine = check_engine();
+    streamlink_flow *flow = check_flow(engine, "regions");
+    streamlink_stats *stats = NULL;
+    streamlink_region_stats region;
+    streamlink_member_stats leg;
+    FAILS(STREAMLINK_STATUS_UNSUPPORTED,
+          streamlink_engine_add_remote_region(engine, "eu", "moq://127.0.0.1/studio", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT,
+          streamlink_engine_add_remote_region(engine, NULL, "moq://127.0.0.1/studio", "{}", &error));
+    FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_engine_add_remote_region(engine, "eu", NULL, NULL, &error));
+    OK(streamlink_flow_stats(flow, &stats, &error));
+    CHECK(streamlink_stats_region_count(stats) == 0);
+    STREAMLINK_INIT(region);
+    STREAMLINK_INIT(leg);
+    FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_stats_region(stats, 0, &region, &error));
+    FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_stats_region_leg(stats, 0, 0, &leg, &error));
+    streamlink_stats_free(stats);
+    streamlink_flow_destroy(flow);
+    streamlink_engine_destroy(engine);
 }
 
 static void struct_sizes(void)
@@ -336,6 +361,7 @@ static void wrong_configurations(void)
 int main(void)
 {
     null_arguments();
+    remote_regions();
     struct_sizes();
     wrong_configurations();
     puts("ok");

@@ -107,6 +107,7 @@ void live_sources(streamlink::engine &engine)
     CHECK(first.push(one('d')) == STREAMLINK_STATUS_OK);
     passes(second, 'e');
     const auto stats = flow.stats();
+    CHECK(stats.regions().size() == 0 && status_of([&] { stats.legs(0); }) == STREAMLINK_STATUS_NOT_FOUND);
     std::vector<std::string> names;
     for (const auto &endpoint : stats) {
         names.emplace_back(endpoint.name);
@@ -168,6 +169,7 @@ void flows_and_events(streamlink::engine &engine)
     CHECK(engine.stats_json().find("\"name\":\"b\"") != std::string::npos);
     CHECK(status_of([&] { streamlink::flow_configs("[{}]"); }) == STREAMLINK_STATUS_INVALID_CONFIG);
     CHECK(status_of([&] { engine.find("nobody"); }) == STREAMLINK_STATUS_NOT_FOUND);
+    CHECK(status_of([&] { engine.add_remote_region("eu", "moq://h/p"); }) == STREAMLINK_STATUS_UNSUPPORTED);
 }
 
 /// Decides about callers; one that throws refuses.

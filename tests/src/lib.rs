@@ -11,6 +11,7 @@ pub mod rtp;
 pub mod rtsp;
 pub mod test_rng;
 pub mod ts;
+pub mod vlc;
 pub mod wire;
 
 use std::{

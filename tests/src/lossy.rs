@@ -54,6 +54,18 @@ impl Lossy {
         delay: Duration,
         mut decide: impl FnMut(bool, &[u8]) -> bool + Send + 'static,
     ) -> Self {
+        Self::delaying(target, move |forward, datagram| decide(forward, datagram).then_some(delay))
+    }
+
+    /// Starts a network that asks `decide` about each datagram: after which delay one that goes to the target, or comes
+    /// from it, arrives; `None` if it is lost.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub fn delaying(
+        target: SocketAddr,
+        mut decide: impl FnMut(bool, &[u8]) -> Option<Duration> + Send + 'static,
+    ) -> Self {
         let front = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let back = UdpSocket::bind("127.0.0.1:0").expect("a port");
         for socket in [&front, &back] {
@@ -70,7 +82,8 @@ impl Lossy {
                 let mut client = None;
                 let mut passed = 0;
                 let mut lost = 0;
-                let mut queue = std::collections::VecDeque::new();
+                let mut queue = BTreeMap::new();
+                let mut count = 0u64;
                 let mut buffer = [0; 2048];
                 while !stop.load(Ordering::Relaxed) {
                     for (socket, forward) in [(&front, true), (&back, false)] {
@@ -78,16 +91,18 @@ impl Lossy {
                             if forward {
                                 client = Some(from);
                             }
-                            if !decide(forward, &buffer[..length]) || dark.load(Ordering::Relaxed) {
+                            let delay = decide(forward, &buffer[..length]);
+                            let Some(delay) = delay.filter(|_| !dark.load(Ordering::Relaxed)) else {
                                 lost += 1;
                                 continue;
-                            }
+                            };
                             passed += 1;
-                            queue.push_back((Instant::now() + delay, forward, buffer[..length].to_vec()));
+                            count += 1;
+                            queue.insert((Instant::now() + delay, count), (forward, buffer[..length].to_vec()));
                         }
                     }
-                    while queue.front().is_some_and(|(at, _, _)| *at <= Instant::now()) {
-                        let Some((_, forward, bytes)) = queue.pop_front() else { break };
+                    while queue.first_key_value().is_some_and(|((at, _), _)| *at <= Instant::now()) {
+                        let Some((_, (forward, bytes))) = queue.pop_first() else { break };
                         let _ = match (forward, client) {
                             (true, _) => back.send_to(&bytes, target),
                             (false, Some(client)) => front.send_to(&bytes, client),
@@ -182,6 +197,8 @@ fn mix(number: u64) -> u64 {
 #[derive(Debug)]
 pub struct SeededLoss {
     percent: u64,
+    /// Length of the bursts in which packets are lost that are sent for the first time.
+    burst: u32,
     first: Option<u32>,
     sent: HashMap<u32, u64>,
     dice: TestRng,
@@ -190,7 +207,12 @@ pub struct SeededLoss {
 impl SeededLoss {
     /// Creates a loss in percent.
     pub fn new(percent: u64) -> Self {
-        Self { percent, first: None, sent: HashMap::new(), dice: TestRng(0x5eed) }
+        Self::in_bursts(percent, 1)
+    }
+
+    /// Creates a loss in percent, in bursts of `burst` packets.
+    pub fn in_bursts(percent: u64, burst: u32) -> Self {
+        Self { percent, burst: burst.max(1), first: None, sent: HashMap::new(), dice: TestRng(0x5eed) }
     }
 
     /// Returns whether a datagram passes.
@@ -201,6 +223,7 @@ impl SeededLoss {
         let number = u32::from_be_bytes([a, b, c, d]);
         let place = number.wrapping_sub(*self.first.get_or_insert(number)) & 0x7fff_ffff;
         let before = self.sent.entry(number).or_default();
+        let place = if *before == 0 { place / self.burst } else { place };
         let mixed = mix(u64::from(place) << 16 | *before);
         *before += 1;
         mixed % 100 >= self.percent

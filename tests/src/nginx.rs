@@ -61,6 +61,11 @@ impl Nginx {
         self._peer.id()
     }
 
+    /// Returns its log so far.
+    pub fn output(&self) -> String {
+        self._peer.output()
+    }
+
     /// Path of its recording of a key.
     pub fn recording(&self, key: &str) -> PathBuf {
         self.folder.path().join(format!("{key}.flv"))

@@ -366,6 +366,32 @@ fn failover_rtp_continues_with_the_other_sender() {
     rig.stop();
 }
 
+/// Sources that ask for a port of the system's choice share it, as the two addresses of the failover switch do.
+#[test]
+fn failover_rtmp_addresses_without_a_port_share_one() {
+    let engine = streamlink_core::Engine::builder().workers(2).build().unwrap();
+    let addresses = |name: &str, keys: [&str; 2]| {
+        let source = |name: &str, key: &str| {
+            let key = if key.is_empty() { String::new() } else { format!(r#", "key": "{key}""#) };
+            format!(r#"{{ "name": "{name}", "url": "rtmp://127.0.0.1:0/live?mode=listener"{key} }}"#)
+        };
+        let [a, b] = [source("a", keys[0]), source("b", keys[1])];
+        let json = format!(r#"{{ "name": "{name}", "max_bandwidth": "5M", "sources": [ {a}, {b} ] }}"#);
+        let flow = engine.block_on(engine.start(streamlink_core::Flow::from_json(&json).unwrap())).unwrap();
+        let urls = flow.input_addresses();
+        let server = |url: &str| url.rsplit_once('/').map(|(server, _)| server.to_owned()).unwrap();
+        ((server(&urls[0]), server(&urls[1])), flow)
+    };
+    for keys in [["", ""], ["one", "two"], ["one", ""]] {
+        let ((a, b), _flow) = addresses(&format!("with {}", keys.join(" and ")), keys);
+        assert_eq!(a, b, "{keys:?}");
+    }
+    let ((a, b), _one) = addresses("same", ["one", "one"]);
+    assert_ne!(a, b, "nothing else tells them apart");
+    let ((other, _), _two) = addresses("other", ["", ""]);
+    assert!(other != a && other != b, "flows do not share a port that they did not ask for");
+}
+
 #[test]
 fn failover_cold_backup_connects_on_loss_and_preferred_source_returns() {
     let key = |text: &str| StreamKey::new(text).unwrap();

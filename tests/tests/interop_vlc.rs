@@ -1,28 +1,16 @@
 //! VLC plays what outputs send, from their printed URLs.
 
-use std::path::Path;
 use streamlink_core::{Output, Source};
 use streamlink_tests::{
     clip, eventually,
     media::pictures,
     peer::Peer,
     rig::{Rig, text},
+    vlc::{ENOUGH_TO_PROBE, vlc_records},
 };
 
 /// Number of pictures by which VLC has shown that it plays.
 const PICTURES: usize = 50;
-
-/// Size from which ffmpeg recognises a file that VLC still writes, in bytes.
-const ENOUGH_TO_PROBE: u64 = 100_000;
-
-/// Starts VLC without a screen; it writes the media that it plays to a file. VLC refuses to run as root; in a user
-/// namespace of its own, no process is root.
-fn vlc(url: &str, file: &Path) -> Peer {
-    let record = format!("#std{{access=file,mux=ts,dst={}}}", text(file));
-    let home = format!("HOME={}", text(file.parent().unwrap()));
-    let arguments = ["--user", "env", &home, "cvlc", "-I", "dummy", "--sout", &record, url, "vlc://quit"];
-    Peer::start("unshare", &arguments)
-}
 
 /// Publishes a clip in a loop, in real time.
 fn publish(format: &str, url: &str) -> Peer {
@@ -35,7 +23,7 @@ fn vlc_plays(source: Source, output: Output, format: &str) {
     let rig = Rig::start(source, vec![output]);
     let publisher = publish(format, &rig.input());
     let file = rig.file("played.ts");
-    let player = vlc(&rig.playback(), &file);
+    let player = vlc_records(&rig.playback(), &file);
     eventually(&format!("pictures in VLC: {}", player.output()), || {
         let written = file.metadata().map_or(0, |file| file.len());
         (written > ENOUGH_TO_PROBE && pictures(&file).len() > PICTURES).then_some(())

@@ -117,7 +117,7 @@ fn send_clip(sender: &Sender) {
     }
 }
 
-/// What has arrived is the clip, from its first datagram on. Its end may be lost, as nothing behind it tells.
+/// Asserts that the clip arrived, from its first datagram on. Its end may be lost: nothing follows that would tell.
 fn check(received: &[Vec<u8>]) {
     let sent = datagrams();
     assert!(received.len() + 5 >= sent.len(), "{} of {} datagrams", received.len(), sent.len());

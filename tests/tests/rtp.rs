@@ -208,14 +208,17 @@ fn rtp_source_tells_once_of_mpeg_ts_without_rtp_headers() {
     for datagram in [&plain, &parity, &cut].repeat(20) {
         sender.send(datagram);
     }
-    eventually("malformed datagrams", || (running.stats().sources[0].malformed == 60).then_some(()));
+    eventually("refused datagrams", || (running.stats().sources[0].refused == 60).then_some(()));
     let source = running.stats().sources[0].clone();
-    assert_eq!((source.state, source.packets), (State::Waiting, 0));
+    assert_eq!((source.state, source.packets, source.malformed), (State::Waiting, 0, 0));
+    let refusals: Vec<_> = source.refusals.iter().map(|refusal| (refusal.reason, refusal.count)).collect();
+    assert_eq!(refusals, [(RefusalReason::RawTransportStream, 60)], "as the event tells them");
     let error = source.last_error.unwrap();
     assert_eq!(error.kind, "refused_raw_transport_stream");
     assert!(error.text.contains("udp://"), "{error:?}");
     // Other rubbish is only counted; RTP passes.
     sender.send(&[0x22; 1316]);
+    eventually("a malformed datagram", || (running.stats().sources[0].malformed == 1).then_some(()));
     sender.stream(0..10);
     eventually("media", || (running.stats().sources[0].state == State::Connected).then_some(()));
     engine.block_on(running.stop());

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
-use streamlink_core::{AppSource, EndpointStats, Event, Latency, Output, Packet, Source, State};
+use streamlink_core::{AppSource, EndpointStats, Event, GroupType, Latency, Output, Packet, Source, State};
 use streamlink_tests::{
     eventually,
     lossy::Lossy,
@@ -107,6 +107,91 @@ fn srt_group_source_takes_every_packet_from_either_path() {
     let stats = source(&receiver);
     assert_eq!((stats.lost, stats.state), (0, State::Connected), "{stats:?}");
     assert!(stats.members.iter().any(|member| member.redundant > 500), "{stats:?}");
+    check(&tap.finish(&receiver), 1500);
+    receiver.stop();
+    sender.stop();
+}
+
+/// Returns whether each member of an output's group carries the media.
+fn active(stats: &EndpointStats) -> Vec<bool> {
+    stats.members.iter().map(|member| member.is_active).collect()
+}
+
+#[test]
+fn srt_backup_group_output_sends_over_the_heaviest_path_and_comes_back() {
+    let receiver =
+        Rig::start(Source::srt_listener("in", "127.0.0.1:0").latency(latency()), vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&receiver);
+    let target = SocketAddr::from(([127, 0, 0, 1], receiver.input_port()));
+    let (one, two) = (Lossy::to(target, 2), Lossy::to(target, 5));
+    let url = format!("srt://{}?type=backup&weight=9&nodes={}?weight%3D5&latency=600", one.address, two.address);
+    let sender = Rig::start(Source::app_datagrams("app"), vec![Output::from_url("out", &url)]);
+    eventually("both members", || (members_up(&output(&sender)) == 2).then_some(()));
+    receiver.event(|e| matches!(e, Event::MemberConnected { .. }).then_some(()));
+    let app = sender.running.app_source("app").unwrap();
+    feed(&app, 0..900);
+    eventually("the main path alone", || (active(&output(&sender)) == [true, false]).then_some(()));
+    // The main path is dead for less than the idle timeout, and for longer.
+    one.black_out(true);
+    feed(&app, 900..1600);
+    one.black_out(false);
+    feed(&app, 1600..2800);
+    eventually("the main path again", || (active(&output(&sender)) == [true, false]).then_some(()));
+    let stood_by = output(&sender).members[1].packets;
+    feed(&app, 2800..3000);
+    eventually("statistics", || (output(&sender).members[0].packets > 2500).then_some(()));
+    assert_eq!(output(&sender).members[1].packets, stood_by);
+    one.black_out(true);
+    let mut number = 3000;
+    let lost = || receiver.running.stats().sources[0].members.len() == 1;
+    while !lost() && number < 8000 {
+        feed(&app, number..number + 100);
+        number += 100;
+    }
+    let reason = receiver.event(|e| match e {
+        Event::MemberLost { reason, .. } => Some(reason.to_string()),
+        _ => None,
+    });
+    assert!(!reason.is_empty());
+    feed(&app, number..number + 200);
+    number += 200;
+    eventually("everything", || (source(&receiver).packets >= u64::from(number) - 1).then_some(()));
+    let stats = source(&receiver);
+    assert_eq!((stats.lost, stats.state), (0, State::Connected), "{stats:?}");
+    check(&tap.finish(&receiver), number);
+    sender.stop();
+    receiver.stop();
+}
+
+#[test]
+fn srt_backup_group_of_a_caller_is_served_over_its_heaviest_member() {
+    let sender = Rig::start(
+        Source::app_datagrams("app"),
+        vec![Output::srt_listener("out", "127.0.0.1:0").latency(latency()).into()],
+    );
+    let target: SocketAddr = sender.playback().trim_start_matches("srt://").parse().unwrap();
+    let (one, two) = (Lossy::to(target, 2), Lossy::to(target, 5));
+    let pull = Source::srt_caller("in", &one.address.to_string())
+        .nodes([format!("{}?weight=20", two.address)])
+        .weight(10)
+        .group_type(GroupType::Backup)
+        .latency(latency());
+    let receiver = Rig::start(pull, vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&receiver);
+    eventually("both members", || (members_up(&source(&receiver)) == 2).then_some(()));
+    let app = sender.running.app_source("app").unwrap();
+    feed(&app, 0..900);
+    let of = |address: SocketAddr| {
+        let members = source(&receiver).members;
+        members.into_iter().find(|member| member.address == address.to_string()).expect("a member")
+    };
+    eventually("the heaviest alone", || (of(two.address).is_active && !of(one.address).is_active).then_some(()));
+    two.black_out(true);
+    feed(&app, 900..1500);
+    eventually("everything", || (source(&receiver).packets >= 1499).then_some(()));
+    assert!(of(one.address).is_active);
+    let stats = source(&receiver);
+    assert_eq!((stats.lost, stats.state), (0, State::Connected), "{stats:?}");
     check(&tap.finish(&receiver), 1500);
     receiver.stop();
     sender.stop();

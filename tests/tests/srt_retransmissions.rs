@@ -11,6 +11,7 @@ use streamlink_tests::{
     lossy::{Lossy, SeededLoss},
     peer::Peer,
     rig::{Rig, free_port, text},
+    test_rng::TestRng,
 };
 
 /// Size of a datagram in bytes.
@@ -20,11 +21,21 @@ const DATAGRAMS: u32 = 5000;
 const INTERVAL: Duration = Duration::from_millis(1);
 
 /// Path of a sender: round-trip time in milliseconds, loss in percent, and latency in milliseconds.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Path {
     round_trip: u64,
     loss: u64,
+    /// Length of the bursts in which packets are lost.
+    burst: u32,
+    /// Time in milliseconds by which packets overtake each other.
+    reordering: u64,
     latency: u16,
+}
+
+impl Path {
+    const fn new(round_trip: u64, loss: u64, latency: u16) -> Self {
+        Self { round_trip, loss, burst: 1, reordering: 0, latency }
+    }
 }
 
 /// Cost of a transfer.
@@ -62,11 +73,13 @@ fn transfer(path: Path, send: impl FnOnce(SocketAddr)) -> Cost {
     );
     let receiver = Peer::start("sh", &["-c", &command]);
     receiver.wait_for_udp(port);
-    let loss = Arc::new(Mutex::new(SeededLoss::new(path.loss)));
+    let loss = Arc::new(Mutex::new(SeededLoss::in_bursts(path.loss, path.burst)));
     let seen = loss.clone();
     let delay = Duration::from_millis(path.round_trip / 2);
-    let network = Lossy::deciding(SocketAddr::from(([127, 0, 0, 1], port)), delay, move |_, datagram| {
-        seen.lock().unwrap().passes(datagram)
+    let mut dice = TestRng(0x5eed);
+    let network = Lossy::delaying(SocketAddr::from(([127, 0, 0, 1], port)), move |_, datagram| {
+        let extra = if path.reordering > 0 { dice.next_u64() % (path.reordering * 1000) } else { 0 };
+        seen.lock().unwrap().passes(datagram).then(|| delay + Duration::from_micros(extra))
     });
     send(network.address);
     // What is late is given up after the latency; the file is complete then.
@@ -127,8 +140,7 @@ fn compare(path: Path) {
         let theirs = cost_of_libsrt(path);
         (ours.join().unwrap(), theirs)
     });
-    let Path { round_trip, loss, latency } = path;
-    println!("round trip {round_trip} ms, loss {loss} %, latency {latency} ms: ours {ours:?}, libsrt's {theirs:?}");
+    println!("{path:?}: ours {ours:?}, libsrt's {theirs:?}");
     assert_eq!(ours.sent, u64::from(DATAGRAMS));
     // On a busy machine libsrt's program loses some of the datagrams that it is fed with.
     assert!(theirs.sent > u64::from(DATAGRAMS) / 2, "{theirs:?}");
@@ -140,17 +152,22 @@ fn compare(path: Path) {
 
 #[test]
 fn srt_retransmissions_cost_at_most_what_libsrt_spends() {
-    compare(Path { round_trip: 10, loss: 5, latency: 240 });
-    compare(Path { round_trip: 80, loss: 10, latency: 800 });
+    compare(Path::new(10, 5, 240));
+    compare(Path::new(80, 10, 800));
+    compare(Path { reordering: 50, ..Path::new(80, 2, 600) });
 }
 
 /// Prints the comparison for every round trip and loss. Run by hand, as it takes minutes.
 #[test]
 #[ignore = "takes minutes; the two points of the other test are enough for every run"]
 fn srt_retransmission_table_beside_libsrt() {
-    for (round_trip, latencies) in [(10, [240; 5]), (80, [400, 400, 800, 800, 1200])] {
+    for (round_trip, latencies) in
+        [(10, [240; 5]), (80, [400, 400, 800, 800, 1200]), (300, [1200, 1200, 2400, 2400, 3600])]
+    {
         for (loss, latency) in [1, 2, 5, 10, 20].into_iter().zip(latencies) {
-            compare(Path { round_trip, loss, latency });
+            compare(Path::new(round_trip, loss, latency));
         }
+        compare(Path { burst: 20, ..Path::new(round_trip, 5, latencies[3]) });
+        compare(Path { reordering: 50, ..Path::new(round_trip, 2, latencies[3] + 400) });
     }
 }

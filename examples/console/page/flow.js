@@ -121,17 +121,31 @@ export function eventList(flow) {
 
 export const TABS = [['source', 'Source'], ['output', 'Output'], ['events', 'Events'], ['statistics', 'Statistics'], ['settings', 'Settings']];
 
-function facts(pairs) {
+/** Facts whose values are long. */
+const LONG = ['Address', 'Media', 'Members', 'Refused', 'Allowlist'];
+
+function facts() {
   const node = el('dl', { class: 'facts' });
   return {
     node,
     update(values) {
       keep(node, values.filter(([, value]) => value !== null && value !== undefined && value !== ''), ([label]) => label, ([label]) => {
         const value = el('dd', {});
-        return { node: el('div', {}, el('dt', {}, label), value), value };
+        return { node: el('div', LONG.includes(label) ? { class: 'double' } : {}, el('dt', {}, label), value), value };
       }, (part, [, value]) => say(part.value, String(value)));
     },
   };
+}
+
+/** Number of refused peers, with that of each reason. */
+function refusals(stats) {
+  const reasons = stats.refusals.map(({ reason, count }) => `${reason.replace('refused_', '').replaceAll('_', ' ')}: ${count}`);
+  return reasons.length ? `${stats.refused} (${reasons.join(', ')})` : stats.refused;
+}
+
+/** Members of a group of connections, each with its state. */
+function members(stats) {
+  return stats.members.map((member) => `${member.address}: ${member.connected_ms === null ? 'not connected' : `connected for ${duration(member.connected_ms)}`}`).join(', ');
 }
 
 function endpointFacts(direction, stats) {
@@ -144,11 +158,12 @@ function endpointFacts(direction, stats) {
     ['Lost', stats.lost || stats.state === 'connected' ? stats.lost : null],
     ['Retransmitted', stats.retransmitted || null],
     ['Dropped', stats.dropped || null],
-    ['Refused', stats.refused || null],
+    ['Refused', stats.refused ? refusals(stats) : null],
     ['Round trip', stats.round_trip_ms ? `${stats.round_trip_ms.toFixed(1)} ms` : null],
     ['Latency', stats.latency_ms ? `${stats.latency_ms} ms` : null],
     ['Video', stats.video_frame_rate ? `${stats.video_frame_rate.toFixed(1)} frames/s` : null],
     ['Encrypted', stats.encrypted ? 'yes' : null],
+    ['Members', members(stats)],
     ['Players', stats.url && direction === 'output' ? stats.players.length : null],
     ['Reconnections', stats.reconnections || null],
   ];
@@ -207,7 +222,7 @@ function endpointCard(current, direction, endpoint) {
       reason.hidden = !reason.textContent;
       where.update(news.address);
       const target = news.address ? [] : [['Address', news.configuration.url]];
-      values.update([...target, ...endpointFacts(direction, stats), ['Region', news.configuration.region], ['Allowlist', news.configuration.allow]]);
+      values.update([...target, ...endpointFacts(direction, stats), ['Region', news.configuration.region], ['Allowlist', news.configuration.allow?.replaceAll(';', '; ')]]);
       if (parts.toggle) say(parts.toggle, news.enabled ? 'Disable' : 'Enable');
       parts.toggle?.setAttribute('aria-label', `${news.enabled ? 'Disable' : 'Enable'} ${direction} ${name}`);
       if (parts.change) parts.change.hidden = list.length < 2 || Boolean(stats?.active) || !news.enabled;
@@ -263,8 +278,8 @@ function chart(title) {
 export function statisticsTab(current) {
   const charts = el('div', { class: 'charts' });
   const body = el('tbody', {});
-  const heads = ['Output', 'Peer', 'Connected for', 'Sent', 'Lost', 'Round trip', ''];
-  const table = el('table', { class: 'cards' }, el('caption', { class: 'soft small' }, ''), el('thead', {}, el('tr', {}, heads.map((text) => (text ? el('th', { scope: 'col' }, text) : el('td', {}))))), body);
+  const heads = ['Output', 'Peer', 'Connected for', 'Sent', 'Lost', 'Round trip', 'Action'];
+  const table = el('table', { class: 'cards' }, el('thead', {}, el('tr', {}, heads.map((text) => el('th', { scope: 'col' }, text)))), body);
   const none = el('p', { class: 'soft' }, 'Nobody is connected.');
   const kick = (output, peer) => {
     const button = el('button', { type: 'button', class: 'danger', 'aria-label': `Disconnect ${peer} of ${output}`, click: () => act(button, async () => {

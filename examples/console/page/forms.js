@@ -6,7 +6,7 @@ import { ADDRESS, composed, familyOf, kindOf, parsed, protocolOf, scopesOf } fro
 // ---- Fields of forms
 
 /** A field with its label, hint and error. `path` is that of its member in what is sent. */
-export function field({ label, path, hint, value = '', secret, number, choices, required, wide, placeholder }) {
+export function field({ label, path, hint, value = '', secret, number, choices, required, double, placeholder }) {
   const id = newId();
   const input = choices
     ? el('select', { id }, choices.map(([text, word]) => el('option', { value: word, selected: String(value) === word }, text)))
@@ -25,7 +25,7 @@ export function field({ label, path, hint, value = '', secret, number, choices, 
     } }, 'Show');
     control = el('div', { class: 'together' }, input, show);
   }
-  const node = el('div', { class: wide ? 'field wide' : 'field' }, el('label', { for: id }, label, required ? el('span', { 'aria-hidden': 'true' }, ' *') : null), control, note, error);
+  const node = el('div', { class: double ? 'field double' : 'field' }, el('label', { for: id }, label, required ? el('span', { 'aria-hidden': 'true' }, ' *') : null), control, note, error);
   return {
     node, input, path,
     get value() { return input.value.trim(); },
@@ -71,7 +71,7 @@ const APART = ['name', 'url', 'description', 'enabled', 'region', 'mode', 'relay
 
 function settingField(setting, prefix, value) {
   const unit = setting.unit && setting.unit !== 'peers' ? ` (${setting.unit})` : '';
-  const label = { allow: 'Allowlist', max_players: 'Maximum number of peers', latency: 'Latency', passphrase: 'Passphrase', pbkeylen: 'Key length', streamid: 'Stream id', chunk_size: 'Chunk size', second: 'Second destination' }[setting.name] ?? setting.name;
+  const label = { allow: 'Allowlist', max_players: 'Maximum number of peers', latency: 'Latency', passphrase: 'Passphrase', pbkeylen: 'Key length', streamid: 'Stream id', chunk_size: 'Chunk size', second: 'Second destination', transport: 'Transport', pt: 'Payload types', ttl: 'TTL' }[setting.name] ?? setting.name;
   const usual = setting.default ? `usual: ${setting.default}` : 'usual';
   let choices = null;
   if (setting.type === 'boolean') choices = [[`(${usual})`, ''], ['true', 'true'], ['false', 'false']];
@@ -118,7 +118,7 @@ function endpointFields(scope, prefix, given = {}) {
 /** Part of a form in which a kind of endpoint is chosen, and its fields follow the choice. */
 export function endpointChooser(scopes, prefix, given, scope) {
   const choices = scopes.map((name) => [kindOf(name).label, name]);
-  const kind = field({ label: 'Protocol', path: null, choices, value: scope ?? scopes[0] });
+  const kind = field({ label: 'Protocol', path: null, choices, value: scope ?? scopes[0], double: true });
   const place = el('div', {});
   let inner = null;
   const build = () => {
@@ -170,7 +170,8 @@ export async function openEndpoint(flow, direction, existing) {
   const name = field({ label: `${direction === 'source' ? 'Source' : 'Output'} name`, path: 'name', required: true, value: given.name ?? '' });
   const description = field({ label: 'Description', path: 'description', value: given.description ?? '' });
   const chooser = endpointChooser(scopes, '', given, existing?.scope);
-  const regions = [['(of this machine)', ''], ...state.catalogue.regions.map((region) => [region, region])];
+  const labelOf = (region) => (state.catalogue.remoteRegions.includes(region) ? `${region} (other machines)` : region);
+  const regions = [['(of this machine)', ''], ...state.catalogue.regions.map((region) => [labelOf(region), region])];
   const region = direction === 'output' && state.catalogue.regions.length ? field({ label: 'Region', path: 'region', choices: regions, value: given.region ?? '' }) : null;
   const own = [name, description, region].filter(Boolean);
   const read = () => {

@@ -10,8 +10,6 @@ const KINDS = {
   'RTP source': { label: 'RTP: receive at a port or from a group', form: 'listen', scheme: 'rtp', port: 5004, roleless: true },
   'UDP source': { label: 'UDP: receive MPEG-TS at a port or from a group', form: 'listen', scheme: 'udp', port: 1234, roleless: true },
   'RIST source': { label: 'RIST: receive at an even port', form: 'listen', scheme: 'rist', port: 5000, roleless: true },
-  'UDP source': { label: 'UDP: MPEG-TS at a port or from a group', form: 'listen', scheme: 'udp', port: 5006, roleless: true },
-  'RIST source': { label: 'RIST: receive at an even port', form: 'listen', scheme: 'rist', port: 5008, roleless: true },
   'RTSP listener source': { label: 'RTSP: encoders record to this machine', form: 'rtspListen', port: 8554 },
   'RTSP caller source': { label: 'RTSP: play from a camera or server', form: 'rtspCall' },
   'RTMP output': { label: 'RTMP: relay to one or two servers', form: 'rtmpCall', relay: true },
@@ -21,8 +19,6 @@ const KINDS = {
   'SRT caller output': { label: 'SRT caller: send to a receiver', form: 'call', scheme: 'srt' },
   'RTP output': { label: 'RTP: send to an address or group', form: 'call', scheme: 'rtp', roleless: true },
   'UDP output': { label: 'UDP: send MPEG-TS to an address or group', form: 'call', scheme: 'udp', roleless: true },
-  'RIST output': { label: 'RIST: send to a receiver', form: 'call', scheme: 'rist', roleless: true },
-  'UDP output': { label: 'UDP: MPEG-TS to an address or group', form: 'call', scheme: 'udp', roleless: true },
   'RIST output': { label: 'RIST: send to an even port', form: 'call', scheme: 'rist', roleless: true },
   'RTSP listener output': { label: 'RTSP: players fetch from this machine', form: 'rtspListen', port: 8554 },
   'RTSP caller output': { label: 'RTSP: record to a server', form: 'rtspCall' },
@@ -32,16 +28,17 @@ export const protocolOf = (scope) => scope.replace(/ (listener |caller )?(source
 export const scopesOf = (direction) => [...state.catalogue.scopes.values()].filter((scope) => scope.direction === direction).map((scope) => scope.name);
 
 const HOST = { name: 'host', label: 'Listen on address', hint: 'Empty: all addresses of this machine' };
+const PORT = { name: 'port', label: 'Port', number: true, hint: '0: a free port' };
 const USER = [
   { name: 'user', label: 'User name', hint: 'Empty: no password is asked for' },
   { name: 'password', label: 'Password', secret: true },
 ];
 export const ADDRESS = {
-  listen: [HOST, { name: 'port', label: 'Port', number: true, hint: '0: a free port' }],
+  listen: [HOST, PORT],
   call: [{ name: 'host', label: 'Destination host', required: true }, { name: 'port', label: 'Port', number: true, required: true }],
   rtmpListen: [
     HOST,
-    { name: 'port', label: 'Port', number: true },
+    PORT,
     { name: 'app', label: 'Application', value: 'live' },
     { name: 'key', label: 'Stream key', secret: true, hint: 'Empty: a random key is generated' },
   ],
@@ -49,7 +46,7 @@ export const ADDRESS = {
     { name: 'server', label: 'Server URL', required: true, hint: 'As in rtmp://live.example.com/app' },
     { name: 'key', label: 'Stream key', secret: true },
   ],
-  rtspListen: [HOST, { name: 'port', label: 'Port', number: true }, { name: 'path', label: 'Path', value: 'live' }, ...USER],
+  rtspListen: [HOST, PORT, { name: 'path', label: 'Path', value: 'live' }, ...USER],
   rtspCall: [{ name: 'server', label: 'URL', required: true, hint: 'As in rtsp://camera.example.com/stream' }, ...USER],
   url: [{ name: 'server', label: 'URL', required: true, hint: 'See the table of settings' }],
 };

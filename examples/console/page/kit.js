@@ -128,7 +128,7 @@ export async function act(button, action) {
 export const state = {
   role: null,
   needsPassword: false,
-  catalogue: { scopes: new Map(), inputs: [], regions: [] },
+  catalogue: { scopes: new Map(), inputs: [], regions: [], remoteRegions: [] },
   view: null,
   unauthorized() {},
 };
@@ -148,5 +148,6 @@ export async function loadCatalogue() {
     scopes: new Map(settings.scopes.map((scope) => [scope.name, scope])),
     inputs: protocols.inputs,
     regions: about.regions,
+    remoteRegions: about.remote_regions,
   };
 }

@@ -7,6 +7,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
     net::{TcpListener, UdpSocket},
 };
@@ -166,9 +167,11 @@ fn is_listener(scope: SettingScope) -> bool {
 }
 
 /// Replaces ports that the system is to pick by free ones, so that the addresses stay the same over restarts. Returns
-/// whether there were any.
+/// whether there were any. RTMP sources share one, as they do in the engine.
 pub(crate) fn pick_ports(document: &mut Value, flow: &Flow) -> Result<bool, Problem> {
     let mut has_picked = false;
+    let mut shared: HashMap<String, u16> = HashMap::new();
+    let mut streams = HashSet::new();
     for direction in [Direction::Source, Direction::Output] {
         let scopes = scopes(flow, direction);
         let Some(list) = endpoints_mut(document, direction) else { continue };
@@ -179,7 +182,14 @@ pub(crate) fn pick_ports(document: &mut Value, flow: &Flow) -> Result<bool, Prob
             }
             let Some(at) = port_zero(url) else { continue };
             let (before, after) = url.split_at(at);
-            let port = free_port().map_err(|error| Problem::internal(format!("no port is free: {error}")))?;
+            let key = endpoint.get("key").and_then(Value::as_str).unwrap_or_default();
+            let shares = scope == SettingScope::RtmpSource && streams.insert(format!("{url} {key}"));
+            let known = shared.get(before).copied().filter(|_| shares);
+            let port = known.map_or_else(free_port, Ok);
+            let port = port.map_err(|error| Problem::internal(format!("no port is free: {error}")))?;
+            if shares {
+                shared.insert(before.to_owned(), port);
+            }
             let url = format!("{before}{port}{}", after.strip_prefix('0').unwrap_or(after));
             endpoint["url"] = url.into();
             has_picked = true;
@@ -256,6 +266,21 @@ mod tests {
         assert!(!urls.contains(":0"), "{urls}");
         assert!(urls.contains("srt://127.0.0.1:") && urls.contains("srt://[::1]:") && urls.contains("srt://h:90"));
         assert!(!pick_ports(&mut document, &picked).unwrap());
+        // Two input addresses of RTMP differ in their keys, and share a port.
+        let flow = Flow::from_json(
+            r#"{ "name": "f", "max_bandwidth": "1M", "sources": [
+                { "name": "a", "url": "rtmp://127.0.0.1:0/live?mode=listener" },
+                { "name": "b", "url": "rtmp://127.0.0.1:0/live?mode=listener" },
+                { "name": "c", "url": "rtmp://[::1]:0/live?mode=listener" } ] }"#,
+        );
+        let mut document = document_of(&flow.unwrap());
+        let flow = flow_of(&document, "").unwrap();
+        assert!(pick_ports(&mut document, &flow).unwrap());
+        let url = |at: usize| document["sources"][at]["url"].as_str().unwrap().to_owned();
+        let server = |at: usize| url(at).rsplit_once('/').unwrap().0.to_owned();
+        assert_eq!(server(0), server(1));
+        assert_ne!(url(0), url(1));
+        assert!(url(2).starts_with("rtmp://[::1]:") && !url(2).contains(":0/"), "{}", url(2));
         for (url, at) in
             [("srt://:0", Some(7)), ("srt://[::]:0?a", Some(11)), ("rtmp://h:10/live:0", None), ("tap:", None)]
         {

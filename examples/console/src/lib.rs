@@ -97,7 +97,6 @@ async fn console(options: Options) -> Result<(), Failure> {
         samples: Samples::default(),
         access,
         streams: Arc::new(Semaphore::new(usize::try_from(options.max_streams)?)),
-        regions: options.regions().into(),
         is_ready: Arc::new(AtomicBool::new(false)),
     };
     let (routes, connections) = (api::router(&console), server::connections());

@@ -112,11 +112,6 @@ impl Options {
         }
     }
 
-    /// Returns the names of the regions.
-    pub(crate) fn regions(&self) -> Vec<String> {
-        self.region.iter().map(|(name, _)| name.clone()).collect()
-    }
-
     /// Reads the certificate chain and the key of sources and outputs that listen with TLS.
     fn tls_identity(&self) -> Result<Option<Pem>, Failure> {
         match (&self.tls_cert, &self.tls_key) {

@@ -269,6 +269,13 @@ pub struct PacketBatch {
 }
 
 impl PacketBatch {
+    /// Returns the packets that a receiver which begins with this batch needs before it, such as codec headers, if it can
+    /// begin here: media of the families `Rtmp` and `Rtsp` that begins with a key frame. `None` anywhere else, and when
+    /// packets of the batch were taken one by one.
+    pub fn preamble(&self) -> Option<&[Packet]> {
+        self.batch.start().filter(|_| self.first == 0).map(|preamble| &**preamble)
+    }
+
     fn take_first(&mut self) -> Option<Packet> {
         let packet = self.first().cloned();
         self.first += usize::from(packet.is_some());

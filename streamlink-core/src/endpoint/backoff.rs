@@ -9,7 +9,7 @@ const AFTER_REFUSED_PASSWORD: Duration = Duration::from_secs(30);
 
 /// Counts attempts, and computes the delay before the next one.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     reconnect: Reconnect,
     delay: Duration,
     attempts: u32,
@@ -17,17 +17,17 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(reconnect: Reconnect, random: Random) -> Self {
+    pub(crate) fn new(reconnect: Reconnect, random: Random) -> Self {
         Self { reconnect, delay: reconnect.start, attempts: 0, random }
     }
 
     /// Returns the number of failures since the last connection, including its loss.
-    pub(super) fn attempts(&self) -> u32 {
+    pub(crate) fn attempts(&self) -> u32 {
         self.attempts
     }
 
     /// Records a connection that lasted for this long. A healthy one resets the delay.
-    pub(super) fn connected(&mut self, lasted: Duration) {
+    pub(crate) fn connected(&mut self, lasted: Duration) {
         self.attempts = 0;
         if lasted >= Reconnect::HEALTHY_AFTER {
             self.delay = self.reconnect.start;
@@ -35,12 +35,12 @@ impl Backoff {
     }
 
     /// Records a failed attempt that is followed by a different one at once.
-    pub(super) fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
     }
 
     /// Records the loss of a connection, or a failed attempt, and its reason. Returns the delay before the next attempt.
-    pub(super) fn failed(&mut self, reason: Option<&LossReason>) -> Duration {
+    pub(crate) fn failed(&mut self, reason: Option<&LossReason>) -> Duration {
         self.count();
         // Up to a quarter more, so that callers lost together do not reconnect together.
         let [jitter] = self.random.bytes();

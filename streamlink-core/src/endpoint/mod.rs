@@ -35,6 +35,7 @@ pub(crate) use access::AccessHook;
 pub use access::{Access, AccessRequest};
 pub(crate) use app::Tasks;
 pub use app::{AppSource, PacketBatch, PushError, Tap, TapCallback};
+pub(crate) use backoff::Backoff;
 pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
 pub(crate) use egress::{listener_egress, local_egress};
 pub(crate) use kinds::Drivers;

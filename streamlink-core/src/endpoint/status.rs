@@ -114,7 +114,7 @@ impl Status {
     }
 
     /// Records the loss of a connection, or a failed attempt at one.
-    pub(super) fn record_loss(&self, reason: &LossReason, peer: Option<SocketAddr>, now: Instant) {
+    pub(crate) fn record_loss(&self, reason: &LossReason, peer: Option<SocketAddr>, now: Instant) {
         let (kind, text) = (reason.kind(), reason.to_string().into());
         self.lock().last_error = Some(RecordedError { kind, text, peer, at: now });
     }
@@ -123,6 +123,14 @@ impl Status {
     pub(super) fn count_refusals(&self, reason: RefusalReason, count: u64) {
         self.counters.refused.add(count);
         RefusalCount::add(&mut self.lock().refusals, reason, count);
+    }
+
+    /// Adds refusals to the list, which their counter holds already.
+    pub(crate) fn add_refusals(&self, refusals: &[RefusalCount]) {
+        let mut snapshot = self.lock();
+        for refusal in refusals {
+            RefusalCount::add(&mut snapshot.refusals, refusal.reason, refusal.count);
+        }
     }
 
     /// Records the refusal of a peer.
@@ -151,13 +159,17 @@ impl Status {
     }
 }
 
+/// Name that lives for ever. A field of this type is not borrowed when it is deserialized, as one of `&str` would be.
+type StaticText = &'static str;
+
 /// Last error of a source or an output: the loss of a connection, a failed attempt at one, or the refusal of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct LastError {
     /// Stable name of the class of the reason: [`LossReason::kind`] or [`RefusalReason::kind`].
-    pub kind: &'static str,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "crate::serial::known_text"))]
+    pub kind: StaticText,
     /// The reason, as the event about it shows it.
     pub text: PeerText,
     /// Address of the peer, if there was one.
@@ -169,7 +181,7 @@ pub struct LastError {
 
 /// One player of an output, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PlayerStats {
     /// Address of the player.
@@ -193,8 +205,9 @@ pub struct PlayerStats {
 }
 
 /// One member of a group of connections (bonding), at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct MemberStats {
     /// Address of the peer: as it was configured for a caller, or that of a caller of ours.
@@ -202,6 +215,9 @@ pub struct MemberStats {
     /// Duration of the connection, if there is one.
     #[cfg_attr(feature = "serde", serde(rename = "connected_ms", with = "crate::serial::optional_millis"))]
     pub connected_for: Option<Duration>,
+    /// Whether the member carries the media, and does not stand by as in a main/backup group.
+    #[cfg_attr(feature = "serde", serde(rename = "active"))]
+    pub is_active: bool,
     /// Packets received or sent over this member, without retransmissions.
     pub packets: u64,
     /// Bytes that were delivered from this member, or sent over it.
@@ -217,6 +233,13 @@ pub struct MemberStats {
     /// Round trip time.
     #[cfg_attr(feature = "serde", serde(rename = "round_trip_ms", with = "crate::serial::millis"))]
     pub round_trip: Duration,
+}
+
+impl MemberStats {
+    /// Returns the statistics of a member or leg that has carried nothing yet, with its address.
+    pub fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
 }
 
 /// Settings of a source that can change while it runs.

@@ -8,11 +8,11 @@
 use super::{
     Applied, OutputEdit, Shared, SourceEdit,
     handle::{Running, config, not_found},
-    outputs::{self, Ending, RunningOutput},
+    outputs::{self, Ending, OpenedOutput, RunningOutput},
     start,
 };
 use crate::{
-    endpoint::{Status, driver::OpenOutput},
+    endpoint::Status,
     error::{ConfigError, ConfigErrorKind, Error},
     event::Event,
     flow::{Claim, Name, Output, check_description, check_output},
@@ -74,7 +74,7 @@ impl Running {
         let shared = self.alive()?;
         let output = self.check_new(&shared, output)?;
         self.check_free(&self.outputs(), output.name(), None)?;
-        let reserved = self.reserve(&shared, "output", output.claim())?;
+        let reserved = self.reserve(&shared, "output", start::local_claim(&shared, &output))?;
         let (status, opened) = self.open_new(&shared, &output, &caller.abandoned).await?;
         let _change = self.changes.token();
         let name = status.name();
@@ -108,7 +108,7 @@ impl Running {
         };
         // The claim of the old output passes to the new one when they are swapped, so that no other flow can take it in
         // between.
-        let claim = output.claim();
+        let claim = start::local_claim(&shared, &output);
         let reserved = self.reserve(&shared, "output", claim.clone().filter(|_| claim != old_claim))?;
         let (status, opened) = self.open_new(&shared, &output, &caller.abandoned).await?;
         let change = self.changes.token();
@@ -179,7 +179,7 @@ impl Running {
             (found.status.clone(), found.output.clone())
         };
         output.common.enabled = enabled;
-        let reserved = self.reserve(&shared, "output", output.claim())?;
+        let reserved = self.reserve(&shared, "output", start::local_claim(&shared, &output))?;
         let opened = self.open(&shared, &output, &status, &caller.abandoned).await?;
         let change = self.changes.token();
         let (ending, claim, peers) = {
@@ -196,6 +196,7 @@ impl Running {
                 let allow = listen.allow.clone();
                 let max_peers = listen.max_peers;
                 running.edit_listener(allow, max_peers);
+                running.edit_remote();
             }
             outputs.insert(place, running);
             reserved.keep();
@@ -239,6 +240,7 @@ impl Running {
             output.edit_listener(allow, max_peers);
         }
         output.status.edit(edit.name.as_deref(), edit.description);
+        output.edit_remote();
         Ok(Applied::InPlace)
     }
 
@@ -269,12 +271,15 @@ impl Running {
 
     fn check_new(&self, shared: &Shared, output: Output) -> Result<Output, Error> {
         let output = check_output("output", self.input, output)?;
+        let region = start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
+        if region.is_remote() {
+            return Ok(output);
+        }
         start::check_congestion(output.congestion()).map_err(|problem| config("output.congestion", problem))?;
         if let Some(address) = output.called_own_address(is_local_ip) {
             let remark = Event::CallsOwnAddress { endpoint: output.name().to_owned(), address };
             start::report_remark(&self.media.events, remark);
         }
-        start::region(shared, &output).map_err(|problem| config("output.region", problem))?;
         Ok(output)
     }
 
@@ -313,7 +318,7 @@ impl Running {
         shared: &Shared,
         output: &Output,
         abandoned: &CancellationToken,
-    ) -> Result<(Arc<Status>, Option<Box<dyn OpenOutput>>), Error> {
+    ) -> Result<(Arc<Status>, OpenedOutput), Error> {
         let status = Status::new(output.name(), output.common.description.clone());
         let opened = self.open(shared, output, &status, abandoned).await?;
         Ok((status, opened))
@@ -326,7 +331,7 @@ impl Running {
         output: &Output,
         status: &Arc<Status>,
         abandoned: &CancellationToken,
-    ) -> Result<Option<Box<dyn OpenOutput>>, Error> {
+    ) -> Result<OpenedOutput, Error> {
         let bandwidth = self.media.bandwidth.view();
         tokio::select! {
             biased;
@@ -367,6 +372,7 @@ impl Running {
             Ending::Task(task) => {
                 let _ = task.await; // a failed task has ended, too
             }
+            Ending::Remote(removal) => removal.finished().await,
             Ending::Listener(entry, ended) => {
                 ended.await;
                 entry.release().await;

@@ -4,6 +4,7 @@ use super::{
     Applied, OutputEdit, Shared, SourceEdit,
     changes::Caller,
     outputs::{OutputEnd, RunningOutput},
+    region::Attachment,
     sources::RunningSource,
     stats::{EndpointStats, FlowStats},
 };
@@ -48,6 +49,8 @@ pub(crate) struct Running {
     pub(super) source_list: Arc<SourceList>,
     pub(super) sources: Mutex<Vec<RunningSource>>,
     pub(super) outputs: Mutex<Vec<RunningOutput>>,
+    /// Regions on other machines where the flow has outputs. Locked after the outputs.
+    pub(super) regions: Mutex<Vec<Arc<Attachment>>>,
     /// Tracker of output changes that are being applied.
     pub(super) changes: TaskTracker,
     /// Lock that allows one stop at a time.
@@ -65,6 +68,10 @@ impl Running {
         lock(&self.outputs)
     }
 
+    pub(super) fn regions(&self) -> Guard<'_, Vec<Arc<Attachment>>> {
+        lock(&self.regions)
+    }
+
     /// Changes the bandwidth and updates everything derived from it: queues and sources here, and endpoints by their
     /// view of the bandwidth.
     fn change_bandwidth(&self, change: impl FnOnce(&mut Bandwidth)) {
@@ -75,6 +82,9 @@ impl Running {
                 source.live.send_modify(|live| live.bandwidth = bandwidth);
             }
         });
+        for attachment in self.regions().iter() {
+            attachment.flow_changed();
+        }
     }
 
     /// Gives back the name and addresses of the flow, and tells its tasks to end.
@@ -106,6 +116,9 @@ impl Running {
             if let OutputEnd::Task { stop, .. } = &output.end {
                 stop.cancel();
             }
+        }
+        for attachment in self.regions().iter() {
+            attachment.cancel();
         }
     }
 
@@ -197,6 +210,10 @@ impl Running {
         let output = |o: &RunningOutput| {
             let mut stats = EndpointStats::new(&o.status, o.output.protocol().name(), o.url.clone(), now);
             stats.enabled = o.output.common.enabled;
+            stats.region.clone_from(&o.output.common.region);
+            if let OutputEnd::Remote(remote) = &o.end {
+                return remote.shown(stats, now);
+            }
             if let Some(remux) = &o.remux {
                 stats.media = remux.selection().map(Into::into);
                 stats.tracks = remux.tracks();
@@ -209,12 +226,14 @@ impl Running {
         let sources = self.sources().iter().map(source).collect();
         let merge_lost = self.group.merged(0).map_or(0, |(_, lost)| lost);
         let outputs = self.outputs().iter().map(output).collect();
+        let regions = self.regions().iter().filter_map(|attachment| attachment.stats(now)).collect();
         FlowStats {
             name: self.name.clone(),
             max_bandwidth: self.media.bandwidth.now().max,
             merge_lost,
             sources,
             outputs,
+            regions,
         }
     }
 
@@ -283,7 +302,11 @@ impl FlowHandle {
     /// Returns the names of the outputs that listen, each with the URL from which players fetch.
     pub fn playback_urls(&self) -> Vec<(String, String)> {
         let outputs = self.0.running.outputs();
-        outputs.iter().filter_map(|o| Some((o.status.name(), o.url.as_ref()?.to_string()))).collect()
+        let url = |output: &RunningOutput| match &output.end {
+            OutputEnd::Remote(remote) => remote.url(),
+            _ => output.url.clone(),
+        };
+        outputs.iter().filter_map(|output| Some((output.status.name(), url(output)?.to_string()))).collect()
     }
 
     /// Waits for the next event since the flow was started. Returns `None` when the flow has stopped. This serves one
@@ -319,6 +342,17 @@ impl FlowHandle {
     /// ```
     pub fn stats(&self) -> FlowStats {
         self.0.running.stats()
+    }
+
+    /// Returns the protocol of the sources, by whose family outputs are permitted.
+    pub fn input(&self) -> InputProtocol {
+        self.0.running.input
+    }
+
+    /// Returns the SDP (RFC 8866) that players of a flow of family RTSP are offered. `None` before the first source has
+    /// described its media, and for other families.
+    pub fn sdp(&self) -> Option<String> {
+        self.0.running.media.presentation.current().map(|presentation| presentation.to_sdp())
     }
 
     /// Returns the handle into which the host pushes the media of an app source, such as
@@ -543,14 +577,22 @@ impl FlowHandle {
     /// after, if it is in the statistics.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such output, or no such player of it.
+    /// [`Error::NotFound`] when there is no such output, or no such player of it; [`Error::Config`] when the output runs in
+    /// a region on other machines.
     pub async fn kick_player(&self, output: &str, peer: SocketAddr) -> Result<(), Error> {
         self.0.running.alive()?;
         let entry = self.0.running.outputs().iter().find(|o| o.status.is_named(output)).map(|o| match &o.end {
-            OutputEnd::Listener(entry) => Some(entry.clone()),
-            _ => None,
+            OutputEnd::Listener(entry) => Ok(Some(entry.clone())),
+            OutputEnd::Remote(remote) => {
+                let problem = format!(
+                    "it runs in region `{}`, whose players are disconnected by its allowlist only",
+                    remote.region()
+                );
+                Err(config("output", ConfigErrorKind::Conflict(problem)))
+            }
+            _ => Ok(None),
         });
-        let entry = entry.ok_or_else(|| not_found("output", output))?;
+        let entry = entry.ok_or_else(|| not_found("output", output))??;
         let kicked = match entry {
             // The port may be what runs the caller, so its answer is not waited for.
             Some(entry) if lock::is_on_task() => {

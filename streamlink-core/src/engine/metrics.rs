@@ -1,6 +1,6 @@
 //! Encoder of statistics as OpenMetrics text.
 
-use super::stats::{EndpointStats, FlowStats};
+use super::stats::{EndpointStats, FlowStats, RegionStats};
 use crate::{
     endpoint::{LastError, MemberStats, PlayerStats},
     event::RefusalCount,
@@ -83,6 +83,33 @@ const ENDPOINT_GAUGES: &Table<EndpointStats, f64> = &[
     ("players", "Connected players of an output", |s| s.players.len() as f64),
 ];
 
+const REGION_COUNTERS: &Table<RegionStats, u64> = &[
+    ("region_bytes", "Bytes that the link to a region has taken from the flow", |r| r.bytes),
+    ("region_packets", "Packets that the link to a region has taken from the flow", |r| r.packets),
+    ("region_dropped_packets", "Packets that the link to a region has lost", |r| r.dropped),
+    ("region_restarts", "Failures of the link to a region", |r| r.restarts),
+];
+
+const REGION_GAUGES: &Table<RegionStats, f64> = &[
+    ("region_bytes_per_second", "Bytes to a region over the last second", |r| bytes(r.bit_rate)),
+    ("region_connected", "Whether a region is reached", |r| flag(r.state == State::Connected)),
+    ("region_outputs", "Outputs of the flow in a region", |r| f64::from(r.outputs)),
+];
+
+const LEG_COUNTERS: &Table<MemberStats, u64> = &[
+    ("region_leg_bytes", "Bytes over a leg to a region", |m| m.bytes),
+    ("region_leg_packets", "Packets over a leg to a region", |m| m.packets),
+    ("region_leg_redundant_packets", "Packets that another leg brought before", |m| m.redundant),
+    ("region_leg_lost_packets", "Packets that were missing on a leg at first", |m| m.lost),
+    ("region_leg_retransmitted_packets", "Packets sent again over a leg", |m| m.retransmitted),
+    ("region_leg_dropped_packets", "Packets dropped for a leg", |m| m.dropped),
+];
+
+const LEG_GAUGES: &Table<MemberStats, f64> = &[
+    ("region_leg_connected", "Whether a leg is connected", |m| flag(m.connected_for.is_some())),
+    ("region_leg_round_trip_seconds", "Round trip time of a leg", |m| seconds(m.round_trip)),
+];
+
 const ERROR_GAUGES: &Table<LastError, f64> = &[(
     "last_error_age_seconds",
     "Seconds since the last error of the endpoint, with the class of its reason",
@@ -120,6 +147,7 @@ const MEMBER_COUNTERS: &Table<MemberStats, u64> = &[
 
 const MEMBER_GAUGES: &Table<MemberStats, f64> = &[
     ("member_connected", "Whether a member of a group is connected", |m| flag(m.connected_for.is_some())),
+    ("member_active", "Whether a member of a group carries the media, and does not stand by", |m| flag(m.is_active)),
     ("member_round_trip_seconds", "Round trip time of a member of a group", |m| seconds(m.round_trip)),
 ];
 
@@ -143,6 +171,13 @@ impl Collector for Snapshot {
         let flows: Vec<_> = self.0.iter().map(|flow| (vec![("flow", flow.name.clone())], flow)).collect();
         families(&mut encoder, FLOW_COUNTERS, &flows, ConstCounter::new)?;
         families(&mut encoder, FLOW_GAUGES, &flows, ConstGauge::new)?;
+        let regions = self.regions();
+        families(&mut encoder, REGION_COUNTERS, &regions, ConstCounter::new)?;
+        families(&mut encoder, REGION_GAUGES, &regions, ConstGauge::new)?;
+        let mut legs = parts(&regions, "leg", |region| &region.legs, |leg| leg.address.clone());
+        unique(&mut legs);
+        families(&mut encoder, LEG_COUNTERS, &legs, ConstCounter::new)?;
+        families(&mut encoder, LEG_GAUGES, &legs, ConstGauge::new)?;
         let endpoints = self.endpoints();
         families(&mut encoder, ENDPOINT_COUNTERS, &endpoints, ConstCounter::new)?;
         families(&mut encoder, ENDPOINT_GAUGES, &endpoints, ConstGauge::new)?;
@@ -161,16 +196,20 @@ impl Collector for Snapshot {
         let pids = parts(&endpoints, "pid", |endpoint| &endpoint.pids, |pid| pid.pid.to_string());
         families(&mut encoder, PID_COUNTERS, &pids, ConstCounter::new)?;
         let mut players = parts(&endpoints, "peer", |endpoint| &endpoint.players, |player| player.peer.to_string());
-        // Two connections may share an address, as connections that share a datagram socket do. Only the first is reported,
-        // because one set of labels can only have one value.
-        players.sort_by(|(a, _), (b, _)| a.cmp(b));
-        players.dedup_by(|(a, _), (b, _)| a == b);
+        unique(&mut players);
         families(&mut encoder, PLAYER_COUNTERS, &players, ConstCounter::new)?;
         families(&mut encoder, PLAYER_GAUGES, &players, ConstGauge::new)
     }
 }
 
 impl Snapshot {
+    fn regions(&self) -> Vec<(Labels, &RegionStats)> {
+        let labels =
+            |flow: &FlowStats, region: &RegionStats| vec![("flow", flow.name.clone()), ("region", region.name.clone())];
+        let each = self.0.iter().flat_map(|flow| flow.regions.iter().map(move |region| (flow, region)));
+        each.map(|(flow, region)| (labels(flow, region), region)).collect()
+    }
+
     fn endpoints(&self) -> Vec<(Labels, &EndpointStats)> {
         let mut all = Vec::new();
         for flow in &self.0 {
@@ -189,16 +228,23 @@ impl Snapshot {
     }
 }
 
-/// Returns the parts (PIDs, players) of all endpoints, each with one more label.
-fn parts<'a, T>(
-    endpoints: &[(Labels, &'a EndpointStats)],
+/// Leaves out rows whose labels another row has. Two connections may share an address, as connections that share a
+/// datagram socket do. Only the first is reported, because one set of labels can only have one value.
+fn unique<T>(rows: &mut Vec<(Labels, &T)>) {
+    rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+    rows.dedup_by(|(a, _), (b, _)| a == b);
+}
+
+/// Returns the parts (PIDs, players) of all endpoints, or the legs of all regions, each with one more label.
+fn parts<'a, W, T>(
+    wholes: &[(Labels, &'a W)],
     label: &'static str,
-    of: fn(&EndpointStats) -> &Vec<T>,
+    of: fn(&W) -> &Vec<T>,
     value: fn(&T) -> String,
 ) -> Vec<(Labels, &'a T)> {
     let with = |labels: &Labels, part: &T| labels.iter().cloned().chain([(label, value(part))]).collect();
-    let each = endpoints.iter().map(|(labels, endpoint)| (labels, *endpoint));
-    each.flat_map(|(labels, endpoint)| of(endpoint).iter().map(move |part| (with(labels, part), part))).collect()
+    let each = wholes.iter().map(|(labels, whole)| (labels, *whole));
+    each.flat_map(|(labels, whole)| of(whole).iter().map(move |part| (with(labels, part), part))).collect()
 }
 
 /// Encodes all metrics of a table, each with one sample for every row.

@@ -14,6 +14,7 @@ mod live_sources;
 mod live_tests;
 mod metrics;
 mod outputs;
+mod region;
 mod sources;
 mod start;
 mod stats;
@@ -22,7 +23,8 @@ mod unknown_protocol_tests;
 
 pub use edit::{Applied, OutputEdit, SourceEdit};
 pub use handle::FlowHandle;
-pub use stats::{EndpointStats, FlowStats};
+pub use region::{RegionFlow, RegionLink, RegionOutput, RegionReporter, RegionTask, RegionUpdate, RegionUpdates};
+pub use stats::{EndpointStats, FlowStats, RegionStats};
 
 use crate::{
     endpoint::{Access, AccessHook, AccessRequest, Drivers, EngineResources, Ports, Resolver, TlsIdentity},
@@ -33,9 +35,11 @@ use crate::{
     net::{Egress, TlsClient, TlsServer},
     random::{self, Random},
 };
+use futures_util::future::join_all;
 use handle::Running;
+use region::{Region, RemoteRegion};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     io,
     net::IpAddr,
     sync::{
@@ -66,7 +70,7 @@ struct Owner {
 pub(crate) struct Shared {
     runtime: Handle,
     workers: usize,
-    regions: BTreeMap<String, Egress>,
+    regions: Mutex<BTreeMap<String, Region>>,
     drivers: Drivers,
     resources: EngineResources,
     flows: Mutex<HashMap<String, Arc<Running>>>,
@@ -82,6 +86,10 @@ pub(crate) struct Shared {
 impl Shared {
     fn flows(&self) -> Guard<'_, HashMap<String, Arc<Running>>> {
         lock(&self.flows)
+    }
+
+    fn regions(&self) -> Guard<'_, BTreeMap<String, Region>> {
+        lock(&self.regions)
     }
 
     fn claims(&self) -> Guard<'_, HashMap<Claim, (u64, String)>> {
@@ -139,7 +147,7 @@ pub enum RegionEgress {
 #[must_use]
 pub struct EngineBuilder {
     workers: Option<usize>,
-    regions: BTreeMap<String, Egress>,
+    regions: BTreeMap<String, Region>,
     public_host: Option<String>,
     access_hook: Option<AccessHook>,
     peer_limits: PeerLimits,
@@ -176,7 +184,15 @@ impl EngineBuilder {
             RegionEgress::Address(address) => Egress { address: Some(address), ..Egress::default() },
             RegionEgress::Interface(name) => Egress { interface: Some(name), ..Egress::default() },
         };
-        self.regions.insert(name.into(), egress);
+        self.regions.insert(name.into(), Region::Local(egress));
+        self
+    }
+
+    /// Adds a region on other machines, and the link to it. Outputs with this [`region`](crate::Output::region) run
+    /// there; everything else about them stays as it is for a region of this machine.
+    pub fn remote_region(mut self, name: impl Into<String>, link: Arc<dyn RegionLink>) -> Self {
+        let name = name.into();
+        self.regions.insert(name.clone(), Region::Remote(RemoteRegion::new(name, link)));
         self
     }
 
@@ -289,7 +305,7 @@ impl EngineBuilder {
         let shared = Shared {
             workers: handle.metrics().num_workers(),
             runtime: handle,
-            regions: self.regions,
+            regions: Mutex::new(self.regions),
             drivers: self.drivers,
             resources,
             flows: Mutex::default(),
@@ -322,6 +338,27 @@ impl Engine {
     /// Returns a builder with the default settings.
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
+    }
+
+    /// Adds a region on other machines to a running engine, as [`EngineBuilder::remote_region`] does.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] when the engine has a region of that name.
+    pub fn add_remote_region(&self, name: impl Into<String>, link: Arc<dyn RegionLink>) -> Result<(), Error> {
+        let name = name.into();
+        let region = RemoteRegion::new(name.clone(), link);
+        match self.0.shared.regions().entry(name) {
+            Entry::Occupied(taken) => Err(Error::AlreadyExists { what: "a region", name: taken.key().clone() }),
+            Entry::Vacant(entry) => {
+                entry.insert(Region::Remote(region));
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns the names of the regions that outputs may name, in order, each with true if it is on other machines.
+    pub fn regions(&self) -> Vec<(String, bool)> {
+        self.0.shared.regions().iter().map(|(name, region)| (name.clone(), region.is_remote())).collect()
     }
 
     /// Starts a flow: opens all its sockets, then runs it. May be awaited on any executor. If the future is dropped
@@ -416,9 +453,8 @@ impl Engine {
     pub async fn shutdown(&self) {
         self.0.shared.is_shut_down.store(true, Ordering::SeqCst);
         let flows: Vec<Arc<Running>> = self.0.shared.flows().values().cloned().collect();
-        for flow in flows {
-            lock::hold_back(flow.stop()).await;
-        }
+        // All at once, because links of regions may take their time to end.
+        lock::hold_back(join_all(flows.iter().map(|flow| flow.stop()))).await;
         // Code that the library runs does not wait, so flows are still stopping then, and their events follow.
         if !lock::is_on_task() {
             self.0.shared.events.close();

@@ -1,6 +1,11 @@
 //! Outputs of a flow, which are opened first and then run.
 
-use super::{Shared, handle::Running, start::region};
+use super::{
+    Shared,
+    handle::Running,
+    region::{Attachment, FlowParts, Region, RemoteEnd, RemoteRegion, Removal},
+    start::region,
+};
 use crate::{
     endpoint::{
         FlowBandwidth, RemuxStatus, Status,
@@ -11,7 +16,11 @@ use crate::{
     flow::{Allowlist, Claim, Output, PeerUrl},
     router::{Reader, ReaderCloser, State},
 };
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Output of a running flow.
@@ -39,6 +48,8 @@ pub(super) enum OutputEnd {
         task: tokio::task::JoinHandle<()>,
     },
     Listener(ListenerEntry),
+    /// The output runs in a region on other machines.
+    Remote(RemoteEnd),
     /// The output is disabled, and holds no sockets.
     Disabled,
 }
@@ -49,6 +60,7 @@ pub(super) enum Ending {
     Tap(ReaderCloser),
     Task(tokio::task::JoinHandle<()>),
     Listener(ListenerEntry, Task),
+    Remote(Removal),
     Disabled,
 }
 
@@ -67,6 +79,7 @@ impl OutputEnd {
                 let removal = entry.remove();
                 Ending::Listener(entry, removal)
             }
+            OutputEnd::Remote(remote) => Ending::Remote(remote.remove()),
             OutputEnd::Disabled => Ending::Disabled,
         }
     }
@@ -79,6 +92,13 @@ impl RunningOutput {
             entry.edit(allow, max_peers);
         }
     }
+
+    /// Passes an edited configuration, name or description on to the region where the output runs.
+    pub(super) fn edit_remote(&self) {
+        if let OutputEnd::Remote(remote) = &self.end {
+            remote.edit(&self.output);
+        }
+    }
 }
 
 /// Engine side of a tap: the reader, until the host takes it, and the handle that closes it.
@@ -88,19 +108,33 @@ pub(super) struct TapEnd {
     pub(super) closer: ReaderCloser,
 }
 
-/// Opens the sockets of an output; `None` if it is disabled.
+/// Output that is ready to run.
+pub(super) enum OpenedOutput {
+    /// With its sockets open.
+    Local(Box<dyn OpenOutput>),
+    /// In a region on other machines.
+    Remote(Arc<RemoteRegion>),
+    /// Disabled, without sockets.
+    Disabled,
+}
+
+/// Opens the sockets of an output, unless it is disabled or runs on other machines.
 pub(super) async fn open_output(
     shared: &Shared,
     flow: &str,
     output: &Output,
     bandwidth: &FlowBandwidth,
     status: &Arc<Status>,
-) -> Result<Option<Box<dyn OpenOutput>>, Error> {
+) -> Result<OpenedOutput, Error> {
     if !output.common.enabled {
-        return Ok(None);
+        return Ok(OpenedOutput::Disabled);
     }
-    let egress = region(shared, output)
+    let region = region(shared, output)
         .map_err(|problem| Error::from(ConfigErrors::from(ConfigError::new("region", problem))))?;
+    let egress = match region {
+        Region::Local(egress) => egress,
+        Region::Remote(region) => return Ok(OpenedOutput::Remote(region)),
+    };
     let opening = OutputOpening {
         resources: &shared.resources,
         label: EndpointLabel::output(flow, output.name()),
@@ -108,7 +142,7 @@ pub(super) async fn open_output(
         bandwidth: bandwidth.clone(),
         status: status.clone(),
     };
-    (shared.drivers.output)(&output.kind).open(opening).await.map(Some)
+    (shared.drivers.output)(&output.kind).open(opening).await.map(OpenedOutput::Local)
 }
 
 impl Running {
@@ -118,7 +152,7 @@ impl Running {
         shared: &Shared,
         output: Output,
         status: Arc<Status>,
-        opened: Option<Box<dyn OpenOutput>>,
+        opened: OpenedOutput,
     ) -> Result<(), Error> {
         let name = status.name();
         let peers = {
@@ -134,20 +168,27 @@ impl Running {
         Ok(())
     }
 
-    /// Runs an opened output, or holds one that is disabled. Returns it with the peers to which it is connected from the beginning, which are reported
-    /// to the host. A caller connects only after `after` is cancelled.
+    /// Runs an opened output, or holds one that is disabled. Returns it with the peers to which it is connected from the
+    /// beginning, which are reported to the host. A caller connects only after `after` is cancelled, and an output of
+    /// another machine begins only then.
     pub(super) fn run_output(
         &self,
         shared: &Shared,
         output: Output,
         status: Arc<Status>,
-        opened: Option<Box<dyn OpenOutput>>,
+        opened: OpenedOutput,
         after: Option<CancellationToken>,
     ) -> (RunningOutput, Vec<SocketAddr>) {
-        let Some(opened) = opened else {
-            let disabled =
-                RunningOutput { output, status, end: OutputEnd::Disabled, claim: None, url: None, remux: None };
-            return (disabled, Vec::new());
+        let without_sockets = |output, status, end| {
+            (RunningOutput { output, status, end, claim: None, url: None, remux: None }, Vec::new())
+        };
+        let opened = match opened {
+            OpenedOutput::Local(opened) => opened,
+            OpenedOutput::Remote(region) => {
+                let remote = self.enter_region(shared, &region, &output, &status, after);
+                return without_sockets(output, status, OutputEnd::Remote(remote));
+            }
+            OpenedOutput::Disabled => return without_sockets(output, status, OutputEnd::Disabled),
         };
         // Set first, because a listener may have a player as soon as it is started.
         status.counters.set_state(State::Waiting, Instant::now());
@@ -175,5 +216,47 @@ impl Running {
         };
         let claim = output.claim();
         (RunningOutput { output, status, end, claim, url, remux }, peers)
+    }
+
+    /// Brings an output into a region on other machines, where it begins after `after` is cancelled. The first one there
+    /// brings the flow.
+    fn enter_region(
+        &self,
+        shared: &Shared,
+        region: &Arc<RemoteRegion>,
+        output: &Output,
+        status: &Arc<Status>,
+        after: Option<CancellationToken>,
+    ) -> RemoteEnd {
+        let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let is_held = after.is_some();
+        let mut regions = self.regions();
+        let known = regions.iter().find(|attachment| attachment.is_of(region));
+        let end = known.and_then(|attachment| attachment.add(id, output, status, is_held)).unwrap_or_else(|| {
+            let parts = FlowParts {
+                flow: self.name.clone(),
+                input: self.input,
+                family: self.input.family(),
+                ring: self.media.ring.clone(),
+                presentation: self.media.presentation.clone(),
+                bandwidth: self.media.bandwidth.view(),
+                events: self.media.events.clone(),
+                tasks: self.tasks.clone(),
+                random: shared.resources.random.clone(),
+            };
+            let (attachment, end) =
+                Attachment::start(region.clone(), parts, id, output.clone(), status.clone(), is_held);
+            regions.retain(|attachment| !attachment.is_closed());
+            regions.push(attachment);
+            end
+        });
+        if let Some(after) = after {
+            let begin = end.begin();
+            self.tasks.spawn(async move {
+                after.cancelled().await;
+                begin();
+            });
+        }
+        end
     }
 }

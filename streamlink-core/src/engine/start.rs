@@ -4,6 +4,7 @@ use super::{
     FlowHandle, Shared,
     handle::Running,
     outputs::open_output,
+    region::Region,
     sources::{RunningSource, group_terms, open_source},
 };
 use crate::{
@@ -17,9 +18,12 @@ use crate::{
     net::{self, Egress, is_local_ip},
     router::{CurrentPresentation, Ring, SourceGroup, SwitchPolicy},
 };
-use std::sync::{
-    Arc, Mutex, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -46,9 +50,12 @@ fn reserve<'a>(
     claims: Vec<(String, Claim)>,
 ) -> Result<Reservation<'a>, Error> {
     let mut taken = shared.claims();
+    let mut own: HashMap<&Claim, &str> = HashMap::new();
     let conflicts = claims.iter().filter_map(|(path, claim)| {
-        let (_, owner) = taken.get(claim)?;
-        let problem = format!("flow `{owner}` already listens on {claim} with the same key");
+        let other = taken.get(claim).map(|(_, owner)| format!("flow `{owner}`"));
+        // Outputs of different regions may be those of one machine.
+        let other = other.or_else(|| own.insert(claim, path).map(str::to_owned))?;
+        let problem = format!("{other} already listens on {claim} with the same key");
         Some(ConfigError::new(format!("{path}.bind"), ConfigErrorKind::Duplicate(problem)))
     });
     match ConfigErrors::collect(conflicts.collect()) {
@@ -66,15 +73,16 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
         return Err(Error::Stopped("engine"));
     }
     check_regions(&shared, &flow.outputs)?;
-    check_kernel(&flow)?;
-    let remarks = remarks(&flow);
+    check_kernel(&shared, &flow)?;
+    let remarks = remarks(&shared, &flow);
     if shared.flows().contains_key(&name) {
         return Err(Error::AlreadyExists { what: "a flow", name });
     }
     let sources = flow.sources.iter().enumerate().filter_map(|(i, s)| Some((format!("sources[{i}]"), s.claim()?)));
     let family = flow.family();
     let input = flow.input;
-    let outputs = flow.outputs.iter().enumerate().filter_map(|(i, o)| Some((format!("outputs[{i}]"), o.claim()?)));
+    let outputs = flow.outputs.iter().enumerate();
+    let outputs = outputs.filter_map(|(i, o)| Some((format!("outputs[{i}]"), local_claim(&shared, o)?)));
     let failover = flow.failover;
     let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
     let mut reservation = reserve(&shared, id, &name, sources.chain(outputs).collect())?;
@@ -129,6 +137,7 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
         source_list,
         sources: Mutex::default(),
         outputs: Mutex::default(),
+        regions: Mutex::default(),
         changes: TaskTracker::new(),
         stopping: tokio::sync::Mutex::new(()),
         handle: OnceLock::new(),
@@ -171,9 +180,10 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
 }
 
 /// Returns what is valid in a flow and may have been meant otherwise.
-fn remarks(flow: &Flow) -> Vec<Event> {
+fn remarks(shared: &Shared, flow: &Flow) -> Vec<Event> {
     let sources = flow.sources.iter().map(|source| (source.name(), source.called_own_address(is_local_ip)));
-    let outputs = flow.outputs.iter().map(|output| (output.name(), output.called_own_address(is_local_ip)));
+    let outputs = flow.outputs.iter().filter(|output| !is_remote(shared, output));
+    let outputs = outputs.map(|output| (output.name(), output.called_own_address(is_local_ip)));
     let calls = sources.chain(outputs).filter_map(|(name, address)| Some((name, address?)));
     calls.map(|(name, address)| Event::CallsOwnAddress { endpoint: name.to_owned(), address }).collect()
 }
@@ -194,10 +204,11 @@ pub(super) fn check_congestion(name: Option<String>) -> Result<(), ConfigErrorKi
     })
 }
 
-/// Checks the congestion controls of all callers.
-fn check_kernel(flow: &Flow) -> Result<(), ConfigErrors> {
+/// Checks the congestion controls of all endpoints of this machine.
+fn check_kernel(shared: &Shared, flow: &Flow) -> Result<(), ConfigErrors> {
     let sources = flow.sources.iter().enumerate().map(|(i, s)| (format!("sources[{i}]"), s.congestion()));
-    let outputs = flow.outputs.iter().enumerate().map(|(i, o)| (format!("outputs[{i}]"), o.congestion()));
+    let outputs = flow.outputs.iter().enumerate().filter(|(_, output)| !is_remote(shared, output));
+    let outputs = outputs.map(|(i, o)| (format!("outputs[{i}]"), o.congestion()));
     let errors = sources.chain(outputs).filter_map(|(path, name)| {
         let problem = check_congestion(name).err()?;
         Some(ConfigError::new(format!("{path}.congestion"), problem))
@@ -213,12 +224,30 @@ fn check_regions(shared: &Shared, outputs: &[Output]) -> Result<(), ConfigErrors
     ConfigErrors::collect(errors.collect()).map_or(Ok(()), Err)
 }
 
-/// Returns the local egress of an output's region.
-pub(super) fn region(shared: &Shared, output: &Output) -> Result<Egress, ConfigErrorKind> {
-    let Some(name) = &output.common.region else { return Ok(Egress::default()) };
-    shared.regions.get(name).cloned().ok_or_else(|| {
-        let known: Vec<&str> = shared.regions.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        ConfigErrorKind::UnknownRegion { name: name.clone(), known }
-    })
+/// Returns the region of an output.
+pub(super) fn region(shared: &Shared, output: &Output) -> Result<Region, ConfigErrorKind> {
+    let Some(name) = &output.common.region else { return Ok(Region::Local(Egress::default())) };
+    let regions = shared.regions();
+    match regions.get(name) {
+        Some(Region::Remote(_)) if output.is_tap() => {
+            let problem = format!("a tap hands packets to this process, and region `{name}` is on other machines");
+            Err(ConfigErrorKind::Conflict(problem))
+        }
+        Some(region) => Ok(region.clone()),
+        None => {
+            let known: Vec<&str> = regions.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Err(ConfigErrorKind::UnknownRegion { name: name.clone(), known })
+        }
+    }
+}
+
+/// Returns true if an output runs on other machines.
+fn is_remote(shared: &Shared, output: &Output) -> bool {
+    region(shared, output).is_ok_and(|region| region.is_remote())
+}
+
+/// Returns what an output claims on this machine.
+pub(super) fn local_claim(shared: &Shared, output: &Output) -> Option<Claim> {
+    output.claim().filter(|_| !is_remote(shared, output))
 }

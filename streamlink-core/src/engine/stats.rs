@@ -13,12 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Name that lives for ever. A field of this type is not borrowed when it is deserialized, as one of `&str` would be.
+type StaticText = &'static str;
+
 /// Statistics of a flow at one moment.
 ///
 /// With the feature `serde`, statistics are `Serialize`: members have the names of the fields, durations are numbers of
 /// milliseconds (`jitter_ms`, `connected_ms`), bit rates are numbers of bits per second, and addresses are text.
 #[derive(Clone, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct FlowStats {
     /// Name of the flow.
@@ -31,11 +34,46 @@ pub struct FlowStats {
     pub sources: Vec<EndpointStats>,
     /// Statistics of the outputs.
     pub outputs: Vec<EndpointStats>,
+    /// Statistics of the links to the regions on other machines where the flow has outputs.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub regions: Vec<RegionStats>,
+}
+
+/// Statistics of the link of a flow to a region on other machines, at one moment.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
+#[non_exhaustive]
+pub struct RegionStats {
+    /// Name of the region.
+    pub name: String,
+    /// `Connected` while a leg is connected or an output is reported, and `Waiting` otherwise.
+    pub state: State,
+    /// Reason for which outputs wait, if the link has given one or has failed.
+    pub waiting: Option<PeerText>,
+    /// Number of outputs of the flow in the region.
+    pub outputs: u32,
+    /// Number of times that the link has failed for this flow.
+    pub restarts: u64,
+    /// Bytes that the link has taken from the flow, once for all outputs.
+    pub bytes: u64,
+    /// Packets that the link has taken from the flow.
+    pub packets: u64,
+    /// Bit rate over the last second.
+    pub bit_rate: Bitrate,
+    /// Packets that the link has lost, because it did not keep up with the flow.
+    pub dropped: u64,
+    /// Connections that carry the flow, as the link reports them.
+    pub legs: Vec<MemberStats>,
 }
 
 /// Statistics of a source or an output at one moment. Counters start with the endpoint and never decrease.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+///
+/// With the feature `serde`, they read back, as a node of a region sends them: members that are missing have their
+/// default, and a URL has no key.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct EndpointStats {
     /// Name of the endpoint.
@@ -44,7 +82,12 @@ pub struct EndpointStats {
     pub description: Option<String>,
     /// Name of the protocol, see [`InputProtocol::name`](crate::InputProtocol::name) and
     /// [`OutputProtocol::name`](crate::OutputProtocol::name).
-    pub protocol: &'static str,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "crate::serial::known_text"))]
+    pub protocol: StaticText,
+    /// Region from which an output sends.
+    pub region: Option<String>,
+    /// Node of a region on other machines that runs the output, or has run it last.
+    pub node: Option<PeerText>,
     /// State of the endpoint.
     pub state: State,
     /// False if the endpoint is disabled: it holds its configuration and name only, and no sockets.
@@ -169,6 +212,8 @@ impl EndpointStats {
             name,
             description,
             protocol,
+            region: None,
+            node: None,
             state: c.state(),
             enabled: true,
             active: false,

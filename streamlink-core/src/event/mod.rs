@@ -162,6 +162,22 @@ pub enum Event {
         /// Address of the sender that was heard last.
         peer: Option<SocketAddr>,
     },
+    /// A group of connections that an SRT source receives from has one more member.
+    MemberConnected {
+        /// The source's name.
+        source: String,
+        /// Address of the member.
+        peer: SocketAddr,
+    },
+    /// A group of connections that an SRT source receives from has lost a member. The others go on.
+    MemberLost {
+        /// The source's name.
+        source: String,
+        /// Address of the member.
+        peer: SocketAddr,
+        /// Reason of the loss.
+        reason: LossReason,
+    },
     /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
     /// latency from their arrival on; a clock that has leapt is believed after 64 of them in a row. At most one event a
     /// second.
@@ -197,6 +213,59 @@ pub enum Event {
         endpoint: String,
         /// The address that it calls.
         address: SocketAddr,
+    },
+    /// Outputs in a region on other machines do not run, or nothing is heard of them.
+    RegionWaiting {
+        /// The region's name.
+        region: String,
+        /// Number of outputs of the flow that wait.
+        outputs: u32,
+        /// Reason.
+        reason: LossReason,
+    },
+    /// The link of the flow to a region has failed, and will be tried again. Failures for the same reason as the one before
+    /// are not reported again.
+    RegionRetrying {
+        /// The region's name.
+        region: String,
+        /// Number of failures.
+        attempt: u32,
+        /// Delay before the next attempt.
+        #[cfg_attr(feature = "serde", serde(rename = "delay_ms", with = "crate::serial::millis"))]
+        delay: Duration,
+        /// Reason.
+        reason: LossReason,
+    },
+    /// The link to a region does not keep up with the flow and has lost packets. At most one event a second for each
+    /// region.
+    RegionLagging {
+        /// The region's name.
+        region: String,
+        /// Packets that it has lost in all.
+        dropped: u64,
+    },
+    /// A leg of the link to a region is connected.
+    RegionLegConnected {
+        /// The region's name.
+        region: String,
+        /// Address of the leg.
+        leg: PeerText,
+    },
+    /// A leg of the link to a region is lost, or an attempt to connect it has failed.
+    RegionLegLost {
+        /// The region's name.
+        region: String,
+        /// Address of the leg.
+        leg: PeerText,
+        /// Reason.
+        reason: LossReason,
+    },
+    /// Remark of the link to a region.
+    RegionNotice {
+        /// The region's name.
+        region: String,
+        /// The remark.
+        text: PeerText,
     },
     /// Events before this one were lost, as the reader was too slow.
     Missed {
@@ -292,6 +361,10 @@ impl fmt::Display for Event {
                 write!(f, "source `{source}`: two senders with the same SSRC")?;
                 peer.map_or(Ok(()), |peer| write!(f, " (the last packet is from {peer})"))
             }
+            Event::MemberConnected { source, peer } => write!(f, "source `{source}`: group member {peer} connected"),
+            Event::MemberLost { source, peer, reason } => {
+                write!(f, "source `{source}`: group member {peer} lost: {reason}")
+            }
             Event::TimestampsAhead { source, packets } => {
                 write!(f, "source `{source}`: timestamps of {} far ahead of its clock", counted(*packets, "packet"))
             }
@@ -308,6 +381,20 @@ impl fmt::Display for Event {
                 "`{endpoint}` calls out to {address}, an address of this machine, and does not listen there; add \
                  `mode=listener` to its URL to listen, or `mode=caller` if it is to call"
             ),
+            Event::RegionWaiting { region, outputs, reason } => {
+                let wait = if *outputs == 1 { "waits" } else { "wait" };
+                write!(f, "{} {wait} for region `{region}`: {reason}", counted(*outputs, "output"))
+            }
+            Event::RegionRetrying { region, attempt, delay, reason } => {
+                write!(f, "the link to region `{region}` retries {}: {reason}", when(*delay, *attempt))
+            }
+            Event::RegionLagging { region, dropped } => {
+                let dropped = counted(*dropped, "packet");
+                write!(f, "the link to region `{region}` does not keep up: {dropped} dropped so far")
+            }
+            Event::RegionLegConnected { region, leg } => write!(f, "leg {leg} to region `{region}` connected"),
+            Event::RegionLegLost { region, leg, reason } => write!(f, "leg {leg} to region `{region}` lost: {reason}"),
+            Event::RegionNotice { region, text } => write!(f, "region `{region}`: {text}"),
             Event::Missed { count } => write!(f, "{} missed", counted(*count, "event")),
         }
     }

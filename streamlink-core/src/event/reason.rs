@@ -40,6 +40,8 @@ pub enum LossReason {
     TooSlow,
     /// The peer has sent signs of life, but has acknowledged no media for the idle timeout.
     Unacknowledged,
+    /// The region on other machines where the output runs is not available: its name, and the reason.
+    WaitingForRegion(PeerText),
     /// A fault within the library: it is given up.
     Internal(String),
     /// An error of the operating system.
@@ -65,6 +67,7 @@ impl LossReason {
             LossReason::Protocol(_) => "protocol",
             LossReason::TooSlow => "too_slow",
             LossReason::Unacknowledged => "unacknowledged",
+            LossReason::WaitingForRegion(_) => "waiting_for_region",
             LossReason::Internal(_) => "internal",
             LossReason::Io(_) => "io",
         }
@@ -89,6 +92,7 @@ impl fmt::Display for LossReason {
             LossReason::Protocol(what) => write!(f, "protocol error of the peer: {what}"),
             LossReason::TooSlow => f.write_str("the peer does not keep up"),
             LossReason::Unacknowledged => f.write_str("nothing acknowledged for the idle timeout"),
+            LossReason::WaitingForRegion(what) => write!(f, "waiting for region {what}"),
             LossReason::Internal(what) => write!(f, "internal error: {what}"),
             LossReason::Io(text) => text.fmt(f),
         }

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 ///
 /// As text: a whole number of bits per second, or a decimal number with `k`, `M` or `G` (powers of 1000):
 /// `20M`, `2.5M`, `600k`, `6000000`. In statistics as JSON: the number of bits per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Bitrate(u64);
 

@@ -10,6 +10,7 @@ use super::{
     name::{Name, check_text},
     output::{IntoOutput, Output, OutputKind},
     pairing::{FedBy, InputProtocol, allowed_text, family::Family},
+    rtmp::share_picked_ports,
     secret::StreamKey,
     settings::check_millis,
     source::{IntoSource, Source, SourceKind},
@@ -231,6 +232,10 @@ impl FlowDraft {
         }
         let backups = second_addresses(&mut self.sources, &self.outputs);
         self.sources.extend(backups);
+        share_picked_ports(self.sources.iter_mut().filter_map(|source| match &mut source.kind {
+            SourceKind::Rtmp(settings) => Some(settings),
+            _ => None,
+        }));
         record("coalesce", check_millis(self.coalesce, 0..=20).map(drop));
         record("entry_wait", check_millis(self.entry_wait, 0..=60_000).map(drop));
         check_failover(self.failover, &self.sources, &mut record);
@@ -254,7 +259,7 @@ impl FlowDraft {
                     ConfigErrorKind::MixedFamilies { found: found.to_string(), expected: expected.to_string() };
                 errors.push(ConfigError::new(path.as_str(), problem));
             }
-            used.claim(&path, source.claim(), &mut errors);
+            used.claim(&path, None, source.claim(), &mut errors);
         }
         for (i, output) in self.outputs.iter_mut().enumerate() {
             let path = format!("outputs[{i}]");
@@ -266,7 +271,7 @@ impl FlowDraft {
             if let Some((input, _)) = first {
                 errors.extend(check_pairing(input, output).map(|problem| ConfigError::new(path.as_str(), problem)));
             }
-            used.claim(&path, output.claim(), &mut errors);
+            used.claim(&path, output.common.region.clone(), output.claim(), &mut errors);
         }
         match (ConfigErrors::collect(errors), name, first) {
             (None, Ok(name), Some((input, _))) => Ok(Flow {
@@ -451,6 +456,7 @@ fn source_problem(source: &Source) -> Option<ConfigError> {
         SourceKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::Udp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
+        SourceKind::SrtCaller(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         SourceKind::RtmpPull(s) if s.key.is_none() => Some(ConfigError::new("key", ConfigErrorKind::Missing)),
         SourceKind::RtmpPull(s) => check_pins(&s.call, s.address.tls),
         SourceKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
@@ -466,6 +472,7 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
         OutputKind::RtmpRelay(s) => {
             check_pins(&s.first.call, s.first.address.tls && s.second.as_ref().is_none_or(|(address, _)| address.tls))
         }
+        OutputKind::SrtCaller(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::Rist(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::Rtp(s) => s.check().map(|(field, problem)| ConfigError::new(field, problem)),
         OutputKind::RtspCaller(s) => check_pins(&s.call, s.rtsp.tls),
@@ -477,14 +484,16 @@ fn output_problem(output: &Output) -> Option<ConfigError> {
 #[derive(Default)]
 struct UsedNames {
     names: HashMap<String, String>,
-    claims: HashMap<Claim, String>,
+    /// Claims, each with the region of its output. Outputs of different regions may be those of different machines, which
+    /// is checked when the flow starts.
+    claims: HashMap<(Option<String>, Claim), String>,
 }
 
 impl UsedNames {
-    fn claim(&mut self, path: &str, claim: Option<Claim>, errors: &mut Vec<ConfigError>) {
+    fn claim(&mut self, path: &str, region: Option<String>, claim: Option<Claim>, errors: &mut Vec<ConfigError>) {
         let Some(claim) = claim else { return };
         let text = claim.to_string();
-        if let Some(other) = self.claims.insert(claim, path.to_owned()) {
+        if let Some(other) = self.claims.insert((region, claim), path.to_owned()) {
             let problem = ConfigErrorKind::Duplicate(format!("{other} already listens on {text} with the same key"));
             errors.push(ConfigError::new("bind", problem).within(path));
         }

@@ -156,8 +156,8 @@ macro_rules! endpoint_builder {
 macro_rules! output_setters {
     ($builder:ty) => {
         impl $builder {
-            /// Sets the region from which this output sends: a name that the engine maps to a local address or
-            /// interface.
+            /// Sets the region from which this output sends: a name that the engine maps to a local address or interface,
+            /// or to other machines that run it (see [`RegionLink`](crate::RegionLink)).
             pub fn region(mut self, name: impl Into<String>) -> Self {
                 self.draft.common.region = Some(name.into());
                 self

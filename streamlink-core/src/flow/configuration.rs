@@ -6,6 +6,7 @@ use super::{
     build::Flow,
     builder::Common,
     failover::Failover,
+    output::Output,
     shown_url::{is_public, shown_url},
     written_url::{self, UrlParts},
 };
@@ -74,9 +75,7 @@ impl FlowConfiguration {
         let sources = flow.sources.iter();
         let sources =
             sources.map(|s| endpoint(&s.common, s.protocol().name(), written_url::source_parts(&s.kind).of(&s.common)));
-        let outputs = flow.outputs.iter();
-        let outputs =
-            outputs.map(|o| endpoint(&o.common, o.protocol().name(), written_url::output_parts(&o.kind).of(&o.common)));
+        let outputs = flow.outputs.iter().map(|output| EndpointConfiguration::of_output(output, masked));
         Self {
             name: flow.name().to_owned(),
             max_bandwidth: flow.max_bandwidth,
@@ -91,6 +90,12 @@ impl FlowConfiguration {
 }
 
 impl EndpointConfiguration {
+    /// `masked`: an ellipsis stands for each secret.
+    pub(crate) fn of_output(output: &Output, masked: bool) -> Self {
+        let url = written_url::output_parts(&output.kind).of(&output.common);
+        Self::of(&output.common, output.protocol().name(), url, masked)
+    }
+
     fn of(common: &Common, protocol: &'static str, url: UrlParts, masked: bool) -> Self {
         // A base without an authority, as that of a tap, holds nothing to hide.
         let base = if masked && url.base.contains("://") { shown_url(&url.base) } else { url.base };

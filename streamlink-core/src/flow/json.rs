@@ -120,6 +120,46 @@ impl<'de> Deserialize<'de> for Flow {
     }
 }
 
+impl Output {
+    /// Reads an output from JSON: a member of `outputs` in the form of [`Flow::from_json`]. Whether it is right is said by
+    /// [`FlowBuilder::build`](crate::FlowBuilder::build), or when it is added to a flow.
+    ///
+    /// # Errors
+    /// When the text is no JSON, or has a member that is none of an output.
+    pub fn from_json(json: &str) -> Result<Self, ConfigErrors> {
+        let node = serde_json::from_str(json).map_err(|error| no_json(&error))?;
+        read_output(node).map_err(|errors| {
+            let positions = Positions::new(json);
+            errors.at(|path| positions.of(path))
+        })
+    }
+
+    /// Returns the output as JSON that [`Output::from_json`] reads back. The text contains the secrets.
+    pub fn to_json(&self) -> String {
+        format!("{:#}", write_endpoint(&EndpointConfiguration::of_output(self, false)))
+    }
+}
+
+impl EndpointConfiguration {
+    /// Returns the configuration as JSON: a member of `sources` or `outputs` in the form of [`Flow::to_json`].
+    pub fn to_json(&self) -> String {
+        format!("{:#}", write_endpoint(self))
+    }
+}
+
+impl Serialize for EndpointConfiguration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        write_endpoint(self).serialize(serializer).map_err(ser::Error::custom)
+    }
+}
+
+fn read_output(node: Node) -> Result<Output, ConfigErrors> {
+    let mut errors = Vec::new();
+    let (common, url, more) = read_endpoint(String::new(), node, &mut errors);
+    let output = url::output(common, url.reveal(), more);
+    ConfigErrors::collect(errors).map_or(Ok(output), Err)
+}
+
 /// Returns the error for text that is not JSON. The text is not quoted, as it may be a secret.
 fn no_json(error: &serde_json::Error) -> ConfigErrors {
     let reason = error.to_string();
@@ -275,7 +315,7 @@ fn read_flows(nodes: Vec<Node>) -> Result<Vec<Flow>, ConfigErrors> {
     let mut errors = Vec::new();
     let mut flows: Vec<Flow> = Vec::new();
     let mut names = HashSet::new();
-    let mut claims: HashMap<Claim, String> = HashMap::new();
+    let mut claims: HashMap<(Option<String>, Claim), String> = HashMap::new();
     for (i, node) in nodes.into_iter().enumerate() {
         let path = format!("[{i}]");
         let flow = match read_flow(node) {
@@ -289,12 +329,16 @@ fn read_flows(nodes: Vec<Node>) -> Result<Vec<Flow>, ConfigErrors> {
             let problem = ConfigErrorKind::Duplicate("another flow has this name".into());
             errors.push(ConfigError::new("name", problem).within(&path));
         }
-        let sources = flow.sources.iter().enumerate().map(|(k, s)| (format!("{path}.sources[{k}]"), s.claim()));
-        let outputs = flow.outputs.iter().enumerate().map(|(k, o)| (format!("{path}.outputs[{k}]"), o.claim()));
-        for (place, claim) in sources.chain(outputs) {
+        let sources = flow.sources.iter().enumerate().map(|(k, s)| (format!("{path}.sources[{k}]"), None, s.claim()));
+        // Outputs of different regions may be those of different machines.
+        let outputs = flow.outputs.iter().enumerate();
+        let outputs = outputs.map(|(k, o)| (format!("{path}.outputs[{k}]"), o.common.region.clone(), o.claim()));
+        for (place, region, claim) in sources.chain(outputs) {
             let Some(claim) = claim else { continue };
+            let text = claim.to_string();
+            let claim = (region, claim);
             if let Some(owner) = claims.get(&claim).filter(|owner| *owner != flow.name()) {
-                let problem = format!("flow `{owner}` already listens on {claim} with the same key");
+                let problem = format!("flow `{owner}` already listens on {text} with the same key");
                 errors.push(ConfigError::new(place, ConfigErrorKind::Duplicate(problem)));
             }
             claims.insert(claim, flow.name().to_owned());

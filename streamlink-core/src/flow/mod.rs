@@ -63,7 +63,8 @@ pub use setting::{Setting, SettingScope, SettingValue, settings};
 pub use shown_url::{PeerUrl, shown_url};
 pub use silence::Takeover;
 pub use source::{AppSourceBuilder, IntoSource, Source};
-pub use srt::{Latency, SrtCallerBuilder, SrtListenerBuilder};
+pub(crate) use srt::GroupNode;
+pub use srt::{GroupType, Latency, SrtCallerBuilder, SrtListenerBuilder};
 pub use udp::{Pace, UdpOutputBuilder, UdpSourceBuilder};
 
 pub(crate) use address::{Call, Listen, LocalEnd, Reconnect};

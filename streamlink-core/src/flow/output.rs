@@ -188,7 +188,8 @@ impl Output {
         self
     }
 
-    /// Sets the region that this output leaves from: a name that the engine maps to a local address or interface.
+    /// Sets the region that this output leaves from: a name that the engine maps to a local address or interface, or to other
+    /// machines that run it (see [`RegionLink`](crate::RegionLink)).
     pub fn region(mut self, name: impl Into<String>) -> Self {
         self.common.region = Some(name.into());
         self
@@ -218,6 +219,17 @@ impl Output {
             OutputKind::RtspListener(_) | OutputKind::RtspCaller(_) => OutputProtocol::Rtsp,
             OutputKind::Tap(_) => OutputProtocol::Tap,
         }
+    }
+
+    /// Returns true if this output hands packets to the host.
+    pub(crate) fn is_tap(&self) -> bool {
+        matches!(self.kind, OutputKind::Tap(_))
+    }
+
+    /// Returns this output without its region, as a node of the region runs it.
+    pub(crate) fn without_region(mut self) -> Self {
+        self.common.region = None;
+        self
     }
 
     /// Returns the congestion control that this output asks the kernel for.

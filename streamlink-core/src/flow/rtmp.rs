@@ -15,6 +15,7 @@ use super::{
 };
 use crate::error::ConfigErrorKind;
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -111,7 +112,7 @@ pub(crate) struct RtmpPublishServer {
     pub(crate) silence: Silence,
     /// Set until `build()`, which adds the backup with the second input address.
     pub(crate) failover: bool,
-    /// Number that sources have in common which share one port that the system picks.
+    /// Number that sources have in common which share one port that the system picks; see [`share_picked_ports`].
     pub(crate) port_group: Option<u64>,
 }
 
@@ -172,12 +173,21 @@ impl RtmpPublishServer {
     /// Divides a source with failover into two, which share a port and differ in their keys. Returns the settings of the
     /// second, or `None` if there is no failover.
     pub(crate) fn divide(&mut self) -> Option<Self> {
-        static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
-        if !std::mem::take(&mut self.failover) {
-            return None;
-        }
-        self.port_group = Some(NEXT_GROUP.fetch_add(1, Ordering::Relaxed));
-        Some(Self { key: None, ..self.clone() })
+        std::mem::take(&mut self.failover).then(|| Self { key: None, ..self.clone() })
+    }
+}
+
+/// Lets the sources of a flow that ask for a port of the system's choice at one address share it, as those do that ask for
+/// the same port. Sources with the same application and key get ports of their own.
+pub(crate) fn share_picked_ports<'a>(sources: impl Iterator<Item = &'a mut RtmpPublishServer>) {
+    static NEXT_GROUP: AtomicU64 = AtomicU64::new(1);
+    let mut groups = HashMap::new();
+    for source in sources.filter(|source| source.listen.bind.port() == 0) {
+        let new_group = || (NEXT_GROUP.fetch_add(1, Ordering::Relaxed), HashSet::new());
+        let (group, streams) = groups.entry((source.listen.bind, source.tls)).or_insert_with(new_group);
+        // A key that is generated is that of no other source.
+        let is_new = source.key.clone().is_none_or(|key| streams.insert((source.app.clone(), key)));
+        source.port_group = is_new.then_some(*group);
     }
 }
 

@@ -282,11 +282,11 @@ pub(crate) static TABLE: &[Row] = &[
         access: None,
     },
     Row {
-        setting: setting("region", "region", OUTPUTS, NAME, "", "", "Region from which the output sends: a name that the engine maps to a local address or interface."),
+        setting: setting("region", "region", OUTPUTS, NAME, "", "", "Region from which the output sends: a name that the engine maps to a local address or interface, or to other machines."),
         access: None,
     },
     Row {
-        setting: setting("mode", "", NETWORK_ENDPOINTS, Choice(&["listener", "caller"]), "", "", "Role of the endpoint; by default it listens if the host is missing or a wildcard, and calls otherwise."),
+        setting: setting("mode", "", NETWORK_ENDPOINTS, Choice(&["listener", "caller", "rendezvous"]), "", "", "Role of the endpoint; by default it listens if the host is missing or a wildcard, and calls otherwise. `rendezvous` is for SRT: both ends call."),
         access: None,
     },
     // Listeners.
@@ -364,19 +364,20 @@ pub(crate) static TABLE: &[Row] = &[
         access: field!(srt, |s| text(s.packet_drop), |s, v| s.packet_drop = v.boolean()?),
     },
     Row {
-        setting: setting("groupconnect", "group_connect", &[SrtListenerSource, SrtListenerOutput], Boolean, "", "true", "Admits groups of connections (bonding): a source libsrt's types broadcast and backup, an output broadcast."),
+        setting: setting("groupconnect", "group_connect", &[SrtListenerSource, SrtListenerOutput], Boolean, "", "true", "Admits groups of connections (bonding) of libsrt's types broadcast and backup."),
         access: field!(srt, |s| text(s.group_connect), |s, v| s.group_connect = v.boolean()?),
     },
     Row {
-        setting: setting("nodes", "nodes", &[SrtCallerSource, SrtCallerOutput], Form("hosts and ports separated by commas, such as `a.example.com:9000,b.example.com:9000`"), "", "", "Addresses of the peer that make the caller a group of connections (bonding), beside the address itself."),
+        setting: setting("nodes", "nodes", &[SrtCallerSource, SrtCallerOutput], Form("hosts and ports separated by commas, such as `a.example.com:9000,b.example.com:9000?weight=50`"), "", "", "Addresses of the peer that make the caller a group of connections (bonding), beside the address itself."),
         access: field!(srt, |s| srt::nodes_text(&s.nodes), |s, v| s.nodes = srt::nodes(v.text)?),
     },
     Row {
-        setting: setting("type", "", &[SrtCallerSource, SrtCallerOutput], Form("`broadcast`"), "", "", "Type of the group of connections, as libsrt's programs name it."),
-        access: field!(srt, |s| s.names_group_type.then(|| "broadcast".to_owned()), |s, v| {
-            srt::group_type(v.text)?;
-            s.names_group_type = true;
-        }),
+        setting: setting("type", "group_type", &[SrtCallerSource, SrtCallerOutput], Choice(&["broadcast", "backup"]), "", "broadcast", "Type of the group of connections; with `backup` the heaviest node is used, and the next one when it fails.").aliases(&["grouptype"]),
+        access: field!(srt, |s| option(&s.group_type), |s, v| s.group_type = Some(v.parse()?)),
+    },
+    Row {
+        setting: setting("weight", "weight", &[SrtCallerSource, SrtCallerOutput], Number { min: 0, max: 65_535 }, "", "0", "Weight of the address itself in a group of the type `backup`."),
+        access: field!(srt, |s| text(s.weight), |s, v| s.weight = v.number()?),
     },
     Row {
         setting: setting("packetfilter", "packet_filter", SRT, Form("libsrt's form `fec,cols:10,rows:5,layout:staircase,arq:onreq`, of which all but `fec` may be missing"), "", "", "Forward error correction; a listener without it uses what its caller asks for."),

@@ -71,6 +71,15 @@ impl serde::Serialize for PeerUrl {
     }
 }
 
+/// Reads a URL back, with deceptive characters escaped. It has no secrets if it was serialized.
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for PeerUrl {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let url = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Ok(Self::from(shown(&url, MAX_SHOWN)))
+    }
+}
+
 /// Returns true if a setting is known to hold no secret, whatever endpoint has it. Free text for people may hold one.
 pub(crate) fn is_public(name: &str) -> bool {
     let mut rows = settings().filter(|setting| setting.is_named(name)).peekable();
@@ -133,7 +142,7 @@ fn is_scheme(text: &str) -> bool {
 }
 
 /// Returns true if a text is a host and a port, and not the beginning of `user:password`.
-fn is_authority(text: &str) -> bool {
+pub(crate) fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
         _ => (text, ""),

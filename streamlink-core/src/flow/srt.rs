@@ -94,9 +94,13 @@ pub(crate) struct SrtOptions {
     pub(crate) packet_drop: bool,
     pub(crate) packet_filter: Option<PacketFilter>,
     /// Of a caller: further addresses of the peer, which make it a group of connections.
-    pub(crate) nodes: Vec<HostPort>,
-    /// Of a caller: whether the type of the group is written out.
-    pub(crate) names_group_type: bool,
+    pub(crate) nodes: Vec<GroupNode>,
+    /// Of a caller: type of the group. `None`: broadcast, which is not written out.
+    pub(crate) group_type: Option<GroupType>,
+    /// Of a caller: weight of the address itself in a main/backup group.
+    pub(crate) weight: u16,
+    /// Of a caller: whether the peer calls, too, instead of listening.
+    pub(crate) rendezvous: bool,
     /// Of a listener: whether groups of connections are admitted.
     pub(crate) group_connect: bool,
     /// Set for sources only.
@@ -126,7 +130,9 @@ impl Default for SrtOptions {
             packet_drop: true,
             packet_filter: None,
             nodes: Vec::new(),
-            names_group_type: false,
+            group_type: None,
+            weight: 0,
+            rendezvous: false,
             group_connect: true,
             silence: Silence::default(),
             program: ProgramChoice::default(),
@@ -137,13 +143,73 @@ impl Default for SrtOptions {
 /// Maximum number of members of a group.
 const MAX_NODES: usize = 8;
 
+/// Type of a group of connections (bonding), as libsrt names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum GroupType {
+    /// Every packet is sent over all connections.
+    #[default]
+    Broadcast,
+    /// Packets are sent over the heaviest connection. When it shows signs of trouble, they are sent over the next one, with
+    /// all that may have been lost; when it is stable again, over it alone.
+    Backup,
+}
+
+impl fmt::Display for GroupType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GroupType::Broadcast => "broadcast",
+            GroupType::Backup => "backup",
+        })
+    }
+}
+
+impl FromStr for GroupType {
+    type Err = ConfigErrorKind;
+    /// Reads `broadcast` or `backup`.
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
+        match s {
+            "broadcast" => Ok(GroupType::Broadcast),
+            "backup" => Ok(GroupType::Backup),
+            _ => Err(ConfigErrorKind::malformed(s, "broadcast or backup")),
+        }
+    }
+}
+
+/// Address of a member of a group, with its weight in a main/backup group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupNode {
+    pub(crate) host: HostPort,
+    pub(crate) weight: u16,
+}
+
+impl FromStr for GroupNode {
+    type Err = ConfigErrorKind;
+    /// Reads `host:port` or `host:port?weight=50`, as libsrt's programs write it.
+    fn from_str(s: &str) -> Result<Self, ConfigErrorKind> {
+        let Some((host, query)) = s.split_once('?') else { return Ok(Self { host: s.parse()?, weight: 0 }) };
+        let malformed = || ConfigErrorKind::malformed(query, "`weight` behind the address of a node");
+        let weight = query.strip_prefix("weight=").ok_or_else(malformed)?;
+        Ok(Self { host: host.parse()?, weight: number(weight, 0..=u16::MAX, "")? })
+    }
+}
+
+impl fmt::Display for GroupNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.weight {
+            0 => self.host.fmt(f),
+            weight => write!(f, "{}?weight={weight}", self.host),
+        }
+    }
+}
+
 /// Reads the addresses of the members of a group, separated by commas.
-pub(crate) fn nodes(text: &str) -> Result<Vec<HostPort>, ConfigErrorKind> {
-    let nodes = text.split(',').map(str::parse).collect::<Result<Vec<HostPort>, _>>()?;
+pub(crate) fn nodes(text: &str) -> Result<Vec<GroupNode>, ConfigErrorKind> {
+    let nodes = text.split(',').map(str::parse).collect::<Result<Vec<GroupNode>, _>>()?;
     check_nodes(nodes)
 }
 
-fn check_nodes(nodes: Vec<HostPort>) -> Result<Vec<HostPort>, ConfigErrorKind> {
+fn check_nodes(nodes: Vec<GroupNode>) -> Result<Vec<GroupNode>, ConfigErrorKind> {
     if (1..=MAX_NODES).contains(&nodes.len()) {
         Ok(nodes)
     } else {
@@ -152,18 +218,9 @@ fn check_nodes(nodes: Vec<HostPort>) -> Result<Vec<HostPort>, ConfigErrorKind> {
 }
 
 /// Writes the addresses of the members of a group; `None` if there are none.
-pub(crate) fn nodes_text(nodes: &[HostPort]) -> Option<String> {
+pub(crate) fn nodes_text(nodes: &[GroupNode]) -> Option<String> {
     let texts: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| texts.join(","))
-}
-
-/// Checks the type of a group.
-pub(crate) fn group_type(text: &str) -> Result<(), ConfigErrorKind> {
-    match text {
-        "broadcast" => Ok(()),
-        "backup" => Err(ConfigErrorKind::malformed(text, "supported for callers: the type is `broadcast`")),
-        _ => Err(ConfigErrorKind::malformed(text, "broadcast")),
-    }
 }
 
 /// Checks a stream id.
@@ -187,6 +244,33 @@ pub(crate) struct SrtCaller {
     pub(crate) srt: SrtOptions,
 }
 
+impl SrtCaller {
+    /// Returns the members of the group that the caller is: its own address first. Empty if it is no group.
+    pub(crate) fn group(&self) -> Vec<GroupNode> {
+        let SrtOptions { nodes, weight, .. } = &self.srt;
+        if nodes.is_empty() {
+            return Vec::new();
+        }
+        // The address itself may be one of the nodes, as in `srt://*?nodes=...`.
+        let itself = nodes.iter().find(|node| node.host == self.call.remote);
+        let weight = itself.map_or(*weight, |node| node.weight);
+        let mut members = vec![GroupNode { host: self.call.remote.clone(), weight }];
+        members.extend(nodes.iter().filter(|node| node.host != self.call.remote).cloned());
+        members
+    }
+
+    /// Returns the field and problem of settings that contradict each other.
+    pub(crate) fn check(&self) -> Option<(&'static str, ConfigErrorKind)> {
+        if !self.srt.rendezvous {
+            return None;
+        }
+        let conflict = |text: &str| Some(ConfigErrorKind::Conflict(text.into()));
+        let of_group = conflict("a rendezvous has one connection, and no group").filter(|_| !self.srt.nodes.is_empty());
+        let of_id = conflict("a rendezvous carries no stream id").filter(|_| self.srt.stream_id.is_some());
+        of_group.map(|problem| ("nodes", problem)).or(of_id.map(|problem| ("streamid", problem)))
+    }
+}
+
 endpoint_builder! {
     /// Builder of an SRT listener: a source that callers send to, or an output that serves callers. Made by
     /// [`Source::srt_listener`](crate::Source::srt_listener) and [`Output::srt_listener`](crate::Output::srt_listener).
@@ -196,21 +280,42 @@ listener_setters!(<R> SrtListenerBuilder<R>, listen);
 player_setters!(SrtListenerBuilder<role::Output>, listen);
 
 impl<R> SrtCallerBuilder<R> {
-    /// Adds further addresses of the peer (`host:port`), up to 8 in all. The caller becomes a broadcast group (bonding): it
-    /// connects to each address, sends every packet over all connections, or receives every packet from whichever
-    /// connection brings it first. The peer must admit groups, as this library does and libsrt with
-    /// `SRTO_GROUPCONNECT`.
+    /// Adds further addresses of the peer (`host:port`, or `host:port?weight=50`), up to 8. The caller becomes a group
+    /// (bonding): it connects to each address, sends every packet over the connections that the type of the group says, and
+    /// receives every packet from whichever connection brings it first. The peer must admit groups, as this library does
+    /// and libsrt with `SRTO_GROUPCONNECT`.
     pub fn nodes(mut self, addresses: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
-        let parsed: Result<Vec<HostPort>, _> = addresses.into_iter().map(|address| address.as_ref().parse()).collect();
+        let parsed: Result<Vec<GroupNode>, _> = addresses.into_iter().map(|address| address.as_ref().parse()).collect();
         self.draft.try_set("nodes", parsed.and_then(check_nodes), |settings, nodes| settings.srt.nodes = nodes);
+        self
+    }
+
+    /// Sets the type of the group ([`GroupType::Broadcast`]), which [`SrtCallerBuilder::nodes`] makes.
+    pub fn group_type(mut self, group_type: GroupType) -> Self {
+        self.draft.settings.srt.group_type = Some(group_type);
+        self
+    }
+
+    /// Sets the weight of the address itself in a group of the type [`GroupType::Backup`] (0; 0-65 535). The heaviest
+    /// address that is connected and stable is used; of several, the first.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.draft.settings.srt.weight = weight;
+        self
+    }
+
+    /// Connects by rendezvous: the peer does so, too, and neither listens, so that both may be behind NAT routers or
+    /// firewalls. Both call each other from fixed ports: the local port is that of the remote address unless it is set. An
+    /// attempt takes ten times the connect timeout. There is no stream id.
+    pub fn rendezvous(mut self) -> Self {
+        self.draft.settings.srt.rendezvous = true;
         self
     }
 }
 
 impl<R> SrtListenerBuilder<R> {
     /// Sets whether groups of connections are admitted (bonding; on): several connections of one peer that carry the same
-    /// packets. A group counts as one publisher, and each of its members as a player. A source admits libsrt's types
-    /// broadcast and backup, and an output broadcast.
+    /// packets. A group counts as one publisher, and each of its members as a player. libsrt's types broadcast and backup
+    /// are admitted.
     pub fn group_connect(mut self, on: bool) -> Self {
         self.draft.settings.srt.group_connect = on;
         self

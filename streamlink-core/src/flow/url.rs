@@ -17,7 +17,7 @@ use super::{
     settings::boolean,
     shown_url::{is_public, is_secret},
     source::{Source, SourceKind},
-    srt::{SrtCaller, SrtListener, SrtOptions},
+    srt::{GroupNode, SrtCaller, SrtListener, SrtOptions},
     udp::{UdpInput, UdpOutput},
 };
 use crate::{error::ConfigErrorKind, media::MediaFamily, secret::Secret};
@@ -45,6 +45,7 @@ fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, ConfigErro
         Some(other) => {
             let expected = match url.scheme.as_str() {
                 "rtsp" | "rtsps" | "rtmp" | "rtmps" => "listener or caller; a `mode` for the server goes into `query`",
+                "srt" => "listener, caller or rendezvous",
                 _ => "listener or caller",
             };
             Err(ConfigErrorKind::malformed(format_args!("mode {other}"), expected))
@@ -53,17 +54,38 @@ fn is_listener(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, ConfigErro
     }
 }
 
-/// Returns the address of an SRT caller. Of a group whose address is a wildcard, as libsrt's programs write it
+/// Removes `mode=rendezvous`, and returns whether it was there.
+fn take_rendezvous(url: &mut ParsedUrl, more: &mut Pairs) -> Result<bool, ConfigErrorKind> {
+    let is_it = |value: &Secret| value.reveal() == "rendezvous";
+    let in_url = url.pairs().find(|pair| pair.name() == "mode").map(|pair| pair.value()).transpose()?;
+    let found = in_url.as_ref().is_some_and(is_it) || more.iter().any(|(name, value)| name == "mode" && is_it(value));
+    if found {
+        take(url, more, "mode")?;
+    }
+    Ok(found)
+}
+
+/// Returns an SRT caller with its address. Of a group whose address is a wildcard, as libsrt's programs write it
 /// (`srt://*?type=broadcast&nodes=a:9000,b:9000`), that is the first node. `None`: the endpoint listens.
-fn srt_remote(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Option<HostPort>, ConfigErrorKind> {
+fn srt_caller(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Option<SrtCaller>, ConfigErrorKind> {
+    let caller = |remote| SrtCaller { call: Call::new(remote), srt: SrtOptions::default() };
     let in_url = url.pairs().find(|pair| pair.name() == "nodes").map(|pair| pair.value()).transpose()?;
     let beside = || more.iter().find(|(name, _)| name == "nodes").map(|(_, value)| value.clone());
     if let Some(nodes) = in_url.or_else(beside).filter(|_| url.host_is_wildcard()) {
         check_mode(url, more, "caller", "the address is a group of nodes to call")?;
-        let first = nodes.reveal().split(',').next().unwrap_or_default().parse();
-        return first.map(Some);
+        let first: GroupNode = nodes.reveal().split(',').next().unwrap_or_default().parse()?;
+        return Ok(Some(caller(first.host)));
     }
-    if is_listener(url, more)? { Ok(None) } else { url.remote(None).map(Some) }
+    if take_rendezvous(url, more)? {
+        if url.host_is_wildcard() {
+            let problem = "`mode=rendezvous` needs the host that calls at the same time";
+            return Err(ConfigErrorKind::Conflict(problem.into()));
+        }
+        let mut caller = caller(url.remote(None)?);
+        caller.srt.rendezvous = true;
+        return Ok(Some(caller));
+    }
+    if is_listener(url, more)? { Ok(None) } else { url.remote(None).map(|remote| Some(caller(remote))) }
 }
 
 /// Checks the `mode` of an endpoint that can have only this one.
@@ -229,10 +251,9 @@ fn source_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<SourceKind>
         "srt" => {
             url.no_user()?;
             url.no_path()?;
-            let srt = SrtOptions::default();
-            match srt_remote(url, more)? {
-                None => SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt }),
-                Some(remote) => SourceKind::SrtCaller(SrtCaller { call: Call::new(remote), srt }),
+            match srt_caller(url, more)? {
+                None => SourceKind::SrtListener(SrtListener { listen: url.bind(None)?, srt: SrtOptions::default() }),
+                Some(caller) => SourceKind::SrtCaller(caller),
             }
         }
         "rtmp" | "rtmps" => {
@@ -279,10 +300,9 @@ fn output_kind(url: &mut ParsedUrl, more: &mut Pairs) -> Result<Read<OutputKind>
         "srt" => {
             url.no_user()?;
             url.no_path()?;
-            let srt = SrtOptions::default();
-            match srt_remote(url, more)? {
-                None => OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt }),
-                Some(remote) => OutputKind::SrtCaller(SrtCaller { call: Call::new(remote), srt }),
+            match srt_caller(url, more)? {
+                None => OutputKind::SrtListener(SrtListener { listen: url.bind(None)?, srt: SrtOptions::default() }),
+                Some(caller) => OutputKind::SrtCaller(caller),
             }
         }
         "rtmp" | "rtmps" => {

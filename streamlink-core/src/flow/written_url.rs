@@ -3,15 +3,17 @@
 use super::{
     address::Listen,
     builder::Common,
-    output::OutputKind,
+    output::{Output, OutputKind},
     parsed_url::ParsedUrl,
-    printed_url::QUERY,
+    printed_url::{QUERY, rtmp_url, rtsp_url, srt_url},
     rtmp::RtmpAddress,
     rtsp::{RtspCaller, RtspListener, RtspOptions},
     secret::{Credentials, StreamKey},
     setting_table::Fields,
     settings::{Entries, list},
+    shown_url::{PeerUrl, is_authority},
     source::SourceKind,
+    srt::SrtCaller,
     url::take_settings,
 };
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -25,7 +27,7 @@ pub(crate) struct UrlParts {
 impl UrlParts {
     /// Returns the URL with `mode=caller` if the endpoint was configured with it.
     pub(crate) fn of(mut self, common: &Common) -> Self {
-        if common.mode_is_caller {
+        if common.mode_is_caller && self.query.0.iter().all(|(name, _)| *name != "mode") {
             self.query.0.insert(0, ("mode", "caller".into()));
         }
         self
@@ -73,7 +75,7 @@ pub(crate) fn source_parts(kind: &SourceKind) -> UrlParts {
         SourceKind::Udp(s) => parts(format!("udp://{}", s.listen.bind), None, fields),
         SourceKind::Rist(s) => parts(format!("rist://{}", s.udp.listen.bind), None, fields),
         SourceKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
-        SourceKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
+        SourceKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), mode_of_caller(s), fields),
         SourceKind::Rtmp(s) => {
             parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), mode_of_listener(&s.listen), fields)
         }
@@ -92,7 +94,7 @@ pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
         OutputKind::Udp(s) => parts(format!("udp://{}", s.destination), None, fields),
         OutputKind::Rist(s) => parts(format!("rist://{}", s.udp.destination), None, fields),
         OutputKind::SrtListener(s) => parts(format!("srt://{}", s.listen.bind), mode_of_listener(&s.listen), fields),
-        OutputKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), None, fields),
+        OutputKind::SrtCaller(s) => parts(format!("srt://{}", s.call.remote), mode_of_caller(s), fields),
         OutputKind::RtmpPlay(s) => {
             parts(rtmp_listener(&s.listen, &s.app, &s.key, s.tls), mode_of_listener(&s.listen), fields)
         }
@@ -110,6 +112,25 @@ pub(crate) fn output_parts(kind: &OutputKind) -> UrlParts {
     }
 }
 
+impl Output {
+    /// Returns the URL from which players fetch this output, which listens at another machine. `reported`: the URL there,
+    /// without the secrets. `None` for an output that does not listen.
+    pub(crate) fn playback_url(&self, reported: &str) -> Option<PeerUrl> {
+        let (_, rest) = reported.split_once("://")?;
+        let (place, _) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if place.is_empty() || !is_authority(place) {
+            return None;
+        }
+        let url = match &self.kind {
+            OutputKind::SrtListener(s) => srt_url(place, s.srt.stream_id.as_deref()),
+            OutputKind::RtmpPlay(s) => rtmp_url(s.tls, place, &s.app, s.key.as_ref().map_or("", StreamKey::reveal)),
+            OutputKind::RtspListener(s) => rtsp_url(s.rtsp.tls, place, &s.rtsp.path),
+            _ => return None,
+        };
+        Some(url.into())
+    }
+}
+
 /// Returns the parts of a URL, with `mode` if the host alone does not imply it.
 fn parts(base: String, mode: Option<&str>, fields: &mut dyn Fields) -> UrlParts {
     let mut query = Entries::default();
@@ -122,6 +143,10 @@ fn parts(base: String, mode: Option<&str>, fields: &mut dyn Fields) -> UrlParts 
 
 fn mode_of_listener(listen: &Listen) -> Option<&'static str> {
     (!listen.bind.ip().is_unspecified()).then_some("listener")
+}
+
+fn mode_of_caller(caller: &SrtCaller) -> Option<&'static str> {
+    caller.srt.rendezvous.then_some("rendezvous")
 }
 
 fn rtsp_base(rtsp: &RtspOptions, authority: &str) -> String {

@@ -19,6 +19,8 @@ pub use payload::PayloadProblem;
 pub use program::ProgramChoice;
 pub(crate) use remux::Remuxer;
 pub use track::{LeftOut, MediaTrack};
+#[cfg(test)]
+pub(crate) use transport_check::TransportChecker;
 pub use transport_check::{TransportCheck, TransportErrors};
 pub use ts::PidStats;
 pub(crate) use ts::TsMonitor;

@@ -2,11 +2,15 @@
 
 use std::{fmt, time::Duration};
 
+/// Name that lives for ever. A field of this type is not borrowed when it is deserialized, as one of `&str` would be.
+type StaticText = &'static str;
+
 /// One track of media: what it holds, and whether it is carried.
 ///
 /// Fields that are not known, or that its kind does not have, are `None` or 0.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct MediaTrack {
     /// Packet identifier of an elementary stream of MPEG-TS, 0–8191.
@@ -16,9 +20,11 @@ pub struct MediaTrack {
     /// Number of the track in RTMP (0 is the main one), or of its section in the SDP of RTSP (from 0).
     pub track: Option<u16>,
     /// Name of the codec, as in `H.264`.
-    pub codec: &'static str,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "crate::serial::known_text"))]
+    pub codec: StaticText,
     /// Name of the profile, as in `High`.
-    pub profile: Option<&'static str>,
+    #[cfg_attr(feature = "serde", serde(deserialize_with = "crate::serial::optional_known_text"))]
+    pub profile: Option<StaticText>,
     /// Width of the picture, in pixels.
     pub width: u32,
     /// Height of the picture, in pixels.

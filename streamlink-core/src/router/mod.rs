@@ -12,16 +12,16 @@ mod media_batch;
 mod merge;
 mod ring;
 
-pub(crate) use counters::Counters;
 pub use counters::State;
+pub(crate) use counters::{Counter, Counters};
 pub(crate) use current_presentation::CurrentPresentation;
 pub(crate) use gop::GopSegmenter;
 pub(crate) use group::{FailoverConfig, SourceGroup, Switch, SwitchPolicy};
 pub(crate) use layout::{BatchLayout, WriteOutcome};
 pub(crate) use limiter::{Limiter, RateCheck};
 pub(crate) use media_batch::MediaBatch;
-pub(crate) use merge::MAX_PATHS;
-use merge::{Merge, PathCounts};
+use merge::PathCounts;
+pub(crate) use merge::{MAX_PATHS, Merge};
 pub(crate) use ring::{
     Batch, Closed, DEFAULT_ENTRY_WAIT, LayoutInterest, Limits, Preamble, Reader, ReaderCloser, Ring, Totals,
 };

@@ -47,7 +47,7 @@ pub(super) struct EndpointPatch {
     /// New address.
     #[schema(required = false)]
     url: String,
-    /// Whether the endpoint takes part in the flow.
+    /// `true` when the endpoint takes part in the flow.
     #[schema(required = false)]
     enabled: bool,
 }

@@ -80,7 +80,7 @@ pub(super) struct FlowPatch {
     /// New name. The flow is started anew.
     #[schema(required = false)]
     name: String,
-    /// Whether the flow runs.
+    /// `true` when the flow runs.
     #[schema(required = false)]
     enabled: bool,
     #[schema(required = false)]

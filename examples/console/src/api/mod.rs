@@ -58,8 +58,6 @@ pub(crate) struct Console {
     pub(crate) access: Access,
     /// Permits of event streams.
     pub(crate) streams: Arc<Semaphore>,
-    /// Names of the regions from which outputs can send.
-    pub(crate) regions: Arc<[String]>,
     /// True once the stored flows were started.
     pub(crate) is_ready: Arc<AtomicBool>,
 }

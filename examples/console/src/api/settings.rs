@@ -68,8 +68,10 @@ pub(super) struct Input {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct About {
     version: &'static str,
-    /// Names of the regions from which outputs can send.
+    /// Names of the regions from which outputs can send, in order.
     regions: Vec<String>,
+    /// Names of those that are on other machines.
+    remote_regions: Vec<String>,
 }
 
 pub(super) fn routes() -> OpenApiRouter<Console> {
@@ -132,5 +134,9 @@ async fn pairing() -> Answer<Pairing> {
 /// Returns the version and the regions of this console.
 #[utoipa::path(get, path = "/console", tag = "console", responses((status = 200, body = About)))]
 async fn about(State(console): State<Console>) -> Answer<About> {
-    Ok(Json(About { version: env!("CARGO_PKG_VERSION"), regions: console.regions.to_vec() }))
+    let known = console.flows.engine().regions();
+    let remote = known.iter().filter(|(_, is_remote)| *is_remote).map(|(name, _)| name.clone());
+    let remote_regions = remote.collect();
+    let regions = known.into_iter().map(|(name, _)| name).collect();
+    Ok(Json(About { version: env!("CARGO_PKG_VERSION"), regions, remote_regions }))
 }

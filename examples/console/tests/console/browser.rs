@@ -193,6 +193,17 @@ impl Browser {
         let bytes = base64(picture.as_str().unwrap());
         std::fs::write(file, bytes).unwrap();
     }
+
+    /// Writes a picture of the whole page, also of what lies below the window.
+    pub(crate) fn whole_picture(&self, file: &Path) {
+        let size =
+            self.script("const page = document.documentElement; return [page.scrollWidth, page.scrollHeight]", &[]);
+        let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1 });
+        let shot =
+            json!({ "cmd": "Page.captureScreenshot", "params": { "captureBeyondViewport": true, "clip": clip } });
+        let picture = self.command("POST", "/goog/cdp/execute", Some(&shot));
+        std::fs::write(file, base64(picture["data"].as_str().unwrap())).unwrap();
+    }
 }
 
 impl Drop for Browser {

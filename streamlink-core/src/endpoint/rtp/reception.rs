@@ -79,7 +79,7 @@ struct Tally {
     dropped: u64,
     refused: Vec<RefusalCount>,
     refused_peer: Option<(SocketAddr, RefusalReason)>,
-    /// Datagrams with MPEG-TS and no RTP header, which count as malformed, and the sender of the last one.
+    /// Datagrams with MPEG-TS and no RTP header, which are refused, and the sender of the last one.
     raw: u64,
     raw_peer: Option<SocketAddr>,
     disconnect: bool,
@@ -117,6 +117,7 @@ impl Reception {
         };
         let rist = match protocol {
             Protocol::Rist { latency, .. } => {
+                context.group.allow_recovery(latency);
                 let own = u32::from_be_bytes(context.random.bytes()) & !1;
                 context.status.counters.latency_us.set(micros(Some(latency)));
                 Some(RistReceiver::new(own, latency, Instant::now()))
@@ -181,10 +182,11 @@ impl Reception {
             Ok(_) => self.tally.dropped += 1,
             Err(NotRtp::Rtcp) => {} // RTCP has no use in a flow, and is no error
             Err(NotRtp::Malformed) => {
-                self.tally.malformed += 1;
                 if Framing::detect(&data).is_some() {
                     self.tally.raw += 1;
                     self.tally.raw_peer = Some(peer);
+                } else {
+                    self.tally.malformed += 1;
                 }
             }
         }
@@ -365,6 +367,9 @@ impl Reception {
             && let Some(count) = self.refused.admit(now, refused)
         {
             self.refuse(reason, peer, count, now);
+        }
+        if tally.raw > 0 {
+            self.ingest.context.status.count_refusals(RefusalReason::RawTransportStream, tally.raw);
         }
         // Once for each sender, as it goes on until somebody corrects it.
         if let Some(peer) = tally.raw_peer

@@ -9,19 +9,18 @@ use super::{
         resolver::{Target, unreachable},
         sleep_until,
     },
+    call_handshake::{CallHandshake, Parting, shake_hands},
     connection_io::ConnectionIo,
     group_caller,
     rates::FlowRates,
     route::settle,
 };
 use crate::{
-    flow::{HostPort, Reconnect, StreamId},
+    flow::{GroupNode, GroupType, HostPort, Reconnect, StreamId},
     lock::log_handshake,
     media::Packet as MediaPacket,
-    net::{Datagram, Egress, Receiver, Sender, UdpOptions, UdpSocket},
-    proto::srt::{
-        self, ConnectionStats, Control, Delivered, Local, Outbox, Packet, Progress, Rejection, Terms, destination,
-    },
+    net::{Egress, Receiver, UdpOptions, UdpSocket},
+    proto::srt::{self, ConnectionStats, Control, Delivered, Local, Outbox, Packet, Rejection, Terms, destination},
     random::Random,
     router::{Batch, Reader},
 };
@@ -37,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 const SOCKET_BUFFER: usize = 4 << 20;
 /// Maximum number of datagrams handled in one turn of the task.
 pub(super) const MAX_BATCH: usize = 512;
+/// Duration of an attempt at a rendezvous in connect timeouts, as in libsrt: the peer may begin later.
+const RENDEZVOUS_TIMEOUTS: u32 = 10;
 /// Interval of the statistics.
 pub(super) const STATS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -51,8 +52,11 @@ pub(crate) enum Direction {
 #[derive(Debug)]
 pub(crate) struct SrtClient {
     pub(crate) remote: HostPort,
-    /// Further addresses of the peer: the caller is a group with a member for each.
-    pub(crate) nodes: Vec<HostPort>,
+    /// Members of the group that the caller is; empty if it is none.
+    pub(crate) nodes: Vec<GroupNode>,
+    pub(crate) group_type: GroupType,
+    /// Whether the peer calls, too.
+    pub(crate) rendezvous: bool,
     pub(crate) resolver: Resolver,
     pub(crate) reconnect: Reconnect,
     pub(crate) random: Random,
@@ -152,8 +156,14 @@ impl SrtClient {
             let asked = shown_stream_id(self.stream_id.as_deref());
             format!("`{name}` asks {peer} for an SRT connection as socket {id}: {asked}")
         });
-        let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), timeout);
-        let mut client = shake_hands(caller, socket, id, self.terms.bytes_per_second, has_others).await?;
+        let handshake = if self.rendezvous {
+            let timeout = timeout.saturating_mul(RENDEZVOUS_TIMEOUTS);
+            CallHandshake::Rendezvous(Box::new(srt::Rendezvous::new(self.terms.clone(), local, timeout)))
+        } else {
+            let caller = srt::Caller::new(self.terms.clone(), local, self.stream_id.clone(), timeout);
+            CallHandshake::Caller(Box::new(caller))
+        };
+        let mut client = shake_hands(handshake, socket, id, self.terms.bytes_per_second, has_others).await?;
         client.peer = peer;
         let rates = self.rates.now();
         client.io.connection.set_rates(rates.buffer, rates.pacing);
@@ -182,7 +192,7 @@ fn shown_stream_id(id: Option<&str>) -> String {
 }
 
 /// Reason for which an address could not be called.
-enum Failed {
+pub(super) enum Failed {
     Rejected(Rejection),
     Io(io::Error),
 }
@@ -242,65 +252,6 @@ impl Caller for RunningCaller {
     }
 }
 
-/// Runs the handshake until the listener has accepted or rejected the call, or the time is up. `has_others`: there are
-/// other addresses to try, so that one where nobody listens is given up at once.
-async fn shake_hands(
-    mut caller: srt::Caller,
-    socket: UdpSocket,
-    id: u32,
-    rate: u64,
-    has_others: bool,
-) -> Result<ConnectedClient, Failed> {
-    let mut memory = Receiver::new(rate);
-    let mut sender = Sender::new(&socket);
-    let mut inbox = Vec::new();
-    let mut last_error = None;
-    loop {
-        let now = Instant::now();
-        if let Some(packet) = caller.poll_transmit(now) {
-            sender.send(&socket, &[Datagram { head: &[], body: &packet }]);
-        }
-        let deadline = caller.next_timeout();
-        tokio::select! {
-            result = socket.drain(&mut memory, 1, |datagram| inbox.push(datagram)) => {
-                if let Err(error) = result {
-                    log::debug!("SRT caller: {error}"); // e.g. nobody listens yet: the handshake is repeated
-                    if has_others {
-                        return Err(error.into());
-                    }
-                    last_error = Some(error);
-                }
-            }
-            () = sleep_until(Some(deadline)) => {}
-        }
-        let now = Instant::now();
-        let mut progress = caller.handle_timeout(now);
-        for datagram in inbox.drain(..) {
-            if destination(&datagram.data) != Some(id) {
-                continue;
-            }
-            if let Some(Packet::Control { control: Control::Handshake(body), timestamp, .. }) =
-                Packet::parse(&datagram.data)
-            {
-                progress = caller.handle(body, timestamp, now);
-            }
-        }
-        match progress {
-            Progress::Calling => {}
-            Progress::Connected(connection) => {
-                let peer = socket.local_addr(); // placeholder, replaced by `SrtClient::call`
-                let io = ConnectionIo::new(*connection, &socket, None);
-                return Ok(ConnectedClient { io, socket, memory, peer });
-            }
-            Progress::Rejected(rejection) => return Err(Failed::Rejected(rejection)),
-            Progress::TimedOut => {
-                let unanswered = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-                return Err(last_error.unwrap_or_else(unanswered).into());
-            }
-        }
-    }
-}
-
 /// Returns the reason for a rejection by the listener: its code and, if that is about the stream, which one was asked
 /// for.
 pub(super) fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReason {
@@ -316,11 +267,13 @@ pub(super) fn refused(rejection: Rejection, stream_id: Option<&str>) -> LossReas
 }
 
 /// Established connection with its socket.
-struct ConnectedClient {
-    io: ConnectionIo,
-    socket: UdpSocket,
-    memory: Receiver,
-    peer: SocketAddr,
+pub(super) struct ConnectedClient {
+    pub(super) io: ConnectionIo,
+    pub(super) socket: UdpSocket,
+    pub(super) memory: Receiver,
+    pub(super) peer: SocketAddr,
+    /// Last packet of a rendezvous, which is sent again to a peer that goes on with the handshake.
+    pub(super) parting: Option<Parting>,
 }
 
 impl ConnectedClient {
@@ -363,6 +316,11 @@ impl ConnectedClient {
                 if destination(&datagram.data) == Some(self.io.connection.local_id())
                     && let Some(packet) = Packet::parse(&datagram.data)
                 {
+                    if let (Some(parting), Packet::Control { control: Control::Handshake(_), .. }) =
+                        (&mut self.parting, &packet)
+                    {
+                        parting.repeat(&self.socket, now);
+                    }
                     self.io.connection.handle(&packet, &datagram.data, datagram.arrival.min(now));
                 }
             }

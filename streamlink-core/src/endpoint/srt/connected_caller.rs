@@ -6,7 +6,7 @@ use super::{
     groups::GroupKey,
     route::{OpenRoute, settle},
 };
-use crate::proto::srt::{ConnectionStats, Sequence};
+use crate::proto::srt::{BackupMember, ConnectionStats, Sequence};
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -29,6 +29,8 @@ pub(super) struct ConnectedCaller {
     pub(super) route: RouteId,
     /// Group of which it is a member.
     pub(super) group: Option<GroupKey>,
+    /// Role in a main/backup group that we send to.
+    pub(super) backup: Option<BackupMember>,
     pub(super) since: Instant,
     pub(super) scheduled: Option<Instant>,
     pub(super) settled: ConnectionStats,
@@ -36,6 +38,11 @@ pub(super) struct ConnectedCaller {
 }
 
 impl ConnectedCaller {
+    /// Returns whether media is sent over the connection, which may stand by in its group.
+    pub(super) fn carries_media(&self) -> bool {
+        self.backup.is_none_or(|backup| backup.is_active())
+    }
+
     /// Adds the statistics since the last call to the counters of the source or output.
     pub(super) fn settle(&mut self, open: &mut OpenRoute, now: Instant) {
         let stats = self.io.connection.stats();

@@ -44,11 +44,7 @@ impl OpenListener {
     fn add(self, flow: &FlowMedia, admission: Admission, media: RouteMedia) -> ListenerEntry {
         let Self { port, settings } = self;
         let rates = FlowRates::new(&settings.srt, flow.bandwidth.view());
-        let groups = match &media {
-            _ if !settings.srt.group_connect => Groups::None,
-            RouteMedia::Source(_) => Groups::All,
-            RouteMedia::Output(_) => Groups::Broadcast,
-        };
+        let groups = if settings.srt.group_connect { Groups::All } else { Groups::None };
         let terms = Terms { groups, ..terms(&settings.srt, &rates) };
         port.add(Route {
             stream_id: settings.srt.stream_id,
@@ -108,9 +104,16 @@ impl OpenCaller {
         let CallerParts { random, resolver, status, events, stop } = parts;
         let SrtCaller { call, srt } = &self.settings;
         let rates = FlowRates::new(srt, bandwidth);
+        let mut egress = local_egress(&call.local, self.egress.clone());
+        if srt.rendezvous {
+            // The peer calls this port.
+            egress.port = egress.port.or(Some(call.remote.port()));
+        }
         SrtClient {
             remote: call.remote.clone(),
-            nodes: srt.nodes.clone(),
+            nodes: self.settings.group(),
+            group_type: srt.group_type.unwrap_or_default(),
+            rendezvous: srt.rendezvous,
             resolver,
             reconnect: call.reconnect,
             random,
@@ -118,7 +121,7 @@ impl OpenCaller {
             stream_id: srt.stream_id.clone(),
             terms: terms(srt, &rates),
             rates,
-            egress: local_egress(&call.local, self.egress.clone()),
+            egress,
             status,
             events,
             stop,

@@ -1,4 +1,5 @@
-//! Caller of an SRT group (bonding): one connection to each address of the peer, of which every one carries all packets.
+//! Caller of an SRT group (bonding): one connection to each address of the peer. In a broadcast group every one carries all
+//! packets, in a main/backup group that of the heaviest address that is stable.
 //!
 //! The group is connected while at least one member is. A lost member is called again, with a delay of its own.
 
@@ -18,12 +19,12 @@ use super::{
     route::settle,
 };
 use crate::{
-    flow::HostPort,
+    flow::{GroupNode, GroupType, HostPort},
     media::Packet as MediaPacket,
     net::{Datagram, Received, Receiver, Sender, UdpSocket},
     proto::srt::{
-        self, Connection, ConnectionStats, Control, GroupId, GroupInput, GroupNumbers, Local, Outbox, Packet, Progress,
-        Rejection, Sequence, destination,
+        self, BackupLeg, BackupMember, BackupSender, Connection, ConnectionStats, Control, GroupId, GroupInput,
+        GroupNumbers, Local, Outbox, Packet, Progress, Rejection, Sequence, arrival_within, destination,
     },
     router::Batch,
 };
@@ -43,6 +44,8 @@ type Lookup = BoxFuture<'static, (usize, Result<Vec<SocketAddr>, LossReason>)>;
 /// Member of the group.
 struct Member {
     host: HostPort,
+    /// Weight in a main/backup group.
+    weight: u16,
     backoff: Backoff,
     /// Attempts, by which the addresses of the host take turns.
     attempts: usize,
@@ -75,6 +78,15 @@ struct Up {
     peer: SocketAddr,
     since: Instant,
     settled: ConnectionStats,
+    /// Role in a main/backup group that sends.
+    backup: Option<BackupMember>,
+}
+
+impl Up {
+    /// Returns whether the member carries the media.
+    fn is_active(&self) -> bool {
+        self.backup.is_none_or(|backup| backup.is_active())
+    }
 }
 
 impl Member {
@@ -136,7 +148,10 @@ struct GroupSession {
     start: Instant,
     members: Vec<Member>,
     lookups: FuturesUnordered<Lookup>,
+    group_type: GroupType,
     numbers: GroupNumbers,
+    /// Sender of a main/backup group.
+    backup: Option<BackupSender>,
     input: GroupInput,
     settled_lost: u64,
     was_up: bool,
@@ -203,22 +218,24 @@ pub(super) async fn run(
 
 impl GroupSession {
     fn new(call: &SrtClient, now: Instant) -> Self {
-        let mut hosts = vec![call.remote.clone()];
-        hosts.extend(call.nodes.iter().filter(|node| **node != call.remote).cloned());
-        let member = |host| Member {
-            host,
+        let member = |node: &GroupNode| Member {
+            host: node.host.clone(),
+            weight: node.weight,
             backoff: Backoff::new(call.reconnect, call.random.clone()),
             attempts: 0,
             state: MemberState::Waiting(now),
             told: None,
         };
+        let is_sender = matches!(call.direction, Direction::Send(_));
         Self {
             id: GroupId::new(call.random.bytes()),
             peer_group: None,
             start: now,
-            members: hosts.into_iter().map(member).collect(),
+            members: call.nodes.iter().map(member).collect(),
             lookups: FuturesUnordered::new(),
             numbers: GroupNumbers::starting_at(Sequence::new(u32::from_be_bytes(call.random.bytes()))),
+            group_type: call.group_type,
+            backup: (is_sender && call.group_type == GroupType::Backup).then(BackupSender::default),
             input: GroupInput::default(),
             settled_lost: 0,
             was_up: false,
@@ -248,7 +265,11 @@ impl GroupSession {
         let Some(member) = self.members.get_mut(at) else { return };
         let attempt = member.attempts;
         member.attempts = attempt.wrapping_add(1);
-        let (id, next, start) = (self.id, self.numbers.next(), self.start);
+        let (next, start) = (self.numbers.next(), self.start);
+        let group = match self.group_type {
+            GroupType::Broadcast => self.id.broadcast(),
+            GroupType::Backup => self.id.backup(member.weight),
+        };
         let begun = addresses.and_then(|addresses| {
             let peer = addresses.get(attempt % addresses.len().max(1)).copied();
             let peer = peer.ok_or(LossReason::Io("the name has no address".into()))?;
@@ -257,7 +278,7 @@ impl GroupSession {
                 let socket_id = call.fresh_id();
                 let local = Local { id: socket_id, start: now, random: call.random.clone() };
                 let caller = srt::Caller::new(call.terms.clone(), local, call.stream_id.clone(), call.connect_timeout)
-                    .in_group(id.broadcast(), next, start);
+                    .in_group(group, next, start);
                 let memory = Receiver::new(call.terms.bytes_per_second);
                 Ok(Calling { caller, id: socket_id, sender: Sender::new(&socket), socket, memory, peer })
             };
@@ -336,8 +357,16 @@ impl GroupSession {
         let stats = connection.stats();
         call.status.counters.encrypted.set(u64::from(stats.encrypted));
         let io = ConnectionIo::new(connection, &socket, None);
-        member.state =
-            MemberState::Up(Box::new(Up { io, socket, memory, peer, since: now, settled: ConnectionStats::default() }));
+        let backup = self.backup.as_ref().map(|_| BackupMember::new(member.weight));
+        member.state = MemberState::Up(Box::new(Up {
+            io,
+            socket,
+            memory,
+            peer,
+            since: now,
+            settled: ConnectionStats::default(),
+            backup,
+        }));
         member.told = None;
         log::info!("`{}`: group member {} ({peer}) is connected", call.status.name(), member.host);
         if !std::mem::replace(&mut self.was_up, true) {
@@ -348,6 +377,8 @@ impl GroupSession {
             }
         } else if ingest.is_none() {
             call.events.emit(Event::OutputConnected { output: call.status.name(), peer: Some(peer) });
+        } else {
+            call.events.emit(Event::MemberConnected { source: call.status.name(), peer });
         }
         if is_first {
             call.status.set_peer(Some(peer));
@@ -372,6 +403,8 @@ impl GroupSession {
             call.status.record_loss(&reason, peer, now);
             if lasted.is_some() && !is_source {
                 call.events.emit(Event::OutputLost { output: name.clone(), peer, reason: reason.clone() });
+            } else if let Some(peer) = peer.filter(|_| lasted.is_some()) {
+                call.events.emit(Event::MemberLost { source: name.clone(), peer, reason: reason.clone() });
             }
             let attempt = member.backoff.attempts();
             call.events.emit(if is_source {
@@ -417,8 +450,12 @@ impl GroupSession {
             }
             packets += 1;
             bytes += data.len() as u64;
-            for up in self.members.iter_mut().filter_map(Member::up) {
-                up.io.connection.push_numbered(data, self.numbers.next(), packet.arrival(), now);
+            let queued = arrival_within(Duration::MAX, packet.arrival(), now);
+            for up in self.members.iter_mut().filter_map(Member::up).filter(|up| up.is_active()) {
+                up.io.connection.push_queued(data, self.numbers.next(), queued, now);
+            }
+            if let Some(backup) = &mut self.backup {
+                backup.keep(data, self.numbers.next(), queued);
             }
             self.numbers.advance(1);
         }
@@ -456,6 +493,7 @@ impl GroupSession {
                 None
             }
         };
+        self.attend_backup(now);
         for at in 0..self.members.len() {
             let lost = self.members.get_mut(at).and_then(Member::up).and_then(|up| Some((up.io.loss()?, up.peer)));
             if let Some((reason, peer)) = lost {
@@ -464,6 +502,19 @@ impl GroupSession {
             }
         }
         result
+    }
+
+    /// Chooses the members that send, of a main/backup group.
+    fn attend_backup(&mut self, now: Instant) {
+        let Some(sender) = &mut self.backup else { return };
+        let mut legs = Vec::new();
+        for up in self.members.iter_mut().filter_map(Member::up) {
+            let Up { backup, io, .. } = up;
+            if let Some(member) = backup.as_mut().filter(|_| io.connection.closed().is_none()) {
+                legs.push(BackupLeg { member, connection: &mut io.connection });
+            }
+        }
+        sender.attend(&mut legs, now);
     }
 
     /// Hands the payloads that are due to the flow, each once.
@@ -543,8 +594,13 @@ impl GroupSession {
                 MemberState::Up(up) => Some(now.saturating_duration_since(up.since)),
                 _ => None,
             };
+            let is_active = match &member.state {
+                MemberState::Up(up) if is_source => up.io.connection.is_receiving(),
+                MemberState::Up(up) => up.is_active(),
+                _ => false,
+            };
             let stats = member.connection().map(Connection::stats).unwrap_or_default();
-            shown.push(member_stats(member.host.to_string(), since, &stats, is_source));
+            shown.push(member_stats(member.host.to_string(), since, is_active, &stats, is_source));
         }
         call.status.set_members(shown);
     }

@@ -8,9 +8,10 @@ use super::{
     connected_caller::ConnectedCaller,
 };
 use crate::{
+    media::Packet,
     proto::srt::{
-        Connection, ConnectionStats, Delivered, GroupExtension, GroupId, GroupInput, GroupNumbers, Handshake,
-        Rejection, Sequence,
+        BACKUP, BackupLeg, BackupMember, BackupSender, Connection, ConnectionStats, Delivered, GroupExtension, GroupId,
+        GroupInput, GroupNumbers, Handshake, Rejection, Sequence, arrival_within,
     },
     random::Random,
 };
@@ -21,6 +22,9 @@ use std::{
 
 /// Maximum number of members of a group.
 pub(in crate::endpoint) const MAX_MEMBERS: usize = 8;
+
+/// Interval at which the members of a main/backup group are judged.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Route of a group, and its identifier at the peer.
 pub(super) type GroupKey = (RouteId, u32);
@@ -40,6 +44,10 @@ pub(super) struct Group {
     settled: u64,
     /// Numbers of the packets that are sent, for an output.
     pub(super) numbers: GroupNumbers,
+    /// Sender of a main/backup group, for an output.
+    backup: Option<BackupSender>,
+    /// Time from which its members are to be judged again.
+    next_check: Instant,
 }
 
 impl Group {
@@ -80,6 +88,7 @@ impl Groups {
         &mut self,
         route: RouteId,
         asked: &GroupExtension,
+        is_output: bool,
         first: Sequence,
         random: &Random,
         now: Instant,
@@ -92,6 +101,8 @@ impl Groups {
             input: GroupInput::default(),
             settled: 0,
             numbers: GroupNumbers::starting_at(first),
+            backup: (is_output && asked.kind == BACKUP).then(BackupSender::default),
+            next_check: now,
         })
     }
 
@@ -130,6 +141,41 @@ impl Groups {
 }
 
 impl Group {
+    /// Returns the role of a new member, in a main/backup group that sends.
+    pub(super) fn backup_member(&self, weight: u16) -> Option<BackupMember> {
+        self.backup.as_ref().map(|_| BackupMember::new(weight))
+    }
+
+    /// Queues a packet on the members that send.
+    pub(super) fn push(&mut self, packet: &Packet, callers: &mut HashMap<u32, ConnectedCaller>, now: Instant) {
+        let (payload, number) = (packet.data(), self.numbers.next());
+        let queued = arrival_within(Duration::MAX, packet.arrival(), now);
+        for id in &self.members {
+            if let Some(caller) = callers.get_mut(id).filter(|caller| caller.carries_media()) {
+                caller.io.connection.push_queued(payload, number, queued, now);
+            }
+        }
+        if let Some(backup) = &mut self.backup {
+            backup.keep(payload, number, queued);
+        }
+        self.numbers.advance(1);
+    }
+
+    /// Chooses the members that send, of a main/backup group.
+    pub(super) fn attend(&mut self, callers: &mut HashMap<u32, ConnectedCaller>, now: Instant) {
+        let Some(backup) = self.backup.as_mut().filter(|_| now >= self.next_check) else { return };
+        self.next_check = now + CHECK_INTERVAL;
+        let members = &self.members;
+        let mut legs = Vec::new();
+        for (_, caller) in callers.iter_mut().filter(|(id, _)| members.contains(id)) {
+            let ConnectedCaller { io, backup, .. } = caller;
+            if let Some(member) = backup.as_mut().filter(|_| io.connection.closed().is_none()) {
+                legs.push(BackupLeg { member, connection: &mut io.connection });
+            }
+        }
+        backup.attend(&mut legs, now);
+    }
+
     fn skip_delivered(&self, callers: &mut HashMap<u32, ConnectedCaller>) {
         for id in &self.members {
             if let Some(caller) = callers.get_mut(id) {
@@ -156,6 +202,7 @@ impl Group {
 pub(super) fn member_stats(
     address: String,
     connected_for: Option<Duration>,
+    is_active: bool,
     stats: &ConnectionStats,
     is_source: bool,
 ) -> MemberStats {
@@ -168,6 +215,7 @@ pub(super) fn member_stats(
     MemberStats {
         address,
         connected_for,
+        is_active,
         packets,
         bytes,
         redundant: received.redundant,

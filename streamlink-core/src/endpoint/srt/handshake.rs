@@ -344,9 +344,12 @@ impl PortTask {
             ingest.await_media(now + agreement.receive_latency);
         }
         let mut connection = Connection::new(agreement, now);
+        let mut backup = None;
         if let Some(asked) = &request.extensions.group {
-            let group = self.groups.of_caller(route, asked, initial_sequence, &self.random, now);
+            let is_output = open.ingest.is_none();
+            let group = self.groups.of_caller(route, asked, is_output, initial_sequence, &self.random, now);
             group.join(local.id, &mut connection, &self.callers);
+            backup = group.backup_member(asked.weight);
             answer.extensions.group = Some(group.id.extension(asked.kind));
         }
         // The timestamp is that of the answer, which sets the peer's clock.
@@ -371,6 +374,9 @@ impl PortTask {
             open.status().counters.set_state(State::Connected, now);
             let output = open.status().name();
             open.events().emit(Event::OutputConnected { output, peer: Some(peer) });
+        } else if is_joining {
+            let source = open.status().name();
+            open.events().emit(Event::MemberConnected { source, peer });
         }
         let is_source = open.ingest.is_some();
         let caller = ConnectedCaller {
@@ -382,6 +388,7 @@ impl PortTask {
             next_answer: ConnectedCaller::next_answer_after(now),
             route,
             group,
+            backup,
             since: now,
             scheduled: None,
             settled: ConnectionStats::default(),

@@ -2,6 +2,7 @@
 //! and socket.
 
 mod attempts;
+mod call_handshake;
 mod caller;
 mod connected_caller;
 mod connection_io;

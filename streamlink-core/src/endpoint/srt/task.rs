@@ -299,18 +299,14 @@ impl PortTask {
         let Some(group) = self.groups.get_mut(key) else { return };
         let limit = group.max_payload(&self.callers);
         for packet in self.window.iter().flat_map(|batch| batch.packets()) {
-            let fits = packet.data().len() <= limit;
-            for id in &group.members {
-                let Some(caller) = self.callers.get_mut(id) else { continue };
-                let connection = &mut caller.io.connection;
-                if fits {
-                    connection.push_numbered(packet.data(), group.numbers.next(), packet.arrival(), now);
-                } else {
-                    connection.leave_out(); // too long for one of them
-                }
+            if packet.data().len() <= limit {
+                group.push(packet, &mut self.callers, now);
+                continue;
             }
-            if fits {
-                group.numbers.advance(1);
+            for id in &group.members {
+                if let Some(caller) = self.callers.get_mut(id) {
+                    caller.io.connection.leave_out(); // too long for one of them
+                }
             }
         }
     }
@@ -374,6 +370,14 @@ impl PortTask {
             }
         } else {
             while caller.io.connection.poll_delivery(now).is_some() {} // no payloads, only detects the end
+            if let Some(group) = group.and_then(|key| self.groups.get_mut(key)) {
+                group.attend(&mut self.callers, now);
+                for other in group.members.iter().filter(|other| **other != id) {
+                    if let Some(caller) = self.callers.get_mut(other) {
+                        caller.io.flush(&self.socket, &mut self.outbox, now);
+                    }
+                }
+            }
         }
         let Some(caller) = self.callers.get_mut(&id) else { return };
         caller.io.flush(&self.socket, &mut self.outbox, now);
@@ -420,6 +424,8 @@ impl PortTask {
             // The other members of its group go on.
             log::warn!("source `{}`: group member {} is lost: {reason}", open.status().name(), caller.peer);
             open.status().record_loss(&reason, Some(caller.peer), now);
+            let source = open.status().name();
+            open.events().emit(Event::MemberLost { source, peer: caller.peer, reason });
             let left = open.callers.first().and_then(|id| self.callers.get(id)).map(|caller| caller.peer);
             open.sender = open.sender.filter(|sender| *sender != caller.peer).or(left);
             return;
@@ -511,7 +517,9 @@ impl PortTask {
                 let lost = self.groups.get_mut(key).map_or(0, Group::take_lost);
                 open.status().counters.lost.add(if open.ingest.is_some() { lost } else { 0 });
                 let connected = Some(now.saturating_duration_since(caller.since));
-                let stats = member_stats(caller.peer.to_string(), connected, &stats, open.ingest.is_some());
+                let is_source = open.ingest.is_some();
+                let is_active = if is_source { caller.io.connection.is_receiving() } else { caller.carries_media() };
+                let stats = member_stats(caller.peer.to_string(), connected, is_active, &stats, is_source);
                 members.entry(caller.route).or_default().push(stats);
             }
             if open.ingest.is_none() {

@@ -29,13 +29,15 @@ pub(super) struct Turns {
     is_prompt: bool,
     last: Instant,
     next: Instant,
+    /// The pause after the last turn.
+    pause: Duration,
     /// Number of turns since the last one with packets.
     quiet: u32,
 }
 
 impl Turns {
     pub(super) fn new(now: Instant) -> Self {
-        Self { longest: SHORTEST, is_prompt: true, last: now, next: now, quiet: QUIET }
+        Self { longest: SHORTEST, is_prompt: true, last: now, next: now, pause: LONGEST, quiet: QUIET }
     }
 
     /// Returns the time of the next turn. It is past if the task has nothing to wait for.
@@ -77,6 +79,9 @@ impl Turns {
             let elapsed = now.saturating_duration_since(self.last).min(self.longest);
             pause = elapsed.mul_f64(share).clamp(SHORTEST, self.longest);
         }
+        // At a high rate, the few packets of a turn without a pause before it are no reason for a long one behind it.
+        pause = pause.min((2 * self.pause).max(SHORTEST));
+        self.pause = pause;
         self.quiet = if packets > 0 { 0 } else { self.quiet.saturating_add(1) };
         self.last = now;
         self.next = now + pause;
@@ -110,6 +115,9 @@ mod tests {
             (90, true, 4, false),
         ] {
             turns.set_leeway(ms(leeway), sources);
+            for _ in 0..3 {
+                pause(&mut turns, 1); // pauses grow from one to the next
+            }
             assert_eq!((pause(&mut turns, 1), turns.is_prompt()), (ms(expected), is_prompt), "{leeway}");
         }
     }
@@ -137,7 +145,22 @@ mod tests {
         assert_eq!(pause(&mut turns, 80), ms(2));
         assert_eq!(pause(&mut turns, 399), ms(1));
         assert_eq!(pause(&mut turns, 400), ms(0));
-        assert_eq!(pause(&mut turns, 0), ms(4));
+        assert_eq!(pause(&mut turns, 0), ms(1));
+    }
+
+    #[test]
+    fn srt_turns_stay_frequent_at_a_high_rate() {
+        let (mut turns, per_ms) = (Turns::new(Instant::now()), 100);
+        turns.set_leeway(ms(4), true);
+        pause(&mut turns, 1);
+        let mut longest = Duration::ZERO;
+        for _ in 0..100 {
+            // What arrived in the last pause, or while the last turn was handled.
+            let packets = (turns.pause.as_millis() as usize * per_ms).max(5);
+            longest = longest.max(pause(&mut turns, packets));
+        }
+        assert!(longest <= ms(1), "{longest:?}");
+        assert_eq!([1, 1, 1].map(|packets| pause(&mut turns, packets)), [ms(2), ms(4), ms(4)]);
     }
 
     #[test]

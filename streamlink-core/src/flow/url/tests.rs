@@ -256,7 +256,10 @@ fn srt_group_urls_name_the_nodes_of_a_caller() {
         "srt://*?nodes=",
         "srt://*?nodes=a",
         "srt://*?nodes=a:1,,b:2",
-        "srt://*?nodes=a:1&type=backup",
+        "srt://*?nodes=a:1?weight=70000",
+        "srt://*?nodes=a:1?token=5",
+        "srt://*?nodes=a:1?weight=",
+        "srt://c:3?nodes=a:1&weight=-1",
         "srt://*?nodes=a:1&type=other",
         "srt://*?mode=listener&nodes=a:1",
         "srt://:9000?mode=listener&nodes=a:1",
@@ -264,5 +267,46 @@ fn srt_group_urls_name_the_nodes_of_a_caller() {
         "srt://c:3?groupconnect=1",
     ] {
         assert!(nodes(bad, &[]).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn srt_main_backup_urls_carry_type_and_weights() {
+    let url = "srt://a.example:1?type=backup&weight=7&nodes=b:2?weight%3D50,c:3";
+    let output = Output::from_url("out", url);
+    let OutputKind::SrtCaller(caller) = &output.kind else { panic!("{url}") };
+    let members: Vec<(String, u16)> = caller.group().iter().map(|node| (node.host.to_string(), node.weight)).collect();
+    assert_eq!(members, [("a.example:1".into(), 7), ("b:2".into(), 50), ("c:3".into(), 0)]);
+    assert_eq!(caller.srt.group_type, Some(crate::GroupType::Backup));
+    let written = output.to_url();
+    assert_eq!(Output::from_url("out", &written).to_url(), written);
+    assert!(written.contains("type=backup") && written.contains("weight=7"), "{written}");
+    // As libsrt's programs write it, with the other name of the setting.
+    let output = Output::from_url("out", "srt://*?grouptype=backup&nodes=a:1?weight=9,b:2?weight=5");
+    let OutputKind::SrtCaller(caller) = &output.kind else { panic!("no caller") };
+    let weights: Vec<u16> = caller.group().iter().map(|node| node.weight).collect();
+    assert_eq!((weights, output.common.errors.len()), (vec![9, 5], 0));
+}
+
+#[test]
+fn srt_rendezvous_urls_are_read_and_written() {
+    for url in ["srt://h:9000?mode=rendezvous", "srt://h:9000?mode=rendezvous&local_port=9001&latency=300"] {
+        let source = Source::from_url("in", url);
+        let SourceKind::SrtCaller(caller) = &source.kind else { panic!("{url}") };
+        assert!(caller.srt.rendezvous && source.common.errors.is_empty(), "{:?}", source.common.errors);
+        let written = source.to_url();
+        assert!(written.starts_with("srt://h:9000?mode=rendezvous") && !written.contains("caller"), "{written}");
+        assert_eq!(Source::from_url("in", &written).to_url(), written);
+        assert_eq!(Output::from_url("out", &written).to_url(), written);
+    }
+    let typed = crate::IntoSource::into_source(Source::srt_caller("in", "h:9000").rendezvous());
+    assert_eq!(typed.to_url(), "srt://h:9000?mode=rendezvous");
+    for (bad, field) in [
+        ("srt://h:9000?mode=rendezvous&streamid=cam", "streamid"),
+        ("srt://h:9000?mode=rendezvous&nodes=b:9000", "nodes"),
+    ] {
+        let flow = crate::Flow::builder("f", crate::Bitrate::mbps(5)).source(Source::from_url("in", bad)).build();
+        let errors = flow.unwrap_err().to_string();
+        assert!(errors.contains(field), "{bad}: {errors}");
     }
 }

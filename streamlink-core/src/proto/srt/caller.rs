@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// Interval at which a handshake packet is repeated until it is answered.
-const REPEAT: Duration = Duration::from_millis(250);
+pub(super) const REPEAT: Duration = Duration::from_millis(250);
 
 /// Progress of a call.
 #[derive(Debug)]

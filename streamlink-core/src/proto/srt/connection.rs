@@ -52,7 +52,9 @@ const DERIVATION_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Agreement {
     pub(crate) local_id: u32,
     pub(crate) peer_id: u32,
+    /// First sequence number of the packets that we send, and of those of the peer.
     pub(crate) initial_sequence: Sequence,
+    pub(crate) peer_sequence: Sequence,
     /// Time for which we hold received packets.
     pub(crate) receive_latency: Duration,
     /// Time for which the peer holds the packets that we send.
@@ -154,6 +156,13 @@ pub(crate) struct Connection {
     arena: BytesMut,
 }
 
+/// Returns the time of a packet that arrived at `arrival` and is queued at `now`: that of its arrival, unless it was held
+/// for longer than packets are held to leave together, or than `most`.
+pub(crate) fn arrival_within(most: Duration, arrival: Instant, now: Instant) -> Instant {
+    let held = now.saturating_duration_since(arrival).min(most).min(MAX_HELD);
+    now.checked_sub(held).unwrap_or(now)
+}
+
 /// Copies a payload into the arena. The arena's memory is reused when the packets in it have been dropped.
 fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
     if arena.capacity() < payload.len() {
@@ -175,7 +184,7 @@ impl Connection {
         let a = &agreement;
         let mut sender = SendHalf::new(a.initial_sequence, a.buffer, a.peer_window, a.bytes_per_second, now);
         let mut receiver =
-            ReceiveHalf::new(a.initial_sequence, a.buffer, a.receive_latency, a.drop_late, a.peer_timestamp, now);
+            ReceiveHalf::new(a.peer_sequence, a.buffer, a.receive_latency, a.drop_late, a.peer_timestamp, now);
         sender.set_overhead(a.keys.as_ref().map_or(0, |keys| keys.mode().overhead()));
         if let Some(filter) = a.filter {
             sender.set_filter(FecEncoder::new(filter, a.initial_sequence));
@@ -184,7 +193,7 @@ impl Connection {
         Self {
             sender,
             receiver,
-            decoder: a.filter.map(|filter| Box::new(FecDecoder::new(filter, a.initial_sequence))),
+            decoder: a.filter.map(|filter| Box::new(FecDecoder::new(filter, a.peer_sequence))),
             rebuilt: Vec::new(),
             control: VecDeque::new(),
             rtt: INITIAL_RTT,
@@ -255,6 +264,21 @@ impl Connection {
         latency.saturating_sub(round_trip * 3) / 12
     }
 
+    /// Returns the time for which the peer holds packets.
+    pub(super) fn send_latency(&self) -> Duration {
+        self.agreement.send_latency
+    }
+
+    /// Returns whether a member of a group receives media, and does not stand by.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.receiver.is_active()
+    }
+
+    /// Tells the peer that the connection lives.
+    pub(super) fn keep_alive(&mut self, now: Instant) {
+        self.say(&Control::KeepAlive, now);
+    }
+
     /// Returns the time since the last packet of the peer.
     pub(crate) fn unheard_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.last_heard)
@@ -283,13 +307,19 @@ impl Connection {
     /// Queues a payload that has just arrived.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn push(&mut self, payload: &Bytes, now: Instant) -> bool {
-        self.push_arrived(payload, now, now)
+        self.push_at(payload, now, now)
     }
 
     /// Queues a payload to be sent, which may have been held since its arrival to leave with others. Its timestamp is that
     /// of the arrival, so that the peer plays it as if it had left at once. Returns `false` if there is no room or the
     /// payload is too long; it is then counted as dropped or oversized.
     pub(crate) fn push_arrived(&mut self, payload: &Bytes, arrival: Instant, now: Instant) -> bool {
+        let most = self.agreement.send_latency / MAX_HELD_SHARE;
+        self.push_at(payload, arrival_within(most, arrival, now), now)
+    }
+
+    /// Queues a payload as [`Connection::push_arrived`] does, with exactly this time.
+    pub(super) fn push_at(&mut self, payload: &Bytes, queued: Instant, now: Instant) -> bool {
         if payload.len() > self.agreement.max_payload {
             self.sender.counts.oversized += 1;
             return false;
@@ -299,10 +329,8 @@ impl Connection {
             return false;
         }
         self.turn_keys();
-        let most = MAX_HELD.min(self.agreement.send_latency / MAX_HELD_SHARE);
-        let held = now.saturating_duration_since(arrival).min(most);
-        let timestamp = self.timestamp(now.checked_sub(held).unwrap_or(now));
-        self.sender.push(payload.clone(), self.key, timestamp, now);
+        let timestamp = self.timestamp(queued);
+        self.sender.push(payload.clone(), self.key, timestamp, (queued, now));
         true
     }
 
@@ -382,7 +410,8 @@ impl Connection {
                 clear.freeze()
             }
         };
-        if let Some(gap) = self.receiver.store(header.sequence, header.timestamp, payload, now) {
+        let stamp = (header.timestamp, header.retransmitted);
+        if let Some(gap) = self.receiver.store(header.sequence, stamp, payload, now) {
             self.say(&Control::Nak(vec![gap]), now);
         }
         true
@@ -409,7 +438,8 @@ impl Connection {
         let Some(decoder) = &self.decoder else { return };
         let horizon = decoder.horizon();
         let mut rebuilt = std::mem::take(&mut self.rebuilt);
-        for Rebuilt { header, raw, payload } in rebuilt.drain(..) {
+        for Rebuilt { mut header, raw, payload } in rebuilt.drain(..) {
+            header.retransmitted = true; // it tells nothing about the order of packets on the path
             if self.receiver.lacks(header.sequence) && self.take_data(&header, raw, payload, now) {
                 self.receiver.counts.rebuilt += 1;
             }
@@ -468,7 +498,8 @@ impl Connection {
                     self.unconfirmed = None;
                 }
             }
-            Control::KeepAlive | Control::Handshake(_) | Control::Other => {}
+            Control::KeepAlive => self.receiver.stand_by(),
+            Control::Handshake(_) | Control::Other => {}
         }
     }
 
@@ -520,6 +551,11 @@ impl Connection {
     /// Returns the time without acknowledgement after which sent packets are sent again.
     fn silence(&self) -> Duration {
         self.rtt + self.rtt_variance * 4 + ACK_INTERVAL * 2
+    }
+
+    /// Returns the idle time after which a keep-alive packet is sent. A peer whose idle timeout is as short as ours stays.
+    fn keep_alive_interval(&self) -> Duration {
+        KEEP_ALIVE.min(self.agreement.peer_idle / 3)
     }
 
     /// Returns the age at which the sender drops a packet.
@@ -575,7 +611,7 @@ impl Connection {
         if !losses.is_empty() {
             self.say(&Control::Nak(losses), now);
         }
-        if now.saturating_duration_since(self.last_said) >= KEEP_ALIVE {
+        if now.saturating_duration_since(self.last_said) >= self.keep_alive_interval() {
             self.say(&Control::KeepAlive, now);
         }
     }
@@ -588,7 +624,9 @@ impl Connection {
             return false;
         }
         let since = *self.unread_since.get_or_insert(now);
-        now.saturating_duration_since(since) >= self.agreement.peer_idle
+        // A packet that is never sent again is acknowledged only once the peer has given it up.
+        let patience = self.agreement.peer_idle.max(self.agreement.send_latency * 2);
+        now.saturating_duration_since(since) >= patience
     }
 
     fn repeat_keys(&mut self, now: Instant) {
@@ -611,7 +649,7 @@ impl Connection {
             return self.receiver.next_delivery().or(Some(self.last_heard));
         }
         let idle = self.last_heard + self.agreement.peer_idle;
-        let alive = self.last_said + KEEP_ALIVE;
+        let alive = self.last_said + self.keep_alive_interval();
         let busy = self.receiver.needs_ack() || self.sender.in_flight() > 0 || self.unconfirmed.is_some();
         let others = [
             busy.then_some(self.next_ack),

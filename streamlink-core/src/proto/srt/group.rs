@@ -1,12 +1,12 @@
 //! Groups of connections (bonding), as libsrt has them: every packet has the same number and the same time on each
-//! connection of a group. The sender of a broadcast group sends each packet over all of them; the receiver delivers each
-//! number once, from whichever connection has it first.
+//! connection of a group. The sender of a broadcast group sends each packet over all of them, and that of a main/backup
+//! group over one ([`super::backup`]); the receiver delivers each number once, from whichever connection has it first.
 //!
 //! Retransmissions and acknowledgements stay matters of each connection.
 
 use super::{
     connection::Connection,
-    handshake::{BROADCAST, GROUP_MARK, GroupExtension},
+    handshake::{BACKUP, BROADCAST, GROUP_MARK, GroupExtension},
     sequence::Sequence,
 };
 use bytes::Bytes;
@@ -33,6 +33,11 @@ impl GroupId {
     /// Returns the extension of a member of a broadcast group.
     pub(crate) fn broadcast(self) -> GroupExtension {
         self.extension(BROADCAST)
+    }
+
+    /// Returns the extension of a member of a main/backup group.
+    pub(crate) fn backup(self, weight: u16) -> GroupExtension {
+        GroupExtension { weight, ..self.extension(BACKUP) }
     }
 }
 
@@ -116,13 +121,28 @@ impl Connection {
         self.sender.counts.oversized += 1;
     }
 
-    /// Queues a packet that has this number in the group, as [`Connection::push_arrived`] does. A member that does not keep up gives up its oldest packets,
-    /// as the numbers must go up without gaps.
-    pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, arrival: Instant, now: Instant) {
+    /// Queues a packet that has this number in the group, and has just arrived.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, now: Instant) {
+        self.push_queued(payload, number, now, now);
+    }
+
+    /// Queues a packet that has this number in the group, and this time. A member that does not keep up gives up its oldest
+    /// packets, as the numbers must go up without gaps.
+    pub(crate) fn push_queued(&mut self, payload: &Bytes, number: Sequence, queued: Instant, now: Instant) {
         self.sender.start_at(number);
+        if self.sender.next_sequence() != number {
+            return; // from before the connection, whose numbers begin behind it
+        }
         if !self.sender.has_room() {
             self.sender.drop_oldest();
         }
-        self.push_arrived(payload, arrival, now);
+        self.push_at(payload, queued, now);
+    }
+
+    /// Stops sending media, which other members send, and tells the peer so by a keep-alive packet.
+    pub(super) fn fall_silent(&mut self, now: Instant) {
+        self.sender.clear();
+        self.keep_alive(now);
     }
 }

@@ -30,11 +30,17 @@ pub(crate) enum HandshakeType {
     Conclusion,
     /// Rejection by the peer with this code: below 1000 one of libsrt's, above that one of the application's.
     Rejection(u32),
-    /// Rendezvous and other types, which are not supported.
+    /// First packet of each end of a rendezvous.
+    WaveAHand,
+    /// Last packet of a rendezvous.
+    Agreement,
+    /// Other types, which are not supported.
     Other(u32),
 }
 
+const WAVE_A_HAND: u32 = 0;
 const INDUCTION: u32 = 1;
+const AGREEMENT: u32 = 0xffff_fffe;
 const CONCLUSION: u32 = 0xffff_ffff;
 /// First type number of rejections. They end before the negative numbers.
 const REJECTIONS: u32 = 1000;
@@ -130,6 +136,8 @@ impl Handshake {
         let kind = match number {
             INDUCTION => HandshakeType::Induction,
             CONCLUSION => HandshakeType::Conclusion,
+            WAVE_A_HAND => HandshakeType::WaveAHand,
+            AGREEMENT => HandshakeType::Agreement,
             // The other types are negative as signed numbers.
             n if (REJECTIONS..0x8000_0000).contains(&n) => HandshakeType::Rejection(n - REJECTIONS),
             n => HandshakeType::Other(n),
@@ -159,6 +167,8 @@ impl Handshake {
             // A caller has no cookie yet, and a listener's answer has the mark.
             HandshakeType::Induction => self.cookie != 0 || (self.version == 5 && self.extension_field == MAGIC),
             HandshakeType::Conclusion => self.extensions.response,
+            // A listener takes no part in a rendezvous.
+            HandshakeType::WaveAHand | HandshakeType::Agreement => true,
             HandshakeType::Rejection(_) | HandshakeType::Other(_) => true,
         };
         self.socket_id != 0 && !is_answer
@@ -179,6 +189,8 @@ impl Handshake {
         let kind = match self.kind {
             HandshakeType::Induction => INDUCTION,
             HandshakeType::Conclusion => CONCLUSION,
+            HandshakeType::WaveAHand => WAVE_A_HAND,
+            HandshakeType::Agreement => AGREEMENT,
             HandshakeType::Rejection(code) => code.saturating_add(REJECTIONS),
             HandshakeType::Other(number) => number,
         };

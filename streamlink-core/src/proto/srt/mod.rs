@@ -1,6 +1,7 @@
 //! SRT (draft-sharabayko-srt-01, and libsrt where it differs): handshake, encryption, and connections that retransmit
 //! lost packets and deliver payloads at the right time. Sans-IO: driven by packets and the time.
 
+mod backup;
 mod caller;
 mod connection;
 mod crypto;
@@ -15,22 +16,25 @@ mod packet;
 mod receive;
 #[cfg(test)]
 mod recorded_tests;
+mod rendezvous;
 mod send;
 mod sequence;
 mod terms;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backup::{BackupLeg, BackupMember, BackupSender};
 pub(crate) use caller::{Caller, Progress};
-pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Delivered};
+pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Delivered, arrival_within};
 pub(crate) use crypto::{CipherMode, KeyDerivation, WrappingKey};
 pub(crate) use group::{GroupId, GroupInput, GroupNumbers};
-pub(crate) use handshake::{GroupExtension, Handshake};
+pub(crate) use handshake::{BACKUP, GroupExtension, Handshake};
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;
 pub(crate) use listener::{Greeting, Listener};
 pub(crate) use outbox::Outbox;
 pub(crate) use packet::{Control, Packet, destination, write_control};
+pub(crate) use rendezvous::Rendezvous;
 pub(crate) use send::Pacing;
 pub(crate) use sequence::Sequence;
 pub(crate) use terms::{Groups, Local, Rejection, Terms, acceptable};

@@ -20,6 +20,11 @@ const MAX_LOSSES: usize = 1024;
 const MAX_GIVEN_UP: usize = 256;
 /// Maximum number of ranges in one loss report, so that it fits into a packet.
 const MAX_REPORT: usize = 180;
+/// Least lateness of a packet that counts as reordering, the most that losses are held back for it (beside a quarter of the
+/// latency), and the time after which a smaller one is assumed.
+const MIN_REORDERING: Duration = Duration::from_millis(2);
+const MAX_REORDERING: Duration = Duration::from_millis(100);
+const REORDERING_MEMORY: Duration = Duration::from_secs(2);
 /// Maximum number of acknowledgements that wait for their ACKACK.
 const MAX_PENDING_ACKS: usize = 64;
 /// Number of averaged samples of the drift between the clocks. The clock is adjusted if the average exceeds
@@ -70,18 +75,32 @@ struct Loss {
     last: Sequence,
     /// Time of the last report, or that at which the loss was found.
     reported: Instant,
+    /// Time at which the loss was found, until it is reported: the packets may only be out of order.
+    found: Option<Instant>,
     /// Set while the packet filter may still rebuild the packets.
     repairable: bool,
 }
 
 /// Returns the time after which a loss is reported again, or, if a packet filter may still rebuild it, for the first time.
 /// `None`: it is not reported.
-fn wait(loss: &Loss, filter: Option<FilterArq>, interval: Duration, patience: Duration) -> Option<Duration> {
+fn wait(loss: &Loss, filter: Option<FilterArq>, times: ReportTimes) -> Option<Duration> {
     match filter {
         Some(FilterArq::Never) => None,
-        Some(FilterArq::OnRequest) if loss.repairable => Some(patience),
-        _ => Some(interval),
+        Some(FilterArq::OnRequest) if loss.repairable => Some(times.patience),
+        _ if loss.found.is_some() => Some(times.reordering),
+        _ => Some(times.interval),
     }
+}
+
+/// Times after which losses are reported.
+#[derive(Clone, Copy, Debug)]
+struct ReportTimes {
+    /// From one report to the next.
+    interval: Duration,
+    /// While a packet filter may rebuild them.
+    patience: Duration,
+    /// While they may only be out of order.
+    reordering: Duration,
 }
 
 /// Removes a range of numbers from a list of ranges, which holds at most `most`. Returns whether any of them was in it.
@@ -89,7 +108,7 @@ fn remove_range(ranges: &mut VecDeque<Loss>, from: Sequence, to: Sequence, most:
     let mut found = false;
     let mut at = 0;
     while let Some(range) = ranges.get_mut(at) {
-        let Loss { first, last, reported, repairable } = *range;
+        let Loss { first, last, .. } = *range;
         if last.distance(from) > 0 || to.distance(first) > 0 {
             at += 1; // the ranges do not overlap
             continue;
@@ -105,8 +124,9 @@ fn remove_range(ranges: &mut VecDeque<Loss>, from: Sequence, to: Sequence, most:
             (false, true) => range.first = to.after(1),
             (true, true) => {
                 range.last = from.after(0x7fff_ffff);
+                let rest = Loss { first: to.after(1), last, ..*range };
                 if ranges.len() < most {
-                    ranges.insert(at + 1, Loss { first: to.after(1), last, reported, repairable });
+                    ranges.insert(at + 1, rest);
                 }
                 return true;
             }
@@ -135,6 +155,14 @@ pub(crate) struct ReceiveHalf {
     drop_late: bool,
     /// Set for a member of a group, which delivers the packets of all members.
     is_member: bool,
+    /// Of a member: number of the next packet that the group delivers.
+    floor: Option<Sequence>,
+    /// Of a member: set while it sends keep-alive packets instead of media.
+    stands_by: bool,
+    /// Time by which packets come out of order. Losses are reported after it, and at once on a path that keeps the order.
+    reordering: Duration,
+    /// Start of the period in which no packet has come out of order by as much.
+    ordered_since: Instant,
     /// Use of retransmissions beside the packet filter; `None` without a filter.
     filter: Option<FilterArq>,
     drift_sum: i64,
@@ -172,6 +200,10 @@ impl ReceiveHalf {
             latency,
             drop_late,
             is_member: false,
+            floor: None,
+            stands_by: false,
+            reordering: Duration::ZERO,
+            ordered_since: now,
             filter: None,
             drift_sum: 0,
             drift_count: 0,
@@ -213,6 +245,7 @@ impl ReceiveHalf {
 
     /// Returns whether a packet of this number is needed. Others are counted as duplicates or as discarded.
     pub(crate) fn wants(&mut self, sequence: Sequence) -> bool {
+        self.catch_up(sequence);
         match usize::try_from(self.base.distance(sequence)) {
             Ok(ahead) if ahead >= self.capacity => self.counts.discarded += 1,
             Ok(ahead) if matches!(self.slots.get(ahead), Some(Some(_))) => self.counts.duplicates += 1,
@@ -222,6 +255,30 @@ impl ReceiveHalf {
             Err(_) => self.counts.duplicates += 1,
         }
         false
+    }
+
+    /// Returns whether a member brings media, and does not stand by.
+    pub(super) fn is_active(&self) -> bool {
+        !self.stands_by && self.counts != ReceiveCounts::default()
+    }
+
+    /// Handles a keep-alive packet, which a member sends when it sends no media.
+    pub(super) fn stand_by(&mut self) {
+        self.stands_by = self.is_member;
+    }
+
+    /// Passes over the numbers that other members of the group have brought while this one stood by, or its path was dead
+    /// for longer than the buffer holds, when it sends again. Nothing is acknowledged, and nothing reported, that has not
+    /// been sent over this member.
+    fn catch_up(&mut self, sequence: Sequence) {
+        let stood_by = std::mem::replace(&mut self.stands_by, false);
+        let is_beyond = usize::try_from(self.base.distance(sequence)).is_ok_and(|ahead| ahead >= self.capacity);
+        let Some(floor) = self.floor.filter(|_| (stood_by || is_beyond) && self.slots.is_empty()) else { return };
+        let target = if floor.distance(sequence) > 0 { floor } else { sequence };
+        let Ok(passed @ 1..) = u64::try_from(self.base.distance(target)) else { return };
+        self.counts.missed += if stood_by { 0 } else { passed };
+        self.forget(self.base, target.before(1));
+        self.base = target;
     }
 
     /// Returns whether a rebuilt packet of this number is needed.
@@ -239,7 +296,7 @@ impl ReceiveHalf {
     pub(crate) fn store(
         &mut self,
         sequence: Sequence,
-        timestamp: u32,
+        (timestamp, is_repeat): (u32, bool),
         payload: Bytes,
         now: Instant,
     ) -> Option<(Sequence, Sequence)> {
@@ -249,20 +306,58 @@ impl ReceiveHalf {
         if ahead < self.slots.len() {
             self.slots[ahead] = Some((payload, due));
             self.counts.recovered += 1;
+            if !is_repeat {
+                self.observe_reordering(sequence, now);
+            }
             self.forget(sequence, sequence);
             return None;
         }
+        self.relax_reordering(now);
         let gap = (ahead > self.slots.len()).then(|| (self.end(), sequence.after(0x7fff_ffff)));
         if let Some((first, last)) = gap {
             self.counts.missed += (ahead - self.slots.len()) as u64;
             if self.losses.len() == MAX_LOSSES {
                 self.losses.pop_front();
             }
-            self.losses.push_back(Loss { first, last, reported: now, repairable: self.filter.is_some() });
+            let may_be_late = self.reports_at_once() && !self.reordering.is_zero();
+            let found = may_be_late.then_some(now);
+            self.losses.push_back(Loss { first, last, reported: now, found, repairable: self.filter.is_some() });
         }
         self.slots.resize(ahead, None);
         self.slots.push_back(Some((payload, due)));
-        gap.filter(|_| matches!(self.filter, None | Some(FilterArq::Always)))
+        gap.filter(|_| self.reports_at_once() && self.reordering.is_zero())
+    }
+
+    /// Returns whether losses are reported when they are found, on a path that keeps the order.
+    fn reports_at_once(&self) -> bool {
+        matches!(self.filter, None | Some(FilterArq::Always))
+    }
+
+    #[cfg(test)]
+    pub(super) fn reports_without_delay(&self) -> bool {
+        self.reports_at_once() && self.reordering.is_zero()
+    }
+
+    /// Learns from a packet that was taken for lost, and was only late, by how much packets come out of order.
+    fn observe_reordering(&mut self, sequence: Sequence, now: Instant) {
+        let is_it = |loss: &&Loss| loss.first.distance(sequence) >= 0 && sequence.distance(loss.last) >= 0;
+        let Some(loss) = self.losses.iter().find(is_it) else { return };
+        // One report later the time is still a lower bound.
+        let late = now.saturating_duration_since(loss.found.unwrap_or(loss.reported));
+        if late >= MIN_REORDERING {
+            let most = (self.latency / 4).min(MAX_REORDERING);
+            self.reordering = self.reordering.max(late + late / 4).min(most);
+            self.ordered_since = now;
+        }
+    }
+
+    /// Forgets the reordering of a path by and by.
+    fn relax_reordering(&mut self, now: Instant) {
+        if !self.reordering.is_zero() && now.saturating_duration_since(self.ordered_since) >= REORDERING_MEMORY {
+            self.ordered_since = now;
+            let less = self.reordering - self.reordering / 4;
+            self.reordering = if less < MIN_REORDERING { Duration::ZERO } else { less };
+        }
     }
 
     /// Counts the losses before `horizon`, which the packet filter cannot rebuild any more. Returns those that are to be
@@ -311,26 +406,31 @@ impl ReceiveHalf {
     pub(crate) fn overdue_losses(&mut self, now: Instant, interval: Duration) -> Vec<(Sequence, Sequence)> {
         let mut due = Vec::new();
         let filter = self.filter;
-        let patience = self.latency / 2;
+        let times = self.report_times(interval);
         for loss in &mut self.losses {
             if due.len() == MAX_REPORT {
                 break;
             }
-            let Some(wait) = wait(loss, filter, interval, patience) else { continue };
+            let Some(wait) = wait(loss, filter, times) else { continue };
             if now.saturating_duration_since(loss.reported) >= wait {
                 if filter == Some(FilterArq::OnRequest) && std::mem::replace(&mut loss.repairable, false) {
                     self.counts.unrepaired += u64::from(loss.first.distance(loss.last).unsigned_abs()) + 1;
                 }
-                loss.reported = now;
+                (loss.reported, loss.found) = (now, None);
                 due.push((loss.first, loss.last));
             }
         }
         due
     }
 
+    fn report_times(&self, interval: Duration) -> ReportTimes {
+        ReportTimes { interval, patience: self.latency / 2, reordering: self.reordering }
+    }
+
     /// Returns the time at which losses are to be reported again.
     pub(crate) fn next_report(&self, interval: Duration) -> Option<Instant> {
-        let at = |loss: &Loss| loss.reported.checked_add(wait(loss, self.filter, interval, self.latency / 2)?);
+        let times = self.report_times(interval);
+        let at = |loss: &Loss| loss.reported.checked_add(wait(loss, self.filter, times)?);
         self.losses.iter().filter_map(at).min()
     }
 
@@ -416,6 +516,7 @@ impl ReceiveHalf {
     /// Drops the packets before `next`, which another member of the group has delivered. Packets that have not arrived yet
     /// are not acknowledged before they do.
     pub(super) fn skip_to(&mut self, next: Sequence) {
+        self.floor = Some(next);
         let count = usize::try_from(self.base.distance(next)).unwrap_or(0).min(self.slots.len());
         self.counts.redundant += self.slots.iter().take(count).flatten().count() as u64;
         self.skip(count);
@@ -449,7 +550,8 @@ impl ReceiveHalf {
             if self.given_up.len() == MAX_GIVEN_UP {
                 self.given_up.pop_front();
             }
-            self.given_up.push_back(Loss { first: self.base, last, reported: now, repairable: false });
+            let given_up = Loss { first: self.base, last, reported: now, found: None, repairable: false };
+            self.given_up.push_back(given_up);
             self.base = last.after(1);
             self.counts.lost += gap as u64;
         }
@@ -573,7 +675,7 @@ mod tests {
             let timestamp = FIRST.wrapping_add(*time as u32); // modulo 2^32, as on the wire
             let next = half.end();
             assert!(half.wants(next));
-            half.store(next, timestamp, Bytes::from_static(b"x"), now);
+            half.store(next, (timestamp, false), Bytes::from_static(b"x"), now);
             let due = half.next_delivery().unwrap();
             waits.push(due.saturating_duration_since(now));
             assert!(half.deliver(due).is_some());
@@ -599,7 +701,7 @@ mod tests {
         let arrive = |half: &mut ReceiveHalf, number: u32, now: Instant| {
             let wanted = half.wants(Sequence::new(number));
             if wanted {
-                half.store(Sequence::new(number), FIRST, Bytes::from_static(b"x"), now);
+                half.store(Sequence::new(number), (FIRST, false), Bytes::from_static(b"x"), now);
             }
             wanted
         };

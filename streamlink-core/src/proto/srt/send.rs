@@ -28,7 +28,7 @@ const MAX_CAPACITY: usize = 131_072;
 pub(crate) struct Pacing {
     /// Bytes of payload per second.
     pub(crate) bytes_per_second: u64,
-    /// If `Some`, the rate may rise to the input rate plus this many percent. If `None`, it is fixed.
+    /// Percentage by which the rate may exceed that of the input; `None` for a fixed rate.
     pub(crate) over_input: Option<u64>,
     /// Set if the rate is a limit of the host. Otherwise repair packets of a packet filter come on top of it.
     pub(crate) is_limit: bool,
@@ -263,12 +263,25 @@ impl SendHalf {
         self.items.len() < self.capacity
     }
 
-    /// Continues with this number, if nothing was pushed yet. Earlier packets of a group are not sent on this connection.
+    /// Continues with this number, if no packet is held. Earlier packets of a group are not sent on this connection.
     pub(super) fn start_at(&mut self, next: Sequence) {
-        if self.items.is_empty() && self.counts.packets == 0 && self.first.distance(next) > 0 {
+        if self.items.is_empty() && self.first.distance(next) > 0 {
             self.first = next;
             self.acknowledged = next;
         }
+    }
+
+    /// Forgets all packets, which other connections of the group send.
+    pub(super) fn clear(&mut self) {
+        self.first = self.next_sequence();
+        self.items.clear();
+        self.losses.clear();
+        self.sent = 0;
+    }
+
+    /// Returns the number before which the peer has acknowledged everything.
+    pub(super) fn acknowledged(&self) -> Sequence {
+        self.acknowledged
     }
 
     /// Gives up the oldest packet.
@@ -280,14 +293,15 @@ impl SendHalf {
         }
     }
 
-    /// Queues a packet, which is encrypted with this key when it leaves. The caller has checked [`SendHalf::has_room`].
-    pub(crate) fn push(&mut self, payload: Bytes, key: KeyFlag, timestamp: u32, now: Instant) {
+    /// Queues a packet, which is encrypted with this key when it leaves, and was queued first at `queued`. The caller has
+    /// checked [`SendHalf::has_room`].
+    pub(crate) fn push(&mut self, payload: Bytes, key: KeyFlag, timestamp: u32, (queued, now): (Instant, Instant)) {
         if self.pacing.over_input.is_some() && self.input.count(payload.len() as u64 + self.overhead, now) {
             self.follow_input();
         }
         let message = self.message;
         self.message = if message == 0x03ff_ffff { 1 } else { message + 1 };
-        let item = Item { payload, key, message, timestamp, queued: now, last_sent: None, repeat: None, lost: false };
+        let item = Item { payload, key, message, timestamp, queued, last_sent: None, repeat: None, lost: false };
         self.items.push_back(item);
     }
 
@@ -507,7 +521,7 @@ mod tests {
         while *now < end {
             *now += interval;
             if half.has_room() {
-                half.push(Bytes::from_static(&[0; PAYLOAD as usize]), KeyFlag::Clear, 0, *now);
+                half.push(Bytes::from_static(&[0; PAYLOAD as usize]), KeyFlag::Clear, 0, (*now, *now));
             } else {
                 half.counts.dropped += 1;
             }

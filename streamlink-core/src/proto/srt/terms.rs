@@ -46,6 +46,8 @@ impl Rejection {
     pub(crate) const ROGUE: Self = Self(4);
     pub(crate) const BACKLOG: Self = Self(5);
     pub(crate) const VERSION: Self = Self(8);
+    /// The cookies of a rendezvous collide.
+    pub(crate) const COOKIES: Self = Self(9);
     pub(crate) const BAD_SECRET: Self = Self(10);
     pub(crate) const UNSECURE: Self = Self(11);
     pub(crate) const MESSAGE_API: Self = Self(12);
@@ -143,9 +145,7 @@ impl From<KeyError> for Rejection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Groups {
     None,
-    /// Groups to which every packet is sent over all connections.
-    Broadcast,
-    /// All known types, of which the receiver is the same.
+    /// All known types.
     All,
 }
 
@@ -153,7 +153,7 @@ impl Groups {
     /// Checks that a caller asks for no group, or for one that is admitted.
     fn check(self, asked: Option<&GroupExtension>) -> Result<(), Rejection> {
         match (self, asked.map(|group| group.kind)) {
-            (_, None) | (Self::Broadcast | Self::All, Some(BROADCAST)) | (Self::All, Some(BACKUP)) => Ok(()),
+            (_, None) | (Self::All, Some(BROADCAST | BACKUP)) => Ok(()),
             _ => Err(Rejection::GROUP),
         }
     }
@@ -401,6 +401,7 @@ impl Terms {
             local_id: local.id,
             peer_id: peer.socket_id,
             initial_sequence,
+            peer_sequence: initial_sequence,
             receive_latency,
             send_latency,
             drop_late: self.packet_drop && peer_drops,

@@ -21,6 +21,7 @@ mod filter;
 mod group;
 mod handshakes;
 mod liveness;
+mod rendezvous;
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -73,6 +73,8 @@ struct Inner {
     last: Option<Instant>,
     continuity: Continuity,
     merge: Option<Merge>,
+    /// Time that a source needs to get its packets again, which the window of a merge is not below.
+    recovery: Duration,
     /// Presentation that was announced last.
     known: Option<Arc<Presentation>>,
 }
@@ -132,6 +134,7 @@ impl SourceGroup {
             last: None,
             continuity: Continuity::new(family, sources <= 1, matches!(terms.turns, SwitchPolicy::Merge(_))),
             merge,
+            recovery: Duration::ZERO,
             known: None,
         };
         Arc::new(Self { ring, stage, family, inner: Mutex::new(inner) })
@@ -156,7 +159,9 @@ impl SourceGroup {
             && inner.merge.is_none()
             && !inner.paths.is_empty()
         {
-            inner.merge = Some(Merge::new(window, inner.paths.len()));
+            let mut merge = Merge::new(window, inner.paths.len());
+            merge.widen(inner.recovery);
+            inner.merge = Some(merge);
             inner.active = None; // all feed the flow
             for (at, path) in inner.paths.iter_mut().enumerate() {
                 path.merge_path = at;
@@ -219,6 +224,16 @@ impl SourceGroup {
         inner.terms = terms;
         if let (Some(merge), SwitchPolicy::Merge(window)) = (&mut inner.merge, terms.turns) {
             merge.set_window(window);
+        }
+    }
+
+    /// Lets a merge wait at least as long for a packet that is missing on all paths, because a source gets it again in that
+    /// time.
+    pub(crate) fn allow_recovery(&self, time: Duration) {
+        let mut inner = self.lock();
+        inner.recovery = inner.recovery.max(time);
+        if let Some(merge) = &mut inner.merge {
+            merge.widen(time);
         }
     }
 

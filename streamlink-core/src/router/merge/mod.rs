@@ -88,7 +88,9 @@ enum Kinship {
 /// Merges one stream from several paths. Holds at most twice [`REACH`] slots.
 #[derive(Debug)]
 pub(crate) struct Merge {
+    /// Recovery window, and the least that the paths need.
     window: Duration,
+    least: Duration,
     paths: Vec<PathState>,
     ssrc: Option<u32>,
     /// SSRC of the stream before this one.
@@ -115,6 +117,7 @@ impl Merge {
     pub(crate) fn new(window: Duration, paths: usize) -> Self {
         Self {
             window,
+            least: Duration::ZERO,
             paths: (0..paths.min(MAX_PATHS)).map(|_| PathState::new(Some(0))).collect(),
             ssrc: None,
             before: None,
@@ -155,7 +158,13 @@ impl Merge {
 
     /// Changes the recovery window.
     pub(crate) fn set_window(&mut self, window: Duration) {
-        self.window = window;
+        self.window = window.max(self.least);
+    }
+
+    /// Widens the recovery window for a path that needs as much to get its packets again.
+    pub(crate) fn widen(&mut self, least: Duration) {
+        self.least = self.least.max(least);
+        self.window = self.window.max(least);
     }
 
     pub(crate) fn counts(&self, path: usize) -> PathCounts {

@@ -196,3 +196,19 @@ proptest! {
         prop_assert!(skipped <= from_first);
     }
 }
+
+#[test]
+fn merge_waits_as_long_as_a_path_needs_to_recover() {
+    let mut bench = Bench::new();
+    bench.merge.widen(Duration::from_millis(1000));
+    bench.merge.set_window(WINDOW);
+    bench.feed(0, 0, 0);
+    bench.feed(0, 1, 2);
+    bench.feed(0, 900, 3);
+    assert_eq!(bench.sequences(), [0]);
+    bench.feed(0, 901, 1);
+    assert_eq!(bench.sequences(), [0, 1, 2, 3]);
+    bench.feed(0, 902, 5);
+    bench.feed(0, 1903, 6);
+    assert_eq!((bench.sequences().len(), bench.merge.lost()), (6, 1));
+}

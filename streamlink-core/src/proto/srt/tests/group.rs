@@ -1,7 +1,7 @@
 //! Groups over simulated networks: one path for each member.
 
 use super::*;
-use crate::proto::srt::{GroupId, GroupInput, GroupNumbers};
+use crate::proto::srt::{BackupLeg, BackupMember, BackupSender, GroupId, GroupInput, GroupNumbers};
 
 /// One member: both ends, and the packets between them.
 struct Leg {
@@ -13,9 +13,10 @@ struct Leg {
     is_dead: bool,
     /// Set once the connection exists.
     is_up: bool,
+    backup: BackupMember,
 }
 
-/// A broadcast group that sends over several paths to another group.
+/// A group that sends over several paths to another group: a broadcast group, unless it has a sender of main/backup.
 struct Bond {
     start: Instant,
     now: Instant,
@@ -25,6 +26,7 @@ struct Bond {
     dice: TestRng,
     count: u64,
     delivered: Vec<Bytes>,
+    backup: Option<BackupSender>,
 }
 
 fn group_id(byte: u8) -> GroupId {
@@ -66,6 +68,7 @@ impl Bond {
             dice: TestRng(seed | 1),
             count: 0,
             delivered: Vec::new(),
+            backup: None,
         };
         for weather in weathers {
             bond.add(terms, *weather);
@@ -82,14 +85,20 @@ impl Bond {
         let (mut near, mut far) = connect(terms, self.start, self.now, first);
         near.send_only();
         self.input.join(&mut far, self.legs.iter().find(|leg| leg.is_up).map(|leg| &leg.far));
-        let leg = Leg { weather, near, far, wires: BTreeMap::new(), is_dead: false, is_up: true };
+        // The first path is the heaviest.
+        let backup = BackupMember::new(100 - self.legs.len() as u16);
+        let leg = Leg { weather, near, far, wires: BTreeMap::new(), is_dead: false, is_up: true, backup };
         self.legs.push(leg);
     }
 
     fn push(&mut self, payload: &Bytes) {
         let (next, now) = (self.numbers.next(), self.now);
-        for leg in self.legs.iter_mut().filter(|leg| leg.is_up) {
-            leg.near.push_numbered(payload, next, now, now);
+        let is_backup = self.backup.is_some();
+        for leg in self.legs.iter_mut().filter(|leg| leg.is_up && (!is_backup || leg.backup.is_active())) {
+            leg.near.push_numbered(payload, next, now);
+        }
+        if let Some(backup) = &mut self.backup {
+            backup.keep(payload, next, now);
         }
         self.numbers.advance(1);
     }
@@ -102,6 +111,14 @@ impl Bond {
             for leg in &mut self.legs {
                 leg.near.handle_timeout(now);
                 leg.far.handle_timeout(now);
+            }
+            if let Some(backup) = &mut self.backup {
+                let alive = self.legs.iter_mut().filter(|leg| leg.near.closed().is_none());
+                let mut legs: Vec<BackupLeg<'_>> =
+                    alive.map(|leg| BackupLeg { member: &mut leg.backup, connection: &mut leg.near }).collect();
+                backup.attend(&mut legs, now);
+            }
+            for leg in &mut self.legs {
                 for (to_far, bytes) in drain(&mut leg.near, now)
                     .into_iter()
                     .map(|b| (true, b))
@@ -298,13 +315,86 @@ fn srt_group_handshakes_of_libsrt_are_understood() {
     let local = Local { id: 9, start: Instant::now(), random: Random::of(random) };
     let request = handshake_of(BACKUP_REQUEST);
     assert_eq!(request.extensions.group, Some(GroupExtension { id: 0x4393_c1c6, kind: BACKUP, weight: 0 }));
-    for (groups, result) in
-        [(Groups::All, None), (Groups::Broadcast, Some(Rejection::GROUP)), (Groups::None, Some(Rejection::GROUP))]
-    {
+    for (groups, result) in [(Groups::All, None), (Groups::None, Some(Rejection::GROUP))] {
         assert_eq!(Terms { groups, ..latency(120) }.accept_here(&request, 0, &local).err(), result, "{groups:?}");
     }
     let answer = handshake_of(BROADCAST_ANSWER);
     assert_eq!(answer.extensions.group, Some(GroupExtension { id: 0x4a9a_c70c, kind: BROADCAST, weight: 0 }));
     let agreement = latency(120).conclude(&answer, 0, &local, None, Sequence::new(1)).unwrap();
     assert_eq!((agreement.peer_group, agreement.receive_latency), (Some(0x4a9a_c70c), ms(600)));
+}
+
+/// Sends packets over a main/backup group, with something that happens before each.
+fn backed_up(
+    terms: &Terms,
+    weathers: &[Weather],
+    count: u32,
+    seed: u64,
+    mut event: impl FnMut(&mut Bond, u32),
+) -> Bond {
+    let mut bond = Bond::new(terms, weathers, seed);
+    bond.backup = Some(BackupSender::default());
+    for i in 0..count {
+        event(&mut bond, i);
+        bond.push(&payload(i));
+        bond.step(ms(2));
+    }
+    bond.step(ms(3000));
+    bond
+}
+
+fn sent(bond: &Bond, leg: usize) -> u64 {
+    bond.legs[leg].near.stats().sent.packets
+}
+
+#[test]
+fn srt_backup_group_sends_over_the_heaviest_member_alone() {
+    let bond = backed_up(&latency(300), &[FAST, FAST, FAST], 2000, 1, |_, _| {});
+    bond.check(2000);
+    assert_eq!((sent(&bond, 0), sent(&bond, 1), sent(&bond, 2)), (2000, 0, 0));
+    assert!(bond.legs.iter().all(|leg| leg.near.closed().is_none() && leg.far.closed().is_none()));
+}
+
+#[test]
+fn srt_backup_group_switches_and_comes_back_without_loss() {
+    // Each time for longer than a buffer holds packets.
+    for secret in [None, Some("correct horse")] {
+        let terms = Terms { passphrase: secret.map(Into::into), buffer: 500, ..latency(300) };
+        let terms = Terms { peer_idle: ms(20_000), ..terms };
+        let bond = backed_up(&terms, &[FAST, FAST], 8000, 2, |bond, i| match i {
+            2000 => bond.legs[0].is_dead = true,
+            4000 => bond.legs[0].is_dead = false,
+            6000 => bond.legs[0].is_dead = true,
+            _ => {}
+        });
+        bond.check(8000);
+        // While the main path lives, and a second after it has come back, the other one stands by.
+        let over_other = sent(&bond, 1);
+        assert!((4000..5000).contains(&over_other), "{over_other}");
+    }
+}
+
+#[test]
+fn srt_backup_group_loses_nothing_over_paths_that_lose() {
+    let lossy = Weather { loss: 5, ..FAST };
+    let bursts = Weather { loss: 20, ..FAST };
+    let slow = Weather { delay: ms(210), jitter: ms(5), ..FAST };
+    for weathers in [[FAST, lossy], [lossy, FAST], [lossy, lossy], [bursts, lossy], [slow, FAST], [FAST, slow]] {
+        let bond = backed_up(&latency(1000), &weathers, 2000, 11, |bond, i| bond.legs[0].is_dead |= i == 1200);
+        bond.check(2000);
+    }
+}
+
+#[test]
+fn srt_backup_group_takes_a_heavier_member_that_comes_later() {
+    let terms = latency(300);
+    let bond = backed_up(&terms, &[FAST], 3000, 3, |bond, i| {
+        if i == 1000 {
+            bond.add(&terms, FAST);
+            bond.legs[1].backup = BackupMember::new(1000);
+        }
+    });
+    bond.check(3000);
+    assert!((1000..1700).contains(&sent(&bond, 0)), "{}", sent(&bond, 0));
+    assert_eq!(sent(&bond, 1), 2000); // none from before it
 }

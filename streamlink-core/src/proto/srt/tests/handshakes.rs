@@ -86,8 +86,7 @@ fn srt_listener_rejects_with_exact_codes() {
     let group = |kind| Some(super::handshake::GroupExtension { id: 0x4000_0001, kind, weight: 0 });
     assert_eq!(request(&|r| r.extensions.group = group(1)), Err(15));
     for (groups, kind, result) in [
-        (Groups::Broadcast, 1, Ok(())),
-        (Groups::Broadcast, 2, Err(15)),
+        (Groups::None, 1, Err(15)),
         (Groups::All, 1, Ok(())),
         (Groups::All, 2, Ok(())),
         (Groups::All, 0, Err(15)),

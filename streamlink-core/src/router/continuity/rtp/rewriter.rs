@@ -28,6 +28,10 @@ pub(super) struct RtpRewriter {
     pub(super) latest: u32,
     /// The shortest step between two timestamps.
     pub(super) step: Option<u32>,
+    /// Packets hold sound, of one frame or of several: of AAC, ffmpeg sends seven at a time.
+    pub(super) is_audio: bool,
+    /// The longest of the last steps between two packets of sound.
+    longest: u32,
     /// The last sender report passed on: its NTP time (32.32 bits of seconds) and timestamp.
     pub(super) report: Option<(u64, u32)>,
     /// Added to the NTP times of reports; `None` until this connection has brought one.
@@ -79,6 +83,8 @@ impl RtpRewriter {
             last: None,
             latest: 0,
             step: None,
+            is_audio: false,
+            longest: 0,
             report: None,
             clock: None,
             reports_fit: false,
@@ -115,7 +121,7 @@ impl RtpRewriter {
                 self.sequence = sequence.wrapping_add(1).wrapping_sub(header.sequence);
             }
             if is_other || is_step {
-                let own = i64::from(self.step.unwrap_or(1));
+                let own = i64::from(self.duration());
                 let gap = if passed > own + rate / 2 { passed } else { own };
                 self.timestamp = self.latest.wrapping_add(gap as u32).wrapping_sub(timestamp); // modulo 2^32
                 self.clock = None;
@@ -124,6 +130,25 @@ impl RtpRewriter {
         } else if step < 0 {
             // A picture that is shown before the last one.
             self.input = Some(Input { timestamp: input.timestamp, ..next });
+        }
+    }
+
+    /// Returns the time that the latest packet covers, as far as the steps between those before it tell, in units of the
+    /// clock.
+    fn duration(&self) -> u32 {
+        self.step.unwrap_or(1).max(self.longest)
+    }
+
+    /// Records the step from the packet before. Packets of sound may hold frames in numbers that differ.
+    fn record_step(&mut self, before: u32, timestamp: u32) {
+        let step = timestamp.wrapping_sub(before) as i32; // modulo 2^32
+        if step == 0 {
+            return;
+        }
+        self.step = self.step.into_iter().chain([step.unsigned_abs()]).min();
+        // A longer step is a pause, or a loss.
+        if self.is_audio && step > 0 && step.unsigned_abs() <= self.clock_rate / 2 {
+            self.longest = step.unsigned_abs().max(self.longest - self.longest / 8);
         }
     }
 
@@ -137,7 +162,7 @@ impl RtpRewriter {
     /// Returns the time that a packet at `at` must be delayed to come after all earlier ones.
     pub(super) fn wait(&self, at: Instant) -> Duration {
         let Some(place) = self.place(at) else { return Duration::ZERO };
-        let missing = self.latest.wrapping_add(self.step.unwrap_or(1)).wrapping_sub(place);
+        let missing = self.latest.wrapping_add(self.duration()).wrapping_sub(place);
         if missing < 1 << 31 {
             Duration::from_micros(u64::from(missing) * 1_000_000 / u64::from(self.clock_rate) + 1)
         } else {
@@ -162,8 +187,9 @@ impl RtpRewriter {
         if self.last.is_none_or(|(last, ..)| later(last)) {
             self.last = Some((sequence, timestamp, packet.arrival() + shift));
         }
-        let step = before.map(|before| (timestamp.wrapping_sub(before) as i32).unsigned_abs()).filter(|step| *step > 0);
-        self.step = self.step.into_iter().chain(step).min();
+        if let Some(before) = before {
+            self.record_step(before, timestamp);
+        }
         if before.is_none() || timestamp.wrapping_sub(self.latest) < 1 << 31 {
             self.latest = timestamp;
         }

@@ -102,6 +102,43 @@ fn rtsp_continuity_keeps_tracks_in_step_with_past_backup() {
     assert_eq!(header(&third.packets[0]).1, 90_901);
 }
 
+/// Packets of sound with several frames each: what takes over comes behind the last of them, whichever track is first.
+#[test]
+fn rtsp_continuity_puts_sound_behind_the_frames_of_the_last_packet() {
+    let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+        m=audio 0 RTP/AVP 98\r\na=rtpmap:98 MPEG4-GENERIC/48000/1\r\n";
+    let sdp = Presentation::parse(sdp.as_bytes()).unwrap();
+    for first in [0u8, 1] {
+        let mut tracks = TrackRewriters::default();
+        let start = Instant::now();
+        let rtp = |track: u8, sequence, timestamp, ms| {
+            let ssrc = 1 + u32::from(track);
+            Packet::rtsp(track, bytes(96 + 2 * track, sequence, timestamp, ssrc), start + Duration::from_millis(ms))
+        };
+        tracks.join(None, Some(&sdp), false);
+        // The first packets of ffmpeg hold fewer frames: 5, 6 and then 7 of 1024 samples.
+        let sound = [(0u32, 0u64), (5120, 107), (11_264, 235), (18_432, 384), (25_600, 533)];
+        let mut packets: Vec<Packet> = (0u16..14).map(|n| rtp(0, n, 3600 * u32::from(n), 40 * u64::from(n))).collect();
+        packets.extend((0u16..).zip(sound).map(|(n, (timestamp, ms))| rtp(1, n, timestamp, ms)));
+        let mut before = MediaBatch { packets, ..MediaBatch::default() };
+        tracks.apply(&mut before);
+        tracks.join(Some(&sdp), Some(&sdp), true);
+        // The other source begins 20 ms later, with each of its tracks first.
+        let packets =
+            [first, 1 - first].map(|track| rtp(track, 500, 700_000, 553 + u64::from(track != first))).to_vec();
+        let mut after = MediaBatch { packets, ..MediaBatch::default() };
+        tracks.apply(&mut after);
+        let timestamp = |track: u8| {
+            let packet = after.packets.iter().find(|packet| packet.rtsp_track() == Some(track)).unwrap();
+            header(packet).1
+        };
+        assert!(timestamp(1) >= 25_600 + 7168, "{first}: {} of sound", timestamp(1));
+        // Pictures wait as long, so that they stay in step.
+        let (sound, pictures) = (i64::from(timestamp(1)) * 1000 / 48_000, i64::from(timestamp(0)) * 1000 / 90_000);
+        assert!((sound - pictures).abs() < 40, "{first}: {sound} ms and {pictures} ms");
+    }
+}
+
 #[test]
 fn rtsp_continuity_reports_never_move_tracks_back() {
     let sdp = "v=0\r\no=- 1 1 IN IP4 1.1.1.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\

@@ -52,6 +52,7 @@ impl TrackRewriters {
         }
         for (rewriter, track) in self.tracks.iter_mut().zip(presentation.tracks()) {
             rewriter.payload_type = track.payload_type;
+            rewriter.is_audio = track.media == "audio";
             rewriter.alters |= track.is_renumbered;
         }
         if self.tracks.iter().all(|track| track.report.is_none()) {
@@ -82,8 +83,9 @@ impl TrackRewriters {
                 // The same delay for all tracks, so that none goes back and they stay in step.
                 let ends = tracks.iter().filter_map(|track| track.last).map(|(.., at)| at);
                 let behind = ends.map(|end| end.saturating_duration_since(packet.arrival())).max().unwrap_or_default();
-                let track = packet.rtsp_track().and_then(|track| tracks.get(usize::from(track)));
-                behind + track.map(|track| track.wait(packet.arrival() + behind)).unwrap_or_default()
+                // No other track begins before this one.
+                let waits = tracks.iter().map(|track| track.wait(packet.arrival() + behind));
+                behind + waits.max().unwrap_or_default()
             });
             if let Some(track) = packet.rtsp_track().and_then(|track| tracks.get_mut(usize::from(track))) {
                 track.follow_steps(&header, packet.arrival());

@@ -1,0 +1,303 @@
+//! Description of a flow's outputs in a region, as the flow's publisher seals it for the region's nodes.
+
+use crate::seal::{RegionKeys, RegionPublicKey, SealError};
+use serde::{Deserialize, Serialize};
+use std::{collections::HashSet, fmt};
+use streamlink_core::{Bitrate, ConfigErrors, MediaFamily, Output, PeerText};
+use zeroize::Zeroizing;
+
+/// Version of the description.
+const VERSION: u32 = 1;
+/// Maximum number of outputs of a flow in one region.
+pub const MAX_OUTPUTS: usize = 256;
+/// Maximum length of a flow's name, in bytes.
+const MAX_FLOW_NAME: usize = 128;
+
+/// State of one flow in one region. It replaces the state before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlowOutputs {
+    /// Name of the region for which it is sealed.
+    pub region: String,
+    /// Name of the flow.
+    pub flow: String,
+    /// Random number of the publisher's run. A flow that is started again has another one.
+    pub publisher: u64,
+    /// Number of the state, which grows with each change of one publisher.
+    pub revision: u64,
+    /// Media family of the flow.
+    pub family: MediaFamily,
+    /// Maximum bandwidth of the flow.
+    pub max_bandwidth: Bitrate,
+    /// Outputs, in the order in which they came.
+    pub outputs: Vec<DescribedOutput>,
+}
+
+/// Output of a flow.
+#[derive(Clone)]
+pub struct DescribedOutput {
+    /// Number by which the output is reported.
+    pub id: u64,
+    /// Settings of the output, with its secrets. `Debug` hides them.
+    pub output: Output,
+}
+
+impl PartialEq for DescribedOutput {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && *secret_json(&self.output) == *secret_json(&other.output)
+    }
+}
+
+impl fmt::Debug for DescribedOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DescribedOutput")
+            .field("id", &self.id)
+            .field("name", &self.output.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the output as JSON with its secrets, wiped from memory when it is dropped.
+pub(crate) fn secret_json(output: &Output) -> Zeroizing<String> {
+    Zeroizing::new(output.to_json())
+}
+
+/// Reason why a description is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutputsError {
+    /// The message cannot be sealed, or not be opened.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// Not JSON of the expected form. The text is not quoted, as it holds secrets.
+    #[error("not a description of outputs: line {line}, column {column}")]
+    Malformed {
+        /// Line of the fault.
+        line: usize,
+        /// Column of the fault.
+        column: usize,
+    },
+    /// Version of another release.
+    #[error("a description of version {0}; version {VERSION} is read")]
+    Version(u32),
+    /// The description was made for another region or flow than that under whose name it came.
+    #[error("a description of flow `{flow}` for region `{region}` under the name of another")]
+    Misplaced {
+        /// Name of the flow in it.
+        flow: PeerText,
+        /// Name of the region in it.
+        region: PeerText,
+    },
+    /// A list or a text is longer than its bound.
+    #[error("a description with {0}")]
+    OutOfBounds(&'static str),
+    /// An output is not understood.
+    #[error("output {index}: {errors}")]
+    Output {
+        /// Number of the output in the list, from 0.
+        index: usize,
+        /// Reasons; none repeats a secret.
+        errors: ConfigErrors,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    version: u32,
+    region: String,
+    flow: String,
+    publisher: u64,
+    revision: u64,
+    family: String,
+    max_bandwidth: u64,
+    outputs: Vec<OutputText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OutputText {
+    id: u64,
+    json: SecretText,
+}
+
+/// Text that is wiped from memory when it is dropped.
+struct SecretText(Zeroizing<String>);
+
+impl Serialize for SecretText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+impl FlowOutputs {
+    /// Seals the description for the region.
+    ///
+    /// # Errors
+    /// When there are more outputs than [`MAX_OUTPUTS`], or it is too long.
+    pub fn seal(&self, key: &RegionPublicKey) -> Result<Vec<u8>, OutputsError> {
+        if self.outputs.len() > MAX_OUTPUTS {
+            return Err(OutputsError::OutOfBounds("more than 256 outputs"));
+        }
+        let text = |described: &DescribedOutput| OutputText {
+            id: described.id,
+            json: SecretText(secret_json(&described.output)),
+        };
+        let description = Description {
+            version: VERSION,
+            region: self.region.clone(),
+            flow: self.flow.clone(),
+            publisher: self.publisher,
+            revision: self.revision,
+            family: self.family.to_string(),
+            max_bandwidth: self.max_bandwidth.as_bps(),
+            outputs: self.outputs.iter().map(text).collect(),
+        };
+        // Room for all of it at first, so that no piece of a secret is left behind where the buffer grew.
+        let texts: usize = description.outputs.iter().map(|output| 2 * output.json.0.len() + 64).sum();
+        let room = 1024 + 2 * texts;
+        let mut message = Zeroizing::new(Vec::with_capacity(room));
+        serde_json::to_writer(&mut *message, &description).map_err(|error| malformed(&error))?;
+        Ok(key.seal(&message)?)
+    }
+
+    /// Opens a description that came under the names of a region and a flow.
+    ///
+    /// # Errors
+    /// When it is sealed for another region, altered, misplaced, or not understood.
+    pub fn open(envelope: &[u8], keys: &RegionKeys, region: &str, flow: &str) -> Result<Self, OutputsError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let message = keys.open(envelope)?;
+        let Versioned { version } = serde_json::from_slice(&message).map_err(|error| malformed(&error))?;
+        if version != VERSION {
+            return Err(OutputsError::Version(version));
+        }
+        let description: Description = serde_json::from_slice(&message).map_err(|error| malformed(&error))?;
+        if description.region != region || description.flow != flow {
+            let (flow, region) = (PeerText::new(description.flow), PeerText::new(description.region));
+            return Err(OutputsError::Misplaced { flow, region });
+        }
+        if description.outputs.len() > MAX_OUTPUTS {
+            return Err(OutputsError::OutOfBounds("more than 256 outputs"));
+        }
+        if flow.is_empty() || flow.len() > MAX_FLOW_NAME || flow.chars().any(char::is_control) {
+            return Err(OutputsError::OutOfBounds("a flow name that is empty, too long or holds control characters"));
+        }
+        let family = MediaFamily::ALL.iter().find(|family| family.to_string() == description.family);
+        let family = *family.ok_or(OutputsError::OutOfBounds("a media family that is not known"))?;
+        if description.max_bandwidth == 0 {
+            return Err(OutputsError::OutOfBounds("the maximum bandwidth 0"));
+        }
+        let (mut ids, mut names) = (HashSet::new(), HashSet::new());
+        let mut outputs = Vec::with_capacity(description.outputs.len());
+        for (index, text) in description.outputs.iter().enumerate() {
+            let output = Output::from_json(&text.json.0).map_err(|errors| OutputsError::Output { index, errors })?;
+            if !ids.insert(text.id) || !names.insert(output.name().to_owned()) {
+                return Err(OutputsError::OutOfBounds("two outputs of one name or number"));
+            }
+            outputs.push(DescribedOutput { id: text.id, output });
+        }
+        Ok(Self {
+            region: description.region,
+            flow: description.flow,
+            publisher: description.publisher,
+            revision: description.revision,
+            family,
+            max_bandwidth: Bitrate::bps(description.max_bandwidth),
+            outputs,
+        })
+    }
+}
+
+fn malformed(error: &serde_json::Error) -> OutputsError {
+    OutputsError::Malformed { line: error.line(), column: error.column() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::RegionSecretKey;
+
+    fn outputs() -> FlowOutputs {
+        let urls = ["rtmp://example.com/live?key=hunter2", "srt://:9001?passphrase=correct-horse&pbkeylen=32"];
+        let described = |(n, url): (usize, &&str)| DescribedOutput {
+            id: n as u64,
+            output: Output::from_url(format!("output-{n}"), url).description("for people"),
+        };
+        FlowOutputs {
+            region: "eu".into(),
+            flow: "match-day".into(),
+            publisher: u64::MAX,
+            revision: 3,
+            family: MediaFamily::Datagrams,
+            max_bandwidth: Bitrate::mbps(20),
+            outputs: urls.iter().enumerate().map(described).collect(),
+        }
+    }
+
+    #[test]
+    fn outputs_are_read_back_with_their_secrets() {
+        let key = RegionSecretKey::generate();
+        let sealed = outputs().seal(&key.public_key()).expect("sealed");
+        let opened = FlowOutputs::open(&sealed, &RegionKeys::new(key), "eu", "match-day").expect("opened");
+        assert_eq!(opened, outputs());
+        assert!(opened.outputs[0].output.to_url().contains("hunter2"));
+        for secret in ["hunter2", "correct-horse"] {
+            assert!(!format!("{opened:?}").contains(secret), "{opened:?}");
+            assert!(!sealed.windows(secret.len()).any(|bytes| bytes == secret.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn outputs_of_another_flow_or_region_are_refused() {
+        let key = RegionSecretKey::generate();
+        let sealed = outputs().seal(&key.public_key()).expect("sealed");
+        let keys = RegionKeys::new(key);
+        for (region, flow) in [("us", "match-day"), ("eu", "news")] {
+            let error = FlowOutputs::open(&sealed, &keys, region, flow).expect_err("misplaced");
+            assert!(matches!(error, OutputsError::Misplaced { .. }), "{error}");
+        }
+        let other = RegionKeys::new(RegionSecretKey::generate());
+        let error = FlowOutputs::open(&sealed, &other, "eu", "match-day").expect_err("another key");
+        assert!(matches!(error, OutputsError::Seal(SealError::WrongKey { .. })), "{error}");
+    }
+
+    #[test]
+    fn outputs_refuse_hostile_descriptions_without_quoting_them() {
+        let key = RegionSecretKey::generate();
+        let public = key.public_key();
+        let keys = RegionKeys::new(key);
+        let open = |text: &str| {
+            let sealed = public.seal(text.as_bytes()).expect("sealed");
+            FlowOutputs::open(&sealed, &keys, "eu", "f").expect_err(text).to_string()
+        };
+        let with = |outputs: &str| {
+            format!(
+                r#"{{"version":1,"region":"eu","flow":"f","publisher":1,"revision":1,"family":"{}","max_bandwidth":1000,"outputs":[{outputs}]}}"#,
+                MediaFamily::Datagrams
+            )
+        };
+        open("");
+        open(&"[".repeat(100_000));
+        assert!(open(r#"{"version":9}"#).contains("version 9"));
+        assert!(open(&with("").replace("1000", "0")).contains("bandwidth"));
+        let output = |id: u64, name: &str, url: &str| {
+            let json = format!(r#"{{"name":"{name}","url":"{url}"}}"#);
+            format!(r#"{{"id":{id},"json":{}}}"#, serde_json::to_string(&json).expect("text"))
+        };
+        let good = output(1, "a", "srt://example.com:9000?passphrase=hunter2hunter2");
+        assert!(open(&with(&format!("{good},{good}"))).contains("two outputs"));
+        let many: Vec<String> = (0..257).map(|n| output(n, &format!("o{n}"), "srt://example.com:9000")).collect();
+        assert!(open(&with(&many.join(","))).contains("256"));
+        let shown = open(&with(r#"{"id":1,"json":"{\"hunter2hunter2\":1}"}"#));
+        assert!(shown.starts_with("output 0"), "{shown}");
+        let shown = open(&with(r#"{"id":"hunter2hunter2"}"#));
+        assert!(!shown.contains("hunter2hunter2"), "{shown}");
+    }
+}

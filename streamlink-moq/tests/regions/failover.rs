@@ -1,0 +1,122 @@
+//! Nodes that die or leave: what players and servers see.
+
+use crate::{
+    common::{soon, until},
+    rig::{Rig, runner_of},
+};
+use std::time::{Duration, Instant};
+use streamlink_core::{Bitrate, Engine, Flow, Output, Source, StreamKey};
+use streamlink_tests::{media, nginx::Nginx, peer::Peer};
+use tokio::runtime::Handle;
+
+/// Longest silence at a destination when the node dies that serves it.
+const TAKEOVER: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn region_srt_push_returns_within_three_seconds_after_its_node_died() {
+    let rig = Rig::start().await;
+    let studio = Engine::on(Handle::current()).unwrap();
+    let flow = Flow::builder("studio", Bitrate::mbps(20))
+        .source(Source::srt_listener("in", "127.0.0.1:0"))
+        .output(Output::tap("out"));
+    let studio_flow = studio.start(flow.build().unwrap()).await.unwrap();
+    let port = studio_flow.input_addresses()[0].rsplit(':').next().unwrap().split('?').next().unwrap().to_owned();
+    let mut tap = studio_flow.tap("out").unwrap();
+    let mut nodes = rig.nodes(["n1", "n2", "n3"]).await;
+    let output = Output::from(Output::srt_caller("studio", &format!("127.0.0.1:{port}")));
+    let (flow, _generator) = rig.generated("match-day", vec![output.region("eu")]).await;
+    soon("media at the destination", tap.next()).await.unwrap();
+    let stats = || flow.stats().outputs[0].clone();
+    until("statistics at the flow's handle", || stats().node.is_some() && stats().packets > 0).await;
+
+    let runner = runner_of(&nodes, "match-day/studio").await;
+    let name = nodes[runner].key().id.clone();
+    assert_eq!(stats().node.unwrap(), name.as_str());
+    while tap.try_next().is_some() {}
+    drop(nodes.remove(runner));
+    let killed = Instant::now();
+    // What was in flight comes first; then there is silence, and then the next node.
+    let mut last = killed;
+    let silence = soon("media from another node", async {
+        loop {
+            tap.next().await.unwrap();
+            let now = Instant::now();
+            if now - last > Duration::from_millis(800) {
+                return now - killed;
+            }
+            last = now;
+        }
+    })
+    .await;
+    println!("SRT push back after {silence:?}");
+    assert!(silence <= TAKEOVER, "{silence:?}");
+    let next = runner_of(&nodes, "match-day/studio").await;
+    let other = nodes[next].key().id.clone();
+    assert_ne!(other, name);
+    until("reports of the next node", || stats().node.is_some_and(|node| *node == *other)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn region_rtmp_server_never_sees_two_publishers() {
+    let rig = Rig::start().await;
+    let nginx = Nginx::on(streamlink_tests::rig::free_port(), "record_unique on;");
+    let nodes = rig.nodes(["n1", "n2"]).await;
+    let flow = Flow::builder("show", Bitrate::mbps(20))
+        .source(Source::rtmp("encoder", "127.0.0.1:0", "live"))
+        .output(Output::from(Output::rtmp_push("platform", &nginx.url(), StreamKey::new("cam").unwrap())).region("eu"));
+    let flow = rig.ingest.start(flow.build().unwrap()).await.unwrap();
+    let input = flow.input_addresses()[0].clone();
+    let clip = streamlink_tests::clip();
+    let read = ["-v", "error", "-nostdin", "-re", "-stream_loop", "-1", "-i", clip.to_str().unwrap()];
+    let _encoder = Peer::start("ffmpeg", &[&read[..], &["-c", "copy", "-f", "flv", &input]].concat());
+    let folder = nginx.recording("cam").parent().unwrap().to_owned();
+    let recordings = || {
+        let files = std::fs::read_dir(&folder).unwrap().filter_map(Result::ok).map(|file| file.path());
+        let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "flv")).collect();
+        files.sort();
+        files
+    };
+    let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    until("a recording", || recordings().first().is_some_and(|file| size(file) > 100_000)).await;
+
+    let mut nodes = nodes;
+    let runner = runner_of(&nodes, "show/platform").await;
+    drop(nodes.remove(runner));
+    let killed = Instant::now();
+    until("a recording of the other node", || {
+        recordings().last().is_some_and(|file| size(file) > 20_000) && recordings().len() == 2
+    })
+    .await;
+    let silence = killed.elapsed();
+    println!("RTMP push back after {silence:?}");
+    assert!(silence <= TAKEOVER, "{silence:?}");
+
+    // A node that starts takes over what is due to it, and one that leaves hands over, without a second publisher.
+    nodes.push(rig.node("n1"));
+    nodes.push(rig.node("n4"));
+    let runs = |node: &streamlink_moq::Node| !node.state().exclusive.is_empty();
+    until("one runner", || nodes.iter().filter(|node| runs(node)).count() == 1).await;
+    let runner = runner_of(&nodes, "show/platform").await;
+    let left = Instant::now();
+    nodes.remove(runner).leave().await;
+    until("another runner", || nodes.iter().filter(|node| runs(node)).count() == 1).await;
+    println!("handed over after {:?}", left.elapsed());
+    for file in recordings() {
+        media::check_times(&file, "v");
+    }
+    let log = nginx.output();
+    assert!(!log.contains("already publishing"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn region_listener_runs_on_primary_and_standby() {
+    let rig = Rig::start().await;
+    let nodes = rig.nodes(["n1", "n2", "n3"]).await;
+    // All nodes of this test are on one machine: each takes a port of its own.
+    let output = Output::from(Output::srt_listener("players", "127.0.0.1:0")).region("eu");
+    let (flow, _generator) = rig.generated("match-day", vec![output]).await;
+    let runs = |node: &streamlink_moq::Node| node.state().shared == ["match-day/players"];
+    until("two nodes that listen", || nodes.iter().filter(|node| runs(node)).count() == 2).await;
+    flow.stop().await;
+    until("no node that listens", || nodes.iter().all(|node| node.state().flows == 0)).await;
+}

@@ -1,0 +1,15 @@
+//! Tests of regions: engines, relays and nodes, with outputs to real servers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod access;
+mod failover;
+mod reports;
+mod rig;
+
+/// Is a relay when started by [`common::RelayProcess`]; a test of nothing otherwise.
+#[test]
+fn relay_process() {
+    common::run_as_relay();
+}
