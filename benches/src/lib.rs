@@ -9,3 +9,4 @@ pub mod report;
 pub mod rtmp;
 pub mod rtsp;
 pub mod srt;
+pub mod srt_calls;

@@ -146,6 +146,20 @@ impl Pusher {
         }
     }
 
+    /// Pushes media at a rate, in datagrams of seven transport packets, to its end; one at a time and evenly, as hardware
+    /// encoders and multiplexers send it.
+    pub fn play_evenly(&self, media: &[u8], bits_per_second: u64) {
+        let start = Instant::now();
+        let mut sent = 0u64;
+        for payload in media.chunks(1316) {
+            let due = Duration::from_nanos(sent * 8_000_000_000 / bits_per_second);
+            std::thread::sleep(due.saturating_sub(start.elapsed()));
+            // A failure shows in what arrives.
+            let _ = self.source.push(Packet::datagram(payload.to_vec(), Instant::now()));
+            sent += payload.len() as u64;
+        }
+    }
+
     /// Number of bytes pushed.
     pub fn pushed(&self) -> u64 {
         self.pushed.lock().map_or(0, |pushed| *pushed)

@@ -63,7 +63,7 @@ enum Work {
     Growth(fn(&Plan) -> Result<Growth, Failure>),
 }
 
-const WORKS: [(&str, Work); 20] = [
+const WORKS: [(&str, Work); 23] = [
     ("rtp-bursty", Work::Row(rtp::bursty)),
     ("rtp-bursty-runs", Work::Row(rtp::bursty_runs)),
     ("rtp-paced", Work::Row(rtp::paced)),
@@ -75,9 +75,12 @@ const WORKS: [(&str, Work); 20] = [
     ("idle-outputs", Work::Row(rtp::idle)),
     ("srt-fanout", Work::Row(srt::fanout)),
     ("srt-fanout-aes", Work::Row(srt::fanout_aes)),
+    ("srt-fanout-paced", Work::Row(srt::fanout_paced)),
+    ("srt-fanout-paced-aes", Work::Row(srt::fanout_paced_aes)),
     ("srt-relay", Work::Row(srt::relay)),
     ("srt-ceiling", Work::Row(srt::ceiling)),
     ("srt-idle", Work::Row(srt::idle)),
+    ("srt-calls", Work::Row(srt::calls)),
     ("rtmp-fanout", Work::Row(rtmp::fanout)),
     ("rtmp-publishers", Work::Row(rtmp::publishers)),
     ("rtmp-remux", Work::Row(rtmp::remux)),

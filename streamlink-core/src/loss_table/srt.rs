@@ -129,7 +129,7 @@ impl Srt {
             let heads = self.legs.iter().enumerate().filter_map(|(at, leg)| Some((at, leg.far.head(now)?)));
             let Some(at) = self.input.choose(heads) else { break };
             let Some(head) = self.legs[at].far.head(now) else { break };
-            let payload = self.input.take(head, &mut self.legs[at].far);
+            let payload = self.input.take(head, &mut self.legs[at].far).map(|(payload, _)| payload);
             self.delivered.extend(payload.as_deref().map(number));
             for leg in &mut self.legs {
                 self.input.skip(&mut leg.far);
@@ -181,14 +181,13 @@ impl Mechanism for Srt {
         }
         for (path, leg) in self.legs.iter_mut().enumerate() {
             for (forward, end) in [(true, &mut leg.near), (false, &mut leg.far)] {
-                while let Some(transmit) = end.poll_transmit(now) {
-                    let is_media = transmit.header.is_some();
-                    let head = transmit.header.as_ref().map_or(&[][..], |header| &header[..]);
-                    let bytes: Bytes = [head, &transmit.body].concat().into();
+                while let Some(bytes) = end.poll_transmit(now) {
+                    let (head, body) = bytes.split_at(HEADER);
+                    let is_media = head[0] & 0x80 == 0;
                     // A repair packet has no message number.
-                    let is_repair = is_media && head.get(4..8).is_some_and(|field| field[1..] == [0; 3]);
-                    let is_repeat = head.get(4).is_some_and(|flags| flags & 0x04 != 0);
-                    let media = number(&transmit.body);
+                    let is_repair = is_media && head[5..8] == [0; 3];
+                    let is_repeat = is_media && head[4] & 0x04 != 0;
+                    let media = if is_media { number(body) } else { 0 };
                     let channel = if is_media { Channel::Media } else { Channel::Side };
                     if network.send(path, forward, channel, bytes) && is_media && !is_repair && !is_repeat {
                         network.passed[path].insert(media);

@@ -2,14 +2,11 @@
 //! cut at datagrams. Nothing is altered, and errors are counted, never refused.
 
 use super::ts::{
-    PACKET, PacketSync,
+    PACKET, PacketSync, PidMap,
     sections::{AssociationSection, Checksum, MapSection, SectionReader},
     transport::TransportPacket,
 };
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const NULL_PID: u16 = 0x1fff;
 const PAT_PID: u16 = 0;
@@ -210,9 +207,15 @@ struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct TransportChecker {
     sync: PacketSync,
+    checks: PacketChecks,
+}
+
+/// The checks of packets, wherever they were cut out of the stream.
+#[derive(Debug, Default)]
+struct PacketChecks {
     errors: TransportErrors,
-    pids: BTreeMap<u16, PidCheck>,
-    tables: BTreeMap<u16, Table>,
+    pids: PidMap<PidCheck>,
+    tables: PidMap<Table>,
     has_cat: bool,
     /// The lack of a CAT has been counted.
     lacks_cat: bool,
@@ -222,20 +225,40 @@ pub(crate) struct TransportChecker {
 
 impl TransportChecker {
     /// Takes the payload of one datagram. Hands each transport packet with a right sync byte to `each`.
-    pub(crate) fn observe(&mut self, payload: &[u8], now: Instant, mut each: impl FnMut(&[u8])) {
-        let mut sync = std::mem::take(&mut self.sync);
+    pub(crate) fn observe(&mut self, payload: &[u8], now: Instant, mut each: impl FnMut(&[u8; PACKET])) {
+        let Self { sync, checks } = self;
         sync.feed(payload, |packet, in_sync| {
             each(packet);
             if in_sync {
-                self.packet(packet, now);
+                checks.packet(packet, now);
             }
         });
-        self.sync = sync;
     }
 
     /// Begins the stream again: what was missing meanwhile is not an error.
     pub(crate) fn begin(&mut self) {
         self.sync.begin();
+        self.checks.begin();
+    }
+    /// Returns true while the stream is MPEG-TS in synchronisation.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.sync.is_in_sync()
+    }
+
+    /// Returns the number of failures of each check.
+    pub(crate) fn errors(&self) -> TransportErrors {
+        let Self { sync, checks } = self;
+        TransportErrors { sync_losses: sync.losses(), sync_byte: sync.wrong_sync_bytes(), ..checks.errors }
+    }
+
+    /// Returns the number of continuity counters of a PID that did not follow the one before.
+    pub(crate) fn continuity_errors(&self, pid: u16) -> u64 {
+        self.checks.pids.get(pid).map_or(0, |pid| pid.errors)
+    }
+}
+
+impl PacketChecks {
+    fn begin(&mut self) {
         for pid in self.pids.values_mut() {
             pid.pcr = None;
             pid.pts = None;
@@ -248,23 +271,7 @@ impl TransportChecker {
         self.deadline = None;
     }
 
-    /// Returns true while the stream is MPEG-TS in synchronisation.
-    pub(crate) fn is_in_sync(&self) -> bool {
-        self.sync.is_in_sync()
-    }
-
-    /// Returns the number of failures of each check.
-    pub(crate) fn errors(&self) -> TransportErrors {
-        TransportErrors { sync_losses: self.sync.losses(), sync_byte: self.sync.wrong_sync_bytes(), ..self.errors }
-    }
-
-    /// Returns the number of continuity counters of a PID that did not follow the one before.
-    pub(crate) fn continuity_errors(&self, pid: u16) -> u64 {
-        self.pids.get(&pid).map_or(0, |pid| pid.errors)
-    }
-
-    fn packet(&mut self, packet: &[u8], now: Instant) {
-        let Some(&packet) = packet.first_chunk::<PACKET>() else { return };
+    fn packet(&mut self, packet: &[u8; PACKET], now: Instant) {
         let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
         let starts = packet[1] & 0x40 != 0;
         let is_scrambled = packet[3] & 0xc0 != 0;
@@ -276,10 +283,10 @@ impl TransportChecker {
         let payload_at = if has_adaptation { 5 + length } else { 4 };
         let payload = packet.get(payload_at..).filter(|payload| has_payload && !payload.is_empty());
         let discontinuity = adaptation.first().is_some_and(|flags| flags & 0x80 != 0);
-        let is_known = self.pids.len() < MAX_PIDS || self.pids.contains_key(&pid);
-        if pid != NULL_PID && is_known {
-            let entry = self.pids.entry(pid).or_default();
-            let failed = entry.follows_not(&packet, has_payload, discontinuity);
+        if pid != NULL_PID
+            && let Some(entry) = self.pids.get_or_insert(pid, MAX_PIDS)
+        {
+            let failed = entry.follows_not(packet, has_payload, discontinuity);
             TransportErrors::add(&mut entry.errors, failed);
             TransportErrors::add(&mut self.errors.continuity, failed);
             if let Some(pcr) = pcr(adaptation) {
@@ -288,7 +295,7 @@ impl TransportChecker {
                 TransportErrors::add(&mut self.errors.pcr_discontinuity, steps);
             }
         }
-        let is_pmt = self.tables.get(&pid).is_some_and(|table| table.is_pmt);
+        let is_pmt = self.tables.get(pid).is_some_and(|table| table.is_pmt);
         if is_scrambled {
             TransportErrors::add(&mut self.errors.pat, pid == PAT_PID);
             TransportErrors::add(&mut self.errors.pmt, is_pmt);
@@ -297,9 +304,9 @@ impl TransportChecker {
         }
         // PAT and CAT, and NIT to TOT of DVB (EN 300 468 section 5.1.3), have checksums, too.
         if payload.is_some() && (is_pmt || matches!(pid, PAT_PID | CAT_PID | 0x10..=0x14)) {
-            self.table(&packet, pid, now);
+            self.table(packet, pid, now);
         }
-        if let Some(entry) = self.pids.get_mut(&pid).filter(|entry| entry.program.is_some()) {
+        if let Some(entry) = self.pids.get_mut(pid).filter(|entry| entry.program.is_some()) {
             entry.presence.occurred(now);
             if starts && !is_scrambled && payload.is_some_and(has_pts) {
                 let late = |last| now.saturating_duration_since(last) > PTS_INTERVAL;
@@ -314,11 +321,11 @@ impl TransportChecker {
     /// Counts tables and PIDs that are overdue.
     fn check_absences(&mut self, now: Instant) {
         let mut deadline = None;
-        self.tables.entry(PAT_PID).or_default();
-        for (pid, table) in &mut self.tables {
-            if *pid == PAT_PID || table.is_pmt {
+        self.tables.get_or_insert(PAT_PID, usize::MAX);
+        for (pid, table) in self.tables.iter_mut() {
+            if pid == PAT_PID || table.is_pmt {
                 let absent = table.presence.is_absent(now, TABLE_INTERVAL, &mut deadline);
-                let counter = if *pid == PAT_PID { &mut self.errors.pat } else { &mut self.errors.pmt };
+                let counter = if pid == PAT_PID { &mut self.errors.pat } else { &mut self.errors.pmt };
                 TransportErrors::add(counter, absent);
             }
         }
@@ -332,9 +339,10 @@ impl TransportChecker {
 
     fn table(&mut self, packet: &[u8; PACKET], pid: u16, now: Instant) {
         let Some(packet) = TransportPacket::parse(packet) else { return };
-        let mut reader = std::mem::take(&mut self.tables.entry(pid).or_default().reader);
+        let Some(table) = self.tables.get_or_insert(pid, usize::MAX) else { return };
+        let mut reader = std::mem::take(&mut table.reader);
         reader.push_any(&packet, |section, checksum| self.section(pid, section, checksum, now));
-        if let Some(table) = self.tables.get_mut(&pid) {
+        if let Some(table) = self.tables.get_mut(pid) {
             table.reader = reader;
         }
     }
@@ -367,7 +375,7 @@ impl TransportChecker {
     }
 
     fn table_occurred(&mut self, pid: u16, now: Instant) {
-        if let Some(table) = self.tables.get_mut(&pid) {
+        if let Some(table) = self.tables.get_mut(pid) {
             table.presence.occurred(now);
         }
     }
@@ -375,16 +383,16 @@ impl TransportChecker {
     fn associate(&mut self, section: AssociationSection<'_>, now: Instant) {
         if section.is_whole {
             // Programs that have ended are not missing.
-            self.tables.retain(|pid, table| !table.is_pmt || section.names(*pid));
+            self.tables.retain(|pid, table| !table.is_pmt || section.names(pid));
             for pid in self.pids.values_mut() {
-                pid.program = pid.program.filter(|program| self.tables.contains_key(program));
+                pid.program = pid.program.filter(|program| self.tables.contains(*program));
             }
         }
         for pid in section.pids() {
             if self.tables.len() > MAX_PROGRAMS {
                 break;
             }
-            let table = self.tables.entry(pid).or_default();
+            let Some(table) = self.tables.get_or_insert(pid, usize::MAX) else { break };
             if !table.is_pmt {
                 table.is_pmt = true;
                 table.presence.occurred(now);
@@ -396,14 +404,13 @@ impl TransportChecker {
     fn map(&mut self, program: u16, section: MapSection<'_>, now: Instant) {
         let named = || section.streams().map(|(_, pid, _)| pid).chain([section.clock_pid]);
         for (pid, entry) in self.pids.iter_mut().filter(|(_, entry)| entry.program == Some(program)) {
-            entry.program = entry.program.filter(|_| named().any(|named| named == *pid));
+            entry.program = entry.program.filter(|_| named().any(|named| named == pid));
         }
         for pid in named().filter(|pid| *pid != NULL_PID) {
-            if self.pids.len() < MAX_PIDS || self.pids.contains_key(&pid) {
-                let entry = self.pids.entry(pid).or_default();
-                if entry.program.replace(program).is_none() {
-                    entry.presence.occurred(now);
-                }
+            if let Some(entry) = self.pids.get_or_insert(pid, MAX_PIDS)
+                && entry.program.replace(program).is_none()
+            {
+                entry.presence.occurred(now);
             }
         }
     }

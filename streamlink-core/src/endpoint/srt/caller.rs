@@ -20,7 +20,7 @@ use crate::{
     lock::log_handshake,
     media::Packet as MediaPacket,
     net::{Egress, Receiver, UdpOptions, UdpSocket},
-    proto::srt::{self, ConnectionStats, Control, Local, Packet, Rejection, Terms, destination},
+    proto::srt::{self, ConnectionStats, Control, Delivered, Local, Outbox, Packet, Rejection, Terms, destination},
     random::Random,
     router::{Batch, Reader},
 };
@@ -278,7 +278,7 @@ pub(super) struct ConnectedClient {
 
 impl ConnectedClient {
     async fn run(&mut self, call: &mut SrtClient, mut ingest: Option<&mut Ingest>, lag: &mut LagReport) -> Outcome {
-        let mut scratch = Vec::new();
+        let mut outbox = Outbox::default();
         let mut window: Vec<Arc<Batch>> = Vec::new();
         let mut inbox = Vec::new();
         let mut settled = ConnectionStats::default();
@@ -308,7 +308,7 @@ impl ConnectedClient {
                 let lost = reader.read(&mut window);
                 call.dropped(lost.packets, lag, now);
                 for packet in window.iter().flat_map(|batch| batch.packets()) {
-                    self.io.connection.push(packet.data(), now);
+                    self.io.connection.push_arrived(packet.data(), packet.arrival(), now);
                 }
                 window.clear();
             }
@@ -328,7 +328,7 @@ impl ConnectedClient {
             if ended {
                 self.io.connection.shut_down(now);
             }
-            self.io.flush(&self.socket, &mut scratch, now);
+            self.io.flush(&self.socket, &mut outbox, now);
             if now >= next_stats || ended || reason.is_some() {
                 next_stats = now + STATS_INTERVAL;
                 let unsent = self.statistics(&call.status, &call.events, ingest.is_some(), &mut settled, now);
@@ -353,9 +353,9 @@ impl ConnectedClient {
         connection.handle_timeout(now);
         if let Some(ingest) = ingest {
             ingest.refresh();
-            while let Some(payload) = connection.poll_payload(now) {
+            while let Some(Delivered { payload, due }) = connection.poll_delivery(now) {
                 match ingest.admit(now, payload.len()) {
-                    Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
+                    Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, due.min(now))),
                     Verdict::Drop => {}
                     Verdict::Disconnect => {
                         connection.shut_down(now);
@@ -370,7 +370,7 @@ impl ConnectedClient {
                 return Some(LossReason::Idle);
             }
         } else {
-            while connection.poll_payload(now).is_some() {} // no payloads, only detects the end
+            while connection.poll_delivery(now).is_some() {} // no payloads, only detects the end
         }
         self.io.loss()
     }

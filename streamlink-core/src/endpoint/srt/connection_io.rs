@@ -3,7 +3,7 @@
 use super::super::LossReason;
 use crate::{
     net::{Datagram, Peer, Sender, UdpSocket},
-    proto::srt::{CloseReason, Connection, Transmit},
+    proto::srt::{CloseReason, Connection, Outbox},
 };
 use std::{net::IpAddr, time::Instant};
 
@@ -46,23 +46,17 @@ impl ConnectionIo {
 
     /// Sends all packets that are due. Packets that the socket does not take count as lost on the network, and are
     /// retransmitted.
-    pub(super) fn flush(&mut self, socket: &UdpSocket, scratch: &mut Vec<Transmit>, now: Instant) {
+    pub(super) fn flush(&mut self, socket: &UdpSocket, outbox: &mut Outbox, now: Instant) {
         loop {
-            scratch.clear();
-            while scratch.len() < CHUNK
-                && let Some(transmit) = self.connection.poll_transmit(now)
-            {
-                scratch.push(transmit);
-            }
-            if scratch.is_empty() {
+            self.connection.fill(outbox, CHUNK, now);
+            if outbox.is_empty() {
                 return;
             }
             let mut datagrams = [Datagram { head: &[], body: &[] }; CHUNK];
-            for (datagram, transmit) in datagrams.iter_mut().zip(scratch.iter()) {
-                let head = transmit.header.as_ref().map_or(&[][..], |header| &header[..]);
-                *datagram = Datagram { head, body: &transmit.body };
+            for (datagram, (head, body)) in datagrams.iter_mut().zip(self.connection.parts(outbox)) {
+                *datagram = Datagram { head, body };
             }
-            self.sender.send_to(socket, self.to.as_ref(), &datagrams[..scratch.len()]);
+            self.sender.send_to(socket, self.to.as_ref(), &datagrams[..outbox.len()]);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     net::{Datagram, Received, Receiver, Sender, UdpSocket},
     proto::srt::{
         self, BackupLeg, BackupMember, BackupSender, Connection, ConnectionStats, Control, GroupId, GroupInput,
-        GroupNumbers, Local, Packet, Progress, Rejection, Sequence, Transmit, destination,
+        GroupNumbers, Local, Outbox, Packet, Progress, Rejection, Sequence, arrival_within, destination,
     },
     router::Batch,
 };
@@ -156,7 +156,7 @@ struct GroupSession {
     settled_lost: u64,
     was_up: bool,
     last_failure: Option<LossReason>,
-    scratch: Vec<Transmit>,
+    outbox: Outbox,
 }
 
 /// Makes one attempt at a group, and runs it until its last member is lost.
@@ -240,7 +240,7 @@ impl GroupSession {
             settled_lost: 0,
             was_up: false,
             last_failure: None,
-            scratch: Vec::new(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -450,11 +450,12 @@ impl GroupSession {
             }
             packets += 1;
             bytes += data.len() as u64;
+            let queued = arrival_within(Duration::MAX, packet.arrival(), now);
             for up in self.members.iter_mut().filter_map(Member::up).filter(|up| up.is_active()) {
-                up.io.connection.push_numbered(data, self.numbers.next(), now);
+                up.io.connection.push_queued(data, self.numbers.next(), queued, now);
             }
             if let Some(backup) = &mut self.backup {
-                backup.keep(data, self.numbers.next(), now);
+                backup.keep(data, self.numbers.next(), queued);
             }
             self.numbers.advance(1);
         }
@@ -487,7 +488,7 @@ impl GroupSession {
             Some(ingest) => self.deliver(ingest, now),
             None => {
                 for up in self.members.iter_mut().filter_map(Member::up) {
-                    while up.io.connection.poll_payload(now).is_some() {} // no payloads, only detects the end
+                    while up.io.connection.poll_delivery(now).is_some() {} // no payloads, only detects the end
                 }
                 None
             }
@@ -526,12 +527,12 @@ impl GroupSession {
             let Some(at) = self.input.choose(heads) else { break };
             let Some(up) = self.members.get_mut(at).and_then(Member::up) else { break };
             let Some(head) = up.io.connection.head(now) else { break };
-            let payload = self.input.take(head, &mut up.io.connection);
+            let delivered = self.input.take(head, &mut up.io.connection);
             sender = Some(up.peer);
             self.skip_delivered();
-            let Some(payload) = payload else { continue };
+            let Some((payload, due)) = delivered else { continue };
             match ingest.admit(now, payload.len()) {
-                Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
+                Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, due.min(now))),
                 Verdict::Drop => {}
                 Verdict::Disconnect => return Some(LossReason::BandwidthExceeded),
             }
@@ -558,7 +559,7 @@ impl GroupSession {
         for member in &mut self.members {
             if let MemberState::Up(up) = &mut member.state {
                 let Up { io, socket, .. } = &mut **up;
-                io.flush(socket, &mut self.scratch, now);
+                io.flush(socket, &mut self.outbox, now);
             }
         }
     }

@@ -8,13 +8,13 @@ use super::{
     connected_caller::ConnectedCaller,
 };
 use crate::{
+    media::Packet,
     proto::srt::{
-        BACKUP, BackupLeg, BackupMember, BackupSender, Connection, ConnectionStats, GroupExtension, GroupId,
-        GroupInput, GroupNumbers, Handshake, Rejection, Sequence,
+        BACKUP, BackupLeg, BackupMember, BackupSender, Connection, ConnectionStats, Delivered, GroupExtension, GroupId,
+        GroupInput, GroupNumbers, Handshake, Rejection, Sequence, arrival_within,
     },
     random::Random,
 };
-use bytes::Bytes;
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -114,12 +114,12 @@ impl Groups {
     }
 
     /// Returns the next payload that a group delivers at `now`.
-    pub(super) fn poll_payload(
+    pub(super) fn poll_delivery(
         &mut self,
         key: GroupKey,
         callers: &mut HashMap<u32, ConnectedCaller>,
         now: Instant,
-    ) -> Option<Bytes> {
+    ) -> Option<Delivered> {
         let group = self.0.get_mut(&key)?;
         loop {
             let head = |callers: &HashMap<u32, ConnectedCaller>, id: &u32| {
@@ -129,10 +129,10 @@ impl Groups {
             let Some(id) = group.input.choose(heads) else { break };
             let Some(member) = callers.get_mut(&id).map(|caller| &mut caller.io.connection) else { break };
             let Some(head) = member.head(now) else { break };
-            let payload = group.input.take(head, member);
+            let delivered = group.input.take(head, member);
             group.skip_delivered(callers);
-            if payload.is_some() {
-                return payload;
+            if delivered.is_some() {
+                return delivered.map(|(payload, due)| Delivered { payload, due });
             }
         }
         group.skip_delivered(callers);
@@ -147,15 +147,16 @@ impl Group {
     }
 
     /// Queues a packet on the members that send.
-    pub(super) fn push(&mut self, payload: &Bytes, callers: &mut HashMap<u32, ConnectedCaller>, now: Instant) {
-        let number = self.numbers.next();
+    pub(super) fn push(&mut self, packet: &Packet, callers: &mut HashMap<u32, ConnectedCaller>, now: Instant) {
+        let (payload, number) = (packet.data(), self.numbers.next());
+        let queued = arrival_within(Duration::MAX, packet.arrival(), now);
         for id in &self.members {
             if let Some(caller) = callers.get_mut(id).filter(|caller| caller.carries_media()) {
-                caller.io.connection.push_numbered(payload, number, now);
+                caller.io.connection.push_queued(payload, number, queued, now);
             }
         }
         if let Some(backup) = &mut self.backup {
-            backup.keep(payload, number, now);
+            backup.keep(payload, number, queued);
         }
         self.numbers.advance(1);
     }

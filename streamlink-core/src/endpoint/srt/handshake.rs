@@ -378,6 +378,7 @@ impl PortTask {
             let source = open.status().name();
             open.events().emit(Event::MemberConnected { source, peer });
         }
+        let is_source = open.ingest.is_some();
         let caller = ConnectedCaller {
             io,
             peer,
@@ -393,6 +394,7 @@ impl PortTask {
             settled: ConnectionStats::default(),
             _place: place,
         };
+        self.turns.add_leeway(caller.io.connection.leeway(), is_source);
         self.callers.insert(local.id, caller);
         self.by_peer.insert((peer, peer_id), local.id);
         self.reply(peer, &answer);

@@ -15,3 +15,4 @@ mod rates;
 mod route;
 mod task;
 mod terms;
+mod turns;

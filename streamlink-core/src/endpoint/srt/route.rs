@@ -129,6 +129,11 @@ impl OpenRoute {
         self.lag.note_oversized(unsent.oversized, limit, admission.status(), admission.events(), now);
     }
 
+    /// Returns whether media of an output waits to be sent.
+    pub(super) fn has_media(&self) -> bool {
+        matches!(&self.route.media, RouteMedia::Output(reader) if reader.has_more())
+    }
+
     pub(super) fn status(&self) -> &Arc<Status> {
         self.route.admission.status()
     }

@@ -1,5 +1,5 @@
 //! Task of an SRT port: reads the socket, drives the connections by their timers, and moves media between them and the
-//! routes. Handshakes are handled in [`super::handshake`].
+//! routes, all in one turn ([`super::turns`]). Handshakes are handled in [`super::handshake`].
 
 use super::{
     super::{
@@ -13,11 +13,12 @@ use super::{
     groups::{Group, GroupKey, Groups, member_stats},
     port::Command,
     route::{OpenRoute, Route, RouteMedia},
+    turns::Turns,
 };
 use crate::{
     media::Packet as MediaPacket,
     net::{Peer, Received, Receiver, Sender, UdpSocket},
-    proto::srt::{Control, Listener, Packet, Transmit, destination},
+    proto::srt::{Control, Delivered, Listener, Outbox, Packet, destination},
     random::Random,
     router::{Batch, State},
 };
@@ -25,6 +26,7 @@ use std::{
     any::Any,
     collections::{BTreeSet, HashMap},
     future::poll_fn,
+    io,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -35,8 +37,6 @@ use tokio::sync::mpsc;
 
 /// Maximum number of datagrams handled in one turn of the task.
 const MAX_BATCH: usize = 512;
-/// Pause between two reads of the socket. Acknowledgements and media gather meanwhile, and cost less together.
-const READ_PAUSE: Duration = Duration::from_millis(1);
 /// Time without a packet of a peer after which it may go on from another port of its address. Peers send something at
 /// least once a second.
 const REBIND_SILENCE: Duration = Duration::from_millis(1500);
@@ -59,11 +59,15 @@ pub(super) struct PortTask {
     pub(super) by_peer: HashMap<(SocketAddr, u32), u32>,
     pub(super) attempts: Attempts,
     timers: BTreeSet<(Instant, u32)>,
-    scratch: Vec<Transmit>,
+    outbox: Outbox,
     window: Vec<Arc<Batch>>,
     inbox: Vec<Received>,
+    /// Outputs that have media to send.
+    ready: Vec<RouteId>,
+    /// Connections that have something to do in this turn.
+    touched: Vec<u32>,
     next_stats: Instant,
-    next_read: Instant,
+    pub(super) turns: Turns,
 }
 
 impl PortTask {
@@ -82,11 +86,13 @@ impl PortTask {
             groups: Groups::default(),
             by_peer: HashMap::new(),
             timers: BTreeSet::new(),
-            scratch: Vec::new(),
+            outbox: Outbox::default(),
             window: Vec::new(),
             inbox: Vec::new(),
+            ready: Vec::new(),
+            touched: Vec::new(),
             next_stats: now + STATS_INTERVAL,
-            next_read: now,
+            turns: Turns::new(now),
             socket,
         }
     }
@@ -113,45 +119,78 @@ impl PortTask {
     pub(super) async fn run(&mut self, commands: &mut mpsc::UnboundedReceiver<Command>) {
         loop {
             let first = self.timers.first().map(|(at, _)| *at);
-            let may_read = Instant::now() >= self.next_read;
-            let pause = (!may_read).then_some(self.next_read);
             let overdue = self.attempts.next_timeout();
-            let deadline = first.into_iter().chain(pause).chain(overdue).fold(self.next_stats, Instant::min);
-            let routes = &mut self.routes;
+            let deadline = first.into_iter().chain(overdue).fold(self.next_stats, Instant::min);
+            // While packets come all the time, neither arrivals nor media wake the task.
+            if !self.turns.is_steady() {
+                self.watch_socket();
+            }
+            let is_steady = self.turns.is_steady() || !self.socket.is_watched();
+            let is_turn = !is_steady && Instant::now() >= self.turns.next();
+            let deadline = if is_turn { deadline } else { self.turns.next() };
+            let may_send = is_turn || self.turns.is_prompt();
+            let Self { socket, memory, inbox, routes, ready, .. } = self;
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
                 },
-                route = poll_fn(|cx| poll_outputs(routes, cx)) => self.fan_out(route),
                 outcome = self.attempts.next() => self.decide(outcome, Instant::now()),
-                result = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram)), if may_read => {
-                    if let Err(error) = result {
-                        log::debug!("SRT port {}: {error}", self.socket.local_addr());
+                () = poll_fn(|cx| {
+                    let reads = is_turn && poll_socket(socket, memory, inbox, cx);
+                    let sends = may_send && poll_outputs(routes, ready, cx);
+                    if reads || sends { Poll::Ready(()) } else { Poll::Pending }
+                }), if !is_steady => self.turn(Instant::now()),
+                () = sleep_until(Some(deadline)) => {
+                    if is_steady {
+                        let read = self.socket.drain(&mut self.memory, MAX_BATCH, |datagram| self.inbox.push(datagram));
+                        log_read_error(read.await, &self.socket);
+                        self.ready.extend(self.routes.iter().filter(|(_, open)| open.has_media()).map(|(id, _)| id));
                     }
-                    let mut inbox = std::mem::take(&mut self.inbox);
-                    let mut touched = Vec::new();
-                    let now = Instant::now();
-                    self.next_read = now + READ_PAUSE;
-                    for datagram in inbox.drain(..) {
-                        if let Some(id) = self.datagram(datagram, now)
-                            && touched.last() != Some(&id)
-                        {
-                            touched.push(id);
-                        }
+                    // Else, in the middle of a pause, it was only its end that was waited for.
+                    if is_steady || is_turn {
+                        self.turn(Instant::now());
                     }
-                    self.inbox = inbox;
-                    touched.sort_unstable();
-                    touched.dedup();
-                    for id in touched {
-                        self.attend(id, now);
-                    }
-                    self.publish(now);
                 }
-                () = sleep_until(Some(deadline)) => self.timeouts(Instant::now()),
             }
         }
+    }
+
+    /// Has the system report arrivals, if it does not already. Where it cannot, the socket is read in turns.
+    fn watch_socket(&mut self) {
+        if let Err(error) = self.socket.watch() {
+            log::debug!("SRT port {}: {error}", self.socket.local_addr());
+        }
+    }
+
+    /// Handles the datagrams that were read, the media of the outputs that are ready, and the timers that are due.
+    fn turn(&mut self, now: Instant) {
+        let mut touched = std::mem::take(&mut self.touched);
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let mut handled = inbox.len();
+        for datagram in inbox.drain(..) {
+            if let Some(id) = self.datagram(datagram, now)
+                && touched.last() != Some(&id)
+            {
+                touched.push(id);
+            }
+        }
+        self.inbox = inbox;
+        while let Some(route) = self.ready.pop() {
+            handled = handled.max(self.queue_media(route, &mut touched, now));
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for id in touched.drain(..) {
+            self.attend(id, now);
+        }
+        self.touched = touched;
+        self.turns.end(handled, now);
+        if self.turns.is_steady() {
+            self.socket.unwatch();
+        }
+        self.timeouts(now);
     }
 
     fn command(&mut self, command: Command) {
@@ -214,22 +253,31 @@ impl PortTask {
         }
     }
 
-    /// Queues the new media of an output on all its connections.
+    /// Sends the new media of an output on all its connections.
     fn fan_out(&mut self, route: RouteId) {
+        let now = Instant::now();
+        let mut touched = Vec::new();
+        self.queue_media(route, &mut touched, now);
+        for id in touched {
+            self.attend(id, now);
+        }
+    }
+
+    /// Queues the new media of an output on all its connections, which are added to `touched`. Returns the number of packets.
+    fn queue_media(&mut self, route: RouteId, touched: &mut Vec<u32>, now: Instant) -> usize {
         self.refresh_rates(route);
-        let Some(open) = self.routes.get_mut(route) else { return };
-        let RouteMedia::Output(reader) = &mut open.route.media else { return };
+        let Some(open) = self.routes.get_mut(route) else { return 0 };
+        let RouteMedia::Output(reader) = &mut open.route.media else { return 0 };
         self.window.clear();
         let lost = reader.read(&mut self.window);
-        let now = Instant::now();
         if lost.packets > 0 && !open.callers.is_empty() {
             open.dropped(lost.packets, now);
         }
-        // `attend` may close a connection, which changes the list.
-        let ids = open.callers.clone();
+        let first = touched.len();
+        touched.extend_from_slice(&open.callers);
         let mut groups = Vec::new();
-        for id in ids {
-            let Some(caller) = self.callers.get_mut(&id) else { continue };
+        for id in touched.iter().skip(first) {
+            let Some(caller) = self.callers.get_mut(id) else { continue };
             if let Some(key) = caller.group {
                 if !groups.contains(&key) {
                     groups.push(key);
@@ -237,12 +285,13 @@ impl PortTask {
                 }
             } else {
                 for packet in self.window.iter().flat_map(|batch| batch.packets()) {
-                    caller.io.connection.push(packet.data(), now);
+                    caller.io.connection.push_arrived(packet.data(), packet.arrival(), now);
                 }
             }
-            self.attend(id, now);
         }
+        let packets = self.window.iter().map(|batch| batch.packets().len()).sum();
         self.window.clear();
+        packets
     }
 
     /// Queues the new media of an output on all members of a group, with the same numbers.
@@ -251,7 +300,7 @@ impl PortTask {
         let limit = group.max_payload(&self.callers);
         for packet in self.window.iter().flat_map(|batch| batch.packets()) {
             if packet.data().len() <= limit {
-                group.push(packet.data(), &mut self.callers, now);
+                group.push(packet, &mut self.callers, now);
                 continue;
             }
             for id in &group.members {
@@ -309,29 +358,29 @@ impl PortTask {
         let group = caller.group;
         let route = caller.route;
         if let Some(ingest) = self.routes.get_mut(route).and_then(|open| open.ingest.as_mut()) {
-            while let Some(payload) = match group {
-                Some(key) => self.groups.poll_payload(key, &mut self.callers, now),
-                None => self.callers.get_mut(&id).and_then(|caller| caller.io.connection.poll_payload(now)),
+            while let Some(Delivered { payload, due }) = match group {
+                Some(key) => self.groups.poll_delivery(key, &mut self.callers, now),
+                None => self.callers.get_mut(&id).and_then(|caller| caller.io.connection.poll_delivery(now)),
             } {
                 match ingest.admit(now, payload.len()) {
-                    Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, now)),
+                    Verdict::Pass => ingest.out.packets.push(MediaPacket::datagram(payload, due.min(now))),
                     Verdict::Drop => {}
                     Verdict::Disconnect => return self.close(id, LossReason::BandwidthExceeded, now),
                 }
             }
         } else {
-            while caller.io.connection.poll_payload(now).is_some() {} // no payloads, only detects the end
+            while caller.io.connection.poll_delivery(now).is_some() {} // no payloads, only detects the end
             if let Some(group) = group.and_then(|key| self.groups.get_mut(key)) {
                 group.attend(&mut self.callers, now);
                 for other in group.members.iter().filter(|other| **other != id) {
                     if let Some(caller) = self.callers.get_mut(other) {
-                        caller.io.flush(&self.socket, &mut self.scratch, now);
+                        caller.io.flush(&self.socket, &mut self.outbox, now);
                     }
                 }
             }
         }
         let Some(caller) = self.callers.get_mut(&id) else { return };
-        caller.io.flush(&self.socket, &mut self.scratch, now);
+        caller.io.flush(&self.socket, &mut self.outbox, now);
         if let Some(reason) = caller.io.loss() {
             return self.close(id, reason, now);
         }
@@ -348,7 +397,7 @@ impl PortTask {
     pub(super) fn close(&mut self, id: u32, reason: LossReason, now: Instant) {
         if let Some(caller) = self.callers.get_mut(&id) {
             caller.io.connection.shut_down(now);
-            caller.io.flush(&self.socket, &mut self.scratch, now);
+            caller.io.flush(&self.socket, &mut self.outbox, now);
         }
         self.forget(id, reason, now);
     }
@@ -402,6 +451,7 @@ impl PortTask {
 
     fn timeouts(&mut self, now: Instant) {
         self.give_up_overdue(now);
+        let mut due = std::mem::take(&mut self.touched);
         while let Some((at, id)) = self.timers.first().copied()
             && at <= now
         {
@@ -409,11 +459,12 @@ impl PortTask {
             if let Some(caller) = self.callers.get_mut(&id) {
                 caller.scheduled = None;
             }
-            self.attend(id, now);
-            if self.callers.get(&id).and_then(|caller| caller.scheduled).is_some_and(|again| again <= now) {
-                break; // due again at once: serve the other connections first
-            }
+            due.push(id);
         }
+        for id in due.drain(..) {
+            self.attend(id, now);
+        }
+        self.touched = due;
         if now >= self.next_stats {
             self.next_stats = now + STATS_INTERVAL;
             self.statistics(now);
@@ -448,6 +499,9 @@ impl PortTask {
     }
 
     fn statistics(&mut self, now: Instant) {
+        let leeways = self.callers.values().map(|caller| caller.io.connection.leeway());
+        let has_sources = self.routes.iter().any(|(_, open)| open.ingest.is_some() && !open.callers.is_empty());
+        self.turns.set_leeway(leeways.min().unwrap_or_default(), has_sources);
         let mut players: HashMap<RouteId, Vec<PlayerStats>> = HashMap::new();
         let mut members: HashMap<RouteId, Vec<MemberStats>> = HashMap::new();
         for caller in self.callers.values_mut() {
@@ -490,14 +544,32 @@ impl PortTask {
     }
 }
 
-/// Polls for an output whose ring holds new media. Outputs that have ended are skipped.
-fn poll_outputs(routes: &mut RouteTable<OpenRoute>, cx: &mut Context<'_>) -> Poll<RouteId> {
+/// Reads the socket. Returns whether anything has come.
+fn poll_socket(socket: &UdpSocket, memory: &mut Receiver, inbox: &mut Vec<Received>, cx: &mut Context<'_>) -> bool {
+    match socket.poll_drain(cx, memory, MAX_BATCH, |datagram| inbox.push(datagram)) {
+        Poll::Ready(read) => {
+            log_read_error(read, socket);
+            true
+        }
+        Poll::Pending => !inbox.is_empty(),
+    }
+}
+
+fn log_read_error(read: io::Result<()>, socket: &UdpSocket) {
+    if let Err(error) = read {
+        log::debug!("SRT port {}: {error}", socket.local_addr());
+    }
+}
+
+/// Collects the outputs whose rings hold new media. Outputs that have ended are skipped. Returns whether there are any.
+fn poll_outputs(routes: &mut RouteTable<OpenRoute>, ready: &mut Vec<RouteId>, cx: &mut Context<'_>) -> bool {
+    ready.clear();
     for (id, open) in routes.iter_mut() {
         if let RouteMedia::Output(reader) = &mut open.route.media
             && let Poll::Ready(Ok(())) = reader.poll_ready(cx)
         {
-            return Poll::Ready(id);
+            ready.push(id);
         }
     }
-    Poll::Pending
+    !ready.is_empty()
 }

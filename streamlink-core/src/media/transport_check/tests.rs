@@ -209,6 +209,6 @@ proptest::proptest! {
         }
         bytes.rotate_left(1);
         checker.observe(&bytes, Instant::now(), |_| ());
-        proptest::prop_assert!(checker.pids.len() <= MAX_PIDS && checker.tables.len() <= MAX_PROGRAMS + 8);
+        proptest::prop_assert!(checker.checks.pids.len() <= MAX_PIDS && checker.checks.tables.len() <= MAX_PROGRAMS + 8);
     }
 }

@@ -3,12 +3,14 @@
 
 mod framing;
 pub(crate) mod kind;
+mod pid_map;
 mod presence;
 pub(crate) mod sections;
 pub(crate) mod sync;
 pub(crate) mod transport;
 
 pub(crate) use framing::Framing;
+pub(crate) use pid_map::PidMap;
 use presence::MediaPresence;
 use sections::{AssociationSection, MapSection, SectionReader};
 pub(crate) use sync::{PACKET, PacketSync, SYNC};
@@ -18,10 +20,7 @@ use super::{
     track::{MediaTrack, bits_per_second},
     transport_check::{TransportChecker, TransportErrors},
 };
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const NULL_PID: u16 = 0x1fff;
 /// Maximum number of PIDs that are followed; a hostile stream could name all 8192.
@@ -82,16 +81,16 @@ pub(crate) struct TsMonitor {
 /// The programs of a transport stream.
 #[derive(Debug, Default)]
 struct Programs {
-    pids: BTreeMap<u16, Pid>,
+    pids: PidMap<Pid>,
     /// PIDs of PMTs, with the sections in progress; PID 0 is the PAT.
-    sections: BTreeMap<u16, SectionReader>,
+    sections: PidMap<SectionReader>,
     changed: bool,
 }
 
 impl TsMonitor {
     pub(crate) fn new() -> Self {
         let mut monitor = Self::default();
-        monitor.programs.sections.insert(0, SectionReader::default());
+        monitor.programs.sections.get_or_insert(0, MAX_PROGRAMS);
         monitor
     }
 
@@ -105,8 +104,9 @@ impl TsMonitor {
         });
         // The first datagrams of a transport stream come before it is known to be one. Other payloads may look like one
         // for a moment.
-        let is_whole = payload.len().is_multiple_of(PACKET) && payload.chunks(PACKET).all(|packet| packet[0] == SYNC);
-        observed.media |= !is_whole && !checker.is_in_sync();
+        let is_whole =
+            || payload.len().is_multiple_of(PACKET) && payload.chunks(PACKET).all(|packet| packet[0] == SYNC);
+        observed.media |= !checker.is_in_sync() && !is_whole();
         observed
     }
 
@@ -157,14 +157,14 @@ impl TsMonitor {
 
 impl Programs {
     /// Observes one transport packet; returns whether it is a random access point of a video stream (section 2.4.3.5).
-    fn packet(&mut self, packet: &[u8]) -> bool {
-        let &[_, p1, p2, control, length, flags, ..] = packet else { return false };
+    fn packet(&mut self, packet: &[u8; PACKET]) -> bool {
+        let &[_, p1, p2, control, length, flags, ..] = packet;
         let pid = u16::from_be_bytes([p1 & 0x1f, p2]);
-        if pid == NULL_PID || (!self.pids.contains_key(&pid) && self.pids.len() >= MAX_PIDS) {
+        if pid == NULL_PID {
             return false;
         }
+        let Some(entry) = self.pids.get_or_insert(pid, MAX_PIDS) else { return false };
         let has_adaptation = control & 0x20 != 0;
-        let entry = self.pids.entry(pid).or_default();
         entry.stats.pid = pid;
         entry.stats.packets = entry.stats.packets.saturating_add(1);
         let is_video = entry.stats.stream_type.is_some_and(is_video);
@@ -172,7 +172,7 @@ impl Programs {
         if control & 0x10 != 0 {
             entry.bytes = entry.bytes.saturating_add(packet.len().saturating_sub(start) as u64);
         }
-        if self.sections.contains_key(&pid)
+        if self.sections.contains(pid)
             && let Some(packet) = TransportPacket::parse(packet)
         {
             self.table(&packet);
@@ -183,7 +183,7 @@ impl Programs {
     /// Takes a packet of the PAT or of a PMT. Their checksums are the checker's concern: programs that a damaged table
     /// names for a moment are shown, rather than none where an encoder computes them wrongly.
     fn table(&mut self, packet: &TransportPacket<'_>) {
-        let Some(mut reader) = self.sections.remove(&packet.pid) else { return };
+        let Some(mut reader) = self.sections.remove(packet.pid) else { return };
         reader.push_any(packet, |section, _| {
             if packet.pid != 0 {
                 self.map(packet.pid, section); // other tables may share the PID of a PMT
@@ -191,13 +191,15 @@ impl Programs {
                 self.associate(section);
             }
         });
-        self.sections.insert(packet.pid, reader);
+        if let Some(place) = self.sections.get_or_insert(packet.pid, usize::MAX) {
+            *place = reader;
+        }
     }
 
     fn associate(&mut self, section: AssociationSection<'_>) {
         if section.is_whole {
             // Programs that have ended are not missing.
-            self.sections.retain(|pid, _| section.names(*pid));
+            self.sections.retain(|pid, _| section.names(pid));
             for pid in self.pids.values_mut() {
                 if pid.program.is_some_and(|program| !section.names(program)) {
                     pid.program = None;
@@ -207,17 +209,14 @@ impl Programs {
             }
         }
         for pid in section.pids() {
-            if self.sections.len() < MAX_PROGRAMS {
-                self.sections.entry(pid).or_default();
-            }
+            self.sections.get_or_insert(pid, MAX_PROGRAMS);
         }
     }
 
     fn map(&mut self, program: u16, section: &[u8]) {
         let Some(section) = MapSection::parse(section) else { return };
         for (stream_type, pid, descriptors) in section.streams() {
-            if self.pids.contains_key(&pid) || self.pids.len() < MAX_PIDS {
-                let entry = self.pids.entry(pid).or_default();
+            if let Some(entry) = self.pids.get_or_insert(pid, MAX_PIDS) {
                 entry.stats.pid = pid;
                 entry.program = Some(program);
                 entry.number = section.number;
@@ -227,8 +226,8 @@ impl Programs {
                 entry.stats.stream_type = Some(stream_type);
             }
         }
-        for (pid, entry) in &mut self.pids {
-            if entry.program == Some(program) && !section.streams().any(|(_, named, _)| named == *pid) {
+        for (pid, entry) in self.pids.iter_mut() {
+            if entry.program == Some(program) && !section.streams().any(|(_, named, _)| named == pid) {
                 entry.program = None;
                 entry.stats.stream_type = None;
                 self.changed = true;

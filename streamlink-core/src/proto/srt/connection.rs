@@ -1,14 +1,15 @@
 //! Established connection. It passes received packets to its sending and receiving halves, and sends what they produce.
 //!
-//! Sans-IO: driven by packets and the time. It returns packets to send ([`Connection::poll_transmit`]), payloads to
-//! deliver ([`Connection::poll_payload`]) and the time of its next action ([`Connection::next_timeout`]).
+//! Sans-IO: driven by packets and the time. It returns packets to send ([`Connection::fill`]), payloads to deliver
+//! ([`Connection::poll_delivery`]) and the time of its next action ([`Connection::next_timeout`]).
 
 use super::{
     crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, STATUS_NO_SECRET},
     fec::{FecDecoder, FecEncoder, Rebuilt},
+    outbox::{Body, Outbox},
     packet::{Ack, Control, DataHeader, HEADER, KeyFlag, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
-    send::{Acknowledged, Pacing, RoundTrip, SendCounts, SendHalf},
+    send::{Acknowledged, Pacing, RoundTrip, Selected, SendCounts, SendHalf},
     sequence::Sequence,
 };
 use crate::{
@@ -31,7 +32,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Maximum number of queued control packets. Beyond that the oldest are dropped, as a network would.
 const MAX_CONTROL: usize = 1024;
-/// Size in bytes by which the memory for encryption grows.
+/// Maximum time by which the timestamp of a packet may lie before the moment at which it was pushed, and the maximum share
+/// of the latency of the peer, which has less time for retransmissions by it.
+const MAX_HELD: Duration = Duration::from_millis(16);
+const MAX_HELD_SHARE: u32 = 8;
+/// Size in bytes by which the memory for decryption grows.
 const ARENA: usize = 24 * 1456;
 /// Margin above the latency at which the sender drops packets. Their age is at least [`MIN_DROP_AGE`].
 const DROP_MARGIN: Duration = Duration::from_millis(20);
@@ -79,12 +84,12 @@ pub(crate) struct Agreement {
     pub(crate) random: Random,
 }
 
-/// Packet to be sent.
+/// Payload that is due for delivery.
 #[derive(Clone, Debug)]
-pub(crate) struct Transmit {
-    /// Header of a data packet. A control packet is entirely in `body`.
-    pub(crate) header: Option<[u8; 16]>,
-    pub(crate) body: Bytes,
+pub(crate) struct Delivered {
+    pub(crate) payload: Bytes,
+    /// Time from which it was due: evenly spaced as it was sent, however late the connection is asked.
+    pub(crate) due: Instant,
 }
 
 /// Reason why a connection has ended.
@@ -137,6 +142,8 @@ pub(crate) struct Connection {
     key: KeyFlag,
     key_used: u64,
     sending_keys: Option<Keys>,
+    /// Set while the next key is known, and not yet in use.
+    has_next_key: bool,
     /// Key material that the peer has not confirmed, and the time at which it was last sent.
     unconfirmed: Option<(Vec<u8>, Option<Instant>)>,
     undecrypted: u64,
@@ -145,18 +152,23 @@ pub(crate) struct Connection {
     last_progress: Instant,
     /// Start of the time in which packets wait to be acknowledged and the peer shows no sign of reading.
     unread_since: Option<Instant>,
-    /// Memory for encrypted or decrypted payloads, one behind the other.
+    /// Memory for decrypted payloads, one behind the other.
     arena: BytesMut,
 }
 
-/// Copies a payload into the arena, with room behind it. The arena's memory is reused when the packets in it have been
-/// dropped.
-fn stage(arena: &mut BytesMut, payload: &[u8], room: usize) -> BytesMut {
-    if arena.capacity() < payload.len() + room {
+/// Returns the time of a packet that arrived at `arrival` and is queued at `now`: that of its arrival, unless it was held
+/// for longer than packets are held to leave together, or than `most`.
+pub(crate) fn arrival_within(most: Duration, arrival: Instant, now: Instant) -> Instant {
+    let held = now.saturating_duration_since(arrival).min(most).min(MAX_HELD);
+    now.checked_sub(held).unwrap_or(now)
+}
+
+/// Copies a payload into the arena. The arena's memory is reused when the packets in it have been dropped.
+fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
+    if arena.capacity() < payload.len() {
         arena.reserve(ARENA);
     }
     arena.extend_from_slice(payload);
-    arena.resize(payload.len() + room, 0);
     arena.split()
 }
 
@@ -173,6 +185,7 @@ impl Connection {
         let mut sender = SendHalf::new(a.initial_sequence, a.buffer, a.peer_window, a.bytes_per_second, now);
         let mut receiver =
             ReceiveHalf::new(a.peer_sequence, a.buffer, a.receive_latency, a.drop_late, a.peer_timestamp, now);
+        sender.set_overhead(a.keys.as_ref().map_or(0, |keys| keys.mode().overhead()));
         if let Some(filter) = a.filter {
             sender.set_filter(FecEncoder::new(filter, a.initial_sequence));
             receiver.set_filter(filter.arq);
@@ -194,6 +207,7 @@ impl Connection {
             key: if a.keys.is_some() { KeyFlag::Even } else { KeyFlag::Clear },
             key_used: 0,
             sending_keys: a.keys.clone(),
+            has_next_key: false,
             unconfirmed: None,
             undecrypted: 0,
             next_derivation: now,
@@ -240,6 +254,16 @@ impl Connection {
         }
     }
 
+    /// Returns the time by which packets may be held up, so that they leave or are handled together: one part in twelve of
+    /// what the latency leaves beside three round trips, in which losses are made good.
+    pub(crate) fn leeway(&self) -> Duration {
+        let a = &self.agreement;
+        let latency = if self.sends_only { a.send_latency } else { a.send_latency.min(a.receive_latency) };
+        let is_known = self.rtt != INITIAL_RTT;
+        let round_trip = if is_known { self.rtt } else { latency / 6 };
+        latency.saturating_sub(round_trip * 3) / 12
+    }
+
     /// Returns the time for which the peer holds packets.
     pub(super) fn send_latency(&self) -> Duration {
         self.agreement.send_latency
@@ -280,13 +304,21 @@ impl Connection {
         self.last_said = now;
     }
 
-    /// Queues a payload to be sent. Returns `false` if there is no room or the payload is too long; it is then counted
-    /// as dropped or oversized.
+    /// Queues a payload that has just arrived.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn push(&mut self, payload: &Bytes, now: Instant) -> bool {
         self.push_at(payload, now, now)
     }
 
-    /// Does the same as [`Connection::push`] with a payload that was queued earlier: its time is `queued`.
+    /// Queues a payload to be sent, which may have been held since its arrival to leave with others. Its timestamp is that
+    /// of the arrival, so that the peer plays it as if it had left at once. Returns `false` if there is no room or the
+    /// payload is too long; it is then counted as dropped or oversized.
+    pub(crate) fn push_arrived(&mut self, payload: &Bytes, arrival: Instant, now: Instant) -> bool {
+        let most = self.agreement.send_latency / MAX_HELD_SHARE;
+        self.push_at(payload, arrival_within(most, arrival, now), now)
+    }
+
+    /// Queues a payload as [`Connection::push_arrived`] does, with exactly this time.
     pub(super) fn push_at(&mut self, payload: &Bytes, queued: Instant, now: Instant) -> bool {
         if payload.len() > self.agreement.max_payload {
             self.sender.counts.oversized += 1;
@@ -298,38 +330,31 @@ impl Connection {
         }
         self.turn_keys();
         let timestamp = self.timestamp(queued);
-        let payload = match &self.sending_keys {
-            None => payload.clone(),
-            Some(keys) => {
-                let mut encrypted = stage(&mut self.arena, payload, keys.mode().overhead());
-                let header = self.sender.next_header(self.key, timestamp, self.agreement.peer_id);
-                if !keys.seal(self.key, header.sequence, header.to_bytes(), &mut encrypted) {
-                    // Never the case, as the key in use is present. A payload in clear text is not sent.
-                    self.sender.counts.dropped += 1;
-                    return false;
-                }
-                encrypted.freeze()
-            }
-        };
-        self.sender.push(payload, self.key, timestamp, (queued, now));
+        self.sender.push(payload.clone(), self.key, timestamp, (queued, now));
         true
     }
 
-    /// Changes the key (section 6.1.6): announces the next key in time, starts to use it, and forgets the old one.
+    /// Changes the key (section 6.1.6): announces the next key in time, starts to use it, and forgets the old one. Packets
+    /// are encrypted when they leave, so that a key stays until none is left that was pushed with it.
     fn turn_keys(&mut self) {
         let Some(keys) = &mut self.sending_keys else { return };
         self.key_used += 1;
         let next = if self.key == KeyFlag::Even { KeyFlag::Odd } else { KeyFlag::Even };
         let (refresh, announce) = (self.agreement.key_refresh, self.agreement.key_announce);
-        if self.key_used == refresh.saturating_sub(announce).max(1) {
+        let is_free = !self.sender.holds(next);
+        if self.has_next_key {
+            if self.key_used >= refresh && self.unconfirmed.is_none() {
+                // The peer has confirmed the new key, so it is used from here on.
+                self.key = next;
+                self.key_used = 0;
+                self.has_next_key = false;
+            }
+        } else if self.key_used >= refresh.saturating_sub(announce).max(1) && is_free {
             let random = Zeroizing::new(self.agreement.random.bytes());
             keys.refresh(next, &random);
+            self.has_next_key = true;
             self.unconfirmed = keys.material().map(|material| (material, None));
-        } else if self.key_used >= refresh && self.unconfirmed.is_none() {
-            // The peer has confirmed the new key, so it is used from here on.
-            self.key = next;
-            self.key_used = 0;
-        } else if self.key_used == announce {
+        } else if self.key_used >= announce && is_free && keys.has(next) {
             keys.retire(next);
         }
     }
@@ -376,7 +401,7 @@ impl Connection {
                 return false;
             }
             (flag, Some(keys)) => {
-                let mut clear = stage(&mut self.arena, &payload, 0);
+                let mut clear = stage(&mut self.arena, &payload);
                 if !keys.open(flag, header.sequence, raw, &mut clear) {
                     unstage(&mut self.arena, clear);
                     self.undecrypted += 1;
@@ -614,8 +639,8 @@ impl Connection {
         }
     }
 
-    /// Returns the time at which [`Connection::handle_timeout`], [`Connection::poll_payload`] or
-    /// [`Connection::poll_transmit`] has something to do. `None` if the connection has ended.
+    /// Returns the time at which [`Connection::handle_timeout`], [`Connection::poll_delivery`] or [`Connection::fill`] has
+    /// something to do. `None` if the connection has ended.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         if self.closed.is_some() {
             return None;
@@ -635,29 +660,75 @@ impl Connection {
         Some(others.into_iter().flatten().fold(idle.min(alive), Instant::min))
     }
 
+    /// Fills an outbox with the packets that leave now, at most `most`. Control packets come behind data packets: as the
+    /// shorter last one of a run, the first of them leaves in the same system call.
+    pub(crate) fn fill(&mut self, outbox: &mut Outbox, most: usize, now: Instant) {
+        outbox.clear();
+        let sends_data = self.closed.is_none() && !self.ending;
+        while sends_data
+            && outbox.len() < most
+            && let Some(selected) = self.sender.poll(now, self.agreement.peer_id)
+        {
+            self.last_said = now;
+            if self.sender.in_flight() == 1 {
+                self.last_progress = now;
+            }
+            match selected {
+                Selected::Data { header, index } => self.put_data(outbox, &header, index),
+                Selected::Repair(header, body) => outbox.push(header, Body::Repair(body)),
+            }
+        }
+        while outbox.len() < most
+            && let Some(packet) = self.control.pop_front()
+        {
+            outbox.push([0; HEADER], Body::Control(packet));
+        }
+    }
+
+    /// Puts a data packet into an outbox, encrypted if it has to be.
+    fn put_data(&mut self, outbox: &mut Outbox, header: &DataHeader, index: usize) {
+        let raw = header.to_bytes();
+        if header.key == KeyFlag::Clear {
+            self.sender.protect(header, index, None);
+            return outbox.push(raw, Body::Held(index));
+        }
+        let start = outbox.sealed.len();
+        let (Some(keys), Some(payload)) = (&self.sending_keys, self.sender.payload(index)) else { return };
+        if !keys.seal(header.key, header.sequence, raw, payload, &mut outbox.sealed) {
+            return; // never the case, as keys are kept for what was pushed with them; clear text is not sent
+        }
+        let end = outbox.sealed.len();
+        self.sender.protect(header, index, outbox.sealed.get(start..end));
+        outbox.push(raw, Body::Sealed(start..end));
+    }
+
+    /// Returns header and body of each packet of an outbox that this connection has filled last; the header is empty for
+    /// control packets.
+    pub(crate) fn parts<'a>(&'a self, outbox: &'a Outbox) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        outbox.parts(&self.sender)
+    }
+
     /// Returns the next packet to be sent.
-    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
-        if let Some(body) = self.control.pop_front() {
-            return Some(Transmit { header: None, body });
-        }
-        if self.closed.is_some() || self.ending {
-            return None;
-        }
-        let (header, body) = self.sender.poll(now, self.agreement.peer_id)?;
-        self.last_said = now;
-        if self.sender.in_flight() == 1 {
-            self.last_progress = now;
-        }
-        Some(Transmit { header: Some(header), body })
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        let mut outbox = Outbox::default();
+        self.fill(&mut outbox, 1, now);
+        self.parts(&outbox).map(|(header, body)| [header, body].concat().into()).next()
     }
 
     /// Returns the next payload that is due for delivery.
-    pub(crate) fn poll_payload(&mut self, now: Instant) -> Option<Bytes> {
-        let payload = self.receiver.deliver(now);
-        if payload.is_none() {
+    pub(crate) fn poll_delivery(&mut self, now: Instant) -> Option<Delivered> {
+        let delivered = self.receiver.deliver(now).map(|(payload, due)| Delivered { payload, due });
+        if delivered.is_none() {
             self.end_if_delivered();
         }
-        payload
+        delivered
+    }
+
+    /// Returns the next payload that is due for delivery.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn poll_payload(&mut self, now: Instant) -> Option<Bytes> {
+        self.poll_delivery(now).map(|delivered| delivered.payload)
     }
 
     /// Closes the connection if its peer has shut it down, and all packets are delivered.
@@ -667,7 +738,7 @@ impl Connection {
         }
     }
 
-    /// Ends the connection. [`Connection::poll_transmit`] returns the shutdown packet.
+    /// Ends the connection. [`Connection::fill`] returns the shutdown packet.
     pub(crate) fn shut_down(&mut self, now: Instant) {
         if self.closed.is_none() {
             self.say(&Control::Shutdown, now);

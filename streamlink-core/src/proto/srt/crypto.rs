@@ -261,6 +261,11 @@ impl Keys {
         }
     }
 
+    /// Returns whether there is such a key.
+    pub(crate) fn has(&self, flag: KeyFlag) -> bool {
+        self.key(flag).is_some()
+    }
+
     /// Forgets the previous key.
     pub(crate) fn retire(&mut self, old: KeyFlag) {
         match old {
@@ -345,12 +350,20 @@ impl Keys {
         mixed
     }
 
-    /// Encrypts a payload in place. Its last [`CipherMode::overhead`] bytes are room for the tag. `header` is the one of
-    /// the packet. Returns `false` if there is no such key.
-    pub(crate) fn seal(&self, flag: KeyFlag, sequence: Sequence, header: [u8; HEADER], payload: &mut BytesMut) -> bool {
+    /// Encrypts a payload, with its tag if the mode has one, and appends it to `out`. `header` is the one of the packet.
+    /// Returns `false` if there is no such key.
+    pub(crate) fn seal(
+        &self,
+        flag: KeyFlag,
+        sequence: Sequence,
+        header: [u8; HEADER],
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> bool {
         let Some(key) = self.key(flag) else { return false };
-        let Some(length) = payload.len().checked_sub(self.mode.overhead()) else { return false };
-        let (text, room) = payload.split_at_mut(length);
+        let start = out.len();
+        out.extend_from_slice(payload);
+        let Some(text) = out.get_mut(start..) else { return false };
         let (nonce, header) = (self.nonce(sequence), authenticated(header));
         let tag = match &key.cipher {
             Cipher::Gcm128(aes) => aes.encrypt_in_place_detached(&nonce, &header, text),
@@ -361,8 +374,11 @@ impl Keys {
                 return true;
             }
         };
-        let Ok(tag) = tag else { return false };
-        room.copy_from_slice(&tag);
+        let Ok(tag) = tag else {
+            out.truncate(start); // no text in the clear
+            return false;
+        };
+        out.extend_from_slice(&tag);
         true
     }
 
@@ -423,11 +439,12 @@ mod tests {
     const TEXT: &[u8] = b"some payload that is longer than a block";
 
     fn sealed(keys: &Keys, flag: KeyFlag, header: [u8; HEADER]) -> BytesMut {
-        let mut payload = BytesMut::from(TEXT);
-        payload.resize(TEXT.len() + keys.mode().overhead(), 0);
-        assert!(keys.seal(flag, Sequence::new(5), header, &mut payload));
+        let mut sealed = b"before".to_vec();
+        assert!(keys.seal(flag, Sequence::new(5), header, TEXT, &mut sealed));
+        let payload = sealed.split_off(6);
+        assert_eq!((&sealed[..], payload.len()), (&b"before"[..], TEXT.len() + keys.mode().overhead()));
         assert_ne!(&payload[..TEXT.len()], TEXT);
-        payload
+        BytesMut::from(&payload[..])
     }
 
     #[test]

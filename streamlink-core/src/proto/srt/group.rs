@@ -69,7 +69,7 @@ impl GroupInput {
 
     /// Takes the next packet of a member out, whose number is `head`. Returns it if it is to be delivered: no other member
     /// has brought it before.
-    pub(crate) fn take(&mut self, head: Sequence, member: &mut Connection) -> Option<Bytes> {
+    pub(crate) fn take(&mut self, head: Sequence, member: &mut Connection) -> Option<(Bytes, Instant)> {
         let payload = member.receiver.take_head();
         let gap = self.next.map_or(0, |next| next.distance(head));
         if gap < 0 {
@@ -121,15 +121,15 @@ impl Connection {
         self.sender.counts.oversized += 1;
     }
 
-    /// Queues a packet that has this number in the group. A member that does not keep up gives up its oldest packets,
-    /// as the numbers must go up without gaps.
+    /// Queues a packet that has this number in the group, and has just arrived.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, now: Instant) {
         self.push_queued(payload, number, now, now);
     }
 
-    /// Does the same as [`Connection::push_numbered`] with a packet that was queued in the group earlier, and keeps its
-    /// time.
-    pub(super) fn push_queued(&mut self, payload: &Bytes, number: Sequence, queued: Instant, now: Instant) {
+    /// Queues a packet that has this number in the group, and this time. A member that does not keep up gives up its oldest
+    /// packets, as the numbers must go up without gaps.
+    pub(crate) fn push_queued(&mut self, payload: &Bytes, number: Sequence, queued: Instant, now: Instant) {
         self.sender.start_at(number);
         if self.sender.next_sequence() != number {
             return; // from before the connection, whose numbers begin behind it

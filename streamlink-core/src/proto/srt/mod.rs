@@ -11,6 +11,7 @@ mod handshake;
 #[cfg(test)]
 mod held_derivations;
 mod listener;
+mod outbox;
 mod packet;
 mod receive;
 #[cfg(test)]
@@ -24,13 +25,14 @@ mod tests;
 
 pub(crate) use backup::{BackupLeg, BackupMember, BackupSender};
 pub(crate) use caller::{Caller, Progress};
-pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Transmit};
+pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Delivered, arrival_within};
 pub(crate) use crypto::{CipherMode, KeyDerivation, WrappingKey};
 pub(crate) use group::{GroupId, GroupInput, GroupNumbers};
 pub(crate) use handshake::{BACKUP, GroupExtension, Handshake};
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;
 pub(crate) use listener::{Greeting, Listener};
+pub(crate) use outbox::Outbox;
 pub(crate) use packet::{Control, Packet, destination, write_control};
 pub(crate) use rendezvous::Rendezvous;
 pub(crate) use send::Pacing;

@@ -498,14 +498,19 @@ impl ReceiveHalf {
     }
 
     /// Takes the next packet out, and gives up those that are missing before it.
-    pub(super) fn take_head(&mut self) -> Option<Bytes> {
+    pub(super) fn take_head(&mut self) -> Option<(Bytes, Instant)> {
         let (gap, _) = self.next_available()?;
         self.skip(gap);
-        let (payload, _) = self.slots.pop_front().flatten()?;
+        self.take_first()
+    }
+
+    /// Takes the packet out that is next, and is there.
+    fn take_first(&mut self) -> Option<(Bytes, Instant)> {
+        let (payload, due) = self.slots.pop_front().flatten()?;
         self.base = self.base.after(1);
         self.counts.packets += 1;
         self.counts.bytes += payload.len() as u64;
-        Some(payload)
+        Some((payload, due))
     }
 
     /// Drops the packets before `next`, which another member of the group has delivered. Packets that have not arrived yet
@@ -530,8 +535,8 @@ impl ReceiveHalf {
         self.drop_late = true;
     }
 
-    /// Returns the next packet that is due.
-    pub(crate) fn deliver(&mut self, now: Instant) -> Option<Bytes> {
+    /// Returns the next packet that is due, and since when.
+    pub(crate) fn deliver(&mut self, now: Instant) -> Option<(Bytes, Instant)> {
         let (gap, due) = self.next_available()?;
         if due > now || (gap > 0 && !self.drop_late) {
             return None;
@@ -550,11 +555,7 @@ impl ReceiveHalf {
             self.base = last.after(1);
             self.counts.lost += gap as u64;
         }
-        let (payload, _) = self.slots.pop_front().flatten()?;
-        self.base = self.base.after(1);
-        self.counts.packets += 1;
-        self.counts.bytes += payload.len() as u64;
-        Some(payload)
+        self.take_first()
     }
 
     /// Counts the packets up to `last` that are given up before the packet filter could rebuild them.

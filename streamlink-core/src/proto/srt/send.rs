@@ -3,7 +3,7 @@
 
 use super::{
     fec::FecEncoder,
-    packet::{DataHeader, KeyFlag},
+    packet::{DataHeader, HEADER, KeyFlag},
     sequence::Sequence,
 };
 use bytes::Bytes;
@@ -37,6 +37,7 @@ pub(crate) struct Pacing {
 /// Packet that is not acknowledged yet.
 #[derive(Debug)]
 struct Item {
+    /// Not encrypted.
     payload: Bytes,
     key: KeyFlag,
     message: u32,
@@ -123,6 +124,17 @@ pub(crate) struct SendCounts {
     pub(crate) repairs: u64,
 }
 
+/// Packet that may leave.
+#[derive(Debug)]
+pub(crate) enum Selected {
+    /// Data packet, with the index of its payload, which holds until the sender is used again.
+    Data {
+        header: DataHeader,
+        index: usize,
+    },
+    Repair([u8; HEADER], Bytes),
+}
+
 /// Effect of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acknowledged {
@@ -149,6 +161,8 @@ pub(crate) struct SendHalf {
     /// Packets for which the peer has room after the last acknowledged one.
     window: usize,
     message: u32,
+    /// Number of bytes by which encryption lengthens a payload.
+    overhead: u64,
     /// Encoder of the packet filter, if there is one.
     fec: Option<FecEncoder>,
     /// Configured pacing.
@@ -173,6 +187,7 @@ impl SendHalf {
             capacity,
             window,
             message: 1,
+            overhead: 0,
             fec: None,
             pacing: Pacing { bytes_per_second, over_input: None, is_limit: false },
             buffer: capacity,
@@ -184,6 +199,11 @@ impl SendHalf {
         };
         half.tokens = half.burst();
         half
+    }
+
+    /// Sets the number of bytes by which encryption lengthens a payload.
+    pub(crate) fn set_overhead(&mut self, bytes: usize) {
+        self.overhead = bytes as u64;
     }
 
     /// Makes repair packets from now on.
@@ -224,20 +244,19 @@ impl SendHalf {
     }
 
     /// Returns the sequence number of the next pushed packet.
+    #[cfg(test)]
     pub(crate) fn next_sequence(&self) -> Sequence {
         self.first.after(self.items.len() as u32) // at most the capacity
     }
 
-    /// Returns the header of the next pushed packet.
-    pub(crate) fn next_header(&self, key: KeyFlag, timestamp: u32, destination: u32) -> DataHeader {
-        DataHeader {
-            sequence: self.next_sequence(),
-            key,
-            retransmitted: false,
-            message: self.message,
-            timestamp,
-            destination,
-        }
+    /// Returns the payload at an index, as it was pushed.
+    pub(crate) fn payload(&self, index: usize) -> Option<&Bytes> {
+        self.items.get(index).map(|item| &item.payload)
+    }
+
+    /// Returns whether packets wait that were pushed with this key before those with another.
+    pub(crate) fn holds(&self, key: KeyFlag) -> bool {
+        self.items.front().is_some_and(|item| item.key == key)
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -274,10 +293,10 @@ impl SendHalf {
         }
     }
 
-    /// Queues a packet, which is encrypted already and was queued first at `queued`. The caller has checked
-    /// [`SendHalf::has_room`].
+    /// Queues a packet, which is encrypted with this key when it leaves, and was queued first at `queued`. The caller has
+    /// checked [`SendHalf::has_room`].
     pub(crate) fn push(&mut self, payload: Bytes, key: KeyFlag, timestamp: u32, (queued, now): (Instant, Instant)) {
-        if self.pacing.over_input.is_some() && self.input.count(payload.len() as u64, now) {
+        if self.pacing.over_input.is_some() && self.input.count(payload.len() as u64 + self.overhead, now) {
             self.follow_input();
         }
         let message = self.message;
@@ -389,6 +408,9 @@ impl SendHalf {
     }
 
     fn refill(&mut self, now: Instant) {
+        if now <= self.refilled {
+            return;
+        }
         let micros = now.saturating_duration_since(self.refilled).as_micros().min(1_000_000) as u64;
         let gained = self.bytes_per_second.saturating_mul(micros) / 1_000_000;
         if gained > 0 {
@@ -397,8 +419,8 @@ impl SendHalf {
         }
     }
 
-    /// Returns the next data packet that may leave now.
-    pub(crate) fn poll(&mut self, now: Instant, destination: u32) -> Option<([u8; 16], Bytes)> {
+    /// Returns the next packet that may leave now.
+    pub(crate) fn poll(&mut self, now: Instant, destination: u32) -> Option<Selected> {
         self.refill(now);
         let index = match self.next_lost() {
             Some(index) => index,
@@ -409,7 +431,7 @@ impl SendHalf {
         let sequence = self.first.after(index as u32);
         let before = self.first.after(self.sent as u32);
         let item = self.items.get_mut(index)?;
-        let bytes = item.payload.len() as u64;
+        let bytes = item.payload.len() as u64 + self.overhead;
         if self.tokens < bytes {
             if item.lost {
                 self.losses.push_front(sequence);
@@ -428,7 +450,6 @@ impl SendHalf {
             timestamp: item.timestamp,
             destination,
         };
-        let payload = item.payload.clone();
         if retransmitted {
             item.repeat = Some(Repeat { at: now, before });
             self.counts.retransmitted += 1;
@@ -436,20 +457,25 @@ impl SendHalf {
             self.sent = index + 1;
             self.counts.packets += 1;
             self.counts.bytes += bytes;
-            if let Some(fec) = &mut self.fec {
-                fec.add(&header, &payload);
-            }
         }
-        Some((header.to_bytes(), payload))
+        Some(Selected::Data { header, index })
+    }
+
+    /// Adds a packet that leaves to the packet filter, as it is on the wire. `sealed`: its encrypted payload.
+    pub(crate) fn protect(&mut self, header: &DataHeader, index: usize, sealed: Option<&[u8]>) {
+        let Some(fec) = self.fec.as_mut().filter(|_| !header.retransmitted) else { return };
+        if let Some(payload) = sealed.or(self.items.get(index).map(|item| &item.payload[..])) {
+            fec.add(header, payload);
+        }
     }
 
     /// Returns the next repair packet, if pacing lets it leave.
-    fn poll_repair(&mut self) -> Option<([u8; 16], Bytes)> {
+    fn poll_repair(&mut self) -> Option<Selected> {
         let fec = self.fec.as_mut()?;
         let bytes = fec.peek()?.1.len() as u64;
         self.tokens = self.tokens.checked_sub(bytes)?;
         self.counts.repairs += 1;
-        fec.pop()
+        fec.pop().map(|(header, body)| Selected::Repair(header, body))
     }
 
     /// Returns the index of the next packet that was reported lost.

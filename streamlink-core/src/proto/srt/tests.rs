@@ -288,12 +288,7 @@ impl World {
 }
 
 fn drain(connection: &mut Connection, now: Instant) -> Vec<Bytes> {
-    std::iter::from_fn(|| connection.poll_transmit(now))
-        .map(|t| match t.header {
-            Some(header) => [&header[..], &t.body].concat().into(),
-            None => t.body,
-        })
-        .collect()
+    std::iter::from_fn(|| connection.poll_transmit(now)).collect()
 }
 
 fn payload(i: u32) -> Bytes {

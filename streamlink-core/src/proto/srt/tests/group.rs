@@ -149,7 +149,7 @@ impl Bond {
             let heads = self.legs.iter().enumerate().filter_map(|(at, leg)| Some((at, leg.far.head(now)?)));
             let Some(at) = self.input.choose(heads) else { break };
             let Some(head) = self.legs[at].far.head(now) else { break };
-            self.delivered.extend(self.input.take(head, &mut self.legs[at].far));
+            self.delivered.extend(self.input.take(head, &mut self.legs[at].far).map(|(payload, _)| payload));
             for leg in &mut self.legs {
                 self.input.skip(&mut leg.far);
             }
