@@ -258,7 +258,12 @@ async fn publish_media(
     };
     let path = cluster.paths.media(&flow);
     let sdp = move || lock(&sdp).clone();
-    let mut publication = Publication::of_tap(&relays, &path, tap, input, sdp, &PublishSettings::new())?;
+    // Engines that receive the same RTP stream (ST 2022-7) publish it side by side, and nodes merge them.
+    let settings = match input.family() {
+        MediaFamily::Rtp => PublishSettings::new().instance(format!("{:016x}", cluster.publisher)),
+        _ => PublishSettings::new(),
+    };
+    let mut publication = Publication::of_tap(&relays, &path, tap, input, sdp, &settings)?;
     publication.ended().await;
     Ok(())
 }

@@ -120,3 +120,50 @@ async fn region_listener_runs_on_primary_and_standby() {
     flow.stop().await;
     until("no node that listens", || nodes.iter().all(|node| node.state().flows == 0)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn region_loses_nothing_when_one_of_two_ingest_engines_dies() {
+    let rig = Rig::start().await;
+    let nodes = rig.nodes(["n1"]).await;
+    let receiver = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let destination = receiver.local_addr().unwrap().to_string();
+    let second = rig.another_ingest();
+    let mut flows = Vec::new();
+    for engine in [&rig.ingest, &second] {
+        let output = Output::from(Output::rtp("studio", &destination)).region("eu");
+        let flow = Flow::builder("match-day", Bitrate::mbps(20)).source(Source::app_rtp("in")).output(output);
+        flows.push(engine.start(flow.build().unwrap()).await.unwrap());
+    }
+    let mut sources: Vec<_> = flows.iter().map(|flow| flow.app_source("in").unwrap()).collect();
+    let sender = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        for number in 0_u16..1600 {
+            ticks.tick().await;
+            let mut packet = vec![0x80, 33];
+            packet.extend(number.to_be_bytes());
+            packet.extend((u32::from(number) * 450).to_be_bytes());
+            packet.extend([1, 2, 3, 4]);
+            packet.resize(12 + 1316, 0x47);
+            let now = Instant::now();
+            // The first engine dies in the middle, and refuses packets from then on.
+            sources.retain(|source| source.push(streamlink_core::Packet::rtp(packet.clone(), now)).is_ok());
+        }
+    });
+    runner_of(&nodes, "match-day/studio").await;
+    let mut numbers = Vec::new();
+    let mut buffer = vec![0; 2048];
+    let mut first = Some(flows.remove(0));
+    while let Ok(Ok(length)) = tokio::time::timeout(Duration::from_secs(3), receiver.recv(&mut buffer)).await {
+        assert_eq!(length, 12 + 1316);
+        numbers.push(u16::from_be_bytes([buffer[2], buffer[3]]));
+        // Dropping the handle ends the flow, as the end of its process does.
+        if numbers.len() == 300 {
+            drop(first.take());
+        }
+    }
+    sender.await.unwrap();
+    assert!(numbers.len() > 500, "{}", numbers.len());
+    let gaps: Vec<_> = numbers.windows(2).filter(|pair| pair[1] != pair[0].wrapping_add(1)).collect();
+    assert!(gaps.is_empty(), "{gaps:?}");
+    assert_eq!(numbers.last(), Some(&1599));
+}

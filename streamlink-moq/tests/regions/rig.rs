@@ -23,11 +23,13 @@ impl Rig {
         let certificate = Certificate::new();
         let relays = vec![InProcessRelay::start(&certificate).await, InProcessRelay::start(&certificate).await];
         let key = RegionSecretKey::generate();
-        let address = MoqAddress::new(relays.iter().map(InProcessRelay::address).collect(), "live").expect("address");
-        let cluster = Cluster::new(address, certificate.settings()).expect("cluster");
-        let link = cluster.region(key.public_key());
-        let ingest = Engine::builder().remote_region("eu", link).on(Handle::current()).expect("engine");
+        let ingest = engine(&relays, &certificate, &key);
         Self { certificate, relays, key, ingest }
+    }
+
+    /// Returns another engine that takes the same flows in.
+    pub(crate) fn another_ingest(&self) -> Engine {
+        engine(&self.relays, &self.certificate, &self.key)
     }
 
     pub(crate) fn address(&self) -> MoqAddress {
@@ -56,6 +58,14 @@ impl Rig {
         let source = handle.app_source("generator").expect("source");
         (handle, Generator(tokio::spawn(generate(source))))
     }
+}
+
+/// Engine with the region.
+fn engine(relays: &[InProcessRelay], certificate: &Certificate, key: &RegionSecretKey) -> Engine {
+    let address = MoqAddress::new(relays.iter().map(InProcessRelay::address).collect(), "live").expect("address");
+    let cluster = Cluster::new(address, certificate.settings()).expect("cluster");
+    let link = cluster.region(key.public_key());
+    Engine::builder().remote_region("eu", link).on(Handle::current()).expect("engine")
 }
 
 /// Generator of media, which ends with this.
