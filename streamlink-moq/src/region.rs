@@ -12,7 +12,10 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use streamlink_core::{
@@ -80,6 +83,8 @@ struct Shared {
     publisher: u64,
     /// Links to the relays, while any flow is in a region.
     relays: Mutex<Weak<Relays>>,
+    /// Number of the last description of outputs, of any flow.
+    revision: AtomicU64,
     /// Locks of the flows: the region that holds it publishes the media.
     media: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -107,6 +112,7 @@ impl Cluster {
             paths,
             publisher: random_number()?,
             relays: Mutex::default(),
+            revision: AtomicU64::new(0),
             media: Mutex::default(),
         })))
     }
@@ -194,7 +200,7 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
         reporter,
         relays,
         track,
-        revision: first_revision(),
+        revision: 0,
         ids: BTreeSet::new(),
         removed: BTreeMap::new(),
         last_heard: Instant::now(),
@@ -268,12 +274,6 @@ async fn publish_media(
     Ok(())
 }
 
-/// Returns the number of the first revision of a run. Later runs of one process have larger ones, and so have those of a
-/// publisher that nodes still remember.
-fn first_revision() -> u64 {
-    crate::unix_micros()
-}
-
 /// One flow in one region.
 struct FlowLink {
     cluster: Arc<Shared>,
@@ -299,7 +299,8 @@ struct FlowLink {
 impl FlowLink {
     /// Publishes the outputs; `None`: the flow leaves the region.
     fn publish(&mut self, update: Option<&RegionUpdate>) -> Result<(), Error> {
-        self.revision += 1;
+        // Of the whole process, so that a flow that is started again goes on after what nodes remember.
+        self.revision = self.cluster.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let outputs = update.map(|update| update.outputs.as_slice()).unwrap_or_default();
         let ids: BTreeSet<u64> = outputs.iter().map(|output| output.id()).collect();
         self.removed.extend(self.ids.difference(&ids).map(|id| (*id, self.revision)));

@@ -4,8 +4,15 @@ use crate::{
     common::{soon, until},
     rig::{Rig, runner_of},
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 use streamlink_core::{Bitrate, Engine, Flow, Output, Source, StreamKey};
+use streamlink_moq::{Lease, placement::OutputId};
 use streamlink_tests::{media, nginx::Nginx, peer::Peer};
 use tokio::runtime::Handle;
 
@@ -166,4 +173,49 @@ async fn region_loses_nothing_when_one_of_two_ingest_engines_dies() {
     let gaps: Vec<_> = numbers.windows(2).filter(|pair| pair[1] != pair[0].wrapping_add(1)).collect();
     assert!(gaps.is_empty(), "{gaps:?}");
     assert_eq!(numbers.last(), Some(&1599));
+}
+
+/// Store of leases that the test fills.
+#[derive(Default)]
+struct Store {
+    until: Mutex<Option<Instant>>,
+    requested: AtomicBool,
+    released: AtomicBool,
+}
+
+impl Lease for Store {
+    fn request(&self, output: &OutputId) {
+        assert_eq!(output.to_string(), "match-day/studio");
+        self.requested.store(true, Ordering::Relaxed);
+    }
+
+    fn held_until(&self, _: &OutputId) -> Option<Instant> {
+        *self.until.lock().unwrap()
+    }
+
+    fn release(&self, _: &OutputId) {
+        self.released.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn region_push_runs_only_while_the_lease_of_the_host_is_held() {
+    let rig = Rig::start().await;
+    let store = Arc::new(Store::default());
+    let node = rig.node_with("n1", |options| options.lease(store.clone()));
+    let output = Output::from(Output::srt_caller("studio", "127.0.0.1:9")).region("eu");
+    let (flow, _generator) = rig.generated("match-day", vec![output]).await;
+    let runs = || !node.state().exclusive.is_empty();
+    until("a request", || store.requested.load(Ordering::Relaxed)).await;
+    assert!(!runs());
+    *store.until.lock().unwrap() = Some(Instant::now() + Duration::from_secs(3600));
+    until("the output", runs).await;
+    // The store says that the lease is over: it is asked for again, and the output stops meanwhile.
+    *store.until.lock().unwrap() = Some(Instant::now());
+    until("the end of the output", || !runs()).await;
+    *store.until.lock().unwrap() = Some(Instant::now() + Duration::from_secs(3600));
+    until("the output", runs).await;
+    assert!(!store.released.load(Ordering::Relaxed));
+    flow.remove_output("studio").await.unwrap();
+    until("the release", || store.released.load(Ordering::Relaxed)).await;
 }

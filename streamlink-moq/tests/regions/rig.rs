@@ -37,9 +37,13 @@ impl Rig {
     }
 
     pub(crate) fn node(&self, id: &str) -> Node {
+        self.node_with(id, |options| options)
+    }
+
+    pub(crate) fn node_with(&self, id: &str, change: impl FnOnce(NodeOptions) -> NodeOptions) -> Node {
         let engine = Engine::on(Handle::current()).expect("engine");
         let options = NodeOptions::new("eu", id, self.address(), RegionKeys::new(self.key.clone()));
-        Node::start(&engine, options.settings(self.certificate.settings())).expect("node")
+        Node::start(&engine, change(options.settings(self.certificate.settings()))).expect("node")
     }
 
     /// Starts nodes, and waits until they know each other.
