@@ -15,8 +15,9 @@ use std::{
 use streamlink_core::{FlowHandle, InputProtocol, MediaFamily, Packet, PacketBatch, PeerText, Tap};
 use tokio::task::JoinHandle;
 
-/// Time for which relays, and legs that come back, can have groups that are not the newest.
-const RETENTION: Duration = Duration::from_secs(10);
+/// Time for which relays, and legs that come back, can have groups that are not the newest. The packets of that time stay
+/// in memory, once for all relays.
+const RETENTION: Duration = Duration::from_secs(6);
 /// Interval at which the SDP of the flow, and the loss of the links, are looked at.
 const CHECK: Duration = Duration::from_millis(500);
 
@@ -99,7 +100,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Publication {
-    /// Publishes the media of a flow, which it takes from one of its taps.
+    /// Publishes the media of a flow, which it takes from one of its taps. The publication keeps a handle of the flow
+    /// until it is dropped.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the flow has no such tap, [`Error::Path`] if the path is published already or the settings

@@ -48,6 +48,8 @@ impl Default for SubscribeSettings {
 impl SubscribeSettings {
     /// Longest wait for what is missing.
     const MAX_WAIT: Duration = Duration::from_secs(10);
+    /// Greatest age of what publishers keep.
+    const MAX_AGE: Duration = Duration::from_secs(6);
 
     /// Makes settings with the defaults.
     pub fn new() -> Self {
@@ -62,11 +64,11 @@ impl SubscribeSettings {
         self
     }
 
-    /// Sets the age up to which a leg that comes back asks for what it has missed. Default 5 s; at most 10 s, for which
+    /// Sets the age up to which a leg that comes back asks for what it has missed. Default 5 s; at most 6 s, for which
     /// publishers keep it.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
-        self.max_age = age.min(Self::MAX_WAIT);
+        self.max_age = age.min(Self::MAX_AGE);
         self
     }
 }

@@ -8,37 +8,36 @@ use crate::transport::{AnnouncedPaths, Announcement};
 pub(super) struct PathChoice {
     leg: usize,
     path: String,
-    announced: AnnouncedPaths,
+    /// Whether the path itself is announced.
+    is_there: bool,
+    /// Ingest nodes below the path.
+    nodes: AnnouncedPaths,
 }
 
 impl PathChoice {
     pub(super) fn new(leg: usize, path: &str) -> Self {
-        Self { leg, path: path.to_owned(), announced: AnnouncedPaths::default() }
+        Self { leg, path: path.to_owned(), is_there: false, nodes: AnnouncedPaths::default() }
     }
 
     /// Takes in an announcement.
     pub(super) fn apply(&mut self, announcement: Announcement) {
-        let below = announcement.path.strip_prefix(&self.path);
-        let is_ours = match below {
-            Some("") => true,
-            Some(below) => below.strip_prefix('/').is_some_and(|name| !name.is_empty() && !name.contains('/')),
-            None => false,
-        };
-        if is_ours {
-            self.announced.apply(announcement);
+        if announcement.path == self.path {
+            self.is_there = announcement.is_active;
+            return;
+        }
+        let below = announcement.path.strip_prefix(&self.path).and_then(|below| below.strip_prefix('/'));
+        if below.is_some_and(|name| !name.is_empty() && !name.contains('/')) {
+            self.nodes.apply(announcement);
         }
     }
 
     /// Returns the path of the broadcast to receive, if there is one.
     pub(super) fn choice(&self) -> Option<&str> {
-        let mut paths = self.announced.iter();
-        // A path sorts before those below it.
-        let first = paths.next()?;
-        if first == self.path {
-            return Some(first);
+        if self.is_there {
+            return Some(&self.path);
         }
-        let place = self.leg % self.announced.iter().len();
-        self.announced.iter().nth(place)
+        let place = self.leg.checked_rem(self.nodes.iter().len())?;
+        self.nodes.iter().nth(place)
     }
 }
 

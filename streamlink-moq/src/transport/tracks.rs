@@ -405,15 +405,14 @@ impl AnnouncedPaths {
     /// Maximum number of paths.
     const MAX: usize = 64;
 
-    /// Takes in an announcement. Returns whether the set is another now.
-    pub(crate) fn apply(&mut self, announcement: Announcement) -> bool {
+    /// Takes in an announcement.
+    pub(crate) fn apply(&mut self, announcement: Announcement) {
         let at = self.paths.binary_search(&announcement.path);
         match (at, announcement.is_active) {
             (Err(at), true) if self.paths.len() < Self::MAX => self.paths.insert(at, announcement.path),
             (Ok(at), false) => drop(self.paths.remove(at)),
-            _ => return false,
+            _ => {}
         }
-        true
     }
 
     /// Returns the paths, in their order.

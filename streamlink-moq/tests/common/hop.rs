@@ -183,7 +183,7 @@ impl Ts {
             random ^= random << 17;
             *byte = random.to_be_bytes()[0];
         }
-        if count % 100 == 0 {
+        if count.is_multiple_of(100) {
             let pat = [0, 0, 0xb0, 13, 0, 1, 0xc1, 0, 0, 0, 1, 0xf0, 0, 0x2a, 0xb1, 0x04, 0xb2];
             packet[1] |= 0x40;
             packet[4..4 + pat.len()].copy_from_slice(&pat);

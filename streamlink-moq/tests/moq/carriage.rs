@@ -61,7 +61,7 @@ async fn mpeg_ts_goes_over_a_relay_byte_for_byte() {
     assert_eq!(catalog.media.input, ingest.flow.input());
     let stats = ingest.publication.stats();
     // Groups begin at random access points, about every half second, and are then never cut in between.
-    assert!((4..=8).contains(&stats.groups), "{stats:?}");
+    assert!((4..=12).contains(&stats.groups), "{stats:?}");
     assert_eq!(stats.objects, stats.packets);
 }
 

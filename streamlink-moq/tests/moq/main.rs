@@ -1,8 +1,10 @@
 //! Tests over stock relays.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panics")]
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod auth;
 mod carriage;
 mod failover;
 mod hostile;
