@@ -3,12 +3,13 @@
 use crate::{
     Error, LinkSettings, MoqAddress, Publication, PublishSettings, Relays, TrackOptions, TrackWriter,
     node::random_number,
-    outputs::{DescribedOutput, FlowOutputs},
+    outputs::{DescribedOutput, FlowOutputs, REPETITION},
     paths::{Paths, checked_name},
     seal::RegionPublicKey,
-    status::{StatusMessage, StatusReader},
+    status::{INTERVAL, StatusMessage, StatusReader},
     track_watch::{News, Watch, Watched},
 };
+use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -182,7 +183,8 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
     let (sender, mut messages) = mpsc::channel(QUEUE);
     for (relay, link) in relays.links().iter().enumerate() {
         let prefix = cluster.paths.all_status(&region, &name);
-        let watch = Watch { link: link.clone(), relay, prefix, track: "status", limit: MAX_NODES };
+        let watch =
+            Watch { link: link.clone(), relay, prefix, track: "status", limit: MAX_NODES, patience: 3 * INTERVAL };
         let status = watch.run(|watched| watched, sender.clone());
         tasks.spawn(async move {
             status.await;
@@ -201,6 +203,7 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
         relays,
         track,
         revision: 0,
+        sealed: None,
         ids: BTreeSet::new(),
         removed: BTreeMap::new(),
         last_heard: Instant::now(),
@@ -286,6 +289,8 @@ struct FlowLink {
     track: TrackWriter,
     reader: StatusReader,
     revision: u64,
+    /// Present description, and when it was published last.
+    sealed: Option<(Instant, Bytes)>,
     /// Present outputs.
     ids: BTreeSet<u64>,
     /// Outputs that were removed, with the revision since which they are missing.
@@ -316,7 +321,18 @@ impl FlowLink {
             outputs: outputs.iter().map(described).collect(),
         };
         let sealed = description.seal(&self.key).map_err(|error| Error::Settings(error.to_string().into()))?;
+        let sealed = Bytes::from(sealed);
+        self.sealed = Some((Instant::now(), sealed.clone()));
         self.track.write_object(sealed)
+    }
+
+    /// Publishes the present description again, if that is due: whoever waits for it in vain subscribes anew.
+    fn repeat(&mut self, now: Instant) {
+        let is_due = |last: Instant| now.saturating_duration_since(last) >= REPETITION;
+        if let Some((last, sealed)) = self.sealed.as_mut().filter(|(last, _)| is_due(*last)) {
+            *last = now;
+            let _ = self.track.write_object(sealed.clone()); // a track that has ended is told when it is written next
+        }
     }
 
     /// Takes a report of a node.
@@ -388,6 +404,7 @@ impl FlowLink {
             reason = reason.or(status.last_error);
         }
         self.reporter.legs(shown);
+        self.repeat(now);
         if self.legs.iter().all(Option::is_none) {
             let reason = reason.unwrap_or_else(|| PeerText::new("connecting"));
             let text = format!("{}: no relay answers: {reason}", self.region);

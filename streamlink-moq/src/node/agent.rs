@@ -8,8 +8,8 @@ use super::{
 use crate::{
     Broadcast, Error, Relays, TrackOptions, TrackWriter,
     media::Fence,
-    membership::{Heartbeat, MAX_NODES, Membership, MembershipEvent, NodeKey, Phase},
-    outputs::FlowOutputs,
+    membership::{FENCE, Heartbeat, MAX_NODES, Membership, MembershipEvent, NodeKey, Phase},
+    outputs::{FlowOutputs, REPETITION},
     paths::Paths,
     placement::OutputId,
     status::StatusWriter,
@@ -114,6 +114,7 @@ impl Agent {
                 prefix: paths.all_nodes(&options.region),
                 track: "heartbeat",
                 limit: 2 * MAX_NODES,
+                patience: FENCE,
             };
             readers.spawn(nodes.run(Message::Node, message_sender.clone()));
             let outputs = Watch {
@@ -122,6 +123,7 @@ impl Agent {
                 prefix: paths.all_outputs(&options.region),
                 track: "outputs",
                 limit: options.max_flows,
+                patience: 3 * REPETITION,
             };
             readers.spawn(outputs.run(Message::Outputs, message_sender.clone()));
             let mut link = link.clone();

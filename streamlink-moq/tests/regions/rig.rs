@@ -1,10 +1,10 @@
 //! A cluster of two relays, an ingest engine, and the nodes of a region.
 
-use crate::common::{Certificate, InProcessRelay, until};
+use crate::common::{Certificate, InProcessRelay, PATIENCE, until};
 use std::time::{Duration, Instant};
 use streamlink_core::{AppSource, Bitrate, Engine, Flow, FlowHandle, Output, Packet, Source};
 use streamlink_moq::{
-    Cluster, MoqAddress, Node, NodeOptions,
+    Cluster, MoqAddress, Node, NodeOptions, RelayLink,
     membership::Phase,
     seal::{RegionKeys, RegionSecretKey},
 };
@@ -50,7 +50,12 @@ impl Rig {
     pub(crate) async fn nodes<const N: usize>(&self, ids: [&str; N]) -> Vec<Node> {
         let nodes: Vec<Node> = ids.iter().map(|id| self.node(id)).collect();
         let settled = |node: &Node| node.state().phase == Phase::Settled && node.state().peers.len() == N - 1;
-        until("settled nodes", || nodes.iter().all(settled)).await;
+        let all = until("settled nodes", || nodes.iter().all(settled));
+        if tokio::time::timeout(PATIENCE * 3 / 4, all).await.is_err() {
+            let links = nodes.iter().map(|node| node.links().iter().map(RelayLink::status).collect::<Vec<_>>());
+            let states = nodes.iter().map(Node::state);
+            panic!("not settled: {:#?} {:#?}", states.collect::<Vec<_>>(), links.collect::<Vec<_>>());
+        }
         nodes
     }
 
