@@ -40,10 +40,12 @@ enum Phase {
     Body,
 }
 
-/// Reads the PES packets of one PID. Holds at most one header.
+/// Reads the PES packets of one PID. Holds at most one header and the payload of one packet.
 #[derive(Debug, Default)]
 pub(super) struct PesReader {
     counter: Option<u8>,
+    /// Payload of the last packet, which one that was sent twice repeats.
+    payload: Vec<u8>,
     head: Vec<u8>,
     phase: Phase,
     /// Number of bytes to come, if the header says it.
@@ -69,11 +71,18 @@ impl PesReader {
             return;
         }
         let last = self.counter.replace(packet.counter);
+        // A packet that was sent twice repeats the payload (section 2.4.3.3). Another payload with the same counter is
+        // that of another stream, or comes after a loss of a multiple of sixteen packets.
+        let is_repeated = last == Some(packet.counter) && self.payload == packet.payload;
+        if !is_repeated {
+            self.payload.clear();
+            self.payload.extend_from_slice(packet.payload);
+        }
         if let Some(last) = last
             && !packet.discontinuity
         {
-            if last == packet.counter {
-                return; // sent twice (section 2.4.3.3)
+            if is_repeated {
+                return;
             }
             if (last + 1) & 0x0f != packet.counter {
                 if self.phase == Phase::Head {
@@ -206,6 +215,23 @@ mod tests {
         let unbounded: &[u8] = &[0, 0, 1, 0xe0, 0, 0, 0x80, 0, 0, 1, 2];
         let got = pieces(&mut reader, &[(true, 1, unbounded), (false, 2, &[3]), (false, 2, &[3]), (false, 4, &[4])]);
         assert_eq!(got, ["Start(None)", "Data([1, 2])", "Data([3])", "Lost { within: true }", "Data([4])"]);
+    }
+
+    #[test]
+    fn pes_of_another_stream_is_read_though_its_counter_is_that_of_the_last() {
+        let start: &[u8] = &[0, 0, 1, 0xe0, 0, 0, 0x80, 0, 0, 1, 2];
+        let other: &[u8] = &[0, 0, 1, 0xe0, 0, 0, 0x80, 0, 0, 5, 6];
+        let mut reader = PesReader::video();
+        let got = pieces(&mut reader, &[(true, 0, start), (false, 1, &[3]), (true, 1, other), (false, 2, &[7])]);
+        let lost = "Lost { within: true }";
+        let unended = "Unended";
+        let first = ["Start(None)", "Data([1, 2])", "Data([3])"];
+        let second = ["End", "Start(None)", "Data([5, 6])", "Data([7])"];
+        assert_eq!(got, [&first[..], &[lost, unended], &second[..]].concat());
+
+        let mut reader = PesReader::video();
+        let got = pieces(&mut reader, &[(true, 0, start), (false, 1, &[3]), (false, 1, &[4])]);
+        assert_eq!(got, [&first[..], &[lost, "Data([4])"]].concat(), "sixteen packets were lost");
     }
 
     #[test]
