@@ -29,6 +29,9 @@ pub enum Error {
     /// The track, or the group, has ended before all of it was received.
     #[error("the track was interrupted: {0}")]
     Interrupted(PeerText),
+    /// The rest of the group is not sent, as newer groups have taken its place.
+    #[error("newer groups have taken the place of the group")]
+    Superseded,
     /// An object is larger than the receiver accepts.
     #[error("an object of {size} bytes is larger than {limit}")]
     TooLarge {

@@ -9,6 +9,8 @@ use std::{
 pub(crate) const MAX_LEGS: usize = 32;
 /// Time after which an object that a leg has not brought is lost to that leg.
 const WINDOW: Duration = Duration::from_secs(3);
+/// Time that a new subscription has to bring what was missed before it. Relays send the newest groups first.
+const CATCH_UP: Duration = Duration::from_secs(3);
 /// Time for which a leg has to be up before an object counts as one that it should have brought.
 const GRACE: Duration = Duration::from_secs(1);
 /// Maximum number of objects that are remembered.
@@ -70,6 +72,12 @@ impl History {
     pub(super) fn live(&self) -> u32 {
         let up = self.legs.iter().enumerate().filter(|(_, leg)| leg.up_since.is_some());
         up.fold(0, |bits, (index, _)| bits | bit(index))
+    }
+
+    /// Returns until when legs that were subscribed last may still bring what was missed before.
+    pub(super) fn catching_up(&self) -> Option<Instant> {
+        let newest = self.legs.iter().filter_map(|leg| leg.up_since).max()?;
+        Some(newest + CATCH_UP)
     }
 
     pub(super) fn counts(&self, leg: usize) -> LegCounts {

@@ -13,6 +13,9 @@ use std::{
 
 /// Number of missing groups from which they are not lost: the publisher has begun again.
 const RESTART: u64 = 1000;
+/// Time without an object in its place, beside the wait, after which late ones are those of another publisher. Over a slow
+/// leg, objects that were given up come late for a while.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Maximum number of groups ahead whose end is remembered.
 const MAX_ENDS: usize = 1024;
 
@@ -37,8 +40,9 @@ pub(crate) struct Ordered {
     /// Numbers of objects of the groups whose end is known.
     ends: BTreeMap<u64, u64>,
     arrivals: Arrivals<Key>,
-    /// Objects that came too late since the last that came in time.
+    /// Objects that came too late since the last that came in time, and when that was.
     late: u64,
+    in_time: Option<Instant>,
 }
 
 impl Ordered {
@@ -52,6 +56,7 @@ impl Ordered {
             ends: BTreeMap::new(),
             arrivals: Arrivals::default(),
             late: 0,
+            in_time: None,
         }
     }
 
@@ -65,13 +70,15 @@ impl Ordered {
                 return;
             }
             self.late += 1;
-            if self.late < MAX_LATE || !self.waiting.is_empty() {
+            let is_settled = self.in_time.is_none_or(|at| now.saturating_duration_since(at) >= self.wait + SETTLE);
+            if self.late < MAX_LATE || !self.waiting.is_empty() || !is_settled {
                 return;
             }
             // All that comes lies behind: a publisher with smaller numbers has taken over.
             self.begin_again(key, out);
         }
         self.late = 0;
+        self.in_time = Some(now);
         if let Some(waiting) = self.waiting.get_mut(&key) {
             waiting.legs |= bit(leg);
             self.history.count_duplicate(leg);
@@ -106,7 +113,8 @@ impl Ordered {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        Some(self.arrivals.oldest()? + self.wait)
+        let deadline = self.arrivals.oldest()? + self.wait;
+        Some(self.history.catching_up().map_or(deadline, |until| until.max(deadline)))
     }
 
     pub(super) fn resume_from(&self) -> Option<u64> {

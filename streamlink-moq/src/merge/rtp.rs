@@ -187,7 +187,8 @@ impl RtpMerge {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        Some(self.arrivals.oldest()? + self.wait)
+        let deadline = self.arrivals.oldest()? + self.wait;
+        Some(self.history.catching_up().map_or(deadline, |until| until.max(deadline)))
     }
 
     pub(super) fn resume_from(&self) -> Option<u64> {

@@ -19,6 +19,7 @@ impl Rig {
         for leg in 0..legs {
             rig.merge.set_leg(leg, true, rig.now);
         }
+        rig.now += Duration::from_secs(10); // the legs have caught up
         rig
     }
 
@@ -94,13 +95,39 @@ fn merge_gives_up_what_no_leg_brings() {
 }
 
 #[test]
+fn merge_gives_a_leg_that_returns_time_to_catch_up() {
+    let mut rig = Rig::new(MediaFamily::Datagrams, 2);
+    rig.datagram(0, 1, 0);
+    rig.merge.set_leg(0, false, rig.now);
+    rig.merge.set_leg(1, false, rig.now);
+    rig.pass(Duration::from_secs(2));
+    rig.merge.set_leg(0, true, rig.now);
+    rig.datagram(0, 3, 0); // relays send the newest group first
+    rig.pass(Duration::from_millis(2900));
+    assert_eq!(rig.texts(), ["1.0"]);
+    rig.end(1, 1);
+    rig.datagram(0, 2, 0);
+    rig.end(2, 1);
+    assert_eq!(rig.texts(), ["1.0", "2.0", "3.0"]);
+    rig.datagram(0, 5, 0);
+    rig.pass(WAIT);
+    assert_eq!((rig.texts().len(), rig.out.lost_groups), (4, 2));
+}
+
+#[test]
 fn merge_follows_a_publisher_that_begins_again() {
     let mut rig = Rig::new(MediaFamily::Datagrams, 1);
     rig.datagram(0, 5_000, 0);
     rig.datagram(0, 900_000, 0);
     rig.pass(WAIT);
     assert_eq!((rig.out.lost, rig.out.restarts), (0, 1));
+    // Late objects of a slow leg change nothing, however many they are.
+    for index in 0..10 * MAX_LATE {
+        rig.datagram(0, 899_999, index);
+    }
+    assert_eq!(rig.out.restarts, 1);
     // Another one, with smaller numbers.
+    rig.pass(Duration::from_secs(3));
     for index in 0..MAX_LATE + 2 {
         rig.datagram(0, 17, index);
     }

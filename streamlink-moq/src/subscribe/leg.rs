@@ -2,6 +2,7 @@
 
 use super::path::PathChoice;
 use crate::{
+    Error,
     transport::{Announcements, GroupReader, RelayLink, SubscribeOptions},
     wire::{CATALOG_TRACK, Catalog, DecodedObject, FrameError, decode},
 };
@@ -10,7 +11,7 @@ use streamlink_core::{AppSource, MediaFamily, PeerText};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 /// Maximum number of groups that a leg reads at a time.
@@ -21,6 +22,8 @@ const GROUP_IDLE: Duration = Duration::from_secs(10);
 const RESUME_PATIENCE: Duration = Duration::from_secs(3);
 /// Shortest and longest pause before a leg subscribes again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Time within which a relay has to answer a subscription, and to bring the catalog.
+const ANSWER: Duration = Duration::from_secs(3);
 /// Priority of the catalog among the subscriptions of a connection.
 const CATALOG_PRIORITY: u8 = 200;
 
@@ -84,19 +87,23 @@ impl Leg {
     /// Receives a broadcast until it ends. Returns the reason.
     async fn receive(&mut self, path: &str) -> PeerText {
         let options = SubscribeOptions { priority: CATALOG_PRIORITY, ..SubscribeOptions::default() };
-        let mut catalogs = match self.link.subscribe(path, CATALOG_TRACK, options).await {
-            Ok(catalogs) => catalogs,
-            Err(error) => return error.to_string().into(),
+        let mut catalogs = match timeout(ANSWER, self.link.subscribe(path, CATALOG_TRACK, options)).await {
+            Ok(Ok(catalogs)) => catalogs,
+            Ok(Err(error)) => return error.to_string().into(),
+            Err(_) => return "the relay does not answer the subscription to the catalog".into(),
         };
+        let mut is_refused = false;
         let catalog = loop {
-            match catalogs.next_object().await {
-                Ok(Some(json)) => {
-                    if let Some(catalog) = self.take_catalog(&json).await {
-                        break catalog;
-                    }
-                }
-                Ok(None) => return "the catalog has ended".into(),
-                Err(error) => return error.to_string().into(),
+            // After a catalog that cannot be used, the next one may take any time.
+            let wait = if is_refused { Duration::MAX } else { ANSWER };
+            match timeout(wait, catalogs.next_object()).await {
+                Ok(Ok(Some(json))) => match self.take_catalog(&json).await {
+                    Some(catalog) => break catalog,
+                    None => is_refused = true,
+                },
+                Ok(Ok(None)) => return "the catalog has ended".into(),
+                Ok(Err(error)) => return error.to_string().into(),
+                Err(_) => return "the relay does not bring the catalog".into(),
             }
         };
         let family = match self.source.wait_for(Option::is_some).await {
@@ -115,9 +122,10 @@ impl Leg {
         let resume = SubscribeOptions { from_group: resume_from, max_age: self.max_age, ..options_of_media() };
         let newest = options_of_media();
         let options = if resume_from.is_some() { resume } else { newest };
-        let mut media = match self.link.subscribe(path, &catalog.media.name, options).await {
-            Ok(media) => media,
-            Err(error) => return error.to_string().into(),
+        let mut media = match timeout(ANSWER, self.link.subscribe(path, &catalog.media.name, options)).await {
+            Ok(Ok(media)) => media,
+            Ok(Err(error)) => return error.to_string().into(),
+            Err(_) => return "the relay does not answer the subscription to the media".into(),
         };
         let up = LegReport::Up { leg: self.index, path: path.into() };
         if self.reports.send(up).await.is_err() {
@@ -148,7 +156,12 @@ impl Leg {
                     Ok(None) => has_catalog = false,
                     Err(error) => return error.to_string().into(),
                 },
-                Some(_) = groups.join_next() => {}
+                Some(end) = groups.join_next() => {
+                    // A track may go on over another connection, and the rest of this group be missing.
+                    if let Ok(GroupEnd::Interrupted(reason)) = end {
+                        return reason;
+                    }
+                }
                 () = &mut patience, if is_first && resume_from.is_some() => {
                     // The numbers may have begun again below the last ones.
                     is_first = false;
@@ -191,12 +204,25 @@ async fn leave(announcements: &mut Announcements, paths: &mut PathChoice, path: 
     }
 }
 
+/// How the reading of a group has ended.
+enum GroupEnd {
+    /// With its last object, or its rest is not sent.
+    Over,
+    /// With the connection, so that the rest can be had over another one.
+    Interrupted(PeerText),
+}
+
 /// Reads the objects of a group and reports them.
-async fn read_group(leg: usize, mut group: GroupReader, family: MediaFamily, reports: mpsc::Sender<LegReport>) {
+async fn read_group(
+    leg: usize,
+    mut group: GroupReader,
+    family: MediaFamily,
+    reports: mpsc::Sender<LegReport>,
+) -> GroupEnd {
     let number = group.number();
     let mut objects = 0;
     loop {
-        let report = match tokio::time::timeout(GROUP_IDLE, group.next()).await {
+        let report = match timeout(GROUP_IDLE, group.next()).await {
             Ok(Ok(Some(object))) => {
                 objects = object.index.saturating_add(1);
                 LegReport::Object {
@@ -209,13 +235,13 @@ async fn read_group(leg: usize, mut group: GroupReader, family: MediaFamily, rep
             }
             Ok(Ok(None)) => {
                 let _ = reports.send(LegReport::EndOfGroup { group: number, objects }).await; // the flow has ended
-                return;
+                return GroupEnd::Over;
             }
-            // The rest of the group will not come over this leg.
-            Ok(Err(_)) | Err(_) => return,
+            Ok(Err(Error::Superseded)) | Err(_) => return GroupEnd::Over,
+            Ok(Err(error)) => return GroupEnd::Interrupted(error.to_string().into()),
         };
         if reports.send(report).await.is_err() {
-            return;
+            return GroupEnd::Over;
         }
     }
 }

@@ -24,10 +24,15 @@ pub fn unix_micros() -> u64 {
     now.as_micros().try_into().unwrap_or(MAX_GROUP)
 }
 
+/// Returns the reason of a failure, whether it arose here or the relay told it.
 fn failure(error: &moq_net::Error) -> Error {
+    use moq_net::{Error as Local, StreamError as Told};
     match error {
-        moq_net::Error::NotFound | moq_net::Error::Unroutable => Error::NotFound(error.to_string().into()),
-        moq_net::Error::Unauthorized => Error::Forbidden,
+        Local::NotFound | Local::Unroutable | Local::Stream(Told::NotFound | Told::Unroutable) => {
+            Error::NotFound(error.to_string().into())
+        }
+        Local::Unauthorized | Local::Session(moq_net::SessionError::Unauthorized) => Error::Forbidden,
+        Local::Old | Local::Lagged | Local::Stream(Told::Old | Told::TooFarBehind) => Error::Superseded,
         _ => Error::Interrupted(error.to_string().into()),
     }
 }
@@ -343,8 +348,10 @@ impl TrackReader {
                     self.last_object = Some(number);
                     return Ok(Some(object.payload));
                 }
-                // A newer group has replaced this one.
-                Ok(None) | Err(_) => {}
+                Ok(None) | Err(Error::Superseded) => {}
+                // The connection was lost within the object. A track that goes on over another connection may bring no
+                // other object for long, so the caller has to subscribe again.
+                Err(error) => return Err(error),
             }
         }
     }
@@ -383,7 +390,8 @@ impl GroupReader {
     /// Waits for the next object. `None` at the end of the group.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if the rest of the group will not come.
+    /// [`Error::Superseded`] if the rest of the group is not sent, as it is too old, [`Error::Interrupted`] if the
+    /// connection was lost.
     pub async fn next(&mut self) -> Result<Option<Object>, Error> {
         let frame = self.consumer.read_frame().await.map_err(|error| failure(&error))?;
         let index = self.consumer.index().saturating_sub(1);

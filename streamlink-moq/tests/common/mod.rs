@@ -1,8 +1,10 @@
 //! Relays for tests: stock moq-relay in this process, or as a process of its own that can be killed.
 
 #![allow(dead_code)] // each test binary uses a part
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panics")]
 
 pub(crate) mod hop;
+pub(crate) mod impair;
 
 use moq_relay::{Config, Relay};
 use sha2::{Digest, Sha256};

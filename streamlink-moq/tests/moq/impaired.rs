@@ -1,79 +1,49 @@
-//! Links that are cut, slow and lossy, in a network namespace of their own. Long runs: set `STREAMLINK_MOQ_LONG`. Needs
-//! root, `unshare` and `tc`.
+//! Links that are cut, slow and lossy. `STREAMLINK_MOQ_LONG` makes the runs longer and asserts the figures.
 
 use crate::common::{
-    Certificate, RelayProcess,
-    hop::{Edge, Ingest, Ts, digest, push_paced},
+    Certificate, InProcessRelay,
+    hop::{Edge, Ingest, Ts, digest, event, push_paced},
+    impair::Impaired,
     soon,
 };
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use streamlink_core::{MediaFamily, Packet};
-use streamlink_moq::{IncomingStats, PublishSettings, RelayAddress};
+use streamlink_moq::{IncomingStats, MoqEvent, PublishSettings};
 
-/// Variable that is set inside the namespace.
-const INSIDE: &str = "STREAMLINK_MOQ_NETNS";
+fn is_long() -> bool {
+    std::env::var_os("STREAMLINK_MOQ_LONG").is_some()
+}
 
-/// Runs a test of this file again in a network namespace of its own. Returns whether this is the inside.
-fn is_inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        sh("ip link set lo up");
-        return true;
+/// What came out of a run.
+struct Run {
+    sent: Vec<Packet>,
+    out: Vec<(Instant, Packet)>,
+    stats: IncomingStats,
+}
+
+impl Run {
+    /// Returns the longest silence.
+    fn silence(&self) -> Duration {
+        self.out.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default()
     }
-    if std::env::var_os("STREAMLINK_MOQ_LONG").is_none() {
-        return false;
-    }
-    let exe = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
-        .arg("-n")
-        .arg(exe)
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .unwrap();
-    assert!(status.success(), "{test} in a namespace");
-    false
-}
 
-fn sh(command: &str) {
-    let status = Command::new("sh").args(["-c", command]).status().unwrap();
-    assert!(status.success(), "{command}");
-}
-
-/// Drops, or lets pass, all packets from and to a relay.
-fn cut(relay: &RelayAddress, is_cut: bool) {
-    let loss = if is_cut { 100 } else { 0 };
-    let handle = relay.port();
-    sh(&format!("tc qdisc change dev lo parent 1:{handle:x} netem loss {loss}%"));
-}
-
-/// Sends packets from and to each relay through a queue of its own.
-fn prepare(relays: &[RelayAddress]) {
-    sh("tc qdisc replace dev lo root handle 1: htb default 1 && \
-        tc class add dev lo parent 1: classid 1:1 htb rate 10gbit");
-    for relay in relays {
-        let port = relay.port();
-        sh(&format!(
-            "tc class add dev lo parent 1: classid 1:{port:x} htb rate 10gbit && \
-             tc qdisc add dev lo parent 1:{port:x} netem loss 0% && \
-             tc filter add dev lo parent 1: protocol ip prio 1 u32 match ip dport {port} 0xffff flowid 1:{port:x} && \
-             tc filter add dev lo parent 1: protocol ip prio 1 u32 match ip sport {port} 0xffff flowid 1:{port:x}"
-        ));
+    fn assert_whole(&self) {
+        let digests = (digest(self.out.iter().map(|(_, packet)| packet)), digest(self.sent.iter()));
+        assert_eq!(digests.0, digests.1, "{:?}", self.stats);
     }
 }
 
-/// Carries 6 Mb/s over two relays while something happens to the network. Returns the longest silence.
+/// Carries 6 Mb/s over two relays, while something happens to the networks before them.
 async fn carry(
     time: Duration,
-    prepare: impl FnOnce(&[RelayAddress]),
-    happen: impl AsyncFnOnce(&[RelayAddress], &Edge),
-) -> (Duration, IncomingStats) {
+    prepare: impl FnOnce(&[Impaired; 2]),
+    happen: impl AsyncFnOnce(&[Impaired; 2], &Edge, &Ingest),
+) -> Run {
     let certificate = Certificate::new();
-    let relays = [RelayProcess::start(&certificate), RelayProcess::start(&certificate)];
-    let addresses = [relays[0].address(), relays[1].address()];
-    prepare(&addresses);
+    let relays = [InProcessRelay::start(&certificate).await, InProcessRelay::start(&certificate).await];
+    let networks = [Impaired::start(&relays[0].address()).await, Impaired::start(&relays[1].address()).await];
+    prepare(&networks);
+    let addresses = [networks[0].address(), networks[1].address()];
     let family = MediaFamily::Datagrams;
     let ingest = Ingest::start(&addresses, &certificate, "live/cam", family, PublishSettings::new()).await;
     let mut edge = Edge::start(&addresses, &certificate, "live/cam", family).await;
@@ -85,51 +55,106 @@ async fn carry(
     let source = ingest.source.clone();
     let pushing =
         tokio::spawn(async move { push_paced(&source, || ts.datagram(), Duration::from_micros(1754), time).await });
-    happen(&addresses, &edge).await;
+    happen(&networks, &edge, &ingest).await;
     let sent: Vec<Packet> = [first].into_iter().chain(pushing.await.unwrap()).collect();
     let count = u64::try_from(sent.len()).unwrap();
-    let all = soon("the rest", async {
-        while edge.incoming.stats().packets < count {
+    let settled = async {
+        // Until all is there, or nothing more comes.
+        let mut last = (0, Instant::now());
+        while last.0 < count && last.1.elapsed() < Duration::from_secs(4) {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            if edge.incoming.stats().lost > 0 {
-                break;
+            let packets = edge.incoming.stats().packets;
+            if packets != last.0 {
+                last = (packets, Instant::now());
             }
         }
-    });
-    all.await;
+    };
+    soon("the rest", settled).await;
     let out = out.finish().await;
     let stats = edge.incoming.stats();
     println!("{} of {} packets, {stats:?}", out.len(), sent.len());
-    let times: Vec<Instant> = out.iter().map(|(at, _)| *at).collect();
-    let silence = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-    assert_eq!(digest(out.iter().map(|(_, packet)| packet)), digest(sent.iter()), "{stats:?}");
-    (silence, stats)
+    Run { sent, out, stats }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relays_cut_off_in_turn_lose_nothing() {
-    if !is_inside("impaired::relays_cut_off_in_turn_lose_nothing") {
-        return;
-    }
-    let happen = async |relays: &[RelayAddress], edge: &Edge| {
-        for (relay, seconds) in [(0, 2), (1, 2), (0, 10), (1, 10)] {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            cut(&relays[relay], true);
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            cut(&relays[relay], false);
+    let cuts: &[(usize, u64)] = if is_long() { &[(0, 2), (1, 2), (0, 10), (1, 10)] } else { &[(0, 2), (1, 2)] };
+    let time = if is_long() { 45 } else { 10 };
+    let happen = async |networks: &[Impaired; 2], edge: &Edge, _: &Ingest| {
+        for (relay, seconds) in cuts {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            networks[*relay].lose(10_000);
+            tokio::time::sleep(Duration::from_secs(*seconds)).await;
+            networks[*relay].lose(0);
             edge.legs(2).await;
         }
     };
-    let (silence, _) = carry(Duration::from_secs(48), prepare, happen).await;
-    println!("longest silence {silence:?} with cuts of 2 s and 10 s");
+    let run = carry(Duration::from_secs(time), |_| {}, happen).await;
+    println!("longest silence {:?} with cuts of {cuts:?}", run.silence());
+    run.assert_whole();
+    assert_eq!((run.stats.lost, run.stats.lost_groups), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_and_lossy_links_lose_nothing() {
-    if !is_inside("impaired::long_and_lossy_links_lose_nothing") {
-        return;
+async fn all_links_cut_for_a_moment_lose_nothing() {
+    let happen = async |networks: &[Impaired; 2], edge: &Edge, _: &Ingest| {
+        let mut events = edge.incoming.events();
+        let told = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                println!("{event:?}");
+            }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for network in networks {
+            network.lose(10_000);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for network in networks {
+            network.lose(0);
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        told.abort();
+    };
+    let run = carry(Duration::from_secs(8), |_| {}, happen).await;
+    println!("longest silence {:?} with all links cut for 2 s", run.silence());
+    run.assert_whole();
+}
+
+/// At 150 ms and 1 % loss, the legs need some seconds before they carry 6 Mb/s; after that nothing is lost within the wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_and_lossy_links_lose_nothing_once_they_are_warm() {
+    if !is_long() {
+        return; // takes a minute on an idle machine
     }
-    let slow = |_: &[RelayAddress]| sh("tc qdisc replace dev lo root netem delay 75ms loss 1% limit 100000");
-    let (silence, _) = carry(Duration::from_secs(40), slow, async |_, _| {}).await;
-    println!("longest silence {silence:?} at 150 ms and 1 %");
+    let slow = |networks: &[Impaired; 2]| {
+        for network in networks {
+            network.round_trip(Duration::from_millis(150));
+            network.lose(100);
+        }
+    };
+    let mut warm = (0, 0);
+    let happen = async |_: &[Impaired; 2], edge: &Edge, _: &Ingest| {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let stats = edge.incoming.stats();
+        warm = (stats.lost, stats.lost_groups);
+    };
+    let run = carry(Duration::from_secs(40), slow, happen).await;
+    println!("longest silence {:?} at 150 ms with loss; lost while cold: {warm:?}", run.silence());
+    assert_eq!((run.stats.lost, run.stats.lost_groups), warm);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loss_of_a_link_is_told() {
+    let time = Duration::from_secs(9);
+    let happen = async |networks: &[Impaired; 2], _: &Edge, ingest: &Ingest| {
+        let mut events = ingest.publication.events();
+        networks[1].lose(500);
+        let relay = networks[1].address().to_string();
+        let is_high = |event: &MoqEvent| matches!(event, MoqEvent::LossHigh { relay: of, .. } if *of == relay);
+        event(&mut events, "high loss", is_high).await;
+        let stats = ingest.publication.stats();
+        assert!(stats.relays[1].is_loss_high, "{stats:?}");
+    };
+    let run = carry(time, |_| {}, happen).await;
+    assert!(run.stats.legs.iter().all(|leg| leg.malformed == 0), "{:?}", run.stats);
 }
