@@ -200,10 +200,17 @@ impl RelayLink {
             LinkStatus { state: LinkState::Connecting, connects: 0, failures: 0, last_error: None, is_refused: false };
         let (status, receiver) = watch::channel(idle);
         let limit = settings.connect_timeout + SETUP_MARGIN;
+        let (exists, made) = tokio::sync::oneshot::channel::<()>();
         let shared = Arc::new_cyclic(|shared| {
-            let task = tokio::spawn(stay_connected(client, url, limit, status, shared.clone()));
+            let stay = stay_connected(client, url, limit, status, shared.clone());
+            let task = tokio::spawn(async move {
+                // The task ends when nobody holds the link, which must exist first.
+                let _ = made.await; // an error comes after it exists, too
+                stay.await;
+            });
             Shared { connection: Mutex::new(None), task }
         });
+        let _ = exists.send(()); // the task waits for it
         Ok(Self { address: address.clone(), received: Origin(received), status: receiver, shared })
     }
 
