@@ -2,7 +2,7 @@
 
 use crate::seal::{RegionKeys, RegionPublicKey, SealError};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 use streamlink_core::{Bitrate, ConfigErrors, MediaFamily, Output, PeerText};
 use zeroize::Zeroizing;
 
@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 const VERSION: u32 = 1;
 /// Maximum number of outputs of a flow in one region.
 pub const MAX_OUTPUTS: usize = 256;
+/// Interval in which a publisher repeats a description.
+pub(crate) const REPETITION: Duration = Duration::from_secs(4);
 /// Maximum length of a flow's name, in bytes.
 const MAX_FLOW_NAME: usize = 128;
 

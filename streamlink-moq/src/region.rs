@@ -3,16 +3,20 @@
 use crate::{
     Error, LinkSettings, MoqAddress, Publication, PublishSettings, Relays, TrackOptions, TrackWriter,
     node::random_number,
-    outputs::{DescribedOutput, FlowOutputs},
+    outputs::{DescribedOutput, FlowOutputs, REPETITION},
     paths::{Paths, checked_name},
     seal::RegionPublicKey,
-    status::{StatusMessage, StatusReader},
+    status::{INTERVAL, StatusMessage, StatusReader},
     track_watch::{News, Watch, Watched},
 };
+use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use streamlink_core::{
@@ -80,6 +84,8 @@ struct Shared {
     publisher: u64,
     /// Links to the relays, while any flow is in a region.
     relays: Mutex<Weak<Relays>>,
+    /// Number of the last description of outputs, of any flow.
+    revision: AtomicU64,
     /// Locks of the flows: the region that holds it publishes the media.
     media: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -107,6 +113,7 @@ impl Cluster {
             paths,
             publisher: random_number()?,
             relays: Mutex::default(),
+            revision: AtomicU64::new(0),
             media: Mutex::default(),
         })))
     }
@@ -176,7 +183,8 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
     let (sender, mut messages) = mpsc::channel(QUEUE);
     for (relay, link) in relays.links().iter().enumerate() {
         let prefix = cluster.paths.all_status(&region, &name);
-        let watch = Watch { link: link.clone(), relay, prefix, track: "status", limit: MAX_NODES };
+        let watch =
+            Watch { link: link.clone(), relay, prefix, track: "status", limit: MAX_NODES, patience: 3 * INTERVAL };
         let status = watch.run(|watched| watched, sender.clone());
         tasks.spawn(async move {
             status.await;
@@ -194,7 +202,8 @@ async fn carry(cluster: Arc<Shared>, key: RegionPublicKey, flow: RegionFlow) -> 
         reporter,
         relays,
         track,
-        revision: first_revision(),
+        revision: 0,
+        sealed: None,
         ids: BTreeSet::new(),
         removed: BTreeMap::new(),
         last_heard: Instant::now(),
@@ -258,15 +267,14 @@ async fn publish_media(
     };
     let path = cluster.paths.media(&flow);
     let sdp = move || lock(&sdp).clone();
-    let mut publication = Publication::of_tap(&relays, &path, tap, input, sdp, &PublishSettings::new())?;
+    // Engines that receive the same RTP stream (ST 2022-7) publish it side by side, and nodes merge them.
+    let settings = match input.family() {
+        MediaFamily::Rtp => PublishSettings::new().instance(format!("{:016x}", cluster.publisher)),
+        _ => PublishSettings::new(),
+    };
+    let mut publication = Publication::of_tap(&relays, &path, tap, input, sdp, &settings)?;
     publication.ended().await;
     Ok(())
-}
-
-/// Returns the number of the first revision of a run. Later runs of one process have larger ones, and so have those of a
-/// publisher that nodes still remember.
-fn first_revision() -> u64 {
-    crate::unix_micros()
 }
 
 /// One flow in one region.
@@ -281,6 +289,8 @@ struct FlowLink {
     track: TrackWriter,
     reader: StatusReader,
     revision: u64,
+    /// Present description, and when it was published last.
+    sealed: Option<(Instant, Bytes)>,
     /// Present outputs.
     ids: BTreeSet<u64>,
     /// Outputs that were removed, with the revision since which they are missing.
@@ -294,7 +304,8 @@ struct FlowLink {
 impl FlowLink {
     /// Publishes the outputs; `None`: the flow leaves the region.
     fn publish(&mut self, update: Option<&RegionUpdate>) -> Result<(), Error> {
-        self.revision += 1;
+        // Of the whole process, so that a flow that is started again goes on after what nodes remember.
+        self.revision = self.cluster.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let outputs = update.map(|update| update.outputs.as_slice()).unwrap_or_default();
         let ids: BTreeSet<u64> = outputs.iter().map(|output| output.id()).collect();
         self.removed.extend(self.ids.difference(&ids).map(|id| (*id, self.revision)));
@@ -310,7 +321,18 @@ impl FlowLink {
             outputs: outputs.iter().map(described).collect(),
         };
         let sealed = description.seal(&self.key).map_err(|error| Error::Settings(error.to_string().into()))?;
+        let sealed = Bytes::from(sealed);
+        self.sealed = Some((Instant::now(), sealed.clone()));
         self.track.write_object(sealed)
+    }
+
+    /// Publishes the present description again, if that is due: whoever waits for it in vain subscribes anew.
+    fn repeat(&mut self, now: Instant) {
+        let is_due = |last: Instant| now.saturating_duration_since(last) >= REPETITION;
+        if let Some((last, sealed)) = self.sealed.as_mut().filter(|(last, _)| is_due(*last)) {
+            *last = now;
+            let _ = self.track.write_object(sealed.clone()); // a track that has ended is told when it is written next
+        }
     }
 
     /// Takes a report of a node.
@@ -382,6 +404,7 @@ impl FlowLink {
             reason = reason.or(status.last_error);
         }
         self.reporter.legs(shown);
+        self.repeat(now);
         if self.legs.iter().all(Option::is_none) {
             let reason = reason.unwrap_or_else(|| PeerText::new("connecting"));
             let text = format!("{}: no relay answers: {reason}", self.region);

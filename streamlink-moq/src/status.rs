@@ -29,6 +29,8 @@ const REPEATED: Duration = Duration::from_secs(5);
 pub const INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval of messages.
 const URGENT: Duration = Duration::from_millis(100);
+/// Time after which a reader forgets a node.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Maximum number of nodes of which a reader remembers the last message.
 const MAX_NODES: usize = crate::membership::MAX_NODES;
 
@@ -51,7 +53,9 @@ pub struct StatusMessage {
     pub flow: String,
     /// Sender.
     pub node: NodeKey,
-    /// Number of the message, from 1.
+    /// Number of the sender's run of the flow: messages and events of a later run are numbered anew.
+    pub run: u64,
+    /// Number of the message within the run, from 1.
     pub sequence: u64,
     /// Newest revision of each publisher's description that is in effect.
     pub seen: Vec<SeenRevision>,
@@ -183,6 +187,7 @@ pub struct StatusWriter {
     region: String,
     flow: String,
     node: NodeKey,
+    run: u64,
     sequence: u64,
     next_event: u64,
     events: VecDeque<(Instant, NumberedEvent)>,
@@ -191,12 +196,13 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// Returns a writer.
-    pub fn new(region: &str, flow: &str, node: &NodeKey) -> Self {
+    /// Returns a writer. `run` grows each time that the node begins with the flow.
+    pub fn new(region: &str, flow: &str, node: &NodeKey, run: u64) -> Self {
         Self {
             region: region.to_owned(),
             flow: flow.to_owned(),
             node: node.clone(),
+            run,
             sequence: 0,
             next_event: 1,
             events: VecDeque::new(),
@@ -243,6 +249,7 @@ impl StatusWriter {
             region: self.region.clone(),
             flow: self.flow.clone(),
             node: self.node.clone(),
+            run: self.run,
             sequence: self.sequence,
             seen,
             outputs,
@@ -269,6 +276,7 @@ pub struct StatusNews {
 #[derive(Debug)]
 struct LastMessage {
     at: Instant,
+    run: u64,
     sequence: u64,
     last_event: u64,
     revision: u64,
@@ -291,16 +299,19 @@ impl StatusReader {
 
     /// Takes a message. `None` if it is an older one than the last, or of more nodes than a region has.
     pub fn take(&mut self, now: Instant, message: StatusMessage) -> Option<StatusNews> {
+        // Each process of a node is another one: those that have ended make room.
+        self.nodes.retain(|_, last| now.saturating_duration_since(last.at) < FORGOTTEN);
         let last = self.nodes.get(&message.node);
-        if last.is_some_and(|last| message.sequence <= last.sequence) {
+        if last.is_some_and(|last| (message.run, message.sequence) <= (last.run, last.sequence)) {
             return None;
         }
         if last.is_none() && self.nodes.len() >= MAX_NODES {
             return None;
         }
         // Events from before this reader knew the node are told as well: they are a few seconds old at most.
-        let last_event = last.map_or(0, |last| last.last_event);
-        let is_first = last.is_none();
+        let same_run = last.filter(|last| last.run == message.run);
+        let last_event = same_run.map_or(0, |last| last.last_event);
+        let is_first = same_run.is_none();
         let mut news = StatusNews::default();
         let mut next = last_event + 1;
         for numbered in &message.events {
@@ -328,6 +339,7 @@ impl StatusReader {
         let seen = message.seen.iter().find(|seen| seen.publisher == self.publisher);
         let last = LastMessage {
             at: now,
+            run: message.run,
             sequence: message.sequence,
             last_event: next - 1,
             revision: seen.map_or(0, |seen| seen.revision),
@@ -340,11 +352,6 @@ impl StatusReader {
 
     fn own(&self, ids: &[PublishedId]) -> Option<u64> {
         ids.iter().find(|id| id.publisher == self.publisher).map(|id| id.id)
-    }
-
-    /// Forgets a node that is gone.
-    pub fn remove(&mut self, node: &NodeKey) {
-        self.nodes.remove(node);
     }
 
     /// Returns `true` if an output has ended at all nodes that are heard, after its removal in a revision.
@@ -389,7 +396,7 @@ mod tests {
     #[test]
     fn status_tells_each_event_once_though_messages_are_lost() {
         let start = Instant::now();
-        let mut writer = StatusWriter::new("eu", "f", &key());
+        let mut writer = StatusWriter::new("eu", "f", &key(), 1);
         let mut reader = StatusReader::new(8);
         writer.event(start, ids(1), lost("a"));
         let first = read(&writer.message(start, vec![], vec![output(1, 5)], [])).expect("read");
@@ -416,9 +423,37 @@ mod tests {
     }
 
     #[test]
+    fn status_of_a_later_run_is_numbered_anew() {
+        let now = Instant::now();
+        let mut reader = StatusReader::new(8);
+        let mut first = StatusWriter::new("eu", "f", &key(), 1);
+        for _ in 0..5 {
+            first.event(now, ids(1), lost("a"));
+            assert!(reader.take(now, first.message(now, vec![], vec![], [])).is_some());
+        }
+        let mut second = StatusWriter::new("eu", "f", &key(), 2);
+        second.event(now, ids(1), lost("b"));
+        let news = reader.take(now, second.message(now, vec![], vec![], [])).expect("news");
+        assert_eq!((news.events, news.missed_events), (vec![(101, lost("b"))], 0));
+        assert!(reader.take(now, first.message(now, vec![], vec![], [])).is_none(), "a late message of the first run");
+    }
+
+    #[test]
+    fn status_reader_makes_room_for_nodes_that_are_started_again() {
+        let mut now = Instant::now();
+        let mut reader = StatusReader::new(8);
+        for instance in 0..300 {
+            now += Duration::from_secs(2);
+            let node = NodeKey { id: "n1".into(), instance };
+            let message = StatusWriter::new("eu", "f", &node, 1).message(now, vec![], vec![], []);
+            assert!(reader.take(now, message).is_some(), "process {instance}");
+        }
+    }
+
+    #[test]
     fn status_is_throttled() {
         let start = Instant::now();
-        let mut writer = StatusWriter::new("eu", "f", &key());
+        let mut writer = StatusWriter::new("eu", "f", &key(), 1);
         assert!(writer.is_due(start));
         writer.message(start, vec![], vec![], []);
         assert!(!writer.is_due(start + URGENT));
@@ -435,7 +470,7 @@ mod tests {
         let now = Instant::now();
         let mut reader = StatusReader::new(8);
         assert!(reader.has_ended(now, 101, 2), "no node runs anything");
-        let mut writer = StatusWriter::new("eu", "f", &key());
+        let mut writer = StatusWriter::new("eu", "f", &key(), 1);
         let seen = |revision| vec![SeenRevision { publisher: 8, revision }];
         reader.take(now, writer.message(now, seen(1), vec![output(1, 0)], []));
         assert!(!reader.has_ended(now, 101, 2));
@@ -451,7 +486,7 @@ mod tests {
         let mut reader = StatusReader::new(8);
         let mut standby = output(1, 7);
         standby.is_primary = false;
-        let mut writer = StatusWriter::new("eu", "f", &key());
+        let mut writer = StatusWriter::new("eu", "f", &key(), 1);
         let news = reader.take(now, writer.message(now, vec![], vec![standby], [])).expect("news");
         assert!(news.outputs.is_empty());
     }
@@ -459,7 +494,7 @@ mod tests {
     #[test]
     fn status_refuses_hostile_input() {
         let now = Instant::now();
-        let good = StatusWriter::new("eu", "f", &key()).message(now, vec![], vec![output(1, 1)], []);
+        let good = StatusWriter::new("eu", "f", &key(), 1).message(now, vec![], vec![output(1, 1)], []);
         assert!(read(&good).is_ok());
         let from = |bytes: &[u8]| StatusMessage::from_bytes(bytes, "eu", "f", &key()).expect_err("refused");
         assert!(matches!(from(&vec![b' '; MAX_STATUS + 1]), StatusError::TooLong(_)));
@@ -491,7 +526,7 @@ mod tests {
     #[test]
     fn status_that_is_too_long_is_shortened() {
         let now = Instant::now();
-        let mut writer = StatusWriter::new("eu", "f", &key());
+        let mut writer = StatusWriter::new("eu", "f", &key(), 1);
         for _ in 0..MAX_EVENTS {
             writer.event(now, ids(1), lost(&"x".repeat(10_000)));
         }

@@ -3,7 +3,11 @@
 use crate::{RelayLink, SubscribeOptions};
 use bytes::Bytes;
 use std::{collections::HashMap, time::Duration};
-use tokio::{sync::mpsc, task::AbortHandle, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
 
 /// Shortest pause before a subscription that failed is tried again.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +44,8 @@ pub(crate) struct Watch {
     pub(crate) track: &'static str,
     /// Maximum number of broadcasts.
     pub(crate) limit: usize,
+    /// Time without an object after which a subscription is made anew. Publishers repeat themselves more often.
+    pub(crate) patience: Duration,
 }
 
 impl Watch {
@@ -69,7 +75,14 @@ impl Watch {
                     return;
                 }
             } else {
-                let reader = read(self.link.clone(), relay, path.clone(), self.track, make, news.clone());
+                let subscription = Subscription {
+                    link: self.link.clone(),
+                    relay,
+                    path: path.clone(),
+                    track: self.track,
+                    patience: self.patience,
+                };
+                let reader = subscription.read(make, news.clone());
                 if let Some(before) = readers.insert(path.clone(), tasks.spawn(reader)) {
                     before.abort();
                 }
@@ -78,27 +91,34 @@ impl Watch {
     }
 }
 
-/// Reads the objects of one broadcast, and subscribes again when that fails.
-async fn read<T>(
+/// Subscription to the track of one broadcast.
+struct Subscription {
     link: RelayLink,
     relay: usize,
     path: String,
     track: &'static str,
-    make: fn(Watched) -> T,
-    news: mpsc::Sender<T>,
-) {
-    let mut pause = MIN_PAUSE;
-    loop {
-        if let Ok(mut reader) = link.subscribe(&path, track, SubscribeOptions::default()).await {
-            while let Ok(Some(object)) = reader.next_object().await {
-                pause = MIN_PAUSE;
-                let watched = Watched { relay, path: path.clone(), news: News::Object(object) };
-                if news.send(make(watched)).await.is_err() {
-                    return;
+    patience: Duration,
+}
+
+impl Subscription {
+    /// Reads the objects, and subscribes again when that fails or when none comes.
+    async fn read<T>(self, make: fn(Watched) -> T, news: mpsc::Sender<T>) {
+        // Small messages go before the media of the connection.
+        let options = SubscribeOptions { priority: u8::MAX, ..SubscribeOptions::default() };
+        let mut pause = MIN_PAUSE;
+        loop {
+            let subscribed = timeout(self.patience, self.link.subscribe(&self.path, self.track, options)).await;
+            if let Ok(Ok(mut reader)) = subscribed {
+                while let Ok(Ok(Some(object))) = timeout(self.patience, reader.next_object()).await {
+                    pause = MIN_PAUSE;
+                    let watched = Watched { relay: self.relay, path: self.path.clone(), news: News::Object(object) };
+                    if news.send(make(watched)).await.is_err() {
+                        return;
+                    }
                 }
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(MAX_PAUSE);
     }
 }

@@ -88,6 +88,8 @@ struct Stage {
     regions: Vec<Region>,
     flow: FlowHandle,
     began: Instant,
+    /// Engines of the flow and of the destinations, whose flows end with them.
+    _engines: [Engine; 2],
     _player: Option<JoinHandle<()>>,
 }
 
@@ -130,7 +132,16 @@ impl Stage {
             Some(_) => None,
             None => Some(tokio::spawn(play(flow.app_source("clip")?))),
         };
-        let mut stage = Self { certificate, address, relays, regions, flow, began: Instant::now(), _player: player };
+        let mut stage = Self {
+            certificate,
+            address,
+            relays,
+            regions,
+            flow,
+            began: Instant::now(),
+            _engines: [engine, destinations],
+            _player: player,
+        };
         let ids: Vec<String> =
             stage.regions.iter().flat_map(|region| &region.nodes).map(|slot| slot.id.clone()).collect();
         for id in ids {

@@ -8,8 +8,8 @@ use super::{
 use crate::{
     Broadcast, Error, Relays, TrackOptions, TrackWriter,
     media::Fence,
-    membership::{Heartbeat, MAX_NODES, Membership, MembershipEvent, NodeKey, Phase},
-    outputs::FlowOutputs,
+    membership::{FENCE, Heartbeat, MAX_NODES, Membership, MembershipEvent, NodeKey, Phase},
+    outputs::{FlowOutputs, REPETITION},
     paths::Paths,
     placement::OutputId,
     status::StatusWriter,
@@ -82,6 +82,8 @@ pub(super) struct Agent {
     returned: Vec<(u64, OutputId)>,
     /// Number of decisions.
     round: u64,
+    /// Number of runners started so far.
+    runs: u64,
     began: Instant,
     heartbeat: TrackWriter,
     _broadcast: Broadcast,
@@ -112,6 +114,7 @@ impl Agent {
                 prefix: paths.all_nodes(&options.region),
                 track: "heartbeat",
                 limit: 2 * MAX_NODES,
+                patience: FENCE,
             };
             readers.spawn(nodes.run(Message::Node, message_sender.clone()));
             let outputs = Watch {
@@ -120,19 +123,21 @@ impl Agent {
                 prefix: paths.all_outputs(&options.region),
                 track: "outputs",
                 limit: options.max_flows,
+                patience: 3 * REPETITION,
             };
             readers.spawn(outputs.run(Message::Outputs, message_sender.clone()));
             let mut link = link.clone();
             let sender = message_sender.clone();
             readers.spawn(async move {
                 let relay = link.address().to_string();
-                let mut was_connected = false;
+                let mut told = None;
                 while let Some(status) = link.status_changed().await {
                     let lost = status.last_error.clone().filter(|_| !status.is_connected());
-                    if status.is_connected() == was_connected && lost.is_none() {
+                    // Attempts that fail for the same reason as the one before are not told again.
+                    if (!status.is_connected() && lost.is_none()) || told.as_ref() == Some(&lost) {
                         continue;
                     }
-                    was_connected = status.is_connected();
+                    told = Some(lost.clone());
                     if sender.send(Message::Link { relay: relay.clone(), lost }).await.is_err() {
                         return;
                     }
@@ -170,6 +175,7 @@ impl Agent {
             leases: BTreeSet::new(),
             returned: Vec::new(),
             round: 0,
+            runs: 0,
             began: now,
             heartbeat,
             _broadcast: broadcast,
@@ -343,6 +349,9 @@ impl Agent {
             self.tell(NodeEvent::FlowFound(name.clone()));
         }
         let Some(flow) = self.flows.get_mut(&name) else { return };
+        if flow.published.is_full_for(publisher) {
+            return self.refuse(path, "more publishers of the flow than this node takes notice of");
+        }
         self.is_dirty |= flow.published.take(relay, outputs);
     }
 
@@ -351,6 +360,7 @@ impl Agent {
         let generation = self.membership.generation();
         let desired = published.desired(name, &self.membership, |_| false);
         let (sender, receiver) = watch::channel(desired);
+        self.runs += 1;
         let region = &self.options.region;
         let runner = Runner {
             shared: self.shared.clone(),
@@ -358,7 +368,7 @@ impl Agent {
             media_path: self.paths.media(name),
             status_path: self.paths.status(region, name, &self.key),
             desired: receiver,
-            status: StatusWriter::new(region, name, &self.key),
+            status: StatusWriter::new(region, name, &self.key, self.runs),
         };
         self.runners.spawn(runner.run());
         KnownFlow { published, desired: sender, stopped: generation, stopped_round: 0 }
@@ -367,7 +377,12 @@ impl Agent {
     /// Drops flows whose publishers are gone.
     fn expire(&mut self, now: Instant) {
         let mut gone = Vec::new();
+        // A node that is cut off knows nothing of its publishers.
+        let is_cut_off = !self.shared.subscribe.links().iter().any(|link| link.status().is_connected());
         for (name, flow) in &mut self.flows {
+            if is_cut_off {
+                flow.published.hold(now);
+            }
             self.is_dirty |= flow.published.expire(now);
             if flow.published.is_empty() {
                 gone.push(name.clone());

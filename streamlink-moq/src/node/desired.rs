@@ -60,6 +60,18 @@ impl PublishedFlow {
         }
     }
 
+    /// Returns `true` if there are too many publishers for another one.
+    pub(super) fn is_full_for(&self, publisher: u64) -> bool {
+        self.publishers.len() >= MAX_PUBLISHERS && !self.publishers.contains_key(&publisher)
+    }
+
+    /// Lets the time begin anew after which lost publishers are gone.
+    pub(super) fn hold(&mut self, now: Instant) {
+        for known in self.publishers.values_mut() {
+            known.lost = known.lost.map(|_| now);
+        }
+    }
+
     /// Removes publishers that are gone. Returns `true` if any was.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let before = self.publishers.len();
@@ -232,6 +244,12 @@ mod tests {
         assert!(!flow.expire(now + LINGER));
         flow.withdraw(0, 1, now);
         assert!(flow.expire(now + LINGER) && flow.is_empty());
+        // Nothing is gone while no relay answers at all.
+        flow.take(0, outputs(1, 1, &["a"]));
+        flow.withdraw(0, 1, now);
+        flow.hold(now + LINGER);
+        assert!(!flow.expire(now + LINGER));
+        flow.take(0, outputs(1, 1, &["a"]));
         // A publisher that has ended in order is gone at once.
         flow.take(0, outputs(1, 2, &[]));
         flow.withdraw(0, 1, now);

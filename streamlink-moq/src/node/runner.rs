@@ -15,14 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, EndpointStats, Engine, Error as FlowError, Event, Events, Flow, FlowHandle, MediaFamily, PeerText, Source,
-    State,
+    Bitrate, EndpointStats, Engine, Error as FlowError, Event, Events, Flow, FlowHandle, MediaFamily, Output,
+    OutputEdit, PeerText, Source, State,
 };
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
+use zeroize::Zeroizing;
 
 /// Name of the source that receives from the relays.
 const SOURCE: &str = "relays";
@@ -30,6 +31,9 @@ const SOURCE: &str = "relays";
 const RETRY: Duration = Duration::from_secs(2);
 /// Interval in which the runner looks whether a report is due, and what is to be tried again.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Hash of an output of which it is not known whether it runs, and as what.
+const UNKNOWN: [u8; 32] = [0; 32];
 
 /// Report of a runner to the agent.
 #[derive(Debug)]
@@ -163,7 +167,7 @@ impl Runner {
                     }
                 }
             }
-            let Some(known) = local.as_mut() else { return None };
+            let known = local.as_mut()?;
             follow(known, &desired);
             if self.start_outputs(known, &desired, faults).await {
                 return (!faults.is_empty()).then(|| Instant::now() + RETRY);
@@ -231,25 +235,27 @@ impl Runner {
                 local.outputs.insert(name.clone(), wanted.clone());
                 continue;
             }
-            let is_new = known.is_none();
             let handle = local.handle.clone();
+            // What was interrupted, or has failed, may be anything.
+            let known_well = known.filter(|known| known.json_hash != UNKNOWN);
+            if let Some(edit) = known_well.and_then(|known| edit_between(&known.output, &wanted.output))
+                && handle.edit_output(name, edit).is_ok()
+            {
+                local.outputs.insert(name.clone(), wanted.clone());
+                continue;
+            }
+            let is_new = known.is_none();
             // Known from before it starts, so that an interrupted start is undone.
             local.outputs.insert(name.clone(), wanted.clone());
             self.shared.fence.note(&self.flow, local.outputs.values().any(|output| output.is_exclusive));
-            let started = async {
-                if is_new {
-                    handle.add_output(wanted.output.clone()).await
-                } else {
-                    handle.replace_output(name, wanted.output.clone()).await
-                }
-            };
+            let started = put(&handle, name, &wanted.output, is_new);
             let result = tokio::select! {
                 biased;
                 result = started => result,
                 _ = self.desired.changed() => {
                     // What was changed is marked as not known, so that it is applied again.
                     if let Some(output) = local.outputs.get_mut(name) {
-                        output.json_hash = [0; 32];
+                        output.json_hash = UNKNOWN;
                     }
                     self.desired.mark_changed();
                     return false;
@@ -261,18 +267,11 @@ impl Runner {
                     let event = NodeEvent::OutputStarted { flow: self.flow.clone(), output: name.clone() };
                     self.tell(Report::Event(event)).await;
                 }
-                Err(FlowError::AlreadyExists { .. }) if is_new => {
-                    // It had started when it was interrupted: it is replaced by what is wanted now.
-                    if let Err(error) = handle.replace_output(name, wanted.output.clone()).await {
-                        local.outputs.remove(name);
-                        self.fail(faults, name.clone(), &PeerText::new(error.to_string())).await;
-                    }
-                }
                 Err(error) => {
                     if is_new {
                         local.outputs.remove(name);
                     } else if let Some(output) = local.outputs.get_mut(name) {
-                        output.json_hash = [0; 32];
+                        output.json_hash = UNKNOWN;
                     }
                     self.fail(faults, name.clone(), &PeerText::new(error.to_string())).await;
                 }
@@ -350,6 +349,51 @@ impl Runner {
     }
 }
 
+/// Adds an output, or replaces it. Whether it is there is not known for sure, if a start was interrupted.
+async fn put(handle: &FlowHandle, name: &str, output: &Output, is_new: bool) -> Result<(), FlowError> {
+    if is_new {
+        match handle.add_output(output.clone()).await {
+            Err(FlowError::AlreadyExists { .. }) => handle.replace_output(name, output.clone()).await,
+            result => result,
+        }
+    } else {
+        match handle.replace_output(name, output.clone()).await {
+            Err(FlowError::NotFound { .. }) => handle.add_output(output.clone()).await,
+            result => result,
+        }
+    }
+}
+
+/// Returns the edit that makes one output of another without a reconnection: of its allowlist and its maximum number of
+/// players. `None` if anything else differs.
+fn edit_between(from: &Output, to: &Output) -> Option<OutputEdit> {
+    let split = |output: &Output| {
+        let url = Zeroizing::new(output.to_url());
+        let (address, query) = url.split_once('?').unwrap_or((&url, ""));
+        let (mut allow, mut players, mut rest) = (String::new(), None, Vec::new());
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "allow" => allow = value.into_owned(),
+                "max_players" => players = Some(value.into_owned()),
+                _ => rest.push(Zeroizing::new(format!("{name}={value}"))),
+            }
+        }
+        (Zeroizing::new(address.to_owned()), rest, allow, players)
+    };
+    let (address, rest, _, players) = split(from);
+    let (new_address, new_rest, allow, new_players) = split(to);
+    // The number of players by default is not known here.
+    let is_known = players.is_some() == new_players.is_some();
+    if from.name() != to.name() || address != new_address || rest != new_rest || !is_known {
+        return None;
+    }
+    let mut edit = OutputEdit::new().allow(allow.parse().ok()?);
+    if let Some(players) = new_players {
+        edit = edit.max_players(players.parse().ok()?);
+    }
+    Some(edit)
+}
+
 /// Follows changes of the flow itself.
 fn follow(local: &mut Local, desired: &Desired) {
     if local.max_bandwidth != desired.max_bandwidth && local.handle.set_max_bandwidth(desired.max_bandwidth).is_ok() {
@@ -377,5 +421,27 @@ fn output_of(event: &Event) -> Option<&str> {
         | Event::OutputOversized { output, .. } => Some(output),
         Event::PeerRefused { endpoint, .. } | Event::UnexpectedPayload { endpoint, .. } => Some(endpoint),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_edited_in_place_where_that_is_possible() {
+        let output = |url: &str| Output::from_url("p", url);
+        let base = output("srt://:9001?max_players=4&latency=200");
+        for same in ["srt://:9001?max_players=5&latency=200", "srt://:9001?max_players=4&latency=200&allow=10.0.0.0/8"]
+        {
+            assert!(edit_between(&base, &output(same)).is_some(), "{same}");
+        }
+        for other in [
+            "srt://:9002?max_players=4&latency=200",
+            "srt://:9001?max_players=4&latency=300",
+            "srt://:9001?latency=200",
+        ] {
+            assert!(edit_between(&base, &output(other)).is_none(), "{other}");
+        }
     }
 }

@@ -21,6 +21,8 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts to connect.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Time beyond the connect timeout in which the relay has to answer the setup of MoQ.
+const SETUP_MARGIN: Duration = Duration::from_millis(500);
 /// Pause after a relay has refused the token or the certificate.
 const REFUSED_BACKOFF: Duration = Duration::from_secs(30);
 /// Time for which a link must have been connected for its pauses to begin again at the shortest.
@@ -197,10 +199,18 @@ impl RelayLink {
         let idle =
             LinkStatus { state: LinkState::Connecting, connects: 0, failures: 0, last_error: None, is_refused: false };
         let (status, receiver) = watch::channel(idle);
+        let limit = settings.connect_timeout + SETUP_MARGIN;
+        let (exists, made) = tokio::sync::oneshot::channel::<()>();
         let shared = Arc::new_cyclic(|shared| {
-            let task = tokio::spawn(stay_connected(client, url, status, shared.clone()));
+            let stay = stay_connected(client, url, limit, status, shared.clone());
+            let task = tokio::spawn(async move {
+                // The task ends when nobody holds the link, which must exist first.
+                let _ = made.await; // an error comes after it exists, too
+                stay.await;
+            });
             Shared { connection: Mutex::new(None), task }
         });
+        let _ = exists.send(()); // the task waits for it
         Ok(Self { address: address.clone(), received: Origin(received), status: receiver, shared })
     }
 
@@ -322,6 +332,7 @@ fn connection_url(address: &RelayAddress, token: Option<&Token>) -> Result<url::
 async fn stay_connected(
     client: moq_tokio::Client,
     url: url::Url,
+    limit: Duration,
     status: watch::Sender<LinkStatus>,
     shared: std::sync::Weak<Shared>,
 ) {
@@ -330,8 +341,10 @@ async fn stay_connected(
         status.send_modify(|status| status.state = LinkState::Connecting);
         let begun = Instant::now();
         let connection = client.connect(url.clone());
-        let (reason, is_refused, was_connected) = match connection.established().await {
-            Ok(connection) => {
+        let (reason, is_refused, was_connected) = match tokio::time::timeout(limit, connection.established()).await {
+            // The client bounds the handshake of QUIC, and not all of what follows.
+            Err(_) => ("the relay does not answer".to_owned(), false, false),
+            Ok(Ok(connection)) => {
                 let Some(shared) = shared.upgrade() else { return };
                 *lock(&shared.connection) = Some(connection.clone());
                 drop(shared);
@@ -345,7 +358,7 @@ async fn stay_connected(
                     Err(error) => (error.to_string(), error.is_auth(), true),
                 }
             }
-            Err(error) => (error.to_string(), error.is_auth(), false),
+            Ok(Err(error)) => (error.to_string(), error.is_auth(), false),
         };
         let Some(alive) = shared.upgrade() else { return };
         lock(&alive.connection).take();

@@ -1,10 +1,10 @@
 //! A cluster of two relays, an ingest engine, and the nodes of a region.
 
-use crate::common::{Certificate, InProcessRelay, until};
+use crate::common::{Certificate, InProcessRelay, PATIENCE, until};
 use std::time::{Duration, Instant};
 use streamlink_core::{AppSource, Bitrate, Engine, Flow, FlowHandle, Output, Packet, Source};
 use streamlink_moq::{
-    Cluster, MoqAddress, Node, NodeOptions,
+    Cluster, MoqAddress, Node, NodeOptions, RelayLink,
     membership::Phase,
     seal::{RegionKeys, RegionSecretKey},
 };
@@ -23,11 +23,13 @@ impl Rig {
         let certificate = Certificate::new();
         let relays = vec![InProcessRelay::start(&certificate).await, InProcessRelay::start(&certificate).await];
         let key = RegionSecretKey::generate();
-        let address = MoqAddress::new(relays.iter().map(InProcessRelay::address).collect(), "live").expect("address");
-        let cluster = Cluster::new(address, certificate.settings()).expect("cluster");
-        let link = cluster.region(key.public_key());
-        let ingest = Engine::builder().remote_region("eu", link).on(Handle::current()).expect("engine");
+        let ingest = engine(&relays, &certificate, &key);
         Self { certificate, relays, key, ingest }
+    }
+
+    /// Returns another engine that takes the same flows in.
+    pub(crate) fn another_ingest(&self) -> Engine {
+        engine(&self.relays, &self.certificate, &self.key)
     }
 
     pub(crate) fn address(&self) -> MoqAddress {
@@ -35,16 +37,25 @@ impl Rig {
     }
 
     pub(crate) fn node(&self, id: &str) -> Node {
+        self.node_with(id, |options| options)
+    }
+
+    pub(crate) fn node_with(&self, id: &str, change: impl FnOnce(NodeOptions) -> NodeOptions) -> Node {
         let engine = Engine::on(Handle::current()).expect("engine");
         let options = NodeOptions::new("eu", id, self.address(), RegionKeys::new(self.key.clone()));
-        Node::start(&engine, options.settings(self.certificate.settings())).expect("node")
+        Node::start(&engine, change(options.settings(self.certificate.settings()))).expect("node")
     }
 
     /// Starts nodes, and waits until they know each other.
     pub(crate) async fn nodes<const N: usize>(&self, ids: [&str; N]) -> Vec<Node> {
         let nodes: Vec<Node> = ids.iter().map(|id| self.node(id)).collect();
         let settled = |node: &Node| node.state().phase == Phase::Settled && node.state().peers.len() == N - 1;
-        until("settled nodes", || nodes.iter().all(settled)).await;
+        let all = until("settled nodes", || nodes.iter().all(settled));
+        if tokio::time::timeout(PATIENCE * 3 / 4, all).await.is_err() {
+            let links = nodes.iter().map(|node| node.links().iter().map(RelayLink::status).collect::<Vec<_>>());
+            let states = nodes.iter().map(Node::state);
+            panic!("not settled: {:#?} {:#?}", states.collect::<Vec<_>>(), links.collect::<Vec<_>>());
+        }
         nodes
     }
 
@@ -56,6 +67,14 @@ impl Rig {
         let source = handle.app_source("generator").expect("source");
         (handle, Generator(tokio::spawn(generate(source))))
     }
+}
+
+/// Engine with the region.
+fn engine(relays: &[InProcessRelay], certificate: &Certificate, key: &RegionSecretKey) -> Engine {
+    let address = MoqAddress::new(relays.iter().map(InProcessRelay::address).collect(), "live").expect("address");
+    let cluster = Cluster::new(address, certificate.settings()).expect("cluster");
+    let link = cluster.region(key.public_key());
+    Engine::builder().remote_region("eu", link).on(Handle::current()).expect("engine")
 }
 
 /// Generator of media, which ends with this.
