@@ -244,7 +244,6 @@ impl SendHalf {
     }
 
     /// Returns the sequence number of the next pushed packet.
-    #[cfg(test)]
     pub(crate) fn next_sequence(&self) -> Sequence {
         self.first.after(self.items.len() as u32) // at most the capacity
     }
