@@ -73,6 +73,7 @@ fn page_fits_both_colours_and_every_width() {
         check_place(&browser, &name("list"));
         browser.click("//a[normalize-space()='Create flow']");
         for source in &sources {
+            browser.find(&format!("//select[option[@value='{source}']]"));
             browser.script(
                 "const kind = [...document.querySelectorAll('select')].find((list) =>
                     [...list.options].some((option) => option.value === arguments[0]));
