@@ -315,7 +315,7 @@ fn map_names_files_that_exist() {
         let quoted = text.split('`').skip(1).step_by(2);
         for path in quoted.filter(|path| path.contains('/') && (path.ends_with(".rs") || path.ends_with('/'))) {
             // The folder of a new protocol, as in `proto/NAME/`.
-            let folders = ["", "streamlink-core/src", "examples/console/src"];
+            let folders = ["", "streamlink-core/src", "streamlink-moq/src", "examples/console/src"];
             let exists = folders.iter().any(|folder| root().join(folder).join(path).exists());
             assert!(exists || path.contains("NAME"), "{page} names {path}");
             named += 1;
