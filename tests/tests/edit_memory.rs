@@ -108,7 +108,7 @@ impl Stage {
 
 #[test]
 fn edits_and_players_leave_no_memory_behind() {
-    let rounds = std::env::var("STREAMLINK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let rounds = std::env::var("STREAMLINK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(900);
     let limits = PeerLimits::new().connections(10_000).pending(1000).refusals_per_second(10_000);
     let engine = Engine::builder().workers(2).peer_limits(limits).build().unwrap();
     let stages = [true, false].map(|is_rtmp| Stage::start(&engine, is_rtmp));
