@@ -121,8 +121,11 @@ impl PortTask {
             let first = self.timers.first().map(|(at, _)| *at);
             let overdue = self.attempts.next_timeout();
             let deadline = first.into_iter().chain(overdue).fold(self.next_stats, Instant::min);
-            // While packets come all the time, neither arrivals nor media wake the task.
-            if !self.turns.is_steady() {
+            // While packets come all the time, neither arrivals nor media wake the task. A socket that is watched then would
+            // be waited for, and commands would wait with it.
+            if self.turns.is_steady() {
+                self.socket.unwatch();
+            } else {
                 self.watch_socket();
             }
             let is_steady = self.turns.is_steady() || !self.socket.is_watched();
@@ -187,9 +190,6 @@ impl PortTask {
         }
         self.touched = touched;
         self.turns.end(handled, now);
-        if self.turns.is_steady() {
-            self.socket.unwatch();
-        }
         self.timeouts(now);
     }
 
