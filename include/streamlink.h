@@ -1508,7 +1508,7 @@ typedef struct {
    */
   const char *name;
   /**
-   * Why its outputs wait, if the link has said so or has failed; "" otherwise.
+   * Reason for which its outputs wait, if the link has said so or has failed; "" otherwise.
    */
   const char *waiting;
   /**
@@ -1520,7 +1520,7 @@ typedef struct {
    */
   uint32_t outputs;
   /**
-   * How often the link has failed.
+   * Number of failures of the link.
    */
   uint64_t restarts;
   /**
@@ -1540,7 +1540,7 @@ typedef struct {
    */
   uint64_t dropped;
   /**
-   * How many legs carry the flow; see streamlink_stats_region_leg().
+   * Number of legs that carry the flow; see streamlink_stats_region_leg().
    */
   size_t leg_count;
 } streamlink_region_stats;
@@ -2685,7 +2685,7 @@ streamlink_status streamlink_stats_to_json(const streamlink_stats *stats,
 STREAMLINK_API void streamlink_stats_free(streamlink_stats *stats);
 
 /**
- * How many regions on other machines a flow has outputs in.
+ * Returns the number of regions on other machines in which a flow has outputs.
  *
  * # Safety
  * `stats` is NULL or a snapshot that was not freed.

@@ -20,13 +20,13 @@ pub struct StreamlinkRegionStats {
     pub size: usize,
     /// The name of the region.
     pub name: *const c_char,
-    /// Why its outputs wait, if the link has said so or has failed; "" otherwise.
+    /// Reason for which its outputs wait, if the link has said so or has failed; "" otherwise.
     pub waiting: *const c_char,
     /// A streamlink_state: connected while a leg is, or an output is reported, and waiting otherwise.
     pub state: i32,
     /// Outputs of the flow in the region.
     pub outputs: u32,
-    /// How often the link has failed.
+    /// Number of failures of the link.
     pub restarts: u64,
     /// Bytes that the link has taken from the flow, once for all outputs.
     pub bytes: u64,
@@ -36,14 +36,14 @@ pub struct StreamlinkRegionStats {
     pub bit_rate: u64,
     /// Packets that the link has lost, because it did not keep up.
     pub dropped: u64,
-    /// How many legs carry the flow; see streamlink_stats_region_leg().
+    /// Number of legs that carry the flow; see streamlink_stats_region_leg().
     pub leg_count: usize,
 }
 
 // SAFETY: `size` is first, and all other fields may be zero.
 unsafe impl Versioned for StreamlinkRegionStats {}
 
-/// How many regions on other machines a flow has outputs in.
+/// Returns the number of regions on other machines in which a flow has outputs.
 ///
 /// # Safety
 /// `stats` is NULL or a snapshot that was not freed.

@@ -220,7 +220,7 @@ pub struct MemberStats {
     /// Duration of the connection, if there is one.
     #[cfg_attr(feature = "serde", serde(rename = "connected_ms", with = "crate::serial::optional_millis"))]
     pub connected_for: Option<Duration>,
-    /// Whether the member carries the media, and does not stand by as in a main/backup group.
+    /// Set while the member carries the media, and does not stand by as in a main/backup group.
     #[cfg_attr(feature = "serde", serde(rename = "active"))]
     pub is_active: bool,
     /// Packets received or sent over this member, without retransmissions.

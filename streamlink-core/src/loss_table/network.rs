@@ -21,10 +21,10 @@ const BURST: u64 = 10;
 pub(super) struct Trouble {
     /// Loss of single datagrams in percent.
     pub(super) percent: u64,
-    /// Whether a tenth of the datagrams is lost in bursts.
+    /// Set if a tenth of the datagrams is lost in bursts.
     pub(super) bursts: bool,
     pub(super) dies: bool,
-    /// Whether the path is slower than the other by [`SKEW`].
+    /// Set if the path is slower than the other by [`SKEW`].
     pub(super) skewed: bool,
 }
 

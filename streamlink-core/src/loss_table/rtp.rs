@@ -56,7 +56,7 @@ fn number(packet: &[u8]) -> u32 {
     packet.get(HEADER + 4..).and_then(|rest| rest.first_chunk()).copied().map_or(u32::MAX, u32::from_be_bytes)
 }
 
-/// What protects each path.
+/// Protection of each path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Protection {
     None,

@@ -62,7 +62,7 @@ fn connect(terms: &Terms, start: Instant, group: Option<(Sequence, u8)>) -> (Con
     (*near, far)
 }
 
-/// How the packets are spread over the connections.
+/// Distribution of the packets over the connections.
 enum Spread {
     Single,
     Broadcast,

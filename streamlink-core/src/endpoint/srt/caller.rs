@@ -55,7 +55,7 @@ pub(crate) struct SrtClient {
     /// Members of the group that the caller is; empty if it is none.
     pub(crate) nodes: Vec<GroupNode>,
     pub(crate) group_type: GroupType,
-    /// Whether the peer calls, too.
+    /// Set if the peer calls, too.
     pub(crate) rendezvous: bool,
     pub(crate) resolver: Resolver,
     pub(crate) reconnect: Reconnect,
