@@ -72,7 +72,8 @@ pub(crate) fn lines(growths: &[Growth]) -> String {
 }
 
 fn panel(body: &mut String, (left, top): (f64, f64), growth: &Growth, unit: &str, value: fn(&Point) -> f64) {
-    let (x0, y0) = (left + 60.0, top + 14.0);
+    let x0 = left + 60.0;
+    let y0 = top + 14.0;
     let range = |values: &mut dyn Iterator<Item = f64>| {
         let (least, most) = values.fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), v| (a.min(v), b.max(v)));
         (least.max(1e-6).ln(), (most * 1.001).max(1e-6).ln())
@@ -100,7 +101,8 @@ fn panel(body: &mut String, (left, top): (f64, f64), growth: &Growth, unit: &str
         let class = if program.starts_with("streamlink") { "ours" } else { "theirs" };
         let mut path = String::new();
         for p in growth.points.iter().filter(|p| p.program == program) {
-            let (x, y) = (across(p.at as f64), down(value(p)));
+            let x = across(p.at as f64);
+            let y = down(value(p));
             let _ = write!(path, "{}{x:.1} {y:.1}", if path.is_empty() { "M" } else { "L" });
             let _ = writeln!(body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" class="{class}"/>"#);
         }

@@ -60,7 +60,8 @@ impl Flows {
                 self.tell_playback(&name, &output.name, url);
             }
         }
-        let (mut events, screen) = (handle.events(), self.screen.clone());
+        let mut events = handle.events();
+        let screen = self.screen.clone();
         let events = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 screen.line(&format!("{name}: {event}"));
@@ -448,7 +449,8 @@ fn without_key(url: &Value) -> Option<&str> {
 
 /// Returns true if two endpoints, as a file has them, are one RTMP listener that leaves its stream key to be generated.
 fn asks_for_same_key(before: &Value, now: &Value) -> bool {
-    let (old, new) = (text_of(before, "url"), text_of(now, "url"));
+    let old = text_of(before, "url");
+    let new = text_of(now, "url");
     let base = |url: &str| url.split('?').next().unwrap_or_default().to_owned();
     let listens = |endpoint: &Value| {
         let url = text_of(endpoint, "url");

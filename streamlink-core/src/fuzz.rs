@@ -524,10 +524,12 @@ fn feed_rtp(input: &[u8], dice: &mut TestRng) {
 /// Feeds FEC packets of the packets of an input, and the packets themselves, altered, to the decoder.
 fn feed_fec(input: &[u8], dice: &mut TestRng) {
     let now = Instant::now();
-    let (columns, rows) = (1 + dice.below(20) as u8, 1 + dice.below(20) as u8);
+    let columns = 1 + dice.below(20) as u8;
+    let rows = 1 + dice.below(20) as u8;
     let mut encoder = FecEncoder::new(columns, rows, dice.below(2) == 0, [0, 0]);
     let mut decoder = FecDecoder::new();
-    let (mut fec, mut out) = (Vec::new(), Vec::new());
+    let mut fec = Vec::new();
+    let mut out = Vec::new();
     let packets = datagrams(input);
     for number in 0..80u16 {
         for data in packets.iter().take(20) {
@@ -559,7 +561,8 @@ fn feed_fec(input: &[u8], dice: &mut TestRng) {
 fn feed_rist(input: &[u8], dice: &mut TestRng) {
     let start = Instant::now();
     let latency = Duration::from_millis(100);
-    let (mut sender, mut receiver) = (RistSender::new(latency, 0, start), RistReceiver::new(9, latency, start));
+    let mut sender = RistSender::new(latency, 0, start);
+    let mut receiver = RistReceiver::new(9, latency, start);
     let mut now = start;
     let packets = datagrams(input);
     for number in 0..100u16 {
@@ -621,7 +624,8 @@ fn feed_udp(input: &[u8], dice: &mut TestRng) {
 }
 
 fn feed_transport_stream(input: &[u8], dice: &mut TestRng) {
-    let (mut monitor, mut remuxer) = (TsMonitor::new(), Remuxer::new());
+    let mut monitor = TsMonitor::new();
+    let mut remuxer = Remuxer::new();
     let mut messages = Vec::new();
     let mut points = FlvRandomAccessTracker::default();
     let start = Instant::now();
@@ -645,7 +649,8 @@ fn as_text(input: &[u8]) -> String {
 
 fn feed_url(input: &[u8], _: &mut TestRng) {
     let text = as_text(input);
-    let (source, output) = (Source::from_url("a", &text), Output::from_url("a", &text));
+    let source = Source::from_url("a", &text);
+    let output = Output::from_url("a", &text);
     // A URL that can be parsed can be written, and the result parses to the same URL.
     if source.common.errors.is_empty() {
         assert_eq!(Source::from_url("a", &source.to_url()).to_url(), source.to_url());

@@ -85,12 +85,16 @@ pub(crate) fn ask(
     user: User,
     request: &AccessRequest,
 ) -> Access {
-    let (flow, endpoint) = (c_string(&request.flow), c_string(&request.endpoint));
-    let (protocol, peer) = (c_string(request.protocol), c_string(request.peer.to_string()));
+    let flow = c_string(&request.flow);
+    let endpoint = c_string(&request.endpoint);
+    let protocol = c_string(request.protocol);
+    let peer = c_string(request.peer.to_string());
     let optional = |text: Option<&str>| text.map(c_string);
     let stream_id = optional(request.stream_id.as_deref());
-    let (app, key) = (optional(request.app.as_deref()), optional(request.key()));
-    let (path, user_name) = (optional(request.path.as_deref()), optional(request.user.as_deref()));
+    let app = optional(request.app.as_deref());
+    let key = optional(request.key());
+    let path = optional(request.path.as_deref());
+    let user_name = optional(request.user.as_deref());
     let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
     let asked = StreamlinkAccessRequest {
         size: size_of::<StreamlinkAccessRequest>(),

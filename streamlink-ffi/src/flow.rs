@@ -36,7 +36,8 @@ impl StreamlinkFlow {
         let engine = engine.engine.clone();
         let handle = Arc::new(run::wait(&engine, engine.start(flow))?);
         let queue = Arc::new(Queue::new(handle.name()));
-        let (events, to) = (handle.clone(), queue.clone());
+        let events = handle.clone();
+        let to = queue.clone();
         // The task keeps the flow: it ends with the flow's last event.
         let pump = run::spawn(&engine, pump(events, to));
         let name = c_string(handle.name());

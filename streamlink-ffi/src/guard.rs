@@ -346,7 +346,8 @@ mod tests {
 
     #[test]
     fn structs_are_filled_as_far_as_the_caller_knows_them() {
-        let (guarded, ours) = (Guarded::new(), Guarded::new());
+        let guarded = Guarded::new();
+        let ours = Guarded::new();
         // What we have ends at a page that cannot be touched, too: no more of it is read than there is.
         let value = ours.put(&[24, 1, 2]).cast::<Pair>();
         let write = |words: &[usize]| {

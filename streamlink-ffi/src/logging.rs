@@ -59,7 +59,8 @@ impl Log for Logger {
             Level::Info => StreamlinkLogLevel::Info,
             Level::Debug | Level::Trace => StreamlinkLogLevel::Debug,
         };
-        let (target, message) = (c_string(record.target()), c_string(record.args().to_string()));
+        let target = c_string(record.target());
+        let message = c_string(record.args().to_string());
         let sink = lock(&SINK).clone();
         let Some(sink) = sink else { return };
         let call = || {

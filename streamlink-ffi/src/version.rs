@@ -5,7 +5,9 @@ use std::ffi::c_char;
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
 
 const fn number(text: &str) -> u32 {
-    let (bytes, mut value, mut i) = (text.as_bytes(), 0, 0);
+    let bytes = text.as_bytes();
+    let mut value = 0;
+    let mut i = 0;
     while i < bytes.len() {
         value = value * 10 + (bytes[i] - b'0') as u32;
         i += 1;

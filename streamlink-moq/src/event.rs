@@ -220,7 +220,8 @@ mod tests {
     #[test]
     fn loss_of_one_percent_calls_for_srt() {
         let relay: RelayAddress = "relay-a".parse().unwrap();
-        let (mut watch, start) = (LossWatch::default(), Instant::now());
+        let mut watch = LossWatch::default();
+        let start = Instant::now();
         let mut at =
             |seconds: u64, packets, lost| watch.observe(start + Duration::from_secs(seconds), packets, lost, &relay);
         assert_eq!(at(0, 0, 0), None);
@@ -235,7 +236,8 @@ mod tests {
 
     #[test]
     fn throttle_counts_what_it_does_not_tell() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        let mut throttle = Throttle::default();
+        let start = Instant::now();
         assert_eq!(throttle.count(start), Some(1));
         assert_eq!(throttle.count(start + Duration::from_secs(1)), None);
         assert_eq!(throttle.count(start + Duration::from_secs(11)), Some(2));

@@ -100,7 +100,8 @@ fn malformed(error: &serde_json::Error) -> Error {
     if names_a_field {
         return settings(&text);
     }
-    let (line, column) = (error.line(), error.column());
+    let line = error.line();
+    let column = error.column();
     settings(&format!("the options are no JSON object of the expected form: line {line}, column {column}"))
 }
 

@@ -182,7 +182,8 @@ impl FlowOutputs {
         }
         let description: Description = serde_json::from_slice(&message).map_err(|error| malformed(&error))?;
         if description.region != region || description.flow != flow {
-            let (flow, region) = (PeerText::new(description.flow), PeerText::new(description.region));
+            let flow = PeerText::new(description.flow);
+            let region = PeerText::new(description.region);
             return Err(OutputsError::Misplaced { flow, region });
         }
         if description.outputs.len() > MAX_OUTPUTS {
@@ -196,7 +197,8 @@ impl FlowOutputs {
         if description.max_bandwidth == 0 {
             return Err(OutputsError::OutOfBounds("the maximum bandwidth 0"));
         }
-        let (mut ids, mut names) = (HashSet::new(), HashSet::new());
+        let mut ids = HashSet::new();
+        let mut names = HashSet::new();
         let mut outputs = Vec::with_capacity(description.outputs.len());
         for (index, text) in description.outputs.iter().enumerate() {
             let output = Output::from_json(&text.json.0).map_err(|errors| OutputsError::Output { index, errors })?;

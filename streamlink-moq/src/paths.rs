@@ -138,7 +138,8 @@ pub(crate) fn checked_name(what: &str, name: &str) -> Result<(), Error> {
 
 /// Path patterns, in the words of moq-relay, that a node of a region needs: to publish, and to subscribe to.
 pub fn node_patterns(prefix: &str, region: &str) -> (Vec<String>, Vec<String>) {
-    let (prefix, region) = (prefix.trim_matches('/'), encode(region));
+    let prefix = prefix.trim_matches('/');
+    let region = encode(region);
     let publish = [format!("{prefix}/nodes/{region}/**"), format!("{prefix}/status/{region}/**")];
     let subscribe =
         [format!("{prefix}/flows/**"), format!("{prefix}/outputs/{region}/**"), format!("{prefix}/nodes/{region}/**")];

@@ -124,7 +124,8 @@ mod tests {
         let after = nodes(&["a", "b", "c", "d"]);
         let mut moved = 0;
         for output in outputs(500) {
-            let (old, new) = (ranking(&output, &before)[0], ranking(&output, &after)[0]);
+            let old = ranking(&output, &before)[0];
+            let new = ranking(&output, &after)[0];
             if old != new {
                 assert_eq!(new, "d", "{output}");
                 moved += 1;
@@ -144,7 +145,8 @@ mod tests {
 
     #[test]
     fn placement_ignores_the_order_of_nodes() {
-        let (forth, back) = (nodes(&["a", "b", "c"]), nodes(&["c", "b", "a"]));
+        let forth = nodes(&["a", "b", "c"]);
+        let back = nodes(&["c", "b", "a"]);
         for output in outputs(100) {
             assert_eq!(ranking(&output, &forth), ranking(&output, &back));
         }
@@ -152,7 +154,8 @@ mod tests {
 
     #[test]
     fn placement_keeps_fields_of_names_apart() {
-        let (one, other) = (OutputId::new("ab", "c"), OutputId::new("a", "bc"));
+        let one = OutputId::new("ab", "c");
+        let other = OutputId::new("a", "bc");
         assert_ne!(Weight::new(&one, "n"), Weight::new(&other, "n"));
     }
 

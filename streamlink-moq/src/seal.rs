@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn seal_is_opened_by_its_region_alone() {
-        let (eu, us) = (RegionSecretKey::generate(), RegionSecretKey::generate());
+        let eu = RegionSecretKey::generate();
+        let us = RegionSecretKey::generate();
         let sealed = eu.public_key().seal(b"rtmp://example.com/live?key=hunter2").expect("sealed");
         assert!(!sealed.windows(7).any(|bytes| bytes == b"hunter2"));
         let opened = RegionKeys::new(eu.clone()).open(&sealed).expect("opened");

@@ -61,7 +61,8 @@ impl Watch {
                 () = news.closed() => return,
             };
             let Some(announcement) = announcement else { return };
-            let (relay, path) = (self.relay, announcement.path);
+            let relay = self.relay;
+            let path = announcement.path;
             let told = |news| make(Watched { relay, path: path.clone(), news });
             if !announcement.is_active {
                 if let Some(reader) = readers.remove(&path) {

@@ -14,7 +14,8 @@ impl RelayWatch {
     pub(crate) fn start(link: &RelayLink, events: &EventSink) -> Self {
         // The task must not keep the link alive.
         let mut changes = link.changes();
-        let (relay, events) = (link.address().to_string(), events.clone());
+        let relay = link.address().to_string();
+        let events = events.clone();
         Self(tokio::spawn(async move {
             let mut connects = 0;
             let mut is_up = false;

@@ -46,7 +46,8 @@ pub fn free_port() -> u16 {
 /// Returns an even port that is free together with the next one, which nobody else is given.
 pub fn even_port() -> u16 {
     loop {
-        let (port, next) = (free_port(), free_port());
+        let port = free_port();
+        let next = free_port();
         if port.is_multiple_of(2) && next == port + 1 {
             return port;
         }

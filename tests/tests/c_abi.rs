@@ -152,7 +152,8 @@ fn readme_c_code_compiles_and_runs() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let code = readme.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (source, program) = (folder.path().join("readme.c"), folder.path().join("readme"));
+    let source = folder.path().join("readme.c");
+    let program = folder.path().join("readme");
     std::fs::write(&source, code).unwrap();
     compile("gcc", &source, &program, false, &[]);
     assert!(run(text(&program), &[]).contains("send to rtp://"));
@@ -164,7 +165,8 @@ fn readme_c_code_compiles_and_runs() {
 fn c_host_switches_sources_and_the_player_stays() {
     built(&["-p", "streamlink-ffi"]);
     let folder = tempfile::tempdir().unwrap();
-    let (program, recorded) = (folder.path().join("switcher"), folder.path().join("played.flv"));
+    let program = folder.path().join("switcher");
+    let recorded = folder.path().join("played.flv");
     compile("gcc", &c("switcher.c"), &program, false, &[]);
     let mut host = Peer::start(&program, &["3"]);
     let address = |name: &str| host.wait_for_word(&format!("{name} "));

@@ -180,7 +180,8 @@ fn c_host_example_pushes_and_taps() {
 #[test]
 fn cpp_failover_example_survives_encoder_loss() {
     let mut flow = Peer::start(examples(false).join("failover"), &["1"]);
-    let (main, backup) = (said_after(&flow, "main   "), said_after(&flow, "backup "));
+    let main = said_after(&flow, "main   ");
+    let backup = said_after(&flow, "backup ");
     let encoder = |url: &str| {
         let url = format!("{url}?mode=caller&pkt_size=1316");
         play(&clip(), &["-map", "0", "-c", "copy", "-f", "mpegts", &url])

@@ -27,7 +27,8 @@ fn rtsp_server(
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let connections = Arc::<AtomicUsize>::default();
-    let (count, answer) = (connections.clone(), Arc::new(answer));
+    let count = connections.clone();
+    let answer = Arc::new(answer);
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             count.fetch_add(1, Relaxed);
@@ -270,7 +271,8 @@ fn ts(pid: u16) -> Bytes {
 
 /// Pushes a datagram every 20 ms until `done` is set, for a minute at most.
 fn keep_pushing(rig: &Rig, datagram: Bytes, done: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
-    let (source, done) = (rig.running.app_source("in").unwrap(), done.clone());
+    let source = rig.running.app_source("in").unwrap();
+    let done = done.clone();
     let end = Instant::now() + Duration::from_secs(60);
     thread::spawn(move || {
         while !done.load(Relaxed) && Instant::now() < end {

@@ -229,7 +229,8 @@ impl Calm {
         let sender = Sender::to(input);
         let threads = vec![
             std::thread::spawn({
-                let (stop, sent) = (stop.clone(), sent.clone());
+                let stop = stop.clone();
+                let sent = sent.clone();
                 move || {
                     while !stop.load(Relaxed) {
                         let number = sent.load(Relaxed) as u16;
@@ -240,7 +241,8 @@ impl Calm {
                 }
             }),
             std::thread::spawn({
-                let (stop, received) = (stop.clone(), received.clone());
+                let stop = stop.clone();
+                let received = received.clone();
                 move || {
                     loop {
                         match sink.within(Duration::from_millis(500)) {
@@ -270,7 +272,8 @@ impl Calm {
 fn chaos_leaves_untouched_outputs_and_resources_intact() {
     let seconds = std::env::var("STREAMLINK_CHAOS_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
     let folder = tempfile::tempdir().unwrap();
-    let (mp4, ts) = (folder.path().join("clip.mp4"), folder.path().join("clip.ts"));
+    let mp4 = folder.path().join("clip.mp4");
+    let ts = folder.path().join("clip.ts");
     // Long enough that encoders are killed before they end.
     let long = ["-map", "0", "-c:v", "copy", "-c:a", "aac", "-af", "aresample=async=1"];
     streamlink_tests::peer::run(
@@ -317,7 +320,8 @@ fn chaos_leaves_untouched_outputs_and_resources_intact() {
         .into_iter()
         .zip(["rtmp", "srt", "rtsp"])
         .map(|(flow, family)| {
-            let (inputs, steady_packets) = (flow.input_addresses(), Arc::new(AtomicU64::new(0)));
+            let inputs = flow.input_addresses();
+            let steady_packets = Arc::new(AtomicU64::new(0));
             let counter = steady_packets.clone();
             let _steady = flow.tap("steady").unwrap().for_each(move |_| {
                 counter.fetch_add(1, Relaxed);
@@ -332,7 +336,11 @@ fn chaos_leaves_untouched_outputs_and_resources_intact() {
     let sink = Sink::new();
 
     let mut dice = TestRng(0x0c4a_05ed);
-    let (mut edits, mut killed, mut frozen, mut switches, mut kicked) = (0, 0, 0, 0, 0);
+    let mut edits = 0;
+    let mut killed = 0;
+    let mut frozen = 0;
+    let mut switches = 0;
+    let mut kicked = 0;
     let mut turns = 0u64;
     let mut begun = Instant::now();
     let warm = Duration::from_secs(seconds / 4);

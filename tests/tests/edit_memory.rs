@@ -127,7 +127,8 @@ fn edits_and_players_leave_no_memory_behind() {
     // The least of each third: what is on its way at the moment of a look does not count.
     let least = |part: &[(i64, i64)]| part.iter().map(|(heap, _)| *heap).min().unwrap();
     let third = samples.len() / 3;
-    let (before, after) = (least(&samples[third..2 * third]), least(&samples[2 * third..]));
+    let before = least(&samples[third..2 * third]);
+    let after = least(&samples[2 * third..]);
     let each = (after - before) as f64 / (rounds as f64 / 3.0);
     println!("{each:.1} bytes a round");
     assert!(each < 64.0, "{before} -> {after} bytes, {each:.1} a round");

@@ -27,7 +27,8 @@ use streamlink_tests::{
 
 /// A minute of the clip, over and over, without a seam: with a key frame a second.
 fn minute(rig: &Rig, name: &str) -> PathBuf {
-    let (clip, file) = (clip(), rig.file(name));
+    let clip = clip();
+    let file = rig.file(name);
     let input = ["-v", "error", "-nostdin", "-stream_loop", "11", "-i", text(&clip), "-map", "0"];
     let video = ["-vf", "setpts=N/(25*TB)", "-c:v", "libx264", "-preset", "superfast", "-g", "25", "-bf", "2"];
     let regular = ["-keyint_min", "25", "-sc_threshold", "0", "-fps_mode", "passthrough"];
@@ -109,7 +110,8 @@ fn handed_on(rig: &Rig, number: usize) -> u64 {
 /// Waits until an encoder, of which somebody counts what it has sent, is between two pictures: the last one is whole. On
 /// a busy machine an encoder may rest within a picture too, but hardly for long.
 fn between_pictures(sent: impl Fn() -> u64) {
-    let (mut before, mut quiet) = (0, 0);
+    let mut before = 0;
+    let mut quiet = 0;
     eventually("a moment between two pictures", || {
         let now = sent();
         quiet = if std::mem::replace(&mut before, now) == now && now > 0 { quiet + 1 } else { 0 };
@@ -182,7 +184,8 @@ fn check_continuity(stream: &[u8]) {
     for packet in stream.chunks_exact(188) {
         assert_eq!(packet[0], 0x47);
         let pid = u16::from_be_bytes([packet[1] & 0x1f, packet[2]]);
-        let (counter, payload) = (packet[3] & 15, packet[3] & 0x10 != 0);
+        let counter = packet[3] & 15;
+        let payload = packet[3] & 0x10 != 0;
         let announced = packet[3] & 0x20 != 0 && packet[4] > 0 && packet[5] & 0x80 != 0;
         if let Some(last) = counters.insert(pid, counter).filter(|_| pid != 0x1fff && !announced) {
             assert_eq!(counter, if payload { (last + 1) & 15 } else { last }, "PID {pid}");
@@ -269,7 +272,9 @@ fn failover_rtsp_continues_between_publisher_and_server() {
     let sources = vec![publisher.into(), server.into()];
     let rig = Rig::start_with(sources, Failover::default(), vec![output.into()]);
     let minute = minute(&rig, "minute.mp4");
-    let (script, port, input) = (root().join("tests/peers/rtsp_server.py"), port.to_string(), rig.input());
+    let script = root().join("tests/peers/rtsp_server.py");
+    let port = port.to_string();
+    let input = rig.input();
     let start = |number: usize| match number {
         0 => encoder(&minute, &["-f", "rtsp", "-rtsp_transport", "tcp", &input]),
         _ => Peer::start("/usr/bin/python3", &[text(&script), &port, text(&minute), "/dev/null"]),
@@ -342,10 +347,12 @@ fn failover_rtp_continues_with_the_other_sender() {
     let minute = minute(&rig, "minute.ts");
     // A transport packet a datagram: otherwise ffmpeg keeps the end of a picture until the next one fills its datagram.
     let start = |number: usize| {
-        let (clock, url) = (["-output_ts_offset", CLOCKS[number]], format!("{}?pkt_size=200", urls[number]));
+        let clock = ["-output_ts_offset", CLOCKS[number]];
+        let url = format!("{}?pkt_size=200", urls[number]);
         encoder(&minute, &[&clock[..], &["-f", "rtp_mpegts", &url]].concat())
     };
-    let (one, two) = (start(0), start(1));
+    let one = start(0);
+    let two = start(1);
     both_connected(&rig);
     more_packets(&rig, 100);
     let active = usize::from(rig.running.stats().sources[1].active);
@@ -443,7 +450,9 @@ fn merge_of_two_lossy_rtp_paths_is_lossless() {
     let senders: Vec<Sender> = rig.running.input_addresses().iter().map(|url| Sender::to(url)).collect();
     // Each path loses every tenth packet or so, by dice of its own; the second one is dead for a while, and it is 30
     // packets behind.
-    let (first, count, skew) = (65_000u16, 4000u32, 30);
+    let first = 65_000u16;
+    let count = 4000u32;
+    let skew = 30;
     let mut dice = [1u32, 2];
     let mut lost = [HashSet::new(), HashSet::new()];
     let mut send = |path: usize, number: u32| {
@@ -510,7 +519,8 @@ fn merge_of_two_srt_paths_is_lossless() {
     };
     let mut paths = [Some(start(0)), Some(start(1))];
     let senders = ports.map(|port| Sender::to(&format!("rtp://127.0.0.1:{port}")));
-    let (mut next, mut received) = (0u32, Vec::new());
+    let mut next = 0u32;
+    let mut received = Vec::new();
     let mut send_until = |ready: &mut dyn FnMut() -> bool| {
         let since = next;
         // Not before a window and more has passed, so that each path is alone for a while.

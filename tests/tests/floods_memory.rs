@@ -124,7 +124,9 @@ fn srt_packets_that_wait_between_garbage_hold_about_their_size() {
     let live = run(&engine, live.output(Output::srt_listener("out", &port).stream_id("live")).build().unwrap());
     let plays = Flow::builder("plays", RATE).source(Source::srt_caller("in", &port).stream_id("live"));
     let plays = run(&engine, plays.output(Output::tap("tap")).build().unwrap());
-    let (app, mut tap, over) = (live.app_source("app").unwrap(), plays.tap("tap").unwrap(), AtomicBool::new(false));
+    let app = live.app_source("app").unwrap();
+    let mut tap = plays.tap("tap").unwrap();
+    let over = AtomicBool::new(false);
     let numbers = std::thread::scope(|scope| {
         let pushes = scope.spawn(|| {
             let mut number = 0u32;
@@ -217,12 +219,15 @@ fn rtp_packets_that_wait_for_one_before_them_hold_about_their_size() {
             .unwrap(),
     );
     let address = authority(&running.input_addresses()[0]);
-    let (sender, garbage) = (Sender::to(&address), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let sender = Sender::to(&address);
+    let garbage = UdpSocket::bind("127.0.0.1:0").unwrap();
     garbage.connect(&address).unwrap();
     sender.stream(0..10);
     sink.take(10);
     let before = memory();
-    let (start, mut grown, mut sent) = (Instant::now(), 0, 0);
+    let start = Instant::now();
+    let mut grown = 0;
+    let mut sent = 0;
     while start.elapsed() < Duration::from_millis(800) {
         garbage.send(&[0; GARBAGE]).unwrap();
         std::thread::sleep(APART / 4);

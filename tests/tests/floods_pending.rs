@@ -107,7 +107,8 @@ impl Relay {
 
     /// Lets the live peers go on for some time, and returns the most memory meanwhile, in KiB.
     fn most_memory(&mut self, time: Duration) -> u64 {
-        let (end, mut most) = (Instant::now() + time, 0);
+        let end = Instant::now() + time;
+        let mut most = 0;
         while Instant::now() < end {
             self.live.pass();
             most = most.max(self.process.memory());
@@ -175,7 +176,9 @@ fn rtsp_port_bounds_what_it_keeps_of_connections_before_their_request() {
 fn rtsp_port_holds_little_for_password_guesses() {
     let mut relay = Relay::rtsp();
     let before = relay.most_memory(Duration::from_millis(500));
-    let (stop, tried, output) = (AtomicBool::new(false), AtomicU64::new(0), relay.ports[1]);
+    let stop = AtomicBool::new(false);
+    let tried = AtomicU64::new(0);
+    let output = relay.ports[1];
     let guess = || {
         let wrong = "DESCRIBE rtsp://127.0.0.1/live RTSP/1.0\r\nCSeq: 1\r\nAuthorization: Basic bWU6Z3Vlc3M=\r\n\r\n";
         while !stop.load(Relaxed) {

@@ -181,7 +181,8 @@ impl Relayed {
         let playing = engine.block_on(engine.start(playing)).unwrap();
         relay.wait_for("output `out` connected");
         eventually("the sender is connected", || (sending.stats().outputs[0].state == State::Connected).then_some(()));
-        let (app, tap) = (sending.app_source("app").unwrap(), playing.tap("tap").unwrap());
+        let app = sending.app_source("app").unwrap();
+        let tap = playing.tap("tap").unwrap();
         (Self { relay, input, output, sending, playing, engine }, Stream { app, tap, pushed: 0, got: 0 })
     }
 
@@ -357,7 +358,8 @@ fn srt_hook_that_is_slow_costs_no_media_and_refuses() {
     let playing = Flow::builder("playing", Bitrate::mbps(20)).source(player).output(Output::tap("tap"));
     let playing = engine.block_on(engine.start(playing.build().unwrap())).unwrap();
     eventually("the player", || (running.stats().outputs[0].state == State::Connected).then_some(()));
-    let (app, tap) = (running.app_source("app").unwrap(), playing.tap("tap").unwrap());
+    let app = running.app_source("app").unwrap();
+    let tap = playing.tap("tap").unwrap();
     let mut stream = Stream { app, tap, pushed: 0, got: 0 };
     let end = Instant::now() + Duration::from_secs(3);
     std::thread::scope(|scope| {

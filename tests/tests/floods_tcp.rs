@@ -65,7 +65,8 @@ fn rtmp_port_lets_others_in_while_one_address_holds_silent_connections() {
         Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")),
         vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").key(key("PLAY")).into()],
     );
-    let (input, output) = (rig.input_port(), port(&rig.playback()));
+    let input = rig.input_port();
+    let output = port(&rig.playback());
     let mut publisher = rtmp_client(input, "live", "publish", "KEY", "NetStream.Publish.Start");
     let mut player = rtmp_client(output, "play", "play", "PLAY", "NetStream.Play.Start");
     picture(&mut publisher, 0);
@@ -96,7 +97,8 @@ fn rtsp_port_lets_others_in_while_one_address_holds_silent_connections() {
         Source::rtsp_listener("in", "127.0.0.1:0", "cam"),
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").into()],
     );
-    let (url, play) = (rig.input(), rig.playback());
+    let url = rig.input();
+    let play = rig.playback();
     let client = |port| rtsp::Bare::connect_from("127.0.0.2", port);
     let mut publisher = client(rig.input_port());
     publisher.record(&url, "");
@@ -146,7 +148,8 @@ fn rtsp_password_guesses_are_counted_told_and_slowed_down() {
         Source::rtsp_listener("in", "127.0.0.1:0", "cam"),
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").credentials(credentials()).into()],
     );
-    let (url, play) = (rig.input(), rig.playback());
+    let url = rig.input();
+    let play = rig.playback();
     let mut publisher = rtsp::Bare::connect_from("127.0.0.2", rig.input_port());
     publisher.record(&url, "");
     publisher.send(0);
@@ -158,7 +161,9 @@ fn rtsp_password_guesses_are_counted_told_and_slowed_down() {
     player.watch(&play, LOGIN);
     assert_eq!(player.receive(), 0);
 
-    let (stop, tried, started) = (AtomicBool::new(false), AtomicU64::new(0), Instant::now());
+    let stop = AtomicBool::new(false);
+    let tried = AtomicU64::new(0);
+    let started = Instant::now();
     let answered = thread::scope(|scope| {
         let guessers: Vec<_> = (0..2).map(|_| scope.spawn(|| guess(port(&play), &stop, &tried))).collect();
         told(&rig, RefusalReason::WrongPassword);
@@ -231,10 +236,12 @@ fn many_tracks() -> String {
 
 /// Asks for ports of all tracks, as a publisher and as a player; returns the connections.
 fn set_up_everything(rig: &Rig) -> Vec<rtsp::Bare> {
-    let (url, play) = (rig.input(), rig.playback());
+    let url = rig.input();
+    let play = rig.playback();
     let ports = |n: usize| format!("Transport: RTP/AVP;unicast;client_port={0}-{1}\r\n", 5000 + 2 * n, 5001 + 2 * n);
     let one = |_| {
-        let (mut publisher, mut player) = (rtsp::Bare::connect(rig), rtsp::Bare::play(rig));
+        let mut publisher = rtsp::Bare::connect(rig);
+        let mut player = rtsp::Bare::play(rig);
         publisher.ask(&format!("ANNOUNCE {url}"), "Content-Type: application/sdp\r\n", &many_tracks());
         for n in 0..16 {
             publisher.ask(&format!("SETUP {url}/track{n}"), &ports(n), "");
@@ -310,7 +317,8 @@ impl Small {
         let output = "out=rtsp://127.0.0.1:0/live?mode=listener";
         let limit = format!("--nofile={descriptors}:{descriptors}");
         let relay = Peer::start("prlimit", &[&limit, relay, "--source", source, "--output", output, "--stats", "none"]);
-        let (input, output) = (relay.wait_for_word("input address: "), relay.wait_for_word("playback URL of out: "));
+        let input = relay.wait_for_word("input address: ");
+        let output = relay.wait_for_word("playback URL of out: ");
         let mut publisher = rtsp::Bare::connect_from("127.0.0.2", port(&input));
         publisher.record(&input, "");
         publisher.send(0);
@@ -365,7 +373,8 @@ impl Small {
 #[test]
 fn descriptors_that_peers_use_up_are_told_once_and_given_back() {
     let mut small = Small::start(128);
-    let (before, started) = (small.relay.memory(), Instant::now());
+    let before = small.relay.memory();
+    let started = Instant::now();
     // Connections that say nothing, from two addresses, over and over.
     let mut flood = Vec::new();
     for _ in 0..3 {

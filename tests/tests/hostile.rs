@@ -29,9 +29,11 @@ fn rtp_source_counts_garbage_and_keeps_the_stream() {
     let engine = Engine::builder().workers(2).build().unwrap();
     let sink = Sink::new();
     let running = start(&engine, &sink);
-    let (sender, attacker) = (Sender::to(&running.input_addresses()[0]), Sender::to(&running.input_addresses()[0]));
+    let sender = Sender::to(&running.input_addresses()[0]);
+    let attacker = Sender::to(&running.input_addresses()[0]);
     let mut random = TestRng(0x5eed);
-    let (mut malformed, mut foreign) = (0, 0);
+    let mut malformed = 0;
+    let mut foreign = 0;
     let total = 1000u16;
     for i in 0..total {
         // After the second packet, the stream is known: all else is counted against.
@@ -100,7 +102,8 @@ fn memory(peer: &Peer) -> u64 {
 /// flow in the same process loses nothing, and when it is over the port works as before.
 #[test]
 fn rtp_flood_leaves_memory_bounded_and_other_flows_intact() {
-    let (sink, calm_sink) = (Sink::new(), Sink::new());
+    let sink = Sink::new();
+    let calm_sink = Sink::new();
     let mut relay = Peer::start(
         peer::example("relay"),
         &[
@@ -122,11 +125,13 @@ fn rtp_flood_leaves_memory_bounded_and_other_flows_intact() {
     let end = Instant::now() + Duration::from_secs(5);
     let floods: Vec<_> = (0..3u64)
         .map(|seed| {
-            let (address, mut random) = (address.clone(), TestRng(seed + 1));
+            let address = address.clone();
+            let mut random = TestRng(seed + 1);
             std::thread::spawn(move || {
                 let sender = Sender::to(&address);
                 while Instant::now() < end {
-                    let (a, b) = (random.next_u64(), random.next_u64());
+                    let a = random.next_u64();
+                    let b = random.next_u64();
                     let size = [0, 20, 1316, 1400, 9000, 60_000][a as usize % 6];
                     // Sequence numbers all over the place, a few SSRCs, any flags.
                     let mut bytes =
@@ -140,7 +145,8 @@ fn rtp_flood_leaves_memory_bounded_and_other_flows_intact() {
             })
         })
         .collect();
-    let (mut most, mut sent) = (0, 0u16);
+    let mut most = 0;
+    let mut sent = 0u16;
     let mut got: Vec<u16> = Vec::new();
     while Instant::now() < end {
         calm_sender.stream(sent..sent + 20);
@@ -191,10 +197,13 @@ fn srt_connection_ignores_packets_from_other_addresses() {
     eventually("the connection", || {
         (sending.stats().outputs[0].state == streamlink_core::State::Connected).then_some(())
     });
-    let (app, mut tap) = (sending.app_source("app").unwrap(), rig.running.tap("tap").unwrap());
-    let (stranger, mut random) = (Sink::new().0, TestRng(11));
+    let app = sending.app_source("app").unwrap();
+    let mut tap = rig.running.tap("tap").unwrap();
+    let stranger = Sink::new().0;
+    let mut random = TestRng(11);
     let before = rig.running.stats().sources[0].clone();
-    let (mut got, mut forged) = (0u32, 0u32);
+    let mut got = 0u32;
+    let mut forged = 0u32;
     for pushed in 0..2000u32 {
         let mut payload = vec![0; 1316];
         payload[..4].copy_from_slice(&pushed.to_be_bytes());
@@ -273,7 +282,8 @@ fn srt_listener_withstands_garbage_and_forged_handshakes() {
     eventually("the sender is connected", || {
         (sending.stats().outputs[0].state == streamlink_core::State::Connected).then_some(())
     });
-    let (app, mut tap) = (sending.app_source("app").unwrap(), receiving.tap("tap").unwrap());
+    let app = sending.app_source("app").unwrap();
+    let mut tap = receiving.tap("tap").unwrap();
 
     let before = memory(&relay);
     let end = Instant::now() + Duration::from_secs(4);
@@ -308,7 +318,8 @@ fn srt_listener_withstands_garbage_and_forged_handshakes() {
         }
         sent
     });
-    let (mut pushed, mut got) = (0u32, 0u32);
+    let mut pushed = 0u32;
+    let mut got = 0u32;
     let mut most = 0;
     let mut take = |got: &mut u32| {
         while let Some(packet) = tap.try_next() {

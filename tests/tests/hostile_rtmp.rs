@@ -138,7 +138,8 @@ fn rtmp_stalled_player_is_disconnected_and_others_lose_nothing() {
     let message = |kind, time, body: Vec<u8>| Packet::rtmp(kind, time, body, Instant::now());
     app.push(message(RtmpKind::Video, 0, vec![0x17, 0, 0, 0, 0, 1])).unwrap();
     // 40 Mb/s, a key frame in every ten.
-    let (mut number, mut lost) = (0u32, None);
+    let mut number = 0u32;
+    let mut lost = None;
     let mut events = rig.running.events();
     let deadline = Instant::now() + streamlink_tests::PATIENCE;
     while lost.is_none() && Instant::now() < deadline {

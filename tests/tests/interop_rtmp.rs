@@ -68,7 +68,8 @@ fn rtmp_ffmpeg_publishes_and_players_get_every_picture() {
     let files = names.map(|name| rig.file(&format!("{name}.flv")));
     let urls = rig.running.playback_urls();
     let [(_, url), (_, merged)] = &urls[..] else { panic!("two outputs listen: {urls:?}") };
-    let (source, location) = (format!("location={url}"), format!("location={}", text(&files[1])));
+    let source = format!("location={url}");
+    let location = format!("location={}", text(&files[1]));
     let mut players = vec![
         Peer::start("rtmpdump", &["-q", "--live", "-r", url, "-o", text(&files[0])]),
         Peer::start(
@@ -214,7 +215,8 @@ fn rtmp_late_player_starts_at_the_last_key_frame() {
     });
     rig.engine.block_on(rig.running.remove_output("out")).unwrap();
     player.finish();
-    let (got, original) = (pictures(&file), pictures(&clip()));
+    let got = pictures(&file);
+    let original = pictures(&clip());
     assert!(
         original.ends_with(&got) && got.len() < 100 && got.len() % 25 == 0,
         "whole groups of pictures: {}",
@@ -230,7 +232,8 @@ fn rtmp_listener_refuses_peers_with_a_reason() {
         Source::rtmp("in", "127.0.0.1:0", "live").key(key("KEY")).takeover(Takeover::Never),
         vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").key(key("PLAY")).max_players(1).into()],
     );
-    let (input, playback) = (rig.input(), rig.playback());
+    let input = rig.input();
+    let playback = rig.playback();
     assert!(playback.ends_with("/play/PLAY"));
     let publisher = media::play(&clip(), &["-map", "0", "-c", "copy", "-f", "flv", &input]);
     rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
@@ -300,7 +303,8 @@ fn rtmp_push_reconnects_and_starts_at_key_frame() {
 
 #[test]
 fn rtmp_examples_relay_a_publisher_to_a_player() {
-    let (port, file) = (free_port(), tempfile::tempdir().unwrap());
+    let port = free_port();
+    let file = tempfile::tempdir().unwrap();
     let path = file.path().join("played.flv");
     let url = format!("rtmp://127.0.0.1:{port}/live/KEY");
     let mut relay = Peer::start(
@@ -331,7 +335,8 @@ fn rtmp_examples_relay_a_publisher_to_a_player() {
 #[test]
 fn rtmps_from_ffmpeg_through_a_push_to_a_player() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let (certificate, private) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let certificate = made.cert.pem();
+    let private = made.signing_key.serialize_pem();
     let engine = Engine::builder()
         .workers(2)
         .tls_identity(certificate.as_bytes(), private.as_bytes())
@@ -344,7 +349,8 @@ fn rtmps_from_ffmpeg_through_a_push_to_a_player() {
         let flow = Flow::builder(name, Bitrate::mbps(20)).source(source).output(output).output(Output::tap("tap"));
         engine.block_on(engine.start(flow.build().unwrap())).unwrap()
     };
-    let (port, other) = (free_port(), free_port());
+    let port = free_port();
+    let other = free_port();
     let bind = |port: u16| format!("127.0.0.1:{port}");
     // ffmpeg pushes to the first flow, which pushes to the second, where ffmpeg plays; all of it within TLS.
     let second = flow(

@@ -18,7 +18,8 @@ use streamlink_tests::{
 fn free_ports<const N: usize>() -> [u16; N] {
     [(); N].map(|()| {
         loop {
-            let (port, next) = (free_port(), free_port());
+            let port = free_port();
+            let next = free_port();
             if port.is_multiple_of(2) && next == port + 1 {
                 return port;
             }
@@ -87,14 +88,18 @@ fn collect(sink: Sink) -> std::thread::JoinHandle<Vec<Vec<u8>>> {
 
 #[test]
 fn rtp_mpeg_ts_from_ffmpeg_arrives_byte_for_byte() {
-    let (direct, relayed) = (Sink::new(), Sink::new());
+    let direct = Sink::new();
+    let relayed = Sink::new();
     let rig = Rig::new(&[relayed.address()]);
     // ffmpeg sends the same to us and to a receiver beside us.
-    let (input, beside) = (format!("127.0.0.1:{}", rig.input), direct.address());
-    let (direct, relayed) = (collect(direct), collect(relayed));
+    let input = format!("127.0.0.1:{}", rig.input);
+    let beside = direct.address();
+    let direct = collect(direct);
+    let relayed = collect(relayed);
     let mut sender = peer::ffmpeg_plays(&clip(), &[&input, &beside]);
     assert!(sender.finish().success(), "{}", sender.output());
-    let (direct, relayed) = (direct.join().unwrap(), relayed.join().unwrap());
+    let direct = direct.join().unwrap();
+    let relayed = relayed.join().unwrap();
     let received = transport_stream(&relayed);
     assert_eq!(received, transport_stream(&direct));
     let file = rig.file("received.ts");
@@ -231,7 +236,8 @@ fn rtp_h264_is_decoded_by_ffmpeg_and_gstreamer() {
     let rig = Rig::new(&[format!("127.0.0.1:{to_ffmpeg}"), format!("127.0.0.1:{to_gstreamer}")]);
     let from = clip();
     // What ffmpeg would announce, for the receivers.
-    let (sdp, null) = (rig.file("stream.sdp"), rig.file("null"));
+    let sdp = rig.file("stream.sdp");
+    let null = rig.file("null");
     let announced = format!("rtp://127.0.0.1:{to_ffmpeg}");
     peer::run(
         "ffmpeg",

@@ -110,7 +110,8 @@ fn rtsp_passes_all_codecs() {
 
 /// Starts GStreamer's publisher, which sends the picture and sound of a file over TCP.
 fn gst_records(file: &Path, url: &str) -> Peer {
-    let (from, to) = (format!("location={}", text(file)), format!("location={url}"));
+    let from = format!("location={}", text(file));
+    let to = format!("location={url}");
     let sink = ["rtspclientsink", "name=s", &to, "protocols=tcp"];
     let pictures = ["d.video_0", "!", "queue", "!", "h264parse", "!", "s."];
     let sound = ["d.audio_0", "!", "queue", "!", "aacparse", "!", "s."];
@@ -144,7 +145,8 @@ fn rtsp_gstreamer_records_and_plays() {
     let publisher = gst_records(&file, &rig.input());
     rig.event(|e| matches!(e, Event::SourceConnected { .. }).then_some(()));
     let got = rig.file("got.h264");
-    let (from, to) = (format!("location={}", rig.playback()), format!("location={}", text(&got)));
+    let from = format!("location={}", rig.playback());
+    let to = format!("location={}", text(&got));
     let player = Peer::start(
         "gst-launch-1.0",
         &[
@@ -247,7 +249,8 @@ fn rtsp_listener_checks_password_path_and_allowlist() {
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "live").credentials(credentials()).max_players(1).into()],
     );
     let with = |url: &str, login: &str| url.replace("rtsp://", &format!("rtsp://{login}@"));
-    let (input, playback) = (rig.input(), rig.playback());
+    let input = rig.input();
+    let playback = rig.playback();
     for wrong in [input.clone(), with(&input, "me:guess")] {
         let mut publisher = publish(&file, "tcp", &wrong);
         assert!(!publisher.finish().success() && publisher.output().contains("401"), "{}", publisher.output());
@@ -324,7 +327,9 @@ fn rtsp_listener_refuses_hostile_clients_and_keeps_the_stream() {
 #[test]
 fn rtsp_relay_example_relays_a_publisher_to_a_player() {
     let folder = tempfile::tempdir().unwrap();
-    let (file, sums_file, port) = (mp4(folder.path()), folder.path().join("got.md5"), free_port());
+    let file = mp4(folder.path());
+    let sums_file = folder.path().join("got.md5");
+    let port = free_port();
     let url = format!("rtsp://127.0.0.1:{port}/live");
     let mut relay = Peer::start(
         peer::example("relay"),
@@ -353,8 +358,10 @@ fn rtsp_relay_example_relays_a_publisher_to_a_player() {
 fn rtsp_multicast_players_share_one_stream() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
-    let (original, log) = (pictures(&file), folder.path().join("relay.json"));
-    let (one, two) = (folder.path().join("one.md5"), folder.path().join("two.md5"));
+    let original = pictures(&file);
+    let log = folder.path().join("relay.json");
+    let one = folder.path().join("one.md5");
+    let two = folder.path().join("two.md5");
     let play = "ffmpeg -v error -nostdin -y -rtsp_transport udp_multicast -i rtsp://127.0.0.1:7002/play -map 0:v \
         -fps_mode passthrough -flush_packets 1 -f framemd5";
     let script = format!(
@@ -399,7 +406,8 @@ fn rtsp_multicast_players_share_one_stream() {
 #[test]
 fn rtsps_from_gstreamer_through_a_push_to_gstreamer() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let (certificate, private) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let certificate = made.cert.pem();
+    let private = made.signing_key.serialize_pem();
     let engine = Engine::builder()
         .workers(2)
         .tls_identity(certificate.as_bytes(), private.as_bytes())
@@ -414,14 +422,17 @@ fn rtsps_from_gstreamer_through_a_push_to_gstreamer() {
             .output(Output::from_url("out", output));
         engine.block_on(engine.start(flow.build().unwrap())).unwrap()
     };
-    let (port, other, last) = (free_port(), free_port(), free_port());
+    let port = free_port();
+    let other = free_port();
+    let last = free_port();
     let listener = |port: u16, path: &str| format!("rtsps://127.0.0.1:{port}/{path}?mode=listener");
     // One GStreamer records to the first flow, which records to the second, where another plays; all of it within TLS.
     let second = flow("second", &listener(other, "relay"), &listener(last, "live"));
     let push = format!("rtsps://localhost:{other}/relay?mode=caller&transport=tcp");
     let first = flow("first", &listener(port, "cam"), &push);
     let folder = tempfile::tempdir().unwrap();
-    let (file, got) = (mp4(folder.path()), folder.path().join("got.h264"));
+    let file = mp4(folder.path());
+    let got = folder.path().join("got.h264");
     let (from, to) = (format!("location={}", text(&file)), format!("location=rtsps://127.0.0.1:{port}/cam"));
     let insecure = "tls-validation-flags=0"; // the certificate is its own authority
     let publisher = Peer::start(

@@ -157,8 +157,10 @@ fn srt_port_serves_several_flows_by_stream_id() {
             .unwrap();
         engine.block_on(engine.start(flow)).unwrap()
     };
-    let (one, two) = (start("one"), start("two"));
-    let (mut tap_one, mut tap_two) = (one.tap("tap").unwrap(), two.tap("tap").unwrap());
+    let one = start("one");
+    let two = start("two");
+    let mut tap_one = one.tap("tap").unwrap();
+    let mut tap_two = two.tap("tap").unwrap();
     let url = |id: &str| format!("srt://{bind}?mode=caller&pkt_size=1316&streamid={id}");
     let mut senders = [ffmpeg_sends(&url("one")), ffmpeg_sends(&url("#!::r=two,m=publish"))];
     for tap in [&mut tap_one, &mut tap_two] {
@@ -203,7 +205,8 @@ fn srt_repairs_five_percent_loss_in_both_directions() {
     let source = rig.running.stats().sources[0].clone();
     // ffmpeg says goodbye without waiting: what was lost just before cannot be repeated. Nothing else is missing.
     let way_in = way_in.lock().unwrap();
-    let (missing, last) = (way_in.missing(), *way_in.sent.keys().last().unwrap());
+    let missing = way_in.missing();
+    let last = *way_in.sent.keys().last().unwrap();
     assert!(missing.iter().all(|number| number + 40 > last), "{missing:?} of {last}");
     assert_eq!(source.packets, way_in.arrived.len() as u64, "{missing:?} {source:?}");
     assert!(source.lost <= missing.len() as u64, "{missing:?} {source:?}");
@@ -273,7 +276,8 @@ fn srt_bandwidth_limit_drops_datagrams_or_disconnects() {
     sent(&mut sender);
     rig.source_lost();
     let stats = rig.running.stats();
-    let (source, tap) = (&stats.sources[0], &stats.outputs[0]);
+    let source = &stats.sources[0];
+    let tap = &stats.outputs[0];
     // A second of burst, and five at the rate: less than half of what came.
     assert!(source.dropped > 100 && source.packets < 250, "{source:?}");
     assert!(tap.packets + tap.dropped <= source.packets);

@@ -84,7 +84,8 @@ impl Case {
     /// The program sends, and we receive.
     fn sends(self) {
         let port = free_port();
-        let (from, url) = (clip(), self.url(port));
+        let from = clip();
+        let url = self.url(port);
         let sender = || match self.program {
             Program::Ffmpeg => Peer::start("ffmpeg", &[&remux(&from, &["-re"])[..], &[&url]].concat()),
             Program::Gstreamer => peer::gstreamer_sends_srt(&from, &url),
@@ -92,7 +93,8 @@ impl Case {
                 let input = free_port();
                 let sender = Peer::start("srt-live-transmit", &["-q", &format!("udp://127.0.0.1:{input}"), &url]);
                 sender.wait_for_udp(input);
-                let (socket, media) = (UdpSocket::bind("127.0.0.1:0").unwrap(), fs::read(&from).unwrap());
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let media = fs::read(&from).unwrap();
                 std::thread::spawn(move || {
                     // Nobody hears the first ones of them: so the clip goes round.
                     for chunk in media.chunks(1316).cycle().take(4 * media.len() / 1316) {
@@ -147,7 +149,8 @@ impl Case {
     /// The program receives what we send.
     fn receives(self) {
         let port = free_port();
-        let (url, folder) = (self.url(port), tempfile::tempdir().unwrap());
+        let url = self.url(port);
+        let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("received");
         let sink = Sink::new();
         let receiver = || match self.program {
@@ -241,7 +244,8 @@ fn srt_sends_to_every_libsrt_program_and_key_length() {
 
 /// The other end is srt-tokio, which shares no code with libsrt. It sends or receives the clip.
 fn with_srt_tokio(case: Case, it_sends: bool) {
-    let (port, media) = (free_port(), fs::read(clip()).unwrap());
+    let port = free_port();
+    let media = fs::read(clip()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let socket = runtime.spawn(async move {
         let mut builder = SrtSocket::builder();

@@ -45,19 +45,22 @@ fn stop_clean(rig: Rig) {
 fn udp_ts_from_ffmpeg_arrives_byte_for_byte() {
     // 1472 bytes are what ffmpeg sends if it is not told otherwise: transport packets are cut.
     for size in ["?pkt_size=1316", ""] {
-        let (direct, relayed) = (Sink::new(), Sink::new());
+        let direct = Sink::new();
+        let relayed = Sink::new();
         let output = Output::udp("out", &relayed.address());
         let rig = Rig::start(Source::udp("in", "127.0.0.1:0"), vec![output.into()]);
         // ffmpeg sends the same to us and to a receiver beside us.
         let targets = format!("[f=mpegts]{}{size}|[f=mpegts]udp://{}{size}", rig.input(), direct.address());
-        let (direct, relayed) = (collect(direct), collect(relayed));
+        let direct = collect(direct);
+        let relayed = collect(relayed);
         let from = clip();
         let mut sender = Peer::start(
             "ffmpeg",
             &["-v", "error", "-nostdin", "-re", "-i", text(&from), "-map", "0", "-c", "copy", "-f", "tee", &targets],
         );
         assert!(sender.finish().success(), "{}", sender.output());
-        let (direct, relayed) = (direct.join().unwrap(), relayed.join().unwrap());
+        let direct = direct.join().unwrap();
+        let relayed = relayed.join().unwrap();
         let received = relayed.concat();
         assert!(received == direct.concat(), "{size}: {} and {} bytes", received.len(), direct.concat().len());
         assert!(size.is_empty() || relayed == direct, "the datagrams are the same");
@@ -75,12 +78,14 @@ fn udp_ts_from_gstreamer_to_gstreamer_arrives_byte_for_byte() {
         let output = format!("udp://127.0.0.1:{}?pace={pace}", free_port());
         let rig = Rig::start(Source::udp("in", "127.0.0.1:0"), vec![Output::from_url("out", &output)]);
         let file = rig.file("received.ts");
-        let (from, to) = (format!("uri={}", rig.playback()), format!("location={}", text(&file)));
+        let from = format!("uri={}", rig.playback());
+        let to = format!("location={}", text(&file));
         let receiver =
             Peer::start("gst-launch-1.0", &["-e", "udpsrc", &from, "!", "filesink", "buffer-mode=unbuffered", &to]);
         receiver.wait_for_udp(output.split([':', '?']).nth(2).unwrap().parse().unwrap());
         let original = clip();
-        let (from, port) = (format!("location={}", text(&original)), format!("port={}", rig.input_port()));
+        let from = format!("location={}", text(&original));
+        let port = format!("port={}", rig.input_port());
         let read = ["-q", "filesrc", &from, "!", "tsparse", "set-timestamps=true", "alignment=7", "!"];
         peer::run("gst-launch-1.0", &[&read[..], &["udpsink", "host=127.0.0.1", &port]].concat());
         let original = fs::read(original).unwrap();
@@ -123,7 +128,8 @@ fn udp_ts_is_decoded_between_gstreamer_and_ffmpeg_at_printed_addresses() {
     );
     receiver.wait_for_udp(port);
     let from = clip();
-    let (location, to) = (format!("location={}", text(&from)), format!("port={}", rig.input_port()));
+    let location = format!("location={}", text(&from));
+    let to = format!("port={}", rig.input_port());
     let read = ["-q", "filesrc", &location, "!", "tsparse", "set-timestamps=true", "alignment=7", "!"];
     peer::run("gst-launch-1.0", &[&read[..], &["udpsink", "host=127.0.0.1", &to]].concat());
     assert!(receiver.finish().success(), "{}", receiver.output());
@@ -136,7 +142,8 @@ fn udp_ts_is_decoded_between_gstreamer_and_ffmpeg_at_printed_addresses() {
     let output = Output::udp("out", &format!("239.255.79.1:{port}")).interface("lo").ttl(1);
     let rig = Rig::start(Source::udp("in", "127.0.0.1:0"), vec![output.into()]);
     let file = rig.file("from-ffmpeg.ts");
-    let (uri, to) = (format!("uri={}", rig.playback()), format!("location={}", text(&file)));
+    let uri = format!("uri={}", rig.playback());
+    let to = format!("location={}", text(&file));
     let receiver = Peer::start(
         "gst-launch-1.0",
         &["-e", "udpsrc", &uri, "multicast-iface=lo", "!", "filesink", "buffer-mode=unbuffered", &to],

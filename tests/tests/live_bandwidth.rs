@@ -130,7 +130,8 @@ impl Chain {
 
     /// Pushes 20 Mb/s for a while; returns how many packets that were.
     fn run(&mut self, time: Duration) -> u64 {
-        let (start, mut pushed) = (Instant::now(), 0);
+        let start = Instant::now();
+        let mut pushed = 0;
         self.number = self.number.next_multiple_of(100);
         while start.elapsed() < time {
             while pushed < start.elapsed().as_millis() as u64 * PACKETS_PER_SECOND / 1000 {
@@ -145,7 +146,9 @@ impl Chain {
     #[track_caller]
     fn everything_arrives(&mut self) {
         let pushed = self.run(RUN);
-        let (receiver, sender, arrived) = (&self.receiver, &self.sender, &self.arrived);
+        let receiver = &self.receiver;
+        let sender = &self.sender;
+        let arrived = &self.arrived;
         let end = Instant::now() + Duration::from_secs(10);
         while arrived.load(Relaxed) < pushed && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(20));
@@ -212,14 +215,16 @@ fn raised_bandwidth_reaches_rtp_output_and_source() {
 
 #[test]
 fn raised_bandwidth_reaches_rtmp_push_and_listener() {
-    let (address, key) = (format!("127.0.0.1:{}", free_port()), StreamKey::new("key").unwrap());
+    let address = format!("127.0.0.1:{}", free_port());
+    let key = StreamKey::new("key").unwrap();
     let output = Output::rtmp_push("out", &format!("rtmp://{address}/live"), key.clone());
     raised_flows_carry_the_new_rate(Kind::Rtmp, output, Source::rtmp("in", &address, "live").key(key));
 }
 
 #[test]
 fn raised_bandwidth_reaches_rtmp_play_and_pull() {
-    let (address, key) = (format!("127.0.0.1:{}", free_port()), StreamKey::new("key").unwrap());
+    let address = format!("127.0.0.1:{}", free_port());
+    let key = StreamKey::new("key").unwrap();
     let output = Output::rtmp_pull("out", &address, "live").key(key.clone());
     raised_flows_carry_the_new_rate(
         Kind::Rtmp,
@@ -353,7 +358,8 @@ fn raised_bandwidth_reaches_socket_buffers_of_rtp() {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
     let mut chain = Chain::start(Kind::Rtp, Output::rtp("out", &address), Source::rtp("in", &address), (LOW, LOW));
-    let (source, output) = (format!("sport = :{port}"), format!("dport = :{port}"));
+    let source = format!("sport = :{port}");
+    let output = format!("dport = :{port}");
     buffer_becomes(&mut chain, "-u", &source, "rb", 1 << 20);
     buffer_becomes(&mut chain, "-u", &output, "tb", 512 << 10);
     chain.sender.set_max_bandwidth(HIGH).unwrap();
@@ -375,7 +381,8 @@ fn send_buffer_grows(kind: Kind, output: impl Into<Output>, source: impl Into<So
 
 #[test]
 fn raised_bandwidth_reaches_send_buffers_of_rtmp() {
-    let (port, key) = (free_port(), StreamKey::new("key").unwrap());
+    let port = free_port();
+    let key = StreamKey::new("key").unwrap();
     let (address, url) = (format!("127.0.0.1:{port}"), format!("rtmp://127.0.0.1:{port}/live"));
     let output = Output::rtmp_push("out", &url, key.clone());
     let source = Source::rtmp("in", &address, "live").key(key.clone());
@@ -402,7 +409,8 @@ fn raised_bandwidth_reaches_the_queue_of_outputs() {
     let engine = Engine::builder().workers(2).build().unwrap();
     let flow = Flow::builder("queue", LOW).source(Source::app_datagrams("in")).output(Output::tap("tap"));
     let flow = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
-    let (app, mut tap) = (flow.app_source("in").unwrap(), flow.tap("tap").unwrap());
+    let app = flow.app_source("in").unwrap();
+    let mut tap = flow.tap("tap").unwrap();
     flow.set_max_bandwidth(HIGH).unwrap();
     std::thread::sleep(Duration::from_millis(300)); // sources take changed settings over within 100 ms
     // Four times what a queue at the old bandwidth holds.

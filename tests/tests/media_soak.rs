@@ -131,7 +131,8 @@ fn encode_srt(
         let length = Duration::from_millis(1500 + dice.below(14_000) as u64);
         log.lock().unwrap().push(format!("{:?} {url}: clip {number} for {length:?}", begun.elapsed()));
         let from = Instant::now();
-        let (mut first, mut due) = (None, from);
+        let mut first = None;
+        let mut due = from;
         for run in clips[number].chunks(7 * 188) {
             if stop.load(Relaxed) || from.elapsed() >= length {
                 break;
@@ -248,7 +249,8 @@ type Told = Vec<(Instant, String)>;
 fn watch(flow: &FlowHandle, engine: &Arc<Engine>) -> (JoinHandle<()>, Arc<Mutex<Told>>) {
     let mut events = flow.events();
     let seen: Arc<Mutex<Told>> = Arc::default();
-    let (engine, list) = (engine.clone(), seen.clone());
+    let engine = engine.clone();
+    let list = seen.clone();
     let thread = thread::spawn(move || {
         while let Some(event) = engine.block_on(events.next()) {
             list.lock().unwrap().push((Instant::now(), event.to_string()));
@@ -290,7 +292,8 @@ fn judge_gaps(
         }
         for periods in encoders {
             for period in periods.lock().unwrap().iter() {
-                let (from, to) = (period.from.max(gap.from), period.to.min(gap.to));
+                let from = period.from.max(gap.from);
+                let to = period.to.min(gap.to);
                 if to.saturating_duration_since(from) > RECOVERY {
                     let told: Vec<_> = events
                         .iter()
@@ -323,7 +326,8 @@ fn decode(file: &Path) -> (usize, Vec<String>) {
 #[test]
 fn outputs_stay_decodable_while_encoders_do_as_they_like() {
     let setting = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let (seconds, seed) = (setting("STREAMLINK_SOAK_SECONDS", 40), setting("STREAMLINK_SOAK_SEED", 0x50a7));
+    let seconds = setting("STREAMLINK_SOAK_SECONDS", 40);
+    let seed = setting("STREAMLINK_SOAK_SEED", 0x50a7);
     println!("{seconds} s, seed {seed}");
     let folder = tempfile::tempdir().unwrap();
     let files = clips(folder.path());
@@ -379,7 +383,8 @@ fn outputs_stay_decodable_while_encoders_do_as_they_like() {
             .build()
             .unwrap(),
     );
-    let (platform_file, rtmp_file) = (folder.path().join("platform.flv"), folder.path().join("rtmp.flv"));
+    let platform_file = folder.path().join("platform.flv");
+    let rtmp_file = folder.path().join("rtmp.flv");
     let (platform_tap, platform_judge) = record(&platform, "tap", &platform_file);
     let (rtmp_tap, rtmp_judge) = record(&rtmp, "tap", &rtmp_file);
     let rtsp_packets: Arc<Mutex<Vec<(Instant, u32)>>> = Arc::default();
@@ -398,8 +403,11 @@ fn outputs_stay_decodable_while_encoders_do_as_they_like() {
         let periods: [Periods; 2] = Default::default();
         for (url, number) in flow.input_addresses().into_iter().zip(0..2) {
             let dice = TestRng((seed + at * 2 + number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-            let (stop, sent, log) = (stop.clone(), periods[number].clone(), log.clone());
-            let (contents, mp4) = (contents.clone(), mp4.clone());
+            let stop = stop.clone();
+            let sent = periods[number].clone();
+            let log = log.clone();
+            let contents = contents.clone();
+            let mp4 = mp4.clone();
             threads.push(thread::spawn(move || {
                 if url.starts_with("srt") {
                     encode_srt(&url, &contents, dice, &stop, &sent, &log);

@@ -23,7 +23,8 @@ fn connection_has(player: Source, port: u16) {
 
 #[test]
 fn rtmp_players_get_code_point_and_congestion_control() {
-    let (port, key) = (free_port(), StreamKey::new("KEY").unwrap());
+    let port = free_port();
+    let key = StreamKey::new("KEY").unwrap();
     let address = format!("127.0.0.1:{port}");
     let output = Output::rtmp_pull("out", &address, "live").key(key.clone()).dscp(46).congestion("reno");
     let server = Rig::start(Source::app_rtmp("in"), vec![output.into()]);

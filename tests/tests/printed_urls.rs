@@ -68,7 +68,8 @@ fn printed_srt_addresses_work_in_gstreamer() {
     for id in ["cam-1", "#!::r=live/cam,m=publish"] {
         let (engine, running) = start(Source::srt_listener("in", "127.0.0.1:0").stream_id(id).into(), vec![]);
         let url = running.input_addresses()[0].to_string();
-        let (from, to) = (format!("location={}", text(&clip())), format!("uri={url}"));
+        let from = format!("location={}", text(&clip()));
+        let to = format!("uri={url}");
         let sender = Peer::start("gst-launch-1.0", &["-q", "filesrc", &from, "!", "tsparse", "!", "srtsink", &to]);
         media_arrives(&running, &url, &sender);
         drop(sender);

@@ -157,7 +157,8 @@ fn event<T>(engine: &Engine, flow: &FlowHandle, wanted: impl Fn(Event) -> Option
 #[test]
 fn rtp_output_moves_to_a_remote_region_and_back_while_media_flows() {
     let (engine, node) = engines();
-    let (local, remote) = (Sink::new(), Sink::new());
+    let local = Sink::new();
+    let remote = Sink::new();
     let flow = Flow::builder("f", Bitrate::mbps(20))
         .source(Source::rtp("in", "127.0.0.1:0"))
         .output(Output::rtp("out", &local.address()))

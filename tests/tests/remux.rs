@@ -38,7 +38,8 @@ fn check_remuxed(nginx: &Nginx, name: &str, original: &Path, has: (bool, bool)) 
         // The sound that begins with, or just after, the first picture lies as far from it as in the original.
         let ((video, audio), (wanted_video, wanted_audio)) = (gap(&file), gap(original));
         let after = |video: f64, audio: &[f64]| audio.iter().map(|t| t - video).find(|d| *d >= 0.0).unwrap();
-        let (got, wanted) = (after(video, &audio), after(wanted_video, &wanted_audio));
+        let got = after(video, &audio);
+        let wanted = after(wanted_video, &wanted_audio);
         assert!((got - wanted).abs() < 0.04, "{got} instead of {wanted}");
     }
 }
@@ -86,7 +87,8 @@ fn remux_srt_to_rtmp_keeps_every_picture_and_sync() {
         // The last picture is out when for a second nothing has come, or left.
         eventually("the end", || {
             let stats = rig.running.stats();
-            let (source, output) = (&stats.sources[0], &stats.outputs[0]);
+            let source = &stats.sources[0];
+            let output = &stats.outputs[0];
             (output.packets > 0 && [source.bit_rate, output.bit_rate] == [Bitrate::bps(0); 2]).then_some(())
         });
         drop(transmit);
@@ -150,7 +152,8 @@ fn remux_hevc_to_enhanced_rtmp_is_lossless() {
     }
     let bare = folder.path().join("got.h265");
     fs::write(&bare, stream).unwrap();
-    let (got, wanted) = (pictures(&bare), pictures(&file));
+    let got = pictures(&bare);
+    let wanted = pictures(&file);
     assert!(got == wanted, "{} of {}", got.len(), wanted.len());
     target.stop();
 }
@@ -189,7 +192,8 @@ fn remux_ac3_eac3_and_opus_to_enhanced_rtmp_is_bit_exact() {
         let tap = Recording::start(&target);
         let push = Output::rtmp_push("push", &format!("rtmp://127.0.0.1:{port}/live"), key());
         let rig = Rig::start(Source::app_datagrams("in"), vec![push.into()]);
-        let (file, bare) = (rig.file("original.ts"), rig.file("bare"));
+        let file = rig.file("original.ts");
+        let bare = rig.file("bare");
         let sound = ["-map", "0", "-c:v", "copy", "-ar", "48000", "-ac", "2", "-c:a", codec, "-f", "mpegts"];
         media::make(&clip(), &sound, &file);
         let coded =
@@ -205,7 +209,8 @@ fn remux_ac3_eac3_and_opus_to_enhanced_rtmp_is_bit_exact() {
         rig.stop();
         let packets = tap.finish_packets(&target);
         assert_eq!(target.running.stats().sources[0].media.as_deref(), Some(described));
-        let (mut got, mut last) = (Vec::new(), 0);
+        let mut got = Vec::new();
+        let mut last = 0;
         for packet in &packets {
             let (kind, time) = packet.rtmp_message().unwrap();
             if kind == RtmpKind::Audio {

@@ -40,7 +40,8 @@ impl Network {
         }
         let (counts, stop) = <(Arc<Mutex<(u64, u64)>>, Arc<AtomicBool>)>::default();
         let thread = std::thread::spawn({
-            let (counts, stop) = (counts.clone(), stop.clone());
+            let counts = counts.clone();
+            let stop = stop.clone();
             move || {
                 let mut rng = TestRng(0x5eed);
                 let mut clients: [Option<SocketAddr>; 2] = [None; 2];
@@ -129,7 +130,8 @@ fn rist_recovers_lost_packets_between_flows() {
     let received: Vec<Vec<u8>> = std::iter::once(sink.next()).chain(sink.drain(Duration::from_secs(3))).collect();
     sender.join().unwrap();
     check(&received);
-    let (source, output) = (receiving.running.stats().sources[0].clone(), sending.running.stats().outputs[0].clone());
+    let source = receiving.running.stats().sources[0].clone();
+    let output = sending.running.stats().outputs[0].clone();
     let (lost, again) = network.counts();
     assert!(lost > 20 && source.lost <= 1, "{lost} {source:?}");
     assert_eq!(output.retransmitted, again);

@@ -147,7 +147,8 @@ fn rtmp_caller_without_password_tells_the_challenge() {
 
 #[test]
 fn rtmp_caller_follows_redirects_within_bounds() {
-    let (a, b) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let a = TcpListener::bind("127.0.0.1:0").unwrap();
+    let b = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
     let rig = output_to(&format!("rtmp://127.0.0.1:{}/live/KEY", port(&a)));
     let redirect = |to: &str| {

@@ -152,7 +152,9 @@ fn rtp_multicast_is_received_and_sent() {
 #[test]
 fn rtp_output_feeds_two_destinations_and_rewrites() {
     let engine = engine();
-    let (a, b, kept) = (Sink::new(), Sink::new(), Sink::new());
+    let a = Sink::new();
+    let b = Sink::new();
+    let kept = Sink::new();
     let flow = Flow::builder("f", Bitrate::mbps(20))
         .source(Source::rtp("in", "127.0.0.1:0").reorder_window(Duration::ZERO))
         .output(Output::rtp("pair", &a.address()).second(b.address()).rewrite(Rewrite::Ssrc(42)))
@@ -161,7 +163,9 @@ fn rtp_output_feeds_two_destinations_and_rewrites() {
         .unwrap();
     let running = engine.block_on(engine.start(flow)).unwrap();
     input(&running).stream((0..100).filter(|i| i % 10 != 5));
-    let (from_a, from_b, from_kept) = (a.take(90), b.take(90), kept.take(90));
+    let from_a = a.take(90);
+    let from_b = b.take(90);
+    let from_kept = kept.take(90);
     assert_eq!(from_a, from_b);
     for (i, p) in from_a.iter().enumerate() {
         assert_eq!(ssrc(p), 42);
@@ -302,7 +306,8 @@ fn rtp_source_is_lost_on_silence_and_returns() {
 #[test]
 fn rtp_outputs_are_added_and_removed_without_disturbing_others() {
     let engine = engine();
-    let (steady, late) = (Sink::new(), Sink::new());
+    let steady = Sink::new();
+    let late = Sink::new();
     let flow = Flow::builder("f", Bitrate::mbps(100))
         .source(Source::rtp("in", "127.0.0.1:0"))
         .output(Output::rtp("steady", &steady.address()))
@@ -398,7 +403,8 @@ fn app_source_and_tap_carry_every_family() {
             .output(Output::from_url("pulled", "tap:"))
             .output(Output::from_url("called", "tap:"));
         let running = engine.block_on(engine.start(flow.build().unwrap())).unwrap();
-        let (source, mut pulled) = (running.app_source("in").unwrap(), running.tap("pulled").unwrap());
+        let source = running.app_source("in").unwrap();
+        let mut pulled = running.tap("pulled").unwrap();
         let (sender, called) = std::sync::mpsc::channel();
         let calls = running.tap("called").unwrap().for_each(move |p| sender.send(p).unwrap());
         assert!(running.tap("called").is_err(), "a tap is taken once");
@@ -438,7 +444,8 @@ fn app_source_reports_full_flow_and_slow_tap_drops_oldest() {
         .build()
         .unwrap();
     let running = engine.block_on(engine.start(flow)).unwrap();
-    let (source, mut tap) = (running.app_source("in").unwrap(), running.tap("slow").unwrap());
+    let source = running.app_source("in").unwrap();
+    let mut tap = running.tap("slow").unwrap();
     let results: Vec<_> =
         (0..1500).map(|_| source.push(Packet::datagram(vec![0; 1000], std::time::Instant::now()))).collect();
     assert!(results[..1000].iter().all(Result::is_ok));

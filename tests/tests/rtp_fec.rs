@@ -51,7 +51,9 @@ impl Network {
         }
         let (sent, fec, stop) = <(Arc<Mutex<Vec<Vec<u8>>>>, Arc<Mutex<[usize; 2]>>, Arc<AtomicBool>)>::default();
         let thread = std::thread::spawn({
-            let (sent, fec, stop) = (sent.clone(), fec.clone(), stop.clone());
+            let sent = sent.clone();
+            let fec = fec.clone();
+            let stop = stop.clone();
             move || {
                 let out = UdpSocket::bind("127.0.0.1:0").unwrap();
                 let mut buffer = [0; 2048];

@@ -194,7 +194,8 @@ fn rtsp_symmetric_uses_the_ports_peers_send_from() {
     let wrong = "Transport: RTP/AVP;unicast;client_port=9-10;mode=record\r\n";
     let (to, to_rtcp) = server_ports(&client.ask(&format!("SETUP {url}/track"), wrong, ""));
     assert!(client.ask(&format!("RECORD {url}"), "", "").contains("200"));
-    let (media, reports) = (socket(), socket());
+    let media = socket();
+    let reports = socket();
     // Two that follow each other make a stream.
     for number in 0..2 {
         media.send_to(&rtp(number), ("127.0.0.1", to)).unwrap();
@@ -213,7 +214,8 @@ fn rtsp_symmetric_uses_the_ports_peers_send_from() {
     // Frames in the connection are nothing to a player over UDP: what comes behind them is heard, and none is kept.
     player.0.write_all(&[b'$', 0, 0, 4, 1, 2, 3, 4].repeat(100)).unwrap();
     assert!(player.ask(&format!("GET_PARAMETER {play}"), "", "").contains("200"));
-    let (here, here_rtcp) = (socket(), socket());
+    let here = socket();
+    let here_rtcp = socket();
     here.send_to(&[0x80, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], ("127.0.0.1", from)).unwrap();
     here_rtcp.send_to(&[0x80, 201, 0, 1, 0, 0, 0, 9], ("127.0.0.1", from_rtcp)).unwrap();
     // A sender report goes the same way, to the other port.

@@ -95,7 +95,8 @@ fn serve(handle: impl Fn(&mut Conversation, &str) + Send + Sync + 'static) -> u1
     let handle = Arc::new(handle);
     std::thread::spawn(move || {
         for stream in listener.incoming().take(100) {
-            let (stream, handle) = (stream.unwrap(), handle.clone());
+            let stream = stream.unwrap();
+            let handle = handle.clone();
             std::thread::spawn(move || {
                 let mut conversation = Conversation { stream, udp: None };
                 let mut request = Vec::new();

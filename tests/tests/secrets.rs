@@ -283,7 +283,9 @@ fn rtsp_server(answers: &'static [&'static str]) -> u16 {
     std::thread::spawn(move || {
         for stream in listener.incoming().take(20).map_while(Result::ok) {
             let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let (mut cseq, mut echo, mut count) = (String::new(), String::new(), 0);
+            let mut cseq = String::new();
+            let mut echo = String::new();
+            let mut count = 0;
             let mut line = String::new();
             while reader.read_line(&mut line).is_ok_and(|n| n > 0) {
                 if let Some(value) = line.strip_prefix("CSeq: ") {

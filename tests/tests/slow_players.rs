@@ -86,7 +86,8 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
         peer::example("relay"),
         &["--source", urls[0], "--output", &format!("out={}", urls[1]), "--max-bandwidth", "40M", "--stats", "json"],
     );
-    let (input, output) = (relay.wait_for_word("input address: "), relay.wait_for_word("playback URL of out: "));
+    let input = relay.wait_for_word("input address: ");
+    let output = relay.wait_for_word("playback URL of out: ");
     let input_with = if scheme == "srt" { format!("{input}?pkt_size=1316") } else { input.clone() };
     // The clip over and over, each time from its beginning, without a break in time.
     let arguments = [&["-map", "0", "-c", "copy"][..], publish, &[&input_with]].concat();
@@ -105,7 +106,8 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
     stuck.iter().for_each(|player| player.signal(libc::SIGSTOP));
     let mut idle = idlers(address(&input), scheme);
     idle.extend(idlers(address(&output), scheme));
-    let (started, mut most) = (Instant::now(), before);
+    let started = Instant::now();
+    let mut most = before;
     let mut greeting = match scheme {
         "rtmp" => vec![3; 1537],
         _ => b"OPTIONS * RTSP/1.0\r\n".repeat(50),

@@ -341,8 +341,11 @@ fn srt_output_tells_of_datagrams_above_its_payload_size() {
     );
     let mut tap = last.tap("tap").unwrap();
     let camera = near.app_source("camera").unwrap();
-    let (mut near_events, mut far_events) = (near.events(), far.events());
-    let (mut near_limit, mut far_limit, mut arrived) = (None, None, 0);
+    let mut near_events = near.events();
+    let mut far_events = far.events();
+    let mut near_limit = None;
+    let mut far_limit = None;
+    let mut arrived = 0;
     eventually("both outputs tell of it, and what fits arrives", || {
         for size in [188, 1316, 1456] {
             camera.push(Packet::datagram(vec![7u8; size], Instant::now())).unwrap();

@@ -56,7 +56,8 @@ fn srt_group_output_loses_nothing_while_its_paths_fail_in_turn() {
         Rig::start(Source::srt_listener("in", "127.0.0.1:0").latency(latency()), vec![Output::tap("tap").into()]);
     let tap = Recording::start(&receiver);
     let target = SocketAddr::from(([127, 0, 0, 1], receiver.input_port()));
-    let (one, two) = (Lossy::to(target, 2), Lossy::to(target, 20));
+    let one = Lossy::to(target, 2);
+    let two = Lossy::to(target, 20);
     let output_of_group = Output::srt_caller("out", &one.address.to_string())
         .nodes([two.address.to_string()])
         .latency(latency())
@@ -93,7 +94,8 @@ fn srt_group_source_takes_every_packet_from_either_path() {
         vec![Output::srt_listener("out", "127.0.0.1:0").latency(latency()).into()],
     );
     let target: SocketAddr = sender.playback().trim_start_matches("srt://").parse().unwrap();
-    let (one, two) = (Lossy::to(target, 15), Lossy::to(target, 15));
+    let one = Lossy::to(target, 15);
+    let two = Lossy::to(target, 15);
     let url = format!("srt://*?type=broadcast&nodes={},{}&latency=600", one.address, two.address);
     let receiver = Rig::start(Source::from_url("in", &url), vec![Output::tap("tap").into()]);
     let tap = Recording::start(&receiver);
@@ -123,7 +125,8 @@ fn srt_backup_group_output_sends_over_the_heaviest_path_and_comes_back() {
         Rig::start(Source::srt_listener("in", "127.0.0.1:0").latency(latency()), vec![Output::tap("tap").into()]);
     let tap = Recording::start(&receiver);
     let target = SocketAddr::from(([127, 0, 0, 1], receiver.input_port()));
-    let (one, two) = (Lossy::to(target, 2), Lossy::to(target, 5));
+    let one = Lossy::to(target, 2);
+    let two = Lossy::to(target, 5);
     let url = format!("srt://{}?type=backup&weight=9&nodes={}?weight%3D5&latency=600", one.address, two.address);
     let sender = Rig::start(Source::app_datagrams("app"), vec![Output::from_url("out", &url)]);
     eventually("both members", || (members_up(&output(&sender)) == 2).then_some(()));
@@ -170,7 +173,8 @@ fn srt_backup_group_of_a_caller_is_served_over_its_heaviest_member() {
         vec![Output::srt_listener("out", "127.0.0.1:0").latency(latency()).into()],
     );
     let target: SocketAddr = sender.playback().trim_start_matches("srt://").parse().unwrap();
-    let (one, two) = (Lossy::to(target, 2), Lossy::to(target, 5));
+    let one = Lossy::to(target, 2);
+    let two = Lossy::to(target, 5);
     let pull = Source::srt_caller("in", &one.address.to_string())
         .nodes([format!("{}?weight=20", two.address)])
         .weight(10)

@@ -63,7 +63,8 @@ fn srt_gcm_and_filter_carry_everything_between_both_roles() {
     feed_app(&sender);
     eventually("everything", || (source(&receiver).packets >= u64::from(DATAGRAMS)).then_some(()));
     std::thread::sleep(Duration::from_millis(1100)); // statistics are a second old
-    let (input, output) = (source(&receiver), sender.running.stats().outputs[0].clone());
+    let input = source(&receiver);
+    let output = sender.running.stats().outputs[0].clone();
     assert_eq!((input.lost, input.undecrypted, input.encrypted), (0, 0, true), "{input:?}");
     assert!(input.rebuilt > 10 && input.repairs > 500, "{input:?}");
     assert!(output.repairs >= input.repairs && output.retransmitted * 4 < input.rebuilt, "{output:?} {input:?}");

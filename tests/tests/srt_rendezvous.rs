@@ -59,7 +59,9 @@ fn url_of_ours(ours: u16, theirs: u16, is_encrypted: bool) -> String {
 }
 
 fn receive_from_libsrt(is_encrypted: bool, ours_is_first: bool) {
-    let (ours, theirs, input) = (free_port(), free_port(), free_port());
+    let ours = free_port();
+    let theirs = free_port();
+    let input = free_port();
     let start_theirs = || {
         let peer = Peer::start(
             "srt-live-transmit",
@@ -107,7 +109,8 @@ fn receive_from_libsrt(is_encrypted: bool, ours_is_first: bool) {
 fn send_to_libsrt(is_encrypted: bool, ours_is_first: bool) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("received");
-    let (ours, theirs) = (free_port(), free_port());
+    let ours = free_port();
+    let theirs = free_port();
     let start_theirs = || {
         let url = url_of_theirs(ours, theirs, is_encrypted);
         let command = format!("exec srt-live-transmit -q '{url}' file://con >'{}'", text(&file));
@@ -154,7 +157,8 @@ fn srt_rendezvous_sends_to_libsrt() {
 
 #[test]
 fn srt_rendezvous_between_two_flows_survives_the_restart_of_one() {
-    let (a, b) = (free_port(), free_port());
+    let a = free_port();
+    let b = free_port();
     let latency = Latency::from_millis(200).unwrap();
     let source = || {
         Source::srt_caller("in", &format!("127.0.0.1:{b}"))
@@ -186,7 +190,8 @@ fn srt_rendezvous_between_two_flows_survives_the_restart_of_one() {
 
 #[test]
 fn srt_rendezvous_tells_of_a_wrong_passphrase() {
-    let (a, b) = (free_port(), free_port());
+    let a = free_port();
+    let b = free_port();
     let caller = |remote: u16, local: u16, secret: &str| {
         Source::srt_caller("in", &format!("127.0.0.1:{remote}"))
             .rendezvous()

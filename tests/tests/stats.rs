@@ -74,7 +74,8 @@ fn srt_stats_match_the_wire_with_losses_and_retransmissions() {
     let listed = listed.expect("a player");
     network_in.finish();
     network_out.finish();
-    let (way_in, way_out) = (way_in.lock().unwrap(), way_out.lock().unwrap());
+    let way_in = way_in.lock().unwrap();
+    let way_out = way_out.lock().unwrap();
 
     let bytes = |lengths: &mut dyn Iterator<Item = usize>| lengths.sum::<usize>() as u64;
     assert_eq!(source.lost, 0);
@@ -127,7 +128,8 @@ fn rtp_stats_match_the_wire() {
 
 /// The tags of an FLV file: their types and bodies.
 fn bodies(file: &[u8]) -> Vec<(u8, &[u8])> {
-    let (mut at, mut found) = (13, Vec::new());
+    let mut at = 13;
+    let mut found = Vec::new();
     while let Some(header) = file.get(at..at + 11) {
         let length = u32::from_be_bytes([0, header[1], header[2], header[3]]) as usize;
         found.push((header[0], &file[at + 11..at + 11 + length]));
@@ -150,7 +152,8 @@ fn rtmp_stats_match_encoder_and_player() {
         Source::rtmp("in", "127.0.0.1:0", "live").key(key),
         vec![Output::rtmp_pull("out", "127.0.0.1:0", "play").into()],
     );
-    let (sent, played) = (rig.file("sent.flv"), rig.file("played.flv"));
+    let sent = rig.file("sent.flv");
+    let played = rig.file("played.flv");
     let mut player = Peer::start("rtmpdump", &["-q", "--live", "-r", &rig.playback(), "-o", text(&played)]);
     eventually("the player", || (rig.running.stats().outputs[0].players.len() == 1).then_some(()));
     make(&clip(), &["-map", "0", "-c", "copy", "-f", "flv"], &sent);
@@ -207,7 +210,8 @@ fn rtmp_stats_count_media_without_readers() -> Result<(), Box<dyn Error>> {
 
 /// Number of RTP packets interleaved with RTSP messages (RFC 2326 section 10.12), and their bytes.
 fn interleaved(mut said: &[u8]) -> (u64, u64) {
-    let (mut packets, mut bytes) = (0, 0);
+    let mut packets = 0;
+    let mut bytes = 0;
     while !said.is_empty() {
         if said[0] == b'$' {
             let Some(header) = said.get(..4) else { break };
@@ -233,7 +237,8 @@ fn rtsp_stats_match_the_wire() {
         vec![Output::rtsp_listener("out", "127.0.0.1:0", "play").into()],
     );
     let address = |url: &str| url.trim_start_matches("rtsp://").split('/').next().unwrap().parse().unwrap();
-    let (way_in, way_out) = (Wire::to(address(&rig.input())), Wire::to(address(&rig.playback())));
+    let way_in = Wire::to(address(&rig.input()));
+    let way_out = Wire::to(address(&rig.playback()));
     let file = rig.file("clip.mp4");
     make(&clip(), &["-map", "0", "-c", "copy", "-bsf:a", "aac_adtstoasc"], &file);
     let to_us = format!("rtsp://{}/cam", way_in.address);

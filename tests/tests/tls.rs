@@ -127,7 +127,8 @@ fn tls_refused_certificate_is_explained() {
 
 #[test]
 fn tls_identity_is_replaced_while_listeners_run() {
-    let (old, new) = (own(params("localhost")), own(params("localhost")));
+    let old = own(params("localhost"));
+    let new = own(params("localhost"));
     let (engine, flow, port) = listening(&old);
     assert_eq!(calls(port, "localhost", &old.certificate, ""), None);
     assert!(engine.set_tls_identity(new.certificate.as_bytes(), old.key.as_bytes()).is_err());

@@ -40,7 +40,8 @@ fn udp_ts_arrives_byte_for_byte_over_ipv4_and_ipv6() {
         let outputs = vec![udp_out(&plain), Output::rtp("rtp", &wrapped.address()).into()];
         let rig = Rig::start(Source::udp("in", bind), outputs);
         assert!(rig.input().starts_with("udp://"), "{}", rig.input());
-        let (count, url) = (sent.len(), rig.input());
+        let count = sent.len();
+        let url = rig.input();
         let sender = std::thread::spawn({
             let sent = sent.clone();
             move || send_all(&Sender::to(&url), &sent)
@@ -188,7 +189,8 @@ fn udp_source_keeps_to_its_sender_while_it_lives() {
     let sent = &datagrams()[..20];
     let sink = Sink::new();
     let rig = Rig::start(Source::udp("in", "127.0.0.1:0"), vec![udp_out(&sink)]);
-    let (first, second) = (Sender::to(&rig.input()), Sender::to(&rig.input()));
+    let first = Sender::to(&rig.input());
+    let second = Sender::to(&rig.input());
     first.send(&sent[0]);
     assert!(sink.next() == sent[0]);
     for datagram in &sent[1..] {
@@ -234,7 +236,8 @@ fn udp_flow_fails_over_between_udp_and_rtp() {
     let failover = Failover::default().loss_threshold(Duration::from_millis(200));
     let rig = Rig::start_with(sources, failover, vec![udp_out(&sink)]);
     let inputs = rig.running.input_addresses();
-    let (main, spare) = (Sender::to(&inputs[0]), Sender::to(&inputs[1]));
+    let main = Sender::to(&inputs[0]);
+    let spare = Sender::to(&inputs[1]);
     for (i, datagram) in (0u16..).zip(&sent[..100]) {
         main.send(datagram);
         spare.send(&packet(33, i, 0, 7, datagram));
@@ -277,7 +280,8 @@ fn clocked(count: usize, per: usize, step: u64) -> Vec<Vec<u8>> {
 #[test]
 fn paced_output_sends_bursts_at_the_times_of_their_clock() {
     let sent = clocked(400, 20, 3600); // 20 datagrams in 40 ms, one each 2 ms
-    let (plain, wrapped) = (Sink::new(), Sink::new());
+    let plain = Sink::new();
+    let wrapped = Sink::new();
     let outputs = vec![
         Output::udp("plain", &plain.address()).pace(Pace::Pcr).into(),
         Output::from_url("wrapped", &format!("rtp://{}?pace=pcr&ssrc=5", wrapped.address())),

@@ -232,10 +232,12 @@ pub(crate) fn calls(plan: &Plan) -> Result<Row, Failure> {
     const CALLERS: u32 = 1000;
     const PLAYERS: usize = 10;
     let media = std::fs::read(feed::make_media(plan.folder.path(), plan.seconds)?)?;
-    let (mut runs, mut times) = (Vec::new(), Vec::new());
+    let mut runs = Vec::new();
+    let mut times = Vec::new();
     for run in 0..plan.runs {
         eprintln!("run {} of {}", run + 1, plan.runs);
-        let (input, output) = (free_port()?, free_port()?);
+        let input = free_port()?;
+        let output = free_port()?;
         let subject = ours(input, output, false)?;
         subject.wait_for_udp(input)?;
         let players = Players::start(PLAYERS, &format!("srt://127.0.0.1:{output}?mode=caller"))?;
@@ -246,7 +248,9 @@ pub(crate) fn calls(plan: &Plan) -> Result<Row, Failure> {
             srt_calls::call(output, CALLERS)
         })?;
         std::thread::sleep(Duration::from_millis(500)); // the last packets leave
-        let (usage, playing, played) = (subject.usage(), players.playing(), players.played());
+        let usage = subject.usage();
+        let playing = players.playing();
+        let played = players.played();
         drop(subject);
         pusher.stop();
         players.stop();

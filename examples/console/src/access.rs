@@ -269,7 +269,8 @@ impl Access {
         let busy = || Problem::unavailable("too many attempts to log in at the same time", 1);
         let permit = tokio::time::timeout(Duration::from_secs(5), self.0.checks.clone().acquire_owned()).await;
         let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
-        let (access, password) = (self.clone(), Zeroizing::new(password.to_owned()));
+        let access = self.clone();
+        let password = Zeroizing::new(password.to_owned());
         let checked = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             access.0.passwords.role(&password)

@@ -75,7 +75,8 @@ impl Difference<'_> {
     }
 
     async fn apply_endpoints(&self, direction: Direction, handle: &FlowHandle) -> Result<Effect, Error> {
-        let (old, new) = (endpoints(self.old, direction), endpoints(self.new, direction));
+        let old = endpoints(self.old, direction);
+        let new = endpoints(self.new, direction);
         let mut effect = Effect::InPlace;
         if old.len() == new.len() {
             for (at, (before, after)) in old.iter().zip(new).enumerate() {

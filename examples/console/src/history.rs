@@ -242,7 +242,8 @@ impl History {
             let events = new.iter().filter_map(|id| kept.events.get(id));
             events.filter_map(|event| Some((event.id, serde_json::to_vec(&event.value).ok()?))).collect()
         };
-        let (store, gone) = (self.0.store.clone(), old.clone());
+        let store = self.0.store.clone();
+        let gone = old.clone();
         if let Err(error) = blocking(move || store.change_events(&rows, &gone)).await {
             log::error!("events cannot be stored: {error}");
             let mut kept = self.kept();

@@ -99,13 +99,15 @@ async fn console(options: Options) -> Result<(), Failure> {
         streams: Arc::new(Semaphore::new(usize::try_from(options.max_streams)?)),
         is_ready: Arc::new(AtomicBool::new(false)),
     };
-    let (routes, connections) = (api::router(&console), server::connections());
+    let routes = api::router(&console);
+    let connections = server::connections();
     for listener in listeners {
         let scheme = if https.is_some() { "https" } else { "http" };
         println!("StreamLink console: {scheme}://{}", listener.local_addr()?);
         tokio::spawn(server::serve(listener, routes.clone(), connections.clone(), https.clone()));
     }
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let start = async {
         flows.start_all().await;

@@ -70,7 +70,8 @@ impl Samples {
     pub(crate) async fn collect(self, engine: Engine) {
         let mut next = tokio::time::Instant::from_std(Instant::now());
         loop {
-            let (engine, samples) = (engine.clone(), self.clone());
+            let engine = engine.clone();
+            let samples = self.clone();
             // Reading a thousand endpoints takes a while, in which requests are answered.
             let taken = tokio::task::spawn_blocking(move || {
                 let stats = engine.stats();

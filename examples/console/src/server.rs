@@ -35,7 +35,8 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, connections: Ar
         };
         // Answers are small and are to leave at once; a connection without it works, too.
         let _ = stream.set_nodelay(true);
-        let (routes, https) = (routes.clone(), https.clone());
+        let routes = routes.clone();
+        let https = https.clone();
         tokio::spawn(async move {
             let _permit = permit;
             match https {

@@ -204,7 +204,8 @@ impl Stage {
 
     fn toggle_node(&mut self, id: &str) -> Result<(), Box<dyn Error>> {
         let slots = self.regions.iter_mut().flat_map(|region| {
-            let (name, key) = (region.name, &region.key);
+            let name = region.name;
+            let key = &region.key;
             region.nodes.iter_mut().map(move |slot| (name, key.clone(), slot))
         });
         let Some((region, key, slot)) = slots.into_iter().find(|(.., slot)| slot.id == id) else {

@@ -353,7 +353,8 @@ impl Frames {
 
     fn publish(&mut self, context: &SourceContext, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
-        let (video, audio) = (std::mem::take(&mut self.video), std::mem::take(&mut self.audio));
+        let video = std::mem::take(&mut self.video);
+        let audio = std::mem::take(&mut self.audio);
         // The unit is a thousandth of a frame per second.
         context.status.counters.video_rate.set(video.saturating_mul(1_000_000) / millis);
         context.status.counters.audio_rate.set(audio.saturating_mul(1_000_000) / millis);

@@ -120,7 +120,8 @@ impl Status {
 
     /// Records the loss of a connection, or a failed attempt at one.
     pub(crate) fn record_loss(&self, reason: &LossReason, peer: Option<SocketAddr>, now: Instant) {
-        let (kind, text) = (reason.kind(), reason.to_string().into());
+        let kind = reason.kind();
+        let text = reason.to_string().into();
         self.lock().last_error = Some(RecordedError { kind, text, peer, at: now });
     }
 
@@ -140,7 +141,8 @@ impl Status {
 
     /// Records the refusal of a peer.
     pub(super) fn record_refusal(&self, reason: RefusalReason, peer: SocketAddr, now: Instant) {
-        let (kind, text) = (reason.kind(), format!("refused: {reason}").into());
+        let kind = reason.kind();
+        let text = format!("refused: {reason}").into();
         self.lock().last_error = Some(RecordedError { kind, text, peer: Some(peer), at: now });
     }
 

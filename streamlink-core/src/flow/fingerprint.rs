@@ -28,7 +28,8 @@ fn parse(text: &str) -> Option<[u8; 32]> {
     let mut values = digits.chars().filter(|c| !c.is_whitespace() && *c != ':').map(|c| c.to_digit(16));
     let mut bytes = [0; 32];
     for byte in &mut bytes {
-        let (high, low) = (values.next()??, values.next()??);
+        let high = values.next()??;
+        let low = values.next()??;
         *byte = u8::try_from(high << 4 | low).ok()?;
     }
     values.next().is_none().then_some(bytes)

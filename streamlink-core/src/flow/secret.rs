@@ -235,7 +235,8 @@ mod tests {
             let error = StreamKey::new(bad).unwrap_err().to_string();
             assert!(!error.contains("a b"), "{error}");
         }
-        let (a, b) = (StreamKey::generate().unwrap(), StreamKey::generate().unwrap());
+        let a = StreamKey::generate().unwrap();
+        let b = StreamKey::generate().unwrap();
         assert_ne!(a, b);
         assert_eq!(a.reveal().len(), 40);
         assert!(Credentials::new("a:b", "c").is_err());

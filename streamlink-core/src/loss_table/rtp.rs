@@ -132,7 +132,9 @@ impl Path {
         if let Some(decoder) = &mut self.decoder {
             let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
             // The base, and the fields of offset and number (ST 2022-1 section 8.2).
-            let (base, offset, count) = (word(12), u32::from(bytes[25]), u32::from(bytes[26]));
+            let base = word(12);
+            let offset = u32::from(bytes[25]);
+            let count = u32::from(bytes[26]);
             let base = u32::from(base.wrapping_sub(u16::MAX - 500));
             self.groups.push((0..count).map(|i| base + i * offset).collect());
             decoder.fec(bytes, now, &mut self.recovered);
@@ -220,7 +222,9 @@ impl Rtp {
 
 impl Mechanism for Rtp {
     fn send(&mut self, number: u32, network: &mut Network) {
-        let (now, is_merged, protection) = (network.now, self.merge.is_some(), self.protection);
+        let now = network.now;
+        let is_merged = self.merge.is_some();
+        let protection = self.protection;
         if self.paths.is_empty() {
             self.paths.extend((0..network.paths()).map(|_| Path::new(protection, is_merged, now)));
         }

@@ -141,7 +141,8 @@ impl Srt {
 impl Mechanism for Srt {
     fn send(&mut self, number: u32, network: &mut Network) {
         self.begin(network);
-        let (payload, now) = (payload(number), network.now);
+        let payload = payload(number);
+        let now = network.now;
         let next = self.numbers.next();
         match &mut self.spread {
             Spread::Single => {

@@ -150,7 +150,8 @@ mod tests {
     fn batches_begin_at_key_frames_and_nothing_depends_on_what_is_missing() {
         let ring = Ring::new(Limits { bytes: 1 << 20, time: Duration::from_secs(3600) });
         ring.retain_gop(1 << 20);
-        let (mut segmenter, mut out) = (GopSegmenter::default(), MediaBatch::default());
+        let mut segmenter = GopSegmenter::default();
+        let mut out = MediaBatch::default();
         segmenter.begin();
         let mut give = |kind, body: &'static [u8]| {
             let packet = Packet::rtmp(kind, 0, body, Instant::now());
@@ -160,7 +161,9 @@ mod tests {
             }
             role.is_some()
         };
-        let (header, key, sample) = (&[0x17, 0][..], &[0x17, 1][..], &[0x27, 1][..]);
+        let header = &[0x17, 0][..];
+        let key = &[0x17, 1][..];
+        let sample = &[0x27, 1][..];
         assert!(give(RtmpKind::Video, header));
         assert!(!give(RtmpKind::Video, sample), "it depends on a key frame that did not come");
         assert!(give(RtmpKind::Audio, &[0xaf, 1]));

@@ -93,7 +93,8 @@ fn membership_fences_a_node_that_no_relay_reaches() {
 #[test]
 fn membership_waits_for_the_relay_by_which_a_silent_node_may_live() {
     let mut region = Region::new(6, 40, 2);
-    let (a, b) = (region.start("node-a"), region.start("node-b"));
+    let a = region.start("node-a");
+    let b = region.start("node-b");
     region.until(3000, Region::is_placed).expect("placed");
     // Node a sees one relay, and node b the other: each looks dead to the other.
     region.cut.extend([(a, 1), (b, 0)]);

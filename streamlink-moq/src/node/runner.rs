@@ -148,7 +148,8 @@ impl Runner {
             if let Some(known) = local.as_mut() {
                 self.stop_outputs(known, &desired).await;
             }
-            let (generation, round) = (desired.generation, desired.round);
+            let generation = desired.generation;
+            let round = desired.round;
             self.tell(Report::Stopped { flow: self.flow.clone(), generation, round }).await;
             faults.retain(|name, _| desired.outputs.contains_key(name));
             let Some(family) = desired.family.filter(|_| desired.is_warm || !desired.outputs.is_empty()) else {
@@ -370,7 +371,9 @@ fn edit_between(from: &Output, to: &Output) -> Option<OutputEdit> {
     let split = |output: &Output| {
         let url = Zeroizing::new(output.to_url());
         let (address, query) = url.split_once('?').unwrap_or((&url, ""));
-        let (mut allow, mut players, mut rest) = (String::new(), None, Vec::new());
+        let mut allow = String::new();
+        let mut players = None;
+        let mut rest = Vec::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "allow" => allow = value.into_owned(),

@@ -42,7 +42,8 @@ impl RtpNumbers {
     /// Takes in a packet, with the wall clock in microseconds. Returns the number of the group that it begins, if it
     /// begins one.
     pub(crate) fn next(&mut self, packet: &[u8], unix_micros: u64) -> Option<u64> {
-        let (sequence, timestamp) = (sequence(packet)?, timestamp(packet)?);
+        let sequence = sequence(packet)?;
+        let timestamp = timestamp(packet)?;
         let run = sequence >> RUN_BITS;
         if let Some((present, last)) = self.run {
             // A packet that comes late is carried by the present group.

@@ -203,7 +203,9 @@ pub(crate) fn run_as_relay() {
     let Ok(setting) = std::env::var(RELAY) else { return };
     let mut parts = setting.split(' ');
     let mut part = || parts.next().expect("setting").to_owned();
-    let (port, certificate, key) = (part().parse().expect("port"), part().into(), part().into());
+    let port = part().parse().expect("port");
+    let certificate = part().into();
+    let key = part().into();
     // The parent is watched, so that no relay outlives the tests.
     let parent = std::os::unix::process::parent_id();
     std::thread::spawn(move || {

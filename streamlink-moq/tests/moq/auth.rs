@@ -38,7 +38,8 @@ async fn relay_admits_by_token_and_by_client_certificate() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let questions = format!("http://127.0.0.1:{}/", listener.local_addr().unwrap().port());
     tokio::spawn(serve_questions(listener));
-    let (certificate, node) = (Certificate::new(), Certificate::new());
+    let certificate = Certificate::new();
+    let node = Certificate::new();
     let relay = InProcessRelay::start_with(&certificate, |config| {
         config.auth.public = Vec::new();
         config.auth.url = Some(questions.parse().unwrap());

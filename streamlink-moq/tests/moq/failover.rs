@@ -161,7 +161,8 @@ async fn leg_down_and_up_is_told() {
     let family = MediaFamily::Datagrams;
     let ingest = Ingest::start(&addresses, &certificate, "live/cam", family, PublishSettings::new()).await;
     let edge = Edge::start(&addresses, &certificate, "live/cam", family).await;
-    let (mut sent, mut received) = (ingest.publication.events(), edge.incoming.events());
+    let mut sent = ingest.publication.events();
+    let mut received = edge.incoming.events();
     ingest.source.push(Ts::new().datagram()).unwrap();
     edge.legs(2).await;
     relays[1].kill();

@@ -81,7 +81,8 @@ async fn region_node_cannot_read_the_outputs_of_another_region() {
     }
     until("refusal of a client without a certificate", || stranger.links()[0].status().last_error.is_some()).await;
 
-    let (eu_key, us_key) = (RegionSecretKey::generate(), RegionSecretKey::generate());
+    let eu_key = RegionSecretKey::generate();
+    let us_key = RegionSecretKey::generate();
     let outputs = FlowOutputs {
         region: "eu".into(),
         flow: "match-day".into(),

@@ -50,9 +50,11 @@ async fn region_receives_one_copy_for_each_leg_however_many_outputs() {
         nodes[0].links().iter().map(|link| link.stats().map_or(0, |stats| stats.bytes_received)).collect()
     };
     until("media over both relays", || received().iter().all(|bytes| *bytes > 200_000)).await;
-    let (before, sent_before) = (received(), flow.stats().sources[0].bytes);
+    let before = received();
+    let sent_before = flow.stats().sources[0].bytes;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let (after, sent) = (received(), flow.stats().sources[0].bytes - sent_before);
+    let after = received();
+    let sent = flow.stats().sources[0].bytes - sent_before;
     for (before, after) in before.iter().zip(after) {
         let share = (after - before) as f64 / sent as f64;
         println!("a leg carries {share:.2} of the media");

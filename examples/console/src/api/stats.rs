@@ -151,7 +151,8 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
     let mut text = text.map_err(|error| Problem::internal(error.to_string()))?;
     let all = console.flows.all();
     let states = all.iter().map(|(_, flow)| flow.state());
-    let (mut enabled, mut failed) = (0, 0);
+    let mut enabled = 0;
+    let mut failed = 0;
     for state in states {
         enabled += usize::from(state.record.enabled);
         failed += usize::from(state.record.enabled && state.error.is_some());

@@ -72,7 +72,8 @@ fn stream_until(console: &Console, text: &str) -> String {
     let head =
         format!("GET /api/v1/events/stream?after=0 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {cookie}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
-    let (mut got, mut buffer) = (String::new(), [0; 4096]);
+    let mut got = String::new();
+    let mut buffer = [0; 4096];
     while !got.contains(text) {
         let size = stream.read(&mut buffer).unwrap();
         assert!(size > 0, "the stream has ended: {got}");

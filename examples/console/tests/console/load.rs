@@ -49,9 +49,11 @@ fn console_stays_quick_under_load() {
         console.post("/api/v1/flows", &body).of(201);
     }
     let is_over = AtomicBool::new(false);
-    let (mut reads, mut changes) = (Vec::new(), Vec::new());
+    let mut reads = Vec::new();
+    let mut changes = Vec::new();
     std::thread::scope(|scope| {
-        let (ports, is_over) = (&ports[..size.carrying], &is_over);
+        let ports = &ports[..size.carrying];
+        let is_over = &is_over;
         scope.spawn(move || send(ports, is_over));
         // Whatever fails, the sender ends.
         let _over = Over(is_over);
@@ -88,7 +90,8 @@ fn console_stays_quick_under_load() {
     reads.sort_unstable();
     changes.sort_unstable();
     let percentile = |times: &[Duration], part: usize| times[(times.len() * part / 100).min(times.len() - 1)];
-    let (read, change) = (percentile(&reads, 99), *changes.last().unwrap());
+    let read = percentile(&reads, 99);
+    let change = *changes.last().unwrap();
     println!(
         "{} flows: reads p50 {:?}, p99 {read:?}; changes p50 {:?}, slowest {change:?}",
         size.flows,

@@ -64,7 +64,8 @@ impl Console {
 
     /// Starts a console with more arguments.
     pub(crate) fn with(more: &[&str]) -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
         let more: Vec<String> = more.iter().map(|argument| (*argument).to_owned()).collect();
         let peer = start(folder.path(), port, &more);
         let console = Self { peer, folder, more, port, agent: agent(), headers: Vec::new() };

@@ -81,7 +81,10 @@ mod tests {
     fn play(gathering: &mut Gathering, outputs: usize, arrivals: &[u64]) -> (Vec<usize>, Duration) {
         let start = Instant::now();
         let at = |micros: u64| start + Duration::from_micros(micros);
-        let (mut reads, mut longest, mut next, mut now) = (Vec::new(), Duration::ZERO, 0, start);
+        let mut reads = Vec::new();
+        let mut longest = Duration::ZERO;
+        let mut next = 0;
+        let mut now = start;
         while next < arrivals.len() {
             now = match gathering.interval() {
                 Some(interval) => now + interval,

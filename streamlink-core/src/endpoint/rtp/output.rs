@@ -127,7 +127,9 @@ impl OpenOutput {
     }
 
     pub(super) fn start(mut self, flow: &FlowMedia) -> StartedOutput {
-        let (peers, pace, status) = (self.peers(), self.pace.take(), self.status.clone());
+        let peers = self.peers();
+        let pace = self.pace.take();
+        let status = self.status.clone();
         let legs = self.into_legs(flow);
         let drive = match pace {
             None => OutputDrive::Sinks(legs.into_iter().map(|leg| Box::new(leg) as Box<dyn Sink>).collect()),
@@ -251,7 +253,9 @@ impl Leg {
         // Number of packets up to and including that of each datagram.
         let mut ends = [0; CHUNK];
         // One bit for each packet that is left out because of its payload.
-        let (mut count, mut problem, mut left_out) = (0, None, 0u64);
+        let mut count = 0;
+        let mut problem = None;
+        let mut left_out = 0u64;
         for (i, (packet, head)) in chunk.iter().zip(&mut heads).enumerate() {
             match self.form.datagram(packet, first + i as u64, head) {
                 Ok(Some(datagram)) => {

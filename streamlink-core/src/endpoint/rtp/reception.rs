@@ -228,7 +228,8 @@ impl Reception {
         match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
                 (self.sender, self.heard) = (Some(peer), Some(arrival));
-                let (mut header, mut data) = (*header, data);
+                let mut header = *header;
+                let mut data = data;
                 let repeated = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival));
                 if let Some(ssrc) = repeated {
                     // A retransmission is put in its place in the stream.

@@ -89,7 +89,8 @@ impl UdpSource {
             Protocol::Rtp { .. } | Protocol::Udp => Gathering::new(context.coalesce),
         };
         let ring = context.group.ring().clone();
-        let (stop, mut live) = (context.stop.clone(), context.live.clone());
+        let stop = context.stop.clone();
+        let mut live = context.live.clone();
         let mut applied = live.borrow().bandwidth;
         let mut reception = Reception::new(settings, protocol, context);
         let mut side_packets = Vec::new();

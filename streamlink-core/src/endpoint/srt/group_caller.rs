@@ -251,7 +251,9 @@ impl GroupSession {
                 continue;
             }
             member.state = MemberState::LookingUp;
-            let (resolver, host, egress) = (call.resolver.clone(), member.host.clone(), call.egress.clone());
+            let resolver = call.resolver.clone();
+            let host = member.host.clone();
+            let egress = call.egress.clone();
             let deadline = now + call.connect_timeout;
             self.lookups.push(Box::pin(async move {
                 let target = Target { resolver: &resolver, host: &host, egress: &egress, avoid: None, deadline };
@@ -265,7 +267,8 @@ impl GroupSession {
         let Some(member) = self.members.get_mut(at) else { return };
         let attempt = member.attempts;
         member.attempts = attempt.wrapping_add(1);
-        let (next, start) = (self.numbers.next(), self.start);
+        let next = self.numbers.next();
+        let start = self.start;
         let group = match self.group_type {
             GroupType::Broadcast => self.id.broadcast(),
             GroupType::Backup => self.id.backup(member.weight),
@@ -441,7 +444,9 @@ impl GroupSession {
         call.dropped(lost.packets, lag, now);
         let limit = self.members.iter().filter_map(Member::connection).map(Connection::max_payload).min();
         let Some(limit) = limit else { return };
-        let (mut packets, mut bytes, mut oversized) = (0, 0, 0);
+        let mut packets = 0;
+        let mut bytes = 0;
+        let mut oversized = 0;
         for packet in window.iter().flat_map(|batch| batch.packets()) {
             let data = packet.data();
             if data.len() > limit {

@@ -148,7 +148,8 @@ impl Group {
 
     /// Queues a packet on the members that send.
     pub(super) fn push(&mut self, packet: &Packet, callers: &mut HashMap<u32, ConnectedCaller>, now: Instant) {
-        let (payload, number) = (packet.data(), self.numbers.next());
+        let payload = packet.data();
+        let number = self.numbers.next();
         let queued = arrival_within(Duration::MAX, packet.arrival(), now);
         for id in &self.members {
             if let Some(caller) = callers.get_mut(id).filter(|caller| caller.carries_media()) {

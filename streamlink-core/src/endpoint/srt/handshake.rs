@@ -268,7 +268,9 @@ impl PortTask {
     pub(super) fn decide(&mut self, (id, kind, outcome): (u64, WorkKind, WorkOutcome), now: Instant) {
         let Some(mut resumable) = self.attempts.done(id, kind) else { return };
         let attempt = resumable.attempt();
-        let (route, peer, request) = (attempt.route, attempt.peer, attempt.request.clone());
+        let route = attempt.route;
+        let peer = attempt.peer;
+        let request = attempt.request.clone();
         let result = match outcome {
             WorkOutcome::Failed => Err(Rejection::INTERNAL),
             WorkOutcome::Asked(Err(code)) => {
@@ -330,7 +332,8 @@ impl PortTask {
         let timestamp = attempt.timestamp_at(now);
         let (agreement, mut answer) = self.terms(&attempt)?.accept(&attempt.request, timestamp, &local, wrapping)?;
         let Attempt { route, peer, request, place, .. } = attempt;
-        let (peer_id, initial_sequence) = (request.socket_id, request.initial_sequence);
+        let peer_id = request.socket_id;
+        let initial_sequence = request.initial_sequence;
         let to = Peer::new(peer, self.socket.local_addr());
         // The publisher before leaves first, so that the media of both never mixes.
         let open = self.routes.get(route).ok_or(Rejection::NOT_FOUND)?;

@@ -177,7 +177,8 @@ pub(super) fn settle(
         }
         Unsent::default()
     } else {
-        let (packets, bytes) = (stats.sent.packets - before.sent.packets, stats.sent.bytes - before.sent.bytes);
+        let packets = stats.sent.packets - before.sent.packets;
+        let bytes = stats.sent.bytes - before.sent.bytes;
         counters.passed(now, packets, bytes);
         counters.lost.add(stats.sent.lost - before.sent.lost);
         counters.repairs.add(stats.sent.repairs - before.sent.repairs);

@@ -439,7 +439,8 @@ impl PortTask {
                 open.sender = None;
             }
             None => {
-                let (status, is_last) = (open.status(), open.callers.is_empty());
+                let status = open.status();
+                let is_last = open.callers.is_empty();
                 if is_last {
                     status.counters.set_state(State::Waiting, now);
                 }
@@ -474,7 +475,9 @@ impl PortTask {
 
     /// Publishes what the sources have received, and applies changed settings.
     fn publish(&mut self, now: Instant) {
-        let (mut expel, mut resize, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+        let mut expel = Vec::new();
+        let mut resize = Vec::new();
+        let mut idle = Vec::new();
         for (id, open) in self.routes.iter_mut() {
             if let Some(ingest) = &mut open.ingest {
                 if open.route.rates.has_changed() {

@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn srt_turns_stay_frequent_at_a_high_rate() {
-        let (mut turns, per_ms) = (Turns::new(Instant::now()), 100);
+        let mut turns = Turns::new(Instant::now());
+        let per_ms = 100;
         turns.set_leeway(ms(4), true);
         pause(&mut turns, 1);
         let mut longest = Duration::ZERO;

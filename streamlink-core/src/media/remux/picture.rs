@@ -262,7 +262,8 @@ impl Core {
                 self.reported.change(arrival);
             }
             let is_key = unit.entry > EntryPoint::IntraOnly || was_waiting;
-            let (codec, head) = (track.codec, track.units.head());
+            let codec = track.codec;
+            let head = track.units.head();
             let mut before = Vec::new();
             let record = track.header.take();
             if let Some(record) = &record {

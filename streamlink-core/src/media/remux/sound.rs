@@ -141,7 +141,8 @@ impl Core {
     pub(super) fn sounds(&mut self, ends: bool, arrival: Instant, out: &mut Vec<Packet>) {
         while let Some(track) = &mut self.audio {
             let Some((raw, frame, _)) = track.waiting.front() else { break };
-            let (raw, duration) = (*raw, frame.duration);
+            let raw = *raw;
+            let duration = frame.duration;
             let Some(at) = self.place_sound(raw, duration, ends, arrival) else { return };
             let Some((_, frame, _)) = self.audio.as_mut().and_then(|track| track.waiting.pop_front()) else { return };
             if let Some(at) = at {

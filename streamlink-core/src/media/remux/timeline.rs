@@ -238,7 +238,8 @@ mod tests {
     #[test]
     fn timeline_continues_over_wraps() {
         let mut timeline = Timeline::default();
-        let (mut video, mut audio) = (TrackTime::default(), TrackTime::default());
+        let mut video = TrackTime::default();
+        let mut audio = TrackTime::default();
         let start = (1u64 << 33) - 7200;
         timeline.begin(start);
         for i in 0..5_000i64 {
@@ -259,7 +260,8 @@ mod tests {
     #[test]
     fn timeline_break_moves_tracks_one_after_the_other() {
         let mut timeline = Timeline::default();
-        let (mut video, mut audio) = (TrackTime::default(), TrackTime::default());
+        let mut video = TrackTime::default();
+        let mut audio = TrackTime::default();
         timeline.begin(1_000_000);
         for i in 0..10u64 {
             next(&mut timeline, &mut video, 1_000_000 + i * 3600, VIDEO).unwrap();

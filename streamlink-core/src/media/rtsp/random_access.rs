@@ -249,7 +249,8 @@ mod tests {
         starts.begin(&presentation(&["H264"]));
         let video = MessageRole::Sample { video: true };
         // Recovery after 0 pictures, after 24, and a predicted picture.
-        let (here, later) = (&[6, 6, 1, 0xc4, 0x80][..], &[6, 6, 2, 0b1100, 0b1110_0000, 0x80][..]);
+        let here = &[6, 6, 1, 0xc4, 0x80][..];
+        let later = &[6, 6, 2, 0b1100, 0b1110_0000, 0x80][..];
         let predicted = &[0x41, 0b1001_1000][..];
         assert_eq!(starts.observe(&rtp(0, 1, predicted)), video);
         assert_eq!(starts.observe(&rtp(0, 2, later)), MessageRole::RandomAccess, "there is nothing better");

@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn ts_monitor_goes_on_finding_media_in_what_looked_like_packets() {
-        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
         assert!(monitor.observe(&[0x46; 1316], now).media);
         monitor.observe(&[0x47; 1317], now);
         monitor.observe(&[0x48; 1316], now);
@@ -282,7 +283,8 @@ mod tests {
 
     #[test]
     fn ts_monitor_finds_no_media_in_null_packets_alone() {
-        let (mut monitor, now) = (TsMonitor::new(), Instant::now());
+        let mut monitor = TsMonitor::new();
+        let now = Instant::now();
         let null = packet(0x1fff, 0, false, &[]);
         assert!((0..20).all(|_| !monitor.observe(&null, now).media));
         let mut other = TsMonitor::new();

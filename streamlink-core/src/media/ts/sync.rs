@@ -371,7 +371,8 @@ mod tests {
         fn ts_sync_of_whole_packets_is_that_of_any_bytes(
             steps in proptest::collection::vec((0u8..16, 0usize..9, proptest::num::usize::ANY), 0..80),
         ) {
-            let (mut ours, mut reference) = (PacketSync::default(), PacketSync::default());
+            let mut ours = PacketSync::default();
+            let mut reference = PacketSync::default();
             let mut number = 0u8;
             for (kind, packets, place) in steps {
                 let mut payload = Vec::new();
@@ -389,7 +390,8 @@ mod tests {
                     4 => payload.iter_mut().step_by(PACKET).for_each(|byte| *byte = 1),
                     _ => {}
                 }
-                let (mut got, mut wanted) = (Vec::new(), Vec::new());
+                let mut got = Vec::new();
+                let mut wanted = Vec::new();
                 ours.feed(&payload, |packet, in_sync| got.push((*packet, in_sync)));
                 reference.feed_bytes(&payload, |packet, in_sync| wanted.push((*packet, in_sync)));
                 assert_eq!(got, wanted);

@@ -68,7 +68,8 @@ pub(super) fn requested(message: Message<'_>, most: usize) -> Vec<u16> {
     };
     for pair in pairs.chunks_exact(4).take(MAX_REQUESTS) {
         let &[a, b, c, d] = pair else { continue };
-        let (first, more) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let first = u16::from_be_bytes([a, b]);
+        let more = u16::from_be_bytes([c, d]);
         numbers.push(first);
         if is_mask {
             let set = (0..16u16).filter(|bit| more >> bit & 1 == 1);

@@ -227,7 +227,8 @@ fn rist_receiver_asks_for_little_after_forged_packets() {
         receiver.media(&Header::parse(&media(number, SSRC)).unwrap(), start);
     }
     let report = [0x80, 200, 0, 6, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let (mut asked, mut compounds) = (0, 0);
+    let mut asked = 0;
+    let mut compounds = 0;
     for i in 0..10_000u64 {
         receiver.rtcp(&report, start + ms(i));
         for compound in receiver.poll(start + ms(i)) {

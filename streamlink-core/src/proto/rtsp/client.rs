@@ -281,7 +281,8 @@ impl ClientSession {
         if let (Some(answer), Some(user)) = (&self.answer, &self.user) {
             self.answered = self.answered.wrapping_add(1);
             let content = body.as_deref().unwrap_or_default().as_bytes();
-            let (count, cnonce) = (self.answered, self.cnonce.as_str());
+            let count = self.answered;
+            let cnonce = self.cnonce.as_str();
             *text += &answer.header(user, &Authorizing { method, uri: &url, body: content, count, cnonce });
         }
         match &body {

@@ -142,7 +142,8 @@ impl Reader {
     fn frame_begins(&self) -> Beginning {
         let Some(&[_, channel, high, low]) = self.rest.first_chunk() else { return Beginning::Incomplete };
         let length = usize::from(u16::from_be_bytes([high, low]));
-        let (is_first, is_seen) = (self.channels == [0; 4], self.has_seen(channel));
+        let is_first = self.channels == [0; 4];
+        let is_seen = self.has_seen(channel);
         let is_in_step = self.skipped == 0;
         if is_in_step && (is_seen || is_first || !self.is_rtsp) {
             return Beginning::Frame;
@@ -292,7 +293,8 @@ mod tests {
 
     /// Returns the items of bytes that arrive in pieces of this length, and the number of runs passed over.
     fn read(bytes: &[u8], step: usize) -> (Vec<Item>, u64) {
-        let (mut reader, mut items) = (Reader::default(), Vec::new());
+        let mut reader = Reader::default();
+        let mut items = Vec::new();
         for piece in bytes.chunks(step) {
             reader.push(piece);
             while let Some(item) = reader.next().unwrap() {

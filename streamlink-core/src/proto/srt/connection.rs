@@ -340,7 +340,8 @@ impl Connection {
         let Some(keys) = &mut self.sending_keys else { return };
         self.key_used += 1;
         let next = if self.key == KeyFlag::Even { KeyFlag::Odd } else { KeyFlag::Even };
-        let (refresh, announce) = (self.agreement.key_refresh, self.agreement.key_announce);
+        let refresh = self.agreement.key_refresh;
+        let announce = self.agreement.key_announce;
         let is_free = !self.sender.holds(next);
         if self.has_next_key {
             if self.key_used >= refresh && self.unconfirmed.is_none() {

@@ -189,7 +189,8 @@ impl<'a> Material<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, KeyError> {
         let fixed = bytes.first_chunk::<FIXED>().ok_or(KeyError::Malformed)?;
         let flags = fixed[3] & 3;
-        let (salt_length, length) = (usize::from(fixed[14]) * 4, usize::from(fixed[15]) * 4);
+        let salt_length = usize::from(fixed[14]) * 4;
+        let length = usize::from(fixed[15]) * 4;
         let good = fixed[0] == 0x12 && fixed[1..3] == [0x20, 0x29] && flags != 0;
         let mode = match (fixed[8], fixed[9]) {
             (2, _) => CipherMode::Ctr,
@@ -364,7 +365,8 @@ impl Keys {
         let start = out.len();
         out.extend_from_slice(payload);
         let Some(text) = out.get_mut(start..) else { return false };
-        let (nonce, header) = (self.nonce(sequence), authenticated(header));
+        let nonce = self.nonce(sequence);
+        let header = authenticated(header);
         let tag = match &key.cipher {
             Cipher::Gcm128(aes) => aes.encrypt_in_place_detached(&nonce, &header, text),
             Cipher::Gcm192(aes) => aes.encrypt_in_place_detached(&nonce, &header, text),
@@ -389,7 +391,8 @@ impl Keys {
         // A payload that is nothing but a tag would be empty.
         let Some(length) = payload.len().checked_sub(self.mode.overhead()).filter(|n| *n > 0) else { return false };
         let (text, tag) = payload.split_at_mut(length);
-        let (nonce, header) = (self.nonce(sequence), authenticated(header));
+        let nonce = self.nonce(sequence);
+        let header = authenticated(header);
         let opened = match &key.cipher {
             Cipher::Gcm128(aes) => aes.decrypt_in_place_detached(&nonce, &header, text, Tag::from_slice(tag)),
             Cipher::Gcm192(aes) => aes.decrypt_in_place_detached(&nonce, &header, text, Tag::from_slice(tag)),

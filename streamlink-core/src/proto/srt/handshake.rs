@@ -223,7 +223,8 @@ impl Extensions {
 
     /// Reads one extension, and returns the bytes behind it.
     fn read_next<'a>(&mut self, rest: &'a [u8]) -> Option<&'a [u8]> {
-        let (kind, words) = (be16(rest, 0)?, usize::from(be16(rest, 2)?));
+        let kind = be16(rest, 0)?;
+        let words = usize::from(be16(rest, 2)?);
         let end = 4 + 4 * words;
         let content = rest.get(4..end)?;
         self.response |= matches!(kind, 2 | 4);
@@ -252,7 +253,8 @@ impl Extensions {
                 self.filter = text.or(self.filter.take());
             }
             8 => {
-                let (id, data) = (be32(content, 0)?, be32(content, 4)?);
+                let id = be32(content, 0)?;
+                let data = be32(content, 4)?;
                 let kind = (data >> 24) as u8; // the highest byte
                 let weight = data as u16; // the lower half
                 self.group = Some(GroupExtension { id, kind, weight }).filter(|group| group.id & GROUP_MARK != 0);

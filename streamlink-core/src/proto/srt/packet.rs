@@ -136,7 +136,8 @@ impl<'a> Packet<'a> {
                 destination,
             }));
         }
-        let (kind, subtype) = (first >> 16 & 0x7fff, first & 0xffff);
+        let kind = first >> 16 & 0x7fff;
+        let subtype = first & 0xffff;
         let control = match (kind, subtype) {
             (0, _) => Control::Handshake(body),
             (1, _) => Control::KeepAlive,
@@ -180,7 +181,8 @@ fn parse_losses(body: &[u8]) -> Option<Vec<(Sequence, Sequence)>> {
         } else {
             first
         };
-        let (first, last) = (Sequence::new(first), Sequence::new(last));
+        let first = Sequence::new(first);
+        let last = Sequence::new(last);
         if first.distance(last) < 0 {
             return None;
         }

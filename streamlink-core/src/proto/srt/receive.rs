@@ -114,7 +114,8 @@ fn remove_range(ranges: &mut VecDeque<Loss>, from: Sequence, to: Sequence, most:
             continue;
         }
         found = true;
-        let (keeps_start, keeps_end) = (first.distance(from) > 0, to.distance(last) > 0);
+        let keeps_start = first.distance(from) > 0;
+        let keeps_end = to.distance(last) > 0;
         match (keeps_start, keeps_end) {
             (false, false) => {
                 ranges.remove(at);
@@ -376,7 +377,8 @@ impl ReceiveHalf {
                 loss.last = horizon.before(1);
             }
             loss.reported = now;
-            let (first, last) = (loss.first, loss.last);
+            let first = loss.first;
+            let last = loss.last;
             self.counts.unrepaired += u64::from(first.distance(last).unsigned_abs()) + 1;
             if self.filter == Some(FilterArq::OnRequest) {
                 due.push((first, last));

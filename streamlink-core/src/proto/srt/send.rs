@@ -351,7 +351,8 @@ impl SendHalf {
         // Overlapping ranges are not an honest report. The work is bounded by the number of packets held.
         let mut budget = self.sent.saturating_add(ranges.len());
         for (from, to) in ranges {
-            let (start, end) = (self.first.distance(*from), self.first.distance(*to));
+            let start = self.first.distance(*from);
+            let end = self.first.distance(*to);
             if start < 0 {
                 gone = Some((*from, if end < 0 { *to } else { self.first.after(0x7fff_ffff) }));
             }
@@ -535,7 +536,8 @@ mod tests {
 
     #[test]
     fn srt_sender_takes_a_new_rate_in_the_middle_of_a_connection() {
-        let (mut now, low) = (Instant::now(), 312_500);
+        let mut now = Instant::now();
+        let low = 312_500;
         let mut half = SendHalf::new(Sequence::new(1), 8192, 8192, low, now);
         // At 20 Mb/s with pacing of 2.5 Mb/s most packets wait, or find no room.
         assert!(backlog(&mut half, &mut now, 2_500_000, Duration::from_millis(2000)) > 2000);

@@ -444,7 +444,8 @@ mod tests {
         let compositions = [80u8, 160, 40, 40];
         let mut bench = Bench::new();
         bench.timestamps.join(false);
-        let (mut shown, mut decoded) = (Vec::new(), Vec::new());
+        let mut shown = Vec::new();
+        let mut decoded = Vec::new();
         for i in 0..400u64 {
             let composition = compositions[i as usize % 4];
             let body: &'static [u8] = Box::leak(vec![0x27, 1, 0, 0, composition].into());

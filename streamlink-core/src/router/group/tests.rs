@@ -22,7 +22,8 @@ impl Bench {
         ring.retain_gop(1 << 20);
         let terms = FailoverConfig { turns, loss_threshold: THRESHOLD };
         let group = SourceGroup::new(ring.clone(), Arc::default(), terms, family, 2);
-        let (reader, mut cutters) = (ring.reader(), [GopSegmenter::default(), GopSegmenter::default()]);
+        let reader = ring.reader();
+        let mut cutters = [GopSegmenter::default(), GopSegmenter::default()];
         cutters.iter_mut().for_each(GopSegmenter::begin);
         Self { group, ring, reader, start: Instant::now(), cutters, switches: Vec::new() }
     }

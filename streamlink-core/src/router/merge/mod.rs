@@ -284,7 +284,8 @@ impl Merge {
         self.restart(&{ *first }, out);
         for (path, header, packet) in packets {
             let Some(sequence) = within_reach(self.next, header.sequence) else { continue };
-            let (fingerprint, arrival) = (header.fingerprint(packet.data()), packet.arrival());
+            let fingerprint = header.fingerprint(packet.data());
+            let arrival = packet.arrival();
             if let Some(state) = self.paths.get_mut(path) {
                 // It was counted as unwanted, and is none.
                 let same = self.before == Some(header.ssrc);

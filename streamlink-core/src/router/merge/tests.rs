@@ -101,7 +101,8 @@ fn merge_follows_restart_of_all_paths_with_its_first_packets() {
             events.push((2 * i + skew, 1, 7, 30_000 + i as u16, i as u32));
         }
         for i in 0..3000u64 {
-            let (at, sequence) = (2000 + pause + 2 * i, first + i as u16);
+            let at = 2000 + pause + 2 * i;
+            let sequence = first + i as u16;
             events.push((at, 0, ssrc, sequence, 500_000 + i as u32));
             events.push((at + skew, 1, ssrc, sequence, 500_000 + i as u32));
         }
@@ -176,7 +177,8 @@ proptest! {
         let mut bench = Bench::new();
         let mut events = Vec::new();
         for (i, (a, b)) in fates.iter().enumerate() {
-            let (at, sequence) = (i as u64 * gap, first.wrapping_add(i as u16));
+            let at = i as u64 * gap;
+            let sequence = first.wrapping_add(i as u16);
             events.extend(a.then_some((at, 0, sequence)));
             events.extend(b.then_some((at + skew, 1, sequence)));
         }

@@ -207,7 +207,9 @@ impl Ring {
     /// ring holds media, and be larger than it. It has the same time to be read as other media, counted from now on, and
     /// does not count towards the size of the ring, up to [`MAX_BURST_BYTES`].
     pub(crate) fn deliver(&self, delivery: &mut MediaBatch) {
-        let (mut done, mut start, mut fallback) = (0, None, None);
+        let mut done = 0;
+        let mut start = None;
+        let mut fallback = None;
         let arrivals = delivery.packets.first().map(Packet::arrival).zip(delivery.packets.last().map(Packet::arrival));
         let Some((oldest, newest)) = arrivals else { return delivery.clear() };
         let published = Published { newest, in_burst: newest.saturating_duration_since(oldest) > BURST };
@@ -281,7 +283,8 @@ impl Ring {
         };
         let batch = inner.spare.fill(packets, batch);
         inner.batches.push_back(batch);
-        let (keep, totals) = (inner.keep, inner.totals);
+        let keep = inner.keep;
+        let totals = inner.totals;
         inner.start = inner.start.filter(|(_, before)| {
             let since = totals.since(*before);
             since.bytes <= keep && since.packets <= most_packets(keep)
@@ -289,7 +292,8 @@ impl Ring {
         let kept = inner.start.map_or(FREE, |(sequence, _)| sequence);
         self.head.store(sequence + 1, Ordering::Release);
         let slowest = inner.readers.iter().map(|slot| slot.position).min().unwrap_or(FREE);
-        let (most, exempt) = (most_packets(inner.limits.bytes), most_packets(MAX_BURST_BYTES));
+        let most = most_packets(inner.limits.bytes);
+        let exempt = most_packets(MAX_BURST_BYTES);
         while let Some(oldest) = inner.batches.front() {
             let old = oldest.published.map(|published| newest.saturating_duration_since(published));
             let read = oldest.sequence < slowest;
@@ -324,7 +328,8 @@ impl Ring {
     /// Returns a reader that starts with the next batch.
     pub(crate) fn reader(self: &Arc<Self>) -> Reader {
         let mut inner = self.lock();
-        let (position, seen) = (inner.first + inner.batches.len() as u64, inner.totals);
+        let position = inner.first + inner.batches.len() as u64;
+        let seen = inner.totals;
         self.reader_at(&mut inner, position, seen)
     }
 
@@ -332,7 +337,8 @@ impl Ring {
     /// starts with the next batch.
     pub(crate) fn reader_from_start(self: &Arc<Self>, bytes: u64) -> Reader {
         let mut inner = self.lock();
-        let (next, totals) = (inner.first + inner.batches.len() as u64, inner.totals);
+        let next = inner.first + inner.batches.len() as u64;
+        let totals = inner.totals;
         let start = inner.start.filter(|(_, before)| totals.since(*before).bytes <= bytes);
         let (position, seen) = start.unwrap_or((next, totals));
         self.reader_at(&mut inner, position, seen)

@@ -51,7 +51,9 @@ fn ring_has_readers_while_read_or_retained() {
 
 #[test]
 fn ring_readers_get_everything_from_their_start() {
-    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    let ring = Ring::new(GENEROUS);
+    let now = Instant::now();
+    let mut window = Vec::new();
     let mut early = ring.reader();
     ring.publish(&mut packets(now, &[1, 2]));
     let mut late = ring.reader();
@@ -67,7 +69,9 @@ fn ring_readers_get_everything_from_their_start() {
 
 #[test]
 fn ring_counts_unread_packets_and_advances() {
-    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    let ring = Ring::new(GENEROUS);
+    let now = Instant::now();
+    let mut window = Vec::new();
     ring.publish(&mut packets(now, &[1]));
     drop(ring.reader());
     ring.publish(&mut packets(now, &[2, 3]));
@@ -88,7 +92,9 @@ fn ring_counts_unread_packets_and_advances() {
 
 #[test]
 fn ring_releases_read_batches_and_reuses_memory() {
-    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    let ring = Ring::new(GENEROUS);
+    let now = Instant::now();
+    let mut window = Vec::new();
     let mut reader = ring.reader();
     let mut batch = Vec::new();
     for _ in 0..1000 {
@@ -105,8 +111,11 @@ fn ring_releases_read_batches_and_reuses_memory() {
 
 #[test]
 fn ring_lagging_reader_loses_oldest_with_exact_count() {
-    let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
-    let (mut slow, mut fast) = (ring.reader(), ring.reader());
+    let ring = Ring::new(Limits { bytes: 100, ..GENEROUS });
+    let now = Instant::now();
+    let mut window = Vec::new();
+    let mut slow = ring.reader();
+    let mut fast = ring.reader();
     for i in 1..=10 {
         ring.publish(&mut packets(now, &[20 + i, 10]));
         assert_eq!(fast.read(&mut window), Totals::default());
@@ -129,7 +138,9 @@ fn ring_lagging_reader_loses_oldest_with_exact_count() {
 /// An RTMP publisher may send any number of empty messages, which count no bytes.
 #[test]
 fn ring_of_empty_packets_is_bounded() {
-    let (ring, now, mut window) = (Ring::new(Limits { bytes: 300_000, ..GENEROUS }), Instant::now(), Vec::new());
+    let ring = Ring::new(Limits { bytes: 300_000, ..GENEROUS });
+    let now = Instant::now();
+    let mut window = Vec::new();
     let mut slow = ring.reader();
     let most = most_packets(300_000);
     assert_eq!(most, 1171);
@@ -153,7 +164,9 @@ fn ring_of_empty_packets_is_bounded() {
 #[test]
 fn ring_holds_the_packets_of_a_burst_beside_its_own() {
     let limits = Limits { bytes: 300_000, ..GENEROUS };
-    let (ring, now, mut window) = (Ring::new(limits), Instant::now(), Vec::new());
+    let ring = Ring::new(limits);
+    let now = Instant::now();
+    let mut window = Vec::new();
     let mut slow = ring.reader();
     let most = most_packets(limits.bytes);
     let burst = |count: usize| {
@@ -181,7 +194,9 @@ fn ring_holds_the_packets_of_a_burst_beside_its_own() {
 
 #[test]
 fn ring_fork_rereads_and_retains_its_batch() {
-    let (ring, now, mut window) = (Ring::new(GENEROUS), Instant::now(), Vec::new());
+    let ring = Ring::new(GENEROUS);
+    let now = Instant::now();
+    let mut window = Vec::new();
     let mut reader = ring.reader();
     ring.publish(&mut packets(now, &[1]));
     ring.publish(&mut packets(now, &[2]));
@@ -200,7 +215,9 @@ fn ring_fork_rereads_and_retains_its_batch() {
 
 #[test]
 fn ring_late_reader_starts_at_retained_entry_point() {
-    let (ring, now, mut window) = (Ring::new(Limits { bytes: 100, ..GENEROUS }), Instant::now(), Vec::new());
+    let ring = Ring::new(Limits { bytes: 100, ..GENEROUS });
+    let now = Instant::now();
+    let mut window = Vec::new();
     ring.retain_gop(500);
     let preamble: Preamble = packets(now, &[7]).into();
     ring.publish(&mut packets(now, &[50]));
@@ -229,7 +246,8 @@ fn ring_late_reader_starts_at_retained_entry_point() {
 
 #[test]
 fn ring_tells_readers_where_a_stream_begins() {
-    let (ring, mut window) = (Ring::new(GENEROUS), Vec::new());
+    let ring = Ring::new(GENEROUS);
+    let mut window = Vec::new();
     ring.retain_gop(1000);
     let mut reader = ring.reader();
     assert_eq!((reader.stream_start(), reader.position()), (0, 0));
@@ -247,8 +265,10 @@ fn ring_tells_readers_where_a_stream_begins() {
 
 #[test]
 fn ring_closes_a_single_reader() {
-    let (ring, mut window) = (Ring::new(GENEROUS), Vec::new());
-    let (mut a, mut b) = (ring.reader(), ring.reader());
+    let ring = Ring::new(GENEROUS);
+    let mut window = Vec::new();
+    let mut a = ring.reader();
+    let mut b = ring.reader();
     ring.publish(&mut packets(Instant::now(), &[1]));
     a.closer().close();
     let cx = &mut Context::from_waker(Waker::noop());
@@ -261,12 +281,14 @@ fn ring_closes_a_single_reader() {
 
 #[tokio::test]
 async fn ring_wakes_readers_once_per_batch() {
-    let (ring, now) = (Ring::new(GENEROUS), Instant::now());
+    let ring = Ring::new(GENEROUS);
+    let now = Instant::now();
     let tasks: Vec<_> = (0..100)
         .map(|_| {
             let mut reader = ring.reader();
             tokio::spawn(async move {
-                let (mut window, mut count) = (Vec::new(), 0);
+                let mut window = Vec::new();
+                let mut count = 0;
                 while reader.ready().await.is_ok() {
                     reader.read(&mut window);
                     count += lengths(&mut window).len();
@@ -288,7 +310,8 @@ async fn ring_wakes_readers_once_per_batch() {
 #[test]
 fn ring_holds_what_a_backup_brings_at_once_until_it_could_be_read() {
     let limits = Limits { bytes: 1000, time: Duration::from_secs(1) };
-    let (ring, start) = (Ring::new(limits), Instant::now());
+    let ring = Ring::new(limits);
+    let start = Instant::now();
     let mut reader = ring.reader();
     let at = |ms| start + Duration::from_millis(ms);
     let packet = |ms| Packet::datagram(vec![0; 200], at(ms));

@@ -106,7 +106,8 @@ fn remux_begins_a_new_stream_with_a_key_frame() {
     let clip = clip();
     let (number, middle) = large_picture(&clip);
     let mut remuxer = Remuxer::new();
-    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let mut first = Vec::new();
+    let mut second = Vec::new();
     let now = Instant::now();
     remuxer.push(&clip[..middle], now, &mut first);
     remuxer.cut(now, &mut first);
@@ -165,7 +166,8 @@ fn remux_times_go_on_over_clock_steps() {
 fn remux_of_sound_with_a_gap_stays_with_the_picture() {
     let (_, plain) = remux(&clip(), 1316);
     let mut gap = Vec::new();
-    let (from, to) = (pes_start(&clip(), VIDEO_PID, 40), pes_start(&clip(), VIDEO_PID, 85));
+    let from = pes_start(&clip(), VIDEO_PID, 40);
+    let to = pes_start(&clip(), VIDEO_PID, 85);
     for (number, packet) in clip().chunks_exact(PACKET).enumerate() {
         if pid(packet) != AUDIO_PID || !(from..to).contains(&(number * PACKET)) {
             gap.extend_from_slice(packet);
@@ -272,7 +274,8 @@ fn remux_tells_of_pictures_that_wait_for_a_key_frame() {
         }
     }
     let mut remuxer = Remuxer::new();
-    let (mut out, mut told) = (Vec::new(), Vec::new());
+    let mut out = Vec::new();
+    let mut told = Vec::new();
     let mut now = Instant::now();
     let mut waited = false;
     for (number, payload) in clip.chunks(1316).enumerate() {

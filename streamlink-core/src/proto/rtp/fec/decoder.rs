@@ -88,7 +88,8 @@ struct Group {
 
 impl Group {
     fn numbers(&self) -> impl Iterator<Item = u64> {
-        let (first, offset) = (self.first, self.offset);
+        let first = self.first;
+        let offset = self.offset;
         (0..self.count).map(move |at| first + at * offset)
     }
 

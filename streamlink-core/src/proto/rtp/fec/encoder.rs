@@ -55,7 +55,8 @@ impl FecEncoder {
     /// Creates an encoder of matrices of `columns` and `rows`, at most 100 packets in all. `first`: random first sequence
     /// numbers of both FEC streams.
     pub(crate) fn new(columns: u8, rows: u8, with_rows: bool, first: [u16; 2]) -> Self {
-        let (columns, rows) = (columns.max(1), rows.max(1));
+        let columns = columns.max(1);
+        let rows = rows.max(1);
         Self {
             columns,
             rows,
@@ -81,7 +82,8 @@ impl FecEncoder {
         }
         matrix.seen |= bit;
         let base = matrix.base;
-        let (column, row) = (place % u16::from(self.columns), place / u16::from(self.columns));
+        let column = place % u16::from(self.columns);
+        let row = place / u16::from(self.columns);
         if let Some(sum) = self.column_parity.get_mut(usize::from(column)) {
             sum.add(header, payload);
         }

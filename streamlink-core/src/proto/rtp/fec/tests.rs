@@ -76,7 +76,8 @@ fn solve(arrived: &[Sent], wanted: &BTreeSet<u16>) -> BTreeSet<u16> {
         .filter_map(|sent| if let Sent::Fec(fec) = sent { Some(&fec.bytes) } else { None })
         .map(|bytes| {
             let base = u16::from_be_bytes([bytes[12], bytes[13]]);
-            let (offset, count) = (u16::from(bytes[25]), u16::from(bytes[26]));
+            let offset = u16::from(bytes[25]);
+            let count = u16::from(bytes[26]);
             (0..count).map(|i| base.wrapping_add(i * offset)).collect()
         })
         .collect();

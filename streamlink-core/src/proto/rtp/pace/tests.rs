@@ -195,7 +195,8 @@ proptest::proptest! {
         steps in proptest::collection::vec((0u64..700, proptest::option::of(proptest::num::u64::ANY), 0u64..9000), 0..60),
     ) {
         let mut bench = Bench::new();
-        let (mut at, mut clock) = (0, 0);
+        let mut at = 0;
+        let mut clock = 0;
         for (wait, jump, step) in steps {
             at += wait;
             clock = jump.filter(|jump| jump % 4 == 0).unwrap_or(clock + step) % MODULUS;

@@ -175,7 +175,8 @@ impl FecDecoder {
         rebuilt: &mut Vec<Rebuilt>,
     ) -> u64 {
         let Some(number) = self.number(header.sequence) else { return 0 };
-        let (message, destination) = (header.message, header.destination);
+        let message = header.message;
+        let destination = header.destination;
         self.model = Some(Model { number, message, destination, in_order });
         let part = Part { key: header.key, timestamp: header.timestamp, payload: payload.clone() };
         self.work.push((number, part));

@@ -53,7 +53,8 @@ fn decoded(
     mut lose: impl FnMut(&DataHeader) -> bool,
 ) -> (Vec<u64>, u64) {
     let mut decoder = FecDecoder::new(matrix, Sequence::new(FIRST));
-    let (mut rebuilt, mut wrong) = (Vec::new(), 0);
+    let mut rebuilt = Vec::new();
+    let mut wrong = 0;
     for (header, payload) in packets {
         if lose(header) {
             continue;
@@ -255,7 +256,8 @@ fn srt_fec_rejects_forged_repair_packets() {
         for (header, payload) in packets.iter().take(3) {
             decoder.add(header, true, payload, &mut rebuilt);
         }
-        let (mut header, mut body) = (row, body.to_vec());
+        let mut header = row;
+        let mut body = body.to_vec();
         change(&mut header, &mut body);
         rebuilt.clear();
         (decoder.add_repair(&header, &body, &mut rebuilt), rebuilt.len())

@@ -46,7 +46,8 @@ fn srt_retransmissions_cost_what_the_loss_costs() {
             let mut world = World::new(weather, held.clone(), held, rtt * 100 + loss);
             world.connect().send(10_000, ms(2));
             world.run_until(world.now + ms(4000));
-            let (lost, repeats) = (world.lost, world.sender().stats().sent.retransmitted);
+            let lost = world.lost;
+            let repeats = world.sender().stats().sent.retransmitted;
             assert_eq!(world.check().len(), 10_000, "rtt {rtt} ms, loss {loss} %");
             assert!(repeats * 100 <= lost * 115, "rtt {rtt} ms, loss {loss} %: {lost} lost, {repeats} sent again");
         }
@@ -62,7 +63,8 @@ fn srt_retransmissions_of_bursts_cost_what_the_loss_costs() {
         let mut world = World::new(weather, held.clone(), held, rtt + 7);
         world.connect().send(10_000, ms(2));
         world.run_until(world.now + ms(4000));
-        let (lost, repeats) = (world.lost, world.sender().stats().sent.retransmitted);
+        let lost = world.lost;
+        let repeats = world.sender().stats().sent.retransmitted;
         assert_eq!(world.check().len(), 10_000, "rtt {rtt} ms");
         assert!(repeats * 100 <= lost * 115, "rtt {rtt} ms: {lost} lost, {repeats} sent again");
     }
@@ -78,7 +80,8 @@ fn srt_retransmissions_over_a_path_that_reorders_cost_what_the_loss_costs() {
             let mut world = World::new(weather, held.clone(), held, rtt * 100 + loss);
             world.connect().send(10_000, ms(2));
             world.run_until(world.now + ms(6000));
-            let (lost, repeats) = (world.lost, world.sender().stats().sent.retransmitted);
+            let lost = world.lost;
+            let repeats = world.sender().stats().sent.retransmitted;
             println!("rtt {rtt} ms, loss {loss} %, reordering 50 ms: {lost} lost, {repeats} sent again");
             assert_eq!(world.check().len(), 10_000, "rtt {rtt} ms, loss {loss} %");
             // A few are sent again until the receiver knows the path.

@@ -29,7 +29,8 @@ fn srt_filter_repairs_without_retransmissions() {
         let weather = Weather { loss, delay: ms(50), ..FAIR };
         let mut world = sent(weather, filtering(text, 500), latency(500), 7, 5000);
         let arrived = world.check().len() as u64;
-        let (sender, receiver) = (world.sender().stats().sent, world.receiver().stats().received);
+        let sender = world.sender().stats().sent;
+        let receiver = world.receiver().stats().received;
         assert_eq!(sender.retransmitted, 0, "{text}");
         assert_eq!((arrived + receiver.lost, receiver.lost), (5000, receiver.unrepaired), "{text}: {receiver:?}");
         let lost = receiver.rebuilt + receiver.unrepaired;

@@ -92,7 +92,8 @@ impl Bond {
     }
 
     fn push(&mut self, payload: &Bytes) {
-        let (next, now) = (self.numbers.next(), self.now);
+        let next = self.numbers.next();
+        let now = self.now;
         let is_backup = self.backup.is_some();
         for leg in self.legs.iter_mut().filter(|leg| leg.is_up && (!is_backup || leg.backup.is_active())) {
             leg.near.push_numbered(payload, next, now);
@@ -201,7 +202,8 @@ fn srt_group_loses_nothing_when_a_path_loses_or_delays() {
             let bond = bonded(&terms, &weathers, 11, |_, _| {});
             bond.check(2000);
             for leg in &bond.legs {
-                let (sent, received) = (leg.near.stats().sent, leg.far.stats().received);
+                let sent = leg.near.stats().sent;
+                let received = leg.far.stats().received;
                 assert_eq!((leg.near.closed(), leg.far.closed(), sent.packets), (None, None, 2000));
                 assert!(received.packets + received.redundant > 1900, "{received:?}");
             }

@@ -29,7 +29,8 @@ fn srt_ignores_forged_and_replayed_handshakes() {
 #[test]
 fn srt_listener_answers_no_listener() {
     let now = Instant::now();
-    let (one, other) = (Listener::new([3; 32], now), Listener::new([4; 32], now));
+    let one = Listener::new([3; 32], now);
+    let other = Listener::new([4; 32], now);
     let peer: SocketAddr = PEER.parse().unwrap();
     let local = Local { id: 7, start: now, random: Random::of(random) };
     let secret = Terms { passphrase: Some("correct horse".into()), ..Terms::default() };

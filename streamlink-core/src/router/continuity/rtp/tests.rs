@@ -27,7 +27,8 @@ fn header(packet: &Packet) -> (u16, u32, u32) {
 
 #[test]
 fn rtp_continuity_over_reconnections() {
-    let (mut rewriter, start) = (RtpRewriter::new(90_000), Instant::now());
+    let mut rewriter = RtpRewriter::new(90_000);
+    let start = Instant::now();
     let rtp = |sequence, timestamp, ssrc, at| Packet::rtsp(0, bytes(96, sequence, timestamp, ssrc), at);
     let pass = |rewriter: &mut RtpRewriter, packet: Packet| {
         let read = Header::parse(packet.data()).unwrap();
@@ -134,7 +135,8 @@ fn rtsp_continuity_puts_sound_behind_the_frames_of_the_last_packet() {
         };
         assert!(timestamp(1) >= 25_600 + 7168, "{first}: {} of sound", timestamp(1));
         // Pictures wait as long, so that they stay in step.
-        let (sound, pictures) = (i64::from(timestamp(1)) * 1000 / 48_000, i64::from(timestamp(0)) * 1000 / 90_000);
+        let sound = i64::from(timestamp(1)) * 1000 / 48_000;
+        let pictures = i64::from(timestamp(0)) * 1000 / 90_000;
         assert!((sound - pictures).abs() < 40, "{first}: {sound} ms and {pictures} ms");
     }
 }
