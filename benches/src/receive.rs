@@ -38,7 +38,7 @@ impl Received {
     }
 }
 
-/// Where a receiver learns the time at which a packet was sent.
+/// Source of the time at which a packet was sent.
 #[derive(Clone, Debug)]
 pub enum Timing {
     /// Nowhere.

@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 /// Number of events that a slow reader may be behind.
 const CAPACITY: usize = 256;
 
-/// What happened to a flow on its way over relays.
+/// Event of a flow on its way over relays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]

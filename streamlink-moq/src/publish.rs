@@ -74,7 +74,7 @@ pub struct RelayStats {
     pub last_error: Option<PeerText>,
     /// Figures of the present connection.
     pub link: Option<LinkStats>,
-    /// Whether more than about 1 % of the packets to the relay are lost.
+    /// Set while more than about 1 % of the packets to the relay are lost.
     pub is_loss_high: bool,
 }
 

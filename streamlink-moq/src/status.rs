@@ -259,7 +259,7 @@ impl StatusWriter {
     }
 }
 
-/// What a message tells a publisher.
+/// News of a message for one publisher.
 #[derive(Debug, Default)]
 pub struct StatusNews {
     /// Statistics of outputs, by the publisher's number.

@@ -22,7 +22,7 @@ struct Seen {
     bytes: u64,
 }
 
-/// What a destination has seen since the last look.
+/// Observations of a destination since the last look.
 pub(crate) struct Look {
     pub(crate) kbps: u64,
     pub(crate) silence: Option<Duration>,

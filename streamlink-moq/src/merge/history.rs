@@ -1,4 +1,4 @@
-//! What each leg brought of the last seconds of media.
+//! Record of what each leg brought of the last seconds of media.
 
 use std::{
     collections::VecDeque,

@@ -1,8 +1,8 @@
-//! When something has waited for long enough.
+//! Arrival times of what waits, by which it is found that something has waited for long enough.
 
 use std::{collections::VecDeque, time::Instant};
 
-/// What waits, in the order in which it came.
+/// Keys that wait, in the order in which they came.
 #[derive(Debug)]
 pub(super) struct Arrivals<K>(VecDeque<(K, Instant)>);
 

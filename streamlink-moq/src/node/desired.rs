@@ -1,4 +1,4 @@
-//! What the node is to run of each flow: the descriptions of all publishers, and what the membership makes of them.
+//! Outputs that the node is to run of each flow: the descriptions of all publishers, and what the membership makes of them.
 
 use crate::{
     membership::Membership,
@@ -143,7 +143,7 @@ impl PublishedFlow {
     }
 }
 
-/// What a node is to run of one flow.
+/// Outputs that a node is to run of one flow.
 #[derive(Clone, Debug)]
 pub(super) struct Desired {
     /// Generation of the membership.

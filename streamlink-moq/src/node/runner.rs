@@ -47,7 +47,7 @@ pub(super) enum Report {
     Event(NodeEvent),
 }
 
-/// What all runners of a node share.
+/// State that all runners of a node share.
 pub(super) struct Shared {
     pub(super) engine: Engine,
     /// Links over which media is received.

@@ -27,7 +27,7 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// Priority of the catalog among the subscriptions of a connection.
 const CATALOG_PRIORITY: u8 = 200;
 
-/// What a leg tells the merge.
+/// Message of a leg to the merge.
 #[derive(Debug)]
 pub(super) enum LegReport {
     /// The description of the broadcast.
@@ -204,7 +204,7 @@ async fn leave(announcements: &mut Announcements, paths: &mut PathChoice, path: 
     }
 }
 
-/// How the reading of a group has ended.
+/// End of the reading of a group.
 enum GroupEnd {
     /// With its last object, or its rest is not sent.
     Over,

@@ -121,7 +121,7 @@ pub struct LegStats {
     pub last_error: Option<PeerText>,
 }
 
-/// What the tasks of an incoming flow share.
+/// State that the tasks of an incoming flow share.
 #[derive(Debug)]
 struct Shared {
     links: Vec<RelayLink>,

@@ -1,4 +1,4 @@
-//! Which broadcast a leg receives.
+//! Choice of the broadcast that a leg receives.
 
 use crate::transport::{AnnouncedPaths, Announcement};
 
@@ -8,7 +8,7 @@ use crate::transport::{AnnouncedPaths, Announcement};
 pub(super) struct PathChoice {
     leg: usize,
     path: String,
-    /// Whether the path itself is announced.
+    /// Set while the path itself is announced.
     is_there: bool,
     /// Ingest nodes below the path.
     nodes: AnnouncedPaths,

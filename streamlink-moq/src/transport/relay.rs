@@ -59,7 +59,7 @@ pub struct LinkStatus {
     pub failures: u64,
     /// Reason of the last failure or loss.
     pub last_error: Option<PeerText>,
-    /// Whether the relay has refused the token or the certificate.
+    /// Set if the relay has refused the token or the certificate.
     pub is_refused: bool,
 }
 

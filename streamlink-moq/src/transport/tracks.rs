@@ -213,7 +213,7 @@ impl Drop for GroupWriter {
 pub struct Announcement {
     /// Path of the broadcast.
     pub path: String,
-    /// Whether the broadcast is there.
+    /// `true` if the broadcast is there.
     pub is_active: bool,
 }
 
@@ -258,7 +258,7 @@ impl Announcements {
     }
 }
 
-/// Where a subscription begins, and what it waits for.
+/// Beginning of a subscription, and the bound of what it waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct SubscribeOptions {
     /// First group that is wanted; `None` for the newest.

@@ -38,9 +38,9 @@ pub struct MediaTrack {
     pub name: String,
     /// Protocol of the flow's source. `Datagrams app` for the MPEG-TS of a publisher that is not of this library.
     pub input: InputProtocol,
-    /// Whether the packets are MPEG-TS, carried byte for byte.
+    /// `true` if the packets are MPEG-TS, carried byte for byte.
     pub is_transport_stream: bool,
-    /// Whether the MPEG-TS has more than one program.
+    /// `true` if the MPEG-TS has more than one program.
     pub has_several_programs: bool,
     /// SDP (RFC 8866) of a source of family RTSP.
     pub sdp: Option<String>,

@@ -1,4 +1,4 @@
-//! Where groups begin: at random access points, or else every 500 ms; those of RTP at each 64th sequence number.
+//! Beginnings of groups: at random access points, or else every 500 ms; those of RTP at each 64th sequence number.
 
 use super::{headers, number::RtpNumbers, ts};
 use crate::transport::{MAX_GROUP, MAX_GROUP_OBJECTS};
@@ -11,7 +11,7 @@ const LONGEST: u64 = 2_000_000;
 /// Maximum size of a group, in bytes.
 const MAX_BYTES: usize = 8 << 20;
 
-/// What becomes of the group when a packet is published.
+/// Fate of the group when a packet is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// The packet goes on with the present group.

@@ -62,7 +62,7 @@ pub enum FrameError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MediaPacket {
     pub(crate) kind: Kind,
-    /// Whether this is a header that was published before.
+    /// Set if this is a header that was published before.
     pub(crate) is_repeated: bool,
     pub(crate) data: Bytes,
 }

@@ -1,9 +1,9 @@
-//! How the packets of a flow are carried.
+//! Forms in which the packets of a flow are carried.
 
 pub(crate) use super::ts::is_transport_stream;
 use streamlink_core::{MediaFamily, Packet};
 
-/// How a packet is carried.
+/// Form in which a packet is carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carriage {
     /// As an object of MPEG-TS, byte for byte.

@@ -1,4 +1,4 @@
-//! What groups of MPEG-TS need to know: whole packets, and random access points.
+//! Facts that groups of MPEG-TS need: whole packets, and random access points.
 
 /// First byte of a transport packet (ISO 13818-1 section 2.4.3.2).
 pub(super) const SYNC: u8 = 0x47;

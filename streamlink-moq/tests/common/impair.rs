@@ -15,7 +15,7 @@ use std::{
 use streamlink_moq::RelayAddress;
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinHandle, time::Instant};
 
-/// What the network does to each direction.
+/// Impairments of each direction.
 #[derive(Debug, Default)]
 struct Terms {
     delay_us: AtomicU64,

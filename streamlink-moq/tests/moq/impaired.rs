@@ -14,7 +14,7 @@ fn is_long() -> bool {
     std::env::var_os("STREAMLINK_MOQ_LONG").is_some()
 }
 
-/// What came out of a run.
+/// Result of a run.
 struct Run {
     sent: Vec<Packet>,
     out: Vec<(Instant, Packet)>,

@@ -1,4 +1,4 @@
-//! What a hop adds.
+//! Latency that a hop adds.
 
 use crate::common::{
     Certificate, RelayProcess,

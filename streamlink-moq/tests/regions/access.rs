@@ -1,4 +1,4 @@
-//! What a relay's rules and the seal keep from the nodes of other regions.
+//! Secrets that a relay's rules and the seal keep from the nodes of other regions.
 
 use crate::common::{Certificate, InProcessRelay, PATIENCE, soon, until};
 use std::path::PathBuf;
