@@ -166,9 +166,13 @@ impl Group {
     pub(super) fn attend(&mut self, callers: &mut HashMap<u32, ConnectedCaller>, now: Instant) {
         let Some(backup) = self.backup.as_mut().filter(|_| now >= self.next_check) else { return };
         self.next_check = now + CHECK_INTERVAL;
-        let members = &self.members;
-        let mut legs = Vec::new();
-        for (_, caller) in callers.iter_mut().filter(|(id, _)| members.contains(id)) {
+        // A port may have many callers, so that only the members are looked at. No connection has the id 0.
+        let mut ids = [0; MAX_MEMBERS];
+        for (place, id) in ids.iter_mut().zip(&self.members) {
+            *place = *id;
+        }
+        let mut legs = Vec::with_capacity(self.members.len());
+        for caller in callers.get_disjoint_mut(ids.each_ref()).into_iter().flatten() {
             let ConnectedCaller { io, backup, .. } = caller;
             if let Some(member) = backup.as_mut().filter(|_| io.connection.closed().is_none()) {
                 legs.push(BackupLeg { member, connection: &mut io.connection });
