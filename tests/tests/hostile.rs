@@ -136,7 +136,7 @@ fn rtp_flood_leaves_memory_bounded_and_other_flows_intact() {
                     // Sequence numbers all over the place, a few SSRCs, any flags.
                     let mut bytes =
                         packet(b as u8, (a >> 8) as u16, b as u32, (a >> 32) as u32 % 3, &vec![a as u8; size]);
-                    if a % 4 == 0 {
+                    if a.is_multiple_of(4) {
                         bytes[0] = (b >> 32) as u8;
                     }
                     bytes.truncate(65_000);

@@ -144,7 +144,7 @@ fn rtmp_stalled_player_is_disconnected_and_others_lose_nothing() {
     let deadline = Instant::now() + streamlink_tests::PATIENCE;
     while lost.is_none() && Instant::now() < deadline {
         let mut body = vec![number as u8; 100_000];
-        body[..2].copy_from_slice(&[if number % 10 == 0 { 0x17 } else { 0x27 }, 1]);
+        body[..2].copy_from_slice(&[if number.is_multiple_of(10) { 0x17 } else { 0x27 }, 1]);
         app.push(message(RtmpKind::Video, number * 20, body)).unwrap();
         number += 1;
         std::thread::sleep(Duration::from_millis(20));
