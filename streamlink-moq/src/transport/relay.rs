@@ -11,7 +11,7 @@ use crate::{
 use moq_net::{cache, origin};
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 use streamlink_core::PeerText;
@@ -161,7 +161,26 @@ pub struct RelayLink {
 
 struct Shared {
     connection: Mutex<Option<moq_tokio::Connection>>,
-    task: JoinHandle<()>,
+    task: OnceLock<JoinHandle<()>>,
+}
+
+impl Shared {
+    /// Makes the state of a link, and then its task, which ends when it finds the state dropped.
+    fn with_task<T>(task: impl FnOnce(Weak<Self>) -> T) -> Arc<Self>
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let shared = Arc::new(Self { connection: Mutex::new(None), task: OnceLock::new() });
+        let task = tokio::spawn(task(Arc::downgrade(&shared)));
+        let _ = shared.task.set(task); // nobody else sets it
+        shared
+    }
+
+    fn stop(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -172,7 +191,7 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop();
     }
 }
 
@@ -200,17 +219,7 @@ impl RelayLink {
             LinkStatus { state: LinkState::Connecting, connects: 0, failures: 0, last_error: None, is_refused: false };
         let (status, receiver) = watch::channel(idle);
         let limit = settings.connect_timeout + SETUP_MARGIN;
-        let (exists, made) = tokio::sync::oneshot::channel::<()>();
-        let shared = Arc::new_cyclic(|shared| {
-            let stay = stay_connected(client, url, limit, status, shared.clone());
-            let task = tokio::spawn(async move {
-                // The task ends when nobody holds the link, which must exist first.
-                let _ = made.await; // an error comes after it exists, too
-                stay.await;
-            });
-            Shared { connection: Mutex::new(None), task }
-        });
-        let _ = exists.send(()); // the task waits for it
+        let shared = Shared::with_task(|shared| stay_connected(client, url, limit, status, shared));
         Ok(Self { address: address.clone(), received: Origin(received), status: receiver, shared })
     }
 
@@ -279,7 +288,7 @@ impl RelayLink {
 
     /// Closes the connection after what was written has been delivered, for at most a second.
     pub async fn close(self) {
-        self.shared.task.abort();
+        self.shared.stop();
         let connection = lock(&self.shared.connection).take();
         if let Some(connection) = connection {
             let _ = connection.close().await; // it ends anyway
@@ -334,7 +343,7 @@ async fn stay_connected(
     url: url::Url,
     limit: Duration,
     status: watch::Sender<LinkStatus>,
-    shared: std::sync::Weak<Shared>,
+    shared: Weak<Shared>,
 ) {
     let mut backoff = MIN_BACKOFF;
     loop {
@@ -385,4 +394,33 @@ fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(0_u8);
     let part = quarter.as_micros().try_into().unwrap_or(u64::MAX).max(1);
     pause - Duration::from_micros(random % part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    /// A task may connect before the constructor of its link has returned, and must find the link's state then.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn relay_link_state_exists_before_its_task() {
+        let (sender, found) = oneshot::channel();
+        let shared = Shared::with_task(|shared| {
+            let exists = shared.upgrade().is_some();
+            async move {
+                let _ = sender.send((exists, shared.upgrade().is_some())); // the test waits for it
+                std::future::pending().await
+            }
+        });
+        assert_eq!(found.await, Ok((true, true)));
+        // The task does not keep the state, and ends with it.
+        let task = shared.task.get().map(JoinHandle::abort_handle);
+        let weak = Arc::downgrade(&shared);
+        drop(shared);
+        assert!(weak.upgrade().is_none());
+        let task = task.unwrap();
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
 }
