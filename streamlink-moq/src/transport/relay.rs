@@ -8,7 +8,7 @@ use crate::{
     Error,
     address::{RelayAddress, Token, checked_path},
 };
-use moq_net::{cache, origin};
+use moq_net::{Hop, cache, origin};
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
@@ -88,12 +88,11 @@ pub struct LinkStats {
     pub packets_received: u64,
 }
 
-/// Links to several relays, which share what is published.
+/// Links to several relays, which all have what is published.
 ///
 /// Dropping this ends the links.
 #[derive(Debug)]
 pub struct Relays {
-    publish: Origin,
     paths: Paths,
     links: Vec<RelayLink>,
 }
@@ -122,12 +121,13 @@ impl Relays {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(relays: &[RelayAddress], settings: &LinkSettings, token: Option<&Token>) -> Result<Self, Error> {
-        let publish = moq_tokio::origin::spawn();
+        // To relays of a cluster, all links lead to one publisher.
+        let hop = Hop::random();
         let links = relays
             .iter()
-            .map(|relay| RelayLink::connect(relay, settings, token, &publish))
+            .map(|relay| RelayLink::connect(relay, settings, token, hop))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { publish: Origin(publish), paths: Paths::default(), links })
+        Ok(Self { paths: Paths::default(), links })
     }
 
     /// Creates a broadcast that all relays are to have. It is announced by [`Broadcast::announce`].
@@ -136,12 +136,16 @@ impl Relays {
     /// [`Error::Address`] for a path that cannot name a broadcast, [`Error::Path`] if it is published already.
     pub fn publish(&self, path: &str) -> Result<Broadcast, Error> {
         let path = checked_path(path)?;
-        let producer = self.publish.0.create_broadcast(path.as_str());
-        let producer = producer.map_err(|error| Error::Path(error.to_string().into()))?;
+        let mut producers = Vec::with_capacity(self.links.len());
+        for link in &self.links {
+            let producer = link.published.0.create_broadcast(path.as_str());
+            let producer = producer.map_err(|error| Error::Path(error.to_string().into()))?;
+            producers.push((producer, RoundTrip(Arc::downgrade(&link.shared))));
+        }
         if !lock(&self.paths).insert(path.clone()) {
             return Err(Error::Path("the path is published already".into()));
         }
-        Ok(Broadcast::new(producer, path, self.paths.clone()))
+        Ok(Broadcast::new(producers, path, self.paths.clone()))
     }
 
     /// Returns the links, in the order of the addresses.
@@ -154,9 +158,22 @@ impl Relays {
 #[derive(Clone, Debug)]
 pub struct RelayLink {
     address: RelayAddress,
+    published: Origin,
     received: Origin,
     status: watch::Receiver<LinkStatus>,
     shared: Arc<Shared>,
+}
+
+/// Round trip time of a link, which this does not keep alive.
+#[derive(Clone)]
+pub(super) struct RoundTrip(Weak<Shared>);
+
+impl RoundTrip {
+    /// Returns the time now; `None` while there is no connection.
+    pub(super) fn now(&self) -> Option<Duration> {
+        let shared = self.0.upgrade()?;
+        lock(&shared.connection).as_ref()?.monitor().stats()?.rtt
+    }
 }
 
 struct Shared {
@@ -204,14 +221,17 @@ impl RelayLink {
         address: &RelayAddress,
         settings: &LinkSettings,
         token: Option<&Token>,
-        publish: &origin::Producer,
+        hop: Hop,
     ) -> Result<Self, Error> {
+        let mut config = origin::Config::default();
+        config.hop = hop;
+        let published = moq_tokio::origin::spawn_config(config);
         let mut config = origin::Config::default();
         let pool = cache::Config::default().with_capacity(RECEIVE_CACHE).with_expiry(RECEIVE_EXPIRY);
         config.pool = cache::Pool::new(pool);
         let received = moq_tokio::origin::spawn_config(config);
         let client = client(settings)?
-            .with_publisher(publish.consume())
+            .with_publisher(published.consume())
             .with_subscriber(received.clone())
             .with_cost(settings.cost);
         let url = connection_url(address, token.or(settings.token.as_ref()))?;
@@ -220,7 +240,8 @@ impl RelayLink {
         let (status, receiver) = watch::channel(idle);
         let limit = settings.connect_timeout + SETUP_MARGIN;
         let shared = Shared::with_task(|shared| stay_connected(client, url, limit, status, shared));
-        Ok(Self { address: address.clone(), received: Origin(received), status: receiver, shared })
+        let address = address.clone();
+        Ok(Self { address, published: Origin(published), received: Origin(received), status: receiver, shared })
     }
 
     /// Returns the address of the relay.

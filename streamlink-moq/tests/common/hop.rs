@@ -136,14 +136,19 @@ pub(crate) struct Hop {
 impl Hop {
     /// Waits until all legs receive. The first datagram describes the flow, so that they subscribe.
     pub(crate) async fn start(relays: &[RelayAddress], certificate: &Certificate) -> Self {
+        Self::start_between(relays, relays, certificate).await
+    }
+
+    /// Starts with other ways to the relays than from them.
+    pub(crate) async fn start_between(to: &[RelayAddress], from: &[RelayAddress], certificate: &Certificate) -> Self {
         let family = MediaFamily::Datagrams;
-        let ingest = Ingest::start(relays, certificate, "live/cam", family, PublishSettings::new()).await;
-        let mut edge = Edge::start(relays, certificate, "live/cam", family).await;
+        let ingest = Ingest::start(to, certificate, "live/cam", family, PublishSettings::new()).await;
+        let mut edge = Edge::start(from, certificate, "live/cam", family).await;
         let out = edge.collect();
         let mut ts = Ts::new();
         let first = ts.datagram();
         ingest.source.push(first.clone()).expect("push");
-        edge.legs(relays.len()).await;
+        edge.legs(from.len()).await;
         Self { ingest, edge, out, ts, first }
     }
 

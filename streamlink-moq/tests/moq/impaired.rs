@@ -93,6 +93,33 @@ async fn long_and_lossy_links_lose_nothing_once_they_are_warm() {
     assert_eq!((run.stats.lost, run.stats.lost_groups), warm);
 }
 
+/// Links to both relays that carry less than the media for some seconds delay them: the rest of a group does not wait until
+/// there is room for all that is newer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn narrow_links_to_relays_delay_and_lose_nothing() {
+    let certificate = Certificate::new();
+    let relays = [InProcessRelay::start(&certificate).await, InProcessRelay::start(&certificate).await];
+    let networks = [Impaired::start(&relays[0].address()).await, Impaired::start(&relays[1].address()).await];
+    for network in &networks {
+        network.round_trip(Duration::from_millis(40));
+    }
+    let narrow = networks.each_ref().map(Impaired::address);
+    let hop = Hop::start_between(&narrow, &relays.each_ref().map(InProcessRelay::address), &certificate).await;
+    let run = hop
+        .carry(Duration::from_secs(12), async |_, _| {
+            for rate in [0, 5_200_000, 0] {
+                for network in &networks {
+                    network.narrow(rate);
+                }
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+        })
+        .await;
+    println!("longest silence {:?}", run.silence());
+    assert_eq!((run.stats.lost, run.stats.lost_groups), (0, 0), "{:?}", run.stats);
+    run.assert_whole();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loss_of_a_link_is_told() {
     let time = Duration::from_secs(9);
