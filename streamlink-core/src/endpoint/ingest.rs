@@ -37,10 +37,8 @@ pub(super) enum Verdict {
     Disconnect,
 }
 
-/// Path of a source's packets into the flow. With many sources each is found cold in the cache, so the fields that
-/// every packet touches come first and lie together.
+/// Path of a source's packets into the flow.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct Ingest {
     limiter: Limiter,
     /// Packets above the bandwidth that no event has reported yet.

@@ -1,6 +1,6 @@
 //! An epoll set of its own for the sockets of one task, so that they can be read together.
 //!
-//! ConfigErrorKind: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
+//! Problem: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
 //! all the time, this costs more than reading. So a task with many sockets registers them in an epoll set of its own,
 //! which is itself registered with the runtime, and polls it from time to time ([`GroupPoller`]).
 //!
@@ -44,9 +44,8 @@ pub(crate) struct EpollGroup {
     slots: Mutex<Vec<Option<Arc<Slot>>>>,
 }
 
-/// One socket. In this order: it is found cold, and what every read touches lies together.
+/// One socket.
 #[derive(Debug)]
-#[repr(C, align(64))]
 struct Slot {
     socket: std::net::TcpStream,
     /// The socket may have become readable, writable or closed.
@@ -60,7 +59,6 @@ struct Slot {
 
 /// The reader of a socket. Invariant: nothing panics while its lock is held, but a waker.
 #[derive(Default)]
-#[repr(C)]
 struct Reader {
     /// Takes the bytes that are read, until it asks to notify the owner.
     sink: Option<Arc<Mutex<dyn ReadSink>>>,

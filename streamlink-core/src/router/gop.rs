@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 /// Time between two places where players may start for want of entry points.
 const FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Finds the random access points of a stream. The fields are in order of use: those that every message touches are
-/// adjacent.
+/// Finds the random access points of a stream.
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct GopSegmenter {
     /// True if video samples cannot be decoded until the next random access point.
     waits: bool,

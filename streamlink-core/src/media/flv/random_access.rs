@@ -53,7 +53,6 @@ struct FlvTrack {
 
 /// Follows a stream. Holds at most [`MAX_HEADERS`] headers of [`MAX_HEADER`] bytes.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub(crate) struct FlvRandomAccessTracker {
     /// The main video track, once there is one.
     main: Option<u8>,

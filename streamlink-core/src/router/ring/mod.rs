@@ -55,10 +55,8 @@ pub(crate) struct Limits {
     pub(crate) time: Duration,
 }
 
-/// Most recent batches of a flow. The fields here and below are in order of use, so that each batch touches few cache
-/// lines: with many flows, the ring is not in the cache.
+/// Most recent batches of a flow.
 #[derive(Debug)]
-#[repr(C, align(64))]
 pub(crate) struct Ring {
     /// Sequence number of the next batch, readable without the lock.
     head: AtomicU64,
@@ -74,7 +72,6 @@ pub(crate) struct Ring {
 }
 
 #[derive(Debug)]
-#[repr(C)]
 struct Inner {
     /// Sequence number of the oldest retained batch.
     first: u64,
