@@ -1,11 +1,12 @@
 //! Regions on other machines: the link to them, and its statistics.
 
 use crate::{
+    endpoint_stats::{StreamlinkMemberStats, member_stats, state_number},
     engine::StreamlinkEngine,
     error::StreamlinkError,
     guard::{Failure, Versioned, guard, object, optional_text, text, write_sized},
     handle::live,
-    stats::{StreamlinkMemberStats, StreamlinkStats, member_stats, state_number},
+    stats::StreamlinkStats,
     status::Status,
 };
 use std::{ffi::c_char, sync::Arc};
