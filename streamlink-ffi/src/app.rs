@@ -98,7 +98,9 @@ pub unsafe extern "C" fn streamlink_app_source_give(
         match unsafe { live(source, "source") }.ok() {
             Some(source) if !missing => source.source.push_all(packets).map_or_else(Status::from, |()| Status::Ok),
             _ => {
-                packets.for_each(drop);
+                for packet in packets {
+                    drop(packet);
+                }
                 Status::InvalidArgument
             }
         }

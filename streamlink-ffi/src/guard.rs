@@ -336,7 +336,8 @@ mod tests {
         assert_eq!(read_pair(&[40, 1, 2, 0, 0]), Some((1, 2)));
         assert!(read(&[40, 1, 2, 0, 7]).is_err() && read(&[32, 1, 2, 1]).is_err());
         let mut largest = vec![0usize; MAX_STRUCT / size_of::<usize>()];
-        (largest[0], largest[1]) = (MAX_STRUCT, 5);
+        largest[0] = MAX_STRUCT;
+        largest[1] = 5;
         assert_eq!(read_pair(&largest), Some((5, 0)));
         // A size that is none: nothing behind it is touched, or this test ends here.
         for size in WRONG {

@@ -259,7 +259,9 @@ impl Ingest {
             context.switched(switch);
         }
         let description = if is_transport_stream { self.monitor.description() } else { self.gops.description() };
-        description.into_iter().for_each(|description| context.describe(description));
+        if let Some(description) = description {
+            context.describe(description);
+        }
         let since = now.saturating_duration_since(self.monitored);
         if since >= MONITOR_INTERVAL {
             self.monitored = now;

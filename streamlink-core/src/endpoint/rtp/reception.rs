@@ -231,7 +231,8 @@ impl Reception {
     fn rtp(&mut self, header: &Header, data: Bytes, peer: SocketAddr, arrival: Instant) {
         match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
-                (self.sender, self.heard) = (Some(peer), Some(arrival));
+                self.sender = Some(peer);
+                self.heard = Some(arrival);
                 let mut header = *header;
                 let mut data = data;
                 let repeated = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival));
@@ -352,7 +353,8 @@ impl Reception {
         }
         let added = self.ingest.out.packets.len() - before;
         self.ingest.added_headers += (added * HEADER) as u64;
-        (self.sender, self.heard) = (Some(peer), Some(arrival));
+        self.sender = Some(peer);
+        self.heard = Some(arrival);
         problem
     }
 
@@ -446,7 +448,8 @@ impl Reception {
     fn lose(&mut self, reason: LossReason) {
         self.receiver.reset(&mut self.ingest.out.packets);
         self.ingest.lose(Instant::now(), reason);
-        (self.sender, self.heard) = (None, None);
+        self.sender = None;
+        self.heard = None;
         if let Some(wrapper) = &mut self.wrapper {
             wrapper.reset();
         }

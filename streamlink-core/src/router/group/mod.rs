@@ -367,7 +367,9 @@ impl SourceGroup {
         let inner = &mut *inner;
         let threshold = inner.terms.loss_threshold;
         let path = find(&mut inner.paths, source)?;
-        (path.last, path.since, path.due_since) = (None, None, None);
+        path.last = None;
+        path.since = None;
+        path.due_since = None;
         path.backlog.clear();
         if let Some(merge) = &mut inner.merge {
             let mut out = MediaBatch::default();
