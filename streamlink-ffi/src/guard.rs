@@ -88,7 +88,7 @@ impl From<streamlink_core::PushError> for Failure {
 pub(crate) unsafe fn guard(error: *mut *mut StreamlinkError, body: impl FnOnce() -> Result<(), Failure>) -> Status {
     // What a panic has left behind is not looked at again: the handle stays valid, the call has failed.
     let result = catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_| Err(Failure::new(Status::Internal, "the library failed within")));
+        .unwrap_or_else(|_| Err(Failure::new(Status::Internal, "internal error (panic); see the log")));
     let Err(failure) = result else { return Status::Ok };
     let status = failure.status;
     if !error.is_null() {

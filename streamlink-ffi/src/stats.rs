@@ -78,7 +78,7 @@ impl StreamlinkStats {
 /// `stats` is NULL or a snapshot that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_stats_count(stats: *const StreamlinkStats) -> usize {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `stats` alive during the call.
     unsafe { stats.as_ref() }.map_or(0, |s| s.texts.len())
 }
 
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn streamlink_stats_count(stats: *const StreamlinkStats) -
 /// `stats` is NULL or a snapshot that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_stats_max_bandwidth(stats: *const StreamlinkStats) -> u64 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `stats` alive during the call.
     unsafe { stats.as_ref() }.map_or(0, |s| s.stats.max_bandwidth.as_bps())
 }
 
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn streamlink_stats_max_bandwidth(stats: *const Streamlink
 /// `stats` is NULL or a snapshot that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_stats_merge_lost(stats: *const StreamlinkStats) -> u64 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `stats` alive during the call.
     unsafe { stats.as_ref() }.map_or(0, |s| s.stats.merge_lost)
 }
 
@@ -115,13 +115,13 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, is_source, texts) = unsafe { object(stats, "stats") }?.endpoint(index)?;
         let filled = endpoint_stats(s, is_source, texts);
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `endpoint`, which it has so much memory for.
         unsafe { write_sized(endpoint, &filled, "endpoint") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -138,15 +138,15 @@ pub unsafe extern "C" fn streamlink_stats_player(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no player {index}"));
         let (found, peer) = s.players.get(index).zip(texts.players.get(index)).ok_or_else(missing)?;
         let filled = player_stats(found, peer);
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `player`, which it has so much memory for.
         unsafe { write_sized(player, &filled, "player") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -163,15 +163,15 @@ pub unsafe extern "C" fn streamlink_stats_member(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no member {index}"));
         let (found, address) = s.members.get(index).zip(texts.members.get(index)).ok_or_else(missing)?;
         let filled = member_stats(found, address);
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `member`, which it has so much memory for.
         unsafe { write_sized(member, &filled, "member") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -188,15 +188,15 @@ pub unsafe extern "C" fn streamlink_stats_refusal(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no refusal {index}"));
         let (found, reason) = s.refusals.get(index).zip(texts.refusals.get(index)).ok_or_else(missing)?;
         let filled = StreamlinkRefusalStats { size: 0, reason: reason.as_ptr(), count: found.count };
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `refusal`, which it has so much memory for.
         unsafe { write_sized(refusal, &filled, "refusal") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -213,15 +213,15 @@ pub unsafe extern "C" fn streamlink_stats_pid(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, ..) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no PID {index}"));
         let found = s.pids.get(index).ok_or_else(missing)?;
         let filled = pid_stats(found);
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `pid`, which it has so much memory for.
         unsafe { write_sized(pid, &filled, "pid") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -238,15 +238,15 @@ pub unsafe extern "C" fn streamlink_stats_track(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no track {index}"));
         let (found, texts) = s.tracks.get(index).zip(texts.tracks.get(index)).ok_or_else(missing)?;
         let filled = track_stats(found, texts);
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `track`, which it has so much memory for.
         unsafe { write_sized(track, &filled, "track") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -256,7 +256,7 @@ pub unsafe extern "C" fn streamlink_stats_track(
 /// `stats` is NULL or a snapshot that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_stats_flow(stats: *const StreamlinkStats) -> *const c_char {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `stats` alive during the call.
     unsafe { stats.as_ref() }.map_or(c"".as_ptr(), |s| s.flow.as_ptr())
 }
 
@@ -273,7 +273,7 @@ pub unsafe extern "C" fn streamlink_stats_to_json(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let stats = unsafe { object(stats, "stats") }?;
         place(json, "json")?;
         let written = crate::guard::json(&stats.stats)?;
@@ -281,7 +281,7 @@ pub unsafe extern "C" fn streamlink_stats_to_json(
         unsafe { give(json, written) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -291,7 +291,7 @@ pub unsafe extern "C" fn streamlink_stats_to_json(
 /// `stats` is NULL or a snapshot that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_stats_free(stats: *mut StreamlinkStats) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `stats`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(stats) }));
 }
 
