@@ -429,7 +429,8 @@ mod tests {
         let shared = Shared::with_task(|shared| {
             let exists = shared.upgrade().is_some();
             async move {
-                let _ = sender.send((exists, shared.upgrade().is_some())); // the test waits for it
+                let found = (exists, shared.upgrade().is_some());
+                let _ = sender.send(found); // the test waits for it
                 std::future::pending().await
             }
         });
