@@ -1,19 +1,17 @@
 //! Broadcasts, tracks, groups and objects.
 
 use super::{
-    lane::{Groups, Lane, Part},
+    in_order::Lanes,
     relay::{Paths, RoundTrip, lock},
 };
 use crate::Error;
 use bytes::Bytes;
 use moq_net::{Pattern, Patterns, Timescale, Timestamp, announce, broadcast, group, origin, track};
 use std::{
-    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Waker},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -23,10 +21,6 @@ pub(crate) const MAX_SMALL_OBJECT: usize = 1 << 20;
 pub(crate) const MAX_GROUP_OBJECTS: usize = 8000;
 /// Largest group number (RFC 9000 section 16).
 pub(crate) const MAX_GROUP: u64 = (1 << 62) - 1;
-/// Shortest and longest time that a relay has for a group from its end, before what follows is held back.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(150), Duration::from_millis(800));
-/// Number of the newest groups of a track whose numbers are not given again.
-const MAX_KNOWN: usize = 2048;
 /// Maximum length of an announced path, in bytes. Longer ones are left out.
 const MAX_ANNOUNCED: usize = 1024;
 
@@ -37,7 +31,7 @@ pub fn unix_micros() -> u64 {
 }
 
 /// Returns the reason of a failure, whether it arose here or the relay told it.
-fn failure(error: &moq_net::Error) -> Error {
+pub(super) fn failure(error: &moq_net::Error) -> Error {
     use moq_net::{Error as Local, StreamError as Told};
     match error {
         Local::NotFound | Local::Unroutable | Local::Stream(Told::NotFound | Told::Unroutable) => {
@@ -102,22 +96,14 @@ impl Broadcast {
             .with_max_age(options.max_age)
             .with_priority(options.priority);
         let mut producers = Vec::with_capacity(self.relays.len());
-        let mut lanes = Vec::new();
-        for (broadcast, round_trip) in &self.relays {
+        for (broadcast, _) in &self.relays {
             let producer = broadcast.create_track(name, info.clone());
-            let producer = producer.map_err(|error| Error::Path(error.to_string().into()))?;
-            producers.push(producer.clone());
-            if options.in_order {
-                lanes.push(RelayLane {
-                    lane: Lane::new(producer),
-                    round_trip: round_trip.clone(),
-                    shortest: None,
-                    patience: PATIENCE.0,
-                });
-            }
+            producers.push(producer.map_err(|error| Error::Path(error.to_string().into()))?);
         }
-        let in_order =
-            options.in_order.then(|| Arc::new(Mutex::new(Lanes { lanes, present: None, known: BTreeSet::new() })));
+        let in_order = options.in_order.then(|| {
+            let round_trips = self.relays.iter().map(|(_, round_trip)| round_trip.clone());
+            Arc::new(Mutex::new(Lanes::new(producers.iter().cloned().zip(round_trips))))
+        });
         Ok(TrackWriter { producers, in_order, last: AtomicU64::new(0) })
     }
 
@@ -223,102 +209,7 @@ impl Drop for TrackWriter {
     }
 }
 
-/// The ways of a track to its relays, whose groups go in order.
-struct Lanes {
-    lanes: Vec<RelayLane>,
-    /// Number of the group that is being written.
-    present: Option<u64>,
-    /// Numbers of the newest groups: what is held back cannot be refused later.
-    known: BTreeSet<u64>,
-}
-
-struct RelayLane {
-    lane: Lane<track::Producer>,
-    round_trip: RoundTrip,
-    /// Shortest round trip time of late. It grows by a sixteenth with each group.
-    shortest: Option<Duration>,
-    /// Time that the relay has for a group, from its end.
-    patience: Duration,
-}
-
-impl Lanes {
-    fn begin(&mut self, number: u64) -> Result<(), Error> {
-        if !self.known.insert(number) {
-            return Err(Error::Interrupted("there is a group of this number".into()));
-        }
-        if self.known.len() > MAX_KNOWN {
-            self.known.pop_first();
-        }
-        if let Some(before) = self.present {
-            self.end(before);
-        }
-        for lane in &mut self.lanes {
-            // A relay acknowledges the end of a group after one round trip, and after two if that was lost. Queues on the
-            // way, which make the time longer, are what is looked for: the shortest time of late counts.
-            if let Some(time) = lane.round_trip.now() {
-                lane.shortest = Some(lane.shortest.map_or(time, |shortest| time.min(shortest + shortest / 16)));
-            }
-            let patience = lane.shortest.unwrap_or_default().mul_f32(1.5) + Duration::from_millis(50);
-            lane.patience = patience.clamp(PATIENCE.0, PATIENCE.1);
-        }
-        self.present = Some(number);
-        self.push(|| Part::Begin(number))
-    }
-
-    fn write(&mut self, number: u64, time: u64, object: &Bytes) -> Result<(), Error> {
-        if self.present != Some(number) {
-            return Err(Error::Interrupted("the group has ended".into()));
-        }
-        self.push(|| Part::Object(time, object.clone()))
-    }
-
-    fn end(&mut self, number: u64) {
-        if self.present.take_if(|present| *present == number).is_some() {
-            let _ = self.push(|| Part::End); // a group of a track that has ended is over anyway
-        }
-    }
-
-    fn push(&mut self, part: impl Fn() -> Part) -> Result<(), Error> {
-        let now = Instant::now();
-        self.lanes.iter_mut().try_for_each(|relay| relay.lane.push(part(), relay.patience, now))
-    }
-
-    fn look(&mut self, now: Instant) {
-        for relay in &mut self.lanes {
-            relay.lane.look(relay.patience, now);
-        }
-    }
-
-    fn release(&mut self, now: Instant) {
-        for relay in &mut self.lanes {
-            relay.lane.release(now);
-        }
-    }
-}
-
-impl Groups for track::Producer {
-    type Group = group::Producer;
-
-    fn begin(&mut self, number: u64) -> Result<group::Producer, Error> {
-        self.create_group(group::Info::from(number)).map_err(|error| failure(&error))
-    }
-
-    fn write(&mut self, group: &mut group::Producer, time: u64, object: Bytes) -> Result<(), Error> {
-        write_object(group, time, object)
-    }
-
-    fn end(&mut self, group: &mut group::Producer) {
-        let _ = group.finish(); // a group of a track that has ended is over anyway
-    }
-
-    fn is_delivered(&self, group: &group::Producer) -> bool {
-        // The session of the relay lets a group go when the relay has acknowledged all of it, or has left.
-        let unused = std::pin::pin!(group.unused());
-        unused.poll(&mut Context::from_waker(Waker::noop())).is_ready()
-    }
-}
-
-fn write_object(group: &mut group::Producer, time: u64, object: Bytes) -> Result<(), Error> {
+pub(super) fn write_object(group: &mut group::Producer, time: u64, object: Bytes) -> Result<(), Error> {
     let time = Timestamp::from_micros(time.min(MAX_GROUP));
     let time = time.map_err(|error| Error::Interrupted(error.to_string().into()))?;
     group.write_frame(time, object).map_err(|error| failure(&error))
