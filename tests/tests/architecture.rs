@@ -12,10 +12,14 @@ use streamlink_tests::root;
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     entries
-        .flat_map(|path| match path.is_dir() {
-            true => sources(&path),
-            false if path.extension().is_some_and(|e| e == "rs") => vec![path],
-            false => Vec::new(),
+        .flat_map(|path| {
+            if path.is_dir() {
+                sources(&path)
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                vec![path]
+            } else {
+                Vec::new()
+            }
         })
         .collect()
 }
