@@ -104,7 +104,7 @@ pub unsafe extern "C" fn streamlink_stats_region_leg(
         let (s, texts) = unsafe { object(stats, "stats") }?.region(region)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no leg {index}"));
         let (found, address) = s.legs.get(index).zip(texts.legs.get(index)).ok_or_else(missing)?;
-        let filled = member_stats(found, address);
+        let filled = member_stats(found, address.as_ptr());
         // SAFETY: as the contract says.
         unsafe { write_sized(leg, &filled, "leg") }
     };

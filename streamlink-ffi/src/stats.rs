@@ -5,6 +5,7 @@ use crate::{
     guard::{Failure, Versioned, c_string, give, guard, object, place, plain_name, quiet, take, write_sized},
     status::Status,
     text::StreamlinkText,
+    text_block::{TextBlock, TextOffset},
 };
 use std::{
     ffi::{CString, c_char},
@@ -30,29 +31,31 @@ pub(crate) struct RegionTexts {
     pub(crate) legs: Vec<CString>,
 }
 
+/// The texts of an endpoint.
 struct Texts {
-    name: CString,
-    description: CString,
-    protocol: CString,
-    url: CString,
-    url_ipv4: CString,
-    media: CString,
-    peer: CString,
-    last_error: CString,
-    last_error_kind: CString,
-    last_error_peer: CString,
-    region: CString,
-    node: CString,
-    players: Vec<CString>,
-    members: Vec<CString>,
-    refusals: Vec<CString>,
+    block: TextBlock,
+    name: TextOffset,
+    description: TextOffset,
+    protocol: TextOffset,
+    url: TextOffset,
+    url_ipv4: TextOffset,
+    media: TextOffset,
+    peer: TextOffset,
+    last_error: TextOffset,
+    last_error_kind: TextOffset,
+    last_error_peer: TextOffset,
+    region: TextOffset,
+    node: TextOffset,
+    players: Vec<TextOffset>,
+    members: Vec<TextOffset>,
+    refusals: Vec<TextOffset>,
     tracks: Vec<TrackTexts>,
 }
 
 struct TrackTexts {
-    codec: CString,
-    profile: CString,
-    left_out: CString,
+    codec: TextOffset,
+    profile: TextOffset,
+    left_out: TextOffset,
 }
 
 /// The state of an endpoint.
@@ -351,11 +354,11 @@ pub(crate) fn state_number(state: State) -> i32 {
 }
 
 /// A member of a group of connections, or a leg of a region.
-pub(crate) fn member_stats(member: &MemberStats, address: &CString) -> StreamlinkMemberStats {
+pub(crate) fn member_stats(member: &MemberStats, address: *const c_char) -> StreamlinkMemberStats {
     let connected = member.connected_for.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
     StreamlinkMemberStats {
         size: 0,
-        address: address.as_ptr(),
+        address,
         connected_ms: connected.unwrap_or(-1),
         packets: member.packets,
         bytes: member.bytes,
@@ -378,13 +381,46 @@ impl From<&RegionStats> for RegionTexts {
     }
 }
 
-impl From<&MediaTrack> for TrackTexts {
-    fn from(track: &MediaTrack) -> Self {
+impl TrackTexts {
+    fn new(track: &MediaTrack, block: &mut TextBlock) -> Self {
         Self {
-            codec: c_string(track.codec),
-            profile: c_string(track.profile.unwrap_or_default()),
-            left_out: c_string(track.left_out.as_ref().map(plain_name).unwrap_or_default()),
+            codec: block.add(track.codec),
+            profile: block.add_some(track.profile),
+            left_out: block.add_some(track.left_out.as_ref().map(plain_name)),
         }
+    }
+}
+
+/// Usual length of the texts of an endpoint, in bytes.
+const USUAL_TEXTS: usize = 200;
+
+impl Texts {
+    fn new(stats: &EndpointStats) -> Self {
+        let mut block = TextBlock::with_capacity(USUAL_TEXTS);
+        let error = stats.last_error.as_ref();
+        Self {
+            name: block.add(&stats.name),
+            description: block.add_some(stats.description.as_ref()),
+            protocol: block.add(stats.protocol),
+            url: block.add_some(stats.url.as_ref()),
+            url_ipv4: block.add_some(stats.url_ipv4.as_ref()),
+            media: block.add_some(stats.media.as_ref()),
+            peer: block.add_some(stats.peer),
+            last_error: block.add_some(error.map(|error| &error.text)),
+            last_error_kind: block.add_some(error.map(|error| error.kind)),
+            last_error_peer: block.add_some(error.and_then(|error| error.peer)),
+            region: block.add_some(stats.region.as_ref()),
+            node: block.add_some(stats.node.as_ref()),
+            players: stats.players.iter().map(|player| block.add(player.peer)).collect(),
+            members: stats.members.iter().map(|member| block.add(&member.address)).collect(),
+            refusals: stats.refusals.iter().map(|refusal| block.add(refusal.reason.kind())).collect(),
+            tracks: stats.tracks.iter().map(|track| TrackTexts::new(track, &mut block)).collect(),
+            block,
+        }
+    }
+
+    fn at(&self, offset: TextOffset) -> *const c_char {
+        self.block.at(offset)
     }
 }
 
@@ -411,28 +447,7 @@ impl StreamlinkStats {
         let found = self.stats.sources.iter().map(|s| (s, true)).chain(self.stats.outputs.iter().map(|o| (o, false)));
         let missing = || Failure::new(Status::NotFound, format!("there is no endpoint {index}"));
         let (stats, is_source) = found.into_iter().nth(index).ok_or_else(missing)?;
-        let texts = self.texts.get(index).ok_or_else(missing)?.get_or_init(|| {
-            Box::new(Texts {
-                name: c_string(stats.name.as_str()),
-                description: c_string(stats.description.as_deref().unwrap_or_default()),
-                protocol: c_string(stats.protocol),
-                url: c_string(stats.url.as_deref().unwrap_or_default()),
-                url_ipv4: c_string(stats.url_ipv4.as_deref().unwrap_or_default()),
-                media: c_string(stats.media.as_deref().unwrap_or_default()),
-                peer: c_string(stats.peer.map(|peer| peer.to_string()).unwrap_or_default()),
-                last_error: c_string(stats.last_error.as_ref().map_or("", |error| error.text.as_str())),
-                last_error_kind: c_string(stats.last_error.as_ref().map_or("", |error| error.kind)),
-                last_error_peer: c_string(
-                    stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
-                ),
-                region: c_string(stats.region.as_deref().unwrap_or_default()),
-                node: c_string(stats.node.as_deref().unwrap_or_default()),
-                tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
-                refusals: stats.refusals.iter().map(|refusal| c_string(refusal.reason.kind())).collect(),
-                members: stats.members.iter().map(|member| c_string(member.address.as_str())).collect(),
-                players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
-            })
-        });
+        let texts = self.texts.get(index).ok_or_else(missing)?.get_or_init(|| Box::new(Texts::new(stats)));
         Ok((stats, is_source, texts))
     }
 }
@@ -484,11 +499,11 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
         let (s, is_source, texts) = unsafe { object(stats, "stats") }?.endpoint(index)?;
         let filled = StreamlinkEndpointStats {
             size: 0,
-            name: texts.name.as_ptr(),
-            description: texts.description.as_ptr(),
-            protocol: texts.protocol.as_ptr(),
-            url: texts.url.as_ptr(),
-            media: texts.media.as_ptr(),
+            name: texts.at(texts.name),
+            description: texts.at(texts.description),
+            protocol: texts.at(texts.protocol),
+            url: texts.at(texts.url),
+            media: texts.at(texts.media),
             is_source: is_source.into(),
             state: state_number(s.state),
             active: s.active.into(),
@@ -520,10 +535,10 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             audio_frame_rate: s.audio_frame_rate,
             player_count: s.players.len(),
             pid_count: s.pids.len(),
-            peer: texts.peer.as_ptr(),
-            last_error: texts.last_error.as_ptr(),
-            last_error_kind: texts.last_error_kind.as_ptr(),
-            last_error_peer: texts.last_error_peer.as_ptr(),
+            peer: texts.at(texts.peer),
+            last_error: texts.at(texts.last_error),
+            last_error_kind: texts.at(texts.last_error_kind),
+            last_error_peer: texts.at(texts.last_error_peer),
             last_error_age_ms: s
                 .last_error
                 .as_ref()
@@ -544,9 +559,9 @@ pub unsafe extern "C" fn streamlink_stats_endpoint(
             unrepaired: s.unrepaired,
             member_count: s.members.len(),
             refusal_count: s.refusals.len(),
-            region: texts.region.as_ptr(),
-            node: texts.node.as_ptr(),
-            url_ipv4: texts.url_ipv4.as_ptr(),
+            region: texts.at(texts.region),
+            node: texts.at(texts.node),
+            url_ipv4: texts.at(texts.url_ipv4),
         };
         // SAFETY: as the contract says.
         unsafe { write_sized(endpoint, &filled, "endpoint") }
@@ -574,7 +589,7 @@ pub unsafe extern "C" fn streamlink_stats_player(
         let (found, peer) = s.players.get(index).zip(texts.players.get(index)).ok_or_else(missing)?;
         let filled = StreamlinkPlayerStats {
             size: 0,
-            peer: peer.as_ptr(),
+            peer: texts.at(*peer),
             connected_ms: millis(found.connected_for),
             bytes: found.bytes,
             packets: found.packets,
@@ -607,7 +622,7 @@ pub unsafe extern "C" fn streamlink_stats_member(
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no member {index}"));
         let (found, address) = s.members.get(index).zip(texts.members.get(index)).ok_or_else(missing)?;
-        let filled = member_stats(found, address);
+        let filled = member_stats(found, texts.at(*address));
         // SAFETY: as the contract says.
         unsafe { write_sized(member, &filled, "member") }
     };
@@ -632,7 +647,7 @@ pub unsafe extern "C" fn streamlink_stats_refusal(
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no refusal {index}"));
         let (found, reason) = s.refusals.get(index).zip(texts.refusals.get(index)).ok_or_else(missing)?;
-        let filled = StreamlinkRefusalStats { size: 0, reason: reason.as_ptr(), count: found.count };
+        let filled = StreamlinkRefusalStats { size: 0, reason: texts.at(*reason), count: found.count };
         // SAFETY: as the contract says.
         unsafe { write_sized(refusal, &filled, "refusal") }
     };
@@ -687,12 +702,12 @@ pub unsafe extern "C" fn streamlink_stats_track(
         // SAFETY: as the contract says.
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no track {index}"));
-        let (found, texts) = s.tracks.get(index).zip(texts.tracks.get(index)).ok_or_else(missing)?;
+        let (found, track_texts) = s.tracks.get(index).zip(texts.tracks.get(index)).ok_or_else(missing)?;
         let filled = StreamlinkTrack {
             size: 0,
-            codec: texts.codec.as_ptr(),
-            profile: texts.profile.as_ptr(),
-            left_out: texts.left_out.as_ptr(),
+            codec: texts.at(track_texts.codec),
+            profile: texts.at(track_texts.profile),
+            left_out: texts.at(track_texts.left_out),
             pid: found.pid.into(),
             program: found.program.into(),
             width: found.width,
