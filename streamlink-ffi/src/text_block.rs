@@ -2,11 +2,11 @@
 //! endpoints has two thousand texts, most of them empty, and each by itself would be allocated and freed.
 
 use std::{
-    ffi::c_char,
+    ffi::CStr,
     fmt::{self, Display, Write},
 };
 
-/// Texts, each with a NUL behind it. Pointers to them are valid until another text is added.
+/// Texts, each with a NUL behind it.
 #[derive(Debug)]
 pub(crate) struct TextBlock(Vec<u8>);
 
@@ -40,8 +40,9 @@ impl TextBlock {
     }
 
     /// Returns the text at a position of this block.
-    pub(crate) fn at(&self, offset: TextOffset) -> *const c_char {
-        self.0.get(offset.0..).unwrap_or(&[0]).as_ptr().cast()
+    pub(crate) fn at(&self, offset: TextOffset) -> &CStr {
+        let rest = self.0.get(offset.0..).unwrap_or_default();
+        CStr::from_bytes_until_nul(rest).unwrap_or_default()
     }
 }
 
@@ -57,7 +58,6 @@ impl Write for TextBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::CStr;
 
     #[test]
     fn text_block_keeps_each_text_apart() {
@@ -65,8 +65,7 @@ mod tests {
         let texts = ["venue", "", "\0", "192.0.2.1:9000", "a\0b\0", "é"];
         let offsets: Vec<TextOffset> = texts.iter().map(|text| block.add(text)).collect();
         let none = block.add_some(None::<&str>);
-        // SAFETY: texts of the block, which lives on.
-        let shown = |offset: &TextOffset| unsafe { CStr::from_ptr(block.at(*offset)) }.to_str().unwrap();
+        let shown = |offset: &TextOffset| block.at(*offset).to_str().unwrap();
         assert_eq!(offsets.iter().map(shown).collect::<Vec<_>>(), ["venue", "", "", "192.0.2.1:9000", "ab", "é"]);
         assert_eq!((shown(&none), shown(&TextOffset::default()), shown(&TextOffset(usize::MAX))), ("", "", ""));
     }
