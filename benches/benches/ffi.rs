@@ -15,10 +15,11 @@ use std::{
 };
 use streamlink::{
     app::{streamlink_app_source_give, streamlink_flow_app_source},
+    endpoint_stats::StreamlinkEndpointStats,
     engine::{streamlink_engine_create, streamlink_engine_destroy},
     flow::{StreamlinkFlow, streamlink_flow_destroy, streamlink_flow_start_json, streamlink_flow_stats},
     packet::{StreamlinkPacket, streamlink_packet_copy, streamlink_packet_free},
-    stats::{StreamlinkEndpointStats, streamlink_stats_count, streamlink_stats_endpoint, streamlink_stats_free},
+    stats::{streamlink_stats_count, streamlink_stats_endpoint, streamlink_stats_free},
     status::Status,
     tap::{streamlink_flow_tap, streamlink_tap_destroy, streamlink_tap_next},
 };
