@@ -1,9 +1,12 @@
 //! Structs with the statistics of an endpoint and of its players, members, PIDs and tracks, filled in from those of the
 //! library.
 
-use crate::guard::{Versioned, c_string, plain_name};
+use crate::{
+    guard::{Versioned, plain_name},
+    text_block::{TextBlock, TextOffset},
+};
 use std::{
-    ffi::{CStr, CString, c_char},
+    ffi::{CStr, c_char},
     time::Duration,
 };
 use streamlink_core::{EndpointStats, MediaTrack, MemberStats, PidStats, PlayerStats, State};
@@ -286,62 +289,74 @@ unsafe impl Versioned for StreamlinkTrack {}
 
 /// The texts of an endpoint, which its structs point to.
 pub(crate) struct Texts {
-    name: CString,
-    description: CString,
-    protocol: CString,
-    url: CString,
-    url_ipv4: CString,
-    media: CString,
-    peer: CString,
-    last_error: CString,
-    last_error_kind: CString,
-    last_error_peer: CString,
-    region: CString,
-    node: CString,
-    pub(crate) players: Vec<CString>,
-    pub(crate) members: Vec<CString>,
-    pub(crate) refusals: Vec<CString>,
+    block: TextBlock,
+    name: TextOffset,
+    description: TextOffset,
+    protocol: TextOffset,
+    url: TextOffset,
+    url_ipv4: TextOffset,
+    media: TextOffset,
+    peer: TextOffset,
+    last_error: TextOffset,
+    last_error_kind: TextOffset,
+    last_error_peer: TextOffset,
+    region: TextOffset,
+    node: TextOffset,
+    pub(crate) players: Vec<TextOffset>,
+    pub(crate) members: Vec<TextOffset>,
+    pub(crate) refusals: Vec<TextOffset>,
     pub(crate) tracks: Vec<TrackTexts>,
 }
 
 /// The texts of a track.
 pub(crate) struct TrackTexts {
-    codec: CString,
-    profile: CString,
-    left_out: CString,
+    codec: TextOffset,
+    profile: TextOffset,
+    left_out: TextOffset,
 }
+
+/// Usual length of the texts of an endpoint, in bytes.
+const USUAL_TEXTS: usize = 200;
 
 impl From<&EndpointStats> for Texts {
     fn from(stats: &EndpointStats) -> Self {
+        let mut block = TextBlock::with_capacity(USUAL_TEXTS);
+        let error = stats.last_error.as_ref();
         Self {
-            name: c_string(stats.name.as_str()),
-            description: c_string(stats.description.as_deref().unwrap_or_default()),
-            protocol: c_string(stats.protocol),
-            url: c_string(stats.url.as_deref().unwrap_or_default()),
-            url_ipv4: c_string(stats.url_ipv4.as_deref().unwrap_or_default()),
-            media: c_string(stats.media.as_deref().unwrap_or_default()),
-            peer: c_string(stats.peer.map(|peer| peer.to_string()).unwrap_or_default()),
-            last_error: c_string(stats.last_error.as_ref().map_or("", |error| error.text.as_str())),
-            last_error_kind: c_string(stats.last_error.as_ref().map_or("", |error| error.kind)),
-            last_error_peer: c_string(
-                stats.last_error.as_ref().and_then(|error| error.peer).map(|p| p.to_string()).unwrap_or_default(),
-            ),
-            region: c_string(stats.region.as_deref().unwrap_or_default()),
-            node: c_string(stats.node.as_deref().unwrap_or_default()),
-            tracks: stats.tracks.iter().map(TrackTexts::from).collect(),
-            refusals: stats.refusals.iter().map(|refusal| c_string(refusal.reason.kind())).collect(),
-            members: stats.members.iter().map(|member| c_string(member.address.as_str())).collect(),
-            players: stats.players.iter().map(|player| c_string(player.peer.to_string())).collect(),
+            name: block.add(&stats.name),
+            description: block.add_some(stats.description.as_ref()),
+            protocol: block.add(stats.protocol),
+            url: block.add_some(stats.url.as_ref()),
+            url_ipv4: block.add_some(stats.url_ipv4.as_ref()),
+            media: block.add_some(stats.media.as_ref()),
+            peer: block.add_some(stats.peer),
+            last_error: block.add_some(error.map(|error| &error.text)),
+            last_error_kind: block.add_some(error.map(|error| error.kind)),
+            last_error_peer: block.add_some(error.and_then(|error| error.peer)),
+            region: block.add_some(stats.region.as_ref()),
+            node: block.add_some(stats.node.as_ref()),
+            players: stats.players.iter().map(|player| block.add(player.peer)).collect(),
+            members: stats.members.iter().map(|member| block.add(&member.address)).collect(),
+            refusals: stats.refusals.iter().map(|refusal| block.add(refusal.reason.kind())).collect(),
+            tracks: stats.tracks.iter().map(|track| TrackTexts::new(track, &mut block)).collect(),
+            block,
         }
     }
 }
 
-impl From<&MediaTrack> for TrackTexts {
-    fn from(track: &MediaTrack) -> Self {
+impl Texts {
+    /// Returns one of the texts.
+    pub(crate) fn at(&self, offset: TextOffset) -> &CStr {
+        self.block.at(offset)
+    }
+}
+
+impl TrackTexts {
+    fn new(track: &MediaTrack, block: &mut TextBlock) -> Self {
         Self {
-            codec: c_string(track.codec),
-            profile: c_string(track.profile.unwrap_or_default()),
-            left_out: c_string(track.left_out.as_ref().map(plain_name).unwrap_or_default()),
+            codec: block.add(track.codec),
+            profile: block.add_some(track.profile),
+            left_out: block.add_some(track.left_out.as_ref().map(plain_name)),
         }
     }
 }
@@ -387,11 +402,11 @@ pub(crate) fn member_stats(member: &MemberStats, address: &CStr) -> StreamlinkMe
 pub(crate) fn endpoint_stats(s: &EndpointStats, is_source: bool, texts: &Texts) -> StreamlinkEndpointStats {
     StreamlinkEndpointStats {
         size: 0,
-        name: texts.name.as_ptr(),
-        description: texts.description.as_ptr(),
-        protocol: texts.protocol.as_ptr(),
-        url: texts.url.as_ptr(),
-        media: texts.media.as_ptr(),
+        name: texts.at(texts.name).as_ptr(),
+        description: texts.at(texts.description).as_ptr(),
+        protocol: texts.at(texts.protocol).as_ptr(),
+        url: texts.at(texts.url).as_ptr(),
+        media: texts.at(texts.media).as_ptr(),
         is_source: is_source.into(),
         state: state_number(s.state),
         active: s.active.into(),
@@ -423,10 +438,10 @@ pub(crate) fn endpoint_stats(s: &EndpointStats, is_source: bool, texts: &Texts) 
         audio_frame_rate: s.audio_frame_rate,
         player_count: s.players.len(),
         pid_count: s.pids.len(),
-        peer: texts.peer.as_ptr(),
-        last_error: texts.last_error.as_ptr(),
-        last_error_kind: texts.last_error_kind.as_ptr(),
-        last_error_peer: texts.last_error_peer.as_ptr(),
+        peer: texts.at(texts.peer).as_ptr(),
+        last_error: texts.at(texts.last_error).as_ptr(),
+        last_error_kind: texts.at(texts.last_error_kind).as_ptr(),
+        last_error_peer: texts.at(texts.last_error_peer).as_ptr(),
         last_error_age_ms: s
             .last_error
             .as_ref()
@@ -447,9 +462,9 @@ pub(crate) fn endpoint_stats(s: &EndpointStats, is_source: bool, texts: &Texts) 
         unrepaired: s.unrepaired,
         member_count: s.members.len(),
         refusal_count: s.refusals.len(),
-        region: texts.region.as_ptr(),
-        node: texts.node.as_ptr(),
-        url_ipv4: texts.url_ipv4.as_ptr(),
+        region: texts.at(texts.region).as_ptr(),
+        node: texts.at(texts.node).as_ptr(),
+        url_ipv4: texts.at(texts.url_ipv4).as_ptr(),
     }
 }
 
@@ -480,12 +495,12 @@ pub(crate) fn pid_stats(pid: &PidStats) -> StreamlinkPidStats {
 }
 
 /// Returns the struct of a track.
-pub(crate) fn track_stats(track: &MediaTrack, texts: &TrackTexts) -> StreamlinkTrack {
+pub(crate) fn track_stats(track: &MediaTrack, offsets: &TrackTexts, texts: &Texts) -> StreamlinkTrack {
     StreamlinkTrack {
         size: 0,
-        codec: texts.codec.as_ptr(),
-        profile: texts.profile.as_ptr(),
-        left_out: texts.left_out.as_ptr(),
+        codec: texts.at(offsets.codec).as_ptr(),
+        profile: texts.at(offsets.profile).as_ptr(),
+        left_out: texts.at(offsets.left_out).as_ptr(),
         pid: track.pid.into(),
         program: track.program.into(),
         width: track.width,

@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `status`, `error`, `version`, `text` | what every call returns or hands over |
-//! | `guard` | the way in and out: no panic leaves, arguments are checked |
+//! | `guard`, `text_block` | the way in and out: no panic leaves, arguments are checked; texts of structs |
 //! | `run` | waiting for the engine, from any thread and from within callbacks |
 //! | `engine`, `access`, `logging` | engines, the hook that admits SRT callers, the log |
 //! | `setting` | the table of all settings |
@@ -57,3 +57,4 @@ mod event_fd;
 mod guard;
 mod handle;
 mod run;
+mod text_block;

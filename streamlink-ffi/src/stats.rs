@@ -142,7 +142,7 @@ pub unsafe extern "C" fn streamlink_stats_player(
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no player {index}"));
         let (found, peer) = s.players.get(index).zip(texts.players.get(index)).ok_or_else(missing)?;
-        let filled = player_stats(found, peer);
+        let filled = player_stats(found, texts.at(*peer));
         // SAFETY: the caller has set the size of `player`, which it has so much memory for.
         unsafe { write_sized(player, &filled, "player") }
     };
@@ -167,7 +167,7 @@ pub unsafe extern "C" fn streamlink_stats_member(
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no member {index}"));
         let (found, address) = s.members.get(index).zip(texts.members.get(index)).ok_or_else(missing)?;
-        let filled = member_stats(found, address);
+        let filled = member_stats(found, texts.at(*address));
         // SAFETY: the caller has set the size of `member`, which it has so much memory for.
         unsafe { write_sized(member, &filled, "member") }
     };
@@ -192,7 +192,7 @@ pub unsafe extern "C" fn streamlink_stats_refusal(
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no refusal {index}"));
         let (found, reason) = s.refusals.get(index).zip(texts.refusals.get(index)).ok_or_else(missing)?;
-        let filled = StreamlinkRefusalStats { size: 0, reason: reason.as_ptr(), count: found.count };
+        let filled = StreamlinkRefusalStats { size: 0, reason: texts.at(*reason).as_ptr(), count: found.count };
         // SAFETY: the caller has set the size of `refusal`, which it has so much memory for.
         unsafe { write_sized(refusal, &filled, "refusal") }
     };
@@ -241,8 +241,8 @@ pub unsafe extern "C" fn streamlink_stats_track(
         // SAFETY: the caller keeps `stats` alive during the call.
         let (s, _, texts) = unsafe { object(stats, "stats") }?.endpoint(endpoint)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no track {index}"));
-        let (found, texts) = s.tracks.get(index).zip(texts.tracks.get(index)).ok_or_else(missing)?;
-        let filled = track_stats(found, texts);
+        let (found, offsets) = s.tracks.get(index).zip(texts.tracks.get(index)).ok_or_else(missing)?;
+        let filled = track_stats(found, offsets, texts);
         // SAFETY: the caller has set the size of `track`, which it has so much memory for.
         unsafe { write_sized(track, &filled, "track") }
     };

@@ -25,6 +25,7 @@ use crate::media::{
 };
 use audio::Unfit;
 pub(crate) use headers::{describe_aac, describe_video, describe_video_record};
+use metadata::Metadata;
 use pes::Piece;
 use picture::{PictureTiming, VideoTrack};
 use programs::{Choice, Programs};
@@ -58,7 +59,7 @@ struct Core {
     audio: Option<AudioTrack>,
     sound_timing: SoundTiming,
     /// The metadata sent last.
-    metadata: Option<Vec<u8>>,
+    metadata: Option<Metadata>,
     reported: Reported,
 }
 

@@ -18,7 +18,7 @@ const MAX_STAMPS: usize = 32;
 const MAX_SETS: usize = 16 << 10;
 /// Number of bytes of a NAL unit that tell whether a picture begins with it.
 const PEEK: usize = 16;
-const START: [u8; 3] = [0, 0, 1];
+static START: [u8; 3] = [0, 0, 1];
 
 /// Reason to think that a part of a picture is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +72,8 @@ pub(super) struct UnitReader {
     head: usize,
     sets: ParameterSets,
     orders: OrderReader,
+    /// Finds start codes.
+    start_finder: memmem::Finder<'static>,
     buffer: Vec<u8>,
     /// Position of the buffer in the stream.
     base: u64,
@@ -103,6 +105,7 @@ impl UnitReader {
             head,
             sets: ParameterSets::new(codec),
             orders: OrderReader::new(codec),
+            start_finder: memmem::Finder::new(&START),
             buffer: Vec::new(),
             base: 0,
             searched: 0,
@@ -180,7 +183,7 @@ impl UnitReader {
         self.buffer.extend_from_slice(data);
         loop {
             let begin = self.nal.map_or(0, |(start, _)| start).max(self.searched.saturating_sub(2));
-            let Some(found) = self.buffer.get(begin..).and_then(|rest| memmem::find(rest, &START)) else { break };
+            let Some(found) = self.buffer.get(begin..).and_then(|rest| self.start_finder.find(rest)) else { break };
             let at = begin + found;
             self.finish_nal(at);
             let zero = at.checked_sub(1).is_some_and(|before| self.buffer.get(before) == Some(&0));
