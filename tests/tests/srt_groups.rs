@@ -11,7 +11,7 @@ use streamlink_core::{
 use streamlink_tests::{
     eventually,
     lossy::Lossy,
-    rig::{Recording, Rig},
+    rig::{Recording, Rig, free_port},
 };
 
 /// Size of a datagram in bytes.
@@ -333,11 +333,11 @@ fn srt_group_output_changes_its_members_while_media_flows() {
         eventually("everything", || (source(&receiver).packets >= u64::from(number) - 1).then_some(()));
         let stats = source(&receiver);
         assert_eq!((stats.lost, stats.state, stats.reconnections), (0, State::Connected, 0), "{stats:?}");
-        check(&tap.finish(&receiver), number);
         wait_for_members(&sender, output, &[four]);
         let stats = output(&sender);
         assert_eq!((stats.packets, stats.reconnections), (number.into(), 0), "{stats:?}");
         assert_eq!(stats.state, State::Connected);
+        check(&tap.finish(&receiver), number);
         sender.stop();
         receiver.stop();
     }
@@ -447,6 +447,30 @@ fn srt_group_keeps_its_last_member_and_what_is_no_group_has_none() {
     let edit = OutputEdit::new().remove_member("127.0.0.1:9").add_member("127.0.0.1:12?weight=3");
     flow.edit_output("group", edit).unwrap();
     let url = flow.configuration_with_secrets().outputs()[0].to_url();
-    assert_eq!(url, "srt://127.0.0.1:10?nodes=127.0.0.1:12?weight%3D3");
+    assert_eq!(url, "srt://127.0.0.1:10?nodes=127.0.0.1:12?weight=3");
     rig.stop();
+}
+
+#[test]
+fn srt_group_that_waits_to_retry_calls_an_added_member_at_once() {
+    let receiver = Rig::start(Source::srt_listener("in", "127.0.0.1:0"), vec![]);
+    let nobody = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let group = Output::srt_caller("out", &nobody[0])
+        .nodes([&nobody[1]])
+        .connect_timeout(Duration::from_millis(1000))
+        .reconnect(Duration::from_secs(30), Duration::from_secs(300));
+    let sender = Rig::start(Source::app_datagrams("app"), vec![group.into()]);
+    sender.event(|e| matches!(e, Event::OutputRetrying { .. }).then_some(()));
+    let since = Instant::now();
+    let address = format!("127.0.0.1:{}", receiver.input_port());
+    sender.running.edit_output("out", OutputEdit::new().add_member(&address)).unwrap();
+    let added = sender.event(|e| match e {
+        Event::MemberAdded { address, .. } => Some(address),
+        _ => None,
+    });
+    assert_eq!(added, address);
+    sender.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    assert!(since.elapsed() < Duration::from_secs(12), "it has not waited for the delay");
+    sender.stop();
+    receiver.stop();
 }

@@ -242,6 +242,10 @@ impl Caller for RunningCaller {
         client.run(caller, ingest.as_mut(), lag).await
     }
 
+    async fn reconfigured(&mut self) {
+        self.caller.members.differ().await;
+    }
+
     fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {
         let Some(ingest) = &mut self.ingest else { return false };
         let is_live = ingest.last_media().is_some();

@@ -62,6 +62,17 @@ impl MemberList {
         }
     }
 
+    /// Waits until the list differs from the one that was taken over last.
+    pub(super) async fn differ(&mut self) {
+        let is_same = |updates: &Updates, list: &[GroupNode]| match updates {
+            Updates::Source(live) => live.borrow().members == list,
+            Updates::Output(members) => *members.borrow() == list,
+        };
+        while is_same(&self.updates, &self.list) {
+            self.changed().await;
+        }
+    }
+
     /// Takes over a changed list. Returns the one before if it has changed.
     pub(super) fn update(&mut self) -> Option<Vec<GroupNode>> {
         let list = match &mut self.updates {
