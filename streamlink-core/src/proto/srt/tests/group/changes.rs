@@ -56,7 +56,7 @@ const SLOW: Weather = Weather { delay: Duration::from_millis(150), jitter: Durat
 const LOSSY: Weather = Weather { loss: 15, ..FAST };
 
 /// Packets that are sent while a member is removed.
-const COUNT: u32 = 2000;
+const COUNT: u32 = 3000;
 
 /// Sends packets over some paths. `removed` are removed after a while, and `added` come at the same time.
 fn with_removal(
