@@ -23,7 +23,6 @@ use tokio::{
     task::JoinSet,
     time::MissedTickBehavior,
 };
-use zeroize::Zeroizing;
 
 /// Name of the source that receives from the relays.
 const SOURCE: &str = "relays";
