@@ -9,7 +9,7 @@ use crate::{
     media::Packet,
     net::TimerFd,
     proto::rtp::{Pacer, Placed, unwrap},
-    router::{Batch, Reader, Ring},
+    router::{Batch, BatchLayout, LayoutInterest, Reader, Ring},
 };
 use std::{
     sync::{Arc, Mutex},
@@ -42,6 +42,8 @@ struct Entry {
     sinks: Vec<Box<dyn PacedSink>>,
     status: Arc<Status>,
     lag: LagReport,
+    /// Media that comes together costs less. It is held anyway.
+    _interest: LayoutInterest,
 }
 
 /// Paced outputs of one flow.
@@ -105,7 +107,8 @@ impl Inner {
         let mut shards = lock(&self.shards);
         shards.last_number += 1;
         let number = shards.last_number;
-        let mut entry = Entry { number, sinks, status, lag: LagReport::new() };
+        let interest = self.ring.layout_interest(BatchLayout::Separate);
+        let mut entry = Entry { number, sinks, status, lag: LagReport::new(), _interest: interest };
         for shard in shards.list.iter_mut().filter(|shard| shard.outputs < OUTPUTS_PER_SHARD) {
             match shard.commands.send(Command::Add(entry)) {
                 Ok(()) => {
