@@ -445,6 +445,16 @@ enum streamlink_event_kind
    * the last such event.
    */
   STREAMLINK_EVENT_KIND_GAP_GIVEN_UP = 30,
+  /**
+   * A member was added to the group of connections that a caller is, and is called now. `other`: its address as
+   * configured.
+   */
+  STREAMLINK_EVENT_KIND_MEMBER_ADDED = 32,
+  /**
+   * A removed member has left the group of connections that a caller is; the others go on. `other`: its address as
+   * configured.
+   */
+  STREAMLINK_EVENT_KIND_MEMBER_REMOVED = 33,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -2292,7 +2302,9 @@ streamlink_status streamlink_flow_remove_output(const streamlink_flow *flow,
 
 /**
  * Changes one setting of an output in place: "name", "description", "allow" (players that it does not admit are cut
- * off) or "max_players" (1 to 1000000). `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
+ * off), "max_players" (1 to 1000000), or the members of a group of connections: "add_member" and "remove_member" (an
+ * address, as in "host:9000" or "host:9000?weight=50"), or "members" (all of them, separated by commas). The other
+ * members go on undisturbed; one at least stays. `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
  *
  * # Safety
  * `flow` is a flow that was not destroyed; the others are texts; `applied` is NULL or points to memory for a number; `error` is NULL or points to memory for a pointer.
@@ -2424,8 +2436,9 @@ streamlink_status streamlink_flow_set_failover(const streamlink_flow *flow,
                                                streamlink_error **error);
 
 /**
- * Changes one setting of a source in place: "name", "description" or "allow" (a sender that it does not admit is cut
- * off). `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
+ * Changes one setting of a source in place: "name", "description", "allow" (a sender that it does not admit is cut off),
+ * or "add_member", "remove_member" or "members", as streamlink_flow_edit_output() does. `*applied` is
+ * STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
  *
  * # Safety
  * As streamlink_flow_edit_output().

@@ -144,6 +144,72 @@ pub fn play(file: &Path, ports: &[u16], shape: Shape, time: Duration, times: &Se
     Ok(sent)
 }
 
+/// Number of datagrams from a clock reference of [`play_clocked`] to the next: 35 ms.
+const DATAGRAMS_PER_CLOCK: u64 = 20;
+/// Ticks of the clock (27 MHz) that a datagram takes at the rate of the media.
+const TICKS: u64 = PAYLOAD as u64 * 8 * 27_000_000 / BITS_PER_SECOND;
+
+/// Returns the departure of a datagram of constant rate, in nanoseconds from the first.
+pub fn departure(number: u64) -> u64 {
+    number * TICKS * 1000 / 27
+}
+
+/// Returns the number of datagrams that [`play_clocked`] sends in a time: the last has a clock reference.
+pub fn clocked_datagrams(time: Duration) -> u64 {
+    let clocks = time.as_nanos() as u64 / departure(DATAGRAMS_PER_CLOCK);
+    clocks * DATAGRAMS_PER_CLOCK + 1
+}
+
+/// Sends MPEG-TS of constant rate in datagrams to a port, each at its time. Its clock references are exact.
+///
+/// # Errors
+/// When a socket fails.
+pub fn play_clocked(port: u16, datagrams: u64) -> std::io::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(("127.0.0.1", port))?;
+    let clock = Clock::start();
+    for number in 0..datagrams {
+        let datagram = clocked_datagram(number);
+        clock.sleep_until(departure(number));
+        socket.send(&datagram)?;
+    }
+    Ok(())
+}
+
+/// Returns seven transport packets of one PID; the first has a clock reference if it is the turn of the datagram.
+fn clocked_datagram(number: u64) -> [u8; PAYLOAD] {
+    let mut datagram = [0xff; PAYLOAD];
+    for (at, packet) in datagram.chunks_exact_mut(188).enumerate() {
+        let counter = (number * 7 + at as u64) as u8 & 15;
+        packet[..4].copy_from_slice(&[0x47, 1, 0, 0x10 | counter]);
+        if at == 0 && number.is_multiple_of(DATAGRAMS_PER_CLOCK) {
+            let (base, extension) = (number * TICKS / 300, (number * TICKS % 300) as u16);
+            packet[3] |= 0x20;
+            packet[4..6].copy_from_slice(&[7, 0x10]);
+            packet[6..10].copy_from_slice(&((base >> 1) as u32).to_be_bytes());
+            packet[10] = (base as u8 & 1) << 7 | 0x7e | (extension >> 8) as u8;
+            packet[11] = extension as u8;
+        }
+    }
+    datagram
+}
+
+/// Clock of a sender that sleeps to the time of each datagram. One that is late does not drift.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(u64);
+
+impl Clock {
+    /// Starts the clock at 0.
+    pub fn start() -> Self {
+        Self(monotonic_nanos())
+    }
+
+    /// Sleeps to a time in nanoseconds.
+    pub fn sleep_until(self, nanos: u64) {
+        sleep_until(self.0 + nanos);
+    }
+}
+
 /// Nanoseconds of the clock that `sleep_until` takes.
 fn monotonic_nanos() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));

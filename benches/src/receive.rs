@@ -1,7 +1,7 @@
 //! Receivers: many UDP sockets read by one thread, which counts, checks the sequence, and takes the latency from the
 //! kernel's own timestamps, so that the time of reading does not matter.
 
-use crate::feed::SendTimes;
+use crate::feed::{SendTimes, departure};
 use hdrhistogram::Histogram;
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -27,7 +27,8 @@ pub struct Received {
     pub packets: Vec<u64>,
     /// Packets that are missing in the sequence.
     pub missing: u64,
-    /// Microseconds from the sending of a packet to the kernel's stamp of its reception.
+    /// Microseconds from the sending of a packet to the kernel's stamp of its reception; of [`Timing::Interval`] the
+    /// error of the interval between two packets.
     pub latency: Option<Histogram<u32>>,
 }
 
@@ -52,12 +53,18 @@ pub enum Timing {
         /// Number of receivers of each flow; receivers are in the order of flows.
         outputs: usize,
     },
+    /// Nowhere: datagrams of MPEG-TS follow one another at the interval of a constant rate.
+    Interval,
 }
+
+/// Number of packets of a receiver from the beginning on whose intervals do not count: a second, in which a program that
+/// paces finds the rate.
+const SETTLING: u64 = 570;
 
 impl Timing {
     fn sent(&self, receiver: usize, sequence: u16, packet: &[u8]) -> Option<u64> {
         match self {
-            Self::None => None,
+            Self::None | Self::Interval => None,
             Self::Payload => Some(u64::from_be_bytes(packet.get(12..20)?.try_into().ok()?)),
             Self::Feed { times, outputs } => times.of(receiver / outputs.max(&1), sequence),
         }
@@ -115,6 +122,7 @@ fn receive(sockets: &[UdpSocket], timing: &Timing, stop: &AtomicBool) -> Receive
     let mut latency = Histogram::<u32>::new_with_bounds(1, 10_000_000, 3).ok();
     let mut got = Received { packets: vec![0; sockets.len()], ..Received::default() };
     let mut last: Vec<Option<u16>> = vec![None; sockets.len()];
+    let mut arrivals: Vec<Option<u64>> = vec![None; sockets.len()];
     let mut buffer = vec![0u8; 65_536];
     let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec, i32);
     loop {
@@ -148,6 +156,16 @@ fn receive(sockets: &[UdpSocket], timing: &Timing, stop: &AtomicBool) -> Receive
                     (message.bytes, stamp, segment.max(1))
                 };
                 got.bytes += length as u64;
+                if matches!(timing, Timing::Interval) {
+                    got.packets[i] += 1;
+                    let before = std::mem::replace(&mut arrivals[i], at);
+                    if let (Some(at), Some(before), Some(errors)) = (at, before, &mut latency)
+                        && got.packets[i] > SETTLING
+                    {
+                        errors.saturating_record(at.saturating_sub(before).abs_diff(departure(1)) / 1000);
+                    }
+                    continue;
+                }
                 for packet in buffer[..length].chunks(segment) {
                     if packet.get(1).is_some_and(|kind| (200..=207).contains(kind)) {
                         continue; // RTCP for a neighbour

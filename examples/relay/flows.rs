@@ -7,7 +7,9 @@ use crate::{
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
-use streamlink_core::{Allowlist, BandwidthPolicy, Bitrate, Engine, Flow, FlowHandle, Output, OutputEdit, SourceEdit};
+use streamlink_core::{
+    Allowlist, BandwidthPolicy, Bitrate, Engine, Flow, FlowHandle, Output, OutputEdit, Source, SourceEdit,
+};
 use tokio::task::JoinHandle;
 
 /// Members of an endpoint that can change while it runs.
@@ -182,7 +184,7 @@ impl Flows {
                     self.screen.line(&format!("{name}: is not in the file any more, and stops"));
                     flow.stop().await;
                 }
-                Some(new) => match flow.needs_restart(&value_of(&new.flow)) {
+                Some(new) => match flow.needs_restart(&new.flow) {
                     Some(member) => {
                         self.screen.line(&format!("{name}: restarts, because `{member}` cannot change while it runs"));
                         flow.stop().await;
@@ -303,13 +305,22 @@ impl RunningFlow {
     }
 
     /// Returns a member that differs and cannot change while the flow runs.
-    fn needs_restart(&self, wanted: &Value) -> Option<String> {
+    fn needs_restart(&self, flow: &Flow) -> Option<String> {
+        let wanted = &value_of(flow);
         let members = ["coalesce", "entry_wait", "failover"];
         if let Some(member) = members.into_iter().find(|member| self.now.get(member) != wanted.get(member)) {
             return Some(member.to_owned());
         }
         let fixed = |flow: &Value| endpoints(flow, "sources").iter().map(without_editable).collect::<Vec<_>>();
-        (fixed(&self.now) != fixed(wanted)).then(|| "sources".to_owned())
+        if fixed(&self.now) == fixed(wanted) {
+            return None;
+        }
+        let now = self.handle.configuration_with_secrets();
+        let is_edit =
+            |(old, new): (&Source, &Source)| old.name() == new.name() && SourceEdit::between(old, new).is_some();
+        let are_edits = now.sources().len() == flow.sources().len();
+        let are_edits = are_edits && now.sources().iter().zip(flow.sources()).all(is_edit);
+        (!are_edits).then(|| "sources".to_owned())
     }
 
     /// Removes the outputs that are not in the file any more.
@@ -348,10 +359,12 @@ impl RunningFlow {
             if old == *new {
                 continue;
             }
-            let edit = SourceEdit::new().description(text_of(new, "description"));
-            let edited = text_of(new, "allow").parse().map_err(Failure::from);
-            let edited = edited.and_then(|allow| Ok(self.handle.edit_source(name, edit.allow(allow))?));
-            match edited {
+            let before = self.handle.configuration_with_secrets();
+            let before = before.sources().iter().find(|source| source.name() == name);
+            let after = wanted.flow.sources().iter().find(|source| source.name() == name);
+            let edit = before.zip(after).and_then(|(before, after)| SourceEdit::between(before, after));
+            let edit = edit.ok_or_else(|| Failure::from("it has to be started anew"));
+            match edit.and_then(|edit| Ok(self.handle.edit_source(name, edit)?)) {
                 Ok(_) => {
                     screen.line(&format!("{flow}: source `{name}` changed"));
                     if let Some(old) = endpoint_mut(&mut self.now, "sources", name) {
@@ -367,7 +380,7 @@ impl RunningFlow {
             if old.as_ref() == Some(new) {
                 continue;
             }
-            match self.change_output(old.as_ref(), new, output).await {
+            match self.change_output(old.is_none(), output).await {
                 Ok(verb) => {
                     screen.line(&format!("{flow}: output `{name}` {verb}"));
                     self.set_output(name, Some(new.clone()));
@@ -394,27 +407,17 @@ impl RunningFlow {
     }
 
     /// Adds, edits or replaces an output, and returns which.
-    async fn change_output(&self, old: Option<&Value>, new: &Value, output: &Output) -> Result<&'static str, Failure> {
-        let Some(old) = old else {
+    async fn change_output(&self, is_new: bool, output: &Output) -> Result<&'static str, Failure> {
+        if is_new {
             self.handle.add_output(output.clone()).await?;
             return Ok("added");
-        };
-        let keeps_limit = old.get("max_players").is_none() == new.get("max_players").is_none();
-        if without_editable(old) != without_editable(new) || !keeps_limit {
+        }
+        let before = self.handle.configuration_with_secrets();
+        let before = before.outputs().iter().find(|before| before.name() == output.name());
+        let Some(edit) = before.and_then(|before| OutputEdit::between(before, output)) else {
             self.handle.replace_output(output.name(), output.clone()).await?;
             return Ok("replaced");
-        }
-        let mut edit = OutputEdit::new();
-        if old.get("description") != new.get("description") {
-            edit = edit.description(text_of(new, "description"));
-        }
-        if old.get("allow") != new.get("allow") {
-            edit = edit.allow(text_of(new, "allow").parse()?);
-        }
-        let limit = new.get("max_players").filter(|limit| old.get("max_players") != Some(*limit));
-        if let Some(limit) = limit.and_then(Value::as_u64).and_then(|limit| u32::try_from(limit).ok()) {
-            edit = edit.max_players(limit);
-        }
+        };
         self.handle.edit_output(output.name(), edit)?;
         Ok("changed")
     }

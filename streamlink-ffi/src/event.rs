@@ -139,6 +139,12 @@ pub enum StreamlinkEventKind {
     /// A source has given up missing packets early, because it may hold no more of those behind them. `count`: packets since
     /// the last such event.
     GapGivenUp = 30,
+    /// A member was added to the group of connections that a caller is, and is called now. `other`: its address as
+    /// configured.
+    MemberAdded = 32,
+    /// A removed member has left the group of connections that a caller is; the others go on. `other`: its address as
+    /// configured.
+    MemberRemoved = 33,
 }
 
 /// An event, for reading. All texts end with NUL, are "" where there is nothing to say, and live as long as the event.
@@ -215,6 +221,8 @@ impl StreamlinkEvent {
             Event::UnexpectedPayload { packets, .. } => (K::UnexpectedPayload, 0, *packets),
             Event::MemberConnected { .. } => (K::MemberConnected, 0, 0),
             Event::MemberLost { .. } => (K::MemberLost, 0, 0),
+            Event::MemberAdded { .. } => (K::MemberAdded, 0, 0),
+            Event::MemberRemoved { .. } => (K::MemberRemoved, 0, 0),
             Event::RegionWaiting { outputs, .. } => (K::RegionWaiting, 0, u64::from(*outputs)),
             Event::RegionRetrying { attempt, delay, .. } => (K::RegionRetrying, millis(*delay), u64::from(*attempt)),
             Event::RegionLagging { dropped, .. } => (K::RegionLagging, 0, *dropped),
@@ -270,6 +278,9 @@ impl StreamlinkEvent {
                 Event::MemberConnected { source, peer } => (source.clone(), nothing(), peer.to_string(), nothing()),
                 Event::MemberLost { source, peer, reason } => {
                     (source.clone(), nothing(), peer.to_string(), reason.to_string())
+                }
+                Event::MemberAdded { endpoint, address } | Event::MemberRemoved { endpoint, address } => {
+                    (endpoint.clone(), address.clone(), nothing(), nothing())
                 }
                 Event::Remuxed { carried, left_out } => {
                     (nothing(), left_out.to_string(), nothing(), carried.to_string())

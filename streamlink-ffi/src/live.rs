@@ -99,7 +99,9 @@ pub unsafe extern "C" fn streamlink_flow_remove_output(
 }
 
 /// Changes one setting of an output in place: "name", "description", "allow" (players that it does not admit are cut
-/// off) or "max_players" (1 to 1000000). `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
+/// off), "max_players" (1 to 1000000), or the members of a group of connections: "add_member" and "remove_member" (an
+/// address, as in "host:9000" or "host:9000?weight=50"), or "members" (all of them, separated by commas). The other
+/// members go on undisturbed; one at least stays. `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
 ///
 /// # Safety
 /// `flow` is a flow that was not destroyed; the others are texts; `applied` is NULL or points to memory for a number; `error` is NULL or points to memory for a pointer.
@@ -126,6 +128,9 @@ pub unsafe extern "C" fn streamlink_flow_edit_output(
                     || ConfigErrorKind::Malformed { value: value.into(), expected: "a number of players".into() };
                 OutputEdit::new().max_players(value.parse().map_err(|_| wrong(problem()))?)
             }
+            "members" => OutputEdit::new().members(value.split(',').filter(|address| !address.trim().is_empty())),
+            "add_member" => OutputEdit::new().add_member(value),
+            "remove_member" => OutputEdit::new().remove_member(value),
             _ => return Err(wrong(ConfigErrorKind::Conflict("cannot be changed in place".into()))),
         };
         let done = flow.handle.edit_output(name, edit)?;
@@ -348,8 +353,9 @@ pub unsafe extern "C" fn streamlink_flow_set_failover(
     unsafe { guard(error, body) }
 }
 
-/// Changes one setting of a source in place: "name", "description" or "allow" (a sender that it does not admit is cut
-/// off). `*applied` is STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
+/// Changes one setting of a source in place: "name", "description", "allow" (a sender that it does not admit is cut off),
+/// or "add_member", "remove_member" or "members", as streamlink_flow_edit_output() does. `*applied` is
+/// STREAMLINK_APPLIED_IN_PLACE then; `applied` may be NULL.
 ///
 /// # Safety
 /// As streamlink_flow_edit_output().
@@ -371,6 +377,9 @@ pub unsafe extern "C" fn streamlink_flow_edit_source(
             "name" => SourceEdit::new().rename(value),
             "description" => SourceEdit::new().description(value),
             "allow" => SourceEdit::new().allow(value.parse().map_err(wrong)?),
+            "members" => SourceEdit::new().members(value.split(',').filter(|address| !address.trim().is_empty())),
+            "add_member" => SourceEdit::new().add_member(value),
+            "remove_member" => SourceEdit::new().remove_member(value),
             _ => return Err(wrong(ConfigErrorKind::Conflict("cannot be changed in place".into()))),
         };
         let done = flow.handle.edit_source(name, edit)?;

@@ -223,6 +223,23 @@ static void changes(void)
     FAILS(STREAMLINK_STATUS_NOT_FOUND, streamlink_flow_kick_player(flow, "partners", "192.0.2.1:5", &error));
     FAILS(STREAMLINK_STATUS_INVALID_ARGUMENT, streamlink_flow_kick_player(flow, "partners", "nobody", &error));
     OK(streamlink_flow_edit_source(flow, "venue", "allow", "127.0.0.1", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_CONFIG,
+          streamlink_flow_edit_output(flow, "partners", "add_member", "127.0.0.1:9", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_CONFIG,
+          streamlink_flow_edit_source(flow, "venue", "remove_member", "127.0.0.1:9", NULL, &error));
+    OK(streamlink_output_create("bonded", "srt://127.0.0.1:9?nodes=127.0.0.1:10", &output, &error));
+    OK(streamlink_flow_add_output(flow, output, &error));
+    streamlink_output_destroy(output);
+    OK(streamlink_flow_edit_output(flow, "bonded", "add_member", "127.0.0.1:11?weight=3", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_CONFIG,
+          streamlink_flow_edit_output(flow, "bonded", "add_member", "127.0.0.1:10", NULL, &error));
+    OK(streamlink_flow_edit_output(flow, "bonded", "remove_member", "127.0.0.1:9", NULL, &error));
+    OK(streamlink_flow_edit_output(flow, "bonded", "members", "127.0.0.1:12, 127.0.0.1:13", NULL, &error));
+    OK(streamlink_flow_edit_output(flow, "bonded", "remove_member", "127.0.0.1:13", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_CONFIG,
+          streamlink_flow_edit_output(flow, "bonded", "remove_member", "127.0.0.1:12", NULL, &error));
+    FAILS(STREAMLINK_STATUS_INVALID_CONFIG, streamlink_flow_edit_output(flow, "bonded", "members", "", NULL, &error));
+    OK(streamlink_flow_remove_output(flow, "bonded", &error));
     OK(streamlink_flow_set_max_bandwidth(flow, 1000000, &error));
     OK(streamlink_flow_set_bandwidth_policy(flow, STREAMLINK_BANDWIDTH_POLICY_DROP, &error));
 

@@ -4,11 +4,14 @@ use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
-use streamlink_core::{AppSource, EndpointStats, Event, GroupType, Latency, Output, Packet, Source, State};
+use streamlink_core::{
+    AppSource, Applied, EndpointStats, Event, GroupType, Latency, LossReason, Output, OutputEdit, Packet, Source,
+    SourceEdit, State,
+};
 use streamlink_tests::{
     eventually,
     lossy::Lossy,
-    rig::{Recording, Rig},
+    rig::{Recording, Rig, free_port},
 };
 
 /// Size of a datagram in bytes.
@@ -243,5 +246,231 @@ fn srt_group_takes_no_stream_of_another_publisher() {
         second.stop();
     }
     first.stop();
+    receiver.stop();
+}
+
+/// Returns the addresses of the members of a group, in order.
+fn addresses(stats: &EndpointStats) -> Vec<String> {
+    stats.members.iter().map(|member| member.address.clone()).collect()
+}
+
+/// Waits until a group has these members, all connected.
+fn wait_for_members(rig: &Rig, of: fn(&Rig) -> EndpointStats, wanted: &[SocketAddr]) {
+    let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    eventually("the members", || {
+        let stats = of(rig);
+        (addresses(&stats) == wanted && members_up(&stats) == wanted.len()).then_some(())
+    });
+}
+
+/// Feeds datagrams until something has happened, and returns the number after the last one.
+fn feed_until(app: &AppSource, mut number: u32, mut happened: impl FnMut() -> bool) -> u32 {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !happened() {
+        assert!(Instant::now() < end, "it has not happened");
+        feed(app, number..number + 20);
+        number += 20;
+    }
+    number
+}
+
+/// Returns how long the member at an address has been connected.
+fn connected_for(stats: &EndpointStats, address: SocketAddr) -> Duration {
+    let member = stats.members.iter().find(|member| member.address == address.to_string()).expect("a member");
+    member.connected_for.expect("it is connected")
+}
+
+#[test]
+fn srt_group_output_changes_its_members_while_media_flows() {
+    for group_type in [GroupType::Broadcast, GroupType::Backup] {
+        let receiver =
+            Rig::start(Source::srt_listener("in", "127.0.0.1:0").latency(latency()), vec![Output::tap("tap").into()]);
+        let tap = Recording::start(&receiver);
+        let target = SocketAddr::from(([127, 0, 0, 1], receiver.input_port()));
+        let paths: Vec<Lossy> = (0..4).map(|_| Lossy::to(target, 2)).collect();
+        let [one, two, three, four] = [0, 1, 2, 3].map(|at: usize| paths[at].address);
+        let group = Output::srt_caller("out", &one.to_string())
+            .nodes([format!("{two}?weight=5")])
+            .weight(9)
+            .group_type(group_type)
+            .latency(latency());
+        let sender = Rig::start(Source::app_datagrams("app"), vec![group.into()]);
+        wait_for_members(&sender, output, &[one, two]);
+        let app = sender.running.app_source("app").unwrap();
+        feed(&app, 0..600);
+        // One goes: of the main/backup group, the one that carries the media.
+        let since = Instant::now();
+        let edit = OutputEdit::new().remove_member(one.to_string());
+        assert_eq!(sender.running.edit_output("out", edit).unwrap(), Applied::InPlace);
+        let is_gone = |address: SocketAddr| !addresses(&output(&sender)).contains(&address.to_string());
+        let number = feed_until(&app, 600, || is_gone(one));
+        let removed = |e| match e {
+            Event::MemberRemoved { endpoint, address } => Some((endpoint, address)),
+            _ => None,
+        };
+        assert_eq!(sender.event(removed), ("out".into(), one.to_string()));
+        // Another one comes.
+        sender.running.edit_output("out", OutputEdit::new().add_member(format!("{three}?weight=7"))).unwrap();
+        let number = feed_until(&app, number, || members_up(&output(&sender)) == 2);
+        let added = |e| match e {
+            Event::MemberAdded { endpoint, address } => Some((endpoint, address)),
+            _ => None,
+        };
+        assert_eq!(sender.event(added), ("out".into(), three.to_string()));
+        sender.event(|e| matches!(e, Event::OutputConnected { peer, .. } if peer == Some(three)).then_some(()));
+        let number = if group_type == GroupType::Backup {
+            // The new one is the heaviest.
+            feed_until(&app, number, || active(&output(&sender)) == [false, true])
+        } else {
+            number
+        };
+        // All are replaced at once; the second one has gone on undisturbed until then.
+        assert!(connected_for(&output(&sender), two) >= since.elapsed(), "{:?}", output(&sender));
+        sender.running.edit_output("out", OutputEdit::new().members([four.to_string()])).unwrap();
+        let number = feed_until(&app, number, || is_gone(two) && is_gone(three));
+        feed(&app, number..number + 300);
+        let number = number + 300;
+        eventually("everything", || (source(&receiver).packets >= u64::from(number) - 1).then_some(()));
+        let stats = source(&receiver);
+        assert_eq!((stats.lost, stats.state, stats.reconnections), (0, State::Connected, 0), "{stats:?}");
+        wait_for_members(&sender, output, &[four]);
+        let stats = output(&sender);
+        assert_eq!((stats.packets, stats.reconnections), (number.into(), 0), "{stats:?}");
+        assert_eq!(stats.state, State::Connected);
+        check(&tap.finish(&receiver), number);
+        sender.stop();
+        receiver.stop();
+    }
+}
+
+#[test]
+fn srt_group_listener_sees_members_of_its_peer_come_and_go() {
+    let receiver =
+        Rig::start(Source::srt_listener("in", "127.0.0.1:0").latency(latency()), vec![Output::tap("tap").into()]);
+    let tap = Recording::start(&receiver);
+    let target = SocketAddr::from(([127, 0, 0, 1], receiver.input_port()));
+    let paths: Vec<Lossy> = (0..3).map(|_| Lossy::to(target, 2)).collect();
+    let [one, two, three] = [0, 1, 2].map(|at: usize| paths[at].address.to_string());
+    let group = Output::srt_caller("out", &one).nodes([&two]).latency(latency());
+    let sender = Rig::start(Source::app_datagrams("app"), vec![group.into()]);
+    let app = sender.running.app_source("app").unwrap();
+    eventually("both members", || (members_up(&output(&sender)) == 2).then_some(()));
+    feed(&app, 0..200);
+    receiver.event(|e| matches!(e, Event::MemberConnected { .. }).then_some(()));
+    let edit = OutputEdit::new().add_member(&three).remove_member(&one);
+    sender.running.edit_output("out", edit).unwrap();
+    let of_listener = || source(&receiver).members.len();
+    let number = feed_until(&app, 200, || of_listener() == 3);
+    receiver.event(|e| matches!(e, Event::MemberConnected { .. }).then_some(()));
+    let number = feed_until(&app, number, || of_listener() == 2);
+    // The peer has said that it goes: no timeout was waited for.
+    let reason = receiver.event(|e| match e {
+        Event::MemberLost { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, LossReason::Closed);
+    feed(&app, number..number + 200);
+    let number = number + 200;
+    eventually("everything", || (source(&receiver).packets >= u64::from(number) - 1).then_some(()));
+    let stats = source(&receiver);
+    assert_eq!((stats.lost, stats.state, stats.reconnections), (0, State::Connected, 0), "{stats:?}");
+    check(&tap.finish(&receiver), number);
+    sender.stop();
+    receiver.stop();
+}
+
+#[test]
+fn srt_group_source_changes_its_members_while_media_flows() {
+    for group_type in [GroupType::Broadcast, GroupType::Backup] {
+        let sender = Rig::start(
+            Source::app_datagrams("app"),
+            vec![Output::srt_listener("out", "127.0.0.1:0").latency(latency()).into()],
+        );
+        let target: SocketAddr = sender.playback().trim_start_matches("srt://").parse().unwrap();
+        let paths: Vec<Lossy> = (0..3).map(|_| Lossy::to(target, 2)).collect();
+        let [one, two, three] = [0, 1, 2].map(|at: usize| paths[at].address);
+        let pull = Source::srt_caller("in", &one.to_string())
+            .nodes([format!("{two}?weight=5")])
+            .weight(9)
+            .group_type(group_type)
+            .latency(latency());
+        let receiver = Rig::start(pull, vec![Output::tap("tap").into()]);
+        let tap = Recording::start(&receiver);
+        wait_for_members(&receiver, source, &[one, two]);
+        let app = sender.running.app_source("app").unwrap();
+        feed(&app, 0..600);
+        let since = Instant::now();
+        let edit = SourceEdit::new().remove_member(one.to_string());
+        assert_eq!(receiver.running.edit_source("in", edit).unwrap(), Applied::InPlace);
+        let number = feed_until(&app, 600, || addresses(&source(&receiver)) == [two.to_string()]);
+        receiver.running.edit_source("in", SourceEdit::new().add_member(format!("{three}?weight=7"))).unwrap();
+        let number = feed_until(&app, number, || members_up(&source(&receiver)) == 2);
+        for wanted in [one, three] {
+            let told = receiver.event(|e| match e {
+                Event::MemberAdded { address, .. } | Event::MemberRemoved { address, .. } => Some(address),
+                _ => None,
+            });
+            assert_eq!(told, wanted.to_string());
+        }
+        let number = feed_until(&app, number, || output(&sender).players.len() == 2);
+        assert!(connected_for(&source(&receiver), two) >= since.elapsed(), "{:?}", source(&receiver));
+        // Only the new one stays.
+        receiver.running.edit_source("in", SourceEdit::new().remove_member(two.to_string())).unwrap();
+        let number = feed_until(&app, number, || addresses(&source(&receiver)) == [three.to_string()]);
+        feed(&app, number..number + 300);
+        let number = number + 300;
+        eventually("everything", || (source(&receiver).packets >= u64::from(number) - 1).then_some(()));
+        let stats = source(&receiver);
+        assert_eq!((stats.lost, stats.state, stats.reconnections), (0, State::Connected, 0), "{stats:?}");
+        check(&tap.finish(&receiver), number);
+        receiver.stop();
+        sender.stop();
+    }
+}
+
+#[test]
+fn srt_group_keeps_its_last_member_and_what_is_no_group_has_none() {
+    let group = Output::srt_caller("group", "127.0.0.1:9").nodes(["127.0.0.1:10"]);
+    let single = Output::srt_caller("single", "127.0.0.1:9");
+    let source = Source::srt_listener("in", "127.0.0.1:0");
+    let rig = Rig::start(source, vec![group.into(), single.into()]);
+    let flow = &rig.running;
+    let problem = |edit: OutputEdit, name: &str| flow.edit_output(name, edit).unwrap_err().to_string();
+    let edit = OutputEdit::new().remove_member("127.0.0.1:9").remove_member("127.0.0.1:10");
+    assert!(problem(edit, "group").contains("at least one member"));
+    assert!(problem(OutputEdit::new().members(Vec::<String>::new()), "group").contains("at least one member"));
+    assert!(problem(OutputEdit::new().remove_member("127.0.0.1:11"), "group").contains("is no member"));
+    assert!(problem(OutputEdit::new().add_member("127.0.0.1:11"), "single").contains("no group"));
+    let error = flow.edit_source("in", SourceEdit::new().add_member("127.0.0.1:11")).unwrap_err().to_string();
+    assert!(error.contains("no group") && error.contains("members"), "{error}");
+    // What is edited is the configuration, too, and comes back with the output.
+    let edit = OutputEdit::new().remove_member("127.0.0.1:9").add_member("127.0.0.1:12?weight=3");
+    flow.edit_output("group", edit).unwrap();
+    let url = flow.configuration_with_secrets().outputs()[0].to_url();
+    assert_eq!(url, "srt://127.0.0.1:10?nodes=127.0.0.1:12?weight=3");
+    rig.stop();
+}
+
+#[test]
+fn srt_group_that_waits_to_retry_calls_an_added_member_at_once() {
+    let receiver = Rig::start(Source::srt_listener("in", "127.0.0.1:0"), vec![]);
+    let nobody = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let group = Output::srt_caller("out", &nobody[0])
+        .nodes([&nobody[1]])
+        .connect_timeout(Duration::from_millis(1000))
+        .reconnect(Duration::from_secs(30), Duration::from_secs(300));
+    let sender = Rig::start(Source::app_datagrams("app"), vec![group.into()]);
+    sender.event(|e| matches!(e, Event::OutputRetrying { .. }).then_some(()));
+    let since = Instant::now();
+    let address = format!("127.0.0.1:{}", receiver.input_port());
+    sender.running.edit_output("out", OutputEdit::new().add_member(&address)).unwrap();
+    let added = sender.event(|e| match e {
+        Event::MemberAdded { address, .. } => Some(address),
+        _ => None,
+    });
+    assert_eq!(added, address);
+    sender.event(|e| matches!(e, Event::OutputConnected { .. }).then_some(()));
+    assert!(since.elapsed() < Duration::from_secs(12), "it has not waited for the delay");
+    sender.stop();
     receiver.stop();
 }

@@ -17,6 +17,7 @@ use streamlink_benches::{
     report::{self, Figure, Growth, Row, median, spread},
 };
 
+mod pacing;
 mod rtmp;
 mod rtp;
 mod rtsp;
@@ -63,7 +64,7 @@ enum Work {
     Growth(fn(&Plan) -> Result<Growth, Failure>),
 }
 
-const WORKS: [(&str, Work); 23] = [
+const WORKS: [(&str, Work); 24] = [
     ("rtp-bursty", Work::Row(rtp::bursty)),
     ("rtp-bursty-runs", Work::Row(rtp::bursty_runs)),
     ("rtp-paced", Work::Row(rtp::paced)),
@@ -73,6 +74,7 @@ const WORKS: [(&str, Work); 23] = [
     ("growth-outputs-bursty", Work::Growth(rtp::outputs_bursty)),
     ("growth-flows", Work::Growth(rtp::flows)),
     ("idle-outputs", Work::Row(rtp::idle)),
+    ("udp-pacing", Work::Row(pacing::outputs)),
     ("srt-fanout", Work::Row(srt::fanout)),
     ("srt-fanout-aes", Work::Row(srt::fanout_aes)),
     ("srt-fanout-paced", Work::Row(srt::fanout_paced)),

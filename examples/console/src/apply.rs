@@ -137,6 +137,11 @@ impl Difference<'_> {
                     return Ok(handle.edit_source(name, edit)?.into());
                 }
                 let new: Option<&Source> = self.new_flow.sources().get(at);
+                let old = self.old_flow.sources().get(at);
+                // Members of a group come and go without a reconnection.
+                if let Some(edit) = old.zip(new).and_then(|(old, new)| SourceEdit::between(old, new)) {
+                    return Ok(handle.edit_source(name, edit)?.into());
+                }
                 if let Some(new) = new {
                     return Ok(handle.replace_source(name, new.clone()).await?.into());
                 }
@@ -153,6 +158,11 @@ impl Difference<'_> {
                     return Ok(handle.edit_output(name, edit)?.into());
                 }
                 let new: Option<&Output> = self.new_flow.outputs().get(at);
+                let old = self.old_flow.outputs().get(at);
+                // Members of a group come and go without a reconnection.
+                if let Some(edit) = old.zip(new).and_then(|(old, new)| OutputEdit::between(old, new)) {
+                    return Ok(handle.edit_output(name, edit)?.into());
+                }
                 if let Some(new) = new {
                     handle.replace_output(name, new.clone()).await?;
                 }

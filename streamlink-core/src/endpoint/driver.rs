@@ -10,13 +10,14 @@ use super::{
 };
 use crate::{
     error::Error,
-    flow::{Allowlist, PeerUrl},
+    flow::{Allowlist, GroupNode, PeerUrl},
     net::Egress,
     random::Random,
     router::Reader,
 };
 use futures_util::future::BoxFuture;
 use std::{fmt::Debug, io, net::SocketAddr, sync::Arc};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Future that drives an endpoint until it is stopped.
@@ -161,13 +162,15 @@ pub(crate) struct StartedOutput {
     pub(crate) peers: Vec<SocketAddr>,
     /// Status of the remux whose messages the output sends, if it does not send the flow's own packets.
     pub(crate) remux: Option<Arc<RemuxStatus>>,
+    /// Sender of changed members, if the output is a group of connections.
+    pub(crate) members: Option<watch::Sender<Vec<GroupNode>>>,
     pub(crate) drive: OutputDrive,
 }
 
 impl StartedOutput {
     /// Returns an output that neither listens nor is connected yet.
     pub(crate) fn new(drive: OutputDrive) -> Self {
-        Self { url: None, peers: Vec::new(), remux: None, drive }
+        Self { url: None, peers: Vec::new(), remux: None, members: None, drive }
     }
 }
 

@@ -2,7 +2,8 @@
 //! protocol.
 //!
 //! A driver is opened first, which may fail and starts nothing, and then run. A source publishes into the flow's ring,
-//! and an output reads from it. Datagram outputs are served by the shards of [`fanout`], callers by a task of their
+//! and an output reads from it. Datagram outputs are served by the shards of [`fanout`], paced
+//! ones by those of [`paced_fanout`], callers by a task of their
 //! own, and the peers of a port by the tasks of that port.
 
 mod access;
@@ -18,6 +19,7 @@ mod kinds;
 mod lagging;
 mod listener;
 mod message_ring;
+mod paced_fanout;
 mod reconnect;
 mod remux;
 mod resolver;
@@ -40,6 +42,7 @@ pub(crate) use bandwidth::{Bandwidth, BandwidthSetting, FlowBandwidth};
 pub(crate) use egress::{listener_egress, local_egress};
 pub(crate) use kinds::Drivers;
 pub(crate) use message_ring::{MessageRing, RemuxStatus};
+pub(crate) use paced_fanout::PacedFanout;
 pub(crate) use resolver::Resolver;
 pub(crate) use resources::{EngineResources, FlowMedia, Ports, TlsIdentity};
 pub(crate) use source_list::{SourceList, WantedPrograms};

@@ -45,6 +45,11 @@ pub(super) trait Caller: Send {
     /// end. Returns soon after the caller is stopped.
     fn connect_and_run(&mut self, connection: &mut ConnectionAttempt<'_>) -> impl Future<Output = Outcome> + Send;
 
+    /// Waits until the configuration has changed in a way that makes another attempt worth while at once.
+    fn reconfigured(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// Ends the media of the connection. `reason` is `None` if the caller was stopped. Returns whether a source was
     /// connected, in which case its loss was reported.
     fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool;
@@ -172,6 +177,7 @@ impl ReconnectLoop {
                     self.status.counters.set_state(State::Idle, now);
                     return;
                 }
+                () = caller.reconfigured() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -1,6 +1,8 @@
 //! Resources that endpoints borrow: those of the engine, shared by all flows, and the media of their flow.
 
-use super::{AccessHook, BandwidthSetting, EventSink, Resolver, driver::EndpointLabel, message_ring::MessageRing};
+use super::{
+    AccessHook, BandwidthSetting, EventSink, PacedFanout, Resolver, driver::EndpointLabel, message_ring::MessageRing,
+};
 use crate::{
     error::Error,
     flow::{Fingerprints, PeerLimits, PeerUrl},
@@ -158,6 +160,8 @@ pub(crate) struct FlowMedia {
     pub(crate) messages: MessageRing,
     /// Presentation of the active source, for protocols that describe the media before they send it.
     pub(crate) presentation: Arc<CurrentPresentation>,
+    /// Outputs that are paced by the clock of the media.
+    pub(crate) paced: PacedFanout,
     pub(crate) bandwidth: BandwidthSetting,
     pub(crate) events: EventSink,
 }

@@ -2,7 +2,7 @@
 
 use super::{Bandwidth, LossReason, RefusalCount, RefusalReason};
 use crate::{
-    flow::Allowlist,
+    flow::{Allowlist, GroupNode},
     lock::{Guard, lock},
     media::{MediaTrack, PidStats, TransportErrors, TsMonitor},
     router::Counters,
@@ -254,4 +254,6 @@ impl MemberStats {
 pub(crate) struct SourceTunables {
     pub(crate) allow: Allowlist,
     pub(crate) bandwidth: Bandwidth,
+    /// Members of the group of connections that a caller is. Empty if it is none.
+    pub(crate) members: Vec<GroupNode>,
 }

@@ -195,6 +195,7 @@ impl Running {
                 running.edit_listener(allow, max_peers);
                 running.edit_remote();
             }
+            running.set_members(running.output.members());
             outputs.insert(place, running);
             reserved.keep();
             (end.begin(), claim, peers)

@@ -13,7 +13,7 @@ use crate::{
         fanout::SinkId,
     },
     error::{ConfigError, ConfigErrors, Error},
-    flow::{Allowlist, Claim, Output, PeerUrl},
+    flow::{Allowlist, Claim, GroupNode, Output, PeerUrl},
     router::{Reader, ReaderCloser, State},
 };
 use std::{
@@ -21,6 +21,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Output of a running flow.
@@ -35,6 +36,8 @@ pub(super) struct RunningOutput {
     pub(super) url: Option<PeerUrl>,
     /// Status of the remux whose messages the output sends.
     pub(super) remux: Option<Arc<RemuxStatus>>,
+    /// Members of the group of connections that the output is.
+    pub(super) members: Option<watch::Sender<Vec<GroupNode>>>,
 }
 
 /// Driver of an output, with the handle that ends it.
@@ -90,6 +93,13 @@ impl RunningOutput {
     pub(super) fn edit_listener(&self, allow: Allowlist, max_peers: Option<u32>) {
         if let OutputEnd::Listener(entry) = &self.end {
             entry.edit(allow, max_peers);
+        }
+    }
+
+    /// Changes the members of the group of connections that the output is.
+    pub(super) fn set_members(&self, members: Vec<GroupNode>) {
+        if let Some(sender) = &self.members {
+            sender.send_replace(members);
         }
     }
 
@@ -180,7 +190,7 @@ impl Running {
         after: Option<CancellationToken>,
     ) -> (RunningOutput, Vec<SocketAddr>) {
         let without_sockets = |output, status, end| {
-            (RunningOutput { output, status, end, claim: None, url: None, remux: None }, Vec::new())
+            (RunningOutput { output, status, end, claim: None, url: None, remux: None, members: None }, Vec::new())
         };
         let opened = match opened {
             OpenedOutput::Local(opened) => opened,
@@ -192,7 +202,8 @@ impl Running {
         };
         // Set first, because a listener may have a player as soon as it is started.
         status.counters.set_state(State::Waiting, Instant::now());
-        let StartedOutput { url, peers, remux, drive } = opened.start(&shared.resources, &self.media, status.clone());
+        let started = opened.start(&shared.resources, &self.media, status.clone());
+        let StartedOutput { url, peers, remux, members, drive } = started;
         let end = match drive {
             OutputDrive::Sinks(sinks) => {
                 status.counters.set_state(State::Connected, Instant::now());
@@ -215,7 +226,7 @@ impl Running {
             }
         };
         let claim = output.claim();
-        (RunningOutput { output, status, end, claim, url, remux }, peers)
+        (RunningOutput { output, status, end, claim, url, remux, members }, peers)
     }
 
     /// Brings an output into a region on other machines, where it begins after `after` is cancelled. The first one there

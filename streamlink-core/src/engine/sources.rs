@@ -67,7 +67,8 @@ impl RunningSource {
     pub(super) fn new(mut source: Source, bandwidth: Bandwidth) -> Self {
         let status = Status::new(source.name(), source.common.description.clone());
         let allow = source.allow_mut().map(|allow| allow.clone()).unwrap_or_else(Allowlist::everyone);
-        let live = watch::Sender::new(SourceTunables { allow, bandwidth });
+        let members = source.members();
+        let live = watch::Sender::new(SourceTunables { allow, bandwidth, members });
         Self { source, status, live, run: None }
     }
 }

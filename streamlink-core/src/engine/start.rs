@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     endpoint::{
-        Bandwidth, BandwidthSetting, FlowMedia, MessageRing, SourceList, Status, Tasks, WantedPrograms, fanout::Fanout,
+        Bandwidth, BandwidthSetting, FlowMedia, MessageRing, PacedFanout, SourceList, Status, Tasks, WantedPrograms,
+        fanout::Fanout,
     },
     error::{ConfigError, ConfigErrorKind, ConfigErrors, Error},
     event::{Event, EventSink},
@@ -121,13 +122,14 @@ pub(super) async fn start(shared: Arc<Shared>, mut flow: Flow) -> Result<FlowHan
     let source_list = Arc::<SourceList>::default();
     let wanted = WantedPrograms { group: group.clone(), sources: source_list.clone() };
     let messages = MessageRing::new(ring.clone(), family, wanted, events.clone(), tasks.clone());
+    let paced = PacedFanout::new(ring.clone(), events.clone(), tasks.clone());
     let running = Running {
         id,
         name: name.clone(),
         shared: Arc::downgrade(&shared),
         input,
         group: group.clone(),
-        media: FlowMedia { ring, messages, presentation, bandwidth: setting, events: events.clone() },
+        media: FlowMedia { ring, messages, presentation, paced, bandwidth: setting, events: events.clone() },
         tasks,
         source_tasks: TaskTracker::new(),
         stop: stop.clone(),

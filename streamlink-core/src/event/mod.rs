@@ -186,6 +186,21 @@ pub enum Event {
         /// Reason of the loss.
         reason: LossReason,
     },
+    /// A member was added to the group of connections that a caller is, and is called now. [`Event::OutputConnected`] or
+    /// [`Event::MemberConnected`] tells when it is connected.
+    MemberAdded {
+        /// The name of the source or output.
+        endpoint: String,
+        /// Address of the member, as configured.
+        address: String,
+    },
+    /// A removed member has left the group of connections that a caller is. The others go on.
+    MemberRemoved {
+        /// The name of the source or output.
+        endpoint: String,
+        /// Address of the member, as configured.
+        address: String,
+    },
     /// Packets of an SRT source carry a time that is more than five seconds ahead of its clock. They pass, after the
     /// latency from their arrival on; a clock that has leapt is believed after 64 of them in a row. At most one event a
     /// second.
@@ -376,6 +391,8 @@ impl fmt::Display for Event {
             Event::MemberLost { source, peer, reason } => {
                 write!(f, "source `{source}`: group member {peer} lost: {reason}")
             }
+            Event::MemberAdded { endpoint, address } => write!(f, "`{endpoint}`: group member {address} added"),
+            Event::MemberRemoved { endpoint, address } => write!(f, "`{endpoint}`: group member {address} removed"),
             Event::TimestampsAhead { source, packets } => {
                 write!(f, "source `{source}`: timestamps of {} far ahead of its clock", counted(*packets, "packet"))
             }

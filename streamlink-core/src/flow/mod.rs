@@ -14,6 +14,7 @@ mod claim;
 mod configuration;
 mod failover;
 mod fingerprint;
+mod group;
 #[cfg(feature = "serde")]
 mod json;
 mod name;
@@ -71,6 +72,7 @@ pub(crate) use address::{Call, Listen, LocalEnd, Reconnect};
 pub(crate) use build::{MAX_PATHS, check_description, check_failover, check_output, check_source};
 pub(crate) use claim::Claim;
 pub(crate) use fingerprint::Fingerprints;
+pub(crate) use group::MemberEdit;
 pub(crate) use output::{OutputKind, TapOutput};
 pub(crate) use printed_url::{rtmp_url, rtsp_url, srt_url};
 pub(crate) use rist::{RistInput, RistOutput};

@@ -10,7 +10,7 @@ use super::{
     secret::{CryptoMode, KeyLength, Passphrase, StreamKey},
     setting::{Given, Setting, SettingScope, SettingValue},
     silence::{IDLE_TIMEOUT, Silence},
-    srt::{self, SrtOptions},
+    srt::{self, SrtCaller, SrtOptions},
     udp::{UdpInput, UdpOutput as UdpOutputSettings},
 };
 use crate::{error::ConfigErrorKind, media::ProgramChoice};
@@ -41,6 +41,8 @@ pub(crate) trait Fields {
     /// Local end of a caller or of an RTP output.
     fn local(&mut self) -> Option<&mut LocalEnd>;
     fn srt(&mut self) -> Option<&mut SrtOptions>;
+    /// Caller that may be a group of connections.
+    fn group_caller(&mut self) -> Option<&mut SrtCaller>;
     fn rtsp(&mut self) -> Option<&mut RtspOptions>;
     /// Settings of a source for the time without media.
     fn silence(&mut self) -> Option<&mut Silence>;

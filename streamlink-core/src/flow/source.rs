@@ -341,6 +341,10 @@ impl Fields for SourceKind {
         group!(self, SrtListener(s) => &mut s.srt, SrtCaller(s) => &mut s.srt)
     }
 
+    fn group_caller(&mut self) -> Option<&mut SrtCaller> {
+        group!(self, SrtCaller(s) => s)
+    }
+
     fn rtsp(&mut self) -> Option<&mut RtspOptions> {
         group!(self, RtspListener(s) => &mut s.rtsp, RtspCaller(s) => &mut s.rtsp)
     }

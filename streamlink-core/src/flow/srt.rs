@@ -141,7 +141,7 @@ impl Default for SrtOptions {
 }
 
 /// Maximum number of members of a group.
-const MAX_NODES: usize = 8;
+pub(super) const MAX_NODES: usize = 8;
 
 /// Type of a group of connections (bonding), as libsrt names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

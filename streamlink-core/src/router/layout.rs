@@ -14,6 +14,8 @@ const MIN_INTERESTED_OUTPUTS: usize = 4;
 /// The memory layout that an output can use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum BatchLayout {
+    /// Packets as they came. The output sends them one by one, but is woken less often by those that are published together.
+    Separate,
     /// Packets one behind the other, those of one track together: a run of datagrams.
     Contiguous,
     /// All of a batch as it goes over a connection. All outputs of a flow with this interest use the same framing.
@@ -40,6 +42,7 @@ const FRAMING_RESERVE: usize = 32;
 /// Number of outputs interested in each layout.
 #[derive(Debug, Default)]
 pub(super) struct LayoutInterests {
+    separate: AtomicUsize,
     contiguous: AtomicUsize,
     framed: AtomicUsize,
     write: OnceLock<Write>,
@@ -57,13 +60,14 @@ impl LayoutInterests {
         self.of(layout).fetch_sub(1, Relaxed);
     }
 
-    /// Returns the number of outputs that send batches in one of these layouts.
+    /// Returns the number of outputs with an interest in batches.
     pub(super) fn outputs(&self) -> usize {
-        self.contiguous.load(Relaxed) + self.framed.load(Relaxed)
+        self.separate.load(Relaxed) + self.contiguous.load(Relaxed) + self.framed.load(Relaxed)
     }
 
     fn of(&self, layout: BatchLayout) -> &AtomicUsize {
         match layout {
+            BatchLayout::Separate => &self.separate,
             BatchLayout::Contiguous => &self.contiguous,
             BatchLayout::Framed(_) => &self.framed,
         }

@@ -23,7 +23,6 @@ use tokio::{
     task::JoinSet,
     time::MissedTickBehavior,
 };
-use zeroize::Zeroizing;
 
 /// Name of the source that receives from the relays.
 const SOURCE: &str = "relays";
@@ -365,36 +364,9 @@ async fn put(handle: &FlowHandle, name: &str, output: &Output, is_new: bool) -> 
     }
 }
 
-/// Returns the edit that makes one output of another without a reconnection: of its allowlist and its maximum number of
-/// players. `None` if anything else differs.
+/// Returns the edit that makes one output of another of the same name without a reconnection.
 fn edit_between(from: &Output, to: &Output) -> Option<OutputEdit> {
-    let split = |output: &Output| {
-        let url = Zeroizing::new(output.to_url());
-        let (address, query) = url.split_once('?').unwrap_or((&url, ""));
-        let mut allow = String::new();
-        let mut players = None;
-        let mut rest = Vec::new();
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "allow" => allow = value.into_owned(),
-                "max_players" => players = Some(value.into_owned()),
-                _ => rest.push(Zeroizing::new(format!("{name}={value}"))),
-            }
-        }
-        (Zeroizing::new(address.to_owned()), rest, allow, players)
-    };
-    let (address, rest, _, players) = split(from);
-    let (new_address, new_rest, allow, new_players) = split(to);
-    // The number of players by default is not known here.
-    let is_known = players.is_some() == new_players.is_some();
-    if from.name() != to.name() || address != new_address || rest != new_rest || !is_known {
-        return None;
-    }
-    let mut edit = OutputEdit::new().allow(allow.parse().ok()?);
-    if let Some(players) = new_players {
-        edit = edit.max_players(players.parse().ok()?);
-    }
-    Some(edit)
+    OutputEdit::between(from, to).filter(|_| from.name() == to.name())
 }
 
 /// Follows changes of the flow itself.
@@ -439,6 +411,8 @@ mod tests {
         {
             assert!(edit_between(&base, &output(same)).is_some(), "{same}");
         }
+        let group = output("srt://a:1?nodes=b:2&latency=200");
+        assert!(edit_between(&group, &output("srt://b:2?nodes=c:3&latency=200")).is_some());
         for other in [
             "srt://:9002?max_players=4&latency=200",
             "srt://:9001?max_players=4&latency=300",

@@ -4,7 +4,6 @@ mod driver;
 mod fec;
 mod gathering;
 mod output;
-mod pacing;
 mod payload_report;
 mod reception;
 mod rist;

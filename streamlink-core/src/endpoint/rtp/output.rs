@@ -1,20 +1,21 @@
 //! RTP and UDP outputs. Each destination has a connected socket of its own, and is a sink of the fan-out; a paced output
 //! is a task.
 
-use super::{fec::FecSender, pacing::Paced, payload_report::PayloadReport};
+use super::{fec::FecSender, payload_report::PayloadReport};
 use crate::{
     endpoint::{
         EventSink, FlowBandwidth, FlowMedia, Resolver, Status,
         driver::{OutputDrive, StartedOutput},
         fanout::Sink,
         local_egress,
+        paced_fanout::PacedSink,
     },
     flow::{Pace, Rewrite, UdpOutput},
     media::{Packet, PayloadProblem},
     net::{Datagram, Egress, Sender, TimerFd, UdpOptions, UdpSocket},
     proto::rtp::{FecEncoder, REWRITTEN, Rewriter, unwrap},
     random::Random,
-    router::Batch,
+    router::{Batch, State},
 };
 use std::{
     io,
@@ -23,6 +24,7 @@ use std::{
     task::{Context, Poll},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Maximum number of packets per send call.
 const CHUNK: usize = 64;
@@ -133,7 +135,13 @@ impl OpenOutput {
         let legs = self.into_legs(flow);
         let drive = match pace {
             None => OutputDrive::Sinks(legs.into_iter().map(|leg| Box::new(leg) as Box<dyn Sink>).collect()),
-            Some(timer) => Paced::new(legs, timer, status, flow).drive(),
+            Some(timer) => {
+                let stop = CancellationToken::new();
+                status.counters.set_state(State::Connected, Instant::now());
+                let sinks = legs.into_iter().map(|leg| Box::new(leg) as Box<dyn PacedSink>).collect();
+                let task = flow.paced.add(sinks, status, timer, stop.clone());
+                OutputDrive::Task { stop, task: Box::pin(task) }
+            }
         };
         StartedOutput { peers, ..StartedOutput::new(drive) }
     }
@@ -292,6 +300,12 @@ impl Leg {
             self.report.note(problem, count as u64);
         }
         progress
+    }
+}
+
+impl PacedSink for Leg {
+    fn send_packets(&mut self, packets: &[Packet], first: u64, now: Instant) -> usize {
+        Leg::send_packets(self, packets, first, now)
     }
 }
 

@@ -12,11 +12,12 @@ use super::{
     call_handshake::{CallHandshake, Parting, shake_hands},
     connection_io::ConnectionIo,
     group_caller,
+    group_members::MemberList,
     rates::FlowRates,
     route::settle,
 };
 use crate::{
-    flow::{GroupNode, GroupType, HostPort, Reconnect, StreamId},
+    flow::{GroupType, HostPort, Reconnect, StreamId},
     lock::log_handshake,
     media::Packet as MediaPacket,
     net::{Egress, Receiver, UdpOptions, UdpSocket},
@@ -53,7 +54,7 @@ pub(crate) enum Direction {
 pub(crate) struct SrtClient {
     pub(crate) remote: HostPort,
     /// Members of the group that the caller is; empty if it is none.
-    pub(crate) nodes: Vec<GroupNode>,
+    pub(crate) members: MemberList,
     pub(crate) group_type: GroupType,
     /// Set if the peer calls, too.
     pub(crate) rendezvous: bool,
@@ -217,7 +218,7 @@ impl Caller for RunningCaller {
         if let Some(rates) = caller.rates.changed() {
             rates.apply(&mut caller.terms);
         }
-        if !caller.nodes.is_empty() {
+        if caller.members.is_group() {
             return group_caller::run(caller, ingest.as_mut(), lag, connection).await;
         }
         let called = tokio::select! {
@@ -239,6 +240,10 @@ impl Caller for RunningCaller {
             ingest.await_media(Instant::now() + client.io.connection.stats().latency);
         }
         client.run(caller, ingest.as_mut(), lag).await
+    }
+
+    async fn reconfigured(&mut self) {
+        self.caller.members.differ().await;
     }
 
     fn end(&mut self, reason: Option<&LossReason>, now: Instant) -> bool {

@@ -2,6 +2,7 @@
 
 use super::{
     caller::{Direction, SrtClient},
+    group_members::MemberList,
     port::Port,
     rates::FlowRates,
     route::{Route, RouteMedia},
@@ -23,6 +24,7 @@ use crate::{
     proto::srt::{Groups, Terms},
 };
 use std::{future::ready, io, sync::Arc};
+use tokio::sync::watch;
 
 /// Listener with its port open.
 struct OpenListener {
@@ -101,7 +103,13 @@ struct OpenCaller {
 }
 
 impl OpenCaller {
-    fn client(&self, parts: CallerParts, bandwidth: FlowBandwidth, direction: Direction) -> SrtClient {
+    fn client(
+        &self,
+        parts: CallerParts,
+        bandwidth: FlowBandwidth,
+        members: MemberList,
+        direction: Direction,
+    ) -> SrtClient {
         let CallerParts { random, resolver, status, events, stop } = parts;
         let SrtCaller { call, srt } = &self.settings;
         let rates = FlowRates::new(srt, bandwidth);
@@ -112,7 +120,7 @@ impl OpenCaller {
         }
         SrtClient {
             remote: call.remote.clone(),
-            nodes: self.settings.group(),
+            members,
             group_type: srt.group_type.unwrap_or_default(),
             rendezvous: srt.rendezvous,
             resolver,
@@ -143,7 +151,8 @@ impl OpenSource for OpenCaller {
         let bandwidth = flow.bandwidth.view();
         let call = move |context: SourceContext| -> Task {
             let parts = CallerParts::of_source(&resolver, &context);
-            Box::pin(self.client(parts, bandwidth.clone(), Direction::Receive(context)).run())
+            let members = MemberList::of_source(context.live.clone());
+            Box::pin(self.client(parts, bandwidth.clone(), members, Direction::Receive(context)).run())
         };
         StartedSource { input_address: None, drive: SourceDrive::Caller(Box::new(call)) }
     }
@@ -160,7 +169,10 @@ impl OpenOutput for OpenCaller {
     fn start(self: Box<Self>, resources: &EngineResources, flow: &FlowMedia, status: Arc<Status>) -> StartedOutput {
         let parts = CallerParts::of_output(resources, flow, status);
         let stop = parts.stop.clone();
-        let caller = self.client(parts, flow.bandwidth.view(), Direction::Send(flow.ring.reader()));
-        StartedOutput::new(OutputDrive::Task { stop, task: Box::pin(caller.run()) })
+        let members = watch::Sender::new(self.settings.group());
+        let list = MemberList::of_output(members.subscribe());
+        let caller = self.client(parts, flow.bandwidth.view(), list, Direction::Send(flow.ring.reader()));
+        let drive = OutputDrive::Task { stop, task: Box::pin(caller.run()) };
+        StartedOutput { members: Some(members), ..StartedOutput::new(drive) }
     }
 }

@@ -1,25 +1,26 @@
 //! Caller of an SRT group (bonding): one connection to each address of the peer. In a broadcast group every one carries all
 //! packets, in a main/backup group that of the heaviest address that is stable.
 //!
-//! The group is connected while at least one member is. A lost member is called again, with a delay of its own.
+//! The group is connected while at least one member is. A lost member is called again, with a delay of its own. Members that
+//! are added and removed while the group runs are those of [`super::group_changes`].
 
 use super::{
     super::{
         Event, LossReason,
-        backoff::Backoff,
         ingest::{Ingest, Verdict},
         lagging::LagReport,
         reconnect::{ConnectionAttempt, Outcome},
         resolver::Target,
         sleep_until,
     },
-    caller::{Direction, MAX_BATCH, STATS_INTERVAL, SrtClient, ready, refused, socket_options},
+    caller::{Direction, STATS_INTERVAL, SrtClient, ready, refused, socket_options},
     connection_io::ConnectionIo,
+    group_members::{Calling, Member, MemberState, Up, poll_members},
     groups::member_stats,
     route::settle,
 };
 use crate::{
-    flow::{GroupNode, GroupType, HostPort},
+    flow::GroupType,
     media::Packet as MediaPacket,
     net::{Datagram, Received, Receiver, Sender, UdpSocket},
     proto::srt::{
@@ -34,128 +35,30 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-/// Pending look-up of a member's addresses.
-type Lookup = BoxFuture<'static, (usize, Result<Vec<SocketAddr>, LossReason>)>;
-
-/// Member of the group.
-struct Member {
-    host: HostPort,
-    /// Weight in a main/backup group.
-    weight: u16,
-    backoff: Backoff,
-    /// Attempts, by which the addresses of the host take turns.
-    attempts: usize,
-    state: MemberState,
-    /// Reason of the last failure that was reported.
-    told: Option<LossReason>,
-}
-
-enum MemberState {
-    /// Is called at this time.
-    Waiting(Instant),
-    LookingUp,
-    Calling(Box<Calling>),
-    Up(Box<Up>),
-}
-
-struct Calling {
-    caller: srt::Caller,
-    id: u32,
-    socket: UdpSocket,
-    sender: Sender,
-    memory: Receiver,
-    peer: SocketAddr,
-}
-
-struct Up {
-    io: ConnectionIo,
-    socket: UdpSocket,
-    memory: Receiver,
-    peer: SocketAddr,
-    since: Instant,
-    settled: ConnectionStats,
-    /// Role in a main/backup group that sends.
-    backup: Option<BackupMember>,
-}
-
-impl Up {
-    /// Returns whether the member carries the media.
-    fn is_active(&self) -> bool {
-        self.backup.is_none_or(|backup| backup.is_active())
-    }
-}
-
-impl Member {
-    fn up(&mut self) -> Option<&mut Up> {
-        match &mut self.state {
-            MemberState::Up(up) => Some(up),
-            _ => None,
-        }
-    }
-
-    fn connection(&self) -> Option<&Connection> {
-        match &self.state {
-            MemberState::Up(up) => Some(&up.io.connection),
-            _ => None,
-        }
-    }
-
-    /// Returns the time at which the member has something to do.
-    fn next_timeout(&self) -> Option<Instant> {
-        match &self.state {
-            MemberState::Waiting(at) => Some(*at),
-            MemberState::LookingUp => None,
-            MemberState::Calling(calling) => Some(calling.caller.next_timeout()),
-            MemberState::Up(up) => up.io.connection.next_timeout(),
-        }
-    }
-
-    fn socket(&mut self) -> Option<(&UdpSocket, &mut Receiver)> {
-        match &mut self.state {
-            MemberState::Calling(calling) => Some((&calling.socket, &mut calling.memory)),
-            MemberState::Up(up) => Some((&up.socket, &mut up.memory)),
-            _ => None,
-        }
-    }
-}
-
-/// Waits until one of the members has received something.
-fn poll_members(members: &mut [Member], cx: &mut Context<'_>, inbox: &mut Vec<(usize, Received)>) -> Poll<()> {
-    let mut is_ready = false;
-    for (at, member) in members.iter_mut().enumerate() {
-        let Some((socket, memory)) = member.socket() else { continue };
-        match socket.poll_drain(cx, memory, MAX_BATCH, |datagram| inbox.push((at, datagram))) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => is_ready = true,
-            Poll::Ready(Err(error)) => {
-                log::debug!("SRT group caller: {error}"); // a peer that is gone is found by a timeout
-                is_ready = true;
-            }
-        }
-    }
-    if is_ready { Poll::Ready(()) } else { Poll::Pending }
-}
+/// Pending look-up of the addresses of a member, which has this key.
+type Lookup = BoxFuture<'static, (u64, Result<Vec<SocketAddr>, LossReason>)>;
 
 /// Group from its first attempt to the loss of its last member.
-struct GroupSession {
+pub(super) struct GroupSession {
     id: GroupId,
     /// Group of the peer, which all members have to reach.
     peer_group: Option<u32>,
     start: Instant,
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
+    /// Key of the next member.
+    pub(super) next_key: u64,
     lookups: FuturesUnordered<Lookup>,
-    group_type: GroupType,
+    pub(super) group_type: GroupType,
     numbers: GroupNumbers,
     /// Sender of a main/backup group.
     backup: Option<BackupSender>,
     input: GroupInput,
     settled_lost: u64,
-    was_up: bool,
-    last_failure: Option<LossReason>,
+    pub(super) was_up: bool,
+    pub(super) last_failure: Option<LossReason>,
     outbox: Outbox,
 }
 
@@ -173,13 +76,15 @@ pub(super) async fn run(
         session.begin_attempts(call, Instant::now());
         let idle = ingest.as_ref().and_then(|ingest| ingest.idle_deadline()).filter(|_| session.was_up);
         let timers = session.members.iter().filter_map(Member::next_timeout);
-        let due = timers.chain(idle).fold(next_stats, Instant::min);
+        let due = timers.chain(idle).chain(session.next_departure()).fold(next_stats, Instant::min);
         let mut ended = false;
+        let mut edited = false;
         let GroupSession { members, lookups, was_up, .. } = &mut session;
         let mut found = None;
         tokio::select! {
             biased;
             () = call.stop.cancelled() => ended = true,
+            () = call.members.changed() => edited = true,
             // Media that comes before the first member is up is skipped then.
             ready = ready(&mut call.direction), if *was_up => ended = ready.is_err(),
             result = lookups.next(), if !lookups.is_empty() => found = result,
@@ -187,23 +92,28 @@ pub(super) async fn run(
             () = sleep_until(Some(due)) => {}
         }
         let now = Instant::now();
-        if let Some((at, addresses)) = found {
-            session.call(at, addresses, call, now);
+        if let Some((key, addresses)) = found {
+            session.call(key, addresses, call, now);
         }
         session.apply_rates(call);
         for (at, datagram) in inbox.drain(..) {
             session.datagram(at, &datagram, call, ingest.as_deref_mut(), attempt, now);
         }
+        if edited && call.members.update().is_some() {
+            session.edit_members(call, now);
+        }
         if session.was_up {
             session.push_media(call, lag, now);
         }
         let mut reason = session.attend(call, ingest.as_deref_mut(), now);
+        session.let_depart(call, now);
         if ended || reason.is_some() {
             session.shut_down(now);
         } else if session.is_over() {
             reason = Some(session.last_failure.clone().unwrap_or(LossReason::Closed));
         }
         session.flush(now);
+        session.remove_gone(call, now);
         if now >= next_stats || ended || reason.is_some() {
             next_stats = now + STATS_INTERVAL;
             session.statistics(call, ingest.is_some(), now);
@@ -211,27 +121,23 @@ pub(super) async fn run(
         }
         if ended || reason.is_some() {
             call.status.set_members(Vec::new());
+            call.status.set_peer(None); // it may be that of another member than the first
             return reason.map_or(Outcome::Stopped, Outcome::Lost);
         }
     }
 }
 
 impl GroupSession {
-    fn new(call: &SrtClient, now: Instant) -> Self {
-        let member = |node: &GroupNode| Member {
-            host: node.host.clone(),
-            weight: node.weight,
-            backoff: Backoff::new(call.reconnect, call.random.clone()),
-            attempts: 0,
-            state: MemberState::Waiting(now),
-            told: None,
-        };
+    fn new(call: &mut SrtClient, now: Instant) -> Self {
+        let before = call.members.update();
+        call.report_members(before.as_deref());
         let is_sender = matches!(call.direction, Direction::Send(_));
-        Self {
+        let mut session = Self {
             id: GroupId::new(call.random.bytes()),
             peer_group: None,
             start: now,
-            members: call.nodes.iter().map(member).collect(),
+            members: Vec::new(),
+            next_key: 0,
             lookups: FuturesUnordered::new(),
             numbers: GroupNumbers::starting_at(Sequence::new(u32::from_be_bytes(call.random.bytes()))),
             group_type: call.group_type,
@@ -241,15 +147,21 @@ impl GroupSession {
             was_up: false,
             last_failure: None,
             outbox: Outbox::default(),
+        };
+        for node in call.members.list() {
+            let member = session.new_member(node, call, now);
+            session.members.push(member);
         }
+        session
     }
 
     /// Begins to call the members that are due.
     fn begin_attempts(&mut self, call: &SrtClient, now: Instant) {
-        for (at, member) in self.members.iter_mut().enumerate() {
+        for member in &mut self.members {
             if !matches!(member.state, MemberState::Waiting(due) if due <= now) {
                 continue;
             }
+            let key = member.key;
             member.state = MemberState::LookingUp;
             let resolver = call.resolver.clone();
             let host = member.host.clone();
@@ -257,13 +169,14 @@ impl GroupSession {
             let deadline = now + call.connect_timeout;
             self.lookups.push(Box::pin(async move {
                 let target = Target { resolver: &resolver, host: &host, egress: &egress, avoid: None, deadline };
-                (at, target.addresses().await)
+                (key, target.addresses().await)
             }));
         }
     }
 
-    /// Calls a member whose addresses are known.
-    fn call(&mut self, at: usize, addresses: Result<Vec<SocketAddr>, LossReason>, call: &SrtClient, now: Instant) {
+    /// Calls a member whose addresses are known, unless it was removed meanwhile.
+    fn call(&mut self, key: u64, addresses: Result<Vec<SocketAddr>, LossReason>, call: &SrtClient, now: Instant) {
+        let Some(at) = self.members.iter().position(|member| member.key == key) else { return };
         let Some(member) = self.members.get_mut(at) else { return };
         let attempt = member.attempts;
         member.attempts = attempt.wrapping_add(1);
@@ -352,6 +265,14 @@ impl GroupSession {
             return self.fail(at, reason, Some(peer), call, now);
         }
         self.peer_group = theirs;
+        if member.is_leaving {
+            // It was removed while it was called.
+            connection.shut_down(now);
+            let mut io = ConnectionIo::new(connection, &socket, None);
+            io.flush(&socket, &mut self.outbox, now);
+            member.state = MemberState::Waiting(now);
+            return;
+        }
         if ingest.is_none() {
             connection.send_only();
         }
@@ -369,6 +290,8 @@ impl GroupSession {
             since: now,
             settled: ConnectionStats::default(),
             backup,
+            departure: None,
+            has_left: false,
         }));
         member.told = None;
         log::info!("`{}`: group member {} ({peer}) is connected", call.status.name(), member.host);
@@ -393,6 +316,12 @@ impl GroupSession {
         let others = self.members.iter().enumerate().any(|(i, member)| i != at && member.connection().is_some());
         let is_source = matches!(call.direction, Direction::Receive(_));
         let Some(member) = self.members.get_mut(at) else { return };
+        if member.is_leaving {
+            log::info!("`{}`: group member {} was removed, and has ended: {reason}", call.status.name(), member.host);
+            member.state = MemberState::Waiting(now);
+            self.last_failure = Some(reason);
+            return;
+        }
         let lasted = member.up().map(|up| now.saturating_duration_since(up.since));
         if let Some(lasted) = lasted {
             member.backoff.connected(lasted);
@@ -500,7 +429,8 @@ impl GroupSession {
         };
         self.attend_backup(now);
         for at in 0..self.members.len() {
-            let lost = self.members.get_mut(at).and_then(Member::up).and_then(|up| Some((up.io.loss()?, up.peer)));
+            let member = self.members.get_mut(at).filter(|member| !member.is_leaving);
+            let lost = member.and_then(Member::up).and_then(|up| Some((up.io.loss()?, up.peer)));
             if let Some((reason, peer)) = lost {
                 self.settle_member(at, call, now);
                 self.fail(at, reason, Some(peer), call, now);
@@ -570,7 +500,7 @@ impl GroupSession {
     }
 
     /// Adds the statistics of a member since the last call to the counters.
-    fn settle_member(&mut self, at: usize, call: &SrtClient, now: Instant) {
+    pub(super) fn settle_member(&mut self, at: usize, call: &SrtClient, now: Instant) {
         let Some(up) = self.members.get_mut(at).and_then(Member::up) else { return };
         let mut stats = up.io.connection.stats();
         let is_source = matches!(call.direction, Direction::Receive(_));

@@ -8,6 +8,8 @@ mod connected_caller;
 mod connection_io;
 mod driver;
 mod group_caller;
+mod group_changes;
+mod group_members;
 mod groups;
 mod handshake;
 mod port;

@@ -69,8 +69,8 @@ impl RegionOutput {
     }
 
     /// Returns the number by which the output is reported. No other output of the engine ever has it. It stays when the
-    /// output is edited in place: its name, its description, its allowlist or its maximum number of players. Everything
-    /// else makes another output.
+    /// output is edited in place: its name, its description, its allowlist, its maximum number of players or the members
+    /// of its group. Everything else makes another output.
     pub fn id(&self) -> u64 {
         self.id
     }

@@ -7,6 +7,7 @@
 //!   times, so that the receiver misses nothing that is still in time.
 //! - When the heaviest member that is connected has been active and stable for [`PROBATION`], all others stand by. They
 //!   send keep-alive packets only.
+//! - A member that leaves the group counts as unstable, and as lighter than all that stay.
 
 use super::{connection::Connection, sequence::Sequence};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use std::{
 /// acknowledges every 10 ms.
 const MIN_PATIENCE: Duration = Duration::from_millis(60);
 /// Time for which a member is active and stable before it is trusted alone.
-const PROBATION: Duration = Duration::from_secs(1);
+pub(super) const PROBATION: Duration = Duration::from_secs(1);
 /// Maximum number of packets that are kept for a member that is activated.
 const MAX_KEPT: usize = 131_072;
 
@@ -39,12 +40,33 @@ pub(crate) struct BackupMember {
     role: Role,
     /// Number that the peer has acknowledged, and the time since which it has not acknowledged more while packets wait.
     progress: Option<(Sequence, Instant)>,
+    /// Set once the member is to leave the group.
+    is_leaving: bool,
 }
 
 impl BackupMember {
     /// Creates a member that stands by. The heaviest member is used as long as it is stable.
     pub(crate) fn new(weight: u16) -> Self {
-        Self { weight, role: Role::Standby, progress: None }
+        Self { weight, role: Role::Standby, progress: None, is_leaving: false }
+    }
+
+    /// Changes the weight, and whether the member is to leave the group: it is used then only as long as no other can be.
+    pub(crate) fn set(&mut self, weight: u16, is_leaving: bool) {
+        self.weight = weight;
+        self.is_leaving = is_leaving;
+    }
+
+    /// Returns the rank among the members, of which the highest is used.
+    fn rank(&self) -> u32 {
+        if self.is_leaving { 0 } else { u32::from(self.weight) + 1 }
+    }
+
+    /// Returns the time since which the member has sent the media and been stable.
+    pub(crate) fn stable_since(&self) -> Option<Instant> {
+        match self.role {
+            Role::Active(since) => since,
+            Role::Standby => None,
+        }
     }
 
     /// Returns whether the member sends the media.
@@ -52,13 +74,8 @@ impl BackupMember {
         self.role != Role::Standby
     }
 
-    /// Returns whether the member sends the media and is stable.
-    fn is_stable(&self) -> bool {
-        matches!(self.role, Role::Active(Some(_)))
-    }
-
     fn is_trusted(&self, now: Instant) -> bool {
-        matches!(self.role, Role::Active(Some(since)) if now.saturating_duration_since(since) >= PROBATION)
+        self.stable_since().is_some_and(|since| now.saturating_duration_since(since) >= PROBATION)
     }
 
     /// Follows the answers of the peer.
@@ -77,7 +94,7 @@ impl BackupMember {
         let silent = if is_waiting { connection.unheard_for(now).min(stalled) } else { Duration::ZERO };
         let (patience, most) = patience(connection);
         // A retransmission that is lost stalls the acknowledgements for a round trip or two, which is no silence.
-        let is_unstable = silent >= patience || stalled >= most;
+        let is_unstable = silent >= patience || stalled >= most || self.is_leaving;
         self.role = Role::Active(if is_unstable { None } else { stable_since.or(Some(now)) });
     }
 }
@@ -126,19 +143,19 @@ impl BackupSender {
             leg.member.observe(leg.connection, now);
         }
         self.forget(legs, now);
-        let stable = legs.iter().filter(|leg| leg.member.is_stable()).map(|leg| leg.member.weight).max();
+        let stable = legs.iter().filter(|leg| leg.member.stable_since().is_some()).map(|leg| leg.member.rank()).max();
         let waiting = legs.iter_mut().filter(|leg| !leg.member.is_active());
         // The first of the heaviest. One that is heavier than the member in use is tried beside that.
-        let heaviest = waiting.reduce(|best, leg| if leg.member.weight > best.member.weight { leg } else { best });
-        if let Some(leg) = heaviest.filter(|leg| stable.is_none_or(|weight| leg.member.weight > weight)) {
+        let heaviest = waiting.reduce(|best, leg| if leg.member.rank() > best.member.rank() { leg } else { best });
+        if let Some(leg) = heaviest.filter(|leg| stable.is_none_or(|rank| leg.member.rank() > rank)) {
             self.activate(leg, now);
         }
         let trusted = legs.iter().enumerate().filter(|(_, leg)| leg.member.is_trusted(now));
-        let best = trusted.reduce(|best, leg| if leg.1.member.weight > best.1.member.weight { leg } else { best });
-        let Some((best, weight)) = best.map(|(at, leg)| (at, leg.member.weight)) else { return };
+        let best = trusted.reduce(|best, leg| if leg.1.member.rank() > best.1.member.rank() { leg } else { best });
+        let Some((best, rank)) = best.map(|(at, leg)| (at, leg.member.rank())) else { return };
         for (at, leg) in legs.iter_mut().enumerate() {
             // A heavier one that is unstable, or on probation, goes on beside it.
-            if at != best && leg.member.is_active() && leg.member.weight <= weight {
+            if at != best && leg.member.is_active() && leg.member.rank() <= rank {
                 leg.member.role = Role::Standby;
                 leg.connection.fall_silent(now);
             }

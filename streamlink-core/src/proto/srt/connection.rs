@@ -87,7 +87,8 @@ pub(crate) struct Connection {
     last_said: Instant,
     next_ack: Instant,
     closed: Option<CloseReason>,
-    /// Set after a shutdown of the peer. Received packets are still delivered, each at its time.
+    /// Set after a shutdown of the peer, or one of ours that delivers what was received. Received packets are still
+    /// delivered, each at its time.
     ending: bool,
     keys: KeyExchange,
     undecrypted: u64,
@@ -185,6 +186,11 @@ impl Connection {
     /// Returns the time for which the peer holds packets.
     pub(super) fn send_latency(&self) -> Duration {
         self.agreement.send_latency
+    }
+
+    /// Returns the time from the sending of a packet to its delivery, in the slower direction.
+    pub(super) fn transit(&self) -> Duration {
+        self.agreement.send_latency.max(self.agreement.receive_latency).saturating_add(self.round_trip.smoothed)
     }
 
     /// Returns whether a member of a group receives media, and does not stand by.
@@ -578,6 +584,16 @@ impl Connection {
         if self.closed.is_none() {
             self.say(&Control::Shutdown, now);
             self.closed = Some(CloseReason::Shutdown);
+        }
+    }
+
+    /// Ends the connection as [`Connection::shut_down`] does, but delivers what was received first, each packet at its
+    /// time.
+    pub(crate) fn leave(&mut self, now: Instant) {
+        if self.closed.is_none() && !self.ending {
+            self.say(&Control::Shutdown, now);
+            self.ending = true;
+            self.receiver.stop_waiting();
         }
     }
 }

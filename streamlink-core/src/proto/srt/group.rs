@@ -5,12 +5,13 @@
 //! Retransmissions and acknowledgements stay matters of each connection.
 
 use super::{
+    backup::PROBATION,
     connection::Connection,
     handshake::{BACKUP, BROADCAST, GROUP_MARK, GroupExtension},
     sequence::Sequence,
 };
 use bytes::Bytes;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Maximum distance of a new member's first packet from the next packet of its group: as many as a buffer holds.
 const MAX_DISTANCE: u32 = 131_072;
@@ -88,6 +89,34 @@ impl GroupInput {
         }
         member.end_if_delivered();
     }
+}
+
+/// Departure of a member that was removed from a group. The member stays until another one has carried the media for as
+/// long as a packet takes to its delivery, so that no packet is on the way over the departing member alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Departure {
+    /// Time at which the member goes in any case.
+    latest: Instant,
+}
+
+impl Departure {
+    /// Begins a departure. `patience`: time that another member is given to connect.
+    pub(crate) fn begin(member: &Connection, patience: Duration, now: Instant) -> Self {
+        let wait = patience.saturating_add(time_to_prove(member) * 2);
+        Self { latest: now.checked_add(wait).unwrap_or(now) }
+    }
+
+    /// Returns the time at which the member goes. `carrying`: times since which the members that stay have carried the
+    /// media.
+    pub(crate) fn due(&self, member: &Connection, carrying: impl Iterator<Item = Instant>) -> Instant {
+        let proven = carrying.filter_map(|since| since.checked_add(time_to_prove(member)));
+        proven.fold(self.latest, Instant::min)
+    }
+}
+
+/// Returns the time for which another member has to carry the media before this one may go.
+fn time_to_prove(member: &Connection) -> Duration {
+    member.transit().max(PROBATION)
 }
 
 /// Numbers of the packets that a group sends.

@@ -33,7 +33,7 @@ pub(crate) use backup::{BackupLeg, BackupMember, BackupSender};
 pub(crate) use caller::{Caller, Progress};
 pub(crate) use connection::{CloseReason, Connection, ConnectionStats, Delivered, arrival_within};
 pub(crate) use crypto::{CipherMode, KeyDerivation, WrappingKey};
-pub(crate) use group::{GroupId, GroupInput, GroupNumbers};
+pub(crate) use group::{Departure, GroupId, GroupInput, GroupNumbers};
 pub(crate) use handshake::{BACKUP, GroupExtension, Handshake};
 #[cfg(test)]
 pub(crate) use held_derivations::HeldDerivations;

@@ -3,6 +3,8 @@
 use super::*;
 use crate::proto::srt::{BackupLeg, BackupMember, BackupSender, GroupId, GroupInput, GroupNumbers};
 
+mod changes;
+
 /// One member: both ends, and the packets between them.
 struct Leg {
     weather: Weather,
@@ -13,6 +15,7 @@ struct Leg {
     is_dead: bool,
     /// Set once the connection exists.
     is_up: bool,
+    since: Instant,
     backup: BackupMember,
 }
 
@@ -87,7 +90,8 @@ impl Bond {
         self.input.join(&mut far, self.legs.iter().find(|leg| leg.is_up).map(|leg| &leg.far));
         // The first path is the heaviest.
         let backup = BackupMember::new(100 - self.legs.len() as u16);
-        let leg = Leg { weather, near, far, wires: BTreeMap::new(), is_dead: false, is_up: true, backup };
+        let leg =
+            Leg { weather, near, far, wires: BTreeMap::new(), is_dead: false, is_up: true, since: self.now, backup };
         self.legs.push(leg);
     }
 
@@ -112,6 +116,7 @@ impl Bond {
             for leg in &mut self.legs {
                 leg.near.handle_timeout(now);
                 leg.far.handle_timeout(now);
+                while leg.near.poll_delivery(now).is_some() {} // only detects the end
             }
             if let Some(backup) = &mut self.backup {
                 let alive = self.legs.iter_mut().filter(|leg| leg.near.closed().is_none());
