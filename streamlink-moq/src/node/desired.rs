@@ -4,6 +4,7 @@ use crate::{
     membership::Membership,
     outputs::{DescribedOutput, FlowOutputs, secret_json},
     placement::{Exclusivity, OutputId},
+    srt_link::SrtMedia,
     status::{MAX_PUBLISHERS, PublishedId, SeenRevision},
 };
 use std::{
@@ -101,6 +102,15 @@ impl PublishedFlow {
         outputs
     }
 
+    /// Returns where the media comes from over SRT; `None` if it comes over the relays.
+    fn srt(&self) -> Option<SrtMedia> {
+        let known = || self.publishers.iter().map(|(publisher, known)| (*publisher, &known.outputs));
+        let targets: BTreeMap<_, _> = known().filter_map(|(id, outputs)| Some((id, outputs.srt.clone()?))).collect();
+        let max_bandwidth = known().map(|(_, outputs)| outputs.max_bandwidth).max()?;
+        let sdp = known().find_map(|(_, outputs)| outputs.sdp.clone());
+        (!targets.is_empty()).then_some(SrtMedia { targets, sdp, max_bandwidth })
+    }
+
     /// Returns what this node is to run. `may_run` says whether the host's lease of an exclusive output is held.
     pub(super) fn desired(
         &self,
@@ -117,6 +127,7 @@ impl PublishedFlow {
             is_warm: false,
             outputs: BTreeMap::new(),
             seen: Vec::new(),
+            srt: self.srt(),
         };
         for (publisher, known) in &self.publishers {
             desired.seen.push(SeenRevision { publisher: *publisher, revision: known.outputs.revision });
@@ -157,6 +168,8 @@ pub(super) struct Desired {
     pub(super) is_warm: bool,
     pub(super) outputs: BTreeMap<String, DesiredOutput>,
     pub(super) seen: Vec<SeenRevision>,
+    /// Media over SRT; `None`: over the relays.
+    pub(super) srt: Option<SrtMedia>,
 }
 
 impl Desired {
@@ -165,6 +178,7 @@ impl Desired {
         let key = |desired: &Self| (desired.generation, desired.family, desired.max_bandwidth, desired.is_warm);
         key(self) == key(other)
             && self.seen == other.seen
+            && self.srt == other.srt
             && self.outputs.len() == other.outputs.len()
             && self.outputs.iter().zip(&other.outputs).all(|((name, a), (other_name, b))| {
                 name == other_name && a.json_hash == b.json_hash && a.ids == b.ids && a.is_primary == b.is_primary
@@ -206,6 +220,8 @@ mod tests {
             family: MediaFamily::Datagrams,
             max_bandwidth: Bitrate::mbps(5),
             outputs: names.iter().enumerate().map(described).collect(),
+            srt: None,
+            sdp: None,
         }
     }
 
