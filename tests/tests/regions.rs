@@ -178,6 +178,7 @@ fn remote_output_waits_for_its_region_until_it_is_reported() {
     let mut leg = MemberStats::new("relay-a:443");
     leg.connected_for = Some(Duration::from_secs(1));
     leg.packets = 7;
+    leg.recent_loss = 231;
     reporter.legs(vec![leg]);
     reporter.leg_lost("relay-b:443", LossReason::TimedOut);
     let shown = output(&flow, "a");
@@ -190,16 +191,33 @@ fn remote_output_waits_for_its_region_until_it_is_reported() {
         _ => None,
     });
     assert_eq!(leg, "relay-b:443");
+    reporter.leg_lossy("relay-a:443", 231, Duration::from_millis(152));
+    let lossy = wait_for_event(&flow, &engine, |event| match event {
+        Event::RegionLegLossy { .. } => Some(event),
+        _ => None,
+    });
+    assert_eq!(
+        lossy.to_string(),
+        "leg relay-a:443 to region `eu` loses 2.31 % of its packets at a round trip of 152 ms, more than QUIC makes up \
+         for: its media is better carried over SRT"
+    );
+    assert_eq!(
+        serde_json::to_value(lossy).unwrap(),
+        serde_json::json!({ "event": "region_leg_lossy", "region": "eu", "leg": "relay-a:443", "basis_points": 231,
+            "round_trip_ms": 152 })
+    );
 
     let json: serde_json::Value = serde_json::to_value(flow.stats()).unwrap();
     assert_eq!(json["outputs"][0]["state"], "connected");
     assert_eq!(json["outputs"][0]["node"], "node-1");
     assert_eq!(json["regions"][0]["legs"][0]["address"], "relay-a:443");
+    assert_eq!(json["regions"][0]["legs"][0]["recent_loss"], 231);
     let metrics = engine.metrics();
     for line in [
         "streamlink_packets_total{flow=\"f\",role=\"output\",endpoint=\"a\",protocol=\"SRT\"} 7",
         "streamlink_region_connected{flow=\"f\",region=\"eu\"} 1.0",
         "streamlink_region_leg_packets_total{flow=\"f\",region=\"eu\",leg=\"relay-a:443\"} 7",
+        "streamlink_region_leg_loss_ratio{flow=\"f\",region=\"eu\",leg=\"relay-a:443\"} 0.0231",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }

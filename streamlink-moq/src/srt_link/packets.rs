@@ -1,8 +1,11 @@
 //! RTP packets of a link over SRT: the objects of a flow in packets of bounded size, and back.
 //!
 //! Each SRT message is one RTP packet (RFC 3550) with a sequence number of its own, so that a receiver sees what is
-//! missing whatever came between. Datagrams of whole MPEG-TS packets go as they are (RFC 2250); everything else as the
+//! missing whatever came between. Datagrams of whole MPEG-TS packets go as payloads of RFC 2250, everything else as the
 //! objects of `docs/moq-wire.md`, in as many packets as it takes.
+//!
+//! Payloads are masked: an SRT source looks for MPEG-TS in whatever comes, and would take the transport packets within RTP
+//! for a damaged stream, and one of tables and null packets for silence.
 
 use crate::wire::{
     Carriage, Cut, Cutter, DecodedObject, FrameError, Headers, MAX_OBJECT, ObjectBuilder, decode, is_transport_stream,
@@ -140,8 +143,21 @@ impl Packer {
         self.buffer.put_u32(time);
         self.buffer.put_u32(self.ssrc);
         self.buffer.put_slice(payload);
+        if let Some(masked) = self.buffer.get_mut(HEADER..) {
+            mask(masked, self.sequence);
+        }
         self.sequence = self.sequence.wrapping_add(1);
         out.push(self.buffer.split().freeze());
+    }
+}
+
+/// Masks a payload, or takes the mask away. No byte stays the same at any distance at which transport packets lie.
+fn mask(payload: &mut [u8], sequence: u16) {
+    let [_, low] = sequence.wrapping_mul(53).to_be_bytes();
+    let mut key = low;
+    for byte in payload {
+        *byte ^= key;
+        key = key.wrapping_add(157);
     }
 }
 
@@ -190,13 +206,15 @@ impl Unpacker {
         if packet.len() < HEADER || packet.first() != Some(&VERSION_2) {
             return Err(FrameError::Rtp);
         }
-        let mut payload = packet.clone();
+        let mut payload = BytesMut::from(&packet[..]);
         payload.advance(1);
         let kind = payload.get_u8();
         let sequence = payload.get_u16();
-        payload.advance(4); // the timestamp is for people and other receivers
+        payload.advance(4); // the timestamp is for people
         let ssrc = payload.get_u32();
         self.follow(ssrc, sequence);
+        mask(&mut payload, sequence);
+        let payload = payload.freeze();
         let is_last = kind & MARKER != 0;
         match kind & !MARKER {
             TRANSPORT_STREAM => {
@@ -321,7 +339,23 @@ mod tests {
         let packet = transport_stream(7);
         let sent = pack(MediaFamily::Datagrams, std::slice::from_ref(&packet));
         assert_eq!(sent[0][..4], [0x80, 33, 0, 0]);
-        assert_eq!(sent[0][12..], packet.data()[..]);
+        let mut payload = sent[0][12..].to_vec();
+        mask(&mut payload, 0);
+        assert_eq!(payload, packet.data()[..]);
+    }
+
+    #[test]
+    fn srt_link_packets_do_not_look_like_mpeg_ts() {
+        let packets = [transport_stream(7), Packet::datagram(vec![0x47; 1300], Instant::now()), transport_stream(40)];
+        for packet in pack(MediaFamily::Datagrams, &packets) {
+            for stride in [188, 192, 204] {
+                for start in 0..stride {
+                    let bytes = packet.iter().skip(start).step_by(stride);
+                    let in_sync = bytes.clone().zip(bytes.skip(1)).filter(|pair| *pair == (&0x47, &0x47)).count();
+                    assert_eq!(in_sync, 0, "from {start} on, {stride} bytes apart");
+                }
+            }
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ const WAIT: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
 /// Time for which one path may be silent. The other goes on.
 const PEER_IDLE: Duration = Duration::from_secs(3);
+/// Name of the fault that packets are lost. Other faults begin with the stream id of a link.
+const LOST: &str = "lost";
 /// Maximum number of faults that are reported at a time.
 const MAX_FAULTS: usize = 16;
 /// Pause before a link that could not be started is tried again.
@@ -88,7 +90,8 @@ impl SrtIncoming {
             sink: Sink::default(),
             is_open: Box::new(is_open),
             faults: faults.clone(),
-            restarts: Throttle::default(),
+            lost: 0,
+            losses: Throttle::default(),
         };
         let task = tokio::spawn(joiner.run(receiver, received));
         Self { media, faults, task }
@@ -135,7 +138,9 @@ struct Joiner {
     sink: Sink,
     is_open: Box<dyn Fn() -> bool + Send>,
     faults: Faults,
-    restarts: Throttle,
+    /// RTP packets that no publisher brought.
+    lost: u64,
+    losses: Throttle,
 }
 
 impl Joiner {
@@ -203,8 +208,11 @@ impl Joiner {
         if !out.packets.is_empty() && !(self.is_open)() {
             out.packets.clear();
         }
-        if out.restarts > 0 && self.restarts.count(now).is_some() {
-            log::info!("flow `{}`: media over SRT goes on with another publisher", PeerText::new(&self.flow));
+        self.lost += out.lost;
+        if out.lost > 0 && self.losses.count(now).is_some() {
+            let text = PeerText::new(format!("media over SRT: {} packets that no publisher has brought", self.lost));
+            log::warn!("flow `{}`: {text}", PeerText::new(&self.flow));
+            lock(&self.faults).insert(LOST.to_owned(), text);
         }
         self.sink.push(Some(&self.source), out.packets, now)
     }
@@ -399,8 +407,13 @@ impl Link {
     /// Notes what an event says about the link.
     fn note(&self, event: &Event) {
         match event {
-            Event::SourceLost { reason, .. } | Event::SourceRetrying { reason, .. } => {
-                self.fault("", &reason.to_string());
+            Event::SourceLost { reason, .. } => self.fault("", &reason.to_string()),
+            Event::SourceRetrying { reason, .. } => {
+                // The loss of a member has told the same before.
+                let reason = reason.to_string();
+                if !lock(&self.faults).values().any(|fault| fault.ends_with(&reason)) {
+                    self.fault("", &reason);
+                }
             }
             // Paths that go on failing are told again when their reason changes.
             Event::SourceConnected { .. } | Event::MemberConnected { .. } => self.clear_faults(),

@@ -135,7 +135,8 @@ impl SrtSender {
             }
             Event::OutputLagging { dropped, .. } => {
                 if self.lags.count(now).is_some() {
-                    reporter.notice(format!("media over SRT: {dropped} packets dropped so far for nodes that lag"));
+                    reporter
+                        .notice(format!("media over SRT: {dropped} packets dropped so far for connections that lag"));
                 }
             }
             _ => {}
