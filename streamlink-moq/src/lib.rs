@@ -94,7 +94,7 @@ pub use lease::Lease;
 pub use node::{Node, NodeEvent, NodeOptions, NodeState};
 pub use publish::{Publication, PublicationStats, PublishSettings, RelayStats};
 pub use region::{Cluster, RegionLinkOptions, region_link};
-pub use srt_link::{MAX_ADDRESSES, SrtLink, SrtTarget};
+pub use srt_link::{SrtLink, SrtTarget};
 pub use subscribe::{Incoming, IncomingStats, LegStats, SubscribeSettings};
 pub use transport::{
     Announcement, Announcements, Broadcast, GroupReader, GroupWriter, LinkSettings, LinkState, LinkStats, LinkStatus,

@@ -5,7 +5,7 @@ use crate::{
     seal::{RegionKeys, RegionPublicKey, SealError},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, fmt, time::Duration};
+use std::{collections::HashSet, fmt, net::SocketAddr, time::Duration};
 use streamlink_core::{Bitrate, ConfigErrors, MediaFamily, Output, PeerText};
 use zeroize::Zeroizing;
 
@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 const VERSION: u32 = 1;
 /// Version of the description of a flow whose media goes over SRT. Nodes that do not know of that refuse it.
 const VERSION_OF_SRT: u32 = 2;
+/// Maximum number of players to be disconnected.
+const MAX_KICKS: usize = 64;
 /// Maximum length of an SDP, in bytes.
 const MAX_SDP: usize = 64 * 1024;
 /// Maximum number of outputs of a flow in one region.
@@ -43,6 +45,19 @@ pub struct FlowOutputs {
     pub srt: Option<SrtTarget>,
     /// SDP of a flow of family RTSP whose media goes over SRT. Over relays it is part of the catalog.
     pub sdp: Option<String>,
+    /// Players to be disconnected once, oldest first: at most 64.
+    pub kicks: Vec<DescribedKick>,
+}
+
+/// Player of an output that is to be disconnected once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedKick {
+    /// Number of the request, which grows with each one of a publisher.
+    pub number: u64,
+    /// Number of the output.
+    pub output: u64,
+    /// Address of the player.
+    pub peer: SocketAddr,
 }
 
 /// Output of a flow.
@@ -127,6 +142,8 @@ struct Description {
     srt: Option<TargetText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sdp: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kicks: Vec<DescribedKick>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -188,11 +205,12 @@ impl FlowOutputs {
             outputs: self.outputs.iter().map(text).collect(),
             srt: self.srt.as_ref().map(target),
             sdp: self.sdp.clone(),
+            kicks: self.kicks.clone(),
         };
         // Room for all of it at first, so that no piece of a secret is left behind where the buffer grew.
         let texts: usize = description.outputs.iter().map(|output| 2 * output.json.0.len() + 64).sum();
         let sdp = description.sdp.as_ref().map_or(0, String::len);
-        let room = 8192 + 2 * (texts + sdp);
+        let room = 16_384 + 2 * (texts + sdp);
         let mut message = Zeroizing::new(Vec::with_capacity(room));
         serde_json::to_writer(&mut *message, &description).map_err(|error| malformed(&error))?;
         Ok(key.seal(&message)?)
@@ -237,6 +255,9 @@ impl FlowOutputs {
         if srt.is_some() != (version == VERSION_OF_SRT) {
             return Err(OutputsError::OutOfBounds("media over SRT under the version of another kind"));
         }
+        if description.kicks.len() > MAX_KICKS {
+            return Err(OutputsError::OutOfBounds("more than 64 players to be disconnected"));
+        }
         if description.sdp.as_ref().is_some_and(|sdp| sdp.len() > MAX_SDP) {
             return Err(OutputsError::OutOfBounds("an SDP of more than 64 KiB"));
         }
@@ -260,6 +281,7 @@ impl FlowOutputs {
             outputs,
             srt,
             sdp: description.sdp,
+            kicks: description.kicks,
         })
     }
 }
@@ -289,6 +311,7 @@ mod tests {
             outputs: urls.iter().enumerate().map(described).collect(),
             srt: None,
             sdp: None,
+            kicks: vec![DescribedKick { number: 1, output: 0, peer: ([192, 0, 2, 1], 5000).into() }],
         }
     }
 

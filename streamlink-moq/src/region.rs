@@ -4,7 +4,7 @@ use crate::{
     Error, LinkSettings, MoqAddress, MoqEvent, Publication, PublishSettings, Relays, TrackOptions, TrackWriter,
     event::LossWatch,
     node::random_number,
-    outputs::{DescribedOutput, FlowOutputs, REPETITION},
+    outputs::{DescribedKick, DescribedOutput, FlowOutputs, REPETITION},
     paths::{Paths, checked_name},
     seal::RegionPublicKey,
     srt_link::{Hub, SrtLink, SrtSender},
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use streamlink_core::{
-    Bitrate, Event, InputProtocol, LossReason, MediaFamily, MemberStats, PeerText, RegionFlow, RegionLink,
+    Bitrate, Event, InputProtocol, LossReason, MediaFamily, MemberStats, PeerText, RegionFlow, RegionKick, RegionLink,
     RegionOutput, RegionReporter, RegionTask, RegionUpdate, Tap,
 };
 use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
@@ -296,6 +296,10 @@ async fn carry(
     }
 }
 
+fn described_kick(kick: &RegionKick) -> DescribedKick {
+    DescribedKick { number: kick.number, output: kick.output, peer: kick.peer }
+}
+
 /// Waits for the next event of the listener for media over SRT; for ever, if there is none.
 async fn next_event(srt: &mut Option<SrtSender>) -> Event {
     match srt {
@@ -387,6 +391,7 @@ impl FlowLink {
             outputs: outputs.iter().map(described).collect(),
             srt: self.srt.as_ref().map(|sender| sender.target().clone()),
             sdp: update.and_then(|update| update.sdp.clone()).filter(|_| self.srt.is_some()),
+            kicks: update.map(|update| update.kicks.iter().map(described_kick).collect()).unwrap_or_default(),
         };
         let sealed = description.seal(&self.key).map_err(|error| Error::Settings(error.to_string().into()))?;
         let sealed = Bytes::from(sealed);

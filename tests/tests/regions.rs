@@ -351,9 +351,42 @@ fn remote_output_edits_reach_the_link() {
     run.flow.reporter.output(id, "node", stats);
     let urls = flow.playback_urls();
     assert!(urls.contains(&("guests".to_owned(), "srt://203.0.113.9:7000".to_owned())), "{urls:?}");
-    assert!(engine.block_on(flow.kick_player("guests", "192.0.2.1:1".parse().unwrap())).is_err());
     let configuration = flow.configuration();
     assert_eq!(configuration.outputs[0].region.as_deref(), Some("eu"));
+}
+
+#[test]
+fn remote_player_is_disconnected_by_its_node() {
+    let (engine, runs) = engine();
+    let flow = start(&engine, vec![Output::from(Output::srt_listener("guests", "127.0.0.1:0")).region("eu")]);
+    let mut run = next_run(&runs);
+    let id = update(&engine, &mut run).unwrap().outputs[0].id();
+    let peer: std::net::SocketAddr = "192.0.2.1:5000".parse().unwrap();
+    let error = engine.block_on(flow.kick_player("guests", peer)).unwrap_err();
+    assert!(error.to_string().contains("192.0.2.1:5000"), "{error}");
+
+    let reporter = run.flow.reporter.clone();
+    let mut stats = reported(State::Connected, 1);
+    stats.players = serde_json::from_value(serde_json::json!([{ "peer": peer, "connected_ms": 1000, "bytes": 1,
+        "packets": 1, "retransmitted": 0, "lost": 0, "dropped": 0, "round_trip_ms": 0 }]))
+    .unwrap();
+    reporter.output(id, "node", stats.clone());
+    let kicking = std::thread::spawn({
+        let (engine, flow) = (engine.clone(), flow.clone());
+        move || engine.block_on(flow.kick_player("guests", peer))
+    });
+    let kick = loop {
+        if let Some(kick) = update(&engine, &mut run).unwrap().kicks.first() {
+            break *kick;
+        }
+    };
+    assert_eq!((kick.output, kick.peer), (id, peer));
+    // The player is there until its node says that it has gone.
+    reporter.output(id, "node", stats.clone());
+    assert!(!kicking.is_finished());
+    stats.players.clear();
+    reporter.output(id, "node", stats);
+    kicking.join().unwrap().unwrap();
 }
 
 #[test]

@@ -370,6 +370,7 @@ impl Agent {
             desired: receiver,
             status: StatusWriter::new(region, name, &self.key, self.runs),
             media_faults: Vec::new(),
+            kicked: BTreeMap::new(),
         };
         self.runners.spawn(runner.run());
         KnownFlow { published, desired: sender, stopped: generation, stopped_round: 0 }

@@ -2,7 +2,7 @@
 
 use super::{
     NodeEvent,
-    desired::{Desired, DesiredOutput},
+    desired::{Desired, DesiredKick, DesiredOutput},
 };
 use crate::{
     Broadcast, Relays, TrackOptions, TrackWriter,
@@ -68,6 +68,8 @@ pub(super) struct Runner {
     pub(super) status: StatusWriter,
     /// Faults of the media that were told.
     pub(super) media_faults: Vec<PeerText>,
+    /// Number of the last request of each publisher to disconnect a player.
+    pub(super) kicked: BTreeMap<u64, u64>,
 }
 
 /// Reason why the local flow cannot run.
@@ -179,6 +181,7 @@ impl Runner {
                 return Some(Instant::now() + RETRY);
             }
             if self.start_outputs(known, &desired, faults).await {
+                self.kick(known, &desired);
                 return (!faults.is_empty()).then(|| Instant::now() + RETRY);
             }
         }
@@ -316,6 +319,23 @@ impl Runner {
             }
         }
         true
+    }
+
+    /// Disconnects players, each one once.
+    fn kick(&mut self, local: &Local, desired: &Desired) {
+        self.kicked.retain(|publisher, _| desired.seen.iter().any(|seen| seen.publisher == *publisher));
+        for kick in desired.kicks.iter().filter(|kick| local.outputs.contains_key(&kick.output)) {
+            let last = self.kicked.entry(kick.publisher).or_default();
+            if kick.number <= *last {
+                continue;
+            }
+            *last = kick.number;
+            let handle = local.handle.clone();
+            let DesiredKick { output, peer, .. } = kick.clone();
+            tokio::spawn(async move {
+                let _ = handle.kick_player(&output, peer).await; // it may have gone, or be one of another node
+            });
+        }
     }
 
     /// Notes a fault, and tells it when it is another than before.

@@ -23,7 +23,7 @@ use std::{fmt, net::SocketAddr};
 use streamlink_core::{Allowlist, Bitrate, HostPort, Latency, Passphrase, PeerText};
 
 /// Maximum number of addresses of an ingest engine: that of the members of a group.
-pub const MAX_ADDRESSES: usize = 8;
+const MAX_ADDRESSES: usize = 8;
 /// Maximum length of a stream id, in bytes.
 const MAX_STREAM_ID: usize = 64;
 

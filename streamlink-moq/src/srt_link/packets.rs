@@ -41,7 +41,8 @@ pub(super) struct Packer {
     sequence: u16,
     /// Time at which the RTP timestamps begin.
     began: Instant,
-    cutter: Cutter,
+    /// Finds the key frames of RTMP, and the sequence numbers of RTP.
+    cutter: Option<Cutter>,
     headers: Headers,
     builder: ObjectBuilder,
     builder_time: u32,
@@ -56,7 +57,7 @@ impl Packer {
             ssrc,
             sequence: 0,
             began,
-            cutter: Cutter::new(family, 0),
+            cutter: matches!(family, MediaFamily::Rtmp | MediaFamily::Rtp).then(|| Cutter::new(family, 0)),
             headers: Headers::default(),
             builder: ObjectBuilder::default(),
             builder_time: 0,
@@ -80,11 +81,16 @@ impl Packer {
     fn push(&mut self, packet: &Packet, is_entry_point: bool, out: &mut Vec<Bytes>) {
         let age = packet.arrival().saturating_duration_since(self.began);
         let time = timestamp(age);
-        let follows = self.cutter.last_sequence();
-        let micros = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
-        if let Cut::Begin(_) = self.cutter.next(packet, micros, is_entry_point)
-            && packet.family() == MediaFamily::Rtmp
-        {
+        let size = packet.data().len();
+        let mut follows = None;
+        let mut begins = false;
+        if let Some(cutter) = &mut self.cutter {
+            follows = cutter.last_sequence();
+            let micros = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+            begins = matches!(cutter.next(packet, micros, is_entry_point), Cut::Begin(_));
+            cutter.published(size);
+        }
+        if begins && packet.family() == MediaFamily::Rtmp {
             // Whoever joins here has not seen the headers that came before.
             self.flush(out);
             self.builder_time = time;
@@ -92,8 +98,6 @@ impl Packer {
                 self.builder.push(header, true, None);
             }
         }
-        let size = packet.data().len();
-        self.cutter.published(size);
         self.headers.observe(packet);
         if Carriage::of(packet) == Carriage::TransportStream && size <= MAX_PAYLOAD {
             self.flush(out);

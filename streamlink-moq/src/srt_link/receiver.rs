@@ -230,7 +230,7 @@ impl Drop for LinkTask {
 /// What joins the packets of several publishers.
 enum Join {
     /// Publishers of one RTP stream (ST 2022-7): what either has passes, in the order of its numbers.
-    Merge { merger: Merger, legs: BTreeMap<u64, usize> },
+    Merge { merger: Box<Merger>, legs: BTreeMap<u64, usize> },
     /// One publisher at a time.
     One { in_use: Option<(u64, Instant)> },
 }
@@ -238,7 +238,7 @@ enum Join {
 impl Join {
     fn new(family: MediaFamily) -> Self {
         if family == MediaFamily::Rtp {
-            return Self::Merge { merger: Merger::new(family, WAIT), legs: BTreeMap::new() };
+            return Self::Merge { merger: Box::new(Merger::new(family, WAIT)), legs: BTreeMap::new() };
         }
         Self::One { in_use: None }
     }

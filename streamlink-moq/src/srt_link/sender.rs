@@ -133,11 +133,8 @@ impl SrtSender {
                     reporter.notice(format!("media over SRT: {peer} refused: {reason}{detail}{times}"));
                 }
             }
-            Event::OutputLagging { dropped, .. } => {
-                if self.lags.count(now).is_some() {
-                    reporter
-                        .notice(format!("media over SRT: {dropped} packets dropped so far for connections that lag"));
-                }
+            Event::OutputLagging { dropped, .. } if self.lags.count(now).is_some() => {
+                reporter.notice(format!("media over SRT: {dropped} packets dropped so far for connections that lag"));
             }
             _ => {}
         }
