@@ -28,6 +28,11 @@ impl Throttle {
         self.last = Some(now);
         Some(std::mem::take(&mut self.held))
     }
+
+    /// Returns the time from which the next report is admitted. `None`: it is admitted at once.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.last?.checked_add(self.interval)
+    }
 }
 
 #[cfg(test)]

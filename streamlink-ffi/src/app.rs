@@ -31,7 +31,7 @@ pub unsafe extern "C" fn streamlink_flow_app_source(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `name` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         place(source, "source")?;
         let found = flow.handle.app_source(name)?;
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn streamlink_flow_app_source(
         unsafe { give_handle(source, StreamlinkAppSource { source: found }) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn streamlink_app_source_push(
     count: usize,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `source` alive during the call.
         let Ok(source) = (unsafe { live(source, "source") }) else { return Status::InvalidArgument };
         if packets.is_null() || count > isize::MAX as usize / size_of::<usize>() {
             return if count == 0 { Status::Ok } else { Status::InvalidArgument };
@@ -94,11 +94,13 @@ pub unsafe extern "C" fn streamlink_app_source_give(
         let missing = packets.iter().any(|packet| packet.is_null());
         // SAFETY: packets that were not freed, as the contract says.
         let packets = packets.iter().filter_map(|packet| unsafe { unwrap(*packet) });
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `source` alive during the call.
         match unsafe { live(source, "source") }.ok() {
             Some(source) if !missing => source.source.push_all(packets).map_or_else(Status::from, |()| Status::Ok),
             _ => {
-                packets.for_each(drop);
+                for packet in packets {
+                    drop(packet);
+                }
                 Status::InvalidArgument
             }
         }
@@ -118,11 +120,11 @@ pub unsafe extern "C" fn streamlink_app_source_set_sdp(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `source` alive during the call; `sdp` is a text that ends with NUL.
         let (source, sdp) = unsafe { (live(source, "source")?, text(sdp, "sdp")?) };
         source.source.set_sdp(sdp).map_err(Failure::from)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -132,6 +134,6 @@ pub unsafe extern "C" fn streamlink_app_source_set_sdp(
 /// `source` is NULL or an object that was not destroyed, and is not used by another call at the same time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_app_source_destroy(source: *mut StreamlinkAppSource) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `source`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take_handle(source) }));
 }

@@ -69,7 +69,7 @@ pub unsafe extern "C" fn streamlink_source_create(
         unsafe { give(source, StreamlinkSource { source: Mutex::new(made) }) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -87,13 +87,13 @@ pub unsafe extern "C" fn streamlink_source_set(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `source` alive during the call; `key` and `value` are texts that end with NUL.
         let (source, key, value) = unsafe { (object(source, "source")?, text(key, "key")?, text(value, "value")?) };
         let mut place = lock(&source.source);
         *place = place.clone().set(key, value);
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn streamlink_source_set(
 /// `source` is NULL or a source that was not destroyed, and is not used by another call at the same time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_source_destroy(source: *mut StreamlinkSource) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `source`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(source) }));
 }
 
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn streamlink_output_create(
         unsafe { give(output, StreamlinkOutput { output: Mutex::new(made) }) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -156,13 +156,13 @@ pub unsafe extern "C" fn streamlink_output_set(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `output` alive during the call; `key` and `value` are texts that end with NUL.
         let (output, key, value) = unsafe { (object(output, "output")?, text(key, "key")?, text(value, "value")?) };
         let mut place = lock(&output.output);
         *place = place.clone().set(key, value);
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn streamlink_output_set(
 /// `output` is NULL or an output that was not destroyed, and is not used by another call at the same time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_output_destroy(output: *mut StreamlinkOutput) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `output`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(output) }));
 }
 
@@ -291,7 +291,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_create(
         unsafe { give(builder, StreamlinkFlowBuilder { draft: Mutex::new(draft) }) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -306,13 +306,13 @@ pub unsafe extern "C" fn streamlink_flow_builder_add_source(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `builder` and `source` alive during the call.
         let (builder, source) = unsafe { (object(builder, "builder")?, object(source, "source")?) };
         let source = source.get();
         builder.change(|draft| draft.sources.push(source));
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -327,13 +327,13 @@ pub unsafe extern "C" fn streamlink_flow_builder_add_output(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `builder` and `output` alive during the call.
         let (builder, output) = unsafe { (object(builder, "builder")?, object(output, "output")?) };
         let output = output.get();
         builder.change(|draft| draft.outputs.push(output));
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -348,13 +348,13 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_bandwidth_policy(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `builder` alive during the call.
         let builder = unsafe { object(builder, "builder") }?;
         let policy = self::policy(policy)?;
         builder.change(|draft| draft.policy = policy);
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -370,12 +370,12 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_coalesce(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `builder` alive during the call.
         let builder = unsafe { object(builder, "builder") }?;
         builder.change(|draft| draft.coalesce = Duration::from_millis(milliseconds.into()));
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -391,12 +391,12 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_entry_wait(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `builder` alive during the call.
         let builder = unsafe { object(builder, "builder") }?;
         builder.change(|draft| draft.entry_wait = Duration::from_millis(milliseconds.into()));
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -447,13 +447,13 @@ pub unsafe extern "C" fn streamlink_flow_builder_set_failover(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `builder` alive during the call.
         let builder = unsafe { object(builder, "builder") }?;
         let failover = failover(policy, time_ms, loss_threshold_ms, cold)?;
         builder.change(|draft| draft.failover = failover);
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -470,7 +470,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_to_json(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `builder` alive during the call.
         let builder = unsafe { object(builder, "builder") }?;
         place(json, "json")?;
         let written = builder.build()?.to_json();
@@ -478,7 +478,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_to_json(
         unsafe { give(json, StreamlinkText::new(written)) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -488,7 +488,7 @@ pub unsafe extern "C" fn streamlink_flow_builder_to_json(
 /// `builder` is NULL or a builder that was not destroyed, and is not used by another call at the same time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_builder_destroy(builder: *mut StreamlinkFlowBuilder) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `builder`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(builder) }));
 }
 

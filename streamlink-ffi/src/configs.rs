@@ -45,7 +45,7 @@ pub unsafe extern "C" fn streamlink_flow_configs_from_json(
         unsafe { give(configs, StreamlinkFlowConfigs { flows }) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn streamlink_flow_configs_from_json(
 /// `configs` is NULL or an object that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_configs_count(configs: *const StreamlinkFlowConfigs) -> usize {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `configs` alive during the call.
     unsafe { configs.as_ref() }.map_or(0, |configs| configs.flows.len())
 }
 
@@ -68,7 +68,7 @@ pub unsafe extern "C" fn streamlink_flow_configs_name(
     configs: *const StreamlinkFlowConfigs,
     index: usize,
 ) -> *const c_char {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `configs` alive during the call.
     let found = unsafe { configs.as_ref() }.and_then(|configs| configs.flows.get(index));
     found.map_or(std::ptr::null(), |(name, _)| name.as_ptr())
 }
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn streamlink_flow_configs_start(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `configs` and `engine` alive during the call.
         let (configs, engine) = unsafe { (object(configs, "configs")?, live(engine, "engine")?) };
         place(flow, "flow")?;
         let started = StreamlinkFlow::start(engine, configs.get(index)?.1.clone())?;
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn streamlink_flow_configs_start(
         unsafe { give_handle(flow, started) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn streamlink_flow_configs_start(
 /// `configs` is NULL or an object that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_configs_free(configs: *mut StreamlinkFlowConfigs) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `configs`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(configs) }));
 }
 
@@ -151,7 +151,7 @@ unsafe fn write_configuration(
     read: impl FnOnce(&FlowHandle) -> String,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         place(json, "json")?;
         let written = read(&flow.handle);
@@ -159,6 +159,6 @@ unsafe fn write_configuration(
         unsafe { give(json, StreamlinkText::new(written)) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }

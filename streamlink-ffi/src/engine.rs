@@ -136,7 +136,7 @@ pub unsafe extern "C" fn streamlink_engine_create(
 ) -> Status {
     let body = || {
         place(engine, "engine")?;
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `options`, which has so many bytes.
         let options = unsafe { read_sized(options, "options") }?;
         let mut builder = Engine::builder();
         if options.threads > 0 {
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn streamlink_engine_create(
         unsafe { give_handle(engine, made) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -250,7 +250,7 @@ pub unsafe extern "C" fn streamlink_engine_set_tls_identity(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call.
         let (engine, certificates, key) = unsafe {
             (
                 live(engine, "engine")?,
@@ -261,7 +261,7 @@ pub unsafe extern "C" fn streamlink_engine_set_tls_identity(
         engine.engine.set_tls_identity(certificates, key)?;
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -278,14 +278,14 @@ pub unsafe extern "C" fn streamlink_engine_metrics(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call.
         let engine = unsafe { live(engine, "engine") }?;
         place(metrics, "metrics")?;
         // SAFETY: not NULL, and the caller's, as the contract says.
         unsafe { give(metrics, StreamlinkText::new(engine.engine.metrics())) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -301,7 +301,7 @@ pub unsafe extern "C" fn streamlink_engine_stats_to_json(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call.
         let engine = unsafe { live(engine, "engine") }?;
         place(stats, "stats")?;
         let written = json(&engine.engine.stats())?;
@@ -309,7 +309,7 @@ pub unsafe extern "C" fn streamlink_engine_stats_to_json(
         unsafe { give(stats, written) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -330,7 +330,7 @@ pub unsafe extern "C" fn streamlink_engine_flows(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call.
         let engine = unsafe { live(engine, "engine") }?;
         place(flows, "flows")?;
         let names = engine.engine.flows().iter().map(|flow| c_string(flow.name())).collect();
@@ -338,7 +338,7 @@ pub unsafe extern "C" fn streamlink_engine_flows(
         unsafe { give(flows, StreamlinkFlowList { names }) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -348,7 +348,7 @@ pub unsafe extern "C" fn streamlink_engine_flows(
 /// `flows` is NULL or a list that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_list_count(flows: *const StreamlinkFlowList) -> usize {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `flows` alive during the call.
     unsafe { flows.as_ref() }.map_or(0, |flows| flows.names.len())
 }
 
@@ -358,7 +358,7 @@ pub unsafe extern "C" fn streamlink_flow_list_count(flows: *const StreamlinkFlow
 /// `flows` is NULL or a list that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_list_name(flows: *const StreamlinkFlowList, index: usize) -> *const c_char {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `flows` alive during the call.
     let found = unsafe { flows.as_ref() }.and_then(|flows| flows.names.get(index));
     found.map_or(std::ptr::null(), |name| name.as_ptr())
 }
@@ -369,7 +369,7 @@ pub unsafe extern "C" fn streamlink_flow_list_name(flows: *const StreamlinkFlowL
 /// `flows` is NULL or a list that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_list_free(flows: *mut StreamlinkFlowList) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `flows`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(flows) }));
 }
 
@@ -382,7 +382,7 @@ pub unsafe extern "C" fn streamlink_flow_list_free(flows: *mut StreamlinkFlowLis
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_engine_destroy(engine: *mut StreamlinkEngine) {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller hands over `engine`, which is NULL or was not freed before.
         if let Some(engine) = unsafe { take_handle(engine) } {
             run::finish(move || run::wait(&engine.engine, engine.engine.shutdown()));
         }

@@ -150,7 +150,7 @@ impl StreamlinkError {
 /// `error` is NULL or an error that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_error_status(error: *const StreamlinkError) -> Status {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `error` alive during the call.
     unsafe { error.as_ref() }.map_or(Status::Ok, |e| e.status)
 }
 
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn streamlink_error_status(error: *const StreamlinkError) 
 /// `error` is NULL or an error that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_error_field(error: *const StreamlinkError) -> *const c_char {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `error` alive during the call.
     unsafe { error.as_ref() }.map_or(c"".as_ptr(), |e| e.field.as_ptr())
 }
 
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn streamlink_error_field(error: *const StreamlinkError) -
 /// `error` is NULL or an error that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_error_message(error: *const StreamlinkError) -> *const c_char {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `error` alive during the call.
     unsafe { error.as_ref() }.map_or(c"".as_ptr(), |e| e.message.as_ptr())
 }
 
@@ -182,7 +182,7 @@ pub unsafe extern "C" fn streamlink_error_message(error: *const StreamlinkError)
 /// `error` is NULL or an error that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_error_count(error: *const StreamlinkError) -> usize {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `error` alive during the call.
     unsafe { error.as_ref() }.map_or(0, |e| e.errors.len())
 }
 
@@ -198,7 +198,7 @@ pub unsafe extern "C" fn streamlink_error_get(
     detail: *mut StreamlinkConfigError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller passes NULL, or keeps `error` alive during the call.
         let Some(error) = (unsafe { error.as_ref() }) else { return Status::InvalidArgument };
         let Some(found) = error.errors.get(index) else { return Status::NotFound };
         let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn streamlink_error_get(
             column: number(column),
             reserved: 0,
         };
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `detail`, which it has so much memory for.
         unsafe { write_sized(detail, &filled, "detail") }.map_or_else(|failure| failure.status, |()| Status::Ok)
     };
     quiet(Status::Internal, body)
@@ -224,6 +224,6 @@ pub unsafe extern "C" fn streamlink_error_get(
 /// `error` is NULL or an error that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_error_free(error: *mut StreamlinkError) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `error`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(error) }));
 }

@@ -335,7 +335,7 @@ pub unsafe extern "C" fn streamlink_event_to_json(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `event` alive during the call.
         let event = unsafe { object(event, "event") }?;
         place(json, "json")?;
         let written = crate::guard::json(&event.item)?;
@@ -343,7 +343,7 @@ pub unsafe extern "C" fn streamlink_event_to_json(
         unsafe { give(json, written) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -355,7 +355,7 @@ pub unsafe extern "C" fn streamlink_event_to_json(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_event_get(event: *const StreamlinkEvent, info: *mut StreamlinkEventInfo) {
     quiet((), || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller passes NULL, or keeps `event` alive during the call.
         let Some(event) = (unsafe { event.as_ref() }) else { return };
         let (kind, time_ms, count) = event.numbers();
         let texts = event.texts();
@@ -384,7 +384,7 @@ pub unsafe extern "C" fn streamlink_event_get(event: *const StreamlinkEvent, inf
 /// `event` is NULL or such an event that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_event_free(event: *mut StreamlinkEvent) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `event`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(event) }));
 }
 

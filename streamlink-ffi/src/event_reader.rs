@@ -53,7 +53,7 @@ pub unsafe extern "C" fn streamlink_event_reader_create(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call.
         let engine = unsafe { live(engine, "engine") }?.engine.clone();
         place(reader, "reader")?;
         let queue = Arc::new(Queue::new(""));
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn streamlink_event_reader_create(
         unsafe { give_handle(reader, StreamlinkEventReader { _engine: engine, queue, pump }) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn streamlink_event_reader_next(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `reader` alive during the call.
         let reader = unsafe { live(reader, "reader") }?;
         place(event, "event")?;
         match reader.queue.next(run::limit(timeout_ms)) {
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn streamlink_event_reader_next(
             Next::Ended => Err(Failure::new(Status::Stopped, "the engine has stopped")),
         }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn streamlink_event_reader_next(
 /// `reader` is NULL or a reader that was not destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_event_reader_fd(reader: *const StreamlinkEventReader) -> i32 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller keeps `reader` alive during the call.
     let reader = unsafe { live(reader, "reader") }.ok();
     quiet(-1, || reader.and_then(|reader| reader.queue.descriptor()).unwrap_or(-1))
 }
@@ -121,12 +121,12 @@ pub unsafe extern "C" fn streamlink_event_reader_set_callback(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `reader` alive during the call.
         let reader = unsafe { live(reader, "reader") }?;
         reader.queue.set_callback(callback.map(|callback| (callback, User(user))));
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn streamlink_event_reader_set_callback(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_event_reader_destroy(reader: *mut StreamlinkEventReader) {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller hands over `reader`, which is NULL or was not freed before.
         let Some(reader) = (unsafe { take_handle(reader) }) else { return };
         reader.queue.end_calls();
         reader.pump.abort();

@@ -107,7 +107,7 @@ pub unsafe extern "C" fn streamlink_flow_start(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` and `builder` alive during the call.
         let (engine, builder) = unsafe { (live(engine, "engine")?, object(builder, "builder")?) };
         place(flow, "flow")?;
         let started = StreamlinkFlow::start(engine, builder.build()?)?;
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn streamlink_flow_start(
         unsafe { give_handle(flow, started) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn streamlink_flow_start_json(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call; `json` is a text that ends with NUL.
         let (engine, json) = unsafe { (live(engine, "engine")?, text(json, "json")?) };
         place(flow, "flow")?;
         let started = StreamlinkFlow::start(engine, Flow::from_json(json)?)?;
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn streamlink_flow_start_json(
         unsafe { give_handle(flow, started) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -165,7 +165,7 @@ pub unsafe extern "C" fn streamlink_engine_flow(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call; `name` is a text that ends with NUL.
         let (engine, name) = unsafe { (live(engine, "engine")?, text(name, "name")?) };
         place(flow, "flow")?;
         let found = StreamlinkFlow::find(engine, name)?;
@@ -173,7 +173,7 @@ pub unsafe extern "C" fn streamlink_engine_flow(
         unsafe { give_handle(flow, found) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -183,7 +183,7 @@ pub unsafe extern "C" fn streamlink_engine_flow(
 /// `flow` is NULL or a flow that was not destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_name(flow: *const StreamlinkFlow) -> *const c_char {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller keeps `flow` alive during the call.
     unsafe { live(flow, "flow") }.map_or(c"".as_ptr(), |flow| flow.name.as_ptr())
 }
 
@@ -196,7 +196,7 @@ pub unsafe extern "C" fn streamlink_flow_name(flow: *const StreamlinkFlow) -> *c
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_stop(flow: *const StreamlinkFlow, error: *mut *mut StreamlinkError) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         if run::is_in_callback() {
             return Err(Failure::argument("a flow cannot be stopped from within a callback; it can be destroyed"));
@@ -204,7 +204,7 @@ pub unsafe extern "C" fn streamlink_flow_stop(flow: *const StreamlinkFlow, error
         run::wait(&flow.engine, flow.handle.stop());
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -217,7 +217,7 @@ pub unsafe extern "C" fn streamlink_flow_stop(flow: *const StreamlinkFlow, error
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_destroy(flow: *mut StreamlinkFlow) {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller hands over `flow`, which is NULL or was not freed before.
         let Some(flow) = (unsafe { take_handle(flow) }) else { return };
         if !flow.stops {
             flow.queue.end_calls();
@@ -249,7 +249,7 @@ pub unsafe extern "C" fn streamlink_flow_input_address(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `source` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(source, "source")?) };
         place(url, "url")?;
         let found = flow.handle.stats().sources.into_iter().find(|s| s.name == name).and_then(|s| s.url);
@@ -258,7 +258,7 @@ pub unsafe extern "C" fn streamlink_flow_input_address(
         unsafe { give(url, StreamlinkText::new(found.as_str())) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -278,7 +278,7 @@ pub unsafe extern "C" fn streamlink_flow_input_server_and_key(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `source` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(source, "source")?) };
         place(server, "server")?;
         place(key, "key")?;
@@ -293,7 +293,7 @@ pub unsafe extern "C" fn streamlink_flow_input_server_and_key(
         }
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -311,7 +311,7 @@ pub unsafe extern "C" fn streamlink_flow_playback_url(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `output` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(output, "output")?) };
         place(url, "url")?;
         let found = flow.handle.playback_urls().into_iter().find(|(output, _)| output == name).map(|(_, url)| url);
@@ -320,7 +320,7 @@ pub unsafe extern "C" fn streamlink_flow_playback_url(
         unsafe { give(url, StreamlinkText::new(found)) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -336,14 +336,14 @@ pub unsafe extern "C" fn streamlink_flow_stats(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         place(stats, "stats")?;
         // SAFETY: not NULL, and the caller's, as the contract says.
         unsafe { give(stats, StreamlinkStats::new(flow.handle.stats())) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -362,7 +362,7 @@ pub unsafe extern "C" fn streamlink_flow_next_event(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         place(event, "event")?;
         match flow.queue.next(run::limit(timeout_ms)) {
@@ -375,7 +375,7 @@ pub unsafe extern "C" fn streamlink_flow_next_event(
             Next::Ended => Err(Failure::new(Status::Stopped, "the flow has stopped")),
         }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -386,7 +386,7 @@ pub unsafe extern "C" fn streamlink_flow_next_event(
 /// `flow` is NULL or a flow that was not destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_flow_event_fd(flow: *const StreamlinkFlow) -> i32 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller keeps `flow` alive during the call.
     let flow = unsafe { live(flow, "flow") }.ok();
     quiet(-1, || flow.and_then(|flow| flow.queue.descriptor()).unwrap_or(-1))
 }
@@ -405,11 +405,11 @@ pub unsafe extern "C" fn streamlink_flow_set_event_callback(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         flow.queue.set_callback(callback.map(|callback| (callback, User(user))));
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }

@@ -88,7 +88,7 @@ impl From<streamlink_core::PushError> for Failure {
 pub(crate) unsafe fn guard(error: *mut *mut StreamlinkError, body: impl FnOnce() -> Result<(), Failure>) -> Status {
     // What a panic has left behind is not looked at again: the handle stays valid, the call has failed.
     let result = catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_| Err(Failure::new(Status::Internal, "the library failed within")));
+        .unwrap_or_else(|_| Err(Failure::new(Status::Internal, "internal error (panic); see the log")));
     let Err(failure) = result else { return Status::Ok };
     let status = failure.status;
     if !error.is_null() {
@@ -336,7 +336,8 @@ mod tests {
         assert_eq!(read_pair(&[40, 1, 2, 0, 0]), Some((1, 2)));
         assert!(read(&[40, 1, 2, 0, 7]).is_err() && read(&[32, 1, 2, 1]).is_err());
         let mut largest = vec![0usize; MAX_STRUCT / size_of::<usize>()];
-        (largest[0], largest[1]) = (MAX_STRUCT, 5);
+        largest[0] = MAX_STRUCT;
+        largest[1] = 5;
         assert_eq!(read_pair(&largest), Some((5, 0)));
         // A size that is none: nothing behind it is touched, or this test ends here.
         for size in WRONG {

@@ -8,7 +8,7 @@
 //! | `engine`, `access`, `logging` | engines, the hook that admits SRT callers, the log |
 //! | `setting` | the table of all settings |
 //! | `config`, `configs`, `flow`, `live` | flows before and while they run, and their changes |
-//! | `event`, `event_reader`, `stats`, `region` | what they tell; regions on other machines |
+//! | `event`, `event_reader`, `stats`, `endpoint_stats`, `region` | events and statistics; regions on other machines |
 //! | `packet`, `app`, `tap` | media in and out of the host's process |
 //! | `handle`, `event_fd` | handles of the host, descriptors for its event loops |
 
@@ -42,6 +42,8 @@ pub mod event;
 pub mod event_reader;
 
 pub mod stats;
+
+pub mod endpoint_stats;
 
 pub mod region;
 

@@ -49,11 +49,11 @@ pub unsafe extern "C" fn streamlink_flow_add_output(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` and `output` alive during the call.
         let (flow, output) = unsafe { (live(flow, "flow")?, object(output, "output")?) };
         Ok(run::wait(&flow.engine, flow.handle.add_output(output.get()))?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -70,11 +70,11 @@ pub unsafe extern "C" fn streamlink_flow_replace_output(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` and `output` alive during the call; `name` is a text that ends with NUL.
         let (flow, name, output) = unsafe { (live(flow, "flow")?, text(name, "name")?, object(output, "output")?) };
         Ok(run::wait(&flow.engine, flow.handle.replace_output(name, output.get()))?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -90,11 +90,11 @@ pub unsafe extern "C" fn streamlink_flow_remove_output(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `name` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         Ok(run::wait(&flow.engine, flow.handle.remove_output(name))?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -133,7 +133,7 @@ pub unsafe extern "C" fn streamlink_flow_edit_output(
         unsafe { tell(applied, done) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -150,12 +150,12 @@ pub unsafe extern "C" fn streamlink_flow_kick_player(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `output` and `peer` are texts that end with NUL.
         let (flow, output, peer) = unsafe { (live(flow, "flow")?, text(output, "output")?, text(peer, "peer")?) };
         let peer = peer.parse().map_err(|_| Failure::argument(format!("`{peer}` is no address")))?;
         Ok(run::wait(&flow.engine, flow.handle.kick_player(output, peer))?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -171,11 +171,11 @@ pub unsafe extern "C" fn streamlink_flow_add_source(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` and `source` alive during the call.
         let (flow, source) = unsafe { (live(flow, "flow")?, object(source, "source")?) };
         Ok(run::wait(&flow.engine, flow.handle.add_source(source.get()))?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -195,14 +195,14 @@ pub unsafe extern "C" fn streamlink_flow_replace_source(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` and `source` alive during the call; `name` is a text that ends with NUL.
         let (flow, name, source) = unsafe { (live(flow, "flow")?, text(name, "name")?, object(source, "source")?) };
         let done = run::wait(&flow.engine, flow.handle.replace_source(name, source.get()))?;
         // SAFETY: NULL or memory for a number, as the contract says.
         unsafe { tell(applied, done) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -218,11 +218,11 @@ pub unsafe extern "C" fn streamlink_flow_remove_source(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `name` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         Ok(run::wait(&flow.engine, flow.handle.remove_source(name))?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -239,11 +239,11 @@ pub unsafe extern "C" fn streamlink_flow_switch_to(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `source` is a text that ends with NUL.
         let (flow, source) = unsafe { (live(flow, "flow")?, text(source, "source")?) };
         Ok(flow.handle.switch_to(source)?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -307,14 +307,14 @@ unsafe fn set_enabled(
     set: impl FnOnce(&StreamlinkFlow, &str) -> Result<Applied, Error>,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `name` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         let done = set(flow, name)?;
         // SAFETY: NULL or memory for a number, as the contract says.
         unsafe { tell(applied, done) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -336,7 +336,7 @@ pub unsafe extern "C" fn streamlink_flow_set_failover(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         let failover = config::failover(policy, time_ms, loss_threshold_ms, cold)?;
         let done = flow.handle.set_failover(failover)?;
@@ -344,7 +344,7 @@ pub unsafe extern "C" fn streamlink_flow_set_failover(
         unsafe { tell(applied, done) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -378,7 +378,7 @@ pub unsafe extern "C" fn streamlink_flow_edit_source(
         unsafe { tell(applied, done) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -393,11 +393,11 @@ pub unsafe extern "C" fn streamlink_flow_set_max_bandwidth(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         Ok(flow.handle.set_max_bandwidth(Bitrate::bps(bits_per_second))?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -412,10 +412,10 @@ pub unsafe extern "C" fn streamlink_flow_set_bandwidth_policy(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call.
         let flow = unsafe { live(flow, "flow") }?;
         Ok(flow.handle.set_bandwidth_policy(config::policy(policy)?)?)
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }

@@ -121,6 +121,6 @@ pub unsafe extern "C" fn streamlink_log_set(
         }
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }

@@ -150,7 +150,7 @@ pub unsafe extern "C" fn streamlink_packet_copy(
         unsafe { packet.write(handle(made)) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -187,7 +187,7 @@ pub unsafe extern "C" fn streamlink_packet_borrow(
         unsafe { packet.write(handle(made)) };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -197,7 +197,7 @@ pub unsafe extern "C" fn streamlink_packet_borrow(
 /// `packet` is NULL or a packet that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_packet_clone(packet: *const StreamlinkPacket) -> *mut StreamlinkPacket {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `packet` alive during the call.
     let packet = unsafe { packet.as_ref() };
     quiet(std::ptr::null_mut(), || packet.map_or(std::ptr::null_mut(), |p| handle(p.packet.clone())))
 }
@@ -208,7 +208,7 @@ pub unsafe extern "C" fn streamlink_packet_clone(packet: *const StreamlinkPacket
 /// `packet` is NULL or a packet that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_packet_free(packet: *mut StreamlinkPacket) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `packet`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { unwrap(packet) }));
 }
 
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn streamlink_packet_free(packet: *mut StreamlinkPacket) {
 /// `packet` is NULL or a packet that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_packet_data(packet: *const StreamlinkPacket) -> *const u8 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `packet` alive during the call.
     unsafe { packet.as_ref() }.map_or(std::ptr::null(), |p| p.packet.data().as_ptr())
 }
 
@@ -228,7 +228,7 @@ pub unsafe extern "C" fn streamlink_packet_data(packet: *const StreamlinkPacket)
 /// `packet` is NULL or a packet that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_packet_length(packet: *const StreamlinkPacket) -> usize {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `packet` alive during the call.
     unsafe { packet.as_ref() }.map_or(0, |p| p.packet.data().len())
 }
 
@@ -238,7 +238,7 @@ pub unsafe extern "C" fn streamlink_packet_length(packet: *const StreamlinkPacke
 /// `packet` is NULL or a packet that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_packet_kind_of(packet: *const StreamlinkPacket) -> i32 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `packet` alive during the call.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
     let kind = match (packet.packet.family(), packet.packet.rtmp_message()) {
         (MediaFamily::Rtp, _) => StreamlinkPacketKind::Rtp,
@@ -257,7 +257,7 @@ pub unsafe extern "C" fn streamlink_packet_kind_of(packet: *const StreamlinkPack
 /// `packet` is NULL or a packet that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_packet_time(packet: *const StreamlinkPacket) -> u32 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `packet` alive during the call.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
     let track = packet.packet.rtsp_track().map(u32::from);
     packet.packet.rtmp_message().map(|(_, time)| time).or(track).unwrap_or(0)
@@ -269,7 +269,7 @@ pub unsafe extern "C" fn streamlink_packet_time(packet: *const StreamlinkPacket)
 /// `packet` is NULL or a packet that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_packet_age_us(packet: *const StreamlinkPacket) -> u64 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `packet` alive during the call.
     let age = unsafe { packet.as_ref() }.map_or(Duration::ZERO, |p| p.packet.arrival().elapsed());
     u64::try_from(age.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,11 +1,12 @@
 //! Regions on other machines: the link to them, and its statistics.
 
 use crate::{
+    endpoint_stats::{StreamlinkMemberStats, member_stats, state_number},
     engine::StreamlinkEngine,
     error::StreamlinkError,
     guard::{Failure, Versioned, guard, object, optional_text, text, write_sized},
     handle::live,
-    stats::{StreamlinkMemberStats, StreamlinkStats, member_stats, state_number},
+    stats::StreamlinkStats,
     status::Status,
 };
 use std::{ffi::c_char, sync::Arc};
@@ -49,7 +50,7 @@ unsafe impl Versioned for StreamlinkRegionStats {}
 /// `stats` is NULL or a snapshot that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_stats_region_count(stats: *const StreamlinkStats) -> usize {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `stats` alive during the call.
     unsafe { stats.as_ref() }.map_or(0, StreamlinkStats::region_count)
 }
 
@@ -65,7 +66,7 @@ pub unsafe extern "C" fn streamlink_stats_region(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, texts) = unsafe { object(stats, "stats") }?.region(index)?;
         let filled = StreamlinkRegionStats {
             size: 0,
@@ -80,10 +81,10 @@ pub unsafe extern "C" fn streamlink_stats_region(
             dropped: s.dropped,
             leg_count: s.legs.len(),
         };
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `region`, which it has so much memory for.
         unsafe { write_sized(region, &filled, "region") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -100,15 +101,15 @@ pub unsafe extern "C" fn streamlink_stats_region_leg(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `stats` alive during the call.
         let (s, texts) = unsafe { object(stats, "stats") }?.region(region)?;
         let missing = || Failure::new(Status::NotFound, format!("there is no leg {index}"));
         let (found, address) = s.legs.get(index).zip(texts.legs.get(index)).ok_or_else(missing)?;
         let filled = member_stats(found, address);
-        // SAFETY: as the contract says.
+        // SAFETY: the caller has set the size of `leg`, which it has so much memory for.
         unsafe { write_sized(leg, &filled, "leg") }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -131,7 +132,8 @@ pub unsafe extern "C" fn streamlink_engine_add_remote_region(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `engine` alive during the call; `name` and `url` are texts that end with NUL;
+        // `options` is NULL or such a text.
         let (engine, name, url, options) = unsafe {
             (live(engine, "engine")?, text(name, "name")?, text(url, "url")?, optional_text(options, "options")?)
         };
@@ -139,7 +141,7 @@ pub unsafe extern "C" fn streamlink_engine_add_remote_region(
         engine.engine.add_remote_region(name, link)?;
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 

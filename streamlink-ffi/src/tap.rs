@@ -89,7 +89,7 @@ pub unsafe extern "C" fn streamlink_flow_tap(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `flow` alive during the call; `name` is a text that ends with NUL.
         let (flow, name) = unsafe { (live(flow, "flow")?, text(name, "name")?) };
         place(tap, "tap")?;
         let reading = Mutex::new(Reading::Pull(Box::new(flow.handle.tap(name)?), None));
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn streamlink_flow_tap(
         };
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn streamlink_tap_next(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `tap` alive during the call.
         let tap = unsafe { live(tap, "tap") }?;
         place(packets, "packets")?;
         place(count, "count")?;
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn streamlink_tap_next(
         }
         Ok(())
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -181,7 +181,7 @@ pub unsafe extern "C" fn streamlink_tap_next(
 /// `tap` is NULL or an object that was not destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_tap_fd(tap: *const StreamlinkTap) -> i32 {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller keeps `tap` alive during the call.
     let Ok(tap) = (unsafe { live(tap, "tap") }) else { return -1 };
     let body = || {
         let Some(descriptor) = tap.descriptor.get_or_init(|| EventFd::new().map(Arc::new)) else { return -1 };
@@ -234,7 +234,7 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
     error: *mut *mut StreamlinkError,
 ) -> Status {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller keeps `tap` alive during the call.
         let tap = unsafe { live(tap, "tap") }?;
         let Some(callback) = callback else { return Err(Failure::null("callback")) };
         let mut reading = tap.reading(Status::InvalidArgument)?;
@@ -257,7 +257,7 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
             }
         }
     };
-    // SAFETY: `error` is as the contract says.
+    // SAFETY: the caller passes NULL or memory for a pointer as `error`.
     unsafe { guard(error, body) }
 }
 
@@ -269,7 +269,7 @@ pub unsafe extern "C" fn streamlink_tap_set_callback(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_tap_destroy(tap: *mut StreamlinkTap) {
     let body = || {
-        // SAFETY: as the contract says.
+        // SAFETY: the caller hands over `tap`, which is NULL or was not freed before.
         let Some(tap) = (unsafe { take_handle(tap) }) else { return };
         let StreamlinkTap { engine, reading, .. } = tap;
         if let Reading::Calls(calls) = reading.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -20,7 +20,7 @@ impl StreamlinkText {
 /// `text` is NULL or a text that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_text_data(text: *const StreamlinkText) -> *const c_char {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `text` alive during the call.
     unsafe { text.as_ref() }.map_or(c"".as_ptr(), |t| t.text.as_ptr())
 }
 
@@ -30,7 +30,7 @@ pub unsafe extern "C" fn streamlink_text_data(text: *const StreamlinkText) -> *c
 /// `text` is NULL or a text that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_text_length(text: *const StreamlinkText) -> usize {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller passes NULL, or keeps `text` alive during the call.
     unsafe { text.as_ref() }.map_or(0, |t| t.text.as_bytes().len())
 }
 
@@ -40,6 +40,6 @@ pub unsafe extern "C" fn streamlink_text_length(text: *const StreamlinkText) -> 
 /// `text` is NULL or a text that was not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn streamlink_text_free(text: *mut StreamlinkText) {
-    // SAFETY: as the contract says.
+    // SAFETY: the caller hands over `text`, which is NULL or was not freed before.
     quiet((), || drop(unsafe { take(text) }));
 }

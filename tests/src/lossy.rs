@@ -201,6 +201,7 @@ pub struct SeededLoss {
     burst: u32,
     first: Option<u32>,
     sent: HashMap<u32, u64>,
+    lost: u64,
     dice: TestRng,
 }
 
@@ -212,7 +213,7 @@ impl SeededLoss {
 
     /// Creates a loss in percent, in bursts of `burst` packets.
     pub fn in_bursts(percent: u64, burst: u32) -> Self {
-        Self { percent, burst: burst.max(1), first: None, sent: HashMap::new(), dice: TestRng(0x5eed) }
+        Self { percent, burst: burst.max(1), first: None, sent: HashMap::new(), lost: 0, dice: TestRng(0x5eed) }
     }
 
     /// Returns whether a datagram passes.
@@ -226,12 +227,15 @@ impl SeededLoss {
         let place = if *before == 0 { place / self.burst } else { place };
         let mixed = mix(u64::from(place) << 16 | *before);
         *before += 1;
-        mixed % 100 >= self.percent
+        let passes = mixed % 100 >= self.percent;
+        self.lost += u64::from(!passes);
+        passes
     }
 
-    /// Returns the number of different packets that were sent, and how many were sent again.
-    pub fn counts(&self) -> (u64, u64) {
+    /// Returns the number of different data packets that were sent, how many were sent again, and how many of both were
+    /// lost.
+    pub fn counts(&self) -> (u64, u64, u64) {
         let all: u64 = self.sent.values().sum();
-        (self.sent.len() as u64, all - self.sent.len() as u64)
+        (self.sent.len() as u64, all - self.sent.len() as u64, self.lost)
     }
 }

@@ -213,6 +213,35 @@ fn udp_source_keeps_to_its_sender_while_it_lives() {
 }
 
 #[test]
+fn udp_source_reports_each_reason_of_refusals_with_its_count() {
+    let sent = &datagrams()[..20];
+    let rig = Rig::start(Source::udp("in", "127.0.0.1:0").allow("127.0.0.1".parse().unwrap()), vec![]);
+    let first = Sender::to(&rig.input());
+    let second = Sender::to(&rig.input());
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
+    for _ in 0..3 {
+        first.send(&sent[0]);
+        second.send(&sent[0]);
+        for _ in 0..2 {
+            stranger.send_to(&sent[0], ("127.0.0.1", rig.input_port())).unwrap();
+        }
+    }
+    // Nothing arrives any more: what was held back is reported all the same.
+    let wanted = [(RefusalReason::InUse, 3), (RefusalReason::NotAllowed, 6)];
+    let mut told = wanted.map(|(reason, _)| (reason, 0));
+    while told != wanted {
+        let (reason, count) = rig.event(|event| match event {
+            Event::PeerRefused { reason, count, .. } => Some((reason, count)),
+            _ => None,
+        });
+        told.iter_mut().find(|(known, _)| *known == reason).expect("a reason of these").1 += count;
+    }
+    let refusals: Vec<_> = rig.running.stats().sources[0].refusals.iter().map(|r| (r.reason, r.count)).collect();
+    assert_eq!(refusals, wanted);
+    rig.stop();
+}
+
+#[test]
 fn udp_source_is_lost_after_silence_and_heeds_its_allowlist() {
     let sent = &datagrams()[..20];
     let source =

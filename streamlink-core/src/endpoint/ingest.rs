@@ -37,10 +37,8 @@ pub(super) enum Verdict {
     Disconnect,
 }
 
-/// Path of a source's packets into the flow. With many sources each is found cold in the cache, so the fields that
-/// every packet touches come first and lie together.
+/// Path of a source's packets into the flow.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct Ingest {
     limiter: Limiter,
     /// Packets above the bandwidth that no event has reported yet.
@@ -261,7 +259,9 @@ impl Ingest {
             context.switched(switch);
         }
         let description = if is_transport_stream { self.monitor.description() } else { self.gops.description() };
-        description.into_iter().for_each(|description| context.describe(description));
+        if let Some(description) = description {
+            context.describe(description);
+        }
         let since = now.saturating_duration_since(self.monitored);
         if since >= MONITOR_INTERVAL {
             self.monitored = now;

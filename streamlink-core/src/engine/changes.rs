@@ -7,8 +7,8 @@
 
 use super::{
     Applied, Shared,
-    handle::{Running, config, not_found},
     outputs::{self, Ending, OpenedOutput, RunningOutput},
+    running::{Running, config, not_found},
     start,
 };
 use crate::{

@@ -1,6 +1,6 @@
 //! Changes of a running flow's sources and outputs that need no reconnection.
 
-use super::handle::{Running, config, not_found};
+use super::running::{Running, config, not_found};
 use crate::{
     error::{ConfigErrorKind, Error},
     flow::{Allowlist, Name, check_description},

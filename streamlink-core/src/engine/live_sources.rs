@@ -6,7 +6,7 @@
 use super::{
     Applied, Shared,
     changes::Caller,
-    handle::{Running, config, not_found},
+    running::{Running, config, not_found},
     sources::{RunningSource, SourceRun, group_terms, open_source},
     start,
 };

@@ -15,6 +15,7 @@ mod live_tests;
 mod metrics;
 mod outputs;
 mod region;
+mod running;
 mod sources;
 mod start;
 mod stats;
@@ -38,8 +39,8 @@ use crate::{
     random::{self, Random},
 };
 use futures_util::future::join_all;
-use handle::Running;
 use region::{Region, RemoteRegion};
+use running::Running;
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
     io,

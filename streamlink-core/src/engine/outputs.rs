@@ -2,8 +2,8 @@
 
 use super::{
     Shared,
-    handle::Running,
     region::{Attachment, FlowParts, Region, RemoteEnd, RemoteRegion, Removal},
+    running::Running,
     start::region,
 };
 use crate::{

@@ -154,7 +154,9 @@ fn abuse(flow: Flow, names: &[&str]) {
     if family == MediaFamily::Rtsp {
         let sdp =
             "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
-        host.sources.iter().for_each(|source| source.set_sdp(sdp).unwrap());
+        for source in &host.sources {
+            source.set_sdp(sdp).unwrap();
+        }
     }
     let other = if family == MediaFamily::Rtp { MediaFamily::Datagrams } else { MediaFamily::Rtp };
     for number in 0..400 {

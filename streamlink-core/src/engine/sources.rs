@@ -1,6 +1,6 @@
 //! Sources of a flow, which are opened first and then run. Cold sources connect only when they are needed.
 
-use super::{Shared, handle::Running};
+use super::{Shared, running::Running};
 use crate::{
     endpoint::{
         AppSource, Bandwidth, SourceContext, SourceTunables, Status,

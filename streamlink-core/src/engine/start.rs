@@ -2,9 +2,9 @@
 
 use super::{
     FlowHandle, Shared,
-    handle::Running,
     outputs::open_output,
     region::Region,
+    running::Running,
     sources::{RunningSource, group_terms, open_source},
 };
 use crate::{

@@ -224,7 +224,7 @@ impl fmt::Display for RefusalReason {
             RefusalReason::RawTransportStream => {
                 "MPEG-TS without RTP headers; the sender has to wrap it into RTP, or the source's URL to begin with `udp://`"
             }
-            RefusalReason::TimedOut => "it did not say in time what it wants",
+            RefusalReason::TimedOut => "no request in time",
             RefusalReason::ByHost => "refused by the host",
         })
     }

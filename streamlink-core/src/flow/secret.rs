@@ -189,10 +189,10 @@ impl Credentials {
         if check_text(password.reveal(), 0, 128).is_err() {
             return Err(ConfigErrorKind::malformed("the password", "at most 128 bytes without control characters"));
         }
-        match user.contains(':') {
-            true => Err(ConfigErrorKind::malformed("the user name", "a name without a colon")),
-            false => Ok(Self { user, password }),
+        if user.contains(':') {
+            return Err(ConfigErrorKind::malformed("the user name", "a name without a colon"));
         }
+        Ok(Self { user, password })
     }
 
     /// Returns the user name.

@@ -1,6 +1,6 @@
 //! An epoll set of its own for the sockets of one task, so that they can be read together.
 //!
-//! ConfigErrorKind: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
+//! Problem: the runtime wakes a thread for every socket that becomes readable. With many peers that each send a little,
 //! all the time, this costs more than reading. So a task with many sockets registers them in an epoll set of its own,
 //! which is itself registered with the runtime, and polls it from time to time ([`GroupPoller`]).
 //!
@@ -41,13 +41,12 @@ use tokio::{io::ReadBuf, net::TcpStream};
 #[derive(Debug)]
 pub(crate) struct EpollGroup {
     registry: Registry,
-    slots: Mutex<Vec<Option<Arc<Slot>>>>,
+    slots: Mutex<Vec<Option<Arc<GroupedSocket>>>>,
 }
 
-/// One socket. In this order: it is found cold, and what every read touches lies together.
+/// One socket.
 #[derive(Debug)]
-#[repr(C, align(64))]
-struct Slot {
+struct GroupedSocket {
     socket: std::net::TcpStream,
     /// The socket may have become readable, writable or closed.
     ready: AtomicBool,
@@ -55,13 +54,12 @@ struct Slot {
     closed: AtomicBool,
     /// The last read ended within a message.
     wants_more: AtomicBool,
-    reader: Mutex<Reader>,
+    reader: Mutex<ReadState>,
 }
 
 /// The reader of a socket. Invariant: nothing panics while its lock is held, but a waker.
 #[derive(Default)]
-#[repr(C)]
-struct Reader {
+struct ReadState {
     /// Takes the bytes that are read, until it asks to notify the owner.
     sink: Option<Arc<Mutex<dyn ReadSink>>>,
     /// Woken with the outcome of the sink, or when the socket is ready.
@@ -69,13 +67,13 @@ struct Reader {
     outcome: Option<io::Result<ReadOutcome>>,
 }
 
-impl fmt::Debug for Reader {
+impl fmt::Debug for ReadState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("outcome", &self.outcome).finish_non_exhaustive()
+        f.debug_struct("ReadState").field("outcome", &self.outcome).finish_non_exhaustive()
     }
 }
 
-impl Reader {
+impl ReadState {
     /// Registers a waker, which is nearly always the one already there.
     fn register(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
@@ -88,7 +86,7 @@ fn is_blocked(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
-impl Slot {
+impl GroupedSocket {
     fn register(&self, cx: &Context<'_>) {
         lock(&self.reader).register(cx);
     }
@@ -182,7 +180,7 @@ impl Slot {
 
 impl EpollGroup {
     /// Invariant: nothing panics while the lock is held.
-    fn slots(&self) -> Guard<'_, Vec<Option<Arc<Slot>>>> {
+    fn slots(&self) -> Guard<'_, Vec<Option<Arc<GroupedSocket>>>> {
         lock(&self.slots)
     }
 }
@@ -194,14 +192,14 @@ pub(crate) struct GroupedStream {
     /// also reported when only its peer has read.)
     wants_room: bool,
     place: usize,
-    slot: Arc<Slot>,
+    slot: Arc<GroupedSocket>,
     group: Arc<EpollGroup>,
 }
 
 impl GroupedStream {
     /// Moves a socket from the runtime's epoll set to the group's.
     pub(crate) fn new(socket: TcpStream, group: &Arc<EpollGroup>) -> io::Result<Self> {
-        let slot = Arc::new(Slot {
+        let slot = Arc::new(GroupedSocket {
             socket: socket.into_std()?,
             ready: AtomicBool::new(true),
             closed: AtomicBool::new(false),

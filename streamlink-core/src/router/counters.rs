@@ -47,9 +47,8 @@ impl Counter {
     }
 }
 
-/// The counters of one endpoint, on cache lines of their own. In this order: what every packet touches lies together.
+/// Counters of one endpoint.
 #[derive(Debug)]
-#[repr(C, align(128))]
 pub(crate) struct Counters {
     pub(crate) bytes: Counter,
     pub(crate) packets: Counter,

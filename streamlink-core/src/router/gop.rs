@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 /// Time between two places where players may start for want of entry points.
 const FALLBACK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Finds the random access points of a stream. The fields are in order of use: those that every message touches are
-/// adjacent.
+/// Finds the random access points of a stream.
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct GopSegmenter {
     /// True if video samples cannot be decoded until the next random access point.
     waits: bool,
@@ -52,13 +50,16 @@ impl GopSegmenter {
     /// Begins a stream. Video samples that depend on earlier ones are dropped until the first random access point.
     pub(crate) fn begin(&mut self) {
         self.flv.reset();
-        (self.waits, self.waits_since, self.marked) = (true, None, None);
+        self.waits = true;
+        self.waits_since = None;
+        self.marked = None;
     }
 
     /// Begins an RTSP presentation.
     pub(crate) fn begin_presentation(&mut self, presentation: &Presentation) {
         self.rtsp.begin(presentation);
-        (self.waits_since, self.marked) = (None, None);
+        self.waits_since = None;
+        self.marked = None;
     }
 
     /// Records a lost message: video samples are dropped until the next random access point.

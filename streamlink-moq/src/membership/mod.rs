@@ -23,24 +23,28 @@
 //!
 //! No I/O and no clock: the state machine is given heartbeats and the time.
 
+mod event;
 mod heartbeat;
+mod peer;
+mod relays;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
 
+pub use event::MembershipEvent;
 pub use heartbeat::{
     Heartbeat, HeartbeatError, MAX_HEARTBEAT, MAX_NAME, MAX_NODES, MAX_RELAYS, NodeKey, PeerReport, Phase,
 };
 
 use crate::placement::{Exclusivity, OutputId, Weight};
+use peer::Peer;
+use relays::{GAP, Relays};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt,
     time::{Duration, Instant},
 };
-use streamlink_core::PeerText;
 
 /// Interval of heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -48,8 +52,6 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 pub const FENCE: Duration = Duration::from_secs(1);
 /// Silence after which a node's outputs are taken over.
 pub const TAKEOVER: Duration = Duration::from_millis(1500);
-/// Maximum interval between a node's own heartbeats that a relay returns, while the relay counts as observed.
-const GAP: Duration = Duration::from_millis(400);
 /// Minimum interval of heartbeats that report a change.
 const URGENT: Duration = Duration::from_millis(20);
 /// Number of own heartbeats whose time of sending is remembered: as many as a lease can need.
@@ -57,112 +59,11 @@ const SENT: usize = 128;
 /// Maximum number of events that wait to be taken.
 const MAX_EVENTS: usize = 256;
 
-/// Change in the membership of a region.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MembershipEvent {
-    /// A node is heard for the first time.
-    Heard(NodeKey),
-    /// A node has left in order.
-    Left(NodeKey),
-    /// A node is gone: it was silent for [`TAKEOVER`], and its lease is over.
-    Gone(NodeKey),
-    /// A node is silent, and so is a relay by which it may live on. Its exclusive outputs are not taken over.
-    Unresolved {
-        /// The silent node.
-        node: NodeKey,
-        /// Relays that cannot be observed.
-        relays: Vec<String>,
-    },
-    /// This node runs the exclusive outputs that are due to it.
-    Settled,
-    /// No relay has returned a heartbeat of this node in time: it stops its exclusive outputs.
-    LeaseLost,
-    /// Another process uses the name of this node. The two divide the outputs as two nodes do.
-    SameName(NodeKey),
-    /// A node is not considered, as the region has [`MAX_NODES`] nodes.
-    TooMany(NodeKey),
-}
-
-impl fmt::Display for MembershipEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Heard(node) => write!(f, "node {node} heard"),
-            Self::Left(node) => write!(f, "node {node} has left"),
-            Self::Gone(node) => write!(f, "node {node} is gone"),
-            Self::Unresolved { node, relays } => {
-                let relays = relays.join(", ");
-                write!(f, "node {node} is silent, and so is {}: its pushes wait", PeerText::new(relays))
-            }
-            Self::Settled => f.write_str("settled"),
-            Self::LeaseLost => f.write_str("lease lost: no relay answers in time, and all pushes stop"),
-            Self::SameName(node) => write!(f, "another process has the name of node {node}"),
-            Self::TooMany(node) => write!(f, "node {node} is not considered: more than {MAX_NODES} nodes"),
-        }
-    }
-}
-
-/// Relay as this node sees it.
-#[derive(Debug)]
-struct RelayView {
-    name: String,
-    /// Arrival of the newest own heartbeat that came back.
-    returned: Option<Instant>,
-    /// Sending of that heartbeat.
-    sent: Option<Instant>,
-    /// Time since which own heartbeats have come back without a gap.
-    observed_since: Option<Instant>,
-    /// Sequence number of the first heartbeat that names the relay as one by which this node may keep its lease.
-    declared: Option<u64>,
-    /// True once all nodes have received that heartbeat: the relay then counts for the lease.
-    relied: bool,
-}
-
-impl RelayView {
-    fn new(name: String) -> Self {
-        Self { name, returned: None, sent: None, observed_since: None, declared: None, relied: false }
-    }
-
-    fn is_fresh(&self, now: Instant) -> bool {
-        self.returned.is_some_and(|returned| now.saturating_duration_since(returned) <= GAP)
-    }
-
-    /// Returns `true` if nothing that passed the relay within [`TAKEOVER`] can have escaped this node.
-    fn is_observed(&self, now: Instant) -> bool {
-        let long = |since| now.saturating_duration_since(since) >= TAKEOVER;
-        self.is_fresh(now) && self.observed_since.is_some_and(long)
-    }
-}
-
-/// Another node as this node sees it.
-#[derive(Debug)]
-struct Peer {
-    epoch: u64,
-    sequence: u64,
-    heard: Instant,
-    phase: Phase,
-    relays: BTreeSet<String>,
-    knows: Vec<NodeKey>,
-    /// Number of the newest heartbeat of this node's epoch that the peer has received.
-    acknowledged: u64,
-    /// True if the peer's last heartbeat names this node, in its epoch.
-    names_us: bool,
-    /// Number of this node's heartbeat upon which the peer has stopped what is due to this node, if it has.
-    admits_us: Option<u64>,
-    /// True if outputs that are due to the peer are not this node's.
-    blocks: bool,
-    /// Generation in which the peer began to block.
-    blocked_in: u64,
-    /// True once this node has told the peer that it runs nothing that is due to it.
-    admitted: bool,
-    unresolved: bool,
-}
-
 /// State machine of a node's membership in its region.
 #[derive(Debug)]
 pub struct Membership {
     key: NodeKey,
-    relays: Vec<RelayView>,
+    relays: Relays,
     host_lease: bool,
     epoch: u64,
     sequence: u64,
@@ -202,7 +103,7 @@ impl Membership {
     pub fn new(key: NodeKey, relays: impl IntoIterator<Item = String>, host_lease: bool, now: Instant) -> Self {
         Self {
             key,
-            relays: relays.into_iter().take(MAX_RELAYS).map(RelayView::new).collect(),
+            relays: Relays::new(relays),
             host_lease,
             epoch: 0,
             sequence: 0,
@@ -259,7 +160,7 @@ impl Membership {
         }
         self.sent.push_back((self.sequence, now));
         let mut heartbeat = Heartbeat::new(self.key.clone(), self.epoch, self.sequence, self.phase());
-        heartbeat.relays = self.relays.iter().filter(|r| r.declared.is_some()).map(|r| r.name.clone()).collect();
+        heartbeat.relays = self.relays.declared();
         for (key, peer) in &mut self.peers {
             peer.admitted = peer.blocks && self.confirmed >= peer.blocked_in;
             heartbeat.peers.push(PeerReport {
@@ -274,14 +175,14 @@ impl Membership {
 
     /// Returns the time at which [`Membership::poll_heartbeat`] is to be called next, at the latest.
     pub fn next_timeout(&self) -> Instant {
-        let lease = if self.has_lease { self.lease_end() } else { None };
+        let lease = if self.has_lease { self.relays.lease_end() } else { None };
         lease.map_or(self.next_heartbeat, |end| end.min(self.next_heartbeat))
     }
 
     /// Returns the time at which the lease ends unless it is extended, or `None` while this node may run no exclusive
     /// output. Nothing may be sent to an exclusive destination from then on.
     pub fn fence(&self) -> Option<Instant> {
-        if self.settled && self.has_lease { self.lease_end() } else { None }
+        if self.settled && self.has_lease { self.relays.lease_end() } else { None }
     }
 
     /// Returns `true` if this node is to run an output now: an exclusive one as its only runner, a shared one as its
@@ -389,25 +290,13 @@ impl Membership {
         self.next_heartbeat = self.next_heartbeat.min(soonest);
     }
 
-    fn lease_end(&self) -> Option<Instant> {
-        self.relays.iter().filter(|r| r.relied).filter_map(|r| Some(r.sent? + FENCE)).max()
-    }
-
     /// Takes an own heartbeat that came back.
     fn take_own(&mut self, now: Instant, relay: &str, heartbeat: &Heartbeat) {
         if heartbeat.epoch != self.epoch {
             return;
         }
         let Some(&(_, sent)) = self.sent.iter().find(|(sequence, _)| *sequence == heartbeat.sequence) else { return };
-        let Some(view) = self.relays.iter_mut().find(|view| view.name == relay) else { return };
-        if view.sent.is_some_and(|last| sent <= last) || now.saturating_duration_since(sent) > FENCE {
-            return;
-        }
-        if !view.is_fresh(now) {
-            view.observed_since = Some(now);
-        }
-        view.returned = Some(now);
-        view.sent = Some(sent);
+        self.relays.returned(relay, sent, now);
     }
 
     /// Takes a heartbeat of another node.
@@ -434,45 +323,12 @@ impl Membership {
             self.tell(MembershipEvent::Heard(key.clone()));
             self.hurry(now);
         }
-        let ours = heartbeat.peers.iter().find(|report| report.node == self.key && report.epoch == self.epoch);
-        let peer = self.peers.entry(key.clone()).or_insert_with(|| Peer {
-            epoch: heartbeat.epoch,
-            sequence: 0,
-            heard: now,
-            phase: Phase::Joining,
-            relays: BTreeSet::new(),
-            knows: Vec::new(),
-            acknowledged: 0,
-            names_us: false,
-            admits_us: None,
-            blocks: false,
-            blocked_in: 0,
-            admitted: false,
-            unresolved: false,
-        });
+        let peer = self.peers.entry(key.clone()).or_insert_with(|| Peer::new(heartbeat.epoch, now));
         if age <= (peer.epoch, peer.sequence) {
             return;
         }
         let goes_on = peer.sequence > 0;
-        peer.epoch = heartbeat.epoch;
-        peer.sequence = heartbeat.sequence;
-        peer.heard = now;
-        peer.unresolved = false;
-        peer.phase = heartbeat.phase;
-        peer.relays.clone_from(&heartbeat.relays);
-        peer.knows.clear();
-        peer.knows.extend(heartbeat.peers.iter().map(|report| report.node.clone()));
-        if let Some(report) = ours {
-            peer.acknowledged = peer.acknowledged.max(report.sequence);
-        }
-        peer.names_us = ours.is_some();
-        peer.admits_us = ours.filter(|report| report.admitted).map(|report| report.sequence);
-        let blocks = match heartbeat.phase {
-            Phase::Ready | Phase::Settled => true,
-            // It may still run what it ran, if it ran anything.
-            Phase::Stopping => peer.blocks,
-            Phase::Joining | Phase::Left => false,
-        };
+        let blocks = peer.update(heartbeat, &self.key, self.epoch, now);
         if blocks != peer.blocks {
             self.generation += 1;
             peer.blocks = blocks;
@@ -505,11 +361,12 @@ impl Membership {
 
     /// Draws conclusions from the time and from all that was received.
     fn advance(&mut self, now: Instant) {
-        if self.has_lease && self.lease_end().is_none_or(|end| now >= end) {
+        if self.has_lease && self.relays.lease_end().is_none_or(|end| now >= end) {
             self.lose_lease(now);
         }
-        self.declare_relays(now);
-        self.has_lease = self.has_lease || self.lease_end().is_some_and(|end| now < end);
+        let acknowledged = self.peers.values().map(|peer| peer.acknowledged).min();
+        self.relays.declare(self.sequence, acknowledged, now);
+        self.has_lease = self.has_lease || self.relays.lease_end().is_some_and(|end| now < end);
         self.expel_silent(now);
         self.settle(now);
     }
@@ -530,30 +387,8 @@ impl Membership {
         self.must_stop = self.generation;
         let peers = std::mem::take(&mut self.peers);
         self.remembered.extend(peers.into_iter().filter(|(_, peer)| peer.blocks).map(|(key, _)| key));
-        for view in &mut self.relays {
-            *view = RelayView::new(std::mem::take(&mut view.name));
-        }
+        self.relays.reset();
         self.hurry(now);
-    }
-
-    /// Names the relays by which this node may keep its lease, and finds those of which all other nodes know.
-    fn declare_relays(&mut self, now: Instant) {
-        let any_fresh = self.relays.iter().any(|view| view.declared.is_some() && view.is_fresh(now));
-        let next = self.sequence + 1;
-        let acknowledged = self.peers.values().map(|peer| peer.acknowledged).min();
-        for view in &mut self.relays {
-            if !view.is_fresh(now) {
-                // The last ones stay named, as others could otherwise think that this node had none.
-                if any_fresh {
-                    view.declared = None;
-                    view.relied = false;
-                }
-                continue;
-            }
-            view.declared = view.declared.or(Some(next));
-            let known = |declared| declared <= self.sequence && acknowledged.is_none_or(|least| least >= declared);
-            view.relied = view.relied || view.declared.is_some_and(known);
-        }
     }
 
     /// Removes nodes that are silent, and whose leases are over.
@@ -562,17 +397,12 @@ impl Membership {
         if !self.peers.values().any(silent) {
             return;
         }
-        let unobserved: BTreeSet<&str> =
-            self.relays.iter().filter(|view| !view.is_observed(now)).map(|view| view.name.as_str()).collect();
-        let unseen = |relay: &&String| {
-            unobserved.contains(relay.as_str()) || !self.relays.iter().any(|view| view.name == **relay)
-        };
         let mut gone = Vec::new();
         let mut unresolved = Vec::new();
         for (key, peer) in self.peers.iter().filter(|(_, peer)| silent(peer)) {
             let may_run = peer.blocks || peer.admitted;
             let hidden: Vec<String> = if may_run && !self.host_lease {
-                peer.relays.iter().filter(unseen).cloned().collect()
+                peer.relays.iter().filter(|relay| self.relays.may_hide(relay, now)).cloned().collect()
             } else {
                 Vec::new()
             };
@@ -632,7 +462,7 @@ impl Membership {
         if self.host_lease {
             return now.saturating_duration_since(self.began) >= TAKEOVER;
         }
-        self.relays.iter().all(|view| view.is_observed(now))
+        self.relays.are_observed(now)
     }
 
     /// Returns `true` if a settled node names this one, and this one hears all that settled nodes name. Of two nodes that

@@ -9,7 +9,6 @@ mod api;
 mod browser;
 mod durability;
 mod hostile;
-mod load;
 mod newcomer;
 mod page;
 mod places;

@@ -31,6 +31,6 @@ pub(in crate::endpoint) use admission::Admission;
 use peers::PeerRegistry;
 pub(in crate::endpoint) use places::{ConnectionPlace, PendingPlace, Places};
 pub(in crate::endpoint) use port::{Port, PortProtocol};
-use refusals::RefusalLog;
+pub(in crate::endpoint) use refusals::RefusalLog;
 pub(crate) use routes::RouteId;
 pub(in crate::endpoint) use routes::{HasAdmission, RouteTable};

@@ -53,15 +53,20 @@ impl RefusalLog {
         detail: &str,
         now: Instant,
     ) -> Option<RefusalReport> {
+        self.record(peer, reason, detail, 1);
+        self.held_back(now)
+    }
+
+    /// Records refusals for one reason, the last of them that of `peer`, which [`RefusalLog::held_back`] reports.
+    pub(in crate::endpoint) fn record(&mut self, peer: SocketAddr, reason: RefusalReason, detail: &str, count: u64) {
         let detail = detail.into();
         match self.unreported.iter_mut().find(|known| known.reason == reason) {
             Some(known) => {
-                let count = known.count.saturating_add(1);
+                let count = known.count.saturating_add(count);
                 *known = Unreported { reason, count, peer, detail };
             }
-            None => self.unreported.push(Unreported { reason, count: 1, peer, detail }),
+            None => self.unreported.push(Unreported { reason, count, peer, detail }),
         }
-        self.held_back(now)
     }
 
     /// Returns a report of the reason that has waited longest, if one is due.
@@ -73,6 +78,11 @@ impl RefusalLog {
         self.throttle.admit(now, 1)?;
         let Unreported { reason, count, peer, detail } = self.unreported.remove(0);
         Some(RefusalReport { count, peer, reason, detail })
+    }
+
+    /// Returns the time at which [`RefusalLog::held_back`] has a report, if one is held back.
+    pub(in crate::endpoint) fn next_report(&self) -> Option<Instant> {
+        if self.unreported.is_empty() { None } else { self.throttle.next() }
     }
 }
 
@@ -106,5 +116,21 @@ mod tests {
         let rest = log.held_back(now + 2 * REPORT_INTERVAL).expect("a report");
         assert_eq!((rest.count, rest.reason, rest.detail.as_str()), (1, RefusalReason::InUse, "the last"));
         assert!(log.held_back(now + 3 * REPORT_INTERVAL).is_none(), "each refusal is reported once");
+    }
+
+    #[test]
+    fn refusal_log_tells_when_a_report_is_due_that_was_held_back() {
+        let now = Instant::now();
+        let mut log = RefusalLog::new();
+        let peer = SocketAddr::from(([192, 0, 2, 1], 9));
+        assert_eq!(log.next_report(), None);
+        log.record(peer, RefusalReason::NotAllowed, "", 3);
+        log.record(peer, RefusalReason::InUse, "", 2);
+        let first = log.held_back(now).expect("a report");
+        assert_eq!((first.count, first.reason), (3, RefusalReason::NotAllowed));
+        assert_eq!(log.next_report(), Some(now + REPORT_INTERVAL));
+        let second = log.held_back(now + REPORT_INTERVAL).expect("a report");
+        assert_eq!((second.count, second.reason), (2, RefusalReason::InUse));
+        assert_eq!(log.next_report(), None, "nothing is held back");
     }
 }

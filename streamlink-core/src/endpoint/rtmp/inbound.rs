@@ -17,10 +17,8 @@ use std::{
     time::Instant,
 };
 
-/// Shared access to the state of one source. Aligned to a cache line of its own, because a read usually finds all of
-/// it cold.
+/// Shared access to the state of one source.
 #[derive(Debug)]
-#[repr(align(64))]
 pub(crate) struct SourceSlot(Mutex<SourceSession>);
 
 impl SourceSlot {

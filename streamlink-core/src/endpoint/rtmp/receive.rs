@@ -94,8 +94,7 @@ pub(super) async fn drain_until_closed(stream: &mut Stream) {
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
 }
 
-/// Feeds the bytes of one connection into its session. `repr(C)` keeps the fields that every read touches together.
-#[repr(C)]
+/// Feeds the bytes of one connection into its session.
 struct RtmpReadSink<B> {
     inbound: Arc<SourceSlot>,
     peer: SocketAddr,

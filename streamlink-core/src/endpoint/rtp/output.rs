@@ -259,7 +259,8 @@ impl Leg {
         for (i, (packet, head)) in chunk.iter().zip(&mut heads).enumerate() {
             match self.form.datagram(packet, first + i as u64, head) {
                 Ok(Some(datagram)) => {
-                    (datagrams[count], ends[count]) = (datagram, i + 1);
+                    datagrams[count] = datagram;
+                    ends[count] = i + 1;
                     count += 1;
                 }
                 Ok(None) => {}

@@ -3,8 +3,9 @@
 use super::{payload_report::PayloadReport, rist::micros, side::SideSockets, source::Protocol};
 use crate::{
     endpoint::{
-        Event, LossReason, RefusalCount, RefusalReason, SourceContext,
+        Event, LossReason, RefusalReason, SourceContext,
         ingest::{Ingest, Verdict},
+        listener::RefusalLog,
     },
     flow::{PayloadTypes, UdpInput},
     media::{
@@ -17,7 +18,6 @@ use crate::{
         rist::RistReceiver,
         rtp::{Contents, FecDecoder, HEADER, Receiver, Wrapper},
     },
-    text::PeerText,
     time::Throttle,
 };
 use bytes::Bytes;
@@ -71,10 +71,8 @@ pub(super) struct Reception {
     unwanted: u64,
     /// Counts of the current batch.
     tally: Tally,
-    refused: Throttle,
-    last_refused: Option<(SocketAddr, RefusalReason)>,
-    /// Reports of senders of MPEG-TS without RTP headers, and the one that was reported last.
-    raw: Throttle,
+    refusals: RefusalLog,
+    /// Last sender of MPEG-TS without RTP headers.
     last_raw: Option<SocketAddr>,
     /// Number of collisions of senders before this connection, and whether one of this connection was told.
     collisions: (u64, bool),
@@ -84,12 +82,16 @@ pub(super) struct Reception {
 struct Tally {
     malformed: u64,
     dropped: u64,
-    refused: Vec<RefusalCount>,
-    refused_peer: Option<(SocketAddr, RefusalReason)>,
-    /// Datagrams with MPEG-TS and no RTP header, which are refused, and the sender of the last one.
-    raw: u64,
-    raw_peer: Option<SocketAddr>,
+    /// Refused datagrams, one entry for each reason.
+    refused: Vec<Refused>,
     disconnect: bool,
+}
+
+/// Datagrams that were refused for one reason, and the sender of the last one.
+struct Refused {
+    reason: RefusalReason,
+    count: u64,
+    peer: SocketAddr,
 }
 
 /// Returns a packet with another SSRC.
@@ -103,8 +105,13 @@ fn with_ssrc(packet: &[u8], ssrc: u32) -> Bytes {
 
 impl Tally {
     fn refuse(&mut self, peer: SocketAddr, reason: RefusalReason) {
-        RefusalCount::add(&mut self.refused, reason, 1);
-        self.refused_peer = Some((peer, reason));
+        match self.refused.iter_mut().find(|known| known.reason == reason) {
+            Some(known) => {
+                known.count += 1;
+                known.peer = peer;
+            }
+            None => self.refused.push(Refused { reason, count: 1, peer }),
+        }
     }
 }
 
@@ -155,9 +162,7 @@ impl Reception {
             disconnected_until: None,
             unwanted: 0,
             tally: Tally::default(),
-            refused: Throttle::new(Duration::from_secs(1)),
-            last_refused: None,
-            raw: Throttle::new(Duration::from_secs(1)),
+            refusals: RefusalLog::new(),
             last_raw: None,
             collisions: (0, false),
             settings,
@@ -207,8 +212,7 @@ impl Reception {
             Err(NotRtp::Rtcp) => {} // RTCP has no use in a flow, and is no error
             Err(NotRtp::Malformed) => {
                 if Framing::detect(&data).is_some() {
-                    self.tally.raw += 1;
-                    self.tally.raw_peer = Some(peer);
+                    self.tally.refuse(peer, RefusalReason::RawTransportStream);
                 } else {
                     self.tally.malformed += 1;
                 }
@@ -227,7 +231,8 @@ impl Reception {
     fn rtp(&mut self, header: &Header, data: Bytes, peer: SocketAddr, arrival: Instant) {
         match self.ingest.admit(arrival, data.len()) {
             Verdict::Pass => {
-                (self.sender, self.heard) = (Some(peer), Some(arrival));
+                self.sender = Some(peer);
+                self.heard = Some(arrival);
                 let mut header = *header;
                 let mut data = data;
                 let repeated = self.rist.as_mut().and_then(|rist| rist.media(&header, arrival));
@@ -348,7 +353,8 @@ impl Reception {
         }
         let added = self.ingest.out.packets.len() - before;
         self.ingest.added_headers += (added * HEADER) as u64;
-        (self.sender, self.heard) = (Some(peer), Some(arrival));
+        self.sender = Some(peer);
+        self.heard = Some(arrival);
         problem
     }
 
@@ -387,28 +393,7 @@ impl Reception {
         let unwanted = quality.late.saturating_add(quality.foreign);
         counters.dropped.add(tally.dropped + unwanted.saturating_sub(self.unwanted));
         self.unwanted = unwanted;
-        let mut refused = 0;
-        for refusal in &tally.refused {
-            self.ingest.context.status.count_refusals(refusal.reason, refusal.count);
-            refused += refusal.count;
-        }
-        self.last_refused = tally.refused_peer.or(self.last_refused);
-        if let Some((peer, reason)) = self.last_refused
-            && let Some(count) = self.refused.admit(now, refused)
-        {
-            self.refuse(reason, peer, count, now);
-        }
-        if tally.raw > 0 {
-            self.ingest.context.status.count_refusals(RefusalReason::RawTransportStream, tally.raw);
-        }
-        // Once for each sender, as it goes on until somebody corrects it.
-        if let Some(peer) = tally.raw_peer
-            && self.last_raw != Some(peer)
-            && let Some(count) = self.raw.admit(now, tally.raw)
-        {
-            self.last_raw = Some(peer);
-            self.refuse(RefusalReason::RawTransportStream, peer, count, now);
-        }
+        self.report_refusals(tally.refused, now);
         if quality.collisions > self.collisions.0 && !std::mem::replace(&mut self.collisions.1, true) {
             let source = self.ingest.context.status.name();
             self.ingest.context.events.emit(Event::SendersCollide { source, peer: self.sender });
@@ -429,19 +414,27 @@ impl Reception {
         }
     }
 
-    /// Tells that datagrams of a peer are refused.
-    fn refuse(&self, reason: RefusalReason, peer: SocketAddr, count: u64, now: Instant) {
+    /// Counts refused datagrams, and reports them when it is time.
+    fn report_refusals(&mut self, refused: Vec<Refused>, now: Instant) {
         let context = &self.ingest.context;
-        context.status.record_refusal(reason, peer, now);
-        let detail = PeerText::default();
-        context.events.emit(Event::PeerRefused { endpoint: context.status.name(), peer, reason, detail, count });
+        for Refused { reason, count, peer } in refused {
+            context.status.count_refusals(reason, count);
+            // MPEG-TS without RTP goes on until somebody corrects the sender, so that each is reported once.
+            if reason != RefusalReason::RawTransportStream || self.last_raw.replace(peer) != Some(peer) {
+                self.refusals.record(peer, reason, "", count);
+            }
+        }
+        if let Some(report) = self.refusals.held_back(now) {
+            report.emit(&context.status, &context.events, now);
+        }
     }
 
     /// Returns the time of the next call of [`Reception::timeout`], if one is due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let idle = self.ingest.last_media().and_then(|last| last.checked_add(self.settings.idle_timeout));
         let rist = self.rist.as_ref().filter(|_| self.rtcp_peer.is_some()).and_then(RistReceiver::next_timeout);
-        self.receiver.next_timeout().into_iter().chain(idle).chain(rist).min()
+        let report = self.refusals.next_report();
+        self.receiver.next_timeout().into_iter().chain(idle).chain(rist).chain(report).min()
     }
 
     pub(super) fn timeout(&mut self, now: Instant) {
@@ -455,7 +448,8 @@ impl Reception {
     fn lose(&mut self, reason: LossReason) {
         self.receiver.reset(&mut self.ingest.out.packets);
         self.ingest.lose(Instant::now(), reason);
-        (self.sender, self.heard) = (None, None);
+        self.sender = None;
+        self.heard = None;
         if let Some(wrapper) = &mut self.wrapper {
             wrapper.reset();
         }

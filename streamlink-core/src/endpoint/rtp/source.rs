@@ -162,7 +162,7 @@ impl UdpSource {
                 reception.send_rtcp(side, Instant::now());
             }
             if reception.ingest.last_media().is_none() {
-                memory.rest();
+                memory.release_idle();
             }
         }
     }

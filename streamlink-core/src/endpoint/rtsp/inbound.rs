@@ -6,14 +6,13 @@ use super::super::{
     tcp::End,
 };
 use crate::{
-    endpoint::{Event, LossReason, RefusalReason},
+    endpoint::{LossReason, RefusalReason, listener::RefusalLog},
     media::{
         Packet,
         rtp::Header,
         rtsp::{Presentation, is_rtcp},
     },
     proto::rtp::{Receiver, Reception},
-    time::Throttle,
 };
 use bytes::Bytes;
 use std::{
@@ -27,9 +26,6 @@ const REORDER_WINDOW: Duration = Duration::from_millis(50);
 
 /// Maximum time for which packets are collected into one batch: the packets of a picture come within it.
 const MAX_GATHERING: Duration = Duration::from_millis(1);
-
-/// Minimum time between two events about refused datagrams.
-const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State that one source keeps from one connection to the next.
 #[derive(Debug)]
@@ -46,8 +42,8 @@ pub(crate) struct SourceSession {
     own: u32,
     /// Lost packets of this connection that the counters include already.
     lost: u64,
-    /// Reports of datagrams of others.
-    refused: Throttle,
+    /// Datagrams of others.
+    refusals: RefusalLog,
 }
 
 impl SourceSession {
@@ -60,7 +56,7 @@ impl SourceSession {
             receptions: Vec::new(),
             own: 1,
             lost: 0,
-            refused: Throttle::new(REFUSAL_INTERVAL),
+            refusals: RefusalLog::new(),
         }
     }
 
@@ -129,9 +125,10 @@ impl SourceSession {
         self.ingest.context.coalesce.min(MAX_GATHERING)
     }
 
-    /// Returns the earliest time at which a reorder buffer gives up a missing packet.
+    /// Returns the earliest time at which a reorder buffer gives up a missing packet, or refusals are to be reported.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.receivers.iter().filter_map(|receiver| receiver.as_ref()?.next_timeout()).min()
+        let packets = self.receivers.iter().filter_map(|receiver| receiver.as_ref()?.next_timeout());
+        packets.chain(self.refusals.next_report()).min()
     }
 
     /// Publishes the packets received so far. Returns an error if the peer is no longer on the allowlist.
@@ -143,6 +140,7 @@ impl SourceSession {
         let lost = self.receivers.iter().flatten().map(|receiver| receiver.quality().lost).sum::<u64>();
         self.ingest.context.status.counters.lost.add(lost.saturating_sub(self.lost));
         self.lost = lost;
+        self.report_refusals(now);
         self.ingest.publish(now, Some(peer));
         handed?;
         if self.ingest.refresh_at_times(now) && !self.admits(peer.ip()) {
@@ -165,15 +163,18 @@ impl SourceSession {
         if count == 0 {
             return;
         }
-        let context = &self.ingest.context;
-        context.status.count_refusals(RefusalReason::OtherAddress, count);
+        let reason = RefusalReason::OtherAddress;
+        self.ingest.context.status.count_refusals(reason, count);
         let Some(peer) = sender else { return };
-        if let Some(count) = self.refused.admit(now, count) {
-            let reason = RefusalReason::OtherAddress;
-            context.status.record_refusal(reason, peer, now);
-            let endpoint = context.status.name();
-            let detail = "`symmetric` accepts every port of its address".into();
-            context.events.emit(Event::PeerRefused { endpoint, peer, reason, detail, count });
+        self.refusals.record(peer, reason, "`symmetric` accepts every port of its address", count);
+        self.report_refusals(now);
+    }
+
+    /// Reports refused datagrams when it is time.
+    fn report_refusals(&mut self, now: Instant) {
+        let context = &self.ingest.context;
+        if let Some(report) = self.refusals.held_back(now) {
+            report.emit(&context.status, &context.events, now);
         }
     }
 

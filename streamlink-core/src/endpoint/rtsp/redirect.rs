@@ -48,7 +48,7 @@ impl ServerAddress {
         let is_secure = match scheme.as_str() {
             "rtsp" => false,
             "rtsps" => true,
-            _ => return refuse("which is no RTSP"),
+            _ => return refuse("which is not an RTSP address"),
         };
         if configured.tls.is_some() && !is_secure {
             return refuse("which is not encrypted, as the configured address is");
@@ -124,7 +124,7 @@ mod tests {
         }
         let url = "http://u:hunter2@other/?token=hunter2";
         let refused = first.redirected(url, &first, no_tls).map(|_| ()).unwrap_err();
-        assert_eq!(refused, format!("moved to {}, which is no RTSP", shown_url(url)));
+        assert_eq!(refused, format!("moved to {}, which is not an RTSP address", shown_url(url)));
         assert!(!refused.contains("hunter2"));
         let mut address = first.clone();
         for _ in 0..MAX_REDIRECTS {

@@ -152,7 +152,8 @@ impl Attempts {
             self.give_up(id);
             return false;
         }
-        (pending.attempt.timestamp, pending.attempt.heard) = (timestamp, now);
+        pending.attempt.timestamp = timestamp;
+        pending.attempt.heard = now;
         true
     }
 

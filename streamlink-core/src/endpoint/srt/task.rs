@@ -407,7 +407,7 @@ impl PortTask {
         let Some(mut caller) = self.callers.remove(&id) else { return };
         self.by_peer.remove(&(caller.peer, caller.peer_id));
         if self.callers.is_empty() {
-            self.memory.rest();
+            self.memory.release_idle();
         }
         if let Some(at) = caller.scheduled {
             self.timers.remove(&(at, id));
@@ -495,7 +495,9 @@ impl PortTask {
         for id in idle {
             self.close(id, LossReason::Idle, now);
         }
-        expel.into_iter().for_each(|id| self.expel(id, now));
+        for id in expel {
+            self.expel(id, now);
+        }
         for id in resize {
             self.refresh_rates(id);
         }

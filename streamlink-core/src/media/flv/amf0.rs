@@ -159,7 +159,7 @@ fn write_fields(fields: &[(String, Value)], out: &mut Vec<u8>) {
 /// # Errors
 /// [`AmfError`] for a message that is truncated, nests too deep, has too many values, or holds unknown types.
 pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Value>, AmfError> {
-    let mut reader = Reader { rest: bytes, left: MAX_VALUES };
+    let mut reader = ValueReader { rest: bytes, left: MAX_VALUES };
     let mut values = Vec::new();
     while !reader.rest.is_empty() {
         values.push(reader.value(0)?);
@@ -176,12 +176,12 @@ pub(crate) fn write_all(values: &[Value]) -> Vec<u8> {
     out
 }
 
-struct Reader<'a> {
+struct ValueReader<'a> {
     rest: &'a [u8],
     left: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ValueReader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], AmfError> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(AmfError("truncated"))?;
         self.rest = rest;

@@ -37,9 +37,9 @@ pub(crate) enum MessageRole {
     Sample { video: bool },
 }
 
-/// Identifies a header: a later one with the same slot replaces it. (Kind, track, number.)
+/// Identifies a header: a later one with the same id replaces it. (Kind, track, number.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Slot(u8, u8, u8);
+struct HeaderId(u8, u8, u8);
 
 /// A track of the stream.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,6 @@ struct FlvTrack {
 
 /// Follows a stream. Holds at most [`MAX_HEADERS`] headers of [`MAX_HEADER`] bytes.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub(crate) struct FlvRandomAccessTracker {
     /// The main video track, once there is one.
     main: Option<u8>,
@@ -70,7 +69,7 @@ pub(crate) struct FlvRandomAccessTracker {
     tracks: Vec<FlvTrack>,
     /// The headers in order, made on demand after they have changed.
     preamble: Option<Arc<[Packet]>>,
-    headers: Vec<(Slot, Packet)>,
+    headers: Vec<(HeaderId, Packet)>,
 }
 
 impl FlvRandomAccessTracker {
@@ -92,7 +91,7 @@ impl FlvRandomAccessTracker {
     ) -> MessageRole {
         if kind == RtmpKind::Data {
             if is_metadata(body) {
-                self.keep(Slot(0, 0, 0), body, packet);
+                self.keep(HeaderId(0, 0, 0), body, packet);
                 return MessageRole::Header;
             }
             return MessageRole::Sample { video: false };
@@ -113,7 +112,7 @@ impl FlvRandomAccessTracker {
                 {
                     self.nal_prefix = prefix;
                 }
-                self.keep(Slot(if is_video { 1 } else { 2 }, track, number), body, packet);
+                self.keep(HeaderId(if is_video { 1 } else { 2 }, track, number), body, packet);
                 MessageRole::Header
             }
             Role::Key | Role::Sample if is_main && self.entry != Some(timestamp) && self.is_entry(&tag, body, now) => {
@@ -179,7 +178,7 @@ impl FlvRandomAccessTracker {
         self.described = false;
     }
 
-    fn keep(&mut self, slot: Slot, body: &[u8], packet: impl FnOnce() -> Packet) {
+    fn keep(&mut self, slot: HeaderId, body: &[u8], packet: impl FnOnce() -> Packet) {
         if body.len() > MAX_HEADER {
             return;
         }
@@ -234,7 +233,7 @@ impl FlvRandomAccessTracker {
                 left_out: Some(LeftOut::NotDecodable).filter(|_| drops && track.kind == RtmpKind::Video),
                 ..MediaTrack::default()
             };
-            let slot = Slot(if track.kind == RtmpKind::Video { 1 } else { 2 }, track.number, 0);
+            let slot = HeaderId(if track.kind == RtmpKind::Video { 1 } else { 2 }, track.number, 0);
             if let Some((_, header)) = headers.iter().find(|(other, _)| *other == slot) {
                 describe(&mut media, track.kind, header.data());
             }

@@ -303,7 +303,9 @@ impl OrderTiming {
 
     /// Forgets the pictures before a break.
     pub(super) fn forget(&mut self) {
-        (self.known, self.index, self.delay) = (None, None, None);
+        self.known = None;
+        self.index = None;
+        self.delay = None;
     }
 }
 

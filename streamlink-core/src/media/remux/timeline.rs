@@ -95,7 +95,8 @@ impl Timeline {
             let placed = newest.place(raw);
             let near = (placed - self.front).abs() <= LONGEST_GAP;
             if near {
-                (track.anchor, track.epoch) = (Some(newest), self.epoch);
+                track.anchor = Some(newest);
+                track.epoch = self.epoch;
             }
             return near.then_some(placed);
         };
@@ -121,7 +122,8 @@ impl Timeline {
             return None;
         }
         if moves {
-            (track.anchor, track.epoch) = (Some(newest), self.epoch);
+            track.anchor = Some(newest);
+            track.epoch = self.epoch;
             track.suspects = 0;
         }
         track.suspects = track.suspects.saturating_sub(1);
@@ -132,7 +134,9 @@ impl Timeline {
     pub(super) fn break_at(&mut self, track: &mut TrackTime, raw: u64, placed: i64) {
         self.anchor = Some(Anchor { raw, placed });
         self.epoch = self.epoch.wrapping_add(1);
-        (track.anchor, track.epoch, track.suspects) = (self.anchor, self.epoch, 0);
+        track.anchor = self.anchor;
+        track.epoch = self.epoch;
+        track.suspects = 0;
     }
 
     /// Records the time of a frame; `raw` is its timestamp, with the time that it stands for.

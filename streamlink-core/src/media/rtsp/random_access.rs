@@ -51,7 +51,8 @@ impl RtspRandomAccessTracker {
         self.reports = vec![None; self.codecs.len()];
         self.bytes = vec![0; self.codecs.len()];
         self.described = presentation.media_tracks();
-        (self.key, self.clean) = (None, None);
+        self.key = None;
+        self.clean = None;
         self.preamble = None;
     }
 

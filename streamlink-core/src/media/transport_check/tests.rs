@@ -180,7 +180,8 @@ proptest::proptest! {
                 2 => {
                     let a = stream[at].1.clone();
                     let b = stream[at + 1].1.clone();
-                    (stream[at].1, stream[at + 1].1) = (b, a);
+                    stream[at].1 = b;
+                    stream[at + 1].1 = a;
                 }
                 3 => stream[at].1[0] ^= value,
                 4 => stream[at].1[3] ^= value & 0xcf,

@@ -99,7 +99,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn pid_map_does_what_an_ordered_map_does(steps in proptest::collection::vec((0u8..5, 0u16..24), 0..200)) {
-            let (mut ours, mut reference) = (PidMap::<u32>::default(), BTreeMap::<u16, u32>::new());
+            let mut ours = PidMap::<u32>::default();
+            let mut reference = BTreeMap::<u16, u32>::new();
             for (step, (kind, pid)) in steps.into_iter().enumerate() {
                 match kind {
                     0 | 1 => {
@@ -107,7 +108,9 @@ mod tests {
                         let theirs = (!is_full).then(|| reference.entry(pid).or_default());
                         let found = ours.get_or_insert(pid, 16);
                         assert_eq!(found, theirs);
-                        found.into_iter().for_each(|value| *value += step as u32);
+                        if let Some(value) = found {
+                            *value += step as u32;
+                        }
                         reference.entry(pid).and_modify(|value| *value += step as u32);
                     }
                     2 => assert_eq!(ours.get_mut(pid), reference.get_mut(&pid)),

@@ -101,7 +101,7 @@ impl Receiver {
     }
 
     /// Frees the used-up lanes after the end of a stream. Lanes that packets keep alive remain and still count.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn release_idle(&mut self) {
         self.resting.lanes.retain_mut(|lane| !lane.try_reclaim(LANE));
     }
 

@@ -186,7 +186,8 @@ impl RistReceiver {
     pub(crate) fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut out = std::mem::take(&mut self.answers);
         if !self.is_live(now) {
-            (self.report, self.tick) = (None, None);
+            self.report = None;
+            self.tick = None;
             return Vec::new();
         }
         let is_due = self.report.is_some_and(|at| at <= now);
@@ -240,7 +241,10 @@ impl RistReceiver {
         self.stream = None;
         self.missing.clear();
         self.reception = Reception::new(90_000);
-        (self.report, self.tick, self.round_trip, self.last_media) = (None, None, None, None);
+        self.report = None;
+        self.tick = None;
+        self.round_trip = None;
+        self.last_media = None;
         self.credit = FIRST_CREDIT;
     }
 }

@@ -112,9 +112,8 @@ pub(crate) struct ChunkReader {
     head: [u8; MAX_HEAD],
 }
 
-/// On a cache line of its own: where there are many connections, each of them is found cold.
+/// State of one chunk stream.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 struct ChunkStream {
     id: u32,
     timestamp: u32,

@@ -20,10 +20,8 @@ const MAX_PENDING: usize = 64 << 10;
 /// Maximum number of messages in one aggregate message.
 const MAX_AGGREGATE: usize = 4096;
 
-/// One side of a connection. Bytes that it wants to send gather in [`Link::take_output`]. In this order: what every read
-/// touches lies together.
+/// One side of a connection. Bytes that it wants to send gather in [`Link::take_output`].
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Link {
     handshake: Option<Box<Handshake>>,
     /// Number of bytes received, and of those acknowledged.

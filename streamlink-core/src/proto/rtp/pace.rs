@@ -214,7 +214,9 @@ impl Pacer {
             let departure = last.rate.map_or(now, |rate| add(last.departure, share(rate, at)));
             self.depart(packet, departure.min(add(now, MAX_DELAY)));
         }
-        (self.bytes, self.window, self.drift) = (0, None, 0);
+        self.bytes = 0;
+        self.window = None;
+        self.drift = 0;
     }
 
     /// Appends a packet. None leaves before the one before it.

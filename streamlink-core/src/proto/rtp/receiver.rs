@@ -171,7 +171,8 @@ impl Receiver {
     /// packets in the order of arrival goes on so.
     pub(crate) fn set_window(&mut self, window: Duration, hold: usize) {
         if !self.window.is_zero() {
-            (self.window, self.hold) = (window, hold.clamp(1, self.limit.packets));
+            self.window = window;
+            self.hold = hold.clamp(1, self.limit.packets);
         }
     }
 
@@ -302,7 +303,8 @@ impl Receiver {
                     while !old.held.is_empty() {
                         old.skip_gap(&mut self.quality, out);
                     }
-                    let (ssrc, next) = (old.ssrc, old.next as u16); // modulo 2^16
+                    let ssrc = old.ssrc;
+                    let next = old.next as u16; // modulo 2^16
                     let run = Run { ssrc, next, last_arrival: old.last_arrival, length: 0 };
                     let returns = |previous: &Run| previous.continues(&first, held.arrival());
                     if self.previous.take().is_some_and(|previous| returns(&previous)) {
@@ -429,10 +431,8 @@ impl Stream {
             return self.pass_unordered(sequence, packet, quality, out);
         }
         let Some(ahead) = sequence.checked_sub(self.next) else {
-            let counter = match self.given_up.iter().any(|range| range.contains(&sequence)) {
-                true => &mut quality.late,
-                false => &mut quality.duplicates,
-            };
+            let was_given_up = self.given_up.iter().any(|range| range.contains(&sequence));
+            let counter = if was_given_up { &mut quality.late } else { &mut quality.duplicates };
             *counter = counter.saturating_add(1);
             return;
         };

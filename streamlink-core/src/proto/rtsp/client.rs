@@ -376,7 +376,8 @@ impl ClientSession {
             && self.refused <= MAX_REFUSED
             && let Some(Sent { method, url, headers, body }) = self.last.clone()
         {
-            (self.answer, self.answered) = (new, 0);
+            self.answer = new;
+            self.answered = 0;
             self.send(method, url, headers, body);
             return None;
         }

@@ -7,7 +7,9 @@ use reader::{Item, Reader};
 use std::sync::Arc;
 
 fn random(bytes: &mut [u8]) {
-    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
+    for (i, b) in bytes.iter_mut().enumerate() {
+        *b = i as u8;
+    }
 }
 
 const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=No Name\r\nt=0 0\r\n\

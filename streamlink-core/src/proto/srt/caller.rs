@@ -2,7 +2,8 @@
 //! until answered, or until the time is up.
 
 use super::{
-    connection::{Agreement, Connection},
+    agreement::Agreement,
+    connection::Connection,
     crypto::{CipherMode, Keys},
     handshake::{Extensions, GroupExtension, Handshake, HandshakeType, MAGIC},
     packet::{Control, write_control},

@@ -4,85 +4,38 @@
 //! ([`Connection::poll_delivery`]) and the time of its next action ([`Connection::next_timeout`]).
 
 use super::{
-    crypto::{KeyDerivation, KeyError, Keys, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, STATUS_NO_SECRET},
+    agreement::Agreement,
+    arena::Arena,
     fec::{FecDecoder, FecEncoder, Rebuilt},
+    key_exchange::KeyExchange,
     outbox::{Body, Outbox},
     packet::{Ack, Control, DataHeader, HEADER, KeyFlag, Packet, write_control},
     receive::{ReceiveCounts, ReceiveHalf},
-    send::{Acknowledged, Pacing, RoundTrip, Selected, SendCounts, SendHalf},
+    round_trip::RoundTrip,
+    send::{Acknowledged, Pacing, Selected, SendCounts, SendHalf},
     sequence::Sequence,
 };
-use crate::{
-    packet_filter::{FilterArq, FilterMatrix},
-    random::Random,
-    secret::Secret,
-};
-use bytes::{Bytes, BytesMut};
+use crate::packet_filter::FilterArq;
+use bytes::Bytes;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
-use zeroize::Zeroizing;
 
 /// Interval at which acknowledgements are considered (section 4.8.1).
 const ACK_INTERVAL: Duration = Duration::from_millis(10);
 /// Idle time after which a keep-alive packet is sent (section 3.2.3).
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Round-trip time assumed until one was measured (section 4.10).
-const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Maximum number of queued control packets. Beyond that the oldest are dropped, as a network would.
 const MAX_CONTROL: usize = 1024;
 /// Maximum time by which the timestamp of a packet may lie before the moment at which it was pushed, and the maximum share
 /// of the latency of the peer, which has less time for retransmissions by it.
 const MAX_HELD: Duration = Duration::from_millis(16);
 const MAX_HELD_SHARE: u32 = 8;
-/// Size in bytes by which the memory for decryption grows.
-const ARENA: usize = 24 * 1456;
 /// Margin above the latency at which the sender drops packets. Their age is at least [`MIN_DROP_AGE`].
 const DROP_MARGIN: Duration = Duration::from_millis(20);
 /// Minimum age at which the sender drops packets.
 const MIN_DROP_AGE: Duration = Duration::from_millis(1000);
-
-/// Minimum interval between two derivations of the key that wraps the peer's keys, as each delays all connections. In
-/// libsrt the salt, and so that key, stays the same for a connection.
-const DERIVATION_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Parameters of a connection, on which both ends have agreed.
-#[derive(Clone, Debug)]
-pub(crate) struct Agreement {
-    pub(crate) local_id: u32,
-    pub(crate) peer_id: u32,
-    /// First sequence number of the packets that we send, and of those of the peer.
-    pub(crate) initial_sequence: Sequence,
-    pub(crate) peer_sequence: Sequence,
-    /// Time for which we hold received packets.
-    pub(crate) receive_latency: Duration,
-    /// Time for which the peer holds the packets that we send.
-    pub(crate) send_latency: Duration,
-    pub(crate) drop_late: bool,
-    /// Timestamp of the peer's last handshake packet.
-    pub(crate) peer_timestamp: u32,
-    /// Start of our own timestamps.
-    pub(crate) start: Instant,
-    pub(crate) keys: Option<Keys>,
-    pub(crate) filter: Option<FilterMatrix>,
-    /// Group of the peer of which the connection is a member.
-    pub(crate) peer_group: Option<u32>,
-    pub(crate) passphrase: Option<Secret>,
-    /// Packets that each side's buffer holds.
-    pub(crate) buffer: usize,
-    /// Largest payload that we send, in bytes. It fits into the packets of both ends.
-    pub(crate) max_payload: usize,
-    /// Packets that the peer's buffer holds.
-    pub(crate) peer_window: usize,
-    /// Maximum send rate, including retransmissions.
-    pub(crate) bytes_per_second: u64,
-    pub(crate) peer_idle: Duration,
-    /// Number of packets after which the key changes. The next key is announced `key_announce` packets before that.
-    pub(crate) key_refresh: u64,
-    pub(crate) key_announce: u64,
-    pub(crate) random: Random,
-}
 
 /// Payload that is due for delivery.
 #[derive(Clone, Debug)]
@@ -129,31 +82,19 @@ pub(crate) struct Connection {
     decoder: Option<Box<FecDecoder>>,
     rebuilt: Vec<Rebuilt>,
     control: VecDeque<Bytes>,
-    rtt: Duration,
-    rtt_variance: Duration,
-    measured: bool,
+    round_trip: RoundTrip,
     last_heard: Instant,
     last_said: Instant,
     next_ack: Instant,
     closed: Option<CloseReason>,
     /// Set after a shutdown of the peer. Received packets are still delivered, each at its time.
     ending: bool,
-    /// Key in use for sending. The number of packets sent with it is in `key_used`.
-    key: KeyFlag,
-    key_used: u64,
-    sending_keys: Option<Keys>,
-    /// Set while the next key is known, and not yet in use.
-    has_next_key: bool,
-    /// Key material that the peer has not confirmed, and the time at which it was last sent.
-    unconfirmed: Option<(Vec<u8>, Option<Instant>)>,
+    keys: KeyExchange,
     undecrypted: u64,
-    /// Time from which the key that wraps the peer's keys may be derived again.
-    next_derivation: Instant,
     last_progress: Instant,
     /// Start of the time in which packets wait to be acknowledged and the peer shows no sign of reading.
     unread_since: Option<Instant>,
-    /// Memory for decrypted payloads, one behind the other.
-    arena: BytesMut,
+    arena: Arena,
 }
 
 /// Returns the time of a packet that arrived at `arrival` and is queued at `now`: that of its arrival, unless it was held
@@ -163,29 +104,14 @@ pub(crate) fn arrival_within(most: Duration, arrival: Instant, now: Instant) -> 
     now.checked_sub(held).unwrap_or(now)
 }
 
-/// Copies a payload into the arena. The arena's memory is reused when the packets in it have been dropped.
-fn stage(arena: &mut BytesMut, payload: &[u8]) -> BytesMut {
-    if arena.capacity() < payload.len() {
-        arena.reserve(ARENA);
-    }
-    arena.extend_from_slice(payload);
-    arena.split()
-}
-
-/// Returns the last staged payload to the arena, so that useless data takes no memory from data that is kept.
-fn unstage(arena: &mut BytesMut, mut staged: BytesMut) {
-    staged.unsplit(std::mem::take(arena));
-    staged.clear();
-    *arena = staged;
-}
-
 impl Connection {
-    pub(crate) fn new(agreement: Agreement, now: Instant) -> Self {
+    pub(crate) fn new(mut agreement: Agreement, now: Instant) -> Self {
+        let keys = KeyExchange::new(&mut agreement, now);
         let a = &agreement;
         let mut sender = SendHalf::new(a.initial_sequence, a.buffer, a.peer_window, a.bytes_per_second, now);
         let mut receiver =
             ReceiveHalf::new(a.peer_sequence, a.buffer, a.receive_latency, a.drop_late, a.peer_timestamp, now);
-        sender.set_overhead(a.keys.as_ref().map_or(0, |keys| keys.mode().overhead()));
+        sender.set_overhead(keys.overhead());
         if let Some(filter) = a.filter {
             sender.set_filter(FecEncoder::new(filter, a.initial_sequence));
             receiver.set_filter(filter.arq);
@@ -196,24 +122,17 @@ impl Connection {
             decoder: a.filter.map(|filter| Box::new(FecDecoder::new(filter, a.peer_sequence))),
             rebuilt: Vec::new(),
             control: VecDeque::new(),
-            rtt: INITIAL_RTT,
-            rtt_variance: INITIAL_RTT / 2,
-            measured: false,
+            round_trip: RoundTrip::new(),
             last_heard: now,
             last_said: now,
             next_ack: now,
             closed: None,
             ending: false,
-            key: if a.keys.is_some() { KeyFlag::Even } else { KeyFlag::Clear },
-            key_used: 0,
-            sending_keys: a.keys.clone(),
-            has_next_key: false,
-            unconfirmed: None,
+            keys,
             undecrypted: 0,
-            next_derivation: now,
             last_progress: now,
             unread_since: None,
-            arena: BytesMut::new(),
+            arena: Arena::default(),
             sends_only: false,
             agreement,
         }
@@ -246,10 +165,10 @@ impl Connection {
         ConnectionStats {
             sent: self.sender.counts,
             received: self.receiver.counts,
-            rtt: self.rtt,
+            rtt: self.round_trip.smoothed,
             latency: self.agreement.receive_latency,
             buffered: self.receiver.buffered(),
-            encrypted: self.agreement.keys.is_some(),
+            encrypted: self.keys.is_encrypted(),
             undecrypted: self.undecrypted,
         }
     }
@@ -259,8 +178,7 @@ impl Connection {
     pub(crate) fn leeway(&self) -> Duration {
         let a = &self.agreement;
         let latency = if self.sends_only { a.send_latency } else { a.send_latency.min(a.receive_latency) };
-        let is_known = self.rtt != INITIAL_RTT;
-        let round_trip = if is_known { self.rtt } else { latency / 6 };
+        let round_trip = self.round_trip.known().unwrap_or(latency / 6);
         latency.saturating_sub(round_trip * 3) / 12
     }
 
@@ -328,36 +246,10 @@ impl Connection {
             self.sender.counts.dropped += 1;
             return false;
         }
-        self.turn_keys();
+        let key = self.keys.next_key(&self.sender);
         let timestamp = self.timestamp(queued);
-        self.sender.push(payload.clone(), self.key, timestamp, (queued, now));
+        self.sender.push(payload.clone(), key, timestamp, (queued, now));
         true
-    }
-
-    /// Changes the key (section 6.1.6): announces the next key in time, starts to use it, and forgets the old one. Packets
-    /// are encrypted when they leave, so that a key stays until none is left that was pushed with it.
-    fn turn_keys(&mut self) {
-        let Some(keys) = &mut self.sending_keys else { return };
-        self.key_used += 1;
-        let next = if self.key == KeyFlag::Even { KeyFlag::Odd } else { KeyFlag::Even };
-        let refresh = self.agreement.key_refresh;
-        let announce = self.agreement.key_announce;
-        let is_free = !self.sender.holds(next);
-        if self.has_next_key {
-            if self.key_used >= refresh && self.unconfirmed.is_none() {
-                // The peer has confirmed the new key, so it is used from here on.
-                self.key = next;
-                self.key_used = 0;
-                self.has_next_key = false;
-            }
-        } else if self.key_used >= refresh.saturating_sub(announce).max(1) && is_free {
-            let random = Zeroizing::new(self.agreement.random.bytes());
-            keys.refresh(next, &random);
-            self.has_next_key = true;
-            self.unconfirmed = keys.material().map(|material| (material, None));
-        } else if self.key_used >= announce && is_free && keys.has(next) {
-            keys.retire(next);
-        }
     }
 
     /// Handles one packet, which has been checked to come from the address of the peer.
@@ -395,16 +287,16 @@ impl Connection {
 
     /// Decrypts and stores a needed packet. Returns whether it could be decrypted.
     fn take_data(&mut self, header: &DataHeader, raw: [u8; HEADER], payload: Bytes, now: Instant) -> bool {
-        let payload = match (header.key, &self.agreement.keys) {
+        let payload = match (header.key, self.keys.of_peer()) {
             (KeyFlag::Clear, None) => payload,
             (KeyFlag::Clear, Some(_)) | (_, None) => {
                 self.undecrypted += 1;
                 return false;
             }
             (flag, Some(keys)) => {
-                let mut clear = stage(&mut self.arena, &payload);
+                let mut clear = self.arena.stage(&payload);
                 if !keys.open(flag, header.sequence, raw, &mut clear) {
-                    unstage(&mut self.arena, clear);
+                    self.arena.unstage(clear);
                     self.undecrypted += 1;
                     return false;
                 }
@@ -467,23 +359,19 @@ impl Connection {
                 self.last_progress = now;
                 if ack.full {
                     self.say(&Control::AckAck(ack.number), now);
-                    if !self.measured && ack.rtt > 0 {
-                        self.rtt = Duration::from_micros(ack.rtt.min(10_000_000).into());
-                        self.rtt_variance = Duration::from_micros(ack.rtt_variance.min(10_000_000).into());
-                    }
+                    self.round_trip.accept(ack.rtt, ack.rtt_variance);
                 }
             }
             Control::AckAck(number) => {
                 if let Some(rtt) = self.receiver.confirm(*number, timestamp, now) {
-                    self.measure(rtt);
+                    self.round_trip.measure(rtt);
                 }
             }
             Control::Nak(ranges) => {
                 // A peer that reports losses is reading, and has reported what else is missing, too.
                 self.unread_since = None;
                 self.last_progress = now;
-                let round_trip = RoundTrip { smoothed: self.rtt, variance: self.rtt_variance };
-                if let Some((first, last)) = self.sender.report_lost(ranges, round_trip, now) {
+                if let Some((first, last)) = self.sender.report_lost(ranges, self.round_trip, now) {
                     self.say(&Control::DropRequest { first, last }, now);
                 }
             }
@@ -493,65 +381,20 @@ impl Connection {
                 self.receiver.stop_waiting();
             }
             Control::PeerError => self.closed = Some(CloseReason::Protocol("it reports an error of its own")),
-            Control::KeyRequest(material) => self.take_keys(material, now),
-            Control::KeyResponse(material) => {
-                if self.unconfirmed.as_ref().is_some_and(|(ours, _)| ours == material) {
-                    self.unconfirmed = None;
+            Control::KeyRequest(material) => {
+                if let Some(answer) = self.keys.take_announcement(material, now) {
+                    self.say(&Control::KeyResponse(&answer), now);
                 }
             }
+            Control::KeyResponse(material) => self.keys.confirm(material),
             Control::KeepAlive => self.receiver.stand_by(),
             Control::Handshake(_) | Control::Other => {}
         }
     }
 
-    /// Handles the announcement of the peer's next key.
-    fn take_keys(&mut self, material: &[u8], now: Instant) {
-        let opened = match (&mut self.agreement.keys, &self.agreement.passphrase) {
-            (Some(keys), Some(passphrase)) => {
-                KeyDerivation::of_material(material, passphrase.reveal()).and_then(|derivation| {
-                    let wrapping = if derivation.is_done_by(keys.wrapping()) {
-                        keys.wrapping().clone()
-                    } else if now >= self.next_derivation {
-                        self.next_derivation = now + DERIVATION_INTERVAL;
-                        derivation.run()
-                    } else {
-                        return Ok(false); // not answered, so that the peer announces it again
-                    };
-                    keys.update(Keys::from_material(material, wrapping)?)?;
-                    Ok(true)
-                })
-            }
-            _ => return self.say(&Control::KeyResponse(&STATUS_NO_SECRET.to_be_bytes()), now),
-        };
-        match opened {
-            Ok(true) => self.say(&Control::KeyResponse(material), now),
-            Ok(false) => {}
-            Err(KeyError::Cipher) => self.say(&Control::KeyResponse(&STATUS_BAD_CIPHER.to_be_bytes()), now),
-            Err(KeyError::Malformed | KeyError::BadSecret) => {
-                self.say(&Control::KeyResponse(&STATUS_BAD_SECRET.to_be_bytes()), now);
-            }
-        }
-    }
-
-    /// Updates the smoothed round-trip time (section 4.10), as TCP does.
-    fn measure(&mut self, rtt: Duration) {
-        if !std::mem::replace(&mut self.measured, true) {
-            (self.rtt, self.rtt_variance) = (rtt, rtt / 2);
-            return;
-        }
-        let difference = self.rtt.abs_diff(rtt);
-        self.rtt_variance = (self.rtt_variance * 3 + difference) / 4;
-        self.rtt = (self.rtt * 7 + rtt) / 8;
-    }
-
-    /// Returns the interval at which a loss is reported (section 4.8.2).
-    fn report_interval(&self) -> Duration {
-        ((self.rtt + self.rtt_variance * 4) / 2).max(Duration::from_millis(20))
-    }
-
     /// Returns the time without acknowledgement after which sent packets are sent again.
     fn silence(&self) -> Duration {
-        self.rtt + self.rtt_variance * 4 + ACK_INTERVAL * 2
+        self.round_trip.timeout() + ACK_INTERVAL * 2
     }
 
     /// Returns the idle time after which a keep-alive packet is sent. A peer whose idle timeout is as short as ours stays.
@@ -579,14 +422,13 @@ impl Connection {
         }
         if now >= self.next_ack {
             self.next_ack = now + ACK_INTERVAL;
-            let repeat = self.rtt + self.rtt_variance * 4;
-            if let Some((number, next)) = self.receiver.ack_due(now, repeat) {
+            if let Some((number, next)) = self.receiver.ack_due(now, self.round_trip.timeout()) {
                 let micros = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
                 let ack = Ack {
                     number,
                     next: next.number(),
-                    rtt: micros(self.rtt),
-                    rtt_variance: micros(self.rtt_variance),
+                    rtt: micros(self.round_trip.smoothed),
+                    rtt_variance: micros(self.round_trip.variance),
                     window: self.receiver.window(),
                     full: true,
                     ..Ack::default()
@@ -605,9 +447,11 @@ impl Connection {
                 let before = now.checked_sub(self.silence()).unwrap_or(now);
                 self.sender.resend_silent(before);
             }
-            self.repeat_keys(now);
+            if let Some(material) = self.keys.due_announcement(self.round_trip.smoothed * 3 / 2, now) {
+                self.say(&Control::KeyRequest(&material), now);
+            }
         }
-        let interval = self.report_interval();
+        let interval = self.round_trip.report_interval();
         let losses = self.receiver.overdue_losses(now, interval);
         if !losses.is_empty() {
             self.say(&Control::Nak(losses), now);
@@ -630,16 +474,6 @@ impl Connection {
         now.saturating_duration_since(since) >= patience
     }
 
-    fn repeat_keys(&mut self, now: Instant) {
-        let wait = self.rtt * 3 / 2;
-        let due = |at: &Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) >= wait);
-        if let Some((material, at)) = self.unconfirmed.take_if(|(_, at)| due(at)) {
-            let _ = at;
-            self.say(&Control::KeyRequest(&material), now);
-            self.unconfirmed = Some((material, Some(now)));
-        }
-    }
-
     /// Returns the time at which [`Connection::handle_timeout`], [`Connection::poll_delivery`] or [`Connection::fill`] has
     /// something to do. `None` if the connection has ended.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
@@ -651,10 +485,10 @@ impl Connection {
         }
         let idle = self.last_heard + self.agreement.peer_idle;
         let alive = self.last_said + self.keep_alive_interval();
-        let busy = self.receiver.needs_ack() || self.sender.in_flight() > 0 || self.unconfirmed.is_some();
+        let busy = self.receiver.needs_ack() || self.sender.in_flight() > 0 || self.keys.is_unconfirmed();
         let others = [
             busy.then_some(self.next_ack),
-            self.receiver.next_report(self.report_interval()),
+            self.receiver.next_report(self.round_trip.report_interval()),
             self.receiver.next_delivery(),
             self.sender.next_release(),
         ];
@@ -694,7 +528,7 @@ impl Connection {
             return outbox.push(raw, Body::Held(index));
         }
         let start = outbox.sealed.len();
-        let (Some(keys), Some(payload)) = (&self.sending_keys, self.sender.payload(index)) else { return };
+        let (Some(keys), Some(payload)) = (self.keys.of_ours(), self.sender.payload(index)) else { return };
         if !keys.seal(header.key, header.sequence, raw, payload, &mut outbox.sealed) {
             return; // never the case, as keys are kept for what was pushed with them; clear text is not sent
         }

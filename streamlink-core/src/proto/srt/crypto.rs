@@ -81,7 +81,7 @@ struct Key {
 }
 
 /// AES in counter mode that borrows an expanded key.
-type Counter<'a, Aes> = ctr::Ctr128BE<&'a Aes>;
+type CtrCipher<'a, Aes> = ctr::Ctr128BE<&'a Aes>;
 
 /// AES in Galois/counter mode, with a tag of 16 bytes.
 type Galois<Aes> = AesGcm<Aes, U12>;
@@ -417,9 +417,9 @@ impl Keys {
         let iv = self.mixed::<16>(sequence, 10);
         let iv = (&iv).into();
         match cipher {
-            Cipher::Aes128(aes) => Counter::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(text),
-            Cipher::Aes192(aes) => Counter::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(text),
-            Cipher::Aes256(aes) => Counter::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(text),
+            Cipher::Aes128(aes) => CtrCipher::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(text),
+            Cipher::Aes192(aes) => CtrCipher::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(text),
+            Cipher::Aes256(aes) => CtrCipher::from_core(CtrCore::inner_iv_init(&**aes, iv)).apply_keystream(text),
             Cipher::Gcm128(_) | Cipher::Gcm192(_) | Cipher::Gcm256(_) => {} // not used in counter mode
         }
     }

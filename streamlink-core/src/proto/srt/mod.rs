@@ -1,6 +1,8 @@
 //! SRT (draft-sharabayko-srt-01, and libsrt where it differs): handshake, encryption, and connections that retransmit
 //! lost packets and deliver payloads at the right time. Sans-IO: driven by packets and the time.
 
+mod agreement;
+mod arena;
 mod backup;
 mod caller;
 mod connection;
@@ -10,13 +12,17 @@ mod group;
 mod handshake;
 #[cfg(test)]
 mod held_derivations;
+mod key_exchange;
 mod listener;
+mod loss_list;
 mod outbox;
 mod packet;
+mod peer_clock;
 mod receive;
 #[cfg(test)]
 mod recorded_tests;
 mod rendezvous;
+mod round_trip;
 mod send;
 mod sequence;
 mod terms;

@@ -1,5 +1,6 @@
 //! Packets that leave together. A data packet stays where the sender holds it, and is neither copied nor shared on its way
-//! to the socket; an encrypted one is encrypted here, into memory that is used again for the next.
+//! to the socket; an encrypted one is encrypted into the outbox (`Connection::put_data`), whose memory is used again for
+//! the next.
 //!
 //! Encryption cannot be done once for all receivers of a stream. In SRT the caller generates key and salt (section 6.1.2),
 //! so that those of each caller of a listener differ. The counter starts with the packet's sequence number (section 6.2.2),

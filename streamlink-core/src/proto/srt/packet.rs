@@ -245,7 +245,9 @@ pub(crate) fn write_control(control: &Control<'_>, timestamp: u32, destination: 
         Control::Handshake(body) | Control::KeyRequest(body) | Control::KeyResponse(body) => bytes.extend(*body),
         Control::Ack(ack) if ack.full => {
             let fields = [ack.next, ack.rtt, ack.rtt_variance, ack.window, ack.packets_per_second, ack.capacity];
-            fields.into_iter().for_each(&mut put);
+            for field in fields {
+                put(field);
+            }
             put(ack.bytes_per_second);
         }
         Control::Ack(ack) => put(ack.next),
@@ -310,7 +312,8 @@ mod tests {
         fn srt_packet_parser_accepts_any_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..9) {
             let _ = Packet::parse(&bytes);
             if let [first, second, ..] = &mut bytes[..] {
-                (*first, *second) = (0x80, kind);
+                *first = 0x80;
+                *second = kind;
                 let _ = Packet::parse(&bytes);
             }
         }

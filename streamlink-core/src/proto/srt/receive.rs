@@ -2,11 +2,15 @@
 //! their delivery time (TSBPD), reports losses at once and periodically, sends acknowledgements, and gives up packets
 //! that are too late.
 //!
-//! A packet waits for at most the latency and [`MAX_LEAD`], whatever timestamp it carries. A timestamp further ahead
-//! comes from a clock that has jumped, or is forged. Memory: at most `capacity` packets, each of up to
-//! [`super::packet::MAX_PAYLOAD`] bytes and 150 bytes of overhead.
+//! A packet waits for at most the latency and [`MAX_LEAD`](super::peer_clock::MAX_LEAD), whatever timestamp it carries. A
+//! timestamp further ahead comes from a clock that has jumped, or is forged. Memory: at most `capacity` packets, each of
+//! up to [`super::packet::MAX_PAYLOAD`] bytes and 150 bytes of overhead.
 
-use super::sequence::Sequence;
+use super::{
+    loss_list::{GivenUp, LossList, LossRange},
+    peer_clock::PeerClock,
+    sequence::Sequence,
+};
 use crate::packet_filter::FilterArq;
 use bytes::Bytes;
 use std::{
@@ -14,30 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Maximum number of loss ranges that are tracked. Beyond it the oldest are given up.
-const MAX_LOSSES: usize = 1024;
-/// Maximum number of ranges of given up packets that are remembered, to tell those that arrive late from duplicates.
-const MAX_GIVEN_UP: usize = 256;
-/// Maximum number of ranges in one loss report, so that it fits into a packet.
-const MAX_REPORT: usize = 180;
-/// Least lateness of a packet that counts as reordering, the most that losses are held back for it (beside a quarter of the
-/// latency), and the time after which a smaller one is assumed.
-const MIN_REORDERING: Duration = Duration::from_millis(2);
-const MAX_REORDERING: Duration = Duration::from_millis(100);
-const REORDERING_MEMORY: Duration = Duration::from_secs(2);
 /// Maximum number of acknowledgements that wait for their ACKACK.
 const MAX_PENDING_ACKS: usize = 64;
-/// Number of averaged samples of the drift between the clocks. The clock is adjusted if the average exceeds
-/// [`MAX_DRIFT_US`].
-const DRIFT_SAMPLES: i64 = 1000;
-/// Drift from which the clock is adjusted, in microseconds.
-const MAX_DRIFT_US: i64 = 5000;
-/// Maximum lead of a packet's timestamp over the peer's clock, as known from the handshake. The lead is the time by
-/// which the handshake took longer than the packet, so the limit is far above that of any network. It also covers
-/// senders whose clock starts a little after their handshake.
-const MAX_LEAD: Duration = Duration::from_secs(5);
-/// Number of consecutive packets with a larger lead after which the clock is reset by them.
-const LEAPS: u32 = 64;
 
 /// Counters of the receiving half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,89 +51,16 @@ pub(crate) struct ReceiveCounts {
     pub(crate) wrong_repairs: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Loss {
-    first: Sequence,
-    last: Sequence,
-    /// Time of the last report, or that at which the loss was found.
-    reported: Instant,
-    /// Time at which the loss was found, until it is reported: the packets may only be out of order.
-    found: Option<Instant>,
-    /// Set while the packet filter may still rebuild the packets.
-    repairable: bool,
-}
-
-/// Returns the time after which a loss is reported again, or, if a packet filter may still rebuild it, for the first time.
-/// `None`: it is not reported.
-fn wait(loss: &Loss, filter: Option<FilterArq>, times: ReportTimes) -> Option<Duration> {
-    match filter {
-        Some(FilterArq::Never) => None,
-        Some(FilterArq::OnRequest) if loss.repairable => Some(times.patience),
-        _ if loss.found.is_some() => Some(times.reordering),
-        _ => Some(times.interval),
-    }
-}
-
-/// Times after which losses are reported.
-#[derive(Clone, Copy, Debug)]
-struct ReportTimes {
-    /// From one report to the next.
-    interval: Duration,
-    /// While a packet filter may rebuild them.
-    patience: Duration,
-    /// While they may only be out of order.
-    reordering: Duration,
-}
-
-/// Removes a range of numbers from a list of ranges, which holds at most `most`. Returns whether any of them was in it.
-fn remove_range(ranges: &mut VecDeque<Loss>, from: Sequence, to: Sequence, most: usize) -> bool {
-    let mut found = false;
-    let mut at = 0;
-    while let Some(range) = ranges.get_mut(at) {
-        let Loss { first, last, .. } = *range;
-        if last.distance(from) > 0 || to.distance(first) > 0 {
-            at += 1; // the ranges do not overlap
-            continue;
-        }
-        found = true;
-        let keeps_start = first.distance(from) > 0;
-        let keeps_end = to.distance(last) > 0;
-        match (keeps_start, keeps_end) {
-            (false, false) => {
-                ranges.remove(at);
-                continue;
-            }
-            (true, false) => range.last = from.after(0x7fff_ffff),
-            (false, true) => range.first = to.after(1),
-            (true, true) => {
-                range.last = from.after(0x7fff_ffff);
-                let rest = Loss { first: to.after(1), last, ..*range };
-                if ranges.len() < most {
-                    ranges.insert(at + 1, rest);
-                }
-                return true;
-            }
-        }
-        at += 1;
-    }
-    found
-}
-
 #[derive(Debug)]
 pub(crate) struct ReceiveHalf {
     /// Packets from `base` on, with their delivery times. The last slot is never empty.
     slots: VecDeque<Option<(Bytes, Instant)>>,
     /// Sequence number of the next packet to deliver.
     base: Sequence,
-    losses: VecDeque<Loss>,
-    /// Ranges before `base` that were given up and have not arrived since, the oldest first.
-    given_up: VecDeque<Loss>,
+    losses: LossList,
+    given_up: GivenUp,
     capacity: usize,
-    /// Local time at which the peer's clock, in microseconds, showed `origin`.
-    epoch: Instant,
-    origin: u32,
-    /// Consecutive packets whose timestamp was too far ahead.
-    leaps: u32,
+    clock: PeerClock,
     latency: Duration,
     drop_late: bool,
     /// Set for a member of a group, which delivers the packets of all members.
@@ -160,16 +69,6 @@ pub(crate) struct ReceiveHalf {
     floor: Option<Sequence>,
     /// Of a member: set while it sends keep-alive packets instead of media.
     stands_by: bool,
-    /// Time by which packets come out of order. Losses are reported after it, and at once on a path that keeps the order.
-    reordering: Duration,
-    /// Start of the period in which no packet has come out of order by as much.
-    ordered_since: Instant,
-    /// Use of retransmissions beside the packet filter; `None` without a filter.
-    filter: Option<FilterArq>,
-    drift_sum: i64,
-    drift_count: i64,
-    /// Adjustment of the clock, in microseconds.
-    adjustment: i64,
     acked: Sequence,
     ack_number: u32,
     pending_acks: VecDeque<(u32, Instant)>,
@@ -192,23 +91,15 @@ impl ReceiveHalf {
         Self {
             slots: VecDeque::new(),
             base: first,
-            losses: VecDeque::new(),
-            given_up: VecDeque::new(),
+            losses: LossList::new(latency, now),
+            given_up: GivenUp::default(),
             capacity,
-            epoch: now,
-            origin: timestamp,
-            leaps: 0,
+            clock: PeerClock::new(timestamp, now),
             latency,
             drop_late,
             is_member: false,
             floor: None,
             stands_by: false,
-            reordering: Duration::ZERO,
-            ordered_since: now,
-            filter: None,
-            drift_sum: 0,
-            drift_count: 0,
-            adjustment: 0,
             acked: first,
             ack_number: 0,
             pending_acks: VecDeque::new(),
@@ -221,7 +112,7 @@ impl ReceiveHalf {
 
     /// Leaves it to a packet filter to rebuild what is missing, with this use of retransmissions beside it.
     pub(crate) fn set_filter(&mut self, arq: FilterArq) {
-        self.filter = Some(arq);
+        self.losses.set_filter(arq);
     }
 
     /// Raises the capacity. It never shrinks, because the window that was announced to the peer still holds.
@@ -236,7 +127,7 @@ impl ReceiveHalf {
 
     /// Returns the first missing sequence number.
     pub(crate) fn next_missing(&self) -> Sequence {
-        self.losses.front().map_or(self.end(), |loss| loss.first)
+        self.losses.first().unwrap_or(self.end())
     }
 
     /// Returns the free buffer space, in packets.
@@ -251,7 +142,7 @@ impl ReceiveHalf {
             Ok(ahead) if ahead >= self.capacity => self.counts.discarded += 1,
             Ok(ahead) if matches!(self.slots.get(ahead), Some(Some(_))) => self.counts.duplicates += 1,
             Ok(_) => return true,
-            Err(_) if remove_range(&mut self.given_up, sequence, sequence, MAX_GIVEN_UP) => self.counts.discarded += 1,
+            Err(_) if self.given_up.remove(sequence) => self.counts.discarded += 1,
             Err(_) if self.is_member => self.counts.redundant += 1,
             Err(_) => self.counts.duplicates += 1,
         }
@@ -278,7 +169,7 @@ impl ReceiveHalf {
         let target = if floor.distance(sequence) > 0 { floor } else { sequence };
         let Ok(passed @ 1..) = u64::try_from(self.base.distance(target)) else { return };
         self.counts.missed += if stood_by { 0 } else { passed };
-        self.forget(self.base, target.before(1));
+        self.losses.remove(self.base, target.before(1));
         self.base = target;
     }
 
@@ -300,7 +191,7 @@ impl ReceiveHalf {
         (timestamp, is_repeat): (u32, bool),
         payload: Bytes,
         now: Instant,
-    ) -> Option<(Sequence, Sequence)> {
+    ) -> Option<LossRange> {
         let ahead = usize::try_from(self.base.distance(sequence)).ok().filter(|n| *n < self.capacity)?;
         let due = self.due(timestamp, now);
         self.since_ack += 1;
@@ -308,169 +199,60 @@ impl ReceiveHalf {
             self.slots[ahead] = Some((payload, due));
             self.counts.recovered += 1;
             if !is_repeat {
-                self.observe_reordering(sequence, now);
+                self.losses.observe_reordering(sequence, now);
             }
-            self.forget(sequence, sequence);
+            self.losses.remove(sequence, sequence);
             return None;
         }
-        self.relax_reordering(now);
-        let gap = (ahead > self.slots.len()).then(|| (self.end(), sequence.after(0x7fff_ffff)));
-        if let Some((first, last)) = gap {
+        self.losses.relax_reordering(now);
+        let mut report = None;
+        if ahead > self.slots.len() {
+            let gap = (self.end(), sequence.before(1));
             self.counts.missed += (ahead - self.slots.len()) as u64;
-            if self.losses.len() == MAX_LOSSES {
-                self.losses.pop_front();
-            }
-            let may_be_late = self.reports_at_once() && !self.reordering.is_zero();
-            let found = may_be_late.then_some(now);
-            self.losses.push_back(Loss { first, last, reported: now, found, repairable: self.filter.is_some() });
+            report = self.losses.add(gap, now).then_some(gap);
         }
         self.slots.resize(ahead, None);
         self.slots.push_back(Some((payload, due)));
-        gap.filter(|_| self.reports_at_once() && self.reordering.is_zero())
-    }
-
-    /// Returns whether losses are reported when they are found, on a path that keeps the order.
-    fn reports_at_once(&self) -> bool {
-        matches!(self.filter, None | Some(FilterArq::Always))
+        report
     }
 
     #[cfg(test)]
     pub(super) fn reports_without_delay(&self) -> bool {
-        self.reports_at_once() && self.reordering.is_zero()
-    }
-
-    /// Learns from a packet that was taken for lost, and was only late, by how much packets come out of order.
-    fn observe_reordering(&mut self, sequence: Sequence, now: Instant) {
-        let is_it = |loss: &&Loss| loss.first.distance(sequence) >= 0 && sequence.distance(loss.last) >= 0;
-        let Some(loss) = self.losses.iter().find(is_it) else { return };
-        // One report later the time is still a lower bound.
-        let late = now.saturating_duration_since(loss.found.unwrap_or(loss.reported));
-        if late >= MIN_REORDERING {
-            let most = (self.latency / 4).min(MAX_REORDERING);
-            self.reordering = self.reordering.max(late + late / 4).min(most);
-            self.ordered_since = now;
-        }
-    }
-
-    /// Forgets the reordering of a path by and by.
-    fn relax_reordering(&mut self, now: Instant) {
-        if !self.reordering.is_zero() && now.saturating_duration_since(self.ordered_since) >= REORDERING_MEMORY {
-            self.ordered_since = now;
-            let less = self.reordering - self.reordering / 4;
-            self.reordering = if less < MIN_REORDERING { Duration::ZERO } else { less };
-        }
+        self.losses.reports_without_delay()
     }
 
     /// Counts the losses before `horizon`, which the packet filter cannot rebuild any more. Returns those that are to be
     /// reported now.
-    pub(crate) fn give_up_repair(&mut self, horizon: Sequence, now: Instant) -> Vec<(Sequence, Sequence)> {
-        let mut due = Vec::new();
-        let mut at = 0;
-        while let Some(loss) = self.losses.get_mut(at).filter(|loss| loss.first.distance(horizon) > 0) {
-            at += 1;
-            if !std::mem::replace(&mut loss.repairable, false) {
-                continue;
-            }
-            let beyond = Loss { first: horizon, repairable: true, ..*loss };
-            let is_split = loss.last.distance(horizon) <= 0;
-            if is_split {
-                loss.last = horizon.before(1);
-            }
-            loss.reported = now;
-            let first = loss.first;
-            let last = loss.last;
-            self.counts.unrepaired += u64::from(first.distance(last).unsigned_abs()) + 1;
-            if self.filter == Some(FilterArq::OnRequest) {
-                due.push((first, last));
-            }
-            if is_split && self.losses.len() < MAX_LOSSES {
-                self.losses.insert(at, beyond);
-            }
-        }
-        due.truncate(MAX_REPORT);
+    pub(crate) fn give_up_repair(&mut self, horizon: Sequence, now: Instant) -> Vec<LossRange> {
+        let (unrepaired, due) = self.losses.give_up_repair(horizon, now);
+        self.counts.unrepaired += unrepaired;
         due
-    }
-
-    /// Removes a range of numbers from the list of losses.
-    fn forget(&mut self, from: Sequence, to: Sequence) {
-        remove_range(&mut self.losses, from, to, MAX_LOSSES);
     }
 
     /// Handles a drop request: the sender has given up this range.
     pub(crate) fn drop_range(&mut self, first: Sequence, last: Sequence) {
         if first.distance(last) >= 0 {
-            // Only known losses are visited. A range from the network may be too wide to walk.
-            self.forget(first, last);
+            self.losses.remove(first, last);
         }
     }
 
     /// Returns the losses that were last reported at least `interval` ago, as many as fit into one packet.
-    pub(crate) fn overdue_losses(&mut self, now: Instant, interval: Duration) -> Vec<(Sequence, Sequence)> {
-        let mut due = Vec::new();
-        let filter = self.filter;
-        let times = self.report_times(interval);
-        for loss in &mut self.losses {
-            if due.len() == MAX_REPORT {
-                break;
-            }
-            let Some(wait) = wait(loss, filter, times) else { continue };
-            if now.saturating_duration_since(loss.reported) >= wait {
-                if filter == Some(FilterArq::OnRequest) && std::mem::replace(&mut loss.repairable, false) {
-                    self.counts.unrepaired += u64::from(loss.first.distance(loss.last).unsigned_abs()) + 1;
-                }
-                (loss.reported, loss.found) = (now, None);
-                due.push((loss.first, loss.last));
-            }
-        }
+    pub(crate) fn overdue_losses(&mut self, now: Instant, interval: Duration) -> Vec<LossRange> {
+        let (unrepaired, due) = self.losses.overdue(now, interval);
+        self.counts.unrepaired += unrepaired;
         due
-    }
-
-    fn report_times(&self, interval: Duration) -> ReportTimes {
-        ReportTimes { interval, patience: self.latency / 2, reordering: self.reordering }
     }
 
     /// Returns the time at which losses are to be reported again.
     pub(crate) fn next_report(&self, interval: Duration) -> Option<Instant> {
-        let times = self.report_times(interval);
-        let at = |loss: &Loss| loss.reported.checked_add(wait(loss, self.filter, times)?);
-        self.losses.iter().filter_map(at).min()
-    }
-
-    /// Returns the lead of a packet's timestamp over the peer's clock at `now`, in microseconds. It is nearly always
-    /// negative, by the time the packet was under way. Timestamps wrap every 71 minutes; the nearest reading is taken,
-    /// however long the peer was silent.
-    fn lead(&self, timestamp: u32, now: Instant) -> i64 {
-        let elapsed = now.saturating_duration_since(self.epoch).as_micros() as u32; // modulo 2^32
-        let clock = self.origin.wrapping_add(elapsed).wrapping_sub(self.adjustment as u32); // modulo 2^32
-        i64::from(timestamp.wrapping_sub(clock) as i32)
+        self.losses.next_report(interval)
     }
 
     /// Returns the delivery time of a packet that arrived at `now`.
     fn due(&mut self, timestamp: u32, now: Instant) -> Instant {
-        let mut lead = self.lead(timestamp, now);
-        if lead <= MAX_LEAD.as_micros() as i64 {
-            self.leaps = 0;
-        } else {
-            self.counts.mistimed += 1;
-            self.leaps += 1;
-            lead = 0;
-            if self.leaps >= LEAPS {
-                self.set_clock(timestamp, now);
-            }
-        }
-        let away = Duration::from_micros(lead.unsigned_abs());
-        let sent = if lead < 0 { now.checked_sub(away) } else { now.checked_add(away) };
-        sent.and_then(|sent| sent.checked_add(self.latency)).unwrap_or(now)
-    }
-
-    /// Resets the peer's clock, which now shows `timestamp`.
-    fn set_clock(&mut self, timestamp: u32, now: Instant) {
-        self.epoch = now;
-        self.origin = timestamp;
-        self.leaps = 0;
-        self.adjustment = 0;
-        self.drift_sum = 0;
-        self.drift_count = 0;
+        let sent = self.clock.sent_at(timestamp, now);
+        self.counts.mistimed += u64::from(sent.is_none());
+        sent.unwrap_or(now).checked_add(self.latency).unwrap_or(now)
     }
 
     /// Takes over the clock of another member of a group, so that both deliver a packet at the same time. From now on the
@@ -478,9 +260,7 @@ impl ReceiveHalf {
     pub(super) fn join(&mut self, first: Option<&Self>, next: Option<Sequence>) {
         self.is_member = true;
         if let Some(first) = first {
-            self.epoch = first.epoch;
-            self.origin = first.origin;
-            self.adjustment = first.adjustment;
+            self.clock.follow(&first.clock);
         }
         // A caller that receives announces a number of its own, which the group has left behind long ago.
         if let Some(next) = next {
@@ -528,7 +308,7 @@ impl ReceiveHalf {
     fn skip(&mut self, count: usize) {
         let Some(last) = (count as u32).checked_sub(1).map(|steps| self.base.after(steps)) else { return };
         self.slots.drain(..count);
-        self.forget(self.base, last);
+        self.losses.remove(self.base, last);
         self.base = last.after(1);
     }
 
@@ -547,36 +327,20 @@ impl ReceiveHalf {
             // The packets missing before it are too late, and are given up.
             self.slots.drain(..gap);
             let last = self.base.after(gap as u32 - 1);
-            self.count_unrepaired(last);
-            self.forget(self.base, last);
-            if self.given_up.len() == MAX_GIVEN_UP {
-                self.given_up.pop_front();
-            }
-            let given_up = Loss { first: self.base, last, reported: now, found: None, repairable: false };
-            self.given_up.push_back(given_up);
+            // The packet filter has not rebuilt them in time.
+            self.counts.unrepaired += self.losses.repairable_until(last);
+            self.losses.remove(self.base, last);
+            self.given_up.add((self.base, last), now);
             self.base = last.after(1);
             self.counts.lost += gap as u64;
         }
         self.take_first()
     }
 
-    /// Counts the packets up to `last` that are given up before the packet filter could rebuild them.
-    fn count_unrepaired(&mut self, last: Sequence) {
-        if self.filter.is_none() {
-            return;
-        }
-        for loss in self.losses.iter().take_while(|loss| loss.first.distance(last) >= 0).filter(|loss| loss.repairable)
-        {
-            let end = if loss.last.distance(last) < 0 { last } else { loss.last };
-            self.counts.unrepaired += u64::from(loss.first.distance(end).unsigned_abs()) + 1;
-        }
-    }
-
     /// Returns the number of packets missing before the first available one, and the delivery time of that.
     fn next_available(&self) -> Option<(usize, Instant)> {
         // The first loss range gives the position, so that a wide gap is not walked for every packet.
-        let known = self.losses.front().filter(|loss| loss.first == self.base);
-        let skip = known.and_then(|loss| usize::try_from(self.base.distance(loss.last)).ok()).map_or(0, |n| n + 1);
+        let skip = self.losses.missing_from(self.base);
         let at = skip + self.slots.iter().skip(skip).position(Option::is_some)?;
         let (_, due) = self.slots.get(at)?.as_ref()?;
         Some((at, *due))
@@ -636,30 +400,14 @@ impl ReceiveHalf {
         self.pending_acks.drain(..=at);
         self.confirmed |= number == self.ack_number;
         let rtt = now.saturating_duration_since(sent);
-        self.observe_clock(timestamp, now, rtt);
+        self.clock.observe(timestamp, now, rtt);
         Some(rtt)
-    }
-
-    /// Averages the drift of the peer's clock against ours (section 4.7). The clock is adjusted in steps of a few
-    /// milliseconds.
-    fn observe_clock(&mut self, timestamp: u32, now: Instant, rtt: Duration) {
-        let half = i64::try_from(rtt.as_micros() / 2).unwrap_or(i64::MAX);
-        let late = self.lead(timestamp, now).saturating_add(half).saturating_neg();
-        self.drift_sum = self.drift_sum.saturating_add(late.clamp(-1_000_000, 1_000_000));
-        self.drift_count += 1;
-        if self.drift_count >= DRIFT_SAMPLES {
-            let average = self.drift_sum / self.drift_count;
-            (self.drift_sum, self.drift_count) = (0, 0);
-            if average.abs() > MAX_DRIFT_US {
-                self.adjustment = self.adjustment.saturating_add(average);
-            }
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::peer_clock::LEAPS, *};
 
     const LATENCY: Duration = Duration::from_millis(120);
     const FIRST: u32 = u32::MAX - 2_000_000;

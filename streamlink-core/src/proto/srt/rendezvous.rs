@@ -5,8 +5,9 @@
 //! until the peer has gone on.
 
 use super::{
+    agreement::Agreement,
     caller::{Progress, REPEAT},
-    connection::{Agreement, Connection},
+    connection::Connection,
     crypto::{CipherMode, Keys},
     handshake::{Extensions, Handshake, HandshakeType},
     packet::{Control, write_control},

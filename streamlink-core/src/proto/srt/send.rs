@@ -4,6 +4,7 @@
 use super::{
     fec::FecEncoder,
     packet::{DataHeader, HEADER, KeyFlag},
+    round_trip::RoundTrip,
     sequence::Sequence,
 };
 use bytes::Bytes;
@@ -58,22 +59,16 @@ struct Repeat {
     before: Sequence,
 }
 
-/// Round-trip time of a connection, by which the sender judges whether a retransmission was lost.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RoundTrip {
-    pub(crate) smoothed: Duration,
-    pub(crate) variance: Duration,
-}
-
-impl RoundTrip {
-    /// Returns whether a retransmission is lost, if the peer still reports the packet at `now`.
+impl Repeat {
+    /// Returns whether the retransmission is lost, if the peer still reports the packet at `now`.
     ///
     /// A report that was on its way while the retransmission was is no news. That is certain to be over after the
     /// round-trip time with its variance. It is over earlier if the peer has received a packet that was sent after the
     /// retransmission (`overtaken`), unless the network reorders packets by more than the variance.
-    fn is_lost(self, repeat: Repeat, overtaken: bool, now: Instant) -> bool {
-        let least = if overtaken { self.smoothed.saturating_sub(self.variance) } else { self.smoothed + self.variance };
-        now.saturating_duration_since(repeat.at) >= least
+    fn is_lost(self, round_trip: RoundTrip, overtaken: bool, now: Instant) -> bool {
+        let RoundTrip { smoothed, variance, .. } = round_trip;
+        let least = if overtaken { smoothed.saturating_sub(variance) } else { smoothed + variance };
+        now.saturating_duration_since(self.at) >= least
     }
 }
 
@@ -366,7 +361,7 @@ impl SendHalf {
                 let Some(item) = self.items.get_mut(index).filter(|item| !item.lost) else { continue };
                 let is_lost = item.repeat.is_none_or(|repeat| {
                     let overtaken = received >= first.distance(repeat.before);
-                    round_trip.is_lost(repeat, overtaken, now)
+                    repeat.is_lost(round_trip, overtaken, now)
                 });
                 if is_lost {
                     item.lost = true;

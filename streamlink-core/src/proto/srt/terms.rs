@@ -1,7 +1,7 @@
 //! Negotiation of a connection: the terms of one end, the agreement of both, and the reasons for a rejection.
 
 use super::{
-    connection::Agreement,
+    agreement::Agreement,
     crypto::{
         CipherMode, KeyDerivation, KeyError, Keys, LAST_WEAK_GCM, STATUS_BAD_CIPHER, STATUS_BAD_SECRET, WrappingKey,
         mode_of_material,

@@ -28,7 +28,9 @@ fn ms(n: u64) -> Duration {
 }
 
 fn random(bytes: &mut [u8]) {
-    bytes.iter_mut().enumerate().for_each(|(i, b)| *b = 17 + i as u8);
+    for (i, b) in bytes.iter_mut().enumerate() {
+        *b = 17 + i as u8;
+    }
 }
 
 /// Behaviour of a simulated network.
@@ -142,7 +144,9 @@ impl World {
                 self.delivered.push((now - self.start, payload));
             }
         }
-        out.into_iter().for_each(|(to_listener, bytes)| self.put(to_listener, bytes));
+        for (to_listener, bytes) in out {
+            self.put(to_listener, bytes);
+        }
     }
 
     fn arrive(&mut self, to_listener: bool, bytes: &Bytes) {

@@ -166,7 +166,9 @@ impl FlvTimestamps {
                 if (1..=MAX_STEP).contains(&step) {
                     track.step = step;
                 }
-                (track.input, track.arrival, track.placed) = (timestamp, arrival, placed);
+                track.input = timestamp;
+                track.arrival = arrival;
+                track.placed = placed;
             }
             None if !full => {
                 self.tracks.push(Track { kind, number, timeline, offset, input: timestamp, placed, arrival, step: 0 });

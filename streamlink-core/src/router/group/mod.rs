@@ -46,10 +46,8 @@ pub(crate) struct Switch {
     pub(crate) gap: Duration,
 }
 
-/// Sources of one flow. The fields here and below are in order of use, so that each packet of a single source touches
-/// few cache lines: with many flows, the group is not in the cache.
+/// Sources of one flow.
 #[derive(Debug)]
-#[repr(C, align(64))]
 pub(crate) struct SourceGroup {
     ring: Arc<Ring>,
     family: MediaFamily,
@@ -58,7 +56,6 @@ pub(crate) struct SourceGroup {
 }
 
 #[derive(Debug)]
-#[repr(C)]
 struct Inner {
     /// Number of the source that feeds the flow, or did so last.
     active: Option<usize>,
@@ -370,7 +367,9 @@ impl SourceGroup {
         let inner = &mut *inner;
         let threshold = inner.terms.loss_threshold;
         let path = find(&mut inner.paths, source)?;
-        (path.last, path.since, path.due_since) = (None, None, None);
+        path.last = None;
+        path.since = None;
+        path.due_since = None;
         path.backlog.clear();
         if let Some(merge) = &mut inner.merge {
             let mut out = MediaBatch::default();

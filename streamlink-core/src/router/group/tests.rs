@@ -24,7 +24,9 @@ impl Bench {
         let group = SourceGroup::new(ring.clone(), Arc::default(), terms, family, 2);
         let reader = ring.reader();
         let mut cutters = [GopSegmenter::default(), GopSegmenter::default()];
-        cutters.iter_mut().for_each(GopSegmenter::begin);
+        for cutter in &mut cutters {
+            cutter.begin();
+        }
         Self { group, ring, reader, start: Instant::now(), cutters, switches: Vec::new() }
     }
 

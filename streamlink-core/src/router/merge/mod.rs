@@ -211,7 +211,8 @@ impl Merge {
     /// Ends the connection of a path. After that of the last one, any stream may follow.
     pub(crate) fn lose(&mut self, path: usize, now: Instant, out: &mut Vec<Packet>) {
         let Some(state) = self.paths.get_mut(path) else { return };
-        (state.last, state.foreign) = (None, false);
+        state.last = None;
+        state.foreign = false;
         if self.paths.iter().all(|path| path.last.is_none()) {
             self.finish(now, out);
             self.ssrc = None;

@@ -40,7 +40,7 @@ impl Bench {
 }
 
 #[test]
-fn what_one_path_loses_the_other_brings_within_the_window() {
+fn merge_fills_the_loss_of_one_path_from_the_other() {
     let mut bench = Bench::new();
     for (path, ms, sequence) in [(0, 0, 65534), (0, 1, 65535), (0, 3, 1), (1, 150, 65534), (1, 151, 65535)] {
         bench.feed(path, ms, sequence);
@@ -61,7 +61,7 @@ fn what_one_path_loses_the_other_brings_within_the_window() {
 }
 
 #[test]
-fn a_stream_that_starts_anew_is_followed_when_all_paths_have_it() {
+fn merge_follows_a_new_stream_when_all_paths_have_it() {
     let mut bench = Bench::new();
     for sequence in 0..4 {
         bench.feed(0, u64::from(sequence), sequence);
@@ -170,7 +170,7 @@ proptest! {
     /// Either path may lose any packet and lag by less than the window. The output is the union of the packets that
     /// the paths delivered, each once and in order.
     #[test]
-    fn the_output_is_the_union_of_the_paths(
+    fn merge_output_is_the_union_of_the_paths(
         fates in proptest::collection::vec((any::<bool>(), any::<bool>()), 1..400),
         skew in 0u64..190, first in any::<u16>(), gap in 1u64..3,
     ) {

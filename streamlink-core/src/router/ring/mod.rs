@@ -55,10 +55,8 @@ pub(crate) struct Limits {
     pub(crate) time: Duration,
 }
 
-/// Most recent batches of a flow. The fields here and below are in order of use, so that each batch touches few cache
-/// lines: with many flows, the ring is not in the cache.
+/// Most recent batches of a flow.
 #[derive(Debug)]
-#[repr(C, align(64))]
 pub(crate) struct Ring {
     /// Sequence number of the next batch, readable without the lock.
     head: AtomicU64,
@@ -74,7 +72,6 @@ pub(crate) struct Ring {
 }
 
 #[derive(Debug)]
-#[repr(C)]
 struct Inner {
     /// Sequence number of the oldest retained batch.
     first: u64,
@@ -82,7 +79,7 @@ struct Inner {
     /// Maximum number of bytes since the last entry point that are retained for future readers.
     keep: u64,
     batches: VecDeque<Arc<Batch>>,
-    readers: Vec<Slot>,
+    readers: Vec<ReaderSlot>,
     /// Sequence number of the last batch where a reader may start, and the totals before it.
     start: Option<(u64, Totals)>,
     bytes: u64,
@@ -104,7 +101,7 @@ struct Published {
 
 /// State of one reader.
 #[derive(Debug)]
-struct Slot {
+struct ReaderSlot {
     /// Sequence number of the reader's next batch; `u64::MAX` if the slot is free.
     position: u64,
     waker: Option<Waker>,
@@ -345,7 +342,7 @@ impl Ring {
     }
 
     fn reader_at(self: &Arc<Self>, inner: &mut Inner, position: u64, seen: Totals) -> Reader {
-        let fresh = Slot { position, waker: None };
+        let fresh = ReaderSlot { position, waker: None };
         self.reader_count.fetch_add(1, Ordering::Release);
         let slot = match inner.readers.iter().position(|slot| slot.position == FREE) {
             Some(free) => {

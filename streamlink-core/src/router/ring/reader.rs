@@ -1,6 +1,6 @@
 //! Readers: positions in the ring.
 
-use super::{Batch, FREE, LayoutInterest, Ring, Slot, Totals};
+use super::{Batch, FREE, LayoutInterest, ReaderSlot, Ring, Totals};
 use crate::{lock, router::BatchLayout};
 use std::{
     sync::{
@@ -159,7 +159,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let free = Slot { position: FREE, waker: None };
+        let free = ReaderSlot { position: FREE, waker: None };
         lock::drop_waker(std::mem::replace(&mut self.ring.lock().readers[self.slot], free).waker);
         self.ring.reader_count.fetch_sub(1, Ordering::Release);
     }

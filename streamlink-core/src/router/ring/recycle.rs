@@ -11,7 +11,6 @@ const MAX_SPARE_ROOM: usize = 2048;
 
 /// Read batches, empty, in whose memory new ones are made.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub(super) struct SpareBatches {
     pub(super) batches: Vec<Arc<Batch>>,
     /// Total capacity of the batches, in packets.

@@ -91,7 +91,7 @@ async fn udp_receiver_copies_no_more_once_what_was_kept_is_gone() {
     assert!(rig.memory.lanes.iter().all(|lane| !lane.copies || lane.memory.is_empty()));
     assert!(!rig.memory.lanes[0].copies);
     drop(kept);
-    rig.memory.rest();
+    rig.memory.release_idle();
     assert!(rig.memory.resting.lanes.is_empty());
 }
 
@@ -102,10 +102,10 @@ async fn udp_receiver_at_rest_still_counts_what_is_kept() {
     for _ in 0..4 {
         rig.pass(&[0; 60_000]);
     }
-    rig.memory.rest();
+    rig.memory.release_idle();
     assert_eq!(rig.memory.resting.lanes.len(), 1);
     drop(kept);
-    rig.memory.rest();
+    rig.memory.release_idle();
     assert!(rig.memory.resting.lanes.is_empty());
 }
 

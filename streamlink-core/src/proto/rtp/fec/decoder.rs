@@ -130,7 +130,8 @@ impl FecDecoder {
             }
             return;
         };
-        (stream.payload_type, stream.timestamp) = (header.payload_type, header.timestamp);
+        stream.payload_type = header.payload_type;
+        stream.timestamp = header.timestamp;
         if let Some(number) = stream.extend(header.sequence)
             && stream.put(number, packet.clone())
         {
@@ -189,8 +190,11 @@ impl FecDecoder {
 
     /// Forgets the stream, which has ended.
     pub(crate) fn reset(&mut self) {
-        (self.stream, self.candidate, self.last) = (None, None, None);
-        (self.matrix, self.row) = (0, 0);
+        self.stream = None;
+        self.candidate = None;
+        self.last = None;
+        self.matrix = 0;
+        self.row = 0;
     }
 }
 

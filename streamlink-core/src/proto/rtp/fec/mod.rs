@@ -57,7 +57,9 @@ impl Parity {
     }
 
     fn clear(&mut self) {
-        (self.flags, self.timestamp, self.length) = ([0; 2], [0; 4], 0);
+        self.flags = [0; 2];
+        self.timestamp = [0; 4];
+        self.length = 0;
         self.payload.clear();
     }
 }

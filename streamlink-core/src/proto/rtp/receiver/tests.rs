@@ -131,7 +131,9 @@ fn rtp_receiver_tells_copies_from_a_restart() {
     };
     for run in 0..100u16 {
         for copy in 0..2 {
-            (0..10).for_each(|i| feed(&mut bench, 10 * run + i, u64::from(10 * run + i) + 5 * copy));
+            for i in 0..10 {
+                feed(&mut bench, 10 * run + i, u64::from(10 * run + i) + 5 * copy);
+            }
         }
     }
     assert_eq!(bench.sequences(), (0..1000).collect::<Vec<u16>>());
@@ -139,11 +141,15 @@ fn rtp_receiver_tells_copies_from_a_restart() {
     // Late packets, long after their gap was given up, are no restart either.
     feed(&mut bench, 1003, 1004);
     feed(&mut bench, 1004, 1100);
-    (1000..1003).for_each(|i| feed(&mut bench, i, 1101));
+    for i in 1000..1003 {
+        feed(&mut bench, i, 1101);
+    }
     assert_eq!(bench.sequences(), [1003, 1004]);
     assert_eq!((bench.receiver.quality().restarts, bench.receiver.quality().late), (0, 3));
     // A stream that is the same over and over again.
-    (0..1500).for_each(|i| feed(&mut bench, 500 + i % 500, 1200 + u64::from(i)));
+    for i in 0..1500 {
+        feed(&mut bench, 500 + i % 500, 1200 + u64::from(i));
+    }
     let out = bench.sequences();
     let restarts = out.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
     assert!(out.len() > 500 && restarts <= 3, "{} {restarts}", out.len());
@@ -158,7 +164,9 @@ fn rtp_receiver_stays_with_first_of_two_senders() {
             let at = i % burst;
             bench.feed(ms, 0, i);
             if at == burst - 1 {
-                (0..burst).for_each(|k| bench.feed(ms + 5, 0, 30_000 + i - at + k));
+                for k in 0..burst {
+                    bench.feed(ms + 5, 0, 30_000 + i - at + k);
+                }
             }
         }
         let out = bench.sequences();
@@ -167,7 +175,9 @@ fn rtp_receiver_stays_with_first_of_two_senders() {
         assert!(other.len() <= 2 * usize::from(burst), "{burst}: {}", other.len());
         assert_eq!(bench.receiver.quality().collisions, 1, "{burst}");
         // The second one takes over once the first one is gone.
-        (0..100).for_each(|i| bench.feed(20_000 + i, 0, 40_000 + i as u16));
+        for i in 0..100 {
+            bench.feed(20_000 + i, 0, 40_000 + i as u16);
+        }
         assert_eq!(bench.sequences().len(), 100);
     }
 }

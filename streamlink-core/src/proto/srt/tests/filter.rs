@@ -172,7 +172,9 @@ fn srt_filter_stands_forged_repair_packets() {
         let now = world.now;
         assert!(world.sender().push(&payload(i), now));
         let mut bytes = vec![0u8; 17 + dice.next_u64() as usize % 1455];
-        bytes.iter_mut().for_each(|b| *b = dice.next_u64() as u8);
+        for b in &mut bytes {
+            *b = dice.next_u64() as u8;
+        }
         // A repair packet near the packets in transit, or anywhere, of a row or of any column.
         let near = world.receiver().stats().received.packets as u32 + (dice.next_u64() % 200) as u32;
         let first = Sequence::new(u32::from_be_bytes([17, 18, 19, 20]));

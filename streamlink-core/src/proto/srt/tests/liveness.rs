@@ -35,7 +35,9 @@ fn srt_bounds_hostile_packets_within_a_connection() {
     let mut dice = TestRng(99);
     for round in 0..20_000u32 {
         let mut bytes = vec![0u8; 16 + dice.next_u64() as usize % 64];
-        bytes.iter_mut().for_each(|b| *b = dice.next_u64() as u8);
+        for b in &mut bytes {
+            *b = dice.next_u64() as u8;
+        }
         if round % 2 == 0 {
             bytes[..4].copy_from_slice(&[0x80, (round / 2 % 9) as u8, 0, 0]);
         } else {
