@@ -204,7 +204,7 @@ fn remote_output_waits_for_its_region_until_it_is_reported() {
     assert_eq!(
         serde_json::to_value(lossy).unwrap(),
         serde_json::json!({ "event": "region_leg_lossy", "region": "eu", "leg": "relay-a:443", "basis_points": 231,
-            "round_trip_ms": 152 })
+            "round_trip_ms": 152.0 })
     );
 
     let json: serde_json::Value = serde_json::to_value(flow.stats()).unwrap();

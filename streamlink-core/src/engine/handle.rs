@@ -341,8 +341,8 @@ impl FlowHandle {
             _ => (None, None),
         });
         let (entry, remote) = entry.ok_or_else(|| not_found("output", output))?;
-        let kicked = match entry {
-            None if let Some((region, Some(pending))) = remote => {
+        let kicked = match (entry, remote) {
+            (_, Some((region, Some(pending)))) => {
                 if !lock::is_on_task() && !pending.finished().await {
                     let problem = format!("its node in region `{region}` has not disconnected {peer} within 5 s");
                     return Err(config("output", ConfigErrorKind::Conflict(problem)));
@@ -350,12 +350,12 @@ impl FlowHandle {
                 true
             }
             // The port may be what runs the caller, so its answer is not waited for.
-            Some(entry) if lock::is_on_task() => {
+            (Some(entry), _) if lock::is_on_task() => {
                 self.0.running.tasks.runtime.spawn(lock::task(async move { entry.kick(peer).await }));
                 self.0.running.has_player(output, peer)
             }
-            Some(entry) => entry.kick(peer).await,
-            None => false,
+            (Some(entry), _) => entry.kick(peer).await,
+            _ => false,
         };
         if kicked { Ok(()) } else { Err(not_found("player", &peer.to_string())) }
     }
