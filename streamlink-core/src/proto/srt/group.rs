@@ -122,7 +122,7 @@ impl Connection {
     }
 
     /// Queues a packet that has this number in the group, and has just arrived.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(test)]
     pub(crate) fn push_numbered(&mut self, payload: &Bytes, number: Sequence, now: Instant) {
         self.push_queued(payload, number, now, now);
     }
