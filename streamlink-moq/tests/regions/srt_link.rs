@@ -195,7 +195,8 @@ async fn region_over_srt_loses_nothing_at_ten_percent_loss_and_150_ms() {
 async fn region_over_srt_loses_nothing_when_a_leg_is_killed() {
     let (networks, link) = networks(1000).await;
     let rig = Rig::start().await;
-    let ingest = rig.ingest_over(rig.relay_addresses(), Some(link.latency(latency(1800))));
+    // One leg alone has to make up for its loss meanwhile, on a machine that is busy with other tests, too.
+    let ingest = rig.ingest_over(rig.relay_addresses(), Some(link.latency(latency(3000))));
     let _nodes = rig.nodes(["n1"]).await;
     let studio = Studio::start().await;
     let (flow, pusher) = start(&ingest, studio.output()).await;
