@@ -1,5 +1,8 @@
 //! The router by itself: packets are pushed into a flow in batches, and each of its outputs reads all of them.
 //! One thread does both, so the time is CPU time. Reported per packet per output; heap allocations are counted.
+//!
+//! The second group pushes one packet into each of many flows in turn, whose state is not in the cache: it shows what the
+//! layout of that state costs.
 
 // The counting allocator is the only way to see allocations.
 #![allow(unsafe_code)]
@@ -15,7 +18,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
-use streamlink_core::{Bitrate, Engine, Flow, FlowHandle, Output, Packet, Source, Tap};
+use streamlink_core::{AppSource, Bitrate, Engine, Flow, FlowHandle, Output, Packet, RtmpKind, Source, Tap};
 
 struct Counting;
 
@@ -110,5 +113,65 @@ fn router(criterion: &mut Criterion) {
     println!("\nrouter alone, {PAYLOAD}-byte packets, one thread pushes and reads:\n{}", lines.join("\n"));
 }
 
-criterion_group!(benches, router);
+/// A flow with one output, which reads what is pushed.
+struct SmallFlow {
+    running: FlowHandle,
+    source: AppSource,
+    tap: Tap,
+}
+
+/// Number of flows that take turns.
+const FLOWS: usize = 1000;
+
+fn many_flows(criterion: &mut Criterion) {
+    let engine = Engine::builder().workers(1).build().expect("a runtime");
+    let mut group = criterion.benchmark_group(format!("router, {FLOWS} flows in turn, per packet"));
+    group.sample_size(20).measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
+    group.throughput(Throughput::Elements(1));
+    let mut datagram = vec![0u8; 12 + PAYLOAD];
+    datagram[..2].copy_from_slice(&[0x80, 96]);
+    // A part of a picture in H.264, as an FLV video tag has it.
+    let mut picture = vec![0x27, 1, 0, 0, 0, 0, 0, 4, 0];
+    picture.resize(PAYLOAD, 0x41);
+    for (name, url, payload) in [("rtp", "app://rtp", datagram), ("rtmp", "app://rtmp", picture)] {
+        let payload = Bytes::from(payload);
+        let mut flows: Vec<SmallFlow> = (0..FLOWS)
+            .map(|i| {
+                let flow = Flow::builder(format!("{name}-{i}"), Bitrate::bps(u64::MAX / 1_000_000))
+                    .source(Source::from_url("in", url))
+                    .output(Output::from_url("out", "tap:"));
+                let running = engine.block_on(engine.start(flow.build().expect("valid"))).expect("starts");
+                let source = running.app_source("in").expect("there");
+                let tap = running.tap("out").expect("there");
+                SmallFlow { running, source, tap }
+            })
+            .collect();
+        let mut next = 0;
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|iterations| {
+                let start = Instant::now();
+                for _ in 0..iterations {
+                    let flow = &mut flows[next % FLOWS];
+                    let packet = if name == "rtmp" {
+                        Packet::rtmp(RtmpKind::Video, (next / FLOWS) as u32, payload.clone(), start)
+                    } else {
+                        Packet::rtp(payload.clone(), start)
+                    };
+                    next += 1;
+                    flow.source.push_all(std::iter::once(packet)).expect("there is room");
+                    while let Some(batch) = flow.tap.try_next_batch() {
+                        black_box(batch.iter().map(|packet| packet.data().len()).sum::<usize>());
+                    }
+                }
+                start.elapsed()
+            });
+        });
+        for flow in &flows {
+            engine.block_on(flow.running.stop());
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, router, many_flows);
 criterion_main!(benches);

@@ -144,7 +144,7 @@ impl Publication {
         let broadcast = relays.publish(&path)?;
         let options = TrackOptions { max_age: RETENTION, ..TrackOptions::default() };
         let catalog = broadcast.track(CATALOG_TRACK, TrackOptions { priority: 200, ..options })?;
-        let media = broadcast.track(MEDIA_TRACK, options)?;
+        let media = broadcast.track(MEDIA_TRACK, TrackOptions { in_order: true, ..options })?;
         let events = EventSink::new();
         let losses = relays.links().iter().map(|_| LossWatch::default()).collect();
         let shared = Arc::new(Shared {
@@ -277,6 +277,7 @@ impl Writer {
 
     /// Renews the description, and looks at the loss of the links.
     fn check(&mut self) {
+        self.media_track.look();
         if self.input.family() == MediaFamily::Rtsp
             && let Some(sdp) = (self.sdp)()
             && self.catalog.as_ref().and_then(|catalog| catalog.media.sdp.as_ref()) != Some(&sdp)

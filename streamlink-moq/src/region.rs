@@ -498,12 +498,13 @@ impl FlowLink {
         self.reporter.legs(shown);
         self.repeat(now);
         if self.legs.iter().all(Option::is_none) {
-            let reason = reason.unwrap_or_else(|| PeerText::new("connecting"));
-            let text = format!("{}: no relay answers: {reason}", self.region);
+            let text = match reason {
+                Some(reason) => format!("no relay answers: {reason}"),
+                None => "no relay has answered yet".to_owned(),
+            };
             self.reporter.waiting(Some(LossReason::WaitingForRegion(PeerText::new(text))));
         } else if self.reader.heard(now) == 0 && now.saturating_duration_since(self.last_heard) >= SILENCE {
-            let text = format!("{}: no node answers", self.region);
-            self.reporter.waiting(Some(LossReason::WaitingForRegion(PeerText::new(text))));
+            self.reporter.waiting(Some(LossReason::WaitingForRegion("no node answers".into())));
         } else {
             self.reporter.waiting(None);
         }

@@ -12,10 +12,14 @@ use streamlink_tests::root;
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     entries
-        .flat_map(|path| match path.is_dir() {
-            true => sources(&path),
-            false if path.extension().is_some_and(|e| e == "rs") => vec![path],
-            false => Vec::new(),
+        .flat_map(|path| {
+            if path.is_dir() {
+                sources(&path)
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                vec![path]
+            } else {
+                Vec::new()
+            }
         })
         .collect()
 }
@@ -322,4 +326,22 @@ fn map_names_files_that_exist() {
         }
     }
     assert!(named > 50, "the pages were read: {named}");
+}
+
+/// The map of the code names functions that stand in the file before them, as in "`a/b.rs` (`function`)".
+#[test]
+fn map_names_functions_that_exist() {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let mut named = 0;
+    for (at, _) in text.match_indices(".rs` (`") {
+        let file = text[..at].rsplit('`').next().unwrap();
+        let list = text[at + ".rs` (".len()..].split(')').next().unwrap();
+        let code = fs::read_to_string(root().join("streamlink-core/src").join(format!("{file}.rs"))).unwrap();
+        for function in list.split('`').skip(1).step_by(2) {
+            let is_there = code.contains(&format!("fn {function}(")) || code.contains(&format!("fn {function}<"));
+            assert!(is_there, "{file}.rs has no function {function}");
+            named += 1;
+        }
+    }
+    assert!(named > 10, "the page was read: {named}");
 }

@@ -195,7 +195,9 @@ impl Stage {
             let more = now.sources.iter().zip(&before.sources).all(|(now, then)| now.packets > then.packets + 300);
             more.then_some(())
         });
-        self.encoders.iter_mut().for_each(|encoder| *encoder = None);
+        for encoder in &mut self.encoders {
+            *encoder = None;
+        }
         eventually("all peers are gone", || {
             let stats = self.flow.stats();
             let quiet = stats.sources.iter().all(|s| s.state == State::Waiting)
@@ -262,7 +264,9 @@ impl Calm {
 
     fn finish(self) {
         self.stop.store(true, Relaxed);
-        self.threads.into_iter().for_each(|thread| thread.join().expect("nothing is lost"));
+        for thread in self.threads {
+            thread.join().expect("nothing is lost");
+        }
         assert_eq!(self.received.load(Relaxed), self.sent.load(Relaxed));
         assert!(self.received.load(Relaxed) > 1000);
     }
@@ -359,7 +363,9 @@ fn chaos_leaves_untouched_outputs_and_resources_intact() {
             idle.clear();
             dark.black_out(false);
             let settling = Instant::now();
-            stages.iter_mut().for_each(|stage| stage.settle(&engine, &clips));
+            for stage in &mut stages {
+                stage.settle(&engine, &clips);
+            }
             begun += settling.elapsed(); // that was no chaos
             let now = (descriptors(), memory());
             match before {

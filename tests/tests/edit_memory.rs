@@ -55,16 +55,18 @@ impl Stage {
     }
 
     fn listener(&self, name: &str) -> Output {
-        match self.is_rtmp {
-            true => Output::rtmp_pull(name, "127.0.0.1:0", "live").key(key()).into(),
-            false => Output::srt_listener(name, "127.0.0.1:0").into(),
+        if self.is_rtmp {
+            Output::rtmp_pull(name, "127.0.0.1:0", "live").key(key()).into()
+        } else {
+            Output::srt_listener(name, "127.0.0.1:0").into()
         }
     }
 
     fn caller(&self, name: &str) -> Output {
-        match self.is_rtmp {
-            true => Output::rtmp_push(name, "rtmp://127.0.0.1:9/live", key()).into(),
-            false => Output::srt_caller(name, "127.0.0.1:9").into(),
+        if self.is_rtmp {
+            Output::rtmp_push(name, "rtmp://127.0.0.1:9/live", key()).into()
+        } else {
+            Output::srt_caller(name, "127.0.0.1:9").into()
         }
     }
 

@@ -527,7 +527,9 @@ fn merge_of_two_srt_paths_is_lossless() {
         eventually("what is waited for, with packets going", || {
             for _ in 0..4 {
                 let sequence = 65_000u16.wrapping_add(next as u16);
-                senders.iter().for_each(|sender| sender.send(&packet(33, sequence, next * 90, 7, &payload(sequence))));
+                for sender in &senders {
+                    sender.send(&packet(33, sequence, next * 90, 7, &payload(sequence)));
+                }
                 next += 1;
                 received.extend(sink.within(Duration::from_millis(1))); // the pace of a feed
             }

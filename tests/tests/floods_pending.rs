@@ -191,7 +191,9 @@ fn rtsp_port_holds_little_for_password_guesses() {
         }
     };
     let most = thread::scope(|scope| {
-        (0..2).for_each(|_| drop(scope.spawn(guess)));
+        for _ in 0..2 {
+            drop(scope.spawn(guess));
+        }
         let most = relay.most_memory(Duration::from_secs(3));
         stop.store(true, Relaxed);
         most

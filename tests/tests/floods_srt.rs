@@ -134,7 +134,9 @@ impl Stream {
             self.app.push(streamlink_core::Packet::datagram(payload, Instant::now())).unwrap();
             self.pushed += 1;
             self.take();
-            (0..3).for_each(|_| pause());
+            for _ in 0..3 {
+                pause();
+            }
         }
     }
 
@@ -204,7 +206,9 @@ fn reflect(ends: [SocketAddr; 2], first: &[Vec<u8>], passed: &AtomicUsize, until
         socket
     });
     for packet in first {
-        sockets.iter().for_each(|socket| assert_eq!(socket.send(packet).unwrap(), packet.len()));
+        for socket in &sockets {
+            assert_eq!(socket.send(packet).unwrap(), packet.len());
+        }
     }
     let mut buffer = [0; 2048];
     while Instant::now() < until {
@@ -222,7 +226,8 @@ fn reflect(ends: [SocketAddr; 2], first: &[Vec<u8>], passed: &AtomicUsize, until
 fn srt_listeners_do_not_answer_each_other_for_ever() {
     let (live, mut stream) = Relayed::start("");
     // A relay that admits nobody from here answers with rejections.
-    let (source, out) = ("srt://127.0.0.1:0?mode=listener", format!("o=srt://127.0.0.1:{}?mode=listener", free_port()));
+    let source = "srt://127.0.0.1:0?mode=listener";
+    let out = format!("o=srt://127.0.0.1:{}?mode=listener", free_port());
     let source = ["--source", source, "--output", &out, "--stats", "none"];
     let closed = Peer::start(peer::example("relay"), &[&source[..], &["--allow", "10.0.0.0/8"]].concat());
     let closed_at = address(&closed.wait_for_word("input address: srt://"));

@@ -155,7 +155,9 @@ fn rtp_flood_leaves_memory_bounded_and_other_flows_intact() {
         most = most.max(memory(&relay));
         std::thread::sleep(Duration::from_millis(20));
     }
-    floods.into_iter().for_each(|f| f.join().unwrap());
+    for f in floods {
+        f.join().unwrap();
+    }
     // A second of 20 Mb/s in the ring, a window of held packets, and the receiver's lanes.
     assert!(most < before + 64 * 1024, "{before} KiB before, {most} KiB at most");
     assert_eq!(got, (0..sent).collect::<Vec<u16>>(), "the calm flow lost nothing");
@@ -166,7 +168,9 @@ fn rtp_flood_leaves_memory_bounded_and_other_flows_intact() {
     let mut next = 0u16;
     eventually("the new stream", || {
         next += 10;
-        (next - 10..next).for_each(|i| sender.send(&packet(96, i, 0, 0xabcd, &payload(i))));
+        for i in next - 10..next {
+            sender.send(&packet(96, i, 0, 0xabcd, &payload(i)));
+        }
         sink.within(Duration::from_millis(200)).filter(|p| streamlink_tests::rtp::ssrc(p) == 0xabcd)
     });
     relay.tell("quit");
@@ -336,7 +340,9 @@ fn srt_listener_withstands_garbage_and_forged_handshakes() {
         if pushed.is_multiple_of(100) {
             most = most.max(memory(&relay));
         }
-        (0..3).for_each(|_| streamlink_tests::rtp::pause());
+        for _ in 0..3 {
+            streamlink_tests::rtp::pause();
+        }
     }
     assert!(flood.join().unwrap() > 1000);
     eventually("all that was pushed", || {

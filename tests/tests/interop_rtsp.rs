@@ -433,7 +433,8 @@ fn rtsps_from_gstreamer_through_a_push_to_gstreamer() {
     let folder = tempfile::tempdir().unwrap();
     let file = mp4(folder.path());
     let got = folder.path().join("got.h264");
-    let (from, to) = (format!("location={}", text(&file)), format!("location=rtsps://127.0.0.1:{port}/cam"));
+    let from = format!("location={}", text(&file));
+    let to = format!("location=rtsps://127.0.0.1:{port}/cam");
     let insecure = "tls-validation-flags=0"; // the certificate is its own authority
     let publisher = Peer::start(
         "gst-launch-1.0",
@@ -444,7 +445,8 @@ fn rtsps_from_gstreamer_through_a_push_to_gstreamer() {
         .concat(),
     );
     eventually("media at the second flow", || (second.stats().sources[0].packets > 10).then_some(()));
-    let (from, to) = (format!("location=rtsps://127.0.0.1:{last}/live"), format!("location={}", text(&got)));
+    let from = format!("location=rtsps://127.0.0.1:{last}/live");
+    let to = format!("location={}", text(&got));
     let player = Peer::start(
         "gst-launch-1.0",
         &[

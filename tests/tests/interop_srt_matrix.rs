@@ -101,7 +101,9 @@ impl Case {
                         if socket.send_to(chunk, ("127.0.0.1", input)).is_err() {
                             return;
                         }
-                        (0..4).for_each(|_| pause());
+                        for _ in 0..4 {
+                            pause();
+                        }
                     }
                 });
                 sender
@@ -206,7 +208,9 @@ fn push(rig: &Rig, media: &[u8]) {
     for (i, chunk) in media.chunks(1316).enumerate() {
         source.push(Packet::datagram(chunk.to_vec(), Instant::now())).unwrap();
         if i % 4 == 3 {
-            (0..4).for_each(|_| pause());
+            for _ in 0..4 {
+                pause();
+            }
         }
     }
 }
@@ -252,14 +256,17 @@ fn with_srt_tokio(case: Case, it_sends: bool) {
         if case.key > 0 {
             builder = builder.encryption(case.key.into(), SECRET);
         }
-        match case.calls {
-            true => builder.call(format!("127.0.0.1:{port}").as_str(), Some("cam1")).await,
-            false => builder.local(format!("127.0.0.1:{port}").as_str()).listen().await,
+        let address = format!("127.0.0.1:{port}");
+        if case.calls {
+            builder.call(address.as_str(), Some("cam1")).await
+        } else {
+            builder.local(address.as_str()).listen().await
         }
     });
-    let (source, output) = match it_sends {
-        true => (case.source(port), Output::tap("tap").into()),
-        false => (Source::app_datagrams("in").into(), case.output(port)),
+    let (source, output) = if it_sends {
+        (case.source(port), Output::tap("tap").into())
+    } else {
+        (Source::app_datagrams("in").into(), case.output(port))
     };
     let rig = Rig::start(source, vec![output]);
     let mut socket =

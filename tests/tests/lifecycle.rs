@@ -64,7 +64,9 @@ fn flow_stop_leaves_no_task_or_socket() {
             last = Some(event);
         }
         assert_eq!(last, Some(Event::FlowStopped));
-        sinks.iter().for_each(|s| drop(s.drain(std::time::Duration::from_millis(1))));
+        for s in &sinks {
+            drop(s.drain(std::time::Duration::from_millis(1)));
+        }
     }
     // Dropping the handle, and dropping the engine, end flows too.
     drop(runtime.block_on(engine.start(flow("f", "127.0.0.1:0", &[&sinks[0]]))).unwrap());

@@ -383,7 +383,8 @@ fn send_buffer_grows(kind: Kind, output: impl Into<Output>, source: impl Into<So
 fn raised_bandwidth_reaches_send_buffers_of_rtmp() {
     let port = free_port();
     let key = StreamKey::new("key").unwrap();
-    let (address, url) = (format!("127.0.0.1:{port}"), format!("rtmp://127.0.0.1:{port}/live"));
+    let address = format!("127.0.0.1:{port}");
+    let url = format!("rtmp://127.0.0.1:{port}/live");
     let output = Output::rtmp_push("out", &url, key.clone());
     let source = Source::rtmp("in", &address, "live").key(key.clone());
     send_buffer_grows(Kind::Rtmp, output, source, &format!("dport = :{port}"));
@@ -395,7 +396,8 @@ fn raised_bandwidth_reaches_send_buffers_of_rtmp() {
 #[test]
 fn raised_bandwidth_reaches_send_buffers_of_rtsp() {
     let port = free_port();
-    let (address, url) = (format!("127.0.0.1:{port}"), format!("rtsp://127.0.0.1:{port}/live"));
+    let address = format!("127.0.0.1:{port}");
+    let url = format!("rtsp://127.0.0.1:{port}/live");
     let output = Output::rtsp_caller("out", &url).transport(RtspTransport::Tcp);
     let source = Source::rtsp_listener("in", &address, "live");
     send_buffer_grows(Kind::Rtsp, output, source, &format!("dport = :{port}"));

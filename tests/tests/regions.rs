@@ -171,6 +171,15 @@ fn remote_output_waits_for_its_region_until_it_is_reported() {
         _ => None,
     });
     assert_eq!(told, ("eu".to_owned(), 1, LossReason::Unreachable("relay-a".into())));
+    reporter.waiting(Some(LossReason::WaitingForRegion("no node answers".into())));
+    let error = output(&flow, "a").last_error.unwrap();
+    assert_eq!(error.text, "waiting for region `eu`: no node answers");
+    let told = wait_for_event(&flow, &engine, |event| match event {
+        Event::RegionWaiting { reason: LossReason::WaitingForRegion(_), .. } => Some(event.to_string()),
+        _ => None,
+    });
+    assert_eq!(told, "1 output waits for region `eu`: no node answers");
+    assert_eq!(flow.stats().regions[0].waiting.as_deref(), Some("no node answers"));
 
     let mut stats = reported(State::Connected, 7);
     stats.round_trip = Duration::from_millis(40);

@@ -22,7 +22,9 @@ fn wait_for_answers(relay: &Peer, count: usize) {
 fn record(sink: Sink) -> std::thread::JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut stream = sink.next()[12..].to_vec();
-        sink.drain(Duration::from_secs(2)).iter().for_each(|p| stream.extend(&p[12..]));
+        for p in sink.drain(Duration::from_secs(2)).iter() {
+            stream.extend(&p[12..]);
+        }
         stream
     })
 }
@@ -35,7 +37,9 @@ fn relay_example_feeds_three_receivers_while_outputs_change() {
     let outputs: Vec<String> =
         sinks.iter().enumerate().map(|(i, s)| format!("out-{i}=rtp://{}", s.address())).collect();
     let mut arguments = vec!["--source", "rtp://127.0.0.1:0?pt=33", "--max-bandwidth", "20M", "--allow", "127.0.0.0/8"];
-    outputs.iter().for_each(|o| arguments.extend(["--output", o]));
+    for o in &outputs {
+        arguments.extend(["--output", o]);
+    }
     arguments.extend(["--stats", "json"]);
     let mut relay = Peer::start(peer::example("relay"), &arguments);
     let port = input_port(&relay);

@@ -183,7 +183,8 @@ fn rist_is_received_from_ristsender() {
     let receiving = Rig::start(Source::rist("in", "127.0.0.1:0"), vec![Output::udp("out", &sink.address()).into()]);
     let network = Network::to(receiving.input_port(), 5);
     let port = free_port();
-    let (input, output) = (format!("udp://@127.0.0.1:{port}"), format!("rist://127.0.0.1:{}", network.port));
+    let input = format!("udp://@127.0.0.1:{port}");
+    let output = format!("rist://127.0.0.1:{}", network.port);
     let peer = Peer::start("ristsender", &["-p", "0", "-i", &input, "-o", &output]);
     peer.wait_for_udp(port);
     let sender = std::thread::spawn(move || send_clip(&Sender::to(&format!("udp://127.0.0.1:{port}"))));
@@ -201,7 +202,8 @@ fn rist_is_received_from_ristsender() {
 fn rist_is_received_by_ristreceiver() {
     let target = even_port();
     let sink = Sink::new();
-    let (input, output) = (format!("rist://@127.0.0.1:{target}"), format!("udp://{}", sink.address()));
+    let input = format!("rist://@127.0.0.1:{target}");
+    let output = format!("udp://{}", sink.address());
     let peer = Peer::start("ristreceiver", &["-p", "0", "-i", &input, "-o", &output]);
     peer.wait_for_udp(target);
     let network = Network::to(target, 5);

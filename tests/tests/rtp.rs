@@ -480,7 +480,9 @@ fn ts_monitor_counts_errors_and_passes_broken_mpeg_ts() {
     for (i, chunk) in clip.chunks(1316).enumerate().filter(|(i, _)| i % 50 != 49) {
         let mut payload = chunk.to_vec();
         if i == 120 {
-            payload.chunks_mut(188).for_each(|packet| packet[0] = 0);
+            for packet in payload.chunks_mut(188) {
+                packet[0] = 0;
+            }
         }
         sender.send(&packet(33, sent, u32::from(sent) * 90, 7, &payload));
         sent += 1;

@@ -216,7 +216,8 @@ fn rtp_fec_of_ffmpeg_is_understood() {
     let receiving = receiver(&sink);
     // Single packets, and rows.
     let network = Network::to(receiving.input_port(), |n| n % 32 == 5 || (n / 8) % 16 == 3);
-    let (from, url) = (clip(), format!("rtp://127.0.0.1:{}?pkt_size=1328", network.port));
+    let from = clip();
+    let url = format!("rtp://127.0.0.1:{}?pkt_size=1328", network.port);
     let mut sender = Peer::start(
         "ffmpeg",
         &[

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::UdpSocket,
 };
-use streamlink_core::{Event, Output, Packet, Source};
+use streamlink_core::{Event, Output, Packet, RefusalReason, Source};
 use streamlink_tests::{
     eventually,
     rig::{Recording, Rig},
@@ -201,9 +201,20 @@ fn rtsp_symmetric_uses_the_ports_peers_send_from() {
         media.send_to(&rtp(number), ("127.0.0.1", to)).unwrap();
     }
     eventually("the packets", || (tap.packets().len() == 2).then_some(()));
-    // A second one from that address is not believed.
-    socket().send_to(&rtp(2), ("127.0.0.1", to)).unwrap();
-    eventually("the stranger", || (rig.running.stats().sources[0].refused == 1).then_some(()));
+    // A second one from that address is not believed. All of its datagrams are reported, though no more follow.
+    let stranger = socket();
+    for count in 1..=3 {
+        stranger.send_to(&rtp(2), ("127.0.0.1", to)).unwrap();
+        eventually("the stranger", || (rig.running.stats().sources[0].refused == count).then_some(()));
+    }
+    let mut told = 0;
+    while told < 3 {
+        told += rig.event(|event| match event {
+            Event::PeerRefused { reason: RefusalReason::OtherAddress, count, .. } => Some(count),
+            _ => None,
+        });
+    }
+    assert_eq!(told, 3);
 
     let play = rig.playback();
     let mut player = Bare::play(&rig);

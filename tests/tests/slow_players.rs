@@ -103,7 +103,9 @@ fn slow_peers_are_cut_off(scheme: &str, urls: [&str; 2], publish: &[&str]) {
     let stuck: Vec<Peer> = (0..5).map(|_| player(scheme, &output, "/dev/null")).collect();
     let players = |count: usize| players_of(&relay).len() == count;
     eventually("all players", || players(6).then_some(()));
-    stuck.iter().for_each(|player| player.signal(libc::SIGSTOP));
+    for player in &stuck {
+        player.signal(libc::SIGSTOP);
+    }
     let mut idle = idlers(address(&input), scheme);
     idle.extend(idlers(address(&output), scheme));
     let started = Instant::now();

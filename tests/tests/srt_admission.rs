@@ -272,7 +272,8 @@ fn srt_caller_that_restarts_is_a_new_connection() {
     for own in [777, 778] {
         let before = port.packets(0);
         let mut again = Caller::from(caller.socket.try_clone().unwrap(), port.port);
-        (again.own, again.sequence) = (own, caller.sequence + 5_000_000);
+        again.own = own;
+        again.sequence = caller.sequence + 5_000_000;
         again.call().expect("admission at once");
         assert_ne!(again.peer, caller.peer);
         let start = Instant::now();

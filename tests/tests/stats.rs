@@ -107,9 +107,11 @@ fn rtp_stats_match_the_wire() {
     let target = rig.input().trim_start_matches("rtp://").parse().unwrap();
     let network = Lossy::watched(target, 5, move |_, passed, packet| {
         let mut seen = look.lock().unwrap();
-        match passed {
-            true => (seen.0, seen.1) = (seen.0 + 1, seen.1 + packet.len() as u64),
-            false => seen.2 += 1,
+        if passed {
+            seen.0 += 1;
+            seen.1 += packet.len() as u64;
+        } else {
+            seen.2 += 1;
         }
     });
     let sender = Sender::to(&format!("rtp://{}", network.address));
@@ -217,7 +219,8 @@ fn interleaved(mut said: &[u8]) -> (u64, u64) {
             let Some(header) = said.get(..4) else { break };
             let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
             if header[1] % 2 == 0 && said.len() >= 4 + length {
-                (packets, bytes) = (packets + 1, bytes + length as u64);
+                packets += 1;
+                bytes += length as u64;
             }
             said = said.get(4 + length..).unwrap_or_default();
             continue;

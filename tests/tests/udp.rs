@@ -325,7 +325,9 @@ fn paced_output_sends_bursts_at_the_times_of_their_clock() {
             for (i, burst) in (0u32..).zip(sent.chunks(20)) {
                 let due = start + Duration::from_millis(40) * i;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                burst.iter().for_each(|datagram| sender.send(datagram));
+                for datagram in burst {
+                    sender.send(datagram);
+                }
             }
         }
     });

@@ -176,7 +176,8 @@ impl History {
             let Some((mut members, text)) = repeat.last.take() else { return false };
             members.insert("repeated".into(), repeat.count.into());
             due.push((flow.clone(), members, format!("{text}; {} such events in a minute", repeat.count)));
-            (repeat.since, repeat.count) = (Instant::now(), 0);
+            repeat.since = Instant::now();
+            repeat.count = 0;
             true
         });
         for (flow, members, text) in due {

@@ -407,9 +407,11 @@ impl fmt::Display for Event {
             ),
             Event::RegionWaiting { region, outputs, reason } => {
                 let wait = if *outputs == 1 { "waits" } else { "wait" };
+                let reason = reason.text_within_region(region);
                 write!(f, "{} {wait} for region `{region}`: {reason}", counted(*outputs, "output"))
             }
             Event::RegionRetrying { region, attempt, delay, reason } => {
+                let reason = reason.text_within_region(region);
                 write!(f, "the link to region `{region}` retries {}: {reason}", when(*delay, *attempt))
             }
             Event::RegionLagging { region, dropped } => {

@@ -40,7 +40,8 @@ pub enum LossReason {
     TooSlow,
     /// The peer has sent signs of life, but has acknowledged no media for the idle timeout.
     Unacknowledged,
-    /// The region on other machines where the output runs is not available: its name, and the reason.
+    /// The region on other machines where the output runs is not available: its name, and the reason. A link gives the reason
+    /// alone.
     WaitingForRegion(PeerText),
     /// A fault within the library: it is given up.
     Internal(String),
@@ -49,6 +50,27 @@ pub enum LossReason {
 }
 
 impl LossReason {
+    /// Returns a wait for a region, by the region's name and the reason.
+    pub(crate) fn waiting_for_region(region: &str, reason: impl fmt::Display) -> Self {
+        LossReason::WaitingForRegion(PeerText::new(format!("`{region}`: {reason}")))
+    }
+
+    /// Returns the text of this reason for a sentence that has named the region: it does not name it again.
+    pub(crate) fn text_within_region(&self, region: &str) -> String {
+        match self {
+            LossReason::WaitingForRegion(text) => text_after_region(text, region).to_owned(),
+            reason => reason.to_string(),
+        }
+    }
+
+    /// Returns a reason that the link of a region gives. A wait names the region once, whether the link names it or not.
+    pub(crate) fn of_region_link(self, region: &str) -> Self {
+        match &self {
+            LossReason::WaitingForRegion(_) => Self::waiting_for_region(region, self.text_within_region(region)),
+            _ => self,
+        }
+    }
+
     /// Returns the stable name of the class of this reason, for metrics: lower case, with underscores.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -72,6 +94,13 @@ impl LossReason {
             LossReason::Io(_) => "io",
         }
     }
+}
+
+/// Returns the part of the text of a wait behind the region's name.
+fn text_after_region<'a>(text: &'a str, region: &str) -> &'a str {
+    let text = text.strip_prefix("waiting for region ").unwrap_or(text);
+    let named = [format!("`{region}`: "), format!("{region}: ")];
+    named.iter().find_map(|name| text.strip_prefix(name.as_str())).unwrap_or(text)
 }
 
 impl fmt::Display for LossReason {
@@ -227,5 +256,37 @@ impl fmt::Display for RefusalReason {
             RefusalReason::TimedOut => "no request in time",
             RefusalReason::ByHost => "refused by the host",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use std::time::Duration;
+
+    #[test]
+    fn region_waiting_text_names_region_once() {
+        for given in [
+            "no relay answers",
+            "`eu`: no relay answers",
+            "eu: no relay answers",
+            "waiting for region `eu`: no relay answers",
+        ] {
+            let reason = LossReason::WaitingForRegion(given.into()).of_region_link("eu");
+            assert_eq!(reason.to_string(), "waiting for region `eu`: no relay answers", "{given}");
+            assert_eq!(reason.text_within_region("eu"), "no relay answers", "{given}");
+            // A text of the host's making reads no worse.
+            for reason in [reason, LossReason::WaitingForRegion(given.into())] {
+                let told = Event::RegionWaiting { region: "eu".into(), outputs: 2, reason: reason.clone() };
+                assert_eq!(told.to_string(), "2 outputs wait for region `eu`: no relay answers", "{given}");
+                let told = Event::RegionRetrying { region: "eu".into(), attempt: 1, delay: Duration::ZERO, reason };
+                assert_eq!(told.to_string().matches("region").count(), 1, "{told}");
+                assert!(told.to_string().ends_with(": no relay answers"), "{told}");
+            }
+        }
+        let other = LossReason::TimedOut;
+        assert_eq!(other.clone().of_region_link("eu"), other);
+        assert_eq!(other.text_within_region("eu"), other.to_string());
     }
 }

@@ -19,17 +19,36 @@ fn placed(seed: u64, outputs: usize) -> (Region, Vec<u64>) {
     (region, nodes)
 }
 
+/// Real membership and placement, on simulated links of up to 60 ms with two relays, in virtual time.
 #[test]
 fn membership_places_500_flows_on_three_nodes_within_three_seconds() {
-    let (mut region, nodes) = region(1, 500);
-    let first = region.until(3000, Region::is_placed).expect("placed");
-    region.kill(nodes[1]);
-    let takeover = region.until(3000, Region::is_placed).expect("placed again without a node");
-    assert!(takeover >= 1300, "taken over after {takeover} ms: the lease of the dead node was not over");
-    region.start("node-d");
-    let joined = |region: &Region| region.is_placed() && region.nodes.values().all(|node| !node.open.is_empty());
-    let join = region.until(3000, joined).expect("placed again with a new node");
-    println!("500 flows over 3 nodes: placed in {first} ms, after a death in {takeover} ms, after a join in {join} ms");
+    let mut slowest = [0; 4];
+    for seed in 1..=3 {
+        let (mut region, nodes) = region(seed, 500);
+        let first = region.until(3000, Region::is_placed).expect("placed");
+        region.kill(nodes[1]);
+        let takeover = region.until(3000, Region::is_placed).expect("placed again without a node");
+        assert!(takeover >= 1300, "taken over after {takeover} ms: the lease of the dead node was not over");
+        let fourth = region.start("node-d");
+        let joined = |region: &Region| region.is_placed() && region.nodes.values().all(|node| !node.open.is_empty());
+        let join = region.until(3000, joined).expect("placed again with a new node");
+        let now = region.now;
+        region.nodes.get_mut(&fourth).expect("running").membership.leave(now);
+        let others = |region: &Region| -> usize {
+            let rest = region.nodes.iter().filter(|(number, _)| **number != fourth);
+            rest.map(|(_, node)| node.open.values().filter(|stops| stops.is_none()).count()).sum()
+        };
+        let leave =
+            region.until(3000, |region| others(region) == 500).expect("placed again without the one that leaves");
+        for (slowest, passed) in slowest.iter_mut().zip([first, takeover, join, leave]) {
+            *slowest = passed.max(*slowest);
+        }
+    }
+    let [first, takeover, join, leave] = slowest;
+    println!(
+        "500 flows over 3 nodes: placed in {first} ms, after a death in {takeover} ms, after a join in {join} ms, \
+         after a leave in {leave} ms"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The adapter to MoQ: the only files that name moq-net and moq-tokio. All else of the crate uses these types.
 
+mod in_order;
+mod lane;
 mod relay;
 mod settings;
 mod tracks;

@@ -8,10 +8,10 @@ use crate::{
     Error,
     address::{RelayAddress, Token, checked_path},
 };
-use moq_net::{cache, origin};
+use moq_net::{Hop, cache, origin};
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 use streamlink_core::PeerText;
@@ -88,12 +88,11 @@ pub struct LinkStats {
     pub packets_received: u64,
 }
 
-/// Links to several relays, which share what is published.
+/// Links to several relays, which all have what is published.
 ///
 /// Dropping this ends the links.
 #[derive(Debug)]
 pub struct Relays {
-    publish: Origin,
     paths: Paths,
     links: Vec<RelayLink>,
 }
@@ -122,12 +121,13 @@ impl Relays {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(relays: &[RelayAddress], settings: &LinkSettings, token: Option<&Token>) -> Result<Self, Error> {
-        let publish = moq_tokio::origin::spawn();
+        // To relays of a cluster, all links lead to one publisher.
+        let hop = Hop::random();
         let links = relays
             .iter()
-            .map(|relay| RelayLink::connect(relay, settings, token, &publish))
+            .map(|relay| RelayLink::connect(relay, settings, token, hop))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { publish: Origin(publish), paths: Paths::default(), links })
+        Ok(Self { paths: Paths::default(), links })
     }
 
     /// Creates a broadcast that all relays are to have. It is announced by [`Broadcast::announce`].
@@ -136,12 +136,16 @@ impl Relays {
     /// [`Error::Address`] for a path that cannot name a broadcast, [`Error::Path`] if it is published already.
     pub fn publish(&self, path: &str) -> Result<Broadcast, Error> {
         let path = checked_path(path)?;
-        let producer = self.publish.0.create_broadcast(path.as_str());
-        let producer = producer.map_err(|error| Error::Path(error.to_string().into()))?;
+        let mut producers = Vec::with_capacity(self.links.len());
+        for link in &self.links {
+            let producer = link.published.0.create_broadcast(path.as_str());
+            let producer = producer.map_err(|error| Error::Path(error.to_string().into()))?;
+            producers.push((producer, RoundTrip(Arc::downgrade(&link.shared))));
+        }
         if !lock(&self.paths).insert(path.clone()) {
             return Err(Error::Path("the path is published already".into()));
         }
-        Ok(Broadcast::new(producer, path, self.paths.clone()))
+        Ok(Broadcast::new(producers, path, self.paths.clone()))
     }
 
     /// Returns the links, in the order of the addresses.
@@ -154,14 +158,46 @@ impl Relays {
 #[derive(Clone, Debug)]
 pub struct RelayLink {
     address: RelayAddress,
+    published: Origin,
     received: Origin,
     status: watch::Receiver<LinkStatus>,
     shared: Arc<Shared>,
 }
 
+/// Round trip time of a link, which this does not keep alive.
+#[derive(Clone)]
+pub(super) struct RoundTrip(Weak<Shared>);
+
+impl RoundTrip {
+    /// Returns the time now; `None` while there is no connection.
+    pub(super) fn now(&self) -> Option<Duration> {
+        let shared = self.0.upgrade()?;
+        lock(&shared.connection).as_ref()?.monitor().stats()?.rtt
+    }
+}
+
 struct Shared {
     connection: Mutex<Option<moq_tokio::Connection>>,
-    task: JoinHandle<()>,
+    task: OnceLock<JoinHandle<()>>,
+}
+
+impl Shared {
+    /// Makes the state of a link, and then its task, which ends when it finds the state dropped.
+    fn with_task<T>(task: impl FnOnce(Weak<Self>) -> T) -> Arc<Self>
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let shared = Arc::new(Self { connection: Mutex::new(None), task: OnceLock::new() });
+        let task = tokio::spawn(task(Arc::downgrade(&shared)));
+        let _ = shared.task.set(task); // nobody else sets it
+        shared
+    }
+
+    fn stop(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -172,7 +208,7 @@ impl std::fmt::Debug for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop();
     }
 }
 
@@ -185,14 +221,17 @@ impl RelayLink {
         address: &RelayAddress,
         settings: &LinkSettings,
         token: Option<&Token>,
-        publish: &origin::Producer,
+        hop: Hop,
     ) -> Result<Self, Error> {
+        let mut config = origin::Config::default();
+        config.hop = hop;
+        let published = moq_tokio::origin::spawn_config(config);
         let mut config = origin::Config::default();
         let pool = cache::Config::default().with_capacity(RECEIVE_CACHE).with_expiry(RECEIVE_EXPIRY);
         config.pool = cache::Pool::new(pool);
         let received = moq_tokio::origin::spawn_config(config);
         let client = client(settings)?
-            .with_publisher(publish.consume())
+            .with_publisher(published.consume())
             .with_subscriber(received.clone())
             .with_cost(settings.cost);
         let url = connection_url(address, token.or(settings.token.as_ref()))?;
@@ -200,18 +239,9 @@ impl RelayLink {
             LinkStatus { state: LinkState::Connecting, connects: 0, failures: 0, last_error: None, is_refused: false };
         let (status, receiver) = watch::channel(idle);
         let limit = settings.connect_timeout + SETUP_MARGIN;
-        let (exists, made) = tokio::sync::oneshot::channel::<()>();
-        let shared = Arc::new_cyclic(|shared| {
-            let stay = stay_connected(client, url, limit, status, shared.clone());
-            let task = tokio::spawn(async move {
-                // The task ends when nobody holds the link, which must exist first.
-                let _ = made.await; // an error comes after it exists, too
-                stay.await;
-            });
-            Shared { connection: Mutex::new(None), task }
-        });
-        let _ = exists.send(()); // the task waits for it
-        Ok(Self { address: address.clone(), received: Origin(received), status: receiver, shared })
+        let shared = Shared::with_task(|shared| stay_connected(client, url, limit, status, shared));
+        let address = address.clone();
+        Ok(Self { address, published: Origin(published), received: Origin(received), status: receiver, shared })
     }
 
     /// Returns the address of the relay.
@@ -279,7 +309,7 @@ impl RelayLink {
 
     /// Closes the connection after what was written has been delivered, for at most a second.
     pub async fn close(self) {
-        self.shared.task.abort();
+        self.shared.stop();
         let connection = lock(&self.shared.connection).take();
         if let Some(connection) = connection {
             let _ = connection.close().await; // it ends anyway
@@ -334,7 +364,7 @@ async fn stay_connected(
     url: url::Url,
     limit: Duration,
     status: watch::Sender<LinkStatus>,
-    shared: std::sync::Weak<Shared>,
+    shared: Weak<Shared>,
 ) {
     let mut backoff = MIN_BACKOFF;
     loop {
@@ -385,4 +415,34 @@ fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(0_u8);
     let part = quarter.as_micros().try_into().unwrap_or(u64::MAX).max(1);
     pause - Duration::from_micros(random % part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    /// A task may connect before the constructor of its link has returned, and must find the link's state then.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn relay_link_state_exists_before_its_task() {
+        let (sender, found) = oneshot::channel();
+        let shared = Shared::with_task(|shared| {
+            let exists = shared.upgrade().is_some();
+            async move {
+                let found = (exists, shared.upgrade().is_some());
+                let _ = sender.send(found); // the test waits for it
+                std::future::pending().await
+            }
+        });
+        assert_eq!(found.await, Ok((true, true)));
+        // The task does not keep the state, and ends with it.
+        let task = shared.task.get().map(JoinHandle::abort_handle);
+        let weak = Arc::downgrade(&shared);
+        drop(shared);
+        assert!(weak.upgrade().is_none());
+        let task = task.unwrap();
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
 }

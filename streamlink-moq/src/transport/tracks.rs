@@ -1,12 +1,18 @@
 //! Broadcasts, tracks, groups and objects.
 
-use super::relay::{Paths, lock};
+use super::{
+    in_order::Lanes,
+    relay::{Paths, RoundTrip, lock},
+};
 use crate::Error;
 use bytes::Bytes;
 use moq_net::{Pattern, Patterns, Timescale, Timestamp, announce, broadcast, group, origin, track};
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Maximum size of an object of a small track, in bytes.
@@ -25,7 +31,7 @@ pub fn unix_micros() -> u64 {
 }
 
 /// Returns the reason of a failure, whether it arose here or the relay told it.
-fn failure(error: &moq_net::Error) -> Error {
+pub(super) fn failure(error: &moq_net::Error) -> Error {
     use moq_net::{Error as Local, StreamError as Told};
     match error {
         Local::NotFound | Local::Unroutable | Local::Stream(Told::NotFound | Told::Unroutable) => {
@@ -44,17 +50,22 @@ pub struct TrackOptions {
     pub max_age: Duration,
     /// Priority among the tracks of the connection: higher ones first. Default 127.
     pub priority: u8,
+    /// Whether what follows a group waits while a relay does not have all of it: for up to 1 s, at each relay by itself.
+    /// Otherwise the newest group goes first, and what a relay lacks of older ones comes when there is room. There is one
+    /// group at a time: beginning one ends the one before. Default `false`.
+    pub in_order: bool,
 }
 
 impl Default for TrackOptions {
     fn default() -> Self {
-        Self { max_age: Duration::from_secs(5), priority: 127 }
+        Self { max_age: Duration::from_secs(5), priority: 127, in_order: false }
     }
 }
 
 /// A broadcast that this process publishes. Dropping it withdraws the announcement.
 pub struct Broadcast {
-    producer: broadcast::Producer,
+    /// The broadcast at each relay.
+    relays: Vec<(broadcast::Producer, RoundTrip)>,
     path: String,
     paths: Paths,
 }
@@ -66,8 +77,8 @@ impl std::fmt::Debug for Broadcast {
 }
 
 impl Broadcast {
-    pub(super) fn new(producer: broadcast::Producer, path: String, paths: Paths) -> Self {
-        Self { producer, path, paths }
+    pub(super) fn new(relays: Vec<(broadcast::Producer, RoundTrip)>, path: String, paths: Paths) -> Self {
+        Self { relays, path, paths }
     }
 
     /// Returns the path.
@@ -84,9 +95,16 @@ impl Broadcast {
             .with_timescale(Timescale::MICRO)
             .with_max_age(options.max_age)
             .with_priority(options.priority);
-        let producer = self.producer.create_track(name, info);
-        let producer = producer.map_err(|error| Error::Path(error.to_string().into()))?;
-        Ok(TrackWriter { producer, last: AtomicU64::new(0) })
+        let mut producers = Vec::with_capacity(self.relays.len());
+        for (broadcast, _) in &self.relays {
+            let producer = broadcast.create_track(name, info.clone());
+            producers.push(producer.map_err(|error| Error::Path(error.to_string().into()))?);
+        }
+        let in_order = options.in_order.then(|| {
+            let round_trips = self.relays.iter().map(|(_, round_trip)| round_trip.clone());
+            Arc::new(Mutex::new(Lanes::new(producers.iter().cloned().zip(round_trips))))
+        });
+        Ok(TrackWriter { producers, in_order, last: AtomicU64::new(0) })
     }
 
     /// Announces the broadcast to the relays, and so to all who watch its path.
@@ -94,39 +112,50 @@ impl Broadcast {
     /// # Errors
     /// [`Error::Closed`] if the broadcast has ended.
     pub fn announce(&self) -> Result<(), Error> {
-        self.producer.announce(origin::Route::default()).map_err(|_| Error::Closed)
+        for (relay, _) in &self.relays {
+            relay.announce(origin::Route::default()).map_err(|_| Error::Closed)?;
+        }
+        Ok(())
     }
 
     /// Withdraws the announcement. Subscriptions go on until the broadcast is dropped.
     pub fn withdraw(&self) {
-        self.producer.unannounce();
+        for (relay, _) in &self.relays {
+            relay.unannounce();
+        }
     }
 }
 
 impl Drop for Broadcast {
     fn drop(&mut self) {
-        self.producer.close();
+        for (relay, _) in &self.relays {
+            relay.close();
+        }
         lock(&self.paths).remove(&self.path);
     }
 }
 
 /// A track that this process publishes. Dropping it ends the track.
 pub struct TrackWriter {
-    producer: track::Producer,
+    /// The track at each relay.
+    producers: Vec<track::Producer>,
+    /// The ways to the relays, if groups go in order.
+    in_order: Option<Arc<Mutex<Lanes>>>,
     /// Number of the last group of [`write_object`](Self::write_object), or 0.
     last: AtomicU64,
 }
 
 impl std::fmt::Debug for TrackWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TrackWriter").field("name", &self.producer.name()).finish_non_exhaustive()
+        let name = self.producers.first().map(track::Producer::name);
+        f.debug_struct("TrackWriter").field("name", &name).finish_non_exhaustive()
     }
 }
 
 impl TrackWriter {
     /// Returns whether anyone is subscribed.
     pub fn has_subscribers(&self) -> bool {
-        self.producer.is_used()
+        self.producers.iter().any(track::Producer::is_used)
     }
 
     /// Begins the group of a number.
@@ -134,9 +163,21 @@ impl TrackWriter {
     /// # Errors
     /// [`Error::Interrupted`] if there is such a group already, or the track has ended.
     pub fn begin_group(&self, number: u64) -> Result<GroupWriter, Error> {
-        let info = group::Info::from(number);
-        let producer = self.producer.create_group(info).map_err(|error| failure(&error))?;
-        Ok(GroupWriter { producer, number, objects: 0 })
+        if let Some(lanes) = &self.in_order {
+            lock(lanes).begin(number)?;
+            return Ok(GroupWriter { to: Writers::InOrder(lanes.clone()), number, objects: 0 });
+        }
+        let info = || group::Info::from(number);
+        let groups = self.producers.iter().map(|track| track.create_group(info()).map_err(|error| failure(&error)));
+        let groups = groups.collect::<Result<Vec<_>, _>>()?;
+        Ok(GroupWriter { to: Writers::Direct(groups), number, objects: 0 })
+    }
+
+    /// Looks whether what was held back of a track whose groups go in order may follow. Each object looks, too.
+    pub(crate) fn look(&self) {
+        if let Some(lanes) = &self.in_order {
+            lock(lanes).look(Instant::now());
+        }
     }
 
     /// Publishes one whole object in a group of its own, which replaces the one before. Groups are numbered by the wall
@@ -160,11 +201,30 @@ impl TrackWriter {
     }
 }
 
+impl Drop for TrackWriter {
+    fn drop(&mut self) {
+        if let Some(lanes) = &self.in_order {
+            lock(lanes).release(Instant::now());
+        }
+    }
+}
+
+pub(super) fn write_object(group: &mut group::Producer, time: u64, object: Bytes) -> Result<(), Error> {
+    let time = Timestamp::from_micros(time.min(MAX_GROUP));
+    let time = time.map_err(|error| Error::Interrupted(error.to_string().into()))?;
+    group.write_frame(time, object).map_err(|error| failure(&error))
+}
+
 /// A group that is being written. Dropping it finishes the group.
 pub struct GroupWriter {
-    producer: group::Producer,
+    to: Writers,
     number: u64,
     objects: usize,
+}
+
+enum Writers {
+    Direct(Vec<group::Producer>),
+    InOrder(Arc<Mutex<Lanes>>),
 }
 
 impl std::fmt::Debug for GroupWriter {
@@ -189,10 +249,15 @@ impl GroupWriter {
     /// # Errors
     /// [`Error::Interrupted`] if the group or its track has ended.
     pub fn write(&mut self, time: u64, object: impl Into<Bytes>) -> Result<(), Error> {
-        let time = Timestamp::from_micros(time.min(MAX_GROUP));
-        let time = time.map_err(|error| Error::Interrupted(error.to_string().into()))?;
         let object: Bytes = object.into();
-        self.producer.write_frame(time, object).map_err(|error| failure(&error))?;
+        match &mut self.to {
+            Writers::Direct(groups) => {
+                for group in groups {
+                    write_object(group, time, object.clone())?;
+                }
+            }
+            Writers::InOrder(lanes) => lock(lanes).write(self.number, time, &object)?,
+        }
         self.objects += 1;
         Ok(())
     }
@@ -203,7 +268,11 @@ impl GroupWriter {
 
 impl Drop for GroupWriter {
     fn drop(&mut self) {
-        let _ = self.producer.finish(); // a group of a track that has ended is over anyway
+        match &self.to {
+            // A group of a track that has ended is over anyway.
+            Writers::Direct(groups) => groups.iter().for_each(|group| drop(group.finish())),
+            Writers::InOrder(lanes) => lock(lanes).end(self.number),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 use streamlink_core::{AppSource, Bitrate, Engine, Flow, FlowHandle, MediaFamily, Output, Packet, Source, Tap};
 use streamlink_moq::{
-    Incoming, MoqEvent, MoqEvents, Publication, PublishSettings, RelayAddress, Relays, SubscribeSettings,
+    Incoming, IncomingStats, MoqEvent, MoqEvents, Publication, PublishSettings, RelayAddress, Relays, SubscribeSettings,
 };
 use tokio::task::JoinHandle;
 
@@ -118,6 +118,95 @@ impl Collected {
     pub(crate) async fn finish_after(self, edge: &Edge, packets: u64) -> Vec<(Instant, Packet)> {
         until("all packets", || edge.incoming.stats().packets >= packets).await;
         self.finish().await
+    }
+}
+
+/// Interval of the datagrams of 6 Mb/s.
+pub(crate) const PACE: Duration = Duration::from_micros(1754);
+
+/// MPEG-TS of 6 Mb/s on its way over relays, to an edge with a leg over each of them.
+pub(crate) struct Hop {
+    pub(crate) ingest: Ingest,
+    pub(crate) edge: Edge,
+    out: Collected,
+    ts: Ts,
+    first: Packet,
+}
+
+impl Hop {
+    /// Waits until all legs receive. The first datagram describes the flow, so that they subscribe.
+    pub(crate) async fn start(relays: &[RelayAddress], certificate: &Certificate) -> Self {
+        Self::start_between(relays, relays, certificate).await
+    }
+
+    /// Starts with other ways to the relays than from them.
+    pub(crate) async fn start_between(to: &[RelayAddress], from: &[RelayAddress], certificate: &Certificate) -> Self {
+        let family = MediaFamily::Datagrams;
+        let ingest = Ingest::start(to, certificate, "live/cam", family, PublishSettings::new()).await;
+        let mut edge = Edge::start(from, certificate, "live/cam", family).await;
+        let out = edge.collect();
+        let mut ts = Ts::new();
+        let first = ts.datagram();
+        ingest.source.push(first.clone()).expect("push");
+        edge.legs(from.len()).await;
+        Self { ingest, edge, out, ts, first }
+    }
+
+    /// Pushes for a time, while something happens to this, and waits for what comes of it.
+    pub(crate) async fn carry(self, time: Duration, happen: impl AsyncFnOnce(&Ingest, &Edge)) -> Carried {
+        let Self { ingest, edge, out, mut ts, first } = self;
+        let source = ingest.source.clone();
+        let pushing = tokio::spawn(async move { push_paced(&source, || ts.datagram(), PACE, time).await });
+        happen(&ingest, &edge).await;
+        let sent: Vec<Packet> = [first].into_iter().chain(pushing.await.expect("pushing")).collect();
+        let count = u64::try_from(sent.len()).expect("count");
+        let settled = async {
+            // Until all is there, or nothing more comes.
+            let mut last = (0, Instant::now());
+            while last.0 < count && last.1.elapsed() < Duration::from_secs(4) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let packets = edge.incoming.stats().packets;
+                if packets != last.0 {
+                    last = (packets, Instant::now());
+                }
+            }
+        };
+        soon("the rest", settled).await;
+        let out = out.finish().await;
+        let stats = edge.incoming.stats();
+        println!("{} of {} packets, {stats:?}", out.len(), sent.len());
+        Carried { sent, out, stats }
+    }
+}
+
+/// What was sent, and what has come.
+pub(crate) struct Carried {
+    pub(crate) sent: Vec<Packet>,
+    pub(crate) out: Vec<(Instant, Packet)>,
+    pub(crate) stats: IncomingStats,
+}
+
+impl Carried {
+    /// Checks that all has come, byte for byte.
+    pub(crate) fn assert_whole(&self) {
+        let digests = (digest(self.out.iter().map(|(_, packet)| packet)), digest(self.sent.iter()));
+        assert_eq!(digests.0, digests.1, "{:?}", self.stats);
+    }
+
+    /// Returns the longest silence.
+    pub(crate) fn silence(&self) -> Duration {
+        self.out.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default()
+    }
+
+    /// Returns the longest silence within a time that the way has added: pauses of the sender, such as those of a machine
+    /// that is busy, do not count. All must have come.
+    pub(crate) fn added_silence(&self, from: Instant, to: Instant) -> Duration {
+        let gaps = self.out.windows(2).zip(self.sent.windows(2));
+        let within = gaps.filter(|(came, _)| came[0].0 >= from && came[1].0 <= to);
+        let added = |(came, sent): (&[(Instant, Packet)], &[Packet])| {
+            (came[1].0 - came[0].0).saturating_sub(sent[1].arrival() - sent[0].arrival())
+        };
+        within.map(added).max().unwrap_or_default()
     }
 }
 

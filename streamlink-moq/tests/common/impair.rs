@@ -1,4 +1,4 @@
-//! A network that is slow, loses packets, or is cut, before a relay: a UDP proxy in this process.
+//! A network that is slow, narrow, loses packets, or is cut, before a relay: a UDP proxy in this process.
 
 #![allow(dead_code)] // each test binary uses a part
 
@@ -19,6 +19,8 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinHandle, time::Instant};
 #[derive(Debug, Default)]
 struct Terms {
     delay_us: AtomicU64,
+    /// Bits a second that pass in each direction; 0 for any number.
+    rate: AtomicU64,
     /// Packets lost of 10000.
     loss: AtomicU64,
     random: AtomicU64,
@@ -35,6 +37,9 @@ impl Terms {
         (x >> 20) % 10_000 < self.loss.load(Ordering::Relaxed)
     }
 }
+
+/// Longest time for which packets queue before a narrow link.
+const QUEUE: Duration = Duration::from_millis(300);
 
 /// A proxy before a relay.
 pub(crate) struct Impaired {
@@ -64,6 +69,11 @@ impl Impaired {
         self.terms.delay_us.store(u64::try_from(time.as_micros() / 2).expect("time"), Ordering::Relaxed);
     }
 
+    /// Passes at most so many bits a second; 0 for any number.
+    pub(crate) fn narrow(&self, bits_per_second: u64) {
+        self.terms.rate.store(bits_per_second, Ordering::Relaxed);
+    }
+
     /// Loses so many of 10000 packets.
     pub(crate) fn lose(&self, of_10_000: u64) {
         self.terms.loss.store(of_10_000, Ordering::Relaxed);
@@ -81,11 +91,19 @@ fn delayed(socket: Arc<UdpSocket>, to: SocketAddr, terms: Arc<Terms>) -> mpsc::U
     let (sender, mut packets) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let (raw, mut incoming) = mpsc::unbounded_channel::<Vec<u8>>();
     tokio::spawn(async move {
+        let mut free = Instant::now(); // the time at which the narrow link has sent all that queues before it
         while let Some(packet) = incoming.recv().await {
-            if !terms.drops() {
-                let delay = Duration::from_micros(terms.delay_us.load(Ordering::Relaxed));
-                let _ = sender.send((Instant::now() + delay, packet)); // the test is over
+            let now = Instant::now();
+            free = free.max(now);
+            if terms.drops() || free - now > QUEUE {
+                continue;
             }
+            let bits = u64::try_from(packet.len()).expect("length") * 8;
+            if let Some(micros) = (bits * 1_000_000).checked_div(terms.rate.load(Ordering::Relaxed)) {
+                free += Duration::from_micros(micros);
+            }
+            let delay = Duration::from_micros(terms.delay_us.load(Ordering::Relaxed));
+            let _ = sender.send((free + delay, packet)); // the test is over
         }
     });
     tokio::spawn(async move {

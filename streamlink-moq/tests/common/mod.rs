@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 use streamlink_moq::{LinkSettings, RelayAddress};
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinHandle,
+};
 
 /// Variable that makes the test `relay_process` a relay: `port cert.pem key.pem`.
 const RELAY: &str = "STREAMLINK_TEST_RELAY";
@@ -92,6 +95,7 @@ fn config(port: u16, certificate: PathBuf, key: PathBuf) -> Config {
 /// A relay in this process.
 pub(crate) struct InProcessRelay {
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     trigger: moq_relay::shutdown::Trigger,
     running: JoinHandle<()>,
 }
@@ -106,15 +110,16 @@ impl InProcessRelay {
     pub(crate) async fn start_with(certificate: &Certificate, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(0, certificate.certificate.clone(), certificate.key.clone());
         change(&mut config);
-        let relay = Relay::load(config).await.expect("relay").with_signals(false);
-        let address = relay.quic_addr().expect("address");
-        let trigger = relay.shutdown_trigger().clone();
-        let ready = relay.ready();
-        let running = tokio::spawn(async move {
-            let _ = relay.run().await; // stopped by its trigger
-        });
-        ready.wait().await.expect("relay");
-        Self { address, trigger, running }
+        Self::run(Relay::load(config).await.expect("relay")).await
+    }
+
+    /// Starts a relay that counts what passes it.
+    pub(crate) async fn start_counting(certificate: &Certificate) -> Self {
+        Self::start_with(certificate, |config| {
+            config.stats.enabled = true;
+            config.internal.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        })
+        .await
     }
 
     /// Starts a relay that asks for client certificates of an authority, and whose sessions the test admits.
@@ -125,16 +130,34 @@ impl InProcessRelay {
         let mut config = config(0, certificate.certificate.clone(), certificate.key.clone());
         config.listen.tls.root = vec![authority];
         config.auth.public.clear();
-        let mut relay = Relay::load(config).await.expect("relay").with_signals(false);
+        let mut relay = Relay::load(config).await.expect("relay");
         let admissions = relay.admissions().expect("admissions");
+        (Self::run(relay).await, admissions)
+    }
+
+    async fn run(relay: Relay) -> Self {
+        let relay = relay.with_signals(false);
         let address = relay.quic_addr().expect("address");
+        let metrics = relay.internal().addr();
         let trigger = relay.shutdown_trigger().clone();
         let ready = relay.ready();
         let running = tokio::spawn(async move {
             let _ = relay.run().await; // stopped by its trigger
         });
         ready.wait().await.expect("relay");
-        (Self { address, trigger, running }, admissions)
+        Self { address, metrics, trigger, running }
+    }
+
+    /// Returns the bytes of objects that have come in and gone out, by the counters of a relay that
+    /// [counts](Self::start_counting).
+    pub(crate) async fn traffic(&self) -> (u64, u64) {
+        let text = http_get(self.metrics.expect("a relay that counts"), "/metrics").await;
+        let bytes = |role: &str| -> u64 {
+            let label = format!("role=\"{role}\"");
+            let of_role = |line: &&str| line.starts_with("moq_relay_bytes_total{") && line.contains(&label);
+            text.lines().filter(of_role).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+        };
+        (bytes("subscriber"), bytes("publisher"))
     }
 
     pub(crate) fn address(&self) -> RelayAddress {
@@ -146,6 +169,17 @@ impl InProcessRelay {
         self.trigger.start();
         let _ = self.running.await; // has ended
     }
+}
+
+/// Fetches a page over HTTP.
+async fn http_get(server: SocketAddr, path: &str) -> String {
+    let mut connection = tokio::net::TcpStream::connect(server).await.expect("HTTP server");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.expect("request");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.expect("answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
 }
 
 /// A relay as a process of its own.

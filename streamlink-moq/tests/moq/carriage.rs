@@ -2,7 +2,7 @@
 
 use crate::common::{
     Certificate, InProcessRelay, PATIENCE,
-    hop::{Edge, Ingest, Ts, digest, flow, push_paced},
+    hop::{Edge, Hop, Ingest, Ts, flow, push_paced},
     soon, until,
 };
 use std::{
@@ -41,26 +41,21 @@ async fn carry(family: MediaFamily, packets: Vec<Packet>, sdp: Option<&str>) -> 
 async fn mpeg_ts_goes_over_a_relay_byte_for_byte() {
     let certificate = Certificate::new();
     let relay = InProcessRelay::start(&certificate).await;
-    let relays = [relay.address()];
-    let family = MediaFamily::Datagrams;
-    let ingest = Ingest::start(&relays, &certificate, "live/cam", family, PublishSettings::new()).await;
-    let mut edge = Edge::start(&relays, &certificate, "live/cam", family).await;
-    let out = edge.collect();
-    let mut ts = Ts::new();
-    let first = ts.datagram();
-    ingest.source.push(first.clone()).unwrap();
-    edge.legs(1).await;
-    let every = Duration::from_micros(1754); // 6 Mb/s
-    let rest = push_paced(&ingest.source, || ts.datagram(), every, Duration::from_secs(3)).await;
-    let sent: Vec<Packet> = [first].into_iter().chain(rest).collect();
-    let out = out.finish_after(&edge, sent.len().try_into().unwrap()).await;
-    assert_eq!(digest(out.iter().map(|(_, packet)| packet)), digest(sent.iter()));
-    assert!(out.iter().all(|(_, packet)| packet.data().len() == 1316));
-    let catalog = edge.incoming.catalog().await.unwrap();
-    assert!(catalog.media.is_transport_stream && !catalog.media.has_several_programs);
-    assert_eq!(catalog.media.input, ingest.flow.input());
-    let stats = ingest.publication.stats();
+    let hop = Hop::start(&[relay.address()], &certificate).await;
+    let mut told = None;
+    let run = hop
+        .carry(Duration::from_secs(3), async |ingest, edge| {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let catalog = edge.incoming.catalog().await.unwrap();
+            assert!(catalog.media.is_transport_stream && !catalog.media.has_several_programs);
+            assert_eq!(catalog.media.input, ingest.flow.input());
+            told = Some(ingest.publication.stats());
+        })
+        .await;
+    run.assert_whole();
+    assert!(run.out.iter().all(|(_, packet)| packet.data().len() == 1316));
     // Groups begin at random access points, about every half second, and are then never cut in between.
+    let stats = told.unwrap();
     assert!((4..=12).contains(&stats.groups), "{stats:?}");
     assert_eq!(stats.objects, stats.packets);
 }

@@ -2,35 +2,14 @@
 
 use crate::common::{
     Certificate, InProcessRelay,
-    hop::{Edge, Ingest, Ts, digest, event, push_paced},
+    hop::{Carried, Edge, Hop, Ingest, event},
     impair::Impaired,
-    soon,
 };
-use std::time::{Duration, Instant};
-use streamlink_core::{MediaFamily, Packet};
-use streamlink_moq::{IncomingStats, MoqEvent, PublishSettings};
+use std::time::Duration;
+use streamlink_moq::MoqEvent;
 
 fn is_long() -> bool {
     std::env::var_os("STREAMLINK_MOQ_LONG").is_some()
-}
-
-/// Result of a run.
-struct Run {
-    sent: Vec<Packet>,
-    out: Vec<(Instant, Packet)>,
-    stats: IncomingStats,
-}
-
-impl Run {
-    /// Returns the longest silence.
-    fn silence(&self) -> Duration {
-        self.out.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default()
-    }
-
-    fn assert_whole(&self) {
-        let digests = (digest(self.out.iter().map(|(_, packet)| packet)), digest(self.sent.iter()));
-        assert_eq!(digests.0, digests.1, "{:?}", self.stats);
-    }
 }
 
 /// Carries 6 Mb/s over two relays, while something happens to the networks before them.
@@ -38,42 +17,13 @@ async fn carry(
     time: Duration,
     prepare: impl FnOnce(&[Impaired; 2]),
     happen: impl AsyncFnOnce(&[Impaired; 2], &Edge, &Ingest),
-) -> Run {
+) -> Carried {
     let certificate = Certificate::new();
     let relays = [InProcessRelay::start(&certificate).await, InProcessRelay::start(&certificate).await];
     let networks = [Impaired::start(&relays[0].address()).await, Impaired::start(&relays[1].address()).await];
     prepare(&networks);
-    let addresses = [networks[0].address(), networks[1].address()];
-    let family = MediaFamily::Datagrams;
-    let ingest = Ingest::start(&addresses, &certificate, "live/cam", family, PublishSettings::new()).await;
-    let mut edge = Edge::start(&addresses, &certificate, "live/cam", family).await;
-    let out = edge.collect();
-    let mut ts = Ts::new();
-    let first = ts.datagram();
-    ingest.source.push(first.clone()).unwrap();
-    edge.legs(2).await;
-    let source = ingest.source.clone();
-    let pushing =
-        tokio::spawn(async move { push_paced(&source, || ts.datagram(), Duration::from_micros(1754), time).await });
-    happen(&networks, &edge, &ingest).await;
-    let sent: Vec<Packet> = [first].into_iter().chain(pushing.await.unwrap()).collect();
-    let count = u64::try_from(sent.len()).unwrap();
-    let settled = async {
-        // Until all is there, or nothing more comes.
-        let mut last = (0, Instant::now());
-        while last.0 < count && last.1.elapsed() < Duration::from_secs(4) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let packets = edge.incoming.stats().packets;
-            if packets != last.0 {
-                last = (packets, Instant::now());
-            }
-        }
-    };
-    soon("the rest", settled).await;
-    let out = out.finish().await;
-    let stats = edge.incoming.stats();
-    println!("{} of {} packets, {stats:?}", out.len(), sent.len());
-    Run { sent, out, stats }
+    let hop = Hop::start(&[networks[0].address(), networks[1].address()], &certificate).await;
+    hop.carry(time, async |ingest, edge| happen(&networks, edge, ingest).await).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,6 +91,33 @@ async fn long_and_lossy_links_lose_nothing_once_they_are_warm() {
     let run = carry(Duration::from_secs(40), slow, happen).await;
     println!("longest silence {:?} at 150 ms with loss; lost while cold: {warm:?}", run.silence());
     assert_eq!((run.stats.lost, run.stats.lost_groups), warm);
+}
+
+/// Links to both relays that carry less than the media for some seconds delay them: the rest of a group does not wait until
+/// there is room for all that is newer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn narrow_links_to_relays_delay_and_lose_nothing() {
+    let certificate = Certificate::new();
+    let relays = [InProcessRelay::start(&certificate).await, InProcessRelay::start(&certificate).await];
+    let networks = [Impaired::start(&relays[0].address()).await, Impaired::start(&relays[1].address()).await];
+    for network in &networks {
+        network.round_trip(Duration::from_millis(40));
+    }
+    let narrow = networks.each_ref().map(Impaired::address);
+    let hop = Hop::start_between(&narrow, &relays.each_ref().map(InProcessRelay::address), &certificate).await;
+    let run = hop
+        .carry(Duration::from_secs(12), async |_, _| {
+            for rate in [0, 5_200_000, 0] {
+                for network in &networks {
+                    network.narrow(rate);
+                }
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+        })
+        .await;
+    println!("longest silence {:?}", run.silence());
+    assert_eq!((run.stats.lost, run.stats.lost_groups), (0, 0), "{:?}", run.stats);
+    run.assert_whole();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use crate::common::{
     Certificate, RelayProcess,
-    hop::{Edge, Ingest, Ts, push_paced},
+    hop::{Edge, Ingest, PACE, Ts, push_paced},
 };
 use std::time::{Duration, Instant};
 use streamlink_core::MediaFamily;
@@ -28,7 +28,7 @@ async fn hop_adds_milliseconds() {
         ts.datagram()
     };
     let time = Duration::from_secs(if is_long { 30 } else { 3 });
-    let sent = push_paced(&ingest.source, make, Duration::from_micros(1754), time).await;
+    let sent = push_paced(&ingest.source, make, PACE, time).await;
     let out = out.finish_after(&edge, u64::try_from(sent.len()).unwrap() + 1).await;
     let arrived = out.iter().skip(1).map(|(at, _)| *at);
     let mut added: Vec<Duration> = arrived.zip(&pushed).map(|(at, pushed)| at.duration_since(*pushed)).collect();

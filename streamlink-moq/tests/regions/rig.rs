@@ -21,7 +21,10 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) async fn start() -> Self {
         let certificate = Certificate::new();
-        let relays = vec![InProcessRelay::start(&certificate).await, InProcessRelay::start(&certificate).await];
+        let mut relays = Vec::new();
+        for _ in 0..2 {
+            relays.push(InProcessRelay::start_counting(&certificate).await);
+        }
         let key = RegionSecretKey::generate();
         let addresses = relays.iter().map(InProcessRelay::address).collect();
         let ingest = engine(addresses, &certificate, &key, None);

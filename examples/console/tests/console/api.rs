@@ -75,7 +75,8 @@ fn api_answers_as_its_document_says() {
         answer
     };
     let v1 = |path: &str| format!("/api/v1{path}");
-    let (flows, flow) = (v1("/flows"), v1("/flows/{flow}"));
+    let flows = v1("/flows");
+    let flow = v1("/flows/{flow}");
     let one = "/api/v1/flows/one%20%2F%20%C3%A4";
     let name = "one / ä";
     let mut body = srt_flow(name);

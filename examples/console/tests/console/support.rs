@@ -149,10 +149,8 @@ impl Console {
         }
         let mut response = match body {
             Some(body) => {
-                let request = match headers.iter().any(|(name, _)| *name == "content-type") {
-                    true => request,
-                    false => request.header("content-type", "application/json"),
-                };
+                let is_typed = headers.iter().any(|(name, _)| *name == "content-type");
+                let request = if is_typed { request } else { request.header("content-type", "application/json") };
                 self.agent.run(request.body(body.to_owned())?)?
             }
             None => self.agent.run(request.body(())?)?,

@@ -390,7 +390,7 @@ impl Attachment {
     }
 
     fn waits_for(&self, reason: impl std::fmt::Display) -> LossReason {
-        LossReason::WaitingForRegion(PeerText::new(format!("`{}`: {reason}", self.region.name)))
+        LossReason::waiting_for_region(&self.region.name, reason)
     }
 
     /// Looks for outputs that have not been reported for too long, and tells what was held back.
@@ -488,7 +488,7 @@ impl Attachment {
     pub(super) fn report_waiting(&self, run: u64, reason: Option<LossReason>) {
         let mut state = self.lock();
         if state.is_present(run) {
-            state.waiting = reason.map(sanitized);
+            state.waiting = reason.map(|reason| sanitized(reason).of_region_link(&self.region.name));
             state.failure = None;
         }
     }
@@ -544,7 +544,7 @@ impl Attachment {
         Some(RegionStats {
             name: self.region.name.clone(),
             state: if is_connected { State::Connected } else { State::Waiting },
-            waiting: state.known_reason().map(|reason| reason.to_string().into()),
+            waiting: state.known_reason().map(|reason| reason.text_within_region(&self.region.name).into()),
             outputs: u32::try_from(state.entries.len()).unwrap_or(u32::MAX),
             restarts: state.failures,
             bytes: counters.bytes.get(),

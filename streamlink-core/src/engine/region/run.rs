@@ -137,7 +137,7 @@ async fn call(attachment: Arc<Attachment>, flow: RegionFlow) -> LossReason {
     let running = AbortOnDropHandle::new(attachment.parts.tasks.runtime.spawn(lock::task(task)));
     match running.await {
         Ok(Ok(())) => LossReason::Internal("the link of the region has ended by itself".into()),
-        Ok(Err(reason)) => super::report::sanitized(reason),
+        Ok(Err(reason)) => super::report::sanitized(reason).of_region_link(&attachment.region.name),
         Err(_) => panicked(),
     }
 }
